@@ -1,0 +1,227 @@
+//! The shape of a model and every value that the forward pass needs beside the weights.
+//!
+//! Names are those of `config.json` as transformers writes it. [`ModelConfig::validate`] is the one place that says
+//! what a possible model is; the converter runs it before it plans a file and the reader before it believes one.
+
+use std::fmt;
+
+/// Largest `hidden_size`, `n_heads * head_dim` and `intermediate_size` the format admits.
+pub const MAX_WIDTH: usize = 1 << 20;
+/// Largest number of transformer layers.
+pub const MAX_LAYERS: usize = 1024;
+/// Largest head dimension.
+pub const MAX_HEAD_DIM: usize = 1024;
+/// Largest number of vocabulary rows.
+pub const MAX_VOCAB_SIZE: usize = 1 << 24;
+/// Largest number of positions.
+pub const MAX_POSITIONS: usize = 1 << 24;
+/// Most end-of-text ids that a file can name.
+pub const MAX_EOS_TOKENS: usize = 16;
+
+/// Which reference implementation the forward pass follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// `modeling_olmo2.py` of transformers: post-norm blocks, full attention everywhere.
+    Olmo2,
+    /// `modeling_olmo3.py` of transformers: the same block, sliding-window layers, YaRN on full-attention layers only.
+    Olmo3,
+}
+
+impl Architecture {
+    /// The `model_type` of `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Olmo2 => "olmo2",
+            Architecture::Olmo3 => "olmo3",
+        }
+    }
+}
+
+/// What the queries of a layer may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionKind {
+    /// Every earlier position.
+    Full,
+    /// The last `sliding_window` positions, the current one included.
+    Sliding,
+}
+
+/// YaRN scaling of the rotary embedding (Peng et al. 2023, arXiv 2309.00071), as `modeling_rope_utils.py` computes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Yarn {
+    /// Ratio of the new to the original context length.
+    pub factor: f64,
+    /// Context length of pre-training, in positions.
+    pub original_max_position_embeddings: usize,
+    /// Rotations above which a frequency is kept.
+    pub beta_fast: f64,
+    /// Rotations below which a frequency is divided by `factor`.
+    pub beta_slow: f64,
+    /// Factor on cos and sin, of queries and keys alike.
+    pub attention_factor: f64,
+    /// Whether the bounds of the ramp are rounded to whole dimensions.
+    pub truncate: bool,
+}
+
+/// A model's sizes and constants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Family of the forward pass.
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of query heads.
+    pub n_heads: usize,
+    /// Number of key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of one head; even.
+    pub head_dim: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Rows of the embedding and of the head, padded rows included.
+    pub vocab_size: usize,
+    /// Positions the model was made for.
+    pub max_position_embeddings: usize,
+    /// Epsilon of every RMSNorm.
+    pub rms_norm_eps: f64,
+    /// RoPE base of full-attention layers.
+    pub rope_theta: f64,
+    /// RoPE base of sliding-window layers (the same value in every released model).
+    pub rope_theta_sliding: f64,
+    /// RoPE scaling of full-attention layers.
+    pub yarn: Option<Yarn>,
+    /// Window of the sliding layers, the current position included; 0 when there are none.
+    pub sliding_window: usize,
+    /// One entry a layer.
+    pub layer_types: Vec<AttentionKind>,
+    /// Whether the head uses the embedding matrix.
+    pub tie_word_embeddings: bool,
+    /// Ids that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Id that begins a text, when the model has one.
+    pub bos_token_id: Option<u32>,
+    /// Id of padding, when the model has one.
+    pub pad_token_id: Option<u32>,
+}
+
+/// A value of a configuration that no model can have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConfigError {
+    /// Key as in `config.json`.
+    pub key: &'static str,
+    /// The value found.
+    pub found: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, expected {}", self.key, self.found, self.expected)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ModelConfig {
+    /// Number of transformer layers.
+    pub fn n_layers(&self) -> usize {
+        self.layer_types.len()
+    }
+
+    /// Rows of `q_proj`, columns of `o_proj`.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Rows of `k_proj` and `v_proj`.
+    pub fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Query heads that share one key/value head.
+    pub fn heads_per_kv(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    /// Number of weights of all tensors, tied ones once.
+    pub fn n_parameters(&self) -> u64 {
+        let (h, f, q, kv) =
+            (self.hidden_size as u64, self.intermediate_size as u64, self.q_width() as u64, self.kv_width() as u64);
+        let layer = 2 * h * q + 2 * h * kv + q + kv + 3 * h * f + 2 * h;
+        let heads = if self.tie_word_embeddings { 1 } else { 2 };
+        self.n_layers() as u64 * layer + h + heads * self.vocab_size as u64 * h
+    }
+
+    /// Checks every value against what a model can be.
+    ///
+    /// # Errors
+    /// The first value that is impossible, with its key, what was found and what is possible.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let count = |key, found: usize, max: usize| {
+            if (1..=max).contains(&found) {
+                return Ok(());
+            }
+            Err(ConfigError { key, found: found.to_string(), expected: format!("1 to {max}") })
+        };
+        count("hidden_size", self.hidden_size, MAX_WIDTH)?;
+        count("num_hidden_layers", self.layer_types.len(), MAX_LAYERS)?;
+        count("num_attention_heads", self.n_heads, MAX_WIDTH)?;
+        count("num_key_value_heads", self.n_kv_heads, self.n_heads)?;
+        count("head_dim", self.head_dim, MAX_HEAD_DIM)?;
+        count("intermediate_size", self.intermediate_size, MAX_WIDTH)?;
+        count("vocab_size", self.vocab_size, MAX_VOCAB_SIZE)?;
+        count("max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS)?;
+        let bad = |key, found: &dyn fmt::Display, expected: String| {
+            Err(ConfigError { key, found: found.to_string(), expected })
+        };
+        if !self.head_dim.is_multiple_of(2) {
+            return bad("head_dim", &self.head_dim, "an even number".into());
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return bad("num_key_value_heads", &self.n_kv_heads, format!("a divisor of {} heads", self.n_heads));
+        }
+        if self.n_heads.saturating_mul(self.head_dim) > MAX_WIDTH {
+            return bad("head_dim", &self.head_dim, format!("heads * head_dim of at most {MAX_WIDTH}"));
+        }
+        let real = |key, found: f64, min: f64, max: f64| {
+            if (min..=max).contains(&found) {
+                return Ok(());
+            }
+            Err(ConfigError { key, found: found.to_string(), expected: format!("a number from {min:e} to {max:e}") })
+        };
+        real("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0)?;
+        real("rope_theta", self.rope_theta, 1.0, 1e12)?;
+        real("rope_theta", self.rope_theta_sliding, 1.0, 1e12)?;
+        if let Some(yarn) = &self.yarn {
+            real("rope_scaling.factor", yarn.factor, 1.0, 1e6)?;
+            real("rope_scaling.beta_fast", yarn.beta_fast, 1e-3, 1e6)?;
+            real("rope_scaling.beta_slow", yarn.beta_slow, 1e-3, 1e6)?;
+            real("rope_scaling.attention_factor", yarn.attention_factor, 1e-3, 1e3)?;
+            count(
+                "rope_scaling.original_max_position_embeddings",
+                yarn.original_max_position_embeddings,
+                MAX_POSITIONS,
+            )?;
+            if self.rope_theta <= 1.0 {
+                return bad("rope_theta", &self.rope_theta, "more than 1 with YaRN".into());
+            }
+            if self.architecture == Architecture::Olmo2 {
+                return bad("rope_scaling", &"yarn", "none for olmo2".into());
+            }
+        }
+        let slides = self.layer_types.contains(&AttentionKind::Sliding);
+        if self.architecture == Architecture::Olmo2 && slides {
+            return bad("layer_types", &"sliding_attention", "full_attention everywhere for olmo2".into());
+        }
+        if slides {
+            count("sliding_window", self.sliding_window, MAX_POSITIONS)?;
+        } else if self.sliding_window != 0 {
+            return bad("sliding_window", &self.sliding_window, "0 when no layer slides".into());
+        }
+        if self.eos_token_ids.len() > MAX_EOS_TOKENS {
+            return bad("eos_token_id", &self.eos_token_ids.len(), format!("at most {MAX_EOS_TOKENS} ids"));
+        }
+        Ok(())
+    }
+}

