@@ -265,7 +265,7 @@ pub struct TensorRecord {
     pub bytes: U64,
     /// XXH3-64 of those bytes, seeded with the position of this record in the index.
     pub digest: U64,
-    /// Bits of the smallest normal magnitude among the elements, as f32; 0 when all are zero.
+    /// Bits of the smallest magnitude among the elements that are not zero, as f32; 0 when all are zero.
     pub min_magnitude: U32,
     /// 1 when the stored numbers are not exactly those of the source.
     pub rounded: U32,

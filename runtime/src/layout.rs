@@ -142,11 +142,7 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     };
     let layers = (0..config.n_layers()).flat_map(|layer| Role::LAYER.map(|role| spec(role, Some(layer))));
     let head = (!config.tie_word_embeddings).then(|| spec(Role::LmHead, None));
-    std::iter::once(spec(Role::EmbedTokens, None))
-        .chain(layers)
-        .chain([spec(Role::Norm, None)])
-        .chain(head)
-        .collect()
+    std::iter::once(spec(Role::EmbedTokens, None)).chain(layers).chain([spec(Role::Norm, None)]).chain(head).collect()
 }
 
 /// A range of the file.

@@ -4,8 +4,11 @@
 //!
 //! 1. `config`: the model's sizes and constants.
 //! 2. `format`, `layout`, `panels`: the file, its places and the shape of its matrices.
+//! 3. `model_file`: opens, checks and maps it.
 
 pub mod config;
+pub mod error;
 pub mod format;
 pub mod layout;
+pub mod model_file;
 pub mod panels;

@@ -1,0 +1,165 @@
+//! Everything that can go wrong in the runtime, with the values that say what to do about it.
+//!
+//! `Display` gives one line: where, what was found, what was expected, what to do. Library code returns these; only
+//! the binaries print.
+
+use crate::config::ConfigError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An error of the runtime.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused an operation on a file.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as in "cannot {action}".
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The path names something that is not a regular file.
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The file is no `.olmo` file.
+    NotOlmo {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like.
+        found: &'static str,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// The file was made for another reader.
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What the file needs.
+        found: String,
+    },
+    /// The file's length is not the one its header states.
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Length in bytes.
+        found: u64,
+        /// Length in the header.
+        expected: u64,
+    },
+    /// A field or a digest of the file is not what the format allows.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Field, section or tensor.
+        place: String,
+        /// The value found.
+        found: String,
+        /// What the format says.
+        expected: String,
+    },
+    /// The configuration in the file describes no possible model.
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The value in question.
+        source: ConfigError,
+    },
+    /// The tokens cannot be used with this model.
+    Tokens {
+        /// The file, or `-` for standard input.
+        path: PathBuf,
+        /// What is wrong, with the values.
+        problem: String,
+    },
+    /// A request that the model or the machine cannot satisfy.
+    Request {
+        /// What was asked for and what is possible.
+        problem: String,
+    },
+    /// The computation produced a number that is not finite.
+    NotFinite {
+        /// Position in the sequence.
+        position: usize,
+        /// The first bad logit's token id.
+        token: usize,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`] for `map_err`.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io { path: path.to_path_buf(), action, source }
+    }
+}
+
+/// A path for an error line: control characters are escaped, so that the line stays one line.
+pub fn display_path(path: &Path) -> impl fmt::Display {
+    path.to_string_lossy().chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { path, action, source } => write!(f, "{}: cannot {action}: {source}", display_path(path)),
+            Error::NotAFile { path, found } => {
+                write!(f, "{}: is {found}, expected a regular file", display_path(path))
+            }
+            Error::NotOlmo { path, found, advice } => {
+                write!(f, "{}: not an .olmo file but {found}; {advice}", display_path(path))
+            }
+            Error::Version { path, found } => write!(
+                f,
+                "{}: needs {found}, this program reads format {}.{}; use the olmo-infer that came with its olmo-pack, or \
+                 pack the weights again",
+                display_path(path),
+                crate::format::VERSION_MAJOR,
+                crate::format::VERSION_MINOR
+            ),
+            Error::Length { path, found, expected } => {
+                let what = if found < expected { "truncated" } else { "too long" };
+                write!(
+                    f,
+                    "{}: {what}: has {found} bytes, expected {expected} as its header says; copy or pack it again",
+                    display_path(path)
+                )
+            }
+            Error::Damaged { path, place, found, expected } => write!(
+                f,
+                "{}: {place}: found {found}, expected {expected}; the file is damaged, copy or pack it again",
+                display_path(path)
+            ),
+            Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),
+            Error::Tokens { path, problem } => write!(f, "{}: {problem}", display_path(path)),
+            Error::Request { problem } => f.write_str(problem),
+            Error::NotFinite { position, token } => write!(
+                f,
+                "logit of token {token} at position {position} is not a finite number; check the file with olmo-pack \
+                 verify, and the weights with olmo-pack"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            Error::Config { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The one open model file: checked header and index in owned memory, tensor data in one read-only mapping.
+//!
+//! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
+//! with the layout that `layout.rs` computes. Nothing that steers the computation is read from the mapping, and no
+//! tensor data is read at open.
+
+#![allow(unsafe_code)]
+
+use crate::config::ModelConfig;
+use crate::error::Error;
+use crate::format::{self, Dtype, Header, MAGIC, SectionRecord, TensorRecord, section};
+use crate::layout::{self, Extent, Layout, TensorSpec};
+use memmap2::{Advice, Mmap, MmapOptions};
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Bytes that one step of [`ModelFile::populate`] brings in.
+const POPULATE_STEP: usize = 16 << 20;
+
+/// An open, checked and mapped `.olmo` file.
+pub struct ModelFile {
+    path: PathBuf,
+    header: Header,
+    config: ModelConfig,
+    matrices: Dtype,
+    specs: Vec<TensorSpec>,
+    records: Vec<TensorRecord>,
+    sections: Vec<SectionRecord>,
+    layout: Layout,
+    map: Mmap,
+}
+
+impl ModelFile {
+    /// Opens, checks and maps a file. Reads the header page and the index, and no tensor data.
+    ///
+    /// # Errors
+    /// Everything that is not exactly a file of this format: [`Error::NotAFile`], [`Error::NotOlmo`],
+    /// [`Error::Version`], [`Error::Length`], [`Error::Damaged`], [`Error::Config`], or [`Error::Io`].
+    pub fn open(path: &Path) -> Result<ModelFile, Error> {
+        // O_NONBLOCK: opening a FIFO must not wait for a writer.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = file.map_err(Error::io(path, "open"))?;
+        let metadata = file.metadata().map_err(Error::io(path, "read its metadata"))?;
+        if !metadata.is_file() {
+            return Err(Error::NotAFile { path: path.to_path_buf(), found: kind_of(&metadata) });
+        }
+        let reader = Reader { path, file: &file, length: metadata.len() };
+        let header = reader.header()?;
+        let config = reader.config(&header)?;
+        let specs = layout::tensors(&config);
+        let (records, sections) = reader.index(&header, specs.len())?;
+        reader.check_sections(&sections)?;
+        let (matrices, layout) = reader.check_layout(&header, &config, &specs, &records, &sections)?;
+
+        let length = usize::try_from(layout.file_bytes).map_err(|_| Error::Request {
+            problem: format!("{} bytes do not fit the address space of this machine", layout.file_bytes),
+        })?;
+        // SAFETY: the mapping is read-only and never longer than the file, whose length was checked above. The contract
+        // of a mapping also says that nobody changes the file meanwhile, which no program can enforce: the tensors are
+        // numbers without invalid bit patterns, and everything that steers the computation was copied and checked, so a
+        // changed file gives changed numbers. A truncated one raises SIGBUS; README.md says so.
+        let map = unsafe { MmapOptions::new().len(length).map(&file) }.map_err(Error::io(path, "map"))?;
+        Ok(ModelFile { path: path.to_path_buf(), header, config, matrices, specs, records, sections, layout, map })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first page.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Stored type of the matrices.
+    pub fn matrices(&self) -> Dtype {
+        self.matrices
+    }
+
+    /// The tensors, in the order of the file.
+    pub fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    /// The index entries of [`ModelFile::specs`].
+    pub fn records(&self) -> &[TensorRecord] {
+        &self.records
+    }
+
+    /// The index entries of the sections.
+    pub fn sections(&self) -> &[SectionRecord] {
+        &self.sections
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The whole mapping.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The bytes of tensor `index`, in place.
+    pub fn tensor_bytes(&self, index: usize) -> &[u8] {
+        self.range(self.layout.tensors[index])
+    }
+
+    /// The bytes of a section, in place; `None` when the file has no such section.
+    pub fn section_bytes(&self, kind: u32) -> Option<&[u8]> {
+        let index = self.sections.iter().position(|record| record.kind.get() == kind)?;
+        Some(self.range(self.layout.sections[index]))
+    }
+
+    fn range(&self, extent: Extent) -> &[u8] {
+        // The layout ends at the length of the mapping, which is a usize.
+        &self.map[extent.offset as usize..extent.end() as usize]
+    }
+
+    /// Asks the kernel for huge pages and brings the tensors into this process in the order of use, so that the
+    /// computation finds them mapped. Meant for a thread beside the first pass; `stop` ends it early.
+    ///
+    /// The embedding is left out when the head does not share it: a run reads a few of its rows.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
+    pub fn populate(&self, stop: &dyn Fn() -> bool) -> Result<Populated, Error> {
+        if !Advice::PopulateRead.is_supported() {
+            return Ok(Populated { bytes: 0, complete: false });
+        }
+        // Only a hint: kernels without huge pages for files refuse it, and everything works without.
+        let _refused_where_unsupported = self.map.advise(Advice::HugePage);
+        let first = match self.layout.tensors.get(1) {
+            Some(first_layer) if !self.config.tie_word_embeddings => first_layer.offset as usize,
+            _ => self.layout.data_offset as usize,
+        };
+        let mut at = first;
+        while at < self.map.len() && !stop() {
+            let step = POPULATE_STEP.min(self.map.len() - at);
+            let advised = self.map.advise_range(Advice::PopulateRead, at, step);
+            advised.map_err(Error::io(&self.path, "read the file into memory (truncated, or an I/O error)"))?;
+            at += step;
+        }
+        Ok(Populated { bytes: at - first, complete: at == self.map.len() })
+    }
+}
+
+/// What [`ModelFile::populate`] did.
+#[derive(Clone, Copy, Debug)]
+pub struct Populated {
+    /// Bytes brought in.
+    pub bytes: usize,
+    /// Whether that was everything.
+    pub complete: bool,
+}
+
+/// A kind of file for an error line.
+fn kind_of(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    match () {
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_socket() => "a socket",
+        _ if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ => "something else",
+    }
+}
+
+/// What a file that is no `.olmo` file looks like, and what to do about it.
+fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
+    const PACK: &str = "make one with olmo-pack weights/ model.olmo";
+    let is_text =
+        |head: &[u8]| !head.is_empty() && head.iter().all(|&b| b == b'\n' || b == b'\r' || (b' '..127).contains(&b));
+    match head {
+        [] => ("an empty file", PACK),
+        _ if head.starts_with(b"version https://git-lfs") => ("a git-lfs pointer", "run git lfs pull"),
+        _ if head.starts_with(b"\x09OLMO") || head.starts_with(b"\x89OLMO") => {
+            ("one damaged by a text-mode transfer", "copy it again in binary mode")
+        }
+        _ if head.starts_with(b"GGUF") => ("a GGUF file", PACK),
+        _ if head.starts_with(b"\x93NUMPY") => ("a .npy file", PACK),
+        _ if head.starts_with(b"PK\x03\x04") => ("a zip or PyTorch archive", PACK),
+        _ if head.starts_with(b"\x7fELF") => ("a program", PACK),
+        _ if head.starts_with(b"\x1f\x8b") => ("gzip data", "unpack it first"),
+        _ if head.len() > 9 && head[8] == b'{' => ("a safetensors file", PACK),
+        _ if head.iter().all(|&byte| byte == 0) => ("zeros, as an unfinished copy or packing leaves", PACK),
+        _ if is_text(&head[..head.len().min(64)]) => ("text", PACK),
+        _ => ("unknown data", PACK),
+    }
+}
+
+/// The checks of an open file, in the order of trust.
+struct Reader<'a> {
+    path: &'a Path,
+    file: &'a File,
+    length: u64,
+}
+
+impl Reader<'_> {
+    fn damaged(&self, place: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
+        Error::Damaged {
+            path: self.path.to_path_buf(),
+            place: place.into(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+
+    /// A comparison of numbers that must be equal.
+    fn equal(&self, place: &str, found: u64, expected: u64) -> Result<(), Error> {
+        if found == expected { Ok(()) } else { Err(self.damaged(place, found, expected)) }
+    }
+
+    fn header(&self) -> Result<Header, Error> {
+        let mut page = vec![0u8; self.length.min(format::HEADER_BYTES as u64) as usize];
+        self.file.read_exact_at(&mut page, 0).map_err(Error::io(self.path, "read"))?;
+        if !page.starts_with(&MAGIC) {
+            let (found, advice) = looks_like(&page);
+            return Err(Error::NotOlmo { path: self.path.to_path_buf(), found, advice });
+        }
+        let header = Header::read_from_bytes(&page).map_err(|_| Error::Length {
+            path: self.path.to_path_buf(),
+            found: self.length,
+            expected: format::HEADER_BYTES as u64,
+        })?;
+        // These three come before the digest: they stay where they are in every version.
+        if header.byte_order.get().swap_bytes() == format::BYTE_ORDER_MARK {
+            return Err(self.damaged("byte order", "big-endian", "little-endian"));
+        }
+        self.equal("byte order mark", header.byte_order.get().into(), format::BYTE_ORDER_MARK.into())?;
+        let version = |found| Error::Version { path: self.path.to_path_buf(), found };
+        if header.version_major.get() != format::VERSION_MAJOR {
+            return Err(version(format!("format {}.{}", header.version_major.get(), header.version_minor.get())));
+        }
+        if header.header_digest.get() != header.computed_digest() {
+            return Err(self.damaged(
+                "header digest",
+                format_args!("{:016x}", header.computed_digest()),
+                format_args!("{:016x}", header.header_digest.get()),
+            ));
+        }
+        if header.required_features.get() != 0 {
+            return Err(version(format!("feature bits {:#x}", header.required_features.get())));
+        }
+        if header.file_bytes.get() != self.length {
+            return Err(Error::Length {
+                path: self.path.to_path_buf(),
+                found: self.length,
+                expected: header.file_bytes.get(),
+            });
+        }
+        self.equal("header bytes", header.header_bytes.get().into(), format::HEADER_BYTES as u64)?;
+        let reserved = header.reserved_b.iter().chain(&header.reserved_c).chain(header.reserved_a.as_bytes());
+        if reserved.into_iter().any(|&byte| byte != 0) {
+            return Err(self.damaged("reserved header fields", "a value", "zeros"));
+        }
+        Ok(header)
+    }
+
+    fn config(&self, header: &Header) -> Result<ModelConfig, Error> {
+        let config = header.config.to_config();
+        let config = config.ok_or_else(|| self.damaged("configuration", "an unknown code", "one of this format"))?;
+        config.validate().map_err(|source| Error::Config { path: self.path.to_path_buf(), source })?;
+        Ok(config)
+    }
+
+    fn index(&self, header: &Header, n_tensors: usize) -> Result<(Vec<TensorRecord>, Vec<SectionRecord>), Error> {
+        self.equal("number of tensors", header.n_tensors.get().into(), n_tensors as u64)?;
+        let n_sections = header.n_sections.get() as usize;
+        if n_sections > format::MAX_SECTIONS {
+            return Err(self.damaged(
+                "number of sections",
+                n_sections,
+                format_args!("at most {}", format::MAX_SECTIONS),
+            ));
+        }
+        let tensor_bytes = n_tensors * format::TENSOR_RECORD_BYTES;
+        let index_bytes = tensor_bytes + n_sections * format::SECTION_RECORD_BYTES;
+        self.equal("index bytes", header.index_bytes.get(), index_bytes as u64)?;
+        if self.length < (format::HEADER_BYTES + index_bytes) as u64 {
+            return Err(self.damaged("index", format_args!("a file of {} bytes", self.length), "room for the index"));
+        }
+        let mut index = vec![0u8; index_bytes];
+        self.file.read_exact_at(&mut index, format::HEADER_BYTES as u64).map_err(Error::io(self.path, "read"))?;
+        let digest = format::digest(&index, 0);
+        if digest != header.index_digest.get() {
+            let expected = header.index_digest.get();
+            return Err(self.damaged("index digest", format_args!("{digest:016x}"), format_args!("{expected:016x}")));
+        }
+        let (tensors, sections) = index.split_at(tensor_bytes);
+        let tensors = <[TensorRecord]>::ref_from_bytes(tensors).expect("a whole number of unaligned records");
+        let sections = <[SectionRecord]>::ref_from_bytes(sections).expect("a whole number of unaligned records");
+        Ok((tensors.to_vec(), sections.to_vec()))
+    }
+
+    fn check_sections(&self, sections: &[SectionRecord]) -> Result<(), Error> {
+        let mut previous = 0;
+        for record in sections {
+            let kind = record.kind.get();
+            let place = format!("section {kind}");
+            if kind <= previous {
+                return Err(self.damaged(place, "a kind out of order", "ascending kinds, each once"));
+            }
+            previous = kind;
+            if record.flags.get() & !format::SECTION_REQUIRED != 0 || record.reserved.iter().any(|&byte| byte != 0) {
+                return Err(self.damaged(place, "unknown flags", "flags of this format"));
+            }
+            let known = (section::SOURCES..=section::PROVENANCE).contains(&kind);
+            if !known && record.flags.get() & format::SECTION_REQUIRED != 0 {
+                return Err(Error::Version { path: self.path.to_path_buf(), found: place });
+            }
+            if record.bytes.get() > section::max_bytes(kind) {
+                let most = section::max_bytes(kind);
+                return Err(self.damaged(
+                    place,
+                    format_args!("{} bytes", record.bytes.get()),
+                    format_args!("at most {most}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes where everything must lie and compares every record with it.
+    fn check_layout(
+        &self,
+        header: &Header,
+        config: &ModelConfig,
+        specs: &[TensorSpec],
+        records: &[TensorRecord],
+        sections: &[SectionRecord],
+    ) -> Result<(Dtype, Layout), Error> {
+        let code = records[0].dtype.get();
+        let matrices = Dtype::from_code(code)
+            .ok_or_else(|| self.damaged(specs[0].name(), format_args!("element type {code}"), "1 (f32) or 2 (bf16)"))?;
+        let section_bytes: Vec<u64> = sections.iter().map(|record| record.bytes.get()).collect();
+        let layout = layout::layout(config, matrices, &section_bytes)
+            .map_err(|_| self.damaged("configuration", "sizes beyond every file", "a possible model"))?;
+        self.equal("file bytes", header.file_bytes.get(), layout.file_bytes)?;
+        self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
+        self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
+        for (record, extent) in sections.iter().zip(&layout.sections) {
+            self.equal(&format!("section {}: offset", record.kind.get()), record.offset.get(), extent.offset)?;
+        }
+        for ((record, spec), extent) in records.iter().zip(specs).zip(&layout.tensors) {
+            self.check_tensor(record, &TensorRecord::new(spec, matrices, *extent), &spec.name())?;
+        }
+        Ok((matrices, layout))
+    }
+
+    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, name: &str) -> Result<(), Error> {
+        let fields = [
+            ("role", found.role.get().into(), expected.role.get().into()),
+            ("layer", found.layer.get().into(), expected.layer.get().into()),
+            ("element type", found.dtype.get().into(), expected.dtype.get().into()),
+            ("layout", found.layout.get().into(), expected.layout.get().into()),
+            ("encoding", found.encoding.get().into(), expected.encoding.get().into()),
+            ("raw columns", found.n_raw_columns.get().into(), expected.n_raw_columns.get().into()),
+            ("rows", found.rows.get(), expected.rows.get()),
+            ("columns", found.columns.get(), expected.columns.get()),
+            ("offset", found.offset.get(), expected.offset.get()),
+            ("bytes", found.bytes.get(), expected.bytes.get()),
+        ];
+        for (field, found, expected) in fields {
+            self.equal(&format!("{name}: {field}"), found, expected)?;
+        }
+        if !(0.0..f32::INFINITY).contains(&f32::from_bits(found.min_magnitude.get()))
+            || found.min_magnitude.get() >> 31 != 0
+        {
+            return Err(self.damaged(
+                format!("{name}: smallest magnitude"),
+                found.min_magnitude.get(),
+                "a positive number",
+            ));
+        }
+        if found.rounded.get() > 1 {
+            return Err(self.damaged(format!("{name}: rounded"), found.rounded.get(), "0 or 1"));
+        }
+        if found.reserved.iter().any(|&byte| byte != 0) {
+            return Err(self.damaged(format!("{name}: reserved fields"), "a value", "zeros"));
+        }
+        Ok(())
+    }
+}
+
+impl TensorRecord {
+    /// The record of a plain tensor; digest, smallest magnitude and `rounded` are the writer's to fill in.
+    pub fn new(spec: &TensorSpec, matrices: Dtype, extent: Extent) -> TensorRecord {
+        TensorRecord {
+            role: U32::new(spec.role.code()),
+            layer: U32::new(spec.layer_code()),
+            dtype: U32::new(spec.dtype(matrices).code()),
+            layout: U32::new(spec.layout().code()),
+            encoding: U32::new(format::ENCODING_PLAIN),
+            n_raw_columns: U32::new(0),
+            rows: U64::new(spec.rows as u64),
+            columns: U64::new(spec.columns.unwrap_or(1) as u64),
+            offset: U64::new(extent.offset),
+            bytes: U64::new(extent.bytes),
+            digest: U64::new(0),
+            min_magnitude: U32::new(0),
+            rounded: U32::new(0),
+            reserved: [0; 56],
+        }
+    }
+}
