@@ -6,9 +6,21 @@
 //! 2. `format`, `layout`, `panels`: the file, its places and the shape of its matrices.
 //! 3. `model_file`: opens, checks and maps it.
 
+pub mod attention;
 pub mod config;
 pub mod error;
 pub mod format;
+pub mod gemm_crate;
+pub mod kernels;
+pub mod kv_cache;
 pub mod layout;
+pub mod matmul;
+pub mod model;
 pub mod model_file;
 pub mod panels;
+pub mod rope;
+pub mod threads;
+pub mod tokens;
+pub mod top_k;
+pub mod vocabulary;
+pub mod weights;

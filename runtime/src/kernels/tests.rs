@@ -1,0 +1,255 @@
+//! Every instruction set of this machine against the scalar oracle, bit for bit, and the oracle against f64.
+
+use super::lanes::*;
+use super::*;
+
+/// A small generator of test data; xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Roughly normal with standard deviation 1.
+    fn normal(&mut self) -> f32 {
+        (0..12).map(|_| (self.bits() >> 40) as f32 / (1 << 24) as f32).sum::<f32>() - 6.0
+    }
+
+    fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+
+    /// A bf16 number with an exponent in the range, sometimes zero.
+    fn bf16(&mut self, exponents: std::ops::Range<u32>) -> u16 {
+        let bits = self.bits() as u32;
+        let exponent = exponents.start + (bits >> 16) % (exponents.end - exponents.start);
+        if bits & 0xff00 == 0 { 0 } else { ((bits & 0x807f) | exponent << 7) as u16 }
+    }
+
+    fn pairs(&mut self, n: usize, exponents: std::ops::Range<u32>) -> Vec<u32> {
+        (0..n)
+            .map(|_| u32::from(self.bf16(exponents.clone())) | u32::from(self.bf16(exponents.clone())) << 16)
+            .collect()
+    }
+}
+
+/// The sets whose bits are promised to be equal.
+fn fused() -> impl Iterator<Item = Isa> {
+    Isa::available().iter().copied().filter(|isa| isa.0 != Kind::Portable)
+}
+
+fn scalar() -> Isa {
+    Isa::named("scalar").expect("always there")
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn f32_products_equal_the_oracle_for_every_shape() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for width in [16, 32, 48, 64] {
+        for steps in [1, 2, 7, 64, 1025] {
+            for rows in [1, 2, 3, 5, 6, 7, 12, 13, 17] {
+                let x_stride = steps + rows % 3;
+                let (panel, x) = (random.normals(steps * width), random.normals(rows * x_stride));
+                for (columns, accumulate) in [(width, false), (width, true), (width - 3, true)] {
+                    let before = random.normals(rows * columns);
+                    let product = |isa: Isa| {
+                        let mut out = before.clone();
+                        isa.product_f32(&panel, width, &x, x_stride, &mut Block::whole(&mut out, columns), accumulate);
+                        out
+                    };
+                    let expected = product(scalar());
+                    for isa in fused() {
+                        assert_eq!(bits(&product(isa)), bits(&expected), "{isa:?} {width} {steps} {rows} {columns}");
+                    }
+                    for (i, &found) in expected.iter().enumerate() {
+                        let (row, column) = (i / columns, i % columns);
+                        let terms =
+                            (0..steps).map(|k| f64::from(panel[k * width + column]) * f64::from(x[row * x_stride + k]));
+                        let begin = if accumulate { f64::from(before[i]) } else { 0.0 };
+                        let (sum, magnitude) = terms.fold((begin, begin.abs()), |(s, m), t| (s + t, m + t.abs()));
+                        let bound = (steps + 1) as f64 * f64::from(f32::EPSILON) * magnitude;
+                        assert!((f64::from(found) - sum).abs() <= bound, "{width} {steps} {rows} at {i}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_products_equal_the_oracle_subnormals_included() {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    // Exponents around 1, where sums become subnormal, subnormal weights, and everything.
+    for (w_range, x_range) in [(110..135, 110..135), (40..80, 50..80), (0..3, 100..160), (0..160, 0..90)] {
+        for steps in [1, 3, 64, 515] {
+            for rows in [1, 2, 5, 6, 8, 13] {
+                let panel = random.pairs(steps * 64, w_range.clone());
+                let mut x = random.pairs(rows * steps, x_range.clone());
+                // Activations are never subnormal: rounding made them zeros.
+                for pair in &mut x {
+                    *pair &= if *pair & 0x7f80 == 0 { 0xffff_8000 } else { u32::MAX };
+                    *pair &= if *pair & 0x7f80_0000 == 0 { 0x8000_ffff } else { u32::MAX };
+                }
+                let product = |isa: Isa, no_subnormals| {
+                    let mut out = vec![0.0; rows * 64];
+                    isa.product_bf16(&panel, &x, steps, &mut Block::whole(&mut out, 64), no_subnormals);
+                    bits(&out)
+                };
+                let expected = product(scalar(), false);
+                for isa in fused() {
+                    assert_eq!(product(isa, false), expected, "{isa:?} {w_range:?} {x_range:?} {steps} {rows}");
+                    if w_range.start + x_range.start >= 142 {
+                        assert_eq!(product(isa, true), expected, "{isa:?} {w_range:?} {x_range:?} {steps} {rows}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bf16_sum_just_below_the_smallest_normal_number_is_a_zero() {
+    // 2^-126 - 2^-150 rounds up to 2^-126 in the steps of subnormal numbers, and is flushed by the instruction.
+    let smallest = f32::MIN_POSITIVE;
+    let power = |e: i32| 2f32.powi(e);
+    for (acc, w, x, expected) in [
+        (smallest, -power(-75), power(-75), 0.0),
+        (-smallest, power(-75), power(-75), -0.0),
+        (smallest, -power(-75), power(-76), smallest),
+        (f32::from_bits(smallest.to_bits() + 1), -power(-75), power(-75), smallest),
+        (power(-127), power(-60), power(-60), power(-120)),
+    ] {
+        assert_eq!(fma_flushed(w, x, acc).to_bits(), f32::to_bits(expected), "{acc:e} {w:e} {x:e}");
+        // The same through the kernels: two steps, the first of which makes the accumulator.
+        if acc.abs() == smallest {
+            let half = |x: f32| x.to_bits() >> 16;
+            let (first_w, first_x) = (half(acc.signum() * power(-63)), half(power(-63)));
+            let mut panel = vec![0; 128];
+            panel[0] = first_w;
+            panel[64] = half(w);
+            let activations = [first_x, half(x)];
+            for isa in fused() {
+                let mut out = [0.0; 64];
+                isa.product_bf16(&panel, &activations, 2, &mut Block::whole(&mut out, 64), false);
+                assert_eq!(out[0].to_bits(), f32::to_bits(expected), "{isa:?} {acc:e} {w:e} {x:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lane_operations_equal_the_oracle_for_every_length() {
+    let mut random = Random(77);
+    for width in (1..40).chain([64, 2048]) {
+        let (x, weight, other) = (random.normals(width), random.normals(width), random.normals(width));
+        for residual in [false, true] {
+            let norm = |isa: Isa| {
+                let (mut x, mut sum) = (x.clone(), other.clone());
+                let residual = residual.then_some(&mut sum[..]);
+                isa.run(RmsNorm { x: &mut x, weight: &weight, eps: 1e-6, residual });
+                (bits(&x), bits(&sum))
+            };
+            fused().for_each(|isa| assert_eq!(norm(isa), norm(scalar()), "{isa:?} {width}"));
+        }
+        let swiglu = |isa: Isa| {
+            let mut gate: Vec<f32> = x.iter().map(|x| x * 30.0).collect();
+            isa.run(SwiGlu { gate: &mut gate, up: &other });
+            bits(&gate)
+        };
+        fused().for_each(|isa| assert_eq!(swiglu(isa), swiglu(scalar()), "{isa:?} {width}"));
+        let to_bf16 = |isa: Isa| {
+            let mut pairs = vec![0; width.div_ceil(2)];
+            let smallest = isa.run(ToBf16 { x: &x, pairs: &mut pairs });
+            (smallest, pairs)
+        };
+        fused().for_each(|isa| assert_eq!(to_bf16(isa), to_bf16(scalar()), "{isa:?} {width}"));
+        let rotate = |isa: Isa| {
+            let mut heads = [x.clone(), other.clone()].concat();
+            isa.run(Rotate { x: &mut heads, cos: &weight, sin: &other, scale: 0.3 });
+            bits(&heads)
+        };
+        fused().for_each(|isa| assert_eq!(rotate(isa), rotate(scalar()), "{isa:?} {width}"));
+    }
+}
+
+#[test]
+fn softmax_blocks_equal_the_oracle_and_the_definition() {
+    let mut random = Random(5);
+    for visible in [0..64, 0..1, 63..64, 5..37] {
+        let blocks = [random.normals(64), random.normals(64), random.normals(64)];
+        let softmax = |isa: Isa| {
+            let mut state = SoftmaxState::START;
+            let mut value = 0.0f32;
+            for block in &blocks {
+                let mut scores: [f32; 64] = block.as_slice().try_into().expect("64 scores");
+                let correction =
+                    isa.run(SoftmaxBlock { scores: &mut scores, visible: visible.clone(), state: &mut state });
+                value *= correction;
+                // Values 1, 2, 3, ... stand in for V.
+                scores.iter().zip(1..).for_each(|(weight, v)| value = weight.mul_add(v as f32, value));
+            }
+            let mut out = [0.0];
+            isa.run(SoftmaxEnd { values: &[value], state: &state, out: &mut out });
+            out[0]
+        };
+        let expected = softmax(scalar());
+        fused().for_each(|isa| assert_eq!(softmax(isa).to_bits(), expected.to_bits(), "{isa:?} {visible:?}"));
+        let (mut sum, mut total) = (0.0, 0.0);
+        for (&score, v) in blocks.iter().flat_map(|block| block.iter().zip(0..)) {
+            if visible.contains(&v) {
+                sum += f64::from(score).exp() * (v + 1) as f64;
+                total += f64::from(score).exp();
+            }
+        }
+        let portable = softmax(Isa::named("portable").expect("always there"));
+        for found in [expected, portable] {
+            assert!((f64::from(found) - sum / total).abs() < 1e-5 * sum / total, "{visible:?}");
+        }
+    }
+}
+
+#[test]
+fn exp_is_within_two_units_in_the_last_place() {
+    let mut x: Vec<f32> = (0..400_000).map(|i| -87.33 + i as f32 * 4.4e-4).collect();
+    let input = x.clone();
+    for isa in Isa::available() {
+        x.copy_from_slice(&input);
+        isa.run(Exp(&mut x));
+        for (&x, &found) in input.iter().zip(&x) {
+            let expected = f64::from(x).exp();
+            let unit = expected * f64::from(f32::EPSILON);
+            let units = if isa.0 == Kind::Portable { 8.0 } else { 2.0 };
+            assert!((f64::from(found) - expected).abs() <= units * unit, "{isa:?} e^{x} = {found}, not {expected}");
+        }
+        let mut ends = [-88.0, f32::NEG_INFINITY, 89.0, f32::INFINITY, 0.0, f32::NAN];
+        isa.run(Exp(&mut ends));
+        assert_eq!(ends[..5], [0.0, 0.0, f32::INFINITY, f32::INFINITY, 1.0]);
+        assert!(ends[5].is_nan());
+    }
+}
+
+#[test]
+fn rounding_to_bf16_is_to_nearest_even() {
+    for (x, expected) in [
+        (1.0f32, 0x3f80),
+        (-0.0, 0x8000),
+        (f32::from_bits(0x3f80_8000), 0x3f80), // a tie, to even
+        (f32::from_bits(0x3f81_8000), 0x3f82), // a tie, to even
+        (f32::from_bits(0x3f80_8001), 0x3f81),
+        (f32::MAX, 0x7f80),
+        (f32::INFINITY, 0x7f80),
+        (f32::from_bits(0x007f_ffff), 0), // subnormal
+        (f32::from_bits(0x8000_0001), 0x8000),
+    ] {
+        assert_eq!(round_to_bf16(x), expected, "{x:e}");
+    }
+    assert!(f32::from_bits(u32::from(round_to_bf16(f32::NAN)) << 16).is_nan());
+}

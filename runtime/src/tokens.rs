@@ -1,0 +1,110 @@
+//! Token files: little-endian u32 ids and nothing else.
+
+use crate::error::Error;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Bytes of one id.
+const ID_BYTES: usize = 4;
+
+/// Reads and checks a token file; `-` is standard input.
+///
+/// No more is read than a model of `max_tokens` positions can use and one id beyond, so that a huge file or an endless
+/// pipe costs nothing.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many.
+pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
+    let limit = (max_tokens as u64 + 1) * ID_BYTES as u64;
+    let mut bytes = Vec::new();
+    if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    } else {
+        let file = open(path)?;
+        let length = file.metadata().map_err(Error::io(path, "read its metadata"))?.len();
+        if length >= limit {
+            let found = length / ID_BYTES as u64;
+            return Err(too_many(path, &format!("{found} tokens"), max_tokens));
+        }
+        file.take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    }
+    check(path, &bytes, vocab_size, max_tokens)
+}
+
+/// Opens a regular file, a pipe or a terminal; a pipe waits for its writer.
+fn open(path: &Path) -> Result<File, Error> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+    if metadata.is_dir() {
+        return Err(Error::NotAFile { path: path.to_path_buf(), found: "a folder" });
+    }
+    OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).map_err(Error::io(path, "open"))
+}
+
+fn too_many(path: &Path, found: &str, max_tokens: usize) -> Error {
+    let problem = format!("{found}, the model has {max_tokens} positions; shorten the prompt");
+    Error::Tokens { path: path.to_path_buf(), problem }
+}
+
+fn check(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
+    let wrong = |problem| Err(Error::Tokens { path: path.to_path_buf(), problem });
+    if bytes.is_empty() {
+        return wrong("no tokens, expected at least one little-endian u32 id".into());
+    }
+    if bytes.len() > max_tokens * ID_BYTES {
+        return Err(too_many(path, &format!("more than {max_tokens} tokens"), max_tokens));
+    }
+    let (ids, rest) = bytes.as_chunks::<ID_BYTES>();
+    if !rest.is_empty() {
+        let hint = looks_like(bytes);
+        return wrong(format!("{} bytes, expected a multiple of 4 (little-endian u32 ids){hint}", bytes.len()));
+    }
+    let tokens: Vec<u32> = ids.iter().map(|&id| u32::from_le_bytes(id)).collect();
+    if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab_size) {
+        let (token, last) = (tokens[index], vocab_size - 1);
+        let swapped = tokens.iter().all(|token| (token.swap_bytes() as usize) < vocab_size);
+        let hint = if swapped { "; these look like big-endian ids".into() } else { looks_like(bytes) };
+        return wrong(format!("token {index} is {token}, the vocabulary has ids 0 to {last}{hint}"));
+    }
+    Ok(tokens)
+}
+
+/// What a file that holds no ids might be.
+fn looks_like(bytes: &[u8]) -> String {
+    let printable = |&byte: &u8| byte == b'\n' || byte == b'\r' || byte == b'\t' || (b' '..127).contains(&byte);
+    let what = match bytes {
+        _ if bytes.starts_with(b"\x93NUMPY") => "a .npy file",
+        _ if bytes.starts_with(b"\x89OLMO") => "a model file: are the arguments swapped?",
+        _ if bytes.iter().all(printable) => "text",
+        _ if bytes.starts_with(b"\xef\xbb\xbf") => "text with a byte order mark",
+        _ => return String::new(),
+    };
+    format!("; it looks like {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(bytes: &[u8]) -> String {
+        check(Path::new("t.bin"), bytes, 100, 3).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn ids_are_little_endian() {
+        let tokens = check(Path::new("t.bin"), &[1, 0, 0, 0, 99, 0, 0, 0], 100, 3);
+        assert_eq!(tokens.expect("good ids"), [1, 99]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_values() {
+        assert_eq!(problem(b""), "t.bin: no tokens, expected at least one little-endian u32 id");
+        assert_eq!(problem(&[0; 7]), "t.bin: 7 bytes, expected a multiple of 4 (little-endian u32 ids)");
+        assert_eq!(problem(&[0; 16]), "t.bin: more than 3 tokens, the model has 3 positions; shorten the prompt");
+        assert_eq!(problem(&[0, 0, 0, 0, 100, 0, 0, 1]), "t.bin: token 1 is 16777316, the vocabulary has ids 0 to 99");
+        assert!(problem(&[0, 0, 0, 7]).ends_with("these look like big-endian ids"));
+        assert!(problem(b"Four score").ends_with("it looks like text"));
+        assert!(problem(b"\x93NUMPY\x01\x00").ends_with("it looks like a .npy file"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Borrowed views of the tensors in a model file, named as in the checkpoint. Nothing is copied.
+
+use crate::format::Dtype;
+use crate::layout::Role;
+use crate::model_file::ModelFile;
+use crate::panels::PanelShape;
+use zerocopy::FromBytes;
+
+/// A matrix `[rows, columns]` in panels.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    /// Geometry.
+    pub shape: PanelShape,
+    /// Its numbers.
+    pub panels: Panels<'a>,
+    /// Bits of the smallest magnitude that is not zero, as f32; 0 when all are zero.
+    pub min_magnitude: u32,
+}
+
+/// The numbers of a matrix, padding included.
+#[derive(Clone, Copy)]
+pub enum Panels<'a> {
+    /// `[panel][columns][64]`
+    F32(&'a [f32]),
+    /// `[panel][columns / 2][64]`, each the bf16 numbers of two columns, the even one in the low half.
+    Bf16(&'a [u32]),
+}
+
+impl Matrix<'_> {
+    /// Copies row `row` as f32 into `out`, `[columns]`.
+    pub fn copy_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.shape.rows && out.len() == self.shape.columns);
+        match self.panels {
+            Panels::F32(panels) => {
+                for (column, out) in out.iter_mut().enumerate() {
+                    *out = panels[self.shape.element(row, column)];
+                }
+            }
+            Panels::Bf16(panels) => {
+                for (step, out) in out.chunks_mut(2).enumerate() {
+                    let pair = panels[self.shape.element(row, 2 * step) / 2];
+                    out[0] = f32::from_bits(pair << 16);
+                    if let Some(odd) = out.get_mut(1) {
+                        *odd = f32::from_bits(pair & 0xffff_0000);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes in the file.
+    pub fn bytes(&self) -> u64 {
+        self.shape.n_panels() as u64 * self.shape.panel_bytes() as u64
+    }
+}
+
+/// The tensors of one layer.
+#[derive(Clone, Copy)]
+#[expect(missing_docs, reason = "the fields are the checkpoint's names; shapes stand beside them")]
+pub struct LayerWeights<'a> {
+    pub q_proj: Matrix<'a>,                    // [n_heads * head_dim, hidden_size]
+    pub k_proj: Matrix<'a>,                    // [n_kv_heads * head_dim, hidden_size]
+    pub v_proj: Matrix<'a>,                    // [n_kv_heads * head_dim, hidden_size]
+    pub q_norm: &'a [f32],                     // [n_heads * head_dim]
+    pub k_norm: &'a [f32],                     // [n_kv_heads * head_dim]
+    pub o_proj: Matrix<'a>,                    // [hidden_size, n_heads * head_dim]
+    pub post_attention_layernorm: &'a [f32],   // [hidden_size]
+    pub gate_proj: Matrix<'a>,                 // [intermediate_size, hidden_size]
+    pub up_proj: Matrix<'a>,                   // [intermediate_size, hidden_size]
+    pub down_proj: Matrix<'a>,                 // [hidden_size, intermediate_size]
+    pub post_feedforward_layernorm: &'a [f32], // [hidden_size]
+}
+
+/// All tensors of a model.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "the fields are the checkpoint's names; shapes stand beside them")]
+pub struct Weights<'a> {
+    pub embed_tokens: Matrix<'a>, // [vocab_size, hidden_size]
+    pub layers: Vec<LayerWeights<'a>>,
+    pub norm: &'a [f32],     // [hidden_size]
+    pub lm_head: Matrix<'a>, // [vocab_size, hidden_size], the embedding when tied
+}
+
+impl<'a> Weights<'a> {
+    /// Views of the tensors of `file`, which has checked that they are there and lie where they should.
+    pub fn new(file: &'a ModelFile) -> Weights<'a> {
+        let mut tensors = Tensors { file, next: 0 };
+        let embed_tokens = tensors.matrix(Role::EmbedTokens);
+        let layers = (0..file.config().n_layers()).map(|_| LayerWeights {
+            q_proj: tensors.matrix(Role::QProj),
+            k_proj: tensors.matrix(Role::KProj),
+            v_proj: tensors.matrix(Role::VProj),
+            q_norm: tensors.vector(Role::QNorm),
+            k_norm: tensors.vector(Role::KNorm),
+            o_proj: tensors.matrix(Role::OProj),
+            post_attention_layernorm: tensors.vector(Role::PostAttentionLayernorm),
+            gate_proj: tensors.matrix(Role::GateProj),
+            up_proj: tensors.matrix(Role::UpProj),
+            down_proj: tensors.matrix(Role::DownProj),
+            post_feedforward_layernorm: tensors.vector(Role::PostFeedforwardLayernorm),
+        });
+        let layers = layers.collect();
+        let norm = tensors.vector(Role::Norm);
+        let lm_head = if file.config().tie_word_embeddings { embed_tokens } else { tensors.matrix(Role::LmHead) };
+        Weights { embed_tokens, layers, norm, lm_head }
+    }
+
+    /// Bytes of weights that one token of decode reads: everything but the embedding, of which it reads one row.
+    pub fn bytes_per_token(&self) -> u64 {
+        let layer = |l: &LayerWeights| {
+            let matrices = [&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj];
+            let norms = [l.q_norm, l.k_norm, l.post_attention_layernorm, l.post_feedforward_layernorm];
+            matrices.map(|m| m.bytes()).iter().sum::<u64>() + norms.map(|n| size_of_val(n) as u64).iter().sum::<u64>()
+        };
+        self.layers.iter().map(layer).sum::<u64>() + size_of_val(self.norm) as u64 + self.lm_head.bytes()
+    }
+}
+
+/// Walks over the tensors in the order of the file, which is the order of the fields above.
+struct Tensors<'a> {
+    file: &'a ModelFile,
+    next: usize,
+}
+
+impl<'a> Tensors<'a> {
+    fn take(&mut self, role: Role) -> usize {
+        let index = self.next;
+        assert_eq!(self.file.specs()[index].role, role, "the order of layout::tensors");
+        self.next += 1;
+        index
+    }
+
+    fn vector(&mut self, role: Role) -> &'a [f32] {
+        let index = self.take(role);
+        <[f32]>::ref_from_bytes(self.file.tensor_bytes(index)).expect("the layout aligns and sizes tensors")
+    }
+
+    fn matrix(&mut self, role: Role) -> Matrix<'a> {
+        let index = self.take(role);
+        let (spec, bytes) = (&self.file.specs()[index], self.file.tensor_bytes(index));
+        let dtype = self.file.matrices();
+        let panels = match dtype {
+            Dtype::F32 => Panels::F32(<[f32]>::ref_from_bytes(bytes).expect("the layout aligns and sizes tensors")),
+            Dtype::Bf16 => Panels::Bf16(<[u32]>::ref_from_bytes(bytes).expect("the layout aligns and sizes tensors")),
+        };
+        let columns = spec.columns.expect("matrices have columns");
+        let min_magnitude = self.file.records()[index].min_magnitude.get();
+        Matrix { shape: PanelShape { rows: spec.rows, columns, dtype }, panels, min_magnitude }
+    }
+}
