@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod format;
 pub mod gemm_crate;
+pub mod greedy;
 pub mod kernels;
 pub mod kv_cache;
 pub mod layout;

@@ -1,2 +1,143 @@
-//! x
-fn main() {}
+//! `olmo-infer MODEL.olmo [TOKENS.bin]`: evaluates a prompt and goes on greedily.
+
+mod args;
+mod logits_file;
+mod memory;
+mod output;
+mod summary;
+
+use args::{Args, Mode};
+use logits_file::LogitsFile;
+use olmo_infer::greedy::{Run, Timing, greedy};
+use olmo_infer::model::{Model, Session};
+use olmo_infer::model_file::{ModelFile, Populated};
+use olmo_infer::threads::{Team, with_team};
+use olmo_infer::tokens::read_tokens;
+use olmo_infer::vocabulary::Vocabulary;
+use output::{Failure, Printer};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use summary::Summary;
+
+fn main() -> ExitCode {
+    let begun = Instant::now();
+    let args = match args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(exit) => return exit.print(),
+    };
+    match run(&args, begun) {
+        Ok(summary) => {
+            if args.timing {
+                eprintln!("olmo-infer: {summary}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(Failure::Usage(problem)) => {
+            eprintln!("olmo-infer: error: {problem}");
+            ExitCode::from(2)
+        }
+        Err(failure) => {
+            eprintln!("olmo-infer: error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
+    let file = ModelFile::open(&args.model)?;
+    let opened = begun.elapsed();
+    let config = file.config();
+    let vocabulary = Vocabulary::new(&file)?;
+    if args.mode == Mode::Text && vocabulary.is_none() {
+        return Err(Failure::Usage(format!(
+            "{}: has no vocabulary, so --text cannot be printed; pack it with --vocab vocab.txt, or leave out --text",
+            args.model.display()
+        )));
+    }
+    let tokens = read_tokens(&args.tokens, config.vocab_size, config.max_position_embeddings)?;
+    let positions = args.positions(tokens.len(), config.max_position_embeddings)?;
+    let options = args.options(positions);
+    memory::check(Session::bytes(config, &options), positions)?;
+    let logits_file = args.logits.as_deref().map(|path| LogitsFile::create(path, config.vocab_size)).transpose()?;
+    let printer = Printer::new(args.mode, vocabulary, &config.eos_token_ids);
+
+    let model = Model::new(&file);
+    let ((timing, first_token, threads), page_in) = beside_populating(&file, || {
+        with_team(args.threads(), |team| {
+            let session = Session::new(&model, options)?;
+            let job = Job { tokens: &tokens, positions, args, printer, logits_file, begun };
+            let (timing, first_token) = job.run(session, team)?;
+            Ok((timing, first_token, team.n_threads()))
+        })
+    })?;
+    Ok(Summary {
+        opened,
+        page_in,
+        first_token,
+        timing,
+        bytes_per_token: model.weights().bytes_per_token(),
+        isa: options.products.isa.name(),
+        gemm: options.products.gemm,
+        threads,
+        anonymous_bytes: memory::anonymous_bytes(),
+    })
+}
+
+/// Runs `work` while another thread brings the file's pages in, ahead of the first pass; yields its time too.
+fn beside_populating<T>(
+    file: &ModelFile,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<(T, Option<(Duration, Populated)>), Failure> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let populate = || {
+            let begun = Instant::now();
+            file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
+        };
+        // When the system gives no thread, the first pass brings the pages in itself.
+        let thread = std::thread::Builder::new().name("olmo-page-in".into()).spawn_scoped(scope, populate).ok();
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        let page_in = thread.map(|thread| thread.join().expect("populating does not panic")).transpose()?;
+        Ok((result?, page_in))
+    })
+}
+
+/// The evaluation of one token file.
+struct Job<'a> {
+    tokens: &'a [u32],
+    positions: usize,
+    args: &'a Args,
+    printer: Printer<'a>,
+    logits_file: Option<LogitsFile>,
+    begun: Instant,
+}
+
+impl Job<'_> {
+    fn run(mut self, mut session: Session, team: &mut Team) -> Result<(Timing, Duration), Failure> {
+        let run = Run {
+            prompt: self.tokens,
+            positions: self.positions,
+            top: self.args.top(),
+            visit_prompt: self.args.mode != Mode::Text || self.logits_file.is_some(),
+        };
+        let mut first_token = None;
+        let timing = greedy(&mut session, team, run, |evaluated| {
+            if evaluated.position + 1 >= self.tokens.len() {
+                first_token.get_or_insert_with(|| self.begun.elapsed());
+            }
+            if let Some(file) = &mut self.logits_file {
+                file.write(evaluated.logits)?;
+            }
+            let is_prompt = evaluated.position + 1 < self.tokens.len();
+            self.printer.print(&evaluated, is_prompt)
+        })?;
+        self.printer.finish()?;
+        if let Some(file) = self.logits_file {
+            file.finish()?;
+        }
+        Ok((timing, first_token.unwrap_or_default()))
+    }
+}

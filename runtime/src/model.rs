@@ -3,6 +3,7 @@
 use crate::attention::Attention;
 use crate::config::{AttentionKind, ModelConfig};
 use crate::error::Error;
+use crate::format::Dtype;
 use crate::kernels::Isa;
 use crate::kernels::lanes::{RmsNorm, Rotate, SwiGlu};
 use crate::kv_cache::{KvCache, zeros};
@@ -18,7 +19,7 @@ pub const LOGITS_CHUNK: usize = 48;
 
 /// A model ready to run: views of the weights and what is derived from the configuration.
 pub struct Model<'a> {
-    file: &'a ModelFile,
+    config: &'a ModelConfig,
     weights: Weights<'a>,
     rope_full: Rope,
     rope_sliding: Rope,
@@ -27,10 +28,14 @@ pub struct Model<'a> {
 impl<'a> Model<'a> {
     /// Borrows the tensors of `file`.
     pub fn new(file: &'a ModelFile) -> Model<'a> {
-        let config = file.config();
+        Model::from_weights(file.config(), Weights::new(file))
+    }
+
+    /// A model whose tensors lie anywhere; their shapes must be those of [`crate::layout::tensors`].
+    pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Model<'a> {
         Model {
-            file,
-            weights: Weights::new(file),
+            config,
+            weights,
             rope_full: Rope::new(config, AttentionKind::Full),
             rope_sliding: Rope::new(config, AttentionKind::Sliding),
         }
@@ -38,7 +43,7 @@ impl<'a> Model<'a> {
 
     /// Its configuration.
     pub fn config(&self) -> &'a ModelConfig {
-        self.file.config()
+        self.config
     }
 
     /// Its tensors.
@@ -166,7 +171,7 @@ impl<'m> Session<'m> {
         }
         let options = Options { chunk: options.chunk.min(options.positions), ..options };
         let widest = config.hidden_size.max(config.q_width()).max(config.intermediate_size);
-        let bf16 = model.file.matrices() == crate::format::Dtype::Bf16;
+        let bf16 = model.weights.embed_tokens.shape.dtype == Dtype::Bf16;
         let max_elements = options.chunk * widest;
         Ok(Session {
             model,
@@ -177,6 +182,11 @@ impl<'m> Session<'m> {
             n: 0,
             buffers: Buffers::new(config, options.chunk)?,
         })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &'m ModelConfig {
+        self.model.config()
     }
 
     /// Number of positions evaluated so far.

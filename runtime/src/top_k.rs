@@ -2,9 +2,16 @@
 
 /// Ids and logits of the `k` largest logits, largest first; equal logits rank by the lower id.
 pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
-    let mut top: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
+    let mut top = Vec::new();
+    top_k_into(logits, k, &mut top);
+    top
+}
+
+/// As [`top_k`], into a vector whose memory is used again.
+pub fn top_k_into(logits: &[f32], k: usize, top: &mut Vec<(u32, f32)>) {
+    top.clear();
     if k == 0 {
-        return top;
+        return;
     }
     // Most runs of 64 logits hold nothing that is large enough: one comparison of their maximum passes over them.
     for (first, chunk) in (0u32..).step_by(64).zip(logits.chunks(64)) {
@@ -21,7 +28,6 @@ pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
             }
         }
     }
-    top
 }
 
 #[cfg(test)]

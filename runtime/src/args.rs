@@ -1,0 +1,239 @@
+//! The command line of `olmo-infer`.
+
+use crate::output::Failure;
+use argh::{EarlyExit, FromArgs};
+use olmo_infer::kernels::Isa;
+use olmo_infer::matmul::{Activations, Products};
+use olmo_infer::model::Options;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Positions that are evaluated when nothing else is asked for, as the program this one replaces did.
+const DEFAULT_STEPS: usize = 20;
+/// Generated tokens of `--text` when nothing else is asked for.
+const DEFAULT_MAX_TOKENS: usize = 256;
+/// More threads than this are capped: they would only wait for each other.
+const MAX_THREADS: usize = 1024;
+/// Stands for `-` while argh parses, which takes it for an option. No argument can hold a NUL.
+const STANDARD_INPUT: &str = "\0stdin";
+
+/// Runs an OLMo model: evaluates the prompt and goes on greedily. Prints a line per position with the most likely next
+/// tokens.
+#[derive(FromArgs)]
+#[argh(
+    example = "olmo-infer model.olmo tokens.bin",
+    example = "olmo-infer model.olmo --text --max-tokens 100 < tokens.bin",
+    note = "TOKENS holds little-endian u32 ids. Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Raw {
+    /// model file, made by olmo-pack
+    #[argh(positional)]
+    model: String,
+    /// token file; "-" or nothing is standard input
+    #[argh(positional)]
+    tokens: Option<String>,
+    /// number of positions to evaluate (default: the prompt, at least 20)
+    #[argh(option)]
+    steps: Option<usize>,
+    /// how many next tokens to list (default 5)
+    #[argh(option, default = "5")]
+    top: usize,
+    /// print only the continuation, as plain text, up to the model's end-of-text id
+    #[argh(switch)]
+    text: bool,
+    /// most tokens to generate with --text (default 256)
+    #[argh(option)]
+    max_tokens: Option<usize>,
+    /// print a JSON object per position
+    #[argh(switch)]
+    json: bool,
+    /// write the f32 logits of every evaluated position to this .npy file
+    #[argh(option)]
+    logits: Option<PathBuf>,
+    /// number of threads (default and 0: all cores this process may use)
+    #[argh(option, default = "0")]
+    threads: usize,
+    /// instruction set: avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the best)
+    #[argh(option)]
+    isa: Option<String>,
+    /// products by "own" kernels or by the "gemm" crate (default: own where there are any)
+    #[argh(option)]
+    matmul: Option<String>,
+    /// bf16 weights are multiplied with activations rounded to "bf16" (default) or with "f32" ones
+    #[argh(option)]
+    activations: Option<String>,
+    /// most prompt tokens in one forward pass (default 512); changes speed and memory, never a result
+    #[argh(option)]
+    chunk: Option<usize>,
+    /// say on stderr where the time went
+    #[argh(switch)]
+    timing: bool,
+}
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A line per position.
+    Lines,
+    /// The continuation as plain text.
+    Text,
+    /// A JSON object per position.
+    Json,
+}
+
+/// The checked command line.
+pub struct Args {
+    /// Model file.
+    pub model: PathBuf,
+    /// Token file, `-` for standard input.
+    pub tokens: PathBuf,
+    /// What to print.
+    pub mode: Mode,
+    /// Where to write the logits.
+    pub logits: Option<PathBuf>,
+    /// Whether to say where the time went.
+    pub timing: bool,
+    raw: Raw,
+    isa: Isa,
+    gemm: bool,
+    activations: Activations,
+}
+
+/// An end before the beginning: help, the version, or wrong usage.
+pub struct Exit {
+    text: String,
+    success: bool,
+}
+
+impl Exit {
+    fn usage(problem: impl std::fmt::Display) -> Exit {
+        Exit { text: format!("olmo-infer: error: {problem}; see olmo-infer --help"), success: false }
+    }
+
+    /// Prints and says how to exit.
+    pub fn print(&self) -> ExitCode {
+        // There is nobody left to tell when neither stream takes the text.
+        if self.success {
+            let _nobody_to_tell = writeln!(std::io::stdout(), "{}", self.text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        let _nobody_to_tell = writeln!(std::io::stderr(), "{}", self.text.trim_end());
+        ExitCode::from(2)
+    }
+}
+
+/// Parses and checks the arguments after the program's name.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
+    let args: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
+    let args = args.map_err(|arg| Exit::usage(format_args!("{arg:?} is not UTF-8")))?;
+    if args.first().is_some_and(|arg| arg == "--version") {
+        return Err(Exit { text: format!("olmo-infer {}", env!("CARGO_PKG_VERSION")), success: true });
+    }
+    let args: Vec<&str> = args.iter().map(|arg| if arg == "-" { STANDARD_INPUT } else { arg }).collect();
+    let raw = Raw::from_args(&["olmo-infer"], &args).map_err(|EarlyExit { output, status }| match status {
+        Ok(()) => Exit { text: output, success: true },
+        Err(()) => Exit::usage(output.split_whitespace().collect::<Vec<_>>().join(" ")),
+    })?;
+    check(raw)
+}
+
+fn check(raw: Raw) -> Result<Args, Exit> {
+    let mode = match (raw.text, raw.json) {
+        (true, true) => return Err(Exit::usage("--text and --json exclude each other")),
+        (true, false) => Mode::Text,
+        (false, true) => Mode::Json,
+        (false, false) => Mode::Lines,
+    };
+    if raw.text && raw.steps.is_some() {
+        return Err(Exit::usage("--steps counts positions; with --text use --max-tokens"));
+    }
+    if !raw.text && raw.max_tokens.is_some() {
+        return Err(Exit::usage("--max-tokens belongs to --text; use --steps"));
+    }
+    for (flag, value) in [("--steps", raw.steps), ("--chunk", raw.chunk), ("--max-tokens", raw.max_tokens)] {
+        if value == Some(0) {
+            return Err(Exit::usage(format_args!("{flag} must be at least 1")));
+        }
+    }
+    let isa = match raw.isa.as_deref() {
+        None => Isa::best(),
+        Some(name) => Isa::named(name).ok_or_else(|| {
+            let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+            Exit::usage(format_args!("--isa {name}: this machine has {}", names.join(", ")))
+        })?,
+    };
+    let gemm = match raw.matmul.as_deref() {
+        None => !isa.has_products(),
+        Some("gemm") => true,
+        Some("own") if isa.has_products() => false,
+        Some("own") => return Err(Exit::usage("--matmul own: there are no own kernels for --isa portable")),
+        Some(other) => return Err(Exit::usage(format_args!("--matmul {other}: expected own or gemm"))),
+    };
+    let activations = match raw.activations.as_deref() {
+        None | Some("bf16") => Activations::Bf16,
+        Some("f32") => Activations::F32,
+        Some(other) => return Err(Exit::usage(format_args!("--activations {other}: expected bf16 or f32"))),
+    };
+    let tokens = raw.tokens.as_deref().filter(|&tokens| tokens != STANDARD_INPUT).unwrap_or("-");
+    if raw.model == STANDARD_INPUT {
+        return Err(Exit::usage("the model is mapped and cannot come from standard input"));
+    }
+    Ok(Args {
+        model: PathBuf::from(&raw.model),
+        tokens: PathBuf::from(tokens),
+        mode,
+        logits: raw.logits.clone(),
+        timing: raw.timing,
+        isa,
+        gemm,
+        activations,
+        raw,
+    })
+}
+
+impl Args {
+    /// How many next tokens to list.
+    pub fn top(&self) -> usize {
+        self.raw.top
+    }
+
+    /// Number of threads to ask for.
+    pub fn threads(&self) -> usize {
+        match self.raw.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads.min(MAX_THREADS),
+        }
+    }
+
+    /// Number of positions to evaluate for a prompt of so many tokens. What nobody asked for ends where the model does.
+    pub fn positions(&self, prompt: usize, max_positions: usize) -> Result<usize, Failure> {
+        let positions = match self.mode {
+            // The last generated token is printed and not evaluated.
+            Mode::Text => match self.raw.max_tokens {
+                Some(max_tokens) => prompt.saturating_add(max_tokens - 1),
+                None => (prompt + DEFAULT_MAX_TOKENS - 1).min(max_positions),
+            },
+            _ => self.raw.steps.unwrap_or(prompt.max(DEFAULT_STEPS.min(max_positions))),
+        };
+        if positions > max_positions {
+            return Err(Failure::Refused(format!(
+                "{positions} positions were asked for (the prompt has {prompt}), the model has {max_positions}; ask for \
+                 fewer with --steps or --max-tokens"
+            )));
+        }
+        Ok(positions)
+    }
+
+    /// How the session computes.
+    pub fn options(&self, positions: usize) -> Options {
+        let default = Options::new(positions);
+        Options {
+            chunk: self.raw.chunk.unwrap_or(default.chunk).min(positions),
+            products: Products { isa: self.isa, gemm: self.gemm },
+            activations: self.activations,
+            ..default
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete.
+
+use crate::output::Failure;
+use olmo_infer::error::Error;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
+const HEADER_BYTES: usize = 128;
+
+/// An array `[positions, vocab_size]` of f32 that grows by rows.
+pub struct LogitsFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    out: BufWriter<File>,
+    vocab_size: usize,
+    rows: usize,
+    finished: bool,
+}
+
+impl LogitsFile {
+    /// Begins a file that will replace `path`.
+    pub fn create(path: &Path, vocab_size: usize) -> Result<LogitsFile, Failure> {
+        let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
+            return Err(Failure::Refused(format!(
+                "{}: is a folder, expected a file name for --logits",
+                path.display()
+            )));
+        };
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(temporary);
+        let file = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
+        let mut file = LogitsFile {
+            path: path.to_path_buf(),
+            temporary,
+            out: BufWriter::with_capacity(1 << 20, file),
+            vocab_size,
+            rows: 0,
+            finished: false,
+        };
+        let header = file.header();
+        file.write_bytes(&header)?;
+        Ok(file)
+    }
+
+    /// Appends the logits of one position.
+    pub fn write(&mut self, logits: &[f32]) -> Result<(), Failure> {
+        assert_eq!(logits.len(), self.vocab_size);
+        self.rows += 1;
+        for chunk in logits.chunks(1024) {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+            self.write_bytes(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the final shape and gives the file its name.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        let header = self.header();
+        let close = |out: &mut BufWriter<File>| -> io::Result<()> {
+            out.seek(SeekFrom::Start(0))?;
+            out.write_all(&header)?;
+            out.flush()?;
+            out.get_ref().sync_all()
+        };
+        close(&mut self.out).map_err(Error::io(&self.path, "write"))?;
+        fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path, "create"))?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(self.out.write_all(bytes).map_err(Error::io(&self.path, "write"))?)
+    }
+
+    /// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
+    fn header(&self) -> Vec<u8> {
+        let mut header = b"\x93NUMPY\x01\x00".to_vec();
+        header.extend((HEADER_BYTES as u16 - 10).to_le_bytes());
+        let shape = (self.rows, self.vocab_size);
+        write!(header, "{{'descr': '<f4', 'fortran_order': False, 'shape': {shape:?}, }}").expect("writing to memory");
+        header.resize(HEADER_BYTES - 1, b' ');
+        header.push(b'\n');
+        header
+    }
+}
+
+impl Drop for LogitsFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The run failed for a reason of its own, which is what the user needs to hear.
+            let _the_first_failure_is_reported = fs::remove_file(&self.temporary);
+        }
+    }
+}
