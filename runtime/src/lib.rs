@@ -1,10 +1,35 @@
 //! Runs OLMo-2 and Olmo-3 models on CPUs from a memory-mapped `.olmo` file.
 //!
-//! The way of a token, a file per step:
+//! The way of a token, from the file to the logits:
 //!
-//! 1. `config`: the model's sizes and constants.
-//! 2. `format`, `layout`, `panels`: the file, its places and the shape of its matrices.
-//! 3. `model_file`: opens, checks and maps it.
+//! 1. [`model_file`] opens, checks and maps the file; [`format`](mod@format), [`layout`] and [`panels`] say what is in it and where,
+//!    [`config`] what model it is.
+//! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
+//! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts.
+//! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores,
+//!    [`gemm_crate`] computes the products where there are no kernels.
+//! 5. [`greedy`] is the loop over a prompt and its continuation; [`tokens`], [`vocabulary`] and [`top_k`] are its ends.
+//!
+//! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
+//! prompt is cut into chunks, or on which of the instruction sets AVX2 and AVX-512 computed it.
+//!
+//! ```no_run
+//! use olmo_infer::model::{Model, Options, Session};
+//! use olmo_infer::model_file::ModelFile;
+//! use olmo_infer::{threads::with_team, top_k::top_k};
+//!
+//! let prompt = [28070, 5573, 323, 8254];
+//! let file = ModelFile::open("model.olmo".as_ref())?;
+//! let model = Model::new(&file);
+//! let top = with_team(2, |team| {
+//!     let mut session = Session::new(&model, Options::new(prompt.len()))?;
+//!     session.forward(team, &prompt)?;
+//!     let logits = session.logits(team, prompt.len() - 1..prompt.len())?;
+//!     Ok::<_, olmo_infer::error::Error>(top_k(logits, 5))
+//! })?;
+//! println!("{top:?}");
+//! # Ok::<(), olmo_infer::error::Error>(())
+//! ```
 
 pub mod attention;
 pub mod config;

@@ -64,24 +64,22 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
     let printer = Printer::new(args.mode, vocabulary, &config.eos_token_ids);
 
     let model = Model::new(&file);
-    let ((timing, first_token, threads), page_in) = beside_populating(&file, || {
+    let (measured, page_in) = beside_populating(&file, || {
         with_team(args.threads(), |team| {
             let session = Session::new(&model, options)?;
-            let job = Job { tokens: &tokens, positions, args, printer, logits_file, begun };
-            let (timing, first_token) = job.run(session, team)?;
-            Ok((timing, first_token, team.n_threads()))
+            Job { tokens: &tokens, positions, args, printer, logits_file, begun }.run(session, team)
         })
     })?;
     Ok(Summary {
         opened,
         page_in,
-        first_token,
-        timing,
+        first_token: measured.first_token,
+        timing: measured.timing,
         bytes_per_token: model.weights().bytes_per_token(),
         isa: options.products.isa.name(),
         gemm: options.products.gemm,
-        threads,
-        anonymous_bytes: memory::anonymous_bytes(),
+        threads: measured.threads,
+        anonymous_bytes: measured.anonymous_bytes,
     })
 }
 
@@ -115,8 +113,17 @@ struct Job<'a> {
     begun: Instant,
 }
 
+/// What a job took.
+struct Measured {
+    timing: Timing,
+    /// From the start of the program to the first predicted token after the prompt.
+    first_token: Duration,
+    threads: usize,
+    anonymous_bytes: Option<u64>,
+}
+
 impl Job<'_> {
-    fn run(mut self, mut session: Session, team: &mut Team) -> Result<(Timing, Duration), Failure> {
+    fn run(mut self, mut session: Session, team: &mut Team) -> Result<Measured, Failure> {
         let run = Run {
             prompt: self.tokens,
             positions: self.positions,
@@ -138,6 +145,12 @@ impl Job<'_> {
         if let Some(file) = self.logits_file {
             file.finish()?;
         }
-        Ok((timing, first_token.unwrap_or_default()))
+        Ok(Measured {
+            timing,
+            first_token: first_token.unwrap_or_default(),
+            threads: team.n_threads(),
+            // While the session still has its buffers.
+            anonymous_bytes: memory::anonymous_bytes(),
+        })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! rayon's pool is entered once (`broadcast`). The leader runs the forward pass as ordinary sequential code and hands
 //! each phase to the team; between phases the others spin for a moment, then yield, then park, so that a slow reader of
-//! the output or a missing core costs power for [`SPIN`] only. Two phases are a fraction of a microsecond apart on
+//! the output or a missing core costs power for a tenth of a millisecond only. Two phases are a fraction of a microsecond apart on
 //! two cores, where waking a parked thread costs tens of microseconds.
 //!
 //! Work is cut into items. Each thread owns a contiguous range of them, so that it streams through memory, and takes

@@ -1,0 +1,257 @@
+//! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
+
+use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+
+/// The demo model, packed, and a prompt of three ids.
+struct Fixture {
+    folder: TempDir,
+    model: PathBuf,
+    tokens: PathBuf,
+}
+
+fn fixture() -> Fixture {
+    let folder = TempDir::new("infer-cli");
+    let (model, tokens) = (folder.join("m.olmo"), folder.join("t.bin"));
+    run(PACK, [&repository().join("demo/weights"), &model]).ok();
+    fs::write(&tokens, ids(b"Fou")).expect("written");
+    Fixture { folder, model, tokens }
+}
+
+fn ids(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().flat_map(|&byte| u32::from(byte).to_le_bytes()).collect()
+}
+
+impl Fixture {
+    fn infer(&self, flags: &[&str]) -> Finished {
+        let files = [self.model.as_os_str(), self.tokens.as_os_str()];
+        run(INFER, files.into_iter().chain(flags.iter().map(|flag| flag.as_ref())))
+    }
+
+    /// With the tokens on standard input.
+    fn infer_stdin(&self, arguments: &[&str], input: &[u8]) -> Finished {
+        let mut command = Command::new(INFER);
+        command.arg(&self.model).args(arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        // A program that refuses early does not read its input.
+        let _refused_early = child.stdin.take().expect("piped").write_all(input);
+        let output = child.wait_with_output().expect("ends");
+        Finished {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+#[test]
+fn a_line_per_position_in_the_format_of_the_program_it_replaces() {
+    let fixture = fixture();
+    let finished = fixture.infer(&[]);
+    let lines: Vec<&str> = finished.ok().lines().collect();
+    assert_eq!(lines.len(), 20);
+    assert!(lines[0].starts_with("0: token 70 (\"F\") Top 5 next tokens: 111 (\"o\") "), "{}", lines[0]);
+    assert!(lines[2].starts_with("2: token 117 (\"u\") Top 5 next tokens: 114 (\"r\") "), "{}", lines[2]);
+    assert!(lines[3].starts_with("3: token 114 (\"r\") "), "the most likely token comes next: {}", lines[3]);
+    assert!(lines.iter().all(|line| !line.ends_with(' ') && !line.contains("  ")), "{lines:#?}");
+    assert_eq!(finished.stderr, "");
+}
+
+#[test]
+fn steps_and_top_set_the_numbers() {
+    let fixture = fixture();
+    let finished = fixture.infer(&["--steps", "5", "--top", "2"]);
+    let lines: Vec<&str> = finished.ok().lines().collect();
+    assert_eq!(lines.len(), 5);
+    assert!(lines[0].contains("Top 2 next tokens: 111 (\"o\") "));
+    assert_eq!(fixture.infer(&["--steps", "2"]).ok().lines().count(), 2);
+    let long = fixture.folder.join("long.bin");
+    fs::write(&long, ids(&[b'a'; 30])).expect("written");
+    assert_eq!(run(INFER, [&fixture.model, &long]).ok().lines().count(), 30);
+}
+
+#[test]
+fn tokens_come_from_a_file_a_dash_or_standard_input() {
+    let fixture = fixture();
+    let expected = fixture.infer(&[]).ok().to_string();
+    assert_eq!(fixture.infer_stdin(&[], &ids(b"Fou")).ok(), expected);
+    assert_eq!(fixture.infer_stdin(&["-"], &ids(b"Fou")).ok(), expected);
+    assert_eq!(fixture.infer_stdin(&["/dev/stdin"], &ids(b"Fou")).ok(), expected);
+}
+
+#[test]
+fn json_is_an_object_per_line_with_the_same_content() {
+    let fixture = fixture();
+    let finished = fixture.infer(&["--json", "--top", "3"]);
+    let lines: Vec<&str> = finished.ok().lines().collect();
+    assert_eq!(lines.len(), 20);
+    let first: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
+    assert_eq!((&first["pos"], &first["token"], &first["text"]), (&0.into(), &70.into(), &"F".into()));
+    let top = first["top"].as_array().expect("a list");
+    assert_eq!(top.len(), 3);
+    assert_eq!((&top[0]["token"], &top[0]["text"]), (&111.into(), &"o".into()));
+    assert!(top[0]["logit"].as_f64() > top[1]["logit"].as_f64());
+    assert!(
+        lines[0].starts_with("{\"pos\":0,\"token\":70,\"text\":\"F\",\"top\":[{\"token\":111,\"logit\":"),
+        "{}",
+        lines[0]
+    );
+}
+
+#[test]
+fn text_is_the_continuation_and_nothing_else() {
+    let fixture = fixture();
+    assert_eq!(fixture.infer(&["--text", "--max-tokens", "17"]).ok(), "r score and seven");
+    assert!(fixture.infer(&["--text"]).ok().starts_with("r score and seven years ago"));
+    assert_eq!(fixture.infer(&["--text"]).stdout.len(), 256);
+}
+
+#[test]
+fn without_a_vocabulary_lines_have_no_texts_and_text_is_refused() {
+    let folder = TempDir::new("no-vocabulary");
+    let (weights, model, tokens) = (folder.join("w"), folder.join("m.olmo"), folder.join("t.bin"));
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    run(PACK, [&weights, &model]).ok();
+    fs::write(&tokens, ids(&[5, 6])).expect("written");
+    let finished = run(INFER, [&model, &tokens]);
+    let first = finished.ok().lines().next().expect("a line");
+    assert!(first.starts_with("0: token 5 Top 5 next tokens: ") && !first.contains('('), "{first}");
+    let refused = run(INFER, [model.as_os_str(), tokens.as_os_str(), "--text".as_ref()]);
+    assert!(refused.refused(2).contains("no vocabulary"));
+}
+
+#[test]
+fn timing_is_one_line_on_standard_error() {
+    let fixture = fixture();
+    let finished = fixture.infer(&["--timing", "--threads", "2"]);
+    assert_eq!(finished.stdout, fixture.infer(&[]).stdout);
+    assert_eq!((finished.code, finished.stderr.lines().count()), (Some(0), 1));
+    for part in [
+        "open and map",
+        "page-in",
+        "first token after",
+        "prefill 3 tokens",
+        "decode 17 tokens",
+        "2 threads",
+        "anonymous",
+    ] {
+        assert!(finished.stderr.contains(part), "{part}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_logits_file_appears_whole_or_not_at_all() {
+    let fixture = fixture();
+    let logits = fixture.folder.join("l.npy");
+    fixture.infer(&["--logits", logits.to_str().expect("UTF-8"), "--steps", "7"]).ok();
+    assert_eq!(olmo_tests::read_f32_npy(&logits).0, [7, 256]);
+    // The run fails after the file was begun: the old one stays, nothing else does.
+    let before = fs::read(&logits).expect("there");
+    let mut command = Command::new(INFER);
+    command.args([&fixture.model, &fixture.tokens]).arg("--logits").arg(&logits);
+    command.stdin(Stdio::null()).stdout(fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device"));
+    let failed = finish(&mut command);
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("cannot write the results to standard output: No space left"), "{}", failed.stderr);
+    assert_eq!(fs::read(&logits).expect("still there"), before);
+    assert_eq!(fs::read_dir(fixture.folder.path()).expect("folder").count(), 3);
+    let nowhere = fixture.infer(&["--logits", "/no/such/folder/l.npy"]);
+    assert!(nowhere.refused(1).contains("/no/such/folder/l.npy: cannot create"));
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_run_in_silence() {
+    let fixture = fixture();
+    let mut command = Command::new(INFER);
+    command.args([&fixture.model, &fixture.tokens]).args(["--steps", "1500"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut line = String::new();
+    BufReader::with_capacity(64, child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_one_line() {
+    let fixture = fixture();
+    for (flags, problem) in [
+        (&["--no-such-flag"][..], "--no-such-flag"),
+        (&["--steps", "0"], "--steps must be at least 1"),
+        (&["--steps", "many"], "--steps"),
+        (&["--threads", "-1"], "--threads"),
+        (&["--text", "--json"], "exclude each other"),
+        (&["--text", "--steps", "3"], "--max-tokens"),
+        (&["--max-tokens", "3"], "--steps"),
+        (&["--isa", "avx9000"], "this machine has"),
+        (&["--isa", "portable", "--matmul", "own"], "no own kernels"),
+        (&["--matmul", "blas"], "expected own or gemm"),
+        (&["--activations", "f16"], "expected bf16 or f32"),
+        (&["one-more-argument"], "one-more-argument"),
+    ] {
+        let finished = fixture.infer(flags);
+        assert!(finished.refused(2).contains(problem), "{flags:?}: {}", finished.stderr);
+    }
+    assert!(run(INFER, [""; 0]).refused(2).contains("model"));
+    let help = run(INFER, ["--help"]);
+    assert!(help.ok().contains("--steps") && help.ok().contains("olmo-infer model.olmo tokens.bin"));
+    assert!(run(INFER, ["--version"]).ok().starts_with("olmo-infer "));
+}
+
+#[test]
+fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
+    let fixture = fixture();
+    let path = |name: &str, content: &[u8]| {
+        let path = fixture.folder.join(name);
+        fs::write(&path, content).expect("written");
+        path
+    };
+    let model = fs::read(&fixture.model).expect("the model");
+    let mut flipped = model.clone();
+    flipped[200] ^= 1;
+    let mut newer = model.clone();
+    newer[8] = 2;
+    let mut long = model.clone();
+    long.push(0);
+    for (path, parts) in [
+        (fixture.folder.join("absent"), ["absent: cannot open", "No such file"]),
+        (fixture.folder.path().to_path_buf(), ["is a folder", "expected a regular file"]),
+        ("/dev/null".into(), ["is a device", "expected a regular file"]),
+        (path("empty", b""), ["an empty file", "olmo-pack"]),
+        (path("g.gguf", b"GGUF\x03\0\0\0"), ["a GGUF file", "olmo-pack"]),
+        (path("lfs", b"version https://git-lfs.github.com/spec/v1\noid"), ["a git-lfs pointer", "git lfs pull"]),
+        (path("crlf", b"\x89OLMO\n\x1a and so on"), ["text-mode", "binary"]),
+        (path("s.safetensors", b"\x20\0\0\0\0\0\0\0{\"a\":1}"), ["a safetensors file", "olmo-pack"]),
+        (path("cut", &model[..model.len() - 1]), ["truncated", "copy or pack it again"]),
+        (path("page", &model[..5000]), ["truncated", "has 5000 bytes"]),
+        (path("head", &model[..100]), ["truncated", "has 100 bytes"]),
+        (path("long", &long), ["too long", "copy or pack it again"]),
+        (path("flip", &flipped), ["header digest", "damaged"]),
+        (path("newer", &newer), ["needs format 2.0", "this program reads format 1.0"]),
+    ] {
+        let finished = run(INFER, [&path, &fixture.tokens]);
+        let line = finished.refused(1);
+        assert!(line.starts_with("olmo-infer: error: ") && parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+    for (content, part) in [
+        (&b""[..], "no tokens"),
+        (b"abc", "3 bytes, expected a multiple of 4"),
+        (&ids(&[1, 2])[..7], "7 bytes, expected a multiple of 4"),
+        (&[0, 1, 0, 0], "token 0 is 256, the vocabulary has ids 0 to 255"),
+        (&[0; 4 * 2049], "2049 tokens, the model has 2048 positions"),
+    ] {
+        let finished = run(INFER, [&fixture.model, &path("tokens", content)]);
+        assert!(finished.refused(1).contains(part), "{}", finished.stderr);
+    }
+    assert!(fixture.infer_stdin(&[], &[0; 4 * 5000]).refused(1).contains("more than 2048 tokens"));
+    let swapped = run(INFER, [&fixture.tokens, &fixture.model]);
+    assert!(swapped.refused(1).contains("not an .olmo file"));
+    assert!(fixture.infer(&["--steps", "2049"]).refused(1).contains("the model has 2048"));
+    assert!(fixture.infer(&["--text", "--max-tokens", "9999"]).refused(1).contains("the model has 2048"));
+}

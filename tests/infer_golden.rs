@@ -1,0 +1,103 @@
+//! The forward pass against transformers: every reference case, packed as f32 and as bf16.
+//!
+//! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
+//! `../shared/golden`; a clone has not, and the test says so.
+
+use olmo_tests::{TempDir, read_f32_npy, repository, run};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+/// Largest allowed difference of a logit of an f32 file; the logits' standard deviation is 2 to 4.4.
+const TOLERANCE: f32 = 2e-4;
+/// Greedy steps after the prompt in `expected.json`.
+const GREEDY_STEPS: usize = 16;
+
+fn cases() -> Vec<PathBuf> {
+    let mut folders = vec![repository().join("tests/golden")];
+    let shared = repository().join("../shared/golden");
+    if shared.is_dir() {
+        folders.push(shared);
+    } else {
+        eprintln!("SKIPPED: the reference cases of {}, which this checkout lacks", shared.display());
+    }
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder of cases"));
+    let mut cases: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    cases.retain(|path| path.join("expected.json").exists());
+    cases.sort();
+    assert!(cases.len() >= 5);
+    cases
+}
+
+/// What a case's model computes.
+struct Computed {
+    /// Of the prompt's positions.
+    logits: Vec<f32>,
+    greedy: Vec<u64>,
+}
+
+fn compute(case: &Path, dtype: &str, flags: &[&str]) -> Computed {
+    let folder = TempDir::new("golden");
+    let (model, logits, tokens) = (folder.join("m.olmo"), folder.join("l.npy"), case.join("tokens.bin"));
+    let weights = case.join("weights");
+    run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+    let n_prompt = fs::metadata(&tokens).expect("tokens").len() as usize / 4;
+    let steps = (n_prompt + GREEDY_STEPS).to_string();
+    let mut arguments = vec![model.to_str().expect("UTF-8"), tokens.to_str().expect("UTF-8"), "--json", "--top", "1"];
+    arguments.extend(["--steps", &steps, "--logits", logits.to_str().expect("UTF-8")]);
+    arguments.extend(flags);
+    let finished = run(INFER, arguments);
+    let lines = finished.ok().lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
+    let next: Vec<u64> = lines.map(|line| line["top"][0]["token"].as_u64().expect("an id")).collect();
+    assert_eq!(next.len(), n_prompt + GREEDY_STEPS);
+    let (shape, mut logits) = read_f32_npy(&logits);
+    assert_eq!(shape[0], n_prompt + GREEDY_STEPS);
+    logits.truncate(n_prompt * shape[1]);
+    Computed { logits, greedy: next[n_prompt - 1..][..GREEDY_STEPS].to_vec() }
+}
+
+fn expected(case: &Path) -> (Value, Vec<f32>) {
+    let text = fs::read_to_string(case.join("expected.json")).expect("expected.json");
+    (serde_json::from_str(&text).expect("JSON"), read_f32_npy(&case.join("logits.npy")).1)
+}
+
+/// Largest and mean absolute difference.
+fn errors(found: &[f32], expected: &[f32]) -> (f64, f64) {
+    assert_eq!(found.len(), expected.len());
+    let differences = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs()));
+    let (max, sum) = differences.fold((0.0f64, 0.0), |(max, sum), d| (max.max(d), sum + d));
+    (max, sum / found.len() as f64)
+}
+
+#[test]
+fn f32_files_give_the_reference_logits_and_greedy_ids_on_every_path() {
+    for case in cases() {
+        let (json, reference) = expected(&case);
+        let greedy: Vec<u64> = serde_json::from_value(json["greedy"].clone()).expect("ids");
+        for flags in [&[][..], &["--isa", "avx2"], &["--isa", "portable"], &["--matmul", "gemm"], &["--chunk", "5"]] {
+            if flags.contains(&"avx2") && olmo_infer::kernels::Isa::named("avx2").is_none() {
+                eprintln!("SKIPPED: this machine has no AVX2");
+                continue;
+            }
+            let computed = compute(&case, "f32", flags);
+            let (max, _) = errors(&computed.logits, &reference);
+            assert!(max <= f64::from(TOLERANCE), "{} {flags:?}: off by {max}", case.display());
+            assert_eq!(computed.greedy, greedy, "{} {flags:?}", case.display());
+        }
+    }
+}
+
+#[test]
+fn bf16_files_are_no_further_from_the_reference_than_the_reference_in_bf16() {
+    for case in cases() {
+        let (json, reference) = expected(&case);
+        let bound = |key: &str| json["bf16_reference"][key].as_f64().expect("a number");
+        for flags in [&[][..], &["--activations", "f32"], &["--isa", "portable"]] {
+            let (max, mean) = errors(&compute(&case, "bf16", flags).logits, &reference);
+            assert!(max <= bound("max_abs"), "{} {flags:?}: off by {max}", case.display());
+            assert!(mean <= bound("mean_abs"), "{} {flags:?}: off by {mean} in the mean", case.display());
+        }
+    }
+}

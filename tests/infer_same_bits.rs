@@ -1,0 +1,92 @@
+//! Same input, same bits: threads, chunks, one token at a time, and instruction sets never change a logit.
+
+use olmo_infer::kernels::Isa;
+use olmo_infer::matmul::{Activations, Products};
+use olmo_infer::model::{LOGITS_CHUNK, Model, Options, Session};
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::threads::with_team;
+use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo3, write_weights};
+use std::path::Path;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
+fn isa(name: &str) -> Option<Isa> {
+    let found = Isa::named(name);
+    if found.is_none() {
+        eprintln!("SKIPPED: this machine has no {name}");
+    }
+    found
+}
+
+/// The bits of all logits, evaluated in chunks of that size.
+fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
+    let file = ModelFile::open(model).expect("a good file");
+    let model = Model::new(&file);
+    let products = Products { isa, gemm: false };
+    let options = Options { positions: tokens.len(), chunk, products, activations };
+    with_team(threads, |team| {
+        let mut session = Session::new(&model, options).expect("it fits");
+        let mut bits = Vec::new();
+        for chunk in tokens.chunks(chunk) {
+            session.forward(team, chunk).expect("good tokens");
+            for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
+                let rows = first..chunk.len().min(first + LOGITS_CHUNK);
+                bits.extend(session.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
+            }
+        }
+        bits
+    })
+}
+
+#[test]
+fn threads_chunks_and_instruction_sets_give_the_same_bits() {
+    let folder = TempDir::new("bits");
+    let mut random = Random(3);
+    // Long enough for several blocks of keys and rings of the sliding window that wrap around.
+    let tokens: Vec<u32> = (0..210).map(|_| random.below(101) as u32).collect();
+    let scalar = isa("scalar").expect("always there");
+    for (name, mut config) in [("olmo2", small_config()), ("olmo3", small_olmo3())] {
+        config.max_position_embeddings = 512;
+        let weights = folder.join(name);
+        write_weights(&weights, &config, Stored::F32, 11);
+        for dtype in ["f32", "bf16"] {
+            let model = folder.join(format!("{name}-{dtype}.olmo"));
+            run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+            for activations in [Activations::Bf16, Activations::F32] {
+                let expected = logits(&model, &tokens, scalar, activations, 1, tokens.len());
+                let compare = |isa: Isa, threads, chunk| {
+                    let found = logits(&model, &tokens, isa, activations, threads, chunk);
+                    assert!(
+                        found == expected,
+                        "{name} {dtype} {activations:?} {isa:?} {threads} threads, chunk {chunk}"
+                    );
+                };
+                for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+                    for (threads, chunk) in [(1, 210), (2, 64), (3, 7), (2, 1), (16, 100)] {
+                        compare(*isa, threads, chunk);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_with_wide_heads_and_many_queries_for_one_key_head_gives_the_same_bits() {
+    let folder = TempDir::new("wide");
+    let mut config = small_config();
+    // 30 query heads of 84 share one key/value head: a tile holds some of the heads, and a value takes two panels.
+    (config.head_dim, config.n_heads, config.n_kv_heads, config.hidden_size) = (84, 30, 1, 40);
+    config.max_position_embeddings = 128;
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &config, Stored::F32, 4);
+    run(PACK, [&weights, &model]).ok();
+    let tokens: Vec<u32> = (0..90).map(|i| i * 7 % 101).collect();
+    let scalar = isa("scalar").expect("always there");
+    let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, 90);
+    for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+        for (threads, chunk) in [(2, 90), (1, 1), (3, 11)] {
+            assert!(logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk) == expected, "{isa:?} {chunk}");
+        }
+    }
+}
