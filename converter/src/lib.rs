@@ -1,1 +1,23 @@
-//! x
+//! Turns a folder of OLMo `.npy` weights into one `.olmo` file. The steps, a file per step.
+pub mod checkpoint;
+pub mod config_json;
+pub mod element;
+pub mod error;
+pub mod fill;
+pub mod infer_config;
+pub mod inspect;
+pub mod npy;
+pub mod output;
+pub mod pack;
+pub mod plan;
+pub mod rope;
+pub mod scan;
+pub mod settings;
+pub mod sources;
+pub mod strict_json;
+pub mod unpack;
+pub mod verify;
+pub mod vocab;
+pub mod write;
+pub mod progress;
+pub mod summary;

@@ -1,2 +1,77 @@
-//! x
-fn main() {}
+//! `olmo-pack`: arguments in, one summary out. Status 0 done, 1 bad data or I/O, 2 wrong usage.
+
+mod args;
+
+use args::Command;
+use olmo_pack::error::Error;
+use olmo_pack::output::SystemDisk;
+use olmo_pack::progress::Progress;
+use olmo_pack::summary::{self, Facts};
+use olmo_pack::{inspect, pack, unpack, verify};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let arguments: Result<Vec<String>, _> = std::env::args_os().skip(1).map(|argument| argument.into_string()).collect();
+    let Ok(arguments) = arguments else {
+        return fail(2, "an argument is not UTF-8, expected text; rename the file or give another path to it");
+    };
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let command = match args::parse(&arguments) {
+        Ok(command) => command,
+        Err(usage) => return fail(2, &usage),
+    };
+    match run(command) {
+        Ok(text) => say(&text),
+        Err(error) => fail(error.exit_code(), &error.to_string()),
+    }
+}
+
+/// Does what was asked and returns what standard output is to show.
+fn run(command: Command) -> Result<String, Error> {
+    match command {
+        Command::Pack(arguments) => run_pack(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments.model, arguments.json),
+        Command::Verify(arguments) => verify::run(&arguments.model),
+        Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force),
+        Command::Say(text) => Ok(text),
+    }
+}
+
+fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
+    let start = Instant::now();
+    let request = arguments.request().map_err(Error::Usage)?;
+    let prepared = pack::prepare(&request)?;
+    if arguments.dry_run {
+        return summary::dry_run(&prepared, arguments.json);
+    }
+    let facts = Facts::new(&prepared.checkpoint, prepared.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries));
+    let progress = Progress::new(!arguments.json);
+    let packed = prepared.write(&SystemDisk, &|done, total| progress.set(done, total))?;
+    drop(progress);
+    let tell = if arguments.json { summary::json } else { summary::text };
+    Ok(tell(&request, &facts, &packed, start.elapsed()))
+}
+
+/// Writes the result. A reader that has seen enough is no error.
+fn say(text: &str) -> ExitCode {
+    let line_end = if text.ends_with('\n') { "" } else { "\n" };
+    let mut stdout = io::stdout().lock();
+    match write!(stdout, "{text}{line_end}").and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(1, &Error::io("standard output", "cannot write", error).to_string()),
+    }
+}
+
+/// Ends with `status` and every line of `message` marked as ours.
+fn fail(status: u8, message: &str) -> ExitCode {
+    let mut lines = String::new();
+    for line in message.lines() {
+        lines += &format!("olmo-pack: error: {line}\n");
+    }
+    // Where standard error is closed, the status says it all.
+    let _ = io::stderr().lock().write_all(lines.as_bytes());
+    ExitCode::from(status)
+}

@@ -1,1 +1,296 @@
 //! What several tests share: temporary folders, running the two programs, small weights folders.
+//!
+//! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
+//! tests only, not to this library.
+
+use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::layout;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, fs, process};
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A folder that goes when the value does.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// Makes an empty folder; `name` shows in its path.
+    pub fn new(name: &str) -> TempDir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("olmo-{name}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = env::temp_dir().join(unique);
+        fs::create_dir_all(&path).expect("temporary folder");
+        TempDir(path)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A path inside.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit status; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output, lossy where it is not UTF-8.
+    pub stdout: String,
+    /// Standard error, likewise.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Asserts status 0 and returns standard output.
+    #[track_caller]
+    pub fn ok(&self) -> &str {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        &self.stdout
+    }
+
+    /// Asserts the exit status, an empty standard output and exactly one line of error, and returns that line.
+    #[track_caller]
+    pub fn refused(&self, code: i32) -> &str {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(self.stdout, "", "stderr: {}", self.stderr);
+        assert_eq!(self.stderr.lines().count(), 1, "not one line: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self.stderr.trim_end()
+    }
+}
+
+/// Runs `program` with `arguments` and an empty standard input.
+pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> Finished {
+    finish(Command::new(program).args(arguments).stdin(Stdio::null()))
+}
+
+/// Runs a prepared command to its end.
+pub fn finish(command: &mut Command) -> Finished {
+    let output = command.output().expect("the program starts");
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A small, fast generator of test data (SplitMix64); the same numbers for the same seed everywhere.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn float(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Element type of the `.npy` files of a weights folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// `<f4`, full precision.
+    F32,
+    /// `<f4` whose values are all bf16 numbers.
+    F32OfBf16,
+    /// `<f2`.
+    F16,
+    /// `<V2` holding bf16.
+    Bf16,
+}
+
+/// The header of an `.npy` file of version 1.0 as numpy writes it.
+pub fn npy_header(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let shape = match dims.len() {
+        1 => format!("({},)", dims[0]),
+        _ => format!("({})", dims.join(", ")),
+    };
+    npy_header_raw(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"))
+}
+
+/// The preamble for any header text: magic, version 1.0, length, the text padded to 64 bytes.
+pub fn npy_header_raw(text: &str) -> Vec<u8> {
+    let total = (10 + text.len() + 1).next_multiple_of(64);
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(((total - 10) as u16).to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes.resize(total - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Writes an `.npy` file.
+pub fn write_npy(path: &Path, descr: &str, shape: &[usize], data: &[u8]) {
+    let mut bytes = npy_header(descr, shape);
+    bytes.extend(data);
+    fs::write(path, bytes).expect("written");
+}
+
+/// The file of a parameter in a weights folder.
+pub fn npy_path(weights: &Path, tensor: &str) -> PathBuf {
+    weights.join(format!("{tensor}.npy"))
+}
+
+/// A two-layer grouped-query OLMo-2 whose sizes are no multiples of anything.
+pub fn small_config() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Olmo2,
+        hidden_size: 36,
+        n_heads: 6,
+        n_kv_heads: 2,
+        head_dim: 6,
+        intermediate_size: 71,
+        vocab_size: 101,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10000.0,
+        rope_theta_sliding: 10000.0,
+        yarn: None,
+        sliding_window: 0,
+        layer_types: vec![AttentionKind::Full; 2],
+        tie_word_embeddings: false,
+        eos_token_ids: vec![1],
+        bos_token_id: None,
+        pad_token_id: Some(0),
+    }
+}
+
+/// A four-layer Olmo-3 with a window and YaRN.
+pub fn small_olmo3() -> ModelConfig {
+    use AttentionKind::{Full, Sliding};
+    ModelConfig {
+        architecture: Architecture::Olmo3,
+        yarn: Some(Yarn {
+            factor: 8.0,
+            original_max_position_embeddings: 8,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.2079441541679836,
+            truncate: true,
+        }),
+        sliding_window: 5,
+        layer_types: vec![Sliding, Sliding, Sliding, Full],
+        ..small_config()
+    }
+}
+
+/// `config` as `config.json` in the spelling of transformers 4.57.
+pub fn config_json(config: &ModelConfig) -> serde_json::Value {
+    let mut json = serde_json::json!({
+        "model_type": config.architecture.name(),
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.n_layers(),
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": null,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "eos_token_id": config.eos_token_ids,
+        "bos_token_id": config.bos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "hidden_act": "silu",
+        "attention_bias": false,
+    });
+    if config.architecture == Architecture::Olmo3 {
+        json["sliding_window"] = config.sliding_window.into();
+        let name = |kind: &AttentionKind| match kind {
+            AttentionKind::Full => "full_attention",
+            AttentionKind::Sliding => "sliding_attention",
+        };
+        json["layer_types"] = config.layer_types.iter().map(name).collect();
+    }
+    if let Some(yarn) = &config.yarn {
+        json["rope_scaling"] = serde_json::json!({
+            "rope_type": "yarn",
+            "factor": yarn.factor,
+            "original_max_position_embeddings": yarn.original_max_position_embeddings,
+            "beta_fast": yarn.beta_fast,
+            "beta_slow": yarn.beta_slow,
+            "attention_factor": yarn.attention_factor,
+        });
+    }
+    json
+}
+
+/// Writes random weights for `config` with its `config.json` into a new folder.
+pub fn write_weights(folder: &Path, config: &ModelConfig, stored: Stored, seed: u64) {
+    fs::create_dir_all(folder).expect("folder");
+    let json = serde_json::to_string_pretty(&config_json(config)).expect("json");
+    fs::write(folder.join("config.json"), json).expect("config.json");
+    let mut random = Random(seed);
+    for spec in layout::tensors(config) {
+        let (center, scale) = match spec.columns {
+            Some(columns) => (0.0, 1.5 / (columns as f32).sqrt()),
+            None => (1.0, 0.25),
+        };
+        let mut data = Vec::new();
+        for _ in 0..spec.n_elements() {
+            let bits = (center + scale * random.float()).to_bits();
+            match stored {
+                Stored::F32 => data.extend(bits.to_le_bytes()),
+                Stored::F32OfBf16 => data.extend((bits & 0xffff_0000).to_le_bytes()),
+                Stored::Bf16 => data.extend(((bits >> 16) as u16).to_le_bytes()),
+                Stored::F16 => data.extend(f16_bits(f32::from_bits(bits)).to_le_bytes()),
+            }
+        }
+        let descr = match stored {
+            Stored::F32 | Stored::F32OfBf16 => "<f4",
+            Stored::F16 => "<f2",
+            Stored::Bf16 => "<V2",
+        };
+        write_npy(&npy_path(folder, &spec.name()), descr, &spec.shape(), &data);
+    }
+}
+
+/// `value`, which is far from the limits of f16, cut to f16 toward zero.
+fn f16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let sign = (bits >> 16) as u16 & 0x8000;
+    match (bits >> 23 & 0xff).checked_sub(112) {
+        Some(exponent @ 1..=30) => sign | (exponent as u16) << 10 | (bits >> 13) as u16 & 0x3ff,
+        _ => sign,
+    }
+}
+
+/// Shape and numbers of an `.npy` file of little-endian f32 in C order.
+pub fn read_f32_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
+    let file = fs::File::open(path).expect("an .npy file");
+    let npy = npyz::NpyFile::new(std::io::BufReader::new(file)).expect("an .npy header");
+    let shape = npy.shape().iter().map(|&dim| dim as usize).collect();
+    (shape, npy.into_vec().expect("f32 numbers"))
+}

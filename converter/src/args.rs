@@ -1,0 +1,228 @@
+//! The command line of `olmo-pack`.
+
+use argh::{EarlyExit, FromArgValue, FromArgs};
+use olmo_pack::config_json::architecture_named;
+use olmo_pack::pack::{DtypeChoice, Request};
+use olmo_pack::settings::Flags;
+use std::path::PathBuf;
+
+/// What to do.
+pub enum Command {
+    /// Pack a folder.
+    Pack(Box<Pack>),
+    /// Show what is in a file.
+    Inspect(Inspect),
+    /// Check every bit of a file.
+    Verify(Verify),
+    /// Restore the folder.
+    Unpack(Unpack),
+    /// Print this and succeed.
+    Say(String),
+}
+
+/// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer.
+/// Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`.
+#[derive(FromArgs)]
+pub struct Pack {
+    /// the folder: <parameter name>.npy files, config.json, vocab.txt
+    #[argh(positional)]
+    weights: PathBuf,
+    /// the file to write
+    #[argh(positional)]
+    model: PathBuf,
+    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which rounds
+    #[argh(option, default = "Dtype(DtypeChoice::Auto)")]
+    dtype: Dtype,
+    /// lines of id<TAB>token; by default the folder's vocab.txt
+    #[argh(option, arg_name = "file")]
+    vocab: Option<PathBuf>,
+    /// replace an existing file; a symbolic link stays, and what it points to is replaced
+    #[argh(switch)]
+    force: bool,
+    /// leave out .npy files that are no parameter of the model, instead of refusing
+    #[argh(switch)]
+    allow_extra: bool,
+    /// accept NaN and infinity among the weights
+    #[argh(switch)]
+    allow_nonfinite: bool,
+    /// print the plan and write nothing; reads no weights, so with --dtype auto both sizes are shown where the numbers
+    /// decide
+    #[argh(switch)]
+    pub dry_run: bool,
+    /// print one JSON object instead of the summary
+    #[argh(switch)]
+    pub json: bool,
+    /// threads; 0, the default, for all cores the process may use
+    #[argh(option, default = "0")]
+    threads: usize,
+    /// without config.json: olmo2 or olmo3
+    #[argh(option)]
+    arch: Option<String>,
+    /// without config.json: width of one head
+    #[argh(option)]
+    head_dim: Option<usize>,
+    /// without config.json: base of the rotary embedding
+    #[argh(option)]
+    rope_theta: Option<f64>,
+    /// without config.json: epsilon of the norms
+    #[argh(option)]
+    rms_norm_eps: Option<f64>,
+    /// without config.json: positions the model was made for
+    #[argh(option)]
+    max_positions: Option<usize>,
+    /// without config.json: ids that end a text, with commas between them
+    #[argh(option)]
+    eos: Option<String>,
+    /// olmo3 without config.json: window of the sliding layers, the current position included
+    #[argh(option)]
+    sliding_window: Option<usize>,
+    /// olmo3 without config.json: ratio of the context lengths
+    #[argh(option)]
+    yarn_factor: Option<f64>,
+    /// olmo3 without config.json: context length of pre-training
+    #[argh(option)]
+    yarn_original_positions: Option<usize>,
+    /// olmo3 without config.json: 32 if absent
+    #[argh(option)]
+    yarn_beta_fast: Option<f64>,
+    /// olmo3 without config.json: 1 if absent
+    #[argh(option)]
+    yarn_beta_slow: Option<f64>,
+    /// olmo3 without config.json: 0.1 ln(factor) + 1 if absent
+    #[argh(option)]
+    yarn_attention_factor: Option<f64>,
+    /// olmo3 without config.json: no scaling of the rotary embedding
+    #[argh(switch)]
+    no_yarn: bool,
+}
+
+/// Shows the configuration, the sections and the tensors of a model file.
+#[derive(FromArgs)]
+pub struct Inspect {
+    /// the file
+    #[argh(positional)]
+    pub model: PathBuf,
+    /// print one JSON object
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Checks all digests, paddings and values of a model file: status 0 if it is intact, 1 if not.
+#[derive(FromArgs)]
+pub struct Verify {
+    /// the file
+    #[argh(positional)]
+    pub model: PathBuf,
+}
+
+/// Restores the .npy files that a model file was packed from, byte for byte.
+#[derive(FromArgs)]
+pub struct Unpack {
+    /// the file
+    #[argh(positional)]
+    pub model: PathBuf,
+    /// the folder to write, which must be absent or empty
+    #[argh(positional)]
+    pub folder: PathBuf,
+    /// write into a folder that is not empty, replacing files
+    #[argh(switch)]
+    pub force: bool,
+}
+
+/// `--dtype`.
+struct Dtype(DtypeChoice);
+
+impl FromArgValue for Dtype {
+    fn from_arg_value(value: &str) -> Result<Dtype, String> {
+        [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16]
+            .into_iter()
+            .find(|choice| choice.name() == value)
+            .map(Dtype)
+            .ok_or_else(|| "expected auto, f32 or bf16".into())
+    }
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// What is wrong with them, for standard error.
+pub fn parse(arguments: &[&str]) -> Result<Command, String> {
+    if let Some(&("--version" | "-V")) = arguments.first() {
+        return Ok(Command::Say(format!("olmo-pack {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let (name, rest) = match arguments.split_first() {
+        Some((first @ (&"inspect" | &"verify" | &"unpack"), rest)) => (Some(*first), rest),
+        _ => (None, arguments),
+    };
+    let parsed = match name {
+        Some("inspect") => Inspect::from_args(&["olmo-pack", "inspect"], rest).map(Command::Inspect),
+        Some("verify") => Verify::from_args(&["olmo-pack", "verify"], rest).map(Command::Verify),
+        Some(_) => Unpack::from_args(&["olmo-pack", "unpack"], rest).map(Command::Unpack),
+        None => Pack::from_args(&["olmo-pack"], rest).map(|pack| Command::Pack(Box::new(pack))),
+    };
+    match parsed {
+        Ok(command) => Ok(command),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Command::Say(output)),
+        Err(EarlyExit { output, .. }) => Err(output.trim_end().to_string()),
+    }
+}
+
+impl Pack {
+    /// The request, if the flags make sense together.
+    ///
+    /// # Errors
+    /// Which flag does not, for standard error.
+    pub fn request(&self) -> Result<Request, String> {
+        for (name, path) in [("WEIGHTS", &self.weights), ("MODEL", &self.model)] {
+            if path.as_os_str().is_empty() {
+                return Err(format!("{name} is empty, expected a path"));
+            }
+        }
+        let architecture = match &self.arch {
+            None => None,
+            Some(name) => {
+                let architecture = architecture_named(name);
+                Some(architecture.ok_or_else(|| format!("--arch is {name}, expected olmo2 or olmo3"))?)
+            }
+        };
+        let eos_token_ids = match &self.eos {
+            None => None,
+            Some(list) => {
+                let ids: Result<Vec<u32>, _> = list.split(',').map(|id| id.trim().parse()).collect();
+                Some(ids.map_err(|_| format!("--eos is {list}, expected ids with commas between them"))?)
+            }
+        };
+        let flags = Flags {
+            architecture,
+            head_dim: self.head_dim,
+            rope_theta: self.rope_theta,
+            rms_norm_eps: self.rms_norm_eps,
+            max_positions: self.max_positions,
+            eos_token_ids,
+            sliding_window: self.sliding_window,
+            yarn_factor: self.yarn_factor,
+            yarn_original_positions: self.yarn_original_positions,
+            yarn_beta_fast: self.yarn_beta_fast,
+            yarn_beta_slow: self.yarn_beta_slow,
+            yarn_attention_factor: self.yarn_attention_factor,
+            no_yarn: self.no_yarn,
+        };
+        if flags.no_yarn && (flags.names_yarn()) {
+            return Err("--no-yarn and other --yarn flags, expected one of them".into());
+        }
+        if flags.names_yarn() && flags.yarn_factor.is_none() {
+            return Err("--yarn flags without --yarn-factor, expected the factor too".into());
+        }
+        Ok(Request {
+            weights: self.weights.clone(),
+            model: self.model.clone(),
+            dtype: self.dtype.0,
+            vocab: self.vocab.clone(),
+            force: self.force,
+            allow_extra: self.allow_extra,
+            allow_nonfinite: self.allow_nonfinite,
+            flags,
+            threads: self.threads,
+        })
+    }
+}

@@ -1,0 +1,329 @@
+//! `config.json` as transformers 4.x and 5.x write it.
+//!
+//! A key that the class would fill in silently is an error here: the defaults of the classes are not the values of the
+//! released models. What may be absent is what transformers itself leaves out.
+
+use crate::error::{Error, Problem};
+use crate::npy;
+use crate::settings::{Flags, Origin, Origins, Settings, merged};
+use crate::strict_json;
+use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
+use serde_json::{Map, Value};
+use std::io::Read;
+use std::path::Path;
+
+/// Longest `config.json`; real ones have about 1 KiB.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Reads the configuration at `path`.
+///
+/// # Errors
+/// The file cannot be read, is no JSON, lacks a key or has a value that no supported model has.
+pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
+    let file = npy::open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(Problem::new(path, "longer than 1 MiB").expected("a config.json of a few KiB").into());
+    }
+    Ok(parse(path, bytes, flags)?)
+}
+
+/// Reads the configuration in `bytes`; `path` is for messages.
+pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
+    let value = strict_json::parse(&bytes).map_err(|error| Problem::new(path, error).expected("JSON"))?;
+    let Value::Object(object) = &value else {
+        return Err(Problem::new(path, "JSON that is no object").expected("the config.json of a model"));
+    };
+    let mut reader = Reader { at: Keys { path, object, prefix: "" }, flags, origins: Origins::default() };
+    let config = reader.config()?;
+    config
+        .validate()
+        .map_err(|error| Problem::new(path, format!("{} is {}", error.key, error.found)).expected(error.expected))?;
+    let dtype = ["dtype", "torch_dtype"].iter().find_map(|key| object.get(*key)?.as_str());
+    let u2_is_bf16 = matches!(dtype, Some("bfloat16" | "torch.bfloat16"));
+    Ok(Settings { config, origins: reader.origins, u2_is_bf16, config_json: Some(bytes) })
+}
+
+/// The keys of one JSON object; null counts as absent.
+pub(crate) struct Keys<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) object: &'a Map<String, Value>,
+    /// What stands before a key in messages.
+    pub(crate) prefix: &'static str,
+}
+
+impl<'a> Keys<'a> {
+    /// The value of `key`, if it is there and not null.
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A value of the wrong kind.
+    pub(crate) fn bad(&self, key: &str, found: &Value, expected: &str) -> Problem {
+        let mut found = found.to_string();
+        if found.len() > 60 {
+            found = found.chars().take(57).collect::<String>() + "...";
+        }
+        Problem::new(self.path, format!("{}{key} is {found}", self.prefix)).expected(expected)
+    }
+
+    /// A key that must be there.
+    pub(crate) fn missing(&self, key: &str, flag: Option<&str>) -> Problem {
+        let problem = Problem::new(self.path, format!("no {}{key}", self.prefix)).expected("the model's value");
+        match flag {
+            Some(flag) => problem.advice(format!("add it or pass {flag}")),
+            None => problem.advice("add it"),
+        }
+    }
+
+    /// A whole number; 4096.0 is one too.
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let whole = |real: f64| (real.fract() == 0.0 && (0.0..9e15).contains(&real)).then_some(real as u64);
+        let count = value.as_u64().or_else(|| value.as_f64().and_then(whole));
+        let count = count.and_then(|count| usize::try_from(count).ok());
+        count.map(Some).ok_or_else(|| self.bad(key, value, "a whole number"))
+    }
+
+    /// A number.
+    pub(crate) fn real(&self, key: &str) -> Result<Option<f64>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.bad(key, value, "a number"))
+    }
+
+    /// True or false.
+    pub(crate) fn truth(&self, key: &str) -> Result<Option<bool>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.bad(key, value, "true or false"))
+    }
+
+    /// Text.
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.bad(key, value, "text"))
+    }
+
+    /// An object.
+    pub(crate) fn keys(&self, key: &str, prefix: &'static str) -> Result<Option<Keys<'a>>, Problem> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Keys { path: self.path, object, prefix })),
+            Some(other) => Err(self.bad(key, other, "an object or null")),
+        }
+    }
+}
+
+/// Puts a [`ModelConfig`] together and notes where its values come from.
+struct Reader<'a> {
+    at: Keys<'a>,
+    flags: &'a Flags,
+    origins: Origins,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Result<ModelConfig, Problem> {
+        let architecture = self.architecture()?;
+        self.refuse_other_arithmetic()?;
+        let hidden_size = self.needed_count("hidden_size")?;
+        let n_layers = self.needed_count("num_hidden_layers")?;
+        let n_heads = self.needed_count("num_attention_heads")?;
+        let n_kv_heads = self.count_or("num_key_value_heads", n_heads)?;
+        let head_dim = self.head_dim(hidden_size, n_heads)?;
+        let intermediate_size = self.needed_count("intermediate_size")?;
+        let vocab_size = self.needed_count("vocab_size")?;
+        let (path, flags) = (self.at.path, self.flags);
+        let max_position_embeddings = merged(
+            path,
+            "max_position_embeddings",
+            "--max-positions",
+            self.at.count("max_position_embeddings")?,
+            flags.max_positions,
+            &mut self.origins,
+        )?
+        .ok_or_else(|| self.at.missing("max_position_embeddings", Some("--max-positions")))?;
+        let eps = self.at.real("rms_norm_eps")?;
+        let rms_norm_eps = merged(path, "rms_norm_eps", "--rms-norm-eps", eps, flags.rms_norm_eps, &mut self.origins)?
+            .ok_or_else(|| self.at.missing("rms_norm_eps", Some("--rms-norm-eps")))?;
+        let rope = crate::rope::read(&self.at, flags, max_position_embeddings, &mut self.origins)?;
+        // Before a list of that length is made.
+        if n_layers > MAX_LAYERS {
+            return Err(
+                Problem::new(path, format!("num_hidden_layers is {n_layers}")).expected(format!("1 to {MAX_LAYERS}"))
+            );
+        }
+        let layer_types = self.layer_types(architecture, n_layers)?;
+        let sliding_window = self.sliding_window(architecture, &layer_types)?;
+        let tie_word_embeddings = match self.at.truth("tie_word_embeddings")? {
+            Some(tie) => {
+                self.origins.note("tie_word_embeddings", Origin::ConfigJson);
+                tie
+            }
+            None => {
+                self.origins.note("tie_word_embeddings", Origin::Rule);
+                false
+            }
+        };
+        Ok(ModelConfig {
+            architecture,
+            hidden_size,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            intermediate_size,
+            vocab_size,
+            max_position_embeddings,
+            rms_norm_eps,
+            rope_theta: rope.theta,
+            rope_theta_sliding: rope.theta_sliding,
+            yarn: rope.yarn,
+            sliding_window,
+            layer_types,
+            tie_word_embeddings,
+            eos_token_ids: self.eos_token_ids()?,
+            bos_token_id: self.token_id("bos_token_id")?,
+            pad_token_id: self.token_id("pad_token_id")?,
+        })
+    }
+
+    fn architecture(&mut self) -> Result<Architecture, Problem> {
+        let json = match self.at.text("model_type")? {
+            None => None,
+            Some(name) => Some(architecture_named(name).ok_or_else(|| {
+                self.at
+                    .bad("model_type", &name.into(), "olmo2 or olmo3")
+                    .advice("only the OLMo-2 and Olmo-3 families are supported")
+            })?),
+        };
+        let names = (json.map(Architecture::name), self.flags.architecture.map(Architecture::name));
+        let name = merged(self.at.path, "model_type", "--arch", names.0, names.1, &mut self.origins)?;
+        name.and_then(architecture_named).ok_or_else(|| self.at.missing("model_type", Some("--arch")))
+    }
+
+    /// Keys that would change what the forward pass computes.
+    fn refuse_other_arithmetic(&self) -> Result<(), Problem> {
+        let at = &self.at;
+        match at.text("hidden_act")? {
+            None | Some("silu" | "swish") => {}
+            Some(other) => return Err(at.bad("hidden_act", &other.into(), "silu")),
+        }
+        for key in ["attention_bias", "mlp_bias"] {
+            if at.truth(key)? == Some(true) {
+                return Err(at.bad(key, &true.into(), "false").advice("projections with a bias are not supported"));
+            }
+        }
+        match at.get("clip_qkv") {
+            None => Ok(()),
+            Some(clip) => Err(at.bad("clip_qkv", clip, "null").advice("OLMo-1 models are not supported")),
+        }
+    }
+
+    fn needed_count(&mut self, key: &'static str) -> Result<usize, Problem> {
+        let count = self.at.count(key)?.ok_or_else(|| self.at.missing(key, None))?;
+        self.origins.note(key, Origin::ConfigJson);
+        Ok(count)
+    }
+
+    fn count_or(&mut self, key: &'static str, default: usize) -> Result<usize, Problem> {
+        let count = self.at.count(key)?;
+        self.origins.note(key, if count.is_some() { Origin::ConfigJson } else { Origin::Rule });
+        Ok(count.unwrap_or(default))
+    }
+
+    fn head_dim(&mut self, hidden_size: usize, n_heads: usize) -> Result<usize, Problem> {
+        let json = self.at.count("head_dim")?;
+        let (path, flag) = (self.at.path, self.flags.head_dim);
+        let rule = match (json, hidden_size.checked_div(n_heads)) {
+            (Some(_), _) | (None, None) => None,
+            (None, Some(quotient)) if quotient * n_heads == hidden_size => Some(quotient),
+            (None, Some(_)) if flag.is_some() => None,
+            (None, Some(_)) => {
+                return Err(Problem::new(path, format!("num_attention_heads is {n_heads}"))
+                    .expected(format!("a divisor of hidden_size {hidden_size}, or a head_dim"))
+                    .advice("correct it, add head_dim or pass --head-dim"));
+            }
+        };
+        if let (Some(rule), Some(flag)) = (rule, flag)
+            && rule != flag
+        {
+            return Err(Problem::new(path, format!("hidden_size / num_attention_heads is {rule}"))
+                .expected(format!("{flag} as --head-dim says"))
+                .advice("add head_dim to config.json or leave out --head-dim"));
+        }
+        if let Some(rule) = rule {
+            self.origins.note("head_dim", Origin::Rule);
+            return Ok(rule);
+        }
+        // Without heads, 0 stands in: validate() names the impossible number of heads.
+        Ok(merged(path, "head_dim", "--head-dim", json, flag, &mut self.origins)?.unwrap_or(0))
+    }
+
+    fn layer_types(&mut self, architecture: Architecture, n_layers: usize) -> Result<Vec<AttentionKind>, Problem> {
+        let Some(value) = self.at.get("layer_types") else {
+            if architecture == Architecture::Olmo3 {
+                self.origins.note("layer_types", Origin::Rule);
+            }
+            return Ok(default_layer_types(architecture, n_layers));
+        };
+        let list = value.as_array().ok_or_else(|| self.at.bad("layer_types", value, "a list"))?;
+        if list.len() != n_layers {
+            return Err(Problem::new(self.at.path, format!("layer_types has {} entries", list.len()))
+                .expected(format!("{n_layers}, one for each layer")));
+        }
+        self.origins.note("layer_types", Origin::ConfigJson);
+        let kind = |value: &Value| match value.as_str() {
+            Some("full_attention") => Ok(AttentionKind::Full),
+            Some("sliding_attention") => Ok(AttentionKind::Sliding),
+            _ => Err(self.at.bad("layer_types entry", value, "full_attention or sliding_attention")),
+        };
+        list.iter().map(kind).collect()
+    }
+
+    fn sliding_window(&mut self, architecture: Architecture, kinds: &[AttentionKind]) -> Result<usize, Problem> {
+        if architecture == Architecture::Olmo2 || !kinds.contains(&AttentionKind::Sliding) {
+            return Ok(0);
+        }
+        let (json, flag) = (self.at.count("sliding_window")?, self.flags.sliding_window);
+        merged(self.at.path, "sliding_window", "--sliding-window", json, flag, &mut self.origins)?
+            .ok_or_else(|| self.at.missing("sliding_window", Some("--sliding-window")))
+    }
+
+    fn eos_token_ids(&mut self) -> Result<Vec<u32>, Problem> {
+        let id = |value: &Value| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX);
+            id.ok_or_else(|| self.at.bad("eos_token_id", value, "a token id or a list of them"))
+        };
+        let json = match self.at.get("eos_token_id") {
+            None => None,
+            Some(Value::Array(list)) => Some(list.iter().map(id).collect::<Result<Vec<u32>, Problem>>()?),
+            Some(value) => Some(vec![id(value)?]),
+        };
+        let shown = |ids: &Vec<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let flag = &self.flags.eos_token_ids;
+        let texts = (json.as_ref().map(shown), flag.as_ref().map(shown));
+        merged(self.at.path, "eos_token_id", "--eos", texts.0, texts.1, &mut self.origins)?;
+        Ok(json.or_else(|| flag.clone()).unwrap_or_default())
+    }
+
+    fn token_id(&mut self, key: &'static str) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.at.get(key) else { return Ok(None) };
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX);
+        let id = id.ok_or_else(|| self.at.bad(key, value, "a token id or null"))?;
+        self.origins.note(key, Origin::ConfigJson);
+        Ok(Some(id))
+    }
+}
+
+/// The supported family of this `model_type`.
+pub fn architecture_named(name: &str) -> Option<Architecture> {
+    [Architecture::Olmo2, Architecture::Olmo3].into_iter().find(|architecture| architecture.name() == name)
+}
+
+/// Attention of each layer when nothing says otherwise: in Olmo-3 every fourth layer is full.
+pub fn default_layer_types(architecture: Architecture, n_layers: usize) -> Vec<AttentionKind> {
+    let kind = |layer: usize| match architecture {
+        Architecture::Olmo3 if !(layer + 1).is_multiple_of(4) => AttentionKind::Sliding,
+        _ => AttentionKind::Full,
+    };
+    (0..n_layers).map(kind).collect()
+}

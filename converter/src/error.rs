@@ -1,0 +1,214 @@
+//! Everything that can go wrong, with the values that a user needs to put it right, one line each.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// How many problems of a folder are shown.
+const SHOWN_PROBLEMS: usize = 10;
+
+/// One thing that is wrong with one file.
+///
+/// Shown as `<path>[: <tensor>]: <found>[, expected <expected>][; <advice>]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The tensor or the key, when the path does not say it.
+    pub tensor: Option<String>,
+    /// What was found.
+    pub found: String,
+    /// What would be right.
+    pub expected: Option<String>,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+impl Problem {
+    /// A problem with `path`: `found` says what is there.
+    pub fn new(path: impl AsRef<Path>, found: impl Into<String>) -> Problem {
+        Problem { path: path.as_ref().to_path_buf(), tensor: None, found: found.into(), expected: None, advice: None }
+    }
+
+    /// Names the tensor or key.
+    pub fn tensor(mut self, tensor: impl Into<String>) -> Problem {
+        self.tensor = Some(tensor.into());
+        self
+    }
+
+    /// Says what would be right.
+    pub fn expected(mut self, expected: impl Into<String>) -> Problem {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    /// Says what to do.
+    pub fn advice(mut self, advice: impl Into<String>) -> Problem {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = shown_path(&self.path);
+        if let Some(tensor) = &self.tensor {
+            line += &format!(": {tensor}");
+        }
+        line += &format!(": {}", self.found);
+        if let Some(expected) = &self.expected {
+            line += &format!(", expected {expected}");
+        }
+        if let Some(advice) = &self.advice {
+            line += &format!("; {advice}");
+        }
+        f.write_str(&escaped(&line))
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Error {
+    /// A file or a value is not what it must be.
+    Problem(Box<Problem>),
+    /// Several things are wrong with a weights folder.
+    Folder(Vec<Problem>),
+    /// The system refused something.
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, as in "cannot open".
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The model file cannot be opened.
+    Model(olmo_infer::error::Error),
+    /// The arguments contradict each other.
+    Usage(String),
+}
+
+impl Error {
+    /// The system's refusal of `action` on `path`.
+    pub fn io(path: impl AsRef<Path>, action: &'static str, source: impl Into<io::Error>) -> Error {
+        Error::Io { path: path.as_ref().to_path_buf(), action, source: source.into() }
+    }
+
+    /// This error as problems, for collecting those of a folder.
+    pub fn into_problems(self) -> Vec<Problem> {
+        match self {
+            Error::Problem(problem) => vec![*problem],
+            Error::Folder(problems) => problems,
+            Error::Io { path, action, source } => vec![Problem::new(path, format!("{action}: {}", reason(&source)))],
+            Error::Model(error) => vec![Problem::new("", error.to_string())],
+            Error::Usage(text) => vec![Problem::new("", text)],
+        }
+    }
+
+    /// The exit status this error ends the program with.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Error::Usage(_)) { 2 } else { 1 }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Error {
+        Error::Problem(Box::new(problem))
+    }
+}
+
+impl From<olmo_infer::error::Error> for Error {
+    fn from(error: olmo_infer::error::Error) -> Error {
+        Error::Model(error)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            Error::Model(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Problem(problem) => problem.fmt(f),
+            Error::Folder(problems) => {
+                for (i, problem) in problems.iter().take(SHOWN_PROBLEMS).enumerate() {
+                    write!(f, "{}{problem}", if i == 0 { "" } else { "\n" })?;
+                }
+                match problems.len().saturating_sub(SHOWN_PROBLEMS) {
+                    0 => Ok(()),
+                    more => write!(f, "\nand {more} more"),
+                }
+            }
+            Error::Io { path, action, source } => {
+                write!(f, "{}: {action}: {}", escaped(&shown_path(path)), reason(source))
+            }
+            Error::Model(error) => error.fmt(f),
+            Error::Usage(text) => f.write_str(&escaped(text)),
+        }
+    }
+}
+
+/// The system's words for an error, without Rust's "(os error 2)".
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
+
+/// A path for people: bytes that are not UTF-8 as `\xHH`, nothing at all as `""`.
+pub fn shown_path(path: &Path) -> String {
+    let mut shown = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        shown += chunk.valid();
+        for byte in chunk.invalid() {
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    if shown.is_empty() { "\"\"".into() } else { shown }
+}
+
+/// `text` with control characters escaped, so that it stays one line and cannot steer a terminal.
+pub fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown += "\\n",
+            '\r' => shown += "\\r",
+            '\t' => shown += "\\t",
+            c if c.is_control() => {
+                let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
+            }
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_whatever_the_name() {
+        let problem = Problem::new("a\nb\u{1b}[31m", "x").tensor("t").expected("y").advice("do z");
+        assert_eq!(problem.to_string(), "a\\nb\\u{1b}[31m: t: x, expected y; do z");
+    }
+
+    #[test]
+    fn more_than_ten_problems_are_counted() {
+        let problems = (0..13).map(|i| Problem::new(format!("f{i}"), "bad")).collect();
+        let text = Error::Folder(problems).to_string();
+        assert_eq!(text.lines().count(), 11);
+        assert!(text.ends_with("\nand 3 more"), "{text}");
+    }
+}

@@ -1,0 +1,218 @@
+//! The configuration of a folder without `config.json`: what names and shapes say, and the rest from flags, or from the
+//! constants of the published OLMo-2 models when the widths are exactly theirs.
+//!
+//! Shapes cannot tell a window, a RoPE base or the number of heads. An Olmo-3 run with OLMo-2's constants gives fluent
+//! nonsense and no error, so everything that is not certain is asked for.
+
+use crate::checkpoint::Listing;
+use crate::config_json::default_layer_types;
+use crate::error::{Error, Problem};
+use crate::npy::{NpyFile, shown_shape};
+use crate::rope::yarn_of_flags;
+use crate::settings::{Flags, Origin, Origins, Settings};
+use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
+
+/// Rows of the embedding of every published OLMo-2.
+const OLMO2_VOCAB_ROWS: usize = 100_352;
+/// Rows of every published Olmo-3.
+const OLMO3_VOCAB_ROWS: usize = 100_278;
+/// hidden_size, intermediate_size, key/value width: 1B, 7B, 13B, 32B.
+const OLMO2_WIDTHS: [[usize; 3]; 4] =
+    [[2048, 8192, 2048], [4096, 11008, 4096], [5120, 13824, 5120], [5120, 27648, 1024]];
+
+/// What the shapes say.
+struct Widths {
+    vocab_size: usize,
+    hidden: usize,
+    q: usize,
+    kv: usize,
+    mlp: usize,
+    n_layers: usize,
+    tied: bool,
+}
+
+/// Works out the configuration of `listing`.
+///
+/// # Errors
+/// A family that is not supported, a shape that cannot be, or values that only flags can give.
+pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
+    refuse_other_families(listing)?;
+    let widths = widths(listing)?;
+    let mut origins = Origins::default();
+    for key in ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "tie_word_embeddings"] {
+        origins.note(key, Origin::Shapes);
+    }
+    let published = widths.vocab_size == OLMO2_VOCAB_ROWS
+        && OLMO2_WIDTHS.contains(&[widths.hidden, widths.mlp, widths.kv])
+        && widths.q == widths.hidden;
+    let constants = published && flags.architecture != Some(Architecture::Olmo3);
+    if !constants {
+        require_flags(listing, &widths, flags)?;
+    }
+
+    let mut origin = |key, given: bool, otherwise| origins.note(key, if given { Origin::Flag } else { otherwise });
+    let constant = Origin::PublishedOlmo2;
+    origin("model_type", flags.architecture.is_some(), constant);
+    origin("head_dim", flags.head_dim.is_some(), constant);
+    origin("rope_theta", flags.rope_theta.is_some(), constant);
+    origin("rms_norm_eps", flags.rms_norm_eps.is_some(), constant);
+    origin("max_position_embeddings", flags.max_positions.is_some(), constant);
+    origin("eos_token_id", flags.eos_token_ids.is_some(), if constants { constant } else { Origin::Rule });
+    let architecture = flags.architecture.unwrap_or(Architecture::Olmo2);
+    let layer_types = default_layer_types(architecture, widths.n_layers);
+    let slides = layer_types.contains(&AttentionKind::Sliding);
+    let head_dim = flags.head_dim.unwrap_or(128);
+    let max_position_embeddings = flags.max_positions.unwrap_or(4096);
+    let rope_theta = flags.rope_theta.unwrap_or(500_000.0);
+    let heads = |key: &'static str, width: usize| match width.checked_div(head_dim) {
+        Some(heads) if heads * head_dim == width => Ok(heads),
+        _ => Err(Problem::new(&listing.folder, format!("{key} is {width} wide"))
+            .expected(format!("a multiple of head_dim {head_dim}"))
+            .advice("pass the right --head-dim")),
+    };
+    let config = ModelConfig {
+        architecture,
+        hidden_size: widths.hidden,
+        n_heads: heads("q_proj", widths.q)?,
+        n_kv_heads: heads("k_proj", widths.kv)?,
+        head_dim,
+        intermediate_size: widths.mlp,
+        vocab_size: widths.vocab_size,
+        max_position_embeddings,
+        rms_norm_eps: flags.rms_norm_eps.unwrap_or(1e-6),
+        rope_theta,
+        rope_theta_sliding: rope_theta,
+        yarn: yarn_of_flags(flags, max_position_embeddings).flatten(),
+        sliding_window: if slides { flags.sliding_window.unwrap_or(0) } else { 0 },
+        layer_types,
+        tie_word_embeddings: widths.tied,
+        // The end-of-text and padding ids of the tokenizer that all published OLMo-2 share.
+        eos_token_ids: match &flags.eos_token_ids {
+            Some(ids) => ids.clone(),
+            None if constants => vec![100_257],
+            None => Vec::new(),
+        },
+        bos_token_id: None,
+        pad_token_id: constants.then_some(100_277),
+    };
+    for key in ["num_attention_heads", "num_key_value_heads"] {
+        origins.note(key, Origin::Shapes);
+    }
+    if architecture == Architecture::Olmo3 {
+        origins.note("sliding_window", Origin::Flag);
+        origins.note("layer_types", Origin::Rule);
+        origins.note("rope_scaling", Origin::Flag);
+    }
+    config.validate().map_err(|error| {
+        Problem::new(&listing.folder, format!("{} is {}", error.key, error.found)).expected(error.expected)
+    })?;
+    Ok(Settings { config, origins, u2_is_bf16: false, config_json: None })
+}
+
+/// Names the families that have similar files and another forward pass.
+fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
+    let has = |part: &str| listing.tensors.keys().any(|name| name.contains(part));
+    let found = if has(".linear_attn.") {
+        "linear_attn tensors, as in Olmo-Hybrid"
+    } else if has(".mlp.experts.") || has(".mlp.gate.weight") {
+        "expert tensors, as in OLMoE and FlexOlmo"
+    } else if has(".pre_feedforward_layernorm.") {
+        "pre_feedforward_layernorm tensors, as in Gemma"
+    } else if has(".input_layernorm.") {
+        "input_layernorm tensors, as in Llama, Qwen and other pre-norm models"
+    } else if has(".self_attn.q_proj.bias") {
+        "q_proj.bias tensors, which OLMo models do not have"
+    } else if has(".self_attn.q_proj.") && !has("norm.weight") {
+        "no norm tensors, as in OLMo-1"
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new(&listing.folder, found).expected("OLMo-2 or Olmo-3").advice("other families are not supported"))
+}
+
+/// Reads the widths from five headers.
+fn widths(listing: &Listing) -> Result<Widths, Error> {
+    let layer = |name: &String| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let n_layers = listing.tensors.keys().filter_map(layer).max().map_or(0, |last| last.saturating_add(1));
+    if !(1..=MAX_LAYERS).contains(&n_layers) {
+        let found = format!("files of {n_layers} layers");
+        return Err(Problem::new(&listing.folder, found).expected(format!("1 to {MAX_LAYERS}")).into());
+    }
+    let shape = |name: &str, rank: usize| -> Result<Vec<usize>, Error> {
+        let path = listing.path(name);
+        if !listing.tensors.contains_key(name) {
+            let problem = Problem::new(path, "missing").expected("it, or a config.json beside the weights");
+            return Err(problem.advice("export the whole model").into());
+        }
+        let file = NpyFile::check(&path)?;
+        let sizes: Option<Vec<usize>> = file.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+        sizes.filter(|sizes| sizes.len() == rank).ok_or_else(|| {
+            let kind = if rank == 1 { "a vector" } else { "a matrix" };
+            Problem::new(path, format!("shape {}", shown_shape(&file.shape))).expected(kind).into()
+        })
+    };
+    let embedding = shape("model.embed_tokens.weight", 2)?;
+    let q = shape("model.layers.0.self_attn.q_proj.weight", 2)?;
+    let kv = shape("model.layers.0.self_attn.k_proj.weight", 2)?;
+    let mlp = shape("model.layers.0.mlp.gate_proj.weight", 2)?;
+    let q_norm = shape("model.layers.0.self_attn.q_norm.weight", 1)?;
+    if q_norm[0] < q[0] && q[0].is_multiple_of(q_norm[0]) {
+        return Err(Problem::new(
+            listing.path("model.layers.0.self_attn.q_norm.weight"),
+            format!(
+                "shape [{}] for q_proj of {} rows: a norm for each head, as in Qwen3 and EXAONE-4",
+                q_norm[0], q[0]
+            ),
+        )
+        .expected(format!("[{}]", q[0]))
+        .advice("other families than OLMo-2 and Olmo-3 are not supported")
+        .into());
+    }
+    Ok(Widths {
+        vocab_size: embedding[0],
+        hidden: embedding[1],
+        q: q[0],
+        kv: kv[0],
+        mlp: mlp[0],
+        n_layers,
+        tied: !listing.tensors.contains_key("lm_head.weight"),
+    })
+}
+
+/// Without the constants of the published models every value that shapes cannot give must come from a flag.
+fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<(), Problem> {
+    let mut missing = Vec::new();
+    let mut need = |flag, given: bool| {
+        if !given {
+            missing.push(flag);
+        }
+    };
+    need("--arch olmo2|olmo3", flags.architecture.is_some());
+    need("--head-dim", flags.head_dim.is_some());
+    need("--rope-theta", flags.rope_theta.is_some());
+    need("--rms-norm-eps", flags.rms_norm_eps.is_some());
+    need("--max-positions", flags.max_positions.is_some());
+    match flags.architecture {
+        Some(Architecture::Olmo2) => {}
+        Some(Architecture::Olmo3) => {
+            need("--sliding-window", flags.sliding_window.is_some());
+            need("--yarn-factor with --yarn-original-positions, or --no-yarn", {
+                flags.no_yarn || flags.yarn_factor.is_some() && flags.yarn_original_positions.is_some()
+            });
+        }
+        None => need("for olmo3 also --sliding-window and --yarn-factor or --no-yarn", false),
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let found = match widths.vocab_size {
+        OLMO3_VOCAB_ROWS => format!("no config.json, and {OLMO3_VOCAB_ROWS} vocabulary rows look like Olmo-3"),
+        rows => format!(
+            "no config.json, and no published OLMo-2 has the widths hidden {}, MLP {}, key/value {} with {rows} vocabulary rows",
+            widths.hidden, widths.mlp, widths.kv
+        ),
+    };
+    Err(Problem::new(&listing.folder, found)
+        .expected("a config.json, for shapes do not tell the rest")
+        .advice(format!("put the model's config.json there or pass {}", missing.join(", "))))
+}

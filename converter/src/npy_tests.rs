@@ -1,0 +1,167 @@
+//! Headers that numpy writes, and everything else.
+
+use super::*;
+use std::cell::Cell;
+
+thread_local! {
+    /// How often this thread came to npyz.
+    pub static NPYZ_CALLS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A file of version 1.0 with this header text and `data` bytes of numbers.
+fn file(text: &str, data: usize) -> Vec<u8> {
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((text.len() as u16 + 1).to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes.push(b'\n');
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+fn check(bytes: &[u8]) -> Result<Checked, Bad> {
+    let checked = check_start(&bytes[..bytes.len().min(12 + MAX_HEADER_BYTES)], bytes.len() as u64)?;
+    confirm_with_npyz(&checked).expect("npyz agrees");
+    Ok(checked)
+}
+
+/// The refusal of `bytes`; asserts that npyz was not asked.
+#[track_caller]
+fn refusal(bytes: &[u8]) -> String {
+    let before = NPYZ_CALLS.with(Cell::get);
+    let bad = check(bytes).expect_err("must be refused");
+    assert_eq!(NPYZ_CALLS.with(Cell::get), before, "npyz was called");
+    bad.problem(Path::new("f")).to_string()
+}
+
+#[test]
+fn what_numpy_writes_is_read() {
+    let cases: [(&str, usize, Descr, &[u64]); 8] = [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   ", 48, Descr::F32, &[3, 4]),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (7,), }", 28, Descr::F32, &[7]),
+        ("{'descr': '<f2', 'fortran_order': False, 'shape': (7,), }", 14, Descr::F16, &[7]),
+        ("{'descr': '<V2', 'fortran_order': False, 'shape': (7,), }", 14, Descr::Raw16, &[7]),
+        ("{'descr': '|V2', 'fortran_order': False, 'shape': (7,), }", 14, Descr::Raw16, &[7]),
+        ("{'descr': '<u2', 'fortran_order': False, 'shape': (7,), }", 14, Descr::U16, &[7]),
+        ("{'shape': (7,), 'fortran_order': True, 'descr': '<f4'}", 28, Descr::F32, &[7]),
+        ("{\"descr\":\"<f4\",\"shape\":(2,2,1),\"fortran_order\":False}", 16, Descr::F32, &[2, 2, 1]),
+    ];
+    for (text, data, descr, shape) in cases {
+        let checked = check(&file(text, data)).unwrap_or_else(|bad| panic!("{text}: {bad:?}"));
+        assert_eq!((checked.descr, checked.shape.as_slice()), (descr, shape), "{text}");
+    }
+    for version in [2u8, 3] {
+        let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n";
+        let mut bytes = vec![0x93, b'N', b'U', b'M', b'P', b'Y', version, 0];
+        bytes.extend((text.len() as u32).to_le_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.extend([0; 4]);
+        assert!(check(&bytes).is_ok());
+    }
+}
+
+#[test]
+fn headers_that_are_not_numpys_are_refused_before_npyz() {
+    let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
+    let shapes = [
+        "True,",
+        "1L,",
+        "1e3,",
+        "0x10,",
+        "-1,",
+        "9223372036854775808,",
+        "18446744073709551616,",
+        "2",
+        "1_0,",
+        "01,",
+        "",
+        "0,",
+        "2, 0",
+        ",",
+        "2,,",
+        "(2,),",
+        "1.0,",
+        "a,",
+        "2 2,",
+    ];
+    let mut texts: Vec<String> =
+        shapes.iter().map(|s| format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({s}), }}")).collect();
+    texts.push(format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", "1".repeat(400) + ","));
+    texts.push(format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", "1, ".repeat(33)));
+    texts.push("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 2), }".into());
+    texts.push("{'descr': '<f4', 'fortran_order': False, 'shape': [2], }".into());
+    texts.push("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 1), }".into());
+    texts.push("{'descr': '<f4', 'fortran_order': 0, 'shape': (2,), }".into());
+    texts.push("{'descr': '<f4', 'shape': (2,), }".into());
+    texts.push(format!("{{{good}'descr': '<f4', }}"));
+    texts.push(format!("{{{good}'more': 1, }}"));
+    texts.push(format!("{{{good}}} junk"));
+    texts.push(format!("{{{good}"));
+    texts.push(format!("{{{good}\t}}"));
+    texts.push(format!("{{{good}\0}}"));
+    texts.push(format!("{{{good}é}}"));
+    texts.push("{'descr': '<f4, 'fortran_order': False, 'shape': (2,), }".into());
+    texts.push("__import__('os')".into());
+    texts.push("(".repeat(4000));
+    texts.push("[".repeat(4000));
+    texts.push("{".repeat(4000));
+    texts.push(format!("{{'descr': '{}', 'fortran_order': False, 'shape': (2,), }}", "(".repeat(50)));
+    for descr in [
+        "<f8", ">f4", "=f4", "f4", "|f4", "|O", "O", "<i4", "|b1", "<c8", "<U3", "|S3", "<M8[s]", "<f4 ", "", "<V4",
+        ">V2", "|u1", "<u4", "|i1",
+    ] {
+        texts.push(format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}"));
+    }
+    for text in texts {
+        let line = refusal(&file(&text, 8));
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_file_is_as_long_as_its_shape_says() {
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1024,), }";
+    assert!(check(&file(text, 4096)).is_ok());
+    assert!(refusal(&file(text, 4095)).contains("needs 4096 bytes of data, has 4095 (truncated?)"));
+    assert!(refusal(&file(text, 0)).contains("has 0 (truncated?)"));
+    assert!(refusal(&file(text, 4097)).contains("1 byte too many"));
+    assert!(refusal(&file(text, 8192)).contains("4096 bytes too many"));
+    let whole = file(text, 0);
+    for end in 0..whole.len() {
+        refusal(&whole[..end]);
+    }
+}
+
+#[test]
+fn versions_and_lengths_are_limited() {
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }";
+    for version in [[0, 0], [1, 1], [4, 0], [255, 255]] {
+        let mut bytes = file(text, 4);
+        bytes[6..8].copy_from_slice(&version);
+        assert!(refusal(&bytes).contains("is not supported"));
+    }
+    for length in [0u32, 10_001, 1 << 20, u32::MAX] {
+        let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
+        bytes.extend(length.to_le_bytes());
+        bytes.resize(64, b' ');
+        assert!(refusal(&bytes).contains("1 to 10000 bytes"));
+    }
+}
+
+#[test]
+fn other_files_are_named_for_what_they_are() {
+    let cases: [(&[u8], &str); 9] = [
+        (b"", "empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "run git lfs pull"),
+        (b"  <!DOCTYPE html><html>", "HTML page"),
+        (b"PK\x03\x04....", "zip archive"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\x80\x04\x95", "pickle"),
+        (b"\x10\0\0\0\0\0\0\0{\"a\":1}", "safetensors"),
+        (b"hello", "text"),
+        (b"\x93NUM", "only 4 bytes"),
+    ];
+    for (bytes, says) in cases {
+        let line = refusal(bytes);
+        assert!(line.contains(says) && line.contains("expected an .npy file"), "{line}");
+    }
+}

@@ -1,0 +1,226 @@
+//! The converter's main path: look at the folder, choose the stored type, plan, fill, write, give it its name.
+
+use crate::checkpoint::{Checkpoint, Listing};
+use crate::error::{Error, Problem};
+use crate::output::{Disk, Output, Target};
+use crate::plan::Plan;
+use crate::scan;
+use crate::settings::{Flags, Origins};
+use crate::vocab::{self, Vocabulary};
+use crate::write::{self, Outcome};
+use olmo_infer::format::Dtype;
+use rayon::ThreadPool;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use zerocopy::IntoBytes;
+
+/// Most threads that are started, whatever is asked for: more cannot help.
+const MAX_THREADS: usize = 256;
+
+/// How the stored type of the matrices is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DtypeChoice {
+    /// bf16 when that loses nothing, else f32.
+    #[default]
+    Auto,
+    /// f32.
+    F32,
+    /// bf16, rounding to the nearest, ties to even.
+    Bf16,
+}
+
+impl DtypeChoice {
+    /// As it is written in `--dtype`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DtypeChoice::Auto => "auto",
+            DtypeChoice::F32 => "f32",
+            DtypeChoice::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What to pack and how.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The weights folder.
+    pub weights: PathBuf,
+    /// The file to write.
+    pub model: PathBuf,
+    /// Stored type of the matrices.
+    pub dtype: DtypeChoice,
+    /// A vocabulary other than the folder's `vocab.txt`.
+    pub vocab: Option<PathBuf>,
+    /// Replace an existing file.
+    pub force: bool,
+    /// Leave out `.npy` files that are no tensors of the model.
+    pub allow_extra: bool,
+    /// Accept NaN and infinity.
+    pub allow_nonfinite: bool,
+    /// Values of the configuration.
+    pub flags: Flags,
+    /// Threads; 0 for all that the process may use.
+    pub threads: usize,
+}
+
+/// A folder that was found good, before any number is read.
+pub struct Prepared {
+    /// The folder.
+    pub checkpoint: Checkpoint,
+    /// Its vocabulary.
+    pub vocabulary: Option<Vocabulary>,
+    /// Where the model goes.
+    pub target: Target,
+    request: Request,
+}
+
+/// What a finished pack has to tell.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// Stored type of the matrices.
+    pub matrices: Dtype,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Bytes of numbers read.
+    pub source_bytes: u64,
+    /// What was seen in the numbers.
+    pub outcome: Outcome,
+}
+
+/// Checks the folder, the vocabulary and the target.
+///
+/// # Errors
+/// What is wrong with them. Costs a header of each file, no numbers.
+pub fn prepare(request: &Request) -> Result<Prepared, Error> {
+    let listing = Listing::read(&request.weights).map_err(|error| match std::fs::metadata(&request.model) {
+        // Only the error about the first argument gains by the hint.
+        Ok(metadata) if metadata.is_dir() && request.weights.is_file() => Problem::new(&request.model, "is a folder")
+            .expected("the model file")
+            .advice("are the arguments swapped?")
+            .into(),
+        _ => error,
+    })?;
+    let target = Target::new(&request.model, request.force)?;
+    target.refuse_inside(&request.weights)?;
+    let checkpoint = Checkpoint::check(&listing, &request.flags, request.allow_extra)?;
+    for source in &checkpoint.sources {
+        target.refuse_same(&source.file.path, source.file.identity.inode)?;
+    }
+    let vocab_path = match &request.vocab {
+        Some(path) => Some(path.clone()),
+        None if listing.has_vocab_txt => Some(listing.folder.join("vocab.txt")),
+        None => None,
+    };
+    let vocabulary = match &vocab_path {
+        Some(path) => {
+            let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, "cannot open", error))?;
+            target.refuse_same(path, (metadata.dev(), metadata.ino()))?;
+            Some(vocab::read(path, checkpoint.settings.config.vocab_size)?)
+        }
+        None => None,
+    };
+    Ok(Prepared { checkpoint, vocabulary, target, request: request.clone() })
+}
+
+impl Prepared {
+    /// The stored type, if it can be known without reading numbers.
+    pub fn known_dtype(&self) -> Option<Dtype> {
+        match self.request.dtype {
+            DtypeChoice::F32 => Some(Dtype::F32),
+            DtypeChoice::Bf16 => Some(Dtype::Bf16),
+            DtypeChoice::Auto => scan::known_without_reading(&self.checkpoint.sources),
+        }
+    }
+
+    /// The plan for a stored type.
+    ///
+    /// # Errors
+    /// The file would be larger than the format admits.
+    pub fn plan(&self, matrices: Dtype) -> Result<Plan<'_>, Error> {
+        let vocabulary = self.vocabulary.as_ref().map(|vocabulary| vocabulary.section.as_slice());
+        let provenance = provenance(&self.request, &self.checkpoint.settings.origins);
+        Plan::new(&self.checkpoint, matrices, vocabulary, provenance, &self.request.weights)
+    }
+
+    /// Reads the numbers and writes the file. `progress` is told how many bytes of how many are written.
+    ///
+    /// # Errors
+    /// A file cannot be read, changed meanwhile or holds numbers that are not accepted; the target cannot be written.
+    /// The target is then as it was.
+    pub fn write(self, disk: &dyn Disk, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Packed, Error> {
+        let pool = thread_pool(self.request.threads);
+        // Before anything is read: a folder that cannot be written to should not cost the reading of all numbers.
+        let output = self.target.clone().create(disk)?;
+        let matrices = match self.known_dtype() {
+            Some(matrices) => matrices,
+            None if scan::all_bf16(&pool, &self.checkpoint.sources)? => Dtype::Bf16,
+            None => Dtype::F32,
+        };
+        let plan = self.plan(matrices)?;
+        self.check_free_space(plan.layout.file_bytes)?;
+        output.allocate(plan.layout.file_bytes)?;
+        let outcome = write::data(&plan, &output, &pool, self.request.allow_nonfinite, progress)?;
+        finish(&plan, output, &outcome)?;
+        Ok(Packed {
+            matrices,
+            file_bytes: plan.layout.file_bytes,
+            source_bytes: self.checkpoint.sources.iter().map(|source| source.file.data_bytes()).sum(),
+            outcome,
+        })
+    }
+
+    fn check_free_space(&self, needed: u64) -> Result<(), Error> {
+        let free = self.target.free_bytes()?;
+        if free >= needed {
+            return Ok(());
+        }
+        let found = format!("needs {needed} bytes, {free} are free");
+        Err(Problem::new(&self.request.model, found)
+            .expected("more space")
+            .advice("free some or write elsewhere")
+            .into())
+    }
+}
+
+/// Index and sections, then the header page that makes it a model, each brought to the disk before the next; then the
+/// name.
+fn finish(plan: &Plan<'_>, output: Output<'_>, outcome: &Outcome) -> Result<(), Error> {
+    let (head, header) = plan.head(&outcome.written);
+    output.write_at(&head, size_of_val(&header) as u64)?;
+    output.sync()?;
+    output.write_at(header.as_bytes(), 0)?;
+    output.sync()?;
+    output.publish()
+}
+
+/// How the file was made; no time, host or path, so that the same input gives the same bytes.
+fn provenance(request: &Request, origins: &Origins) -> String {
+    let mut lines = format!("writer=olmo-pack {}\ndtype={}\n", env!("CARGO_PKG_VERSION"), request.dtype.name());
+    for (key, origin) in &origins.0 {
+        lines += &format!("{key}={}\n", origin.name());
+    }
+    lines
+}
+
+/// A pool of `threads` threads, or of as many as the system gives: their number changes no byte.
+pub fn thread_pool(threads: usize) -> ThreadPool {
+    let mut wanted = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+    .min(MAX_THREADS);
+    loop {
+        match rayon::ThreadPoolBuilder::new().num_threads(wanted).build() {
+            Ok(pool) => return pool,
+            Err(_) if wanted > 1 => wanted /= 2,
+            // One thread that cannot be started: rayon then works on the calling one.
+            Err(_) => {
+                return rayon::ThreadPoolBuilder::new()
+                    .num_threads(1)
+                    .use_current_thread()
+                    .build()
+                    .expect("a pool of the calling thread starts no thread");
+            }
+        }
+    }
+}

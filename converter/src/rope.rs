@@ -1,0 +1,187 @@
+//! The parameters of the rotary embedding in all their spellings.
+//!
+//! transformers 4.x writes `rope_theta` and `rope_scaling` at the top level; 5.0 to 5.12 one flat `rope_parameters`;
+//! 5.13 and later, for Olmo-3, one `rope_parameters` for each attention type. In every spelling YaRN belongs to the
+//! full-attention layers alone: that is how the models were trained, though transformers 5.0 to 5.12 computed otherwise.
+
+use crate::config_json::Keys;
+use crate::error::Problem;
+use crate::settings::{Flags, Origin, Origins};
+use olmo_infer::config::Yarn;
+
+/// Rotary embedding of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of full-attention layers.
+    pub theta: f64,
+    /// Base of sliding layers.
+    pub theta_sliding: f64,
+    /// Scaling of full-attention layers.
+    pub yarn: Option<Yarn>,
+}
+
+/// What one spelling says; `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Spelling {
+    theta: Option<f64>,
+    theta_sliding: Option<f64>,
+    /// Some(None): it says that there is no scaling.
+    yarn: Option<Option<Yarn>>,
+}
+
+/// Reads both spellings and the flags, which must agree where they overlap.
+pub(crate) fn read(at: &Keys<'_>, flags: &Flags, max_positions: usize, origins: &mut Origins) -> Result<Rope, Problem> {
+    let old = top_level(at, max_positions)?;
+    let new = rope_parameters(at, max_positions)?;
+    let theta = agreed(at, "rope_theta", old.theta, new.theta)?;
+    let theta = crate::settings::merged(at.path, "rope_theta", "--rope-theta", theta, flags.rope_theta, origins)?
+        .ok_or_else(|| at.missing("rope_theta", Some("--rope-theta")))?;
+    let theta_sliding = match (new.theta_sliding, old.theta) {
+        (Some(new), Some(old)) if new != old => return Err(disagree(at, "rope_theta", old, new)),
+        (Some(sliding), _) => sliding,
+        (None, _) => theta,
+    };
+    let yarn = match (old.yarn, new.yarn) {
+        (Some(old), Some(new)) if old != new => {
+            let name = |yarn: &Option<Yarn>| if yarn.is_some() { "yarn" } else { "default" };
+            let found = format!("rope_scaling ({}) and rope_parameters ({}) disagree", name(&old), name(&new));
+            return Err(Problem::new(at.path, found).expected("one of them").advice("remove the wrong one"));
+        }
+        (old, new) => old.or(new),
+    };
+    let flag = yarn_of_flags(flags, max_positions);
+    let yarn = match (yarn, flag) {
+        (Some(json), Some(flag)) if json != flag => {
+            let found = if json.is_some() { "YaRN with other numbers" } else { "no rope scaling" };
+            return Err(Problem::new(at.path, found)
+                .expected("what the --yarn flags say")
+                .advice("correct one of them or leave out the --yarn flags"));
+        }
+        (Some(json), _) => {
+            origins.note("rope_scaling", Origin::ConfigJson);
+            json
+        }
+        (None, Some(flag)) => {
+            origins.note("rope_scaling", Origin::Flag);
+            flag
+        }
+        (None, None) => {
+            origins.note("rope_scaling", Origin::Rule);
+            None
+        }
+    };
+    Ok(Rope { theta, theta_sliding, yarn })
+}
+
+/// YaRN as the flags give it: `None` when they say nothing, `Some(None)` for `--no-yarn`.
+pub fn yarn_of_flags(flags: &Flags, max_positions: usize) -> Option<Option<Yarn>> {
+    if flags.no_yarn {
+        return Some(None);
+    }
+    let factor = flags.yarn_factor?;
+    Some(Some(Yarn {
+        factor,
+        original_max_position_embeddings: flags.yarn_original_positions.unwrap_or(max_positions),
+        beta_fast: flags.yarn_beta_fast.unwrap_or(32.0),
+        beta_slow: flags.yarn_beta_slow.unwrap_or(1.0),
+        attention_factor: flags.yarn_attention_factor.unwrap_or_else(|| mscale(factor, 1.0)),
+        truncate: true,
+    }))
+}
+
+/// transformers 4.x: `rope_theta` and `rope_scaling`. A null `rope_scaling` says nothing, for later versions write it
+/// beside `rope_parameters`.
+fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
+    let yarn = match at.keys("rope_scaling", "rope_scaling.")? {
+        Some(keys) => Some(scaling(&keys, max_positions)?),
+        None => None,
+    };
+    let theta = at.real("rope_theta")?;
+    Ok(Spelling { theta, theta_sliding: None, yarn })
+}
+
+/// transformers 5.x: `rope_parameters`, flat or for each attention type.
+fn rope_parameters(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
+    let Some(flat) = at.keys("rope_parameters", "rope_parameters.")? else { return Ok(Spelling::default()) };
+    let full = flat.keys("full_attention", "rope_parameters.full_attention.")?;
+    let sliding = flat.keys("sliding_attention", "rope_parameters.sliding_attention.")?;
+    let Some(full) = full else {
+        if sliding.is_some() {
+            return Err(flat.missing("full_attention", None));
+        }
+        return Ok(Spelling {
+            theta: flat.real("rope_theta")?,
+            theta_sliding: None,
+            yarn: Some(scaling(&flat, max_positions)?),
+        });
+    };
+    let theta_sliding = match &sliding {
+        None => None,
+        Some(keys) => {
+            if scaling(keys, max_positions)?.is_some() {
+                return Err(keys.bad("rope_type", &"yarn".into(), "default: no released model scales sliding layers"));
+            }
+            keys.real("rope_theta")?
+        }
+    };
+    if flat.get("rope_type").is_some() || flat.get("rope_theta").is_some() {
+        return Err(Problem::new(at.path, "rope_parameters is flat and has full_attention too")
+            .expected("one of the two forms")
+            .advice("remove the wrong one"));
+    }
+    Ok(Spelling { theta: full.real("rope_theta")?, theta_sliding, yarn: Some(scaling(&full, max_positions)?) })
+}
+
+/// The scaling that an object describes.
+fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Problem> {
+    let kind = match (keys.text("rope_type")?, keys.text("type")?) {
+        (Some(new), Some(old)) if new != old => {
+            return Err(keys.bad("type", &old.into(), &format!("{new} as rope_type says")));
+        }
+        (new, old) => new.or(old),
+    };
+    match kind {
+        Some("default") => return Ok(None),
+        Some("yarn") => {}
+        Some(other) => {
+            return Err(keys
+                .bad("rope_type", &other.into(), "default or yarn")
+                .advice("no released OLMo-2 or Olmo-3 uses another"));
+        }
+        None if keys.get("factor").is_none() => return Ok(None),
+        None => return Err(keys.missing("rope_type", None)),
+    }
+    let factor = keys.real("factor")?.ok_or_else(|| keys.missing("factor", None))?;
+    let attention_factor = match (keys.real("attention_factor")?, keys.real("mscale")?, keys.real("mscale_all_dim")?) {
+        (Some(given), _, _) => given,
+        // A zero counts as absent, as in transformers.
+        (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => mscale(factor, one) / mscale(factor, all),
+        _ => mscale(factor, 1.0),
+    };
+    Ok(Some(Yarn {
+        factor,
+        original_max_position_embeddings: keys.count("original_max_position_embeddings")?.unwrap_or(max_positions),
+        beta_fast: keys.real("beta_fast")?.unwrap_or(32.0),
+        beta_slow: keys.real("beta_slow")?.unwrap_or(1.0),
+        attention_factor,
+        truncate: keys.truth("truncate")?.unwrap_or(true),
+    }))
+}
+
+/// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, and 1 without stretching (`modeling_rope_utils.py`).
+fn mscale(factor: f64, m: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
+}
+
+fn agreed(at: &Keys<'_>, key: &str, old: Option<f64>, new: Option<f64>) -> Result<Option<f64>, Problem> {
+    match (old, new) {
+        (Some(old), Some(new)) if old != new => Err(disagree(at, key, old, new)),
+        (old, new) => Ok(old.or(new)),
+    }
+}
+
+fn disagree(at: &Keys<'_>, key: &str, old: f64, new: f64) -> Problem {
+    Problem::new(at.path, format!("{key} is {old} at the top level and {new} in rope_parameters"))
+        .expected("the same in both")
+        .advice("remove the wrong one")
+}

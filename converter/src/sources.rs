@@ -1,0 +1,118 @@
+//! The SOURCES section read back: where each tensor came from.
+
+use crate::element::SourceType;
+use crate::error::{Error, Problem};
+use olmo_infer::format::{self, SourceRecord, section};
+use olmo_infer::model_file::ModelFile;
+use zerocopy::FromBytes;
+
+/// The `.npy` file that a tensor was read from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its element type.
+    pub dtype: SourceType,
+    /// Everything before its numbers.
+    pub header: &'a [u8],
+    /// XXH3-64 of its numbers, seed 0.
+    pub digest: u64,
+}
+
+/// A section of `model` in place, its digest checked; `None` when the file has no such section.
+///
+/// # Errors
+/// The section's bytes are not those that its record describes.
+pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<&[u8]>, Error> {
+    let Some(bytes) = model.section_bytes(kind) else { return Ok(None) };
+    let record = model.sections().iter().find(|record| record.kind.get() == kind).expect("it has bytes");
+    if format::digest(bytes, u64::from(kind)) != record.digest.get() {
+        let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
+        return Err(problem.advice("the file is damaged, copy or pack it again").into());
+    }
+    Ok(Some(bytes))
+}
+
+/// A section's name for people.
+pub fn section_name(kind: u32) -> String {
+    match kind {
+        section::SOURCES => "section SOURCES".into(),
+        section::VOCABULARY => "section VOCABULARY".into(),
+        section::CONFIG_JSON => "section CONFIG_JSON".into(),
+        section::PROVENANCE => "section PROVENANCE".into(),
+        other => format!("section {other}"),
+    }
+}
+
+/// Where the tensors of `model` came from, in the order of its records; `None` when the file does not say.
+///
+/// # Errors
+/// The section is damaged, or is not what `format-spec.md` describes.
+pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source<'_>>>, Error> {
+    let Some(bytes) = checked_section(model, section::SOURCES)? else { return Ok(None) };
+    let parsed = parse(bytes, model.records().len());
+    parsed.map(Some).map_err(|found| Problem::new(model.path(), found).tensor(section_name(section::SOURCES)).into())
+}
+
+/// The entries of a SOURCES section, or what is wrong with it.
+fn parse(bytes: &[u8], n_tensors: usize) -> Result<Vec<Source<'_>>, String> {
+    let (records, mut headers) = <[SourceRecord]>::ref_from_prefix_with_elems(bytes, n_tensors)
+        .map_err(|_| format!("{} bytes, too short for {n_tensors} tensors", bytes.len()))?;
+    let mut sources = Vec::with_capacity(n_tensors);
+    for (i, record) in records.iter().enumerate() {
+        let code = record.dtype.get();
+        let dtype = SourceType::from_code(code).ok_or_else(|| format!("entry {i}: unknown element type {code}"))?;
+        let header_bytes = record.header_bytes.get() as usize;
+        let (header, rest) = headers
+            .split_at_checked(header_bytes)
+            .ok_or_else(|| format!("entry {i}: a header of {header_bytes} bytes where {} are left", headers.len()))?;
+        headers = rest;
+        sources.push(Source { dtype, header, digest: record.digest.get() });
+    }
+    if !headers.is_empty() {
+        return Err(format!("{} bytes after the last header", headers.len()));
+    }
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+    use zerocopy::little_endian::{U32, U64};
+
+    /// A section of records (type code, header length) and this many header bytes.
+    fn section(records: &[(u32, u32)], n_header_bytes: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(dtype, header_bytes) in records {
+            let record =
+                SourceRecord { dtype: U32::new(dtype), header_bytes: U32::new(header_bytes), digest: U64::new(7) };
+            bytes.extend_from_slice(record.as_bytes());
+        }
+        bytes.extend((0..n_header_bytes).map(|i| i as u8));
+        bytes
+    }
+
+    #[test]
+    fn headers_follow_each_other() {
+        let bytes = section(&[(1, 3), (2, 0), (3, 2)], 5);
+        let sources = parse(&bytes, 3).expect("a section");
+        let headers: Vec<&[u8]> = sources.iter().map(|source| source.header).collect();
+        assert_eq!(headers, [&[0, 1, 2][..], &[], &[3, 4]]);
+        assert_eq!(sources[2].dtype, SourceType::Bf16);
+        assert_eq!(sources[2].digest, 7);
+    }
+
+    #[test]
+    fn what_is_no_section_is_refused() {
+        let cases = [
+            (section(&[(1, 3)], 2), 1, "entry 0: a header of 3 bytes where 2 are left"),
+            (section(&[(1, u32::MAX)], 2), 1, "entry 0: a header of 4294967295 bytes where 2 are left"),
+            (section(&[(1, 3)], 4), 1, "1 bytes after the last header"),
+            (section(&[(4, 0)], 0), 1, "entry 0: unknown element type 4"),
+            (section(&[(1, 0)], 0), 2, "16 bytes, too short for 2 tensors"),
+            (section(&[(1, 0)], 0), usize::MAX, "16 bytes, too short for 18446744073709551615 tensors"),
+        ];
+        for (bytes, n_tensors, expected) in cases {
+            assert_eq!(parse(&bytes, n_tensors).err().as_deref(), Some(expected));
+        }
+    }
+}

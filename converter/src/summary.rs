@@ -1,0 +1,244 @@
+//! What a pack and a dry run tell: one screen for people, one JSON object for programs.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, escaped, shown_path};
+use crate::npy::shown_shape;
+use crate::pack::{Packed, Prepared, Request};
+use crate::plan::Plan;
+use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::format::Dtype;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// How many names a line lists.
+const LISTED_NAMES: usize = 3;
+
+/// The end of a pack, for people.
+pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -> String {
+    let mut out = format!("packed {} into {}\n", shown(&request.weights), shown(&request.model));
+    out += &facts.text;
+    let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
+    let _ = writeln!(out, "  matrices    {}{lossless}", packed.matrices.name());
+    if packed.outcome.n_rounded > 0 {
+        let _ = writeln!(
+            out,
+            "  rounding    {} weights changed, largest relative error {:.3e}, mean {:.3e}",
+            packed.outcome.n_rounded, packed.outcome.max_relative_error, packed.outcome.mean_relative_error
+        );
+    }
+    let _ = writeln!(out, "  size        {} ({} bytes)", size(packed.file_bytes), packed.file_bytes);
+    for warning in warnings(facts, packed) {
+        let _ = writeln!(out, "  warning     {warning}");
+    }
+    let seconds = time.as_secs_f64();
+    let rate = packed.file_bytes as f64 / seconds.max(1e-9) / 1e9;
+    let _ = writeln!(out, "  time        {seconds:.2} s, {rate:.2} GB/s");
+    out
+}
+
+/// The end of a pack, for programs.
+pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -> String {
+    let mut object = facts.json.clone();
+    let more = json!({
+        "weights": shown_path(&request.weights),
+        "model": shown_path(&request.model),
+        "dtype": packed.matrices.name(),
+        "file_bytes": packed.file_bytes,
+        "source_bytes": packed.source_bytes,
+        "n_rounded": packed.outcome.n_rounded,
+        "max_relative_error": packed.outcome.max_relative_error,
+        "mean_relative_error": packed.outcome.mean_relative_error,
+        "warnings": warnings(facts, packed),
+        "seconds": time.as_secs_f64(),
+    });
+    merge(&mut object, more);
+    format!("{object}\n")
+}
+
+/// The plan of a dry run.
+///
+/// # Errors
+/// The plan cannot be made, or the folder of the target cannot be asked for free space.
+pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
+    let facts = Facts::new(&prepared.checkpoint, prepared.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries));
+    let known = prepared.known_dtype();
+    let plans = match known {
+        Some(dtype) => vec![prepared.plan(dtype)?],
+        None => vec![prepared.plan(Dtype::F32)?, prepared.plan(Dtype::Bf16)?],
+    };
+    let free = prepared.target.free_bytes()?;
+    let plan = &plans[0];
+    if as_json {
+        let mut object = facts.json.clone();
+        let sizes: serde_json::Map<String, Value> =
+            plans.iter().map(|plan| (plan.matrices.name().into(), plan.layout.file_bytes.into())).collect();
+        let more = json!({
+            "dry_run": true,
+            "dtype": known.map(Dtype::name),
+            "file_bytes": sizes,
+            "free_bytes": free,
+            "tensors_dtype": plan.matrices.name(),
+            "data_offset": plan.layout.data_offset,
+            "tensors": tensors_json(plan),
+        });
+        merge(&mut object, more);
+        return Ok(format!("{object}\n"));
+    }
+    let mut out = tensor_table(plan);
+    out += &facts.text;
+    match known {
+        Some(dtype) => {
+            let _ = writeln!(out, "  matrices    {}", dtype.name());
+        }
+        None => out += "  matrices    f32 or bf16, decided by reading all numbers; the table is that of f32\n",
+    }
+    for plan in &plans {
+        let bytes = plan.layout.file_bytes;
+        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), plan.matrices.name());
+    }
+    let enough = if plan.layout.file_bytes > free { ", not enough" } else { "" };
+    let _ = writeln!(out, "  free        {} ({free} bytes){enough}", size(free));
+    out += "dry run: nothing was written\n";
+    Ok(out)
+}
+
+/// What is known of a model before its numbers are read.
+pub struct Facts {
+    text: String,
+    json: Value,
+    ignored: Vec<String>,
+}
+
+impl Facts {
+    /// Describes a checked folder and the number of tokens of its vocabulary.
+    pub fn new(checkpoint: &Checkpoint, vocabulary: Option<usize>) -> Facts {
+        let config = &checkpoint.settings.config;
+        let mut text = format!("  model       {}\n", model_line(config));
+        let counts = checkpoint.element_counts();
+        let files: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        let files = files.join(", ");
+        let tied = if config.tie_word_embeddings { ", head tied to the embedding" } else { "" };
+        let _ = writeln!(text, "  tensors     {files} files, {} weights{tied}", config.n_parameters());
+        for (origin, keys) in checkpoint.settings.origins.grouped() {
+            let _ = writeln!(text, "  {:<12}{}", "values", format_args!("{}: {}", origin.name(), keys.join(", ")));
+        }
+        match vocabulary {
+            Some(tokens) => {
+                let _ = writeln!(text, "  vocabulary  {tokens} tokens");
+            }
+            None => text += "  vocabulary  none\n",
+        }
+        let origins: serde_json::Map<String, Value> =
+            checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();
+        let sources: serde_json::Map<String, Value> =
+            counts.iter().map(|(kind, count)| (kind.name().into(), (*count).into())).collect();
+        let ignored: Vec<String> = checkpoint.ignored.iter().map(|path| shown_path(path)).collect();
+        let json = json!({
+            "architecture": config.architecture.name(),
+            "n_parameters": config.n_parameters(),
+            "n_tensors": checkpoint.sources.len(),
+            "tied": config.tie_word_embeddings,
+            "sources": sources,
+            "origins": origins,
+            "vocabulary_tokens": vocabulary,
+            "ignored": ignored,
+        });
+        Facts { text, json, ignored }
+    }
+}
+
+fn model_line(config: &ModelConfig) -> String {
+    let mut line = format!(
+        "{}, {} layers, hidden {}, {}/{} heads of {}, MLP {}, {} rows, {} positions, theta {}, eps {:e}",
+        config.architecture.name(),
+        config.n_layers(),
+        config.hidden_size,
+        config.n_heads,
+        config.n_kv_heads,
+        config.head_dim,
+        config.intermediate_size,
+        config.vocab_size,
+        config.max_position_embeddings,
+        config.rope_theta,
+        config.rms_norm_eps,
+    );
+    let n_sliding = config.layer_types.iter().filter(|kind| **kind == AttentionKind::Sliding).count();
+    if n_sliding > 0 {
+        let _ = write!(line, ", {n_sliding} layers with window {}", config.sliding_window);
+    }
+    if let Some(yarn) = &config.yarn {
+        let _ = write!(line, ", YaRN x{} from {}", yarn.factor, yarn.original_max_position_embeddings);
+    }
+    line
+}
+
+fn warnings(facts: &Facts, packed: &Packed) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let zero = &packed.outcome.all_zero;
+    if !zero.is_empty() {
+        warnings.push(format!("all numbers are zero in {}", names(zero)));
+    }
+    let nonfinite: Vec<String> =
+        packed.outcome.nonfinite.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    if !nonfinite.is_empty() {
+        warnings.push(format!("NaN or infinity in {}", names(&nonfinite)));
+    }
+    if !facts.ignored.is_empty() {
+        warnings.push(format!("left out {}", names(&facts.ignored)));
+    }
+    warnings
+}
+
+/// The first names and the number of the others, on one line.
+fn names(names: &[String]) -> String {
+    let shown = escaped(&names.iter().take(LISTED_NAMES).map(String::as_str).collect::<Vec<_>>().join(", "));
+    match names.len().saturating_sub(LISTED_NAMES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn tensor_table(plan: &Plan<'_>) -> String {
+    let mut out = format!("{:<52} {:>16} {:>6} {:>15} {:>13}\n", "tensor", "shape", "type", "offset", "bytes");
+    for (source, extent) in plan.sources.iter().zip(&plan.layout.tensors) {
+        let shape = shown_shape(&source.file.shape);
+        let (name, dtype) = (source.spec.name(), plan.dtype(&source.spec).name());
+        let _ = writeln!(out, "{name:<52} {shape:>16} {dtype:>6} {:>15} {:>13}", extent.offset, extent.bytes);
+    }
+    out
+}
+
+fn tensors_json(plan: &Plan<'_>) -> Vec<Value> {
+    let row = |(source, extent): (&crate::checkpoint::Source, &olmo_infer::layout::Extent)| {
+        json!({
+            "name": source.spec.name(),
+            "shape": source.spec.shape(),
+            "source": source.element.name(),
+            "dtype": plan.dtype(&source.spec).name(),
+            "offset": extent.offset,
+            "bytes": extent.bytes,
+        })
+    };
+    plan.sources.iter().zip(&plan.layout.tensors).map(row).collect()
+}
+
+fn merge(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
+    }
+}
+
+fn shown(path: &Path) -> String {
+    escaped(&shown_path(path))
+}
+
+/// Bytes in decimal units, as disks are sold and `ls --si` counts.
+fn size(bytes: u64) -> String {
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match units.iter().find(|(unit, _)| bytes as f64 >= *unit) {
+        Some((unit, name)) => format!("{:.2} {name}", bytes as f64 / unit),
+        None => format!("{bytes} bytes"),
+    }
+}

@@ -1,0 +1,233 @@
+//! `olmo-pack verify MODEL`: every bit of a model file that opening it does not check.
+//!
+//! Opening covers the header, the index and the layout. What is left are the digests of sections and tensors, the zeros
+//! between them, and what a record says about its numbers. All tensors are read once, on all cores.
+
+use crate::error::{Error, Problem};
+use crate::inspect::content_digest;
+use crate::sources::{checked_section, section_name, sources};
+use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, VocabularyHead, section};
+use olmo_infer::layout::{Extent, TensorSpec};
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::panels::PanelShape;
+use rayon::prelude::*;
+use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+/// What to do with a damaged file.
+const ADVICE: &str = "the file is damaged, copy or pack it again";
+/// Bytes of a vector that are handled while they are in the cache.
+const VECTOR_PIECE_BYTES: usize = 64 << 10;
+/// Bits of f32 infinity.
+const INFINITY: u32 = 0x7f80_0000;
+
+/// Verifies the file at `path` and returns one line that says what was verified.
+///
+/// # Errors
+/// [`Error::Model`] when the file cannot be opened, else [`Error::Folder`] with every place that is damaged.
+pub fn run(path: &Path) -> Result<String, Error> {
+    let model = ModelFile::open(path)?;
+    let mut problems = sections(&model);
+    problems
+        .extend(padding(&model).map(|offset| problem(&model, format!("byte {offset}"), "padding that is not zero")));
+    let of_tensors: Vec<Option<Problem>> = (0..model.specs().len())
+        .into_par_iter()
+        .map(|index| tensor(&model, index).map(|found| problem(&model, model.specs()[index].name(), found)))
+        .collect();
+    problems.extend(of_tensors.into_iter().flatten());
+    if !problems.is_empty() {
+        return Err(Error::Folder(problems));
+    }
+    Ok(format!(
+        "{}: ok, {} tensors, {} sections, {} bytes, content digest {:016x}",
+        crate::error::escaped(&crate::error::shown_path(path)),
+        model.specs().len(),
+        model.sections().len(),
+        model.layout().file_bytes,
+        content_digest(&model),
+    ))
+}
+
+fn problem(model: &ModelFile, place: String, found: impl Into<String>) -> Problem {
+    Problem::new(model.path(), found).tensor(place).advice(ADVICE)
+}
+
+/// What is wrong with the sections: their digests, and the structure of those that version 1 defines.
+fn sections(model: &ModelFile) -> Vec<Problem> {
+    let check = |kind: u32| -> Result<(), Error> {
+        let bytes = checked_section(model, kind)?.unwrap_or_default();
+        let found = match kind {
+            section::SOURCES => return sources(model).map(|_| ()),
+            section::VOCABULARY => vocabulary(bytes, model.config().vocab_size),
+            section::PROVENANCE if std::str::from_utf8(bytes).is_err() => Err("text that is not UTF-8"),
+            _ => Ok(()),
+        };
+        found.map_err(|found| problem(model, section_name(kind), found).into())
+    };
+    let kinds = model.sections().iter().map(|record| record.kind.get());
+    kinds.filter_map(|kind| check(kind).err()).flat_map(Error::into_problems).collect()
+}
+
+/// Checks the structure of a vocabulary.
+fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
+    let (head, rest) = VocabularyHead::ref_from_prefix(bytes).map_err(|_| "no room for its head")?;
+    let n_tokens = head.n_tokens.get() as usize;
+    if n_tokens > vocab_size {
+        return Err("more tokens than the model has rows");
+    }
+    if head.reserved.get() != 0 {
+        return Err("reserved fields that are not zero");
+    }
+    let (offsets, text) =
+        <[U32]>::ref_from_prefix_with_elems(rest, n_tokens + 1).map_err(|_| "no room for its offsets")?;
+    if head.text_bytes.get() != text.len() as u64 {
+        return Err("a text that does not end with the section");
+    }
+    let ends = offsets[0].get() == 0 && u64::from(offsets[n_tokens].get()) == text.len() as u64;
+    if !ends || !offsets.is_sorted_by_key(|offset| offset.get()) {
+        return Err("offsets that are not those of its text");
+    }
+    Ok(())
+}
+
+/// The first byte outside of header, index, sections and tensors that is not zero.
+fn padding(model: &ModelFile) -> Option<u64> {
+    let layout = model.layout();
+    let header = Extent { offset: 0, bytes: HEADER_BYTES as u64 };
+    let end = Extent { offset: layout.file_bytes, bytes: 0 };
+    let parts = [header, layout.index].into_iter().chain(layout.sections.iter().copied());
+    let parts: Vec<Extent> = parts.chain(layout.tensors.iter().copied()).chain([end]).collect();
+    parts.windows(2).find_map(|pair| {
+        let gap = &model.bytes()[pair[0].end() as usize..pair[1].offset as usize];
+        gap.iter().position(|&byte| byte != 0).map(|at| pair[0].end() + at as u64)
+    })
+}
+
+/// What is wrong with a tensor. One pass: the digest and the look at the numbers share what the cache holds.
+fn tensor(model: &ModelFile, index: usize) -> Option<String> {
+    let (spec, record) = (&model.specs()[index], &model.records()[index]);
+    let bytes = model.tensor_bytes(index);
+    let shape = panel_shape(spec, model.matrices());
+    let mut digest = Xxh3::with_seed(index as u64);
+    let mut key = u32::MAX;
+    let mut padding = false;
+    let pieces = bytes.chunks(shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes()));
+    for (panel, piece) in pieces.enumerate() {
+        digest.update(piece);
+        match shape {
+            Some(PanelShape { dtype: Dtype::Bf16, .. }) => key = key.min(smallest_key_bf16(piece)),
+            _ => key = key.min(smallest_key_f32(piece)),
+        }
+        padding |= shape.is_some_and(|shape| panel_padding(&shape, panel, piece));
+    }
+    if digest.digest() != record.digest.get() {
+        return Some("its digest is wrong".into());
+    }
+    if padding {
+        return Some("padding in its panels that is not zero".into());
+    }
+    smallest_magnitude(record, key)
+}
+
+/// Compares the smallest magnitude in a record with the one that was found.
+fn smallest_magnitude(record: &TensorRecord, key: u32) -> Option<String> {
+    let magnitude = key.wrapping_add(1);
+    let found = if magnitude < INFINITY { magnitude } else { 0 };
+    let stated = record.min_magnitude.get();
+    (found != stated).then(|| {
+        let (found, stated) = (f32::from_bits(found), f32::from_bits(stated));
+        format!("its smallest magnitude is {found:e}, the index says {stated:e}")
+    })
+}
+
+/// Geometry of a matrix; `None` for a vector.
+pub(crate) fn panel_shape(spec: &TensorSpec, matrices: Dtype) -> Option<PanelShape> {
+    spec.columns.map(|columns| PanelShape { rows: spec.rows, columns, dtype: matrices })
+}
+
+/// Smallest magnitude less 1, wrapped: zero becomes the largest number, so that one unsigned minimum leaves it out.
+fn smallest_key_f32(bytes: &[u8]) -> u32 {
+    let words = bytes.as_chunks::<4>().0.iter();
+    words.fold(u32::MAX, |key, &word| key.min((u32::from_le_bytes(word) & 0x7fff_ffff).wrapping_sub(1)))
+}
+
+/// The same for bf16 numbers, as the key of the f32 that each is.
+fn smallest_key_bf16(bytes: &[u8]) -> u32 {
+    let halves = bytes.as_chunks::<2>().0.iter();
+    let key = halves.fold(u16::MAX, |key, &half| key.min((u16::from_le_bytes(half) & 0x7fff).wrapping_sub(1)));
+    (u32::from(key.wrapping_add(1)) << 16).wrapping_sub(1)
+}
+
+/// Whether panel number `panel` has anything but zeros where no element lies: rows past the last one, and the column that
+/// pairs an odd last one.
+fn panel_padding(shape: &PanelShape, panel: usize, bytes: &[u8]) -> bool {
+    // In both types a row takes one word of each step.
+    let words = bytes.as_chunks::<4>().0;
+    let (steps, _) = words.as_chunks::<PANEL_ROWS>();
+    let n_rows = (shape.rows - panel * PANEL_ROWS).min(PANEL_ROWS);
+    let rows = n_rows < PANEL_ROWS && steps.iter().any(|step| step[n_rows..].iter().any(|&word| word != [0; 4]));
+    let column = shape.padded_columns() > shape.columns;
+    rows || column && steps.last().is_some_and(|step| step.iter().any(|word| word[2..] != [0; 2]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+    use zerocopy::little_endian::U64;
+
+    #[test]
+    fn smallest_magnitudes_leave_zeros_out() {
+        let key = |values: &[f32]| smallest_key_f32(values.as_bytes());
+        assert_eq!(key(&[0.5, -0.25, 0.0, -0.0]).wrapping_add(1), 0.25f32.to_bits());
+        assert_eq!(key(&[0.5, -1e-40]).wrapping_add(1), 1e-40f32.to_bits());
+        assert_eq!(key(&[0.0, -0.0]), u32::MAX);
+        let halves: [u16; 3] = [0x8000, 0xbf80, 0x3f81];
+        assert_eq!(smallest_key_bf16(halves.as_bytes()).wrapping_add(1), 1f32.to_bits());
+        assert_eq!(smallest_key_bf16(&[0; 8]), u32::MAX);
+    }
+
+    #[test]
+    fn panel_padding_is_everything_without_an_element() {
+        for (rows, columns, dtype) in
+            [(70, 3, Dtype::Bf16), (70, 3, Dtype::F32), (64, 4, Dtype::Bf16), (1, 1, Dtype::Bf16)]
+        {
+            let shape = PanelShape { rows, columns, dtype };
+            let elements: Vec<usize> = (0..rows * columns).map(|i| shape.element(i / columns, i % columns)).collect();
+            for at in 0..shape.n_panels() * shape.panel_elements() {
+                let (panel, at_in_panel) = (at / shape.panel_elements(), at % shape.panel_elements());
+                let mut bytes = vec![0; shape.panel_bytes()];
+                bytes[at_in_panel * dtype.bytes()] = 1;
+                assert_eq!(panel_padding(&shape, panel, &bytes), !elements.contains(&at), "{shape:?} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_that_is_none_is_refused() {
+        let section = |n_tokens: u32, offsets: &[u32], text: &[u8], text_bytes: u64| {
+            let head = VocabularyHead {
+                n_tokens: U32::new(n_tokens),
+                reserved: U32::new(0),
+                text_bytes: U64::new(text_bytes),
+            };
+            [head.as_bytes(), offsets.as_bytes(), text].concat()
+        };
+        assert_eq!(vocabulary(&section(2, &[0, 1, 3], b"abc", 3), 2), Ok(()));
+        assert_eq!(vocabulary(&section(0, &[0], b"", 0), 2), Ok(()));
+        let bad = [
+            section(3, &[0, 1, 2, 3], b"abc", 3),
+            section(2, &[0, 1, 3], b"abcd", 3),
+            section(2, &[0, 1, 3], b"abcd", 4),
+            section(2, &[1, 1, 3], b"abc", 3),
+            section(2, &[0, 4, 3], b"abc", 3),
+            section(2, &[0], b"", 0),
+            vec![0; 15],
+        ];
+        for (i, bytes) in bad.iter().enumerate() {
+            assert!(vocabulary(bytes, 2).is_err(), "case {i}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `vocab.txt`, one `id<TAB>token` a line, becomes the bytes of every token.
+//!
+//! Tokens are spelled as GPT-2 spells them: every byte has a printable character, so that a line can hold any bytes. A
+//! token with a character outside that table is an added one (`<|endoftext|>` with a space in it, say) and stands for
+//! its own UTF-8.
+
+use crate::error::{Error, Problem};
+use crate::npy;
+use olmo_infer::format::VocabularyHead;
+use std::io::Read;
+use std::path::Path;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// Longest `vocab.txt`; that of the published models has 1.4 MB.
+const MAX_VOCAB_BYTES: u64 = 256 << 20;
+
+/// A vocabulary as the model file holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vocabulary {
+    /// Number of ids that have an entry.
+    pub n_entries: usize,
+    /// The bytes of the section.
+    pub section: Vec<u8>,
+}
+
+/// Reads the vocabulary at `path` for a model with `vocab_size` rows.
+///
+/// # Errors
+/// The file cannot be read, or a line is not `id<TAB>token` with a new id below `vocab_size`.
+pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
+    let file = npy::open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_VOCAB_BYTES + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
+    if bytes.len() as u64 > MAX_VOCAB_BYTES {
+        return Err(Problem::new(path, "longer than 256 MiB").expected("lines of id<TAB>token").into());
+    }
+    Ok(parse(path, &bytes, vocab_size)?)
+}
+
+/// Parses a vocabulary; `path` is for messages.
+pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary, Problem> {
+    let table = byte_table();
+    let mut entries: Vec<Option<Vec<u8>>> = Vec::new();
+    let mut n_entries = 0;
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let lines = if body.is_empty() { None } else { Some(body.split(|&byte| byte == b'\n')) };
+    for (number, line) in (1..).zip(lines.into_iter().flatten()) {
+        // A carriage return inside a token is written \r: a bare one belongs to the line ending.
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let bad =
+            |found: String, expected: &str| Problem::new(path, format!("line {number}: {found}")).expected(expected);
+        let line = str::from_utf8(line).map_err(|_| bad("bytes that are not UTF-8".into(), "UTF-8"))?;
+        let (id, token) = line.split_once('\t').ok_or_else(|| bad("no tab".into(), "id<TAB>token"))?;
+        let plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+        let id = plain.then(|| id.parse::<usize>().ok()).flatten();
+        let id = id.ok_or_else(|| bad("no token id before the tab".into(), "id<TAB>token"))?;
+        if id >= vocab_size {
+            return Err(bad(format!("id {id}"), &format!("less than the {vocab_size} rows of the embedding")));
+        }
+        let text = unescape(token).ok_or_else(|| bad("unknown escape".into(), "only \\\\, \\n, \\r and \\t"))?;
+        if text.is_empty() {
+            return Err(bad(format!("id {id} without a token"), "id<TAB>token"));
+        }
+        if entries.len() <= id {
+            entries.resize(id + 1, None);
+        }
+        if entries[id].replace(token_bytes(&text, &table)).is_some() {
+            return Err(bad(format!("id {id} again"), "each id once"));
+        }
+        n_entries += 1;
+    }
+    if n_entries == 0 {
+        return Err(Problem::new(path, "no tokens").expected("lines of id<TAB>token"));
+    }
+    let section = section(&entries).ok_or_else(|| Problem::new(path, "more than 4 GiB of tokens").expected("less"))?;
+    Ok(Vocabulary { n_entries, section })
+}
+
+/// Head, offsets and text; `None` when the text is too long for u32 offsets.
+fn section(entries: &[Option<Vec<u8>>]) -> Option<Vec<u8>> {
+    let mut offsets = vec![U32::new(0)];
+    let mut text = Vec::new();
+    for entry in entries {
+        text.extend(entry.as_deref().unwrap_or_default());
+        offsets.push(U32::new(u32::try_from(text.len()).ok()?));
+    }
+    let head = VocabularyHead {
+        n_tokens: U32::new(u32::try_from(entries.len()).ok()?),
+        reserved: U32::new(0),
+        text_bytes: U64::new(text.len() as u64),
+    };
+    Some([head.as_bytes(), offsets.as_bytes(), &text].concat())
+}
+
+/// Undoes `\\`, `\n`, `\r` and `\t`; `None` at any other escape.
+fn unescape(token: &str) -> Option<String> {
+    let mut text = String::with_capacity(token.len());
+    let mut chars = token.chars();
+    while let Some(c) = chars.next() {
+        text.push(match c {
+            '\\' => match chars.next()? {
+                '\\' => '\\',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                _ => return None,
+            },
+            c => c,
+        });
+    }
+    Some(text)
+}
+
+/// The bytes a token stands for.
+fn token_bytes(text: &str, table: &[Option<u8>]) -> Vec<u8> {
+    let byte = |c: char| table.get(c as usize).copied().flatten();
+    text.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| text.as_bytes().to_vec())
+}
+
+/// GPT-2's characters for bytes, turned around: printable Latin-1 stands for itself, the other 68 bytes in their order
+/// for the characters from U+0100 on.
+fn byte_table() -> Vec<Option<u8>> {
+    let mut table = vec![None; 256];
+    for byte in 0..=255u8 {
+        match byte {
+            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => table[byte as usize] = Some(byte),
+            _ => table.push(Some(byte)),
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(section: &[u8]) -> Vec<Vec<u8>> {
+        let word = |at: usize| u32::from_le_bytes(section[at..at + 4].try_into().unwrap()) as usize;
+        let n = word(0);
+        let text = &section[16 + 4 * (n + 1)..];
+        (0..n).map(|i| text[word(16 + 4 * i)..word(20 + 4 * i)].to_vec()).collect()
+    }
+
+    #[test]
+    fn tokens_become_bytes() {
+        let file = "0\t!\n1\tĠof\n3\t\\\\\n5\tâĢ\n4\t<|end of text|>\n6\tĊ\n7\t\\n\n";
+        let vocabulary = parse(Path::new("v"), file.as_bytes(), 10).unwrap();
+        assert_eq!(vocabulary.n_entries, 7);
+        let expected: [&[u8]; 8] = [b"!", b" of", b"", b"\\", b"<|end of text|>", b"\xe2\x80", b"\n", b"\n"];
+        assert_eq!(entries(&vocabulary.section), expected);
+    }
+
+    #[test]
+    fn all_256_bytes_have_a_character() {
+        let mut seen: Vec<u8> = byte_table().into_iter().flatten().collect();
+        seen.sort();
+        assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn bad_lines_are_named_by_number() {
+        let cases = [
+            ("0\ta\n1 b\n", "line 2: no tab"),
+            ("0\ta\n\n2\tc\n", "line 2: no tab"),
+            ("0\ta\n0\tb\n", "line 2: id 0 again"),
+            ("0\ta\n9\tb\n", "line 2: id 9"),
+            ("x\ta\n", "line 1: no token id"),
+            ("-1\ta\n", "line 1: no token id"),
+            ("+1\ta\n", "line 1: no token id"),
+            ("99999999999999999999\ta\n", "line 1: no token id"),
+            ("0\t\\x\n", "line 1: unknown escape"),
+            ("0\ta\\\n", "line 1: unknown escape"),
+            ("0\t\n", "line 1: id 0 without a token"),
+            ("", "no tokens"),
+        ];
+        for (text, says) in cases {
+            let problem = parse(Path::new("v"), text.as_bytes(), 9).unwrap_err().to_string();
+            assert!(problem.starts_with(&format!("v: {says}")), "{problem}");
+        }
+        let problem = parse(Path::new("v"), b"0\t\xff\n", 9).unwrap_err().to_string();
+        assert!(problem.contains("line 1: bytes that are not UTF-8"), "{problem}");
+    }
+}

@@ -1,0 +1,313 @@
+//! From source files to tensor data: batches of pieces are filled on all threads while another thread writes the batch
+//! before. Anonymous memory is a few batches, whatever the model's size.
+
+use crate::checkpoint::Source;
+use crate::error::{Error, Problem};
+use crate::fill::{Seen, fill_panel, fill_vector};
+use crate::output::Output;
+use crate::plan::{Piece, Plan, Written};
+use olmo_infer::format::Dtype;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Bytes of one write, at multiples of itself. In steps of 2 MiB or more the page cache takes the file in huge pages,
+/// which makes mapping it later many times cheaper.
+const WINDOW: usize = 8 << 20;
+/// Windows of one batch.
+const BATCH_WINDOWS: usize = 2;
+/// Batches on their way: one is filled, one written, one waits.
+const N_BATCHES: usize = 3;
+
+/// What was seen while the numbers were written.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// One entry a tensor.
+    pub written: Vec<Written>,
+    /// Names of tensors whose numbers are all zero.
+    pub all_zero: Vec<String>,
+    /// Names of tensors with NaN or infinity, and how many.
+    pub nonfinite: Vec<(String, u64)>,
+    /// How many numbers rounding changed.
+    pub n_rounded: u64,
+    /// Largest relative error of rounding.
+    pub max_relative_error: f64,
+    /// Mean relative error of rounding over all numbers of all matrices.
+    pub mean_relative_error: f64,
+}
+
+/// A part of the file on its way to the disk.
+struct Batch {
+    /// Where it begins in the file: a multiple of [`WINDOW`].
+    offset: u64,
+    /// How much of `bytes` is to be written.
+    length: usize,
+    bytes: Vec<u8>,
+}
+
+/// Writes everything from the beginning of the file to its end; what stands before the tensor data is zeros.
+pub fn data(
+    plan: &Plan<'_>,
+    output: &Output<'_>,
+    pool: &ThreadPool,
+    allow_nonfinite: bool,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Outcome, Error> {
+    let (full_sender, full) = sync_channel::<Batch>(N_BATCHES);
+    let (empty_sender, empty) = sync_channel::<Batch>(N_BATCHES);
+    for _ in 0..N_BATCHES {
+        // The channel has room for all of them.
+        let _ = empty_sender.send(Batch { offset: 0, length: 0, bytes: Vec::new() });
+    }
+    thread::scope(|scope| {
+        let writer = scope.spawn(move || write_batches(plan, output, full, empty_sender, progress));
+        let filled = pool.install(|| fill_batches(plan, full_sender, empty, allow_nonfinite));
+        // An error of the disk makes the filling end early without one of its own.
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(filled)
+    })
+}
+
+/// The writing thread: a window after the other, in order.
+fn write_batches(
+    plan: &Plan<'_>,
+    output: &Output<'_>,
+    full: Receiver<Batch>,
+    empty: SyncSender<Batch>,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(), Error> {
+    for batch in full {
+        let mut at = batch.offset;
+        for window in batch.bytes[..batch.length].chunks(WINDOW) {
+            output.write_at(window, at)?;
+            at += window.len() as u64;
+            progress(at, plan.layout.file_bytes);
+        }
+        // Nobody takes it when all batches are filled; those on their way must still be written.
+        let _ = empty.send(batch);
+    }
+    Ok(())
+}
+
+/// Fills batches one after the other and sends them on.
+fn fill_batches(
+    plan: &Plan<'_>,
+    full: SyncSender<Batch>,
+    empty: Receiver<Batch>,
+    allow_nonfinite: bool,
+) -> Result<Outcome, Error> {
+    let mut tally = Tally::new(plan, allow_nonfinite);
+    let mut pieces = plan.pieces().peekable();
+    let mut source_bytes = Vec::new();
+    let mut carried = Vec::new();
+    let mut offset = 0u64;
+    while offset < plan.layout.file_bytes {
+        // The other side is gone when writing failed; its error is the one to report.
+        let Ok(mut batch) = empty.recv() else { break };
+        let window_end = (offset + (WINDOW * BATCH_WINDOWS) as u64).min(plan.layout.file_bytes);
+        let mut chosen = VecDeque::new();
+        while let Some(piece) = pieces.next_if(|piece| piece.offset < window_end) {
+            chosen.push_back(piece);
+        }
+        let fresh = offset + carried.len() as u64;
+        let last = chosen.back().map_or(fresh, |piece| piece.offset + piece.bytes as u64);
+        let end = window_end.max(last);
+        let filled_bytes = (end - offset) as usize;
+        if batch.bytes.len() < filled_bytes {
+            batch.bytes.resize(filled_bytes, 0);
+        }
+        let pieces: Vec<Piece> = chosen.into();
+        batch.bytes[..carried.len()].copy_from_slice(&carried);
+        let seen = fill_batch(plan, &pieces, &mut source_bytes, fresh, &mut batch.bytes[carried.len()..filled_bytes])?;
+        tally.add(&pieces, &seen, &source_bytes, &batch.bytes, offset)?;
+
+        // The windows that are complete go on their way, the rest begins the next batch.
+        batch.length = (window_end - offset) as usize;
+        batch.offset = offset;
+        carried.clear();
+        carried.extend_from_slice(&batch.bytes[batch.length..filled_bytes]);
+        offset = window_end;
+        if full.send(batch).is_err() {
+            break;
+        }
+    }
+    Ok(tally.outcome)
+}
+
+/// One piece with the memory it comes from and goes to.
+struct Job<'b> {
+    piece: Piece,
+    rows: &'b mut [u8],
+    out: &'b mut [u8],
+}
+
+/// Reads and fills `pieces` in parallel. `out` begins at `offset` of the file; what no piece covers becomes zeros.
+/// Afterwards `source_bytes` holds the numbers of the pieces one after the other.
+fn fill_batch(
+    plan: &Plan<'_>,
+    pieces: &[Piece],
+    source_bytes: &mut Vec<u8>,
+    offset: u64,
+    out: &mut [u8],
+) -> Result<Vec<Seen>, Error> {
+    let total: usize = pieces.iter().map(|piece| piece.source_bytes).sum();
+    if source_bytes.len() < total {
+        source_bytes.resize(total, 0);
+    }
+    let mut jobs = Vec::with_capacity(pieces.len());
+    let (mut rows_left, mut out_left, mut at) = (source_bytes.as_mut_slice(), out, offset);
+    for &piece in pieces {
+        let (rows, rows_rest) = rows_left.split_at_mut(piece.source_bytes);
+        let (gap, rest) = out_left.split_at_mut((piece.offset - at) as usize);
+        let (out, out_rest) = rest.split_at_mut(piece.bytes);
+        gap.fill(0);
+        jobs.push(Job { piece, rows, out });
+        (rows_left, out_left, at) = (rows_rest, out_rest, piece.offset + piece.bytes as u64);
+    }
+    out_left.fill(0);
+    jobs.into_par_iter().map(|job| fill_piece(plan, job)).collect()
+}
+
+fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
+    let source = &plan.sources[job.piece.tensor];
+    source.file.read(job.piece.source_offset, job.rows)?;
+    Ok(match source.spec.columns {
+        Some(columns) => fill_panel(source.element, job.rows, columns, plan.matrices, job.out),
+        None => fill_vector(source.element, job.rows, job.out),
+    })
+}
+
+/// What is known of the tensors so far. Pieces come in the order of the file, so that digests can run along and sums do
+/// not depend on the threads.
+struct Tally<'p> {
+    plan: &'p Plan<'p>,
+    allow_nonfinite: bool,
+    digest: Xxh3,
+    source_digest: Xxh3,
+    seen: Seen,
+    sum_relative_error: f64,
+    n_elements: u64,
+    outcome: Outcome,
+}
+
+impl<'p> Tally<'p> {
+    fn new(plan: &'p Plan<'p>, allow_nonfinite: bool) -> Tally<'p> {
+        Tally {
+            plan,
+            allow_nonfinite,
+            digest: Xxh3::with_seed(0),
+            source_digest: Xxh3::new(),
+            seen: Seen::default(),
+            sum_relative_error: 0.0,
+            n_elements: 0,
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// Adds the pieces of a batch whose file bytes begin at `offset`.
+    fn add(
+        &mut self,
+        pieces: &[Piece],
+        seen: &[Seen],
+        source_bytes: &[u8],
+        bytes: &[u8],
+        offset: u64,
+    ) -> Result<(), Error> {
+        let (digests, source_digests) = rayon::join(
+            || {
+                let part = |piece: &Piece| &bytes[(piece.offset - offset) as usize..][..piece.bytes];
+                run_digest(&mut self.digest, pieces, |tensor| tensor as u64, part)
+            },
+            || {
+                let mut left = source_bytes;
+                let part = |piece: &Piece| left.split_off(..piece.source_bytes).unwrap_or_default();
+                run_digest(&mut self.source_digest, pieces, |_| 0, part)
+            },
+        );
+        let mut finished = digests.into_iter().zip(source_digests);
+        for (piece, seen) in pieces.iter().zip(seen) {
+            let source = &self.plan.sources[piece.tensor];
+            self.seen.add(seen, piece.source_offset / source.element.bytes() as u64);
+            if piece.last {
+                let seen = std::mem::take(&mut self.seen);
+                let (digest, source_digest) = finished.next().expect("a digest for each last piece");
+                self.outcome.written.push(Written {
+                    digest,
+                    source_digest,
+                    min_magnitude: seen.min_magnitude(),
+                    rounded: seen.n_changed > 0,
+                });
+                self.note(source, &seen)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a finished tensor.
+    fn note(&mut self, source: &Source, seen: &Seen) -> Result<(), Error> {
+        let name = source.spec.name();
+        if let Some(first) = seen.first_nonfinite {
+            if !self.allow_nonfinite {
+                let found = format!(
+                    "{} of its numbers are NaN or infinite, the first at {}",
+                    seen.n_nonfinite,
+                    position(source, first)
+                );
+                return Err(Problem::new(&source.file.path, found)
+                    .expected("finite numbers")
+                    .advice("export it again, or pass --allow-nonfinite")
+                    .into());
+            }
+            self.outcome.nonfinite.push((name.clone(), seen.n_nonfinite));
+        }
+        if let Some(first) = seen.first_overflow {
+            let found = format!("the number at {} is too large for bf16", position(source, first));
+            return Err(Problem::new(&source.file.path, found)
+                .expected("less than 3.4e38")
+                .advice("use --dtype f32")
+                .into());
+        }
+        if seen.all_zero() {
+            self.outcome.all_zero.push(name);
+        }
+        if source.spec.columns.is_some() && self.plan.matrices == Dtype::Bf16 {
+            self.n_elements += source.spec.n_elements();
+            self.sum_relative_error += seen.sum_relative_error;
+            self.outcome.n_rounded += seen.n_changed;
+            self.outcome.max_relative_error = self.outcome.max_relative_error.max(seen.max_relative_error);
+            self.outcome.mean_relative_error = self.sum_relative_error / self.n_elements as f64;
+        }
+        Ok(())
+    }
+}
+
+/// An element's index for people: `[row, column]`.
+fn position(source: &Source, index: u64) -> String {
+    match source.spec.columns {
+        Some(columns) => format!("[{}, {}]", index / columns as u64, index % columns as u64),
+        None => format!("[{index}]"),
+    }
+}
+
+/// Runs `hasher` over the pieces and returns the digests of the tensors that end among them.
+fn run_digest<'b>(
+    hasher: &mut Xxh3,
+    pieces: &[Piece],
+    seed: impl Fn(usize) -> u64,
+    mut part: impl FnMut(&Piece) -> &'b [u8],
+) -> Vec<u64> {
+    let mut digests = Vec::new();
+    for piece in pieces {
+        if piece.source_offset == 0 {
+            *hasher = Xxh3::with_seed(seed(piece.tensor));
+        }
+        hasher.update(part(piece));
+        if piece.last {
+            digests.push(hasher.digest());
+        }
+    }
+    digests
+}
