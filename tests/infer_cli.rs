@@ -184,6 +184,7 @@ fn wrong_usage_ends_with_2_and_one_line() {
     for (flags, problem) in [
         (&["--no-such-flag"][..], "--no-such-flag"),
         (&["--steps", "0"], "--steps must be at least 1"),
+        (&["--top", "0"], "--top must be at least 1"),
         (&["--steps", "many"], "--steps"),
         (&["--threads", "-1"], "--threads"),
         (&["--text", "--json"], "exclude each other"),

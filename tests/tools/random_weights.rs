@@ -1,2 +1,307 @@
-//! Writes a folder of random weights in a published shape.
-fn main() {}
+//! `random-weights FOLDER --shape olmo2-1b`: a weights folder of random numbers in a published shape, for benchmarks and
+//! tests that need the size of a real model and not its sense. Files are byte for byte what `numpy.save` writes.
+//!
+//! The numbers depend on the tensor and the position alone, so any number of threads gives the same files.
+
+use argh::FromArgs;
+use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::format::Dtype;
+use olmo_infer::layout::{self, TensorSpec};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+/// Bytes that a thread makes and writes at a time.
+const CHUNK_BYTES: u64 = 4 << 20;
+/// Bytes before the numbers of every file.
+const HEADER_BYTES: u64 = 128;
+/// Share of the weights that `--outliers` spreads out, in units of 2^-32: 0.03 %.
+const OUTLIER_SHARE: u64 = (0.0003 * (1u64 << 32) as f64) as u64;
+/// Powers of two over which `--outliers` spreads them: magnitudes of 2^-60 to 1.
+const OUTLIER_BINADES: u64 = 60;
+
+/// Write a folder of random weights in the shape of a published model.
+#[derive(FromArgs)]
+struct Args {
+    /// the folder to make
+    #[argh(positional)]
+    folder: PathBuf,
+    /// olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b or tiny
+    #[argh(option)]
+    shape: String,
+    /// f32 (default), or bf16: raw 16-bit files and a config.json that says bfloat16
+    #[argh(option, default = "String::from(\"f32\")")]
+    dtype: String,
+    /// let 0.03 % of the weights have magnitudes spread over 60 powers of two
+    #[argh(switch)]
+    outliers: bool,
+    /// true headers and lengths, but no numbers: the files take no space
+    #[argh(switch)]
+    sparse: bool,
+    /// write into a folder that has files already
+    #[argh(switch)]
+    force: bool,
+}
+
+fn main() -> ExitCode {
+    let args: Args = argh::from_env();
+    match run(&args) {
+        Ok(summary) => {
+            println!("{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("random-weights: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<String, String> {
+    let config = shape(&args.shape).ok_or_else(|| format!("--shape {}: no such shape, see --help", args.shape))?;
+    let dtype = [Dtype::F32, Dtype::Bf16].into_iter().find(|dtype| dtype.name() == args.dtype);
+    let dtype = dtype.ok_or_else(|| format!("--dtype {}: expected f32 or bf16", args.dtype))?;
+    let at = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: io::Error| format!("{path}: {error}")
+    };
+    fs::create_dir_all(&args.folder).map_err(at(&args.folder))?;
+    if !args.force && fs::read_dir(&args.folder).map_err(at(&args.folder))?.next().is_some() {
+        return Err(format!("{}: not empty; --force writes into it", args.folder.display()));
+    }
+    let specs = layout::tensors(&config);
+    let mut total_bytes = 0;
+    for (position, spec) in specs.iter().enumerate() {
+        let path = args.folder.join(format!("{}.npy", spec.name()));
+        let tensor = Tensor { spec, position: position as u64, dtype, outliers: args.outliers };
+        total_bytes += tensor.write(&path, args.sparse).map_err(at(&path))?;
+    }
+    let path = args.folder.join("config.json");
+    fs::write(&path, config_json(&config, dtype)).map_err(at(&path))?;
+    let kind = if args.sparse { "sparse" } else { "random" };
+    Ok(format!("{}: {} {kind} tensors, {total_bytes} bytes", args.folder.display(), specs.len()))
+}
+
+/// The sizes of a published model (the base models of each release), or of one that takes no time.
+fn shape(name: &str) -> Option<ModelConfig> {
+    let (architecture, hidden_size, n_layers, n_heads, n_kv_heads, intermediate_size) = match name {
+        "olmo2-1b" => (Architecture::Olmo2, 2048, 16, 16, 16, 8192),
+        "olmo2-7b" => (Architecture::Olmo2, 4096, 32, 32, 32, 11008),
+        "olmo2-13b" => (Architecture::Olmo2, 5120, 40, 40, 40, 13824),
+        "olmo2-32b" => (Architecture::Olmo2, 5120, 64, 40, 8, 27648),
+        "olmo3-7b" => (Architecture::Olmo3, 4096, 32, 32, 32, 11008),
+        "olmo3-32b" => (Architecture::Olmo3, 5120, 64, 40, 8, 27648),
+        "tiny" => (Architecture::Olmo2, 64, 2, 4, 2, 172),
+        _ => return None,
+    };
+    let olmo3 = architecture == Architecture::Olmo3;
+    let tiny = name == "tiny";
+    let layer_type = |layer: usize| match olmo3 && (layer + 1) % 4 != 0 {
+        true => AttentionKind::Sliding,
+        false => AttentionKind::Full,
+    };
+    Some(ModelConfig {
+        architecture,
+        hidden_size,
+        n_heads,
+        n_kv_heads,
+        head_dim: hidden_size / n_heads,
+        intermediate_size,
+        vocab_size: match (tiny, olmo3) {
+            (true, _) => 503,
+            (_, true) => 100278,
+            (_, false) => 100352,
+        },
+        max_position_embeddings: if olmo3 { 65536 } else { 4096 },
+        rms_norm_eps: 1e-6,
+        rope_theta: 500000.0,
+        rope_theta_sliding: 500000.0,
+        yarn: olmo3.then_some(Yarn {
+            factor: 8.0,
+            original_max_position_embeddings: 8192,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.2079441541679836,
+            truncate: true,
+        }),
+        sliding_window: if olmo3 { 4096 } else { 0 },
+        layer_types: (0..n_layers).map(layer_type).collect(),
+        tie_word_embeddings: false,
+        eos_token_ids: vec![if tiny { 1 } else { 100257 }],
+        bos_token_id: None,
+        pad_token_id: Some(if tiny { 0 } else { 100277 }),
+    })
+}
+
+/// `config.json` as transformers 4.57 writes it.
+fn config_json(config: &ModelConfig, dtype: Dtype) -> String {
+    let class = match config.architecture {
+        Architecture::Olmo2 => "Olmo2ForCausalLM",
+        Architecture::Olmo3 => "Olmo3ForCausalLM",
+    };
+    let mut json = serde_json::json!({
+        "architectures": [class],
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "dtype": if dtype == Dtype::Bf16 { "bfloat16" } else { "float32" },
+        "eos_token_id": config.eos_token_ids[0],
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "model_type": config.architecture.name(),
+        "num_attention_heads": config.n_heads,
+        "num_hidden_layers": config.n_layers(),
+        "num_key_value_heads": config.n_kv_heads,
+        "pad_token_id": config.pad_token_id,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_scaling": null,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "transformers_version": "4.57.1",
+        "use_cache": true,
+        "vocab_size": config.vocab_size,
+    });
+    if let Some(yarn) = &config.yarn {
+        let name = |kind: &AttentionKind| match kind {
+            AttentionKind::Full => "full_attention",
+            AttentionKind::Sliding => "sliding_attention",
+        };
+        json["layer_types"] = config.layer_types.iter().map(name).collect();
+        json["sliding_window"] = config.sliding_window.into();
+        json["rope_scaling"] = serde_json::json!({
+            "attention_factor": yarn.attention_factor,
+            "beta_fast": yarn.beta_fast,
+            "beta_slow": yarn.beta_slow,
+            "factor": yarn.factor,
+            "original_max_position_embeddings": yarn.original_max_position_embeddings,
+            "rope_type": "yarn",
+        });
+    }
+    format!("{json:#}\n")
+}
+
+/// One file to write.
+struct Tensor<'a> {
+    spec: &'a TensorSpec,
+    /// Position in the model; seeds the numbers.
+    position: u64,
+    dtype: Dtype,
+    outliers: bool,
+}
+
+impl Tensor<'_> {
+    /// Writes the file on all cores and returns its length.
+    fn write(&self, path: &Path, sparse: bool) -> io::Result<u64> {
+        let data_bytes = self.spec.n_elements() * self.dtype.bytes() as u64;
+        let file = File::create(path)?;
+        file.write_all_at(&npy_header(self.spec, self.dtype), 0)?;
+        if sparse {
+            file.set_len(HEADER_BYTES + data_bytes)?;
+            return Ok(HEADER_BYTES + data_bytes);
+        }
+        let n_chunks = data_bytes.div_ceil(CHUNK_BYTES);
+        let n_threads = thread::available_parallelism().map_or(1, |n| n.get() as u64).min(n_chunks);
+        let next = AtomicU64::new(0);
+        let work = || -> io::Result<()> {
+            let mut buffer = vec![0; CHUNK_BYTES.min(data_bytes) as usize];
+            loop {
+                let offset = next.fetch_add(1, Ordering::Relaxed) * CHUNK_BYTES;
+                if offset >= data_bytes {
+                    return Ok(());
+                }
+                let chunk = &mut buffer[..(data_bytes - offset).min(CHUNK_BYTES) as usize];
+                self.fill(chunk, offset / self.dtype.bytes() as u64);
+                file.write_all_at(chunk, HEADER_BYTES + offset)?;
+            }
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("the writers do not panic"))
+        })?;
+        Ok(HEADER_BYTES + data_bytes)
+    }
+
+    /// The bytes of the numbers from element `first` on.
+    fn fill(&self, bytes: &mut [u8], first: u64) {
+        match self.dtype {
+            Dtype::F32 => {
+                for (i, slot) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    *slot = self.value(first + i as u64).to_le_bytes();
+                }
+            }
+            Dtype::Bf16 => {
+                for (i, slot) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    *slot = to_bf16(self.value(first + i as u64)).to_le_bytes();
+                }
+            }
+        }
+    }
+
+    /// Element `i`: normal with deviation 0.02 in matrices, and about 1 in norm vectors.
+    #[inline]
+    fn value(&self, i: u64) -> f32 {
+        let bits = mix((self.position << 40).wrapping_add(i));
+        if self.spec.columns.is_none() {
+            return 1.0 + 0.1 * normal(bits);
+        }
+        if self.outliers {
+            let choice = mix(!bits);
+            if choice & 0xffff_ffff < OUTLIER_SHARE {
+                let exponent = 127 - 1 - (choice >> 32) % OUTLIER_BINADES;
+                let sign_and_mantissa = bits as u32 & 0x807f_ffff;
+                return f32::from_bits((exponent as u32) << 23 | sign_and_mantissa);
+            }
+        }
+        0.02 * normal(bits)
+    }
+}
+
+/// A bijection of 64 bits without visible pattern: the output function of splitmix64 (Steele, Lea, Flood 2014).
+#[inline]
+fn mix(counter: u64) -> u64 {
+    let z = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Roughly normal, deviation 1: the sum of four uniform numbers of 16 bits. Never zero.
+#[inline]
+fn normal(bits: u64) -> f32 {
+    let sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
+    // Mean 4 * 32767.5; deviation 65536 * sqrt(4 / 12).
+    ((sum as i32 - 131070) as f32 + 0.5) * (1.0 / 37837.227)
+}
+
+/// The nearest bf16 number, ties to even. For finite numbers.
+#[inline]
+fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// The header that `numpy.save` writes for a C-ordered array: version 1.0, padded to a multiple of 64 bytes with room
+/// for a longer first dimension.
+fn npy_header(spec: &TensorSpec, dtype: Dtype) -> Vec<u8> {
+    let descr = match dtype {
+        Dtype::F32 => "<f4",
+        Dtype::Bf16 => "<u2",
+    };
+    let shape = match spec.columns {
+        Some(columns) => format!("({}, {columns})", spec.rows),
+        None => format!("({},)", spec.rows),
+    };
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let text_bytes = HEADER_BYTES as usize - 10;
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((text_bytes as u16).to_le_bytes());
+    header.extend(format!("{dict:<width$}\n", width = text_bytes - 1).bytes());
+    assert_eq!(header.len(), HEADER_BYTES as usize, "headers of published shapes fill 128 bytes");
+    header
+}

@@ -1,0 +1,362 @@
+#!/usr/bin/env python3
+"""Reads an .olmo file, from format-spec.md alone. Needs numpy; with the xxhash module it checks the digests too.
+
+    read_olmo.py MODEL                  lists what is in the file
+    read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
+
+In a program: `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint.
+"""
+
+import argparse
+import os
+import struct
+import sys
+
+import numpy as np
+
+try:
+    import xxhash
+except ImportError:
+    xxhash = None
+
+MAGIC = b"\x89OLMO\r\n\x1a"
+VERSION_MAJOR, VERSION_MINOR = 1, 0
+BYTE_ORDER_MARK = 0x01020304
+HEADER_BYTES = 4096
+SECTION_ALIGNMENT = 64
+TENSOR_ALIGNMENT = 256
+LARGE_DATA_BYTES = 16 << 20
+PANEL_ROWS = 64
+MAX_SECTIONS = 64
+MAX_FILE_BYTES = 2**63 - 1
+NONE = 0xFFFFFFFF
+SECTION_REQUIRED = 1
+F32, BF16 = 1, 2
+VECTOR, PANELS64 = 1, 2
+DTYPE_NAMES = {F32: "f32", BF16: "bf16"}
+SECTION_NAMES = {1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE"}
+SECTION_LIMITS = {1: 64 << 20, 2: 1 << 30}
+
+HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s320s3640sQ")
+CONFIG = struct.Struct("<12I7d6I16I128s")
+CONFIG_FIELDS = (
+    "architecture n_layers hidden_size n_heads n_kv_heads head_dim intermediate_size vocab_size "
+    "max_position_embeddings sliding_window tie_word_embeddings rope_type rms_norm_eps rope_theta rope_theta_sliding "
+    "yarn_factor yarn_beta_fast yarn_beta_slow yarn_attention_factor yarn_original_max_position_embeddings "
+    "yarn_truncate bos_token_id pad_token_id n_eos_token_ids reserved"
+).split()
+TENSOR = struct.Struct("<6I5Q2I56s")
+SECTION = struct.Struct("<2I3Q32s")
+
+LAYER_TENSORS = (
+    (2, "self_attn.q_proj", "q", "h"),
+    (3, "self_attn.k_proj", "kv", "h"),
+    (4, "self_attn.v_proj", "kv", "h"),
+    (5, "self_attn.q_norm", "q", None),
+    (6, "self_attn.k_norm", "kv", None),
+    (7, "self_attn.o_proj", "h", "q"),
+    (8, "post_attention_layernorm", "h", None),
+    (9, "mlp.gate_proj", "f", "h"),
+    (10, "mlp.up_proj", "f", "h"),
+    (11, "mlp.down_proj", "h", "f"),
+    (12, "post_feedforward_layernorm", "h", None),
+)
+
+
+class FormatError(Exception):
+    """The file is not what format-spec.md describes; the text says where."""
+
+
+def expect(place, found, expected):
+    """Refuses a value that is not the only one possible."""
+    if found != expected:
+        raise FormatError(f"{place}: found {found}, expected {expected}")
+
+
+def check_digest(place, data, seed, expected):
+    """Compares a digest, when the xxhash module is there."""
+    if xxhash is not None:
+        found = xxhash.xxh3_64_intdigest(data, seed=seed)
+        expect(f"{place}: digest", f"{found:016x}", f"{expected:016x}")
+
+
+def align(offset, alignment):
+    return -(-offset // alignment) * alignment
+
+
+class Model:
+    """An open file: its configuration, tensors and sections."""
+
+    def __init__(self, path):
+        self.path = path
+        with open(path, "rb") as file:
+            page = file.read(HEADER_BYTES)
+            length = os.fstat(file.fileno()).st_size
+            self._read_header(page, length)
+            index = file.read(self.index_bytes)
+        self.shapes = self._tensor_shapes()
+        self._read_index(index)
+        self._check_layout()
+        self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        expect("file length", len(self.bytes), self.file_bytes)
+
+    def _read_header(self, page, length):
+        if page[:8] != MAGIC:
+            raise FormatError("not an .olmo file: the first eight bytes are not its magic")
+        if len(page) < HEADER_BYTES:
+            raise FormatError(f"truncated: {len(page)} bytes, less than the header")
+        (
+            _, major, self.version_minor, byte_order, self.file_bytes, required, _, header_bytes, self.n_tensors,
+            self.n_sections, reserved_a, self.index_bytes, self.index_digest, self.data_offset, self.data_bytes,
+            reserved_b, config, reserved_c, digest,
+        ) = HEADER.unpack(page)
+        expect("byte order mark", f"{byte_order:#010x}", f"{BYTE_ORDER_MARK:#010x}")
+        if major != VERSION_MAJOR:
+            raise FormatError(f"format version {major}.{self.version_minor}, this reads {VERSION_MAJOR}.{VERSION_MINOR}")
+        check_digest("header", page[: HEADER_BYTES - 8], 0, digest)
+        if required:
+            raise FormatError(f"needs features {required:#x}, which this reader does not know")
+        expect("file length", length, self.file_bytes)
+        expect("header length", header_bytes, HEADER_BYTES)
+        if reserved_a or any(reserved_b) or any(reserved_c):
+            raise FormatError("header: reserved fields are not zero")
+        self._read_config(config)
+        expect("number of tensors", self.n_tensors, 11 * self.config["n_layers"] + 3 - self.config["tie_word_embeddings"])
+        if self.n_sections > MAX_SECTIONS:
+            raise FormatError(f"{self.n_sections} sections, more than {MAX_SECTIONS}")
+        expect("index length", self.index_bytes, self.n_tensors * TENSOR.size + self.n_sections * SECTION.size)
+
+    def _read_config(self, block):
+        values = CONFIG.unpack(block)
+        config = dict(zip(CONFIG_FIELDS, values))
+        eos, sliding = values[len(CONFIG_FIELDS) : -1], values[-1]
+
+        def within(name, low, high):
+            if not low <= config[name] <= high:
+                raise FormatError(f"{name}: found {config[name]}, expected {low} to {high}")
+
+        for name in ("hidden_size", "n_heads", "intermediate_size"):
+            within(name, 1, 1 << 20)
+        within("architecture", 1, 2)
+        within("n_layers", 1, 1024)
+        within("n_kv_heads", 1, config["n_heads"])
+        within("head_dim", 2, 1024)
+        within("vocab_size", 1, 1 << 24)
+        within("max_position_embeddings", 1, 1 << 24)
+        within("tie_word_embeddings", 0, 1)
+        within("rope_type", 0, 1 if config["architecture"] == 2 else 0)
+        within("rms_norm_eps", 1e-12, 1)
+        within("rope_theta", 1, 1e12)
+        within("rope_theta_sliding", 1, 1e12)
+        if config["head_dim"] % 2 or config["n_heads"] % config["n_kv_heads"]:
+            raise FormatError("head_dim must be even and n_kv_heads a divisor of n_heads")
+        if config["n_heads"] * config["head_dim"] > 1 << 20:
+            raise FormatError("n_heads x head_dim is more than 2^20")
+        yarn = config["rope_type"]
+        for name, low, high in (
+            ("yarn_factor", 1, 1e6),
+            ("yarn_beta_fast", 1e-3, 1e6),
+            ("yarn_beta_slow", 1e-3, 1e6),
+            ("yarn_attention_factor", 1e-3, 1e3),
+            ("yarn_original_max_position_embeddings", 1, 1 << 24),
+            ("yarn_truncate", 0, 1),
+        ):
+            within(name, low if yarn else 0, high if yarn else 0)
+        if yarn and config["rope_theta"] <= 1:
+            raise FormatError("rope_theta must be above 1 with YaRN")
+        layers = range(config["n_layers"])
+        config["sliding_layers"] = [bool(sliding[layer // 8] >> (layer % 8) & 1) for layer in layers]
+        slides = any(config["sliding_layers"])
+        if sum(byte.bit_count() for byte in sliding) != sum(config["sliding_layers"]):
+            raise FormatError("sliding_layers: bits beyond the last layer")
+        if slides and config["architecture"] == 1:
+            raise FormatError("sliding_layers: OLMo-2 has none")
+        within("sliding_window", 1 if slides else 0, 1 << 24 if slides else 0)
+        within("n_eos_token_ids", 0, 16)
+        expect("config: reserved field", config.pop("reserved"), 0)
+        used = config.pop("n_eos_token_ids")
+        config["eos_token_ids"] = list(eos[:used])
+        if any(id != NONE for id in eos[used:]):
+            raise FormatError("eos_token_ids: entries beyond their number")
+        self.config = config
+
+    def _tensor_shapes(self):
+        """[(name, role, layer, rows, columns or None)] in the canonical order."""
+        config = self.config
+        sizes = {
+            "h": config["hidden_size"],
+            "q": config["n_heads"] * config["head_dim"],
+            "kv": config["n_kv_heads"] * config["head_dim"],
+            "f": config["intermediate_size"],
+            None: None,
+        }
+        shapes = [("model.embed_tokens.weight", 1, NONE, config["vocab_size"], sizes["h"])]
+        for layer in range(config["n_layers"]):
+            for role, name, rows, columns in LAYER_TENSORS:
+                shapes.append((f"model.layers.{layer}.{name}.weight", role, layer, sizes[rows], sizes[columns]))
+        shapes.append(("model.norm.weight", 13, NONE, sizes["h"], None))
+        if not config["tie_word_embeddings"]:
+            shapes.append(("lm_head.weight", 14, NONE, config["vocab_size"], sizes["h"]))
+        return shapes
+
+    def _read_index(self, index):
+        expect("index", len(index), self.index_bytes)
+        check_digest("index", index, 0, self.index_digest)
+        end = self.n_tensors * TENSOR.size
+        self.records = list(TENSOR.iter_unpack(index[:end]))
+        self.sections = {}
+        previous = 0
+        for kind, flags, offset, size, digest, reserved in SECTION.iter_unpack(index[end:]):
+            if kind <= previous or flags & ~SECTION_REQUIRED or any(reserved):
+                raise FormatError(f"section {kind}: kind out of order, unknown flags or reserved fields")
+            if kind not in SECTION_NAMES and flags & SECTION_REQUIRED:
+                raise FormatError(f"section {kind}: required, and this reader does not know it")
+            if size > SECTION_LIMITS.get(kind, 16 << 20):
+                raise FormatError(f"section {kind}: {size} bytes are too many")
+            self.sections[kind] = (offset, size, digest)
+            previous = kind
+
+    def _check_layout(self):
+        """Computes where everything lies, and compares it with the index."""
+        self.matrices = self.records[0][2]
+        if self.matrices not in DTYPE_NAMES:
+            raise FormatError(f"element type {self.matrices} is unknown")
+        step, width = (1, 4) if self.matrices == F32 else (2, 2)
+
+        def size(rows, columns):
+            if columns is None:
+                return 4 * rows
+            return align(rows, PANEL_ROWS) * align(columns, step) * width
+
+        cursor = HEADER_BYTES + self.index_bytes
+        for kind, (offset, section_bytes, _) in self.sections.items():
+            cursor = align(cursor, SECTION_ALIGNMENT)
+            expect(f"section {kind}: offset", offset, cursor)
+            cursor += section_bytes
+        total = sum(align(size(rows, columns), TENSOR_ALIGNMENT) for _, _, _, rows, columns in self.shapes)
+        large = total >= LARGE_DATA_BYTES
+        group_alignment = 64 << 10 if large else 256
+        cursor = align(cursor, 2 << 20 if large else 4096)
+        expect("data offset", self.data_offset, cursor)
+        group = None
+        for position, (name, role, layer, rows, columns) in enumerate(self.shapes):
+            cursor = align(cursor, TENSOR_ALIGNMENT if layer == group else group_alignment)
+            group = layer
+            vector = columns is None
+            expected = (
+                role, layer, F32 if vector else self.matrices, VECTOR if vector else PANELS64, 0, 0,
+                rows, 1 if vector else columns, cursor, size(rows, columns),
+            )
+            record = self.records[position]
+            expect(f"{name}: record", record[:10], expected)
+            magnitude, rounded, reserved = record[11:]
+            if magnitude >= 0x7F800000 or rounded > 1 or any(reserved):
+                raise FormatError(f"{name}: smallest magnitude, rounded or reserved fields are not possible")
+            cursor += size(rows, columns)
+        cursor = align(cursor, group_alignment)
+        if cursor > MAX_FILE_BYTES:
+            raise FormatError("the configuration describes no possible file")
+        expect("file length", self.file_bytes, cursor)
+        expect("data length", self.data_bytes, cursor - self.data_offset)
+
+    def tensor(self, position):
+        """The array of the tensor with this position in the index: f32, in the shape of the checkpoint."""
+        name, _, _, rows, columns = self.shapes[position]
+        offset, size, digest = self.records[position][8:11]
+        data = self.bytes[offset : offset + size]
+        check_digest(name, data, position, digest)
+        if columns is None:
+            return data.view("<f4").astype(np.float32)
+        if self.matrices == F32:
+            panels = data.view("<f4").reshape(-1, columns, PANEL_ROWS)
+            matrix = panels.transpose(0, 2, 1).reshape(-1, columns)
+        else:
+            padded = align(columns, 2)
+            panels = data.view("<u2").reshape(-1, padded // 2, PANEL_ROWS, 2)
+            upper = panels.transpose(0, 2, 1, 3).reshape(-1, padded)
+            matrix = (upper.astype("<u4") << 16).view("<f4")
+        return np.ascontiguousarray(matrix[:rows, :columns], dtype=np.float32)
+
+    def section(self, kind):
+        """The bytes of a section, or None."""
+        if kind not in self.sections:
+            return None
+        offset, size, digest = self.sections[kind]
+        data = self.bytes[offset : offset + size].tobytes()
+        check_digest(f"section {kind}", data, kind, digest)
+        return data
+
+    def vocabulary(self):
+        """The bytes of every token, or None. An id without an entry is empty."""
+        data = self.section(2)
+        if data is None:
+            return None
+        if len(data) < 16:
+            raise FormatError("vocabulary: no room for its head")
+        n_tokens, reserved, text_bytes = struct.unpack_from("<IIQ", data)
+        expect("vocabulary: reserved field", reserved, 0)
+        if n_tokens > self.config["vocab_size"]:
+            raise FormatError("vocabulary: more tokens than rows")
+        text_at = 16 + 4 * (n_tokens + 1)
+        expect("vocabulary: text length", text_bytes, len(data) - text_at)
+        offsets = struct.unpack_from(f"<{n_tokens + 1}I", data, 16)
+        if offsets[0] != 0 or offsets[-1] != text_bytes or list(offsets) != sorted(offsets):
+            raise FormatError("vocabulary: offsets are not those of its text")
+        return [data[text_at + a : text_at + b] for a, b in zip(offsets, offsets[1:])]
+
+
+def read(path):
+    """{name: f32 array} of every tensor in the file."""
+    model = Model(path)
+    return {shape[0]: model.tensor(position) for position, shape in enumerate(model.shapes)}
+
+
+def listing(model):
+    """The lines that describe a file."""
+    yield f"format 1.{model.version_minor}, {model.file_bytes} bytes, matrices in {DTYPE_NAMES[model.matrices]}"
+    for key, value in model.config.items():
+        if key == "sliding_layers":
+            value = "".join("S" if slides else "F" for slides in value)
+        yield f"  {key} {value}"
+    for (name, _, _, rows, columns), record in zip(model.shapes, model.records):
+        shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
+        yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes"
+    for kind, (offset, size, _) in model.sections.items():
+        yield f"  section {SECTION_NAMES.get(kind, kind)} at {offset}, {size} bytes"
+    vocabulary = model.vocabulary()
+    if vocabulary is not None:
+        yield f"  vocabulary of {len(vocabulary)} tokens"
+    for line in (model.section(4) or b"").decode("utf-8", "replace").splitlines():
+        yield f"  {line}"
+
+
+def export(model, folder):
+    """Writes every tensor as an f32 .npy file."""
+    os.makedirs(folder, exist_ok=True)
+    for position, shape in enumerate(model.shapes):
+        np.save(os.path.join(folder, f"{shape[0]}.npy"), model.tensor(position))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Reads an .olmo file.")
+    parser.add_argument("model", help="the .olmo file")
+    parser.add_argument("--export", metavar="DIR", help="write every tensor as an f32 .npy file")
+    arguments = parser.parse_args()
+    try:
+        model = Model(arguments.model)
+        if arguments.export:
+            export(model, arguments.export)
+            print(f"{arguments.export}: {len(model.shapes)} tensors")
+        else:
+            print("\n".join(listing(model)))
+        if xxhash is None:
+            print("digests not checked: the Python module xxhash is not installed", file=sys.stderr)
+    except (FormatError, OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        sys.exit(f"read_olmo.py: {arguments.model}: {reason or type(error).__name__}")
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

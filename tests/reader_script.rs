@@ -1,0 +1,171 @@
+//! `scripts/read_olmo.py`, written from `format-spec.md` alone, reads what `olmo-pack` writes: every array is the
+//! source's, bit for bit.
+//!
+//! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that they
+//! were skipped.
+
+use olmo_infer::layout::TensorSpec;
+use olmo_infer::model_file::ModelFile;
+use olmo_pack::element::{f16_to_f32, round_to_bf16};
+use olmo_tests::{Finished, Stored, TempDir, finish, npy_path, repository, run, small_config, write_weights};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
+/// A Python that has these modules; says loudly what is missing.
+fn python(modules: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("OLMO_PYTHON").map(PathBuf::from);
+    let python = named.unwrap_or_else(|| repository().join(".venv/bin/python"));
+    let imported = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if imported.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    // Not eprintln!, which the test runner keeps to itself when a test passes.
+    let _ = writeln!(
+        io::stderr(),
+        "\nSKIPPED: scripts/read_olmo.py was not tested: {} has no {modules}.\n         To test it: python3 -m venv .venv && \
+         .venv/bin/pip install numpy xxhash\n",
+        python.display()
+    );
+    None
+}
+
+/// Runs the script.
+fn script(python: &Path, arguments: &[&Path]) -> Finished {
+    finish(Command::new(python).arg("-B").arg(repository().join("scripts/read_olmo.py")).args(arguments))
+}
+
+/// The reference cases: the repository's own, and those beside it where they are.
+fn cases() -> Vec<PathBuf> {
+    let folders = [repository().join("tests/golden"), repository().join("../shared/golden")];
+    let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    let mut cases: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path().join("weights")).collect();
+    cases.retain(|path| path.is_dir());
+    cases.sort();
+    assert!(cases.len() >= 5);
+    cases
+}
+
+/// The numbers of an `.npy` file of 2 or 4 bytes an element as f32 bits.
+fn source_bits(path: &Path) -> Vec<u32> {
+    let bytes = fs::read(path).expect("an .npy file");
+    let text_end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let (header, data) = (String::from_utf8_lossy(&bytes[..text_end]), &bytes[text_end..]);
+    let halves = data.as_chunks::<2>().0.iter().map(|&half| u16::from_le_bytes(half));
+    if header.contains("<f4") {
+        data.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
+    } else if header.contains("<f2") {
+        halves.map(f16_to_f32).collect()
+    } else {
+        halves.map(|half| u32::from(half) << 16).collect()
+    }
+}
+
+/// Packs `weights`, reads the file with the script and compares every array.
+fn assert_read_back(python: &Path, weights: &Path, dtype: &str) {
+    let folder = TempDir::new("reader");
+    let (model, exported) = (folder.join("m.olmo"), folder.join("arrays"));
+    run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+    let said = script(python, &[&model, Path::new("--export"), &exported]);
+    let file = ModelFile::open(&model).expect("a model");
+    assert!(said.ok().ends_with(&format!(": {} tensors\n", file.specs().len())), "{}", said.stdout);
+    for spec in file.specs() {
+        let name = spec.name();
+        let (shape, numbers) = olmo_tests::read_f32_npy(&npy_path(&exported, &name));
+        assert_eq!(shape, spec.shape(), "{}: {name}", weights.display());
+        let stored = |bits: u32| match (dtype, spec) {
+            ("bf16", TensorSpec { columns: Some(_), .. }) => u32::from(round_to_bf16(bits)) << 16,
+            _ => bits,
+        };
+        let expected = source_bits(&npy_path(weights, &name)).into_iter().map(stored);
+        assert!(numbers.into_iter().map(f32::to_bits).eq(expected), "{} as {dtype}: {name}", weights.display());
+    }
+}
+
+#[test]
+fn every_reference_case_is_read_bit_for_bit() {
+    let Some(python) = python("numpy") else { return };
+    for weights in cases() {
+        for dtype in ["auto", "f32", "bf16"] {
+            assert_read_back(&python, &weights, dtype);
+        }
+    }
+}
+
+#[test]
+fn odd_sizes_and_every_source_type_are_read_bit_for_bit() {
+    let Some(python) = python("numpy") else { return };
+    for stored in [Stored::F32, Stored::F16, Stored::Bf16, Stored::F32OfBf16] {
+        let folder = TempDir::new("reader-odd");
+        write_weights(folder.path(), &small_config(), stored, 21);
+        for dtype in ["auto", "bf16"] {
+            assert_read_back(&python, folder.path(), dtype);
+        }
+    }
+}
+
+#[test]
+fn the_listing_and_the_vocabulary_are_read() {
+    let Some(python) = python("numpy") else { return };
+    let folder = TempDir::new("reader-vocab");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 22);
+    fs::write(weights.join("vocab.txt"), "0\tFour\n1\tĠscore\n3\tĊ\n").expect("written");
+    run(PACK, [&weights, &model]).ok();
+    let listing = script(&python, &[&model]);
+    let listing = listing.ok();
+    for line in ["  hidden_size 36", "  model.layers.1.mlp.down_proj.weight [36, 71] f32 at ", "  dtype=auto"] {
+        assert!(listing.contains(line), "no {line:?} in {listing}");
+    }
+    let program = "import sys; sys.path.insert(0, 'scripts'); import read_olmo; \
+                   print(read_olmo.Model(sys.argv[1]).vocabulary()[:4])";
+    let printed = finish(
+        Command::new(&python).args(["-B", "-c", program]).arg(&model).current_dir(repository()),
+    );
+    assert_eq!(printed.ok(), "[b'Four', b' score', b'', b'\\n']\n");
+}
+
+#[test]
+fn what_is_no_good_file_is_refused_in_one_line() {
+    // The digests need the module.
+    let Some(python) = python("numpy, xxhash") else { return };
+    let folder = TempDir::new("reader-bad");
+    let (weights, model, bad) = (folder.join("w"), folder.join("m.olmo"), folder.join("bad.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 23);
+    run(PACK, [&weights, &model]).ok();
+    let file = ModelFile::open(&model).expect("a model");
+    let good = fs::read(&model).expect("read");
+    let flipped = |offset: usize| {
+        let mut bytes = good.clone();
+        bytes[offset] ^= 1;
+        bytes
+    };
+    let longer = [good.as_slice(), &[0]].concat();
+    let cases = [
+        (Vec::new(), "not an .olmo file"),
+        (b"GGUF and something".to_vec(), "not an .olmo file"),
+        (good[..100].to_vec(), "truncated: 100 bytes, less than the header"),
+        (good[..good.len() - 1].to_vec(), "file length: found "),
+        (longer, "file length: found "),
+        (flipped(8), "format version 0.0, this reads 1.0"),
+        (flipped(12), "byte order mark: found 0x01020305, expected 0x01020304"),
+        (flipped(140), "header: digest: found "),
+        (flipped(4096), "index: digest: found "),
+        (flipped(file.layout().tensors[2].offset as usize), "model.layers.0.self_attn.k_proj.weight: digest: found "),
+        (flipped(file.layout().sections[2].offset as usize), "section 4: digest: found "),
+    ];
+    for (bytes, expected) in cases {
+        fs::write(&bad, &bytes).expect("written");
+        let section = expected.starts_with("section");
+        let arguments: &[&Path] =
+            if section { &[&bad] } else { &[&bad, Path::new("--export"), &folder.join("arrays")] };
+        let line = script(&python, arguments);
+        let line = line.refused(1);
+        assert!(line.starts_with(&format!("read_olmo.py: {}: {expected}", bad.display())), "{expected}: {line}");
+    }
+    let missing = script(&python, &[&folder.join("missing.olmo")]);
+    assert!(missing.refused(1).ends_with("missing.olmo: No such file or directory"), "{}", missing.stderr);
+}

@@ -1,0 +1,297 @@
+//! `format-spec.md` and the code say the same: every table of the document is read and compared with the structs,
+//! constants and functions that define the format.
+
+use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
+use olmo_infer::format::{
+    self, ConfigBlock, Dtype, Header, SectionRecord, SourceRecord, TensorLayout, TensorRecord, VocabularyHead, section,
+};
+use olmo_infer::layout::{self, Role};
+use olmo_infer::panels::PanelShape;
+use olmo_tests::repository;
+use std::fs;
+use std::mem::offset_of;
+
+/// A field of a struct as the compiler lays it out.
+#[derive(Debug, PartialEq)]
+struct Field {
+    name: String,
+    offset: usize,
+    bytes: usize,
+}
+
+/// Size of the field that `get` returns.
+fn bytes_of<S, F>(_get: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
+/// The fields of a struct, in the order given.
+macro_rules! fields {
+    ($struct:ty: $($field:ident),* $(,)?) => {
+        vec![$(Field {
+            name: stringify!($field).to_string(),
+            offset: offset_of!($struct, $field),
+            bytes: bytes_of(|s: &$struct| &s.$field),
+        }),*]
+    };
+}
+
+/// The text of the document.
+fn document() -> String {
+    fs::read_to_string(repository().join("format-spec.md")).expect("format-spec.md")
+}
+
+/// The rows of the table whose header line begins with these column names, after the heading; cells without backticks.
+#[track_caller]
+fn table(heading: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let document = document();
+    let start = document.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let cells = |line: &str| -> Vec<String> {
+        let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
+        inner.split('|').map(|cell| cell.trim().replace('`', "")).collect()
+    };
+    let mut lines = document[start..].lines().skip_while(|line| !line.starts_with('|') || cells(line) != columns);
+    assert!(lines.next().is_some(), "no table {columns:?} after {heading:?}");
+    let rows: Vec<_> = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect();
+    assert!(rows.iter().all(|row| row.len() == columns.len()), "a row of {heading:?} has missing or extra cells");
+    rows
+}
+
+#[track_caller]
+fn number(cell: &str) -> u64 {
+    let parsed = match cell.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => cell.parse(),
+    };
+    parsed.unwrap_or_else(|_| panic!("{cell:?} is not a number"))
+}
+
+/// Bytes of a type as the tables write it; `None` for a struct.
+#[track_caller]
+fn type_bytes(text: &str) -> Option<usize> {
+    let (element, count) = match text.split_once('[') {
+        Some((element, count)) => (element, number(count.trim_end_matches(']')) as usize),
+        None => (text, 1),
+    };
+    let bytes = match element {
+        "u8" => 1,
+        "u16" => 2,
+        "u32" => 4,
+        "u64" | "f64" => 8,
+        "struct" => return None,
+        other => panic!("{other:?} is no type of the format"),
+    };
+    Some(bytes * count)
+}
+
+/// Compares the table under the struct's heading with its fields.
+#[track_caller]
+fn assert_struct(name: &str, struct_bytes: usize, fields: Vec<Field>) {
+    let heading = format!("### `{name}` ({struct_bytes} bytes)");
+    let rows = table(&heading, &["offset", "size", "type", "name", "meaning", "rule"]);
+    let mut end = 0;
+    let documented: Vec<Field> = rows
+        .iter()
+        .map(|row| {
+            let field =
+                Field { name: row[3].clone(), offset: number(&row[0]) as usize, bytes: number(&row[1]) as usize };
+            assert_eq!(field.offset, end, "{name}.{}: the fields follow each other without holes", field.name);
+            end += field.bytes;
+            let of_type = type_bytes(&row[2]);
+            assert_eq!(of_type.unwrap_or(field.bytes), field.bytes, "{name}.{}: type and size", field.name);
+            field
+        })
+        .collect();
+    assert_eq!(end, struct_bytes, "{name}: the fields fill the struct");
+    assert_eq!(documented, fields, "{name}");
+}
+
+#[test]
+fn struct_tables_are_the_structs() {
+    let fields = fields!(Header:
+        magic, version_major, version_minor, byte_order, file_bytes, required_features, optional_features, header_bytes,
+        n_tensors, n_sections, reserved_a, index_bytes, index_digest, data_offset, data_bytes, reserved_b, config,
+        reserved_c, header_digest,
+    );
+    assert_struct("Header", size_of::<Header>(), fields);
+    let fields = fields!(ConfigBlock:
+        architecture, n_layers, hidden_size, n_heads, n_kv_heads, head_dim, intermediate_size, vocab_size,
+        max_position_embeddings, sliding_window, tie_word_embeddings, rope_type, rms_norm_eps, rope_theta,
+        rope_theta_sliding, yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor,
+        yarn_original_max_position_embeddings, yarn_truncate, bos_token_id, pad_token_id, n_eos_token_ids, reserved,
+        eos_token_ids, sliding_layers,
+    );
+    assert_struct("ConfigBlock", size_of::<ConfigBlock>(), fields);
+    let fields = fields!(TensorRecord:
+        role, layer, dtype, layout, encoding, n_raw_columns, rows, columns, offset, bytes, digest, min_magnitude,
+        rounded, reserved,
+    );
+    assert_struct("TensorRecord", size_of::<TensorRecord>(), fields);
+    let fields = fields!(SectionRecord: kind, flags, offset, bytes, digest, reserved);
+    assert_struct("SectionRecord", size_of::<SectionRecord>(), fields);
+    assert_struct(
+        "VocabularyHead",
+        size_of::<VocabularyHead>(),
+        fields!(VocabularyHead: n_tokens, reserved, text_bytes),
+    );
+    assert_struct("SourceRecord", size_of::<SourceRecord>(), fields!(SourceRecord: dtype, header_bytes, digest));
+}
+
+#[test]
+fn the_magic_is_the_magic() {
+    let hex: Vec<String> = format::MAGIC.iter().map(|byte| format!("{byte:02X}")).collect();
+    let heading = format!("### `Header` ({} bytes)", format::HEADER_BYTES);
+    let rows = table(&heading, &["offset", "size", "type", "name", "meaning", "rule"]);
+    assert_eq!(rows[0][4], hex.join(" "));
+}
+
+#[test]
+fn constants_have_their_values() {
+    let expected = [
+        ("VERSION_MAJOR", u64::from(format::VERSION_MAJOR)),
+        ("VERSION_MINOR", u64::from(format::VERSION_MINOR)),
+        ("BYTE_ORDER_MARK", u64::from(format::BYTE_ORDER_MARK)),
+        ("HEADER_BYTES", format::HEADER_BYTES as u64),
+        ("TENSOR_RECORD_BYTES", format::TENSOR_RECORD_BYTES as u64),
+        ("SECTION_RECORD_BYTES", format::SECTION_RECORD_BYTES as u64),
+        ("SECTION_ALIGNMENT", format::SECTION_ALIGNMENT),
+        ("TENSOR_ALIGNMENT", format::TENSOR_ALIGNMENT),
+        ("LARGE_DATA_BYTES", format::LARGE_DATA_BYTES),
+        ("LARGE_DATA_ALIGNMENT", format::LARGE_DATA_ALIGNMENT),
+        ("SMALL_DATA_ALIGNMENT", format::SMALL_DATA_ALIGNMENT),
+        ("LARGE_GROUP_ALIGNMENT", format::LARGE_GROUP_ALIGNMENT),
+        ("SMALL_GROUP_ALIGNMENT", format::SMALL_GROUP_ALIGNMENT),
+        ("PANEL_ROWS", format::PANEL_ROWS as u64),
+        ("MAX_SECTIONS", format::MAX_SECTIONS as u64),
+        ("MAX_LAYERS", config::MAX_LAYERS as u64),
+        ("MAX_EOS_TOKENS", config::MAX_EOS_TOKENS as u64),
+        ("NONE", u64::from(format::NONE)),
+        ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
+    ];
+    let rows = table("## Conventions", &["constant", "value", "meaning"]);
+    let documented: Vec<_> = rows.iter().map(|row| (row[0].as_str(), number(&row[1]))).collect();
+    assert_eq!(documented, expected);
+}
+
+#[test]
+fn roles_have_their_codes_names_and_shapes() {
+    // Sizes that are all different, so that no two shapes can be confused.
+    let config = ModelConfig { n_heads: 6, n_kv_heads: 2, head_dim: 4, ..olmo2_1b() };
+    let (q, kv) = (24, 8);
+    let specs = layout::tensors(&config);
+    let rows = table("## Tensors", &["code", "role", "name in a checkpoint", "shape"]);
+    assert_eq!(rows.len(), 14);
+    for row in &rows {
+        let spec =
+            specs.iter().find(|spec| u64::from(spec.role.code()) == number(&row[0]) && spec.layer.unwrap_or(5) == 5);
+        let spec = spec.unwrap_or_else(|| panic!("no tensor with role {}", row[0]));
+        assert_eq!(format!("{:?}", spec.role), row[1]);
+        assert_eq!(spec.name(), row[2].replace(".N.", ".5."));
+        let sizes: Vec<usize> = row[3]
+            .trim_matches(['[', ']'])
+            .split(", ")
+            .map(|size| match size {
+                "h" => config.hidden_size,
+                "q" => q,
+                "kv" => kv,
+                "f" => config.intermediate_size,
+                "V" => config.vocab_size,
+                other => panic!("{other:?} is no size"),
+            })
+            .collect();
+        assert_eq!(spec.shape(), sizes, "{}", row[1]);
+    }
+    // The canonical order: 1, then 2 to 12 in each layer, 13, 14.
+    let codes: Vec<u32> = specs.iter().map(|spec| spec.role.code()).collect();
+    let mut expected = vec![1];
+    (0..config.n_layers()).for_each(|_| expected.extend(2..=12));
+    expected.extend([13, 14]);
+    assert_eq!(codes, expected);
+    let tied = layout::tensors(&ModelConfig { tie_word_embeddings: true, ..config });
+    assert_eq!(tied.len(), specs.len() - 1);
+    assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
+}
+
+#[test]
+fn codes_of_types_layouts_and_encodings_are_those_of_the_record_table() {
+    let rows = table("### `TensorRecord` (128 bytes)", &["offset", "size", "type", "name", "meaning", "rule"]);
+    let meaning = |name: &str| rows.iter().find(|row| row[3] == name).expect("a row")[4].clone();
+    let (f32, bf16) = (Dtype::F32, Dtype::Bf16);
+    let expected = format!("{} {}, {} {}", f32.code(), f32.name(), bf16.code(), bf16.name());
+    assert!(meaning("dtype").ends_with(&expected), "{}", meaning("dtype"));
+    let (vector, panels) = (TensorLayout::Vector.code(), TensorLayout::Panels64.code());
+    assert_eq!(meaning("layout"), format!("{vector} vector, {panels} panels of {} rows", format::PANEL_ROWS));
+    let rows = table("## Encodings", &["encoding", "name", "meaning"]);
+    assert_eq!(rows.len(), 1);
+    assert_eq!((number(&rows[0][0]), rows[0][1].as_str()), (u64::from(format::ENCODING_PLAIN), "ENCODING_PLAIN"));
+}
+
+#[test]
+fn sections_have_their_kinds_and_limits() {
+    let expected = [
+        (section::SOURCES, "SOURCES"),
+        (section::VOCABULARY, "VOCABULARY"),
+        (section::CONFIG_JSON, "CONFIG_JSON"),
+        (section::PROVENANCE, "PROVENANCE"),
+    ];
+    let expected: Vec<_> =
+        expected.iter().map(|&(kind, name)| (u64::from(kind), name.to_string(), section::max_bytes(kind))).collect();
+    let rows = table("## Sections", &["kind", "name", "content", "most bytes"]);
+    let documented: Vec<_> = rows.iter().map(|row| (number(&row[0]), row[1].clone(), number(&row[3]))).collect();
+    assert_eq!(documented, expected);
+    let unknown = format!("Kinds without a row here are limited to {} bytes.", section::max_bytes(1000));
+    assert!(document().contains(&unknown), "no sentence {unknown:?}");
+}
+
+#[test]
+fn the_worked_example_of_the_panels_is_right() {
+    let shape = |dtype| PanelShape { rows: 66, columns: 3, dtype };
+    let bytes = |dtype| shape(dtype).n_panels() * shape(dtype).panel_bytes();
+    let sentence =
+        format!("= {} bytes in f32 and 2 x 64 x 4 x 2 = {} bytes in bf16", bytes(Dtype::F32), bytes(Dtype::Bf16));
+    assert!(document().contains(&sentence), "no {sentence:?}");
+    let rows = table("## Panels", &["row", "column", "number in f32", "number in bf16"]);
+    assert!(rows.len() >= 7);
+    for row in rows {
+        let cells: Vec<usize> = row.iter().map(|cell| number(cell) as usize).collect();
+        assert_eq!(shape(Dtype::F32).element(cells[0], cells[1]), cells[2], "f32 {row:?}");
+        assert_eq!(shape(Dtype::Bf16).element(cells[0], cells[1]), cells[3], "bf16 {row:?}");
+    }
+}
+
+#[test]
+fn the_worked_example_of_the_layout_is_right() {
+    let rows = table("## Where everything lies", &["stored type", "data_offset", "data_bytes"]);
+    let expected: Vec<Vec<String>> = [Dtype::F32, Dtype::Bf16]
+        .iter()
+        .map(|&dtype| {
+            let layout = layout::layout(&olmo2_1b(), dtype, &[1000, 1 << 20, 0, 7]).expect("a possible size");
+            let data_bytes = layout.file_bytes - layout.data_offset;
+            vec![dtype.name().to_string(), layout.data_offset.to_string(), data_bytes.to_string()]
+        })
+        .collect();
+    assert_eq!(rows, expected);
+}
+
+/// The shape of OLMo-2-0425-1B.
+fn olmo2_1b() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Olmo2,
+        hidden_size: 2048,
+        n_heads: 16,
+        n_kv_heads: 16,
+        head_dim: 128,
+        intermediate_size: 8192,
+        vocab_size: 100352,
+        max_position_embeddings: 4096,
+        rms_norm_eps: 1e-6,
+        rope_theta: 500000.0,
+        rope_theta_sliding: 500000.0,
+        yarn: None,
+        sliding_window: 0,
+        layer_types: vec![AttentionKind::Full; 16],
+        tie_word_embeddings: false,
+        eos_token_ids: vec![100257],
+        bos_token_id: None,
+        pad_token_id: Some(100277),
+    }
+}

@@ -1,0 +1,232 @@
+//! Packing loses nothing: `unpack` gives the folder back byte for byte, whatever the element type, the spelling of the
+//! headers or the stored type. Only rounding to bf16 cannot be undone, and then it says so.
+
+use olmo_infer::config::{Architecture, ModelConfig};
+use olmo_infer::format::Dtype;
+use olmo_infer::layout;
+use olmo_infer::model_file::ModelFile;
+use olmo_pack::output::SystemDisk;
+use olmo_pack::pack::{self, DtypeChoice, Request};
+use olmo_pack::settings::Flags;
+use olmo_pack::unpack;
+use olmo_tests::{Stored, TempDir, config_json, npy_path, small_config, small_olmo3, write_weights};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Packs in process.
+#[track_caller]
+fn pack(weights: &Path, model: &Path, dtype: DtypeChoice) {
+    let request = Request { weights: weights.into(), model: model.into(), dtype, ..Request::default() };
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+    packed.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Names and bytes of the files in a folder.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    entries.map(|entry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file"))).collect()
+}
+
+/// Asserts that two folders have the same files, naming the first that differs.
+#[track_caller]
+fn assert_same_files(found: &Path, expected: &Path) {
+    let (found, expected) = (files(found), files(expected));
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, bytes) in &expected {
+        assert!(found[name] == *bytes, "{name} differs");
+    }
+}
+
+/// Packs `weights`, unpacks it and compares; returns what `unpack` said.
+#[track_caller]
+fn assert_restored(weights: &Path, dtype: DtypeChoice, stored: Dtype) {
+    let folder = TempDir::new("unpack");
+    let (model, back) = (folder.join("m.olmo"), folder.join("back"));
+    pack(weights, &model, dtype);
+    assert_eq!(ModelFile::open(&model).expect("a model").matrices(), stored);
+    let said = unpack::run(&model, &back, false).unwrap_or_else(|error| panic!("{error}"));
+    assert!(said.ends_with("restored exactly"), "{said}");
+    assert_same_files(&back, weights);
+}
+
+/// A weights folder whose headers and numbers are replaced by `change(name, header text, data)`.
+fn rewrite(weights: &Path, config: &ModelConfig, change: impl Fn(&str, &str, &[u8]) -> Vec<u8>) {
+    for spec in layout::tensors(config) {
+        let path = npy_path(weights, &spec.name());
+        let bytes = fs::read(&path).expect("a file");
+        let text_end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        let text = std::str::from_utf8(&bytes[10..text_end]).expect("a header").trim_end();
+        fs::write(&path, change(&spec.name(), text, &bytes[text_end..])).expect("written");
+    }
+}
+
+/// An `.npy` file of version 1.0 with exactly this header text.
+fn npy_1(text: &str, data: &[u8]) -> Vec<u8> {
+    let length = (text.len() as u16).to_le_bytes();
+    [b"\x93NUMPY\x01\x00".as_slice(), &length, text.as_bytes(), data].concat()
+}
+
+#[test]
+fn every_source_type_comes_back() {
+    let cases = [
+        (Stored::F32, DtypeChoice::Auto, Dtype::F32),
+        (Stored::F32, DtypeChoice::F32, Dtype::F32),
+        (Stored::F16, DtypeChoice::Auto, Dtype::F32),
+        (Stored::Bf16, DtypeChoice::Auto, Dtype::Bf16),
+        (Stored::Bf16, DtypeChoice::F32, Dtype::F32),
+        (Stored::F32OfBf16, DtypeChoice::Auto, Dtype::Bf16),
+        (Stored::F32OfBf16, DtypeChoice::Bf16, Dtype::Bf16),
+    ];
+    for config in [small_config(), small_olmo3(), ModelConfig { tie_word_embeddings: true, ..small_config() }] {
+        for (stored, choice, expected) in cases {
+            let folder = TempDir::new("sources");
+            write_weights(folder.path(), &config, stored, 5);
+            assert_restored(folder.path(), choice, expected);
+        }
+    }
+}
+
+#[test]
+fn raw_16_bit_files_come_back() {
+    let config = small_config();
+    for descr in ["<V2", "|V2", "<u2"] {
+        let folder = TempDir::new("raw16");
+        write_weights(folder.path(), &config, Stored::Bf16, 6);
+        let mut json = config_json(&config);
+        json["dtype"] = "bfloat16".into();
+        fs::write(folder.join("config.json"), json.to_string()).expect("written");
+        rewrite(folder.path(), &config, |_, text, data| npy_1(&format!("{}\n", text.replace("<V2", descr)), data));
+        assert_restored(folder.path(), DtypeChoice::Auto, Dtype::Bf16);
+    }
+}
+
+#[test]
+fn every_bit_pattern_of_16_bits_comes_back() {
+    // Zeros of both signs, subnormal and normal numbers; infinity and NaN are no weights.
+    let config = ModelConfig { vocab_size: 2048, hidden_size: 32, n_heads: 4, head_dim: 8, ..small_config() };
+    for (stored, exponent_bits) in [(Stored::F16, 0x7c00u16), (Stored::Bf16, 0x7f80)] {
+        let folder = TempDir::new("patterns");
+        write_weights(folder.path(), &config, stored, 7);
+        rewrite(folder.path(), &config, |name, text, data| {
+            let finite = |bits: u16| if bits & exponent_bits == exponent_bits { bits & 0x8000 } else { bits };
+            let patterns: Vec<u8> = (0..=u16::MAX).flat_map(|bits| finite(bits).to_le_bytes()).collect();
+            npy_1(&format!("{text}\n"), if name.contains("embed") { &patterns } else { data })
+        });
+        let expected = if stored == Stored::F16 { Dtype::F32 } else { Dtype::Bf16 };
+        assert_restored(folder.path(), DtypeChoice::Auto, expected);
+    }
+}
+
+#[test]
+fn headers_come_back_as_they_were() {
+    let config = small_config();
+    let folder = TempDir::new("headers");
+    write_weights(folder.path(), &config, Stored::F32, 8);
+    rewrite(folder.path(), &config, |name, text, data| match name.len() % 4 {
+        // Version 2.0 has four bytes of length.
+        0 => {
+            let text = format!("{text}{:100}\n", "");
+            let length = (text.len() as u32).to_le_bytes();
+            [b"\x93NUMPY\x02\x00".as_slice(), &length, text.as_bytes(), data].concat()
+        }
+        // No alignment and no room for a longer shape.
+        1 => npy_1(&format!("{text}\n"), data),
+        // Another order, other spaces, no trailing comma.
+        2 => {
+            let shape = &text[text.find('(').expect("a shape")..=text.find(')').expect("a shape")];
+            npy_1(&format!("{{'shape':{shape} ,  'descr' :'<f4','fortran_order': False}}   \n"), data)
+        }
+        _ => npy_1(&format!("{text}{:50}\n", ""), data),
+    });
+    assert_restored(folder.path(), DtypeChoice::Auto, Dtype::F32);
+}
+
+#[test]
+fn a_folder_without_config_json_comes_back_without_one() {
+    let folder = TempDir::new("bare");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F32, 9);
+    fs::remove_file(weights.join("config.json")).expect("removed");
+    let flags = Flags {
+        architecture: Some(Architecture::Olmo2),
+        head_dim: Some(6),
+        rope_theta: Some(10000.0),
+        rms_norm_eps: Some(1e-6),
+        max_positions: Some(64),
+        eos_token_ids: Some(vec![1]),
+        ..Flags::default()
+    };
+    let request = Request { weights: weights.clone(), model: model.clone(), flags, ..Request::default() };
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+    packed.unwrap_or_else(|error| panic!("{error}"));
+    unpack::run(&model, &back, false).expect("unpacked");
+    assert_same_files(&back, &weights);
+}
+
+#[test]
+fn what_was_rounded_is_said_and_written_rounded() {
+    let config = small_config();
+    let folder = TempDir::new("rounded");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &config, Stored::F32, 10);
+    pack(&weights, &model, DtypeChoice::Bf16);
+    let said = unpack::run(&model, &back, false).expect("unpacked");
+    let n_matrices = layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()).count();
+    let expected = format!(
+        "not restored exactly: {n_matrices} of them were rounded to bf16 when packed, and the rounded values were written: \
+         model.embed_tokens.weight, "
+    );
+    assert!(said.contains(&expected), "{said}");
+    let (found, source) = (files(&back), files(&weights));
+    for spec in layout::tensors(&config) {
+        let name = format!("{}.npy", spec.name());
+        let numbers = |bytes: &[u8]| -> Vec<u32> {
+            bytes[128..].as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
+        };
+        let rounded = |bits: u32| if spec.columns.is_some() { (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000 } else { bits };
+        let expected: Vec<u32> = numbers(&source[&name]).into_iter().map(rounded).collect();
+        assert_eq!(found[&name][..128], source[&name][..128], "{name}");
+        assert!(numbers(&found[&name]) == expected, "{name}");
+    }
+}
+
+#[test]
+fn a_folder_with_files_is_left_alone_without_force() {
+    let config = small_config();
+    let folder = TempDir::new("occupied");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &config, Stored::F32, 11);
+    pack(&weights, &model, DtypeChoice::Auto);
+    fs::create_dir(&back).expect("folder");
+    fs::write(back.join("model.norm.weight.npy"), "mine").expect("written");
+    let refused = unpack::run(&model, &back, false).expect_err("refused").to_string();
+    assert!(refused.ends_with("not an empty folder, expected a new or an empty one; --force replaces the files of the same names"), "{refused}");
+    assert_eq!(files(&back).len(), 1);
+    assert_eq!(fs::read(back.join("model.norm.weight.npy")).expect("read"), b"mine");
+    fs::write(back.join("notes.txt"), "mine").expect("written");
+    unpack::run(&model, &back, true).expect("unpacked");
+    assert_eq!(fs::read(back.join("notes.txt")).expect("read"), b"mine");
+    fs::remove_file(back.join("notes.txt")).expect("removed");
+    assert_same_files(&back, &weights);
+    let refused = unpack::run(&model, &model, false).expect_err("refused").to_string();
+    assert!(refused.contains("m.olmo"), "{refused}");
+}
+
+#[test]
+fn a_damaged_tensor_is_not_passed_off_as_restored() {
+    let config = small_config();
+    let folder = TempDir::new("damaged");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &config, Stored::F32, 12);
+    pack(&weights, &model, DtypeChoice::Auto);
+    let mut bytes = fs::read(&model).expect("a model");
+    let tensor = ModelFile::open(&model).expect("a model").layout().tensors[3];
+    bytes[tensor.offset as usize] ^= 1;
+    fs::write(&model, bytes).expect("written");
+    let refused = unpack::run(&model, &back, false).expect_err("refused").to_string();
+    let name = layout::tensors(&config)[3].name();
+    assert!(refused.contains(&format!("{name}: the restored numbers are not those that were packed")), "{refused}");
+    let left = files(&back);
+    assert!(!left.contains_key(&format!("{name}.npy")) && left.keys().all(|name| !name.ends_with(".tmp")), "{:?}", left.keys());
+}

@@ -1,0 +1,212 @@
+//! No bit of a model file can change unseen: opening or `verify` finds every flip and names the place.
+
+use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::format::{self, Dtype, HEADER_BYTES, section};
+use olmo_infer::layout::{Extent, Layout, TensorSpec};
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::panels::PanelShape;
+use olmo_pack::error::Error;
+use olmo_pack::output::SystemDisk;
+use olmo_pack::pack::{self, DtypeChoice, Request};
+use olmo_pack::verify;
+use olmo_tests::{Stored, TempDir, small_config, write_weights};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+
+/// The smallest model that has everything: odd columns, rows that fill no panel, a vocabulary.
+fn tiny_config() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 3,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 2,
+        intermediate_size: 5,
+        vocab_size: 7,
+        layer_types: vec![AttentionKind::Full],
+        ..small_config()
+    }
+}
+
+/// Packs random weights in process and returns where everything lies.
+fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, config, Stored::F32, 3);
+    fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
+    pack_folder(&weights, &model, dtype);
+    verify::run(&model).unwrap_or_else(|error| panic!("{error}"));
+    let file = ModelFile::open(&model).expect("a model");
+    let kinds = file.sections().iter().map(|record| record.kind.get()).collect();
+    (file.layout().clone(), file.specs().to_vec(), kinds)
+}
+
+#[track_caller]
+fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice) {
+    let request = Request { weights: weights.into(), model: model.into(), dtype, ..Request::default() };
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+    packed.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What an error about byte `offset` must say: the tensor, the section or the offset; `None` where opening refuses.
+fn place(offset: u64, layout: &Layout, specs: &[TensorSpec], kinds: &[u32]) -> Option<String> {
+    let within = |extent: &Extent| (extent.offset..extent.end()).contains(&offset);
+    if offset < HEADER_BYTES as u64 || within(&layout.index) {
+        return None;
+    }
+    if let Some(index) = layout.sections.iter().position(within) {
+        let name = match kinds[index] {
+            section::SOURCES => "SOURCES",
+            section::VOCABULARY => "VOCABULARY",
+            section::CONFIG_JSON => "CONFIG_JSON",
+            _ => "PROVENANCE",
+        };
+        return Some(format!(": section {name}: its digest is wrong; "));
+    }
+    match layout.tensors.iter().position(within) {
+        Some(index) => Some(format!(": {}: its digest is wrong; ", specs[index].name())),
+        None => Some(format!(": byte {offset}: padding that is not zero; ")),
+    }
+}
+
+/// Flips bits of every byte and asserts that each flip is refused with the right place.
+fn assert_every_flip_is_found(dtype: DtypeChoice, bits: std::ops::Range<u32>) {
+    let folder = TempDir::new("flips");
+    let (layout, specs, kinds) = packed(&folder, &tiny_config(), dtype);
+    let original = fs::read(folder.join("m.olmo")).expect("a model");
+    assert!(kinds.contains(&section::VOCABULARY) && kinds.len() == 4);
+    let n_threads = thread::available_parallelism().map_or(1, |n| n.get());
+    thread::scope(|scope| {
+        for first in 0..n_threads {
+            let (path, original, layout, specs, kinds) =
+                (folder.join(format!("{first}.olmo")), &original, &layout, &specs, &kinds);
+            let bits = bits.clone();
+            scope.spawn(move || {
+                fs::write(&path, original).expect("written");
+                let file = File::options().write(true).open(&path).expect("the copy");
+                for offset in (first..original.len()).step_by(n_threads) {
+                    let expected = place(offset as u64, layout, specs, kinds);
+                    for bit in bits.clone() {
+                        file.write_all_at(&[original[offset] ^ 1 << bit], offset as u64).expect("written");
+                        let error = verify::run(&path).expect_err(&format!("bit {bit} of byte {offset} was not found"));
+                        match &expected {
+                            None => assert!(matches!(error, Error::Model(_)), "byte {offset}: {error}"),
+                            Some(text) => {
+                                let line = error.to_string();
+                                assert!(line.contains(text) && line.lines().count() == 1, "byte {offset}: {line}");
+                            }
+                        }
+                    }
+                    file.write_all_at(&original[offset..=offset], offset as u64).expect("written");
+                }
+                verify::run(&path).expect("whole again");
+            });
+        }
+    });
+}
+
+#[test]
+fn every_flipped_bit_of_a_bf16_file_is_found_and_named() {
+    assert_every_flip_is_found(DtypeChoice::Bf16, 0..8);
+}
+
+#[test]
+fn every_damaged_byte_of_an_f32_file_is_found_and_named() {
+    assert_every_flip_is_found(DtypeChoice::F32, 3..4);
+}
+
+#[test]
+fn exchanged_tensors_of_one_shape_are_found() {
+    let folder = TempDir::new("exchanged");
+    let (layout, specs, _) = packed(&folder, &tiny_config(), DtypeChoice::F32);
+    let (gate, up) = (layout.tensors[8], layout.tensors[9]);
+    assert_eq!(specs[8].shape(), specs[9].shape());
+    let path = folder.join("m.olmo");
+    let mut bytes = fs::read(&path).expect("a model");
+    let range = |extent: Extent| extent.offset as usize..extent.end() as usize;
+    let (gate_bytes, up_bytes) = (bytes[range(gate)].to_vec(), bytes[range(up)].to_vec());
+    bytes[range(gate)].copy_from_slice(&up_bytes);
+    bytes[range(up)].copy_from_slice(&gate_bytes);
+    // Even when the digests in the index change places with them: they are seeded with the position.
+    let digest = |index: usize| HEADER_BYTES + 128 * index + 56;
+    for (a, b) in (digest(8)..digest(8) + 8).zip(digest(9)..) {
+        bytes.swap(a, b);
+    }
+    repair_index(&mut bytes, &layout);
+    fs::write(&path, bytes).expect("written");
+    let found = verify::run(&path).expect_err("found").to_string();
+    assert_eq!(found.lines().count(), 2, "{found}");
+    assert!(found.contains("mlp.gate_proj.weight: its digest") && found.contains("mlp.up_proj.weight: its digest"), "{found}");
+}
+
+/// Makes index and header digests right again.
+fn repair_index(bytes: &mut [u8], layout: &Layout) {
+    let index = layout.index.offset as usize..layout.index.end() as usize;
+    let digest = format::digest(&bytes[index], 0);
+    bytes[64..72].copy_from_slice(&digest.to_le_bytes());
+    let digest = format::digest(&bytes[..4088], 0);
+    bytes[4088..4096].copy_from_slice(&digest.to_le_bytes());
+}
+
+#[test]
+fn padding_inside_panels_and_smallest_magnitudes_are_checked_even_under_a_right_digest() {
+    let config = tiny_config();
+    for (choice, dtype) in [(DtypeChoice::F32, Dtype::F32), (DtypeChoice::Bf16, Dtype::Bf16)] {
+        let folder = TempDir::new("crafted");
+        let (layout, specs, _) = packed(&folder, &config, choice);
+        let path = folder.join("m.olmo");
+        let original = fs::read(&path).expect("a model");
+        let (index, spec, extent) = (1, specs[1], layout.tensors[1]);
+        let columns = spec.columns.expect("q_proj is a matrix");
+        let shape = PanelShape { rows: spec.rows, columns, dtype };
+        let crafted = |element: usize, value: f32| {
+            let mut bytes = original.clone();
+            let at = extent.offset as usize + element * dtype.bytes();
+            bytes[at..at + dtype.bytes()].copy_from_slice(&value.to_le_bytes()[4 - dtype.bytes()..]);
+            let digest = format::digest(&bytes[extent.offset as usize..extent.end() as usize], index as u64);
+            let at = HEADER_BYTES + 128 * index + 56;
+            bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());
+            repair_index(&mut bytes, &layout);
+            fs::write(&path, bytes).expect("written");
+            verify::run(&path).map_err(|error| error.to_string())
+        };
+        // A row past the last: no element lies there.
+        let found = crafted(shape.element(spec.rows, 0), 1.0).expect_err("found");
+        assert!(found.contains("q_proj.weight: padding in its panels that is not zero"), "{found}");
+        if dtype == Dtype::Bf16 {
+            let found = crafted(shape.element(0, columns), 1.0).expect_err("found");
+            assert!(found.contains("q_proj.weight: padding in its panels that is not zero"), "{found}");
+        }
+        // A smaller number than the index promises, a subnormal one too; a larger one is fine.
+        for small in [2f32.powi(-100), 2f32.powi(-130)] {
+            let found = crafted(shape.element(1, 1), small).expect_err("found");
+            assert!(found.contains(&format!("q_proj.weight: its smallest magnitude is {small:e}, the index says ")), "{found}");
+        }
+    }
+}
+
+#[test]
+fn the_writer_records_subnormal_and_zero_weights_as_the_format_says() {
+    let config = tiny_config();
+    for dtype in [DtypeChoice::F32, DtypeChoice::Bf16] {
+        let folder = TempDir::new("subnormal");
+        let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+        write_weights(&weights, &config, Stored::F32, 3);
+        for (name, values) in [
+            ("model.layers.0.self_attn.q_proj.weight", [0.5f32, -2f32.powi(-130), 0.0, -0.0]),
+            ("model.layers.0.self_attn.k_proj.weight", [0.0; 4]),
+        ] {
+            let path = weights.join(format!("{name}.npy"));
+            let mut bytes = fs::read(&path).expect("a file");
+            for (i, word) in bytes[128..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *word = values[i % 4].to_le_bytes();
+            }
+            fs::write(&path, bytes).expect("written");
+        }
+        pack_folder(&weights, &model, dtype);
+        verify::run(&model).unwrap_or_else(|error| panic!("{error}"));
+        let file = ModelFile::open(&model).expect("a model");
+        let magnitude = |index: usize| f32::from_bits(file.records()[index].min_magnitude.get());
+        assert_eq!((magnitude(1), magnitude(2)), (2f32.powi(-130), 0.0));
+    }
+}
