@@ -124,6 +124,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn config(&mut self) -> Result<ModelConfig, Problem> {
         let architecture = self.architecture()?;
+        self.flags.refuse_useless(self.at.path, architecture)?;
         self.refuse_other_arithmetic()?;
         let hidden_size = self.needed_count("hidden_size")?;
         let n_layers = self.needed_count("num_hidden_layers")?;

@@ -9,8 +9,6 @@ use olmo_infer::format::Dtype;
 pub const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Bits of f32 infinity; larger magnitudes are NaN.
 pub const INFINITY: u32 = 0x7f80_0000;
-/// Bits of the smallest normal f32.
-pub const MIN_NORMAL: u32 = 0x0080_0000;
 
 /// Element type of a source file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! From rows as `.npy` files have them to panels as the model file has them, and back.
 //!
 //! One pass over the source does everything that has to see each number: it moves it to its place, finds NaN and
-//! infinity, keeps the smallest normal magnitude and measures what rounding loses.
+//! infinity, keeps the smallest magnitude that is not zero and measures what rounding loses.
 
-use crate::element::{INFINITY, MAGNITUDE, MIN_NORMAL, SourceType, f16_to_f32, round_to_bf16};
+use crate::element::{INFINITY, MAGNITUDE, SourceType, f16_to_f32, round_to_bf16};
 use olmo_infer::format::{Dtype, PANEL_ROWS};
 use olmo_infer::panels::PanelShape;
 
@@ -16,8 +16,8 @@ type Tile = [[u32; TILE_COLUMNS]; PANEL_ROWS];
 /// What was seen while numbers were moved. Indices count row-major from the first row of the piece.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
-    /// Smallest normal magnitude stored, as f32 bits less [`MIN_NORMAL`], wrapped: one unsigned minimum finds it, for
-    /// zeros and denormals wrap around to the top.
+    /// Smallest magnitude stored that is not zero, as f32 bits less 1, wrapped: one unsigned minimum finds it, for zeros
+    /// wrap around to the top.
     min_key: u32,
     /// All magnitude bits together: 0 when every number is zero.
     any_bits: u32,
@@ -51,9 +51,9 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Bits of the smallest normal magnitude, as f32; 0 when there is none.
+    /// Bits of the smallest finite magnitude that is not zero, as f32; 0 when there is none.
     pub fn min_magnitude(&self) -> u32 {
-        if self.min_key < INFINITY - MIN_NORMAL { self.min_key + MIN_NORMAL } else { 0 }
+        if self.min_key < INFINITY - 1 { self.min_key + 1 } else { 0 }
     }
 
     /// Whether every number was zero.
@@ -82,7 +82,7 @@ impl Seen {
         let (mut any, mut max) = (0, 0);
         for &bits in bits {
             let magnitude = bits & MAGNITUDE;
-            min_key = min_key.min(magnitude.wrapping_sub(MIN_NORMAL));
+            min_key = min_key.min(magnitude.wrapping_sub(1));
             max = max.max(magnitude);
             any |= magnitude;
         }
@@ -357,7 +357,7 @@ mod tests {
         let mut panel = vec![0; 64 * 40 * 4];
         let seen = fill_panel(SourceType::F32, &bytes, 40, Dtype::F32, &mut panel);
         assert_eq!((seen.n_nonfinite, seen.first_nonfinite), (2, Some(81)));
-        assert_eq!(seen.min_magnitude(), 2e-30f32.to_bits());
+        assert_eq!(seen.min_magnitude(), 1e-40f32.to_bits());
         assert!(!seen.all_zero());
         let seen = fill_panel(SourceType::F32, &[0; 160], 40, Dtype::F32, &mut panel);
         assert_eq!((seen.min_magnitude(), seen.all_zero()), (0, true));

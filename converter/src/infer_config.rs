@@ -59,6 +59,7 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     origin("max_position_embeddings", flags.max_positions.is_some(), constant);
     origin("eos_token_id", flags.eos_token_ids.is_some(), if constants { constant } else { Origin::Rule });
     let architecture = flags.architecture.unwrap_or(Architecture::Olmo2);
+    flags.refuse_useless(&listing.folder, architecture)?;
     let layer_types = default_layer_types(architecture, widths.n_layers);
     let slides = layer_types.contains(&AttentionKind::Sliding);
     let head_dim = flags.head_dim.unwrap_or(128);

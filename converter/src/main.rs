@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
-    let arguments: Result<Vec<String>, _> = std::env::args_os().skip(1).map(|argument| argument.into_string()).collect();
+    let arguments: Result<Vec<String>, _> =
+        std::env::args_os().skip(1).map(|argument| argument.into_string()).collect();
     let Ok(arguments) = arguments else {
         return fail(2, "an argument is not UTF-8, expected text; rename the file or give another path to it");
     };

@@ -32,7 +32,7 @@ pub struct Written {
     pub digest: u64,
     /// Digest of the numbers in the source file.
     pub source_digest: u64,
-    /// Bits of the smallest normal magnitude, as f32.
+    /// Bits of the smallest magnitude that is not zero, as f32.
     pub min_magnitude: u32,
     /// Whether rounding changed a number.
     pub rounded: bool,

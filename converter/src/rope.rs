@@ -168,9 +168,10 @@ fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Proble
     }))
 }
 
-/// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, and 1 without stretching (`modeling_rope_utils.py`).
+/// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, and 1 without stretching (`modeling_rope_utils.py`). The value
+/// goes into the file, so the logarithm is libm's, which is the same on every machine.
 fn mscale(factor: f64, m: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
+    if factor <= 1.0 { 1.0 } else { 0.1 * m * libm::log(factor) + 1.0 }
 }
 
 fn agreed(at: &Keys<'_>, key: &str, old: Option<f64>, new: Option<f64>) -> Result<Option<f64>, Problem> {

@@ -45,6 +45,22 @@ impl Flags {
     }
 }
 
+impl Flags {
+    /// Refuses flags that a model of `architecture` has no use for.
+    ///
+    /// # Errors
+    /// The flag that would be ignored.
+    pub fn refuse_useless(&self, path: &Path, architecture: Architecture) -> Result<(), Problem> {
+        let flag = match architecture {
+            Architecture::Olmo3 => return Ok(()),
+            Architecture::Olmo2 if self.sliding_window.is_some() => "--sliding-window",
+            Architecture::Olmo2 if self.names_yarn() => "--yarn-factor",
+            Architecture::Olmo2 => return Ok(()),
+        };
+        Err(Problem::new(path, format!("{flag} for an olmo2 model")).expected("an olmo3 model").advice("leave it out"))
+    }
+}
+
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {

@@ -67,20 +67,24 @@ pub fn data(
         let filled = pool.install(|| fill_batches(plan, full_sender, empty, allow_nonfinite));
         // An error of the disk makes the filling end early without one of its own.
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and(filled)
+        let outcome = written.and_then(|end| filled.map(|outcome| (end, outcome)));
+        let (end, outcome) = outcome?;
+        assert_eq!(end, plan.layout.file_bytes, "the file is written to its end");
+        Ok(outcome)
     })
 }
 
-/// The writing thread: a window after the other, in order.
+/// The writing thread: a window after the other, in order. Returns where the last one ends.
 fn write_batches(
     plan: &Plan<'_>,
     output: &Output<'_>,
     full: Receiver<Batch>,
     empty: SyncSender<Batch>,
     progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
+    let mut at = 0;
     for batch in full {
-        let mut at = batch.offset;
+        assert_eq!(at, batch.offset, "windows come in order");
         for window in batch.bytes[..batch.length].chunks(WINDOW) {
             output.write_at(window, at)?;
             at += window.len() as u64;
@@ -89,7 +93,7 @@ fn write_batches(
         // Nobody takes it when all batches are filled; those on their way must still be written.
         let _ = empty.send(batch);
     }
-    Ok(())
+    Ok(at)
 }
 
 /// Fills batches one after the other and sends them on.
