@@ -152,12 +152,8 @@ fn check(raw: Raw) -> Result<Args, Exit> {
     if !raw.text && raw.max_tokens.is_some() {
         return Err(Exit::usage("--max-tokens belongs to --text; use --steps"));
     }
-    let counts = [
-        ("--steps", raw.steps),
-        ("--chunk", raw.chunk),
-        ("--max-tokens", raw.max_tokens),
-        ("--top", Some(raw.top)),
-    ];
+    let counts =
+        [("--steps", raw.steps), ("--chunk", raw.chunk), ("--max-tokens", raw.max_tokens), ("--top", Some(raw.top))];
     for (flag, value) in counts {
         if value == Some(0) {
             return Err(Exit::usage(format_args!("{flag} must be at least 1")));
