@@ -102,12 +102,16 @@ fn golden_folders_are_packed_number_for_number() {
     for weights in weights {
         let model = folder.join("m.olmo");
         for dtype in ["f32", "bf16"] {
-            run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+            run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), dtype.as_ref()])
+                .ok();
             assert_holds(&model, &weights, if dtype == "f32" { Dtype::F32 } else { Dtype::Bf16 });
             run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
         }
         let file = ModelFile::open(&model).expect("valid");
-        assert_eq!(file.section_bytes(section::CONFIG_JSON), Some(&*fs::read(weights.join("config.json")).expect("read")));
+        assert_eq!(
+            file.section_bytes(section::CONFIG_JSON),
+            Some(&*fs::read(weights.join("config.json")).expect("read"))
+        );
     }
 }
 
@@ -208,7 +212,10 @@ fn special_numbers_are_kept_bit_for_bit() {
     // Rounding the largest number to bf16 would make it infinite.
     let line = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--dtype", "bf16", "--force"]);
     let line = line.refused(1).to_string();
-    assert!(line.contains("embed_tokens") && line.contains("[100, 33]") && line.contains("too large for bf16"), "{line}");
+    assert!(
+        line.contains("embed_tokens") && line.contains("[100, 33]") && line.contains("too large for bf16"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -247,7 +254,14 @@ fn an_all_zero_tensor_is_a_warning() {
 
 /// A model whose file takes several windows of 8 MiB and the large alignments.
 fn several_windows() -> ModelConfig {
-    ModelConfig { hidden_size: 516, n_heads: 6, head_dim: 86, intermediate_size: 3001, vocab_size: 1031, ..small_config() }
+    ModelConfig {
+        hidden_size: 516,
+        n_heads: 6,
+        head_dim: 86,
+        intermediate_size: 3001,
+        vocab_size: 1031,
+        ..small_config()
+    }
 }
 
 #[test]
@@ -267,7 +281,8 @@ fn the_same_folder_gives_the_same_bytes() {
         // A folder with the same files made in the opposite order, under another name.
         let other = folder.join(format!("other{i}"));
         fs::create_dir(&other).expect("folder");
-        let mut names: Vec<_> = fs::read_dir(&weights).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&weights).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
         names.sort();
         for name in names.iter().rev() {
             fs::copy(weights.join(name), other.join(name)).expect("copied");
@@ -330,7 +345,9 @@ fn the_real_vocabulary_becomes_its_bytes() {
 
 #[test]
 fn an_unreadable_word_in_the_command_line_is_usage() {
-    for arguments in [vec![], vec!["a"], vec!["a", "b", "c"], vec!["a", "b", "--dtype", "f64"], vec!["a", "b", "--what"]] {
+    for arguments in
+        [vec![], vec!["a"], vec!["a", "b", "c"], vec!["a", "b", "--dtype", "f64"], vec!["a", "b", "--what"]]
+    {
         let finished = run(PACK, arguments.clone());
         assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
         assert_eq!(finished.stdout, "");

@@ -122,9 +122,7 @@ fn the_listing_and_the_vocabulary_are_read() {
     }
     let program = "import sys; sys.path.insert(0, 'scripts'); import read_olmo; \
                    print(read_olmo.Model(sys.argv[1]).vocabulary()[:4])";
-    let printed = finish(
-        Command::new(&python).args(["-B", "-c", program]).arg(&model).current_dir(repository()),
-    );
+    let printed = finish(Command::new(&python).args(["-B", "-c", program]).arg(&model).current_dir(repository()));
     assert_eq!(printed.ok(), "[b'Four', b' score', b'', b'\\n']\n");
 }
 

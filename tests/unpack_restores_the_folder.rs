@@ -25,7 +25,9 @@ fn pack(weights: &Path, model: &Path, dtype: DtypeChoice) {
 /// Names and bytes of the files in a folder.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
-    entries.map(|entry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file"))).collect()
+    entries
+        .map(|entry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file")))
+        .collect()
 }
 
 /// Asserts that two folders have the same files, naming the first that differs.
@@ -184,7 +186,8 @@ fn what_was_rounded_is_said_and_written_rounded() {
         let numbers = |bytes: &[u8]| -> Vec<u32> {
             bytes[128..].as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
         };
-        let rounded = |bits: u32| if spec.columns.is_some() { (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000 } else { bits };
+        let rounded =
+            |bits: u32| if spec.columns.is_some() { (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000 } else { bits };
         let expected: Vec<u32> = numbers(&source[&name]).into_iter().map(rounded).collect();
         assert_eq!(found[&name][..128], source[&name][..128], "{name}");
         assert!(numbers(&found[&name]) == expected, "{name}");
@@ -201,7 +204,12 @@ fn a_folder_with_files_is_left_alone_without_force() {
     fs::create_dir(&back).expect("folder");
     fs::write(back.join("model.norm.weight.npy"), "mine").expect("written");
     let refused = unpack::run(&model, &back, false).expect_err("refused").to_string();
-    assert!(refused.ends_with("not an empty folder, expected a new or an empty one; --force replaces the files of the same names"), "{refused}");
+    assert!(
+        refused.ends_with(
+            "not an empty folder, expected a new or an empty one; --force replaces the files of the same names"
+        ),
+        "{refused}"
+    );
     assert_eq!(files(&back).len(), 1);
     assert_eq!(fs::read(back.join("model.norm.weight.npy")).expect("read"), b"mine");
     fs::write(back.join("notes.txt"), "mine").expect("written");
@@ -228,5 +236,9 @@ fn a_damaged_tensor_is_not_passed_off_as_restored() {
     let name = layout::tensors(&config)[3].name();
     assert!(refused.contains(&format!("{name}: the restored numbers are not those that were packed")), "{refused}");
     let left = files(&back);
-    assert!(!left.contains_key(&format!("{name}.npy")) && left.keys().all(|name| !name.ends_with(".tmp")), "{:?}", left.keys());
+    assert!(
+        !left.contains_key(&format!("{name}.npy")) && left.keys().all(|name| !name.ends_with(".tmp")),
+        "{:?}",
+        left.keys()
+    );
 }

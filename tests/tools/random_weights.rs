@@ -100,7 +100,7 @@ fn shape(name: &str) -> Option<ModelConfig> {
     };
     let olmo3 = architecture == Architecture::Olmo3;
     let tiny = name == "tiny";
-    let layer_type = |layer: usize| match olmo3 && (layer + 1) % 4 != 0 {
+    let layer_type = |layer: usize| match olmo3 && !(layer + 1).is_multiple_of(4) {
         true => AttentionKind::Sliding,
         false => AttentionKind::Full,
     };

@@ -1,0 +1,380 @@
+//! Every spelling of config.json means the model it means to transformers, and what cannot be meant is refused.
+
+use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_pack::config_json;
+use olmo_pack::settings::{Flags, Origin, Settings};
+use olmo_tests::{Stored, TempDir, config_json, npy_path, run, small_config, small_olmo3, write_npy, write_weights};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
+fn read(json: &Value, flags: &Flags) -> Result<Settings, String> {
+    let bytes = json.to_string().into_bytes();
+    config_json::parse(Path::new("config.json"), bytes, flags).map_err(|problem| problem.to_string())
+}
+
+#[track_caller]
+fn config(json: &Value) -> ModelConfig {
+    read(json, &Flags::default()).expect("a good configuration").config
+}
+
+#[track_caller]
+fn refusal(json: &Value) -> String {
+    let line = read(json, &Flags::default()).expect_err("must be refused");
+    assert!(line.starts_with("config.json: ") && line.lines().count() == 1, "{line}");
+    line
+}
+
+/// `base` with some keys replaced; null removes a key.
+fn with(base: &Value, changes: Value) -> Value {
+    let mut json = base.clone();
+    for (key, value) in changes.as_object().expect("an object") {
+        match value {
+            Value::Null => json.as_object_mut().expect("an object").shift_remove(key),
+            value => json.as_object_mut().expect("an object").insert(key.clone(), value.clone()),
+        };
+    }
+    json
+}
+
+#[test]
+fn the_three_spellings_of_rope_mean_the_same() {
+    let wanted = small_olmo3();
+    let old = config_json(&wanted);
+    assert_eq!(config(&old), wanted);
+    let bare = with(&old, json!({"rope_theta": null, "rope_scaling": null}));
+    let yarn = json!({"rope_type": "yarn", "factor": 8, "original_max_position_embeddings": 8.0, "beta_fast": 32,
+        "beta_slow": 1, "attention_factor": 1.2079441541679836, "rope_theta": 10000});
+    assert_eq!(config(&with(&bare, json!({"rope_parameters": yarn}))), wanted);
+    let nested = json!({"full_attention": yarn, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}});
+    assert_eq!(config(&with(&bare, json!({"rope_parameters": nested}))), wanted);
+    // Both at once, in agreement; and the older word for rope_type.
+    assert_eq!(config(&with(&old, json!({"rope_parameters": nested}))), wanted);
+    let mut older = old.clone();
+    let scaling = older["rope_scaling"].as_object_mut().expect("an object");
+    scaling.shift_remove("rope_type");
+    scaling.insert("type".into(), "yarn".into());
+    assert_eq!(config(&older), wanted);
+    // Another base for sliding layers.
+    let two = json!({"full_attention": yarn, "sliding_attention": {"rope_type": "default", "rope_theta": 77}});
+    let found = config(&with(&bare, json!({"rope_parameters": two})));
+    assert_eq!((found.rope_theta, found.rope_theta_sliding), (10000.0, 77.0));
+}
+
+#[test]
+fn olmo2_in_both_spellings() {
+    let wanted = small_config();
+    let old = config_json(&wanted);
+    assert_eq!(config(&old), wanted);
+    let new = with(&old, json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 10000}}));
+    assert_eq!(config(&new), wanted);
+}
+
+#[test]
+fn absent_keys_mean_what_transformers_means() {
+    let old = config_json(&small_olmo3());
+    let yarn = |changes: Value| with(&old, json!({"rope_scaling": with(&old["rope_scaling"], changes)}));
+    let found = |changes: Value| config(&yarn(changes)).yarn.expect("yarn");
+    let wanted = small_olmo3().yarn.expect("yarn");
+    assert_eq!(found(json!({"beta_fast": null, "beta_slow": null})), wanted);
+    let computed = found(json!({"attention_factor": null})).attention_factor;
+    assert!((computed - 1.2079441541679836).abs() < 1e-15, "{computed}");
+    assert_eq!(found(json!({"original_max_position_embeddings": null})).original_max_position_embeddings, 64);
+    assert_eq!(found(json!({"truncate": false})), Yarn { truncate: false, ..wanted.clone() });
+    let quotient = found(json!({"attention_factor": null, "mscale": 2.0, "mscale_all_dim": 0.5})).attention_factor;
+    assert!((quotient - (0.2 * 8f64.ln() + 1.0) / (0.05 * 8f64.ln() + 1.0)).abs() < 1e-15, "{quotient}");
+    let flat = found(json!({"attention_factor": null, "factor": 1.0})).attention_factor;
+    assert_eq!(flat, 1.0);
+
+    let layers = config(&with(&old, json!({"layer_types": null, "num_hidden_layers": 9}))).layer_types;
+    let full: Vec<usize> = (0..9).filter(|&layer| layers[layer] == AttentionKind::Full).collect();
+    assert_eq!(full, [3, 7]);
+
+    let old = config_json(&small_config());
+    let heads = config(&with(&old, json!({"num_key_value_heads": null, "head_dim": null})));
+    assert_eq!((heads.n_kv_heads, heads.head_dim), (6, 6));
+    assert!(!config(&with(&old, json!({"tie_word_embeddings": null}))).tie_word_embeddings);
+    assert_eq!(config(&with(&old, json!({"eos_token_id": 7}))).eos_token_ids, [7]);
+    assert_eq!(config(&with(&old, json!({"eos_token_id": [100265, 100257]}))).eos_token_ids, [100265, 100257]);
+    assert!(config(&with(&old, json!({"eos_token_id": null}))).eos_token_ids.is_empty());
+    assert_eq!(config(&with(&old, json!({"bos_token_id": 3}))).bos_token_id, Some(3));
+    assert_eq!(config(&with(&old, json!({"hidden_size": 36.0}))).hidden_size, 36);
+}
+
+#[test]
+fn missing_keys_are_named_and_no_class_default_is_used() {
+    let json = config_json(&small_olmo3());
+    let keys = [
+        "model_type",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "sliding_window",
+    ];
+    for key in keys {
+        let mut changes = serde_json::Map::new();
+        changes.insert(key.into(), Value::Null);
+        let line = refusal(&with(&json, changes.into()));
+        assert!(line.contains(&format!("no {key}")), "{line}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_key() {
+    let olmo2 = config_json(&small_config());
+    let cases = [
+        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo2 or olmo3"),
+        (json!({"model_type": "olmo"}), "model_type"),
+        (json!({"hidden_size": 0}), "hidden_size is 0"),
+        (json!({"hidden_size": -1}), "hidden_size is -1"),
+        (json!({"hidden_size": "36"}), "hidden_size is \"36\""),
+        (json!({"hidden_size": 36.5}), "hidden_size is 36.5"),
+        (json!({"hidden_size": 1u64 << 60}), "hidden_size"),
+        (json!({"num_hidden_layers": 4_000_000_000u64}), "num_hidden_layers"),
+        (json!({"num_hidden_layers": 0}), "num_hidden_layers"),
+        (json!({"num_attention_heads": 5, "head_dim": null}), "num_attention_heads is 5, expected a divisor"),
+        (json!({"num_attention_heads": 0, "head_dim": null}), "num_attention_heads is 0"),
+        (json!({"num_key_value_heads": 4}), "num_key_value_heads is 4"),
+        (json!({"head_dim": 7}), "head_dim is 7"),
+        (json!({"rms_norm_eps": 0.0}), "rms_norm_eps is 0"),
+        (json!({"rms_norm_eps": -1e-6}), "rms_norm_eps"),
+        (json!({"rope_theta": 0}), "rope_theta"),
+        (json!({"rope_theta": -5.0}), "rope_theta"),
+        (json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}), "rope_scaling.rope_type is \"linear\""),
+        (json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}), "llama3"),
+        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "none for olmo2"),
+        (json!({"rope_scaling": {"factor": 2.0}}), "no rope_scaling.rope_type"),
+        (json!({"rope_scaling": 2}), "rope_scaling is 2"),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}),
+            "rope_theta is 10000 at the top level and 9",
+        ),
+        (json!({"layer_types": ["sliding_attention", "full_attention"]}), "layer_types"),
+        (json!({"layer_types": ["full_attention"]}), "layer_types has 1 entries, expected 2"),
+        (json!({"layer_types": ["full_attention", "other"]}), "layer_types entry is \"other\""),
+        (json!({"hidden_act": "gelu"}), "hidden_act is \"gelu\", expected silu"),
+        (json!({"attention_bias": true}), "attention_bias is true"),
+        (json!({"clip_qkv": 8.0}), "clip_qkv"),
+        (json!({"eos_token_id": -1}), "eos_token_id"),
+        (json!({"eos_token_id": [1, "x"]}), "eos_token_id"),
+        (json!({"eos_token_id": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]}), "eos_token_id is 17"),
+        (json!({"tie_word_embeddings": 1}), "tie_word_embeddings is 1"),
+    ];
+    for (changes, says) in cases {
+        let line = refusal(&with(&olmo2, changes));
+        assert!(line.contains(says), "{line}\nwants {says}");
+    }
+    let olmo3 = config_json(&small_olmo3());
+    let cases = [
+        (json!({"sliding_window": 0}), "sliding_window is 0"),
+        (json!({"rope_parameters": {"rope_type": "default", "rope_theta": 10000}}), "disagree"),
+        (json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"factor": null}))}), "no rope_scaling.factor"),
+        (json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"type": "linear"}))}), "rope_scaling.type"),
+        (json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"factor": 0.5}))}), "rope_scaling.factor is 0.5"),
+    ];
+    for (changes, says) in cases {
+        let line = refusal(&with(&olmo3, changes));
+        assert!(line.contains(says), "{line}\nwants {says}");
+    }
+}
+
+#[test]
+fn json_is_strict() {
+    let read = |text: &str| {
+        config_json::parse(Path::new("config.json"), text.as_bytes().to_vec(), &Flags::default())
+            .expect_err("must be refused")
+            .to_string()
+    };
+    assert!(read("{\"a\": 1, \"a\": 2}").contains("key \"a\" twice"));
+    assert!(read("{\"r\": {\"b\": 1, \"b\": 1}}").contains("key \"b\" twice"));
+    assert!(read("[]").contains("no object"));
+    for text in ["", "{", "{\"a\": NaN}", "{\"a\": 1e999}", "{} x", "\u{feff}{}"] {
+        assert_eq!(read(text).lines().count(), 1, "{text}");
+    }
+    assert!(read(&"[".repeat(100_000)).contains("recursion"));
+}
+
+#[test]
+fn flags_fill_gaps_and_must_not_contradict() {
+    let json = with(&config_json(&small_config()), json!({"rms_norm_eps": null}));
+    let flags = Flags { rms_norm_eps: Some(1e-6), head_dim: Some(6), ..Flags::default() };
+    let settings = read(&json, &flags).expect("good");
+    assert_eq!(settings.config, small_config());
+    assert!(settings.origins.0.contains(&("rms_norm_eps", Origin::Flag)));
+    assert!(settings.origins.0.contains(&("head_dim", Origin::ConfigJson)));
+    let json = config_json(&small_config());
+    for (flags, says) in [
+        (Flags { rms_norm_eps: Some(1e-5), ..Flags::default() }, "--rms-norm-eps"),
+        (Flags { head_dim: Some(12), ..Flags::default() }, "--head-dim"),
+        (Flags { rope_theta: Some(5e5), ..Flags::default() }, "--rope-theta"),
+        (Flags { max_positions: Some(65), ..Flags::default() }, "--max-positions"),
+        (Flags { architecture: Some(Architecture::Olmo3), ..Flags::default() }, "--arch"),
+        (Flags { eos_token_ids: Some(vec![2]), ..Flags::default() }, "--eos"),
+        (Flags { sliding_window: Some(2), ..Flags::default() }, "--sliding-window"),
+    ] {
+        let line = read(&json, &flags).expect_err("a contradiction");
+        assert!(line.contains(says), "{line}");
+    }
+}
+
+#[test]
+fn without_config_json_only_flags_can_say_the_rest() {
+    let folder = TempDir::new("noconfig");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    let config = small_olmo3();
+    write_weights(&weights, &config, Stored::F32, 1);
+    fs::remove_file(weights.join("config.json")).expect("removed");
+    let base = [weights.to_str().unwrap(), model.to_str().unwrap()];
+    let pack = |flags: &str| run(PACK, base.into_iter().chain(flags.split_whitespace()));
+    let line = pack("").refused(1).to_string();
+    for word in ["no config.json", "--arch", "--head-dim", "--rope-theta", "--rms-norm-eps", "--max-positions"] {
+        assert!(line.contains(word), "{line}");
+    }
+    let most = "--arch olmo3 --head-dim 6 --rope-theta 10000 --rms-norm-eps 1e-6 --max-positions 64";
+    assert!(pack(most).refused(1).contains("--sliding-window"));
+    let all = format!("{most} --sliding-window 5 --yarn-factor 8 --yarn-original-positions 8 --eos 1");
+    let text = pack(&all).ok().to_string();
+    assert!(text.contains("flag: model_type, head_dim"), "{text}");
+    let found = olmo_infer::model_file::ModelFile::open(&model).expect("valid").config().clone();
+    let close =
+        found.yarn.clone().expect("yarn").attention_factor - config.yarn.clone().expect("yarn").attention_factor;
+    assert!(close.abs() < 1e-15);
+    assert_eq!(ModelConfig { yarn: config.yarn.clone(), pad_token_id: Some(0), ..found }, config);
+    // As the other family it is something else, and must be asked for.
+    let olmo2 = most.replace("olmo3", "olmo2");
+    assert!(pack(&format!("{olmo2} --force --no-yarn")).ok().contains("olmo2, 4 layers"));
+    assert!(pack(&format!("{olmo2} --force --sliding-window 5")).refused(1).contains("--sliding-window"));
+}
+
+/// Headers and lengths of real models; the numbers are holes.
+fn sparse(folder: &Path, config: &ModelConfig) {
+    fs::create_dir_all(folder).expect("folder");
+    for spec in olmo_infer::layout::tensors(config) {
+        let path = npy_path(folder, &spec.name());
+        write_npy(&path, "<f4", &spec.shape(), &[]);
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        let header = file.metadata().expect("metadata").len();
+        file.set_len(header + 4 * spec.n_elements()).expect("sparse file");
+    }
+}
+
+#[test]
+fn published_olmo2_widths_need_no_config_json_but_olmo3_rows_do() {
+    let folder = TempDir::new("published");
+    let config = ModelConfig {
+        hidden_size: 2048,
+        n_heads: 16,
+        n_kv_heads: 16,
+        head_dim: 128,
+        intermediate_size: 8192,
+        vocab_size: 100_352,
+        ..small_config()
+    };
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    sparse(&weights, &config);
+    let base = [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run", "--json"];
+    let dry = |flags: &[&str]| run(PACK, base.iter().chain(flags));
+    let json: Value = serde_json::from_str(dry(&[]).ok()).expect("JSON");
+    for key in ["head_dim", "rope_theta", "rms_norm_eps", "max_position_embeddings", "model_type"] {
+        assert_eq!(json["origins"][key], "published OLMo-2 constants", "{key}");
+    }
+    assert_eq!(json["origins"]["vocab_size"], "shapes");
+    let json: Value = serde_json::from_str(dry(&["--rope-theta", "10000"]).ok()).expect("JSON");
+    assert_eq!(json["origins"]["rope_theta"], "flag");
+    assert!(dry(&["--arch", "olmo3"]).refused(1).contains("--sliding-window"));
+    // The same widths with Olmo-3's rows.
+    sparse(&weights, &ModelConfig { vocab_size: 100_278, ..config });
+    let line = dry(&[]).refused(1).to_string();
+    assert!(line.contains("100278 vocabulary rows look like Olmo-3") && line.contains("--arch"), "{line}");
+    assert!(dry(&["--arch", "olmo2"]).refused(1).contains("--head-dim"));
+}
+
+#[test]
+fn other_families_are_refused_by_name() {
+    let cases = [
+        ("model.layers.0.input_layernorm.weight", "pre-norm"),
+        ("model.layers.0.mlp.experts.0.gate_proj.weight", "OLMoE"),
+        ("model.layers.0.linear_attn.q_proj.weight", "Olmo-Hybrid"),
+        ("model.layers.0.pre_feedforward_layernorm.weight", "Gemma"),
+    ];
+    for (tensor, says) in cases {
+        let folder = TempDir::new("family");
+        let weights = folder.join("w");
+        write_weights(&weights, &small_config(), Stored::F32, 1);
+        fs::remove_file(weights.join("config.json")).expect("removed");
+        write_npy(&npy_path(&weights, tensor), "<f4", &[1], &[0; 4]);
+        let finished = run(PACK, [weights, folder.join("m.olmo")]);
+        assert!(finished.refused(1).contains(says), "{}", finished.stderr);
+    }
+    let folder = TempDir::new("family");
+    let weights = folder.join("w");
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    fs::remove_file(weights.join("config.json")).expect("removed");
+    write_npy(&npy_path(&weights, "model.layers.0.self_attn.q_norm.weight"), "<f4", &[6], &[0; 24]);
+    assert!(run(PACK, [weights, folder.join("m.olmo")]).refused(1).contains("a norm for each head"));
+}
+
+#[test]
+fn true_shapes_have_exact_sizes_in_a_dry_run() {
+    // Layers, hidden, MLP, key/value width, rows; sizes counted by hand from the format: 64-row panels, tensors at
+    // multiples of 256 bytes, layers at multiples of 64 KiB, data at 2 MiB.
+    let shapes = [
+        ("olmo2", 32, 4096, 11008, 4096, 100_352),
+        ("olmo2", 40, 5120, 13824, 5120, 100_352),
+        ("olmo2", 64, 5120, 27648, 1024, 100_352),
+        ("olmo3", 32, 4096, 11008, 4096, 100_278),
+        ("olmo3", 64, 5120, 27648, 1024, 100_278),
+    ];
+    for (name, layers, hidden, mlp, kv, rows) in shapes {
+        let folder = TempDir::new("true-shapes");
+        let weights = folder.join("w");
+        let olmo3 = name == "olmo3";
+        let small = if olmo3 { small_olmo3() } else { small_config() };
+        let config = ModelConfig {
+            hidden_size: hidden,
+            n_heads: hidden / 128,
+            n_kv_heads: kv / 128,
+            head_dim: 128,
+            intermediate_size: mlp,
+            vocab_size: rows,
+            max_position_embeddings: if olmo3 { 65536 } else { 4096 },
+            layer_types: config_json::default_layer_types(small.architecture, layers),
+            sliding_window: if olmo3 { 4096 } else { 0 },
+            ..small
+        };
+        sparse(&weights, &config);
+        fs::write(weights.join("config.json"), config_json(&config).to_string()).expect("written");
+        for (dtype, element) in [("f32", 4u64), ("bf16", 2)] {
+            let up = |bytes: u64, to: u64| bytes.div_ceil(to) * to;
+            let (h, f, kv, rows) = (hidden as u64, mlp as u64, kv as u64, rows as u64);
+            let embedding = up(up(rows, 64) * h * element, 65536);
+            let matrices = (2 * h * h + 2 * kv * h + 3 * h * f) * element;
+            let norms = (3 * h + kv) * 4;
+            let layer = up(matrices + norms, 65536);
+            let end = up(h * 4 + up(rows, 64) * h * element, 65536);
+            let expected = (2 << 20) + embedding + layers as u64 * layer + end;
+            let model = folder.join("m.olmo");
+            let arguments =
+                [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run", "--json", "--dtype", dtype];
+            let json: Value = serde_json::from_str(run(PACK, arguments).ok()).expect("JSON");
+            assert_eq!(json["file_bytes"][dtype], expected, "{name} {layers} layers {dtype}");
+            let tensors = json["tensors"].as_array().expect("a list");
+            assert_eq!(tensors.len(), 11 * layers + 3);
+            assert_eq!(tensors[0]["offset"], 2 << 20);
+            assert_eq!(tensors[1]["offset"], (2 << 20) + embedding);
+            assert!(!model.exists());
+        }
+        // With auto the numbers decide, which a dry run does not read: both sizes.
+        let model = folder.join("m.olmo");
+        let text = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run"]).ok().to_string();
+        assert!(text.contains("f32 or bf16, decided by reading") && text.contains("nothing was written"), "{text}");
+        assert_eq!(text.matches("  size ").count(), 2, "{text}");
+    }
+}

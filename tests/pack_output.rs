@@ -1,0 +1,309 @@
+//! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
+
+use olmo_infer::model_file::ModelFile;
+use olmo_pack::output::{Disk, SystemDisk};
+use olmo_pack::pack::{self, Request};
+use olmo_tests::{Stored, TempDir, npy_path, run, small_config, write_weights};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn folder_with_weights(name: &str) -> (TempDir, PathBuf, PathBuf) {
+    let folder = TempDir::new(name);
+    let weights = folder.join("weights");
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    fs::create_dir(folder.join("out")).expect("folder");
+    let model = folder.join("out/m.olmo");
+    (folder, weights, model)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("list");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("entry").file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_existing_file_is_replaced_only_with_force_and_never_written_to() {
+    let (folder, weights, model) = folder_with_weights("force");
+    fs::write(&model, "old").expect("written");
+    let line = run(PACK, [&weights, &model]).refused(1).to_string();
+    assert!(line.contains("m.olmo: exists") && line.contains("--force"), "{line}");
+    assert!(run(PACK, [text(&weights), text(&model), "--dry-run"]).refused(1).contains("exists"));
+    // Someone has the old file open, under another name too.
+    let old = File::open(&model).expect("open");
+    fs::hard_link(&model, folder.join("link")).expect("linked");
+    run(PACK, [text(&weights), text(&model), "--force"]).ok();
+    assert_ne!(fs::metadata(&model).expect("new").ino(), old.metadata().expect("old").ino());
+    assert_eq!(fs::read(folder.join("link")).expect("old"), b"old");
+    ModelFile::open(&model).expect("valid");
+    assert_eq!(names(&folder.join("out")), ["m.olmo"]);
+}
+
+#[test]
+fn a_symbolic_link_stays_and_its_target_is_replaced() {
+    let (folder, weights, model) = folder_with_weights("symlink");
+    symlink("../real.olmo", &model).expect("linked");
+    run(PACK, [&weights, &model]).ok();
+    assert!(fs::symlink_metadata(&model).expect("link").is_symlink());
+    ModelFile::open(&folder.join("real.olmo")).expect("valid");
+    assert!(run(PACK, [&weights, &model]).refused(1).contains("exists"));
+    run(PACK, [text(&weights), text(&model), "--force"]).ok();
+    assert!(fs::symlink_metadata(&model).expect("link").is_symlink());
+    assert_eq!(names(&folder.join("out")), ["m.olmo"]);
+    let circle = folder.join("circle");
+    symlink("circle", &circle).expect("linked");
+    assert!(run(PACK, [&weights, &circle]).refused(1).contains("too many symbolic links"));
+}
+
+#[test]
+fn what_cannot_become_a_model_is_refused_before_the_weights_are_read() {
+    let (folder, weights, model) = folder_with_weights("places");
+    let refused = |path: &Path, says: &str| {
+        let finished = run(PACK, [text(&weights), text(path), "--force"]);
+        assert!(finished.refused(1).contains(says), "{}", finished.stderr);
+    };
+    refused(&folder.join("out"), "is a folder");
+    refused(Path::new("/dev/null"), "not a regular file");
+    refused(&folder.join("none/m.olmo"), "No such file");
+    refused(&npy_path(&weights, "model.norm.weight").join("m.olmo"), "Not a directory");
+    refused(&weights.join("m.olmo"), "lies in the weights folder");
+    refused(&weights.join("../weights/m.olmo"), "lies in the weights folder");
+    refused(&folder.join("out").join("n".repeat(256)), "File name too long");
+    // The same file by another name.
+    fs::hard_link(npy_path(&weights, "model.norm.weight"), &model).expect("linked");
+    refused(&model, "is the same file as");
+    assert_eq!(names(&folder.join("out")), ["m.olmo"]);
+    assert_eq!(fs::metadata(&model).expect("input").nlink(), 2);
+}
+
+#[test]
+fn a_bare_name_goes_to_the_current_folder_and_the_mode_follows_the_umask() {
+    let (folder, weights, _) = folder_with_weights("umask");
+    let command = format!("umask 027 && exec {PACK} ../weights m.olmo");
+    let finished = Command::new("sh").args(["-c", &command]).current_dir(folder.join("out")).output().expect("sh runs");
+    assert!(finished.status.success());
+    let mode = fs::metadata(folder.join("out/m.olmo")).expect("model").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o640);
+    assert_eq!(names(&weights).len(), 26);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error_and_a_full_one_is() {
+    let (_folder, weights, model) = folder_with_weights("stdout");
+    let paths = format!("{} {} --force", text(&weights), text(&model));
+    let status =
+        |command: String| Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status().expect("sh");
+    // The status of the first program of the pipe: `true` has closed it before anything is written.
+    let closed =
+        status(format!("{{ sleep 0.3; {PACK} {paths}; echo $? > {}; }} | true", text(&model.with_extension("rc"))));
+    assert!(closed.success());
+    assert_eq!(fs::read_to_string(model.with_extension("rc")).expect("status"), "0\n");
+    assert_eq!(status(format!("{PACK} {paths} > /dev/full")).code(), Some(1));
+}
+
+#[test]
+fn a_killed_pack_leaves_the_old_file_and_nothing_else() {
+    let folder = TempDir::new("kill");
+    let (weights, model) = (folder.join("weights"), folder.join("out/m.olmo"));
+    // Enough to be killed in the middle: 150 MB.
+    let config =
+        olmo_infer::config::ModelConfig { vocab_size: 250_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    write_weights(&weights, &config, Stored::F32, 1);
+    fs::create_dir(folder.join("out")).expect("folder");
+    let mut interrupted = 0;
+    for (i, signal) in [2, 15, 9, 1, 9, 2].into_iter().enumerate() {
+        fs::write(&model, "old").expect("written");
+        let mut child = Command::new(PACK)
+            .args([text(&weights), text(&model), "--force", "--threads", "1"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
+        std::thread::sleep(Duration::from_millis(15 + 20 * i as u64));
+        let kill =
+            Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().expect("kill runs");
+        let status = child.wait().expect("ends");
+        if status.signal().is_none() {
+            // It was faster. Then everything must be there.
+            assert!(kill.success() || status.success());
+            ModelFile::open(&model).expect("valid");
+        } else {
+            interrupted += 1;
+            assert_eq!(status.signal(), Some(signal));
+            assert_eq!(fs::read(&model).expect("old"), b"old");
+        }
+        assert_eq!(names(&folder.join("out")), ["m.olmo"]);
+    }
+    assert!(interrupted > 0, "every pack was over before its signal");
+}
+
+#[test]
+fn two_packs_to_one_name_leave_one_whole_file() {
+    let (folder, weights, model) = folder_with_weights("race");
+    let other = folder.join("other");
+    write_weights(&other, &small_config(), Stored::F32, 2);
+    let spawn = |weights: &Path| {
+        let arguments = [text(weights), text(&model), "--force"];
+        Command::new(PACK).args(arguments).stdout(Stdio::null()).spawn().expect("starts")
+    };
+    for _ in 0..10 {
+        for mut child in [spawn(&weights), spawn(&other), spawn(&weights)] {
+            assert!(child.wait().expect("ends").success());
+        }
+        run(PACK, ["verify", text(&model)]).ok();
+        assert_eq!(names(&folder.join("out")), ["m.olmo"]);
+    }
+}
+
+/// A disk whose operation number `fail_at` fails, and all after it when `sticky`.
+struct Failing {
+    unnamed: bool,
+    fail_at: usize,
+    sticky: bool,
+    errno: i32,
+    calls: Mutex<Vec<&'static str>>,
+}
+
+impl Failing {
+    fn next(&self, name: &'static str) -> io::Result<()> {
+        let mut calls = self.calls.lock().expect("no panic");
+        calls.push(name);
+        let number = calls.len();
+        if number == self.fail_at || (self.sticky && number > self.fail_at) {
+            return Err(io::Error::from_raw_os_error(self.errno));
+        }
+        Ok(())
+    }
+}
+
+impl Disk for Failing {
+    fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
+        if !self.unnamed {
+            return Err(io::Error::from_raw_os_error(95));
+        }
+        self.next("create_unnamed")?;
+        SystemDisk.create_unnamed(folder)
+    }
+    fn create_named(&self, path: &Path) -> io::Result<File> {
+        self.next("create_named")?;
+        SystemDisk.create_named(path)
+    }
+    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.next("allocate")?;
+        SystemDisk.allocate(file, bytes)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.next("write_at")?;
+        SystemDisk.write_at(file, bytes, offset)
+    }
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.next("sync")?;
+        SystemDisk.sync(file)
+    }
+    fn link(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.next("link")?;
+        SystemDisk.link(file, path)
+    }
+    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+        self.next("rename")?;
+        SystemDisk.rename(from, to, replace)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        // Clean-up is tried even on a broken disk; here it works, so that what is left can be asserted.
+        SystemDisk.remove(path)
+    }
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.next("sync_folder")?;
+        SystemDisk.sync_folder(folder)
+    }
+}
+
+#[test]
+fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
+    let (folder, weights, model) = folder_with_weights("faults");
+    let out = folder.join("out");
+    run(PACK, [&weights, &folder.join("good.olmo")]).ok();
+    let good = fs::read(folder.join("good.olmo")).expect("read");
+    let (eio, enospc) = (5, 28);
+    let mut combinations = Vec::new();
+    for unnamed in [true, false] {
+        for force in [true, false] {
+            for (sticky, errno) in [(false, eio), (true, eio), (false, enospc), (true, enospc)] {
+                combinations.push((unnamed, force, sticky, errno));
+            }
+        }
+    }
+    for (unnamed, force, sticky, errno) in combinations {
+        for fail_at in 1.. {
+            assert!(fail_at < 100, "the pack never ends without a fault");
+            for name in names(&out) {
+                fs::remove_file(out.join(name)).expect("removed");
+            }
+            if force {
+                fs::write(&model, "old").expect("written");
+            }
+            let request = Request { weights: weights.clone(), model: model.clone(), force, ..Request::default() };
+            let disk = Failing { unnamed, fail_at, sticky, errno, calls: Mutex::new(Vec::new()) };
+            let result = pack::prepare(&request).expect("good").write(&disk, &|_, _| {});
+            let calls = disk.calls.into_inner().expect("no panic");
+            let place = format!("{calls:?} unnamed {unnamed} force {force} sticky {sticky} errno {errno}");
+            let left = fs::read(&model).ok();
+            assert!(names(&out).len() <= 1, "left behind after {place}: {:?}", names(&out));
+            match result {
+                Ok(_) => assert!(left.as_ref() == Some(&good), "{place}"),
+                Err(error) => {
+                    assert_eq!(error.to_string().lines().count(), 1);
+                    // Only the very last call comes after the name.
+                    let named = calls.get(fail_at - 1) == Some(&"sync_folder");
+                    match left {
+                        Some(bytes) if named => assert!(bytes == good, "{place}"),
+                        Some(bytes) => assert!(force && bytes == b"old", "{place}"),
+                        None => assert!(!force && !named, "{place}"),
+                    }
+                }
+            }
+            if calls.len() < fail_at {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_change_while_they_are_packed_are_noticed() {
+    let (_folder, weights, model) = folder_with_weights("change");
+    let request = Request { weights: weights.clone(), model: model.clone(), ..Request::default() };
+    let changes: [fn(&Path); 4] = [
+        |path| fs::write(path, fs::read(path).unwrap()).unwrap(),
+        |path| File::options().write(true).open(path).unwrap().set_len(100).unwrap(),
+        |path| fs::remove_file(path).unwrap(),
+        |path| {
+            let copy = path.with_extension("new");
+            fs::copy(path, &copy).unwrap();
+            fs::rename(copy, path).unwrap();
+        },
+    ];
+    for change in changes {
+        write_weights(&weights, &small_config(), Stored::F32, 1);
+        let prepared = pack::prepare(&request).expect("good");
+        // Clocks of file systems tick in milliseconds.
+        std::thread::sleep(Duration::from_millis(20));
+        change(&npy_path(&weights, "lm_head.weight"));
+        let line = prepared.write(&SystemDisk, &|_, _| {}).expect_err("noticed").to_string();
+        assert!(line.contains("lm_head.weight.npy"), "{line}");
+        assert!(!model.exists());
+    }
+}
