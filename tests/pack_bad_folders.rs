@@ -1,5 +1,5 @@
-//! Everything that can be wrong with a weights folder (bad-input rows W1 to W27): status 1, one line that names the file,
-//! nothing written, the old model untouched.
+//! Everything that can be wrong with a weights folder: status 1, one line that names the file, nothing written, the old
+//! model untouched. The W numbers are those of the project's catalogue of bad inputs.
 
 use olmo_tests::{Finished, Stored, TempDir, npy_header_raw, npy_path, run, small_config, write_npy, write_weights};
 use std::fs;

@@ -283,6 +283,32 @@ fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
 }
 
 #[test]
+fn an_error_of_the_disk_in_the_middle_is_not_lost() {
+    let folder = TempDir::new("middle");
+    let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
+    // More than the 128 MiB after which the disk is set to work beside the writing.
+    let config =
+        olmo_infer::config::ModelConfig { vocab_size: 250_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    write_weights(&weights, &config, Stored::F32, 1);
+    let request = Request { weights, model: model.clone(), force: true, ..Request::default() };
+    let pack = |fail_at| {
+        let disk = Failing { unnamed: true, fail_at, sticky: false, errno: 5, calls: Mutex::new(Vec::new()) };
+        let result = pack::prepare(&request).expect("good").write(&disk, &|_, _| {});
+        (result, disk.calls.into_inner().expect("no panic"))
+    };
+    let (result, calls) = pack(usize::MAX);
+    result.expect("no fault");
+    assert_eq!(calls.iter().filter(|call| **call == "sync").count(), 3, "one in the middle, two at the end: {calls:?}");
+    fs::remove_file(&model).expect("removed");
+    let middle = calls.iter().position(|call| *call == "sync").expect("a sync") + 1;
+    let (result, calls) = pack(middle);
+    // The writing goes on meanwhile, so the fault may meet a write instead; either must be told.
+    assert!(matches!(calls[middle - 1], "sync" | "write_at"), "{calls:?}");
+    assert!(result.expect_err("told").to_string().contains("Input/output error"));
+    assert!(!model.exists());
+}
+
+#[test]
 fn weights_that_change_while_they_are_packed_are_noticed() {
     let (_folder, weights, model) = folder_with_weights("change");
     let request = Request { weights: weights.clone(), model: model.clone(), ..Request::default() };

@@ -2,16 +2,17 @@
 //!
 //! The way of a folder, a file per step:
 //!
-//! 1. `checkpoint`: which files are there, and whether they are exactly the tensors of the model. Its headers are read by
-//!    `npy`; its configuration comes from `config_json` with `rope` and `strict_json`, or from shapes and flags by
-//!    `infer_config`; `settings` holds the flags and remembers where each value came from. `vocab` reads `vocab.txt`.
+//! 1. `checkpoint`: which files are there, and whether they are exactly the tensors of the model. `npy` with
+//!    `npy_header` reads their headers; the configuration comes from `config_json` with `rope` and `strict_json`, or from
+//!    shapes and flags by `infer_config`; `settings` holds the flags and remembers where each value came from. `vocab`
+//!    reads `vocab.txt`.
 //! 2. `scan`: whether bf16 holds every matrix exactly.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
 //! 5. `output`: the file without a name until it is whole.
 //!
-//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify` and
-//! `unpack`, with `sources` for what the file remembers of its folder. `error` is everything that can go wrong.
+//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`
+//! and `unpack`, with `sources` for what the file remembers of its folder. `error` is everything that can go wrong.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels` and
 //! `model_file` and nothing else of it.
@@ -24,6 +25,7 @@ pub mod fill;
 pub mod infer_config;
 pub mod inspect;
 pub mod npy;
+mod npy_header;
 pub mod output;
 pub mod pack;
 pub mod plan;

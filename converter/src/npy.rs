@@ -1,26 +1,19 @@
 //! The `.npy` reader: a strict check of the header, and reads of the numbers at known offsets.
 //!
 //! npyz's header parser is made for honest files: on a hostile one it allocates what the file claims, recurses without
-//! a limit and multiplies unchecked. So every header is first read by the flat grammar here, which accepts only what
-//! numpy writes for the few types that weights have; npyz then parses a header that *we* write from the checked values,
-//! and must come to the same type, shape and order. It never sees a byte of the file. No other module names npyz.
+//! a limit and multiplies unchecked. So every header is first read by the flat grammar of `npy_header`; npyz then parses
+//! a header that *we* write from the checked values, and must come to the same type, shape and order. It never sees a
+//! byte of the file. No other module names npyz.
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
+use crate::npy_header::{ACCEPTED, Checked, MAX_HEADER_BYTES, check_start};
+pub use crate::npy_header::{Descr, shown_shape};
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// Longest header that numpy itself reads.
-const MAX_HEADER_BYTES: usize = 10_000;
-/// Most dimensions that numpy allows.
-const MAX_RANK: usize = 32;
-/// First bytes of every `.npy` file.
-const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// What the messages list.
-const ACCEPTED: &str = "<f4, <f2, or bfloat16 as <V2";
 
 /// What tells whether a file is still the one that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,28 +35,6 @@ impl Identity {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
-    }
-}
-
-/// An element type as the header names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Descr {
-    /// `<f4`.
-    F32,
-    /// `<f2`.
-    F16,
-    /// `<V2` or `|V2`: how numpy stores bf16, for which it has no type.
-    Raw16,
-    /// `<u2`: bf16 if something else says so.
-    U16,
-}
-
-impl Descr {
-    fn bytes(self) -> u64 {
-        match self {
-            Descr::F32 => 4,
-            Descr::F16 | Descr::Raw16 | Descr::U16 => 2,
-        }
     }
 }
 
@@ -162,324 +133,10 @@ fn read_start(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// What a good header says.
-#[derive(Debug, PartialEq)]
-struct Checked {
-    descr: Descr,
-    fortran_order: bool,
-    shape: Vec<u64>,
-    preamble_bytes: usize,
-}
-
-/// What is wrong with the bytes of a file, before its name is known.
-#[derive(Debug, PartialEq)]
-struct Bad {
-    found: String,
-    expected: Option<&'static str>,
-    advice: Option<&'static str>,
-}
-
-impl Bad {
-    fn new(found: impl Into<String>) -> Bad {
-        Bad { found: found.into(), expected: None, advice: None }
-    }
-
-    fn expected(self, expected: &'static str) -> Bad {
-        Bad { expected: Some(expected), ..self }
-    }
-
-    fn advice(self, advice: &'static str) -> Bad {
-        Bad { advice: Some(advice), ..self }
-    }
-
-    fn problem(self, path: &Path) -> Problem {
-        Problem {
-            path: path.to_path_buf(),
-            tensor: None,
-            found: self.found,
-            expected: self.expected.map(str::to_string),
-            advice: self.advice.map(str::to_string),
-        }
-    }
-}
-
-/// Checks everything that can be known from the first bytes and the length of the file. Nothing here allocates more
-/// than the few values it returns.
-fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad> {
-    if !start.starts_with(MAGIC) {
-        return Err(not_npy(start));
-    }
-    let prefix = match start.get(6..8) {
-        Some([1, 0]) => 10,
-        Some([2 | 3, 0]) => 12,
-        Some([major, minor]) => {
-            return Err(Bad::new(format!("npy version {major}.{minor} is not supported")).expected("1.0, 2.0 or 3.0"));
-        }
-        _ => return Err(Bad::new(format!("only {file_bytes} bytes")).expected("a whole .npy header")),
-    };
-    let header_bytes = match start.get(8..prefix) {
-        Some(&[a, b]) => u64::from(u16::from_le_bytes([a, b])),
-        Some(&[a, b, c, d]) => u64::from(u32::from_le_bytes([a, b, c, d])),
-        _ => return Err(Bad::new(format!("only {file_bytes} bytes")).expected("a whole .npy header")),
-    };
-    if !(1..=MAX_HEADER_BYTES as u64).contains(&header_bytes) {
-        return Err(Bad::new(format!("header of {header_bytes} bytes")).expected("1 to 10000 bytes"));
-    }
-    let preamble_bytes = prefix + header_bytes as usize;
-    let Some(header) = start.get(prefix..preamble_bytes) else {
-        return Err(Bad::new(format!("header of {header_bytes} bytes in a file of {file_bytes} bytes"))
-            .expected("a header inside the file")
-            .advice("the file is truncated, export it again"));
-    };
-    check_text(header)?;
-    check_nesting(header)?;
-    let (descr, fortran_order, shape) = Grammar { rest: header }.header()?;
-    if shape.is_empty() {
-        return Err(Bad::new("shape () has no dimension").expected("a vector or a matrix"));
-    }
-    let impossible = || Bad::new(format!("shape {} is impossible", shown_shape(&shape)));
-    if shape.contains(&0) {
-        return Err(Bad::new(format!("shape {} has no elements", shown_shape(&shape))).expected("sizes above 0"));
-    }
-    if fortran_order && shape.len() > 1 {
-        return Err(Bad::new("Fortran order").expected("C order").advice("save np.ascontiguousarray(array)"));
-    }
-    let needed = shape.iter().try_fold(descr.bytes(), |product, &size| product.checked_mul(size));
-    let total = needed.and_then(|needed| needed.checked_add(preamble_bytes as u64)).ok_or_else(impossible)?;
-    if total != file_bytes {
-        let (needed, found) = (total - preamble_bytes as u64, file_bytes - preamble_bytes as u64);
-        let shape = shown_shape(&shape);
-        return Err(match found.checked_sub(needed) {
-            None => Bad::new(format!("shape {shape} needs {needed} bytes of data, has {found} (truncated?)"))
-                .advice("export it again"),
-            Some(1) => Bad::new(format!("shape {shape} needs {needed} bytes of data, has 1 byte too many")),
-            Some(extra) => Bad::new(format!("shape {shape} needs {needed} bytes of data, has {extra} bytes too many")),
-        });
-    }
-    Ok(Checked { descr, fortran_order, shape, preamble_bytes })
-}
-
-/// A shape as numpy shows it.
-pub fn shown_shape(shape: &[u64]) -> String {
-    let sizes: Vec<String> = shape.iter().map(u64::to_string).collect();
-    format!("[{}]", sizes.join(", "))
-}
-
-/// Says what a file that does not begin like an `.npy` file looks like.
-fn not_npy(start: &[u8]) -> Bad {
-    let lower: Vec<u8> = start.iter().take(512).map(u8::to_ascii_lowercase).collect();
-    let text = lower.trim_ascii_start();
-    let is_text = !start.is_empty() && lower.iter().all(|&b| b.is_ascii_graphic() || b.is_ascii_whitespace());
-    let length = start.first_chunk::<8>().map(|&length| u64::from_le_bytes(length));
-    let bad = match start {
-        [] => Bad::new("empty file"),
-        _ if start.starts_with(b"version https://git-lfs") => {
-            return Bad::new("git-lfs pointer instead of the numbers")
-                .expected("an .npy file")
-                .advice("run git lfs pull");
-        }
-        _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => {
-            Bad::new("HTML page").advice("download it again")
-        }
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => {
-            Bad::new("zip archive (.npz?)").advice("unpack it: one .npy file for each parameter")
-        }
-        [0x1f, 0x8b, ..] => Bad::new("gzip file").advice("decompress it"),
-        [b'G', b'G', b'U', b'F', ..] => Bad::new("GGUF file"),
-        // A pickle of protocol 2 or later, also inside an old torch.save.
-        [0x80, 2..=5, ..] => Bad::new("pickle, which could run code").advice("save the array with np.save"),
-        [_, _, _, _, _, _, _, _, b'{', ..] if length.is_some_and(|length| length < 100 << 20) => {
-            Bad::new("safetensors file").advice("export each parameter with np.save")
-        }
-        _ if MAGIC.starts_with(start) => Bad::new(format!("only {} bytes", start.len())),
-        _ if is_text => Bad::new("text"),
-        _ => Bad::new("unknown bytes"),
-    };
-    bad.expected("an .npy file")
-}
-
-/// Printable ASCII, then spaces, then one newline.
-fn check_text(header: &[u8]) -> Result<(), Bad> {
-    let Some((b'\n', text)) = header.split_last() else {
-        return Err(Bad::new("header does not end with a newline"));
-    };
-    match text.iter().find(|byte| !(b' '..=b'~').contains(byte)) {
-        Some(byte) => Err(Bad::new(format!("byte 0x{byte:02x} in the header")).expected("printable ASCII")),
-        None => Ok(()),
-    }
-}
-
-/// Brackets nest at most twice: the dictionary and the shape. Those inside quotes count too, for a parser that sees
-/// quotes differently must not be led deeper.
-fn check_nesting(header: &[u8]) -> Result<(), Bad> {
-    let mut depth = 0u32;
-    for byte in header {
-        match byte {
-            b'[' | b']' => return Err(Bad::new("structured element type").expected(ACCEPTED)),
-            b'(' | b'{' => depth += 1,
-            b')' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > 2 {
-            return Err(Bad::new("brackets nested deeper than a header needs").expected("a plain numpy header"));
-        }
-    }
-    Ok(())
-}
-
-/// The flat grammar of a header: a dictionary of exactly three keys, once each, in any order.
-struct Grammar<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Grammar<'a> {
-    fn header(&mut self) -> Result<(Descr, bool, Vec<u64>), Bad> {
-        let (mut descr, mut order, mut shape) = (None, None, None);
-        self.expect(b'{')?;
-        while !self.take(b'}') {
-            let key = self.quoted()?;
-            self.expect(b':')?;
-            let again = match key {
-                b"descr" => descr.replace(check_descr(self.quoted()?)?).is_some(),
-                b"fortran_order" => order.replace(self.truth()?).is_some(),
-                b"shape" => shape.replace(self.sizes()?).is_some(),
-                _ => return Err(grammar(format!("key '{}'", String::from_utf8_lossy(key)))),
-            };
-            if again {
-                return Err(grammar(format!("key '{}' twice", String::from_utf8_lossy(key))));
-            }
-            if !self.take(b',') {
-                self.expect(b'}')?;
-                break;
-            }
-        }
-        if !self.rest.trim_ascii().is_empty() {
-            return Err(grammar("text after the dictionary".into()));
-        }
-        let missing = |key: &str| grammar(format!("no key '{key}'"));
-        Ok((
-            descr.ok_or_else(|| missing("descr"))?,
-            order.ok_or_else(|| missing("fortran_order"))?,
-            shape.ok_or_else(|| missing("shape"))?,
-        ))
-    }
-
-    fn skip_spaces(&mut self) {
-        while let [b' ', rest @ ..] = self.rest {
-            self.rest = rest;
-        }
-    }
-
-    fn take(&mut self, byte: u8) -> bool {
-        self.skip_spaces();
-        match self.rest {
-            [first, rest @ ..] if *first == byte => {
-                self.rest = rest;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn expect(&mut self, byte: u8) -> Result<(), Bad> {
-        if self.take(byte) {
-            return Ok(());
-        }
-        Err(grammar(match self.rest {
-            [b'\n', ..] | [] => format!("no '{}'", char::from(byte)),
-            [found, ..] => format!("'{}' where '{}' belongs", char::from(*found), char::from(byte)),
-        }))
-    }
-
-    fn quoted(&mut self) -> Result<&'a [u8], Bad> {
-        self.skip_spaces();
-        let [quote @ (b'\'' | b'"'), rest @ ..] = self.rest else {
-            return Err(grammar("a value that is no quoted text".into()));
-        };
-        let end =
-            rest.iter().position(|byte| byte == quote).ok_or_else(|| grammar("a quote that does not end".into()))?;
-        self.rest = &rest[end + 1..];
-        Ok(&rest[..end])
-    }
-
-    fn truth(&mut self) -> Result<bool, Bad> {
-        self.skip_spaces();
-        for (word, value) in [(b"True".as_slice(), true), (b"False", false)] {
-            if let Some(rest) = self.rest.strip_prefix(word) {
-                self.rest = rest;
-                return Ok(value);
-            }
-        }
-        Err(grammar("fortran_order is not True or False".into()))
-    }
-
-    /// A tuple of plain decimal numbers; one number needs its comma, as in Python.
-    fn sizes(&mut self) -> Result<Vec<u64>, Bad> {
-        self.expect(b'(')?;
-        let mut sizes = Vec::new();
-        while !self.take(b')') {
-            if sizes.len() == MAX_RANK {
-                return Err(grammar(format!("more than {MAX_RANK} dimensions")));
-            }
-            sizes.push(self.number()?);
-            if !self.take(b',') {
-                if sizes.len() == 1 {
-                    return Err(grammar("a shape that is no tuple".into()));
-                }
-                self.expect(b')')?;
-                break;
-            }
-        }
-        Ok(sizes)
-    }
-
-    fn number(&mut self) -> Result<u64, Bad> {
-        self.skip_spaces();
-        let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let (number, rest) = self.rest.split_at(digits);
-        let bad = || grammar("a shape with something else than plain numbers".into());
-        if number.is_empty() || (digits > 1 && number[0] == b'0') {
-            return Err(bad());
-        }
-        self.rest = rest;
-        let digit = |value: u64, digit: &u8| value.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
-        number.iter().try_fold(0u64, digit).ok_or_else(|| Bad::new("shape is impossible"))
-    }
-}
-
-/// A header that numpy would not have written.
-fn grammar(found: String) -> Bad {
-    Bad::new(format!("header has {found}")).expected("a header as np.save writes it")
-}
-
-/// The element type, if it is one of the accepted.
-fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
-    match descr {
-        b"<f4" => return Ok(Descr::F32),
-        b"<f2" => return Ok(Descr::F16),
-        b"<V2" | b"|V2" => return Ok(Descr::Raw16),
-        b"<u2" => return Ok(Descr::U16),
-        _ => {}
-    }
-    let shown = String::from_utf8_lossy(descr).into_owned();
-    let bad = match descr {
-        [b'>', ..] => Bad::new(format!("big-endian numbers ({shown})")).advice("save array.astype('<f4')"),
-        [b'|' | b'<' | b'=', b'O', ..] | [b'O', ..] => {
-            Bad::new("object array (pickle), refused because it could run code").advice("save it again as float32")
-        }
-        [b'=', ..] | [b'f' | b'u' | b'i' | b'V', ..] | [b'|', b'f', ..] => {
-            Bad::new(format!("byte order not stated ({shown})")).advice("save array.astype('<f4')")
-        }
-        b"<f8" => Bad::new("float64 (<f8)").advice("save array.astype('<f4')"),
-        _ => Bad::new(format!("element type {shown}")).advice("save it as float32"),
-    };
-    Err(bad.expected(ACCEPTED))
-}
-
 /// Lets npyz read a header of our own with the checked values, and compares.
-fn confirm_with_npyz(checked: &Checked) -> Result<(), String> {
+pub(crate) fn confirm_with_npyz(checked: &Checked) -> Result<(), String> {
     #[cfg(test)]
-    tests::NPYZ_CALLS.with(|calls| calls.set(calls.get() + 1));
+    NPYZ_CALLS.with(|calls| calls.set(calls.get() + 1));
     let descr = match checked.descr {
         Descr::F32 => "<f4",
         Descr::F16 => "<f2",
@@ -502,5 +159,7 @@ fn confirm_with_npyz(checked: &Checked) -> Result<(), String> {
 }
 
 #[cfg(test)]
-#[path = "npy_tests.rs"]
-mod tests;
+thread_local! {
+    /// How often this thread came to npyz.
+    pub(crate) static NPYZ_CALLS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}

@@ -1,12 +1,8 @@
 //! Headers that numpy writes, and everything else.
 
 use super::*;
+use crate::npy::{NPYZ_CALLS, confirm_with_npyz};
 use std::cell::Cell;
-
-thread_local! {
-    /// How often this thread came to npyz.
-    pub static NPYZ_CALLS: Cell<u32> = const { Cell::new(0) };
-}
 
 /// A file of version 1.0 with this header text and `data` bytes of numbers.
 fn file(text: &str, data: usize) -> Vec<u8> {

@@ -22,6 +22,10 @@ const BATCH_WINDOWS: usize = 2;
 /// Batches on their way: one is filled, one written, one waits.
 const N_BATCHES: usize = 3;
 
+/// After this many bytes the disk is set to work beside the writing. Left alone the kernel waits until a tenth of the
+/// memory is dirty, then slows the writer down, and the disk idles meanwhile.
+const SYNC_EVERY: u64 = 128 << 20;
+
 /// What was seen while the numbers were written.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -56,6 +60,7 @@ pub fn data(
     allow_nonfinite: bool,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Outcome, Error> {
+    let (sync_sender, sync_requests) = sync_channel::<()>(1);
     let (full_sender, full) = sync_channel::<Batch>(N_BATCHES);
     let (empty_sender, empty) = sync_channel::<Batch>(N_BATCHES);
     for _ in 0..N_BATCHES {
@@ -63,12 +68,16 @@ pub fn data(
         let _ = empty_sender.send(Batch { offset: 0, length: 0, bytes: Vec::new() });
     }
     thread::scope(|scope| {
-        let writer = scope.spawn(move || write_batches(plan, output, full, empty_sender, progress));
+        // An error that sync reports once is not reported again: it must not get lost.
+        let syncer = scope.spawn(move || sync_requests.into_iter().try_for_each(|()| output.sync()));
+        let writer = scope.spawn(move || write_batches(plan, output, full, empty_sender, sync_sender, progress));
         let filled = pool.install(|| fill_batches(plan, full_sender, empty, allow_nonfinite));
         // An error of the disk makes the filling end early without one of its own.
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let synced = syncer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let outcome = written.and_then(|end| filled.map(|outcome| (end, outcome)));
         let (end, outcome) = outcome?;
+        synced?;
         assert_eq!(end, plan.layout.file_bytes, "the file is written to its end");
         Ok(outcome)
     })
@@ -80,15 +89,21 @@ fn write_batches(
     output: &Output<'_>,
     full: Receiver<Batch>,
     empty: SyncSender<Batch>,
+    sync: SyncSender<()>,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<u64, Error> {
     let mut at = 0;
+    let mut next_sync = SYNC_EVERY;
     for batch in full {
         assert_eq!(at, batch.offset, "windows come in order");
         for window in batch.bytes[..batch.length].chunks(WINDOW) {
             output.write_at(window, at)?;
             at += window.len() as u64;
             progress(at, plan.layout.file_bytes);
+        }
+        // While one is under way, another need not be asked for; when one failed, the end will tell.
+        if at >= next_sync && sync.try_send(()).is_ok() {
+            next_sync = at + SYNC_EVERY;
         }
         // Nobody takes it when all batches are filled; those on their way must still be written.
         let _ = empty.send(batch);
