@@ -195,6 +195,8 @@ fn wrong_usage_ends_with_2_and_one_line() {
         (&["--matmul", "blas"], "expected own or gemm"),
         (&["--activations", "f16"], "expected bf16 or f32"),
         (&["one-more-argument"], "one-more-argument"),
+        (&["--isa", "a\nb"], "--isa a\\nb"),
+        (&["--isa", "-"], "--isa -:"),
     ] {
         let finished = fixture.infer(flags);
         assert!(finished.refused(2).contains(problem), "{flags:?}: {}", finished.stderr);
@@ -222,7 +224,7 @@ fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
     long.push(0);
     for (path, parts) in [
         (fixture.folder.join("absent"), ["absent: cannot open", "No such file"]),
-        (fixture.folder.path().to_path_buf(), ["is a folder", "expected a regular file"]),
+        (fixture.folder.path().to_path_buf(), ["is a folder", "olmo-pack weights/ model.olmo"]),
         ("/dev/null".into(), ["is a device", "expected a regular file"]),
         (path("empty", b""), ["an empty file", "olmo-pack"]),
         (path("g.gguf", b"GGUF\x03\0\0\0"), ["a GGUF file", "olmo-pack"]),
@@ -245,14 +247,96 @@ fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
         (b"abc", "3 bytes, expected a multiple of 4"),
         (&ids(&[1, 2])[..7], "7 bytes, expected a multiple of 4"),
         (&[0, 1, 0, 0], "token 0 is 256, the vocabulary has ids 0 to 255"),
-        (&[0; 4 * 2049], "2049 tokens, the model has 2048 positions"),
+        (&[70, 0, 111, 0, 117, 0, 114, 0], "are these 16-bit ids?"),
+        (&[0; 4 * 2049], "2049 tokens, expected at most 2048, the positions of the model"),
     ] {
         let finished = run(INFER, [&fixture.model, &path("tokens", content)]);
         assert!(finished.refused(1).contains(part), "{}", finished.stderr);
     }
     assert!(fixture.infer_stdin(&[], &[0; 4 * 5000]).refused(1).contains("more than 2048 tokens"));
     let swapped = run(INFER, [&fixture.tokens, &fixture.model]);
-    assert!(swapped.refused(1).contains("not an .olmo file"));
+    assert!(swapped.refused(1).contains("are the arguments swapped?"), "{}", swapped.stderr);
+    let twice = run(INFER, [&fixture.model, &fixture.model]);
+    assert!(twice.refused(1).contains("looks like a model file: are the arguments swapped?"), "{}", twice.stderr);
     assert!(fixture.infer(&["--steps", "2049"]).refused(1).contains("the model has 2048"));
     assert!(fixture.infer(&["--text", "--max-tokens", "9999"]).refused(1).contains("the model has 2048"));
+}
+
+#[test]
+fn lists_may_be_as_long_as_the_vocabulary_and_threads_as_many_as_one_likes() {
+    let fixture = fixture();
+    let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
+    for threads in ["0", "1", "3", "300"] {
+        assert_eq!(fixture.infer(&["--steps", "3", "--threads", threads]).ok(), expected, "{threads} threads");
+    }
+    for top in ["256", "257", "18446744073709551615"] {
+        let finished = fixture.infer(&["--steps", "3", "--top", top]);
+        assert!(finished.ok().starts_with("0: token 70 (\"F\") Top 256 next tokens: 111 "), "{}", finished.stdout);
+    }
+}
+
+#[test]
+fn logits_never_replace_an_input_or_something_that_is_no_file() {
+    let fixture = fixture();
+    let before = (fs::read(&fixture.model).expect("there"), fs::read(&fixture.tokens).expect("there"));
+    let link = fixture.folder.join("link");
+    std::os::unix::fs::symlink(&fixture.model, &link).expect("a link");
+    let text = |path: &PathBuf| path.to_str().expect("UTF-8").to_string();
+    for (path, problem) in [
+        (text(&fixture.model), "is an input of this run"),
+        (text(&fixture.tokens), "is an input of this run"),
+        (text(&link), "is an input of this run"),
+        ("/dev/null".into(), "is not a regular file"),
+        (text(&fixture.folder.path().to_path_buf()), "is a folder"),
+        (text(&fixture.folder.join("new/")), "no such folder"),
+        (String::new(), "no name"),
+    ] {
+        let finished = fixture.infer(&["--logits", &path]);
+        assert!(finished.refused(1).contains(problem), "{path}: {}", finished.stderr);
+    }
+    assert_eq!((fs::read(&fixture.model).expect("there"), fs::read(&fixture.tokens).expect("there")), before);
+}
+
+#[test]
+fn logits_are_written_even_when_nobody_reads_the_lines() {
+    let fixture = fixture();
+    let logits = fixture.folder.join("l.npy");
+    let mut command = Command::new(INFER);
+    command.args([&fixture.model, &fixture.tokens]).args(["--steps", "600", "--logits"]).arg(&logits);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    assert_eq!(child.wait_with_output().expect("ends").status.code(), Some(0));
+    assert_eq!(olmo_tests::read_f32_npy(&logits).0, [600, 256]);
+}
+
+#[test]
+fn an_error_stream_that_takes_nothing_changes_no_exit_status() {
+    let fixture = fixture();
+    for (model, code) in [(fixture.folder.join("absent"), 1), (fixture.model.clone(), 0)] {
+        let mut command = Command::new(INFER);
+        command.args([&model, &fixture.tokens]).arg("--timing").stdin(Stdio::null());
+        command.stderr(fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device"));
+        assert_eq!(finish(&mut command).code, Some(code));
+    }
+}
+
+#[test]
+fn a_run_that_cannot_fit_the_memory_is_refused_before_it_begins() {
+    let folder = TempDir::new("memory");
+    let mut config = small_config();
+    // 2^24 positions of a wide model take more than any machine has.
+    (config.max_position_embeddings, config.n_heads, config.n_kv_heads, config.head_dim) = (1 << 24, 64, 64, 1024);
+    (config.hidden_size, config.intermediate_size) = (2, 2);
+    let (weights, model, tokens) = (folder.join("w"), folder.join("m.olmo"), folder.join("t.bin"));
+    write_weights(&weights, &config, Stored::F32, 1);
+    run(PACK, [&weights, &model]).ok();
+    fs::write(&tokens, ids(&[1])).expect("written");
+    let files = [model.as_os_str(), tokens.as_os_str()];
+    let refused = run(INFER, files.into_iter().chain(["--steps".as_ref(), "16777216".as_ref()]));
+    assert!(refused.refused(1).contains("16777216 positions need"), "{}", refused.stderr);
+    // With a limit on the address space the buffers are refused, not aborted on.
+    let script =
+        format!("ulimit -v 400000; exec {INFER} {} {} --steps 4000 --threads 1", model.display(), tokens.display());
+    let limited = run("sh", ["-c", &script]);
+    assert!(limited.refused(1).contains("does not give"), "{}", limited.stderr);
 }

@@ -66,6 +66,7 @@ fn expected(case: &Path) -> (Value, Vec<f32>) {
 /// Largest and mean absolute difference.
 fn errors(found: &[f32], expected: &[f32]) -> (f64, f64) {
     assert_eq!(found.len(), expected.len());
+    assert!(found.iter().all(|logit| logit.is_finite()));
     let differences = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs()));
     let (max, sum) = differences.fold((0.0f64, 0.0), |(max, sum), d| (max.max(d), sum + d));
     (max, sum / found.len() as f64)

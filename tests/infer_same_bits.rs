@@ -72,21 +72,35 @@ fn threads_chunks_and_instruction_sets_give_the_same_bits() {
 }
 
 #[test]
-fn a_model_with_wide_heads_and_many_queries_for_one_key_head_gives_the_same_bits() {
-    let folder = TempDir::new("wide");
-    let mut config = small_config();
-    // 30 query heads of 84 share one key/value head: a tile holds some of the heads, and a value takes two panels.
-    (config.head_dim, config.n_heads, config.n_kv_heads, config.hidden_size) = (84, 30, 1, 40);
-    config.max_position_embeddings = 128;
-    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_weights(&weights, &config, Stored::F32, 4);
-    run(PACK, [&weights, &model]).ok();
-    let tokens: Vec<u32> = (0..90).map(|i| i * 7 % 101).collect();
+fn heads_of_every_shape_and_windows_of_every_length_give_the_same_bits() {
+    let folder = TempDir::new("shapes");
     let scalar = isa("scalar").expect("always there");
-    let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, 90);
-    for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
-        for (threads, chunk) in [(2, 90), (1, 1), (3, 11)] {
-            assert!(logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk) == expected, "{isa:?} {chunk}");
+    let tokens: Vec<u32> = (0..150).map(|i| i * 7 % 101).collect();
+    // (head_dim, heads, key/value heads, hidden_size, window): heads of several panels of values and of a fraction of
+    // one, tiles that hold some of the heads of a key/value head, windows around the size of a block of keys.
+    for (head_dim, n_heads, n_kv_heads, hidden_size, window) in [
+        (84, 30, 1, 40, 0),
+        (2, 29, 1, 1, 0),
+        (336, 2, 2, 7, 0),
+        (1024, 1, 1, 16, 0),
+        (6, 4, 2, 12, 1),
+        (6, 4, 2, 12, 63),
+        (6, 4, 2, 12, 64),
+        (6, 4, 2, 12, 65),
+    ] {
+        let mut config = if window == 0 { small_config() } else { small_olmo3() };
+        (config.head_dim, config.n_heads, config.n_kv_heads) = (head_dim, n_heads, n_kv_heads);
+        (config.hidden_size, config.sliding_window, config.max_position_embeddings) = (hidden_size, window, 256);
+        let name = format!("{head_dim}-{n_heads}-{window}");
+        let (weights, model) = (folder.join(&name), folder.join(format!("{name}.olmo")));
+        write_weights(&weights, &config, Stored::F32, 4);
+        run(PACK, [&weights, &model]).ok();
+        let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, tokens.len());
+        for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+            for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
+                let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
+                assert!(found == expected, "{name} {isa:?} {threads} threads, chunk {chunk}");
+            }
         }
     }
 }

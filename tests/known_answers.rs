@@ -26,7 +26,8 @@ fn olmo2_1b_gives_its_published_answers() {
     run(PACK, [Path::new(&weights), &model]).ok();
     fs::write(&tokens, FOURSCORE.map(u32::to_le_bytes).concat()).expect("written");
     let finished = run(INFER, [model.as_os_str(), tokens.as_os_str(), "--json".as_ref()]);
-    for ((line, token), top_five) in finished.ok().lines().zip(FOURSCORE).zip(TOP_FIVE) {
+    assert_eq!(finished.ok().lines().count(), 20);
+    for ((line, token), top_five) in finished.stdout.lines().zip(FOURSCORE).zip(TOP_FIVE) {
         let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
         assert_eq!(line["token"], token);
         let top = line["top"].as_array().expect("a list");

@@ -2,6 +2,7 @@
 
 use crate::output::Failure;
 use argh::{EarlyExit, FromArgs};
+use olmo_infer::error::one_line;
 use olmo_infer::kernels::Isa;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::Options;
@@ -18,6 +19,9 @@ const DEFAULT_MAX_TOKENS: usize = 256;
 const MAX_THREADS: usize = 1024;
 /// Stands for `-` while argh parses, which takes it for an option. No argument can hold a NUL.
 const STANDARD_INPUT: &str = "\0stdin";
+
+/// The options that take no value.
+const SWITCHES: [&str; 3] = ["--text", "--json", "--timing"];
 
 /// Runs an OLMo model: evaluates the prompt and goes on greedily. Prints a line per position with the most likely next
 /// tokens.
@@ -109,6 +113,7 @@ pub struct Exit {
 
 impl Exit {
     fn usage(problem: impl std::fmt::Display) -> Exit {
+        let problem = one_line(&problem.to_string());
         Exit { text: format!("olmo-infer: error: {problem}; see olmo-infer --help"), success: false }
     }
 
@@ -128,10 +133,13 @@ impl Exit {
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     let args: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let args = args.map_err(|arg| Exit::usage(format_args!("{arg:?} is not UTF-8")))?;
-    if args.first().is_some_and(|arg| arg == "--version") {
+    if args.iter().any(|arg| arg == "--version") {
         return Err(Exit { text: format!("olmo-infer {}", env!("CARGO_PKG_VERSION")), success: true });
     }
-    let args: Vec<&str> = args.iter().map(|arg| if arg == "-" { STANDARD_INPUT } else { arg }).collect();
+    let is_value = |i: usize| i > 0 && args[i - 1].starts_with("--") && !SWITCHES.contains(&args[i - 1].as_str());
+    let words = args.iter().enumerate();
+    let args: Vec<&str> =
+        words.map(|(i, arg)| if arg == "-" && !is_value(i) { STANDARD_INPUT } else { arg.as_str() }).collect();
     let raw = Raw::from_args(&["olmo-infer"], &args).map_err(|EarlyExit { output, status }| match status {
         Ok(()) => Exit { text: output, success: true },
         Err(()) => Exit::usage(output.split_whitespace().collect::<Vec<_>>().join(" ")),
@@ -232,7 +240,7 @@ impl Args {
     pub fn options(&self, positions: usize) -> Options {
         let default = Options::new(positions);
         Options {
-            chunk: self.raw.chunk.unwrap_or(default.chunk).min(positions),
+            chunk: self.raw.chunk.unwrap_or(default.chunk),
             products: Products { isa: self.isa, gemm: self.gemm },
             activations: self.activations,
             ..default

@@ -95,21 +95,21 @@ impl<'a> Tile<'a> {
         out: &Block,
     ) -> Tile<'a> {
         let (head_dim, width) = (attention.head_dim, attention.n_heads * attention.head_dim);
-        let first_head = out.first_column / head_dim;
+        let first_head = out.first_column() / head_dim;
         let mut tile = Tile {
             attention,
             products,
             cache,
             kv_head: first_head / attention.heads_per_kv,
-            heads: out.columns / head_dim,
-            positions: first + out.first_row..first + out.first_row + out.rows,
+            heads: out.columns() / head_dim,
+            positions: first + out.first_row()..first + out.first_row() + out.rows(),
             queries: [0.0; TILE_ELEMENTS],
             sums: [0.0; TILE_ELEMENTS],
             scores: [0.0; TILE_ROWS * KEY_BLOCK],
             softmax: [SoftmaxState::START; TILE_ROWS],
         };
-        for (row, to) in tile.queries.chunks_exact_mut(out.columns).take(out.rows).enumerate() {
-            to.copy_from_slice(&queries[(out.first_row + row) * width + out.first_column..][..out.columns]);
+        for (row, to) in tile.queries.chunks_exact_mut(out.columns()).take(out.rows()).enumerate() {
+            to.copy_from_slice(&queries[(out.first_row() + row) * width + out.first_column()..][..out.columns()]);
         }
         tile
     }

@@ -27,6 +27,8 @@ pub enum Error {
         path: PathBuf,
         /// What it is.
         found: &'static str,
+        /// What to do about it.
+        advice: &'static str,
     },
     /// The file is no `.olmo` file.
     NotOlmo {
@@ -99,9 +101,14 @@ impl Error {
     }
 }
 
-/// A path for an error line: control characters are escaped, so that the line stays one line.
+/// A path for an error line; `-` is standard input.
 pub fn display_path(path: &Path) -> impl fmt::Display {
-    path.to_string_lossy().chars().fold(String::new(), |mut line, c| {
+    if path.as_os_str() == "-" { "standard input".into() } else { one_line(&path.to_string_lossy()) }
+}
+
+/// Text for an error line: control characters are escaped, so that the line stays one line.
+pub fn one_line(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
         if c.is_control() {
             line.extend(c.escape_default());
         } else {
@@ -115,8 +122,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { path, action, source } => write!(f, "{}: cannot {action}: {source}", display_path(path)),
-            Error::NotAFile { path, found } => {
-                write!(f, "{}: is {found}, expected a regular file", display_path(path))
+            Error::NotAFile { path, found, advice } => {
+                write!(f, "{}: is {found}, expected a regular file; {advice}", display_path(path))
             }
             Error::NotOlmo { path, found, advice } => {
                 write!(f, "{}: not an .olmo file but {found}; {advice}", display_path(path))

@@ -8,7 +8,7 @@ use crate::threads::Block;
 /// own: results agree with the kernels' within rounding.
 pub fn product_f32(panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut Block, accumulate: bool) {
     let steps = panel.len() / width;
-    let (rows, columns, out_stride) = (out.rows, out.columns, out.stride());
+    let (rows, columns, out_stride) = (out.rows(), out.columns(), out.stride());
     assert!(rows >= 1 && columns <= width && panel.len() == steps * width);
     assert!(steps <= x_stride && (rows - 1) * x_stride + steps <= x.len());
     let signed = |stride: usize| isize::try_from(stride).expect("strides of slices fit isize");

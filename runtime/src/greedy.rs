@@ -51,6 +51,9 @@ pub struct Timing {
 ///
 /// # Errors
 /// Those of [`Session::forward`] and [`Session::logits`], and whatever `visit` returns.
+///
+/// # Panics
+/// When the prompt is empty or no position is asked for.
 pub fn greedy<E: From<Error>>(
     session: &mut Session,
     team: &mut Team,
@@ -58,8 +61,10 @@ pub fn greedy<E: From<Error>>(
     mut visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
     let prompt = &run.prompt[..run.prompt.len().min(run.positions)];
+    assert!(!prompt.is_empty(), "something to begin with");
     let vocab_size = session.config().vocab_size;
-    let mut top = Vec::with_capacity(run.top.max(1) + 1);
+    let n_top = run.top.clamp(1, vocab_size);
+    let mut top = Vec::with_capacity(n_top + 1);
     let mut timing = Timing { prefill_tokens: prompt.len(), ..Timing::default() };
     let begun = Instant::now();
     for chunk in prompt.chunks(session.options().chunk) {
@@ -75,7 +80,7 @@ pub fn greedy<E: From<Error>>(
             let rows = row..chunk.len().min(row + LOGITS_CHUNK);
             let logits = session.logits(team, rows.clone())?;
             for (row, logits) in rows.clone().zip(logits.chunks_exact(vocab_size)) {
-                top_k_into(logits, run.top.max(1), &mut top);
+                top_k_into(logits, n_top, &mut top);
                 let evaluated = Evaluated { position: first + row, token: chunk[row], logits, top: &top };
                 if visit(evaluated)?.is_break() {
                     timing.prefill = begun.elapsed();
@@ -92,7 +97,7 @@ pub fn greedy<E: From<Error>>(
         let position = session.position();
         session.forward(team, &[token])?;
         let logits = session.logits(team, 0..1)?;
-        top_k_into(logits, run.top.max(1), &mut top);
+        top_k_into(logits, n_top, &mut top);
         timing.decode_tokens += 1;
         if visit(Evaluated { position, token, logits, top: &top })?.is_break() {
             break;

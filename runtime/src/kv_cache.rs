@@ -92,6 +92,9 @@ impl KvCache {
     }
 
     /// The cache of a layer.
+    ///
+    /// # Panics
+    /// When there is no such layer.
     pub fn layer(&mut self, layer: usize) -> &mut LayerCache {
         &mut self.layers[layer]
     }
@@ -101,16 +104,16 @@ impl KvCache {
 ///
 /// # Errors
 /// [`Error::Request`] when the system does not give the memory.
-pub(crate) fn zeros(elements: usize, what: &str) -> Result<Vec<f32>, Error> {
+pub(crate) fn zeros<T: Clone + Default>(elements: usize, what: &str) -> Result<Vec<T>, Error> {
     // Asking first turns a refusal into an error: allocating zeros would abort.
-    let probe = Vec::<f32>::new().try_reserve_exact(elements);
+    let probe = Vec::<T>::new().try_reserve_exact(elements);
     probe.map_err(|_| Error::Request {
         problem: format!(
             "the system does not give {} bytes of memory for the {what}; ask for fewer positions or a smaller --chunk",
-            elements as u64 * 4
+            (elements as u64).saturating_mul(size_of::<T>() as u64)
         ),
     })?;
-    Ok(vec![0.0; elements])
+    Ok(vec![T::default(); elements])
 }
 
 impl LayerCache {

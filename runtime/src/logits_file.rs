@@ -1,10 +1,12 @@
 //! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete.
 
 use crate::output::Failure;
-use olmo_infer::error::Error;
+use olmo_infer::error::{Error, display_path};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
@@ -21,14 +23,10 @@ pub struct LogitsFile {
 }
 
 impl LogitsFile {
-    /// Begins a file that will replace `path`.
-    pub fn create(path: &Path, vocab_size: usize) -> Result<LogitsFile, Failure> {
-        let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
-            return Err(Failure::Refused(format!(
-                "{}: is a folder, expected a file name for --logits",
-                path.display()
-            )));
-        };
+    /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
+    pub fn create(path: &Path, inputs: [&Path; 2], vocab_size: usize) -> Result<LogitsFile, Failure> {
+        let path = &target(path, inputs)?;
+        let name = path.file_name().unwrap_or_default();
         let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}.tmp", std::process::id()));
@@ -51,11 +49,7 @@ impl LogitsFile {
     pub fn write(&mut self, logits: &[f32]) -> Result<(), Failure> {
         assert_eq!(logits.len(), self.vocab_size);
         self.rows += 1;
-        for chunk in logits.chunks(1024) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|logit| logit.to_le_bytes()).collect();
-            self.write_bytes(&bytes)?;
-        }
-        Ok(())
+        logits.iter().try_for_each(|logit| self.write_bytes(&logit.to_le_bytes()))
     }
 
     /// Writes the final shape and gives the file its name.
@@ -87,6 +81,29 @@ impl LogitsFile {
         header.push(b'\n');
         header
     }
+}
+
+/// The file to write, links followed.
+fn target(path: &Path, inputs: [&Path; 2]) -> Result<PathBuf, Failure> {
+    let refused =
+        |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for --logits", display_path(path))));
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(_) if path.file_name().is_none() => return refused("no name"),
+        Err(_) if path.as_os_str().as_bytes().ends_with(b"/") => return refused("no such folder"),
+        // Whatever is wrong with the folder shows when the file is created.
+        Err(_) => return Ok(path.to_path_buf()),
+    };
+    if !metadata.is_file() {
+        return refused(if metadata.is_dir() { "is a folder" } else { "is not a regular file" });
+    }
+    let is_same = |input: &Path| {
+        fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
+    };
+    if inputs.into_iter().any(is_same) {
+        return refused("is an input of this run");
+    }
+    Ok(fs::canonicalize(path).map_err(Error::io(path, "find"))?)
 }
 
 impl Drop for LogitsFile {

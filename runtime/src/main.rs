@@ -8,6 +8,7 @@ mod summary;
 
 use args::{Args, Mode};
 use logits_file::LogitsFile;
+use olmo_infer::error::display_path;
 use olmo_infer::greedy::{Run, Timing, greedy};
 use olmo_infer::model::{Model, Session};
 use olmo_infer::model_file::{ModelFile, Populated};
@@ -15,6 +16,9 @@ use olmo_infer::threads::{Team, with_team};
 use olmo_infer::tokens::read_tokens;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,20 +33,26 @@ fn main() -> ExitCode {
     match run(&args, begun) {
         Ok(summary) => {
             if args.timing {
-                eprintln!("olmo-infer: {summary}");
+                tell(&summary);
             }
             ExitCode::SUCCESS
         }
         Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Usage(problem)) => {
-            eprintln!("olmo-infer: error: {problem}");
+            tell(format_args!("error: {problem}"));
             ExitCode::from(2)
         }
         Err(failure) => {
-            eprintln!("olmo-infer: error: {failure}");
+            tell(format_args!("error: {failure}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line on standard error.
+fn tell(line: impl Display) {
+    // Where it does not take the line, nobody is left to tell.
+    let _nobody_to_tell = writeln!(io::stderr(), "olmo-infer: {line}");
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
@@ -53,14 +63,17 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
     if args.mode == Mode::Text && vocabulary.is_none() {
         return Err(Failure::Usage(format!(
             "{}: has no vocabulary, so --text cannot be printed; pack it with --vocab vocab.txt, or leave out --text",
-            args.model.display()
+            display_path(&args.model)
         )));
     }
     let tokens = read_tokens(&args.tokens, config.vocab_size, config.max_position_embeddings)?;
     let positions = args.positions(tokens.len(), config.max_position_embeddings)?;
     let options = args.options(positions);
     memory::check(Session::bytes(config, &options), positions)?;
-    let logits_file = args.logits.as_deref().map(|path| LogitsFile::create(path, config.vocab_size)).transpose()?;
+    let logits_file = match &args.logits {
+        Some(path) => Some(LogitsFile::create(path, [&args.model, &args.tokens], config.vocab_size)?),
+        None => None,
+    };
     let printer = Printer::new(args.mode, vocabulary, &config.eos_token_ids);
 
     let model = Model::new(&file);
@@ -98,8 +111,9 @@ fn beside_populating<T>(
         let thread = std::thread::Builder::new().name("olmo-page-in".into()).spawn_scoped(scope, populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);
-        let page_in = thread.map(|thread| thread.join().expect("populating does not panic")).transpose()?;
-        Ok((result?, page_in))
+        let page_in = thread.map(|thread| thread.join().expect("populating does not panic"));
+        // The work has read every page itself: it is done even where the kernel refused to bring them in.
+        Ok((result?, page_in.and_then(Result::ok)))
     })
 }
 
@@ -132,14 +146,20 @@ impl Job<'_> {
         };
         let mut first_token = None;
         let timing = greedy(&mut session, team, run, |evaluated| {
-            if evaluated.position + 1 >= self.tokens.len() {
+            if evaluated.position + 1 >= self.tokens.len().min(self.positions) {
                 first_token.get_or_insert_with(|| self.begun.elapsed());
             }
             if let Some(file) = &mut self.logits_file {
                 file.write(evaluated.logits)?;
             }
             let is_prompt = evaluated.position + 1 < self.tokens.len();
-            self.printer.print(&evaluated, is_prompt)
+            match self.printer.print(&evaluated, is_prompt) {
+                // The logits are still wanted.
+                Err(Failure::ReaderGone) if self.logits_file.is_some() => {
+                    Ok(ControlFlow::Continue(self.printer.mute()))
+                }
+                result => result,
+            }
         })?;
         self.printer.finish()?;
         if let Some(file) = self.logits_file {

@@ -1,8 +1,10 @@
 //! Products of weight matrices with rows of activations, on all threads of the team.
 
+use crate::error::Error;
 use crate::gemm_crate;
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
 use crate::kernels::{Isa, LaneOp};
+use crate::kv_cache::zeros;
 use crate::threads::{Block, Grid, Team};
 use crate::weights::{Matrix, Panels};
 use std::cell::RefCell;
@@ -52,12 +54,22 @@ const WIDEN_STEPS: usize = 512;
 const WIDTH: usize = crate::format::PANEL_ROWS;
 
 impl Matmul {
-    /// For products with at most `max_elements` activations at a time (rows times columns), bf16 weights or not.
-    pub fn new(products: Products, activations: Activations, bf16: bool, max_elements: usize) -> Matmul {
+    /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the system does not give the memory.
+    pub fn new(
+        products: Products,
+        activations: Activations,
+        bf16: bool,
+        max_rows: usize,
+        max_columns: usize,
+    ) -> Result<Matmul, Error> {
         let rounds = bf16 && activations == Activations::Bf16;
-        let pairs = if rounds && !products.gemm { max_elements } else { 0 };
-        let rounded = if rounds && products.gemm { max_elements } else { 0 };
-        Matmul { products, activations, pairs: vec![0; pairs], rounded: vec![0.0; rounded] }
+        let pairs = if rounds && !products.gemm { max_rows * max_columns.div_ceil(2) } else { 0 };
+        let rounded = if rounds && products.gemm { max_rows * max_columns } else { 0 };
+        let (pairs, rounded) = (zeros(pairs, "activations")?, zeros(rounded, "activations")?);
+        Ok(Matmul { products, activations, pairs, rounded })
     }
 
     /// `out[t][r] = sum over k of matrix[r][k] * x[t][k]` for every matrix, in one phase of the team.
@@ -109,7 +121,7 @@ enum Input<'a> {
 /// One panel: the block's columns are the panel's rows.
 fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut Block) {
     let shape = &matrix.shape;
-    let panel = out.first_column / WIDTH;
+    let panel = out.first_column() / WIDTH;
     match (matrix.panels, input) {
         (Panels::F32(panels), &Input::F32 { x, stride }) => {
             let panel = &panels[panel * shape.panel_elements()..][..shape.panel_elements()];

@@ -2,6 +2,7 @@
 
 use crate::output::Failure;
 use std::fs;
+use std::path::Path;
 
 /// Refuses a run whose KV cache and activations cannot fit.
 pub fn check(needed: u64, positions: usize) -> Result<(), Failure> {
@@ -16,12 +17,30 @@ pub fn check(needed: u64, positions: usize) -> Result<(), Failure> {
     }
 }
 
-/// Bytes that this process could still get: what the kernel says is available, or the limit of its control group when
-/// that is less. `None` where neither can be read.
+/// Bytes that this process could still get: what the kernel says is available, or the smallest limit of its control
+/// groups when that is less. `None` where neither can be read.
 fn available() -> Option<u64> {
-    let machine = kilobytes("/proc/meminfo", "MemAvailable:");
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|limit| limit.trim().parse().ok());
-    machine.into_iter().chain(group).min()
+    kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(group_limit()).min()
+}
+
+/// The smallest memory limit of the control groups of this process, version 2 and version 1.
+fn group_limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    // Lines are `number:controllers:path`; the controllers are empty in version 2.
+    let limits = groups.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|controller| controller == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let groups = Path::new(path).ancestors();
+        let folders = groups.map(|group| Path::new(root).join(group.strip_prefix("/").unwrap_or(group)));
+        folders.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
+    });
+    limits.min()
 }
 
 /// Bytes of memory that belong to this process alone, the mapped file not counted. All buffers are allocated at the

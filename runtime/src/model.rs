@@ -70,8 +70,18 @@ impl Options {
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
         let products = Products { isa, gemm: !isa.has_products() };
-        Options { positions, chunk: positions.clamp(1, 512), products, activations: Activations::Bf16 }
+        Options { positions, chunk: 512, products, activations: Activations::Bf16 }.clamped()
     }
+
+    /// With a chunk that is no longer than the sequence.
+    fn clamped(self) -> Options {
+        Options { chunk: self.chunk.min(self.positions.max(1)), ..self }
+    }
+}
+
+/// Columns of the widest matrix.
+fn widest(config: &ModelConfig) -> usize {
+    config.hidden_size.max(config.q_width()).max(config.intermediate_size)
 }
 
 /// One sequence: its KV cache and the buffers of the forward pass, all allocated at the beginning.
@@ -147,9 +157,10 @@ impl Buffers {
 impl<'m> Session<'m> {
     /// Bytes that a session needs: KV cache and activations.
     pub fn bytes(config: &ModelConfig, options: &Options) -> u64 {
+        let options = options.clamped();
         let activations: u64 = Buffers::sizes(config, options.chunk).iter().map(|&elements| 4 * elements as u64).sum();
-        let widest = config.hidden_size.max(config.q_width()).max(config.intermediate_size);
-        KvCache::bytes(config, options.positions, options.chunk) + activations + 4 * (options.chunk * widest) as u64
+        let converted = 4 * options.chunk as u64 * widest(config) as u64;
+        KvCache::bytes(config, options.positions, options.chunk) + activations + converted
     }
 
     /// An empty session.
@@ -169,15 +180,13 @@ impl<'m> Session<'m> {
         if options.positions == 0 || options.chunk == 0 {
             return Err(Error::Request { problem: "a session needs at least one position and a chunk of one".into() });
         }
-        let options = Options { chunk: options.chunk.min(options.positions), ..options };
-        let widest = config.hidden_size.max(config.q_width()).max(config.intermediate_size);
+        let options = options.clamped();
         let bf16 = model.weights.embed_tokens.shape.dtype == Dtype::Bf16;
-        let max_elements = options.chunk * widest;
         Ok(Session {
             model,
             options,
             cache: KvCache::new(config, options.positions, options.chunk)?,
-            matmul: Matmul::new(options.products, options.activations, bf16, max_elements),
+            matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
             position: 0,
             n: 0,
             buffers: Buffers::new(config, options.chunk)?,

@@ -10,7 +10,9 @@ use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::format::{self, Dtype, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec};
-use memmap2::{Advice, Mmap, MmapOptions};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{Mmap, MmapOptions};
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes that one step of [`ModelFile::populate`] brings in.
+#[cfg(target_os = "linux")]
 const POPULATE_STEP: usize = 16 << 20;
 
 /// An open, checked and mapped `.olmo` file.
@@ -45,7 +48,8 @@ impl ModelFile {
         let file = file.map_err(Error::io(path, "open"))?;
         let metadata = file.metadata().map_err(Error::io(path, "read its metadata"))?;
         if !metadata.is_file() {
-            return Err(Error::NotAFile { path: path.to_path_buf(), found: kind_of(&metadata) });
+            let (found, advice) = kind_of(&metadata);
+            return Err(Error::NotAFile { path: path.to_path_buf(), found, advice });
         }
         let reader = Reader { path, file: &file, length: metadata.len() };
         let header = reader.header()?;
@@ -62,7 +66,8 @@ impl ModelFile {
         // of a mapping also says that nobody changes the file meanwhile, which no program can enforce: the tensors are
         // numbers without invalid bit patterns, and everything that steers the computation was copied and checked, so a
         // changed file gives changed numbers. A truncated one raises SIGBUS; README.md says so.
-        let map = unsafe { MmapOptions::new().len(length).map(&file) }.map_err(Error::io(path, "map"))?;
+        let map = unsafe { MmapOptions::new().len(length).map(&file) }
+            .map_err(Error::io(path, "map all of it (is the address space limited? see ulimit -v)"))?;
         Ok(ModelFile { path: path.to_path_buf(), header, config, matrices, specs, records, sections, layout, map })
     }
 
@@ -134,6 +139,7 @@ impl ModelFile {
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
+    #[cfg(target_os = "linux")]
     pub fn populate(&self, stop: &dyn Fn() -> bool) -> Result<Populated, Error> {
         if !Advice::PopulateRead.is_supported() {
             return Ok(Populated { bytes: 0, complete: false });
@@ -153,6 +159,15 @@ impl ModelFile {
         }
         Ok(Populated { bytes: at - first, complete: at == self.map.len() })
     }
+
+    /// Elsewhere the first pass brings the tensors in.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(target_os = "linux"))]
+    pub fn populate(&self, _stop: &dyn Fn() -> bool) -> Result<Populated, Error> {
+        Ok(Populated { bytes: 0, complete: false })
+    }
 }
 
 /// What [`ModelFile::populate`] did.
@@ -164,15 +179,16 @@ pub struct Populated {
     pub complete: bool,
 }
 
-/// A kind of file for an error line.
-fn kind_of(metadata: &Metadata) -> &'static str {
+/// A kind of file for an error line, and what to do about it.
+fn kind_of(metadata: &Metadata) -> (&'static str, &'static str) {
     let kind = metadata.file_type();
+    const COPY: &str = "a model is mapped: copy it into a file first";
     match () {
-        _ if kind.is_dir() => "a folder",
-        _ if kind.is_fifo() => "a pipe",
-        _ if kind.is_socket() => "a socket",
-        _ if kind.is_char_device() || kind.is_block_device() => "a device",
-        _ => "something else",
+        _ if kind.is_dir() => ("a folder", "pack a weights folder first: olmo-pack weights/ model.olmo"),
+        _ if kind.is_fifo() => ("a pipe", COPY),
+        _ if kind.is_socket() => ("a socket", COPY),
+        _ if kind.is_char_device() || kind.is_block_device() => ("a device", COPY),
+        _ => ("something else", COPY),
     }
 }
 
@@ -195,7 +211,7 @@ fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
         _ if head.len() > 9 && head[8] == b'{' => ("a safetensors file", PACK),
         _ if head.iter().all(|&byte| byte == 0) => ("zeros, as an unfinished copy or packing leaves", PACK),
         _ if is_text(&head[..head.len().min(64)]) => ("text", PACK),
-        _ => ("unknown data", PACK),
+        _ => ("unknown data", "make one with olmo-pack weights/ model.olmo, or are the arguments swapped?"),
     }
 }
 

@@ -52,17 +52,27 @@ pub struct Printer<'a> {
     eos_token_ids: &'a [u32],
     out: BufWriter<Stdout>,
     ends_in_newline: bool,
+    /// Nobody reads the output any more.
+    mute: bool,
 }
 
 impl<'a> Printer<'a> {
     /// For standard output.
     pub fn new(mode: Mode, vocabulary: Option<Vocabulary<'a>>, eos_token_ids: &'a [u32]) -> Printer<'a> {
         let out = BufWriter::with_capacity(1 << 16, io::stdout());
-        Printer { mode, vocabulary, eos_token_ids, out, ends_in_newline: false }
+        Printer { mode, vocabulary, eos_token_ids, out, ends_in_newline: false, mute: false }
+    }
+
+    /// Prints nothing from here on.
+    pub fn mute(&mut self) {
+        self.mute = true;
     }
 
     /// Prints one position, and sends it off unless more of the prompt follows; breaks where a text ends.
     pub fn print(&mut self, evaluated: &Evaluated, more_follows: bool) -> Result<ControlFlow<()>, Failure> {
+        if self.mute {
+            return Ok(ControlFlow::Continue(()));
+        }
         match self.mode {
             Mode::Lines => self.line(evaluated)?,
             Mode::Json => self.json(evaluated)?,
@@ -86,6 +96,11 @@ impl<'a> Printer<'a> {
 
     /// Ends the output. Results count as printed only after this.
     pub fn finish(mut self) -> Result<(), Failure> {
+        if self.mute {
+            // What is left in the buffer has no reader.
+            let (_stdout, _unread) = self.out.into_parts();
+            return Ok(());
+        }
         if self.mode == Mode::Text && !self.ends_in_newline && io::stdout().is_terminal() {
             self.out.write_all(b"\n")?;
         }

@@ -16,8 +16,8 @@ use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,8 @@ struct Shared {
     task: UnsafeCell<Option<Task<'static>>>,
     /// Set before the last phase change.
     stop: AtomicBool,
-    /// The first panic of a worker.
-    panic: OnceLock<Box<dyn Any + Send>>,
+    /// The first panic of a worker, until the leader passes it on.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Each thread's handle, once it runs, and whether it sleeps. The leader is thread 0.
     sleepers: Vec<Padded<Sleeper>>,
     /// Each thread's items of the current phase: next in the low half, end in the high half.
@@ -63,7 +63,7 @@ struct Sleeper {
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: between the
 // moment `pending` reached 0 and the next change of `phase`; workers read it after they saw that change (Release and
-// Acquire on `phase`) and before they decrement `pending`. `panic` holds a Send value that only the leader takes out.
+// Acquire on `phase`) and before they decrement `pending`.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -130,7 +130,8 @@ impl Shared {
             // SAFETY: the leader wrote the task before it changed `phase`, and keeps it until `pending` is 0.
             let task = unsafe { *self.task.get() }.expect("a task is set before the phase changes");
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(me))) {
-                let _only_the_first_is_kept = self.panic.set(panic);
+                // Nobody panics while holding this lock.
+                self.panic.lock().expect("not poisoned").get_or_insert(panic);
             }
             if self.pending.0.fetch_sub(1, Ordering::SeqCst) == 1 {
                 self.wake(0);
@@ -166,9 +167,10 @@ impl Shared {
     }
 }
 
-/// The leader's handle on the threads of a run.
+/// The leader's handle on the threads of a run. It stays on the leader's thread, which is the one the others wake.
 pub struct Team<'a> {
     shared: &'a Shared,
+    stays_here: PhantomData<*const ()>,
 }
 
 /// Runs `body` with a team of `n_threads` threads, the caller's place taken by one of them.
@@ -182,7 +184,10 @@ pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> 
         }
         let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|i| format!("olmo-{i}"));
         match builder.build() {
-            Ok(pool) => break Some(pool),
+            Ok(pool) => {
+                n_threads = pool.current_num_threads();
+                break Some(pool);
+            }
             Err(_refused_by_the_system) => n_threads /= 2,
         }
     };
@@ -192,7 +197,7 @@ pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> 
         pending: Padded(AtomicUsize::new(0)),
         task: UnsafeCell::new(None),
         stop: AtomicBool::new(false),
-        panic: OnceLock::new(),
+        panic: Mutex::new(None),
         sleepers: (0..n_threads).map(|_| Padded(Sleeper::default())).collect(),
         ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect(),
         spin: n_threads <= cores,
@@ -200,7 +205,7 @@ pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> 
     let lead = |body: Box<dyn FnOnce(&mut Team<'_>) -> R + Send + '_>| {
         let _first_and_only = shared.sleepers[0].0.thread.set(thread::current());
         // Whatever happens in the body, the workers must be told to leave.
-        let result = catch_unwind(AssertUnwindSafe(|| body(&mut Team { shared: &shared })));
+        let result = catch_unwind(AssertUnwindSafe(|| body(&mut Team { shared: &shared, stays_here: PhantomData })));
         shared.stop.store(true, Ordering::Release);
         shared.phase.0.fetch_add(1, Ordering::SeqCst);
         (1..n_threads).for_each(|worker| shared.wake(worker));
@@ -209,7 +214,7 @@ pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> 
     let Some(pool) = pool else {
         return lead(Box::new(body));
     };
-    let body = std::sync::Mutex::new(Some(body));
+    let body = Mutex::new(Some(body));
     let mut results = pool.broadcast(|context| {
         if context.index() != 0 {
             shared.work(context.index());
@@ -245,12 +250,15 @@ impl Team<'_> {
         if let Err(panic) = own {
             resume_unwind(panic);
         }
-        if shared.panic.get().is_some() {
-            panic!("a worker thread panicked");
+        if let Some(panic) = shared.panic.lock().expect("not poisoned").take() {
+            resume_unwind(panic);
         }
     }
 
     /// Runs `body` once for every item below `n_items`, in no order. One item runs here, without waking anybody.
+    ///
+    /// # Panics
+    /// When `body` does, or for 2^32 items or more.
     pub fn for_each(&mut self, n_items: usize, body: impl Fn(usize) + Sync) {
         if n_items <= 1 || self.n_threads() == 1 {
             return (0..n_items).for_each(body);
@@ -331,6 +339,9 @@ unsafe impl<T: Send> Sync for Grid<'_, T> {}
 
 impl<'a, T> Grid<'a, T> {
     /// Cuts `data`, rows of `width` elements, into blocks of at most `block_rows` rows and `block_columns` columns.
+    ///
+    /// # Panics
+    /// When a size is 0 or `data` does not end with a row.
     pub fn new(data: &'a mut [T], width: usize, block_rows: usize, block_columns: usize) -> Grid<'a, T> {
         assert!(width > 0 && block_rows > 0 && block_columns > 0 && data.len().is_multiple_of(width));
         let rows = data.len() / width;
@@ -371,22 +382,20 @@ impl<'a, T> Grid<'a, T> {
 /// The exclusive use of one block of a [`Grid`], or of a whole matrix.
 pub struct Block<'a, T = f32> {
     data: *mut T,
-    /// Number of the block in its grid.
-    pub index: usize,
-    /// First row in the matrix.
-    pub first_row: usize,
-    /// First column in the matrix.
-    pub first_column: usize,
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns.
-    pub columns: usize,
+    index: usize,
+    first_row: usize,
+    first_column: usize,
+    rows: usize,
+    columns: usize,
     stride: usize,
     owner: PhantomData<&'a mut [T]>,
 }
 
 impl<'a, T> Block<'a, T> {
     /// A whole row-major matrix as one block.
+    ///
+    /// # Panics
+    /// When the matrix is empty or `data` does not end with a row.
     pub fn whole(data: &'a mut [T], width: usize) -> Block<'a, T> {
         let rows = data.len() / width;
         // SAFETY: the exclusive borrow of `data` goes into the one block of this grid.
@@ -399,6 +408,26 @@ impl<'a, T> Block<'a, T> {
         // SAFETY: `Grid::block` made the block lie inside the matrix, its elements belong to this block alone, and the
         // borrow of `self` keeps a second row from being taken at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
+    }
+
+    /// First row in the matrix.
+    pub fn first_row(&self) -> usize {
+        self.first_row
+    }
+
+    /// First column in the matrix.
+    pub fn first_column(&self) -> usize {
+        self.first_column
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 
     /// Elements between the beginnings of two rows.

@@ -25,8 +25,10 @@ pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<
         let file = open(path)?;
         let length = file.metadata().map_err(Error::io(path, "read its metadata"))?.len();
         if length >= limit {
-            let found = length / ID_BYTES as u64;
-            return Err(too_many(path, &format!("{found} tokens"), max_tokens));
+            let mut head = Vec::new();
+            file.take(64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+            let found = format!("{} tokens{}", length / ID_BYTES as u64, looks_like(&head));
+            return Err(too_many(path, &found, max_tokens));
         }
         file.take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     }
@@ -37,13 +39,14 @@ pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<
 fn open(path: &Path) -> Result<File, Error> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
     if metadata.is_dir() {
-        return Err(Error::NotAFile { path: path.to_path_buf(), found: "a folder" });
+        let advice = "give a file of little-endian u32 ids";
+        return Err(Error::NotAFile { path: path.to_path_buf(), found: "a folder", advice });
     }
     OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).map_err(Error::io(path, "open"))
 }
 
 fn too_many(path: &Path, found: &str, max_tokens: usize) -> Error {
-    let problem = format!("{found}, the model has {max_tokens} positions; shorten the prompt");
+    let problem = format!("{found}, expected at most {max_tokens}, the positions of the model; shorten the prompt");
     Error::Tokens { path: path.to_path_buf(), problem }
 }
 
@@ -64,7 +67,12 @@ fn check(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Res
     if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab_size) {
         let (token, last) = (tokens[index], vocab_size - 1);
         let swapped = tokens.iter().all(|token| (token.swap_bytes() as usize) < vocab_size);
-        let hint = if swapped { "; these look like big-endian ids".into() } else { looks_like(bytes) };
+        let narrow = tokens.iter().all(|&token| ((token & 0xffff) as usize) < vocab_size && token >> 16 < 0x8000);
+        let hint = match (swapped, looks_like(bytes)) {
+            (true, _) => " (these look like big-endian ids)".into(),
+            (false, hint) if hint.is_empty() && narrow => " (are these 16-bit ids?)".into(),
+            (false, hint) => hint,
+        };
         return wrong(format!("token {index} is {token}, the vocabulary has ids 0 to {last}{hint}"));
     }
     Ok(tokens)
@@ -80,7 +88,7 @@ fn looks_like(bytes: &[u8]) -> String {
         _ if bytes.starts_with(b"\xef\xbb\xbf") => "text with a byte order mark",
         _ => return String::new(),
     };
-    format!("; it looks like {what}")
+    format!(" (it looks like {what})")
 }
 
 #[cfg(test)]
@@ -101,10 +109,13 @@ mod tests {
     fn what_is_wrong_is_said_with_its_values() {
         assert_eq!(problem(b""), "t.bin: no tokens, expected at least one little-endian u32 id");
         assert_eq!(problem(&[0; 7]), "t.bin: 7 bytes, expected a multiple of 4 (little-endian u32 ids)");
-        assert_eq!(problem(&[0; 16]), "t.bin: more than 3 tokens, the model has 3 positions; shorten the prompt");
+        assert_eq!(
+            problem(&[0; 16]),
+            "t.bin: more than 3 tokens, expected at most 3, the positions of the model; shorten the prompt"
+        );
         assert_eq!(problem(&[0, 0, 0, 0, 100, 0, 0, 1]), "t.bin: token 1 is 16777316, the vocabulary has ids 0 to 99");
-        assert!(problem(&[0, 0, 0, 7]).ends_with("these look like big-endian ids"));
-        assert!(problem(b"Four score").ends_with("it looks like text"));
-        assert!(problem(b"\x93NUMPY\x01\x00").ends_with("it looks like a .npy file"));
+        assert!(problem(&[0, 0, 0, 7]).ends_with("(these look like big-endian ids)"));
+        assert!(problem(b"Four score").ends_with("(it looks like text)"));
+        assert!(problem(b"\x93NUMPY\x01\x00").ends_with("(it looks like a .npy file)"));
     }
 }

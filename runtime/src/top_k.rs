@@ -1,5 +1,8 @@
 //! The largest logits, without sorting all of them.
 
+/// Longer lists are sorted: inserting one by one moves too much.
+const MAX_INSERTED: usize = 256;
+
 /// Ids and logits of the `k` largest logits, largest first; equal logits rank by the lower id.
 pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let mut top = Vec::new();
@@ -12,6 +15,11 @@ pub fn top_k_into(logits: &[f32], k: usize, top: &mut Vec<(u32, f32)>) {
     top.clear();
     if k == 0 {
         return;
+    }
+    if k > MAX_INSERTED {
+        top.extend((0..).zip(logits.iter().copied()));
+        top.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        return top.truncate(k);
     }
     // Most runs of 64 logits hold nothing that is large enough: one comparison of their maximum passes over them.
     for (first, chunk) in (0u32..).step_by(64).zip(logits.chunks(64)) {

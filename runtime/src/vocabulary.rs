@@ -39,7 +39,8 @@ impl<'a> Vocabulary<'a> {
             let (head, rest) = VocabularyHead::ref_from_prefix(bytes).ok()?;
             let n_offsets = (head.n_tokens.get() as usize).checked_add(1)?;
             let (offsets, text) = <[U32]>::ref_from_prefix_with_elems(rest, n_offsets).ok()?;
-            (text.len() as u64 == head.text_bytes.get()).then_some(Vocabulary { offsets, text })
+            (text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0)
+                .then_some(Vocabulary { offsets, text })
         };
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),

@@ -66,14 +66,15 @@ impl Isa {
             let mut found = Vec::new();
             #[cfg(target_arch = "x86_64")]
             {
-                let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+                let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
                 if avx512 && is_x86_feature_detected!("avx512bf16") {
                     found.push(Isa(Kind::Avx512Bf16));
                 }
                 if avx512 {
                     found.push(Isa(Kind::Avx512));
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if avx2 {
                     found.push(Isa(Kind::Avx2));
                 }
             }
@@ -146,7 +147,7 @@ impl Isa {
         let steps = panel.len() / width;
         check_shapes(panel.len(), width, steps, x.len(), x_stride, out);
         if steps == 0 && !accumulate {
-            (0..out.rows).for_each(|row| out.row(row).fill(0.0));
+            (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
         let mut tiles = Tiles::new(out, steps, accumulate);
         while let Some(tile) = tiles.next() {
@@ -163,7 +164,8 @@ impl Isa {
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => unsafe { avx2::product_f32(&work, outputs) },
                 Kind::Portable => unreachable!("the portable products come from gemm"),
-                _ => scalar::product_f32(&work, outputs),
+                // SAFETY: `Tile::on_outputs` gives rows of `width` outputs that nobody else uses.
+                _ => unsafe { scalar::product_f32(&work, outputs) },
             });
         }
     }
@@ -178,6 +180,9 @@ impl Isa {
         const WIDTH: usize = crate::format::PANEL_ROWS;
         let steps = panel.len() / WIDTH;
         check_shapes(panel.len(), WIDTH, steps, x.len(), x_stride, out);
+        if steps == 0 {
+            (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
+        }
         let mut tiles = Tiles::new(out, steps, false);
         while let Some(tile) = tiles.next() {
             let panel = &panel[tile.k * WIDTH..][..tile.steps * WIDTH];
@@ -196,15 +201,16 @@ impl Isa {
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => unsafe { avx2::product_bf16_by_fma(&work, outputs, no_subnormals) },
                 Kind::Portable => unreachable!("the portable products come from gemm"),
-                _ => scalar::product_bf16(&work, outputs),
+                // SAFETY: as in `product_f32`.
+                _ => unsafe { scalar::product_bf16(&work, outputs) },
             });
         }
     }
 }
 
 fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &Block) {
-    assert!(matches!(width, 16 | 32 | 48 | 64) && panel == steps * width && out.columns <= width);
-    assert!(out.rows >= 1 && steps <= x_stride && (out.rows - 1) * x_stride + steps <= x);
+    assert!(matches!(width, 16 | 32 | 48 | 64) && panel == steps * width && out.columns() <= width);
+    assert!(out.rows() >= 1 && steps <= x_stride && (out.rows() - 1) * x_stride + steps <= x);
 }
 
 /// What one call of a kernel computes: `rows` outputs of `width` over `steps` steps of k.
@@ -250,18 +256,18 @@ struct Tile<'t, 'a> {
 
 impl<'b, 'a> Tiles<'b, 'a> {
     fn new(out: &'b mut Block<'a>, steps: usize, accumulate: bool) -> Self {
-        let n_tiles = out.rows.div_ceil(TILE_ROWS);
-        let tile_rows = out.rows.div_ceil(n_tiles);
+        let n_tiles = out.rows().div_ceil(TILE_ROWS);
+        let tile_rows = out.rows().div_ceil(n_tiles);
         Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows }
     }
 
     /// One row needs no blocks: its accumulators stay in registers.
     fn block_steps(&self) -> usize {
-        if self.out.rows <= TILE_ROWS { self.steps } else { K_BLOCK }
+        if self.out.rows() <= TILE_ROWS { self.steps } else { K_BLOCK }
     }
 
     fn next(&mut self) -> Option<Tile<'_, 'a>> {
-        if self.row >= self.out.rows {
+        if self.row >= self.out.rows() {
             self.row = 0;
             self.k += self.block_steps();
         }
@@ -269,7 +275,7 @@ impl<'b, 'a> Tiles<'b, 'a> {
             return None;
         }
         let row = self.row;
-        let rows = self.tile_rows.min(self.out.rows - row);
+        let rows = self.tile_rows.min(self.out.rows() - row);
         self.row += rows;
         let steps = self.block_steps().min(self.steps - self.k);
         Some(Tile { k: self.k, steps, row, rows, accumulate: self.accumulate || self.k > 0, out: self.out })
@@ -282,7 +288,7 @@ impl Tile<'_, '_> {
     fn on_outputs(self, width: usize, kernel: impl FnOnce(&Outputs)) {
         let mut outputs =
             Outputs { rows: [std::ptr::null_mut(); TILE_ROWS], n_rows: self.rows, accumulate: self.accumulate };
-        if self.out.columns == width {
+        if self.out.columns() == width {
             for (t, row) in outputs.rows.iter_mut().take(self.rows).enumerate() {
                 *row = self.out.row(self.row + t).as_mut_ptr();
             }
@@ -290,12 +296,12 @@ impl Tile<'_, '_> {
         }
         let mut buffer = [[0.0f32; 64]; TILE_ROWS];
         for (t, buffer) in buffer.iter_mut().take(self.rows).enumerate() {
-            buffer[..self.out.columns].copy_from_slice(self.out.row(self.row + t));
+            buffer[..self.out.columns()].copy_from_slice(self.out.row(self.row + t));
             outputs.rows[t] = buffer.as_mut_ptr();
         }
         kernel(&outputs);
         for (t, buffer) in buffer.iter().take(self.rows).enumerate() {
-            let columns = self.out.columns;
+            let columns = self.out.columns();
             self.out.row(self.row + t).copy_from_slice(&buffer[..columns]);
         }
     }

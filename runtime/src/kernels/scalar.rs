@@ -4,21 +4,32 @@
 use super::{Outputs, Work, fma_flushed, split_pair};
 
 /// See [`super::Isa::product_f32`].
-pub fn product_f32(work: &Work<'_, f32>, outputs: &Outputs) {
-    for_each_output(work, outputs, |acc, w, x| w.mul_add(x, acc));
+///
+/// # Safety
+/// `outputs` must hold rows of `width` elements that nobody else uses.
+pub unsafe fn product_f32(work: &Work<'_, f32>, outputs: &Outputs) {
+    // SAFETY: as the caller promised.
+    unsafe { for_each_output(work, outputs, |acc, w, x| w.mul_add(x, acc)) }
 }
 
 /// See [`super::Isa::product_bf16`].
-pub fn product_bf16(work: &Work<'_, u32>, outputs: &Outputs) {
-    for_each_output(work, outputs, |acc, w, x| {
+///
+/// # Safety
+/// As [`product_f32`].
+pub unsafe fn product_bf16(work: &Work<'_, u32>, outputs: &Outputs) {
+    let step = |acc, w, x| {
         let ((w_even, w_odd), (x_even, x_odd)) = (split_pair(w), split_pair(x));
         fma_flushed(w_even, x_even, fma_flushed(w_odd, x_odd, acc))
-    });
+    };
+    // SAFETY: as the caller promised.
+    unsafe { for_each_output(work, outputs, step) }
 }
 
-fn for_each_output<T: Copy>(work: &Work<'_, T>, outputs: &Outputs, step: impl Fn(f32, T, T) -> f32) {
+/// # Safety
+/// As [`product_f32`].
+unsafe fn for_each_output<T: Copy>(work: &Work<'_, T>, outputs: &Outputs, step: impl Fn(f32, T, T) -> f32) {
     for (t, &row) in outputs.rows.iter().take(outputs.n_rows).enumerate() {
-        // SAFETY: `Tile::on_outputs` gave a row of at least `width` outputs that nobody else uses.
+        // SAFETY: as the caller promised.
         let row = unsafe { std::slice::from_raw_parts_mut(row, work.width) };
         if !outputs.accumulate {
             row.fill(0.0);
