@@ -1,0 +1,100 @@
+//! `olmo-bench MODEL.olmo`: how close a model comes to what the machine can do.
+//!
+//! Everything is measured in one process over one mapping: first the start-up, then the ceilings (`ceiling`: reading
+//! memory, `peak`: arithmetic), then decode and prefill as shares of the ceiling next to them in time (`rounds`), because
+//! the speed of a machine that is not alone drifts by more than what there is to measure.
+
+mod allocator;
+mod args;
+mod ceiling;
+mod decode;
+mod host;
+mod json;
+mod peak;
+mod prefill;
+mod report;
+mod rounds;
+mod startup;
+mod work;
+
+use args::Args;
+use ceiling::{Ceiling, OneThread};
+use host::Host;
+use olmo_infer::error::Error;
+use olmo_infer::model::Model;
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::threads::with_team;
+use report::Report;
+use startup::Startup;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let begun = Instant::now();
+    let args = match args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(exit) => return exit.print(),
+    };
+    let report = match run(&args, begun) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("olmo-bench: error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if args.json { report.json() } else { report.table() };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("olmo-bench: error: cannot write the results to standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
+    allocator::keep_freed_memory();
+    let file = startup::open(&args.model, begun)?;
+    let (file, opened) = file;
+    let model = Model::new(&file);
+    let startup = with_team(args.threads, |team| Startup::measure(&file, &model, args, opened, team))?;
+    say("memory, one thread");
+    let data = weights_read_by_decode(&file);
+    let one_thread = with_team(1, |team| OneThread::measure(data, args.ceiling_time(), team));
+    with_team(args.threads, |team| {
+        say("memory, all threads");
+        let mut ceiling = Ceiling::tune(data, args.ceiling_time(), team);
+        let read_gb_s = ceiling.best_gb_s();
+        say("arithmetic");
+        let peaks = peak::all(args.ceiling_time(), team);
+        let decode = decode::measure(&model, args, &mut ceiling, team)?;
+        let prefill = prefill::measure(&model, args, team)?;
+        Ok(Report {
+            host: Host::read(args, team.n_threads()),
+            model: report::ModelFacts::new(&file, &model),
+            startup,
+            read_gb_s,
+            pattern: ceiling.pattern(),
+            one_thread,
+            peaks,
+            decode,
+            prefill,
+            anonymous_bytes: host::anonymous_bytes(),
+        })
+    })
+}
+
+/// The part of the mapping that every token reads: all but an embedding that is not also the head.
+fn weights_read_by_decode(file: &ModelFile) -> &[u8] {
+    let first = if file.config().tie_word_embeddings { 0 } else { 1 };
+    &file.bytes()[file.layout().tensors[first].offset as usize..]
+}
+
+/// Says what is measured now, to people only.
+fn say(what: &str) {
+    let mut terminal = std::io::stderr();
+    if terminal.is_terminal() {
+        let _nobody_to_tell = writeln!(terminal, "olmo-bench: {what}");
+    }
+}

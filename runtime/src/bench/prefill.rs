@@ -1,0 +1,77 @@
+//! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
+
+use crate::args::Args;
+use crate::peak::Arithmetic;
+use crate::rounds::{self, Measured, Sample, median};
+use crate::work::{feed, prefill_flops, random_tokens};
+use crate::{host, say};
+use olmo_infer::error::Error;
+use olmo_infer::kernels::Isa;
+use olmo_infer::model::{Model, Options, Session};
+use olmo_infer::threads::Team;
+use std::time::Instant;
+
+/// Prefill of one length.
+pub struct Prefill {
+    /// Length of the prompt.
+    pub tokens: usize,
+    /// Or why there is no result.
+    pub outcome: Result<Outcome, String>,
+}
+
+/// What was measured.
+pub struct Outcome {
+    /// Tokens a second.
+    pub tok_s: f64,
+    /// Time of the prompt / time of a single token, which is taken right before it.
+    pub vs_one: f64,
+    /// Operations a second, against the arithmetic peak.
+    pub measured: Measured,
+}
+
+/// Measures every length that was asked for.
+pub fn measure(model: &Model, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
+    let config = model.config();
+    // gemm chooses its instruction set itself.
+    let isa = if args.products.gemm { Isa::best() } else { args.products.isa };
+    // gemm multiplies bf16 weights as f32, but the machine could do better.
+    let dtype = model.weights().embed_tokens.shape.dtype;
+    let peak = Arithmetic::new(isa, dtype, args.ceiling_time());
+    let options = |positions| Options { products: args.products, ..Options::new(positions) };
+    let mut results = Vec::new();
+    for &n in &args.prefill {
+        say(&format!("prefill of {n} tokens"));
+        let outcome = if n > config.max_position_embeddings {
+            Err(format!("the model has {} positions", config.max_position_embeddings))
+        } else if let Some(problem) = host::too_large(Session::bytes(config, &options(n))) {
+            Err(problem)
+        } else {
+            let tokens = random_tokens(n, config.vocab_size);
+            let mut ratios = Vec::new();
+            let measured = rounds::measure(
+                args.rounds,
+                team,
+                |team| peak.pass(team),
+                |team| {
+                    let one = time(model, options(1), team, &tokens[..1])?;
+                    let seconds = time(model, options(n), team, &tokens)?;
+                    ratios.push(seconds / one);
+                    Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
+                },
+            )?;
+            Ok(Outcome { tok_s: n as f64 / measured.seconds, vs_one: median(&ratios), measured })
+        };
+        results.push(Prefill { tokens: n, outcome });
+    }
+    Ok(results)
+}
+
+/// Seconds from the tokens to the logits of the last one, in a new session.
+fn time(model: &Model, options: Options, team: &mut Team, tokens: &[u32]) -> Result<f64, Error> {
+    let mut session = Session::new(model, options)?;
+    let begun = Instant::now();
+    feed(&mut session, team, tokens)?;
+    let last = (tokens.len() - 1) % session.options().chunk;
+    session.logits(team, last..last + 1)?;
+    Ok(begun.elapsed().as_secs_f64())
+}

@@ -1,0 +1,80 @@
+//! The phases of a start: open, page-in, first token.
+
+use crate::args::Args;
+use crate::host::{self, Faults};
+use crate::work::random_tokens;
+use olmo_infer::error::Error;
+use olmo_infer::model::{Model, Options, Session};
+use olmo_infer::model_file::{ModelFile, Populated};
+use olmo_infer::threads::Team;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// One phase.
+#[derive(Clone, Copy)]
+pub struct Phase {
+    /// How long it took.
+    pub time: Duration,
+    /// Page faults in it.
+    pub faults: Faults,
+}
+
+impl Phase {
+    fn measure<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<(T, Phase), Error> {
+        let (begun, faults) = (Instant::now(), Faults::so_far());
+        let result = work()?;
+        let time = begun.elapsed();
+        Ok((result, Phase { time, faults: Faults::so_far().since(faults) }))
+    }
+}
+
+/// A start, phase by phase; in `olmo-infer` page-in and first token run at the same time.
+pub struct Startup {
+    /// From the beginning of `main` to the checked and mapped file.
+    pub open: Phase,
+    /// Bringing the file's pages into this process.
+    pub page_in: Phase,
+    /// What page-in covered.
+    pub populated: Populated,
+    /// A session of one position, one forward pass, its logits.
+    pub first_token: Phase,
+    /// Bytes of files that are mapped in huge pages after that.
+    pub huge_mapped_bytes: Option<u64>,
+    /// Bytes of the file that page-in may bring in: all but an embedding that is not also the head.
+    pub mapped_bytes: u64,
+}
+
+/// Opens, checks and maps the file; `begun` is when the program began.
+pub fn open(path: &Path, begun: Instant) -> Result<(ModelFile, Phase), Error> {
+    let (file, phase) = Phase::measure(|| ModelFile::open(path))?;
+    Ok((file, Phase { time: begun.elapsed(), ..phase }))
+}
+
+impl Startup {
+    /// Measures what comes after opening; the first to touch the tensors.
+    pub fn measure(
+        file: &ModelFile,
+        model: &Model,
+        args: &Args,
+        open: Phase,
+        team: &mut Team,
+    ) -> Result<Startup, Error> {
+        let (populated, page_in) = Phase::measure(|| file.populate(&|| false))?;
+        let token = random_tokens(1, model.config().vocab_size);
+        let (_, first_token) = Phase::measure(|| {
+            let options = Options { products: args.products, ..Options::new(1) };
+            let mut session = Session::new(model, options)?;
+            session.forward(team, &token)?;
+            session.logits(team, 0..1).map(|_| ())
+        })?;
+        let mapped_bytes = crate::weights_read_by_decode(file).len() as u64;
+        Ok(Startup {
+            open,
+            page_in,
+            populated,
+            first_token,
+            huge_mapped_bytes: host::huge_mapped_file_bytes(),
+            mapped_bytes,
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! The programs that are measured, and how they are called.
+
+use serde_json::Value;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The programs that cargo built beside this one.
+pub struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    /// Looks for them.
+    pub fn beside_this_one() -> Result<Programs, String> {
+        let own = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+        let programs = Programs { folder: own.parent().map(Path::to_path_buf).unwrap_or_default() };
+        for name in ["olmo-pack", "olmo-infer", "olmo-bench", "random-weights", "baseline"] {
+            if !programs.path(name).is_file() {
+                let path = programs.path(name);
+                return Err(format!("{}: not there; cargo build --release --workspace builds it", path.display()));
+            }
+        }
+        Ok(programs)
+    }
+
+    /// Where a program is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Makes a folder of weights, of holes only when `sparse`.
+    pub fn random_weights(&self, shape: &str, folder: &Path, sparse: bool) -> Result<(), String> {
+        let mut command = Command::new(self.path("random-weights"));
+        command.arg(folder).args(["--shape", shape, "--force"]).args(sparse.then_some("--sparse"));
+        output(&mut command).map(|_| ())
+    }
+
+    /// Measures a model.
+    pub fn olmo_bench(&self, model: &Path, options: &[&str]) -> Result<Value, String> {
+        let mut command = Command::new(self.path("olmo-bench"));
+        // Its progress is for whoever waits.
+        command.arg(model).arg("--json").args(options).stderr(Stdio::inherit());
+        json(&mut command)
+    }
+
+    /// A whole run, from the start of the process to its end, in seconds.
+    pub fn olmo_infer(&self, model: &Path, tokens: &Path, steps: &str) -> Result<f64, String> {
+        let mut command = Command::new(self.path("olmo-infer"));
+        command.arg(model).arg(tokens).args(["--steps", steps]);
+        let begun = Instant::now();
+        output(&mut command)?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// A whole run without the model file: what the program says, and `wall_s`, the time of the process.
+    pub fn baseline(&self, weights: &Path, tokens: &Path) -> Result<Value, String> {
+        let mut command = Command::new(self.path("baseline"));
+        command.arg(weights).arg(tokens).arg("--json");
+        let begun = Instant::now();
+        let mut result = json(&mut command)?;
+        result["wall_s"] = begun.elapsed().as_secs_f64().into();
+        Ok(result)
+    }
+}
+
+/// Runs a program and returns its standard output; a failure is its last line of error.
+pub fn output(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    if !output.status.success() {
+        return Err(failure(&name, output.status, &output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One line about a program that failed.
+pub fn failure(name: &str, status: std::process::ExitStatus, stderr: &[u8]) -> String {
+    let stderr = String::from_utf8_lossy(stderr);
+    format!("{name}: {status}: {}", stderr.lines().last().unwrap_or("it gave no reason"))
+}
+
+fn json(command: &mut Command) -> Result<Value, String> {
+    let text = output(command)?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))
+}
