@@ -24,7 +24,7 @@ pub enum Command {
 /// Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`.
 #[derive(FromArgs)]
 pub struct Pack {
-    /// the folder: <parameter name>.npy files, config.json, vocab.txt
+    /// the folder: a NAME.npy file for every parameter, config.json, vocab.txt
     #[argh(positional)]
     weights: PathBuf,
     /// the file to write
@@ -33,7 +33,7 @@ pub struct Pack {
     /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which rounds
     #[argh(option, default = "Dtype(DtypeChoice::Auto)")]
     dtype: Dtype,
-    /// lines of id<TAB>token; by default the folder's vocab.txt
+    /// lines of an id, a tab and a token; by default the folder's vocab.txt
     #[argh(option, arg_name = "file")]
     vocab: Option<PathBuf>,
     /// replace an existing file; a symbolic link stays, and what it points to is replaced

@@ -156,7 +156,8 @@ impl Job<'_> {
             match self.printer.print(&evaluated, is_prompt) {
                 // The logits are still wanted.
                 Err(Failure::ReaderGone) if self.logits_file.is_some() => {
-                    Ok(ControlFlow::Continue(self.printer.mute()))
+                    self.printer.mute();
+                    Ok(ControlFlow::Continue(()))
                 }
                 result => result,
             }
