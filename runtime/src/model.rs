@@ -193,6 +193,12 @@ impl<'m> Session<'m> {
         })
     }
 
+    /// Forgets the sequence; the next tokens begin a new one in the same memory.
+    pub fn restart(&mut self) {
+        // What the cache holds beyond the position is never looked at.
+        (self.position, self.n) = (0, 0);
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &'m ModelConfig {
         self.model.config()

@@ -90,19 +90,16 @@ struct Sequence<'m> {
 impl Sequence<'_> {
     fn round(&mut self, team: &mut Team, positions: &mut Vec<usize>) -> Result<Sample, Error> {
         let config = self.model.config();
-        if self.refilled {
-            self.session = None; // Given back before the next one is made.
-        }
         let (session, token) = match &mut self.session {
             Some(session) => session,
-            empty => {
-                let mut session = Session::new(self.model, self.options)?;
-                let mut tokens = random_tokens(self.first + 1, config.vocab_size);
-                let token = tokens.pop().expect("one more than the context");
-                feed(&mut session, team, &tokens)?;
-                empty.insert((session, token))
-            }
+            empty => empty.insert((Session::new(self.model, self.options)?, 0)),
         };
+        if self.refilled || session.position() == 0 {
+            session.restart();
+            let mut tokens = random_tokens(self.first + 1, config.vocab_size);
+            *token = tokens.pop().expect("one more than the context");
+            feed(session, team, &tokens)?;
+        }
         let first = session.position();
         let mut top = Vec::with_capacity(TOP + 1);
         let begun = Instant::now();

@@ -4,7 +4,6 @@
 //! memory, `peak`: arithmetic), then decode and prefill as shares of the ceiling next to them in time (`rounds`), because
 //! the speed of a machine that is not alone drifts by more than what there is to measure.
 
-mod allocator;
 mod args;
 mod ceiling;
 mod decode;
@@ -54,7 +53,6 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
-    allocator::keep_freed_memory();
     let file = startup::open(&args.model, begun)?;
     let (file, opened) = file;
     let model = Model::new(&file);
