@@ -351,11 +351,13 @@ def main():
             print("\n".join(listing(model)))
         if xxhash is None:
             print("digests not checked: the Python module xxhash is not installed", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # A reader that has seen enough is no error; Python must not try once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FormatError, OSError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         sys.exit(f"read_olmo.py: {arguments.model}: {reason or type(error).__name__}")
-    except BrokenPipeError:
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -116,8 +116,10 @@ fn w3_extra_tensors() {
         let case = Case::new();
         write_npy(&case.file(name), "<f4", &[1], &[0; 4]);
         case.refused(&[name, "no parameter of this model", "--allow-extra"]);
-        let finished = case.pack(&["--allow-extra"]);
-        assert!(finished.ok().contains("left out"), "{}", finished.stdout);
+        for flags in [&["--allow-extra", "--dry-run"][..], &["--allow-extra"]] {
+            let finished = case.pack(flags);
+            assert!(finished.ok().contains("left out ") && finished.stdout.contains(name), "{}", finished.stdout);
+        }
     }
     // Files that are no .npy do not matter.
     let case = Case::new();
@@ -202,6 +204,12 @@ fn w7_to_w11_element_types_and_orders() {
         fs::write(case.file(O_PROJ), bytes).expect("written");
     };
     refused(fortran, &[O_PROJ, "Fortran order", "np.ascontiguousarray"]);
+    // A number type is no advice for bytes that are probably bf16.
+    let text = "{'descr': 'V2', 'fortran_order': False, 'shape': (36,), }";
+    refused(
+        |case| header(case, text, 72),
+        &["byte order not stated (V2)", "if it is bfloat16, save array.view('<V2')"],
+    );
     // The same bytes for a vector: no matter.
     let case = Case::new();
     header(&case, "{'descr': '<f4', 'fortran_order': True, 'shape': (36,), }", 144);

@@ -101,6 +101,75 @@ fn absent_keys_mean_what_transformers_means() {
     assert!(config(&with(&old, json!({"eos_token_id": null}))).eos_token_ids.is_empty());
     assert_eq!(config(&with(&old, json!({"bos_token_id": 3}))).bos_token_id, Some(3));
     assert_eq!(config(&with(&old, json!({"hidden_size": 36.0}))).hidden_size, 36);
+    assert_eq!(config(&with(&old, json!({"eos_token_id": [2.0, 100257]}))).eos_token_ids, [2, 100257]);
+    let none = config(&with(&old, json!({"bos_token_id": -1, "pad_token_id": -1})));
+    assert_eq!((none.bos_token_id, none.pad_token_id), (None, None));
+    let whole = json!({"partial_rotary_factor": 1, "architectures": [], "torch_dtype": "torch.float32",
+        "dtype": "float32"});
+    assert_eq!(config(&with(&old, whole)), small_config());
+}
+
+/// Complete files as transformers writes them, with smaller sizes.
+#[test]
+fn whole_files_as_they_are_published() {
+    let old_olmo2 = r#"{
+  "_name_or_path": "allenai/OLMo-2-0425-1B", "architectures": ["Olmo2ForCausalLM"], "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": null, "clip_qkv": null, "eos_token_id": 100257, "hidden_act": "silu",
+  "hidden_size": 36, "initializer_range": 0.02, "intermediate_size": 71, "max_position_embeddings": 4096,
+  "model_type": "olmo2", "num_attention_heads": 6, "num_hidden_layers": 2, "num_key_value_heads": 6,
+  "pad_token_id": 100277, "pretraining_tp": 1, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 500000,
+  "tie_word_embeddings": false, "torch_dtype": "float32", "transformers_version": "4.57.1", "use_cache": false,
+  "vocab_size": 101
+}"#;
+    let olmo3 = |rope: &str| {
+        r#"{
+  "architectures": ["Olmo3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": null,
+  "dtype": "bfloat16", "eos_token_id": 100257, "hidden_act": "silu", "hidden_size": 36, "initializer_range": 0.02,
+  "intermediate_size": 71, "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention",
+  "full_attention"], "max_position_embeddings": 65536, "model_type": "olmo3", "num_attention_heads": 6,
+  "num_hidden_layers": 4, "num_key_value_heads": 6, "pad_token_id": 100277, "rms_norm_eps": 1e-06, ROPE,
+  "sliding_window": 4096, "tie_word_embeddings": false, "transformers_version": "VERSION", "use_cache": false,
+  "vocab_size": 101
+}"#
+        .replace("ROPE", rope)
+    };
+    let yarn = r#""attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0,
+        "original_max_position_embeddings": 8192"#;
+    let flat_4 = format!(r#""rope_scaling": {{{yarn}, "rope_type": "yarn"}}, "rope_theta": 500000"#);
+    let flat_5 = format!(r#""rope_parameters": {{{yarn}, "rope_theta": 500000, "rope_type": "yarn"}}"#);
+    let nested = format!(
+        r#""rope_parameters": {{"full_attention": {{{yarn}, "rope_theta": 500000, "rope_type": "yarn"}},
+        "sliding_attention": {{"rope_theta": 500000, "rope_type": "default"}}}}"#
+    );
+    let wanted_olmo2 = ModelConfig {
+        n_kv_heads: 6,
+        max_position_embeddings: 4096,
+        rope_theta: 500_000.0,
+        rope_theta_sliding: 500_000.0,
+        eos_token_ids: vec![100_257],
+        pad_token_id: Some(100_277),
+        ..small_config()
+    };
+    let wanted_olmo3 = ModelConfig {
+        architecture: Architecture::Olmo3,
+        max_position_embeddings: 65536,
+        sliding_window: 4096,
+        layer_types: small_olmo3().layer_types,
+        yarn: small_olmo3().yarn.map(|yarn| Yarn { original_max_position_embeddings: 8192, ..yarn }),
+        ..wanted_olmo2.clone()
+    };
+    for (text, wanted, bf16) in [
+        (old_olmo2.to_string(), &wanted_olmo2, false),
+        (olmo3(&flat_4), &wanted_olmo3, true),
+        (olmo3(&flat_5), &wanted_olmo3, true),
+        (olmo3(&nested), &wanted_olmo3, true),
+    ] {
+        let settings = config_json::parse(Path::new("config.json"), text.clone().into_bytes(), &Flags::default());
+        let settings = settings.unwrap_or_else(|problem| panic!("{problem} in {text}"));
+        assert_eq!(settings.config, *wanted, "{text}");
+        assert_eq!(settings.u2_is_bf16, bf16, "{text}");
+        assert_eq!(settings.config_json.as_deref(), Some(text.as_bytes()));
+    }
 }
 
 #[test]
@@ -161,7 +230,25 @@ fn what_cannot_be_is_refused_by_key() {
         (json!({"layer_types": ["full_attention", "other"]}), "layer_types entry is \"other\""),
         (json!({"hidden_act": "gelu"}), "hidden_act is \"gelu\", expected silu"),
         (json!({"attention_bias": true}), "attention_bias is true"),
-        (json!({"clip_qkv": 8.0}), "clip_qkv"),
+        (json!({"clip_qkv": 8.0}), "clip_qkv is 8.0, expected null"),
+        (json!({"quantization_config": {"bits": 4}}), "quantization_config is {\"bits\":4}, expected null"),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5, expected 1 or null"),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}}),
+            "rope_parameters.partial_rotary_factor is 0.25",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "full": {"rope_theta": 5.0}}}),
+            "rope_parameters.full is {",
+        ),
+        (json!({"architectures": ["OlmoForCausalLM"]}), "architectures entry is \"OlmoForCausalLM\""),
+        (json!({"architectures": ["Olmo2ForCausalLM", "Olmo3Model"]}), "expected Olmo2ForCausalLM"),
+        (json!({"architectures": ["Olmo2ForSequenceClassification"]}), "architectures entry"),
+        (json!({"architectures": "Olmo2ForCausalLM"}), "architectures is"),
+        (json!({"dtype": "float32", "torch_dtype": "bfloat16"}), "torch_dtype is \"bfloat16\", expected float32"),
+        (json!({"dtype": 16}), "dtype is 16"),
+        (json!({"pad_token_id": -2}), "pad_token_id is -2"),
+        (json!({"eos_token_id": 1.5}), "eos_token_id is 1.5"),
         (json!({"eos_token_id": -1}), "eos_token_id"),
         (json!({"eos_token_id": [1, "x"]}), "eos_token_id"),
         (json!({"eos_token_id": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]}), "eos_token_id is 17"),
@@ -176,6 +263,21 @@ fn what_cannot_be_is_refused_by_key() {
         (json!({"sliding_window": 0}), "sliding_window is 0"),
         (json!({"rope_parameters": {"rope_type": "default", "rope_theta": 10000}}), "disagree"),
         (json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"factor": null}))}), "no rope_scaling.factor"),
+        (
+            json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"partial_rotary_factor": 0.5}))}),
+            "rope_scaling.partial_rotary_factor is 0.5",
+        ),
+        (
+            json!({"rope_scaling": null, "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+                "sliding_attention": {"rope_type": "default", "partial_rotary_factor": 0.5}}}),
+            "rope_parameters.sliding_attention.partial_rotary_factor is 0.5",
+        ),
+        (
+            json!({"rope_scaling": null, "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e4}, "chunked_attention": {}}}),
+            "rope_parameters.chunked_attention is {}, expected only full_attention and sliding_attention",
+        ),
         (json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"type": "linear"}))}), "rope_scaling.type"),
         (json!({"rope_scaling": with(&olmo3["rope_scaling"], json!({"factor": 0.5}))}), "rope_scaling.factor is 0.5"),
     ];
@@ -249,8 +351,12 @@ fn without_config_json_only_flags_can_say_the_rest() {
     assert_eq!(ModelConfig { yarn: config.yarn.clone(), pad_token_id: Some(0), ..found }, config);
     // As the other family it is something else, and must be asked for.
     let olmo2 = most.replace("olmo3", "olmo2");
-    assert!(pack(&format!("{olmo2} --force --no-yarn")).ok().contains("olmo2, 4 layers"));
-    assert!(pack(&format!("{olmo2} --force --sliding-window 5")).refused(1).contains("--sliding-window"));
+    assert!(pack(&format!("{olmo2} --force")).ok().contains("olmo2, 4 layers"));
+    for flags in ["--sliding-window 5", "--yarn-factor 2", "--no-yarn"] {
+        let finished = pack(&format!("{olmo2} --force {flags}"));
+        let says = format!("{} for an olmo2 model", flags.split(' ').next().expect("a flag"));
+        assert!(finished.refused(1).contains(&says), "{}", finished.stderr);
+    }
 }
 
 /// Headers and lengths of real models; the numbers are holes.
@@ -275,6 +381,7 @@ fn published_olmo2_widths_need_no_config_json_but_olmo3_rows_do() {
         head_dim: 128,
         intermediate_size: 8192,
         vocab_size: 100_352,
+        layer_types: vec![AttentionKind::Full; 16],
         ..small_config()
     };
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
@@ -289,6 +396,17 @@ fn published_olmo2_widths_need_no_config_json_but_olmo3_rows_do() {
     let json: Value = serde_json::from_str(dry(&["--rope-theta", "10000"]).ok()).expect("JSON");
     assert_eq!(json["origins"]["rope_theta"], "flag");
     assert!(dry(&["--arch", "olmo3"]).refused(1).contains("--sliding-window"));
+    // A part of the export must not pass for a smaller model.
+    fs::remove_file(npy_path(&weights, "lm_head.weight")).expect("removed");
+    let line = dry(&[]).refused(1).to_string();
+    assert!(line.contains("and the widths of OLMo-2 1B but no lm_head.weight, expected"), "{line}");
+    assert!(line.contains("--arch") && line.contains("--head-dim"), "{line}");
+    let all = "--arch olmo2 --head-dim 128 --rope-theta 5e5 --rms-norm-eps 1e-6 --max-positions 4096";
+    dry(&all.split(' ').collect::<Vec<_>>()).ok();
+    fs::remove_dir_all(&weights).expect("removed");
+    sparse(&weights, &ModelConfig { layer_types: vec![AttentionKind::Full; 15], ..config.clone() });
+    let line = dry(&["--arch", "olmo2"]).refused(1).to_string();
+    assert!(line.contains("widths of OLMo-2 1B but 15 layers instead of 16, expected the whole model"), "{line}");
     // The same widths with Olmo-3's rows.
     sparse(&weights, &ModelConfig { vocab_size: 100_278, ..config });
     let line = dry(&[]).refused(1).to_string();

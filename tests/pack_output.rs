@@ -79,6 +79,8 @@ fn what_cannot_become_a_model_is_refused_before_the_weights_are_read() {
     refused(&folder.join("out"), "is a folder");
     refused(Path::new("/dev/null"), "not a regular file");
     refused(&folder.join("none/m.olmo"), "No such file");
+    refused(&folder.join("out/m.olmo/"), "no file name at its end");
+    refused(&folder.join("out/m.olmo/."), "no file name at its end");
     refused(&npy_path(&weights, "model.norm.weight").join("m.olmo"), "Not a directory");
     refused(&weights.join("m.olmo"), "lies in the weights folder");
     refused(&weights.join("../weights/m.olmo"), "lies in the weights folder");
@@ -135,10 +137,12 @@ fn a_killed_pack_leaves_the_old_file_and_nothing_else() {
         std::thread::sleep(Duration::from_millis(15 + 20 * i as u64));
         let kill =
             Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().expect("kill runs");
+        // It has not been waited for, so even one that is over takes a signal.
+        assert!(kill.success());
         let status = child.wait().expect("ends");
         if status.signal().is_none() {
             // It was faster. Then everything must be there.
-            assert!(kill.success() || status.success());
+            assert!(status.success(), "{status}");
             ModelFile::open(&model).expect("valid");
         } else {
             interrupted += 1;
@@ -190,6 +194,10 @@ impl Failing {
 }
 
 impl Disk for Failing {
+    fn open_folder(&self, folder: &Path) -> io::Result<File> {
+        self.next("open_folder")?;
+        SystemDisk.open_folder(folder)
+    }
     fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
         if !self.unnamed {
             return Err(io::Error::from_raw_os_error(95));
@@ -225,7 +233,7 @@ impl Disk for Failing {
         // Clean-up is tried even on a broken disk; here it works, so that what is left can be asserted.
         SystemDisk.remove(path)
     }
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+    fn sync_folder(&self, folder: &File) -> io::Result<()> {
         self.next("sync_folder")?;
         SystemDisk.sync_folder(folder)
     }
@@ -268,6 +276,8 @@ fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
                     assert_eq!(error.to_string().lines().count(), 1);
                     // Only the very last call comes after the name.
                     let named = calls.get(fail_at - 1) == Some(&"sync_folder");
+                    let says = "m.olmo: is in place, but its name may not survive a power cut";
+                    assert_eq!(error.to_string().contains(says), named, "{error} after {place}");
                     match left {
                         Some(bytes) if named => assert!(bytes == good, "{place}"),
                         Some(bytes) => assert!(force && bytes == b"old", "{place}"),
@@ -280,6 +290,16 @@ fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
             }
         }
     }
+}
+
+#[test]
+fn a_folder_that_cannot_be_synced_is_found_out_before_anything_is_written() {
+    let (_folder, weights, model) = folder_with_weights("unreadable");
+    let request = Request { weights, model, ..Request::default() };
+    let disk = Failing { unnamed: true, fail_at: 1, sticky: false, errno: 13, calls: Mutex::new(Vec::new()) };
+    let error = pack::prepare(&request).expect("good").write(&disk, &|_, _| {}).expect_err("refused").to_string();
+    assert!(error.ends_with("out: cannot open the folder for the model: Permission denied"), "{error}");
+    assert_eq!(disk.calls.into_inner().expect("no panic"), ["open_folder"]);
 }
 
 #[test]
@@ -312,24 +332,29 @@ fn an_error_of_the_disk_in_the_middle_is_not_lost() {
 fn weights_that_change_while_they_are_packed_are_noticed() {
     let (_folder, weights, model) = folder_with_weights("change");
     let request = Request { weights: weights.clone(), model: model.clone(), ..Request::default() };
-    let changes: [fn(&Path); 4] = [
-        |path| fs::write(path, fs::read(path).unwrap()).unwrap(),
-        |path| File::options().write(true).open(path).unwrap().set_len(100).unwrap(),
-        |path| fs::remove_file(path).unwrap(),
-        |path| {
-            let copy = path.with_extension("new");
-            fs::copy(path, &copy).unwrap();
-            fs::rename(copy, path).unwrap();
-        },
+    type Change = (fn(&Path), &'static str);
+    let changed = "changed while being packed";
+    let changes: [Change; 4] = [
+        (|path| fs::write(path, fs::read(path).unwrap()).unwrap(), changed),
+        (|path| File::options().write(true).open(path).unwrap().set_len(100).unwrap(), changed),
+        (|path| fs::remove_file(path).unwrap(), "No such file"),
+        (
+            |path| {
+                let copy = path.with_extension("new");
+                fs::copy(path, &copy).unwrap();
+                fs::rename(copy, path).unwrap();
+            },
+            changed,
+        ),
     ];
-    for change in changes {
+    for (change, says) in changes {
         write_weights(&weights, &small_config(), Stored::F32, 1);
         let prepared = pack::prepare(&request).expect("good");
         // Clocks of file systems tick in milliseconds.
         std::thread::sleep(Duration::from_millis(20));
         change(&npy_path(&weights, "lm_head.weight"));
         let line = prepared.write(&SystemDisk, &|_, _| {}).expect_err("noticed").to_string();
-        assert!(line.contains("lm_head.weight.npy"), "{line}");
+        assert!(line.contains("lm_head.weight.npy: ") && line.contains(says), "{line}");
         assert!(!model.exists());
     }
 }

@@ -9,10 +9,14 @@ use olmo_pack::output::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
-use olmo_tests::{Stored, TempDir, config_json, npy_path, small_config, small_olmo3, write_weights};
+use olmo_tests::{Stored, TempDir, config_json, npy_path, run, small_config, small_olmo3, write_weights};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Packs in process.
 #[track_caller]
@@ -236,9 +240,74 @@ fn a_damaged_tensor_is_not_passed_off_as_restored() {
     let name = layout::tensors(&config)[3].name();
     assert!(refused.contains(&format!("{name}: the restored numbers are not those that were packed")), "{refused}");
     let left = files(&back);
+    // Which files were first depends on the threads.
+    let says = format!("; {} files were written before, and stay", left.len());
+    assert!(refused.lines().count() == 1 && refused.ends_with(&says), "{refused}\nwants {says}");
     assert!(
         !left.contains_key(&format!("{name}.npy")) && left.keys().all(|name| !name.ends_with(".tmp")),
         "{:?}",
         left.keys()
     );
+}
+
+#[test]
+fn nothing_is_written_through_names_that_are_there() {
+    let config = small_config();
+    let folder = TempDir::new("planted");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &config, Stored::F32, 13);
+    pack(&weights, &model, DtypeChoice::Auto);
+    let (mine, pid) = (folder.join("mine"), process::id());
+    fs::write(&mine, "mine").expect("written");
+    fs::create_dir(&back).expect("folder");
+    let mut planted = vec![back.join("config.json"), back.join(format!("config.json.{pid}.tmp"))];
+    planted.extend((0..3).map(|number| back.join(format!(".olmo-pack-{pid}-{number}.tmp"))));
+    for path in &planted {
+        symlink(&mine, path).expect("linked");
+    }
+    unpack::run(&model, &back, true).expect("unpacked");
+    assert_eq!(fs::read(&mine).expect("read"), b"mine");
+    for path in &planted[1..] {
+        fs::remove_file(path).expect("still there");
+    }
+    assert_same_files(&back, &weights);
+}
+
+#[test]
+fn a_folder_without_room_is_refused_before_anything_is_written() {
+    let folder = TempDir::new("full");
+    let (weights, model, small) = (folder.join("w"), folder.join("m.olmo"), folder.join("small"));
+    write_weights(&weights, &small_config(), Stored::F32, 14);
+    pack(&weights, &model, DtypeChoice::Auto);
+    fs::create_dir(&small).expect("folder");
+    // A disk of 64 KiB that only this shell sees. Status 77: not possible here.
+    let finished = {
+        let (small, model) = (small.display(), model.display());
+        let script = format!(
+            "mount -t tmpfs -o size=64k none {small} || exit 77; {PACK} unpack {model} {small}/back; \
+             status=$?; ls {small}/back; exit $status"
+        );
+        run("unshare", ["-rm", "sh", "-c", &script])
+    };
+    if finished.code != Some(1) && !finished.stderr.starts_with("olmo-pack") {
+        eprintln!("SKIPPED: no small disk can be mounted here: {}", finished.stderr);
+        return;
+    }
+    let bytes: usize = files(&weights).values().map(Vec::len).sum();
+    let says = format!("small/back: needs {bytes} bytes, 65536 are free, expected more space");
+    assert!(finished.refused(1).contains(&says), "{}\nwants {says}", finished.stderr);
+}
+
+#[test]
+fn an_error_names_the_file_that_was_to_be_and_not_its_temporary_name() {
+    let folder = TempDir::new("too-large");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F32, 15);
+    pack(&weights, &model, DtypeChoice::Auto);
+    // config.json fits into the limit, a matrix does not; without the trap a signal would end the program.
+    let script = format!("trap '' XFSZ; ulimit -f 4; exec {PACK} unpack {} {}", model.display(), back.display());
+    let finished = run("sh", ["-c", &script]);
+    let line = finished.refused(1);
+    assert!(line.contains(".npy: cannot write: File too large; ") && line.contains(" files were written"), "{line}");
+    assert!(!line.contains(".tmp") && files(&back).keys().all(|name| !name.ends_with(".tmp")), "{line}");
 }

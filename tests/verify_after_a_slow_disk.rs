@@ -15,6 +15,10 @@ use std::time::Duration;
 struct SlowDisk;
 
 impl Disk for SlowDisk {
+    fn open_folder(&self, folder: &Path) -> io::Result<File> {
+        SystemDisk.open_folder(folder)
+    }
+
     fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
         SystemDisk.create_unnamed(folder)
     }
@@ -48,7 +52,7 @@ impl Disk for SlowDisk {
         SystemDisk.remove(path)
     }
 
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+    fn sync_folder(&self, folder: &File) -> io::Result<()> {
         SystemDisk.sync_folder(folder)
     }
 }

@@ -2,6 +2,7 @@
 
 use argh::{EarlyExit, FromArgValue, FromArgs};
 use olmo_pack::config_json::architecture_named;
+use olmo_pack::error::escaped;
 use olmo_pack::pack::{DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use std::path::PathBuf;
@@ -55,43 +56,43 @@ pub struct Pack {
     /// threads; 0, the default, for all cores the process may use
     #[argh(option, default = "0")]
     threads: usize,
-    /// without config.json: olmo2 or olmo3
+    /// olmo2 or olmo3, where config.json does not say it
     #[argh(option)]
     arch: Option<String>,
-    /// without config.json: width of one head
+    /// width of one head, where config.json does not say it
     #[argh(option)]
     head_dim: Option<usize>,
-    /// without config.json: base of the rotary embedding
+    /// base of the rotary embedding, where config.json does not say it
     #[argh(option)]
     rope_theta: Option<f64>,
-    /// without config.json: epsilon of the norms
+    /// epsilon of the norms, where config.json does not say it
     #[argh(option)]
     rms_norm_eps: Option<f64>,
-    /// without config.json: positions the model was made for
+    /// positions the model was made for, where config.json does not say it
     #[argh(option)]
     max_positions: Option<usize>,
-    /// without config.json: ids that end a text, with commas between them
+    /// ids that end a text, with commas between them, where config.json does not say it
     #[argh(option)]
     eos: Option<String>,
-    /// olmo3 without config.json: window of the sliding layers, the current position included
+    /// olmo3, where config.json does not say it: window of the sliding layers, the current position included
     #[argh(option)]
     sliding_window: Option<usize>,
-    /// olmo3 without config.json: ratio of the context lengths
+    /// olmo3, where config.json does not say it: ratio of the context lengths, YaRN's factor
     #[argh(option)]
     yarn_factor: Option<f64>,
-    /// olmo3 without config.json: context length of pre-training
+    /// with --yarn-factor: context length of pre-training; the model's positions if absent
     #[argh(option)]
     yarn_original_positions: Option<usize>,
-    /// olmo3 without config.json: 32 if absent
+    /// with --yarn-factor: beta_fast; 32 if absent
     #[argh(option)]
     yarn_beta_fast: Option<f64>,
-    /// olmo3 without config.json: 1 if absent
+    /// with --yarn-factor: beta_slow; 1 if absent
     #[argh(option)]
     yarn_beta_slow: Option<f64>,
-    /// olmo3 without config.json: 0.1 ln(factor) + 1 if absent
+    /// with --yarn-factor: factor on cos and sin; 0.1 ln(factor) + 1 if absent
     #[argh(option)]
     yarn_attention_factor: Option<f64>,
-    /// olmo3 without config.json: no scaling of the rotary embedding
+    /// olmo3, where config.json does not say it: no scaling of the rotary embedding
     #[argh(switch)]
     no_yarn: bool,
 }
@@ -163,7 +164,11 @@ pub fn parse(arguments: &[&str]) -> Result<Command, String> {
     match parsed {
         Ok(command) => Ok(command),
         Err(EarlyExit { output, status: Ok(()) }) => Ok(Command::Say(output)),
-        Err(EarlyExit { output, .. }) => Err(output.trim_end().to_string()),
+        Err(EarlyExit { output, .. }) => {
+            let lines: Vec<&str> =
+                output.lines().map(|line| line.trim().trim_end_matches('.')).filter(|line| !line.is_empty()).collect();
+            Err(format!("{}; see olmo-pack --help", escaped(&lines.join(" "))))
+        }
     }
 }
 

@@ -30,6 +30,9 @@ pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
 }
 
 /// Reads the configuration in `bytes`; `path` is for messages.
+///
+/// # Errors
+/// They are no JSON, lack a key or have a value that no supported model has.
 pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
     let value = strict_json::parse(&bytes).map_err(|error| Problem::new(path, error).expected("JSON"))?;
     let Value::Object(object) = &value else {
@@ -40,8 +43,7 @@ pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Pro
     config
         .validate()
         .map_err(|error| Problem::new(path, format!("{} is {}", error.key, error.found)).expected(error.expected))?;
-    let dtype = ["dtype", "torch_dtype"].iter().find_map(|key| object.get(*key)?.as_str());
-    let u2_is_bf16 = matches!(dtype, Some("bfloat16" | "torch.bfloat16"));
+    let u2_is_bf16 = reader.dtype()? == Some("bfloat16");
     Ok(Settings { config, origins: reader.origins, u2_is_bf16, config_json: Some(bytes) })
 }
 
@@ -80,9 +82,7 @@ impl<'a> Keys<'a> {
     /// A whole number; 4096.0 is one too.
     pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let whole = |real: f64| (real.fract() == 0.0 && (0.0..9e15).contains(&real)).then_some(real as u64);
-        let count = value.as_u64().or_else(|| value.as_f64().and_then(whole));
-        let count = count.and_then(|count| usize::try_from(count).ok());
+        let count = whole(value).and_then(|count| usize::try_from(count).ok());
         count.map(Some).ok_or_else(|| self.bad(key, value, "a whole number"))
     }
 
@@ -104,6 +104,16 @@ impl<'a> Keys<'a> {
         value.as_str().map(Some).ok_or_else(|| self.bad(key, value, "text"))
     }
 
+    /// Refuses to rotate only a part of each head.
+    pub(crate) fn refuse_partial_rotation(&self) -> Result<(), Problem> {
+        match self.get("partial_rotary_factor") {
+            Some(value) if value.as_f64() != Some(1.0) => Err(self
+                .bad("partial_rotary_factor", value, "1 or null")
+                .advice("OLMo-2 and Olmo-3 rotate all of a head")),
+            _ => Ok(()),
+        }
+    }
+
     /// An object.
     pub(crate) fn keys(&self, key: &str, prefix: &'static str) -> Result<Option<Keys<'a>>, Problem> {
         match self.get(key) {
@@ -112,6 +122,17 @@ impl<'a> Keys<'a> {
             Some(other) => Err(self.bad(key, other, "an object or null")),
         }
     }
+}
+
+/// A whole number that is not negative; 4096.0 is one too.
+fn whole(value: &Value) -> Option<u64> {
+    let whole = |real: f64| (real.fract() == 0.0 && (0.0..9e15).contains(&real)).then_some(real as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(whole))
+}
+
+/// A token id.
+fn token_id(value: &Value) -> Option<u32> {
+    whole(value).and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX)
 }
 
 /// Puts a [`ModelConfig`] together and notes where its values come from.
@@ -126,6 +147,7 @@ impl Reader<'_> {
         let architecture = self.architecture()?;
         self.flags.refuse_useless(self.at.path, architecture)?;
         self.refuse_other_arithmetic()?;
+        self.refuse_other_classes(architecture)?;
         let hidden_size = self.needed_count("hidden_size")?;
         let n_layers = self.needed_count("num_hidden_layers")?;
         let n_heads = self.needed_count("num_attention_heads")?;
@@ -213,9 +235,46 @@ impl Reader<'_> {
                 return Err(at.bad(key, &true.into(), "false").advice("projections with a bias are not supported"));
             }
         }
-        match at.get("clip_qkv") {
+        at.refuse_partial_rotation()?;
+        let nulls = [
+            ("clip_qkv", "OLMo-1 models are not supported"),
+            ("quantization_config", "export the weights before they were quantized"),
+        ];
+        for (key, advice) in nulls {
+            if let Some(value) = at.get(key) {
+                return Err(at.bad(key, value, "null").advice(advice));
+            }
+        }
+        Ok(())
+    }
+
+    /// Classes other than those of `architecture` compute something else from the same tensors.
+    fn refuse_other_classes(&self, architecture: Architecture) -> Result<(), Problem> {
+        let Some(value) = self.at.get("architectures") else { return Ok(()) };
+        let list = value.as_array().ok_or_else(|| self.at.bad("architectures", value, "a list"))?;
+        let family = match architecture {
+            Architecture::Olmo2 => "Olmo2",
+            Architecture::Olmo3 => "Olmo3",
+        };
+        let known = |class: &&Value| {
+            matches!(class.as_str().and_then(|class| class.strip_prefix(family)), Some("ForCausalLM" | "Model"))
+        };
+        match list.iter().find(|class| !known(class)) {
             None => Ok(()),
-            Some(clip) => Err(at.bad("clip_qkv", clip, "null").advice("OLMo-1 models are not supported")),
+            Some(class) => Err(self.at.bad("architectures entry", class, &format!("{family}ForCausalLM"))),
+        }
+    }
+
+    /// The type of the weights that were saved, under the key of 5.x or that of 4.x.
+    fn dtype(&self) -> Result<Option<&str>, Problem> {
+        let plain = |key| -> Result<Option<&str>, Problem> {
+            Ok(self.at.text(key)?.map(|name| name.strip_prefix("torch.").unwrap_or(name)))
+        };
+        match (plain("dtype")?, plain("torch_dtype")?) {
+            (Some(new), Some(old)) if new != old => {
+                Err(self.at.bad("torch_dtype", &old.into(), &format!("{new} as dtype says")))
+            }
+            (new, old) => Ok(new.or(old)),
         }
     }
 
@@ -291,8 +350,7 @@ impl Reader<'_> {
 
     fn eos_token_ids(&mut self) -> Result<Vec<u32>, Problem> {
         let id = |value: &Value| {
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX);
-            id.ok_or_else(|| self.at.bad("eos_token_id", value, "a token id or a list of them"))
+            token_id(value).ok_or_else(|| self.at.bad("eos_token_id", value, "a token id or a list of them"))
         };
         let json = match self.at.get("eos_token_id") {
             None => None,
@@ -308,10 +366,12 @@ impl Reader<'_> {
 
     fn token_id(&mut self, key: &'static str) -> Result<Option<u32>, Problem> {
         let Some(value) = self.at.get(key) else { return Ok(None) };
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX);
-        let id = id.ok_or_else(|| self.at.bad(key, value, "a token id or null"))?;
         self.origins.note(key, Origin::ConfigJson);
-        Ok(Some(id))
+        // Some tools write -1 for none.
+        if value.as_f64() == Some(-1.0) {
+            return Ok(None);
+        }
+        token_id(value).map(Some).ok_or_else(|| self.at.bad(key, value, "a token id, -1 or null"))
     }
 }
 

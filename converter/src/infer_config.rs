@@ -16,9 +16,45 @@ use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
 const OLMO2_VOCAB_ROWS: usize = 100_352;
 /// Rows of every published Olmo-3.
 const OLMO3_VOCAB_ROWS: usize = 100_278;
-/// hidden_size, intermediate_size, key/value width: 1B, 7B, 13B, 32B.
-const OLMO2_WIDTHS: [[usize; 3]; 4] =
-    [[2048, 8192, 2048], [4096, 11008, 4096], [5120, 13824, 5120], [5120, 27648, 1024]];
+/// The published OLMo-2 models; none of them is tied.
+const PUBLISHED_OLMO2: [Published; 4] = [
+    Published { name: "1B", hidden: 2048, mlp: 8192, kv: 2048, n_layers: 16 },
+    Published { name: "7B", hidden: 4096, mlp: 11008, kv: 4096, n_layers: 32 },
+    Published { name: "13B", hidden: 5120, mlp: 13824, kv: 5120, n_layers: 40 },
+    Published { name: "32B", hidden: 5120, mlp: 27648, kv: 1024, n_layers: 64 },
+];
+
+/// What tells a published model.
+struct Published {
+    name: &'static str,
+    hidden: usize,
+    mlp: usize,
+    kv: usize,
+    n_layers: usize,
+}
+
+impl Published {
+    /// The published OLMo-2 with these widths, whatever else there is of it.
+    fn of(widths: &Widths) -> Option<&'static Published> {
+        let same = |published: &&Published| {
+            (published.hidden, published.mlp, published.kv) == (widths.hidden, widths.mlp, widths.kv)
+        };
+        let possible = widths.vocab_size == OLMO2_VOCAB_ROWS && widths.q == widths.hidden;
+        PUBLISHED_OLMO2.iter().find(same).filter(|_| possible)
+    }
+
+    /// How a model of these widths differs from this one; `None` when it does not.
+    fn difference(&self, widths: &Widths) -> Option<String> {
+        let mut differences = Vec::new();
+        if widths.n_layers != self.n_layers {
+            differences.push(format!("{} layers instead of {}", widths.n_layers, self.n_layers));
+        }
+        if widths.tied {
+            differences.push("no lm_head.weight".into());
+        }
+        (!differences.is_empty()).then(|| differences.join(" and "))
+    }
+}
 
 /// What the shapes say.
 struct Widths {
@@ -42,9 +78,8 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     for key in ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "tie_word_embeddings"] {
         origins.note(key, Origin::Shapes);
     }
-    let published = widths.vocab_size == OLMO2_VOCAB_ROWS
-        && OLMO2_WIDTHS.contains(&[widths.hidden, widths.mlp, widths.kv])
-        && widths.q == widths.hidden;
+    // An export that lost layers or the head must not pass for another model.
+    let published = Published::of(&widths).is_some_and(|published| published.difference(&widths).is_none());
     let constants = published && flags.architecture != Some(Architecture::Olmo3);
     if !constants {
         require_flags(listing, &widths, flags)?;
@@ -205,6 +240,13 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
     }
     if missing.is_empty() {
         return Ok(());
+    }
+    let difference = Published::of(widths).and_then(|published| Some((published.name, published.difference(widths)?)));
+    if let Some((name, difference)) = difference {
+        let found = format!("no config.json, and the widths of OLMo-2 {name} but {difference}");
+        return Err(Problem::new(&listing.folder, found)
+            .expected("the whole model, or a config.json")
+            .advice(format!("export the whole model, or if this is another one pass {}", missing.join(", "))));
     }
     let found = match widths.vocab_size {
         OLMO3_VOCAB_ROWS => format!("no config.json, and {OLMO3_VOCAB_ROWS} vocabulary rows look like Olmo-3"),

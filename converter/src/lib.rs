@@ -12,11 +12,13 @@
 //! 5. `output`: the file without a name until it is whole.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`
-//! and `unpack`, with `sources` for what the file remembers of its folder. `error` is everything that can go wrong.
+//! and `unpack`, with `sources` for what the file remembers of its folder. `buffer` is memory that may be refused, and
+//! `error` everything that can go wrong.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels` and
 //! `model_file` and nothing else of it.
 
+mod buffer;
 pub mod checkpoint;
 pub mod config_json;
 pub mod element;

@@ -77,6 +77,9 @@ impl NpyFile {
     }
 
     /// The element type, when `u2_is_bf16` answers the one question that the header leaves open.
+    ///
+    /// # Errors
+    /// The numbers are 16-bit integers and not called bfloat16.
     pub fn source_type(&self, u2_is_bf16: bool) -> Result<SourceType, Problem> {
         match self.descr {
             Descr::F32 => Ok(SourceType::F32),
@@ -111,6 +114,9 @@ impl NpyFile {
 }
 
 /// Opens a regular file for reading; a FIFO is refused instead of waited for.
+///
+/// # Errors
+/// The system's, or that it is no regular file.
 pub fn open(path: &Path) -> Result<File, Error> {
     let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
     let file = File::options()

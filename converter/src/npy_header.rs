@@ -345,6 +345,9 @@ fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
         [b'|' | b'<' | b'=', b'O', ..] | [b'O', ..] => {
             Bad::new("object array (pickle), refused because it could run code").advice("save it again as float32")
         }
+        b"V2" | b"=V2" => {
+            Bad::new(format!("byte order not stated ({shown})")).advice("if it is bfloat16, save array.view('<V2')")
+        }
         [b'=', ..] | [b'f' | b'u' | b'i' | b'V', ..] | [b'|', b'f', ..] => {
             Bad::new(format!("byte order not stated ({shown})")).advice("save array.astype('<f4')")
         }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,32 +19,68 @@ const MAX_LINKS: usize = 40;
 /// How many names are tried for a temporary file.
 const MAX_NAMES: u32 = 1000;
 
-/// The operations that change the disk.
+/// The operations that change the disk, and the one that must come before them.
 pub trait Disk: Sync {
+    /// Opens `folder` for [`Disk::sync_folder`].
+    ///
+    /// # Errors
+    /// The system's.
+    fn open_folder(&self, folder: &Path) -> io::Result<File>;
     /// Opens a new file without a name in `folder`; it goes when it is closed.
+    ///
+    /// # Errors
+    /// The system's, also when it knows no such files.
     fn create_unnamed(&self, folder: &Path) -> io::Result<File>;
     /// Creates a file that must not exist yet.
+    ///
+    /// # Errors
+    /// The system's, also when it exists.
     fn create_named(&self, path: &Path) -> io::Result<File>;
     /// Reserves space, so that a full disk is found out before anything is written.
+    ///
+    /// # Errors
+    /// The system's, also when it cannot reserve.
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()>;
     /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// The system's.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Brings the file to the disk.
+    ///
+    /// # Errors
+    /// The system's.
     fn sync(&self, file: &File) -> io::Result<()>;
     /// Gives an unnamed file a name that must not exist yet.
+    ///
+    /// # Errors
+    /// The system's, also when the name exists.
     fn link(&self, file: &File, path: &Path) -> io::Result<()>;
     /// Renames; without `replace` the new name must not exist yet.
+    ///
+    /// # Errors
+    /// The system's, also when the name exists.
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()>;
     /// Removes a temporary file.
+    ///
+    /// # Errors
+    /// The system's.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Brings the names of a folder to the disk.
-    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Brings the names of an open folder to the disk.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync_folder(&self, folder: &File) -> io::Result<()>;
 }
 
 /// The disk of this machine.
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
+    fn open_folder(&self, folder: &Path) -> io::Result<File> {
+        File::open(folder)
+    }
+
     fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
         let flags = (OFlags::TMPFILE | OFlags::CLOEXEC).bits() as i32;
         let file = OpenOptions::new().write(true).custom_flags(flags).mode(0o666).open(folder)?;
@@ -89,8 +126,8 @@ impl Disk for SystemDisk {
         fs::remove_file(path)
     }
 
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        match File::open(folder)?.sync_all() {
+    fn sync_folder(&self, folder: &File) -> io::Result<()> {
+        match folder.sync_all() {
             // File systems without names to sync say so with EINVAL.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
             result => result,
@@ -155,8 +192,10 @@ impl Target {
                 return Err(problem("exists").advice("pass --force to replace it").into());
             }
         }
-        if path.file_name().is_none() {
-            return Err(Problem::new(shown, "no file name").expected("a file name for the model").into());
+        // "m/" and "m/." name a folder, though Path::file_name() takes both for "m".
+        let bytes = path.as_os_str().as_bytes();
+        if path.file_name().is_none() || bytes.ends_with(b"/") || bytes.ends_with(b"/.") {
+            return Err(Problem::new(shown, "no file name at its end").expected("a file name for the model").into());
         }
         let folder = folder_of(&path).to_path_buf();
         match fs::metadata(&folder) {
@@ -169,6 +208,9 @@ impl Target {
     }
 
     /// Refuses a target that is, or lies in, `input`.
+    ///
+    /// # Errors
+    /// It does.
     pub fn refuse_inside(&self, input: &Path) -> Result<(), Problem> {
         let (Ok(folder), Ok(input)) = (fs::canonicalize(&self.folder), fs::canonicalize(input)) else { return Ok(()) };
         if folder.starts_with(&input) {
@@ -180,6 +222,9 @@ impl Target {
     }
 
     /// Refuses a target that is the input file with this device and inode.
+    ///
+    /// # Errors
+    /// It is.
     pub fn refuse_same(&self, input: &Path, inode: (u64, u64)) -> Result<(), Problem> {
         if self.existing == Some(inode) {
             let found = format!("is the same file as {}", crate::error::shown_path(input));
@@ -189,17 +234,32 @@ impl Target {
     }
 
     /// Bytes that the user may still write to the file system of the target.
+    ///
+    /// # Errors
+    /// The system does not say.
     pub fn free_bytes(&self) -> Result<u64, Error> {
-        let stat = rustix::fs::statvfs(&self.folder);
-        let stat = stat.map_err(|error| Error::io(&self.folder, "cannot ask for free space", error))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        free_bytes(&self.folder)
     }
 
-    /// Opens the file that will become the target.
+    /// Refuses a file of `needed` bytes for which there is no room.
+    ///
+    /// # Errors
+    /// There is none, or the system does not say.
+    pub fn check_free_space(&self, needed: u64) -> Result<(), Error> {
+        check_free_space(&self.shown, &self.folder, needed)
+    }
+
+    /// Opens the file that will become the target, and the folder that will have its name: what would fail after the
+    /// name is there must fail before.
+    ///
+    /// # Errors
+    /// The folder cannot be opened, or no file can be created there.
     pub fn create(self, disk: &dyn Disk) -> Result<Output<'_>, Error> {
         let cannot = |error| Error::io(&self.shown, "cannot create it", error);
+        let folder = disk.open_folder(&self.folder);
+        let folder = folder.map_err(|error| Error::io(&self.folder, "cannot open the folder for the model", error))?;
         match disk.create_unnamed(&self.folder) {
-            Ok(file) => return Ok(Output { disk, target: self, file, temporary: None }),
+            Ok(file) => return Ok(Output { disk, target: self, folder, file, temporary: None }),
             // These a named file would meet too. Anything else may only say that unnamed ones are not known here.
             Err(error)
                 if matches!(
@@ -212,7 +272,7 @@ impl Target {
             Err(_) => {}
         }
         let (file, path) = fresh_name(&self.folder, |path| disk.create_named(path)).map_err(cannot)?;
-        Ok(Output { disk, target: self, file, temporary: Some(path) })
+        Ok(Output { disk, target: self, folder, file, temporary: Some(path) })
     }
 }
 
@@ -225,8 +285,24 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Tries names in `folder` until one is free.
-fn fresh_name<T>(folder: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+/// Bytes that the user may still write to the file system of `folder`.
+fn free_bytes(folder: &Path) -> Result<u64, Error> {
+    let stat = rustix::fs::statvfs(folder).map_err(|error| Error::io(folder, "cannot ask for free space", error))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Refuses to write `needed` bytes to `folder` when there is no room; `shown` is for the message.
+pub(crate) fn check_free_space(shown: &Path, folder: &Path, needed: u64) -> Result<(), Error> {
+    let free = free_bytes(folder)?;
+    if free >= needed {
+        return Ok(());
+    }
+    let problem = Problem::new(shown, format!("needs {needed} bytes, {free} are free")).expected("more space");
+    Err(problem.advice("free some or write elsewhere").into())
+}
+
+/// Tries names in `folder` until `make` finds one free; it must refuse one that is taken.
+pub(crate) fn fresh_name<T>(folder: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
     let mut number = 0;
     loop {
         let path = folder.join(format!(".olmo-pack-{}-{number}.tmp", std::process::id()));
@@ -242,11 +318,17 @@ fn fresh_name<T>(folder: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) ->
 pub struct Output<'a> {
     disk: &'a dyn Disk,
     target: Target,
+    folder: File,
     file: File,
     temporary: Option<PathBuf>,
 }
 
 impl Output<'_> {
+    /// The target as the user gave it, for messages.
+    pub fn shown(&self) -> &Path {
+        &self.target.shown
+    }
+
     /// Reserves `bytes`.
     ///
     /// # Errors
@@ -266,16 +348,26 @@ impl Output<'_> {
     }
 
     /// Writes at `offset`.
+    ///
+    /// # Errors
+    /// The system's.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
         self.disk.write_at(&self.file, bytes, offset).map_err(|error| self.cannot_write(error, bytes.len() as u64))
     }
 
     /// Brings everything written so far to the disk.
+    ///
+    /// # Errors
+    /// The system's; something that was written may be lost.
     pub fn sync(&self) -> Result<(), Error> {
         self.disk.sync(&self.file).map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
     }
 
-    /// Gives the file its name.
+    /// Gives the file its name and brings the name to the disk.
+    ///
+    /// # Errors
+    /// The file cannot be put in place, and what was there is still there; or it is in place, and only the name may get
+    /// lost.
     pub fn publish(mut self) -> Result<(), Error> {
         let temporary = self.temporary.take();
         let target = &self.target;
@@ -285,9 +377,14 @@ impl Output<'_> {
                 .and_then(|((), path)| self.rename(&path)),
             (Some(path), _) => self.rename(&path),
         };
-        result
-            .and_then(|()| self.disk.sync_folder(&target.folder))
-            .map_err(|error| Error::io(&target.shown, "cannot put it in place", error))
+        result.map_err(|error| Error::io(&target.shown, "cannot put it in place", error))?;
+        self.disk.sync_folder(&self.folder).map_err(|error| {
+            Error::io(
+                &target.shown,
+                "is in place, but its name may not survive a power cut: cannot sync its folder",
+                error,
+            )
+        })
     }
 
     /// Renames the temporary file to the target, or removes it.

@@ -8,6 +8,7 @@ use crate::config_json::Keys;
 use crate::error::Problem;
 use crate::settings::{Flags, Origin, Origins};
 use olmo_infer::config::Yarn;
+use serde_json::Value;
 
 /// Rotary embedding of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,6 +104,11 @@ fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
 /// transformers 5.x: `rope_parameters`, flat or for each attention type.
 fn rope_parameters(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
     let Some(flat) = at.keys("rope_parameters", "rope_parameters.")? else { return Ok(Spelling::default()) };
+    let known = ["full_attention", "sliding_attention"];
+    let nested = |(key, value): &(&String, &Value)| value.is_object() && !known.contains(&key.as_str());
+    if let Some((key, value)) = flat.object.iter().find(nested) {
+        return Err(flat.bad(key, value, "only full_attention and sliding_attention"));
+    }
     let full = flat.keys("full_attention", "rope_parameters.full_attention.")?;
     let sliding = flat.keys("sliding_attention", "rope_parameters.sliding_attention.")?;
     let Some(full) = full else {
@@ -134,6 +140,7 @@ fn rope_parameters(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Prob
 
 /// The scaling that an object describes.
 fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Problem> {
+    keys.refuse_partial_rotation()?;
     let kind = match (keys.text("rope_type")?, keys.text("type")?) {
         (Some(new), Some(old)) if new != old => {
             return Err(keys.bad("type", &old.into(), &format!("{new} as rope_type says")));

@@ -1,5 +1,6 @@
 //! Whether bf16 holds every matrix exactly.
 
+use crate::buffer::grow;
 use crate::checkpoint::Source;
 use crate::element::{SourceType, all_bf16 as numbers_are_bf16};
 use crate::error::Error;
@@ -28,7 +29,7 @@ enum Stop {
 /// Reads the matrices until a number is no bf16.
 ///
 /// # Errors
-/// A file cannot be read or changed meanwhile.
+/// A file cannot be read or changed meanwhile, or the system does not give the memory.
 pub fn all_bf16(pool: &rayon::ThreadPool, sources: &[Source]) -> Result<bool, Error> {
     let blocks: Vec<(&Source, u64)> = undecided(sources)
         .flat_map(|source| (0..source.file.data_bytes().div_ceil(BLOCK)).map(move |i| (source, i * BLOCK)))
@@ -38,9 +39,10 @@ pub fn all_bf16(pool: &rayon::ThreadPool, sources: &[Source]) -> Result<bool, Er
         let scanned = pool.install(|| {
             blocks.par_iter().try_for_each_init(Vec::new, |buffer, (source, offset)| {
                 let length = (source.file.data_bytes() - offset).min(BLOCK) as usize;
-                buffer.resize(length, 0);
-                source.file.read(*offset, buffer).map_err(Stop::Failed)?;
-                if numbers_are_bf16(source.element, buffer) { Ok(()) } else { Err(Stop::NotBf16) }
+                grow(buffer, length, &source.file.path).map_err(Stop::Failed)?;
+                let block = &mut buffer[..length];
+                source.file.read(*offset, block).map_err(Stop::Failed)?;
+                if numbers_are_bf16(source.element, block) { Ok(()) } else { Err(Stop::NotBf16) }
             })
         });
         match scanned {

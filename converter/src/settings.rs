@@ -55,6 +55,7 @@ impl Flags {
             Architecture::Olmo3 => return Ok(()),
             Architecture::Olmo2 if self.sliding_window.is_some() => "--sliding-window",
             Architecture::Olmo2 if self.names_yarn() => "--yarn-factor",
+            Architecture::Olmo2 if self.no_yarn => "--no-yarn",
             Architecture::Olmo2 => return Ok(()),
         };
         Err(Problem::new(path, format!("{flag} for an olmo2 model")).expected("an olmo3 model").advice("leave it out"))

@@ -100,6 +100,9 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     }
     let enough = if plan.layout.file_bytes > free { ", not enough" } else { "" };
     let _ = writeln!(out, "  free        {} ({free} bytes){enough}", size(free));
+    for name in &facts.ignored {
+        let _ = writeln!(out, "  left out    {}", escaped(name));
+    }
     out += "dry run: nothing was written\n";
     Ok(out)
 }

@@ -4,18 +4,22 @@
 //! type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are written
 //! as they are stored, and the summary names them. `config.json` comes back verbatim. The vocabulary is not written.
 
+use crate::buffer::reserve;
 use crate::element::narrow;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::fill::{extract_rows, extract_vector};
+use crate::output::{check_free_space, fresh_name};
+use crate::pack::thread_pool;
 use crate::sources::{Source, checked_section, sources};
 use crate::verify::panel_shape;
-use olmo_infer::format::section;
+use olmo_infer::format::{PANEL_ROWS, section};
+use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes of a vector that are converted at a time.
@@ -29,8 +33,8 @@ const SHOWN_TENSORS: usize = 3;
 /// all.
 ///
 /// # Errors
-/// The model cannot be opened or does not say where it came from, the folder has files, a file cannot be written, or a
-/// tensor's numbers are not those that were packed.
+/// The model cannot be opened or does not say where it came from, the folder has files or no room, a file cannot be
+/// written, or a tensor's numbers are not those that were packed.
 pub fn run(model: &Path, folder: &Path, force: bool) -> Result<String, Error> {
     let model = ModelFile::open(model)?;
     let Some(sources) = sources(&model)? else {
@@ -39,14 +43,64 @@ pub fn run(model: &Path, folder: &Path, force: bool) -> Result<String, Error> {
     };
     let config = checked_section(&model, section::CONFIG_JSON)?;
     prepare(folder, force)?;
+    check_free_space(folder, folder, needed_bytes(&model, &sources, config, folder))?;
+    let n_written = AtomicUsize::new(0);
+    let written = write_all(&model, &sources, config, folder, &n_written);
+    written.map_err(|error| with_count(error, n_written.into_inner()))?;
+    Ok(summary(&model, folder, config.is_some()))
+}
+
+/// Writes the files, counting them in `n_written`.
+fn write_all(
+    model: &ModelFile,
+    sources: &[Source],
+    config: Option<&[u8]>,
+    folder: &Path,
+    n_written: &AtomicUsize,
+) -> Result<(), Error> {
     if let Some(config) = config {
         write_whole(&folder.join("config.json"), |out| out.write_all(config))?;
+        n_written.fetch_add(1, Ordering::Relaxed);
     }
-    (0..sources.len()).into_par_iter().try_for_each(|index| restore(&model, index, &sources[index], folder))?;
+    let write = |index: usize| {
+        restore(model, index, &sources[index], folder).inspect(|()| {
+            n_written.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    // Not rayon's own pool, which panics when a thread cannot be started.
+    thread_pool(0).install(|| (0..sources.len()).into_par_iter().try_for_each(write))?;
     // Makes the new names last.
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|source| Error::io(folder, "cannot write", source))?;
-    Ok(summary(&model, folder, config.is_some()))
+    synced.map_err(|source| Error::io(folder, "cannot write", source))
+}
+
+/// Bytes that the files take, less those of the files that they replace.
+fn needed_bytes(model: &ModelFile, sources: &[Source], config: Option<&[u8]>, folder: &Path) -> u64 {
+    let replaced = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());
+    let of_tensors = model.specs().iter().zip(sources).map(|(spec, source)| {
+        let bytes = source.header.len() as u64 + spec.n_elements() * source.dtype.bytes() as u64;
+        bytes.saturating_sub(replaced(source_path(folder, spec)))
+    });
+    let of_config = config.map_or(0, |config| config.len() as u64);
+    of_tensors.sum::<u64>() + of_config.saturating_sub(replaced(folder.join("config.json")))
+}
+
+/// The `.npy` file of a tensor.
+fn source_path(folder: &Path, spec: &TensorSpec) -> PathBuf {
+    folder.join(format!("{}.npy", spec.name()))
+}
+
+/// Adds how far it got to an error: what is written stays, and the folder is no longer empty.
+fn with_count(error: Error, n_written: usize) -> Error {
+    if n_written == 0 {
+        return error;
+    }
+    let mut problems = error.into_problems();
+    if let Some(last) = problems.last_mut() {
+        let count = format!("{n_written} files were written before, and stay");
+        last.advice = Some(last.advice.take().map_or(count.clone(), |advice| format!("{advice}; {count}")));
+    }
+    Error::Folder(problems)
 }
 
 /// Makes the folder, or refuses one that has something in it.
@@ -85,18 +139,21 @@ fn summary(model: &ModelFile, folder: &Path, has_config: bool) -> String {
 fn restore(model: &ModelFile, index: usize, source: &Source, folder: &Path) -> Result<(), Error> {
     let (spec, record) = (&model.specs()[index], &model.records()[index]);
     let shape = panel_shape(spec, model.matrices());
-    let path = folder.join(format!("{}.npy", spec.name()));
+    let path = source_path(folder, spec);
     let mut digest = Xxh3::with_seed(0);
     let mut exact = true;
     let not_restored = |found: &str| {
         let problem = Problem::new(model.path(), found).tensor(spec.name());
         Error::from(problem.advice("the file is damaged: see olmo-pack verify"))
     };
+    let (mut bits, mut numbers) = (Vec::new(), Vec::new());
+    let n_elements = shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows));
+    reserve(&mut bits, n_elements, &path)?;
+    reserve(&mut numbers, n_elements * source.dtype.bytes(), &path)?;
     let temporary = Temporary::create(&path)?;
     let write = |out: &mut dyn Write| -> io::Result<()> {
         out.write_all(source.header)?;
         let pieces = model.tensor_bytes(index).chunks(shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes()));
-        let (mut bits, mut numbers) = (Vec::new(), Vec::new());
         for (panel, piece) in pieces.enumerate() {
             bits.clear();
             numbers.clear();
@@ -136,23 +193,23 @@ struct Temporary {
 
 impl Temporary {
     fn create(target: &Path) -> Result<Temporary, Error> {
-        let mut name = target.file_name().expect("the files of a folder have names").to_os_string();
-        name.push(format!(".{}.tmp", process::id()));
-        let path = target.with_file_name(name);
-        let file = File::create(&path).map_err(|source| Error::io(&path, "cannot create", source))?;
+        let folder = target.parent().expect("the files of a folder have one");
+        // Never an existing file, nor through a link that someone put there.
+        let (file, path) = fresh_name(folder, |path| File::create_new(path))
+            .map_err(|source| Error::io(target, "cannot create", source))?;
         Ok(Temporary { file, path, target: target.to_path_buf() })
     }
 
     /// Writes the content and waits until it is on the disk.
     fn fill(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
         let written = write(&mut &self.file).and_then(|()| self.file.sync_all());
-        written.map_err(|source| Error::io(&self.path, "cannot write", source))
+        written.map_err(|source| Error::io(&self.target, "cannot write", source))
     }
 
     /// Gives the file its final name.
     fn keep(mut self) -> Result<(), Error> {
         let renamed = fs::rename(&self.path, &self.target);
-        renamed.map_err(|source| Error::io(&self.target, "cannot rename to", source))?;
+        renamed.map_err(|source| Error::io(&self.target, "cannot put it in place", source))?;
         self.path.clear();
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Problem};
 use crate::inspect::content_digest;
+use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
 use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, VocabularyHead, section};
 use olmo_infer::layout::{Extent, TensorSpec};
@@ -32,10 +33,11 @@ pub fn run(path: &Path) -> Result<String, Error> {
     let mut problems = sections(&model);
     problems
         .extend(padding(&model).map(|offset| problem(&model, format!("byte {offset}"), "padding that is not zero")));
-    let of_tensors: Vec<Option<Problem>> = (0..model.specs().len())
-        .into_par_iter()
-        .map(|index| tensor(&model, index).map(|found| problem(&model, model.specs()[index].name(), found)))
-        .collect();
+    let of_tensor = |index| tensor(&model, index).map(|found| problem(&model, model.specs()[index].name(), found));
+    let n_tensors = model.specs().len();
+    // Not rayon's own pool, which panics when a thread cannot be started.
+    let of_tensors: Vec<Option<Problem>> =
+        thread_pool(0).install(|| (0..n_tensors).into_par_iter().map(of_tensor).collect());
     problems.extend(of_tensors.into_iter().flatten());
     if !problems.is_empty() {
         return Err(Error::Folder(problems));

@@ -39,6 +39,9 @@ pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
 }
 
 /// Parses a vocabulary; `path` is for messages.
+///
+/// # Errors
+/// A line is not an id below `vocab_size`, a tab and a token, an id stands twice, or there is no token.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary, Problem> {
     let table = byte_table();
     let mut entries: Vec<Option<Vec<u8>>> = Vec::new();

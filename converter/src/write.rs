@@ -1,6 +1,7 @@
 //! From source files to tensor data: batches of pieces are filled on all threads while another thread writes the batch
 //! before. Anonymous memory is a few batches, whatever the model's size.
 
+use crate::buffer::{grow, reserve};
 use crate::checkpoint::Source;
 use crate::error::{Error, Problem};
 use crate::fill::{Seen, fill_panel, fill_vector};
@@ -11,7 +12,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Builder};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes of one write, at multiples of itself: one huge page. The page cache then takes the file in huge pages, which makes
@@ -54,6 +55,10 @@ struct Batch {
 }
 
 /// Writes everything from the beginning of the file to its end; what stands before the tensor data is zeros.
+///
+/// # Errors
+/// A source cannot be read, changed meanwhile or holds numbers that are not accepted; the output cannot be written; the
+/// system does not give a thread or the memory.
 pub fn data(
     plan: &Plan<'_>,
     output: &Output<'_>,
@@ -70,12 +75,17 @@ pub fn data(
     }
     thread::scope(|scope| {
         // An error that sync reports once is not reported again: it must not get lost.
-        let syncer = scope.spawn(move || sync_requests.into_iter().try_for_each(|()| output.sync()));
-        let writer = scope.spawn(move || write_batches(plan, output, full, empty_sender, sync_sender, progress));
-        let filled = pool.install(|| fill_batches(plan, full_sender, empty, allow_nonfinite));
+        let sync = move || sync_requests.into_iter().try_for_each(|()| output.sync());
+        let write = move || write_batches(plan, output, full, empty_sender, sync_sender, progress);
+        let writer = Builder::new().spawn_scoped(scope, write);
+        let writer = writer.map_err(|error| Error::io(output.shown(), "cannot start a thread to write it", error))?;
+        // Without this thread everything comes to the disk at the end.
+        let syncer = Builder::new().spawn_scoped(scope, sync).ok();
+        let filled = pool.install(|| fill_batches(plan, output, full_sender, empty, allow_nonfinite));
         // An error of the disk makes the filling end early without one of its own.
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let synced = syncer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let synced =
+            syncer.map_or(Ok(()), |syncer| syncer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let outcome = written.and_then(|end| filled.map(|outcome| (end, outcome)));
         let (end, outcome) = outcome?;
         synced?;
@@ -115,6 +125,7 @@ fn write_batches(
 /// Fills batches one after the other and sends them on.
 fn fill_batches(
     plan: &Plan<'_>,
+    output: &Output<'_>,
     full: SyncSender<Batch>,
     empty: Receiver<Batch>,
     allow_nonfinite: bool,
@@ -136,11 +147,11 @@ fn fill_batches(
         let last = chosen.back().map_or(fresh, |piece| piece.offset + piece.bytes as u64);
         let end = window_end.max(last);
         let filled_bytes = (end - offset) as usize;
-        if batch.bytes.len() < filled_bytes {
-            batch.bytes.resize(filled_bytes, 0);
-        }
+        grow(&mut batch.bytes, filled_bytes, output.shown())?;
         let pieces: Vec<Piece> = chosen.into();
         batch.bytes[..carried.len()].copy_from_slice(&carried);
+        let n_source_bytes: usize = pieces.iter().map(|piece| piece.source_bytes).sum();
+        grow(&mut source_bytes, n_source_bytes, output.shown())?;
         let seen = fill_batch(plan, &pieces, &mut source_bytes, fresh, &mut batch.bytes[carried.len()..filled_bytes])?;
         tally.add(&pieces, &seen, &source_bytes, &batch.bytes, offset)?;
 
@@ -148,6 +159,7 @@ fn fill_batches(
         batch.length = (window_end - offset) as usize;
         batch.offset = offset;
         carried.clear();
+        reserve(&mut carried, filled_bytes - batch.length, output.shown())?;
         carried.extend_from_slice(&batch.bytes[batch.length..filled_bytes]);
         offset = window_end;
         if full.send(batch).is_err() {
@@ -165,20 +177,16 @@ struct Job<'b> {
 }
 
 /// Reads and fills `pieces` in parallel. `out` begins at `offset` of the file; what no piece covers becomes zeros.
-/// Afterwards `source_bytes` holds the numbers of the pieces one after the other.
+/// `source_bytes` has room for the numbers of all pieces, and afterwards holds them one after the other.
 fn fill_batch(
     plan: &Plan<'_>,
     pieces: &[Piece],
-    source_bytes: &mut Vec<u8>,
+    source_bytes: &mut [u8],
     offset: u64,
     out: &mut [u8],
 ) -> Result<Vec<Seen>, Error> {
-    let total: usize = pieces.iter().map(|piece| piece.source_bytes).sum();
-    if source_bytes.len() < total {
-        source_bytes.resize(total, 0);
-    }
     let mut jobs = Vec::with_capacity(pieces.len());
-    let (mut rows_left, mut out_left, mut at) = (source_bytes.as_mut_slice(), out, offset);
+    let (mut rows_left, mut out_left, mut at) = (source_bytes, out, offset);
     for &piece in pieces {
         let (rows, rows_rest) = rows_left.split_at_mut(piece.source_bytes);
         let (gap, rest) = out_left.split_at_mut((piece.offset - at) as usize);
