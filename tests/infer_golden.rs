@@ -3,7 +3,7 @@
 //! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
 //! `../shared/golden`; a clone has not, and the test says so.
 
-use olmo_tests::{TempDir, read_f32_npy, repository, run};
+use olmo_tests::{TempDir, read_f32_npy, repository, run, skipped};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn cases() -> Vec<PathBuf> {
     if shared.is_dir() {
         folders.push(shared);
     } else {
-        eprintln!("SKIPPED: the reference cases of {}, which this checkout lacks", shared.display());
+        skipped(format_args!("the reference cases of {}, which this checkout lacks", shared.display()));
     }
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder of cases"));
     let mut cases: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -79,7 +79,7 @@ fn f32_files_give_the_reference_logits_and_greedy_ids_on_every_path() {
         let greedy: Vec<u64> = serde_json::from_value(json["greedy"].clone()).expect("ids");
         for flags in [&[][..], &["--isa", "avx2"], &["--isa", "portable"], &["--matmul", "gemm"], &["--chunk", "5"]] {
             if flags.contains(&"avx2") && olmo_infer::kernels::Isa::named("avx2").is_none() {
-                eprintln!("SKIPPED: this machine has no AVX2");
+                skipped(format_args!("this machine has no AVX2"));
                 continue;
             }
             let computed = compute(&case, "f32", flags);

@@ -5,7 +5,7 @@ use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::{LOGITS_CHUNK, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::with_team;
-use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo3, write_weights};
+use olmo_tests::{Random, Stored, TempDir, run, skipped, small_config, small_olmo3, write_weights};
 use std::path::Path;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -13,7 +13,7 @@ const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 fn isa(name: &str) -> Option<Isa> {
     let found = Isa::named(name);
     if found.is_none() {
-        eprintln!("SKIPPED: this machine has no {name}");
+        skipped(format_args!("this machine has no {name}"));
     }
     found
 }

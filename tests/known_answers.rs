@@ -3,7 +3,7 @@
 //! Set `OLMO2_1B_WEIGHTS` to its folder of `.npy` files (f32, as the base model is published) to run this; the file it
 //! packs takes 6 GB in the temporary folder.
 
-use olmo_tests::{TempDir, run};
+use olmo_tests::{TempDir, run, skipped};
 use std::path::Path;
 use std::{env, fs};
 
@@ -18,7 +18,7 @@ const TOP_FIVE: [&str; 4] =
 #[test]
 fn olmo2_1b_gives_its_published_answers() {
     let Some(weights) = env::var_os("OLMO2_1B_WEIGHTS") else {
-        eprintln!("SKIPPED: set OLMO2_1B_WEIGHTS to a folder with the .npy files of OLMo-2-0425-1B");
+        skipped(format_args!("set OLMO2_1B_WEIGHTS to a folder with the .npy files of OLMo-2-0425-1B"));
         return;
     };
     let folder = TempDir::new("olmo2-1b");

@@ -1,7 +1,7 @@
 //! Few threads and little memory are errors in one line, not the end of the program.
 
 use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_tests::{Finished, Stored, TempDir, run, small_config, write_weights};
+use olmo_tests::{Finished, Stored, TempDir, run, skipped, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -24,7 +24,7 @@ fn threads_that_cannot_be_started_are_no_panic() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("open to all");
     let (weights, model) = (weights.display(), model.display());
     if with_threads(1, "--version").code != Some(0) {
-        eprintln!("SKIPPED: {PACK} cannot be run with a limit here");
+        skipped(format_args!("{PACK} cannot be run with a limit here"));
         return;
     }
     let out = folder.join("out").display().to_string();

@@ -5,7 +5,9 @@ use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
-use olmo_tests::{Stored, TempDir, npy_path, repository, run, small_config, small_olmo3, write_npy, write_weights};
+use olmo_tests::{
+    Stored, TempDir, npy_path, repository, run, skipped, small_config, small_olmo3, write_npy, write_weights,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +22,7 @@ fn golden_folders() -> Vec<PathBuf> {
                 let weights = entries.map(|entry| entry.expect("entry").path().join("weights"));
                 folders.extend(weights.filter(|weights| weights.is_dir()));
             }
-            Err(error) => eprintln!("SKIPPED: golden cases of {}: {error}", root.display()),
+            Err(error) => skipped(format_args!("golden cases of {}: {error}", root.display())),
         }
     }
     folders.sort();
@@ -328,7 +330,7 @@ fn the_vocabulary_is_in_the_file() {
 fn the_real_vocabulary_becomes_its_bytes() {
     let path = repository().join("../shared/data/vocab.txt");
     let Ok(bytes) = fs::read(&path) else {
-        eprintln!("SKIPPED: no {}", path.display());
+        skipped(format_args!("no {}", path.display()));
         return;
     };
     let vocabulary = olmo_pack::vocab::parse(&path, &bytes, 100_352).expect("a vocabulary");

@@ -7,9 +7,8 @@
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::element::{f16_to_f32, round_to_bf16};
-use olmo_tests::{Finished, Stored, TempDir, finish, npy_path, repository, run, small_config, write_weights};
+use olmo_tests::{Finished, Stored, TempDir, finish, npy_path, repository, run, skipped, small_config, write_weights};
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,13 +22,10 @@ fn python(modules: &str) -> Option<PathBuf> {
     if imported.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    // Not eprintln!, which the test runner keeps to itself when a test passes.
-    let _ = writeln!(
-        io::stderr(),
-        "\nSKIPPED: scripts/read_olmo.py was not tested: {} has no {modules}.\n         To test it: python3 -m venv .venv && \
-         .venv/bin/pip install numpy xxhash\n",
+    skipped(format_args!(
+        "scripts/read_olmo.py was not tested: {} has no {modules}; make venv makes a Python that has",
         python.display()
-    );
+    ));
     None
 }
 

@@ -9,7 +9,7 @@ use olmo_pack::output::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
-use olmo_tests::{Stored, TempDir, config_json, npy_path, run, small_config, small_olmo3, write_weights};
+use olmo_tests::{Stored, TempDir, config_json, npy_path, run, skipped, small_config, small_olmo3, write_weights};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -290,7 +290,7 @@ fn a_folder_without_room_is_refused_before_anything_is_written() {
         run("unshare", ["-rm", "sh", "-c", &script])
     };
     if finished.code != Some(1) && !finished.stderr.starts_with("olmo-pack") {
-        eprintln!("SKIPPED: no small disk can be mounted here: {}", finished.stderr);
+        skipped(format_args!("no small disk can be mounted here: {}", finished.stderr));
         return;
     }
     let bytes: usize = files(&weights).values().map(Vec::len).sum();

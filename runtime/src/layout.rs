@@ -204,6 +204,9 @@ fn product(factors: &[usize]) -> Result<u64, TooLarge> {
 }
 
 /// Bytes of a tensor in the file, padding inside panels included.
+///
+/// # Errors
+/// [`TooLarge`] when they leave the range of file sizes.
 pub fn tensor_bytes(spec: &TensorSpec, matrices: Dtype) -> Result<u64, TooLarge> {
     let dtype = spec.dtype(matrices);
     match spec.columns {

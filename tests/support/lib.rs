@@ -6,6 +6,8 @@
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_infer::layout;
 use std::ffi::OsStr;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +16,11 @@ use std::{env, fs, process};
 /// The repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Says that something was not tested and why, past the test runner, which keeps what passing tests print.
+pub fn skipped(why: impl Display) {
+    writeln!(io::stderr(), "\nSKIPPED: {why}").expect("standard error takes the line");
 }
 
 /// A folder that goes when the value does.
