@@ -4,10 +4,11 @@
 //! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor the
 //! queries it shares a tile with, nor the number of threads changes a bit.
 
+use crate::grid::{Block, Grid};
 use crate::kernels::lanes::{KEY_BLOCK, SoftmaxBlock, SoftmaxEnd, SoftmaxState};
 use crate::kv_cache::LayerCache;
 use crate::matmul::Products;
-use crate::threads::{Block, Grid, Team};
+use crate::threads::Team;
 use std::ops::Range;
 
 /// Most rows (queries times heads) of a tile, and most numbers in them: what stays in the L1 cache.

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::threads::Block;
+use crate::grid::Block;
 
 /// As [`crate::kernels::Isa::product_f32`], computed by the `gemm` crate on this thread. Its order of additions is its
 /// own: results agree with the kernels' within rounding.

@@ -6,8 +6,8 @@
 //!    [`config`] what model it is.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
 //! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts.
-//! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores,
-//!    [`gemm_crate`] computes the products where there are no kernels.
+//! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
+//!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
 //! 5. [`greedy`] is the loop over a prompt and its continuation; [`tokens`], [`vocabulary`] and [`top_k`] are its ends.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
@@ -37,6 +37,7 @@ pub mod error;
 pub mod format;
 pub mod gemm_crate;
 pub mod greedy;
+pub mod grid;
 pub mod kernels;
 pub mod kv_cache;
 pub mod layout;

@@ -2,10 +2,11 @@
 
 use crate::error::Error;
 use crate::gemm_crate;
+use crate::grid::{Block, Grid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
 use crate::kernels::{Isa, LaneOp};
 use crate::kv_cache::zeros;
-use crate::threads::{Block, Grid, Team};
+use crate::threads::Team;
 use crate::weights::{Matrix, Panels};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -25,7 +25,7 @@ pub mod lanes;
 pub use lanes::LANES;
 mod scalar;
 
-use crate::threads::Block;
+use crate::grid::Block;
 use std::sync::OnceLock;
 
 /// Most rows of activations that one tile of a kernel takes.

@@ -1,0 +1,147 @@
+//! Outputs cut into blocks that threads write at the same time.
+//!
+//! A [`Grid`] stands for the exclusive borrow of a row-major matrix and gives it away block by block; a [`Block`] is the
+//! exclusive borrow of one of them. `threads.rs` hands out each block once.
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A row-major matrix `[rows, width]` cut into blocks that threads may write at the same time.
+pub struct Grid<'a, T = f32> {
+    data: *mut T,
+    rows: usize,
+    width: usize,
+    block_rows: usize,
+    block_columns: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a grid stands for an exclusive borrow of its data, and hands it to other threads only block by block through
+// `block`, whose caller promises that no block is handed out twice.
+unsafe impl<T: Send> Sync for Grid<'_, T> {}
+
+impl<'a, T> Grid<'a, T> {
+    /// Cuts `data`, rows of `width` elements, into blocks of at most `block_rows` rows and `block_columns` columns.
+    ///
+    /// # Panics
+    /// When a size is 0 or `data` does not end with a row.
+    pub fn new(data: &'a mut [T], width: usize, block_rows: usize, block_columns: usize) -> Grid<'a, T> {
+        assert!(width > 0 && block_rows > 0 && block_columns > 0 && data.len().is_multiple_of(width));
+        let rows = data.len() / width;
+        Grid { data: data.as_mut_ptr(), rows, width, block_rows, block_columns, owner: PhantomData }
+    }
+
+    fn blocks_per_row(&self) -> usize {
+        self.width.div_ceil(self.block_columns)
+    }
+
+    /// Number of blocks.
+    pub fn n_blocks(&self) -> usize {
+        self.rows.div_ceil(self.block_rows) * self.blocks_per_row()
+    }
+
+    /// Block `index`, counted along the rows first.
+    ///
+    /// # Safety
+    /// No other block with this index may exist.
+    pub(crate) unsafe fn block(&self, index: usize) -> Block<'a, T> {
+        let (block_row, block_column) = (index / self.blocks_per_row(), index % self.blocks_per_row());
+        let (first_row, first_column) = (block_row * self.block_rows, block_column * self.block_columns);
+        assert!(first_row < self.rows && first_column < self.width);
+        // SAFETY: row and column are inside the matrix, as asserted.
+        let data = unsafe { self.data.add(first_row * self.width + first_column) };
+        Block {
+            data,
+            first_row,
+            first_column,
+            rows: self.block_rows.min(self.rows - first_row),
+            columns: self.block_columns.min(self.width - first_column),
+            stride: self.width,
+            owner: PhantomData,
+        }
+    }
+}
+
+/// The exclusive use of one block of a [`Grid`], or of a whole matrix.
+pub struct Block<'a, T = f32> {
+    data: *mut T,
+    first_row: usize,
+    first_column: usize,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Block<'a, T> {
+    /// A whole row-major matrix as one block.
+    ///
+    /// # Panics
+    /// When the matrix is empty or `data` does not end with a row.
+    pub fn whole(data: &'a mut [T], width: usize) -> Block<'a, T> {
+        let rows = data.len() / width;
+        // SAFETY: the exclusive borrow of `data` goes into the one block of this grid.
+        unsafe { Grid::new(data, width, rows.max(1), width).block(0) }
+    }
+
+    /// Row `row` of the block.
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows);
+        // SAFETY: `Grid::block` made the block lie inside the matrix, its elements belong to this block alone, and the
+        // borrow of `self` keeps a second row from being taken at the same time.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
+    }
+
+    /// First row in the matrix.
+    pub fn first_row(&self) -> usize {
+        self.first_row
+    }
+
+    /// First column in the matrix.
+    pub fn first_column(&self) -> usize {
+        self.first_column
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Elements between the beginnings of two rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The rows and columns in these ranges, counted from the block's own.
+    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> Block<'_, T> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        assert!(columns.start <= columns.end && columns.end <= self.columns);
+        Block {
+            // SAFETY: inside the block, or one past its end for an empty part, as asserted.
+            data: unsafe { self.data.add(rows.start * self.stride + columns.start) },
+            first_row: self.first_row + rows.start,
+            first_column: self.first_column + columns.start,
+            rows: rows.len(),
+            columns: columns.len(),
+            stride: self.stride,
+            owner: PhantomData,
+        }
+    }
+
+    /// The only row of a block of one row.
+    pub fn into_row(self) -> &'a mut [T] {
+        assert!(self.rows == 1);
+        // SAFETY: as in `row`; the block is consumed, so its elements are borrowed once, for as long as the grid was.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.columns) }
+    }
+}
+
+// SAFETY: a block is an exclusive borrow of its elements, like `&mut [T]`.
+unsafe impl<T: Send> Send for Block<'_, T> {}
