@@ -1,16 +1,15 @@
 //! The command line of `olmo-infer`.
 
+use crate::exit::{self, Exit};
 use crate::output::Failure;
-use argh::{EarlyExit, FromArgs};
-use olmo_infer::error::one_line;
-use olmo_infer::kernels::Isa;
+use argh::FromArgs;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::Options;
 use std::ffi::OsString;
-use std::io::Write;
+use std::fmt::Display;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
+const PROGRAM: &str = "olmo-infer";
 /// Positions that are evaluated when nothing else is asked for, as the program this one replaces did.
 const DEFAULT_STEPS: usize = 20;
 /// Generated tokens of `--text` when nothing else is asked for.
@@ -100,95 +99,53 @@ pub struct Args {
     /// Whether to say where the time went.
     pub timing: bool,
     raw: Raw,
-    isa: Isa,
-    gemm: bool,
+    products: Products,
     activations: Activations,
-}
-
-/// An end before the beginning: help, the version, or wrong usage.
-pub struct Exit {
-    text: String,
-    success: bool,
-}
-
-impl Exit {
-    fn usage(problem: impl std::fmt::Display) -> Exit {
-        let problem = one_line(&problem.to_string());
-        Exit { text: format!("olmo-infer: error: {problem}; see olmo-infer --help"), success: false }
-    }
-
-    /// Prints and says how to exit.
-    pub fn print(&self) -> ExitCode {
-        // There is nobody left to tell when neither stream takes the text.
-        if self.success {
-            let _nobody_to_tell = writeln!(std::io::stdout(), "{}", self.text.trim_end());
-            return ExitCode::SUCCESS;
-        }
-        let _nobody_to_tell = writeln!(std::io::stderr(), "{}", self.text.trim_end());
-        ExitCode::from(2)
-    }
 }
 
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
-    let args: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
-    let args = args.map_err(|arg| Exit::usage(format_args!("{arg:?} is not UTF-8")))?;
-    if args.iter().any(|arg| arg == "--version") {
-        return Err(Exit { text: format!("olmo-infer {}", env!("CARGO_PKG_VERSION")), success: true });
-    }
+    let args = exit::words(PROGRAM, args)?;
     let is_value = |i: usize| i > 0 && args[i - 1].starts_with("--") && !SWITCHES.contains(&args[i - 1].as_str());
     let words = args.iter().enumerate();
     let args: Vec<&str> =
         words.map(|(i, arg)| if arg == "-" && !is_value(i) { STANDARD_INPUT } else { arg.as_str() }).collect();
-    let raw = Raw::from_args(&["olmo-infer"], &args).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Exit { text: output, success: true },
-        Err(()) => Exit::usage(output.split_whitespace().collect::<Vec<_>>().join(" ")),
-    })?;
-    check(raw)
+    check(exit::parse(PROGRAM, &args)?)
+}
+
+fn usage(problem: impl Display) -> Exit {
+    Exit::usage(PROGRAM, problem)
 }
 
 fn check(raw: Raw) -> Result<Args, Exit> {
     let mode = match (raw.text, raw.json) {
-        (true, true) => return Err(Exit::usage("--text and --json exclude each other")),
+        (true, true) => return Err(usage("--text and --json exclude each other")),
         (true, false) => Mode::Text,
         (false, true) => Mode::Json,
         (false, false) => Mode::Lines,
     };
     if raw.text && raw.steps.is_some() {
-        return Err(Exit::usage("--steps counts positions; with --text use --max-tokens"));
+        return Err(usage("--steps counts positions; with --text use --max-tokens"));
     }
     if !raw.text && raw.max_tokens.is_some() {
-        return Err(Exit::usage("--max-tokens belongs to --text; use --steps"));
+        return Err(usage("--max-tokens belongs to --text; use --steps"));
     }
     let counts =
         [("--steps", raw.steps), ("--chunk", raw.chunk), ("--max-tokens", raw.max_tokens), ("--top", Some(raw.top))];
     for (flag, value) in counts {
         if value == Some(0) {
-            return Err(Exit::usage(format_args!("{flag} must be at least 1")));
+            return Err(usage(format_args!("{flag} must be at least 1")));
         }
     }
-    let isa = match raw.isa.as_deref() {
-        None => Isa::best(),
-        Some(name) => Isa::named(name).ok_or_else(|| {
-            let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
-            Exit::usage(format_args!("--isa {name}: this machine has {}", names.join(", ")))
-        })?,
-    };
-    let gemm = match raw.matmul.as_deref() {
-        None => !isa.has_products(),
-        Some("gemm") => true,
-        Some("own") if isa.has_products() => false,
-        Some("own") => return Err(Exit::usage("--matmul own: there are no own kernels for --isa portable")),
-        Some(other) => return Err(Exit::usage(format_args!("--matmul {other}: expected own or gemm"))),
-    };
+    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     let activations = match raw.activations.as_deref() {
         None | Some("bf16") => Activations::Bf16,
         Some("f32") => Activations::F32,
-        Some(other) => return Err(Exit::usage(format_args!("--activations {other}: expected bf16 or f32"))),
+        Some(other) => return Err(usage(format_args!("--activations {other}: expected bf16 or f32"))),
     };
     let tokens = raw.tokens.as_deref().filter(|&tokens| tokens != STANDARD_INPUT).unwrap_or("-");
     if raw.model == STANDARD_INPUT {
-        return Err(Exit::usage("the model is mapped and cannot come from standard input"));
+        return Err(usage("the model is mapped and cannot come from standard input"));
     }
     Ok(Args {
         model: PathBuf::from(&raw.model),
@@ -196,8 +153,7 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         mode,
         logits: raw.logits.clone(),
         timing: raw.timing,
-        isa,
-        gemm,
+        products,
         activations,
         raw,
     })
@@ -241,7 +197,7 @@ impl Args {
         let default = Options::new(positions);
         Options {
             chunk: self.raw.chunk.unwrap_or(default.chunk),
-            products: Products { isa: self.isa, gemm: self.gemm },
+            products: self.products,
             activations: self.activations,
             ..default
         }

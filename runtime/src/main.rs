@@ -1,6 +1,7 @@
 //! `olmo-infer MODEL.olmo [TOKENS.bin]`: evaluates a prompt and goes on greedily.
 
 mod args;
+mod exit;
 mod logits_file;
 mod memory;
 mod output;
@@ -112,8 +113,9 @@ fn beside_populating<T>(
         let result = work();
         stop.store(true, Ordering::Relaxed);
         let page_in = thread.map(|thread| thread.join().expect("populating does not panic"));
-        // The work has read every page itself: it is done even where the kernel refused to bring them in.
-        Ok((result?, page_in.and_then(Result::ok)))
+        // An error of the work comes first. One of the pages spoils a finished run too: it read from a damaged file.
+        let value = result?;
+        Ok((value, page_in.transpose()?))
     })
 }
 

@@ -21,6 +21,28 @@ pub struct Products {
 }
 
 impl Products {
+    /// What `--isa` and `--matmul` choose; by default the fastest kernels of this machine, or `gemm` where there are none.
+    ///
+    /// # Errors
+    /// One line that names the option and what is possible.
+    pub fn named(isa: Option<&str>, matmul: Option<&str>) -> Result<Products, String> {
+        let isa = match isa {
+            None => Isa::best(),
+            Some(name) => Isa::named(name).ok_or_else(|| {
+                let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+                format!("--isa {name}: this machine has {}", names.join(", "))
+            })?,
+        };
+        let gemm = match matmul {
+            None => !isa.has_products(),
+            Some("gemm") => true,
+            Some("own") if isa.has_products() => false,
+            Some("own") => return Err("--matmul own: there are no own kernels for --isa portable".into()),
+            Some(other) => return Err(format!("--matmul {other}: expected own or gemm")),
+        };
+        Ok(Products { isa, gemm })
+    }
+
     /// See [`Isa::product_f32`].
     pub fn f32(&self, panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut Block, accumulate: bool) {
         if self.gemm {

@@ -153,8 +153,14 @@ impl ModelFile {
         let mut at = first;
         while at < self.map.len() && !stop() {
             let step = POPULATE_STEP.min(self.map.len() - at);
-            let advised = self.map.advise_range(Advice::PopulateRead, at, step);
-            advised.map_err(Error::io(&self.path, "read the file into memory (truncated, or an I/O error)"))?;
+            match self.map.advise_range(Advice::PopulateRead, at, step) {
+                // This file system cannot do it: the first pass brings the tensors in.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+                result => {
+                    let cannot = Error::io(&self.path, "read all of it into memory (truncated, or an I/O error)");
+                    result.map_err(cannot)?;
+                }
+            }
             at += step;
         }
         Ok(Populated { bytes: at - first, complete: at == self.map.len() })

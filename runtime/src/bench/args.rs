@@ -1,15 +1,14 @@
 //! The command line of `olmo-bench`.
 
-use argh::{EarlyExit, FromArgs};
-use olmo_infer::kernels::Isa;
+use crate::exit::{self, Exit};
+use argh::FromArgs;
 use olmo_infer::matmul::Products;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+const PROGRAM: &str = "olmo-bench";
 /// Rounds of a measurement when nothing else is asked for.
 const ROUNDS: usize = 15;
 /// The same with `--quick`.
@@ -97,57 +96,15 @@ impl Args {
     }
 }
 
-/// An end before the beginning: help, the version, or wrong usage.
-pub struct Exit {
-    text: String,
-    success: bool,
-}
-
-impl Exit {
-    fn usage(problem: impl std::fmt::Display) -> Exit {
-        Exit { text: format!("olmo-bench: error: {problem}; see olmo-bench --help"), success: false }
-    }
-
-    /// Prints and says how to exit.
-    pub fn print(&self) -> ExitCode {
-        // There is nobody left to tell when neither stream takes the text.
-        if self.success {
-            let _nobody_to_tell = writeln!(std::io::stdout(), "{}", self.text.trim_end());
-            return ExitCode::SUCCESS;
-        }
-        let _nobody_to_tell = writeln!(std::io::stderr(), "{}", self.text.trim_end());
-        ExitCode::from(2)
-    }
-}
-
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
-    let args: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
-    let args = args.map_err(|arg| Exit::usage(format_args!("{arg:?} is not UTF-8")))?;
-    if args.first().is_some_and(|arg| arg == "--version") {
-        return Err(Exit { text: format!("olmo-bench {}", env!("CARGO_PKG_VERSION")), success: true });
-    }
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let raw = Raw::from_args(&["olmo-bench"], &args).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Exit { text: output, success: true },
-        Err(()) => Exit::usage(output.split_whitespace().collect::<Vec<_>>().join(" ")),
-    })?;
-    let isa = match raw.isa.as_deref() {
-        None => Isa::best(),
-        Some(name) => Isa::named(name).ok_or_else(|| {
-            let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
-            Exit::usage(format_args!("--isa {name}: this machine has {}", names.join(", ")))
-        })?,
-    };
-    let gemm = match raw.matmul.as_deref() {
-        None => !isa.has_products(),
-        Some("gemm") => true,
-        Some("own") if isa.has_products() => false,
-        Some("own") => return Err(Exit::usage("--matmul own: there are no own kernels for --isa portable")),
-        Some(other) => return Err(Exit::usage(format_args!("--matmul {other}: expected own or gemm"))),
-    };
+    let words = exit::words(PROGRAM, args)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let raw: Raw = exit::parse(PROGRAM, &words)?;
+    let usage = |problem: String| Exit::usage(PROGRAM, problem);
+    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     if raw.rounds == Some(0) {
-        return Err(Exit::usage("--rounds must be at least 1"));
+        return Err(usage("--rounds must be at least 1".into()));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
@@ -157,7 +114,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     Ok(Args {
         model: raw.model,
         threads: if raw.threads == 0 { cores } else { raw.threads.min(1024) },
-        products: Products { isa, gemm },
+        products,
         json: raw.json,
         rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),
         contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),

@@ -7,6 +7,8 @@
 mod args;
 mod ceiling;
 mod decode;
+#[path = "../exit.rs"]
+mod exit;
 mod host;
 mod json;
 mod peak;

@@ -1,0 +1,51 @@
+//! Ends of a program before its beginning, for all binaries: help, the version, or wrong usage.
+
+use argh::{EarlyExit, FromArgs};
+use olmo_infer::error::one_line;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// What to print, and whether that is what was asked for.
+pub struct Exit {
+    text: String,
+    success: bool,
+}
+
+impl Exit {
+    /// Wrong usage, in one line.
+    pub fn usage(program: &str, problem: impl Display) -> Exit {
+        let problem = one_line(&problem.to_string());
+        Exit { text: format!("{program}: error: {problem}; see {program} --help"), success: false }
+    }
+
+    /// Prints and says how to exit: 0, or 2 after wrong usage.
+    pub fn print(&self) -> ExitCode {
+        // There is nobody left to tell when neither stream takes the text.
+        if self.success {
+            let _nobody_to_tell = writeln!(std::io::stdout(), "{}", self.text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        let _nobody_to_tell = writeln!(std::io::stderr(), "{}", self.text.trim_end());
+        ExitCode::from(2)
+    }
+}
+
+/// The words after the program's name; anywhere among them `--version` ends the program.
+pub fn words(program: &str, args: impl Iterator<Item = OsString>) -> Result<Vec<String>, Exit> {
+    let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
+    let words = words.map_err(|word| Exit::usage(program, format_args!("{word:?} is not UTF-8")))?;
+    if words.iter().any(|word| word == "--version") {
+        return Err(Exit { text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
+    }
+    Ok(words)
+}
+
+/// What argh makes of the words, its complaints in one line.
+pub fn parse<T: FromArgs>(program: &str, words: &[&str]) -> Result<T, Exit> {
+    T::from_args(&[program], words).map_err(|EarlyExit { output, status }| match status {
+        Ok(()) => Exit { text: output, success: true },
+        Err(()) => Exit::usage(program, output.split_whitespace().collect::<Vec<_>>().join(" ")),
+    })
+}
