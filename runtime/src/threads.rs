@@ -2,8 +2,8 @@
 //!
 //! rayon's pool is entered once (`broadcast`). The leader runs the forward pass as ordinary sequential code and hands
 //! each phase to the team; between phases the others spin for a moment, then yield, then park, so that a slow reader of
-//! the output or a missing core costs power for a tenth of a millisecond only. Two phases are a fraction of a microsecond apart on
-//! two cores, where waking a parked thread costs tens of microseconds.
+//! the output or a missing core costs power for a tenth of a millisecond only. A token has about 130
+//! phases, so waking parked threads for each of them would show.
 //!
 //! Work is cut into items. Each thread owns a contiguous range of them, so that it streams through memory, and takes
 //! items from the end of another's range when its own is used up. Every item is computed by exactly one thread and the

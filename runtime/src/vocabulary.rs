@@ -16,8 +16,8 @@ pub struct Vocabulary<'a> {
 }
 
 impl<'a> Vocabulary<'a> {
-    /// The vocabulary in `file`, `None` when it has none. Checks the digest, so that no wrong text is printed (a
-    /// megabyte, a tenth of a millisecond); offsets are checked when a token is looked up.
+    /// The vocabulary in `file`, `None` when it has none. Checks the digest, so that no wrong text is printed (about
+    /// a megabyte); offsets are checked when a token is looked up.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head.
