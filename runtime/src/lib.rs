@@ -2,8 +2,8 @@
 //!
 //! The way of a token, from the file to the logits:
 //!
-//! 1. [`model_file`] opens, checks and maps the file; [`format`](mod@format), [`layout`] and [`panels`] say what is in it and where,
-//!    [`config`] what model it is.
+//! 1. [`model_file`] opens, checks and maps the file; [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and
+//!    where, [`config`] what model it is.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
 //! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
@@ -32,6 +32,7 @@
 //! ```
 
 pub mod attention;
+pub mod coded;
 pub mod config;
 pub mod error;
 pub mod format;

@@ -1,0 +1,464 @@
+//! Matrices of bf16 numbers in 12 bits each, without losing a bit: the encoding `ENCODING_CODED` of `format-spec.md`.
+//!
+//! The exponents of a trained matrix are few: 16 of the 256 cover nearly all of its numbers. A number is stored as a byte
+//! of sign and mantissa and a code of four bits for the exponent. A step of a panel, two columns of 64 rows, is
+//!
+//! ```text
+//! 128 bytes   [64][2]  sign and mantissa of (row, column): bit 7 the sign, bits 0 to 6 the mantissa
+//!  64 bytes   [16][2]  u16: bits 4j to 4j + 3 of entry (r, column) are the code of row r + 16 j
+//! ```
+//!
+//! so that a kernel gets 32 numbers by a load that extends the sign, a shift of the codes, a lookup of the exponents and a
+//! blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are raw
+//! stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
+
+use crate::format::{Dtype, PANEL_ROWS};
+use crate::panels::PanelShape;
+
+/// Bytes of a coded step.
+pub const CODED_STEP_BYTES: usize = SIGNS_BYTES + CODES_BYTES;
+/// Bytes of a raw step.
+pub const RAW_STEP_BYTES: usize = 4 * PANEL_ROWS;
+/// Bytes of signs and mantissas of a coded step; the codes follow.
+pub const SIGNS_BYTES: usize = 2 * PANEL_ROWS;
+/// Bytes of codes of a coded step.
+const CODES_BYTES: usize = PANEL_ROWS;
+/// Exponents that have a code.
+pub const N_CODES: usize = 16;
+/// A matrix is coded when at most one step in so many is raw: with more, the smaller file no longer pays for the search
+/// for raw steps.
+pub const STEPS_PER_RAW_STEP: u64 = 8;
+
+/// Bits of a bf16 number outside the exponent.
+const SIGN_AND_MANTISSA: u16 = 0x807f;
+
+/// The numbers of a step as a plain panel has them: rows, each with the even column in the low half.
+pub type Step = [u32; PANEL_ROWS];
+
+/// Biased exponent of a bf16 number.
+fn exponent(bits: u16) -> u8 {
+    (bits >> 7) as u8
+}
+
+/// The even and the odd column of a row.
+fn halves(pair: u32) -> [u16; 2] {
+    [pair as u16, (pair >> 16) as u16]
+}
+
+/// The exponents of a matrix that have codes, ascending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exponents([u8; N_CODES]);
+
+impl Exponents {
+    /// Those that occur most often among `counts`, the number of occurrences of every biased exponent; the smaller ones
+    /// where there are equals.
+    pub fn commonest(counts: &[u64; 256]) -> Exponents {
+        let mut order: Vec<u8> = (0..=255).collect();
+        order.sort_by_key(|&exponent| std::cmp::Reverse(counts[usize::from(exponent)]));
+        let mut exponents = [0; N_CODES];
+        exponents.copy_from_slice(&order[..N_CODES]);
+        exponents.sort_unstable();
+        Exponents(exponents)
+    }
+
+    /// Exponents as a file has them; `None` unless they ascend.
+    pub fn from_bytes(bytes: [u8; N_CODES]) -> Option<Exponents> {
+        bytes.is_sorted_by(|a, b| a < b).then_some(Exponents(bytes))
+    }
+
+    /// As a file has them.
+    pub fn to_bytes(self) -> [u8; N_CODES] {
+        self.0
+    }
+
+    /// The exponent of every code, in its place in a bf16 number, twice: what a lookup of 32 lanes takes.
+    pub fn lanes(&self) -> [u16; 2 * N_CODES] {
+        std::array::from_fn(|lane| u16::from(self.0[lane % N_CODES]) << 7)
+    }
+
+    /// The code of every biased exponent.
+    pub fn codes(&self) -> Codes {
+        let mut codes = [None; 256];
+        for (code, &exponent) in (0..).zip(&self.0) {
+            codes[usize::from(exponent)] = Some(code);
+        }
+        Codes(codes)
+    }
+}
+
+/// The code of every biased exponent that has one.
+pub struct Codes([Option<u8>; 256]);
+
+impl Codes {
+    /// Whether a bf16 number can be coded.
+    pub fn has(&self, bits: u16) -> bool {
+        self.0[usize::from(exponent(bits))].is_some()
+    }
+
+    /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1; the
+    /// rest is padding, and becomes zero bytes and code 0. `None` when a number has an exponent without a code.
+    pub fn encode(&self, step: &Step, n_rows: usize, n_columns: usize) -> Option<[u8; CODED_STEP_BYTES]> {
+        let mut out = [0; CODED_STEP_BYTES];
+        let (signs, codes) = out.split_at_mut(SIGNS_BYTES);
+        for (row, &pair) in step.iter().enumerate().take(n_rows) {
+            for (column, &bits) in halves(pair).iter().enumerate().take(n_columns) {
+                let code = self.0[usize::from(exponent(bits))]?;
+                let place = 2 * row + column;
+                signs[place] = (bits >> 8) as u8 & 0x80 | bits as u8 & 0x7f;
+                // Entry (row % 16, column), two bytes each; rows 0 to 31 are in its low byte.
+                codes[2 * (place % 32) + row / 32] |= code << (4 * (row / 16 % 2));
+            }
+        }
+        Some(out)
+    }
+}
+
+/// Decodes a coded step. Padding becomes positive numbers that nobody uses: its rows are not read, and its column meets
+/// zeros.
+pub fn decode(step: &[u8; CODED_STEP_BYTES], exponents: &Exponents) -> Step {
+    let lanes = exponents.lanes();
+    let (signs, codes) = step.split_at(SIGNS_BYTES);
+    let (codes, _) = codes.as_chunks::<2>();
+    std::array::from_fn(|row| {
+        let [even, odd] = [0, 1].map(|column| {
+            let sign = signs[2 * row + column].cast_signed();
+            let code = u16::from_le_bytes(codes[2 * (row % 16) + column]) >> (4 * (row / 16)) & 0xf;
+            i16::from(sign).cast_unsigned() & SIGN_AND_MANTISSA | lanes[usize::from(code)]
+        });
+        u32::from(even) | u32::from(odd) << 16
+    })
+}
+
+/// What is not in the data of a coded matrix: its exponents, and which steps are raw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodedTable {
+    exponents: Exponents,
+    /// Raw steps before each panel, and in all; `[n_panels + 1]`, from 0.
+    raw_before: Vec<u32>,
+    /// The raw steps of each panel, ascending, counted from the panel's first.
+    raw_steps: Vec<u32>,
+}
+
+impl CodedTable {
+    /// A table of a matrix whose panels have these raw steps, each list ascending.
+    ///
+    /// # Panics
+    /// When there are 2^32 raw steps or more.
+    pub fn new(exponents: Exponents, panels: impl Iterator<Item = Vec<u32>>) -> CodedTable {
+        let mut table = CodedTable { exponents, raw_before: vec![0], raw_steps: Vec::new() };
+        for mut steps in panels {
+            table.raw_steps.append(&mut steps);
+            table.raw_before.push(u32::try_from(table.raw_steps.len()).expect("a matrix has fewer raw steps"));
+        }
+        table
+    }
+
+    /// Number of raw steps.
+    pub fn n_raw_steps(&self) -> usize {
+        self.raw_steps.len()
+    }
+
+    /// The exponents.
+    pub fn exponents(&self) -> &Exponents {
+        &self.exponents
+    }
+
+    /// The raw steps of a panel, ascending.
+    pub fn raw_steps(&self, panel: usize) -> &[u32] {
+        &self.raw_steps[self.raw_before[panel] as usize..self.raw_before[panel + 1] as usize]
+    }
+
+    /// Bytes of the table in the file; `None` when that is no size.
+    pub fn bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<usize> {
+        let numbers = shape.n_panels().checked_add(n_raw_steps as usize)?;
+        numbers.checked_mul(4)?.checked_add(N_CODES)
+    }
+
+    /// Appends the table as the file has it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.exponents.0);
+        let counts = self.raw_before.windows(2).map(|ends| ends[1] - ends[0]);
+        out.extend(counts.chain(self.raw_steps.iter().copied()).flat_map(u32::to_le_bytes));
+    }
+
+    /// Reads and checks the table of a matrix of `shape` with `n_raw_steps` raw steps; `bytes` are exactly
+    /// [`CodedTable::bytes`].
+    ///
+    /// # Errors
+    /// What is wrong with it: (found, expected).
+    pub fn read(bytes: &[u8], shape: &PanelShape, n_raw_steps: u32) -> Result<CodedTable, (String, &'static str)> {
+        let (exponents, numbers) = bytes.split_first_chunk().ok_or((format!("{} bytes", bytes.len()), "a table"))?;
+        let exponents =
+            Exponents::from_bytes(*exponents).ok_or((format!("exponents {exponents:?}"), "ascending exponents"))?;
+        let numbers: Vec<u32> = numbers.as_chunks().0.iter().map(|&number| u32::from_le_bytes(number)).collect();
+        if CodedTable::bytes(shape, n_raw_steps) != Some(bytes.len()) {
+            return Err((format!("{} bytes", bytes.len()), "the length that shape and raw steps give"));
+        }
+        let (counts, raw_steps) = numbers.split_at(shape.n_panels());
+        let mut raw_before = Vec::with_capacity(counts.len() + 1);
+        let mut before = 0u32;
+        raw_before.push(before);
+        for &count in counts {
+            before = before.checked_add(count).filter(|&before| before <= n_raw_steps).ok_or_else(|| {
+                (format!("a panel with {count} raw steps after {before} others"), "the raw steps of the record")
+            })?;
+            raw_before.push(before);
+        }
+        if before != n_raw_steps {
+            return Err((format!("{before} raw steps"), "the raw steps of the record"));
+        }
+        for ends in raw_before.windows(2) {
+            let steps = &raw_steps[ends[0] as usize..ends[1] as usize];
+            let inside = steps.last().is_none_or(|&last| (last as usize) < n_steps(shape));
+            if !inside || !steps.is_sorted_by(|a, b| a < b) {
+                return Err((format!("raw steps {:?}", &steps[..steps.len().min(8)]), "ascending steps of the panel"));
+            }
+        }
+        Ok(CodedTable { exponents, raw_before, raw_steps: raw_steps.to_vec() })
+    }
+}
+
+/// Steps of one panel of a bf16 matrix.
+fn n_steps(shape: &PanelShape) -> usize {
+    shape.columns.div_ceil(Dtype::Bf16.columns_per_step())
+}
+
+/// Bytes of a coded matrix; `None` when that is no size.
+pub fn coded_bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<u64> {
+    let steps = (shape.n_panels() as u64).checked_mul(n_steps(shape) as u64)?;
+    let raw = u64::from(n_raw_steps).checked_mul((RAW_STEP_BYTES - CODED_STEP_BYTES) as u64)?;
+    steps.checked_mul(CODED_STEP_BYTES as u64)?.checked_add(raw)
+}
+
+/// Whether a matrix with so many raw steps is coded or stays plain.
+pub fn pays(shape: &PanelShape, n_raw_steps: u64) -> bool {
+    let steps = shape.n_panels() as u64 * n_steps(shape) as u64;
+    u32::try_from(n_raw_steps).is_ok() && n_raw_steps <= steps / STEPS_PER_RAW_STEP
+}
+
+/// A coded matrix: its data and its table.
+#[derive(Clone, Copy)]
+pub struct CodedPanels<'a> {
+    bytes: &'a [u8],
+    table: &'a CodedTable,
+    n_steps: usize,
+}
+
+impl<'a> CodedPanels<'a> {
+    /// The matrix of `shape` in `bytes`, with the table that was read for it.
+    ///
+    /// # Panics
+    /// When the lengths do not fit together.
+    pub fn new(shape: &PanelShape, bytes: &'a [u8], table: &'a CodedTable) -> CodedPanels<'a> {
+        assert_eq!(table.raw_before.len(), shape.n_panels() + 1);
+        let n_raw = u32::try_from(table.raw_steps.len()).expect("as CodedTable has made sure");
+        assert_eq!(coded_bytes(shape, n_raw), Some(bytes.len() as u64));
+        CodedPanels { bytes, table, n_steps: n_steps(shape) }
+    }
+
+    /// One panel.
+    ///
+    /// # Panics
+    /// When there is no such panel.
+    pub fn panel(&self, panel: usize) -> CodedPanel<'a> {
+        let raw_before = self.table.raw_before[panel] as usize;
+        let raw_steps = self.table.raw_steps(panel);
+        let more = RAW_STEP_BYTES - CODED_STEP_BYTES;
+        let begin = panel * self.n_steps * CODED_STEP_BYTES + raw_before * more;
+        let length = self.n_steps * CODED_STEP_BYTES + raw_steps.len() * more;
+        CodedPanel {
+            bytes: &self.bytes[begin..begin + length],
+            exponents: &self.table.exponents,
+            raw_steps,
+            n_steps: self.n_steps,
+        }
+    }
+
+    /// Bytes in the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// One panel of a coded matrix, or some consecutive steps of one.
+#[derive(Clone, Copy)]
+pub struct CodedPanel<'a> {
+    bytes: &'a [u8],
+    exponents: &'a Exponents,
+    /// Raw steps, ascending, counted from the panel's first step.
+    raw_steps: &'a [u32],
+    n_steps: usize,
+}
+
+impl<'a> CodedPanel<'a> {
+    /// Number of steps.
+    pub fn n_steps(&self) -> usize {
+        self.n_steps
+    }
+
+    /// Its exponents.
+    pub fn exponents(&self) -> &'a Exponents {
+        self.exponents
+    }
+
+    /// The data, step after step.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Runs of coded steps, each but the last followed by one raw step: `(coded steps, whether a raw step follows)`.
+    ///
+    /// # Panics
+    /// When the raw steps do not ascend inside the panel; [`CodedTable::read`] has checked that.
+    pub fn stretches(&self) -> impl Iterator<Item = (usize, bool)> {
+        let ends = self.raw_steps.iter().map(|&step| (step as usize, true)).chain([(self.n_steps, false)]);
+        ends.scan(0, |next, (end, raw)| {
+            assert!(*next <= end);
+            let coded = end - *next;
+            *next = end + usize::from(raw);
+            Some((coded, raw))
+        })
+    }
+
+    /// The numbers of step `step`, as a plain panel has them.
+    ///
+    /// # Panics
+    /// When there is no such step.
+    pub fn step(&self, step: usize) -> Step {
+        assert!(step < self.n_steps);
+        let raw_before = self.raw_steps.partition_point(|&raw| (raw as usize) < step);
+        let bytes = &self.bytes[step * CODED_STEP_BYTES + raw_before * (RAW_STEP_BYTES - CODED_STEP_BYTES)..];
+        let is_raw = self.raw_steps.get(raw_before).is_some_and(|&raw| raw as usize == step);
+        if is_raw {
+            let pairs = bytes[..RAW_STEP_BYTES].as_chunks::<4>().0;
+            std::array::from_fn(|row| u32::from_le_bytes(pairs[row]))
+        } else {
+            decode(bytes.first_chunk().expect("a step of a panel"), self.exponents)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step of numbers with exponents among `exponents`, and everything else mixed.
+    fn step(exponents: &Exponents, seed: u32) -> Step {
+        std::array::from_fn(|row| {
+            let mix = (row as u32 + 1).wrapping_mul(0x9e37_79b1).wrapping_add(seed.wrapping_mul(0x85eb_ca6b));
+            let number = |mix: u32| mix & 0x807f | u32::from(exponents.0[(mix >> 8) as usize % N_CODES]) << 7;
+            number(mix & 0xffff) | number(mix >> 16) << 16
+        })
+    }
+
+    fn some_exponents() -> Exponents {
+        Exponents(std::array::from_fn(|i| [0, 1, 2, 3, 90, 91, 92, 100, 120, 121, 122, 123, 124, 125, 126, 255][i]))
+    }
+
+    #[test]
+    fn a_coded_step_comes_back() {
+        let exponents = some_exponents();
+        for seed in 0..100 {
+            let step = step(&exponents, seed);
+            let coded = exponents.codes().encode(&step, 64, 2).expect("all exponents have codes");
+            assert_eq!(decode(&coded, &exponents), step);
+        }
+    }
+
+    #[test]
+    fn padding_needs_no_code_and_is_zero_bytes() {
+        let exponents = Exponents(std::array::from_fn(|i| i as u8 + 100));
+        let mut step = step(&exponents, 3);
+        step[5..].fill(0);
+        step[..5].iter_mut().for_each(|pair| *pair &= 0xffff);
+        assert!(exponents.codes().encode(&step, 64, 2).is_none());
+        let coded = exponents.codes().encode(&step, 5, 1).expect("what counts has codes");
+        for row in 0..64 {
+            let found = decode(&coded, &exponents)[row];
+            let expected = if row < 5 { step[row] | 100 << 7 << 16 } else { 100 << 7 << 16 | 100 << 7 };
+            assert_eq!(found, expected, "{row}");
+        }
+        assert!(coded[10..SIGNS_BYTES].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn the_commonest_exponents_win_and_ascend() {
+        let mut counts = [0; 256];
+        counts[100..140].fill(5);
+        counts[77] = 6;
+        counts[200] = 1000;
+        let exponents = Exponents::commonest(&counts).to_bytes();
+        assert_eq!(exponents, [77, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113, 200]);
+    }
+
+    #[test]
+    fn raw_steps_are_found_in_their_place() {
+        let exponents = some_exponents();
+        let shape = PanelShape { rows: 130, columns: 9, dtype: Dtype::Bf16 };
+        let raw = [vec![0, 3, 4], vec![], vec![4]];
+        let mut bytes = Vec::new();
+        let mut steps = Vec::new();
+        for (panel, raw) in raw.iter().enumerate() {
+            for index in 0..5u32 {
+                let mut step = step(&exponents, panel as u32 * 5 + index);
+                if raw.contains(&index) {
+                    step[17] = 0x4040_3f80;
+                    bytes.extend(step.iter().flat_map(|pair| pair.to_le_bytes()));
+                } else {
+                    bytes.extend(exponents.codes().encode(&step, 64, 2).expect("codes"));
+                }
+                steps.push(step);
+            }
+        }
+        let table = CodedTable::new(exponents, raw.into_iter());
+        let mut written = Vec::new();
+        table.write(&mut written);
+        assert_eq!(CodedTable::bytes(&shape, 4), Some(written.len()));
+        assert_eq!(CodedTable::read(&written, &shape, 4).as_ref(), Ok(&table));
+        let panels = CodedPanels::new(&shape, &bytes, &table);
+        for (i, step) in steps.iter().enumerate() {
+            assert_eq!(panels.panel(i / 5).step(i % 5), *step, "{i}");
+        }
+        let stretches: Vec<_> = panels.panel(0).stretches().collect();
+        assert_eq!(stretches, [(0, true), (2, true), (0, true), (0, false)]);
+    }
+
+    #[test]
+    fn what_is_no_table_is_refused() {
+        let shape = PanelShape { rows: 65, columns: 6, dtype: Dtype::Bf16 };
+        let ascending: [u8; N_CODES] = std::array::from_fn(|i| i as u8);
+        let table = |exponents: [u8; N_CODES], numbers: &[u32]| {
+            let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+            exponents.into_iter().chain(numbers).collect::<Vec<u8>>()
+        };
+        assert!(CodedTable::read(&table(ascending, &[1, 1, 2, 0]), &shape, 2).is_ok());
+        let mut equal = ascending;
+        equal[3] = 2;
+        let cases = [
+            (table(equal, &[1, 1, 2, 0]), 2, "exponents"),
+            (table(ascending, &[1, 1, 2]), 2, "28 bytes"),
+            (table(ascending, &[1, 1, 2, 0, 0]), 2, "36 bytes"),
+            (table(ascending, &[2, 1, 2, 0]), 2, "a panel with 1 raw steps after 2 others"),
+            (table(ascending, &[u32::MAX, 3, 2, 0]), 2, "a panel with 4294967295 raw steps"),
+            (table(ascending, &[0, 1, 2, 0]), 2, "1 raw steps"),
+            (table(ascending, &[2, 0, 1, 1]), 2, "raw steps [1, 1]"),
+            (table(ascending, &[2, 0, 2, 1]), 2, "raw steps [2, 1]"),
+            (table(ascending, &[1, 1, 3, 0]), 2, "raw steps [3]"),
+            (ascending[..15].to_vec(), 0, "15 bytes"),
+        ];
+        for (bytes, n_raw, expected) in cases {
+            let found = CodedTable::read(&bytes, &shape, n_raw).expect_err(expected).0;
+            assert!(found.starts_with(expected), "{found}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        let shape = PanelShape { rows: 128, columns: 2048, dtype: Dtype::Bf16 };
+        assert_eq!(coded_bytes(&shape, 0), Some(2 * 1024 * 192));
+        assert_eq!(coded_bytes(&shape, 7), Some(2 * 1024 * 192 + 7 * 64));
+        assert!(pays(&shape, 256) && !pays(&shape, 257));
+        let huge = PanelShape { rows: usize::MAX, columns: usize::MAX, dtype: Dtype::Bf16 };
+        assert_eq!(coded_bytes(&huge, 0), None);
+    }
+}
