@@ -21,9 +21,19 @@ const ITEM_STEPS: usize = (2 << 20) / (8 * STEP);
 const WINDOW_ITEMS: usize = 128;
 /// Each way to read is tried so often; what counts is its median.
 const TRIES: usize = 3;
-/// Ways of reading: streams a core, and bytes that are fetched ahead of each.
+/// Ways of reading: streams a core, bytes that are fetched ahead of each, and into which cache.
 const STREAMS: [usize; 4] = [1, 2, 4, 8];
-const PREFETCH: [usize; 4] = [0, 2 << 10, 8 << 10, 16 << 10];
+const PREFETCH: [(usize, Cache); 5] =
+    [(0, Cache::L1), (2 << 10, Cache::L1), (8 << 10, Cache::L1), (1 << 10, Cache::L2), (2 << 10, Cache::L2)];
+
+/// Where a prefetch puts its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// All levels.
+    L1,
+    /// All but the first.
+    L2,
+}
 
 /// A way to read.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +42,8 @@ pub struct Pattern {
     pub streams: usize,
     /// Bytes that are fetched ahead of each; 0 leaves it to the processor.
     pub prefetch_bytes: usize,
+    /// Where to.
+    pub prefetch_to: Cache,
 }
 
 /// The read ceiling of a team.
@@ -65,10 +77,12 @@ impl<'a> Ceiling<'a> {
     pub fn tune(data: &'a [u8], time: Duration, team: &mut Team) -> Ceiling<'a> {
         let whole = data.len() / 8 * 8;
         let words = <[u64]>::ref_from_bytes(&data[..whole]).expect("tensors are aligned to 256 bytes");
-        let pattern = Pattern { streams: 1, prefetch_bytes: 0 };
+        let pattern = Pattern { streams: 1, prefetch_bytes: 0, prefetch_to: Cache::L1 };
         let steps = words.as_chunks::<STEP>().0;
         let mut ceiling = Ceiling { steps, at: 0, time: time / 4, pattern, best_gb_s: 0.0 };
-        let all = STREAMS.map(|streams| PREFETCH.map(|prefetch_bytes| Pattern { streams, prefetch_bytes }));
+        let all = STREAMS.map(|streams| {
+            PREFETCH.map(|(prefetch_bytes, prefetch_to)| Pattern { streams, prefetch_bytes, prefetch_to })
+        });
         let mut tried: Vec<(Pattern, Vec<f64>)> = all.into_iter().flatten().map(|p| (p, Vec::new())).collect();
         for _ in 0..TRIES {
             for (pattern, rates) in &mut tried {
@@ -120,40 +134,46 @@ fn read(steps: &[[u64; STEP]], pattern: Pattern) -> u64 {
     // Whatever instruction set computes, the ceiling is that of the machine.
     let isa = Isa::best();
     let ahead = pattern.prefetch_bytes;
-    let sums = match (pattern.streams, ahead > 0) {
-        (1, false) => isa.run(Sum::<1, false> { steps, ahead }),
-        (1, true) => isa.run(Sum::<1, true> { steps, ahead }),
-        (2, false) => isa.run(Sum::<2, false> { steps, ahead }),
-        (2, true) => isa.run(Sum::<2, true> { steps, ahead }),
-        (4, false) => isa.run(Sum::<4, false> { steps, ahead }),
-        (4, true) => isa.run(Sum::<4, true> { steps, ahead }),
-        (_, false) => isa.run(Sum::<8, false> { steps, ahead }),
-        (_, true) => isa.run(Sum::<8, true> { steps, ahead }),
+    let sums = match pattern.streams {
+        1 => isa.run(Sum::<1> { steps, ahead, to: pattern.prefetch_to }),
+        2 => isa.run(Sum::<2> { steps, ahead, to: pattern.prefetch_to }),
+        4 => isa.run(Sum::<4> { steps, ahead, to: pattern.prefetch_to }),
+        _ => isa.run(Sum::<8> { steps, ahead, to: pattern.prefetch_to }),
     };
     black_box(sums);
     (steps.len() / pattern.streams * pattern.streams * STEP * 8) as u64
 }
 
 /// The sum of `STREAMS` equal parts of memory, a step from each by turns.
-struct Sum<'a, const STREAMS: usize, const PREFETCH: bool> {
+struct Sum<'a, const STREAMS: usize> {
     steps: &'a [[u64; STEP]],
     ahead: usize,
+    to: Cache,
 }
 
-impl<const STREAMS: usize, const PREFETCH: bool> LaneOp for Sum<'_, STREAMS, PREFETCH> {
+impl<const STREAMS: usize> LaneOp for Sum<'_, STREAMS> {
     type Output = [u64; STEP];
     #[inline(always)]
     fn run<const FUSED: bool>(self) -> [u64; STEP] {
+        match (self.ahead, self.to) {
+            (0, _) => self.sum(|_| {}),
+            (ahead, Cache::L1) => self.sum(|step| prefetch_to_l1(step.wrapping_add(ahead))),
+            (ahead, Cache::L2) => self.sum(|step| prefetch_to_l2(step.wrapping_add(ahead))),
+        }
+    }
+}
+
+impl<const STREAMS: usize> Sum<'_, STREAMS> {
+    #[inline(always)]
+    fn sum(&self, fetch: impl Fn(*const i8)) -> [u64; STEP] {
         let length = self.steps.len() / STREAMS;
         let streams: [&[[u64; STEP]]; STREAMS] = std::array::from_fn(|s| &self.steps[s * length..][..length]);
         let mut sums = [0u64; STEP];
         for i in 0..length {
             for stream in streams {
                 let step = &stream[i];
-                if PREFETCH {
-                    for line in 0..STEP / 8 {
-                        prefetch(step[8 * line..].as_ptr().cast::<i8>().wrapping_add(self.ahead));
-                    }
+                for line in 0..STEP / 8 {
+                    fetch(step[8 * line..].as_ptr().cast::<i8>());
                 }
                 for (sum, number) in sums.iter_mut().zip(step) {
                     *sum = sum.wrapping_add(*number);
@@ -164,13 +184,25 @@ impl<const STREAMS: usize, const PREFETCH: bool> LaneOp for Sum<'_, STREAMS, PRE
     }
 }
 
-/// Asks for the cache line at `place`.
+/// Asks for the cache line at `place`, into all caches.
 #[inline(always)]
-fn prefetch(place: *const i8) {
+fn prefetch_to_l1(place: *const i8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has the instruction, and it may be given any address.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _no_hint_here = place;
+}
+
+/// The same, into all caches but the first.
+#[inline(always)]
+fn prefetch_to_l2(place: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(place);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _no_hint_here = place;

@@ -77,7 +77,9 @@ impl Report {
             writeln!(out, "This model fits the caches: shares of the read ceiling say nothing about memory.")?;
         }
         writeln!(out)?;
-        let way = |p: Pattern| format!("{} streams a thread, {} B ahead", p.streams, p.prefetch_bytes);
+        let way = |p: Pattern| {
+            format!("{} streams a thread, {} B ahead into {:?}", p.streams, p.prefetch_bytes, p.prefetch_to)
+        };
         writeln!(out, "read, all threads   {:8.1} GB/s   {}", self.read_gb_s, way(self.pattern))?;
         writeln!(out, "read, one thread    {:8.1} GB/s   {}", self.one_thread.gb_s, way(self.one_thread.pattern))?;
         for peak in &self.peaks {
@@ -138,7 +140,11 @@ impl Report {
     pub fn json(&self) -> String {
         let (host, model, start) = (&self.host, &self.model, &self.startup);
         let pattern = |p: Pattern| {
-            object([("streams", integer(p.streams as u64)), ("prefetch_bytes", integer(p.prefetch_bytes as u64))])
+            object([
+                ("streams", integer(p.streams as u64)),
+                ("prefetch_bytes", integer(p.prefetch_bytes as u64)),
+                ("prefetch_to", string(&format!("{:?}", p.prefetch_to))),
+            ])
         };
         let phase = |phase: &Phase| {
             object([

@@ -1,11 +1,8 @@
 //! Products with AVX2 and FMA. One row of activations takes 64 outputs at once, eight registers; more rows take strips
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
-use super::{LaneOp, Outputs, TILE_ROWS, Work, fma_flushed};
+use super::{CACHE_LINE, LaneOp, Outputs, TILE_ROWS, Work, fma_flushed};
 use std::arch::x86_64::*;
-
-/// Bytes fetched ahead of the weights in use.
-const PREFETCH_BYTES: usize = 8192;
 
 /// Compiles lane-wise work for AVX2.
 #[target_feature(enable = "avx2,fma")]
@@ -156,13 +153,17 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
         for t in 0..ROWS {
             x[t] = x[t].add(t * work.x_stride);
         }
-        // The first strip brings in whole steps for the strips after it.
-        let prefetch_lines = if work.prefetch && first == 0 { work.width / 16 } else { 0 };
+        // Strips share what there is to fetch, a line per step each.
+        let is_strip = REGISTERS * 8 < work.width;
+        let strip = first / (REGISTERS * 8);
+        let lines = if is_strip { usize::from(strip < work.ahead.lines) } else { work.ahead.lines };
+        let mut ahead = work.ahead.from.wrapping_add(CACHE_LINE * strip * work.steps);
         let mut panel = work.panel.as_ptr().cast::<i32>().add(first);
         for k in 0..work.steps {
-            for line in 0..prefetch_lines {
-                _mm_prefetch::<_MM_HINT_T0>(panel.cast::<i8>().wrapping_add(PREFETCH_BYTES + 64 * line));
+            for line in 0..lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(CACHE_LINE * line));
             }
+            ahead = ahead.wrapping_add(CACHE_LINE * lines);
             let mut w = [_mm256_setzero_si256(); REGISTERS];
             for r in 0..REGISTERS {
                 w[r] = _mm256_loadu_si256(panel.add(8 * r).cast());

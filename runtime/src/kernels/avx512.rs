@@ -1,10 +1,7 @@
 //! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
 
-use super::{LaneOp, Outputs, TILE_ROWS, Work, fma_flushed};
+use super::{CACHE_LINE, LaneOp, Outputs, TILE_ROWS, Work, fma_flushed};
 use std::arch::x86_64::*;
-
-/// Bytes fetched ahead of the weights in use: `olmo-bench` reads fastest with 2 to 16 KiB, depending on the minute.
-const PREFETCH_BYTES: usize = 8192;
 
 /// Compiles lane-wise work for AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
@@ -203,12 +200,12 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(w
             x[t] = x[t].add(t * work.x_stride);
         }
         let mut panel = work.panel.as_ptr().cast::<i32>();
+        let mut ahead = work.ahead.from;
         for k in 0..work.steps {
-            if work.prefetch {
-                for r in 0..REGISTERS {
-                    _mm_prefetch::<_MM_HINT_T0>(panel.cast::<i8>().wrapping_add(PREFETCH_BYTES + 64 * r));
-                }
+            for line in 0..work.ahead.lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(CACHE_LINE * line));
             }
+            ahead = ahead.wrapping_add(CACHE_LINE * work.ahead.lines);
             let mut w = [_mm512_setzero_si512(); REGISTERS];
             for r in 0..REGISTERS {
                 w[r] = _mm512_loadu_si512(panel.add(16 * r).cast());

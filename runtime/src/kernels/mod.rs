@@ -30,8 +30,15 @@ use std::sync::OnceLock;
 
 /// Most rows of activations that one tile of a kernel takes.
 const TILE_ROWS: usize = 6;
-/// Steps of k that one pass over the tiles covers, so that its part of a panel (256 KiB) stays in the L2 cache.
-const K_BLOCK: usize = 1024;
+/// Steps of k that a pass over many rows covers, so that its part of a panel (256 KiB) stays in the L2 cache.
+const BLOCK_STEPS: usize = 1024;
+/// The same for few rows: the next block, which is fetched meanwhile, needs room too, and is needed soon.
+const FEW_ROWS_BLOCK_STEPS: usize = 256;
+/// Up to so many rows memory limits the speed as much as the arithmetic does.
+const FEW_ROWS: usize = 24;
+/// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six rows.
+const AHEAD_BYTES: usize = 1024;
+const CACHE_LINE: usize = 64;
 
 /// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
 /// asking the CPU.
@@ -110,6 +117,15 @@ impl Isa {
         self.0 != Kind::Portable
     }
 
+    /// How often a product of so many rows goes over a panel, tile by tile of rows: AVX2 has registers for 16 outputs of
+    /// several rows at a time.
+    fn strips(self, rows: usize, width: usize) -> usize {
+        match self.0 {
+            Kind::Avx2 if rows > 1 || width != 64 => width / 16,
+            _ => 1,
+        }
+    }
+
     /// Runs lane-wise work compiled for this instruction set.
     pub fn run<O: LaneOp>(self, op: O) -> O::Output {
         match self.0 {
@@ -149,12 +165,13 @@ impl Isa {
         if steps == 0 && !accumulate {
             (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
-        let mut tiles = Tiles::new(out, steps, accumulate);
+        let mut tiles = Tiles::new(self, out, width, steps, accumulate);
         while let Some(tile) = tiles.next() {
             let panel = &panel[tile.k * width..][..tile.steps * width];
             let x = &x[tile.row * x_stride + tile.k..];
             let last = (tile.rows - 1) * x_stride + tile.steps;
-            let work = Work { panel, width, steps: tile.steps, x: &x[..last], x_stride, prefetch: tile.row == 0 };
+            let ahead = tile.ahead.of(panel);
+            let work = Work { panel, width, steps: tile.steps, x: &x[..last], x_stride, ahead };
             tile.on_outputs(width, |outputs| match self.0 {
                 // SAFETY: an `Isa` of this kind exists only on CPUs with these features; `check_shapes` and the slices
                 // above bound what the kernels read.
@@ -183,13 +200,13 @@ impl Isa {
         if steps == 0 {
             (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
-        let mut tiles = Tiles::new(out, steps, false);
+        let mut tiles = Tiles::new(self, out, WIDTH, steps, false);
         while let Some(tile) = tiles.next() {
             let panel = &panel[tile.k * WIDTH..][..tile.steps * WIDTH];
             let x = &x[tile.row * x_stride + tile.k..];
             let last = (tile.rows - 1) * x_stride + tile.steps;
-            let work =
-                Work { panel, width: WIDTH, steps: tile.steps, x: &x[..last], x_stride, prefetch: tile.row == 0 };
+            let ahead = tile.ahead.of(panel);
+            let work = Work { panel, width: WIDTH, steps: tile.steps, x: &x[..last], x_stride, ahead };
             tile.on_outputs(WIDTH, |outputs| match self.0 {
                 // SAFETY: as in `product_f32`.
                 #[cfg(target_arch = "x86_64")]
@@ -222,8 +239,28 @@ struct Work<'a, T> {
     /// Row t begins at `t * x_stride` and has at least `steps` elements.
     x: &'a [T],
     x_stride: usize,
-    /// Whether the panel comes from memory, so that fetching ahead is of use.
-    prefetch: bool,
+    /// What to fetch meanwhile.
+    ahead: Ahead,
+}
+
+/// What a kernel fetches into the L2 cache while it computes: `lines` cache lines per step, one after the other.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const i8,
+    lines: usize,
+}
+
+/// [`Ahead`], as bytes after the beginning of the tile's part of the panel.
+#[derive(Clone, Copy)]
+struct AheadOf {
+    bytes: usize,
+    lines: usize,
+}
+
+impl AheadOf {
+    fn of<T>(self, panel: &[T]) -> Ahead {
+        Ahead { from: panel.as_ptr().cast::<i8>().wrapping_add(self.bytes), lines: self.lines }
+    }
 }
 
 /// Where a kernel puts its outputs: up to [`TILE_ROWS`] rows of `width` accumulators.
@@ -236,6 +273,9 @@ struct Outputs {
 
 /// The order of a product: blocks of k outermost, so that each is read from memory once, and in each block the rows in
 /// tiles of nearly equal height. Between blocks of k the accumulators rest in the output, which changes no bit.
+///
+/// Weights come from memory while the cores compute: what is read once is fetched [`AHEAD_BYTES`] ahead; where several
+/// tiles read a block one after the other, each of them fetches its share of the next block.
 struct Tiles<'b, 'a> {
     out: &'b mut Block<'a>,
     steps: usize,
@@ -243,6 +283,11 @@ struct Tiles<'b, 'a> {
     k: usize,
     row: usize,
     tile_rows: usize,
+    block_steps: usize,
+    /// Cache lines of a step, and how many of them a pass over a block fetches per step.
+    step_lines: usize,
+    ahead_lines: usize,
+    read_once: bool,
 }
 
 struct Tile<'t, 'a> {
@@ -252,24 +297,28 @@ struct Tile<'t, 'a> {
     row: usize,
     rows: usize,
     accumulate: bool,
+    ahead: AheadOf,
 }
 
 impl<'b, 'a> Tiles<'b, 'a> {
-    fn new(out: &'b mut Block<'a>, steps: usize, accumulate: bool) -> Self {
+    fn new(isa: Isa, out: &'b mut Block<'a>, width: usize, steps: usize, accumulate: bool) -> Self {
         let n_tiles = out.rows().div_ceil(TILE_ROWS);
         let tile_rows = out.rows().div_ceil(n_tiles);
-        Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows }
-    }
-
-    /// One row needs no blocks: its accumulators stay in registers.
-    fn block_steps(&self) -> usize {
-        if self.out.rows() <= TILE_ROWS { self.steps } else { K_BLOCK }
+        let read_once = n_tiles * isa.strips(out.rows(), width) == 1;
+        let block_steps = match out.rows() {
+            _ if read_once => steps,
+            ..=FEW_ROWS => FEW_ROWS_BLOCK_STEPS,
+            _ => BLOCK_STEPS,
+        };
+        let step_lines = width * size_of::<f32>() / CACHE_LINE;
+        let ahead_lines = step_lines.div_ceil(n_tiles);
+        Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows, block_steps, step_lines, ahead_lines, read_once }
     }
 
     fn next(&mut self) -> Option<Tile<'_, 'a>> {
         if self.row >= self.out.rows() {
             self.row = 0;
-            self.k += self.block_steps();
+            self.k += self.block_steps;
         }
         if self.k >= self.steps {
             return None;
@@ -277,8 +326,19 @@ impl<'b, 'a> Tiles<'b, 'a> {
         let row = self.row;
         let rows = self.tile_rows.min(self.out.rows() - row);
         self.row += rows;
-        let steps = self.block_steps().min(self.steps - self.k);
-        Some(Tile { k: self.k, steps, row, rows, accumulate: self.accumulate || self.k > 0, out: self.out })
+        let steps = self.block_steps.min(self.steps - self.k);
+        let ahead = self.ahead(row / self.tile_rows, steps);
+        Some(Tile { k: self.k, steps, row, rows, accumulate: self.accumulate || self.k > 0, ahead, out: self.out })
+    }
+
+    /// What pass number `pass` over a block of `steps` steps fetches.
+    fn ahead(&self, pass: usize, steps: usize) -> AheadOf {
+        if self.read_once {
+            return AheadOf { bytes: AHEAD_BYTES, lines: self.ahead_lines };
+        }
+        let before = pass * self.ahead_lines;
+        let lines = self.ahead_lines.min(self.step_lines.saturating_sub(before));
+        AheadOf { bytes: (self.step_lines + before) * steps * CACHE_LINE, lines }
     }
 }
 
