@@ -113,20 +113,23 @@ impl Codes {
     }
 }
 
+/// The pair of row `row` of a coded step; `lanes` are those of its exponents.
+fn decode_row(step: &[u8; CODED_STEP_BYTES], lanes: &[u16; 2 * N_CODES], row: usize) -> u32 {
+    let (signs, codes) = step.split_at(SIGNS_BYTES);
+    let (codes, _) = codes.as_chunks::<2>();
+    let [even, odd] = [0, 1].map(|column| {
+        let sign = signs[2 * row + column].cast_signed();
+        let code = u16::from_le_bytes(codes[2 * (row % 16) + column]) >> (4 * (row / 16)) & 0xf;
+        i16::from(sign).cast_unsigned() & SIGN_AND_MANTISSA | lanes[usize::from(code)]
+    });
+    u32::from(even) | u32::from(odd) << 16
+}
+
 /// Decodes a coded step. Padding becomes positive numbers that nobody uses: its rows are not read, and its column meets
 /// zeros.
 pub fn decode(step: &[u8; CODED_STEP_BYTES], exponents: &Exponents) -> Step {
     let lanes = exponents.lanes();
-    let (signs, codes) = step.split_at(SIGNS_BYTES);
-    let (codes, _) = codes.as_chunks::<2>();
-    std::array::from_fn(|row| {
-        let [even, odd] = [0, 1].map(|column| {
-            let sign = signs[2 * row + column].cast_signed();
-            let code = u16::from_le_bytes(codes[2 * (row % 16) + column]) >> (4 * (row / 16)) & 0xf;
-            i16::from(sign).cast_unsigned() & SIGN_AND_MANTISSA | lanes[usize::from(code)]
-        });
-        u32::from(even) | u32::from(odd) << 16
-    })
+    std::array::from_fn(|row| decode_row(step, &lanes, row))
 }
 
 /// What is not in the data of a coded matrix: its exponents, and which steps are raw.
@@ -270,6 +273,7 @@ impl<'a> CodedPanels<'a> {
             bytes: &self.bytes[begin..begin + length],
             exponents: &self.table.exponents,
             raw_steps,
+            first_step: 0,
             n_steps: self.n_steps,
         }
     }
@@ -285,8 +289,10 @@ impl<'a> CodedPanels<'a> {
 pub struct CodedPanel<'a> {
     bytes: &'a [u8],
     exponents: &'a Exponents,
-    /// Raw steps, ascending, counted from the panel's first step.
+    /// Its raw steps, ascending, counted from the panel's first step.
     raw_steps: &'a [u32],
+    /// Its own first step, counted likewise.
+    first_step: usize,
     n_steps: usize,
 }
 
@@ -311,8 +317,9 @@ impl<'a> CodedPanel<'a> {
     /// # Panics
     /// When the raw steps do not ascend inside the panel; [`CodedTable::read`] has checked that.
     pub fn stretches(&self) -> impl Iterator<Item = (usize, bool)> {
-        let ends = self.raw_steps.iter().map(|&step| (step as usize, true)).chain([(self.n_steps, false)]);
-        ends.scan(0, |next, (end, raw)| {
+        let end = self.first_step + self.n_steps;
+        let ends = self.raw_steps.iter().map(|&step| (step as usize, true)).chain([(end, false)]);
+        ends.scan(self.first_step, |next, (end, raw)| {
             assert!(*next <= end);
             let coded = end - *next;
             *next = end + usize::from(raw);
@@ -320,21 +327,53 @@ impl<'a> CodedPanel<'a> {
         })
     }
 
-    /// The numbers of step `step`, as a plain panel has them.
+    /// The first `steps` steps, and the rest.
     ///
     /// # Panics
-    /// When there is no such step.
-    pub fn step(&self, step: usize) -> Step {
-        assert!(step < self.n_steps);
-        let raw_before = self.raw_steps.partition_point(|&raw| (raw as usize) < step);
-        let bytes = &self.bytes[step * CODED_STEP_BYTES + raw_before * (RAW_STEP_BYTES - CODED_STEP_BYTES)..];
-        let is_raw = self.raw_steps.get(raw_before).is_some_and(|&raw| raw as usize == step);
-        if is_raw {
-            let pairs = bytes[..RAW_STEP_BYTES].as_chunks::<4>().0;
-            std::array::from_fn(|row| u32::from_le_bytes(pairs[row]))
-        } else {
-            decode(bytes.first_chunk().expect("a step of a panel"), self.exponents)
-        }
+    /// When there are not so many.
+    pub fn split_at(&self, steps: usize) -> (CodedPanel<'a>, CodedPanel<'a>) {
+        assert!(steps <= self.n_steps);
+        let at = self.first_step + steps;
+        let (raw_before, raw_after) =
+            self.raw_steps.split_at(self.raw_steps.partition_point(|&raw| (raw as usize) < at));
+        let bytes = steps * CODED_STEP_BYTES + raw_before.len() * (RAW_STEP_BYTES - CODED_STEP_BYTES);
+        let (before, after) = self.bytes.split_at(bytes);
+        (
+            CodedPanel { bytes: before, raw_steps: raw_before, n_steps: steps, ..*self },
+            CodedPanel { bytes: after, raw_steps: raw_after, first_step: at, n_steps: self.n_steps - steps, ..*self },
+        )
+    }
+
+    /// Parts of `steps` steps each, the last one shorter when they do not divide.
+    pub fn chunks(&self, steps: usize) -> impl Iterator<Item = CodedPanel<'a>> {
+        let mut rest = *self;
+        std::iter::from_fn(move || {
+            let (part, after) = rest.split_at(steps.min(rest.n_steps));
+            rest = after;
+            (part.n_steps > 0).then_some(part)
+        })
+    }
+
+    /// The pairs of row `row` of the panel, step after step.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = u32> {
+        assert!(row < PANEL_ROWS);
+        let (mut bytes, lanes) = (self.bytes, self.exponents.lanes());
+        let is_raw =
+            self.stretches().flat_map(|(coded, raw)| std::iter::repeat_n(false, coded).chain(raw.then_some(true)));
+        is_raw.map(move |is_raw| {
+            if is_raw {
+                let (step, rest) = bytes.split_at(RAW_STEP_BYTES);
+                bytes = rest;
+                u32::from_le_bytes(step.as_chunks().0[row])
+            } else {
+                let (step, rest) = bytes.split_first_chunk().expect("a step of the panel");
+                bytes = rest;
+                decode_row(step, &lanes, row)
+            }
+        })
     }
 }
 
@@ -416,11 +455,18 @@ mod tests {
         assert_eq!(CodedTable::bytes(&shape, 4), Some(written.len()));
         assert_eq!(CodedTable::read(&written, &shape, 4).as_ref(), Ok(&table));
         let panels = CodedPanels::new(&shape, &bytes, &table);
-        for (i, step) in steps.iter().enumerate() {
-            assert_eq!(panels.panel(i / 5).step(i % 5), *step, "{i}");
+        for row in 0..64 {
+            for (panel, steps) in steps.chunks(5).enumerate() {
+                let expected: Vec<u32> = steps.iter().map(|step| step[row]).collect();
+                assert_eq!(panels.panel(panel).row(row).collect::<Vec<_>>(), expected, "{panel} {row}");
+            }
         }
         let stretches: Vec<_> = panels.panel(0).stretches().collect();
         assert_eq!(stretches, [(0, true), (2, true), (0, true), (0, false)]);
+        let (first, rest) = panels.panel(0).split_at(3);
+        assert_eq!(first.stretches().collect::<Vec<_>>(), [(0, true), (2, false)]);
+        assert_eq!(rest.stretches().collect::<Vec<_>>(), [(0, true), (0, true), (0, false)]);
+        assert_eq!(rest.row(7).collect::<Vec<_>>(), [steps[3][7], steps[4][7]]);
     }
 
     #[test]

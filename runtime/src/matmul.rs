@@ -72,8 +72,8 @@ pub struct Matmul {
     rounded: Vec<f32>,
 }
 
-/// Panel steps of bf16 weights that are widened at a time, and the width of a panel.
-const WIDEN_STEPS: usize = 512;
+/// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
+const WIDEN_STEPS: usize = 128;
 const WIDTH: usize = crate::format::PANEL_ROWS;
 
 impl Matmul {
@@ -104,8 +104,8 @@ impl Matmul {
         let rows = x.len() / columns;
         let input = match (outputs[0].0.panels, self.activations) {
             (Panels::F32(_), _) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_), Activations::F32) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_), Activations::Bf16) if self.products.gemm => {
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::F32) => Input::F32 { x, stride: columns },
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) if self.products.gemm => {
                 let rounded = &mut self.rounded[..x.len()];
                 team.for_rows(rounded, columns, |row, rounded| {
                     for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
@@ -114,7 +114,7 @@ impl Matmul {
                 });
                 Input::F32 { x: rounded, stride: columns }
             }
-            (Panels::Bf16(_), Activations::Bf16) => {
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) => {
                 let stride = columns.div_ceil(2);
                 let pairs = &mut self.pairs[..rows * stride];
                 let (isa, min_magnitude) = (self.products.isa, AtomicU32::new(u32::MAX));
@@ -145,36 +145,59 @@ enum Input<'a> {
 fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut Block) {
     let shape = &matrix.shape;
     let panel = out.first_column() / WIDTH;
+    let steps = shape.panel_elements() / shape.dtype.columns_per_step();
     match (matrix.panels, input) {
         (Panels::F32(panels), &Input::F32 { x, stride }) => {
-            let panel = &panels[panel * shape.panel_elements()..][..shape.panel_elements()];
-            products.f32(panel, WIDTH, x, stride, out, false);
+            products.f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);
         }
         (Panels::Bf16(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
-            let steps = shape.panel_elements() / 2;
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
             products.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
         }
+        (Panels::Coded(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
+            let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
+            products.isa.product_coded(&panels.panel(panel), pairs, stride, out, safe);
+        }
         (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
-            let steps = shape.panel_elements() / 2;
-            multiply_widened(products, &panels[panel * steps..][..steps], shape.columns, x, stride, out);
+            let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
+            multiply_widened(products, pieces, shape.columns, x, stride, out, |pairs, out| {
+                products.isa.run(Widen { pairs, out });
+            });
+        }
+        (Panels::Coded(panels), &Input::F32 { x, stride }) => {
+            let panel = panels.panel(panel);
+            let mut decoded = [0; WIDEN_STEPS * WIDTH];
+            multiply_widened(products, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {
+                let pairs = &mut decoded[..piece.n_steps() * WIDTH];
+                products.isa.decode(&piece, pairs);
+                products.isa.run(Widen { pairs, out });
+            });
         }
         (Panels::F32(_), Input::Pairs { .. }) => unreachable!("f32 weights take f32 activations"),
     }
 }
 
-/// A bf16 panel `[columns / 2][64]` of pairs times f32 activations: widens the panel piece by piece.
-fn multiply_widened(products: Products, panel: &[u32], columns: usize, x: &[f32], stride: usize, out: &mut Block) {
+/// A bf16 panel times f32 activations: widens the panel piece by piece, each of [`WIDEN_STEPS`] steps but the last.
+fn multiply_widened<P>(
+    products: Products,
+    pieces: impl Iterator<Item = P>,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut Block,
+    mut widen: impl FnMut(P, &mut [f32]),
+) {
     thread_local! {
         static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
     WIDENED.with_borrow_mut(|widened| {
         widened.resize(2 * WIDEN_STEPS * WIDTH, 0.0);
-        for (index, pairs) in panel.chunks(WIDEN_STEPS * WIDTH).enumerate() {
+        for (index, piece) in pieces.enumerate() {
             let first = 2 * index * WIDEN_STEPS;
-            let steps = (columns - first).min(2 * WIDEN_STEPS);
-            products.isa.run(Widen { pairs, out: &mut widened[..2 * pairs.len()] });
-            products.f32(&widened[..steps * WIDTH], WIDTH, &x[first..], stride, out, index > 0);
+            // An odd last column is not multiplied with its padding.
+            let columns = (columns - first).min(2 * WIDEN_STEPS);
+            widen(piece, &mut widened[..2 * columns.div_ceil(2) * WIDTH]);
+            products.f32(&widened[..columns * WIDTH], WIDTH, &x[first..], stride, out, index > 0);
         }
     });
 }

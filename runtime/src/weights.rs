@@ -1,6 +1,7 @@
 //! Borrowed views of the tensors in a model file, named as in the checkpoint. Nothing is copied.
 
-use crate::format::Dtype;
+use crate::coded::CodedPanels;
+use crate::format::{Dtype, PANEL_ROWS};
 use crate::layout::Role;
 use crate::model_file::ModelFile;
 use crate::panels::PanelShape;
@@ -24,6 +25,8 @@ pub enum Panels<'a> {
     F32(&'a [f32]),
     /// `[panel][columns / 2][64]`, each the bf16 numbers of two columns, the even one in the low half.
     Bf16(&'a [u32]),
+    /// The same, coded in 12 bits a number.
+    Coded(CodedPanels<'a>),
 }
 
 impl Matrix<'_> {
@@ -37,20 +40,32 @@ impl Matrix<'_> {
                 }
             }
             Panels::Bf16(panels) => {
-                for (step, out) in out.chunks_mut(2).enumerate() {
-                    let pair = panels[self.shape.element(row, 2 * step) / 2];
-                    out[0] = f32::from_bits(pair << 16);
-                    if let Some(odd) = out.get_mut(1) {
-                        *odd = f32::from_bits(pair & 0xffff_0000);
-                    }
-                }
+                let pairs = (0..).map(|step| panels[self.shape.element(row, 2 * step) / 2]);
+                widen_pairs(pairs, out);
+            }
+            Panels::Coded(panels) => {
+                let panel = panels.panel(row / PANEL_ROWS);
+                widen_pairs(panel.row(row % PANEL_ROWS), out);
             }
         }
     }
 
     /// Bytes in the file.
     pub fn bytes(&self) -> u64 {
-        self.shape.n_panels() as u64 * self.shape.panel_bytes() as u64
+        match self.panels {
+            Panels::Coded(panels) => panels.bytes(),
+            _ => self.shape.n_panels() as u64 * self.shape.panel_bytes() as u64,
+        }
+    }
+}
+
+/// Pairs of bf16 numbers as f32, as many as `out` has room for.
+fn widen_pairs(pairs: impl Iterator<Item = u32>, out: &mut [f32]) {
+    for (out, pair) in out.chunks_mut(2).zip(pairs) {
+        out[0] = f32::from_bits(pair << 16);
+        if let Some(odd) = out.get_mut(1) {
+            *odd = f32::from_bits(pair & 0xffff_0000);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Products with AVX2 and FMA. One row of activations takes 64 outputs at once, eight registers; more rows take strips
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
-use super::{CACHE_LINE, LaneOp, Outputs, TILE_ROWS, Work, fma_flushed};
+use super::tiles::{CACHE_LINE, Outputs, TILE_ROWS, Work};
+use super::{LaneOp, fma_flushed};
+use crate::coded::{CODED_STEP_BYTES, Exponents, SIGNS_BYTES, Step as Pairs};
 use std::arch::x86_64::*;
 
 /// Compiles lane-wise work for AVX2.
@@ -179,6 +181,32 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
         for t in 0..ROWS {
             for r in 0..REGISTERS {
                 _mm256_storeu_ps(outputs.rows[t].add(first + 8 * r), acc[t][r]);
+            }
+        }
+    }
+}
+
+/// See [`super::Isa::decode`]; `steps` and `out` are equally long.
+#[target_feature(enable = "avx2,fma")]
+pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Pairs]) {
+    // SAFETY: this function runs on CPUs with AVX2; steps, pairs and exponents have the lengths of their types.
+    unsafe {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(exponents.to_bytes().as_ptr().cast()));
+        let (code, exponent) = (_mm256_set1_epi16(0xf), _mm256_set1_epi16(0x7f80));
+        for (step, out) in steps.iter().zip(out) {
+            // Rows r + 16 j of both columns: r from 0 to 7, then from 8 to 15.
+            for half in 0..2 {
+                let mut codes = _mm256_loadu_si256(step.as_ptr().add(SIGNS_BYTES + 32 * half).cast());
+                for group in 0..4 {
+                    let place = 32 * group + 16 * half;
+                    let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.as_ptr().add(place).cast()));
+                    // The upper byte of a lane looks up the exponent of code 0, which the mask removes.
+                    let exponents = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, code));
+                    let exponents = _mm256_and_si256(_mm256_slli_epi16::<7>(exponents), exponent);
+                    let pairs = _mm256_or_si256(_mm256_andnot_si256(exponent, signs), exponents);
+                    _mm256_storeu_si256(out.as_mut_ptr().add(place / 2).cast(), pairs);
+                    codes = _mm256_srli_epi16::<4>(codes);
+                }
             }
         }
     }

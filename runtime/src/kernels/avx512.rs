@@ -1,6 +1,9 @@
 //! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
 
-use super::{CACHE_LINE, LaneOp, Outputs, TILE_ROWS, Work, fma_flushed};
+use super::coded::CodedWork;
+use super::tiles::{AHEAD_BYTES, CACHE_LINE, Outputs, TILE_ROWS, Work};
+use super::{LaneOp, fma_flushed};
+use crate::coded::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
 use std::arch::x86_64::*;
 
 /// Compiles lane-wise work for AVX-512.
@@ -221,6 +224,175 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(w
         for t in 0..ROWS {
             for r in 0..REGISTERS {
                 _mm512_storeu_ps(outputs.rows[t].add(16 * r), acc[t][r]);
+            }
+        }
+    }
+}
+
+/// See [`super::Isa::product_coded`].
+///
+/// # Safety
+/// `work.x` must hold `outputs.n_rows` rows of as many pairs as the panel has steps, and `outputs` rows of 64 elements that
+/// nobody else uses.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn product_coded(work: &CodedWork, outputs: &Outputs) {
+    // SAFETY: as the caller promised.
+    unsafe {
+        match outputs.n_rows {
+            1 => coded_dot_tile::<1>(work, outputs),
+            2 => coded_dot_tile::<2>(work, outputs),
+            3 => coded_dot_tile::<3>(work, outputs),
+            4 => coded_dot_tile::<4>(work, outputs),
+            5 => coded_dot_tile::<5>(work, outputs),
+            _ => coded_dot_tile::<6>(work, outputs),
+        }
+    }
+}
+
+/// See [`super::Isa::product_coded`], for CPUs without the bf16 dot product.
+///
+/// # Safety
+/// As [`product_coded`].
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn product_coded_by_fma(work: &CodedWork, outputs: &Outputs, no_subnormals: bool) {
+    // SAFETY: as the caller promised.
+    unsafe {
+        if no_subnormals {
+            coded_by_rows::<Bf16ByFma<false>>(work, outputs)
+        } else {
+            coded_by_rows::<Bf16ByFma<true>>(work, outputs)
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn coded_by_rows<S: Step<u32>>(work: &CodedWork, outputs: &Outputs) {
+    // SAFETY: as the caller promised.
+    unsafe {
+        match outputs.n_rows {
+            1 => coded_fma_tile::<S, 1>(work, outputs),
+            2 => coded_fma_tile::<S, 2>(work, outputs),
+            3 => coded_fma_tile::<S, 3>(work, outputs),
+            4 => coded_fma_tile::<S, 4>(work, outputs),
+            5 => coded_fma_tile::<S, 5>(work, outputs),
+            _ => coded_fma_tile::<S, 6>(work, outputs),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn coded_dot_tile<const ROWS: usize>(work: &CodedWork, outputs: &Outputs) {
+    // SAFETY: as the caller promised.
+    unsafe { coded_tile::<Bf16Dot, ROWS>(work, outputs) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn coded_fma_tile<S: Step<u32>, const ROWS: usize>(work: &CodedWork, outputs: &Outputs) {
+    // SAFETY: as the caller promised.
+    unsafe { coded_tile::<S, ROWS>(work, outputs) }
+}
+
+/// The microkernel over a coded panel: as [`tile`], with 64 outputs. Inlined into functions that enable the features.
+///
+/// # Safety
+/// As [`product_coded`], and `outputs.n_rows == ROWS`.
+#[inline(always)]
+unsafe fn coded_tile<S: Step<u32>, const ROWS: usize>(work: &CodedWork, outputs: &Outputs) {
+    const { assert!(ROWS <= TILE_ROWS) }
+    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
+    // pair for each of them, as the caller promised. Prefetches may go anywhere.
+    unsafe {
+        let decoder = Decoder::new(work.panel.exponents());
+        let mut acc = [[_mm512_setzero_ps(); 4]; ROWS];
+        let mut x = [work.x.as_ptr().cast::<i32>(); ROWS];
+        for t in 0..ROWS {
+            x[t] = x[t].add(t * work.x_stride);
+        }
+        let mut k = 0;
+        let mut multiply = |w: [__m512i; 4]| {
+            for t in 0..ROWS {
+                let x = _mm512_set1_epi32(*x[t].add(k));
+                for r in 0..4 {
+                    acc[t][r] = S::step(acc[t][r], w[r], x);
+                }
+            }
+            k += 1;
+        };
+        let mut bytes = work.panel.bytes().as_ptr();
+        for (coded, raw) in work.panel.stretches() {
+            for _ in 0..coded {
+                for line in 0..CODED_STEP_BYTES / CACHE_LINE {
+                    _mm_prefetch::<_MM_HINT_T1>(bytes.cast::<i8>().wrapping_add(AHEAD_BYTES + CACHE_LINE * line));
+                }
+                multiply(decoder.step(bytes));
+                bytes = bytes.add(CODED_STEP_BYTES);
+            }
+            if raw {
+                multiply(std::array::from_fn(|r| _mm512_loadu_si512(bytes.add(64 * r).cast())));
+                bytes = bytes.add(RAW_STEP_BYTES);
+            }
+        }
+        for t in 0..ROWS {
+            for r in 0..4 {
+                _mm512_storeu_ps(outputs.rows[t].add(16 * r), acc[t][r]);
+            }
+        }
+    }
+}
+
+/// What it takes to decode: the exponents of the codes, twice, and the bits of an exponent.
+struct Decoder {
+    exponents: __m512i,
+    mask: __m512i,
+}
+
+impl Decoder {
+    /// # Safety
+    /// The CPU must have AVX-512BW.
+    #[inline(always)]
+    unsafe fn new(exponents: &Exponents) -> Decoder {
+        // SAFETY: 32 lanes of 16 bits are 512 bits.
+        unsafe {
+            let lanes = exponents.lanes();
+            Decoder { exponents: _mm512_loadu_si512(lanes.as_ptr().cast()), mask: _mm512_set1_epi16(0x7f80) }
+        }
+    }
+
+    /// The pairs of a coded step, 16 rows to a register.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512BW, and a coded step must begin at `step`.
+    #[inline(always)]
+    unsafe fn step(&self, step: *const u8) -> [__m512i; 4] {
+        // SAFETY: as the caller promised.
+        unsafe {
+            let codes = _mm512_loadu_si512(step.add(SIGNS_BYTES).cast());
+            let decode = |group: usize, codes: __m512i| {
+                let signs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(step.add(32 * group).cast()));
+                // A lookup takes the low five bits of its index, and the table has 16 entries twice.
+                let exponents = _mm512_permutexvar_epi16(codes, self.exponents);
+                // The exponent where the mask is 1, sign and mantissa elsewhere.
+                _mm512_ternarylogic_epi32::<0xd8>(signs, exponents, self.mask)
+            };
+            [
+                decode(0, codes),
+                decode(1, _mm512_srli_epi16::<4>(codes)),
+                decode(2, _mm512_srli_epi16::<8>(codes)),
+                decode(3, _mm512_srli_epi16::<12>(codes)),
+            ]
+        }
+    }
+}
+
+/// See [`super::Isa::decode`]; `steps` and `out` are equally long.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Pairs]) {
+    // SAFETY: this function runs on CPUs with AVX-512BW; steps and pairs have the lengths of their types.
+    unsafe {
+        let decoder = Decoder::new(exponents);
+        for (step, out) in steps.iter().zip(out) {
+            for (r, pairs) in decoder.step(step.as_ptr()).into_iter().enumerate() {
+                _mm512_storeu_si512(out.as_mut_ptr().add(16 * r).cast(), pairs);
             }
         }
     }

@@ -21,24 +21,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod coded;
 pub mod lanes;
 pub use lanes::LANES;
 mod scalar;
+mod tiles;
 
+use crate::format::PANEL_ROWS;
 use crate::grid::Block;
 use std::sync::OnceLock;
-
-/// Most rows of activations that one tile of a kernel takes.
-const TILE_ROWS: usize = 6;
-/// Steps of k that a pass over many rows covers, so that its part of a panel (256 KiB) stays in the L2 cache.
-const BLOCK_STEPS: usize = 1024;
-/// The same for few rows: the next block, which is fetched meanwhile, needs room too, and is needed soon.
-const FEW_ROWS_BLOCK_STEPS: usize = 256;
-/// Up to so many rows memory limits the speed as much as the arithmetic does.
-const FEW_ROWS: usize = 24;
-/// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six rows.
-const AHEAD_BYTES: usize = 1024;
-const CACHE_LINE: usize = 64;
+use tiles::{Tiles, check_shapes};
 
 /// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
 /// asking the CPU.
@@ -165,13 +157,9 @@ impl Isa {
         if steps == 0 && !accumulate {
             (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
-        let mut tiles = Tiles::new(self, out, width, steps, accumulate);
+        let mut tiles = Tiles::of_panel(self, panel, width, out, accumulate);
         while let Some(tile) = tiles.next() {
-            let panel = &panel[tile.k * width..][..tile.steps * width];
-            let x = &x[tile.row * x_stride + tile.k..];
-            let last = (tile.rows - 1) * x_stride + tile.steps;
-            let ahead = tile.ahead.of(panel);
-            let work = Work { panel, width, steps: tile.steps, x: &x[..last], x_stride, ahead };
+            let work = tile.work(panel, width, x, x_stride);
             tile.on_outputs(width, |outputs| match self.0 {
                 // SAFETY: an `Isa` of this kind exists only on CPUs with these features; `check_shapes` and the slices
                 // above bound what the kernels read.
@@ -194,20 +182,20 @@ impl Isa {
     /// # Panics
     /// As [`Isa::product_f32`].
     pub fn product_bf16(self, panel: &[u32], x: &[u32], x_stride: usize, out: &mut Block, no_subnormals: bool) {
-        const WIDTH: usize = crate::format::PANEL_ROWS;
-        let steps = panel.len() / WIDTH;
-        check_shapes(panel.len(), WIDTH, steps, x.len(), x_stride, out);
+        let steps = panel.len() / PANEL_ROWS;
+        check_shapes(panel.len(), PANEL_ROWS, steps, x.len(), x_stride, out);
         if steps == 0 {
             (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
-        let mut tiles = Tiles::new(self, out, WIDTH, steps, false);
+        let tiles = Tiles::of_panel(self, panel, PANEL_ROWS, out, false);
+        self.bf16_tiles(tiles, panel, x, x_stride, no_subnormals);
+    }
+
+    /// The tiles of [`Isa::product_bf16`]; `panel` and `x` have passed `check_shapes` with their block.
+    fn bf16_tiles(self, mut tiles: Tiles, panel: &[u32], x: &[u32], x_stride: usize, no_subnormals: bool) {
         while let Some(tile) = tiles.next() {
-            let panel = &panel[tile.k * WIDTH..][..tile.steps * WIDTH];
-            let x = &x[tile.row * x_stride + tile.k..];
-            let last = (tile.rows - 1) * x_stride + tile.steps;
-            let ahead = tile.ahead.of(panel);
-            let work = Work { panel, width: WIDTH, steps: tile.steps, x: &x[..last], x_stride, ahead };
-            tile.on_outputs(WIDTH, |outputs| match self.0 {
+            let work = tile.work(panel, PANEL_ROWS, x, x_stride);
+            tile.on_outputs(PANEL_ROWS, |outputs| match self.0 {
                 // SAFETY: as in `product_f32`.
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx512Bf16 => unsafe { avx512::product_bf16(&work, outputs) },
@@ -221,148 +209,6 @@ impl Isa {
                 // SAFETY: as in `product_f32`.
                 _ => unsafe { scalar::product_bf16(&work, outputs) },
             });
-        }
-    }
-}
-
-fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &Block) {
-    assert!(matches!(width, 16 | 32 | 48 | 64) && panel == steps * width && out.columns() <= width);
-    assert!(out.rows() >= 1 && steps <= x_stride && (out.rows() - 1) * x_stride + steps <= x);
-}
-
-/// What one call of a kernel computes: `rows` outputs of `width` over `steps` steps of k.
-struct Work<'a, T> {
-    /// `[steps][width]`
-    panel: &'a [T],
-    width: usize,
-    steps: usize,
-    /// Row t begins at `t * x_stride` and has at least `steps` elements.
-    x: &'a [T],
-    x_stride: usize,
-    /// What to fetch meanwhile.
-    ahead: Ahead,
-}
-
-/// What a kernel fetches into the L2 cache while it computes: `lines` cache lines per step, one after the other.
-#[derive(Clone, Copy)]
-struct Ahead {
-    from: *const i8,
-    lines: usize,
-}
-
-/// [`Ahead`], as bytes after the beginning of the tile's part of the panel.
-#[derive(Clone, Copy)]
-struct AheadOf {
-    bytes: usize,
-    lines: usize,
-}
-
-impl AheadOf {
-    fn of<T>(self, panel: &[T]) -> Ahead {
-        Ahead { from: panel.as_ptr().cast::<i8>().wrapping_add(self.bytes), lines: self.lines }
-    }
-}
-
-/// Where a kernel puts its outputs: up to [`TILE_ROWS`] rows of `width` accumulators.
-struct Outputs {
-    rows: [*mut f32; TILE_ROWS],
-    n_rows: usize,
-    /// Whether the accumulators begin with what is there, or with +0.
-    accumulate: bool,
-}
-
-/// The order of a product: blocks of k outermost, so that each is read from memory once, and in each block the rows in
-/// tiles of nearly equal height. Between blocks of k the accumulators rest in the output, which changes no bit.
-///
-/// Weights come from memory while the cores compute: what is read once is fetched [`AHEAD_BYTES`] ahead; where several
-/// tiles read a block one after the other, each of them fetches its share of the next block.
-struct Tiles<'b, 'a> {
-    out: &'b mut Block<'a>,
-    steps: usize,
-    accumulate: bool,
-    k: usize,
-    row: usize,
-    tile_rows: usize,
-    block_steps: usize,
-    /// Cache lines of a step, and how many of them a pass over a block fetches per step.
-    step_lines: usize,
-    ahead_lines: usize,
-    read_once: bool,
-}
-
-struct Tile<'t, 'a> {
-    out: &'t mut Block<'a>,
-    k: usize,
-    steps: usize,
-    row: usize,
-    rows: usize,
-    accumulate: bool,
-    ahead: AheadOf,
-}
-
-impl<'b, 'a> Tiles<'b, 'a> {
-    fn new(isa: Isa, out: &'b mut Block<'a>, width: usize, steps: usize, accumulate: bool) -> Self {
-        let n_tiles = out.rows().div_ceil(TILE_ROWS);
-        let tile_rows = out.rows().div_ceil(n_tiles);
-        let read_once = n_tiles * isa.strips(out.rows(), width) == 1;
-        let block_steps = match out.rows() {
-            _ if read_once => steps,
-            ..=FEW_ROWS => FEW_ROWS_BLOCK_STEPS,
-            _ => BLOCK_STEPS,
-        };
-        let step_lines = width * size_of::<f32>() / CACHE_LINE;
-        let ahead_lines = step_lines.div_ceil(n_tiles);
-        Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows, block_steps, step_lines, ahead_lines, read_once }
-    }
-
-    fn next(&mut self) -> Option<Tile<'_, 'a>> {
-        if self.row >= self.out.rows() {
-            self.row = 0;
-            self.k += self.block_steps;
-        }
-        if self.k >= self.steps {
-            return None;
-        }
-        let row = self.row;
-        let rows = self.tile_rows.min(self.out.rows() - row);
-        self.row += rows;
-        let steps = self.block_steps.min(self.steps - self.k);
-        let ahead = self.ahead(row / self.tile_rows, steps);
-        Some(Tile { k: self.k, steps, row, rows, accumulate: self.accumulate || self.k > 0, ahead, out: self.out })
-    }
-
-    /// What pass number `pass` over a block of `steps` steps fetches.
-    fn ahead(&self, pass: usize, steps: usize) -> AheadOf {
-        if self.read_once {
-            return AheadOf { bytes: AHEAD_BYTES, lines: self.ahead_lines };
-        }
-        let before = pass * self.ahead_lines;
-        let lines = self.ahead_lines.min(self.step_lines.saturating_sub(before));
-        AheadOf { bytes: (self.step_lines + before) * steps * CACHE_LINE, lines }
-    }
-}
-
-impl Tile<'_, '_> {
-    /// Lets `kernel` write the rows of this tile: in place, or through a buffer when the block is narrower than the
-    /// panel.
-    fn on_outputs(self, width: usize, kernel: impl FnOnce(&Outputs)) {
-        let mut outputs =
-            Outputs { rows: [std::ptr::null_mut(); TILE_ROWS], n_rows: self.rows, accumulate: self.accumulate };
-        if self.out.columns() == width {
-            for (t, row) in outputs.rows.iter_mut().take(self.rows).enumerate() {
-                *row = self.out.row(self.row + t).as_mut_ptr();
-            }
-            return kernel(&outputs);
-        }
-        let mut buffer = [[0.0f32; 64]; TILE_ROWS];
-        for (t, buffer) in buffer.iter_mut().take(self.rows).enumerate() {
-            buffer[..self.out.columns()].copy_from_slice(self.out.row(self.row + t));
-            outputs.rows[t] = buffer.as_mut_ptr();
-        }
-        kernel(&outputs);
-        for (t, buffer) in buffer.iter().take(self.rows).enumerate() {
-            let columns = self.out.columns();
-            self.out.row(self.row + t).copy_from_slice(&buffer[..columns]);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The fused oracle: the definition of the products, one operation at a time. For tests; every other path equals it bit
 //! for bit.
 
-use super::{Outputs, Work, fma_flushed, split_pair};
+use super::tiles::{Outputs, Work};
+use super::{fma_flushed, split_pair};
 
 /// See [`super::Isa::product_f32`].
 ///

@@ -2,6 +2,9 @@
 
 use super::lanes::*;
 use super::*;
+use crate::coded::{CodedPanels, CodedTable, Exponents};
+use crate::format::Dtype;
+use crate::panels::PanelShape;
 
 /// A small generator of test data; xorshift64.
 struct Random(u64);
@@ -108,6 +111,88 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
                     assert_eq!(product(isa, false), expected, "{isa:?} {w_range:?} {x_range:?} {steps} {rows}");
                     if w_range.start + x_range.start >= 142 {
                         assert_eq!(product(isa, true), expected, "{isa:?} {w_range:?} {x_range:?} {steps} {rows}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The panels of a plain matrix `[n_panels][steps][64]` coded, with the exponents from `first` on, and their table.
+fn coded(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, CodedTable) {
+    let exponents = Exponents::from_bytes(std::array::from_fn(|i| first + i as u8)).expect("ascending");
+    let codes = exponents.codes();
+    let mut bytes = Vec::new();
+    let panels: Vec<Vec<u32>> = pairs
+        .as_chunks::<64>()
+        .0
+        .chunks(steps)
+        .map(|panel| {
+            let mut raw = Vec::new();
+            for (step, number) in panel.iter().zip(0..) {
+                match codes.encode(step, 64, 2) {
+                    Some(step) => bytes.extend_from_slice(&step),
+                    None => {
+                        raw.push(number);
+                        bytes.extend(step.iter().flat_map(|pair| pair.to_le_bytes()));
+                    }
+                }
+            }
+            raw
+        })
+        .collect();
+    (bytes, CodedTable::new(exponents, panels.into_iter()))
+}
+
+#[test]
+fn coded_products_equal_those_of_the_plain_panel() {
+    let mut random = Random(0xfeed_beef_1234_5678);
+    for (w_range, outliers, x_range) in
+        [(110..126, false, 110..135), (110..126, true, 110..135), (40..56, true, 50..80), (0..16, true, 100..160)]
+    {
+        for steps in [1, 3, 64, 257, 515] {
+            let n_panels = 3;
+            let mut pairs = random.pairs(n_panels * steps * 64, w_range.clone());
+            // Zeros have codes only where the exponents begin at 0: keep them for the raw steps.
+            for pair in pairs.iter_mut().filter(|_| w_range.start > 0) {
+                *pair |= if *pair & 0x7f80 == 0 { w_range.start << 7 } else { 0 };
+                *pair |= if *pair & 0x7f80_0000 == 0 { w_range.start << 23 } else { 0 };
+            }
+            if outliers {
+                // About one step in ten.
+                for _ in 0..n_panels * steps / 10 + 1 {
+                    let at = random.bits() as usize % pairs.len();
+                    pairs[at] = u32::from(random.bf16(0..160));
+                }
+            }
+            let (bytes, table) = coded(&pairs, steps, w_range.start as u8);
+            assert_eq!(table.n_raw_steps() > 0, outliers);
+            let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
+            let panels = CodedPanels::new(&shape, &bytes, &table);
+            for rows in [1, 2, 3, 4, 5, 6, 7, 13, 25] {
+                let x = random.pairs(rows * steps, x_range.clone());
+                for (number, plain) in pairs.chunks(steps * 64).enumerate() {
+                    let panel = panels.panel(number);
+                    let mut expected = vec![0.0; rows * 64];
+                    scalar().product_bf16(plain, &x, steps, &mut Block::whole(&mut expected, 64), false);
+                    for isa in fused() {
+                        for columns in [64, 61] {
+                            let mut out = vec![0.0; rows * columns];
+                            isa.product_coded(&panel, &x, steps, &mut Block::whole(&mut out, columns), false);
+                            for (found, expected) in out.chunks(columns).zip(expected.chunks(64)) {
+                                assert_eq!(bits(found), bits(&expected[..columns]), "{isa:?} {steps} {rows} {number}");
+                            }
+                        }
+                        if !outliers {
+                            let mut out = vec![0.0; rows * 64];
+                            isa.product_coded(&panel, &x, steps, &mut Block::whole(&mut out, 64), true);
+                            assert_eq!(bits(&out), bits(&expected), "{isa:?} {steps} {rows} {number}");
+                        }
+                    }
+                    for isa in Isa::available() {
+                        let mut decoded = vec![0; plain.len()];
+                        isa.decode(&panel, &mut decoded);
+                        assert_eq!(decoded, plain, "{isa:?}");
                     }
                 }
             }
