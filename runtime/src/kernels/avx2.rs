@@ -1,9 +1,10 @@
 //! Products with AVX2 and FMA. One row of activations takes 64 outputs at once, eight registers; more rows take strips
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
-use super::tiles::{CACHE_LINE, Outputs, TILE_ROWS, Work};
+use super::coded::CodedWork;
+use super::tiles::{Ahead, CACHE_LINE, Outputs, TILE_ROWS, Work};
 use super::{LaneOp, fma_flushed};
-use crate::coded::{CODED_STEP_BYTES, Exponents, SIGNS_BYTES, Step as Pairs};
+use crate::coded::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
 use std::arch::x86_64::*;
 
 /// Compiles lane-wise work for AVX2.
@@ -159,13 +160,10 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
         let is_strip = REGISTERS * 8 < work.width;
         let strip = first / (REGISTERS * 8);
         let lines = if is_strip { usize::from(strip < work.ahead.lines) } else { work.ahead.lines };
-        let mut ahead = work.ahead.from.wrapping_add(CACHE_LINE * strip * work.steps);
+        let mut ahead = Ahead { from: work.ahead.from.wrapping_add(CACHE_LINE * strip * work.steps), lines };
         let mut panel = work.panel.as_ptr().cast::<i32>().add(first);
         for k in 0..work.steps {
-            for line in 0..lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(CACHE_LINE * line));
-            }
-            ahead = ahead.wrapping_add(CACHE_LINE * lines);
+            ahead.fetch_step();
             let mut w = [_mm256_setzero_si256(); REGISTERS];
             for r in 0..REGISTERS {
                 w[r] = _mm256_loadu_si256(panel.add(8 * r).cast());
@@ -186,25 +184,133 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
     }
 }
 
+/// See [`super::Isa::product_coded`]: one row, 64 outputs at once.
+///
+/// # Safety
+/// `work.x` must hold as many pairs as the panel has steps, and `outputs` one row of 64 elements that nobody else uses.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn product_coded_by_fma(work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
+    // SAFETY: as the caller promised.
+    unsafe {
+        if no_subnormals {
+            coded_row::<Bf16ByFma<false>>(work, outputs)
+        } else {
+            coded_row::<Bf16ByFma<true>>(work, outputs)
+        }
+    }
+}
+
+/// # Safety
+/// As [`product_coded_by_fma`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
+    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
+    // pair for each of them, as the caller promised.
+    unsafe {
+        let decoder = Decoder::new(work.panel.exponents());
+        let mut ahead = work.ahead;
+        // Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
+        let mut acc = [_mm256_setzero_ps(); 8];
+        if outputs.accumulate {
+            for r in 0..8 {
+                acc[r] = _mm256_loadu_ps(outputs.rows[0].add(8 * r));
+            }
+        }
+        let mut x = work.x.as_ptr().cast::<i32>();
+        let mut bytes = work.panel.bytes().as_ptr();
+        for (coded, raw) in work.panel.stretches() {
+            for _ in 0..coded {
+                ahead.fetch_step();
+                let x_pair = _mm256_set1_epi32(*x);
+                for half in 0..2 {
+                    let mut codes = decoder.codes(bytes, half);
+                    for group in 0..4 {
+                        let w = decoder.pairs(bytes, half, group, codes);
+                        acc[2 * group + half] = S::step(acc[2 * group + half], w, x_pair);
+                        codes = _mm256_srli_epi16::<4>(codes);
+                    }
+                }
+                x = x.add(1);
+                bytes = bytes.add(CODED_STEP_BYTES);
+            }
+            if raw {
+                ahead.fetch_raw_step();
+                let x_pair = _mm256_set1_epi32(*x);
+                for r in 0..8 {
+                    acc[r] = S::step(acc[r], _mm256_loadu_si256(bytes.add(32 * r).cast()), x_pair);
+                }
+                x = x.add(1);
+                bytes = bytes.add(RAW_STEP_BYTES);
+            }
+        }
+        for r in 0..8 {
+            _mm256_storeu_ps(outputs.rows[0].add(8 * r), acc[r]);
+        }
+    }
+}
+
+/// What it takes to decode: the exponents of the codes in both halves, the bits of a code, and those of an exponent.
+struct Decoder {
+    exponents: __m256i,
+    code: __m256i,
+    mask: __m256i,
+}
+
+impl Decoder {
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn new(exponents: &Exponents) -> Decoder {
+        let bytes = exponents.to_bytes();
+        // SAFETY: 16 bytes are 128 bits.
+        unsafe {
+            Decoder {
+                exponents: _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
+                code: _mm256_set1_epi16(0xf),
+                mask: _mm256_set1_epi16(0x7f80),
+            }
+        }
+    }
+
+    /// The codes of a coded step for the rows r + 16 j: r from 0 to 7, or from 8 to 15.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, and a coded step must begin at `step`.
+    #[inline(always)]
+    unsafe fn codes(&self, step: *const u8, half: usize) -> __m256i {
+        // SAFETY: as the caller promised.
+        unsafe { _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast()) }
+    }
+
+    /// The pairs of eight rows, whose codes are the lowest bits of `codes`.
+    ///
+    /// # Safety
+    /// As [`Decoder::codes`].
+    #[inline(always)]
+    unsafe fn pairs(&self, step: *const u8, half: usize, group: usize, codes: __m256i) -> __m256i {
+        // SAFETY: as the caller promised.
+        unsafe {
+            let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(32 * group + 16 * half).cast()));
+            // The upper byte of a lane looks up the exponent of code 0, which the mask removes.
+            let exponents = _mm256_shuffle_epi8(self.exponents, _mm256_and_si256(codes, self.code));
+            let exponents = _mm256_and_si256(_mm256_slli_epi16::<7>(exponents), self.mask);
+            _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponents)
+        }
+    }
+}
+
 /// See [`super::Isa::decode`]; `steps` and `out` are equally long.
 #[target_feature(enable = "avx2,fma")]
 pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Pairs]) {
-    // SAFETY: this function runs on CPUs with AVX2; steps, pairs and exponents have the lengths of their types.
+    // SAFETY: this function runs on CPUs with AVX2; steps and pairs have the lengths of their types.
     unsafe {
-        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(exponents.to_bytes().as_ptr().cast()));
-        let (code, exponent) = (_mm256_set1_epi16(0xf), _mm256_set1_epi16(0x7f80));
+        let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {
-            // Rows r + 16 j of both columns: r from 0 to 7, then from 8 to 15.
             for half in 0..2 {
-                let mut codes = _mm256_loadu_si256(step.as_ptr().add(SIGNS_BYTES + 32 * half).cast());
+                let mut codes = decoder.codes(step.as_ptr(), half);
                 for group in 0..4 {
-                    let place = 32 * group + 16 * half;
-                    let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.as_ptr().add(place).cast()));
-                    // The upper byte of a lane looks up the exponent of code 0, which the mask removes.
-                    let exponents = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, code));
-                    let exponents = _mm256_and_si256(_mm256_slli_epi16::<7>(exponents), exponent);
-                    let pairs = _mm256_or_si256(_mm256_andnot_si256(exponent, signs), exponents);
-                    _mm256_storeu_si256(out.as_mut_ptr().add(place / 2).cast(), pairs);
+                    let pairs = decoder.pairs(step.as_ptr(), half, group, codes);
+                    _mm256_storeu_si256(out.as_mut_ptr().add(16 * group + 8 * half).cast(), pairs);
                     codes = _mm256_srli_epi16::<4>(codes);
                 }
             }

@@ -1,9 +1,10 @@
 //! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
 
 use super::coded::CodedWork;
-use super::tiles::{AHEAD_BYTES, CACHE_LINE, Outputs, TILE_ROWS, Work};
+use super::tiles::{Outputs, TILE_ROWS, Work};
 use super::{LaneOp, fma_flushed};
 use crate::coded::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
+use crate::format::PANEL_ROWS;
 use std::arch::x86_64::*;
 
 /// Compiles lane-wise work for AVX-512.
@@ -203,22 +204,14 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(w
             x[t] = x[t].add(t * work.x_stride);
         }
         let mut panel = work.panel.as_ptr().cast::<i32>();
-        let mut ahead = work.ahead.from;
+        let mut ahead = work.ahead;
         for k in 0..work.steps {
-            for line in 0..work.ahead.lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(CACHE_LINE * line));
-            }
-            ahead = ahead.wrapping_add(CACHE_LINE * work.ahead.lines);
+            ahead.fetch_step();
             let mut w = [_mm512_setzero_si512(); REGISTERS];
             for r in 0..REGISTERS {
                 w[r] = _mm512_loadu_si512(panel.add(16 * r).cast());
             }
-            for t in 0..ROWS {
-                let x = _mm512_set1_epi32(*x[t].add(k));
-                for r in 0..REGISTERS {
-                    acc[t][r] = S::step(acc[t][r], w[r], x);
-                }
-            }
+            multiply::<S, T, REGISTERS, ROWS>(&mut acc, w, x, k);
             panel = panel.add(16 * REGISTERS);
         }
         for t in 0..ROWS {
@@ -232,10 +225,10 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(w
 /// See [`super::Isa::product_coded`].
 ///
 /// # Safety
-/// `work.x` must hold `outputs.n_rows` rows of as many pairs as the panel has steps, and `outputs` rows of 64 elements that
-/// nobody else uses.
+/// `work.x` must hold `outputs.n_rows` rows of as many pairs as the panel has steps, `work.decoded` nothing or as many
+/// steps, and `outputs` rows of 64 elements that nobody else uses.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn product_coded(work: &CodedWork, outputs: &Outputs) {
+pub unsafe fn product_coded(work: CodedWork, outputs: &Outputs) {
     // SAFETY: as the caller promised.
     unsafe {
         match outputs.n_rows {
@@ -254,7 +247,7 @@ pub unsafe fn product_coded(work: &CodedWork, outputs: &Outputs) {
 /// # Safety
 /// As [`product_coded`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product_coded_by_fma(work: &CodedWork, outputs: &Outputs, no_subnormals: bool) {
+pub unsafe fn product_coded_by_fma(work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
     // SAFETY: as the caller promised.
     unsafe {
         if no_subnormals {
@@ -266,7 +259,7 @@ pub unsafe fn product_coded_by_fma(work: &CodedWork, outputs: &Outputs, no_subno
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn coded_by_rows<S: Step<u32>>(work: &CodedWork, outputs: &Outputs) {
+unsafe fn coded_by_rows<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
     // SAFETY: as the caller promised.
     unsafe {
         match outputs.n_rows {
@@ -281,60 +274,112 @@ unsafe fn coded_by_rows<S: Step<u32>>(work: &CodedWork, outputs: &Outputs) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn coded_dot_tile<const ROWS: usize>(work: &CodedWork, outputs: &Outputs) {
+unsafe fn coded_dot_tile<const ROWS: usize>(work: CodedWork, outputs: &Outputs) {
     // SAFETY: as the caller promised.
-    unsafe { coded_tile::<Bf16Dot, ROWS>(work, outputs) }
+    unsafe {
+        if work.decoded.is_empty() {
+            coded_tile::<Bf16Dot, ROWS, false>(work, outputs)
+        } else {
+            coded_tile::<Bf16Dot, ROWS, true>(work, outputs)
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn coded_fma_tile<S: Step<u32>, const ROWS: usize>(work: &CodedWork, outputs: &Outputs) {
+unsafe fn coded_fma_tile<S: Step<u32>, const ROWS: usize>(work: CodedWork, outputs: &Outputs) {
     // SAFETY: as the caller promised.
-    unsafe { coded_tile::<S, ROWS>(work, outputs) }
+    unsafe {
+        if work.decoded.is_empty() {
+            coded_tile::<S, ROWS, false>(work, outputs)
+        } else {
+            coded_tile::<S, ROWS, true>(work, outputs)
+        }
+    }
 }
 
-/// The microkernel over a coded panel: as [`tile`], with 64 outputs. Inlined into functions that enable the features.
+/// The microkernel over a coded panel: as [`tile`], with 64 outputs; with `DECODES` it leaves the decoded panel behind.
+/// Inlined into functions that enable the features.
 ///
 /// # Safety
-/// As [`product_coded`], and `outputs.n_rows == ROWS`.
+/// As [`product_coded`], `outputs.n_rows == ROWS`, and with `DECODES` `work.decoded` is not empty.
 #[inline(always)]
-unsafe fn coded_tile<S: Step<u32>, const ROWS: usize>(work: &CodedWork, outputs: &Outputs) {
+unsafe fn coded_tile<S: Step<u32>, const ROWS: usize, const DECODES: bool>(work: CodedWork, outputs: &Outputs) {
     const { assert!(ROWS <= TILE_ROWS) }
     // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
     // pair for each of them, as the caller promised. Prefetches may go anywhere.
     unsafe {
         let decoder = Decoder::new(work.panel.exponents());
+        let mut decoded = work.decoded.as_mut_ptr().cast::<u32>();
+        let mut ahead = work.ahead;
         let mut acc = [[_mm512_setzero_ps(); 4]; ROWS];
+        if outputs.accumulate {
+            for t in 0..ROWS {
+                for r in 0..4 {
+                    acc[t][r] = _mm512_loadu_ps(outputs.rows[t].add(16 * r));
+                }
+            }
+        }
         let mut x = [work.x.as_ptr().cast::<i32>(); ROWS];
         for t in 0..ROWS {
             x[t] = x[t].add(t * work.x_stride);
         }
-        let mut k = 0;
-        let mut multiply = |w: [__m512i; 4]| {
-            for t in 0..ROWS {
-                let x = _mm512_set1_epi32(*x[t].add(k));
-                for r in 0..4 {
-                    acc[t][r] = S::step(acc[t][r], w[r], x);
-                }
-            }
-            k += 1;
-        };
         let mut bytes = work.panel.bytes().as_ptr();
         for (coded, raw) in work.panel.stretches() {
-            for _ in 0..coded {
-                for line in 0..CODED_STEP_BYTES / CACHE_LINE {
-                    _mm_prefetch::<_MM_HINT_T1>(bytes.cast::<i8>().wrapping_add(AHEAD_BYTES + CACHE_LINE * line));
+            for k in 0..coded {
+                ahead.fetch_step();
+                let w = decoder.step(bytes);
+                if DECODES {
+                    store(w, decoded);
+                    decoded = decoded.add(PANEL_ROWS);
                 }
-                multiply(decoder.step(bytes));
+                multiply::<S, u32, 4, ROWS>(&mut acc, w, x, k);
                 bytes = bytes.add(CODED_STEP_BYTES);
             }
+            for t in 0..ROWS {
+                x[t] = x[t].add(coded);
+            }
             if raw {
-                multiply(std::array::from_fn(|r| _mm512_loadu_si512(bytes.add(64 * r).cast())));
+                ahead.fetch_raw_step();
+                let mut w = [_mm512_setzero_si512(); 4];
+                for r in 0..4 {
+                    w[r] = _mm512_loadu_si512(bytes.add(64 * r).cast());
+                }
+                if DECODES {
+                    store(w, decoded);
+                    decoded = decoded.add(PANEL_ROWS);
+                }
+                multiply::<S, u32, 4, ROWS>(&mut acc, w, x, 0);
                 bytes = bytes.add(RAW_STEP_BYTES);
+                for t in 0..ROWS {
+                    x[t] = x[t].add(1);
+                }
             }
         }
         for t in 0..ROWS {
             for r in 0..4 {
                 _mm512_storeu_ps(outputs.rows[t].add(16 * r), acc[t][r]);
+            }
+        }
+    }
+}
+
+/// One step of k for all accumulators.
+///
+/// # Safety
+/// The CPU must have the features of `S`, and `k` must be an element of each row of `x`.
+#[inline(always)]
+unsafe fn multiply<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
+    acc: &mut [[__m512; REGISTERS]; ROWS],
+    w: [__m512i; REGISTERS],
+    x: [*const i32; ROWS],
+    k: usize,
+) {
+    for t in 0..ROWS {
+        // SAFETY: as the caller promised.
+        unsafe {
+            let x = _mm512_set1_epi32(*x[t].add(k));
+            for r in 0..REGISTERS {
+                acc[t][r] = S::step(acc[t][r], w[r], x);
             }
         }
     }
@@ -366,21 +411,30 @@ impl Decoder {
     unsafe fn step(&self, step: *const u8) -> [__m512i; 4] {
         // SAFETY: as the caller promised.
         unsafe {
-            let codes = _mm512_loadu_si512(step.add(SIGNS_BYTES).cast());
-            let decode = |group: usize, codes: __m512i| {
-                let signs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(step.add(32 * group).cast()));
+            let mut codes = _mm512_loadu_si512(step.add(SIGNS_BYTES).cast());
+            let mut pairs = [_mm512_setzero_si512(); 4];
+            for r in 0..4 {
+                let signs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(step.add(32 * r).cast()));
                 // A lookup takes the low five bits of its index, and the table has 16 entries twice.
                 let exponents = _mm512_permutexvar_epi16(codes, self.exponents);
                 // The exponent where the mask is 1, sign and mantissa elsewhere.
-                _mm512_ternarylogic_epi32::<0xd8>(signs, exponents, self.mask)
-            };
-            [
-                decode(0, codes),
-                decode(1, _mm512_srli_epi16::<4>(codes)),
-                decode(2, _mm512_srli_epi16::<8>(codes)),
-                decode(3, _mm512_srli_epi16::<12>(codes)),
-            ]
+                pairs[r] = _mm512_ternarylogic_epi32::<0xd8>(signs, exponents, self.mask);
+                codes = _mm512_srli_epi16::<4>(codes);
+            }
+            pairs
         }
+    }
+}
+
+/// Stores the pairs of a step.
+///
+/// # Safety
+/// The CPU must have AVX-512F, and there must be room for 64 numbers.
+#[inline(always)]
+unsafe fn store(pairs: [__m512i; 4], to: *mut u32) {
+    for r in 0..4 {
+        // SAFETY: as the caller promised.
+        unsafe { _mm512_storeu_si512(to.add(16 * r).cast(), pairs[r]) };
     }
 }
 
@@ -391,9 +445,7 @@ pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut
     unsafe {
         let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {
-            for (r, pairs) in decoder.step(step.as_ptr()).into_iter().enumerate() {
-                _mm512_storeu_si512(out.as_mut_ptr().add(16 * r).cast(), pairs);
-            }
+            store(decoder.step(step.as_ptr()), out.as_mut_ptr());
         }
     }
 }

@@ -30,7 +30,7 @@ mod tiles;
 use crate::format::PANEL_ROWS;
 use crate::grid::Block;
 use std::sync::OnceLock;
-use tiles::{Tiles, check_shapes};
+use tiles::{Tile, Tiles, check_shapes};
 
 /// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
 /// asking the CPU.
@@ -187,29 +187,29 @@ impl Isa {
         if steps == 0 {
             (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
-        let tiles = Tiles::of_panel(self, panel, PANEL_ROWS, out, false);
-        self.bf16_tiles(tiles, panel, x, x_stride, no_subnormals);
+        let mut tiles = Tiles::of_panel(self, panel, PANEL_ROWS, out, false);
+        while let Some(tile) = tiles.next() {
+            self.bf16_tile(tile, panel, x, x_stride, no_subnormals);
+        }
     }
 
-    /// The tiles of [`Isa::product_bf16`]; `panel` and `x` have passed `check_shapes` with their block.
-    fn bf16_tiles(self, mut tiles: Tiles, panel: &[u32], x: &[u32], x_stride: usize, no_subnormals: bool) {
-        while let Some(tile) = tiles.next() {
-            let work = tile.work(panel, PANEL_ROWS, x, x_stride);
-            tile.on_outputs(PANEL_ROWS, |outputs| match self.0 {
-                // SAFETY: as in `product_f32`.
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx512Bf16 => unsafe { avx512::product_bf16(&work, outputs) },
-                // SAFETY: as in `product_f32`.
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 => unsafe { avx512::product_bf16_by_fma(&work, outputs, no_subnormals) },
-                // SAFETY: as in `product_f32`.
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx2 => unsafe { avx2::product_bf16_by_fma(&work, outputs, no_subnormals) },
-                Kind::Portable => unreachable!("the portable products come from gemm"),
-                // SAFETY: as in `product_f32`.
-                _ => unsafe { scalar::product_bf16(&work, outputs) },
-            });
-        }
+    /// One tile of a bf16 product.
+    fn bf16_tile(self, tile: Tile, panel: &[u32], x: &[u32], x_stride: usize, no_subnormals: bool) {
+        let work = tile.work(panel, PANEL_ROWS, x, x_stride);
+        tile.on_outputs(PANEL_ROWS, |outputs| match self.0 {
+            // SAFETY: as in `product_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => unsafe { avx512::product_bf16(&work, outputs) },
+            // SAFETY: as in `product_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => unsafe { avx512::product_bf16_by_fma(&work, outputs, no_subnormals) },
+            // SAFETY: as in `product_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::product_bf16_by_fma(&work, outputs, no_subnormals) },
+            Kind::Portable => unreachable!("the portable products come from gemm"),
+            // SAFETY: as in `product_f32`.
+            _ => unsafe { scalar::product_bf16(&work, outputs) },
+        });
     }
 }
 

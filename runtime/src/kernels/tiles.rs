@@ -1,8 +1,9 @@
 //! How a product is cut into passes of a kernel: tiles of rows over blocks of k, and what is fetched meanwhile.
 
 use super::Isa;
+use super::coded::CodedWork;
+use crate::coded::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step};
 use crate::grid::Block;
-use std::ops::Range;
 
 /// Most rows of activations that one tile of a kernel takes.
 pub const TILE_ROWS: usize = 6;
@@ -14,6 +15,8 @@ const FEW_ROWS_BLOCK_STEPS: usize = 256;
 const FEW_ROWS: usize = 24;
 /// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six rows.
 pub const AHEAD_BYTES: usize = 1024;
+/// Most cache lines fetched per step: those of the widest panel's steps.
+const MOST_LINES: usize = 4;
 /// Bytes of a cache line.
 pub const CACHE_LINE: usize = 64;
 
@@ -36,11 +39,35 @@ pub struct Work<'a, T> {
     pub ahead: Ahead,
 }
 
-/// What a kernel fetches into the L2 cache while it computes: `lines` cache lines per step, one after the other.
+/// What a kernel fetches into the L2 cache while it computes: `lines` cache lines per step, at most [`MOST_LINES`], one
+/// after the other.
 #[derive(Clone, Copy)]
 pub struct Ahead {
     pub from: *const i8,
     pub lines: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Ahead {
+    /// Fetches the lines of one step.
+    #[inline(always)]
+    pub fn fetch_step(&mut self) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        for line in 0..MOST_LINES {
+            if line < self.lines {
+                // SAFETY: every x86-64 has the instruction, and it may be given any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(CACHE_LINE * line)) };
+            }
+        }
+        self.from = self.from.wrapping_add(CACHE_LINE * self.lines);
+    }
+
+    /// The same at a raw step of a coded panel, which is longer: stays as far ahead as it was.
+    #[inline(always)]
+    pub fn fetch_raw_step(&mut self) {
+        self.fetch_step();
+        self.from = self.from.wrapping_add(RAW_STEP_BYTES - CODED_STEP_BYTES);
+    }
 }
 
 /// Where a kernel puts its outputs: up to [`TILE_ROWS`] rows of `width` accumulators.
@@ -109,16 +136,19 @@ impl<'b, 'a> Tiles<'b, 'a> {
         Tiles::new(out, steps, block_steps, accumulate, lines.div_ceil(n_tiles), source)
     }
 
-    /// The tiles of `steps` steps that lie in the caches; meanwhile the `next_lines` cache lines from `next` on are
-    /// fetched.
-    pub fn of_block(
-        steps: usize,
-        out: &'b mut Block<'a>,
-        accumulate: bool,
-        next: *const i8,
-        next_lines: usize,
-    ) -> Self {
-        let n_tiles = out.rows().div_ceil(TILE_ROWS);
+    /// The one tile of a coded panel in memory whose rows a kernel takes all at once.
+    pub fn of_coded_panel(panel: &CodedPanel, out: &'b mut Block<'a>) -> Self {
+        let from = panel.bytes().as_ptr().cast::<i8>();
+        let steps = panel.n_steps();
+        Tiles::new(out, steps, steps, false, CODED_STEP_BYTES / CACHE_LINE, Source::Once(from))
+    }
+
+    /// The tiles of some steps of a coded panel. They are in the caches already; the block that follows, which is about as
+    /// long, in this panel or the next, is fetched meanwhile.
+    pub fn of_coded_block(part: &CodedPanel, out: &'b mut Block<'a>, accumulate: bool) -> Self {
+        let (steps, n_tiles) = (part.n_steps(), out.rows().div_ceil(TILE_ROWS));
+        let next = part.bytes().as_ptr_range().end.cast::<i8>();
+        let next_lines = part.bytes().len() / CACHE_LINE;
         let ahead_lines = next_lines.div_ceil(steps.max(1) * n_tiles);
         Tiles::new(out, steps, steps, accumulate, ahead_lines, Source::Caches(next, next_lines))
     }
@@ -190,30 +220,41 @@ impl Tile<'_, '_> {
         }
     }
 
-    /// Lets `kernel` write the rows of this tile.
-    pub fn on_outputs(self, width: usize, kernel: impl FnOnce(&Outputs)) {
-        on_rows(self.out, self.row..self.row + self.rows, width, self.accumulate, kernel);
+    /// As [`Tile::work`], for a coded panel or a part of one, all of whose steps are in this tile.
+    pub fn coded_work<'w>(
+        &self,
+        panel: &CodedPanel<'w>,
+        x: &'w [u32],
+        x_stride: usize,
+        decoded: &'w mut [Step],
+    ) -> CodedWork<'w> {
+        assert!(self.k == 0 && self.steps == panel.n_steps());
+        let x = &x[self.row * x_stride..];
+        let last = (self.rows - 1) * x_stride + self.steps;
+        CodedWork { panel: *panel, x: &x[..last], x_stride, ahead: self.ahead, decoded }
     }
-}
 
-/// Lets `kernel` write `rows` of a block, at most [`TILE_ROWS`]: in place, or through a buffer when the block is narrower
-/// than the panel.
-pub fn on_rows(out: &mut Block, rows: Range<usize>, width: usize, accumulate: bool, kernel: impl FnOnce(&Outputs)) {
-    let mut outputs = Outputs { rows: [std::ptr::null_mut(); TILE_ROWS], n_rows: rows.len(), accumulate };
-    if out.columns() == width {
-        for (to, row) in outputs.rows.iter_mut().zip(rows) {
-            *to = out.row(row).as_mut_ptr();
+    /// Lets `kernel` write the rows of this tile: in place, or through a buffer when the block is narrower than the
+    /// panel.
+    pub fn on_outputs(self, width: usize, kernel: impl FnOnce(&Outputs)) {
+        let (out, rows) = (self.out, self.row..self.row + self.rows);
+        let mut outputs =
+            Outputs { rows: [std::ptr::null_mut(); TILE_ROWS], n_rows: rows.len(), accumulate: self.accumulate };
+        if out.columns() == width {
+            for (to, row) in outputs.rows.iter_mut().zip(rows) {
+                *to = out.row(row).as_mut_ptr();
+            }
+            return kernel(&outputs);
         }
-        return kernel(&outputs);
-    }
-    let mut buffer = [[0.0f32; 64]; TILE_ROWS];
-    for ((to, buffer), row) in outputs.rows.iter_mut().zip(&mut buffer).zip(rows.clone()) {
-        buffer[..out.columns()].copy_from_slice(out.row(row));
-        *to = buffer.as_mut_ptr();
-    }
-    kernel(&outputs);
-    for (buffer, row) in buffer.iter().zip(rows) {
-        let columns = out.columns();
-        out.row(row).copy_from_slice(&buffer[..columns]);
+        let mut buffer = [[0.0f32; 64]; TILE_ROWS];
+        for ((to, buffer), row) in outputs.rows.iter_mut().zip(&mut buffer).zip(rows.clone()) {
+            buffer[..out.columns()].copy_from_slice(out.row(row));
+            *to = buffer.as_mut_ptr();
+        }
+        kernel(&outputs);
+        for (buffer, row) in buffer.iter().zip(rows) {
+            let columns = out.columns();
+            out.row(row).copy_from_slice(&buffer[..columns]);
+        }
     }
 }
