@@ -1,6 +1,6 @@
 //! Between two tokens nothing is allocated: all buffers of a run are there from its beginning.
 
-use olmo_infer::model::{Model, Options, Session};
+use olmo_infer::model::{Batch, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::with_team;
 use olmo_infer::top_k::top_k_into;
@@ -58,6 +58,23 @@ fn decode_allocates_nothing() {
                 token = decode(token);
             }
             assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}");
+
+            let mut batch = Batch::new(&model, Options::new(40), 3).expect("it fits");
+            (0..3).for_each(|place| batch.begin(place, 40).expect("it fits"));
+            let mut decode = |tokens: &mut [u32; 3]| {
+                let parts = tokens.iter().enumerate().map(|(place, token)| (place, std::slice::from_ref(token)));
+                batch.forward(team, parts).expect("good tokens");
+                let logits = batch.logits(team, 0..3).expect("finite");
+                for (token, logits) in tokens.iter_mut().zip(logits.chunks_exact(logits.len() / 3)) {
+                    top_k_into(logits, 5, &mut top);
+                    *token = top[0].0;
+                }
+            };
+            let mut tokens = [5, 6, 7];
+            decode(&mut tokens);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            (0..30).for_each(|_| decode(&mut tokens));
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}, three sequences");
         });
     }
 }

@@ -194,7 +194,6 @@ fn wrong_usage_ends_with_2_and_one_line() {
         (&["--isa", "portable", "--matmul", "own"], "no own kernels"),
         (&["--matmul", "blas"], "expected own or gemm"),
         (&["--activations", "f16"], "expected bf16 or f32"),
-        (&["one-more-argument"], "one-more-argument"),
         (&["--isa", "a\nb"], "--isa a\\nb"),
         (&["--isa", "-"], "--isa -:"),
     ] {

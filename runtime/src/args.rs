@@ -23,20 +23,21 @@ const STANDARD_INPUT: &str = "\0stdin";
 const SWITCHES: [&str; 3] = ["--text", "--json", "--timing"];
 
 /// Runs an OLMo model: evaluates the prompt and goes on greedily. Prints a line per position with the most likely next
-/// tokens.
+/// tokens. Several token files are evaluated together, and their results printed in the order of the files.
 #[derive(FromArgs)]
 #[argh(
     example = "olmo-infer model.olmo tokens.bin",
     example = "olmo-infer model.olmo --text --max-tokens 100 < tokens.bin",
+    example = "olmo-infer model.olmo a.bin b.bin c.bin",
     note = "TOKENS holds little-endian u32 ids. Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 struct Raw {
     /// model file, made by olmo-pack
     #[argh(positional)]
     model: String,
-    /// token file; "-" or nothing is standard input
+    /// token files; "-" or nothing is standard input
     #[argh(positional)]
-    tokens: Option<String>,
+    tokens: Vec<String>,
     /// number of positions to evaluate (default: the prompt, at least 20)
     #[argh(option)]
     steps: Option<usize>,
@@ -70,6 +71,10 @@ struct Raw {
     /// most prompt tokens in one forward pass (default 512); changes speed and memory, never a result
     #[argh(option)]
     chunk: Option<usize>,
+    /// most token files evaluated at a time (default 16, fewer when their KV caches do not fit the free memory beside
+    /// the model); changes speed and memory, never a result
+    #[argh(option)]
+    batch: Option<usize>,
     /// say on stderr where the time went
     #[argh(switch)]
     timing: bool,
@@ -90,8 +95,8 @@ pub enum Mode {
 pub struct Args {
     /// Model file.
     pub model: PathBuf,
-    /// Token file, `-` for standard input.
-    pub tokens: PathBuf,
+    /// Token files, `-` for standard input; at least one.
+    pub tokens: Vec<PathBuf>,
     /// What to print.
     pub mode: Mode,
     /// Where to write the logits.
@@ -130,8 +135,13 @@ fn check(raw: Raw) -> Result<Args, Exit> {
     if !raw.text && raw.max_tokens.is_some() {
         return Err(usage("--max-tokens belongs to --text; use --steps"));
     }
-    let counts =
-        [("--steps", raw.steps), ("--chunk", raw.chunk), ("--max-tokens", raw.max_tokens), ("--top", Some(raw.top))];
+    let counts = [
+        ("--steps", raw.steps),
+        ("--chunk", raw.chunk),
+        ("--batch", raw.batch),
+        ("--max-tokens", raw.max_tokens),
+        ("--top", Some(raw.top)),
+    ];
     for (flag, value) in counts {
         if value == Some(0) {
             return Err(usage(format_args!("{flag} must be at least 1")));
@@ -143,13 +153,23 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         Some("f32") => Activations::F32,
         Some(other) => return Err(usage(format_args!("--activations {other}: expected bf16 or f32"))),
     };
-    let tokens = raw.tokens.as_deref().filter(|&tokens| tokens != STANDARD_INPUT).unwrap_or("-");
+    let named = raw.tokens.iter().map(|tokens| if tokens == STANDARD_INPUT { "-" } else { tokens });
+    let mut tokens: Vec<PathBuf> = named.map(PathBuf::from).collect();
+    if tokens.is_empty() {
+        tokens.push("-".into());
+    }
+    if tokens.iter().filter(|tokens| tokens.as_os_str() == "-").count() > 1 {
+        return Err(usage("standard input can be read only once"));
+    }
+    if raw.logits.is_some() && tokens.len() > 1 {
+        return Err(usage("--logits takes one token file; run it once for each"));
+    }
     if raw.model == STANDARD_INPUT {
         return Err(usage("the model is mapped and cannot come from standard input"));
     }
     Ok(Args {
         model: PathBuf::from(&raw.model),
-        tokens: PathBuf::from(tokens),
+        tokens,
         mode,
         logits: raw.logits.clone(),
         timing: raw.timing,
@@ -192,7 +212,12 @@ impl Args {
         Ok(positions)
     }
 
-    /// How the session computes.
+    /// Most token files to evaluate at a time, when that was asked for.
+    pub fn batch(&self) -> Option<usize> {
+        self.raw.batch
+    }
+
+    /// How the batch computes, for sequences of at most so many positions.
     pub fn options(&self, positions: usize) -> Options {
         let default = Options::new(positions);
         Options {

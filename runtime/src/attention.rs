@@ -2,12 +2,13 @@
 //!
 //! A query visits the blocks of keys it can see in ascending order. Blocks lie at absolute multiples of [`KEY_BLOCK`],
 //! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor the
-//! queries it shares a tile with, nor the number of threads changes a bit.
+//! queries it shares a tile with, nor the other sequences of the batch, nor the number of threads changes a bit.
 
 use crate::grid::{Block, Grid};
 use crate::kernels::lanes::{KEY_BLOCK, SoftmaxBlock, SoftmaxEnd, SoftmaxState};
 use crate::kv_cache::LayerCache;
 use crate::matmul::Products;
+use crate::sequence::{Row, Sequence, stretches};
 use crate::threads::Team;
 use std::ops::Range;
 
@@ -18,6 +19,8 @@ const TILE_ELEMENTS: usize = 4096;
 /// Heads and window of one layer's attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
+    /// Index of the layer.
+    pub layer: usize,
     /// Width of a head.
     pub head_dim: usize,
     /// Number of query heads.
@@ -47,23 +50,33 @@ impl Attention {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
-    /// Attention of the queries at positions `first..first + n`.
+    /// Attention of the queries of `rows`, each over the keys and values of its own sequence, in one phase of the team.
     ///
-    /// `queries` and `out` are `[n][n_heads * head_dim]`; the queries are rotated and scaled, and `cache` holds the keys
-    /// and values up to the last of them.
-    pub fn run(
+    /// `queries` and `out` are `[rows][n_heads * head_dim]`; the queries are rotated and scaled, and the sequences hold
+    /// the keys and values up to the last of their rows.
+    pub(crate) fn run(
         &self,
         team: &mut Team,
         products: Products,
-        cache: &LayerCache,
-        first: usize,
+        sequences: &[Sequence],
+        rows: &[Row],
         queries: &[f32],
         out: &mut [f32],
     ) {
         let width = self.n_heads * self.head_dim;
         let tile_columns = self.heads_per_tile() * self.head_dim;
-        let mut grid = [Grid::new(out, width, self.positions_per_tile(), tile_columns)];
-        team.for_blocks(&mut grid, |_, out| Tile::new(self, products, cache, first, queries, &out).run(out));
+        // Only rows of one sequence share a tile: blocks of more rows than its stretch would only be fewer.
+        let longest = stretches(rows).map(|stretch| stretch.len()).max().unwrap_or(1);
+        let mut grid = [Grid::new(out, width, self.positions_per_tile().min(longest), tile_columns)];
+        team.for_blocks(&mut grid, |_, mut out| {
+            let (first, columns) = (out.first_row(), out.columns());
+            for stretch in stretches(&rows[first..first + out.rows()]) {
+                let row = rows[first + stretch.start];
+                let cache = sequences[row.sequence].layer(self.layer);
+                let out = out.part(stretch, 0..columns);
+                Tile::new(self, products, cache, row.position, queries, &out).run(out);
+            }
+        });
     }
 }
 
@@ -103,7 +116,7 @@ impl<'a> Tile<'a> {
             cache,
             kv_head: first_head / attention.heads_per_kv,
             heads: out.columns() / head_dim,
-            positions: first + out.first_row()..first + out.first_row() + out.rows(),
+            positions: first..first + out.rows(),
             queries: [0.0; TILE_ELEMENTS],
             sums: [0.0; TILE_ELEMENTS],
             scores: [0.0; TILE_ROWS * KEY_BLOCK],

@@ -87,6 +87,8 @@ pub enum Error {
     },
     /// The computation produced a number that is not finite.
     NotFinite {
+        /// Which of the sequences evaluated together, from 0.
+        sequence: usize,
         /// Position in the sequence.
         position: usize,
         /// The first bad logit's token id.
@@ -152,7 +154,7 @@ impl fmt::Display for Error {
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),
             Error::Tokens { path, problem } => write!(f, "{}: {problem}", display_path(path)),
             Error::Request { problem } => f.write_str(problem),
-            Error::NotFinite { position, token } => write!(
+            Error::NotFinite { position, token, .. } => write!(
                 f,
                 "logit of token {token} at position {position} is not a finite number; check the file with olmo-pack \
                  verify, and the weights with olmo-pack"

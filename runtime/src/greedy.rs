@@ -1,13 +1,16 @@
-//! The loop of a run: the prompt in chunks, then one token at a time, always the most likely one.
+//! The loop of a run: prompts in chunks, then one token at a time, always the most likely one; for one sequence or many.
+//!
+//! Each forward pass takes a token of every live sequence, and as much of their prompts as there is room for. When a
+//! sequence has ended, the next one takes its place.
 
 use crate::error::Error;
-use crate::model::{LOGITS_CHUNK, Session};
+use crate::model::{Batch, LOGITS_CHUNK};
 use crate::threads::Team;
 use crate::top_k::top_k_into;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// What to evaluate.
+/// What to evaluate of one sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     /// Token ids to begin with; not empty.
@@ -20,9 +23,18 @@ pub struct Run<'a> {
     pub visit_prompt: bool,
 }
 
+impl<'a> Run<'a> {
+    /// The part of the prompt that is evaluated.
+    fn prompt(&self) -> &'a [u32] {
+        &self.prompt[..self.prompt.len().min(self.positions)]
+    }
+}
+
 /// One evaluated position.
 #[derive(Clone, Copy, Debug)]
 pub struct Evaluated<'a> {
+    /// Index of the run that it belongs to.
+    pub run: usize,
     /// Position in the sequence, from 0.
     pub position: usize,
     /// The token there.
@@ -31,78 +43,193 @@ pub struct Evaluated<'a> {
     pub logits: &'a [f32],
     /// The most likely next tokens and their logits.
     pub top: &'a [(u32, f32)],
+    /// Whether it is the last position of its run.
+    pub is_last: bool,
 }
 
 /// How long it took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// Tokens of the prompt that were evaluated.
+    /// Tokens evaluated in passes that took in some of a prompt.
     pub prefill_tokens: usize,
     /// Time for them, the visits included.
     pub prefill: Duration,
-    /// Tokens evaluated one at a time.
+    /// Tokens evaluated in passes that took in none: one of every live sequence.
     pub decode_tokens: usize,
+    /// Number of these passes.
+    pub decode_passes: usize,
     /// Time for them, the visits included.
     pub decode: Duration,
 }
 
-/// Evaluates a prompt and goes on greedily, calling `visit` in the order of positions until it breaks or all positions
-/// are done.
+/// A run that has a place in the batch.
+struct Live<'a> {
+    index: usize,
+    run: Run<'a>,
+    /// Positions evaluated before this pass.
+    position: usize,
+    /// The token after the prompt, or after the last one generated.
+    next: [u32; 1],
+    /// Tokens in this pass.
+    taken: usize,
+    ended: bool,
+}
+
+impl<'a> Live<'a> {
+    fn new(index: usize, run: Run<'a>) -> Live<'a> {
+        Live { index, run, position: 0, next: [0], taken: 0, ended: false }
+    }
+
+    /// The tokens that are known and not evaluated: the rest of the prompt, or the one generated last.
+    fn known(&self) -> &[u32] {
+        match self.run.prompt().get(self.position..) {
+            Some(rest) if !rest.is_empty() => rest,
+            _ => &self.next,
+        }
+    }
+
+    fn is_in_prompt(&self) -> bool {
+        self.position < self.run.prompt().len()
+    }
+
+    /// Whether what the token at `position` predicts is wanted.
+    fn visits(&self, position: usize) -> bool {
+        self.run.visit_prompt || position + 1 >= self.run.prompt().len()
+    }
+}
+
+/// The places of a batch, each with a run or free.
+struct Places<'a>(Vec<Option<Live<'a>>>);
+
+impl<'a> Places<'a> {
+    fn live(&self) -> impl Iterator<Item = &Live<'a>> {
+        self.0.iter().flatten()
+    }
+
+    /// The run in a place that has one.
+    fn at(&self, place: usize) -> &Live<'a> {
+        self.0[place].as_ref().expect("only places with a run have rows")
+    }
+
+    fn at_mut(&mut self, place: usize) -> &mut Live<'a> {
+        self.0[place].as_mut().expect("only places with a run have rows")
+    }
+
+    /// Begins waiting runs in the free places.
+    fn fill(&mut self, batch: &mut Batch, waiting: &mut impl Iterator<Item = (usize, Run<'a>)>) -> Result<(), Error> {
+        for (place, free) in self.0.iter_mut().enumerate().filter(|(_, live)| live.is_none()) {
+            let Some((index, run)) = waiting.next() else { break };
+            batch.begin(place, run.positions)?;
+            *free = Some(Live::new(index, run));
+        }
+        Ok(())
+    }
+
+    /// Says how many tokens of each run the next pass takes: one of each, and of the prompts as many as there is room
+    /// for, place by place.
+    fn share_rows(&mut self, most_rows: usize) {
+        let mut room = most_rows - self.live().count();
+        for live in self.0.iter_mut().flatten() {
+            live.taken = 1 + (live.known().len() - 1).min(room);
+            room -= live.taken - 1;
+        }
+    }
+
+    /// What the next pass takes, by place.
+    fn parts(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        let live = self.0.iter().enumerate().filter_map(|(place, live)| Some((place, live.as_ref()?)));
+        live.map(|(place, live)| (place, &live.known()[..live.taken]))
+    }
+
+    /// After a pass: moves on, and frees the places of runs that have ended.
+    fn advance(&mut self) {
+        for place in &mut self.0 {
+            if let Some(live) = place {
+                live.position += live.taken;
+            }
+            place.take_if(|live| live.ended);
+        }
+    }
+}
+
+/// Evaluates prompts and goes on greedily, as many of `runs` at a time as the batch has places. Calls `visit` in the order
+/// of positions for each run, until it breaks or all positions of the run are done; a break ends that run only. Runs
+/// begin in their order.
 ///
 /// # Errors
-/// Those of [`Session::forward`] and [`Session::logits`], and whatever `visit` returns.
+/// Those of [`Batch::begin`], [`Batch::forward`] and [`Batch::logits`], and whatever `visit` returns; all runs end then.
+/// The sequence of [`Error::NotFinite`] is the index of the run.
 ///
 /// # Panics
-/// When the prompt is empty or no position is asked for.
+/// When a prompt is empty or no position is asked for.
 pub fn greedy<E: From<Error>>(
-    session: &mut Session,
+    batch: &mut Batch,
     team: &mut Team,
-    run: Run,
+    runs: &[Run],
     mut visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
-    let prompt = &run.prompt[..run.prompt.len().min(run.positions)];
-    assert!(!prompt.is_empty(), "something to begin with");
-    let vocab_size = session.config().vocab_size;
-    let n_top = run.top.clamp(1, vocab_size);
-    let mut top = Vec::with_capacity(n_top + 1);
-    let mut timing = Timing { prefill_tokens: prompt.len(), ..Timing::default() };
-    let begun = Instant::now();
-    for chunk in prompt.chunks(session.options().chunk) {
-        let first = session.position();
-        session.forward(team, chunk)?;
-        let is_last = session.position() == prompt.len();
-        let mut row = match (run.visit_prompt, is_last) {
-            (true, _) => 0,
-            (false, true) => chunk.len() - 1,
-            (false, false) => continue,
-        };
-        while row < chunk.len() {
-            let rows = row..chunk.len().min(row + LOGITS_CHUNK);
-            let logits = session.logits(team, rows.clone())?;
-            for (row, logits) in rows.clone().zip(logits.chunks_exact(vocab_size)) {
-                top_k_into(logits, n_top, &mut top);
-                let evaluated = Evaluated { position: first + row, token: chunk[row], logits, top: &top };
-                if visit(evaluated)?.is_break() {
-                    timing.prefill = begun.elapsed();
-                    return Ok(timing);
+    assert!(runs.iter().all(|run| !run.prompt().is_empty()), "something to begin with");
+    let (vocab_size, most_rows) = (batch.config().vocab_size, batch.options().chunk);
+    let n_top = |run: &Run| run.top.clamp(1, vocab_size);
+    let most_top = runs.iter().map(n_top).max().unwrap_or(1);
+    let tops = 0..most_rows.min(LOGITS_CHUNK);
+    let mut tops: Vec<Vec<_>> = tops.map(|_| Vec::with_capacity(most_top + 1)).collect();
+    let mut visited = Vec::with_capacity(most_rows);
+    let mut places = Places((0..batch.n_places()).map(|_| None).collect());
+    let mut waiting = runs.iter().copied().enumerate();
+    let mut timing = Timing::default();
+    loop {
+        let begun = Instant::now();
+        places.fill(batch, &mut waiting)?;
+        if places.live().next().is_none() {
+            return Ok(timing);
+        }
+        let is_prefill = places.live().any(Live::is_in_prompt);
+        places.share_rows(most_rows);
+        batch.forward(team, places.parts())?;
+
+        visited.clear();
+        let rows = batch.rows().iter().copied().enumerate();
+        visited.extend(rows.filter(|(_, row)| places.at(row.sequence).visits(row.position)));
+        for rows in visited.chunks(LOGITS_CHUNK) {
+            let logits = batch.logits(team, rows.iter().map(|(row, _)| *row)).map_err(|error| match error {
+                Error::NotFinite { sequence, position, token } => {
+                    Error::NotFinite { sequence: places.at(sequence).index, position, token }
                 }
+                error => error,
+            })?;
+            let logits_of = |i: usize| &logits[i * vocab_size..][..vocab_size];
+            team.for_rows(&mut tops[..rows.len()], 1, |i, top| {
+                top_k_into(logits_of(i), n_top(&places.at(rows[i].1.sequence).run), &mut top[0]);
+            });
+            for (i, (_, row)) in rows.iter().enumerate() {
+                let live = places.at_mut(row.sequence);
+                if live.ended {
+                    continue;
+                }
+                live.next = [tops[i][0].0];
+                live.ended = row.position + 1 == live.run.positions;
+                let evaluated = Evaluated {
+                    run: live.index,
+                    position: row.position,
+                    token: row.token,
+                    logits: logits_of(i),
+                    top: &tops[i],
+                    is_last: live.ended,
+                };
+                live.ended |= visit(evaluated)?.is_break();
             }
-            row = rows.end;
+        }
+        places.advance();
+
+        let (tokens, took) = (batch.rows().len(), begun.elapsed());
+        if is_prefill {
+            timing.prefill_tokens += tokens;
+            timing.prefill += took;
+        } else {
+            timing.decode_tokens += tokens;
+            timing.decode_passes += 1;
+            timing.decode += took;
         }
     }
-    timing.prefill = begun.elapsed();
-    let begun = Instant::now();
-    while session.position() < run.positions {
-        let token = top[0].0;
-        let position = session.position();
-        session.forward(team, &[token])?;
-        let logits = session.logits(team, 0..1)?;
-        top_k_into(logits, n_top, &mut top);
-        timing.decode_tokens += 1;
-        if visit(Evaluated { position, token, logits, top: &top })?.is_break() {
-            break;
-        }
-    }
-    timing.decode = begun.elapsed();
-    Ok(timing)
 }

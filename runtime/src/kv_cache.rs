@@ -12,7 +12,8 @@ use crate::threads::Team;
 /// Widest part of a value that one product yields.
 const VALUE_PANEL: usize = 64;
 
-/// The cache of all layers, in f32.
+/// The cache of all layers of one sequence, in f32.
+#[derive(Default)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
 }
@@ -95,7 +96,15 @@ impl KvCache {
     ///
     /// # Panics
     /// When there is no such layer.
-    pub fn layer(&mut self, layer: usize) -> &mut LayerCache {
+    pub fn layer(&self, layer: usize) -> &LayerCache {
+        &self.layers[layer]
+    }
+
+    /// The same, to store something in it.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn layer_mut(&mut self, layer: usize) -> &mut LayerCache {
         &mut self.layers[layer]
     }
 }
@@ -118,29 +127,24 @@ pub(crate) fn zeros<T: Clone + Default>(elements: usize, what: &str) -> Result<V
 
 impl LayerCache {
     /// Stores keys and values, both `[n][n_kv_heads * head_dim]`, of the positions from `first` on.
-    pub fn store(&mut self, team: &mut Team, first: usize, keys: &[f32], values: &[f32]) {
+    pub fn store(&mut self, first: usize, keys: &[f32], values: &[f32]) {
         let shape = self.shape;
-        let (head_dim, kv_width) = (shape.head_dim, shape.n_kv_heads * shape.head_dim);
-        team.for_rows(&mut self.keys, shape.positions() * head_dim, |head, cache| {
-            for (i, row) in keys.chunks_exact(kv_width).enumerate() {
-                let slot = (first + i) % shape.positions();
-                let block = &mut cache[slot / KEY_BLOCK * head_dim * KEY_BLOCK..][..head_dim * KEY_BLOCK];
-                let column = slot % KEY_BLOCK;
-                for (d, &key) in row[head * head_dim..][..head_dim].iter().enumerate() {
-                    block[d * KEY_BLOCK + column] = key;
-                }
-            }
+        let keys_of_heads = self.keys.chunks_exact_mut(shape.positions() * shape.head_dim);
+        let values_of_heads = self.values.chunks_exact_mut(shape.positions() * shape.padded_head_dim);
+        for (head, (key_cache, value_cache)) in keys_of_heads.zip(values_of_heads).enumerate() {
+            shape.store_keys(key_cache, head, first, keys);
+            shape.store_values(value_cache, head, first, values);
+        }
+    }
+
+    /// As [`LayerCache::store`], the heads shared by the threads of the team.
+    pub fn store_in_parallel(&mut self, team: &mut Team, first: usize, keys: &[f32], values: &[f32]) {
+        let shape = self.shape;
+        team.for_rows(&mut self.keys, shape.positions() * shape.head_dim, |head, cache| {
+            shape.store_keys(cache, head, first, keys);
         });
         team.for_rows(&mut self.values, shape.positions() * shape.padded_head_dim, |head, cache| {
-            for (i, row) in values.chunks_exact(kv_width).enumerate() {
-                let slot = (first + i) % shape.positions();
-                for (begin, width) in shape.value_parts() {
-                    let value = &row[head * head_dim..][..head_dim];
-                    let used = width.min(head_dim - begin);
-                    let at = begin * shape.positions() + slot * width;
-                    cache[at..at + used].copy_from_slice(&value[begin..begin + used]);
-                }
-            }
+            shape.store_values(cache, head, first, values);
         });
     }
 
@@ -168,6 +172,33 @@ impl LayerCache {
 }
 
 impl Shape {
+    /// Stores one head of `keys`, `[n][n_kv_heads * head_dim]`, in that head's part of the cache.
+    fn store_keys(self, cache: &mut [f32], head: usize, first: usize, keys: &[f32]) {
+        let head_dim = self.head_dim;
+        for (i, row) in keys.chunks_exact(self.n_kv_heads * head_dim).enumerate() {
+            let slot = (first + i) % self.positions();
+            let block = &mut cache[slot / KEY_BLOCK * head_dim * KEY_BLOCK..][..head_dim * KEY_BLOCK];
+            let column = slot % KEY_BLOCK;
+            for (d, &key) in row[head * head_dim..][..head_dim].iter().enumerate() {
+                block[d * KEY_BLOCK + column] = key;
+            }
+        }
+    }
+
+    /// Stores one head of `values`, `[n][n_kv_heads * head_dim]`, in that head's part of the cache.
+    fn store_values(self, cache: &mut [f32], head: usize, first: usize, values: &[f32]) {
+        let head_dim = self.head_dim;
+        for (i, row) in values.chunks_exact(self.n_kv_heads * head_dim).enumerate() {
+            let slot = (first + i) % self.positions();
+            let value = &row[head * head_dim..][..head_dim];
+            for (begin, width) in self.value_parts() {
+                let used = width.min(head_dim - begin);
+                let at = begin * self.positions() + slot * width;
+                cache[at..at + used].copy_from_slice(&value[begin..begin + used]);
+            }
+        }
+    }
+
     /// The parts of a value that one product each yields: first dimension and width, a multiple of [`LANES`].
     fn value_parts(self) -> impl Iterator<Item = (usize, usize)> {
         let padded = self.padded_head_dim;

@@ -32,6 +32,7 @@
 //! ```
 
 pub mod attention;
+mod buffers;
 pub mod coded;
 pub mod config;
 pub mod error;
@@ -47,6 +48,8 @@ pub mod model;
 pub mod model_file;
 pub mod panels;
 pub mod rope;
+pub mod sequence;
+pub mod session;
 pub mod threads;
 pub mod tokens;
 pub mod top_k;

@@ -1,25 +1,24 @@
-//! `olmo-infer MODEL.olmo [TOKENS.bin]`: evaluates a prompt and goes on greedily.
+//! `olmo-infer MODEL.olmo [TOKENS.bin...]`: evaluates prompts and goes on greedily.
 
 mod args;
 mod exit;
+mod job;
 mod logits_file;
 mod memory;
 mod output;
 mod summary;
 
 use args::{Args, Mode};
+use job::Job;
 use logits_file::LogitsFile;
 use olmo_infer::error::display_path;
-use olmo_infer::greedy::{Run, Timing, greedy};
-use olmo_infer::model::{Model, Session};
+use olmo_infer::model::{Batch, Model};
 use olmo_infer::model_file::{ModelFile, Populated};
-use olmo_infer::threads::{Team, with_team};
-use olmo_infer::tokens::read_tokens;
+use olmo_infer::threads::with_team;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer};
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,7 +43,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(failure) => {
-            tell(format_args!("error: {failure}"));
+            failure.to_string().lines().for_each(|line| tell(format_args!("error: {line}")));
             ExitCode::FAILURE
         }
     }
@@ -67,27 +66,28 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
             display_path(&args.model)
         )));
     }
-    let tokens = read_tokens(&args.tokens, config.vocab_size, config.max_position_embeddings)?;
-    let positions = args.positions(tokens.len(), config.max_position_embeddings)?;
-    let options = args.options(positions);
-    memory::check(Session::bytes(config, &options), positions)?;
+    let inputs = job::read(args, config)?;
+    let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
+    let options = args.options(positions.iter().copied().max().unwrap_or(1));
+    let model = Model::new(&file);
+    let needed = |positions: &[usize]| Batch::bytes(config, &options, positions);
+    let sequences = memory::batch(args.batch(), &positions, model.weights().bytes_per_token(), needed)?;
     let logits_file = match &args.logits {
-        Some(path) => Some(LogitsFile::create(path, [&args.model, &args.tokens], config.vocab_size)?),
+        Some(path) => Some(LogitsFile::create(path, [&args.model, &args.tokens[0]], config.vocab_size)?),
         None => None,
     };
-    let printer = Printer::new(args.mode, vocabulary, &config.eos_token_ids);
-
-    let model = Model::new(&file);
+    let printer = Printer::new(args.mode, vocabulary, &config.eos_token_ids, &args.tokens);
     let (measured, page_in) = beside_populating(&file, || {
         with_team(args.threads(), |team| {
-            let session = Session::new(&model, options)?;
-            Job { tokens: &tokens, positions, args, printer, logits_file, begun }.run(session, team)
+            let batch = Batch::new(&model, options, sequences)?;
+            Job { inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
         })
     })?;
     Ok(Summary {
         opened,
         page_in,
         first_token: measured.first_token,
+        sequences: inputs.len(),
         timing: measured.timing,
         bytes_per_token: model.weights().bytes_per_token(),
         isa: options.products.isa.name(),
@@ -117,63 +117,4 @@ fn beside_populating<T>(
         let value = result?;
         Ok((value, page_in.transpose()?))
     })
-}
-
-/// The evaluation of one token file.
-struct Job<'a> {
-    tokens: &'a [u32],
-    positions: usize,
-    args: &'a Args,
-    printer: Printer<'a>,
-    logits_file: Option<LogitsFile>,
-    begun: Instant,
-}
-
-/// What a job took.
-struct Measured {
-    timing: Timing,
-    /// From the start of the program to the first predicted token after the prompt.
-    first_token: Duration,
-    threads: usize,
-    anonymous_bytes: Option<u64>,
-}
-
-impl Job<'_> {
-    fn run(mut self, mut session: Session, team: &mut Team) -> Result<Measured, Failure> {
-        let run = Run {
-            prompt: self.tokens,
-            positions: self.positions,
-            top: self.args.top(),
-            visit_prompt: self.args.mode != Mode::Text || self.logits_file.is_some(),
-        };
-        let mut first_token = None;
-        let timing = greedy(&mut session, team, run, |evaluated| {
-            if evaluated.position + 1 >= self.tokens.len().min(self.positions) {
-                first_token.get_or_insert_with(|| self.begun.elapsed());
-            }
-            if let Some(file) = &mut self.logits_file {
-                file.write(evaluated.logits)?;
-            }
-            let is_prompt = evaluated.position + 1 < self.tokens.len();
-            match self.printer.print(&evaluated, is_prompt) {
-                // The logits are still wanted.
-                Err(Failure::ReaderGone) if self.logits_file.is_some() => {
-                    self.printer.mute();
-                    Ok(ControlFlow::Continue(()))
-                }
-                result => result,
-            }
-        })?;
-        self.printer.finish()?;
-        if let Some(file) = self.logits_file {
-            file.finish()?;
-        }
-        Ok(Measured {
-            timing,
-            first_token: first_token.unwrap_or_default(),
-            threads: team.n_threads(),
-            // While the session still has its buffers.
-            anonymous_bytes: memory::anonymous_bytes(),
-        })
-    }
 }

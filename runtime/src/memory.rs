@@ -1,20 +1,49 @@
 //! How much memory there is, and how much this process took.
 
 use crate::output::Failure;
+use std::cmp::Reverse;
 use std::fs;
 use std::path::Path;
 
-/// Refuses a run whose KV cache and activations cannot fit.
-pub fn check(needed: u64, positions: usize) -> Result<(), Failure> {
-    match available() {
-        Some(available) if needed > available => Err(Failure::Refused(format!(
-            "{positions} positions need {:.1} GB for the KV cache and activations, this machine has {:.1} GB to give; ask \
-             for fewer positions or a smaller --chunk",
-            needed as f64 / 1e9,
-            available as f64 / 1e9
-        ))),
-        _ => Ok(()),
+/// Sequences at a time when nobody asked for a number: up to about so many, a pass costs little more than for one.
+const DEFAULT_BATCH: usize = 16;
+
+/// How many sequences to evaluate at a time: as many as were asked for, else [`DEFAULT_BATCH`], or fewer when their KV
+/// caches would not fit the free memory beside the model, whose pages would have to be read again for every pass.
+///
+/// `positions` are those of all sequences, `needed` says what a batch of some of them takes.
+///
+/// # Errors
+/// [`Failure::Refused`] when the memory is not enough for what was asked for, or for one.
+pub fn batch(
+    asked: Option<usize>,
+    positions: &[usize],
+    model_bytes: u64,
+    needed: impl Fn(&[usize]) -> u64,
+) -> Result<usize, Failure> {
+    // Whatever sequences meet, they take no more than the largest do.
+    let mut positions = positions.to_vec();
+    positions.sort_unstable_by_key(|&positions| Reverse(positions));
+    let most = asked.unwrap_or(DEFAULT_BATCH).min(positions.len());
+    let Some(available) = available() else { return Ok(most) };
+    let beside_the_model = available.saturating_sub(model_bytes);
+    let sequences = match asked {
+        Some(_) => most,
+        None => (2..=most).rev().find(|&n| needed(&positions[..n]) <= beside_the_model).unwrap_or(1),
+    };
+    let needed = needed(&positions[..sequences]);
+    if needed <= available {
+        return Ok(sequences);
     }
+    let (what, advice) = match sequences {
+        1 => (format!("{} positions need", positions[0]), "for fewer positions or a smaller --chunk"),
+        n => (format!("{n} sequences at a time need"), "for a smaller --batch, fewer positions or a smaller --chunk"),
+    };
+    Err(Failure::Refused(format!(
+        "{what} {:.1} GB for the KV cache and activations, this machine has {:.1} GB to give; ask {advice}",
+        needed as f64 / 1e9,
+        available as f64 / 1e9
+    )))
 }
 
 /// Bytes that this process could still get: what the kernel says is available, or the smallest limit of its control
@@ -43,8 +72,8 @@ fn group_limit() -> Option<u64> {
     limits.min()
 }
 
-/// Bytes of memory that belong to this process alone, the mapped file not counted. All buffers are allocated at the
-/// beginning of a run and kept to its end, so that at the end this is the most it had.
+/// Bytes of memory that belong to this process alone, the mapped file not counted. Buffers and KV caches are kept to the
+/// end of a run, so that at the end this is the most it had.
 pub fn anonymous_bytes() -> Option<u64> {
     kilobytes("/proc/self/status", "RssAnon:")
 }

@@ -1,18 +1,22 @@
-//! The main path: a model, a session, and the forward pass from token ids to logits.
+//! The main path: a model, a batch of sequences, and the forward pass from token ids to logits.
 
 use crate::attention::Attention;
+use crate::buffers::Buffers;
 use crate::config::{AttentionKind, ModelConfig};
 use crate::error::Error;
 use crate::format::Dtype;
 use crate::kernels::Isa;
 use crate::kernels::lanes::{RmsNorm, Rotate, SwiGlu};
-use crate::kv_cache::{KvCache, zeros};
+use crate::kv_cache::KvCache;
 use crate::matmul::{Activations, Matmul, Products};
 use crate::model_file::ModelFile;
 use crate::rope::Rope;
+use crate::sequence::{Row, Sequence, store};
 use crate::threads::Team;
 use crate::weights::{LayerWeights, Weights};
-use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use crate::session::Session;
 
 /// Most positions whose logits are computed at a time.
 pub const LOGITS_CHUNK: usize = 48;
@@ -52,12 +56,12 @@ impl<'a> Model<'a> {
     }
 }
 
-/// How a session computes.
+/// How a batch or a session computes.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Positions that the session can hold, prompt and generated tokens together.
+    /// Most positions that a sequence can hold, prompt and generated tokens together.
     pub positions: usize,
-    /// Most tokens evaluated in one forward pass.
+    /// Most tokens evaluated in one forward pass, those of all sequences together.
     pub chunk: usize,
     /// Which code computes the products.
     pub products: Products,
@@ -70,12 +74,13 @@ impl Options {
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
         let products = Products { isa, gemm: !isa.has_products() };
-        Options { positions, chunk: 512, products, activations: Activations::Bf16 }.clamped()
+        Options { positions, chunk: 512, products, activations: Activations::Bf16 }
     }
 
-    /// With a chunk that is no longer than the sequence.
-    fn clamped(self) -> Options {
-        Options { chunk: self.chunk.min(self.positions.max(1)), ..self }
+    /// With a chunk that is no longer than the sequences together, and has a row for each of them.
+    fn clamped(self, sequences: usize) -> Options {
+        let all = self.positions.saturating_mul(sequences);
+        Options { chunk: self.chunk.min(all).max(sequences).max(1), ..self }
     }
 }
 
@@ -84,90 +89,35 @@ fn widest(config: &ModelConfig) -> usize {
     config.hidden_size.max(config.q_width()).max(config.intermediate_size)
 }
 
-/// One sequence: its KV cache and the buffers of the forward pass, all allocated at the beginning.
-pub struct Session<'m> {
+/// Several sequences that share each forward pass: a pass reads every weight once for all of them.
+///
+/// A sequence has a place, from 0, which [`Batch::begin`] gives to the next one when it has ended. What a sequence yields
+/// does not depend on the others, to the last bit.
+pub struct Batch<'m> {
     model: &'m Model<'m>,
     options: Options,
-    cache: KvCache,
+    sequences: Vec<Sequence>,
     matmul: Matmul,
-    position: usize,
-    n: usize,
+    /// The tokens of the pass; row t of every buffer belongs to the token in row t here.
+    rows: Vec<Row>,
     buffers: Buffers,
 }
 
-/// Activations of up to `chunk` tokens; n of them are in use.
-struct Buffers {
-    hidden: Vec<f32>,    // [n, hidden_size], the residual stream
-    q: Vec<f32>,         // [n, n_heads * head_dim]
-    k: Vec<f32>,         // [n, n_kv_heads * head_dim]
-    v: Vec<f32>,         // [n, n_kv_heads * head_dim]
-    attention: Vec<f32>, // [n, n_heads * head_dim]
-    gate: Vec<f32>,      // [n, intermediate_size]
-    up: Vec<f32>,        // [n, intermediate_size]
-    projected: Vec<f32>, // [n, hidden_size], what a block adds to the residual stream
-    cos: [Vec<f32>; 2],  // [n, head_dim / 2], for full and sliding layers
-    sin: [Vec<f32>; 2],  // [n, head_dim / 2]
-    normed: Vec<f32>,    // [LOGITS_CHUNK, hidden_size]
-    logits: Vec<f32>,    // [LOGITS_CHUNK, vocab_size]
-}
-
-impl Buffers {
-    /// Elements of each buffer, in the order of the fields.
-    fn sizes(config: &ModelConfig, chunk: usize) -> [usize; 14] {
-        let half = config.head_dim / 2;
-        [
-            chunk * config.hidden_size,
-            chunk * config.q_width(),
-            chunk * config.kv_width(),
-            chunk * config.kv_width(),
-            chunk * config.q_width(),
-            chunk * config.intermediate_size,
-            chunk * config.intermediate_size,
-            chunk * config.hidden_size,
-            chunk * half,
-            chunk * half,
-            chunk * half,
-            chunk * half,
-            chunk.min(LOGITS_CHUNK) * config.hidden_size,
-            chunk.min(LOGITS_CHUNK) * config.vocab_size,
-        ]
+impl<'m> Batch<'m> {
+    /// Bytes that a batch needs while it holds sequences of so many positions: KV caches and activations.
+    pub fn bytes(config: &ModelConfig, options: &Options, positions: &[usize]) -> u64 {
+        let rows = options.clamped(positions.len()).chunk;
+        let caches: u64 = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows)).sum();
+        let converted = 4 * rows as u64 * widest(config) as u64;
+        caches + Buffers::bytes(config, rows) + converted
     }
 
-    fn new(config: &ModelConfig, chunk: usize) -> Result<Buffers, Error> {
-        let sizes = Buffers::sizes(config, chunk).map(|elements| zeros(elements, "activations"));
-        let [hidden, q, k, v, attention, gate, up, projected, cos, cos_sliding, sin, sin_sliding, normed, logits] =
-            sizes;
-        Ok(Buffers {
-            hidden: hidden?,
-            q: q?,
-            k: k?,
-            v: v?,
-            attention: attention?,
-            gate: gate?,
-            up: up?,
-            projected: projected?,
-            cos: [cos?, cos_sliding?],
-            sin: [sin?, sin_sliding?],
-            normed: normed?,
-            logits: logits?,
-        })
-    }
-}
-
-impl<'m> Session<'m> {
-    /// Bytes that a session needs: KV cache and activations.
-    pub fn bytes(config: &ModelConfig, options: &Options) -> u64 {
-        let options = options.clamped();
-        let activations: u64 = Buffers::sizes(config, options.chunk).iter().map(|&elements| 4 * elements as u64).sum();
-        let converted = 4 * options.chunk as u64 * widest(config) as u64;
-        KvCache::bytes(config, options.positions, options.chunk) + activations + converted
-    }
-
-    /// An empty session.
+    /// A batch of places for `sequences` sequences, none of which has begun.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than the model has, no positions, or memory that the system does not give.
-    pub fn new(model: &'m Model<'m>, options: Options) -> Result<Session<'m>, Error> {
+    /// [`Error::Request`] for more positions than the model has, no positions, no sequences, or memory that the system
+    /// does not give.
+    pub fn new(model: &'m Model<'m>, options: Options, sequences: usize) -> Result<Batch<'m>, Error> {
         let config = model.config();
         if options.positions > config.max_position_embeddings {
             return Err(Error::Request {
@@ -177,26 +127,46 @@ impl<'m> Session<'m> {
                 ),
             });
         }
-        if options.positions == 0 || options.chunk == 0 {
-            return Err(Error::Request { problem: "a session needs at least one position and a chunk of one".into() });
+        if options.positions == 0 || options.chunk == 0 || sequences == 0 {
+            let problem = "at least one sequence, one position and a chunk of one are needed".into();
+            return Err(Error::Request { problem });
         }
-        let options = options.clamped();
+        let options = options.clamped(sequences);
         let bf16 = model.weights.embed_tokens.shape.dtype == Dtype::Bf16;
-        Ok(Session {
+        Ok(Batch {
             model,
             options,
-            cache: KvCache::new(config, options.positions, options.chunk)?,
+            sequences: (0..sequences).map(|_| Sequence::without_room()).collect(),
             matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
-            position: 0,
-            n: 0,
+            rows: Vec::with_capacity(options.chunk),
             buffers: Buffers::new(config, options.chunk)?,
         })
     }
 
-    /// Forgets the sequence; the next tokens begin a new one in the same memory.
-    pub fn restart(&mut self) {
-        // What the cache holds beyond the position is never looked at.
-        (self.position, self.n) = (0, 0);
+    /// Begins a new sequence of at most `positions` positions in a place; what was there is forgotten. Allocates the KV
+    /// cache, unless the place has one that is large enough.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for more positions than [`Options::positions`], or memory that the system does not give.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn begin(&mut self, place: usize, positions: usize) -> Result<(), Error> {
+        if positions > self.options.positions {
+            let problem = format!("{positions} positions were asked for, the batch has {}", self.options.positions);
+            return Err(Error::Request { problem });
+        }
+        self.rows.clear();
+        self.sequences[place].begin(self.model.config(), positions, self.options.chunk)
+    }
+
+    /// Forgets the sequence in a place; the next tokens begin a new one in the same memory.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn restart(&mut self, place: usize) {
+        self.rows.clear();
+        self.sequences[place].restart();
     }
 
     /// The model's configuration.
@@ -204,68 +174,106 @@ impl<'m> Session<'m> {
         self.model.config()
     }
 
-    /// Number of positions evaluated so far.
-    pub fn position(&self) -> usize {
-        self.position
+    /// Number of places.
+    pub fn n_places(&self) -> usize {
+        self.sequences.len()
     }
 
-    /// How this session computes; the chunk is at most the positions.
+    /// Number of positions evaluated so far of the sequence in a place.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn position(&self, place: usize) -> usize {
+        self.sequences[place].position()
+    }
+
+    /// How this batch computes; the chunk is at most the positions of all sequences, and at least the number of places.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Evaluates the next tokens of the sequence, at most a chunk of them. [`Session::logits`] then gives what they
-    /// predict.
+    /// The tokens of the last forward pass.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Evaluates the next tokens of some sequences, each given by its place, in one pass; at most a chunk of tokens in
+    /// all. [`Batch::logits`] then gives what they predict.
     ///
     /// # Errors
-    /// [`Error::Request`] when the tokens are none, more than a chunk, more than there are positions left, or not in the
-    /// vocabulary.
-    pub fn forward(&mut self, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
-        let config = self.model.config();
-        let left = (self.options.positions - self.position).min(self.options.chunk);
-        if tokens.is_empty() || tokens.len() > left {
-            let problem = format!("{} tokens in one forward pass, there is room for 1 to {left}", tokens.len());
-            return Err(Error::Request { problem });
-        }
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= config.vocab_size) {
-            let problem = format!("token {token}, the vocabulary has ids 0 to {}", config.vocab_size - 1);
-            return Err(Error::Request { problem });
-        }
-        self.n = tokens.len();
-        self.embed(team, tokens);
+    /// [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or than there are
+    /// positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is evaluated then.
+    pub fn forward<'t>(
+        &mut self,
+        team: &mut Team,
+        parts: impl IntoIterator<Item = (usize, &'t [u32])>,
+    ) -> Result<(), Error> {
+        self.give_rows(parts)?;
+        self.embed(team);
         self.rotations(team);
         for (index, layer) in self.model.weights.layers.iter().enumerate() {
             self.attention_block(team, index, layer);
             self.mlp_block(team, layer);
         }
-        self.position += self.n;
+        Ok(())
+    }
+
+    /// Gives every token its row and its position, or none of them.
+    fn give_rows<'t>(&mut self, parts: impl IntoIterator<Item = (usize, &'t [u32])>) -> Result<(), Error> {
+        self.rows.clear();
+        let mut parts = parts.into_iter();
+        let given = parts.try_for_each(|(place, tokens)| self.give_rows_to(place, tokens));
+        let given = match given {
+            Ok(()) if self.rows.is_empty() => Err("no sequence in a forward pass".into()),
+            given => given,
+        };
+        given.map_err(|problem| {
+            self.rows.drain(..).for_each(|row| self.sequences[row.sequence].step_back());
+            Error::Request { problem }
+        })
+    }
+
+    fn give_rows_to(&mut self, place: usize, tokens: &[u32]) -> Result<(), String> {
+        let n_places = self.sequences.len();
+        let sequence = self.sequences.get_mut(place);
+        let sequence = sequence.ok_or_else(|| format!("sequence {place} in a batch of {n_places}"))?;
+        let left = sequence.left().min(self.options.chunk - self.rows.len());
+        if tokens.is_empty() || tokens.len() > left {
+            return Err(format!("{} tokens in one forward pass, there is room for 1 to {left}", tokens.len()));
+        }
+        let vocab_size = self.model.config().vocab_size;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(format!("token {token}, the vocabulary has ids 0 to {}", vocab_size - 1));
+        }
+        let row = |&token| Row { sequence: place, position: sequence.advance(), token };
+        self.rows.extend(tokens.iter().map(row));
         Ok(())
     }
 
     /// `hidden[t] = embed_tokens[tokens[t]]`
-    fn embed(&mut self, team: &mut Team, tokens: &[u32]) {
+    fn embed(&mut self, team: &mut Team) {
         let (embed_tokens, width) = (&self.model.weights.embed_tokens, self.model.config().hidden_size);
-        let hidden = &mut self.buffers.hidden[..self.n * width];
-        team.for_rows(hidden, width, |t, row| embed_tokens.copy_row(tokens[t] as usize, row));
+        let (rows, hidden) = (&self.rows, &mut self.buffers.hidden[..self.rows.len() * width]);
+        team.for_rows(hidden, width, |t, hidden| embed_tokens.copy_row(rows[t].token as usize, hidden));
     }
 
-    /// cos and sin of this chunk's positions, for both kinds of layers.
+    /// cos and sin of the rows' positions, for both kinds of layers.
     fn rotations(&mut self, team: &mut Team) {
         let half = self.model.config().head_dim / 2;
-        let first = self.position;
+        let rows = &self.rows;
         for (kind, rope) in [&self.model.rope_full, &self.model.rope_sliding].into_iter().enumerate() {
             if kind == 1 && self.model.config().sliding_window == 0 {
                 continue;
             }
-            let cos = &mut self.buffers.cos[kind][..self.n * half];
-            let sin = &mut self.buffers.sin[kind][..self.n * half];
-            team.for_row_pairs(cos, sin, half, |t, cos, sin| rope.angles(first + t, cos, sin));
+            let cos = &mut self.buffers.cos[kind][..rows.len() * half];
+            let sin = &mut self.buffers.sin[kind][..rows.len() * half];
+            team.for_row_pairs(cos, sin, half, |t, cos, sin| rope.angles(rows[t].position, cos, sin));
         }
     }
 
     /// `hidden += rms_norm(o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v)))`
     fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, n) = (self.model.config(), self.n);
+        let (config, rows, n) = (self.model.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
         let b = &mut self.buffers;
@@ -287,16 +295,16 @@ impl<'m> Session<'m> {
         let scale = (1.0 / (config.head_dim as f64).sqrt()) as f32;
         team.for_rows(q, q_width, |t, q| norm_and_rotate(layer.q_norm, scale, t, q));
         team.for_rows(k, kv_width, |t, k| norm_and_rotate(layer.k_norm, 1.0, t, k));
-        let cache = self.cache.layer(index);
-        cache.store(team, self.position, k, v);
+        store(team, &mut self.sequences, index, rows, k, v);
 
         let heads = Attention {
+            layer: index,
             head_dim: config.head_dim,
             n_heads: config.n_heads,
             heads_per_kv: config.heads_per_kv(),
             window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
         };
-        heads.run(team, self.options.products, cache, self.position, q, attention);
+        heads.run(team, self.options.products, &self.sequences, rows, q, attention);
 
         self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
         self.add_normed(team, layer.post_attention_layernorm);
@@ -304,7 +312,7 @@ impl<'m> Session<'m> {
 
     /// `hidden += rms_norm(down_proj(silu(gate_proj(hidden)) * up_proj(hidden)))`
     fn mlp_block(&mut self, team: &mut Team, layer: &LayerWeights) {
-        let (config, n, isa) = (self.model.config(), self.n, self.options.products.isa);
+        let (config, n, isa) = (self.model.config(), self.rows.len(), self.options.products.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
         let hidden = &mut b.hidden[..n * hidden_size];
@@ -323,14 +331,15 @@ impl<'m> Session<'m> {
     fn add_normed(&mut self, team: &mut Team, weight: &[f32]) {
         let (width, isa) = (self.model.config().hidden_size, self.options.products.isa);
         let eps = self.model.config().rms_norm_eps as f32;
-        let hidden = &mut self.buffers.hidden[..self.n * width];
-        let projected = &mut self.buffers.projected[..self.n * width];
+        let n = self.rows.len();
+        let hidden = &mut self.buffers.hidden[..n * width];
+        let projected = &mut self.buffers.projected[..n * width];
         team.for_row_pairs(hidden, projected, width, |_, hidden, x| {
             isa.run(RmsNorm { x, weight, eps, residual: Some(hidden) });
         });
     }
 
-    /// `lm_head(rms_norm(hidden))` for some of the tokens of the last forward pass, `[rows, vocab_size]`; at most
+    /// `lm_head(rms_norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most
     /// [`LOGITS_CHUNK`] of them at a time.
     ///
     /// # Errors
@@ -338,24 +347,42 @@ impl<'m> Session<'m> {
     ///
     /// # Panics
     /// For rows beyond those of the last forward pass, or too many of them.
-    pub fn logits(&mut self, team: &mut Team, rows: Range<usize>) -> Result<&[f32], Error> {
-        assert!(rows.end <= self.n && rows.len() <= LOGITS_CHUNK);
+    pub fn logits(
+        &mut self,
+        team: &mut Team,
+        rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
+    ) -> Result<&[f32], Error> {
         let (config, isa) = (self.model.config(), self.options.products.isa);
         let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, &self.model.weights);
+        let rows = rows.into_iter();
+        let n = rows.clone().count();
+        assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));
         let b = &mut self.buffers;
-        let normed = &mut b.normed[..rows.len() * width];
-        let logits = &mut b.logits[..rows.len() * config.vocab_size];
-        normed.copy_from_slice(&b.hidden[rows.start * width..rows.end * width]);
+        let normed = &mut b.normed[..n * width];
+        let logits = &mut b.logits[..n * config.vocab_size];
+        for (normed, row) in normed.chunks_exact_mut(width).zip(rows.clone()) {
+            normed.copy_from_slice(&b.hidden[row * width..][..width]);
+        }
         team.for_rows(normed, width, |_, x| isa.run(RmsNorm { x, weight: weights.norm, eps, residual: None }));
         self.matmul.run(team, normed, [(&weights.lm_head, &mut *logits)]);
-        for (row, logits) in logits.chunks_exact(config.vocab_size).enumerate() {
+        // The first bad logit: its row in the high half, its token in the low one.
+        let bad = AtomicU64::new(u64::MAX);
+        team.for_rows(logits, config.vocab_size, |row, logits| {
             // The largest magnitude as bits: infinities and NaN come after every finite number.
             let largest = logits.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
             if largest >= f32::INFINITY.to_bits() {
                 let token = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
-                return Err(Error::NotFinite { position: self.position - self.n + rows.start + row, token });
+                bad.fetch_min((row as u64) << 32 | token as u64, Ordering::Relaxed);
+            }
+        });
+        match bad.into_inner() {
+            u64::MAX => Ok(logits),
+            bad => {
+                let mut rows = rows;
+                let row = rows.nth((bad >> 32) as usize).map(|row| self.rows[row]).expect("one of the rows");
+                let (sequence, position) = (row.sequence, row.position);
+                Err(Error::NotFinite { sequence, position, token: bad as u32 as usize })
             }
         }
-        Ok(logits)
     }
 }

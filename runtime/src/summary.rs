@@ -11,8 +11,10 @@ pub struct Summary {
     pub opened: Duration,
     /// Bringing the file's pages in, beside the computation.
     pub page_in: Option<(Duration, Populated)>,
-    /// From the start of the program to the first predicted token after the prompt.
+    /// From the start of the program to the first predicted token after a prompt.
     pub first_token: Duration,
+    /// Number of sequences.
+    pub sequences: usize,
     /// Prefill and decode.
     pub timing: Timing,
     /// Weights that one token of decode reads.
@@ -44,13 +46,19 @@ impl fmt::Display for Summary {
         write!(f, "; prefill {} tokens, {:.1} tok/s", t.prefill_tokens, rate(t.prefill_tokens, t.prefill))?;
         if t.decode_tokens > 0 {
             let per_second = rate(t.decode_tokens, t.decode);
-            let gb_per_second = per_second * self.bytes_per_token as f64 / 1e9;
-            write!(
-                f,
-                "; decode {} tokens, {:.2} ms each, {per_second:.1} tok/s, {gb_per_second:.1} GB/s",
-                t.decode_tokens,
-                1e3 / per_second
-            )?;
+            // A pass reads the weights once, for however many sequences.
+            let passes = rate(t.decode_passes, t.decode);
+            let gb_per_second = passes * self.bytes_per_token as f64 / 1e9;
+            write!(f, "; decode {} tokens", t.decode_tokens)?;
+            match self.sequences {
+                1 => write!(f, ", {:.2} ms each", 1e3 / passes)?,
+                _ => write!(f, " in {} passes, {:.2} ms each", t.decode_passes, 1e3 / passes)?,
+            }
+            write!(f, ", {per_second:.1} tok/s, {gb_per_second:.1} GB/s")?;
+        }
+        if self.sequences > 1 {
+            let (tokens, time) = (t.prefill_tokens + t.decode_tokens, t.prefill + t.decode);
+            write!(f, "; {} sequences, {tokens} tokens, {:.1} tok/s in all", self.sequences, rate(tokens, time))?;
         }
         let products = if self.gemm { " with gemm" } else { "" };
         write!(f, "; {}{products}, {} threads", self.isa, self.threads)?;

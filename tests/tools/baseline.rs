@@ -9,7 +9,7 @@ use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, PANEL_ROWS};
 use olmo_infer::greedy::{Run, greedy};
 use olmo_infer::layout::{self, Role, TensorSpec};
-use olmo_infer::model::{Model, Options, Session};
+use olmo_infer::model::{Batch, Model, Options};
 use olmo_infer::panels::PanelShape;
 use olmo_infer::threads::{Team, with_team};
 use olmo_infer::tokens::read_tokens;
@@ -85,9 +85,10 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
         let tensors: Vec<Vec<f32>> = specs.iter().zip(heap).map(|(spec, rows)| into_panels(spec, rows, team)).collect();
         let packed = begun.elapsed();
         let model = Model::from_weights(&config, weights(&config, &specs, &tensors));
-        let mut session = Session::new(&model, Options::new(args.steps))?;
+        let mut batch = Batch::new(&model, Options::new(args.steps), 1)?;
         let run = Run { prompt: &tokens, positions: args.steps, top: 5, visit_prompt: true };
-        let timing = greedy(&mut session, team, run, |_| Ok::<_, olmo_infer::error::Error>(ControlFlow::Continue(())))?;
+        let timing =
+            greedy(&mut batch, team, &[run], |_| Ok::<_, olmo_infer::error::Error>(ControlFlow::Continue(())))?;
         let total = begun.elapsed();
         let seconds = |time: Duration| time.as_secs_f64();
         let token = seconds(timing.decode) / timing.decode_tokens.max(1) as f64;

@@ -1,0 +1,127 @@
+//! The evaluation of token files, from reading them to the last line of their results.
+
+use crate::args::{Args, Mode};
+use crate::logits_file::LogitsFile;
+use crate::memory;
+use crate::output::{Failure, Printer};
+use olmo_infer::config::ModelConfig;
+use olmo_infer::error::{Error, display_path};
+use olmo_infer::greedy::{Run, Timing, greedy};
+use olmo_infer::model::Batch;
+use olmo_infer::threads::Team;
+use olmo_infer::tokens::read_tokens;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A token file that was read.
+pub struct Input {
+    /// Its ids, checked.
+    pub tokens: Vec<u32>,
+    /// Number of positions to evaluate.
+    pub positions: usize,
+}
+
+/// Reads all token files, so that nothing is computed when one of them is bad.
+///
+/// # Errors
+/// What is wrong with each bad file.
+pub fn read(args: &Args, config: &ModelConfig) -> Result<Vec<Input>, Failure> {
+    let (mut inputs, mut failures) = (Vec::new(), Vec::new());
+    for path in &args.tokens {
+        match read_one(args, config, path) {
+            Ok(input) => inputs.push(input),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(inputs) } else { Err(Failure::Several(failures)) }
+}
+
+fn read_one(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
+    let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings)?;
+    let positions = args.positions(tokens.len(), config.max_position_embeddings);
+    let positions = positions.map_err(|failure| of_file(args, path, failure))?;
+    Ok(Input { tokens, positions })
+}
+
+/// Says which file it is about, when there are several.
+fn of_file(args: &Args, path: &Path, failure: Failure) -> Failure {
+    match args.tokens.len() {
+        1 => failure,
+        _ => Failure::Refused(format!("{}: {failure}", display_path(path))),
+    }
+}
+
+/// The evaluation of the token files of a run.
+pub struct Job<'a> {
+    /// One for each token file, in the order of the arguments.
+    pub inputs: &'a [Input],
+    /// The command line.
+    pub args: &'a Args,
+    /// Takes the results.
+    pub printer: Printer<'a>,
+    /// Takes the logits, of the only token file.
+    pub logits_file: Option<LogitsFile>,
+    /// When the program began.
+    pub begun: Instant,
+}
+
+/// What a job took.
+pub struct Measured {
+    /// Prefill and decode.
+    pub timing: Timing,
+    /// From the start of the program to the first predicted token after a prompt.
+    pub first_token: Duration,
+    /// Number of threads.
+    pub threads: usize,
+    /// Memory of the process itself.
+    pub anonymous_bytes: Option<u64>,
+}
+
+impl Job<'_> {
+    /// Evaluates and prints.
+    pub fn run(mut self, mut batch: Batch, team: &mut Team) -> Result<Measured, Failure> {
+        let visit_prompt = self.args.mode != Mode::Text || self.logits_file.is_some();
+        let top = self.args.top();
+        let runs = self.inputs.iter();
+        let runs = runs.map(|input| Run { prompt: &input.tokens, positions: input.positions, top, visit_prompt });
+        let runs: Vec<Run> = runs.collect();
+        let mut first_token = None;
+        self.printer.begin()?;
+        let timing = greedy(&mut batch, team, &runs, |evaluated| {
+            let input = &self.inputs[evaluated.run];
+            if evaluated.position + 1 >= input.tokens.len().min(input.positions) {
+                first_token.get_or_insert_with(|| self.begun.elapsed());
+            }
+            if let Some(file) = &mut self.logits_file {
+                file.write(evaluated.logits)?;
+            }
+            let is_prompt = evaluated.position + 1 < input.tokens.len();
+            match self.printer.print(&evaluated, is_prompt) {
+                // The logits are still wanted.
+                Err(Failure::ReaderGone) if self.logits_file.is_some() => {
+                    self.printer.mute();
+                    Ok(ControlFlow::Continue(()))
+                }
+                result => result,
+            }
+        });
+        let timing = timing.map_err(|failure| match failure {
+            Failure::Runtime(Error::NotFinite { sequence, .. }) => {
+                of_file(self.args, &self.args.tokens[sequence], failure)
+            }
+            failure => failure,
+        })?;
+        self.printer.finish()?;
+        if let Some(file) = self.logits_file {
+            file.finish()?;
+        }
+        Ok(Measured {
+            timing,
+            first_token: first_token.unwrap_or_default(),
+            threads: team.n_threads(),
+            // While the batch still has its buffers.
+            anonymous_bytes: memory::anonymous_bytes(),
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! Sequences that are evaluated together: each has its own position and KV cache, and gives some rows to a forward pass.
+
+use crate::config::ModelConfig;
+use crate::error::Error;
+use crate::kv_cache::{KvCache, LayerCache};
+use crate::threads::Team;
+use std::ops::Range;
+
+/// One token of a forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Which sequence it belongs to.
+    pub sequence: usize,
+    /// Its position there, from 0.
+    pub position: usize,
+    /// Its id.
+    pub token: u32,
+}
+
+/// The stretches of neighbouring rows that belong to one sequence; their positions are consecutive.
+pub(crate) fn stretches(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |stretch| {
+        let first = end;
+        end += stretch.len();
+        first..end
+    })
+}
+
+/// A sequence: what it has seen, and how much more it can hold.
+pub struct Sequence {
+    cache: KvCache,
+    room: usize,
+    position: usize,
+}
+
+impl Sequence {
+    /// A sequence without memory, which can hold nothing.
+    pub(crate) fn without_room() -> Sequence {
+        Sequence { cache: KvCache::default(), room: 0, position: 0 }
+    }
+
+    /// Begins anew, with room for `positions` positions, at most `chunk` of them added at a time. Memory that is large
+    /// enough is kept.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the system does not give the memory.
+    pub(crate) fn begin(&mut self, config: &ModelConfig, positions: usize, chunk: usize) -> Result<(), Error> {
+        if self.room < positions {
+            // What it had goes first, so that there are never both.
+            *self = Sequence::without_room();
+            self.cache = KvCache::new(config, positions, chunk)?;
+            self.room = positions;
+        }
+        self.restart();
+        Ok(())
+    }
+
+    /// Begins anew in the same memory.
+    pub(crate) fn restart(&mut self) {
+        // What the cache holds beyond the position is never looked at.
+        self.position = 0;
+    }
+
+    /// Number of positions evaluated so far.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.room - self.position
+    }
+
+    /// Takes the next position.
+    pub(crate) fn advance(&mut self) -> usize {
+        self.position += 1;
+        self.position - 1
+    }
+
+    /// Gives the last position back.
+    pub(crate) fn step_back(&mut self) {
+        self.position -= 1;
+    }
+
+    /// Keys and values of a layer.
+    pub(crate) fn layer(&self, layer: usize) -> &LayerCache {
+        self.cache.layer(layer)
+    }
+}
+
+/// Stores the keys and values of `rows`, both `[rows][n_kv_heads * head_dim]`, in one layer of their sequences.
+pub(crate) fn store(
+    team: &mut Team,
+    sequences: &mut [Sequence],
+    layer: usize,
+    rows: &[Row],
+    keys: &[f32],
+    values: &[f32],
+) {
+    let width = keys.len() / rows.len();
+    let first = rows[0];
+    if rows.iter().all(|row| row.sequence == first.sequence) {
+        // The threads share the heads of a single sequence.
+        let cache = sequences[first.sequence].cache.layer_mut(layer);
+        return cache.store_in_parallel(team, first.position, keys, values);
+    }
+    team.for_rows(sequences, 1, |index, sequence| {
+        for stretch in stretches(rows).filter(|stretch| rows[stretch.start].sequence == index) {
+            let numbers = stretch.start * width..stretch.end * width;
+            let cache = sequence[0].cache.layer_mut(layer);
+            cache.store(rows[stretch.start].position, &keys[numbers.clone()], &values[numbers]);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_the_neighbours_of_one_sequence() {
+        let row = |sequence, position| Row { sequence, position, token: 0 };
+        let rows = [row(2, 7), row(0, 0), row(0, 1), row(0, 2), row(2, 8)];
+        assert_eq!(stretches(&rows).collect::<Vec<_>>(), [0..1, 1..4, 4..5]);
+        assert_eq!(stretches(&[]).count(), 0);
+    }
+}
