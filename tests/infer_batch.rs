@@ -229,7 +229,7 @@ fn live_sequences_are_bounded_by_the_memory() {
         max_position_embeddings: 1 << 24,
         n_heads: 64,
         n_kv_heads: 64,
-        head_dim: 16,
+        head_dim: 256,
         hidden_size: 2,
         intermediate_size: 2,
         ..small_config()
@@ -237,11 +237,11 @@ fn live_sequences_are_bounded_by_the_memory() {
     write_weights(&folder.join("w"), &config, Stored::F32, 1);
     run(PACK, [&folder.join("w"), &folder.join("m.olmo")]).ok();
     fs::write(folder.join("a.bin"), ids(&[1])).expect("written");
-    // A position takes 16 KiB, so that half of the memory is one sequence and three do not fit.
+    // A position takes 256 KiB, so that half of the memory is one sequence and three do not fit.
     let meminfo = fs::read_to_string("/proc/meminfo").expect("Linux");
     let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:")).expect("there");
     let kilobytes: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
-    let steps = (kilobytes / 2 / 16).to_string();
+    let steps = (kilobytes / 2 / 256).to_string();
     let command = ["m.olmo", "a.bin", "a.bin", "a.bin", "--steps", &steps, "--batch", "3"];
     let refused = infer(folder.path(), &command);
     assert!(refused.refused(1).contains("3 sequences at a time need"), "{}", refused.stderr);

@@ -5,13 +5,14 @@
 //! 1. [`model_file`] opens, checks and maps the file; [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and
 //!    where, [`config`] what model it is.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
-//! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts.
+//! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
+//!    pass takes tokens of one [`sequence`] or of many; a [`session`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
 //!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
-//! 5. [`greedy`] is the loop over a prompt and its continuation; [`tokens`], [`vocabulary`] and [`top_k`] are its ends.
+//! 5. [`greedy`] is the loop over prompts and their continuations; [`tokens`], [`vocabulary`] and [`top_k`] are its ends.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
-//! prompt is cut into chunks, or on which of the instruction sets AVX2 and AVX-512 computed it.
+//! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed it.
 //!
 //! ```no_run
 //! use olmo_infer::model::{Model, Options, Session};

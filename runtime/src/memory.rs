@@ -21,11 +21,21 @@ pub fn batch(
     model_bytes: u64,
     needed: impl Fn(&[usize]) -> u64,
 ) -> Result<usize, Failure> {
+    batch_within(available().unwrap_or(u64::MAX), asked, positions, model_bytes, needed)
+}
+
+/// As [`batch`], for so much available memory.
+fn batch_within(
+    available: u64,
+    asked: Option<usize>,
+    positions: &[usize],
+    model_bytes: u64,
+    needed: impl Fn(&[usize]) -> u64,
+) -> Result<usize, Failure> {
     // Whatever sequences meet, they take no more than the largest do.
     let mut positions = positions.to_vec();
     positions.sort_unstable_by_key(|&positions| Reverse(positions));
     let most = asked.unwrap_or(DEFAULT_BATCH).min(positions.len());
-    let Some(available) = available() else { return Ok(most) };
     let beside_the_model = available.saturating_sub(model_bytes);
     let sequences = match asked {
         Some(_) => most,
@@ -83,4 +93,42 @@ fn kilobytes(path: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte for each position, and 5 for the activations.
+    fn needed(positions: &[usize]) -> u64 {
+        positions.iter().sum::<usize>() as u64 + 5
+    }
+
+    #[test]
+    fn as_many_as_fit_beside_the_model_unless_a_number_was_asked_for() {
+        let sequences = |available, asked, positions: &[usize]| batch_within(available, asked, positions, 1000, needed);
+        let many = [10; 40];
+        for (available, asked, expected) in [
+            (u64::MAX, None, 16),
+            (1165, None, 16),
+            (1164, None, 15),
+            (1025, None, 2),
+            (1024, None, 1),
+            (15, None, 1),
+            (165, Some(16), 16),
+            (u64::MAX, Some(40), 40),
+            (u64::MAX, Some(99), 40),
+        ] {
+            assert_eq!(sequences(available, asked, &many).ok(), Some(expected), "{available} {asked:?}");
+        }
+        // The largest may meet, in whatever order they come.
+        assert_eq!(sequences(1000 + 5 + 90 + 80, None, &[1, 80, 2, 90, 3]).ok(), Some(2));
+        assert_eq!(sequences(u64::MAX, None, &[7]).ok(), Some(1));
+        let refused = |available, asked| match sequences(available, asked, &many) {
+            Err(failure) => failure.to_string(),
+            Ok(sequences) => panic!("{sequences} sequences"),
+        };
+        assert!(refused(14, None).starts_with("10 positions need 0.0 GB"));
+        assert!(refused(164, Some(16)).starts_with("16 sequences at a time need 0.0 GB"));
+    }
 }
