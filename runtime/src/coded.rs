@@ -14,6 +14,7 @@
 
 use crate::format::{Dtype, PANEL_ROWS};
 use crate::panels::PanelShape;
+use std::ops::Range;
 
 /// Bytes of a coded step.
 pub const CODED_STEP_BYTES: usize = SIGNS_BYTES + CODES_BYTES;
@@ -78,21 +79,25 @@ impl Exponents {
 
     /// The code of every biased exponent.
     pub fn codes(&self) -> Codes {
-        let mut codes = [None; 256];
+        let mut codes = [NO_CODE; 256];
         for (code, &exponent) in (0..).zip(&self.0) {
-            codes[usize::from(exponent)] = Some(code);
+            codes[usize::from(exponent)] = code;
         }
         Codes(codes)
     }
 }
 
+/// In [`Codes`]: an exponent that has none.
+const NO_CODE: u8 = 0x80;
+
 /// The code of every biased exponent that has one.
-pub struct Codes([Option<u8>; 256]);
+pub struct Codes([u8; 256]);
 
 impl Codes {
     /// Whether a bf16 number can be coded.
+    #[inline]
     pub fn has(&self, bits: u16) -> bool {
-        self.0[usize::from(exponent(bits))].is_some()
+        self.0[usize::from(exponent(bits))] != NO_CODE
     }
 
     /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1; the
@@ -100,14 +105,21 @@ impl Codes {
     pub fn encode(&self, step: &Step, n_rows: usize, n_columns: usize) -> Option<[u8; CODED_STEP_BYTES]> {
         let mut out = [0; CODED_STEP_BYTES];
         let (signs, codes) = out.split_at_mut(SIGNS_BYTES);
-        for (row, &pair) in step.iter().enumerate().take(n_rows) {
-            for (column, &bits) in halves(pair).iter().enumerate().take(n_columns) {
-                let code = self.0[usize::from(exponent(bits))]?;
-                let place = 2 * row + column;
-                signs[place] = (bits >> 8) as u8 & 0x80 | bits as u8 & 0x7f;
-                // Entry (row % 16, column), two bytes each; rows 0 to 31 are in its low byte.
-                codes[2 * (place % 32) + row / 32] |= code << (4 * (row / 16 % 2));
+        // Of every number; padding keeps code 0.
+        let mut all = [[0u8; 2]; PANEL_ROWS];
+        for ((&pair, signs), all) in step.iter().zip(signs.as_chunks_mut::<2>().0).zip(&mut all).take(n_rows) {
+            for ((bits, sign), code) in halves(pair).into_iter().zip(signs).zip(all).take(n_columns) {
+                *sign = (bits >> 8) as u8 & 0x80 | bits as u8 & 0x7f;
+                *code = self.0[usize::from(exponent(bits))];
             }
+        }
+        if all.as_flattened().iter().fold(0, |all, code| all | code) & NO_CODE != 0 {
+            return None;
+        }
+        for (entry, codes) in codes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            // Row 16 j + entry / 2 of the entry's column.
+            let code = |j: usize| all.as_flattened()[32 * j + entry];
+            *codes = [code(0) | code(1) << 4, code(2) | code(3) << 4];
         }
         Some(out)
     }
@@ -169,6 +181,18 @@ impl CodedTable {
     /// The raw steps of a panel, ascending.
     pub fn raw_steps(&self, panel: usize) -> &[u32] {
         &self.raw_steps[self.raw_before[panel] as usize..self.raw_before[panel + 1] as usize]
+    }
+
+    /// Where a panel's steps lie among the bytes of the matrix.
+    ///
+    /// # Panics
+    /// When there is no such panel.
+    pub fn panel_range(&self, shape: &PanelShape, panel: usize) -> Range<usize> {
+        let begin = |panel: usize| {
+            let raw = self.raw_before[panel] as usize * (RAW_STEP_BYTES - CODED_STEP_BYTES);
+            panel * n_steps(shape) * CODED_STEP_BYTES + raw
+        };
+        begin(panel)..begin(panel + 1)
     }
 
     /// Bytes of the table in the file; `None` when that is no size.
@@ -244,7 +268,7 @@ pub fn pays(shape: &PanelShape, n_raw_steps: u64) -> bool {
 pub struct CodedPanels<'a> {
     bytes: &'a [u8],
     table: &'a CodedTable,
-    n_steps: usize,
+    shape: PanelShape,
 }
 
 impl<'a> CodedPanels<'a> {
@@ -256,7 +280,7 @@ impl<'a> CodedPanels<'a> {
         assert_eq!(table.raw_before.len(), shape.n_panels() + 1);
         let n_raw = u32::try_from(table.raw_steps.len()).expect("as CodedTable has made sure");
         assert_eq!(coded_bytes(shape, n_raw), Some(bytes.len() as u64));
-        CodedPanels { bytes, table, n_steps: n_steps(shape) }
+        CodedPanels { bytes, table, shape: *shape }
     }
 
     /// One panel.
@@ -264,23 +288,40 @@ impl<'a> CodedPanels<'a> {
     /// # Panics
     /// When there is no such panel.
     pub fn panel(&self, panel: usize) -> CodedPanel<'a> {
-        let raw_before = self.table.raw_before[panel] as usize;
-        let raw_steps = self.table.raw_steps(panel);
-        let more = RAW_STEP_BYTES - CODED_STEP_BYTES;
-        let begin = panel * self.n_steps * CODED_STEP_BYTES + raw_before * more;
-        let length = self.n_steps * CODED_STEP_BYTES + raw_steps.len() * more;
         CodedPanel {
-            bytes: &self.bytes[begin..begin + length],
+            bytes: &self.bytes[self.table.panel_range(&self.shape, panel)],
             exponents: &self.table.exponents,
-            raw_steps,
+            raw_steps: self.table.raw_steps(panel),
             first_step: 0,
-            n_steps: self.n_steps,
+            n_steps: n_steps(&self.shape),
         }
     }
 
     /// Bytes in the file.
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64
+    }
+}
+
+/// A step as it lies in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredStep<'a> {
+    /// In 12 bits a number.
+    Coded(&'a [u8; CODED_STEP_BYTES]),
+    /// As in a plain panel.
+    Raw(&'a [u8; RAW_STEP_BYTES]),
+}
+
+impl StoredStep<'_> {
+    /// Its numbers, as a plain panel has them; see [`decode`] about padding.
+    pub fn numbers(&self, exponents: &Exponents) -> Step {
+        match self {
+            StoredStep::Coded(bytes) => decode(bytes, exponents),
+            StoredStep::Raw(bytes) => {
+                let pairs = bytes.as_chunks::<4>().0;
+                std::array::from_fn(|row| u32::from_le_bytes(pairs[row]))
+            }
+        }
     }
 }
 
@@ -327,6 +368,21 @@ impl<'a> CodedPanel<'a> {
         })
     }
 
+    /// The steps as they lie in the file.
+    pub fn steps(&self) -> impl Iterator<Item = StoredStep<'a>> {
+        let (mut left, mut raw_steps) = (self.bytes, self.raw_steps);
+        (self.first_step..self.first_step + self.n_steps).map(move |step| {
+            let is_raw = raw_steps.first().is_some_and(|&raw| raw as usize == step);
+            let (bytes, rest) = left.split_at(if is_raw { RAW_STEP_BYTES } else { CODED_STEP_BYTES });
+            left = rest;
+            raw_steps = &raw_steps[usize::from(is_raw)..];
+            match bytes.as_array() {
+                Some(coded) => StoredStep::Coded(coded),
+                None => StoredStep::Raw(bytes.as_array().expect("the other length")),
+            }
+        })
+    }
+
     /// The first `steps` steps, and the rest.
     ///
     /// # Panics
@@ -360,19 +416,10 @@ impl<'a> CodedPanel<'a> {
     /// When there is no such row.
     pub fn row(&self, row: usize) -> impl Iterator<Item = u32> {
         assert!(row < PANEL_ROWS);
-        let (mut bytes, lanes) = (self.bytes, self.exponents.lanes());
-        let is_raw =
-            self.stretches().flat_map(|(coded, raw)| std::iter::repeat_n(false, coded).chain(raw.then_some(true)));
-        is_raw.map(move |is_raw| {
-            if is_raw {
-                let (step, rest) = bytes.split_at(RAW_STEP_BYTES);
-                bytes = rest;
-                u32::from_le_bytes(step.as_chunks().0[row])
-            } else {
-                let (step, rest) = bytes.split_first_chunk().expect("a step of the panel");
-                bytes = rest;
-                decode_row(step, &lanes, row)
-            }
+        let lanes = self.exponents.lanes();
+        self.steps().map(move |step| match step {
+            StoredStep::Raw(bytes) => u32::from_le_bytes(bytes.as_chunks().0[row]),
+            StoredStep::Coded(bytes) => decode_row(bytes, &lanes, row),
         })
     }
 }
@@ -455,11 +502,10 @@ mod tests {
         assert_eq!(CodedTable::bytes(&shape, 4), Some(written.len()));
         assert_eq!(CodedTable::read(&written, &shape, 4).as_ref(), Ok(&table));
         let panels = CodedPanels::new(&shape, &bytes, &table);
-        for row in 0..64 {
-            for (panel, steps) in steps.chunks(5).enumerate() {
-                let expected: Vec<u32> = steps.iter().map(|step| step[row]).collect();
-                assert_eq!(panels.panel(panel).row(row).collect::<Vec<_>>(), expected, "{panel} {row}");
-            }
+        for (panel, steps) in steps.chunks(5).enumerate() {
+            let panel = panels.panel(panel);
+            assert!(panel.steps().map(|step| step.numbers(&exponents)).eq(steps.iter().copied()));
+            (0..64).for_each(|row| assert!(panel.row(row).eq(steps.iter().map(|step| step[row])), "{row}"));
         }
         let stretches: Vec<_> = panels.panel(0).stretches().collect();
         assert_eq!(stretches, [(0, true), (2, true), (0, true), (0, false)]);

@@ -43,6 +43,8 @@ pub const MAX_SECTIONS: usize = 64;
 pub const NONE: u32 = u32::MAX;
 /// Section flag: a reader that does not know this kind must refuse the file.
 pub const SECTION_REQUIRED: u32 = 1;
+/// Required feature: some matrix is coded.
+pub const FEATURE_CODED: u64 = 1;
 
 /// Kinds of sections that version 1 defines.
 pub mod section {
@@ -54,11 +56,13 @@ pub mod section {
     pub const CONFIG_JSON: u32 = 3;
     /// How the file was made: UTF-8 lines `key=value`.
     pub const PROVENANCE: u32 = 4;
+    /// What steers the decoding of coded matrices, see `coded.rs`.
+    pub const CODED: u32 = 5;
 
     /// Most bytes that a section of `kind` can have.
     pub fn max_bytes(kind: u32) -> u64 {
         match kind {
-            VOCABULARY => 1 << 30,
+            VOCABULARY | CODED => 1 << 30,
             SOURCES => 64 << 20,
             _ => 16 << 20,
         }
@@ -132,8 +136,40 @@ impl TensorLayout {
     }
 }
 
-/// How the bits of an element are coded. Further codes come with a required feature bit.
+/// Encoding of a tensor: the elements as they are.
 pub const ENCODING_PLAIN: u32 = 0;
+/// Encoding of a bf16 matrix: 12 bits an element, see `coded.rs`. It comes with [`FEATURE_CODED`].
+pub const ENCODING_CODED: u32 = 1;
+
+/// How the bits of a tensor's elements are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// As they are.
+    Plain,
+    /// In 12 bits each, see `coded.rs`.
+    Coded {
+        /// Steps that are stored as they are.
+        n_raw_steps: u32,
+    },
+}
+
+impl Encoding {
+    /// The code in a [`TensorRecord`].
+    pub fn code(self) -> u32 {
+        match self {
+            Encoding::Plain => ENCODING_PLAIN,
+            Encoding::Coded { .. } => ENCODING_CODED,
+        }
+    }
+
+    /// Steps stored raw; 0 when plain.
+    pub fn n_raw_steps(self) -> u32 {
+        match self {
+            Encoding::Plain => 0,
+            Encoding::Coded { n_raw_steps } => n_raw_steps,
+        }
+    }
+}
 
 /// The fixed block of configuration values in the header.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -251,10 +287,10 @@ pub struct TensorRecord {
     pub dtype: U32,
     /// Code of the [`TensorLayout`].
     pub layout: U32,
-    /// [`ENCODING_PLAIN`].
+    /// Code of the [`Encoding`].
     pub encoding: U32,
-    /// Columns stored raw by an encoding; 0 when plain.
-    pub n_raw_columns: U32,
+    /// Steps stored raw by [`Encoding::Coded`]; 0 when plain.
+    pub n_raw_steps: U32,
     /// Rows; the length of a vector.
     pub rows: U64,
     /// Columns; 1 for a vector.

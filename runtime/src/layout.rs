@@ -1,9 +1,11 @@
 //! Which tensors a model has and where everything lies in its file: a pure function of the configuration, the stored
-//! type of the matrices and the lengths of the sections. The converter writes what it says; the reader computes it again
+//! type of the matrices, their encodings and the lengths of the sections. The converter writes what it says; the reader computes it again
 //! and refuses a file that differs, so overlaps, holes and wrong alignments cannot be expressed.
 
+use crate::coded::{CodedTable, coded_bytes};
 use crate::config::ModelConfig;
-use crate::format::{self, Dtype, NONE, PANEL_ROWS, TensorLayout};
+use crate::format::{self, Dtype, Encoding, NONE, PANEL_ROWS, TensorLayout};
+use crate::panels::PanelShape;
 
 /// What a tensor is for. The discriminant is its code in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,6 +122,11 @@ impl TensorSpec {
             None => Dtype::F32,
         }
     }
+
+    /// Geometry of a matrix; `None` for a vector.
+    pub fn panel_shape(&self, matrices: Dtype) -> Option<PanelShape> {
+        self.columns.map(|columns| PanelShape { rows: self.rows, columns, dtype: matrices })
+    }
 }
 
 /// Every tensor of the model, in the order of the file: the embedding, the layers, the final norm, the head.
@@ -207,23 +214,59 @@ fn product(factors: &[usize]) -> Result<u64, TooLarge> {
 ///
 /// # Errors
 /// [`TooLarge`] when they leave the range of file sizes.
-pub fn tensor_bytes(spec: &TensorSpec, matrices: Dtype) -> Result<u64, TooLarge> {
+///
+/// # Panics
+/// When the tensor is coded and no bf16 matrix.
+pub fn tensor_bytes(spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, TooLarge> {
     let dtype = spec.dtype(matrices);
-    match spec.columns {
-        None => product(&[spec.rows, dtype.bytes()]),
-        Some(columns) => {
+    match (spec.columns, encoding) {
+        (None, Encoding::Plain) => product(&[spec.rows, dtype.bytes()]),
+        (Some(columns), Encoding::Plain) => {
             let columns = columns.checked_next_multiple_of(dtype.columns_per_step()).ok_or(TooLarge)?;
             product(&[spec.rows.div_ceil(PANEL_ROWS), PANEL_ROWS, columns, dtype.bytes()])
+        }
+        (_, Encoding::Coded { n_raw_steps }) => coded_bytes(&coded_shape(spec, matrices), n_raw_steps).ok_or(TooLarge),
+    }
+}
+
+/// Geometry of a coded matrix.
+fn coded_shape(spec: &TensorSpec, matrices: Dtype) -> PanelShape {
+    let shape = spec.panel_shape(matrices).filter(|shape| shape.dtype == Dtype::Bf16);
+    shape.expect("only bf16 matrices are coded")
+}
+
+/// Bytes of the tables of coded tensors, which the section [`format::section::CODED`] holds one after the other: those
+/// of each tensor, 0 for plain ones.
+///
+/// # Errors
+/// [`TooLarge`] when they leave the range of file sizes.
+///
+/// # Panics
+/// As [`tensor_bytes`].
+pub fn table_bytes(spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, TooLarge> {
+    match encoding {
+        Encoding::Plain => Ok(0),
+        Encoding::Coded { n_raw_steps } => {
+            CodedTable::bytes(&coded_shape(spec, matrices), n_raw_steps).map(|bytes| bytes as u64).ok_or(TooLarge)
         }
     }
 }
 
-/// Places the index, sections of the given lengths and the tensors of `config`.
+/// Places the index, sections of the given lengths and the tensors of `config` in their encodings.
 ///
 /// # Errors
 /// [`TooLarge`] when a sum or product leaves the range of file offsets.
-pub fn layout(config: &ModelConfig, matrices: Dtype, section_bytes: &[u64]) -> Result<Layout, TooLarge> {
+///
+/// # Panics
+/// When there is not one encoding for each tensor, or as [`tensor_bytes`].
+pub fn layout(
+    config: &ModelConfig,
+    matrices: Dtype,
+    encodings: &[Encoding],
+    section_bytes: &[u64],
+) -> Result<Layout, TooLarge> {
     let specs = tensors(config);
+    assert_eq!(encodings.len(), specs.len());
     let mut cursor = Cursor(0);
     cursor.take(format::HEADER_BYTES as u64)?;
     let tensor_records = product(&[specs.len(), format::TENSOR_RECORD_BYTES])?;
@@ -236,8 +279,8 @@ pub fn layout(config: &ModelConfig, matrices: Dtype, section_bytes: &[u64]) -> R
     }
 
     let mut total = Cursor(0);
-    for spec in &specs {
-        total.take(tensor_bytes(spec, matrices)?)?;
+    for (spec, &encoding) in specs.iter().zip(encodings) {
+        total.take(tensor_bytes(spec, matrices, encoding)?)?;
         total.align(format::TENSOR_ALIGNMENT)?;
     }
     let (data_alignment, group_alignment) = if total.0 >= format::LARGE_DATA_BYTES {
@@ -249,11 +292,11 @@ pub fn layout(config: &ModelConfig, matrices: Dtype, section_bytes: &[u64]) -> R
     let data_offset = cursor.0;
     let mut placed = Vec::with_capacity(specs.len());
     let mut group = None;
-    for spec in &specs {
+    for (spec, &encoding) in specs.iter().zip(encodings) {
         // The embedding, each layer, and the final norm with the head are groups.
         cursor.align(if group == Some(spec.layer) { format::TENSOR_ALIGNMENT } else { group_alignment })?;
         group = Some(spec.layer);
-        placed.push(cursor.take(tensor_bytes(spec, matrices)?)?);
+        placed.push(cursor.take(tensor_bytes(spec, matrices, encoding)?)?);
     }
     cursor.align(group_alignment)?;
     Ok(Layout { index, sections, tensors: placed, data_offset, file_bytes: cursor.0 })

@@ -1,14 +1,16 @@
-//! The one open model file: checked header and index in owned memory, tensor data in one read-only mapping.
+//! The one open model file: checked header, index and tables of coded matrices in owned memory, tensor data in one
+//! read-only mapping.
 //!
 //! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
-//! with the layout that `layout.rs` computes. Nothing that steers the computation is read from the mapping, and no
-//! tensor data is read at open.
+//! with the layout that `layout.rs` computes, then the tables. Nothing that steers the computation is read from the
+//! mapping, and no tensor data is read at open.
 
 #![allow(unsafe_code)]
 
+use crate::coded::{self, CodedTable};
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::format::{self, Dtype, Header, MAGIC, SectionRecord, TensorRecord, section};
+use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec};
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
@@ -33,11 +35,14 @@ pub struct ModelFile {
     records: Vec<TensorRecord>,
     sections: Vec<SectionRecord>,
     layout: Layout,
+    /// One entry a tensor; `None` for plain ones.
+    coded_tables: Vec<Option<CodedTable>>,
     map: Mmap,
 }
 
 impl ModelFile {
-    /// Opens, checks and maps a file. Reads the header page and the index, and no tensor data.
+    /// Opens, checks and maps a file. Reads the header page, the index and the tables of coded matrices, and no tensor
+    /// data.
     ///
     /// # Errors
     /// Everything that is not exactly a file of this format: [`Error::NotAFile`], [`Error::NotOlmo`],
@@ -57,7 +62,10 @@ impl ModelFile {
         let specs = layout::tensors(&config);
         let (records, sections) = reader.index(&header, specs.len())?;
         reader.check_sections(&sections)?;
-        let (matrices, layout) = reader.check_layout(&header, &config, &specs, &records, &sections)?;
+        let matrices = reader.matrices(&specs, &records)?;
+        let encodings = reader.encodings(&header, matrices, &specs, &records)?;
+        let layout = reader.check_layout(&header, &config, matrices, &encodings, &records, &sections)?;
+        let coded_tables = reader.coded_tables(matrices, &specs, &encodings, &sections)?;
 
         let length = usize::try_from(layout.file_bytes).map_err(|_| Error::Request {
             problem: format!("{} bytes do not fit the address space of this machine", layout.file_bytes),
@@ -68,7 +76,8 @@ impl ModelFile {
         // changed file gives changed numbers. A truncated one raises SIGBUS; README.md says so.
         let map = unsafe { MmapOptions::new().len(length).map(&file) }
             .map_err(Error::io(path, "map all of it (is the address space limited? see ulimit -v)"))?;
-        Ok(ModelFile { path: path.to_path_buf(), header, config, matrices, specs, records, sections, layout, map })
+        let path = path.to_path_buf();
+        Ok(ModelFile { path, header, config, matrices, specs, records, sections, layout, coded_tables, map })
     }
 
     /// The path it was opened by.
@@ -119,6 +128,11 @@ impl ModelFile {
     /// The bytes of tensor `index`, in place.
     pub fn tensor_bytes(&self, index: usize) -> &[u8] {
         self.range(self.layout.tensors[index])
+    }
+
+    /// What steers the decoding of tensor `index`; `None` when it is plain.
+    pub fn coded_table(&self, index: usize) -> Option<&CodedTable> {
+        self.coded_tables[index].as_ref()
     }
 
     /// The bytes of a section, in place; `None` when the file has no such section.
@@ -271,7 +285,7 @@ impl Reader<'_> {
                 format_args!("{:016x}", header.header_digest.get()),
             ));
         }
-        if header.required_features.get() != 0 {
+        if header.required_features.get() & !format::FEATURE_CODED != 0 {
             return Err(version(format!("feature bits {:#x}", header.required_features.get())));
         }
         if header.file_bytes.get() != self.length {
@@ -334,10 +348,12 @@ impl Reader<'_> {
                 return Err(self.damaged(place, "a kind out of order", "ascending kinds, each once"));
             }
             previous = kind;
-            if record.flags.get() & !format::SECTION_REQUIRED != 0 || record.reserved.iter().any(|&byte| byte != 0) {
+            let flags = record.flags.get();
+            let misses_flag = kind == section::CODED && flags != format::SECTION_REQUIRED;
+            if flags & !format::SECTION_REQUIRED != 0 || misses_flag || record.reserved.iter().any(|&byte| byte != 0) {
                 return Err(self.damaged(place, "unknown flags", "flags of this format"));
             }
-            let known = (section::SOURCES..=section::PROVENANCE).contains(&kind);
+            let known = (section::SOURCES..=section::CODED).contains(&kind);
             if !known && record.flags.get() & format::SECTION_REQUIRED != 0 {
                 return Err(Error::Version { path: self.path.to_path_buf(), found: place });
             }
@@ -353,31 +369,132 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// The stored type of the matrices, which the first record tells.
+    fn matrices(&self, specs: &[TensorSpec], records: &[TensorRecord]) -> Result<Dtype, Error> {
+        let code = records[0].dtype.get();
+        let damaged = || self.damaged(specs[0].name(), format_args!("element type {code}"), "1 (f32) or 2 (bf16)");
+        Dtype::from_code(code).ok_or_else(damaged)
+    }
+
+    /// The encoding of each tensor, and whether the header announces coded ones.
+    fn encodings(
+        &self,
+        header: &Header,
+        matrices: Dtype,
+        specs: &[TensorSpec],
+        records: &[TensorRecord],
+    ) -> Result<Vec<Encoding>, Error> {
+        let encodings = specs.iter().zip(records).map(|(spec, record)| {
+            let damaged = |found: String, expected: &str| self.damaged(spec.name(), found, expected);
+            let (code, n_raw_steps) = (record.encoding.get(), record.n_raw_steps.get());
+            match (code, spec.panel_shape(matrices)) {
+                (format::ENCODING_PLAIN, _) if n_raw_steps != 0 => {
+                    Err(damaged(format!("{n_raw_steps} raw steps"), "none in a plain tensor"))
+                }
+                (format::ENCODING_PLAIN, _) => Ok(Encoding::Plain),
+                (format::ENCODING_CODED, Some(shape)) if shape.dtype == Dtype::Bf16 => {
+                    // One way to write a matrix: beyond this it is plain.
+                    if !coded::pays(&shape, n_raw_steps.into()) {
+                        let expected = "at most one of eight steps in a coded matrix";
+                        return Err(damaged(format!("{n_raw_steps} raw steps"), expected));
+                    }
+                    Ok(Encoding::Coded { n_raw_steps })
+                }
+                (format::ENCODING_CODED, _) => Err(damaged("a coded tensor".into(), "a plain one")),
+                (code, _) => Err(damaged(format!("encoding {code}"), "0 (plain) or 1 (coded)")),
+            }
+        });
+        let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
+        let is_coded = encodings.iter().any(|&encoding| encoding != Encoding::Plain);
+        let feature = if is_coded { format::FEATURE_CODED } else { 0 };
+        self.equal("required features", header.required_features.get(), feature)?;
+        Ok(encodings)
+    }
+
+    /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
+    fn coded_tables(
+        &self,
+        matrices: Dtype,
+        specs: &[TensorSpec],
+        encodings: &[Encoding],
+        sections: &[SectionRecord],
+    ) -> Result<Vec<Option<CodedTable>>, Error> {
+        let Some(record) = sections.iter().find(|record| record.kind.get() == section::CODED) else {
+            // check_layout() has made sure that no tensor needs it.
+            return Ok(vec![None; specs.len()]);
+        };
+        // check_layout() has compared this with what the encodings give, and the layout with the length of the file.
+        let n_bytes = usize::try_from(record.bytes.get()).expect("at most 1 GiB");
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(n_bytes).map_err(|_| Error::Request {
+            problem: format!("the system does not give the {n_bytes} bytes of memory for the tables of the model"),
+        })?;
+        bytes.resize(n_bytes, 0);
+        self.file.read_exact_at(&mut bytes, record.offset.get()).map_err(Error::io(self.path, "read"))?;
+        let (digest, expected) = (format::digest(&bytes, section::CODED.into()), record.digest.get());
+        if digest != expected {
+            let (found, expected) = (format_args!("{digest:016x}"), format_args!("{expected:016x}"));
+            return Err(self.damaged("section CODED: digest", found, expected));
+        }
+        let mut left = bytes.as_slice();
+        let tables = specs.iter().zip(encodings).map(|(spec, &encoding)| {
+            let (Encoding::Coded { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
+                return Ok(None);
+            };
+            let table = left.split_off(..self.table_bytes(spec, matrices, encoding)? as usize);
+            let table = table.expect("the section has the length of its tables");
+            let table = CodedTable::read(table, &shape, n_raw_steps);
+            let place = || format!("section CODED: {}", spec.name());
+            table.map(Some).map_err(|(found, expected)| self.damaged(place(), found, expected))
+        });
+        tables.collect()
+    }
+
+    fn table_bytes(&self, spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, Error> {
+        layout::table_bytes(spec, matrices, encoding).map_err(|_| self.impossible())
+    }
+
+    /// The error about sizes that no file can have.
+    fn impossible(&self) -> Error {
+        self.damaged("configuration", "sizes beyond every file", "a possible model")
+    }
+
     /// Computes where everything must lie and compares every record with it.
     fn check_layout(
         &self,
         header: &Header,
         config: &ModelConfig,
-        specs: &[TensorSpec],
+        matrices: Dtype,
+        encodings: &[Encoding],
         records: &[TensorRecord],
         sections: &[SectionRecord],
-    ) -> Result<(Dtype, Layout), Error> {
-        let code = records[0].dtype.get();
-        let matrices = Dtype::from_code(code)
-            .ok_or_else(|| self.damaged(specs[0].name(), format_args!("element type {code}"), "1 (f32) or 2 (bf16)"))?;
+    ) -> Result<Layout, Error> {
+        let specs = layout::tensors(config);
+        let mut tables = 0u64;
+        for (spec, &encoding) in specs.iter().zip(encodings) {
+            let bytes = self.table_bytes(spec, matrices, encoding)?;
+            tables = tables.checked_add(bytes).ok_or_else(|| self.impossible())?;
+        }
+        // Each table has some bytes: the section is there exactly when a tensor is coded.
+        let expected = Some(tables).filter(|&tables| tables > 0);
+        let found = sections.iter().find(|record| record.kind.get() == section::CODED);
+        let found = found.map(|record| record.bytes.get());
+        if found != expected {
+            let describe = |bytes: Option<u64>| bytes.map_or("no section".into(), |bytes| format!("{bytes} bytes"));
+            return Err(self.damaged("section CODED", describe(found), describe(expected)));
+        }
         let section_bytes: Vec<u64> = sections.iter().map(|record| record.bytes.get()).collect();
-        let layout = layout::layout(config, matrices, &section_bytes)
-            .map_err(|_| self.damaged("configuration", "sizes beyond every file", "a possible model"))?;
+        let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(|_| self.impossible())?;
         self.equal("file bytes", header.file_bytes.get(), layout.file_bytes)?;
         self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
         self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
         for (record, extent) in sections.iter().zip(&layout.sections) {
             self.equal(&format!("section {}: offset", record.kind.get()), record.offset.get(), extent.offset)?;
         }
-        for ((record, spec), extent) in records.iter().zip(specs).zip(&layout.tensors) {
-            self.check_tensor(record, &TensorRecord::new(spec, matrices, *extent), &spec.name())?;
+        for (((record, spec), &encoding), extent) in records.iter().zip(&specs).zip(encodings).zip(&layout.tensors) {
+            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), &spec.name())?;
         }
-        Ok((matrices, layout))
+        Ok(layout)
     }
 
     fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, name: &str) -> Result<(), Error> {
@@ -387,7 +504,7 @@ impl Reader<'_> {
             ("element type", found.dtype.get().into(), expected.dtype.get().into()),
             ("layout", found.layout.get().into(), expected.layout.get().into()),
             ("encoding", found.encoding.get().into(), expected.encoding.get().into()),
-            ("raw columns", found.n_raw_columns.get().into(), expected.n_raw_columns.get().into()),
+            ("raw steps", found.n_raw_steps.get().into(), expected.n_raw_steps.get().into()),
             ("rows", found.rows.get(), expected.rows.get()),
             ("columns", found.columns.get(), expected.columns.get()),
             ("offset", found.offset.get(), expected.offset.get()),
@@ -416,15 +533,15 @@ impl Reader<'_> {
 }
 
 impl TensorRecord {
-    /// The record of a plain tensor; digest, smallest magnitude and `rounded` are the writer's to fill in.
-    pub fn new(spec: &TensorSpec, matrices: Dtype, extent: Extent) -> TensorRecord {
+    /// The record of a tensor; digest, smallest magnitude and `rounded` are the writer's to fill in.
+    pub fn new(spec: &TensorSpec, matrices: Dtype, encoding: Encoding, extent: Extent) -> TensorRecord {
         TensorRecord {
             role: U32::new(spec.role.code()),
             layer: U32::new(spec.layer_code()),
             dtype: U32::new(spec.dtype(matrices).code()),
             layout: U32::new(spec.layout().code()),
-            encoding: U32::new(format::ENCODING_PLAIN),
-            n_raw_columns: U32::new(0),
+            encoding: U32::new(encoding.code()),
+            n_raw_steps: U32::new(encoding.n_raw_steps()),
             rows: U64::new(spec.rows as u64),
             columns: U64::new(spec.columns.unwrap_or(1) as u64),
             offset: U64::new(extent.offset),

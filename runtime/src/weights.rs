@@ -153,13 +153,14 @@ impl<'a> Tensors<'a> {
     fn matrix(&mut self, role: Role) -> Matrix<'a> {
         let index = self.take(role);
         let (spec, bytes) = (&self.file.specs()[index], self.file.tensor_bytes(index));
-        let dtype = self.file.matrices();
-        let panels = match dtype {
-            Dtype::F32 => Panels::F32(<[f32]>::ref_from_bytes(bytes).expect("the layout aligns and sizes tensors")),
-            Dtype::Bf16 => Panels::Bf16(<[u32]>::ref_from_bytes(bytes).expect("the layout aligns and sizes tensors")),
+        let shape = spec.panel_shape(self.file.matrices()).expect("matrices have columns");
+        const ALIGNED: &str = "the layout aligns and sizes tensors";
+        let panels = match (shape.dtype, self.file.coded_table(index)) {
+            (_, Some(table)) => Panels::Coded(CodedPanels::new(&shape, bytes, table)),
+            (Dtype::F32, None) => Panels::F32(<[f32]>::ref_from_bytes(bytes).expect(ALIGNED)),
+            (Dtype::Bf16, None) => Panels::Bf16(<[u32]>::ref_from_bytes(bytes).expect(ALIGNED)),
         };
-        let columns = spec.columns.expect("matrices have columns");
         let min_magnitude = self.file.records()[index].min_magnitude.get();
-        Matrix { shape: PanelShape { rows: spec.rows, columns, dtype }, panels, min_magnitude }
+        Matrix { shape, panels, min_magnitude }
     }
 }
