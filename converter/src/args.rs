@@ -3,7 +3,7 @@
 use argh::{EarlyExit, FromArgValue, FromArgs};
 use olmo_pack::config_json::architecture_named;
 use olmo_pack::error::escaped;
-use olmo_pack::pack::{DtypeChoice, Request};
+use olmo_pack::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::settings::Flags;
 use std::path::PathBuf;
 
@@ -34,6 +34,10 @@ pub struct Pack {
     /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which rounds
     #[argh(option, default = "Dtype(DtypeChoice::Auto)")]
     dtype: Dtype,
+    /// how matrices stored as bf16 are coded: auto (the default: in 12 bits a number where that pays; loses nothing) or
+    /// plain (in 16)
+    #[argh(option, default = "Encoding(EncodingChoice::Auto)")]
+    encoding: Encoding,
     /// lines of an id, a tab and a token; by default the folder's vocab.txt
     #[argh(option, arg_name = "file")]
     vocab: Option<PathBuf>,
@@ -46,8 +50,8 @@ pub struct Pack {
     /// accept NaN and infinity among the weights
     #[argh(switch)]
     allow_nonfinite: bool,
-    /// print the plan and write nothing; reads no weights, so with --dtype auto both sizes are shown where the numbers
-    /// decide
+    /// print the plan and write nothing; reads no weights, so where the numbers decide about type and encoding all sizes
+    /// are shown
     #[argh(switch)]
     pub dry_run: bool,
     /// print one JSON object instead of the summary
@@ -143,6 +147,19 @@ impl FromArgValue for Dtype {
     }
 }
 
+/// `--encoding`.
+struct Encoding(EncodingChoice);
+
+impl FromArgValue for Encoding {
+    fn from_arg_value(value: &str) -> Result<Encoding, String> {
+        [EncodingChoice::Auto, EncodingChoice::Plain]
+            .into_iter()
+            .find(|choice| choice.name() == value)
+            .map(Encoding)
+            .ok_or_else(|| "expected auto or plain".into())
+    }
+}
+
 /// Reads the arguments after the program's name.
 ///
 /// # Errors
@@ -222,6 +239,7 @@ impl Pack {
             weights: self.weights.clone(),
             model: self.model.clone(),
             dtype: self.dtype.0,
+            encoding: self.encoding.0,
             vocab: self.vocab.clone(),
             force: self.force,
             allow_extra: self.allow_extra,

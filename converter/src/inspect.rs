@@ -27,14 +27,16 @@ pub fn run(path: &Path, json: bool) -> Result<String, Error> {
     })
 }
 
-/// XXH3-64 of the configuration, the digests of the tensors and that of the vocabulary: the same for two files exactly
-/// when they hold the same model, whatever else they say about it.
+/// XXH3-64 of the configuration, the digests of the tensors and those of the vocabulary and of the tables of coded
+/// tensors: the same for two files exactly when they hold the same model in the same encodings, whatever else they say
+/// about it.
 pub fn content_digest(model: &ModelFile) -> u64 {
     let mut content = model.header().config.as_bytes().to_vec();
     for record in model.records() {
         content.extend(record.digest.get().to_le_bytes());
     }
-    for record in model.sections().iter().filter(|record| record.kind.get() == section::VOCABULARY) {
+    let is_content = |kind| [section::VOCABULARY, section::CODED].contains(&kind);
+    for record in model.sections().iter().filter(|record| is_content(record.kind.get())) {
         content.extend(record.digest.get().to_le_bytes());
     }
     format::digest(&content, 0)
@@ -114,6 +116,8 @@ fn object(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]
             "dtype": spec.dtype(model.matrices()).name(),
             "layout": layout_name(spec.layout()),
             "encoding": encoding_name(record.encoding.get()),
+            "n_raw_steps": record.n_raw_steps.get(),
+            "bits_per_weight": bits_per_weight(model, index),
             "offset": record.offset.get(),
             "bytes": record.bytes.get(),
             "digest": format!("{:016x}", record.digest.get()),
@@ -153,6 +157,7 @@ fn object(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]
 fn encoding_name(encoding: u32) -> String {
     match encoding {
         format::ENCODING_PLAIN => "plain".into(),
+        format::ENCODING_CODED => "coded".into(),
         other => other.to_string(),
     }
 }
@@ -170,7 +175,7 @@ fn text(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) 
         header.version_minor.get(),
         model.layout().file_bytes,
         config.n_parameters(),
-        model.matrices().name(),
+        matrices(model),
         content_digest(model),
     ));
     line(format_args!(""));
@@ -187,6 +192,10 @@ fn text(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) 
     line(format_args!(""));
     line(format_args!("  {:<50} {:>16} {:<5} {:>12} {:>13}  digest", "tensor", "shape", "type", "offset", "bytes"));
     for (index, (spec, record)) in model.specs().iter().zip(model.records()).enumerate() {
+        let coded = match model.coded_table(index) {
+            Some(table) => format!("  {:.2} bits, {} raw steps", bits_per_weight(model, index), table.n_raw_steps()),
+            None => String::new(),
+        };
         let notes = match sources.get(index) {
             _ if record.rounded.get() != 0 => "  rounded",
             Some(source) if source.dtype.name() != spec.dtype(model.matrices()).name() => match source.dtype {
@@ -197,7 +206,7 @@ fn text(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) 
             _ => "",
         };
         line(format_args!(
-            "  {:<50} {:>16} {:<5} {:>12} {:>13}  {:016x}{notes}",
+            "  {:<50} {:>16} {:<5} {:>12} {:>13}  {:016x}{coded}{notes}",
             spec.name(),
             spec.shape().iter().map(usize::to_string).collect::<Vec<_>>().join(" x "),
             spec.dtype(model.matrices()).name(),
@@ -225,6 +234,24 @@ fn text(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) 
         line(format_args!("  {key:<24} {value}"));
     }
     out.trim_end().to_string()
+}
+
+/// Bits that a number of tensor `index` takes, padding included.
+fn bits_per_weight(model: &ModelFile, index: usize) -> f64 {
+    8.0 * model.records()[index].bytes.get() as f64 / model.specs()[index].n_elements() as f64
+}
+
+/// "f32", "bf16", "bf16 in 12 bits" or "bf16, 3 of 4 in 12 bits".
+fn matrices(model: &ModelFile) -> String {
+    let name = model.matrices().name();
+    let matrices = (0..model.specs().len()).filter(|&index| model.specs()[index].columns.is_some());
+    let (n, n_coded) =
+        matrices.fold((0, 0), |(n, n_coded), index| (n + 1, n_coded + usize::from(model.coded_table(index).is_some())));
+    match n_coded {
+        0 => name.into(),
+        _ if n_coded == n => format!("{name} in 12 bits"),
+        _ => format!("{name}, {n_coded} of {n} in 12 bits"),
+    }
 }
 
 /// "16 x full" or "24 x sliding, 8 x full: SSSFSSSF…".

@@ -6,7 +6,7 @@
 //!    `npy_header` reads their headers; the configuration comes from `config_json` with `rope` and `strict_json`, or from
 //!    shapes and flags by `infer_config`; `settings` holds the flags and remembers where each value came from. `vocab`
 //!    reads `vocab.txt`.
-//! 2. `scan`: whether bf16 holds every matrix exactly.
+//! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
 //! 5. `output`: the file without a name until it is whole.
@@ -15,11 +15,12 @@
 //! and `unpack`, with `sources` for what the file remembers of its folder. `buffer` is memory that may be refused, and
 //! `error` everything that can go wrong.
 //!
-//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels` and
-//! `model_file` and nothing else of it.
+//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`
+//! and `model_file` and nothing else of it.
 
 mod buffer;
 pub mod checkpoint;
+pub mod coding;
 pub mod config_json;
 pub mod element;
 pub mod error;

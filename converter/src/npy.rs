@@ -92,6 +92,11 @@ impl NpyFile {
         }
     }
 
+    /// That the file is no longer the one that was checked.
+    pub fn changed(&self) -> Problem {
+        Problem::new(&self.path, "changed while being packed").advice("pack again when nothing writes to it")
+    }
+
     /// Reads numbers from `offset` bytes behind the preamble on.
     ///
     /// # Errors
@@ -100,9 +105,7 @@ impl NpyFile {
         let file = open(&self.path)?;
         let unchanged = || match Identity::of(&file) {
             Ok(identity) if identity == self.identity => Ok(()),
-            Ok(_) => Err(Error::from(
-                Problem::new(&self.path, "changed while being packed").advice("pack again when nothing writes to it"),
-            )),
+            Ok(_) => Err(Error::from(self.changed())),
             Err(error) => Err(Error::io(&self.path, "cannot look at it", error)),
         };
         unchanged()?;

@@ -1,6 +1,8 @@
-//! The converter's main path: look at the folder, choose the stored type, plan, fill, write, give it its name.
+//! The converter's main path: look at the folder, choose the stored type and the encodings, plan, fill, write, give it
+//! its name.
 
 use crate::checkpoint::{Checkpoint, Listing};
+use crate::coding;
 use crate::error::{Error, Problem};
 use crate::output::{Disk, Output, Target};
 use crate::plan::Plan;
@@ -8,6 +10,7 @@ use crate::scan;
 use crate::settings::{Flags, Origins};
 use crate::vocab::{self, Vocabulary};
 use crate::write::{self, Outcome};
+use olmo_infer::coded::CodedTable;
 use olmo_infer::format::Dtype;
 use rayon::ThreadPool;
 use std::os::unix::fs::MetadataExt;
@@ -40,6 +43,26 @@ impl DtypeChoice {
     }
 }
 
+/// Whether bf16 matrices may be stored in 12 bits a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncodingChoice {
+    /// Those for which it pays; no bit is lost.
+    #[default]
+    Auto,
+    /// None.
+    Plain,
+}
+
+impl EncodingChoice {
+    /// As it is written in `--encoding`.
+    pub fn name(self) -> &'static str {
+        match self {
+            EncodingChoice::Auto => "auto",
+            EncodingChoice::Plain => "plain",
+        }
+    }
+}
+
 /// What to pack and how.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
@@ -49,6 +72,8 @@ pub struct Request {
     pub model: PathBuf,
     /// Stored type of the matrices.
     pub dtype: DtypeChoice,
+    /// Encoding of bf16 matrices.
+    pub encoding: EncodingChoice,
     /// A vocabulary other than the folder's `vocab.txt`.
     pub vocab: Option<PathBuf>,
     /// Replace an existing file.
@@ -79,6 +104,12 @@ pub struct Prepared {
 pub struct Packed {
     /// Stored type of the matrices.
     pub matrices: Dtype,
+    /// How many matrices there are, and how many of them are coded.
+    pub n_matrices: usize,
+    /// How many of them are coded.
+    pub n_coded: usize,
+    /// Bits that a number of the matrices takes in the file, padding included.
+    pub bits_per_weight: f64,
     /// Length of the file.
     pub file_bytes: u64,
     /// Bytes of numbers read.
@@ -132,14 +163,33 @@ impl Prepared {
         }
     }
 
-    /// The plan for a stored type.
+    /// Whether matrices stored as `matrices` may be coded.
+    fn may_be_coded(&self, matrices: Dtype) -> bool {
+        matrices == Dtype::Bf16 && self.request.encoding == EncodingChoice::Auto
+    }
+
+    /// The plan for a stored type without coded matrices.
     ///
     /// # Errors
     /// The file would be larger than the format admits.
-    pub fn plan(&self, matrices: Dtype) -> Result<Plan<'_>, Error> {
+    pub fn plain_plan(&self, matrices: Dtype) -> Result<Plan<'_>, Error> {
+        self.plan(matrices, vec![None; self.checkpoint.sources.len()])
+    }
+
+    /// The plan of the smallest file that coding can give; `None` when it is not asked for.
+    ///
+    /// # Errors
+    /// The file would be larger than the format admits.
+    pub fn least_plan(&self, matrices: Dtype) -> Result<Option<Plan<'_>>, Error> {
+        let plan = || self.plan(matrices, coding::least_tables(&self.checkpoint.sources));
+        self.may_be_coded(matrices).then(plan).transpose()
+    }
+
+    /// The plan for a stored type and the tables of coded matrices.
+    fn plan(&self, matrices: Dtype, tables: Vec<Option<CodedTable>>) -> Result<Plan<'_>, Error> {
         let vocabulary = self.vocabulary.as_ref().map(|vocabulary| vocabulary.section.as_slice());
         let provenance = provenance(&self.request, &self.checkpoint.settings.origins);
-        Plan::new(&self.checkpoint, matrices, vocabulary, provenance, &self.request.weights)
+        Plan::new(&self.checkpoint, matrices, tables, vocabulary, provenance, &self.request.weights)
     }
 
     /// Reads the numbers and writes the file. `progress` is told how many bytes of how many are written.
@@ -156,13 +206,23 @@ impl Prepared {
             None if scan::all_bf16(&pool, &self.checkpoint.sources)? => Dtype::Bf16,
             None => Dtype::F32,
         };
-        let plan = self.plan(matrices)?;
+        let plan = match self.least_plan(matrices)? {
+            None => self.plain_plan(matrices)?,
+            Some(least) => {
+                // Where even that finds no room, two passes over all numbers would be in vain.
+                self.target.check_free_space(least.layout.file_bytes)?;
+                self.plan(matrices, coding::tables(&pool, &self.checkpoint.sources)?)?
+            }
+        };
         self.target.check_free_space(plan.layout.file_bytes)?;
         output.allocate(plan.layout.file_bytes)?;
         let outcome = write::data(&plan, &output, &pool, self.request.allow_nonfinite, progress)?;
         finish(&plan, output, &outcome)?;
         Ok(Packed {
             matrices,
+            n_matrices: plan.sources.iter().filter(|source| source.spec.columns.is_some()).count(),
+            n_coded: plan.tables.iter().flatten().count(),
+            bits_per_weight: plan.bits_per_weight(),
             file_bytes: plan.layout.file_bytes,
             source_bytes: self.checkpoint.sources.iter().map(|source| source.file.data_bytes()).sum(),
             outcome,

@@ -1,11 +1,13 @@
-//! What goes where: a pure function of the checked folder and the stored type. No I/O.
+//! What goes where: a pure function of the checked folder, the stored type and the tables of coded matrices. No I/O.
 
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Problem};
+use olmo_infer::coded::CodedTable;
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{self, ConfigBlock, Dtype, Header, SectionRecord, SourceRecord, TensorRecord, section};
+use olmo_infer::format::{
+    self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorRecord, section,
+};
 use olmo_infer::layout::{self, Layout, TensorSpec};
-use olmo_infer::panels::PanelShape;
 use std::path::Path;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -19,9 +21,11 @@ pub struct Plan<'a> {
     pub matrices: Dtype,
     /// The tensors with their sources, in the order of the file.
     pub sources: &'a [Source],
+    /// The tables of coded tensors, an entry for each tensor.
+    pub tables: Vec<Option<CodedTable>>,
     /// Where everything lies.
     pub layout: Layout,
-    /// Kinds and bytes of the sections. Digests in `SOURCES` are still zero.
+    /// Kinds and bytes of the sections but `CODED`. Digests in `SOURCES` are still zero.
     sections: Vec<(u32, Vec<u8>)>,
 }
 
@@ -58,13 +62,14 @@ pub struct Piece {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans the file of `checkpoint` with its matrices stored as `matrices`.
+    /// Plans the file of `checkpoint` with its matrices stored as `matrices`, those with a table coded.
     ///
     /// # Errors
     /// The file or a section would be larger than the format admits.
     pub fn new(
         checkpoint: &'a Checkpoint,
         matrices: Dtype,
+        tables: Vec<Option<CodedTable>>,
         vocabulary: Option<&[u8]>,
         provenance: String,
         folder: &Path,
@@ -78,17 +83,35 @@ impl<'a> Plan<'a> {
             sections.push((section::CONFIG_JSON, json.clone()));
         }
         sections.push((section::PROVENANCE, provenance.into_bytes()));
-        for (kind, bytes) in &sections {
-            let most = section::max_bytes(*kind);
-            if bytes.len() as u64 > most {
-                let found = format!("section {kind} would have {} bytes", bytes.len());
+        let sources = &checkpoint.sources;
+        let encodings: Vec<Encoding> = tables.iter().map(encoding).collect();
+        let too_large = |_| Problem::new(folder, "the model is larger than any file can be").expected("a smaller one");
+        let mut lengths: Vec<(u32, u64)> = sections.iter().map(|(kind, bytes)| (*kind, bytes.len() as u64)).collect();
+        if tables.iter().any(Option::is_some) {
+            let bytes = sources.iter().zip(&encodings);
+            let bytes = bytes.map(|(source, &encoding)| layout::table_bytes(&source.spec, matrices, encoding));
+            lengths.push((section::CODED, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
+        }
+        for &(kind, bytes) in &lengths {
+            let most = section::max_bytes(kind);
+            if bytes > most {
+                let found = format!("section {kind} would have {bytes} bytes");
                 return Err(Problem::new(folder, found).expected(format!("at most {most}")).into());
             }
         }
-        let lengths: Vec<u64> = sections.iter().map(|(_, bytes)| bytes.len() as u64).collect();
-        let layout = layout::layout(config, matrices, &lengths)
-            .map_err(|_| Problem::new(folder, "the model is larger than any file can be").expected("a smaller one"))?;
-        Ok(Plan { config, matrices, sources: &checkpoint.sources, layout, sections })
+        let lengths: Vec<u64> = lengths.iter().map(|(_, bytes)| *bytes).collect();
+        let layout = layout::layout(config, matrices, &encodings, &lengths).map_err(too_large)?;
+        Ok(Plan { config, matrices, sources, tables, layout, sections })
+    }
+
+    /// Bits that a number of the matrices takes in the file, padding included.
+    pub fn bits_per_weight(&self) -> f64 {
+        let matrices =
+            self.sources.iter().zip(&self.layout.tensors).filter(|(source, _)| source.spec.columns.is_some());
+        let (bytes, n_elements) = matrices.fold((0, 0), |(bytes, n_elements), (source, extent)| {
+            (bytes + extent.bytes, n_elements + source.spec.n_elements())
+        });
+        8.0 * bytes as f64 / n_elements as f64
     }
 
     /// Stored type of a tensor.
@@ -98,25 +121,28 @@ impl<'a> Plan<'a> {
 
     /// The parts of all tensors, in the order of the file.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
-        self.sources.iter().zip(&self.layout.tensors).enumerate().flat_map(|(tensor, (source, extent))| {
+        self.sources.iter().zip(&self.layout.tensors).enumerate().flat_map(move |(tensor, (source, extent))| {
             let element = source.element.bytes();
-            let (n_pieces, rows_per_piece, columns, bytes) = match source.spec.columns {
-                None => (1, source.spec.rows, 1, extent.bytes as usize),
-                Some(columns) => {
-                    let shape = PanelShape { rows: source.spec.rows, columns, dtype: self.matrices };
-                    (shape.n_panels(), format::PANEL_ROWS, columns, shape.panel_bytes())
-                }
+            let shape = source.spec.panel_shape(self.matrices);
+            let (n_pieces, rows_per_piece, columns) = match shape {
+                None => (1, source.spec.rows, 1),
+                Some(shape) => (shape.n_panels(), format::PANEL_ROWS, shape.columns),
             };
             (0..n_pieces).map(move |i| {
                 let first = i * rows_per_piece;
                 let n_rows = rows_per_piece.min(source.spec.rows - first);
+                let range = match (shape, &self.tables[tensor]) {
+                    (None, _) => 0..extent.bytes as usize,
+                    (Some(shape), None) => i * shape.panel_bytes()..(i + 1) * shape.panel_bytes(),
+                    (Some(shape), Some(table)) => table.panel_range(&shape, i),
+                };
                 Piece {
                     tensor,
                     panel: source.spec.columns.map(|_| i),
                     source_offset: (first * columns * element) as u64,
                     source_bytes: n_rows * columns * element,
-                    offset: extent.offset + (i * bytes) as u64,
-                    bytes,
+                    offset: extent.offset + range.start as u64,
+                    bytes: range.len(),
                     last: i + 1 == n_pieces,
                 }
             })
@@ -128,28 +154,36 @@ impl<'a> Plan<'a> {
         let records: Vec<TensorRecord> = self
             .sources
             .iter()
+            .zip(&self.tables)
             .zip(&self.layout.tensors)
             .zip(written)
-            .map(|((source, extent), written)| TensorRecord {
+            .map(|(((source, table), extent), written)| TensorRecord {
                 digest: U64::new(written.digest),
                 min_magnitude: U32::new(written.min_magnitude),
                 rounded: U32::new(u32::from(written.rounded)),
-                ..TensorRecord::new(&source.spec, self.matrices, *extent)
+                ..TensorRecord::new(&source.spec, self.matrices, encoding(table), *extent)
             })
             .collect();
         let sources = sources_section(self.sources, written);
+        let mut coded = Vec::new();
+        self.tables.iter().flatten().for_each(|table| table.write(&mut coded));
+        let is_coded = !coded.is_empty();
         let mut head = vec![0; self.layout.data_offset as usize - format::HEADER_BYTES];
         let mut section_records = Vec::new();
-        for ((kind, bytes), extent) in self.sections.iter().zip(&self.layout.sections) {
-            let bytes = if *kind == section::SOURCES { &sources } else { bytes };
+        let sections = self.sections.iter().map(|(kind, bytes)| match *kind {
+            section::SOURCES => (section::SOURCES, &sources),
+            kind => (kind, bytes),
+        });
+        let sections = sections.chain(is_coded.then_some((section::CODED, &coded)));
+        for ((kind, bytes), extent) in sections.zip(&self.layout.sections) {
             let start = extent.offset as usize - format::HEADER_BYTES;
             head[start..start + bytes.len()].copy_from_slice(bytes);
             section_records.push(SectionRecord {
-                kind: U32::new(*kind),
-                flags: U32::new(0),
+                kind: U32::new(kind),
+                flags: U32::new(if kind == section::CODED { format::SECTION_REQUIRED } else { 0 }),
                 offset: U64::new(extent.offset),
                 bytes: U64::new(extent.bytes),
-                digest: U64::new(format::digest(bytes, u64::from(*kind))),
+                digest: U64::new(format::digest(bytes, u64::from(kind))),
                 reserved: [0; 32],
             });
         }
@@ -162,6 +196,7 @@ impl<'a> Plan<'a> {
         header.version_minor = U16::new(format::VERSION_MINOR);
         header.byte_order = U32::new(format::BYTE_ORDER_MARK);
         header.file_bytes = U64::new(self.layout.file_bytes);
+        header.required_features = U64::new(if is_coded { format::FEATURE_CODED } else { 0 });
         header.header_bytes = U32::new(format::HEADER_BYTES as u32);
         header.n_tensors = U32::new(records.len() as u32);
         header.n_sections = U32::new(section_records.len() as u32);
@@ -172,6 +207,15 @@ impl<'a> Plan<'a> {
         header.config = ConfigBlock::new(self.config);
         header.header_digest = U64::new(header.computed_digest());
         (head, header)
+    }
+}
+
+/// The encoding of a tensor with this table.
+fn encoding(table: &Option<CodedTable>) -> Encoding {
+    match table {
+        None => Encoding::Plain,
+        // A table counts its raw steps in 32 bits.
+        Some(table) => Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 },
     }
 }
 

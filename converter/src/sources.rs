@@ -38,6 +38,7 @@ pub fn section_name(kind: u32) -> String {
         section::VOCABULARY => "section VOCABULARY".into(),
         section::CONFIG_JSON => "section CONFIG_JSON".into(),
         section::PROVENANCE => "section PROVENANCE".into(),
+        section::CODED => "section CODED".into(),
         other => format!("section {other}"),
     }
 }

@@ -20,7 +20,12 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     let mut out = format!("packed {} into {}\n", shown(&request.weights), shown(&request.model));
     out += &facts.text;
     let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
-    let _ = writeln!(out, "  matrices    {}{lossless}", packed.matrices.name());
+    let coded = match packed.n_coded {
+        0 => String::new(),
+        n if n == packed.n_matrices => format!(" in {:.2} bits", packed.bits_per_weight),
+        n => format!(" in {:.2} bits, {n} of {} coded", packed.bits_per_weight, packed.n_matrices),
+    };
+    let _ = writeln!(out, "  matrices    {}{coded}{lossless}", packed.matrices.name());
     if packed.outcome.n_rounded > 0 {
         let _ = writeln!(
             out,
@@ -45,6 +50,8 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "weights": shown_path(&request.weights),
         "model": shown_path(&request.model),
         "dtype": packed.matrices.name(),
+        "coded_matrices": packed.n_coded,
+        "bits_per_weight": packed.bits_per_weight,
         "file_bytes": packed.file_bytes,
         "source_bytes": packed.source_bytes,
         "n_rounded": packed.outcome.n_rounded,
@@ -65,9 +72,10 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     let facts = Facts::new(&prepared.checkpoint, prepared.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries));
     let known = prepared.known_dtype();
     let plans = match known {
-        Some(dtype) => vec![prepared.plan(dtype)?],
-        None => vec![prepared.plan(Dtype::F32)?, prepared.plan(Dtype::Bf16)?],
+        Some(dtype) => vec![prepared.plain_plan(dtype)?],
+        None => vec![prepared.plain_plan(Dtype::F32)?, prepared.plain_plan(Dtype::Bf16)?],
     };
+    let least = prepared.least_plan(known.unwrap_or(Dtype::Bf16))?.map(|plan| plan.layout.file_bytes);
     let free = prepared.target.free_bytes()?;
     let plan = &plans[0];
     if as_json {
@@ -78,6 +86,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             "dry_run": true,
             "dtype": known.map(Dtype::name),
             "file_bytes": sizes,
+            "least_coded_bytes": least,
             "free_bytes": free,
             "tensors_dtype": plan.matrices.name(),
             "data_offset": plan.layout.data_offset,
@@ -97,6 +106,10 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     for plan in &plans {
         let bytes = plan.layout.file_bytes;
         let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), plan.matrices.name());
+    }
+    if let Some(bytes) = least {
+        let range = "at least, as bf16 in 12 bits, decided by reading all numbers";
+        let _ = writeln!(out, "  size        {} ({bytes} bytes) {range}", size(bytes));
     }
     let enough = if plan.layout.file_bytes > free { ", not enough" } else { "" };
     let _ = writeln!(out, "  free        {} ({free} bytes){enough}", size(free));

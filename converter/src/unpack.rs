@@ -5,13 +5,14 @@
 //! as they are stored, and the summary names them. `config.json` comes back verbatim. The vocabulary is not written.
 
 use crate::buffer::reserve;
+use crate::coding::decode_panel;
 use crate::element::narrow;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::fill::{extract_rows, extract_vector};
 use crate::output::{check_free_space, fresh_name};
 use crate::pack::thread_pool;
 use crate::sources::{Source, checked_section, sources};
-use crate::verify::panel_shape;
+use olmo_infer::coded::CodedPanels;
 use olmo_infer::format::{PANEL_ROWS, section};
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
@@ -138,7 +139,7 @@ fn summary(model: &ModelFile, folder: &Path, has_config: bool) -> String {
 /// Writes the source file of tensor `index`.
 fn restore(model: &ModelFile, index: usize, source: &Source, folder: &Path) -> Result<(), Error> {
     let (spec, record) = (&model.specs()[index], &model.records()[index]);
-    let shape = panel_shape(spec, model.matrices());
+    let shape = spec.panel_shape(model.matrices());
     let path = source_path(folder, spec);
     let mut digest = Xxh3::with_seed(0);
     let mut exact = true;
@@ -146,20 +147,33 @@ fn restore(model: &ModelFile, index: usize, source: &Source, folder: &Path) -> R
         let problem = Problem::new(model.path(), found).tensor(spec.name());
         Error::from(problem.advice("the file is damaged: see olmo-pack verify"))
     };
-    let (mut bits, mut numbers) = (Vec::new(), Vec::new());
+    let (mut bits, mut numbers, mut decoded) = (Vec::new(), Vec::new(), Vec::new());
     let n_elements = shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows));
     reserve(&mut bits, n_elements, &path)?;
     reserve(&mut numbers, n_elements * source.dtype.bytes(), &path)?;
+    if let (Some(shape), Some(_)) = (&shape, model.coded_table(index)) {
+        reserve(&mut decoded, shape.panel_bytes(), &path)?;
+    }
     let temporary = Temporary::create(&path)?;
     let write = |out: &mut dyn Write| -> io::Result<()> {
         out.write_all(source.header)?;
-        let pieces = model.tensor_bytes(index).chunks(shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes()));
-        for (panel, piece) in pieces.enumerate() {
+        let bytes = model.tensor_bytes(index);
+        let coded = shape.zip(model.coded_table(index)).map(|(shape, table)| CodedPanels::new(&shape, bytes, table));
+        let plain_bytes = shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes());
+        for piece in 0..shape.map_or(bytes.len().div_ceil(plain_bytes), |shape| shape.n_panels()) {
             bits.clear();
             numbers.clear();
+            let plain = match &coded {
+                Some(panels) => {
+                    decoded.clear();
+                    decode_panel(&panels.panel(piece), &mut decoded);
+                    &decoded
+                }
+                None => &bytes[piece * plain_bytes..bytes.len().min((piece + 1) * plain_bytes)],
+            };
             match &shape {
-                Some(shape) => extract_rows(shape, piece, panel, &mut bits),
-                None => extract_vector(piece, &mut bits),
+                Some(shape) => extract_rows(shape, plain, piece, &mut bits),
+                None => extract_vector(plain, &mut bits),
             }
             exact &= narrow(source.dtype, &bits, &mut numbers);
             digest.update(&numbers);

@@ -3,19 +3,21 @@
 //! Opening covers the header, the index and the layout. What is left are the digests of sections and tensors, the zeros
 //! between them, and what a record says about its numbers. All tensors are read once, on all cores.
 
+use crate::coding::look_at_panel;
 use crate::error::{Error, Problem};
 use crate::inspect::content_digest;
 use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
+use olmo_infer::coded::{CodedPanels, CodedTable};
 use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, VocabularyHead, section};
-use olmo_infer::layout::{Extent, TensorSpec};
+use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use rayon::prelude::*;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
-use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// What to do with a damaged file.
 const ADVICE: &str = "the file is damaged, copy or pack it again";
@@ -111,7 +113,10 @@ fn padding(model: &ModelFile) -> Option<u64> {
 fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     let (spec, record) = (&model.specs()[index], &model.records()[index]);
     let bytes = model.tensor_bytes(index);
-    let shape = panel_shape(spec, model.matrices());
+    let shape = spec.panel_shape(model.matrices());
+    if let (Some(shape), Some(table)) = (shape, model.coded_table(index)) {
+        return coded_tensor(index, record, bytes, &shape, table);
+    }
     let mut digest = Xxh3::with_seed(index as u64);
     let mut key = u32::MAX;
     let mut padding = false;
@@ -133,6 +138,37 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     smallest_magnitude(record, key)
 }
 
+/// [`tensor`] for a coded one.
+fn coded_tensor(
+    index: usize,
+    record: &TensorRecord,
+    bytes: &[u8],
+    shape: &PanelShape,
+    table: &CodedTable,
+) -> Option<String> {
+    let panels = CodedPanels::new(shape, bytes, table);
+    let mut digest = Xxh3::with_seed(index as u64);
+    let mut key = u32::MAX;
+    let (mut padding, mut needless_raw) = (false, false);
+    for panel in 0..shape.n_panels() {
+        let stored = panels.panel(panel);
+        digest.update(stored.bytes());
+        let look = look_at_panel(&stored, shape, panel, |step| key = key.min(smallest_key_bf16(step.as_bytes())));
+        padding |= look.padding;
+        needless_raw |= look.needless_raw;
+    }
+    if digest.digest() != record.digest.get() {
+        return Some("its digest is wrong".into());
+    }
+    if padding {
+        return Some("padding in its panels that is not zero".into());
+    }
+    if needless_raw {
+        return Some("a raw step whose exponents all have codes".into());
+    }
+    smallest_magnitude(record, key)
+}
+
 /// Compares the smallest magnitude in a record with the one that was found.
 fn smallest_magnitude(record: &TensorRecord, key: u32) -> Option<String> {
     let magnitude = key.wrapping_add(1);
@@ -142,11 +178,6 @@ fn smallest_magnitude(record: &TensorRecord, key: u32) -> Option<String> {
         let (found, stated) = (f32::from_bits(found), f32::from_bits(stated));
         format!("its smallest magnitude is {found:e}, the index says {stated:e}")
     })
-}
-
-/// Geometry of a matrix; `None` for a vector.
-pub(crate) fn panel_shape(spec: &TensorSpec, matrices: Dtype) -> Option<PanelShape> {
-    spec.columns.map(|columns| PanelShape { rows: spec.rows, columns, dtype: matrices })
 }
 
 /// Smallest magnitude less 1, wrapped: zero becomes the largest number, so that one unsigned minimum leaves it out.
@@ -177,7 +208,6 @@ fn panel_padding(shape: &PanelShape, panel: usize, bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::IntoBytes;
     use zerocopy::little_endian::U64;
 
     #[test]

@@ -3,13 +3,16 @@
 
 use crate::buffer::{grow, reserve};
 use crate::checkpoint::Source;
+use crate::coding::code_panel;
 use crate::error::{Error, Problem};
 use crate::fill::{Seen, fill_panel, fill_vector};
 use crate::output::Output;
 use crate::plan::{Piece, Plan, Written};
+use olmo_infer::coded::CodedTable;
 use olmo_infer::format::Dtype;
 use rayon::ThreadPool;
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Builder};
@@ -202,9 +205,27 @@ fn fill_batch(
 fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
     let source = &plan.sources[job.piece.tensor];
     source.file.read(job.piece.source_offset, job.rows)?;
-    Ok(match source.spec.columns {
-        Some(columns) => fill_panel(source.element, job.rows, columns, plan.matrices, job.out),
-        None => fill_vector(source.element, job.rows, job.out),
+    Ok(match (source.spec.columns, &plan.tables[job.piece.tensor]) {
+        (Some(_), Some(table)) => return fill_coded_panel(plan, job, table),
+        (Some(columns), None) => fill_panel(source.element, job.rows, columns, plan.matrices, job.out),
+        (None, _) => fill_vector(source.element, job.rows, job.out),
+    })
+}
+
+/// Fills a panel as in a plain file and codes it into its place.
+fn fill_coded_panel(plan: &Plan<'_>, job: Job<'_>, table: &CodedTable) -> Result<Seen, Error> {
+    thread_local! {
+        static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let source = &plan.sources[job.piece.tensor];
+    let (Some(shape), Some(panel)) = (source.spec.panel_shape(plan.matrices), job.piece.panel) else {
+        unreachable!("only matrices are coded");
+    };
+    PLAIN.with_borrow_mut(|plain| {
+        grow(plain, shape.panel_bytes(), &source.file.path)?;
+        let plain = &mut plain[..shape.panel_bytes()];
+        let seen = fill_panel(source.element, job.rows, shape.columns, plan.matrices, plain);
+        if code_panel(table, &shape, panel, plain, job.out) { Ok(seen) } else { Err(source.file.changed().into()) }
     })
 }
 

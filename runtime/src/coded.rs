@@ -94,10 +94,10 @@ const NO_CODE: u8 = 0x80;
 pub struct Codes([u8; 256]);
 
 impl Codes {
-    /// Whether a bf16 number can be coded.
+    /// Whether numbers with this biased exponent can be coded.
     #[inline]
-    pub fn has(&self, bits: u16) -> bool {
-        self.0[usize::from(exponent(bits))] != NO_CODE
+    pub fn has_exponent(&self, exponent: u8) -> bool {
+        self.0[usize::from(exponent)] != NO_CODE
     }
 
     /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1; the
