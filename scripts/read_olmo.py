@@ -31,11 +31,17 @@ MAX_SECTIONS = 64
 MAX_FILE_BYTES = 2**63 - 1
 NONE = 0xFFFFFFFF
 SECTION_REQUIRED = 1
+FEATURE_CODED = 1
+N_CODES = 16
+CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
+STEPS_PER_RAW_STEP = 8
+PLAIN, CODED = 0, 1
 F32, BF16 = 1, 2
 VECTOR, PANELS64 = 1, 2
 DTYPE_NAMES = {F32: "f32", BF16: "bf16"}
-SECTION_NAMES = {1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE"}
-SECTION_LIMITS = {1: 64 << 20, 2: 1 << 30}
+CODED_SECTION = 5
+SECTION_NAMES = {1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", CODED_SECTION: "CODED"}
+SECTION_LIMITS = {1: 64 << 20, 2: 1 << 30, CODED_SECTION: 1 << 30}
 
 HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s320s3640sQ")
 CONFIG = struct.Struct("<12I7d6I16I128s")
@@ -99,6 +105,7 @@ class Model:
         self._check_layout()
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
         expect("file length", len(self.bytes), self.file_bytes)
+        self._read_tables()
 
     def _read_header(self, page, length):
         if page[:8] != MAGIC:
@@ -106,7 +113,7 @@ class Model:
         if len(page) < HEADER_BYTES:
             raise FormatError(f"truncated: {len(page)} bytes, less than the header")
         (
-            _, major, self.version_minor, byte_order, self.file_bytes, required, _, header_bytes, self.n_tensors,
+            _, major, self.version_minor, byte_order, self.file_bytes, self.features, _, header_bytes, self.n_tensors,
             self.n_sections, reserved_a, self.index_bytes, self.index_digest, self.data_offset, self.data_bytes,
             reserved_b, config, reserved_c, digest,
         ) = HEADER.unpack(page)
@@ -114,8 +121,8 @@ class Model:
         if major != VERSION_MAJOR:
             raise FormatError(f"format version {major}.{self.version_minor}, this reads {VERSION_MAJOR}.{VERSION_MINOR}")
         check_digest("header", page[: HEADER_BYTES - 8], 0, digest)
-        if required:
-            raise FormatError(f"needs features {required:#x}, which this reader does not know")
+        if self.features & ~FEATURE_CODED:
+            raise FormatError(f"needs features {self.features:#x}, of which this reader knows {FEATURE_CODED:#x}")
         expect("file length", length, self.file_bytes)
         expect("header length", header_bytes, HEADER_BYTES)
         if reserved_a or any(reserved_b) or any(reserved_c):
@@ -207,7 +214,7 @@ class Model:
         self.sections = {}
         previous = 0
         for kind, flags, offset, size, digest, reserved in SECTION.iter_unpack(index[end:]):
-            if kind <= previous or flags & ~SECTION_REQUIRED or any(reserved):
+            if kind <= previous or flags & ~SECTION_REQUIRED or any(reserved) or (kind == CODED_SECTION and not flags):
                 raise FormatError(f"section {kind}: kind out of order, unknown flags or reserved fields")
             if kind not in SECTION_NAMES and flags & SECTION_REQUIRED:
                 raise FormatError(f"section {kind}: required, and this reader does not know it")
@@ -222,18 +229,30 @@ class Model:
         if self.matrices not in DTYPE_NAMES:
             raise FormatError(f"element type {self.matrices} is unknown")
         step, width = (1, 4) if self.matrices == F32 else (2, 2)
-
-        def size(rows, columns):
-            if columns is None:
-                return 4 * rows
-            return align(rows, PANEL_ROWS) * align(columns, step) * width
+        sizes, self.table_bytes = [], []
+        for (name, _, _, rows, columns), record in zip(self.shapes, self.records):
+            encoding, n_raw = record[4:6]
+            coded = encoding == CODED and columns is not None and self.matrices == BF16
+            if encoding != PLAIN and not coded:
+                raise FormatError(f"{name}: encoding {encoding} is not possible")
+            panels, steps = -(-rows // PANEL_ROWS), -(-(columns or 0) // step)
+            if n_raw > (panels * steps // STEPS_PER_RAW_STEP if coded else 0):
+                raise FormatError(f"{name}: {n_raw} raw steps are too many")
+            if coded:
+                sizes.append(panels * steps * CODED_STEP_BYTES + n_raw * (RAW_STEP_BYTES - CODED_STEP_BYTES))
+            else:
+                sizes.append(4 * rows if columns is None else align(rows, PANEL_ROWS) * align(columns, step) * width)
+            self.table_bytes.append(N_CODES + 4 * (panels + n_raw) if coded else 0)
+        expect("features", self.features, FEATURE_CODED if any(self.table_bytes) else 0)
+        _, tables, _ = self.sections.get(CODED_SECTION, (0, None, 0))
+        expect("section CODED: length", tables, sum(self.table_bytes) or None)
 
         cursor = HEADER_BYTES + self.index_bytes
         for kind, (offset, section_bytes, _) in self.sections.items():
             cursor = align(cursor, SECTION_ALIGNMENT)
             expect(f"section {kind}: offset", offset, cursor)
             cursor += section_bytes
-        total = sum(align(size(rows, columns), TENSOR_ALIGNMENT) for _, _, _, rows, columns in self.shapes)
+        total = sum(align(size, TENSOR_ALIGNMENT) for size in sizes)
         large = total >= LARGE_DATA_BYTES
         group_alignment = 64 << 10 if large else 256
         cursor = align(cursor, 2 << 20 if large else 4096)
@@ -244,20 +263,61 @@ class Model:
             group = layer
             vector = columns is None
             expected = (
-                role, layer, F32 if vector else self.matrices, VECTOR if vector else PANELS64, 0, 0,
-                rows, 1 if vector else columns, cursor, size(rows, columns),
+                role, layer, F32 if vector else self.matrices, VECTOR if vector else PANELS64, *self.records[position][4:6],
+                rows, 1 if vector else columns, cursor, sizes[position],
             )
             record = self.records[position]
             expect(f"{name}: record", record[:10], expected)
             magnitude, rounded, reserved = record[11:]
             if magnitude >= 0x7F800000 or rounded > 1 or any(reserved):
                 raise FormatError(f"{name}: smallest magnitude, rounded or reserved fields are not possible")
-            cursor += size(rows, columns)
+            cursor += sizes[position]
         cursor = align(cursor, group_alignment)
         if cursor > MAX_FILE_BYTES:
             raise FormatError("the configuration describes no possible file")
         expect("file length", self.file_bytes, cursor)
         expect("data length", self.data_bytes, cursor - self.data_offset)
+
+    def _read_tables(self):
+        """The tables of coded tensors: self.tables[position] is (exponents, raw), where raw[panel, step] tells raw steps."""
+        data, at = self.section(CODED_SECTION), 0
+        self.tables = []
+        for (name, _, _, rows, columns), record, size in zip(self.shapes, self.records, self.table_bytes):
+            if size == 0:
+                self.tables.append(None)
+                continue
+            exponents = np.frombuffer(data, np.uint8, N_CODES, at)
+            panels = -(-rows // PANEL_ROWS)
+            numbers = np.frombuffer(data, "<u4", (size - N_CODES) // 4, at + N_CODES).astype(np.int64)
+            counts, steps = numbers[:panels], numbers[panels:]
+            raw = np.zeros((panels, -(-columns // 2)), dtype=bool)
+            of_panel = np.repeat(np.arange(panels), counts) if counts.sum() == record[5] else None
+            if of_panel is None or np.any(np.diff(exponents.astype(int)) <= 0) or np.any(steps >= raw.shape[1]):
+                raise FormatError(f"{name}: exponents or raw steps of its table are not possible")
+            # Panel and step as one number: strictly ascending when the steps of each panel are.
+            if np.any(np.diff(of_panel * raw.shape[1] + steps) <= 0):
+                raise FormatError(f"{name}: raw steps are out of order")
+            raw[of_panel, steps] = True
+            self.tables.append((exponents, raw))
+            at += size
+
+    def _decode(self, data, exponents, raw):
+        """The bf16 numbers of a coded matrix, in the order of plain panels."""
+        raw = raw.reshape(-1)
+        sizes = np.where(raw, RAW_STEP_BYTES, CODED_STEP_BYTES)
+        offsets = np.cumsum(sizes) - sizes
+        numbers = np.empty((len(raw), PANEL_ROWS, 2), dtype="<u2")
+        # Rows of an index array: one for each step.
+        numbers[raw] = data[offsets[raw, None] + np.arange(RAW_STEP_BYTES)].view("<u2").reshape(-1, PANEL_ROWS, 2)
+        # A million numbers at a time.
+        for some in np.array_split(np.flatnonzero(~raw), len(raw) // 8192 + 1):
+            steps = data[offsets[some, None] + np.arange(CODED_STEP_BYTES)]
+            signs = steps[:, : 2 * PANEL_ROWS].reshape(-1, PANEL_ROWS, 2).astype("<u2")
+            entries = np.ascontiguousarray(steps[:, 2 * PANEL_ROWS :]).view("<u2").reshape(-1, 1, 16, 2)
+            codes = (entries >> np.array([0, 4, 8, 12], dtype="<u2").reshape(1, 4, 1, 1)) & 15
+            exponent = exponents.astype("<u2")[codes].reshape(-1, PANEL_ROWS, 2)
+            numbers[some] = (signs & 0x80) << 8 | exponent << 7 | signs & 0x7F
+        return numbers
 
     def tensor(self, position):
         """The array of the tensor with this position in the index: f32, in the shape of the checkpoint."""
@@ -272,7 +332,9 @@ class Model:
             matrix = panels.transpose(0, 2, 1).reshape(-1, columns)
         else:
             padded = align(columns, 2)
-            panels = data.view("<u2").reshape(-1, padded // 2, PANEL_ROWS, 2)
+            table = self.tables[position]
+            numbers = data.view("<u2") if table is None else self._decode(data, *table)
+            panels = numbers.reshape(-1, padded // 2, PANEL_ROWS, 2)
             upper = panels.transpose(0, 2, 1, 3).reshape(-1, padded)
             matrix = (upper.astype("<u4") << 16).view("<f4")
         return np.ascontiguousarray(matrix[:rows, :columns], dtype=np.float32)
@@ -320,7 +382,8 @@ def listing(model):
         yield f"  {key} {value}"
     for (name, _, _, rows, columns), record in zip(model.shapes, model.records):
         shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
-        yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes"
+        coded = f", coded, {record[5]} raw steps" if record[4] == CODED else ""
+        yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes{coded}"
     for kind, (offset, size, _) in model.sections.items():
         yield f"  section {SECTION_NAMES.get(kind, kind)} at {offset}, {size} bytes"
     vocabulary = model.vocabulary()

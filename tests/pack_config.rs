@@ -483,16 +483,30 @@ fn true_shapes_have_exact_sizes_in_a_dry_run() {
                 [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run", "--json", "--dtype", dtype];
             let json: Value = serde_json::from_str(run(PACK, arguments).ok()).expect("JSON");
             assert_eq!(json["file_bytes"][dtype], expected, "{name} {layers} layers {dtype}");
+            let least = &json["least_coded_bytes"];
+            if dtype == "f32" {
+                assert!(least.is_null());
+            } else {
+                // Three quarters of every matrix, and the same norms and alignments.
+                let coded = |bytes: u64| bytes / 4 * 3;
+                let embedding = up(coded(up(rows, 64) * h * element), 65536);
+                let layer = up(coded(matrices) + norms, 65536);
+                let end = up(h * 4 + coded(up(rows, 64) * h * element), 65536);
+                assert_eq!(*least, (2 << 20) + embedding + layers as u64 * layer + end, "{name} {layers} layers");
+            }
             let tensors = json["tensors"].as_array().expect("a list");
             assert_eq!(tensors.len(), 11 * layers + 3);
             assert_eq!(tensors[0]["offset"], 2 << 20);
             assert_eq!(tensors[1]["offset"], (2 << 20) + embedding);
             assert!(!model.exists());
         }
-        // With auto the numbers decide, which a dry run does not read: both sizes.
+        // With auto the numbers decide, which a dry run does not read: all sizes.
         let model = folder.join("m.olmo");
         let text = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run"]).ok().to_string();
         assert!(text.contains("f32 or bf16, decided by reading") && text.contains("nothing was written"), "{text}");
+        assert_eq!(text.matches("  size ").count(), 3, "{text}");
+        let flags = ["--dry-run", "--encoding", "plain"];
+        let text = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap()].iter().chain(&flags)).ok().to_string();
         assert_eq!(text.matches("  size ").count(), 2, "{text}");
     }
 }

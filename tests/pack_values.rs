@@ -1,6 +1,7 @@
 //! Packed files hold exactly the numbers of their folders, whatever the type, the threads and the order of the
 //! directory.
 
+use olmo_infer::coded::CodedPanels;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, section};
 use olmo_infer::model_file::ModelFile;
@@ -68,7 +69,15 @@ fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
     let file = ModelFile::open(model).expect("a valid file");
     assert_eq!(file.matrices(), dtype, "{}", weights.display());
     for (i, spec) in file.specs().iter().enumerate() {
-        let (name, stored) = (spec.name(), file.tensor_bytes(i));
+        let (name, mut stored) = (spec.name(), file.tensor_bytes(i).to_vec());
+        if let (Some(table), Some(shape)) = (file.coded_table(i), spec.panel_shape(dtype)) {
+            let panels = CodedPanels::new(&shape, file.tensor_bytes(i), table);
+            let steps = (0..shape.n_panels()).flat_map(|panel| {
+                let panel = panels.panel(panel);
+                (0..panel.n_steps()).flat_map(move |step| panel.step(step)).collect::<Vec<u32>>()
+            });
+            stored = steps.flat_map(u32::to_le_bytes).collect();
+        }
         let source = elements(&npy_path(weights, &name));
         let word = |at: usize, size: usize| match size {
             4 => u32::from_le_bytes(stored[at * 4..at * 4 + 4].try_into().expect("4 bytes")),

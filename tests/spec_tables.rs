@@ -1,9 +1,11 @@
 //! `format-spec.md` and the code say the same: every table of the document is read and compared with the structs,
 //! constants and functions that define the format.
 
+use olmo_infer::coded::{CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode};
 use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::format::{
-    self, ConfigBlock, Dtype, Header, SectionRecord, SourceRecord, TensorLayout, TensorRecord, VocabularyHead, section,
+    self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorLayout, TensorRecord, VocabularyHead,
+    section,
 };
 use olmo_infer::layout::{self, Role};
 use olmo_infer::panels::PanelShape;
@@ -122,7 +124,7 @@ fn struct_tables_are_the_structs() {
     );
     assert_struct("ConfigBlock", size_of::<ConfigBlock>(), fields);
     let fields = fields!(TensorRecord:
-        role, layer, dtype, layout, encoding, n_raw_columns, rows, columns, offset, bytes, digest, min_magnitude,
+        role, layer, dtype, layout, encoding, n_raw_steps, rows, columns, offset, bytes, digest, min_magnitude,
         rounded, reserved,
     );
     assert_struct("TensorRecord", size_of::<TensorRecord>(), fields);
@@ -166,6 +168,11 @@ fn constants_have_their_values() {
         ("MAX_EOS_TOKENS", config::MAX_EOS_TOKENS as u64),
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
+        ("FEATURE_CODED", format::FEATURE_CODED),
+        ("N_CODES", N_CODES as u64),
+        ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
+        ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
+        ("STEPS_PER_RAW_STEP", STEPS_PER_RAW_STEP),
     ];
     let rows = table("## Conventions", &["constant", "value", "meaning"]);
     let documented: Vec<_> = rows.iter().map(|row| (row[0].as_str(), number(&row[1]))).collect();
@@ -221,8 +228,44 @@ fn codes_of_types_layouts_and_encodings_are_those_of_the_record_table() {
     let (vector, panels) = (TensorLayout::Vector.code(), TensorLayout::Panels64.code());
     assert_eq!(meaning("layout"), format!("{vector} vector, {panels} panels of {} rows", format::PANEL_ROWS));
     let rows = table("## Encodings", &["encoding", "name", "meaning"]);
-    assert_eq!(rows.len(), 1);
-    assert_eq!((number(&rows[0][0]), rows[0][1].as_str()), (u64::from(format::ENCODING_PLAIN), "ENCODING_PLAIN"));
+    let documented: Vec<_> = rows.iter().map(|row| (number(&row[0]) as u32, row[1].as_str())).collect();
+    let expected = [(format::ENCODING_PLAIN, "ENCODING_PLAIN"), (format::ENCODING_CODED, "ENCODING_CODED")];
+    assert_eq!(documented, expected);
+}
+
+#[test]
+fn coded_steps_and_tables_are_what_the_document_says() {
+    let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + 2 * i as u8)).expect("ascending");
+    let rows = table("### Coded matrices", &["row", "column", "sign and mantissa", "code"]);
+    assert!(rows.len() >= 5);
+    for row in rows {
+        let (at, column) = (number(&row[0]) as usize, number(&row[1]) as usize);
+        // A byte, and four bits of a u16: "160, bits 4 to 7".
+        let byte = number(&row[2]) as usize;
+        let (entry, bits) = row[3].split_once(", bits ").expect("a byte and bits");
+        let (low, high) = bits.split_once(" to ").expect("two bits");
+        assert_eq!(number(high), number(low) + 3, "{row:?}");
+        let mut step = [0; CODED_STEP_BYTES];
+        step[byte] = 0x81;
+        let entry = number(entry) as usize;
+        let code = 7u16 << number(low);
+        step[entry..entry + 2].copy_from_slice(&code.to_le_bytes());
+        let numbers = decode(&step, &exponents);
+        let number = (numbers[at] >> (16 * column)) as u16;
+        assert_eq!(number, 0x8001 | 114 << 7, "{row:?}");
+    }
+    let shape = PanelShape { rows: 100, columns: 5, dtype: Dtype::Bf16 };
+    let coded = CodedTable::new(exponents, [vec![1], vec![]].into_iter());
+    let mut written = Vec::new();
+    coded.write(&mut written);
+    assert_eq!(CodedTable::bytes(&shape, 1), Some(written.len()));
+    let document = document();
+    let sentence = format!("takes {} bytes in `CODED`", written.len());
+    assert!(document.contains(&sentence), "no {sentence:?}");
+    let numbers: Vec<String> =
+        written[N_CODES..].as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes).to_string()).collect();
+    let sentence = format!("the numbers {}", numbers.join(", "));
+    assert!(document.contains(&sentence), "no {sentence:?}");
 }
 
 #[test]
@@ -232,6 +275,7 @@ fn sections_have_their_kinds_and_limits() {
         (section::VOCABULARY, "VOCABULARY"),
         (section::CONFIG_JSON, "CONFIG_JSON"),
         (section::PROVENANCE, "PROVENANCE"),
+        (section::CODED, "CODED"),
     ];
     let expected: Vec<_> =
         expected.iter().map(|&(kind, name)| (u64::from(kind), name.to_string(), section::max_bytes(kind))).collect();
@@ -261,12 +305,24 @@ fn the_worked_example_of_the_panels_is_right() {
 #[test]
 fn the_worked_example_of_the_layout_is_right() {
     let rows = table("## Where everything lies", &["stored type", "data_offset", "data_bytes"]);
-    let expected: Vec<Vec<String>> = [Dtype::F32, Dtype::Bf16]
-        .iter()
-        .map(|&dtype| {
-            let layout = layout::layout(&olmo2_1b(), dtype, &[1000, 1 << 20, 0, 7]).expect("a possible size");
+    let specs = layout::tensors(&olmo2_1b());
+    let plain = vec![Encoding::Plain; specs.len()];
+    let coded = specs.iter().map(|spec| match spec.columns {
+        Some(_) => Encoding::Coded { n_raw_steps: 0 },
+        None => Encoding::Plain,
+    });
+    let cases = [
+        ("f32", Dtype::F32, plain.clone()),
+        ("bf16", Dtype::Bf16, plain),
+        ("bf16, all coded, no raw step", Dtype::Bf16, coded.collect()),
+    ];
+    let expected: Vec<Vec<String>> = cases
+        .into_iter()
+        .map(|(name, dtype, encodings)| {
+            let layout = layout::layout(&olmo2_1b(), dtype, &encodings, &[1000, 1 << 20, 0, 7]);
+            let layout = layout.expect("a possible size");
             let data_bytes = layout.file_bytes - layout.data_offset;
-            vec![dtype.name().to_string(), layout.data_offset.to_string(), data_bytes.to_string()]
+            vec![name.to_string(), layout.data_offset.to_string(), data_bytes.to_string()]
         })
         .collect();
     assert_eq!(rows, expected);

@@ -236,9 +236,12 @@ fn text(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) 
     out.trim_end().to_string()
 }
 
-/// Bits that a number of tensor `index` takes, padding included.
+/// Bits that a number of tensor `index` takes; those of the padding inside panels count as numbers.
 fn bits_per_weight(model: &ModelFile, index: usize) -> f64 {
-    8.0 * model.records()[index].bytes.get() as f64 / model.specs()[index].n_elements() as f64
+    let spec = &model.specs()[index];
+    let shape = spec.panel_shape(model.matrices());
+    let n_elements = shape.map_or(spec.rows, |shape| shape.n_panels() * shape.panel_elements());
+    8.0 * model.records()[index].bytes.get() as f64 / n_elements as f64
 }
 
 /// "f32", "bf16", "bf16 in 12 bits" or "bf16, 3 of 4 in 12 bits".

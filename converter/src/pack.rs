@@ -104,11 +104,11 @@ pub struct Prepared {
 pub struct Packed {
     /// Stored type of the matrices.
     pub matrices: Dtype,
-    /// How many matrices there are, and how many of them are coded.
+    /// How many matrices there are.
     pub n_matrices: usize,
     /// How many of them are coded.
     pub n_coded: usize,
-    /// Bits that a number of the matrices takes in the file, padding included.
+    /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub bits_per_weight: f64,
     /// Length of the file.
     pub file_bytes: u64,

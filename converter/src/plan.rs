@@ -104,13 +104,13 @@ impl<'a> Plan<'a> {
         Ok(Plan { config, matrices, sources, tables, layout, sections })
     }
 
-    /// Bits that a number of the matrices takes in the file, padding included.
+    /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub fn bits_per_weight(&self) -> f64 {
-        let matrices =
-            self.sources.iter().zip(&self.layout.tensors).filter(|(source, _)| source.spec.columns.is_some());
-        let (bytes, n_elements) = matrices.fold((0, 0), |(bytes, n_elements), (source, extent)| {
-            (bytes + extent.bytes, n_elements + source.spec.n_elements())
+        let matrices = self.sources.iter().zip(&self.layout.tensors).filter_map(|(source, extent)| {
+            let shape = source.spec.panel_shape(self.matrices)?;
+            Some((extent.bytes, shape.n_panels() * shape.panel_elements()))
         });
+        let (bytes, n_elements) = matrices.fold((0, 0), |sums, (bytes, n)| (sums.0 + bytes, sums.1 + n));
         8.0 * bytes as f64 / n_elements as f64
     }
 
