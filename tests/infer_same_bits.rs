@@ -1,11 +1,12 @@
 //! Same input, same bits: threads, chunks, one token at a time, and instruction sets never change a logit.
 
 use olmo_infer::kernels::Isa;
+use olmo_infer::layout;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::{LOGITS_CHUNK, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::with_team;
-use olmo_tests::{Random, Stored, TempDir, run, skipped, small_config, small_olmo3, write_weights};
+use olmo_tests::{Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo3, write_weights};
 use std::path::Path;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -52,17 +53,32 @@ fn threads_chunks_and_instruction_sets_give_the_same_bits() {
         config.max_position_embeddings = 512;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 11);
-        for dtype in ["f32", "bf16"] {
-            let model = folder.join(format!("{name}-{dtype}.olmo"));
-            run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+        for spec in layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()) {
+            // Outliers, for raw steps.
+            map_numbers(&weights, &spec.name(), |i, old| if i % 1009 == 500 { old * 2f32.powi(-40) } else { old });
+        }
+        let pack = |dtype: &str, encoding: &str| {
+            let model = folder.join(format!("{name}-{dtype}-{encoding}.olmo"));
+            let arguments = [weights.as_os_str(), model.as_os_str()];
+            let flags = ["--dtype", dtype, "--encoding", encoding].map(AsRef::as_ref);
+            run(PACK, arguments.iter().chain(&flags)).ok();
+            model
+        };
+        for models in [vec![pack("f32", "auto")], vec![pack("bf16", "plain"), pack("bf16", "auto")]] {
+            if let Some(coded) = models.get(1) {
+                let file = ModelFile::open(coded).expect("a good file");
+                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.coded_table(index)).collect();
+                assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are coded");
+                assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
+            }
             for activations in [Activations::Bf16, Activations::F32] {
-                let expected = logits(&model, &tokens, scalar, activations, 1, tokens.len());
+                let expected = logits(&models[0], &tokens, scalar, activations, 1, tokens.len());
                 let compare = |isa: Isa, threads, chunk| {
-                    let found = logits(&model, &tokens, isa, activations, threads, chunk);
-                    assert!(
-                        found == expected,
-                        "{name} {dtype} {activations:?} {isa:?} {threads} threads, chunk {chunk}"
-                    );
+                    for model in &models {
+                        let found = logits(model, &tokens, isa, activations, threads, chunk);
+                        let model = model.display();
+                        assert!(found == expected, "{model} {activations:?} {isa:?} {threads} threads, chunk {chunk}");
+                    }
                 };
                 for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
                     for (threads, chunk) in [(1, 210), (2, 64), (3, 7), (2, 1), (16, 100)] {
@@ -103,6 +119,21 @@ fn heads_of_every_shape_and_windows_of_every_length_give_the_same_bits() {
             for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
                 let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
                 assert!(found == expected, "{name} {isa:?} {threads} threads, chunk {chunk}");
+            }
+        }
+        // Matrices of every shape, plain and coded.
+        let pack = |encoding: &str| {
+            let arguments = [weights.as_os_str(), model.as_os_str()];
+            let flags = ["--force", "--dtype", "bf16", "--encoding", encoding].map(AsRef::as_ref);
+            run(PACK, arguments.iter().chain(&flags)).ok();
+        };
+        pack("plain");
+        let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, tokens.len());
+        pack("auto");
+        for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+            for (threads, chunk) in [(2, 150), (3, 61)] {
+                let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
+                assert!(found == expected, "{name} coded {isa:?} {threads} threads, chunk {chunk}");
             }
         }
     }

@@ -506,7 +506,8 @@ fn true_shapes_have_exact_sizes_in_a_dry_run() {
         assert!(text.contains("f32 or bf16, decided by reading") && text.contains("nothing was written"), "{text}");
         assert_eq!(text.matches("  size ").count(), 3, "{text}");
         let flags = ["--dry-run", "--encoding", "plain"];
-        let text = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap()].iter().chain(&flags)).ok().to_string();
+        let text =
+            run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap()].iter().chain(&flags)).ok().to_string();
         assert_eq!(text.matches("  size ").count(), 2, "{text}");
     }
 }

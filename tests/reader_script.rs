@@ -7,7 +7,10 @@
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::element::{f16_to_f32, round_to_bf16};
-use olmo_tests::{Finished, Stored, TempDir, finish, npy_path, repository, run, skipped, small_config, write_weights};
+use olmo_tests::{
+    Finished, Stored, TempDir, finish, npy_path, repository, run, skipped, small_config, write_coded_weights,
+    write_weights,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -104,6 +107,25 @@ fn odd_sizes_and_every_source_type_are_read_bit_for_bit() {
 }
 
 #[test]
+fn coded_matrices_with_raw_steps_are_read_bit_for_bit() {
+    let Some(python) = python("numpy") else { return };
+    let folder = TempDir::new("reader-coded");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_coded_weights(&weights);
+    assert_read_back(&python, &weights, "bf16");
+    run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
+    let listing = script(&python, &[&model]);
+    let listing = listing.ok();
+    for line in ["gate_proj.weight [5, 17] bf16 at ", " bytes, coded, 1 raw steps\n", "  section CODED at "] {
+        assert!(listing.contains(line), "no {line:?} in {listing}");
+    }
+    // Plain bf16 is read as well.
+    let arguments = [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()];
+    run(PACK, arguments.iter().chain(&["--encoding".as_ref(), "plain".as_ref()])).ok();
+    assert!(!script(&python, &[&model]).ok().contains("coded"));
+}
+
+#[test]
 fn the_listing_and_the_vocabulary_are_read() {
     let Some(python) = python("numpy") else { return };
     let folder = TempDir::new("reader-vocab");
@@ -160,6 +182,17 @@ fn what_is_no_good_file_is_refused_in_one_line() {
         let line = line.refused(1);
         assert!(line.starts_with(&format!("read_olmo.py: {}: {expected}", bad.display())), "{expected}: {line}");
     }
+    // The tables of coded matrices.
+    write_coded_weights(&weights);
+    run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
+    let file = ModelFile::open(&model).expect("a model");
+    let mut bytes = fs::read(&model).expect("read");
+    let tables = file.layout().sections.last().expect("CODED");
+    bytes[tables.offset as usize] ^= 1;
+    fs::write(&bad, &bytes).expect("written");
+    let line = script(&python, &[&bad]);
+    let expected = format!("read_olmo.py: {}: section 5: digest: found ", bad.display());
+    assert!(line.refused(1).starts_with(&expected), "{}", line.stderr);
     let missing = script(&python, &[&folder.join("missing.olmo")]);
     assert!(missing.refused(1).ends_with("missing.olmo: No such file or directory"), "{}", missing.stderr);
 }

@@ -4,8 +4,8 @@
 use olmo_infer::coded::{CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode};
 use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::format::{
-    self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorLayout, TensorRecord, VocabularyHead,
-    section,
+    self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorLayout, TensorRecord,
+    VocabularyHead, section,
 };
 use olmo_infer::layout::{self, Role};
 use olmo_infer::panels::PanelShape;

@@ -1,5 +1,6 @@
 //! No bit of a model file can change unseen: opening or `verify` finds every flip and names the place.
 
+use olmo_infer::coded::CODED_STEP_BYTES;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, Dtype, HEADER_BYTES, section};
 use olmo_infer::layout::{Extent, Layout, TensorSpec};
@@ -7,9 +8,9 @@ use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use olmo_pack::error::Error;
 use olmo_pack::output::SystemDisk;
-use olmo_pack::pack::{self, DtypeChoice, Request};
+use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::verify;
-use olmo_tests::{Stored, TempDir, small_config, write_weights};
+use olmo_tests::{Stored, TempDir, coded_config, small_config, write_coded_weights, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -29,12 +30,22 @@ fn tiny_config() -> ModelConfig {
     }
 }
 
-/// Packs random weights in process and returns where everything lies.
+/// Packs random weights in process, plain, and returns where everything lies.
 fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
+    write_weights(&folder.join("w"), config, Stored::F32, 3);
+    packed_as(folder, dtype, EncodingChoice::Plain)
+}
+
+/// Packs weights with coded matrices and raw steps.
+fn packed_coded(folder: &TempDir) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
+    write_coded_weights(&folder.join("w"));
+    packed_as(folder, DtypeChoice::Bf16, EncodingChoice::Auto)
+}
+
+fn packed_as(folder: &TempDir, dtype: DtypeChoice, encoding: EncodingChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_weights(&weights, config, Stored::F32, 3);
     fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
-    pack_folder(&weights, &model, dtype);
+    pack_folder(&weights, &model, dtype, encoding);
     verify::run(&model).unwrap_or_else(|error| panic!("{error}"));
     let file = ModelFile::open(&model).expect("a model");
     let kinds = file.sections().iter().map(|record| record.kind.get()).collect();
@@ -42,8 +53,8 @@ fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout
 }
 
 #[track_caller]
-fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice) {
-    let request = Request { weights: weights.into(), model: model.into(), dtype, ..Request::default() };
+fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice, encoding: EncodingChoice) {
+    let request = Request { weights: weights.into(), model: model.into(), dtype, encoding, ..Request::default() };
     let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
     packed.unwrap_or_else(|error| panic!("{error}"));
 }
@@ -59,7 +70,9 @@ fn place(offset: u64, layout: &Layout, specs: &[TensorSpec], kinds: &[u32]) -> O
             section::SOURCES => "SOURCES",
             section::VOCABULARY => "VOCABULARY",
             section::CONFIG_JSON => "CONFIG_JSON",
-            _ => "PROVENANCE",
+            section::PROVENANCE => "PROVENANCE",
+            // The tables of coded matrices are checked when the file is opened.
+            _ => return None,
         };
         return Some(format!(": section {name}: its digest is wrong; "));
     }
@@ -70,11 +83,13 @@ fn place(offset: u64, layout: &Layout, specs: &[TensorSpec], kinds: &[u32]) -> O
 }
 
 /// Flips bits of every byte and asserts that each flip is refused with the right place.
-fn assert_every_flip_is_found(config: &ModelConfig, dtype: DtypeChoice, bits: std::ops::Range<u32>) {
-    let folder = TempDir::new("flips");
-    let (layout, specs, kinds) = packed(&folder, config, dtype);
+fn assert_every_flip_is_found(
+    folder: &TempDir,
+    (layout, specs, kinds): (Layout, Vec<TensorSpec>, Vec<u32>),
+    bits: std::ops::Range<u32>,
+) {
     let original = fs::read(folder.join("m.olmo")).expect("a model");
-    assert!(kinds.contains(&section::VOCABULARY) && kinds.len() == 4);
+    assert!(kinds.contains(&section::VOCABULARY) && kinds.contains(&section::CONFIG_JSON));
     let n_threads = thread::available_parallelism().map_or(1, |n| n.get());
     thread::scope(|scope| {
         for first in 0..n_threads {
@@ -107,20 +122,44 @@ fn assert_every_flip_is_found(config: &ModelConfig, dtype: DtypeChoice, bits: st
 
 #[test]
 fn every_flipped_bit_of_a_bf16_file_is_found_and_named() {
-    assert_every_flip_is_found(&tiny_config(), DtypeChoice::Bf16, 0..8);
+    let folder = TempDir::new("flips-bf16");
+    assert_every_flip_is_found(&folder, packed(&folder, &tiny_config(), DtypeChoice::Bf16), 0..8);
+}
+
+#[test]
+fn damaged_bytes_of_a_coded_file_are_found_and_named() {
+    let folder = TempDir::new("flips-coded");
+    let packed = packed_coded(&folder);
+    assert!(packed.2.contains(&section::CODED));
+    // The highest and the lowest bits of bytes and of codes.
+    assert_every_flip_is_found(&folder, packed.clone(), 3..5);
+    assert_every_flip_is_found(&folder, packed.clone(), 0..1);
+    assert_every_flip_is_found(&folder, packed, 7..8);
 }
 
 #[test]
 fn every_damaged_byte_of_an_f32_file_is_found_and_named() {
     // Tied: the file ends with a vector, and so with padding.
     let config = ModelConfig { tie_word_embeddings: true, ..tiny_config() };
-    assert_every_flip_is_found(&config, DtypeChoice::F32, 3..4);
+    let folder = TempDir::new("flips-f32");
+    assert_every_flip_is_found(&folder, packed(&folder, &config, DtypeChoice::F32), 3..4);
 }
 
 #[test]
 fn exchanged_tensors_of_one_shape_are_found() {
     let folder = TempDir::new("exchanged");
-    let (layout, specs, _) = packed(&folder, &tiny_config(), DtypeChoice::F32);
+    let plain = packed(&folder, &tiny_config(), DtypeChoice::F32);
+    assert_exchanged_gate_and_up_are_found(&folder, plain);
+    // Coded, and of one length: neither has a raw step.
+    let folder = TempDir::new("exchanged-coded");
+    write_weights(&folder.join("w"), &coded_config(), Stored::F32, 3);
+    let coded = packed_as(&folder, DtypeChoice::Bf16, EncodingChoice::Auto);
+    assert!(coded.2.contains(&section::CODED));
+    assert_exchanged_gate_and_up_are_found(&folder, coded);
+}
+
+fn assert_exchanged_gate_and_up_are_found(folder: &TempDir, packed: (Layout, Vec<TensorSpec>, Vec<u32>)) {
+    let (layout, specs, _) = packed;
     let (gate, up) = (layout.tensors[8], layout.tensors[9]);
     assert_eq!(specs[8].shape(), specs[9].shape());
     let path = folder.join("m.olmo");
@@ -194,9 +233,57 @@ fn padding_inside_panels_and_smallest_magnitudes_are_checked_even_under_a_right_
 }
 
 #[test]
+fn what_a_coded_file_can_say_in_one_way_only_is_checked_even_under_a_right_digest() {
+    let folder = TempDir::new("crafted-coded");
+    let (layout, specs, _) = packed_coded(&folder);
+    let path = folder.join("m.olmo");
+    let original = fs::read(&path).expect("a model");
+    let crafted = |tensor: &str, changes: &[(usize, u8)]| {
+        let index = specs.iter().position(|spec| spec.name().contains(tensor)).expect("a tensor");
+        let extent = layout.tensors[index];
+        let mut bytes = original.clone();
+        for &(at, byte) in changes {
+            bytes[extent.offset as usize + at] = byte;
+        }
+        let digest = format::digest(&bytes[extent.offset as usize..extent.end() as usize], index as u64);
+        let at = HEADER_BYTES + 128 * index + 56;
+        bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());
+        repair_index(&mut bytes, &layout);
+        fs::write(&path, bytes).expect("written");
+        verify::run(&path).map_err(|error| error.to_string())
+    };
+    crafted("q_proj", &[]).expect("nothing changed");
+    let padding = "padding in its panels that is not zero";
+    let last_step = 8 * CODED_STEP_BYTES;
+    let cases = [
+        // q_proj has 4 rows and 17 columns: the sign of row 4, a code of row 4 and one of row 16, of the first step.
+        ("q_proj", vec![(8, 0x80)], padding),
+        ("q_proj", vec![(128 + 16, 1)], padding),
+        ("q_proj", vec![(128, 0xff)], padding),
+        // The column that pairs the last one.
+        ("q_proj", vec![(last_step + 1, 1)], padding),
+        ("q_proj", vec![(last_step + 128 + 2, 1)], padding),
+        // Step 2 of gate_proj is raw: a row past the last one.
+        ("gate_proj", vec![(2 * CODED_STEP_BYTES + 4 * 5, 1)], padding),
+        // Its outlier, row 2 of the odd column, becomes 1.
+        ("gate_proj", vec![(386 + 8, 0x80), (387 + 8, 0x3f)], "a raw step whose exponents all have codes"),
+        // Row 1 of the first column with the smallest exponent of all.
+        ("q_proj", vec![(2, 1), (128 + 4, 0)], "its smallest magnitude is "),
+    ];
+    for (tensor, changes, expected) in cases {
+        let found = crafted(tensor, &changes).expect_err(expected);
+        assert!(found.contains(&format!("{tensor}.weight: {expected}")), "{tensor} {changes:?}: {found}");
+    }
+}
+
+#[test]
 fn the_writer_records_subnormal_and_zero_weights_as_the_format_says() {
     let config = tiny_config();
-    for dtype in [DtypeChoice::F32, DtypeChoice::Bf16] {
+    for (dtype, encoding) in [
+        (DtypeChoice::F32, EncodingChoice::Plain),
+        (DtypeChoice::Bf16, EncodingChoice::Plain),
+        (DtypeChoice::Bf16, EncodingChoice::Auto),
+    ] {
         let folder = TempDir::new("subnormal");
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
         write_weights(&weights, &config, Stored::F32, 3);
@@ -211,7 +298,7 @@ fn the_writer_records_subnormal_and_zero_weights_as_the_format_says() {
             }
             fs::write(&path, bytes).expect("written");
         }
-        pack_folder(&weights, &model, dtype);
+        pack_folder(&weights, &model, dtype, encoding);
         verify::run(&model).unwrap_or_else(|error| panic!("{error}"));
         let file = ModelFile::open(&model).expect("a model");
         let magnitude = |index: usize| f32::from_bits(file.records()[index].min_magnitude.get());

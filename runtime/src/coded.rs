@@ -459,9 +459,8 @@ mod tests {
         step[..5].iter_mut().for_each(|pair| *pair &= 0xffff);
         assert!(exponents.codes().encode(&step, 64, 2).is_none());
         let coded = exponents.codes().encode(&step, 5, 1).expect("what counts has codes");
-        for row in 0..64 {
-            let found = decode(&coded, &exponents)[row];
-            let expected = if row < 5 { step[row] | 100 << 7 << 16 } else { 100 << 7 << 16 | 100 << 7 };
+        for (row, (found, number)) in decode(&coded, &exponents).into_iter().zip(step).enumerate() {
+            let expected = if row < 5 { number | 100 << 7 << 16 } else { 100 << 7 << 16 | 100 << 7 };
             assert_eq!(found, expected, "{row}");
         }
         assert!(coded[10..SIGNS_BYTES].iter().all(|&byte| byte == 0));

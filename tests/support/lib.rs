@@ -284,6 +284,47 @@ pub fn write_weights(folder: &Path, config: &ModelConfig, stored: Stored, seed: 
     }
 }
 
+/// Replaces the numbers of an f32 file that [`write_weights`] wrote by `number(index, old)`.
+pub fn map_numbers(weights: &Path, tensor: &str, number: impl Fn(usize, f32) -> f32) {
+    let path = npy_path(weights, tensor);
+    let mut bytes = fs::read(&path).expect("a file");
+    for (i, word) in bytes[128..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        *word = number(i, f32::from_le_bytes(*word)).to_le_bytes();
+    }
+    fs::write(&path, bytes).expect("written");
+}
+
+/// A model for coded matrices: odd columns, rows that fill no panel and that fill one and a part.
+pub fn coded_config() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 17,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 2,
+        intermediate_size: 5,
+        vocab_size: 70,
+        layer_types: vec![AttentionKind::Full],
+        ..small_config()
+    }
+}
+
+/// Writes weights for [`coded_config`]. As bf16 some matrices have raw steps: the embedding steps 1 of panel 0 and 8 of
+/// panel 1, `gate_proj` step 2.
+pub fn write_coded_weights(weights: &Path) {
+    write_weights(weights, &coded_config(), Stored::F32, 3);
+    for (tensor, columns, outliers) in [
+        ("model.embed_tokens.weight", 17, &[(0, 3), (69, 16)][..]),
+        ("model.layers.0.mlp.gate_proj.weight", 17, &[(2, 5)]),
+        ("model.layers.0.mlp.up_proj.weight", 17, &[]),
+    ] {
+        // Sixteen exponents, each several times, and one more.
+        map_numbers(weights, tensor, |i, _| match outliers.contains(&(i / columns, i % columns)) {
+            true => -1.25 * 2f32.powi(-60),
+            false => 1.5 * 2f32.powi(-(i as i32 % 16)) * if i % 3 == 0 { -1.0 } else { 1.0 },
+        });
+    }
+}
+
 /// `value`, which is far from the limits of f16, cut to f16 toward zero.
 fn f16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
