@@ -72,10 +72,8 @@ fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
         let (name, mut stored) = (spec.name(), file.tensor_bytes(i).to_vec());
         if let (Some(table), Some(shape)) = (file.coded_table(i), spec.panel_shape(dtype)) {
             let panels = CodedPanels::new(&shape, file.tensor_bytes(i), table);
-            let steps = (0..shape.n_panels()).flat_map(|panel| {
-                let panel = panels.panel(panel);
-                (0..panel.n_steps()).flat_map(move |step| panel.step(step)).collect::<Vec<u32>>()
-            });
+            let steps = (0..shape.n_panels()).flat_map(|panel| panels.panel(panel).steps());
+            let steps = steps.flat_map(|step| step.numbers(table.exponents()));
             stored = steps.flat_map(u32::to_le_bytes).collect();
         }
         let source = elements(&npy_path(weights, &name));

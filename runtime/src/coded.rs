@@ -369,7 +369,7 @@ impl<'a> CodedPanel<'a> {
     }
 
     /// The steps as they lie in the file.
-    pub fn steps(&self) -> impl Iterator<Item = StoredStep<'a>> {
+    pub fn steps(&self) -> impl Iterator<Item = StoredStep<'a>> + use<'a> {
         let (mut left, mut raw_steps) = (self.bytes, self.raw_steps);
         (self.first_step..self.first_step + self.n_steps).map(move |step| {
             let is_raw = raw_steps.first().is_some_and(|&raw| raw as usize == step);
