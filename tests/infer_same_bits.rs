@@ -54,8 +54,11 @@ fn threads_chunks_and_instruction_sets_give_the_same_bits() {
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 11);
         for spec in layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()) {
-            // Outliers, for raw steps.
-            map_numbers(&weights, &spec.name(), |i, old| if i % 1009 == 500 { old * 2f32.powi(-40) } else { old });
+            // Sixteen exponents and a few outliers, for raw steps. Rounding to bf16 leaves them.
+            map_numbers(&weights, &spec.name(), |i, old| {
+                let exponent = if i % 1009 == 100 { 87 } else { 124 - i as u32 % 16 };
+                f32::from_bits(old.to_bits() & 0x803f_ffff | exponent << 23)
+            });
         }
         let pack = |dtype: &str, encoding: &str| {
             let model = folder.join(format!("{name}-{dtype}-{encoding}.olmo"));

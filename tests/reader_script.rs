@@ -183,6 +183,7 @@ fn what_is_no_good_file_is_refused_in_one_line() {
         assert!(line.starts_with(&format!("read_olmo.py: {}: {expected}", bad.display())), "{expected}: {line}");
     }
     // The tables of coded matrices.
+    let weights = folder.join("coded");
     write_coded_weights(&weights);
     run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
     let file = ModelFile::open(&model).expect("a model");
