@@ -2,23 +2,23 @@
 
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::kv_cache::zeros;
 use crate::model::LOGITS_CHUNK;
+use crate::zeros::Zeros;
 
 /// Activations of the rows of a pass; n of them are in use.
 pub(crate) struct Buffers {
-    pub hidden: Vec<f32>,    // [n, hidden_size], the residual stream
-    pub q: Vec<f32>,         // [n, n_heads * head_dim]
-    pub k: Vec<f32>,         // [n, n_kv_heads * head_dim]
-    pub v: Vec<f32>,         // [n, n_kv_heads * head_dim]
-    pub attention: Vec<f32>, // [n, n_heads * head_dim]
-    pub gate: Vec<f32>,      // [n, intermediate_size]
-    pub up: Vec<f32>,        // [n, intermediate_size]
-    pub projected: Vec<f32>, // [n, hidden_size], what a block adds to the residual stream
-    pub cos: [Vec<f32>; 2],  // [n, head_dim / 2], for full and sliding layers
-    pub sin: [Vec<f32>; 2],  // [n, head_dim / 2]
-    pub normed: Vec<f32>,    // [LOGITS_CHUNK, hidden_size]
-    pub logits: Vec<f32>,    // [LOGITS_CHUNK, vocab_size]
+    pub hidden: Zeros<f32>,    // [n, hidden_size], the residual stream
+    pub q: Zeros<f32>,         // [n, n_heads * head_dim]
+    pub k: Zeros<f32>,         // [n, n_kv_heads * head_dim]
+    pub v: Zeros<f32>,         // [n, n_kv_heads * head_dim]
+    pub attention: Zeros<f32>, // [n, n_heads * head_dim]
+    pub gate: Zeros<f32>,      // [n, intermediate_size]
+    pub up: Zeros<f32>,        // [n, intermediate_size]
+    pub projected: Zeros<f32>, // [n, hidden_size], what a block adds to the residual stream
+    pub cos: [Zeros<f32>; 2],  // [n, head_dim / 2], for full and sliding layers
+    pub sin: [Zeros<f32>; 2],  // [n, head_dim / 2]
+    pub normed: Zeros<f32>,    // [LOGITS_CHUNK, hidden_size]
+    pub logits: Zeros<f32>,    // [LOGITS_CHUNK, vocab_size]
 }
 
 impl Buffers {
@@ -53,7 +53,7 @@ impl Buffers {
     /// # Errors
     /// [`Error::Request`] when the system does not give the memory.
     pub fn new(config: &ModelConfig, rows: usize) -> Result<Buffers, Error> {
-        let sizes = Buffers::sizes(config, rows).map(|elements| zeros(elements, "activations"));
+        let sizes = Buffers::sizes(config, rows).map(|elements| Zeros::new(elements, "activations"));
         let [hidden, q, k, v, attention, gate, up, projected, cos, cos_sliding, sin, sin_sliding, normed, logits] =
             sizes;
         Ok(Buffers {

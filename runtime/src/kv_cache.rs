@@ -1,6 +1,7 @@
 //! Keys and values of the positions seen so far, laid out as the panels that the products read.
 //!
-//! Positions are grouped in blocks of [`KEY_BLOCK`], at absolute multiples. A layer with a sliding window keeps a ring of
+//! Positions are grouped in blocks of [`KEY_BLOCK`], at absolute multiples; the keys of a block and its values lie side by
+//! side, in the order in which attention reads them, so that a head is one stream of memory. A layer with a sliding window keeps a ring of
 //! as many blocks as its window and one chunk of a prompt can touch.
 
 use crate::config::{AttentionKind, ModelConfig};
@@ -8,6 +9,7 @@ use crate::error::Error;
 use crate::kernels::LANES;
 use crate::kernels::lanes::KEY_BLOCK;
 use crate::threads::Team;
+use crate::zeros::Zeros;
 
 /// Widest part of a value that one product yields.
 const VALUE_PANEL: usize = 64;
@@ -21,10 +23,9 @@ pub struct KvCache {
 /// The cache of one layer.
 pub struct LayerCache {
     shape: Shape,
-    /// `[n_kv_heads][block][head_dim][KEY_BLOCK]`
-    keys: Vec<f32>,
-    /// `[n_kv_heads][part of the head][position][width of the part]`, see [`Shape::value_parts`].
-    values: Vec<f32>,
+    /// `[n_kv_heads][block]`, and in a block `[head_dim][KEY_BLOCK]` keys, then the parts of the values,
+    /// `[KEY_BLOCK][width of the part]` each, see [`Shape::value_parts`].
+    data: Zeros<f32>,
 }
 
 /// Sizes of one layer's cache.
@@ -60,12 +61,18 @@ impl Shape {
         self.n_blocks * KEY_BLOCK
     }
 
-    fn key_elements(&self) -> usize {
-        self.n_kv_heads * self.positions() * self.head_dim
+    /// Elements of a block: keys and values.
+    fn block_elements(&self) -> usize {
+        KEY_BLOCK * (self.head_dim + self.padded_head_dim)
     }
 
-    fn value_elements(&self) -> usize {
-        self.n_kv_heads * self.positions() * self.padded_head_dim
+    /// Elements of all blocks of a head.
+    fn head_elements(&self) -> usize {
+        self.n_blocks * self.block_elements()
+    }
+
+    fn elements(&self) -> usize {
+        self.n_kv_heads * self.head_elements()
     }
 }
 
@@ -77,7 +84,7 @@ fn shapes(config: &ModelConfig, positions: usize, chunk: usize) -> impl Iterator
 impl KvCache {
     /// Bytes of a cache for `positions` positions, added in chunks of at most `chunk`.
     pub fn bytes(config: &ModelConfig, positions: usize, chunk: usize) -> u64 {
-        shapes(config, positions, chunk).map(|s| 4 * (s.key_elements() as u64 + s.value_elements() as u64)).sum()
+        shapes(config, positions, chunk).map(|shape| 4 * shape.elements() as u64).sum()
     }
 
     /// An empty cache.
@@ -85,10 +92,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Request`] when the system does not give the memory.
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
-        let layer = |shape: Shape| {
-            let keys = zeros(shape.key_elements(), "KV cache")?;
-            Ok(LayerCache { shape, keys, values: zeros(shape.value_elements(), "KV cache")? })
-        };
+        let layer = |shape: Shape| Ok(LayerCache { shape, data: Zeros::new(shape.elements(), "KV cache")? });
         Ok(KvCache { layers: shapes(config, positions, chunk).map(layer).collect::<Result<_, Error>>()? })
     }
 
@@ -109,42 +113,20 @@ impl KvCache {
     }
 }
 
-/// A buffer of zeros that the system has not had to fill yet.
-///
-/// # Errors
-/// [`Error::Request`] when the system does not give the memory.
-pub(crate) fn zeros<T: Clone + Default>(elements: usize, what: &str) -> Result<Vec<T>, Error> {
-    // Asking first turns a refusal into an error: allocating zeros would abort.
-    let probe = Vec::<T>::new().try_reserve_exact(elements);
-    probe.map_err(|_| Error::Request {
-        problem: format!(
-            "the system does not give {} bytes of memory for the {what}; ask for fewer positions or a smaller --chunk",
-            (elements as u64).saturating_mul(size_of::<T>() as u64)
-        ),
-    })?;
-    Ok(vec![T::default(); elements])
-}
-
 impl LayerCache {
     /// Stores keys and values, both `[n][n_kv_heads * head_dim]`, of the positions from `first` on.
     pub fn store(&mut self, first: usize, keys: &[f32], values: &[f32]) {
         let shape = self.shape;
-        let keys_of_heads = self.keys.chunks_exact_mut(shape.positions() * shape.head_dim);
-        let values_of_heads = self.values.chunks_exact_mut(shape.positions() * shape.padded_head_dim);
-        for (head, (key_cache, value_cache)) in keys_of_heads.zip(values_of_heads).enumerate() {
-            shape.store_keys(key_cache, head, first, keys);
-            shape.store_values(value_cache, head, first, values);
+        for (head, cache) in self.data.chunks_exact_mut(shape.head_elements()).enumerate() {
+            shape.store(cache, head, first, keys, values);
         }
     }
 
     /// As [`LayerCache::store`], the heads shared by the threads of the team.
     pub fn store_in_parallel(&mut self, team: &mut Team, first: usize, keys: &[f32], values: &[f32]) {
         let shape = self.shape;
-        team.for_rows(&mut self.keys, shape.positions() * shape.head_dim, |head, cache| {
-            shape.store_keys(cache, head, first, keys);
-        });
-        team.for_rows(&mut self.values, shape.positions() * shape.padded_head_dim, |head, cache| {
-            shape.store_values(cache, head, first, values);
+        team.for_rows(&mut self.data, shape.head_elements(), |head, cache| {
+            shape.store(cache, head, first, keys, values);
         });
     }
 
@@ -155,46 +137,40 @@ impl LayerCache {
 
     /// Keys of a head in block `block` of the sequence, `[head_dim][KEY_BLOCK]`.
     pub fn keys(&self, head: usize, block: usize) -> &[f32] {
-        let size = self.shape.head_dim * KEY_BLOCK;
-        &self.keys[(head * self.shape.n_blocks + block % self.shape.n_blocks) * size..][..size]
+        &self.block(head, block)[..self.shape.head_dim * KEY_BLOCK]
     }
 
     /// Values of a head in block `block` of the sequence, part by part: first dimension, width, and
     /// `[KEY_BLOCK][width]`.
     pub fn values(&self, head: usize, block: usize) -> impl Iterator<Item = (usize, usize, &[f32])> {
         let shape = self.shape;
-        let head = &self.values[head * shape.positions() * shape.padded_head_dim..];
-        shape.value_parts().map(move |(begin, width)| {
-            let at = begin * shape.positions() + block % shape.n_blocks * KEY_BLOCK * width;
-            (begin, width, &head[at..at + KEY_BLOCK * width])
-        })
+        let values = &self.block(head, block)[shape.head_dim * KEY_BLOCK..];
+        shape.value_parts().map(move |(begin, width)| (begin, width, &values[begin * KEY_BLOCK..][..width * KEY_BLOCK]))
+    }
+
+    fn block(&self, head: usize, block: usize) -> &[f32] {
+        let (shape, size) = (self.shape, self.shape.block_elements());
+        &self.data[head * shape.head_elements() + block % shape.n_blocks * size..][..size]
     }
 }
 
 impl Shape {
-    /// Stores one head of `keys`, `[n][n_kv_heads * head_dim]`, in that head's part of the cache.
-    fn store_keys(self, cache: &mut [f32], head: usize, first: usize, keys: &[f32]) {
-        let head_dim = self.head_dim;
-        for (i, row) in keys.chunks_exact(self.n_kv_heads * head_dim).enumerate() {
+    /// Stores one head of `keys` and `values`, both `[n][n_kv_heads * head_dim]`, in that head's part of the cache.
+    fn store(self, cache: &mut [f32], head: usize, first: usize, keys: &[f32], values: &[f32]) {
+        let (head_dim, kv_width) = (self.head_dim, self.n_kv_heads * self.head_dim);
+        for (i, (key, value)) in keys.chunks_exact(kv_width).zip(values.chunks_exact(kv_width)).enumerate() {
+            let (key, value) = (&key[head * head_dim..][..head_dim], &value[head * head_dim..][..head_dim]);
             let slot = (first + i) % self.positions();
-            let block = &mut cache[slot / KEY_BLOCK * head_dim * KEY_BLOCK..][..head_dim * KEY_BLOCK];
-            let column = slot % KEY_BLOCK;
-            for (d, &key) in row[head * head_dim..][..head_dim].iter().enumerate() {
-                block[d * KEY_BLOCK + column] = key;
+            let (block, column) = (slot / KEY_BLOCK, slot % KEY_BLOCK);
+            let block = &mut cache[block * self.block_elements()..][..self.block_elements()];
+            let (keys, values) = block.split_at_mut(head_dim * KEY_BLOCK);
+            for (to, &key) in keys.iter_mut().skip(column).step_by(KEY_BLOCK).zip(key) {
+                *to = key;
             }
-        }
-    }
-
-    /// Stores one head of `values`, `[n][n_kv_heads * head_dim]`, in that head's part of the cache.
-    fn store_values(self, cache: &mut [f32], head: usize, first: usize, values: &[f32]) {
-        let head_dim = self.head_dim;
-        for (i, row) in values.chunks_exact(self.n_kv_heads * head_dim).enumerate() {
-            let slot = (first + i) % self.positions();
-            let value = &row[head * head_dim..][..head_dim];
             for (begin, width) in self.value_parts() {
                 let used = width.min(head_dim - begin);
-                let at = begin * self.positions() + slot * width;
-                cache[at..at + used].copy_from_slice(&value[begin..begin + used]);
+                let at = begin * KEY_BLOCK + column * width;
+                values[at..at + used].copy_from_slice(&value[begin..begin + used]);
             }
         }
     }

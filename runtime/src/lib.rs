@@ -56,3 +56,4 @@ pub mod tokens;
 pub mod top_k;
 pub mod vocabulary;
 pub mod weights;
+mod zeros;

@@ -5,9 +5,9 @@ use crate::gemm_crate;
 use crate::grid::{Block, Grid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
 use crate::kernels::{Isa, LaneOp};
-use crate::kv_cache::zeros;
 use crate::threads::Team;
 use crate::weights::{Matrix, Panels};
+use crate::zeros::Zeros;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -67,9 +67,9 @@ pub struct Matmul {
     products: Products,
     activations: Activations,
     /// Activations as bf16 pairs, `[rows, columns / 2]`.
-    pairs: Vec<u32>,
+    pairs: Zeros<u32>,
     /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
-    rounded: Vec<f32>,
+    rounded: Zeros<f32>,
 }
 
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
@@ -91,7 +91,7 @@ impl Matmul {
         let rounds = bf16 && activations == Activations::Bf16;
         let pairs = if rounds && !products.gemm { max_rows * max_columns.div_ceil(2) } else { 0 };
         let rounded = if rounds && products.gemm { max_rows * max_columns } else { 0 };
-        let (pairs, rounded) = (zeros(pairs, "activations")?, zeros(rounded, "activations")?);
+        let (pairs, rounded) = (Zeros::new(pairs, "activations")?, Zeros::new(rounded, "activations")?);
         Ok(Matmul { products, activations, pairs, rounded })
     }
 
