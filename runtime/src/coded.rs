@@ -105,13 +105,19 @@ impl Codes {
     pub fn encode(&self, step: &Step, n_rows: usize, n_columns: usize) -> Option<[u8; CODED_STEP_BYTES]> {
         let mut out = [0; CODED_STEP_BYTES];
         let (signs, codes) = out.split_at_mut(SIGNS_BYTES);
-        // Of every number; padding keeps code 0.
         let mut all = [[0u8; 2]; PANEL_ROWS];
-        for ((&pair, signs), all) in step.iter().zip(signs.as_chunks_mut::<2>().0).zip(&mut all).take(n_rows) {
-            for ((bits, sign), code) in halves(pair).into_iter().zip(signs).zip(all).take(n_columns) {
-                *sign = (bits >> 8) as u8 & 0x80 | bits as u8 & 0x7f;
-                *code = self.0[usize::from(exponent(bits))];
-            }
+        // All rows and columns, so that the loops need no ends of their own; padding is cleared afterwards.
+        for (&pair, signs) in step.iter().zip(signs.as_chunks_mut().0) {
+            *signs = halves(pair).map(|bits| (bits >> 8) as u8 & 0x80 | bits as u8 & 0x7f);
+        }
+        for (&pair, codes) in step.iter().zip(&mut all) {
+            *codes = halves(pair).map(|bits| self.0[usize::from(exponent(bits))]);
+        }
+        signs[2 * n_rows..].fill(0);
+        all[n_rows..].fill([0; 2]);
+        if n_columns == 1 {
+            signs.as_chunks_mut::<2>().0.iter_mut().for_each(|signs| signs[1] = 0);
+            all.iter_mut().for_each(|codes| codes[1] = 0);
         }
         if all.as_flattened().iter().fold(0, |all, code| all | code) & NO_CODE != 0 {
             return None;
