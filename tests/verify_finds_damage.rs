@@ -131,10 +131,8 @@ fn damaged_bytes_of_a_coded_file_are_found_and_named() {
     let folder = TempDir::new("flips-coded");
     let packed = packed_coded(&folder);
     assert!(packed.2.contains(&section::CODED));
-    // The highest and the lowest bits of bytes and of codes.
-    assert_every_flip_is_found(&folder, packed.clone(), 3..5);
-    assert_every_flip_is_found(&folder, packed.clone(), 0..1);
-    assert_every_flip_is_found(&folder, packed, 7..8);
+    // A bit of each of the two codes in a byte.
+    assert_every_flip_is_found(&folder, packed, 3..5);
 }
 
 #[test]
