@@ -3,6 +3,7 @@
 use crate::exit::{self, Exit};
 use crate::output::Failure;
 use argh::FromArgs;
+use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::Options;
 use std::ffi::OsString;
@@ -59,6 +60,10 @@ struct Raw {
     /// number of threads (default and 0: all cores this process may use)
     #[argh(option, default = "0")]
     threads: usize,
+    /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network and
+    /// FUSE file systems
+    #[argh(option)]
+    load: Option<String>,
     /// instruction set: avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the best)
     #[argh(option)]
     isa: Option<String>,
@@ -103,6 +108,8 @@ pub struct Args {
     pub logits: Option<PathBuf>,
     /// Whether to say where the time went.
     pub timing: bool,
+    /// How the model comes into memory.
+    pub load: Load,
     raw: Raw,
     products: Products,
     activations: Activations,
@@ -164,6 +171,7 @@ fn check(raw: Raw) -> Result<Args, Exit> {
     if raw.logits.is_some() && tokens.len() > 1 {
         return Err(usage("--logits takes one token file; run it once for each"));
     }
+    let load = exit::load(PROGRAM, raw.load.as_deref())?;
     if raw.model == STANDARD_INPUT {
         return Err(usage("the model is mapped and cannot come from standard input"));
     }
@@ -173,6 +181,7 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         mode,
         logits: raw.logits.clone(),
         timing: raw.timing,
+        load,
         products,
         activations,
         raw,

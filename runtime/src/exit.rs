@@ -2,6 +2,7 @@
 
 use argh::{EarlyExit, FromArgs};
 use olmo_infer::error::one_line;
+use olmo_infer::mapping::Load;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;
@@ -48,4 +49,11 @@ pub fn parse<T: FromArgs>(program: &str, words: &[&str]) -> Result<T, Exit> {
         Ok(()) => Exit { text: output, success: true },
         Err(()) => Exit::usage(program, output.split_whitespace().collect::<Vec<_>>().join(" ")),
     })
+}
+
+/// What `--load` chooses.
+pub fn load(program: &str, name: Option<&str>) -> Result<Load, Exit> {
+    let Some(name) = name else { return Ok(Load::Auto) };
+    let unknown = || Exit::usage(program, format_args!("--load {name}: expected auto, mmap or read"));
+    Load::named(name).ok_or_else(unknown)
 }

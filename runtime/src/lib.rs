@@ -2,8 +2,8 @@
 //!
 //! The way of a token, from the file to the logits:
 //!
-//! 1. [`model_file`] opens, checks and maps the file; [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and
-//!    where, [`config`] what model it is.
+//! 1. [`model_file`] opens and checks the file, [`mapping`] maps it or reads it, as suits its [`file_system`];
+//!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model it is.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
 //! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
 //!    pass takes tokens of one [`sequence`] or of many; a [`session`] is one by itself.
@@ -37,6 +37,7 @@ mod buffers;
 pub mod coded;
 pub mod config;
 pub mod error;
+pub mod file_system;
 pub mod format;
 pub mod gemm_crate;
 pub mod greedy;
@@ -44,7 +45,9 @@ pub mod grid;
 pub mod kernels;
 pub mod kv_cache;
 pub mod layout;
+pub mod mapping;
 pub mod matmul;
+pub mod memory;
 pub mod model;
 pub mod model_file;
 pub mod panels;

@@ -4,7 +4,6 @@ mod args;
 mod exit;
 mod job;
 mod logits_file;
-mod memory;
 mod output;
 mod summary;
 
@@ -12,8 +11,10 @@ use args::{Args, Mode};
 use job::Job;
 use logits_file::LogitsFile;
 use olmo_infer::error::display_path;
+use olmo_infer::mapping::Populated;
+use olmo_infer::memory;
 use olmo_infer::model::{Batch, Model};
-use olmo_infer::model_file::{ModelFile, Populated};
+use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::with_team;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer};
@@ -56,7 +57,7 @@ fn tell(line: impl Display) {
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
-    let file = ModelFile::open(&args.model)?;
+    let file = ModelFile::open_with(&args.model, args.load)?;
     let opened = begun.elapsed();
     let config = file.config();
     let vocabulary = Vocabulary::new(&file)?;
@@ -85,6 +86,10 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
     })?;
     Ok(Summary {
         opened,
+        loaded: *file.loaded(),
+        file_bytes: file.layout().file_bytes,
+        // After the results: it takes its time.
+        resident: if args.timing { file.resident() } else { None },
         page_in,
         first_token: measured.first_token,
         sequences: inputs.len(),

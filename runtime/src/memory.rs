@@ -1,8 +1,11 @@
 //! How much memory there is, and how much this process took.
 
-use crate::output::Failure;
+use crate::error::Error;
 use std::cmp::Reverse;
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::Path;
 
 /// Sequences at a time when nobody asked for a number: up to about so many, a pass costs little more than for one.
@@ -14,13 +17,13 @@ const DEFAULT_BATCH: usize = 16;
 /// `positions` are those of all sequences, `needed` says what a batch of some of them takes.
 ///
 /// # Errors
-/// [`Failure::Refused`] when the memory is not enough for what was asked for, or for one.
+/// [`Error::Request`] when the memory is not enough for what was asked for, or for one.
 pub fn batch(
     asked: Option<usize>,
     positions: &[usize],
     model_bytes: u64,
     needed: impl Fn(&[usize]) -> u64,
-) -> Result<usize, Failure> {
+) -> Result<usize, Error> {
     batch_within(available().unwrap_or(u64::MAX), asked, positions, model_bytes, needed)
 }
 
@@ -31,7 +34,7 @@ fn batch_within(
     positions: &[usize],
     model_bytes: u64,
     needed: impl Fn(&[usize]) -> u64,
-) -> Result<usize, Failure> {
+) -> Result<usize, Error> {
     // Whatever sequences meet, they take no more than the largest do.
     let mut positions = positions.to_vec();
     positions.sort_unstable_by_key(|&positions| Reverse(positions));
@@ -49,16 +52,32 @@ fn batch_within(
         1 => (format!("{} positions need", positions[0]), "for fewer positions or a smaller --chunk"),
         n => (format!("{n} sequences at a time need"), "for a smaller --batch, fewer positions or a smaller --chunk"),
     };
-    Err(Failure::Refused(format!(
-        "{what} {:.1} GB for the KV cache and activations, this machine has {:.1} GB to give; ask {advice}",
-        needed as f64 / 1e9,
-        available as f64 / 1e9
-    )))
+    let what = format!("{what} {:.1} GB for the KV cache and activations", needed as f64 / 1e9);
+    Err(too_little(what, available, format_args!("ask {advice}")))
+}
+
+/// Refuses to read a model of `needed` bytes where `available` are to be had.
+///
+/// # Errors
+/// [`Error::Request`].
+pub fn check_weights(needed: u64, available: Option<u64>) -> Result<(), Error> {
+    match available {
+        Some(available) if needed > available => {
+            let what = format!("reading the model takes {:.1} GB of memory", needed as f64 / 1e9);
+            Err(too_little(what, available, "map it instead, with --load mmap"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn too_little(what: String, available: u64, advice: impl Display) -> Error {
+    let available = available as f64 / 1e9;
+    Error::Request { problem: format!("{what}, this machine has {available:.1} GB to give; {advice}") }
 }
 
 /// Bytes that this process could still get: what the kernel says is available, or the smallest limit of its control
 /// groups when that is less. `None` where neither can be read.
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(group_limit()).min()
 }
 
@@ -95,6 +114,51 @@ fn kilobytes(path: &str, key: &str) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
+/// What is in memory of a range of addresses of this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Bytes that are mapped to memory.
+    pub bytes: u64,
+    /// Bytes of these in huge pages.
+    pub huge_bytes: u64,
+}
+
+/// What is in memory of `bytes`; `None` where the system does not say. The kernel looks at every page for it.
+pub fn resident(bytes: &[u8]) -> Option<Resident> {
+    let smaps = BufReader::new(File::open("/proc/self/smaps").ok()?);
+    let begin = bytes.as_ptr().addr();
+    sum_of(smaps, begin..begin + bytes.len())
+}
+
+/// Adds up what `smaps` says about the mappings that `range` touches.
+fn sum_of(smaps: impl BufRead, range: Range<usize>) -> Option<Resident> {
+    let mut sum = None;
+    let mut inside = false;
+    for line in smaps.lines() {
+        let line = line.ok()?;
+        let mut words = line.split_whitespace();
+        let (first, second) = (words.next()?, words.next().unwrap_or_default());
+        // A mapping begins with its addresses, `begin-end`; its lines are `Key: 123 kB`.
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((Some(begin), Some(end))) = first.split_once('-').map(|(a, b)| (address(a), address(b))) {
+            inside = begin < range.end && range.start < end;
+            continue;
+        }
+        if !inside {
+            continue;
+        }
+        let sum = sum.get_or_insert_with(Resident::default);
+        let bytes = second.parse().unwrap_or(0) * 1024;
+        match first {
+            "Rss:" => sum.bytes += bytes,
+            // Each is the one that counts for its kind of mapping.
+            "FilePmdMapped:" | "AnonHugePages:" | "ShmemPmdMapped:" => sum.huge_bytes += bytes,
+            _ => {}
+        }
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,10 +189,56 @@ mod tests {
         assert_eq!(sequences(1000 + 5 + 90 + 80, None, &[1, 80, 2, 90, 3]).ok(), Some(2));
         assert_eq!(sequences(u64::MAX, None, &[7]).ok(), Some(1));
         let refused = |available, asked| match sequences(available, asked, &many) {
-            Err(failure) => failure.to_string(),
+            Err(error) => error.to_string(),
             Ok(sequences) => panic!("{sequences} sequences"),
         };
         assert!(refused(14, None).starts_with("10 positions need 0.0 GB"));
         assert!(refused(164, Some(16)).starts_with("16 sequences at a time need 0.0 GB"));
+    }
+
+    const SMAPS: &str = "\
+5600a000-5600c000 r--p 00000000 fe:00 1 /usr/bin/olmo-infer
+Rss:                   8 kB
+FilePmdMapped:         0 kB
+7f0000000000-7f0000400000 r--s 00000000 fe:00 2 /models/m.olmo
+Size:               4096 kB
+Rss:                4096 kB
+AnonHugePages:         0 kB
+FilePmdMapped:      2048 kB
+VmFlags: rd mr me ms hg
+7f0000400000-7f0000800000 r--s 00000000 fe:00 2 /models/m.olmo
+Rss:                 100 kB
+FilePmdMapped:         0 kB
+7f0000800000-7f0000801000 rw-p 00000000 00:00 0
+Rss:                   4 kB
+";
+
+    #[test]
+    fn only_the_mappings_of_the_range_count() {
+        let sum = |range| sum_of(SMAPS.as_bytes(), range);
+        let both = Resident { bytes: 4196 << 10, huge_bytes: 2048 << 10 };
+        assert_eq!(sum(0x7f0000000000..0x7f0000800000), Some(both));
+        assert_eq!(sum(0x7f0000000000..0x7f0000400000), Some(Resident { bytes: 4 << 20, huge_bytes: 2 << 20 }));
+        assert_eq!(sum(0x7f0000400000..0x7f0000400001), Some(Resident { bytes: 100 << 10, huge_bytes: 0 }));
+        assert_eq!(sum(0x1000..0x2000), None);
+    }
+
+    #[test]
+    fn the_memory_of_this_test_is_found() {
+        if !Path::new("/proc/self/smaps").exists() {
+            return;
+        }
+        let bytes = vec![1u8; 1 << 20];
+        assert!(resident(&bytes).expect("a mapping").bytes >= 1 << 20);
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_is_one_line_with_both_numbers() {
+        let line = check_weights(6_000_000_000, Some(2_500_000_000)).expect_err("too large").to_string();
+        assert_eq!(
+            line,
+            "reading the model takes 6.0 GB of memory, this machine has 2.5 GB to give; map it instead, with --load mmap"
+        );
+        assert!(check_weights(10, Some(10)).is_ok() && check_weights(10, None).is_ok());
     }
 }

@@ -1,31 +1,24 @@
-//! The one open model file: checked header, index and tables of coded matrices in owned memory, tensor data in one
-//! read-only mapping.
+//! The one open model file: checked header, index and tables of coded matrices in owned memory, tensor data where
+//! [`Mapping`] has it.
 //!
 //! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
 //! with the layout that `layout.rs` computes, then the tables. Nothing that steers the computation is read from the
 //! mapping, and no tensor data is read at open.
-
-#![allow(unsafe_code)]
 
 use crate::coded::{self, CodedTable};
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec};
-#[cfg(target_os = "linux")]
-use memmap2::Advice;
-use memmap2::{Mmap, MmapOptions};
+use crate::mapping::{Load, Loaded, Mapping, Populated};
+use crate::memory::Resident;
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Bytes that one step of [`ModelFile::populate`] brings in.
-#[cfg(target_os = "linux")]
-const POPULATE_STEP: usize = 16 << 20;
-
-/// An open, checked and mapped `.olmo` file.
+/// An open and checked `.olmo` file.
 pub struct ModelFile {
     path: PathBuf,
     header: Header,
@@ -37,7 +30,7 @@ pub struct ModelFile {
     layout: Layout,
     /// One entry a tensor; `None` for plain ones.
     coded_tables: Vec<Option<CodedTable>>,
-    map: Mmap,
+    mapping: Mapping,
 }
 
 impl ModelFile {
@@ -48,6 +41,15 @@ impl ModelFile {
     /// Everything that is not exactly a file of this format: [`Error::NotAFile`], [`Error::NotOlmo`],
     /// [`Error::Version`], [`Error::Length`], [`Error::Damaged`], [`Error::Config`], or [`Error::Io`].
     pub fn open(path: &Path) -> Result<ModelFile, Error> {
+        ModelFile::open_with(path, Load::Mmap)
+    }
+
+    /// Opens and checks a file, and maps it or reads it into memory: the tensors are there when this returns, or come when
+    /// they are touched.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::open`], and [`Error::Request`] when it is to be read and there is not the memory for it.
+    pub fn open_with(path: &Path, load: Load) -> Result<ModelFile, Error> {
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = file.map_err(Error::io(path, "open"))?;
@@ -70,14 +72,9 @@ impl ModelFile {
         let length = usize::try_from(layout.file_bytes).map_err(|_| Error::Request {
             problem: format!("{} bytes do not fit the address space of this machine", layout.file_bytes),
         })?;
-        // SAFETY: the mapping is read-only and never longer than the file, whose length was checked above. The contract
-        // of a mapping also says that nobody changes the file meanwhile, which no program can enforce: the tensors are
-        // numbers without invalid bit patterns, and everything that steers the computation was copied and checked, so a
-        // changed file gives changed numbers. A truncated one raises SIGBUS; README.md says so.
-        let map = unsafe { MmapOptions::new().len(length).map(&file) }
-            .map_err(Error::io(path, "map all of it (is the address space limited? see ulimit -v)"))?;
+        let mapping = Mapping::new(path, &file, length, load)?;
         let path = path.to_path_buf();
-        Ok(ModelFile { path, header, config, matrices, specs, records, sections, layout, coded_tables, map })
+        Ok(ModelFile { path, header, config, matrices, specs, records, sections, layout, coded_tables, mapping })
     }
 
     /// The path it was opened by.
@@ -120,9 +117,19 @@ impl ModelFile {
         &self.layout
     }
 
-    /// The whole mapping.
+    /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        self.mapping.bytes()
+    }
+
+    /// How they came into memory, and why so.
+    pub fn loaded(&self) -> &Loaded {
+        self.mapping.loaded()
+    }
+
+    /// How much of the file is in memory now, see [`Mapping::resident`].
+    pub fn resident(&self) -> Option<Resident> {
+        self.mapping.resident()
     }
 
     /// The bytes of tensor `index`, in place.
@@ -142,61 +149,24 @@ impl ModelFile {
     }
 
     fn range(&self, extent: Extent) -> &[u8] {
-        // The layout ends at the length of the mapping, which is a usize.
-        &self.map[extent.offset as usize..extent.end() as usize]
+        // The layout ends at the length of the file, which is a usize.
+        &self.bytes()[extent.offset as usize..extent.end() as usize]
     }
 
-    /// Asks the kernel for huge pages and brings the tensors into this process in the order of use, so that the
-    /// computation finds them mapped. Meant for a thread beside the first pass; `stop` ends it early.
+    /// Brings the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
+    /// thread beside the first pass; `stop` ends it early.
     ///
     /// The embedding is left out when the head does not share it: a run reads a few of its rows.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
-    #[cfg(target_os = "linux")]
-    pub fn populate(&self, stop: &dyn Fn() -> bool) -> Result<Populated, Error> {
-        if !Advice::PopulateRead.is_supported() {
-            return Ok(Populated { bytes: 0, complete: false });
-        }
-        // Only a hint: kernels without huge pages for files refuse it, and everything works without.
-        let _refused_where_unsupported = self.map.advise(Advice::HugePage);
+    /// Those of [`Mapping::populate`].
+    pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
         let first = match self.layout.tensors.get(1) {
-            Some(first_layer) if !self.config.tie_word_embeddings => first_layer.offset as usize,
-            _ => self.layout.data_offset as usize,
+            Some(first_layer) if !self.config.tie_word_embeddings => first_layer.offset,
+            _ => self.layout.data_offset,
         };
-        let mut at = first;
-        while at < self.map.len() && !stop() {
-            let step = POPULATE_STEP.min(self.map.len() - at);
-            match self.map.advise_range(Advice::PopulateRead, at, step) {
-                // This file system cannot do it: the first pass brings the tensors in.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-                result => {
-                    let cannot = Error::io(&self.path, "read all of it into memory (truncated, or an I/O error)");
-                    result.map_err(cannot)?;
-                }
-            }
-            at += step;
-        }
-        Ok(Populated { bytes: at - first, complete: at == self.map.len() })
+        self.mapping.populate(&self.path, first as usize, stop)
     }
-
-    /// Elsewhere the first pass brings the tensors in.
-    ///
-    /// # Errors
-    /// None.
-    #[cfg(not(target_os = "linux"))]
-    pub fn populate(&self, _stop: &dyn Fn() -> bool) -> Result<Populated, Error> {
-        Ok(Populated { bytes: 0, complete: false })
-    }
-}
-
-/// What [`ModelFile::populate`] did.
-#[derive(Clone, Copy, Debug)]
-pub struct Populated {
-    /// Bytes brought in.
-    pub bytes: usize,
-    /// Whether that was everything.
-    pub complete: bool,
 }
 
 /// A kind of file for an error line, and what to do about it.

@@ -2,6 +2,7 @@
 
 use crate::exit::{self, Exit};
 use argh::FromArgs;
+use olmo_infer::mapping::Load;
 use olmo_infer::matmul::Products;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ struct Raw {
     /// products by "own" kernels or by the "gemm" crate (default: own where there are any)
     #[argh(option)]
     matmul: Option<String>,
+    /// how the model comes into memory: auto (default), mmap or read
+    #[argh(option)]
+    load: Option<String>,
     /// print one JSON object
     #[argh(switch)]
     json: bool,
@@ -78,6 +82,8 @@ pub struct Args {
     pub threads: usize,
     /// How products are computed.
     pub products: Products,
+    /// How the model comes into memory.
+    pub load: Load,
     /// Whether to print JSON.
     pub json: bool,
     /// Rounds of each measurement.
@@ -103,6 +109,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     let raw: Raw = exit::parse(PROGRAM, &words)?;
     let usage = |problem: String| Exit::usage(PROGRAM, problem);
     let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
+    let load = exit::load(PROGRAM, raw.load.as_deref())?;
     if raw.rounds == Some(0) {
         return Err(usage("--rounds must be at least 1".into()));
     }
@@ -115,6 +122,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
         model: raw.model,
         threads: if raw.threads == 0 { cores } else { raw.threads.min(1024) },
         products,
+        load,
         json: raw.json,
         rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),
         contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),

@@ -65,11 +65,6 @@ impl Faults {
     }
 }
 
-/// Bytes of mapped files that are mapped in huge pages.
-pub fn huge_mapped_file_bytes() -> Option<u64> {
-    kilobytes("/proc/self/smaps_rollup", "FilePmdMapped:")
-}
-
 /// Bytes of memory that belong to this process alone.
 pub fn anonymous_bytes() -> Option<u64> {
     kilobytes("/proc/self/status", "RssAnon:")

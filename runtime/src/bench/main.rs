@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
-    let file = startup::open(&args.model, begun)?;
+    let file = startup::open(&args.model, args.load, begun)?;
     let (file, opened) = file;
     let model = Model::new(&file);
     let startup = with_team(args.threads, |team| Startup::measure(&file, &model, args, opened, team))?;

@@ -193,6 +193,7 @@ impl Report {
         ]);
         let startup = object([
             ("open", phase(&start.open)),
+            ("load", string(start.load)),
             ("page_in", phase(&start.page_in)),
             ("page_in_bytes", integer(start.populated.bytes as u64)),
             ("page_in_complete", start.populated.complete.to_string()),

@@ -1,11 +1,12 @@
 //! The phases of a start: open, page-in, first token.
 
 use crate::args::Args;
-use crate::host::{self, Faults};
+use crate::host::Faults;
 use crate::work::random_tokens;
 use olmo_infer::error::Error;
+use olmo_infer::mapping::{Load, Populated};
 use olmo_infer::model::{Model, Options, Session};
-use olmo_infer::model_file::{ModelFile, Populated};
+use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::Team;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,23 +31,25 @@ impl Phase {
 
 /// A start, phase by phase; in `olmo-infer` page-in and first token run at the same time.
 pub struct Startup {
-    /// From the beginning of `main` to the checked and mapped file.
+    /// From the beginning of `main` to the checked and mapped, or read, file.
     pub open: Phase,
+    /// Which of the two it was, `mmap` or `read`.
+    pub load: &'static str,
     /// Bringing the file's pages into this process.
     pub page_in: Phase,
     /// What page-in covered.
     pub populated: Populated,
     /// A session of one position, one forward pass, its logits.
     pub first_token: Phase,
-    /// Bytes of files that are mapped in huge pages after that.
+    /// Bytes of the file that are mapped in huge pages after that.
     pub huge_mapped_bytes: Option<u64>,
     /// Bytes of the file that page-in may bring in: all but an embedding that is not also the head.
     pub mapped_bytes: u64,
 }
 
-/// Opens, checks and maps the file; `begun` is when the program began.
-pub fn open(path: &Path, begun: Instant) -> Result<(ModelFile, Phase), Error> {
-    let (file, phase) = Phase::measure(|| ModelFile::open(path))?;
+/// Opens, checks and maps or reads the file; `begun` is when the program began.
+pub fn open(path: &Path, load: Load, begun: Instant) -> Result<(ModelFile, Phase), Error> {
+    let (file, phase) = Phase::measure(|| ModelFile::open_with(path, load))?;
     Ok((file, Phase { time: begun.elapsed(), ..phase }))
 }
 
@@ -70,10 +73,11 @@ impl Startup {
         let mapped_bytes = crate::weights_read_by_decode(file).len() as u64;
         Ok(Startup {
             open,
+            load: if file.loaded().way == Load::Read { "read" } else { "mmap" },
             page_in,
             populated,
             first_token,
-            huge_mapped_bytes: host::huge_mapped_file_bytes(),
+            huge_mapped_bytes: file.resident().map(|resident| resident.huge_bytes),
             mapped_bytes,
         })
     }

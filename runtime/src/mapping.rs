@@ -1,0 +1,354 @@
+//! The bytes of the model file in memory: the file itself, mapped, or a copy of it in huge pages.
+//!
+//! Mapped costs nothing, is shared with every other process on the same file and stays in the page cache for the next run:
+//! the way for local disks. Over a network or FUSE a mapping is filled by small requests, one after the other, and a
+//! failed one ends the program with SIGBUS: there the file is read once, in large pieces by several threads.
+
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::file_system::FileSystem;
+use crate::memory::{self, Resident};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{Mmap, MmapMut, MmapOptions};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, Builder};
+use std::time::{Duration, Instant};
+
+/// A huge page of x86-64, and of AArch64 with 4 KiB pages.
+const HUGE_PAGE: usize = 2 << 20;
+/// Bytes that one step of [`Mapping::populate`] brings in.
+const POPULATE_STEP: usize = 8 << 20;
+/// A step that takes longer comes from the disk: what is in the page cache takes a tenth of that.
+const SLOW_STEP: Duration = Duration::from_millis(1);
+/// Bytes of one read, and threads that read.
+const READ_PIECE: usize = 8 << 20;
+const READERS: usize = 4;
+
+/// How the file is brought into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    /// As suits the file system: [`Load::Read`] on network and FUSE ones, [`Load::Mmap`] on others.
+    #[default]
+    Auto,
+    /// The file is mapped.
+    Mmap,
+    /// The file is read into memory of this process.
+    Read,
+}
+
+impl Load {
+    /// The one that `--load` calls `name`.
+    pub fn named(name: &str) -> Option<Load> {
+        match name {
+            "auto" => Some(Load::Auto),
+            "mmap" => Some(Load::Mmap),
+            "read" => Some(Load::Read),
+            _ => None,
+        }
+    }
+}
+
+/// What was done about the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    /// [`Load::Mmap`] or [`Load::Read`].
+    pub way: Load,
+    /// Why that one.
+    pub reason: Reason,
+    /// Where the file lies.
+    pub file_system: FileSystem,
+}
+
+/// Why a file is mapped or read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody wanted it so.
+    Asked,
+    /// It suits the file system.
+    FileSystem,
+    /// Reading would suit the file system, but there is not the memory for it.
+    TooLarge,
+}
+
+/// Bytes in memory, those of the whole file in order.
+pub struct Mapping {
+    map: Mmap,
+    /// Where the file begins in `map`: its copy is aligned to huge pages.
+    begin: usize,
+    length: usize,
+    loaded: Loaded,
+}
+
+impl Mapping {
+    /// Maps or reads the first `length` bytes of `file`, which it has; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses to map or to
+    /// read, or the file became shorter.
+    pub fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
+        let file_system = file_system(file);
+        let memory = memory::available();
+        let (way, reason) = choose(load, file_system, length as u64, memory);
+        let loaded = Loaded { way, reason, file_system };
+        if way == Load::Read {
+            memory::check_weights(length as u64, memory)?;
+            let (map, begin) = read(path, file, length)?;
+            return Ok(Mapping { map, begin, length, loaded });
+        }
+        // SAFETY: the mapping is read-only and never longer than the file, whose length the caller has checked. The
+        // contract of a mapping also says that nobody changes the file meanwhile, which no program can enforce: the
+        // tensors are numbers without invalid bit patterns, and everything that steers the computation was copied and
+        // checked, so a changed file gives changed numbers. A truncated one raises SIGBUS; README.md says so.
+        let map = unsafe { MmapOptions::new().len(length).map(file) }
+            .map_err(Error::io(path, "map all of it (is the address space limited? see ulimit -v)"))?;
+        Ok(Mapping { map, begin: 0, length, loaded })
+    }
+
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map[self.begin..self.begin + self.length]
+    }
+
+    /// How they came here.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// How much of it is in memory now, and how much of that in huge pages. Looks at every page: it takes its time.
+    pub fn resident(&self) -> Option<Resident> {
+        memory::resident(self.bytes())
+    }
+
+    /// Brings the bytes from `first` on into this process, in order, in huge pages where the system has them so. `stop`
+    /// ends it early. A second thread joins in when the bytes come from a disk, which serves two faster than one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
+    #[cfg(target_os = "linux")]
+    pub fn populate(&self, path: &Path, first: usize, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
+        if self.loaded.way == Load::Read {
+            return Ok(Populated { bytes: 0, complete: true });
+        }
+        if !Advice::PopulateRead.is_supported() {
+            return Ok(Populated { bytes: 0, complete: false });
+        }
+        // Only a hint, refused by kernels without huge pages for files. It also makes what comes from the disk come in
+        // huge pages, which later runs find in the page cache.
+        let _refused_where_unsupported = self.map.advise(Advice::HugePage);
+        let next = AtomicUsize::new(first);
+        let (done, unable) = (AtomicUsize::new(0), AtomicBool::new(false));
+        // Returns whether there may be more to do.
+        let step = || -> io::Result<bool> {
+            let at = next.fetch_add(POPULATE_STEP, Ordering::Relaxed);
+            if at >= self.length || unable.load(Ordering::Relaxed) || stop() {
+                return Ok(false);
+            }
+            let bytes = POPULATE_STEP.min(self.length - at);
+            match self.map.advise_range(Advice::PopulateRead, at, bytes) {
+                // This file system cannot do it: the first pass brings the tensors in.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => unable.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    unable.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+                Ok(()) => {
+                    done.fetch_add(bytes, Ordering::Relaxed);
+                }
+            }
+            Ok(true)
+        };
+        let rest = || {
+            while step()? {}
+            Ok(())
+        };
+        let result = thread::scope(|scope| {
+            let mut second = None;
+            loop {
+                let begun = Instant::now();
+                if !step()? {
+                    break;
+                }
+                if second.is_none() && begun.elapsed() > SLOW_STEP {
+                    // When the system gives no thread, one does it all.
+                    second = Builder::new().name("olmo-page-in-2".into()).spawn_scoped(scope, rest).ok();
+                }
+            }
+            second.map_or(Ok(()), |second| second.join().expect("populating does not panic"))
+        });
+        result.map_err(Error::io(path, "read all of it into memory (truncated, or an I/O error)"))?;
+        let bytes = done.into_inner();
+        Ok(Populated { bytes, complete: bytes == self.length.saturating_sub(first) })
+    }
+
+    /// Elsewhere the first pass brings the tensors in.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(target_os = "linux"))]
+    pub fn populate(&self, _path: &Path, _first: usize, _stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
+        Ok(Populated { bytes: 0, complete: self.loaded.way == Load::Read })
+    }
+}
+
+/// What [`Mapping::populate`] did.
+#[derive(Clone, Copy, Debug)]
+pub struct Populated {
+    /// Bytes brought in.
+    pub bytes: usize,
+    /// Whether everything is there.
+    pub complete: bool,
+}
+
+/// Whether to map or to read a file of `length` bytes, with `memory` bytes to be had.
+fn choose(load: Load, file_system: FileSystem, length: u64, memory: Option<u64>) -> (Load, Reason) {
+    let fits = memory.is_none_or(|memory| length <= memory);
+    match load {
+        Load::Mmap | Load::Read => (load, Reason::Asked),
+        Load::Auto if !file_system.remote => (Load::Mmap, Reason::FileSystem),
+        Load::Auto if fits => (Load::Read, Reason::FileSystem),
+        Load::Auto => (Load::Mmap, Reason::TooLarge),
+    }
+}
+
+/// Where a file lies.
+#[cfg(target_os = "linux")]
+fn file_system(file: &File) -> FileSystem {
+    use std::os::fd::AsRawFd;
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open while `file` is borrowed, and the pointer is to room for one `statfs`.
+    let status = unsafe { libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) };
+    if status != 0 {
+        return FileSystem::UNKNOWN;
+    }
+    // SAFETY: the call succeeded, so it has written all of it.
+    let found = unsafe { found.assume_init() };
+    // A signed word on some machines; the numbers have 32 bits.
+    FileSystem::with_magic(found.f_type as u32)
+}
+
+/// Where a file lies: only Linux numbers its file systems.
+#[cfg(not(target_os = "linux"))]
+fn file_system(_file: &File) -> FileSystem {
+    FileSystem::UNKNOWN
+}
+
+/// A copy of the file in memory of this process, and where it begins there.
+fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error> {
+    const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
+    let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::Request {
+        problem: format!("{length} bytes do not fit the address space of this machine"),
+    })?;
+    let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
+    let begin = map.as_ptr().align_offset(HUGE_PAGE);
+    #[cfg(target_os = "linux")]
+    // Only a hint: small pages hold the same bytes.
+    let _refused_where_unsupported = map.advise(Advice::HugePage);
+    let cannot = Error::io(path, "read all of it (cut short meanwhile, or an I/O error: copy or pack it again)");
+    read_pieces(file, &mut map[begin..begin + length]).map_err(cannot)?;
+    let map = map.make_read_only().map_err(Error::io(path, "protect its copy in memory"))?;
+    Ok((map, begin))
+}
+
+/// Fills `bytes` from the beginning of the file: pieces go to the threads in order, so that the file is read in order.
+fn read_pieces(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    let failed = AtomicBool::new(false);
+    let pieces = Mutex::new(bytes.chunks_mut(READ_PIECE).enumerate());
+    let read = || -> io::Result<()> {
+        while !failed.load(Ordering::Relaxed) {
+            // Nobody panics while holding this lock.
+            let Some((index, piece)) = pieces.lock().expect("not poisoned").next() else { break };
+            let result = file.read_exact_at(piece, (index * READ_PIECE) as u64);
+            result.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let name = |i| Builder::new().name(format!("olmo-read-{i}"));
+        // When the system gives fewer threads, fewer do the work.
+        let others: Vec<_> = (1..READERS).filter_map(|i| name(i).spawn_scoped(scope, read).ok()).collect();
+        let own = read();
+        others.into_iter().fold(own, |result, other| result.and(other.join().expect("reading does not panic")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const LOCAL: FileSystem = FileSystem { name: "ext4", remote: false };
+    const REMOTE: FileSystem = FileSystem { name: "nfs", remote: true };
+
+    /// An unnamed file of so many bytes without pattern, and the bytes.
+    fn file_of(length: usize) -> (File, Vec<u8>) {
+        let path = std::env::temp_dir().join(format!("olmo-mapping-{}-{length}", std::process::id()));
+        let bytes: Vec<u8> = (0..length as u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8).collect();
+        let options = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let mut file = options.expect("a file");
+        std::fs::remove_file(&path).expect("removed");
+        file.write_all(&bytes).expect("written");
+        (file, bytes)
+    }
+
+    #[test]
+    fn auto_reads_where_pages_come_from_afar_and_fit_the_memory() {
+        assert_eq!(choose(Load::Auto, LOCAL, 10, Some(100)), (Load::Mmap, Reason::FileSystem));
+        assert_eq!(choose(Load::Auto, REMOTE, 10, Some(100)), (Load::Read, Reason::FileSystem));
+        assert_eq!(choose(Load::Auto, REMOTE, 10, None), (Load::Read, Reason::FileSystem));
+        assert_eq!(choose(Load::Auto, REMOTE, 101, Some(100)), (Load::Mmap, Reason::TooLarge));
+        assert_eq!(choose(Load::Mmap, REMOTE, 10, Some(100)), (Load::Mmap, Reason::Asked));
+        assert_eq!(choose(Load::Read, LOCAL, 101, Some(100)), (Load::Read, Reason::Asked));
+    }
+
+    #[test]
+    fn mapped_and_read_are_the_bytes_of_the_file() {
+        for length in [1, 4096, READ_PIECE - 1, 2 * READ_PIECE + 12345] {
+            let (file, bytes) = file_of(length);
+            for load in [Load::Mmap, Load::Read] {
+                let mapping = Mapping::new("m".as_ref(), &file, length, load).expect("in memory");
+                assert_eq!(mapping.loaded().way, load);
+                assert!(mapping.bytes() == bytes, "{length} bytes, {load:?}");
+                let populated = mapping.populate("m".as_ref(), 0, &|| false).expect("brought in");
+                assert!(populated.complete || cfg!(not(target_os = "linux")), "{length} bytes, {load:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_begins_at_a_huge_page() {
+        let (file, _) = file_of(100);
+        let mapping = Mapping::new("m".as_ref(), &file, 100, Load::Read).expect("read");
+        assert_eq!(mapping.bytes().as_ptr().addr() % HUGE_PAGE, 0);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_an_error() {
+        let (file, _) = file_of(READ_PIECE + 5000);
+        let long = 2 * READ_PIECE;
+        let read = Mapping::new("m.olmo".as_ref(), &file, long, Load::Read).err().expect("too short").to_string();
+        assert!(read.starts_with("m.olmo: cannot read all of it (cut short meanwhile"), "{read}");
+        // A mapping notices when it is brought in.
+        let mapping = Mapping::new("m.olmo".as_ref(), &file, long, Load::Mmap).expect("mapped");
+        if cfg!(target_os = "linux") {
+            let error = mapping.populate("m.olmo".as_ref(), 0, &|| false).expect_err("too short").to_string();
+            assert!(error.starts_with("m.olmo: cannot read all of it into memory (truncated"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bringing_in_stops_when_told() {
+        let (file, _) = file_of(4 * POPULATE_STEP);
+        let mapping = Mapping::new("m".as_ref(), &file, 4 * POPULATE_STEP, Load::Mmap).expect("mapped");
+        let steps = AtomicUsize::new(0);
+        let stop = || steps.fetch_add(1, Ordering::Relaxed) >= 2;
+        let populated = mapping.populate("m".as_ref(), 0, &stop).expect("brought in");
+        assert!(!populated.complete && populated.bytes <= 2 * POPULATE_STEP, "{populated:?}");
+    }
+}
