@@ -15,6 +15,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Check every bit of a file.
     Verify(Verify),
+    /// Write a file anew.
+    Copy(Copy),
     /// Restore the folder.
     Unpack(Unpack),
     /// Print this and succeed.
@@ -22,7 +24,8 @@ pub enum Command {
 }
 
 /// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer.
-/// Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`.
+/// Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy
+/// MODEL COPY`.
 #[derive(FromArgs)]
 pub struct Pack {
     /// the folder: a NAME.npy file for every parameter, config.json, vocab.txt
@@ -120,6 +123,20 @@ pub struct Verify {
     pub model: PathBuf,
 }
 
+/// Writes the bytes of a model file to a new one, in the pieces that are mapped fastest, and checks every digest on the way.
+#[derive(FromArgs)]
+pub struct Copy {
+    /// the file
+    #[argh(positional)]
+    pub model: PathBuf,
+    /// the file to write
+    #[argh(positional)]
+    pub copy: PathBuf,
+    /// replace an existing file; a symbolic link stays, and what it points to is replaced
+    #[argh(switch)]
+    pub force: bool,
+}
+
 /// Restores the .npy files that a model file was packed from, byte for byte.
 #[derive(FromArgs)]
 pub struct Unpack {
@@ -169,12 +186,13 @@ pub fn parse(arguments: &[&str]) -> Result<Command, String> {
         return Ok(Command::Say(format!("olmo-pack {}\n", env!("CARGO_PKG_VERSION"))));
     }
     let (name, rest) = match arguments.split_first() {
-        Some((first @ (&"inspect" | &"verify" | &"unpack"), rest)) => (Some(*first), rest),
+        Some((first @ (&"inspect" | &"verify" | &"unpack" | &"copy"), rest)) => (Some(*first), rest),
         _ => (None, arguments),
     };
     let parsed = match name {
         Some("inspect") => Inspect::from_args(&["olmo-pack", "inspect"], rest).map(Command::Inspect),
         Some("verify") => Verify::from_args(&["olmo-pack", "verify"], rest).map(Command::Verify),
+        Some("copy") => Copy::from_args(&["olmo-pack", "copy"], rest).map(Command::Copy),
         Some(_) => Unpack::from_args(&["olmo-pack", "unpack"], rest).map(Command::Unpack),
         None => Pack::from_args(&["olmo-pack"], rest).map(|pack| Command::Pack(Box::new(pack))),
     };

@@ -7,7 +7,7 @@ use olmo_pack::error::Error;
 use olmo_pack::output::SystemDisk;
 use olmo_pack::progress::Progress;
 use olmo_pack::summary::{self, Facts};
-use olmo_pack::{inspect, pack, unpack, verify};
+use olmo_pack::{copy, inspect, pack, unpack, verify};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,6 +35,11 @@ fn run(command: Command) -> Result<String, Error> {
         Command::Pack(arguments) => run_pack(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments.model, arguments.json),
         Command::Verify(arguments) => verify::run(&arguments.model),
+        Command::Copy(arguments) => {
+            let progress = Progress::new(true);
+            let tell = |done, total| progress.set(done, total);
+            copy::run(&arguments.model, &arguments.copy, arguments.force, &SystemDisk, &tell)
+        }
         Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force),
         Command::Say(text) => Ok(text),
     }

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 /// Bytes of one write, at multiples of itself: one huge page. The page cache then takes the file in huge pages, which makes
 /// mapping it later many times cheaper. Larger writes give the same pages, and were measured to take longer (8 MiB: 4.0 s
 /// for 5.9 GB, 2 MiB: 2.4 s), perhaps because they leave the processor's caches on the way.
-const WINDOW: usize = 2 << 20;
+pub(crate) const WINDOW: usize = 2 << 20;
 /// Windows of one batch: what is filled is still in the cache when it is digested and written.
 const BATCH_WINDOWS: usize = 2;
 /// Batches on their way: one is filled, one written, one waits.
@@ -29,7 +29,7 @@ const N_BATCHES: usize = 3;
 
 /// After this many bytes the disk is set to work beside the writing. Left alone the kernel waits until a tenth of the
 /// memory is dirty, then slows the writer down, and the disk idles meanwhile.
-const SYNC_EVERY: u64 = 128 << 20;
+pub(crate) const SYNC_EVERY: u64 = 128 << 20;
 
 /// What was seen while the numbers were written.
 #[derive(Clone, Debug, Default)]

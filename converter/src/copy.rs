@@ -1,0 +1,133 @@
+//! `olmo-pack copy MODEL COPY`: the same bytes in a new file, checked on the way and written as packing writes them.
+//!
+//! A file that was copied or downloaded by other means can lie in the page cache in small pieces, and takes a hundred times
+//! longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was packed.
+
+use crate::buffer::grow;
+use crate::error::{Error, Problem, escaped, shown_path};
+use crate::output::{Disk, Target};
+use crate::sources::section_name;
+use crate::write::{SYNC_EVERY, WINDOW};
+use olmo_infer::format::HEADER_BYTES;
+use olmo_infer::layout::Extent;
+use olmo_infer::model_file::ModelFile;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::IntoBytes;
+
+/// Copies the model at `from` to `to` and returns one line that says so. `progress` is told how many bytes of how many
+/// are written.
+///
+/// # Errors
+/// `from` is no model, is damaged, or changes meanwhile; `to` exists and `force` is not given, is the same file, or cannot be
+/// written. What was at `to` then still is.
+pub fn run(
+    from: &Path,
+    to: &Path,
+    force: bool,
+    disk: &dyn Disk,
+    progress: &dyn Fn(u64, u64),
+) -> Result<String, Error> {
+    let model = ModelFile::open(from)?;
+    let target = Target::new(to, force)?;
+    // Not through the mapping, where a file that is cut short ends the program.
+    let source = File::open(from).map_err(|error| Error::io(from, "cannot open", error))?;
+    let metadata = source.metadata().map_err(|error| Error::io(from, "cannot read its metadata", error))?;
+    target.refuse_same(from, (metadata.dev(), metadata.ino()))?;
+    let length = model.layout().file_bytes;
+    target.check_free_space(length)?;
+    let output = target.create(disk)?;
+    output.allocate(length)?;
+
+    let mut digests = Digests::new(&model);
+    let mut window = Vec::new();
+    let mut header = Vec::new();
+    let mut at = 0;
+    while at < length {
+        let bytes = (WINDOW as u64).min(length - at) as usize;
+        grow(&mut window, bytes, from)?;
+        let window = &mut window[..bytes];
+        source.read_exact_at(window, at).map_err(|error| Error::io(from, "cannot read", error))?;
+        digests.add(window, at)?;
+        if at == 0 {
+            // The page that makes it a model comes last, and is the one that was checked when the file was opened.
+            header.extend_from_slice(model.header().as_bytes());
+            if window[..HEADER_BYTES] != header[..] {
+                return Err(Problem::new(from, "changed while it was read").advice("copy it again").into());
+            }
+            window[..HEADER_BYTES].fill(0);
+        }
+        output.write_at(window, at)?;
+        at += bytes as u64;
+        if at % SYNC_EVERY == 0 {
+            output.sync()?;
+        }
+        progress(at, length);
+    }
+    output.sync()?;
+    output.write_at(&header, 0)?;
+    output.sync()?;
+    output.publish()?;
+    Ok(format!("{}: {length} bytes, every digest checked", escaped(&shown_path(to))))
+}
+
+/// The digests of the parts of a file that comes in order, window by window.
+struct Digests<'a> {
+    model: &'a ModelFile,
+    /// Index, sections and tensors in the order of the file: where, seed, digest, name.
+    parts: Vec<Part>,
+    /// The first part that is not complete, and what is known of it.
+    current: usize,
+    state: Xxh3,
+}
+
+struct Part {
+    extent: Extent,
+    seed: u64,
+    digest: u64,
+    name: String,
+}
+
+impl Digests<'_> {
+    fn new(model: &ModelFile) -> Digests<'_> {
+        let layout = model.layout();
+        let header = model.header();
+        let index = Part { extent: layout.index, seed: 0, digest: header.index_digest.get(), name: "index".into() };
+        let sections = model.sections().iter().zip(&layout.sections).map(|(record, &extent)| {
+            let kind = record.kind.get();
+            Part { extent, seed: u64::from(kind), digest: record.digest.get(), name: section_name(kind) }
+        });
+        let tensors = model.records().iter().zip(model.specs()).zip(&layout.tensors).enumerate();
+        let tensors = tensors.map(|(index, ((record, spec), &extent))| Part {
+            extent,
+            seed: index as u64,
+            digest: record.digest.get(),
+            name: spec.name(),
+        });
+        let parts: Vec<Part> = [index].into_iter().chain(sections).chain(tensors).collect();
+        Digests { model, current: 0, state: Xxh3::with_seed(parts[0].seed), parts }
+    }
+
+    /// Takes the bytes of the file from `at` on.
+    fn add(&mut self, window: &[u8], at: u64) -> Result<(), Error> {
+        let end = at + window.len() as u64;
+        while let Some(part) = self.parts.get(self.current) {
+            let (from, to) = (part.extent.offset.max(at), part.extent.end().min(end));
+            if from < to {
+                self.state.update(&window[(from - at) as usize..(to - at) as usize]);
+            }
+            if part.extent.end() > end {
+                break;
+            }
+            if self.state.digest() != part.digest {
+                let problem = Problem::new(self.model.path(), "its digest is wrong").tensor(part.name.clone());
+                return Err(problem.advice("the file is damaged: pack it again").into());
+            }
+            self.current += 1;
+            self.state = Xxh3::with_seed(self.parts.get(self.current).map_or(0, |part| part.seed));
+        }
+        Ok(())
+    }
+}
