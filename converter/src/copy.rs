@@ -23,13 +23,7 @@ use zerocopy::IntoBytes;
 /// # Errors
 /// `from` is no model, is damaged, or changes meanwhile; `to` exists and `force` is not given, is the same file, or cannot be
 /// written. What was at `to` then still is.
-pub fn run(
-    from: &Path,
-    to: &Path,
-    force: bool,
-    disk: &dyn Disk,
-    progress: &dyn Fn(u64, u64),
-) -> Result<String, Error> {
+pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn Fn(u64, u64)) -> Result<String, Error> {
     let model = ModelFile::open(from)?;
     let target = Target::new(to, force)?;
     // Not through the mapping, where a file that is cut short ends the program.

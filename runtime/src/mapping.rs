@@ -27,11 +27,6 @@ const HUGE_PAGE: usize = 2 << 20;
 const POPULATE_STEP: usize = 8 << 20;
 /// A step that takes longer comes from the disk: what is in the page cache takes a tenth of that.
 const SLOW_STEP: Duration = Duration::from_millis(1);
-/// Getting the memory for one read takes a twentieth of this where there are huge pages. Where memory is in pieces, the
-/// system moves others' pages about first, which was seen to take ten times as long as the reading.
-const SLOW_PIECE: Duration = Duration::from_millis(20);
-/// After so many slow pieces small pages must do.
-const SLOW_PIECES: usize = 4;
 /// Bytes of one read, and threads that read.
 const READ_PIECE: usize = 8 << 20;
 const READERS: usize = 4;
@@ -107,11 +102,7 @@ impl Mapping {
             let (map, begin) = read(path, file, length)?;
             return Ok(Mapping { map, begin, length, loaded });
         }
-        // SAFETY: the mapping is read-only and never longer than the file, whose length the caller has checked. The
-        // contract of a mapping also says that nobody changes the file meanwhile, which no program can enforce: the
-        // tensors are numbers without invalid bit patterns, and everything that steers the computation was copied and
-        // checked, so a changed file gives changed numbers. A truncated one raises SIGBUS; README.md says so.
-        let map = unsafe { MmapOptions::new().len(length).map(file) }
+        let map = map(file, length)
             .map_err(Error::io(path, "map all of it (is the address space limited? see ulimit -v)"))?;
         Ok(Mapping { map, begin: 0, length, loaded })
     }
@@ -244,6 +235,15 @@ fn file_system(_file: &File) -> FileSystem {
     FileSystem::UNKNOWN
 }
 
+/// The first `length` bytes of the file, mapped; the caller has checked that it has them.
+fn map(file: &File, length: usize) -> io::Result<Mmap> {
+    // SAFETY: the mapping is read-only and never longer than the file. The contract of a mapping also says that nobody
+    // changes the file meanwhile, which no program can enforce: the tensors are numbers without invalid bit patterns, and
+    // everything that steers the computation was copied and checked, so a changed file gives changed numbers. A
+    // truncated one raises SIGBUS; README.md says so.
+    unsafe { MmapOptions::new().len(length).map(file) }
+}
+
 /// A copy of the file in memory of this process, and where it begins there.
 fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error> {
     const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
@@ -252,43 +252,55 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
     })?;
     let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
     let begin = map.as_ptr().align_offset(HUGE_PAGE);
+    #[cfg(target_os = "linux")]
+    // Only a hint: small pages hold the same bytes.
+    let _refused_where_unsupported = map.advise(Advice::HugePage);
     let cannot = Error::io(path, "read all of it (cut short meanwhile, or an I/O error: copy or pack it again)");
-    read_pieces(file, &mut map[begin..begin + length]).map_err(cannot)?;
+    read_pieces(file, ahead(file, length).as_ref(), &mut map[begin..begin + length]).map_err(cannot)?;
     let map = map.make_read_only().map_err(Error::io(path, "protect its copy in memory"))?;
     Ok((map, begin))
 }
 
-/// Has the system give huge pages for a piece of a new anonymous mapping, now; returns whether that went quickly.
+/// A mapping through which the pages of a piece are ordered before it is read: they then come by requests of 2 MiB, where
+/// plain reads of a network file system make many of 128 KiB. Its bytes are never touched, so that whatever fails
+/// is an error of the read.
 #[cfg(target_os = "linux")]
-fn give_huge_pages(piece: &mut [u8]) -> bool {
-    let begun = Instant::now();
-    // SAFETY: the range is the piece, which nobody else uses, and this advice changes no contents. It is only a hint: small
-    // pages hold the same bytes.
-    unsafe { libc::madvise(piece.as_mut_ptr().cast(), piece.len(), libc::MADV_HUGEPAGE) };
-    for page in piece.chunks_mut(HUGE_PAGE) {
-        *std::hint::black_box(&mut page[0]) = 0;
-    }
-    begun.elapsed() < SLOW_PIECE
+fn ahead(file: &File, length: usize) -> Option<Mmap> {
+    let map = map(file, length).ok()?;
+    let _refused_where_unsupported = map.advise(Advice::HugePage);
+    Some(map)
 }
 
-/// Elsewhere it does as it likes.
-#[cfg(not(target_os = "linux"))]
-fn give_huge_pages(_piece: &mut [u8]) -> bool {
-    true
+/// Orders a piece.
+#[cfg(target_os = "linux")]
+fn order(map: &Mmap, at: usize, bytes: usize) {
+    // What fails here fails again where it is reported.
+    let _the_read_tells = map.advise_range(Advice::PopulateRead, at, bytes);
 }
+
+/// Elsewhere nothing can be ordered.
+#[cfg(not(target_os = "linux"))]
+fn ahead(_file: &File, _length: usize) -> Option<Mmap> {
+    None
+}
+
+/// Elsewhere nothing is.
+#[cfg(not(target_os = "linux"))]
+fn order(_map: &Mmap, _at: usize, _bytes: usize) {}
 
 /// Fills `bytes` from the beginning of the file: pieces go to the threads in order, so that the file is read in order.
-fn read_pieces(file: &File, bytes: &mut [u8]) -> io::Result<()> {
-    let (failed, n_slow) = (AtomicBool::new(false), AtomicUsize::new(0));
+fn read_pieces(file: &File, ahead: Option<&Mmap>, bytes: &mut [u8]) -> io::Result<()> {
+    let failed = AtomicBool::new(false);
     let pieces = Mutex::new(bytes.chunks_mut(READ_PIECE).enumerate());
     let read = || -> io::Result<()> {
         while !failed.load(Ordering::Relaxed) {
             // Nobody panics while holding this lock.
             let Some((index, piece)) = pieces.lock().expect("not poisoned").next() else { break };
-            if n_slow.load(Ordering::Relaxed) < SLOW_PIECES && !give_huge_pages(piece) {
-                n_slow.fetch_add(1, Ordering::Relaxed);
+            let at = index * READ_PIECE;
+            if let Some(map) = ahead {
+                order(map, at, piece.len());
             }
-            let result = file.read_exact_at(piece, (index * READ_PIECE) as u64);
+            let result = file.read_exact_at(piece, at as u64);
             result.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
         }
         Ok(())

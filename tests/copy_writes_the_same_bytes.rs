@@ -1,0 +1,102 @@
+//! `olmo-pack copy`: the same bytes, checked, and nothing at all when something is wrong.
+
+use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::model_file::ModelFile;
+use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
+/// A model that takes several windows of 2 MiB, with a vocabulary.
+fn packed(folder: &TempDir) -> PathBuf {
+    let config = ModelConfig {
+        hidden_size: 300,
+        n_heads: 6,
+        n_kv_heads: 2,
+        head_dim: 50,
+        intermediate_size: 701,
+        vocab_size: 2500,
+        layer_types: vec![AttentionKind::Full; 2],
+        ..small_config()
+    };
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &config, Stored::F32, 8);
+    fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
+    run(PACK, [&weights, &model]).ok();
+    fs::remove_dir_all(&weights).expect("removed");
+    model
+}
+
+fn copy(from: &Path, to: &Path) -> olmo_tests::Finished {
+    run(PACK, ["copy".as_ref(), from, to])
+}
+
+fn names(folder: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).expect("list");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_copy_has_the_same_bytes() {
+    let folder = TempDir::new("copy");
+    let (model, to) = (packed(&folder), folder.join("c.olmo"));
+    let bytes = fs::read(&model).expect("a model");
+    assert!(bytes.len() > 3 * (2 << 20) && bytes.len() % (2 << 20) != 0, "{} bytes", bytes.len());
+    let said = copy(&model, &to);
+    assert!(said.ok().ends_with(&format!("c.olmo: {} bytes, every digest checked\n", bytes.len())), "{}", said.stdout);
+    assert!(fs::read(&to).expect("a copy") == bytes);
+    assert_eq!(names(&folder), ["c.olmo", "m.olmo"]);
+}
+
+#[test]
+fn an_existing_file_is_replaced_only_with_force_and_never_by_itself() {
+    let folder = TempDir::new("copy-force");
+    let (model, to) = (packed(&folder), folder.join("c.olmo"));
+    fs::write(&to, "old").expect("written");
+    let line = copy(&model, &to).refused(1).to_string();
+    assert!(line.contains("c.olmo: exists, ") && line.ends_with("; pass --force to replace it"), "{line}");
+    assert_eq!(fs::read(&to).expect("still there"), b"old");
+    run(PACK, ["copy".as_ref(), model.as_os_str(), to.as_os_str(), "--force".as_ref()]).ok();
+    assert!(fs::read(&to).expect("a copy") == fs::read(&model).expect("a model"));
+    let inode = fs::metadata(&model).expect("a file").ino();
+    let same = run(PACK, ["copy".as_ref(), model.as_os_str(), model.as_os_str(), "--force".as_ref()]);
+    assert!(same.refused(1).contains("is the same file as"), "{}", same.stderr);
+    assert_eq!(fs::metadata(&model).expect("a file").ino(), inode);
+}
+
+#[test]
+fn damage_in_any_part_is_found_and_leaves_no_copy() {
+    let folder = TempDir::new("copy-damage");
+    let (model, to) = (packed(&folder), folder.join("c.olmo"));
+    let good = fs::read(&model).expect("a model");
+    let file = ModelFile::open(&model).expect("a model");
+    let layout = file.layout();
+    let tensors = file.specs().iter().map(|spec| spec.name()).zip(&layout.tensors);
+    let sections = file.sections().iter().map(|record| match record.kind.get() {
+        1 => "section SOURCES".to_string(),
+        2 => "section VOCABULARY".to_string(),
+        3 => "section CONFIG_JSON".to_string(),
+        _ => "section PROVENANCE".to_string(),
+    });
+    let parts: Vec<_> = sections.zip(&layout.sections).chain(tensors).map(|(name, &extent)| (name, extent)).collect();
+    assert!(parts.len() > 20);
+    for (name, extent) in parts {
+        for at in [extent.offset, extent.end() - 1] {
+            let mut bad = good.clone();
+            bad[at as usize] ^= 4;
+            let path = folder.join("bad.olmo");
+            fs::write(&path, &bad).expect("written");
+            let finished = copy(&path, &to);
+            let line = finished.refused(1);
+            assert!(line.contains(&format!("bad.olmo: {name}: its digest is wrong; ")), "byte {at}: {line}");
+            assert!(!to.exists());
+        }
+    }
+    assert_eq!(names(&folder), ["bad.olmo", "m.olmo"]);
+    assert!(copy(&folder.join("absent"), &to).refused(1).contains("absent"));
+}
