@@ -3,20 +3,17 @@
 use crate::args::Args;
 use crate::ceiling::Ceiling;
 use crate::rounds::{self, Measured, Sample};
-use crate::work::{feed, kv_bytes, random_tokens};
+use crate::passes;
+use crate::work::kv_bytes;
 use crate::{host, say};
 use olmo_infer::error::Error;
 use olmo_infer::model::{Model, Options, Session};
 use olmo_infer::threads::Team;
-use olmo_infer::top_k::top_k_into;
-use std::time::Instant;
 
 /// Tokens of one round.
 const TOKENS: usize = 8;
 /// Up to this context the session is filled anew for every round; beyond, the rounds go on in one sequence.
 const REFILLED: usize = 256;
-/// Most likely next tokens that are found after each token, as `olmo-infer` does.
-const TOP: usize = 5;
 
 /// Decode at one context.
 pub struct Decode {
@@ -95,20 +92,10 @@ impl Sequence<'_> {
             empty => empty.insert((Session::new(self.model, self.options)?, 0)),
         };
         if self.refilled || session.position() == 0 {
-            session.restart();
-            let mut tokens = random_tokens(self.first + 1, config.vocab_size);
-            *token = tokens.pop().expect("one more than the context");
-            feed(session, team, &tokens)?;
+            *token = passes::begin(session, team, self.first)?;
         }
         let first = session.position();
-        let mut top = Vec::with_capacity(TOP + 1);
-        let begun = Instant::now();
-        for _ in 0..TOKENS {
-            session.forward(team, &[*token])?;
-            top_k_into(session.logits(team, 0..1)?, TOP, &mut top);
-            *token = top[0].0;
-        }
-        let seconds = begun.elapsed().as_secs_f64();
+        let seconds = passes::decode(session, team, token, TOKENS)?;
         let weights = self.model.weights().bytes_per_token() * TOKENS as u64;
         let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, position)).sum();
         positions.extend(first..first + TOKENS);

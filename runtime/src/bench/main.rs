@@ -11,6 +11,7 @@ mod decode;
 mod exit;
 mod host;
 mod json;
+mod passes;
 mod peak;
 mod prefill;
 mod report;

@@ -3,13 +3,13 @@
 use crate::args::Args;
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
-use crate::work::{feed, prefill_flops, random_tokens};
+use crate::passes::{self, random_tokens};
+use crate::work::prefill_flops;
 use crate::{host, say};
 use olmo_infer::error::Error;
 use olmo_infer::kernels::Isa;
 use olmo_infer::model::{Model, Options, Session};
 use olmo_infer::threads::Team;
-use std::time::Instant;
 
 /// Prefill of one length.
 pub struct Prefill {
@@ -50,14 +50,14 @@ pub fn measure(model: &Model, args: &Args, team: &mut Team) -> Result<Vec<Prefil
             let mut session = Session::new(model, options(n))?;
             let mut ratios = Vec::new();
             // Once without a clock: the kernel then gives the memory.
-            time(&mut session, team, &tokens)?;
+            passes::prefill(&mut session, team, &tokens)?;
             let measured = rounds::measure(
                 args.rounds,
                 team,
                 |team| peak.pass(team),
                 |team| {
-                    let one = time(&mut session, team, &tokens[..1])?;
-                    let seconds = time(&mut session, team, &tokens)?;
+                    let one = passes::prefill(&mut session, team, &tokens[..1])?;
+                    let seconds = passes::prefill(&mut session, team, &tokens)?;
                     ratios.push(seconds / one);
                     Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
                 },
@@ -67,14 +67,4 @@ pub fn measure(model: &Model, args: &Args, team: &mut Team) -> Result<Vec<Prefil
         results.push(Prefill { tokens: n, outcome });
     }
     Ok(results)
-}
-
-/// Seconds from the tokens to the logits of the last one, in a new sequence.
-fn time(session: &mut Session, team: &mut Team, tokens: &[u32]) -> Result<f64, Error> {
-    session.restart();
-    let begun = Instant::now();
-    feed(session, team, tokens)?;
-    let last = (tokens.len() - 1) % session.options().chunk;
-    session.logits(team, last..last + 1)?;
-    Ok(begun.elapsed().as_secs_f64())
 }

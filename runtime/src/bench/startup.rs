@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::host::Faults;
-use crate::work::random_tokens;
+use crate::passes::random_tokens;
 use olmo_infer::error::Error;
 use olmo_infer::mapping::{Load, Populated};
 use olmo_infer::model::{Model, Options, Session};

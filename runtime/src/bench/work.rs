@@ -1,10 +1,7 @@
-//! How much a forward pass reads and computes, and tokens to run it on.
+//! How much a forward pass reads and computes.
 
 use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_infer::error::Error;
 use olmo_infer::layout;
-use olmo_infer::model::Session;
-use olmo_infer::threads::Team;
 
 /// Positions that a layer sees from position `position`, its own included.
 fn visible(config: &ModelConfig, kind: AttentionKind, position: usize) -> u64 {
@@ -34,24 +31,6 @@ pub fn prefill_flops(config: &ModelConfig, n: usize) -> u64 {
     // A score and a weighted value for every query, key and dimension.
     let attention = 4 * seen * config.q_width() as u64;
     2 * weights * n as u64 + attention + 2 * config.vocab_size as u64 * config.hidden_size as u64
-}
-
-/// `n` ids without pattern.
-pub fn random_tokens(n: usize, vocab_size: usize) -> Vec<u32> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = || {
-        // xorshift64 (Marsaglia 2003).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 32) % vocab_size as u64) as u32
-    };
-    (0..n).map(|_| next()).collect()
-}
-
-/// Evaluates `tokens` in chunks.
-pub fn feed(session: &mut Session, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
-    tokens.chunks(session.options().chunk).try_for_each(|chunk| session.forward(team, chunk))
 }
 
 #[cfg(test)]
