@@ -1,11 +1,14 @@
 //! The machine that the figures belong to.
 
 use crate::programs::output;
+use crate::results::Version;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 /// What a reader of the figures must know about it.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Name of the processor.
     pub cpu: String,
@@ -28,13 +31,28 @@ impl Machine {
         let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
         let kilobytes: Option<u64> = memory.split_whitespace().next().and_then(|number| number.parse().ok());
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let cpu = |key: &str| field("/proc/cpuinfo", key).unwrap_or_else(|| String::from("unknown"));
         Machine {
-            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| String::from("unknown processor")),
+            // Virtual machines often keep the rest of the name to themselves.
+            cpu: format!("{} (family {}, model {})", cpu("model name"), cpu("cpu family"), cpu("model\t")),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: kernel.trim().to_string(),
             memory_bytes: kilobytes.unwrap_or(0) * 1024,
         }
     }
+}
+
+/// The date, and what this was built from.
+pub fn version() -> Version {
+    let repository = env!("CARGO_MANIFEST_DIR");
+    let first_line = |command: &mut Command| output(command).ok()?.lines().next().map(str::to_string);
+    let unknown = || String::from("unknown");
+    let date = first_line(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])).unwrap_or_else(unknown);
+    let git = |arguments: &[&str]| first_line(Command::new("git").args(["-C", repository]).args(arguments));
+    let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(unknown);
+    let changed = if git(&["status", "--porcelain", "--untracked-files=no"]).is_some() { " with changes" } else { "" };
+    let compiler = first_line(Command::new("rustc").arg("--version")).unwrap_or_else(unknown);
+    Version { date, program: format!("olmo {}, commit {commit}{changed}, {compiler}", env!("CARGO_PKG_VERSION")) }
 }
 
 /// Bytes that are free on the disk of `folder`.

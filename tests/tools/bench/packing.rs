@@ -1,6 +1,8 @@
 //! Packing a folder beside copying it.
 
+use crate::kind::Kind;
 use crate::programs::{Programs, failure, output};
+use crate::results::Packed;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -10,16 +12,6 @@ use std::time::{Duration, Instant};
 
 /// How often the memory of the packer is looked at.
 const SAMPLE: Duration = Duration::from_millis(2);
-
-/// One packing.
-pub struct Packed {
-    /// From the start of the process to its end, in seconds.
-    pub seconds: f64,
-    /// Most anonymous memory that was seen, in bytes.
-    pub peak_anonymous_bytes: u64,
-    /// Length of the model file.
-    pub file_bytes: u64,
-}
 
 /// The two ways of the same bytes to the same disk.
 pub struct Packing<'a> {
@@ -46,14 +38,19 @@ impl Packing<'_> {
     }
 
     /// `olmo-pack` of the folder, which syncs by itself.
-    pub fn pack(&self, dtype: &str) -> Result<Packed, String> {
+    pub fn pack(&self, kind: &Kind) -> Result<Packed, String> {
         if self.model.exists() {
             fs::remove_file(self.model).map_err(|error| format!("{}: {error}", self.model.display()))?;
         }
         self.prepare()?;
         let name = self.programs.path("olmo-pack");
         let mut command = Command::new(&name);
-        command.arg(self.weights).arg(self.model).args(["--dtype", dtype]);
+        command.arg(self.weights).arg(self.model).args(kind.pack);
+        // GATE: until olmo-pack has encodings.
+        if !self.programs.offers("olmo-pack", "--encoding") {
+            command = Command::new(&name);
+            command.arg(self.weights).arg(self.model).args(&kind.pack[..2]);
+        }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let begun = Instant::now();
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", name.display()))?;

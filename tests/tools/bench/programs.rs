@@ -30,6 +30,11 @@ impl Programs {
         self.folder.join(name)
     }
 
+    /// Whether the help of a program mentions something.
+    pub fn offers(&self, name: &str, what: &str) -> bool {
+        output(Command::new(self.path(name)).arg("--help")).is_ok_and(|help| help.contains(what))
+    }
+
     /// Makes a folder of weights, of holes only when `sparse`.
     pub fn random_weights(&self, shape: &str, folder: &Path, sparse: bool) -> Result<(), String> {
         let mut command = Command::new(self.path("random-weights"));
@@ -46,9 +51,9 @@ impl Programs {
     }
 
     /// A whole run, from the start of the process to its end, in seconds.
-    pub fn olmo_infer(&self, model: &Path, tokens: &Path, steps: &str) -> Result<f64, String> {
+    pub fn olmo_infer(&self, model: &Path, tokens: &[&Path], steps: usize) -> Result<f64, String> {
         let mut command = Command::new(self.path("olmo-infer"));
-        command.arg(model).arg(tokens).args(["--steps", steps]);
+        command.arg(model).args(tokens).args(["--steps", &steps.to_string()]);
         let begun = Instant::now();
         output(&mut command)?;
         Ok(begun.elapsed().as_secs_f64())
@@ -81,7 +86,8 @@ pub fn failure(name: &str, status: std::process::ExitStatus, stderr: &[u8]) -> S
     format!("{name}: {status}: {}", stderr.lines().last().unwrap_or("it gave no reason"))
 }
 
-fn json(command: &mut Command) -> Result<Value, String> {
+/// Runs a program whose standard output is JSON.
+pub fn json(command: &mut Command) -> Result<Value, String> {
     let text = output(command)?;
     serde_json::from_str(&text).map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))
 }

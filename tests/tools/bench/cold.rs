@@ -1,0 +1,74 @@
+//! Starts from the disk: a run after the file's pages were dropped, beside the disk itself after the same dropping.
+
+use crate::results::Cold;
+use olmo_infer::model_file::ModelFile;
+use rustix::fs::Advice;
+use rustix::io::{Errno, ReadWriteFlags};
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::path::Path;
+use std::time::Instant;
+
+/// Places in the file that are looked at to see whether it is in memory.
+const SAMPLES: u64 = 1000;
+
+/// One round: the disk, a cold run, a warm one. `run` is a whole run of the program in seconds.
+pub fn round(model: &Path, run: impl Fn() -> Result<f64, String>) -> Result<Cold, String> {
+    let at = |error: io::Error| format!("{}: cannot drop its pages: {error}", model.display());
+    let left = drop_pages(model).map_err(at)?;
+    let disk = read_by_mapping(model)?;
+    let left = drop_pages(model).map_err(at)?.max(left);
+    let cold = run()?;
+    let warm = run()?;
+    Ok(Cold { disk, cold, warm, left })
+}
+
+/// Asks the kernel to forget what it holds of a file; returns the share that it still holds. No process may have the
+/// file mapped.
+fn drop_pages(path: &Path) -> io::Result<f64> {
+    let file = File::open(path)?;
+    // Pages that were not written yet would stay.
+    file.sync_all()?;
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+    let bytes = file.metadata()?.len();
+    let mut here = 0;
+    for sample in 0..SAMPLES {
+        here += u64::from(is_in_memory(&file, bytes / SAMPLES * sample)?);
+    }
+    Ok(here as f64 / SAMPLES as f64)
+}
+
+/// Whether the page at `offset` can be read without waiting for the disk.
+fn is_in_memory(file: &File, offset: u64) -> io::Result<bool> {
+    let mut byte = [0];
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Seconds in which the disk gives everything that a token reads: opening, mapping and MADV_POPULATE_READ.
+fn read_by_mapping(path: &Path) -> Result<f64, String> {
+    let begun = Instant::now();
+    let file = ModelFile::open(path).map_err(|error| error.to_string())?;
+    let populated = file.populate(&|| false).map_err(|error| error.to_string())?;
+    match populated.complete {
+        true => Ok(begun.elapsed().as_secs_f64()),
+        false => Err(format!("{}: this kernel or file system cannot populate a mapping", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_just_written_is_in_memory() {
+        let path = std::env::temp_dir().join(format!("olmo-bench-in-memory-{}", std::process::id()));
+        std::fs::write(&path, vec![7; 1 << 20]).expect("written");
+        let here = is_in_memory(&File::open(&path).expect("opens"), 4096).expect("looked at");
+        std::fs::remove_file(&path).expect("removed");
+        assert!(here);
+    }
+}

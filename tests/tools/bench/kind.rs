@@ -1,0 +1,31 @@
+//! The kinds of model files that are measured.
+
+/// One kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name in options and results.
+    pub name: &'static str,
+    /// Its name for people.
+    pub label: &'static str,
+    /// What the matrices are, as the type of `olmo-pack`, `olmo-bench` and the peers.
+    pub dtype: &'static str,
+    /// How `olmo-pack` is asked for it.
+    pub pack: &'static [&'static str],
+}
+
+/// All kinds, in the order of the report.
+pub const KINDS: [Kind; 3] = [
+    Kind { name: "f32", label: "f32", dtype: "f32", pack: &["--dtype", "f32"] },
+    Kind { name: "bf16-plain", label: "bf16 plain", dtype: "bf16", pack: &["--dtype", "bf16", "--encoding", "plain"] },
+    Kind { name: "bf16", label: "bf16 in 12 bits", dtype: "bf16", pack: &["--dtype", "bf16"] },
+];
+
+/// The kind of a name in results.
+pub fn named(name: &str) -> Option<Kind> {
+    KINDS.into_iter().find(|kind| kind.name == name)
+}
+
+/// The label of a name in results, or the name itself.
+pub fn label(name: &str) -> &str {
+    named(name).map_or(name, |kind| kind.label)
+}

@@ -1,0 +1,106 @@
+//! olmo-pack and olmo-infer by themselves: packing, starts, decode, prefill, several sequences.
+
+use crate::cold;
+use crate::kind::Kind;
+use crate::ours::Ours;
+use crate::results::{Crowded, OfKind, Own, Packed, Version};
+use crate::sequences;
+use crate::work::Work;
+use olmo_infer::model::Model;
+use olmo_infer::model_file::ModelFile;
+use std::path::Path;
+
+/// Whole runs whose median counts.
+const RUNS: usize = 5;
+/// Runs of the baseline, each of them many seconds.
+const BASELINE_RUNS: usize = 2;
+/// Times that the folder is copied and packed by turns.
+const PACKINGS: usize = 3;
+/// Rounds of decode with as many threads as cores, and with more.
+const CROWDED_ROUNDS: usize = 9;
+/// Context and tokens of such a round.
+const CROWDED_CONTEXT: usize = 16;
+const CROWDED_TOKENS: usize = 8;
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// A first impression.
+    Quick,
+    /// What `make bench` does.
+    Usual,
+    /// All contexts and lengths of olmo-bench too.
+    Full,
+}
+
+impl Effort {
+    /// So many runs, or one.
+    fn runs(self, usual: usize) -> usize {
+        if self == Effort::Quick { 1 } else { usual }
+    }
+}
+
+/// Measures all kinds; each model file is removed before the next is made.
+pub fn measure(work: &Work, kinds: &[Kind], effort: Effort, version: Version) -> Result<Own, String> {
+    let mut own = Own { version, copies: Vec::new(), kinds: Vec::new(), baseline: Vec::new() };
+    for kind in kinds {
+        // A copy has the bytes of the f32 file, so only that one is compared with it.
+        let beside_copies = kind.dtype == "f32";
+        let times = if beside_copies { effort.runs(PACKINGS) } else { 1 };
+        let packed = work.pack(kind, times, beside_copies.then_some(&mut own.copies))?;
+        let result = of_kind(work, kind, effort, packed);
+        work.remove(&work.model(kind));
+        own.kinds.push(result?);
+        if kind.dtype == "f32" {
+            for number in 1..=effort.runs(BASELINE_RUNS) {
+                eprintln!("bench: baseline, {number} of {}", effort.runs(BASELINE_RUNS));
+                own.baseline.push(work.programs.baseline(&work.weights, &work.four_score)?);
+            }
+        }
+    }
+    Ok(own)
+}
+
+/// Everything about one model file.
+fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Result<OfKind, String> {
+    let (model, programs) = (work.model(kind), &work.programs);
+    let say = |what: &str| eprintln!("bench: {}: {what}", kind.label);
+    say("olmo-bench");
+    let options: &[&str] = match effort {
+        Effort::Quick => &["--quick"],
+        Effort::Usual => &["--prefill", "2,4,8,16,32,128,512"],
+        Effort::Full => &[],
+    };
+    let bench = programs.olmo_bench(&model, options)?;
+    say("olmo-infer, warm");
+    let times = |tokens: &Path, steps: usize| -> Result<Vec<f64>, String> {
+        (0..effort.runs(RUNS)).map(|_| programs.olmo_infer(&model, &[tokens], steps)).collect()
+    };
+    let one_token = times(&work.one_token, 1)?;
+    let four_score = times(&work.four_score, 20)?;
+    say("more threads than cores");
+    let crowded = crowded(&model, effort.runs(CROWDED_ROUNDS))?;
+    say("several sequences");
+    let sequences = sequences::measure(programs, &model, &work.four_score, effort == Effort::Quick)?;
+    // Last: pages that come back from the disk one by one are not huge any more.
+    say("olmo-infer, cold");
+    let run = || programs.olmo_infer(&model, &[&work.one_token], 1);
+    let cold = (0..effort.runs(RUNS)).map(|_| cold::round(&model, run)).collect::<Result<_, _>>()?;
+    Ok(OfKind { kind: kind.name.to_string(), packed, bench, one_token, four_score, crowded, sequences, cold })
+}
+
+/// Decode with a thread for each core and with twice as many, by turns.
+fn crowded(path: &Path, rounds: usize) -> Result<Crowded, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = 2 * cores;
+    let file = ModelFile::open(path).map_err(|error| error.to_string())?;
+    let model = Model::new(&file);
+    let mut ours = Ours::new(&file, &model, CROWDED_CONTEXT + CROWDED_TOKENS)?;
+    let mut crowded = Crowded { cores, threads, with_cores: Vec::new(), with_threads: Vec::new() };
+    ours.decode(cores, CROWDED_CONTEXT, 1)?;
+    for _ in 0..rounds {
+        crowded.with_cores.push(ours.decode(cores, CROWDED_CONTEXT, CROWDED_TOKENS)?);
+        crowded.with_threads.push(ours.decode(threads, CROWDED_CONTEXT, CROWDED_TOKENS)?);
+    }
+    Ok(crowded)
+}

@@ -1,0 +1,177 @@
+//! Everything that was measured: what `results.json` holds and the report is made from.
+
+use crate::machine::Machine;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// All results. The two parts are measured by two commands, and either may be missing.
+#[derive(Serialize, Deserialize)]
+pub struct Results {
+    /// The machine.
+    pub machine: Machine,
+    /// Shape of the model.
+    pub shape: String,
+    /// Length of the folder of float32 weights.
+    pub weights_bytes: u64,
+    /// olmo-pack and olmo-infer by themselves.
+    pub own: Option<Own>,
+    /// Beside other programs.
+    pub peers: Option<Peers>,
+}
+
+/// When and what was measured.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Version {
+    /// Date and time.
+    pub date: String,
+    /// Version and commit of this project, and the compiler.
+    pub program: String,
+}
+
+/// olmo-pack and olmo-infer by themselves.
+#[derive(Serialize, Deserialize)]
+pub struct Own {
+    /// Of this part.
+    pub version: Version,
+    /// Times of `cp` and `sync` of the folder, in seconds.
+    pub copies: Vec<f64>,
+    /// By kind of model file.
+    pub kinds: Vec<OfKind>,
+    /// What each run of the baseline said.
+    pub baseline: Vec<Value>,
+}
+
+/// What was measured on one model file.
+#[derive(Serialize, Deserialize)]
+pub struct OfKind {
+    /// Name of the kind.
+    pub kind: String,
+    /// The packings.
+    pub packed: Vec<Packed>,
+    /// What `olmo-bench` said.
+    pub bench: Value,
+    /// Whole runs of one token, everything in memory, in seconds.
+    pub one_token: Vec<f64>,
+    /// Whole runs of 4 tokens and on to 20, in seconds.
+    pub four_score: Vec<f64>,
+    /// Decode with more threads than cores.
+    pub crowded: Crowded,
+    /// Several sequences at once, ascending.
+    pub sequences: Vec<Sequences>,
+    /// Starts after the file's pages were dropped.
+    pub cold: Vec<Cold>,
+}
+
+/// One packing.
+#[derive(Serialize, Deserialize)]
+pub struct Packed {
+    /// From the start of the process to its end, in seconds.
+    pub seconds: f64,
+    /// Most anonymous memory that was seen, in bytes.
+    pub peak_anonymous_bytes: u64,
+    /// Length of the model file.
+    pub file_bytes: u64,
+}
+
+/// Decode with a thread for each core, and with more, by turns.
+#[derive(Serialize, Deserialize)]
+pub struct Crowded {
+    /// Threads of the first.
+    pub cores: usize,
+    /// Threads of the second.
+    pub threads: usize,
+    /// Seconds of the same tokens with a thread for each core.
+    pub with_cores: Vec<f64>,
+    /// And with more.
+    pub with_threads: Vec<f64>,
+}
+
+/// So many sequences in one process.
+#[derive(Serialize, Deserialize)]
+pub struct Sequences {
+    /// How many.
+    pub n: usize,
+    /// Tokens a second of all of them together, run by run.
+    pub tok_s: Vec<f64>,
+}
+
+/// One cold start and its neighbours.
+#[derive(Serialize, Deserialize)]
+pub struct Cold {
+    /// Reading what a token needs, by MADV_POPULATE_READ, after the pages were dropped; in seconds.
+    pub disk: f64,
+    /// A whole run of one token after the pages were dropped, in seconds.
+    pub cold: f64,
+    /// The same with the pages in memory.
+    pub warm: f64,
+    /// Share of the file that was still in memory after dropping, the larger of the two times.
+    pub left: f64,
+}
+
+/// Beside other programs.
+#[derive(Serialize, Deserialize)]
+pub struct Peers {
+    /// Of this part.
+    pub version: Version,
+    /// Threads of every program.
+    pub threads: usize,
+    /// By type and program.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// One program beside our model files of the same type.
+#[derive(Serialize, Deserialize)]
+pub struct Comparison {
+    /// Type of the matrices.
+    pub dtype: String,
+    /// The program: `name`, `version`, `settings`, `build`.
+    pub peer: Value,
+    /// Root mean square of the differences of its logits from ours, by that of ours: the two run the same model.
+    pub logits_differ: f64,
+    /// What was measured by turns.
+    pub contests: Vec<Contest>,
+}
+
+/// One thing that all programs did, by turns.
+#[derive(Serialize, Deserialize)]
+pub struct Contest {
+    /// `decode`, `prefill` or `first token`.
+    pub what: String,
+    /// The context, or the length of the prompt.
+    pub size: usize,
+    /// Tokens of one run.
+    pub tokens: usize,
+    /// Seconds of each run of the peer.
+    pub theirs: Vec<f64>,
+    /// Ours, by kind of model file.
+    pub ours: Vec<Ours>,
+}
+
+/// Our runs of a contest.
+#[derive(Serialize, Deserialize)]
+pub struct Ours {
+    /// Name of the kind.
+    pub kind: String,
+    /// Seconds of each run.
+    pub seconds: Vec<f64>,
+    /// Least share of the mapped weights that was in huge pages before a run; `None` where a process of its own ran.
+    pub huge_share: Option<f64>,
+}
+
+impl Results {
+    /// Reads the results of an earlier run.
+    pub fn read(folder: &Path) -> Result<Results, String> {
+        let path = folder.join("results.json");
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Writes `results.json`.
+    pub fn write(&self, folder: &Path) -> Result<(), String> {
+        let path = folder.join("results.json");
+        let text = serde_json::to_string_pretty(self).map_err(|error| format!("{}: {error}", path.display()))?;
+        fs::write(&path, text + "\n").map_err(|error| format!("{}: cannot write the results: {error}", path.display()))
+    }
+}

@@ -1,0 +1,130 @@
+//! The big files of a run: weights, models, prompts.
+
+use crate::kind::Kind;
+use crate::machine;
+use crate::packing::{self, Packing};
+use crate::programs::Programs;
+use crate::results::Packed;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Ids of "Four score and seven" in OLMo's vocabulary.
+const FOUR_SCORE: [u32; 4] = [28070, 5573, 323, 8254];
+
+/// Where they lie, and the programs that make them.
+pub struct Work {
+    /// The programs.
+    pub programs: Programs,
+    /// Shape of the model.
+    pub shape: String,
+    /// The folder of weights.
+    pub weights: PathBuf,
+    /// Token files: four ids, and one.
+    pub four_score: PathBuf,
+    /// The second.
+    pub one_token: PathBuf,
+    /// All of them are inside.
+    pub folder: PathBuf,
+}
+
+impl Work {
+    /// Finds the programs and writes the prompts; the folder is `OLMO_BENCH_DIR`, or `usual`.
+    pub fn new(shape: &str, usual: &Path) -> Result<Work, String> {
+        let folder = env::var_os("OLMO_BENCH_DIR").map_or_else(|| usual.to_path_buf(), PathBuf::from);
+        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let work = Work {
+            programs: Programs::beside_this_one()?,
+            shape: shape.to_string(),
+            weights: folder.join(format!("{shape}-weights")),
+            four_score: folder.join("fourscore.bin"),
+            one_token: folder.join("one-token.bin"),
+            folder,
+        };
+        for (path, ids) in [(&work.four_score, &FOUR_SCORE[..]), (&work.one_token, &FOUR_SCORE[..1])] {
+            let ids = work.ids(ids);
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        Ok(work)
+    }
+
+    /// "Four score and seven", or the ids that stand for it.
+    pub fn prompt(&self) -> Vec<u32> {
+        self.ids(&FOUR_SCORE)
+    }
+
+    /// A small vocabulary has other ids: any will do for the time they take.
+    fn ids(&self, ids: &[u32]) -> Vec<u32> {
+        let small = self.shape == "tiny";
+        ids.iter().map(|&id| if small { id % 500 } else { id }).collect()
+    }
+
+    /// The model file of a kind.
+    pub fn model(&self, kind: &Kind) -> PathBuf {
+        self.folder.join(format!("{}-{}.olmo", self.shape, kind.name))
+    }
+
+    /// A copy of the folder of weights, or what else is as large.
+    pub fn copy(&self) -> PathBuf {
+        self.folder.join(format!("{}-copy", self.shape))
+    }
+
+    /// Makes the folder of weights, unless an earlier run left it; returns its length. `folders` is how many times that
+    /// will be on the disk at once.
+    pub fn generate(&self, folders: f64) -> Result<u64, String> {
+        // Only a folder of holes says how large this shape is before it takes any space.
+        let copy = self.copy();
+        self.programs.random_weights(&self.shape, &copy, true)?;
+        let bytes = machine::folder_bytes(&copy)?;
+        packing::remove_folder(&copy)?;
+        let there = machine::folder_bytes(&self.weights).unwrap_or(0);
+        // A little more, for the file system.
+        let needed = (folders * 1.01 * bytes as f64) as u64;
+        self.check_disk(needed.saturating_sub(there))?;
+        if there != bytes {
+            if self.weights.exists() {
+                packing::remove_folder(&self.weights)?;
+            }
+            eprintln!("bench: generating {}", self.weights.display());
+            self.programs.random_weights(&self.shape, &self.weights, false)?;
+        }
+        Ok(bytes)
+    }
+
+    fn check_disk(&self, needed: u64) -> Result<(), String> {
+        let free = machine::free_disk(&self.folder)?;
+        eprintln!("bench: needs {:.1} GB of disk, {:.1} GB are free", needed as f64 / 1e9, free as f64 / 1e9);
+        match free < needed {
+            true => Err(format!("{}: too little disk; OLMO_BENCH_DIR names another folder", self.folder.display())),
+            false => Ok(()),
+        }
+    }
+
+    /// Packs the weights, `times` times; with `copies`, each time beside a copy of the folder.
+    pub fn pack(&self, kind: &Kind, times: usize, mut copies: Option<&mut Vec<f64>>) -> Result<Vec<Packed>, String> {
+        let (copy, model) = (self.copy(), self.model(kind));
+        let packing = Packing { programs: &self.programs, weights: &self.weights, copy: &copy, model: &model };
+        let mut packed = Vec::new();
+        for number in 1..=times {
+            eprintln!("bench: packing {}, {number} of {times}", kind.label);
+            if let Some(copies) = &mut copies {
+                copies.push(packing.copy()?);
+            }
+            packed.push(packing.pack(kind)?);
+        }
+        Ok(packed)
+    }
+
+    /// Removes a file or folder of this run.
+    pub fn remove(&self, path: &Path) {
+        let _not_there = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+
+    /// Removes what is left.
+    pub fn remove_all(&self) {
+        for path in [&self.weights, &self.copy(), &self.four_score, &self.one_token] {
+            self.remove(path);
+        }
+    }
+}
