@@ -2,7 +2,10 @@
 
 DEMO := target/demo
 
-.PHONY: demo test check bench venv
+# How llama.cpp is built for bench-peers: for this machine, with all optimisations.
+LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
+
+.PHONY: demo test check bench bench-peers venv
 
 ## Packs the demo weights and lets the model speak.
 demo:
@@ -29,6 +32,17 @@ check:
 bench:
 	cargo build --release --workspace
 	target/release/bench
+
+## Measures the same model beside llama.cpp and transformers, and adds that to the report of bench. The first time it
+## builds them, which takes a while and another 8 GB of disk.
+bench-peers: .venv-peers/installed
+	cargo build --release --workspace
+	target/release/bench --peers .venv-peers
+
+.venv-peers/installed: scripts/peers/requirements.txt
+	python3 -m venv .venv-peers
+	CMAKE_ARGS='$(LLAMA_CPP)' .venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 ## The Python environment of scripts/read_olmo.py, which one test runs.
 venv:

@@ -58,7 +58,7 @@ class Torch:
             "name": "transformers",
             "version": f"{transformers.__version__} on torch {torch.__version__}",
             "settings": f"attention {self.model.config._attn_implementation}, keys and values in the type of the model",
-            "build": f"torch: {torch.backends.cpu.get_cpu_capability()}",
+            "build": f"torch with {torch.backends.cpu.get_cpu_capability()}",
         }
 
 

@@ -59,8 +59,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use work::Work;
 
-/// Folders of weights that are on the disk at once: the weights, a copy of them, a model file; and a little more when two
-/// model files stand beside another program's.
+/// Folders of weights that are on the disk at once: the weights, a copy of them or another program's model, a model file.
 const FOLDERS: f64 = 3.0;
 
 /// Generate a model of random weights, pack it, and measure packing, start-up, decode and prefill.
@@ -144,17 +143,16 @@ fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> 
     if machine.memory_bytes < 5 * weights_bytes / 2 {
         eprintln!("bench: this memory does not hold folder, heap and model together: some figures will be the disk's");
     }
-    let version = machine::version();
     let earlier = Results::read(&args.report).ok();
     let earlier = earlier.filter(|results| results.machine == machine && results.shape == args.shape);
-    let (own, peers) = earlier.map_or((None, None), |results| (results.own, results.peers));
-    let mut results = Results { machine, shape: args.shape.clone(), weights_bytes, own, peers };
+    let (own, comparisons) = earlier.map_or((None, Vec::new()), |results| (results.own, results.comparisons));
+    let mut results = Results { machine, shape: args.shape.clone(), weights_bytes, own, comparisons };
     match &args.peers {
         Some(environment) => {
             let at_most = if args.quick { 2 } else { args.rounds };
             let rounds = Rounds { at_most, threads: results.machine.cores };
             let python = Python::new(environment)?;
-            results.peers = Some(peers::measure(work, kinds, rounds, &python, version)?);
+            peers::measure(work, kinds, rounds, &python, &mut results, &args.report)?;
         }
         None => {
             let effort = match (args.quick, args.full) {
@@ -162,7 +160,7 @@ fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> 
                 (false, true) => Effort::Full,
                 (false, false) => Effort::Usual,
             };
-            results.own = Some(own::measure(work, kinds, effort, version)?);
+            results.own = Some(own::measure(work, kinds, effort)?);
         }
     }
     Ok(results)

@@ -2,8 +2,8 @@
 
 use crate::args::Args;
 use crate::ceiling::Ceiling;
-use crate::rounds::{self, Measured, Sample};
 use crate::passes;
+use crate::rounds::{self, Measured, Sample};
 use crate::work::kv_bytes;
 use crate::{host, say};
 use olmo_infer::error::Error;

@@ -1,9 +1,9 @@
 //! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
 
 use crate::args::Args;
+use crate::passes::{self, random_tokens};
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
-use crate::passes::{self, random_tokens};
 use crate::work::prefill_flops;
 use crate::{host, say};
 use olmo_infer::error::Error;

@@ -8,6 +8,8 @@ use crate::summary::{self, CONTEXT, PROMPTS, Row};
 use std::fs;
 use std::path::Path;
 
+const DTYPES: [&str; 2] = ["f32", "bf16"];
+
 /// Draws all charts for which something was measured into `folder`; returns file names and titles, in order.
 pub fn draw(results: &Results, folder: &Path) -> Result<Vec<(String, String)>, String> {
     let mut drawn = Vec::new();
@@ -35,16 +37,15 @@ fn all(results: &Results) -> [(&'static str, Chart); 5] {
         groups: groups.into_iter().filter(|group| !group.bars.is_empty()).collect(),
     };
     let rate = |value: f64| if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") };
-    let decode = ["f32", "bf16"].map(|dtype| group(dtype.to_string(), &rows, dtype, |row| row.decode, &rate));
-    let prefill = PROMPTS
-        .iter()
-        .enumerate()
-        .map(|(i, prompt)| group(format!("{prompt} tokens"), &rows, "", |row| row.prefill[i], &rate));
+    let decode = DTYPES.map(|dtype| group(dtype.to_string(), &rows, dtype, |row| row.decode, &rate));
+    let each_prompt = PROMPTS.iter().enumerate().flat_map(|prompt| DTYPES.map(|dtype| (prompt, dtype)));
+    let prefill = each_prompt.map(|((i, prompt), dtype)| {
+        group(format!("{prompt} tokens, {dtype}"), &rows, dtype, |row| row.prefill[i], &rate)
+    });
     let seconds = |value: f64| format!("{value:.2} s");
-    let start = [
-        group("warm: in memory".into(), &rows, "", |row| row.warm, &seconds),
-        group("cold: from the disk".into(), &rows, "", |row| row.cold, &seconds),
-    ];
+    let warm = DTYPES.map(|dtype| group(format!("in memory, {dtype}"), &rows, dtype, |row| row.warm, &seconds));
+    let cold = DTYPES.map(|dtype| group(format!("from the disk, {dtype}"), &rows, dtype, |row| row.cold, &seconds));
+    let start = warm.into_iter().chain(cold);
     let kinds = results.own.as_ref().map_or(&[][..], |own| &own.kinds[..]);
     [
         (
@@ -71,7 +72,7 @@ fn all(results: &Results) -> [(&'static str, Chart); 5] {
                 "Start-up: from nothing to the first predicted token".into(),
                 "Shorter is better",
                 "seconds, prompt of one token",
-                start.into(),
+                start.collect(),
             ),
         ),
         (
@@ -95,7 +96,7 @@ fn all(results: &Results) -> [(&'static str, Chart); 5] {
     ]
 }
 
-/// A bar for every row of a type that has the figure; all types when `dtype` is empty.
+/// A bar for every row of a type that has the figure.
 fn group(
     heading: String,
     rows: &[Row],
@@ -103,7 +104,7 @@ fn group(
     figure: impl Fn(&Row) -> f64,
     text: &dyn Fn(f64) -> String,
 ) -> Group {
-    let rows = rows.iter().filter(|row| dtype.is_empty() || row.dtype == dtype);
+    let rows = rows.iter().filter(|row| row.dtype == dtype);
     let bars = rows.filter(|row| figure(row).is_finite()).map(|row| {
         let colour = match (&row.kind, row.program.as_str()) {
             (Some(_), _) => Colour::OursToo,

@@ -2,8 +2,9 @@
 
 use crate::cold;
 use crate::kind::Kind;
+use crate::machine;
 use crate::ours::Ours;
-use crate::results::{Crowded, OfKind, Own, Packed, Version};
+use crate::results::{Crowded, OfKind, Own, Packed};
 use crate::sequences;
 use crate::work::Work;
 use olmo_infer::model::Model;
@@ -41,8 +42,8 @@ impl Effort {
 }
 
 /// Measures all kinds; each model file is removed before the next is made.
-pub fn measure(work: &Work, kinds: &[Kind], effort: Effort, version: Version) -> Result<Own, String> {
-    let mut own = Own { version, copies: Vec::new(), kinds: Vec::new(), baseline: Vec::new() };
+pub fn measure(work: &Work, kinds: &[Kind], effort: Effort) -> Result<Own, String> {
+    let mut own = Own { version: machine::version(), copies: Vec::new(), kinds: Vec::new(), baseline: Vec::new() };
     for kind in kinds {
         // A copy has the bytes of the f32 file, so only that one is compared with it.
         let beside_copies = kind.dtype == "f32";

@@ -99,7 +99,11 @@ fn lines(own: &Own) -> Vec<Line> {
     lines.push(line("first token after the pages were dropped", &|of| cold(&of.cold)));
     let numbers: Vec<usize> = own.kinds[0].sequences.iter().map(|of| of.n).collect();
     for n in numbers {
-        lines.push(line(&format!("{n} sequences at once"), &|of| sequences(of, n)));
+        let name = match n {
+            1 => String::from("one sequence, by the same measure"),
+            _ => format!("{n} sequences at once"),
+        };
+        lines.push(line(&name, &|of| sequences(of, n)));
     }
     lines
 }
@@ -138,6 +142,7 @@ fn sequences(of: &OfKind, n: usize) -> String {
         Some((times, _, _)) if n > 1 => {
             format!("{:.1} tok/s, {times:.2} x one", median(runs(n).iter().copied()))
         }
+        _ if runs(n).is_empty() => String::from("not measured"),
         _ => format!("{:.1} tok/s", median(runs(n).iter().copied())),
     }
 }

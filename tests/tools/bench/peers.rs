@@ -2,14 +2,15 @@
 //! removed before the next; while one program computes, the others wait for a request.
 
 use crate::kind::Kind;
+use crate::machine;
 use crate::numbers::median;
 use crate::ours::Ours;
 use crate::peer::{PROGRAMS, Peer, Program, Python};
-use crate::results::{self, Comparison, Contest, Peers, Version};
+use crate::results::{self, Comparison, Contest, Results};
 use crate::work::Work;
 use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -45,15 +46,15 @@ impl Rounds {
 /// Our model files of one type, mapped, in the order of their kinds.
 type Mapped<'m> = Vec<(Kind, PathBuf, Ours<'m>)>;
 
-/// Compares all types of `kinds`.
+/// Compares all types of `kinds`, and puts every comparison into `results` and into `folder` as soon as it is made.
 pub fn measure(
     work: &Work,
     kinds: &[Kind],
     rounds: Rounds,
     python: &Python,
-    version: Version,
-) -> Result<Peers, String> {
-    let mut peers = Peers { version, threads: rounds.threads, comparisons: Vec::new() };
+    results: &mut Results,
+    folder: &Path,
+) -> Result<(), String> {
     let mut types: Vec<&str> = kinds.iter().map(|kind| kind.dtype).collect();
     types.dedup();
     for dtype in types {
@@ -66,13 +67,14 @@ pub fn measure(
             let model = python.convert(program, &work.weights, &work.folder, dtype)?;
             let result = compare(work, &kinds, rounds, python, program, &model);
             work.remove(&model);
-            peers.comparisons.push(result?);
+            results.put(result?);
+            results.write(folder)?;
         }
         for kind in &kinds {
             work.remove(&work.model(kind));
         }
     }
-    Ok(peers)
+    Ok(())
 }
 
 /// One program beside our model files of one type.
@@ -82,7 +84,7 @@ fn compare(
     rounds: Rounds,
     python: &Python,
     program: &Program,
-    theirs: &std::path::Path,
+    theirs: &Path,
 ) -> Result<Comparison, String> {
     let dtype = kinds[0].dtype;
     let say = |what: &str| eprintln!("bench: {dtype}, {}: {what}", program.name);
@@ -116,7 +118,14 @@ fn compare(
     let facts = peer.facts.clone();
     drop(peer);
     work.remove(&log);
-    Ok(Comparison { dtype: dtype.to_string(), peer: facts, logits_differ, contests })
+    Ok(Comparison {
+        version: machine::version(),
+        threads: rounds.threads,
+        dtype: dtype.to_string(),
+        peer: facts,
+        logits_differ,
+        contests,
+    })
 }
 
 /// A contest without runs.
@@ -162,7 +171,7 @@ fn first_token(
     rounds: Rounds,
     python: &Python,
     program: &Program,
-    theirs: &std::path::Path,
+    theirs: &Path,
 ) -> Result<Contest, String> {
     let mut contest = contest("first token", 1, 1, kinds);
     for round in 0..=rounds.of(FIRST_TOKEN_ROUNDS) {

@@ -2,49 +2,50 @@
 
 use crate::kind;
 use crate::numbers::{median, ratios};
-use crate::results::{Comparison, Contest, Ours, Peers};
+use crate::results::{Comparison, Contest, Ours};
 use crate::summary::per_second;
 
 /// Below this share of huge pages a run is said to be handicapped.
 const HUGE: f64 = 0.99;
 
-/// The section in Markdown.
-pub fn markdown(peers: &Peers) -> String {
-    let mut out = format!(
-        "Every program with {} threads, one run of each by turns. Ratios are how many times as fast we are: the median \
-         of the pairs of neighbouring runs, and the least and most of them. First token: ours is the whole process, \
-         theirs is measured from the end of the Python imports on.\n\n\
-         | | ours | theirs | ours is so many times as fast |\n|---|---|---|---|\n",
-        peers.threads
+/// The part of the report, in Markdown.
+pub fn markdown(comparisons: &[Comparison]) -> String {
+    let mut out = String::from(
+        "Every program with as many threads, one run of each by turns. The last column is how many times as fast we are: the \
+         median of the pairs of neighbouring runs, the least and the most. First token: ours is a whole process; theirs \
+         is a fresh process too, but measured from the end of its Python imports on: loading and the first logits.\n",
     );
-    for comparison in &peers.comparisons {
-        for contest in &comparison.contests {
-            for ours in &contest.ours {
-                out += &line(comparison, contest, ours);
-            }
-        }
-    }
-    out += "\n";
-    for comparison in &peers.comparisons {
-        let fact = |key: &str| comparison.peer[key].as_str().unwrap_or("unknown").to_string();
-        out += &format!(
-            "- {} {}, {}: {}. Its logits are {:.1e} apart from ours (root mean square, relative). Built: {}.\n",
-            fact("name"),
-            fact("version"),
-            comparison.dtype,
-            fact("settings"),
-            comparison.logits_differ,
-            fact("build")
-        );
-    }
-    for problem in peers.comparisons.iter().flat_map(not_huge) {
-        out += &format!("- {problem}\n");
+    for comparison in comparisons {
+        out += &section(comparison);
     }
     out
 }
 
+/// One program: what it is, and the table of its contests.
+fn section(comparison: &Comparison) -> String {
+    let fact = |key: &str| comparison.fact(key);
+    let mut out = format!(
+        "\n### {} {}\n\n{} threads. {}; {}. Built {}. Its logits are {:.1e} from ours (root mean square of the differences, \
+         relative).\n\n| | our file | ours | {} | as many times as fast |\n|---|---|---|---|---|\n",
+        fact("name"),
+        comparison.dtype,
+        comparison.threads,
+        fact("version"),
+        fact("settings"),
+        fact("build"),
+        comparison.logits_differ,
+        fact("name")
+    );
+    for contest in &comparison.contests {
+        for ours in &contest.ours {
+            out += &line(contest, ours);
+        }
+    }
+    out + &not_huge(comparison)
+}
+
 /// One of our kinds in one contest.
-fn line(comparison: &Comparison, contest: &Contest, ours: &Ours) -> String {
+fn line(contest: &Contest, ours: &Ours) -> String {
     let what = match contest.what.as_str() {
         "decode" => format!("decode at context {}", contest.size),
         "prefill" => format!("prefill of {}", contest.size),
@@ -55,34 +56,28 @@ fn line(comparison: &Comparison, contest: &Contest, ours: &Ours) -> String {
         _ => format!("{:.1} tok/s", per_second(contest, seconds)),
     };
     let ratio = match ratios(&contest.theirs, &ours.seconds) {
-        Some((middle, least, most)) => format!("**{middle:.2} x** ({least:.2} to {most:.2})"),
+        Some((middle, least, most)) => format!("**{middle:.2}** ({least:.2} to {most:.2})"),
         None => String::from("not measured"),
     };
-    let name = comparison.peer["name"].as_str().unwrap_or("unknown");
-    format!(
-        "| {what}: {} and {name} {} | {} | {} | {ratio} |\n",
-        kind::label(&ours.kind),
-        comparison.dtype,
-        figure(&ours.seconds),
-        figure(&contest.theirs)
-    )
+    let (label, own, theirs) = (kind::label(&ours.kind), figure(&ours.seconds), figure(&contest.theirs));
+    format!("| {what} | {label} | {own} | {theirs} | {ratio} |\n")
 }
 
-/// What to know about runs on a file that was not mapped in huge pages.
-fn not_huge(comparison: &Comparison) -> Vec<String> {
-    let runs = comparison.contests.iter().flat_map(|contest| contest.ours.iter().map(move |ours| (contest, ours)));
-    let low = runs.filter_map(|(contest, ours)| Some((contest, ours, ours.huge_share.filter(|&share| share < HUGE)?)));
-    let name = comparison.peer["name"].as_str().unwrap_or("unknown");
-    let problem = |(contest, ours, share): (&Contest, &Ours, f64)| {
-        format!(
-            "In {} of {} beside {name} only {:.0} % of our {} file was mapped in huge pages.",
-            contest.what,
-            contest.size,
-            100.0 * share,
-            kind::label(&ours.kind)
-        )
+/// What to know when a file of ours was not mapped in huge pages before every run.
+fn not_huge(comparison: &Comparison) -> String {
+    let mut least: Vec<(&str, f64)> = Vec::new();
+    for ours in comparison.contests.iter().flat_map(|contest| &contest.ours) {
+        let Some(share) = ours.huge_share.filter(|&share| share < HUGE) else { continue };
+        match least.iter_mut().find(|(kind, _)| *kind == ours.kind) {
+            Some((_, least)) => *least = least.min(share),
+            None => least.push((&ours.kind, share)),
+        }
+    }
+    let sentence = |(name, share): (&str, f64)| {
+        let label = kind::label(name);
+        format!("\nOf our {label} file only {:.0} % was mapped in huge pages before some runs.\n", 100.0 * share)
     };
-    low.map(problem).collect()
+    least.into_iter().map(sentence).collect()
 }
 
 #[cfg(test)]
@@ -103,26 +98,25 @@ mod tests {
             ours: vec![ours("bf16-plain", &[0.8, 1.6, 0.5]), ours("bf16", &[0.5, 1.0, 0.25])],
         };
         let peer = serde_json::json!({"name": "other", "version": "1", "settings": "none", "build": "plain"});
-        Comparison { dtype: "bf16".into(), peer, logits_differ: 0.001, contests: vec![contest] }
+        let version = crate::results::Version { date: String::new(), program: String::new() };
+        Comparison { version, threads: 2, dtype: "bf16".into(), peer, logits_differ: 0.001, contests: vec![contest] }
     }
 
     fn report(huge_share: f64) -> String {
-        let version = crate::results::Version { date: String::new(), program: String::new() };
-        markdown(&Peers { version, threads: 2, comparisons: vec![comparison(huge_share)] })
+        markdown(&[comparison(huge_share)])
     }
 
     #[test]
     fn each_of_our_kinds_is_compared_pair_by_pair() {
         let text = report(1.0);
-        let plain =
-            "| decode at context 16: bf16 plain and other bf16 | 10.0 tok/s | 8.0 tok/s | **1.25 x** (1.25 to 2.00) |";
-        let coded = "bf16 in 12 bits and other bf16 | 16.0 tok/s | 8.0 tok/s | **2.00 x** (2.00 to 4.00) |";
+        let plain = "| decode at context 16 | bf16 plain | 10.0 tok/s | 8.0 tok/s | **1.25** (1.25 to 2.00) |";
+        let coded = "| decode at context 16 | bf16 in 12 bits | 16.0 tok/s | 8.0 tok/s | **2.00** (2.00 to 4.00) |";
         assert!(text.contains(plain) && text.contains(coded), "{text}");
         assert!(!text.contains("huge pages"), "{text}");
     }
 
     #[test]
     fn a_file_without_huge_pages_is_mentioned() {
-        assert!(report(0.5).contains("only 50 % of our bf16 plain file was mapped in huge pages"));
+        assert!(report(0.5).contains("Of our bf16 plain file only 50 % was mapped in huge pages"));
     }
 }

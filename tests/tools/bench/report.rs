@@ -4,7 +4,7 @@ use crate::charts;
 use crate::numbers::number;
 use crate::own_table;
 use crate::peers_table;
-use crate::results::{Results, Version};
+use crate::results::Results;
 use crate::summary::{self, CONTEXT, PROMPTS, Row};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,9 @@ fn markdown(results: &Results, charts: &[(String, String)]) -> String {
     for (file, title) in charts {
         out += &format!("\n![{title}]({file})\n");
     }
-    if let Some(peers) = &results.peers {
+    if !results.comparisons.is_empty() {
         out += "\n## Beside other programs\n\n";
-        out += &peers_table::markdown(peers);
+        out += &peers_table::markdown(&results.comparisons);
     }
     if let Some(own) = &results.own {
         out +=
@@ -41,23 +41,18 @@ fn head(results: &Results) -> String {
     let machine = &results.machine;
     let gib = machine.memory_bytes as f64 / (1u64 << 30) as f64;
     let mut out = format!("# {}, random weights\n\n| | |\n|---|---|\n", results.shape);
-    let parts = [
-        ("by themselves", results.own.as_ref().map(|own| &own.version)),
-        ("beside other programs", results.peers.as_ref().map(|peers| &peers.version)),
-    ];
-    for (part, version) in parts {
-        if let Some(Version { date, program }) = version {
-            out += &format!("| {part} | {date}, {program} |\n");
-        }
+    if let Some(own) = &results.own {
+        out += &format!("| olmo-infer by itself | {}, {} |\n", own.version.date, own.version.program);
+    }
+    for comparison in &results.comparisons {
+        let (program, version) = (comparison.fact("version"), &comparison.version);
+        let beside = format!("{} {program}", comparison.name());
+        out += &format!("| beside {beside}, {} | {}, {} |\n", comparison.dtype, version.date, version.program);
     }
     out += &format!(
         "| processor | {}, {} cores |\n| memory | {gib:.0} GiB |\n| kernel | Linux {} |\n",
         machine.cpu, machine.cores, machine.kernel
     );
-    for comparison in results.peers.iter().flat_map(|peers| &peers.comparisons).filter(|c| c.dtype == "f32") {
-        let fact = |key: &str| comparison.peer[key].as_str().unwrap_or("unknown").to_string();
-        out += &format!("| {} | {} |\n", fact("name"), fact("version"));
-    }
     let ceiling = results.own.iter().flat_map(|own| &own.kinds).map(|of| number(&of.bench["ceiling"]["read_gb_s"]));
     if let Some(ceiling) = ceiling.reduce(f64::max) {
         out += &format!("| memory read | {ceiling:.0} GB/s at best |\n");
@@ -93,4 +88,105 @@ fn summary_table(rows: &[Row]) -> String {
 /// A cell that is empty when nothing was measured.
 fn figure(value: f64, text: impl Fn(f64) -> String) -> String {
     if value.is_finite() { text(value) } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::results::{Cold, Comparison, Contest, Crowded, OfKind, Ours, Own, Packed, Sequences, Version};
+    use serde_json::json;
+
+    /// A machine that decodes 10 tokens a second and starts in 0.2 s, and a peer that is half as fast.
+    fn results() -> Results {
+        let version = || Version { date: "2000-01-02".into(), program: "olmo".into() };
+        let of_kind = OfKind {
+            kind: "f32".into(),
+            packed: vec![Packed { seconds: 1.0, peak_anonymous_bytes: 1 << 20, file_bytes: 3_000_000_000 }],
+            bench: json!({
+                "model": {"bytes_per_token": 3e9},
+                "ceiling": {"read_gb_s": 30.0, "one_thread_gb_s": 20.0, "gflop_s": {"f32": 200.0}},
+                "decode": [{"context": 16, "tok_s": 10.0, "gb_s": 30.0, "share": 1.0}],
+                "prefill": [{"tokens": 2, "tok_s": 19.0, "gflop_s": 1.0, "share": null, "vs_one": 1.05}],
+                "startup": {
+                    "open": {"ms": 1.0},
+                    "page_in": {"ms": 1.0, "minor_faults": 1, "major_faults": 0},
+                    "huge_mapped_bytes": 3e9,
+                    "mapped_bytes": 3e9
+                },
+                "memory": {"anonymous_bytes": 1e6}
+            }),
+            one_token: vec![0.2],
+            four_score: vec![2.0],
+            crowded: Crowded { cores: 2, threads: 4, with_cores: vec![1.0], with_threads: vec![1.5] },
+            sequences: vec![Sequences { n: 1, tok_s: vec![10.0] }, Sequences { n: 8, tok_s: vec![70.0] }],
+            cold: vec![Cold { disk: 1.0, cold: 1.1, warm: 0.2, left: 0.0 }],
+        };
+        let ours = Ours { kind: "f32".into(), seconds: vec![0.8], huge_share: Some(1.0) };
+        let contest = Contest { what: "decode".into(), size: 16, tokens: 8, theirs: vec![1.6], ours: vec![ours] };
+        let peer = json!({"name": "other", "version": "1", "settings": "none", "build": "plainly"});
+        let comparison = Comparison {
+            version: version(),
+            threads: 2,
+            dtype: "f32".into(),
+            peer,
+            logits_differ: 1e-4,
+            contests: vec![contest],
+        };
+        Results {
+            machine: Machine { cpu: "CPU".into(), cores: 2, kernel: "6.1".into(), memory_bytes: 1 << 30 },
+            shape: "olmo2-1b".into(),
+            weights_bytes: 3_000_000_000,
+            own: Some(Own { version: version(), copies: vec![1.0], kinds: vec![of_kind], baseline: Vec::new() }),
+            comparisons: vec![comparison],
+        }
+    }
+
+    #[test]
+    fn the_report_says_what_was_measured() {
+        let text = markdown(&results(), &[("decode.svg".into(), "Decode".into())]);
+        for expected in [
+            "| processor | CPU, 2 cores |",
+            "| **olmo-infer, f32** | 10.0 tok/s |  |  | 0.20 s | 1.10 s |",
+            "| other, f32 | 5.0 tok/s |",
+            "![Decode](decode.svg)",
+            "| decode at context 16 | f32 | 10.0 tok/s | 5.0 tok/s | **2.00** (2.00 to 2.00) |",
+            "4 threads take 1.50 x the time of 2",
+            "1.10 s, 1.10 x the slower of disk (1.00 s) and warm (0.20 s)",
+            "| 8 sequences at once | 70.0 tok/s, 7.00 x one |",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in {text}");
+        }
+        assert!(!text.contains("NaN"), "{text}");
+    }
+
+    #[test]
+    fn results_that_were_written_give_the_same_report() {
+        let text = serde_json::to_string(&results()).expect("JSON");
+        let again: Results = serde_json::from_str(&text).expect("results");
+        assert_eq!(markdown(&again, &[]), markdown(&results(), &[]));
+    }
+
+    #[test]
+    fn a_comparison_takes_the_place_of_an_earlier_one_and_stays_in_order() {
+        let with = |dtype: &str, differ: f64| {
+            let comparison = results().comparisons.remove(0);
+            Comparison { dtype: dtype.into(), logits_differ: differ, ..comparison }
+        };
+        let mut all = Results { comparisons: Vec::new(), ..results() };
+        for comparison in [with("bf16", 1.0), with("f32", 2.0), with("bf16", 3.0)] {
+            all.put(comparison);
+        }
+        let order: Vec<f64> = all.comparisons.iter().map(|comparison| comparison.logits_differ).collect();
+        assert_eq!(order, [2.0, 3.0]);
+    }
+
+    #[test]
+    fn a_part_that_was_not_measured_is_left_out() {
+        let text = markdown(&Results { own: None, ..results() }, &[]);
+        assert!(text.contains("## Beside other programs") && !text.contains("## By themselves"), "{text}");
+        assert!(!text.contains("NaN"), "{text}");
+        let text = markdown(&Results { comparisons: Vec::new(), ..results() }, &[]);
+        assert!(!text.contains("## Beside other programs") && text.contains("## By themselves"), "{text}");
+    }
 }

@@ -1,12 +1,14 @@
 //! Everything that was measured: what `results.json` holds and the report is made from.
 
+use crate::kind;
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// All results. The two parts are measured by two commands, and either may be missing.
+/// All results. The two parts are measured by two commands, and either may be missing; a comparison replaces the one of
+/// an earlier run.
 #[derive(Serialize, Deserialize)]
 pub struct Results {
     /// The machine.
@@ -17,12 +19,12 @@ pub struct Results {
     pub weights_bytes: u64,
     /// olmo-pack and olmo-infer by themselves.
     pub own: Option<Own>,
-    /// Beside other programs.
-    pub peers: Option<Peers>,
+    /// Beside other programs, by type and program.
+    pub comparisons: Vec<Comparison>,
 }
 
 /// When and what was measured.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     /// Date and time.
     pub date: String,
@@ -110,20 +112,13 @@ pub struct Cold {
     pub left: f64,
 }
 
-/// Beside other programs.
-#[derive(Serialize, Deserialize)]
-pub struct Peers {
-    /// Of this part.
-    pub version: Version,
-    /// Threads of every program.
-    pub threads: usize,
-    /// By type and program.
-    pub comparisons: Vec<Comparison>,
-}
-
 /// One program beside our model files of the same type.
 #[derive(Serialize, Deserialize)]
 pub struct Comparison {
+    /// Of this comparison.
+    pub version: Version,
+    /// Threads of every program.
+    pub threads: usize,
     /// Type of the matrices.
     pub dtype: String,
     /// The program: `name`, `version`, `settings`, `build`.
@@ -168,10 +163,32 @@ impl Results {
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
+    /// Takes a comparison in, in the place of an earlier one of the same type and program.
+    pub fn put(&mut self, comparison: Comparison) {
+        let same = |other: &Comparison| other.dtype == comparison.dtype && other.name() == comparison.name();
+        match self.comparisons.iter().position(same) {
+            Some(place) => self.comparisons[place] = comparison,
+            None => self.comparisons.push(comparison),
+        }
+        self.comparisons.sort_by_key(|comparison| kind::KINDS.iter().position(|kind| kind.dtype == comparison.dtype));
+    }
+
     /// Writes `results.json`.
     pub fn write(&self, folder: &Path) -> Result<(), String> {
         let path = folder.join("results.json");
         let text = serde_json::to_string_pretty(self).map_err(|error| format!("{}: {error}", path.display()))?;
         fs::write(&path, text + "\n").map_err(|error| format!("{}: cannot write the results: {error}", path.display()))
+    }
+}
+
+impl Comparison {
+    /// Name of the program.
+    pub fn name(&self) -> &str {
+        self.fact("name")
+    }
+
+    /// Something that the program said of itself.
+    pub fn fact(&self, key: &str) -> &str {
+        self.peer[key].as_str().unwrap_or("unknown")
     }
 }

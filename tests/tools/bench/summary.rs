@@ -31,10 +31,9 @@ pub struct Row {
 
 /// All rows, the types in order, ours before the others. With peers, figures that were measured beside them are those.
 pub fn rows(results: &Results) -> Vec<Row> {
-    let comparisons = results.peers.as_ref().map_or(&[][..], |peers| &peers.comparisons[..]);
     let mut rows = Vec::new();
     for dtype in ["f32", "bf16"] {
-        let compared = || comparisons.iter().filter(|comparison| comparison.dtype == dtype);
+        let compared = || results.comparisons.iter().filter(|comparison| comparison.dtype == dtype);
         // The first comparison has the machine's memory to itself.
         let first = compared().next();
         for kind in kind::KINDS.into_iter().filter(|kind| kind.dtype == dtype) {
@@ -62,7 +61,7 @@ pub fn rows(results: &Results) -> Vec<Row> {
                 find(comparison, what, size).map_or(f64::NAN, |contest| per_second(contest, &contest.theirs))
             };
             rows.push(Row {
-                program: comparison.peer["name"].as_str().unwrap_or("another program").to_string(),
+                program: comparison.name().to_string(),
                 label: dtype.to_string(),
                 kind: None,
                 dtype: dtype.to_string(),
