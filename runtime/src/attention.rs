@@ -10,6 +10,7 @@ use crate::kv_cache::LayerCache;
 use crate::matmul::Products;
 use crate::sequence::{Row, Sequence, stretches};
 use crate::threads::Team;
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Most rows (queries times heads) of a tile, and most numbers in them: what stays in the L1 cache.
@@ -74,7 +75,9 @@ impl Attention {
                 let row = rows[first + stretch.start];
                 let cache = sequences[row.sequence].layer(self.layer);
                 let out = out.part(stretch, 0..columns);
-                Tile::new(self, products, cache, row.position, queries, &out).run(out);
+                SCRATCH.with_borrow_mut(|scratch| {
+                    Tile::new(self, products, cache, row.position, queries, &out, scratch).run(out);
+                });
             }
         });
     }
@@ -90,6 +93,11 @@ struct Tile<'a> {
     heads: usize,
     /// Positions of the queries.
     positions: Range<usize>,
+    scratch: &'a mut Scratch,
+}
+
+/// The numbers of a tile. Each thread has one for all its tiles: a token has hundreds of them.
+struct Scratch {
     /// `[rows][head_dim]`
     queries: [f32; TILE_ELEMENTS],
     /// Weighted sums of values, `[rows][padded head_dim]`.
@@ -97,6 +105,17 @@ struct Tile<'a> {
     /// `[rows][KEY_BLOCK]`
     scores: [f32; TILE_ROWS * KEY_BLOCK],
     softmax: [SoftmaxState; TILE_ROWS],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const {
+        RefCell::new(Scratch {
+            queries: [0.0; TILE_ELEMENTS],
+            sums: [0.0; TILE_ELEMENTS],
+            scores: [0.0; TILE_ROWS * KEY_BLOCK],
+            softmax: [SoftmaxState::START; TILE_ROWS],
+        })
+    };
 }
 
 impl<'a> Tile<'a> {
@@ -107,25 +126,25 @@ impl<'a> Tile<'a> {
         first: usize,
         queries: &[f32],
         out: &Block,
+        scratch: &'a mut Scratch,
     ) -> Tile<'a> {
         let (head_dim, width) = (attention.head_dim, attention.n_heads * attention.head_dim);
         let first_head = out.first_column() / head_dim;
-        let mut tile = Tile {
+        let (rows, heads) = (out.rows(), out.columns() / head_dim);
+        for (row, to) in scratch.queries.chunks_exact_mut(out.columns()).take(rows).enumerate() {
+            to.copy_from_slice(&queries[(out.first_row() + row) * width + out.first_column()..][..out.columns()]);
+        }
+        scratch.sums[..rows * heads * cache.padded_head_dim()].fill(0.0);
+        scratch.softmax[..rows * heads].fill(SoftmaxState::START);
+        Tile {
             attention,
             products,
             cache,
             kv_head: first_head / attention.heads_per_kv,
-            heads: out.columns() / head_dim,
-            positions: first..first + out.rows(),
-            queries: [0.0; TILE_ELEMENTS],
-            sums: [0.0; TILE_ELEMENTS],
-            scores: [0.0; TILE_ROWS * KEY_BLOCK],
-            softmax: [SoftmaxState::START; TILE_ROWS],
-        };
-        for (row, to) in tile.queries.chunks_exact_mut(out.columns()).take(out.rows()).enumerate() {
-            to.copy_from_slice(&queries[(out.first_row() + row) * width + out.first_column()..][..out.columns()]);
+            heads,
+            positions: first..first + rows,
+            scratch,
         }
-        tile
     }
 
     fn run(mut self, mut out: Block) {
@@ -137,8 +156,8 @@ impl<'a> Tile<'a> {
         let (head_dim, padded) = (self.attention.head_dim, self.cache.padded_head_dim());
         for row in 0..self.positions.len() * self.heads {
             self.products.isa.run(SoftmaxEnd {
-                values: &self.sums[row * padded..][..head_dim],
-                state: &self.softmax[row],
+                values: &self.scratch.sums[row * padded..][..head_dim],
+                state: &self.scratch.softmax[row],
                 out: &mut out.row(row / self.heads)[row % self.heads * head_dim..][..head_dim],
             });
         }
@@ -162,8 +181,8 @@ impl<'a> Tile<'a> {
         let row_of = |position: usize| (position - self.positions.start) * self.heads;
         let rows = row_of(first)..row_of(end);
 
-        let queries = &self.queries[rows.start * head_dim..rows.end * head_dim];
-        let scores = &mut self.scores[rows.start * KEY_BLOCK..rows.end * KEY_BLOCK];
+        let queries = &self.scratch.queries[rows.start * head_dim..rows.end * head_dim];
+        let scores = &mut self.scratch.scores[rows.start * KEY_BLOCK..rows.end * KEY_BLOCK];
         let keys = self.cache.keys(self.kv_head, block);
         self.products.f32(keys, KEY_BLOCK, queries, head_dim, &mut Block::whole(scores, KEY_BLOCK), false);
 
@@ -182,16 +201,16 @@ impl<'a> Tile<'a> {
     fn add(&mut self, block: usize, rows: Range<usize>, visible: Range<usize>) {
         let padded = self.cache.padded_head_dim();
         for row in rows.clone() {
-            let scores = self.scores.as_chunks_mut::<KEY_BLOCK>().0;
+            let scores = self.scratch.scores.as_chunks_mut::<KEY_BLOCK>().0;
             let correction = self.products.isa.run(SoftmaxBlock {
                 scores: &mut scores[row],
                 visible: visible.clone(),
-                state: &mut self.softmax[row],
+                state: &mut self.scratch.softmax[row],
             });
-            self.sums[row * padded..][..padded].iter_mut().for_each(|sum| *sum *= correction);
+            self.scratch.sums[row * padded..][..padded].iter_mut().for_each(|sum| *sum *= correction);
         }
-        let weights = &self.scores[rows.start * KEY_BLOCK + visible.start..rows.end * KEY_BLOCK];
-        let mut sums = Block::whole(&mut self.sums[..rows.end * padded], padded);
+        let weights = &self.scratch.scores[rows.start * KEY_BLOCK + visible.start..rows.end * KEY_BLOCK];
+        let mut sums = Block::whole(&mut self.scratch.sums[..rows.end * padded], padded);
         for (begin, width, values) in self.cache.values(self.kv_head, block) {
             let values = &values[visible.start * width..visible.end * width];
             let mut out = sums.part(rows.clone(), begin..begin + width);
