@@ -38,7 +38,8 @@ class LlamaCpp:
         if tune:
             self._tune()
 
-    def _context(self, flash: int):
+    def _context(self, flash: int) -> object:
+        """A sequence with its cache and thread settings."""
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.positions
         params.n_batch = BATCH
@@ -126,8 +127,11 @@ class LlamaCpp:
 
 def main() -> None:
     args = protocol.arguments(__doc__.splitlines()[0])
-    load = lambda: LlamaCpp(args.model, args.threads, args.positions, not args.first_token)
-    protocol.run(args, load, lambda peer: peer.vocab_size)
+
+    def load() -> LlamaCpp:
+        return LlamaCpp(args.model, args.threads, args.positions, tune=not args.first_token)
+
+    protocol.run(args, load)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ of JSON each, until standard input ends. While it waits it computes nothing.
     prefill N            a prompt of N tokens, logits of the last one          {"seconds": 4.9}
     logits ID ID ...     a prompt, logits of the last one                      {"logits": [...]}
 
-What only one of them knows to do is said in its first line. With --first-token a peer answers nothing: it measures, after
+The first line says what the program is: `name`, `version`, `settings`, `build`. With --first-token a peer answers nothing: it measures, after
 its imports, the time from nothing to the logits of a prompt of one token, and ends.
 """
 
@@ -22,6 +22,8 @@ from typing import Protocol
 
 class Peer(Protocol):
     """What a program must be able to do."""
+
+    vocab_size: int
 
     def decode(self, context: int, n: int) -> float:
         """Seconds for `n` tokens, one after the other, after `context` positions."""
@@ -52,7 +54,7 @@ def random_tokens(n: int, vocab_size: int) -> list[int]:
     return [generator.randrange(vocab_size) for _ in range(n)]
 
 
-def run(args: argparse.Namespace, load: Callable[[], Peer], vocab_size: Callable[[Peer], int]) -> None:
+def run(args: argparse.Namespace, load: Callable[[], Peer]) -> None:
     """Loads the model and answers until the questions end."""
     begun = time.perf_counter()
     peer = load()
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, load: Callable[[], Peer], vocab_size: Callable
         if what == "decode":
             say({"seconds": peer.decode(*numbers)})
         elif what == "prefill":
-            say({"seconds": peer.prefill(random_tokens(numbers[0], vocab_size(peer)))})
+            say({"seconds": peer.prefill(random_tokens(numbers[0], peer.vocab_size))})
         elif what == "logits":
             say({"logits": peer.logits(numbers)})
         else:

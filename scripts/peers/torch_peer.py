@@ -64,7 +64,7 @@ class Torch:
 
 def main() -> None:
     args = protocol.arguments(__doc__.splitlines()[0])
-    protocol.run(args, lambda: Torch(args.model, args.threads), lambda peer: peer.vocab_size)
+    protocol.run(args, lambda: Torch(args.model, args.threads))
 
 
 if __name__ == "__main__":

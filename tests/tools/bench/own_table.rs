@@ -124,8 +124,12 @@ fn crowded(of: &OfKind) -> String {
 fn cold(rounds: &[Cold]) -> String {
     let of = |value: fn(&Cold) -> f64| median(rounds.iter().map(value));
     let ratio = of(|round| round.cold / round.disk.max(round.warm));
-    let left = rounds.iter().map(|round| round.left).fold(0.0, f64::max);
-    let dropped = if left > 0.01 { format!("; {:.0} % could not be dropped", 100.0 * left) } else { String::new() };
+    let left = rounds.iter().map(|round| round.left).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten();
+    let dropped = match left {
+        Some(left) if left > 0.01 => format!("; {:.0} % could not be dropped", 100.0 * left),
+        Some(_) => String::new(),
+        None => String::from("; whether they were dropped is not known"),
+    };
     format!(
         "{:.2} s, {ratio:.2} x the slower of disk ({:.2} s) and warm ({:.2} s){dropped}",
         of(|round| round.cold),

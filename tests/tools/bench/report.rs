@@ -120,7 +120,7 @@ mod tests {
             four_score: vec![2.0],
             crowded: Crowded { cores: 2, threads: 4, with_cores: vec![1.0], with_threads: vec![1.5] },
             sequences: vec![Sequences { n: 1, tok_s: vec![10.0] }, Sequences { n: 8, tok_s: vec![70.0] }],
-            cold: vec![Cold { disk: 1.0, cold: 1.1, warm: 0.2, left: 0.0 }],
+            cold: vec![Cold { disk: 1.0, cold: 1.1, warm: 0.2, left: Some(0.0) }],
         };
         let ours = Ours { kind: "f32".into(), seconds: vec![0.8], huge_share: Some(1.0) };
         let contest = Contest { what: "decode".into(), size: 16, tokens: 8, theirs: vec![1.6], ours: vec![ours] };

@@ -108,8 +108,9 @@ pub struct Cold {
     pub cold: f64,
     /// The same with the pages in memory.
     pub warm: f64,
-    /// Share of the file that was still in memory after dropping, the larger of the two times.
-    pub left: f64,
+    /// Share of the file that was still in memory after dropping, the larger of the two times; `None` where the file
+    /// system does not say.
+    pub left: Option<f64>,
 }
 
 /// One program beside our model files of the same type.
