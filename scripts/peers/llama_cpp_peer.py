@@ -119,7 +119,7 @@ class LlamaCpp:
         features = [part.split("=")[0].split(":")[-1].strip() for part in parts if part.strip().endswith("= 1")]
         return {
             "name": "llama.cpp",
-            "version": f"of llama-cpp-python {llama_cpp.__version__}",
+            "version": f"from llama-cpp-python {llama_cpp.__version__}",
             "settings": f"flash attention {self.flash_attention}, batches of {BATCH}, keys and values in f16",
             "build": "with " + ", ".join(features),
         }

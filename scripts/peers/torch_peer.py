@@ -56,7 +56,7 @@ class Torch:
     def facts(self) -> dict:
         return {
             "name": "transformers",
-            "version": f"{transformers.__version__} on torch {torch.__version__}",
+            "version": f"{transformers.__version__} with torch {torch.__version__}",
             "settings": f"attention {self.model.config._attn_implementation}, keys and values in the type of the model",
             "build": f"torch with {torch.backends.cpu.get_cpu_capability()}",
         }

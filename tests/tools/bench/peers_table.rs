@@ -25,12 +25,12 @@ pub fn markdown(comparisons: &[Comparison]) -> String {
 fn section(comparison: &Comparison) -> String {
     let fact = |key: &str| comparison.fact(key);
     let mut out = format!(
-        "\n### {} {}\n\n{} threads. {}; {}. Built {}. Its logits are {:.1e} from ours (root mean square of the differences, \
-         relative).\n\n| | our file | ours | {} | as many times as fast |\n|---|---|---|---|---|\n",
+        "\n### {} {}\n\n{}, {} threads, {}. Built {}. Its logits are {:.1e} from ours (root mean square of the \
+         differences, relative).\n\n| | our file | ours | {} | times as fast |\n|---|---|---|---|---|\n",
         fact("name"),
         comparison.dtype,
-        comparison.threads,
         fact("version"),
+        comparison.threads,
         fact("settings"),
         fact("build"),
         comparison.logits_differ,
@@ -97,7 +97,7 @@ mod tests {
             theirs: vec![1.0, 2.0, 1.0],
             ours: vec![ours("bf16-plain", &[0.8, 1.6, 0.5]), ours("bf16", &[0.5, 1.0, 0.25])],
         };
-        let peer = serde_json::json!({"name": "other", "version": "1", "settings": "none", "build": "plain"});
+        let peer = serde_json::json!({"name": "other", "version": "1", "settings": "none", "build": "plainly"});
         let version = crate::results::Version { date: String::new(), program: String::new() };
         Comparison { version, threads: 2, dtype: "bf16".into(), peer, logits_differ: 0.001, contests: vec![contest] }
     }
