@@ -46,11 +46,6 @@ impl Packing<'_> {
         let name = self.programs.path("olmo-pack");
         let mut command = Command::new(&name);
         command.arg(self.weights).arg(self.model).args(kind.pack);
-        // GATE: until olmo-pack has encodings.
-        if !self.programs.offers("olmo-pack", "--encoding") {
-            command = Command::new(&name);
-            command.arg(self.weights).arg(self.model).args(&kind.pack[..2]);
-        }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let begun = Instant::now();
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", name.display()))?;

@@ -30,11 +30,6 @@ impl Programs {
         self.folder.join(name)
     }
 
-    /// Whether the help of a program mentions something.
-    pub fn offers(&self, name: &str, what: &str) -> bool {
-        output(Command::new(self.path(name)).arg("--help")).is_ok_and(|help| help.contains(what))
-    }
-
     /// Makes a folder of weights, of holes only when `sparse`.
     pub fn random_weights(&self, shape: &str, folder: &Path, sparse: bool) -> Result<(), String> {
         let mut command = Command::new(self.path("random-weights"));
