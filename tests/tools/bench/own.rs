@@ -83,7 +83,7 @@ fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Res
     let crowded = crowded(&model, effort.runs(CROWDED_ROUNDS))?;
     say("several sequences");
     let sequences = sequences::measure(programs, &model, &work.four_score, effort == Effort::Quick)?;
-    // Last: pages that come back from the disk one by one are not huge any more.
+    // Last: it leaves the pages of the file as the disk gave them.
     say("olmo-infer, cold");
     let run = || programs.olmo_infer(&model, &[&work.one_token], 1);
     let cold = (0..effort.runs(RUNS)).map(|_| cold::round(&model, run)).collect::<Result<_, _>>()?;
