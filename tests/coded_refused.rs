@@ -58,8 +58,8 @@ impl Case {
         self.record(self.n_tensors) + (n_sections - 1) * SECTION_RECORD_BYTES
     }
 
-    /// Opens the file with `changes`, each some bytes at an offset; digests are made right for all but `CODED`, which has
-    /// the choice.
+    /// Opens the file with `changes`, each some bytes at an offset; digests are made right for all but `CODED`, which
+    /// has the choice.
     fn open(&self, changes: &[(usize, &[u8])], right_digest: bool) -> Result<ModelFile, Error> {
         let mut bytes = self.bytes.clone();
         for (at, change) in changes {

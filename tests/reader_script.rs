@@ -1,8 +1,8 @@
 //! `scripts/read_olmo.py`, written from `format-spec.md` alone, reads what `olmo-pack` writes: every array is the
 //! source's, bit for bit.
 //!
-//! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that they
-//! were skipped.
+//! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that
+//! they were skipped.
 
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;

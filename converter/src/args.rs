@@ -23,8 +23,8 @@ pub enum Command {
     Say(String),
 }
 
-/// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer.
-/// Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy
+/// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer. Other
+/// commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy
 /// MODEL COPY`.
 #[derive(FromArgs)]
 pub struct Pack {
@@ -34,7 +34,8 @@ pub struct Pack {
     /// the file to write
     #[argh(positional)]
     model: PathBuf,
-    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which rounds
+    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which
+    /// rounds
     #[argh(option, default = "Dtype(DtypeChoice::Auto)")]
     dtype: Dtype,
     /// how matrices stored as bf16 are coded: auto (the default: in 12 bits a number where that pays; loses nothing) or
@@ -53,8 +54,8 @@ pub struct Pack {
     /// accept NaN and infinity among the weights
     #[argh(switch)]
     allow_nonfinite: bool,
-    /// print the plan and write nothing; reads no weights, so where the numbers decide about type and encoding all sizes
-    /// are shown
+    /// print the plan and write nothing; reads no weights, so where the numbers decide about type and encoding all
+    /// sizes are shown
     #[argh(switch)]
     pub dry_run: bool,
     /// print one JSON object instead of the summary
@@ -123,7 +124,8 @@ pub struct Verify {
     pub model: PathBuf,
 }
 
-/// Writes the bytes of a model file to a new one, in the pieces that are mapped fastest, and checks every digest on the way.
+/// Writes the bytes of a model file to a new one, in the pieces that are mapped fastest, and checks every digest on the
+/// way.
 #[derive(FromArgs)]
 pub struct Copy {
     /// the file

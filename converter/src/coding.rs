@@ -1,8 +1,8 @@
 //! bf16 matrices in 12 bits a number: which are coded, with which tables, and their panels.
 //!
 //! Two passes over the numbers of a matrix come before the one that writes it: the first counts exponents, of which the
-//! commonest get codes, the second finds the steps that hold another one. Each matrix is passed over twice before the next
-//! one is looked at, so that the second pass finds it in the page cache.
+//! commonest get codes, the second finds the steps that hold another one. Each matrix is passed over twice before the
+//! next one is looked at, so that the second pass finds it in the page cache.
 
 use crate::buffer::grow;
 use crate::checkpoint::Source;
@@ -27,8 +27,8 @@ enum Stop {
     Failed(Error),
 }
 
-/// The tables of the matrices that are coded, an entry for each source; `None` for vectors, and for matrices in which too
-/// many steps are raw. The numbers are those that a file of bf16 matrices stores.
+/// The tables of the matrices that are coded, an entry for each source; `None` for vectors, and for matrices in which
+/// too many steps are raw. The numbers are those that a file of bf16 matrices stores.
 ///
 /// # Errors
 /// A file cannot be read or changed meanwhile, or the system does not give the memory.
@@ -93,7 +93,8 @@ fn count_exponents(source: SourceType, bytes: &[u8], counts: &mut Counts) {
 
 /// [`count_exponents`] for elements of `N` bytes.
 fn count_elements<const N: usize>(bytes: &[u8], counts: &mut Counts, exponent: impl Fn([u8; N]) -> u8) {
-    // Neighbours often have the same exponent. With a counter for each of them one addition need not wait for the other.
+    // Neighbours often have the same exponent. With a counter for each of them one addition need not wait for the
+    // other.
     let mut lanes = [[0u32; 256]; 4];
     let (groups, rest) = bytes.as_chunks::<N>().0.as_chunks::<4>();
     for group in groups {

@@ -12,7 +12,8 @@
 //! 5. `output`: the file without a name until it is whole.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`
-//! and `unpack`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is memory that may be refused, and
+//! and `unpack`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is
+//! memory that may be refused, and
 //! `error` everything that can go wrong.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`

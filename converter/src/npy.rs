@@ -1,9 +1,9 @@
 //! The `.npy` reader: a strict check of the header, and reads of the numbers at known offsets.
 //!
 //! npyz's header parser is made for honest files: on a hostile one it allocates what the file claims, recurses without
-//! a limit and multiplies unchecked. So every header is first read by the flat grammar of `npy_header`; npyz then parses
-//! a header that *we* write from the checked values, and must come to the same type, shape and order. It never sees a
-//! byte of the file. No other module names npyz.
+//! a limit and multiplies unchecked. So every header is first read by the flat grammar of `npy_header`; npyz then
+//! parses a header that *we* write from the checked values, and must come to the same type, shape and order. It never
+//! sees a byte of the file. No other module names npyz.
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};

@@ -1,8 +1,9 @@
 //! `olmo-pack unpack MODEL DIR`: the weights folder that a model file was packed from, byte for byte.
 //!
-//! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the source
-//! type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are written
-//! as they are stored, and the summary names them. `config.json` comes back verbatim. The vocabulary is not written.
+//! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the
+//! source type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are
+//! written as they are stored, and the summary names them. `config.json` comes back verbatim. The vocabulary is not
+//! written.
 
 use crate::buffer::reserve;
 use crate::coding::decode_panel;

@@ -193,8 +193,8 @@ fn smallest_key_bf16(bytes: &[u8]) -> u32 {
     (u32::from(key.wrapping_add(1)) << 16).wrapping_sub(1)
 }
 
-/// Whether panel number `panel` has anything but zeros where no element lies: rows past the last one, and the column that
-/// pairs an odd last one.
+/// Whether panel number `panel` has anything but zeros where no element lies: rows past the last one, and the column
+/// that pairs an odd last one.
 fn panel_padding(shape: &PanelShape, panel: usize, bytes: &[u8]) -> bool {
     // In both types a row takes one word of each step.
     let words = bytes.as_chunks::<4>().0;

@@ -18,9 +18,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Builder};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes of one write, at multiples of itself: one huge page. The page cache then takes the file in huge pages, which makes
-/// mapping it later many times cheaper. Larger writes give the same pages, and were measured to take longer (8 MiB: 4.0 s
-/// for 5.9 GB, 2 MiB: 2.4 s), perhaps because they leave the processor's caches on the way.
+/// Bytes of one write, at multiples of itself: one huge page. The page cache then takes the file in huge pages, which
+/// makes mapping it later many times cheaper. Larger writes give the same pages, and were measured to take longer (8
+/// MiB: 4.0 s for 5.9 GB, 2 MiB: 2.4 s), perhaps because they leave the processor's caches on the way.
 pub(crate) const WINDOW: usize = 2 << 20;
 /// Windows of one batch: what is filled is still in the cache when it is digested and written.
 const BATCH_WINDOWS: usize = 2;

@@ -60,8 +60,8 @@ struct Raw {
     /// number of threads (default and 0: all cores this process may use)
     #[argh(option, default = "0")]
     threads: usize,
-    /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network and
-    /// FUSE file systems
+    /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
+    /// and FUSE file systems
     #[argh(option)]
     load: Option<String>,
     /// instruction set: avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the best)

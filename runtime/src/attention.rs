@@ -1,8 +1,8 @@
 //! Scaled dot-product attention with online softmax: one algorithm for every number of queries and every length.
 //!
 //! A query visits the blocks of keys it can see in ascending order. Blocks lie at absolute multiples of [`KEY_BLOCK`],
-//! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor the
-//! queries it shares a tile with, nor the other sequences of the batch, nor the number of threads changes a bit.
+//! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor
+//! the queries it shares a tile with, nor the other sequences of the batch, nor the number of threads changes a bit.
 
 use crate::grid::{Block, Grid};
 use crate::kernels::lanes::{KEY_BLOCK, SoftmaxBlock, SoftmaxEnd, SoftmaxState};

@@ -1,16 +1,16 @@
 //! Matrices of bf16 numbers in 12 bits each, without losing a bit: the encoding `ENCODING_CODED` of `format-spec.md`.
 //!
-//! The exponents of a trained matrix are few: 16 of the 256 cover nearly all of its numbers. A number is stored as a byte
-//! of sign and mantissa and a code of four bits for the exponent. A step of a panel, two columns of 64 rows, is
+//! The exponents of a trained matrix are few: 16 of the 256 cover nearly all of its numbers. A number is stored as a
+//! byte of sign and mantissa and a code of four bits for the exponent. A step of a panel, two columns of 64 rows, is
 //!
 //! ```text
 //! 128 bytes   [64][2]  sign and mantissa of (row, column): bit 7 the sign, bits 0 to 6 the mantissa
 //!  64 bytes   [16][2]  u16: bits 4j to 4j + 3 of entry (r, column) are the code of row r + 16 j
 //! ```
 //!
-//! so that a kernel gets 32 numbers by a load that extends the sign, a shift of the codes, a lookup of the exponents and a
-//! blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are raw
-//! stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
+//! so that a kernel gets 32 numbers by a load that extends the sign, a shift of the codes, a lookup of the exponents
+//! and a blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are
+//! raw stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
 
 use crate::format::{Dtype, PANEL_ROWS};
 use crate::panels::PanelShape;
@@ -100,8 +100,8 @@ impl Codes {
         self.0[usize::from(exponent)] != NO_CODE
     }
 
-    /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1; the
-    /// rest is padding, and becomes zero bytes and code 0. `None` when a number has an exponent without a code.
+    /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1;
+    /// the rest is padding, and becomes zero bytes and code 0. `None` when a number has an exponent without a code.
     pub fn encode(&self, step: &Step, n_rows: usize, n_columns: usize) -> Option<[u8; CODED_STEP_BYTES]> {
         let mut out = [0; CODED_STEP_BYTES];
         let (signs, codes) = out.split_at_mut(SIGNS_BYTES);
@@ -223,15 +223,16 @@ impl CodedTable {
         let (exponents, numbers) = bytes.split_first_chunk().ok_or((format!("{} bytes", bytes.len()), "a table"))?;
         let exponents =
             Exponents::from_bytes(*exponents).ok_or((format!("exponents {exponents:?}"), "ascending exponents"))?;
-        let numbers: Vec<u32> = numbers.as_chunks().0.iter().map(|&number| u32::from_le_bytes(number)).collect();
+        let mut numbers: Vec<u32> = numbers.as_chunks().0.iter().map(|&number| u32::from_le_bytes(number)).collect();
         if CodedTable::bytes(shape, n_raw_steps) != Some(bytes.len()) {
             return Err((format!("{} bytes", bytes.len()), "the length that shape and raw steps give"));
         }
-        let (counts, raw_steps) = numbers.split_at(shape.n_panels());
+        let raw_steps = numbers.split_off(shape.n_panels());
+        let counts = numbers;
         let mut raw_before = Vec::with_capacity(counts.len() + 1);
         let mut before = 0u32;
         raw_before.push(before);
-        for &count in counts {
+        for &count in &counts {
             before = before.checked_add(count).filter(|&before| before <= n_raw_steps).ok_or_else(|| {
                 (format!("a panel with {count} raw steps after {before} others"), "the raw steps of the record")
             })?;
@@ -247,7 +248,7 @@ impl CodedTable {
                 return Err((format!("raw steps {:?}", &steps[..steps.len().min(8)]), "ascending steps of the panel"));
             }
         }
-        Ok(CodedTable { exponents, raw_before, raw_steps: raw_steps.to_vec() })
+        Ok(CodedTable { exponents, raw_before, raw_steps })
     }
 }
 
@@ -364,10 +365,11 @@ impl<'a> CodedPanel<'a> {
     /// # Panics
     /// When the raw steps do not ascend inside the panel; [`CodedTable::read`] has checked that.
     pub fn stretches(&self) -> impl Iterator<Item = (usize, bool)> {
-        let end = self.first_step + self.n_steps;
-        let ends = self.raw_steps.iter().map(|&step| (step as usize, true)).chain([(end, false)]);
-        ends.scan(self.first_step, |next, (end, raw)| {
-            assert!(*next <= end);
+        let last = self.first_step + self.n_steps;
+        let ends = self.raw_steps.iter().map(|&step| (step as usize, true)).chain([(last, false)]);
+        ends.scan(self.first_step, move |next, (end, raw)| {
+            // Before a kernel walks over the stretch: it believes every one of them.
+            assert!(*next <= end && end + usize::from(raw) <= last);
             let coded = end - *next;
             *next = end + usize::from(raw);
             Some((coded, raw))
@@ -518,6 +520,16 @@ mod tests {
         assert_eq!(first.stretches().collect::<Vec<_>>(), [(0, true), (2, false)]);
         assert_eq!(rest.stretches().collect::<Vec<_>>(), [(0, true), (0, true), (0, false)]);
         assert_eq!(rest.row(7).collect::<Vec<_>>(), [steps[3][7], steps[4][7]]);
+    }
+
+    #[test]
+    fn a_table_of_another_matrix_is_never_walked_beyond_the_panel() {
+        let shape = PanelShape { rows: 64, columns: 10, dtype: Dtype::Bf16 };
+        let bytes = [0; 5 * CODED_STEP_BYTES + (RAW_STEP_BYTES - CODED_STEP_BYTES)];
+        let table = CodedTable::new(some_exponents(), [vec![100]].into_iter());
+        let panels = CodedPanels::new(&shape, &bytes, &table);
+        let first = std::panic::catch_unwind(|| panels.panel(0).stretches().next());
+        assert!(first.is_err(), "{first:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The `.olmo` file for both sides: constants and the fixed little-endian structs of `format-spec.md`.
 //!
-//! No I/O and no arithmetic on sizes here: `layout.rs` computes where everything lies, `model_file.rs` reads and checks.
-//! A test compares the tables of `format-spec.md` with the offsets and sizes of these structs.
+//! No I/O and no arithmetic on sizes here: `layout.rs` computes where everything lies, `model_file.rs` reads and
+//! checks. A test compares the tables of `format-spec.md` with the offsets and sizes of these structs.
 
 use crate::config::{Architecture, AttentionKind, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
 use zerocopy::little_endian::{F64, U16, U32, U64};
@@ -27,7 +27,8 @@ pub const SECTION_ALIGNMENT: u64 = 64;
 pub const TENSOR_ALIGNMENT: u64 = 256;
 /// Files with at least this much tensor data use the large alignments.
 pub const LARGE_DATA_BYTES: u64 = 16 << 20;
-/// Where the data of a large file begins, in multiples: one huge page, so that the page cache can hold it in huge pages.
+/// Where the data of a large file begins, in multiples: one huge page, so that the page cache can hold it in huge
+/// pages.
 pub const LARGE_DATA_ALIGNMENT: u64 = 2 << 20;
 /// Where the data of a small file begins, in multiples: one page.
 pub const SMALL_DATA_ALIGNMENT: u64 = 4096;

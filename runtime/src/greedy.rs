@@ -1,4 +1,5 @@
-//! The loop of a run: prompts in chunks, then one token at a time, always the most likely one; for one sequence or many.
+//! The loop of a run: prompts in chunks, then one token at a time, always the most likely one; for one sequence or
+//! many.
 //!
 //! Each forward pass takes a token of every live sequence, and as much of their prompts as there is room for. When a
 //! sequence has ended, the next one takes its place.
@@ -152,13 +153,12 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Evaluates prompts and goes on greedily, as many of `runs` at a time as the batch has places. Calls `visit` in the order
-/// of positions for each run, until it breaks or all positions of the run are done; a break ends that run only. Runs
-/// begin in their order.
+/// Evaluates prompts and goes on greedily, as many of `runs` at a time as the batch has places. Calls `visit` in the
+/// order of positions for each run, until it breaks or all positions of the run are done; a break ends that run only.
+/// Runs begin in their order.
 ///
-/// # Errors
-/// Those of [`Batch::begin`], [`Batch::forward`] and [`Batch::logits`], and whatever `visit` returns; all runs end then.
-/// The sequence of [`Error::NotFinite`] is the index of the run.
+/// # Errors Those of [`Batch::begin`], [`Batch::forward`] and [`Batch::logits`], and whatever `visit` returns; all runs
+/// end then. The sequence of [`Error::NotFinite`] is the index of the run.
 ///
 /// # Panics
 /// When a prompt is empty or no position is asked for.

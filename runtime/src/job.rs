@@ -96,7 +96,7 @@ impl Job<'_> {
             if let Some(file) = &mut self.logits_file {
                 file.write(evaluated.logits)?;
             }
-            let is_prompt = evaluated.position + 1 < input.tokens.len();
+            let is_prompt = evaluated.position + 1 < input.tokens.len().min(input.positions);
             match self.printer.print(&evaluated, is_prompt) {
                 // The logits are still wanted.
                 Err(Failure::ReaderGone) if self.logits_file.is_some() => {
@@ -112,7 +112,11 @@ impl Job<'_> {
             }
             failure => failure,
         })?;
-        self.printer.finish()?;
+        match self.printer.finish() {
+            // The logits are still wanted.
+            Err(Failure::ReaderGone) if self.logits_file.is_some() => {}
+            finished => finished?,
+        }
         if let Some(file) = self.logits_file {
             file.finish()?;
         }

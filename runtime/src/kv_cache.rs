@@ -1,8 +1,8 @@
 //! Keys and values of the positions seen so far, laid out as the panels that the products read.
 //!
-//! Positions are grouped in blocks of [`KEY_BLOCK`], at absolute multiples; the keys of a block and its values lie side by
-//! side, in the order in which attention reads them, so that a head is one stream of memory. A layer with a sliding window keeps a ring of
-//! as many blocks as its window and one chunk of a prompt can touch.
+//! Positions are grouped in blocks of [`KEY_BLOCK`], at absolute multiples; the keys of a block and its values lie side
+//! by side, in the order in which attention reads them, so that a head is one stream of memory. A layer with a sliding
+//! window keeps a ring of as many blocks as its window and one chunk of a prompt can touch.
 
 use crate::config::{AttentionKind, ModelConfig};
 use crate::error::Error;
@@ -84,7 +84,7 @@ fn shapes(config: &ModelConfig, positions: usize, chunk: usize) -> impl Iterator
 impl KvCache {
     /// Bytes of a cache for `positions` positions, added in chunks of at most `chunk`.
     pub fn bytes(config: &ModelConfig, positions: usize, chunk: usize) -> u64 {
-        shapes(config, positions, chunk).map(|shape| 4 * shape.elements() as u64).sum()
+        shapes(config, positions, chunk).fold(0, |sum: u64, shape| sum.saturating_add(4 * shape.elements() as u64))
     }
 
     /// An empty cache.

@@ -1,6 +1,6 @@
 //! Which tensors a model has and where everything lies in its file: a pure function of the configuration, the stored
-//! type of the matrices, their encodings and the lengths of the sections. The converter writes what it says; the reader computes it again
-//! and refuses a file that differs, so overlaps, holes and wrong alignments cannot be expressed.
+//! type of the matrices, their encodings and the lengths of the sections. The converter writes what it says; the reader
+//! computes it again and refuses a file that differs, so overlaps, holes and wrong alignments cannot be expressed.
 
 use crate::coded::{CodedTable, coded_bytes};
 use crate::config::ModelConfig;

@@ -12,7 +12,8 @@
 //! 5. [`greedy`] is the loop over prompts and their continuations; [`tokens`], [`vocabulary`] and [`top_k`] are its ends.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
-//! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed it.
+//! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed
+//! it.
 //!
 //! ```no_run
 //! use olmo_infer::model::{Model, Options, Session};

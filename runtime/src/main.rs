@@ -11,7 +11,7 @@ use args::{Args, Mode};
 use job::Job;
 use logits_file::LogitsFile;
 use olmo_infer::error::display_path;
-use olmo_infer::mapping::Populated;
+use olmo_infer::mapping::{Load, Populated};
 use olmo_infer::memory;
 use olmo_infer::model::{Batch, Model};
 use olmo_infer::model_file::ModelFile;
@@ -72,7 +72,12 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
     let model = Model::new(&file);
     let needed = |positions: &[usize]| Batch::bytes(config, &options, positions);
-    let sequences = memory::batch(args.batch(), &positions, model.weights().bytes_per_token(), needed)?;
+    // What was read is no longer available, what is mapped still counts as that.
+    let mapped_bytes = match file.loaded().way {
+        Load::Read => 0,
+        _ => model.weights().bytes_per_token(),
+    };
+    let sequences = memory::batch(args.batch(), &positions, mapped_bytes, needed)?;
     let logits_file = match &args.logits {
         Some(path) => Some(LogitsFile::create(path, [&args.model, &args.tokens[0]], config.vocab_size)?),
         None => None,

@@ -1,8 +1,8 @@
 //! The bytes of the model file in memory: the file itself, mapped, or a copy of it in huge pages.
 //!
-//! Mapped costs nothing, is shared with every other process on the same file and stays in the page cache for the next run:
-//! the way for local disks. Over a network or FUSE a mapping is filled by small requests, one after the other, and a
-//! failed one ends the program with SIGBUS: there the file is read once, in large pieces by several threads.
+//! Mapped costs nothing, is shared with every other process on the same file and stays in the page cache for the next
+//! run: the way for local disks. Over a network or FUSE a mapping is filled by small requests, one after the other, and
+//! a failed one ends the program with SIGBUS: there the file is read once, in large pieces by several threads.
 
 #![allow(unsafe_code)]
 
@@ -89,9 +89,8 @@ pub struct Mapping {
 impl Mapping {
     /// Maps or reads the first `length` bytes of `file`, which it has; `path` is for messages.
     ///
-    /// # Errors
-    /// [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses to map or to
-    /// read, or the file became shorter.
+    /// # Errors [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses
+    /// to map or to read, or the file became shorter.
     pub fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
         let file_system = file_system(file);
         let memory = memory::available();
@@ -103,7 +102,7 @@ impl Mapping {
             return Ok(Mapping { map, begin, length, loaded });
         }
         let map = map(file, length)
-            .map_err(Error::io(path, "map all of it (is the address space limited? see ulimit -v)"))?;
+            .map_err(Error::io(path, "map all of it (see ulimit -v; where files cannot be mapped, use --load read)"))?;
         Ok(Mapping { map, begin: 0, length, loaded })
     }
 
@@ -204,7 +203,8 @@ pub struct Populated {
 
 /// Whether to map or to read a file of `length` bytes, with `memory` bytes to be had.
 fn choose(load: Load, file_system: FileSystem, length: u64, memory: Option<u64>) -> (Load, Reason) {
-    let fits = memory.is_none_or(|memory| length <= memory);
+    // Room is left for what a run needs beside the weights.
+    let fits = memory.is_none_or(|memory| length.saturating_add(length / 8) <= memory);
     match load {
         Load::Mmap | Load::Read => (load, Reason::Asked),
         Load::Auto if !file_system.remote => (Load::Mmap, Reason::FileSystem),
@@ -238,8 +238,8 @@ fn file_system(_file: &File) -> FileSystem {
 /// The first `length` bytes of the file, mapped; the caller has checked that it has them.
 fn map(file: &File, length: usize) -> io::Result<Mmap> {
     // SAFETY: the mapping is read-only and never longer than the file. The contract of a mapping also says that nobody
-    // changes the file meanwhile, which no program can enforce: the tensors are numbers without invalid bit patterns, and
-    // everything that steers the computation was copied and checked, so a changed file gives changed numbers. A
+    // changes the file meanwhile, which no program can enforce: the tensors are numbers without invalid bit patterns,
+    // and everything that steers the computation was copied and checked, so a changed file gives changed numbers. A
     // truncated one raises SIGBUS; README.md says so.
     unsafe { MmapOptions::new().len(length).map(file) }
 }
@@ -261,8 +261,8 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
     Ok((map, begin))
 }
 
-/// A mapping through which the pages of a piece are ordered before it is read: they then come by requests of 2 MiB, where
-/// plain reads of a network file system make many of 128 KiB. Its bytes are never touched, so that whatever fails
+/// A mapping through which the pages of a piece are ordered before it is read: they then come by requests of 2 MiB,
+/// where plain reads of a network file system make many of 128 KiB. Its bytes are never touched, so that whatever fails
 /// is an error of the read.
 #[cfg(target_os = "linux")]
 fn ahead(file: &File, length: usize) -> Option<Mmap> {
@@ -338,6 +338,7 @@ mod tests {
         assert_eq!(choose(Load::Auto, LOCAL, 10, Some(100)), (Load::Mmap, Reason::FileSystem));
         assert_eq!(choose(Load::Auto, REMOTE, 10, Some(100)), (Load::Read, Reason::FileSystem));
         assert_eq!(choose(Load::Auto, REMOTE, 10, None), (Load::Read, Reason::FileSystem));
+        assert_eq!(choose(Load::Auto, REMOTE, 89, Some(100)), (Load::Mmap, Reason::TooLarge));
         assert_eq!(choose(Load::Auto, REMOTE, 101, Some(100)), (Load::Mmap, Reason::TooLarge));
         assert_eq!(choose(Load::Mmap, REMOTE, 10, Some(100)), (Load::Mmap, Reason::Asked));
         assert_eq!(choose(Load::Read, LOCAL, 101, Some(100)), (Load::Read, Reason::Asked));

@@ -21,7 +21,8 @@ pub struct Products {
 }
 
 impl Products {
-    /// What `--isa` and `--matmul` choose; by default the fastest kernels of this machine, or `gemm` where there are none.
+    /// What `--isa` and `--matmul` choose; by default the fastest kernels of this machine, or `gemm` where there are
+    /// none.
     ///
     /// # Errors
     /// One line that names the option and what is possible.

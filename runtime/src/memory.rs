@@ -76,9 +76,15 @@ fn too_little(what: String, available: u64, advice: impl Display) -> Error {
 }
 
 /// Bytes that this process could still get: what the kernel says is available, or the smallest limit of its control
-/// groups when that is less. `None` where neither can be read.
+/// groups less what this process has, when that is less. `None` where neither can be read.
 pub fn available() -> Option<u64> {
-    kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(group_limit()).min()
+    let left = group_limit().map(|limit| limit.saturating_sub(anonymous_bytes().unwrap_or(0)));
+    kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(left).min()
+}
+
+/// Bytes of memory of this machine.
+pub fn total() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemTotal:")
 }
 
 /// The smallest memory limit of the control groups of this process, version 2 and version 1.
@@ -101,8 +107,8 @@ fn group_limit() -> Option<u64> {
     limits.min()
 }
 
-/// Bytes of memory that belong to this process alone, the mapped file not counted. Buffers and KV caches are kept to the
-/// end of a run, so that at the end this is the most it had.
+/// Bytes of memory that belong to this process alone, the mapped file not counted. Buffers and KV caches are kept to
+/// the end of a run, so that at the end this is the most it had.
 pub fn anonymous_bytes() -> Option<u64> {
     kilobytes("/proc/self/status", "RssAnon:")
 }

@@ -91,8 +91,8 @@ fn widest(config: &ModelConfig) -> usize {
 
 /// Several sequences that share each forward pass: a pass reads every weight once for all of them.
 ///
-/// A sequence has a place, from 0, which [`Batch::begin`] gives to the next one when it has ended. What a sequence yields
-/// does not depend on the others, to the last bit.
+/// A sequence has a place, from 0, which [`Batch::begin`] gives to the next one when it has ended. What a sequence
+/// yields does not depend on the others, to the last bit.
 pub struct Batch<'m> {
     model: &'m Model<'m>,
     options: Options,
@@ -107,9 +107,10 @@ impl<'m> Batch<'m> {
     /// Bytes that a batch needs while it holds sequences of so many positions: KV caches and activations.
     pub fn bytes(config: &ModelConfig, options: &Options, positions: &[usize]) -> u64 {
         let rows = options.clamped(positions.len()).chunk;
-        let caches: u64 = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows)).sum();
+        let caches = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows));
+        let caches = caches.fold(0, u64::saturating_add);
         let converted = 4 * rows as u64 * widest(config) as u64;
-        caches + Buffers::bytes(config, rows) + converted
+        caches.saturating_add(Buffers::bytes(config, rows) + converted)
     }
 
     /// A batch of places for `sequences` sequences, none of which has begun.
@@ -200,9 +201,9 @@ impl<'m> Batch<'m> {
     /// Evaluates the next tokens of some sequences, each given by its place, in one pass; at most a chunk of tokens in
     /// all. [`Batch::logits`] then gives what they predict.
     ///
-    /// # Errors
-    /// [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or than there are
-    /// positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is evaluated then.
+    /// # Errors [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or
+    /// than there are positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is
+    /// evaluated then.
     pub fn forward<'t>(
         &mut self,
         team: &mut Team,

@@ -44,8 +44,8 @@ impl ModelFile {
         ModelFile::open_with(path, Load::Mmap)
     }
 
-    /// Opens and checks a file, and maps it or reads it into memory: the tensors are there when this returns, or come when
-    /// they are touched.
+    /// Opens and checks a file, and maps it or reads it into memory: the tensors are there when this returns, or come
+    /// when they are touched.
     ///
     /// # Errors
     /// Those of [`ModelFile::open`], and [`Error::Request`] when it is to be read and there is not the memory for it.

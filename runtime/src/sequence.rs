@@ -1,4 +1,5 @@
-//! Sequences that are evaluated together: each has its own position and KV cache, and gives some rows to a forward pass.
+//! Sequences that are evaluated together: each has its own position and KV cache, and gives some rows to a forward
+//! pass.
 
 use crate::config::ModelConfig;
 use crate::error::Error;

@@ -1,7 +1,7 @@
 //! Memory of zeros for activations and KV caches, asked of the system once.
 //!
-//! Large buffers are mapped by themselves, with the wish for huge pages: a context of some thousand positions is read for
-//! every token, and in small pages the processor would look up the place of each of them.
+//! Large buffers are mapped by themselves, with the wish for huge pages: a context of some thousand positions is read
+//! for every token, and in small pages the processor would look up the place of each of them.
 
 use crate::error::Error;
 use memmap2::{MmapMut, MmapOptions};

@@ -1,9 +1,9 @@
 //! `bench`, what `make bench` and `make bench-peers` run: makes a model of random weights in a published shape and
-//! measures all of its way, from the folder to the last token, beside what it would have been without the model file; or,
-//! with `--peers`, beside other programs.
+//! measures all of its way, from the folder to the last token, beside what it would have been without the model file;
+//! or, with `--peers`, beside other programs.
 //!
-//! Whatever is compared is measured by turns in the same run. What was measured goes into `results.json`; the report and
-//! its charts are made from that alone, so that both commands add to the same report.
+//! Whatever is compared is measured by turns in the same run. What was measured goes into `results.json`; the report
+//! and its charts are made from that alone, so that both commands add to the same report.
 
 #[path = "bench/bars.rs"]
 mod bars;
@@ -59,7 +59,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use work::Work;
 
-/// Folders of weights that are on the disk at once: the weights, a copy of them or another program's model, a model file.
+/// Folders of weights that are on the disk at once: the weights, a copy of them or another program's model, a model
+/// file.
 const FOLDERS: f64 = 3.0;
 
 /// Generate a model of random weights, pack it, and measure packing, start-up, decode and prefill.

@@ -1,7 +1,7 @@
 //! How fast the threads can read the weights when they do nothing else.
 //!
-//! The bytes of the model's own mapping are added up in registers. How a core asks for its next lines decides how much of
-//! the memory's speed it sees, so several ways are tried and the best one is the ceiling.
+//! The bytes of the model's own mapping are added up in registers. How a core asks for its next lines decides how much
+//! of the memory's speed it sees, so several ways are tried and the best one is the ceiling.
 
 #![allow(unsafe_code)]
 

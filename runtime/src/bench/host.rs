@@ -1,6 +1,7 @@
 //! The machine, and what the kernel knows about this process.
 
 use crate::args::Args;
+use olmo_infer::memory;
 use std::fs;
 
 /// Where the figures were measured.
@@ -32,7 +33,7 @@ impl Host {
             cpu: model_name.map_or_else(unknown, |(_, name)| name.trim().to_string()),
             kernel: kernel.unwrap_or_else(|_| unknown()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: kilobytes("/proc/meminfo", "MemTotal:"),
+            memory_bytes: memory::total(),
             threads,
             isa: args.products.isa.name(),
             gemm: args.products.gemm,
@@ -65,23 +66,10 @@ impl Faults {
     }
 }
 
-/// Bytes of memory that belong to this process alone.
-pub fn anonymous_bytes() -> Option<u64> {
-    kilobytes("/proc/self/status", "RssAnon:")
-}
-
 /// Why a session of so many bytes does not fit; `None` when it does, or nobody knows.
 pub fn too_large(bytes: u64) -> Option<String> {
-    let available = kilobytes("/proc/meminfo", "MemAvailable:")?;
     // What was freed by earlier sessions is still counted as used.
-    let available = available + anonymous_bytes().unwrap_or(0);
+    let available = memory::available()?.saturating_add(memory::anonymous_bytes().unwrap_or(0));
     let gb = |bytes: u64| bytes as f64 / 1e9;
     (bytes > available).then(|| format!("needs {:.1} GB of memory, {:.1} GB are left", gb(bytes), gb(available)))
-}
-
-/// A `Key:  123 kB` line of a file in /proc, in bytes.
-fn kilobytes(path: &str, key: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().find(|line| line.starts_with(key))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

@@ -1,8 +1,8 @@
 //! `olmo-bench MODEL.olmo`: how close a model comes to what the machine can do.
 //!
 //! Everything is measured in one process over one mapping: first the start-up, then the ceilings (`ceiling`: reading
-//! memory, `peak`: arithmetic), then decode and prefill as shares of the ceiling next to them in time (`rounds`), because
-//! the speed of a machine that is not alone drifts by more than what there is to measure.
+//! memory, `peak`: arithmetic), then decode and prefill as shares of the ceiling next to them in time (`rounds`),
+//! because the speed of a machine that is not alone drifts by more than what there is to measure.
 
 mod args;
 mod ceiling;
@@ -23,6 +23,7 @@ use args::Args;
 use ceiling::{Ceiling, OneThread};
 use host::Host;
 use olmo_infer::error::Error;
+use olmo_infer::memory;
 use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::with_team;
@@ -81,7 +82,7 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
             peaks,
             decode,
             prefill,
-            anonymous_bytes: host::anonymous_bytes(),
+            anonymous_bytes: memory::anonymous_bytes(),
         })
     })
 }

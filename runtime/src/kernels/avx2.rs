@@ -141,8 +141,8 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
     first: usize,
 ) {
     const { assert!(size_of::<T>() == 4 && ROWS <= TILE_ROWS) }
-    // SAFETY: rows and panel are as large as the caller promised: `steps * width` weights, and `steps` activations after
-    // each `t * x_stride`. Prefetches may go anywhere.
+    // SAFETY: rows and panel are as large as the caller promised: `steps * width` weights, and `steps` activations
+    // after each `t * x_stride`. Prefetches may go anywhere.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
         if outputs.accumulate {

@@ -188,8 +188,8 @@ unsafe fn fma_tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usiz
 #[inline(always)]
 unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(work: &Work<'_, T>, outputs: &Outputs) {
     const { assert!(size_of::<T>() == 4 && ROWS <= TILE_ROWS) }
-    // SAFETY: rows and panel are as large as the caller promised: `steps * width` weights, and `steps` activations after
-    // each `t * x_stride`. Prefetches may go anywhere.
+    // SAFETY: rows and panel are as large as the caller promised: `steps * width` weights, and `steps` activations
+    // after each `t * x_stride`. Prefetches may go anywhere.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
         if outputs.accumulate {

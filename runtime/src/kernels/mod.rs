@@ -109,8 +109,8 @@ impl Isa {
         self.0 != Kind::Portable
     }
 
-    /// How often a product of so many rows goes over a panel, tile by tile of rows: AVX2 has registers for 16 outputs of
-    /// several rows at a time.
+    /// How often a product of so many rows goes over a panel, tile by tile of rows: AVX2 has registers for 16 outputs
+    /// of several rows at a time.
     fn strips(self, rows: usize, width: usize) -> usize {
         match self.0 {
             Kind::Avx2 if rows > 1 || width != 64 => width / 16,
@@ -226,8 +226,8 @@ fn flush(x: f32) -> f32 {
 }
 
 /// `w * x + acc` as the bf16 dot instruction computes it: subnormal inputs are zeros, the result is rounded to 24 bits
-/// whatever its exponent, and becomes zero of its sign when it is then below 2^-126. `w * x` must be exact in f64, as it
-/// is for bf16 numbers.
+/// whatever its exponent, and becomes zero of its sign when it is then below 2^-126. `w * x` must be exact in f64, as
+/// it is for bf16 numbers.
 #[inline(always)]
 fn fma_flushed(w: f32, x: f32, acc: f32) -> f32 {
     let (w, x, acc) = (flush(w), flush(x), flush(acc));

@@ -13,7 +13,8 @@ const BLOCK_STEPS: usize = 1024;
 const FEW_ROWS_BLOCK_STEPS: usize = 256;
 /// Up to so many rows memory limits the speed as much as the arithmetic does.
 const FEW_ROWS: usize = 24;
-/// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six rows.
+/// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six
+/// rows.
 pub const AHEAD_BYTES: usize = 1024;
 /// Most cache lines fetched per step: those of the widest panel's steps.
 const MOST_LINES: usize = 4;
@@ -143,8 +144,8 @@ impl<'b, 'a> Tiles<'b, 'a> {
         Tiles::new(out, steps, steps, false, CODED_STEP_BYTES / CACHE_LINE, Source::Once(from))
     }
 
-    /// The tiles of some steps of a coded panel. They are in the caches already; the block that follows, which is about as
-    /// long, in this panel or the next, is fetched meanwhile.
+    /// The tiles of some steps of a coded panel. They are in the caches already; the block that follows, which is about
+    /// as long, in this panel or the next, is fetched meanwhile.
     pub fn of_coded_block(part: &CodedPanel, out: &'b mut Block<'a>, accumulate: bool) -> Self {
         let (steps, n_tiles) = (part.n_steps(), out.rows().div_ceil(TILE_ROWS));
         let next = part.bytes().as_ptr_range().end.cast::<i8>();

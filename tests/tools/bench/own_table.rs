@@ -1,5 +1,5 @@
-//! olmo-pack and olmo-infer by themselves: one table, a column for each kind of model file and one for the run without a
-//! model file.
+//! olmo-pack and olmo-infer by themselves: one table, a column for each kind of model file and one for the run without
+//! a model file.
 
 use crate::kind;
 use crate::numbers::{median, number, ratios};
