@@ -6,6 +6,7 @@ use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -30,18 +31,32 @@ fn drop_pages(path: &Path) -> io::Result<Option<f64>> {
     // Pages that were not written yet would stay.
     file.sync_all()?;
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+    let left = share_in_memory(&file)?;
+    // What looking has brought in again.
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+    Ok(left)
+}
+
+/// The share of a file that is in memory, where the file system says so. The places that were looked at are afterwards.
+fn share_in_memory(file: &File) -> io::Result<Option<f64>> {
+    // A look at a page that is not there makes the kernel read it: that one alone, and not those behind it too.
+    rustix::fs::fadvise(file, 0, None, Advice::Random)?;
     let bytes = file.metadata()?.len();
     let mut here = 0;
     for sample in 0..SAMPLES {
-        match is_in_memory(&file, bytes / SAMPLES * sample)? {
-            Some(is_here) => here += u64::from(is_here),
+        let offset = bytes / SAMPLES * sample;
+        match is_in_memory(file, offset)? {
+            Some(true) => here += 1,
+            // Waits for it: reads on their way can neither be dropped nor be kept out of the next measurement.
+            Some(false) => file.read_exact_at(&mut [0], offset)?,
             None => return Ok(None),
         }
     }
     Ok(Some(here as f64 / SAMPLES as f64))
 }
 
-/// Whether the page at `offset` can be read without waiting for the disk; `None` where the file system does not say.
+/// Whether the page at `offset` can be read without waiting for the disk; `None` where the file system does not say. A
+/// page that cannot may be on its way afterwards.
 fn is_in_memory(file: &File, offset: u64) -> io::Result<Option<bool>> {
     let mut byte = [0];
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) {
@@ -74,5 +89,16 @@ mod tests {
         let here = is_in_memory(&File::open(&path).expect("opens"), 4096).expect("looked at");
         std::fs::remove_file(&path).expect("removed");
         assert_ne!(here, Some(false));
+    }
+
+    #[test]
+    fn looking_at_dropped_pages_does_not_bring_them_back() {
+        let path = std::env::temp_dir().join(format!("olmo-bench-dropped-{}", std::process::id()));
+        std::fs::write(&path, vec![7; 4 << 20]).expect("written");
+        let left = drop_pages(&path).expect("dropped");
+        let here = is_in_memory(&File::open(&path).expect("opens"), 0).expect("looked at");
+        std::fs::remove_file(&path).expect("removed");
+        // A file system in memory drops nothing.
+        assert_eq!(here, left.map(|left| left > 0.5));
     }
 }
