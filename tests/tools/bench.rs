@@ -72,7 +72,8 @@ struct Args {
     /// kinds of model files to measure (default f32,bf16-plain,bf16; the last in 12 bits a weight)
     #[argh(option)]
     types: Option<String>,
-    /// folder of the report (default target/bench); what another run found there on this machine stays in it
+    /// folder of the report (default target/bench); what another run of the same shape found on this
+    /// machine stays in it
     #[argh(option, default = "PathBuf::from(\"target/bench\")")]
     report: PathBuf,
     /// compare with other programs instead, in this virtual environment of Python
@@ -137,15 +138,33 @@ fn kinds(names: Option<&str>) -> Result<Vec<Kind>, String> {
     }
 }
 
-/// Measures one part of the results, and puts it beside the other part when there is one of this machine.
+/// What another run left in the folder of the report. An error when that cannot be read or is not of this machine and
+/// this shape, since the new results would take its place.
+fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
+    let elsewhere = |problem: String| format!("{problem}; give another folder with --report");
+    let Some(earlier) = Results::earlier(&args.report).map_err(elsewhere)? else { return Ok(None) };
+    let folder = args.report.display();
+    if earlier.shape != args.shape {
+        return Err(elsewhere(format!("{folder}: holds results of {}, not of {}", earlier.shape, args.shape)));
+    }
+    if !earlier.machine.is_like(machine) {
+        let Machine { cpu, cores, kernel, .. } = &earlier.machine;
+        let gib = earlier.machine.memory_gib();
+        return Err(elsewhere(format!(
+            "{folder}: holds results of another machine ({cpu}, {cores} cores, {gib} GiB, Linux {kernel})"
+        )));
+    }
+    Ok(Some(earlier))
+}
+
+/// Measures one part of the results, and puts it beside the other part when there is one.
 fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> {
-    let weights_bytes = work.generate(FOLDERS)?;
     let machine = Machine::read();
+    let earlier = earlier(args, &machine)?;
+    let weights_bytes = work.generate(FOLDERS)?;
     if machine.memory_bytes < 5 * weights_bytes / 2 {
         eprintln!("bench: this memory does not hold folder, heap and model together: some figures will be the disk's");
     }
-    let earlier = Results::read(&args.report).ok();
-    let earlier = earlier.filter(|results| results.machine == machine && results.shape == args.shape);
     let (own, comparisons) = earlier.map_or((None, Vec::new()), |results| (results.own, results.comparisons));
     let mut results = Results { machine, shape: args.shape.clone(), weights_bytes, own, comparisons };
     match &args.peers {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What a reader of the figures must know about it.
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Machine {
     /// Name of the processor.
     pub cpu: String,
@@ -40,6 +40,17 @@ impl Machine {
             memory_bytes: kilobytes.unwrap_or(0) * 1024,
         }
     }
+
+    /// Memory in GiB, rounded: what the kernel keeps for itself differs from one start to the next.
+    pub fn memory_gib(&self) -> u64 {
+        (self.memory_bytes as f64 / (1u64 << 30) as f64).round() as u64
+    }
+
+    /// Whether figures of both may stand in one report.
+    pub fn is_like(&self, other: &Machine) -> bool {
+        let facts = |of: &Machine| (of.cpu.clone(), of.cores, of.kernel.clone(), of.memory_gib());
+        facts(self) == facts(other)
+    }
 }
 
 /// The date, and what this was built from.
@@ -70,4 +81,23 @@ pub fn folder_bytes(folder: &Path) -> Result<u64, String> {
         bytes += entry.and_then(|entry| entry.metadata()).map_err(context)?.len();
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_the_same_with_a_little_less_memory_but_not_with_another_kernel() {
+        let machine = |kernel: &str, memory_bytes| Machine {
+            cpu: "CPU".into(),
+            cores: 2,
+            kernel: kernel.into(),
+            memory_bytes,
+        };
+        let now = machine("6.1", 25_276_502_016);
+        assert!(now.is_like(&machine("6.1", 25_276_000_000)));
+        assert!(!now.is_like(&machine("6.1", 16 << 30)));
+        assert!(!now.is_like(&machine("6.2", 25_276_502_016)));
+    }
 }

@@ -39,7 +39,6 @@ fn markdown(results: &Results, charts: &[(String, String)]) -> String {
 /// Title, dates, machine.
 fn head(results: &Results) -> String {
     let machine = &results.machine;
-    let gib = machine.memory_bytes as f64 / (1u64 << 30) as f64;
     let mut out = format!("# {}, random weights\n\n| | |\n|---|---|\n", results.shape);
     if let Some(own) = &results.own {
         out += &format!("| olmo-infer by itself | {}, {} |\n", own.version.date, own.version.program);
@@ -50,8 +49,11 @@ fn head(results: &Results) -> String {
         out += &format!("| beside {beside}, {} | {}, {} |\n", comparison.dtype, version.date, version.program);
     }
     out += &format!(
-        "| processor | {}, {} cores |\n| memory | {gib:.0} GiB |\n| kernel | Linux {} |\n",
-        machine.cpu, machine.cores, machine.kernel
+        "| processor | {}, {} cores |\n| memory | {} GiB |\n| kernel | Linux {} |\n",
+        machine.cpu,
+        machine.cores,
+        machine.memory_gib(),
+        machine.kernel
     );
     let ceiling = results.own.iter().flat_map(|own| &own.kinds).map(|of| number(&of.bench["ceiling"]["read_gb_s"]));
     if let Some(ceiling) = ceiling.reduce(f64::max) {

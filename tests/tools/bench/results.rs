@@ -5,7 +5,11 @@ use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
+
+/// The file in the folder of the report.
+const FILE: &str = "results.json";
 
 /// All results. The two parts are measured by two commands, and either may be missing; a comparison replaces the one of
 /// an earlier run.
@@ -159,9 +163,17 @@ pub struct Ours {
 impl Results {
     /// Reads the results of an earlier run.
     pub fn read(folder: &Path) -> Result<Results, String> {
-        let path = folder.join("results.json");
-        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+        Results::earlier(folder)?.ok_or_else(|| format!("{}: not there", folder.join(FILE).display()))
+    }
+
+    /// Reads the results of an earlier run; `None` when there was none.
+    pub fn earlier(folder: &Path) -> Result<Option<Results>, String> {
+        let path = folder.join(FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| format!("{}: {error}", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
     }
 
     /// Takes a comparison in, in the place of an earlier one of the same type and program.
@@ -174,11 +186,17 @@ impl Results {
         self.comparisons.sort_by_key(|comparison| kind::KINDS.iter().position(|kind| kind.dtype == comparison.dtype));
     }
 
-    /// Writes `results.json`.
+    /// Writes `results.json`, whole or not at all.
     pub fn write(&self, folder: &Path) -> Result<(), String> {
-        let path = folder.join("results.json");
+        let path = folder.join(FILE);
         let text = serde_json::to_string_pretty(self).map_err(|error| format!("{}: {error}", path.display()))?;
-        fs::write(&path, text + "\n").map_err(|error| format!("{}: cannot write the results: {error}", path.display()))
+        let temporary = folder.join(format!("{FILE}.tmp"));
+        let written = fs::write(&temporary, text + "\n").and_then(|()| fs::rename(&temporary, &path));
+        written.map_err(|error| {
+            // The first error is the one to tell.
+            let _half_a_file = fs::remove_file(&temporary);
+            format!("{}: cannot write the results: {error}", path.display())
+        })
     }
 }
 
@@ -191,5 +209,33 @@ impl Comparison {
     /// Something that the program said of itself.
     pub fn fact(&self, key: &str) -> &str {
         self.peer[key].as_str().unwrap_or("unknown")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Results {
+        let machine = Machine { cpu: "CPU".into(), cores: 2, kernel: "6.1".into(), memory_bytes: 1 << 30 };
+        Results { machine, shape: "tiny".into(), weights_bytes: 1, own: None, comparisons: Vec::new() }
+    }
+
+    #[test]
+    fn only_a_missing_file_is_no_results() {
+        let folder = std::env::temp_dir().join(format!("olmo-bench-results-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let missing = Results::earlier(&folder);
+        let written = results().write(&folder);
+        let whole = Results::earlier(&folder);
+        let files = fs::read_dir(&folder).expect("a folder").count();
+        fs::write(folder.join(FILE), "{").expect("written");
+        let broken = Results::earlier(&folder);
+        fs::remove_dir_all(&folder).expect("removed");
+        assert!(missing.expect("nothing wrong").is_none());
+        written.expect("written");
+        assert_eq!(whole.expect("nothing wrong").expect("results").shape, "tiny");
+        assert_eq!(files, 1, "only {FILE} is left");
+        assert!(broken.is_err());
     }
 }
