@@ -180,7 +180,7 @@ fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> 
                 (false, true) => Effort::Full,
                 (false, false) => Effort::Usual,
             };
-            results.own = Some(own::measure(work, kinds, effort)?);
+            own::measure(work, kinds, effort, &mut results, &args.report)?;
         }
     }
     Ok(results)

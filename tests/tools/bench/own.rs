@@ -4,7 +4,7 @@ use crate::cold;
 use crate::kind::Kind;
 use crate::machine;
 use crate::ours::Ours;
-use crate::results::{Crowded, OfKind, Own, Packed};
+use crate::results::{Crowded, OfKind, Own, Packed, Results};
 use crate::sequences;
 use crate::work::Work;
 use olmo_infer::model::Model;
@@ -41,8 +41,19 @@ impl Effort {
     }
 }
 
-/// Measures all kinds; each model file is removed before the next is made.
-pub fn measure(work: &Work, kinds: &[Kind], effort: Effort) -> Result<Own, String> {
+/// Measures all kinds, and puts each into `results` and into `folder` as soon as it is measured, in the place of what
+/// another run found; each model file is removed before the next is made.
+pub fn measure(
+    work: &Work,
+    kinds: &[Kind],
+    effort: Effort,
+    results: &mut Results,
+    folder: &Path,
+) -> Result<(), String> {
+    let mut keep = |own: &Own| {
+        results.own = Some(own.clone());
+        results.write(folder)
+    };
     let mut own = Own { version: machine::version(), copies: Vec::new(), kinds: Vec::new(), baseline: Vec::new() };
     for kind in kinds {
         // A copy has the bytes of the f32 file, so only that one is compared with it.
@@ -52,14 +63,16 @@ pub fn measure(work: &Work, kinds: &[Kind], effort: Effort) -> Result<Own, Strin
         let result = of_kind(work, kind, effort, packed);
         work.remove(&work.model(kind));
         own.kinds.push(result?);
+        keep(&own)?;
         if kind.dtype == "f32" {
             for number in 1..=effort.runs(BASELINE_RUNS) {
                 eprintln!("bench: baseline, {number} of {}", effort.runs(BASELINE_RUNS));
                 own.baseline.push(work.programs.baseline(&work.weights, &work.four_score)?);
+                keep(&own)?;
             }
         }
     }
-    Ok(own)
+    Ok(())
 }
 
 /// Everything about one model file.

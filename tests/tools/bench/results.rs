@@ -37,7 +37,7 @@ pub struct Version {
 }
 
 /// olmo-pack and olmo-infer by themselves.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Own {
     /// Of this part.
     pub version: Version,
@@ -50,7 +50,7 @@ pub struct Own {
 }
 
 /// What was measured on one model file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct OfKind {
     /// Name of the kind.
     pub kind: String,
@@ -71,7 +71,7 @@ pub struct OfKind {
 }
 
 /// One packing.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Packed {
     /// From the start of the process to its end, in seconds.
     pub seconds: f64,
@@ -82,7 +82,7 @@ pub struct Packed {
 }
 
 /// Decode with a thread for each core, and with more, by turns.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Crowded {
     /// Threads of the first.
     pub cores: usize,
@@ -95,7 +95,7 @@ pub struct Crowded {
 }
 
 /// So many sequences in one process.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Sequences {
     /// How many.
     pub n: usize,
@@ -104,7 +104,7 @@ pub struct Sequences {
 }
 
 /// One cold start and its neighbours.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Cold {
     /// Reading what a token needs, by MADV_POPULATE_READ, after the pages were dropped; in seconds.
     pub disk: f64,
