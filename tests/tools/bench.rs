@@ -55,7 +55,7 @@ use peer::Python;
 use peers::Rounds;
 use results::Results;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use work::Work;
 
@@ -91,7 +91,7 @@ struct Args {
     /// measure nothing: make the report again from the results in its folder
     #[argh(switch)]
     render: bool,
-    /// leave the folder of weights where it is
+    /// leave the folder of weights where it is, for the next run
     #[argh(switch)]
     keep: bool,
 }
@@ -110,19 +110,21 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), String> {
     let kinds = kinds(args.types.as_deref())?;
     fs::create_dir_all(&args.report).map_err(|error| format!("{}: {error}", args.report.display()))?;
-    let results = match args.render {
-        true => Results::read(&args.report)?,
-        false => {
-            let work = Work::new(&args.shape, &PathBuf::from("target/bench"))?;
-            let results = measure(args, &kinds, &work);
-            if !args.keep {
-                work.remove_all();
-            }
-            results?
-        }
-    };
-    results.write(&args.report)?;
-    let (path, text) = report::write(&results, &args.report)?;
+    if args.render {
+        return write_report(&Results::read(&args.report)?, &args.report);
+    }
+    let work = Work::new(&args.shape, &PathBuf::from("target/bench"))?;
+    let measured = measure(args, &kinds, &work).and_then(|results| write_report(&results, &args.report));
+    match (measured, work.remove_all(args.keep)) {
+        (Err(problem), Err(left)) => Err(format!("{problem}; {left}")),
+        (measured, removed) => measured.and(removed),
+    }
+}
+
+/// Writes the report, and prints it.
+fn write_report(results: &Results, folder: &Path) -> Result<(), String> {
+    results.write(folder)?;
+    let (path, text) = report::write(results, folder)?;
     print!("{text}");
     eprintln!("bench: written to {}", path.display());
     Ok(())

@@ -6,7 +6,7 @@ use crate::machine;
 use crate::ours::Ours;
 use crate::results::{Crowded, OfKind, Own, Packed, Results};
 use crate::sequences;
-use crate::work::Work;
+use crate::work::{self, Work};
 use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
 use std::path::Path;
@@ -60,10 +60,9 @@ pub fn measure(
         let beside_copies = kind.dtype == "f32";
         let times = if beside_copies { effort.runs(PACKINGS) } else { 1 };
         let packed = work.pack(kind, times, beside_copies.then_some(&mut own.copies))?;
-        let result = of_kind(work, kind, effort, packed);
-        work.remove(&work.model(kind));
-        own.kinds.push(result?);
+        own.kinds.push(of_kind(work, kind, effort, packed)?);
         keep(&own)?;
+        work::remove(&work.model(kind))?;
         if kind.dtype == "f32" {
             for number in 1..=effort.runs(BASELINE_RUNS) {
                 eprintln!("bench: baseline, {number} of {}", effort.runs(BASELINE_RUNS));

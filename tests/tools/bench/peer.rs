@@ -25,6 +25,13 @@ pub const PROGRAMS: [Program; 2] = [
     Program { name: "transformers", script: "torch_peer.py", converter: "to_safetensors.py", suffix: "-hf" },
 ];
 
+impl Program {
+    /// Where its model of a type lies.
+    pub fn model(&self, folder: &Path, dtype: &str) -> PathBuf {
+        folder.join(format!("peer-{dtype}{}", self.suffix))
+    }
+}
+
 /// The Python that has them.
 pub struct Python {
     /// The interpreter.
@@ -45,11 +52,9 @@ impl Python {
     }
 
     /// Makes a model that the program reads.
-    pub fn convert(&self, program: &Program, weights: &Path, folder: &Path, dtype: &str) -> Result<PathBuf, String> {
-        let model = folder.join(format!("peer-{dtype}{}", program.suffix));
+    pub fn convert(&self, program: &Program, weights: &Path, model: &Path, dtype: &str) -> Result<(), String> {
         let mut command = self.script(program.converter);
-        output(command.arg(weights).arg(&model).args(["--dtype", dtype]))?;
-        Ok(model)
+        output(command.arg(weights).arg(model).args(["--dtype", dtype])).map(|_| ())
     }
 
     /// Seconds to the first logits of a fresh process, after its imports.

@@ -7,7 +7,7 @@ use crate::numbers::median;
 use crate::ours::Ours;
 use crate::peer::{PROGRAMS, Peer, Program, Python};
 use crate::results::{self, Comparison, Contest, Results};
-use crate::work::Work;
+use crate::work::{self, Work};
 use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
 use std::path::{Path, PathBuf};
@@ -64,14 +64,15 @@ pub fn measure(
         }
         for program in &PROGRAMS {
             eprintln!("bench: converting {dtype} for {}", program.name);
-            let model = python.convert(program, &work.weights, &work.folder, dtype)?;
-            let result = compare(work, &kinds, rounds, python, program, &model);
-            work.remove(&model);
-            results.put(result?);
+            let model = program.model(&work.folder, dtype);
+            work.will_make(&model);
+            python.convert(program, &work.weights, &model, dtype)?;
+            results.put(compare(work, &kinds, rounds, python, program, &model)?);
             results.write(folder)?;
+            work::remove(&model)?;
         }
         for kind in &kinds {
-            work.remove(&work.model(kind));
+            work::remove(&work.model(kind))?;
         }
     }
     Ok(())
@@ -99,6 +100,7 @@ fn compare(
         ours.push((*kind, path, Ours::new(file, model, PROMPTS[PROMPTS.len() - 1])?));
     }
     say("starting");
+    // It stays after an error, which names it.
     let log = work.folder.join(format!("peer-{dtype}.log"));
     let mut peer = python.start(program, theirs, rounds.threads, &log)?;
     let logits_differ = check_same_model(&mut peer, &mut ours, &work.prompt(), rounds)?;
@@ -117,7 +119,7 @@ fn compare(
     }
     let facts = peer.facts.clone();
     drop(peer);
-    work.remove(&log);
+    work::remove(&log)?;
     Ok(Comparison {
         version: machine::version(),
         threads: rounds.threads,

@@ -5,8 +5,10 @@ use crate::machine;
 use crate::packing::{self, Packing};
 use crate::programs::Programs;
 use crate::results::Packed;
+use std::cell::RefCell;
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Ids of "Four score and seven" in OLMo's vocabulary.
@@ -26,6 +28,8 @@ pub struct Work {
     pub one_token: PathBuf,
     /// All of them are inside.
     pub folder: PathBuf,
+    /// What was made, whole or in part, and may have to be removed.
+    made: RefCell<Vec<PathBuf>>,
 }
 
 impl Work {
@@ -40,10 +44,12 @@ impl Work {
             four_score: folder.join("fourscore.bin"),
             one_token: folder.join("one-token.bin"),
             folder,
+            made: RefCell::default(),
         };
         for (path, ids) in [(&work.four_score, &FOUR_SCORE[..]), (&work.one_token, &FOUR_SCORE[..1])] {
             let ids = work.ids(ids);
             let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            work.will_make(path);
             fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         Ok(work)
@@ -75,9 +81,11 @@ impl Work {
     pub fn generate(&self, folders: f64) -> Result<u64, String> {
         // Only a folder of holes says how large this shape is before it takes any space.
         let copy = self.copy();
+        self.will_make(&copy);
         self.programs.random_weights(&self.shape, &copy, true)?;
         let bytes = machine::folder_bytes(&copy)?;
         packing::remove_folder(&copy)?;
+        self.will_make(&self.weights);
         let there = machine::folder_bytes(&self.weights).unwrap_or(0);
         // A little more, for the file system.
         let needed = (folders * 1.01 * bytes as f64) as u64;
@@ -104,6 +112,8 @@ impl Work {
     /// Packs the weights, `times` times; with `copies`, each time beside a copy of the folder.
     pub fn pack(&self, kind: &Kind, times: usize, mut copies: Option<&mut Vec<f64>>) -> Result<Vec<Packed>, String> {
         let (copy, model) = (self.copy(), self.model(kind));
+        self.will_make(&copy);
+        self.will_make(&model);
         let packing = Packing { programs: &self.programs, weights: &self.weights, copy: &copy, model: &model };
         let mut packed = Vec::new();
         for number in 1..=times {
@@ -116,15 +126,48 @@ impl Work {
         Ok(packed)
     }
 
-    /// Removes a file or folder of this run.
-    pub fn remove(&self, path: &Path) {
-        let _not_there = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    /// Remembers a file or folder before it is made, so that it is removed even when its maker fails.
+    pub fn will_make(&self, path: &Path) {
+        let mut made = self.made.borrow_mut();
+        if !made.iter().any(|other| other == path) {
+            made.push(path.to_path_buf());
+        }
     }
 
-    /// Removes what is left.
-    pub fn remove_all(&self) {
-        for path in [&self.weights, &self.copy(), &self.four_score, &self.one_token] {
-            self.remove(path);
+    /// Removes all that was made and is still there, with `keep` without the folder of weights.
+    pub fn remove_all(&self, keep: bool) -> Result<(), String> {
+        let made = self.made.borrow();
+        let unwanted = made.iter().filter(|path| !keep || **path != self.weights);
+        let problems: Vec<String> = unwanted.filter_map(|path| remove(path).err()).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+}
+
+/// Removes a file or folder, if it is there.
+pub fn remove(path: &Path) -> Result<(), String> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(format!("{}: cannot be removed: {error}", path.display()))
         }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_needs_no_removing_but_every_other_failure_is_told() {
+        let folder = env::temp_dir().join(format!("olmo-bench-remove-{}", std::process::id()));
+        fs::create_dir_all(folder.join("inside")).expect("a folder");
+        fs::write(folder.join("file"), "x").expect("written");
+        let missing = remove(&folder.join("missing"));
+        let failed = remove(&folder.join("file/inside"));
+        let removed = remove(&folder);
+        assert_eq!((missing, removed), (Ok(()), Ok(())));
+        assert!(failed.is_err_and(|problem| problem.contains("file/inside")));
+        assert!(!folder.exists());
     }
 }
