@@ -61,7 +61,7 @@ impl Python {
     pub fn first_token(&self, program: &Program, model: &Path, threads: usize) -> Result<f64, String> {
         let mut command = self.script(program.script);
         let answer = json(command.arg(model).args(["--threads", &threads.to_string(), "--first-token"]))?;
-        Ok(number(&answer["seconds"]))
+        seconds(program.name, &answer, "--first-token")
     }
 
     /// Starts a program, which loads its model.
@@ -100,10 +100,7 @@ pub struct Peer {
 impl Peer {
     /// Asks for a measurement: its seconds.
     pub fn seconds(&mut self, request: &str) -> Result<f64, String> {
-        match self.ask(request)?["seconds"].as_f64() {
-            Some(seconds) if seconds > 0.0 => Ok(seconds),
-            _ => Err(format!("{}: no time in the answer to {request:?}", self.name)),
-        }
+        seconds(self.name, &self.ask(request)?, request)
     }
 
     /// Logits of the last token of a prompt.
@@ -136,5 +133,27 @@ impl Drop for Peer {
         // It only waits for requests: nothing is lost, and there is nobody to tell of a failure.
         let _gone_already = self.child.kill();
         let _status = self.child.wait();
+    }
+}
+
+/// The time in an answer.
+fn seconds(name: &str, answer: &Value, request: &str) -> Result<f64, String> {
+    match answer["seconds"].as_f64() {
+        Some(seconds) if seconds > 0.0 => Ok(seconds),
+        _ => Err(format!("{name}: no time in the answer to {request:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_without_a_time_is_an_error() {
+        assert_eq!(seconds("other", &json!({"seconds": 1.5}), "prefill 128"), Ok(1.5));
+        for answer in [json!({}), json!({"seconds": null}), json!({"seconds": 0.0}), json!({"seconds": "1.5"})] {
+            assert!(seconds("other", &answer, "prefill 128").is_err(), "{answer}");
+        }
     }
 }
