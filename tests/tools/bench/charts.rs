@@ -147,7 +147,7 @@ fn sequences(kinds: &[OfKind], rate: &dyn Fn(f64) -> String) -> Vec<Group> {
     let numbers = kinds.first().map_or(&[][..], |of| &of.sequences[..]).iter().map(|of| of.n);
     let groups = numbers.map(|n| {
         let bars = kinds.iter().filter_map(|of| {
-            let value = median(of.sequences.iter().find(|of| of.n == n)?.tok_s.iter().copied());
+            let value = median(of.sequences.iter().find(|of| of.n == n)?.measured());
             value.is_finite().then(|| bar(of, value, rate(value)))
         });
         Group { heading: if n == 1 { "1 sequence".into() } else { format!("{n} sequences") }, bars: bars.collect() }

@@ -140,15 +140,19 @@ fn cold(rounds: &[Cold]) -> String {
 
 /// Tokens a second of `n` sequences, and how many times that of one it is.
 fn sequences(of: &OfKind, n: usize) -> String {
-    let runs = |n: usize| of.sequences.iter().find(|of| of.n == n).map_or(&[][..], |of| &of.tok_s[..]);
-    // Rates, so the pairs are the other way round.
-    match ratios(runs(n), runs(1)) {
-        Some((times, _, _)) if n > 1 => {
-            format!("{:.1} tok/s, {times:.2} x one", median(runs(n).iter().copied()))
-        }
-        _ if runs(n).is_empty() => String::from("not measured"),
-        _ => format!("{:.1} tok/s", median(runs(n).iter().copied())),
+    let rounds = |n: usize| of.sequences.iter().find(|of| of.n == n).map_or(&[][..], |of| &of.tok_s[..]);
+    let rates: Vec<f64> = rounds(n).iter().flatten().copied().collect();
+    if rates.is_empty() {
+        return String::from("not measured");
     }
+    // Rounds in which both gave a rate. Rates, so the pairs are the other way round.
+    let pairs = rounds(n).iter().zip(rounds(1)).filter_map(|(many, one)| many.zip(*one));
+    let (many, one): (Vec<f64>, Vec<f64>) = pairs.unzip();
+    let times = match ratios(&many, &one) {
+        Some((times, _, _)) if n > 1 => format!(", {times:.2} x one"),
+        _ => String::new(),
+    };
+    format!("{:.1} tok/s{times}", median(rates))
 }
 
 /// Open and page-in of one model file.

@@ -121,7 +121,12 @@ mod tests {
             one_token: vec![0.2],
             four_score: vec![2.0],
             crowded: Crowded { cores: 2, threads: 4, with_cores: vec![1.0], with_threads: vec![1.5] },
-            sequences: vec![Sequences { n: 1, tok_s: vec![10.0] }, Sequences { n: 8, tok_s: vec![70.0] }],
+            // The second round of one sequence gave nothing.
+            sequences: vec![
+                Sequences { n: 1, tok_s: vec![Some(10.0), None, Some(20.0)] },
+                Sequences { n: 4, tok_s: vec![None] },
+                Sequences { n: 8, tok_s: vec![Some(70.0), Some(80.0), Some(140.0)] },
+            ],
             cold: vec![Cold { disk: 1.0, cold: 1.1, warm: 0.2, left: Some(0.0) }],
         };
         let ours = Ours { kind: "f32".into(), seconds: vec![0.8], huge_share: Some(1.0) };
@@ -155,11 +160,27 @@ mod tests {
             "| decode at context 16 | f32 | 10.0 tok/s | 5.0 tok/s | **2.00** (2.00 to 2.00) |",
             "4 threads take 1.50 x the time of 2",
             "1.10 s, 1.10 x the slower of disk (1.00 s) and warm (0.20 s)",
-            "| 8 sequences at once | 70.0 tok/s, 7.00 x one |",
+            "| 4 sequences at once | not measured |",
+            "| 8 sequences at once | 80.0 tok/s, 7.00 x one |",
         ] {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }
         assert!(!text.contains("NaN"), "{text}");
+    }
+
+    #[test]
+    fn a_chart_has_no_bar_for_what_gave_no_number() {
+        let folder = std::env::temp_dir().join(format!("olmo-bench-charts-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let drawn = charts::draw(&results(), &folder);
+        let svg = fs::read_to_string(folder.join("sequences.svg"));
+        fs::remove_dir_all(&folder).expect("removed");
+        drawn.expect("drawn");
+        let svg = svg.expect("a chart");
+        for (expected, is_there) in [("1 sequence", true), ("8 sequences", true), ("4 sequences", false)] {
+            assert_eq!(svg.lines().any(|line| line.trim() == expected), is_there, "{expected} in {svg}");
+        }
+        assert!(!svg.contains("NaN"), "{svg}");
     }
 
     #[test]

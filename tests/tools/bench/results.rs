@@ -99,8 +99,8 @@ pub struct Crowded {
 pub struct Sequences {
     /// How many.
     pub n: usize,
-    /// Tokens a second of all of them together, run by run.
-    pub tok_s: Vec<f64>,
+    /// Tokens a second of all of them together, round by round; `None` where the difference of two runs gave none.
+    pub tok_s: Vec<Option<f64>>,
 }
 
 /// One cold start and its neighbours.
@@ -158,6 +158,13 @@ pub struct Ours {
     pub seconds: Vec<f64>,
     /// Least share of the mapped weights that was in huge pages before a run; `None` where a process of its own ran.
     pub huge_share: Option<f64>,
+}
+
+impl Sequences {
+    /// The rounds that gave a rate.
+    pub fn measured(&self) -> impl Iterator<Item = f64> {
+        self.tok_s.iter().flatten().copied()
+    }
 }
 
 impl Results {

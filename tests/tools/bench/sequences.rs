@@ -20,10 +20,8 @@ pub fn measure(programs: &Programs, model: &Path, prompt: &Path, quick: bool) ->
             let prompts = vec![prompt; *n];
             let few = programs.olmo_infer(model, &prompts, FEW)?;
             let many = programs.olmo_infer(model, &prompts, MANY)?;
-            // In a model without size the difference is noise.
-            if many > few {
-                tok_s.push((*n * (MANY - FEW)) as f64 / (many - few));
-            }
+            // In a model without size the difference is noise. The round keeps its place beside those of other numbers.
+            tok_s.push((many > few).then(|| (*n * (MANY - FEW)) as f64 / (many - few)));
         }
     }
     Ok(results)
