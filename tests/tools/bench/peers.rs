@@ -7,6 +7,7 @@ use crate::numbers::median;
 use crate::ours::Ours;
 use crate::peer::{PROGRAMS, Peer, Program, Python};
 use crate::results::{self, Comparison, Contest, Results};
+use crate::summary::{CONTEXT, PROMPTS};
 use crate::work::{self, Work};
 use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
@@ -18,11 +19,8 @@ use std::time::Duration;
 const DECODE_ROUNDS: usize = 15;
 const PREFILL_ROUNDS: usize = 7;
 const FIRST_TOKEN_ROUNDS: usize = 5;
-/// Context and tokens of a round of decode.
-const CONTEXT: usize = 16;
+/// Tokens of a round of decode.
 const TOKENS: usize = 8;
-/// Lengths of prompts.
-const PROMPTS: [usize; 2] = [128, 512];
 /// After its answer a program's threads may spin a little before they sleep.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Logits further from ours than this are those of another model.

@@ -4,9 +4,9 @@ use crate::kind::{self, Kind};
 use crate::numbers::{median, number};
 use crate::results::{Comparison, Contest, OfKind, Own, Results};
 
-/// Lengths of prompts that are shown.
+/// Lengths of prompts that are measured beside other programs and shown, ascending.
 pub const PROMPTS: [usize; 2] = [128, 512];
-/// Context at which decode is shown.
+/// Context at which decode is measured beside other programs and shown.
 pub const CONTEXT: usize = 16;
 
 /// One program and one kind of model file. A figure that was not measured is NaN.
