@@ -6,7 +6,7 @@ use crate::numbers::{median, number, ratios};
 use crate::results::{Cold, OfKind, Own};
 use serde_json::Value;
 
-/// A line of the table: its name, a cell for each type, the baseline's cell.
+/// A line of the table, where `n` is how many runs a median is of: its name, a cell for each type, the baseline's cell.
 struct Line {
     name: String,
     cells: Vec<String>,
@@ -29,7 +29,8 @@ fn lines(own: &Own) -> Vec<Line> {
         let times: Vec<f64> = own.baseline.iter().filter_map(|run| run[key].as_f64()).collect();
         (!times.is_empty()).then(|| median(times))
     };
-    let seconds = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2} s"));
+    let runs = own.baseline.len();
+    let seconds = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2} s, n = {runs}"));
     let line = |name: &str, cell: &dyn Fn(&OfKind) -> String| Line {
         name: name.into(),
         cells: own.kinds.iter().map(cell).collect(),
@@ -41,10 +42,10 @@ fn lines(own: &Own) -> Vec<Line> {
     let mut lines = vec![
         line("model file", &|of| format!("{:.3} GB", of.packed[0].file_bytes as f64 / 1e9)),
         line("`olmo-pack`", &|of| {
-            let time = median(of.packed.iter().map(|packed| packed.seconds));
+            let (time, n) = (median(of.packed.iter().map(|packed| packed.seconds)), of.packed.len());
             match of.kind == "f32" && copy.is_finite() {
-                true => format!("{time:.2} s, {:.2} x `cp` + `sync` ({copy:.2} s)", time / copy),
-                false => format!("{time:.2} s"),
+                true => format!("{time:.2} s, {:.2} x `cp` + `sync` ({copy:.2} s), n = {n}", time / copy),
+                false => format!("{time:.2} s, n = {n}"),
             }
         }),
         line("its peak anonymous memory", &|of| {
@@ -69,11 +70,12 @@ fn lines(own: &Own) -> Vec<Line> {
             let ceiling = number(&of.bench["ceiling"]["read_gb_s"]);
             let reading = number(&of.bench["model"]["bytes_per_token"]) / ceiling / 1e9;
             let time = median(of.one_token.iter().copied());
-            format!("{time:.3} s; reading its weights at the ceiling takes {reading:.3} s")
+            let n = of.one_token.len();
+            format!("{time:.3} s, n = {n}; reading its weights at the ceiling takes {reading:.3} s")
         }),
         beside(
             "whole process, 4 tokens and on to 20",
-            &|of| format!("{:.2} s", median(of.four_score.iter().copied())),
+            &|of| format!("{:.2} s, n = {}", median(of.four_score.iter().copied()), of.four_score.len()),
             seconds(baseline("wall_s")),
         ),
         line("anonymous memory of `olmo-bench`", &|of| {
@@ -113,8 +115,10 @@ fn crowded(of: &OfKind) -> String {
     let crowded = &of.crowded;
     match ratios(&crowded.with_threads, &crowded.with_cores) {
         Some((middle, least, most)) => format!(
-            "{} threads take {middle:.2} x the time of {} ({least:.2} to {most:.2})",
-            crowded.threads, crowded.cores
+            "{} threads take {middle:.2} x the time of {} ({least:.2} to {most:.2}), n = {}",
+            crowded.threads,
+            crowded.cores,
+            crowded.with_cores.len()
         ),
         None => String::new(),
     }
@@ -131,10 +135,11 @@ fn cold(rounds: &[Cold]) -> String {
         None => String::from("; whether they were dropped is not known"),
     };
     format!(
-        "{:.2} s, {ratio:.2} x the slower of disk ({:.2} s) and warm ({:.2} s){dropped}",
+        "{:.2} s, {ratio:.2} x the slower of disk ({:.2} s) and warm ({:.2} s), n = {}{dropped}",
         of(|round| round.cold),
         of(|round| round.disk),
-        of(|round| round.warm)
+        of(|round| round.warm),
+        rounds.len()
     )
 }
 
@@ -148,11 +153,12 @@ fn sequences(of: &OfKind, n: usize) -> String {
     // Rounds in which both gave a rate. Rates, so the pairs are the other way round.
     let pairs = rounds(n).iter().zip(rounds(1)).filter_map(|(many, one)| many.zip(*one));
     let (many, one): (Vec<f64>, Vec<f64>) = pairs.unzip();
+    let n_rates = rates.len();
     let times = match ratios(&many, &one) {
         Some((times, _, _)) if n > 1 => format!(", {times:.2} x one"),
         _ => String::new(),
     };
-    format!("{:.1} tok/s{times}", median(rates))
+    format!("{:.1} tok/s{times}, n = {n_rates}", median(rates))
 }
 
 /// Open and page-in of one model file.

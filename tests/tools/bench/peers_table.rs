@@ -11,9 +11,10 @@ const HUGE: f64 = 0.99;
 /// The part of the report, in Markdown.
 pub fn markdown(comparisons: &[Comparison]) -> String {
     let mut out = String::from(
-        "Every program with as many threads, one run of each by turns. The last column is how many times as fast we are: the \
-         median of the pairs of neighbouring runs, the least and the most. First token: ours is a whole process; theirs \
-         is a fresh process too, but measured from the end of its Python imports on: loading and the first logits.\n",
+        "Every program with as many threads, one run of each by turns. Times as fast: how many times as fast we are, \
+         the median of the pairs of neighbouring runs, the least and the most; n is how many pairs. First token: ours \
+         is a whole process; theirs is a fresh process too, but measured from the end of its Python imports on: \
+         loading and the first logits.\n",
     );
     for comparison in comparisons {
         out += &section(comparison);
@@ -26,7 +27,7 @@ fn section(comparison: &Comparison) -> String {
     let fact = |key: &str| comparison.fact(key);
     let mut out = format!(
         "\n### {} {}\n\n{}, {} threads, {}. Built {}. Its logits are {:.1e} from ours (root mean square of the \
-         differences, relative).\n\n| | our file | ours | {} | times as fast |\n|---|---|---|---|---|\n",
+         differences, relative).\n\n| | our file | ours | {} | times as fast | n |\n|---|---|---|---|---|---|\n",
         fact("name"),
         comparison.dtype,
         fact("version"),
@@ -60,7 +61,8 @@ fn line(contest: &Contest, ours: &Ours) -> String {
         None => String::from("not measured"),
     };
     let (label, own, theirs) = (kind::label(&ours.kind), figure(&ours.seconds), figure(&contest.theirs));
-    format!("| {what} | {label} | {own} | {theirs} | {ratio} |\n")
+    let n = contest.theirs.len().min(ours.seconds.len());
+    format!("| {what} | {label} | {own} | {theirs} | {ratio} | {n} |\n")
 }
 
 /// What to know when a file of ours was not mapped in huge pages before every run.
@@ -109,8 +111,8 @@ mod tests {
     #[test]
     fn each_of_our_kinds_is_compared_pair_by_pair() {
         let text = report(1.0);
-        let plain = "| decode at context 16 | bf16 plain | 10.0 tok/s | 8.0 tok/s | **1.25** (1.25 to 2.00) |";
-        let coded = "| decode at context 16 | bf16 in 12 bits | 16.0 tok/s | 8.0 tok/s | **2.00** (2.00 to 4.00) |";
+        let plain = "| decode at context 16 | bf16 plain | 10.0 tok/s | 8.0 tok/s | **1.25** (1.25 to 2.00) | 3 |";
+        let coded = "| decode at context 16 | bf16 in 12 bits | 16.0 tok/s | 8.0 tok/s | **2.00** (2.00 to 4.00) | 3 |";
         assert!(text.contains(plain) && text.contains(coded), "{text}");
         assert!(!text.contains("huge pages"), "{text}");
     }

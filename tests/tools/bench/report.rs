@@ -29,8 +29,8 @@ fn markdown(results: &Results, charts: &[(String, String)]) -> String {
         out += &peers_table::markdown(&results.comparisons);
     }
     if let Some(own) = &results.own {
-        out +=
-            "\n## By themselves\n\nShares are of the ceiling measured right before and after, medians over rounds.\n\n";
+        out += "\n## By themselves\n\nShares are of the ceiling measured right before and after, medians over rounds; \
+                n is how many runs.\n\n";
         out += &own_table::markdown(own);
     }
     out
@@ -157,11 +157,11 @@ mod tests {
             "| **olmo-infer, f32** | 10.0 tok/s |  |  | 0.20 s | 1.10 s |",
             "| other, f32 | 5.0 tok/s |",
             "![Decode](decode.svg)",
-            "| decode at context 16 | f32 | 10.0 tok/s | 5.0 tok/s | **2.00** (2.00 to 2.00) |",
-            "4 threads take 1.50 x the time of 2",
-            "1.10 s, 1.10 x the slower of disk (1.00 s) and warm (0.20 s)",
+            "| decode at context 16 | f32 | 10.0 tok/s | 5.0 tok/s | **2.00** (2.00 to 2.00) | 1 |",
+            "4 threads take 1.50 x the time of 2 (1.50 to 1.50), n = 1",
+            "1.10 s, 1.10 x the slower of disk (1.00 s) and warm (0.20 s), n = 1",
             "| 4 sequences at once | not measured |",
-            "| 8 sequences at once | 80.0 tok/s, 7.00 x one |",
+            "| 8 sequences at once | 80.0 tok/s, 7.00 x one, n = 3 |",
         ] {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }
