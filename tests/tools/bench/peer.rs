@@ -81,7 +81,8 @@ impl Python {
 
     fn script(&self, name: &str) -> Command {
         let mut command = Command::new(&self.python);
-        command.arg(self.scripts.join(name));
+        // The folder of scripts belongs to the checkout: no compiled copies there.
+        command.arg("-B").arg(self.scripts.join(name));
         command
     }
 }
