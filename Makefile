@@ -1,8 +1,11 @@
-# What there is to do with a checkout. Needs the Rust toolchain and make, nothing else.
+# What there is to do with a checkout. Needs the Rust toolchain and make, nothing else; but venv and bench-peers also
+# need python3 with its venv module and a network for pip, and bench-peers a C and a C++ compiler to build llama.cpp.
+# Where the system has no cmake, pip brings one for that.
 
 DEMO := target/demo
 
-# How llama.cpp is built for bench-peers: for this machine, with all optimisations.
+# How llama.cpp is built for bench-peers: for this machine, with all optimisations. It is always built here: neither a
+# wheel nor what pip has kept of another build would be that.
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
 .PHONY: demo test check bench bench-peers venv
@@ -41,7 +44,8 @@ bench-peers: .venv-peers/installed
 
 .venv-peers/installed: scripts/peers/requirements.txt
 	python3 -m venv .venv-peers
-	CMAKE_ARGS='$(LLAMA_CPP)' .venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	CMAKE_ARGS='$(LLAMA_CPP)' .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
+		--no-binary llama-cpp-python --requirement $<
 	touch $@
 
 ## The Python environment of scripts/read_olmo.py, which one test runs.
