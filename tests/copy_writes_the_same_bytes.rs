@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
-/// A model that takes several windows of 2 MiB, with a vocabulary.
+/// A model that takes several windows of 2 MiB, with a vocabulary. Its last tensor is a vector, because panels need no
+/// padding behind them.
 fn packed(folder: &TempDir) -> PathBuf {
     let config = ModelConfig {
         hidden_size: 300,
@@ -18,6 +19,7 @@ fn packed(folder: &TempDir) -> PathBuf {
         head_dim: 50,
         intermediate_size: 701,
         vocab_size: 2500,
+        tie_word_embeddings: true,
         layer_types: vec![AttentionKind::Full; 2],
         ..small_config()
     };
@@ -99,4 +101,34 @@ fn damage_in_any_part_is_found_and_leaves_no_copy() {
     }
     assert_eq!(names(&folder), ["bad.olmo", "m.olmo"]);
     assert!(copy(&folder.join("absent"), &to).refused(1).contains("absent"));
+}
+
+#[test]
+fn damage_between_the_parts_is_found_and_leaves_no_copy() {
+    let folder = TempDir::new("copy-padding");
+    let (model, to) = (packed(&folder), folder.join("c.olmo"));
+    let good = fs::read(&model).expect("a model");
+    let file = ModelFile::open(&model).expect("a model");
+    let layout = file.layout();
+    let parts: Vec<_> = [layout.index].iter().chain(&layout.sections).chain(&layout.tensors).copied().collect();
+    let begins = parts[1..].iter().map(|part| part.offset).chain([layout.file_bytes]);
+    let gaps: Vec<_> = parts.iter().map(|part| part.end()).zip(begins).filter(|(begin, end)| begin < end).collect();
+    // Between sections, before the data, between tensors, and at the end.
+    let has = |wanted: &dyn Fn(u64, u64) -> bool| gaps.iter().any(|&(begin, end)| wanted(begin, end));
+    assert!(has(&|_, end| end < layout.data_offset) && has(&|_, end| end == layout.data_offset));
+    assert!(has(&|begin, end| begin > layout.data_offset && end < layout.file_bytes));
+    assert!(has(&|_, end| end == layout.file_bytes), "{gaps:?}");
+    for (begin, end) in gaps {
+        for at in [begin, end - 1] {
+            let mut bad = good.clone();
+            bad[at as usize] ^= 4;
+            let path = folder.join("bad.olmo");
+            fs::write(&path, &bad).expect("written");
+            let finished = copy(&path, &to);
+            let line = finished.refused(1);
+            assert!(line.contains(&format!("bad.olmo: byte {at}: padding that is not zero; ")), "{line}");
+            assert!(!to.exists());
+        }
+    }
+    assert_eq!(names(&folder), ["bad.olmo", "m.olmo"]);
 }

@@ -67,7 +67,7 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     Ok(format!("{}: {length} bytes, every digest checked", escaped(&shown_path(to))))
 }
 
-/// The digests of the parts of a file that comes in order, window by window.
+/// The digests of the parts of a file that comes in order, window by window, and the zeros between them.
 struct Digests<'a> {
     model: &'a ModelFile,
     /// Index, sections and tensors in the order of the file: where, seed, digest, name.
@@ -75,6 +75,8 @@ struct Digests<'a> {
     /// The first part that is not complete, and what is known of it.
     current: usize,
     state: Xxh3,
+    /// Where the part before it ends.
+    gap: u64,
 }
 
 struct Part {
@@ -101,27 +103,44 @@ impl Digests<'_> {
             name: spec.name(),
         });
         let parts: Vec<Part> = [index].into_iter().chain(sections).chain(tensors).collect();
-        Digests { model, current: 0, state: Xxh3::with_seed(parts[0].seed), parts }
+        Digests { model, current: 0, state: Xxh3::with_seed(parts[0].seed), gap: HEADER_BYTES as u64, parts }
     }
 
     /// Takes the bytes of the file from `at` on.
     fn add(&mut self, window: &[u8], at: u64) -> Result<(), Error> {
         let end = at + window.len() as u64;
         while let Some(part) = self.parts.get(self.current) {
+            self.padding(window, at, part.extent.offset)?;
             let (from, to) = (part.extent.offset.max(at), part.extent.end().min(end));
             if from < to {
                 self.state.update(&window[(from - at) as usize..(to - at) as usize]);
             }
             if part.extent.end() > end {
-                break;
+                return Ok(());
             }
             if self.state.digest() != part.digest {
-                let problem = Problem::new(self.model.path(), "its digest is wrong").tensor(part.name.clone());
-                return Err(problem.advice("the file is damaged: pack it again").into());
+                return Err(self.damaged(part.name.clone(), "its digest is wrong"));
             }
+            self.gap = part.extent.end();
             self.current += 1;
             self.state = Xxh3::with_seed(self.parts.get(self.current).map_or(0, |part| part.seed));
         }
-        Ok(())
+        self.padding(window, at, end)
+    }
+
+    /// Checks what the window at `at` has of the bytes between the last complete part and `to`, all zero.
+    fn padding(&self, window: &[u8], at: u64, to: u64) -> Result<(), Error> {
+        let (from, to) = (self.gap.max(at), to.min(at + window.len() as u64));
+        if from >= to {
+            return Ok(());
+        }
+        match window[(from - at) as usize..(to - at) as usize].iter().position(|&byte| byte != 0) {
+            None => Ok(()),
+            Some(i) => Err(self.damaged(format!("byte {}", from + i as u64), "padding that is not zero")),
+        }
+    }
+
+    fn damaged(&self, place: String, found: &str) -> Error {
+        Problem::new(self.model.path(), found).tensor(place).advice("the file is damaged: pack it again").into()
     }
 }
