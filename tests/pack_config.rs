@@ -505,6 +505,10 @@ fn true_shapes_have_exact_sizes_in_a_dry_run() {
         let text = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run"]).ok().to_string();
         assert!(text.contains("f32 or bf16, decided by reading") && text.contains("nothing was written"), "{text}");
         assert_eq!(text.matches("  size ").count(), 3, "{text}");
+        assert!(text.contains("; the table is that of plain f32\n"), "{text}");
+        let bf16 = ["--dry-run", "--dtype", "bf16"];
+        let text = run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap()].iter().chain(&bf16)).ok().to_string();
+        assert!(text.contains("  matrices    bf16; the table is that of the plain file\n"), "{text}");
         let flags = ["--dry-run", "--encoding", "plain"];
         let text =
             run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap()].iter().chain(&flags)).ok().to_string();

@@ -99,9 +99,10 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     out += &facts.text;
     match known {
         Some(dtype) => {
-            let _ = writeln!(out, "  matrices    {}", dtype.name());
+            let table = if least.is_some() { "; the table is that of the plain file" } else { "" };
+            let _ = writeln!(out, "  matrices    {}{table}", dtype.name());
         }
-        None => out += "  matrices    f32 or bf16, decided by reading all numbers; the table is that of f32\n",
+        None => out += "  matrices    f32 or bf16, decided by reading all numbers; the table is that of plain f32\n",
     }
     for plan in &plans {
         let bytes = plan.layout.file_bytes;
@@ -111,13 +112,25 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
         let range = "at least, as bf16 in 12 bits, decided by reading all numbers";
         let _ = writeln!(out, "  size        {} ({bytes} bytes) {range}", size(bytes));
     }
-    let enough = if plan.layout.file_bytes > free { ", not enough" } else { "" };
-    let _ = writeln!(out, "  free        {} ({free} bytes){enough}", size(free));
+    let possible: Vec<u64> = plans.iter().map(|plan| plan.layout.file_bytes).chain(least).collect();
+    let _ = writeln!(out, "  free        {} ({free} bytes){}", size(free), enough(&possible, free));
     for name in &facts.ignored {
         let _ = writeln!(out, "  left out    {}", escaped(name));
     }
     out += "dry run: nothing was written\n";
     Ok(out)
+}
+
+/// What `free` bytes are for a file that has one of the `possible` sizes, or one between them.
+fn enough(possible: &[u64], free: u64) -> &'static str {
+    let too_large = |bytes: &u64| *bytes > free;
+    if possible.iter().all(too_large) {
+        ", not enough"
+    } else if possible.iter().any(too_large) {
+        ", perhaps not enough"
+    } else {
+        ""
+    }
 }
 
 /// What is known of a model before its numbers are read.
@@ -256,5 +269,21 @@ fn size(bytes: u64) -> String {
     match units.iter().find(|(unit, _)| bytes as f64 >= *unit) {
         Some((unit, name)) => format!("{:.2} {name}", bytes as f64 / unit),
         None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_called_short_only_when_the_smallest_file_does_not_fit() {
+        // f32, plain bf16, coded bf16.
+        for (free, says) in
+            [(74, ", not enough"), (75, ", perhaps not enough"), (199, ", perhaps not enough"), (200, "")]
+        {
+            assert_eq!(enough(&[200, 100, 75], free), says, "{free}");
+        }
+        assert_eq!((enough(&[100], 99), enough(&[100], 100)), (", not enough", ""));
     }
 }
