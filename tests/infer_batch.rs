@@ -7,7 +7,7 @@ use olmo_tests::{
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -192,23 +192,52 @@ fn a_number_that_is_not_finite_is_said_with_the_file_it_came_from() {
     assert!(finished.stderr.contains("at position 2 is not a finite number"), "{}", finished.stderr);
 }
 
+/// Processor time that a child has taken, in ticks of the clock: at its end too, until it is waited for.
+fn processor_time(child: &Child) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("Linux");
+    // The name before this parenthesis may hold spaces; fields 14 and 15 in all are user and system time.
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
 #[test]
 fn the_first_file_is_printed_while_it_is_computed() {
-    let folder = demo();
+    let folder = TempDir::new("batch-first");
+    // Enough to compute for a while, so that a few lines take a small part of the time.
+    let config = ModelConfig {
+        hidden_size: 512,
+        n_heads: 8,
+        n_kv_heads: 8,
+        head_dim: 64,
+        intermediate_size: 2048,
+        max_position_embeddings: 512,
+        ..small_config()
+    };
+    write_weights(&folder.join("w"), &config, Stored::F32, 3);
+    run(PACK, [&folder.join("w"), &folder.join("m.olmo")]).ok();
+    for (name, token) in [("a.bin", 7), ("b.bin", 8), ("c.bin", 9)] {
+        fs::write(folder.join(name), ids(&[token])).expect("written");
+    }
     let mut command = Command::new(INFER);
-    command.current_dir(folder.path()).args(["m.olmo", "a.bin", "b.bin", "c.bin", "--steps", "1500"]);
+    command.current_dir(folder.path()).args(["m.olmo", "a.bin", "b.bin", "c.bin", "--steps", "400", "--top", "1"]);
+    command.args(["--batch", "3", "--threads", "1"]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("starts");
     let mut out = BufReader::new(child.stdout.take().expect("piped"));
     let mut first = String::new();
-    for _ in 0..20 {
+    for _ in 0..5 {
         out.read_line(&mut first).expect("a line");
     }
-    assert_eq!(child.try_wait().expect("runs"), None, "the first lines come before the end");
-    assert!(first.starts_with("==> a.bin <==\n0: token 70 "), "{first}");
+    let at_first = processor_time(&child);
     let mut rest = String::new();
     out.read_to_string(&mut rest).expect("text");
-    assert_eq!(first.lines().chain(rest.lines()).count(), 3 * 1501 + 2);
+    let in_all = processor_time(&child);
     assert!(child.wait().expect("ends").success());
+    assert!(first.starts_with("==> a.bin <==\n0: token 7 Top 1 next tokens: "), "{first}");
+    assert_eq!(first.lines().chain(rest.lines()).count(), 3 * 401 + 2);
+    // A pipe takes this much without a reader: nothing but the printing itself holds the lines back.
+    assert!(first.len() + rest.len() < 64 << 10, "{} bytes", first.len() + rest.len());
+    assert!(in_all >= 10, "{in_all} ticks are too few to tell");
+    assert!(2 * at_first < in_all, "the first lines came after {at_first} of {in_all} ticks");
 }
 
 #[test]
