@@ -3,6 +3,7 @@
 //! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
 //! `../shared/golden`; a clone has not, and the test says so.
 
+use olmo_infer::model_file::ModelFile;
 use olmo_tests::{TempDir, read_f32_npy, repository, run, skipped};
 use serde_json::Value;
 use std::fs;
@@ -36,6 +37,8 @@ struct Computed {
     /// Of the prompt's positions.
     logits: Vec<f32>,
     greedy: Vec<u64>,
+    /// Matrices of the file that are coded.
+    n_coded: usize,
 }
 
 fn compute(case: &Path, dtype: &str, encoding: &str, flags: &[&str]) -> Computed {
@@ -56,7 +59,9 @@ fn compute(case: &Path, dtype: &str, encoding: &str, flags: &[&str]) -> Computed
     let (shape, mut logits) = read_f32_npy(&logits);
     assert_eq!(shape[0], n_prompt + GREEDY_STEPS);
     logits.truncate(n_prompt * shape[1]);
-    Computed { logits, greedy: next[n_prompt - 1..][..GREEDY_STEPS].to_vec() }
+    let file = ModelFile::open(&model).expect("a model");
+    let n_coded = (0..file.specs().len()).filter(|&index| file.coded_table(index).is_some()).count();
+    Computed { logits, greedy: next[n_prompt - 1..][..GREEDY_STEPS].to_vec(), n_coded }
 }
 
 fn expected(case: &Path) -> (Value, Vec<f32>) {
@@ -99,6 +104,8 @@ fn bf16_files_are_no_further_from_the_reference_than_the_reference_in_bf16() {
         for flags in [&[][..], &["--activations", "f32"], &["--isa", "portable"]] {
             let plain = compute(&case, "bf16", "plain", flags);
             let coded = compute(&case, "bf16", "auto", flags);
+            // Else this would compare a plain file with itself.
+            assert!(plain.n_coded == 0 && coded.n_coded > 0, "{}: {} coded", case.display(), coded.n_coded);
             // The portable products of coded files are the same kernels on the same numbers, too.
             assert!(plain.logits == coded.logits && plain.greedy == coded.greedy, "{} {flags:?}", case.display());
             let (max, mean) = errors(&coded.logits, &reference);
