@@ -1,6 +1,8 @@
 //! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
 
 use olmo_infer::model_file::ModelFile;
+use olmo_pack::copy;
+use olmo_pack::error::Error;
 use olmo_pack::output::{Disk, SystemDisk};
 use olmo_pack::pack::{self, Request};
 use olmo_tests::{Stored, TempDir, npy_path, run, small_config, write_weights};
@@ -239,12 +241,10 @@ impl Disk for Failing {
     }
 }
 
-#[test]
-fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
-    let (folder, weights, model) = folder_with_weights("faults");
-    let out = folder.join("out");
-    run(PACK, [&weights, &folder.join("good.olmo")]).ok();
-    let good = fs::read(folder.join("good.olmo")).expect("read");
+/// Lets every call of the disk fail in turn while `write`, told whether to use force, writes `good` to `model`, which
+/// is alone in its folder. The old file or the whole new one must be there afterwards.
+fn assert_whole_after_any_fault(model: &Path, good: &[u8], write: impl Fn(bool, &dyn Disk) -> Result<(), Error>) {
+    let out = model.parent().expect("a folder");
     let (eio, enospc) = (5, 28);
     let mut combinations = Vec::new();
     for unnamed in [true, false] {
@@ -256,22 +256,21 @@ fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
     }
     for (unnamed, force, sticky, errno) in combinations {
         for fail_at in 1.. {
-            assert!(fail_at < 100, "the pack never ends without a fault");
-            for name in names(&out) {
+            assert!(fail_at < 100, "the writing never ends without a fault");
+            for name in names(out) {
                 fs::remove_file(out.join(name)).expect("removed");
             }
             if force {
-                fs::write(&model, "old").expect("written");
+                fs::write(model, "old").expect("written");
             }
-            let request = Request { weights: weights.clone(), model: model.clone(), force, ..Request::default() };
             let disk = Failing { unnamed, fail_at, sticky, errno, calls: Mutex::new(Vec::new()) };
-            let result = pack::prepare(&request).expect("good").write(&disk, &|_, _| {});
+            let result = write(force, &disk);
             let calls = disk.calls.into_inner().expect("no panic");
             let place = format!("{calls:?} unnamed {unnamed} force {force} sticky {sticky} errno {errno}");
-            let left = fs::read(&model).ok();
-            assert!(names(&out).len() <= 1, "left behind after {place}: {:?}", names(&out));
+            let left = fs::read(model).ok();
+            assert!(names(out).len() <= 1, "left behind after {place}: {:?}", names(out));
             match result {
-                Ok(_) => assert!(left.as_ref() == Some(&good), "{place}"),
+                Ok(()) => assert!(left.as_deref() == Some(good), "{place}"),
                 Err(error) => {
                     assert_eq!(error.to_string().lines().count(), 1);
                     // Only the very last call comes after the name.
@@ -290,6 +289,22 @@ fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
             }
         }
     }
+}
+
+#[test]
+fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
+    let (folder, weights, model) = folder_with_weights("faults");
+    let source = folder.join("good.olmo");
+    run(PACK, [&weights, &source]).ok();
+    let good = fs::read(&source).expect("read");
+    assert_whole_after_any_fault(&model, &good, |force, disk| {
+        let request = Request { weights: weights.clone(), model: model.clone(), force, ..Request::default() };
+        pack::prepare(&request).expect("good").write(disk, &|_, _| {}).map(|_| ())
+    });
+    assert_whole_after_any_fault(&model, &good, |force, disk| {
+        copy::run(&source, &model, force, disk, &|_, _| {}).map(|_| ())
+    });
+    assert!(fs::read(&source).expect("still there") == good);
 }
 
 #[test]
