@@ -89,12 +89,8 @@ mod tests {
 
     #[test]
     fn a_machine_is_the_same_with_a_little_less_memory_but_not_with_another_kernel() {
-        let machine = |kernel: &str, memory_bytes| Machine {
-            cpu: "CPU".into(),
-            cores: 2,
-            kernel: kernel.into(),
-            memory_bytes,
-        };
+        let machine =
+            |kernel: &str, memory_bytes| Machine { cpu: "CPU".into(), cores: 2, kernel: kernel.into(), memory_bytes };
         let now = machine("6.1", 25_276_502_016);
         assert!(now.is_like(&machine("6.1", 25_276_000_000)));
         assert!(!now.is_like(&machine("6.1", 16 << 30)));
