@@ -11,7 +11,7 @@ use std::path::Path;
 /// Sequences at a time when nobody asked for a number: up to about so many, a pass costs little more than for one.
 const DEFAULT_BATCH: usize = 16;
 
-/// How many sequences to evaluate at a time: as many as were asked for, else [`DEFAULT_BATCH`], or fewer when their KV
+/// How many sequences to evaluate at a time: as many as were asked for, else `DEFAULT_BATCH`, or fewer when their KV
 /// caches would not fit the free memory beside the model, whose pages would have to be read again for every pass.
 ///
 /// `positions` are those of all sequences, `needed` says what a batch of some of them takes.
