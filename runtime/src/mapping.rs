@@ -338,7 +338,8 @@ mod tests {
         assert_eq!(choose(Load::Auto, LOCAL, 10, Some(100)), (Load::Mmap, Reason::FileSystem));
         assert_eq!(choose(Load::Auto, REMOTE, 10, Some(100)), (Load::Read, Reason::FileSystem));
         assert_eq!(choose(Load::Auto, REMOTE, 10, None), (Load::Read, Reason::FileSystem));
-        assert_eq!(choose(Load::Auto, REMOTE, 89, Some(100)), (Load::Mmap, Reason::TooLarge));
+        assert_eq!(choose(Load::Auto, REMOTE, 89, Some(100)), (Load::Read, Reason::FileSystem));
+        assert_eq!(choose(Load::Auto, REMOTE, 90, Some(100)), (Load::Mmap, Reason::TooLarge));
         assert_eq!(choose(Load::Auto, REMOTE, 101, Some(100)), (Load::Mmap, Reason::TooLarge));
         assert_eq!(choose(Load::Mmap, REMOTE, 10, Some(100)), (Load::Mmap, Reason::Asked));
         assert_eq!(choose(Load::Read, LOCAL, 101, Some(100)), (Load::Read, Reason::Asked));

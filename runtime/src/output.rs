@@ -142,12 +142,7 @@ impl<'a> Printer<'a> {
     /// The line before the results of the current file, as `head` and `tail` write it; JSON needs none.
     fn heading(&mut self) -> Result<(), Failure> {
         if self.files.len() > 1 && self.format.mode != Mode::Json {
-            let blank = match (self.current, self.ends_in_newline) {
-                (0, _) => "",
-                (_, true) => "\n",
-                // A text that does not end its last line.
-                (_, false) => "\n\n",
-            };
+            let blank = if self.current == 0 { "" } else { "\n" };
             writeln!(self.out, "{blank}==> {} <==", display_path(self.files[self.current].path))?;
             self.ends_in_newline = true;
         }
