@@ -1,7 +1,7 @@
 //! `olmo-pack copy MODEL COPY`: the same bytes in a new file, checked on the way and written as packing writes them.
 //!
-//! A file that was copied or downloaded by other means can lie in the page cache in small pieces, and takes a hundred
-//! times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was packed.
+//! A file that was copied or downloaded by other means can lie in the page cache in small pieces, and takes
+//! many times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was packed.
 
 use crate::buffer::grow;
 use crate::error::{Error, Problem, escaped, shown_path};

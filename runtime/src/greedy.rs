@@ -157,8 +157,9 @@ impl<'a> Places<'a> {
 /// order of positions for each run, until it breaks or all positions of the run are done; a break ends that run only.
 /// Runs begin in their order.
 ///
-/// # Errors Those of [`Batch::begin`], [`Batch::forward`] and [`Batch::logits`], and whatever `visit` returns; all runs
-/// end then. The sequence of [`Error::NotFinite`] is the index of the run.
+/// # Errors
+/// Those of [`Batch::begin`], [`Batch::forward`] and [`Batch::logits`], and whatever `visit` returns; all runs end
+/// then. The sequence of [`Error::NotFinite`] is the index of the run.
 ///
 /// # Panics
 /// When a prompt is empty or no position is asked for.

@@ -1,8 +1,8 @@
 //! The bytes of the model file in memory: the file itself, mapped, or a copy of it in huge pages.
 //!
 //! Mapped costs nothing, is shared with every other process on the same file and stays in the page cache for the next
-//! run: the way for local disks. Over a network or FUSE a mapping is filled by small requests, one after the other, and
-//! a failed one ends the program with SIGBUS: there the file is read once, in large pieces by several threads.
+//! run: the way for local disks. Over a network or FUSE a request that fails would end the program with SIGBUS: there
+//! the file is read once, in large pieces by several threads.
 
 #![allow(unsafe_code)]
 
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 const HUGE_PAGE: usize = 2 << 20;
 /// Bytes that one step of [`Mapping::populate`] brings in.
 const POPULATE_STEP: usize = 8 << 20;
-/// A step that takes longer comes from the disk: what is in the page cache takes a tenth of that.
+/// A step that takes longer is taken to come from the disk.
 const SLOW_STEP: Duration = Duration::from_millis(1);
 /// Bytes of one read, and threads that read.
 const READ_PIECE: usize = 8 << 20;
@@ -89,11 +89,14 @@ pub struct Mapping {
 impl Mapping {
     /// Maps or reads the first `length` bytes of `file`, which it has; `path` is for messages.
     ///
-    /// # Errors [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses
-    /// to map or to read, or the file became shorter.
+    /// # Errors
+    /// [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses to map or
+    /// to read, or the file became shorter.
     pub fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
         let file_system = file_system(file);
-        let memory = memory::available();
+        // Only where it matters: most starts need not ask.
+        let may_read = load == Load::Read || (load == Load::Auto && file_system.remote);
+        let memory = if may_read { memory::available() } else { None };
         let (way, reason) = choose(load, file_system, length as u64, memory);
         let loaded = Loaded { way, reason, file_system };
         if way == Load::Read {
@@ -122,7 +125,8 @@ impl Mapping {
     }
 
     /// Brings the bytes from `first` on into this process, in order, in huge pages where the system has them so. `stop`
-    /// ends it early. A second thread joins in when the bytes come from a disk, which serves two faster than one.
+    /// ends it early. When the bytes come from a disk a second thread joins
+    /// in, so that one piece is on its way while the other is waited for.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.

@@ -201,9 +201,10 @@ impl<'m> Batch<'m> {
     /// Evaluates the next tokens of some sequences, each given by its place, in one pass; at most a chunk of tokens in
     /// all. [`Batch::logits`] then gives what they predict.
     ///
-    /// # Errors [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or
-    /// than there are positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is
-    /// evaluated then.
+    /// # Errors
+    /// [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or than there
+    /// are positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is evaluated
+    /// then.
     pub fn forward<'t>(
         &mut self,
         team: &mut Team,

@@ -48,8 +48,9 @@ impl<'m> Session<'m> {
     /// Evaluates the next tokens of the sequence, at most a chunk of them. [`Session::logits`] then gives what they
     /// predict.
     ///
-    /// # Errors [`Error::Request`] when the tokens are none, more than a chunk, more than there are positions left, or
-    /// not in the vocabulary.
+    /// # Errors
+    /// [`Error::Request`] when the tokens are none, more than a chunk, more than there are positions left, or not in
+    /// the vocabulary.
     pub fn forward(&mut self, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
         self.0.forward(team, [(0, tokens)])
     }

@@ -2,7 +2,7 @@
 //!
 //! rayon's pool is entered once (`broadcast`). The leader runs the forward pass as ordinary sequential code and hands
 //! each phase to the team; between phases the others spin for a moment, then yield, then park, so that a slow reader of
-//! the output or a missing core costs power for a fraction of a millisecond only. A token has about 130
+//! the output or a missing core costs power for a fraction of a millisecond only. A token has about 100
 //! phases, so waking parked threads for each of them would show.
 //!
 //! Work is cut into items. Each thread owns a contiguous range of them, so that it streams through memory, and takes
