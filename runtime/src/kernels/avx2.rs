@@ -223,11 +223,9 @@ unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
                 ahead.fetch_step();
                 let x_pair = _mm256_set1_epi32(*x);
                 for half in 0..2 {
-                    let mut codes = decoder.codes(bytes, half);
+                    let w = decoder.half_step(bytes, half);
                     for group in 0..4 {
-                        let w = decoder.pairs(bytes, half, group, codes);
-                        acc[2 * group + half] = S::step(acc[2 * group + half], w, x_pair);
-                        codes = _mm256_srli_epi16::<4>(codes);
+                        acc[2 * group + half] = S::step(acc[2 * group + half], w[group], x_pair);
                     }
                 }
                 x = x.add(1);
@@ -249,7 +247,8 @@ unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
     }
 }
 
-/// What it takes to decode: the exponents of the codes in both halves, the bits of a code, and those of an exponent.
+/// What it takes to decode: the exponents of the codes in both halves, the bits of a code in every byte, and those of an
+/// exponent in a pair.
 struct Decoder {
     exponents: __m256i,
     code: __m256i,
@@ -266,35 +265,40 @@ impl Decoder {
         unsafe {
             Decoder {
                 exponents: _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
-                code: _mm256_set1_epi16(0xf),
+                code: _mm256_set1_epi8(0xf),
                 mask: _mm256_set1_epi16(0x7f80),
             }
         }
     }
 
-    /// The codes of a coded step for the rows r + 16 j: r from 0 to 7, or from 8 to 15.
+    /// The pairs of half a coded step: entry j holds the rows r + 16 j, r from 0 to 7 or from 8 to 15.
     ///
     /// # Safety
     /// The CPU must have AVX2, and a coded step must begin at `step`.
     #[inline(always)]
-    unsafe fn codes(&self, step: *const u8, half: usize) -> __m256i {
-        // SAFETY: as the caller promised.
-        unsafe { _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast()) }
-    }
-
-    /// The pairs of eight rows, whose codes are the lowest bits of `codes`.
-    ///
-    /// # Safety
-    /// As [`Decoder::codes`].
-    #[inline(always)]
-    unsafe fn pairs(&self, step: *const u8, half: usize, group: usize, codes: __m256i) -> __m256i {
+    unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
         // SAFETY: as the caller promised.
         unsafe {
-            let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(32 * group + 16 * half).cast()));
-            // The upper byte of a lane looks up the exponent of code 0, which the mask removes.
-            let exponents = _mm256_shuffle_epi8(self.exponents, _mm256_and_si256(codes, self.code));
-            let exponents = _mm256_and_si256(_mm256_slli_epi16::<7>(exponents), self.mask);
-            _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponents)
+            let codes = _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast());
+            // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
+            let even_codes = _mm256_and_si256(codes, self.code);
+            let odd_codes = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), self.code);
+            let even_groups = _mm256_shuffle_epi8(self.exponents, even_codes);
+            let odd_groups = _mm256_shuffle_epi8(self.exponents, odd_codes);
+            let exponents = [
+                _mm256_slli_epi16::<7>(even_groups),
+                _mm256_slli_epi16::<7>(odd_groups),
+                _mm256_srli_epi16::<1>(even_groups),
+                _mm256_srli_epi16::<1>(odd_groups),
+            ];
+            let mut pairs = [_mm256_setzero_si256(); 4];
+            for group in 0..4 {
+                let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(32 * group + 16 * half).cast()));
+                // What the shifts brought along from the other byte is outside the mask.
+                let exponent = _mm256_and_si256(exponents[group], self.mask);
+                pairs[group] = _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponent);
+            }
+            pairs
         }
     }
 }
@@ -307,11 +311,9 @@ pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut
         let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {
             for half in 0..2 {
-                let mut codes = decoder.codes(step.as_ptr(), half);
+                let pairs = decoder.half_step(step.as_ptr(), half);
                 for group in 0..4 {
-                    let pairs = decoder.pairs(step.as_ptr(), half, group, codes);
-                    _mm256_storeu_si256(out.as_mut_ptr().add(16 * group + 8 * half).cast(), pairs);
-                    codes = _mm256_srli_epi16::<4>(codes);
+                    _mm256_storeu_si256(out.as_mut_ptr().add(16 * group + 8 * half).cast(), pairs[group]);
                 }
             }
         }
