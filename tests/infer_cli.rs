@@ -1,6 +1,8 @@
 //! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
 
-use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
+use olmo_tests::{
+    Finished, Stored, TempDir, finish, repository, run, small_config, write_coded_weights, write_weights,
+};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -143,6 +145,23 @@ fn timing_is_one_line_on_standard_error() {
         "anonymous",
     ] {
         assert!(finished.stderr.contains(part), "{part}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn timing_says_when_a_plain_file_would_suit_the_processor_better() {
+    let fixture = fixture();
+    let weights = repository().join("demo/weights");
+    let (coded, plain) = (fixture.folder.join("coded.olmo"), fixture.folder.join("plain.olmo"));
+    for (model, encoding) in [(&coded, "auto"), (&plain, "plain")] {
+        let flags = ["--dtype", "bf16", "--encoding", encoding].map(AsRef::as_ref);
+        run(PACK, [weights.as_os_str(), model.as_os_str()].into_iter().chain(flags)).ok();
+    }
+    for (model, expected) in [(coded, true), (plain, false)] {
+        let flags = ["--isa", "portable", "--timing"].map(AsRef::as_ref);
+        let finished = run(INFER, [model.as_os_str(), fixture.tokens.as_os_str()].into_iter().chain(flags));
+        finished.ok();
+        assert_eq!(finished.stderr.contains("--encoding plain"), expected, "{}", finished.stderr);
     }
 }
 

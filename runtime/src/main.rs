@@ -102,6 +102,7 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
         bytes_per_token: model.weights().bytes_per_token(),
         isa: options.products.isa.name(),
         gemm: options.products.gemm,
+        suits_plain: file.is_coded() && (options.products.gemm || !options.products.isa.suits_coded()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
     })

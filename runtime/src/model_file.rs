@@ -142,6 +142,11 @@ impl ModelFile {
         self.coded_tables[index].as_ref()
     }
 
+    /// Whether any tensor is coded.
+    pub fn is_coded(&self) -> bool {
+        self.coded_tables.iter().any(Option::is_some)
+    }
+
     /// The bytes of a section, in place; `None` when the file has no such section.
     pub fn section_bytes(&self, kind: u32) -> Option<&[u8]> {
         let index = self.sections.iter().position(|record| record.kind.get() == kind)?;

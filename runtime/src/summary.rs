@@ -37,6 +37,8 @@ pub struct Summary {
     pub isa: &'static str,
     /// Whether the `gemm` crate computed the products.
     pub gemm: bool,
+    /// Whether weights are coded in 12 bits, and would be read faster plain where memory is fast.
+    pub suits_plain: bool,
     /// Number of threads.
     pub threads: usize,
     /// Memory of the process itself.
@@ -86,6 +88,12 @@ impl fmt::Display for Summary {
         write!(f, "; {}{products}, {} threads", self.isa, self.threads)?;
         if let Some(bytes) = self.anonymous_bytes {
             write!(f, ", {:.1} MB anonymous memory", bytes as f64 / 1e6)?;
+        }
+        if self.suits_plain {
+            write!(
+                f,
+                "; 12 bits suit AVX-512: with fast memory a file packed with --encoding plain decodes faster here"
+            )?;
         }
         match self.resident {
             Some(resident) if resident.bytes >= FEW_BYTES => self.write_pages(f, resident),

@@ -104,6 +104,11 @@ impl Isa {
         }
     }
 
+    /// Whether coded panels are decoded as fast as memory gives them; without AVX-512 that takes the processor longer.
+    pub fn suits_coded(self) -> bool {
+        matches!(self.0, Kind::Avx512Bf16 | Kind::Avx512)
+    }
+
     /// Whether products come from the kernels here; otherwise they come from the `gemm` crate.
     pub fn has_products(self) -> bool {
         self.0 != Kind::Portable
