@@ -1,8 +1,6 @@
 //! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
 
-use olmo_tests::{
-    Finished, Stored, TempDir, finish, repository, run, small_config, write_coded_weights, write_weights,
-};
+use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
