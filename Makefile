@@ -8,7 +8,7 @@ DEMO := target/demo
 # wheel nor what pip has kept of another build would be that.
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
-.PHONY: demo test check bench bench-peers venv
+.PHONY: demo test check bench bench-peers torture venv
 
 ## Packs the demo weights and lets the model speak.
 demo:
@@ -47,6 +47,11 @@ bench-peers: .venv-peers/installed
 	CMAKE_ARGS='$(LLAMA_CPP)' .venv-peers/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
 		--no-binary llama-cpp-python --requirement $<
 	touch $@
+
+## The tests that take too long for `make test`, and a table of their figures.
+torture:
+	cargo build --release --workspace
+	target/release/torture
 
 ## The Python environment of scripts/read_olmo.py, which one test runs.
 venv:
