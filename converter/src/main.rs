@@ -3,6 +3,7 @@
 mod args;
 
 use args::Command;
+use olmo_infer::signals;
 use olmo_pack::error::Error;
 use olmo_pack::output::SystemDisk;
 use olmo_pack::progress::Progress;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
+    signals::install("olmo-pack");
     let arguments: Result<Vec<String>, _> =
         std::env::args_os().skip(1).map(|argument| argument.into_string()).collect();
     let Ok(arguments) = arguments else {

@@ -13,6 +13,7 @@ use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, Vocabula
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
+use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
@@ -32,15 +33,8 @@ const INFINITY: u32 = 0x7f80_0000;
 /// [`Error::Model`] when the file cannot be opened, else [`Error::Folder`] with every place that is damaged.
 pub fn run(path: &Path) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
-    let mut problems = sections(&model);
-    problems
-        .extend(padding(&model).map(|offset| problem(&model, format!("byte {offset}"), "padding that is not zero")));
-    let of_tensor = |index| tensor(&model, index).map(|found| problem(&model, model.specs()[index].name(), found));
-    let n_tensors = model.specs().len();
-    // Not rayon's own pool, which panics when a thread cannot be started.
-    let of_tensors: Vec<Option<Problem>> =
-        thread_pool(0).install(|| (0..n_tensors).into_par_iter().map(of_tensor).collect());
-    problems.extend(of_tensors.into_iter().flatten());
+    let problems = check(&model, &thread_pool(0));
+    model.check_unchanged()?;
     if !problems.is_empty() {
         return Err(Error::Folder(problems));
     }
@@ -52,6 +46,18 @@ pub fn run(path: &Path) -> Result<String, Error> {
         model.layout().file_bytes,
         content_digest(&model),
     ))
+}
+
+/// Everything that is damaged in an open model.
+pub fn check(model: &ModelFile, pool: &ThreadPool) -> Vec<Problem> {
+    let mut problems = sections(model);
+    problems.extend(padding(model).map(|offset| problem(model, format!("byte {offset}"), "padding that is not zero")));
+    let of_tensor = |index| tensor(model, index).map(|found| problem(model, model.specs()[index].name(), found));
+    let n_tensors = model.specs().len();
+    // Not rayon's own pool, which panics when a thread cannot be started.
+    let of_tensors: Vec<Option<Problem>> = pool.install(|| (0..n_tensors).into_par_iter().map(of_tensor).collect());
+    problems.extend(of_tensors.into_iter().flatten());
+    problems
 }
 
 fn problem(model: &ModelFile, place: String, found: impl Into<String>) -> Problem {

@@ -66,6 +66,11 @@ pub enum Error {
         /// What the format says.
         expected: String,
     },
+    /// The file was written to while it was in use.
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The configuration in the file describes no possible model.
     Config {
         /// The file.
@@ -93,6 +98,9 @@ pub enum Error {
         position: usize,
         /// The first bad logit's token id.
         token: usize,
+        /// Where such numbers began in this sequence: position and layer. `None` when it was in the last norm or the
+        /// head.
+        first: Option<(usize, usize)>,
     },
 }
 
@@ -151,14 +159,25 @@ impl fmt::Display for Error {
                 "{}: {place}: found {found}, expected {expected}; the file is damaged, copy or pack it again",
                 display_path(path)
             ),
+            Error::Changed { path } => write!(
+                f,
+                "{}: changed while it was in use, so that these results are worth nothing; replace a model by renaming, as \
+                 olmo-pack does, and run again",
+                display_path(path)
+            ),
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),
             Error::Tokens { path, problem } => write!(f, "{}: {problem}", display_path(path)),
             Error::Request { problem } => f.write_str(problem),
-            Error::NotFinite { position, token, .. } => write!(
-                f,
-                "logit of token {token} at position {position} is not a finite number; check the file with olmo-pack \
-                 verify, and the weights with olmo-pack"
-            ),
+            Error::NotFinite { position, token, first, .. } => {
+                write!(f, "logit of token {token} at position {position} is not a finite number")?;
+                match first {
+                    Some((position, layer)) => {
+                        write!(f, ", the first ones were computed at position {position} in layer {layer}")?
+                    }
+                    None => write!(f, ", which comes from the last norm or the head")?,
+                }
+                f.write_str("; check the file with olmo-pack verify, and the weights with olmo-pack")
+            }
         }
     }
 }

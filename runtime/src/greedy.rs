@@ -194,8 +194,8 @@ pub fn greedy<E: From<Error>>(
         visited.extend(rows.filter(|(_, row)| places.at(row.sequence).visits(row.position)));
         for rows in visited.chunks(LOGITS_CHUNK) {
             let logits = batch.logits(team, rows.iter().map(|(row, _)| *row)).map_err(|error| match error {
-                Error::NotFinite { sequence, position, token } => {
-                    Error::NotFinite { sequence: places.at(sequence).index, position, token }
+                Error::NotFinite { sequence, position, token, first } => {
+                    Error::NotFinite { sequence: places.at(sequence).index, position, token, first }
                 }
                 error => error,
             })?;

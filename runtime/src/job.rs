@@ -8,6 +8,7 @@ use olmo_infer::config::ModelConfig;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::greedy::{Run, Timing, greedy};
 use olmo_infer::model::Batch;
+use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::Team;
 use olmo_infer::tokens::read_tokens;
 use std::ops::ControlFlow;
@@ -54,6 +55,8 @@ fn of_file(args: &Args, path: &Path, failure: Failure) -> Failure {
 
 /// The evaluation of the token files of a run.
 pub struct Job<'a> {
+    /// The model, which must be the same at the end.
+    pub file: &'a ModelFile,
     /// One for each token file, in the order of the arguments.
     pub inputs: &'a [Input],
     /// The command line.
@@ -93,6 +96,10 @@ impl Job<'_> {
             if evaluated.position + 1 >= input.tokens.len().min(input.positions) {
                 first_token.get_or_insert_with(|| self.begun.elapsed());
             }
+            if evaluated.is_last {
+                // The results of a file that was written to meanwhile are worth nothing: the last one is held back.
+                self.file.check_unchanged()?;
+            }
             if let Some(file) = &mut self.logits_file {
                 file.write(evaluated.logits)?;
             }
@@ -111,7 +118,10 @@ impl Job<'_> {
                 of_file(self.args, &self.args.tokens[sequence], failure)
             }
             failure => failure,
-        })?;
+        });
+        // Numbers that are not finite may come from that, and a text can end before its last position.
+        self.file.check_unchanged()?;
+        let timing = timing?;
         match self.printer.finish() {
             // The logits are still wanted.
             Err(Failure::ReaderGone) if self.logits_file.is_some() => {}

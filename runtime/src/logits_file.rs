@@ -2,8 +2,9 @@
 
 use crate::output::Failure;
 use olmo_infer::error::{Error, display_path};
-use std::ffi::OsString;
+use olmo_infer::signals;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -20,17 +21,18 @@ pub struct LogitsFile {
     vocab_size: usize,
     rows: usize,
     finished: bool,
+    /// Lets a signal that stops the program remove it.
+    _named: signals::Temporary,
 }
 
 impl LogitsFile {
     /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
     pub fn create(path: &Path, inputs: [&Path; 2], vocab_size: usize) -> Result<LogitsFile, Failure> {
         let path = &target(path, inputs)?;
-        let name = path.file_name().unwrap_or_default();
-        let mut temporary = OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(temporary);
+        // A number that no other process has, also not one in another container with the same process id.
+        let unique = RandomState::new().hash_one(std::process::id());
+        let temporary = path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp"));
+        let named = signals::Temporary::new(&temporary);
         let file = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
         let mut file = LogitsFile {
             path: path.to_path_buf(),
@@ -39,6 +41,7 @@ impl LogitsFile {
             vocab_size,
             rows: 0,
             finished: false,
+            _named: named,
         };
         let header = file.header();
         file.write_bytes(&header)?;

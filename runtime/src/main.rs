@@ -15,6 +15,7 @@ use olmo_infer::mapping::{Load, Populated};
 use olmo_infer::memory;
 use olmo_infer::model::{Batch, Model};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::signals;
 use olmo_infer::threads::with_team;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use summary::Summary;
 
 fn main() -> ExitCode {
+    signals::install("olmo-infer");
     let begun = Instant::now();
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
@@ -86,7 +88,7 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
     let (measured, page_in) = beside_populating(&file, || {
         with_team(args.threads(), |team| {
             let batch = Batch::new(&model, options, sequences)?;
-            Job { inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
+            Job { file: &file, inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
         })
     })?;
     Ok(Summary {

@@ -9,6 +9,7 @@
 use crate::error::Error;
 use crate::file_system::FileSystem;
 use crate::memory::{self, Resident};
+use crate::signals::Mapped;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut, MmapOptions};
@@ -79,6 +80,8 @@ pub enum Reason {
 
 /// Bytes in memory, those of the whole file in order.
 pub struct Mapping {
+    /// Tells the program's handlers about the file; goes before the map does.
+    _mapped: Option<Mapped>,
     map: Mmap,
     /// Where the file begins in `map`: its copy is aligned to huge pages.
     begin: usize,
@@ -102,11 +105,25 @@ impl Mapping {
         if way == Load::Read {
             memory::check_weights(length as u64, memory)?;
             let (map, begin) = read(path, file, length)?;
-            return Ok(Mapping { map, begin, length, loaded });
+            return Ok(Mapping { map, begin, length, loaded, _mapped: None });
         }
         let map = map(file, length)
             .map_err(Error::io(path, "map all of it (see ulimit -v; where files cannot be mapped, use --load read)"))?;
-        Ok(Mapping { map, begin: 0, length, loaded })
+        let mapped = Some(Mapped::new(&map, path));
+        Ok(Mapping { map, begin: 0, length, loaded, _mapped: mapped })
+    }
+
+    /// A copy of the bytes of a file in huge pages; `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`] for [`Load::Read`].
+    pub fn copy_of(name: &Path, bytes: &[u8]) -> Result<Mapping, Error> {
+        let (map, begin) = filled(name, bytes.len(), |out| {
+            out.copy_from_slice(bytes);
+            Ok(())
+        })?;
+        let loaded = Loaded { way: Load::Read, reason: Reason::Asked, file_system: FileSystem::UNKNOWN };
+        Ok(Mapping { map, begin, length: bytes.len(), loaded, _mapped: None })
     }
 
     /// All bytes of the file.
@@ -250,6 +267,11 @@ fn map(file: &File, length: usize) -> io::Result<Mmap> {
 
 /// A copy of the file in memory of this process, and where it begins there.
 fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error> {
+    filled(path, length, |out| read_pieces(file, ahead(file, length).as_ref(), out))
+}
+
+/// Memory of this process in huge pages, filled with `length` bytes, and where they begin.
+fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<(Mmap, usize), Error> {
     const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
     let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::Request {
         problem: format!("{length} bytes do not fit the address space of this machine"),
@@ -260,7 +282,7 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
     // Only a hint: small pages hold the same bytes.
     let _refused_where_unsupported = map.advise(Advice::HugePage);
     let cannot = Error::io(path, "read all of it (cut short meanwhile, or an I/O error: copy or pack it again)");
-    read_pieces(file, ahead(file, length).as_ref(), &mut map[begin..begin + length]).map_err(cannot)?;
+    fill(&mut map[begin..begin + length]).map_err(cannot)?;
     let map = map.make_read_only().map_err(Error::io(path, "protect its copy in memory"))?;
     Ok((map, begin))
 }

@@ -1,36 +1,32 @@
-//! The one open model file: checked header, index and tables of coded matrices in owned memory, tensor data where
-//! [`Mapping`] has it.
+//! The one open model file: its checked index in owned memory, tensor data where [`Mapping`] has it.
 //!
-//! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
-//! with the layout that `layout.rs` computes, then the tables. Nothing that steers the computation is read from the
-//! mapping, and no tensor data is read at open.
+//! Nothing that steers the computation is read from the mapping, and no tensor data is read at open.
 
-use crate::coded::{self, CodedTable};
+use crate::coded::CodedTable;
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
-use crate::layout::{self, Extent, Layout, TensorSpec};
+use crate::format::{self, Dtype, Header, SectionRecord, TensorRecord};
+use crate::index::Index;
+use crate::layout::{Extent, Layout, TensorSpec};
 use crate::mapping::{Load, Loaded, Mapping, Populated};
 use crate::memory::Resident;
 use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
 
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
     path: PathBuf,
-    header: Header,
-    config: ModelConfig,
-    matrices: Dtype,
-    specs: Vec<TensorSpec>,
-    records: Vec<TensorRecord>,
-    sections: Vec<SectionRecord>,
-    layout: Layout,
-    /// One entry a tensor; `None` for plain ones.
-    coded_tables: Vec<Option<CodedTable>>,
+    index: Index,
     mapping: Mapping,
+    /// Where the bytes come from, unless they were copied.
+    source: Option<Source>,
+}
+
+/// The file behind a mapping.
+struct Source {
+    file: File,
+    opened: State,
 }
 
 impl ModelFile {
@@ -38,8 +34,7 @@ impl ModelFile {
     /// data.
     ///
     /// # Errors
-    /// Everything that is not exactly a file of this format: [`Error::NotAFile`], [`Error::NotOlmo`],
-    /// [`Error::Version`], [`Error::Length`], [`Error::Damaged`], [`Error::Config`], or [`Error::Io`].
+    /// Those of [`Index::read`], and [`Error::NotAFile`].
     pub fn open(path: &Path) -> Result<ModelFile, Error> {
         ModelFile::open_with(path, Load::Mmap)
     }
@@ -48,7 +43,8 @@ impl ModelFile {
     /// when they are touched.
     ///
     /// # Errors
-    /// Those of [`ModelFile::open`], and [`Error::Request`] when it is to be read and there is not the memory for it.
+    /// Those of [`ModelFile::open`], [`Error::Request`] when it is to be read and there is not the memory for it, and
+    /// [`Error::Changed`] when it changed while it was read.
     pub fn open_with(path: &Path, load: Load) -> Result<ModelFile, Error> {
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
@@ -58,23 +54,52 @@ impl ModelFile {
             let (found, advice) = kind_of(&metadata);
             return Err(Error::NotAFile { path: path.to_path_buf(), found, advice });
         }
-        let reader = Reader { path, file: &file, length: metadata.len() };
-        let header = reader.header()?;
-        let config = reader.config(&header)?;
-        let specs = layout::tensors(&config);
-        let (records, sections) = reader.index(&header, specs.len())?;
-        reader.check_sections(&sections)?;
-        let matrices = reader.matrices(&specs, &records)?;
-        let encodings = reader.encodings(&header, matrices, &specs, &records)?;
-        let layout = reader.check_layout(&header, &config, matrices, &encodings, &records, &sections)?;
-        let coded_tables = reader.coded_tables(matrices, &specs, &encodings, &sections)?;
+        let index = Index::read(path, &file, metadata.len())?;
+        let mapping = Mapping::new(path, &file, address_space(&index)?, load)?;
+        let source = Some(Source { file, opened: State::of(&metadata) });
+        let mut model = ModelFile { path: path.to_path_buf(), index, mapping, source };
+        if model.loaded().way == Load::Read {
+            // From here on the copy is what counts.
+            model.check_unchanged()?;
+            model.source = None;
+        }
+        Ok(model)
+    }
 
-        let length = usize::try_from(layout.file_bytes).map_err(|_| Error::Request {
-            problem: format!("{} bytes do not fit the address space of this machine", layout.file_bytes),
-        })?;
-        let mapping = Mapping::new(path, &file, length, load)?;
-        let path = path.to_path_buf();
-        Ok(ModelFile { path, header, config, matrices, specs, records, sections, layout, coded_tables, mapping })
+    /// Checks the bytes of a file that lies in memory, and copies them to where kernels can use them; `name` is for
+    /// messages.
+    ///
+    /// # Errors
+    /// As [`ModelFile::open_with`].
+    pub fn from_bytes(name: &Path, bytes: &[u8]) -> Result<ModelFile, Error> {
+        let index = Index::read(name, bytes, bytes.len() as u64)?;
+        let mapping = Mapping::copy_of(name, bytes)?;
+        Ok(ModelFile { path: name.to_path_buf(), index, mapping, source: None })
+    }
+
+    /// Makes sure that what was read from the mapping so far is the file that was opened. To be called before the last
+    /// result is handed out.
+    ///
+    /// A file whose length or modification time is another was written to. When only its change time is - it was
+    /// renamed, replaced by another file of its name, or something hid a write - the digests of all tensors decide,
+    /// which takes as long as reading them.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let metadata = source.file.metadata().map_err(Error::io(&self.path, "read its metadata"))?;
+        let now = State::of(&metadata);
+        let same = now.written == source.opened.written && (now == source.opened || self.first_damaged().is_none());
+        if same { Ok(()) } else { Err(Error::Changed { path: self.path.clone() }) }
+    }
+
+    /// The first tensor whose bytes are not those that its digest was made of. Reads all of them.
+    pub fn first_damaged(&self) -> Option<usize> {
+        let records = self.index.records.iter().enumerate();
+        let mut damaged = records
+            .filter(|(index, record)| format::digest(self.tensor_bytes(*index), *index as u64) != record.digest.get());
+        damaged.next().map(|(index, _)| index)
     }
 
     /// The path it was opened by.
@@ -84,37 +109,37 @@ impl ModelFile {
 
     /// The first page.
     pub fn header(&self) -> &Header {
-        &self.header
+        &self.index.header
     }
 
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.index.config
     }
 
     /// Stored type of the matrices.
     pub fn matrices(&self) -> Dtype {
-        self.matrices
+        self.index.matrices
     }
 
     /// The tensors, in the order of the file.
     pub fn specs(&self) -> &[TensorSpec] {
-        &self.specs
+        &self.index.specs
     }
 
     /// The index entries of [`ModelFile::specs`].
     pub fn records(&self) -> &[TensorRecord] {
-        &self.records
+        &self.index.records
     }
 
     /// The index entries of the sections.
     pub fn sections(&self) -> &[SectionRecord] {
-        &self.sections
+        &self.index.sections
     }
 
     /// Where everything lies.
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.index.layout
     }
 
     /// All bytes of the file.
@@ -134,23 +159,23 @@ impl ModelFile {
 
     /// The bytes of tensor `index`, in place.
     pub fn tensor_bytes(&self, index: usize) -> &[u8] {
-        self.range(self.layout.tensors[index])
+        self.range(self.index.layout.tensors[index])
     }
 
     /// What steers the decoding of tensor `index`; `None` when it is plain.
     pub fn coded_table(&self, index: usize) -> Option<&CodedTable> {
-        self.coded_tables[index].as_ref()
+        self.index.coded_tables[index].as_ref()
     }
 
     /// Whether any tensor is coded.
     pub fn is_coded(&self) -> bool {
-        self.coded_tables.iter().any(Option::is_some)
+        self.index.coded_tables.iter().any(Option::is_some)
     }
 
     /// The bytes of a section, in place; `None` when the file has no such section.
     pub fn section_bytes(&self, kind: u32) -> Option<&[u8]> {
-        let index = self.sections.iter().position(|record| record.kind.get() == kind)?;
-        Some(self.range(self.layout.sections[index]))
+        let index = self.index.sections.iter().position(|record| record.kind.get() == kind)?;
+        Some(self.range(self.index.layout.sections[index]))
     }
 
     fn range(&self, extent: Extent) -> &[u8] {
@@ -166,9 +191,9 @@ impl ModelFile {
     /// # Errors
     /// Those of [`Mapping::populate`].
     pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
-        let first = match self.layout.tensors.get(1) {
-            Some(first_layer) if !self.config.tie_word_embeddings => first_layer.offset,
-            _ => self.layout.data_offset,
+        let first = match self.index.layout.tensors.get(1) {
+            Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,
+            _ => self.index.layout.data_offset,
         };
         self.mapping.populate(&self.path, first as usize, stop)
     }
@@ -187,344 +212,33 @@ fn kind_of(metadata: &Metadata) -> (&'static str, &'static str) {
     }
 }
 
-/// What a file that is no `.olmo` file looks like, and what to do about it.
-fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
-    const PACK: &str = "make one with olmo-pack weights/ model.olmo";
-    let is_text =
-        |head: &[u8]| !head.is_empty() && head.iter().all(|&b| b == b'\n' || b == b'\r' || (b' '..127).contains(&b));
-    match head {
-        [] => ("an empty file", PACK),
-        _ if head.starts_with(b"version https://git-lfs") => ("a git-lfs pointer", "run git lfs pull"),
-        _ if head.starts_with(b"\x09OLMO") || head.starts_with(b"\x89OLMO") => {
-            ("one damaged by a text-mode transfer", "copy it again in binary mode")
-        }
-        _ if head.starts_with(b"GGUF") => ("a GGUF file", PACK),
-        _ if head.starts_with(b"\x93NUMPY") => ("a .npy file", PACK),
-        _ if head.starts_with(b"PK\x03\x04") => ("a zip or PyTorch archive", PACK),
-        _ if head.starts_with(b"\x7fELF") => ("a program", PACK),
-        _ if head.starts_with(b"\x1f\x8b") => ("gzip data", "unpack it first"),
-        _ if head.len() > 9 && head[8] == b'{' => ("a safetensors file", PACK),
-        _ if head.iter().all(|&byte| byte == 0) => ("zeros, as an unfinished copy or packing leaves", PACK),
-        _ if is_text(&head[..head.len().min(64)]) => ("text", PACK),
-        _ => ("unknown data", "make one with olmo-pack weights/ model.olmo, or are the arguments swapped?"),
-    }
+/// The length of a file, which is that of its mapping.
+fn address_space(index: &Index) -> Result<usize, Error> {
+    let bytes = index.layout.file_bytes;
+    usize::try_from(bytes)
+        .map_err(|_| Error::Request { problem: format!("{bytes} bytes do not fit the address space of this machine") })
 }
 
-/// The checks of an open file, in the order of trust.
-struct Reader<'a> {
-    path: &'a Path,
-    file: &'a File,
-    length: u64,
+/// What tells that a file was changed.
+#[derive(PartialEq)]
+struct State {
+    written: Written,
+    /// Seconds and nanoseconds of the last change of the file or of what the system keeps about it, its names among
+    /// them. Nobody can set it.
+    changed: (i64, i64),
 }
 
-impl Reader<'_> {
-    fn damaged(&self, place: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
-        Error::Damaged {
-            path: self.path.to_path_buf(),
-            place: place.into(),
-            found: found.to_string(),
-            expected: expected.to_string(),
-        }
-    }
-
-    /// A comparison of numbers that must be equal.
-    fn equal(&self, place: &str, found: u64, expected: u64) -> Result<(), Error> {
-        if found == expected { Ok(()) } else { Err(self.damaged(place, found, expected)) }
-    }
-
-    fn header(&self) -> Result<Header, Error> {
-        let mut page = vec![0u8; self.length.min(format::HEADER_BYTES as u64) as usize];
-        self.file.read_exact_at(&mut page, 0).map_err(Error::io(self.path, "read"))?;
-        if !page.starts_with(&MAGIC) {
-            let (found, advice) = looks_like(&page);
-            return Err(Error::NotOlmo { path: self.path.to_path_buf(), found, advice });
-        }
-        let header = Header::read_from_bytes(&page).map_err(|_| Error::Length {
-            path: self.path.to_path_buf(),
-            found: self.length,
-            expected: format::HEADER_BYTES as u64,
-        })?;
-        // These three come before the digest: they stay where they are in every version.
-        if header.byte_order.get().swap_bytes() == format::BYTE_ORDER_MARK {
-            return Err(self.damaged("byte order", "big-endian", "little-endian"));
-        }
-        self.equal("byte order mark", header.byte_order.get().into(), format::BYTE_ORDER_MARK.into())?;
-        let version = |found| Error::Version { path: self.path.to_path_buf(), found };
-        if header.version_major.get() != format::VERSION_MAJOR {
-            return Err(version(format!("format {}.{}", header.version_major.get(), header.version_minor.get())));
-        }
-        if header.header_digest.get() != header.computed_digest() {
-            return Err(self.damaged(
-                "header digest",
-                format_args!("{:016x}", header.computed_digest()),
-                format_args!("{:016x}", header.header_digest.get()),
-            ));
-        }
-        if header.required_features.get() & !format::FEATURE_CODED != 0 {
-            return Err(version(format!("feature bits {:#x}", header.required_features.get())));
-        }
-        if header.file_bytes.get() != self.length {
-            return Err(Error::Length {
-                path: self.path.to_path_buf(),
-                found: self.length,
-                expected: header.file_bytes.get(),
-            });
-        }
-        self.equal("header bytes", header.header_bytes.get().into(), format::HEADER_BYTES as u64)?;
-        let reserved = header.reserved_b.iter().chain(&header.reserved_c).chain(header.reserved_a.as_bytes());
-        if reserved.into_iter().any(|&byte| byte != 0) {
-            return Err(self.damaged("reserved header fields", "a value", "zeros"));
-        }
-        Ok(header)
-    }
-
-    fn config(&self, header: &Header) -> Result<ModelConfig, Error> {
-        let config = header.config.to_config();
-        let config = config.ok_or_else(|| self.damaged("configuration", "an unknown code", "one of this format"))?;
-        config.validate().map_err(|source| Error::Config { path: self.path.to_path_buf(), source })?;
-        Ok(config)
-    }
-
-    fn index(&self, header: &Header, n_tensors: usize) -> Result<(Vec<TensorRecord>, Vec<SectionRecord>), Error> {
-        self.equal("number of tensors", header.n_tensors.get().into(), n_tensors as u64)?;
-        let n_sections = header.n_sections.get() as usize;
-        if n_sections > format::MAX_SECTIONS {
-            return Err(self.damaged(
-                "number of sections",
-                n_sections,
-                format_args!("at most {}", format::MAX_SECTIONS),
-            ));
-        }
-        let tensor_bytes = n_tensors * format::TENSOR_RECORD_BYTES;
-        let index_bytes = tensor_bytes + n_sections * format::SECTION_RECORD_BYTES;
-        self.equal("index bytes", header.index_bytes.get(), index_bytes as u64)?;
-        if self.length < (format::HEADER_BYTES + index_bytes) as u64 {
-            return Err(self.damaged("index", format_args!("a file of {} bytes", self.length), "room for the index"));
-        }
-        let mut index = vec![0u8; index_bytes];
-        self.file.read_exact_at(&mut index, format::HEADER_BYTES as u64).map_err(Error::io(self.path, "read"))?;
-        let digest = format::digest(&index, 0);
-        if digest != header.index_digest.get() {
-            let expected = header.index_digest.get();
-            return Err(self.damaged("index digest", format_args!("{digest:016x}"), format_args!("{expected:016x}")));
-        }
-        let (tensors, sections) = index.split_at(tensor_bytes);
-        let tensors = <[TensorRecord]>::ref_from_bytes(tensors).expect("a whole number of unaligned records");
-        let sections = <[SectionRecord]>::ref_from_bytes(sections).expect("a whole number of unaligned records");
-        Ok((tensors.to_vec(), sections.to_vec()))
-    }
-
-    fn check_sections(&self, sections: &[SectionRecord]) -> Result<(), Error> {
-        let mut previous = 0;
-        for record in sections {
-            let kind = record.kind.get();
-            let place = format!("section {kind}");
-            if kind <= previous {
-                return Err(self.damaged(place, "a kind out of order", "ascending kinds, each once"));
-            }
-            previous = kind;
-            let flags = record.flags.get();
-            let misses_flag = kind == section::CODED && flags != format::SECTION_REQUIRED;
-            if flags & !format::SECTION_REQUIRED != 0 || misses_flag || record.reserved.iter().any(|&byte| byte != 0) {
-                return Err(self.damaged(place, "unknown flags", "flags of this format"));
-            }
-            let known = (section::SOURCES..=section::CODED).contains(&kind);
-            if !known && record.flags.get() & format::SECTION_REQUIRED != 0 {
-                return Err(Error::Version { path: self.path.to_path_buf(), found: place });
-            }
-            if record.bytes.get() > section::max_bytes(kind) {
-                let most = section::max_bytes(kind);
-                return Err(self.damaged(
-                    place,
-                    format_args!("{} bytes", record.bytes.get()),
-                    format_args!("at most {most}"),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// The stored type of the matrices, which the first record tells.
-    fn matrices(&self, specs: &[TensorSpec], records: &[TensorRecord]) -> Result<Dtype, Error> {
-        let code = records[0].dtype.get();
-        let damaged = || self.damaged(specs[0].name(), format_args!("element type {code}"), "1 (f32) or 2 (bf16)");
-        Dtype::from_code(code).ok_or_else(damaged)
-    }
-
-    /// The encoding of each tensor, and whether the header announces coded ones.
-    fn encodings(
-        &self,
-        header: &Header,
-        matrices: Dtype,
-        specs: &[TensorSpec],
-        records: &[TensorRecord],
-    ) -> Result<Vec<Encoding>, Error> {
-        let encodings = specs.iter().zip(records).map(|(spec, record)| {
-            let damaged = |found: String, expected: &str| self.damaged(spec.name(), found, expected);
-            let (code, n_raw_steps) = (record.encoding.get(), record.n_raw_steps.get());
-            match (code, spec.panel_shape(matrices)) {
-                (format::ENCODING_PLAIN, _) if n_raw_steps != 0 => {
-                    Err(damaged(format!("{n_raw_steps} raw steps"), "none in a plain tensor"))
-                }
-                (format::ENCODING_PLAIN, _) => Ok(Encoding::Plain),
-                (format::ENCODING_CODED, Some(shape)) if shape.dtype == Dtype::Bf16 => {
-                    // One way to write a matrix: beyond this it is plain.
-                    if !coded::pays(&shape, n_raw_steps.into()) {
-                        let expected = "at most one of eight steps in a coded matrix";
-                        return Err(damaged(format!("{n_raw_steps} raw steps"), expected));
-                    }
-                    Ok(Encoding::Coded { n_raw_steps })
-                }
-                (format::ENCODING_CODED, _) => Err(damaged("a coded tensor".into(), "a plain one")),
-                (code, _) => Err(damaged(format!("encoding {code}"), "0 (plain) or 1 (coded)")),
-            }
-        });
-        let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
-        let is_coded = encodings.iter().any(|&encoding| encoding != Encoding::Plain);
-        let feature = if is_coded { format::FEATURE_CODED } else { 0 };
-        self.equal("required features", header.required_features.get(), feature)?;
-        Ok(encodings)
-    }
-
-    /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
-    fn coded_tables(
-        &self,
-        matrices: Dtype,
-        specs: &[TensorSpec],
-        encodings: &[Encoding],
-        sections: &[SectionRecord],
-    ) -> Result<Vec<Option<CodedTable>>, Error> {
-        let Some(record) = sections.iter().find(|record| record.kind.get() == section::CODED) else {
-            // check_layout() has made sure that no tensor needs it.
-            return Ok(vec![None; specs.len()]);
-        };
-        // check_layout() has compared this with what the encodings give, and the layout with the length of the file.
-        let n_bytes = usize::try_from(record.bytes.get()).expect("at most 1 GiB");
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(n_bytes).map_err(|_| Error::Request {
-            problem: format!("the system does not give the {n_bytes} bytes of memory for the tables of the model"),
-        })?;
-        bytes.resize(n_bytes, 0);
-        self.file.read_exact_at(&mut bytes, record.offset.get()).map_err(Error::io(self.path, "read"))?;
-        let (digest, expected) = (format::digest(&bytes, section::CODED.into()), record.digest.get());
-        if digest != expected {
-            let (found, expected) = (format_args!("{digest:016x}"), format_args!("{expected:016x}"));
-            return Err(self.damaged("section CODED: digest", found, expected));
-        }
-        let mut left = bytes.as_slice();
-        let tables = specs.iter().zip(encodings).map(|(spec, &encoding)| {
-            let (Encoding::Coded { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
-                return Ok(None);
-            };
-            let table = left.split_off(..self.table_bytes(spec, matrices, encoding)? as usize);
-            let table = table.expect("the section has the length of its tables");
-            let table = CodedTable::read(table, &shape, n_raw_steps);
-            let place = || format!("section CODED: {}", spec.name());
-            table.map(Some).map_err(|(found, expected)| self.damaged(place(), found, expected))
-        });
-        tables.collect()
-    }
-
-    fn table_bytes(&self, spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, Error> {
-        layout::table_bytes(spec, matrices, encoding).map_err(|_| self.impossible())
-    }
-
-    /// The error about sizes that no file can have.
-    fn impossible(&self) -> Error {
-        self.damaged("configuration", "sizes beyond every file", "a possible model")
-    }
-
-    /// Computes where everything must lie and compares every record with it.
-    fn check_layout(
-        &self,
-        header: &Header,
-        config: &ModelConfig,
-        matrices: Dtype,
-        encodings: &[Encoding],
-        records: &[TensorRecord],
-        sections: &[SectionRecord],
-    ) -> Result<Layout, Error> {
-        let specs = layout::tensors(config);
-        let mut tables = 0u64;
-        for (spec, &encoding) in specs.iter().zip(encodings) {
-            let bytes = self.table_bytes(spec, matrices, encoding)?;
-            tables = tables.checked_add(bytes).ok_or_else(|| self.impossible())?;
-        }
-        // Each table has some bytes: the section is there exactly when a tensor is coded.
-        let expected = Some(tables).filter(|&tables| tables > 0);
-        let found = sections.iter().find(|record| record.kind.get() == section::CODED);
-        let found = found.map(|record| record.bytes.get());
-        if found != expected {
-            let describe = |bytes: Option<u64>| bytes.map_or("no section".into(), |bytes| format!("{bytes} bytes"));
-            return Err(self.damaged("section CODED", describe(found), describe(expected)));
-        }
-        let section_bytes: Vec<u64> = sections.iter().map(|record| record.bytes.get()).collect();
-        let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(|_| self.impossible())?;
-        self.equal("file bytes", header.file_bytes.get(), layout.file_bytes)?;
-        self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
-        self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
-        for (record, extent) in sections.iter().zip(&layout.sections) {
-            self.equal(&format!("section {}: offset", record.kind.get()), record.offset.get(), extent.offset)?;
-        }
-        for (((record, spec), &encoding), extent) in records.iter().zip(&specs).zip(encodings).zip(&layout.tensors) {
-            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), &spec.name())?;
-        }
-        Ok(layout)
-    }
-
-    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, name: &str) -> Result<(), Error> {
-        let fields = [
-            ("role", found.role.get().into(), expected.role.get().into()),
-            ("layer", found.layer.get().into(), expected.layer.get().into()),
-            ("element type", found.dtype.get().into(), expected.dtype.get().into()),
-            ("layout", found.layout.get().into(), expected.layout.get().into()),
-            ("encoding", found.encoding.get().into(), expected.encoding.get().into()),
-            ("raw steps", found.n_raw_steps.get().into(), expected.n_raw_steps.get().into()),
-            ("rows", found.rows.get(), expected.rows.get()),
-            ("columns", found.columns.get(), expected.columns.get()),
-            ("offset", found.offset.get(), expected.offset.get()),
-            ("bytes", found.bytes.get(), expected.bytes.get()),
-        ];
-        for (field, found, expected) in fields {
-            self.equal(&format!("{name}: {field}"), found, expected)?;
-        }
-        if !(0.0..f32::INFINITY).contains(&f32::from_bits(found.min_magnitude.get()))
-            || found.min_magnitude.get() >> 31 != 0
-        {
-            return Err(self.damaged(
-                format!("{name}: smallest magnitude"),
-                found.min_magnitude.get(),
-                "a positive number",
-            ));
-        }
-        if found.rounded.get() > 1 {
-            return Err(self.damaged(format!("{name}: rounded"), found.rounded.get(), "0 or 1"));
-        }
-        if found.reserved.iter().any(|&byte| byte != 0) {
-            return Err(self.damaged(format!("{name}: reserved fields"), "a value", "zeros"));
-        }
-        Ok(())
-    }
+/// What writing to a file changes.
+#[derive(PartialEq)]
+struct Written {
+    bytes: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
 }
 
-impl TensorRecord {
-    /// The record of a tensor; digest, smallest magnitude and `rounded` are the writer's to fill in.
-    pub fn new(spec: &TensorSpec, matrices: Dtype, encoding: Encoding, extent: Extent) -> TensorRecord {
-        TensorRecord {
-            role: U32::new(spec.role.code()),
-            layer: U32::new(spec.layer_code()),
-            dtype: U32::new(spec.dtype(matrices).code()),
-            layout: U32::new(spec.layout().code()),
-            encoding: U32::new(encoding.code()),
-            n_raw_steps: U32::new(encoding.n_raw_steps()),
-            rows: U64::new(spec.rows as u64),
-            columns: U64::new(spec.columns.unwrap_or(1) as u64),
-            offset: U64::new(extent.offset),
-            bytes: U64::new(extent.bytes),
-            digest: U64::new(0),
-            min_magnitude: U32::new(0),
-            rounded: U32::new(0),
-            reserved: [0; 56],
-        }
+impl State {
+    fn of(metadata: &Metadata) -> State {
+        let written = Written { bytes: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) };
+        State { written, changed: (metadata.ctime(), metadata.ctime_nsec()) }
     }
 }

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::kv_cache::{KvCache, LayerCache};
 use crate::threads::Team;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One token of a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +34,14 @@ pub struct Sequence {
     cache: KvCache,
     room: usize,
     position: usize,
+    /// Position and layer of the first numbers that were not finite: the layer in the low half, all bits without any.
+    not_finite: AtomicU64,
 }
 
 impl Sequence {
     /// A sequence without memory, which can hold nothing.
     pub(crate) fn without_room() -> Sequence {
-        Sequence { cache: KvCache::default(), room: 0, position: 0 }
+        Sequence { cache: KvCache::default(), room: 0, position: 0, not_finite: AtomicU64::new(u64::MAX) }
     }
 
     /// Begins anew, with room for `positions` positions, at most `chunk` of them added at a time. Memory that is large
@@ -61,6 +64,18 @@ impl Sequence {
     pub(crate) fn restart(&mut self) {
         // What the cache holds beyond the position is never looked at.
         self.position = 0;
+        *self.not_finite.get_mut() = u64::MAX;
+    }
+
+    /// Notes that numbers that are not finite came out of a layer.
+    pub(crate) fn note_not_finite(&self, position: usize, layer: usize) {
+        self.not_finite.fetch_min((position as u64) << 32 | layer as u64, Ordering::Relaxed);
+    }
+
+    /// Position and layer of the first of them.
+    pub(crate) fn first_not_finite(&self) -> Option<(usize, usize)> {
+        let first = self.not_finite.load(Ordering::Relaxed);
+        (first != u64::MAX).then_some(((first >> 32) as usize, first as u32 as usize))
     }
 
     /// Number of positions evaluated so far.

@@ -26,6 +26,7 @@ use olmo_infer::error::Error;
 use olmo_infer::memory;
 use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::signals;
 use olmo_infer::threads::with_team;
 use report::Report;
 use startup::Startup;
@@ -34,6 +35,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
+    signals::install("olmo-bench");
     let begun = Instant::now();
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,

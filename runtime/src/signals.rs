@@ -1,0 +1,262 @@
+//! How a program of ours ends by a signal: in one line when a mapped file is cut short, and without a temporary file
+//! left behind when somebody stops it.
+//!
+//! The library only keeps the two lists that the handlers look at: mapped ranges and names of temporary files. The
+//! handlers themselves are installed by programs, never by the library. They call nothing but what POSIX lets a signal
+//! handler call, and read nothing but atomics and memory that is never freed.
+
+#![allow(unsafe_code)]
+
+use crate::error::one_line;
+use libc::{c_char, c_int};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+/// Mappings that are known at the same time; those beyond it end the program by the signal, as without a handler.
+const MAX_MAPPINGS: usize = 16;
+/// Temporary files that are known at the same time.
+const MAX_TEMPORARIES: usize = 64;
+/// Signals by which people and systems stop a program.
+const STOPPING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// Mapped ranges. A slot is taken while `text` is not null; `begin` and `end` are set before it.
+static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
+/// Names of temporary files, null where there is none.
+static TEMPORARIES: [AtomicPtr<c_char>; MAX_TEMPORARIES] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_TEMPORARIES];
+/// "olmo-infer: error: ", null when no handler is installed.
+static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether a thread has begun to say what happened.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// A mapping and what to say when it cannot be read.
+struct Range {
+    begin: AtomicUsize,
+    end: AtomicUsize,
+    /// The path of the file, for the message.
+    text: AtomicPtr<c_char>,
+}
+
+impl Range {
+    const fn new() -> Range {
+        Range { begin: AtomicUsize::new(0), end: AtomicUsize::new(0), text: AtomicPtr::new(ptr::null_mut()) }
+    }
+}
+
+/// A text that a handler may read at any time: it is never freed. There are as many as files are mapped or written.
+fn kept(text: Vec<u8>) -> *mut c_char {
+    // Neither a path nor a message of ours has a NUL; one that had would be left out.
+    CString::new(text).map_or(ptr::null_mut(), CString::into_raw)
+}
+
+/// A mapping in the list, until it is dropped.
+#[derive(Debug)]
+pub struct Mapped(Option<usize>);
+
+impl Mapped {
+    /// Says that `bytes` are mapped from the file at `path`.
+    pub fn new(bytes: &[u8], path: &Path) -> Mapped {
+        let text = kept(one_line(&path.to_string_lossy()).into_bytes());
+        let begin = bytes.as_ptr() as usize;
+        let slot = MAPPINGS.iter().position(|range| {
+            // Claimed with an empty range, which no address is in.
+            let free = range.text.compare_exchange(ptr::null_mut(), text, Ordering::AcqRel, Ordering::Relaxed);
+            free.is_ok()
+        });
+        if let Some(slot) = slot {
+            MAPPINGS[slot].begin.store(begin, Ordering::Release);
+            MAPPINGS[slot].end.store(begin + bytes.len(), Ordering::Release);
+        }
+        Mapped(slot)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let Some(slot) = self.0 else { return };
+        MAPPINGS[slot].end.store(0, Ordering::Release);
+        MAPPINGS[slot].text.store(ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// The name of a temporary file in the list, until it is dropped.
+#[derive(Debug)]
+pub struct Temporary(Option<usize>);
+
+impl Temporary {
+    /// Says that `path` is to be removed when the program is stopped. To be called before the file is there.
+    pub fn new(path: &Path) -> Temporary {
+        let name = kept(path.as_os_str().as_bytes().to_vec());
+        let free = |slot: &AtomicPtr<c_char>| {
+            slot.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        Temporary(TEMPORARIES.iter().position(free))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0 {
+            TEMPORARIES[slot].store(ptr::null_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// Installs the handlers of a program. Lines on standard error begin with its name.
+///
+/// * SIGBUS inside a mapped file: one line, exit status 1. Elsewhere the program ends as without a handler.
+/// * SIGINT, SIGTERM, SIGHUP and SIGQUIT, unless they are ignored: temporary files are removed, then the program ends
+///   by the signal.
+/// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
+pub fn install(program: &str) {
+    PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
+    handle(libc::SIGBUS, on_bus as *const () as usize, libc::SA_SIGINFO);
+    // SAFETY: the call has no precondition, and changes how the system treats one signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    for signal in STOPPING {
+        if !is_ignored(signal) {
+            handle(signal, on_stop as *const () as usize, 0);
+        }
+    }
+}
+
+/// Whether a signal is ignored, as `nohup` has it for SIGHUP.
+fn is_ignored(signal: c_int) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the pointer is to room for one action; a null pointer for the new one changes nothing.
+    let status = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: the call succeeded, so it has written all of it.
+    status == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Installs a handler; while it runs the signals that stop a program wait.
+fn handle(signal: c_int, handler: usize, flags: c_int) {
+    // SAFETY: all zeros are a valid action: no flags, an empty mask, the default handler.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    action.sa_flags = flags | libc::SA_RESTART;
+    for other in STOPPING {
+        // SAFETY: the mask is a valid set, and the numbers are those of signals.
+        unsafe { libc::sigaddset(&mut action.sa_mask, other) };
+    }
+    // SAFETY: the action is complete, and both handlers have the signature that its flags say. They are
+    // async-signal-safe, see there.
+    unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
+}
+
+/// Removes temporary files and lets the signal end the program.
+///
+/// Async-signal-safe: unlink, signal and raise are, and the names are never freed.
+extern "C" fn on_stop(signal: c_int) {
+    remove_temporaries();
+    end_by(signal);
+}
+
+/// Says which file cannot be read, and ends the program. The address is one of a read that can never succeed, so
+/// returning would only come back here.
+///
+/// Async-signal-safe: unlink, write, _exit, signal and raise are, the texts are never freed, and nothing allocates.
+extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal, and SIGBUS has an address.
+    let address = unsafe { (*info).si_addr() } as usize;
+    for range in &MAPPINGS {
+        let begin = range.begin.load(Ordering::Acquire);
+        if !(begin..range.end.load(Ordering::Acquire)).contains(&address) {
+            continue;
+        }
+        if IS_ENDING.swap(true, Ordering::AcqRel) {
+            // Another thread is saying it.
+            wait_for_the_end();
+        }
+        remove_temporaries();
+        let mut digits = [0; 20];
+        say(PREFIX.load(Ordering::Acquire));
+        say(range.text.load(Ordering::Acquire));
+        write(b": cannot read byte ");
+        write(decimal(address - begin, &mut digits));
+        write(b" of it while it is in use: cut short, or a disk error; copy or pack it again, or use --load read\n");
+        // SAFETY: ends the process without running anything else of it.
+        unsafe { libc::_exit(1) };
+    }
+    end_by(signal);
+}
+
+fn remove_temporaries() {
+    for slot in &TEMPORARIES {
+        let name = slot.load(Ordering::Acquire);
+        if !name.is_null() {
+            // SAFETY: a text with a NUL at its end, which is never freed. That it fails because the file is not there
+            // yet, or no more, is as good.
+            unsafe { libc::unlink(name) };
+        }
+    }
+}
+
+fn wait_for_the_end() -> ! {
+    loop {
+        // SAFETY: no precondition; async-signal-safe.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Ends the program by the signal, as if there were no handler.
+fn end_by(signal: c_int) {
+    // SAFETY: neither call has a precondition. The signal is blocked while its handler runs, and comes when it returns.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+fn say(text: *const c_char) {
+    if !text.is_null() {
+        // SAFETY: a text with a NUL at its end, which is never freed.
+        write(unsafe { std::slice::from_raw_parts(text.cast(), libc::strlen(text)) });
+    }
+}
+
+fn write(bytes: &[u8]) {
+    // SAFETY: the bytes are readable. Where nobody takes the line nobody is left to tell.
+    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// A number in decimal digits, without allocating.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        let mut digits = [0; 20];
+        assert_eq!(decimal(0, &mut digits), b"0");
+        assert_eq!(decimal(1234567890, &mut digits), b"1234567890");
+        assert_eq!(decimal(usize::MAX, &mut digits), usize::MAX.to_string().as_bytes());
+    }
+
+    #[test]
+    fn places_in_the_lists_are_given_back() {
+        for _ in 0..2 {
+            let held: Vec<Temporary> = (0..MAX_TEMPORARIES + 1).map(|_| Temporary::new(Path::new("x"))).collect();
+            assert_eq!(held.iter().filter(|temporary| temporary.0.is_none()).count(), 1);
+            let bytes = [0u8; 4];
+            let held: Vec<Mapped> = (0..MAX_MAPPINGS + 1).map(|_| Mapped::new(&bytes, Path::new("x"))).collect();
+            // Other tests of this process may map files.
+            assert!(held.last().is_some_and(|mapped| mapped.0.is_none()));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! O21: a model file that is cut short, written to, replaced or removed while a run has it mapped.
+//!
+//! A run that takes its tokens from standard input has opened and mapped the model before it waits for them: that is
+//! the moment at which the file is changed here. `make torture` changes it at random moments.
+
+use olmo_infer::error::Error;
+use olmo_infer::model_file::ModelFile;
+use olmo_tests::{Finished, Stored, TempDir, run, small_config, write_weights};
+use std::fs::{self, File, FileTimes};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+
+/// A folder with two models of one size and different numbers.
+fn two_models(name: &str) -> (TempDir, PathBuf, PathBuf) {
+    let folder = TempDir::new(name);
+    for (seed, model) in [(1, "m.olmo"), (2, "other.olmo")] {
+        let weights = folder.join(format!("weights-{seed}"));
+        write_weights(&weights, &small_config(), Stored::F32, seed);
+        run(PACK, [&weights, &folder.join(model)]).ok();
+    }
+    let (model, other) = (folder.join("m.olmo"), folder.join("other.olmo"));
+    (folder, model, other)
+}
+
+/// A run that has mapped the model and waits for its tokens.
+struct Waiting(Child);
+
+impl Waiting {
+    fn start(model: &Path, flags: &[&str]) -> Waiting {
+        let mut command = Command::new(INFER);
+        command.arg(model).arg("-").args(flags).args(["--threads", "2", "--steps", "20"]);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = pipes.spawn().expect("starts");
+        let begun = Instant::now();
+        // A model that was read leaves no trace; it takes no second to read a small one.
+        let is_read = flags.contains(&"read");
+        while !has_mapped(&child, model) && !(is_read && begun.elapsed() > Duration::from_secs(1)) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the model was never mapped");
+            sleep(Duration::from_millis(1));
+        }
+        Waiting(child)
+    }
+
+    /// Gives it its tokens and waits for its end.
+    fn finish(mut self) -> Finished {
+        let mut stdin = self.0.stdin.take().expect("a pipe");
+        let tokens: Vec<u8> = [5u32, 17, 3, 99].iter().flat_map(|token| token.to_le_bytes()).collect();
+        stdin.write_all(&tokens).expect("it reads");
+        drop(stdin);
+        let output = self.0.wait_with_output().expect("ends");
+        Finished {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Whether the process has the file mapped.
+fn has_mapped(child: &Child, model: &Path) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap_or_default();
+    maps.contains(model.to_str().expect("UTF-8"))
+}
+
+/// Starts a run, changes the file with `change`, and lets the run end.
+fn run_while(model: &Path, flags: &[&str], change: impl FnOnce()) -> Finished {
+    let waiting = Waiting::start(model, flags);
+    // Clocks of file systems tick in milliseconds.
+    sleep(Duration::from_millis(20));
+    change();
+    waiting.finish()
+}
+
+/// One line of error that says `says`, exit status 1, and not all of the results.
+#[track_caller]
+fn assert_told(finished: &Finished, expected_lines: usize, says: &str) {
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+    assert!(finished.stderr.starts_with("olmo-infer: error: ") && finished.stderr.contains("m.olmo"), "{finished:?}");
+    assert!(finished.stderr.contains(says), "{finished:?}");
+    assert!(finished.stdout.lines().count() < expected_lines, "{finished:?}");
+}
+
+fn set_length(model: &Path, length: u64) {
+    File::options().write(true).open(model).expect("open").set_len(length).expect("cut");
+}
+
+#[test]
+fn o21_cut_short() {
+    let (_folder, model, _) = two_models("cut");
+    let good = fs::read(&model).expect("read");
+    for length in [0, 4096, good.len() as u64 / 2] {
+        fs::write(&model, &good).expect("written");
+        let finished = run_while(&model, &[], || set_length(&model, length));
+        // By the handler, or by the thread that brings the pages in.
+        assert_told(&finished, 20, "cut short");
+    }
+}
+
+#[test]
+fn o21_cut_short_inside_the_last_page_or_grown() {
+    let (_folder, model, _) = two_models("cut-inside");
+    let good = fs::read(&model).expect("read");
+    for length in [good.len() as u64 - 1, good.len() as u64 + 1] {
+        fs::write(&model, &good).expect("written");
+        assert_told(&run_while(&model, &[], || set_length(&model, length)), 20, "changed while it was in use");
+    }
+}
+
+#[test]
+fn o21_written_to() {
+    let (_folder, model, other) = two_models("written");
+    let (good, bad) = (fs::read(&model).expect("read"), fs::read(&other).expect("read"));
+    for flags in [&[][..], &["--json"]] {
+        fs::write(&model, &good).expect("written");
+        let finished = run_while(&model, flags, || {
+            File::options().write(true).open(&model).expect("open").write_all(&bad).expect("written");
+        });
+        assert_told(&finished, 20, "changed while it was in use");
+    }
+}
+
+#[test]
+fn o21_written_to_by_somebody_who_hides_it() {
+    let (_folder, model, _) = two_models("hidden");
+    let modified = fs::metadata(&model).expect("metadata").modified().expect("a time");
+    let finished = run_while(&model, &[], || {
+        let mut bytes = fs::read(&model).expect("read");
+        *bytes.last_mut().expect("a file") ^= 1;
+        // The last byte may be padding: also one that is not.
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        let mut file = File::options().write(true).open(&model).expect("open");
+        file.write_all(&bytes).expect("written");
+        file.set_times(FileTimes::new().set_modified(modified)).expect("hidden");
+    });
+    assert_told(&finished, 20, "changed while it was in use");
+}
+
+#[test]
+fn o21_replaced_removed_or_renamed_runs_end_as_if_nothing_had_happened() {
+    let (folder, model, other) = two_models("replaced");
+    let expected = run_while(&model, &[], || {}).ok().to_string();
+    assert_eq!(expected.lines().count(), 20);
+    let moved = folder.join("moved.olmo");
+    assert_eq!(run_while(&model, &[], || fs::rename(&model, &moved).expect("moved")).ok(), expected);
+    fs::copy(&moved, &model).expect("copied");
+    assert_eq!(run_while(&model, &[], || fs::rename(&other, &model).expect("replaced")).ok(), expected);
+    fs::rename(&moved, &model).expect("moved");
+    assert_eq!(run_while(&model, &[], || fs::remove_file(&model).expect("removed")).ok(), expected);
+}
+
+#[test]
+fn a_model_that_was_read_does_not_need_its_file_any_more() {
+    let (_folder, model, _) = two_models("read");
+    let expected = run_while(&model, &["--load", "read"], || {}).ok().to_string();
+    assert_eq!(run_while(&model, &["--load", "read"], || set_length(&model, 0)).ok(), expected);
+}
+
+#[test]
+fn the_library_says_so_too() {
+    let (folder, model, other) = two_models("library");
+    let open = || ModelFile::open(&model).expect("a model");
+    let (file, good) = (open(), fs::read(&model).expect("read"));
+    file.check_unchanged().expect("nothing happened");
+    fs::hard_link(&model, folder.join("link")).expect("linked");
+    file.check_unchanged().expect("its bytes are the same");
+    sleep(Duration::from_millis(20));
+    fs::write(&model, &good).expect("written");
+    let error = file.check_unchanged().expect_err("written to");
+    assert!(matches!(&error, Error::Changed { path } if *path == model), "{error}");
+    open().check_unchanged().expect("opened afterwards");
+    let file = open();
+    fs::rename(&other, &model).expect("replaced");
+    file.check_unchanged().expect("it still has the old file");
+}
