@@ -50,6 +50,7 @@ bench-peers: .venv-peers/installed
 
 ## The tests that take too long for `make test`, and a table of their figures.
 torture:
+	cargo build --workspace
 	cargo build --release --workspace
 	target/release/torture
 

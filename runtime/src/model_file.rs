@@ -13,6 +13,10 @@ use crate::memory::Resident;
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Longer than a tick of the clocks by which file systems note changes, 1 to 10 ms.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
@@ -27,6 +31,8 @@ pub struct ModelFile {
 struct Source {
     file: File,
     opened: State,
+    /// Whether it had been changed within the last moments.
+    opened_fresh: bool,
 }
 
 impl ModelFile {
@@ -56,7 +62,8 @@ impl ModelFile {
         }
         let index = Index::read(path, &file, metadata.len())?;
         let mapping = Mapping::new(path, &file, address_space(&index)?, load)?;
-        let source = Some(Source { file, opened: State::of(&metadata) });
+        let opened = State::of(&metadata);
+        let source = Some(Source { file, opened_fresh: opened.is_fresh(), opened });
         let mut model = ModelFile { path: path.to_path_buf(), index, mapping, source };
         if model.loaded().way == Load::Read {
             // From here on the copy is what counts.
@@ -82,7 +89,8 @@ impl ModelFile {
     ///
     /// A file whose length or modification time is another was written to. When only its change time is - it was
     /// renamed, replaced by another file of its name, or something hid a write - the digests of all tensors decide,
-    /// which takes as long as reading them.
+    /// which takes as long as reading them. They also do when the file was opened within moments of a change: the
+    /// clocks of file systems tick so slowly that the next one may bear the same time.
     ///
     /// # Errors
     /// [`Error::Changed`].
@@ -90,8 +98,12 @@ impl ModelFile {
         let Some(source) = &self.source else { return Ok(()) };
         let metadata = source.file.metadata().map_err(Error::io(&self.path, "read its metadata"))?;
         let now = State::of(&metadata);
-        let same = now.written == source.opened.written && (now == source.opened || self.first_damaged().is_none());
-        if same { Ok(()) } else { Err(Error::Changed { path: self.path.clone() }) }
+        let untouched = now == source.opened && !source.opened_fresh;
+        if now.written == source.opened.written && (untouched || self.first_damaged().is_none()) {
+            Ok(())
+        } else {
+            Err(Error::Changed { path: self.path.clone() })
+        }
     }
 
     /// The first tensor whose bytes are not those that its digest was made of. Reads all of them.
@@ -240,5 +252,13 @@ impl State {
     fn of(metadata: &Metadata) -> State {
         let written = Written { bytes: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) };
         State { written, changed: (metadata.ctime(), metadata.ctime_nsec()) }
+    }
+
+    /// Whether the last change is so recent that another one could bear the same time.
+    fn is_fresh(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanoseconds) = self.changed;
+        let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
+        now.abs_diff(changed) < CLOCK_TICK
     }
 }

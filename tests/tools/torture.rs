@@ -3,8 +3,14 @@
 //! Every part returns [`Figure`]s: how often something was tried, how often it was to be tried, and what went wrong.
 //! The table goes to standard output and into the folder of the report; one failure makes the exit status 1.
 
+#[path = "torture/bits.rs"]
+mod bits;
 #[path = "torture/figure.rs"]
 mod figure;
+#[path = "torture/mapping.rs"]
+mod mapping;
+#[path = "torture/programs.rs"]
+mod programs;
 
 use argh::FromArgs;
 use figure::Figure;
@@ -48,7 +54,7 @@ impl Effort {
 type Part = (&'static str, fn(&Effort) -> Vec<Figure>);
 
 /// All parts, in the order in which they run.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[("bits", bits::run), ("mapping", mapping::run)];
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
