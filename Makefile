@@ -52,6 +52,7 @@ bench-peers: .venv-peers/installed
 torture:
 	cargo build --workspace
 	cargo build --release --workspace
+	cargo test --release --test barrier_model -- --ignored
 	target/release/torture
 
 ## The Python environment of scripts/read_olmo.py, which one test runs.

@@ -34,6 +34,7 @@
 //! ```
 
 pub mod attention;
+mod barrier;
 mod buffers;
 pub mod coded;
 pub mod config;
@@ -57,7 +58,9 @@ pub mod rope;
 pub mod sequence;
 pub mod session;
 pub mod signals;
+mod sync;
 pub mod threads;
+mod tickets;
 pub mod tokens;
 pub mod top_k;
 pub mod vocabulary;

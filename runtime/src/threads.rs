@@ -11,159 +11,49 @@
 
 #![allow(unsafe_code)]
 
+use crate::barrier::Barrier;
 use crate::grid::{Block, Grid};
+use crate::tickets::Tickets;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
-
-/// How long a waiting thread spins before it lets others run.
-const SPIN: Duration = Duration::from_micros(200);
-/// How often it then yields before it parks.
-const YIELDS: u32 = 100;
-/// Pauses between two looks at the clock while spinning.
-const PAUSES_PER_LOOK: u32 = 64;
+use std::sync::Mutex;
+use std::thread;
 
 /// What a thread runs in a phase; the argument is its index.
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// A value on cache lines of its own, so that threads do not slow each other by writing neighbours.
-#[repr(align(128))]
-struct Padded<T>(T);
-
 /// What the threads share.
 struct Shared {
-    /// Number of the current phase; a change is the signal to begin.
-    phase: Padded<AtomicU32>,
-    /// Threads that still work on the current phase, the leader not counted.
-    pending: Padded<AtomicUsize>,
+    barrier: Barrier,
     /// What to run in the current phase.
     task: UnsafeCell<Option<Task<'static>>>,
-    /// Set before the last phase change.
-    stop: AtomicBool,
     /// The first panic of a worker, until the leader passes it on.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// Each thread's handle, once it runs, and whether it sleeps. The leader is thread 0.
-    sleepers: Vec<Padded<Sleeper>>,
-    /// Each thread's items of the current phase: next in the low half, end in the high half.
-    ranges: Vec<Padded<AtomicU64>>,
-    /// Whether spinning is of use: not with more threads than cores.
-    spin: bool,
+    /// The items of the current phase.
+    tickets: Tickets,
 }
 
-#[derive(Default)]
-struct Sleeper {
-    thread: OnceLock<Thread>,
-    asleep: AtomicBool,
-}
-
-// SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: between the
-// moment `pending` reached 0 and the next change of `phase`; workers read it after they saw that change (Release and
-// Acquire on `phase`) and before they decrement `pending`.
+// SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
+// `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
+// these, see tests/barrier_model.rs.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// Waits until `ready`, spinning first; `me` sleeps when it takes longer.
-    fn wait(&self, me: usize, ready: &dyn Fn() -> bool) {
-        if ready() {
-            return;
-        }
-        if self.spin {
-            let begun = Instant::now();
-            loop {
-                for _ in 0..PAUSES_PER_LOOK {
-                    std::hint::spin_loop();
-                    if ready() {
-                        return;
-                    }
-                }
-                if begun.elapsed() > SPIN {
-                    break;
-                }
-            }
-        }
-        for _ in 0..YIELDS {
-            thread::yield_now();
-            if ready() {
-                return;
-            }
-        }
-        let sleeper = &self.sleepers[me].0;
-        loop {
-            sleeper.asleep.store(true, Ordering::SeqCst);
-            // Looked at after `asleep` is set: whoever makes it ready afterwards sees the flag and wakes us.
-            let is_ready = ready();
-            if !is_ready {
-                thread::park();
-            }
-            sleeper.asleep.store(false, Ordering::SeqCst);
-            if is_ready || ready() {
-                return;
-            }
-        }
-    }
-
-    /// Wakes thread `index` if it sleeps.
-    fn wake(&self, index: usize) {
-        let sleeper = &self.sleepers[index].0;
-        if sleeper.asleep.load(Ordering::SeqCst)
-            && let Some(thread) = sleeper.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-
     /// The life of a worker: a phase after another until the stop.
     fn work(&self, me: usize) {
-        let _first_and_only = self.sleepers[me].0.thread.set(thread::current());
+        self.barrier.enter(me);
         let mut seen = 0;
-        loop {
-            self.wait(me, &|| self.phase.0.load(Ordering::SeqCst) != seen);
-            seen = seen.wrapping_add(1);
-            if self.stop.load(Ordering::Acquire) {
-                return;
-            }
-            // SAFETY: the leader wrote the task before it changed `phase`, and keeps it until `pending` is 0.
+        while self.barrier.next_phase(me, &mut seen) {
+            // SAFETY: the leader wrote the task before it began the phase, and keeps it until all have arrived.
             let task = unsafe { *self.task.get() }.expect("a task is set before the phase changes");
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(me))) {
                 // Nobody panics while holding this lock.
                 self.panic.lock().expect("not poisoned").get_or_insert(panic);
             }
-            if self.pending.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-                self.wake(0);
-            }
+            self.barrier.arrive();
         }
-    }
-
-    /// The next item of thread `me`, its own or another's.
-    fn next_item(&self, me: usize) -> Option<usize> {
-        let n_threads = self.ranges.len();
-        for other in (me..n_threads).chain(0..me) {
-            let range = &self.ranges[other].0;
-            let mut packed = range.load(Ordering::Relaxed);
-            loop {
-                let (next, end) = (packed as u32, (packed >> 32) as u32);
-                if next >= end {
-                    break;
-                }
-                // The owner takes from the front, others from the back.
-                let (item, left) = if other == me {
-                    (next, u64::from(end) << 32 | u64::from(next + 1))
-                } else {
-                    (end - 1, u64::from(end - 1) << 32 | u64::from(next))
-                };
-                // Relaxed: the range is only a ticket counter, the phase orders the data.
-                match range.compare_exchange_weak(packed, left, Ordering::Relaxed, Ordering::Relaxed) {
-                    Ok(_) => return Some(item as usize),
-                    Err(now) => packed = now,
-                }
-            }
-        }
-        None
     }
 }
 
@@ -193,22 +83,16 @@ pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> 
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let shared = Shared {
-        phase: Padded(AtomicU32::new(0)),
-        pending: Padded(AtomicUsize::new(0)),
+        barrier: Barrier::new(n_threads, n_threads <= cores),
         task: UnsafeCell::new(None),
-        stop: AtomicBool::new(false),
         panic: Mutex::new(None),
-        sleepers: (0..n_threads).map(|_| Padded(Sleeper::default())).collect(),
-        ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect(),
-        spin: n_threads <= cores,
+        tickets: Tickets::new(n_threads),
     };
     let lead = |body: Box<dyn FnOnce(&mut Team<'_>) -> R + Send + '_>| {
-        let _first_and_only = shared.sleepers[0].0.thread.set(thread::current());
+        shared.barrier.enter(0);
         // Whatever happens in the body, the workers must be told to leave.
         let result = catch_unwind(AssertUnwindSafe(|| body(&mut Team { shared: &shared, stays_here: PhantomData })));
-        shared.stop.store(true, Ordering::Release);
-        shared.phase.0.fetch_add(1, Ordering::SeqCst);
-        (1..n_threads).for_each(|worker| shared.wake(worker));
+        shared.barrier.stop();
         result.unwrap_or_else(|panic| resume_unwind(panic))
     };
     let Some(pool) = pool else {
@@ -229,24 +113,21 @@ pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> 
 impl Team<'_> {
     /// Number of threads, the leader included.
     pub fn n_threads(&self) -> usize {
-        self.shared.ranges.len()
+        self.shared.tickets.n_threads()
     }
 
     /// One phase: every thread runs `task` with its index, and all have finished when this returns.
     fn phase(&mut self, task: Task<'_>) {
         let shared = self.shared;
-        let workers = self.n_threads() - 1;
-        if workers == 0 {
+        if self.n_threads() == 1 {
             return task(0);
         }
         // SAFETY: no worker reads the slot now (see `Sync for Shared`), and this function does not return, not even by
         // a panic, before every worker has finished with the task: the longer lifetime is never used.
         unsafe { *shared.task.get() = Some(std::mem::transmute::<Task<'_>, Task<'static>>(task)) };
-        shared.pending.0.store(workers, Ordering::SeqCst);
-        shared.phase.0.fetch_add(1, Ordering::SeqCst);
-        (1..=workers).for_each(|worker| shared.wake(worker));
+        shared.barrier.begin();
         let own = catch_unwind(AssertUnwindSafe(|| task(0)));
-        shared.wait(0, &|| shared.pending.0.load(Ordering::SeqCst) == 0);
+        shared.barrier.wait_for_all();
         if let Err(panic) = own {
             resume_unwind(panic);
         }
@@ -264,15 +145,9 @@ impl Team<'_> {
             return (0..n_items).for_each(body);
         }
         let shared = self.shared;
-        let n_threads = self.n_threads();
-        let n_items = u32::try_from(n_items).expect("fewer than 2^32 items");
-        // Thread t begins with items t * n / threads .. (t + 1) * n / threads.
-        let bound = |thread: usize| (u64::from(n_items) * thread as u64) / n_threads as u64;
-        for (thread, range) in shared.ranges.iter().enumerate() {
-            range.0.store(bound(thread + 1) << 32 | bound(thread), Ordering::Relaxed);
-        }
+        shared.tickets.lay_out(u32::try_from(n_items).expect("fewer than 2^32 items"));
         self.phase(&|me| {
-            while let Some(item) = shared.next_item(me) {
+            while let Some(item) = shared.tickets.take(me) {
                 body(item);
             }
         });
@@ -326,6 +201,8 @@ impl Team<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     #[test]
     fn every_item_runs_once_for_any_number_of_threads() {

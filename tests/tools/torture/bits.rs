@@ -87,7 +87,7 @@ fn variants(effort: &Effort) -> Vec<Variant> {
     let release = |flags: String| Variant { flags: words(&flags), program: program("olmo-infer") };
     let mut all: Vec<Variant> = (1..=64).chain([1000]).map(|threads| release(format!("--threads {threads}"))).collect();
     for chunk in [1, 7, 64, POSITIONS] {
-        // The portable code does not fuse multiplication and addition: it has bits of its own, see infer_same_bits.
+        // The portable code does not fuse multiplication and addition: it has bits of its own, which infer_golden holds to a tolerance.
         for isa in ["avx512", "avx2", "scalar"].iter().filter(|isa| Isa::named(isa).is_some()) {
             all.push(release(format!("--chunk {chunk} --isa {isa} --threads 2")));
         }

@@ -1,0 +1,137 @@
+//! The barrier and the tickets of a team, run by loom in every order in which two and three threads can meet with a few
+//! interruptions, and with every value that the memory model lets a load see.
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+/// What the barrier is made of here: loom's.
+mod sync {
+    pub(crate) use loom::sync::Mutex;
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::thread::{Thread, current, park};
+
+    /// Without patience: every wait gets as far as parking.
+    pub(crate) fn wait_a_moment(_spin: bool, ready: &dyn Fn() -> bool) -> bool {
+        ready()
+    }
+}
+
+#[path = "../runtime/src/barrier.rs"]
+mod barrier;
+#[path = "../runtime/src/tickets.rs"]
+mod tickets;
+
+use barrier::Barrier;
+use tickets::Tickets;
+
+/// A team as `threads.rs` has it, with numbers instead of tasks.
+struct Team {
+    barrier: Barrier,
+    tickets: Tickets,
+    /// Written by the leader between phases, read by the workers in them.
+    task: UnsafeCell<u32>,
+    /// A place for each item, written by the one thread that takes it, read by the leader between phases.
+    results: Vec<UnsafeCell<u32>>,
+}
+
+// SAFETY: loom's cells report every access that the barrier does not order; that is what is tested here.
+#[allow(unsafe_code)]
+unsafe impl Sync for Team {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Send for Team {}
+
+impl Team {
+    fn new(n_threads: usize, n_items: usize) -> Team {
+        Team {
+            barrier: Barrier::new(n_threads, false),
+            tickets: Tickets::new(n_threads),
+            task: UnsafeCell::new(0),
+            results: (0..n_items).map(|_| UnsafeCell::new(0)).collect(),
+        }
+    }
+
+    /// The items that thread `me` gets in this phase: each is added to, so that one handed out twice shows.
+    fn do_items(&self, me: usize, task: u32) {
+        while let Some(item) = self.tickets.take(me) {
+            // SAFETY: loom watches that no other access comes between.
+            #[allow(unsafe_code)]
+            self.results[item].with_mut(|result| unsafe { *result += task });
+        }
+    }
+
+    fn work(&self, me: usize) {
+        self.barrier.enter(me);
+        let mut seen = 0;
+        while self.barrier.next_phase(me, &mut seen) {
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            let task = self.task.with(|task| unsafe { *task });
+            assert_eq!(task, seen, "the task of the phase that was begun");
+            self.do_items(me, task);
+            self.barrier.arrive();
+        }
+    }
+
+    fn lead(&self, n_phases: u32) {
+        self.barrier.enter(0);
+        assert!(self.tickets.n_threads() > 1);
+        for phase in 1..=n_phases {
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            self.task.with_mut(|task| unsafe { *task = phase });
+            self.tickets.lay_out(self.results.len() as u32);
+            self.barrier.begin();
+            self.do_items(0, phase);
+            self.barrier.wait_for_all();
+            for result in &self.results {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                let result = result.with(|result| unsafe { *result });
+                assert_eq!(result, (1..=phase).sum::<u32>(), "every item once in every phase");
+            }
+        }
+        self.barrier.stop();
+    }
+}
+
+/// Runs a team in every order in which at most so many threads are interrupted where they need not be: without a bound it
+/// would take days.
+fn model(n_threads: usize, n_phases: u32, n_items: usize, preemptions: usize) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(move || {
+        let team = Arc::new(Team::new(n_threads, n_items));
+        // The leader is no joining thread: loom takes being unparked for the end of the other.
+        let threads: Vec<_> = (0..n_threads)
+            .map(|me| {
+                let team = team.clone();
+                thread::spawn(move || if me == 0 { team.lead(n_phases) } else { team.work(me) })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+}
+
+#[test]
+fn two_threads_meet_with_few_interruptions() {
+    model(2, 2, 2, 2);
+}
+
+#[test]
+fn three_threads_meet_with_one_interruption() {
+    model(3, 1, 2, 1);
+}
+
+#[test]
+#[ignore = "takes minutes: make torture runs it"]
+fn two_threads_meet_with_many_interruptions() {
+    model(2, 2, 2, 4);
+}
+
+#[test]
+#[ignore = "takes minutes: make torture runs it"]
+fn three_threads_meet_with_some_interruptions() {
+    model(3, 1, 2, 2);
+}
