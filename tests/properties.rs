@@ -1,0 +1,458 @@
+//! Properties of the size arithmetic, the reader and the encodings, on 10,000 random cases each.
+//!
+//! A case that fails is made as small as it gets and printed; it becomes a test of its own then.
+
+use olmo_infer::coded::{CodedTable, Exponents, N_CODES, decode};
+use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::format::{
+    self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
+    VERSION_MAJOR, VERSION_MINOR,
+};
+use olmo_infer::index::{Index, ReadAt};
+use olmo_infer::layout::{self, Layout};
+use olmo_infer::panels::PanelShape;
+use olmo_infer::top_k::top_k;
+use olmo_infer::vocabulary::quoted;
+use olmo_pack::element::{f16_to_f32, f32_to_f16, round_to_bf16};
+use olmo_pack::npy::shown_shape;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// Runs a property on 10,000 cases.
+fn check<S: Strategy>(strategy: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let config = ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() };
+    if let Err(failure) = TestRunner::new(config).run(&strategy, property) {
+        panic!("{failure}");
+    }
+}
+
+/// A number that is often near a power of two.
+fn edgy(max: usize) -> impl Strategy<Value = usize> {
+    let power = (0..usize::BITS).prop_flat_map(|bit| (Just(1usize << bit), -2i64..=2));
+    let near = power.prop_map(|(power, off)| power.wrapping_add_signed(off as isize));
+    prop_oneof![1..=max.min(300), near].prop_map(move |n| n.clamp(1, max))
+}
+
+/// A possible model whose sizes are at most `max_width`.
+fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConfig> {
+    let sizes = (edgy(max_width), 1..=4usize, 1..=4usize, 1..=32usize, edgy(max_width), edgy(max_width));
+    let layers = prop::collection::vec(any::<bool>(), 1..=max_layers);
+    let rest = (any::<bool>(), any::<bool>(), 1..=1000usize, prop::collection::vec(0..50u32, 0..=4));
+    (sizes, layers, rest).prop_map(|(sizes, layers, (tied, olmo3, positions, eos_token_ids))| {
+        let (hidden_size, n_kv_heads, groups, half_head, intermediate_size, vocab_size) = sizes;
+        let slides = |&slides: &bool| match olmo3 && slides {
+            true => AttentionKind::Sliding,
+            false => AttentionKind::Full,
+        };
+        let layer_types: Vec<AttentionKind> = layers.iter().map(slides).collect();
+        let window = if layer_types.contains(&AttentionKind::Sliding) { 5 } else { 0 };
+        ModelConfig {
+            architecture: if olmo3 { Architecture::Olmo3 } else { Architecture::Olmo2 },
+            hidden_size,
+            n_heads: n_kv_heads * groups,
+            n_kv_heads,
+            head_dim: 2 * half_head,
+            intermediate_size,
+            vocab_size,
+            max_position_embeddings: positions,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10000.0,
+            rope_theta_sliding: 10000.0,
+            yarn: olmo3.then(|| Yarn {
+                factor: 8.0,
+                original_max_position_embeddings: positions,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                attention_factor: 1.2,
+                truncate: tied,
+            }),
+            sliding_window: window,
+            layer_types,
+            tie_word_embeddings: tied,
+            eos_token_ids,
+            bos_token_id: None,
+            pad_token_id: Some(0),
+        }
+    })
+}
+
+fn dtype() -> impl Strategy<Value = Dtype> {
+    prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)]
+}
+
+/// The layout of a model without coded matrices, with sections of some lengths.
+fn plain_layout(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Layout> {
+    let encodings = vec![Encoding::Plain; layout::tensors(config).len()];
+    layout::layout(config, matrices, &encodings, sections).ok()
+}
+
+#[test]
+fn a_layout_is_aligned_disjoint_in_order_and_ends_with_the_file() {
+    let sections = prop::collection::vec(0..100_000u64, 0..5);
+    check((model(1 << 20, 6), dtype(), sections), |(config, matrices, sections)| {
+        prop_assert!(config.validate().is_ok(), "{:?}", config.validate());
+        let layout = plain_layout(&config, matrices, &sections).expect("possible models have possible sizes");
+        let parts = [layout.index].into_iter().chain(layout.sections.clone()).chain(layout.tensors.clone());
+        let mut end = HEADER_BYTES as u64;
+        for part in parts {
+            prop_assert!(part.offset >= end && part.end() <= layout.file_bytes);
+            end = part.end();
+        }
+        prop_assert!(layout.sections.iter().all(|section| section.offset % 64 == 0));
+        prop_assert!(layout.tensors.iter().all(|tensor| tensor.offset % 256 == 0));
+        prop_assert!(layout.file_bytes - end < format::LARGE_GROUP_ALIGNMENT);
+        prop_assert_eq!(layout.tensors[0].offset, layout.data_offset);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_bytes_of_a_tensor_are_those_of_arithmetic_without_a_limit() {
+    check((model(1 << 20, 1), dtype()), |(config, matrices)| {
+        for spec in layout::tensors(&config) {
+            let found = layout::tensor_bytes(&spec, matrices, Encoding::Plain).expect("possible");
+            let rows = spec.rows as u128;
+            let expected = match spec.columns {
+                None => rows * 4,
+                Some(columns) => {
+                    let (step, bytes) = if matrices == Dtype::F32 { (1, 4) } else { (2, 2) };
+                    rows.div_ceil(64) * 64 * (columns as u128).div_ceil(step) * step * bytes
+                }
+            };
+            prop_assert_eq!(u128::from(found), expected);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn sizes_that_no_file_can_have_are_an_error_and_never_wrap() {
+    let spec = (edgy(usize::MAX), edgy(usize::MAX), dtype());
+    check(spec, |(rows, columns, matrices)| {
+        let spec = layout::TensorSpec { role: layout::Role::LmHead, layer: None, rows, columns: Some(columns) };
+        let step = if matrices == Dtype::F32 { 1u128 } else { 2 };
+        let rows = (rows as u128).div_ceil(64) * 64;
+        let expected = rows.checked_mul((columns as u128).div_ceil(step) * step).and_then(|n| n.checked_mul(4 / step));
+        match layout::tensor_bytes(&spec, matrices, Encoding::Plain) {
+            Ok(found) => prop_assert_eq!(Some(u128::from(found)), expected),
+            Err(layout::TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn every_element_of_a_matrix_has_a_place_of_its_own() {
+    check((1..200usize, 1..40usize, dtype()), |(rows, columns, dtype)| {
+        let shape = PanelShape { rows, columns, dtype };
+        let mut taken = vec![false; shape.n_panels() * shape.panel_elements()];
+        for row in 0..rows {
+            for column in 0..columns {
+                prop_assert!(!std::mem::replace(&mut taken[shape.element(row, column)], true));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_configuration_is_read_back_as_it_was_written() {
+    check(model(1 << 20, 40), |config| {
+        prop_assert_eq!(ConfigBlock::new(&config).to_config(), Some(config));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_configuration_block_has_one_spelling() {
+    // Whatever a block with a changed byte says, it says it in its one spelling, or nothing.
+    let change = (0..size_of::<ConfigBlock>(), 1..=255u8);
+    check((model(1 << 12, 4), change), |(config, (at, bits))| {
+        let mut block = ConfigBlock::new(&config);
+        block.as_mut_bytes()[at] ^= bits;
+        if let Some(other) = block.to_config() {
+            prop_assert_ne!(&other, &config);
+            prop_assert!(ConfigBlock::new(&other).as_bytes() == block.as_bytes());
+        }
+        Ok(())
+    });
+}
+
+/// The header and the index of a model; the rest of the file reads as zeros.
+#[derive(Debug)]
+struct Head {
+    bytes: Vec<u8>,
+    length: u64,
+}
+
+impl ReadAt for Head {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.length) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (byte, at) in out.iter_mut().zip(offset as usize..) {
+            *byte = self.bytes.get(at).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    fn new(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Head> {
+        let layout = plain_layout(config, matrices, sections)?;
+        let mut index = Vec::new();
+        for (spec, &extent) in layout::tensors(config).iter().zip(&layout.tensors) {
+            index.extend_from_slice(TensorRecord::new(spec, matrices, Encoding::Plain, extent).as_bytes());
+        }
+        // Kinds that this version does not define, and that a reader may ignore.
+        for (kind, extent) in (100..).zip(&layout.sections) {
+            let mut record = SectionRecord::new_zeroed();
+            record.kind.set(kind);
+            record.offset.set(extent.offset);
+            record.bytes.set(extent.bytes);
+            index.extend_from_slice(record.as_bytes());
+        }
+        let mut header = Header::new_zeroed();
+        header.magic = MAGIC;
+        header.version_major.set(VERSION_MAJOR);
+        header.version_minor.set(VERSION_MINOR);
+        header.byte_order.set(BYTE_ORDER_MARK);
+        header.file_bytes.set(layout.file_bytes);
+        header.header_bytes.set(HEADER_BYTES as u32);
+        header.n_tensors.set(layout.tensors.len() as u32);
+        header.n_sections.set(layout.sections.len() as u32);
+        header.index_bytes.set(index.len() as u64);
+        header.data_offset.set(layout.data_offset);
+        header.data_bytes.set(layout.file_bytes - layout.data_offset);
+        header.config = ConfigBlock::new(config);
+        let mut head = Head { bytes: [header.as_bytes(), &index].concat(), length: layout.file_bytes };
+        head.repair();
+        Some(head)
+    }
+
+    /// Makes both digests right.
+    fn repair(&mut self) {
+        let (page, index) = self.bytes.split_at_mut(HEADER_BYTES);
+        let header = Header::mut_from_bytes(page).expect("a page");
+        header.index_digest.set(format::digest(index, 0));
+        header.header_digest.set(header.computed_digest());
+    }
+
+    fn read(&self) -> Result<Index, olmo_infer::error::Error> {
+        Index::read(Path::new("m.olmo"), self, self.length)
+    }
+}
+
+#[test]
+fn a_possible_model_is_read_as_what_it_is() {
+    let sections = prop::collection::vec(0..100_000u64, 0..5);
+    check((model(1 << 14, 3), dtype(), sections), |(config, matrices, sections)| {
+        let index = Head::new(&config, matrices, &sections).expect("possible").read();
+        let index = index.map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(index.config, config);
+        prop_assert_eq!(index.matrices, matrices);
+        prop_assert_eq!(index.sections.len(), sections.len());
+        Ok(())
+    });
+}
+
+/// Parts of the head whose bytes may be something else under right digests: what a writer says about numbers and about
+/// sections, and what a newer writer may say.
+fn is_free(at: usize, config: &ModelConfig) -> bool {
+    let n_tensors = layout::tensors(config).len();
+    let in_record = |field: Range<usize>| {
+        let Some(at) = at.checked_sub(HEADER_BYTES).filter(|at| *at < n_tensors * 128) else { return false };
+        field.contains(&(at % 128))
+    };
+    let in_section = |field: Range<usize>| {
+        let Some(at) = at.checked_sub(HEADER_BYTES + n_tensors * 128) else { return false };
+        field.contains(&(at % 64))
+    };
+    let digest = std::mem::offset_of!(TensorRecord, digest);
+    let magnitude = std::mem::offset_of!(TensorRecord, min_magnitude);
+    let rounded = std::mem::offset_of!(TensorRecord, rounded);
+    let kind = std::mem::offset_of!(SectionRecord, kind);
+    let section_digest = std::mem::offset_of!(SectionRecord, digest);
+    // Another length that ends at the same multiple of the alignment; the digest decides.
+    let section_bytes = std::mem::offset_of!(SectionRecord, bytes);
+    let minor = std::mem::offset_of!(Header, version_minor);
+    let optional = std::mem::offset_of!(Header, optional_features);
+    in_record(digest..digest + 8)
+        || in_record(magnitude..magnitude + 4)
+        || in_record(rounded..rounded + 1)
+        || in_section(kind..kind + 4)
+        || in_section(section_digest..section_digest + 8)
+        || in_section(section_bytes..section_bytes + 8)
+        || (minor..minor + 2).contains(&at)
+        || (optional..optional + 8).contains(&at)
+}
+
+#[test]
+fn any_other_byte_under_right_digests_is_refused_or_another_model() {
+    let sections = prop::collection::vec(1..1000u64, 0..3);
+    let change = (any::<prop::sample::Index>(), 1..=255u8);
+    check((model(300, 2), dtype(), sections, change), |(config, matrices, sections, (at, bits))| {
+        let mut head = Head::new(&config, matrices, &sections).expect("possible");
+        let at = at.index(head.bytes.len());
+        head.bytes[at] ^= bits;
+        head.repair();
+        // The digests themselves were just made right.
+        let digests = std::mem::offset_of!(Header, index_digest)..std::mem::offset_of!(Header, index_digest) + 8;
+        if is_free(at, &config) || digests.contains(&at) || (HEADER_BYTES - 8..HEADER_BYTES).contains(&at) {
+            return Ok(());
+        }
+        match head.read() {
+            Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+            // Values of the configuration that move nothing: another model of the same layout.
+            Ok(index) => {
+                let in_config = (128..128 + size_of::<ConfigBlock>()).contains(&at);
+                prop_assert!(in_config && index.config != config, "byte {} ^ {}", at, bits);
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn any_other_length_is_refused() {
+    let change = (any::<i64>(), -5000i64..5000, any::<bool>());
+    check((model(300, 2), dtype(), change), |(config, matrices, (far, near, is_near))| {
+        let mut head = Head::new(&config, matrices, &[]).expect("possible");
+        let good = head.length;
+        head.length = good.wrapping_add_signed(if is_near { near } else { far });
+        prop_assert_eq!(head.read().is_ok(), head.length == good);
+        Ok(())
+    });
+}
+
+#[test]
+fn coded_steps_give_every_number_back() {
+    let step = (any::<[u32; 32]>(), any::<[u32; 32]>());
+    check((step, any::<[u64; 16]>()), |((first, second), weights)| {
+        // Exponents by chance, and numbers that have them.
+        let mut counts = [0u64; 256];
+        weights.iter().for_each(|&weight| counts[weight as usize % 256] += weight % 1000 + 1);
+        let exponents = Exponents::commonest(&counts);
+        let known = exponents.to_bytes();
+        let with_exponent = |bits: u16| bits & 0x807f | u16::from(known[usize::from(bits >> 7) % N_CODES]) << 7;
+        let mut step = [0u32; 64];
+        for (pair, &bits) in step.iter_mut().zip(first.iter().chain(&second)) {
+            *pair = u32::from(with_exponent(bits as u16)) | u32::from(with_exponent((bits >> 16) as u16)) << 16;
+        }
+        let coded = exponents.codes().encode(&step, 64, 2);
+        prop_assert_eq!(coded.map(|coded| decode(&coded, &exponents)), Some(step));
+        // A number with another exponent has no code.
+        let other = (0..=255u8).find(|exponent| !known.contains(exponent)).expect("there are 256");
+        step[weights[0] as usize % 64] = u32::from(other) << 7;
+        prop_assert!(exponents.codes().encode(&step, 64, 2).is_none());
+        Ok(())
+    });
+}
+
+/// A matrix, and the raw steps of each of its panels.
+fn raw_steps() -> impl Strategy<Value = (PanelShape, Vec<Vec<u32>>)> {
+    (1..200usize, 1..40usize).prop_flat_map(|(rows, columns)| {
+        let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
+        let steps = prop::collection::btree_set(0..columns.div_ceil(2) as u32, 0..4);
+        let panels = prop::collection::vec(steps.prop_map(|steps| steps.into_iter().collect()), shape.n_panels());
+        (Just(shape), panels)
+    })
+}
+
+#[test]
+fn tables_are_read_back_and_have_one_spelling() {
+    let change = (any::<prop::sample::Index>(), 1..=255u8);
+    check((raw_steps(), change), |((shape, panels), (at, bits))| {
+        let table = CodedTable::new(Exponents::commonest(&[1; 256]), panels.into_iter());
+        let n_raw_steps = table.n_raw_steps() as u32;
+        let mut bytes = Vec::new();
+        table.write(&mut bytes);
+        prop_assert_eq!(CodedTable::bytes(&shape, n_raw_steps), Some(bytes.len()));
+        prop_assert_eq!(CodedTable::read(&bytes, &shape, n_raw_steps), Ok(table.clone()));
+        let at = at.index(bytes.len());
+        bytes[at] ^= bits;
+        if let Ok(other) = CodedTable::read(&bytes, &shape, n_raw_steps) {
+            // Another table, whose panels still lie where the matrix has bytes.
+            prop_assert_ne!(&other, &table);
+            let end = other.panel_range(&shape, shape.n_panels() - 1).end as u64;
+            prop_assert_eq!(Some(end), olmo_infer::coded::coded_bytes(&shape, n_raw_steps));
+            for panel in 0..shape.n_panels() {
+                let steps = other.raw_steps(panel);
+                prop_assert!(steps.iter().all(|&step| (step as usize) < shape.columns.div_ceil(2)));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn rounding_to_bf16_takes_the_nearest_and_the_even_of_two() {
+    check(any::<u32>(), |bits| {
+        let (value, rounded) = (f32::from_bits(bits), f32::from_bits(u32::from(round_to_bf16(bits)) << 16));
+        if value.is_nan() {
+            prop_assert!(rounded.is_nan());
+            return Ok(());
+        }
+        let exact = f64::from(value);
+        let distance = |bits: u32| {
+            let value = f32::from_bits(bits);
+            // What lies beyond the largest number is as far as the next number would be.
+            if value.is_finite() { (f64::from(value) - exact).abs() } else { (2f64.powi(128) - exact.abs()).abs() }
+        };
+        let (below, above) = (bits & 0xffff_0000, (bits & 0xffff_0000).wrapping_add(0x1_0000));
+        let found = distance(rounded.to_bits());
+        prop_assert!(value.is_infinite() || found <= distance(below) && found <= distance(above));
+        if !value.is_infinite() && distance(below) == distance(above) {
+            prop_assert_eq!(rounded.to_bits() >> 16 & 1, 0);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn f16_numbers_come_back() {
+    check(any::<u16>(), |half| {
+        prop_assert_eq!(f32_to_f16(f16_to_f32(half)), Some(half));
+        Ok(())
+    });
+}
+
+#[test]
+fn the_largest_logits_are_those_of_a_sort() {
+    let logits = prop::collection::vec((-20..20i8).prop_map(f32::from), 1..300);
+    check((logits, 0..400usize), |(logits, k)| {
+        let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        sorted.truncate(k);
+        prop_assert_eq!(top_k(&logits, k), sorted);
+        Ok(())
+    });
+}
+
+#[test]
+fn quoted_text_is_one_printable_line() {
+    check(prop::collection::vec(any::<u8>(), 0..40), |bytes| {
+        let line = quoted(&bytes);
+        prop_assert!(!line.chars().any(char::is_control));
+        // A quotation mark ends the text only without a backslash before it.
+        let mut escaped = false;
+        for c in line.chars() {
+            prop_assert!(escaped || c != '"');
+            escaped = c == '\\' && !escaped;
+        }
+        prop_assert!(!escaped);
+        Ok(())
+    });
+}
+
+#[test]
+fn shapes_are_shown_as_numpy_shows_them() {
+    check(prop::collection::vec(any::<u64>(), 0..5), |shape| {
+        prop_assert_eq!(shown_shape(&shape), format!("{shape:?}"));
+        Ok(())
+    });
+}
