@@ -40,7 +40,10 @@ impl Waiting {
         let begun = Instant::now();
         // A model that was read leaves no trace; it takes no second to read a small one.
         let is_read = flags.contains(&"read");
-        while !has_mapped(&child, model) && !(is_read && begun.elapsed() > Duration::from_secs(1)) {
+        while !has_mapped(&child, model) {
+            if is_read && begun.elapsed() > Duration::from_secs(1) {
+                break;
+            }
             assert!(begun.elapsed() < Duration::from_secs(20), "the model was never mapped");
             sleep(Duration::from_millis(1));
         }

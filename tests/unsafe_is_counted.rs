@@ -1,0 +1,46 @@
+//! `unsafe` stands where SECURITY.md says, and as often.
+
+use olmo_tests::repository;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// How often the word stands in code, comments left out. No text of ours holds `//` before it on a line.
+fn count(source: &str) -> usize {
+    let code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    words.filter(|word| *word == "unsafe").count()
+}
+
+/// Adds every source file below `folder` that has some.
+fn count_below(folder: &Path, found: &mut BTreeMap<String, usize>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            count_below(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let n = count(&fs::read_to_string(&path).expect("a source file"));
+            if n > 0 {
+                let name = path.strip_prefix(repository()).expect("inside").display().to_string();
+                found.insert(name, n);
+            }
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_where_security_md_says() {
+    let mut found = BTreeMap::new();
+    count_below(&repository().join("runtime/src"), &mut found);
+    count_below(&repository().join("converter/src"), &mut found);
+    let document = fs::read_to_string(repository().join("SECURITY.md")).expect("SECURITY.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let stated: BTreeMap<String, usize> =
+        rows.filter_map(|(file, rest)| Some((file.to_string(), rest.split(" |").next()?.parse().ok()?))).collect();
+    assert_eq!(found, stated);
+}
+
+#[test]
+fn counting_leaves_comments_and_longer_words_out() {
+    assert_eq!(count("unsafe { x } // unsafe\n#![allow(unsafe_code)]\n/// unsafe\nunsafe fn"), 2);
+}
