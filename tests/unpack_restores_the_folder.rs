@@ -5,7 +5,7 @@ use olmo_infer::config::{Architecture, ModelConfig};
 use olmo_infer::format::Dtype;
 use olmo_infer::layout;
 use olmo_infer::model_file::ModelFile;
-use olmo_pack::output::SystemDisk;
+use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
@@ -51,7 +51,7 @@ fn assert_restored(weights: &Path, dtype: DtypeChoice, stored: Dtype) {
     let (model, back) = (folder.join("m.olmo"), folder.join("back"));
     pack(weights, &model, dtype);
     assert_eq!(ModelFile::open(&model).expect("a model").matrices(), stored);
-    let said = unpack::run(&model, &back, false).unwrap_or_else(|error| panic!("{error}"));
+    let said = unpack::run(&model, &back, false, &SystemDisk).unwrap_or_else(|error| panic!("{error}"));
     assert!(said.ends_with("restored exactly"), "{said}");
     assert_same_files(&back, weights);
 }
@@ -166,7 +166,7 @@ fn a_folder_without_config_json_comes_back_without_one() {
     let request = Request { weights: weights.clone(), model: model.clone(), flags, ..Request::default() };
     let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
     packed.unwrap_or_else(|error| panic!("{error}"));
-    unpack::run(&model, &back, false).expect("unpacked");
+    unpack::run(&model, &back, false, &SystemDisk).expect("unpacked");
     assert_same_files(&back, &weights);
 }
 
@@ -177,7 +177,7 @@ fn what_was_rounded_is_said_and_written_rounded() {
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &config, Stored::F32, 10);
     pack(&weights, &model, DtypeChoice::Bf16);
-    let said = unpack::run(&model, &back, false).expect("unpacked");
+    let said = unpack::run(&model, &back, false, &SystemDisk).expect("unpacked");
     let n_matrices = layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()).count();
     let expected = format!(
         "not restored exactly: {n_matrices} of them were rounded to bf16 when packed, and the rounded values were written: \
@@ -207,7 +207,7 @@ fn a_folder_with_files_is_left_alone_without_force() {
     pack(&weights, &model, DtypeChoice::Auto);
     fs::create_dir(&back).expect("folder");
     fs::write(back.join("model.norm.weight.npy"), "mine").expect("written");
-    let refused = unpack::run(&model, &back, false).expect_err("refused").to_string();
+    let refused = unpack::run(&model, &back, false, &SystemDisk).expect_err("refused").to_string();
     assert!(
         refused.ends_with(
             "not an empty folder, expected a new or an empty one; --force replaces the files of the same names"
@@ -217,11 +217,11 @@ fn a_folder_with_files_is_left_alone_without_force() {
     assert_eq!(files(&back).len(), 1);
     assert_eq!(fs::read(back.join("model.norm.weight.npy")).expect("read"), b"mine");
     fs::write(back.join("notes.txt"), "mine").expect("written");
-    unpack::run(&model, &back, true).expect("unpacked");
+    unpack::run(&model, &back, true, &SystemDisk).expect("unpacked");
     assert_eq!(fs::read(back.join("notes.txt")).expect("read"), b"mine");
     fs::remove_file(back.join("notes.txt")).expect("removed");
     assert_same_files(&back, &weights);
-    let refused = unpack::run(&model, &model, false).expect_err("refused").to_string();
+    let refused = unpack::run(&model, &model, false, &SystemDisk).expect_err("refused").to_string();
     assert!(refused.contains("m.olmo"), "{refused}");
 }
 
@@ -236,7 +236,7 @@ fn a_damaged_tensor_is_not_passed_off_as_restored() {
     let tensor = ModelFile::open(&model).expect("a model").layout().tensors[3];
     bytes[tensor.offset as usize] ^= 1;
     fs::write(&model, bytes).expect("written");
-    let refused = unpack::run(&model, &back, false).expect_err("refused").to_string();
+    let refused = unpack::run(&model, &back, false, &SystemDisk).expect_err("refused").to_string();
     let name = layout::tensors(&config)[3].name();
     assert!(refused.contains(&format!("{name}: the restored numbers are not those that were packed")), "{refused}");
     let left = files(&back);
@@ -265,7 +265,7 @@ fn nothing_is_written_through_names_that_are_there() {
     for path in &planted {
         symlink(&mine, path).expect("linked");
     }
-    unpack::run(&model, &back, true).expect("unpacked");
+    unpack::run(&model, &back, true, &SystemDisk).expect("unpacked");
     assert_eq!(fs::read(&mine).expect("read"), b"mine");
     for path in &planted[1..] {
         fs::remove_file(path).expect("still there");

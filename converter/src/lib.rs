@@ -24,6 +24,7 @@ pub mod checkpoint;
 pub mod coding;
 pub mod config_json;
 pub mod copy;
+pub mod disk;
 pub mod element;
 pub mod error;
 pub mod fill;

@@ -48,10 +48,12 @@ impl Figure {
 
 /// A table in Markdown, and below it the first failures of each row.
 pub fn table(figures: &[Figure], effort: &str) -> String {
-    let mut text = format!("What was tried ({effort}):\n\n| what | wanted | tried | failed | |\n|---|---:|---:|---:|---|\n");
+    let mut text =
+        format!("What was tried ({effort}):\n\n| what | wanted | tried | failed | |\n|---|---:|---:|---:|---|\n");
     let row = |text: &mut String, figure: &Figure| {
         let Figure { what, wanted, tried, failed, note, .. } = figure;
-        writeln!(text, "| {what} | {wanted} | {tried} | {failed} | {note} |").expect("writing to a String does not fail");
+        writeln!(text, "| {what} | {wanted} | {tried} | {failed} | {note} |")
+            .expect("writing to a String does not fail");
     };
     figures.iter().for_each(|figure| row(&mut text, figure));
     for figure in figures.iter().filter(|figure| !figure.failures.is_empty()) {
