@@ -4,6 +4,8 @@
 //! tests only, not to this library.
 
 pub mod disks;
+pub mod power;
+pub mod runs;
 
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_infer::layout;
