@@ -3,11 +3,10 @@
 
 use olmo_pack::error::Error;
 use olmo_tests::disks::{Fault, Plan};
-use olmo_tests::on_one_processor;
 use olmo_tests::runs::{Runs, Work};
+use olmo_tests::{files, on_one_processor};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
@@ -23,13 +22,6 @@ struct Case {
     work: Work,
     /// What a whole run leaves there.
     new: Files,
-}
-
-fn files(folder: &Path) -> Files {
-    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("an entry"));
-    entries
-        .map(|entry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file")))
-        .collect()
 }
 
 impl Case {

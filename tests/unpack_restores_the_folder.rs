@@ -9,8 +9,9 @@ use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
-use olmo_tests::{Stored, TempDir, config_json, npy_path, run, skipped, small_config, small_olmo3, write_weights};
-use std::collections::BTreeMap;
+use olmo_tests::{
+    Stored, TempDir, config_json, files, npy_path, run, skipped, small_config, small_olmo3, write_weights,
+};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -24,14 +25,6 @@ fn pack(weights: &Path, model: &Path, dtype: DtypeChoice) {
     let request = Request { weights: weights.into(), model: model.into(), dtype, ..Request::default() };
     let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
     packed.unwrap_or_else(|error| panic!("{error}"));
-}
-
-/// Names and bytes of the files in a folder.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
-    entries
-        .map(|entry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file")))
-        .collect()
 }
 
 /// Asserts that two folders have the same files, naming the first that differs.

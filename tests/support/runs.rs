@@ -8,6 +8,7 @@ use olmo_pack::disk::Disk;
 use olmo_pack::error::Error;
 use olmo_pack::pack::{self, Request};
 use olmo_pack::{copy, unpack};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,7 @@ impl Default for Runs {
 impl Runs {
     /// With as few and as small tensors as there can be.
     pub fn new() -> Runs {
-        let config = ModelConfig {
+        Runs::of(&ModelConfig {
             vocab_size: 20,
             hidden_size: 8,
             n_heads: 2,
@@ -46,9 +47,13 @@ impl Runs {
             layer_types: vec![AttentionKind::Full],
             tie_word_embeddings: true,
             ..small_config()
-        };
+        })
+    }
+
+    /// With this model.
+    pub fn of(config: &ModelConfig) -> Runs {
         let runs = Runs { folder: TempDir::in_memory("runs") };
-        write_weights(&runs.weights(), &config, Stored::F32, 1);
+        write_weights(&runs.weights(), config, Stored::F32, 1);
         fs::create_dir(runs.folder.join("above")).expect("a folder");
         let (packed, _) = Plan::sound().run(|disk| runs.pack_to(&runs.model(), false, disk));
         packed.expect("packed");
@@ -68,6 +73,23 @@ impl Runs {
     /// Where [`Runs::run`] writes: into this folder, which only [`Work::Unpack`] makes.
     pub fn out(&self) -> PathBuf {
         self.folder.join("above/out")
+    }
+
+    /// What the program is told for the same as [`Runs::run`].
+    pub fn arguments(&self, work: Work, force: bool) -> Vec<OsString> {
+        let (from, to) = match work {
+            Work::Pack => (self.weights(), self.out().join("m.olmo")),
+            Work::Copy => (self.model(), self.out().join("m.olmo")),
+            Work::Unpack => (self.model(), self.out()),
+        };
+        let mut arguments: Vec<OsString> = vec![from.into(), to.into()];
+        arguments.extend(force.then(|| "--force".into()));
+        match work {
+            Work::Pack => arguments.extend(["--threads".into(), "1".into()]),
+            Work::Copy => arguments.insert(0, "copy".into()),
+            Work::Unpack => arguments.insert(0, "unpack".into()),
+        }
+        arguments
     }
 
     /// Runs it.

@@ -5,6 +5,8 @@
 
 #[path = "torture/figure.rs"]
 mod figure;
+#[path = "torture/kills.rs"]
+mod kills;
 #[path = "torture/power.rs"]
 mod power;
 
@@ -50,7 +52,7 @@ impl Effort {
 type Part = (&'static str, fn(&Effort) -> Vec<Figure>);
 
 /// All parts, in the order in which they run.
-const PARTS: &[Part] = &[("power", power::run)];
+const PARTS: &[Part] = &[("power", power::run), ("kills", kills::run)];
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
