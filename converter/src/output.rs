@@ -172,8 +172,8 @@ struct Temporary<'d> {
 }
 
 impl Temporary<'_> {
-    /// Tries names in `folder` until `make` finds one free; it must refuse one that is taken, and thus never meets a file
-    /// or a link that someone put there.
+    /// Tries names in `folder` until `make` finds one free; it must refuse one that is taken, and thus never meets a
+    /// file or a link that someone put there.
     fn make<'d, T>(
         disk: &'d dyn Disk,
         folder: &Path,

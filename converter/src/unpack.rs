@@ -32,8 +32,8 @@ const SHOWN_TENSORS: usize = 3;
 
 /// Restores the folder that `model` was packed from and returns a summary.
 ///
-/// `folder` must be new or empty, unless `force` lets files of the same names be replaced. Each file appears whole or not at
-/// all.
+/// `folder` must be new or empty, unless `force` lets files of the same names be replaced. Each file appears whole or
+/// not at all.
 ///
 /// # Errors
 /// The model cannot be opened or does not say where it came from, the folder has files or no room, a file cannot be

@@ -1,10 +1,10 @@
 //! Power cuts that are not tried but worked out: what may be on the disk when the power goes in the middle of a
 //! recorded run, and a judge of that.
 //!
-//! The disk is taken to be as bad as the rules for programs allow. Of what was written to a file after its last sync any
-//! 512 bytes may be there or not, in any order, and what is not there are the bytes from before, or garbage. The length
-//! may be any between that of the last sync and the present one. A name given after the last sync of its folder may be
-//! there or not, whatever is known of the bytes of its file, and whatever happened to the names before it.
+//! The disk is taken to be as bad as the rules for programs allow. Of what was written to a file after its last sync
+//! any 512 bytes may be there or not, in any order, and what is not there are the bytes from before, or garbage. The
+//! length may be any between that of the last sync and the present one. A name given after the last sync of its folder
+//! may be there or not, whatever is known of the bytes of its file, and whatever happened to the names before it.
 
 use crate::{Random, TempDir};
 use olmo_infer::model_file::ModelFile;
@@ -25,6 +25,9 @@ const SECTOR: usize = 512;
 const GARBAGE: u8 = 0xa5;
 /// Up to so many sectors, writes or names, every subset is looked at.
 const ALL_SUBSETS: usize = 8;
+
+/// So many failures tell what is wrong.
+const ENOUGH_FAILURES: usize = 10;
 
 /// A file, whatever its names.
 type Inode = u64;
@@ -66,7 +69,7 @@ impl Recording {
         Recording { operations: recorder.operations.into_inner().expect("no panic"), old, new: files(folder) }
     }
 
-    /// Calls `visit` with the states that a power cut after the first `prefix` operations may leave: some that are always
+    /// Calls `visit` with states that a power cut after the first `prefix` operations may leave: some that are always
     /// looked at, and `tries` random ones.
     fn states(&self, prefix: usize, tries: u64, random: &mut Random, visit: &mut dyn FnMut(State)) {
         let moment = Moment::after(self, prefix);
@@ -353,22 +356,19 @@ impl<'r> Moment<'r> {
         names
     }
 
-    /// Contents of all files that are always looked at: all of the last file that is uncertain, beside the others as they
-    /// seem to be and as they were synced.
+    /// Contents of all files that are always looked at: those of the file that is being written, beside the others.
+    /// There is at most one such file when one thread writes.
     fn chosen_contents(&self) -> Vec<BTreeMap<Inode, Vec<u8>>> {
-        let uncertain =
+        let mut uncertain =
             self.files.iter().filter(|(_, file)| file.bytes != file.synced.len() || !file.writes.is_empty());
-        let Some((&last, file)) = uncertain.last() else {
+        let Some((&last, file)) = uncertain.next_back() else {
             return vec![self.files.iter().map(|(&inode, file)| (inode, file.synced.clone())).collect()];
         };
-        let mut all = Vec::new();
-        for content in file.chosen_contents() {
+        let with = |content| {
             let others = self.files.iter().map(|(&inode, file)| (inode, file.synced.clone()));
-            let mut contents: BTreeMap<Inode, Vec<u8>> = others.collect();
-            contents.insert(last, content);
-            all.push(contents);
-        }
-        all
+            others.chain([(last, content)]).collect()
+        };
+        file.chosen_contents().into_iter().map(with).collect()
     }
 }
 
@@ -420,10 +420,13 @@ impl Judge {
         &self.failures
     }
 
-    /// Looks at the states that power cuts anywhere in the run may leave: at each moment at some that are chosen, and at
-    /// `tries` random ones.
+    /// Looks at states that power cuts anywhere in the run may leave: at each moment at some that are chosen, and at
+    /// `tries` random ones. Ends early when enough is found wrong.
     pub fn look_at(&mut self, recording: &Recording, tries: u64, random: &mut Random) {
         for prefix in 0..=recording.operations.len() {
+            if self.failures.len() > ENOUGH_FAILURES {
+                return;
+            }
             let done = prefix == recording.operations.len();
             recording.states(prefix, tries, random, &mut |state| {
                 if let Err(failure) = self.judge(recording, &state, done) {

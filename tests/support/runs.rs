@@ -2,7 +2,7 @@
 
 use crate::disks::Plan;
 use crate::power::Recording;
-use crate::{Stored, TempDir, small_config, write_weights};
+use crate::{Stored, TempDir, on_one_processor, small_config, write_weights};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_pack::disk::Disk;
 use olmo_pack::error::Error;
@@ -11,6 +11,7 @@ use olmo_pack::{copy, unpack};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,15 +128,25 @@ impl Runs {
 
 /// What all kinds of runs do to the disk, by name.
 pub fn all_recordings(runs: &Runs) -> Vec<(String, Recording)> {
+    let record_all = || {
+        // What two threads do at once could not be put in order.
+        on_one_processor();
+        [(Work::Pack, "pack"), (Work::Copy, "copy"), (Work::Unpack, "unpack")]
+            .into_iter()
+            .flat_map(|(work, name)| recordings(runs, work, name))
+            .collect()
+    };
+    thread::scope(|scope| scope.spawn(record_all).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn recordings(runs: &Runs, work: Work, name: &str) -> Vec<(String, Recording)> {
     let mut recordings = Vec::new();
-    for (work, name) in [(Work::Pack, "pack"), (Work::Copy, "copy"), (Work::Unpack, "unpack")] {
-        for (unnamed, kind) in [(true, "unnamed"), (false, "named")] {
-            for (force, place) in [(true, "old files"), (false, "no files")] {
-                runs.prepare(work, force);
-                let record = |disk: &dyn Disk| runs.run(work, force, disk).expect("no fault");
-                let recording = Recording::of(&runs.out(), unnamed, record);
-                recordings.push((format!("{name}, {kind}, {place}"), recording));
-            }
+    for (unnamed, kind) in [(true, "unnamed"), (false, "named")] {
+        for (force, place) in [(true, "old files"), (false, "no files")] {
+            runs.prepare(work, force);
+            let record = |disk: &dyn Disk| runs.run(work, force, disk).expect("no fault");
+            let recording = Recording::of(&runs.out(), unnamed, record);
+            recordings.push((format!("{name}, {kind}, {place}"), recording));
         }
     }
     recordings

@@ -1,5 +1,5 @@
-//! The programs as they are shipped, killed and hindered: whatever happens, a name is absent, old, or whole and new, and
-//! after an error or a signal that asks to end, nothing else is left.
+//! The programs as they are shipped, killed and hindered: whatever happens, a name is absent, old, or whole and new,
+//! and after an error or a signal that asks to end, nothing else is left.
 
 #[path = "kills/crowds.rs"]
 mod crowds;

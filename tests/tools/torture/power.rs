@@ -9,9 +9,9 @@ use olmo_tests::runs::{Runs, all_recordings};
 /// Different states of each of the twelve runs.
 const STATES: u64 = 12_500;
 /// Random states at each moment, before they are counted again.
-const TRIES: u64 = 100;
+const TRIES: u64 = 500;
 /// How often they are counted: runs of few operations have few different states in a round.
-const MAX_ROUNDS: u64 = 500;
+const MAX_ROUNDS: u64 = 100;
 
 /// Runs the part.
 pub fn run(effort: &Effort) -> Vec<Figure> {

@@ -39,7 +39,7 @@ pub fn run(effort: &Effort) -> Vec<Figure> {
 }
 
 /// What is known of the calls of an undisturbed run.
-struct Trace {
+pub struct Trace {
     /// Their names.
     names: BTreeSet<String>,
     /// Which `openat` of the main thread opens the unnamed file; 0 when it is another thread.
@@ -47,7 +47,8 @@ struct Trace {
 }
 
 impl Trace {
-    fn of(stage: &Stage) -> Option<Trace> {
+    /// Runs it once, undisturbed.
+    pub fn of(stage: &Stage) -> Option<Trace> {
         let folder = TempDir::new("trace");
         let log = folder.join("log");
         let mut command = Command::new("strace");
@@ -65,6 +66,11 @@ impl Trace {
         let mut opens = calls.iter().filter(|(thread, call)| *thread == main && call.starts_with("openat("));
         let unnamed = opens.position(|(_, call)| call.contains("O_TMPFILE")).map_or(0, |at| at as u64 + 1);
         Some(Trace { names: names.map(str::to_string).collect(), unnamed })
+    }
+
+    /// The option of `strace` that makes the call fail that opens an unnamed file.
+    pub fn without_unnamed(&self) -> String {
+        format!("inject=openat:error=EOPNOTSUPP:when={}", self.unnamed)
     }
 }
 
@@ -86,7 +92,7 @@ fn every_call_with_named_files(stage: &Stage, trace: &Trace, stride: u64) -> Fig
         figure.add(Err("the main thread opens no unnamed file".into()));
         return figure;
     }
-    let fails = format!("inject=openat:error=EOPNOTSUPP:when={}", trace.unnamed);
+    let fails = trace.without_unnamed();
     for name in trace.names.iter().filter(|name| *name != "openat") {
         kill_from(&mut figure, stage, &["-e", &fails], name, stride);
     }

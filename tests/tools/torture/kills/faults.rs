@@ -1,6 +1,7 @@
 //! System calls that fail, by `strace`, in the programs as they are shipped: one line, status 1, the old file or the
 //! whole new one, and nothing else.
 
+use super::every_call::Trace;
 use super::{Stage, program};
 use crate::Effort;
 use crate::figure::Figure;
@@ -21,17 +22,23 @@ const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "EDQUOT", "EACCES"];
 pub fn run(_: &Effort) -> Vec<Figure> {
     let runs = Runs::new();
     let mut figures: Vec<Figure> =
-        [Work::Pack, Work::Copy, Work::Unpack].map(|work| pack(&Stage::new(&runs, work, true))).into();
+        [Work::Pack, Work::Copy, Work::Unpack].map(|work| pack(&Stage::new(&runs, work, true), None)).into();
+    let stage = Stage::new(&runs, Work::Pack, true);
+    figures.extend(Trace::of(&stage).map(|trace| pack(&stage, Some(&trace))));
     figures.push(interrupted(&Stage::new(&runs, Work::Pack, true)));
     figures.push(logits(&runs));
     figures
 }
 
-fn pack(stage: &Stage) -> Figure {
-    let mut figure = Figure::new(format!("calls that fail: {}", stage.name()), 2);
+/// With named files when there is a trace that says how.
+fn pack(stage: &Stage, named: Option<&Trace>) -> Figure {
+    let files = if named.is_some() { ", named files" } else { "" };
+    let mut figure = Figure::new(format!("calls that fail{files}: {}", stage.name()), 20);
+    let without_unnamed = named.map(Trace::without_unnamed);
     for calls in PACK_CALLS {
         for error in ERRORS {
-            inject(&mut figure, calls, error, &|| stage.arguments(), &|ended| {
+            let injection = Injection { calls, error, also: without_unnamed.as_deref() };
+            injection.at_every_call(&mut figure, &|| stage.arguments(), &|ended| {
                 ended.judge_status()?;
                 stage.judge(0, ended.status == Some(0))
             });
@@ -41,9 +48,10 @@ fn pack(stage: &Stage) -> Figure {
 }
 
 fn interrupted(stage: &Stage) -> Figure {
-    let mut figure = Figure::new(format!("calls that are interrupted: {}", stage.name()), 2);
+    let mut figure = Figure::new(format!("calls that are interrupted: {}", stage.name()), 5);
     for calls in PACK_CALLS {
-        inject(&mut figure, calls, "EINTR", &|| stage.arguments(), &|ended| match ended.status {
+        let injection = Injection { calls, error: "EINTR", also: None };
+        injection.at_every_call(&mut figure, &|| stage.arguments(), &|ended| match ended.status {
             Some(0) => stage.judge(0, true),
             _ => Err(format!("{:?}: {}", ended.status, ended.stderr)),
         });
@@ -52,7 +60,7 @@ fn interrupted(stage: &Stage) -> Figure {
 }
 
 fn logits(runs: &Runs) -> Figure {
-    let mut figure = Figure::new("calls that fail: olmo-infer --logits, old file", 2);
+    let mut figure = Figure::new("calls that fail: olmo-infer --logits, old file", 20);
     let folder = TempDir::in_memory("logits");
     let (tokens, out) = (folder.join("tokens.bin"), folder.join("out"));
     fs::write(&tokens, [1u32, 2, 3].map(u32::to_le_bytes).concat()).expect("written");
@@ -69,7 +77,7 @@ fn logits(runs: &Runs) -> Figure {
     let new = files(&out);
     for calls in INFER_CALLS {
         for error in ERRORS {
-            inject(&mut figure, calls, error, &arguments, &|ended| {
+            Injection { calls, error, also: None }.at_every_call(&mut figure, &arguments, &|ended| {
                 ended.judge_status()?;
                 let found = files(&out);
                 let is_old = ended.status == Some(1) && found.values().eq([b"old"]);
@@ -100,26 +108,39 @@ impl Ended {
     }
 }
 
-/// Lets the first of these calls fail with `error`, then the second, until there is none left.
-fn inject(
-    figure: &mut Figure,
-    calls: &str,
-    error: &str,
-    arguments: &dyn Fn() -> Vec<OsString>,
-    judge: &dyn Fn(&Ended) -> Result<(), String>,
-) {
-    let folder = TempDir::in_memory("inject");
-    let log = folder.join("log");
-    for at in 1.. {
-        let injection = format!("inject={calls}:error={error}:when={at}");
-        let mut command = Command::new("strace");
-        command.args(["-qq", "-f", "-o"]).arg(&log).args(["-e", &injection]).args(arguments());
-        let output = command.output().expect("strace starts");
-        if !String::from_utf8_lossy(&fs::read(&log).expect("a log")).contains("(INJECTED)") {
-            return;
+/// What fails.
+struct Injection<'a> {
+    /// The names of the calls.
+    calls: &'a str,
+    error: &'a str,
+    /// Another option of `strace`.
+    also: Option<&'a str>,
+}
+
+impl Injection<'_> {
+    /// Lets the first of the calls fail, then the second, until there is none left.
+    fn at_every_call(
+        &self,
+        figure: &mut Figure,
+        arguments: &dyn Fn() -> Vec<OsString>,
+        judge: &dyn Fn(&Ended) -> Result<(), String>,
+    ) {
+        let folder = TempDir::in_memory("inject");
+        let log = folder.join("log");
+        let Injection { calls, error, also } = self;
+        for at in 1.. {
+            let injection = format!("inject={calls}:error={error}:when={at}");
+            let mut command = Command::new("strace");
+            command.args(["-qq", "-f", "-o"]).arg(&log).args(["-e", &injection]);
+            command.args(also.iter().flat_map(|also| ["-e", also])).args(arguments());
+            let output = command.output().expect("strace starts");
+            let log = String::from_utf8_lossy(&fs::read(&log).expect("a log")).into_owned();
+            if !log.lines().any(|line| line.contains("(INJECTED)") && !line.contains("O_TMPFILE")) {
+                return;
+            }
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            let ended = Ended { status: output.status.code(), stderr };
+            figure.add(judge(&ended).map_err(|failure| format!("{calls} number {at} fails with {error}: {failure}")));
         }
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let ended = Ended { status: output.status.code(), stderr };
-        figure.add(judge(&ended).map_err(|failure| format!("{calls} number {at} fails with {error}: {failure}")));
     }
 }
