@@ -2,7 +2,8 @@
 //! model. The order of writes and syncs is what makes it so: with any of them left out or moved it is no longer.
 
 use olmo_tests::Random;
-use olmo_tests::power::{Judge, Operation, Recording};
+use olmo_tests::power::Judge;
+use olmo_tests::recording::{Operation, Recording};
 use olmo_tests::runs::{Runs, all_recordings};
 
 /// Random states at each moment of a run.

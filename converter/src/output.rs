@@ -1,7 +1,7 @@
 //! The way of a file to its name: an unnamed or temporary file in the target's folder, and the name last.
 //!
 //! Until the name is there nothing of the new file can be taken for a model, and the old file is untouched; an existing
-//! inode is never written to, so a process that has the old model mapped goes on undisturbed. [`Pending`] is a file on
+//! inode is never written to, so a process that has the old model mapped goes on undisturbed. `Pending` is a file on
 //! this way, whatever it is for; [`Target`] and [`Output`] are the way of a model, and what may stand in it.
 
 use crate::disk::{Disk, uninterrupted, write_all_at};

@@ -5,6 +5,7 @@
 
 pub mod disks;
 pub mod power;
+pub mod recording;
 pub mod runs;
 
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};

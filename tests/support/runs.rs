@@ -1,7 +1,7 @@
 //! Small runs of `pack`, `copy` and `unpack` for tests of what they do to the disk.
 
 use crate::disks::Plan;
-use crate::power::Recording;
+use crate::recording::Recording;
 use crate::{Stored, TempDir, on_one_processor, small_config, write_weights};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_pack::disk::Disk;

@@ -3,7 +3,8 @@
 use crate::Effort;
 use crate::figure::Figure;
 use olmo_tests::Random;
-use olmo_tests::power::{Judge, Recording};
+use olmo_tests::power::Judge;
+use olmo_tests::recording::Recording;
 use olmo_tests::runs::{Runs, all_recordings};
 
 /// Different states of each of the twelve runs.
