@@ -1,18 +1,15 @@
 //! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
 
 use olmo_infer::model_file::ModelFile;
-use olmo_pack::copy;
-use olmo_pack::error::Error;
-use olmo_pack::output::{Disk, SystemDisk};
+use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, Request};
+use olmo_tests::disks::{Fault, Plan};
 use olmo_tests::{Stored, TempDir, npy_path, run, small_config, write_weights};
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -174,147 +171,15 @@ fn two_packs_to_one_name_leave_one_whole_file() {
     }
 }
 
-/// A disk whose operation number `fail_at` fails, and all after it when `sticky`.
-struct Failing {
-    unnamed: bool,
-    fail_at: usize,
-    sticky: bool,
-    errno: i32,
-    calls: Mutex<Vec<&'static str>>,
-}
-
-impl Failing {
-    fn next(&self, name: &'static str) -> io::Result<()> {
-        let mut calls = self.calls.lock().expect("no panic");
-        calls.push(name);
-        let number = calls.len();
-        if number == self.fail_at || (self.sticky && number > self.fail_at) {
-            return Err(io::Error::from_raw_os_error(self.errno));
-        }
-        Ok(())
-    }
-}
-
-impl Disk for Failing {
-    fn open_folder(&self, folder: &Path) -> io::Result<File> {
-        self.next("open_folder")?;
-        SystemDisk.open_folder(folder)
-    }
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
-        if !self.unnamed {
-            return Err(io::Error::from_raw_os_error(95));
-        }
-        self.next("create_unnamed")?;
-        SystemDisk.create_unnamed(folder)
-    }
-    fn create_named(&self, path: &Path) -> io::Result<File> {
-        self.next("create_named")?;
-        SystemDisk.create_named(path)
-    }
-    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
-        self.next("allocate")?;
-        SystemDisk.allocate(file, bytes)
-    }
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.next("write_at")?;
-        SystemDisk.write_at(file, bytes, offset)
-    }
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.next("sync")?;
-        SystemDisk.sync(file)
-    }
-    fn link(&self, file: &File, path: &Path) -> io::Result<()> {
-        self.next("link")?;
-        SystemDisk.link(file, path)
-    }
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        self.next("rename")?;
-        SystemDisk.rename(from, to, replace)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        // Clean-up is tried even on a broken disk; here it works, so that what is left can be asserted.
-        SystemDisk.remove(path)
-    }
-    fn sync_folder(&self, folder: &File) -> io::Result<()> {
-        self.next("sync_folder")?;
-        SystemDisk.sync_folder(folder)
-    }
-}
-
-/// Lets every call of the disk fail in turn while `write`, told whether to use force, writes `good` to `model`, which
-/// is alone in its folder. The old file or the whole new one must be there afterwards.
-fn assert_whole_after_any_fault(model: &Path, good: &[u8], write: impl Fn(bool, &dyn Disk) -> Result<(), Error>) {
-    let out = model.parent().expect("a folder");
-    let (eio, enospc) = (5, 28);
-    let mut combinations = Vec::new();
-    for unnamed in [true, false] {
-        for force in [true, false] {
-            for (sticky, errno) in [(false, eio), (true, eio), (false, enospc), (true, enospc)] {
-                combinations.push((unnamed, force, sticky, errno));
-            }
-        }
-    }
-    for (unnamed, force, sticky, errno) in combinations {
-        for fail_at in 1.. {
-            assert!(fail_at < 100, "the writing never ends without a fault");
-            for name in names(out) {
-                fs::remove_file(out.join(name)).expect("removed");
-            }
-            if force {
-                fs::write(model, "old").expect("written");
-            }
-            let disk = Failing { unnamed, fail_at, sticky, errno, calls: Mutex::new(Vec::new()) };
-            let result = write(force, &disk);
-            let calls = disk.calls.into_inner().expect("no panic");
-            let place = format!("{calls:?} unnamed {unnamed} force {force} sticky {sticky} errno {errno}");
-            let left = fs::read(model).ok();
-            assert!(names(out).len() <= 1, "left behind after {place}: {:?}", names(out));
-            match result {
-                Ok(()) => assert!(left.as_deref() == Some(good), "{place}"),
-                Err(error) => {
-                    assert_eq!(error.to_string().lines().count(), 1);
-                    // Only the very last call comes after the name.
-                    let named = calls.get(fail_at - 1) == Some(&"sync_folder");
-                    let says = "m.olmo: is in place, but its name may not survive a power cut";
-                    assert_eq!(error.to_string().contains(says), named, "{error} after {place}");
-                    match left {
-                        Some(bytes) if named => assert!(bytes == good, "{place}"),
-                        Some(bytes) => assert!(force && bytes == b"old", "{place}"),
-                        None => assert!(!force && !named, "{place}"),
-                    }
-                }
-            }
-            if calls.len() < fail_at {
-                break;
-            }
-        }
-    }
-}
-
-#[test]
-fn a_fault_at_any_call_leaves_the_old_file_or_the_whole_new_one() {
-    let (folder, weights, model) = folder_with_weights("faults");
-    let source = folder.join("good.olmo");
-    run(PACK, [&weights, &source]).ok();
-    let good = fs::read(&source).expect("read");
-    assert_whole_after_any_fault(&model, &good, |force, disk| {
-        let request = Request { weights: weights.clone(), model: model.clone(), force, ..Request::default() };
-        pack::prepare(&request).expect("good").write(disk, &|_, _| {}).map(|_| ())
-    });
-    assert_whole_after_any_fault(&model, &good, |force, disk| {
-        copy::run(&source, &model, force, disk, &|_, _| {}).map(|_| ())
-    });
-    assert!(fs::read(&source).expect("still there") == good);
-}
-
 #[test]
 fn a_folder_that_cannot_be_synced_is_found_out_before_anything_is_written() {
     let (_folder, weights, model) = folder_with_weights("unreadable");
     let request = Request { weights, model, ..Request::default() };
-    let disk = Failing { unnamed: true, fail_at: 1, sticky: false, errno: 13, calls: Mutex::new(Vec::new()) };
-    let error = pack::prepare(&request).expect("good").write(&disk, &|_, _| {}).expect_err("refused").to_string();
+    let plan = Plan { fail_at: 1, fault: Fault::Error(13), ..Plan::sound() };
+    let (result, calls) = plan.run(|disk| pack::prepare(&request).expect("good").write(disk, &|_, _| {}));
+    let error = result.expect_err("refused").to_string();
     assert!(error.ends_with("out: cannot open the folder for the model: Permission denied"), "{error}");
-    assert_eq!(disk.calls.into_inner().expect("no panic"), ["open_folder"]);
+    assert_eq!(calls, ["open_folder"]);
 }
 
 #[test]
@@ -327,9 +192,8 @@ fn an_error_of_the_disk_in_the_middle_is_not_lost() {
     write_weights(&weights, &config, Stored::F32, 1);
     let request = Request { weights, model: model.clone(), force: true, ..Request::default() };
     let pack = |fail_at| {
-        let disk = Failing { unnamed: true, fail_at, sticky: false, errno: 5, calls: Mutex::new(Vec::new()) };
-        let result = pack::prepare(&request).expect("good").write(&disk, &|_, _| {});
-        (result, disk.calls.into_inner().expect("no panic"))
+        let plan = Plan { fail_at, fault: Fault::Error(5), ..Plan::sound() };
+        plan.run(|disk| pack::prepare(&request).expect("good").write(disk, &|_, _| {}))
     };
     let (result, calls) = pack(usize::MAX);
     result.expect("no fault");

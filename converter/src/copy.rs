@@ -4,8 +4,9 @@
 //! many times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was packed.
 
 use crate::buffer::grow;
+use crate::disk::Disk;
 use crate::error::{Error, Problem, escaped, shown_path};
-use crate::output::{Disk, Target};
+use crate::output::Target;
 use crate::sources::section_name;
 use crate::write::{SYNC_EVERY, WINDOW};
 use olmo_infer::format::HEADER_BYTES;

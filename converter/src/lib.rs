@@ -9,12 +9,12 @@
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
-//! 5. `output`: the file without a name until it is whole.
+//! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
+//!    makes them.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`
 //! and `unpack`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is
-//! memory that may be refused, and
-//! `error` everything that can go wrong.
+//! memory that may be refused, and `error` everything that can go wrong.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`
 //! and `model_file` and nothing else of it.
@@ -24,6 +24,7 @@ pub mod checkpoint;
 pub mod coding;
 pub mod config_json;
 pub mod copy;
+pub mod disk;
 pub mod element;
 pub mod error;
 pub mod fill;

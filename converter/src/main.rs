@@ -4,8 +4,8 @@ mod args;
 
 use args::Command;
 use olmo_infer::signals;
+use olmo_pack::disk::SystemDisk;
 use olmo_pack::error::Error;
-use olmo_pack::output::SystemDisk;
 use olmo_pack::progress::Progress;
 use olmo_pack::summary::{self, Facts};
 use olmo_pack::{copy, inspect, pack, unpack, verify};
@@ -42,7 +42,7 @@ fn run(command: Command) -> Result<String, Error> {
             let tell = |done, total| progress.set(done, total);
             copy::run(&arguments.model, &arguments.copy, arguments.force, &SystemDisk, &tell)
         }
-        Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force),
+        Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force, &SystemDisk),
         Command::Say(text) => Ok(text),
     }
 }

@@ -1,144 +1,23 @@
 //! The way of a file to its name: an unnamed or temporary file in the target's folder, and the name last.
 //!
 //! Until the name is there nothing of the new file can be taken for a model, and the old file is untouched; an existing
-//! inode is never written to, so a process that has the old model mapped goes on undisturbed. Every call that changes
-//! the disk goes through [`Disk`], so that tests can make each of them fail.
+//! inode is never written to, so a process that has the old model mapped goes on undisturbed. `Pending` is a file on
+//! this way, whatever it is for; [`Target`] and [`Output`] are the way of a model, and what may stand in it.
 
+use crate::disk::{Disk, uninterrupted, write_all_at};
 use crate::error::{Error, Problem};
-use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, RenameFlags};
-use rustix::io::Errno;
-use std::fs::{self, File, OpenOptions};
+use olmo_infer::signals;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Most symbolic links that are followed, as in the kernel.
 const MAX_LINKS: usize = 40;
 /// How many names are tried for a temporary file.
 const MAX_NAMES: u32 = 1000;
-
-/// The operations that change the disk, and the one that must come before them.
-pub trait Disk: Sync {
-    /// Opens `folder` for [`Disk::sync_folder`].
-    ///
-    /// # Errors
-    /// The system's.
-    fn open_folder(&self, folder: &Path) -> io::Result<File>;
-    /// Opens a new file without a name in `folder`; it goes when it is closed.
-    ///
-    /// # Errors
-    /// The system's, also when it knows no such files.
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File>;
-    /// Creates a file that must not exist yet.
-    ///
-    /// # Errors
-    /// The system's, also when it exists.
-    fn create_named(&self, path: &Path) -> io::Result<File>;
-    /// Reserves space, so that a full disk is found out before anything is written.
-    ///
-    /// # Errors
-    /// The system's, also when it cannot reserve.
-    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()>;
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// The system's.
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Brings the file to the disk.
-    ///
-    /// # Errors
-    /// The system's.
-    fn sync(&self, file: &File) -> io::Result<()>;
-    /// Gives an unnamed file a name that must not exist yet.
-    ///
-    /// # Errors
-    /// The system's, also when the name exists.
-    fn link(&self, file: &File, path: &Path) -> io::Result<()>;
-    /// Renames; without `replace` the new name must not exist yet.
-    ///
-    /// # Errors
-    /// The system's, also when the name exists.
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()>;
-    /// Removes a temporary file.
-    ///
-    /// # Errors
-    /// The system's.
-    fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Brings the names of an open folder to the disk.
-    ///
-    /// # Errors
-    /// The system's.
-    fn sync_folder(&self, folder: &File) -> io::Result<()>;
-}
-
-/// The disk of this machine.
-pub struct SystemDisk;
-
-impl Disk for SystemDisk {
-    fn open_folder(&self, folder: &Path) -> io::Result<File> {
-        File::open(folder)
-    }
-
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
-        let flags = (OFlags::TMPFILE | OFlags::CLOEXEC).bits() as i32;
-        let file = OpenOptions::new().write(true).custom_flags(flags).mode(0o666).open(folder)?;
-        // It gets its name through /proc; without that it would be lost at the end.
-        fs::metadata(descriptor_path(&file))?;
-        Ok(file)
-    }
-
-    fn create_named(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().write(true).create_new(true).mode(0o666).open(path)
-    }
-
-    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?)
-    }
-
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        file.sync_all()
-    }
-
-    fn link(&self, file: &File, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::linkat(CWD, descriptor_path(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
-    }
-
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        if replace {
-            return fs::rename(from, to);
-        }
-        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // The file system cannot do it in one step.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if fs::symlink_metadata(to).is_err() => {
-                fs::rename(from, to)
-            }
-            result => Ok(result?),
-        }
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn sync_folder(&self, folder: &File) -> io::Result<()> {
-        match folder.sync_all() {
-            // File systems without names to sync say so with EINVAL.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-            result => result,
-        }
-    }
-}
-
-/// The name by which an unnamed file can be linked.
-fn descriptor_path(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
 
 /// Where a file is to go.
 #[derive(Clone, Debug)]
@@ -255,29 +134,16 @@ impl Target {
     /// # Errors
     /// The folder cannot be opened, or no file can be created there.
     pub fn create(self, disk: &dyn Disk) -> Result<Output<'_>, Error> {
-        let cannot = |error| Error::io(&self.shown, "cannot create it", error);
-        let folder = disk.open_folder(&self.folder);
+        let folder = uninterrupted(|| disk.open_folder(&self.folder));
         let folder = folder.map_err(|error| Error::io(&self.folder, "cannot open the folder for the model", error))?;
-        match disk.create_unnamed(&self.folder) {
-            Ok(file) => return Ok(Output { disk, target: self, folder, file, temporary: None }),
-            // These a named file would meet too. Anything else may only say that unnamed ones are not known here.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull
-                ) =>
-            {
-                return Err(cannot(error));
-            }
-            Err(_) => {}
-        }
-        let (file, path) = fresh_name(&self.folder, |path| disk.create_named(path)).map_err(cannot)?;
-        Ok(Output { disk, target: self, folder, file, temporary: Some(path) })
+        let file = Pending::create(disk, &self.folder);
+        let file = file.map_err(|error| Error::io(&self.shown, "cannot create it", error))?;
+        Ok(Output { disk, target: self, folder, file })
     }
 }
 
 /// The folder of a path; that of a bare name is ".".
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
@@ -301,26 +167,119 @@ pub(crate) fn check_free_space(shown: &Path, folder: &Path, needed: u64) -> Resu
     Err(problem.advice("free some or write elsewhere").into())
 }
 
-/// Tries names in `folder` until `make` finds one free; it must refuse one that is taken.
-pub(crate) fn fresh_name<T>(folder: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
-    let mut number = 0;
-    loop {
-        let path = folder.join(format!(".olmo-pack-{}-{number}.tmp", std::process::id()));
-        match make(&path) {
-            Ok(made) => return Ok((made, path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MAX_NAMES => number += 1,
-            Err(error) => return Err(error),
+/// A name that a file has before its own; it goes when the value does.
+struct Temporary<'d> {
+    disk: &'d dyn Disk,
+    path: PathBuf,
+    /// Lets a signal that stops the program remove it.
+    _named: signals::Temporary,
+}
+
+impl Temporary<'_> {
+    /// Tries names in `folder` until `make` finds one free; it must refuse one that is taken, and thus never meets a
+    /// file or a link that someone put there. Nor does a signal that comes before the file is there remove the one of
+    /// another process, in a container with the same process ids say: names are drawn by lot.
+    fn make<'d, T>(
+        disk: &'d dyn Disk,
+        folder: &Path,
+        make: impl Fn(&Path) -> io::Result<T>,
+    ) -> io::Result<(T, Temporary<'d>)> {
+        let mut number = 0;
+        loop {
+            let lot = RandomState::new().hash_one(number);
+            let path = folder.join(format!(".olmo-pack-{lot:016x}.tmp"));
+            let named = signals::Temporary::new(&path);
+            match uninterrupted(|| make(&path)) {
+                Ok(made) => return Ok((made, Temporary { disk, path, _named: named })),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MAX_NAMES => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Renames the file to its own name. The temporary one goes in any case.
+    fn rename(mut self, to: &Path, replace: bool) -> io::Result<()> {
+        uninterrupted(|| self.disk.rename(&self.path, to, replace))?;
+        self.path.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            // Nobody is left to tell; an error before this one is the one to report.
+            let _ = uninterrupted(|| self.disk.remove(&self.path));
         }
     }
 }
 
-/// A file on its way. Dropped before [`Output::publish`], it leaves nothing behind.
-pub struct Output<'a> {
-    disk: &'a dyn Disk,
+/// A file without its name. Dropped before [`Pending::publish`], it leaves nothing behind.
+pub(crate) struct Pending<'d> {
+    disk: &'d dyn Disk,
+    folder: PathBuf,
+    file: File,
+    temporary: Option<Temporary<'d>>,
+}
+
+impl<'d> Pending<'d> {
+    /// Opens a new file in `folder`: without a name, or where the system knows no such files with a temporary one.
+    pub(crate) fn create(disk: &'d dyn Disk, folder: &Path) -> io::Result<Pending<'d>> {
+        let (file, temporary) = match uninterrupted(|| disk.create_unnamed(folder)) {
+            Ok(file) => (file, None),
+            // These a named file would meet too. Anything else may only say that unnamed ones are not known here.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull
+                ) =>
+            {
+                return Err(error);
+            }
+            Err(_) => {
+                let (file, temporary) = Temporary::make(disk, folder, |path| disk.create_named(path))?;
+                (file, Some(temporary))
+            }
+        };
+        Ok(Pending { disk, folder: folder.to_path_buf(), file, temporary })
+    }
+
+    /// Reserves `bytes`.
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        uninterrupted(|| self.disk.allocate(&self.file, bytes))
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        write_all_at(self.disk, &self.file, bytes, offset)
+    }
+
+    /// Brings everything written so far to the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        uninterrupted(|| self.disk.sync(&self.file))
+    }
+
+    /// Gives the file its name, which must be free unless `replace` says otherwise. A link there is replaced, not
+    /// followed. The folder has still to be brought to the disk.
+    pub(crate) fn publish(self, path: &Path, replace: bool) -> io::Result<()> {
+        let link = |path: &Path| self.disk.link(&self.file, path);
+        match self.temporary {
+            Some(temporary) => temporary.rename(path, replace),
+            None if replace => {
+                let ((), temporary) = Temporary::make(self.disk, &self.folder, link)?;
+                temporary.rename(path, true)
+            }
+            None => uninterrupted(|| link(path)),
+        }
+    }
+}
+
+/// A model on its way. Dropped before [`Output::publish`], it leaves nothing behind.
+pub struct Output<'d> {
+    disk: &'d dyn Disk,
     target: Target,
     folder: File,
-    file: File,
-    temporary: Option<PathBuf>,
+    file: Pending<'d>,
 }
 
 impl Output<'_> {
@@ -334,7 +293,7 @@ impl Output<'_> {
     /// # Errors
     /// There is not enough room. File systems that cannot reserve are no error.
     pub fn allocate(&self, bytes: u64) -> Result<(), Error> {
-        match self.disk.allocate(&self.file, bytes) {
+        match self.file.allocate(bytes) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -352,7 +311,7 @@ impl Output<'_> {
     /// # Errors
     /// The system's.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
-        self.disk.write_at(&self.file, bytes, offset).map_err(|error| self.cannot_write(error, bytes.len() as u64))
+        self.file.write_at(bytes, offset).map_err(|error| self.cannot_write(error, bytes.len() as u64))
     }
 
     /// Brings everything written so far to the disk.
@@ -360,7 +319,7 @@ impl Output<'_> {
     /// # Errors
     /// The system's; something that was written may be lost.
     pub fn sync(&self) -> Result<(), Error> {
-        self.disk.sync(&self.file).map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
+        self.file.sync().map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
     }
 
     /// Gives the file its name and brings the name to the disk.
@@ -368,33 +327,12 @@ impl Output<'_> {
     /// # Errors
     /// The file cannot be put in place, and what was there is still there; or it is in place, and only the name may get
     /// lost.
-    pub fn publish(mut self) -> Result<(), Error> {
-        let temporary = self.temporary.take();
-        let target = &self.target;
-        let result = match (temporary, target.replace) {
-            (None, false) => self.disk.link(&self.file, &target.path),
-            (None, true) => fresh_name(&target.folder, |path| self.disk.link(&self.file, path))
-                .and_then(|((), path)| self.rename(&path)),
-            (Some(path), _) => self.rename(&path),
-        };
-        result.map_err(|error| Error::io(&target.shown, "cannot put it in place", error))?;
-        self.disk.sync_folder(&self.folder).map_err(|error| {
-            Error::io(
-                &target.shown,
-                "is in place, but its name may not survive a power cut: cannot sync its folder",
-                error,
-            )
+    pub fn publish(self) -> Result<(), Error> {
+        let Target { shown, path, replace, .. } = self.target;
+        self.file.publish(&path, replace).map_err(|error| Error::io(&shown, "cannot put it in place", error))?;
+        uninterrupted(|| self.disk.sync_folder(&self.folder)).map_err(|error| {
+            Error::io(&shown, "is in place, but its name may not survive a power cut: cannot sync its folder", error)
         })
-    }
-
-    /// Renames the temporary file to the target, or removes it.
-    fn rename(&self, from: &Path) -> io::Result<()> {
-        let renamed = self.disk.rename(from, &self.target.path, self.target.replace);
-        if renamed.is_err() {
-            // The first error is the one to report.
-            let _ = self.disk.remove(from);
-        }
-        renamed
     }
 
     fn cannot_write(&self, error: io::Error, needed: u64) -> Error {
@@ -405,14 +343,5 @@ impl Output<'_> {
             return Problem::new(&self.target.shown, found).expected(format!("{needed} for the next step")).into();
         }
         Error::io(&self.target.shown, "cannot write", error)
-    }
-}
-
-impl Drop for Output<'_> {
-    fn drop(&mut self) {
-        if let Some(path) = self.temporary.take() {
-            // Nobody is left to tell.
-            let _ = self.disk.remove(&path);
-        }
     }
 }

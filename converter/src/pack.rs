@@ -3,8 +3,9 @@
 
 use crate::checkpoint::{Checkpoint, Listing};
 use crate::coding;
+use crate::disk::Disk;
 use crate::error::{Error, Problem};
-use crate::output::{Disk, Output, Target};
+use crate::output::{Output, Target};
 use crate::plan::Plan;
 use crate::scan;
 use crate::settings::{Flags, Origins};

@@ -7,10 +7,11 @@
 
 use crate::buffer::reserve;
 use crate::coding::decode_panel;
+use crate::disk::{Disk, uninterrupted};
 use crate::element::narrow;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::fill::{extract_rows, extract_vector};
-use crate::output::{check_free_space, fresh_name};
+use crate::output::{Pending, check_free_space, folder_of};
 use crate::pack::thread_pool;
 use crate::sources::{Source, checked_section, sources};
 use olmo_infer::coded::CodedPanels;
@@ -19,7 +20,7 @@ use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xxhash_rust::xxh3::Xxh3;
@@ -31,49 +32,26 @@ const SHOWN_TENSORS: usize = 3;
 
 /// Restores the folder that `model` was packed from and returns a summary.
 ///
-/// `folder` must be new or empty, unless `force` lets files of the same names be replaced. Each file appears whole or not at
-/// all.
+/// `folder` must be new or empty, unless `force` lets files of the same names be replaced. Each file appears whole or
+/// not at all.
 ///
 /// # Errors
 /// The model cannot be opened or does not say where it came from, the folder has files or no room, a file cannot be
 /// written, or a tensor's numbers are not those that were packed.
-pub fn run(model: &Path, folder: &Path, force: bool) -> Result<String, Error> {
+pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<String, Error> {
     let model = ModelFile::open(model)?;
     let Some(sources) = sources(&model)? else {
         let problem = Problem::new(model.path(), "does not say what it was packed from (no section SOURCES)");
         return Err(problem.advice("it cannot be unpacked").into());
     };
     let config = checked_section(&model, section::CONFIG_JSON)?;
-    prepare(folder, force)?;
+    let opened = prepare(disk, folder, force)?;
     check_free_space(folder, folder, needed_bytes(&model, &sources, config, folder))?;
+    let unpacking = Unpacking { model: &model, sources: &sources, config, folder, force, disk };
     let n_written = AtomicUsize::new(0);
-    let written = write_all(&model, &sources, config, folder, &n_written);
+    let written = unpacking.write_all(&opened, &n_written);
     written.map_err(|error| with_count(error, n_written.into_inner()))?;
     Ok(summary(&model, folder, config.is_some()))
-}
-
-/// Writes the files, counting them in `n_written`.
-fn write_all(
-    model: &ModelFile,
-    sources: &[Source],
-    config: Option<&[u8]>,
-    folder: &Path,
-    n_written: &AtomicUsize,
-) -> Result<(), Error> {
-    if let Some(config) = config {
-        write_whole(&folder.join("config.json"), |out| out.write_all(config))?;
-        n_written.fetch_add(1, Ordering::Relaxed);
-    }
-    let write = |index: usize| {
-        restore(model, index, &sources[index], folder).inspect(|()| {
-            n_written.fetch_add(1, Ordering::Relaxed);
-        })
-    };
-    // Not rayon's own pool, which panics when a thread cannot be started.
-    thread_pool(0).install(|| (0..sources.len()).into_par_iter().try_for_each(write))?;
-    // Makes the new names last.
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|source| Error::io(folder, "cannot write", source))
 }
 
 /// Bytes that the files take, less those of the files that they replace.
@@ -105,15 +83,33 @@ fn with_count(error: Error, n_written: usize) -> Error {
     Error::Folder(problems)
 }
 
-/// Makes the folder, or refuses one that has something in it.
-fn prepare(folder: &Path, force: bool) -> Result<(), Error> {
-    fs::create_dir_all(folder).map_err(|source| Error::io(folder, "cannot make the folder", source))?;
+/// Makes the folder, or refuses one that has something in it, and opens it for its names to be brought to the disk.
+fn prepare(disk: &dyn Disk, folder: &Path, force: bool) -> Result<File, Error> {
+    make_folders(disk, folder).map_err(|source| Error::io(folder, "cannot make the folder", source))?;
     let mut entries = fs::read_dir(folder).map_err(|source| Error::io(folder, "cannot read the folder", source))?;
     if !force && entries.next().is_some() {
         let problem = Problem::new(folder, "not an empty folder").expected("a new or an empty one");
         return Err(problem.advice("--force replaces the files of the same names").into());
     }
-    Ok(())
+    uninterrupted(|| disk.open_folder(folder)).map_err(|source| Error::io(folder, "cannot open the folder", source))
+}
+
+/// Makes a folder and those above it, as far as they are missing, and brings their names to the disk.
+fn make_folders(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder_of(folder);
+    if parent != folder {
+        make_folders(disk, parent)?;
+    }
+    let opened = uninterrupted(|| disk.open_folder(parent))?;
+    match uninterrupted(|| disk.make_folder(folder)) {
+        // Somebody else was faster, or `a/..` came to be with `a`.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => uninterrupted(|| disk.sync_folder(&opened)),
+    }
 }
 
 fn summary(model: &ModelFile, folder: &Path, has_config: bool) -> String {
@@ -137,27 +133,81 @@ fn summary(model: &ModelFile, folder: &Path, has_config: bool) -> String {
     text
 }
 
-/// Writes the source file of tensor `index`.
-fn restore(model: &ModelFile, index: usize, source: &Source, folder: &Path) -> Result<(), Error> {
-    let (spec, record) = (&model.specs()[index], &model.records()[index]);
-    let shape = spec.panel_shape(model.matrices());
-    let path = source_path(folder, spec);
-    let mut digest = Xxh3::with_seed(0);
-    let mut exact = true;
-    let not_restored = |found: &str| {
-        let problem = Problem::new(model.path(), found).tensor(spec.name());
-        Error::from(problem.advice("the file is damaged: see olmo-pack verify"))
-    };
-    let (mut bits, mut numbers, mut decoded) = (Vec::new(), Vec::new(), Vec::new());
-    let n_elements = shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows));
-    reserve(&mut bits, n_elements, &path)?;
-    reserve(&mut numbers, n_elements * source.dtype.bytes(), &path)?;
-    if let (Some(shape), Some(_)) = (&shape, model.coded_table(index)) {
-        reserve(&mut decoded, shape.panel_bytes(), &path)?;
+/// What is unpacked, and whereto.
+struct Unpacking<'a> {
+    model: &'a ModelFile,
+    sources: &'a [Source<'a>],
+    config: Option<&'a [u8]>,
+    folder: &'a Path,
+    force: bool,
+    disk: &'a dyn Disk,
+}
+
+impl Unpacking<'_> {
+    /// Writes the files, counting them in `n_written`; `opened` is the folder.
+    fn write_all(&self, opened: &File, n_written: &AtomicUsize) -> Result<(), Error> {
+        if let Some(config) = self.config {
+            let mut file = self.create(self.folder.join("config.json"))?;
+            file.append(config)?;
+            file.keep()?;
+            n_written.fetch_add(1, Ordering::Relaxed);
+        }
+        let write = |index: usize| {
+            self.restore(index).inspect(|()| {
+                n_written.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        // Not rayon's own pool, which panics when a thread cannot be started.
+        thread_pool(0).install(|| (0..self.sources.len()).into_par_iter().try_for_each(write))?;
+        // Makes the new names last.
+        let synced = uninterrupted(|| self.disk.sync_folder(opened));
+        synced.map_err(|source| Error::io(self.folder, "cannot write", source))
     }
-    let temporary = Temporary::create(&path)?;
-    let write = |out: &mut dyn Write| -> io::Result<()> {
-        out.write_all(source.header)?;
+
+    /// Begins a file of the folder.
+    fn create(&self, target: PathBuf) -> Result<Growing<'_>, Error> {
+        match Pending::create(self.disk, self.folder) {
+            Ok(file) => Ok(Growing { file, target, replace: self.force, bytes: 0 }),
+            Err(source) => Err(Error::io(target, "cannot create", source)),
+        }
+    }
+
+    /// Writes the source file of tensor `index`.
+    fn restore(&self, index: usize) -> Result<(), Error> {
+        let (spec, record) = (&self.model.specs()[index], &self.model.records()[index]);
+        let source = &self.sources[index];
+        let (file, exact, digest) = self.restored(index)?;
+        let not_restored = |found: &str| {
+            let problem = Problem::new(self.model.path(), found).tensor(spec.name());
+            Error::from(problem.advice("the file is damaged: see olmo-pack verify"))
+        };
+        if !exact {
+            return Err(not_restored(&format!("has values that are no {} numbers", source.dtype.name())));
+        }
+        if record.rounded.get() == 0 && digest != source.digest {
+            return Err(not_restored("the restored numbers are not those that were packed"));
+        }
+        file.keep()
+    }
+
+    /// The source file of tensor `index` without its name, whether all its numbers are of the source type, and their
+    /// digest.
+    fn restored(&self, index: usize) -> Result<(Growing<'_>, bool, u64), Error> {
+        let (model, source) = (self.model, &self.sources[index]);
+        let spec = &model.specs()[index];
+        let shape = spec.panel_shape(model.matrices());
+        let path = source_path(self.folder, spec);
+        let (mut bits, mut numbers, mut decoded) = (Vec::new(), Vec::new(), Vec::new());
+        let n_elements = shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows));
+        reserve(&mut bits, n_elements, &path)?;
+        reserve(&mut numbers, n_elements * source.dtype.bytes(), &path)?;
+        if let (Some(shape), Some(_)) = (&shape, model.coded_table(index)) {
+            reserve(&mut decoded, shape.panel_bytes(), &path)?;
+        }
+        let mut file = self.create(path)?;
+        file.append(source.header)?;
+        let mut digest = Xxh3::with_seed(0);
+        let mut exact = true;
         let bytes = model.tensor_bytes(index);
         let coded = shape.zip(model.coded_table(index)).map(|(shape, table)| CodedPanels::new(&shape, bytes, table));
         let plain_bytes = shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes());
@@ -178,63 +228,32 @@ fn restore(model: &ModelFile, index: usize, source: &Source, folder: &Path) -> R
             }
             exact &= narrow(source.dtype, &bits, &mut numbers);
             digest.update(&numbers);
-            out.write_all(&numbers)?;
+            file.append(&numbers)?;
         }
-        Ok(())
-    };
-    temporary.fill(write)?;
-    if !exact {
-        return Err(not_restored(&format!("has values that are no {} numbers", source.dtype.name())));
+        Ok((file, exact, digest.digest()))
     }
-    if record.rounded.get() == 0 && digest.digest() != source.digest {
-        return Err(not_restored("the restored numbers are not those that were packed"));
-    }
-    temporary.keep()
 }
 
-/// Writes a file under a temporary name and renames it.
-fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
-    let temporary = Temporary::create(path)?;
-    temporary.fill(write)?;
-    temporary.keep()
-}
-
-/// A file beside its final name; removed when it is dropped before it is kept.
-struct Temporary {
-    file: File,
-    path: PathBuf,
+/// A file of the folder that is written from its beginning to its end. Dropped before it is kept, it leaves nothing.
+struct Growing<'d> {
+    file: Pending<'d>,
     target: PathBuf,
+    replace: bool,
+    bytes: u64,
 }
 
-impl Temporary {
-    fn create(target: &Path) -> Result<Temporary, Error> {
-        let folder = target.parent().expect("the files of a folder have one");
-        // Never an existing file, nor through a link that someone put there.
-        let (file, path) = fresh_name(folder, |path| File::create_new(path))
-            .map_err(|source| Error::io(target, "cannot create", source))?;
-        Ok(Temporary { file, path, target: target.to_path_buf() })
-    }
-
-    /// Writes the content and waits until it is on the disk.
-    fn fill(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
-        let written = write(&mut &self.file).and_then(|()| self.file.sync_all());
-        written.map_err(|source| Error::io(&self.target, "cannot write", source))
-    }
-
-    /// Gives the file its final name.
-    fn keep(mut self) -> Result<(), Error> {
-        let renamed = fs::rename(&self.path, &self.target);
-        renamed.map_err(|source| Error::io(&self.target, "cannot put it in place", source))?;
-        self.path.clear();
+impl Growing<'_> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let written = self.file.write_at(bytes, self.bytes);
+        written.map_err(|source| Error::io(&self.target, "cannot write", source))?;
+        self.bytes += bytes.len() as u64;
         Ok(())
     }
-}
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            // Nothing to be done about a file that cannot be removed.
-            let _ = fs::remove_file(&self.path);
-        }
+    /// Waits until the content is on the disk and gives the file its name.
+    fn keep(self) -> Result<(), Error> {
+        self.file.sync().map_err(|source| Error::io(&self.target, "cannot write", source))?;
+        let published = self.file.publish(&self.target, self.replace);
+        published.map_err(|source| Error::io(&self.target, "cannot put it in place", source))
     }
 }

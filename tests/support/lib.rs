@@ -3,8 +3,14 @@
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
 
+pub mod disks;
+pub mod power;
+pub mod recording;
+pub mod runs;
+
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_infer::layout;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -29,9 +35,19 @@ pub struct TempDir(PathBuf);
 impl TempDir {
     /// Makes an empty folder; `name` shows in its path.
     pub fn new(name: &str) -> TempDir {
+        TempDir::within(&env::temp_dir(), name)
+    }
+
+    /// The same in memory, where there is such a place: many small files are made in it many times faster.
+    pub fn in_memory(name: &str) -> TempDir {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { TempDir::within(memory, name) } else { TempDir::new(name) }
+    }
+
+    fn within(folder: &Path, name: &str) -> TempDir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("olmo-{name}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = env::temp_dir().join(unique);
+        let path = folder.join(unique);
         fs::create_dir_all(&path).expect("temporary folder");
         TempDir(path)
     }
@@ -51,6 +67,14 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Names and bytes of the files in a folder; none where there is no folder.
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file")))
+        .collect()
 }
 
 /// How a program ended.
@@ -81,6 +105,15 @@ impl Finished {
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         self.stderr.trim_end()
     }
+}
+
+/// Lets this thread and those that it starts run on one processor only: programs and pools then take one thread.
+pub fn on_one_processor() {
+    let now = rustix::thread::sched_getaffinity(None).expect("the processors of this thread");
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| now.is_set(cpu)).expect("it runs on one");
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(first);
+    rustix::thread::sched_setaffinity(None, &one).expect("one of those it has");
 }
 
 /// Runs `program` with `arguments` and an empty standard input.

@@ -7,8 +7,12 @@
 mod bits;
 #[path = "torture/figure.rs"]
 mod figure;
+#[path = "torture/kills.rs"]
+mod kills;
 #[path = "torture/mapping.rs"]
 mod mapping;
+#[path = "torture/power.rs"]
+mod power;
 #[path = "torture/programs.rs"]
 mod programs;
 
@@ -54,7 +58,7 @@ impl Effort {
 type Part = (&'static str, fn(&Effort) -> Vec<Figure>);
 
 /// All parts, in the order in which they run.
-const PARTS: &[Part] = &[("bits", bits::run), ("mapping", mapping::run)];
+const PARTS: &[Part] = &[("bits", bits::run), ("mapping", mapping::run), ("power", power::run), ("kills", kills::run)];
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();

@@ -1,0 +1,153 @@
+//! Every call of the disk fails in turn, until a run meets no fault: what was there stays, or the whole new file is
+//! there, and nothing else. Interrupted calls and short writes change nothing at all.
+
+use olmo_pack::error::Error;
+use olmo_tests::disks::{Call, Fault, Hooked, Plan};
+use olmo_tests::runs::{Runs, Work};
+use olmo_tests::{files, on_one_processor};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::Mutex;
+
+const EINTR: i32 = 4;
+const EIO: i32 = 5;
+const EACCES: i32 = 13;
+const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// Something that writes files into a folder.
+struct Case {
+    runs: Runs,
+    work: Work,
+    /// What a whole run leaves there.
+    new: Files,
+}
+
+impl Case {
+    /// All faults at all calls, with all kinds of temporary files.
+    fn try_all_faults(&self) {
+        let mut tried = 0;
+        let errors = [EINTR, EIO, EACCES, ENOSPC, EDQUOT].map(Fault::Error);
+        for fault in errors.into_iter().chain([Fault::Short, Fault::Nothing]) {
+            for unnamed in [true, false] {
+                for sticky in [true, false] {
+                    for clean_up_fails in [false, true] {
+                        let plan = Plan { unnamed, fail_at: 1, sticky, fault, clean_up_fails };
+                        tried += self.try_every_call(plan, true) + self.try_every_call(plan, false);
+                    }
+                }
+            }
+        }
+        println!("{tried} faults");
+    }
+
+    /// Lets the first call fail, then the second, until there is none left; returns how many there were.
+    fn try_every_call(&self, mut plan: Plan, force: bool) -> usize {
+        loop {
+            self.runs.prepare(self.work, force);
+            let (result, calls) = plan.run(|disk| self.runs.run(self.work, force, disk));
+            self.judge(&plan, force, &result, &calls);
+            if calls.len() < plan.fail_at {
+                assert!(result.is_ok(), "it fails without a fault");
+                return plan.fail_at - 1;
+            }
+            plan.fail_at += 1;
+        }
+    }
+
+    fn judge(&self, plan: &Plan, force: bool, result: &Result<(), Error>, calls: &[&str]) {
+        let call = calls.get(plan.fail_at - 1).unwrap_or(&"none");
+        let place = format!("{call} of {} calls, force {force}, {plan:?}: {result:?}", calls.len());
+        let mut left = files(&self.runs.out());
+        let mut temporary = 0;
+        left.retain(|name, _| {
+            let is_temporary = name.ends_with(".tmp");
+            temporary += usize::from(is_temporary);
+            !is_temporary
+        });
+        assert!(temporary <= usize::from(plan.clean_up_fails && result.is_err()), "{temporary} left after {place}");
+        let harmless = match plan.fault {
+            Fault::Short => true,
+            Fault::Error(EINTR) => !plan.sticky,
+            _ => false,
+        };
+        match result {
+            Ok(()) => assert!(left == self.new, "not what was to be written after {place}"),
+            Err(_) if harmless => panic!("not done after {place}"),
+            Err(error) => self.judge_failed(&left, force, &error.to_string(), &place),
+        }
+    }
+
+    /// After an error every file is as it was, or whole and new.
+    fn judge_failed(&self, left: &Files, force: bool, error: &str, place: &str) {
+        assert!(error.lines().count() == 1 && error.contains(self.runs.out().to_str().expect("UTF-8")), "{place}");
+        let is_new = |(name, bytes): (&String, &Vec<u8>)| self.new.get(name) == Some(bytes);
+        let is_old = |(name, bytes): (&String, &Vec<u8>)| force && self.new.contains_key(name) && bytes == b"old";
+        assert!(left.iter().all(|file| is_new(file) || is_old(file)), "{:?} after {place}", left.keys());
+        assert!(!force || left.len() == self.new.len(), "{:?} after {place}", left.keys());
+        // What is one file must not be new after an error that does not say so.
+        let says_new = error.contains("is in place, but its name may not survive a power cut");
+        if self.new.len() == 1 {
+            assert_eq!(left.iter().all(is_new) && !left.is_empty(), says_new, "{place}");
+        }
+    }
+}
+
+/// Lets everything fail that `work` does.
+fn try_all_faults(work: Work) {
+    let runs = Runs::new();
+    runs.prepare(work, false);
+    Plan::sound().run(|disk| runs.run(work, false, disk)).0.expect("done");
+    let inputs = (files(&runs.weights()), fs::read(runs.model()).expect("a model"));
+    let case = Case { new: files(&runs.out()), runs, work };
+    case.try_all_faults();
+    assert!(files(&case.runs.weights()) == inputs.0, "the weights are as they were");
+    assert!(fs::read(case.runs.model()).expect("a model") == inputs.1, "so is the model");
+}
+
+#[test]
+fn pack_leaves_the_old_file_or_the_whole_new_one() {
+    try_all_faults(Work::Pack);
+}
+
+#[test]
+fn copy_leaves_the_old_file_or_the_whole_new_one() {
+    try_all_faults(Work::Copy);
+}
+
+#[test]
+fn unpack_leaves_each_file_old_or_whole_and_new() {
+    // One thread, so that the calls come in the same order in every run.
+    on_one_processor();
+    try_all_faults(Work::Unpack);
+}
+
+#[test]
+fn a_name_that_somebody_takes_is_left_to_him() {
+    let runs = Runs::new();
+    for (work, unnamed) in [(Work::Pack, true), (Work::Pack, false), (Work::Unpack, false)] {
+        runs.prepare(work, true);
+        let planted = Mutex::new(None);
+        // Whoever was faster has a file of the first name that was drawn.
+        let hook = |call: Call<'_>| match call {
+            Call::CreateUnnamed(_) if !unnamed => Err(io::ErrorKind::Unsupported.into()),
+            Call::CreateNamed(path) | Call::Link(_, path) => {
+                planted.lock().expect("no panic").get_or_insert_with(|| {
+                    fs::write(path, "theirs").expect("planted");
+                    path.to_path_buf()
+                });
+                Ok(usize::MAX)
+            }
+            _ => Ok(usize::MAX),
+        };
+        runs.run(work, true, &Hooked(hook)).expect("another name is drawn");
+        let planted = planted.into_inner().expect("no panic").expect("a name was drawn");
+        assert!(planted.extension().is_some_and(|extension| extension == "tmp"));
+        assert_eq!(fs::read(&planted).expect("still there"), b"theirs");
+        fs::remove_file(&planted).expect("removed");
+        assert!(files(&runs.out()).keys().all(|name| !name.ends_with(".tmp")));
+    }
+}

@@ -1,0 +1,153 @@
+//! Small runs of `pack`, `copy` and `unpack` for tests of what they do to the disk.
+
+use crate::disks::Plan;
+use crate::recording::Recording;
+use crate::{Stored, TempDir, on_one_processor, small_config, write_weights};
+use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_pack::disk::Disk;
+use olmo_pack::error::Error;
+use olmo_pack::pack::{self, Request};
+use olmo_pack::{copy, unpack};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Weights to a model.
+    Pack,
+    /// A model to another.
+    Copy,
+    /// A model to weights.
+    Unpack,
+}
+
+/// A weights folder, a model made of it, and a place for what is written next.
+pub struct Runs {
+    folder: TempDir,
+}
+
+impl Default for Runs {
+    fn default() -> Runs {
+        Runs::new()
+    }
+}
+
+impl Runs {
+    /// With as few and as small tensors as there can be.
+    pub fn new() -> Runs {
+        Runs::of(&ModelConfig {
+            vocab_size: 20,
+            hidden_size: 8,
+            n_heads: 2,
+            n_kv_heads: 1,
+            head_dim: 4,
+            intermediate_size: 9,
+            layer_types: vec![AttentionKind::Full],
+            tie_word_embeddings: true,
+            ..small_config()
+        })
+    }
+
+    /// With this model.
+    pub fn of(config: &ModelConfig) -> Runs {
+        let runs = Runs { folder: TempDir::in_memory("runs") };
+        write_weights(&runs.weights(), config, Stored::F32, 1);
+        fs::create_dir(runs.folder.join("above")).expect("a folder");
+        let (packed, _) = Plan::sound().run(|disk| runs.pack_to(&runs.model(), false, disk));
+        packed.expect("packed");
+        runs
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> PathBuf {
+        self.folder.join("weights")
+    }
+
+    /// The model.
+    pub fn model(&self) -> PathBuf {
+        self.folder.join("m.olmo")
+    }
+
+    /// Where [`Runs::run`] writes: into this folder, which only [`Work::Unpack`] makes.
+    pub fn out(&self) -> PathBuf {
+        self.folder.join("above/out")
+    }
+
+    /// What the program is told for the same as [`Runs::run`].
+    pub fn arguments(&self, work: Work, force: bool) -> Vec<OsString> {
+        let (from, to) = match work {
+            Work::Pack => (self.weights(), self.out().join("m.olmo")),
+            Work::Copy => (self.model(), self.out().join("m.olmo")),
+            Work::Unpack => (self.model(), self.out()),
+        };
+        let mut arguments: Vec<OsString> = vec![from.into(), to.into()];
+        arguments.extend(force.then(|| "--force".into()));
+        match work {
+            Work::Pack => arguments.extend(["--threads".into(), "1".into()]),
+            Work::Copy => arguments.insert(0, "copy".into()),
+            Work::Unpack => arguments.insert(0, "unpack".into()),
+        }
+        arguments
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The program's.
+    pub fn run(&self, work: Work, force: bool, disk: &dyn Disk) -> Result<(), Error> {
+        match work {
+            Work::Pack => self.pack_to(&self.out().join("m.olmo"), force, disk),
+            Work::Copy => copy::run(&self.model(), &self.out().join("m.olmo"), force, disk, &|_, _| {}).map(|_| ()),
+            Work::Unpack => unpack::run(&self.model(), &self.out(), force, disk).map(|_| ()),
+        }
+    }
+
+    fn pack_to(&self, model: &Path, force: bool, disk: &dyn Disk) -> Result<(), Error> {
+        let request =
+            Request { weights: self.weights(), model: model.to_path_buf(), force, threads: 1, ..Request::default() };
+        pack::prepare(&request)?.write(disk, &|_, _| {}).map(|_| ())
+    }
+
+    /// The folder as it is before a run: with old files of the same names when they are to be replaced.
+    pub fn prepare(&self, work: Work, force: bool) {
+        let _ = fs::remove_dir_all(self.out());
+        if force || work != Work::Unpack {
+            fs::create_dir(self.out()).expect("a folder");
+        }
+        let like = if work == Work::Unpack { self.weights() } else { self.folder.path().to_path_buf() };
+        let entries = fs::read_dir(like).expect("a folder").map(|entry| entry.expect("an entry"));
+        let names = entries.filter(|entry| entry.path().is_file());
+        for name in names.filter(|_| force) {
+            fs::write(self.out().join(name.file_name()), "old").expect("written");
+        }
+    }
+}
+
+/// What all kinds of runs do to the disk, by name.
+pub fn all_recordings(runs: &Runs) -> Vec<(String, Recording)> {
+    let record_all = || {
+        // What two threads do at once could not be put in order.
+        on_one_processor();
+        [(Work::Pack, "pack"), (Work::Copy, "copy"), (Work::Unpack, "unpack")]
+            .into_iter()
+            .flat_map(|(work, name)| recordings(runs, work, name))
+            .collect()
+    };
+    thread::scope(|scope| scope.spawn(record_all).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn recordings(runs: &Runs, work: Work, name: &str) -> Vec<(String, Recording)> {
+    let mut recordings = Vec::new();
+    for (unnamed, kind) in [(true, "unnamed"), (false, "named")] {
+        for (force, place) in [(true, "old files"), (false, "no files")] {
+            runs.prepare(work, force);
+            let record = |disk: &dyn Disk| runs.run(work, force, disk).expect("no fault");
+            let recording = Recording::of(&runs.out(), unnamed, record);
+            recordings.push((format!("{name}, {kind}, {place}"), recording));
+        }
+    }
+    recordings
+}
