@@ -11,7 +11,7 @@ use crate::npy_header::{ACCEPTED, Checked, MAX_HEADER_BYTES, check_start};
 pub use crate::npy_header::{Descr, shown_shape};
 use rustix::fs::OFlags;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -88,7 +88,7 @@ impl NpyFile {
             Descr::U16 if u2_is_bf16 => Ok(SourceType::Bf16),
             Descr::U16 => Err(Problem::new(&self.path, "16-bit integers (<u2)")
                 .expected(ACCEPTED)
-                .advice("if they are bfloat16, say \"dtype\": \"bfloat16\" in config.json")),
+                .advice("if they are bfloat16, say \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')")),
         }
     }
 
@@ -133,6 +133,22 @@ pub fn open(path: &Path) -> Result<File, Error> {
         return Err(Problem::new(path, found).expected("a file").into());
     }
     Ok(file)
+}
+
+/// All bytes of a regular file; `None` when they are more than `limit`, which costs no more than that many.
+///
+/// # Errors
+/// The system's, or that it is no regular file.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    let file = open(path)?;
+    let length = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?.len();
+    if length > limit {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    // A file may be longer than it says: it grows, or it is one of /proc.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
 /// The first bytes of the file: the longest legal header and what stands before it, or all of a shorter file.

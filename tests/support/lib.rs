@@ -3,6 +3,8 @@
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
 
+pub mod catalogue;
+
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_infer::layout;
 use std::ffi::OsStr;
