@@ -266,17 +266,17 @@ fn fingerprint(path: &Path) -> u64 {
     path.hash(&mut hasher);
     (metadata.ino(), metadata.mode(), metadata.uid()).hash(&mut hasher);
     let mut sum = 0u64;
-    if !metadata.is_dir() {
-        // A folder's change with a temporary file, too, that is gone again.
-        (metadata.size(), metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
-    }
     if metadata.is_dir() {
         // Those of an unreadable folder cannot be seen by anyone here.
         for entry in fs::read_dir(path).into_iter().flatten() {
             sum = sum.wrapping_add(fingerprint(&entry.expect("an entry").path()));
         }
-    } else if metadata.is_file() && metadata.size() <= MAX_COMPARED_BYTES {
-        fs::read(path).ok().hash(&mut hasher);
+    } else if metadata.is_file() {
+        // Not of others: a folder's time changes with a temporary file that is gone again, that of a FIFO with its use.
+        (metadata.size(), metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
+        if metadata.size() <= MAX_COMPARED_BYTES {
+            fs::read(path).ok().hash(&mut hasher);
+        }
     }
     sum.wrapping_add(hasher.finish())
 }
