@@ -7,8 +7,8 @@
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
-use crate::npy_header::{ACCEPTED, Checked, MAX_HEADER_BYTES, check_start};
-pub use crate::npy_header::{Descr, shown_shape};
+use crate::npy_header::{ACCEPTED, MAX_HEADER_BYTES, check_start};
+pub use crate::npy_header::{Checked, Descr, shown_shape};
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, Read};
@@ -64,9 +64,7 @@ impl NpyFile {
         let file = open(path)?;
         let identity = Identity::of(&file).map_err(|error| Error::io(path, "cannot look at it", error))?;
         let start = read_start(&file, identity.bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-        let checked = check_start(&start, identity.bytes).map_err(|bad| bad.problem(path))?;
-        confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
-        let Checked { descr, shape, preamble_bytes, .. } = checked;
+        let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, identity.bytes)?;
         let preamble = start[..preamble_bytes].to_vec();
         Ok(NpyFile { path: path.to_path_buf(), descr, shape, preamble, identity })
     }
@@ -114,6 +112,17 @@ impl NpyFile {
         unchanged()?;
         read.map_err(|error| Error::io(&self.path, "cannot read", error))
     }
+}
+
+/// Checks the first bytes of a file of `file_bytes` bytes as [`NpyFile::check`] does, which has them from the file; `path`
+/// is for messages. `start` is at least the first 10,012 bytes, or all there are.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Problem> {
+    let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
+    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
+    Ok(checked)
 }
 
 /// Opens a regular file for reading; a FIFO is refused instead of waited for.
