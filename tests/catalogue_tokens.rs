@@ -1,4 +1,5 @@
-//! The T rows of the catalogue of bad inputs: everything that can be wrong with a token file. `CATALOGUE.md` lists them.
+//! The T rows of the catalogue of bad inputs: everything that can be wrong with a token file. `CATALOGUE.md` lists
+//! them.
 
 use olmo_infer::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo};

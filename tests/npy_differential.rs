@@ -1,5 +1,5 @@
-//! Our reader of `.npy` files beside numpy's, on files that `scripts/npy_differential.py` makes up. Here are a few of the
-//! million that its long run compares.
+//! Our reader of `.npy` files beside numpy's, on files that `scripts/npy_differential.py` makes up. Here are a few of
+//! the million that its long run compares.
 //!
 //! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the test says that it
 //! was skipped.

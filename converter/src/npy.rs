@@ -114,8 +114,8 @@ impl NpyFile {
     }
 }
 
-/// Checks the first bytes of a file of `file_bytes` bytes as [`NpyFile::check`] does, which has them from the file; `path`
-/// is for messages. `start` is at least the first 10,012 bytes, or all there are.
+/// Checks the first bytes of a file of `file_bytes` bytes as [`NpyFile::check`] does, which has them from the file;
+/// `path` is for messages. `start` is at least the first 10,012 bytes, or all there are.
 ///
 /// # Errors
 /// What is wrong with the file.

@@ -93,8 +93,8 @@ impl Refusal {
         Refusal { program, status: 1, lines: vec![line], more: 0 }
     }
 
-    /// Runs the command and checks that it refuses in this way, and leaves `folder` as it was: nothing added, removed or
-    /// changed. `prepare` is called again when the machine was too busy to judge the time.
+    /// Runs the command and checks that it refuses in this way, and leaves `folder` as it was: nothing added, removed
+    /// or changed. `prepare` is called again when the machine was too busy to judge the time.
     ///
     /// # Errors
     /// What is not as it must be.
@@ -259,20 +259,20 @@ pub fn make_fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo runs").success());
 }
 
-/// A number that changes with anything in a folder: names, kinds, owners, and sizes, times of change and bytes of files.
+/// A number that changes with anything in a folder: names, kinds, owners; sizes, times of change and bytes of files.
 fn fingerprint(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let metadata = fs::symlink_metadata(path).expect("there");
     path.hash(&mut hasher);
+    // In a folder that may not be entered nothing more can be seen.
+    let Ok(metadata) = fs::symlink_metadata(path) else { return hasher.finish() };
     (metadata.ino(), metadata.mode(), metadata.uid()).hash(&mut hasher);
     let mut sum = 0u64;
     if metadata.is_dir() {
-        // Those of an unreadable folder cannot be seen by anyone here.
         for entry in fs::read_dir(path).into_iter().flatten() {
             sum = sum.wrapping_add(fingerprint(&entry.expect("an entry").path()));
         }
     } else if metadata.is_file() {
-        // Not of others: a folder's time changes with a temporary file that is gone again, that of a FIFO with its use.
+        // Not of others: a folder's time changes with a temporary file that is gone again, a FIFO's with its use.
         (metadata.size(), metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
         if metadata.size() <= MAX_COMPARED_BYTES {
             fs::read(path).ok().hash(&mut hasher);
