@@ -55,7 +55,7 @@ torture:
 	cargo test --release --test barrier_model -- --ignored
 	target/release/torture
 
-## The Python environment of scripts/read_olmo.py, which one test runs.
+## The Python environment of scripts/read_olmo.py and scripts/npy_differential.py, which tests run.
 venv:
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check numpy==2.2.6 xxhash==3.5.0

@@ -8,7 +8,7 @@ use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::element::{f16_to_f32, round_to_bf16};
 use olmo_tests::{
-    Finished, Stored, TempDir, finish, npy_path, repository, run, skipped, small_config, write_coded_weights,
+    Finished, Stored, TempDir, finish, npy_path, python, repository, run, small_config, write_coded_weights,
     write_weights,
 };
 use std::fs;
@@ -16,21 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-
-/// A Python that has these modules; says loudly what is missing.
-fn python(modules: &str) -> Option<PathBuf> {
-    let named = std::env::var_os("OLMO_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| repository().join(".venv/bin/python"));
-    let imported = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
-    if imported.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    skipped(format_args!(
-        "scripts/read_olmo.py was not tested: {} has no {modules}; make venv makes a Python that has",
-        python.display()
-    ));
-    None
-}
 
 /// Runs the script.
 fn script(python: &Path, arguments: &[&Path]) -> Finished {
@@ -86,7 +71,7 @@ fn assert_read_back(python: &Path, weights: &Path, dtype: &str) {
 
 #[test]
 fn every_reference_case_is_read_bit_for_bit() {
-    let Some(python) = python("numpy") else { return };
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     for weights in cases() {
         for dtype in ["auto", "f32", "bf16"] {
             assert_read_back(&python, &weights, dtype);
@@ -96,7 +81,7 @@ fn every_reference_case_is_read_bit_for_bit() {
 
 #[test]
 fn odd_sizes_and_every_source_type_are_read_bit_for_bit() {
-    let Some(python) = python("numpy") else { return };
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     for stored in [Stored::F32, Stored::F16, Stored::Bf16, Stored::F32OfBf16] {
         let folder = TempDir::new("reader-odd");
         write_weights(folder.path(), &small_config(), stored, 21);
@@ -108,7 +93,7 @@ fn odd_sizes_and_every_source_type_are_read_bit_for_bit() {
 
 #[test]
 fn coded_matrices_with_raw_steps_are_read_bit_for_bit() {
-    let Some(python) = python("numpy") else { return };
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_coded_weights(&weights);
@@ -127,7 +112,7 @@ fn coded_matrices_with_raw_steps_are_read_bit_for_bit() {
 
 #[test]
 fn the_listing_and_the_vocabulary_are_read() {
-    let Some(python) = python("numpy") else { return };
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-vocab");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 22);
@@ -147,7 +132,7 @@ fn the_listing_and_the_vocabulary_are_read() {
 #[test]
 fn what_is_no_good_file_is_refused_in_one_line() {
     // The digests need the module.
-    let Some(python) = python("numpy, xxhash") else { return };
+    let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
     let folder = TempDir::new("reader-bad");
     let (weights, model, bad) = (folder.join("w"), folder.join("m.olmo"), folder.join("bad.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 23);

@@ -2,12 +2,12 @@
 //! configuration comes from.
 
 use crate::element::SourceType;
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, SHOWN_PROBLEMS};
 use crate::npy::{NpyFile, shown_shape};
 use crate::settings::{Flags, Settings};
 use crate::{config_json, infer_config};
 use olmo_infer::layout::{self, Role, TensorSpec};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 pub struct Listing {
     /// The folder.
     pub folder: PathBuf,
-    /// The `.npy` files by tensor name, sorted, so that the order of the directory does not matter.
-    pub tensors: BTreeMap<String, PathBuf>,
+    /// The tensors that have an `.npy` file, sorted, so that the order of the directory does not matter.
+    pub tensors: BTreeSet<String>,
     /// `.npy` files whose names are no text.
     nameless: Vec<PathBuf>,
     /// Whether `config.json` is there.
@@ -55,7 +55,7 @@ impl Listing {
                 b"vocab.txt" => listing.has_vocab_txt = true,
                 bytes => match (bytes.strip_suffix(b".npy"), name.to_str()) {
                     (Some(_), Some(text)) => {
-                        listing.tensors.insert(text[..text.len() - 4].to_string(), entry.path());
+                        listing.tensors.insert(text[..text.len() - 4].to_string());
                     }
                     (Some(_), None) => listing.nameless.push(entry.path()),
                     (None, _) if bytes.ends_with(b".safetensors") || bytes.ends_with(b".bin") => {
@@ -131,28 +131,34 @@ impl Checkpoint {
         let specs = layout::tensors(&settings.config);
         let mut problems = Vec::new();
         let mut sources = Vec::with_capacity(specs.len());
-        let mut extra: BTreeMap<&str, &PathBuf> =
-            listing.tensors.iter().map(|(name, path)| (name.as_str(), path)).collect();
+        let mut extra: BTreeSet<&str> = listing.tensors.iter().map(String::as_str).collect();
         for spec in specs {
             let name = spec.name();
-            match extra.remove(name.as_str()) {
-                None => problems.push(missing(listing, &settings, &spec)),
-                Some(path) => match check_tensor(path, &spec, &settings) {
-                    Ok(source) => sources.push(source),
-                    Err(error) => problems.extend(error.into_problems()),
-                },
+            if !extra.remove(name.as_str()) {
+                problems.push(missing(listing, &settings, &spec));
+                continue;
+            }
+            match check_tensor(&listing.path(&name), &spec, &settings) {
+                Ok(source) => sources.push(source),
+                Err(error) => problems.extend(error.into_problems()),
             }
         }
-        let mut ignored: Vec<PathBuf> = extra.values().map(|path| path.to_path_buf()).collect();
-        ignored.extend(listing.nameless.iter().cloned());
+        let ignored = extra.iter().map(|name| listing.path(name)).chain(listing.nameless.iter().cloned());
+        let mut more = 0;
         if !allow_extra {
             let embedding = sources.first().map(|source| &source.file);
-            problems.extend(ignored.iter().map(|path| unexpected(listing, path, embedding, &settings)));
+            // Of a hundred thousand files, those that are shown are enough to keep.
+            let shown = SHOWN_PROBLEMS.saturating_sub(problems.len());
+            more = (extra.len() + listing.nameless.len()).saturating_sub(shown);
+            problems.extend(ignored.clone().take(shown).map(|path| unexpected(listing, &path, embedding, &settings)));
         }
         match problems.len() {
-            0 => Ok(Checkpoint { settings, sources, ignored }),
-            1 => Err(problems.remove(0).into()),
-            _ => Err(Error::Folder(problems)),
+            0 => {
+                let ignored = ignored.collect();
+                Ok(Checkpoint { settings, sources, ignored })
+            }
+            1 if more == 0 => Err(problems.remove(0).into()),
+            _ => Err(Error::Several { problems, more }),
         }
     }
 
@@ -168,7 +174,10 @@ impl Checkpoint {
 
 /// Where the expected shapes come from, for messages.
 fn authority(settings: &Settings) -> &'static str {
-    if settings.config_json.is_some() { "config.json" } else { "the other tensors" }
+    match settings.config_json {
+        Some(_) => "config.json says",
+        None => "model.embed_tokens.weight and q_proj, k_proj and gate_proj of model.layers.0 say",
+    }
 }
 
 fn missing(listing: &Listing, settings: &Settings, spec: &TensorSpec) -> Problem {
@@ -191,12 +200,14 @@ fn check_tensor(path: &Path, spec: &TensorSpec, settings: &Settings) -> Result<S
     let file = NpyFile::check(path)?;
     let wanted: Vec<u64> = spec.shape().iter().map(|&size| size as u64).collect();
     if file.shape != wanted {
-        let expected = format!("{} as {} says", shown_shape(&wanted), authority(settings));
+        let expected = format!("{} as {}", shown_shape(&wanted), authority(settings));
         let reversed: Vec<u64> = file.shape.iter().rev().copied().collect();
         let advice = if reversed == wanted && wanted.len() == 2 {
             "it looks transposed: save np.ascontiguousarray(array.T)"
-        } else {
+        } else if settings.config_json.is_some() {
             "export it again or correct config.json"
+        } else {
+            "export it again"
         };
         let found = format!("shape {}", shown_shape(&file.shape));
         return Err(Problem::new(path, found).expected(expected).advice(advice).into());
@@ -217,9 +228,7 @@ fn unexpected(listing: &Listing, path: &Path, embedding: Option<&NpyFile>, setti
     } else {
         Problem::new(path, "no parameter of this model")
     };
-    problem
-        .expected(format!("only the tensors that {} describes", authority(settings)))
-        .advice("remove it, or pass --allow-extra to leave it out")
+    problem.expected("only the tensors of the model").advice("remove it, or pass --allow-extra to leave it out")
 }
 
 /// Whether a file holds the same numbers as `other`; `None` when one cannot be read.

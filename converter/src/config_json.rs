@@ -9,7 +9,6 @@ use crate::settings::{Flags, Origin, Origins, Settings, merged};
 use crate::strict_json;
 use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
 use serde_json::{Map, Value};
-use std::io::Read;
 use std::path::Path;
 
 /// Longest `config.json`; real ones have about 1 KiB.
@@ -20,12 +19,8 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// # Errors
 /// The file cannot be read, is no JSON, lacks a key or has a value that no supported model has.
 pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
-    let file = npy::open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-    if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(Problem::new(path, "longer than 1 MiB").expected("a config.json of a few KiB").into());
-    }
+    let bytes = npy::read_at_most(path, MAX_CONFIG_BYTES)?
+        .ok_or_else(|| Problem::new(path, "longer than 1 MiB").expected("a config.json of a few KiB"))?;
     Ok(parse(path, bytes, flags)?)
 }
 

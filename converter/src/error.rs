@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// How many problems of a folder are shown.
-const SHOWN_PROBLEMS: usize = 10;
+pub(crate) const SHOWN_PROBLEMS: usize = 10;
 
 /// One thing that is wrong with one file.
 ///
@@ -72,8 +72,13 @@ impl fmt::Display for Problem {
 pub enum Error {
     /// A file or a value is not what it must be.
     Problem(Box<Problem>),
-    /// Several things are wrong with a weights folder.
-    Folder(Vec<Problem>),
+    /// Several things are wrong with a weights folder or a model file.
+    Several {
+        /// The first of them, or all.
+        problems: Vec<Problem>,
+        /// How many more there are.
+        more: usize,
+    },
     /// The system refused something.
     Io {
         /// The file or folder.
@@ -99,7 +104,7 @@ impl Error {
     pub fn into_problems(self) -> Vec<Problem> {
         match self {
             Error::Problem(problem) => vec![*problem],
-            Error::Folder(problems) => problems,
+            Error::Several { problems, .. } => problems,
             Error::Io { path, action, source } => vec![Problem::new(path, format!("{action}: {}", reason(&source)))],
             Error::Model(error) => vec![Problem::new("", error.to_string())],
             Error::Usage(text) => vec![Problem::new("", text)],
@@ -138,11 +143,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Problem(problem) => problem.fmt(f),
-            Error::Folder(problems) => {
+            Error::Several { problems, more } => {
                 for (i, problem) in problems.iter().take(SHOWN_PROBLEMS).enumerate() {
                     write!(f, "{}{problem}", if i == 0 { "" } else { "\n" })?;
                 }
-                match problems.len().saturating_sub(SHOWN_PROBLEMS) {
+                match problems.len().saturating_sub(SHOWN_PROBLEMS) + more {
                     0 => Ok(()),
                     more => write!(f, "\nand {more} more"),
                 }
@@ -156,8 +161,12 @@ impl fmt::Display for Error {
     }
 }
 
-/// The system's words for an error, without Rust's "(os error 2)".
+/// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say
+/// nothing to a user.
 fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the file ends before its length".into();
+    }
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_string(),
@@ -206,8 +215,8 @@ mod tests {
 
     #[test]
     fn more_than_ten_problems_are_counted() {
-        let problems = (0..13).map(|i| Problem::new(format!("f{i}"), "bad")).collect();
-        let text = Error::Folder(problems).to_string();
+        let problems = (0..12).map(|i| Problem::new(format!("f{i}"), "bad")).collect();
+        let text = Error::Several { problems, more: 1 }.to_string();
         assert_eq!(text.lines().count(), 11);
         assert!(text.ends_with("\nand 3 more"), "{text}");
     }

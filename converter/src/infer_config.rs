@@ -147,7 +147,7 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
 
 /// Names the families that have similar files and another forward pass.
 fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
-    let has = |part: &str| listing.tensors.keys().any(|name| name.contains(part));
+    let has = |part: &str| listing.tensors.iter().any(|name| name.contains(part));
     let found = if has(".linear_attn.") {
         "linear_attn tensors, as in Olmo-Hybrid"
     } else if has(".mlp.experts.") || has(".mlp.gate.weight") {
@@ -169,14 +169,14 @@ fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
 /// Reads the widths from five headers.
 fn widths(listing: &Listing) -> Result<Widths, Error> {
     let layer = |name: &String| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-    let n_layers = listing.tensors.keys().filter_map(layer).max().map_or(0, |last| last.saturating_add(1));
+    let n_layers = listing.tensors.iter().filter_map(layer).max().map_or(0, |last| last.saturating_add(1));
     if !(1..=MAX_LAYERS).contains(&n_layers) {
         let found = format!("files of {n_layers} layers");
         return Err(Problem::new(&listing.folder, found).expected(format!("1 to {MAX_LAYERS}")).into());
     }
     let shape = |name: &str, rank: usize| -> Result<Vec<usize>, Error> {
         let path = listing.path(name);
-        if !listing.tensors.contains_key(name) {
+        if !listing.tensors.contains(name) {
             let problem = Problem::new(path, "missing").expected("it, or a config.json beside the weights");
             return Err(problem.advice("export the whole model").into());
         }
@@ -211,7 +211,7 @@ fn widths(listing: &Listing) -> Result<Widths, Error> {
         kv: kv[0],
         mlp: mlp[0],
         n_layers,
-        tied: !listing.tensors.contains_key("lm_head.weight"),
+        tied: !listing.tensors.contains("lm_head.weight"),
     })
 }
 

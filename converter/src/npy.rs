@@ -7,11 +7,11 @@
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
-use crate::npy_header::{ACCEPTED, Checked, MAX_HEADER_BYTES, check_start};
-pub use crate::npy_header::{Descr, shown_shape};
+use crate::npy_header::{ACCEPTED, MAX_HEADER_BYTES, check_start};
+pub use crate::npy_header::{Checked, Descr, shown_shape};
 use rustix::fs::OFlags;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -64,9 +64,7 @@ impl NpyFile {
         let file = open(path)?;
         let identity = Identity::of(&file).map_err(|error| Error::io(path, "cannot look at it", error))?;
         let start = read_start(&file, identity.bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-        let checked = check_start(&start, identity.bytes).map_err(|bad| bad.problem(path))?;
-        confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
-        let Checked { descr, shape, preamble_bytes, .. } = checked;
+        let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, identity.bytes)?;
         let preamble = start[..preamble_bytes].to_vec();
         Ok(NpyFile { path: path.to_path_buf(), descr, shape, preamble, identity })
     }
@@ -88,7 +86,7 @@ impl NpyFile {
             Descr::U16 if u2_is_bf16 => Ok(SourceType::Bf16),
             Descr::U16 => Err(Problem::new(&self.path, "16-bit integers (<u2)")
                 .expected(ACCEPTED)
-                .advice("if they are bfloat16, say \"dtype\": \"bfloat16\" in config.json")),
+                .advice("if they are bfloat16, say \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')")),
         }
     }
 
@@ -116,6 +114,17 @@ impl NpyFile {
     }
 }
 
+/// Checks the first bytes of a file of `file_bytes` bytes as [`NpyFile::check`] does, which has them from the file;
+/// `path` is for messages. `start` is at least the first 10,012 bytes, or all there are.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Problem> {
+    let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
+    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
+    Ok(checked)
+}
+
 /// Opens a regular file for reading; a FIFO is refused instead of waited for.
 ///
 /// # Errors
@@ -133,6 +142,22 @@ pub fn open(path: &Path) -> Result<File, Error> {
         return Err(Problem::new(path, found).expected("a file").into());
     }
     Ok(file)
+}
+
+/// All bytes of a regular file; `None` when they are more than `limit`, which costs no more than that many.
+///
+/// # Errors
+/// The system's, or that it is no regular file.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    let file = open(path)?;
+    let length = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?.len();
+    if length > limit {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    // A file may be longer than it says: it grows, or it is one of /proc.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
 /// The first bytes of the file: the longest legal header and what stands before it, or all of a shorter file.

@@ -12,6 +12,8 @@ const MAX_RANK: usize = 32;
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// What the messages list.
 pub(crate) const ACCEPTED: &str = "<f4, <f2, or bfloat16 as <V2";
+/// What to do with a file of another kind.
+const SAVE: &str = "export each parameter with np.save";
 
 /// An element type as the header names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +40,15 @@ impl Descr {
 
 /// What a good header says.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Checked {
+pub struct Checked {
     /// Element type.
-    pub(crate) descr: Descr,
+    pub descr: Descr,
     /// Only of vectors, where it makes no difference.
-    pub(crate) fortran_order: bool,
+    pub fortran_order: bool,
     /// Row-major; no size is 0.
-    pub(crate) shape: Vec<u64>,
+    pub shape: Vec<u64>,
     /// Length of everything before the numbers.
-    pub(crate) preamble_bytes: usize,
+    pub preamble_bytes: usize,
 }
 
 /// What is wrong with the bytes of a file, before its name is known.
@@ -93,15 +95,16 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
         Some([major, minor]) => {
             return Err(Bad::new(format!("npy version {major}.{minor} is not supported")).expected("1.0, 2.0 or 3.0"));
         }
-        _ => return Err(Bad::new(format!("only {file_bytes} bytes")).expected("a whole .npy header")),
+        _ => return Err(cut(file_bytes)),
     };
     let header_bytes = match start.get(8..prefix) {
         Some(&[a, b]) => u64::from(u16::from_le_bytes([a, b])),
         Some(&[a, b, c, d]) => u64::from(u32::from_le_bytes([a, b, c, d])),
-        _ => return Err(Bad::new(format!("only {file_bytes} bytes")).expected("a whole .npy header")),
+        _ => return Err(cut(file_bytes)),
     };
     if !(1..=MAX_HEADER_BYTES as u64).contains(&header_bytes) {
-        return Err(Bad::new(format!("header of {header_bytes} bytes")).expected("1 to 10000 bytes"));
+        let found = format!("header of {header_bytes} bytes");
+        return Err(Bad::new(found).expected("1 to 10000 bytes").advice("export it again"));
     }
     let preamble_bytes = prefix + header_bytes as usize;
     let Some(header) = start.get(prefix..preamble_bytes) else {
@@ -115,7 +118,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
     if shape.is_empty() {
         return Err(Bad::new("shape () has no dimension").expected("a vector or a matrix"));
     }
-    let impossible = || Bad::new(format!("shape {} is impossible", shown_shape(&shape)));
+    let impossible = || impossible(format!("shape {}", shown_shape(&shape)));
     if shape.contains(&0) {
         return Err(Bad::new(format!("shape {} has no elements", shown_shape(&shape))).expected("sizes above 0"));
     }
@@ -127,12 +130,13 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
     if total != file_bytes {
         let (needed, found) = (total - preamble_bytes as u64, file_bytes - preamble_bytes as u64);
         let shape = shown_shape(&shape);
-        return Err(match found.checked_sub(needed) {
-            None => Bad::new(format!("shape {shape} needs {needed} bytes of data, has {found} (truncated?)"))
-                .advice("export it again"),
-            Some(1) => Bad::new(format!("shape {shape} needs {needed} bytes of data, has 1 byte too many")),
-            Some(extra) => Bad::new(format!("shape {shape} needs {needed} bytes of data, has {extra} bytes too many")),
-        });
+        let has = match found.checked_sub(needed) {
+            None => format!("{found} (truncated?)"),
+            Some(1) => "1 byte too many".into(),
+            Some(extra) => format!("{extra} bytes too many"),
+        };
+        let found = format!("shape {shape} needs {needed} bytes of data, has {has}");
+        return Err(Bad::new(found).advice("export it again"));
     }
     Ok(Checked { descr, fortran_order, shape, preamble_bytes })
 }
@@ -143,6 +147,17 @@ pub fn shown_shape(shape: &[u64]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
+/// A file that ends inside its header.
+fn cut(file_bytes: u64) -> Bad {
+    let plural = if file_bytes == 1 { "" } else { "s" };
+    Bad::new(format!("only {file_bytes} byte{plural}")).expected("a whole .npy header").advice("export it again")
+}
+
+/// A shape of more bytes than a file can have.
+fn impossible(shape: String) -> Bad {
+    Bad::new(format!("{shape} is impossible")).expected("sizes that a file can hold").advice("export it again")
+}
+
 /// Says what a file that does not begin like an `.npy` file looks like.
 fn not_npy(start: &[u8]) -> Bad {
     let lower: Vec<u8> = start.iter().take(512).map(u8::to_ascii_lowercase).collect();
@@ -150,7 +165,7 @@ fn not_npy(start: &[u8]) -> Bad {
     let is_text = !start.is_empty() && lower.iter().all(|&b| b.is_ascii_graphic() || b.is_ascii_whitespace());
     let length = start.first_chunk::<8>().map(|&length| u64::from_le_bytes(length));
     let bad = match start {
-        [] => Bad::new("empty file"),
+        [] => Bad::new("empty file").advice("export it again"),
         _ if start.starts_with(b"version https://git-lfs") => {
             return Bad::new("git-lfs pointer instead of the numbers")
                 .expected("an .npy file")
@@ -163,15 +178,15 @@ fn not_npy(start: &[u8]) -> Bad {
             Bad::new("zip archive (.npz?)").advice("unpack it: one .npy file for each parameter")
         }
         [0x1f, 0x8b, ..] => Bad::new("gzip file").advice("decompress it"),
-        [b'G', b'G', b'U', b'F', ..] => Bad::new("GGUF file"),
+        [b'G', b'G', b'U', b'F', ..] => Bad::new("GGUF file").advice(SAVE),
         // A pickle of protocol 2 or later, also inside an old torch.save.
-        [0x80, 2..=5, ..] => Bad::new("pickle, which could run code").advice("save the array with np.save"),
+        [0x80, 2..=5, ..] => Bad::new("pickle, which could run code").advice(SAVE),
         [_, _, _, _, _, _, _, _, b'{', ..] if length.is_some_and(|length| length < 100 << 20) => {
-            Bad::new("safetensors file").advice("export each parameter with np.save")
+            Bad::new("safetensors file").advice(SAVE)
         }
-        _ if MAGIC.starts_with(start) => Bad::new(format!("only {} bytes", start.len())),
-        _ if is_text => Bad::new("text"),
-        _ => Bad::new("unknown bytes"),
+        _ if MAGIC.starts_with(start) => return cut(start.len() as u64),
+        _ if is_text => Bad::new("text").advice(SAVE),
+        _ => Bad::new("unknown bytes").advice(SAVE),
     };
     bad.expected("an .npy file")
 }
@@ -179,7 +194,9 @@ fn not_npy(start: &[u8]) -> Bad {
 /// Printable ASCII, then spaces, then one newline.
 fn check_text(header: &[u8]) -> Result<(), Bad> {
     let Some((b'\n', text)) = header.split_last() else {
-        return Err(Bad::new("header does not end with a newline"));
+        return Err(Bad::new("header does not end with a newline")
+            .expected("a header as np.save writes it")
+            .advice("export it again"));
     };
     match text.iter().find(|byte| !(b' '..=b'~').contains(byte)) {
         Some(byte) => Err(Bad::new(format!("byte 0x{byte:02x} in the header")).expected("printable ASCII")),
@@ -301,10 +318,10 @@ impl<'a> Grammar<'a> {
             }
             sizes.push(self.number()?);
             if !self.take(b',') {
+                self.expect(b')')?;
                 if sizes.len() == 1 {
                     return Err(grammar("a shape that is no tuple".into()));
                 }
-                self.expect(b')')?;
                 break;
             }
         }
@@ -321,7 +338,7 @@ impl<'a> Grammar<'a> {
         }
         self.rest = rest;
         let digit = |value: u64, digit: &u8| value.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
-        number.iter().try_fold(0u64, digit).ok_or_else(|| Bad::new("shape is impossible"))
+        number.iter().try_fold(0u64, digit).ok_or_else(|| impossible("shape".into()))
     }
 }
 

@@ -80,7 +80,7 @@ fn with_count(error: Error, n_written: usize) -> Error {
         let count = format!("{n_written} files were written before, and stay");
         last.advice = Some(last.advice.take().map_or(count.clone(), |advice| format!("{advice}; {count}")));
     }
-    Error::Folder(problems)
+    Error::Several { problems, more: 0 }
 }
 
 /// Makes the folder, or refuses one that has something in it, and opens it for its names to be brought to the disk.

@@ -30,13 +30,13 @@ const INFINITY: u32 = 0x7f80_0000;
 /// Verifies the file at `path` and returns one line that says what was verified.
 ///
 /// # Errors
-/// [`Error::Model`] when the file cannot be opened, else [`Error::Folder`] with every place that is damaged.
+/// [`Error::Model`] when the file cannot be opened, else [`Error::Several`] with every place that is damaged.
 pub fn run(path: &Path) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
     let problems = check(&model, &thread_pool(0));
     model.check_unchanged()?;
     if !problems.is_empty() {
-        return Err(Error::Folder(problems));
+        return Err(Error::Several { problems, more: 0 });
     }
     Ok(format!(
         "{}: ok, {} tensors, {} sections, {} bytes, content digest {:016x}",

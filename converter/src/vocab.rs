@@ -7,13 +7,13 @@
 use crate::error::{Error, Problem};
 use crate::npy;
 use olmo_infer::format::VocabularyHead;
-use std::io::Read;
 use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// Longest `vocab.txt`; that of the published models has 1.4 MB.
-const MAX_VOCAB_BYTES: u64 = 256 << 20;
+/// Longest `vocab.txt`; that of the published models has 1.4 MB. It is read whole, so this also bounds what a file that
+/// is none costs.
+const MAX_VOCAB_BYTES: u64 = 16 << 20;
 
 /// A vocabulary as the model file holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,12 +29,8 @@ pub struct Vocabulary {
 /// # Errors
 /// The file cannot be read, or a line is not `id<TAB>token` with a new id below `vocab_size`.
 pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
-    let file = npy::open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_VOCAB_BYTES + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-    if bytes.len() as u64 > MAX_VOCAB_BYTES {
-        return Err(Problem::new(path, "longer than 256 MiB").expected("lines of id<TAB>token").into());
-    }
+    let bytes = npy::read_at_most(path, MAX_VOCAB_BYTES)?
+        .ok_or_else(|| Problem::new(path, "longer than 16 MiB").expected("lines of id<TAB>token"))?;
     Ok(parse(path, &bytes, vocab_size)?)
 }
 

@@ -41,7 +41,7 @@ pub fn read(args: &Args, config: &ModelConfig) -> Result<Vec<Input>, Failure> {
 fn read_one(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
     let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings)?;
     let positions = args.positions(tokens.len(), config.max_position_embeddings);
-    let positions = positions.map_err(|failure| of_file(args, path, failure))?;
+    let positions = positions.map_err(|failure| Failure::Refused(format!("{}: {failure}", display_path(path))))?;
     Ok(Input { tokens, positions })
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// Bytes of one id.
 const ID_BYTES: usize = 4;
+/// A guess about a file of ids that are too short.
+const NARROW: &str = " (are these 16-bit ids?)";
 
 /// Reads and checks a token file; `-` is standard input.
 ///
@@ -60,20 +62,29 @@ fn check(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Res
     }
     let (ids, rest) = bytes.as_chunks::<ID_BYTES>();
     if !rest.is_empty() {
-        let hint = looks_like(bytes);
-        return wrong(format!("{} bytes, expected a multiple of 4 (little-endian u32 ids){hint}", bytes.len()));
+        let hint = match looks_like(bytes) {
+            hint if hint.is_empty() && rest.len() == 2 => NARROW.into(),
+            hint => hint,
+        };
+        let plural = if bytes.len() == 1 { "" } else { "s" };
+        return wrong(format!("{} byte{plural}, expected a multiple of 4 (little-endian u32 ids){hint}", bytes.len()));
     }
     let tokens: Vec<u32> = ids.iter().map(|&id| u32::from_le_bytes(id)).collect();
     if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab_size) {
         let (token, last) = (tokens[index], vocab_size - 1);
         let swapped = tokens.iter().all(|token| (token.swap_bytes() as usize) < vocab_size);
-        let narrow = tokens.iter().all(|&token| ((token & 0xffff) as usize) < vocab_size && token >> 16 < 0x8000);
+        // Two ids of 16 bits, read as one: unlike in a file with one wrong id, the upper half is never zero.
+        let is_pair = |token: u32| [token & 0xffff, token >> 16].iter().all(|&id| (id as usize) < vocab_size);
+        let narrow = tokens.iter().all(|&token| token >> 16 > 0 && is_pair(token));
         let hint = match (swapped, looks_like(bytes)) {
             (true, _) => " (these look like big-endian ids)".into(),
-            (false, hint) if hint.is_empty() && narrow => " (are these 16-bit ids?)".into(),
+            (false, hint) if hint.is_empty() && narrow => NARROW.into(),
             (false, hint) => hint,
         };
-        return wrong(format!("token {index} is {token}, the vocabulary has ids 0 to {last}{hint}"));
+        return wrong(format!(
+            "token {index} is {token}, the vocabulary has ids 0 to {last}{hint}; make them with the tokenizer of this \
+             model"
+        ));
     }
     Ok(tokens)
 }
@@ -113,9 +124,15 @@ mod tests {
             problem(&[0; 16]),
             "t.bin: more than 3 tokens, expected at most 3, the positions of the model; shorten the prompt"
         );
-        assert_eq!(problem(&[0, 0, 0, 0, 100, 0, 0, 1]), "t.bin: token 1 is 16777316, the vocabulary has ids 0 to 99");
-        assert!(problem(&[0, 0, 0, 7]).ends_with("(these look like big-endian ids)"));
+        assert_eq!(
+            problem(&[0, 0, 0, 0, 100, 0, 0, 1]),
+            "t.bin: token 1 is 16777316, the vocabulary has ids 0 to 99; make them with the tokenizer of this model"
+        );
+        assert!(problem(&[0, 0, 0, 7]).contains(" (these look like big-endian ids); "));
+        assert!(problem(&[5, 0, 7, 0]).contains(" (are these 16-bit ids?); "));
+        assert!(problem(&[5, 0, 7, 0, 9, 0]).ends_with(" (are these 16-bit ids?)"));
+        assert!(!problem(&[5, 0, 0, 0, 0, 1, 1, 0]).contains("16-bit"), "one wrong id");
         assert!(problem(b"Four score").ends_with("(it looks like text)"));
-        assert!(problem(b"\x93NUMPY\x01\x00").ends_with("(it looks like a .npy file)"));
+        assert!(problem(b"\x93NUMPY\x01\x00").contains(" (it looks like a .npy file); "));
     }
 }

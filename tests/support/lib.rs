@@ -3,6 +3,7 @@
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
 
+pub mod catalogue;
 pub mod disks;
 pub mod power;
 pub mod recording;
@@ -27,6 +28,22 @@ pub fn repository() -> &'static Path {
 /// Says that something was not tested and why, past the test runner, which keeps what passing tests print.
 pub fn skipped(why: impl Display) {
     writeln!(io::stderr(), "\nSKIPPED: {why}").expect("standard error takes the line");
+}
+
+/// A Python that has these modules, for `script`: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Says loudly
+/// what is missing.
+pub fn python(script: &str, modules: &str) -> Option<PathBuf> {
+    let named = env::var_os("OLMO_PYTHON").map(PathBuf::from);
+    let python = named.unwrap_or_else(|| repository().join(".venv/bin/python"));
+    let imported = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if imported.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    skipped(format_args!(
+        "{script} was not tested: {} has no {modules}; make venv makes a Python that has",
+        python.display()
+    ));
+    None
 }
 
 /// A folder that goes when the value does.

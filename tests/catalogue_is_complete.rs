@@ -1,0 +1,70 @@
+//! `CATALOGUE.md` has every row of the catalogue, and every test that it names exists.
+
+use olmo_tests::repository;
+use std::fs;
+
+/// All code of the tests that the table may name.
+fn sources() -> String {
+    let mut sources = String::new();
+    for folder in ["tests", "converter/src", "runtime/src"] {
+        for entry in fs::read_dir(repository().join(folder)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &fs::read_to_string(path).expect("a source");
+            }
+        }
+    }
+    sources
+}
+
+/// The cells of the table's lines whose row begins with this letter.
+fn rows(letter: char) -> Vec<(String, String)> {
+    let text = fs::read_to_string(repository().join("tests/CATALOGUE.md")).expect("CATALOGUE.md");
+    let cells = text.lines().filter_map(|line| {
+        let (row, cells) = line.strip_prefix("| ")?.split_once(" | ")?;
+        Some((row.to_string(), cells.rsplit_once(" | ")?.1.to_string()))
+    });
+    cells.filter(|(row, _)| row.strip_prefix(letter).is_some_and(|number| number.parse::<u32>().is_ok())).collect()
+}
+
+/// The words in back quotes that can only be names of tests.
+fn tests(cell: &str) -> Vec<&str> {
+    let is_name = |word: &&str| word.contains('_') && word.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
+    cell.split('`').skip(1).step_by(2).filter(is_name).collect()
+}
+
+#[test]
+fn every_row_is_there_in_order() {
+    for (letter, n) in [('W', 27), ('T', 10)] {
+        let found: Vec<String> = rows(letter).into_iter().map(|(row, _)| row).collect();
+        let expected: Vec<String> = (1..=n).map(|number| format!("{letter}{number}")).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn every_row_names_tests_that_exist() {
+    let sources = sources();
+    for (row, cell) in ['W', 'T'].into_iter().flat_map(rows) {
+        let tests = tests(&cell);
+        assert!(!tests.is_empty(), "{row} names no test");
+        for test in tests {
+            assert!(sources.contains(&format!("#[test]\nfn {test}()")), "{row} names {test}, which does not exist");
+        }
+    }
+}
+
+#[test]
+fn every_test_of_a_row_is_in_the_table() {
+    for (letter, file) in [('W', "catalogue_folders.rs"), ('T', "catalogue_tokens.rs")] {
+        let source = fs::read_to_string(repository().join("tests").join(file)).expect("a source");
+        let rows = rows(letter);
+        for name in source.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name) {
+            let Some((row, _)) = name.split_once('_').filter(|(row, _)| row[1..].parse::<u32>().is_ok()) else {
+                continue;
+            };
+            let (_, cell) = rows.iter().find(|(id, _)| *id == row.to_uppercase()).expect("a row");
+            assert!(tests(cell).contains(&name), "{row} does not name {name}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The runner of the catalogue of bad inputs: runs a program on a prepared case and checks everything that a refusal
+//! must keep, whatever its reason. What is wrong with a variant is returned, not panicked, so that one run of a table
+//! shows all of it.
+
+use crate::{TempDir, skipped};
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longest refusal.
+const MAX_TIME: Duration = Duration::from_secs(1);
+/// Most memory of a refusal at its peak.
+const MAX_MEMORY_BYTES: u64 = 32 << 20;
+/// After this time a program hangs.
+const HANG: Duration = Duration::from_secs(20);
+/// How often a refusal that took longer than it may is tried again: other programs use this machine too.
+const ATTEMPTS: usize = 4;
+/// Longest file whose bytes are compared; of longer ones, which are sparse here, size and times are.
+const MAX_COMPARED_BYTES: u64 = 4 << 20;
+/// What no message has: traces of a panic and words of Rust.
+const FORBIDDEN: [&str; 6] = ["panicked", "RUST_BACKTRACE", "Err(", "Some(", "Os {", "called `"];
+/// An ordinary user.
+const NOBODY: u32 = 65_534;
+
+/// The failures of the variants of one row, told all at once at the end of the test.
+pub struct Report {
+    row: &'static str,
+    variants: usize,
+    failures: Vec<String>,
+}
+
+impl Report {
+    /// Begins the report of a row.
+    pub fn new(row: &'static str) -> Report {
+        Report { row, variants: 0, failures: Vec::new() }
+    }
+
+    /// Adds the outcome of a variant.
+    pub fn add(&mut self, variant: impl Display, outcome: Result<(), String>) {
+        self.variants += 1;
+        if let Err(failure) = outcome {
+            self.failures.push(format!("{} {variant}: {failure}", self.row));
+        }
+    }
+
+    /// Adds a variant that must hold.
+    pub fn holds(&mut self, variant: impl Display, holds: bool, otherwise: impl Display) {
+        self.add(variant, if holds { Ok(()) } else { Err(otherwise.to_string()) });
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        println!("{}: {} variants", self.row, self.variants);
+        assert!(self.variants > 0, "{}: nothing was tested", self.row);
+        assert!(
+            self.failures.is_empty(),
+            "{} of {} variants:\n\n{}",
+            self.failures.len(),
+            self.variants,
+            self.failures.join("\n\n")
+        );
+    }
+}
+
+/// What a refusal must say.
+pub struct Refusal {
+    /// The program's name in its messages.
+    pub program: &'static str,
+    /// The exit status.
+    pub status: i32,
+    /// One entry for each line: what it begins with behind the program's name, then what else it must contain.
+    pub lines: Vec<Vec<String>>,
+    /// How many further problems the last line counts; 0 for no such line.
+    pub more: usize,
+}
+
+impl Refusal {
+    /// A refusal with status 1 in one line.
+    pub fn one_line(program: &'static str, begins: impl Into<String>, words: &[&str]) -> Refusal {
+        let line = [begins.into()].into_iter().chain(words.iter().map(|word| word.to_string())).collect();
+        Refusal { program, status: 1, lines: vec![line], more: 0 }
+    }
+
+    /// Runs the command and checks that it refuses in this way, and leaves `folder` as it was: nothing added, removed
+    /// or changed. `prepare` is called again when the machine was too busy to judge the time.
+    ///
+    /// # Errors
+    /// What is not as it must be.
+    pub fn check(&self, folder: &Path, prepare: impl Fn() -> Command) -> Result<(), String> {
+        let before = fingerprint(folder);
+        let mut run = Run::new(&mut prepare())?;
+        for _ in 1..ATTEMPTS {
+            if run.took > MAX_TIME {
+                run = Run::new(&mut prepare())?;
+            }
+        }
+        self.check_run(&run).map_err(|failure| format!("{failure}\n{}", run.stderr.trim_end()))?;
+        if fingerprint(folder) != before {
+            return Err(format!("something in {} was changed, added or removed", folder.display()));
+        }
+        Ok(())
+    }
+
+    fn check_run(&self, run: &Run) -> Result<(), String> {
+        if run.status.code() != Some(self.status) {
+            return Err(format!("ended with {}, expected {}; stdout: {}", run.status, self.status, run.stdout));
+        }
+        if !run.stdout.is_empty() {
+            return Err(format!("standard output is not empty: {}", run.stdout));
+        }
+        self.check_lines(&run.stderr)?;
+        if run.took > MAX_TIME {
+            return Err(format!("took {:?}", run.took));
+        }
+        match run.peak_bytes {
+            Some(bytes) if bytes > MAX_MEMORY_BYTES => Err(format!("took {} KiB of memory", bytes >> 10)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_lines(&self, stderr: &str) -> Result<(), String> {
+        if stderr.contains(|c: char| c.is_control() && c != '\n') {
+            return Err(format!("a control character in {stderr:?}"));
+        }
+        if let Some(word) = FORBIDDEN.iter().find(|word| stderr.contains(**word)) {
+            return Err(format!("{word:?} in the message"));
+        }
+        let mut lines: Vec<&str> = stderr.lines().collect();
+        if self.more > 0 {
+            let last = format!("{}: error: and {} more", self.program, self.more);
+            if lines.pop() != Some(&last) {
+                return Err(format!("the last line is not {last:?}"));
+            }
+        }
+        if lines.len() != self.lines.len() || !stderr.ends_with('\n') {
+            return Err(format!("{} lines, expected {}", lines.len(), self.lines.len()));
+        }
+        self.lines.iter().zip(lines).try_for_each(|(words, line)| self.check_line(words, line))
+    }
+
+    fn check_line(&self, words: &[String], line: &str) -> Result<(), String> {
+        let begins = format!("{}: error: {}", self.program, words[0]);
+        if !line.starts_with(&begins) {
+            return Err(format!("a line does not begin with {begins:?}"));
+        }
+        if let Some(word) = words.iter().find(|word| !line.contains(word.as_str())) {
+            return Err(format!("no {word:?} in a line"));
+        }
+        // The system's own words, or what would be right, or what to do.
+        if ![": cannot ", ", expected ", "; "].iter().any(|part| line.contains(part)) {
+            return Err("a line does not say what to do".into());
+        }
+        Ok(())
+    }
+}
+
+/// How a program ended and what it took.
+pub struct Run {
+    /// Exit status or signal.
+    pub status: ExitStatus,
+    /// Standard output, lossy where it is not UTF-8.
+    pub stdout: String,
+    /// Standard error, likewise.
+    pub stderr: String,
+    /// Time from start to end.
+    pub took: Duration,
+    /// Most memory in use at a time, where that is known.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Run {
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// It does not start or does not end.
+    pub fn new(command: &mut Command) -> Result<Run, String> {
+        let said = TempDir::new("said");
+        let files = [said.join("stdout"), said.join("stderr")];
+        let [stdout, stderr] = files.each_ref().map(|path| File::create(path).expect("a file"));
+        let begun = Instant::now();
+        let mut child = command.stdout(stdout).stderr(stderr).spawn().map_err(|error| error.to_string())?;
+        let (status, used_bytes) = loop {
+            if let Some(ended) = ended(child.id()) {
+                break ended;
+            }
+            if begun.elapsed() > HANG {
+                child.kill().map_err(|error| error.to_string())?;
+                child.wait().map_err(|error| error.to_string())?;
+                return Err("does not end".into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        let took = begun.elapsed();
+        let [stdout, stderr] = files.map(|path| String::from_utf8_lossy(&fs::read(path).expect("a file")).into_owned());
+        // The system counts what this process had when it started the other one. That is little, until a test fails and
+        // prints a backtrace.
+        let peak_bytes = (used_bytes <= MAX_MEMORY_BYTES || used_bytes > own_peak_bytes()).then_some(used_bytes);
+        if peak_bytes.is_none() {
+            skipped("the memory of a refusal: the test itself takes more");
+        }
+        Ok(Run { status, stdout, stderr, took, peak_bytes })
+    }
+}
+
+/// Most memory that this process had at a time.
+fn own_peak_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
+
+/// Status and peak memory of a child of ours, if it has ended. std waits too, but does not tell what was used.
+#[allow(unsafe_code)]
+fn ended(process: u32) -> Option<(ExitStatus, u64)> {
+    let (mut status, process) = (0, libc::pid_t::try_from(process).expect("a process id"));
+    // SAFETY: all bits zero are a valid rusage, which is made of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to values that live until the call returns.
+    let waited = unsafe { libc::wait4(process, &mut status, libc::WNOHANG, &mut usage) };
+    assert!(waited >= 0, "{}", io::Error::last_os_error());
+    let kib = u64::try_from(usage.ru_maxrss).expect("a size");
+    (waited != 0).then(|| (ExitStatus::from_raw(status), kib << 10))
+}
+
+/// A program with nothing on standard input, and with backtraces asked for: even then none is printed.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// Lets the command run as an ordinary user, to whom permissions apply. Whoever runs the tests as one stays himself.
+pub fn as_ordinary_user(command: &mut Command) {
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+}
+
+/// Whether permissions do not apply to this process.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// A FIFO, by the program of that name: std has no call for it.
+pub fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo runs").success());
+}
+
+/// A number that changes with anything in a folder: names, kinds, owners; sizes, times of change and bytes of files.
+fn fingerprint(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    // In a folder that may not be entered nothing more can be seen.
+    let Ok(metadata) = fs::symlink_metadata(path) else { return hasher.finish() };
+    (metadata.ino(), metadata.mode(), metadata.uid()).hash(&mut hasher);
+    let mut sum = 0u64;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten() {
+            sum = sum.wrapping_add(fingerprint(&entry.expect("an entry").path()));
+        }
+    } else if metadata.is_file() {
+        // Not of others: a folder's time changes with a temporary file that is gone again, a FIFO's with its use.
+        (metadata.size(), metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
+        if metadata.size() <= MAX_COMPARED_BYTES {
+            fs::read(path).ok().hash(&mut hasher);
+        }
+    }
+    sum.wrapping_add(hasher.finish())
+}
