@@ -564,8 +564,7 @@ fn o10_configurations_of_another_model() {
 /// The largest sizes that the format knows, and the index that they need, in a file of `length` bytes.
 fn largest(model: &Model, length: u64) -> Vec<(Field, u64)> {
     let n_tensors = 1024 * 11 + 3;
-    let n_sections = model.file.sections().len();
-    let index_bytes = n_tensors * size_of::<TensorRecord>() + n_sections * size_of::<SectionRecord>();
+    let index_bytes = n_tensors * size_of::<TensorRecord>() + size_of_val(model.file.sections());
     [
         ("n_layers", 1024),
         ("hidden_size", MAX_WIDTH as u64),
@@ -607,7 +606,7 @@ fn o10_a_header_that_claims_a_huge_model() {
     model.refuse_path(&mut report, "an index of zeros", &path, &[": section 0: found a kind out of order"]);
     crafted[HEADER_BYTES..].copy_from_slice(&vec![0; n_bytes]);
     header(offset_of!(Header, n_sections), 4).set(&mut crafted, 0);
-    let without = n_bytes - model.file.sections().len() * size_of::<SectionRecord>();
+    let without = n_bytes - size_of_val(model.file.sections());
     header(offset_of!(Header, index_bytes), 8).set(&mut crafted, without as u64);
     repair_digests(&mut crafted);
     let path = sparse("untyped.olmo", &crafted);
@@ -645,7 +644,7 @@ fn o11_real_numbers() {
         let says = [&format!(": {} is ", key(name)), ", expected a number from ", "pack the weights again"];
         for value in never.into_iter().chain([least.next_down(), most.next_up()]) {
             let bytes = model.with(&[(config_field(name), value.to_bits())]);
-            model.refuse(&mut report, format!("{name} = {value:e}"), &bytes, &says.map(|says| says.as_ref()));
+            model.refuse(&mut report, format!("{name} = {value:e}"), &bytes, &says);
         }
     }
     let one = model.with(&[(config_field("rope_theta"), 1f64.to_bits())]);
@@ -668,7 +667,7 @@ fn o12_numbers_of_records() {
     let (n_tensors, n_sections) = (model.n_tensors() as u64, model.file.sections().len() as u64);
     let [tensors, sections] = [header(offset_of!(Header, n_tensors), 4), header(offset_of!(Header, n_sections), 4)];
     let index_bytes = header(offset_of!(Header, index_bytes), 8);
-    let says = format!(": number of tensors: found ");
+    let says = ": number of tensors: found ";
     let expected = format!(", expected {n_tensors}");
     for value in [0, 1, n_tensors - 1, n_tensors + 1, 1 << 16, 1 << 31, u32::MAX.into()] {
         let fits = value * size_of::<TensorRecord>() as u64 + n_sections * size_of::<SectionRecord>() as u64;
@@ -676,7 +675,7 @@ fn o12_numbers_of_records() {
             [("", &[(tensors, value)][..]), (" and bytes", &[(tensors, value), (index_bytes, fits)])]
         {
             let variant = format!("{value} tensors{variant}");
-            model.refuse(&mut report, variant, &model.with(changes), &[&says, &expected]);
+            model.refuse(&mut report, variant, &model.with(changes), &[says, &expected]);
         }
     }
     for value in [65, 1 << 16, 1 << 31, u32::MAX.into()] {

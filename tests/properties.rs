@@ -62,7 +62,7 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
             rms_norm_eps: 1e-6,
             rope_theta: 10000.0,
             rope_theta_sliding: 10000.0,
-            yarn: olmo3.then(|| Yarn {
+            yarn: olmo3.then_some(Yarn {
                 factor: 8.0,
                 original_max_position_embeddings: positions,
                 beta_fast: 32.0,
