@@ -1,7 +1,15 @@
-//! `CATALOGUE.md` has every row of the catalogue, and every test that it names exists.
+//! `CATALOGUE.md` and `CATALOGUE-oe.md` have every row of the catalogue, and every test that they name exists.
 
 use olmo_tests::repository;
 use std::fs;
+
+/// The letter of each group of rows, the number of its rows, and the file of its tests.
+const GROUPS: [(char, usize, &str); 4] = [
+    ('W', 27, "catalogue_folders.rs"),
+    ('O', 28, "catalogue_model_files.rs"),
+    ('T', 10, "catalogue_tokens.rs"),
+    ('E', 20, "catalogue_environment.rs"),
+];
 
 /// All code of the tests that the table may name.
 fn sources() -> String {
@@ -19,7 +27,8 @@ fn sources() -> String {
 
 /// The cells of the table's lines whose row begins with this letter.
 fn rows(letter: char) -> Vec<(String, String)> {
-    let text = fs::read_to_string(repository().join("tests/CATALOGUE.md")).expect("CATALOGUE.md");
+    let table = |name: &str| fs::read_to_string(repository().join("tests").join(name)).expect("a table");
+    let text = table("CATALOGUE.md") + &table("CATALOGUE-oe.md");
     let cells = text.lines().filter_map(|line| {
         let (row, cells) = line.strip_prefix("| ")?.split_once(" | ")?;
         Some((row.to_string(), cells.rsplit_once(" | ")?.1.to_string()))
@@ -35,7 +44,7 @@ fn tests(cell: &str) -> Vec<&str> {
 
 #[test]
 fn every_row_is_there_in_order() {
-    for (letter, n) in [('W', 27), ('T', 10)] {
+    for (letter, n, _) in GROUPS {
         let found: Vec<String> = rows(letter).into_iter().map(|(row, _)| row).collect();
         let expected: Vec<String> = (1..=n).map(|number| format!("{letter}{number}")).collect();
         assert_eq!(found, expected);
@@ -45,7 +54,7 @@ fn every_row_is_there_in_order() {
 #[test]
 fn every_row_names_tests_that_exist() {
     let sources = sources();
-    for (row, cell) in ['W', 'T'].into_iter().flat_map(rows) {
+    for (row, cell) in GROUPS.into_iter().flat_map(|(letter, ..)| rows(letter)) {
         let tests = tests(&cell);
         assert!(!tests.is_empty(), "{row} names no test");
         for test in tests {
@@ -56,7 +65,7 @@ fn every_row_names_tests_that_exist() {
 
 #[test]
 fn every_test_of_a_row_is_in_the_table() {
-    for (letter, file) in [('W', "catalogue_folders.rs"), ('T', "catalogue_tokens.rs")] {
+    for (letter, _, file) in GROUPS {
         let source = fs::read_to_string(repository().join("tests").join(file)).expect("a source");
         let rows = rows(letter);
         for name in source.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name) {

@@ -3,6 +3,7 @@
 use olmo_infer::error::Error;
 use olmo_infer::format::{self, HEADER_BYTES, SECTION_RECORD_BYTES, TENSOR_RECORD_BYTES, section};
 use olmo_infer::model_file::ModelFile;
+use olmo_tests::crafted::repair_digests;
 use olmo_tests::{TempDir, run, write_coded_weights};
 use std::fs;
 use std::ops::Range;
@@ -70,11 +71,7 @@ impl Case {
             let at = self.section_record() + 24;
             bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());
         }
-        let index_bytes = u64::from_le_bytes(*bytes[56..].first_chunk().expect("a header")) as usize;
-        let digest = format::digest(&bytes[HEADER_BYTES..HEADER_BYTES + index_bytes], 0);
-        bytes[64..72].copy_from_slice(&digest.to_le_bytes());
-        let digest = format::digest(&bytes[..HEADER_BYTES - 8], 0);
-        bytes[HEADER_BYTES - 8..HEADER_BYTES].copy_from_slice(&digest.to_le_bytes());
+        repair_digests(&mut bytes);
         let path = self.folder.join("changed.olmo");
         fs::write(&path, bytes).expect("written");
         ModelFile::open(&path)

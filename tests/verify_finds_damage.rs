@@ -10,6 +10,7 @@ use olmo_pack::disk::SystemDisk;
 use olmo_pack::error::Error;
 use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::verify;
+use olmo_tests::crafted::repair_digests;
 use olmo_tests::{Stored, TempDir, coded_config, small_config, write_coded_weights, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -171,7 +172,7 @@ fn assert_exchanged_gate_and_up_are_found(folder: &TempDir, packed: (Layout, Vec
     for (a, b) in (digest(8)..digest(8) + 8).zip(digest(9)..) {
         bytes.swap(a, b);
     }
-    repair_index(&mut bytes, &layout);
+    repair_digests(&mut bytes);
     fs::write(&path, bytes).expect("written");
     let found = verify::run(&path).expect_err("found").to_string();
     assert_eq!(found.lines().count(), 2, "{found}");
@@ -179,15 +180,6 @@ fn assert_exchanged_gate_and_up_are_found(folder: &TempDir, packed: (Layout, Vec
         found.contains("mlp.gate_proj.weight: its digest") && found.contains("mlp.up_proj.weight: its digest"),
         "{found}"
     );
-}
-
-/// Makes index and header digests right again.
-fn repair_index(bytes: &mut [u8], layout: &Layout) {
-    let index = layout.index.offset as usize..layout.index.end() as usize;
-    let digest = format::digest(&bytes[index], 0);
-    bytes[64..72].copy_from_slice(&digest.to_le_bytes());
-    let digest = format::digest(&bytes[..4088], 0);
-    bytes[4088..4096].copy_from_slice(&digest.to_le_bytes());
 }
 
 #[test]
@@ -208,7 +200,7 @@ fn padding_inside_panels_and_smallest_magnitudes_are_checked_even_under_a_right_
             let digest = format::digest(&bytes[extent.offset as usize..extent.end() as usize], index as u64);
             let at = HEADER_BYTES + 128 * index + 56;
             bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());
-            repair_index(&mut bytes, &layout);
+            repair_digests(&mut bytes);
             fs::write(&path, bytes).expect("written");
             verify::run(&path).map_err(|error| error.to_string())
         };
@@ -246,7 +238,7 @@ fn what_a_coded_file_can_say_in_one_way_only_is_checked_even_under_a_right_diges
         let digest = format::digest(&bytes[extent.offset as usize..extent.end() as usize], index as u64);
         let at = HEADER_BYTES + 128 * index + 56;
         bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());
-        repair_index(&mut bytes, &layout);
+        repair_digests(&mut bytes);
         fs::write(&path, bytes).expect("written");
         verify::run(&path).map_err(|error| error.to_string())
     };

@@ -188,7 +188,8 @@ impl ModelConfig {
             if (min..=max).contains(&found) {
                 return Ok(());
             }
-            Err(ConfigError { key, found: found.to_string(), expected: format!("a number from {min:e} to {max:e}") })
+            // Debug writes the smallest and the largest numbers with an exponent, Display with 300 digits.
+            Err(ConfigError { key, found: format!("{found:?}"), expected: format!("a number from {min:e} to {max:e}") })
         };
         real("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0)?;
         real("rope_theta", self.rope_theta, 1.0, 1e12)?;

@@ -4,6 +4,7 @@
 //! the binaries print.
 
 use crate::config::ConfigError;
+use crate::format::HEADER_BYTES;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -148,9 +149,11 @@ impl fmt::Display for Error {
             ),
             Error::Length { path, found, expected } => {
                 let what = if found < expected { "truncated" } else { "too long" };
+                let whose =
+                    if *found < HEADER_BYTES as u64 { "at least, for the header" } else { "as its header says" };
                 write!(
                     f,
-                    "{}: {what}: has {found} bytes, expected {expected} as its header says; copy or pack it again",
+                    "{}: {what}: has {found} bytes, expected {expected} {whose}; copy or pack it again",
                     display_path(path)
                 )
             }

@@ -5,54 +5,66 @@ use olmo_infer::error::one_line;
 use olmo_infer::mapping::Load;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// What to print, and whether that is what was asked for.
 pub struct Exit {
+    program: &'static str,
     text: String,
     success: bool,
 }
 
 impl Exit {
     /// Wrong usage, in one line.
-    pub fn usage(program: &str, problem: impl Display) -> Exit {
+    pub fn usage(program: &'static str, problem: impl Display) -> Exit {
         let problem = one_line(&problem.to_string());
-        Exit { text: format!("{program}: error: {problem}; see {program} --help"), success: false }
+        Exit { program, text: format!("{program}: error: {problem}; see {program} --help"), success: false }
     }
 
-    /// Prints and says how to exit: 0, or 2 after wrong usage.
+    /// Prints and says how to exit: 0, 1 when standard output does not take the text, or 2 after wrong usage.
     pub fn print(&self) -> ExitCode {
-        // There is nobody left to tell when neither stream takes the text.
-        if self.success {
-            let _nobody_to_tell = writeln!(std::io::stdout(), "{}", self.text.trim_end());
-            return ExitCode::SUCCESS;
+        if !self.success {
+            tell(&self.text);
+            return ExitCode::from(2);
         }
-        let _nobody_to_tell = writeln!(std::io::stderr(), "{}", self.text.trim_end());
-        ExitCode::from(2)
+        let mut stdout = io::stdout().lock();
+        match writeln!(stdout, "{}", self.text.trim_end()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                tell(&format!("{}: error: cannot write to standard output: {error}", self.program));
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        }
     }
 }
 
+/// A line on standard error.
+fn tell(line: &str) {
+    // Where it does not take the line, nobody is left to tell.
+    let _nobody_to_tell = writeln!(io::stderr(), "{}", line.trim_end());
+}
+
 /// The words after the program's name; anywhere among them `--version` ends the program.
-pub fn words(program: &str, args: impl Iterator<Item = OsString>) -> Result<Vec<String>, Exit> {
+pub fn words(program: &'static str, args: impl Iterator<Item = OsString>) -> Result<Vec<String>, Exit> {
     let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let words = words.map_err(|word| Exit::usage(program, format_args!("{word:?} is not UTF-8")))?;
     if words.iter().any(|word| word == "--version") {
-        return Err(Exit { text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
+        return Err(Exit { program, text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
     }
     Ok(words)
 }
 
 /// What argh makes of the words, its complaints in one line.
-pub fn parse<T: FromArgs>(program: &str, words: &[&str]) -> Result<T, Exit> {
+pub fn parse<T: FromArgs>(program: &'static str, words: &[&str]) -> Result<T, Exit> {
     T::from_args(&[program], words).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Exit { text: output, success: true },
+        Ok(()) => Exit { program, text: output, success: true },
         Err(()) => Exit::usage(program, output.split_whitespace().collect::<Vec<_>>().join(" ")),
     })
 }
 
 /// What `--load` chooses.
-pub fn load(program: &str, name: Option<&str>) -> Result<Load, Exit> {
+pub fn load(program: &'static str, name: Option<&str>) -> Result<Load, Exit> {
     let Some(name) = name else { return Ok(Load::Auto) };
     let unknown = || Exit::usage(program, format_args!("--load {name}: expected auto, mmap or read"));
     Load::named(name).ok_or_else(unknown)

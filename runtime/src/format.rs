@@ -3,7 +3,8 @@
 //! No I/O and no arithmetic on sizes here: `layout.rs` computes where everything lies, `model_file.rs` reads and
 //! checks. A test compares the tables of `format-spec.md` with the offsets and sizes of these structs.
 
-use crate::config::{Architecture, AttentionKind, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
+use crate::config::{Architecture, AttentionKind, ConfigError, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
+use std::mem::offset_of;
 use zerocopy::little_endian::{F64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -421,17 +422,26 @@ impl ConfigBlock {
         block
     }
 
-    /// The configuration in this block; `None` when a code, a flag or an unused field is not what the format allows.
-    /// Whether the values make a possible model is [`ModelConfig::validate`]'s to say.
-    pub fn to_config(&self) -> Option<ModelConfig> {
-        let flag = |value: U32| match value.get() {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
+    /// The configuration in this block. Whether the values make a possible model is [`ModelConfig::validate`]'s to say.
+    ///
+    /// # Errors
+    /// The first field with a code, a flag or a value without a use that the format does not allow.
+    pub fn to_config(&self) -> Result<ModelConfig, ConfigError> {
+        let wrong = |key, found: u32, expected: String| ConfigError { key, found: found.to_string(), expected };
+        let flag = |key, value: U32| match value.get() {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(wrong(key, other, "0 or 1".into())),
         };
         let id = |value: U32| Some(value.get()).filter(|&id| id != NONE);
-        let n_layers = Some(self.n_layers.get() as usize).filter(|&n| n <= MAX_LAYERS)?;
-        let n_eos = Some(self.n_eos_token_ids.get() as usize).filter(|&n| n <= MAX_EOS_TOKENS)?;
+        let n_layers = self.n_layers.get() as usize;
+        if n_layers > MAX_LAYERS {
+            return Err(wrong("num_hidden_layers", self.n_layers.get(), format!("1 to {MAX_LAYERS}")));
+        }
+        let n_eos = self.n_eos_token_ids.get() as usize;
+        if n_eos > MAX_EOS_TOKENS {
+            return Err(wrong("n_eos_token_ids", self.n_eos_token_ids.get(), format!("at most {MAX_EOS_TOKENS}")));
+        }
         let kind = |layer: usize| match self.sliding_layers[layer / 8] >> (layer % 8) & 1 {
             0 => AttentionKind::Full,
             _ => AttentionKind::Sliding,
@@ -440,7 +450,7 @@ impl ConfigBlock {
             architecture: match self.architecture.get() {
                 1 => Architecture::Olmo2,
                 2 => Architecture::Olmo3,
-                _ => return None,
+                other => return Err(wrong("architecture", other, "1 (olmo2) or 2 (olmo3)".into())),
             },
             hidden_size: self.hidden_size.get() as usize,
             n_heads: self.n_heads.get() as usize,
@@ -452,32 +462,59 @@ impl ConfigBlock {
             rms_norm_eps: self.rms_norm_eps.get(),
             rope_theta: self.rope_theta.get(),
             rope_theta_sliding: self.rope_theta_sliding.get(),
-            yarn: flag(self.rope_type)?.then(|| Yarn {
-                factor: self.yarn_factor.get(),
-                original_max_position_embeddings: self.yarn_original_max_position_embeddings.get() as usize,
-                beta_fast: self.yarn_beta_fast.get(),
-                beta_slow: self.yarn_beta_slow.get(),
-                attention_factor: self.yarn_attention_factor.get(),
-                truncate: self.yarn_truncate.get() != 0,
-            }),
+            yarn: match flag("rope_type", self.rope_type)? {
+                false => None,
+                true => Some(Yarn {
+                    factor: self.yarn_factor.get(),
+                    original_max_position_embeddings: self.yarn_original_max_position_embeddings.get() as usize,
+                    beta_fast: self.yarn_beta_fast.get(),
+                    beta_slow: self.yarn_beta_slow.get(),
+                    attention_factor: self.yarn_attention_factor.get(),
+                    truncate: flag("yarn_truncate", self.yarn_truncate)?,
+                }),
+            },
             sliding_window: self.sliding_window.get() as usize,
             layer_types: (0..n_layers).map(kind).collect(),
-            tie_word_embeddings: flag(self.tie_word_embeddings)?,
+            tie_word_embeddings: flag("tie_word_embeddings", self.tie_word_embeddings)?,
             eos_token_ids: self.eos_token_ids[..n_eos].iter().map(|id| id.get()).collect(),
             bos_token_id: id(self.bos_token_id),
             pad_token_id: id(self.pad_token_id),
         };
-        // There is one way to write a configuration: everything unused must be as `new` leaves it. The counts were
-        // u32 in the block, so they fit again.
-        (ConfigBlock::new(&config).as_bytes() == self.as_bytes()).then_some(config)
+        self.check_unused(&config)?;
+        Ok(config)
+    }
+
+    /// There is one way to write a configuration: everything without a use must be as [`ConfigBlock::new`] leaves it.
+    fn check_unused(&self, config: &ModelConfig) -> Result<(), ConfigError> {
+        // The counts were u32 in the block, so they fit again.
+        let canonical = ConfigBlock::new(config);
+        let differs = self.as_bytes().iter().zip(canonical.as_bytes()).position(|(found, expected)| found != expected);
+        let Some(at) = differs else { return Ok(()) };
+        // The last field that begins at or before the byte.
+        let field = FIELDS_WITHOUT_USE.iter().rev().find(|field| field.0 <= at);
+        let key = field.map_or("configuration", |field| field.1);
+        Err(ConfigError { key, found: "set".into(), expected: "nothing where it has no use".into() })
     }
 }
+
+/// The fields of [`ConfigBlock`] that can be without a use, by their offsets.
+const FIELDS_WITHOUT_USE: [(usize, &str); 9] = [
+    (offset_of!(ConfigBlock, yarn_factor), "yarn_factor"),
+    (offset_of!(ConfigBlock, yarn_beta_fast), "yarn_beta_fast"),
+    (offset_of!(ConfigBlock, yarn_beta_slow), "yarn_beta_slow"),
+    (offset_of!(ConfigBlock, yarn_attention_factor), "yarn_attention_factor"),
+    (offset_of!(ConfigBlock, yarn_original_max_position_embeddings), "yarn_original_max_position_embeddings"),
+    (offset_of!(ConfigBlock, yarn_truncate), "yarn_truncate"),
+    (offset_of!(ConfigBlock, reserved), "reserved"),
+    (offset_of!(ConfigBlock, eos_token_ids), "eos_token_ids"),
+    (offset_of!(ConfigBlock, sliding_layers), "sliding_layers"),
+];
 
 const _: () = {
     assert!(size_of::<Header>() == HEADER_BYTES);
     assert!(size_of::<TensorRecord>() == TENSOR_RECORD_BYTES);
     assert!(size_of::<SectionRecord>() == SECTION_RECORD_BYTES);
-    assert!(std::mem::offset_of!(Header, config) == 128);
+    assert!(offset_of!(Header, config) == 128);
 };
 
 #[cfg(target_endian = "big")]

@@ -130,7 +130,8 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
     fn header(&self) -> Result<Header, Error> {
         let mut page = vec![0u8; self.length.min(format::HEADER_BYTES as u64) as usize];
         self.source.read_exact_at(&mut page, 0).map_err(Error::io(self.path, "read"))?;
-        if !page.starts_with(&MAGIC) {
+        // The first bytes of a magic may be the first bytes of a file that was cut short.
+        if !page.starts_with(&MAGIC) && (page.is_empty() || !MAGIC.starts_with(&page)) {
             let (found, advice) = looks_like(&page);
             return Err(Error::NotOlmo { path: self.path.to_path_buf(), found, advice });
         }
@@ -174,10 +175,8 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
     }
 
     fn config(&self, header: &Header) -> Result<ModelConfig, Error> {
-        let config = header.config.to_config();
-        let config = config.ok_or_else(|| self.damaged("configuration", "an unknown code", "one of this format"))?;
-        config.validate().map_err(|source| Error::Config { path: self.path.to_path_buf(), source })?;
-        Ok(config)
+        let config = header.config.to_config().and_then(|config| config.validate().map(|()| config));
+        config.map_err(|source| Error::Config { path: self.path.to_path_buf(), source })
     }
 
     fn index(&self, header: &Header, n_tensors: usize) -> Result<(Vec<TensorRecord>, Vec<SectionRecord>), Error> {
@@ -220,8 +219,11 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             previous = kind;
             let flags = record.flags.get();
             let misses_flag = kind == section::CODED && flags != format::SECTION_REQUIRED;
-            if flags & !format::SECTION_REQUIRED != 0 || misses_flag || record.reserved.iter().any(|&byte| byte != 0) {
+            if flags & !format::SECTION_REQUIRED != 0 || misses_flag {
                 return Err(self.damaged(place, "unknown flags", "flags of this format"));
+            }
+            if record.reserved.iter().any(|&byte| byte != 0) {
+                return Err(self.damaged(format!("{place}: reserved fields"), "a value", "zeros"));
             }
             let known = (section::SOURCES..=section::CODED).contains(&kind);
             if !known && record.flags.get() & format::SECTION_REQUIRED != 0 {

@@ -55,6 +55,7 @@ pub mod model;
 pub mod model_file;
 pub mod panels;
 pub mod rope;
+mod rounding;
 pub mod sequence;
 pub mod session;
 pub mod signals;

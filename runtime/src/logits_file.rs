@@ -93,14 +93,19 @@ fn target(path: &Path, inputs: [&Path; 2]) -> Result<PathBuf, Failure> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(_) if path.file_name().is_none() => return refused("no name"),
+        // Whatever is wrong with the folder shows when the file is created; what is wrong with the name would show when
+        // everything is computed.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "create")(error))?,
         Err(_) if path.as_os_str().as_bytes().ends_with(b"/") => return refused("no such folder"),
-        // Whatever is wrong with the folder shows when the file is created.
+        Err(_) if path.is_symlink() => return refused("is a link that leads nowhere"),
         Err(_) => return Ok(path.to_path_buf()),
     };
     if !metadata.is_file() {
         return refused(if metadata.is_dir() { "is a folder" } else { "is not a regular file" });
     }
     let is_same = |input: &Path| {
+        // Standard input may have been redirected from a file.
+        let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
         fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
     };
     if inputs.into_iter().any(is_same) {

@@ -11,6 +11,7 @@ use crate::kv_cache::KvCache;
 use crate::matmul::{Activations, Matmul, Products};
 use crate::model_file::ModelFile;
 use crate::rope::Rope;
+use crate::rounding;
 use crate::sequence::{Row, Sequence, store};
 use crate::threads::Team;
 use crate::weights::{LayerWeights, Weights};
@@ -123,9 +124,10 @@ impl<'m> Batch<'m> {
     /// A batch of places for `sequences` sequences, none of which has begun.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than the model has, no positions, no sequences, or memory that the system
-    /// does not give.
+    /// [`Error::Request`] for more positions than the model has, no positions, no sequences, memory that the system does
+    /// not give, or a thread whose processor rounds or flushes otherwise than by default.
     pub fn new(model: &'m Model<'m>, options: Options, sequences: usize) -> Result<Batch<'m>, Error> {
+        rounding::check()?;
         let config = model.config();
         if options.positions > config.max_position_embeddings {
             return Err(Error::Request {

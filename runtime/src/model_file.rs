@@ -10,7 +10,7 @@ use crate::index::Index;
 use crate::layout::{Extent, Layout, TensorSpec};
 use crate::mapping::{Load, Loaded, Mapping, Populated};
 use crate::memory::Resident;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -54,11 +54,14 @@ impl ModelFile {
     pub fn open_with(path: &Path, load: Load) -> Result<ModelFile, Error> {
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-        let file = file.map_err(Error::io(path, "open"))?;
+        let file = file.map_err(|error| match fs::metadata(path) {
+            // Which the system refuses to open, in words that do not say so.
+            Ok(metadata) if metadata.file_type().is_socket() => not_a_file(path, &metadata),
+            _ => Error::io(path, "open")(error),
+        })?;
         let metadata = file.metadata().map_err(Error::io(path, "read its metadata"))?;
         if !metadata.is_file() {
-            let (found, advice) = kind_of(&metadata);
-            return Err(Error::NotAFile { path: path.to_path_buf(), found, advice });
+            return Err(not_a_file(path, &metadata));
         }
         let index = Index::read(path, &file, metadata.len())?;
         let mapping = Mapping::new(path, &file, address_space(&index)?, load)?;
@@ -93,25 +96,37 @@ impl ModelFile {
     /// clocks of file systems tick so slowly that the next one may bear the same time.
     ///
     /// # Errors
-    /// [`Error::Changed`].
+    /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong and nothing says that this was not always so.
     pub fn check_unchanged(&self) -> Result<(), Error> {
         let Some(source) = &self.source else { return Ok(()) };
         let metadata = source.file.metadata().map_err(Error::io(&self.path, "read its metadata"))?;
         let now = State::of(&metadata);
-        let untouched = now == source.opened && !source.opened_fresh;
-        if now.written == source.opened.written && (untouched || self.first_damaged().is_none()) {
-            Ok(())
-        } else {
-            Err(Error::Changed { path: self.path.clone() })
+        let changed = || Err(Error::Changed { path: self.path.clone() });
+        if now.written != source.opened.written {
+            return changed();
+        }
+        if now == source.opened && !source.opened_fresh {
+            return Ok(());
+        }
+        match self.first_damaged() {
+            None => Ok(()),
+            // Not a trace of a change: it may have been so when it was opened.
+            Some((index, digest)) if now == source.opened => Err(Error::Damaged {
+                path: self.path.clone(),
+                place: format!("{}: digest", self.specs()[index].name()),
+                found: format!("{digest:016x}"),
+                expected: format!("{:016x}", self.records()[index].digest.get()),
+            }),
+            Some(_) => changed(),
         }
     }
 
-    /// The first tensor whose bytes are not those that its digest was made of. Reads all of them.
-    pub fn first_damaged(&self) -> Option<usize> {
-        let records = self.index.records.iter().enumerate();
-        let mut damaged = records
-            .filter(|(index, record)| format::digest(self.tensor_bytes(*index), *index as u64) != record.digest.get());
-        damaged.next().map(|(index, _)| index)
+    /// The first tensor whose bytes are not those that its digest was made of, and their digest. Reads all of them.
+    pub fn first_damaged(&self) -> Option<(usize, u64)> {
+        let digests =
+            (0..self.records().len()).map(|index| (index, format::digest(self.tensor_bytes(index), index as u64)));
+        let mut damaged = digests.filter(|&(index, digest)| digest != self.records()[index].digest.get());
+        damaged.next()
     }
 
     /// The path it was opened by.
@@ -209,6 +224,12 @@ impl ModelFile {
         };
         self.mapping.populate(&self.path, first as usize, stop)
     }
+}
+
+/// The error for something else than a regular file.
+fn not_a_file(path: &Path, metadata: &Metadata) -> Error {
+    let (found, advice) = kind_of(metadata);
+    Error::NotAFile { path: path.to_path_buf(), found, advice }
 }
 
 /// A kind of file for an error line, and what to do about it.

@@ -4,6 +4,7 @@
 //! tests only, not to this library.
 
 pub mod catalogue;
+pub mod crafted;
 pub mod disks;
 pub mod power;
 pub mod recording;

@@ -30,6 +30,7 @@ use olmo_infer::signals;
 use olmo_infer::threads::with_team;
 use report::Report;
 use startup::Startup;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -43,19 +44,23 @@ fn main() -> ExitCode {
     };
     let report = match run(&args, begun) {
         Ok(report) => report,
-        Err(error) => {
-            eprintln!("olmo-bench: error: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(error),
     };
     let text = if args.json { report.json() } else { report.table() };
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            eprintln!("olmo-bench: error: cannot write the results to standard output: {error}");
-            ExitCode::FAILURE
+            fail(format_args!("cannot write the results to standard output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// Says what is wrong and how to exit.
+fn fail(problem: impl Display) -> ExitCode {
+    // Where standard error does not take the line, nobody is left to tell.
+    let _nobody_to_tell = writeln!(std::io::stderr(), "olmo-bench: error: {problem}");
+    ExitCode::FAILURE
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
