@@ -7,8 +7,8 @@
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
-use crate::npy_header::{ACCEPTED, Checked, MAX_HEADER_BYTES, check_start};
-pub use crate::npy_header::{Descr, shown_shape};
+use crate::npy_header::{ACCEPTED, MAX_HEADER_BYTES, check_start};
+pub use crate::npy_header::{Checked, Descr, shown_shape};
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
@@ -64,9 +64,7 @@ impl NpyFile {
         let file = open(path)?;
         let identity = Identity::of(&file).map_err(|error| Error::io(path, "cannot look at it", error))?;
         let start = read_start(&file, identity.bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-        let checked = check_start(&start, identity.bytes).map_err(|bad| bad.problem(path))?;
-        confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
-        let Checked { descr, shape, preamble_bytes, .. } = checked;
+        let Checked { descr, shape, preamble_bytes, .. } = check_header(path, &start, identity.bytes)?;
         let preamble = start[..preamble_bytes].to_vec();
         Ok(NpyFile { path: path.to_path_buf(), descr, shape, preamble, identity })
     }
@@ -140,6 +138,17 @@ fn read_start(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
     let mut start = vec![0; bytes.min(12 + MAX_HEADER_BYTES as u64) as usize];
     file.read_exact_at(&mut start, 0)?;
     Ok(start)
+}
+
+/// Checks the first bytes of a file of `file_bytes` bytes: all of it, or as many as the longest header has; `path` is for
+/// messages.
+///
+/// # Errors
+/// As [`NpyFile::check`], but for the system's.
+pub fn check_header(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Problem> {
+    let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
+    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
+    Ok(checked)
 }
 
 /// Lets npyz read a header of our own with the checked values, and compares.

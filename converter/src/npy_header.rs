@@ -28,7 +28,7 @@ pub enum Descr {
 
 impl Descr {
     /// Bytes of one element.
-    pub(crate) fn bytes(self) -> u64 {
+    pub fn bytes(self) -> u64 {
         match self {
             Descr::F32 => 4,
             Descr::F16 | Descr::Raw16 | Descr::U16 => 2,
@@ -38,15 +38,15 @@ impl Descr {
 
 /// What a good header says.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Checked {
+pub struct Checked {
     /// Element type.
-    pub(crate) descr: Descr,
+    pub descr: Descr,
     /// Only of vectors, where it makes no difference.
-    pub(crate) fortran_order: bool,
+    pub fortran_order: bool,
     /// Row-major; no size is 0.
-    pub(crate) shape: Vec<u64>,
+    pub shape: Vec<u64>,
     /// Length of everything before the numbers.
-    pub(crate) preamble_bytes: usize,
+    pub preamble_bytes: usize,
 }
 
 /// What is wrong with the bytes of a file, before its name is known.

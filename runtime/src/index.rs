@@ -359,15 +359,20 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
         self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
         for (record, extent) in sections.iter().zip(&layout.sections) {
-            self.equal(&format!("section {}: offset", record.kind.get()), record.offset.get(), extent.offset)?;
+            let (found, expected) = (record.offset.get(), extent.offset);
+            if found != expected {
+                return Err(self.damaged(format!("section {}: offset", record.kind.get()), found, expected));
+            }
         }
         for (((record, spec), &encoding), extent) in records.iter().zip(&specs).zip(encodings).zip(&layout.tensors) {
-            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), &spec.name())?;
+            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), spec)?;
         }
         Ok(layout)
     }
 
-    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, name: &str) -> Result<(), Error> {
+    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
+        // A good file has thousands of these fields: names are put together only for messages.
+        let place = |field: &str| format!("{}: {field}", spec.name());
         let fields = [
             ("role", found.role.get().into(), expected.role.get().into()),
             ("layer", found.layer.get().into(), expected.layer.get().into()),
@@ -381,22 +386,20 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             ("bytes", found.bytes.get(), expected.bytes.get()),
         ];
         for (field, found, expected) in fields {
-            self.equal(&format!("{name}: {field}"), found, expected)?;
+            if found != expected {
+                return Err(self.damaged(place(field), found, expected));
+            }
         }
         if !(0.0..f32::INFINITY).contains(&f32::from_bits(found.min_magnitude.get()))
             || found.min_magnitude.get() >> 31 != 0
         {
-            return Err(self.damaged(
-                format!("{name}: smallest magnitude"),
-                found.min_magnitude.get(),
-                "a positive number",
-            ));
+            return Err(self.damaged(place("smallest magnitude"), found.min_magnitude.get(), "a positive number"));
         }
         if found.rounded.get() > 1 {
-            return Err(self.damaged(format!("{name}: rounded"), found.rounded.get(), "0 or 1"));
+            return Err(self.damaged(place("rounded"), found.rounded.get(), "0 or 1"));
         }
         if found.reserved.iter().any(|&byte| byte != 0) {
-            return Err(self.damaged(format!("{name}: reserved fields"), "a value", "zeros"));
+            return Err(self.damaged(place("reserved fields"), "a value", "zeros"));
         }
         Ok(())
     }
