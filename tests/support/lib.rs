@@ -1,7 +1,11 @@
-//! What several tests share: temporary folders, running the two programs, small weights folders.
+//! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and the
+//! bodies of the [`fuzz`] targets.
 //!
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
+
+pub mod fuzz;
+pub mod packed;
 
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_infer::layout;
