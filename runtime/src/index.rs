@@ -14,8 +14,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes that can be read at any offset.
 pub trait ReadAt {
@@ -166,8 +166,8 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             });
         }
         self.equal("header bytes", header.header_bytes.get().into(), format::HEADER_BYTES as u64)?;
-        let reserved = header.reserved_b.iter().chain(&header.reserved_c).chain(header.reserved_a.as_bytes());
-        if reserved.into_iter().any(|&byte| byte != 0) {
+        let Header { reserved_a, reserved_b, reserved_c, .. } = header;
+        if reserved_a.get() != 0 || reserved_b != [0; _] || reserved_c != [0; _] {
             return Err(self.damaged("reserved header fields", "a value", "zeros"));
         }
         Ok(header)
@@ -220,7 +220,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             previous = kind;
             let flags = record.flags.get();
             let misses_flag = kind == section::CODED && flags != format::SECTION_REQUIRED;
-            if flags & !format::SECTION_REQUIRED != 0 || misses_flag || record.reserved.iter().any(|&byte| byte != 0) {
+            if flags & !format::SECTION_REQUIRED != 0 || misses_flag || record.reserved != [0; _] {
                 return Err(self.damaged(place, "unknown flags", "flags of this format"));
             }
             let known = (section::SOURCES..=section::CODED).contains(&kind);
@@ -398,7 +398,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         if found.rounded.get() > 1 {
             return Err(self.damaged(place("rounded"), found.rounded.get(), "0 or 1"));
         }
-        if found.reserved.iter().any(|&byte| byte != 0) {
+        if found.reserved != [0; _] {
             return Err(self.damaged(place("reserved fields"), "a value", "zeros"));
         }
         Ok(())
