@@ -4,6 +4,7 @@
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
 
+pub mod damage;
 pub mod fuzz;
 pub mod packed;
 

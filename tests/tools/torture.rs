@@ -5,6 +5,8 @@
 
 #[path = "torture/figure.rs"]
 mod figure;
+#[path = "torture/reader.rs"]
+mod reader;
 
 use argh::FromArgs;
 use figure::Figure;
@@ -48,7 +50,7 @@ impl Effort {
 type Part = (&'static str, fn(&Effort) -> Vec<Figure>);
 
 /// All parts, in the order in which they run.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[("reader", reader::run), ("flips", reader::flips_in_a_large_file)];
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
