@@ -5,6 +5,7 @@ use olmo_tests::fuzz::{self, TARGETS};
 use olmo_tests::{Random, repository};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 /// Changed inputs of each target, but for the slow one.
 const CHANGED: usize = 3000;
@@ -49,17 +50,28 @@ fn changed(random: &mut Random, inputs: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
+/// Shows the input when its target panics.
+struct Shown<'a>(&'a Path, &'a [u8]);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("{}: {}", self.0.display(), self.1.escape_ascii());
+        }
+    }
+}
+
 fn assert_target_holds(name: &str, n_changed: usize) {
     let body = fuzz::target(name);
     let inputs = all_inputs(name);
     for (path, input) in &inputs {
-        println!("{name}: {}", path.display());
+        let _shown = Shown(path, input);
         body(input);
     }
     let mut random = Random(1);
-    for i in 0..n_changed {
+    for _ in 0..n_changed {
         let input = changed(&mut random, &inputs);
-        println!("{name}: change {i}: {}", input.escape_ascii());
+        let _shown = Shown(Path::new("a changed input"), &input);
         body(&input);
     }
 }
