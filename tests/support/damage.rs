@@ -132,7 +132,8 @@ impl Damage {
             };
             for bit in bits {
                 bytes[at] ^= 1 << bit;
-                report(self.try_changed(&bytes, &[at..at + 1], || format!("bit {bit} of byte {at} flipped")));
+                let what = || format!("bit {bit} of byte {at} flipped");
+                report(self.try_changed(&bytes, std::slice::from_ref(&(at..at + 1)), what));
                 bytes[at] ^= 1 << bit;
             }
         }

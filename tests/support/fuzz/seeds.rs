@@ -22,9 +22,9 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         }
         "tokens" => tokens(),
         // Each file as it is, with one to four tokens.
-        "forward" => {
-            (0..16).map(|i| [&[i % 4 | i / 4 << 4 | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 4]].concat()).collect()
-        }
+        "forward" => (0..16)
+            .map(|i| [&[(i % 4) | ((i / 4) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 4]].concat())
+            .collect(),
         _ => panic!("no fuzz target {target}"),
     }
 }
