@@ -1,6 +1,6 @@
 # What there is to do with a checkout. Needs the Rust toolchain and make, nothing else; but venv and bench-peers also
 # need python3 with its venv module and a network for pip, and bench-peers a C and a C++ compiler to build llama.cpp.
-# Where the system has no cmake, pip brings one for that.
+# Where the system has no cmake, pip brings one for that. And fuzz needs cargo-fuzz and a C++ compiler.
 
 DEMO := target/demo
 
@@ -8,7 +8,10 @@ DEMO := target/demo
 # wheel nor what pip has kept of another build would be that.
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
-.PHONY: demo test check bench bench-peers torture venv
+# What `make fuzz` runs: seconds for each target, 55 minutes in all.
+FUZZ := npy_header=600s index_raw=600s index_repaired=600s config_json=450s vocab_txt=450s tokens=100s forward=500s
+
+.PHONY: demo test check bench bench-peers torture fuzz venv
 
 ## Packs the demo weights and lets the model speak.
 demo:
@@ -54,6 +57,11 @@ torture:
 	cargo build --release --workspace
 	cargo test --release --test barrier_model -- --ignored
 	target/release/torture
+
+## Fuzzes everything that reads bytes from outside, for an hour at most, and adds to fuzz/FIGURES.md.
+## cargo-fuzz comes by cargo install cargo-fuzz.
+fuzz:
+	scripts/fuzz.sh $(FUZZ)
 
 ## The Python environment of scripts/read_olmo.py and scripts/npy_differential.py, which tests run.
 venv:

@@ -327,6 +327,15 @@ fn flags_fill_gaps_and_must_not_contradict() {
 }
 
 #[test]
+fn the_number_that_stands_for_no_token_cannot_end_a_text() {
+    let json = with(&config_json(&small_config()), json!({"eos_token_id": null}));
+    let read = |ids: Vec<u32>| read(&json, &Flags { eos_token_ids: Some(ids), ..Flags::default() });
+    assert_eq!(read(vec![7, u32::MAX - 1]).expect("two ids").config.eos_token_ids, [7, u32::MAX - 1]);
+    let line = read(vec![7, u32::MAX]).expect_err("no token has this id");
+    assert!(line.contains("eos_token_id is 4294967295, expected the id of a token"), "{line}");
+}
+
+#[test]
 fn without_config_json_only_flags_can_say_the_rest() {
     let folder = TempDir::new("noconfig");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));

@@ -30,7 +30,7 @@ pub enum Descr {
 
 impl Descr {
     /// Bytes of one element.
-    pub(crate) fn bytes(self) -> u64 {
+    pub fn bytes(self) -> u64 {
         match self {
             Descr::F32 => 4,
             Descr::F16 | Descr::Raw16 | Descr::U16 => 2,

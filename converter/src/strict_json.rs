@@ -75,3 +75,18 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Ok(Strict(map.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_the_nearest_double_as_in_python() {
+        for text in
+            ["1.2079441541679836", "1.20794415416783969007199254740993", "1e-06", "9.999999999999999e22", "0.1e-5"]
+        {
+            let expected: f64 = text.parse().expect("a number");
+            assert_eq!(parse(text.as_bytes()), Ok(Value::from(expected)), "{text}");
+        }
+    }
+}

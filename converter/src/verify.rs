@@ -84,7 +84,10 @@ fn sections(model: &ModelFile) -> Vec<Problem> {
 }
 
 /// Checks the structure of a vocabulary.
-fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
     let (head, rest) = VocabularyHead::ref_from_prefix(bytes).map_err(|_| "no room for its head")?;
     let n_tokens = head.n_tokens.get() as usize;
     if n_tokens > vocab_size {

@@ -40,8 +40,9 @@ pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
 /// A line is not an id below `vocab_size`, a tab and a token, an id stands twice, or there is no token.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary, Problem> {
     let table = byte_table();
-    let mut entries: Vec<Option<Vec<u8>>> = Vec::new();
-    let mut n_entries = 0;
+    // Whether an id was seen: small, because one line with a high id makes it as long as the embedding.
+    let mut seen: Vec<bool> = Vec::new();
+    let mut entries: Vec<(usize, Vec<u8>)> = Vec::new();
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let lines = if body.is_empty() { None } else { Some(body.split(|&byte| byte == b'\n')) };
     for (number, line) in (1..).zip(lines.into_iter().flatten()) {
@@ -61,35 +62,45 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary,
         if text.is_empty() {
             return Err(bad(format!("id {id} without a token"), "id<TAB>token"));
         }
-        if entries.len() <= id {
-            entries.resize(id + 1, None);
+        if seen.len() <= id {
+            seen.resize(id + 1, false);
         }
-        if entries[id].replace(token_bytes(&text, &table)).is_some() {
+        if std::mem::replace(&mut seen[id], true) {
             return Err(bad(format!("id {id} again"), "each id once"));
         }
-        n_entries += 1;
+        entries.push((id, token_bytes(&text, &table)));
     }
-    if n_entries == 0 {
+    if entries.is_empty() {
         return Err(Problem::new(path, "no tokens").expected("lines of id<TAB>token"));
     }
+    entries.sort_unstable_by_key(|entry| entry.0);
     let section = section(&entries).ok_or_else(|| Problem::new(path, "more than 4 GiB of tokens").expected("less"))?;
-    Ok(Vocabulary { n_entries, section })
+    Ok(Vocabulary { n_entries: entries.len(), section })
 }
 
-/// Head, offsets and text; `None` when the text is too long for u32 offsets.
-fn section(entries: &[Option<Vec<u8>>]) -> Option<Vec<u8>> {
-    let mut offsets = vec![U32::new(0)];
-    let mut text = Vec::new();
-    for entry in entries {
-        text.extend(entry.as_deref().unwrap_or_default());
-        offsets.push(U32::new(u32::try_from(text.len()).ok()?));
-    }
+/// Head, offsets and text of entries in ascending order; `None` when the text is too long for u32 offsets.
+fn section(entries: &[(usize, Vec<u8>)]) -> Option<Vec<u8>> {
+    let n_tokens = entries.last().map_or(0, |(last, _)| last + 1);
+    let text_bytes: usize = entries.iter().map(|(_, token)| token.len()).sum();
     let head = VocabularyHead {
-        n_tokens: U32::new(u32::try_from(entries.len()).ok()?),
+        n_tokens: U32::new(u32::try_from(n_tokens).ok()?),
         reserved: U32::new(0),
-        text_bytes: U64::new(text.len() as u64),
+        text_bytes: U64::new(text_bytes as u64),
     };
-    Some([head.as_bytes(), offsets.as_bytes(), &text].concat())
+    u32::try_from(text_bytes).ok()?;
+    let mut section = Vec::with_capacity(size_of::<VocabularyHead>() + size_of::<U32>() * (n_tokens + 1) + text_bytes);
+    section.extend(head.as_bytes());
+    let mut end = 0u32;
+    let mut id = 0;
+    for (next, token) in entries {
+        // Ids without an entry begin where this one does.
+        section.extend(std::iter::repeat_n(end.to_le_bytes(), next + 1 - id).flatten());
+        id = next + 1;
+        end += token.len() as u32;
+    }
+    section.extend(end.to_le_bytes());
+    entries.iter().for_each(|(_, token)| section.extend(token));
+    Some(section)
 }
 
 /// Undoes `\\`, `\n`, `\r` and `\t`; `None` at any other escape.

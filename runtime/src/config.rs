@@ -223,6 +223,10 @@ impl ModelConfig {
         if self.eos_token_ids.len() > MAX_EOS_TOKENS {
             return bad("eos_token_id", &self.eos_token_ids.len(), format!("at most {MAX_EOS_TOKENS} ids"));
         }
+        // The file's entry without an id.
+        if self.eos_token_ids.contains(&u32::MAX) {
+            return bad("eos_token_id", &u32::MAX, "the id of a token".into());
+        }
         Ok(())
     }
 }

@@ -14,8 +14,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes that can be read at any offset.
 pub trait ReadAt {
@@ -167,8 +167,8 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             });
         }
         self.equal("header bytes", header.header_bytes.get().into(), format::HEADER_BYTES as u64)?;
-        let reserved = header.reserved_b.iter().chain(&header.reserved_c).chain(header.reserved_a.as_bytes());
-        if reserved.into_iter().any(|&byte| byte != 0) {
+        let Header { reserved_a, reserved_b, reserved_c, .. } = header;
+        if reserved_a.get() != 0 || reserved_b != [0; _] || reserved_c != [0; _] {
             return Err(self.damaged("reserved header fields", "a value", "zeros"));
         }
         Ok(header)
@@ -222,7 +222,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             if flags & !format::SECTION_REQUIRED != 0 || misses_flag {
                 return Err(self.damaged(place, "unknown flags", "flags of this format"));
             }
-            if record.reserved.iter().any(|&byte| byte != 0) {
+            if record.reserved != [0; _] {
                 return Err(self.damaged(format!("{place}: reserved fields"), "a value", "zeros"));
             }
             let known = (section::SOURCES..=section::CODED).contains(&kind);
@@ -361,15 +361,20 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
         self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
         for (record, extent) in sections.iter().zip(&layout.sections) {
-            self.equal(&format!("section {}: offset", record.kind.get()), record.offset.get(), extent.offset)?;
+            let (found, expected) = (record.offset.get(), extent.offset);
+            if found != expected {
+                return Err(self.damaged(format!("section {}: offset", record.kind.get()), found, expected));
+            }
         }
         for (((record, spec), &encoding), extent) in records.iter().zip(&specs).zip(encodings).zip(&layout.tensors) {
-            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), &spec.name())?;
+            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), spec)?;
         }
         Ok(layout)
     }
 
-    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, name: &str) -> Result<(), Error> {
+    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
+        // A good file has thousands of these fields: names are put together only for messages.
+        let place = |field: &str| format!("{}: {field}", spec.name());
         let fields = [
             ("role", found.role.get().into(), expected.role.get().into()),
             ("layer", found.layer.get().into(), expected.layer.get().into()),
@@ -383,22 +388,20 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             ("bytes", found.bytes.get(), expected.bytes.get()),
         ];
         for (field, found, expected) in fields {
-            self.equal(&format!("{name}: {field}"), found, expected)?;
+            if found != expected {
+                return Err(self.damaged(place(field), found, expected));
+            }
         }
         if !(0.0..f32::INFINITY).contains(&f32::from_bits(found.min_magnitude.get()))
             || found.min_magnitude.get() >> 31 != 0
         {
-            return Err(self.damaged(
-                format!("{name}: smallest magnitude"),
-                found.min_magnitude.get(),
-                "a positive number",
-            ));
+            return Err(self.damaged(place("smallest magnitude"), found.min_magnitude.get(), "a positive number"));
         }
         if found.rounded.get() > 1 {
-            return Err(self.damaged(format!("{name}: rounded"), found.rounded.get(), "0 or 1"));
+            return Err(self.damaged(place("rounded"), found.rounded.get(), "0 or 1"));
         }
-        if found.reserved.iter().any(|&byte| byte != 0) {
-            return Err(self.damaged(format!("{name}: reserved fields"), "a value", "zeros"));
+        if found.reserved != [0; _] {
+            return Err(self.damaged(place("reserved fields"), "a value", "zeros"));
         }
         Ok(())
     }

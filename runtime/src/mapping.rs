@@ -270,7 +270,8 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
     filled(path, length, |out| read_pieces(file, ahead(file, length).as_ref(), out))
 }
 
-/// Memory of this process in huge pages, filled with `length` bytes, and where they begin.
+/// Memory of this process, filled with `length` bytes, and where they begin: in huge pages, unless the file is smaller
+/// than one, of which most would be cleared for nothing.
 fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<(Mmap, usize), Error> {
     const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
     let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::Request {
@@ -279,8 +280,10 @@ fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result
     let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
     let begin = map.as_ptr().align_offset(HUGE_PAGE);
     #[cfg(target_os = "linux")]
-    // Only a hint: small pages hold the same bytes.
-    let _refused_where_unsupported = map.advise(Advice::HugePage);
+    if length >= HUGE_PAGE {
+        // Only a hint: small pages hold the same bytes.
+        let _refused_where_unsupported = map.advise(Advice::HugePage);
+    }
     let cannot = Error::io(path, "read all of it (cut short meanwhile, or an I/O error: copy or pack it again)");
     fill(&mut map[begin..begin + length]).map_err(cannot)?;
     let map = map.make_read_only().map_err(Error::io(path, "protect its copy in memory"))?;

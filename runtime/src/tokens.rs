@@ -34,7 +34,7 @@ pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<
         }
         file.take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     }
-    check(path, &bytes, vocab_size, max_tokens)
+    parse(path, &bytes, vocab_size, max_tokens)
 }
 
 /// Opens a regular file, a pipe or a terminal; a pipe waits for its writer.
@@ -52,7 +52,11 @@ fn too_many(path: &Path, found: &str, max_tokens: usize) -> Error {
     Error::Tokens { path: path.to_path_buf(), problem }
 }
 
-fn check(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
+/// The ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Tokens`] as [`read_tokens`].
+pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
     let wrong = |problem| Err(Error::Tokens { path: path.to_path_buf(), problem });
     if bytes.is_empty() {
         return wrong("no tokens, expected at least one little-endian u32 id".into());
@@ -107,12 +111,12 @@ mod tests {
     use super::*;
 
     fn problem(bytes: &[u8]) -> String {
-        check(Path::new("t.bin"), bytes, 100, 3).expect_err("must be refused").to_string()
+        parse(Path::new("t.bin"), bytes, 100, 3).expect_err("must be refused").to_string()
     }
 
     #[test]
     fn ids_are_little_endian() {
-        let tokens = check(Path::new("t.bin"), &[1, 0, 0, 0, 99, 0, 0, 0], 100, 3);
+        let tokens = parse(Path::new("t.bin"), &[1, 0, 0, 0, 99, 0, 0, 0], 100, 3);
         assert_eq!(tokens.expect("good ids"), [1, 99]);
     }
 

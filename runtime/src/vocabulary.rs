@@ -35,20 +35,21 @@ impl<'a> Vocabulary<'a> {
                 expected: format!("{stated:016x}"),
             });
         }
-        let view = || {
-            let (head, rest) = VocabularyHead::ref_from_prefix(bytes).ok()?;
-            let n_offsets = (head.n_tokens.get() as usize).checked_add(1)?;
-            let (offsets, text) = <[U32]>::ref_from_prefix_with_elems(rest, n_offsets).ok()?;
-            (text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0)
-                .then_some(Vocabulary { offsets, text })
-        };
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),
             place: "vocabulary".into(),
             found: format!("{} bytes", bytes.len()),
             expected: "the length that its head says".into(),
         };
-        view().ok_or_else(damaged).map(Some)
+        Vocabulary::in_section(bytes).ok_or_else(damaged).map(Some)
+    }
+
+    /// The vocabulary in the bytes of a section; `None` when their length does not follow from its head.
+    pub fn in_section(bytes: &'a [u8]) -> Option<Vocabulary<'a>> {
+        let (head, rest) = VocabularyHead::ref_from_prefix(bytes).ok()?;
+        let n_offsets = (head.n_tokens.get() as usize).checked_add(1)?;
+        let (offsets, text) = <[U32]>::ref_from_prefix_with_elems(rest, n_offsets).ok()?;
+        (text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0).then_some(Vocabulary { offsets, text })
     }
 
     /// The bytes of a token; `None` for an id without an entry.

@@ -1,11 +1,15 @@
-//! What several tests share: temporary folders, running the two programs, small weights folders.
+//! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and the
+//! bodies of the [`fuzz`] targets.
 //!
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
 
 pub mod catalogue;
 pub mod crafted;
+pub mod damage;
 pub mod disks;
+pub mod fuzz;
+pub mod packed;
 pub mod power;
 pub mod recording;
 pub mod runs;

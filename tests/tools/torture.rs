@@ -15,6 +15,8 @@ mod mapping;
 mod power;
 #[path = "torture/programs.rs"]
 mod programs;
+#[path = "torture/reader.rs"]
+mod reader;
 
 use argh::FromArgs;
 use figure::Figure;
@@ -58,7 +60,14 @@ impl Effort {
 type Part = (&'static str, fn(&Effort) -> Vec<Figure>);
 
 /// All parts, in the order in which they run.
-const PARTS: &[Part] = &[("bits", bits::run), ("mapping", mapping::run), ("power", power::run), ("kills", kills::run)];
+const PARTS: &[Part] = &[
+    ("bits", bits::run),
+    ("mapping", mapping::run),
+    ("power", power::run),
+    ("kills", kills::run),
+    ("reader", reader::run),
+    ("flips", reader::flips_in_a_large_file),
+];
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();

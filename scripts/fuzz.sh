@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Runs fuzz targets and keeps the figures: scripts/fuzz.sh [--swift] TARGET=LIMIT...
+#
+# LIMIT is a number of seconds (600s) or of executions (10000000). Every run adds a row to fuzz/FIGURES.md, whose totals
+# are computed anew. Inputs that show something new are collected in target/fuzz/corpus; a finding goes to
+# tests/regress/TARGET, where plain tests run it from then on, and makes the exit status 1.
+#
+# --swift leaves out what tells the fuzzer the numbers that are compared: several times as many executions, once the
+# inputs that this finds have been collected.
+#
+# scripts/fuzz.sh --minimise: makes fuzz/corpus anew from what was collected, as small as it can be.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+HOST=$(rustc -vV | sed -n 's/^host: //p')
+FOLDER=target/fuzz
+BUILD=()
+if [ "${1:-}" = --swift ]; then
+    FOLDER=target/fuzz-swift
+    BUILD=(--no-trace-compares)
+    shift
+fi
+PROGRAMS=$FOLDER/$HOST/release
+FIGURES=fuzz/FIGURES.md
+# Longest input of each target, in bytes: a header of numpy's longest, some kilobytes of text, a header page with an
+# index, 32 edits, 32 edits with a prompt.
+declare -A LONGEST=(
+    [npy_header]=512 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192 [index_repaired]=353 [tokens]=256
+    [forward]=358
+)
+
+build() {
+    # Stable Rust has no sanitizer; overflow checks and debug assertions are on.
+    cargo fuzz build --sanitizer none --release --debug-assertions --target-dir "$FOLDER" "${BUILD[@]}"
+}
+
+# What libFuzzer says of a run: statistic NAME in FILE.
+statistic() {
+    sed -n "s/^stat::$1: *//p" "$2" | tail -1
+}
+
+run() {
+    local target=${1%%=*} limit=${1#*=}
+    local collected=target/fuzz/corpus/$target regress=tests/regress/$target log=target/fuzz/$target.log
+    mkdir -p "$collected" "$regress" "fuzz/corpus/$target"
+    local options=(-timeout=1 -rss_limit_mb=256 -max_len="${LONGEST[$target]}" -print_final_stats=1
+        -artifact_prefix="$regress/")
+    [ -e "fuzz/dictionaries/$target.dict" ] && options+=(-dict="fuzz/dictionaries/$target.dict")
+    case $limit in
+        *s) options+=(-max_total_time="${limit%s}") ;;
+        *) options+=(-runs="$limit") ;;
+    esac
+    local begun=$SECONDS findings=0 status=0
+    "$PROGRAMS/$target" "${options[@]}" "$collected" "fuzz/corpus/$target" "$regress" >"$log" 2>&1 || status=$?
+    # 72: interrupted.
+    case $status in 0 | 72) ;; *) findings=1 ;; esac
+    local edges
+    edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | cut -d' ' -f2)
+    row "$target" "$(statistic number_of_executed_units "$log")" $((SECONDS - begun)) "$edges" \
+        "$(statistic peak_rss_mb "$log")" "$findings"
+    if [ "$findings" != 0 ]; then
+        echo "$target: a finding, see $log and $regress" >&2
+        return 1
+    fi
+}
+
+row() {
+    echo "| $(date -u +%Y-%m-%d) | $REVISION | $1 | ${2:-0} | $3 | ${4:-0} | ${5:-0} | $6 |" >>"$FIGURES"
+    totals
+}
+
+# Computes the table of totals from the rows of all runs.
+totals() {
+    awk -F' *[|] *' '
+        BEGIN {
+            split("npy_header index_raw index_repaired config_json vocab_txt tokens forward", order, " ")
+            split("1e8 1e8 1e7 1e7 1e7 1e7 1e6", wanted, " ")
+        }
+        /^## Totals/ { skip = 1 }
+        /^## Runs/ { skip = 0 }
+        !skip { lines[++n] = $0 }
+        /^[|] 20/ { runs[$4] += $5; seconds[$4] += $6; if ($8 > peak[$4]) peak[$4] = $8; found[$4] += $9 }
+        END {
+            for (i = 1; i <= n; i++) {
+                if (lines[i] ~ /^## Runs/) {
+                    print "## Totals\n"
+                    print "| target | executions | wanted | seconds | peak MiB | findings |"
+                    print "|---|---:|---:|---:|---:|---:|"
+                    for (t = 1; t in order; t++) {
+                        name = order[t]
+                        printf "| %s | %.0f | %.0f | %d | %d | %d |\n", name, runs[name], wanted[t], seconds[name],
+                            peak[name], found[name]
+                    }
+                    print ""
+                }
+                print lines[i]
+            }
+        }' "$FIGURES" >"$FIGURES.new"
+    mv "$FIGURES.new" "$FIGURES"
+}
+
+minimise() {
+    local target
+    for target in "${!LONGEST[@]}"; do
+        local new=target/fuzz/minimised/$target
+        rm -rf "$new"
+        mkdir -p "$new" "target/fuzz/corpus/$target" "fuzz/corpus/$target"
+        "$PROGRAMS/$target" -merge=1 -max_len="${LONGEST[$target]}" "$new" "fuzz/corpus/$target" \
+            "target/fuzz/corpus/$target" >"target/fuzz/$target.merge.log" 2>&1
+        rm -rf "fuzz/corpus/$target"
+        cp -r "$new" "fuzz/corpus/$target"
+        echo "$target: $(find "$new" -type f | wc -l) inputs, $(du -sb "$new" | cut -f1) bytes"
+    done
+}
+
+# The table itself and new inputs do not count as changes of the program.
+REVISION=$(git rev-parse --short HEAD)
+git diff --quiet HEAD -- . ':!fuzz/FIGURES.md' ':!fuzz/corpus' ':!tests/regress' || REVISION+=-changed
+build
+if [ "${1:-}" = --minimise ]; then
+    minimise
+    exit
+fi
+status=0
+for wanted in "$@"; do
+    run "$wanted" || status=1
+done
+exit $status

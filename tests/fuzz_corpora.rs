@@ -1,0 +1,130 @@
+//! What the fuzzer has collected and every input that once showed a defect, run again; and a few thousand changes of
+//! each, so that something is tried where there is no fuzzer.
+
+use olmo_tests::fuzz::{self, TARGETS};
+use olmo_tests::{Random, repository};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// Changed inputs of each target, but for the slow one.
+const CHANGED: usize = 3000;
+/// Changed inputs of the target that computes a forward pass.
+const CHANGED_FORWARD: usize = 150;
+
+/// The inputs in a folder, with their paths; none when it is not there.
+fn inputs(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| (path.clone(), fs::read(path).expect("read"))).collect()
+}
+
+/// Everything there is for a target: seeds, corpus and past findings.
+fn all_inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let seeds = fuzz::seeds(target).into_iter().map(|seed| (PathBuf::from("a seed"), seed));
+    let corpus = inputs(&repository().join("fuzz/corpus").join(target));
+    let findings = inputs(&repository().join("tests/regress").join(target));
+    seeds.chain(corpus).chain(findings).collect()
+}
+
+/// An input with a few changes: bytes set, bits flipped, pieces left out, doubled or taken from another one.
+fn changed(random: &mut Random, inputs: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = inputs[random.below(inputs.len())].1.clone();
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(bytes.len() + 1);
+        let end = at + random.below((bytes.len() - at).min(16) + 1);
+        match random.below(5) {
+            0 if at < bytes.len() => bytes[at] = random.bits() as u8,
+            1 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            2 => drop(bytes.drain(at..end)),
+            3 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+            _ => {
+                let other = &inputs[random.below(inputs.len())].1;
+                let from = random.below(other.len() + 1);
+                let piece = other[from..(from + 16).min(other.len())].to_vec();
+                drop(bytes.splice(at..end, piece));
+            }
+        }
+    }
+    bytes
+}
+
+/// Shows the input when its target panics.
+struct Shown<'a>(&'a Path, &'a [u8]);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("{}: {}", self.0.display(), self.1.escape_ascii());
+        }
+    }
+}
+
+fn assert_target_holds(name: &str, n_changed: usize) {
+    let body = fuzz::target(name);
+    let inputs = all_inputs(name);
+    for (path, input) in &inputs {
+        let _shown = Shown(path, input);
+        body(input);
+    }
+    let mut random = Random(1);
+    for _ in 0..n_changed {
+        let input = changed(&mut random, &inputs);
+        let _shown = Shown(Path::new("a changed input"), &input);
+        body(&input);
+    }
+}
+
+#[test]
+fn every_target_has_a_test_here() {
+    let tested = ["npy_header", "config_json", "vocab_txt", "index_raw", "index_repaired", "tokens", "forward"];
+    assert_eq!(TARGETS.map(|target| target.0), tested);
+}
+
+#[test]
+fn npy_headers_are_refused_or_read_as_npyz_reads_them() {
+    assert_target_holds("npy_header", CHANGED);
+}
+
+#[test]
+fn configurations_are_refused_or_fit_the_format() {
+    assert_target_holds("config_json", CHANGED);
+}
+
+#[test]
+fn vocabularies_are_refused_or_give_back_each_token() {
+    assert_target_holds("vocab_txt", CHANGED);
+}
+
+#[test]
+fn beginnings_of_model_files_are_refused_or_sound() {
+    assert_target_holds("index_raw", CHANGED);
+}
+
+#[test]
+fn indexes_under_right_digests_are_refused_or_sound() {
+    assert_target_holds("index_repaired", CHANGED);
+}
+
+#[test]
+fn token_files_are_refused_or_give_their_ids() {
+    assert_target_holds("tokens", CHANGED);
+}
+
+#[test]
+fn changed_models_are_refused_found_damaged_or_computed() {
+    assert_target_holds("forward", CHANGED_FORWARD);
+}
+
+#[test]
+#[ignore = "writes the seeds to where scripts/fuzz.sh collects inputs"]
+fn seeds_for_the_fuzzer_are_written() {
+    for (name, _) in TARGETS {
+        let folder = repository().join("target/fuzz/corpus").join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        for (i, seed) in fuzz::seeds(name).iter().enumerate() {
+            fs::write(folder.join(format!("seed-{i}")), seed).expect("written");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The bodies of the fuzz targets, one function each, which plain tests call as well.
+//!
+//! A body takes any bytes and asserts what must hold of them: not only that nothing panics, but that what is accepted
+//! has the properties that the code behind it relies on.
+
+mod edit;
+mod index;
+mod run;
+mod seeds;
+mod text;
+
+pub use index::{index_raw, index_repaired};
+pub use run::forward;
+pub use seeds::seeds;
+pub use text::{config_json, npy_header, tokens, vocab_txt};
+
+/// A target: its name and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("npy_header", npy_header),
+    ("config_json", config_json),
+    ("vocab_txt", vocab_txt),
+    ("index_raw", index_raw),
+    ("index_repaired", index_repaired),
+    ("tokens", tokens),
+    ("forward", forward),
+];
+
+/// The body of a target.
+///
+/// # Panics
+/// When there is no such target.
+pub fn target(name: &str) -> fn(&[u8]) {
+    let target = TARGETS.iter().find(|target| target.0 == name);
+    target.unwrap_or_else(|| panic!("no fuzz target {name}")).1
+}

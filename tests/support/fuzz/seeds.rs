@@ -1,0 +1,91 @@
+//! Inputs to begin with: good ones, and some at the edges.
+
+use crate::packed::Packed;
+use crate::{config_json, npy_header, small_config, small_olmo3};
+
+/// Inputs for a target to begin with.
+///
+/// # Panics
+/// When there is no such target.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "npy_header" => npy_headers(),
+        "config_json" => configs(),
+        "vocab_txt" => vocabularies(),
+        "index_raw" => [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded()]
+            .iter()
+            .map(|packed| packed.bytes[..packed.layout.data_offset as usize].to_vec())
+            .collect(),
+        // Each file as it is, and made anew, plain and coded.
+        "index_repaired" => {
+            (0..4).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
+        }
+        "tokens" => tokens(),
+        // Each file as it is, with one to four tokens.
+        "forward" => (0..16)
+            .map(|i| [&[(i % 4) | ((i / 4) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 4]].concat())
+            .collect(),
+        _ => panic!("no fuzz target {target}"),
+    }
+}
+
+fn npy_headers() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (descr, element) in [("<f4", 4), ("<f2", 2), ("<V2", 2), ("|V2", 2), ("<u2", 2)] {
+        for shape in [&[5usize][..], &[3, 4]] {
+            let header = npy_header(descr, shape);
+            let length = header.len() + element * shape.iter().product::<usize>();
+            all.push([&(length as u64).to_le_bytes()[..], &header].concat());
+        }
+    }
+    for number in [u64::MAX, 1 << 32, 0] {
+        all.push([&number.to_le_bytes()[..], &npy_header("<f4", &[number as usize, 2])].concat());
+    }
+    all
+}
+
+fn configs() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for config in [small_config(), small_olmo3()] {
+        let old = config_json(&config);
+        let mut new = old.clone();
+        let object = new.as_object_mut().expect("an object");
+        let theta = object.remove("rope_theta").expect("there");
+        let mut rope = match object.remove("rope_scaling") {
+            Some(serde_json::Value::Object(scaling)) => serde_json::Value::Object(scaling),
+            _ => serde_json::json!({"rope_type": "default"}),
+        };
+        rope["rope_theta"] = theta.clone();
+        new["rope_parameters"] = rope.clone();
+        let mut nested = new.clone();
+        nested["rope_parameters"] = serde_json::json!({
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": theta},
+        });
+        for json in [&old, &new, &nested] {
+            let text = serde_json::to_vec(json).expect("a value");
+            all.push([&[0], text.as_slice()].concat());
+            all.push(text);
+        }
+        // Flags for what is not there.
+        let mut short = old.clone();
+        let object = short.as_object_mut().expect("an object");
+        for key in ["rope_theta", "max_position_embeddings", "head_dim", "rope_scaling"] {
+            object.remove(key);
+        }
+        all.push([&[7], serde_json::to_vec(&short).expect("a value").as_slice()].concat());
+    }
+    all
+}
+
+fn vocabularies() -> Vec<Vec<u8>> {
+    let texts = ["0\ta\n", "0\t!\n1\tĠof\n3\t\\\\\n5\tâĢ\r\n4\t<|end of text|>\n6\tĊ\n7\t\\n\n", "16777215\ta\n"];
+    texts.iter().flat_map(|text| [1, 2, 255].map(|choice| [&[choice], text.as_bytes()].concat())).collect()
+}
+
+fn tokens() -> Vec<Vec<u8>> {
+    let ids = [&[1u32, 99, 100_351][..], &[100_352], &[65_536, 131_072], &[0x0100_0000], &[u32::MAX]];
+    let files = ids.iter().map(|ids| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+    let files = files.chain([b"Four score".to_vec(), b"\x93NUMPY\x01\x00".to_vec(), b"\x89OLMO\r\n\x1a".to_vec()]);
+    files.flat_map(|file| [[2, 2], [1, 0], [3, 3]].map(|choice| [&choice[..], &file].concat())).collect()
+}

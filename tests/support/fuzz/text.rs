@@ -1,0 +1,150 @@
+//! Targets for what comes from outside as text or as plain numbers.
+
+use olmo_infer::format::ConfigBlock;
+use olmo_infer::tokens as token_files;
+use olmo_infer::vocabulary::Vocabulary;
+use olmo_pack::config_json as json;
+use olmo_pack::npy::{self, Checked, Descr};
+use olmo_pack::settings::Flags;
+use olmo_pack::{strict_json, verify, vocab};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The name in messages.
+const NAME: &str = "fuzz";
+
+/// The first bytes of an `.npy` file, behind eight bytes with the length of the file.
+///
+/// # Panics
+/// When an accepted header does not give exactly that length, or npyz reads the same bytes otherwise.
+pub fn npy_header(input: &[u8]) {
+    let Some((length, start)) = input.split_first_chunk::<8>() else { return };
+    let file_bytes = u64::from_le_bytes(*length).max(start.len() as u64);
+    let Ok(checked) = npy::check(Path::new(NAME), start, file_bytes) else { return };
+    let Checked { descr, fortran_order, shape, preamble_bytes } = checked;
+    assert!(!shape.is_empty() && !shape.contains(&0), "{shape:?}");
+    assert!(!fortran_order || shape.len() == 1, "{shape:?}");
+    let elements = shape.iter().try_fold(1u128, |product, &size| product.checked_mul(size.into())).expect("a size");
+    assert_eq!(elements * u128::from(descr.bytes()) + preamble_bytes as u128, u128::from(file_bytes));
+    // Behind the strict grammar npyz may read the bytes themselves.
+    let theirs = npyz::NpyHeader::from_reader(&start[..preamble_bytes]).expect("npyz reads what the grammar accepts");
+    assert_eq!(theirs.shape(), shape);
+    assert_eq!(theirs.order() == npyz::Order::Fortran, fortran_order);
+    let named: &[&str] = match descr {
+        Descr::F32 => &["'<f4'"],
+        Descr::F16 => &["'<f2'"],
+        Descr::Raw16 => &["'<V2'", "'|V2'"],
+        Descr::U16 => &["'<u2'"],
+    };
+    assert!(named.contains(&theirs.dtype().descr().as_str()), "{descr:?} {}", theirs.dtype().descr());
+}
+
+/// A `config.json`. A first byte below 9, which no JSON has, chooses flags and is left out.
+///
+/// # Panics
+/// When an accepted configuration is impossible, does not fit the format, or is another when the JSON is written anew.
+pub fn config_json(input: &[u8]) {
+    let (flags, text) = match input {
+        [choice @ 0..9, text @ ..] => (flags(*choice), text),
+        _ => (Flags::default(), input),
+    };
+    let path = Path::new(NAME);
+    let Ok(settings) = json::parse(path, text.to_vec(), &flags) else { return };
+    settings.config.validate().expect("accepted configurations are possible");
+    assert_eq!(ConfigBlock::new(&settings.config).to_config().as_ref(), Ok(&settings.config));
+    assert_eq!(settings.config_json.as_deref(), Some(text));
+    let value = strict_json::parse(text).expect("it was JSON before");
+    let again = json::parse(path, serde_json::to_vec(&value).expect("a value"), &flags);
+    let again = again.unwrap_or_else(|problem| panic!("not when it is written anew: {problem}"));
+    assert_eq!((again.config, again.u2_is_bf16), (settings.config, settings.u2_is_bf16));
+}
+
+/// Some combinations of flags.
+fn flags(choice: u8) -> Flags {
+    let bit = |bit: u8| choice & bit != 0;
+    Flags {
+        rope_theta: bit(1).then_some(500_000.0),
+        max_positions: bit(2).then_some(4096),
+        head_dim: bit(4).then_some(4),
+        yarn_factor: (choice == 8).then_some(8.0),
+        ..Flags::default()
+    }
+}
+
+/// A `vocab.txt`, behind a byte that chooses the rows of the embedding.
+///
+/// # Panics
+/// When the section made of an accepted one does not give back each token, or `verify` would not take it.
+pub fn vocab_txt(input: &[u8]) {
+    let Some((&choice, text)) = input.split_first() else { return };
+    let vocab_size = match choice {
+        // All of an embedding is gone through: only for short texts, for the speed.
+        255 if text.len() < 16 => 1 << 24,
+        choice => [1, 10, 300, 70_000][usize::from(choice % 4)],
+    };
+    let Ok(vocabulary) = vocab::parse(Path::new(NAME), text, vocab_size) else { return };
+    assert_eq!(verify::vocabulary(&vocabulary.section, vocab_size), Ok(()));
+    let view = Vocabulary::in_section(&vocabulary.section).expect("a section of its own length");
+    let expected = expected_tokens(str::from_utf8(text).expect("accepted as UTF-8"));
+    assert_eq!(vocabulary.n_entries, expected.len());
+    let last = *expected.keys().next_back().expect("at least one token");
+    assert!((last as usize) < vocab_size && view.bytes(last + 1).is_none());
+    for (&id, bytes) in &expected {
+        assert_eq!(view.bytes(id), Some(bytes.as_slice()), "token {id}");
+        let before = id.checked_sub(1).filter(|before| !expected.contains_key(before));
+        assert!(before.is_none_or(|before| view.bytes(before).is_none()), "an entry before {id}");
+    }
+}
+
+/// The bytes of each token of a good `vocab.txt`, in the plainest way.
+fn expected_tokens(text: &str) -> BTreeMap<u32, Vec<u8>> {
+    let line = |line: &str| {
+        let (id, token) = line.strip_suffix('\r').unwrap_or(line).split_once('\t').expect("a tab");
+        (id.parse().expect("an id"), token_bytes(token))
+    };
+    text.strip_suffix('\n').unwrap_or(text).split('\n').map(line).collect()
+}
+
+/// The bytes of a token as `vocab.txt` spells it.
+fn token_bytes(token: &str) -> Vec<u8> {
+    let mut plain = String::new();
+    let mut chars = token.chars();
+    while let Some(c) = chars.next() {
+        plain.push(match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                _ => '\\',
+            },
+            c => c,
+        });
+    }
+    let printable = |byte: u8| !matches!(byte, 0..=32 | 127..=160 | 173);
+    let byte_of = |c: char| -> Option<u8> {
+        match u32::from(c) {
+            code @ 0..256 => Some(code as u8).filter(|&byte| printable(byte)),
+            code @ 256..512 => (0..=255).filter(|&byte| !printable(byte)).nth(code as usize - 256),
+            _ => None,
+        }
+    };
+    let bytes: Option<Vec<u8>> = plain.chars().map(byte_of).collect();
+    bytes.unwrap_or_else(|| plain.clone().into_bytes())
+}
+
+/// A token file, behind two bytes that choose the size of the vocabulary and the number of positions.
+///
+/// # Panics
+/// When it is accepted or refused otherwise than the format says, or the ids are not those of the bytes.
+pub fn tokens(input: &[u8]) {
+    let Some(([vocabulary, positions], bytes)) = input.split_first_chunk() else { return };
+    let vocab_size = [1, 300, 100_352, 1 << 24][usize::from(vocabulary % 4)];
+    let max_tokens = [1, 5, 4096, 1 << 24][usize::from(positions % 4)];
+    let expected: Vec<u32> = bytes.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
+    let whole = !bytes.is_empty() && bytes.len().is_multiple_of(4) && expected.len() <= max_tokens;
+    let good = whole && expected.iter().all(|&id| (id as usize) < vocab_size);
+    match token_files::parse(Path::new(NAME), bytes, vocab_size, max_tokens) {
+        Ok(found) => assert!(good && found == expected, "{found:?}"),
+        Err(error) => assert!(!good, "{error}"),
+    }
+}

@@ -1,0 +1,126 @@
+//! Small models that are packed in this process, with what is known about where everything lies in them.
+
+use crate::crafted::repair_header_digest;
+use crate::{Stored, TempDir, small_config, small_olmo3, write_coded_weights, write_weights};
+use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::format::{self, HEADER_BYTES};
+use olmo_infer::layout::{Extent, Layout, TensorSpec};
+use olmo_infer::model_file::ModelFile;
+use olmo_pack::disk::SystemDisk;
+use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+/// Where the digest of a tensor lies in its record.
+const DIGEST_IN_TENSOR_RECORD: usize = 56;
+/// Where the digest of a section lies in its record.
+const DIGEST_IN_SECTION_RECORD: usize = 24;
+
+/// A model file in memory.
+pub struct Packed {
+    /// What it shows, for messages.
+    pub name: &'static str,
+    /// All of the file.
+    pub bytes: Vec<u8>,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// Its tensors.
+    pub specs: Vec<TensorSpec>,
+    /// Kinds of its sections.
+    pub kinds: Vec<u32>,
+}
+
+impl Packed {
+    /// An f32 model with odd sizes whose head is its embedding: the file ends with a vector, and so with padding.
+    pub fn plain_f32() -> Packed {
+        let config = ModelConfig { tie_word_embeddings: true, ..tiny_config() };
+        Packed::of("plain f32, tied", DtypeChoice::F32, |folder| write_weights(folder, &config, Stored::F32, 3))
+    }
+
+    /// A bf16 model with odd sizes and a head of its own.
+    pub fn plain_bf16() -> Packed {
+        Packed::of("plain bf16", DtypeChoice::Bf16, |folder| write_weights(folder, &tiny_config(), Stored::F32, 3))
+    }
+
+    /// A plain bf16 Olmo-3 of two layers, one of them with a window, and YaRN.
+    pub fn olmo3() -> Packed {
+        let layer_types = vec![AttentionKind::Sliding, AttentionKind::Full];
+        let config = ModelConfig { layer_types, sliding_window: 3, ..tiny_config() };
+        let config = ModelConfig { architecture: small_olmo3().architecture, yarn: small_olmo3().yarn, ..config };
+        Packed::of("Olmo-3, plain bf16", DtypeChoice::Bf16, |folder| write_weights(folder, &config, Stored::Bf16, 4))
+    }
+
+    /// A bf16 model in 12 bits a number, with raw steps.
+    pub fn coded() -> Packed {
+        Packed::of("coded bf16", DtypeChoice::Bf16, write_coded_weights)
+    }
+
+    fn of(name: &'static str, dtype: DtypeChoice, write: impl FnOnce(&Path)) -> Packed {
+        let folder = TempDir::new("packed");
+        let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+        write(&weights);
+        fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
+        let encoding = if name.starts_with("coded") { EncodingChoice::Auto } else { EncodingChoice::Plain };
+        let request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
+        let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+        packed.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let file = ModelFile::open(&model).unwrap_or_else(|error| panic!("{name}: {error}"));
+        Packed {
+            name,
+            bytes: file.bytes().to_vec(),
+            layout: file.layout().clone(),
+            specs: file.specs().to_vec(),
+            kinds: file.sections().iter().map(|record| record.kind.get()).collect(),
+        }
+    }
+
+    /// Makes the digests of tensors, sections, index and header those of `bytes`, whose records lie as in this model.
+    pub fn repair_all(&self, bytes: &mut [u8]) {
+        let records = HEADER_BYTES + self.specs.len() * format::TENSOR_RECORD_BYTES;
+        for (index, &extent) in self.layout.tensors.iter().enumerate() {
+            let digest = format::digest(&bytes[range(extent)], index as u64);
+            put_u64(bytes, HEADER_BYTES + index * format::TENSOR_RECORD_BYTES + DIGEST_IN_TENSOR_RECORD, digest);
+        }
+        for ((index, &extent), &kind) in self.layout.sections.iter().enumerate().zip(&self.kinds) {
+            let digest = format::digest(&bytes[range(extent)], kind.into());
+            put_u64(bytes, records + index * format::SECTION_RECORD_BYTES + DIGEST_IN_SECTION_RECORD, digest);
+        }
+        repair_index(bytes, range(self.layout.index));
+    }
+}
+
+/// The smallest model that has everything: odd columns, rows that fill no panel.
+pub fn tiny_config() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 3,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 2,
+        intermediate_size: 5,
+        vocab_size: 7,
+        layer_types: vec![AttentionKind::Full],
+        ..small_config()
+    }
+}
+
+/// An extent of a file that lies in memory.
+pub fn range(extent: Extent) -> Range<usize> {
+    extent.offset as usize..extent.end() as usize
+}
+
+/// Makes the digests of index and header right.
+pub fn repair_index(bytes: &mut [u8], index: Range<usize>) {
+    put_u64(bytes, 64, format::digest(&bytes[index], 0));
+    repair_header_digest(bytes);
+}
+
+/// Writes a little-endian number.
+pub fn put_u64(bytes: &mut [u8], at: usize, number: u64) {
+    bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+}
+
+/// Reads one.
+pub fn get_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("eight bytes"))
+}
