@@ -1,5 +1,5 @@
-//! The catalogue of bad inputs, rows E: arguments, standard streams, signals, limits and file systems, for every program
-//! that they concern.
+//! The catalogue of bad inputs, rows E: arguments, standard streams, signals, limits and file systems, for every
+//! program that they concern.
 
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::model::{Batch, Model, Options};
@@ -692,7 +692,7 @@ fn e11_signals_while_logits_are_written() {
 
 #[test]
 fn e11_signals_while_a_model_is_packed() {
-    // Enough to be stopped in the middle, and in many pieces: a test that takes much memory cannot measure that of others.
+    // Enough to be stopped in the middle, in small pieces: a test that takes much memory cannot measure that of others.
     let layer_types = vec![AttentionKind::Full; 40];
     let config = ModelConfig { hidden_size: 144, head_dim: 24, intermediate_size: 284, layer_types, ..small_config() };
     let place = Place::of("e11-pack", &config);
@@ -914,8 +914,8 @@ fn with_mode<T: Send>(bits: u32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let mut mode = 0u32;
-            // SAFETY: both instructions take the address of a u32 that lives here, and the mode set is a valid one. What
-            // computes meanwhile is the code under test, and no result of it is used.
+            // SAFETY: both instructions take the address of a u32 that lives here, and the mode set is a valid one.
+            // What computes meanwhile is the code under test, and no result of it is used.
             unsafe {
                 std::arch::asm!("stmxcsr [{}]", in(reg) &mut mode);
                 std::arch::asm!("ldmxcsr [{}]", in(reg) &(mode | bits));
