@@ -1,5 +1,6 @@
-//! How the processor rounds. Every result assumes what each thread begins with: to nearest, ties to even, with subnormal
-//! numbers. A library in the same process may have changed that for the thread that calls, and threads inherit it.
+//! How the processor rounds. Every result assumes what each thread begins with: to nearest, ties to even, with
+//! subnormal numbers. A library in the same process may have changed that for the thread that calls, and threads
+//! inherit it.
 
 use crate::error::Error;
 use std::hint::black_box;
