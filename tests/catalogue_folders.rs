@@ -1,7 +1,7 @@
 //! The W rows of the catalogue of bad inputs: everything that can be wrong with a weights folder. `CATALOGUE.md` lists
 //! them with the rows that cannot occur.
 
-use olmo_tests::catalogue::{Refusal, Report, Run, as_ordinary_user, command, is_root, make_fifo};
+use olmo_tests::catalogue::{Refusal, Report, Run, as_ordinary_user, command, is_root, make_fifo, measured};
 use olmo_tests::{
     Stored, TempDir, finish, npy_header_raw, npy_path, run, skipped, small_config, write_npy, write_weights,
 };
@@ -51,7 +51,7 @@ impl Case {
 
     /// The command that packs `weights` over the old model.
     fn pack(&self, weights: &Path, flags: &[&str]) -> Command {
-        let mut command = command(PACK);
+        let mut command = measured(PACK);
         command.arg(weights).arg(&self.model).arg("--force").args(flags);
         command
     }
@@ -153,7 +153,7 @@ fn w1_the_folder_is_absent_a_file_or_empty() {
     report.add(
         "swapped arguments",
         swapped.check(case.folder.path(), || {
-            let mut command = command(PACK);
+            let mut command = measured(PACK);
             command.args([&case.model, &case.weights]);
             command
         }),

@@ -6,7 +6,7 @@ use olmo_infer::config::{AttentionKind, MAX_WIDTH, ModelConfig};
 use olmo_infer::format::{ConfigBlock, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord, digest, section};
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
-use olmo_tests::catalogue::{Refusal, Report, Run, command, make_fifo};
+use olmo_tests::catalogue::{Refusal, Report, Run, make_fifo, measured};
 use olmo_tests::crafted::{CONFIG_REALS, Field, config_field, repair_digests, repair_header_digest};
 use olmo_tests::{Stored, TempDir, coded_config, run, skipped, small_olmo3, write_coded_weights, write_weights};
 use std::fs::{self, File};
@@ -104,7 +104,7 @@ impl Model {
 
     /// The command by which one of [`OPENERS`] opens a file.
     fn opener(&self, opener: &str, path: &Path) -> Command {
-        let mut opens = command(match opener {
+        let mut opens = measured(match opener {
             "olmo-infer" => INFER,
             "olmo-bench" => BENCH,
             _ => PACK,

@@ -2,7 +2,7 @@
 //! them.
 
 use olmo_infer::config::ModelConfig;
-use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo};
+use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo, measured};
 use olmo_tests::{Finished, Stored, TempDir, finish, npy_header, run, skipped, small_config, write_weights};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -45,7 +45,7 @@ impl Case {
     }
 
     fn infer(&self, tokens: &[&Path], flags: &[&str]) -> Command {
-        let mut command = command(INFER);
+        let mut command = measured(INFER);
         command.arg(&self.model).args(tokens).args(["--threads", "1"]).args(flags);
         command
     }

@@ -2,14 +2,13 @@
 //! must keep, whatever its reason. What is wrong with a variant is returned, not panicked, so that one run of a table
 //! shows all of it.
 
-use crate::{TempDir, skipped};
+use crate::TempDir;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::hash::{Hash, Hasher};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -176,7 +175,7 @@ pub struct Run {
     pub stderr: String,
     /// Time from start to end.
     pub took: Duration,
-    /// Most memory in use at a time, where that is known.
+    /// Most memory in use at a time, of programs that [`measured`] runs.
     pub peak_bytes: Option<u64>,
 }
 
@@ -189,14 +188,19 @@ impl Run {
         let said = TempDir::new("said");
         let files = [said.join("stdout"), said.join("stderr")];
         let [stdout, stderr] = files.each_ref().map(|path| File::create(path).expect("a file"));
+        let peak = said.join("peak");
+        fs::write(&peak, "").and_then(|()| fs::set_permissions(&peak, Permissions::from_mode(0o666))).expect("a file");
         let begun = Instant::now();
-        let mut child = command.stdout(stdout).stderr(stderr).spawn().map_err(|error| error.to_string())?;
-        let (status, used_bytes) = loop {
-            if let Some(ended) = ended(child.id()) {
-                break ended;
+        let command = command.stdout(stdout).stderr(stderr).env("OLMO_PEAK_FILE", &peak).process_group(0);
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                break status;
             }
             if begun.elapsed() > HANG {
-                child.kill().map_err(|error| error.to_string())?;
+                // The program and what measures it.
+                let group = format!("-{}", child.id());
+                Command::new("kill").args(["-9", "--", &group]).status().map_err(|error| error.to_string())?;
                 child.wait().map_err(|error| error.to_string())?;
                 return Err("does not end".into());
             }
@@ -204,41 +208,22 @@ impl Run {
         };
         let took = begun.elapsed();
         let [stdout, stderr] = files.map(|path| String::from_utf8_lossy(&fs::read(path).expect("a file")).into_owned());
-        // The system counts what this process had when it started the other one. That is little, until a test fails and
-        // prints a backtrace.
-        let peak_bytes = (used_bytes <= MAX_MEMORY_BYTES || used_bytes > own_peak_bytes()).then_some(used_bytes);
-        if peak_bytes.is_none() {
-            skipped("the memory of a refusal: the test itself takes more");
-        }
+        let peak_bytes = fs::read_to_string(&peak).expect("a file").parse().ok();
         Ok(Run { status, stdout, stderr, took, peak_bytes })
     }
-}
-
-/// Most memory that this process had at a time.
-fn own_peak_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kib << 10
-}
-
-/// Status and peak memory of a child of ours, if it has ended. std waits too, but does not tell what was used.
-#[allow(unsafe_code)]
-fn ended(process: u32) -> Option<(ExitStatus, u64)> {
-    let (mut status, process) = (0, libc::pid_t::try_from(process).expect("a process id"));
-    // SAFETY: all bits zero are a valid rusage, which is made of integers.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to values that live until the call returns.
-    let waited = unsafe { libc::wait4(process, &mut status, libc::WNOHANG, &mut usage) };
-    assert!(waited >= 0, "{}", io::Error::last_os_error());
-    let kib = u64::try_from(usage.ru_maxrss).expect("a size");
-    (waited != 0).then(|| (ExitStatus::from_raw(status), kib << 10))
 }
 
 /// A program with nothing on standard input, and with backtraces asked for: even then none is printed.
 pub fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// The same for one of ours whose memory is to be known: it runs under `peak-memory`, which cargo builds beside it.
+pub fn measured(program: &str) -> Command {
+    let mut command = command(Path::new(program).with_file_name("peak-memory").to_str().expect("UTF-8"));
+    command.arg(program);
     command
 }
 
