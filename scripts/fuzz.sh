@@ -5,6 +5,8 @@
 # are computed anew. Inputs that show something new are collected in target/fuzz/corpus; a finding goes to
 # tests/regress/TARGET, where plain tests run it from then on, and makes the exit status 1.
 #
+# TIMEOUT=20 in the environment gives an input more seconds than one, where other programs take the processor.
+#
 # --swift leaves out what tells the fuzzer the numbers that are compared: several times as many executions, once the
 # inputs that this finds have been collected.
 #
@@ -43,7 +45,7 @@ run() {
     local target=${1%%=*} limit=${1#*=}
     local collected=target/fuzz/corpus/$target regress=tests/regress/$target log=target/fuzz/$target.log
     mkdir -p "$collected" "$regress" "fuzz/corpus/$target"
-    local options=(-timeout=1 -rss_limit_mb=256 -max_len="${LONGEST[$target]}" -print_final_stats=1
+    local options=(-timeout="${TIMEOUT:-1}" -rss_limit_mb=256 -max_len="${LONGEST[$target]}" -print_final_stats=1
         -artifact_prefix="$regress/")
     [ -e "fuzz/dictionaries/$target.dict" ] && options+=(-dict="fuzz/dictionaries/$target.dict")
     case $limit in
@@ -52,8 +54,13 @@ run() {
     esac
     local begun=$SECONDS findings=0 status=0
     "$PROGRAMS/$target" "${options[@]}" "$collected" "fuzz/corpus/$target" "$regress" >"$log" 2>&1 || status=$?
-    # 72: interrupted.
-    case $status in 0 | 72) ;; *) findings=1 ;; esac
+    # 70: too slow by the clock, 72: interrupted.
+    case $status in
+        0 | 72) ;;
+        70) echo "$target: ended early, an input was slow by the clock" >&2 ;;
+        *) findings=1 ;;
+    esac
+    if keep_hangs "$target"; then findings=1; fi
     local edges
     edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | cut -d' ' -f2)
     row "$target" "$(statistic number_of_executed_units "$log")" $((SECONDS - begun)) "$edges" \
@@ -62,6 +69,22 @@ run() {
         echo "$target: a finding, see $log and $regress" >&2
         return 1
     fi
+}
+
+# Whether an input takes a second of the processor: the clock also runs while other programs have it. Others are no
+# findings, and are removed.
+keep_hangs() {
+    local input seconds kept=1 TIMEFORMAT='%U %S'
+    for input in tests/regress/"$1"/{timeout,slow-unit}-*; do
+        [ -e "$input" ] || continue
+        seconds=$({ time "$PROGRAMS/$1" -timeout=60 "$input" >/dev/null 2>&1; } 2>&1)
+        if awk -v seconds="$seconds" 'BEGIN { split(seconds, of, " "); exit !(of[1] + of[2] >= 1) }'; then
+            kept=0
+        else
+            rm "$input"
+        fi
+    done
+    return $kept
 }
 
 row() {
@@ -105,7 +128,7 @@ minimise() {
         local new=target/fuzz/minimised/$target
         rm -rf "$new"
         mkdir -p "$new" "target/fuzz/corpus/$target" "fuzz/corpus/$target"
-        "$PROGRAMS/$target" -merge=1 -max_len="${LONGEST[$target]}" "$new" "fuzz/corpus/$target" \
+        "$PROGRAMS/$target" -set_cover_merge=1 -max_len="${LONGEST[$target]}" "$new" "fuzz/corpus/$target" \
             "target/fuzz/corpus/$target" >"target/fuzz/$target.merge.log" 2>&1
         rm -rf "fuzz/corpus/$target"
         cp -r "$new" "fuzz/corpus/$target"
