@@ -105,11 +105,19 @@ impl Refusal {
                 run = Run::new(&mut prepare())?;
             }
         }
-        self.check_run(&run).map_err(|failure| format!("{failure}\n{}", run.stderr.trim_end()))?;
+        self.judge(&run)?;
         if fingerprint(folder) != before {
             return Err(format!("something in {} was changed, added or removed", folder.display()));
         }
         Ok(())
+    }
+
+    /// Checks that a program refused in this way.
+    ///
+    /// # Errors
+    /// What is not as it must be.
+    pub fn judge(&self, run: &Run) -> Result<(), String> {
+        self.check_run(run).map_err(|failure| format!("{failure}\n{}", run.stderr.trim_end()))
     }
 
     fn check_run(&self, run: &Run) -> Result<(), String> {
