@@ -3,8 +3,11 @@
 //! changes: what is refused here somebody may have crafted.
 
 use olmo_infer::config::{AttentionKind, MAX_WIDTH, ModelConfig};
-use olmo_infer::format::{ConfigBlock, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord, digest, section};
-use olmo_infer::layout::Extent;
+use olmo_infer::format::{
+    ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, MAGIC, SECTION_REQUIRED, SectionRecord,
+    TensorRecord, digest, section,
+};
+use olmo_infer::layout::{self, Extent};
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, Run, make_fifo, measured};
 use olmo_tests::crafted::{CONFIG_REALS, Field, config_field, repair_digests, repair_header_digest};
@@ -15,6 +18,7 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use zerocopy::IntoBytes;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -1027,6 +1031,65 @@ fn o26_raw_steps() {
     model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section 5: found ", "expected at most 1073741824"]);
 }
 
+/// Header, index and the beginning of the tables of a model whose embedding has as many raw steps as a coded matrix can
+/// have; all of it agrees with itself, and the file would have 25 GB.
+fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
+    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 1024, ..coded_config() };
+    let specs = layout::tensors(&config);
+    let n_raw_steps = (1 << 24) / 64 * 512 / 8;
+    let mut encodings = vec![Encoding::Plain; specs.len()];
+    encodings[0] = Encoding::Coded { n_raw_steps };
+    let n_bytes = layout::table_bytes(&specs[0], Dtype::Bf16, encodings[0]).expect("a size");
+    assert!(n_bytes > 64 << 20);
+    let layout = layout::layout(&config, Dtype::Bf16, &encodings, &[n_bytes]).expect("a layout");
+    let mut bytes = model.good[..HEADER_BYTES].to_vec();
+    for ((spec, &encoding), &extent) in specs.iter().zip(&encodings).zip(&layout.tensors) {
+        bytes.extend_from_slice(TensorRecord::new(spec, Dtype::Bf16, encoding, extent).as_bytes());
+    }
+    let at = bytes.len();
+    bytes.resize(at + size_of::<SectionRecord>(), 0);
+    let section_field = |field: usize, n_bytes: usize| Field { at: at + field, bytes: n_bytes };
+    section_field(offset_of!(SectionRecord, kind), 4).set(&mut bytes, section::CODED.into());
+    section_field(offset_of!(SectionRecord, flags), 4).set(&mut bytes, SECTION_REQUIRED.into());
+    section_field(offset_of!(SectionRecord, offset), 8).set(&mut bytes, layout.sections[0].offset);
+    section_field(offset_of!(SectionRecord, bytes), 8).set(&mut bytes, n_bytes);
+    let block = ConfigBlock::new(&config);
+    bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
+    for (at, value) in [
+        (offset_of!(Header, file_bytes), layout.file_bytes),
+        (offset_of!(Header, required_features), FEATURE_CODED),
+        (offset_of!(Header, index_bytes), layout.index.bytes),
+        (offset_of!(Header, data_offset), layout.data_offset),
+        (offset_of!(Header, data_bytes), layout.file_bytes - layout.data_offset),
+    ] {
+        header(at, 8).set(&mut bytes, value);
+    }
+    header(offset_of!(Header, n_tensors), 4).set(&mut bytes, specs.len() as u64);
+    header(offset_of!(Header, n_sections), 4).set(&mut bytes, 1);
+    repair_digests(&mut bytes);
+    bytes.resize(layout.sections[0].offset as usize, 0);
+    bytes.extend_from_slice(tables);
+    (bytes, layout.file_bytes)
+}
+
+#[test]
+fn o26_tables_that_are_only_claimed() {
+    let model = Model::coded();
+    let mut report = Report::new("O26");
+    let exponents: Vec<u8> = (100..116).collect();
+    let one_each: Vec<u8> = (0..(1 << 24) / 64).flat_map(|_| 64u32.to_le_bytes()).collect();
+    for (variant, tables, says) in [
+        ("nothing of them is there", vec![], "exponents [0, 0"),
+        ("exponents are there", exponents.clone(), "0 raw steps, expected the raw steps of the record"),
+        ("numbers of steps are there", [exponents, one_each].concat(), "raw step 0 after 0, expected ascending"),
+    ] {
+        let (bytes, length) = claimed_tables(&model, &tables);
+        let path = model.write("claimed.olmo", &bytes);
+        File::options().write(true).open(&path).expect("open").set_len(length).expect("a sparse file");
+        model.refuse_path(&mut report, variant, &path, &["section CODED: model.embed_tokens.weight: found ", says]);
+    }
+}
+
 #[test]
 fn o27_tables_of_raw_steps() {
     let model = Model::coded();
@@ -1057,7 +1120,7 @@ fn o27_tables_of_raw_steps() {
     }
     // Not repaired.
     let mut bytes = model.good.clone();
-    bytes[model.file.layout().sections[model.section(section::CODED)].offset as usize] ^= 1;
+    bytes[model.file.layout().sections[model.section(section::CODED)].offset as usize] ^= 0x40;
     model.refuse(&mut report, "a flipped bit", &bytes, &["section CODED: digest: found "]);
 }
 

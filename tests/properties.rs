@@ -372,10 +372,11 @@ fn tables_are_read_back_and_have_one_spelling() {
         let mut bytes = Vec::new();
         table.write(&mut bytes);
         prop_assert_eq!(CodedTable::bytes(&shape, n_raw_steps), Some(bytes.len()));
-        prop_assert_eq!(CodedTable::read(&bytes, &shape, n_raw_steps), Ok(table.clone()));
+        let read = |bytes: &[u8]| CodedTable::read(&mut &bytes[..], &shape, n_raw_steps).ok();
+        prop_assert_eq!(read(&bytes), Some(table.clone()));
         let at = at.index(bytes.len());
         bytes[at] ^= bits;
-        if let Ok(other) = CodedTable::read(&bytes, &shape, n_raw_steps) {
+        if let Some(other) = read(&bytes) {
             // Another table, whose panels still lie where the matrix has bytes.
             prop_assert_ne!(&other, &table);
             let end = other.panel_range(&shape, shape.n_panels() - 1).end as u64;

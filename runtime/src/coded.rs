@@ -14,6 +14,7 @@
 
 use crate::format::{Dtype, PANEL_ROWS};
 use crate::panels::PanelShape;
+use std::io::{self, Read};
 use std::ops::Range;
 
 /// Bytes of a coded step.
@@ -214,41 +215,84 @@ impl CodedTable {
         out.extend(counts.chain(self.raw_steps.iter().copied()).flat_map(u32::to_le_bytes));
     }
 
-    /// Reads and checks the table of a matrix of `shape` with `n_raw_steps` raw steps; `bytes` are exactly
-    /// [`CodedTable::bytes`].
+    /// Reads and checks the table of a matrix of `shape` with `n_raw_steps` raw steps from `source`, which has
+    /// [`CodedTable::bytes`] of it. What is kept grows with what was read and found good, whatever the numbers claim.
     ///
     /// # Errors
-    /// What is wrong with it: (found, expected).
-    pub fn read(bytes: &[u8], shape: &PanelShape, n_raw_steps: u32) -> Result<CodedTable, (String, &'static str)> {
-        let (exponents, numbers) = bytes.split_first_chunk().ok_or((format!("{} bytes", bytes.len()), "a table"))?;
-        let exponents =
-            Exponents::from_bytes(*exponents).ok_or((format!("exponents {exponents:?}"), "ascending exponents"))?;
-        let mut numbers: Vec<u32> = numbers.as_chunks().0.iter().map(|&number| u32::from_le_bytes(number)).collect();
-        if CodedTable::bytes(shape, n_raw_steps) != Some(bytes.len()) {
-            return Err((format!("{} bytes", bytes.len()), "the length that shape and raw steps give"));
-        }
-        let raw_steps = numbers.split_off(shape.n_panels());
-        let counts = numbers;
-        let mut raw_before = Vec::with_capacity(counts.len() + 1);
+    /// [`BadTable`].
+    pub fn read(source: &mut impl Read, shape: &PanelShape, n_raw_steps: u32) -> Result<CodedTable, BadTable> {
+        let wrong = |found: String, expected| BadTable::Wrong { found, expected };
+        let mut exponents = [0; N_CODES];
+        source.read_exact(&mut exponents)?;
+        let exponents = Exponents::from_bytes(exponents)
+            .ok_or_else(|| wrong(format!("exponents {exponents:?}"), "ascending exponents"))?;
+
+        let mut raw_before = vec![0];
         let mut before = 0u32;
-        raw_before.push(before);
-        for &count in &counts {
-            before = before.checked_add(count).filter(|&before| before <= n_raw_steps).ok_or_else(|| {
-                (format!("a panel with {count} raw steps after {before} others"), "the raw steps of the record")
-            })?;
+        for_numbers(source, shape.n_panels(), |count| {
+            let found = || format!("a panel with {count} raw steps after {before} others");
+            let sum = before.checked_add(count).filter(|&sum| sum <= n_raw_steps);
+            before = sum.ok_or_else(|| wrong(found(), "the raw steps of the record"))?;
             raw_before.push(before);
-        }
+            Ok(())
+        })?;
         if before != n_raw_steps {
-            return Err((format!("{before} raw steps"), "the raw steps of the record"));
+            return Err(wrong(format!("{before} raw steps"), "the raw steps of the record"));
         }
-        for ends in raw_before.windows(2) {
-            let steps = &raw_steps[ends[0] as usize..ends[1] as usize];
-            let inside = steps.last().is_none_or(|&last| (last as usize) < n_steps(shape));
-            if !inside || !steps.is_sorted_by(|a, b| a < b) {
-                return Err((format!("raw steps {:?}", &steps[..steps.len().min(8)]), "ascending steps of the panel"));
+
+        let mut raw_steps = Vec::new();
+        let mut ends = raw_before[1..].iter().copied();
+        let (mut end, mut previous) = (0, None);
+        for_numbers(source, n_raw_steps as usize, |step| {
+            while raw_steps.len() == end as usize {
+                (end, previous) = (ends.next().expect("the counts add up"), None);
             }
-        }
+            if step as usize >= n_steps(shape) || previous.is_some_and(|previous| previous >= step) {
+                let after = previous.map_or(String::new(), |previous| format!(" after {previous}"));
+                return Err(wrong(format!("raw step {step}{after}"), "ascending steps of the panel"));
+            }
+            previous = Some(step);
+            raw_steps.push(step);
+            Ok(())
+        })?;
         Ok(CodedTable { exponents, raw_before, raw_steps })
+    }
+}
+
+/// Calls `number` with the next `n` numbers of `source`, which is read in small pieces.
+fn for_numbers(
+    source: &mut impl Read,
+    n: usize,
+    mut number: impl FnMut(u32) -> Result<(), BadTable>,
+) -> Result<(), BadTable> {
+    let mut piece = [0; 1 << 14];
+    let mut left = n;
+    while left > 0 {
+        let bytes = &mut piece[..4 * left.min((1 << 14) / 4)];
+        source.read_exact(bytes)?;
+        left -= bytes.len() / 4;
+        bytes.as_chunks().0.iter().try_for_each(|&bytes| number(u32::from_le_bytes(bytes)))?;
+    }
+    Ok(())
+}
+
+/// Why a table could not be read.
+#[derive(Debug)]
+pub enum BadTable {
+    /// The source failed, or ended early.
+    Io(io::Error),
+    /// Something in it is not what a table has.
+    Wrong {
+        /// What was found.
+        found: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+}
+
+impl From<io::Error> for BadTable {
+    fn from(error: io::Error) -> BadTable {
+        BadTable::Io(error)
     }
 }
 
@@ -507,7 +551,7 @@ mod tests {
         let mut written = Vec::new();
         table.write(&mut written);
         assert_eq!(CodedTable::bytes(&shape, 4), Some(written.len()));
-        assert_eq!(CodedTable::read(&written, &shape, 4).as_ref(), Ok(&table));
+        assert_eq!(CodedTable::read(&mut written.as_slice(), &shape, 4).ok().as_ref(), Some(&table));
         let panels = CodedPanels::new(&shape, &bytes, &table);
         for (panel, steps) in steps.chunks(5).enumerate() {
             let panel = panels.panel(panel);
@@ -540,24 +584,31 @@ mod tests {
             let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
             exponents.into_iter().chain(numbers).collect::<Vec<u8>>()
         };
-        assert!(CodedTable::read(&table(ascending, &[1, 1, 2, 0]), &shape, 2).is_ok());
+        assert!(CodedTable::read(&mut table(ascending, &[1, 1, 2, 0]).as_slice(), &shape, 2).is_ok());
         let mut equal = ascending;
         equal[3] = 2;
         let cases = [
             (table(equal, &[1, 1, 2, 0]), 2, "exponents"),
-            (table(ascending, &[1, 1, 2]), 2, "28 bytes"),
-            (table(ascending, &[1, 1, 2, 0, 0]), 2, "36 bytes"),
             (table(ascending, &[2, 1, 2, 0]), 2, "a panel with 1 raw steps after 2 others"),
             (table(ascending, &[u32::MAX, 3, 2, 0]), 2, "a panel with 4294967295 raw steps"),
             (table(ascending, &[0, 1, 2, 0]), 2, "1 raw steps"),
-            (table(ascending, &[2, 0, 1, 1]), 2, "raw steps [1, 1]"),
-            (table(ascending, &[2, 0, 2, 1]), 2, "raw steps [2, 1]"),
-            (table(ascending, &[1, 1, 3, 0]), 2, "raw steps [3]"),
-            (ascending[..15].to_vec(), 0, "15 bytes"),
+            (table(ascending, &[2, 0, 1, 1]), 2, "raw step 1 after 1"),
+            (table(ascending, &[2, 0, 2, 1]), 2, "raw step 1 after 2"),
+            (table(ascending, &[1, 1, 3, 0]), 2, "raw step 3"),
         ];
         for (bytes, n_raw, expected) in cases {
-            let found = CodedTable::read(&bytes, &shape, n_raw).expect_err(expected).0;
-            assert!(found.starts_with(expected), "{found}, expected {expected}");
+            match CodedTable::read(&mut bytes.as_slice(), &shape, n_raw) {
+                Err(BadTable::Wrong { found, .. }) => assert!(found.starts_with(expected), "{found}, not {expected}"),
+                other => panic!("{other:?}, expected {expected}"),
+            }
+        }
+        let whole = table(ascending, &[1, 1, 2, 0]);
+        for length in 0..whole.len() {
+            let read = CodedTable::read(&mut &whole[..length], &shape, 2);
+            assert!(
+                matches!(&read, Err(BadTable::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof),
+                "{read:?}"
+            );
         }
     }
 

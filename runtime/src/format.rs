@@ -64,7 +64,9 @@ pub mod section {
     /// Most bytes that a section of `kind` can have.
     pub fn max_bytes(kind: u32) -> u64 {
         match kind {
-            VOCABULARY | CODED => 1 << 30,
+            CODED => 1 << 30,
+            // Four bytes for each of the most ids that a model has, and as many of text.
+            VOCABULARY => 128 << 20,
             SOURCES => 64 << 20,
             _ => 16 << 20,
         }

@@ -5,15 +5,16 @@
 //! with the layout that `layout.rs` computes, then the tables. Offsets are compared and never followed, so that overlap,
 //! holes and misalignment cannot be expressed, and no tensor data is read.
 
-use crate::coded::{self, CodedTable};
+use crate::coded::{self, BadTable, CodedTable};
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -102,6 +103,22 @@ fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
         _ if head.iter().all(|&byte| byte == 0) => ("zeros, as an unfinished copy or packing leaves", PACK),
         _ if is_text(&head[..head.len().min(64)]) => ("text", PACK),
         _ => ("unknown data", "make one with olmo-pack weights/ model.olmo, or are the arguments swapped?"),
+    }
+}
+
+/// A section that is read in order, and the digest of what was read.
+struct Section<'a, S: ?Sized> {
+    source: &'a S,
+    at: u64,
+    digest: Xxh3,
+}
+
+impl<S: ReadAt + ?Sized> Read for Section<'_, S> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.source.read_exact_at(out, self.at)?;
+        self.at += out.len() as u64;
+        self.digest.update(out);
+        Ok(out.len())
     }
 }
 
@@ -283,7 +300,8 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(encodings)
     }
 
-    /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
+    /// Reads the tables of coded tensors, which steer their decoding, into owned memory. Each is checked as it comes, so
+    /// that a file that only claims large ones is refused at the first; the digest comes at the end.
     fn coded_tables(
         &self,
         matrices: Dtype,
@@ -295,31 +313,28 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             // check_layout() has made sure that no tensor needs it.
             return Ok(vec![None; specs.len()]);
         };
-        // check_layout() has compared this with what the encodings give, and the layout with the length of the file.
-        let n_bytes = usize::try_from(record.bytes.get()).expect("at most 1 GiB");
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(n_bytes).map_err(|_| Error::Request {
-            problem: format!("the system does not give the {n_bytes} bytes of memory for the tables of the model"),
-        })?;
-        bytes.resize(n_bytes, 0);
-        self.source.read_exact_at(&mut bytes, record.offset.get()).map_err(Error::io(self.path, "read"))?;
-        let (digest, expected) = (format::digest(&bytes, section::CODED.into()), record.digest.get());
-        if digest != expected {
-            let (found, expected) = (format_args!("{digest:016x}"), format_args!("{expected:016x}"));
-            return Err(self.damaged("section CODED: digest", found, expected));
-        }
-        let mut left = bytes.as_slice();
+        // check_layout() has compared the length with what the encodings give: it is that of all tables.
+        let digest = Xxh3::with_seed(section::CODED.into());
+        let mut section = Section { source: self.source, at: record.offset.get(), digest };
         let tables = specs.iter().zip(encodings).map(|(spec, &encoding)| {
             let (Encoding::Coded { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
                 return Ok(None);
             };
-            let table = left.split_off(..self.table_bytes(spec, matrices, encoding)? as usize);
-            let table = table.expect("the section has the length of its tables");
-            let table = CodedTable::read(table, &shape, n_raw_steps);
-            let place = || format!("section CODED: {}", spec.name());
-            table.map(Some).map_err(|(found, expected)| self.damaged(place(), found, expected))
+            let table = CodedTable::read(&mut section, &shape, n_raw_steps);
+            table.map(Some).map_err(|bad| match bad {
+                BadTable::Io(error) => Error::io(self.path, "read")(error),
+                BadTable::Wrong { found, expected } => {
+                    self.damaged(format!("section CODED: {}", spec.name()), found, expected)
+                }
+            })
         });
-        tables.collect()
+        let tables = tables.collect::<Result<_, _>>()?;
+        let (digest, expected) = (section.digest.digest(), record.digest.get());
+        if digest != expected {
+            let (found, expected) = (format_args!("{digest:016x}"), format_args!("{expected:016x}"));
+            return Err(self.damaged("section CODED: digest", found, expected));
+        }
+        Ok(tables)
     }
 
     fn table_bytes(&self, spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, Error> {
