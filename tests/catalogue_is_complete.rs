@@ -1,4 +1,4 @@
-//! `CATALOGUE.md` and `CATALOGUE-oe.md` have every row of the catalogue, and every test that they name exists.
+//! `CATALOGUE.md` has every row of the catalogue, and every test that they name exists.
 
 use olmo_tests::repository;
 use std::fs;
@@ -27,8 +27,7 @@ fn sources() -> String {
 
 /// The cells of the table's lines whose row begins with this letter.
 fn rows(letter: char) -> Vec<(String, String)> {
-    let table = |name: &str| fs::read_to_string(repository().join("tests").join(name)).expect("a table");
-    let text = table("CATALOGUE.md") + &table("CATALOGUE-oe.md");
+    let text = fs::read_to_string(repository().join("tests/CATALOGUE.md")).expect("the table");
     let cells = text.lines().filter_map(|line| {
         let (row, cells) = line.strip_prefix("| ")?.split_once(" | ")?;
         Some((row.to_string(), cells.rsplit_once(" | ")?.1.to_string()))
