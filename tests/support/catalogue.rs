@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,10 @@ const MAX_COMPARED_BYTES: u64 = 4 << 20;
 const FORBIDDEN: [&str; 6] = ["panicked", "RUST_BACKTRACE", "Err(", "Some(", "Os {", "called `"];
 /// An ordinary user.
 const NOBODY: u32 = 65_534;
+
+/// The slowest refusal of this process, and the one with most memory.
+static SLOWEST_MICROSECONDS: AtomicU64 = AtomicU64::new(0);
+static MOST_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// The failures of the variants of one row, told all at once at the end of the test.
 pub struct Report {
@@ -61,7 +66,14 @@ impl Drop for Report {
         if thread::panicking() {
             return;
         }
-        println!("{}: {} variants", self.row, self.variants);
+        let (slowest, most) = (SLOWEST_MICROSECONDS.load(Ordering::Relaxed), MOST_BYTES.load(Ordering::Relaxed));
+        println!(
+            "{}: {} variants; of all refusals so far the slowest took {:.1} ms, the largest {:.1} MiB",
+            self.row,
+            self.variants,
+            slowest as f64 / 1e3,
+            most as f64 / (1 << 20) as f64
+        );
         assert!(self.variants > 0, "{}: nothing was tested", self.row);
         assert!(
             self.failures.is_empty(),
@@ -128,6 +140,8 @@ impl Refusal {
             return Err(format!("standard output is not empty: {}", run.stdout));
         }
         self.check_lines(&run.stderr)?;
+        SLOWEST_MICROSECONDS.fetch_max(run.took.as_micros() as u64, Ordering::Relaxed);
+        MOST_BYTES.fetch_max(run.peak_bytes.unwrap_or(0), Ordering::Relaxed);
         if run.took > MAX_TIME {
             return Err(format!("took {:?}", run.took));
         }
