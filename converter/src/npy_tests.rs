@@ -114,6 +114,48 @@ fn headers_that_are_not_numpys_are_refused_before_npyz() {
 }
 
 #[test]
+fn each_check_refuses_for_its_own_reason() {
+    let header = |descr: &str, shape: &str, end: &str| {
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, {end}}}")
+    };
+    let cases = [
+        (header("<f4", "(2,)", "\t"), "byte 0x09 in the header"),
+        (header("<f4", "[2]", ""), "structured element type"),
+        (header("((<f4", "(2,)", ""), "brackets nested deeper than a header needs"),
+        (header("<f4", "((2,),)", ""), "brackets nested deeper than a header needs"),
+        // A bracket that ends a level makes room for the next one, also in a text that is refused afterwards.
+        (header("<f4", "(2,)", "'a': (), 'b': ()"), "header has key 'a'"),
+        (header("<f4", "(0,)", ""), "shape [0] has no elements"),
+        (header("<f4", "(00,)", ""), "header has a shape with something else than plain numbers"),
+        (header("<f4", "(02,)", ""), "header has a shape with something else than plain numbers"),
+        (header("<f4", "(,)", ""), "header has a shape with something else than plain numbers"),
+        (header("<f4", "(x2,)", ""), "header has a shape with something else than plain numbers"),
+        (header(">f4", "(2,)", ""), "big-endian numbers (>f4)"),
+        (header("|O", "(2,)", ""), "object array (pickle)"),
+        (header("O", "(2,)", ""), "object array (pickle)"),
+        (
+            header("V2", "(2,)", ""),
+            "byte order not stated (V2), expected <f4, <f2, or bfloat16 as <V2; if it is bfloat16",
+        ),
+        (header("=f4", "(2,)", ""), "byte order not stated (=f4)"),
+        (header("|f4", "(2,)", ""), "byte order not stated (|f4)"),
+        (header("<f8", "(2,)", ""), "float64 (<f8)"),
+        (header("<i4", "(2,)", ""), "element type <i4"),
+    ];
+    for (text, says) in cases {
+        let line = refusal(&file(&text, 8));
+        assert!(line.starts_with(&format!("f: {says}")), "{text}: {line}, expected {says}");
+    }
+    assert_eq!(check(&file(&header("<f4", "(9, 10, 1)", ""), 360)).expect("digits of all kinds").shape, [9, 10, 1]);
+}
+
+#[test]
+fn shapes_are_shown_as_numpy_shows_lists() {
+    assert_eq!(shown_shape(&[]), "[]");
+    assert_eq!(shown_shape(&[3, 4]), "[3, 4]");
+}
+
+#[test]
 fn a_file_is_as_long_as_its_shape_says() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1024,), }";
     assert!(check(&file(text, 4096)).is_ok());
@@ -146,8 +188,13 @@ fn versions_and_lengths_are_limited() {
 #[test]
 fn other_files_are_named_for_what_they_are() {
     assert!(refusal(b"\x93NUM").contains("only 4 bytes, expected a whole .npy header"));
-    let cases: [(&[u8], &str); 8] = [
+    let cases: [(&[u8], &str); 12] = [
         (b"", "empty file"),
+        (b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0", "GGUF file"),
+        // 100 MiB is more than the header of a safetensors file can have.
+        (b"\0\0\x40\x06\0\0\0\0{\"a\":1}", "unknown bytes"),
+        (b"\xff\xff\xff\xff\0\0\0\0{\"a\":1}", "unknown bytes"),
+        (b"hello\x01", "unknown bytes"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "run git lfs pull"),
         (b"  <!DOCTYPE html><html>", "HTML page"),
         (b"PK\x03\x04....", "zip archive"),
