@@ -3,26 +3,29 @@
 use olmo_tests::repository;
 use std::fs;
 
-/// The letter of each group of rows, the number of its rows, and the file of its tests.
+/// The letter of each group of rows, the number of its rows, and the file or folder of its tests.
 const GROUPS: [(char, usize, &str); 4] = [
-    ('W', 27, "catalogue_folders.rs"),
-    ('O', 28, "catalogue_model_files.rs"),
+    ('W', 27, "catalogue_folders"),
+    ('O', 28, "catalogue_model_files"),
     ('T', 10, "catalogue_tokens.rs"),
-    ('E', 20, "catalogue_environment.rs"),
+    ('E', 20, "catalogue_environment"),
 ];
+
+/// All code in a folder, or in a file.
+fn code(path: &str) -> String {
+    let path = repository().join(path);
+    if path.is_file() {
+        return fs::read_to_string(path).expect("a source");
+    }
+    let files = fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let sources = files.filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    sources.map(|source| fs::read_to_string(source).expect("a source")).collect()
+}
 
 /// All code of the tests that the table may name.
 fn sources() -> String {
-    let mut sources = String::new();
-    for folder in ["tests", "converter/src", "runtime/src"] {
-        for entry in fs::read_dir(repository().join(folder)).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.extension().is_some_and(|extension| extension == "rs") {
-                sources += &fs::read_to_string(path).expect("a source");
-            }
-        }
-    }
-    sources
+    let groups = GROUPS.map(|(.., tests)| code(&format!("tests/{tests}")));
+    groups.into_iter().chain(["tests", "converter/src", "runtime/src"].map(code)).collect()
 }
 
 /// The cells of the table's lines whose row begins with this letter.
@@ -64,8 +67,8 @@ fn every_row_names_tests_that_exist() {
 
 #[test]
 fn every_test_of_a_row_is_in_the_table() {
-    for (letter, _, file) in GROUPS {
-        let source = fs::read_to_string(repository().join("tests").join(file)).expect("a source");
+    for (letter, _, place) in GROUPS {
+        let source = code(&format!("tests/{place}"));
         let rows = rows(letter);
         for name in source.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name) {
             let Some((row, _)) = name.split_once('_').filter(|(row, _)| row[1..].parse::<u32>().is_ok()) else {

@@ -1,0 +1,108 @@
+//! Row E11: signals.
+
+use crate::place::Place;
+use crate::{HANG, INFER, PACK};
+use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_tests::catalogue::Report;
+use olmo_tests::small_config;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+fn kill(child: &Child, signal: &str) {
+    let status = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+/// A run that has begun its logits file and waits, because nobody reads what it prints.
+fn waiting_for_a_reader(place: &Place) -> Child {
+    let mut command = place.command(INFER);
+    command.args(["m.olmo", "t.bin", "--steps", "4000", "--top", "101", "--logits", "out/l.npy"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let begun = Instant::now();
+    while place.out().len() < 2 {
+        assert!(begun.elapsed() < HANG, "no temporary file");
+        sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+#[test]
+fn e11_signals_while_logits_are_written() {
+    let place = Place::new("e11");
+    let mut report = Report::new("E11");
+    let (path, old) = place.old("l.npy");
+    for (signals, number) in
+        [(&["INT"][..], 2), (&["TERM"], 15), (&["HUP"], 1), (&["QUIT"], 3), (&["INT", "INT"], 2), (&["INT", "TERM"], 2)]
+    {
+        let child = waiting_for_a_reader(&place);
+        signals.iter().for_each(|signal| kill(&child, signal));
+        let output = child.wait_with_output().expect("ends");
+        // Of two different ones either may come first.
+        let by_signal = output.status.signal() == Some(number) || signals == ["INT", "TERM"];
+        let silent = output.stderr.is_empty();
+        report.holds(format_args!("{signals:?}"), by_signal && silent, output.status);
+        let clean = place.out() == ["l.npy"] && fs::read(&path).is_ok_and(|now| now == old);
+        report.holds(format_args!("{signals:?}"), clean, format_args!("{:?}", place.out()));
+    }
+    // Stopped and continued it goes on.
+    let mut child = waiting_for_a_reader(&place);
+    kill(&child, "TSTP");
+    let begun = Instant::now();
+    while !fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|stat| stat.contains(") T ")) {
+        assert!(begun.elapsed() < HANG, "it does not stop");
+        sleep(Duration::from_millis(1));
+    }
+    kill(&child, "CONT");
+    drop(child.stdout.take());
+    let status = child.wait().expect("ends");
+    let (shape, _) = olmo_tests::read_f32_npy(&path);
+    report.holds("TSTP, CONT", status.success() && shape == [4000, 101], format_args!("{status} {shape:?}"));
+    // A signal that was ignored from the start stays ignored, as nohup has it.
+    let ignored = place.sh("trap '' HUP; $INFER m.olmo & sleep 0.2; kill -HUP $!; wait $!");
+    report.holds("HUP ignored", ignored.code == Some(1), format_args!("{ignored:?}"));
+}
+
+#[test]
+fn e11_signals_while_a_model_is_packed() {
+    // Enough to be stopped in the middle, in small pieces: a test that takes much memory cannot measure that of others.
+    let layer_types = vec![AttentionKind::Full; 40];
+    let config = ModelConfig { hidden_size: 144, head_dim: 24, intermediate_size: 284, layer_types, ..small_config() };
+    let place = Place::of("e11-pack", &config);
+    let mut report = Report::new("E11");
+    let (path, old) = place.old("m.olmo");
+    let is_new = || place.sh("cmp -s m.olmo out/m.olmo").code == Some(0);
+    let is_old =
+        || fs::metadata(&path).is_ok_and(|now| now.len() == old.len() as u64) && fs::read(&path).unwrap() == old;
+    let start = || {
+        let mut command = place.command(PACK);
+        command.args(["w", "out/m.olmo", "--force", "--threads", "1"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("starts")
+    };
+    let mut stopped = 0;
+    for signals in [&["INT"][..], &["TERM"], &["HUP"], &["QUIT"], &["INT", "INT"]] {
+        for milliseconds in [5, 20, 45] {
+            let child = start();
+            sleep(Duration::from_millis(milliseconds));
+            signals.iter().for_each(|signal| kill(&child, signal));
+            let status = child.wait_with_output().expect("ends").status;
+            let whole = match status.signal() {
+                Some(_) => is_old() || is_new(),
+                None => status.success() && is_new(),
+            };
+            stopped += usize::from(status.signal().is_some());
+            report.holds(format_args!("{signals:?} after {milliseconds}"), whole, status);
+            report.holds(format_args!("{signals:?}"), place.out() == ["m.olmo"], format_args!("{:?}", place.out()));
+            fs::write(&path, &old).expect("written");
+        }
+    }
+    report.holds("any", stopped > 0, "every pack was over before its signal");
+    let mut child = start();
+    kill(&child, "TSTP");
+    sleep(Duration::from_millis(20));
+    kill(&child, "CONT");
+    let status = child.wait().expect("ends");
+    report.holds("TSTP, CONT", status.success() && is_new(), status);
+}

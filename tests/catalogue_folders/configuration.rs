@@ -1,0 +1,111 @@
+//! Row W6: `config.json`.
+
+use crate::{Case, EMBEDDING, FLAGS, HEAD, set};
+use olmo_tests::catalogue::{Refusal, Report};
+use serde_json::json;
+use std::fs::{self, File};
+
+#[test]
+fn w6_no_config_json() {
+    let mut report = Report::new("W6");
+    let case = Case::new();
+    fs::remove_file(case.config()).expect("removed");
+    let mut needed = vec!["no config.json"];
+    needed.extend(FLAGS.iter().step_by(2));
+    report.add("no flags", case.refused(&case.weights, &needed));
+    for at in (0..FLAGS.len()).step_by(2) {
+        let flags: Vec<&str> = [&FLAGS[..at], &FLAGS[at + 2..]].concat();
+        let begins = format!("{}: ", case.weights.display());
+        report.add(format_args!("no {}", FLAGS[at]), case.refusal(begins, &["no config.json", FLAGS[at]], &flags));
+    }
+    report.add("all flags", case.packed(&FLAGS));
+}
+
+#[test]
+fn w6_config_json_is_no_json_of_a_model() {
+    let mut report = Report::new("W6");
+    let texts: [(&str, Vec<u8>, &[&str]); 12] = [
+        ("cut", b"{".to_vec(), &["expected JSON"]),
+        ("empty", Vec::new(), &["expected JSON"]),
+        ("too long", vec![b' '; (1 << 20) + 1], &["longer than 1 MiB"]),
+        ("a key twice", b"{\"a\":1,\"a\":1}".to_vec(), &["key \"a\" twice"]),
+        ("a key twice, escaped", b"{\"a\":1,\"\\u0061\":1}".to_vec(), &["key \"a\" twice"]),
+        ("deep lists", b"[".repeat(500_000), &["recursion"]),
+        ("deep objects", b"{\"a\":".repeat(100_000), &["recursion"]),
+        ("a list", b"[]".to_vec(), &["JSON that is no object"]),
+        ("no keys", b"{}".to_vec(), &["no model_type"]),
+        ("not UTF-8", b"{\"\xff\":1}".to_vec(), &["expected JSON"]),
+        ("NaN", b"{\"rope_theta\": NaN}".to_vec(), &["expected JSON"]),
+        ("a terminal's escape", b"{\"model_type\": \"a\\u001b[31m\\n\"}".to_vec(), &["model_type is "]),
+    ];
+    for (variant, text, words) in texts {
+        let case = Case::new();
+        fs::write(case.config(), text).expect("written");
+        report.add(variant, case.refused(case.config(), words));
+    }
+    let case = Case::new();
+    fs::write(case.config(), "").expect("written");
+    File::options().write(true).open(case.config()).and_then(|file| file.set_len(1 << 40)).expect("resized");
+    report.add("sparse", case.refused(case.config(), &["longer than 1 MiB"]));
+}
+
+#[test]
+fn w6_values_that_no_model_has() {
+    let mut report = Report::new("W6");
+    let cases = [
+        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo2 or olmo3"),
+        (json!({"model_type": null}), "no model_type"),
+        (json!({"hidden_size": 0}), "hidden_size is 0"),
+        (json!({"hidden_size": -36}), "hidden_size is -36, expected a whole number"),
+        (json!({"hidden_size": 1u64 << 60}), "hidden_size is 1152921504606846976"),
+        (json!({"hidden_size": u64::MAX}), "hidden_size is 18446744073709551615"),
+        (json!({"hidden_size": "36"}), "hidden_size is \"36\""),
+        (json!({"hidden_size": null}), "no hidden_size"),
+        (json!({"num_hidden_layers": 0}), "num_hidden_layers is 0"),
+        (json!({"num_hidden_layers": 4_294_967_295u64}), "num_hidden_layers is 4294967295"),
+        (json!({"num_attention_heads": 5, "head_dim": null}), "num_attention_heads is 5, expected a divisor"),
+        (json!({"num_attention_heads": 0, "head_dim": null}), "num_attention_heads is 0"),
+        (json!({"num_key_value_heads": 4}), "num_key_value_heads is 4"),
+        (json!({"num_key_value_heads": 0}), "num_key_value_heads is 0"),
+        (json!({"head_dim": 7}), "head_dim is 7"),
+        (json!({"head_dim": 0}), "head_dim is 0"),
+        (json!({"intermediate_size": 0}), "intermediate_size is 0"),
+        (json!({"vocab_size": 0}), "vocab_size is 0"),
+        (json!({"max_position_embeddings": 0}), "max_position_embeddings is 0"),
+        (json!({"rms_norm_eps": 0.0}), "rms_norm_eps is 0"),
+        (json!({"rms_norm_eps": -1e-6}), "rms_norm_eps is -"),
+        (json!({"rms_norm_eps": "NaN"}), "rms_norm_eps is \"NaN\", expected a number"),
+        (json!({"rope_theta": 0.0}), "rope_theta is 0"),
+        (json!({"rope_theta": -5.0}), "rope_theta is -5"),
+        (json!({"rope_theta": 1e300}), "rope_theta is 1"),
+        (json!({"tie_word_embeddings": 1}), "tie_word_embeddings is 1, expected true or false"),
+    ];
+    for (changes, word) in cases {
+        let case = Case::new();
+        set(&case, changes.clone());
+        report.add(changes, case.refused(case.config(), &[word]));
+    }
+    // Infinity by overflow: JSON has no word for it.
+    let case = Case::new();
+    let text = fs::read_to_string(case.config()).expect("read").replace("10000.0", "1e999");
+    fs::write(case.config(), text).expect("written");
+    report.add("rope_theta 1e999", case.refused(case.config(), &["number out of range"]));
+    // What contradicts the shapes is told by the tensors.
+    let case = Case::new();
+    set(&case, json!({"vocab_size": 100}));
+    let line = |tensor: &str| {
+        vec![format!("{}: shape [101, 36], expected [100, 36] as config.json says", case.file(tensor).display())]
+    };
+    let refusal = Refusal { program: "olmo-pack", status: 1, lines: vec![line(EMBEDDING), line(HEAD)], more: 0 };
+    report.add("vocab_size 100", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));
+    // And a flag that contradicts the file by the flag.
+    for (flag, value, key) in [
+        ("--rope-theta", "5e5", "rope_theta"),
+        ("--rms-norm-eps", "1e-5", "rms_norm_eps"),
+        ("--head-dim", "12", "head_dim"),
+    ] {
+        let case = Case::new();
+        let begins = format!("{}: ", case.config().display());
+        report.add(flag, case.refusal(begins, &[key, flag], &[flag, value]));
+    }
+}

@@ -1,0 +1,137 @@
+//! Rows O26 and O27: raw steps and tables of coded matrices.
+
+use crate::header;
+use crate::model::Model;
+use olmo_infer::config::ModelConfig;
+use olmo_infer::format::{
+    ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord,
+    section,
+};
+use olmo_infer::layout;
+use olmo_tests::catalogue::Report;
+use olmo_tests::coded_config;
+use olmo_tests::crafted::{Field, repair_digests};
+use std::fs::File;
+use std::mem::offset_of;
+use zerocopy::IntoBytes;
+
+#[test]
+fn o26_raw_steps() {
+    let model = Model::coded();
+    let mut report = Report::new("O26");
+    let field = |tensor: &str, at| Field::of_tensor(model.tensor(tensor), at, 4);
+    let n_raw_steps = offset_of!(TensorRecord, n_raw_steps);
+    let gate = field("gate_proj", n_raw_steps);
+    assert_eq!(gate.get(&model.good), 1);
+    model.refuse_values(&mut report, "gate_proj", gate, &[0], &["section CODED: found "]);
+    let too_many = [2, 9, 10, 1 << 16, 1 << 31, u64::MAX];
+    let words = ["gate_proj.weight: found ", " raw steps, expected at most one of eight steps"];
+    model.refuse_values(&mut report, "gate_proj", gate, &too_many, &words);
+    let words = ["q_norm.weight: found ", " raw steps, expected none in a plain tensor"];
+    model.refuse_values(&mut report, "q_norm", field("q_norm", n_raw_steps), &[1, u64::MAX], &words);
+    let bytes = model.section_field(section::CODED, offset_of!(SectionRecord, bytes), 8);
+    let right = bytes.get(&model.good);
+    let values = [0, 4, right - 4, right - 1, right + 1, right + 4, 1 << 30];
+    model.refuse_values(
+        &mut report,
+        "CODED",
+        bytes,
+        &values,
+        &["section CODED: found ", &format!("expected {right} bytes")],
+    );
+    let beyond = [(1 << 30) + 1, 1 << 63, u64::MAX];
+    model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section 5: found ", "expected at most 1073741824"]);
+}
+
+/// Header, index and the beginning of the tables of a model whose embedding has as many raw steps as a coded matrix can
+/// have; all of it agrees with itself, and the file would have 25 GB.
+fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
+    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 1024, ..coded_config() };
+    let specs = layout::tensors(&config);
+    let n_raw_steps = (1 << 24) / 64 * 512 / 8;
+    let mut encodings = vec![Encoding::Plain; specs.len()];
+    encodings[0] = Encoding::Coded { n_raw_steps };
+    let n_bytes = layout::table_bytes(&specs[0], Dtype::Bf16, encodings[0]).expect("a size");
+    assert!(n_bytes > 64 << 20);
+    let layout = layout::layout(&config, Dtype::Bf16, &encodings, &[n_bytes]).expect("a layout");
+    let mut bytes = model.good[..HEADER_BYTES].to_vec();
+    for ((spec, &encoding), &extent) in specs.iter().zip(&encodings).zip(&layout.tensors) {
+        bytes.extend_from_slice(TensorRecord::new(spec, Dtype::Bf16, encoding, extent).as_bytes());
+    }
+    let at = bytes.len();
+    bytes.resize(at + size_of::<SectionRecord>(), 0);
+    let section_field = |field: usize, n_bytes: usize| Field { at: at + field, bytes: n_bytes };
+    section_field(offset_of!(SectionRecord, kind), 4).set(&mut bytes, section::CODED.into());
+    section_field(offset_of!(SectionRecord, flags), 4).set(&mut bytes, SECTION_REQUIRED.into());
+    section_field(offset_of!(SectionRecord, offset), 8).set(&mut bytes, layout.sections[0].offset);
+    section_field(offset_of!(SectionRecord, bytes), 8).set(&mut bytes, n_bytes);
+    let block = ConfigBlock::new(&config);
+    bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
+    for (at, value) in [
+        (offset_of!(Header, file_bytes), layout.file_bytes),
+        (offset_of!(Header, required_features), FEATURE_CODED),
+        (offset_of!(Header, index_bytes), layout.index.bytes),
+        (offset_of!(Header, data_offset), layout.data_offset),
+        (offset_of!(Header, data_bytes), layout.file_bytes - layout.data_offset),
+    ] {
+        header(at, 8).set(&mut bytes, value);
+    }
+    header(offset_of!(Header, n_tensors), 4).set(&mut bytes, specs.len() as u64);
+    header(offset_of!(Header, n_sections), 4).set(&mut bytes, 1);
+    repair_digests(&mut bytes);
+    bytes.resize(layout.sections[0].offset as usize, 0);
+    bytes.extend_from_slice(tables);
+    (bytes, layout.file_bytes)
+}
+
+#[test]
+fn o26_tables_that_are_only_claimed() {
+    let model = Model::coded();
+    let mut report = Report::new("O26");
+    let exponents: Vec<u8> = (100..116).collect();
+    let one_each: Vec<u8> = (0..(1 << 24) / 64).flat_map(|_| 64u32.to_le_bytes()).collect();
+    for (variant, tables, says) in [
+        ("nothing of them is there", vec![], "exponents [0, 0"),
+        ("exponents are there", exponents.clone(), "0 raw steps, expected the raw steps of the record"),
+        ("numbers of steps are there", [exponents, one_each].concat(), "raw step 0 after 0, expected ascending"),
+    ] {
+        let (bytes, length) = claimed_tables(&model, &tables);
+        let path = model.write("claimed.olmo", &bytes);
+        File::options().write(true).open(&path).expect("open").set_len(length).expect("a sparse file");
+        model.refuse_path(&mut report, variant, &path, &["section CODED: model.embed_tokens.weight: found ", says]);
+    }
+}
+
+#[test]
+fn o27_tables_of_raw_steps() {
+    let model = Model::coded();
+    let mut report = Report::new("O27");
+    // The embedding's table is the first: 16 exponents, the raw steps of two panels, and one step of each.
+    let says = ["section CODED: model.embed_tokens.weight: found "];
+    let u32_at =
+        |at: usize, value: u32| move |bytes: &mut [u8]| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let mut refuse = |variant: &str, change: &dyn Fn(&mut [u8])| {
+        model.refuse(&mut report, variant, &model.with_section(section::CODED, change), &says);
+    };
+    refuse("exponents exchanged", &|bytes| bytes.swap(3, 4));
+    refuse("an exponent twice", &|bytes| bytes[4] = bytes[3]);
+    refuse("exponents of zeros", &|bytes| bytes[..16].fill(0));
+    for count in [0, 2, 9, 1 << 31, u32::MAX] {
+        refuse(&format!("{count} raw steps in the first panel"), &u32_at(16, count));
+        refuse(&format!("{count} raw steps in the second panel"), &u32_at(20, count));
+    }
+    for step in [9, 10, 1 << 31, u32::MAX] {
+        refuse(&format!("raw step {step} in the first panel"), &u32_at(24, step));
+        refuse(&format!("raw step {step} in the second panel"), &u32_at(28, step));
+    }
+    for (variant, steps) in [("reversed", [5, 3]), ("repeated", [5, 5])] {
+        refuse(variant, &|bytes| {
+            let numbers = [0, 2, steps[0], steps[1]];
+            numbers.iter().enumerate().for_each(|(i, &number)| u32_at(16 + 4 * i, number)(bytes));
+        });
+    }
+    // Not repaired.
+    let mut bytes = model.good.clone();
+    bytes[model.file.layout().sections[model.section(section::CODED)].offset as usize] ^= 0x40;
+    model.refuse(&mut report, "a flipped bit", &bytes, &["section CODED: digest: found "]);
+}
