@@ -110,18 +110,22 @@ impl Job<'_> {
                     self.printer.mute();
                     Ok(ControlFlow::Continue(()))
                 }
+                // A text that ends before its last position: nothing was printed for this one.
+                Ok(ControlFlow::Break(())) if !evaluated.is_last => {
+                    self.file.check_unchanged()?;
+                    Ok(ControlFlow::Break(()))
+                }
                 result => result,
             }
         });
         let timing = timing.map_err(|failure| match failure {
-            Failure::Runtime(Error::NotFinite { sequence, .. }) => {
-                of_file(self.args, &self.args.tokens[sequence], failure)
-            }
+            Failure::Runtime(Error::NotFinite { sequence, .. }) => match self.file.check_unchanged() {
+                Ok(()) => of_file(self.args, &self.args.tokens[sequence], failure),
+                // That is where they come from.
+                Err(changed) => changed.into(),
+            },
             failure => failure,
-        });
-        // Numbers that are not finite may come from that, and a text can end before its last position.
-        self.file.check_unchanged()?;
-        let timing = timing?;
+        })?;
         match self.printer.finish() {
             // The logits are still wanted.
             Err(Failure::ReaderGone) if self.logits_file.is_some() => {}

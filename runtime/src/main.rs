@@ -125,9 +125,9 @@ fn beside_populating<T>(
         let thread = std::thread::Builder::new().name("olmo-page-in".into()).spawn_scoped(scope, populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);
-        let page_in = thread.map(|thread| thread.join().expect("populating does not panic"));
-        // An error of the work comes first. One of the pages spoils a finished run too: it read from a damaged file.
-        let value = result?;
-        Ok((value, page_in.transpose()?))
+        let page_in = thread.and_then(|thread| thread.join().expect("populating does not panic").ok());
+        // What could not be brought in ahead the work has brought in itself, or has ended there: it reads every page
+        // that this thread does, and looks at the file before its last result.
+        Ok((result?, page_in))
     })
 }
