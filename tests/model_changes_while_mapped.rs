@@ -147,6 +147,26 @@ fn o21_written_to_by_somebody_who_hides_it() {
 }
 
 #[test]
+fn sections_count_too() {
+    let folder = TempDir::new("hidden-section");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    fs::write(weights.join("vocab.txt"), "0\tzero\n1\tone\n").expect("written");
+    run(PACK, [&weights, &model]).ok();
+    let modified = fs::metadata(&model).expect("metadata").modified().expect("a time");
+    sleep(Duration::from_millis(30));
+    let file = ModelFile::open(&model).expect("a model");
+    let at = file.layout().sections.last().expect("sections").end() as usize - 1;
+    let mut bytes = fs::read(&model).expect("read");
+    bytes[at] ^= 1;
+    let mut writer = File::options().write(true).open(&model).expect("open");
+    writer.write_all(&bytes).expect("written");
+    writer.set_times(FileTimes::new().set_modified(modified)).expect("hidden");
+    let error = file.check_unchanged().expect_err("written to");
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+}
+
+#[test]
 fn o21_replaced_removed_or_renamed_runs_end_as_if_nothing_had_happened() {
     let (folder, model, other) = two_models("replaced");
     let expected = run_while(&model, &[], || {}).ok().to_string();

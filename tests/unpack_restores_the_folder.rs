@@ -191,6 +191,21 @@ fn what_was_rounded_is_said_and_written_rounded() {
 }
 
 #[test]
+fn a_damaged_rounded_tensor_is_not_passed_off_as_what_was_stored() {
+    let folder = TempDir::new("rounded-damaged");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F32, 16);
+    pack(&weights, &model, DtypeChoice::Bf16);
+    let mut bytes = fs::read(&model).expect("read");
+    let embedding = ModelFile::open(&model).expect("a model").layout().tensors[0].offset as usize;
+    bytes[embedding + 9] ^= 4;
+    fs::write(&model, bytes).expect("written");
+    let refused = unpack::run(&model, &back, false, &SystemDisk).expect_err("refused").to_string();
+    assert!(refused.contains("m.olmo: model.embed_tokens.weight: its digest is wrong"), "{refused}");
+    assert!(!back.join("model.embed_tokens.weight.npy").exists());
+}
+
+#[test]
 fn a_folder_with_files_is_left_alone_without_force() {
     let config = small_config();
     let folder = TempDir::new("occupied");

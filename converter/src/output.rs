@@ -172,7 +172,7 @@ struct Temporary<'d> {
     disk: &'d dyn Disk,
     path: PathBuf,
     /// Lets a signal that stops the program remove it.
-    _named: signals::Temporary,
+    named: signals::Temporary,
 }
 
 impl Temporary<'_> {
@@ -190,7 +190,10 @@ impl Temporary<'_> {
             let path = folder.join(format!(".olmo-pack-{lot:016x}.tmp"));
             let named = signals::Temporary::new(&path);
             match uninterrupted(|| make(&path)) {
-                Ok(made) => return Ok((made, Temporary { disk, path, _named: named })),
+                Ok(made) => {
+                    named.park_if_stopping();
+                    return Ok((made, Temporary { disk, path, named }));
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MAX_NAMES => number += 1,
                 Err(error) => return Err(error),
             }
@@ -199,7 +202,11 @@ impl Temporary<'_> {
 
     /// Renames the file to its own name. The temporary one goes in any case.
     fn rename(mut self, to: &Path, replace: bool) -> io::Result<()> {
-        uninterrupted(|| self.disk.rename(&self.path, to, replace))?;
+        let renamed = uninterrupted(|| self.disk.rename(&self.path, to, replace));
+        if renamed.is_err() {
+            self.named.park_if_stopping();
+        }
+        renamed?;
         self.path.clear();
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::output::{Pending, check_free_space, folder_of};
 use crate::pack::thread_pool;
 use crate::sources::{Source, checked_section, sources};
 use olmo_infer::coded::CodedPanels;
-use olmo_infer::format::{PANEL_ROWS, section};
+use olmo_infer::format::{self, PANEL_ROWS, section};
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
@@ -50,6 +50,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     let unpacking = Unpacking { model: &model, sources: &sources, config, folder, force, disk };
     let n_written = AtomicUsize::new(0);
     let written = unpacking.write_all(&opened, &n_written);
+    let written = written.and_then(|()| Ok(model.check_unchanged()?));
     written.map_err(|error| with_count(error, n_written.into_inner()))?;
     Ok(summary(&model, folder, config.is_some()))
 }
@@ -183,6 +184,12 @@ impl Unpacking<'_> {
         };
         if !exact {
             return Err(not_restored(&format!("has values that are no {} numbers", source.dtype.name())));
+        }
+        // What was rounded is no longer what the source had: only its own digest tells.
+        if record.rounded.get() != 0
+            && format::digest(self.model.tensor_bytes(index), index as u64) != record.digest.get()
+        {
+            return Err(not_restored("its digest is wrong"));
         }
         if record.rounded.get() == 0 && digest != source.digest {
             return Err(not_restored("the restored numbers are not those that were packed"));

@@ -229,12 +229,11 @@ impl CodedTable {
 
         let mut raw_before = vec![0];
         let mut before = 0u32;
-        for_numbers(source, shape.n_panels(), |count| {
+        for_numbers(source, shape.n_panels(), &mut raw_before, |count, _| {
             let found = || format!("a panel with {count} raw steps after {before} others");
             let sum = before.checked_add(count).filter(|&sum| sum <= n_raw_steps);
             before = sum.ok_or_else(|| wrong(found(), "the raw steps of the record"))?;
-            raw_before.push(before);
-            Ok(())
+            Ok(before)
         })?;
         if before != n_raw_steps {
             return Err(wrong(format!("{before} raw steps"), "the raw steps of the record"));
@@ -243,8 +242,8 @@ impl CodedTable {
         let mut raw_steps = Vec::new();
         let mut ends = raw_before[1..].iter().copied();
         let (mut end, mut previous) = (0, None);
-        for_numbers(source, n_raw_steps as usize, |step| {
-            while raw_steps.len() == end as usize {
+        for_numbers(source, n_raw_steps as usize, &mut raw_steps, |step, so_far| {
+            while so_far == end as usize {
                 (end, previous) = (ends.next().expect("the counts add up"), None);
             }
             if step as usize >= n_steps(shape) || previous.is_some_and(|previous| previous >= step) {
@@ -252,18 +251,19 @@ impl CodedTable {
                 return Err(wrong(format!("raw step {step}{after}"), "ascending steps of the panel"));
             }
             previous = Some(step);
-            raw_steps.push(step);
-            Ok(())
+            Ok(step)
         })?;
         Ok(CodedTable { exponents, raw_before, raw_steps })
     }
 }
 
-/// Calls `number` with the next `n` numbers of `source`, which is read in small pieces.
+/// Appends to `out` what `number` makes of the next `n` numbers of `source`, which is read in small pieces, and of how many
+/// there are in `out` before each.
 fn for_numbers(
     source: &mut impl Read,
     n: usize,
-    mut number: impl FnMut(u32) -> Result<(), BadTable>,
+    out: &mut Vec<u32>,
+    mut number: impl FnMut(u32, usize) -> Result<u32, BadTable>,
 ) -> Result<(), BadTable> {
     let mut piece = [0; 1 << 14];
     let mut left = n;
@@ -271,7 +271,10 @@ fn for_numbers(
         let bytes = &mut piece[..4 * left.min((1 << 14) / 4)];
         source.read_exact(bytes)?;
         left -= bytes.len() / 4;
-        bytes.as_chunks().0.iter().try_for_each(|&bytes| number(u32::from_le_bytes(bytes)))?;
+        out.try_reserve(bytes.len() / 4).map_err(|_| BadTable::Memory)?;
+        for &bytes in bytes.as_chunks().0 {
+            out.push(number(u32::from_le_bytes(bytes), out.len())?);
+        }
     }
     Ok(())
 }
@@ -281,6 +284,8 @@ fn for_numbers(
 pub enum BadTable {
     /// The source failed, or ended early.
     Io(io::Error),
+    /// The system does not give the memory for it.
+    Memory,
     /// Something in it is not what a table has.
     Wrong {
         /// What was found.

@@ -7,7 +7,7 @@
 
 use crate::coded::{self, BadTable, CodedTable};
 use crate::config::ModelConfig;
-use crate::error::Error;
+use crate::error::{Error, display_path};
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec};
 use std::fs::File;
@@ -323,6 +323,13 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             let table = CodedTable::read(&mut section, &shape, n_raw_steps);
             table.map(Some).map_err(|bad| match bad {
                 BadTable::Io(error) => Error::io(self.path, "read")(error),
+                BadTable::Memory => Error::Request {
+                    problem: format!(
+                        "{}: the system does not give the memory for the tables of the model; free some, or raise the \
+                         limit (ulimit -v)",
+                        display_path(self.path)
+                    ),
+                },
                 BadTable::Wrong { found, expected } => {
                     self.damaged(format!("section CODED: {}", spec.name()), found, expected)
                 }

@@ -29,11 +29,12 @@ impl LogitsFile {
     /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
     pub fn create(path: &Path, inputs: [&Path; 2], vocab_size: usize) -> Result<LogitsFile, Failure> {
         let path = &target(path, inputs)?;
-        // A number that no other process has, also not one in another container with the same process id.
+        // Drawn by lot, so that it is not that of another process either, in a container with the same process ids say.
         let unique = RandomState::new().hash_one(std::process::id());
         let temporary = path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp"));
         let named = signals::Temporary::new(&temporary);
         let file = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
+        named.park_if_stopping();
         let mut file = LogitsFile {
             path: path.to_path_buf(),
             temporary,

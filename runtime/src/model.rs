@@ -394,7 +394,7 @@ impl<'m> Batch<'m> {
                 let mut rows = rows;
                 let row = rows.nth((bad >> 32) as usize).map(|row| self.rows[row]).expect("one of the rows");
                 let (sequence, position) = (row.sequence, row.position);
-                let first = self.sequences[sequence].first_not_finite();
+                let first = self.sequences[sequence].first_not_finite().filter(|first| first.0 <= position);
                 Err(Error::NotFinite { sequence, position, token: bad as u32 as usize, first })
             }
         }

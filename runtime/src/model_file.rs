@@ -13,10 +13,13 @@ use crate::memory::Resident;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Longer than a tick of the clocks by which file systems note changes, 1 to 10 ms.
+/// Longer than a tick of the clocks by which Linux notes changes, 1 to 10 ms.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
+/// The same for file systems that keep whole seconds, or every other one.
+const COARSE_CLOCK_TICK: Duration = Duration::from_secs(2);
 
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
@@ -31,8 +34,8 @@ pub struct ModelFile {
 struct Source {
     file: File,
     opened: State,
-    /// Whether it had been changed within the last moments.
-    opened_fresh: bool,
+    /// The last state in which its bytes are known to be those that were opened.
+    good: Mutex<Option<State>>,
 }
 
 impl ModelFile {
@@ -59,6 +62,8 @@ impl ModelFile {
             Ok(metadata) if metadata.file_type().is_socket() => not_a_file(path, &metadata),
             _ => Error::io(path, "open")(error),
         })?;
+        // Before the look at the file: a change after it is no older than this.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let metadata = file.metadata().map_err(Error::io(path, "read its metadata"))?;
         if !metadata.is_file() {
             return Err(not_a_file(path, &metadata));
@@ -66,7 +71,9 @@ impl ModelFile {
         let index = Index::read(path, &file, metadata.len())?;
         let mapping = Mapping::new(path, &file, address_space(&index)?, load)?;
         let opened = State::of(&metadata);
-        let source = Some(Source { file, opened_fresh: opened.is_fresh(), opened });
+        // One that was changed within the last moments is not known to be good: its next change may bear the same time.
+        let good = Mutex::new((!opened.is_fresh(now)).then_some(opened));
+        let source = Some(Source { file, opened, good });
         let mut model = ModelFile { path: path.to_path_buf(), index, mapping, source };
         if model.loaded().way == Load::Read {
             // From here on the copy is what counts.
@@ -95,6 +102,8 @@ impl ModelFile {
     /// which takes as long as reading them. They also do when the file was opened within moments of a change: the
     /// clocks of file systems tick so slowly that the next one may bear the same time.
     ///
+    /// What another process writes through a mapping of its own may move no time, and is then not noticed.
+    ///
     /// # Errors
     /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong and nothing says that this was not always so.
     pub fn check_unchanged(&self) -> Result<(), Error> {
@@ -105,27 +114,41 @@ impl ModelFile {
         if now.written != source.opened.written {
             return changed();
         }
-        if now == source.opened && !source.opened_fresh {
+        // Nobody panics while holding this lock.
+        let mut good = source.good.lock().expect("not poisoned");
+        if *good == Some(now) {
             return Ok(());
         }
         match self.first_damaged() {
-            None => Ok(()),
+            None => {
+                *good = Some(now);
+                Ok(())
+            }
             // Not a trace of a change: it may have been so when it was opened.
-            Some((index, digest)) if now == source.opened => Err(Error::Damaged {
-                path: self.path.clone(),
-                place: format!("{}: digest", self.specs()[index].name()),
-                found: format!("{digest:016x}"),
-                expected: format!("{:016x}", self.records()[index].digest.get()),
-            }),
+            Some(damage) if now == source.opened => Err(damage),
             Some(_) => changed(),
         }
     }
 
-    /// The first tensor whose bytes are not those that its digest was made of, and their digest. Reads all of them.
-    pub fn first_damaged(&self) -> Option<(usize, u64)> {
-        let digests =
-            (0..self.records().len()).map(|index| (index, format::digest(self.tensor_bytes(index), index as u64)));
-        let mut damaged = digests.filter(|&(index, digest)| digest != self.records()[index].digest.get());
+    /// The first section or tensor whose bytes are not those that its digest was made of. Reads all of them.
+    fn first_damaged(&self) -> Option<Error> {
+        let sections = self.sections().iter().zip(&self.index.layout.sections);
+        let sections = sections.map(|(record, &extent)| {
+            let kind = record.kind.get();
+            (format!("section {kind}"), self.range(extent), u64::from(kind), record.digest.get())
+        });
+        let tensors = self.records().iter().zip(self.specs()).enumerate();
+        let tensors = tensors
+            .map(|(index, (record, spec))| (spec.name(), self.tensor_bytes(index), index as u64, record.digest.get()));
+        let mut damaged = sections.chain(tensors).filter_map(|(name, bytes, seed, expected)| {
+            let found = format::digest(bytes, seed);
+            (found != expected).then(|| Error::Damaged {
+                path: self.path.clone(),
+                place: format!("{name}: digest"),
+                found: format!("{found:016x}"),
+                expected: format!("{expected:016x}"),
+            })
+        });
         damaged.next()
     }
 
@@ -253,16 +276,16 @@ fn address_space(index: &Index) -> Result<usize, Error> {
 }
 
 /// What tells that a file was changed.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct State {
     written: Written,
     /// Seconds and nanoseconds of the last change of the file or of what the system keeps about it, its names among
-    /// them. Nobody can set it.
+    /// them. No call sets it to a time of one's choice.
     changed: (i64, i64),
 }
 
 /// What writing to a file changes.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct Written {
     bytes: u64,
     /// Seconds and nanoseconds.
@@ -275,11 +298,12 @@ impl State {
         State { written, changed: (metadata.ctime(), metadata.ctime_nsec()) }
     }
 
-    /// Whether the last change is so recent that another one could bear the same time.
-    fn is_fresh(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// Whether the last change before `now` is so recent that another one could bear the same time. One in the future,
+    /// by another clock, is.
+    fn is_fresh(&self, now: Duration) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
-        now.abs_diff(changed) < CLOCK_TICK
+        let tick = if nanoseconds == 0 { COARSE_CLOCK_TICK } else { CLOCK_TICK };
+        now < changed + tick
     }
 }

@@ -17,18 +17,20 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// Mappings that are known at the same time; those beyond it end the program by the signal, as without a handler.
 const MAX_MAPPINGS: usize = 16;
-/// Temporary files that are known at the same time.
-const MAX_TEMPORARIES: usize = 64;
+/// Temporary files that are known at the same time: more than threads write.
+const MAX_TEMPORARIES: usize = 512;
 /// Signals by which people and systems stop a program.
 const STOPPING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// Mapped ranges. A slot is taken while `text` is not null; `begin` and `end` are set before it.
+/// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
 /// Names of temporary files, null where there is none.
 static TEMPORARIES: [AtomicPtr<c_char>; MAX_TEMPORARIES] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_TEMPORARIES];
 /// "olmo-infer: error: ", null when no handler is installed.
 static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
+/// Whether a signal has come that stops the program.
+static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 /// Whether a thread has begun to say what happened.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -78,6 +80,7 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         let Some(slot) = self.0 else { return };
         MAPPINGS[slot].end.store(0, Ordering::Release);
+        MAPPINGS[slot].begin.store(0, Ordering::Release);
         MAPPINGS[slot].text.store(ptr::null_mut(), Ordering::Release);
     }
 }
@@ -87,13 +90,23 @@ impl Drop for Mapped {
 pub struct Temporary(Option<usize>);
 
 impl Temporary {
-    /// Says that `path` is to be removed when the program is stopped. To be called before the file is there.
+    /// Says that `path` is to be removed when the program is stopped. To be called before the file is there, and
+    /// [`Temporary::park_if_stopping`] afterwards.
     pub fn new(path: &Path) -> Temporary {
         let name = kept(path.as_os_str().as_bytes().to_vec());
         let free = |slot: &AtomicPtr<c_char>| {
             slot.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         Temporary(TEMPORARIES.iter().position(free))
+    }
+
+    /// Does not return when the program is about to end by a signal: its files are being removed, by this thread too,
+    /// and what would fail now because of that is nobody's concern.
+    pub fn park_if_stopping(&self) {
+        if IS_STOPPING.load(Ordering::SeqCst) {
+            remove_temporaries();
+            wait_for_the_end();
+        }
     }
 }
 
@@ -151,6 +164,7 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 ///
 /// Async-signal-safe: unlink, signal and raise are, and the names are never freed.
 extern "C" fn on_stop(signal: c_int) {
+    IS_STOPPING.store(true, Ordering::SeqCst);
     remove_temporaries();
     end_by(signal);
 }
@@ -160,8 +174,9 @@ extern "C" fn on_stop(signal: c_int) {
 ///
 /// Async-signal-safe: unlink, write, _exit, signal and raise are, the texts are never freed, and nothing allocates.
 extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal, and SIGBUS has an address.
-    let address = unsafe { (*info).si_addr() } as usize;
+    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal. One that the kernel itself sends,
+    // with a positive code, has an address; what another process sends has not.
+    let address = unsafe { if (*info).si_code > 0 { (*info).si_addr() as usize } else { 0 } };
     for range in &MAPPINGS {
         let begin = range.begin.load(Ordering::Acquire);
         if !(begin..range.end.load(Ordering::Acquire)).contains(&address) {
@@ -172,12 +187,15 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
             wait_for_the_end();
         }
         remove_temporaries();
-        let mut digits = [0; 20];
-        say(PREFIX.load(Ordering::Acquire));
-        say(range.text.load(Ordering::Acquire));
-        write(b": cannot read byte ");
-        write(decimal(address - begin, &mut digits));
-        write(b" of it while it is in use: cut short, or a disk error; copy or pack it again, or use --load read\n");
+        let mut line = Line::new();
+        line.push(text(&PREFIX));
+        line.push(text(&range.text));
+        line.push(b": cannot read byte ");
+        line.push(decimal(address - begin, &mut [0; 20]));
+        line.push(
+            b" of it while it is in use: cut short, or a disk error; copy or pack it again, or use --load read\n",
+        );
+        line.write();
         // SAFETY: ends the process without running anything else of it.
         unsafe { libc::_exit(1) };
     }
@@ -211,16 +229,41 @@ fn end_by(signal: c_int) {
     }
 }
 
-fn say(text: *const c_char) {
-    if !text.is_null() {
-        // SAFETY: a text with a NUL at its end, which is never freed.
-        write(unsafe { std::slice::from_raw_parts(text.cast(), libc::strlen(text)) });
+/// A text that is never freed, or none.
+fn text(text: &AtomicPtr<c_char>) -> &'static [u8] {
+    let text = text.load(Ordering::Acquire);
+    if text.is_null() {
+        return b"";
     }
+    // SAFETY: a text with a NUL at its end, which is never freed.
+    unsafe { std::slice::from_raw_parts(text.cast(), libc::strlen(text)) }
 }
 
-fn write(bytes: &[u8]) {
-    // SAFETY: the bytes are readable. Where nobody takes the line nobody is left to tell.
-    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+/// A line on the stack, so that it is written at once. What does not fit, which no path that the system takes does, is
+/// left out.
+struct Line {
+    bytes: [u8; 4096 + 512],
+    length: usize,
+}
+
+impl Line {
+    fn new() -> Line {
+        Line { bytes: [0; 4096 + 512], length: 0 }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if let Some(place) = self.bytes.get_mut(self.length) {
+                *place = byte;
+                self.length += 1;
+            }
+        }
+    }
+
+    fn write(&self) {
+        // SAFETY: so many bytes are readable. Where nobody takes the line nobody is left to tell.
+        unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length) };
+    }
 }
 
 /// A number in decimal digits, without allocating.
@@ -255,8 +298,9 @@ mod tests {
             assert_eq!(held.iter().filter(|temporary| temporary.0.is_none()).count(), 1);
             let bytes = [0u8; 4];
             let held: Vec<Mapped> = (0..MAX_MAPPINGS + 1).map(|_| Mapped::new(&bytes, Path::new("x"))).collect();
-            // Other tests of this process may map files.
+            // Other tests of this process may map a file or two meanwhile.
             assert!(held.last().is_some_and(|mapped| mapped.0.is_none()));
+            assert!(held.iter().filter(|mapped| mapped.0.is_some()).count() >= MAX_MAPPINGS / 2);
         }
     }
 }

@@ -7,7 +7,7 @@ use olmo_infer::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, is_root, make_fifo};
 use olmo_tests::{finish, map_numbers};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -170,7 +170,13 @@ fn e8_outputs_that_are_replaced() {
     report.holds("replaced", place.sh("$PACK inspect m.olmo").ok() == before, "another model");
     // A program that runs: the new file may take its name, and the running one goes on.
     fs::copy("/bin/sleep", place.path("out/running")).expect("copied");
-    let mut running = Command::new(place.path("out/running")).arg("60").spawn().expect("starts");
+    let mut running = loop {
+        match Command::new(place.path("out/running")).arg("60").spawn() {
+            // A process that another test is just starting has the copy's descriptor for a moment.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(1)),
+            running => break running.expect("starts"),
+        }
+    };
     let finished = place.sh("$PACK copy m.olmo out/running --force");
     report.holds("executed", finished.code == Some(0), finished.stderr);
     report.holds("executed", running.try_wait().expect("known").is_none(), "it ended");

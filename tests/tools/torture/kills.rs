@@ -12,11 +12,11 @@ mod random;
 
 use crate::Effort;
 use crate::figure::Figure;
+use crate::programs::program;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::files;
 use olmo_tests::runs::{Runs, Work};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Runs the part.
@@ -41,11 +41,6 @@ fn cannot(why: String) -> Figure {
     let mut figure = Figure::new("programs killed and hindered", 1);
     figure.add(Err(why));
     figure
-}
-
-/// A program beside this one.
-fn program(name: &str) -> PathBuf {
-    std::env::current_exe().expect("it runs").with_file_name(name)
 }
 
 /// Something that `olmo-pack` does again and again.

@@ -1,8 +1,8 @@
 //! Many programs at one file: packs that race for a name, and readers while it is packed anew.
 
-use super::program;
 use crate::Effort;
 use crate::figure::Figure;
+use crate::programs::program;
 use olmo_pack::verify;
 use olmo_tests::{Stored, TempDir, files, run as run_program, small_config, write_weights};
 use std::path::{Path, PathBuf};

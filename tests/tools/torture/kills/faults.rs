@@ -1,10 +1,11 @@
 //! System calls that fail, by `strace`, in the programs as they are shipped: one line, status 1, the old file or the
 //! whole new one, and nothing else.
 
+use super::Stage;
 use super::every_call::Trace;
-use super::{Stage, program};
 use crate::Effort;
 use crate::figure::Figure;
+use crate::programs::program;
 use olmo_tests::runs::{Runs, Work};
 use olmo_tests::{TempDir, files};
 use std::ffi::OsString;
