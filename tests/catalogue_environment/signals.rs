@@ -6,7 +6,7 @@ use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_tests::catalogue::Report;
 use olmo_tests::small_config;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,11 +16,19 @@ fn kill(child: &Child, signal: &str) {
     assert!(status.expect("kill runs").success());
 }
 
-/// A run that has begun its logits file and waits, because nobody reads what it prints.
+/// A program for which no signal is ignored, as SIGINT is for what a script has left in the background.
+fn with_default_signals(place: &Place, program: &str) -> Command {
+    let mut command = place.command("env");
+    command.args(["--default-signal", program]);
+    command
+}
+
+/// A run, in a process group of its own, that has begun its logits file and waits, because nobody reads what it prints.
+/// In a group whose other processes have no parent in this session, as that of a job left behind, SIGTSTP does nothing.
 fn waiting_for_a_reader(place: &Place) -> Child {
-    let mut command = place.command(INFER);
+    let mut command = with_default_signals(place, INFER);
     command.args(["m.olmo", "t.bin", "--steps", "4000", "--top", "101", "--logits", "out/l.npy"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().expect("starts");
     let begun = Instant::now();
     while place.out().len() < 2 {
         assert!(begun.elapsed() < HANG, "no temporary file");
@@ -77,9 +85,9 @@ fn e11_signals_while_a_model_is_packed() {
     let is_old =
         || fs::metadata(&path).is_ok_and(|now| now.len() == old.len() as u64) && fs::read(&path).unwrap() == old;
     let start = || {
-        let mut command = place.command(PACK);
+        let mut command = with_default_signals(&place, PACK);
         command.args(["w", "out/m.olmo", "--force", "--threads", "1"]).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("starts")
+        command.process_group(0).spawn().expect("starts")
     };
     let mut stopped = 0;
     for signals in [&["INT"][..], &["TERM"], &["HUP"], &["QUIT"], &["INT", "INT"]] {
