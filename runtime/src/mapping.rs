@@ -142,8 +142,8 @@ impl Mapping {
     }
 
     /// Brings the bytes from `first` on into this process, in order, in huge pages where the system has them so. `stop`
-    /// ends it early. When the bytes come from a disk a second thread joins
-    /// in, so that one piece is on its way while the other is waited for.
+    /// ends it early. When the bytes come from a disk a second thread joins in, so that one piece is on its way while
+    /// the other is waited for.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
