@@ -8,7 +8,7 @@ use crate::buffer::grow;
 use crate::checkpoint::Source;
 use crate::element::{SourceType, f16_to_f32, round_to_bf16};
 use crate::error::Error;
-use olmo_infer::coded::{CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays};
+use olmo_infer::coded::{CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude};
 use olmo_infer::format::{Dtype, PANEL_ROWS};
 use olmo_infer::panels::PanelShape;
 use rayon::ThreadPool;
@@ -214,33 +214,50 @@ pub struct Look {
     pub padding: bool,
     /// A raw step whose numbers all have codes.
     pub needless_raw: bool,
+    /// The smallest magnitude but zero, as the bits of a bf16 number.
+    pub smallest: Option<u16>,
 }
 
-/// Looks at panel number `index` of a matrix, and shows each step as a plain panel has it, with zeros as padding.
-pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize, mut show: impl FnMut(&Step)) -> Look {
+/// Looks at panel number `index` of a matrix.
+pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize) -> Look {
     let codes = panel.exponents().codes();
     let n_rows = n_rows(shape, index);
     let mut look = Look::default();
     for (step, stored) in panel.steps().enumerate() {
         let n_columns = n_columns(shape, step);
-        let numbers = stored.numbers(panel.exponents());
-        let mut without_padding = numbers;
-        without_padding[n_rows..].fill(0);
-        if n_columns == 1 {
-            without_padding.iter_mut().for_each(|pair| *pair &= 0xffff);
-        }
-        let coded = codes.encode(&numbers, n_rows, n_columns);
-        match stored {
-            // Coding again gives the same bytes, unless there is something where padding should be.
-            StoredStep::Coded(bytes) => look.padding |= coded.as_ref() != Some(bytes),
-            StoredStep::Raw(_) => {
-                look.padding |= numbers != without_padding;
-                look.needless_raw |= coded.is_some();
+        let smallest = match stored {
+            // Nearly all steps: every bit of them belongs to a number.
+            StoredStep::Coded(bytes) if n_rows == PANEL_ROWS && n_columns == 2 => {
+                smallest_magnitude(bytes, panel.exponents())
             }
-        }
-        show(&without_padding);
+            _ => {
+                let numbers = stored.numbers(panel.exponents());
+                let without_padding = clear_padding(numbers, n_rows, n_columns);
+                let coded = codes.encode(&numbers, n_rows, n_columns);
+                match stored {
+                    // Coding again gives the same bytes, unless there is something where padding should be.
+                    StoredStep::Coded(bytes) => look.padding |= coded.as_ref() != Some(bytes),
+                    StoredStep::Raw(_) => {
+                        look.padding |= numbers != without_padding;
+                        look.needless_raw |= coded.is_some();
+                    }
+                }
+                let magnitudes = without_padding.iter().flat_map(|&pair| [pair as u16, (pair >> 16) as u16]);
+                magnitudes.map(|bits| bits & 0x7fff).filter(|&bits| bits != 0).min()
+            }
+        };
+        look.smallest = look.smallest.into_iter().chain(smallest).min();
     }
     look
+}
+
+/// A step with zeros as padding.
+fn clear_padding(mut step: Step, n_rows: usize, n_columns: usize) -> Step {
+    step[n_rows..].fill(0);
+    if n_columns == 1 {
+        step.iter_mut().for_each(|pair| *pair &= 0xffff);
+    }
+    step
 }
 
 /// Rows of a panel that are not padding.
@@ -305,12 +322,18 @@ mod tests {
             assert!(code_panel(&table, &shape, panel, plain, &mut coded[table.panel_range(&shape, panel)]));
         }
         let panels = CodedPanels::new(&shape, &coded, &table);
-        let mut back = Vec::new();
-        for panel in 0..2 {
-            let show = |step: &Step| back.extend(step.iter().flat_map(|pair| pair.to_le_bytes()));
-            assert_eq!(look_at_panel(&panels.panel(panel), &shape, panel, show), Look::default());
+        for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
+            let stored = panels.panel(panel);
+            let back = stored.steps().enumerate().flat_map(|(step, stored)| {
+                clear_padding(stored.numbers(&exponents), n_rows(&shape, panel), n_columns(&shape, step))
+            });
+            assert_eq!(back.flat_map(u32::to_le_bytes).collect::<Vec<u8>>(), plain);
+            let numbers = plain.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes) & 0x7fff);
+            let smallest = numbers.filter(|&bits| bits != 0).min();
+            assert!(smallest.is_some());
+            let expected = Look { padding: false, needless_raw: false, smallest };
+            assert_eq!(look_at_panel(&stored, &shape, panel), expected);
         }
-        assert_eq!(back, plain);
     }
 
     #[test]
@@ -325,8 +348,8 @@ mod tests {
         let mut out = [0; 2 * RAW_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut out));
         let panels = CodedPanels::new(&shape, &out, &table);
-        let look = look_at_panel(&panels.panel(0), &shape, 0, |_| ());
-        assert_eq!(look, Look { padding: false, needless_raw: true });
+        let look = look_at_panel(&panels.panel(0), &shape, 0);
+        assert_eq!((look.padding, look.needless_raw), (false, true));
     }
 
     #[test]
@@ -342,7 +365,7 @@ mod tests {
             let mut damaged = coded;
             damaged[bit / 8] ^= 1 << (bit % 8);
             let panels = CodedPanels::new(&shape, &damaged, &table);
-            let look = look_at_panel(&panels.panel(0), &shape, 0, |_| ());
+            let look = look_at_panel(&panels.panel(0), &shape, 0);
             n_found += usize::from(look.padding);
         }
         // All bits but the twelve of each number.

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 use zerocopy::little_endian::U32;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 /// What to do with a damaged file.
 const ADVICE: &str = "the file is damaged, copy or pack it again";
@@ -147,7 +147,7 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     if padding {
         return Some("padding in its panels that is not zero".into());
     }
-    smallest_magnitude(record, key)
+    smallest_magnitude(record, key.wrapping_add(1))
 }
 
 /// [`tensor`] for a coded one.
@@ -160,12 +160,13 @@ fn coded_tensor(
 ) -> Option<String> {
     let panels = CodedPanels::new(shape, bytes, table);
     let mut digest = Xxh3::with_seed(index as u64);
-    let mut key = u32::MAX;
+    let mut smallest = None;
     let (mut padding, mut needless_raw) = (false, false);
     for panel in 0..shape.n_panels() {
         let stored = panels.panel(panel);
         digest.update(stored.bytes());
-        let look = look_at_panel(&stored, shape, panel, |step| key = key.min(smallest_key_bf16(step.as_bytes())));
+        let look = look_at_panel(&stored, shape, panel);
+        smallest = smallest.into_iter().chain(look.smallest).min();
         padding |= look.padding;
         needless_raw |= look.needless_raw;
     }
@@ -178,12 +179,11 @@ fn coded_tensor(
     if needless_raw {
         return Some("a raw step whose exponents all have codes".into());
     }
-    smallest_magnitude(record, key)
+    smallest_magnitude(record, smallest.map_or(0, |bits| u32::from(bits) << 16))
 }
 
-/// Compares the smallest magnitude in a record with the one that was found.
-fn smallest_magnitude(record: &TensorRecord, key: u32) -> Option<String> {
-    let magnitude = key.wrapping_add(1);
+/// Compares the smallest magnitude in a record with the one that was found, as bits of f32; 0 when there is none.
+fn smallest_magnitude(record: &TensorRecord, magnitude: u32) -> Option<String> {
     let found = if magnitude < INFINITY { magnitude } else { 0 };
     let stated = record.min_magnitude.get();
     (found != stated).then(|| {
@@ -220,6 +220,7 @@ fn panel_padding(shape: &PanelShape, panel: usize, bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::IntoBytes;
     use zerocopy::little_endian::U64;
 
     #[test]

@@ -151,6 +151,24 @@ pub fn decode(step: &[u8; CODED_STEP_BYTES], exponents: &Exponents) -> Step {
     std::array::from_fn(|row| decode_row(step, &lanes, row))
 }
 
+/// The smallest magnitude but zero of a coded step without padding, as the bits of a bf16 number; `None` when all are
+/// zeros. As the exponents ascend, so do code and mantissa together: no number needs to be decoded.
+pub fn smallest_magnitude(step: &[u8; CODED_STEP_BYTES], exponents: &Exponents) -> Option<u16> {
+    let (signs, codes) = step.split_at(SIGNS_BYTES);
+    let codes: [u16; 32] = std::array::from_fn(|entry| u16::from_le_bytes([codes[2 * entry], codes[2 * entry + 1]]));
+    // Where 0 is a zero, subtracting 1 makes it the largest number, so that the minimum leaves it out.
+    let zero = u16::from(exponents.0[0] == 0);
+    let mut smallest = [u16::MAX; 32];
+    for (j, signs) in signs.as_chunks::<32>().0.iter().enumerate() {
+        for ((smallest, &sign), &codes) in smallest.iter_mut().zip(signs).zip(&codes) {
+            let code = codes >> (4 * j) & 0xf;
+            *smallest = (*smallest).min((code << 7 | u16::from(sign & 0x7f)).wrapping_sub(zero));
+        }
+    }
+    let smallest = smallest.into_iter().min()?.checked_add(zero)?;
+    Some(u16::from(exponents.0[usize::from(smallest >> 7)]) << 7 | smallest & 0x7f)
+}
+
 /// What is not in the data of a coded matrix: its exponents, and which steps are raw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodedTable {
@@ -521,6 +539,26 @@ mod tests {
             assert_eq!(found, expected, "{row}");
         }
         assert!(coded[10..SIGNS_BYTES].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn smallest_magnitudes_are_those_of_the_decoded_numbers() {
+        let other = Exponents(std::array::from_fn(|i| i as u8 + 100));
+        for exponents in [some_exponents(), other] {
+            for seed in 0..100 {
+                let mut step = step(&exponents, seed);
+                // The smallest number in every place in turn, zeros around it where they have a code.
+                if exponents.codes().has_exponent(0) {
+                    step.iter_mut().step_by(1 + seed as usize).for_each(|pair| *pair &= 0x8000_8000);
+                    step[seed as usize % 64] |= 1 << (16 * (seed & 1));
+                }
+                let coded = exponents.codes().encode(&step, 64, 2).expect("all exponents have codes");
+                let magnitudes = step.iter().flat_map(|&pair| halves(pair)).map(|bits| bits & 0x7fff);
+                assert_eq!(smallest_magnitude(&coded, &exponents), magnitudes.filter(|&bits| bits != 0).min());
+            }
+        }
+        let zeros = some_exponents().codes().encode(&[0x8000_0000; 64], 64, 2).expect("zero has a code");
+        assert_eq!(smallest_magnitude(&zeros, &some_exponents()), None);
     }
 
     #[test]
