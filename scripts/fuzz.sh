@@ -25,10 +25,10 @@ fi
 PROGRAMS=$FOLDER/$HOST/release
 FIGURES=fuzz/FIGURES.md
 # Longest input of each target, in bytes: a header of numpy's longest, some kilobytes of text, a header page with an
-# index, 32 edits, 32 edits with a prompt.
+# index, 32 edits, 32 edits with a prompt, a tokenizer.
 declare -A LONGEST=(
     [npy_header]=512 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192 [index_repaired]=353 [tokens]=256
-    [forward]=358
+    [forward]=358 [tokenizer_json]=8192 [tokenizer_section]=12288
 )
 
 build() {

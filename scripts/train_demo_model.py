@@ -24,6 +24,7 @@ What lies in the output folder afterwards:
     weights/<parameter>.npy   the weights, float32, one file per parameter
     weights/config.json       the configuration as transformers writes it
     weights/vocab.txt         id, tab, token in GPT-2's byte characters
+    weights/tokenizer.json    the same as the crate `tokenizers` has it: byte pairs without any merge
     prompt.tokens.bin         "Four score and seven" as little-endian u32 ids
     speech.txt                what prompt and continuation spell together, without the final 0
     logits.npy                [20, 256] float32: the reference logits of the prompt
@@ -34,6 +35,7 @@ order and ends at other, equally good weights; every run ends by checking the fi
 
 import argparse
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -168,12 +170,28 @@ def write(model: Olmo2ForCausalLM, folder: Path) -> None:
         for byte, character in enumerate(gpt2_byte_characters())
     ]
     (weights / "vocab.txt").write_bytes("".join(lines).encode("utf-8"))
+    (weights / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     prompt = np.frombuffer(PROMPT.encode("ascii"), dtype=np.uint8)
     (folder / "prompt.tokens.bin").write_bytes(prompt.astype("<u4").tobytes())
     (folder / "speech.txt").write_bytes(SPEECH.encode("ascii"))
     logits = logits_of(model, speech_ids()[:, : len(PROMPT)])
     np.save(folder / "logits.npy", logits.numpy())
+
+
+def tokenizer() -> dict:
+    """A tokenizer whose only tokens are the bytes."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    vocab = {character: byte for byte, character in enumerate(gpt2_byte_characters())}
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "ignore_merges": False, "vocab": vocab, "merges": []},
+    }
 
 
 def read_model(weights: Path) -> Olmo2ForCausalLM:

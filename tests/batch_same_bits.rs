@@ -1,7 +1,7 @@
 //! Sequences that share forward passes yield the bits that each yields alone.
 
 use olmo_infer::error::Error;
-use olmo_infer::greedy::{Run, greedy};
+use olmo_infer::generate::{Run, generate};
 use olmo_infer::kernels::Isa;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::{Batch, LOGITS_CHUNK, Model, Options, Session};
@@ -139,7 +139,7 @@ fn visits(model: &Model, threads: usize, places: usize, chunk: usize, runs: &[Ru
     with_team(threads, |team| {
         let options = options(Isa::best(), Activations::Bf16, chunk);
         let mut batch = Batch::new(model, options, places).expect("it fits");
-        let timing = greedy(&mut batch, team, runs, |evaluated| {
+        let timing = generate(&mut batch, team, runs, |evaluated| {
             let logits = bits(evaluated.logits);
             seen[evaluated.run].push((evaluated.position, evaluated.token, logits, evaluated.is_last));
             // One of them ends early, while the others go on.
@@ -161,7 +161,7 @@ fn greedy_runs_go_the_same_way_for_any_number_at_a_time() {
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
         let model = Model::new(&file);
-        let run = |(prompt, (positions, visit_prompt))| Run { prompt, positions, top: 3, visit_prompt };
+        let run = |(prompt, (positions, visit_prompt))| Run { top: 3, visit_prompt, ..Run::new(prompt, positions) };
         let asked = [(40, true), (130, false), (50, false), (20, true), (60, true), (7, false)];
         let runs: Vec<Run> = prompts.iter().map(Vec::as_slice).zip(asked).map(run).collect();
         // Run 2 breaks by its position, so alone it has to be run 2 as well: one place, one after the other.

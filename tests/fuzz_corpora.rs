@@ -78,7 +78,17 @@ fn assert_target_holds(name: &str, n_changed: usize) {
 
 #[test]
 fn every_target_has_a_test_here() {
-    let tested = ["npy_header", "config_json", "vocab_txt", "index_raw", "index_repaired", "tokens", "forward"];
+    let tested = [
+        "npy_header",
+        "config_json",
+        "vocab_txt",
+        "tokenizer_json",
+        "tokenizer_section",
+        "index_raw",
+        "index_repaired",
+        "tokens",
+        "forward",
+    ];
     assert_eq!(TARGETS.map(|target| target.0), tested);
 }
 
@@ -95,6 +105,16 @@ fn configurations_are_refused_or_fit_the_format() {
 #[test]
 fn vocabularies_are_refused_or_give_back_each_token() {
     assert_target_holds("vocab_txt", CHANGED);
+}
+
+#[test]
+fn tokenizers_are_refused_or_give_text_back() {
+    assert_target_holds("tokenizer_json", CHANGED);
+}
+
+#[test]
+fn sections_of_tokenizers_are_refused_or_give_text_back() {
+    assert_target_holds("tokenizer_section", CHANGED);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use olmo_infer::coded::{CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode};
 use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::format::{
-    self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorLayout, TensorRecord,
-    VocabularyHead, section,
+    self, AddedToken, ChatHead, ConfigBlock, Dtype, Encoding, Header, Merge, SectionRecord, SourceRecord, TensorLayout,
+    TensorRecord, TokenizerHead, VocabularyHead, section,
 };
 use olmo_infer::layout::{self, Role};
 use olmo_infer::panels::PanelShape;
@@ -136,6 +136,13 @@ fn struct_tables_are_the_structs() {
         fields!(VocabularyHead: n_tokens, reserved, text_bytes),
     );
     assert_struct("SourceRecord", size_of::<SourceRecord>(), fields!(SourceRecord: dtype, header_bytes, digest));
+    let fields = fields!(TokenizerHead: kind, pre_tokenizer, normalizer, n_merges, n_added, reserved);
+    assert_struct("TokenizerHead", size_of::<TokenizerHead>(), fields);
+    assert_struct("Merge", size_of::<Merge>(), fields!(Merge: left, right, id));
+    assert_struct("AddedToken", size_of::<AddedToken>(), fields!(AddedToken: id, flags));
+    let fields =
+        fields!(ChatHead: before_user, after_user, before_system, after_system, after_user_of_system, reserved);
+    assert_struct("ChatHead", size_of::<ChatHead>(), fields);
 }
 
 #[test]
@@ -276,6 +283,8 @@ fn sections_have_their_kinds_and_limits() {
         (section::CONFIG_JSON, "CONFIG_JSON"),
         (section::PROVENANCE, "PROVENANCE"),
         (section::CODED, "CODED"),
+        (section::TOKENIZER, "TOKENIZER"),
+        (section::CHAT, "CHAT"),
     ];
     let expected: Vec<_> =
         expected.iter().map(|&(kind, name)| (u64::from(kind), name.to_string(), section::max_bytes(kind))).collect();

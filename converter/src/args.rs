@@ -15,6 +15,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Check every bit of a file.
     Verify(Verify),
+    /// Compare two files.
+    Diff(Diff),
     /// Write a file anew.
     Copy(Copy),
     /// Restore the folder.
@@ -24,11 +26,11 @@ pub enum Command {
 }
 
 /// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer. Other
-/// commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy
-/// MODEL COPY`.
+/// commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack diff A B`, `olmo-pack unpack MODEL
+/// FOLDER`, `olmo-pack copy MODEL COPY`.
 #[derive(FromArgs)]
 pub struct Pack {
-    /// the folder: a NAME.npy file for every parameter, config.json, vocab.txt
+    /// the folder: a NAME.npy file for every parameter, config.json, and for text tokenizer.json or vocab.txt
     #[argh(positional)]
     weights: PathBuf,
     /// the file to write
@@ -42,7 +44,7 @@ pub struct Pack {
     /// plain (in 16)
     #[argh(option, default = "Encoding(EncodingChoice::Auto)")]
     encoding: Encoding,
-    /// lines of an id, a tab and a token; by default the folder's vocab.txt
+    /// another vocabulary than the folder's: lines of an id, a tab and a token, or a tokenizer.json
     #[argh(option, arg_name = "file")]
     vocab: Option<PathBuf>,
     /// replace an existing file; a symbolic link stays, and what it points to is replaced
@@ -124,6 +126,20 @@ pub struct Verify {
     pub model: PathBuf,
 }
 
+/// Compares two model files: status 0 if they hold the same model, whatever types and encodings hold it, 1 if not.
+#[derive(FromArgs)]
+pub struct Diff {
+    /// one file
+    #[argh(positional)]
+    pub a: PathBuf,
+    /// the other file
+    #[argh(positional)]
+    pub b: PathBuf,
+    /// print one JSON object
+    #[argh(switch)]
+    pub json: bool,
+}
+
 /// Writes the bytes of a model file to a new one, in the pieces that are mapped fastest, and checks every digest on the
 /// way.
 #[derive(FromArgs)]
@@ -188,12 +204,13 @@ pub fn parse(arguments: &[&str]) -> Result<Command, String> {
         return Ok(Command::Say(format!("olmo-pack {}\n", env!("CARGO_PKG_VERSION"))));
     }
     let (name, rest) = match arguments.split_first() {
-        Some((first @ (&"inspect" | &"verify" | &"unpack" | &"copy"), rest)) => (Some(*first), rest),
+        Some((first @ (&"inspect" | &"verify" | &"diff" | &"unpack" | &"copy"), rest)) => (Some(*first), rest),
         _ => (None, arguments),
     };
     let parsed = match name {
         Some("inspect") => Inspect::from_args(&["olmo-pack", "inspect"], rest).map(Command::Inspect),
         Some("verify") => Verify::from_args(&["olmo-pack", "verify"], rest).map(Command::Verify),
+        Some("diff") => Diff::from_args(&["olmo-pack", "diff"], rest).map(Command::Diff),
         Some("copy") => Copy::from_args(&["olmo-pack", "copy"], rest).map(Command::Copy),
         Some(_) => Unpack::from_args(&["olmo-pack", "unpack"], rest).map(Command::Unpack),
         None => Pack::from_args(&["olmo-pack"], rest).map(|pack| Command::Pack(Box::new(pack))),

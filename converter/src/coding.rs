@@ -8,7 +8,9 @@ use crate::buffer::grow;
 use crate::checkpoint::Source;
 use crate::element::{SourceType, f16_to_f32, round_to_bf16};
 use crate::error::Error;
-use olmo_infer::coded::{CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude};
+use olmo_infer::coded::{
+    CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude,
+};
 use olmo_infer::format::{Dtype, PANEL_ROWS};
 use olmo_infer::panels::PanelShape;
 use rayon::ThreadPool;

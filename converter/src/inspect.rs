@@ -54,7 +54,7 @@ fn provenance(model: &ModelFile) -> Result<Vec<(String, String)>, Error> {
 }
 
 /// `config` under the keys of `config.json`.
-fn config_object(config: &ModelConfig) -> Value {
+pub(crate) fn config_object(config: &ModelConfig) -> Value {
     let kind = |kind: &AttentionKind| match kind {
         AttentionKind::Full => "full_attention",
         AttentionKind::Sliding => "sliding_attention",
@@ -245,7 +245,7 @@ fn bits_per_weight(model: &ModelFile, index: usize) -> f64 {
 }
 
 /// "f32", "bf16", "bf16 in 12 bits" or "bf16, 3 of 4 in 12 bits".
-fn matrices(model: &ModelFile) -> String {
+pub(crate) fn matrices(model: &ModelFile) -> String {
     let name = model.matrices().name();
     let matrices = (0..model.specs().len()).filter(|&index| model.specs()[index].columns.is_some());
     let (n, n_coded) =

@@ -4,27 +4,30 @@
 //!
 //! 1. `checkpoint`: which files are there, and whether they are exactly the tensors of the model. `npy` with
 //!    `npy_header` reads their headers; the configuration comes from `config_json` with `rope` and `strict_json`, or from
-//!    shapes and flags by `infer_config`; `settings` holds the flags and remembers where each value came from. `vocab`
-//!    reads `vocab.txt`.
+//!    shapes and flags by `infer_config`; `settings` holds the flags and remembers where each value came from. `text`
+//!    has the tokens, of `vocab` or `tokenizer_json` with `dolma2`, and the conversations, of `chat_template`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
 //! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
 //!    makes them.
 //!
-//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`
-//! and `unpack`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is
+//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`,
+//! `diff` and `unpack` with `numbers`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is
 //! memory that may be refused, and `error` everything that can go wrong.
 //!
-//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`
-//! and `model_file` and nothing else of it.
+//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`,
+//! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it.
 
 mod buffer;
+mod chat_template;
 pub mod checkpoint;
 pub mod coding;
 pub mod config_json;
 pub mod copy;
+pub mod diff;
 pub mod disk;
+pub mod dolma2;
 pub mod element;
 pub mod error;
 pub mod fill;
@@ -32,6 +35,7 @@ pub mod infer_config;
 pub mod inspect;
 pub mod npy;
 mod npy_header;
+pub mod numbers;
 pub mod output;
 pub mod pack;
 pub mod plan;
@@ -42,6 +46,8 @@ pub mod settings;
 pub mod sources;
 pub mod strict_json;
 pub mod summary;
+pub mod text;
+pub mod tokenizer_json;
 pub mod unpack;
 pub mod verify;
 pub mod vocab;

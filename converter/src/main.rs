@@ -8,7 +8,7 @@ use olmo_pack::disk::SystemDisk;
 use olmo_pack::error::Error;
 use olmo_pack::progress::Progress;
 use olmo_pack::summary::{self, Facts};
-use olmo_pack::{copy, inspect, pack, unpack, verify};
+use olmo_pack::{copy, diff, inspect, pack, unpack, verify};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,25 +26,42 @@ fn main() -> ExitCode {
         Err(usage) => return fail(2, &usage),
     };
     match run(command) {
-        Ok(text) => say(&text),
+        Ok(answer) => say(&answer),
         Err(error) => fail(error.exit_code(), &error.to_string()),
     }
 }
 
-/// Does what was asked and returns what standard output is to show.
-fn run(command: Command) -> Result<String, Error> {
-    match command {
-        Command::Pack(arguments) => run_pack(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments.model, arguments.json),
-        Command::Verify(arguments) => verify::run(&arguments.model),
+/// What standard output is to show, and the exit status.
+struct Answer {
+    text: String,
+    status: u8,
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Answer {
+        Answer { text, status: 0 }
+    }
+}
+
+/// Does what was asked.
+fn run(command: Command) -> Result<Answer, Error> {
+    let text = match command {
+        Command::Pack(arguments) => run_pack(&arguments)?,
+        Command::Inspect(arguments) => inspect::run(&arguments.model, arguments.json)?,
+        Command::Verify(arguments) => verify::run(&arguments.model)?,
+        Command::Diff(arguments) => {
+            let (same, text) = diff::run(&arguments.a, &arguments.b, arguments.json)?;
+            return Ok(Answer { text, status: u8::from(!same) });
+        }
         Command::Copy(arguments) => {
             let progress = Progress::new(true);
             let tell = |done, total| progress.set(done, total);
-            copy::run(&arguments.model, &arguments.copy, arguments.force, &SystemDisk, &tell)
+            copy::run(&arguments.model, &arguments.copy, arguments.force, &SystemDisk, &tell)?
         }
-        Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force, &SystemDisk),
-        Command::Say(text) => Ok(text),
-    }
+        Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force, &SystemDisk)?,
+        Command::Say(text) => text,
+    };
+    Ok(text.into())
 }
 
 fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
@@ -54,7 +71,7 @@ fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
     if arguments.dry_run {
         return summary::dry_run(&prepared, arguments.json);
     }
-    let facts = Facts::new(&prepared.checkpoint, prepared.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries));
+    let facts = Facts::new(&prepared.checkpoint, &prepared.text);
     let progress = Progress::new(!arguments.json);
     let packed = prepared.write(&SystemDisk, &|done, total| progress.set(done, total))?;
     drop(progress);
@@ -63,12 +80,13 @@ fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
 }
 
 /// Writes the result. A reader that has seen enough is no error.
-fn say(text: &str) -> ExitCode {
+fn say(answer: &Answer) -> ExitCode {
+    let text = &answer.text;
     let line_end = if text.ends_with('\n') { "" } else { "\n" };
     let mut stdout = io::stdout().lock();
     match write!(stdout, "{text}{line_end}").and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(answer.status),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(answer.status),
         Err(error) => fail(1, &Error::io("standard output", "cannot write", error).to_string()),
     }
 }

@@ -9,12 +9,11 @@ use crate::output::{Output, Target};
 use crate::plan::Plan;
 use crate::scan;
 use crate::settings::{Flags, Origins};
-use crate::vocab::{self, Vocabulary};
+use crate::text::Text;
 use crate::write::{self, Outcome};
 use olmo_infer::coded::CodedTable;
 use olmo_infer::format::Dtype;
 use rayon::ThreadPool;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use zerocopy::IntoBytes;
 
@@ -75,7 +74,7 @@ pub struct Request {
     pub dtype: DtypeChoice,
     /// Encoding of bf16 matrices.
     pub encoding: EncodingChoice,
-    /// A vocabulary other than the folder's `vocab.txt`.
+    /// A vocabulary other than the folder's: a `vocab.txt` or a `tokenizer.json`.
     pub vocab: Option<PathBuf>,
     /// Replace an existing file.
     pub force: bool,
@@ -93,8 +92,8 @@ pub struct Request {
 pub struct Prepared {
     /// The folder.
     pub checkpoint: Checkpoint,
-    /// Its vocabulary.
-    pub vocabulary: Option<Vocabulary>,
+    /// Its tokens, its tokenizer and the format of conversations.
+    pub text: Text,
     /// Where the model goes.
     pub target: Target,
     request: Request,
@@ -119,7 +118,7 @@ pub struct Packed {
     pub outcome: Outcome,
 }
 
-/// Checks the folder, the vocabulary and the target.
+/// Checks the folder, what it says about text, and the target.
 ///
 /// # Errors
 /// What is wrong with them. Costs a header of each file, no numbers.
@@ -138,20 +137,9 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for source in &checkpoint.sources {
         target.refuse_same(&source.file.path, source.file.identity.inode)?;
     }
-    let vocab_path = match &request.vocab {
-        Some(path) => Some(path.clone()),
-        None if listing.has_vocab_txt => Some(listing.folder.join("vocab.txt")),
-        None => None,
-    };
-    let vocabulary = match &vocab_path {
-        Some(path) => {
-            let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, "cannot open", error))?;
-            target.refuse_same(path, (metadata.dev(), metadata.ino()))?;
-            Some(vocab::read(path, checkpoint.settings.config.vocab_size)?)
-        }
-        None => None,
-    };
-    Ok(Prepared { checkpoint, vocabulary, target, request: request.clone() })
+    let vocab_size = checkpoint.settings.config.vocab_size;
+    let text = Text::read(&listing.folder, request.vocab.as_deref(), vocab_size, &target)?;
+    Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 
 impl Prepared {
@@ -188,9 +176,8 @@ impl Prepared {
 
     /// The plan for a stored type and the tables of coded matrices.
     fn plan(&self, matrices: Dtype, tables: Vec<Option<CodedTable>>) -> Result<Plan<'_>, Error> {
-        let vocabulary = self.vocabulary.as_ref().map(|vocabulary| vocabulary.section.as_slice());
         let provenance = provenance(&self.request, &self.checkpoint.settings.origins);
-        Plan::new(&self.checkpoint, matrices, tables, vocabulary, provenance, &self.request.weights)
+        Plan::new(&self.checkpoint, matrices, tables, &self.text, provenance, &self.request.weights)
     }
 
     /// Reads the numbers and writes the file. `progress` is told how many bytes of how many are written.

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Problem};
+use crate::text::Text;
 use olmo_infer::coded::CodedTable;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{
@@ -70,19 +71,21 @@ impl<'a> Plan<'a> {
         checkpoint: &'a Checkpoint,
         matrices: Dtype,
         tables: Vec<Option<CodedTable>>,
-        vocabulary: Option<&[u8]>,
+        text: &Text,
         provenance: String,
         folder: &Path,
     ) -> Result<Plan<'a>, Error> {
         let config = &checkpoint.settings.config;
-        let mut sections = vec![(section::SOURCES, sources_section(&checkpoint.sources, &[]))];
-        if let Some(vocabulary) = vocabulary {
-            sections.push((section::VOCABULARY, vocabulary.to_vec()));
-        }
-        if let Some(json) = &checkpoint.settings.config_json {
-            sections.push((section::CONFIG_JSON, json.clone()));
-        }
-        sections.push((section::PROVENANCE, provenance.into_bytes()));
+        let sections = [
+            (section::SOURCES, Some(sources_section(&checkpoint.sources, &[]))),
+            (section::VOCABULARY, text.vocabulary.as_ref().map(|vocabulary| vocabulary.section.clone())),
+            (section::CONFIG_JSON, checkpoint.settings.config_json.clone()),
+            (section::PROVENANCE, Some(provenance.into_bytes())),
+            (section::TOKENIZER, text.tokenizer.section().map(<[u8]>::to_vec)),
+            (section::CHAT, text.chat.section().map(<[u8]>::to_vec)),
+        ];
+        let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
+        let sections: Vec<(u32, Vec<u8>)> = sections.collect();
         let sources = &checkpoint.sources;
         let encodings: Vec<Encoding> = tables.iter().map(encoding).collect();
         let too_large = |_| Problem::new(folder, "the model is larger than any file can be").expected("a smaller one");
@@ -91,6 +94,7 @@ impl<'a> Plan<'a> {
             let bytes = sources.iter().zip(&encodings);
             let bytes = bytes.map(|(source, &encoding)| layout::table_bytes(&source.spec, matrices, encoding));
             lengths.push((section::CODED, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
+            lengths.sort_unstable();
         }
         for &(kind, bytes) in &lengths {
             let most = section::max_bytes(kind);
@@ -174,8 +178,9 @@ impl<'a> Plan<'a> {
             section::SOURCES => (section::SOURCES, &sources),
             kind => (kind, bytes),
         });
-        let sections = sections.chain(is_coded.then_some((section::CODED, &coded)));
-        for ((kind, bytes), extent) in sections.zip(&self.layout.sections) {
+        let mut sections: Vec<_> = sections.chain(is_coded.then_some((section::CODED, &coded))).collect();
+        sections.sort_unstable_by_key(|(kind, _)| *kind);
+        for ((kind, bytes), extent) in sections.into_iter().zip(&self.layout.sections) {
             let start = extent.offset as usize - format::HEADER_BYTES;
             head[start..start + bytes.len()].copy_from_slice(bytes);
             section_records.push(SectionRecord {

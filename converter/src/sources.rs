@@ -39,6 +39,8 @@ pub fn section_name(kind: u32) -> String {
         section::CONFIG_JSON => "section CONFIG_JSON".into(),
         section::PROVENANCE => "section PROVENANCE".into(),
         section::CODED => "section CODED".into(),
+        section::TOKENIZER => "section TOKENIZER".into(),
+        section::CHAT => "section CHAT".into(),
         other => format!("section {other}"),
     }
 }

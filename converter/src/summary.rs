@@ -5,6 +5,7 @@ use crate::error::{Error, escaped, shown_path};
 use crate::npy::shown_shape;
 use crate::pack::{Packed, Prepared, Request};
 use crate::plan::Plan;
+use crate::text::Text;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::Dtype;
 use serde_json::{Value, json};
@@ -69,7 +70,7 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
 /// # Errors
 /// The plan cannot be made, or the folder of the target cannot be asked for free space.
 pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
-    let facts = Facts::new(&prepared.checkpoint, prepared.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries));
+    let facts = Facts::new(&prepared.checkpoint, &prepared.text);
     let known = prepared.known_dtype();
     let plans = match known {
         Some(dtype) => vec![prepared.plain_plan(dtype)?],
@@ -141,8 +142,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Describes a checked folder and the number of tokens of its vocabulary.
-    pub fn new(checkpoint: &Checkpoint, vocabulary: Option<usize>) -> Facts {
+    /// Describes a checked folder and what it says about text.
+    pub fn new(checkpoint: &Checkpoint, of_text: &Text) -> Facts {
         let config = &checkpoint.settings.config;
         let mut text = format!("  model       {}\n", model_line(config));
         let counts = checkpoint.element_counts();
@@ -153,12 +154,11 @@ impl Facts {
         for (origin, keys) in checkpoint.settings.origins.grouped() {
             let _ = writeln!(text, "  {:<12}{}", "values", format_args!("{}: {}", origin.name(), keys.join(", ")));
         }
-        match vocabulary {
-            Some(tokens) => {
-                let _ = writeln!(text, "  vocabulary  {tokens} tokens");
-            }
-            None => text += "  vocabulary  none\n",
-        }
+        let vocabulary = of_text.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries);
+        let tokens = vocabulary.map_or("none".into(), |tokens| format!("{tokens} tokens"));
+        let _ = writeln!(text, "  vocabulary  {tokens}");
+        let _ = writeln!(text, "  tokenizer   {}", escaped(&of_text.tokenizer.origin()));
+        let _ = writeln!(text, "  chat        {}", escaped(&of_text.chat.origin()));
         let origins: serde_json::Map<String, Value> =
             checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();
         let sources: serde_json::Map<String, Value> =
@@ -172,6 +172,8 @@ impl Facts {
             "sources": sources,
             "origins": origins,
             "vocabulary_tokens": vocabulary,
+            "tokenizer": of_text.tokenizer.origin(),
+            "chat": of_text.chat.origin(),
             "ignored": ignored,
         });
         Facts { text, json, ignored }

@@ -8,17 +8,20 @@ use crate::error::{Error, Problem};
 use crate::inspect::content_digest;
 use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
+use olmo_infer::chat::Chat;
 use olmo_infer::coded::{CodedPanels, CodedTable};
 use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, VocabularyHead, section};
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
+use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
+use olmo_infer::vocabulary::Vocabulary;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
-use zerocopy::little_endian::U32;
 use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
 
 /// What to do with a damaged file.
 const ADVICE: &str = "the file is damaged, copy or pack it again";
@@ -74,6 +77,10 @@ fn sections(model: &ModelFile) -> Vec<Problem> {
         let found = match kind {
             section::SOURCES => return sources(model).map(|_| ()),
             section::VOCABULARY => vocabulary(bytes, model.config().vocab_size),
+            section::TOKENIZER => tokenizer(model, bytes),
+            section::CHAT if Chat::in_section(bytes).is_none() => {
+                Err("lengths or texts that are not those of its head")
+            }
             section::PROVENANCE if std::str::from_utf8(bytes).is_err() => Err("text that is not UTF-8"),
             _ => Ok(()),
         };
@@ -106,6 +113,19 @@ pub fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
         return Err("offsets that are not those of its text");
     }
     Ok(())
+}
+
+/// Checks a tokenizer against the vocabulary. One of a kind that this version does not know may be right.
+///
+/// # Errors
+/// What is wrong with it.
+fn tokenizer(model: &ModelFile, bytes: &[u8]) -> Result<(), &'static str> {
+    let vocabulary = model.section_bytes(section::VOCABULARY).and_then(Vocabulary::in_section);
+    let vocabulary = vocabulary.ok_or("a tokenizer without a vocabulary")?;
+    match Tokenizer::in_section(bytes, vocabulary) {
+        Ok(_) | Err(NoTokenizer::UnknownKind(_)) => Ok(()),
+        Err(NoTokenizer::Damaged(_)) => Err("ids, merges or flags that the vocabulary contradicts"),
+    }
 }
 
 /// The first byte outside of header, index, sections and tensors that is not zero.

@@ -74,33 +74,38 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary,
         return Err(Problem::new(path, "no tokens").expected("lines of id<TAB>token"));
     }
     entries.sort_unstable_by_key(|entry| entry.0);
-    let section = section(&entries).ok_or_else(|| Problem::new(path, "more than 4 GiB of tokens").expected("less"))?;
-    Ok(Vocabulary { n_entries: entries.len(), section })
+    Ok(Vocabulary::new(&entries))
 }
 
-/// Head, offsets and text of entries in ascending order; `None` when the text is too long for u32 offsets.
-fn section(entries: &[(usize, Vec<u8>)]) -> Option<Vec<u8>> {
-    let n_tokens = entries.last().map_or(0, |(last, _)| last + 1);
-    let text_bytes: usize = entries.iter().map(|(_, token)| token.len()).sum();
-    let head = VocabularyHead {
-        n_tokens: U32::new(u32::try_from(n_tokens).ok()?),
-        reserved: U32::new(0),
-        text_bytes: U64::new(text_bytes as u64),
-    };
-    u32::try_from(text_bytes).ok()?;
-    let mut section = Vec::with_capacity(size_of::<VocabularyHead>() + size_of::<U32>() * (n_tokens + 1) + text_bytes);
-    section.extend(head.as_bytes());
-    let mut end = 0u32;
-    let mut id = 0;
-    for (next, token) in entries {
-        // Ids without an entry begin where this one does.
-        section.extend(std::iter::repeat_n(end.to_le_bytes(), next + 1 - id).flatten());
-        id = next + 1;
-        end += token.len() as u32;
+impl Vocabulary {
+    /// The vocabulary of these ids and their bytes, in ascending order.
+    ///
+    /// # Panics
+    /// When the bytes are 4 GiB or more, which no file has that is read here.
+    pub fn new(entries: &[(usize, Vec<u8>)]) -> Vocabulary {
+        let count = |n: usize| u32::try_from(n).expect("files of tokens are shorter than 4 GiB");
+        let n_tokens = entries.last().map_or(0, |(last, _)| last + 1);
+        let text_bytes: usize = entries.iter().map(|(_, token)| token.len()).sum();
+        let head = VocabularyHead {
+            n_tokens: U32::new(count(n_tokens)),
+            reserved: U32::new(0),
+            text_bytes: U64::new(u64::from(count(text_bytes))),
+        };
+        let bytes = size_of::<VocabularyHead>() + size_of::<U32>() * (n_tokens + 1) + text_bytes;
+        let mut section = Vec::with_capacity(bytes);
+        section.extend(head.as_bytes());
+        let mut end = 0u32;
+        let mut id = 0;
+        for (next, token) in entries {
+            // Ids without an entry begin where this one does.
+            section.extend(std::iter::repeat_n(end.to_le_bytes(), next + 1 - id).flatten());
+            id = next + 1;
+            end += token.len() as u32;
+        }
+        section.extend(end.to_le_bytes());
+        entries.iter().for_each(|(_, token)| section.extend(token));
+        Vocabulary { n_entries: entries.len(), section }
     }
-    section.extend(end.to_le_bytes());
-    entries.iter().for_each(|(_, token)| section.extend(token));
-    Some(section)
 }
 
 /// Undoes `\\`, `\n`, `\r` and `\t`; `None` at any other escape.
@@ -123,14 +128,14 @@ fn unescape(token: &str) -> Option<String> {
 }
 
 /// The bytes a token stands for.
-fn token_bytes(text: &str, table: &[Option<u8>]) -> Vec<u8> {
+pub(crate) fn token_bytes(text: &str, table: &[Option<u8>]) -> Vec<u8> {
     let byte = |c: char| table.get(c as usize).copied().flatten();
     text.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
 /// GPT-2's characters for bytes, turned around: printable Latin-1 stands for itself, the other 68 bytes in their order
 /// for the characters from U+0100 on.
-fn byte_table() -> Vec<Option<u8>> {
+pub(crate) fn byte_table() -> Vec<Option<u8>> {
     let mut table = vec![None; 256];
     for byte in 0..=255u8 {
         match byte {

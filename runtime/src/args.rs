@@ -6,8 +6,10 @@ use argh::FromArgs;
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::Options;
+use olmo_infer::sampler::Sampling;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 
 const PROGRAM: &str = "olmo-infer";
@@ -21,15 +23,20 @@ const MAX_THREADS: usize = 1024;
 const STANDARD_INPUT: &str = "\0stdin";
 
 /// The options that take no value.
-const SWITCHES: [&str; 3] = ["--text", "--json", "--timing"];
+const SWITCHES: [&str; 7] = ["--text", "--json", "--timing", "--chat", "--tokenize", "--detokenize", "--score"];
 
-/// Runs an OLMo model: evaluates the prompt and goes on greedily. Prints a line per position with the most likely next
-/// tokens. Several token files are evaluated together, and their results printed in the order of the files.
+/// Runs an OLMo model: evaluates a prompt, token ids or text, and goes on from there. Text becomes text; of token files, a
+/// line per position is printed with the most likely next tokens. Several token files are evaluated together, and their
+/// results printed in the order of the files.
 #[derive(FromArgs)]
 #[argh(
+    example = "olmo-infer model.olmo --prompt \"Four score and\"",
+    example = "olmo-infer model.olmo --chat --prompt \"Why is the sky blue?\" --temperature 0.7 --top-p 0.95",
     example = "olmo-infer model.olmo tokens.bin",
     example = "olmo-infer model.olmo --text --max-tokens 100 < tokens.bin",
     example = "olmo-infer model.olmo a.bin b.bin c.bin",
+    example = "olmo-infer model.olmo --tokenize < text.txt > tokens.bin",
+    example = "olmo-infer model.olmo --score *.bin --output scores.jsonl",
     note = "TOKENS holds little-endian u32 ids. Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 struct Raw {
@@ -39,6 +46,51 @@ struct Raw {
     /// token files; "-" or nothing is standard input
     #[argh(positional)]
     tokens: Vec<String>,
+    /// text to go on from; "-" reads it from standard input
+    #[argh(option)]
+    prompt: Option<String>,
+    /// the prompt is what a user says to the model, in the model's own format; prints the answer
+    #[argh(switch)]
+    chat: bool,
+    /// with --chat: what the system says to the model first
+    #[argh(option)]
+    system: Option<String>,
+    /// end before this text; can be given several times
+    #[argh(option)]
+    stop: Vec<String>,
+    /// draw tokens at random: below 1 likely ones come more often than they are likely, above 1 less often; 0 (default)
+    /// takes the most likely token
+    #[argh(option)]
+    temperature: Option<f64>,
+    /// draw only among so many of the most likely tokens
+    #[argh(option)]
+    top_k: Option<usize>,
+    /// draw only among the most likely tokens that together have this probability
+    #[argh(option)]
+    top_p: Option<f64>,
+    /// draw only among tokens with at least this share of the probability of the most likely one
+    #[argh(option)]
+    min_p: Option<f64>,
+    /// make tokens that have occurred less likely; 1 (default) does nothing, 1.1 is mild
+    #[argh(option)]
+    repetition_penalty: Option<f64>,
+    /// where the random numbers begin: the same seed gives the same text (default: another one each time, which --timing
+    /// tells)
+    #[argh(option)]
+    seed: Option<u64>,
+    /// print the token ids of a text (a file, standard input, or --prompt) as little-endian u32, and do no more
+    #[argh(switch)]
+    tokenize: bool,
+    /// print the text of token ids, and do no more
+    #[argh(switch)]
+    detokenize: bool,
+    /// print a JSON object for each token file: how well the model predicts each of its tokens. Without files, standard
+    /// input is a list of them, a path per line
+    #[argh(switch)]
+    score: bool,
+    /// with --score: append the objects to this file, and leave out the files that are in it already
+    #[argh(option)]
+    output: Option<PathBuf>,
     /// number of positions to evaluate (default: the prompt, at least 20)
     #[argh(option)]
     steps: Option<usize>,
@@ -48,7 +100,7 @@ struct Raw {
     /// print only the continuation, as plain text, up to the model's end-of-text id
     #[argh(switch)]
     text: bool,
-    /// most tokens to generate with --text (default 256)
+    /// most tokens to generate with --text or --prompt (default 256)
     #[argh(option)]
     max_tokens: Option<usize>,
     /// print a JSON object per position
@@ -96,12 +148,47 @@ pub enum Mode {
     Json,
 }
 
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Evaluate prompts and go on from there.
+    Generate,
+    /// Text becomes ids.
+    Tokenize,
+    /// Ids become text.
+    Detokenize,
+    /// Say how well the model predicts the tokens of files.
+    Score,
+}
+
+/// A prompt that is text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// The text; `None` when it comes from standard input.
+    pub text: Option<String>,
+    /// Whether it is a turn of a conversation.
+    pub chat: bool,
+    /// What the system says first.
+    pub system: Option<String>,
+}
+
 /// The checked command line.
 pub struct Args {
+    /// What to do.
+    pub action: Action,
     /// Model file.
     pub model: PathBuf,
-    /// Token files, `-` for standard input; at least one.
+    /// Token files, `-` for standard input; at least one, but with a prompt none. For [`Action::Score`] none stands for
+    /// a list of them on standard input, for [`Action::Tokenize`] they are files of text.
     pub tokens: Vec<PathBuf>,
+    /// The text to go on from.
+    pub prompt: Option<Prompt>,
+    /// Texts that end the output; none is empty.
+    pub stops: Vec<String>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Where scores are appended.
+    pub output: Option<PathBuf>,
     /// What to print.
     pub mode: Mode,
     /// Where to write the logits.
@@ -130,17 +217,26 @@ fn usage(problem: impl Display) -> Exit {
 }
 
 fn check(raw: Raw) -> Result<Args, Exit> {
-    let mode = match (raw.text, raw.json) {
-        (true, true) => return Err(usage("--text and --json exclude each other")),
+    let action = action(&raw)?;
+    let prompt = prompt(&raw)?;
+    let is_text = raw.text || prompt.is_some();
+    let mode = match (is_text, raw.json) {
+        (_, true) if raw.text => return Err(usage("--text and --json exclude each other")),
+        (_, true) => Mode::Json,
         (true, false) => Mode::Text,
-        (false, true) => Mode::Json,
         (false, false) => Mode::Lines,
     };
-    if raw.text && raw.steps.is_some() {
-        return Err(usage("--steps counts positions; with --text use --max-tokens"));
+    if mode == Mode::Text && raw.steps.is_some() {
+        return Err(usage("--steps counts positions; with --text or --prompt use --max-tokens"));
     }
-    if !raw.text && raw.max_tokens.is_some() {
-        return Err(usage("--max-tokens belongs to --text; use --steps"));
+    if mode != Mode::Text {
+        for (flag, given) in [("--max-tokens", raw.max_tokens.is_some()), ("--stop", !raw.stop.is_empty())] {
+            if given {
+                return Err(usage(format_args!(
+                    "{flag} belongs to --text and --prompt, which print text; use --steps"
+                )));
+            }
+        }
     }
     let counts = [
         ("--steps", raw.steps),
@@ -148,12 +244,17 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         ("--batch", raw.batch),
         ("--max-tokens", raw.max_tokens),
         ("--top", Some(raw.top)),
+        ("--top-k", raw.top_k),
     ];
     for (flag, value) in counts {
         if value == Some(0) {
             return Err(usage(format_args!("{flag} must be at least 1")));
         }
     }
+    if raw.stop.iter().any(String::is_empty) {
+        return Err(usage("--stop is empty, expected a text"));
+    }
+    let sampling = sampling(&raw)?;
     let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     let activations = match raw.activations.as_deref() {
         None | Some("bf16") => Activations::Bf16,
@@ -162,11 +263,16 @@ fn check(raw: Raw) -> Result<Args, Exit> {
     };
     let named = raw.tokens.iter().map(|tokens| if tokens == STANDARD_INPUT { "-" } else { tokens });
     let mut tokens: Vec<PathBuf> = named.map(PathBuf::from).collect();
-    if tokens.is_empty() {
-        tokens.push("-".into());
+    match &prompt {
+        Some(_) if !tokens.is_empty() => return Err(usage("--prompt and token files exclude each other")),
+        None if tokens.is_empty() && action != Action::Score => tokens.push("-".into()),
+        _ => {}
     }
     if tokens.iter().filter(|tokens| tokens.as_os_str() == "-").count() > 1 {
         return Err(usage("standard input can be read only once"));
+    }
+    if matches!(action, Action::Tokenize | Action::Detokenize) && tokens.len() > 1 {
+        return Err(usage("one file at a time becomes text or ids; run it once for each"));
     }
     if raw.logits.is_some() && tokens.len() > 1 {
         return Err(usage("--logits takes one token file; run it once for each"));
@@ -176,8 +282,13 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         return Err(usage("the model is mapped and cannot come from standard input"));
     }
     Ok(Args {
+        action,
         model: PathBuf::from(&raw.model),
         tokens,
+        prompt,
+        stops: raw.stop.clone(),
+        sampling,
+        output: raw.output.clone(),
         mode,
         logits: raw.logits.clone(),
         timing: raw.timing,
@@ -185,6 +296,81 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         products,
         activations,
         raw,
+    })
+}
+
+/// What to do, and that no flag is of another action.
+fn action(raw: &Raw) -> Result<Action, Exit> {
+    let actions = [(Action::Tokenize, raw.tokenize), (Action::Detokenize, raw.detokenize), (Action::Score, raw.score)];
+    let mut wanted = actions.into_iter().filter(|(_, wanted)| *wanted).map(|(action, _)| action);
+    let action = wanted.next().unwrap_or(Action::Generate);
+    if wanted.next().is_some() {
+        return Err(usage("--tokenize, --detokenize and --score exclude each other"));
+    }
+    let generates = [
+        ("--text", raw.text),
+        ("--json", raw.json),
+        ("--logits", raw.logits.is_some()),
+        ("--steps", raw.steps.is_some()),
+        ("--max-tokens", raw.max_tokens.is_some()),
+        ("--stop", !raw.stop.is_empty()),
+        ("--temperature", raw.temperature.is_some()),
+        ("--top-k", raw.top_k.is_some()),
+        ("--top-p", raw.top_p.is_some()),
+        ("--min-p", raw.min_p.is_some()),
+        ("--repetition-penalty", raw.repetition_penalty.is_some()),
+        ("--seed", raw.seed.is_some()),
+    ];
+    match generates.iter().find(|(_, given)| *given) {
+        Some((flag, _)) if action != Action::Generate => {
+            Err(usage(format_args!("{flag} has no use with --tokenize, --detokenize or --score")))
+        }
+        _ if raw.output.is_some() && action != Action::Score => Err(usage("--output belongs to --score")),
+        _ => Ok(action),
+    }
+}
+
+/// The prompt that is text, when there is one.
+fn prompt(raw: &Raw) -> Result<Option<Prompt>, Exit> {
+    if raw.system.is_some() && !raw.chat {
+        return Err(usage("--system belongs to --chat"));
+    }
+    if raw.prompt.is_none() && !raw.chat {
+        return Ok(None);
+    }
+    if raw.detokenize || raw.score {
+        return Err(usage("--prompt and --chat have no use with --detokenize or --score"));
+    }
+    if raw.tokenize && raw.prompt.is_none() {
+        return Err(usage("--chat with --tokenize takes the text from --prompt; use --prompt - for standard input"));
+    }
+    let text = raw.prompt.clone().filter(|text| text != "-" && text != STANDARD_INPUT);
+    Ok(Some(Prompt { text, chat: raw.chat, system: raw.system.clone() }))
+}
+
+/// How tokens are chosen, checked.
+fn sampling(raw: &Raw) -> Result<Sampling, Exit> {
+    let draws = raw.top_k.is_some() || raw.top_p.is_some() || raw.min_p.is_some() || raw.seed.is_some();
+    // Who says from where to draw wants to draw.
+    let temperature = raw.temperature.unwrap_or(if draws { 1.0 } else { 0.0 });
+    let within = |flag, value: Option<f64>, low: f64, high: f64| match value {
+        Some(value) if !(low..=high).contains(&value) => {
+            Err(usage(format_args!("{flag} {value}: expected a number from {low} to {high}")))
+        }
+        _ => Ok(()),
+    };
+    within("--temperature", raw.temperature, 0.0, 1e6)?;
+    within("--top-p", raw.top_p, 0.0, 1.0)?;
+    within("--min-p", raw.min_p, 0.0, 1.0)?;
+    within("--repetition-penalty", raw.repetition_penalty, 1e-3, 1e3)?;
+    Ok(Sampling {
+        temperature,
+        top_k: raw.top_k,
+        top_p: raw.top_p.unwrap_or(1.0),
+        min_p: raw.min_p.unwrap_or(0.0),
+        repetition_penalty: raw.repetition_penalty.unwrap_or(1.0),
+        // std's hasher draws its keys by lot.
+        seed: raw.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
     })
 }
 

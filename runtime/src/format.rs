@@ -60,6 +60,10 @@ pub mod section {
     pub const PROVENANCE: u32 = 4;
     /// What steers the decoding of coded matrices, see `coded.rs`.
     pub const CODED: u32 = 5;
+    /// How text becomes ids: the kind of tokenizer, its ranks and added tokens.
+    pub const TOKENIZER: u32 = 6;
+    /// The texts around the turns of a conversation.
+    pub const CHAT: u32 = 7;
 
     /// Most bytes that a section of `kind` can have.
     pub fn max_bytes(kind: u32) -> u64 {
@@ -354,6 +358,72 @@ pub struct SourceRecord {
     pub header_bytes: U32,
     /// XXH3-64 of the numbers in the `.npy` file, seed 0.
     pub digest: U64,
+}
+
+/// Kind of tokenizer: byte-level byte pair encoding.
+pub const TOKENIZER_BYTE_PAIRS: u32 = 1;
+/// Flag of an added token: it is looked for in normalized text, not in the text as it is given.
+pub const ADDED_NORMALIZED: u32 = 1;
+/// Flag of an added token: it steers the model and is no text, like the one that ends a text.
+pub const ADDED_SPECIAL: u32 = 2;
+
+/// Head of the [`section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`NONE`], then `n_merges`
+/// [`Merge`]s in the order of their ranks, then `n_added` [`AddedToken`]s.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TokenizerHead {
+    /// [`TOKENIZER_BYTE_PAIRS`].
+    pub kind: U32,
+    /// How text is split before pairs are merged: 1 as cl100k and dolma2, 2 as GPT-2.
+    pub pre_tokenizer: U32,
+    /// What is done to text first: 0 nothing, 1 Unicode normalization form C.
+    pub normalizer: U32,
+    /// Number of merges.
+    pub n_merges: U32,
+    /// Number of added tokens.
+    pub n_added: U32,
+    /// Zero.
+    pub reserved: [u8; 12],
+}
+
+/// Two neighbours that become one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Merge {
+    /// Id of the left piece.
+    pub left: U32,
+    /// Id of the right piece.
+    pub right: U32,
+    /// What they become.
+    pub id: U32,
+}
+
+/// A token that is found as a whole in a text, before anything is split.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AddedToken {
+    /// Its id; the vocabulary has its text.
+    pub id: U32,
+    /// [`ADDED_NORMALIZED`] and [`ADDED_SPECIAL`].
+    pub flags: U32,
+}
+
+/// Head of the [`section::CHAT`] section: five texts follow, of these lengths.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ChatHead {
+    /// What stands before a user's turn when nobody gives a system's text.
+    pub before_user: U32,
+    /// What stands between that turn and the answer.
+    pub after_user: U32,
+    /// What stands before a system's text. This and the next two are 0 where the model takes none.
+    pub before_system: U32,
+    /// What stands between it and the user's turn.
+    pub after_system: U32,
+    /// What stands between that turn and the answer.
+    pub after_user_of_system: U32,
+    /// Zero.
+    pub reserved: U32,
 }
 
 /// XXH3-64, the digest of the format. It finds accidents, not attacks.

@@ -1,49 +1,18 @@
-//! The evaluation of token files, from reading them to the last line of their results.
+//! The evaluation of prompts, up to the last line of their results.
 
 use crate::args::{Args, Mode};
 use crate::logits_file::LogitsFile;
 use crate::memory;
 use crate::output::{Failure, Printer};
-use olmo_infer::config::ModelConfig;
+use crate::prompts::Input;
 use olmo_infer::error::{Error, display_path};
-use olmo_infer::greedy::{Run, Timing, greedy};
+use olmo_infer::generate::{Run, Timing, generate};
 use olmo_infer::model::Batch;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::Team;
-use olmo_infer::tokens::read_tokens;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// A token file that was read.
-pub struct Input {
-    /// Its ids, checked.
-    pub tokens: Vec<u32>,
-    /// Number of positions to evaluate.
-    pub positions: usize,
-}
-
-/// Reads all token files, so that nothing is computed when one of them is bad.
-///
-/// # Errors
-/// What is wrong with each bad file.
-pub fn read(args: &Args, config: &ModelConfig) -> Result<Vec<Input>, Failure> {
-    let (mut inputs, mut failures) = (Vec::new(), Vec::new());
-    for path in &args.tokens {
-        match read_one(args, config, path) {
-            Ok(input) => inputs.push(input),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    if failures.is_empty() { Ok(inputs) } else { Err(Failure::Several(failures)) }
-}
-
-fn read_one(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
-    let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings)?;
-    let positions = args.positions(tokens.len(), config.max_position_embeddings);
-    let positions = positions.map_err(|failure| Failure::Refused(format!("{}: {failure}", display_path(path))))?;
-    Ok(Input { tokens, positions })
-}
 
 /// Says which file it is about, when there are several.
 fn of_file(args: &Args, path: &Path, failure: Failure) -> Failure {
@@ -53,17 +22,17 @@ fn of_file(args: &Args, path: &Path, failure: Failure) -> Failure {
     }
 }
 
-/// The evaluation of the token files of a run.
+/// The evaluation of the prompts of a run.
 pub struct Job<'a> {
     /// The model, which must be the same at the end.
     pub file: &'a ModelFile,
-    /// One for each token file, in the order of the arguments.
+    /// In the order of the arguments.
     pub inputs: &'a [Input],
     /// The command line.
     pub args: &'a Args,
     /// Takes the results.
     pub printer: Printer<'a>,
-    /// Takes the logits, of the only token file.
+    /// Takes the logits, of the only prompt.
     pub logits_file: Option<LogitsFile>,
     /// When the program began.
     pub begun: Instant,
@@ -86,12 +55,12 @@ impl Job<'_> {
     pub fn run(mut self, mut batch: Batch, team: &mut Team) -> Result<Measured, Failure> {
         let visit_prompt = self.args.mode != Mode::Text || self.logits_file.is_some();
         let top = self.args.top();
-        let runs = self.inputs.iter();
-        let runs = runs.map(|input| Run { prompt: &input.tokens, positions: input.positions, top, visit_prompt });
-        let runs: Vec<Run> = runs.collect();
+        let sampling = self.args.sampling;
+        let plain = self.inputs.iter().map(|input| Run::new(&input.tokens, input.positions));
+        let runs: Vec<Run> = plain.map(|run| Run { top, visit_prompt, sampling, ..run }).collect();
         let mut first_token = None;
         self.printer.begin()?;
-        let timing = greedy(&mut batch, team, &runs, |evaluated| {
+        let timing = generate(&mut batch, team, &runs, |evaluated| {
             let input = &self.inputs[evaluated.run];
             if evaluated.position + 1 >= input.tokens.len().min(input.positions) {
                 first_token.get_or_insert_with(|| self.begun.elapsed());
@@ -120,7 +89,10 @@ impl Job<'_> {
         });
         let timing = timing.map_err(|failure| match failure {
             Failure::Runtime(Error::NotFinite { sequence, .. }) => match self.file.check_unchanged() {
-                Ok(()) => of_file(self.args, &self.args.tokens[sequence], failure),
+                Ok(()) => match self.args.tokens.get(sequence) {
+                    Some(path) => of_file(self.args, path, failure),
+                    None => failure,
+                },
                 // That is where they come from.
                 Err(changed) => changed.into(),
             },

@@ -9,7 +9,9 @@
 //!    pass takes tokens of one [`sequence`] or of many; a [`session`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
 //!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
-//! 5. [`greedy`] is the loop over prompts and their continuations; [`tokens`], [`vocabulary`] and [`top_k`] are its ends.
+//! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens.
+//! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and [`chat`]
+//!    say, [`vocabulary`] and [`text`] make text of them again.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
 //! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed
@@ -36,13 +38,18 @@
 pub mod attention;
 mod barrier;
 mod buffers;
+#[cfg(feature = "text")]
+mod byte_pairs;
+pub mod chat;
 pub mod coded;
 pub mod config;
+#[cfg(feature = "text")]
+pub mod encoder;
 pub mod error;
 pub mod file_system;
 pub mod format;
 pub mod gemm_crate;
-pub mod greedy;
+pub mod generate;
 pub mod grid;
 pub mod index;
 pub mod kernels;
@@ -56,12 +63,15 @@ pub mod model_file;
 pub mod panels;
 pub mod rope;
 mod rounding;
+pub mod sampler;
 pub mod sequence;
 pub mod session;
 pub mod signals;
 mod sync;
+pub mod text;
 pub mod threads;
 mod tickets;
+pub mod tokenizer;
 pub mod tokens;
 pub mod top_k;
 pub mod vocabulary;

@@ -27,7 +27,7 @@ pub struct LogitsFile {
 
 impl LogitsFile {
     /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
-    pub fn create(path: &Path, inputs: [&Path; 2], vocab_size: usize) -> Result<LogitsFile, Failure> {
+    pub fn create(path: &Path, inputs: &[&Path], vocab_size: usize) -> Result<LogitsFile, Failure> {
         let path = &target(path, inputs)?;
         // Drawn by lot, so that it is not that of another process either, in a container with the same process ids say.
         let unique = RandomState::new().hash_one(std::process::id());
@@ -88,7 +88,7 @@ impl LogitsFile {
 }
 
 /// The file to write, links followed.
-fn target(path: &Path, inputs: [&Path; 2]) -> Result<PathBuf, Failure> {
+fn target(path: &Path, inputs: &[&Path]) -> Result<PathBuf, Failure> {
     let refused =
         |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for --logits", display_path(path))));
     let metadata = match fs::metadata(path) {
@@ -109,7 +109,7 @@ fn target(path: &Path, inputs: [&Path; 2]) -> Result<PathBuf, Failure> {
         let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
         fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
     };
-    if inputs.into_iter().any(is_same) {
+    if inputs.iter().copied().any(is_same) {
         return refused("is an input of this run");
     }
     Ok(fs::canonicalize(path).map_err(Error::io(path, "find"))?)

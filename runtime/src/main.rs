@@ -1,13 +1,15 @@
-//! `olmo-infer MODEL.olmo [TOKENS.bin...]`: evaluates prompts and goes on greedily.
+//! `olmo-infer MODEL.olmo`: evaluates prompts and goes on from there, scores token files, turns text into ids and back.
 
 mod args;
 mod exit;
 mod job;
 mod logits_file;
 mod output;
+mod prompts;
+mod score;
 mod summary;
 
-use args::{Args, Mode};
+use args::{Action, Args, Mode};
 use job::Job;
 use logits_file::LogitsFile;
 use olmo_infer::error::display_path;
@@ -17,10 +19,12 @@ use olmo_infer::model::{Batch, Model};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::signals;
 use olmo_infer::threads::with_team;
+use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
-use output::{Failure, Printer};
+use output::{Failure, Printer, TextRules};
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
     };
     match run(&args, begun) {
         Ok(summary) => {
-            if args.timing {
+            if let (Some(summary), true) = (summary, args.timing) {
                 tell(&summary);
             }
             ExitCode::SUCCESS
@@ -58,21 +62,64 @@ fn tell(line: impl Display) {
     let _nobody_to_tell = writeln!(io::stderr(), "olmo-infer: {line}");
 }
 
-fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
+fn run(args: &Args, begun: Instant) -> Result<Option<Summary>, Failure> {
     let file = ModelFile::open_with(&args.model, args.load)?;
-    let opened = begun.elapsed();
-    let config = file.config();
-    let vocabulary = Vocabulary::new(&file)?;
-    if args.mode == Mode::Text && vocabulary.is_none() {
+    match args.action {
+        Action::Generate => generate(args, &file, begun).map(Some),
+        Action::Tokenize => prompts::tokenize(args, &file).map(|()| None),
+        Action::Detokenize => prompts::detokenize(args, &file).map(|()| None),
+        Action::Score => score(args, &file).map(|()| None),
+    }
+}
+
+/// Scores token files.
+fn score(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+    let score = || with_team(args.threads(), |team| score::run(args, file, team));
+    match beside_populating(file, score)?.0 {
+        0 => Ok(()),
+        1 => Err(Failure::Refused("one file could not be scored; its line says why".into())),
+        n => Err(Failure::Refused(format!("{n} files could not be scored; their lines say why"))),
+    }
+}
+
+/// What text is made of in this run, and where it ends.
+fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, Failure> {
+    let vocabulary = Vocabulary::new(file)?;
+    let mut rules =
+        TextRules { vocabulary, ends: file.config().eos_token_ids.clone(), stops: &args.stops, hidden: Vec::new() };
+    if args.mode != Mode::Text {
+        return Ok(rules);
+    }
+    let Some(vocabulary) = vocabulary else {
+        if args.prompt.is_some() {
+            // Reading the prompt says what it needs.
+            return Ok(rules);
+        }
         return Err(Failure::Usage(format!(
             "{}: has no vocabulary, so --text cannot be printed; pack it with --vocab vocab.txt, or leave out --text",
             display_path(&args.model)
         )));
+    };
+    // A kind of tokenizer that is not known says nothing about what is text; --prompt refuses it.
+    if let Ok(Some(tokenizer)) = Tokenizer::new(file, vocabulary) {
+        rules.hidden.extend(tokenizer.special());
     }
-    let inputs = job::read(args, config)?;
+    if args.prompt.as_ref().is_some_and(|prompt| prompt.chat) {
+        // Whatever steers the model has no place inside an answer.
+        rules.ends.extend(&rules.hidden);
+    }
+    Ok(rules)
+}
+
+/// Evaluates prompts and goes on from there.
+fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Failure> {
+    let opened = begun.elapsed();
+    let config = file.config();
+    let rules = text_rules(args, file)?;
+    let inputs = prompts::read(args, file)?;
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
-    let model = Model::new(&file);
+    let model = Model::new(file);
     let needed = |positions: &[usize]| Batch::bytes(config, &options, positions);
     // What was read is no longer available, what is mapped still counts as that.
     let mapped_bytes = match file.loaded().way {
@@ -81,14 +128,17 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
     };
     let sequences = memory::batch(args.batch(), &positions, mapped_bytes, needed)?;
     let logits_file = match &args.logits {
-        Some(path) => Some(LogitsFile::create(path, [&args.model, &args.tokens[0]], config.vocab_size)?),
+        Some(path) => {
+            let inputs: Vec<&Path> = args.tokens.iter().chain([&args.model]).map(PathBuf::as_path).collect();
+            Some(LogitsFile::create(path, &inputs, config.vocab_size)?)
+        }
         None => None,
     };
-    let printer = Printer::new(args.mode, vocabulary, &config.eos_token_ids, &args.tokens);
-    let (measured, page_in) = beside_populating(&file, || {
+    let printer = Printer::new(args.mode, rules, &args.tokens);
+    let (measured, page_in) = beside_populating(file, || {
         with_team(args.threads(), |team| {
             let batch = Batch::new(&model, options, sequences)?;
-            Job { file: &file, inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
+            Job { file, inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
         })
     })?;
     Ok(Summary {
@@ -107,6 +157,7 @@ fn run(args: &Args, begun: Instant) -> Result<Summary, Failure> {
         suits_plain: file.is_coded() && (options.products.gemm || !options.products.isa.suits_coded()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
+        seed: (args.sampling.temperature > 0.0).then_some(args.sampling.seed),
     })
 }
 

@@ -228,6 +228,26 @@ impl ModelFile {
         Some(self.range(self.index.layout.sections[index]))
     }
 
+    /// As [`ModelFile::section_bytes`], after a look at the section's digest; `name` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the digest is wrong.
+    pub fn checked_section(&self, kind: u32, name: &str) -> Result<Option<&[u8]>, Error> {
+        let Some(bytes) = self.section_bytes(kind) else { return Ok(None) };
+        let record = self.sections().iter().find(|record| record.kind.get() == kind);
+        let stated = record.map_or(0, |record| record.digest.get());
+        let found = format::digest(bytes, u64::from(kind));
+        if found == stated {
+            return Ok(Some(bytes));
+        }
+        Err(Error::Damaged {
+            path: self.path.clone(),
+            place: format!("digest of the {name}"),
+            found: format!("{found:016x}"),
+            expected: format!("{stated:016x}"),
+        })
+    }
+
     fn range(&self, extent: Extent) -> &[u8] {
         // The layout ends at the length of the file, which is a usize.
         &self.bytes()[extent.offset as usize..extent.end() as usize]

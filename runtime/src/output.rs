@@ -2,7 +2,9 @@
 
 use crate::args::Mode;
 use olmo_infer::error::{Error, display_path};
-use olmo_infer::greedy::Evaluated;
+use olmo_infer::generate::Evaluated;
+use olmo_infer::signals;
+use olmo_infer::text::TextStream;
 use olmo_infer::vocabulary::{Vocabulary, quoted};
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -65,25 +67,40 @@ pub struct Printer<'a> {
     mute: bool,
 }
 
-/// What a token file has yielded and is not printed yet.
+/// What a prompt has yielded and is not printed yet.
 struct Waiting<'a> {
-    path: &'a Path,
+    /// The token file, when there are several.
+    name: Option<&'a Path>,
     lines: Vec<u8>,
+    text: TextStream,
     ended: bool,
 }
 
+/// What text is made of, and where it ends.
+#[derive(Clone, Default)]
+pub struct TextRules<'a> {
+    /// The bytes of every token.
+    pub vocabulary: Option<Vocabulary<'a>>,
+    /// Ids that end a text.
+    pub ends: Vec<u32>,
+    /// Ids that are no text and are not shown.
+    pub hidden: Vec<u32>,
+    /// Texts that end it.
+    pub stops: &'a [String],
+}
+
 impl<'a> Printer<'a> {
-    /// For standard output; `files` are the token files.
-    pub fn new(
-        mode: Mode,
-        vocabulary: Option<Vocabulary<'a>>,
-        eos_token_ids: &'a [u32],
-        files: &'a [PathBuf],
-    ) -> Printer<'a> {
+    /// For standard output; `files` are the token files, none when the prompt is a text.
+    pub fn new(mode: Mode, rules: TextRules<'a>, files: &'a [PathBuf]) -> Printer<'a> {
+        let waiting = |name| Waiting { name, lines: Vec::new(), text: TextStream::new(rules.stops), ended: false };
+        let files = match files {
+            [] | [_] => vec![waiting(None)],
+            several => several.iter().map(|path| waiting(Some(path))).collect(),
+        };
         Printer {
-            format: Format { mode, vocabulary, eos_token_ids },
+            format: Format { mode, rules },
             out: BufWriter::with_capacity(1 << 16, io::stdout()),
-            files: files.iter().map(|path| Waiting { path, lines: Vec::new(), ended: false }).collect(),
+            files,
             current: 0,
             ends_in_newline: true,
             mute: false,
@@ -97,6 +114,7 @@ impl<'a> Printer<'a> {
 
     /// Prints the heading of the first file.
     pub fn begin(&mut self) -> Result<(), Failure> {
+        signals::set_in_text(self.format.mode == Mode::Text);
         self.heading()
     }
 
@@ -105,10 +123,13 @@ impl<'a> Printer<'a> {
         if self.mute {
             return Ok(ControlFlow::Continue(()));
         }
-        let several = self.files.len() > 1;
         let file = &mut self.files[evaluated.run];
-        let name = several.then_some(file.path);
-        let flow = self.format.write(&mut file.lines, name, evaluated, more_follows)?;
+        let flow = match self.format.mode {
+            Mode::Text if more_follows => ControlFlow::Continue(()),
+            Mode::Text => self.format.text(file, evaluated),
+            Mode::Lines => self.format.line(&mut file.lines, evaluated)?,
+            Mode::Json => self.format.json(&mut file.lines, file.name, evaluated)?,
+        };
         file.ended = evaluated.is_last || flow.is_break();
         if evaluated.run == self.current {
             self.print_waiting()?;
@@ -141,9 +162,9 @@ impl<'a> Printer<'a> {
 
     /// The line before the results of the current file, as `head` and `tail` write it; JSON needs none.
     fn heading(&mut self) -> Result<(), Failure> {
-        if self.files.len() > 1 && self.format.mode != Mode::Json {
+        if let (Some(name), Mode::Lines | Mode::Text) = (self.files[self.current].name, self.format.mode) {
             let blank = if self.current == 0 { "" } else { "\n" };
-            writeln!(self.out, "{blank}==> {} <==", display_path(self.files[self.current].path))?;
+            writeln!(self.out, "{blank}==> {} <==", display_path(name))?;
             self.ends_in_newline = true;
         }
         Ok(())
@@ -151,6 +172,7 @@ impl<'a> Printer<'a> {
 
     /// Ends the output. Results count as printed only after this.
     pub fn finish(mut self) -> Result<(), Failure> {
+        signals::set_in_text(false);
         if self.mute {
             // What is left in the buffer has no reader.
             let (_stdout, _unread) = self.out.into_parts();
@@ -166,41 +188,32 @@ impl<'a> Printer<'a> {
 /// How a position looks.
 struct Format<'a> {
     mode: Mode,
-    vocabulary: Option<Vocabulary<'a>>,
-    eos_token_ids: &'a [u32],
+    rules: TextRules<'a>,
 }
 
 impl<'a> Format<'a> {
-    /// Writes one position, of the file `name` when there are several; breaks where a text ends.
-    fn write(
-        &self,
-        out: &mut impl Write,
-        name: Option<&Path>,
-        evaluated: &Evaluated,
-        more_follows: bool,
-    ) -> io::Result<ControlFlow<()>> {
-        match self.mode {
-            Mode::Lines => self.line(out, evaluated)?,
-            Mode::Json => self.json(out, name, evaluated)?,
-            Mode::Text if more_follows => {}
-            Mode::Text => {
-                let next = evaluated.top[0].0;
-                if self.eos_token_ids.contains(&next) {
-                    return Ok(ControlFlow::Break(()));
-                }
-                if let Some(bytes) = self.bytes(next) {
-                    out.write_all(bytes)?;
-                }
-            }
+    /// The text of the next token; breaks where the text ends.
+    fn text(&self, file: &mut Waiting, evaluated: &Evaluated) -> ControlFlow<()> {
+        let next = evaluated.next;
+        if self.rules.ends.contains(&next) {
+            file.text.finish(&mut file.lines);
+            return ControlFlow::Break(());
         }
-        Ok(ControlFlow::Continue(()))
+        let bytes = self.bytes(next).filter(|_| !self.rules.hidden.contains(&next)).unwrap_or_default();
+        if file.text.push(bytes, &mut file.lines) {
+            return ControlFlow::Break(());
+        }
+        if evaluated.is_last {
+            file.text.finish(&mut file.lines);
+        }
+        ControlFlow::Continue(())
     }
 
     fn bytes(&self, token: u32) -> Option<&'a [u8]> {
-        self.vocabulary.and_then(|vocabulary| vocabulary.bytes(token))
+        self.rules.vocabulary.and_then(|vocabulary| vocabulary.bytes(token))
     }
 
-    fn line(&self, out: &mut impl Write, evaluated: &Evaluated) -> io::Result<()> {
+    fn line(&self, out: &mut impl Write, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
         write!(out, "{}: token {}", evaluated.position, evaluated.token)?;
         self.in_parenthesis(out, evaluated.token)?;
         write!(out, " Top {} next tokens:", evaluated.top.len())?;
@@ -208,7 +221,8 @@ impl<'a> Format<'a> {
             write!(out, " {token}")?;
             self.in_parenthesis(out, token)?;
         }
-        out.write_all(b"\n")
+        out.write_all(b"\n")?;
+        Ok(ControlFlow::Continue(()))
     }
 
     /// ` ("text")`, or nothing for a token without text.
@@ -219,7 +233,7 @@ impl<'a> Format<'a> {
         }
     }
 
-    fn json(&self, out: &mut impl Write, name: Option<&Path>, evaluated: &Evaluated) -> io::Result<()> {
+    fn json(&self, out: &mut impl Write, name: Option<&Path>, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
         out.write_all(b"{")?;
         if let Some(name) = name {
             out.write_all(b"\"file\":")?;
@@ -235,7 +249,8 @@ impl<'a> Format<'a> {
             self.json_text(out, token)?;
             out.write_all(b"}")?;
         }
-        out.write_all(b"]}\n")
+        out.write_all(b"]}\n")?;
+        Ok(ControlFlow::Continue(()))
     }
 
     /// `,"text":"..."`, or nothing for a token without text. Bytes that are not UTF-8 become U+FFFD: JSON has no others.
@@ -247,7 +262,7 @@ impl<'a> Format<'a> {
 }
 
 /// A string of JSON, in quotation marks.
-fn json_string(out: &mut impl Write, text: &str) -> io::Result<()> {
+pub fn json_string(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")?;
     for c in text.chars() {
         match c {

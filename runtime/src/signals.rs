@@ -31,6 +31,8 @@ static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
 /// Whether a signal has come that stops the program.
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+/// Whether standard output is in the middle of a line of text.
+static IS_IN_TEXT: AtomicBool = AtomicBool::new(false);
 /// Whether a thread has begun to say what happened.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -136,6 +138,12 @@ pub fn install(program: &str) {
     }
 }
 
+/// Says that text is being written to standard output, whole characters at a time, or no longer: whoever interrupts that
+/// from the keyboard gets a newline after the last one.
+pub fn set_in_text(is_in_text: bool) {
+    IS_IN_TEXT.store(is_in_text, Ordering::Release);
+}
+
 /// Whether a signal is ignored, as `nohup` has it for SIGHUP.
 fn is_ignored(signal: c_int) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
@@ -162,10 +170,14 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 
 /// Removes temporary files and lets the signal end the program.
 ///
-/// Async-signal-safe: unlink, signal and raise are, and the names are never freed.
+/// Async-signal-safe: unlink, write, signal and raise are, and the names are never freed.
 extern "C" fn on_stop(signal: c_int) {
     IS_STOPPING.store(true, Ordering::SeqCst);
     remove_temporaries();
+    if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
+        // SAFETY: one byte is readable. Where nobody takes it nobody is left to read.
+        unsafe { libc::write(libc::STDOUT_FILENO, b"\n".as_ptr().cast(), 1) };
+    }
     end_by(signal);
 }
 

@@ -1,7 +1,7 @@
 //! The line of `--timing`.
 
 use olmo_infer::file_system::FileSystem;
-use olmo_infer::greedy::Timing;
+use olmo_infer::generate::Timing;
 use olmo_infer::mapping::{Load, Loaded, Populated, Reason};
 use olmo_infer::memory::Resident;
 use std::fmt;
@@ -43,6 +43,8 @@ pub struct Summary {
     pub threads: usize,
     /// Memory of the process itself.
     pub anonymous_bytes: Option<u64>,
+    /// Where the random numbers began, when tokens were drawn.
+    pub seed: Option<u64>,
 }
 
 impl fmt::Display for Summary {
@@ -88,6 +90,9 @@ impl fmt::Display for Summary {
         write!(f, "; {}{products}, {} threads", self.isa, self.threads)?;
         if let Some(bytes) = self.anonymous_bytes {
             write!(f, ", {:.1} MB anonymous memory", bytes as f64 / 1e6)?;
+        }
+        if let Some(seed) = self.seed {
+            write!(f, "; seed {seed}")?;
         }
         if self.suits_plain {
             write!(

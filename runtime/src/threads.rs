@@ -14,6 +14,7 @@
 use crate::barrier::Barrier;
 use crate::grid::{Block, Grid};
 use crate::tickets::Tickets;
+use rayon::ThreadPool;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -63,51 +64,64 @@ pub struct Team<'a> {
     stays_here: PhantomData<*const ()>,
 }
 
-/// Runs `body` with a team of `n_threads` threads, the caller's place taken by one of them.
-///
-/// When the system does not give that many threads, fewer do the work: the results are the same.
-pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> R + Send) -> R {
-    let mut n_threads = n_threads.max(1);
-    let pool = loop {
-        if n_threads == 1 {
-            break None;
-        }
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|i| format!("olmo-{i}"));
-        match builder.build() {
-            Ok(pool) => {
-                n_threads = pool.current_num_threads();
-                break Some(pool);
+/// Threads that wait until there is something to do.
+pub struct Threads {
+    /// `None` when the caller's thread does everything.
+    pool: Option<ThreadPool>,
+}
+
+impl Threads {
+    /// So many threads, or fewer when the system does not give that many: the results are the same.
+    pub fn new(n_threads: usize) -> Threads {
+        let mut wanted = n_threads.max(1);
+        while wanted > 1 {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(wanted).thread_name(|i| format!("olmo-{i}"));
+            match builder.build() {
+                Ok(pool) => return Threads { pool: Some(pool) },
+                Err(_refused_by_the_system) => wanted /= 2,
             }
-            Err(_refused_by_the_system) => n_threads /= 2,
         }
-    };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let shared = Shared {
-        barrier: Barrier::new(n_threads, n_threads <= cores),
-        task: UnsafeCell::new(None),
-        panic: Mutex::new(None),
-        tickets: Tickets::new(n_threads),
-    };
-    let lead = |body: Box<dyn FnOnce(&mut Team<'_>) -> R + Send + '_>| {
-        shared.barrier.enter(0);
-        // Whatever happens in the body, the workers must be told to leave.
-        let result = catch_unwind(AssertUnwindSafe(|| body(&mut Team { shared: &shared, stays_here: PhantomData })));
-        shared.barrier.stop();
-        result.unwrap_or_else(|panic| resume_unwind(panic))
-    };
-    let Some(pool) = pool else {
-        return lead(Box::new(body));
-    };
-    let body = Mutex::new(Some(body));
-    let mut results = pool.broadcast(|context| {
-        if context.index() != 0 {
-            shared.work(context.index());
-            return None;
-        }
-        let body = body.lock().ok().and_then(|mut body| body.take()).expect("the leader runs once");
-        Some(lead(Box::new(body)))
-    });
-    results.swap_remove(0).expect("the leader has index 0")
+        Threads { pool: None }
+    }
+
+    /// Runs `body` with the threads as a team, the caller's place taken by one of them. Waking them takes some tens of
+    /// microseconds, so that a whole run is better than a token.
+    pub fn run<R: Send>(&self, body: impl FnOnce(&mut Team<'_>) -> R + Send) -> R {
+        let n_threads = self.pool.as_ref().map_or(1, ThreadPool::current_num_threads);
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let shared = Shared {
+            barrier: Barrier::new(n_threads, n_threads <= cores),
+            task: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+            tickets: Tickets::new(n_threads),
+        };
+        let lead = |body: Box<dyn FnOnce(&mut Team<'_>) -> R + Send + '_>| {
+            shared.barrier.enter(0);
+            // Whatever happens in the body, the workers must be told to leave.
+            let result =
+                catch_unwind(AssertUnwindSafe(|| body(&mut Team { shared: &shared, stays_here: PhantomData })));
+            shared.barrier.stop();
+            result.unwrap_or_else(|panic| resume_unwind(panic))
+        };
+        let Some(pool) = &self.pool else {
+            return lead(Box::new(body));
+        };
+        let body = Mutex::new(Some(body));
+        let mut results = pool.broadcast(|context| {
+            if context.index() != 0 {
+                shared.work(context.index());
+                return None;
+            }
+            let body = body.lock().ok().and_then(|mut body| body.take()).expect("the leader runs once");
+            Some(lead(Box::new(body)))
+        });
+        results.swap_remove(0).expect("the leader has index 0")
+    }
+}
+
+/// Runs `body` with a team of `n_threads` threads, for callers that need them once: see [`Threads`].
+pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> R + Send) -> R {
+    Threads::new(n_threads).run(body)
 }
 
 impl Team<'_> {

@@ -1,7 +1,7 @@
 //! The bytes of every token, used in place from the model file.
 
 use crate::error::Error;
-use crate::format::{VocabularyHead, digest, section};
+use crate::format::{VocabularyHead, section};
 use crate::model_file::ModelFile;
 use std::fmt::Write;
 use zerocopy::FromBytes;
@@ -22,19 +22,7 @@ impl<'a> Vocabulary<'a> {
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head.
     pub fn new(file: &'a ModelFile) -> Result<Option<Vocabulary<'a>>, Error> {
-        let kind = section::VOCABULARY;
-        let Some(bytes) = file.section_bytes(kind) else { return Ok(None) };
-        let record = file.sections().iter().find(|record| record.kind.get() == kind);
-        let stated = record.map_or(0, |record| record.digest.get());
-        let found = digest(bytes, u64::from(kind));
-        if found != stated {
-            return Err(Error::Damaged {
-                path: file.path().to_path_buf(),
-                place: "digest of the vocabulary".into(),
-                found: format!("{found:016x}"),
-                expected: format!("{stated:016x}"),
-            });
-        }
+        let Some(bytes) = file.checked_section(section::VOCABULARY, "vocabulary")? else { return Ok(None) };
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),
             place: "vocabulary".into(),
@@ -50,6 +38,11 @@ impl<'a> Vocabulary<'a> {
         let n_offsets = (head.n_tokens.get() as usize).checked_add(1)?;
         let (offsets, text) = <[U32]>::ref_from_prefix_with_elems(rest, n_offsets).ok()?;
         (text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0).then_some(Vocabulary { offsets, text })
+    }
+
+    /// Number of ids, those without an entry included.
+    pub fn n_tokens(&self) -> usize {
+        self.offsets.len() - 1
     }
 
     /// The bytes of a token; `None` for an id without an entry.

@@ -7,7 +7,7 @@ use argh::FromArgs;
 use npyz::NpyFile;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, PANEL_ROWS};
-use olmo_infer::greedy::{Run, greedy};
+use olmo_infer::generate::{Run, generate};
 use olmo_infer::layout::{self, Role, TensorSpec};
 use olmo_infer::model::{Batch, Model, Options};
 use olmo_infer::panels::PanelShape;
@@ -86,9 +86,9 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
         let packed = begun.elapsed();
         let model = Model::from_weights(&config, weights(&config, &specs, &tensors));
         let mut batch = Batch::new(&model, Options::new(args.steps), 1)?;
-        let run = Run { prompt: &tokens, positions: args.steps, top: 5, visit_prompt: true };
+        let run = Run { top: 5, visit_prompt: true, ..Run::new(&tokens, args.steps) };
         let timing =
-            greedy(&mut batch, team, &[run], |_| Ok::<_, olmo_infer::error::Error>(ControlFlow::Continue(())))?;
+            generate(&mut batch, team, &[run], |_| Ok::<_, olmo_infer::error::Error>(ControlFlow::Continue(())))?;
         let total = begun.elapsed();
         let seconds = |time: Duration| time.as_secs_f64();
         let token = seconds(timing.decode) / timing.decode_tokens.max(1) as f64;

@@ -238,6 +238,34 @@ impl LaneOp for SoftmaxEnd<'_> {
     }
 }
 
+/// The logarithm of the sum of the exponentials of a row that is not empty and finite: what the logarithm of a
+/// probability is a logit less.
+pub struct LogSumExp<'a>(pub &'a [f32]);
+
+impl LaneOp for LogSumExp<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) -> f64 {
+        let (groups, rest) = self.0.as_chunks::<LANES>();
+        let mut maxima = [f32::NEG_INFINITY; LANES];
+        for group in groups {
+            for i in 0..LANES {
+                maxima[i] = if group[i] > maxima[i] { group[i] } else { maxima[i] };
+            }
+        }
+        let max = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+        // A vocabulary has a hundred thousand tokens: sums in f32 would lose the small ones.
+        let mut sums = [0.0f64; LANES];
+        for group in groups {
+            for i in 0..LANES {
+                sums[i] += f64::from(exp::<FUSED>(group[i] - max));
+            }
+        }
+        let sum: f64 = sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(exp::<FUSED>(x - max))).sum::<f64>();
+        f64::from(max) + libm::log(sum)
+    }
+}
+
 /// Rounds a row to bf16, two numbers to a `u32` with the even one in the low half; an odd last one gets a zero. Yields
 /// the bits of the smallest magnitude that is not zero, or `u32::MAX`.
 pub struct ToBf16<'a> {

@@ -1,5 +1,6 @@
 //! Inputs to begin with: good ones, and some at the edges.
 
+use super::tokenizer_sections;
 use crate::packed::Packed;
 use crate::{config_json, npy_header, small_config, small_olmo3};
 
@@ -12,6 +13,12 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "npy_header" => npy_headers(),
         "config_json" => configs(),
         "vocab_txt" => vocabularies(),
+        "tokenizer_json" => tokenizers(),
+        "tokenizer_section" => {
+            let (_, section) = tokenizer_sections();
+            let texts = ["Four score", " \r\n\n x  e\u{301}té", "<|endoftext|>    12345's"];
+            texts.map(|text| [&[text.len() as u8], text.as_bytes(), &section].concat()).to_vec()
+        }
         "index_raw" => [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded()]
             .iter()
             .map(|packed| packed.bytes[..packed.layout.data_offset as usize].to_vec())
@@ -27,6 +34,20 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .collect(),
         _ => panic!("no fuzz target {target}"),
     }
+}
+
+/// Tokenizers of the bytes alone, with a merge and an added token, and in other spellings.
+fn tokenizers() -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(crate::repository().join("demo/weights/tokenizer.json")).expect("the demo's tokenizer");
+    let plain: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let mut merges = plain.clone();
+    merges["model"]["vocab"]["ab"] = 256.into();
+    merges["model"]["merges"] = serde_json::json!([["a", "b"]]);
+    merges["added_tokens"] = serde_json::json!([{"id": 257, "content": "<|end|>", "special": true}]);
+    let mut old = merges.clone();
+    old["model"]["merges"] = serde_json::json!(["a b"]);
+    old["normalizer"] = serde_json::json!({"type": "NFC"});
+    [plain, merges, old].map(|json| json.to_string().into_bytes()).to_vec()
 }
 
 fn npy_headers() -> Vec<Vec<u8>> {

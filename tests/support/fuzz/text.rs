@@ -1,14 +1,18 @@
 //! Targets for what comes from outside as text or as plain numbers.
 
+use crate::repository;
+use olmo_infer::encoder::Encoder;
 use olmo_infer::format::ConfigBlock;
+use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::tokens as token_files;
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::config_json as json;
 use olmo_pack::npy::{self, Checked, Descr};
 use olmo_pack::settings::Flags;
-use olmo_pack::{strict_json, verify, vocab};
+use olmo_pack::{strict_json, tokenizer_json as tokenizers, verify, vocab};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The name in messages.
 const NAME: &str = "fuzz";
@@ -94,6 +98,57 @@ pub fn vocab_txt(input: &[u8]) {
         let before = id.checked_sub(1).filter(|before| !expected.contains_key(before));
         assert!(before.is_none_or(|before| view.bytes(before).is_none()), "an entry before {id}");
     }
+}
+
+/// A `tokenizer.json`.
+///
+/// # Panics
+/// When the sections made of an accepted one are not what `verify` takes, or text does not come back from its ids.
+pub fn tokenizer_json(input: &[u8]) {
+    const VOCAB_SIZE: usize = 70_000;
+    let Ok(read) = tokenizers::parse(Path::new(NAME), input, VOCAB_SIZE) else { return };
+    assert_eq!(verify::vocabulary(&read.vocabulary.section, VOCAB_SIZE), Ok(()));
+    let vocabulary = Vocabulary::in_section(&read.vocabulary.section).expect("a section of its own length");
+    let Ok(section) = read.tokenizer else { return };
+    let tokenizer = Tokenizer::in_section(&section, vocabulary).expect("a section that the runtime takes");
+    assert_text_comes_back(&tokenizer, "Four score\r\n  and 7 years…\t<|end|> e\u{301}");
+}
+
+/// A section `TOKENIZER` for the vocabulary of [`tokenizer_sections`], and behind a byte with the length of it a text.
+///
+/// # Panics
+/// When text does not come back from its ids.
+pub fn tokenizer_section(input: &[u8]) {
+    let Some((&length, rest)) = input.split_first() else { return };
+    let (text, section) = rest.split_at(usize::from(length).min(rest.len()));
+    let (vocabulary, _) = tokenizer_sections();
+    let vocabulary = Vocabulary::in_section(&vocabulary).expect("a vocabulary");
+    let Ok(tokenizer) = Tokenizer::in_section(section, vocabulary) else { return };
+    assert_text_comes_back(&tokenizer, &String::from_utf8_lossy(text));
+}
+
+/// The sections of a small tokenizer: its vocabulary, and how text becomes ids.
+///
+/// # Panics
+/// When it is not in the repository.
+pub fn tokenizer_sections() -> (Vec<u8>, Vec<u8>) {
+    static SECTIONS: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    let read = || {
+        let path = repository().join("tests/tokenizers/small-gpt2/tokenizer.json");
+        let read = tokenizers::read(&path, 70_000).expect("a tokenizer");
+        (read.vocabulary.section, read.tokenizer.expect("of a known kind"))
+    };
+    SECTIONS.get_or_init(read).clone()
+}
+
+/// What is encoded has the bytes that it had, unless it was normalized.
+fn assert_text_comes_back(tokenizer: &Tokenizer, text: &str) {
+    let Ok(encoder) = Encoder::new(tokenizer) else { return };
+    let ids = encoder.encode(text);
+    let bytes = ids.iter().flat_map(|&id| tokenizer.vocabulary.bytes(id).expect("ids have bytes")).copied();
+    let bytes: Vec<u8> = bytes.collect();
+    assert!(str::from_utf8(&bytes).is_ok());
+    assert!(tokenizer.nfc || bytes == text.as_bytes(), "{text:?}");
 }
 
 /// The bytes of each token of a good `vocab.txt`, in the plainest way.

@@ -1,11 +1,13 @@
-//! The loop of a run: prompts in chunks, then one token at a time, always the most likely one; for one sequence or
-//! many.
+//! The loop of a run: prompts in chunks, then one token at a time, the most likely one or one drawn at random; for one
+//! sequence or many.
 //!
 //! Each forward pass takes a token of every live sequence, and as much of their prompts as there is room for. When a
 //! sequence has ended, the next one takes its place.
 
 use crate::error::Error;
+use crate::kernels::lanes::LogSumExp;
 use crate::model::{Batch, LOGITS_CHUNK};
+use crate::sampler::{Sampler, Sampling};
 use crate::threads::Team;
 use crate::top_k::top_k_into;
 use std::ops::ControlFlow;
@@ -22,9 +24,18 @@ pub struct Run<'a> {
     pub top: usize,
     /// Whether all positions of the prompt are visited; otherwise only the last one is, which is faster.
     pub visit_prompt: bool,
+    /// How the tokens after the prompt are chosen.
+    pub sampling: Sampling,
+    /// Whether [`Evaluated::nll`] is wanted.
+    pub score: bool,
 }
 
 impl<'a> Run<'a> {
+    /// A run that goes on greedily after the prompt, up to so many positions in all; nothing else is wanted.
+    pub fn new(prompt: &'a [u32], positions: usize) -> Run<'a> {
+        Run { prompt, positions, top: 1, visit_prompt: false, sampling: Sampling::GREEDY, score: false }
+    }
+
     /// The part of the prompt that is evaluated.
     fn prompt(&self) -> &'a [u32] {
         &self.prompt[..self.prompt.len().min(self.positions)]
@@ -44,6 +55,10 @@ pub struct Evaluated<'a> {
     pub logits: &'a [f32],
     /// The most likely next tokens and their logits.
     pub top: &'a [(u32, f32)],
+    /// The token that the sequence goes on with: that of the prompt, or the chosen one.
+    pub next: u32,
+    /// Negative logarithm of the probability of `next`, in nats, when it is wanted.
+    pub nll: Option<f64>,
     /// Whether it is the last position of its run.
     pub is_last: bool,
 }
@@ -67,6 +82,8 @@ pub struct Timing {
 struct Live<'a> {
     index: usize,
     run: Run<'a>,
+    /// Chooses its tokens, unless they are the most likely ones.
+    sampler: Option<Sampler>,
     /// Positions evaluated before this pass.
     position: usize,
     /// The token after the prompt, or after the last one generated.
@@ -77,8 +94,26 @@ struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
-    fn new(index: usize, run: Run<'a>) -> Live<'a> {
-        Live { index, run, position: 0, next: [0], taken: 0, ended: false }
+    fn new(index: usize, run: Run<'a>, vocab_size: usize) -> Live<'a> {
+        let sampler = (!run.sampling.is_greedy()).then(|| {
+            let mut sampler = Sampler::new(run.sampling, vocab_size);
+            run.prompt().iter().for_each(|&token| sampler.observe(token));
+            sampler
+        });
+        Live { index, run, sampler, position: 0, next: [0], taken: 0, ended: false }
+    }
+
+    /// The token after `position`: that of the prompt, or the one to go on with.
+    fn choose(&mut self, position: usize, found: &Found, logits: &[f32]) -> u32 {
+        match (self.run.prompt.get(position + 1), &mut self.sampler) {
+            (Some(&token), _) => token,
+            (None, None) => found.top[0].0,
+            (None, Some(sampler)) => {
+                let token = sampler.choose(logits);
+                sampler.observe(token);
+                token
+            }
+        }
     }
 
     /// The tokens that are known and not evaluated: the rest of the prompt, or the one generated last.
@@ -97,6 +132,14 @@ impl<'a> Live<'a> {
     fn visits(&self, position: usize) -> bool {
         self.run.visit_prompt || position + 1 >= self.run.prompt().len()
     }
+}
+
+/// What is found out about each row of logits, by whichever thread has time.
+struct Found {
+    /// The largest logits.
+    top: Vec<(u32, f32)>,
+    /// Logarithm of the sum of their exponentials, when it is wanted.
+    log_sum_exp: Option<f64>,
 }
 
 /// The places of a batch, each with a run or free.
@@ -121,7 +164,7 @@ impl<'a> Places<'a> {
         for (place, free) in self.0.iter_mut().enumerate().filter(|(_, live)| live.is_none()) {
             let Some((index, run)) = waiting.next() else { break };
             batch.begin(place, run.positions)?;
-            *free = Some(Live::new(index, run));
+            *free = Some(Live::new(index, run, batch.config().vocab_size));
         }
         Ok(())
     }
@@ -153,7 +196,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Evaluates prompts and goes on greedily, as many of `runs` at a time as the batch has places. Calls `visit` in the
+/// Evaluates prompts and goes on from there, as many of `runs` at a time as the batch has places. Calls `visit` in the
 /// order of positions for each run, until it breaks or all positions of the run are done; a break ends that run only.
 /// Runs begin in their order.
 ///
@@ -163,18 +206,18 @@ impl<'a> Places<'a> {
 ///
 /// # Panics
 /// When a prompt is empty or no position is asked for.
-pub fn greedy<E: From<Error>>(
+pub fn generate<E: From<Error>>(
     batch: &mut Batch,
     team: &mut Team,
     runs: &[Run],
     mut visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
     assert!(runs.iter().all(|run| !run.prompt().is_empty()), "something to begin with");
-    let (vocab_size, most_rows) = (batch.config().vocab_size, batch.options().chunk);
+    let (vocab_size, most_rows, isa) = (batch.config().vocab_size, batch.options().chunk, batch.options().products.isa);
     let n_top = |run: &Run| run.top.clamp(1, vocab_size);
     let most_top = runs.iter().map(n_top).max().unwrap_or(1);
-    let tops = 0..most_rows.min(LOGITS_CHUNK);
-    let mut tops: Vec<Vec<_>> = tops.map(|_| Vec::with_capacity(most_top + 1)).collect();
+    let nothing = |_| Found { top: Vec::with_capacity(most_top + 1), log_sum_exp: None };
+    let mut founds: Vec<Found> = (0..most_rows.min(LOGITS_CHUNK)).map(nothing).collect();
     let mut visited = Vec::with_capacity(most_rows);
     let mut places = Places((0..batch.n_places()).map(|_| None).collect());
     let mut waiting = runs.iter().copied().enumerate();
@@ -200,22 +243,27 @@ pub fn greedy<E: From<Error>>(
                 error => error,
             })?;
             let logits_of = |i: usize| &logits[i * vocab_size..][..vocab_size];
-            team.for_rows(&mut tops[..rows.len()], 1, |i, top| {
-                top_k_into(logits_of(i), n_top(&places.at(rows[i].1.sequence).run), &mut top[0]);
+            team.for_rows(&mut founds[..rows.len()], 1, |i, found| {
+                let (found, run) = (&mut found[0], &places.at(rows[i].1.sequence).run);
+                top_k_into(logits_of(i), n_top(run), &mut found.top);
+                found.log_sum_exp = run.score.then(|| isa.run(LogSumExp(logits_of(i))));
             });
             for (i, (_, row)) in rows.iter().enumerate() {
                 let live = places.at_mut(row.sequence);
                 if live.ended {
                     continue;
                 }
-                live.next = [tops[i][0].0];
+                let next = live.choose(row.position, &founds[i], logits_of(i));
+                live.next = [next];
                 live.ended = row.position + 1 == live.run.positions;
                 let evaluated = Evaluated {
                     run: live.index,
                     position: row.position,
                     token: row.token,
                     logits: logits_of(i),
-                    top: &tops[i],
+                    top: &founds[i].top,
+                    next,
+                    nll: founds[i].log_sum_exp.map(|sum| sum - f64::from(logits_of(i)[next as usize])),
                     is_last: live.ended,
                 };
                 live.ended |= visit(evaluated)?.is_break();

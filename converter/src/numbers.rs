@@ -1,0 +1,67 @@
+//! The numbers of a tensor in a model file, in the order of the checkpoint, a piece at a time.
+
+use crate::coding::decode_panel;
+use crate::fill::{extract_rows, extract_vector};
+use olmo_infer::coded::CodedPanels;
+use olmo_infer::format::PANEL_ROWS;
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::panels::PanelShape;
+
+/// Bytes of a vector that are one piece.
+const VECTOR_PIECE_BYTES: usize = 64 << 10;
+
+/// A tensor of a model file. A piece of a matrix is a panel, up to 64 rows.
+pub struct Numbers<'a> {
+    bytes: &'a [u8],
+    shape: Option<PanelShape>,
+    coded: Option<CodedPanels<'a>>,
+    /// The steps of a coded panel as a plain one has them.
+    decoded: Vec<u8>,
+}
+
+impl<'a> Numbers<'a> {
+    /// Tensor `index` of `model`.
+    pub fn new(model: &'a ModelFile, index: usize) -> Numbers<'a> {
+        let bytes = model.tensor_bytes(index);
+        let shape = model.specs()[index].panel_shape(model.matrices());
+        let coded = shape.zip(model.coded_table(index)).map(|(shape, table)| CodedPanels::new(&shape, bytes, table));
+        Numbers { bytes, shape, coded, decoded: Vec::new() }
+    }
+
+    /// Number of pieces.
+    pub fn n_pieces(&self) -> usize {
+        self.shape.map_or(self.bytes.len().div_ceil(VECTOR_PIECE_BYTES), |shape| shape.n_panels())
+    }
+
+    /// Most numbers of a piece.
+    pub fn piece_elements(&self) -> usize {
+        self.shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows))
+    }
+
+    /// Bytes of memory that decoding takes.
+    pub fn decoded_bytes(&self) -> usize {
+        self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes())
+    }
+
+    /// Takes the memory that decoding uses, [`Numbers::decoded_bytes`] of it.
+    pub fn with_memory(self, decoded: Vec<u8>) -> Numbers<'a> {
+        Numbers { decoded, ..self }
+    }
+
+    /// Appends the numbers of a piece as the bits of f32, row after row, without padding.
+    pub fn piece(&mut self, piece: usize, bits: &mut Vec<u32>) {
+        let Some(shape) = &self.shape else {
+            let begin = piece * VECTOR_PIECE_BYTES;
+            return extract_vector(&self.bytes[begin..self.bytes.len().min(begin + VECTOR_PIECE_BYTES)], bits);
+        };
+        let plain = match &self.coded {
+            Some(panels) => {
+                self.decoded.clear();
+                decode_panel(&panels.panel(piece), &mut self.decoded);
+                &self.decoded
+            }
+            None => &self.bytes[piece * shape.panel_bytes()..][..shape.panel_bytes()],
+        };
+        extract_rows(shape, plain, piece, bits);
+    }
+}

@@ -1,0 +1,190 @@
+//! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
+
+use crate::chat_template::{self, Names};
+use crate::dolma2;
+use crate::error::{Error, Problem};
+use crate::npy;
+use crate::output::Target;
+use crate::strict_json;
+use crate::tokenizer_json;
+use crate::vocab::{self, Vocabulary};
+use serde_json::{Map, Value};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Longest `tokenizer_config.json` and `chat_template.jinja`; real ones have some KiB.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// What a model file gets for text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Text {
+    /// The bytes of every token.
+    pub vocabulary: Option<Vocabulary>,
+    /// The section `TOKENIZER`, or why there is none.
+    pub tokenizer: Part,
+    /// The section `CHAT`, or why there is none.
+    pub chat: Part,
+}
+
+/// A section that may be missing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Part {
+    /// The folder has nothing of it.
+    #[default]
+    Absent,
+    /// The folder has something, and this is why it cannot be used.
+    Unknown(String),
+    /// Its bytes, and the name of the file that they come from.
+    Known(Vec<u8>, &'static str),
+}
+
+impl Part {
+    /// The bytes of the section.
+    pub fn section(&self) -> Option<&[u8]> {
+        match self {
+            Part::Known(bytes, _) => Some(bytes),
+            Part::Absent | Part::Unknown(_) => None,
+        }
+    }
+
+    /// For people: where it comes from, or why it is not there.
+    pub fn origin(&self) -> String {
+        match self {
+            Part::Absent => "none".into(),
+            Part::Unknown(problem) => format!("none: {problem}"),
+            Part::Known(_, name) => (*name).into(),
+        }
+    }
+}
+
+impl Text {
+    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`. Refuses a file that
+    /// would be replaced by `target`.
+    ///
+    /// # Errors
+    /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat
+    /// template that is not understood is no error.
+    pub fn read(folder: &Path, vocab: Option<&Path>, vocab_size: usize, target: &Target) -> Result<Text, Error> {
+        let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
+            let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
+            target.refuse_same(&path, (metadata.dev(), metadata.ino()))?;
+            Ok(path)
+        };
+        let present = |name: &str| -> Result<Option<PathBuf>, Error> {
+            let path = folder.join(name);
+            match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(Error::io(path, "cannot look at it", error)),
+                // A link that leads nowhere is there, and an error.
+                Ok(_) => not_the_target(path).map(Some),
+            }
+        };
+        let is_json = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
+        let (json, txt) = match vocab {
+            Some(path) => {
+                let path = not_the_target(path.to_path_buf())?;
+                if is_json(&path) { (Some(path), None) } else { (None, Some(path)) }
+            }
+            None => (None, present("vocab.txt")?),
+        };
+        let json = match json {
+            None => present("tokenizer.json")?,
+            given => given,
+        };
+        let mut text = Text::default();
+        if let Some(path) = &json {
+            let read = tokenizer_json::read(path, vocab_size)?;
+            text.vocabulary = Some(read.vocabulary);
+            text.tokenizer = match read.tokenizer {
+                Ok(section) => Part::Known(section, "tokenizer.json"),
+                Err(problem) => Part::Unknown(problem),
+            };
+        }
+        if let Some(path) = &txt {
+            let vocabulary = vocab::read(path, vocab_size)?;
+            if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
+                refuse_other(path, &vocabulary, json, other)?;
+            } else {
+                text.tokenizer = match dolma2::section(&vocabulary) {
+                    Some(section) => Part::Known(section, "vocab.txt, which is that of dolma2"),
+                    None => Part::Unknown(
+                        "a vocab.txt does not say how text is split; add the model's tokenizer.json".into(),
+                    ),
+                };
+            }
+            text.vocabulary = Some(vocabulary);
+        }
+        text.chat = chat(present("tokenizer_config.json")?.as_deref(), present("chat_template.jinja")?.as_deref())?;
+        Ok(text)
+    }
+}
+
+/// Two files of tokens must be of one vocabulary.
+fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocabulary) -> Result<(), Error> {
+    if vocabulary == other {
+        return Ok(());
+    }
+    let bytes = |vocabulary: &Vocabulary, id| {
+        let view = olmo_infer::vocabulary::Vocabulary::in_section(&vocabulary.section);
+        view.and_then(|view| view.bytes(id).map(<[u8]>::to_vec))
+    };
+    let id = (0..u32::MAX).find(|&id| bytes(vocabulary, id) != bytes(other, id)).unwrap_or(0);
+    let shown = |bytes: Option<Vec<u8>>| match bytes {
+        Some(bytes) => format!("\"{}\"", olmo_infer::vocabulary::quoted(&bytes)),
+        None => "no token".into(),
+    };
+    let found = format!("id {id} is {}", shown(bytes(vocabulary, id)));
+    let expected = format!("{} as in {}", shown(bytes(other, id)), crate::error::shown_path(json));
+    Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
+}
+
+/// The text of a file of at most [`MAX_BYTES`].
+fn read_text(path: &Path) -> Result<String, Error> {
+    let bytes = npy::read_at_most(path, MAX_BYTES)?
+        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("a file of some KiB"))?;
+    String::from_utf8(bytes).map_err(|_| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8").into())
+}
+
+/// The format of conversations: `chat_template.jinja`, or else what `tokenizer_config.json` has.
+fn chat(config: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
+    let config = match config {
+        None => Map::new(),
+        Some(path) => match strict_json::parse(read_text(path)?.as_bytes()) {
+            Ok(Value::Object(object)) => object,
+            Ok(_) => return Err(Problem::new(path, "JSON that is no object").expected("an object").into()),
+            Err(error) => return Err(Problem::new(path, error).expected("JSON").into()),
+        },
+    };
+    let (template, name) = match jinja {
+        Some(path) => (read_text(path)?, "chat_template.jinja"),
+        None => match template_in(&config) {
+            Some(template) => (template.to_string(), "tokenizer_config.json"),
+            None => return Ok(Part::Absent),
+        },
+    };
+    Ok(match chat_template::section(&template, &names(&config)) {
+        Ok(section) => Part::Known(section, name),
+        Err(problem) => Part::Unknown(problem),
+    })
+}
+
+/// The template in a `tokenizer_config.json`: a text, or the one that is called "default" in a list.
+fn template_in(config: &Map<String, Value>) -> Option<&str> {
+    match config.get("chat_template")? {
+        Value::String(template) => Some(template),
+        Value::Array(list) => {
+            let is_default = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
+            list.iter().find(is_default)?.get("template")?.as_str()
+        }
+        _ => None,
+    }
+}
+
+/// What templates call tokens: `bos_token` and the like.
+fn names(config: &Map<String, Value>) -> Names {
+    let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string);
+    let names = config.iter().filter(|(key, _)| key.ends_with("_token"));
+    names.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+}

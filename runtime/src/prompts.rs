@@ -1,0 +1,170 @@
+//! What there is to evaluate: token files, or a text that becomes ids; and text and ids turned into each other alone.
+
+use crate::args::{Args, Prompt};
+use crate::output::Failure;
+use olmo_infer::chat::Chat;
+use olmo_infer::config::ModelConfig;
+use olmo_infer::encoder::Encoder;
+use olmo_infer::error::{Error, display_path};
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::tokenizer::Tokenizer;
+use olmo_infer::tokens::read_tokens;
+use olmo_infer::vocabulary::Vocabulary;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Longest text: what a model can take is far less.
+const MAX_TEXT_BYTES: u64 = 256 << 20;
+/// Most ids that become text in one go.
+const MAX_IDS: usize = 1 << 28;
+
+/// A sequence to evaluate.
+pub struct Input {
+    /// Its ids, checked.
+    pub tokens: Vec<u32>,
+    /// Number of positions to evaluate.
+    pub positions: usize,
+}
+
+/// Reads all prompts, so that nothing is computed when one of them is bad.
+///
+/// # Errors
+/// What is wrong with each bad one.
+pub fn read(args: &Args, file: &ModelFile) -> Result<Vec<Input>, Failure> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(vec![of_text(args, prompt, file)?]);
+    }
+    let (mut inputs, mut failures) = (Vec::new(), Vec::new());
+    for path in &args.tokens {
+        match of_file(args, file.config(), path) {
+            Ok(input) => inputs.push(input),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(inputs) } else { Err(Failure::Several(failures)) }
+}
+
+fn of_file(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
+    let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings)?;
+    let positions = args.positions(tokens.len(), config.max_position_embeddings);
+    let positions = positions.map_err(|failure| Failure::Refused(format!("{}: {failure}", display_path(path))))?;
+    Ok(Input { tokens, positions })
+}
+
+fn of_text(args: &Args, prompt: &Prompt, file: &ModelFile) -> Result<Input, Failure> {
+    let tokens = encoded(prompt, file)?;
+    let most = file.config().max_position_embeddings;
+    match tokens.len() {
+        0 => Err(Failure::Usage("the prompt is empty, expected a text".into())),
+        n if n > most => Err(Failure::Refused(format!(
+            "the prompt has {n} tokens, expected at most {most}, the positions of the model; shorten it"
+        ))),
+        n => Ok(Input { positions: args.positions(n, most)?, tokens }),
+    }
+}
+
+/// The ids of a prompt.
+fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
+    let text = match &prompt.text {
+        Some(text) => text.clone(),
+        None => read_text(Path::new("-"))?,
+    };
+    if !prompt.chat {
+        return Ok(encoder(file, "--prompt")?.encode(&text));
+    }
+    let path = display_path(file.path());
+    let chat = Chat::new(file)?.ok_or_else(|| {
+        Failure::Usage(format!(
+            "{path}: has no chat format, so --chat cannot ask it; base models have none: use --prompt alone, or pack the \
+             folder of an instruct model with its tokenizer_config.json or chat_template.jinja"
+        ))
+    })?;
+    let text = chat.prompt(prompt.system.as_deref(), &text);
+    let text = text.ok_or_else(|| Failure::Usage(format!("{path}: its chat format takes no --system")))?;
+    Ok(encoder(file, "--chat")?.encode(&text))
+}
+
+/// The encoder of a model, which `flag` asks for.
+fn encoder<'a>(file: &'a ModelFile, flag: &str) -> Result<Encoder<'a>, Failure> {
+    let path = display_path(file.path());
+    let none = |what: &str| {
+        Failure::Usage(format!(
+            "{path}: has no {what}, which {flag} needs; pack it with a tokenizer.json in the folder, or give token ids in a \
+             file"
+        ))
+    };
+    let vocabulary = Vocabulary::new(file)?.ok_or_else(|| none("vocabulary"))?;
+    let tokenizer = Tokenizer::new(file, vocabulary).map_err(|error| match error {
+        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}, so {flag} cannot be used")),
+        error => error.into(),
+    })?;
+    let tokenizer = tokenizer.ok_or_else(|| none("tokenizer"))?;
+    Encoder::new(&tokenizer).map_err(|problem| Failure::Refused(format!("{path}: {problem}; pack it again")))
+}
+
+/// A text from a file, or from standard input for `-`.
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let read = |source: &mut dyn Read, bytes: &mut Vec<u8>| {
+        source.take(MAX_TEXT_BYTES + 1).read_to_end(bytes).map_err(Error::io(path, "read"))
+    };
+    if path.as_os_str() == "-" {
+        read(&mut io::stdin().lock(), &mut bytes)?;
+    } else {
+        read(&mut File::open(path).map_err(Error::io(path, "open"))?, &mut bytes)?;
+    }
+    if bytes.len() as u64 > MAX_TEXT_BYTES {
+        return Err(Failure::Refused(format!("{}: more than 256 MiB of text, expected less", display_path(path))));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::Refused(format!(
+            "{}: not text: byte {at} is not UTF-8; expected text in UTF-8, convert it with iconv",
+            display_path(path)
+        ))
+    })
+}
+
+/// `--tokenize`: prints the ids of a text.
+pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::Usage("token ids are no text; redirect standard output to a file or a pipe".into()));
+    }
+    let ids = match &args.prompt {
+        Some(prompt) => encoded(prompt, file)?,
+        None => {
+            let encoder = encoder(file, "--tokenize")?;
+            encoder.encode(&read_text(&args.tokens[0])?)
+        }
+    };
+    let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
+    file.check_unchanged()?;
+    let mut out = io::stdout().lock();
+    out.write_all(&bytes)?;
+    Ok(out.flush()?)
+}
+
+/// `--detokenize`: prints the bytes of ids.
+pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+    let model = display_path(file.path());
+    let vocabulary = Vocabulary::new(file)?.ok_or_else(|| {
+        Failure::Usage(format!("{model}: has no vocabulary, which --detokenize needs; pack it with --vocab vocab.txt"))
+    })?;
+    let path: &PathBuf = &args.tokens[0];
+    let tokens = read_tokens(path, file.config().vocab_size, MAX_IDS)?;
+    let mut bytes = Vec::new();
+    for (i, &token) in tokens.iter().enumerate() {
+        bytes.extend(vocabulary.bytes(token).ok_or_else(|| {
+            Failure::Refused(format!(
+                "{}: token {i} is {token}, which has no text in the vocabulary of {model}; it is one of the untrained ids \
+                 that fill up the embedding",
+                display_path(path)
+            ))
+        })?);
+    }
+    file.check_unchanged()?;
+    let mut out = io::stdout().lock();
+    out.write_all(&bytes)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,305 @@
+//! `--score`: how well the model predicts each token of token files, a JSON object for each file.
+
+use crate::args::Args;
+use crate::output::{Failure, json_string};
+use olmo_infer::error::{Error, display_path};
+use olmo_infer::generate::{Run, generate};
+use olmo_infer::mapping::Load;
+use olmo_infer::memory;
+use olmo_infer::model::{Batch, Model};
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::threads::Team;
+use olmo_infer::tokens::read_tokens;
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Files that are read and evaluated before the next ones are: more do not make the passes fuller.
+const GROUP: usize = 512;
+/// Longest list of files.
+const MAX_LIST_BYTES: u64 = 64 << 20;
+/// How every object begins.
+const BEGINNING: &[u8] = b"{\"file\":";
+
+/// Scores all files that have no score yet, and yields how many could not be scored. Files come in the order of the
+/// arguments, or of the list on standard input.
+///
+/// # Errors
+/// What keeps the run from going on. A file that cannot be scored does not: its object says why.
+pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Failure> {
+    let mut out = Destination::new(args.output.as_deref(), &args.model)?;
+    let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
+    let files: Vec<PathBuf> = files.into_iter().filter(|path| !out.has(path)).collect();
+    let model = Model::new(file);
+    let mut progress = Progress::new(files.len());
+    let mut n_failed = 0;
+    for group in files.chunks(GROUP) {
+        n_failed += Group::read(args, file, &model, group)?.run(team, &mut out, &mut progress)?;
+    }
+    progress.finish();
+    Ok(n_failed)
+}
+
+/// The files that standard input names.
+fn list() -> Result<Vec<PathBuf>, Failure> {
+    let mut text = String::new();
+    let read = io::stdin().lock().take(MAX_LIST_BYTES).read_to_string(&mut text);
+    read.map_err(Error::io(Path::new("-"), "read the list of files"))?;
+    let files: Vec<PathBuf> = text.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect();
+    if files.is_empty() {
+        let problem = "no files to score: standard input is empty, expected a path per line; or name token files";
+        return Err(Failure::Usage(problem.into()));
+    }
+    Ok(files)
+}
+
+/// Files that are evaluated together.
+struct Group<'a> {
+    args: &'a Args,
+    file: &'a ModelFile,
+    model: &'a Model<'a>,
+    files: Vec<Scored<'a>>,
+}
+
+/// One file and what is known of it.
+struct Scored<'a> {
+    path: &'a Path,
+    tokens: Result<Vec<u32>, String>,
+    nll: Vec<f64>,
+}
+
+impl Scored<'_> {
+    /// Predictions that it has when it is done.
+    fn n_predictions(&self) -> usize {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.len() - 1)
+    }
+
+    /// The line of the file.
+    fn line(&self) -> io::Result<Vec<u8>> {
+        let mut line = BEGINNING.to_vec();
+        json_string(&mut line, &self.path.to_string_lossy())?;
+        let tokens = match &self.tokens {
+            Ok(tokens) => tokens,
+            Err(problem) => {
+                line.extend(b",\"error\":");
+                json_string(&mut line, problem)?;
+                line.extend(b"}\n");
+                return Ok(line);
+            }
+        };
+        write!(line, ",\"tokens\":{}", tokens.len())?;
+        let mean = self.nll.iter().sum::<f64>() / self.nll.len() as f64;
+        // JSON has no infinity, and a file of one token no mean.
+        let number = |number: f64| if number.is_finite() { number.to_string() } else { "null".into() };
+        write!(line, ",\"mean_nll\":{},\"perplexity\":{},\"nll\":[", number(mean), number(mean.exp()))?;
+        for (i, &nll) in self.nll.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            // The logits are f32: more digits would say nothing.
+            write!(line, "{comma}{}", nll as f32)?;
+        }
+        line.extend(b"]}\n");
+        Ok(line)
+    }
+}
+
+impl<'a> Group<'a> {
+    /// Reads the token files.
+    fn read(
+        args: &'a Args,
+        file: &'a ModelFile,
+        model: &'a Model<'a>,
+        paths: &'a [PathBuf],
+    ) -> Result<Group<'a>, Failure> {
+        let config = file.config();
+        let read = |path: &'a PathBuf| {
+            let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings);
+            Scored { path, tokens: tokens.map_err(|error| error.to_string()), nll: Vec::new() }
+        };
+        Ok(Group { args, file, model, files: paths.iter().map(read).collect() })
+    }
+
+    /// Evaluates them, writes their lines, and yields how many have none but an error.
+    fn run(mut self, team: &mut Team, out: &mut Destination, progress: &mut Progress) -> Result<usize, Failure> {
+        let n_failed = self.files.iter().filter(|file| file.tokens.is_err()).count();
+        let wanted: Vec<usize> = (0..self.files.len()).filter(|&i| self.files[i].n_predictions() > 0).collect();
+        let tokens: Vec<Vec<u32>> = wanted.iter().map(|&i| self.files[i].tokens.clone().unwrap_or_default()).collect();
+        // The last token predicts nothing that is known.
+        let run = |tokens| Run { visit_prompt: true, score: true, ..Run::new(tokens, tokens.len() - 1) };
+        let runs: Vec<Run> = tokens.iter().map(|tokens| run(tokens.as_slice())).collect();
+        let mut n_written = 0;
+        self.write_done(&mut n_written, out, progress)?;
+        if !runs.is_empty() {
+            let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
+            let options = self.args.options(positions.iter().copied().max().unwrap_or(1));
+            let mapped_bytes = match self.file.loaded().way {
+                Load::Read => 0,
+                _ => self.model.weights().bytes_per_token(),
+            };
+            let needed = |positions: &[usize]| Batch::bytes(self.file.config(), &options, positions);
+            let places = memory::batch(self.args.batch(), &positions, mapped_bytes, needed)?;
+            let mut batch = Batch::new(self.model, options, places)?;
+            let evaluated = generate(&mut batch, team, &runs, |evaluated| {
+                let file = &mut self.files[wanted[evaluated.run]];
+                file.nll.extend(evaluated.nll);
+                progress.n_tokens += 1;
+                if evaluated.is_last {
+                    // The results of a model that was written to meanwhile are worth nothing.
+                    self.file.check_unchanged()?;
+                    self.write_done(&mut n_written, out, progress)?;
+                }
+                Ok::<_, Failure>(ControlFlow::Continue(()))
+            });
+            evaluated.map_err(|failure| match failure {
+                Failure::Runtime(Error::NotFinite { sequence, .. }) => {
+                    let path = display_path(self.files[wanted[sequence]].path);
+                    Failure::Refused(format!("{path}: {failure}"))
+                }
+                failure => failure,
+            })?;
+        }
+        Ok(n_failed)
+    }
+
+    /// Writes the lines of files that are done and stand before all that are not.
+    fn write_done(&self, n_written: &mut usize, out: &mut Destination, progress: &mut Progress) -> Result<(), Failure> {
+        while let Some(file) = self.files.get(*n_written).filter(|file| file.nll.len() == file.n_predictions()) {
+            out.write(&file.line()?)?;
+            *n_written += 1;
+            progress.n_files += 1;
+        }
+        progress.show();
+        Ok(())
+    }
+}
+
+/// Where the lines go.
+enum Destination {
+    Stdout,
+    /// A file with lines of earlier runs.
+    File {
+        path: PathBuf,
+        file: File,
+        /// Their files, as JSON has them.
+        names: HashSet<Vec<u8>>,
+    },
+}
+
+impl Destination {
+    fn new(path: Option<&Path>, model: &Path) -> Result<Destination, Failure> {
+        let Some(path) = path else { return Ok(Destination::Stdout) };
+        let shown = display_path(path);
+        if std::fs::canonicalize(path).is_ok_and(|path| std::fs::canonicalize(model).is_ok_and(|model| model == path)) {
+            return Err(Failure::Usage(format!("{shown}: is the model; give another name to --output")));
+        }
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let mut file = opened.map_err(Error::io(path, "open for writing"))?;
+        let mut names = HashSet::new();
+        let mut reader = BufReader::new(&file);
+        let (mut line, mut end) = (Vec::new(), 0u64);
+        for number in 1.. {
+            line.clear();
+            let n = reader.read_until(b'\n', &mut line).map_err(Error::io(path, "read"))?;
+            let is_whole = line.last() == Some(&b'\n');
+            match name_in(&line) {
+                _ if n == 0 => break,
+                Some(name) if is_whole => names.insert(name.to_vec()),
+                // What a run that was stopped has left, even before the name's end.
+                _ if !is_whole && (line.starts_with(BEGINNING) || BEGINNING.starts_with(&line)) => break,
+                _ => {
+                    return Err(Failure::Refused(format!(
+                        "{shown}: line {number} is no score, expected the output of --score; give --output another file"
+                    )));
+                }
+            };
+            end += n as u64;
+        }
+        file.set_len(end).map_err(Error::io(path, "cut off its unfinished last line"))?;
+        file.seek(SeekFrom::End(0)).map_err(Error::io(path, "go to its end"))?;
+        Ok(Destination::File { path: path.to_path_buf(), file, names })
+    }
+
+    /// Whether the file has a line already.
+    fn has(&self, path: &Path) -> bool {
+        let Destination::File { names, .. } = self else { return false };
+        let mut name = Vec::new();
+        // Writing into a vector does not fail.
+        json_string(&mut name, &path.to_string_lossy()).is_ok_and(|()| names.contains(&name))
+    }
+
+    /// Writes a line, all of it at once.
+    fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
+        match self {
+            Destination::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(line)?;
+                Ok(stdout.flush()?)
+            }
+            Destination::File { path, file, .. } => Ok(file.write_all(line).map_err(Error::io(path, "write"))?),
+        }
+    }
+}
+
+/// The name of the file of a line, in its quotation marks.
+fn name_in(line: &[u8]) -> Option<&[u8]> {
+    let name = line.strip_prefix(BEGINNING)?;
+    let mut bytes = name.iter().enumerate().skip(1);
+    while let Some((i, byte)) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'"' if name[0] == b'"' => return Some(&name[..=i]),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What is told on a terminal meanwhile.
+struct Progress {
+    begun: Instant,
+    shown: Option<Instant>,
+    is_terminal: bool,
+    n_files: usize,
+    of_files: usize,
+    n_tokens: usize,
+}
+
+impl Progress {
+    fn new(of_files: usize) -> Progress {
+        let is_terminal = io::stderr().is_terminal();
+        Progress { begun: Instant::now(), shown: None, is_terminal, n_files: 0, of_files, n_tokens: 0 }
+    }
+
+    fn show(&mut self) {
+        if !self.is_terminal || self.shown.is_some_and(|shown| shown.elapsed().as_millis() < 200) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let rate = self.n_tokens as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
+        let line = format!("{} of {} files, {rate:.0} tokens/s", self.n_files, self.of_files);
+        // Where it does not take the line, nobody is left to tell.
+        let _nobody_to_tell = write!(io::stderr(), "\r\x1b[K{line}");
+    }
+
+    fn finish(&mut self) {
+        if self.shown.is_some() {
+            let _nobody_to_tell = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_at_their_quotation_mark() {
+        assert_eq!(name_in(br#"{"file":"a.bin","tokens":1}"#), Some(&br#""a.bin""#[..]));
+        assert_eq!(name_in(br#"{"file":"a\"\\","error":""}"#), Some(&br#""a\"\\""#[..]));
+        for bad in [&br#"{"file":"a.bin"#[..], br#"{"file":null}"#, b"", br#"{"tokens":1}"#, br#"{"file":"a\""#] {
+            assert_eq!(name_in(bad), None);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! How text becomes ids, as the model file says it: the kind of tokenizer, its merges and added tokens, checked.
+//!
+//! Nothing here needs a crate for text; `encoder.rs` does the work.
+
+use crate::error::Error;
+use crate::format::{
+    ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead, section,
+};
+use crate::model_file::ModelFile;
+use crate::vocabulary::Vocabulary;
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+/// How text is split into words before pairs are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreTokenizer {
+    /// As cl100k and dolma2 do it: letters with a character before them, numbers in threes.
+    Dolma2,
+    /// As GPT-2 does it: letters and numbers with a space before them.
+    Gpt2,
+}
+
+impl PreTokenizer {
+    /// All of them.
+    pub const ALL: [PreTokenizer; 2] = [PreTokenizer::Dolma2, PreTokenizer::Gpt2];
+
+    /// The code in a [`TokenizerHead`].
+    pub fn code(self) -> u32 {
+        match self {
+            PreTokenizer::Dolma2 => 1,
+            PreTokenizer::Gpt2 => 2,
+        }
+    }
+
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            PreTokenizer::Dolma2 => "dolma2",
+            PreTokenizer::Gpt2 => "GPT-2",
+        }
+    }
+
+    /// The pattern of a word, as `tokenizer.json` has it.
+    pub fn pattern(self) -> &'static str {
+        match self {
+            PreTokenizer::Dolma2 => {
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            }
+            PreTokenizer::Gpt2 => r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        }
+    }
+}
+
+/// A view of the tokenizer section.
+#[derive(Clone, Copy)]
+pub struct Tokenizer<'a> {
+    /// Pattern of words.
+    pub pre_tokenizer: PreTokenizer,
+    /// Whether text is brought to normalization form C first.
+    pub nfc: bool,
+    /// The ids of single bytes; [`NONE`] for one that has none.
+    pub bytes: &'a [U32; 256],
+    /// Pairs that are merged, in the order of their ranks.
+    pub merges: &'a [Merge],
+    /// Tokens that are found as a whole.
+    pub added: &'a [AddedToken],
+    /// The bytes of all ids.
+    pub vocabulary: Vocabulary<'a>,
+}
+
+/// Why a section gives no tokenizer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NoTokenizer {
+    /// A kind that this version does not know, by its code.
+    UnknownKind(u32),
+    /// It is not what the format describes.
+    Damaged(String),
+}
+
+impl<'a> Tokenizer<'a> {
+    /// The tokenizer of `file`, which has this vocabulary; `None` when it has none. Checks the digest.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the section is not what the format describes, [`Error::Request`] for a kind of tokenizer
+    /// that this version does not know.
+    pub fn new(file: &'a ModelFile, vocabulary: Vocabulary<'a>) -> Result<Option<Tokenizer<'a>>, Error> {
+        let Some(bytes) = file.checked_section(section::TOKENIZER, "tokenizer")? else { return Ok(None) };
+        Tokenizer::in_section(bytes, vocabulary).map(Some).map_err(|problem| match problem {
+            NoTokenizer::UnknownKind(kind) => Error::Request {
+                problem: format!("its tokenizer is of kind {kind}, which this version of olmo-infer does not know"),
+            },
+            NoTokenizer::Damaged(found) => Error::Damaged {
+                path: file.path().to_path_buf(),
+                place: "tokenizer".into(),
+                found,
+                expected: "what format-spec.md describes".into(),
+            },
+        })
+    }
+
+    /// The tokenizer in the bytes of a section.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn in_section(bytes: &'a [u8], vocabulary: Vocabulary<'a>) -> Result<Tokenizer<'a>, NoTokenizer> {
+        let damaged = |found: String| NoTokenizer::Damaged(found);
+        let (head, rest) =
+            TokenizerHead::ref_from_prefix(bytes).map_err(|_| damaged(format!("{} bytes", bytes.len())))?;
+        if head.kind.get() != TOKENIZER_BYTE_PAIRS {
+            return Err(NoTokenizer::UnknownKind(head.kind.get()));
+        }
+        let code = head.pre_tokenizer.get();
+        let pre_tokenizer = PreTokenizer::ALL.into_iter().find(|kind| kind.code() == code);
+        let pre_tokenizer = pre_tokenizer.ok_or_else(|| damaged(format!("pre-tokenizer {code}")))?;
+        let nfc = match head.normalizer.get() {
+            0 => false,
+            1 => true,
+            other => return Err(damaged(format!("normalizer {other}"))),
+        };
+        if head.reserved != [0; 12] {
+            return Err(damaged("reserved fields that are not zero".into()));
+        }
+        let too_short = || damaged(format!("{} bytes, not those of its lists", bytes.len()));
+        let (single, rest) = <[U32; 256]>::ref_from_prefix(rest).map_err(|_| too_short())?;
+        let (merges, rest) =
+            <[Merge]>::ref_from_prefix_with_elems(rest, head.n_merges.get() as usize).map_err(|_| too_short())?;
+        let added =
+            <[AddedToken]>::ref_from_bytes_with_elems(rest, head.n_added.get() as usize).map_err(|_| too_short())?;
+        let tokenizer = Tokenizer { pre_tokenizer, nfc, bytes: single, merges, added, vocabulary };
+        tokenizer.check().map_err(damaged)?;
+        Ok(tokenizer)
+    }
+
+    /// Checks ids and flags. That no pair stands twice is for whoever looks pairs up.
+    fn check(&self) -> Result<(), String> {
+        let bytes_of = |id: U32| {
+            let bytes = self.vocabulary.bytes(id.get());
+            bytes.ok_or_else(|| format!("id {id}, which the vocabulary does not have"))
+        };
+        for (byte, &id) in (0..=255u8).zip(self.bytes) {
+            if id.get() == NONE {
+                if in_utf8(byte) {
+                    return Err(format!("no id for the byte {byte:02x}"));
+                }
+            } else if bytes_of(id)? != [byte] {
+                return Err(format!("id {id} for the byte {byte:02x}, which is another token"));
+            }
+        }
+        for (rank, merge) in self.merges.iter().enumerate() {
+            let (left, right, merged) = (bytes_of(merge.left)?, bytes_of(merge.right)?, bytes_of(merge.id)?);
+            if merged.strip_prefix(left) != Some(right) {
+                return Err(format!("merge {rank}, which makes other bytes than those of its pieces"));
+            }
+        }
+        let unknown = |added: &&AddedToken| added.flags.get() & !(ADDED_NORMALIZED | ADDED_SPECIAL) != 0;
+        if let Some(added) = self.added.iter().find(unknown) {
+            return Err(format!("flags {:#x} of id {}", added.flags, added.id));
+        }
+        self.added.iter().try_for_each(|added| bytes_of(added.id).map(|_| ()))?;
+        let no_text = |added: &&AddedToken| str::from_utf8(self.text(added)).is_err();
+        if let Some(added) = self.added.iter().find(no_text) {
+            return Err(format!("the added token {}, which is not UTF-8", added.id));
+        }
+        Ok(())
+    }
+
+    /// The bytes of an added token.
+    pub fn text(&self, added: &AddedToken) -> &'a [u8] {
+        self.vocabulary.bytes(added.id.get()).unwrap_or_default()
+    }
+
+    /// Ids that steer the model and are no text.
+    pub fn special(&self) -> impl Iterator<Item = u32> + use<'a> {
+        self.added.iter().filter(|added| added.flags.get() & ADDED_SPECIAL != 0).map(|added| added.id.get())
+    }
+}
+
+/// Whether a byte can occur in UTF-8.
+pub fn in_utf8(byte: u8) -> bool {
+    !matches!(byte, 0xc0 | 0xc1 | 0xf5..=0xff)
+}

@@ -1,0 +1,186 @@
+//! `--score`: how well the model predicts each token of token files.
+
+use olmo_tests::{Finished, Stored, TempDir, repository, run, skipped, small_config, write_weights};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+
+struct Fixture {
+    folder: TempDir,
+    model: PathBuf,
+}
+
+/// A small model of random weights.
+fn fixture(name: &str) -> Fixture {
+    let folder = TempDir::new(name);
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    run(PACK, [&weights, &model]).ok();
+    Fixture { folder, model }
+}
+
+impl Fixture {
+    fn tokens(&self, name: &str, ids: &[u32]) -> PathBuf {
+        let path = self.folder.join(name);
+        fs::write(&path, ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()).expect("written");
+        path
+    }
+
+    fn score(&self, files: &[&Path], flags: &[&str]) -> Finished {
+        let files = files.iter().map(|file| file.as_os_str());
+        let flags = ["--score"].iter().chain(flags).map(|flag| flag.as_ref());
+        run(INFER, [self.model.as_os_str()].into_iter().chain(files).chain(flags))
+    }
+}
+
+fn objects(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// The numbers of a list.
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn the_mean_is_that_of_the_reference() {
+    let mut folders = vec![repository().join("tests/golden")];
+    let shared = repository().join("../shared/golden");
+    if shared.exists() {
+        folders.push(shared)
+    } else {
+        skipped("scores of the shared golden cases: they are not there")
+    }
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder of cases"));
+    let mut n_cases = 0;
+    for case in entries.map(|entry| entry.expect("an entry").path()) {
+        let Ok(expected) = fs::read(case.join("expected.json")) else { continue };
+        let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+        let folder = TempDir::new("score-golden");
+        let model = folder.join("m.olmo");
+        run(PACK, [case.join("weights").as_os_str(), model.as_os_str(), "--dtype".as_ref(), "f32".as_ref()]).ok();
+        let finished = run(INFER, [model.as_os_str(), case.join("tokens.bin").as_os_str(), "--score".as_ref()]);
+        let found = objects(finished.ok()).remove(0);
+        let (mean, wanted) = (found["mean_nll"].as_f64(), expected["mean_nll"].as_f64().expect("a mean"));
+        assert!((mean.expect("a mean") - wanted).abs() < 1e-4, "{}: {mean:?} {wanted}", case.display());
+        let nll = numbers(&found["nll"]);
+        assert_eq!(json!(nll.len() + 1), found["tokens"]);
+        assert!((nll.iter().sum::<f64>() / nll.len() as f64 - wanted).abs() < 1e-4);
+        assert!((found["perplexity"].as_f64().expect("a number").ln() - wanted).abs() < 1e-4);
+        n_cases += 1;
+    }
+    assert!(n_cases >= 5);
+}
+
+#[test]
+fn an_object_for_each_file_in_the_order_of_the_arguments() {
+    let fixture = fixture("score-files");
+    let long: Vec<u32> = (0..60).map(|i| i * 7 % 50).collect();
+    let files = [
+        fixture.tokens("long.bin", &long),
+        fixture.tokens("one.bin", &[3]),
+        fixture.tokens("short.bin", &long[..9]),
+        fixture.folder.join("absent.bin"),
+        fixture.tokens("bad.bin", &[1, 1 << 30]),
+        fixture.tokens("too-long.bin", &vec![1; 1 << 16]),
+        fixture.tokens("empty.bin", &[]),
+    ];
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let finished = fixture.score(&files, &[]);
+    assert_eq!(finished.code, Some(1));
+    assert!(
+        finished.stderr.ends_with("error: 4 files could not be scored; their lines say why\n"),
+        "{}",
+        finished.stderr
+    );
+    let found = objects(&finished.stdout);
+    let names: Vec<&str> = found.iter().map(|object| object["file"].as_str().expect("a name")).collect();
+    assert_eq!(names, files.iter().map(|file| file.to_str().expect("UTF-8")).collect::<Vec<_>>());
+    assert_eq!((&found[0]["tokens"], numbers(&found[0]["nll"]).len()), (&json!(60), 59));
+    assert_eq!(found[1], json!({"file": names[1], "tokens": 1, "mean_nll": null, "perplexity": null, "nll": []}));
+    // A shorter text is scored alike, whatever stands beside it.
+    assert_eq!(numbers(&found[2]["nll"]), numbers(&found[0]["nll"])[..8]);
+    for (i, says) in [(3, "No such file"), (4, "token 1 is 1073741824"), (5, "expected at most"), (6, "no tokens")] {
+        let problem = found[i]["error"].as_str().expect("an error");
+        assert!(problem.contains(says), "{problem}");
+        assert_eq!(found[i].as_object().expect("an object").len(), 2);
+    }
+    // One at a time, in small pieces, with any number of threads: the same lines.
+    for flags in [&["--batch", "1"][..], &["--chunk", "7"], &["--threads", "3"]] {
+        assert_eq!(fixture.score(&files, flags).stdout, finished.stdout, "{flags:?}");
+    }
+}
+
+#[test]
+fn scores_are_those_of_the_logits() {
+    let fixture = fixture("score-logits");
+    let ids = [5, 17, 3, 44, 8];
+    let tokens = fixture.tokens("t.bin", &ids);
+    let logits = fixture.folder.join("l.npy");
+    let arguments = [fixture.model.as_os_str(), tokens.as_os_str(), "--logits".as_ref(), logits.as_os_str()];
+    run(INFER, arguments.into_iter().chain(["--steps".as_ref(), "5".as_ref()])).ok();
+    let (shape, logits) = olmo_tests::read_f32_npy(&logits);
+    let found = objects(fixture.score(&[&tokens], &[]).ok()).remove(0);
+    for (position, nll) in numbers(&found["nll"]).into_iter().enumerate() {
+        let row: Vec<f64> = logits[position * shape[1]..][..shape[1]].iter().map(|&x| f64::from(x)).collect();
+        let expected = row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[ids[position + 1] as usize];
+        assert!((nll - expected).abs() < 1e-5, "{nll} {expected}");
+    }
+}
+
+#[test]
+fn a_rerun_leaves_out_what_is_in_the_output() {
+    let fixture = fixture("score-output");
+    let files: Vec<PathBuf> = (1..5).map(|i| fixture.tokens(&format!("\"{i}\".bin"), &[i, 2 * i, 3])).collect();
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let output = fixture.folder.join("scores.jsonl");
+    let flags = ["--output", output.to_str().expect("UTF-8")];
+    assert_eq!(fixture.score(&files[..2], &flags).ok(), "");
+    let first = fs::read_to_string(&output).expect("written");
+    assert_eq!(first.lines().count(), 2);
+    // What was cut short is done again, and nothing else.
+    let line = fixture.score(&files[2..3], &[]).ok().to_string();
+    for cut in [0, 1, 5, 9, 30, line.len() - 1] {
+        fs::write(&output, first.clone() + &line[..cut]).expect("written");
+        fixture.score(&files[..3], &flags).ok();
+        assert_eq!(fs::read_to_string(&output).expect("read"), first.clone() + &line, "cut at {cut}");
+    }
+    fixture.score(&files, &flags).ok();
+    assert_eq!(fs::read_to_string(&output).expect("read"), fixture.score(&files, &[]).ok());
+    // A file of something else is not touched.
+    for other in ["{\"tokens\":1}\n", "notes\n", "notes", "{\"file\":\"a\",\"tokens\":1}\n\n"] {
+        fs::write(&output, other).expect("written");
+        let refused = fixture.score(&files, &flags);
+        assert!(refused.refused(1).contains("is no score, expected the output of --score"), "{}", refused.stderr);
+        assert_eq!(fs::read_to_string(&output).expect("read"), other);
+    }
+    let model = fixture.model.to_str().expect("UTF-8");
+    assert!(fixture.score(&files, &["--output", model]).refused(2).contains("is the model"));
+}
+
+#[test]
+fn files_can_be_listed_on_standard_input() {
+    let fixture = fixture("score-list");
+    let files: Vec<PathBuf> = (1..700).map(|i| fixture.tokens(&format!("{i}.bin"), &[i % 40, 7, i % 9])).collect();
+    let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
+    let score = |list: &str| {
+        let mut command = Command::new(INFER);
+        command.arg(&fixture.model).arg("--score").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("starts");
+        child.stdin.take().expect("piped").write_all(list.as_bytes()).expect("reads its input");
+        let output = child.wait_with_output().expect("ends");
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"), output.stderr)
+    };
+    let (code, out, _) = score(&list);
+    assert_eq!(code, Some(0));
+    let all: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    assert_eq!(out, fixture.score(&all, &[]).ok());
+    let (code, _, error) = score("");
+    assert_eq!(code, Some(2));
+    assert!(String::from_utf8_lossy(&error).contains("no files to score"));
+}

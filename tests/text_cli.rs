@@ -1,0 +1,272 @@
+//! Text in and text out, as users meet it.
+
+use olmo_tests::{Finished, TempDir, finish, repository, run};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+
+/// The demo model, which knows a speech by heart.
+fn demo(folder: &TempDir) -> PathBuf {
+    let model = folder.join("demo.olmo");
+    run(PACK, [&repository().join("demo/weights"), &model]).ok();
+    model
+}
+
+/// The weights of the demo in a folder where other files can be added.
+fn demo_weights(folder: &TempDir) -> PathBuf {
+    let weights = folder.join("weights");
+    fs::create_dir(&weights).expect("created");
+    for (name, bytes) in olmo_tests::files(&repository().join("demo/weights")) {
+        fs::write(weights.join(name), bytes).expect("copied");
+    }
+    weights
+}
+
+fn infer(model: &Path, arguments: &[&str]) -> Finished {
+    run(INFER, [model.as_os_str()].into_iter().chain(arguments.iter().map(|argument| argument.as_ref())))
+}
+
+/// With this on standard input; yields standard output as bytes.
+fn piped(model: &Path, arguments: &[&str], input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
+    let mut command = Command::new(INFER);
+    command.arg(model).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    child.stdin.take().expect("piped").write_all(input).expect("reads its input");
+    let output = child.wait_with_output().expect("ends");
+    (output.status.code(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn speech() -> String {
+    fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech")
+}
+
+#[test]
+fn a_prompt_is_continued_to_the_end_of_the_text() {
+    let folder = TempDir::new("text-prompt");
+    let model = demo(&folder);
+    let rest = speech().strip_prefix("Four score and seven").expect("begins so").to_string();
+    assert_eq!(infer(&model, &["--prompt", "Four score and seven", "--max-tokens", "2000"]).ok(), rest);
+    assert_eq!(infer(&model, &["--prompt", "Four score and seven", "--max-tokens", "6"]).ok(), " years");
+    let (code, out, _) = piped(&model, &["--prompt", "-", "--max-tokens", "6"], b"Four score and seven");
+    assert_eq!((code, out.as_slice()), (Some(0), &b" years"[..]));
+    // The lines of positions are there too.
+    let lines = infer(&model, &["--prompt", "Four", "--json", "--steps", "5"]);
+    let last: Value = serde_json::from_str(lines.ok().lines().last().expect("lines")).expect("JSON");
+    assert_eq!((&last["pos"], &last["text"]), (&json!(4), &json!(" ")));
+}
+
+#[test]
+fn text_becomes_ids_and_ids_text() {
+    let folder = TempDir::new("text-tokenize");
+    let model = demo(&folder);
+    let text = "Four score – \u{1f600}\n".as_bytes();
+    let (code, ids, _) = piped(&model, &["--tokenize"], text);
+    assert_eq!(code, Some(0));
+    assert_eq!(ids, text.iter().flat_map(|&byte| u32::from(byte).to_le_bytes()).collect::<Vec<u8>>());
+    let (code, back, _) = piped(&model, &["--detokenize"], &ids);
+    assert_eq!((code, back.as_slice()), (Some(0), text));
+    // From files, and a prompt.
+    let (of_text, of_ids) = (folder.join("t.txt"), folder.join("t.bin"));
+    fs::write(&of_text, text).expect("written");
+    fs::write(&of_ids, &ids).expect("written");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_string();
+    assert_eq!(piped(&model, &[&path(&of_text), "--tokenize"], b"").1, ids);
+    assert_eq!(infer(&model, &[&path(&of_ids), "--detokenize"]).ok().as_bytes(), text);
+    assert_eq!(infer(&model, &["--tokenize", "--prompt", "Fo"]).ok(), "F\0\0\0o\0\0\0");
+    assert_eq!(piped(&model, &["--tokenize"], b""), (Some(0), Vec::new(), String::new()));
+    // What is no text is named by its place.
+    let (code, out, error) = piped(&model, &["--tokenize"], b"abc\xff");
+    assert_eq!((code, out.len()), (Some(1), 0));
+    assert!(error.contains("byte 3 is not UTF-8") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_text_never_ends_in_the_middle_of_a_character() {
+    // This model says every byte of a text by itself.
+    let folder = TempDir::new("text-characters");
+    let model = demo(&folder);
+    let mut n_replaced = 0;
+    for n in 1..40 {
+        let flags = ["--prompt", "Four score", "--temperature", "9", "--seed", "1", "--max-tokens", &n.to_string()];
+        let (code, text, _) = piped(&model, &flags, b"");
+        assert_eq!(code, Some(0));
+        // Bytes that are no text pass, an unfinished character at the end does not.
+        let last = text.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+        assert!(
+            str::from_utf8(last).is_ok_and(str::is_empty) || str::from_utf8(last).unwrap_err().error_len().is_some()
+        );
+        n_replaced += usize::from(text.ends_with("\u{fffd}".as_bytes()));
+    }
+    assert!(n_replaced > 3, "{n_replaced}");
+}
+
+#[test]
+fn a_stop_text_ends_the_answer_and_is_not_shown() {
+    let folder = TempDir::new("text-stop");
+    let model = demo(&folder);
+    let prompt = ["--prompt", "Four score and seven"];
+    let with = |more: &[&str]| infer(&model, &[&prompt, more].concat()).ok().to_string();
+    assert_eq!(with(&["--stop", " ago"]), " years");
+    assert_eq!(with(&["--stop", "brought", "--stop", "our fathers"]), " years ago ");
+    assert_eq!(with(&["--stop", "yeti", "--max-tokens", "4"]), " yea");
+    assert_eq!(with(&["--stop", " "]), "");
+}
+
+#[test]
+fn a_seed_gives_the_same_text_on_every_number_of_threads() {
+    let folder = TempDir::new("text-seed");
+    let model = demo(&folder);
+    let draw = |more: &[&str]| {
+        let flags = ["--prompt", "Four score", "--temperature", "2.5", "--max-tokens", "100", "--stop", "zzz"];
+        infer(&model, &[&flags, more].concat()).ok().to_string()
+    };
+    let first = draw(&["--seed", "1"]);
+    for threads in ["1", "2", "3", "8"] {
+        assert_eq!(draw(&["--seed", "1", "--threads", threads]), first);
+    }
+    assert_ne!(draw(&["--seed", "2"]), first);
+    assert_ne!(draw(&["--seed", "1", "--top-k", "2"]), first);
+    assert_ne!(draw(&[]), draw(&[]), "without a seed the text is another one each time");
+    // What is certain is drawn always, and a penalty keeps it from coming again.
+    let certain = infer(&model, &["--prompt", "Four score", "--top-p", "0", "--max-tokens", "10"]);
+    assert_eq!(certain.ok(), " and seven");
+    let penalty = ["--prompt", "Four score", "--repetition-penalty", "1000", "--max-tokens", "10"];
+    assert_ne!(infer(&model, &penalty).ok(), " and seven");
+    let timing = infer(&model, &["--prompt", "Four", "--seed", "77", "--timing", "--max-tokens", "2"]);
+    assert!(timing.stderr.contains("; seed 77"), "{}", timing.stderr);
+}
+
+#[test]
+fn a_chat_is_in_the_models_own_format() {
+    let folder = TempDir::new("text-chat");
+    let weights = demo_weights(&folder);
+    let template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    let config = json!({"chat_template": template, "bos_token": {"content": "<s>"}, "eos_token": null});
+    fs::write(weights.join("tokenizer_config.json"), config.to_string()).expect("written");
+    let model = folder.join("chat.olmo");
+    let packed = run(PACK, [&weights, &model]);
+    assert!(packed.ok().contains("  chat        tokenizer_config.json\n"), "{}", packed.stdout);
+    run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
+    let ids =
+        |arguments: &[&str]| infer(&model, &[&["--tokenize", "--chat"], arguments].concat()).ok().replace('\0', "");
+    assert_eq!(ids(&["--prompt", "Hi"]), "<s>[user]Hi");
+    assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "<s>[system]Be brief.[user]Hi");
+    assert_eq!(infer(&model, &["--chat", "--prompt", "Four", "--max-tokens", "3"]).ok().len(), 3);
+    // A file of its own goes first, and a template that cannot be used is told and does no harm.
+    fs::write(weights.join("chat_template.jinja"), "{{ nothing.at.all }}").expect("written");
+    let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
+    assert!(packed.ok().contains("  chat        none: its chat template cannot be used"), "{}", packed.stdout);
+    let refused = infer(&model, &["--chat", "--prompt", "Hi"]);
+    assert!(refused.refused(2).contains("has no chat format"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
+    let folder = TempDir::new("text-unknown");
+    let weights = demo_weights(&folder);
+    let json = fs::read_to_string(weights.join("tokenizer.json")).expect("read");
+    let mut json: Value = serde_json::from_str(&json).expect("JSON");
+    json["normalizer"] = json!({"type": "Lowercase"});
+    fs::write(weights.join("tokenizer.json"), json.to_string()).expect("written");
+    let model = folder.join("m.olmo");
+    let packed = run(PACK, [&weights, &model]);
+    assert!(packed.ok().contains("  tokenizer   none: its normalizer is Lowercase\n"), "{}", packed.stdout);
+    let refused = infer(&model, &["--prompt", "Hi"]);
+    assert!(refused.refused(2).contains("has no tokenizer, which --prompt needs; pack it with"), "{}", refused.stderr);
+    assert_eq!(piped(&model, &["--detokenize"], b"H\0\0\0").1, b"H");
+    // Nor does a vocabulary alone say how text is split.
+    fs::remove_file(weights.join("tokenizer.json")).expect("removed");
+    let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
+    assert!(packed.ok().contains("add the model's tokenizer.json"), "{}", packed.stdout);
+    fs::remove_file(weights.join("vocab.txt")).expect("removed");
+    run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]).ok();
+    let refused = infer(&model, &["--prompt", "Hi"]);
+    assert!(refused.refused(2).contains("has no vocabulary, which --prompt needs"), "{}", refused.stderr);
+}
+
+#[test]
+fn two_vocabularies_that_contradict_each_other_are_refused() {
+    let folder = TempDir::new("text-contradiction");
+    let weights = demo_weights(&folder);
+    let text = fs::read_to_string(weights.join("vocab.txt")).expect("read").replace("\n65\tA\n", "\n65\tAA\n");
+    fs::write(weights.join("vocab.txt"), text).expect("written");
+    let refused = run(PACK, [&weights, &folder.join("m.olmo")]);
+    let line = refused.refused(1);
+    assert!(
+        line.contains("vocab.txt: id 65 is \"AA\", expected \"A\" as in ") && line.contains("tokenizer.json"),
+        "{line}"
+    );
+    // A file that is named goes before the folder's.
+    let json = repository().join("demo/weights/tokenizer.json");
+    let arguments = [weights.as_os_str(), folder.join("m.olmo").as_os_str(), "--vocab".as_ref(), json.as_os_str()]
+        .map(|a| a.to_os_string());
+    run(PACK, arguments).ok();
+}
+
+#[test]
+fn wrong_usage_is_told_in_one_line() {
+    let folder = TempDir::new("text-usage");
+    let model = demo(&folder);
+    for (arguments, says) in [
+        (&["--prompt", ""][..], "the prompt is empty"),
+        (&["--prompt", "Hi", "t.bin"], "--prompt and token files exclude each other"),
+        (&["--prompt", "Hi", "--steps", "3"], "use --max-tokens"),
+        (&["--prompt", "Hi", "--text", "--json"], "--text and --json exclude each other"),
+        (&["--system", "Hi"], "--system belongs to --chat"),
+        (&["--stop", "x"], "--stop belongs to --text and --prompt"),
+        (&["--prompt", "Hi", "--stop", ""], "--stop is empty"),
+        (&["--prompt", "Hi", "--temperature", "-1"], "--temperature -1: expected a number from 0"),
+        (&["--prompt", "Hi", "--temperature", "NaN"], "--temperature NaN: expected a number from 0"),
+        (&["--prompt", "Hi", "--top-p", "1.5"], "--top-p 1.5: expected a number from 0 to 1"),
+        (&["--prompt", "Hi", "--min-p", "-0.1"], "--min-p -0.1: expected"),
+        (&["--prompt", "Hi", "--repetition-penalty", "0"], "--repetition-penalty 0: expected"),
+        (&["--prompt", "Hi", "--top-k", "0"], "--top-k must be at least 1"),
+        (&["--tokenize", "--detokenize"], "exclude each other"),
+        (&["--tokenize", "--seed", "3"], "--seed has no use with --tokenize"),
+        (&["--detokenize", "--prompt", "Hi"], "--prompt and --chat have no use with --detokenize"),
+        (&["--tokenize", "a", "b"], "one file at a time"),
+        (&["--output", "x"], "--output belongs to --score"),
+        (&["--chat", "--prompt", "Hi"], "has no chat format"),
+    ] {
+        let refused = infer(&model, arguments);
+        assert!(refused.refused(2).contains(says), "{arguments:?}: {}", refused.stderr);
+    }
+    let long = "x".repeat(5000);
+    let refused = infer(&model, &["--prompt", &long]);
+    assert!(refused.refused(1).contains("the prompt has 5000 tokens, expected at most"), "{}", refused.stderr);
+}
+
+#[test]
+fn an_interrupt_ends_the_text_with_a_newline_and_the_program_by_the_signal() {
+    use std::os::unix::process::ExitStatusExt;
+    let folder = TempDir::new("text-interrupt");
+    let model = demo(&folder);
+    // Whatever the caller ignores.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(INFER).arg(&model).args(["--prompt", "Four score and seven", "--seed", "3"]);
+    let mut child = command
+        .args(["--temperature", "0.1", "--max-tokens", "2000", "--threads", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut out = child.stdout.take().expect("piped");
+    let mut text = vec![0; 10];
+    out.read_exact(&mut text).expect("some text");
+    let pid = child.id().to_string();
+    finish(Command::new("kill").args(["-INT", &pid]));
+    out.read_to_end(&mut text).expect("the rest");
+    let status = child.wait().expect("ends");
+    // On a fast machine the text may have ended before.
+    if status.signal() == Some(2) {
+        assert!(text.ends_with(b"\n"), "{:?}", String::from_utf8_lossy(&text));
+        assert!(str::from_utf8(&text).is_ok());
+    } else {
+        assert!(status.success());
+        olmo_tests::skipped("the text was complete before the interrupt came");
+    }
+}
