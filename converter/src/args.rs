@@ -23,12 +23,13 @@ pub enum Command {
     Say(String),
 }
 
-/// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer. Other
-/// commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy
-/// MODEL COPY`.
+/// Packs a folder of OLMo-2 or Olmo-3 weights, safetensors files as they are published or one .npy file for each
+/// parameter, into one file for olmo-infer. Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`,
+/// `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy MODEL COPY`.
 #[derive(FromArgs)]
 pub struct Pack {
-    /// the folder: a NAME.npy file for every parameter, config.json, vocab.txt
+    /// the folder: model.safetensors, or its shards with their index, or a NAME.npy file for every parameter; beside
+    /// them config.json, generation_config.json, vocab.txt
     #[argh(positional)]
     weights: PathBuf,
     /// the file to write
@@ -48,7 +49,7 @@ pub struct Pack {
     /// replace an existing file; a symbolic link stays, and what it points to is replaced
     #[argh(switch)]
     force: bool,
-    /// leave out .npy files that are no parameter of the model, instead of refusing
+    /// leave out tensors and files that are no parameter of the model, instead of refusing
     #[argh(switch)]
     allow_extra: bool,
     /// accept NaN and infinity among the weights
@@ -139,7 +140,8 @@ pub struct Copy {
     pub force: bool,
 }
 
-/// Restores the .npy files that a model file was packed from, byte for byte.
+/// Restores the .npy files that a model file was packed from, byte for byte. Weights from safetensors files become .npy
+/// files too.
 #[derive(FromArgs)]
 pub struct Unpack {
     /// the file

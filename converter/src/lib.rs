@@ -1,11 +1,13 @@
-//! Turns a folder of OLMo `.npy` weights into one `.olmo` file that `olmo-infer` maps and runs.
+//! Turns a folder of OLMo weights, `.npy` or safetensors, into one `.olmo` file that `olmo-infer` maps and runs.
 //!
 //! The way of a folder, a file per step:
 //!
-//! 1. `checkpoint`: which files are there, and whether they are exactly the tensors of the model. `npy` with
-//!    `npy_header` reads their headers; the configuration comes from `config_json` with `rope` and `strict_json`, or from
-//!    shapes and flags by `infer_config`; `settings` holds the flags and remembers where each value came from. `vocab`
-//!    reads `vocab.txt`.
+//! 1. `listing`: which tensors are there, in which kind of files. `npy` with `npy_header` reads the headers of `.npy`
+//!    files; `shards` with `shard_index` and `safetensors_header` those of safetensors files; `file_kind` names what is
+//!    neither. Both give a `stored_tensor`, a range of a `source_file`, and from here on nothing cares which it was.
+//!    `checkpoint`: whether they are exactly the tensors of the model. Its configuration comes from `config_json` with
+//!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
+//!    holds the flags and remembers where each value came from. `vocab` reads `vocab.txt`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
@@ -27,9 +29,12 @@ pub mod copy;
 pub mod disk;
 pub mod element;
 pub mod error;
+mod file_kind;
 pub mod fill;
+pub mod generation_config;
 pub mod infer_config;
 pub mod inspect;
+pub mod listing;
 pub mod npy;
 mod npy_header;
 pub mod output;
@@ -37,9 +42,14 @@ pub mod pack;
 pub mod plan;
 pub mod progress;
 pub mod rope;
+pub mod safetensors_header;
 pub mod scan;
 pub mod settings;
+pub mod shard_index;
+pub mod shards;
+pub mod source_file;
 pub mod sources;
+pub mod stored_tensor;
 pub mod strict_json;
 pub mod summary;
 pub mod unpack;

@@ -17,8 +17,8 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
-use zerocopy::little_endian::U32;
 use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
 
 /// What to do with a damaged file.
 const ADVICE: &str = "the file is damaged, copy or pack it again";
