@@ -9,7 +9,8 @@ DEMO := target/demo
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
 # What `make fuzz` runs: seconds for each target, 55 minutes in all.
-FUZZ := npy_header=600s index_raw=600s index_repaired=600s config_json=450s vocab_txt=450s tokens=100s forward=500s
+FUZZ := npy_header=500s safetensors_header=300s index_raw=500s index_repaired=500s config_json=450s vocab_txt=450s \
+	tokens=100s forward=500s
 
 .PHONY: demo test check bench bench-peers torture fuzz venv
 

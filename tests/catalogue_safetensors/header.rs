@@ -1,6 +1,7 @@
 //! Rows S3 and S4: lengths of headers, and headers that are none.
 
 use crate::{Case, NORM, file_refused, header_refused};
+use ::safetensors::SafeTensors;
 use olmo_tests::catalogue::{Refusal, Report};
 use olmo_tests::safetensors::{self, raw};
 use serde_json::json;
@@ -78,7 +79,9 @@ fn s4_headers_that_are_none() {
     let header = safetensors::header(&case.tensors).to_string();
     let twice = header.replacen(&format!("\"{NORM}\":"), &format!("\"{NORM}\":{entry},\"{NORM}\":"), 1);
     let data: Vec<u8> = case.tensors.iter().flat_map(|tensor| tensor.data.clone()).collect();
-    fs::write(case.file(), raw(twice.as_bytes(), &data)).expect("written");
+    let twice = raw(twice.as_bytes(), &data);
+    SafeTensors::deserialize(&twice).expect("a file that others read");
+    fs::write(case.file(), twice).expect("written");
     report.add("a tensor twice", case.refused(case.file(), &["bad header: key \"model.norm.weight\" twice"]));
     // What is no part of the model means nothing, and spaces mean nothing.
     let case = Case::new(1);

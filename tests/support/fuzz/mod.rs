@@ -12,14 +12,15 @@ mod text;
 pub use index::{index_raw, index_repaired};
 pub use run::forward;
 pub use seeds::seeds;
-pub use text::{config_json, npy_header, tokens, vocab_txt};
+pub use text::{config_json, npy_header, safetensors_header, tokens, vocab_txt};
 
 /// A target: its name and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("npy_header", npy_header),
+    ("safetensors_header", safetensors_header),
     ("config_json", config_json),
     ("vocab_txt", vocab_txt),
     ("index_raw", index_raw),
