@@ -80,7 +80,7 @@ pub struct Pack {
     /// positions the model was made for, where config.json does not say it
     #[argh(option)]
     max_positions: Option<usize>,
-    /// ids that end a text, with commas between them, where config.json does not say it
+    /// ids that end a text, with commas between them, where neither generation_config.json nor config.json says it
     #[argh(option)]
     eos: Option<String>,
     /// olmo3, where config.json does not say it: window of the sliding layers, the current position included

@@ -49,7 +49,7 @@ pub struct Piece {
     pub tensor: usize,
     /// The panel; `None` for a vector.
     pub panel: Option<usize>,
-    /// Where its numbers begin in the source, behind the preamble.
+    /// Where its numbers begin in the source, counted from the tensor's first.
     pub source_offset: u64,
     /// Their length there.
     pub source_bytes: usize,

@@ -29,7 +29,7 @@ const PREFIX_BYTES: usize = 8;
 /// Most of what is shown of an error in the header.
 const SHOWN_CHARS: usize = 400;
 /// What to do with a file that is not whole.
-pub(crate) const ADVICE: &str = "download it again";
+const ADVICE: &str = "download it again";
 
 /// What the header says of a tensor.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Problem, Problems};
 use crate::output::folder_of;
-use crate::safetensors_header::{ADVICE, Entry, check, header_end};
+use crate::safetensors_header::{Entry, check, header_end};
 use crate::shard_index::ShardIndex;
 use crate::source_file::SourceFile;
 use crate::stored_tensor::StoredTensor;
@@ -154,7 +154,7 @@ impl Shards {
 fn read(path: &Path) -> Result<(SourceFile, BTreeMap<String, Entry>), Error> {
     let file = match SourceFile::look_at(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Problem::new(path, "missing").expected("a shard of the model").advice(ADVICE).into());
+            return Err(Problem::new(path, "missing").expected("a shard of the model").advice("download it").into());
         }
         looked_at => looked_at?,
     };

@@ -76,7 +76,7 @@ fn s12_indexes_that_do_not_fit_their_shards() {
     // A shard that is missing, whatever else is.
     let case = Case::new(2);
     fs::remove_file(case.shard(1)).expect("removed");
-    report.add("a shard", case.refused(case.shard(1), &["missing, expected a shard of the model; download it again"]));
+    report.add("a shard", case.refused(case.shard(1), &["missing, expected a shard of the model; download it"]));
     fs::remove_file(case.shard(2)).expect("removed");
     let line = |number| vec![format!("{}: missing", case.shard(number).display())];
     let refusal = Refusal { program: "olmo-pack", status: 1, lines: vec![line(1), line(2)], more: 0 };
