@@ -24,11 +24,11 @@ if [ "${1:-}" = --swift ]; then
 fi
 PROGRAMS=$FOLDER/$HOST/release
 FIGURES=fuzz/FIGURES.md
-# Longest input of each target, in bytes: a header of numpy's longest, some kilobytes of text, a header page with an
-# index, 32 edits, 32 edits with a prompt, a tokenizer.
+# Longest input of each target, in bytes: a header of numpy's longest, the header of a few tensors, some kilobytes of
+# text, a header page with an index, 32 edits, 32 edits with a prompt, a tokenizer.
 declare -A LONGEST=(
-    [npy_header]=512 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192 [index_repaired]=353 [tokens]=256
-    [forward]=358 [tokenizer_json]=8192 [tokenizer_section]=12288
+    [npy_header]=512 [safetensors_header]=1024 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192
+    [index_repaired]=353 [tokens]=256 [forward]=358 [tokenizer_json]=8192 [tokenizer_section]=12288
 )
 
 build() {
@@ -96,8 +96,8 @@ row() {
 totals() {
     awk -F' *[|] *' '
         BEGIN {
-            split("npy_header index_raw index_repaired config_json vocab_txt tokens forward", order, " ")
-            split("1e8 1e8 1e7 1e7 1e7 1e7 1e6", wanted, " ")
+            split("npy_header safetensors_header index_raw index_repaired config_json vocab_txt tokens forward", order, " ")
+            split("1e8 1e7 1e8 1e7 1e7 1e7 1e7 1e6", wanted, " ")
         }
         /^## Totals/ { skip = 1 }
         /^## Runs/ { skip = 0 }

@@ -4,8 +4,9 @@ use olmo_tests::repository;
 use std::fs;
 
 /// The letter of each group of rows, the number of its rows, and the file or folder of its tests.
-const GROUPS: [(char, usize, &str); 5] = [
+const GROUPS: [(char, usize, &str); 6] = [
     ('W', 27, "catalogue_folders"),
+    ('S', 16, "catalogue_safetensors"),
     ('O', 28, "catalogue_model_files"),
     ('T', 10, "catalogue_tokens.rs"),
     ('E', 20, "catalogue_environment"),

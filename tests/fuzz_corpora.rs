@@ -78,23 +78,19 @@ fn assert_target_holds(name: &str, n_changed: usize) {
 
 #[test]
 fn every_target_has_a_test_here() {
-    let tested = [
-        "npy_header",
-        "config_json",
-        "vocab_txt",
-        "tokenizer_json",
-        "tokenizer_section",
-        "index_raw",
-        "index_repaired",
-        "tokens",
-        "forward",
-    ];
-    assert_eq!(TARGETS.map(|target| target.0), tested);
+    let tested = "npy_header safetensors_header config_json vocab_txt tokenizer_json tokenizer_section index_raw \
+                  index_repaired tokens forward";
+    assert_eq!(TARGETS.map(|target| target.0).join(" "), tested);
 }
 
 #[test]
 fn npy_headers_are_refused_or_read_as_npyz_reads_them() {
     assert_target_holds("npy_header", CHANGED);
+}
+
+#[test]
+fn safetensors_headers_are_refused_or_read_as_the_crate_reads_them() {
+    assert_target_holds("safetensors_header", CHANGED);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn no_version_with_a_known_hole_is_locked() {
         ("memmap2", [0, 9, 11], "advise_range and flush_range were not checked (RUSTSEC-2026-0186)"),
         ("zerocopy", [0, 8, 0], "0.7.30 and older were withdrawn (RUSTSEC-2023-0074)"),
         ("npyz", [0, 9, 1], "the version whose behaviour npy.rs was written against"),
+        ("safetensors", [0, 4, 0], "the first one whose TensorInfo is what safetensors_header.rs takes it for"),
         ("argh", [0, 1, 19], "the version whose exit codes args.rs was written against"),
     ] {
         let versions = locked(name);

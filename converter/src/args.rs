@@ -25,12 +25,13 @@ pub enum Command {
     Say(String),
 }
 
-/// Packs a folder of OLMo-2 or Olmo-3 weights, one .npy file for each parameter, into one file for olmo-infer. Other
-/// commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`, `olmo-pack diff A B`, `olmo-pack unpack MODEL
-/// FOLDER`, `olmo-pack copy MODEL COPY`.
+/// Packs a folder of OLMo-2 or Olmo-3 weights, safetensors files as they are published or one .npy file for each
+/// parameter, into one file for olmo-infer. Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`,
+/// `olmo-pack diff A B`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy MODEL COPY`.
 #[derive(FromArgs)]
 pub struct Pack {
-    /// the folder: a NAME.npy file for every parameter, config.json, and for text tokenizer.json or vocab.txt
+    /// the folder: model.safetensors, or its shards with their index, or a NAME.npy file for every parameter; beside
+    /// them config.json, generation_config.json, and for text tokenizer.json or vocab.txt
     #[argh(positional)]
     weights: PathBuf,
     /// the file to write
@@ -50,7 +51,7 @@ pub struct Pack {
     /// replace an existing file; a symbolic link stays, and what it points to is replaced
     #[argh(switch)]
     force: bool,
-    /// leave out .npy files that are no parameter of the model, instead of refusing
+    /// leave out tensors and files that are no parameter of the model, instead of refusing
     #[argh(switch)]
     allow_extra: bool,
     /// accept NaN and infinity among the weights
@@ -81,7 +82,7 @@ pub struct Pack {
     /// positions the model was made for, where config.json does not say it
     #[argh(option)]
     max_positions: Option<usize>,
-    /// ids that end a text, with commas between them, where config.json does not say it
+    /// ids that end a text, with commas between them, where neither generation_config.json nor config.json says it
     #[argh(option)]
     eos: Option<String>,
     /// olmo3, where config.json does not say it: window of the sliding layers, the current position included
@@ -124,6 +125,9 @@ pub struct Verify {
     /// the file
     #[argh(positional)]
     pub model: PathBuf,
+    /// compare its numbers with those of this weights folder, too
+    #[argh(option, arg_name = "weights")]
+    pub against: Option<PathBuf>,
 }
 
 /// Compares two model files: status 0 if they hold the same model, whatever types and encodings hold it, 1 if not.
@@ -155,7 +159,8 @@ pub struct Copy {
     pub force: bool,
 }
 
-/// Restores the .npy files that a model file was packed from, byte for byte.
+/// Restores the .npy files that a model file was packed from, byte for byte. Weights from safetensors files become .npy
+/// files too.
 #[derive(FromArgs)]
 pub struct Unpack {
     /// the file

@@ -63,13 +63,13 @@ fn table(source: &Source, shape: &PanelShape) -> Result<Option<CodedTable>, Erro
 
 /// Counts the exponents of a matrix.
 fn counts(source: &Source) -> Result<Box<Counts>, Error> {
-    let bytes = source.file.data_bytes();
+    let bytes = source.tensor.bytes;
     let count = |(mut counts, mut buffer): (Box<Counts>, Vec<u8>), block: u64| {
         let offset = block * BLOCK as u64;
         let length = (bytes - offset).min(BLOCK as u64) as usize;
-        grow(&mut buffer, length, &source.file.path)?;
-        source.file.read(offset, &mut buffer[..length])?;
-        count_exponents(source.element, &buffer[..length], &mut counts);
+        grow(&mut buffer, length, &source.tensor.file.path)?;
+        source.tensor.read(offset, &mut buffer[..length])?;
+        count_exponents(source.tensor.element, &buffer[..length], &mut counts);
         Ok((counts, buffer))
     };
     let nothing = || (Box::new([0; 256]), Vec::new());
@@ -129,7 +129,7 @@ fn bf16_exponent(bytes: [u8; 2]) -> u8 {
 
 /// The raw steps of each panel: those with an exponent that has no code.
 fn raw_steps(source: &Source, shape: &PanelShape, codes: &Codes) -> Result<Vec<Vec<u32>>, Stop> {
-    let row_bytes = shape.columns * source.element.bytes();
+    let row_bytes = shape.columns * source.tensor.element.bytes();
     let rows_per_block = (BLOCK / row_bytes).clamp(1, PANEL_ROWS);
     let n_raw = AtomicU64::new(0);
     let of_panel = |(buffer, is_raw): &mut (Vec<u8>, Vec<bool>), panel: usize| {
@@ -139,10 +139,10 @@ fn raw_steps(source: &Source, shape: &PanelShape, codes: &Codes) -> Result<Vec<V
         let end = shape.rows.min(first + PANEL_ROWS);
         for row in (first..end).step_by(rows_per_block) {
             let length = rows_per_block.min(end - row) * row_bytes;
-            grow(buffer, length, &source.file.path).map_err(Stop::Failed)?;
+            grow(buffer, length, &source.tensor.file.path).map_err(Stop::Failed)?;
             let block = &mut buffer[..length];
-            source.file.read((row * row_bytes) as u64, block).map_err(Stop::Failed)?;
-            block.chunks_exact(row_bytes).for_each(|row| mark_raw(source.element, row, codes, is_raw));
+            source.tensor.read((row * row_bytes) as u64, block).map_err(Stop::Failed)?;
+            block.chunks_exact(row_bytes).for_each(|row| mark_raw(source.tensor.element, row, codes, is_raw));
         }
         let steps: Vec<u32> = (0..).zip(&*is_raw).filter(|(_, is_raw)| **is_raw).map(|(step, _)| step).collect();
         let before = n_raw.fetch_add(steps.len() as u64, Ordering::Relaxed);

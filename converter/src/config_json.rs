@@ -4,22 +4,22 @@
 //! released models. What may be absent is what transformers itself leaves out.
 
 use crate::error::{Error, Problem};
-use crate::npy;
-use crate::settings::{Flags, Origin, Origins, Settings, merged};
+use crate::settings::{Flags, Origin, Origins, Settings, merged, shown_ids};
+use crate::source_file;
 use crate::strict_json;
 use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Longest `config.json`; real ones have about 1 KiB.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Reads the configuration at `path`.
 ///
 /// # Errors
 /// The file cannot be read, is no JSON, lacks a key or has a value that no supported model has.
 pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
-    let bytes = npy::read_at_most(path, MAX_CONFIG_BYTES)?
+    let bytes = source_file::read_at_most(path, MAX_CONFIG_BYTES)?
         .ok_or_else(|| Problem::new(path, "longer than 1 MiB").expected("a config.json of a few KiB"))?;
     Ok(parse(path, bytes, flags)?)
 }
@@ -97,6 +97,16 @@ impl<'a> Keys<'a> {
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| self.bad(key, value, "text"))
+    }
+
+    /// A token id or a list of them.
+    pub(crate) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>, Problem> {
+        let id = |value: &Value| token_id(value).ok_or_else(|| self.bad(key, value, "a token id or a list of them"));
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(list)) => list.iter().map(id).collect::<Result<_, _>>().map(Some),
+            Some(value) => Ok(Some(vec![id(value)?])),
+        }
     }
 
     /// Refuses to rotate only a part of each head.
@@ -344,17 +354,8 @@ impl Reader<'_> {
     }
 
     fn eos_token_ids(&mut self) -> Result<Vec<u32>, Problem> {
-        let id = |value: &Value| {
-            token_id(value).ok_or_else(|| self.at.bad("eos_token_id", value, "a token id or a list of them"))
-        };
-        let json = match self.at.get("eos_token_id") {
-            None => None,
-            Some(Value::Array(list)) => Some(list.iter().map(id).collect::<Result<Vec<u32>, Problem>>()?),
-            Some(value) => Some(vec![id(value)?]),
-        };
-        let shown = |ids: &Vec<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let flag = &self.flags.eos_token_ids;
-        let texts = (json.as_ref().map(shown), flag.as_ref().map(shown));
+        let (json, flag) = (self.at.ids("eos_token_id")?, &self.flags.eos_token_ids);
+        let texts = (json.as_deref().map(shown_ids), flag.as_deref().map(shown_ids));
         merged(self.at.path, "eos_token_id", "--eos", texts.0, texts.1, &mut self.origins)?;
         Ok(json.or_else(|| flag.clone()).unwrap_or_default())
     }

@@ -120,6 +120,16 @@ pub fn narrow(source: SourceType, bits: &[u32], out: &mut Vec<u8>) -> bool {
     exact
 }
 
+/// Appends elements of `source` as f32 bits; [`narrow`] undoes it.
+pub fn widen(source: SourceType, bytes: &[u8], out: &mut Vec<u32>) {
+    let halves = bytes.as_chunks::<2>().0.iter().map(|&half| u16::from_le_bytes(half));
+    match source {
+        SourceType::F32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word))),
+        SourceType::F16 => out.extend(halves.map(f16_to_f32)),
+        SourceType::Bf16 => out.extend(halves.map(|half| u32::from(half) << 16)),
+    }
+}
+
 /// Whether every element is exactly a bf16 number.
 pub fn all_bf16(source: SourceType, bytes: &[u8]) -> bool {
     match source {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// How many problems of a folder are shown.
-pub(crate) const SHOWN_PROBLEMS: usize = 10;
+const SHOWN_PROBLEMS: usize = 10;
 
 /// One thing that is wrong with one file.
 ///
@@ -117,6 +117,53 @@ impl Error {
     }
 }
 
+/// The problems of a folder: those that are shown, and how many more there are. Of a hundred thousand the others are
+/// not kept.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    shown: Vec<Problem>,
+    more: usize,
+}
+
+impl Problems {
+    /// Adds one.
+    pub(crate) fn push(&mut self, problem: Problem) {
+        self.push_with(|| problem);
+    }
+
+    /// Adds one that is only made when it is shown.
+    pub(crate) fn push_with(&mut self, problem: impl FnOnce() -> Problem) {
+        if self.shown.len() < SHOWN_PROBLEMS {
+            self.shown.push(problem());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Adds those of an error.
+    pub(crate) fn extend(&mut self, error: Error) {
+        self.more += if let Error::Several { more, .. } = &error { *more } else { 0 };
+        error.into_problems().into_iter().for_each(|problem| self.push(problem));
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shown.is_empty()
+    }
+
+    /// All of them as one error.
+    ///
+    /// # Errors
+    /// There is at least one.
+    pub(crate) fn result(mut self) -> Result<(), Error> {
+        match self.shown.len() {
+            0 => Ok(()),
+            1 if self.more == 0 => Err(self.shown.remove(0).into()),
+            _ => Err(Error::Several { problems: self.shown, more: self.more }),
+        }
+    }
+}
+
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Error {
         Error::Problem(Box::new(problem))
@@ -201,6 +248,14 @@ pub fn escaped(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The beginning of a text that may be as long as a file.
+pub(crate) fn shortened(text: &str, most_chars: usize) -> String {
+    match text.char_indices().nth(most_chars) {
+        None => text.to_string(),
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
 }
 
 #[cfg(test)]

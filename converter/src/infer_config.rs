@@ -4,10 +4,10 @@
 //! Shapes cannot tell a window, a RoPE base or the number of heads. An Olmo-3 run with OLMo-2's constants gives fluent
 //! nonsense and no error, so everything that is not certain is asked for.
 
-use crate::checkpoint::Listing;
 use crate::config_json::default_layer_types;
 use crate::error::{Error, Problem};
-use crate::npy::{NpyFile, shown_shape};
+use crate::listing::Listing;
+use crate::npy::shown_shape;
 use crate::rope::yarn_of_flags;
 use crate::settings::{Flags, Origin, Origins, Settings};
 use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
@@ -175,16 +175,15 @@ fn widths(listing: &Listing) -> Result<Widths, Error> {
         return Err(Problem::new(&listing.folder, found).expected(format!("1 to {MAX_LAYERS}")).into());
     }
     let shape = |name: &str, rank: usize| -> Result<Vec<usize>, Error> {
-        let path = listing.path(name);
         if !listing.tensors.contains(name) {
-            let problem = Problem::new(path, "missing").expected("it, or a config.json beside the weights");
+            let problem = listing.problem(name, "missing").expected("it, or a config.json beside the weights");
             return Err(problem.advice("export the whole model").into());
         }
-        let file = NpyFile::check(&path)?;
-        let sizes: Option<Vec<usize>> = file.shape.iter().map(|&size| usize::try_from(size).ok()).collect();
-        sizes.filter(|sizes| sizes.len() == rank).ok_or_else(|| {
+        let shape = listing.shape(name)?;
+        let sizes: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+        sizes.filter(|sizes| sizes.len() == rank && !sizes.contains(&0)).ok_or_else(|| {
             let kind = if rank == 1 { "a vector" } else { "a matrix" };
-            Problem::new(path, format!("shape {}", shown_shape(&file.shape))).expected(kind).into()
+            listing.problem(name, format!("shape {}", shown_shape(&shape))).expected(kind).into()
         })
     };
     let embedding = shape("model.embed_tokens.weight", 2)?;
@@ -193,16 +192,15 @@ fn widths(listing: &Listing) -> Result<Widths, Error> {
     let mlp = shape("model.layers.0.mlp.gate_proj.weight", 2)?;
     let q_norm = shape("model.layers.0.self_attn.q_norm.weight", 1)?;
     if q_norm[0] < q[0] && q[0].is_multiple_of(q_norm[0]) {
-        return Err(Problem::new(
-            listing.path("model.layers.0.self_attn.q_norm.weight"),
+        let problem = listing.problem(
+            "model.layers.0.self_attn.q_norm.weight",
             format!(
                 "shape [{}] for q_proj of {} rows: a norm for each head, as in Qwen3 and EXAONE-4",
                 q_norm[0], q[0]
             ),
-        )
-        .expected(format!("[{}]", q[0]))
-        .advice("other families than OLMo-2 and Olmo-3 are not supported")
-        .into());
+        );
+        let problem = problem.expected(format!("[{}]", q[0]));
+        return Err(problem.advice("other families than OLMo-2 and Olmo-3 are not supported").into());
     }
     Ok(Widths {
         vocab_size: embedding[0],

@@ -43,7 +43,7 @@ pub fn content_digest(model: &ModelFile) -> u64 {
 }
 
 /// The lines `key=value` of the provenance.
-fn provenance(model: &ModelFile) -> Result<Vec<(String, String)>, Error> {
+pub(crate) fn provenance(model: &ModelFile) -> Result<Vec<(String, String)>, Error> {
     let bytes = checked_section(model, section::PROVENANCE)?.unwrap_or_default();
     let text = String::from_utf8_lossy(bytes);
     let pair = |line: &str| {

@@ -1,24 +1,28 @@
-//! Turns a folder of OLMo `.npy` weights into one `.olmo` file that `olmo-infer` maps and runs.
+//! Turns a folder of OLMo weights, `.npy` or safetensors, into one `.olmo` file that `olmo-infer` maps and runs.
 //!
 //! The way of a folder, a file per step:
 //!
-//! 1. `checkpoint`: which files are there, and whether they are exactly the tensors of the model. `npy` with
-//!    `npy_header` reads their headers; the configuration comes from `config_json` with `rope` and `strict_json`, or from
-//!    shapes and flags by `infer_config`; `settings` holds the flags and remembers where each value came from. `text`
-//!    has the tokens, of `vocab` or `tokenizer_json` with `dolma2`, and the conversations, of `chat_template`.
+//! 1. `listing`: which tensors are there, in which kind of files. `npy` with `npy_header` reads the headers of `.npy`
+//!    files; `shards` with `shard_index` and `safetensors_header` those of safetensors files; `file_kind` names what is
+//!    neither. Both give a `stored_tensor`, a range of a `source_file`, and from here on nothing cares which it was.
+//!    `checkpoint`: whether they are exactly the tensors of the model. Its configuration comes from `config_json` with
+//!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
+//!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
+//!    with `dolma2`, and the conversations, of `chat_template`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
 //! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
 //!    makes them.
 //!
-//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify`,
+//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify` with `against`,
 //! `diff` and `unpack` with `numbers`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is
 //! memory that may be refused, and `error` everything that can go wrong.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`,
 //! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it.
 
+pub mod against;
 mod buffer;
 mod chat_template;
 pub mod checkpoint;
@@ -30,9 +34,12 @@ pub mod disk;
 pub mod dolma2;
 pub mod element;
 pub mod error;
+mod file_kind;
 pub mod fill;
+pub mod generation_config;
 pub mod infer_config;
 pub mod inspect;
+pub mod listing;
 pub mod npy;
 mod npy_header;
 pub mod numbers;
@@ -41,9 +48,14 @@ pub mod pack;
 pub mod plan;
 pub mod progress;
 pub mod rope;
+pub mod safetensors_header;
 pub mod scan;
 pub mod settings;
+pub mod shard_index;
+pub mod shards;
+pub mod source_file;
 pub mod sources;
+pub mod stored_tensor;
 pub mod strict_json;
 pub mod summary;
 pub mod text;

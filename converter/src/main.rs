@@ -48,7 +48,10 @@ fn run(command: Command) -> Result<Answer, Error> {
     let text = match command {
         Command::Pack(arguments) => run_pack(&arguments)?,
         Command::Inspect(arguments) => inspect::run(&arguments.model, arguments.json)?,
-        Command::Verify(arguments) => verify::run(&arguments.model)?,
+        Command::Verify(arguments) => match &arguments.against {
+            Some(weights) => verify::run_against(&arguments.model, weights)?,
+            None => verify::run(&arguments.model)?,
+        },
         Command::Diff(arguments) => {
             let (same, text) = diff::run(&arguments.a, &arguments.b, arguments.json)?;
             return Ok(Answer { text, status: u8::from(!same) });

@@ -9,49 +9,21 @@ use crate::element::SourceType;
 use crate::error::{Error, Problem};
 use crate::npy_header::{ACCEPTED, MAX_HEADER_BYTES, check_start};
 pub use crate::npy_header::{Checked, Descr, shown_shape};
-use rustix::fs::OFlags;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use crate::source_file::SourceFile;
+use crate::stored_tensor::StoredTensor;
+use std::path::Path;
 
-/// What tells whether a file is still the one that was looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Device and inode.
-    pub inode: (u64, u64),
-    /// Length.
-    pub bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Identity {
-    fn of(file: &File) -> io::Result<Identity> {
-        let metadata = file.metadata()?;
-        Ok(Identity {
-            inode: (metadata.dev(), metadata.ino()),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
-
-/// A checked `.npy` file. It is opened anew for each read, so that a model of many files needs few descriptors; the
-/// identity says that it is still the same one.
+/// A checked `.npy` file.
 #[derive(Clone, Debug)]
 pub struct NpyFile {
-    /// Where it is.
-    pub path: PathBuf,
+    /// The file.
+    pub file: SourceFile,
     /// Element type.
     pub descr: Descr,
     /// Shape, row-major; no dimension is 0.
     pub shape: Vec<u64>,
     /// Everything before the numbers, byte for byte.
     pub preamble: Vec<u8>,
-    /// The file that was checked.
-    pub identity: Identity,
 }
 
 impl NpyFile {
@@ -61,56 +33,35 @@ impl NpyFile {
     /// What is wrong with it: not a regular file, not an `.npy` file, a type or an order that is not supported, more or
     /// fewer bytes than its shape needs.
     pub fn check(path: &Path) -> Result<NpyFile, Error> {
-        let file = open(path)?;
-        let identity = Identity::of(&file).map_err(|error| Error::io(path, "cannot look at it", error))?;
-        let start = read_start(&file, identity.bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-        let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, identity.bytes)?;
-        let preamble = start[..preamble_bytes].to_vec();
-        Ok(NpyFile { path: path.to_path_buf(), descr, shape, preamble, identity })
+        let file = SourceFile::look_at(path)?;
+        // The longest legal header and what stands before it.
+        let mut start = file.start(12 + MAX_HEADER_BYTES as u64)?;
+        let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, file.identity.bytes)?;
+        start.truncate(preamble_bytes);
+        start.shrink_to_fit();
+        Ok(NpyFile { file, descr, shape, preamble: start })
     }
 
-    /// Length of the numbers.
-    pub fn data_bytes(&self) -> u64 {
-        self.identity.bytes - self.preamble.len() as u64
-    }
-
-    /// The element type, when `u2_is_bf16` answers the one question that the header leaves open.
+    /// The tensor in it, when `u2_is_bf16` answers the one question that the header leaves open.
     ///
     /// # Errors
     /// The numbers are 16-bit integers and not called bfloat16.
-    pub fn source_type(&self, u2_is_bf16: bool) -> Result<SourceType, Problem> {
-        match self.descr {
-            Descr::F32 => Ok(SourceType::F32),
-            Descr::F16 => Ok(SourceType::F16),
-            Descr::Raw16 => Ok(SourceType::Bf16),
-            Descr::U16 if u2_is_bf16 => Ok(SourceType::Bf16),
-            Descr::U16 => Err(Problem::new(&self.path, "16-bit integers (<u2)")
-                .expected(ACCEPTED)
-                .advice("if they are bfloat16, say \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')")),
-        }
-    }
-
-    /// That the file is no longer the one that was checked.
-    pub fn changed(&self) -> Problem {
-        Problem::new(&self.path, "changed while being packed").advice("pack again when nothing writes to it")
-    }
-
-    /// Reads numbers from `offset` bytes behind the preamble on.
-    ///
-    /// # Errors
-    /// The system's, or that the file is no longer the one that was checked.
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let file = open(&self.path)?;
-        let unchanged = || match Identity::of(&file) {
-            Ok(identity) if identity == self.identity => Ok(()),
-            Ok(_) => Err(Error::from(self.changed())),
-            Err(error) => Err(Error::io(&self.path, "cannot look at it", error)),
+    pub fn tensor(self, u2_is_bf16: bool) -> Result<StoredTensor, Problem> {
+        let element = match self.descr {
+            Descr::F32 => SourceType::F32,
+            Descr::F16 => SourceType::F16,
+            Descr::Raw16 => SourceType::Bf16,
+            Descr::U16 if u2_is_bf16 => SourceType::Bf16,
+            Descr::U16 => {
+                let problem = Problem::new(&self.file.path, "16-bit integers (<u2)").expected(ACCEPTED);
+                let how = "say \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')";
+                return Err(problem.advice(format!("if they are bfloat16, {how}")));
+            }
         };
-        unchanged()?;
-        let read = file.read_exact_at(out, self.preamble.len() as u64 + offset);
-        // First whether it changed: that explains a read past the end better than the read's own error.
-        unchanged()?;
-        read.map_err(|error| Error::io(&self.path, "cannot read", error))
+        let offset = self.preamble.len() as u64;
+        let bytes = self.file.identity.bytes - offset;
+        let NpyFile { file, shape, preamble, .. } = self;
+        Ok(StoredTensor { file, name: None, element, shape, offset, bytes, npy_header: preamble })
     }
 }
 
@@ -123,48 +74,6 @@ pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Prob
     let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
     confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
     Ok(checked)
-}
-
-/// Opens a regular file for reading; a FIFO is refused instead of waited for.
-///
-/// # Errors
-/// The system's, or that it is no regular file.
-pub fn open(path: &Path) -> Result<File, Error> {
-    let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(|error| Error::io(path, "cannot open", error))?;
-    let metadata = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?;
-    if !metadata.is_file() {
-        let found = if metadata.is_dir() { "is a folder" } else { "is not a regular file" };
-        return Err(Problem::new(path, found).expected("a file").into());
-    }
-    Ok(file)
-}
-
-/// All bytes of a regular file; `None` when they are more than `limit`, which costs no more than that many.
-///
-/// # Errors
-/// The system's, or that it is no regular file.
-pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-    let file = open(path)?;
-    let length = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?.len();
-    if length > limit {
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    // A file may be longer than it says: it grows, or it is one of /proc.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
-    Ok((bytes.len() as u64 <= limit).then_some(bytes))
-}
-
-/// The first bytes of the file: the longest legal header and what stands before it, or all of a shorter file.
-fn read_start(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
-    let mut start = vec![0; bytes.min(12 + MAX_HEADER_BYTES as u64) as usize];
-    file.read_exact_at(&mut start, 0)?;
-    Ok(start)
 }
 
 /// Lets npyz read a header of our own with the checked values, and compares.

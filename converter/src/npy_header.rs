@@ -1,19 +1,19 @@
 //! The strict grammar of `.npy` headers: it accepts what numpy writes for the few types that weights have, and says what
 //! anything else looks like. Works on bytes alone, without recursion, and allocates next to nothing.
 
+use crate::element::SourceType;
 use crate::error::Problem;
+use crate::file_kind::FileKind;
 use std::path::Path;
 
 /// Longest header that numpy itself reads.
 pub(crate) const MAX_HEADER_BYTES: usize = 10_000;
 /// Most dimensions that numpy allows.
-const MAX_RANK: usize = 32;
+pub(crate) const MAX_RANK: usize = 32;
 /// First bytes of every `.npy` file.
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// What the messages list.
 pub(crate) const ACCEPTED: &str = "<f4, <f2, or bfloat16 as <V2";
-/// What to do with a file of another kind.
-const SAVE: &str = "export each parameter with np.save";
 
 /// An element type as the header names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +147,30 @@ pub fn shown_shape(shape: &[u64]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
+/// The header that numpy writes before so many numbers of this type: version 1.0, room for a longer first dimension,
+/// the numbers at a multiple of 64 bytes. `shape` is that of a vector or a matrix.
+pub(crate) fn numpy_header(element: SourceType, shape: &[usize]) -> Vec<u8> {
+    let descr = match element {
+        SourceType::F32 => "<f4",
+        SourceType::F16 => "<f2",
+        SourceType::Bf16 => "<V2",
+    };
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let comma = if sizes.len() == 1 { "," } else { "" };
+    let first = sizes.first().map_or(0, String::len);
+    let sizes = sizes.join(", ");
+    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}{comma}), }}");
+    // As numpy counts: 21 digits for the first dimension, and never less than one byte of padding.
+    let text = format!("{text:<0$}", text.len() + 21_usize.saturating_sub(first));
+    let end = 10 + text.len() + 1;
+    let header_bytes = end + 64 - end % 64 - 10;
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    // Two sizes of at most 20 digits.
+    header.extend((header_bytes as u16).to_le_bytes());
+    header.extend(format!("{text:<0$}\n", header_bytes - 1).as_bytes());
+    header
+}
+
 /// A file that ends inside its header.
 fn cut(file_bytes: u64) -> Bad {
     let plural = if file_bytes == 1 { "" } else { "s" };
@@ -160,35 +184,18 @@ fn impossible(shape: String) -> Bad {
 
 /// Says what a file that does not begin like an `.npy` file looks like.
 fn not_npy(start: &[u8]) -> Bad {
-    let lower: Vec<u8> = start.iter().take(512).map(u8::to_ascii_lowercase).collect();
-    let text = lower.trim_ascii_start();
-    let is_text = !start.is_empty() && lower.iter().all(|&b| b.is_ascii_graphic() || b.is_ascii_whitespace());
-    let length = start.first_chunk::<8>().map(|&length| u64::from_le_bytes(length));
-    let bad = match start {
-        [] => Bad::new("empty file").advice("export it again"),
-        _ if start.starts_with(b"version https://git-lfs") => {
-            return Bad::new("git-lfs pointer instead of the numbers")
-                .expected("an .npy file")
-                .advice("run git lfs pull");
-        }
-        _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => {
-            Bad::new("HTML page").advice("download it again")
-        }
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => {
-            Bad::new("zip archive (.npz?)").advice("unpack it: one .npy file for each parameter")
-        }
-        [0x1f, 0x8b, ..] => Bad::new("gzip file").advice("decompress it"),
-        [b'G', b'G', b'U', b'F', ..] => Bad::new("GGUF file").advice(SAVE),
-        // A pickle of protocol 2 or later, also inside an old torch.save.
-        [0x80, 2..=5, ..] => Bad::new("pickle, which could run code").advice(SAVE),
-        [_, _, _, _, _, _, _, _, b'{', ..] if length.is_some_and(|length| length < 100 << 20) => {
-            Bad::new("safetensors file").advice(SAVE)
-        }
+    let kind = FileKind::of(start);
+    let advice = match kind {
+        FileKind::Empty => "export it again",
+        FileKind::LfsPointer => "run git lfs pull",
+        FileKind::Html => "download it again",
+        FileKind::Zip => "unpack it, an .npz perhaps: one .npy file for each parameter",
+        FileKind::Gzip => "decompress it",
+        FileKind::Safetensors => "name it model.safetensors and move it into a folder without .npy files",
         _ if MAGIC.starts_with(start) => return cut(start.len() as u64),
-        _ if is_text => Bad::new("text").advice(SAVE),
-        _ => Bad::new("unknown bytes").advice(SAVE),
+        _ => "export each parameter with np.save",
     };
-    bad.expected("an .npy file")
+    Bad::new(kind.name()).expected("an .npy file").advice(advice)
 }
 
 /// Printable ASCII, then spaces, then one newline.

@@ -56,6 +56,21 @@ fn what_numpy_writes_is_read() {
 }
 
 #[test]
+fn what_is_written_is_read() {
+    let shapes: [&[usize]; 5] = [&[1], &[2048], &[100_352, 2048], &[1, usize::MAX / 8], &[usize::MAX / 8, 1]];
+    for element in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
+        for shape in shapes {
+            let header = numpy_header(element, shape);
+            assert!(header.len() == 128 && header.ends_with(b" \n"), "{shape:?}");
+            let bytes = shape.iter().product::<usize>() * element.bytes();
+            let checked = check_start(&header, (header.len() + bytes) as u64).expect("a header");
+            assert!(checked.shape.iter().map(|&size| size as usize).eq(shape.iter().copied()), "{shape:?}");
+            assert_eq!((checked.descr.bytes() as usize, checked.preamble_bytes), (element.bytes(), 128), "{shape:?}");
+        }
+    }
+}
+
+#[test]
 fn headers_that_are_not_numpys_are_refused_before_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
     let shapes = [

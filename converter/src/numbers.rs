@@ -8,7 +8,7 @@ use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 
 /// Bytes of a vector that are one piece.
-const VECTOR_PIECE_BYTES: usize = 64 << 10;
+const VECTOR_PIECE_BYTES: usize = 1 << 20;
 
 /// A tensor of a model file. A piece of a matrix is a panel, up to 64 rows.
 pub struct Numbers<'a> {

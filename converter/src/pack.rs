@@ -1,14 +1,15 @@
 //! The converter's main path: look at the folder, choose the stored type and the encodings, plan, fill, write, give it
 //! its name.
 
-use crate::checkpoint::{Checkpoint, Listing};
+use crate::checkpoint::Checkpoint;
 use crate::coding;
 use crate::disk::Disk;
 use crate::error::{Error, Problem};
+use crate::listing::Listing;
 use crate::output::{Output, Target};
 use crate::plan::Plan;
 use crate::scan;
-use crate::settings::{Flags, Origins};
+use crate::settings::Flags;
 use crate::text::Text;
 use crate::write::{self, Outcome};
 use olmo_infer::coded::CodedTable;
@@ -78,7 +79,7 @@ pub struct Request {
     pub vocab: Option<PathBuf>,
     /// Replace an existing file.
     pub force: bool,
-    /// Leave out `.npy` files that are no tensors of the model.
+    /// Leave out what is no tensor of the model.
     pub allow_extra: bool,
     /// Accept NaN and infinity.
     pub allow_nonfinite: bool,
@@ -135,7 +136,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     target.refuse_inside(&request.weights)?;
     let checkpoint = Checkpoint::check(&listing, &request.flags, request.allow_extra)?;
     for source in &checkpoint.sources {
-        target.refuse_same(&source.file.path, source.file.identity.inode)?;
+        target.refuse_same(&source.tensor.file.path, source.tensor.file.identity.inode)?;
     }
     let vocab_size = checkpoint.settings.config.vocab_size;
     let text = Text::read(&listing.folder, request.vocab.as_deref(), vocab_size, &target)?;
@@ -176,7 +177,7 @@ impl Prepared {
 
     /// The plan for a stored type and the tables of coded matrices.
     fn plan(&self, matrices: Dtype, tables: Vec<Option<CodedTable>>) -> Result<Plan<'_>, Error> {
-        let provenance = provenance(&self.request, &self.checkpoint.settings.origins);
+        let provenance = provenance(&self.request, &self.checkpoint);
         Plan::new(&self.checkpoint, matrices, tables, &self.text, provenance, &self.request.weights)
     }
 
@@ -212,7 +213,7 @@ impl Prepared {
             n_coded: plan.tables.iter().flatten().count(),
             bits_per_weight: plan.bits_per_weight(),
             file_bytes: plan.layout.file_bytes,
-            source_bytes: self.checkpoint.sources.iter().map(|source| source.file.data_bytes()).sum(),
+            source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.bytes).sum(),
             outcome,
         })
     }
@@ -230,9 +231,12 @@ fn finish(plan: &Plan<'_>, output: Output<'_>, outcome: &Outcome) -> Result<(), 
 }
 
 /// How the file was made; no time, host or path, so that the same input gives the same bytes.
-fn provenance(request: &Request, origins: &Origins) -> String {
+fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
     let mut lines = format!("writer=olmo-pack {}\ndtype={}\n", env!("CARGO_PKG_VERSION"), request.dtype.name());
-    for (key, origin) in &origins.0 {
+    if !checkpoint.is_npy {
+        lines += "weights=safetensors\n";
+    }
+    for (key, origin) in &checkpoint.settings.origins.0 {
         lines += &format!("{key}={}\n", origin.name());
     }
     lines

@@ -50,7 +50,7 @@ pub struct Piece {
     pub tensor: usize,
     /// The panel; `None` for a vector.
     pub panel: Option<usize>,
-    /// Where its numbers begin in the source, behind the preamble.
+    /// Where its numbers begin in the source, counted from the tensor's first.
     pub source_offset: u64,
     /// Their length there.
     pub source_bytes: usize,
@@ -126,7 +126,7 @@ impl<'a> Plan<'a> {
     /// The parts of all tensors, in the order of the file.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
         self.sources.iter().zip(&self.layout.tensors).enumerate().flat_map(move |(tensor, (source, extent))| {
-            let element = source.element.bytes();
+            let element = source.tensor.element.bytes();
             let shape = source.spec.panel_shape(self.matrices);
             let (n_pieces, rows_per_piece, columns) = match shape {
                 None => (1, source.spec.rows, 1),
@@ -230,15 +230,15 @@ fn sources_section(sources: &[Source], written: &[Written]) -> Vec<u8> {
         .iter()
         .enumerate()
         .map(|(i, source)| SourceRecord {
-            dtype: U32::new(source.element.code()),
-            // A preamble has at most 10,012 bytes.
-            header_bytes: U32::new(source.file.preamble.len() as u32),
+            dtype: U32::new(source.tensor.element.code()),
+            // A header has at most 10,012 bytes, and none at all where the tensor was not in an `.npy` file.
+            header_bytes: U32::new(source.tensor.npy_header.len() as u32),
             digest: U64::new(written.get(i).map_or(0, |written| written.source_digest)),
         })
         .collect();
     let mut section = records.as_bytes().to_vec();
     for source in sources {
-        section.extend(&source.file.preamble);
+        section.extend(&source.tensor.npy_header);
     }
     section
 }

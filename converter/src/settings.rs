@@ -67,7 +67,9 @@ impl Flags {
 pub enum Origin {
     /// The key of that name in `config.json`.
     ConfigJson,
-    /// Names and shapes of the `.npy` files.
+    /// The key of that name in `generation_config.json`.
+    GenerationConfigJson,
+    /// Names and shapes of the tensors.
     Shapes,
     /// What every published OLMo-2 has.
     PublishedOlmo2,
@@ -82,6 +84,7 @@ impl Origin {
     pub fn name(self) -> &'static str {
         match self {
             Origin::ConfigJson => "config.json",
+            Origin::GenerationConfigJson => "generation_config.json",
             Origin::Shapes => "shapes",
             Origin::PublishedOlmo2 => "published OLMo-2 constants",
             Origin::Flag => "flag",
@@ -125,6 +128,33 @@ pub struct Settings {
     pub u2_is_bf16: bool,
     /// `config.json` byte for byte.
     pub config_json: Option<Vec<u8>>,
+}
+
+impl Settings {
+    /// These with `ids` of the `generation_config.json` at `path` as the ids that end a text.
+    ///
+    /// # Errors
+    /// No configuration has them, or `--eos` says otherwise.
+    pub fn with_eos(mut self, path: &Path, ids: Vec<u32>, flags: &Flags) -> Result<Settings, Problem> {
+        let key = "eos_token_id";
+        if let Some(flag) = flags.eos_token_ids.as_ref().filter(|flag| **flag != ids) {
+            return Err(Problem::new(path, format!("{key} is {}", shown_ids(&ids)))
+                .expected(format!("{} as --eos says", shown_ids(flag)))
+                .advice("correct one of them or leave out --eos"));
+        }
+        self.config.eos_token_ids = ids;
+        self.config.validate().map_err(|error| {
+            Problem::new(path, format!("{} is {}", error.key, error.found)).expected(error.expected)
+        })?;
+        self.origins.0.retain(|(noted, _)| *noted != key);
+        self.origins.note(key, Origin::GenerationConfigJson);
+        Ok(self)
+    }
+}
+
+/// Ids as `--eos` takes them.
+pub(crate) fn shown_ids(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The value of `key` from `config.json` or a flag.

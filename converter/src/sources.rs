@@ -6,12 +6,12 @@ use olmo_infer::format::{self, SourceRecord, section};
 use olmo_infer::model_file::ModelFile;
 use zerocopy::FromBytes;
 
-/// The `.npy` file that a tensor was read from.
+/// What a tensor was read from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     /// Its element type.
     pub dtype: SourceType,
-    /// Everything before its numbers.
+    /// Everything before its numbers, if it was an `.npy` file; else nothing.
     pub header: &'a [u8],
     /// XXH3-64 of its numbers, seed 0.
     pub digest: u64,

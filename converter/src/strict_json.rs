@@ -3,7 +3,10 @@
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
+use std::marker::PhantomData;
 
 /// Parses a document. Depth is capped by serde_json (128).
 ///
@@ -73,6 +76,51 @@ impl<'de> Visitor<'de> for StrictVisitor {
             map.insert(key, value);
         }
         Ok(Strict(map.into()))
+    }
+}
+
+/// An object in which no key stands twice and every value is a `T`, read without a tree of values in between. An error
+/// in a value names its key.
+pub struct Object<T>(pub BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Object<T>, A::Error> {
+        let mut object = BTreeMap::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            insert_next(&mut object, key, &mut entries)?;
+        }
+        Ok(Object(object))
+    }
+}
+
+/// Reads the value of `key`, which must be new.
+pub(crate) fn insert_next<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    object: &mut BTreeMap<String, T>,
+    key: String,
+    entries: &mut A,
+) -> Result<(), A::Error> {
+    match object.entry(key) {
+        Entry::Occupied(entry) => Err(A::Error::custom(format!("key \"{}\" twice", entry.key()))),
+        Entry::Vacant(entry) => {
+            let value = entries.next_value();
+            let value = value.map_err(|error| A::Error::custom(format!("{}: {error}", entry.key())))?;
+            entry.insert(value);
+            Ok(())
+        }
     }
 }
 

@@ -147,10 +147,15 @@ impl Facts {
         let config = &checkpoint.settings.config;
         let mut text = format!("  model       {}\n", model_line(config));
         let counts = checkpoint.element_counts();
-        let files: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
-        let files = files.join(", ");
+        let tensors: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        let files = match (checkpoint.is_npy, checkpoint.n_files()) {
+            (true, _) => "files".into(),
+            (false, 1) => "in one safetensors file".into(),
+            (false, n) => format!("in {n} safetensors files"),
+        };
+        let tensors = tensors.join(", ");
         let tied = if config.tie_word_embeddings { ", head tied to the embedding" } else { "" };
-        let _ = writeln!(text, "  tensors     {files} files, {} weights{tied}", config.n_parameters());
+        let _ = writeln!(text, "  tensors     {tensors} {files}, {} weights{tied}", config.n_parameters());
         for (origin, keys) in checkpoint.settings.origins.grouped() {
             let _ = writeln!(text, "  {:<12}{}", "values", format_args!("{}: {}", origin.name(), keys.join(", ")));
         }
@@ -163,20 +168,21 @@ impl Facts {
             checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();
         let sources: serde_json::Map<String, Value> =
             counts.iter().map(|(kind, count)| (kind.name().into(), (*count).into())).collect();
-        let ignored: Vec<String> = checkpoint.ignored.iter().map(|path| shown_path(path)).collect();
         let json = json!({
             "architecture": config.architecture.name(),
             "n_parameters": config.n_parameters(),
             "n_tensors": checkpoint.sources.len(),
             "tied": config.tie_word_embeddings,
             "sources": sources,
+            "source_format": if checkpoint.is_npy { "npy" } else { "safetensors" },
+            "source_files": checkpoint.n_files(),
             "origins": origins,
             "vocabulary_tokens": vocabulary,
             "tokenizer": of_text.tokenizer.origin(),
             "chat": of_text.chat.origin(),
-            "ignored": ignored,
+            "ignored": checkpoint.ignored,
         });
-        Facts { text, json, ignored }
+        Facts { text, json, ignored: checkpoint.ignored.clone() }
     }
 }
 
@@ -234,7 +240,7 @@ fn names(names: &[String]) -> String {
 fn tensor_table(plan: &Plan<'_>) -> String {
     let mut out = format!("{:<52} {:>16} {:>6} {:>15} {:>13}\n", "tensor", "shape", "type", "offset", "bytes");
     for (source, extent) in plan.sources.iter().zip(&plan.layout.tensors) {
-        let shape = shown_shape(&source.file.shape);
+        let shape = shown_shape(&source.tensor.shape);
         let (name, dtype) = (source.spec.name(), plan.dtype(&source.spec).name());
         let _ = writeln!(out, "{name:<52} {shape:>16} {dtype:>6} {:>15} {:>13}", extent.offset, extent.bytes);
     }
@@ -246,7 +252,7 @@ fn tensors_json(plan: &Plan<'_>) -> Vec<Value> {
         json!({
             "name": source.spec.name(),
             "shape": source.spec.shape(),
-            "source": source.element.name(),
+            "source": source.tensor.element.name(),
             "dtype": plan.dtype(&source.spec).name(),
             "offset": extent.offset,
             "bytes": extent.bytes,

@@ -3,8 +3,8 @@
 use crate::chat_template::{self, Names};
 use crate::dolma2;
 use crate::error::{Error, Problem};
-use crate::npy;
 use crate::output::Target;
+use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json;
 use crate::vocab::{self, Vocabulary};
@@ -142,7 +142,7 @@ fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocab
 
 /// The text of a file of at most [`MAX_BYTES`].
 fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = npy::read_at_most(path, MAX_BYTES)?
+    let bytes = source_file::read_at_most(path, MAX_BYTES)?
         .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("a file of some KiB"))?;
     String::from_utf8(bytes).map_err(|_| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8").into())
 }

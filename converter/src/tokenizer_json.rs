@@ -7,7 +7,7 @@
 
 use crate::config_json::Keys;
 use crate::error::{Error, Problem};
-use crate::npy;
+use crate::source_file;
 use crate::strict_json;
 use crate::vocab::{Vocabulary, byte_table, token_bytes};
 use olmo_infer::format::{
@@ -38,7 +38,7 @@ pub struct TokenizerJson {
 /// # Errors
 /// The file cannot be read, is no JSON, or its tokens are not those of a model with so many rows.
 pub fn read(path: &Path, vocab_size: usize) -> Result<TokenizerJson, Error> {
-    let bytes = npy::read_at_most(path, MAX_TOKENIZER_BYTES)?
+    let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?
         .ok_or_else(|| Problem::new(path, "longer than 64 MiB").expected("a tokenizer.json of a few MiB"))?;
     Ok(parse(path, &bytes, vocab_size)?)
 }

@@ -2,31 +2,32 @@
 //!
 //! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the
 //! source type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are
-//! written as they are stored, and the summary names them. `config.json` comes back verbatim. The vocabulary is not
-//! written.
+//! written as they are stored, and the summary names them. Tensors of safetensors files become `.npy` files too, with
+//! the headers that numpy would write. `config.json` comes back verbatim; of `generation_config.json` what decides
+//! about the model, the ids that end a text. The vocabulary is not written.
 
 use crate::buffer::reserve;
-use crate::coding::decode_panel;
 use crate::disk::{Disk, uninterrupted};
 use crate::element::narrow;
 use crate::error::{Error, Problem, escaped, shown_path};
-use crate::fill::{extract_rows, extract_vector};
+use crate::inspect::provenance;
+use crate::npy_header::numpy_header;
+use crate::numbers::Numbers;
 use crate::output::{Pending, check_free_space, folder_of};
 use crate::pack::thread_pool;
+use crate::settings::Origin;
 use crate::sources::{Source, checked_section, sources};
-use olmo_infer::coded::CodedPanels;
-use olmo_infer::format::{self, PANEL_ROWS, section};
+use olmo_infer::format::{self, section};
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes of a vector that are converted at a time.
-const VECTOR_PIECE_BYTES: usize = 1 << 20;
 /// How many rounded tensors the summary names.
 const SHOWN_TENSORS: usize = 3;
 
@@ -44,26 +45,48 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
         let problem = Problem::new(model.path(), "does not say what it was packed from (no section SOURCES)");
         return Err(problem.advice("it cannot be unpacked").into());
     };
-    let config = checked_section(&model, section::CONFIG_JSON)?;
+    let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", Cow::Borrowed(bytes)));
+    let generation = generation_config(&model)?.map(|text| ("generation_config.json", Cow::Owned(text.into_bytes())));
+    let texts: Vec<Text> = config.into_iter().chain(generation).collect();
     let opened = prepare(disk, folder, force)?;
-    check_free_space(folder, folder, needed_bytes(&model, &sources, config, folder))?;
-    let unpacking = Unpacking { model: &model, sources: &sources, config, folder, force, disk };
+    check_free_space(folder, folder, needed_bytes(&model, &sources, &texts, folder))?;
+    let unpacking = Unpacking { model: &model, sources: &sources, texts: &texts, folder, force, disk };
     let n_written = AtomicUsize::new(0);
     let written = unpacking.write_all(&opened, &n_written);
     let written = written.and_then(|()| Ok(model.check_unchanged()?));
     written.map_err(|error| with_count(error, n_written.into_inner()))?;
-    Ok(summary(&model, folder, config.is_some()))
+    Ok(summary(&model, &sources, &texts, folder))
+}
+
+/// A file beside the tensors: its name and its bytes.
+type Text<'a> = (&'static str, Cow<'a, [u8]>);
+
+/// What a `generation_config.json` must say, when the ids that end a text are not those of `config.json`: without it
+/// the folder would be packed into another model.
+fn generation_config(model: &ModelFile) -> Result<Option<String>, Error> {
+    let is_from_there =
+        |(key, origin): &(String, String)| key == "eos_token_id" && origin == Origin::GenerationConfigJson.name();
+    let is_from_there = provenance(model)?.iter().any(is_from_there);
+    Ok(is_from_there.then(|| format!("{{\"eos_token_id\": {:?}}}\n", model.config().eos_token_ids)))
 }
 
 /// Bytes that the files take, less those of the files that they replace.
-fn needed_bytes(model: &ModelFile, sources: &[Source], config: Option<&[u8]>, folder: &Path) -> u64 {
+fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> u64 {
     let replaced = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());
     let of_tensors = model.specs().iter().zip(sources).map(|(spec, source)| {
-        let bytes = source.header.len() as u64 + spec.n_elements() * source.dtype.bytes() as u64;
+        let bytes = header(source, spec).len() as u64 + spec.n_elements() * source.dtype.bytes() as u64;
         bytes.saturating_sub(replaced(source_path(folder, spec)))
     });
-    let of_config = config.map_or(0, |config| config.len() as u64);
-    of_tensors.sum::<u64>() + of_config.saturating_sub(replaced(folder.join("config.json")))
+    let of_texts = texts.iter().map(|(name, bytes)| (bytes.len() as u64).saturating_sub(replaced(folder.join(name))));
+    of_tensors.chain(of_texts).sum()
+}
+
+/// What stands before the numbers of a tensor: the header that was kept, or that of numpy where there was none.
+fn header<'a>(source: &Source<'a>, spec: &TensorSpec) -> Cow<'a, [u8]> {
+    match source.header {
+        [] => Cow::Owned(numpy_header(source.dtype, &spec.shape())),
+        kept => Cow::Borrowed(kept),
+    }
 }
 
 /// The `.npy` file of a tensor.
@@ -113,14 +136,18 @@ fn make_folders(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
     }
 }
 
-fn summary(model: &ModelFile, folder: &Path, has_config: bool) -> String {
+fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> String {
     let is_rounded = |index: &usize| model.records()[*index].rounded.get() != 0;
     let rounded: Vec<String> =
         (0..model.specs().len()).filter(is_rounded).map(|index| model.specs()[index].name()).collect();
-    let files = if has_config { ".npy files and config.json" } else { ".npy files" };
+    let mut files = ".npy files".to_string();
+    texts.iter().for_each(|(name, _)| files += &format!(" and {name}"));
     let mut text = format!("{}: {} {files}", escaped(&shown_path(folder)), model.specs().len());
-    if rounded.is_empty() {
-        return text + ", restored exactly";
+    let kept = sources.iter().all(|source| !source.header.is_empty());
+    match (rounded.is_empty(), kept) {
+        (true, true) => return text + ", restored exactly",
+        (true, false) => return text + ", the numbers restored exactly, from safetensors files",
+        (false, _) => {}
     }
     let more = match rounded.len().saturating_sub(SHOWN_TENSORS) {
         0 => String::new(),
@@ -138,7 +165,7 @@ fn summary(model: &ModelFile, folder: &Path, has_config: bool) -> String {
 struct Unpacking<'a> {
     model: &'a ModelFile,
     sources: &'a [Source<'a>],
-    config: Option<&'a [u8]>,
+    texts: &'a [Text<'a>],
     folder: &'a Path,
     force: bool,
     disk: &'a dyn Disk,
@@ -147,9 +174,9 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     /// Writes the files, counting them in `n_written`; `opened` is the folder.
     fn write_all(&self, opened: &File, n_written: &AtomicUsize) -> Result<(), Error> {
-        if let Some(config) = self.config {
-            let mut file = self.create(self.folder.join("config.json"))?;
-            file.append(config)?;
+        for (name, bytes) in self.texts {
+            let mut file = self.create(self.folder.join(name))?;
+            file.append(bytes)?;
             file.keep()?;
             n_written.fetch_add(1, Ordering::Relaxed);
         }
@@ -202,37 +229,21 @@ impl Unpacking<'_> {
     fn restored(&self, index: usize) -> Result<(Growing<'_>, bool, u64), Error> {
         let (model, source) = (self.model, &self.sources[index]);
         let spec = &model.specs()[index];
-        let shape = spec.panel_shape(model.matrices());
         let path = source_path(self.folder, spec);
+        let of_model = Numbers::new(model, index);
         let (mut bits, mut numbers, mut decoded) = (Vec::new(), Vec::new(), Vec::new());
-        let n_elements = shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows));
-        reserve(&mut bits, n_elements, &path)?;
-        reserve(&mut numbers, n_elements * source.dtype.bytes(), &path)?;
-        if let (Some(shape), Some(_)) = (&shape, model.coded_table(index)) {
-            reserve(&mut decoded, shape.panel_bytes(), &path)?;
-        }
+        reserve(&mut bits, of_model.piece_elements(), &path)?;
+        reserve(&mut numbers, of_model.piece_elements() * source.dtype.bytes(), &path)?;
+        reserve(&mut decoded, of_model.decoded_bytes(), &path)?;
+        let mut of_model = of_model.with_memory(decoded);
         let mut file = self.create(path)?;
-        file.append(source.header)?;
+        file.append(&header(source, spec))?;
         let mut digest = Xxh3::with_seed(0);
         let mut exact = true;
-        let bytes = model.tensor_bytes(index);
-        let coded = shape.zip(model.coded_table(index)).map(|(shape, table)| CodedPanels::new(&shape, bytes, table));
-        let plain_bytes = shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes());
-        for piece in 0..shape.map_or(bytes.len().div_ceil(plain_bytes), |shape| shape.n_panels()) {
+        for piece in 0..of_model.n_pieces() {
             bits.clear();
             numbers.clear();
-            let plain = match &coded {
-                Some(panels) => {
-                    decoded.clear();
-                    decode_panel(&panels.panel(piece), &mut decoded);
-                    &decoded
-                }
-                None => &bytes[piece * plain_bytes..bytes.len().min((piece + 1) * plain_bytes)],
-            };
-            match &shape {
-                Some(shape) => extract_rows(shape, plain, piece, &mut bits),
-                None => extract_vector(plain, &mut bits),
-            }
+            of_model.piece(piece, &mut bits);
             exact &= narrow(source.dtype, &bits, &mut numbers);
             digest.update(&numbers);
             file.append(&numbers)?;

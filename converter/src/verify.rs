@@ -3,8 +3,9 @@
 //! Opening covers the header, the index and the layout. What is left are the digests of sections and tensors, the zeros
 //! between them, and what a record says about its numbers. All tensors are read once, on all cores.
 
+use crate::against;
 use crate::coding::look_at_panel;
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::content_digest;
 use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
@@ -35,8 +36,23 @@ const INFINITY: u32 = 0x7f80_0000;
 /// # Errors
 /// [`Error::Model`] when the file cannot be opened, else [`Error::Several`] with every place that is damaged.
 pub fn run(path: &Path) -> Result<String, Error> {
+    verified(path, None)
+}
+
+/// As [`run`], and compares the numbers with those of the folder `weights`.
+///
+/// # Errors
+/// Those of [`run`]; every tensor that is not as in the folder, and what keeps the folder from being read.
+pub fn run_against(path: &Path, weights: &Path) -> Result<String, Error> {
+    verified(path, Some(weights))
+}
+
+fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
-    let problems = check(&model, &thread_pool(0));
+    let mut problems = check(&model, &thread_pool(0));
+    if let (Some(weights), true) = (weights, problems.is_empty()) {
+        problems = against::check(&model, weights)?;
+    }
     let unchanged = model.check_unchanged();
     // What is damaged in a file that changed is damaged no more, or no more there.
     let changed = matches!(unchanged, Err(olmo_infer::error::Error::Changed { .. }));
@@ -44,9 +60,11 @@ pub fn run(path: &Path) -> Result<String, Error> {
         return Err(Error::Several { problems, more: 0 });
     }
     unchanged?;
+    let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}", shown_path(weights)));
     Ok(format!(
-        "{}: ok, {} tensors, {} sections, {} bytes, content digest {:016x}",
-        crate::error::escaped(&crate::error::shown_path(path)),
+        "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}",
+        escaped(&shown_path(path)),
+        escaped(&same),
         model.specs().len(),
         model.sections().len(),
         model.layout().file_bytes,

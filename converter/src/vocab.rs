@@ -5,7 +5,7 @@
 //! its own UTF-8.
 
 use crate::error::{Error, Problem};
-use crate::npy;
+use crate::source_file;
 use olmo_infer::format::VocabularyHead;
 use std::path::Path;
 use zerocopy::IntoBytes;
@@ -29,7 +29,7 @@ pub struct Vocabulary {
 /// # Errors
 /// The file cannot be read, or a line is not `id<TAB>token` with a new id below `vocab_size`.
 pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
-    let bytes = npy::read_at_most(path, MAX_VOCAB_BYTES)?
+    let bytes = source_file::read_at_most(path, MAX_VOCAB_BYTES)?
         .ok_or_else(|| Problem::new(path, "longer than 16 MiB").expected("lines of id<TAB>token"))?;
     Ok(parse(path, &bytes, vocab_size)?)
 }

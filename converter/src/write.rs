@@ -4,7 +4,7 @@
 use crate::buffer::{grow, reserve};
 use crate::checkpoint::Source;
 use crate::coding::code_panel;
-use crate::error::{Error, Problem};
+use crate::error::Error;
 use crate::fill::{Seen, fill_panel, fill_vector};
 use crate::output::Output;
 use crate::plan::{Piece, Plan, Written};
@@ -204,11 +204,11 @@ fn fill_batch(
 
 fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
     let source = &plan.sources[job.piece.tensor];
-    source.file.read(job.piece.source_offset, job.rows)?;
+    source.tensor.read(job.piece.source_offset, job.rows)?;
     Ok(match (source.spec.columns, &plan.tables[job.piece.tensor]) {
         (Some(_), Some(table)) => return fill_coded_panel(plan, job, table),
-        (Some(columns), None) => fill_panel(source.element, job.rows, columns, plan.matrices, job.out),
-        (None, _) => fill_vector(source.element, job.rows, job.out),
+        (Some(columns), None) => fill_panel(source.tensor.element, job.rows, columns, plan.matrices, job.out),
+        (None, _) => fill_vector(source.tensor.element, job.rows, job.out),
     })
 }
 
@@ -222,10 +222,11 @@ fn fill_coded_panel(plan: &Plan<'_>, job: Job<'_>, table: &CodedTable) -> Result
         unreachable!("only matrices are coded");
     };
     PLAIN.with_borrow_mut(|plain| {
-        grow(plain, shape.panel_bytes(), &source.file.path)?;
+        grow(plain, shape.panel_bytes(), &source.tensor.file.path)?;
         let plain = &mut plain[..shape.panel_bytes()];
-        let seen = fill_panel(source.element, job.rows, shape.columns, plan.matrices, plain);
-        if code_panel(table, &shape, panel, plain, job.out) { Ok(seen) } else { Err(source.file.changed().into()) }
+        let seen = fill_panel(source.tensor.element, job.rows, shape.columns, plan.matrices, plain);
+        let is_coded = code_panel(table, &shape, panel, plain, job.out);
+        if is_coded { Ok(seen) } else { Err(source.tensor.file.changed().into()) }
     })
 }
 
@@ -279,7 +280,7 @@ impl<'p> Tally<'p> {
         let mut finished = digests.into_iter().zip(source_digests);
         for (piece, seen) in pieces.iter().zip(seen) {
             let source = &self.plan.sources[piece.tensor];
-            self.seen.add(seen, piece.source_offset / source.element.bytes() as u64);
+            self.seen.add(seen, piece.source_offset / source.tensor.element.bytes() as u64);
             if piece.last {
                 let seen = std::mem::take(&mut self.seen);
                 let (digest, source_digest) = finished.next().expect("a digest for each last piece");
@@ -305,19 +306,14 @@ impl<'p> Tally<'p> {
                     seen.n_nonfinite,
                     position(source, first)
                 );
-                return Err(Problem::new(&source.file.path, found)
-                    .expected("finite numbers")
-                    .advice("export it again, or pass --allow-nonfinite")
-                    .into());
+                let problem = source.tensor.problem(found).expected("finite numbers");
+                return Err(problem.advice("export it again, or pass --allow-nonfinite").into());
             }
             self.outcome.nonfinite.push((name.clone(), seen.n_nonfinite));
         }
         if let Some(first) = seen.first_overflow {
             let found = format!("the number at {} is too large for bf16", position(source, first));
-            return Err(Problem::new(&source.file.path, found)
-                .expected("less than 3.4e38")
-                .advice("use --dtype f32")
-                .into());
+            return Err(source.tensor.problem(found).expected("less than 3.4e38").advice("use --dtype f32").into());
         }
         if seen.all_zero() {
             self.outcome.all_zero.push(name);

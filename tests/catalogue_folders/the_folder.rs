@@ -11,7 +11,8 @@ fn w1_the_folder_is_absent_a_file_or_empty() {
     let mut report = Report::new("W1");
     let case = Case::new();
     let path = |name: &str| case.folder.join(name);
-    report.add("absent", case.folder_refused(path("none"), &["no such folder", "a folder of .npy files"]));
+    report
+        .add("absent", case.folder_refused(path("none"), &["no such folder", "a folder of .npy or safetensors files"]));
     report.add("a file", case.folder_refused(case.file(NORM), &["not a folder"]));
     make_fifo(&path("fifo"));
     report.add("a FIFO", case.folder_refused(path("fifo"), &["not a folder"]));
@@ -22,12 +23,15 @@ fn w1_the_folder_is_absent_a_file_or_empty() {
     report.add("a loop of links", case.folder_refused(path("loop"), &["Too many levels of symbolic links"]));
     let empty = path("empty");
     fs::create_dir(&empty).expect("folder");
-    report.add("empty", case.folder_refused(&empty, &["no .npy files", "np.save"]));
+    report.add("empty", case.folder_refused(&empty, &["no .npy and no safetensors files", "np.save"]));
     fs::copy(case.config(), empty.join("config.json")).expect("copied");
-    report.add("config.json alone", case.folder_refused(&empty, &["no .npy files", "<parameter name>.npy"]));
-    for name in ["pytorch_model.bin", "model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"] {
+    report.add(
+        "config.json alone",
+        case.folder_refused(&empty, &["no .npy and no safetensors files", "<parameter name>.npy"]),
+    );
+    for name in ["pytorch_model.bin", "a.bin"] {
         fs::write(empty.join(name), "x").expect("written");
-        report.add(name, case.folder_refused(&empty, &["no .npy files, but ", name, "np.save"]));
+        report.add(name, case.folder_refused(&empty, &["no safetensors files, but ", name, "np.save"]));
     }
     let swapped = Refusal::one_line("olmo-pack", format!("{}: ", case.weights.display()), &["the arguments swapped?"]);
     report.add(

@@ -13,6 +13,7 @@ pub mod packed;
 pub mod power;
 pub mod recording;
 pub mod runs;
+pub mod safetensors;
 
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_infer::layout;

@@ -2,6 +2,7 @@
 
 use super::tokenizer_sections;
 use crate::packed::Packed;
+use crate::safetensors::{self, Tensor};
 use crate::{config_json, npy_header, small_config, small_olmo3};
 
 /// Inputs for a target to begin with.
@@ -11,6 +12,7 @@ use crate::{config_json, npy_header, small_config, small_olmo3};
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "npy_header" => npy_headers(),
+        "safetensors_header" => safetensors_headers(),
         "config_json" => configs(),
         "vocab_txt" => vocabularies(),
         "tokenizer_json" => tokenizers(),
@@ -61,6 +63,31 @@ fn npy_headers() -> Vec<Vec<u8>> {
     }
     for number in [u64::MAX, 1 << 32, 0] {
         all.push([&number.to_le_bytes()[..], &npy_header("<f4", &[number as usize, 2])].concat());
+    }
+    all
+}
+
+fn safetensors_headers() -> Vec<Vec<u8>> {
+    let tensor = |name: &str, dtype, shape: &[u64], bytes: usize| Tensor {
+        name: name.into(),
+        dtype,
+        shape: shape.to_vec(),
+        data: vec![0; bytes],
+    };
+    let (a, b, c) = (tensor("a", "F32", &[3, 4], 48), tensor("b", "BF16", &[5], 10), tensor("c", "F16", &[0, 1], 0));
+    let other = tensor("model.norm.weight", "I64", &[1], 8);
+    let sets = [vec![], vec![&a], vec![&b, &a], vec![&a, &b, &c], vec![&other, &c, &b]];
+    let file = |tensors: Vec<&Tensor>| safetensors::file(&tensors.into_iter().cloned().collect::<Vec<_>>());
+    let mut all: Vec<Vec<u8>> = sets.map(|tensors| [&[0; 8], file(tensors).as_slice()].concat()).into();
+    // Others are written as they stand, also those that are wrong.
+    let huge = u64::MAX.to_string();
+    for (shape, from, to) in
+        [("[2]", "0", "8"), ("[2]", "4", "12"), ("[2]", "8", "0"), (&format!("[{huge}]"), "0", &huge)]
+    {
+        let header = format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[{from},{to}]}}}}  ");
+        let file = safetensors::raw(header.as_bytes(), &[0; 8]);
+        all.push([&[0; 8], file.as_slice()].concat());
+        all.push([&(1u64 << 40).to_le_bytes(), file.as_slice()].concat());
     }
     all
 }

@@ -7,10 +7,14 @@ use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::tokens as token_files;
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::config_json as json;
+use olmo_pack::element::SourceType;
 use olmo_pack::npy::{self, Checked, Descr};
+use olmo_pack::safetensors_header as reader;
 use olmo_pack::settings::Flags;
 use olmo_pack::{strict_json, tokenizer_json as tokenizers, verify, vocab};
+use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -41,6 +45,50 @@ pub fn npy_header(input: &[u8]) {
         Descr::U16 => &["'<u2'"],
     };
     assert!(named.contains(&theirs.dtype().descr().as_str()), "{descr:?} {}", theirs.dtype().descr());
+}
+
+/// The first bytes of a safetensors file, behind eight bytes with the length of the file. All others are zeros.
+///
+/// # Panics
+/// When the ranges of an accepted header do not fill the file, or the crate `safetensors` reads the same file otherwise.
+pub fn safetensors_header(input: &[u8]) {
+    let Some((length, start)) = input.split_first_chunk::<8>() else { return };
+    let file_bytes = u64::from_le_bytes(*length).max(start.len() as u64);
+    let Ok(entries) = reader::check(Path::new(NAME), start, file_bytes) else { return };
+    let header = u64::from_le_bytes(*start.first_chunk().expect("accepted with a length"));
+    let mut ranges: Vec<Range<u64>> = entries.values().map(|entry| entry.range.clone()).collect();
+    ranges.sort_by_key(|range| (range.start, range.end));
+    let end = ranges.iter().fold(8 + header, |end, range| {
+        assert!(range.start == end && range.end >= end, "{range:?} behind {end}");
+        range.end
+    });
+    assert_eq!(end, file_bytes);
+    for entry in entries.values() {
+        let Ok(element) = entry.element else { continue };
+        let elements = entry.shape.iter().map(|&size| u128::from(size)).product::<u128>();
+        assert_eq!(elements * element.bytes() as u128, u128::from(entry.range.end - entry.range.start), "{entry:?}");
+    }
+    // The crate wants all of the file, and looks at the sizes of types that are not read here as well.
+    if file_bytes > 1 << 16 || entries.values().any(|entry| entry.element.is_err()) {
+        return;
+    }
+    let mut file = start.to_vec();
+    file.resize(file_bytes as usize, 0);
+    let theirs = SafeTensors::deserialize(&file).expect("the crate reads what is accepted here");
+    assert_eq!(theirs.len(), entries.len());
+    for (name, entry) in entries {
+        let tensor = theirs.tensor(&name).expect("the same names");
+        let begin = tensor.data().as_ptr() as usize - file.as_ptr() as usize;
+        assert_eq!(begin as u64..(begin + tensor.data().len()) as u64, entry.range, "{name}");
+        assert!(tensor.shape().iter().map(|&size| size as u64).eq(entry.shape), "{name}");
+        let element = match tensor.dtype() {
+            Dtype::F32 => SourceType::F32,
+            Dtype::F16 => SourceType::F16,
+            Dtype::BF16 => SourceType::Bf16,
+            other => panic!("{name} is {other:?}"),
+        };
+        assert_eq!(entry.element, Ok(element), "{name}");
+    }
 }
 
 /// A `config.json`. A first byte below 9, which no JSON has, chooses flags and is left out.

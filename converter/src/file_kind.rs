@@ -1,0 +1,60 @@
+//! What a file looks like that is not of the kind it should be, by its first bytes.
+
+/// Kinds of files that stand where weights belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Empty,
+    /// What a checkout without git-lfs has in the place of a large file.
+    LfsPointer,
+    Html,
+    Zip,
+    Gzip,
+    Gguf,
+    /// A pickle of protocol 2 or later, also inside an old `torch.save`.
+    Pickle,
+    Npy,
+    Safetensors,
+    Text,
+    Unknown,
+}
+
+impl FileKind {
+    /// The kind of a file that begins with `start`, which is at least its first 512 bytes, or all there are.
+    pub(crate) fn of(start: &[u8]) -> FileKind {
+        let lower: Vec<u8> = start.iter().take(512).map(u8::to_ascii_lowercase).collect();
+        let text = lower.trim_ascii_start();
+        let length = start.first_chunk::<8>().map(|&length| u64::from_le_bytes(length));
+        match start {
+            [] => FileKind::Empty,
+            _ if start.starts_with(b"version https://git-lfs") => FileKind::LfsPointer,
+            _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => FileKind::Html,
+            [b'P', b'K', 3 | 5, 4 | 6, ..] => FileKind::Zip,
+            [0x1f, 0x8b, ..] => FileKind::Gzip,
+            [b'G', b'G', b'U', b'F', ..] => FileKind::Gguf,
+            [0x80, 2..=5, ..] => FileKind::Pickle,
+            _ if start.starts_with(b"\x93NUMPY") => FileKind::Npy,
+            [_, _, _, _, _, _, _, _, b'{', ..] if length.is_some_and(|length| length < 100 << 20) => {
+                FileKind::Safetensors
+            }
+            _ if lower.iter().all(|&b| b.is_ascii_graphic() || b.is_ascii_whitespace()) => FileKind::Text,
+            _ => FileKind::Unknown,
+        }
+    }
+
+    /// Its name for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FileKind::Empty => "empty file",
+            FileKind::LfsPointer => "git-lfs pointer instead of the numbers",
+            FileKind::Html => "HTML page",
+            FileKind::Zip => "zip archive",
+            FileKind::Gzip => "gzip file",
+            FileKind::Gguf => "GGUF file",
+            FileKind::Pickle => "pickle, which could run code",
+            FileKind::Npy => ".npy file",
+            FileKind::Safetensors => "safetensors file",
+            FileKind::Text => "text",
+            FileKind::Unknown => "unknown bytes",
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `olmo-pack verify --against`: whether a model file holds the numbers of a weights folder.
+
+use olmo_tests::{Stored, TempDir, map_numbers, npy_path, run, small_config, write_npy, write_weights};
+use std::path::Path;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
+#[test]
+fn the_numbers_of_a_folder_are_compared() {
+    let folder = TempDir::new("verify-against");
+    let weights = folder.join("w");
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    for dtype in ["f32", "bf16"] {
+        let model = folder.join(format!("{dtype}.olmo"));
+        run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+        let against = |weights: &Path| {
+            run(PACK, ["verify".as_ref(), model.as_os_str(), "--against".as_ref(), weights.as_os_str()])
+        };
+        assert!(against(&weights).ok().contains(": ok, the numbers of "));
+        // A number, a tensor, a shape and the configuration.
+        let other = folder.join(format!("other-{dtype}"));
+        write_weights(&other, &small_config(), Stored::F32, 1);
+        map_numbers(&other, "model.norm.weight", |i, x| if i == 3 { x + 0.5 } else { x });
+        let refused = against(&other);
+        let line = refused.refused(1);
+        assert!(line.contains("model.norm.weight: 1 of its 36 numbers are others, expected what "), "{line}");
+        std::fs::remove_file(npy_path(&other, "model.norm.weight")).expect("removed");
+        assert!(against(&other).refused(1).contains("model.norm.weight: is not in the weights folder"));
+        write_npy(&npy_path(&other, "model.norm.weight"), "<f4", &[2], &[0; 8]);
+        assert!(against(&other).refused(1).contains("model.norm.weight: has the shape (36), not (2)"));
+        std::fs::copy(npy_path(&weights, "model.norm.weight"), npy_path(&other, "model.norm.weight")).expect("copied");
+        std::fs::write(other.join("config.json"), "{}").expect("written");
+        assert!(against(&other).refused(1).contains("was not packed with this config.json"));
+        assert!(against(&folder.join("absent")).refused(1).contains("no such folder"));
+    }
+}
