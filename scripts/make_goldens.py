@@ -39,7 +39,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM
+from transformers import (
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+)
 
 GREEDY_STEPS = 16
 # What the best logit must lead by at every step of greedy decoding. Float32 rounding is far
@@ -49,12 +56,15 @@ MIN_GREEDY_GAP = 0.1
 MIN_TOP5_GAP = 0.01
 # A loop on one or two ids would test little of decoding.
 MIN_DISTINCT_GREEDY = 6
+# Mean change of a logit when clipping is left out of a model that clips.
+MIN_CLIPPING_CHANGE = 0.5
 END = 1
 
 MAX_CASE_BYTES = 250_000
 MAX_TOTAL_BYTES = 1_500_000
 
 MODELS = {
+    "olmo": (OlmoConfig, OlmoForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
     "olmo3": (Olmo3Config, Olmo3ForCausalLM),
 }
@@ -69,9 +79,11 @@ class Case:
     config: dict
     stored: str = "float32"  # element type of the .npy files: float32, float16 or bfloat16
     spelling: str = "5.23.0"  # the transformers release whose config.json is imitated
+    gain: float = 2.0  # how much wider the outputs of a matrix are than its inputs
 
 
 DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 500000.0}
+OLMO1_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 CASES = [
     # Grouped-query 5:1 where no size is a multiple of 4: rows, heads, MLP and vocabulary all end
@@ -190,6 +202,66 @@ CASES = [
             rope_parameters=DEFAULT_ROPE,
         ),
     ),
+    # OLMo-1 with a head of its own, where clipping meets about half of all queries, keys and
+    # values. No size is a multiple of 4.
+    Case(
+        name="olmo1-clip",
+        model_type="olmo",
+        seed=616,
+        n_tokens=25,
+        gain=2.5,
+        config=dict(
+            vocab_size=107,
+            hidden_size=30,
+            intermediate_size=41,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            max_position_embeddings=48,
+            clip_qkv=1.75,
+            rope_parameters=OLMO1_ROPE,
+        ),
+    ),
+    # Tied and without clipping, as OLMo-1B was published; f16 files.
+    Case(
+        name="olmo1-tied",
+        model_type="olmo",
+        seed=711,
+        n_tokens=30,
+        stored="float16",
+        spelling="4.55.4",
+        config=dict(
+            vocab_size=127,
+            hidden_size=32,
+            intermediate_size=44,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=64,
+            rope_parameters=OLMO1_ROPE,
+            tie_word_embeddings=True,
+        ),
+    ),
+    # Grouped queries, which no published OLMo-1 has, in bf16, clipped, over a block of 64 keys.
+    Case(
+        name="olmo1-gqa-bf16",
+        model_type="olmo",
+        seed=814,
+        n_tokens=80,
+        gain=2.5,
+        stored="bfloat16",
+        config=dict(
+            vocab_size=113,
+            hidden_size=32,
+            intermediate_size=36,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            max_position_embeddings=128,
+            clip_qkv=3.0,
+            rope_parameters=OLMO1_ROPE,
+        ),
+    ),
 ]
 
 
@@ -210,7 +282,7 @@ def build_model(case: Case) -> torch.nn.Module:
     model = as_reference(model_class(config))
     rng = np.random.default_rng(case.seed)
     for name, parameter in model.named_parameters():
-        values = random_weights(rng, name, tuple(parameter.shape))
+        values = random_weights(rng, name, tuple(parameter.shape), case.gain)
         rounded = torch.from_numpy(values).to(getattr(torch, case.stored))
         parameter.data = rounded.float()
     model.tie_weights()
@@ -224,15 +296,17 @@ def as_reference(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def random_weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def random_weights(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], gain: float
+) -> np.ndarray:
     """Large enough that every layer matters: logits come out with a deviation of 2 to 4."""
     noise = rng.standard_normal(shape)
     if len(shape) == 1:  # a norm
         values = 1.0 + 0.3 * noise
     elif "embed_tokens" in name:
         values = 0.5 * noise
-    else:  # a matrix [out, in]: outputs twice as wide as inputs
-        values = 2.0 / math.sqrt(shape[1]) * noise
+    else:  # a matrix [out, in]
+        values = gain / math.sqrt(shape[1]) * noise
     return values.astype(np.float32)
 
 
@@ -273,6 +347,17 @@ def check_rope(model: torch.nn.Module) -> None:
         used = getattr(rotary, f"{kind}_inv_freq").numpy()
         np.testing.assert_allclose(used, frequencies, rtol=1e-6)
         assert math.isclose(getattr(rotary, f"{kind}_attention_scaling"), attention_factor)
+
+
+def check_clipping(model: torch.nn.Module, ids: torch.Tensor, logits: torch.Tensor) -> None:
+    """A model that clips must give other logits without."""
+    clip = getattr(model.config, "clip_qkv", None)
+    if clip is None:
+        return
+    model.config.clip_qkv = None
+    change = (logits_of(model, ids) - logits).abs().mean().item()
+    model.config.clip_qkv = clip
+    assert change > MIN_CLIPPING_CHANGE, f"clipping changes logits by {change:.3f} only"
 
 
 # ---------------------------------------------------------------------------------- reference
@@ -372,6 +457,7 @@ def write_case(case: Case, folder: Path) -> None:
     logits = logits_of(model, ids)
     deviation = logits.std().item()
     assert 2.0 <= deviation <= 4.5, f"logits have a deviation of {deviation:.2f}"
+    check_clipping(model, ids, logits)
     expected = expectations(model, ids, logits)
 
     if folder.exists():

@@ -45,8 +45,10 @@ SECTION_NAMES = {
 }
 SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, CODED_SECTION: 1 << 30}
 
-HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s320s3640sQ")
-CONFIG = struct.Struct("<12I7d6I16I128s")
+HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s328s3632sQ")
+CONFIG = struct.Struct("<12I7d6I16I128sd")
+OLMO3, OLMO1 = 2, 3
+LAYER_NORM_EPS = 1e-5
 CONFIG_FIELDS = (
     "architecture n_layers hidden_size n_heads n_kv_heads head_dim intermediate_size vocab_size "
     "max_position_embeddings sliding_window tie_word_embeddings rope_type rms_norm_eps rope_theta rope_theta_sliding "
@@ -102,7 +104,6 @@ class Model:
             length = os.fstat(file.fileno()).st_size
             self._read_header(page, length)
             index = file.read(self.index_bytes)
-        self.shapes = self._tensor_shapes()
         self._read_index(index)
         self._check_layout()
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
@@ -130,7 +131,8 @@ class Model:
         if reserved_a or any(reserved_b) or any(reserved_c):
             raise FormatError("header: reserved fields are not zero")
         self._read_config(config)
-        expect("number of tensors", self.n_tensors, 11 * self.config["n_layers"] + 3 - self.config["tie_word_embeddings"])
+        self.shapes = self._tensor_shapes()
+        expect("number of tensors", self.n_tensors, len(self.shapes))
         if self.n_sections > MAX_SECTIONS:
             raise FormatError(f"{self.n_sections} sections, more than {MAX_SECTIONS}")
         expect("index length", self.index_bytes, self.n_tensors * TENSOR.size + self.n_sections * SECTION.size)
@@ -138,7 +140,8 @@ class Model:
     def _read_config(self, block):
         values = CONFIG.unpack(block)
         config = dict(zip(CONFIG_FIELDS, values))
-        eos, sliding = values[len(CONFIG_FIELDS) : -1], values[-1]
+        eos, sliding = values[len(CONFIG_FIELDS) : -2], values[-2]
+        config["clip_qkv"] = values[-1]
 
         def within(name, low, high):
             if not low <= config[name] <= high:
@@ -146,15 +149,21 @@ class Model:
 
         for name in ("hidden_size", "n_heads", "intermediate_size"):
             within(name, 1, 1 << 20)
-        within("architecture", 1, 2)
+        within("architecture", 1, 3)
+        olmo1, olmo3 = config["architecture"] == OLMO1, config["architecture"] == OLMO3
         within("n_layers", 1, 1024)
         within("n_kv_heads", 1, config["n_heads"])
         within("head_dim", 2, 1024)
         within("vocab_size", 1, 1 << 24)
         within("max_position_embeddings", 1, 1 << 24)
         within("tie_word_embeddings", 0, 1)
-        within("rope_type", 0, 1 if config["architecture"] == 2 else 0)
-        within("rms_norm_eps", 1e-12, 1)
+        within("rope_type", 0, 1 if olmo3 else 0)
+        within("rms_norm_eps", LAYER_NORM_EPS if olmo1 else 1e-12, LAYER_NORM_EPS if olmo1 else 1)
+        # Only +0 says that nothing is clipped.
+        if struct.pack("<d", config["clip_qkv"]) != bytes(8):
+            if not olmo1:
+                raise FormatError("clip_qkv: only OLMo-1 clips")
+            within("clip_qkv", 1e-3, 1e6)
         within("rope_theta", 1, 1e12)
         within("rope_theta_sliding", 1, 1e12)
         if config["head_dim"] % 2 or config["n_heads"] % config["n_kv_heads"]:
@@ -178,8 +187,8 @@ class Model:
         slides = any(config["sliding_layers"])
         if sum(byte.bit_count() for byte in sliding) != sum(config["sliding_layers"]):
             raise FormatError("sliding_layers: bits beyond the last layer")
-        if slides and config["architecture"] == 1:
-            raise FormatError("sliding_layers: OLMo-2 has none")
+        if slides and not olmo3:
+            raise FormatError("sliding_layers: only Olmo-3 has some")
         within("sliding_window", 1 if slides else 0, 1 << 24 if slides else 0)
         within("n_eos_token_ids", 0, 16)
         expect("config: reserved field", config.pop("reserved"), 0)
@@ -206,7 +215,8 @@ class Model:
         shapes.append(("model.norm.weight", 13, NONE, sizes["h"], None))
         if not config["tie_word_embeddings"]:
             shapes.append(("lm_head.weight", 14, NONE, config["vocab_size"], sizes["h"]))
-        return shapes
+        # The norms of OLMo-1 have no weights, and all vectors are norms.
+        return [shape for shape in shapes if config["architecture"] != OLMO1 or shape[4] is not None]
 
     def _read_index(self, index):
         expect("index", len(index), self.index_bytes)

@@ -7,17 +7,17 @@ use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::{Batch, LOGITS_CHUNK, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::{Team, with_team};
-use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo3, write_weights};
+use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const POSITIONS: usize = 256;
 
-/// An OLMo-2 and an Olmo-3 with a window, in f32 and bf16.
+/// An OLMo-1 that clips, an OLMo-2 and an Olmo-3 with a window, in f32 and bf16.
 fn models(folder: &TempDir) -> Vec<PathBuf> {
     let mut models = Vec::new();
-    for (name, mut config) in [("olmo2", small_config()), ("olmo3", small_olmo3())] {
+    for (name, mut config) in [("olmo1", small_olmo1()), ("olmo2", small_config()), ("olmo3", small_olmo3())] {
         config.max_position_embeddings = POSITIONS;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 21);

@@ -1,6 +1,9 @@
 //! NaN and infinity that a run meets: one line with the position and the layer where they began.
 
-use olmo_tests::{Finished, Stored, TempDir, map_numbers, npy_path, run, small_config, write_npy, write_weights};
+use olmo_infer::config::ModelConfig;
+use olmo_tests::{
+    Finished, Stored, TempDir, map_numbers, npy_path, run, small_config, small_olmo1, write_npy, write_weights,
+};
 use std::fs;
 use std::path::Path;
 
@@ -20,9 +23,14 @@ fn packed_run(folder: &TempDir, weights: &Path) -> Finished {
 
 /// Weights for `spoil` to spoil, and what is said about them.
 fn told(spoil: impl Fn(&Path)) -> String {
+    told_of(&small_config(), spoil)
+}
+
+/// The same of another model.
+fn told_of(config: &ModelConfig, spoil: impl Fn(&Path)) -> String {
     let folder = TempDir::new("not-finite");
     let weights = folder.join("w");
-    write_weights(&weights, &small_config(), Stored::F32, 1);
+    write_weights(&weights, config, Stored::F32, 1);
     spoil(&weights);
     let finished = packed_run(&folder, &weights);
     assert_eq!(finished.code, Some(1), "{finished:?}");
@@ -46,6 +54,17 @@ fn a_nan_in_a_layer_is_said_with_that_layer() {
         );
         assert!(line.contains(&says), "{line}");
         assert!(line.contains("olmo-pack verify"), "{line}");
+    }
+}
+
+#[test]
+fn a_nan_of_olmo1_is_said_whether_clipping_or_the_mlp_meets_it() {
+    for (layer, matrix) in [(1, "self_attn.v_proj"), (0, "mlp.down_proj")] {
+        let tensor = format!("model.layers.{layer}.{matrix}.weight");
+        let spoil = |weights: &Path| map_numbers(weights, &tensor, |i, old| if i == 40 { f32::NAN } else { old });
+        let line = told_of(&small_olmo1(), spoil);
+        let says = format!("the first ones were computed at position 0 in layer {layer};");
+        assert!(line.contains(&says), "{line}");
     }
 }
 

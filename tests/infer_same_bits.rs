@@ -6,7 +6,9 @@ use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::{LOGITS_CHUNK, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::threads::with_team;
-use olmo_tests::{Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo3, write_weights};
+use olmo_tests::{
+    Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
+};
 use std::path::Path;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -49,7 +51,7 @@ fn threads_chunks_and_instruction_sets_give_the_same_bits() {
     // Long enough for several blocks of keys and rings of the sliding window that wrap around.
     let tokens: Vec<u32> = (0..210).map(|_| random.below(101) as u32).collect();
     let scalar = isa("scalar").expect("always there");
-    for (name, mut config) in [("olmo2", small_config()), ("olmo3", small_olmo3())] {
+    for (name, mut config) in [("olmo1", small_olmo1()), ("olmo2", small_config()), ("olmo3", small_olmo3())] {
         config.max_position_embeddings = 512;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 11);

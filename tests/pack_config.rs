@@ -3,7 +3,9 @@
 use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
 use olmo_pack::config_json;
 use olmo_pack::settings::{Flags, Origin, Settings};
-use olmo_tests::{Stored, TempDir, config_json, npy_path, run, small_config, small_olmo3, write_npy, write_weights};
+use olmo_tests::{
+    Stored, TempDir, config_json, npy_path, run, small_config, small_olmo1, small_olmo3, write_npy, write_weights,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -73,6 +75,29 @@ fn olmo2_in_both_spellings() {
 }
 
 #[test]
+fn olmo1_in_both_spellings() {
+    let wanted = small_olmo1();
+    let old = config_json(&wanted);
+    assert!(old.get("rms_norm_eps").is_none(), "no release writes it");
+    assert_eq!(config(&old), wanted);
+    let new = with(&old, json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 10000}}));
+    assert_eq!(config(&new), wanted);
+    assert_eq!(config(&with(&old, json!({"rms_norm_eps": 1e-5}))), wanted);
+    let settings = read(&old, &Flags::default()).expect("good");
+    assert!(settings.origins.0.contains(&("rms_norm_eps", Origin::Rule)));
+    assert!(settings.origins.0.contains(&("clip_qkv", Origin::ConfigJson)));
+    // Published files have a number, null, or nothing.
+    assert_eq!(config(&with(&old, json!({"clip_qkv": 8}))).clip_qkv, Some(8.0));
+    let mut null = old.clone();
+    null["clip_qkv"] = Value::Null;
+    for json in [null, with(&old, json!({"clip_qkv": null}))] {
+        let settings = read(&json, &Flags::default()).expect("good");
+        assert_eq!(settings.config, ModelConfig { clip_qkv: None, ..small_olmo1() });
+        assert!(settings.origins.0.contains(&("clip_qkv", Origin::Rule)));
+    }
+}
+
+#[test]
 fn absent_keys_mean_what_transformers_means() {
     let old = config_json(&small_olmo3());
     let yarn = |changes: Value| with(&old, json!({"rope_scaling": with(&old["rope_scaling"], changes)}));
@@ -121,6 +146,17 @@ fn whole_files_as_they_are_published() {
   "tie_word_embeddings": false, "torch_dtype": "float32", "transformers_version": "4.57.1", "use_cache": false,
   "vocab_size": 101
 }"#;
+    let olmo1 = |rope: &str| {
+        r#"{
+  "architectures": ["OlmoForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": null,
+  "clip_qkv": null, "eos_token_id": 50279, "hidden_act": "silu", "hidden_size": 36, "initializer_range": 0.02,
+  "intermediate_size": 71, "max_position_embeddings": 2048, "model_type": "olmo", "num_attention_heads": 6,
+  "num_hidden_layers": 2, "num_key_value_heads": 6, "pad_token_id": 1, "pretraining_tp": 1, ROPE,
+  "tie_word_embeddings": true, "torch_dtype": "float32", "transformers_version": "VERSION", "use_cache": true,
+  "vocab_size": 101
+}"#
+        .replace("ROPE", rope)
+    };
     let olmo3 = |rope: &str| {
         r#"{
   "architectures": ["Olmo3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": null,
@@ -150,6 +186,15 @@ fn whole_files_as_they_are_published() {
         pad_token_id: Some(100_277),
         ..small_config()
     };
+    let wanted_olmo1 = ModelConfig {
+        n_kv_heads: 6,
+        max_position_embeddings: 2048,
+        clip_qkv: None,
+        tie_word_embeddings: true,
+        eos_token_ids: vec![50279],
+        pad_token_id: Some(1),
+        ..small_olmo1()
+    };
     let wanted_olmo3 = ModelConfig {
         architecture: Architecture::Olmo3,
         max_position_embeddings: 65536,
@@ -159,6 +204,8 @@ fn whole_files_as_they_are_published() {
         ..wanted_olmo2.clone()
     };
     for (text, wanted, bf16) in [
+        (olmo1(r#""rope_scaling": null, "rope_theta": 10000.0"#), &wanted_olmo1, false),
+        (olmo1(r#""rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}"#), &wanted_olmo1, false),
         (old_olmo2.to_string(), &wanted_olmo2, false),
         (olmo3(&flat_4), &wanted_olmo3, true),
         (olmo3(&flat_5), &wanted_olmo3, true),
@@ -190,8 +237,13 @@ fn missing_keys_are_named_and_no_class_default_is_used() {
     for key in keys {
         let mut changes = serde_json::Map::new();
         changes.insert(key.into(), Value::Null);
-        let line = refusal(&with(&json, changes.into()));
+        let line = refusal(&with(&json, changes.clone().into()));
         assert!(line.contains(&format!("no {key}")), "{line}");
+        // OLMo-1 has no window, and its epsilon is a constant of its class.
+        if !["rms_norm_eps", "sliding_window"].contains(&key) {
+            let line = refusal(&with(&config_json(&small_olmo1()), changes.into()));
+            assert!(line.contains(&format!("no {key}")), "{line}");
+        }
     }
 }
 
@@ -199,8 +251,14 @@ fn missing_keys_are_named_and_no_class_default_is_used() {
 fn what_cannot_be_is_refused_by_key() {
     let olmo2 = config_json(&small_config());
     let cases = [
-        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo2 or olmo3"),
-        (json!({"model_type": "olmo"}), "model_type"),
+        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3"),
+        (json!({"model_type": "olmoe"}), "model_type is \"olmoe\", expected olmo, olmo2 or olmo3; only OLMo-1, OLMo-2"),
+        (json!({"model_type": "olmo_hybrid"}), "model_type is \"olmo_hybrid\", expected olmo, olmo2 or olmo3; only"),
+        (
+            json!({"model_type": "hf_olmo"}),
+            "model_type is \"hf_olmo\", expected olmo, olmo2 or olmo3; take the release",
+        ),
+        (json!({"model_type": "olmo"}), "rms_norm_eps is 1e-6, expected 1e-5 as in every olmo model"),
         (json!({"hidden_size": 0}), "hidden_size is 0"),
         (json!({"hidden_size": -1}), "hidden_size is -1"),
         (json!({"hidden_size": "36"}), "hidden_size is \"36\""),
@@ -230,7 +288,7 @@ fn what_cannot_be_is_refused_by_key() {
         (json!({"layer_types": ["full_attention", "other"]}), "layer_types entry is \"other\""),
         (json!({"hidden_act": "gelu"}), "hidden_act is \"gelu\", expected silu"),
         (json!({"attention_bias": true}), "attention_bias is true"),
-        (json!({"clip_qkv": 8.0}), "clip_qkv is 8.0, expected null"),
+        (json!({"clip_qkv": 8.0}), "clip_qkv is 8.0, expected none for olmo2"),
         (json!({"quantization_config": {"bits": 4}}), "quantization_config is {\"bits\":4}, expected null"),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5, expected 1 or null"),
         (
@@ -288,6 +346,36 @@ fn what_cannot_be_is_refused_by_key() {
 }
 
 #[test]
+fn what_no_olmo1_can_be_is_refused_by_key() {
+    let olmo1 = config_json(&small_olmo1());
+    let cases = [
+        (json!({"clip_qkv": 0.0}), "clip_qkv is 0.0, expected a number from 1e-3 to 1e6"),
+        (json!({"clip_qkv": -8.0}), "clip_qkv is -8.0, expected a number from 1e-3 to 1e6"),
+        (json!({"clip_qkv": 1e300}), "clip_qkv is 1e300"),
+        (json!({"clip_qkv": "8"}), "clip_qkv is \"8\", expected a number"),
+        (json!({"clip_qkv": false}), "clip_qkv is false, expected a number"),
+        (json!({"rms_norm_eps": 1e-6}), "rms_norm_eps is 1e-6, expected 1e-5 as in every olmo model"),
+        (json!({"attention_bias": true}), "attention_bias is true"),
+        (
+            json!({"architectures": ["Olmo2ForCausalLM"]}),
+            "architectures entry is \"Olmo2ForCausalLM\", expected OlmoFor",
+        ),
+        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "rope_scaling is yarn, expected none for olmo"),
+        (json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "rope_scaling.rope_type is \"linear\""),
+        (
+            json!({"layer_types": ["full_attention", "sliding_attention"]}),
+            "layer_types is sliding_attention, expected full_attention everywhere for olmo",
+        ),
+    ];
+    for (changes, says) in cases {
+        let line = refusal(&with(&olmo1, changes));
+        assert!(line.contains(says), "{line}\nwants {says}");
+    }
+    let olmo3 = refusal(&with(&config_json(&small_olmo3()), json!({"clip_qkv": 8})));
+    assert!(olmo3.contains("clip_qkv is 8.0, expected none for olmo3"), "{olmo3}");
+}
+
+#[test]
 fn json_is_strict() {
     let read = |text: &str| {
         config_json::parse(Path::new("config.json"), text.as_bytes().to_vec(), &Flags::default())
@@ -320,6 +408,35 @@ fn flags_fill_gaps_and_must_not_contradict() {
         (Flags { architecture: Some(Architecture::Olmo3), ..Flags::default() }, "--arch"),
         (Flags { eos_token_ids: Some(vec![2]), ..Flags::default() }, "--eos"),
         (Flags { sliding_window: Some(2), ..Flags::default() }, "--sliding-window"),
+        (Flags { clip_qkv: Some(None), ..Flags::default() }, "--clip-qkv for an olmo2 model, expected an olmo model"),
+    ] {
+        let line = read(&json, &flags).expect_err("a contradiction");
+        assert!(line.contains(says), "{line}");
+    }
+}
+
+#[test]
+fn flags_of_olmo1_fill_gaps_and_must_not_contradict() {
+    let json = config_json(&small_olmo1());
+    let bare = with(&json, json!({"clip_qkv": null}));
+    let clip = |clip| Flags { clip_qkv: Some(clip), ..Flags::default() };
+    for (json, flag, wanted, origin) in [
+        (&json, Some(0.75), Some(0.75), Origin::ConfigJson),
+        (&bare, Some(8.0), Some(8.0), Origin::Flag),
+        (&bare, None, None, Origin::Flag),
+    ] {
+        let settings = read(json, &clip(flag)).expect("good");
+        assert_eq!(settings.config.clip_qkv, wanted);
+        assert!(settings.origins.0.contains(&("clip_qkv", origin)));
+    }
+    for (flags, says) in [
+        (clip(None), "clip_qkv is 0.75, expected none as --clip-qkv says"),
+        (clip(Some(8.0)), "clip_qkv is 0.75, expected 8 as --clip-qkv says"),
+        (
+            Flags { rms_norm_eps: Some(1e-5), ..Flags::default() },
+            "--rms-norm-eps for an olmo model, expected an olmo2 or",
+        ),
+        (Flags { no_yarn: true, ..Flags::default() }, "--no-yarn for an olmo model, expected an olmo3 model"),
     ] {
         let line = read(&json, &flags).expect_err("a contradiction");
         assert!(line.contains(says), "{line}");
@@ -366,6 +483,43 @@ fn without_config_json_only_flags_can_say_the_rest() {
         let says = format!("{} for an olmo2 model", flags.split(' ').next().expect("a flag"));
         assert!(finished.refused(1).contains(&says), "{}", finished.stderr);
     }
+}
+
+#[test]
+fn without_config_json_and_without_norms_it_can_only_be_olmo1() {
+    let folder = TempDir::new("noconfig-olmo1");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    let config = small_olmo1();
+    write_weights(&weights, &config, Stored::F32, 1);
+    fs::remove_file(weights.join("config.json")).expect("removed");
+    let base = [weights.to_str().unwrap(), model.to_str().unwrap(), "--force"];
+    let pack = |flags: &str| run(PACK, base.into_iter().chain(flags.split_whitespace()));
+    let line = pack("").refused(1).to_string();
+    let needed = ["--arch olmo,", "--head-dim", "--rope-theta", "--max-positions", "--clip-qkv with a number or none"];
+    for word in ["no config.json, and no norm tensors, as in OLMo-1"].iter().chain(&needed) {
+        assert!(line.contains(word), "{line}");
+    }
+    assert!(!line.contains("--rms-norm-eps"), "{line}");
+    let most = "--arch olmo --head-dim 6 --rope-theta 10000 --max-positions 64 --eos 1";
+    assert!(pack(most).refused(1).contains("--clip-qkv"));
+    for (clip, wanted) in [("0.75", Some(0.75)), ("none", None)] {
+        let text = pack(&format!("{most} --clip-qkv {clip}")).ok().to_string();
+        assert!(text.contains("default: rms_norm_eps"), "{text}");
+        assert_eq!(text.contains("q, k and v clipped at 0.75"), wanted.is_some(), "{text}");
+        let found = olmo_infer::model_file::ModelFile::open(&model).expect("valid").config().clone();
+        assert_eq!(ModelConfig { pad_token_id: Some(0), ..found }, ModelConfig { clip_qkv: wanted, ..config.clone() });
+    }
+    let line = pack(&format!("{most} --clip-qkv 0")).refused(1).to_string();
+    assert!(line.contains("clip_qkv is 0.0, expected a number from 1e-3"), "{line}");
+    // Neither family passes for the other.
+    let olmo2 = most.replace("olmo ", "olmo2 ");
+    let line = pack(&format!("{olmo2} --rms-norm-eps 1e-6")).refused(1).to_string();
+    assert!(line.contains("no norm tensors, as in OLMo-1, expected an olmo2 model as --arch says"), "{line}");
+    fs::remove_dir_all(&weights).expect("removed");
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    fs::remove_file(weights.join("config.json")).expect("removed");
+    let line = pack(&format!("{most} --clip-qkv none")).refused(1).to_string();
+    assert!(line.contains("norm tensors, which OLMo-1 has none of, expected an olmo model as --arch says"), "{line}");
 }
 
 /// Headers and lengths of real models; the numbers are holes.

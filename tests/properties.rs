@@ -3,7 +3,7 @@
 //! A case that fails is made as small as it gets and printed; it becomes a test of its own then.
 
 use olmo_infer::coded::{CodedTable, Exponents, N_CODES, decode};
-use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::format::{
     self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
     VERSION_MAJOR, VERSION_MINOR,
@@ -41,9 +41,11 @@ fn edgy(max: usize) -> impl Strategy<Value = usize> {
 fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConfig> {
     let sizes = (edgy(max_width), 1..=4usize, 1..=4usize, 1..=32usize, edgy(max_width), edgy(max_width));
     let layers = prop::collection::vec(any::<bool>(), 1..=max_layers);
-    let rest = (any::<bool>(), any::<bool>(), 1..=1000usize, prop::collection::vec(0..50u32, 0..=4));
-    (sizes, layers, rest).prop_map(|(sizes, layers, (tied, olmo3, positions, eos_token_ids))| {
+    let architecture = prop::sample::select(Architecture::ALL.to_vec());
+    let rest = (any::<bool>(), architecture, 1..=1000usize, prop::collection::vec(0..50u32, 0..=4));
+    (sizes, layers, rest).prop_map(|(sizes, layers, (tied, architecture, positions, eos_token_ids))| {
         let (hidden_size, n_kv_heads, groups, half_head, intermediate_size, vocab_size) = sizes;
+        let (olmo1, olmo3) = (architecture == Architecture::Olmo1, architecture == Architecture::Olmo3);
         let slides = |&slides: &bool| match olmo3 && slides {
             true => AttentionKind::Sliding,
             false => AttentionKind::Full,
@@ -51,7 +53,7 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
         let layer_types: Vec<AttentionKind> = layers.iter().map(slides).collect();
         let window = if layer_types.contains(&AttentionKind::Sliding) { 5 } else { 0 };
         ModelConfig {
-            architecture: if olmo3 { Architecture::Olmo3 } else { Architecture::Olmo2 },
+            architecture,
             hidden_size,
             n_heads: n_kv_heads * groups,
             n_kv_heads,
@@ -59,7 +61,8 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
             intermediate_size,
             vocab_size,
             max_position_embeddings: positions,
-            rms_norm_eps: 1e-6,
+            rms_norm_eps: if olmo1 { LAYER_NORM_EPS } else { 1e-6 },
+            clip_qkv: (olmo1 && positions > 500).then_some(8.0),
             rope_theta: 10000.0,
             rope_theta_sliding: 10000.0,
             yarn: olmo3.then_some(Yarn {

@@ -120,7 +120,7 @@ fn struct_tables_are_the_structs() {
         max_position_embeddings, sliding_window, tie_word_embeddings, rope_type, rms_norm_eps, rope_theta,
         rope_theta_sliding, yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor,
         yarn_original_max_position_embeddings, yarn_truncate, bos_token_id, pad_token_id, n_eos_token_ids, reserved,
-        eos_token_ids, sliding_layers,
+        eos_token_ids, sliding_layers, clip_qkv,
     );
     assert_struct("ConfigBlock", size_of::<ConfigBlock>(), fields);
     let fields = fields!(TensorRecord:
@@ -220,9 +220,28 @@ fn roles_have_their_codes_names_and_shapes() {
     (0..config.n_layers()).for_each(|_| expected.extend(2..=12));
     expected.extend([13, 14]);
     assert_eq!(codes, expected);
-    let tied = layout::tensors(&ModelConfig { tie_word_embeddings: true, ..config });
+    let tied = layout::tensors(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
     assert_eq!(tied.len(), specs.len() - 1);
     assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
+    // OLMo-1 has the same in the same order, but for the norms.
+    let olmo1 = layout::tensors(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
+    let norms = [5, 6, 8, 12, 13];
+    let matrices: Vec<_> = specs.iter().filter(|spec| !norms.contains(&spec.role.code())).copied().collect();
+    assert_eq!(olmo1, matrices);
+    let sentence = "without the codes 5, 6, 8, 12 and 13";
+    assert!(document().contains(sentence), "no {sentence:?}");
+    assert_eq!(olmo1.len(), 7 * config.n_layers() + 2);
+}
+
+#[test]
+fn architectures_have_their_codes() {
+    let rows = table("## Architectures", &["code", "architecture", "model_type", "reference"]);
+    assert_eq!(rows.len(), Architecture::ALL.len());
+    for row in rows {
+        let architecture = Architecture::ALL.into_iter().find(|architecture| architecture.name() == row[2]);
+        let config = ModelConfig { architecture: architecture.expect("a known model_type"), ..olmo2_1b() };
+        assert_eq!(u64::from(ConfigBlock::new(&config).architecture.get()), number(&row[0]), "{row:?}");
+    }
 }
 
 #[test]
@@ -349,6 +368,7 @@ fn olmo2_1b() -> ModelConfig {
         vocab_size: 100352,
         max_position_embeddings: 4096,
         rms_norm_eps: 1e-6,
+        clip_qkv: None,
         rope_theta: 500000.0,
         rope_theta_sliding: 500000.0,
         yarn: None,

@@ -67,6 +67,17 @@ fn outliers_have_the_share_and_the_spread_that_are_promised() {
 }
 
 #[test]
+fn the_first_olmo_is_a_tied_model_without_norms() {
+    let folder = TempDir::new("random");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    run(TOOL, [weights.as_os_str(), "--shape".as_ref(), "olmo1-1b".as_ref(), "--sparse".as_ref()]).ok();
+    let said = run(PACK, [weights.as_os_str(), model.as_os_str(), "--dry-run".as_ref()]);
+    // 50304 x 2048, and 16 layers of 4 x 2048 x 2048 and 3 x 2048 x 8192.
+    let line = "113 f32 files, 1176764416 weights, head tied to the embedding\n";
+    assert!(said.ok().contains(line), "{}", said.stdout);
+}
+
+#[test]
 fn sparse_folders_have_true_sizes_and_take_no_space() {
     use std::os::unix::fs::MetadataExt;
     let folder = TempDir::new("random");

@@ -10,7 +10,7 @@ use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
 use olmo_tests::{
-    Stored, TempDir, config_json, files, npy_path, run, skipped, small_config, small_olmo3, write_weights,
+    Stored, TempDir, config_json, files, npy_path, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -76,7 +76,9 @@ fn every_source_type_comes_back() {
         (Stored::F32OfBf16, DtypeChoice::Auto, Dtype::Bf16),
         (Stored::F32OfBf16, DtypeChoice::Bf16, Dtype::Bf16),
     ];
-    for config in [small_config(), small_olmo3(), ModelConfig { tie_word_embeddings: true, ..small_config() }] {
+    let tied = |config| ModelConfig { tie_word_embeddings: true, ..config };
+    let configs = [small_config(), small_olmo1(), small_olmo3(), tied(small_config()), tied(small_olmo1())];
+    for config in configs {
         for (stored, choice, expected) in cases {
             let folder = TempDir::new("sources");
             write_weights(folder.path(), &config, stored, 5);

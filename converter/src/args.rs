@@ -1,7 +1,7 @@
 //! The command line of `olmo-pack`.
 
 use argh::{EarlyExit, FromArgValue, FromArgs};
-use olmo_pack::config_json::architecture_named;
+use olmo_pack::config_json::{architecture_named, named_architectures};
 use olmo_pack::error::escaped;
 use olmo_pack::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::settings::Flags;
@@ -25,8 +25,8 @@ pub enum Command {
     Say(String),
 }
 
-/// Packs a folder of OLMo-2 or Olmo-3 weights, safetensors files as they are published or one .npy file for each
-/// parameter, into one file for olmo-infer. Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`,
+/// Packs a folder of OLMo weights (OLMo-1, OLMo-2 or Olmo-3), safetensors files as they are published or one .npy file
+/// for each parameter, into one file for olmo-infer. Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`,
 /// `olmo-pack diff A B`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy MODEL COPY`.
 #[derive(FromArgs)]
 pub struct Pack {
@@ -67,7 +67,7 @@ pub struct Pack {
     /// threads; 0, the default, for all cores the process may use
     #[argh(option, default = "0")]
     threads: usize,
-    /// olmo2 or olmo3, where config.json does not say it
+    /// olmo (the first OLMo), olmo2 or olmo3, where config.json does not say it
     #[argh(option)]
     arch: Option<String>,
     /// width of one head, where config.json does not say it
@@ -76,9 +76,12 @@ pub struct Pack {
     /// base of the rotary embedding, where config.json does not say it
     #[argh(option)]
     rope_theta: Option<f64>,
-    /// epsilon of the norms, where config.json does not say it
+    /// olmo2 and olmo3, where config.json does not say it: epsilon of the norms
     #[argh(option)]
     rms_norm_eps: Option<f64>,
+    /// olmo, where config.json does not say it: largest magnitude of an element of queries, keys and values, or none
+    #[argh(option)]
+    clip_qkv: Option<ClipQkv>,
     /// positions the model was made for, where config.json does not say it
     #[argh(option)]
     max_positions: Option<usize>,
@@ -187,6 +190,18 @@ impl FromArgValue for Dtype {
     }
 }
 
+/// `--clip-qkv`.
+struct ClipQkv(Option<f64>);
+
+impl FromArgValue for ClipQkv {
+    fn from_arg_value(value: &str) -> Result<ClipQkv, String> {
+        match value {
+            "none" => Ok(ClipQkv(None)),
+            number => number.parse().map(|clip| ClipQkv(Some(clip))).map_err(|_| "expected a number or none".into()),
+        }
+    }
+}
+
 /// `--encoding`.
 struct Encoding(EncodingChoice);
 
@@ -246,7 +261,7 @@ impl Pack {
             None => None,
             Some(name) => {
                 let architecture = architecture_named(name);
-                Some(architecture.ok_or_else(|| format!("--arch is {name}, expected olmo2 or olmo3"))?)
+                Some(architecture.ok_or_else(|| format!("--arch is {name}, expected {}", named_architectures()))?)
             }
         };
         let eos_token_ids = match &self.eos {
@@ -261,6 +276,7 @@ impl Pack {
             head_dim: self.head_dim,
             rope_theta: self.rope_theta,
             rms_norm_eps: self.rms_norm_eps,
+            clip_qkv: self.clip_qkv.as_ref().map(|clip| clip.0),
             max_positions: self.max_positions,
             eos_token_ids,
             sliding_window: self.sliding_window,

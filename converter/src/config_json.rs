@@ -7,7 +7,7 @@ use crate::error::{Error, Problem};
 use crate::settings::{Flags, Origin, Origins, Settings, merged, shown_ids};
 use crate::source_file;
 use crate::strict_json;
-use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
+use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, MAX_LAYERS, ModelConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -112,9 +112,9 @@ impl<'a> Keys<'a> {
     /// Refuses to rotate only a part of each head.
     pub(crate) fn refuse_partial_rotation(&self) -> Result<(), Problem> {
         match self.get("partial_rotary_factor") {
-            Some(value) if value.as_f64() != Some(1.0) => Err(self
-                .bad("partial_rotary_factor", value, "1 or null")
-                .advice("OLMo-2 and Olmo-3 rotate all of a head")),
+            Some(value) if value.as_f64() != Some(1.0) => {
+                Err(self.bad("partial_rotary_factor", value, "1 or null").advice("OLMo models rotate all of a head"))
+            }
             _ => Ok(()),
         }
     }
@@ -170,9 +170,8 @@ impl Reader<'_> {
             &mut self.origins,
         )?
         .ok_or_else(|| self.at.missing("max_position_embeddings", Some("--max-positions")))?;
-        let eps = self.at.real("rms_norm_eps")?;
-        let rms_norm_eps = merged(path, "rms_norm_eps", "--rms-norm-eps", eps, flags.rms_norm_eps, &mut self.origins)?
-            .ok_or_else(|| self.at.missing("rms_norm_eps", Some("--rms-norm-eps")))?;
+        let rms_norm_eps = self.rms_norm_eps(architecture)?;
+        let clip_qkv = self.clip_qkv(architecture)?;
         let rope = crate::rope::read(&self.at, flags, max_position_embeddings, &mut self.origins)?;
         // Before a list of that length is made.
         if n_layers > MAX_LAYERS {
@@ -202,6 +201,7 @@ impl Reader<'_> {
             vocab_size,
             max_position_embeddings,
             rms_norm_eps,
+            clip_qkv,
             rope_theta: rope.theta,
             rope_theta_sliding: rope.theta_sliding,
             yarn: rope.yarn,
@@ -218,9 +218,12 @@ impl Reader<'_> {
         let json = match self.at.text("model_type")? {
             None => None,
             Some(name) => Some(architecture_named(name).ok_or_else(|| {
-                self.at
-                    .bad("model_type", &name.into(), "olmo2 or olmo3")
-                    .advice("only the OLMo-2 and Olmo-3 families are supported")
+                let advice = match name {
+                    // The tensors of the releases before transformers knew OLMo.
+                    "hf_olmo" => "take the release of this model whose name ends in -hf",
+                    _ => "only OLMo-1, OLMo-2 and Olmo-3 are supported",
+                };
+                self.at.bad("model_type", &name.into(), &named_architectures()).advice(advice)
             })?),
         };
         let names = (json.map(Architecture::name), self.flags.architecture.map(Architecture::name));
@@ -241,16 +244,12 @@ impl Reader<'_> {
             }
         }
         at.refuse_partial_rotation()?;
-        let nulls = [
-            ("clip_qkv", "OLMo-1 models are not supported"),
-            ("quantization_config", "export the weights before they were quantized"),
-        ];
-        for (key, advice) in nulls {
-            if let Some(value) = at.get(key) {
-                return Err(at.bad(key, value, "null").advice(advice));
-            }
+        match at.get("quantization_config") {
+            None => Ok(()),
+            Some(value) => Err(at
+                .bad("quantization_config", value, "null")
+                .advice("export the weights before they were quantized")),
         }
-        Ok(())
     }
 
     /// Classes other than those of `architecture` compute something else from the same tensors.
@@ -258,6 +257,7 @@ impl Reader<'_> {
         let Some(value) = self.at.get("architectures") else { return Ok(()) };
         let list = value.as_array().ok_or_else(|| self.at.bad("architectures", value, "a list"))?;
         let family = match architecture {
+            Architecture::Olmo1 => "Olmo",
             Architecture::Olmo2 => "Olmo2",
             Architecture::Olmo3 => "Olmo3",
         };
@@ -323,6 +323,31 @@ impl Reader<'_> {
         Ok(merged(path, "head_dim", "--head-dim", json, flag, &mut self.origins)?.unwrap_or(0))
     }
 
+    /// The epsilon of the norms, which OLMo-1 does not write: its class has only the one.
+    fn rms_norm_eps(&mut self, architecture: Architecture) -> Result<f64, Problem> {
+        let (json, flag) = (self.at.real("rms_norm_eps")?, self.flags.rms_norm_eps);
+        match merged(self.at.path, "rms_norm_eps", "--rms-norm-eps", json, flag, &mut self.origins)? {
+            Some(eps) => Ok(eps),
+            None if architecture == Architecture::Olmo1 => {
+                self.origins.note("rms_norm_eps", Origin::Rule);
+                Ok(LAYER_NORM_EPS)
+            }
+            None => Err(self.at.missing("rms_norm_eps", Some("--rms-norm-eps"))),
+        }
+    }
+
+    /// Only OLMo-1 clips; null and no key at all are how it writes that a model does not.
+    fn clip_qkv(&mut self, architecture: Architecture) -> Result<Option<f64>, Problem> {
+        let (json, flag) = (self.at.real("clip_qkv")?, self.flags.clip_qkv);
+        let shown = |clip: Option<f64>| clip.map_or("none".to_string(), |clip| clip.to_string());
+        let texts = (json.map(Some).map(shown), flag.map(shown));
+        let merged = merged(self.at.path, "clip_qkv", "--clip-qkv", texts.0, texts.1, &mut self.origins)?;
+        if merged.is_none() && architecture == Architecture::Olmo1 {
+            self.origins.note("clip_qkv", Origin::Rule);
+        }
+        Ok(json.or(flag.flatten()))
+    }
+
     fn layer_types(&mut self, architecture: Architecture, n_layers: usize) -> Result<Vec<AttentionKind>, Problem> {
         let Some(value) = self.at.get("layer_types") else {
             if architecture == Architecture::Olmo3 {
@@ -345,7 +370,7 @@ impl Reader<'_> {
     }
 
     fn sliding_window(&mut self, architecture: Architecture, kinds: &[AttentionKind]) -> Result<usize, Problem> {
-        if architecture == Architecture::Olmo2 || !kinds.contains(&AttentionKind::Sliding) {
+        if architecture != Architecture::Olmo3 || !kinds.contains(&AttentionKind::Sliding) {
             return Ok(0);
         }
         let (json, flag) = (self.at.count("sliding_window")?, self.flags.sliding_window);
@@ -373,7 +398,13 @@ impl Reader<'_> {
 
 /// The supported family of this `model_type`.
 pub fn architecture_named(name: &str) -> Option<Architecture> {
-    [Architecture::Olmo2, Architecture::Olmo3].into_iter().find(|architecture| architecture.name() == name)
+    Architecture::ALL.into_iter().find(|architecture| architecture.name() == name)
+}
+
+/// What `model_type` and `--arch` can be, for messages.
+pub fn named_architectures() -> String {
+    let [names @ .., last] = Architecture::ALL.map(Architecture::name);
+    format!("{} or {last}", names.join(", "))
 }
 
 /// Attention of each layer when nothing says otherwise: in Olmo-3 every fourth layer is full.

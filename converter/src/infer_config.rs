@@ -1,8 +1,8 @@
 //! The configuration of a folder without `config.json`: what names and shapes say, and the rest from flags, or from the
 //! constants of the published OLMo-2 models when the widths are exactly theirs.
 //!
-//! Shapes cannot tell a window, a RoPE base or the number of heads. An Olmo-3 run with OLMo-2's constants gives fluent
-//! nonsense and no error, so everything that is not certain is asked for.
+//! Shapes cannot tell a window, a RoPE base, the number of heads, or where OLMo-1 clips. An Olmo-3 run with OLMo-2's
+//! constants gives fluent nonsense and no error, so everything that is not certain is asked for.
 
 use crate::config_json::default_layer_types;
 use crate::error::{Error, Problem};
@@ -10,7 +10,7 @@ use crate::listing::Listing;
 use crate::npy::shown_shape;
 use crate::rope::yarn_of_flags;
 use crate::settings::{Flags, Origin, Origins, Settings};
-use olmo_infer::config::{Architecture, AttentionKind, MAX_LAYERS, ModelConfig};
+use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, MAX_LAYERS, ModelConfig};
 
 /// Rows of the embedding of every published OLMo-2.
 const OLMO2_VOCAB_ROWS: usize = 100_352;
@@ -39,7 +39,7 @@ impl Published {
         let same = |published: &&Published| {
             (published.hidden, published.mlp, published.kv) == (widths.hidden, widths.mlp, widths.kv)
         };
-        let possible = widths.vocab_size == OLMO2_VOCAB_ROWS && widths.q == widths.hidden;
+        let possible = widths.vocab_size == OLMO2_VOCAB_ROWS && widths.q == widths.hidden && widths.has_norms;
         PUBLISHED_OLMO2.iter().find(same).filter(|_| possible)
     }
 
@@ -56,7 +56,7 @@ impl Published {
     }
 }
 
-/// What the shapes say.
+/// What names and shapes say.
 struct Widths {
     vocab_size: usize,
     hidden: usize,
@@ -65,6 +65,7 @@ struct Widths {
     mlp: usize,
     n_layers: usize,
     tied: bool,
+    has_norms: bool,
 }
 
 /// Works out the configuration of `listing`.
@@ -73,7 +74,9 @@ struct Widths {
 /// A family that is not supported, a shape that cannot be, or values that only flags can give.
 pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     refuse_other_families(listing)?;
-    let widths = widths(listing)?;
+    let has_norms = listing.tensors.iter().any(|name| name.ends_with("norm.weight"));
+    refuse_other_architecture(listing, flags, has_norms)?;
+    let widths = widths(listing, has_norms)?;
     let mut origins = Origins::default();
     for key in ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "tie_word_embeddings"] {
         origins.note(key, Origin::Shapes);
@@ -87,13 +90,14 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
 
     let mut origin = |key, given: bool, otherwise| origins.note(key, if given { Origin::Flag } else { otherwise });
     let constant = Origin::PublishedOlmo2;
+    let architecture = flags.architecture.unwrap_or(Architecture::Olmo2);
+    let olmo1 = architecture == Architecture::Olmo1;
     origin("model_type", flags.architecture.is_some(), constant);
     origin("head_dim", flags.head_dim.is_some(), constant);
     origin("rope_theta", flags.rope_theta.is_some(), constant);
-    origin("rms_norm_eps", flags.rms_norm_eps.is_some(), constant);
+    origin("rms_norm_eps", flags.rms_norm_eps.is_some(), if olmo1 { Origin::Rule } else { constant });
     origin("max_position_embeddings", flags.max_positions.is_some(), constant);
     origin("eos_token_id", flags.eos_token_ids.is_some(), if constants { constant } else { Origin::Rule });
-    let architecture = flags.architecture.unwrap_or(Architecture::Olmo2);
     flags.refuse_useless(&listing.folder, architecture)?;
     let layer_types = default_layer_types(architecture, widths.n_layers);
     let slides = layer_types.contains(&AttentionKind::Sliding);
@@ -115,7 +119,8 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
         intermediate_size: widths.mlp,
         vocab_size: widths.vocab_size,
         max_position_embeddings,
-        rms_norm_eps: flags.rms_norm_eps.unwrap_or(1e-6),
+        rms_norm_eps: flags.rms_norm_eps.unwrap_or(if olmo1 { LAYER_NORM_EPS } else { 1e-6 }),
+        clip_qkv: flags.clip_qkv.flatten(),
         rope_theta,
         rope_theta_sliding: rope_theta,
         yarn: yarn_of_flags(flags, max_position_embeddings).flatten(),
@@ -133,6 +138,9 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     };
     for key in ["num_attention_heads", "num_key_value_heads"] {
         origins.note(key, Origin::Shapes);
+    }
+    if olmo1 {
+        origins.note("clip_qkv", Origin::Flag);
     }
     if architecture == Architecture::Olmo3 {
         origins.note("sliding_window", Origin::Flag);
@@ -158,16 +166,33 @@ fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
         "input_layernorm tensors, as in Llama, Qwen and other pre-norm models"
     } else if has(".self_attn.q_proj.bias") {
         "q_proj.bias tensors, which OLMo models do not have"
-    } else if has(".self_attn.q_proj.") && !has("norm.weight") {
-        "no norm tensors, as in OLMo-1"
     } else {
         return Ok(());
     };
-    Err(Problem::new(&listing.folder, found).expected("OLMo-2 or Olmo-3").advice("other families are not supported"))
+    Err(Problem::new(&listing.folder, found)
+        .expected("OLMo-1, OLMo-2 or Olmo-3")
+        .advice("other families are not supported"))
 }
 
-/// Reads the widths from five headers.
-fn widths(listing: &Listing) -> Result<Widths, Error> {
+/// Refuses to take the files of OLMo-1, the only one without norms, for those of another architecture, or those of
+/// another for its.
+fn refuse_other_architecture(listing: &Listing, flags: &Flags, has_norms: bool) -> Result<(), Problem> {
+    match flags.architecture {
+        Some(architecture) if architecture.has_norm_weights() != has_norms => {
+            let found = match has_norms {
+                true => "norm tensors, which OLMo-1 has none of",
+                false => "no norm tensors, as in OLMo-1",
+            };
+            Err(Problem::new(&listing.folder, found)
+                .expected(format!("an {} model as --arch says", architecture.name()))
+                .advice("pass the --arch of this model, or export the whole model"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the widths from four headers, and looks at a norm where there are norms.
+fn widths(listing: &Listing, has_norms: bool) -> Result<Widths, Error> {
     let layer = |name: &String| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
     let n_layers = listing.tensors.iter().filter_map(layer).max().map_or(0, |last| last.saturating_add(1));
     if !(1..=MAX_LAYERS).contains(&n_layers) {
@@ -190,17 +215,19 @@ fn widths(listing: &Listing) -> Result<Widths, Error> {
     let q = shape("model.layers.0.self_attn.q_proj.weight", 2)?;
     let kv = shape("model.layers.0.self_attn.k_proj.weight", 2)?;
     let mlp = shape("model.layers.0.mlp.gate_proj.weight", 2)?;
-    let q_norm = shape("model.layers.0.self_attn.q_norm.weight", 1)?;
-    if q_norm[0] < q[0] && q[0].is_multiple_of(q_norm[0]) {
-        let problem = listing.problem(
-            "model.layers.0.self_attn.q_norm.weight",
-            format!(
-                "shape [{}] for q_proj of {} rows: a norm for each head, as in Qwen3 and EXAONE-4",
-                q_norm[0], q[0]
-            ),
-        );
-        let problem = problem.expected(format!("[{}]", q[0]));
-        return Err(problem.advice("other families than OLMo-2 and Olmo-3 are not supported").into());
+    if has_norms {
+        let q_norm = shape("model.layers.0.self_attn.q_norm.weight", 1)?;
+        if q_norm[0] < q[0] && q[0].is_multiple_of(q_norm[0]) {
+            let problem = listing.problem(
+                "model.layers.0.self_attn.q_norm.weight",
+                format!(
+                    "shape [{}] for q_proj of {} rows: a norm for each head, as in Qwen3 and EXAONE-4",
+                    q_norm[0], q[0]
+                ),
+            );
+            let problem = problem.expected(format!("[{}]", q[0]));
+            return Err(problem.advice("other families than OLMo are not supported").into());
+        }
     }
     Ok(Widths {
         vocab_size: embedding[0],
@@ -210,6 +237,7 @@ fn widths(listing: &Listing) -> Result<Widths, Error> {
         mlp: mlp[0],
         n_layers,
         tied: !listing.tensors.contains("lm_head.weight"),
+        has_norms,
     })
 }
 
@@ -221,12 +249,17 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
             missing.push(flag);
         }
     };
-    need("--arch olmo2|olmo3", flags.architecture.is_some());
+    // Without norms it can only be OLMo-1, or an export that lost them.
+    let architecture = if widths.has_norms { flags.architecture } else { Some(Architecture::Olmo1) };
+    need(if widths.has_norms { "--arch olmo2|olmo3" } else { "--arch olmo" }, flags.architecture.is_some());
     need("--head-dim", flags.head_dim.is_some());
     need("--rope-theta", flags.rope_theta.is_some());
-    need("--rms-norm-eps", flags.rms_norm_eps.is_some());
+    if architecture != Some(Architecture::Olmo1) {
+        need("--rms-norm-eps", flags.rms_norm_eps.is_some());
+    }
     need("--max-positions", flags.max_positions.is_some());
-    match flags.architecture {
+    match architecture {
+        Some(Architecture::Olmo1) => need("--clip-qkv with a number or none", flags.clip_qkv.is_some()),
         Some(Architecture::Olmo2) => {}
         Some(Architecture::Olmo3) => {
             need("--sliding-window", flags.sliding_window.is_some());
@@ -247,6 +280,7 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
             .advice(format!("export the whole model, or if this is another one pass {}", missing.join(", "))));
     }
     let found = match widths.vocab_size {
+        _ if !widths.has_norms => "no config.json, and no norm tensors, as in OLMo-1".to_string(),
         OLMO3_VOCAB_ROWS => format!("no config.json, and {OLMO3_VOCAB_ROWS} vocabulary rows look like Olmo-3"),
         rows => format!(
             "no config.json, and no published OLMo-2 has the widths hidden {}, MLP {}, key/value {} with {rows} vocabulary rows",

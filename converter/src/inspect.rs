@@ -81,6 +81,7 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
+        "clip_qkv": config.clip_qkv,
         "rope_theta": config.rope_theta,
         "rope_theta_sliding": config.rope_theta_sliding,
         "rope_scaling": yarn,

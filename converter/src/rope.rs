@@ -153,7 +153,7 @@ fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Proble
         Some(other) => {
             return Err(keys
                 .bad("rope_type", &other.into(), "default or yarn")
-                .advice("no released OLMo-2 or Olmo-3 uses another"));
+                .advice("no released OLMo uses another"));
         }
         None if keys.get("factor").is_none() => return Ok(None),
         None => return Err(keys.missing("rope_type", None)),

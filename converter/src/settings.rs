@@ -17,6 +17,8 @@ pub struct Flags {
     pub rope_theta: Option<f64>,
     /// `--rms-norm-eps`
     pub rms_norm_eps: Option<f64>,
+    /// `--clip-qkv`; `Some(None)` says that nothing is clipped.
+    pub clip_qkv: Option<Option<f64>>,
     /// `--max-positions`
     pub max_positions: Option<usize>,
     /// `--eos`
@@ -51,14 +53,24 @@ impl Flags {
     /// # Errors
     /// The flag that would be ignored.
     pub fn refuse_useless(&self, path: &Path, architecture: Architecture) -> Result<(), Problem> {
-        let flag = match architecture {
-            Architecture::Olmo3 => return Ok(()),
-            Architecture::Olmo2 if self.sliding_window.is_some() => "--sliding-window",
-            Architecture::Olmo2 if self.names_yarn() => "--yarn-factor",
-            Architecture::Olmo2 if self.no_yarn => "--no-yarn",
-            Architecture::Olmo2 => return Ok(()),
-        };
-        Err(Problem::new(path, format!("{flag} for an olmo2 model")).expected("an olmo3 model").advice("leave it out"))
+        use Architecture::{Olmo1, Olmo2, Olmo3};
+        // Flags, whether they are given, and the models that use them.
+        let flags: [(&str, bool, &[Architecture]); 5] = [
+            ("--sliding-window", self.sliding_window.is_some(), &[Olmo3]),
+            ("--yarn-factor", self.names_yarn(), &[Olmo3]),
+            ("--no-yarn", self.no_yarn, &[Olmo3]),
+            ("--rms-norm-eps", self.rms_norm_eps.is_some(), &[Olmo2, Olmo3]),
+            ("--clip-qkv", self.clip_qkv.is_some(), &[Olmo1]),
+        ];
+        match flags.into_iter().find(|(_, given, users)| *given && !users.contains(&architecture)) {
+            None => Ok(()),
+            Some((flag, _, users)) => {
+                let users: Vec<&str> = users.iter().map(|user| user.name()).collect();
+                Err(Problem::new(path, format!("{flag} for an {} model", architecture.name()))
+                    .expected(format!("an {} model", users.join(" or ")))
+                    .advice("leave it out"))
+            }
+        }
     }
 }
 

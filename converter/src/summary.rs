@@ -201,6 +201,9 @@ fn model_line(config: &ModelConfig) -> String {
         config.rope_theta,
         config.rms_norm_eps,
     );
+    if let Some(clip) = config.clip_qkv {
+        let _ = write!(line, ", q, k and v clipped at {clip}");
+    }
     let n_sliding = config.layer_types.iter().filter(|kind| **kind == AttentionKind::Sliding).count();
     if n_sliding > 0 {
         let _ = write!(line, ", {n_sliding} layers with window {}", config.sliding_window);

@@ -7,26 +7,28 @@ use crate::zeros::Zeros;
 
 /// Activations of the rows of a pass; n of them are in use.
 pub(crate) struct Buffers {
-    pub hidden: Zeros<f32>,    // [n, hidden_size], the residual stream
-    pub q: Zeros<f32>,         // [n, n_heads * head_dim]
-    pub k: Zeros<f32>,         // [n, n_kv_heads * head_dim]
-    pub v: Zeros<f32>,         // [n, n_kv_heads * head_dim]
-    pub attention: Zeros<f32>, // [n, n_heads * head_dim]
-    pub gate: Zeros<f32>,      // [n, intermediate_size]
-    pub up: Zeros<f32>,        // [n, intermediate_size]
-    pub projected: Zeros<f32>, // [n, hidden_size], what a block adds to the residual stream
-    pub cos: [Zeros<f32>; 2],  // [n, head_dim / 2], for full and sliding layers
-    pub sin: [Zeros<f32>; 2],  // [n, head_dim / 2]
-    pub normed: Zeros<f32>,    // [LOGITS_CHUNK, hidden_size]
-    pub logits: Zeros<f32>,    // [LOGITS_CHUNK, vocab_size]
+    pub hidden: Zeros<f32>,      // [n, hidden_size], the residual stream
+    pub block_input: Zeros<f32>, // [n, hidden_size], what a block of a pre-norm model reads; empty in others
+    pub q: Zeros<f32>,           // [n, n_heads * head_dim]
+    pub k: Zeros<f32>,           // [n, n_kv_heads * head_dim]
+    pub v: Zeros<f32>,           // [n, n_kv_heads * head_dim]
+    pub attention: Zeros<f32>,   // [n, n_heads * head_dim]
+    pub gate: Zeros<f32>,        // [n, intermediate_size]
+    pub up: Zeros<f32>,          // [n, intermediate_size]
+    pub projected: Zeros<f32>,   // [n, hidden_size], what a block adds to the residual stream
+    pub cos: [Zeros<f32>; 2],    // [n, head_dim / 2], for full and sliding layers
+    pub sin: [Zeros<f32>; 2],    // [n, head_dim / 2]
+    pub normed: Zeros<f32>,      // [LOGITS_CHUNK, hidden_size]
+    pub logits: Zeros<f32>,      // [LOGITS_CHUNK, vocab_size]
 }
 
 impl Buffers {
     /// Elements of each buffer, in the order of the fields.
-    fn sizes(config: &ModelConfig, rows: usize) -> [usize; 14] {
+    fn sizes(config: &ModelConfig, rows: usize) -> [usize; 15] {
         let half = config.head_dim / 2;
         [
             rows * config.hidden_size,
+            if config.architecture.is_pre_norm() { rows * config.hidden_size } else { 0 },
             rows * config.q_width(),
             rows * config.kv_width(),
             rows * config.kv_width(),
@@ -53,22 +55,22 @@ impl Buffers {
     /// # Errors
     /// [`Error::Request`] when the system does not give the memory.
     pub fn new(config: &ModelConfig, rows: usize) -> Result<Buffers, Error> {
-        let sizes = Buffers::sizes(config, rows).map(|elements| Zeros::new(elements, "activations"));
-        let [hidden, q, k, v, attention, gate, up, projected, cos, cos_sliding, sin, sin_sliding, normed, logits] =
-            sizes;
+        let mut sizes = Buffers::sizes(config, rows).into_iter();
+        let mut next = || Zeros::new(sizes.next().expect("a size for each buffer"), "activations");
         Ok(Buffers {
-            hidden: hidden?,
-            q: q?,
-            k: k?,
-            v: v?,
-            attention: attention?,
-            gate: gate?,
-            up: up?,
-            projected: projected?,
-            cos: [cos?, cos_sliding?],
-            sin: [sin?, sin_sliding?],
-            normed: normed?,
-            logits: logits?,
+            hidden: next()?,
+            block_input: next()?,
+            q: next()?,
+            k: next()?,
+            v: next()?,
+            attention: next()?,
+            gate: next()?,
+            up: next()?,
+            projected: next()?,
+            cos: [next()?, next()?],
+            sin: [next()?, next()?],
+            normed: next()?,
+            logits: next()?,
         })
     }
 }

@@ -17,10 +17,15 @@ pub const MAX_VOCAB_SIZE: usize = 1 << 24;
 pub const MAX_POSITIONS: usize = 1 << 24;
 /// Most end-of-text ids that a file can name.
 pub const MAX_EOS_TOKENS: usize = 16;
+/// Epsilon of every LayerNorm of OLMo-1: `modeling_olmo.py` knows no other, and no `config.json` has it.
+pub const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Which reference implementation the forward pass follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
+    /// `modeling_olmo.py` of transformers: pre-norm blocks, LayerNorm without weights, in some models clipped queries,
+    /// keys and values, full attention everywhere.
+    Olmo1,
     /// `modeling_olmo2.py` of transformers: post-norm blocks, full attention everywhere.
     Olmo2,
     /// `modeling_olmo3.py` of transformers: the same block, sliding-window layers, YaRN on full-attention layers only.
@@ -28,11 +33,31 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 3] = [Architecture::Olmo1, Architecture::Olmo2, Architecture::Olmo3];
+
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
         match self {
+            Architecture::Olmo1 => "olmo",
             Architecture::Olmo2 => "olmo2",
             Architecture::Olmo3 => "olmo3",
+        }
+    }
+
+    /// Whether a block reads the norm of the residual stream, instead of adding the norm of what it computes.
+    pub fn is_pre_norm(self) -> bool {
+        match self {
+            Architecture::Olmo1 => true,
+            Architecture::Olmo2 | Architecture::Olmo3 => false,
+        }
+    }
+
+    /// Whether norms multiply with weights. Where they do not, a model has no vectors at all.
+    pub fn has_norm_weights(self) -> bool {
+        match self {
+            Architecture::Olmo1 => false,
+            Architecture::Olmo2 | Architecture::Olmo3 => true,
         }
     }
 }
@@ -82,8 +107,11 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Positions the model was made for.
     pub max_position_embeddings: usize,
-    /// Epsilon of every RMSNorm.
+    /// Epsilon of every norm; [`LAYER_NORM_EPS`] in OLMo-1.
     pub rms_norm_eps: f64,
+    /// OLMo-1: largest magnitude of an element of queries, keys and values; larger ones become it. None are clipped
+    /// without it.
+    pub clip_qkv: Option<f64>,
     /// RoPE base of full-attention layers.
     pub rope_theta: f64,
     /// RoPE base of sliding-window layers (the same value in every released model).
@@ -148,9 +176,10 @@ impl ModelConfig {
     pub fn n_parameters(&self) -> u64 {
         let (h, f, q, kv) =
             (self.hidden_size as u64, self.intermediate_size as u64, self.q_width() as u64, self.kv_width() as u64);
-        let layer = 2 * h * q + 2 * h * kv + q + kv + 3 * h * f + 2 * h;
+        let matrices = 2 * h * q + 2 * h * kv + 3 * h * f;
+        let (norms, last_norm) = if self.architecture.has_norm_weights() { (q + kv + 2 * h, h) } else { (0, 0) };
         let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        self.n_layers() as u64 * layer + h + heads * self.vocab_size as u64 * h
+        self.n_layers() as u64 * (matrices + norms) + last_norm + heads * self.vocab_size as u64 * h
     }
 
     /// Checks every value against what a model can be.
@@ -191,7 +220,18 @@ impl ModelConfig {
             // Debug writes the smallest and the largest numbers with an exponent, Display with 300 digits.
             Err(ConfigError { key, found: format!("{found:?}"), expected: format!("a number from {min:e} to {max:e}") })
         };
+        let name = self.architecture.name();
         real("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0)?;
+        if self.architecture == Architecture::Olmo1 && self.rms_norm_eps != LAYER_NORM_EPS {
+            let expected = format!("{LAYER_NORM_EPS:e} as in every {name} model");
+            return bad("rms_norm_eps", &format_args!("{:?}", self.rms_norm_eps), expected);
+        }
+        if let Some(clip) = self.clip_qkv {
+            if self.architecture != Architecture::Olmo1 {
+                return bad("clip_qkv", &format_args!("{clip:?}"), format!("none for {name}"));
+            }
+            real("clip_qkv", clip, 1e-3, 1e6)?;
+        }
         real("rope_theta", self.rope_theta, 1.0, 1e12)?;
         real("rope_theta", self.rope_theta_sliding, 1.0, 1e12)?;
         if let Some(yarn) = &self.yarn {
@@ -207,13 +247,13 @@ impl ModelConfig {
             if self.rope_theta <= 1.0 {
                 return bad("rope_theta", &self.rope_theta, "more than 1 with YaRN".into());
             }
-            if self.architecture == Architecture::Olmo2 {
-                return bad("rope_scaling", &"yarn", "none for olmo2".into());
+            if self.architecture != Architecture::Olmo3 {
+                return bad("rope_scaling", &"yarn", format!("none for {name}"));
             }
         }
         let slides = self.layer_types.contains(&AttentionKind::Sliding);
-        if self.architecture == Architecture::Olmo2 && slides {
-            return bad("layer_types", &"sliding_attention", "full_attention everywhere for olmo2".into());
+        if slides && self.architecture != Architecture::Olmo3 {
+            return bad("layer_types", &"sliding_attention", format!("full_attention everywhere for {name}"));
         }
         if slides {
             count("sliding_window", self.sliding_window, MAX_POSITIONS)?;

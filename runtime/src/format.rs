@@ -183,7 +183,7 @@ impl Encoding {
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct ConfigBlock {
-    /// 1 OLMo-2, 2 Olmo-3.
+    /// 1 OLMo-2, 2 Olmo-3, 3 OLMo-1.
     pub architecture: U32,
     /// Number of transformer layers.
     pub n_layers: U32,
@@ -207,7 +207,7 @@ pub struct ConfigBlock {
     pub tie_word_embeddings: U32,
     /// 0 default, 1 YaRN on full-attention layers.
     pub rope_type: U32,
-    /// Epsilon of every RMSNorm.
+    /// Epsilon of every norm.
     pub rms_norm_eps: F64,
     /// RoPE base of full-attention layers.
     pub rope_theta: F64,
@@ -237,6 +237,8 @@ pub struct ConfigBlock {
     pub eos_token_ids: [U32; MAX_EOS_TOKENS],
     /// Bit `l % 8` of byte `l / 8` is 1 when layer `l` has sliding-window attention.
     pub sliding_layers: [u8; MAX_LAYERS / 8],
+    /// Largest magnitude of an element of queries, keys and values, 0 when they are not clipped.
+    pub clip_qkv: F64,
 }
 
 /// The first page of a file.
@@ -447,6 +449,7 @@ impl ConfigBlock {
             architecture: U32::new(match config.architecture {
                 Architecture::Olmo2 => 1,
                 Architecture::Olmo3 => 2,
+                Architecture::Olmo1 => 3,
             }),
             n_layers: count(config.n_layers()),
             hidden_size: count(config.hidden_size),
@@ -474,6 +477,7 @@ impl ConfigBlock {
             reserved: U32::new(0),
             eos_token_ids: [U32::new(NONE); MAX_EOS_TOKENS],
             sliding_layers: [0; MAX_LAYERS / 8],
+            clip_qkv: F64::new(config.clip_qkv.unwrap_or(0.0)),
         };
         if let Some(yarn) = &config.yarn {
             block.yarn_factor = F64::new(yarn.factor);
@@ -522,7 +526,8 @@ impl ConfigBlock {
             architecture: match self.architecture.get() {
                 1 => Architecture::Olmo2,
                 2 => Architecture::Olmo3,
-                other => return Err(wrong("architecture", other, "1 (olmo2) or 2 (olmo3)".into())),
+                3 => Architecture::Olmo1,
+                other => return Err(wrong("architecture", other, "1 (olmo2), 2 (olmo3) or 3 (olmo)".into())),
             },
             hidden_size: self.hidden_size.get() as usize,
             n_heads: self.n_heads.get() as usize,
@@ -532,6 +537,8 @@ impl ConfigBlock {
             vocab_size: self.vocab_size.get() as usize,
             max_position_embeddings: self.max_position_embeddings.get() as usize,
             rms_norm_eps: self.rms_norm_eps.get(),
+            // Only +0 stands for none; validate() has a word for -0.
+            clip_qkv: Some(self.clip_qkv.get()).filter(|clip| clip.to_bits() != 0),
             rope_theta: self.rope_theta.get(),
             rope_theta_sliding: self.rope_theta_sliding.get(),
             yarn: match flag("rope_type", self.rope_type)? {

@@ -29,7 +29,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The tensors of one layer, in the order of the file, which is the order of use.
+    /// All that a layer can have, in the order of the file, which is the order of use.
     pub const LAYER: [Role; 11] = [
         Role::QProj,
         Role::KProj,
@@ -130,6 +130,7 @@ impl TensorSpec {
 }
 
 /// Every tensor of the model, in the order of the file: the embedding, the layers, the final norm, the head.
+/// Where norms have no weights there are only matrices: all vectors are norms.
 pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     let hidden = config.hidden_size;
     let (q_width, kv_width, mlp_width) = (config.q_width(), config.kv_width(), config.intermediate_size);
@@ -149,7 +150,8 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     };
     let layers = (0..config.n_layers()).flat_map(|layer| Role::LAYER.map(|role| spec(role, Some(layer))));
     let head = (!config.tie_word_embeddings).then(|| spec(Role::LmHead, None));
-    std::iter::once(spec(Role::EmbedTokens, None)).chain(layers).chain([spec(Role::Norm, None)]).chain(head).collect()
+    let all = std::iter::once(spec(Role::EmbedTokens, None)).chain(layers).chain([spec(Role::Norm, None)]).chain(head);
+    all.filter(|spec| spec.columns.is_some() || config.architecture.has_norm_weights()).collect()
 }
 
 /// A range of the file.
@@ -293,7 +295,7 @@ pub fn layout(
     let mut placed = Vec::with_capacity(specs.len());
     let mut group = None;
     for (spec, &encoding) in specs.iter().zip(encodings) {
-        // The embedding, each layer, and the final norm with the head are groups.
+        // The embedding, each layer, and what follows them are groups.
         cursor.align(if group == Some(spec.layer) { format::TENSOR_ALIGNMENT } else { group_alignment })?;
         group = Some(spec.layer);
         placed.push(cursor.take(tensor_bytes(spec, matrices, encoding)?)?);

@@ -1,4 +1,4 @@
-//! Runs OLMo-2 and Olmo-3 models on CPUs from a memory-mapped `.olmo` file.
+//! Runs OLMo-1, OLMo-2 and Olmo-3 models on CPUs from a memory-mapped `.olmo` file.
 //!
 //! The way of a token, from the file to the logits:
 //!

@@ -6,7 +6,7 @@ use crate::config::{AttentionKind, ModelConfig};
 use crate::error::Error;
 use crate::format::Dtype;
 use crate::kernels::Isa;
-use crate::kernels::lanes::{RmsNorm, Rotate, SwiGlu};
+use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
 use crate::kv_cache::KvCache;
 use crate::matmul::{Activations, Matmul, Products};
 use crate::model_file::ModelFile;
@@ -95,6 +95,26 @@ fn all_finite(numbers: &[f32]) -> bool {
 /// Columns of the widest matrix.
 fn widest(config: &ModelConfig) -> usize {
     config.hidden_size.max(config.q_width()).max(config.intermediate_size)
+}
+
+/// What a block reads: the residual stream `hidden`, or in a pre-norm model its norm, which is written to `normed`.
+fn block_input<'b>(
+    team: &mut Team,
+    isa: Isa,
+    config: &ModelConfig,
+    hidden: &'b [f32],
+    normed: &'b mut [f32],
+) -> &'b [f32] {
+    if !config.architecture.is_pre_norm() {
+        return hidden;
+    }
+    let (width, eps) = (config.hidden_size, config.rms_norm_eps as f32);
+    let normed = &mut normed[..hidden.len()];
+    team.for_rows(normed, width, |t, x| {
+        x.copy_from_slice(&hidden[t * width..][..width]);
+        isa.run(LayerNorm { x, eps });
+    });
+    normed
 }
 
 /// Several sequences that share each forward pass: a pass reads every weight once for all of them.
@@ -282,30 +302,50 @@ impl<'m> Batch<'m> {
         }
     }
 
-    /// `hidden += rms_norm(o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v)))`
+    /// With q, k and v the projections of x:
+    ///
+    /// ```text
+    /// OLMo-2, Olmo-3   x = hidden
+    ///                  hidden += rms_norm(o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v)))
+    /// OLMo-1           x = layer_norm(hidden)
+    ///                  hidden += o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
+    /// ```
     fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
         let (config, rows, n) = (self.model.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
+        let isa = self.options.products.isa;
         let b = &mut self.buffers;
-        let hidden = &mut b.hidden[..n * hidden_size];
+        let hidden = &b.hidden[..n * hidden_size];
         let (q, k, v) = (&mut b.q[..n * q_width], &mut b.k[..n * kv_width], &mut b.v[..n * kv_width]);
         let attention = &mut b.attention[..n * q_width];
         let projected = &mut b.projected[..n * hidden_size];
         let (cos, sin) = (&b.cos[kind as usize], &b.sin[kind as usize]);
 
-        self.matmul.run(team, hidden, [(&layer.q_proj, q), (&layer.k_proj, k), (&layer.v_proj, v)]);
+        let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        self.matmul.run(team, x, [(&layer.q_proj, q), (&layer.k_proj, k), (&layer.v_proj, v)]);
 
-        let (isa, eps, half) = (self.options.products.isa, config.rms_norm_eps as f32, config.head_dim / 2);
-        let norm_and_rotate = |weight: &[f32], scale: f32, t: usize, x: &mut [f32]| {
-            isa.run(RmsNorm { x, weight, eps, residual: None });
+        let (eps, half) = (config.rms_norm_eps as f32, config.head_dim / 2);
+        let clip = |x: &mut [f32]| {
+            if let Some(limit) = config.clip_qkv {
+                isa.run(Clip { x, limit: limit as f32 });
+            }
+        };
+        let norm_and_rotate = |norm: Option<&[f32]>, scale: f32, t: usize, x: &mut [f32]| {
+            if let Some(weight) = norm {
+                isa.run(RmsNorm { x, weight, eps, residual: None });
+            }
+            clip(x);
             let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
             isa.run(Rotate { x, cos, sin, scale });
         };
         // The scores' factor 1 / sqrt(head_dim) is multiplied onto the queries.
         let scale = (1.0 / (config.head_dim as f64).sqrt()) as f32;
         team.for_rows(q, q_width, |t, q| norm_and_rotate(layer.q_norm, scale, t, q));
-        team.for_rows(k, kv_width, |t, k| norm_and_rotate(layer.k_norm, 1.0, t, k));
+        team.for_row_pairs(k, v, kv_width, |t, k, v| {
+            norm_and_rotate(layer.k_norm, 1.0, t, k);
+            clip(v);
+        });
         store(team, &mut self.sequences, index, rows, k, v);
 
         let heads = Attention {
@@ -318,28 +358,35 @@ impl<'m> Batch<'m> {
         heads.run(team, self.options.products, &self.sequences, rows, q, attention);
 
         self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
-        self.add_normed(team, index, layer.post_attention_layernorm);
+        self.add_projected(team, index, layer.post_attention_layernorm);
     }
 
-    /// `hidden += rms_norm(down_proj(silu(gate_proj(hidden)) * up_proj(hidden)))`
+    /// ```text
+    /// OLMo-2, Olmo-3   x = hidden
+    ///                  hidden += rms_norm(down_proj(silu(gate_proj(x)) * up_proj(x)))
+    /// OLMo-1           x = layer_norm(hidden)
+    ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
+    /// ```
     fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
         let (config, n, isa) = (self.model.config(), self.rows.len(), self.options.products.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
-        let hidden = &mut b.hidden[..n * hidden_size];
+        let hidden = &b.hidden[..n * hidden_size];
         let (gate, up) = (&mut b.gate[..n * mlp_width], &mut b.up[..n * mlp_width]);
         let projected = &mut b.projected[..n * hidden_size];
 
-        self.matmul.run(team, hidden, [(&layer.gate_proj, gate), (&layer.up_proj, up)]);
+        let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        self.matmul.run(team, x, [(&layer.gate_proj, gate), (&layer.up_proj, up)]);
         team.for_rows(gate, mlp_width, |t, gate| {
             isa.run(SwiGlu { gate, up: &up[t * mlp_width..][..mlp_width] });
         });
         self.matmul.run(team, gate, [(&layer.down_proj, projected)]);
-        self.add_normed(team, index, layer.post_feedforward_layernorm);
+        self.add_projected(team, index, layer.post_feedforward_layernorm);
     }
 
-    /// `hidden += rms_norm(projected)`; takes note of numbers that are not finite.
-    fn add_normed(&mut self, team: &mut Team, layer: usize, weight: &[f32]) {
+    /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that are
+    /// not finite.
+    fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
         let (width, isa) = (self.model.config().hidden_size, self.options.products.isa);
         let eps = self.model.config().rms_norm_eps as f32;
         let n = self.rows.len();
@@ -347,15 +394,18 @@ impl<'m> Batch<'m> {
         let projected = &mut self.buffers.projected[..n * width];
         let (rows, sequences) = (&self.rows, &self.sequences);
         team.for_row_pairs(hidden, projected, width, |t, hidden, x| {
-            isa.run(RmsNorm { x, weight, eps, residual: Some(&mut *hidden) });
+            match norm {
+                Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: Some(&mut *hidden) }),
+                None => hidden.iter_mut().zip(x).for_each(|(hidden, x)| *hidden += *x),
+            }
             if !all_finite(hidden) {
                 sequences[rows[t].sequence].note_not_finite(rows[t].position, layer);
             }
         });
     }
 
-    /// `lm_head(rms_norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most
-    /// [`LOGITS_CHUNK`] of them at a time.
+    /// `lm_head(norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most [`LOGITS_CHUNK`] of
+    /// them at a time.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when a logit is not a finite number.
@@ -378,7 +428,10 @@ impl<'m> Batch<'m> {
         for (normed, row) in normed.chunks_exact_mut(width).zip(rows.clone()) {
             normed.copy_from_slice(&b.hidden[row * width..][..width]);
         }
-        team.for_rows(normed, width, |_, x| isa.run(RmsNorm { x, weight: weights.norm, eps, residual: None }));
+        team.for_rows(normed, width, |_, x| match weights.norm {
+            Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: None }),
+            None => isa.run(LayerNorm { x, eps }),
+        });
         self.matmul.run(team, normed, [(&weights.lm_head, &mut *logits)]);
         // The first bad logit: its row in the high half, its token in the low one.
         let bad = AtomicU64::new(u64::MAX);

@@ -78,6 +78,7 @@ mod tests {
             vocab_size: 100278,
             max_position_embeddings: 65536,
             rms_norm_eps: 1e-6,
+            clip_qkv: None,
             rope_theta: 500000.0,
             rope_theta_sliding: 500000.0,
             yarn: Some(Yarn {

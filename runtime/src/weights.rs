@@ -69,21 +69,21 @@ fn widen_pairs(pairs: impl Iterator<Item = u32>, out: &mut [f32]) {
     }
 }
 
-/// The tensors of one layer.
+/// The tensors of one layer. OLMo-1 has no norms behind its projections and blocks, and no weights in those before.
 #[derive(Clone, Copy)]
 #[expect(missing_docs, reason = "the fields are the checkpoint's names; shapes stand beside them")]
 pub struct LayerWeights<'a> {
-    pub q_proj: Matrix<'a>,                    // [n_heads * head_dim, hidden_size]
-    pub k_proj: Matrix<'a>,                    // [n_kv_heads * head_dim, hidden_size]
-    pub v_proj: Matrix<'a>,                    // [n_kv_heads * head_dim, hidden_size]
-    pub q_norm: &'a [f32],                     // [n_heads * head_dim]
-    pub k_norm: &'a [f32],                     // [n_kv_heads * head_dim]
-    pub o_proj: Matrix<'a>,                    // [hidden_size, n_heads * head_dim]
-    pub post_attention_layernorm: &'a [f32],   // [hidden_size]
-    pub gate_proj: Matrix<'a>,                 // [intermediate_size, hidden_size]
-    pub up_proj: Matrix<'a>,                   // [intermediate_size, hidden_size]
-    pub down_proj: Matrix<'a>,                 // [hidden_size, intermediate_size]
-    pub post_feedforward_layernorm: &'a [f32], // [hidden_size]
+    pub q_proj: Matrix<'a>,                            // [n_heads * head_dim, hidden_size]
+    pub k_proj: Matrix<'a>,                            // [n_kv_heads * head_dim, hidden_size]
+    pub v_proj: Matrix<'a>,                            // [n_kv_heads * head_dim, hidden_size]
+    pub q_norm: Option<&'a [f32]>,                     // [n_heads * head_dim]
+    pub k_norm: Option<&'a [f32]>,                     // [n_kv_heads * head_dim]
+    pub o_proj: Matrix<'a>,                            // [hidden_size, n_heads * head_dim]
+    pub post_attention_layernorm: Option<&'a [f32]>,   // [hidden_size]
+    pub gate_proj: Matrix<'a>,                         // [intermediate_size, hidden_size]
+    pub up_proj: Matrix<'a>,                           // [intermediate_size, hidden_size]
+    pub down_proj: Matrix<'a>,                         // [hidden_size, intermediate_size]
+    pub post_feedforward_layernorm: Option<&'a [f32]>, // [hidden_size]
 }
 
 /// All tensors of a model.
@@ -92,8 +92,8 @@ pub struct LayerWeights<'a> {
 pub struct Weights<'a> {
     pub embed_tokens: Matrix<'a>, // [vocab_size, hidden_size]
     pub layers: Vec<LayerWeights<'a>>,
-    pub norm: &'a [f32],     // [hidden_size]
-    pub lm_head: Matrix<'a>, // [vocab_size, hidden_size], the embedding when tied
+    pub norm: Option<&'a [f32]>, // [hidden_size]
+    pub lm_head: Matrix<'a>,     // [vocab_size, hidden_size], the embedding when tied
 }
 
 impl<'a> Weights<'a> {
@@ -105,33 +105,35 @@ impl<'a> Weights<'a> {
             q_proj: tensors.matrix(Role::QProj),
             k_proj: tensors.matrix(Role::KProj),
             v_proj: tensors.matrix(Role::VProj),
-            q_norm: tensors.vector(Role::QNorm),
-            k_norm: tensors.vector(Role::KNorm),
+            q_norm: tensors.norm(Role::QNorm),
+            k_norm: tensors.norm(Role::KNorm),
             o_proj: tensors.matrix(Role::OProj),
-            post_attention_layernorm: tensors.vector(Role::PostAttentionLayernorm),
+            post_attention_layernorm: tensors.norm(Role::PostAttentionLayernorm),
             gate_proj: tensors.matrix(Role::GateProj),
             up_proj: tensors.matrix(Role::UpProj),
             down_proj: tensors.matrix(Role::DownProj),
-            post_feedforward_layernorm: tensors.vector(Role::PostFeedforwardLayernorm),
+            post_feedforward_layernorm: tensors.norm(Role::PostFeedforwardLayernorm),
         });
         let layers = layers.collect();
-        let norm = tensors.vector(Role::Norm);
+        let norm = tensors.norm(Role::Norm);
         let lm_head = if file.config().tie_word_embeddings { embed_tokens } else { tensors.matrix(Role::LmHead) };
         Weights { embed_tokens, layers, norm, lm_head }
     }
 
     /// Bytes of weights that one token of decode reads: everything but the embedding, of which it reads one row.
     pub fn bytes_per_token(&self) -> u64 {
+        let norm = |weights: Option<&[f32]>| weights.map_or(0, |weights| size_of_val(weights) as u64);
         let layer = |l: &LayerWeights| {
             let matrices = [&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj];
             let norms = [l.q_norm, l.k_norm, l.post_attention_layernorm, l.post_feedforward_layernorm];
-            matrices.map(|m| m.bytes()).iter().sum::<u64>() + norms.map(|n| size_of_val(n) as u64).iter().sum::<u64>()
+            matrices.map(|m| m.bytes()).iter().sum::<u64>() + norms.map(norm).iter().sum::<u64>()
         };
-        self.layers.iter().map(layer).sum::<u64>() + size_of_val(self.norm) as u64 + self.lm_head.bytes()
+        self.layers.iter().map(layer).sum::<u64>() + norm(self.norm) + self.lm_head.bytes()
     }
 }
 
-/// Walks over the tensors in the order of the file, which is the order of the fields above.
+/// Walks over the tensors in the order of the file, which is the order of the fields above. Which of the norms a model
+/// has is for `layout.rs` to say.
 struct Tensors<'a> {
     file: &'a ModelFile,
     next: usize,
@@ -145,9 +147,11 @@ impl<'a> Tensors<'a> {
         index
     }
 
-    fn vector(&mut self, role: Role) -> &'a [f32] {
-        let index = self.take(role);
-        <[f32]>::ref_from_bytes(self.file.tensor_bytes(index)).expect("the layout aligns and sizes tensors")
+    /// The weights of a norm, where it has some.
+    fn norm(&mut self, role: Role) -> Option<&'a [f32]> {
+        self.file.specs().get(self.next).filter(|spec| spec.role == role)?;
+        let bytes = self.file.tensor_bytes(self.take(role));
+        Some(<[f32]>::ref_from_bytes(bytes).expect("the layout aligns and sizes tensors"))
     }
 
     fn matrix(&mut self, role: Role) -> Matrix<'a> {

@@ -1,24 +1,38 @@
 //! Row W6: `config.json`.
 
-use crate::{Case, EMBEDDING, FLAGS, HEAD, set};
+use crate::{Case, EMBEDDING, FLAGS, HEAD, OLMO1_FLAGS, set};
 use olmo_tests::catalogue::{Refusal, Report};
+use olmo_tests::{small_config, small_olmo1};
 use serde_json::json;
 use std::fs::{self, File};
 
 #[test]
 fn w6_no_config_json() {
     let mut report = Report::new("W6");
-    let case = Case::new();
-    fs::remove_file(case.config()).expect("removed");
-    let mut needed = vec!["no config.json"];
-    needed.extend(FLAGS.iter().step_by(2));
-    report.add("no flags", case.refused(&case.weights, &needed));
-    for at in (0..FLAGS.len()).step_by(2) {
-        let flags: Vec<&str> = [&FLAGS[..at], &FLAGS[at + 2..]].concat();
+    for (config, all) in [(small_config(), FLAGS), (small_olmo1(), OLMO1_FLAGS)] {
+        let case = Case::of(&config);
         let begins = format!("{}: ", case.weights.display());
-        report.add(format_args!("no {}", FLAGS[at]), case.refusal(begins, &["no config.json", FLAGS[at]], &flags));
+        fs::remove_file(case.config()).expect("removed");
+        let mut needed = vec!["no config.json"];
+        needed.extend(all.iter().step_by(2));
+        report.add(format_args!("no flags of {}", all[1]), case.refused(&case.weights, &needed));
+        for at in (0..all.len()).step_by(2) {
+            let flags: Vec<&str> = [&all[..at], &all[at + 2..]].concat();
+            let outcome = case.refusal(begins.clone(), &["no config.json", all[at]], &flags);
+            report.add(format_args!("no {} of {}", all[at], all[1]), outcome);
+        }
+        report.add(format_args!("all flags of {}", all[1]), case.packed(&all));
     }
-    report.add("all flags", case.packed(&FLAGS));
+    // The files of OLMo-1, without norms, and those of the others do not pass for each other.
+    for (config, flags, says) in [
+        (small_config(), OLMO1_FLAGS, "norm tensors, which OLMo-1 has none of"),
+        (small_olmo1(), FLAGS, "no norm tensors, as in OLMo-1"),
+    ] {
+        let case = Case::of(&config);
+        fs::remove_file(case.config()).expect("removed");
+        let begins = format!("{}: ", case.weights.display());
+        report.add(says, case.refusal(begins, &[says, "as --arch says"], &flags));
+    }
 }
 
 #[test]
@@ -53,7 +67,9 @@ fn w6_config_json_is_no_json_of_a_model() {
 fn w6_values_that_no_model_has() {
     let mut report = Report::new("W6");
     let cases = [
-        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo2 or olmo3"),
+        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3"),
+        (json!({"model_type": "olmoe"}), "model_type is \"olmoe\", expected olmo, olmo2 or olmo3"),
+        (json!({"clip_qkv": 8.0}), "clip_qkv is 8.0, expected none for olmo2"),
         (json!({"model_type": null}), "no model_type"),
         (json!({"hidden_size": 0}), "hidden_size is 0"),
         (json!({"hidden_size": -36}), "hidden_size is -36, expected a whole number"),
@@ -82,6 +98,17 @@ fn w6_values_that_no_model_has() {
     ];
     for (changes, word) in cases {
         let case = Case::new();
+        set(&case, changes.clone());
+        report.add(changes, case.refused(case.config(), &[word]));
+    }
+    for (changes, word) in [
+        (json!({"clip_qkv": 0.0}), "clip_qkv is 0.0, expected a number from "),
+        (json!({"clip_qkv": -0.75}), "clip_qkv is -0.75, expected a number from "),
+        (json!({"clip_qkv": 1e300}), "clip_qkv is 1e300, expected a number from "),
+        (json!({"clip_qkv": [8.0]}), "clip_qkv is [8.0], expected a number"),
+        (json!({"rms_norm_eps": 1e-6}), "rms_norm_eps is 1e-6, expected 1e-5"),
+    ] {
+        let case = Case::of(&small_olmo1());
         set(&case, changes.clone());
         report.add(changes, case.refused(case.config(), &[word]));
     }

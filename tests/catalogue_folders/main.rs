@@ -12,6 +12,7 @@ mod the_folder;
 mod values;
 mod vocabulary;
 
+use olmo_infer::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::{Stored, TempDir, finish, npy_header_raw, npy_path, run, small_config, write_weights};
 use std::ffi::OsStr;
@@ -28,6 +29,9 @@ const HEAD: &str = "lm_head.weight";
 /// All that the shapes do not say, for a folder without `config.json`.
 const FLAGS: [&str; 10] =
     ["--arch", "olmo2", "--head-dim", "6", "--rope-theta", "1e4", "--rms-norm-eps", "1e-6", "--max-positions", "64"];
+/// The same for an OLMo-1.
+const OLMO1_FLAGS: [&str; 10] =
+    ["--arch", "olmo", "--head-dim", "6", "--rope-theta", "1e4", "--max-positions", "64", "--clip-qkv", "0.75"];
 
 /// A good folder beside an old "model" that must survive.
 struct Case {
@@ -38,9 +42,13 @@ struct Case {
 
 impl Case {
     fn new() -> Case {
+        Case::of(&small_config())
+    }
+
+    fn of(config: &ModelConfig) -> Case {
         let folder = TempDir::new("folders");
         let (weights, model) = (folder.join("weights"), folder.join("out/m.olmo"));
-        write_weights(&weights, &small_config(), Stored::F32, 1);
+        write_weights(&weights, config, Stored::F32, 1);
         fs::create_dir(folder.join("out")).expect("folder");
         fs::write(&model, "old").expect("written");
         Case { folder, weights, model }

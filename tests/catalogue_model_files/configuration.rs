@@ -10,8 +10,9 @@ use std::fs::File;
 use std::mem::offset_of;
 
 /// Integers that no model has, with the key that the message names and what it says about it.
-const IMPOSSIBLE: [(&str, &[u64], &str); 17] = [
-    ("architecture", &[0, 3, 1 << 31, u64::MAX], ": architecture is "),
+const IMPOSSIBLE: [(&str, &[u64], &str); 18] = [
+    ("architecture", &[0, 4, 1 << 31, u64::MAX], ": architecture is "),
+    ("architecture", &[3], ": rms_norm_eps is 1e-6"),
     ("n_layers", &[0, 1025, 1 << 31, u64::MAX], ": num_hidden_layers is "),
     ("hidden_size", &[0, (1 << 20) + 1, 1 << 24, 1 << 31, u64::MAX], ": hidden_size is "),
     ("n_heads", &[0, (1 << 20) + 1, 1 << 31, u64::MAX], ": num_attention_heads is "),
@@ -86,6 +87,34 @@ fn o10_configurations_of_another_model() {
     ] {
         yarn.refuse_values(&mut report, name, config_field(name), values, &[says, ", expected "]);
     }
+}
+
+#[test]
+fn o10_configurations_that_no_olmo1_has() {
+    let model = Model::olmo1();
+    let mut report = Report::new("O10");
+    for (name, values, says) in [
+        ("architecture", &[1, 2][..], ": clip_qkv is 0.75"),
+        ("rope_type", &[1], ": rope_scaling.factor is 0"),
+        ("sliding_window", &[1, u64::MAX], ": sliding_window is "),
+        ("tie_word_embeddings", &[1], ": number of tensors: found "),
+    ] {
+        model.refuse_values(&mut report, name, config_field(name), values, &[says, ", expected "]);
+    }
+    let sliding = Field::of_config(offset_of!(ConfigBlock, sliding_layers), 1);
+    let words = [": layer_types is sliding_attention, expected full_attention everywhere for olmo"];
+    model.refuse(&mut report, "a window", &model.with(&[(sliding, 1)]), &words);
+    // One that does not clip and has the tensors of another family.
+    for architecture in [1, 2] {
+        let bytes = model.with(&[(config_field("architecture"), architecture), (config_field("clip_qkv"), 0)]);
+        let words = [": number of tensors: found 9, expected 14"];
+        model.refuse(&mut report, format!("architecture {architecture}"), &bytes, &words);
+    }
+    let plain = Model::plain();
+    let eps = 1e-5f64.to_bits();
+    let bytes = plain.with(&[(config_field("architecture"), 3), (config_field("rms_norm_eps"), eps)]);
+    let words = [": number of tensors: found 14, expected 9"];
+    plain.refuse(&mut report, "an OLMo-1 with norms", &bytes, &words);
 }
 
 /// The largest sizes that the format knows, and the index that they need, in a file of `length` bytes.
@@ -178,11 +207,26 @@ fn o11_real_numbers() {
     model.refuse(&mut report, "rope_theta 1", &one, &[": rope_theta is 1", "more than 1 with YaRN"]);
     // Without YaRN its numbers are +0.
     let plain = Model::plain();
-    for (name, _) in &CONFIG_REALS[3..] {
+    for (name, _) in &CONFIG_REALS[3..limits.len()] {
         let says = format!(": {name} is set, expected nothing where it has no use");
         for value in [-0.0, 1.0, f64::NAN] {
             let bytes = plain.with(&[(config_field(name), value.to_bits())]);
             plain.refuse(&mut report, format!("{name} = {value:e} without use"), &bytes, &[&says]);
         }
+    }
+    // OLMo-1 has one epsilon, and only OLMo-1 clips: 0 is the word for not at all.
+    let olmo1 = Model::olmo1();
+    for value in [1e-6, 1e-5f64.next_down(), 1e-5f64.next_up()] {
+        let bytes = olmo1.with(&[(config_field("rms_norm_eps"), value.to_bits())]);
+        let says = [": rms_norm_eps is ", ", expected 1e-5 as in every olmo model"];
+        olmo1.refuse(&mut report, format!("rms_norm_eps = {value:e} in OLMo-1"), &bytes, &says);
+    }
+    let limits = [1e-3f64.next_down(), 1e6f64.next_up()];
+    for value in never.into_iter().chain(limits).filter(|value| value.to_bits() != 0) {
+        let clip = [(config_field("clip_qkv"), value.to_bits())];
+        let says = [": clip_qkv is ", ", expected a number from 1e-3 to 1e6"];
+        olmo1.refuse(&mut report, format!("clip_qkv = {value:e}"), &olmo1.with(&clip), &says);
+        let says = [": clip_qkv is ", ", expected none for olmo2"];
+        plain.refuse(&mut report, format!("clip_qkv = {value:e} in OLMo-2"), &plain.with(&clip), &says);
     }
 }

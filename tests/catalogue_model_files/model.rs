@@ -6,7 +6,7 @@ use olmo_infer::format::{SectionRecord, digest};
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, Run, measured};
 use olmo_tests::crafted::{Field, repair_digests};
-use olmo_tests::{Stored, TempDir, coded_config, run, small_olmo3, write_coded_weights, write_weights};
+use olmo_tests::{Stored, TempDir, coded_config, run, small_olmo1, small_olmo3, write_coded_weights, write_weights};
 use std::fs;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,13 @@ impl Model {
         let layer_types = vec![AttentionKind::Sliding, AttentionKind::Full];
         let config = ModelConfig { yarn: small_olmo3().yarn, sliding_window: 5, layer_types, ..small_olmo3() };
         Model::new("yarn", &["--dtype", "f32"], move |from| write_weights(from, &config, Stored::F32, 3))
+    }
+
+    /// An OLMo-1 that clips, of the sizes of the others.
+    pub(crate) fn olmo1() -> Model {
+        let ModelConfig { architecture, rms_norm_eps, clip_qkv, .. } = small_olmo1();
+        let config = ModelConfig { architecture, rms_norm_eps, clip_qkv, ..coded_config() };
+        Model::new("olmo1", &["--dtype", "f32"], move |from| write_weights(from, &config, Stored::F32, 3))
     }
 
     pub(crate) fn n_tensors(&self) -> usize {

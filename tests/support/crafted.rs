@@ -71,7 +71,7 @@ pub const CONFIG_INTEGERS: [(&str, usize); 18] = [
 ];
 
 /// The fields of the configuration that hold a real number, by name.
-pub const CONFIG_REALS: [(&str, usize); 7] = [
+pub const CONFIG_REALS: [(&str, usize); 8] = [
     ("rms_norm_eps", offset_of!(ConfigBlock, rms_norm_eps)),
     ("rope_theta", offset_of!(ConfigBlock, rope_theta)),
     ("rope_theta_sliding", offset_of!(ConfigBlock, rope_theta_sliding)),
@@ -79,6 +79,7 @@ pub const CONFIG_REALS: [(&str, usize); 7] = [
     ("yarn_beta_fast", offset_of!(ConfigBlock, yarn_beta_fast)),
     ("yarn_beta_slow", offset_of!(ConfigBlock, yarn_beta_slow)),
     ("yarn_attention_factor", offset_of!(ConfigBlock, yarn_attention_factor)),
+    ("clip_qkv", offset_of!(ConfigBlock, clip_qkv)),
 ];
 
 /// The field of the configuration with this name.

@@ -227,6 +227,7 @@ impl Damage {
             (offset_of!(ConfigBlock, pad_token_id), 4),
             (offset_of!(ConfigBlock, eos_token_ids), 64),
             (offset_of!(ConfigBlock, sliding_layers), 128),
+            (offset_of!(ConfigBlock, clip_qkv), 8),
         ] {
             mark(config + field, bytes);
         }

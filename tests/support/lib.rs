@@ -15,7 +15,7 @@ pub mod recording;
 pub mod runs;
 pub mod safetensors;
 
-use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::layout;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -236,6 +236,7 @@ pub fn small_config() -> ModelConfig {
         vocab_size: 101,
         max_position_embeddings: 64,
         rms_norm_eps: 1e-6,
+        clip_qkv: None,
         rope_theta: 10000.0,
         rope_theta_sliding: 10000.0,
         yarn: None,
@@ -245,6 +246,16 @@ pub fn small_config() -> ModelConfig {
         eos_token_ids: vec![1],
         bos_token_id: None,
         pad_token_id: Some(0),
+    }
+}
+
+/// A two-layer OLMo-1 that clips about every third element of its queries, keys and values.
+pub fn small_olmo1() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Olmo1,
+        rms_norm_eps: LAYER_NORM_EPS,
+        clip_qkv: Some(0.75),
+        ..small_config()
     }
 }
 
@@ -289,6 +300,10 @@ pub fn config_json(config: &ModelConfig) -> serde_json::Value {
         "hidden_act": "silu",
         "attention_bias": false,
     });
+    if config.architecture == Architecture::Olmo1 {
+        json["clip_qkv"] = config.clip_qkv.into();
+        json.as_object_mut().expect("an object").shift_remove("rms_norm_eps");
+    }
     if config.architecture == Architecture::Olmo3 {
         json["sliding_window"] = config.sliding_window.into();
         let name = |kind: &AttentionKind| match kind {

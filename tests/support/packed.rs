@@ -1,7 +1,7 @@
 //! Small models that are packed in this process, with what is known about where everything lies in them.
 
 use crate::crafted::repair_header_digest;
-use crate::{Stored, TempDir, small_config, small_olmo3, write_coded_weights, write_weights};
+use crate::{Stored, TempDir, small_config, small_olmo1, small_olmo3, write_coded_weights, write_weights};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, HEADER_BYTES};
 use olmo_infer::layout::{Extent, Layout, TensorSpec};
@@ -51,9 +51,21 @@ impl Packed {
         Packed::of("Olmo-3, plain bf16", DtypeChoice::Bf16, |folder| write_weights(folder, &config, Stored::Bf16, 4))
     }
 
+    /// An f32 OLMo-1 that clips, and is tied: its file ends with the last layer.
+    pub fn olmo1() -> Packed {
+        let ModelConfig { architecture, rms_norm_eps, clip_qkv, .. } = small_olmo1();
+        let config = ModelConfig { architecture, rms_norm_eps, clip_qkv, tie_word_embeddings: true, ..tiny_config() };
+        Packed::of("OLMo-1, plain f32, tied", DtypeChoice::F32, |folder| write_weights(folder, &config, Stored::F32, 5))
+    }
+
     /// A bf16 model in 12 bits a number, with raw steps.
     pub fn coded() -> Packed {
         Packed::of("coded bf16", DtypeChoice::Bf16, write_coded_weights)
+    }
+
+    /// One of each kind.
+    pub fn all() -> [Packed; 5] {
+        [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded(), Packed::olmo1()]
     }
 
     fn of(name: &'static str, dtype: DtypeChoice, write: impl FnOnce(&Path)) -> Packed {

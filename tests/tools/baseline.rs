@@ -164,13 +164,12 @@ fn into_panels(spec: &TensorSpec, rows: Vec<f32>, team: &mut Team) -> Vec<f32> {
 /// Views of the tensors, which lie in the order of [`layout::tensors`].
 fn weights<'a>(config: &ModelConfig, specs: &[TensorSpec], tensors: &'a [Vec<f32>]) -> Weights<'a> {
     let find = |role: Role, layer: Option<usize>| {
-        let index = specs.iter().position(|spec| spec.role == role && spec.layer == layer);
-        let index = index.expect("layout::tensors names every tensor of the model");
-        (&specs[index], tensors[index].as_slice())
+        let index = specs.iter().position(|spec| spec.role == role && spec.layer == layer)?;
+        Some((&specs[index], tensors[index].as_slice()))
     };
-    let vector = |role, layer| find(role, layer).1;
+    let vector = |role, layer| find(role, layer).map(|(_, numbers)| numbers);
     let matrix = |role, layer| {
-        let (spec, panels) = find(role, layer);
+        let (spec, panels) = find(role, layer).expect("layout::tensors names every matrix of the model");
         let shape = shape(spec).expect("matrices have columns");
         // The smallest magnitude matters for bf16 only.
         Matrix { shape, panels: Panels::F32(panels), min_magnitude: 0 }

@@ -4,7 +4,7 @@
 //! The numbers depend on the tensor and the position alone, so any number of threads gives the same files.
 
 use argh::FromArgs;
-use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::format::Dtype;
 use olmo_infer::layout::{self, TensorSpec};
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ struct Args {
     /// the folder to make
     #[argh(positional)]
     folder: PathBuf,
-    /// olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b or tiny
+    /// olmo1-1b, olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b or tiny
     #[argh(option)]
     shape: String,
     /// f32 (default), or bf16: raw 16-bit files and a config.json that says bfloat16
@@ -89,6 +89,7 @@ fn run(args: &Args) -> Result<String, String> {
 /// The sizes of a published model (the base models of each release), or of one that takes no time.
 fn shape(name: &str) -> Option<ModelConfig> {
     let (architecture, hidden_size, n_layers, n_heads, n_kv_heads, intermediate_size) = match name {
+        "olmo1-1b" => (Architecture::Olmo1, 2048, 16, 16, 16, 8192),
         "olmo2-1b" => (Architecture::Olmo2, 2048, 16, 16, 16, 8192),
         "olmo2-7b" => (Architecture::Olmo2, 4096, 32, 32, 32, 11008),
         "olmo2-13b" => (Architecture::Olmo2, 5120, 40, 40, 40, 13824),
@@ -98,8 +99,15 @@ fn shape(name: &str) -> Option<ModelConfig> {
         "tiny" => (Architecture::Olmo2, 64, 2, 4, 2, 172),
         _ => return None,
     };
-    let olmo3 = architecture == Architecture::Olmo3;
-    let tiny = name == "tiny";
+    let (olmo1, olmo3) = (architecture == Architecture::Olmo1, architecture == Architecture::Olmo3);
+    // What depends on the release: rows, positions, and the ids of the tokenizer that end a text and fill it up.
+    let (vocab_size, max_position_embeddings, eos, pad) = match (name, architecture) {
+        ("tiny", _) => (503, 4096, 1, 0),
+        (_, Architecture::Olmo1) => (50304, 2048, 50279, 1),
+        (_, Architecture::Olmo2) => (100352, 4096, 100257, 100277),
+        (_, Architecture::Olmo3) => (100278, 65536, 100257, 100277),
+    };
+    let rope_theta = if olmo1 { 10000.0 } else { 500000.0 };
     let layer_type = |layer: usize| match olmo3 && !(layer + 1).is_multiple_of(4) {
         true => AttentionKind::Sliding,
         false => AttentionKind::Full,
@@ -111,15 +119,12 @@ fn shape(name: &str) -> Option<ModelConfig> {
         n_kv_heads,
         head_dim: hidden_size / n_heads,
         intermediate_size,
-        vocab_size: match (tiny, olmo3) {
-            (true, _) => 503,
-            (_, true) => 100278,
-            (_, false) => 100352,
-        },
-        max_position_embeddings: if olmo3 { 65536 } else { 4096 },
-        rms_norm_eps: 1e-6,
-        rope_theta: 500000.0,
-        rope_theta_sliding: 500000.0,
+        vocab_size,
+        max_position_embeddings,
+        rms_norm_eps: if olmo1 { LAYER_NORM_EPS } else { 1e-6 },
+        clip_qkv: None,
+        rope_theta,
+        rope_theta_sliding: rope_theta,
         yarn: olmo3.then_some(Yarn {
             factor: 8.0,
             original_max_position_embeddings: 8192,
@@ -130,16 +135,17 @@ fn shape(name: &str) -> Option<ModelConfig> {
         }),
         sliding_window: if olmo3 { 4096 } else { 0 },
         layer_types: (0..n_layers).map(layer_type).collect(),
-        tie_word_embeddings: false,
-        eos_token_ids: vec![if tiny { 1 } else { 100257 }],
+        tie_word_embeddings: olmo1,
+        eos_token_ids: vec![eos],
         bos_token_id: None,
-        pad_token_id: Some(if tiny { 0 } else { 100277 }),
+        pad_token_id: Some(pad),
     })
 }
 
 /// `config.json` as transformers 4.57 writes it.
 fn config_json(config: &ModelConfig, dtype: Dtype) -> String {
     let class = match config.architecture {
+        Architecture::Olmo1 => "OlmoForCausalLM",
         Architecture::Olmo2 => "Olmo2ForCausalLM",
         Architecture::Olmo3 => "Olmo3ForCausalLM",
     };
@@ -167,6 +173,10 @@ fn config_json(config: &ModelConfig, dtype: Dtype) -> String {
         "use_cache": true,
         "vocab_size": config.vocab_size,
     });
+    if config.architecture == Architecture::Olmo1 {
+        json["clip_qkv"] = config.clip_qkv.into();
+        json.as_object_mut().expect("an object").shift_remove("rms_norm_eps");
+    }
     if let Some(yarn) = &config.yarn {
         let name = |kind: &AttentionKind| match kind {
             AttentionKind::Full => "full_attention",

@@ -49,6 +49,7 @@ mod tests {
             vocab_size: 100352,
             max_position_embeddings: 4096,
             rms_norm_eps: 1e-6,
+            clip_qkv: None,
             rope_theta: 500000.0,
             rope_theta_sliding: 500000.0,
             yarn: None,

@@ -31,6 +31,22 @@ fn sum_lanes(mut lanes: Lanes) -> f32 {
     lanes[0]
 }
 
+/// Reduces a row to one number in the stated order: every lane begins at 0 and takes `step(lane, x)` of its elements.
+#[inline(always)]
+fn reduce(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = step(lanes[i], chunk[i]);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = step(*lane, x);
+    }
+    sum_lanes(lanes)
+}
+
 /// e^x to about one unit in the last place; 0 below -87.3, infinity above 88.7, NaN for NaN.
 ///
 /// x is split into n * ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r is exact enough), e^r is its Taylor
@@ -84,17 +100,8 @@ impl LaneOp for RmsNorm<'_> {
     type Output = ();
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let mut squares = [0.0; LANES];
-        let (chunks, rest) = self.x.as_chunks::<LANES>();
-        for chunk in chunks {
-            for i in 0..LANES {
-                squares[i] = multiply_add::<FUSED>(chunk[i], chunk[i], squares[i]);
-            }
-        }
-        for (i, &x) in rest.iter().enumerate() {
-            squares[i] = multiply_add::<FUSED>(x, x, squares[i]);
-        }
-        let scale = 1.0 / (sum_lanes(squares) / self.x.len() as f32 + self.eps).sqrt();
+        let squares = reduce(self.x, |sum, x| multiply_add::<FUSED>(x, x, sum));
+        let scale = 1.0 / (squares / self.x.len() as f32 + self.eps).sqrt();
         match self.residual {
             None => self.x.iter_mut().zip(self.weight).for_each(|(x, weight)| *x = *x * scale * weight),
             Some(residual) => {
@@ -102,6 +109,52 @@ impl LaneOp for RmsNorm<'_> {
                     *out += *x * scale * weight;
                 }
             }
+        }
+    }
+}
+
+/// LayerNorm (Ba et al. 2016, arXiv 1607.06450) without weight and bias, as `OlmoLayerNorm` in `modeling_olmo.py`:
+///
+/// ```text
+/// out = (x - mean(x)) * (1 / sqrt(mean((x - mean(x))^2) + eps))
+/// ```
+///
+/// in place. The mean is known before the squares are summed: no digits cancel.
+pub struct LayerNorm<'a> {
+    /// The row, `[width]`; holds the result.
+    pub x: &'a mut [f32],
+    /// The norm's epsilon.
+    pub eps: f32,
+}
+
+impl LaneOp for LayerNorm<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let width = self.x.len() as f32;
+        let mean = reduce(self.x, |sum, x| sum + x) / width;
+        let squares = reduce(self.x, |sum, x| multiply_add::<FUSED>(x - mean, x - mean, sum));
+        let scale = 1.0 / (squares / width + self.eps).sqrt();
+        self.x.iter_mut().for_each(|x| *x = (*x - mean) * scale);
+    }
+}
+
+/// `clip_qkv` of OLMo-1: `x = min(max(x, -limit), limit)`, in place. NaN stays NaN.
+pub struct Clip<'a> {
+    /// `[width]`
+    pub x: &'a mut [f32],
+    /// Largest magnitude of the result.
+    pub limit: f32,
+}
+
+impl LaneOp for Clip<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let limit = self.limit;
+        for x in self.x {
+            let clipped = if *x > limit { limit } else { *x };
+            *x = if clipped < -limit { -limit } else { clipped };
         }
     }
 }

@@ -244,6 +244,19 @@ fn lane_operations_equal_the_oracle_for_every_length() {
             };
             fused().for_each(|isa| assert_eq!(norm(isa), norm(scalar()), "{isa:?} {width}"));
         }
+        let layer_norm = |isa: Isa| {
+            let mut x = x.clone();
+            isa.run(LayerNorm { x: &mut x, eps: 1e-5 });
+            bits(&x)
+        };
+        fused().for_each(|isa| assert_eq!(layer_norm(isa), layer_norm(scalar()), "{isa:?} {width}"));
+        let clip = |isa: Isa| {
+            let mut x = x.clone();
+            isa.run(Clip { x: &mut x, limit: 0.5 });
+            bits(&x)
+        };
+        let clipped: Vec<f32> = x.iter().map(|x| x.clamp(-0.5, 0.5)).collect();
+        Isa::available().iter().for_each(|&isa| assert_eq!(clip(isa), bits(&clipped), "{isa:?} {width}"));
         let swiglu = |isa: Isa| {
             let mut gate: Vec<f32> = x.iter().map(|x| x * 30.0).collect();
             isa.run(SwiGlu { gate: &mut gate, up: &other });
@@ -262,6 +275,41 @@ fn lane_operations_equal_the_oracle_for_every_length() {
             bits(&heads)
         };
         fused().for_each(|isa| assert_eq!(rotate(isa), rotate(scalar()), "{isa:?} {width}"));
+    }
+}
+
+#[test]
+fn layer_norm_is_the_definition_however_far_the_mean_is_from_zero() {
+    let mut random = Random(78);
+    for width in [1, 2, 15, 16, 17, 50, 2048] {
+        for offset in [0.0, 3.0, -200.0] {
+            let x: Vec<f32> = random.normals(width).iter().map(|x| x + offset).collect();
+            let n = width as f64;
+            let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+            let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+            for isa in Isa::available() {
+                let mut found = x.clone();
+                isa.run(LayerNorm { x: &mut found, eps: 1e-5 });
+                for (&x, &found) in x.iter().zip(&found) {
+                    let expected = (f64::from(x) - mean) / (variance + 1e-5).sqrt();
+                    // The mean is rounded to f32, and so are the sums on the way to it.
+                    let lost = 4.0 * f64::from(offset.abs()) / variance.sqrt().max(1e-2);
+                    let bound = f64::from(f32::EPSILON) * (8.0 + lost);
+                    let error = (f64::from(found) - expected).abs();
+                    assert!(error <= bound, "{isa:?} {width} {offset}: {found}, not {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn clipping_keeps_what_is_no_number() {
+    for isa in Isa::available() {
+        let mut x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 8.0, -8.5];
+        isa.run(Clip { x: &mut x, limit: 8.0 });
+        assert!(x[0].is_nan(), "{isa:?}");
+        assert_eq!(bits(&x[1..]), bits(&[8.0, -8.0, -0.0, 8.0, -8.0]), "{isa:?}");
     }
 }
 

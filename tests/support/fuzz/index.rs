@@ -4,7 +4,7 @@ use super::edit::Edit;
 use crate::crafted::repair_header_digest;
 use crate::packed::{Packed, get_u64, put_u64, repair_index};
 use olmo_infer::coded::CodedTable;
-use olmo_infer::config::ModelConfig;
+use olmo_infer::config::{Architecture, ModelConfig};
 use olmo_infer::format::{
     self, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, PANEL_ROWS, SECTION_RECORD_BYTES, SectionRecord,
     TENSOR_RECORD_BYTES, TensorLayout, TensorRecord, section,
@@ -93,9 +93,9 @@ pub fn index_repaired(input: &[u8]) {
 }
 
 /// The files that are edited.
-fn bases() -> &'static [Packed; 4] {
-    static BASES: OnceLock<[Packed; 4]> = OnceLock::new();
-    BASES.get_or_init(|| [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded()])
+fn bases() -> &'static [Packed; 5] {
+    static BASES: OnceLock<[Packed; 5]> = OnceLock::new();
+    BASES.get_or_init(Packed::all)
 }
 
 /// Where an edit's offset lies: in the fields of the header, or behind the header page.
@@ -246,9 +246,11 @@ fn assert_sound(index: &Index, length: u64) {
     }
 }
 
-/// Number of tensors of a model: eleven a layer, the embedding, the last norm, and the head if there is one.
+/// Number of tensors of a model: seven matrices and four norms a layer, the embedding, the last norm, and the head if
+/// there is one. OLMo-1 stores no norms.
 fn expected_tensors(config: &ModelConfig) -> usize {
-    11 * config.layer_types.len() + 2 + usize::from(!config.tie_word_embeddings)
+    let (norms, last_norm) = if config.architecture == Architecture::Olmo1 { (0, 0) } else { (4, 1) };
+    (7 + norms) * config.layer_types.len() + 1 + last_norm + usize::from(!config.tie_word_embeddings)
 }
 
 /// Bytes of a tensor in exact arithmetic.

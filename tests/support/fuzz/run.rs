@@ -68,9 +68,9 @@ fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
 }
 
 /// The files that are edited.
-fn bases() -> &'static [Packed; 4] {
-    static BASES: OnceLock<[Packed; 4]> = OnceLock::new();
-    BASES.get_or_init(|| [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded()])
+fn bases() -> &'static [Packed; 5] {
+    static BASES: OnceLock<[Packed; 5]> = OnceLock::new();
+    BASES.get_or_init(Packed::all)
 }
 
 /// A pool of one thread.

@@ -3,7 +3,7 @@
 use super::tokenizer_sections;
 use crate::packed::Packed;
 use crate::safetensors::{self, Tensor};
-use crate::{config_json, npy_header, small_config, small_olmo3};
+use crate::{config_json, npy_header, small_config, small_olmo1, small_olmo3};
 
 /// Inputs for a target to begin with.
 ///
@@ -21,18 +21,17 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let texts = ["Four score", " \r\n\n x  e\u{301}té", "<|endoftext|>    12345's"];
             texts.map(|text| [&[text.len() as u8], text.as_bytes(), &section].concat()).to_vec()
         }
-        "index_raw" => [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded()]
-            .iter()
-            .map(|packed| packed.bytes[..packed.layout.data_offset as usize].to_vec())
-            .collect(),
+        "index_raw" => {
+            Packed::all().iter().map(|packed| packed.bytes[..packed.layout.data_offset as usize].to_vec()).collect()
+        }
         // Each file as it is, and made anew, plain and coded.
         "index_repaired" => {
-            (0..4).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
+            (0..5).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
         }
         "tokens" => tokens(),
         // Each file as it is, with one to four tokens.
-        "forward" => (0..16)
-            .map(|i| [&[(i % 4) | ((i / 4) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 4]].concat())
+        "forward" => (0..20)
+            .map(|i| [&[(i % 5) | ((i / 5) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 5]].concat())
             .collect(),
         _ => panic!("no fuzz target {target}"),
     }
@@ -94,7 +93,7 @@ fn safetensors_headers() -> Vec<Vec<u8>> {
 
 fn configs() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
-    for config in [small_config(), small_olmo3()] {
+    for config in [small_config(), small_olmo3(), small_olmo1()] {
         let old = config_json(&config);
         let mut new = old.clone();
         let object = new.as_object_mut().expect("an object");
@@ -122,6 +121,11 @@ fn configs() -> Vec<Vec<u8>> {
             object.remove(key);
         }
         all.push([&[7], serde_json::to_vec(&short).expect("a value").as_slice()].concat());
+        if config.clip_qkv.is_some() {
+            let mut short = old.clone();
+            short.as_object_mut().expect("an object").remove("clip_qkv");
+            all.push([&[6], serde_json::to_vec(&short).expect("a value").as_slice()].concat());
+        }
     }
     all
 }

@@ -119,6 +119,7 @@ fn flags(choice: u8) -> Flags {
         max_positions: bit(2).then_some(4096),
         head_dim: bit(4).then_some(4),
         yarn_factor: (choice == 8).then_some(8.0),
+        clip_qkv: (choice == 6).then_some(Some(8.0)),
         ..Flags::default()
     }
 }

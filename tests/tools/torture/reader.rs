@@ -26,7 +26,7 @@ const FOLDER: &str = "OLMO_TORTURE_DIR";
 
 /// Every bit, every length, every window and every block of small files.
 pub fn run(_effort: &Effort) -> Vec<Figure> {
-    let files = [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded()].map(Damage::to);
+    let files = Packed::all().map(Damage::to);
     let of_all = |what: &str, wanted: u64, part: &dyn Fn(&Damage, Report<'_>)| {
         let mut figure = Figure::new(what, wanted);
         files.iter().for_each(|damage| part(damage, &mut |result| figure.add(result)));
