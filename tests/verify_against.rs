@@ -27,7 +27,7 @@ fn the_numbers_of_a_folder_are_compared() {
         std::fs::remove_file(npy_path(&other, "model.norm.weight")).expect("removed");
         assert!(against(&other).refused(1).contains("model.norm.weight: is not in the weights folder"));
         write_npy(&npy_path(&other, "model.norm.weight"), "<f4", &[2], &[0; 8]);
-        assert!(against(&other).refused(1).contains("model.norm.weight: has the shape (36), not (2)"));
+        assert!(against(&other).refused(1).contains("model.norm.weight: has the shape [36], not [2]"));
         std::fs::copy(npy_path(&weights, "model.norm.weight"), npy_path(&other, "model.norm.weight")).expect("copied");
         std::fs::write(other.join("config.json"), "{}").expect("written");
         assert!(against(&other).refused(1).contains("was not packed with this config.json"));
