@@ -246,7 +246,7 @@ fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
         (path("g.gguf", b"GGUF\x03\0\0\0"), ["a GGUF file", "olmo-pack"]),
         (path("lfs", b"version https://git-lfs.github.com/spec/v1\noid"), ["a git-lfs pointer", "git lfs pull"]),
         (path("crlf", b"\x89OLMO\n\x1a and so on"), ["text-mode", "binary"]),
-        (path("s.safetensors", b"\x20\0\0\0\0\0\0\0{\"a\":1}"), ["a safetensors file", "olmo-pack"]),
+        (path("s.safetensors", b"\x20\0\0\0\0\0\0\0{\"a\":1}"), ["a safetensors checkpoint", "olmo-pack"]),
         (path("cut", &model[..model.len() - 1]), ["truncated", "copy or pack it again"]),
         (path("page", &model[..5000]), ["truncated", "has 5000 bytes"]),
         (path("head", &model[..100]), ["truncated", "has 100 bytes"]),

@@ -12,7 +12,7 @@ fn wrong_arguments_are_one_line_that_says_where_help_is() {
         (&["w", "m", "--dtype", "f16"], "expected auto, f32 or bf16; see olmo-pack --help"),
         (&["w", "m", "--thre\u{1b}[31mads\u{7}"], "--thre\\u{1b}[31mads\\u{7}"),
         (&["w", "m", "--threads", "a\nb"], "'a b'"),
-        (&["verify"], "Required positional arguments not provided: model; see olmo-pack --help"),
+        (&["verify"], "Required positional arguments not provided: model; see olmo-pack verify --help"),
         (&["w", "m", "--arch", "olmo\n4"], "--arch is olmo\\n4, expected olmo, olmo2 or olmo3"),
         (&["w", "m", "--clip-qkv", "eight"], "expected a number or none; see olmo-pack --help"),
     ];

@@ -1,16 +1,30 @@
 //! The command line of `olmo-pack`.
 
-use argh::{EarlyExit, FromArgValue, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgValue, FromArgs, SubCommands};
+use olmo_infer::manual;
 use olmo_pack::config_json::{architecture_named, named_architectures};
 use olmo_pack::error::escaped;
 use olmo_pack::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::settings::Flags;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The program's name.
+const PROGRAM: &str = "olmo-pack";
 
 /// What to do.
 pub enum Command {
-    /// Pack a folder.
+    /// Pack a folder: what is done without the name of a command.
     Pack(Box<Pack>),
+    /// What the first word names.
+    Named(Named),
+    /// Print this and succeed.
+    Say(String),
+}
+
+/// The commands that are named.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(subcommand)]
+pub enum Named {
     /// Show what is in a file.
     Inspect(Inspect),
     /// Check every bit of a file.
@@ -21,14 +35,21 @@ pub enum Command {
     Copy(Copy),
     /// Restore the folder.
     Unpack(Unpack),
-    /// Print this and succeed.
-    Say(String),
 }
 
-/// Packs a folder of OLMo weights (OLMo-1, OLMo-2 or Olmo-3), safetensors files as they are published or one .npy file
-/// for each parameter, into one file for olmo-infer. Other commands: `olmo-pack inspect MODEL`, `olmo-pack verify MODEL`,
-/// `olmo-pack diff A B`, `olmo-pack unpack MODEL FOLDER`, `olmo-pack copy MODEL COPY`.
-#[derive(FromArgs)]
+/// Packs a folder of OLMo weights, as they are published or one .npy file for each parameter, into one file, which
+/// olmo-infer runs.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    help_triggers("-h", "--help", "help"),
+    usage = "<weights> <model> [options]\n       olmo-pack <command> ...",
+    example = "olmo-pack weights/ model.olmo",
+    example = "olmo-pack weights/ model.olmo --dry-run",
+    example = "olmo-pack weights/ model.olmo --dtype bf16 --force",
+    example = "olmo-pack weights/ model.olmo --vocab vocab.txt --arch olmo2",
+    note = "The file appears when it is complete, and replaces another one only with --force.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
 pub struct Pack {
     /// the folder: model.safetensors, or its shards with their index, or a NAME.npy file for every parameter; beside
     /// them config.json, generation_config.json, and for text tokenizer.json or vocab.txt
@@ -109,21 +130,48 @@ pub struct Pack {
     /// olmo3, where config.json does not say it: no scaling of the rotary embedding
     #[argh(switch)]
     no_yarn: bool,
+    /// print the version
+    #[argh(switch, short = 'V')]
+    version: bool,
+    /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
+    #[argh(option, arg_name = "what")]
+    generate: Option<String>,
 }
 
-/// Shows the configuration, the sections and the tensors of a model file.
-#[derive(FromArgs)]
+/// Shows what is in a model file: its configuration, tensors, text and history.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    subcommand,
+    name = "inspect",
+    help_triggers("-h", "--help", "help"),
+    example = "olmo-pack inspect model.olmo",
+    example = "olmo-pack inspect model.olmo --tensors | less",
+    example = "olmo-pack inspect model.olmo --json | jq .config",
+    note = "Reads no tensor data. NO_COLOR turns bold and dim text off.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
 pub struct Inspect {
     /// the file
     #[argh(positional)]
     pub model: PathBuf,
-    /// print one JSON object
+    /// list every tensor, with its place in the file and its digest
+    #[argh(switch)]
+    pub tensors: bool,
+    /// print one JSON object with all of it
     #[argh(switch)]
     pub json: bool,
 }
 
-/// Checks all digests, paddings and values of a model file: status 0 if it is intact, 1 if not.
-#[derive(FromArgs)]
+/// Checks every byte of a model file.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    subcommand,
+    name = "verify",
+    help_triggers("-h", "--help", "help"),
+    example = "olmo-pack verify model.olmo",
+    note = "Each damaged place gets a line. Digests find accidents, not attacks.",
+    note = "Exit status: 0 intact, 1 damaged or not readable, 2 wrong usage."
+)]
 pub struct Verify {
     /// the file
     #[argh(positional)]
@@ -133,8 +181,16 @@ pub struct Verify {
     pub against: Option<PathBuf>,
 }
 
-/// Compares two model files: status 0 if they hold the same model, whatever types and encodings hold it, 1 if not.
-#[derive(FromArgs)]
+/// Compares two model files, whatever types and encodings hold their numbers.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    subcommand,
+    name = "diff",
+    help_triggers("-h", "--help", "help"),
+    example = "olmo-pack diff a.olmo b.olmo",
+    example = "olmo-pack diff a.olmo b.olmo --json | jq .tensors",
+    note = "Exit status: 0 the same model, 1 different ones or a failure, 2 wrong usage."
+)]
 pub struct Diff {
     /// one file
     #[argh(positional)]
@@ -147,9 +203,17 @@ pub struct Diff {
     pub json: bool,
 }
 
-/// Writes the bytes of a model file to a new one, in the pieces that are mapped fastest, and checks every digest on the
-/// way.
-#[derive(FromArgs)]
+/// Copies a model file in the pieces that start fastest, every digest checked.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    subcommand,
+    name = "copy",
+    help_triggers("-h", "--help", "help"),
+    example = "olmo-pack copy model.olmo /fast/model.olmo",
+    example = "olmo-pack copy /nfs/model.olmo model.olmo --force",
+    note = "Mends the start of a file that came by cp, rsync or a download.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
 pub struct Copy {
     /// the file
     #[argh(positional)]
@@ -164,7 +228,15 @@ pub struct Copy {
 
 /// Restores the .npy files that a model file was packed from, byte for byte. Weights from safetensors files become .npy
 /// files too.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    subcommand,
+    name = "unpack",
+    help_triggers("-h", "--help", "help"),
+    example = "olmo-pack unpack model.olmo weights/",
+    note = "Weights that --dtype bf16 rounded come back rounded, and are named.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
 pub struct Unpack {
     /// the file
     #[argh(positional)]
@@ -220,30 +292,73 @@ impl FromArgValue for Encoding {
 /// # Errors
 /// What is wrong with them, for standard error.
 pub fn parse(arguments: &[&str]) -> Result<Command, String> {
-    if let Some(&("--version" | "-V")) = arguments.first() {
-        return Ok(Command::Say(format!("olmo-pack {}\n", env!("CARGO_PKG_VERSION"))));
+    match arguments {
+        ["--version" | "-V", ..] => return Ok(Command::Say(version())),
+        ["--generate", kind] => return generate(kind).map(Command::Say),
+        ["--generate", ..] => return Err(format!("--generate takes one word, expected {}", manual::KINDS)),
+        _ => {}
     }
-    let (name, rest) = match arguments.split_first() {
-        Some((first @ (&"inspect" | &"verify" | &"diff" | &"unpack" | &"copy"), rest)) => (Some(*first), rest),
-        _ => (None, arguments),
-    };
-    let parsed = match name {
-        Some("inspect") => Inspect::from_args(&["olmo-pack", "inspect"], rest).map(Command::Inspect),
-        Some("verify") => Verify::from_args(&["olmo-pack", "verify"], rest).map(Command::Verify),
-        Some("diff") => Diff::from_args(&["olmo-pack", "diff"], rest).map(Command::Diff),
-        Some("copy") => Copy::from_args(&["olmo-pack", "copy"], rest).map(Command::Copy),
-        Some(_) => Unpack::from_args(&["olmo-pack", "unpack"], rest).map(Command::Unpack),
-        None => Pack::from_args(&["olmo-pack"], rest).map(|pack| Command::Pack(Box::new(pack))),
+    let named = arguments.split_first().filter(|(first, _)| names().any(|name| name == **first));
+    let parsed = match named {
+        Some((name, rest)) => Named::from_args(&[PROGRAM, name], rest).map(Command::Named),
+        None => Pack::from_args(&[PROGRAM], arguments).map(|pack| Command::Pack(Box::new(pack))),
     };
     match parsed {
+        Ok(Command::Pack(pack)) if pack.version => Ok(Command::Say(version())),
+        Ok(Command::Pack(pack)) if pack.generate.is_some() => {
+            Err("--generate stands alone, as in olmo-pack --generate man; see olmo-pack --help".into())
+        }
         Ok(command) => Ok(command),
-        Err(EarlyExit { output, status: Ok(()) }) => Ok(Command::Say(output)),
+        Err(EarlyExit { output, status: Ok(()) }) => {
+            let commands = if named.is_none() { commands() } else { String::new() };
+            Ok(Command::Say(format!("{}{commands}", manual::help(&output))))
+        }
         Err(EarlyExit { output, .. }) => {
+            let is_flag = |argument: &&str| argument.starts_with('-');
+            match arguments.first().and_then(|first| no_command(first)) {
+                Some(problem) if named.is_none() && !arguments.iter().any(is_flag) => return Err(problem),
+                _ => {}
+            }
             let lines: Vec<&str> =
                 output.lines().map(|line| line.trim().trim_end_matches('.')).filter(|line| !line.is_empty()).collect();
-            Err(format!("{}; see olmo-pack --help", escaped(&lines.join(" "))))
+            let words: Vec<&str> = [PROGRAM].into_iter().chain(named.map(|(name, _)| *name)).collect();
+            Err(format!("{}; see {} --help", escaped(&lines.join(" ")), words.join(" ")))
         }
     }
+}
+
+fn version() -> String {
+    format!("olmo-pack {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// The manual page or the completions of all commands.
+fn generate(kind: &str) -> Result<String, String> {
+    let named = Named::get_args_info().commands;
+    let info = CommandInfoWithArgs { name: PROGRAM, commands: named, ..Pack::get_args_info() };
+    manual::generate(kind, &info).map_err(|problem| escaped(&problem))
+}
+
+/// The words that name a command.
+fn names() -> impl Iterator<Item = &'static str> {
+    Named::COMMANDS.iter().map(|command| command.name)
+}
+
+/// The end of the help: a line for each command.
+fn commands() -> String {
+    let lines = Named::COMMANDS.iter().map(|command| format!("  {:<18}{}\n", command.name, command.description));
+    format!("\nCommands (olmo-pack <command> --help says more):\n{}", lines.collect::<String>())
+}
+
+/// What to say about a first word that was probably to be a command: it looks like one, and there is no such folder.
+fn no_command(word: &str) -> Option<String> {
+    let is_bare = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+    (is_bare && !Path::new(word).exists()).then(|| {
+        let names: Vec<&str> = names().collect();
+        format!(
+            "{word}: no such command and no such folder, expected {}, or a folder of weights; see olmo-pack --help",
+            names.join(", ")
+        )
+    })
 }
 
 impl Pack {
@@ -292,6 +407,9 @@ impl Pack {
         }
         if flags.names_yarn() && flags.yarn_factor.is_none() {
             return Err("--yarn flags without --yarn-factor, expected the factor too".into());
+        }
+        if let Some(problem) = self.weights.to_str().and_then(no_command) {
+            return Err(problem);
         }
         Ok(Request {
             weights: self.weights.clone(),

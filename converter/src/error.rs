@@ -1,5 +1,6 @@
 //! Everything that can go wrong, with the values that a user needs to put it right, one line each.
 
+use olmo_infer::error::reason;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -205,19 +206,6 @@ impl fmt::Display for Error {
             Error::Model(error) => error.fmt(f),
             Error::Usage(text) => f.write_str(&escaped(text)),
         }
-    }
-}
-
-/// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say
-/// nothing to a user.
-fn reason(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        return "the file ends before its length".into();
-    }
-    let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_string(),
-        None => text,
     }
 }
 

@@ -1,29 +1,63 @@
 //! `olmo-pack inspect MODEL`: what a model file holds, for people and as JSON. Reads no tensor data.
 
-use crate::element::SourceType;
-use crate::error::{Error, escaped, shown_path};
+use crate::error::{Error, shown_path};
+use crate::inspect_table;
 use crate::sources::{Source, checked_section, section_name, sources};
+use olmo_infer::chat::Chat;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, TensorLayout, section};
+use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
+use olmo_infer::vocabulary::Vocabulary;
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 use std::path::Path;
 use zerocopy::IntoBytes;
 
-/// Describes the file at `path`: a table, or one JSON object.
+/// How to describe a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A table, the tensors of all layers with the same role in one line.
+    Table,
+    /// A table with a line for every tensor.
+    EveryTensor,
+    /// One JSON object.
+    Json,
+}
+
+/// What is read of a file to describe it.
+pub(crate) struct Inspected<'a> {
+    pub model: &'a ModelFile,
+    /// Where the tensors come from; none when the file does not say.
+    pub sources: Vec<Source<'a>>,
+    /// The lines `key=value`.
+    pub provenance: Vec<(String, String)>,
+    /// The tokens, how text becomes ids, and the format of conversations.
+    pub text: OfText<'a>,
+}
+
+/// What a file says about text; what is damaged is not shown here, `verify` tells it.
+pub(crate) struct OfText<'a> {
+    pub n_tokens: Option<u32>,
+    pub tokenizer: Option<Result<Tokenizer<'a>, NoTokenizer>>,
+    pub chat: Option<Chat<'a>>,
+}
+
+/// Describes the file at `path`.
 ///
 /// # Errors
 /// [`Error::Model`] when the file cannot be opened, and damage of a section that is shown.
-pub fn run(path: &Path, json: bool) -> Result<String, Error> {
+pub fn run(path: &Path, form: Form) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
-    let sources = sources(&model)?.unwrap_or_default();
-    let provenance = provenance(&model)?;
-    Ok(if json {
-        let object = object(&model, &sources, &provenance);
-        serde_json::to_string(&object).expect("values and string keys")
-    } else {
-        text(&model, &sources, &provenance)
+    let inspected = Inspected {
+        model: &model,
+        sources: sources(&model)?.unwrap_or_default(),
+        provenance: provenance(&model)?,
+        text: OfText::of(&model),
+    };
+    Ok(match form {
+        Form::Json => object(&inspected).to_string(),
+        form => inspect_table::text(&inspected, form == Form::EveryTensor),
     })
 }
 
@@ -94,10 +128,31 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
     })
 }
 
-/// Number of tokens in the vocabulary, when there is one.
-fn n_tokens(model: &ModelFile) -> Option<u32> {
-    let bytes = model.section_bytes(section::VOCABULARY)?;
-    Some(u32::from_le_bytes(*bytes.first_chunk()?))
+impl<'a> OfText<'a> {
+    fn of(model: &'a ModelFile) -> OfText<'a> {
+        let bytes = model.section_bytes(section::VOCABULARY);
+        let vocabulary = bytes.and_then(Vocabulary::in_section);
+        let tokenizer = model.section_bytes(section::TOKENIZER).zip(vocabulary);
+        OfText {
+            n_tokens: bytes.and_then(|bytes| bytes.first_chunk()).map(|&bytes| u32::from_le_bytes(bytes)),
+            tokenizer: tokenizer.map(|(bytes, vocabulary)| Tokenizer::in_section(bytes, vocabulary)),
+            chat: model.section_bytes(section::CHAT).and_then(Chat::in_section),
+        }
+    }
+
+    fn tokenizer_object(&self) -> Value {
+        match &self.tokenizer {
+            Some(Ok(tokenizer)) => json!({
+                "kind": "byte pairs",
+                "pre_tokenizer": tokenizer.pre_tokenizer.name(),
+                "nfc": tokenizer.nfc,
+                "n_merges": tokenizer.merges.len(),
+                "n_added": tokenizer.added.len(),
+            }),
+            Some(Err(NoTokenizer::UnknownKind(kind))) => json!({ "kind": kind }),
+            Some(Err(NoTokenizer::Damaged(_))) | None => Value::Null,
+        }
+    }
 }
 
 fn layout_name(layout: TensorLayout) -> &'static str {
@@ -107,7 +162,8 @@ fn layout_name(layout: TensorLayout) -> &'static str {
     }
 }
 
-fn object(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) -> Value {
+fn object(inspected: &Inspected) -> Value {
+    let Inspected { model, sources, provenance, text } = inspected;
     let header = model.header();
     let tensor = |index: usize| {
         let (spec, record) = (&model.specs()[index], &model.records()[index]);
@@ -118,7 +174,7 @@ fn object(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]
             "layout": layout_name(spec.layout()),
             "encoding": encoding_name(record.encoding.get()),
             "n_raw_steps": record.n_raw_steps.get(),
-            "bits_per_weight": bits_per_weight(model, index),
+            "bits_per_weight": bits_per_weight(model, &[index]),
             "offset": record.offset.get(),
             "bytes": record.bytes.get(),
             "digest": format!("{:016x}", record.digest.get()),
@@ -131,7 +187,7 @@ fn object(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]
     let section = |record: &format::SectionRecord| {
         json!({
             "kind": record.kind.get(),
-            "name": section_name(record.kind.get()).trim_start_matches("section "),
+            "name": short_section_name(record.kind.get()),
             "offset": record.offset.get(),
             "bytes": record.bytes.get(),
             "digest": format!("{:016x}", record.digest.get()),
@@ -147,12 +203,19 @@ fn object(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]
         "content_digest": format!("{:016x}", content_digest(model)),
         "matrices": model.matrices().name(),
         "n_parameters": model.config().n_parameters(),
-        "n_tokens": n_tokens(model),
+        "n_tokens": text.n_tokens,
+        "tokenizer": text.tokenizer_object(),
+        "chat": text.chat.map(|chat| json!({ "takes_system": chat.with_system.is_some() })),
         "config": config_object(model.config()),
         "tensors": (0..model.specs().len()).map(tensor).collect::<Vec<_>>(),
         "sections": model.sections().iter().map(section).collect::<Vec<_>>(),
         "provenance": provenance,
     })
+}
+
+/// A section's name in tables, without the word.
+pub(crate) fn short_section_name(kind: u32) -> String {
+    section_name(kind).trim_start_matches("section ").into()
 }
 
 fn encoding_name(encoding: u32) -> String {
@@ -163,86 +226,16 @@ fn encoding_name(encoding: u32) -> String {
     }
 }
 
-fn text(model: &ModelFile, sources: &[Source], provenance: &[(String, String)]) -> String {
-    let (config, header) = (model.config(), model.header());
-    let mut out = String::new();
-    let mut line = |text: std::fmt::Arguments| {
-        let _ = writeln!(out, "{}", escaped(&text.to_string()));
+/// Bits that a number of these tensors takes; those of the padding inside panels count as numbers.
+pub(crate) fn bits_per_weight(model: &ModelFile, tensors: &[usize]) -> f64 {
+    let n_elements = |spec: &TensorSpec| {
+        let shape = spec.panel_shape(model.matrices());
+        shape.map_or(spec.rows, |shape| shape.n_panels() * shape.panel_elements())
     };
-    line(format_args!("{}", shown_path(model.path())));
-    line(format_args!(
-        "format {}.{}, {} bytes, {} parameters, matrices in {}, content digest {:016x}",
-        header.version_major.get(),
-        header.version_minor.get(),
-        model.layout().file_bytes,
-        config.n_parameters(),
-        matrices(model),
-        content_digest(model),
-    ));
-    line(format_args!(""));
-    if let Value::Object(values) = config_object(config) {
-        for (key, value) in values {
-            match (key.as_str(), &value) {
-                ("layer_types", _) => line(format_args!("  {key:<24} {}", layer_types(config))),
-                (_, Value::Null) => line(format_args!("  {key:<24} none")),
-                (_, Value::String(text)) => line(format_args!("  {key:<24} {text}")),
-                _ => line(format_args!("  {key:<24} {value}")),
-            }
-        }
-    }
-    line(format_args!(""));
-    line(format_args!("  {:<50} {:>16} {:<5} {:>12} {:>13}  digest", "tensor", "shape", "type", "offset", "bytes"));
-    for (index, (spec, record)) in model.specs().iter().zip(model.records()).enumerate() {
-        let coded = match model.coded_table(index) {
-            Some(table) => format!("  {:.2} bits, {} raw steps", bits_per_weight(model, index), table.n_raw_steps()),
-            None => String::new(),
-        };
-        let notes = match sources.get(index) {
-            _ if record.rounded.get() != 0 => "  rounded",
-            Some(source) if source.dtype.name() != spec.dtype(model.matrices()).name() => match source.dtype {
-                SourceType::F32 => "  from f32",
-                SourceType::F16 => "  from f16",
-                SourceType::Bf16 => "  from bf16",
-            },
-            _ => "",
-        };
-        line(format_args!(
-            "  {:<50} {:>16} {:<5} {:>12} {:>13}  {:016x}{coded}{notes}",
-            spec.name(),
-            spec.shape().iter().map(usize::to_string).collect::<Vec<_>>().join(" x "),
-            spec.dtype(model.matrices()).name(),
-            record.offset.get(),
-            record.bytes.get(),
-            record.digest.get(),
-        ));
-    }
-    line(format_args!(""));
-    for record in model.sections() {
-        let tokens = match (record.kind.get(), n_tokens(model)) {
-            (section::VOCABULARY, Some(n)) => format!("  {n} tokens"),
-            _ => String::new(),
-        };
-        line(format_args!(
-            "  {:<67} {:<5} {:>12} {:>13}  {:016x}{tokens}",
-            section_name(record.kind.get()),
-            "",
-            record.offset.get(),
-            record.bytes.get(),
-            record.digest.get(),
-        ));
-    }
-    for (key, value) in provenance {
-        line(format_args!("  {key:<24} {value}"));
-    }
-    out.trim_end().to_string()
-}
-
-/// Bits that a number of tensor `index` takes; those of the padding inside panels count as numbers.
-fn bits_per_weight(model: &ModelFile, index: usize) -> f64 {
-    let spec = &model.specs()[index];
-    let shape = spec.panel_shape(model.matrices());
-    let n_elements = shape.map_or(spec.rows, |shape| shape.n_panels() * shape.panel_elements());
-    8.0 * model.records()[index].bytes.get() as f64 / n_elements as f64
+    let (bits, n) = tensors.iter().fold((0, 0), |(bits, n), &index| {
+        (bits + 8 * model.records()[index].bytes.get(), n + n_elements(&model.specs()[index]))
+    });
+    bits as f64 / n as f64
 }
 
 /// "f32", "bf16", "bf16 in 12 bits" or "bf16, 3 of 4 in 12 bits".
@@ -256,16 +249,4 @@ pub(crate) fn matrices(model: &ModelFile) -> String {
         _ if n_coded == n => format!("{name} in 12 bits"),
         _ => format!("{name}, {n_coded} of {n} in 12 bits"),
     }
-}
-
-/// "16 x full" or "24 x sliding, 8 x full: SSSFSSSF…".
-fn layer_types(config: &ModelConfig) -> String {
-    let n_full = config.layer_types.iter().filter(|&&kind| kind == AttentionKind::Full).count();
-    let n_sliding = config.n_layers() - n_full;
-    if n_sliding == 0 {
-        return format!("{n_full} x full");
-    }
-    let letter = |kind: &AttentionKind| if *kind == AttentionKind::Full { 'F' } else { 'S' };
-    let letters: String = config.layer_types.iter().map(letter).collect();
-    format!("{n_sliding} x sliding, {n_full} x full: {letters}")
 }

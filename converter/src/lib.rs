@@ -15,12 +15,18 @@
 //! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
 //!    makes them.
 //!
-//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect`, `verify` with `against`,
-//! `diff` and `unpack` with `numbers`, with `sources` for what the file remembers of its folder; `copy` writes a model file anew. `buffer` is
-//! memory that may be refused, and `error` everything that can go wrong.
+//! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
+//! `inspect_table`, `verify` with `against`, `diff` and `unpack` with `numbers`, with `sources` for what the file
+//! remembers of its folder; `copy` writes a model file anew. `units` are numbers for people, `buffer` is memory that may
+//! be refused, and `error` everything that can go wrong, `mistaken` what was meant instead.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`,
-//! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it.
+//! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it; the program, its `manual`.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "olmo-pack writes files with calls that only Linux has (O_TMPFILE, linkat); pack there, and copy the .olmo file"
+);
 
 pub mod against;
 mod buffer;
@@ -39,7 +45,9 @@ pub mod fill;
 pub mod generation_config;
 pub mod infer_config;
 pub mod inspect;
+mod inspect_table;
 pub mod listing;
+mod mistaken;
 pub mod npy;
 mod npy_header;
 pub mod numbers;
@@ -60,6 +68,7 @@ pub mod strict_json;
 pub mod summary;
 pub mod text;
 pub mod tokenizer_json;
+mod units;
 pub mod unpack;
 pub mod verify;
 pub mod vocab;

@@ -2,10 +2,11 @@
 
 mod args;
 
-use args::Command;
+use args::{Command, Named};
 use olmo_infer::signals;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::error::Error;
+use olmo_pack::inspect::Form;
 use olmo_pack::progress::Progress;
 use olmo_pack::summary::{self, Facts};
 use olmo_pack::{copy, diff, inspect, pack, unpack, verify};
@@ -47,21 +48,30 @@ impl From<String> for Answer {
 fn run(command: Command) -> Result<Answer, Error> {
     let text = match command {
         Command::Pack(arguments) => run_pack(&arguments)?,
-        Command::Inspect(arguments) => inspect::run(&arguments.model, arguments.json)?,
-        Command::Verify(arguments) => match &arguments.against {
+        Command::Named(Named::Inspect(arguments)) => {
+            let form = match (arguments.json, arguments.tensors) {
+                (true, _) => Form::Json,
+                (false, true) => Form::EveryTensor,
+                (false, false) => Form::Table,
+            };
+            inspect::run(&arguments.model, form)?
+        }
+        Command::Named(Named::Verify(arguments)) => match &arguments.against {
             Some(weights) => verify::run_against(&arguments.model, weights)?,
             None => verify::run(&arguments.model)?,
         },
-        Command::Diff(arguments) => {
+        Command::Named(Named::Diff(arguments)) => {
             let (same, text) = diff::run(&arguments.a, &arguments.b, arguments.json)?;
             return Ok(Answer { text, status: u8::from(!same) });
         }
-        Command::Copy(arguments) => {
+        Command::Named(Named::Copy(arguments)) => {
             let progress = Progress::new(true);
             let tell = |done, total| progress.set(done, total);
             copy::run(&arguments.model, &arguments.copy, arguments.force, &SystemDisk, &tell)?
         }
-        Command::Unpack(arguments) => unpack::run(&arguments.model, &arguments.folder, arguments.force, &SystemDisk)?,
+        Command::Named(Named::Unpack(arguments)) => {
+            unpack::run(&arguments.model, &arguments.folder, arguments.force, &SystemDisk)?
+        }
         Command::Say(text) => text,
     };
     Ok(text.into())

@@ -4,8 +4,9 @@
 use crate::checkpoint::Checkpoint;
 use crate::coding;
 use crate::disk::Disk;
-use crate::error::{Error, Problem};
+use crate::error::Error;
 use crate::listing::Listing;
+use crate::mistaken;
 use crate::output::{Output, Target};
 use crate::plan::Plan;
 use crate::scan;
@@ -124,14 +125,8 @@ pub struct Packed {
 /// # Errors
 /// What is wrong with them. Costs a header of each file, no numbers.
 pub fn prepare(request: &Request) -> Result<Prepared, Error> {
-    let listing = Listing::read(&request.weights).map_err(|error| match std::fs::metadata(&request.model) {
-        // Only the error about the first argument gains by the hint.
-        Ok(metadata) if metadata.is_dir() && request.weights.is_file() => Problem::new(&request.model, "is a folder")
-            .expected("the model file")
-            .advice("are the arguments swapped?")
-            .into(),
-        _ => error,
-    })?;
+    let listing =
+        Listing::read(&request.weights).map_err(|error| mistaken::explain(&request.weights, &request.model, error))?;
     let target = Target::new(&request.model, request.force)?;
     target.refuse_inside(&request.weights)?;
     let checkpoint = Checkpoint::check(&listing, &request.flags, request.allow_extra)?;

@@ -6,6 +6,7 @@ use crate::npy::shown_shape;
 use crate::pack::{Packed, Prepared, Request};
 use crate::plan::Plan;
 use crate::text::Text;
+use crate::units::size;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::Dtype;
 use serde_json::{Value, json};
@@ -272,15 +273,6 @@ fn merge(object: &mut Value, more: Value) {
 
 fn shown(path: &Path) -> String {
     escaped(&shown_path(path))
-}
-
-/// Bytes in decimal units, as disks are sold and `ls --si` counts.
-fn size(bytes: u64) -> String {
-    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    match units.iter().find(|(unit, _)| bytes as f64 >= *unit) {
-        Some((unit, name)) => format!("{:.2} {name}", bytes as f64 / unit),
-        None => format!("{bytes} bytes"),
-    }
 }
 
 #[cfg(test)]

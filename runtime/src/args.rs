@@ -2,7 +2,7 @@
 
 use crate::exit::{self, Exit};
 use crate::output::Failure;
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::model::Options;
@@ -28,8 +28,10 @@ const SWITCHES: [&str; 7] = ["--text", "--json", "--timing", "--chat", "--tokeni
 /// Runs an OLMo model: evaluates a prompt, token ids or text, and goes on from there. Text becomes text; of token files, a
 /// line per position is printed with the most likely next tokens. Several token files are evaluated together, and their
 /// results printed in the order of the files.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
+    help_triggers("-h", "--help", "help"),
+    usage = "<model> [<tokens...>] [options]",
     example = "olmo-infer model.olmo --prompt \"Four score and\"",
     example = "olmo-infer model.olmo --chat --prompt \"Why is the sky blue?\" --temperature 0.7 --top-p 0.95",
     example = "olmo-infer model.olmo tokens.bin",
@@ -135,6 +137,13 @@ struct Raw {
     /// say on stderr where the time went
     #[argh(switch)]
     timing: bool,
+    /// print the version
+    #[argh(switch)]
+    #[expect(dead_code, reason = "answered before, see exit::words; defined for the help")]
+    version: bool,
+    /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
+    #[argh(option, arg_name = "what")]
+    generate: Option<String>,
 }
 
 /// What is printed.
@@ -204,7 +213,7 @@ pub struct Args {
 
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
-    let args = exit::words(PROGRAM, args)?;
+    let args = exit::words::<Raw>(PROGRAM, args)?;
     let is_value = |i: usize| i > 0 && args[i - 1].starts_with("--") && !SWITCHES.contains(&args[i - 1].as_str());
     let words = args.iter().enumerate();
     let args: Vec<&str> =
@@ -217,6 +226,9 @@ fn usage(problem: impl Display) -> Exit {
 }
 
 fn check(raw: Raw) -> Result<Args, Exit> {
+    if raw.generate.is_some() {
+        return Err(usage("--generate stands alone, as in olmo-infer --generate man"));
+    }
     let action = action(&raw)?;
     let prompt = prompt(&raw)?;
     let is_text = raw.text || prompt.is_some();

@@ -46,6 +46,8 @@ pub enum Error {
         path: PathBuf,
         /// What the file needs.
         found: String,
+        /// Whether this program is the newer one.
+        is_older: bool,
     },
     /// The file's length is not the one its header states.
     Length {
@@ -117,6 +119,19 @@ pub fn display_path(path: &Path) -> impl fmt::Display {
     if path.as_os_str() == "-" { "standard input".into() } else { one_line(&path.to_string_lossy()) }
 }
 
+/// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say
+/// nothing to a user.
+pub fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the file ends before its length".into();
+    }
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
+
 /// Text for an error line: control characters are escaped, so that the line stays one line.
 pub fn one_line(text: &str) -> String {
     text.chars().fold(String::new(), |mut line, c| {
@@ -132,21 +147,29 @@ pub fn one_line(text: &str) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Io { path, action, source } => write!(f, "{}: cannot {action}: {source}", display_path(path)),
+            Error::Io { path, action, source } => {
+                write!(f, "{}: cannot {action}: {}", display_path(path), reason(source))
+            }
             Error::NotAFile { path, found, advice } => {
                 write!(f, "{}: is {found}, expected a regular file; {advice}", display_path(path))
             }
             Error::NotOlmo { path, found, advice } => {
                 write!(f, "{}: not an .olmo file but {found}; {advice}", display_path(path))
             }
-            Error::Version { path, found } => write!(
-                f,
-                "{}: needs {found}, this program reads format {}.{}; use the olmo-infer that came with its olmo-pack, or \
-                 pack the weights again",
-                display_path(path),
-                crate::format::VERSION_MAJOR,
-                crate::format::VERSION_MINOR
-            ),
+            Error::Version { path, found, is_older } => {
+                let advice = if *is_older {
+                    "pack the weights again with olmo-pack weights/ model.olmo"
+                } else {
+                    "use the olmo-infer that came with its olmo-pack, or pack the weights again"
+                };
+                write!(
+                    f,
+                    "{}: needs {found}, this program reads format {}.{}; {advice}",
+                    display_path(path),
+                    crate::format::VERSION_MAJOR,
+                    crate::format::VERSION_MINOR
+                )
+            }
             Error::Length { path, found, expected } => {
                 let what = if found < expected { "truncated" } else { "too long" };
                 let whose =

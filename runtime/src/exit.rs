@@ -1,7 +1,8 @@
-//! Ends of a program before its beginning, for all binaries: help, the version, or wrong usage.
+//! Ends of a program before its beginning, for all binaries: help, the version, a manual page, or wrong usage.
 
-use argh::{EarlyExit, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
 use olmo_infer::error::one_line;
+use olmo_infer::manual;
 use olmo_infer::mapping::Load;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -45,12 +46,21 @@ fn tell(line: &str) {
     let _nobody_to_tell = writeln!(io::stderr(), "{}", line.trim_end());
 }
 
-/// The words after the program's name; anywhere among them `--version` ends the program.
-pub fn words(program: &'static str, args: impl Iterator<Item = OsString>) -> Result<Vec<String>, Exit> {
+/// The words after the program's name. Anywhere among them `--version` ends the program, as `--generate` does where it
+/// stands first; argh, which defines both for the help, would want the model as well.
+pub fn words<T: ArgsInfo>(program: &'static str, args: impl Iterator<Item = OsString>) -> Result<Vec<String>, Exit> {
     let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let words = words.map_err(|word| Exit::usage(program, format_args!("{word:?} is not UTF-8")))?;
     if words.iter().any(|word| word == "--version") {
         return Err(Exit { program, text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
+    }
+    if let Some("--generate") = words.first().map(String::as_str) {
+        let [_, kind] = words.as_slice() else {
+            return Err(Exit::usage(program, format_args!("--generate takes one word, expected {}", manual::KINDS)));
+        };
+        let info = CommandInfoWithArgs { name: program, ..T::get_args_info() };
+        let text = manual::generate(kind, &info).map_err(|problem| Exit::usage(program, problem))?;
+        return Err(Exit { program, text, success: true });
     }
     Ok(words)
 }
@@ -58,7 +68,7 @@ pub fn words(program: &'static str, args: impl Iterator<Item = OsString>) -> Res
 /// What argh makes of the words, its complaints in one line.
 pub fn parse<T: FromArgs>(program: &'static str, words: &[&str]) -> Result<T, Exit> {
     T::from_args(&[program], words).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Exit { program, text: output, success: true },
+        Ok(()) => Exit { program, text: manual::help(&output), success: true },
         Err(()) => Exit::usage(program, output.split_whitespace().collect::<Vec<_>>().join(" ")),
     })
 }

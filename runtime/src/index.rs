@@ -86,6 +86,9 @@ impl Index {
 /// What a file that is no `.olmo` file looks like, and what to do about it.
 fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
     const PACK: &str = "make one with olmo-pack weights/ model.olmo";
+    const FOLDER: &str = "pack its folder with olmo-pack FOLDER model.olmo";
+    const ORIGINAL: &str =
+        "it cannot be packed: get the original checkpoint, and pack its folder with olmo-pack FOLDER model.olmo";
     let is_text =
         |head: &[u8]| !head.is_empty() && head.iter().all(|&b| b == b'\n' || b == b'\r' || (b' '..127).contains(&b));
     match head {
@@ -94,15 +97,15 @@ fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
         _ if head.starts_with(b"\x09OLMO") || head.starts_with(b"\x89OLMO") => {
             ("one damaged by a text-mode transfer", "copy it again in binary mode")
         }
-        _ if head.starts_with(b"GGUF") => ("a GGUF file", PACK),
-        _ if head.starts_with(b"\x93NUMPY") => ("a .npy file", PACK),
+        _ if head.starts_with(b"GGUF") => ("a GGUF file, llama.cpp's format", ORIGINAL),
+        _ if head.starts_with(b"\x93NUMPY") => ("a .npy file", FOLDER),
         _ if head.starts_with(b"PK\x03\x04") => ("a zip or PyTorch archive", PACK),
         _ if head.starts_with(b"\x7fELF") => ("a program", PACK),
         _ if head.starts_with(b"\x1f\x8b") => ("gzip data", "unpack it first"),
-        _ if head.len() > 9 && head[8] == b'{' => ("a safetensors file", PACK),
+        _ if head.len() > 9 && head[8] == b'{' => ("a safetensors checkpoint", FOLDER),
         _ if head.iter().all(|&byte| byte == 0) => ("zeros, as an unfinished copy or packing leaves", PACK),
         _ if is_text(&head[..head.len().min(64)]) => ("text", PACK),
-        _ => ("unknown data", "make one with olmo-pack weights/ model.olmo, or are the arguments swapped?"),
+        _ => ("unknown data", "are the arguments swapped? a model is made with olmo-pack weights/ model.olmo"),
     }
 }
 
@@ -162,7 +165,11 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             return Err(self.damaged("byte order", "big-endian", "little-endian"));
         }
         self.equal("byte order mark", header.byte_order.get().into(), format::BYTE_ORDER_MARK.into())?;
-        let version = |found| Error::Version { path: self.path.to_path_buf(), found };
+        let version = |found| Error::Version { path: self.path.to_path_buf(), found, is_older: false };
+        if header.version_major.get() < format::VERSION_MAJOR {
+            let found = format!("format {}.{}", header.version_major.get(), header.version_minor.get());
+            return Err(Error::Version { path: self.path.to_path_buf(), found, is_older: true });
+        }
         if header.version_major.get() != format::VERSION_MAJOR {
             return Err(version(format!("format {}.{}", header.version_major.get(), header.version_minor.get())));
         }
@@ -244,7 +251,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             }
             let known = (section::SOURCES..=section::CODED).contains(&kind);
             if !known && record.flags.get() & format::SECTION_REQUIRED != 0 {
-                return Err(Error::Version { path: self.path.to_path_buf(), found: place });
+                return Err(Error::Version { path: self.path.to_path_buf(), found: place, is_older: false });
             }
             if record.bytes.get() > section::max_bytes(kind) {
                 let most = section::max_bytes(kind);

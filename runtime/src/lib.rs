@@ -35,6 +35,11 @@
 //! # Ok::<(), olmo_infer::error::Error>(())
 //! ```
 
+#[cfg(not(unix))]
+compile_error!(
+    "olmo-infer maps files and handles signals as Unix does, and is tested on Linux; on Windows, build it in WSL 2"
+);
+
 pub mod attention;
 mod barrier;
 mod buffers;
@@ -55,6 +60,8 @@ pub mod index;
 pub mod kernels;
 pub mod kv_cache;
 pub mod layout;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod mapping;
 pub mod matmul;
 pub mod memory;

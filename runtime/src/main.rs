@@ -12,7 +12,8 @@ mod summary;
 use args::{Action, Args, Mode};
 use job::Job;
 use logits_file::LogitsFile;
-use olmo_infer::error::display_path;
+use olmo_infer::error::{Error, display_path};
+use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::{Load, Populated};
 use olmo_infer::memory;
 use olmo_infer::model::{Batch, Model};
@@ -23,7 +24,8 @@ use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer, TextRules};
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,12 +65,30 @@ fn tell(line: impl Display) {
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Option<Summary>, Failure> {
-    let file = ModelFile::open_with(&args.model, args.load)?;
+    let file = ModelFile::open_with(&args.model, args.load).map_err(|error| explain(args, error))?;
     match args.action {
         Action::Generate => generate(args, &file, begun).map(Some),
         Action::Tokenize => prompts::tokenize(args, &file).map(|()| None),
         Action::Detokenize => prompts::detokenize(args, &file).map(|()| None),
         Action::Score => score(args, &file).map(|()| None),
+    }
+}
+
+/// A better error when the first argument is no model and another one is.
+fn explain(args: &Args, error: Error) -> Failure {
+    let is_model = |path: &&PathBuf| {
+        let mut magic = [0; MAGIC.len()];
+        // What cannot be read is no model.
+        path.is_file() && File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
+    };
+    match (&error, args.tokens.iter().find(is_model)) {
+        (Error::NotOlmo { path, .. } | Error::NotAFile { path, .. }, Some(model)) => {
+            let (path, model) = (display_path(path), display_path(model));
+            Failure::Refused(format!(
+                "{path}: not an .olmo file, and {model} is one; are the arguments swapped? olmo-infer {model} {path}"
+            ))
+        }
+        _ => error.into(),
     }
 }
 
@@ -115,8 +135,9 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
 fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Failure> {
     let opened = begun.elapsed();
     let config = file.config();
-    let rules = text_rules(args, file)?;
+    // First: it says best what a prompt lacks.
     let inputs = prompts::read(args, file)?;
+    let rules = text_rules(args, file)?;
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
     let model = Model::new(file);

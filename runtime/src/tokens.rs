@@ -10,6 +10,10 @@ use std::path::Path;
 const ID_BYTES: usize = 4;
 /// A guess about a file of ids that are too short.
 const NARROW: &str = " (are these 16-bit ids?)";
+/// The first bytes of a `.npy` file.
+const NUMPY: &[u8] = b"\x93NUMPY";
+/// What to do with a text.
+const TEXT: &str = "; give text with --prompt, or --prompt - < FILE, and make ids of it with --tokenize";
 
 /// Reads and checks a token file; `-` is standard input.
 ///
@@ -29,8 +33,8 @@ pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<
         if length >= limit {
             let mut head = Vec::new();
             file.take(64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
-            let found = format!("{} tokens{}", length / ID_BYTES as u64, looks_like(&head));
-            return Err(too_many(path, &found, max_tokens));
+            let found = format!("{} tokens", length / ID_BYTES as u64);
+            return Err(too_many(path, &found, max_tokens, &head));
         }
         file.take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     }
@@ -47,8 +51,11 @@ fn open(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).map_err(Error::io(path, "open"))
 }
 
-fn too_many(path: &Path, found: &str, max_tokens: usize) -> Error {
-    let problem = format!("{found}, expected at most {max_tokens}, the positions of the model; shorten the prompt");
+/// The error about a file with this `head`.
+fn too_many(path: &Path, found: &str, max_tokens: usize, head: &[u8]) -> Error {
+    let advice = if is_text(head) { TEXT } else { "; shorten the prompt" };
+    let hint = looks_like(head);
+    let problem = format!("{found}{hint}, expected at most {max_tokens}, the positions of the model{advice}");
     Error::Tokens { path: path.to_path_buf(), problem }
 }
 
@@ -62,7 +69,7 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) ->
         return wrong("no tokens, expected at least one little-endian u32 id".into());
     }
     if bytes.len() > max_tokens * ID_BYTES {
-        return Err(too_many(path, &format!("more than {max_tokens} tokens"), max_tokens));
+        return Err(too_many(path, &format!("more than {max_tokens} tokens"), max_tokens, bytes));
     }
     let (ids, rest) = bytes.as_chunks::<ID_BYTES>();
     if !rest.is_empty() {
@@ -71,7 +78,9 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) ->
             hint => hint,
         };
         let plural = if bytes.len() == 1 { "" } else { "s" };
-        return wrong(format!("{} byte{plural}, expected a multiple of 4 (little-endian u32 ids){hint}", bytes.len()));
+        let advice = if is_text(bytes) { TEXT } else { "" };
+        let n = bytes.len();
+        return wrong(format!("{n} byte{plural}, expected a multiple of 4 (little-endian u32 ids){hint}{advice}"));
     }
     let tokens: Vec<u32> = ids.iter().map(|&id| u32::from_le_bytes(id)).collect();
     if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab_size) {
@@ -85,25 +94,36 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) ->
             (false, hint) if hint.is_empty() && narrow => NARROW.into(),
             (false, hint) => hint,
         };
-        return wrong(format!(
-            "token {index} is {token}, the vocabulary has ids 0 to {last}{hint}; make them with the tokenizer of this \
-             model"
-        ));
+        let advice = match bytes {
+            _ if is_text(bytes) => TEXT,
+            _ if bytes.starts_with(NUMPY) => "; write the ids alone, as array.astype('<u4').tofile('tokens.bin')",
+            _ => "; make them with the tokenizer of this model",
+        };
+        return wrong(format!("token {index} is {token}, the vocabulary has ids 0 to {last}{hint}{advice}"));
     }
     Ok(tokens)
 }
 
 /// What a file that holds no ids might be.
 fn looks_like(bytes: &[u8]) -> String {
-    let printable = |&byte: &u8| byte == b'\n' || byte == b'\r' || byte == b'\t' || (b' '..127).contains(&byte);
     let what = match bytes {
-        _ if bytes.starts_with(b"\x93NUMPY") => "a .npy file",
+        _ if bytes.starts_with(NUMPY) => "a .npy file",
         _ if bytes.starts_with(b"\x89OLMO") => "a model file: are the arguments swapped?",
-        _ if bytes.iter().all(printable) => "text",
         _ if bytes.starts_with(b"\xef\xbb\xbf") => "text with a byte order mark",
+        _ if is_text(bytes) => "text",
         _ => return String::new(),
     };
     format!(" (it looks like {what})")
+}
+
+/// Whether these bytes are text in UTF-8, or the beginning of one. Ids are none: their upper bytes are zeros.
+fn is_text(bytes: &[u8]) -> bool {
+    let (text, whole) = match str::from_utf8(bytes) {
+        Ok(text) => (text, true),
+        // The last character may be cut.
+        Err(error) => (str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(), error.error_len().is_none()),
+    };
+    whole && !text.is_empty() && text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
 }
 
 #[cfg(test)]
@@ -136,7 +156,11 @@ mod tests {
         assert!(problem(&[5, 0, 7, 0]).contains(" (are these 16-bit ids?); "));
         assert!(problem(&[5, 0, 7, 0, 9, 0]).ends_with(" (are these 16-bit ids?)"));
         assert!(!problem(&[5, 0, 0, 0, 0, 1, 1, 0]).contains("16-bit"), "one wrong id");
-        assert!(problem(b"Four score").ends_with("(it looks like text)"));
+        for text in ["Four score", "Four", "Four score and seven years", "Grüße", "\u{1f600}"] {
+            let line = problem(text.as_bytes());
+            assert!(line.contains("(it looks like text") && line.contains("--prompt"), "{line}");
+        }
+        assert!(!problem(&[5, 0, 0, 0, 7]).contains("text"));
         assert!(problem(b"\x93NUMPY\x01\x00").contains(" (it looks like a .npy file); "));
     }
 }

@@ -80,7 +80,7 @@ fn e1_arguments_that_name_something_else() {
         ("olmo-pack", "exec $PACK m.olmo out/n.olmo", &["m.olmo: not a folder"]),
         ("olmo-pack", "exec $PACK m.gguf out/n.olmo", &["m.gguf: not a folder"]),
         ("olmo-pack", "exec $PACK m.safetensors out/n.olmo", &["m.safetensors: not a folder"]),
-        ("olmo-pack", "exec $PACK absent out/n.olmo", &["absent: no such folder"]),
+        ("olmo-pack", "exec $PACK ./absent out/n.olmo", &["absent: no such folder"]),
         ("olmo-pack", "exec $PACK verify w", &["w: is a folder", "olmo-pack weights/ model.olmo"]),
         ("olmo-pack", "exec $PACK verify m.gguf", &["m.gguf: not an .olmo file but a GGUF file"]),
         ("olmo-pack", "exec $PACK verify ''", &["cannot open: No such file"]),
@@ -95,7 +95,7 @@ fn e1_arguments_that_name_something_else() {
         ("olmo-infer", "exec $INFER t.bin m.olmo", &["t.bin: not an .olmo file", "are the arguments swapped?"]),
         ("olmo-infer", "exec $INFER m.olmo m.olmo", &["looks like a model file: are the arguments swapped?"]),
         ("olmo-infer", "exec $INFER m.gguf t.bin", &["m.gguf: not an .olmo file but a GGUF file"]),
-        ("olmo-infer", "exec $INFER m.safetensors t.bin", &["not an .olmo file but a safetensors file"]),
+        ("olmo-infer", "exec $INFER m.safetensors t.bin", &["not an .olmo file but a safetensors checkpoint"]),
         ("olmo-infer", "exec $INFER m.npy t.bin", &["not an .olmo file but a .npy file"]),
         ("olmo-infer", "exec $INFER m.olmo w", &["w: "]),
         ("olmo-infer", "exec $INFER absent t.bin", &["absent: cannot open: No such file"]),
@@ -109,9 +109,22 @@ fn e1_arguments_that_name_something_else() {
 
 /// Everything that asks for help or for the version.
 pub(crate) fn questions() -> Vec<String> {
-    let pack = ["--help", "--version", "-V", "verify --help", "inspect --help", "unpack --help", "copy --help"];
+    let pack = [
+        "-h",
+        "--help",
+        "--version",
+        "-V",
+        "verify --help",
+        "inspect --help",
+        "diff --help",
+        "unpack --help",
+        "copy --help",
+        "--generate man",
+        "--generate zsh",
+    ];
     let pack = pack.map(|flags| format!("$PACK {flags}"));
-    let others = ["$INFER", "$BENCH"].map(|program| ["--help", "--version"].map(|flag| format!("{program} {flag}")));
+    let others = ["$INFER", "$BENCH"]
+        .map(|program| ["--help", "--version", "--generate man"].map(|flag| format!("{program} {flag}")));
     pack.into_iter().chain(others.into_iter().flatten()).collect()
 }
 

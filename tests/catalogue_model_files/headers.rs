@@ -13,7 +13,9 @@ fn o4_versions_other_than_ours() {
     let mut report = Report::new("O4");
     let [major, minor] = [header(offset_of!(Header, version_major), 2), header(offset_of!(Header, version_minor), 2)];
     for value in [0, 2, 3, 0x100, 0x7fff, 0xffff] {
-        let says = format!("needs format {value}.0, this program reads format 1.0; use the olmo-infer that came with");
+        let advice =
+            if value == 0 { "pack the weights again with olmo-pack" } else { "use the olmo-infer that came with" };
+        let says = format!("needs format {value}.0, this program reads format 1.0; {advice}");
         model.refuse(&mut report, format!("major {value}"), &model.with(&[(major, value)]), &[&says]);
         // Of a version with another layout nothing is known but this field.
         let mut bytes = model.good.clone();

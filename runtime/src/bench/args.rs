@@ -1,7 +1,7 @@
 //! The command line of `olmo-bench`.
 
 use crate::exit::{self, Exit};
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::Products;
 use std::ffi::OsString;
@@ -16,11 +16,16 @@ const ROUNDS: usize = 15;
 const QUICK_ROUNDS: usize = 5;
 
 /// Measures a model against the machine: memory and arithmetic ceilings, start-up, decode and prefill.
-#[derive(FromArgs)]
+#[derive(ArgsInfo, FromArgs)]
 #[argh(
+    help_triggers("-h", "--help", "help"),
+    usage = "<model> [options]",
     example = "olmo-bench model.olmo",
-    note = "Shares are medians over rounds of result / mean of the ceilings right before and after. Exit status: 0 done, \
-            1 failed, 2 wrong usage."
+    example = "olmo-bench model.olmo --quick --threads 4",
+    example = "olmo-bench model.olmo --contexts 16 --prefill none --json",
+    note = "Shares are medians over rounds of result / mean of the ceilings right before\n\
+            and after.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 struct Raw {
     /// model file, made by olmo-pack
@@ -53,6 +58,13 @@ struct Raw {
     /// tokens of prefill (default 2,4,8,16,32,128,512,2048), or none
     #[argh(option)]
     prefill: Option<List>,
+    /// print the version
+    #[argh(switch)]
+    #[expect(dead_code, reason = "answered before, see exit::words; defined for the help")]
+    version: bool,
+    /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
+    #[argh(option, arg_name = "what")]
+    generate: Option<String>,
 }
 
 /// Numbers with commas between them.
@@ -104,10 +116,13 @@ impl Args {
 
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
-    let words = exit::words(PROGRAM, args)?;
+    let words = exit::words::<Raw>(PROGRAM, args)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let raw: Raw = exit::parse(PROGRAM, &words)?;
     let usage = |problem: String| Exit::usage(PROGRAM, problem);
+    if raw.generate.is_some() {
+        return Err(usage("--generate stands alone, as in olmo-bench --generate man".into()));
+    }
     let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     let load = exit::load(PROGRAM, raw.load.as_deref())?;
     if raw.rounds == Some(0) {
