@@ -36,8 +36,11 @@ fn s1_weights_of_two_kinds_or_under_other_names() {
     report.add("shards alone", case.packed(&[]));
 
     let case = Case::new(1);
-    let file =
-        Refusal::one_line("olmo-pack", format!("{}: not a folder", case.file().display()), &["safetensors files"]);
+    let file = Refusal::one_line(
+        "olmo-pack",
+        format!("{}: not a folder", case.file().display()),
+        &["a safetensors file", "give its folder"],
+    );
     report.add(
         "the file instead of the folder",
         file.check(case.folder.path(), || {
