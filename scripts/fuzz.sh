@@ -96,8 +96,9 @@ row() {
 totals() {
     awk -F' *[|] *' '
         BEGIN {
-            split("npy_header safetensors_header index_raw index_repaired config_json vocab_txt tokens forward", order, " ")
-            split("1e8 1e7 1e8 1e7 1e7 1e7 1e7 1e6", wanted, " ")
+            split("npy_header safetensors_header index_raw index_repaired config_json vocab_txt tokenizer_json " \
+                "tokenizer_section tokens forward", order, " ")
+            split("1e8 1e7 1e8 1e7 1e7 1e7 1e7 1e7 1e7 1e6", wanted, " ")
         }
         /^## Totals/ { skip = 1 }
         /^## Runs/ { skip = 0 }

@@ -129,6 +129,7 @@ fn x2_tokenizers_that_are_not_known_are_told_and_take_no_text() {
         ("/model/merges", json!(["ab"]), "merge 0 is no pair"),
         ("/model/merges", json!([["a", "b", "c"]]), "merge 0 is no pair"),
         ("/model/merges", json!(["a b"]), "merge 0 names a token that is not there"),
+        ("/model/merges", json!([["a", "a"], ["a", "a"]]), "merge 0 names a token that is not there"),
         ("/normalizer", json!({"type": "NFKC"}), "its normalizer is NFKC"),
         ("/normalizer", json!({"kind": "NFC"}), "a part of it has no type"),
         ("/post_processor", json!({"type": "TemplateProcessing"}), "its post-processor is TemplateProcessing"),
@@ -175,6 +176,33 @@ fn sections() -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
+fn x2_spellings_of_a_byte_and_merges_of_other_bytes() {
+    let fixture = fixture("x2-bytes");
+    let mut json = fixture.tokenizer();
+    // A raw space beside the character that stands for it is another token.
+    json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 255);
+    json["model"]["vocab"][" "] = json!(255);
+    fixture.write("tokenizer.json", json.to_string());
+    fixture.assert_packed("  tokenizer   tokenizer.json\n");
+    let sections = || {
+        let bytes = fs::read(fixture.weights.join("tokenizer.json")).expect("read");
+        tokenizer_json::parse(Path::new("t"), &bytes, 256).expect("tokens").tokenizer
+    };
+    let first = sections().expect("known");
+    assert_eq!(first[32 + 4 * 32..][..4], 32u32.to_le_bytes(), "the id of the space");
+    (0..20).for_each(|_| assert_eq!(sections().as_ref(), Ok(&first)));
+    // Where one of the characters stands for no byte, pieces have other bytes than the whole.
+    json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 254);
+    json["model"]["vocab"][" "] = json!(null);
+    json["model"]["vocab"].as_object_mut().expect("an object").remove(" ");
+    json["model"]["vocab"]["日"] = json!(254);
+    json["model"]["vocab"]["日Ġ"] = json!(255);
+    json["model"]["merges"] = json!([["日", "Ġ"]]);
+    fixture.write("tokenizer.json", json.to_string());
+    fixture.assert_packed("  tokenizer   none: merge 0 makes other bytes than those of its pieces");
+}
+
+#[test]
 fn x3_sections_that_are_no_tokenizer() {
     let (vocabulary, good) = sections();
     let vocabulary = Vocabulary::in_section(&vocabulary).expect("a vocabulary");
@@ -215,6 +243,12 @@ fn x3_sections_that_are_no_tokenizer() {
             other => panic!("{at}: {other:?}"),
         }
     }
+    // Long tokens named again and again.
+    let mut many = good.clone();
+    many.splice(added..added, good[added..].repeat((1 << 20) / 7 + 1));
+    let n_added = (many.len() - added) / size_of::<AddedToken>();
+    many[16..20].copy_from_slice(&(n_added as u32).to_le_bytes());
+    assert!(matches!(problem(&many), Some(NoTokenizer::Damaged(found)) if found.contains("added tokens of")));
     // C0 never occurs in text.
     assert_eq!(with(32 + 4 * 0xc0, u32::MAX), None);
     for length in 0..good.len() {
@@ -234,6 +268,11 @@ fn x4_chat_templates_that_cannot_be_used_are_told() {
         (
             "{% for i in range(9999) %}{{ 'x' * 99999 }}{% endfor %}",
             "none: its chat template cannot be used: failed to write output",
+        ),
+        // Deep in itself, and dropped all the same.
+        (
+            "{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = [n.x] %}{% endfor %}",
+            "none: its chat template ",
         ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "none: its chat template cannot be used: "),
     ] {
@@ -296,7 +335,7 @@ fn x6_prompts_and_texts() {
         assert!(infer(&[text, "--tokenize"]).refused(1).contains(says));
     }
     fs::File::create(text).expect("created").set_len(1 << 40).expect("a sparse file");
-    assert!(infer(&[text, "--tokenize"]).refused(1).contains("more than 256 MiB of text"));
+    assert!(infer(&[text, "--tokenize"]).refused(1).contains("more than 64 MiB of text"));
     assert!(infer(&["absent.txt", "--tokenize"]).refused(1).contains("absent.txt"));
     assert!(infer(&["/", "--tokenize"]).refused(1).contains("/: cannot"));
 }

@@ -1,6 +1,6 @@
 //! `--score`: how well the model predicts each token of token files.
 
-use olmo_tests::{Finished, Stored, TempDir, repository, run, skipped, small_config, write_weights};
+use olmo_tests::{Finished, Stored, TempDir, map_numbers, repository, run, skipped, small_config, write_weights};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
@@ -152,8 +152,23 @@ fn a_rerun_leaves_out_what_is_in_the_output() {
     }
     fixture.score(&files, &flags).ok();
     assert_eq!(fs::read_to_string(&output).expect("read"), fixture.score(&files, &[]).ok());
+    // What failed counts as failed again, and is told.
+    let absent = fixture.folder.join("absent.bin");
+    assert_eq!(fixture.score(&[&absent], &flags).code, Some(1));
+    let with_error = fs::read(&output).expect("read");
+    assert!(fixture.score(&[files[0], &absent], &flags).refused(1).contains("one file could not be scored"));
+    assert_eq!(fs::read(&output).expect("read"), with_error);
+    // A file that is named twice is scored once.
+    assert_eq!(fixture.score(&[files[0], files[0]], &[]).ok().lines().count(), 1);
     // A file of something else is not touched.
-    for other in ["{\"tokens\":1}\n", "notes\n", "notes", "{\"file\":\"a\",\"tokens\":1}\n\n"] {
+    for other in [
+        "{\"file\":\"x\",\"important\":1}",
+        "{",
+        "{\"tokens\":1}\n",
+        "notes\n",
+        "notes",
+        "{\"file\":\"a\",\"tokens\":1}\n\n",
+    ] {
         fs::write(&output, other).expect("written");
         let refused = fixture.score(&files, &flags);
         assert!(refused.refused(1).contains("is no score, expected the output of --score"), "{}", refused.stderr);
@@ -161,6 +176,37 @@ fn a_rerun_leaves_out_what_is_in_the_output() {
     }
     let model = fixture.model.to_str().expect("UTF-8");
     assert!(fixture.score(&files, &["--output", model]).refused(2).contains("is the model"));
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_an_error_of_their_file() {
+    let folder = TempDir::new("score-not-finite");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    let hidden = small_config().hidden_size;
+    // One token has an infinite embedding.
+    map_numbers(&weights, "model.embed_tokens.weight", |i, x| if i / hidden == 7 { f32::INFINITY } else { x });
+    let flags = ["--allow-nonfinite".as_ref(), "--dtype".as_ref(), "f32".as_ref()];
+    run(PACK, [weights.as_os_str(), model.as_os_str()].into_iter().chain(flags)).ok();
+    let fixture = Fixture { folder, model };
+    let files = [
+        fixture.tokens("a.bin", &[1, 2, 3, 4]),
+        fixture.tokens("bad.bin", &[1, 7, 3]),
+        fixture.tokens("c.bin", &[1, 2, 3]),
+        fixture.tokens("bad-too.bin", &[7, 3]),
+    ];
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let finished = fixture.score(&files, &[]);
+    assert!(
+        finished.stderr.ends_with("error: 2 files could not be scored; their lines say why\n"),
+        "{}",
+        finished.stderr
+    );
+    let found = objects(&finished.stdout);
+    let has_error: Vec<bool> = found.iter().map(|object| object["error"].is_string()).collect();
+    assert_eq!(has_error, [false, true, false, true]);
+    assert!(found[1]["error"].as_str().expect("text").contains("is not a finite number"));
+    assert_eq!(fixture.score(&[files[2]], &[]).ok().trim(), finished.stdout.lines().nth(2).expect("a line"));
 }
 
 #[test]

@@ -177,7 +177,11 @@ fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
     let packed = run(PACK, [&weights, &model]);
     assert!(packed.ok().contains("  tokenizer   none: its normalizer is Lowercase\n"), "{}", packed.stdout);
     let refused = infer(&model, &["--prompt", "Hi"]);
-    assert!(refused.refused(2).contains("has no tokenizer, which --prompt needs; pack it with"), "{}", refused.stderr);
+    let says = "its tokenizer is not known to olmo-pack: its normalizer is Lowercase, so --prompt cannot be used";
+    assert!(refused.refused(1).contains(says), "{}", refused.stderr);
+    run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
+    let inspected = run(PACK, ["inspect".as_ref(), model.as_os_str()]);
+    assert!(inspected.ok().contains("not known: its normalizer is Lowercase"), "{}", inspected.stdout);
     assert_eq!(piped(&model, &["--detokenize"], b"H\0\0\0").1, b"H");
     // Nor does a vocabulary alone say how text is split.
     fs::remove_file(weights.join("tokenizer.json")).expect("removed");

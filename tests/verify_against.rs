@@ -29,6 +29,10 @@ fn the_numbers_of_a_folder_are_compared() {
         write_npy(&npy_path(&other, "model.norm.weight"), "<f4", &[2], &[0; 8]);
         assert!(against(&other).refused(1).contains("model.norm.weight: has the shape [36], not [2]"));
         std::fs::copy(npy_path(&weights, "model.norm.weight"), npy_path(&other, "model.norm.weight")).expect("copied");
+        std::fs::copy(npy_path(&weights, "model.norm.weight"), npy_path(&other, "model.layers.9.mlp.up_proj.weight"))
+            .expect("copied");
+        assert!(against(&other).refused(1).contains("model.layers.9.mlp.up_proj.weight.npy: is not in the model file"));
+        std::fs::remove_file(npy_path(&other, "model.layers.9.mlp.up_proj.weight")).expect("removed");
         std::fs::write(other.join("config.json"), "{}").expect("written");
         assert!(against(&other).refused(1).contains("was not packed with this config.json"));
         assert!(against(&folder.join("absent")).refused(1).contains("no such folder"));

@@ -1,5 +1,6 @@
 //! `olmo-pack verify MODEL --against WEIGHTS`: whether a model file holds the numbers of a weights folder.
 
+use crate::buffer::reserve;
 use crate::element::{round_to_bf16, widen};
 use crate::error::{Error, Problem, shown_path};
 use crate::listing::Listing;
@@ -11,6 +12,7 @@ use crate::sources::checked_section;
 use olmo_infer::format::section;
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Longest `config.json` that is compared.
@@ -36,6 +38,10 @@ pub fn check(model: &ModelFile, folder: &Path) -> Result<Vec<Problem>, Error> {
     let of_tensors: Result<Vec<Option<Problem>>, Error> =
         thread_pool(0).install(|| (0..model.specs().len()).into_par_iter().map(compare).collect());
     problems.extend(of_tensors?.into_iter().flatten());
+    let names: BTreeSet<String> = model.specs().iter().map(|spec| spec.name()).collect();
+    let extra = listing.tensors.iter().filter(|name| !names.contains(*name));
+    let extra = extra.map(|name| listing.problem(name, "is not in the model file"));
+    problems.extend(extra.chain(listing.strays.iter().map(|path| listing.stray(path))));
     Ok(problems)
 }
 
@@ -56,7 +62,9 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing) -> Result<Option<P
         return Ok(problem(format!("has the shape {}, not {}", shown_shape(&shape), shown_shape(&source.shape))));
     }
     let mut numbers = Numbers::new(model, index);
-    let (mut found, mut expected, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut found, mut expected, mut bytes) = (numbers.memory(model.path())?, Vec::new(), Vec::new());
+    reserve(&mut expected, numbers.piece_elements(), model.path())?;
+    reserve(&mut bytes, numbers.piece_elements() * source.element.bytes(), model.path())?;
     let (mut n_different, mut n_elements) = (0u64, 0u64);
     for piece in 0..numbers.n_pieces() {
         found.clear();

@@ -11,7 +11,9 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 /// Steps that a template may take; those of the published models take some hundreds.
-const FUEL: u64 = 1_000_000;
+const FUEL: u64 = 50_000;
+/// Stack of the thread that runs a template: so many steps nest no value deeper than it can drop.
+const STACK_BYTES: usize = 256 << 20;
 /// Longest text that a template may write.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Marks that stand for a turn, of characters that no text has.
@@ -27,6 +29,16 @@ pub type Names = Vec<(String, String)>;
 /// # Errors
 /// Why there is none, in words.
 pub fn section(template: &str, names: &Names) -> Result<Vec<u8>, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, || rendered(template, names));
+        let thread = thread.map_err(|error| format!("its chat template cannot be run: {error}"))?;
+        thread.join().unwrap_or_else(|_| Err("its chat template cannot be run".into()))
+    })
+}
+
+/// [`section`], on a thread of its own.
+fn rendered(template: &str, names: &Names) -> Result<Vec<u8>, String> {
     let mut environment = Environment::new();
     // As `apply_chat_template` of transformers sets it.
     environment.set_trim_blocks(true);

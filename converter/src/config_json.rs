@@ -340,7 +340,9 @@ impl Reader<'_> {
     fn clip_qkv(&mut self, architecture: Architecture) -> Result<Option<f64>, Problem> {
         let (json, flag) = (self.at.real("clip_qkv")?, self.flags.clip_qkv);
         let shown = |clip: Option<f64>| clip.map_or("none".to_string(), |clip| clip.to_string());
-        let texts = (json.map(Some).map(shown), flag.map(shown));
+        // A null that stands there says something, other than no key.
+        let stated = self.at.object.contains_key("clip_qkv").then_some(json);
+        let texts = (stated.map(shown), flag.map(shown));
         let merged = merged(self.at.path, "clip_qkv", "--clip-qkv", texts.0, texts.1, &mut self.origins)?;
         if merged.is_none() && architecture == Architecture::Olmo1 {
             self.origins.note("clip_qkv", Origin::Rule);

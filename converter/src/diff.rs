@@ -118,7 +118,7 @@ fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDif
         return Ok(None);
     }
     let (mut of_a, mut of_b) = (Numbers::new(a, index), Numbers::new(b, index));
-    let (mut bits_a, mut bits_b) = (Vec::new(), Vec::new());
+    let (mut bits_a, mut bits_b) = (of_a.memory(a.path())?, of_b.memory(b.path())?);
     let name = a.specs()[index].name();
     let mut found = TensorDifference { name, n_different: 0, n_elements: 0, largest: 0.0 };
     for piece in 0..of_a.n_pieces() {

@@ -149,6 +149,7 @@ impl<'a> OfText<'a> {
                 "n_merges": tokenizer.merges.len(),
                 "n_added": tokenizer.added.len(),
             }),
+            Some(Err(NoTokenizer::Unknown(why))) => json!({ "kind": "unknown", "why": why }),
             Some(Err(NoTokenizer::UnknownKind(kind))) => json!({ "kind": kind }),
             Some(Err(NoTokenizer::Damaged(_))) | None => Value::Null,
         }

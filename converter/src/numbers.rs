@@ -1,11 +1,14 @@
 //! The numbers of a tensor in a model file, in the order of the checkpoint, a piece at a time.
 
+use crate::buffer::reserve;
 use crate::coding::decode_panel;
+use crate::error::Error;
 use crate::fill::{extract_rows, extract_vector};
 use olmo_infer::coded::CodedPanels;
 use olmo_infer::format::PANEL_ROWS;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
+use std::path::Path;
 
 /// Bytes of a vector that are one piece.
 const VECTOR_PIECE_BYTES: usize = 1 << 20;
@@ -38,14 +41,15 @@ impl<'a> Numbers<'a> {
         self.shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows))
     }
 
-    /// Bytes of memory that decoding takes.
-    pub fn decoded_bytes(&self) -> usize {
-        self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes())
-    }
-
-    /// Takes the memory that decoding uses, [`Numbers::decoded_bytes`] of it.
-    pub fn with_memory(self, decoded: Vec<u8>) -> Numbers<'a> {
-        Numbers { decoded, ..self }
+    /// Asks for the memory that decoding takes, and for that of the numbers of a piece; `path` is for messages.
+    ///
+    /// # Errors
+    /// The system does not give it.
+    pub fn memory(&mut self, path: &Path) -> Result<Vec<u32>, Error> {
+        reserve(&mut self.decoded, self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes()), path)?;
+        let mut bits = Vec::new();
+        reserve(&mut bits, self.piece_elements(), path)?;
+        Ok(bits)
     }
 
     /// Appends the numbers of a piece as the bits of f32, row after row, without padding.

@@ -81,7 +81,7 @@ impl<'a> Plan<'a> {
             (section::VOCABULARY, text.vocabulary.as_ref().map(|vocabulary| vocabulary.section.clone())),
             (section::CONFIG_JSON, checkpoint.settings.config_json.clone()),
             (section::PROVENANCE, Some(provenance.into_bytes())),
-            (section::TOKENIZER, text.tokenizer.section().map(<[u8]>::to_vec)),
+            (section::TOKENIZER, text.tokenizer_section()),
             (section::CHAT, text.chat.section().map(<[u8]>::to_vec)),
         ];
         let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));

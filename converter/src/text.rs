@@ -8,11 +8,14 @@ use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json;
 use crate::vocab::{self, Vocabulary};
+use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use serde_json::{Map, Value};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use zerocopy::little_endian::U32;
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Longest `tokenizer_config.json` and `chat_template.jinja`; real ones have some KiB.
 const MAX_BYTES: u64 = 4 << 20;
@@ -41,7 +44,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The bytes of the section.
+    /// The bytes of the section, when it is known.
     pub fn section(&self) -> Option<&[u8]> {
         match self {
             Part::Known(bytes, _) => Some(bytes),
@@ -60,6 +63,19 @@ impl Part {
 }
 
 impl Text {
+    /// The bytes of the section `TOKENIZER`. One that is not known says why, to whoever needs it.
+    pub fn tokenizer_section(&self) -> Option<Vec<u8>> {
+        match &self.tokenizer {
+            Part::Absent => None,
+            Part::Known(bytes, _) => Some(bytes.clone()),
+            Part::Unknown(why) => {
+                let mut head = TokenizerHead::new_zeroed();
+                head.kind = U32::new(TOKENIZER_UNKNOWN);
+                Some([head.as_bytes(), why.as_bytes()].concat())
+            }
+        }
+    }
+
     /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`. Refuses a file that
     /// would be replaced by `target`.
     ///

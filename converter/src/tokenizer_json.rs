@@ -227,8 +227,10 @@ impl Reader<'_> {
     /// The ids of the 256 bytes.
     fn single_bytes(&self) -> Result<[U32; 256], String> {
         let mut ids = [U32::new(NONE); 256];
-        for token in self.tokens.values() {
-            if let Some(&[byte]) = token.bytes.as_deref() {
+        // The one character that stands for the byte: another spelling of it is another token.
+        for (character, byte) in (0u32..).filter_map(char::from_u32).zip(byte_table()) {
+            let token = self.tokens.get(character.to_string().as_str()).filter(|token| token.bytes.is_some());
+            if let (Some(byte), Some(token)) = (byte, token) {
                 ids[usize::from(byte)] = U32::new(token.id as u32);
             }
         }
@@ -256,11 +258,17 @@ impl Reader<'_> {
                 _ => None,
             };
             let (left, right) = pair.ok_or_else(|| bad("is no pair"))?;
-            let id = |text: &str| {
-                let token = self.tokens.get(text).filter(|token| token.bytes.is_some());
-                token.map(|token| U32::new(token.id as u32)).ok_or_else(|| bad("names a token that is not there"))
+            let token = |text: &str| {
+                let token = self.tokens.get(text).and_then(|token| Some((token.id as u32, token.bytes.as_deref()?)));
+                token.ok_or_else(|| bad("names a token that is not there"))
             };
-            let merge = Merge { left: id(left)?, right: id(right)?, id: id(&[left, right].concat())? };
+            let (left_token, right_token) = (token(left)?, token(right)?);
+            let merged = token(&[left, right].concat())?;
+            if merged.1.strip_prefix(left_token.1) != Some(right_token.1) {
+                return Err(bad("makes other bytes than those of its pieces"));
+            }
+            let [left_id, right_id, id] = [left_token.0, right_token.0, merged.0].map(U32::new);
+            let merge = Merge { left: left_id, right: right_id, id };
             if seen.insert((left, right), rank).is_some() {
                 return Err(bad("stands twice"));
             }

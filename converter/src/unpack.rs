@@ -230,12 +230,9 @@ impl Unpacking<'_> {
         let (model, source) = (self.model, &self.sources[index]);
         let spec = &model.specs()[index];
         let path = source_path(self.folder, spec);
-        let of_model = Numbers::new(model, index);
-        let (mut bits, mut numbers, mut decoded) = (Vec::new(), Vec::new(), Vec::new());
-        reserve(&mut bits, of_model.piece_elements(), &path)?;
+        let mut of_model = Numbers::new(model, index);
+        let (mut bits, mut numbers) = (of_model.memory(&path)?, Vec::new());
         reserve(&mut numbers, of_model.piece_elements() * source.dtype.bytes(), &path)?;
-        reserve(&mut decoded, of_model.decoded_bytes(), &path)?;
-        let mut of_model = of_model.with_memory(decoded);
         let mut file = self.create(path)?;
         file.append(&header(source, spec))?;
         let mut digest = Xxh3::with_seed(0);

@@ -141,7 +141,7 @@ fn tokenizer(model: &ModelFile, bytes: &[u8]) -> Result<(), &'static str> {
     let vocabulary = model.section_bytes(section::VOCABULARY).and_then(Vocabulary::in_section);
     let vocabulary = vocabulary.ok_or("a tokenizer without a vocabulary")?;
     match Tokenizer::in_section(bytes, vocabulary) {
-        Ok(_) | Err(NoTokenizer::UnknownKind(_)) => Ok(()),
+        Ok(_) | Err(NoTokenizer::Unknown(_) | NoTokenizer::UnknownKind(_)) => Ok(()),
         Err(NoTokenizer::Damaged(_)) => Err("ids, merges or flags that the vocabulary contradicts"),
     }
 }

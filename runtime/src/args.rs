@@ -332,6 +332,7 @@ fn action(raw: &Raw) -> Result<Action, Exit> {
         ("--min-p", raw.min_p.is_some()),
         ("--repetition-penalty", raw.repetition_penalty.is_some()),
         ("--seed", raw.seed.is_some()),
+        ("--timing", raw.timing),
     ];
     match generates.iter().find(|(_, given)| *given) {
         Some((flag, _)) if action != Action::Generate => {

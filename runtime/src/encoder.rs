@@ -28,8 +28,8 @@ impl<'a> Encoder<'a> {
         let is_normalized = |added: &&AddedToken| added.flags.get() & ADDED_NORMALIZED != 0;
         Ok(Encoder {
             nfc: tokenizer.nfc,
-            as_given: Finder::new(tokenizer, |added| !is_normalized(added))?,
-            normalized: Finder::new(tokenizer, is_normalized)?,
+            as_given: Finder::new(tokenizer, |added| !is_normalized(added), false)?,
+            normalized: Finder::new(tokenizer, is_normalized, tokenizer.nfc)?,
             words: Words::new(tokenizer.pre_tokenizer),
             pairs,
         })
@@ -59,9 +59,12 @@ struct Finder {
 }
 
 impl Finder {
-    fn new(tokenizer: &Tokenizer, wanted: impl FnMut(&&AddedToken) -> bool) -> Result<Finder, String> {
+    fn new(tokenizer: &Tokenizer, wanted: impl FnMut(&&AddedToken) -> bool, nfc: bool) -> Result<Finder, String> {
         let added: Vec<&AddedToken> = tokenizer.added.iter().filter(wanted).collect();
-        let texts = added.iter().map(|added| tokenizer.text(added));
+        // What is looked for in normalized text is normalized, too.
+        let normalized = |text: &[u8]| String::from_utf8_lossy(text).nfc().collect::<String>().into_bytes();
+        let text = |added: &&AddedToken| tokenizer.text(added);
+        let texts = added.iter().map(text).map(|text| if nfc { normalized(text) } else { text.to_vec() });
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts);
         let automaton = automaton.map_err(|error| format!("its added tokens cannot be searched for: {error}"))?;
         let ids: Vec<u32> = added.iter().map(|added| added.id.get()).collect();

@@ -362,6 +362,8 @@ pub struct SourceRecord {
     pub digest: U64,
 }
 
+/// Kind of tokenizer: one that the packer did not know. A sentence why follows the head, in UTF-8; all else is 0.
+pub const TOKENIZER_UNKNOWN: u32 = 0;
 /// Kind of tokenizer: byte-level byte pair encoding.
 pub const TOKENIZER_BYTE_PAIRS: u32 = 1;
 /// Flag of an added token: it is looked for in normalized text, not in the text as it is given.
@@ -374,7 +376,7 @@ pub const ADDED_SPECIAL: u32 = 2;
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct TokenizerHead {
-    /// [`TOKENIZER_BYTE_PAIRS`].
+    /// [`TOKENIZER_BYTE_PAIRS`] or [`TOKENIZER_UNKNOWN`].
     pub kind: U32,
     /// How text is split before pairs are merged: 1 as cl100k and dolma2, 2 as GPT-2.
     pub pre_tokenizer: U32,

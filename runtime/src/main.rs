@@ -120,9 +120,11 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
             display_path(&args.model)
         )));
     };
-    // A kind of tokenizer that is not known says nothing about what is text; --prompt refuses it.
-    if let Ok(Some(tokenizer)) = Tokenizer::new(file, vocabulary) {
-        rules.hidden.extend(tokenizer.special());
+    match Tokenizer::new(file, vocabulary) {
+        Ok(tokenizer) => rules.hidden.extend(tokenizer.iter().flat_map(Tokenizer::special)),
+        // A tokenizer that is not known says nothing about what is text; --prompt refuses it.
+        Err(Error::Request { .. }) => {}
+        Err(damaged) => return Err(damaged.into()),
     }
     if args.prompt.as_ref().is_some_and(|prompt| prompt.chat) {
         // Whatever steers the model has no place inside an answer.

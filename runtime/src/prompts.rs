@@ -11,11 +11,13 @@ use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::tokens::read_tokens;
 use olmo_infer::vocabulary::Vocabulary;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Longest text: what a model can take is far less.
-const MAX_TEXT_BYTES: u64 = 256 << 20;
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+/// Bytes of a position that a prompt may have; the longest token of the published models has 128.
+const POSITION_BYTES: usize = 512;
 /// Most ids that become text in one go.
 const MAX_IDS: usize = 1 << 28;
 
@@ -70,6 +72,12 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
         Some(text) => text.clone(),
         None => read_text(Path::new("-"))?,
     };
+    let most = file.config().max_position_embeddings;
+    // Before it is encoded, which takes memory for each byte.
+    if text.len() > most.saturating_mul(POSITION_BYTES) {
+        let found = format!("the prompt has {} bytes, too many for the {most} positions of the model", text.len());
+        return Err(Failure::Refused(format!("{found}; shorten it")));
+    }
     if !prompt.chat {
         return Ok(encoder(file, "--prompt")?.encode(&text));
     }
@@ -115,7 +123,7 @@ fn read_text(path: &Path) -> Result<String, Failure> {
         read(&mut File::open(path).map_err(Error::io(path, "open"))?, &mut bytes)?;
     }
     if bytes.len() as u64 > MAX_TEXT_BYTES {
-        return Err(Failure::Refused(format!("{}: more than 256 MiB of text, expected less", display_path(path))));
+        return Err(Failure::Refused(format!("{}: more than 64 MiB of text, expected less", display_path(path))));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -153,18 +161,17 @@ pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
     })?;
     let path: &PathBuf = &args.tokens[0];
     let tokens = read_tokens(path, file.config().vocab_size, MAX_IDS)?;
-    let mut bytes = Vec::new();
-    for (i, &token) in tokens.iter().enumerate() {
-        bytes.extend(vocabulary.bytes(token).ok_or_else(|| {
-            Failure::Refused(format!(
-                "{}: token {i} is {token}, which has no text in the vocabulary of {model}; it is one of the untrained ids \
-                 that fill up the embedding",
-                display_path(path)
-            ))
-        })?);
+    if let Some(i) = tokens.iter().position(|&token| vocabulary.bytes(token).is_none()) {
+        return Err(Failure::Refused(format!(
+            "{}: token {i} is {}, which has no text in the vocabulary of {model}; it is one of the untrained ids that fill \
+             up the embedding",
+            display_path(path),
+            tokens[i],
+        )));
     }
+    // The texts of tokens can be long: they are not collected.
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    tokens.iter().filter_map(|&token| vocabulary.bytes(token)).try_for_each(|bytes| out.write_all(bytes))?;
     file.check_unchanged()?;
-    let mut out = io::stdout().lock();
-    out.write_all(&bytes)?;
     Ok(out.flush()?)
 }

@@ -77,7 +77,9 @@ impl Sampler {
         self.logits.extend_from_slice(logits);
         for (logit, _) in self.logits.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
             let penalty = repetition_penalty as f32;
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            let penalized = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            // Finite, whatever the model says.
+            *logit = penalized.clamp(f32::MIN, f32::MAX);
         }
         if temperature == 0.0 {
             return top_k(&self.logits, 1)[0].0;
@@ -203,6 +205,11 @@ mod tests {
     fn large_differences_and_low_temperatures_are_no_trouble() {
         let sampling = Sampling { temperature: 1e-6, top_p: 0.9, ..HOT };
         assert_eq!(Sampler::new(sampling, 3).choose(&[-3e38, 3e38, 2.9e38]), 1);
+        for repetition_penalty in [1e-3, 1e3] {
+            let mut sampler = Sampler::new(Sampling { repetition_penalty, ..HOT }, 3);
+            (0..3).for_each(|token| sampler.observe(token));
+            assert!(sampler.choose(&[-3e38, 3e38, 2.9e38]) > 0);
+        }
         let sampling = Sampling { temperature: 1e9, ..HOT };
         assert!(Sampler::new(sampling, 3).choose(&[-3e38, 3e38, 2.9e38]) > 0);
     }

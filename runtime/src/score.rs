@@ -23,6 +23,8 @@ const GROUP: usize = 512;
 const MAX_LIST_BYTES: u64 = 64 << 20;
 /// How every object begins.
 const BEGINNING: &[u8] = b"{\"file\":";
+/// How it goes on for a file that could not be scored.
+const ERROR: &[u8] = b",\"error\":";
 
 /// Scores all files that have no score yet, and yields how many could not be scored. Files come in the order of the
 /// arguments, or of the list on standard input.
@@ -32,22 +34,27 @@ const BEGINNING: &[u8] = b"{\"file\":";
 pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Failure> {
     let mut out = Destination::new(args.output.as_deref(), &args.model)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
-    let files: Vec<PathBuf> = files.into_iter().filter(|path| !out.has(path)).collect();
+    let mut seen = HashSet::new();
+    let is_new = |path: &PathBuf| !out.has(path) && seen.insert(path.clone());
+    let files: Vec<PathBuf> = files.into_iter().filter(is_new).collect();
     let model = Model::new(file);
     let mut progress = Progress::new(files.len());
     let mut n_failed = 0;
     for group in files.chunks(GROUP) {
         n_failed += Group::read(args, file, &model, group)?.run(team, &mut out, &mut progress)?;
     }
-    progress.finish();
-    Ok(n_failed)
+    drop(progress);
+    Ok(n_failed + out.n_failed_before)
 }
 
 /// The files that standard input names.
 fn list() -> Result<Vec<PathBuf>, Failure> {
     let mut text = String::new();
-    let read = io::stdin().lock().take(MAX_LIST_BYTES).read_to_string(&mut text);
+    let read = io::stdin().lock().take(MAX_LIST_BYTES + 1).read_to_string(&mut text);
     read.map_err(Error::io(Path::new("-"), "read the list of files"))?;
+    if text.len() as u64 > MAX_LIST_BYTES {
+        return Err(Failure::Refused("the list of files has more than 64 MiB; score it in parts".into()));
+    }
     let files: Vec<PathBuf> = text.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect();
     if files.is_empty() {
         let problem = "no files to score: standard input is empty, expected a path per line; or name token files";
@@ -77,6 +84,11 @@ impl Scored<'_> {
         self.tokens.as_ref().map_or(0, |tokens| tokens.len() - 1)
     }
 
+    /// Whether there is nothing more to evaluate.
+    fn is_done(&self) -> bool {
+        self.nll.len() == self.n_predictions()
+    }
+
     /// The line of the file.
     fn line(&self) -> io::Result<Vec<u8>> {
         let mut line = BEGINNING.to_vec();
@@ -84,7 +96,7 @@ impl Scored<'_> {
         let tokens = match &self.tokens {
             Ok(tokens) => tokens,
             Err(problem) => {
-                line.extend(b",\"error\":");
+                line.extend(ERROR);
                 json_string(&mut line, problem)?;
                 line.extend(b"}\n");
                 return Ok(line);
@@ -98,7 +110,9 @@ impl Scored<'_> {
         for (i, &nll) in self.nll.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             // The logits are f32: more digits would say nothing.
-            write!(line, "{comma}{}", nll as f32)?;
+            let nll = nll as f32;
+            let nll = if nll.is_finite() { nll.to_string() } else { "null".into() };
+            write!(line, "{comma}{nll}")?;
         }
         line.extend(b"]}\n");
         Ok(line)
@@ -123,15 +137,40 @@ impl<'a> Group<'a> {
 
     /// Evaluates them, writes their lines, and yields how many have none but an error.
     fn run(mut self, team: &mut Team, out: &mut Destination, progress: &mut Progress) -> Result<usize, Failure> {
-        let n_failed = self.files.iter().filter(|file| file.tokens.is_err()).count();
-        let wanted: Vec<usize> = (0..self.files.len()).filter(|&i| self.files[i].n_predictions() > 0).collect();
+        let mut n_written = 0;
+        self.write_done(&mut n_written, out, progress)?;
+        // Again for those that were evaluated together with one whose logits are no numbers.
+        while n_written < self.files.len() {
+            match self.evaluate(&mut n_written, team, out, progress) {
+                Err((i, Failure::Runtime(error @ Error::NotFinite { .. }))) => {
+                    // When the model was written to meanwhile, that is where they come from.
+                    self.file.check_unchanged()?;
+                    self.files[i].tokens = Err(error.to_string());
+                    self.files[i].nll.clear();
+                    self.write_done(&mut n_written, out, progress)?;
+                }
+                Err((_, failure)) => return Err(failure),
+                Ok(()) => {}
+            }
+        }
+        Ok(self.files.iter().filter(|file| file.tokens.is_err()).count())
+    }
+
+    /// Evaluates the files that are not done, together. Fails with the index of the file whose logits are no numbers.
+    fn evaluate(
+        &mut self,
+        n_written: &mut usize,
+        team: &mut Team,
+        out: &mut Destination,
+        progress: &mut Progress,
+    ) -> Result<(), (usize, Failure)> {
+        let wanted: Vec<usize> = (0..self.files.len()).filter(|&i| !self.files[i].is_done()).collect();
+        wanted.iter().for_each(|&i| self.files[i].nll.clear());
         let tokens: Vec<Vec<u32>> = wanted.iter().map(|&i| self.files[i].tokens.clone().unwrap_or_default()).collect();
         // The last token predicts nothing that is known.
         let run = |tokens| Run { visit_prompt: true, score: true, ..Run::new(tokens, tokens.len() - 1) };
         let runs: Vec<Run> = tokens.iter().map(|tokens| run(tokens.as_slice())).collect();
-        let mut n_written = 0;
-        self.write_done(&mut n_written, out, progress)?;
-        if !runs.is_empty() {
+        let mut evaluate = || {
             let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
             let options = self.args.options(positions.iter().copied().max().unwrap_or(1));
             let mapped_bytes = match self.file.loaded().way {
@@ -141,31 +180,27 @@ impl<'a> Group<'a> {
             let needed = |positions: &[usize]| Batch::bytes(self.file.config(), &options, positions);
             let places = memory::batch(self.args.batch(), &positions, mapped_bytes, needed)?;
             let mut batch = Batch::new(self.model, options, places)?;
-            let evaluated = generate(&mut batch, team, &runs, |evaluated| {
+            generate(&mut batch, team, &runs, |evaluated| {
                 let file = &mut self.files[wanted[evaluated.run]];
                 file.nll.extend(evaluated.nll);
                 progress.n_tokens += 1;
                 if evaluated.is_last {
                     // The results of a model that was written to meanwhile are worth nothing.
                     self.file.check_unchanged()?;
-                    self.write_done(&mut n_written, out, progress)?;
+                    self.write_done(n_written, out, progress)?;
                 }
                 Ok::<_, Failure>(ControlFlow::Continue(()))
-            });
-            evaluated.map_err(|failure| match failure {
-                Failure::Runtime(Error::NotFinite { sequence, .. }) => {
-                    let path = display_path(self.files[wanted[sequence]].path);
-                    Failure::Refused(format!("{path}: {failure}"))
-                }
-                failure => failure,
-            })?;
-        }
-        Ok(n_failed)
+            })
+        };
+        evaluate().map(|_| ()).map_err(|failure| match failure {
+            Failure::Runtime(Error::NotFinite { sequence, .. }) => (wanted[sequence], failure),
+            failure => (0, failure),
+        })
     }
 
     /// Writes the lines of files that are done and stand before all that are not.
     fn write_done(&self, n_written: &mut usize, out: &mut Destination, progress: &mut Progress) -> Result<(), Failure> {
-        while let Some(file) = self.files.get(*n_written).filter(|file| file.nll.len() == file.n_predictions()) {
+        while let Some(file) = self.files.get(*n_written).filter(|file| file.is_done()) {
             out.write(&file.line()?)?;
             *n_written += 1;
             progress.n_files += 1;
@@ -176,27 +211,25 @@ impl<'a> Group<'a> {
 }
 
 /// Where the lines go.
-enum Destination {
-    Stdout,
-    /// A file with lines of earlier runs.
-    File {
-        path: PathBuf,
-        file: File,
-        /// Their files, as JSON has them.
-        names: HashSet<Vec<u8>>,
-    },
+struct Destination {
+    /// A file with lines of earlier runs; `None` for standard output.
+    file: Option<(PathBuf, File)>,
+    /// The files that it has lines of, as JSON has them.
+    names: HashSet<Vec<u8>>,
+    /// How many of those lines are errors.
+    n_failed_before: usize,
 }
 
 impl Destination {
     fn new(path: Option<&Path>, model: &Path) -> Result<Destination, Failure> {
-        let Some(path) = path else { return Ok(Destination::Stdout) };
+        let mut out = Destination { file: None, names: HashSet::new(), n_failed_before: 0 };
+        let Some(path) = path else { return Ok(out) };
         let shown = display_path(path);
         if std::fs::canonicalize(path).is_ok_and(|path| std::fs::canonicalize(model).is_ok_and(|model| model == path)) {
             return Err(Failure::Usage(format!("{shown}: is the model; give another name to --output")));
         }
         let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
         let mut file = opened.map_err(Error::io(path, "open for writing"))?;
-        let mut names = HashSet::new();
         let mut reader = BufReader::new(&file);
         let (mut line, mut end) = (Vec::new(), 0u64);
         for number in 1.. {
@@ -205,9 +238,12 @@ impl Destination {
             let is_whole = line.last() == Some(&b'\n');
             match name_in(&line) {
                 _ if n == 0 => break,
-                Some(name) if is_whole => names.insert(name.to_vec()),
-                // What a run that was stopped has left, even before the name's end.
-                _ if !is_whole && (line.starts_with(BEGINNING) || BEGINNING.starts_with(&line)) => break,
+                Some(name) if is_whole => {
+                    out.n_failed_before += usize::from(line[BEGINNING.len() + name.len()..].starts_with(ERROR));
+                    out.names.insert(name.to_vec());
+                }
+                // What a run that was stopped has left of a line, behind others of its own.
+                _ if !is_whole && end > 0 && (line.starts_with(BEGINNING) || BEGINNING.starts_with(&line)) => break,
                 _ => {
                     return Err(Failure::Refused(format!(
                         "{shown}: line {number} is no score, expected the output of --score; give --output another file"
@@ -218,26 +254,27 @@ impl Destination {
         }
         file.set_len(end).map_err(Error::io(path, "cut off its unfinished last line"))?;
         file.seek(SeekFrom::End(0)).map_err(Error::io(path, "go to its end"))?;
-        Ok(Destination::File { path: path.to_path_buf(), file, names })
+        out.file = Some((path.to_path_buf(), file));
+        Ok(out)
     }
 
-    /// Whether the file has a line already.
+    /// Whether there is a line of the file already. Standard input is another one each time.
     fn has(&self, path: &Path) -> bool {
-        let Destination::File { names, .. } = self else { return false };
         let mut name = Vec::new();
         // Writing into a vector does not fail.
-        json_string(&mut name, &path.to_string_lossy()).is_ok_and(|()| names.contains(&name))
+        path.as_os_str() != "-"
+            && json_string(&mut name, &path.to_string_lossy()).is_ok_and(|()| self.names.contains(&name))
     }
 
     /// Writes a line, all of it at once.
     fn write(&mut self, line: &[u8]) -> Result<(), Failure> {
-        match self {
-            Destination::Stdout => {
+        match &mut self.file {
+            None => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(line)?;
                 Ok(stdout.flush()?)
             }
-            Destination::File { path, file, .. } => Ok(file.write_all(line).map_err(Error::io(path, "write"))?),
+            Some((path, file)) => Ok(file.write_all(line).map_err(Error::io(path, "write"))?),
         }
     }
 }
@@ -282,8 +319,11 @@ impl Progress {
         // Where it does not take the line, nobody is left to tell.
         let _nobody_to_tell = write!(io::stderr(), "\r\x1b[K{line}");
     }
+}
 
-    fn finish(&mut self) {
+impl Drop for Progress {
+    /// Clears the line, so that what follows begins at its beginning.
+    fn drop(&mut self) {
         if self.shown.is_some() {
             let _nobody_to_tell = write!(io::stderr(), "\r\x1b[K");
         }

@@ -2,9 +2,10 @@
 //!
 //! Nothing here needs a crate for text; `encoder.rs` does the work.
 
-use crate::error::Error;
+use crate::error::{Error, one_line};
 use crate::format::{
-    ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead, section,
+    ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead,
+    section,
 };
 use crate::model_file::ModelFile;
 use crate::vocabulary::Vocabulary;
@@ -51,6 +52,13 @@ impl PreTokenizer {
     }
 }
 
+/// Most added tokens; published models have some tens.
+const MAX_ADDED: usize = 1 << 16;
+/// Longest added tokens, all together.
+const MAX_ADDED_BYTES: usize = 1 << 20;
+/// Most bytes of tokens that merges name, all together; dolma2's name 1.3 MB.
+const MAX_MERGED_BYTES: usize = 64 << 20;
+
 /// A view of the tokenizer section.
 #[derive(Clone, Copy)]
 pub struct Tokenizer<'a> {
@@ -71,6 +79,8 @@ pub struct Tokenizer<'a> {
 /// Why a section gives no tokenizer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NoTokenizer {
+    /// `olmo-pack` did not know it, and says why.
+    Unknown(String),
     /// A kind that this version does not know, by its code.
     UnknownKind(u32),
     /// It is not what the format describes.
@@ -86,6 +96,9 @@ impl<'a> Tokenizer<'a> {
     pub fn new(file: &'a ModelFile, vocabulary: Vocabulary<'a>) -> Result<Option<Tokenizer<'a>>, Error> {
         let Some(bytes) = file.checked_section(section::TOKENIZER, "tokenizer")? else { return Ok(None) };
         Tokenizer::in_section(bytes, vocabulary).map(Some).map_err(|problem| match problem {
+            NoTokenizer::Unknown(why) => {
+                Error::Request { problem: format!("its tokenizer is not known to olmo-pack: {}", one_line(&why)) }
+            }
             NoTokenizer::UnknownKind(kind) => Error::Request {
                 problem: format!("its tokenizer is of kind {kind}, which this version of olmo-infer does not know"),
             },
@@ -106,8 +119,10 @@ impl<'a> Tokenizer<'a> {
         let damaged = |found: String| NoTokenizer::Damaged(found);
         let (head, rest) =
             TokenizerHead::ref_from_prefix(bytes).map_err(|_| damaged(format!("{} bytes", bytes.len())))?;
-        if head.kind.get() != TOKENIZER_BYTE_PAIRS {
-            return Err(NoTokenizer::UnknownKind(head.kind.get()));
+        match head.kind.get() {
+            TOKENIZER_BYTE_PAIRS => {}
+            TOKENIZER_UNKNOWN => return Err(NoTokenizer::Unknown(String::from_utf8_lossy(rest).into_owned())),
+            kind => return Err(NoTokenizer::UnknownKind(kind)),
         }
         let code = head.pre_tokenizer.get();
         let pre_tokenizer = PreTokenizer::ALL.into_iter().find(|kind| kind.code() == code);
@@ -131,7 +146,8 @@ impl<'a> Tokenizer<'a> {
         Ok(tokenizer)
     }
 
-    /// Checks ids and flags. That no pair stands twice is for whoever looks pairs up.
+    /// Checks ids and flags. That no pair stands twice is for whoever looks pairs up. Ids may be named again and again, and
+    /// their bytes are those of the file: what is looked at has a limit.
     fn check(&self) -> Result<(), String> {
         let bytes_of = |id: U32| {
             let bytes = self.vocabulary.bytes(id.get());
@@ -146,8 +162,13 @@ impl<'a> Tokenizer<'a> {
                 return Err(format!("id {id} for the byte {byte:02x}, which is another token"));
             }
         }
+        let mut n_merged_bytes = 0usize;
         for (rank, merge) in self.merges.iter().enumerate() {
             let (left, right, merged) = (bytes_of(merge.left)?, bytes_of(merge.right)?, bytes_of(merge.id)?);
+            n_merged_bytes = n_merged_bytes.saturating_add(merged.len());
+            if n_merged_bytes > MAX_MERGED_BYTES {
+                return Err(format!("merges of more than {MAX_MERGED_BYTES} bytes"));
+            }
             if merged.strip_prefix(left) != Some(right) {
                 return Err(format!("merge {rank}, which makes other bytes than those of its pieces"));
             }
@@ -156,7 +177,11 @@ impl<'a> Tokenizer<'a> {
         if let Some(added) = self.added.iter().find(unknown) {
             return Err(format!("flags {:#x} of id {}", added.flags, added.id));
         }
-        self.added.iter().try_for_each(|added| bytes_of(added.id).map(|_| ()))?;
+        let lengths = self.added.iter().map(|added| bytes_of(added.id).map(<[u8]>::len));
+        let n_bytes = lengths.sum::<Result<usize, String>>()?;
+        if self.added.len() > MAX_ADDED || n_bytes > MAX_ADDED_BYTES {
+            return Err(format!("{} added tokens of {n_bytes} bytes", self.added.len()));
+        }
         let no_text = |added: &&AddedToken| str::from_utf8(self.text(added)).is_err();
         if let Some(added) = self.added.iter().find(no_text) {
             return Err(format!("the added token {}, which is not UTF-8", added.id));
