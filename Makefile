@@ -21,9 +21,9 @@ demo:
 	@echo
 	target/release/olmo-pack demo/weights $(DEMO)/demo.olmo --force
 	@echo
-	@echo 'The prompt is "Four score and seven"; the model goes on:'
+	@echo '$$ olmo-infer demo.olmo --prompt "Four score and seven"'
 	@echo
-	@target/release/olmo-infer $(DEMO)/demo.olmo demo/prompt.tokens.bin --text --max-tokens 2000 --timing
+	@target/release/olmo-infer $(DEMO)/demo.olmo --prompt "Four score and seven" --max-tokens 2000 --timing
 
 ## All tests.
 test:
