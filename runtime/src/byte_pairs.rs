@@ -32,9 +32,12 @@ struct Piece {
 pub struct Word {
     /// A piece stands where its first byte does.
     pieces: Vec<Piece>,
-    /// Pairs that a merge names: its rank, where the left piece stands, both ids.
-    pairs: BinaryHeap<Reverse<(u32, usize, (u32, u32))>>,
+    /// Pairs that a merge names, the one to be merged next on top.
+    pairs: BinaryHeap<Reverse<Pair>>,
 }
+
+/// Rank of the merge, where the left piece stands, and the ids of both.
+type Pair = (u32, usize, (u32, u32));
 
 impl<'a> BytePairs<'a> {
     /// Ids of single bytes and merges in the order of their ranks; `None` when a pair stands twice.

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Longer than a tick of the clocks by which Linux notes changes, 1 to 10 ms.
-const CLOCK_TICK: Duration = Duration::from_millis(20);
-/// The same for file systems that keep whole seconds, or every other one.
-const COARSE_CLOCK_TICK: Duration = Duration::from_secs(2);
+/// A change that is older than this when the file is opened is complete. It is more than a tick of the clocks by which
+/// file systems note changes (1 to 10 ms, whole or even seconds on some), and leaves time to a call that writes many
+/// megabytes on a busy machine: it bears the time of its beginning.
+const COMPLETE_AFTER: Duration = Duration::from_secs(2);
 
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
@@ -99,8 +99,8 @@ impl ModelFile {
     ///
     /// A file whose length or modification time is another was written to. When only its change time is - it was
     /// renamed, replaced by another file of its name, or something hid a write - the digests of all tensors decide,
-    /// which takes as long as reading them. They also do when the file was opened within moments of a change: the
-    /// clocks of file systems tick so slowly that the next one may bear the same time.
+    /// which takes as long as reading them. They also do when the file was opened within two seconds of a change:
+    /// that may not have been complete, and the next one may bear the same time.
     ///
     /// What another process writes through a mapping of its own may move no time, and is then not noticed.
     ///
@@ -318,12 +318,11 @@ impl State {
         State { written, changed: (metadata.ctime(), metadata.ctime_nsec()) }
     }
 
-    /// Whether the last change before `now` is so recent that another one could bear the same time. One in the future,
-    /// by another clock, is.
+    /// Whether the last change before `now` is so recent that it may not be complete, or that another one could bear the
+    /// same time. One in the future, by another clock, is.
     fn is_fresh(&self, now: Duration) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
-        let tick = if nanoseconds == 0 { COARSE_CLOCK_TICK } else { CLOCK_TICK };
-        now < changed + tick
+        now < changed + COMPLETE_AFTER
     }
 }
