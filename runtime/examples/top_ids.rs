@@ -4,8 +4,9 @@
 //! cargo run --release -p olmo-infer --example top_ids -- model.olmo 28070 5573 323 8254
 //! ```
 
-use olmo_infer::model::{Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::with_team;
 use olmo_infer::top_k::top_k;
 use std::error::Error;
@@ -16,15 +17,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prompt = arguments.map(|id| id.parse()).collect::<Result<Vec<u32>, _>>()?;
 
     let file = ModelFile::open(path.as_ref())?;
-    let model = Model::new(&file);
+    let network = Network::new(&file);
     let threads = std::thread::available_parallelism()?.get();
     let top = with_team(threads, |team| {
-        let mut session = Session::new(&model, Options::new(prompt.len()))?;
-        for chunk in prompt.chunks(session.options().chunk) {
-            session.forward(team, chunk)?;
+        let mut single = Single::new(&network, Options::new(prompt.len()))?;
+        for chunk in prompt.chunks(single.options().chunk) {
+            single.forward(team, chunk)?;
         }
-        let last = (prompt.len() - 1) % session.options().chunk;
-        let logits = session.logits(team, last..last + 1)?;
+        let last = (prompt.len() - 1) % single.options().chunk;
+        let logits = single.logits(team, last..last + 1)?;
         Ok::<_, olmo_infer::error::Error>(top_k(logits, 5))
     })?;
     for (id, logit) in top {

@@ -9,8 +9,8 @@ use std::collections::{BinaryHeap, HashMap};
 use zerocopy::little_endian::U32;
 
 /// The merges of a tokenizer, by their pairs.
-pub struct BytePairs<'a> {
-    bytes: &'a [U32; 256],
+pub struct BytePairs {
+    bytes: [U32; 256],
     /// Rank and result.
     merges: HashMap<(u32, u32), (u32, u32)>,
 }
@@ -36,14 +36,14 @@ pub struct Word {
     pairs: BinaryHeap<Reverse<(u32, usize, (u32, u32))>>,
 }
 
-impl<'a> BytePairs<'a> {
+impl BytePairs {
     /// Ids of single bytes and merges in the order of their ranks; `None` when a pair stands twice.
-    pub fn new(bytes: &'a [U32; 256], merges: &[Merge]) -> Option<BytePairs<'a>> {
+    pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Option<BytePairs> {
         let n_merges = merges.len();
         let merges =
             (0..).zip(merges).map(|(rank, merge)| ((merge.left.get(), merge.right.get()), (rank, merge.id.get())));
         let merges: HashMap<_, _> = merges.collect();
-        (merges.len() == n_merges).then_some(BytePairs { bytes, merges })
+        (merges.len() == n_merges).then_some(BytePairs { bytes: *bytes, merges })
     }
 
     /// Appends the ids of a word.

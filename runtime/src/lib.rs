@@ -5,8 +5,8 @@
 //! 1. [`model_file`] opens and checks the file, [`mapping`] maps it or reads it, as suits its [`file_system`];
 //!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model it is.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
-//! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
-//!    pass takes tokens of one [`sequence`] or of many; a [`session`] is one by itself.
+//! 3. [`network`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
+//!    pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
 //!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
 //! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens.
@@ -18,17 +18,18 @@
 //! it.
 //!
 //! ```no_run
-//! use olmo_infer::model::{Model, Options, Session};
+//! use olmo_infer::network::{Network, Options};
+//! use olmo_infer::single::Single;
 //! use olmo_infer::model_file::ModelFile;
 //! use olmo_infer::{threads::with_team, top_k::top_k};
 //!
 //! let prompt = [28070, 5573, 323, 8254];
 //! let file = ModelFile::open("model.olmo".as_ref())?;
-//! let model = Model::new(&file);
+//! let network = Network::new(&file);
 //! let top = with_team(2, |team| {
-//!     let mut session = Session::new(&model, Options::new(prompt.len()))?;
-//!     session.forward(team, &prompt)?;
-//!     let logits = session.logits(team, prompt.len() - 1..prompt.len())?;
+//!     let mut single = Single::new(&network, Options::new(prompt.len()))?;
+//!     single.forward(team, &prompt)?;
+//!     let logits = single.logits(team, prompt.len() - 1..prompt.len())?;
 //!     Ok::<_, olmo_infer::error::Error>(top_k(logits, 5))
 //! })?;
 //! println!("{top:?}");
@@ -65,15 +66,15 @@ pub mod manual;
 pub mod mapping;
 pub mod matmul;
 pub mod memory;
-pub mod model;
 pub mod model_file;
+pub mod network;
 pub mod panels;
 pub mod rope;
 mod rounding;
 pub mod sampler;
 pub mod sequence;
-pub mod session;
 pub mod signals;
+pub mod single;
 mod sync;
 pub mod text;
 pub mod threads;

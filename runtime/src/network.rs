@@ -1,4 +1,4 @@
-//! The main path: a model, a batch of sequences, and the forward pass from token ids to logits.
+//! The main path: the network of a model, a batch of sequences, and the forward pass from token ids to logits.
 
 use crate::attention::Attention;
 use crate::buffers::Buffers;
@@ -17,28 +17,28 @@ use crate::threads::Team;
 use crate::weights::{LayerWeights, Weights};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use crate::session::Session;
-
 /// Most positions whose logits are computed at a time.
 pub const LOGITS_CHUNK: usize = 48;
 
-/// A model ready to run: views of the weights and what is derived from the configuration.
-pub struct Model<'a> {
+/// A model ready to run: views of the weights and what is derived from the configuration. A clone is some kilobytes of
+/// views, whatever the size of the weights.
+#[derive(Clone)]
+pub struct Network<'a> {
     config: &'a ModelConfig,
     weights: Weights<'a>,
     rope_full: Rope,
     rope_sliding: Rope,
 }
 
-impl<'a> Model<'a> {
+impl<'a> Network<'a> {
     /// Borrows the tensors of `file`.
-    pub fn new(file: &'a ModelFile) -> Model<'a> {
-        Model::from_weights(file.config(), Weights::new(file))
+    pub fn new(file: &'a ModelFile) -> Network<'a> {
+        Network::from_weights(file.config(), Weights::new(file))
     }
 
-    /// A model whose tensors lie anywhere; their shapes must be those of [`crate::layout::tensors`].
-    pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Model<'a> {
-        Model {
+    /// A network whose tensors lie anywhere; their shapes must be those of [`crate::layout::tensors`].
+    pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Network<'a> {
+        Network {
             config,
             weights,
             rope_full: Rope::new(config, AttentionKind::Full),
@@ -57,7 +57,7 @@ impl<'a> Model<'a> {
     }
 }
 
-/// How a batch or a session computes.
+/// How sequences are computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Most positions that a sequence can hold, prompt and generated tokens together.
@@ -122,7 +122,7 @@ fn block_input<'b>(
 /// A sequence has a place, from 0, which [`Batch::begin`] gives to the next one when it has ended. What a sequence
 /// yields does not depend on the others, to the last bit.
 pub struct Batch<'m> {
-    model: &'m Model<'m>,
+    network: Network<'m>,
     options: Options,
     sequences: Vec<Sequence>,
     matmul: Matmul,
@@ -141,14 +141,15 @@ impl<'m> Batch<'m> {
         caches.saturating_add(Buffers::bytes(config, rows) + converted)
     }
 
-    /// A batch of places for `sequences` sequences, none of which has begun.
+    /// A batch of places for `sequences` sequences, none of which has begun. It keeps a clone of the network, and borrows
+    /// the weights alone.
     ///
     /// # Errors
     /// [`Error::Request`] for more positions than the model has, no positions, no sequences, memory that the system does
     /// not give, or a thread whose processor rounds or flushes otherwise than by default.
-    pub fn new(model: &'m Model<'m>, options: Options, sequences: usize) -> Result<Batch<'m>, Error> {
+    pub fn new(network: &Network<'m>, options: Options, sequences: usize) -> Result<Batch<'m>, Error> {
         rounding::check()?;
-        let config = model.config();
+        let config = network.config();
         if options.positions > config.max_position_embeddings {
             return Err(Error::Request {
                 problem: format!(
@@ -162,9 +163,9 @@ impl<'m> Batch<'m> {
             return Err(Error::Request { problem });
         }
         let options = options.clamped(sequences);
-        let bf16 = model.weights.embed_tokens.shape.dtype == Dtype::Bf16;
+        let bf16 = network.weights.embed_tokens.shape.dtype == Dtype::Bf16;
         Ok(Batch {
-            model,
+            network: network.clone(),
             options,
             sequences: (0..sequences).map(|_| Sequence::without_room()).collect(),
             matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
@@ -187,7 +188,7 @@ impl<'m> Batch<'m> {
             return Err(Error::Request { problem });
         }
         self.rows.clear();
-        self.sequences[place].begin(self.model.config(), positions, self.options.chunk)
+        self.sequences[place].begin(self.network.config(), positions, self.options.chunk)
     }
 
     /// Forgets the sequence in a place; the next tokens begin a new one in the same memory.
@@ -201,7 +202,7 @@ impl<'m> Batch<'m> {
 
     /// The model's configuration.
     pub fn config(&self) -> &'m ModelConfig {
-        self.model.config()
+        self.network.config()
     }
 
     /// Number of places.
@@ -242,9 +243,10 @@ impl<'m> Batch<'m> {
         self.give_rows(parts)?;
         self.embed(team);
         self.rotations(team);
-        for (index, layer) in self.model.weights.layers.iter().enumerate() {
-            self.attention_block(team, index, layer);
-            self.mlp_block(team, index, layer);
+        for index in 0..self.config().n_layers() {
+            let layer = self.network.weights.layers[index];
+            self.attention_block(team, index, &layer);
+            self.mlp_block(team, index, &layer);
         }
         Ok(())
     }
@@ -272,7 +274,7 @@ impl<'m> Batch<'m> {
         if tokens.is_empty() || tokens.len() > left {
             return Err(format!("{} tokens in one forward pass, there is room for 1 to {left}", tokens.len()));
         }
-        let vocab_size = self.model.config().vocab_size;
+        let vocab_size = self.network.config().vocab_size;
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(format!("token {token}, the vocabulary has ids 0 to {}", vocab_size - 1));
         }
@@ -283,17 +285,17 @@ impl<'m> Batch<'m> {
 
     /// `hidden[t] = embed_tokens[tokens[t]]`
     fn embed(&mut self, team: &mut Team) {
-        let (embed_tokens, width) = (&self.model.weights.embed_tokens, self.model.config().hidden_size);
+        let (embed_tokens, width) = (&self.network.weights.embed_tokens, self.network.config().hidden_size);
         let (rows, hidden) = (&self.rows, &mut self.buffers.hidden[..self.rows.len() * width]);
         team.for_rows(hidden, width, |t, hidden| embed_tokens.copy_row(rows[t].token as usize, hidden));
     }
 
     /// cos and sin of the rows' positions, for both kinds of layers.
     fn rotations(&mut self, team: &mut Team) {
-        let half = self.model.config().head_dim / 2;
+        let half = self.network.config().head_dim / 2;
         let rows = &self.rows;
-        for (kind, rope) in [&self.model.rope_full, &self.model.rope_sliding].into_iter().enumerate() {
-            if kind == 1 && self.model.config().sliding_window == 0 {
+        for (kind, rope) in [&self.network.rope_full, &self.network.rope_sliding].into_iter().enumerate() {
+            if kind == 1 && self.network.config().sliding_window == 0 {
                 continue;
             }
             let cos = &mut self.buffers.cos[kind][..rows.len() * half];
@@ -311,7 +313,7 @@ impl<'m> Batch<'m> {
     ///                  hidden += o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
     /// ```
     fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, rows, n) = (self.model.config(), &self.rows, self.rows.len());
+        let (config, rows, n) = (self.network.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
         let isa = self.options.products.isa;
@@ -368,7 +370,7 @@ impl<'m> Batch<'m> {
     ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
     /// ```
     fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, n, isa) = (self.model.config(), self.rows.len(), self.options.products.isa);
+        let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.products.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
         let hidden = &b.hidden[..n * hidden_size];
@@ -387,8 +389,8 @@ impl<'m> Batch<'m> {
     /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that are
     /// not finite.
     fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
-        let (width, isa) = (self.model.config().hidden_size, self.options.products.isa);
-        let eps = self.model.config().rms_norm_eps as f32;
+        let (width, isa) = (self.network.config().hidden_size, self.options.products.isa);
+        let eps = self.network.config().rms_norm_eps as f32;
         let n = self.rows.len();
         let hidden = &mut self.buffers.hidden[..n * width];
         let projected = &mut self.buffers.projected[..n * width];
@@ -417,8 +419,8 @@ impl<'m> Batch<'m> {
         team: &mut Team,
         rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
     ) -> Result<&[f32], Error> {
-        let (config, isa) = (self.model.config(), self.options.products.isa);
-        let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, &self.model.weights);
+        let (config, isa) = (self.network.config(), self.options.products.isa);
+        let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, &self.network.weights);
         let rows = rows.into_iter();
         let n = rows.clone().count();
         assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));

@@ -1,28 +1,28 @@
-//! One sequence by itself, for callers that have no more than one.
+//! One sequence by itself, for callers that have no more than one and a team at hand.
 
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::model::{Batch, Model, Options};
+use crate::network::{Batch, Network, Options};
 use crate::threads::Team;
 use std::ops::Range;
 
 /// A batch of one sequence: its KV cache and the buffers of the forward pass, all allocated at the beginning.
-pub struct Session<'m>(Batch<'m>);
+pub struct Single<'m>(Batch<'m>);
 
-impl<'m> Session<'m> {
-    /// Bytes that a session needs: KV cache and activations.
+impl<'m> Single<'m> {
+    /// Bytes that a sequence needs: KV cache and activations.
     pub fn bytes(config: &ModelConfig, options: &Options) -> u64 {
         Batch::bytes(config, options, &[options.positions])
     }
 
-    /// An empty session.
+    /// An empty sequence.
     ///
     /// # Errors
     /// [`Error::Request`] for more positions than the model has, no positions, or memory that the system does not give.
-    pub fn new(model: &'m Model<'m>, options: Options) -> Result<Session<'m>, Error> {
-        let mut batch = Batch::new(model, options, 1)?;
+    pub fn new(network: &Network<'m>, options: Options) -> Result<Single<'m>, Error> {
+        let mut batch = Batch::new(network, options, 1)?;
         batch.begin(0, options.positions)?;
-        Ok(Session(batch))
+        Ok(Single(batch))
     }
 
     /// Forgets the sequence; the next tokens begin a new one in the same memory.
@@ -40,12 +40,12 @@ impl<'m> Session<'m> {
         self.0.position(0)
     }
 
-    /// How this session computes; the chunk is at most the positions.
+    /// How it is computed; the chunk is at most the positions.
     pub fn options(&self) -> &Options {
         self.0.options()
     }
 
-    /// Evaluates the next tokens of the sequence, at most a chunk of them. [`Session::logits`] then gives what they
+    /// Evaluates the next tokens of the sequence, at most a chunk of them. [`Single::logits`] then gives what they
     /// predict.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl<'m> Session<'m> {
     }
 
     /// What some of the tokens of the last forward pass predict, `[rows, vocab_size]`; at most
-    /// [`crate::model::LOGITS_CHUNK`] of them at a time.
+    /// [`crate::network::LOGITS_CHUNK`] of them at a time.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when a logit is not a finite number.
