@@ -129,6 +129,8 @@ pub struct Batch<'m> {
     /// The tokens of the pass; row t of every buffer belongs to the token in row t here.
     rows: Vec<Row>,
     buffers: Buffers,
+    /// Rows of logits that are computed.
+    n_logits: usize,
 }
 
 impl<'m> Batch<'m> {
@@ -171,6 +173,7 @@ impl<'m> Batch<'m> {
             matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
             rows: Vec::with_capacity(options.chunk),
             buffers: Buffers::new(config, options.chunk)?,
+            n_logits: 0,
         })
     }
 
@@ -187,7 +190,7 @@ impl<'m> Batch<'m> {
             let problem = format!("{positions} positions were asked for, the batch has {}", self.options.positions);
             return Err(Error::Request { problem });
         }
-        self.rows.clear();
+        self.forget_rows();
         self.sequences[place].begin(self.network.config(), positions, self.options.chunk)
     }
 
@@ -196,8 +199,13 @@ impl<'m> Batch<'m> {
     /// # Panics
     /// When there is no such place.
     pub fn restart(&mut self, place: usize) {
-        self.rows.clear();
+        self.forget_rows();
         self.sequences[place].restart();
+    }
+
+    fn forget_rows(&mut self) {
+        self.rows.clear();
+        self.n_logits = 0;
     }
 
     /// The model's configuration.
@@ -253,7 +261,7 @@ impl<'m> Batch<'m> {
 
     /// Gives every token its row and its position, or none of them.
     fn give_rows<'t>(&mut self, parts: impl IntoIterator<Item = (usize, &'t [u32])>) -> Result<(), Error> {
-        self.rows.clear();
+        self.forget_rows();
         let mut parts = parts.into_iter();
         let given = parts.try_for_each(|(place, tokens)| self.give_rows_to(place, tokens));
         let given = match given {
@@ -424,6 +432,7 @@ impl<'m> Batch<'m> {
         let rows = rows.into_iter();
         let n = rows.clone().count();
         assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));
+        self.n_logits = 0;
         let b = &mut self.buffers;
         let normed = &mut b.normed[..n * width];
         let logits = &mut b.logits[..n * config.vocab_size];
@@ -444,7 +453,10 @@ impl<'m> Batch<'m> {
             }
         });
         match bad.into_inner() {
-            u64::MAX => Ok(logits),
+            u64::MAX => {
+                self.n_logits = n;
+                Ok(logits)
+            }
             bad => {
                 let mut rows = rows;
                 let row = rows.nth((bad >> 32) as usize).map(|row| self.rows[row]).expect("one of the rows");
@@ -453,5 +465,11 @@ impl<'m> Batch<'m> {
                 Err(Error::NotFinite { sequence, position, token: bad as u32 as usize, first })
             }
         }
+    }
+
+    /// What [`Batch::logits`] gave for the last forward pass, `[rows, vocab_size]`; empty when it was not called since, or
+    /// failed.
+    pub fn computed_logits(&self) -> &[f32] {
+        &self.buffers.logits[..self.n_logits * self.config().vocab_size]
     }
 }

@@ -66,4 +66,10 @@ impl<'m> Single<'m> {
     pub fn logits(&mut self, team: &mut Team, rows: Range<usize>) -> Result<&[f32], Error> {
         self.0.logits(team, rows)
     }
+
+    /// What [`Single::logits`] gave for the last forward pass, `[rows, vocab_size]`; empty when it was not called since,
+    /// or failed.
+    pub fn computed_logits(&self) -> &[f32] {
+        self.0.computed_logits()
+    }
 }

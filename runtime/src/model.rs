@@ -1,0 +1,147 @@
+//! An open model with its threads: where a program that uses the library begins.
+
+#[cfg(feature = "text")]
+use crate::chat::Chat;
+use crate::config::ModelConfig;
+#[cfg(feature = "text")]
+use crate::encoder::Encoder;
+use crate::error::{Error, display_path};
+use crate::mapping::Load;
+use crate::model_file::ModelFile;
+use crate::network::Options;
+use crate::session::Session;
+use crate::threads::Threads;
+#[cfg(feature = "text")]
+use crate::tokenizer::Tokenizer;
+use crate::vocabulary::Vocabulary;
+use std::path::Path;
+#[cfg(feature = "text")]
+use std::sync::OnceLock;
+use std::thread;
+
+/// A model file and the threads that compute with it. It is `Send` and `Sync`: in an [`Arc`](std::sync::Arc) it serves
+/// any number of threads, each with a [`Session`] of its own. Their passes take turns on the threads of the model.
+///
+/// The file must not be written to while it is mapped: [`ModelFile::check_unchanged`] tells, before results are handed
+/// on, that it was not. Replacing it by renaming is safe. The end of a file that is cut short meanwhile cannot be read,
+/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::signals::install`] ends the program in one line.
+pub struct Model {
+    file: ModelFile,
+    threads: Threads,
+    /// Made for the first text.
+    #[cfg(feature = "text")]
+    encoder: OnceLock<Encoder>,
+}
+
+impl Model {
+    /// Opens a model file, to compute on all cores that this process may use. It is mapped, or read where mapping is no
+    /// good idea: see [`Load::Auto`].
+    ///
+    /// Of a mapped file nothing but the index is read here. The first pass brings the tensors in; when that is to
+    /// happen at another time, [`ModelFile::populate`] does it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and what is wrong with a file that is no good model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
+        Model::open_with(path, Load::Auto, thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// Opens a model file in a way of one's choice, to compute with so many threads, the results being the same bits for
+    /// any number. When the system does not give them, there are fewer.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::open_with`].
+    pub fn open_with(path: impl AsRef<Path>, load: Load, n_threads: usize) -> Result<Model, Error> {
+        Ok(Model {
+            file: ModelFile::open_with(path.as_ref(), load)?,
+            threads: Threads::new(n_threads),
+            #[cfg(feature = "text")]
+            encoder: OnceLock::new(),
+        })
+    }
+
+    /// The model's configuration: sizes, and the ids that end a text.
+    pub fn config(&self) -> &ModelConfig {
+        self.file.config()
+    }
+
+    /// The file, for everything else that is in it.
+    pub fn file(&self) -> &ModelFile {
+        &self.file
+    }
+
+    /// An empty sequence of at most [`Options::positions`] tokens, with its KV cache and buffers:
+    /// `model.session(Options::new(4096))`. [`Session::bytes`] says how much memory that is.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for more positions than the model has, no positions, or memory that the system does not give.
+    pub fn session(&self, options: Options) -> Result<Session<'_>, Error> {
+        Session::new(&self.file, &self.threads, options)
+    }
+
+    /// The bytes of every token; `None` when the file has none. Looks at their digest, about a megabyte: better kept
+    /// than asked for each token.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn vocabulary(&self) -> Result<Option<Vocabulary<'_>>, Error> {
+        Vocabulary::new(&self.file)
+    }
+
+    /// The text of some ids. What is no UTF-8, as when they end in the middle of a character, becomes U+FFFD. To show
+    /// text as it is generated, give the bytes of a token after the other to a [`TextStream`](crate::text::TextStream).
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the file has no vocabulary, or no text for one of the ids; [`Error::Damaged`].
+    pub fn decode_text(&self, ids: &[u32]) -> Result<String, Error> {
+        let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
+        let mut bytes = Vec::new();
+        for &id in ids {
+            bytes.extend(vocabulary.bytes(id).ok_or_else(|| self.has_no(&format!("text for the id {id}")))?);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The error about something that the file lacks.
+    fn has_no(&self, what: &str) -> Error {
+        Error::Request { problem: format!("{}: has no {what}", display_path(self.file.path())) }
+    }
+}
+
+/// Text.
+#[cfg(feature = "text")]
+impl Model {
+    /// The ids of a text. The first call prepares the tokenizer, which takes some milliseconds for a hundred thousand
+    /// ids.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with; [`Error::Damaged`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.encoder()?.encode(text))
+    }
+
+    /// The ids of one turn of a conversation, after which the model answers; `system` says how it is to behave.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the file has no chat format, or one without a place for a system's text, and those of
+    /// [`Model::encode`].
+    pub fn chat(&self, system: Option<&str>, user: &str) -> Result<Vec<u32>, Error> {
+        let chat = Chat::new(&self.file)?.ok_or_else(|| self.has_no("chat format"))?;
+        let text = chat.prompt(system, user).ok_or_else(|| self.has_no("place for a system's text"))?;
+        self.encode(&text)
+    }
+
+    fn encoder(&self) -> Result<&Encoder, Error> {
+        if let Some(encoder) = self.encoder.get() {
+            return Ok(encoder);
+        }
+        let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
+        let tokenizer = Tokenizer::new(&self.file, vocabulary)?.ok_or_else(|| self.has_no("tokenizer"))?;
+        let made = Encoder::new(&tokenizer).map_err(|problem| {
+            let path = display_path(self.file.path());
+            Error::Request { problem: format!("{path}: {problem}; pack it again") }
+        })?;
+        // Another thread may have been faster.
+        Ok(self.encoder.get_or_init(|| made))
+    }
+}
