@@ -151,7 +151,7 @@ fn sessions_in_several_threads_share_a_model() {
 /// The text of the error.
 #[track_caller]
 fn refused<T>(result: Result<T, Error>) -> String {
-    result.err().expect("an error").to_string()
+    result.map(|_| ()).expect_err("an error").to_string()
 }
 
 #[test]

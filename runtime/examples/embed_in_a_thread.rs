@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What the model says after each of the prompts, in their order. The threads take turns, a pass each: who wants more
-/// tokens in all, and not an answer to each caller, takes a `Batch`.
+/// What the model says after each of the prompts, in their order. The sessions take turns, a pass each; to have more
+/// tokens a second in all, several sequences share each pass in a `Batch`.
 pub fn answers(model: &Arc<Model>, prompts: Vec<String>) -> Vec<Result<String, Error>> {
     let spawn = |prompt: String| {
         let model = Arc::clone(model);

@@ -8,11 +8,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use zerocopy::little_endian::U32;
 
+/// Two ids that stand side by side.
+type Pair = (u32, u32);
+
 /// The merges of a tokenizer, by their pairs.
 pub struct BytePairs {
     bytes: [U32; 256],
     /// Rank and result.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: HashMap<Pair, (u32, u32)>,
 }
 
 /// A piece of a word.
@@ -33,7 +36,7 @@ pub struct Word {
     /// A piece stands where its first byte does.
     pieces: Vec<Piece>,
     /// Pairs that a merge names: its rank, where the left piece stands, both ids.
-    pairs: BinaryHeap<Reverse<(u32, usize, (u32, u32))>>,
+    pairs: BinaryHeap<Reverse<(u32, usize, Pair)>>,
 }
 
 impl BytePairs {

@@ -25,7 +25,7 @@
 //! folder `examples`, `generate` shows text as it comes, `embed_in_a_thread` serves several threads, and `score` goes
 //! below these two types.
 //!
-//! They are for callers that take a token at a time. Each call wakes the threads of the model, some tens of microseconds.
+//! They are for callers that take a token at a time. Each pass wakes the threads of the model, some tens of microseconds.
 //! Whole runs, and many sequences that share each pass over the weights, are [`generate::generate`] with a
 //! [`Batch`](network::Batch), inside [`threads::with_team`]: what the program `olmo-infer` does. The results are the same
 //! bits.

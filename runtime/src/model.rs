@@ -14,6 +14,7 @@ use crate::threads::Threads;
 #[cfg(feature = "text")]
 use crate::tokenizer::Tokenizer;
 use crate::vocabulary::Vocabulary;
+use std::fmt;
 use std::path::Path;
 #[cfg(feature = "text")]
 use std::sync::OnceLock;
@@ -105,6 +106,12 @@ impl Model {
     /// The error about something that the file lacks.
     fn has_no(&self, what: &str) -> Error {
         Error::Request { problem: format!("{}: has no {what}", display_path(self.file.path())) }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("path", &self.file.path()).field("config", self.config()).finish_non_exhaustive()
     }
 }
 

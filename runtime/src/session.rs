@@ -8,12 +8,13 @@ use crate::network::{Network, Options};
 use crate::sampler::{Sampler, Sampling};
 use crate::single::Single;
 use crate::threads::Threads;
+use std::fmt;
 
 /// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It can be sent to
 /// another thread.
 ///
-/// Every call that evaluates tokens wakes the threads of the model, some tens of microseconds, and lets them go again, so
-/// that sessions of several callers can share them. Where that counts - for whole runs, or many sequences at once -
+/// Every pass wakes the threads of the model, some tens of microseconds, and lets them go again, so that sessions of
+/// several callers can share them. Where that counts - for whole runs, or many sequences at once -
 /// [`generate`](crate::generate::generate) inside [`with_team`](crate::threads::with_team) is the way.
 pub struct Session<'m> {
     single: Single<'m>,
@@ -120,15 +121,23 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Evaluates the tokens that are not yet, of which there are some.
+    /// Evaluates the tokens that are not yet, of which there are some. The threads are let go after each pass, so that a
+    /// long prompt does not keep other sessions waiting.
     fn evaluate(&mut self) -> Result<(), Error> {
-        let (begin, chunk) = (self.single.position(), self.options().chunk);
-        let (single, waiting) = (&mut self.single, &self.tokens[begin..]);
-        self.threads.run(|team| {
-            waiting.chunks(chunk).try_for_each(|chunk| single.forward(team, chunk))?;
-            let last = (waiting.len() - 1) % chunk;
-            single.logits(team, last..last + 1).map(|_logits| ())
-        })
+        let (begin, most) = (self.single.position(), self.options().chunk);
+        let (single, mut waiting) = (&mut self.single, &self.tokens[begin..]);
+        while !waiting.is_empty() {
+            let (chunk, rest) = waiting.split_at(waiting.len().min(most));
+            self.threads.run(|team| {
+                single.forward(team, chunk)?;
+                if rest.is_empty() {
+                    single.logits(team, chunk.len() - 1..chunk.len())?;
+                }
+                Ok(())
+            })?;
+            waiting = rest;
+        }
+        Ok(())
     }
 
     /// The next token of [`Session::generate`]; `None` at the end.
@@ -149,5 +158,11 @@ impl<'m> Session<'m> {
         sampler.observe(token);
         self.tokens.push(token);
         Ok(Some(token))
+    }
+}
+
+impl fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("tokens", &self.tokens).field("options", self.options()).finish_non_exhaustive()
     }
 }
