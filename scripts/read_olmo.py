@@ -40,7 +40,8 @@ FEATURE_CODED = 1
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
 STEPS_PER_RAW_STEP = 8
-# So many panels of a matrix are decoded at a time, so that no more memory than the result is needed beside a few of them.
+# So many panels of a matrix are decoded at a time, so that no more memory than the result is needed beside a few of
+# them.
 PANELS_AT_A_TIME = 32
 PLAIN, CODED = 0, 1
 F32, BF16 = 1, 2
@@ -365,8 +366,8 @@ class Model:
         return self._rows(position, start, stop)
 
     def panels(self, name):
-        """The panels of a plain matrix where they lie in the file, as a numpy.memmap that cannot be written to. Nothing is
-        read before it is used, and no digest is checked.
+        """The panels of a plain matrix where they lie in the file, as a numpy.memmap that cannot be written to. Nothing
+        is read before it is used, and no digest is checked.
 
         f32     [panels, columns, 64] float32: row r, column c is at [r // 64, c, r % 64]
         bf16    [panels, (columns + 1) // 2, 64, 2] uint16: it is at [r // 64, c // 2, r % 64, c % 2]

@@ -1,5 +1,5 @@
-//! How well a model predicts the tokens of a file, little-endian u32 ids. It shows what lies below `Model` and `Session`:
-//! a whole run inside one team of threads.
+//! How well a model predicts the tokens of a file, little-endian u32 ids. It shows what lies below `Model` and
+//! `Session`: a whole run inside one team of threads.
 //!
 //! ```text
 //! cargo run --release -p olmo-infer --example score -- model.olmo tokens.bin

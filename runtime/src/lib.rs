@@ -3,9 +3,9 @@
 //! # The main path
 //!
 //! A [`Model`] is an open file and the threads that compute with it. A [`Session`] of it is one sequence with its KV
-//! cache: it takes in a prompt by [`Session::prefill`], and goes on with the tokens that [`Session::generate`] chooses or
-//! that the caller does, by [`Session::decode`] after a look at [`Session::logits`]. Everything that can go wrong is an
-//! [`Error`], whose text is one line for a user.
+//! cache: it takes in a prompt by [`Session::prefill`], and goes on with the tokens that [`Session::generate`] chooses
+//! or that the caller does, by [`Session::decode`] after a look at [`Session::logits`]. Everything that can go wrong is
+//! an [`Error`], whose text is one line for a user.
 //!
 //! ```no_run
 //! use olmo_infer::{Error, Model, Options, Sampling};
@@ -21,14 +21,14 @@
 //! }
 //! ```
 //!
-//! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has a session of its own. In the
-//! folder `examples`, `generate` shows text as it comes, `embed_in_a_thread` serves several threads, and `score` goes
-//! below these two types.
+//! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has a session of its own. In
+//! the folder `examples`, `generate` shows text as it comes, `embed_in_a_thread` serves several threads, and `score`
+//! goes below these two types.
 //!
-//! They are for callers that take a token at a time. Each pass wakes the threads of the model, some tens of microseconds.
-//! Whole runs, and many sequences that share each pass over the weights, are [`generate::generate`] with a
-//! [`Batch`](network::Batch), inside [`threads::with_team`]: what the program `olmo-infer` does. The results are the same
-//! bits.
+//! They are for callers that take a token at a time. Each pass wakes the threads of the model, some tens of
+//! microseconds. Whole runs, and many sequences that share each pass over the weights, are [`generate::generate`] with
+//! a [`Batch`](network::Batch), inside [`threads::with_team`]: what the program `olmo-infer` does. The results are the
+//! same bits.
 //!
 //! # The way of a token
 //!

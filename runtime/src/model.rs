@@ -25,7 +25,8 @@ use std::thread;
 ///
 /// The file must not be written to while it is mapped: [`ModelFile::check_unchanged`] tells, before results are handed
 /// on, that it was not. Replacing it by renaming is safe. The end of a file that is cut short meanwhile cannot be read,
-/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::signals::install`] ends the program in one line.
+/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::signals::install`] ends the program in one
+/// line.
 pub struct Model {
     file: ModelFile,
     threads: Threads,
@@ -47,8 +48,8 @@ impl Model {
         Model::open_with(path, Load::Auto, thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// Opens a model file in a way of one's choice, to compute with so many threads, the results being the same bits for
-    /// any number. When the system does not give them, there are fewer.
+    /// Opens a model file in a way of one's choice, to compute with so many threads, the results being the same bits
+    /// for any number. When the system does not give them, there are fewer.
     ///
     /// # Errors
     /// Those of [`ModelFile::open_with`].
@@ -122,7 +123,8 @@ impl Model {
     /// ids.
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with; [`Error::Damaged`].
+    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with;
+    /// [`Error::Damaged`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         Ok(self.encoder()?.encode(text))
     }

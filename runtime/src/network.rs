@@ -147,8 +147,8 @@ impl<'m> Batch<'m> {
     /// the weights alone.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than the model has, no positions, no sequences, memory that the system does
-    /// not give, or a thread whose processor rounds or flushes otherwise than by default.
+    /// [`Error::Request`] for more positions than the model has, no positions, no sequences, memory that the system
+    /// does not give, or a thread whose processor rounds or flushes otherwise than by default.
     pub fn new(network: &Network<'m>, options: Options, sequences: usize) -> Result<Batch<'m>, Error> {
         rounding::check()?;
         let config = network.config();
@@ -467,8 +467,8 @@ impl<'m> Batch<'m> {
         }
     }
 
-    /// What [`Batch::logits`] gave for the last forward pass, `[rows, vocab_size]`; empty when it was not called since, or
-    /// failed.
+    /// What [`Batch::logits`] gave for the last forward pass, `[rows, vocab_size]`; empty when it was not called since,
+    /// or failed.
     pub fn computed_logits(&self) -> &[f32] {
         &self.buffers.logits[..self.n_logits * self.config().vocab_size]
     }

@@ -121,8 +121,8 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Evaluates the tokens that are not yet, of which there are some. The threads are let go after each pass, so that a
-    /// long prompt does not keep other sessions waiting.
+    /// Evaluates the tokens that are not yet, of which there are some. The threads are let go after each pass, so that
+    /// a long prompt does not keep other sessions waiting.
     fn evaluate(&mut self) -> Result<(), Error> {
         let (begin, most) = (self.single.position(), self.options().chunk);
         let (single, mut waiting) = (&mut self.single, &self.tokens[begin..]);

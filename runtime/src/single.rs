@@ -67,8 +67,8 @@ impl<'m> Single<'m> {
         self.0.logits(team, rows)
     }
 
-    /// What [`Single::logits`] gave for the last forward pass, `[rows, vocab_size]`; empty when it was not called since,
-    /// or failed.
+    /// What [`Single::logits`] gave for the last forward pass, `[rows, vocab_size]`; empty when it was not called
+    /// since, or failed.
     pub fn computed_logits(&self) -> &[f32] {
         self.0.computed_logits()
     }
