@@ -4,7 +4,12 @@
     read_olmo.py MODEL                  lists what is in the file
     read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
 
-In a program: `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint.
+In a program, `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint. Where that is too much,
+`Model(path)` opens the file, and of it
+
+    model.rows(name, start, stop)   decodes some rows of a matrix to f32, and reads the panels that they lie in
+    model.matrix(name)              decodes a whole matrix
+    model.panels(name)              is a view of a plain matrix in the file, of which nothing is read or copied
 """
 
 import argparse
@@ -35,6 +40,9 @@ FEATURE_CODED = 1
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
 STEPS_PER_RAW_STEP = 8
+# So many panels of a matrix are decoded at a time, so that no more memory than the result is needed beside a few of
+# them.
+PANELS_AT_A_TIME = 32
 PLAIN, CODED = 0, 1
 F32, BF16 = 1, 2
 VECTOR, PANELS64 = 1, 2
@@ -95,7 +103,11 @@ def align(offset, alignment):
 
 
 class Model:
-    """An open file: its configuration, tensors and sections."""
+    """An open file: its configuration, tensors and sections.
+
+    `config` is a dict, `shapes` are [(name, role, layer, rows, columns or None)] in the order of the file, and `bytes` is
+    the whole file as a numpy.memmap. Names are those of the checkpoint; one that the file does not have is a KeyError.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -108,6 +120,7 @@ class Model:
         self._check_layout()
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
         expect("file length", len(self.bytes), self.file_bytes)
+        self.positions = {shape[0]: position for position, shape in enumerate(self.shapes)}
         self._read_tables()
 
     def _read_header(self, page, length):
@@ -334,22 +347,84 @@ class Model:
     def tensor(self, position):
         """The array of the tensor with this position in the index: f32, in the shape of the checkpoint."""
         name, _, _, rows, columns = self.shapes[position]
-        offset, size, digest = self.records[position][8:11]
-        data = self.bytes[offset : offset + size]
-        check_digest(name, data, position, digest)
+        check_digest(name, self._data(position), position, self.records[position][10])
         if columns is None:
-            return data.view("<f4").astype(np.float32)
+            return self._data(position).view("<f4").astype(np.float32)
+        return self._rows(position, 0, rows)
+
+    def matrix(self, name):
+        """A whole matrix, [rows, columns] f32."""
+        return self.tensor(self._matrix_position(name))
+
+    def rows(self, name, start, stop):
+        """Rows start to stop of a matrix, [stop - start, columns] f32. Reads the panels that they lie in, and checks no
+        digest, which is that of all of them. A range that the matrix does not have is an IndexError."""
+        position = self._matrix_position(name)
+        rows = self.shapes[position][3]
+        if not 0 <= start <= stop <= rows:
+            raise IndexError(f"{name}: rows {start} to {stop}, it has {rows}")
+        return self._rows(position, start, stop)
+
+    def panels(self, name):
+        """The panels of a plain matrix where they lie in the file, as a numpy.memmap that cannot be written to. Nothing
+        is read before it is used, and no digest is checked.
+
+        f32     [panels, columns, 64] float32: row r, column c is at [r // 64, c, r % 64]
+        bf16    [panels, (columns + 1) // 2, 64, 2] uint16: it is at [r // 64, c // 2, r % 64, c % 2]
+
+        What lies beyond the last row and column is zero. A coded matrix has no such view: that is a ValueError.
+        """
+        position = self._matrix_position(name)
+        if self.tables[position] is not None:
+            raise ValueError(f"{name}: is coded in 12 bits; rows() and matrix() decode it")
+        return self._panels(position)
+
+    def _matrix_position(self, name):
+        position = self.positions[name]
+        if self.shapes[position][4] is None:
+            raise ValueError(f"{name}: is a vector; tensor(positions[name]) gives it")
+        return position
+
+    def _data(self, position):
+        """The bytes of a tensor, a view of the file."""
+        offset, size = self.records[position][8:10]
+        return self.bytes[offset : offset + size]
+
+    def _panels(self, position):
+        """A plain matrix as panels() gives it."""
+        columns = self.shapes[position][4]
         if self.matrices == F32:
-            panels = data.view("<f4").reshape(-1, columns, PANEL_ROWS)
-            matrix = panels.transpose(0, 2, 1).reshape(-1, columns)
-        else:
-            padded = align(columns, 2)
-            table = self.tables[position]
-            numbers = data.view("<u2") if table is None else self._decode(data, *table)
-            panels = numbers.reshape(-1, padded // 2, PANEL_ROWS, 2)
-            upper = panels.transpose(0, 2, 1, 3).reshape(-1, padded)
-            matrix = (upper.astype("<u4") << 16).view("<f4")
-        return np.ascontiguousarray(matrix[:rows, :columns], dtype=np.float32)
+            return self._data(position).view("<f4").reshape(-1, columns, PANEL_ROWS)
+        return self._data(position).view("<u2").reshape(-1, align(columns, 2) // 2, PANEL_ROWS, 2)
+
+    def _decoded_panels(self, position, first, end):
+        """Some panels of a coded matrix as they would be if it were plain."""
+        exponents, raw = self.tables[position]
+
+        def begin(panel):
+            n_raw = int(np.count_nonzero(raw[:panel]))
+            return panel * raw.shape[1] * CODED_STEP_BYTES + n_raw * (RAW_STEP_BYTES - CODED_STEP_BYTES)
+
+        data = self._data(position)[begin(first) : begin(end)]
+        return self._decode(data, exponents, raw[first:end]).reshape(end - first, -1, PANEL_ROWS, 2)
+
+    def _rows(self, position, start, stop):
+        """Rows of a matrix that has them, f32."""
+        columns, is_coded = self.shapes[position][4], self.tables[position] is not None
+        rows = np.empty((stop - start, columns), dtype=np.float32)
+        end = -(-stop // PANEL_ROWS)
+        for first in range(start // PANEL_ROWS, end, PANELS_AT_A_TIME):
+            last = min(first + PANELS_AT_A_TIME, end)
+            panels = self._decoded_panels(position, first, last) if is_coded else self._panels(position)[first:last]
+            if self.matrices == F32:
+                decoded = panels.transpose(0, 2, 1).reshape(-1, columns)
+            else:
+                upper = panels.transpose(0, 2, 1, 3).reshape(-1, align(columns, 2))
+                decoded = (upper.astype("<u4") << 16).view("<f4")
+            top = first * PANEL_ROWS
+            low, high = max(start, top), min(stop, top + len(decoded))
+            rows[low - start : high - start] = decoded[low - top : high - top, :columns]
+        return rows
 
     def section(self, kind):
         """The bytes of a section, or None."""

@@ -4,8 +4,9 @@ use olmo_infer::error::Error;
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::kernels::Isa;
 use olmo_infer::matmul::{Activations, Products};
-use olmo_infer::model::{Batch, LOGITS_CHUNK, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Batch, LOGITS_CHUNK, Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::{Team, with_team};
 use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
 use std::ops::ControlFlow;
@@ -39,12 +40,12 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// All logits of a sequence by itself, a row for each position.
-fn alone(model: &Model, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
-    let mut session = Session::new(model, options).expect("it fits");
+fn alone(network: &Network, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
+    let mut single = Single::new(network, options).expect("it fits");
     let mut rows = Vec::new();
     for chunk in tokens.chunks(options.chunk.min(LOGITS_CHUNK)) {
-        session.forward(team, chunk).expect("good tokens");
-        let logits = session.logits(team, 0..chunk.len()).expect("finite");
+        single.forward(team, chunk).expect("good tokens");
+        let logits = single.logits(team, 0..chunk.len()).expect("finite");
         rows.extend(logits.chunks_exact(logits.len() / chunk.len()).map(bits));
     }
     rows
@@ -107,13 +108,14 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
     let mut random = Random(8);
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let model = Model::new(&file);
+        let network = Network::new(&file);
         for activations in [Activations::Bf16, Activations::F32] {
             let scalar = Isa::named("scalar").expect("always there");
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
                 .map(|length| {
                     let tokens: Vec<u32> = (0..length).map(|_| random.below(101) as u32).collect();
-                    let expected = with_team(1, |team| alone(&model, team, options(scalar, activations, 48), &tokens));
+                    let expected =
+                        with_team(1, |team| alone(&network, team, options(scalar, activations, 48), &tokens));
                     (tokens, expected)
                 })
                 .into();
@@ -122,7 +124,7 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
                     let what = format!("{path:?} {activations:?} {isa:?} {threads} threads, {places} places, {chunk}");
                     with_team(threads, |team| {
                         let options = options(*isa, activations, chunk);
-                        let mut batch = Batch::new(&model, options, places).expect("it fits");
+                        let mut batch = Batch::new(&network, options, places).expect("it fits");
                         compare(&mut batch, team, &mut random, &sequences, &what);
                     });
                 }
@@ -134,11 +136,11 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
 /// What a visit saw: position, token, the bits of the logits, whether it was the last.
 type Visit = (usize, u32, Vec<u32>, bool);
 
-fn visits(model: &Model, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
+fn visits(network: &Network, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
     let mut seen = vec![Vec::new(); runs.len()];
     with_team(threads, |team| {
         let options = options(Isa::best(), Activations::Bf16, chunk);
-        let mut batch = Batch::new(model, options, places).expect("it fits");
+        let mut batch = Batch::new(network, options, places).expect("it fits");
         let timing = generate(&mut batch, team, runs, |evaluated| {
             let logits = bits(evaluated.logits);
             seen[evaluated.run].push((evaluated.position, evaluated.token, logits, evaluated.is_last));
@@ -160,17 +162,17 @@ fn greedy_runs_go_the_same_way_for_any_number_at_a_time() {
         [4, 100, 25, 1, 90, 7].map(|length| -> Vec<u32> { (0..length).map(|_| random.below(101) as u32).collect() });
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let model = Model::new(&file);
+        let network = Network::new(&file);
         let run = |(prompt, (positions, visit_prompt))| Run { top: 3, visit_prompt, ..Run::new(prompt, positions) };
         let asked = [(40, true), (130, false), (50, false), (20, true), (60, true), (7, false)];
         let runs: Vec<Run> = prompts.iter().map(Vec::as_slice).zip(asked).map(run).collect();
         // Run 2 breaks by its position, so alone it has to be run 2 as well: one place, one after the other.
-        let expected = visits(&model, 1, 1, 512, &runs);
+        let expected = visits(&network, 1, 1, 512, &runs);
         let ends: Vec<_> = expected.iter().map(|seen| (seen.len(), seen[0].0, seen.last().expect("some").0)).collect();
         assert_eq!(ends, [(40, 0, 39), (31, 99, 129), (7, 24, 30), (20, 0, 19), (60, 0, 59), (1, 6, 6)]);
         assert!(expected.iter().enumerate().all(|(run, seen)| seen.last().expect("some").3 == (run != 2)));
         for (threads, places, chunk) in [(2, 2, 512), (1, 3, 16), (2, 6, 512), (3, 6, 1), (2, 16, 64)] {
-            let found = visits(&model, threads, places, chunk, &runs);
+            let found = visits(&network, threads, places, chunk, &runs);
             assert!(found == expected, "{path:?} {threads} threads, {places} places, chunk {chunk}");
         }
     }
@@ -181,12 +183,12 @@ fn a_pass_that_is_refused_leaves_the_sequences_where_they_were() {
     let folder = TempDir::new("batch-refused");
     let path = &models(&folder)[0];
     let file = ModelFile::open(path).expect("a good file");
-    let model = Model::new(&file);
+    let network = Network::new(&file);
     with_team(2, |team| {
         let options = options(Isa::best(), Activations::Bf16, 8);
         let tokens = [5, 6, 7, 8];
-        let expected = alone(&model, team, options, &tokens);
-        let mut batch = Batch::new(&model, options, 2).expect("it fits");
+        let expected = alone(&network, team, options, &tokens);
+        let mut batch = Batch::new(&network, options, 2).expect("it fits");
         batch.begin(0, 4).expect("it fits");
         batch.forward(team, [(0, &tokens[..2])]).expect("good tokens");
         for (parts, problem) in [

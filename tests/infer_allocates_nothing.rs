@@ -1,7 +1,8 @@
 //! Between two tokens nothing is allocated: all buffers of a run are there from its beginning.
 
-use olmo_infer::model::{Batch, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Batch, Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::with_team;
 use olmo_infer::top_k::top_k_into;
 use olmo_tests::{Stored, TempDir, run, small_olmo3, write_weights};
@@ -43,13 +44,13 @@ fn decode_allocates_nothing() {
         let path = folder.join(dtype);
         run(PACK, [weights.as_os_str(), path.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
         let file = ModelFile::open(&path).expect("a good file");
-        let model = Model::new(&file);
+        let network = Network::new(&file);
         with_team(2, |team| {
-            let mut session = Session::new(&model, Options::new(40)).expect("it fits");
+            let mut single = Single::new(&network, Options::new(40)).expect("it fits");
             let mut top = Vec::with_capacity(6);
             let mut decode = |token| {
-                session.forward(team, &[token]).expect("a good token");
-                top_k_into(session.logits(team, 0..1).expect("finite"), 5, &mut top);
+                single.forward(team, &[token]).expect("a good token");
+                top_k_into(single.logits(team, 0..1).expect("finite"), 5, &mut top);
                 top[0].0
             };
             let mut token = decode(5);
@@ -59,7 +60,7 @@ fn decode_allocates_nothing() {
             }
             assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}");
 
-            let mut batch = Batch::new(&model, Options::new(40), 3).expect("it fits");
+            let mut batch = Batch::new(&network, Options::new(40), 3).expect("it fits");
             (0..3).for_each(|place| batch.begin(place, 40).expect("it fits"));
             let mut decode = |tokens: &mut [u32; 3]| {
                 let parts = tokens.iter().enumerate().map(|(place, token)| (place, std::slice::from_ref(token)));

@@ -3,8 +3,9 @@
 use olmo_infer::kernels::Isa;
 use olmo_infer::layout;
 use olmo_infer::matmul::{Activations, Products};
-use olmo_infer::model::{LOGITS_CHUNK, Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{LOGITS_CHUNK, Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::with_team;
 use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
@@ -24,20 +25,20 @@ fn isa(name: &str) -> Option<Isa> {
 /// The bits of all logits, evaluated in chunks of that size.
 fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
-    let model = Model::new(&file);
+    let network = Network::new(&file);
     let products = Products { isa, gemm: false };
     let options = Options { positions: tokens.len(), chunk, products, activations };
     with_team(threads, |team| {
-        let mut session = Session::new(&model, options).expect("it fits");
+        let mut single = Single::new(&network, options).expect("it fits");
         let mut bits = Vec::new();
         // A sequence that was given up leaves no trace.
-        session.forward(team, &[1]).expect("a good token");
-        session.restart();
+        single.forward(team, &[1]).expect("a good token");
+        single.restart();
         for chunk in tokens.chunks(chunk) {
-            session.forward(team, chunk).expect("good tokens");
+            single.forward(team, chunk).expect("good tokens");
             for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
                 let rows = first..chunk.len().min(first + LOGITS_CHUNK);
-                bits.extend(session.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
+                bits.extend(single.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
             }
         }
         bits

@@ -15,6 +15,55 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Compares what a `Model` of the script gives in parts with the whole arrays.
+const PARTS: &str = r#"
+import sys
+sys.path.insert(0, "scripts")
+import numpy as np
+import read_olmo
+
+
+def refused(kind, call):
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise SystemExit("not refused")
+
+
+model, whole = read_olmo.Model(sys.argv[1]), read_olmo.read(sys.argv[1])
+refused(KeyError, lambda: model.matrix("none"))
+views = 0
+for position, (name, _, _, rows, columns) in enumerate(model.shapes):
+    if columns is None:
+        for call in (model.panels, model.matrix):
+            assert "is a vector" in refused(ValueError, lambda: call(name))
+        continue
+    bits = whole[name].view("u4")
+    matrix = model.matrix(name)
+    assert matrix.shape == (rows, columns) and np.array_equal(matrix.view("u4"), bits)
+    for start in {0, 1, min(rows, 63), min(rows, 64), rows // 2, rows - 1, rows}:
+        for stop in {start, min(rows, start + 1), min(rows, start + 65), rows}:
+            some = model.rows(name, start, stop)
+            assert some.dtype == np.float32 and np.array_equal(some.view("u4"), bits[start:stop]), (name, start, stop)
+    for start, stop in ((-1, 1), (2, 1), (0, rows + 1)):
+        assert f"it has {rows}" in refused(IndexError, lambda: model.rows(name, start, stop))
+    if model.tables[position] is not None:
+        assert "is coded" in refused(ValueError, lambda: model.panels(name))
+        continue
+    views += 1
+    panels = model.panels(name)
+    assert isinstance(panels, np.memmap) and np.shares_memory(panels, model.bytes) and not panels.flags.writeable
+    r, c = np.indices((rows, columns))
+    if panels.ndim == 3:
+        assert panels.shape == (-(-rows // 64), columns, 64)
+        assert np.array_equal(panels[r // 64, c, r % 64].view("u4"), bits)
+    else:
+        assert panels.shape == (-(-rows // 64), (columns + 1) // 2, 64, 2) and panels.dtype == np.uint16
+        assert np.array_equal(panels[r // 64, c // 2, r % 64, c % 2].astype("u4") << 16, bits)
+print(views, "views of", len([shape for shape in model.shapes if shape[4] is not None]))
+"#;
+
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Runs the script.
@@ -108,6 +157,29 @@ fn coded_matrices_with_raw_steps_are_read_bit_for_bit() {
     let arguments = [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()];
     run(PACK, arguments.iter().chain(&["--encoding".as_ref(), "plain".as_ref()])).ok();
     assert!(!script(&python, &[&model]).ok().contains("coded"));
+}
+
+#[test]
+fn rows_matrices_and_panels_are_parts_of_the_whole() {
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
+    let folder = TempDir::new("reader-parts");
+    let (odd, coded, model) = (folder.join("odd"), folder.join("coded"), folder.join("m.olmo"));
+    write_weights(&odd, &small_config(), Stored::F32, 24);
+    write_coded_weights(&coded);
+    let demo = repository().join("demo/weights");
+    for (weights, flags, expected) in [
+        (&demo, "--dtype f32", "23 views of 23\n"),
+        (&demo, "--dtype bf16 --encoding plain", "23 views of 23\n"),
+        (&demo, "--dtype bf16", "0 views of 23\n"),
+        (&odd, "--dtype f32", "16 views of 16\n"),
+        (&odd, "--dtype bf16 --encoding plain", "16 views of 16\n"),
+        (&coded, "--dtype bf16", "0 views of 9\n"),
+    ] {
+        let arguments = [weights.as_os_str(), model.as_os_str(), "--force".as_ref()];
+        run(PACK, arguments.into_iter().chain(flags.split(' ').map(str::as_ref))).ok();
+        let checked = finish(Command::new(&python).args(["-B", "-c", PARTS]).arg(&model).current_dir(repository()));
+        assert_eq!(checked.ok(), expected, "{} {flags}", weights.display());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::output::Failure;
 use argh::{ArgsInfo, FromArgs};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
-use olmo_infer::model::Options;
+use olmo_infer::network::Options;
 use olmo_infer::sampler::Sampling;
 use std::ffi::OsString;
 use std::fmt::Display;

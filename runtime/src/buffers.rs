@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::model::LOGITS_CHUNK;
+use crate::network::LOGITS_CHUNK;
 use crate::zeros::Zeros;
 
 /// Activations of the rows of a pass; n of them are in use.

@@ -8,11 +8,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use zerocopy::little_endian::U32;
 
+/// Two ids that stand side by side.
+type Pair = (u32, u32);
+
 /// The merges of a tokenizer, by their pairs.
-pub struct BytePairs<'a> {
-    bytes: &'a [U32; 256],
+pub struct BytePairs {
+    bytes: [U32; 256],
     /// Rank and result.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: HashMap<Pair, (u32, u32)>,
 }
 
 /// A piece of a word.
@@ -32,21 +35,18 @@ struct Piece {
 pub struct Word {
     /// A piece stands where its first byte does.
     pieces: Vec<Piece>,
-    /// Pairs that a merge names, the one to be merged next on top.
-    pairs: BinaryHeap<Reverse<Pair>>,
+    /// Pairs that a merge names: its rank, where the left piece stands, both ids.
+    pairs: BinaryHeap<Reverse<(u32, usize, Pair)>>,
 }
 
-/// Rank of the merge, where the left piece stands, and the ids of both.
-type Pair = (u32, usize, (u32, u32));
-
-impl<'a> BytePairs<'a> {
+impl BytePairs {
     /// Ids of single bytes and merges in the order of their ranks; `None` when a pair stands twice.
-    pub fn new(bytes: &'a [U32; 256], merges: &[Merge]) -> Option<BytePairs<'a>> {
+    pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Option<BytePairs> {
         let n_merges = merges.len();
         let merges =
             (0..).zip(merges).map(|(rank, merge)| ((merge.left.get(), merge.right.get()), (rank, merge.id.get())));
         let merges: HashMap<_, _> = merges.collect();
-        (merges.len() == n_merges).then_some(BytePairs { bytes, merges })
+        (merges.len() == n_merges).then_some(BytePairs { bytes: *bytes, merges })
     }
 
     /// Appends the ids of a word.

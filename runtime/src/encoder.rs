@@ -8,21 +8,21 @@ use regex::Regex;
 use std::borrow::Cow;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// Encodes text with the tokenizer of a model.
-pub struct Encoder<'a> {
+/// Encodes text with the tokenizer of a model, whose merges it has in tables of its own.
+pub struct Encoder {
     nfc: bool,
     as_given: Finder,
     normalized: Finder,
     words: Words,
-    pairs: BytePairs<'a>,
+    pairs: BytePairs,
 }
 
-impl<'a> Encoder<'a> {
+impl Encoder {
     /// Prepares a tokenizer, which takes some milliseconds for a hundred thousand ids.
     ///
     /// # Errors
     /// What the tokenizer has that no encoder can work with.
-    pub fn new(tokenizer: &Tokenizer<'a>) -> Result<Encoder<'a>, String> {
+    pub fn new(tokenizer: &Tokenizer) -> Result<Encoder, String> {
         let pairs = BytePairs::new(tokenizer.bytes, tokenizer.merges);
         let pairs = pairs.ok_or("its tokenizer merges a pair in two ways")?;
         let is_normalized = |added: &&AddedToken| added.flags.get() & ADDED_NORMALIZED != 0;

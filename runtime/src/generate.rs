@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::kernels::lanes::LogSumExp;
-use crate::model::{Batch, LOGITS_CHUNK};
+use crate::network::{Batch, LOGITS_CHUNK};
 use crate::sampler::{Sampler, Sampling};
 use crate::threads::Team;
 use crate::top_k::top_k_into;

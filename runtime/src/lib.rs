@@ -1,39 +1,54 @@
 //! Runs OLMo-1, OLMo-2 and Olmo-3 models on CPUs from a memory-mapped `.olmo` file.
 //!
-//! The way of a token, from the file to the logits:
+//! # The main path
+//!
+//! A [`Model`] is an open file and the threads that compute with it. A [`Session`] of it is one sequence with its KV
+//! cache: it takes in a prompt by [`Session::prefill`], and goes on with the tokens that [`Session::generate`] chooses
+//! or that the caller does, by [`Session::decode`] after a look at [`Session::logits`]. Everything that can go wrong is
+//! an [`Error`], whose text is one line for a user.
+//!
+//! ```no_run
+//! use olmo_infer::{Error, Model, Options, Sampling};
+//!
+//! fn main() -> Result<(), Error> {
+//!     let model = Model::open("model.olmo")?;
+//!     let prompt = [28070, 5573, 323, 8254]; // With the feature `text`: model.encode("Four score and seven")?
+//!     let mut session = model.session(Options::new(prompt.len() + 20))?;
+//!     session.prefill(&prompt)?;
+//!     let answer = session.generate(Sampling::GREEDY).collect::<Result<Vec<u32>, Error>>()?;
+//!     println!("{}", model.decode_text(&answer)?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has a session of its own. In
+//! the folder `examples`, `generate` shows text as it comes, `embed_in_a_thread` serves several threads, and `score`
+//! goes below these two types.
+//!
+//! They are for callers that take a token at a time. Each pass wakes the threads of the model, some tens of
+//! microseconds. Whole runs, and many sequences that share each pass over the weights, are [`generate::generate`] with
+//! a [`Batch`](network::Batch), inside [`threads::with_team`]: what the program `olmo-infer` does. The results are the
+//! same bits.
+//!
+//! # The way of a token
+//!
+//! From the file to the logits:
 //!
 //! 1. [`model_file`] opens and checks the file, [`mapping`] maps it or reads it, as suits its [`file_system`];
 //!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model it is.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
-//! 3. [`model`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
-//!    pass takes tokens of one [`sequence`] or of many; a [`session`] is one by itself.
+//! 3. [`network`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
+//!    pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
 //!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
 //! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens.
 //! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and [`chat`]
 //!    say, [`vocabulary`] and [`text`] make text of them again.
+//! 7. [`model`], [`session`] and [`continuation`] put a model, its threads and a sequence together for other programs.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
 //! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed
 //! it.
-//!
-//! ```no_run
-//! use olmo_infer::model::{Model, Options, Session};
-//! use olmo_infer::model_file::ModelFile;
-//! use olmo_infer::{threads::with_team, top_k::top_k};
-//!
-//! let prompt = [28070, 5573, 323, 8254];
-//! let file = ModelFile::open("model.olmo".as_ref())?;
-//! let model = Model::new(&file);
-//! let top = with_team(2, |team| {
-//!     let mut session = Session::new(&model, Options::new(prompt.len()))?;
-//!     session.forward(team, &prompt)?;
-//!     let logits = session.logits(team, prompt.len() - 1..prompt.len())?;
-//!     Ok::<_, olmo_infer::error::Error>(top_k(logits, 5))
-//! })?;
-//! println!("{top:?}");
-//! # Ok::<(), olmo_infer::error::Error>(())
-//! ```
 
 #[cfg(not(unix))]
 compile_error!(
@@ -48,6 +63,7 @@ mod byte_pairs;
 pub mod chat;
 pub mod coded;
 pub mod config;
+pub mod continuation;
 #[cfg(feature = "text")]
 pub mod encoder;
 pub mod error;
@@ -67,6 +83,7 @@ pub mod matmul;
 pub mod memory;
 pub mod model;
 pub mod model_file;
+pub mod network;
 pub mod panels;
 pub mod rope;
 mod rounding;
@@ -74,6 +91,7 @@ pub mod sampler;
 pub mod sequence;
 pub mod session;
 pub mod signals;
+pub mod single;
 mod sync;
 pub mod text;
 pub mod threads;
@@ -84,3 +102,9 @@ pub mod top_k;
 pub mod vocabulary;
 pub mod weights;
 mod zeros;
+
+pub use error::Error;
+pub use model::Model;
+pub use network::Options;
+pub use sampler::Sampling;
+pub use session::Session;

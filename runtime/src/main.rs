@@ -16,8 +16,8 @@ use olmo_infer::error::{Error, display_path};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::{Load, Populated};
 use olmo_infer::memory;
-use olmo_infer::model::{Batch, Model};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Batch, Network};
 use olmo_infer::signals;
 use olmo_infer::threads::with_team;
 use olmo_infer::tokenizer::Tokenizer;
@@ -142,12 +142,12 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let rules = text_rules(args, file)?;
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
-    let model = Model::new(file);
+    let network = Network::new(file);
     let needed = |positions: &[usize]| Batch::bytes(config, &options, positions);
     // What was read is no longer available, what is mapped still counts as that.
     let mapped_bytes = match file.loaded().way {
         Load::Read => 0,
-        _ => model.weights().bytes_per_token(),
+        _ => network.weights().bytes_per_token(),
     };
     let sequences = memory::batch(args.batch(), &positions, mapped_bytes, needed)?;
     let logits_file = match &args.logits {
@@ -160,7 +160,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let printer = Printer::new(args.mode, rules, &args.tokens);
     let (measured, page_in) = beside_populating(file, || {
         with_team(args.threads(), |team| {
-            let batch = Batch::new(&model, options, sequences)?;
+            let batch = Batch::new(&network, options, sequences)?;
             Job { file, inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
         })
     })?;
@@ -174,7 +174,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         first_token: measured.first_token,
         sequences: inputs.len(),
         timing: measured.timing,
-        bytes_per_token: model.weights().bytes_per_token(),
+        bytes_per_token: network.weights().bytes_per_token(),
         isa: options.products.isa.name(),
         gemm: options.products.gemm,
         suits_plain: file.is_coded() && (options.products.gemm || !options.products.isa.suits_coded()),

@@ -1,455 +1,156 @@
-//! The main path: a model, a batch of sequences, and the forward pass from token ids to logits.
+//! An open model with its threads: where a program that uses the library begins.
 
-use crate::attention::Attention;
-use crate::buffers::Buffers;
-use crate::config::{AttentionKind, ModelConfig};
-use crate::error::Error;
-use crate::format::Dtype;
-use crate::kernels::Isa;
-use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
-use crate::kv_cache::KvCache;
-use crate::matmul::{Activations, Matmul, Products};
+#[cfg(feature = "text")]
+use crate::chat::Chat;
+use crate::config::ModelConfig;
+#[cfg(feature = "text")]
+use crate::encoder::Encoder;
+use crate::error::{Error, display_path};
+use crate::mapping::Load;
 use crate::model_file::ModelFile;
-use crate::rope::Rope;
-use crate::rounding;
-use crate::sequence::{Row, Sequence, store};
-use crate::threads::Team;
-use crate::weights::{LayerWeights, Weights};
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::network::Options;
+use crate::session::Session;
+use crate::threads::Threads;
+#[cfg(feature = "text")]
+use crate::tokenizer::Tokenizer;
+use crate::vocabulary::Vocabulary;
+use std::fmt;
+use std::path::Path;
+#[cfg(feature = "text")]
+use std::sync::OnceLock;
+use std::thread;
 
-pub use crate::session::Session;
-
-/// Most positions whose logits are computed at a time.
-pub const LOGITS_CHUNK: usize = 48;
-
-/// A model ready to run: views of the weights and what is derived from the configuration.
-pub struct Model<'a> {
-    config: &'a ModelConfig,
-    weights: Weights<'a>,
-    rope_full: Rope,
-    rope_sliding: Rope,
-}
-
-impl<'a> Model<'a> {
-    /// Borrows the tensors of `file`.
-    pub fn new(file: &'a ModelFile) -> Model<'a> {
-        Model::from_weights(file.config(), Weights::new(file))
-    }
-
-    /// A model whose tensors lie anywhere; their shapes must be those of [`crate::layout::tensors`].
-    pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Model<'a> {
-        Model {
-            config,
-            weights,
-            rope_full: Rope::new(config, AttentionKind::Full),
-            rope_sliding: Rope::new(config, AttentionKind::Sliding),
-        }
-    }
-
-    /// Its configuration.
-    pub fn config(&self) -> &'a ModelConfig {
-        self.config
-    }
-
-    /// Its tensors.
-    pub fn weights(&self) -> &Weights<'a> {
-        &self.weights
-    }
-}
-
-/// How a batch or a session computes.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Most positions that a sequence can hold, prompt and generated tokens together.
-    pub positions: usize,
-    /// Most tokens evaluated in one forward pass, those of all sequences together.
-    pub chunk: usize,
-    /// Which code computes the products.
-    pub products: Products,
-    /// What bf16 weights are multiplied with.
-    pub activations: Activations,
-}
-
-impl Options {
-    /// The fastest way on this machine for so many positions. The chunk changes speed and memory, never a result.
-    pub fn new(positions: usize) -> Options {
-        let isa = Isa::best();
-        let products = Products { isa, gemm: !isa.has_products() };
-        Options { positions, chunk: 512, products, activations: Activations::Bf16 }
-    }
-
-    /// With a chunk that is no longer than the sequences together, and has a row for each of them.
-    fn clamped(self, sequences: usize) -> Options {
-        let all = self.positions.saturating_mul(sequences);
-        Options { chunk: self.chunk.min(all).max(sequences).max(1), ..self }
-    }
-}
-
-/// Whether there is no infinity and no NaN. Without a branch a number: it takes a fraction of the time of writing them.
-fn all_finite(numbers: &[f32]) -> bool {
-    // The largest magnitude as bits: infinities and NaN come after every finite number.
-    let largest = numbers.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
-    largest < f32::INFINITY.to_bits()
-}
-
-/// Columns of the widest matrix.
-fn widest(config: &ModelConfig) -> usize {
-    config.hidden_size.max(config.q_width()).max(config.intermediate_size)
-}
-
-/// What a block reads: the residual stream `hidden`, or in a pre-norm model its norm, which is written to `normed`.
-fn block_input<'b>(
-    team: &mut Team,
-    isa: Isa,
-    config: &ModelConfig,
-    hidden: &'b [f32],
-    normed: &'b mut [f32],
-) -> &'b [f32] {
-    if !config.architecture.is_pre_norm() {
-        return hidden;
-    }
-    let (width, eps) = (config.hidden_size, config.rms_norm_eps as f32);
-    let normed = &mut normed[..hidden.len()];
-    team.for_rows(normed, width, |t, x| {
-        x.copy_from_slice(&hidden[t * width..][..width]);
-        isa.run(LayerNorm { x, eps });
-    });
-    normed
-}
-
-/// Several sequences that share each forward pass: a pass reads every weight once for all of them.
+/// A model file and the threads that compute with it. It is `Send` and `Sync`: in an [`Arc`](std::sync::Arc) it serves
+/// any number of threads, each with a [`Session`] of its own. Their passes take turns on the threads of the model.
 ///
-/// A sequence has a place, from 0, which [`Batch::begin`] gives to the next one when it has ended. What a sequence
-/// yields does not depend on the others, to the last bit.
-pub struct Batch<'m> {
-    model: &'m Model<'m>,
-    options: Options,
-    sequences: Vec<Sequence>,
-    matmul: Matmul,
-    /// The tokens of the pass; row t of every buffer belongs to the token in row t here.
-    rows: Vec<Row>,
-    buffers: Buffers,
+/// The file must not be written to while it is mapped: [`ModelFile::check_unchanged`] tells, before results are handed
+/// on, that it was not. Replacing it by renaming is safe. The end of a file that is cut short meanwhile cannot be read,
+/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::signals::install`] ends the program in one
+/// line.
+pub struct Model {
+    file: ModelFile,
+    threads: Threads,
+    /// Made for the first text.
+    #[cfg(feature = "text")]
+    encoder: OnceLock<Encoder>,
 }
 
-impl<'m> Batch<'m> {
-    /// Bytes that a batch needs while it holds sequences of so many positions: KV caches and activations.
-    pub fn bytes(config: &ModelConfig, options: &Options, positions: &[usize]) -> u64 {
-        let rows = options.clamped(positions.len()).chunk;
-        let caches = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows));
-        let caches = caches.fold(0, u64::saturating_add);
-        let converted = 4 * rows as u64 * widest(config) as u64;
-        caches.saturating_add(Buffers::bytes(config, rows) + converted)
-    }
-
-    /// A batch of places for `sequences` sequences, none of which has begun.
+impl Model {
+    /// Opens a model file, to compute on all cores that this process may use. It is mapped, or read where mapping is no
+    /// good idea: see [`Load::Auto`].
+    ///
+    /// Of a mapped file nothing but the index is read here. The first pass brings the tensors in; when that is to
+    /// happen at another time, [`ModelFile::populate`] does it.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than the model has, no positions, no sequences, memory that the system does
-    /// not give, or a thread whose processor rounds or flushes otherwise than by default.
-    pub fn new(model: &'m Model<'m>, options: Options, sequences: usize) -> Result<Batch<'m>, Error> {
-        rounding::check()?;
-        let config = model.config();
-        if options.positions > config.max_position_embeddings {
-            return Err(Error::Request {
-                problem: format!(
-                    "{} positions were asked for, the model has {}",
-                    options.positions, config.max_position_embeddings
-                ),
-            });
-        }
-        if options.positions == 0 || options.chunk == 0 || sequences == 0 {
-            let problem = "at least one sequence, one position and a chunk of one are needed".into();
-            return Err(Error::Request { problem });
-        }
-        let options = options.clamped(sequences);
-        let bf16 = model.weights.embed_tokens.shape.dtype == Dtype::Bf16;
-        Ok(Batch {
-            model,
-            options,
-            sequences: (0..sequences).map(|_| Sequence::without_room()).collect(),
-            matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
-            rows: Vec::with_capacity(options.chunk),
-            buffers: Buffers::new(config, options.chunk)?,
+    /// [`Error::Io`], and what is wrong with a file that is no good model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
+        Model::open_with(path, Load::Auto, thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// Opens a model file in a way of one's choice, to compute with so many threads, the results being the same bits
+    /// for any number. When the system does not give them, there are fewer.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::open_with`].
+    pub fn open_with(path: impl AsRef<Path>, load: Load, n_threads: usize) -> Result<Model, Error> {
+        Ok(Model {
+            file: ModelFile::open_with(path.as_ref(), load)?,
+            threads: Threads::new(n_threads),
+            #[cfg(feature = "text")]
+            encoder: OnceLock::new(),
         })
     }
 
-    /// Begins a new sequence of at most `positions` positions in a place; what was there is forgotten. Allocates the KV
-    /// cache, unless the place has one that is large enough.
+    /// The model's configuration: sizes, and the ids that end a text.
+    pub fn config(&self) -> &ModelConfig {
+        self.file.config()
+    }
+
+    /// The file, for everything else that is in it.
+    pub fn file(&self) -> &ModelFile {
+        &self.file
+    }
+
+    /// An empty sequence of at most [`Options::positions`] tokens, with its KV cache and buffers:
+    /// `model.session(Options::new(4096))`. [`Session::bytes`] says how much memory that is.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than [`Options::positions`], or memory that the system does not give.
-    ///
-    /// # Panics
-    /// When there is no such place.
-    pub fn begin(&mut self, place: usize, positions: usize) -> Result<(), Error> {
-        if positions > self.options.positions {
-            let problem = format!("{positions} positions were asked for, the batch has {}", self.options.positions);
-            return Err(Error::Request { problem });
-        }
-        self.rows.clear();
-        self.sequences[place].begin(self.model.config(), positions, self.options.chunk)
+    /// [`Error::Request`] for more positions than the model has, no positions, or memory that the system does not give.
+    pub fn session(&self, options: Options) -> Result<Session<'_>, Error> {
+        Session::new(&self.file, &self.threads, options)
     }
 
-    /// Forgets the sequence in a place; the next tokens begin a new one in the same memory.
-    ///
-    /// # Panics
-    /// When there is no such place.
-    pub fn restart(&mut self, place: usize) {
-        self.rows.clear();
-        self.sequences[place].restart();
-    }
-
-    /// The model's configuration.
-    pub fn config(&self) -> &'m ModelConfig {
-        self.model.config()
-    }
-
-    /// Number of places.
-    pub fn n_places(&self) -> usize {
-        self.sequences.len()
-    }
-
-    /// Number of positions evaluated so far of the sequence in a place.
-    ///
-    /// # Panics
-    /// When there is no such place.
-    pub fn position(&self, place: usize) -> usize {
-        self.sequences[place].position()
-    }
-
-    /// How this batch computes; the chunk is at most the positions of all sequences, and at least the number of places.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
-    /// The tokens of the last forward pass.
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-
-    /// Evaluates the next tokens of some sequences, each given by its place, in one pass; at most a chunk of tokens in
-    /// all. [`Batch::logits`] then gives what they predict.
+    /// The bytes of every token; `None` when the file has none. Looks at their digest, about a megabyte: better kept
+    /// than asked for each token.
     ///
     /// # Errors
-    /// [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or than there
-    /// are positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is evaluated
-    /// then.
-    pub fn forward<'t>(
-        &mut self,
-        team: &mut Team,
-        parts: impl IntoIterator<Item = (usize, &'t [u32])>,
-    ) -> Result<(), Error> {
-        self.give_rows(parts)?;
-        self.embed(team);
-        self.rotations(team);
-        for (index, layer) in self.model.weights.layers.iter().enumerate() {
-            self.attention_block(team, index, layer);
-            self.mlp_block(team, index, layer);
-        }
-        Ok(())
+    /// [`Error::Damaged`].
+    pub fn vocabulary(&self) -> Result<Option<Vocabulary<'_>>, Error> {
+        Vocabulary::new(&self.file)
     }
 
-    /// Gives every token its row and its position, or none of them.
-    fn give_rows<'t>(&mut self, parts: impl IntoIterator<Item = (usize, &'t [u32])>) -> Result<(), Error> {
-        self.rows.clear();
-        let mut parts = parts.into_iter();
-        let given = parts.try_for_each(|(place, tokens)| self.give_rows_to(place, tokens));
-        let given = match given {
-            Ok(()) if self.rows.is_empty() => Err("no sequence in a forward pass".into()),
-            given => given,
-        };
-        given.map_err(|problem| {
-            self.rows.drain(..).for_each(|row| self.sequences[row.sequence].step_back());
-            Error::Request { problem }
-        })
-    }
-
-    fn give_rows_to(&mut self, place: usize, tokens: &[u32]) -> Result<(), String> {
-        let n_places = self.sequences.len();
-        let sequence = self.sequences.get_mut(place);
-        let sequence = sequence.ok_or_else(|| format!("sequence {place} in a batch of {n_places}"))?;
-        let left = sequence.left().min(self.options.chunk - self.rows.len());
-        if tokens.is_empty() || tokens.len() > left {
-            return Err(format!("{} tokens in one forward pass, there is room for 1 to {left}", tokens.len()));
-        }
-        let vocab_size = self.model.config().vocab_size;
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
-            return Err(format!("token {token}, the vocabulary has ids 0 to {}", vocab_size - 1));
-        }
-        let row = |&token| Row { sequence: place, position: sequence.advance(), token };
-        self.rows.extend(tokens.iter().map(row));
-        Ok(())
-    }
-
-    /// `hidden[t] = embed_tokens[tokens[t]]`
-    fn embed(&mut self, team: &mut Team) {
-        let (embed_tokens, width) = (&self.model.weights.embed_tokens, self.model.config().hidden_size);
-        let (rows, hidden) = (&self.rows, &mut self.buffers.hidden[..self.rows.len() * width]);
-        team.for_rows(hidden, width, |t, hidden| embed_tokens.copy_row(rows[t].token as usize, hidden));
-    }
-
-    /// cos and sin of the rows' positions, for both kinds of layers.
-    fn rotations(&mut self, team: &mut Team) {
-        let half = self.model.config().head_dim / 2;
-        let rows = &self.rows;
-        for (kind, rope) in [&self.model.rope_full, &self.model.rope_sliding].into_iter().enumerate() {
-            if kind == 1 && self.model.config().sliding_window == 0 {
-                continue;
-            }
-            let cos = &mut self.buffers.cos[kind][..rows.len() * half];
-            let sin = &mut self.buffers.sin[kind][..rows.len() * half];
-            team.for_row_pairs(cos, sin, half, |t, cos, sin| rope.angles(rows[t].position, cos, sin));
-        }
-    }
-
-    /// With q, k and v the projections of x:
-    ///
-    /// ```text
-    /// OLMo-2, Olmo-3   x = hidden
-    ///                  hidden += rms_norm(o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v)))
-    /// OLMo-1           x = layer_norm(hidden)
-    ///                  hidden += o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
-    /// ```
-    fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, rows, n) = (self.model.config(), &self.rows, self.rows.len());
-        let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
-        let kind = config.layer_types[index];
-        let isa = self.options.products.isa;
-        let b = &mut self.buffers;
-        let hidden = &b.hidden[..n * hidden_size];
-        let (q, k, v) = (&mut b.q[..n * q_width], &mut b.k[..n * kv_width], &mut b.v[..n * kv_width]);
-        let attention = &mut b.attention[..n * q_width];
-        let projected = &mut b.projected[..n * hidden_size];
-        let (cos, sin) = (&b.cos[kind as usize], &b.sin[kind as usize]);
-
-        let x = block_input(team, isa, config, hidden, &mut b.block_input);
-        self.matmul.run(team, x, [(&layer.q_proj, q), (&layer.k_proj, k), (&layer.v_proj, v)]);
-
-        let (eps, half) = (config.rms_norm_eps as f32, config.head_dim / 2);
-        let clip = |x: &mut [f32]| {
-            if let Some(limit) = config.clip_qkv {
-                isa.run(Clip { x, limit: limit as f32 });
-            }
-        };
-        let norm_and_rotate = |norm: Option<&[f32]>, scale: f32, t: usize, x: &mut [f32]| {
-            if let Some(weight) = norm {
-                isa.run(RmsNorm { x, weight, eps, residual: None });
-            }
-            clip(x);
-            let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
-            isa.run(Rotate { x, cos, sin, scale });
-        };
-        // The scores' factor 1 / sqrt(head_dim) is multiplied onto the queries.
-        let scale = (1.0 / (config.head_dim as f64).sqrt()) as f32;
-        team.for_rows(q, q_width, |t, q| norm_and_rotate(layer.q_norm, scale, t, q));
-        team.for_row_pairs(k, v, kv_width, |t, k, v| {
-            norm_and_rotate(layer.k_norm, 1.0, t, k);
-            clip(v);
-        });
-        store(team, &mut self.sequences, index, rows, k, v);
-
-        let heads = Attention {
-            layer: index,
-            head_dim: config.head_dim,
-            n_heads: config.n_heads,
-            heads_per_kv: config.heads_per_kv(),
-            window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
-        };
-        heads.run(team, self.options.products, &self.sequences, rows, q, attention);
-
-        self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
-        self.add_projected(team, index, layer.post_attention_layernorm);
-    }
-
-    /// ```text
-    /// OLMo-2, Olmo-3   x = hidden
-    ///                  hidden += rms_norm(down_proj(silu(gate_proj(x)) * up_proj(x)))
-    /// OLMo-1           x = layer_norm(hidden)
-    ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
-    /// ```
-    fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, n, isa) = (self.model.config(), self.rows.len(), self.options.products.isa);
-        let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
-        let b = &mut self.buffers;
-        let hidden = &b.hidden[..n * hidden_size];
-        let (gate, up) = (&mut b.gate[..n * mlp_width], &mut b.up[..n * mlp_width]);
-        let projected = &mut b.projected[..n * hidden_size];
-
-        let x = block_input(team, isa, config, hidden, &mut b.block_input);
-        self.matmul.run(team, x, [(&layer.gate_proj, gate), (&layer.up_proj, up)]);
-        team.for_rows(gate, mlp_width, |t, gate| {
-            isa.run(SwiGlu { gate, up: &up[t * mlp_width..][..mlp_width] });
-        });
-        self.matmul.run(team, gate, [(&layer.down_proj, projected)]);
-        self.add_projected(team, index, layer.post_feedforward_layernorm);
-    }
-
-    /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that are
-    /// not finite.
-    fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
-        let (width, isa) = (self.model.config().hidden_size, self.options.products.isa);
-        let eps = self.model.config().rms_norm_eps as f32;
-        let n = self.rows.len();
-        let hidden = &mut self.buffers.hidden[..n * width];
-        let projected = &mut self.buffers.projected[..n * width];
-        let (rows, sequences) = (&self.rows, &self.sequences);
-        team.for_row_pairs(hidden, projected, width, |t, hidden, x| {
-            match norm {
-                Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: Some(&mut *hidden) }),
-                None => hidden.iter_mut().zip(x).for_each(|(hidden, x)| *hidden += *x),
-            }
-            if !all_finite(hidden) {
-                sequences[rows[t].sequence].note_not_finite(rows[t].position, layer);
-            }
-        });
-    }
-
-    /// `lm_head(norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most [`LOGITS_CHUNK`] of
-    /// them at a time.
+    /// The text of some ids. What is no UTF-8, as when they end in the middle of a character, becomes U+FFFD. To show
+    /// text as it is generated, give the bytes of a token after the other to a [`TextStream`](crate::text::TextStream).
     ///
     /// # Errors
-    /// [`Error::NotFinite`] when a logit is not a finite number.
+    /// [`Error::Request`] when the file has no vocabulary, or no text for one of the ids; [`Error::Damaged`].
+    pub fn decode_text(&self, ids: &[u32]) -> Result<String, Error> {
+        let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
+        let mut bytes = Vec::new();
+        for &id in ids {
+            bytes.extend(vocabulary.bytes(id).ok_or_else(|| self.has_no(&format!("text for the id {id}")))?);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The error about something that the file lacks.
+    fn has_no(&self, what: &str) -> Error {
+        Error::Request { problem: format!("{}: has no {what}", display_path(self.file.path())) }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("path", &self.file.path()).field("config", self.config()).finish_non_exhaustive()
+    }
+}
+
+/// Text.
+#[cfg(feature = "text")]
+impl Model {
+    /// The ids of a text. The first call prepares the tokenizer, which takes some milliseconds for a hundred thousand
+    /// ids.
     ///
-    /// # Panics
-    /// For rows beyond those of the last forward pass, or too many of them.
-    pub fn logits(
-        &mut self,
-        team: &mut Team,
-        rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
-    ) -> Result<&[f32], Error> {
-        let (config, isa) = (self.model.config(), self.options.products.isa);
-        let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, &self.model.weights);
-        let rows = rows.into_iter();
-        let n = rows.clone().count();
-        assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));
-        let b = &mut self.buffers;
-        let normed = &mut b.normed[..n * width];
-        let logits = &mut b.logits[..n * config.vocab_size];
-        for (normed, row) in normed.chunks_exact_mut(width).zip(rows.clone()) {
-            normed.copy_from_slice(&b.hidden[row * width..][..width]);
+    /// # Errors
+    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with;
+    /// [`Error::Damaged`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.encoder()?.encode(text))
+    }
+
+    /// The ids of one turn of a conversation, after which the model answers; `system` says how it is to behave.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the file has no chat format, or one without a place for a system's text, and those of
+    /// [`Model::encode`].
+    pub fn chat(&self, system: Option<&str>, user: &str) -> Result<Vec<u32>, Error> {
+        let chat = Chat::new(&self.file)?.ok_or_else(|| self.has_no("chat format"))?;
+        let text = chat.prompt(system, user).ok_or_else(|| self.has_no("place for a system's text"))?;
+        self.encode(&text)
+    }
+
+    fn encoder(&self) -> Result<&Encoder, Error> {
+        if let Some(encoder) = self.encoder.get() {
+            return Ok(encoder);
         }
-        team.for_rows(normed, width, |_, x| match weights.norm {
-            Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: None }),
-            None => isa.run(LayerNorm { x, eps }),
-        });
-        self.matmul.run(team, normed, [(&weights.lm_head, &mut *logits)]);
-        // The first bad logit: its row in the high half, its token in the low one.
-        let bad = AtomicU64::new(u64::MAX);
-        team.for_rows(logits, config.vocab_size, |row, logits| {
-            if !all_finite(logits) {
-                let token = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
-                bad.fetch_min((row as u64) << 32 | token as u64, Ordering::Relaxed);
-            }
-        });
-        match bad.into_inner() {
-            u64::MAX => Ok(logits),
-            bad => {
-                let mut rows = rows;
-                let row = rows.nth((bad >> 32) as usize).map(|row| self.rows[row]).expect("one of the rows");
-                let (sequence, position) = (row.sequence, row.position);
-                let first = self.sequences[sequence].first_not_finite().filter(|first| first.0 <= position);
-                Err(Error::NotFinite { sequence, position, token: bad as u32 as usize, first })
-            }
-        }
+        let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
+        let tokenizer = Tokenizer::new(&self.file, vocabulary)?.ok_or_else(|| self.has_no("tokenizer"))?;
+        let made = Encoder::new(&tokenizer).map_err(|problem| {
+            let path = display_path(self.file.path());
+            Error::Request { problem: format!("{path}: {problem}; pack it again") }
+        })?;
+        // Another thread may have been faster.
+        Ok(self.encoder.get_or_init(|| made))
     }
 }

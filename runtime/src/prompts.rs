@@ -94,7 +94,7 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
 }
 
 /// The encoder of a model, which `flag` asks for.
-fn encoder<'a>(file: &'a ModelFile, flag: &str) -> Result<Encoder<'a>, Failure> {
+fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
     let path = display_path(file.path());
     let none = |what: &str| {
         Failure::Usage(format!(

@@ -4,11 +4,12 @@
 //! temperature, top-k, top-p, min-p. Everything is computed in one order in f64, so that the same seed gives the same
 //! tokens on every machine and for every number of threads.
 
+use crate::error::Error;
 use crate::top_k::{top_k, top_k_into};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
-/// How the next token is chosen.
+/// How the next token is chosen: `Sampling { temperature: 0.7, top_p: 0.95, seed: 1, ..Sampling::GREEDY }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// What logits are divided by; at 0 the most likely token is taken.
@@ -34,6 +35,28 @@ impl Sampling {
     /// Whether nothing but the largest logit counts.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
+    /// Looks whether every value is one that tokens can be chosen with.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with the first one that is not.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.top_k == Some(0) {
+            return Err(Error::Request { problem: "top_k is 0, expected at least 1".into() });
+        }
+        let numbers = [
+            ("temperature", self.temperature, 0.0, 1e6),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("repetition_penalty", self.repetition_penalty, 1e-3, 1e3),
+        ];
+        match numbers.into_iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((name, value, low, high)) => {
+                Err(Error::Request { problem: format!("{name} is {value}, expected a number from {low} to {high}") })
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -184,6 +207,22 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn values_that_choose_nothing_are_refused() {
+        assert!(HOT.check().is_ok() && Sampling::GREEDY.check().is_ok());
+        let bad = [
+            Sampling { top_k: Some(0), ..HOT },
+            Sampling { temperature: -1.0, ..HOT },
+            Sampling { temperature: f64::NAN, ..HOT },
+            Sampling { top_p: 1.5, ..HOT },
+            Sampling { min_p: 1.5, ..HOT },
+            Sampling { repetition_penalty: 0.0, ..HOT },
+        ];
+        assert!(bad.iter().all(|sampling| sampling.check().is_err()));
+        let error = bad[3].check().expect_err("more than all").to_string();
+        assert_eq!(error, "top_p is 1.5, expected a number from 0 to 1");
     }
 
     #[test]

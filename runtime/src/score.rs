@@ -6,8 +6,8 @@ use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::mapping::Load;
 use olmo_infer::memory;
-use olmo_infer::model::{Batch, Model};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
 use olmo_infer::tokens::read_tokens;
 use std::collections::HashSet;
@@ -37,11 +37,11 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
     let mut seen = HashSet::new();
     let is_new = |path: &PathBuf| !out.has(path) && seen.insert(path.clone());
     let files: Vec<PathBuf> = files.into_iter().filter(is_new).collect();
-    let model = Model::new(file);
+    let network = Network::new(file);
     let mut progress = Progress::new(files.len());
     let mut n_failed = 0;
     for group in files.chunks(GROUP) {
-        n_failed += Group::read(args, file, &model, group)?.run(team, &mut out, &mut progress)?;
+        n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;
     }
     drop(progress);
     Ok(n_failed + out.n_failed_before)
@@ -67,7 +67,7 @@ fn list() -> Result<Vec<PathBuf>, Failure> {
 struct Group<'a> {
     args: &'a Args,
     file: &'a ModelFile,
-    model: &'a Model<'a>,
+    network: &'a Network<'a>,
     files: Vec<Scored<'a>>,
 }
 
@@ -124,7 +124,7 @@ impl<'a> Group<'a> {
     fn read(
         args: &'a Args,
         file: &'a ModelFile,
-        model: &'a Model<'a>,
+        network: &'a Network<'a>,
         paths: &'a [PathBuf],
     ) -> Result<Group<'a>, Failure> {
         let config = file.config();
@@ -132,7 +132,7 @@ impl<'a> Group<'a> {
             let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings);
             Scored { path, tokens: tokens.map_err(|error| error.to_string()), nll: Vec::new() }
         };
-        Ok(Group { args, file, model, files: paths.iter().map(read).collect() })
+        Ok(Group { args, file, network, files: paths.iter().map(read).collect() })
     }
 
     /// Evaluates them, writes their lines, and yields how many have none but an error.
@@ -175,11 +175,11 @@ impl<'a> Group<'a> {
             let options = self.args.options(positions.iter().copied().max().unwrap_or(1));
             let mapped_bytes = match self.file.loaded().way {
                 Load::Read => 0,
-                _ => self.model.weights().bytes_per_token(),
+                _ => self.network.weights().bytes_per_token(),
             };
             let needed = |positions: &[usize]| Batch::bytes(self.file.config(), &options, positions);
             let places = memory::batch(self.args.batch(), &positions, mapped_bytes, needed)?;
-            let mut batch = Batch::new(self.model, options, places)?;
+            let mut batch = Batch::new(self.network, options, places)?;
             generate(&mut batch, team, &runs, |evaluated| {
                 let file = &mut self.files[wanted[evaluated.run]];
                 file.nll.extend(evaluated.nll);

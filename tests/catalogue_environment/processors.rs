@@ -2,8 +2,8 @@
 
 use crate::INFER;
 use crate::place::Place;
-use olmo_infer::model::{Batch, Model, Options};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Batch, Network, Options};
 use olmo_tests::catalogue::Report;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -49,14 +49,14 @@ fn e17_a_mode_of_the_processor_that_somebody_changed() {
     let place = Place::new("e17");
     let mut report = Report::new("E17");
     let file = ModelFile::open(&place.path("m.olmo")).map_err(|error| error.to_string()).expect("good");
-    let model = Model::new(&file);
+    let network = Network::new(&file);
     // Flush to zero, denormals are zero, and the three ways to round that are not the usual one.
     for (name, bits) in [("ftz", 1 << 15), ("daz", 1 << 6), ("down", 1 << 13), ("up", 2 << 13), ("to zero", 3 << 13)] {
-        let result = with_mode(bits, || Batch::new(&model, Options::new(4), 1).map(|_| ()));
+        let result = with_mode(bits, || Batch::new(&network, Options::new(4), 1).map(|_| ()));
         let told = result.as_ref().is_err_and(|error| error.to_string().contains("rounds or flushes otherwise"));
         report.holds(name, told, format_args!("{result:?}"));
     }
-    let result = with_mode(0, || Batch::new(&model, Options::new(4), 1).map(|_| ()));
+    let result = with_mode(0, || Batch::new(&network, Options::new(4), 1).map(|_| ()));
     report.holds("as it was", result.is_ok(), format_args!("{result:?}"));
 }
 

@@ -9,7 +9,7 @@ use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, PANEL_ROWS};
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::layout::{self, Role, TensorSpec};
-use olmo_infer::model::{Batch, Model, Options};
+use olmo_infer::network::{Batch, Network, Options};
 use olmo_infer::panels::PanelShape;
 use olmo_infer::threads::{Team, with_team};
 use olmo_infer::tokens::read_tokens;
@@ -84,8 +84,8 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
     with_team(threads, |team| {
         let tensors: Vec<Vec<f32>> = specs.iter().zip(heap).map(|(spec, rows)| into_panels(spec, rows, team)).collect();
         let packed = begun.elapsed();
-        let model = Model::from_weights(&config, weights(&config, &specs, &tensors));
-        let mut batch = Batch::new(&model, Options::new(args.steps), 1)?;
+        let network = Network::from_weights(&config, weights(&config, &specs, &tensors));
+        let mut batch = Batch::new(&network, Options::new(args.steps), 1)?;
         let run = Run { top: 5, visit_prompt: true, ..Run::new(&tokens, args.steps) };
         let timing =
             generate(&mut batch, team, &[run], |_| Ok::<_, olmo_infer::error::Error>(ControlFlow::Continue(())))?;

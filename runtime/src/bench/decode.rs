@@ -7,12 +7,13 @@ use crate::rounds::{self, Measured, Sample};
 use crate::work::kv_bytes;
 use crate::{host, say};
 use olmo_infer::error::Error;
-use olmo_infer::model::{Model, Options, Session};
+use olmo_infer::network::{Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::Team;
 
 /// Tokens of one round.
 const TOKENS: usize = 8;
-/// Up to this context the session is filled anew for every round; beyond, the rounds go on in one sequence.
+/// Up to this context the sequence is filled anew for every round; beyond, the rounds go on in one sequence.
 const REFILLED: usize = 256;
 
 /// Decode at one context.
@@ -34,8 +35,8 @@ pub struct Outcome {
 }
 
 /// Measures every context that was asked for.
-pub fn measure(model: &Model, args: &Args, ceiling: &mut Ceiling, team: &mut Team) -> Result<Vec<Decode>, Error> {
-    let config = model.config();
+pub fn measure(network: &Network, args: &Args, ceiling: &mut Ceiling, team: &mut Team) -> Result<Vec<Decode>, Error> {
+    let config = network.config();
     let mut results = Vec::new();
     let all_tokens = TOKENS * rounds::most_rounds(args.rounds);
     let options = |positions| Options { products: args.products, ..Options::new(positions) };
@@ -53,10 +54,10 @@ pub fn measure(model: &Model, args: &Args, ceiling: &mut Ceiling, team: &mut Tea
         };
         let outcome = if needed > most || context >= most || first == 0 {
             Err(format!("the model has {most} positions"))
-        } else if let Some(problem) = host::too_large(Session::bytes(config, &options(needed))) {
+        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(needed))) {
             Err(problem)
         } else {
-            let mut sequence = Sequence { model, options: options(needed), session: None, first, refilled };
+            let mut sequence = Sequence { network, options: options(needed), single: None, first, refilled };
             let mut positions = Vec::new();
             let measured = rounds::measure(
                 args.rounds,
@@ -77,26 +78,26 @@ pub fn measure(model: &Model, args: &Args, ceiling: &mut Ceiling, team: &mut Tea
 
 /// A sequence that goes on from round to round, or begins anew.
 struct Sequence<'m> {
-    model: &'m Model<'m>,
+    network: &'m Network<'m>,
     options: Options,
-    session: Option<(Session<'m>, u32)>,
+    single: Option<(Single<'m>, u32)>,
     first: usize,
     refilled: bool,
 }
 
 impl Sequence<'_> {
     fn round(&mut self, team: &mut Team, positions: &mut Vec<usize>) -> Result<Sample, Error> {
-        let config = self.model.config();
-        let (session, token) = match &mut self.session {
-            Some(session) => session,
-            empty => empty.insert((Session::new(self.model, self.options)?, 0)),
+        let config = self.network.config();
+        let (single, token) = match &mut self.single {
+            Some(single) => single,
+            empty => empty.insert((Single::new(self.network, self.options)?, 0)),
         };
-        if self.refilled || session.position() == 0 {
-            *token = passes::begin(session, team, self.first)?;
+        if self.refilled || single.position() == 0 {
+            *token = passes::begin(single, team, self.first)?;
         }
-        let first = session.position();
-        let seconds = passes::decode(session, team, token, TOKENS)?;
-        let weights = self.model.weights().bytes_per_token() * TOKENS as u64;
+        let first = single.position();
+        let seconds = passes::decode(single, team, token, TOKENS)?;
+        let weights = self.network.weights().bytes_per_token() * TOKENS as u64;
         let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, position)).sum();
         positions.extend(first..first + TOKENS);
         Ok(Sample { amount: (weights + keys_and_values) as f64, seconds })

@@ -66,7 +66,7 @@ impl Faults {
     }
 }
 
-/// Why a session of so many bytes does not fit; `None` when it does, or nobody knows.
+/// Why a sequence of so many bytes does not fit; `None` when it does, or nobody knows.
 pub fn too_large(bytes: u64) -> Option<String> {
     // What was freed by earlier sessions is still counted as used.
     let available = memory::available()?.saturating_add(memory::anonymous_bytes().unwrap_or(0));

@@ -24,8 +24,8 @@ use ceiling::{Ceiling, OneThread};
 use host::Host;
 use olmo_infer::error::Error;
 use olmo_infer::memory;
-use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::Network;
 use olmo_infer::signals;
 use olmo_infer::threads::with_team;
 use report::Report;
@@ -66,8 +66,8 @@ fn fail(problem: impl Display) -> ExitCode {
 fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
     let file = startup::open(&args.model, args.load, begun)?;
     let (file, opened) = file;
-    let model = Model::new(&file);
-    let startup = with_team(args.threads, |team| Startup::measure(&file, &model, args, opened, team))?;
+    let network = Network::new(&file);
+    let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))?;
     say("memory, one thread");
     let data = weights_read_by_decode(&file);
     let one_thread = with_team(1, |team| OneThread::measure(data, args.ceiling_time(), team));
@@ -77,11 +77,11 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
         let read_gb_s = ceiling.best_gb_s();
         say("arithmetic");
         let peaks = peak::all(args.ceiling_time(), team);
-        let decode = decode::measure(&model, args, &mut ceiling, team)?;
-        let prefill = prefill::measure(&model, args, team)?;
+        let decode = decode::measure(&network, args, &mut ceiling, team)?;
+        let prefill = prefill::measure(&network, args, team)?;
         Ok(Report {
             host: Host::read(args, team.n_threads()),
-            model: report::ModelFacts::new(&file, &model),
+            model: report::ModelFacts::new(&file, &network),
             startup,
             read_gb_s,
             pattern: ceiling.pattern(),

@@ -1,7 +1,7 @@
 //! Forward passes against the clock, and tokens to run them on.
 
 use olmo_infer::error::Error;
-use olmo_infer::model::Session;
+use olmo_infer::single::Single;
 use olmo_infer::threads::Team;
 use olmo_infer::top_k::top_k_into;
 use std::time::Instant;
@@ -23,37 +23,37 @@ pub fn random_tokens(n: usize, vocab_size: usize) -> Vec<u32> {
 }
 
 /// Evaluates `tokens` in chunks.
-pub fn feed(session: &mut Session, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
-    tokens.chunks(session.options().chunk).try_for_each(|chunk| session.forward(team, chunk))
+pub fn feed(single: &mut Single, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
+    tokens.chunks(single.options().chunk).try_for_each(|chunk| single.forward(team, chunk))
 }
 
 /// Begins a new sequence of `context` positions; returns the token that comes next.
-pub fn begin(session: &mut Session, team: &mut Team, context: usize) -> Result<u32, Error> {
-    session.restart();
-    let mut tokens = random_tokens(context + 1, session.config().vocab_size);
+pub fn begin(single: &mut Single, team: &mut Team, context: usize) -> Result<u32, Error> {
+    single.restart();
+    let mut tokens = random_tokens(context + 1, single.config().vocab_size);
     let next = tokens.pop().expect("one more than the context");
-    feed(session, team, &tokens)?;
+    feed(single, team, &tokens)?;
     Ok(next)
 }
 
 /// Goes on greedily for `n` tokens from `token` on, which becomes the one after them; returns the seconds.
-pub fn decode(session: &mut Session, team: &mut Team, token: &mut u32, n: usize) -> Result<f64, Error> {
+pub fn decode(single: &mut Single, team: &mut Team, token: &mut u32, n: usize) -> Result<f64, Error> {
     let mut top = Vec::with_capacity(TOP + 1);
     let begun = Instant::now();
     for _ in 0..n {
-        session.forward(team, &[*token])?;
-        top_k_into(session.logits(team, 0..1)?, TOP, &mut top);
+        single.forward(team, &[*token])?;
+        top_k_into(single.logits(team, 0..1)?, TOP, &mut top);
         *token = top[0].0;
     }
     Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Seconds from the tokens to the logits of the last one, in a new sequence.
-pub fn prefill(session: &mut Session, team: &mut Team, tokens: &[u32]) -> Result<f64, Error> {
-    session.restart();
+pub fn prefill(single: &mut Single, team: &mut Team, tokens: &[u32]) -> Result<f64, Error> {
+    single.restart();
     let begun = Instant::now();
-    feed(session, team, tokens)?;
-    let last = (tokens.len() - 1) % session.options().chunk;
-    session.logits(team, last..last + 1)?;
+    feed(single, team, tokens)?;
+    let last = (tokens.len() - 1) % single.options().chunk;
+    single.logits(team, last..last + 1)?;
     Ok(begun.elapsed().as_secs_f64())
 }

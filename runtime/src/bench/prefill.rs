@@ -8,7 +8,8 @@ use crate::work::prefill_flops;
 use crate::{host, say};
 use olmo_infer::error::Error;
 use olmo_infer::kernels::Isa;
-use olmo_infer::model::{Model, Options, Session};
+use olmo_infer::network::{Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::Team;
 
 /// Prefill of one length.
@@ -30,12 +31,12 @@ pub struct Outcome {
 }
 
 /// Measures every length that was asked for.
-pub fn measure(model: &Model, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
-    let config = model.config();
+pub fn measure(network: &Network, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
+    let config = network.config();
     // gemm chooses its instruction set itself.
     let isa = if args.products.gemm { Isa::best() } else { args.products.isa };
     // gemm multiplies bf16 weights as f32, but the machine could do better.
-    let dtype = model.weights().embed_tokens.shape.dtype;
+    let dtype = network.weights().embed_tokens.shape.dtype;
     let peak = Arithmetic::new(isa, dtype, args.ceiling_time());
     let options = |positions| Options { products: args.products, ..Options::new(positions) };
     let mut results = Vec::new();
@@ -43,21 +44,21 @@ pub fn measure(model: &Model, args: &Args, team: &mut Team) -> Result<Vec<Prefil
         say(&format!("prefill of {n} tokens"));
         let outcome = if n > config.max_position_embeddings {
             Err(format!("the model has {} positions", config.max_position_embeddings))
-        } else if let Some(problem) = host::too_large(Session::bytes(config, &options(n))) {
+        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(n))) {
             Err(problem)
         } else {
             let tokens = random_tokens(n, config.vocab_size);
-            let mut session = Session::new(model, options(n))?;
+            let mut single = Single::new(network, options(n))?;
             let mut ratios = Vec::new();
             // Once without a clock: the kernel then gives the memory.
-            passes::prefill(&mut session, team, &tokens)?;
+            passes::prefill(&mut single, team, &tokens)?;
             let measured = rounds::measure(
                 args.rounds,
                 team,
                 |team| peak.pass(team),
                 |team| {
-                    let one = passes::prefill(&mut session, team, &tokens[..1])?;
-                    let seconds = passes::prefill(&mut session, team, &tokens)?;
+                    let one = passes::prefill(&mut single, team, &tokens[..1])?;
+                    let seconds = passes::prefill(&mut single, team, &tokens)?;
                     ratios.push(seconds / one);
                     Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
                 },

@@ -8,8 +8,8 @@ use crate::peak::Peak;
 use crate::prefill::{self, Prefill};
 use crate::rounds::Measured;
 use crate::startup::{Phase, Startup};
-use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::Network;
 use std::fmt::Write;
 
 /// What is measured.
@@ -22,12 +22,12 @@ pub struct ModelFacts {
 
 impl ModelFacts {
     /// Reads them from the open file.
-    pub fn new(file: &ModelFile, model: &Model) -> ModelFacts {
+    pub fn new(file: &ModelFile, network: &Network) -> ModelFacts {
         ModelFacts {
             path: file.path().display().to_string(),
             dtype: file.matrices().name(),
             file_bytes: file.layout().file_bytes,
-            bytes_per_token: model.weights().bytes_per_token(),
+            bytes_per_token: network.weights().bytes_per_token(),
         }
     }
 }

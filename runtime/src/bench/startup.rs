@@ -5,8 +5,9 @@ use crate::host::Faults;
 use crate::passes::random_tokens;
 use olmo_infer::error::Error;
 use olmo_infer::mapping::{Load, Populated};
-use olmo_infer::model::{Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::Team;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ pub struct Startup {
     pub page_in: Phase,
     /// What page-in covered.
     pub populated: Populated,
-    /// A session of one position, one forward pass, its logits.
+    /// A sequence of one position, one forward pass, its logits.
     pub first_token: Phase,
     /// Bytes of the file that are mapped in huge pages after that.
     pub huge_mapped_bytes: Option<u64>,
@@ -57,18 +58,18 @@ impl Startup {
     /// Measures what comes after opening; the first to touch the tensors.
     pub fn measure(
         file: &ModelFile,
-        model: &Model,
+        network: &Network,
         args: &Args,
         open: Phase,
         team: &mut Team,
     ) -> Result<Startup, Error> {
         let (populated, page_in) = Phase::measure(|| file.populate(&|| false))?;
-        let token = random_tokens(1, model.config().vocab_size);
+        let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
             let options = Options { products: args.products, ..Options::new(1) };
-            let mut session = Session::new(model, options)?;
-            session.forward(team, &token)?;
-            session.logits(team, 0..1).map(|_| ())
+            let mut single = Single::new(network, options)?;
+            single.forward(team, &token)?;
+            single.logits(team, 0..1).map(|_| ())
         })?;
         let mapped_bytes = crate::weights_read_by_decode(file).len() as u64;
         Ok(Startup {

@@ -5,8 +5,9 @@ use crate::packed::Packed;
 use olmo_infer::error::Error;
 use olmo_infer::kernels::Isa;
 use olmo_infer::matmul::Products;
-use olmo_infer::model::{Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::with_team;
 use olmo_pack::{pack, verify};
 use rayon::ThreadPool;
@@ -42,16 +43,16 @@ pub fn forward(input: &[u8]) {
 
 /// Computes the logits of a prompt on every instruction set. What a record of a `sound` file says of its numbers is true.
 fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
-    let model = Model::new(file);
+    let network = Network::new(file);
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);
     let mut first: Option<Result<Vec<u32>, String>> = None;
     for &isa in Isa::available().iter().filter(|isa| isa.has_products()) {
         let products = Products { isa, gemm: false };
         let options = Options { products, ..Options::new(prompt.len().min(file.config().max_position_embeddings)) };
         let found = with_team(1, |team| -> Result<Vec<u32>, Error> {
-            let mut session = Session::new(&model, options)?;
-            session.forward(team, prompt)?;
-            let logits = session.logits(team, 0..prompt.len())?;
+            let mut single = Single::new(&network, options)?;
+            single.forward(team, prompt)?;
+            let logits = single.logits(team, 0..prompt.len())?;
             assert!(logits.iter().all(|logit| logit.is_finite()));
             Ok(logits.iter().map(|logit| logit.to_bits()).collect())
         });

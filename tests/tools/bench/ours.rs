@@ -3,48 +3,49 @@
 
 use crate::passes;
 use olmo_infer::error::Error;
-use olmo_infer::model::{Model, Options, Session};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Network, Options};
+use olmo_infer::single::Single;
 use olmo_infer::threads::with_team;
 use std::fs;
 
 /// One sequence of a model file that is mapped.
 pub struct Ours<'m> {
     file: &'m ModelFile,
-    session: Session<'m>,
+    single: Single<'m>,
 }
 
 impl<'m> Ours<'m> {
     /// Brings the file in, and makes a sequence of up to so many positions.
-    pub fn new(file: &'m ModelFile, model: &'m Model<'m>, positions: usize) -> Result<Ours<'m>, String> {
-        let populated = file.populate(&|| false).and_then(|_| Session::new(model, Options::new(positions)));
-        Ok(Ours { file, session: populated.map_err(text)? })
+    pub fn new(file: &'m ModelFile, network: &'m Network<'m>, positions: usize) -> Result<Ours<'m>, String> {
+        let populated = file.populate(&|| false).and_then(|_| Single::new(network, Options::new(positions)));
+        Ok(Ours { file, single: populated.map_err(text)? })
     }
 
     /// Seconds for `n` tokens, one after the other, after `context` positions.
     pub fn decode(&mut self, threads: usize, context: usize, n: usize) -> Result<f64, String> {
-        let session = &mut self.session;
+        let single = &mut self.single;
         let seconds = with_team(threads, |team| {
-            let mut token = passes::begin(session, team, context)?;
-            passes::decode(session, team, &mut token, n)
+            let mut token = passes::begin(single, team, context)?;
+            passes::decode(single, team, &mut token, n)
         });
         seconds.map_err(text)
     }
 
     /// Seconds from a prompt of `n` tokens to the logits of the last one.
     pub fn prefill(&mut self, threads: usize, n: usize) -> Result<f64, String> {
-        let session = &mut self.session;
-        let tokens = passes::random_tokens(n, session.config().vocab_size);
-        with_team(threads, |team| passes::prefill(session, team, &tokens)).map_err(text)
+        let single = &mut self.single;
+        let tokens = passes::random_tokens(n, single.config().vocab_size);
+        with_team(threads, |team| passes::prefill(single, team, &tokens)).map_err(text)
     }
 
     /// Logits of the last token of a prompt.
     pub fn logits(&mut self, threads: usize, tokens: &[u32]) -> Result<Vec<f32>, String> {
-        let session = &mut self.session;
+        let single = &mut self.single;
         let logits = with_team(threads, |team| {
-            session.restart();
-            passes::feed(session, team, tokens)?;
-            session.logits(team, tokens.len() - 1..tokens.len()).map(<[f32]>::to_vec)
+            single.restart();
+            passes::feed(single, team, tokens)?;
+            single.logits(team, tokens.len() - 1..tokens.len()).map(<[f32]>::to_vec)
         });
         logits.map_err(text)
     }

@@ -7,8 +7,8 @@ use crate::ours::Ours;
 use crate::results::{Crowded, OfKind, Own, Packed, Results};
 use crate::sequences;
 use crate::work::{self, Work};
-use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::Network;
 use std::path::Path;
 
 /// Whole runs whose median counts.
@@ -107,8 +107,8 @@ fn crowded(path: &Path, rounds: usize) -> Result<Crowded, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = 2 * cores;
     let file = ModelFile::open(path).map_err(|error| error.to_string())?;
-    let model = Model::new(&file);
-    let mut ours = Ours::new(&file, &model, CROWDED_CONTEXT + CROWDED_TOKENS)?;
+    let network = Network::new(&file);
+    let mut ours = Ours::new(&file, &network, CROWDED_CONTEXT + CROWDED_TOKENS)?;
     let mut crowded = Crowded { cores, threads, with_cores: Vec::new(), with_threads: Vec::new() };
     ours.decode(cores, CROWDED_CONTEXT, 1)?;
     for _ in 0..rounds {

@@ -9,8 +9,8 @@ use crate::peer::{PROGRAMS, Peer, Program, Python};
 use crate::results::{self, Comparison, Contest, Results};
 use crate::summary::{CONTEXT, PROMPTS};
 use crate::work::{self, Work};
-use olmo_infer::model::Model;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::Network;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -92,10 +92,10 @@ fn compare(
     let first_token = first_token(work, kinds, rounds, python, program, theirs)?;
     let files = paths.iter().map(|path| ModelFile::open(path)).collect::<Result<Vec<_>, _>>();
     let files = files.map_err(|error| error.to_string())?;
-    let models: Vec<Model> = files.iter().map(Model::new).collect();
+    let networks: Vec<Network> = files.iter().map(Network::new).collect();
     let mut ours: Mapped = Vec::new();
-    for ((kind, path), (file, model)) in kinds.iter().zip(paths).zip(files.iter().zip(&models)) {
-        ours.push((*kind, path, Ours::new(file, model, PROMPTS[PROMPTS.len() - 1])?));
+    for ((kind, path), (file, network)) in kinds.iter().zip(paths).zip(files.iter().zip(&networks)) {
+        ours.push((*kind, path, Ours::new(file, network, PROMPTS[PROMPTS.len() - 1])?));
     }
     say("starting");
     // It stays after an error, which names it.
