@@ -154,6 +154,8 @@ fn two_runs_on_one_file_use_its_memory_once() {
     let config = medium_config();
     let model = packed(&folder, "m", &config, "f32");
     let tokens = token_file(&folder, 3, 100);
+    // All of a file that is just written is read, to see that it is complete.
+    sleep(Duration::from_millis(2100));
     // What is read is the file without the embedding.
     let weights = fs::metadata(&model).expect("a file").len() - 4 * (6000 + 64) * 512 - (2 << 20);
     let both = |load: &str| {

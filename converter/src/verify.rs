@@ -138,8 +138,12 @@ pub fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
 /// # Errors
 /// What is wrong with it.
 fn tokenizer(model: &ModelFile, bytes: &[u8]) -> Result<(), &'static str> {
-    let vocabulary = model.section_bytes(section::VOCABULARY).and_then(Vocabulary::in_section);
-    let vocabulary = vocabulary.ok_or("a tokenizer without a vocabulary")?;
+    let tokens = model.section_bytes(section::VOCABULARY).ok_or("a tokenizer without a vocabulary")?;
+    let (Ok(()), Some(vocabulary)) = (vocabulary(tokens, model.config().vocab_size), Vocabulary::in_section(tokens))
+    else {
+        // That is told of the vocabulary.
+        return Ok(());
+    };
     match Tokenizer::in_section(bytes, vocabulary) {
         Ok(_) | Err(NoTokenizer::Unknown(_) | NoTokenizer::UnknownKind(_)) => Ok(()),
         Err(NoTokenizer::Damaged(_)) => Err("ids, merges or flags that the vocabulary contradicts"),

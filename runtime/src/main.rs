@@ -94,6 +94,7 @@ fn explain(args: &Args, error: Error) -> Failure {
 
 /// Scores token files.
 fn score(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+    file.check_complete()?;
     let score = || with_team(args.threads(), |team| score::run(args, file, team));
     match beside_populating(file, score)?.0 {
         0 => Ok(()),
@@ -139,6 +140,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let config = file.config();
     // First: it says best what a prompt lacks.
     let inputs = prompts::read(args, file)?;
+    file.check_complete()?;
     let rules = text_rules(args, file)?;
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));

@@ -108,26 +108,42 @@ impl ModelFile {
     /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong and nothing says that this was not always so.
     pub fn check_unchanged(&self) -> Result<(), Error> {
         let Some(source) = &self.source else { return Ok(()) };
+        let good = self.compared(source)?;
+        // Nobody panics while holding this lock.
+        *source.good.lock().expect("not poisoned") = Some(good);
+        Ok(())
+    }
+
+    /// The state of the file now, when that is still the one that was opened.
+    fn compared(&self, source: &Source) -> Result<State, Error> {
         let metadata = source.file.metadata().map_err(Error::io(&self.path, "read its metadata"))?;
         let now = State::of(&metadata);
         let changed = || Err(Error::Changed { path: self.path.clone() });
         if now.written != source.opened.written {
             return changed();
         }
-        // Nobody panics while holding this lock.
-        let mut good = source.good.lock().expect("not poisoned");
-        if *good == Some(now) {
-            return Ok(());
+        if *source.good.lock().expect("not poisoned") == Some(now) {
+            return Ok(now);
         }
         match self.first_damaged() {
-            None => {
-                *good = Some(now);
-                Ok(())
-            }
+            None => Ok(now),
             // Not a trace of a change: it may have been so when it was opened.
             Some(damage) if now == source.opened => Err(damage),
             Some(_) => changed(),
         }
+    }
+
+    /// Makes sure that a file that was changed within the last two seconds before it was opened is complete, by the digests
+    /// of all tensors. To be called before anything is computed from it: a call that was still writing then may be done when
+    /// [`ModelFile::check_unchanged`] looks.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::check_unchanged`].
+    pub fn check_complete(&self) -> Result<(), Error> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let is_good = source.good.lock().expect("not poisoned").is_some();
+        // What is found is not kept: the next look must be a new one.
+        if is_good { Ok(()) } else { self.compared(source).map(|_| ()) }
     }
 
     /// The first section or tensor whose bytes are not those that its digest was made of. Reads all of them.

@@ -148,8 +148,8 @@ fn o28_codes_that_are_not_known() {
         // A kind that this reader does not know: passed over, or refused when it must be known.
         let kind = model.section_field(model.file.sections().last().expect("one").kind.get(), 0, 4);
         let flags = Field { at: kind.at + offset_of!(SectionRecord, flags), bytes: 4 };
-        let bytes = model.with(&[(kind, 6), (flags, 1)]);
-        let says = ["needs section 6, this program reads format 1.0"];
+        let bytes = model.with(&[(kind, 60), (flags, 1)]);
+        let says = ["needs section 60, this program reads format 1.0"];
         model.refuse(&mut report, "a required section", &bytes, &says);
     }
     let q_proj = Field::of_tensor(plain.tensor("q_proj"), encoding, 4);
