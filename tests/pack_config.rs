@@ -93,7 +93,7 @@ fn olmo1_in_both_spellings() {
     for json in [null, with(&old, json!({"clip_qkv": null}))] {
         let settings = read(&json, &Flags::default()).expect("good");
         assert_eq!(settings.config, ModelConfig { clip_qkv: None, ..small_olmo1() });
-        assert!(settings.origins.0.contains(&("clip_qkv", Origin::Rule)));
+        assert!(settings.origins.0.contains(&("clip_qkv", Origin::ConfigJson)));
     }
 }
 

@@ -152,6 +152,7 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         tables.iter().flatten().for_each(|table| table.write(&mut bytes));
         sections.push((section::CODED, bytes));
+        sections.sort_unstable_by_key(|(kind, _)| *kind);
     }
     let section_bytes: Vec<u64> = sections.iter().map(|section| section.1.len() as u64).collect();
     let layout = layout::layout(&config, matrices, &encodings, &section_bytes).ok()?;
