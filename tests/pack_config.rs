@@ -90,10 +90,10 @@ fn olmo1_in_both_spellings() {
     assert_eq!(config(&with(&old, json!({"clip_qkv": 8}))).clip_qkv, Some(8.0));
     let mut null = old.clone();
     null["clip_qkv"] = Value::Null;
-    for json in [null, with(&old, json!({"clip_qkv": null}))] {
+    for (json, origin) in [(null, Origin::ConfigJson), (with(&old, json!({"clip_qkv": null})), Origin::Rule)] {
         let settings = read(&json, &Flags::default()).expect("good");
         assert_eq!(settings.config, ModelConfig { clip_qkv: None, ..small_olmo1() });
-        assert!(settings.origins.0.contains(&("clip_qkv", Origin::ConfigJson)));
+        assert!(settings.origins.0.contains(&("clip_qkv", origin)));
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Part {
     /// The folder has nothing of it.
     #[default]
     Absent,
+    /// The folder has too little of it, and this is what to add.
+    Missing(&'static str),
     /// The folder has something, and this is why it cannot be used.
     Unknown(String),
     /// Its bytes, and the name of the file that they come from.
@@ -48,7 +50,7 @@ impl Part {
     pub fn section(&self) -> Option<&[u8]> {
         match self {
             Part::Known(bytes, _) => Some(bytes),
-            Part::Absent | Part::Unknown(_) => None,
+            Part::Absent | Part::Missing(_) | Part::Unknown(_) => None,
         }
     }
 
@@ -56,6 +58,7 @@ impl Part {
     pub fn origin(&self) -> String {
         match self {
             Part::Absent => "none".into(),
+            Part::Missing(problem) => format!("none: {problem}"),
             Part::Unknown(problem) => format!("none: {problem}"),
             Part::Known(_, name) => (*name).into(),
         }
@@ -66,7 +69,7 @@ impl Text {
     /// The bytes of the section `TOKENIZER`. One that is not known says why, to whoever needs it.
     pub fn tokenizer_section(&self) -> Option<Vec<u8>> {
         match &self.tokenizer {
-            Part::Absent => None,
+            Part::Absent | Part::Missing(_) => None,
             Part::Known(bytes, _) => Some(bytes.clone()),
             Part::Unknown(why) => {
                 let mut head = TokenizerHead::new_zeroed();
@@ -125,9 +128,7 @@ impl Text {
             } else {
                 text.tokenizer = match dolma2::section(&vocabulary) {
                     Some(section) => Part::Known(section, "vocab.txt, which is that of dolma2"),
-                    None => Part::Unknown(
-                        "a vocab.txt does not say how text is split; add the model's tokenizer.json".into(),
-                    ),
+                    None => Part::Missing("a vocab.txt does not say how text is split; add the model's tokenizer.json"),
                 };
             }
             text.vocabulary = Some(vocabulary);
