@@ -158,6 +158,8 @@ fn a_rerun_leaves_out_what_is_in_the_output() {
     let with_error = fs::read(&output).expect("read");
     assert!(fixture.score(&[files[0], &absent], &flags).refused(1).contains("one file could not be scored"));
     assert_eq!(fs::read(&output).expect("read"), with_error);
+    // But not where nobody asks for it.
+    assert_eq!(fixture.score(&[files[0]], &flags).ok(), "");
     // A file that is named twice is scored once.
     assert_eq!(fixture.score(&[files[0], files[0]], &[]).ok().lines().count(), 1);
     // A file of something else is not touched.

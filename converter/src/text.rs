@@ -8,6 +8,7 @@ use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json;
 use crate::vocab::{self, Vocabulary};
+use olmo_infer::config::MAX_VOCAB_SIZE;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use serde_json::{Map, Value};
 use std::fs;
@@ -147,7 +148,7 @@ fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocab
         let view = olmo_infer::vocabulary::Vocabulary::in_section(&vocabulary.section);
         view.and_then(|view| view.bytes(id).map(<[u8]>::to_vec))
     };
-    let id = (0..u32::MAX).find(|&id| bytes(vocabulary, id) != bytes(other, id)).unwrap_or(0);
+    let id = (0..MAX_VOCAB_SIZE as u32).find(|&id| bytes(vocabulary, id) != bytes(other, id)).unwrap_or(0);
     let shown = |bytes: Option<Vec<u8>>| match bytes {
         Some(bytes) => format!("\"{}\"", olmo_infer::vocabulary::quoted(&bytes)),
         None => "no token".into(),

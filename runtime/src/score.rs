@@ -10,7 +10,7 @@ use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
 use olmo_infer::tokens::read_tokens;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
@@ -35,16 +35,16 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
     let mut out = Destination::new(args.output.as_deref(), &args.model)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
     let mut seen = HashSet::new();
-    let is_new = |path: &PathBuf| !out.has(path) && seen.insert(path.clone());
-    let files: Vec<PathBuf> = files.into_iter().filter(is_new).collect();
+    let files = files.into_iter().filter(|path| seen.insert(path.clone()));
+    let (before, files): (Vec<PathBuf>, Vec<PathBuf>) = files.partition(|path| out.has_failed(path).is_some());
+    let mut n_failed = before.iter().filter(|path| out.has_failed(path) == Some(true)).count();
     let network = Network::new(file);
     let mut progress = Progress::new(files.len());
-    let mut n_failed = 0;
     for group in files.chunks(GROUP) {
         n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;
     }
     drop(progress);
-    Ok(n_failed + out.n_failed_before)
+    Ok(n_failed)
 }
 
 /// The files that standard input names.
@@ -214,15 +214,13 @@ impl<'a> Group<'a> {
 struct Destination {
     /// A file with lines of earlier runs; `None` for standard output.
     file: Option<(PathBuf, File)>,
-    /// The files that it has lines of, as JSON has them.
-    names: HashSet<Vec<u8>>,
-    /// How many of those lines are errors.
-    n_failed_before: usize,
+    /// The files that it has lines of, as JSON has them, and whether the line is an error.
+    names: HashMap<Vec<u8>, bool>,
 }
 
 impl Destination {
     fn new(path: Option<&Path>, model: &Path) -> Result<Destination, Failure> {
-        let mut out = Destination { file: None, names: HashSet::new(), n_failed_before: 0 };
+        let mut out = Destination { file: None, names: HashMap::new() };
         let Some(path) = path else { return Ok(out) };
         let shown = display_path(path);
         if std::fs::canonicalize(path).is_ok_and(|path| std::fs::canonicalize(model).is_ok_and(|model| model == path)) {
@@ -239,8 +237,8 @@ impl Destination {
             match name_in(&line) {
                 _ if n == 0 => break,
                 Some(name) if is_whole => {
-                    out.n_failed_before += usize::from(line[BEGINNING.len() + name.len()..].starts_with(ERROR));
-                    out.names.insert(name.to_vec());
+                    let has_failed = line[BEGINNING.len() + name.len()..].starts_with(ERROR);
+                    out.names.insert(name.to_vec(), has_failed);
                 }
                 // What a run that was stopped has left of a line, behind others of its own.
                 _ if !is_whole && end > 0 && (line.starts_with(BEGINNING) || BEGINNING.starts_with(&line)) => break,
@@ -258,12 +256,13 @@ impl Destination {
         Ok(out)
     }
 
-    /// Whether there is a line of the file already. Standard input is another one each time.
-    fn has(&self, path: &Path) -> bool {
+    /// Whether the line that is there already of the file is an error; `None` when there is none. Standard input is another
+    /// file each time.
+    fn has_failed(&self, path: &Path) -> Option<bool> {
         let mut name = Vec::new();
         // Writing into a vector does not fail.
-        path.as_os_str() != "-"
-            && json_string(&mut name, &path.to_string_lossy()).is_ok_and(|()| self.names.contains(&name))
+        json_string(&mut name, &path.to_string_lossy()).ok()?;
+        self.names.get(&name).copied().filter(|_| path.as_os_str() != "-")
     }
 
     /// Writes a line, all of it at once.
