@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -240,6 +242,10 @@ fn wrong_usage_is_told_in_one_line() {
         let refused = infer(&model, arguments);
         assert!(refused.refused(2).contains(says), "{arguments:?}: {}", refused.stderr);
     }
+    for word in ["--version", "--", "help"] {
+        let continued = infer(&model, &["--stop", word, "--prompt", word, "--max-tokens", "1"]);
+        assert!(!continued.ok().starts_with("olmo-infer"), "{word}");
+    }
     let long = "x".repeat(5000);
     let refused = infer(&model, &["--prompt", &long]);
     assert!(refused.refused(1).contains("the prompt has 5000 tokens, expected at most"), "{}", refused.stderr);
@@ -250,27 +256,27 @@ fn an_interrupt_ends_the_text_with_a_newline_and_the_program_by_the_signal() {
     use std::os::unix::process::ExitStatusExt;
     let folder = TempDir::new("text-interrupt");
     let model = demo(&folder);
+    // A pipe with no place for all of the text, so that the program cannot be done before it is interrupted.
+    let (mut out, mut end) = std::io::pipe().expect("a pipe");
+    let capacity = rustix::pipe::fcntl_setpipe_size(&end, 4096).expect("a smaller pipe");
+    let filler = vec![b'.'; capacity - 600];
+    end.write_all(&filler).expect("has place");
     // Whatever the caller ignores.
     let mut command = Command::new("env");
-    command.arg("--default-signal").arg(INFER).arg(&model).args(["--prompt", "Four score and seven", "--seed", "3"]);
-    let mut child = command
-        .args(["--temperature", "0.1", "--max-tokens", "2000", "--threads", "1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut out = child.stdout.take().expect("piped");
-    let mut text = vec![0; 10];
-    out.read_exact(&mut text).expect("some text");
-    let pid = child.id().to_string();
-    finish(Command::new("kill").args(["-INT", &pid]));
-    out.read_to_end(&mut text).expect("the rest");
-    let status = child.wait().expect("ends");
-    // On a fast machine the text may have ended before.
-    if status.signal() == Some(2) {
-        assert!(text.ends_with(b"\n"), "{:?}", String::from_utf8_lossy(&text));
-        assert!(str::from_utf8(&text).is_ok());
-    } else {
-        assert!(status.success());
-        olmo_tests::skipped("the text was complete before the interrupt came");
+    command.arg("--default-signal").arg(INFER).arg(&model).args(["--prompt", "Four score and seven", "--threads", "1"]);
+    let mut child = command.args(["--max-tokens", "1400"]).stdout(end).spawn().expect("starts");
+    // The command holds the writing end, which would keep the pipe open.
+    drop(command);
+    let waiting = || rustix::io::ioctl_fionread(&out).expect("a pipe") as usize - filler.len();
+    while waiting() < 100 {
+        assert!(child.try_wait().expect("a child").is_none(), "it ended");
+        thread::sleep(Duration::from_millis(1));
     }
+    finish(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    let mut text = Vec::new();
+    out.read_to_end(&mut text).expect("the rest");
+    assert_eq!(child.wait().expect("ends").signal(), Some(2));
+    let text = str::from_utf8(&text[filler.len()..]).expect("whole characters");
+    let spoken = text.strip_suffix('\n').expect("a newline at the end");
+    assert!(speech().contains(spoken) && spoken.len() < 1200, "{spoken}");
 }

@@ -99,12 +99,13 @@ fn with_count(error: Error, n_written: usize) -> Error {
     if n_written == 0 {
         return error;
     }
+    let more = if let Error::Several { more, .. } = &error { *more } else { 0 };
     let mut problems = error.into_problems();
     if let Some(last) = problems.last_mut() {
         let count = format!("{n_written} files were written before, and stay");
         last.advice = Some(last.advice.take().map_or(count.clone(), |advice| format!("{advice}; {count}")));
     }
-    Error::Several { problems, more: 0 }
+    Error::Several { problems, more }
 }
 
 /// Makes the folder, or refuses one that has something in it, and opens it for its names to be brought to the disk.

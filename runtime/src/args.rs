@@ -22,9 +22,6 @@ const MAX_THREADS: usize = 1024;
 /// Stands for `-` while argh parses, which takes it for an option. No argument can hold a NUL.
 const STANDARD_INPUT: &str = "\0stdin";
 
-/// The options that take no value.
-const SWITCHES: [&str; 7] = ["--text", "--json", "--timing", "--chat", "--tokenize", "--detokenize", "--score"];
-
 /// Runs an OLMo model: evaluates a prompt, token ids or text, and goes on from there. Text becomes text; of token files, a
 /// line per position is printed with the most likely next tokens. Several token files are evaluated together, and their
 /// results printed in the order of the files.
@@ -214,10 +211,9 @@ pub struct Args {
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     let args = exit::words::<Raw>(PROGRAM, args)?;
-    let is_value = |i: usize| i > 0 && args[i - 1].starts_with("--") && !SWITCHES.contains(&args[i - 1].as_str());
-    let words = args.iter().enumerate();
-    let args: Vec<&str> =
-        words.map(|(i, arg)| if arg == "-" && !is_value(i) { STANDARD_INPUT } else { arg.as_str() }).collect();
+    let words =
+        args.iter().map(|(word, is_value)| if word == "-" && !is_value { STANDARD_INPUT } else { word.as_str() });
+    let args: Vec<&str> = words.collect();
     check(exit::parse(PROGRAM, &args)?)
 }
 

@@ -1,6 +1,6 @@
 //! Ends of a program before its beginning, for all binaries: help, the version, a manual page, or wrong usage.
 
-use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FlagInfoKind, FromArgs};
 use olmo_infer::error::one_line;
 use olmo_infer::manual;
 use olmo_infer::mapping::Load;
@@ -46,23 +46,46 @@ fn tell(line: &str) {
     let _nobody_to_tell = writeln!(io::stderr(), "{}", line.trim_end());
 }
 
-/// The words after the program's name. Anywhere among them `--version` ends the program, as `--generate` does where it
-/// stands first; argh, which defines both for the help, would want the model as well.
-pub fn words<T: ArgsInfo>(program: &'static str, args: impl Iterator<Item = OsString>) -> Result<Vec<String>, Exit> {
+/// The words after the program's name, and whether each is the value of the option before it. Anywhere but as a value
+/// `--version` ends the program, as `--generate` does where it stands first; argh, which defines both for the help, would
+/// want the model as well.
+pub fn words<T: ArgsInfo>(
+    program: &'static str,
+    args: impl Iterator<Item = OsString>,
+) -> Result<Vec<(String, bool)>, Exit> {
     let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let words = words.map_err(|word| Exit::usage(program, format_args!("{word:?} is not UTF-8")))?;
-    if words.iter().any(|word| word == "--version") {
+    let info = CommandInfoWithArgs { name: program, ..T::get_args_info() };
+    let values = are_values(&info, &words);
+    let words: Vec<(String, bool)> = words.into_iter().zip(values).collect();
+    if words.iter().any(|(word, is_value)| !is_value && word == "--version") {
         return Err(Exit { program, text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
     }
-    if let Some("--generate") = words.first().map(String::as_str) {
-        let [_, kind] = words.as_slice() else {
-            return Err(Exit::usage(program, format_args!("--generate takes one word, expected {}", manual::KINDS)));
-        };
-        let info = CommandInfoWithArgs { name: program, ..T::get_args_info() };
-        let text = manual::generate(kind, &info).map_err(|problem| Exit::usage(program, problem))?;
-        return Err(Exit { program, text, success: true });
+    match words.as_slice() {
+        [(first, _), (kind, _)] if first == "--generate" => {
+            let text = manual::generate(kind, &info).map_err(|problem| Exit::usage(program, problem))?;
+            Err(Exit { program, text, success: true })
+        }
+        [(first, _), ..] if first == "--generate" => {
+            Err(Exit::usage(program, format_args!("--generate takes one word, expected {}", manual::KINDS)))
+        }
+        _ => Ok(words),
     }
-    Ok(words)
+}
+
+/// Whether each of the words is the value of the option before it, as argh goes through them.
+fn are_values(info: &CommandInfoWithArgs, words: &[String]) -> Vec<bool> {
+    let is_option = |word: &String| {
+        info.flags.iter().any(|flag| matches!(flag.kind, FlagInfoKind::Option { .. }) && flag.long == word)
+    };
+    let (mut is_value, mut only_names) = (false, false);
+    let values = words.iter().map(|word| {
+        let this = is_value;
+        only_names |= !this && word == "--";
+        is_value = !this && !only_names && is_option(word);
+        this
+    });
+    values.collect()
 }
 
 /// What argh makes of the words, its complaints in one line.

@@ -117,7 +117,7 @@ impl Args {
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     let words = exit::words::<Raw>(PROGRAM, args)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
     let raw: Raw = exit::parse(PROGRAM, &words)?;
     let usage = |problem: String| Exit::usage(PROGRAM, problem);
     if raw.generate.is_some() {
