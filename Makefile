@@ -9,8 +9,8 @@ DEMO := target/demo
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
 # What `make fuzz` runs: seconds for each target, 55 minutes in all.
-FUZZ := npy_header=450s safetensors_header=250s index_raw=450s index_repaired=450s config_json=350s vocab_txt=350s \
-	tokens=100s forward=400s tokenizer_json=250s tokenizer_section=250s
+FUZZ := npy_header=400s safetensors_header=250s shard_index=150s index_raw=400s index_repaired=450s config_json=350s \
+	vocab_txt=350s tokens=50s forward=400s tokenizer_json=250s tokenizer_section=250s
 
 .PHONY: demo test check bench bench-peers torture fuzz venv
 

@@ -78,8 +78,8 @@ fn assert_target_holds(name: &str, n_changed: usize) {
 
 #[test]
 fn every_target_has_a_test_here() {
-    let tested = "npy_header safetensors_header config_json vocab_txt tokenizer_json tokenizer_section index_raw \
-                  index_repaired tokens forward";
+    let tested = "npy_header safetensors_header shard_index config_json vocab_txt tokenizer_json tokenizer_section \
+                  index_raw index_repaired tokens forward";
     assert_eq!(TARGETS.map(|target| target.0).join(" "), tested);
 }
 
@@ -91,6 +91,11 @@ fn npy_headers_are_refused_or_read_as_npyz_reads_them() {
 #[test]
 fn safetensors_headers_are_refused_or_read_as_the_crate_reads_them() {
     assert_target_holds("safetensors_header", CHANGED);
+}
+
+#[test]
+fn indexes_of_shards_are_refused_or_name_files_beside_them() {
+    assert_target_holds("shard_index", CHANGED);
 }
 
 #[test]

@@ -13,17 +13,18 @@ pub use index::{index_raw, index_repaired};
 pub use run::forward;
 pub use seeds::seeds;
 pub use text::{
-    config_json, npy_header, safetensors_header, tokenizer_json, tokenizer_section, tokenizer_sections, tokens,
-    vocab_txt,
+    config_json, npy_header, safetensors_header, shard_index, tokenizer_json, tokenizer_section, tokenizer_sections,
+    tokens, vocab_txt,
 };
 
 /// A target: its name and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("npy_header", npy_header),
     ("safetensors_header", safetensors_header),
+    ("shard_index", shard_index),
     ("config_json", config_json),
     ("vocab_txt", vocab_txt),
     ("tokenizer_json", tokenizer_json),

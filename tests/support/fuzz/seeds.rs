@@ -13,6 +13,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "npy_header" => npy_headers(),
         "safetensors_header" => safetensors_headers(),
+        "shard_index" => shard_indexes(),
         "config_json" => configs(),
         "vocab_txt" => vocabularies(),
         "tokenizer_json" => tokenizers(),
@@ -89,6 +90,16 @@ fn safetensors_headers() -> Vec<Vec<u8>> {
         all.push([&(1u64 << 40).to_le_bytes(), file.as_slice()].concat());
     }
     all
+}
+
+fn shard_indexes() -> Vec<Vec<u8>> {
+    let good = r#"{"metadata": {"total_size": 96}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors",
+        "model.norm.weight": "model-00002-of-00002.safetensors"}}"#;
+    let bare = r#"{"weight_map": {"a": "b.safetensors"}, "metadata": null}"#;
+    let outside = r#"{"metadata": {}, "weight_map": {"a": "../b.safetensors", "a": "/etc/passwd"}}"#;
+    let total =
+        r#"{"metadata": {"total_size": 1.5e300, "total_size": -1}, "weight_map": {"\u00e9": "\ud83d.safetensors"}}"#;
+    [good, bare, outside, total].map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 fn configs() -> Vec<Vec<u8>> {

@@ -11,6 +11,7 @@ use olmo_pack::element::SourceType;
 use olmo_pack::npy::{self, Checked, Descr};
 use olmo_pack::safetensors_header as reader;
 use olmo_pack::settings::Flags;
+use olmo_pack::shard_index::ShardIndex;
 use olmo_pack::{strict_json, tokenizer_json as tokenizers, verify, vocab};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -89,6 +90,24 @@ pub fn safetensors_header(input: &[u8]) {
         };
         assert_eq!(entry.element, Ok(element), "{name}");
     }
+}
+
+/// A `model.safetensors.index.json`.
+///
+/// # Panics
+/// When an accepted index names a file that may lie elsewhere, or is another one for serde_json's own reader of maps.
+pub fn shard_index(input: &[u8]) {
+    let Ok(index) = ShardIndex::parse(Path::new(NAME), input) else { return };
+    assert!(!index.files.is_empty());
+    for file in index.files.values() {
+        let path = Path::new(file);
+        assert!(path.file_name() == Some(path.as_os_str()) && file.ends_with(".safetensors"), "{file:?}");
+    }
+    let value: serde_json::Value = serde_json::from_slice(input).expect("it was JSON before");
+    let map: BTreeMap<String, String> = serde_json::from_value(value["weight_map"].clone()).expect("names of files");
+    assert_eq!(index.files, map);
+    let total = value["metadata"]["total_size"].as_f64();
+    assert_eq!(index.total_bytes.map(|bytes| bytes as f64), total);
 }
 
 /// A `config.json`. A first byte below 9, which no JSON has, chooses flags and is left out.
