@@ -1,0 +1,218 @@
+//! The model's configuration as it stands in the header.
+
+use super::NONE;
+use crate::config::{Architecture, AttentionKind, ConfigError, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
+use std::mem::offset_of;
+use zerocopy::little_endian::{F64, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The fixed block of configuration values in the header.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ConfigBlock {
+    /// 1 OLMo-2, 2 Olmo-3, 3 OLMo-1.
+    pub architecture: U32,
+    /// Number of transformer layers.
+    pub n_layers: U32,
+    /// Width of the residual stream.
+    pub hidden_size: U32,
+    /// Query heads.
+    pub n_heads: U32,
+    /// Key/value heads.
+    pub n_kv_heads: U32,
+    /// Width of a head.
+    pub head_dim: U32,
+    /// Width of the MLP.
+    pub intermediate_size: U32,
+    /// Rows of the embedding.
+    pub vocab_size: U32,
+    /// Positions.
+    pub max_position_embeddings: U32,
+    /// Window of sliding layers, 0 without any.
+    pub sliding_window: U32,
+    /// 1 when the head uses the embedding.
+    pub tie_word_embeddings: U32,
+    /// 0 default, 1 YaRN on full-attention layers.
+    pub rope_type: U32,
+    /// Epsilon of every norm.
+    pub rms_norm_eps: F64,
+    /// RoPE base of full-attention layers.
+    pub rope_theta: F64,
+    /// RoPE base of sliding layers.
+    pub rope_theta_sliding: F64,
+    /// YaRN: ratio of the context lengths. This and the next five are 0 without YaRN.
+    pub yarn_factor: F64,
+    /// YaRN: rotations above which a frequency is kept.
+    pub yarn_beta_fast: F64,
+    /// YaRN: rotations below which a frequency is divided.
+    pub yarn_beta_slow: F64,
+    /// YaRN: factor on cos and sin.
+    pub yarn_attention_factor: F64,
+    /// YaRN: original context length.
+    pub yarn_original_max_position_embeddings: U32,
+    /// YaRN: 1 when the ramp's bounds are rounded.
+    pub yarn_truncate: U32,
+    /// Id that begins a text, or [`NONE`].
+    pub bos_token_id: U32,
+    /// Id of padding, or [`NONE`].
+    pub pad_token_id: U32,
+    /// How many of `eos_token_ids` are used.
+    pub n_eos_token_ids: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Ids that end a text; unused ones are [`NONE`].
+    pub eos_token_ids: [U32; MAX_EOS_TOKENS],
+    /// Bit `l % 8` of byte `l / 8` is 1 when layer `l` has sliding-window attention.
+    pub sliding_layers: [u8; MAX_LAYERS / 8],
+    /// Largest magnitude of an element of queries, keys and values, 0 when they are not clipped.
+    pub clip_qkv: F64,
+}
+
+impl ConfigBlock {
+    /// The block for `config`, which must have passed [`ModelConfig::validate`].
+    pub fn new(config: &ModelConfig) -> ConfigBlock {
+        // validate() keeps every count below 2^24.
+        let count = |n: usize| U32::new(u32::try_from(n).expect("validated counts fit u32"));
+        let mut block = ConfigBlock {
+            architecture: U32::new(match config.architecture {
+                Architecture::Olmo2 => 1,
+                Architecture::Olmo3 => 2,
+                Architecture::Olmo1 => 3,
+            }),
+            n_layers: count(config.n_layers()),
+            hidden_size: count(config.hidden_size),
+            n_heads: count(config.n_heads),
+            n_kv_heads: count(config.n_kv_heads),
+            head_dim: count(config.head_dim),
+            intermediate_size: count(config.intermediate_size),
+            vocab_size: count(config.vocab_size),
+            max_position_embeddings: count(config.max_position_embeddings),
+            sliding_window: count(config.sliding_window),
+            tie_word_embeddings: U32::new(u32::from(config.tie_word_embeddings)),
+            rope_type: U32::new(u32::from(config.yarn.is_some())),
+            rms_norm_eps: F64::new(config.rms_norm_eps),
+            rope_theta: F64::new(config.rope_theta),
+            rope_theta_sliding: F64::new(config.rope_theta_sliding),
+            yarn_factor: F64::new(0.0),
+            yarn_beta_fast: F64::new(0.0),
+            yarn_beta_slow: F64::new(0.0),
+            yarn_attention_factor: F64::new(0.0),
+            yarn_original_max_position_embeddings: U32::new(0),
+            yarn_truncate: U32::new(0),
+            bos_token_id: U32::new(config.bos_token_id.unwrap_or(NONE)),
+            pad_token_id: U32::new(config.pad_token_id.unwrap_or(NONE)),
+            n_eos_token_ids: count(config.eos_token_ids.len()),
+            reserved: U32::new(0),
+            eos_token_ids: [U32::new(NONE); MAX_EOS_TOKENS],
+            sliding_layers: [0; MAX_LAYERS / 8],
+            clip_qkv: F64::new(config.clip_qkv.unwrap_or(0.0)),
+        };
+        if let Some(yarn) = &config.yarn {
+            block.yarn_factor = F64::new(yarn.factor);
+            block.yarn_beta_fast = F64::new(yarn.beta_fast);
+            block.yarn_beta_slow = F64::new(yarn.beta_slow);
+            block.yarn_attention_factor = F64::new(yarn.attention_factor);
+            block.yarn_original_max_position_embeddings = count(yarn.original_max_position_embeddings);
+            block.yarn_truncate = U32::new(u32::from(yarn.truncate));
+        }
+        for (slot, &id) in block.eos_token_ids.iter_mut().zip(&config.eos_token_ids) {
+            *slot = U32::new(id);
+        }
+        for (layer, kind) in config.layer_types.iter().enumerate() {
+            if *kind == AttentionKind::Sliding {
+                block.sliding_layers[layer / 8] |= 1 << (layer % 8);
+            }
+        }
+        block
+    }
+
+    /// The configuration in this block. Whether the values make a possible model is [`ModelConfig::validate`]'s to say.
+    ///
+    /// # Errors
+    /// The first field with a code, a flag or a value without a use that the format does not allow.
+    pub fn to_config(&self) -> Result<ModelConfig, ConfigError> {
+        let wrong = |key, found: u32, expected: String| ConfigError { key, found: found.to_string(), expected };
+        let flag = |key, value: U32| match value.get() {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(wrong(key, other, "0 or 1".into())),
+        };
+        let id = |value: U32| Some(value.get()).filter(|&id| id != NONE);
+        let n_layers = self.n_layers.get() as usize;
+        if n_layers > MAX_LAYERS {
+            return Err(wrong("num_hidden_layers", self.n_layers.get(), format!("1 to {MAX_LAYERS}")));
+        }
+        let n_eos = self.n_eos_token_ids.get() as usize;
+        if n_eos > MAX_EOS_TOKENS {
+            return Err(wrong("n_eos_token_ids", self.n_eos_token_ids.get(), format!("at most {MAX_EOS_TOKENS}")));
+        }
+        let kind = |layer: usize| match self.sliding_layers[layer / 8] >> (layer % 8) & 1 {
+            0 => AttentionKind::Full,
+            _ => AttentionKind::Sliding,
+        };
+        let config = ModelConfig {
+            architecture: match self.architecture.get() {
+                1 => Architecture::Olmo2,
+                2 => Architecture::Olmo3,
+                3 => Architecture::Olmo1,
+                other => return Err(wrong("architecture", other, "1 (olmo2), 2 (olmo3) or 3 (olmo)".into())),
+            },
+            hidden_size: self.hidden_size.get() as usize,
+            n_heads: self.n_heads.get() as usize,
+            n_kv_heads: self.n_kv_heads.get() as usize,
+            head_dim: self.head_dim.get() as usize,
+            intermediate_size: self.intermediate_size.get() as usize,
+            vocab_size: self.vocab_size.get() as usize,
+            max_position_embeddings: self.max_position_embeddings.get() as usize,
+            rms_norm_eps: self.rms_norm_eps.get(),
+            // Only +0 stands for none; validate() has a word for -0.
+            clip_qkv: Some(self.clip_qkv.get()).filter(|clip| clip.to_bits() != 0),
+            rope_theta: self.rope_theta.get(),
+            rope_theta_sliding: self.rope_theta_sliding.get(),
+            yarn: match flag("rope_type", self.rope_type)? {
+                false => None,
+                true => Some(Yarn {
+                    factor: self.yarn_factor.get(),
+                    original_max_position_embeddings: self.yarn_original_max_position_embeddings.get() as usize,
+                    beta_fast: self.yarn_beta_fast.get(),
+                    beta_slow: self.yarn_beta_slow.get(),
+                    attention_factor: self.yarn_attention_factor.get(),
+                    truncate: flag("yarn_truncate", self.yarn_truncate)?,
+                }),
+            },
+            sliding_window: self.sliding_window.get() as usize,
+            layer_types: (0..n_layers).map(kind).collect(),
+            tie_word_embeddings: flag("tie_word_embeddings", self.tie_word_embeddings)?,
+            eos_token_ids: self.eos_token_ids[..n_eos].iter().map(|id| id.get()).collect(),
+            bos_token_id: id(self.bos_token_id),
+            pad_token_id: id(self.pad_token_id),
+        };
+        self.check_unused(&config)?;
+        Ok(config)
+    }
+
+    /// There is one way to write a configuration: everything without a use must be as [`ConfigBlock::new`] leaves it.
+    fn check_unused(&self, config: &ModelConfig) -> Result<(), ConfigError> {
+        // The counts were u32 in the block, so they fit again.
+        let canonical = ConfigBlock::new(config);
+        let differs = self.as_bytes().iter().zip(canonical.as_bytes()).position(|(found, expected)| found != expected);
+        let Some(at) = differs else { return Ok(()) };
+        // The last field that begins at or before the byte.
+        let field = FIELDS_WITHOUT_USE.iter().rev().find(|field| field.0 <= at);
+        let key = field.map_or("configuration", |field| field.1);
+        Err(ConfigError { key, found: "set".into(), expected: "nothing where it has no use".into() })
+    }
+}
+
+/// The fields of [`ConfigBlock`] that can be without a use, by their offsets.
+const FIELDS_WITHOUT_USE: [(usize, &str); 9] = [
+    (offset_of!(ConfigBlock, yarn_factor), "yarn_factor"),
+    (offset_of!(ConfigBlock, yarn_beta_fast), "yarn_beta_fast"),
+    (offset_of!(ConfigBlock, yarn_beta_slow), "yarn_beta_slow"),
+    (offset_of!(ConfigBlock, yarn_attention_factor), "yarn_attention_factor"),
+    (offset_of!(ConfigBlock, yarn_original_max_position_embeddings), "yarn_original_max_position_embeddings"),
+    (offset_of!(ConfigBlock, yarn_truncate), "yarn_truncate"),
+    (offset_of!(ConfigBlock, reserved), "reserved"),
+    (offset_of!(ConfigBlock, eos_token_ids), "eos_token_ids"),
+    (offset_of!(ConfigBlock, sliding_layers), "sliding_layers"),
+];

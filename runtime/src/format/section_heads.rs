@@ -1,0 +1,97 @@
+//! The structs at the beginning of sections, and those that follow them.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Head of the [`super::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point into.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct VocabularyHead {
+    /// Number of ids with an entry or a gap.
+    pub n_tokens: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Length of the text.
+    pub text_bytes: U64,
+}
+
+/// One entry of the [`super::section::SOURCES`] section, in the order of the tensor records; the header bytes of all entries
+/// follow the last one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SourceRecord {
+    /// Code of the element type in the `.npy` file: 1 f32, 2 f16, 3 bf16 as raw 16 bits.
+    pub dtype: U32,
+    /// Length of everything before the numbers in the `.npy` file.
+    pub header_bytes: U32,
+    /// XXH3-64 of the numbers in the `.npy` file, seed 0.
+    pub digest: U64,
+}
+
+/// Kind of tokenizer: one that the packer did not know. A sentence why follows the head, in UTF-8; all else is 0.
+pub const TOKENIZER_UNKNOWN: u32 = 0;
+/// Kind of tokenizer: byte-level byte pair encoding.
+pub const TOKENIZER_BYTE_PAIRS: u32 = 1;
+/// Flag of an added token: it is looked for in normalized text, not in the text as it is given.
+pub const ADDED_NORMALIZED: u32 = 1;
+/// Flag of an added token: it steers the model and is no text, like the one that ends a text.
+pub const ADDED_SPECIAL: u32 = 2;
+
+/// Head of the [`super::section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`super::NONE`], then `n_merges`
+/// [`Merge`]s in the order of their ranks, then `n_added` [`AddedToken`]s.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TokenizerHead {
+    /// [`TOKENIZER_BYTE_PAIRS`] or [`TOKENIZER_UNKNOWN`].
+    pub kind: U32,
+    /// How text is split before pairs are merged: 1 as cl100k and dolma2, 2 as GPT-2.
+    pub pre_tokenizer: U32,
+    /// What is done to text first: 0 nothing, 1 Unicode normalization form C.
+    pub normalizer: U32,
+    /// Number of merges.
+    pub n_merges: U32,
+    /// Number of added tokens.
+    pub n_added: U32,
+    /// Zero.
+    pub reserved: [u8; 12],
+}
+
+/// Two neighbours that become one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Merge {
+    /// Id of the left piece.
+    pub left: U32,
+    /// Id of the right piece.
+    pub right: U32,
+    /// What they become.
+    pub id: U32,
+}
+
+/// A token that is found as a whole in a text, before anything is split.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AddedToken {
+    /// Its id; the vocabulary has its text.
+    pub id: U32,
+    /// [`ADDED_NORMALIZED`] and [`ADDED_SPECIAL`].
+    pub flags: U32,
+}
+
+/// Head of the [`super::section::CHAT`] section: five texts follow, of these lengths.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ChatHead {
+    /// What stands before a user's turn when nobody gives a system's text.
+    pub before_user: U32,
+    /// What stands between that turn and the answer.
+    pub after_user: U32,
+    /// What stands before a system's text. This and the next two are 0 where the model takes none.
+    pub before_system: U32,
+    /// What stands between it and the user's turn.
+    pub after_system: U32,
+    /// What stands between that turn and the answer.
+    pub after_user_of_system: U32,
+    /// Zero.
+    pub reserved: U32,
+}
