@@ -3,7 +3,7 @@
 use crate::error::{Error, Problem, shortened};
 use crate::safetensors_header::MAX_NAME_BYTES;
 use crate::source_file;
-use crate::strict_json::Object;
+use crate::strict_json::{self, Object};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,8 +51,9 @@ impl ShardIndex {
     /// It is no index, or names a file that is not beside it.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<ShardIndex, Problem> {
         let problem = |found: &str| Problem::new(path, found).expected("a weight_map from tensors to files");
-        let written: Written = serde_json::from_slice(bytes)
-            .map_err(|error| problem(&shortened(&error.to_string(), SHOWN_CHARS)).advice("download it again"))?;
+        let is_none = |error: String| problem(&shortened(&error, SHOWN_CHARS)).advice("download it again");
+        let value = strict_json::parse(bytes).map_err(is_none)?;
+        let written: Written = serde_json::from_value(value).map_err(|error| is_none(error.to_string()))?;
         let files = written.weight_map.0;
         if files.is_empty() {
             return Err(problem("names no tensors").advice("download it again"));

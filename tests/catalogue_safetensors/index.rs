@@ -25,7 +25,7 @@ fn s11_indexes_that_are_none() {
         ("{\"weight_map\": []}", "invalid type: sequence, expected an object"),
         ("{\"weight_map\": {\"a\": 1}}", "a: invalid type: integer `1`, expected a string"),
         ("{\"weight_map\": {\"a\": \"b.safetensors\", \"a\": \"c.safetensors\"}}", "key \"a\" twice"),
-        ("{\"weight_map\": {}, \"weight_map\": {}}", "duplicate field `weight_map`"),
+        ("{\"weight_map\": {}, \"weight_map\": {}}", "key \"weight_map\" twice"),
         ("{\"weight_map\": {\"a\": \"b.safetensors\"}, \"metadata\": 3}", "invalid type: integer `3`"),
         ("{\"weight_map\": {\"a\": \"b.safetensors\"}} x", "trailing characters"),
         (&format!("{{\"weight_map\": {{\"{}\": \"b.safetensors\"}}}}", "n".repeat(256)), "a name of 256 bytes"),
