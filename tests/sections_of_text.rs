@@ -2,12 +2,13 @@
 //! digests are right.
 
 use olmo_infer::error::Error;
-use olmo_infer::format::{self, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
+use olmo_infer::format::{self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::disk::SystemDisk;
-use olmo_pack::pack::{self, Request};
+use olmo_pack::pack::{self, Prepared, Request};
+use olmo_pack::text::Part;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::packed::{Packed, range};
 use olmo_tests::{TempDir, repository};
@@ -22,15 +23,18 @@ fn open(bytes: &[u8]) -> ModelFile {
     ModelFile::from_bytes(Path::new("m.olmo"), bytes).expect("a good index")
 }
 
-/// The demo, which has a tokenizer, as a model file.
+/// The demo, which has a tokenizer, before it is packed.
+fn prepared(folder: &TempDir) -> Prepared {
+    let (weights, model) = (repository().join("demo/weights"), folder.join("m.olmo"));
+    let request = Request { weights, model, threads: 1, ..Request::default() };
+    pack::prepare(&request).expect("a good folder")
+}
+
+/// The same as a model file.
 fn demo() -> Vec<u8> {
     let folder = TempDir::new("sections");
-    let model = folder.join("m.olmo");
-    let weights = repository().join("demo/weights");
-    let request = Request { weights, model: model.clone(), threads: 1, ..Request::default() };
-    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
-    packed.expect("packed");
-    fs::read(&model).expect("a model")
+    prepared(&folder).write(&SystemDisk, &|_, _| ()).expect("packed");
+    fs::read(folder.join("m.olmo")).expect("a model")
 }
 
 /// `file` with another section of this kind, of the same length and under a right digest.
@@ -122,4 +126,17 @@ fn sections_that_are_not_there_are_none() {
     assert!(!tokenizer(&model).expect("none is no error"));
     assert_eq!(model.section_bytes(section::CHAT), None);
     assert_eq!(model.checked_section(section::CHAT, "chat").expect("none is no error"), None);
+}
+
+#[test]
+fn a_section_is_not_longer_than_the_format_admits() {
+    let folder = TempDir::new("long-section");
+    let mut prepared = prepared(&folder);
+    let mut plan = |bytes: usize| {
+        prepared.text.chat = Part::Known(vec![0; bytes], "chat_template.jinja");
+        prepared.plain_plan(Dtype::F32).map(|plan| plan.layout.sections.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(plan(16 << 20), Ok(6));
+    let found = "section 7 would have 16777217 bytes, expected at most 16777216";
+    assert_eq!(plan((16 << 20) + 1), Err(format!("{}: {found}", repository().join("demo/weights").display())));
 }

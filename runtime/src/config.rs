@@ -331,7 +331,8 @@ mod tests {
 
     #[test]
     fn every_size_has_a_smallest_and_a_largest() {
-        let limits: [(&str, usize, fn(&mut ModelConfig) -> &mut usize); 7] = [
+        type Size = fn(&mut ModelConfig) -> &mut usize;
+        let limits: [(&str, usize, Size); 7] = [
             ("hidden_size", MAX_WIDTH, |config| &mut config.hidden_size),
             ("num_attention_heads", MAX_WIDTH, |config| &mut config.n_heads),
             ("head_dim", MAX_HEAD_DIM, |config| &mut config.head_dim),
