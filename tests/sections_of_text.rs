@@ -1,5 +1,5 @@
-//! The sections of a model file that are about text: what is wrong with one is told with its values, also by a file whose
-//! digests are right.
+//! The sections of a model file that are about text: what is wrong with one is told with its values, also where digests
+//! are right.
 
 use olmo_infer::error::Error;
 use olmo_infer::format::{self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
