@@ -3,7 +3,7 @@
 //! A key that the class would fill in silently is an error here: the defaults of the classes are not the values of the
 //! released models. What may be absent is what transformers itself leaves out.
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, shortened};
 use crate::settings::{Flags, Origin, Origins, Settings, merged, shown_ids};
 use crate::source_file;
 use crate::strict_json;
@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// Longest `config.json`; real ones have about 1 KiB.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// Most of what is shown of a value.
+const SHOWN_CHARS: usize = 60;
 
 /// Reads the configuration at `path`.
 ///
@@ -58,10 +60,7 @@ impl<'a> Keys<'a> {
 
     /// A value of the wrong kind.
     pub(crate) fn bad(&self, key: &str, found: &Value, expected: &str) -> Problem {
-        let mut found = found.to_string();
-        if found.len() > 60 {
-            found = found.chars().take(57).collect::<String>() + "...";
-        }
+        let found = shortened(&found.to_string(), SHOWN_CHARS);
         Problem::new(self.path, format!("{}{key} is {found}", self.prefix)).expected(expected)
     }
 
@@ -416,4 +415,79 @@ pub fn default_layer_types(architecture: Architecture, n_layers: usize) -> Vec<A
         _ => AttentionKind::Full,
     };
     (0..n_layers).map(kind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The `config.json` of an OLMo-2 with some keys set.
+    fn parsed(changes: Value, flags: &Flags) -> Result<Settings, String> {
+        let mut json = json!({
+            "model_type": "olmo2",
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "intermediate_size": 7,
+            "vocab_size": 11,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5e5,
+        });
+        json.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
+        parse(Path::new("c"), json.to_string().into_bytes(), flags).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn the_width_of_a_head_is_stated_or_divided_or_given() {
+        let divisor =
+            "expected a divisor of hidden_size 24, or a head_dim; correct it, add head_dim or pass --head-dim";
+        for (n_heads, stated, given, wanted) in [
+            (6, None, None, Ok((4, Origin::Rule))),
+            (6, None, Some(4), Ok((4, Origin::Rule))),
+            (6, Some(8), None, Ok((8, Origin::ConfigJson))),
+            (5, Some(8), Some(8), Ok((8, Origin::ConfigJson))),
+            (5, None, Some(8), Ok((8, Origin::Flag))),
+            (5, None, None, Err(format!("c: num_attention_heads is 5, {divisor}"))),
+            (0, None, None, Err("c: num_attention_heads is 0, expected 1 to 1048576".into())),
+            (
+                6,
+                None,
+                Some(8),
+                Err("c: hidden_size / num_attention_heads is 4, expected 8 as --head-dim says; add head_dim to \
+                     config.json or leave out --head-dim"
+                    .into()),
+            ),
+            (
+                6,
+                Some(8),
+                Some(4),
+                Err("c: head_dim is 8, expected 4 as --head-dim says; correct one of them or leave out --head-dim"
+                    .into()),
+            ),
+        ] {
+            let flags = Flags { head_dim: given, ..Flags::default() };
+            let settings = parsed(json!({"num_attention_heads": n_heads, "head_dim": stated}), &flags);
+            let found = settings.map(|Settings { config, origins, .. }| {
+                let origin = origins.0.iter().find(|(key, _)| *key == "head_dim").expect("an origin").1;
+                (config.head_dim, origin)
+            });
+            assert_eq!(found, wanted, "{n_heads} heads, {stated:?}, {given:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_shown_by_its_beginning() {
+        let line = |length: usize| {
+            parsed(json!({"quantization_config": "é".repeat(length)}), &Flags::default()).expect_err("not null")
+        };
+        let said = |shown: String| {
+            format!("c: quantization_config is {shown}, expected null; export the weights before they were quantized")
+        };
+        // Two quotes count too.
+        assert_eq!(line(58), said(format!("\"{}\"", "é".repeat(58))));
+        assert_eq!(line(59), said(format!("\"{}...", "é".repeat(59))));
+        assert_eq!(line(1000), said(format!("\"{}...", "é".repeat(59))));
+    }
 }

@@ -115,13 +115,7 @@ impl Disk for SystemDisk {
         if replace {
             return fs::rename(from, to);
         }
-        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // The file system cannot do it in one step.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if fs::symlink_metadata(to).is_err() => {
-                fs::rename(from, to)
-            }
-            result => Ok(result?),
-        }
+        or_two_steps(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE), from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -134,6 +128,15 @@ impl Disk for SystemDisk {
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
             result => result,
         }
+    }
+}
+
+/// What a renaming that replaces nothing came to. Where the file system cannot do it in one step, a look and the
+/// renaming that replaces must do.
+fn or_two_steps(renamed: rustix::io::Result<()>, from: &Path, to: &Path) -> io::Result<()> {
+    match renamed {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if fs::symlink_metadata(to).is_err() => fs::rename(from, to),
+        result => Ok(result?),
     }
 }
 
@@ -165,4 +168,48 @@ pub(crate) fn write_all_at(disk: &dyn Disk, file: &File, bytes: &[u8], offset: u
 /// The name by which an unnamed file can be linked.
 fn descriptor_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renaming_in_two_steps_replaces_nothing_either() {
+        let folder = std::env::temp_dir().join(format!("olmo-disk-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let (from, to) = (folder.join("from"), folder.join("to"));
+        let number = |error: io::Error| error.raw_os_error();
+        for cannot in [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP] {
+            fs::write(&from, "new").expect("written");
+            or_two_steps(Err(cannot), &from, &to).expect("the name is free");
+            assert_eq!(fs::read(&to).expect("there"), b"new");
+            fs::write(&from, "newer").expect("written");
+            let taken = or_two_steps(Err(cannot), &from, &to).map_err(number);
+            assert_eq!(taken, Err(Some(cannot.raw_os_error())));
+            assert_eq!(
+                (fs::read(&from).expect("there"), fs::read(&to).expect("there")),
+                (b"newer".into(), b"new".into())
+            );
+            fs::remove_file(&to).expect("removed");
+        }
+        // What another error says is true, whoever has the name now; and what is done is not done again.
+        for (renamed, expected) in [(Err(Errno::EXIST), Err(Some(Errno::EXIST.raw_os_error()))), (Ok(()), Ok(()))] {
+            assert_eq!(or_two_steps(renamed, &from, &to).map_err(number), expected);
+            assert!(from.exists() && !to.exists());
+        }
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn names_that_cannot_be_synced_are_no_error_and_other_failures_are() {
+        let number = |error: io::Error| error.raw_os_error();
+        // A device has nothing to sync, and says so as such file systems do.
+        let device = File::open("/dev/null").expect("a device");
+        assert_eq!(SystemDisk.sync(&device).map_err(number), Err(Some(Errno::INVAL.raw_os_error())));
+        assert_eq!(SystemDisk.sync_folder(&device).map_err(number), Ok(()));
+        let only_a_name = OpenOptions::new().read(true).custom_flags(OFlags::PATH.bits() as i32).open("/");
+        let only_a_name = only_a_name.expect("a name");
+        assert_eq!(SystemDisk.sync_folder(&only_a_name).map_err(number), Err(Some(Errno::BADF.raw_os_error())));
+    }
 }

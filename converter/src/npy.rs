@@ -80,23 +80,38 @@ pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Prob
 pub(crate) fn confirm_with_npyz(checked: &Checked) -> Result<(), String> {
     #[cfg(test)]
     NPYZ_CALLS.with(|calls| calls.set(calls.get() + 1));
-    let descr = match checked.descr {
+    compare_with_npyz(&header_for(checked), checked)
+}
+
+/// The element type as npyz spells it.
+fn descr_of(checked: &Checked) -> &'static str {
+    match checked.descr {
         Descr::F32 => "<f4",
         Descr::F16 => "<f2",
         Descr::Raw16 => "|V2",
         Descr::U16 => "<u2",
-    };
+    }
+}
+
+/// A header with the checked values.
+pub(crate) fn header_for(checked: &Checked) -> Vec<u8> {
     let sizes: String = checked.shape.iter().map(|size| format!("{size}, ")).collect();
-    let order = if checked.fortran_order { "True" } else { "False" };
+    let (descr, order) = (descr_of(checked), if checked.fortran_order { "True" } else { "False" });
     let text = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({sizes}), }}\n");
     // Version 2.0 has room for any length; 32 dimensions of 20 digits stay far below its limit.
-    let mut ours = b"\x93NUMPY\x02\x00".to_vec();
-    ours.extend((text.len() as u32).to_le_bytes());
-    ours.extend(text.as_bytes());
-    let header = npyz::NpyHeader::from_reader(ours.as_slice()).map_err(|error| error.to_string())?;
-    let order = if checked.fortran_order { npyz::Order::Fortran } else { npyz::Order::C };
-    if header.shape() != checked.shape || header.order() != order || header.dtype().descr() != format!("'{descr}'") {
-        return Err(format!("it reads {} {:?} {:?}", header.dtype().descr(), header.shape(), header.order()));
+    let mut header = b"\x93NUMPY\x02\x00".to_vec();
+    header.extend((text.len() as u32).to_le_bytes());
+    header.extend(text.as_bytes());
+    header
+}
+
+/// Compares what npyz reads in `header`, which is one of ours, with the checked values.
+pub(crate) fn compare_with_npyz(header: &[u8], checked: &Checked) -> Result<(), String> {
+    let header = npyz::NpyHeader::from_reader(header).map_err(|error| error.to_string())?;
+    let (descr, shape, order) = (header.dtype().descr(), header.shape(), header.order());
+    let checked_order = if checked.fortran_order { npyz::Order::Fortran } else { npyz::Order::C };
+    if shape != checked.shape || order != checked_order || descr != format!("'{}'", descr_of(checked)) {
+        return Err(format!("it reads {descr} {shape:?} {order:?}"));
     }
     Ok(())
 }

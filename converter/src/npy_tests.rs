@@ -1,7 +1,7 @@
 //! Headers that numpy writes, and everything else.
 
 use super::*;
-use crate::npy::{NPYZ_CALLS, confirm_with_npyz};
+use crate::npy::{NPYZ_CALLS, compare_with_npyz, confirm_with_npyz, header_for};
 use std::cell::Cell;
 
 /// A file of version 1.0 with this header text and `data` bytes of numbers.
@@ -162,6 +162,46 @@ fn each_check_refuses_for_its_own_reason() {
         assert!(line.starts_with(&format!("f: {says}")), "{text}: {line}, expected {says}");
     }
     assert_eq!(check(&file(&header("<f4", "(9, 10, 1)", ""), 360)).expect("digits of all kinds").shape, [9, 10, 1]);
+}
+
+#[test]
+fn a_header_ends_with_a_newline() {
+    let mut bytes = file("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 8);
+    let last = bytes.len() - 8 - 1;
+    assert_eq!(std::mem::replace(&mut bytes[last], b' '), b'\n');
+    let line = refusal(&bytes);
+    assert_eq!(line, "f: header does not end with a newline, expected a header as np.save writes it; export it again");
+}
+
+#[test]
+fn each_key_must_be_there() {
+    for (text, key) in [
+        ("{}", "descr"),
+        ("{'fortran_order': False, 'shape': (2,)}", "descr"),
+        ("{'descr': '<f4', 'shape': (2,)}", "fortran_order"),
+        ("{'descr': '<f4', 'fortran_order': False}", "shape"),
+    ] {
+        let line = refusal(&file(text, 8));
+        assert_eq!(line, format!("f: header has no key '{key}', expected a header as np.save writes it"), "{text}");
+    }
+}
+
+#[test]
+fn npyz_must_read_what_was_checked() {
+    let checked = || check(&file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 48)).expect("good");
+    let header = header_for(&checked());
+    assert_eq!(compare_with_npyz(&header, &checked()), Ok(()));
+    let read = Err("it reads '<f4' [3, 4] C".to_string());
+    for other in [
+        Checked { descr: Descr::F16, ..checked() },
+        Checked { fortran_order: true, ..checked() },
+        Checked { shape: vec![4, 3], ..checked() },
+        Checked { shape: vec![3], ..checked() },
+    ] {
+        assert_eq!(compare_with_npyz(&header, &other), read, "{other:?}");
+    }
+    let cut = compare_with_npyz(&header[..header.len() - 1], &checked());
+    assert_eq!(cut, Err("failed to fill whole buffer".into()));
 }
 
 #[test]

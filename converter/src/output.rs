@@ -77,11 +77,8 @@ impl Target {
             return Err(Problem::new(shown, "no file name at its end").expected("a file name for the model").into());
         }
         let folder = folder_of(&path).to_path_buf();
-        match fs::metadata(&folder) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Err(Problem::new(&folder, "not a folder").expected("the folder for the model").into()),
-            Err(error) => return Err(Error::io(&folder, "cannot write the model there", error)),
-        }
+        // That it is a folder the look at the file in it has shown.
+        fs::metadata(&folder).map_err(|error| Error::io(&folder, "cannot write the model there", error))?;
         let existing = existing.map(|metadata| (metadata.dev(), metadata.ino()));
         Ok(Target { shown: shown.to_path_buf(), path, folder, replace, existing })
     }
@@ -350,5 +347,40 @@ impl Output<'_> {
             return Problem::new(&self.target.shown, found).expected(format!("{needed} for the next step")).into();
         }
         Error::io(&self.target.shown, "cannot write", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_path_is_where_a_file_beside_it_would_be() {
+        for (path, folder) in [("m", "."), ("./m", "."), ("a/m", "a"), ("../m", ".."), ("/m", "/"), ("/", "/")] {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_finds_no_room_is_refused_with_both_sizes() {
+        let folder = std::env::temp_dir();
+        check_free_space(Path::new("m.olmo"), &folder, 0).expect("nothing has room everywhere");
+        let line =
+            check_free_space(Path::new("m.olmo"), &folder, u64::MAX).expect_err("no disk is so large").to_string();
+        let free = line.strip_prefix("m.olmo: needs 18446744073709551615 bytes, ");
+        let free =
+            free.and_then(|rest| rest.strip_suffix(" are free, expected more space; free some or write elsewhere"));
+        assert!(free.is_some_and(|free| free.parse::<u64>().is_ok()), "{line}");
+        let absent = check_free_space(Path::new("m.olmo"), Path::new("/absent"), 0).expect_err("no folder").to_string();
+        assert_eq!(absent, "/absent: cannot ask for free space: No such file or directory");
+    }
+
+    #[test]
+    fn a_model_goes_into_a_folder_that_is_there() {
+        let place = |path: &str| Target::new(Path::new(path), false).map(|_| ()).map_err(|error| error.to_string());
+        let absent = "/proc/absent: cannot write the model there: No such file or directory";
+        assert_eq!(place("/proc/absent/m.olmo"), Err(absent.into()));
+        // A file is none.
+        assert_eq!(place("/dev/null/m.olmo"), Err("/dev/null/m.olmo: cannot look at it: Not a directory".into()));
     }
 }

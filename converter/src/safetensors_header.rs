@@ -183,3 +183,20 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         Ok(Header(infos))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_an_object_of_objects() {
+        for (text, says) in [
+            ("[]", "invalid type: sequence, expected an object at line 1 column 0"),
+            ("3", "invalid type: integer `3`, expected an object at line 1 column 1"),
+            ("{\"__metadata__\":[]}", "__metadata__: invalid type: sequence, expected an object at line 1 column 16"),
+        ] {
+            let error = serde_json::from_str::<Header>(text).err().expect(says);
+            assert_eq!(error.to_string(), says);
+        }
+    }
+}

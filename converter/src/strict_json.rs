@@ -127,6 +127,14 @@ pub(crate) fn insert_next<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::de::value::BytesDeserializer;
+
+    #[test]
+    fn a_value_that_json_does_not_have_is_told() {
+        let bytes = BytesDeserializer::<serde_json::Error>::new(b"x");
+        let error = Strict::deserialize(bytes).err().expect("no value of JSON");
+        assert_eq!(error.to_string(), "invalid type: byte array, expected JSON");
+    }
 
     #[test]
     fn numbers_become_the_nearest_double_as_in_python() {

@@ -330,3 +330,93 @@ fn byte_level(object: &Map<String, Value>) -> Result<bool, String> {
     }
     Ok(object.get("use_regex").and_then(Value::as_bool).unwrap_or(true))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A tokenizer of the bytes, one merge and an added token.
+    fn byte_pairs() -> Value {
+        let characters = (0u32..).filter_map(char::from_u32).zip(byte_table());
+        let bytes = characters.filter_map(|(character, byte)| Some((character.to_string(), byte?.into())));
+        let vocab: Map<String, Value> = bytes.chain([("ab".into(), 256.into())]).collect();
+        json!({
+            "model": {"type": "BPE", "vocab": vocab, "merges": ["a b"]},
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+            "added_tokens": [{"id": 257, "content": "<|end|>", "special": true}],
+        })
+    }
+
+    fn parsed(json: &Value) -> Result<TokenizerJson, String> {
+        parse(Path::new("t"), json.to_string().as_bytes(), 300).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn merges_that_are_none_make_a_tokenizer_that_is_not_known() {
+        for (merges, says) in [
+            (json!([3]), "merge 0 is no pair"),
+            (json!(["a b", {"a": "b"}]), "merge 1 is no pair"),
+            (json!([["a", 3]]), "merge 0 is no pair"),
+            (json!(["a b", "b a"]), "merge 1 names a token that is not there"),
+            (json!(["a b", ["a", "b"]]), "merge 1 stands twice"),
+        ] {
+            let mut json = byte_pairs();
+            json["model"]["merges"] = merges;
+            assert_eq!(parsed(&json).expect("tokens").tokenizer, Err(says.into()), "{}", json["model"]["merges"]);
+        }
+    }
+
+    #[test]
+    fn words_that_are_split_otherwise_make_a_tokenizer_that_is_not_known() {
+        let split = json!({"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Isolated"});
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+        let splitting = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+        let sequence = |parts: &[&Value]| json!({"type": "Sequence", "pretokenizers": parts});
+        let unknown = "its pre-tokenizer is an unknown sequence";
+        for (pre_tokenizer, says) in [
+            (bytes.clone(), "its pre-tokenizer splits nothing"),
+            (sequence(&[&bytes, &bytes]), unknown),
+            (sequence(&[&split, &split]), unknown),
+            (sequence(&[&split, &splitting]), unknown),
+            (sequence(&[&split, &bytes, &bytes]), unknown),
+            (sequence(&[&split, &bytes]), "its pre-tokenizer splits by an unknown pattern"),
+        ] {
+            let mut json = byte_pairs();
+            json["pre_tokenizer"] = pre_tokenizer;
+            assert_eq!(parsed(&json).expect("tokens").tokenizer, Err(says.into()), "{}", json["pre_tokenizer"]);
+        }
+        for (kind, behavior, invert) in [
+            (PreTokenizer::Dolma2, "Isolated", false),
+            (PreTokenizer::Dolma2, "Removed", true),
+            (PreTokenizer::Gpt2, "Isolated", false),
+        ] {
+            let mut split = split.clone();
+            split["pattern"]["Regex"] = kind.pattern().into();
+            split["behavior"] = behavior.into();
+            split["invert"] = invert.into();
+            let mut json = byte_pairs();
+            json["pre_tokenizer"] = sequence(&[&split, &bytes]);
+            let section = parsed(&json).expect("tokens").tokenizer.expect("of a known kind");
+            assert_eq!(section[4..8], kind.code().to_le_bytes(), "{split}");
+        }
+    }
+
+    #[test]
+    fn an_added_token_may_stand_in_the_vocabulary_too() {
+        let without = parsed(&byte_pairs()).expect("tokens");
+        assert!(without.tokenizer.is_ok() && without.vocabulary.n_entries == 258, "{:?}", without.tokenizer);
+        let mut json = byte_pairs();
+        json["model"]["vocab"]["<|end|>"] = 257.into();
+        assert_eq!(parsed(&json).as_ref(), Ok(&without));
+        // But no merge makes it.
+        json["model"]["vocab"]["<|end|"] = 258.into();
+        json["model"]["merges"] = json!(["<|end| >"]);
+        let with_merge = parsed(&json).expect("tokens");
+        assert_eq!(with_merge.tokenizer, Err("merge 0 names a token that is not there".into()));
+        let mut json = byte_pairs();
+        json["model"]["vocab"]["<|fin|>"] = 257.into();
+        let found = "id 257 for \"<|fin|>\" in model.vocab and \"<|end|>\" in added_tokens, expected one token";
+        assert_eq!(parsed(&json), Err(format!("t: {found}")));
+    }
+}

@@ -159,10 +159,11 @@ mod tests {
 
     #[test]
     fn tokens_become_bytes() {
-        let file = "0\t!\n1\tĠof\n3\t\\\\\n5\tâĢ\n4\t<|end of text|>\n6\tĊ\n7\t\\n\n";
+        let file = "0\t!\n1\tĠof\n3\t\\\\\n5\tâĢ\n4\t<|end of text|>\n6\tĊ\n7\t\\n\n8\ta\\r\\t\\\\n\n";
         let vocabulary = parse(Path::new("v"), file.as_bytes(), 10).unwrap();
-        assert_eq!(vocabulary.n_entries, 7);
-        let expected: [&[u8]; 8] = [b"!", b" of", b"", b"\\", b"<|end of text|>", b"\xe2\x80", b"\n", b"\n"];
+        assert_eq!(vocabulary.n_entries, 8);
+        let expected: [&[u8]; 9] =
+            [b"!", b" of", b"", b"\\", b"<|end of text|>", b"\xe2\x80", b"\n", b"\n", b"a\r\t\\n"];
         assert_eq!(entries(&vocabulary.section), expected);
     }
 

@@ -270,3 +270,184 @@ impl ModelConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An Olmo-3 with a window and YaRN: every value of a configuration but `clip_qkv` means something in it.
+    fn olmo3() -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Olmo3,
+            hidden_size: 24,
+            n_heads: 6,
+            n_kv_heads: 2,
+            head_dim: 4,
+            intermediate_size: 7,
+            vocab_size: 11,
+            max_position_embeddings: 64,
+            rms_norm_eps: 1e-6,
+            clip_qkv: None,
+            rope_theta: 5e5,
+            rope_theta_sliding: 1e4,
+            yarn: Some(yarn()),
+            sliding_window: 5,
+            layer_types: vec![AttentionKind::Sliding, AttentionKind::Full],
+            tie_word_embeddings: false,
+            eos_token_ids: vec![1],
+            bos_token_id: None,
+            pad_token_id: Some(0),
+        }
+    }
+
+    fn yarn() -> Yarn {
+        Yarn {
+            factor: 8.0,
+            original_max_position_embeddings: 8,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.2,
+            truncate: true,
+        }
+    }
+
+    fn olmo2() -> ModelConfig {
+        let layer_types = vec![AttentionKind::Full; 2];
+        ModelConfig { architecture: Architecture::Olmo2, yarn: None, sliding_window: 0, layer_types, ..olmo3() }
+    }
+
+    fn olmo1() -> ModelConfig {
+        ModelConfig { architecture: Architecture::Olmo1, rms_norm_eps: LAYER_NORM_EPS, clip_qkv: Some(8.0), ..olmo2() }
+    }
+
+    /// Asserts that each of these is refused in these words.
+    #[track_caller]
+    fn assert_refused<const N: usize>(cases: [(ModelConfig, &str); N]) {
+        for (config, says) in cases {
+            let error = config.validate().expect_err(says);
+            assert_eq!(error.to_string(), says);
+        }
+    }
+
+    #[test]
+    fn every_size_has_a_smallest_and_a_largest() {
+        type Size = fn(&mut ModelConfig) -> &mut usize;
+        let limits: [(&str, usize, Size); 7] = [
+            ("hidden_size", MAX_WIDTH, |config| &mut config.hidden_size),
+            ("num_attention_heads", MAX_WIDTH, |config| &mut config.n_heads),
+            ("head_dim", MAX_HEAD_DIM, |config| &mut config.head_dim),
+            ("intermediate_size", MAX_WIDTH, |config| &mut config.intermediate_size),
+            ("vocab_size", MAX_VOCAB_SIZE, |config| &mut config.vocab_size),
+            ("max_position_embeddings", MAX_POSITIONS, |config| &mut config.max_position_embeddings),
+            ("sliding_window", MAX_POSITIONS, |config| &mut config.sliding_window),
+        ];
+        for (key, most, size) in limits {
+            for found in [0, most + 1, usize::MAX] {
+                let mut config = olmo3();
+                *size(&mut config) = found;
+                let error = config.validate().expect_err(key);
+                assert_eq!(error, ConfigError { key, found: found.to_string(), expected: format!("1 to {most}") });
+            }
+            // So many heads have no room for their numbers.
+            let expected = (key == "num_attention_heads").then(|| "heads * head_dim of at most 1048576".to_string());
+            let mut config = ModelConfig { n_kv_heads: 1, ..olmo3() };
+            *size(&mut config) = most;
+            assert_eq!(config.validate().err().map(|error| error.expected), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_no_model_can_be_is_refused_by_key() {
+        let layers = |n| vec![AttentionKind::Full; n];
+        assert_refused([
+            (ModelConfig { layer_types: layers(0), ..olmo2() }, "num_hidden_layers is 0, expected 1 to 1024"),
+            (ModelConfig { layer_types: layers(1025), ..olmo2() }, "num_hidden_layers is 1025, expected 1 to 1024"),
+            (ModelConfig { n_kv_heads: 0, ..olmo2() }, "num_key_value_heads is 0, expected 1 to 6"),
+            (ModelConfig { n_kv_heads: 7, ..olmo2() }, "num_key_value_heads is 7, expected 1 to 6"),
+            (ModelConfig { n_kv_heads: 4, ..olmo2() }, "num_key_value_heads is 4, expected a divisor of 6 heads"),
+            (ModelConfig { head_dim: 3, ..olmo2() }, "head_dim is 3, expected an even number"),
+            (
+                ModelConfig { n_heads: 1026, head_dim: 1024, ..olmo2() },
+                "head_dim is 1024, expected heads * head_dim of at most 1048576",
+            ),
+            (ModelConfig { rms_norm_eps: 0.0, ..olmo2() }, "rms_norm_eps is 0.0, expected a number from 1e-12 to 1e0"),
+            (
+                ModelConfig { rms_norm_eps: 1e300, ..olmo2() },
+                "rms_norm_eps is 1e300, expected a number from 1e-12 to 1e0",
+            ),
+            (ModelConfig { rope_theta: f64::NAN, ..olmo2() }, "rope_theta is NaN, expected a number from 1e0 to 1e12"),
+            (
+                ModelConfig { rope_theta_sliding: 0.5, ..olmo3() },
+                "rope_theta is 0.5, expected a number from 1e0 to 1e12",
+            ),
+            (ModelConfig { sliding_window: 5, ..olmo2() }, "sliding_window is 5, expected 0 when no layer slides"),
+            (ModelConfig { eos_token_ids: vec![1; 17], ..olmo2() }, "eos_token_id is 17, expected at most 16 ids"),
+            (
+                ModelConfig { eos_token_ids: vec![1, u32::MAX], ..olmo2() },
+                "eos_token_id is 4294967295, expected the id of a token",
+            ),
+        ]);
+        for config in [olmo1(), olmo2(), olmo3(), ModelConfig { layer_types: layers(1024), ..olmo2() }] {
+            assert_eq!(config.validate(), Ok(()));
+        }
+        assert_eq!(ModelConfig { eos_token_ids: vec![1; 16], ..olmo2() }.validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_one_architecture_has_the_others_have_not() {
+        let sliding = olmo3().layer_types;
+        assert_refused([
+            (
+                ModelConfig { rms_norm_eps: 1e-6, ..olmo1() },
+                "rms_norm_eps is 1e-6, expected 1e-5 as in every olmo model",
+            ),
+            (ModelConfig { clip_qkv: Some(8.0), ..olmo2() }, "clip_qkv is 8.0, expected none for olmo2"),
+            (ModelConfig { clip_qkv: Some(8.0), ..olmo3() }, "clip_qkv is 8.0, expected none for olmo3"),
+            (ModelConfig { clip_qkv: Some(0.0), ..olmo1() }, "clip_qkv is 0.0, expected a number from 1e-3 to 1e6"),
+            (ModelConfig { yarn: Some(yarn()), ..olmo1() }, "rope_scaling is yarn, expected none for olmo"),
+            (ModelConfig { yarn: Some(yarn()), ..olmo2() }, "rope_scaling is yarn, expected none for olmo2"),
+            (
+                ModelConfig { layer_types: sliding.clone(), ..olmo1() },
+                "layer_types is sliding_attention, expected full_attention everywhere for olmo",
+            ),
+            (
+                ModelConfig { layer_types: sliding, sliding_window: 5, ..olmo2() },
+                "layer_types is sliding_attention, expected full_attention everywhere for olmo2",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn yarn_has_numbers_that_can_be_computed_with() {
+        let with = |yarn| ModelConfig { yarn: Some(yarn), ..olmo3() };
+        assert_refused([
+            (with(Yarn { factor: 0.5, ..yarn() }), "rope_scaling.factor is 0.5, expected a number from 1e0 to 1e6"),
+            (
+                with(Yarn { beta_fast: 0.0, ..yarn() }),
+                "rope_scaling.beta_fast is 0.0, expected a number from 1e-3 to 1e6",
+            ),
+            (
+                with(Yarn { beta_slow: -1.0, ..yarn() }),
+                "rope_scaling.beta_slow is -1.0, expected a number from 1e-3 to 1e6",
+            ),
+            (
+                with(Yarn { attention_factor: 1e4, ..yarn() }),
+                "rope_scaling.attention_factor is 10000.0, expected a number from 1e-3 to 1e3",
+            ),
+            (
+                with(Yarn { original_max_position_embeddings: 0, ..yarn() }),
+                "rope_scaling.original_max_position_embeddings is 0, expected 1 to 16777216",
+            ),
+            // The ramp divides by its logarithm.
+            (ModelConfig { rope_theta: 1.0, ..olmo3() }, "rope_theta is 1, expected more than 1 with YaRN"),
+        ]);
+        assert_eq!(ModelConfig { rope_theta: 1.0, yarn: None, ..olmo3() }.validate(), Ok(()));
+    }
+
+    #[test]
+    fn only_olmo1_norms_what_a_block_reads_and_has_no_norm_weights() {
+        let blocks =
+            Architecture::ALL.map(|architecture| (architecture.is_pre_norm(), architecture.has_norm_weights()));
+        assert_eq!(blocks, [(true, false), (false, true), (false, true)]);
+    }
+}

@@ -9,7 +9,7 @@ use crate::coded::{self, BadTable, CodedTable};
 use crate::config::ModelConfig;
 use crate::error::{Error, display_path};
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
-use crate::layout::{self, Extent, Layout, TensorSpec};
+use crate::layout::{self, Extent, Layout, TensorSpec, TooLarge};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -328,19 +328,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                 return Ok(None);
             };
             let table = CodedTable::read(&mut section, &shape, n_raw_steps);
-            table.map(Some).map_err(|bad| match bad {
-                BadTable::Io(error) => Error::io(self.path, "read")(error),
-                BadTable::Memory => Error::Request {
-                    problem: format!(
-                        "{}: the system does not give the memory for the tables of the model; free some, or raise the \
-                         limit (ulimit -v)",
-                        display_path(self.path)
-                    ),
-                },
-                BadTable::Wrong { found, expected } => {
-                    self.damaged(format!("section CODED: {}", spec.name()), found, expected)
-                }
-            })
+            table.map(Some).map_err(|bad| self.bad_table(spec, bad))
         });
         let tables = tables.collect::<Result<_, _>>()?;
         let (digest, expected) = (section.digest.digest(), record.digest.get());
@@ -351,13 +339,21 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(tables)
     }
 
-    fn table_bytes(&self, spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, Error> {
-        layout::table_bytes(spec, matrices, encoding).map_err(|_| self.impossible())
-    }
-
-    /// The error about sizes that no file can have.
-    fn impossible(&self) -> Error {
-        self.damaged("configuration", "sizes beyond every file", "a possible model")
+    /// The error about the table of a tensor.
+    fn bad_table(&self, spec: &TensorSpec, bad: BadTable) -> Error {
+        match bad {
+            BadTable::Io(error) => Error::io(self.path, "read")(error),
+            BadTable::Memory => Error::Request {
+                problem: format!(
+                    "{}: the system does not give the memory for the tables of the model; free some, or raise the \
+                     limit (ulimit -v)",
+                    display_path(self.path)
+                ),
+            },
+            BadTable::Wrong { found, expected } => {
+                self.damaged(format!("section CODED: {}", spec.name()), found, expected)
+            }
+        }
     }
 
     /// Computes where everything must lie and compares every record with it.
@@ -370,12 +366,13 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         records: &[TensorRecord],
         sections: &[SectionRecord],
     ) -> Result<Layout, Error> {
+        // Only where addresses have 32 bits: within the limits of a configuration no size is beyond every file.
+        let impossible = |_| self.damaged("configuration", "sizes beyond every file", "a possible model");
         let specs = layout::tensors(config);
-        let mut tables = 0u64;
-        for (spec, &encoding) in specs.iter().zip(encodings) {
-            let bytes = self.table_bytes(spec, matrices, encoding)?;
-            tables = tables.checked_add(bytes).ok_or_else(|| self.impossible())?;
-        }
+        let add = |sum: u64, (spec, &encoding): (&TensorSpec, &Encoding)| {
+            sum.checked_add(layout::table_bytes(spec, matrices, encoding)?).ok_or(TooLarge)
+        };
+        let tables = specs.iter().zip(encodings).try_fold(0, add).map_err(impossible)?;
         // Each table has some bytes: the section is there exactly when a tensor is coded.
         let expected = Some(tables).filter(|&tables| tables > 0);
         let found = sections.iter().find(|record| record.kind.get() == section::CODED);
@@ -385,7 +382,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             return Err(self.damaged("section CODED", describe(found), describe(expected)));
         }
         let section_bytes: Vec<u64> = sections.iter().map(|record| record.bytes.get()).collect();
-        let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(|_| self.impossible())?;
+        let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(impossible)?;
         self.equal("file bytes", header.file_bytes.get(), layout.file_bytes)?;
         self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
         self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
@@ -454,6 +451,35 @@ impl TensorRecord {
             min_magnitude: U32::new(0),
             rounded: U32::new(0),
             reserved: [0; 56],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Role;
+
+    #[test]
+    fn a_table_that_cannot_be_read_says_whose_fault_it_is() {
+        let source: &[u8] = &[];
+        let reader = Reader { path: Path::new("m.olmo"), source, length: 0 };
+        let spec = TensorSpec { role: Role::GateProj, layer: Some(3), rows: 2, columns: Some(2) };
+        let wrong = BadTable::Wrong { found: "exponents [1, 1]".into(), expected: "ascending exponents" };
+        for (bad, says) in [
+            (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),
+            (
+                BadTable::Memory,
+                "m.olmo: the system does not give the memory for the tables of the model; free some, or raise the \
+                 limit (ulimit -v)",
+            ),
+            (
+                wrong,
+                "m.olmo: section CODED: model.layers.3.mlp.gate_proj.weight: found exponents [1, 1], expected \
+                 ascending exponents; the file is damaged, copy or pack it again",
+            ),
+        ] {
+            assert_eq!(reader.bad_table(&spec, bad).to_string(), says);
         }
     }
 }

@@ -299,8 +299,8 @@ fn kind_of(metadata: &Metadata) -> (&'static str, &'static str) {
         _ if kind.is_dir() => ("a folder", "pack a weights folder first: olmo-pack weights/ model.olmo"),
         _ if kind.is_fifo() => ("a pipe", COPY),
         _ if kind.is_socket() => ("a socket", COPY),
-        _ if kind.is_char_device() || kind.is_block_device() => ("a device", COPY),
-        _ => ("something else", COPY),
+        // Of characters or of blocks: Unix knows no other kinds.
+        _ => ("a device", COPY),
     }
 }
 
@@ -340,5 +340,30 @@ impl State {
         let (seconds, nanoseconds) = self.changed;
         let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
         now < changed + COMPLETE_AFTER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_by_its_kind() {
+        let socket = std::env::temp_dir().join(format!("olmo-socket-{}", std::process::id()));
+        let _listener = UnixListener::bind(&socket).expect("a socket");
+        let copy = "a model is mapped: copy it into a file first";
+        let folder = std::env::temp_dir();
+        for (path, found, advice) in [
+            (socket.as_path(), "a socket", copy),
+            (Path::new("/dev/null"), "a device", copy),
+            (&folder, "a folder", "pack a weights folder first: olmo-pack weights/ model.olmo"),
+        ] {
+            let error = ModelFile::open(path).err().expect(found).to_string();
+            assert_eq!(error, format!("{}: is {found}, expected a regular file; {advice}", path.display()));
+        }
+        fs::remove_file(&socket).expect("removed");
+        let error = ModelFile::open(&socket).err().expect("no file").to_string();
+        assert_eq!(error, format!("{}: cannot open: No such file or directory", socket.display()));
     }
 }

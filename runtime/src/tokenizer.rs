@@ -204,3 +204,64 @@ impl<'a> Tokenizer<'a> {
 pub fn in_utf8(byte: u8) -> bool {
     !matches!(byte, 0xc0 | 0xc1 | 0xf5..=0xff)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::VocabularyHead;
+    use zerocopy::IntoBytes;
+    use zerocopy::little_endian::U64;
+
+    /// The section of a vocabulary of these tokens.
+    fn vocabulary(tokens: &[&[u8]]) -> Vec<u8> {
+        let text = tokens.concat();
+        let head = VocabularyHead {
+            n_tokens: U32::new(tokens.len() as u32),
+            reserved: U32::new(0),
+            text_bytes: U64::new(text.len() as u64),
+        };
+        let mut end = 0;
+        let ends = tokens.iter().map(|token| {
+            end += token.len() as u32;
+            U32::new(end)
+        });
+        let offsets: Vec<U32> = [U32::new(0)].into_iter().chain(ends).collect();
+        [head.as_bytes(), offsets.as_bytes(), &text].concat()
+    }
+
+    #[test]
+    fn each_kind_of_words_has_a_code_and_a_name() {
+        let kinds = PreTokenizer::ALL.map(|kind| (kind.code(), kind.name()));
+        assert_eq!(kinds, [(1, "dolma2"), (2, "GPT-2")]);
+    }
+
+    #[test]
+    fn long_tokens_that_merges_name_again_and_again_have_a_limit() {
+        const HALF: usize = 512 << 10;
+        let (left, right) = (vec![b'l'; HALF], vec![b'r'; HALF]);
+        let whole = [left.as_slice(), &right].concat();
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut tokens: Vec<&[u8]> = bytes.chunks(1).collect();
+        tokens.extend([left.as_slice(), &right, &whole]);
+        let section = vocabulary(&tokens);
+        let vocabulary = Vocabulary::in_section(&section).expect("a vocabulary");
+        let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+        let merge = Merge { left: U32::new(256), right: U32::new(257), id: U32::new(258) };
+        let with_merges = |n: usize| {
+            let head = TokenizerHead {
+                kind: U32::new(TOKENIZER_BYTE_PAIRS),
+                pre_tokenizer: U32::new(PreTokenizer::Gpt2.code()),
+                normalizer: U32::new(0),
+                n_merges: U32::new(n as u32),
+                n_added: U32::new(0),
+                reserved: [0; 12],
+            };
+            let section = [head.as_bytes(), single.as_bytes(), vec![merge; n].as_bytes()].concat();
+            Tokenizer::in_section(&section, vocabulary).map(|tokenizer| tokenizer.merges.len())
+        };
+        let most = MAX_MERGED_BYTES / whole.len();
+        assert_eq!(with_merges(most), Ok(most));
+        let problem = NoTokenizer::Damaged("merges of more than 67108864 bytes".into());
+        assert_eq!(with_merges(most + 1), Err(problem));
+    }
+}

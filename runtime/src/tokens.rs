@@ -141,6 +141,38 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_room_for_the_positions_of_the_model_and_a_longer_one_is_not_read() {
+        let path = std::env::temp_dir().join(format!("olmo-tokens-{}", std::process::id()));
+        let read = |bytes: &[u8], length: u64| {
+            std::fs::write(&path, bytes).expect("written");
+            OpenOptions::new().write(true).open(&path).expect("a file").set_len(length).expect("longer");
+            read_tokens(&path, 100, 3).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&[7, 0, 0, 0], 12), Ok(vec![7, 0, 0]));
+        let said = |found: &str, advice: &str| {
+            let path = path.display();
+            Err(format!("{path}: {found}, expected at most 3, the positions of the model; {advice}"))
+        };
+        assert_eq!(read(&[], 16), said("4 tokens", "shorten the prompt"));
+        // There is no such memory.
+        assert_eq!(read(&[], 1 << 43), said("2199023255552 tokens", "shorten the prompt"));
+        let text = "Four score and seven years ago our fathers brought forth on this continent";
+        let advice = TEXT.strip_prefix("; ").expect("advice");
+        assert_eq!(read(text.as_bytes(), 74), said("18 tokens (it looks like text)", advice));
+        std::fs::remove_file(&path).expect("removed");
+        let missing = read_tokens(&path, 100, 3).expect_err("no file").to_string();
+        assert_eq!(missing, format!("{}: cannot open: No such file or directory", path.display()));
+    }
+
+    #[test]
+    fn a_folder_has_no_tokens() {
+        let folder = std::env::temp_dir();
+        let line = read_tokens(&folder, 100, 3).expect_err("a folder").to_string();
+        let expected = "is a folder, expected a regular file; give a file of little-endian u32 ids";
+        assert_eq!(line, format!("{}: {expected}", folder.display()));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_values() {
         assert_eq!(problem(b""), "t.bin: no tokens, expected at least one little-endian u32 id");
         assert_eq!(problem(&[0; 7]), "t.bin: 7 bytes, expected a multiple of 4 (little-endian u32 ids)");
