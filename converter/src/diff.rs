@@ -7,7 +7,7 @@ use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::{config_object, matrices};
 use crate::numbers::Numbers;
 use crate::pack::thread_pool;
-use crate::sources::{checked_section, section_name};
+use crate::sources::checked_section;
 use olmo_infer::format::{self, section};
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
@@ -88,7 +88,7 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
         }
         match kind {
             section::VOCABULARY => difference.vocabulary = true,
-            kind => difference.beside.push(section_name(kind).trim_start_matches("section ").into()),
+            kind => difference.beside.push(section::name(kind)),
         }
     }
     // Tensors of other shapes have nothing to compare; the configuration says so.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, shown_path};
 use crate::inspect_table;
-use crate::sources::{Source, checked_section, section_name, sources};
+use crate::sources::{Source, checked_section, sources};
 use olmo_infer::chat::Chat;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, TensorLayout, section};
@@ -188,7 +188,7 @@ fn object(inspected: &Inspected) -> Value {
     let section = |record: &format::SectionRecord| {
         json!({
             "kind": record.kind.get(),
-            "name": short_section_name(record.kind.get()),
+            "name": section::name(record.kind.get()),
             "offset": record.offset.get(),
             "bytes": record.bytes.get(),
             "digest": format!("{:016x}", record.digest.get()),
@@ -212,11 +212,6 @@ fn object(inspected: &Inspected) -> Value {
         "sections": model.sections().iter().map(section).collect::<Vec<_>>(),
         "provenance": provenance,
     })
-}
-
-/// A section's name in tables, without the word.
-pub(crate) fn short_section_name(kind: u32) -> String {
-    section_name(kind).trim_start_matches("section ").into()
 }
 
 fn encoding_name(encoding: u32) -> String {

@@ -3,7 +3,7 @@
 
 use crate::element::SourceType;
 use crate::error::{escaped, shown_path};
-use crate::inspect::{Inspected, OfText, bits_per_weight, config_object, content_digest, matrices, short_section_name};
+use crate::inspect::{Inspected, OfText, bits_per_weight, config_object, content_digest, matrices};
 use crate::units::{count, size};
 use console::Style;
 use olmo_infer::config::{AttentionKind, ModelConfig};
@@ -200,7 +200,7 @@ impl Table {
         part("index", layout.index, None);
         for (record, extent) in model.sections().iter().zip(&layout.sections) {
             let kind = record.kind.get();
-            let name = format!("{:<14}{}", short_section_name(kind), dim(holds(kind)));
+            let name = format!("{:<14}{}", section::name(kind), dim(holds(kind)));
             // Padded by hand: what makes it dim has no width.
             let visible = 14 + holds(kind).len();
             let name = format!("{name}{}", " ".repeat((NAME - 2).saturating_sub(visible)));

@@ -2,7 +2,7 @@
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
-use olmo_infer::format::{self, SourceRecord, section};
+use olmo_infer::format::{SourceRecord, section};
 use olmo_infer::model_file::ModelFile;
 use zerocopy::FromBytes;
 
@@ -22,27 +22,16 @@ pub struct Source<'a> {
 /// # Errors
 /// The section's bytes are not those that its record describes.
 pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<&[u8]>, Error> {
-    let Some(bytes) = model.section_bytes(kind) else { return Ok(None) };
-    let record = model.sections().iter().find(|record| record.kind.get() == kind).expect("it has bytes");
-    if format::digest(bytes, u64::from(kind)) != record.digest.get() {
+    // There is one way to fail; the words are those about tensors.
+    model.checked_section(kind).map_err(|_| {
         let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
-        return Err(problem.advice("the file is damaged, copy or pack it again").into());
-    }
-    Ok(Some(bytes))
+        problem.advice("the file is damaged, copy or pack it again").into()
+    })
 }
 
-/// A section's name for people.
+/// A section's name in messages, where those of tensors stand.
 pub fn section_name(kind: u32) -> String {
-    match kind {
-        section::SOURCES => "section SOURCES".into(),
-        section::VOCABULARY => "section VOCABULARY".into(),
-        section::CONFIG_JSON => "section CONFIG_JSON".into(),
-        section::PROVENANCE => "section PROVENANCE".into(),
-        section::CODED => "section CODED".into(),
-        section::TOKENIZER => "section TOKENIZER".into(),
-        section::CHAT => "section CHAT".into(),
-        other => format!("section {other}"),
-    }
+    format!("section {}", section::name(kind))
 }
 
 /// Where the tensors of `model` came from, in the order of its records; `None` when the file does not say.

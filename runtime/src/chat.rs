@@ -22,7 +22,7 @@ impl<'a> Chat<'a> {
     /// # Errors
     /// [`Error::Damaged`] when the section is not what the format describes.
     pub fn new(file: &'a ModelFile) -> Result<Option<Chat<'a>>, Error> {
-        let Some(bytes) = file.checked_section(section::CHAT, "chat texts")? else { return Ok(None) };
+        let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),
             place: "chat texts".into(),

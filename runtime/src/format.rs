@@ -85,6 +85,21 @@ pub mod section {
             _ => 16 << 20,
         }
     }
+
+    /// The name of a kind, for people.
+    pub fn name(kind: u32) -> String {
+        let name = match kind {
+            SOURCES => "SOURCES",
+            VOCABULARY => "VOCABULARY",
+            CONFIG_JSON => "CONFIG_JSON",
+            PROVENANCE => "PROVENANCE",
+            CODED => "CODED",
+            TOKENIZER => "TOKENIZER",
+            CHAT => "CHAT",
+            other => return other.to_string(),
+        };
+        name.into()
+    }
 }
 
 /// The first page of a file.

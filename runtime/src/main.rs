@@ -14,7 +14,7 @@ use job::Job;
 use logits_file::LogitsFile;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::format::MAGIC;
-use olmo_infer::mapping::{Load, Populated};
+use olmo_infer::mapping::Populated;
 use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
@@ -145,13 +145,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
     let network = Network::new(file);
-    let needed = |positions: &[usize]| Batch::bytes(config, &options, positions);
-    // What was read is no longer available, what is mapped still counts as that.
-    let mapped_bytes = match file.loaded().way {
-        Load::Read => 0,
-        _ => network.weights().bytes_per_token(),
-    };
-    let sequences = memory::batch(args.batch(), &positions, mapped_bytes, needed)?;
+    let sequences = memory::batch(args.batch(), file, &network, &options, &positions)?;
     let logits_file = match &args.logits {
         Some(path) => {
             let inputs: Vec<&Path> = args.tokens.iter().chain([&args.model]).map(PathBuf::as_path).collect();

@@ -1,6 +1,9 @@
 //! How much memory there is, and how much this process took.
 
 use crate::error::Error;
+use crate::mapping::Load;
+use crate::model_file::ModelFile;
+use crate::network::{Batch, Network, Options};
 use std::cmp::Reverse;
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -14,20 +17,28 @@ const DEFAULT_BATCH: usize = 16;
 /// How many sequences to evaluate at a time: as many as were asked for, else `DEFAULT_BATCH`, or fewer when their KV
 /// caches would not fit the free memory beside the model, whose pages would have to be read again for every pass.
 ///
-/// `positions` are those of all sequences, `needed` says what a batch of some of them takes.
+/// `positions` are those of all sequences, `network` is that of `file`.
 ///
 /// # Errors
 /// [`Error::Request`] when the memory is not enough for what was asked for, or for one.
 pub fn batch(
     asked: Option<usize>,
+    file: &ModelFile,
+    network: &Network,
+    options: &Options,
     positions: &[usize],
-    model_bytes: u64,
-    needed: impl Fn(&[usize]) -> u64,
 ) -> Result<usize, Error> {
+    // What was read is no longer available, what is mapped still counts as that.
+    let model_bytes = match file.loaded().way {
+        Load::Read => 0,
+        _ => network.weights().bytes_per_token(),
+    };
+    let needed = |positions: &[usize]| Batch::bytes(network.config(), options, positions);
     batch_within(available().unwrap_or(u64::MAX), asked, positions, model_bytes, needed)
 }
 
-/// As [`batch`], for so much available memory.
+/// As [`batch`], for so much available memory, of which the model takes `model_bytes` and some of the sequences what
+/// `needed` says.
 fn batch_within(
     available: u64,
     asked: Option<usize>,

@@ -244,11 +244,11 @@ impl ModelFile {
         Some(self.range(self.index.layout.sections[index]))
     }
 
-    /// As [`ModelFile::section_bytes`], after a look at the section's digest; `name` is for messages.
+    /// As [`ModelFile::section_bytes`], after a look at the section's digest.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong.
-    pub fn checked_section(&self, kind: u32, name: &str) -> Result<Option<&[u8]>, Error> {
+    pub fn checked_section(&self, kind: u32) -> Result<Option<&[u8]>, Error> {
         let Some(bytes) = self.section_bytes(kind) else { return Ok(None) };
         let record = self.sections().iter().find(|record| record.kind.get() == kind);
         let stated = record.map_or(0, |record| record.digest.get());
@@ -258,7 +258,7 @@ impl ModelFile {
         }
         Err(Error::Damaged {
             path: self.path.clone(),
-            place: format!("digest of the {name}"),
+            place: format!("digest of section {}", format::section::name(kind)),
             found: format!("{found:016x}"),
             expected: format!("{stated:016x}"),
         })

@@ -94,7 +94,7 @@ impl<'a> Tokenizer<'a> {
     /// [`Error::Damaged`] when the section is not what the format describes, [`Error::Request`] for a kind of tokenizer
     /// that this version does not know.
     pub fn new(file: &'a ModelFile, vocabulary: Vocabulary<'a>) -> Result<Option<Tokenizer<'a>>, Error> {
-        let Some(bytes) = file.checked_section(section::TOKENIZER, "tokenizer")? else { return Ok(None) };
+        let Some(bytes) = file.checked_section(section::TOKENIZER)? else { return Ok(None) };
         Tokenizer::in_section(bytes, vocabulary).map(Some).map_err(|problem| match problem {
             NoTokenizer::Unknown(why) => {
                 Error::Request { problem: format!("its tokenizer is not known to olmo-pack: {}", one_line(&why)) }

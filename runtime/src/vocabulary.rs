@@ -22,7 +22,7 @@ impl<'a> Vocabulary<'a> {
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head.
     pub fn new(file: &'a ModelFile) -> Result<Option<Vocabulary<'a>>, Error> {
-        let Some(bytes) = file.checked_section(section::VOCABULARY, "vocabulary")? else { return Ok(None) };
+        let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),
             place: "vocabulary".into(),
