@@ -1,8 +1,12 @@
-//! Opening a model reads its header, its index and the tables of coded matrices, and nothing of its tensors.
+//! Opening a model reads its header, its index and the tables of coded matrices, and nothing of its tensors. What a run
+//! uses of these can be brought in beside it.
 
 use olmo_infer::index::{Index, ReadAt};
+use olmo_infer::model_file::ModelFile;
+use olmo_tests::TempDir;
 use olmo_tests::packed::Packed;
 use std::cell::RefCell;
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -27,5 +31,25 @@ fn opening_reads_nothing_of_the_tensors() {
         let ends = file.ends.into_inner();
         assert!(ends.len() >= 2, "the header and the index: {ends:?}");
         assert!(ends.iter().all(|&end| end <= index.layout.data_offset), "{}: {ends:?}", packed.name);
+    }
+}
+
+#[test]
+fn an_embedding_is_brought_in_only_when_it_is_the_head_too() {
+    for (packed, first) in [(Packed::plain_f32(), 0), (Packed::plain_bf16(), 1)] {
+        let folder = TempDir::new("brought-in");
+        let path = folder.join("m.olmo");
+        fs::write(&path, &packed.bytes).expect("written");
+        let model = ModelFile::open(&path).expect("a good file");
+        let populated = model.populate(&|| false).expect("brought in");
+        if cfg!(target_os = "linux") {
+            let wanted = model.layout().file_bytes - model.layout().tensors[first].offset;
+            assert_eq!((populated.bytes as u64, populated.complete), (wanted, true), "{}", packed.name);
+            // Pages are counted whole.
+            let resident = model.resident().expect("the system says it");
+            assert!(resident.bytes >= wanted, "{}: {resident:?}, wanted {wanted}", packed.name);
+        }
+        let stopped = model.populate(&|| true).expect("not begun");
+        assert_eq!((stopped.bytes, stopped.complete), (0, false), "{}", packed.name);
     }
 }
