@@ -3,13 +3,15 @@
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, Request};
-use olmo_tests::disks::{Fault, Plan};
+use olmo_pack::verify;
+use olmo_tests::disks::{Call, Fault, Hooked, Plan};
 use olmo_tests::{Stored, TempDir, npy_path, run, small_config, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -205,6 +207,36 @@ fn an_error_of_the_disk_in_the_middle_is_not_lost() {
     assert!(matches!(calls[middle - 1], "sync" | "write_at"), "{calls:?}");
     assert!(result.expect_err("told").to_string().contains("Input/output error"));
     assert!(!model.exists());
+}
+
+#[test]
+fn many_batches_are_whole_windows_in_order_with_zeros_between_the_tensors() {
+    let folder = TempDir::new("batches");
+    let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
+    // 35 MB: memory of earlier batches is used again, so that old numbers lie in it where zeros must be.
+    let config =
+        olmo_infer::config::ModelConfig { vocab_size: 60_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    write_weights(&weights, &config, Stored::F32, 1);
+    let request = Request { weights, model: model.clone(), ..Request::default() };
+    let (writes, steps) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let disk = Hooked(|call: Call<'_>| {
+        if let Call::Write(_, bytes, offset) = call {
+            writes.lock().expect("no panic").push((offset, bytes.len() as u64));
+        }
+        Ok(usize::MAX)
+    });
+    let progress = |at, all| steps.lock().expect("no panic").push((at, all));
+    pack::prepare(&request).expect("good").write(&disk, &progress).expect("written");
+    let (mut writes, steps) = (writes.into_inner().expect("no panic"), steps.into_inner().expect("no panic"));
+    // Huge pages of the page cache: each write is one.
+    let (window, end) = (2 << 20, ModelFile::open(&model).expect("valid").layout().file_bytes);
+    let windows: Vec<(u64, u64)> = (0..end).step_by(2 << 20).map(|at| (at, window.min(end - at))).collect();
+    assert!(windows.len() > 12, "{} windows", windows.len());
+    // Index and sections and the header come at the end.
+    assert_eq!(writes.split_off(windows.len()).iter().map(|write| write.0).collect::<Vec<_>>(), [4096, 0]);
+    assert_eq!(writes, windows);
+    assert_eq!(steps, windows.iter().map(|(at, bytes)| (at + bytes, end)).collect::<Vec<_>>());
+    verify::run(&model).expect("the gaps are zeros");
 }
 
 #[test]
