@@ -140,7 +140,7 @@ fn every_real_number_has_a_smallest_and_a_largest_one() {
 
 #[test]
 fn what_belongs_to_one_architecture_is_refused_in_the_others() {
-    let [olmo1, olmo2, olmo3] = [Architecture::Olmo1, Architecture::Olmo2, Architecture::Olmo3].map(|one| tiny(one));
+    let [olmo1, olmo2, olmo3] = [Architecture::Olmo1, Architecture::Olmo2, Architecture::Olmo3].map(tiny);
     for (config, clip) in [(&olmo1, None), (&olmo2, Some("clip_qkv")), (&olmo3, Some("clip_qkv"))] {
         assert_eq!(refused(config), None);
         assert_eq!(refused(&with(config, |config| config.clip_qkv = Some(8.0))), clip);

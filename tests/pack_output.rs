@@ -303,6 +303,25 @@ fn room_for_all_of_the_file_is_reserved_before_anything_is_written() {
 }
 
 #[test]
+fn a_disk_that_is_full_says_how_much_is_free() {
+    let (_folder, weights, model) = folder_with_weights("full");
+    let target = Target::new(&model, false).expect("a place");
+    let free = target.free_bytes().expect("the system says it");
+    assert!(free > 1 << 20, "{free} bytes are free");
+    target.check_free_space(free / 2).expect("room");
+    let line = target.check_free_space(u64::MAX).expect_err("no disk is so large").to_string();
+    assert!(line.contains("needs 18446744073709551615 bytes, ") && line.contains(" are free"), "{line}");
+    // Other programs take space meanwhile, so that a write may still find none.
+    for (number, says) in [(28, "no space left: "), (5, "cannot write: Input/output error")] {
+        let line = pack_on(&weights, &model, |call| match call {
+            Call::Write(..) => Err(io::Error::from_raw_os_error(number)),
+            _ => Ok(usize::MAX),
+        });
+        assert!(line.as_ref().is_err_and(|line| line.contains(says)), "{line:?}");
+    }
+}
+
+#[test]
 fn a_file_that_somebody_puts_there_meanwhile_is_not_replaced_without_force() {
     let (folder, weights, model) = folder_with_weights("meanwhile");
     for unnamed in [true, false] {
