@@ -1,15 +1,21 @@
 //! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
 
 use olmo_infer::model_file::ModelFile;
-use olmo_pack::disk::SystemDisk;
+use olmo_pack::disk::{Disk, SystemDisk};
+use olmo_pack::output::Target;
 use olmo_pack::pack::{self, Request};
-use olmo_tests::disks::{Fault, Plan};
+use olmo_pack::verify;
+use olmo_tests::disks::{Call, Fault, Hooked, Plan};
 use olmo_tests::{Stored, TempDir, npy_path, run, small_config, write_weights};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -66,6 +72,22 @@ fn a_symbolic_link_stays_and_its_target_is_replaced() {
     let circle = folder.join("circle");
     symlink("circle", &circle).expect("linked");
     assert!(run(PACK, [&weights, &circle]).refused(1).contains("too many symbolic links"));
+}
+
+#[test]
+fn as_many_links_are_followed_as_the_kernel_follows() {
+    let folder = TempDir::new("links");
+    // Link 0 leads to a file, each other one to the one before it.
+    for i in 0..=40 {
+        let to = if i == 0 { "m.olmo".into() } else { format!("{}", i - 1) };
+        symlink(to, folder.join(i.to_string())).expect("linked");
+    }
+    let (last, one_too_many) = (folder.join("39"), folder.join("40"));
+    Target::new(&last, false).expect("40 links");
+    let line = Target::new(&one_too_many, false).expect_err("41 links").to_string();
+    assert!(line.contains("too many symbolic links"), "{line}");
+    fs::write(&last, "by the kernel").expect("40 links");
+    fs::write(&one_too_many, "by the kernel").expect_err("41 links");
 }
 
 #[test]
@@ -205,6 +227,155 @@ fn an_error_of_the_disk_in_the_middle_is_not_lost() {
     assert!(matches!(calls[middle - 1], "sync" | "write_at"), "{calls:?}");
     assert!(result.expect_err("told").to_string().contains("Input/output error"));
     assert!(!model.exists());
+}
+
+#[test]
+fn many_batches_are_whole_windows_in_order_with_zeros_between_the_tensors() {
+    let folder = TempDir::new("batches");
+    let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
+    // 35 MB: memory of earlier batches is used again, so that old numbers lie in it where zeros must be.
+    let config =
+        olmo_infer::config::ModelConfig { vocab_size: 60_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    write_weights(&weights, &config, Stored::F32, 1);
+    let request = Request { weights, model: model.clone(), ..Request::default() };
+    let (writes, steps) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let disk = Hooked(|call: Call<'_>| {
+        if let Call::Write(_, bytes, offset) = call {
+            writes.lock().expect("no panic").push((offset, bytes.len() as u64));
+        }
+        Ok(usize::MAX)
+    });
+    let progress = |at, all| steps.lock().expect("no panic").push((at, all));
+    pack::prepare(&request).expect("good").write(&disk, &progress).expect("written");
+    let (mut writes, steps) = (writes.into_inner().expect("no panic"), steps.into_inner().expect("no panic"));
+    // Huge pages of the page cache: each write is one.
+    let (window, end) = (2 << 20, ModelFile::open(&model).expect("valid").layout().file_bytes);
+    let windows: Vec<(u64, u64)> = (0..end).step_by(2 << 20).map(|at| (at, window.min(end - at))).collect();
+    assert!(windows.len() > 12, "{} windows", windows.len());
+    // Index and sections and the header come at the end.
+    assert_eq!(writes.split_off(windows.len()).iter().map(|write| write.0).collect::<Vec<_>>(), [4096, 0]);
+    assert_eq!(writes, windows);
+    assert_eq!(steps, windows.iter().map(|(at, bytes)| (at + bytes, end)).collect::<Vec<_>>());
+    verify::run(&model).expect("the gaps are zeros");
+}
+
+/// Packs to `model` on a disk with this hook, without `--force`.
+fn pack_on(weights: &Path, model: &Path, hook: impl Fn(Call<'_>) -> io::Result<usize> + Sync) -> Result<(), String> {
+    let request = Request { weights: weights.into(), model: model.into(), ..Request::default() };
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&Hooked(hook), &|_, _| {}));
+    packed.map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn room_for_all_of_the_file_is_reserved_before_anything_is_written() {
+    let (_folder, weights, model) = folder_with_weights("reserve");
+    let reserve = |number: i32| {
+        let calls = Mutex::new(Vec::new());
+        let reserved = Mutex::new(0);
+        let result = pack_on(&weights, &model, |call| {
+            calls.lock().expect("no panic").push(call.name());
+            match call {
+                Call::Allocate(_, bytes) if number == 0 => *reserved.lock().expect("no panic") = bytes,
+                Call::Allocate(..) => return Err(io::Error::from_raw_os_error(number)),
+                _ => {}
+            }
+            Ok(usize::MAX)
+        });
+        (result, calls.into_inner().expect("no panic"), reserved.into_inner().expect("no panic"))
+    };
+    let (result, calls, bytes) = reserve(0);
+    assert_eq!((result, &calls[..3]), (Ok(()), &["open_folder", "create_unnamed", "allocate"][..]));
+    assert_eq!(bytes, fs::metadata(&model).expect("a model").len());
+    // No space left, above the quota, larger than a file may be.
+    for number in [28, 122, 27] {
+        fs::remove_file(&model).ok();
+        let (result, calls, _) = reserve(number);
+        assert!(result.is_err_and(|line| line.contains("m.olmo")) && calls.len() == 3, "{number}: {calls:?}");
+    }
+    // A file system that cannot reserve: not supported, not known, not permitted.
+    for number in [95, 38, 1] {
+        assert_eq!(reserve(number).0, Ok(()), "{number}");
+        fs::remove_file(&model).expect("removed");
+    }
+    let file = File::create(&model).expect("created");
+    SystemDisk.allocate(&file, 100_000).expect("this one can");
+    assert!(file.metadata().expect("its length").blocks() * 512 >= 100_000);
+}
+
+#[test]
+fn a_disk_that_is_full_says_how_much_is_free() {
+    let (_folder, weights, model) = folder_with_weights("full");
+    let target = Target::new(&model, false).expect("a place");
+    let free = target.free_bytes().expect("the system says it");
+    assert!(free > 1 << 20, "{free} bytes are free");
+    target.check_free_space(free / 2).expect("room");
+    let line = target.check_free_space(u64::MAX).expect_err("no disk is so large").to_string();
+    assert!(line.contains("needs 18446744073709551615 bytes, ") && line.contains(" are free"), "{line}");
+    // Other programs take space meanwhile, so that a write may still find none.
+    for (number, says) in [(28, "no space left: "), (5, "cannot write: Input/output error")] {
+        let line = pack_on(&weights, &model, |call| match call {
+            Call::Write(..) => Err(io::Error::from_raw_os_error(number)),
+            _ => Ok(usize::MAX),
+        });
+        assert!(line.as_ref().is_err_and(|line| line.contains(says)), "{line:?}");
+    }
+}
+
+#[test]
+fn a_file_that_somebody_puts_there_meanwhile_is_not_replaced_without_force() {
+    let (folder, weights, model) = folder_with_weights("meanwhile");
+    for unnamed in [true, false] {
+        let line = pack_on(&weights, &model, |call| {
+            match call {
+                Call::CreateUnnamed(_) if !unnamed => return Err(io::ErrorKind::Unsupported.into()),
+                Call::Link(_, to) | Call::Rename(_, to) if to == model => fs::write(&model, "theirs").expect("written"),
+                _ => {}
+            }
+            Ok(usize::MAX)
+        });
+        let line = line.expect_err("the name is taken");
+        assert!(line.contains("cannot put it in place: File exists"), "{line}");
+        assert_eq!(fs::read(&model).expect("there"), b"theirs");
+        assert_eq!(names(&folder.join("out")), ["m.olmo"]);
+        fs::remove_file(&model).expect("removed");
+    }
+}
+
+#[test]
+fn names_are_drawn_until_one_is_free_and_not_for_ever() {
+    let (_folder, weights, model) = folder_with_weights("names");
+    let tries = |kind: io::ErrorKind| {
+        let drawn = Mutex::new(BTreeSet::new());
+        let result = pack_on(&weights, &model, |call| match call {
+            Call::CreateUnnamed(_) => Err(io::ErrorKind::Unsupported.into()),
+            Call::CreateNamed(path) => {
+                assert!(drawn.lock().expect("no panic").insert(path.to_path_buf()), "drawn again");
+                Err(kind.into())
+            }
+            _ => Ok(usize::MAX),
+        });
+        result.expect_err("no name");
+        drawn.into_inner().expect("no panic").len()
+    };
+    assert_eq!([tries(io::ErrorKind::AlreadyExists), tries(io::ErrorKind::PermissionDenied)], [1001, 1]);
+}
+
+#[test]
+fn a_call_is_made_again_after_many_interruptions_and_not_for_ever() {
+    let (_folder, weights, model) = folder_with_weights("interrupted");
+    for (interruptions, is_done) in [(1, true), (1000, true), (1001, false)] {
+        let left = AtomicUsize::new(interruptions);
+        let result = pack_on(&weights, &model, |call| {
+            let interrupts = matches!(call, Call::OpenFolder(_)) && left.load(Relaxed) > 0;
+            if interrupts {
+                left.fetch_sub(1, Relaxed);
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Ok(usize::MAX)
+        });
+        assert_eq!((result.is_ok(), model.exists(), left.into_inner()), (is_done, is_done, 0), "{interruptions}");
+        fs::remove_file(&model).ok();
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use olmo_infer::coded::{CodedTable, Exponents, N_CODES, decode};
 use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::format::{
     self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
-    VERSION_MAJOR, VERSION_MINOR,
+    VERSION_MAJOR, VERSION_MINOR, section,
 };
 use olmo_infer::index::{Index, ReadAt};
 use olmo_infer::layout::{self, Layout};
@@ -16,6 +16,7 @@ use olmo_infer::vocabulary::quoted;
 use olmo_pack::element::{f16_to_f32, f32_to_f16, round_to_bf16};
 use olmo_pack::npy::shown_shape;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use std::io;
 use std::ops::Range;
@@ -149,6 +150,15 @@ fn sizes_that_no_file_can_have_are_an_error_and_never_wrap() {
 }
 
 #[test]
+fn the_parameters_of_a_model_are_the_elements_of_its_tensors() {
+    check(model(1 << 20, 6), |config| {
+        let elements: u64 = layout::tensors(&config).iter().map(|spec| spec.n_elements()).sum();
+        prop_assert_eq!(config.n_parameters(), elements);
+        Ok(())
+    });
+}
+
+#[test]
 fn every_element_of_a_matrix_has_a_place_of_its_own() {
     check((1..200usize, 1..40usize, dtype()), |(rows, columns, dtype)| {
         let shape = PanelShape { rows, columns, dtype };
@@ -259,6 +269,68 @@ fn a_possible_model_is_read_as_what_it_is() {
         prop_assert_eq!(index.config, config);
         prop_assert_eq!(index.matrices, matrices);
         prop_assert_eq!(index.sections.len(), sections.len());
+        Ok(())
+    });
+}
+
+/// The smallest model, with sections of these kinds, flags and lengths; and whether it is read.
+fn reads_sections(records: &[(u32, u32, u64)]) -> bool {
+    let bytes: Vec<u64> = records.iter().map(|record| record.2).collect();
+    let config = model(1, 1).new_tree(&mut TestRunner::deterministic()).expect("no filter").current();
+    let mut head = Head::new(&config, Dtype::F32, &bytes).expect("possible");
+    let first = HEADER_BYTES + layout::tensors(&config).len() * size_of::<TensorRecord>();
+    for (record, &(kind, flags, _)) in head.bytes[first..].chunks_exact_mut(size_of::<SectionRecord>()).zip(records) {
+        let record = SectionRecord::mut_from_bytes(record).expect("a record");
+        record.kind.set(kind);
+        record.flags.set(flags);
+    }
+    head.repair();
+    head.read().is_ok()
+}
+
+#[test]
+fn no_more_sections_are_read_than_a_file_can_have() {
+    let read = |n: usize| reads_sections(&(0..n).map(|i| (100 + i as u32, 0, 7)).collect::<Vec<_>>());
+    assert!(read(0) && read(format::MAX_SECTIONS - 1) && read(format::MAX_SECTIONS));
+    assert!(!read(format::MAX_SECTIONS + 1) && !read(2 * format::MAX_SECTIONS));
+}
+
+#[test]
+fn sections_are_read_when_their_kinds_ascend() {
+    let kinds = prop::collection::vec(prop_oneof![0..8u32, 100..103u32], 0..4);
+    check(kinds, |mut kinds| {
+        // The tables of coded matrices, which this model has not.
+        kinds.retain(|&kind| kind != section::CODED);
+        let records: Vec<(u32, u32, u64)> = kinds.iter().map(|&kind| (kind, 0, 1)).collect();
+        prop_assert_eq!(reads_sections(&records), kinds.is_sorted_by(|a, b| a < b) && !kinds.contains(&0));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_section_is_as_long_as_its_kind_may_be_and_required_only_when_it_is_known() {
+    for kind in (section::SOURCES..=section::CHAT + 2).filter(|&kind| kind != section::CODED) {
+        let most = section::max_bytes(kind);
+        assert!(reads_sections(&[(kind, 0, 0)]) && reads_sections(&[(kind, 0, most)]), "{kind}");
+        assert!(!reads_sections(&[(kind, 0, most + 1)]), "{kind}");
+        assert_eq!(reads_sections(&[(kind, format::SECTION_REQUIRED, 1)]), kind <= section::CHAT, "{kind}");
+        for flag in 0..32 {
+            let is_good = 1 << flag == format::SECTION_REQUIRED && kind <= section::CHAT;
+            assert_eq!(reads_sections(&[(kind, 1 << flag, 1)]), is_good, "{kind} {flag}");
+        }
+    }
+}
+
+#[test]
+fn the_smallest_magnitude_of_a_record_is_zero_or_a_positive_number() {
+    let edges = [0, 1, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 0x8000_0000, 0xff7f_ffff, 0xff80_0000];
+    let bits = prop_oneof![any::<u32>(), prop::sample::select(edges.to_vec())];
+    check((model(1, 1), bits), |(config, bits)| {
+        let mut head = Head::new(&config, Dtype::F32, &[]).expect("possible");
+        let at = HEADER_BYTES + std::mem::offset_of!(TensorRecord, min_magnitude);
+        head.bytes[at..at + 4].copy_from_slice(&bits.to_le_bytes());
+        head.repair();
+        prop_assert_eq!(head.read().is_ok(), bits < f32::INFINITY.to_bits());
         Ok(())
     });
 }

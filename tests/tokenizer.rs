@@ -2,12 +2,16 @@
 //! `scripts/make_tokenizer_cases.py`.
 
 use olmo_infer::encoder::Encoder;
-use olmo_infer::tokenizer::Tokenizer;
+use olmo_infer::format::{ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, TOKENIZER_BYTE_PAIRS, TokenizerHead};
+use olmo_infer::tokenizer::{PreTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::{dolma2, tokenizer_json, vocab};
 use olmo_tests::{repository, skipped};
+use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
 
 fn folder() -> PathBuf {
     repository().join("tests/tokenizers")
@@ -36,6 +40,111 @@ fn assert_ids(vocabulary: &vocab::Vocabulary, section: &[u8], ids: &str, n_texts
             assert_eq!(bytes, text.as_bytes(), "{text:?}");
         }
     }
+}
+
+/// The section of a vocabulary of these tokens, the 256 bytes first.
+fn of_bytes_and(tokens: &[&[u8]]) -> vocab::Vocabulary {
+    let single = (0..=255u8).map(|byte| vec![byte]);
+    let entries: Vec<(usize, Vec<u8>)> = single.chain(tokens.iter().map(|token| token.to_vec())).enumerate().collect();
+    vocab::Vocabulary::new(&entries)
+}
+
+/// The section of a tokenizer without merges.
+fn section(added: &[AddedToken]) -> Vec<u8> {
+    let head = TokenizerHead {
+        kind: U32::new(TOKENIZER_BYTE_PAIRS),
+        pre_tokenizer: U32::new(PreTokenizer::Gpt2.code()),
+        normalizer: U32::new(0),
+        n_merges: U32::new(0),
+        n_added: U32::new(added.len() as u32),
+        reserved: [0; 12],
+    };
+    let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+    [head.as_bytes(), single.as_bytes(), added.as_bytes()].concat()
+}
+
+#[test]
+fn added_tokens_have_a_largest_number_and_a_largest_length() {
+    let long = vec![b'x'; 1 << 20];
+    let vocabulary = of_bytes_and(&[&long]);
+    let vocabulary = Vocabulary::in_section(&vocabulary.section).expect("a vocabulary");
+    let is_read = |ids: &[u32]| {
+        let added: Vec<AddedToken> =
+            ids.iter().map(|&id| AddedToken { id: U32::new(id), flags: U32::new(0) }).collect();
+        Tokenizer::in_section(&section(&added), vocabulary).is_ok()
+    };
+    assert!(is_read(&[]) && is_read(&vec![97; 1 << 16]) && is_read(&[256]));
+    // By one token too many, by one byte too many, and by both.
+    assert!(!is_read(&vec![97; (1 << 16) + 1]));
+    assert!(!is_read(&[256, 97]));
+    assert!(!is_read(&[&[256][..], &vec![97; 1 << 16]].concat()));
+}
+
+/// The demo's `tokenizer.json`.
+fn demo() -> Value {
+    let bytes = fs::read(repository().join("demo/weights/tokenizer.json")).expect("read");
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+/// Whether the tokenizer of a model is of a kind that is known, or why not.
+fn known(json: &Value) -> Result<(), String> {
+    let read = tokenizer_json::parse(Path::new("t"), json.to_string().as_bytes(), 400).expect("tokens");
+    read.tokenizer.map(|_| ())
+}
+
+#[test]
+fn what_would_change_an_id_makes_a_tokenizer_unknown_and_what_would_not_does_not() {
+    let with = |key: &str, value: Value| {
+        let mut json = demo();
+        json["model"][key] = value;
+        known(&json)
+    };
+    for key in ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
+        for value in [json!(null), json!(""), json!(0.0), json!(0)] {
+            assert_eq!(with(key, value.clone()), Ok(()), "{key} {value}");
+        }
+        for value in [json!(0.1), json!("x"), json!(true), json!([])] {
+            assert_eq!(with(key, value.clone()), Err(format!("its model has {key} {value}")));
+        }
+    }
+    for key in ["fuse_unk", "byte_fallback", "ignore_merges"] {
+        assert_eq!([with(key, json!(null)), with(key, json!(false))], [Ok(()), Ok(())], "{key}");
+        for value in [json!(true), json!(0), json!("false")] {
+            assert_eq!(with(key, value), Err(format!("its model has {key}")));
+        }
+    }
+    // Files of old versions do not say that it is one of byte pairs; merges do.
+    let mut json = demo();
+    let model = json["model"].as_object_mut().expect("an object");
+    model.remove("type").expect("it has one");
+    assert_eq!(known(&json), Ok(()));
+    json["model"].as_object_mut().expect("an object").remove("merges").expect("it has some");
+    assert_eq!(known(&json), Err("its model has no type".into()));
+    assert_eq!(with("type", json!("Unigram")), Err("its model is Unigram".into()));
+}
+
+#[test]
+fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
+    let mut json = demo();
+    let flags = [(false, false), (true, false), (false, true), (true, true)];
+    let added = flags.iter().enumerate().rev().map(|(i, (normalized, special))| {
+        json!({"id": 300 + i, "content": format!("<{i}>"), "normalized": normalized, "special": special})
+    });
+    json["added_tokens"] = added.collect();
+    let read = tokenizer_json::parse(Path::new("t"), json.to_string().as_bytes(), 400).expect("tokens");
+    let section = read.tokenizer.expect("of a kind that is known");
+    let vocabulary = Vocabulary::in_section(&read.vocabulary.section).expect("a vocabulary");
+    let tokenizer = Tokenizer::in_section(&section, vocabulary).expect("a tokenizer");
+    let found: Vec<(u32, bool, bool)> = tokenizer
+        .added
+        .iter()
+        .map(|added| {
+            let flags = added.flags.get();
+            (added.id.get(), flags & ADDED_NORMALIZED != 0, flags & ADDED_SPECIAL != 0)
+        })
+        .collect();
+    assert_eq!(found, [(300, false, false), (301, true, false), (302, false, true), (303, true, true)]);
+    assert_eq!(tokenizer.special().collect::<Vec<_>>(), [302, 303]);
 }
 
 #[test]

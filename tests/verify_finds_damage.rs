@@ -1,20 +1,23 @@
 //! `verify` finds what is wrong with a model file under right digests too, and names the place. `reader_exhaustive.rs`
 //! has the damage that digests find.
 
-use olmo_infer::coded::CODED_STEP_BYTES;
+use olmo_infer::coded::{CODED_STEP_BYTES, RAW_STEP_BYTES};
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{self, Dtype, HEADER_BYTES, section};
+use olmo_infer::format::{self, Dtype, HEADER_BYTES, SectionRecord, TokenizerHead, VocabularyHead, section};
 use olmo_infer::layout::{Layout, TensorSpec};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::verify;
-use olmo_tests::crafted::repair_digests;
-use olmo_tests::packed::{range, tiny_config};
-use olmo_tests::{Stored, TempDir, coded_config, write_coded_weights, write_weights};
+use olmo_tests::crafted::{Field, repair_digests};
+use olmo_tests::packed::{Packed, range, tiny_config};
+use olmo_tests::{Stored, TempDir, coded_config, files, repository, write_coded_weights, write_weights};
 use std::fs;
+use std::mem::offset_of;
 use std::path::Path;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
 
 /// Packs random weights in process, plain, and returns where everything lies.
 fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
@@ -194,4 +197,147 @@ fn the_writer_records_subnormal_and_zero_weights_as_the_format_says() {
         let magnitude = |index: usize| f32::from_bits(file.records()[index].min_magnitude.get());
         assert_eq!((magnitude(1), magnitude(2)), (2f32.powi(-130), 0.0));
     }
+}
+
+/// `file` with changes in tensor `index`, each some bytes at an offset in it; all digests are right.
+fn with_tensor(file: &Packed, index: usize, changes: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut bytes = file.bytes.clone();
+    let tensor = &mut bytes[range(file.layout.tensors[index])];
+    for (at, change) in changes {
+        tensor[*at..*at + change.len()].copy_from_slice(change);
+    }
+    file.repair_all(&mut bytes);
+    bytes
+}
+
+/// What `verify` says of a file in memory, one line a problem.
+fn found(bytes: &[u8]) -> Vec<String> {
+    let model = ModelFile::from_bytes(Path::new("m.olmo"), bytes).expect("a good index");
+    let problems = verify::check(&model, &pack::thread_pool(1)).into_iter();
+    problems.map(|problem| format!("{}: {}", problem.tensor.unwrap_or_default(), problem.found)).collect()
+}
+
+/// A packed bf16 model of random weights whose embedding has two panels.
+fn of_two_panels(config: ModelConfig, encoding: EncodingChoice) -> Packed {
+    let folder = TempDir::new("two-panels");
+    write_weights(&folder.join("w"), &ModelConfig { vocab_size: 100, ..config }, Stored::F32, 3);
+    let (layout, specs, kinds) = packed_as(&folder, DtypeChoice::Bf16, encoding);
+    Packed { name: "two panels", bytes: fs::read(folder.join("m.olmo")).expect("a model"), layout, specs, kinds }
+}
+
+#[test]
+fn what_is_wrong_in_two_panels_is_found_as_in_one() {
+    let padding = ["model.embed_tokens.weight: padding in its panels that is not zero"];
+    let plain = of_two_panels(tiny_config(), EncodingChoice::Plain);
+    assert_eq!(found(&plain.bytes), [""; 0]);
+    // The column that pairs the third one, in row 0 of each panel.
+    let shape = PanelShape { rows: 100, columns: 3, dtype: Dtype::Bf16 };
+    let places = [0, 64].map(|row| (2 * shape.element(row, 3), &[1u8][..]));
+    assert_eq!(found(&with_tensor(&plain, 0, &places[..1])), padding);
+    assert_eq!(found(&with_tensor(&plain, 0, &places)), padding);
+    let coded = of_two_panels(coded_config(), EncodingChoice::Auto);
+    assert_eq!(found(&coded.bytes), [""; 0]);
+    // The same in codes: 17 columns are 9 steps, of which none is raw.
+    let panel = 9 * CODED_STEP_BYTES;
+    assert_eq!(coded.layout.tensors[0].bytes, 2 * panel as u64);
+    let places = [0, panel].map(|panel| (panel + 8 * CODED_STEP_BYTES + 1, &[1u8][..]));
+    assert_eq!(found(&with_tensor(&coded, 0, &places[..1])), padding);
+    assert_eq!(found(&with_tensor(&coded, 0, &places)), padding);
+}
+
+#[test]
+fn needless_raw_steps_in_two_panels_are_found_as_in_one() {
+    let file = Packed::coded();
+    let raw = ["model.embed_tokens.weight: a raw step whose exponents all have codes"];
+    // The outliers, row 0 of column 3 and row 5 of column 16 of the panels, become 1. Panel 0 has a raw step.
+    let second = 9 * CODED_STEP_BYTES + (RAW_STEP_BYTES - CODED_STEP_BYTES);
+    let one = &[0x80, 0x3f][..];
+    let places = [(CODED_STEP_BYTES + 2, one), (second + 8 * CODED_STEP_BYTES + 4 * 5, one)];
+    assert_eq!(found(&file.bytes), [""; 0]);
+    for places in [&places[..1], &places[1..], &places] {
+        assert_eq!(found(&with_tensor(&file, 0, places)), raw);
+    }
+}
+
+#[test]
+fn a_tensor_of_infinities_and_zeros_has_no_smallest_magnitude() {
+    for (dtype, encoding) in [
+        (DtypeChoice::F32, EncodingChoice::Plain),
+        (DtypeChoice::Bf16, EncodingChoice::Plain),
+        (DtypeChoice::Bf16, EncodingChoice::Auto),
+    ] {
+        let folder = TempDir::new("infinite");
+        let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+        write_weights(&weights, &tiny_config(), Stored::F32, 3);
+        let path = weights.join("model.layers.0.self_attn.q_proj.weight.npy");
+        let mut bytes = fs::read(&path).expect("a file");
+        for (i, word) in bytes[128..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *word = [f32::INFINITY, 0.0, f32::NEG_INFINITY][i % 3].to_le_bytes();
+        }
+        fs::write(&path, bytes).expect("written");
+        let request =
+            Request { weights, model: model.clone(), dtype, encoding, allow_nonfinite: true, ..Request::default() };
+        let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+        packed.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(ModelFile::open(&model).expect("a model").records()[1].min_magnitude.get(), 0);
+        verify::run(&model).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn sections_are_checked_even_under_a_right_digest() {
+    let folder = TempDir::new("crafted-sections");
+    let model = folder.join("m.olmo");
+    let weights = folder.join("w");
+    for (name, bytes) in files(&repository().join("demo/weights")) {
+        fs::create_dir_all(&weights).expect("a folder");
+        fs::write(weights.join(name), bytes).expect("copied");
+    }
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}\
+                    {% if add_generation_prompt %}<assistant>{% endif %}";
+    fs::write(weights.join("chat_template.jinja"), template).expect("written");
+    pack_folder(&weights, &model, DtypeChoice::F32, EncodingChoice::Plain);
+    let original = fs::read(&model).expect("a model");
+    let file = ModelFile::from_bytes(Path::new("m.olmo"), &original).expect("a good index");
+    let n_tensors = file.specs().len();
+    assert_eq!(found(&original), [""; 0]);
+    let head = size_of::<TokenizerHead>();
+    for (kind, at, says) in [
+        (section::SOURCES, 0, "section SOURCES: "),
+        (
+            section::VOCABULARY,
+            size_of::<VocabularyHead>(),
+            "section VOCABULARY: offsets that are not those of its text",
+        ),
+        // The id of the byte 0.
+        (section::TOKENIZER, head, "section TOKENIZER: ids, merges or flags that the vocabulary contradicts"),
+        (section::CHAT, 0, "section CHAT: lengths or texts that are not those of its head"),
+        (section::PROVENANCE, 0, "section PROVENANCE: text that is not UTF-8"),
+    ] {
+        let index = file.sections().iter().position(|record| record.kind.get() == kind).expect("a section");
+        let mut bytes = original.clone();
+        let section = &mut bytes[range(file.layout().sections[index])];
+        section[at] = if kind == section::PROVENANCE { 0xff } else { section[at] ^ 1 };
+        let digest = format::digest(section, kind.into());
+        Field::of_section(n_tensors, index, offset_of!(SectionRecord, digest), 8).set(&mut bytes, digest);
+        repair_digests(&mut bytes);
+        let found = found(&bytes);
+        assert!(found.len() == 1 && found[0].starts_with(says), "{says}: {found:?}");
+    }
+}
+
+#[test]
+fn a_vocabulary_says_its_length_and_nothing_else() {
+    let vocabulary = |reserved: u32, text_bytes: u64, text: &[u8]| {
+        let head =
+            VocabularyHead { n_tokens: U32::new(2), reserved: U32::new(reserved), text_bytes: U64::new(text_bytes) };
+        let offsets = [0, 1, 3].map(U32::new);
+        verify::vocabulary(&[head.as_bytes(), offsets.as_bytes(), text].concat(), 2)
+    };
+    assert_eq!(vocabulary(0, 3, b"abc"), Ok(()));
+    assert_eq!(vocabulary(1, 3, b"abc"), Err("reserved fields that are not zero"));
+    for text_bytes in [0, 2, 4, 3 + (1 << 32)] {
+        assert_eq!(vocabulary(0, text_bytes, b"abc"), Err("a text that does not end with the section"));
+    }
+    assert_eq!(vocabulary(0, 4, b"abcd"), Err("offsets that are not those of its text"));
 }
