@@ -96,8 +96,8 @@ row() {
 totals() {
     awk -F' *[|] *' '
         BEGIN {
-            split("npy_header safetensors_header shard_index index_raw index_repaired config_json vocab_txt tokenizer_json " \
-                "tokenizer_section tokens forward", order, " ")
+            split("npy_header safetensors_header shard_index index_raw index_repaired config_json vocab_txt " \
+                "tokenizer_json tokenizer_section tokens forward", order, " ")
             split("1e8 1e7 1e7 1e8 1e7 1e7 1e7 1e7 1e7 1e7 1e6", wanted, " ")
         }
         /^## Totals/ { skip = 1 }

@@ -148,7 +148,7 @@ fn sections_that_do_not_fit_the_records_are_refused() {
         case.assert_damaged(&[(section + 16, &change)], true, "section CODED", &format!("{length} bytes"));
     }
     // Not required, and another kind.
-    case.assert_damaged(&[(section + 4, &[0; 4])], true, "section 5", "unknown flags");
+    case.assert_damaged(&[(section + 4, &[0; 4])], true, "section CODED", "unknown flags");
     case.assert_damaged(&[(section, &6u32.to_le_bytes()), (section + 4, &[0; 4])], true, "section CODED", "no section");
     // A raw step more or less moves everything behind it.
     let raw = case.record(GATE_PROJ) + 20;

@@ -176,9 +176,8 @@ mod tests {
 
     #[test]
     fn a_renaming_in_two_steps_replaces_nothing_either() {
-        let folder = std::env::temp_dir().join(format!("olmo-disk-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder");
-        let (from, to) = (folder.join("from"), folder.join("to"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         let number = |error: io::Error| error.raw_os_error();
         for cannot in [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP] {
             fs::write(&from, "new").expect("written");
@@ -198,7 +197,6 @@ mod tests {
             assert_eq!(or_two_steps(renamed, &from, &to).map_err(number), expected);
             assert!(from.exists() && !to.exists());
         }
-        fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl<'a> Plan<'a> {
         for &(kind, bytes) in &lengths {
             let most = section::max_bytes(kind);
             if bytes > most {
-                let found = format!("section {kind} would have {bytes} bytes");
+                let found = format!("section {} would have {bytes} bytes", section::name(kind));
                 return Err(Problem::new(folder, found).expected(format!("at most {most}")).into());
             }
         }

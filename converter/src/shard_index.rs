@@ -3,8 +3,8 @@
 use crate::error::{Error, Problem, shortened};
 use crate::safetensors_header::MAX_NAME_BYTES;
 use crate::source_file;
-use crate::strict_json::{self, Object};
-use serde::Deserialize;
+use crate::strict_json;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,18 +20,6 @@ pub struct ShardIndex {
     pub files: BTreeMap<String, String>,
     /// Bytes of the numbers of all tensors, where the index says so.
     pub total_bytes: Option<u64>,
-}
-
-/// The index as it is written; what else is in it says nothing about the tensors.
-#[derive(Deserialize)]
-struct Written {
-    metadata: Option<Metadata>,
-    weight_map: Object<String>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    total_size: Option<f64>,
 }
 
 impl ShardIndex {
@@ -51,10 +39,15 @@ impl ShardIndex {
     /// It is no index, or names a file that is not beside it.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<ShardIndex, Problem> {
         let problem = |found: &str| Problem::new(path, found).expected("a weight_map from tensors to files");
-        let is_none = |error: String| problem(&shortened(&error, SHOWN_CHARS)).advice("download it again");
-        let value = strict_json::parse(bytes).map_err(is_none)?;
-        let written: Written = serde_json::from_value(value).map_err(|error| is_none(error.to_string()))?;
-        let files = written.weight_map.0;
+        let again = |found: &str| problem(&shortened(found, SHOWN_CHARS)).advice("download it again");
+        let value = strict_json::parse(bytes).map_err(|error| again(&error))?;
+        let weight_map = value.get("weight_map").ok_or_else(|| again("names no weight_map"))?;
+        let weight_map = weight_map.as_object().ok_or_else(|| again("a weight_map that is no object"))?;
+        let mut files = BTreeMap::new();
+        for (tensor, file) in weight_map {
+            let file = file.as_str().ok_or_else(|| again(&format!("{tensor}: {file} in the place of a file")))?;
+            files.insert(tensor.clone(), file.to_string());
+        }
         if files.is_empty() {
             return Err(problem("names no tensors").advice("download it again"));
         }
@@ -69,15 +62,21 @@ impl ShardIndex {
                 .expected("the name of a .safetensors file in the same folder")
                 .advice("download the index again"));
         }
-        let total = written.metadata.and_then(|metadata| metadata.total_size);
-        let total_bytes = match total {
-            // Below, every whole number is one of the doubles.
-            Some(total) if total.fract() == 0.0 && (0.0..9e15).contains(&total) => Some(total as u64),
+        let metadata = value.get("metadata").unwrap_or(&Value::Null);
+        if !metadata.is_object() && !metadata.is_null() {
+            return Err(again("metadata that is no object"));
+        }
+        let total_bytes = match metadata.get("total_size") {
+            None | Some(Value::Null) => None,
             Some(total) => {
-                let problem = Problem::new(path, format!("total_size is {total}")).expected("a number of bytes");
-                return Err(problem.advice("download the index again"));
+                // Below, every whole number is one of the doubles.
+                let bytes = total.as_f64().filter(|total| total.fract() == 0.0 && (0.0..9e15).contains(total));
+                let bytes = bytes.ok_or_else(|| {
+                    let found = format!("total_size is {}", shortened(&total.to_string(), SHOWN_CHARS));
+                    Problem::new(path, found).expected("a number of bytes").advice("download the index again")
+                })?;
+                Some(bytes as u64)
             }
-            None => None,
         };
         Ok(ShardIndex { files, total_bytes })
     }

@@ -22,10 +22,13 @@ pub struct Source<'a> {
 /// # Errors
 /// The section's bytes are not those that its record describes.
 pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<&[u8]>, Error> {
-    // There is one way to fail; the words are those about tensors.
-    model.checked_section(kind).map_err(|_| {
-        let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
-        problem.advice("the file is damaged, copy or pack it again").into()
+    model.checked_section(kind).map_err(|error| match error {
+        // In the words about tensors.
+        olmo_infer::Error::Damaged { .. } => {
+            let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
+            problem.advice("the file is damaged, copy or pack it again").into()
+        }
+        other => other.into(),
     })
 }
 

@@ -138,9 +138,8 @@ fn fill_batches(
     let mut source_bytes = Vec::new();
     let mut carried = Vec::new();
     let mut offset = 0u64;
-    // The other side is gone when writing failed; its error is the one to report.
-    let mut is_taken = true;
-    while is_taken && offset < plan.layout.file_bytes {
+    while offset < plan.layout.file_bytes {
+        // The other side is gone when writing failed; its error is the one to report.
         let Ok(mut batch) = empty.recv() else { break };
         let window_end = (offset + (WINDOW * BATCH_WINDOWS) as u64).min(plan.layout.file_bytes);
         let mut chosen = VecDeque::new();
@@ -166,7 +165,9 @@ fn fill_batches(
         reserve(&mut carried, filled_bytes - batch.length, output.shown())?;
         carried.extend_from_slice(&batch.bytes[batch.length..filled_bytes]);
         offset = window_end;
-        is_taken = full.send(batch).is_ok();
+        if full.send(batch).is_err() {
+            break;
+        }
     }
     Ok(tally.outcome)
 }

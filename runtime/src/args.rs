@@ -1,6 +1,6 @@
 //! The command line of `olmo-infer`.
 
-use crate::exit::{self, Exit};
+use crate::exit::{self, Exit, Place};
 use crate::output::Failure;
 use argh::{ArgsInfo, FromArgs};
 use olmo_infer::mapping::Load;
@@ -211,8 +211,10 @@ pub struct Args {
 /// Parses and checks the arguments after the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     let args = exit::words::<Raw>(PROGRAM, args)?;
-    let words =
-        args.iter().map(|(word, is_value)| if word == "-" && !is_value { STANDARD_INPUT } else { word.as_str() });
+    let words = args.iter().map(|(word, place)| match word.as_str() {
+        "-" if *place != Place::Value => STANDARD_INPUT,
+        word => word,
+    });
     let args: Vec<&str> = words.collect();
     check(exit::parse(PROGRAM, &args)?)
 }

@@ -12,10 +12,10 @@
 //! and a blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are
 //! raw stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
 
-mod panels;
+mod coded_panels;
 mod step;
 
-pub use panels::{CodedPanel, CodedPanels, StoredStep};
+pub use coded_panels::{CodedPanel, CodedPanels, StoredStep};
 pub use step::{
     CODED_STEP_BYTES, Codes, Exponents, N_CODES, RAW_STEP_BYTES, SIGNS_BYTES, Step, decode, smallest_magnitude,
 };
@@ -135,8 +135,8 @@ impl CodedTable {
     }
 }
 
-/// Appends to `out` what `number` makes of the next `n` numbers of `source`, which is read in small pieces, and of how many
-/// there are in `out` before each.
+/// Appends to `out` what `number` makes of the next `n` numbers of `source`, which is read in small pieces, and of how
+/// many there are in `out` before each.
 fn for_numbers(
     source: &mut impl Read,
     n: usize,

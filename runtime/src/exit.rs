@@ -46,19 +46,29 @@ fn tell(line: &str) {
     let _nobody_to_tell = writeln!(io::stderr(), "{}", line.trim_end());
 }
 
-/// The words after the program's name, and whether each is the value of the option before it. Anywhere but as a value
-/// `--version` ends the program, as `--generate` does where it stands first; argh, which defines both for the help, would
-/// want the model as well.
+/// What a word of the command line is, as argh goes through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An option, a switch, or an argument without a name.
+    Free,
+    /// The value of the option before it.
+    Value,
+    /// An argument without a name behind `--`.
+    Name,
+}
+
+/// The words after the program's name, and what they are. `--version` ends the program wherever it can be an option, as
+/// `--generate` does where it stands first; argh, which defines both for the help, would want the model as well.
 pub fn words<T: ArgsInfo>(
     program: &'static str,
     args: impl Iterator<Item = OsString>,
-) -> Result<Vec<(String, bool)>, Exit> {
+) -> Result<Vec<(String, Place)>, Exit> {
     let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let words = words.map_err(|word| Exit::usage(program, format_args!("{word:?} is not UTF-8")))?;
     let info = CommandInfoWithArgs { name: program, ..T::get_args_info() };
-    let values = are_values(&info, &words);
-    let words: Vec<(String, bool)> = words.into_iter().zip(values).collect();
-    if words.iter().any(|(word, is_value)| !is_value && word == "--version") {
+    let places = places(&info, &words);
+    let words: Vec<(String, Place)> = words.into_iter().zip(places).collect();
+    if words.iter().any(|(word, place)| *place == Place::Free && word == "--version") {
         return Err(Exit { program, text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
     }
     match words.as_slice() {
@@ -73,19 +83,21 @@ pub fn words<T: ArgsInfo>(
     }
 }
 
-/// Whether each of the words is the value of the option before it, as argh goes through them.
-fn are_values(info: &CommandInfoWithArgs, words: &[String]) -> Vec<bool> {
-    let is_option = |word: &String| {
+fn places(info: &CommandInfoWithArgs, words: &[impl AsRef<str>]) -> Vec<Place> {
+    let takes_value = |word: &str| {
         info.flags.iter().any(|flag| matches!(flag.kind, FlagInfoKind::Option { .. }) && flag.long == word)
     };
-    let (mut is_value, mut only_names) = (false, false);
-    let values = words.iter().map(|word| {
-        let this = is_value;
-        only_names |= !this && word == "--";
-        is_value = !this && !only_names && is_option(word);
-        this
+    let mut next = Place::Free;
+    let places = words.iter().map(AsRef::as_ref).map(|word| {
+        let place = next;
+        next = match (place, word) {
+            (Place::Name, _) | (Place::Free, "--") => Place::Name,
+            (Place::Free, word) if takes_value(word) => Place::Value,
+            _ => Place::Free,
+        };
+        place
     });
-    values.collect()
+    places.collect()
 }
 
 /// What argh makes of the words, its complaints in one line.
@@ -101,4 +113,56 @@ pub fn load(program: &'static str, name: Option<&str>) -> Result<Load, Exit> {
     let Some(name) = name else { return Ok(Load::Auto) };
     let unknown = || Exit::usage(program, format_args!("--load {name}: expected auto, mmap or read"));
     Load::named(name).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Place::{Free, Name, Value};
+    use super::*;
+
+    /// Some program.
+    #[derive(ArgsInfo, FromArgs)]
+    #[expect(dead_code, reason = "only what argh says of it is used")]
+    struct Program {
+        /// takes a value
+        #[argh(option)]
+        stop: Option<String>,
+        /// takes none
+        #[argh(switch)]
+        json: bool,
+        /// names
+        #[argh(positional)]
+        names: Vec<String>,
+    }
+
+    #[test]
+    fn values_and_names_are_no_options_whatever_they_look_like() {
+        let info = CommandInfoWithArgs { name: "some", ..Program::get_args_info() };
+        let cases: [(&[&str], &[Place]); 7] = [
+            (&["m", "--version"], &[Free, Free]),
+            (&["--stop", "--version", "--version"], &[Free, Value, Free]),
+            (&["--stop", "--", "--stop", "--stop", "--json"], &[Free, Value, Free, Value, Free]),
+            (&["--stop", "--stop", "--version"], &[Free, Value, Free]),
+            (&["--json", "-", "--other", "-"], &[Free; 4]),
+            (&["m", "--", "--stop", "--version", "--"], &[Free, Free, Name, Name, Name]),
+            (&[], &[]),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(places(&info, words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_asked_for_where_an_option_can_stand() {
+        let words = |words: &[&str]| super::words::<Program>("some", words.iter().map(OsString::from));
+        let text = |given: &[&str]| words(given).err().map(|exit| (exit.success, exit.text));
+        let version = Some((true, format!("some {}", env!("CARGO_PKG_VERSION"))));
+        assert_eq!(text(&["m", "--version"]), version);
+        assert_eq!(text(&["--stop", "a", "--version"]), version);
+        assert_eq!(text(&["--stop", "--version"]), None);
+        assert_eq!(text(&["m", "--", "--version"]), None);
+        assert_eq!(text(&["m", "--generate", "man"]), None);
+        assert_eq!(text(&["--generate"]).map(|(success, _)| success), Some(false));
+        assert_eq!(text(&["--generate", "man"]).map(|(success, _)| success), Some(true));
+    }
 }

@@ -236,7 +236,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         let mut previous = 0;
         for record in sections {
             let kind = record.kind.get();
-            let place = format!("section {kind}");
+            let place = format!("section {}", section::name(kind));
             if kind <= previous {
                 return Err(self.damaged(place, "a kind out of order", "ascending kinds, each once"));
             }
@@ -389,7 +389,11 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         for (record, extent) in sections.iter().zip(&layout.sections) {
             let (found, expected) = (record.offset.get(), extent.offset);
             if found != expected {
-                return Err(self.damaged(format!("section {}: offset", record.kind.get()), found, expected));
+                return Err(self.damaged(
+                    format!("section {}: offset", section::name(record.kind.get())),
+                    found,
+                    expected,
+                ));
             }
         }
         for (((record, spec), &encoding), extent) in records.iter().zip(&specs).zip(encodings).zip(&layout.tensors) {

@@ -2,11 +2,11 @@
 
 use crate::args::{Args, Mode};
 use crate::logits_file::LogitsFile;
-use crate::memory;
 use crate::output::{Failure, Printer};
 use crate::prompts::Input;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::{Run, Timing, generate};
+use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::Batch;
 use olmo_infer::threads::Team;

@@ -57,6 +57,7 @@ compile_error!(
 
 pub mod attention;
 mod barrier;
+pub mod batch_size;
 mod buffers;
 #[cfg(feature = "text")]
 mod byte_pairs;

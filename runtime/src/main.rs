@@ -12,10 +12,10 @@ mod summary;
 use args::{Action, Args, Mode};
 use job::Job;
 use logits_file::LogitsFile;
+use olmo_infer::batch_size::batch_size;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
-use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
 use olmo_infer::signals;
@@ -145,7 +145,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
     let network = Network::new(file);
-    let sequences = memory::batch(args.batch(), file, &network, &options, &positions)?;
+    let sequences = batch_size(args.batch(), file, &network, &options, &positions)?;
     let logits_file = match &args.logits {
         Some(path) => {
             let inputs: Vec<&Path> = args.tokens.iter().chain([&args.model]).map(PathBuf::as_path).collect();

@@ -353,11 +353,8 @@ mod tests {
 
     /// An unnamed file of so many bytes without pattern, and the bytes.
     fn file_of(length: usize) -> (File, Vec<u8>) {
-        let path = std::env::temp_dir().join(format!("olmo-mapping-{}-{length}", std::process::id()));
         let bytes: Vec<u8> = (0..length as u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8).collect();
-        let options = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let mut file = options.expect("a file");
-        std::fs::remove_file(&path).expect("removed");
+        let mut file = tempfile::tempfile().expect("a file");
         file.write_all(&bytes).expect("written");
         (file, bytes)
     }

@@ -151,7 +151,12 @@ impl ModelFile {
         let sections = self.sections().iter().zip(&self.index.layout.sections);
         let sections = sections.map(|(record, &extent)| {
             let kind = record.kind.get();
-            (format!("section {kind}"), self.range(extent), u64::from(kind), record.digest.get())
+            (
+                format!("section {}", format::section::name(kind)),
+                self.range(extent),
+                u64::from(kind),
+                record.digest.get(),
+            )
         });
         let tensors = self.records().iter().zip(self.specs()).enumerate();
         let tensors = tensors
@@ -350,14 +355,15 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_refused_by_its_kind() {
-        let socket = std::env::temp_dir().join(format!("olmo-socket-{}", std::process::id()));
+        // A socket's path has at most 107 bytes, which those of other folders for temporary files may exceed.
+        let folder = tempfile::tempdir_in("/tmp").expect("a folder");
+        let socket = folder.path().join("socket");
         let _listener = UnixListener::bind(&socket).expect("a socket");
         let copy = "a model is mapped: copy it into a file first";
-        let folder = std::env::temp_dir();
         for (path, found, advice) in [
             (socket.as_path(), "a socket", copy),
             (Path::new("/dev/null"), "a device", copy),
-            (&folder, "a folder", "pack a weights folder first: olmo-pack weights/ model.olmo"),
+            (folder.path(), "a folder", "pack a weights folder first: olmo-pack weights/ model.olmo"),
         ] {
             let error = ModelFile::open(path).err().expect(found).to_string();
             assert_eq!(error, format!("{}: is {found}, expected a regular file; {advice}", path.display()));

@@ -2,9 +2,9 @@
 
 use crate::args::Args;
 use crate::output::{Failure, json_string};
+use olmo_infer::batch_size::batch_size;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::{Run, generate};
-use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
@@ -172,7 +172,7 @@ impl<'a> Group<'a> {
         let mut evaluate = || {
             let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
             let options = self.args.options(positions.iter().copied().max().unwrap_or(1));
-            let places = memory::batch(self.args.batch(), self.file, self.network, &options, &positions)?;
+            let places = batch_size(self.args.batch(), self.file, self.network, &options, &positions)?;
             let mut batch = Batch::new(self.network, options, places)?;
             generate(&mut batch, team, &runs, |evaluated| {
                 let file = &mut self.files[wanted[evaluated.run]];

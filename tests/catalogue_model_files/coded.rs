@@ -40,7 +40,13 @@ fn o26_raw_steps() {
         &["section CODED: found ", &format!("expected {right} bytes")],
     );
     let beyond = [(1 << 30) + 1, 1 << 63, u64::MAX];
-    model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section 5: found ", "expected at most 1073741824"]);
+    model.refuse_values(
+        &mut report,
+        "CODED",
+        bytes,
+        &beyond,
+        &["section CODED: found ", "expected at most 1073741824"],
+    );
 }
 
 /// Header, index and the beginning of the tables of a model whose embedding has as many raw steps as a coded matrix can

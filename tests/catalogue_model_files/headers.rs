@@ -152,10 +152,22 @@ fn o8_reserved_fields_flags_and_features() {
     }
     for at in [offset_of!(SectionRecord, reserved), size_of::<SectionRecord>() - 1] {
         let field = model.section_field(section::PROVENANCE, at, 1);
-        model.refuse_values(&mut report, "section", field, &[1, 0x80], &["section 4: reserved fields: found "]);
+        model.refuse_values(
+            &mut report,
+            "section",
+            field,
+            &[1, 0x80],
+            &["section PROVENANCE: reserved fields: found "],
+        );
     }
     let flags = model.section_field(section::PROVENANCE, offset_of!(SectionRecord, flags), 4);
-    model.refuse_values(&mut report, "flags", flags, &[2, 3, 1 << 31, u64::MAX], &["section 4: found unknown flags"]);
+    model.refuse_values(
+        &mut report,
+        "flags",
+        flags,
+        &[2, 3, 1 << 31, u64::MAX],
+        &["section PROVENANCE: found unknown flags"],
+    );
     let features = header(offset_of!(Header, required_features), 8);
     let newer = ["needs feature bits 0x", "this program reads format 1.0"];
     model.refuse_values(&mut report, "required_features", features, &[2, 3, 1 << 32, 1 << 63, u64::MAX], &newer);

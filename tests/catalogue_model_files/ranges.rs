@@ -9,11 +9,6 @@ use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::Field;
 use std::mem::offset_of;
 
-/// The name of a kind of section in messages.
-fn name_of(kind: u32) -> &'static str {
-    if kind == section::SOURCES { "SOURCES" } else { "PROVENANCE" }
-}
-
 #[test]
 fn o15_offsets_and_lengths() {
     let model = Model::plain();
@@ -37,18 +32,20 @@ fn o15_offsets_and_lengths() {
     for kind in [section::SOURCES, section::PROVENANCE] {
         let extent = model.file.layout().sections[model.section(kind)];
         let field = model.section_field(kind, offset_of!(SectionRecord, offset), 8);
-        let says = format!("section {kind}: offset: found ");
+        let says = format!("section {}: offset: found ", section::name(kind));
         model.refuse_values(&mut report, "section", field, &places(extent), &[&says]);
         let field = model.section_field(kind, offset_of!(SectionRecord, bytes), 8);
         let too_long = [(64 << 20) + 1, 1 << 31, i64::MAX as u64, 1 << 63, u64::MAX];
-        let says = format!("section {kind}: found ");
+        let says = format!("section {}: found ", section::name(kind));
         model.refuse_values(&mut report, "section", field, &too_long, &[&says, " bytes, expected at most "]);
         // One byte more may fit before the next section begins, or not.
         for value in [0, extent.bytes - 1, extent.bytes + 1, 16 << 20] {
             let path = model.write("bad.olmo", &model.with(&[(field, value)]));
             let words = [": found ", "the file is damaged"];
             match ModelFile::open(&path) {
-                Ok(_) => model.damage_is_told(&mut report, "section", &path, &format!("section {}", name_of(kind))),
+                Ok(_) => {
+                    model.damage_is_told(&mut report, "section", &path, &format!("section {}", section::name(kind)))
+                }
                 Err(_) => model.refuse_path(&mut report, &format!("section {value}"), &path, &words),
             }
         }
@@ -68,7 +65,13 @@ fn o16_alignment() {
     for kind in [section::SOURCES, section::CONFIG_JSON] {
         let field = model.section_field(kind, offset_of!(SectionRecord, offset), 8);
         let values = [1, 8, 32, 63].map(|off| field.get(&model.good) + off);
-        model.refuse_values(&mut report, "section", field, &values, &[&format!("section {kind}: offset: found ")]);
+        model.refuse_values(
+            &mut report,
+            "section",
+            field,
+            &values,
+            &[&format!("section {}: offset: found ", section::name(kind))],
+        );
     }
     let field = header(offset_of!(Header, data_offset), 8);
     let right = field.get(&model.good);
@@ -99,10 +102,10 @@ fn o17_ranges_that_overlap_or_leave_holes() {
     let [first, second] = [section(section::SOURCES), section(section::VOCABULARY)];
     let [at_first, at_second] = [first, second].map(|field| field.get(&model.good));
     for (variant, changes, says) in [
-        ("sections on one range", vec![(second, at_first)], "section 2: offset: found "),
-        ("sections reversed", vec![(first, at_second), (second, at_first)], "section 1: offset: found "),
-        ("a section in the data", vec![(second, at_gate)], "section 2: offset: found "),
-        ("a hole between sections", vec![(second, at_second + 64)], "section 2: offset: found "),
+        ("sections on one range", vec![(second, at_first)], "section VOCABULARY: offset: found "),
+        ("sections reversed", vec![(first, at_second), (second, at_first)], "section SOURCES: offset: found "),
+        ("a section in the data", vec![(second, at_gate)], "section VOCABULARY: offset: found "),
+        ("a hole between sections", vec![(second, at_second + 64)], "section VOCABULARY: offset: found "),
     ] {
         model.refuse(&mut report, variant, &model.with(&changes), &[says]);
     }

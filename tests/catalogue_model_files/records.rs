@@ -160,5 +160,5 @@ fn o28_codes_that_are_not_known() {
     let features = header(offset_of!(Header, required_features), 8);
     coded.refuse_values(&mut report, "no feature", features, &[0], &["required features: found 0, expected 1"]);
     let flags = coded.section_field(section::CODED, offset_of!(SectionRecord, flags), 4);
-    coded.refuse_values(&mut report, "CODED not required", flags, &[0], &["section 5: found unknown flags"]);
+    coded.refuse_values(&mut report, "CODED not required", flags, &[0], &["section CODED: found unknown flags"]);
 }

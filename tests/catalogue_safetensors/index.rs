@@ -16,17 +16,19 @@ fn index_refused(words: &[&str], change: impl FnOnce(&mut Value)) -> Result<(), 
 #[test]
 fn s11_indexes_that_are_none() {
     let mut report = Report::new("S11");
-    let texts: [(&str, &str); 12] = [
+    let texts: [(&str, &str); 14] = [
         ("", "EOF while parsing"),
         ("version https://git-lfs.github.com/spec/v1\n", "expected value"),
-        ("[]", "invalid length 0"),
-        ("{}", "missing field `weight_map`"),
+        ("[]", "names no weight_map"),
+        ("[null, {\"a\": \"b.safetensors\"}]", "names no weight_map"),
+        ("{}", "names no weight_map"),
         ("{\"weight_map\": {}}", "names no tensors"),
-        ("{\"weight_map\": []}", "invalid type: sequence, expected an object"),
-        ("{\"weight_map\": {\"a\": 1}}", "a: invalid type: integer `1`, expected a string"),
+        ("{\"weight_map\": []}", "a weight_map that is no object"),
+        ("{\"weight_map\": {\"a\": 1}}", "a: 1 in the place of a file"),
         ("{\"weight_map\": {\"a\": \"b.safetensors\", \"a\": \"c.safetensors\"}}", "key \"a\" twice"),
         ("{\"weight_map\": {}, \"weight_map\": {}}", "key \"weight_map\" twice"),
-        ("{\"weight_map\": {\"a\": \"b.safetensors\"}, \"metadata\": 3}", "invalid type: integer `3`"),
+        ("{\"weight_map\": {\"a\": \"b.safetensors\"}, \"metadata\": 3}", "metadata that is no object"),
+        ("{\"weight_map\": {\"a\": \"b.safetensors\"}, \"metadata\": [96]}", "metadata that is no object"),
         ("{\"weight_map\": {\"a\": \"b.safetensors\"}} x", "trailing characters"),
         (&format!("{{\"weight_map\": {{\"{}\": \"b.safetensors\"}}}}", "n".repeat(256)), "a name of 256 bytes"),
     ];
@@ -65,7 +67,9 @@ fn s11_indexes_that_are_none() {
     }
     report.add(
         "a total that is text",
-        index_refused(&["invalid type: string"], |index| index["metadata"]["total_size"] = "1".into()),
+        index_refused(&["total_size is \"1\", expected a number of bytes"], |index| {
+            index["metadata"]["total_size"] = "1".into()
+        }),
     );
 }
 

@@ -3,7 +3,8 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Head of the [`super::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point into.
+/// Head of the [`super::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point
+/// into.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct VocabularyHead {
@@ -15,8 +16,8 @@ pub struct VocabularyHead {
     pub text_bytes: U64,
 }
 
-/// One entry of the [`super::section::SOURCES`] section, in the order of the tensor records; the header bytes of all entries
-/// follow the last one.
+/// One entry of the [`super::section::SOURCES`] section, in the order of the tensor records; the header bytes of all
+/// entries follow the last one.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct SourceRecord {
@@ -37,8 +38,8 @@ pub const ADDED_NORMALIZED: u32 = 1;
 /// Flag of an added token: it steers the model and is no text, like the one that ends a text.
 pub const ADDED_SPECIAL: u32 = 2;
 
-/// Head of the [`super::section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`super::NONE`], then `n_merges`
-/// [`Merge`]s in the order of their ranks, then `n_added` [`AddedToken`]s.
+/// Head of the [`super::section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`super::NONE`], then
+/// `n_merges` [`Merge`]s in the order of their ranks, then `n_added` [`AddedToken`]s.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct TokenizerHead {

@@ -99,7 +99,9 @@ fn shard_indexes() -> Vec<Vec<u8>> {
     let outside = r#"{"metadata": {}, "weight_map": {"a": "../b.safetensors", "a": "/etc/passwd"}}"#;
     let total =
         r#"{"metadata": {"total_size": 1.5e300, "total_size": -1}, "weight_map": {"\u00e9": "\ud83d.safetensors"}}"#;
-    [good, bare, outside, total].map(|text| text.as_bytes().to_vec()).to_vec()
+    let arrays = r#"[{"total_size": 96}, {"a": "b.safetensors"}]"#;
+    let array = r#"{"metadata": [96], "weight_map": {"a": "b.safetensors"}}"#;
+    [good, bare, outside, total, arrays, array].map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 fn configs() -> Vec<Vec<u8>> {
