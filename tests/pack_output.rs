@@ -298,8 +298,13 @@ fn room_for_all_of_the_file_is_reserved_before_anything_is_written() {
         fs::remove_file(&model).expect("removed");
     }
     let file = File::create(&model).expect("created");
-    SystemDisk.allocate(&file, 100_000).expect("this one can");
-    assert!(file.metadata().expect("its length").blocks() * 512 >= 100_000);
+    match SystemDisk.allocate(&file, 100_000) {
+        Err(error) if error.raw_os_error() == Some(95) => olmo_tests::skipped("this file system cannot reserve room"),
+        allocated => {
+            allocated.expect("room");
+            assert!(file.metadata().expect("its length").blocks() * 512 >= 100_000);
+        }
+    }
 }
 
 #[test]
