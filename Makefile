@@ -56,7 +56,7 @@ bench-peers: .venv-peers/installed
 torture:
 	cargo build --workspace
 	cargo build --release --workspace
-	cargo test --release --test barrier_model -- --ignored
+	cargo test --release -p olmo-tests --test barrier_model -- --ignored
 	target/release/torture
 
 ## Fuzzes everything that reads bytes from outside, for an hour at most, and adds to fuzz/FIGURES.md.
