@@ -40,7 +40,7 @@ pub(crate) struct Inspected<'a> {
 pub(crate) struct OfText<'a> {
     pub n_tokens: Option<u32>,
     pub tokenizer: Option<Result<Tokenizer<'a>, NoTokenizer>>,
-    pub chat: Option<Chat<'a>>,
+    pub chat: Option<Chat>,
 }
 
 /// Describes the file at `path`.
@@ -78,8 +78,9 @@ pub fn content_digest(model: &ModelFile) -> u64 {
 
 /// The lines `key=value` of the provenance.
 pub(crate) fn provenance(model: &ModelFile) -> Result<Vec<(String, String)>, Error> {
-    let bytes = checked_section(model, section::PROVENANCE)?.unwrap_or_default();
-    let text = String::from_utf8_lossy(bytes);
+    // Copied before it is looked at: text that lies in a mapped file would change with it.
+    let bytes = checked_section(model, section::PROVENANCE)?.unwrap_or_default().to_vec();
+    let text = String::from_utf8_lossy(&bytes);
     let pair = |line: &str| {
         let (key, value) = line.split_once('=').unwrap_or((line, ""));
         (key.to_string(), value.to_string())
@@ -206,7 +207,7 @@ fn object(inspected: &Inspected) -> Value {
         "n_parameters": model.config().n_parameters(),
         "n_tokens": text.n_tokens,
         "tokenizer": text.tokenizer_object(),
-        "chat": text.chat.map(|chat| json!({ "takes_system": chat.with_system.is_some() })),
+        "chat": text.chat.as_ref().map(|chat| json!({ "takes_system": chat.with_system.is_some() })),
         "config": config_object(model.config()),
         "tensors": (0..model.specs().len()).map(tensor).collect::<Vec<_>>(),
         "sections": model.sections().iter().map(section).collect::<Vec<_>>(),

@@ -94,7 +94,7 @@ impl Table {
         self.value("tokenizer", tokenizer(text));
         self.value(
             "chat",
-            match text.chat {
+            match &text.chat {
                 Some(chat) if chat.with_system.is_some() => "a turn of the user, with or without words of the system",
                 Some(_) => "a turn of the user, without words of the system",
                 None => "none",

@@ -1,6 +1,7 @@
 //! The texts around the turns of a conversation, as the model's chat template has them.
 //!
-//! The converter has rendered the template, so that nothing here needs an interpreter of templates.
+//! The converter has rendered the template, so that nothing here needs an interpreter of templates. The texts are copied
+//! before they are looked at: text that lies in a mapped file would stop being UTF-8 when the file is changed.
 
 use crate::error::Error;
 use crate::format::{ChatHead, section};
@@ -8,20 +9,20 @@ use crate::model_file::ModelFile;
 use zerocopy::FromBytes;
 
 /// A conversation of one turn: what stands before, between and after the texts of a system and a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chat<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chat {
     /// Before and after a user's turn without a system's text.
-    pub alone: [&'a str; 2],
+    pub alone: [String; 2],
     /// Before a system's text, between it and the user's turn, and after that; `None` where the model takes none.
-    pub with_system: Option<[&'a str; 3]>,
+    pub with_system: Option<[String; 3]>,
 }
 
-impl<'a> Chat<'a> {
+impl Chat {
     /// The texts in `file`; `None` when it has none. Checks the digest.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the section is not what the format describes.
-    pub fn new(file: &'a ModelFile) -> Result<Option<Chat<'a>>, Error> {
+    pub fn new(file: &ModelFile) -> Result<Option<Chat>, Error> {
         let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),
@@ -33,14 +34,14 @@ impl<'a> Chat<'a> {
     }
 
     /// The texts in the bytes of a section; `None` when they are not what the format describes.
-    pub fn in_section(bytes: &'a [u8]) -> Option<Chat<'a>> {
+    pub fn in_section(bytes: &[u8]) -> Option<Chat> {
         let (head, mut rest) = ChatHead::ref_from_prefix(bytes).ok()?;
         let lengths =
             [head.before_user, head.after_user, head.before_system, head.after_system, head.after_user_of_system];
-        let mut texts = [""; 5];
+        let mut texts = [const { String::new() }; 5];
         for (text, length) in texts.iter_mut().zip(lengths) {
             let (this, others) = rest.split_at_checked(length.get() as usize)?;
-            (*text, rest) = (str::from_utf8(this).ok()?, others);
+            (*text, rest) = (String::from_utf8(this.to_vec()).ok()?, others);
         }
         let [before, after, system @ ..] = texts;
         let with_system = (!system.iter().all(|text| text.is_empty())).then_some(system);
@@ -49,8 +50,8 @@ impl<'a> Chat<'a> {
 
     /// The text that asks for an answer to `user`; `None` for a system's text where the model takes none.
     pub fn prompt(&self, system: Option<&str>, user: &str) -> Option<String> {
-        match (system, self.with_system) {
-            (None, _) => Some([self.alone[0], user, self.alone[1]].concat()),
+        match (system, &self.with_system) {
+            (None, _) => Some([&self.alone[0], user, &self.alone[1]].concat()),
             (Some(system), Some([before, between, after])) => Some([before, system, between, user, after].concat()),
             (Some(_), None) => None,
         }

@@ -307,8 +307,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(encodings)
     }
 
-    /// Reads the tables of coded tensors, which steer their decoding, into owned memory. Each is checked as it comes, so
-    /// that a file that only claims large ones is refused at the first; the digest comes at the end.
+    /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
     fn coded_tables(
         &self,
         matrices: Dtype,
@@ -320,6 +319,22 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             // check_layout() has made sure that no tensor needs it.
             return Ok(vec![None; specs.len()]);
         };
+        // Twice: what is kept of tables grows with what they claim, also where a file has holes instead of them, so a file
+        // that is refused must be refused before anything is kept. It may change in between, so both times all of it is
+        // checked.
+        self.read_tables(matrices, specs, encodings, record, |_| ())?;
+        self.read_tables(matrices, specs, encodings, record, |table| table)
+    }
+
+    /// Reads and checks all tables, and keeps of each what `keep` makes of it.
+    fn read_tables<T>(
+        &self,
+        matrices: Dtype,
+        specs: &[TensorSpec],
+        encodings: &[Encoding],
+        record: &SectionRecord,
+        keep: impl Fn(CodedTable) -> T,
+    ) -> Result<Vec<Option<T>>, Error> {
         // check_layout() has compared the length with what the encodings give: it is that of all tables.
         let digest = Xxh3::with_seed(section::CODED.into());
         let mut section = Section { source: self.source, at: record.offset.get(), digest };
@@ -328,7 +343,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                 return Ok(None);
             };
             let table = CodedTable::read(&mut section, &shape, n_raw_steps);
-            table.map(Some).map_err(|bad| self.bad_table(spec, bad))
+            table.map(|table| Some(keep(table))).map_err(|bad| self.bad_table(spec, bad))
         });
         let tables = tables.collect::<Result<_, _>>()?;
         let (digest, expected) = (section.digest.digest(), record.digest.get());

@@ -121,7 +121,10 @@ impl<'a> Tokenizer<'a> {
             TokenizerHead::ref_from_prefix(bytes).map_err(|_| damaged(format!("{} bytes", bytes.len())))?;
         match head.kind.get() {
             TOKENIZER_BYTE_PAIRS => {}
-            TOKENIZER_UNKNOWN => return Err(NoTokenizer::Unknown(String::from_utf8_lossy(rest).into_owned())),
+            // Copied before it is looked at, as other text of a file that may be mapped.
+            TOKENIZER_UNKNOWN => {
+                return Err(NoTokenizer::Unknown(String::from_utf8_lossy(&rest.to_vec()).into_owned()));
+            }
             kind => return Err(NoTokenizer::UnknownKind(kind)),
         }
         let code = head.pre_tokenizer.get();

@@ -7,12 +7,13 @@ use olmo_infer::format::{
     ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord,
     section,
 };
-use olmo_infer::layout;
+use olmo_infer::layout::{self, Layout, Role, TensorSpec};
 use olmo_tests::catalogue::Report;
 use olmo_tests::coded_config;
 use olmo_tests::crafted::{Field, repair_digests};
 use std::fs::File;
 use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
 use zerocopy::IntoBytes;
 
 #[test]
@@ -31,7 +32,7 @@ fn o26_raw_steps() {
     model.refuse_values(&mut report, "q_norm", field("q_norm", n_raw_steps), &[1, u64::MAX], &words);
     let bytes = model.section_field(section::CODED, offset_of!(SectionRecord, bytes), 8);
     let right = bytes.get(&model.good);
-    let values = [0, 4, right - 4, right - 1, right + 1, right + 4, 1 << 30];
+    let values = [0, 4, right - 4, right - 1, right + 1, right + 4, 128 << 20];
     model.refuse_values(
         &mut report,
         "CODED",
@@ -39,29 +40,23 @@ fn o26_raw_steps() {
         &values,
         &["section CODED: found ", &format!("expected {right} bytes")],
     );
-    let beyond = [(1 << 30) + 1, 1 << 63, u64::MAX];
-    model.refuse_values(
-        &mut report,
-        "CODED",
-        bytes,
-        &beyond,
-        &["section CODED: found ", "expected at most 1073741824"],
-    );
+    let beyond = [(128 << 20) + 1, 1 << 63, u64::MAX];
+    model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section CODED: found ", "expected at most 134217728"]);
 }
 
-/// Header, index and the beginning of the tables of a model whose embedding has as many raw steps as a coded matrix can
-/// have; all of it agrees with itself, and the file would have 25 GB.
-fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
-    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 1024, ..coded_config() };
-    let specs = layout::tensors(&config);
-    let n_raw_steps = (1 << 24) / 64 * 512 / 8;
-    let mut encodings = vec![Encoding::Plain; specs.len()];
-    encodings[0] = Encoding::Coded { n_raw_steps };
-    let n_bytes = layout::table_bytes(&specs[0], Dtype::Bf16, encodings[0]).expect("a size");
+/// Header, index and the beginning of the section with the tables of a model of this configuration and these encodings,
+/// up to where the section begins; all of it agrees with itself. And where everything lies.
+fn claimed(model: &Model, config: &ModelConfig, encodings: &[Encoding]) -> (Vec<u8>, Layout) {
+    let specs = layout::tensors(config);
+    let n_bytes = specs
+        .iter()
+        .zip(encodings)
+        .map(|(spec, &encoding)| layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size"));
+    let n_bytes = n_bytes.sum();
     assert!(n_bytes > 64 << 20);
-    let layout = layout::layout(&config, Dtype::Bf16, &encodings, &[n_bytes]).expect("a layout");
+    let layout = layout::layout(config, Dtype::Bf16, encodings, &[n_bytes]).expect("a layout");
     let mut bytes = model.good[..HEADER_BYTES].to_vec();
-    for ((spec, &encoding), &extent) in specs.iter().zip(&encodings).zip(&layout.tensors) {
+    for ((spec, &encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
         bytes.extend_from_slice(TensorRecord::new(spec, Dtype::Bf16, encoding, extent).as_bytes());
     }
     let at = bytes.len();
@@ -71,7 +66,7 @@ fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
     section_field(offset_of!(SectionRecord, flags), 4).set(&mut bytes, SECTION_REQUIRED.into());
     section_field(offset_of!(SectionRecord, offset), 8).set(&mut bytes, layout.sections[0].offset);
     section_field(offset_of!(SectionRecord, bytes), 8).set(&mut bytes, n_bytes);
-    let block = ConfigBlock::new(&config);
+    let block = ConfigBlock::new(config);
     bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
     for (at, value) in [
         (offset_of!(Header, file_bytes), layout.file_bytes),
@@ -86,6 +81,15 @@ fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
     header(offset_of!(Header, n_sections), 4).set(&mut bytes, 1);
     repair_digests(&mut bytes);
     bytes.resize(layout.sections[0].offset as usize, 0);
+    (bytes, layout)
+}
+
+/// An embedding with as many raw steps as a coded matrix can have, in a file of 25 GB.
+fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
+    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 1024, ..coded_config() };
+    let mut encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
+    encodings[0] = Encoding::Coded { n_raw_steps: (1 << 24) / 64 * 512 / 8 };
+    let (mut bytes, layout) = claimed(model, &config, &encodings);
     bytes.extend_from_slice(tables);
     (bytes, layout.file_bytes)
 }
@@ -106,6 +110,37 @@ fn o26_tables_that_are_only_claimed() {
         File::options().write(true).open(&path).expect("open").set_len(length).expect("a sparse file");
         model.refuse_path(&mut report, variant, &path, &["section CODED: model.embed_tokens.weight: found ", says]);
     }
+}
+
+/// Many tables, each of them good, but their digest is not: what was kept of them before that is seen would be as long as
+/// the file says, and nearly all of them are holes of the file.
+#[test]
+fn o26_holes_that_are_good_tables() {
+    let model = Model::coded();
+    let mut report = Report::new("O26");
+    let layer = coded_config().layer_types[0];
+    let config = ModelConfig { layer_types: vec![layer; 640], intermediate_size: 1 << 20, ..coded_config() };
+    let specs = layout::tensors(&config);
+    let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
+    let encodings = specs.iter().map(|spec| match is_coded(spec) {
+        true => Encoding::Coded { n_raw_steps: 0 },
+        false => Encoding::Plain,
+    });
+    let encodings: Vec<Encoding> = encodings.collect();
+    let (bytes, layout) = claimed(&model, &config, &encodings);
+    let path = model.write("holes.olmo", &bytes);
+    let file = File::options().write(true).open(&path).expect("open");
+    file.set_len(layout.file_bytes).expect("a sparse file");
+    let exponents: Vec<u8> = (100..116).collect();
+    let mut at = layout.sections[0].offset;
+    for (spec, &encoding) in specs.iter().zip(&encodings) {
+        let n_bytes = layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size");
+        if n_bytes > 0 {
+            file.write_all_at(&exponents, at).expect("written");
+        }
+        at += n_bytes;
+    }
+    model.refuse_path(&mut report, "a wrong digest", &path, &["section CODED: digest: found "]);
 }
 
 #[test]

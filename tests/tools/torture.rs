@@ -78,21 +78,22 @@ fn main() -> ExitCode {
         eprintln!("torture: error: no part {unknown}, expected some of {}", names.join(","));
         return ExitCode::from(2);
     }
+    let path = args.report.join("torture.md");
     let mut figures = Vec::new();
+    let mut table = String::new();
     for (name, run) in PARTS.iter().filter(|part| wanted.as_ref().is_none_or(|wanted| wanted.contains(&part.0))) {
         eprintln!("torture: {name} ...");
         let begun = Instant::now();
-        let found = run(&effort);
+        figures.extend(run(&effort));
         eprintln!("torture: {name}: {:.0} s", begun.elapsed().as_secs_f64());
-        figures.extend(found);
+        // After each part: whoever ends the next one early keeps the figures of those before.
+        table = figure::table(&figures, &effort_line(&args));
+        if let Err(error) = fs::create_dir_all(&args.report).and_then(|()| fs::write(&path, &table)) {
+            eprintln!("torture: error: {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
     }
-    let table = figure::table(&figures, &effort_line(&args));
     println!("{table}");
-    let path = args.report.join("torture.md");
-    if let Err(error) = fs::create_dir_all(&args.report).and_then(|()| fs::write(&path, &table)) {
-        eprintln!("torture: error: {}: {error}", path.display());
-        return ExitCode::FAILURE;
-    }
     if figures.iter().all(Figure::is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
