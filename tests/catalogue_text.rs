@@ -4,6 +4,7 @@ use olmo_infer::format::{AddedToken, Merge, TokenizerHead};
 use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::tokenizer_json;
+use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::{Finished, TempDir, files, repository, run};
 use serde_json::{Value, json};
 use std::fs;
@@ -45,9 +46,13 @@ impl Fixture {
     /// Packing must be refused in a line that says this, and leave nothing.
     #[track_caller]
     fn assert_refused(&self, says: &str) {
-        let finished = self.pack();
-        assert!(finished.refused(1).contains(says), "{says}: {}", finished.stderr);
-        assert!(!self.model().exists());
+        let refusal = Refusal::one_line("olmo-pack", format!("{}/", self.weights.display()), &[says]);
+        let pack = || {
+            let mut command = measured(PACK);
+            command.arg("--force").arg(&self.weights).arg(self.model());
+            command
+        };
+        refusal.check(self.folder.path(), pack).unwrap_or_else(|failure| panic!("{says}: {failure}"));
     }
 
     /// Packing must go well, and say this about the tokenizer or the chat format.
@@ -103,10 +108,35 @@ fn x1_tokenizer_json_is_no_json_of_a_tokenizer() {
     fixture.assert_refused("recursion limit exceeded");
     let huge = fs::File::create(fixture.weights.join("tokenizer.json")).expect("created");
     huge.set_len(1 << 40).expect("a sparse file");
-    fixture.assert_refused("longer than 64 MiB, expected a tokenizer.json of a few MiB");
+    fixture.assert_refused("longer than 12 MiB, expected a tokenizer.json of a few MiB");
     fs::remove_file(fixture.weights.join("tokenizer.json")).expect("removed");
     fs::create_dir(fixture.weights.join("tokenizer.json")).expect("created");
     fixture.assert_refused("tokenizer.json: is a folder, expected a file");
+}
+
+/// As many MiB as a tokenizer has, and what is refused comes last.
+#[test]
+fn x1_long_tokenizers_cost_little() {
+    let fixture = fixture("x1-long");
+    let repeated = |piece: &str| piece.repeat((11 << 20) / piece.len());
+    let vocab = |entry: &dyn Fn(usize) -> String| (0..600_000).map(entry).collect::<String>();
+    for (text, says) in [
+        (format!("{{\"model\":{{\"vocab\":{{}},\"merges\":[{}", repeated("[\"a\",\"b\"],")), "EOF while parsing"),
+        (format!("{{\"model\":{{\"vocab\":{{}},\"merges\":[{}1]}}}}", repeated("[\"a\",\"b\"],")), "no tokens"),
+        (format!("{{\"x\":[{}1],\"model\":{{\"vocab\":{{}}}}}}", repeated("{\"\":1},")), "x: more than 32768 values"),
+        (format!("{{\"model\":{{\"x\":[{}1]}}}}", repeated("[],")), "model.x: more than 32768 values"),
+        (format!("{{\"model\":{{{}\"a\":1}}}}", vocab(&|i| format!("\"{i}\":1,"))), "model: more than 32768 values"),
+        (
+            format!("{{\"model\":{{\"vocab\":{{{}\"x\":1}}}}}}", vocab(&|_| "\"y\":0,".into())),
+            "id 0 for \"y\" and \"y\"",
+        ),
+        (format!("{{\"model\":{{\"vocab\":{{{}\"x\":1}}}}}}", vocab(&|i| format!("\"{i}\":{i},"))), "has id 256"),
+        (format!("{{\"model\":{{\"vocab\":3,\"{}\":1}}}}", "k".repeat(11 << 20)), "model.vocab is 3"),
+        (format!("{{\"model\":{{\"vocab\":{{\"{}\":256}}}}}}", "k".repeat(11 << 20)), "...\" has id 256"),
+    ] {
+        fixture.write("tokenizer.json", text);
+        fixture.assert_refused(says);
+    }
 }
 
 #[test]

@@ -341,10 +341,11 @@ fn the_real_vocabulary_becomes_its_bytes() {
         return;
     };
     let vocabulary = olmo_pack::vocab::parse(&path, &bytes, 100_352).expect("a vocabulary");
-    assert_eq!(vocabulary.n_entries, 100_278);
-    let word = |at: usize| u32::from_le_bytes(vocabulary.section[at..at + 4].try_into().unwrap()) as usize;
+    assert_eq!(vocabulary.n_entries(), 100_278);
+    let section = vocabulary.section();
+    let word = |at: usize| u32::from_le_bytes(section[at..at + 4].try_into().unwrap()) as usize;
     let text = 16 + 4 * 100_279;
-    let token = |id: usize| &vocabulary.section[text + word(16 + 4 * id)..text + word(20 + 4 * id)];
+    let token = |id: usize| &section[text + word(16 + 4 * id)..text + word(20 + 4 * id)];
     let fourscore: Vec<u8> = [28070, 5573, 323, 8254].into_iter().flat_map(|id| token(id).to_vec()).collect();
     assert_eq!(fourscore, b"Four score and seven");
     // Counted once with another program: the bytes of the ids below 100256, and the longest token.

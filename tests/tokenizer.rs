@@ -24,7 +24,8 @@ fn texts() -> Vec<String> {
 
 /// Compares the ids of the first texts with those in a file, and that they stand for the same bytes.
 fn assert_ids(vocabulary: &vocab::Vocabulary, section: &[u8], ids: &str, n_texts: usize, normalizes: bool) {
-    let vocabulary = Vocabulary::in_section(&vocabulary.section).expect("a vocabulary");
+    let tokens = vocabulary.section();
+    let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
     let tokenizer = Tokenizer::in_section(section, vocabulary).expect("a tokenizer");
     let encoder = Encoder::new(&tokenizer).expect("an encoder");
     let ids = fs::read_to_string(folder().join(ids)).expect("ids");
@@ -44,9 +45,9 @@ fn assert_ids(vocabulary: &vocab::Vocabulary, section: &[u8], ids: &str, n_texts
 
 /// The section of a vocabulary of these tokens, the 256 bytes first.
 fn of_bytes_and(tokens: &[&[u8]]) -> vocab::Vocabulary {
-    let single = (0..=255u8).map(|byte| vec![byte]);
-    let entries: Vec<(usize, Vec<u8>)> = single.chain(tokens.iter().map(|token| token.to_vec())).enumerate().collect();
-    vocab::Vocabulary::new(&entries)
+    let bytes: [[u8; 1]; 256] = std::array::from_fn(|byte| [byte as u8]);
+    let all = bytes.iter().map(|byte| &byte[..]).chain(tokens.iter().copied());
+    vocab::Vocabulary::new((0..).zip(all))
 }
 
 /// The section of a tokenizer without merges.
@@ -66,8 +67,8 @@ fn section(added: &[AddedToken]) -> Vec<u8> {
 #[test]
 fn added_tokens_have_a_largest_number_and_a_largest_length() {
     let long = vec![b'x'; 1 << 20];
-    let vocabulary = of_bytes_and(&[&long]);
-    let vocabulary = Vocabulary::in_section(&vocabulary.section).expect("a vocabulary");
+    let tokens = of_bytes_and(&[&long]).section();
+    let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
     let is_read = |ids: &[u32]| {
         let added: Vec<AddedToken> =
             ids.iter().map(|&id| AddedToken { id: U32::new(id), flags: U32::new(0) }).collect();
@@ -133,7 +134,8 @@ fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
     json["added_tokens"] = added.collect();
     let read = tokenizer_json::parse(Path::new("t"), json.to_string().as_bytes(), 400).expect("tokens");
     let section = read.tokenizer.expect("of a kind that is known");
-    let vocabulary = Vocabulary::in_section(&read.vocabulary.section).expect("a vocabulary");
+    let tokens = read.vocabulary.section();
+    let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
     let tokenizer = Tokenizer::in_section(&section, vocabulary).expect("a tokenizer");
     let found: Vec<(u32, bool, bool)> = tokenizer
         .added
@@ -179,7 +181,8 @@ fn token_files_of_the_program_that_this_one_replaces() {
     }
     let vocabulary = vocab::read(&data.join("vocab.txt"), 100_352).expect("a vocabulary");
     let section = dolma2::section(&vocabulary).expect("it is that of dolma2");
-    let view = Vocabulary::in_section(&vocabulary.section).expect("a vocabulary");
+    let tokens = vocabulary.section();
+    let view = Vocabulary::in_section(&tokens).expect("a vocabulary");
     let encoder = Encoder::new(&Tokenizer::in_section(&section, view).expect("a tokenizer")).expect("an encoder");
     for (text, tokens) in [("archilles.txt", "archilles.tokens.bin"), ("dodonaea.txt", "dodonaea.tokens.bin")] {
         let ids = encoder.encode(&fs::read_to_string(data.join(text)).expect("text"));

@@ -4,7 +4,6 @@
 use crate::vocab::Vocabulary;
 use olmo_infer::format::{ADDED_SPECIAL, AddedToken, Merge, TOKENIZER_BYTE_PAIRS, TokenizerHead, digest};
 use olmo_infer::tokenizer::PreTokenizer;
-use olmo_infer::vocabulary;
 use std::collections::HashMap;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
@@ -21,11 +20,10 @@ const SPECIAL: [u32; 8] = [100_257, 100_258, 100_259, 100_260, 100_264, 100_265,
 /// The section `TOKENIZER` of a vocabulary, when it is that of dolma2. The names of the added tokens may be others: those
 /// of Olmo-3's instruct models are.
 pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
-    let view = vocabulary::Vocabulary::in_section(&vocabulary.section)?;
-    if (view.n_tokens(), vocabulary.n_entries) != (N_TOKENS, N_TOKENS) {
+    if !vocabulary.iter().map(|(id, _)| id).eq(0..N_TOKENS as u32) {
         return None;
     }
-    let tokens: Vec<&[u8]> = (0..N_RANKS as u32).map_while(|id| view.bytes(id)).collect();
+    let tokens: Vec<&[u8]> = vocabulary.iter().map(|(_, token)| token).take(N_RANKS).collect();
     let text: Vec<u8> =
         tokens.iter().flat_map(|token| [&(token.len() as u32).to_le_bytes(), *token].concat()).collect();
     if digest(&text, 0) != DIGEST {

@@ -3,6 +3,7 @@
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Problem};
 use crate::text::Text;
+use crate::vocab::Vocabulary;
 use olmo_infer::coded::CodedTable;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{
@@ -78,7 +79,7 @@ impl<'a> Plan<'a> {
         let config = &checkpoint.settings.config;
         let sections = [
             (section::SOURCES, Some(sources_section(&checkpoint.sources, &[]))),
-            (section::VOCABULARY, text.vocabulary.as_ref().map(|vocabulary| vocabulary.section.clone())),
+            (section::VOCABULARY, text.vocabulary.as_ref().map(Vocabulary::section)),
             (section::CONFIG_JSON, checkpoint.settings.config_json.clone()),
             (section::PROVENANCE, Some(provenance.into_bytes())),
             (section::TOKENIZER, text.tokenizer_section()),

@@ -1,82 +1,165 @@
 //! JSON in which no key stands twice. serde_json keeps the last of two equal keys; here that is an error, because two
 //! programs that read the same file must not see two models.
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use crate::error::shortened;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
+
+/// Most values of a document that becomes a tree: the largest, an index of the tensors of 1024 layers, has twelve
+/// thousand. A value takes up to some hundred bytes, whatever few it has in the file.
+const MAX_VALUES: usize = 1 << 15;
+/// Most of what is shown of a key: all of the name of a tensor.
+const SHOWN_CHARS: usize = 255;
 
 /// Parses a document. Depth is capped by serde_json (128).
 ///
 /// # Errors
 /// What is wrong and where, in one line.
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice::<Strict>(bytes).map(|strict| strict.0).map_err(|error| error.to_string())
+    read(bytes, &Budget::new())
 }
 
-/// A value whose objects have no key twice.
-struct Strict(Value);
+/// How many more values may be kept.
+pub(crate) struct Budget(Cell<usize>);
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
-        deserializer.deserialize_any(StrictVisitor)
+impl Budget {
+    /// That of one document.
+    pub(crate) fn new() -> Budget {
+        Budget(Cell::new(MAX_VALUES))
+    }
+
+    fn take<E: Error>(&self) -> Result<(), E> {
+        let left = self.0.get().checked_sub(1);
+        self.0.set(left.ok_or_else(|| E::custom(format!("more than {MAX_VALUES} values")))?);
+        Ok(())
     }
 }
 
-struct StrictVisitor;
+/// Makes a tree of all of `bytes`.
+///
+/// # Errors
+/// As those of [`parse`].
+pub(crate) fn read(bytes: &[u8], budget: &Budget) -> Result<Value, String> {
+    whole(bytes, Tree(budget))
+}
 
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Strict;
+/// The keys of the object in `bytes`, each once, with values that are JSON and not looked at any further.
+///
+/// # Errors
+/// As those of [`parse`], or it is no object.
+pub(crate) fn parts<'a>(bytes: &'a [u8], budget: &Budget) -> Result<BTreeMap<String, &'a RawValue>, String> {
+    whole(bytes, Parts(budget))
+}
+
+/// Reads all of `bytes`.
+fn whole<'a, S: DeserializeSeed<'a>>(bytes: &'a [u8], seed: S) -> Result<S::Value, String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    value.map_err(|error| error.to_string())
+}
+
+/// Reads a value whose objects have no key twice.
+#[derive(Clone, Copy)]
+struct Tree<'b>(&'b Budget);
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.0.take()?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Strict, E> {
-        Ok(Strict(Value::Null))
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strict, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Strict(value)) = seq.next_element()? {
+        while let Some(value) = seq.next_element_seed(self)? {
             values.push(value);
         }
-        Ok(Strict(values.into()))
+        Ok(values.into())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Strict, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let Strict(value) = entries.next_value()?;
+            let value = entries.next_value_seed(self)?;
             if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("key \"{key}\" twice")));
+                return Err(twice(&key));
             }
             map.insert(key, value);
         }
-        Ok(Strict(map.into()))
+        Ok(map.into())
     }
+}
+
+/// Reads an object, but not the values in it.
+struct Parts<'b>(&'b Budget);
+
+impl<'de> DeserializeSeed<'de> for Parts<'_> {
+    type Value = BTreeMap<String, &'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Parts<'_> {
+    type Value = BTreeMap<String, &'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut parts = BTreeMap::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            self.0.take()?;
+            insert_next(&mut parts, key, &mut entries)?;
+        }
+        Ok(parts)
+    }
+}
+
+/// That an object has `key` twice.
+fn twice<E: Error>(key: &str) -> E {
+    E::custom(format!("key \"{}\" twice", shortened(key, SHOWN_CHARS)))
 }
 
 /// An object in which no key stands twice and every value is a `T`, read without a tree of values in between. An error
@@ -114,10 +197,11 @@ pub(crate) fn insert_next<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     entries: &mut A,
 ) -> Result<(), A::Error> {
     match object.entry(key) {
-        Entry::Occupied(entry) => Err(A::Error::custom(format!("key \"{}\" twice", entry.key()))),
+        Entry::Occupied(entry) => Err(twice(entry.key())),
         Entry::Vacant(entry) => {
             let value = entries.next_value();
-            let value = value.map_err(|error| A::Error::custom(format!("{}: {error}", entry.key())))?;
+            let key = || shortened(entry.key(), SHOWN_CHARS);
+            let value = value.map_err(|error| A::Error::custom(format!("{}: {error}", key())))?;
             entry.insert(value);
             Ok(())
         }
@@ -132,8 +216,20 @@ mod tests {
     #[test]
     fn a_value_that_json_does_not_have_is_told() {
         let bytes = BytesDeserializer::<serde_json::Error>::new(b"x");
-        let error = Strict::deserialize(bytes).err().expect("no value of JSON");
+        let error = Tree(&Budget::new()).deserialize(bytes).expect_err("no value of JSON");
         assert_eq!(error.to_string(), "invalid type: byte array, expected JSON");
+    }
+
+    #[test]
+    fn a_tree_has_a_largest_number_of_values() {
+        let list = |n: usize| format!("[{}0]", "0,".repeat(n - 2));
+        assert!(parse(list(MAX_VALUES).as_bytes()).is_ok());
+        let error = parse(list(MAX_VALUES + 1).as_bytes()).expect_err("one too many");
+        assert!(error.starts_with("more than 32768 values at line 1 column "), "{error}");
+        let object = |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"{i}\":[]")).collect::<Vec<_>>().join(","));
+        let parts = |n: usize| super::parts(object(n).as_bytes(), &Budget::new()).map(|parts| parts.len());
+        assert_eq!(parts(MAX_VALUES), Ok(MAX_VALUES));
+        assert!(parts(MAX_VALUES + 1).is_err_and(|error| error.starts_with("more than 32768 values")));
     }
 
     #[test]

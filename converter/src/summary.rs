@@ -7,6 +7,7 @@ use crate::pack::{Packed, Prepared, Request};
 use crate::plan::Plan;
 use crate::text::Text;
 use crate::units::size;
+use crate::vocab::Vocabulary;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::Dtype;
 use serde_json::{Value, json};
@@ -160,7 +161,7 @@ impl Facts {
         for (origin, keys) in checkpoint.settings.origins.grouped() {
             let _ = writeln!(text, "  {:<12}{}", "values", format_args!("{}: {}", origin.name(), keys.join(", ")));
         }
-        let vocabulary = of_text.vocabulary.as_ref().map(|vocabulary| vocabulary.n_entries);
+        let vocabulary = of_text.vocabulary.as_ref().map(Vocabulary::n_entries);
         let tokens = vocabulary.map_or("none".into(), |tokens| format!("{tokens} tokens"));
         let _ = writeln!(text, "  vocabulary  {tokens}");
         let _ = writeln!(text, "  tokenizer   {}", escaped(&of_text.tokenizer.origin()));

@@ -8,9 +8,9 @@ use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json;
 use crate::vocab::{self, Vocabulary};
-use olmo_infer::config::MAX_VOCAB_SIZE;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -144,17 +144,15 @@ fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocab
     if vocabulary == other {
         return Ok(());
     }
-    let bytes = |vocabulary: &Vocabulary, id| {
-        let view = olmo_infer::vocabulary::Vocabulary::in_section(&vocabulary.section);
-        view.and_then(|view| view.bytes(id).map(<[u8]>::to_vec))
-    };
-    let id = (0..MAX_VOCAB_SIZE as u32).find(|&id| bytes(vocabulary, id) != bytes(other, id)).unwrap_or(0);
-    let shown = |bytes: Option<Vec<u8>>| match bytes {
-        Some(bytes) => format!("\"{}\"", olmo_infer::vocabulary::quoted(&bytes)),
+    let [bytes, other_bytes] = [vocabulary, other].map(|of| of.iter().collect::<BTreeMap<u32, &[u8]>>());
+    let differs = |id: &u32| bytes.get(id) != other_bytes.get(id);
+    let id = bytes.keys().chain(other_bytes.keys()).copied().filter(differs).min().unwrap_or(0);
+    let shown = |bytes: Option<&&[u8]>| match bytes {
+        Some(bytes) => format!("\"{}\"", olmo_infer::vocabulary::quoted(bytes)),
         None => "no token".into(),
     };
-    let found = format!("id {id} is {}", shown(bytes(vocabulary, id)));
-    let expected = format!("{} as in {}", shown(bytes(other, id)), crate::error::shown_path(json));
+    let found = format!("id {id} is {}", shown(bytes.get(&id)));
+    let expected = format!("{} as in {}", shown(other_bytes.get(&id)), crate::error::shown_path(json));
     Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
 }
 

@@ -4,25 +4,34 @@
 //! models have: byte-level byte pair encoding, words split as dolma2 or GPT-2 do it, at most normalization form C before.
 //! Anything else in the file that would change an id makes the tokenizer one that is not known: the model can still be
 //! packed, and then takes ids but no text.
+//!
+//! There are a hundred thousand tokens and as many merges. Both are read as they come; everything else becomes a tree.
 
 use crate::config_json::Keys;
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, shortened};
 use crate::source_file;
-use crate::strict_json;
+use crate::strict_json::{self, Budget};
 use crate::vocab::{Vocabulary, byte_table, token_bytes};
 use olmo_infer::format::{
     ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead,
 };
 use olmo_infer::tokenizer::{PreTokenizer, in_utf8};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 /// Longest `tokenizer.json`; those of the published models have 2 to 8 MB. It is read whole, so this also bounds what a
 /// file that is none costs.
-const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+const MAX_TOKENIZER_BYTES: u64 = 12 << 20;
+
+/// Most of what is shown of a token.
+const SHOWN_CHARS: usize = 60;
 
 /// What a `tokenizer.json` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +48,7 @@ pub struct TokenizerJson {
 /// The file cannot be read, is no JSON, or its tokens are not those of a model with so many rows.
 pub fn read(path: &Path, vocab_size: usize) -> Result<TokenizerJson, Error> {
     let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 64 MiB").expected("a tokenizer.json of a few MiB"))?;
+        .ok_or_else(|| Problem::new(path, "longer than 12 MiB").expected("a tokenizer.json of a few MiB"))?;
     Ok(parse(path, &bytes, vocab_size)?)
 }
 
@@ -48,28 +57,136 @@ pub fn read(path: &Path, vocab_size: usize) -> Result<TokenizerJson, Error> {
 /// # Errors
 /// They are no JSON, or the tokens are not those of a model with so many rows.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<TokenizerJson, Problem> {
-    let value = strict_json::parse(bytes).map_err(|error| Problem::new(path, error).expected("JSON"))?;
-    let Value::Object(object) = &value else {
-        return Err(Problem::new(path, "JSON that is no object").expected("the tokenizer.json of a model"));
-    };
-    let root = Keys { path, object, prefix: "" };
-    let model = root.keys("model", "model.")?.ok_or_else(|| root.missing("model", None))?;
+    let document = Document::read(path, bytes)?;
+    let root = Keys { path, object: &document.root, prefix: "" };
+    let model = Keys { path, object: &document.model, prefix: "model." };
     let added = added_tokens(&root, vocab_size)?;
-    let tokens = tokens(&model, &added, vocab_size)?;
-    let tokenizer = Reader { root: &root, model: &model, tokens: &tokens, added: &added }.section();
+    let spelled = Spelled::read(&document, &model, vocab_size)?;
+    let tokens = tokens(&model, &spelled, &added)?;
+    let merges = document.merges;
+    let tokenizer = Reader { root: &root, model: &model, merges, tokens: &tokens, added: &added }.section();
 
-    let mut entries: Vec<(usize, Vec<u8>)> = added.iter().map(|added| (added.id, added.text.into())).collect();
-    entries.extend(tokens.values().filter_map(|token| Some((token.id, token.bytes.clone()?))));
+    let mut entries: Vec<(u32, &[u8])> = added.iter().map(|added| (added.id, added.text.as_bytes())).collect();
+    entries.extend(tokens.values().filter_map(|token| Some((token.id, token.bytes.as_deref()?))));
     entries.sort_unstable();
     if entries.is_empty() {
         return Err(Problem::new(path, "no tokens").expected("the tokens of a model"));
     }
-    Ok(TokenizerJson { vocabulary: Vocabulary::new(&entries), tokenizer })
+    Ok(TokenizerJson { vocabulary: Vocabulary::new(entries), tokenizer })
+}
+
+/// The file taken apart. What is null counts as absent.
+struct Document<'a> {
+    /// All but `model`.
+    root: Map<String, Value>,
+    /// All of `model` but these two.
+    model: Map<String, Value>,
+    vocab: Option<&'a RawValue>,
+    merges: Option<&'a RawValue>,
+}
+
+impl<'a> Document<'a> {
+    fn read(path: &Path, bytes: &'a [u8]) -> Result<Document<'a>, Problem> {
+        let no_json = |error: String| Problem::new(path, error).expected("JSON");
+        let budget = Budget::new();
+        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+        if first != Some(&b'{') {
+            strict_json::read(bytes, &budget).map_err(no_json)?;
+            return Err(Problem::new(path, "JSON that is no object").expected("the tokenizer.json of a model"));
+        }
+        let mut parts = strict_json::parts(bytes, &budget).map_err(no_json)?;
+        let model = parts.remove("model").filter(|model| model.get() != "null");
+        let root = trees(parts, "", &budget).map_err(no_json)?;
+        let keys = Keys { path, object: &root, prefix: "" };
+        let model = model.ok_or_else(|| keys.missing("model", None))?;
+        if !model.get().starts_with('{') {
+            let value = strict_json::read(model.get().as_bytes(), &budget).map_err(no_json)?;
+            return Err(keys.bad("model", &value, "an object"));
+        }
+        let inside = |error: String| no_json(format!("model: {error} of it"));
+        let mut parts = strict_json::parts(model.get().as_bytes(), &budget).map_err(inside)?;
+        let [vocab, merges] = ["vocab", "merges"].map(|key| parts.remove(key).filter(|part| part.get() != "null"));
+        let model = trees(parts, "model.", &budget).map_err(no_json)?;
+        Ok(Document { root, model, vocab, merges })
+    }
+}
+
+/// Trees of the values of an object.
+fn trees(parts: BTreeMap<String, &RawValue>, prefix: &str, budget: &Budget) -> Result<Map<String, Value>, String> {
+    let tree = |(key, part): (String, &RawValue)| match strict_json::read(part.get().as_bytes(), budget) {
+        Ok(value) => Ok((key, value)),
+        Err(error) => Err(format!("{prefix}{}: {error} of it", shortened(&key, SHOWN_CHARS))),
+    };
+    parts.into_iter().map(tree).collect()
+}
+
+/// The tokens of the model as they are spelled, in the order of the file.
+#[derive(Default)]
+struct Spelled {
+    /// All spellings, one after the other.
+    text: String,
+    /// Where each ends, and its id.
+    entries: Vec<(u32, u32)>,
+}
+
+impl Spelled {
+    /// Reads the tokens, whose ids must be rows of the embedding.
+    fn read(document: &Document, model: &Keys, vocab_size: usize) -> Result<Spelled, Problem> {
+        let vocab = document.vocab.ok_or_else(|| model.missing("vocab", None))?;
+        if !vocab.get().starts_with('{') {
+            let value = strict_json::parse(vocab.get().as_bytes());
+            let value = value.map_err(|error| Problem::new(model.path, error).expected("JSON"))?;
+            return Err(model.bad("vocab", &value, "an object of tokens and ids"));
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(vocab.get());
+        let read = deserializer.deserialize_map(SpelledVisitor { model, vocab_size });
+        // It was read as JSON before: only what a text cannot hold is left, half a surrogate pair.
+        read.map_err(|error| Problem::new(model.path, format!("model.vocab: {error} of it")).expected("JSON"))?
+    }
+
+    /// All of them, with their ids.
+    fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        let begins = std::iter::once(0).chain(self.entries.iter().map(|entry| entry.0));
+        begins.zip(&self.entries).map(|(begin, &(end, id))| (&self.text[begin as usize..end as usize], id))
+    }
+}
+
+/// Reads an object of tokens and ids, and keeps the first problem with an id.
+struct SpelledVisitor<'a> {
+    model: &'a Keys<'a>,
+    vocab_size: usize,
+}
+
+impl<'de> Visitor<'de> for SpelledVisitor<'_> {
+    type Value = Result<Spelled, Problem>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tokens and ids")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut spelled = Spelled::default();
+        while let Some((text, id)) = entries.next_entry::<String, &RawValue>()? {
+            let key = || format!("vocab \"{}\"", shortened(&text, SHOWN_CHARS));
+            match checked_id(self.model, key, id.get().parse().ok(), self.vocab_size) {
+                Ok(id) => {
+                    spelled.text += &text;
+                    // The file is shorter than 4 GiB.
+                    spelled.entries.push((spelled.text.len() as u32, id));
+                }
+                Err(problem) => {
+                    while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                    return Ok(Err(problem));
+                }
+            }
+        }
+        Ok(Ok(spelled))
+    }
 }
 
 /// A token that is found as a whole.
 struct Added<'a> {
-    id: usize,
+    id: u32,
     text: &'a str,
     flags: u32,
     /// What it does beyond that, in words; empty for nothing.
@@ -78,20 +195,20 @@ struct Added<'a> {
 
 /// A token of the model.
 struct Token {
-    id: usize,
+    id: u32,
     /// Its bytes, unless an added token has its id.
-    bytes: Option<Vec<u8>>,
+    bytes: Option<Box<[u8]>>,
 }
 
-/// An id below the rows of the embedding.
-fn checked_id(keys: &Keys, key: &str, value: Option<&Value>, vocab_size: usize) -> Result<usize, Problem> {
-    let id = value.and_then(Value::as_u64).and_then(|id| usize::try_from(id).ok());
+/// An id below the rows of the embedding; `key` says whose.
+fn checked_id(keys: &Keys, key: impl Fn() -> String, id: Option<u64>, vocab_size: usize) -> Result<u32, Problem> {
     match id {
-        Some(id) if id < vocab_size => Ok(id),
-        Some(id) => Err(Problem::new(keys.path, format!("{}{key} has id {id}", keys.prefix))
+        // A model has fewer than 2^32 rows.
+        Some(id) if id < vocab_size as u64 => Ok(id as u32),
+        Some(id) => Err(Problem::new(keys.path, format!("{}{} has id {id}", keys.prefix, key()))
             .expected(format!("less than the {vocab_size} rows of the embedding"))
             .advice("is it the tokenizer of this model?")),
-        None => Err(Problem::new(keys.path, format!("{}{key} has no id", keys.prefix)).expected("a token id")),
+        None => Err(Problem::new(keys.path, format!("{}{} has no id", keys.prefix, key())).expected("a token id")),
     }
 }
 
@@ -111,7 +228,8 @@ fn added_tokens<'a>(root: &Keys<'a>, vocab_size: usize) -> Result<Vec<Added<'a>>
         let keys = Keys { path: root.path, object, prefix: "added_tokens: " };
         let text = keys.text("content")?.filter(|text| !text.is_empty());
         let text = text.ok_or_else(|| keys.missing("content", None))?;
-        let id = checked_id(&keys, &format!("\"{text}\""), object.get("id"), vocab_size)?;
+        let key = || format!("\"{}\"", shortened(text, SHOWN_CHARS));
+        let id = checked_id(&keys, key, object.get("id").and_then(Value::as_u64), vocab_size)?;
         if let Some(other) = seen.insert(id, text) {
             let found = format!("added_tokens: id {id} for \"{other}\" and \"{text}\"");
             return Err(Problem::new(root.path, found).expected("each id once"));
@@ -130,37 +248,38 @@ fn added_tokens<'a>(root: &Keys<'a>, vocab_size: usize) -> Result<Vec<Added<'a>>
     Ok(added)
 }
 
-/// The tokens of the model by their spelling, each id once.
-fn tokens<'a>(model: &Keys<'a>, added: &[Added], vocab_size: usize) -> Result<HashMap<&'a str, Token>, Problem> {
-    let vocabulary = match model.get("vocab") {
-        Some(Value::Object(vocabulary)) => vocabulary,
-        Some(other) => return Err(model.bad("vocab", other, "an object of tokens and ids")),
-        None => return Err(model.missing("vocab", None)),
-    };
+/// The tokens of the model by their spelling, each spelling and each id once.
+fn tokens<'a>(model: &Keys<'a>, spelled: &'a Spelled, added: &[Added]) -> Result<HashMap<&'a str, Token>, Problem> {
+    let shown = |text: &str| shortened(text, SHOWN_CHARS);
+    let bad = |found: String, expected: &str| Err(Problem::new(model.path, found).expected(expected));
     let table = byte_table();
-    let added: HashMap<usize, &str> = added.iter().map(|added| (added.id, added.text)).collect();
-    let mut seen = HashMap::new();
-    let mut tokens = HashMap::with_capacity(vocabulary.len());
-    for (text, id) in vocabulary {
-        let id = checked_id(model, &format!("vocab \"{text}\""), Some(id), vocab_size)?;
-        if let Some(other) = seen.insert(id, text) {
-            let found = format!("model.vocab: id {id} for \"{other}\" and \"{text}\"");
-            return Err(Problem::new(model.path, found).expected("each id once"));
+    let added: HashMap<u32, &str> = added.iter().map(|added| (added.id, added.text)).collect();
+    let mut seen = HashSet::with_capacity(spelled.entries.len());
+    let mut tokens = HashMap::with_capacity(spelled.entries.len());
+    for (text, id) in spelled.iter() {
+        if !seen.insert(id) {
+            let other = spelled.iter().find(|entry| entry.1 == id).map_or("", |entry| entry.0);
+            return bad(
+                format!("model.vocab: id {id} for \"{}\" and \"{}\"", shown(other), shown(text)),
+                "each id once",
+            );
         }
         let bytes = match added.get(&id) {
             Some(added) if *added != text => {
-                let found = format!("id {id} for \"{text}\" in model.vocab and \"{added}\" in added_tokens");
-                return Err(Problem::new(model.path, found).expected("one token"));
-            }
-            Some(_) => None,
-            None if text.is_empty() => {
-                return Err(
-                    Problem::new(model.path, format!("model.vocab: id {id} without a token")).expected("a token")
+                let (text, added) = (shown(text), shown(added));
+                return bad(
+                    format!("id {id} for \"{text}\" in model.vocab and \"{added}\" in added_tokens"),
+                    "one token",
                 );
             }
-            None => Some(token_bytes(text, &table)),
+            Some(_) => None,
+            None if text.is_empty() => return bad(format!("model.vocab: id {id} without a token"), "a token"),
+            None => Some(token_bytes(text, &table).into_boxed_slice()),
         };
-        tokens.insert(text.as_str(), Token { id, bytes });
+        match tokens.entry(text) {
+            Entry::Vacant(entry) => entry.insert(Token { id, bytes }),
+            Entry::Occupied(_) => return bad(format!("model.vocab: key \"{}\" twice", shown(text)), "each token once"),
+        };
     }
     Ok(tokens)
 }
@@ -169,6 +288,7 @@ fn tokens<'a>(model: &Keys<'a>, added: &[Added], vocab_size: usize) -> Result<Ha
 struct Reader<'a> {
     root: &'a Keys<'a>,
     model: &'a Keys<'a>,
+    merges: Option<&'a RawValue>,
     tokens: &'a HashMap<&'a str, Token>,
     added: &'a [Added<'a>],
 }
@@ -207,7 +327,7 @@ impl Reader<'_> {
             Some("BPE") => {}
             Some(other) => return Err(format!("its model is {other}")),
             // Files of old versions do not say it.
-            None if self.model.get("merges").is_some() => {}
+            None if self.merges.is_some() => {}
             None => return Err("its model has no type".into()),
         }
         for key in ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
@@ -231,7 +351,7 @@ impl Reader<'_> {
         for (character, byte) in (0u32..).filter_map(char::from_u32).zip(byte_table()) {
             let token = self.tokens.get(character.to_string().as_str()).filter(|token| token.bytes.is_some());
             if let (Some(byte), Some(token)) = (byte, token) {
-                ids[usize::from(byte)] = U32::new(token.id as u32);
+                ids[usize::from(byte)] = U32::new(token.id);
             }
         }
         match (0..=255u8).find(|&byte| in_utf8(byte) && ids[usize::from(byte)].get() == NONE) {
@@ -241,48 +361,74 @@ impl Reader<'_> {
     }
 
     fn merges(&self) -> Result<Vec<Merge>, String> {
-        let list = match self.model.get("merges") {
-            Some(Value::Array(list)) => list,
-            _ => return Err("its model has no list of merges".into()),
+        let list = self.merges.filter(|list| list.get().starts_with('['));
+        let list = list.ok_or("its model has no list of merges")?;
+        let read = serde_json::Deserializer::from_str(list.get()).deserialize_seq(MergesVisitor(self));
+        read.map_err(|error| format!("its merges: {error} of them"))?
+    }
+
+    /// The merge of a pair.
+    fn merge(&self, pair: &RawValue) -> Result<Merge, &'static str> {
+        let [left, right] = pieces(pair).ok_or("is no pair")?;
+        let token = |text: &str| {
+            let token = self.tokens.get(text).and_then(|token| Some((token.id, token.bytes.as_deref()?)));
+            token.ok_or("names a token that is not there")
         };
-        let mut seen = HashMap::with_capacity(list.len());
-        let mut merges = Vec::with_capacity(list.len());
-        for (rank, merge) in list.iter().enumerate() {
-            let bad = |what: &str| format!("merge {rank} {what}");
-            let pair = match merge {
-                Value::String(pair) => pair.split_once(' '),
-                Value::Array(pair) => match pair.as_slice() {
-                    [Value::String(left), Value::String(right)] => Some((left.as_str(), right.as_str())),
-                    _ => None,
-                },
-                _ => None,
-            };
-            let (left, right) = pair.ok_or_else(|| bad("is no pair"))?;
-            let token = |text: &str| {
-                let token = self.tokens.get(text).and_then(|token| Some((token.id as u32, token.bytes.as_deref()?)));
-                token.ok_or_else(|| bad("names a token that is not there"))
-            };
-            let (left_token, right_token) = (token(left)?, token(right)?);
-            let merged = token(&[left, right].concat())?;
-            if merged.1.strip_prefix(left_token.1) != Some(right_token.1) {
-                return Err(bad("makes other bytes than those of its pieces"));
-            }
-            let [left_id, right_id, id] = [left_token.0, right_token.0, merged.0].map(U32::new);
-            let merge = Merge { left: left_id, right: right_id, id };
-            if seen.insert((left, right), rank).is_some() {
-                return Err(bad("stands twice"));
-            }
-            merges.push(merge);
+        let (left_token, right_token) = (token(&left)?, token(&right)?);
+        let merged = token(&[left, right].concat())?;
+        if merged.1.strip_prefix(left_token.1) != Some(right_token.1) {
+            return Err("makes other bytes than those of its pieces");
         }
-        Ok(merges)
+        let [left, right, id] = [left_token.0, right_token.0, merged.0].map(U32::new);
+        Ok(Merge { left, right, id })
     }
 
     fn added_tokens(&self) -> Result<Vec<AddedToken>, String> {
         let entry = |added: &Added| match added.beyond {
-            "" => Ok(AddedToken { id: U32::new(added.id as u32), flags: U32::new(added.flags) }),
+            "" => Ok(AddedToken { id: U32::new(added.id), flags: U32::new(added.flags) }),
             beyond => Err(format!("its added token \"{}\" {beyond}", added.text)),
         };
         self.added.iter().map(entry).collect()
+    }
+}
+
+/// The two pieces of a merge: a list of them, or as older versions write it, with a space between.
+fn pieces(pair: &RawValue) -> Option<[String; 2]> {
+    if pair.get().starts_with('[') {
+        return serde_json::from_str(pair.get()).ok();
+    }
+    let pair: String = serde_json::from_str(pair.get()).ok()?;
+    pair.split_once(' ').map(|(left, right)| [left.into(), right.into()])
+}
+
+/// Reads a list of merges, and keeps the first problem with one.
+struct MergesVisitor<'a>(&'a Reader<'a>);
+
+impl<'de> Visitor<'de> for MergesVisitor<'_> {
+    type Value = Result<Vec<Merge>, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of merges")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut seen = HashSet::new();
+        let mut merges: Vec<Merge> = Vec::new();
+        while let Some(pair) = list.next_element::<&RawValue>()? {
+            let merge = self.0.merge(pair);
+            let merge = merge.and_then(|merge| match seen.insert((merge.left.get(), merge.right.get())) {
+                true => Ok(merge),
+                false => Err("stands twice"),
+            });
+            match merge {
+                Ok(merge) => merges.push(merge),
+                Err(what) => {
+                    while list.next_element::<IgnoredAny>()?.is_some() {}
+                    return Ok(Err(format!("merge {} {what}", merges.len())));
+                }
+            }
+        }
+        Ok(Ok(merges))
     }
 }
 
@@ -405,7 +551,7 @@ mod tests {
     #[test]
     fn an_added_token_may_stand_in_the_vocabulary_too() {
         let without = parsed(&byte_pairs()).expect("tokens");
-        assert!(without.tokenizer.is_ok() && without.vocabulary.n_entries == 258, "{:?}", without.tokenizer);
+        assert!(without.tokenizer.is_ok() && without.vocabulary.n_entries() == 258, "{:?}", without.tokenizer);
         let mut json = byte_pairs();
         json["model"]["vocab"]["<|end|>"] = 257.into();
         assert_eq!(parsed(&json).as_ref(), Ok(&without));

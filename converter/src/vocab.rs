@@ -7,21 +7,23 @@
 use crate::error::{Error, Problem};
 use crate::source_file;
 use olmo_infer::format::VocabularyHead;
+use std::ops::Range;
 use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 /// Longest `vocab.txt`; that of the published models has 1.4 MB. It is read whole, so this also bounds what a file that
 /// is none costs.
-const MAX_VOCAB_BYTES: u64 = 16 << 20;
+const MAX_VOCAB_BYTES: u64 = 4 << 20;
 
-/// A vocabulary as the model file holds it.
+/// A vocabulary: some ids, ascending, and the bytes of their tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocabulary {
-    /// Number of ids that have an entry.
-    pub n_entries: usize,
-    /// The bytes of the section.
-    pub section: Vec<u8>,
+    ids: Vec<u32>,
+    /// Where the bytes of each end.
+    ends: Vec<u32>,
+    /// The bytes of all.
+    text: Vec<u8>,
 }
 
 /// Reads the vocabulary at `path` for a model with `vocab_size` rows.
@@ -30,7 +32,7 @@ pub struct Vocabulary {
 /// The file cannot be read, or a line is not `id<TAB>token` with a new id below `vocab_size`.
 pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
     let bytes = source_file::read_at_most(path, MAX_VOCAB_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 16 MiB").expected("lines of id<TAB>token"))?;
+        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("lines of id<TAB>token"))?;
     Ok(parse(path, &bytes, vocab_size)?)
 }
 
@@ -40,9 +42,11 @@ pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
 /// A line is not an id below `vocab_size`, a tab and a token, an id stands twice, or there is no token.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary, Problem> {
     let table = byte_table();
-    // Whether an id was seen: small, because one line with a high id makes it as long as the embedding.
-    let mut seen: Vec<bool> = Vec::new();
-    let mut entries: Vec<(usize, Vec<u8>)> = Vec::new();
+    // A bit for each id that was seen: small, because one line with a high id makes it as long as the embedding.
+    let mut seen: Vec<u64> = Vec::new();
+    let mut text = Vec::new();
+    // Each id, and where its bytes lie in the text.
+    let mut entries: Vec<(u32, Range<u32>)> = Vec::new();
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let lines = if body.is_empty() { None } else { Some(body.split(|&byte| byte == b'\n')) };
     for (number, line) in (1..).zip(lines.into_iter().flatten()) {
@@ -58,23 +62,28 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary,
         if id >= vocab_size {
             return Err(bad(format!("id {id}"), &format!("less than the {vocab_size} rows of the embedding")));
         }
-        let text = unescape(token).ok_or_else(|| bad("unknown escape".into(), "only \\\\, \\n, \\r and \\t"))?;
-        if text.is_empty() {
+        let token = unescape(token).ok_or_else(|| bad("unknown escape".into(), "only \\\\, \\n, \\r and \\t"))?;
+        if token.is_empty() {
             return Err(bad(format!("id {id} without a token"), "id<TAB>token"));
         }
-        if seen.len() <= id {
-            seen.resize(id + 1, false);
+        if seen.len() <= id / 64 {
+            seen.resize(id / 64 + 1, 0);
         }
-        if std::mem::replace(&mut seen[id], true) {
+        if seen[id / 64] >> (id % 64) & 1 != 0 {
             return Err(bad(format!("id {id} again"), "each id once"));
         }
-        entries.push((id, token_bytes(&text, &table)));
+        seen[id / 64] |= 1 << (id % 64);
+        // A model has fewer than 2^32 rows, and the file is shorter than 4 GiB.
+        let begin = text.len() as u32;
+        text.extend(token_bytes(&token, &table));
+        entries.push((id as u32, begin..text.len() as u32));
     }
     if entries.is_empty() {
         return Err(Problem::new(path, "no tokens").expected("lines of id<TAB>token"));
     }
     entries.sort_unstable_by_key(|entry| entry.0);
-    Ok(Vocabulary::new(&entries))
+    let bytes = |range: Range<u32>| &text[range.start as usize..range.end as usize];
+    Ok(Vocabulary::new(entries.into_iter().map(|(id, range)| (id, bytes(range)))))
 }
 
 impl Vocabulary {
@@ -82,29 +91,51 @@ impl Vocabulary {
     ///
     /// # Panics
     /// When the bytes are 4 GiB or more, which no file has that is read here.
-    pub fn new(entries: &[(usize, Vec<u8>)]) -> Vocabulary {
-        let count = |n: usize| u32::try_from(n).expect("files of tokens are shorter than 4 GiB");
-        let n_tokens = entries.last().map_or(0, |(last, _)| last + 1);
-        let text_bytes: usize = entries.iter().map(|(_, token)| token.len()).sum();
-        let head = VocabularyHead {
-            n_tokens: U32::new(count(n_tokens)),
-            reserved: U32::new(0),
-            text_bytes: U64::new(u64::from(count(text_bytes))),
-        };
-        let bytes = size_of::<VocabularyHead>() + size_of::<U32>() * (n_tokens + 1) + text_bytes;
-        let mut section = Vec::with_capacity(bytes);
-        section.extend(head.as_bytes());
-        let mut end = 0u32;
-        let mut id = 0;
-        for (next, token) in entries {
-            // Ids without an entry begin where this one does.
-            section.extend(std::iter::repeat_n(end.to_le_bytes(), next + 1 - id).flatten());
-            id = next + 1;
-            end += token.len() as u32;
+    pub fn new<'a>(entries: impl IntoIterator<Item = (u32, &'a [u8])>) -> Vocabulary {
+        let mut vocabulary = Vocabulary { ids: Vec::new(), ends: Vec::new(), text: Vec::new() };
+        for (id, token) in entries {
+            vocabulary.text.extend_from_slice(token);
+            vocabulary.ids.push(id);
+            vocabulary.ends.push(vocabulary.text.len().try_into().expect("files of tokens are shorter than 4 GiB"));
         }
-        section.extend(end.to_le_bytes());
-        entries.iter().for_each(|(_, token)| section.extend(token));
-        Vocabulary { n_entries: entries.len(), section }
+        vocabulary
+    }
+
+    /// Number of ids that have an entry.
+    pub fn n_entries(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The ids and their bytes, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let ranges = begins.zip(&self.ends).map(|(begin, &end)| begin as usize..end as usize);
+        self.ids.iter().copied().zip(ranges.map(|range| &self.text[range]))
+    }
+
+    /// The bytes of the section, with a number for every id up to the last: made only when it is to be written, for a
+    /// file may have few tokens and high ids.
+    pub fn section(&self) -> Vec<u8> {
+        let n_tokens = self.ids.last().map_or(0, |last| last + 1);
+        let head = VocabularyHead {
+            n_tokens: U32::new(n_tokens),
+            reserved: U32::new(0),
+            text_bytes: U64::new(self.text.len() as u64),
+        };
+        let n_words = n_tokens as usize + 1;
+        let mut section = Vec::with_capacity(size_of_val(&head) + size_of::<U32>() * n_words + self.text.len());
+        section.extend(head.as_bytes());
+        let mut begin = 0u32;
+        let mut id = 0;
+        for (&next, &end) in self.ids.iter().zip(&self.ends) {
+            // Ids without an entry begin where this one does.
+            section.extend(std::iter::repeat_n(begin.to_le_bytes(), (next + 1 - id) as usize).flatten());
+            id = next + 1;
+            begin = end;
+        }
+        section.extend(begin.to_le_bytes());
+        section.extend(&self.text);
+        section
     }
 }
 
@@ -161,10 +192,10 @@ mod tests {
     fn tokens_become_bytes() {
         let file = "0\t!\n1\tĠof\n3\t\\\\\n5\tâĢ\n4\t<|end of text|>\n6\tĊ\n7\t\\n\n8\ta\\r\\t\\\\n\n";
         let vocabulary = parse(Path::new("v"), file.as_bytes(), 10).unwrap();
-        assert_eq!(vocabulary.n_entries, 8);
+        assert_eq!(vocabulary.n_entries(), 8);
         let expected: [&[u8]; 9] =
             [b"!", b" of", b"", b"\\", b"<|end of text|>", b"\xe2\x80", b"\n", b"\n", b"a\r\t\\n"];
-        assert_eq!(entries(&vocabulary.section), expected);
+        assert_eq!(entries(&vocabulary.section()), expected);
     }
 
     #[test]

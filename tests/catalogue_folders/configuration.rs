@@ -38,7 +38,7 @@ fn w6_no_config_json() {
 #[test]
 fn w6_config_json_is_no_json_of_a_model() {
     let mut report = Report::new("W6");
-    let texts: [(&str, Vec<u8>, &[&str]); 12] = [
+    let texts: [(&str, Vec<u8>, &[&str]); 14] = [
         ("cut", b"{".to_vec(), &["expected JSON"]),
         ("empty", Vec::new(), &["expected JSON"]),
         ("too long", vec![b' '; (1 << 20) + 1], &["longer than 1 MiB"]),
@@ -46,6 +46,8 @@ fn w6_config_json_is_no_json_of_a_model() {
         ("a key twice, escaped", b"{\"a\":1,\"\\u0061\":1}".to_vec(), &["key \"a\" twice"]),
         ("deep lists", b"[".repeat(500_000), &["recursion"]),
         ("deep objects", b"{\"a\":".repeat(100_000), &["recursion"]),
+        ("many objects", [b"{\"a\":[", &b"{\"b\":1},".repeat(100_000)[..]].concat(), &["more than 32768 values"]),
+        ("many keys", [b"{", &b"\"\\u0061\":{},".repeat(80_000)[..]].concat(), &["key \"a\" twice"]),
         ("a list", b"[]".to_vec(), &["JSON that is no object"]),
         ("no keys", b"{}".to_vec(), &["no model_type"]),
         ("not UTF-8", b"{\"\xff\":1}".to_vec(), &["expected JSON"]),

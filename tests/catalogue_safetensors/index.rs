@@ -38,6 +38,11 @@ fn s11_indexes_that_are_none() {
         let words = [says, ", expected a weight_map from tensors to files; download it again"];
         report.add(&text[..text.len().min(60)], case.refused(case.index(), &words));
     }
+    for many in ["{\"\":1},", "[0],", "0,"] {
+        let case = Case::new(2);
+        fs::write(case.index(), format!("[{}", many.repeat((2 << 20) / many.len() - 1))).expect("written");
+        report.add(format_args!("many of {many}"), case.refused(case.index(), &["more than 32768 values"]));
+    }
     let case = Case::new(2);
     fs::write(case.index(), " ".repeat((2 << 20) + 1)).expect("written");
     report.add("longer than an index", case.refused(case.index(), &["longer than 2 MiB, expected an index"]));

@@ -154,10 +154,11 @@ pub fn vocab_txt(input: &[u8]) {
         choice => [1, 10, 300, 70_000][usize::from(choice % 4)],
     };
     let Ok(vocabulary) = vocab::parse(Path::new(NAME), text, vocab_size) else { return };
-    assert_eq!(verify::vocabulary(&vocabulary.section, vocab_size), Ok(()));
-    let view = Vocabulary::in_section(&vocabulary.section).expect("a section of its own length");
+    let section = vocabulary.section();
+    assert_eq!(verify::vocabulary(&section, vocab_size), Ok(()));
+    let view = Vocabulary::in_section(&section).expect("a section of its own length");
     let expected = expected_tokens(str::from_utf8(text).expect("accepted as UTF-8"));
-    assert_eq!(vocabulary.n_entries, expected.len());
+    assert_eq!(vocabulary.n_entries(), expected.len());
     let last = *expected.keys().next_back().expect("at least one token");
     assert!((last as usize) < vocab_size && view.bytes(last + 1).is_none());
     for (&id, bytes) in &expected {
@@ -174,8 +175,9 @@ pub fn vocab_txt(input: &[u8]) {
 pub fn tokenizer_json(input: &[u8]) {
     const VOCAB_SIZE: usize = 70_000;
     let Ok(read) = tokenizers::parse(Path::new(NAME), input, VOCAB_SIZE) else { return };
-    assert_eq!(verify::vocabulary(&read.vocabulary.section, VOCAB_SIZE), Ok(()));
-    let vocabulary = Vocabulary::in_section(&read.vocabulary.section).expect("a section of its own length");
+    let tokens = read.vocabulary.section();
+    assert_eq!(verify::vocabulary(&tokens, VOCAB_SIZE), Ok(()));
+    let vocabulary = Vocabulary::in_section(&tokens).expect("a section of its own length");
     let Ok(section) = read.tokenizer else { return };
     let tokenizer = Tokenizer::in_section(&section, vocabulary).expect("a section that the runtime takes");
     assert_text_comes_back(&tokenizer, "Four score\r\n  and 7 years…\t<|end|> e\u{301}");
