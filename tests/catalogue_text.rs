@@ -202,7 +202,7 @@ fn sections() -> (Vec<u8>, Vec<u8>) {
     json["model"]["merges"] = json!(["a b"]);
     json["added_tokens"] = json!([{"id": 257, "content": "<|end|>", "special": true}]);
     let read = tokenizer_json::parse(Path::new("t"), json.to_string().as_bytes(), 300).expect("a tokenizer");
-    (read.vocabulary.section, read.tokenizer.expect("of a known kind"))
+    (read.vocabulary.section(), read.tokenizer.expect("of a known kind"))
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn with_tensor(file: &Packed, index: usize, changes: &[(usize, &[u8])]) -> Vec<u
 /// What `verify` says of a file in memory, one line a problem.
 fn found(bytes: &[u8]) -> Vec<String> {
     let model = ModelFile::from_bytes(Path::new("m.olmo"), bytes).expect("a good index");
-    let problems = verify::check(&model, &pack::thread_pool(1)).into_iter();
+    let problems = verify::check(&model, &pack::thread_pool(1).expect("a pool")).into_iter();
     problems.map(|problem| format!("{}: {}", problem.tensor.unwrap_or_default(), problem.found)).collect()
 }
 

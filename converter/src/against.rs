@@ -6,11 +6,11 @@ use crate::error::{Error, Problem, shown_path};
 use crate::listing::Listing;
 use crate::npy::shown_shape;
 use crate::numbers::Numbers;
-use crate::pack::thread_pool;
 use crate::source_file::read_at_most;
 use crate::sources::checked_section;
 use olmo_infer::format::section;
 use olmo_infer::model_file::ModelFile;
+use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +23,7 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// The folder is none, or a file of it cannot be read.
-pub fn check(model: &ModelFile, folder: &Path) -> Result<Vec<Problem>, Error> {
+pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Vec<Problem>, Error> {
     let listing = Listing::read(folder)?;
     let mut problems = Vec::new();
     if listing.has_config_json {
@@ -36,7 +36,7 @@ pub fn check(model: &ModelFile, folder: &Path) -> Result<Vec<Problem>, Error> {
     }
     let compare = |index: usize| tensor(model, index, &listing);
     let of_tensors: Result<Vec<Option<Problem>>, Error> =
-        thread_pool(0).install(|| (0..model.specs().len()).into_par_iter().map(compare).collect());
+        pool.install(|| (0..model.specs().len()).into_par_iter().map(compare).collect());
     problems.extend(of_tensors?.into_iter().flatten());
     let names: BTreeSet<String> = model.specs().iter().map(|spec| spec.name()).collect();
     let extra = listing.tensors.iter().filter(|name| !names.contains(*name));

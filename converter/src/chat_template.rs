@@ -7,11 +7,16 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 use olmo_infer::format::ChatHead;
 use serde_json::json;
 use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 /// Steps that a template may take; those of the published models take some hundreds.
 const FUEL: u64 = 50_000;
+/// Time that a template may take; those of the published models take less than a millisecond. There are steps that take
+/// as long as a number in the template says.
+const MAX_TIME: Duration = Duration::from_secs(5);
 /// Stack of the thread that runs a template: so many steps nest no value deeper than it can drop.
 const STACK_BYTES: usize = 256 << 20;
 /// Longest text that a template may write.
@@ -29,11 +34,17 @@ pub type Names = Vec<(String, String)>;
 /// # Errors
 /// Why there is none, in words.
 pub fn section(template: &str, names: &Names) -> Result<Vec<u8>, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let thread = thread.spawn_scoped(scope, || rendered(template, names));
-        let thread = thread.map_err(|error| format!("its chat template cannot be run: {error}"))?;
-        thread.join().unwrap_or_else(|_| Err("its chat template cannot be run".into()))
+    let (template, names) = (template.to_string(), names.clone());
+    let (send, receive) = mpsc::channel();
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    // Nobody waits for the answer of one that took too long: it ends with the program.
+    let thread = thread.spawn(move || send.send(rendered(&template, &names)).unwrap_or_default());
+    thread.map_err(|error| format!("its chat template cannot be run: {error}"))?;
+    receive.recv_timeout(MAX_TIME).unwrap_or_else(|error| {
+        Err(match error {
+            RecvTimeoutError::Timeout => format!("its chat template takes more than {} s", MAX_TIME.as_secs()),
+            RecvTimeoutError::Disconnected => "its chat template cannot be run".into(),
+        })
     })
 }
 

@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::output::Target;
 use crate::sources::section_name;
+use crate::verify;
 use crate::write::{SYNC_EVERY, WINDOW};
 use olmo_infer::format::HEADER_BYTES;
 use olmo_infer::layout::Extent;
@@ -60,6 +61,11 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
             output.sync()?;
         }
         progress(at, length);
+    }
+    // What the digests do not cover: whether sections fit together, as `verify` has it.
+    let mut problems = verify::sections(&model);
+    if !problems.is_empty() {
+        return Err(if problems.len() == 1 { problems.remove(0).into() } else { Error::Several { problems, more: 0 } });
     }
     output.sync()?;
     output.write_at(&header, 0)?;

@@ -98,7 +98,7 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
     let storage = [a, b].map(matrices);
     difference.storage = (storage[0] != storage[1]).then(|| storage.into());
     let compared: Result<Vec<Option<TensorDifference>>, Error> =
-        thread_pool(0).install(|| (0..a.specs().len()).into_par_iter().map(|index| tensor(a, b, index)).collect());
+        thread_pool(0)?.install(|| (0..a.specs().len()).into_par_iter().map(|index| tensor(a, b, index)).collect());
     difference.n_compared = a.specs().len();
     difference.tensors = compared?.into_iter().flatten().collect();
     Ok(difference)

@@ -89,6 +89,18 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The system starts no thread.
+    NoThread {
+        /// Its reason.
+        reason: String,
+    },
+    /// Some files of a folder were written before something went wrong, and stay.
+    Partly {
+        /// What went wrong.
+        source: Box<Error>,
+        /// How many.
+        n_written: usize,
+    },
     /// The model file cannot be opened.
     Model(olmo_infer::error::Error),
     /// The arguments contradict each other.
@@ -107,8 +119,7 @@ impl Error {
             Error::Problem(problem) => vec![*problem],
             Error::Several { problems, .. } => problems,
             Error::Io { path, action, source } => vec![Problem::new(path, format!("{action}: {}", reason(&source)))],
-            Error::Model(error) => vec![Problem::new("", error.to_string())],
-            Error::Usage(text) => vec![Problem::new("", text)],
+            other => vec![Problem::new("", other.to_string())],
         }
     }
 
@@ -202,6 +213,13 @@ impl fmt::Display for Error {
             }
             Error::Io { path, action, source } => {
                 write!(f, "{}: {action}: {}", escaped(&shown_path(path)), reason(source))
+            }
+            Error::NoThread { reason } => {
+                write!(f, "cannot start a thread: {reason}; raise the limits of processes and memory (ulimit -u, -v)")
+            }
+            Error::Partly { source, n_written } => {
+                let files = if *n_written == 1 { "1 file was" } else { &format!("{n_written} files were") };
+                write!(f, "{source}; {files} written before, and stay")
             }
             Error::Model(error) => error.fmt(f),
             Error::Usage(text) => f.write_str(&escaped(text)),

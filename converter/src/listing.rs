@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// All tensors in one file.
 const SINGLE: &str = "model.safetensors";
 /// Which shard holds which tensor.
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The files that hold the tensors.
 #[derive(Clone, Debug, Default)]

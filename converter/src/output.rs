@@ -109,6 +109,18 @@ impl Target {
         Ok(())
     }
 
+    /// Refuses a target that is the file at `input`, links followed, if there is one.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn refuse_replacing(&self, input: &Path) -> Result<(), Problem> {
+        match fs::metadata(input) {
+            Ok(metadata) => self.refuse_same(input, (metadata.dev(), metadata.ino())),
+            // Then there is nothing to lose; whoever reads it says what is wrong.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Bytes that the user may still write to the file system of the target.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::coding;
 use crate::disk::Disk;
 use crate::error::Error;
-use crate::listing::Listing;
+use crate::listing::{self, Listing};
 use crate::mistaken;
 use crate::output::{Output, Target};
 use crate::plan::Plan;
@@ -133,6 +133,9 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for source in &checkpoint.sources {
         target.refuse_same(&source.tensor.file.path, source.tensor.file.identity.inode)?;
     }
+    for name in ["config.json", "generation_config.json", listing::INDEX] {
+        target.refuse_replacing(&request.weights.join(name))?;
+    }
     let vocab_size = checkpoint.settings.config.vocab_size;
     let text = Text::read(&listing.folder, request.vocab.as_deref(), vocab_size, &target)?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
@@ -182,7 +185,7 @@ impl Prepared {
     /// A file cannot be read, changed meanwhile or holds numbers that are not accepted; the target cannot be written.
     /// The target is then as it was.
     pub fn write(self, disk: &dyn Disk, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Packed, Error> {
-        let pool = thread_pool(self.request.threads);
+        let pool = thread_pool(self.request.threads)?;
         // Before anything is read: a folder that cannot be written to should not cost the reading of all numbers.
         let output = self.target.clone().create(disk)?;
         let matrices = match self.known_dtype() {
@@ -237,8 +240,12 @@ fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
     lines
 }
 
-/// A pool of `threads` threads, or of as many as the system gives: their number changes no byte.
-pub fn thread_pool(threads: usize) -> ThreadPool {
+/// A pool of `threads` threads, or of as many as the system gives: their number changes no byte. Where it gives none the
+/// calling thread is the pool, once in its life: a run makes one pool and hands it on.
+///
+/// # Errors
+/// Not even that.
+pub fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
     let mut wanted = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
@@ -246,15 +253,12 @@ pub fn thread_pool(threads: usize) -> ThreadPool {
     .min(MAX_THREADS);
     loop {
         match rayon::ThreadPoolBuilder::new().num_threads(wanted).build() {
-            Ok(pool) => return pool,
+            Ok(pool) => return Ok(pool),
             Err(_) if wanted > 1 => wanted /= 2,
             // One thread that cannot be started: rayon then works on the calling one.
             Err(_) => {
-                return rayon::ThreadPoolBuilder::new()
-                    .num_threads(1)
-                    .use_current_thread()
-                    .build()
-                    .expect("a pool of the calling thread starts no thread");
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+                return pool.map_err(|error| Error::NoThread { reason: error.to_string() });
             }
         }
     }

@@ -2,8 +2,11 @@
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
+use crate::npy::{self, Descr};
 use olmo_infer::format::{SourceRecord, section};
+use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
+use std::path::Path;
 use zerocopy::FromBytes;
 
 /// What a tensor was read from.
@@ -43,8 +46,14 @@ pub fn section_name(kind: u32) -> String {
 /// The section is damaged, or is not what `format-spec.md` describes.
 pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source<'_>>>, Error> {
     let Some(bytes) = checked_section(model, section::SOURCES)? else { return Ok(None) };
-    let parsed = parse(bytes, model.records().len());
-    parsed.map(Some).map_err(|found| Problem::new(model.path(), found).tensor(section_name(section::SOURCES)).into())
+    let parsed = parse(bytes, model.records().len()).and_then(|sources| {
+        sources.iter().zip(model.specs()).try_for_each(|(source, spec)| check_header(model.path(), source, spec))?;
+        Ok(sources)
+    });
+    parsed.map(Some).map_err(|found| {
+        let problem = Problem::new(model.path(), found).tensor(section_name(section::SOURCES));
+        problem.advice("the file is damaged, copy or pack it again").into()
+    })
 }
 
 /// The entries of a SOURCES section, or what is wrong with it.
@@ -66,6 +75,26 @@ fn parse(bytes: &[u8], n_tensors: usize) -> Result<Vec<Source<'_>>, String> {
         return Err(format!("{} bytes after the last header", headers.len()));
     }
     Ok(sources)
+}
+
+/// A header that was kept must be one that packing accepts, of this tensor: unpacking writes it before the numbers.
+fn check_header(path: &Path, source: &Source, spec: &TensorSpec) -> Result<(), String> {
+    if source.header.is_empty() {
+        return Ok(());
+    }
+    let bytes = spec.n_elements() * source.dtype.bytes() as u64 + source.header.len() as u64;
+    let checked = npy::check(path, source.header, bytes);
+    let checked = checked.map_err(|problem| format!("header of {}: {}", spec.name(), problem.found))?;
+    let is_dtype = match checked.descr {
+        Descr::F32 => source.dtype == SourceType::F32,
+        Descr::F16 => source.dtype == SourceType::F16,
+        Descr::Raw16 | Descr::U16 => source.dtype == SourceType::Bf16,
+    };
+    let is_shape = checked.shape.iter().copied().eq(spec.shape().iter().map(|&size| size as u64));
+    if !is_dtype || !is_shape || checked.preamble_bytes != source.header.len() {
+        return Err(format!("header of {}: that of other numbers", spec.name()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

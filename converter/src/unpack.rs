@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xxhash_rust::xxh3::Xxh3;
@@ -45,10 +46,15 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
         let problem = Problem::new(model.path(), "does not say what it was packed from (no section SOURCES)");
         return Err(problem.advice("it cannot be unpacked").into());
     };
-    let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", Cow::Borrowed(bytes)));
-    let generation = generation_config(&model)?.map(|text| ("generation_config.json", Cow::Owned(text.into_bytes())));
+    // Copied: a call of the system that writes what lies in a mapped file would say "bad address" when that is cut short.
+    let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes.to_vec()));
+    let generation = generation_config(&model)?.map(|text| ("generation_config.json", text.into_bytes()));
     let texts: Vec<Text> = config.into_iter().chain(generation).collect();
     let opened = prepare(disk, folder, force)?;
+    let names = texts.iter().map(|(name, _)| folder.join(name));
+    for path in names.chain(model.specs().iter().map(|spec| source_path(folder, spec))) {
+        refuse_to_replace(&path, &model)?;
+    }
     check_free_space(folder, folder, needed_bytes(&model, &sources, &texts, folder))?;
     let unpacking = Unpacking { model: &model, sources: &sources, texts: &texts, folder, force, disk };
     let n_written = AtomicUsize::new(0);
@@ -59,7 +65,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
 }
 
 /// A file beside the tensors: its name and its bytes.
-type Text<'a> = (&'static str, Cow<'a, [u8]>);
+type Text = (&'static str, Vec<u8>);
 
 /// What a `generation_config.json` must say, when the ids that end a text are not those of `config.json`: without it
 /// the folder would be packed into another model.
@@ -96,20 +102,31 @@ fn source_path(folder: &Path, spec: &TensorSpec) -> PathBuf {
 
 /// Adds how far it got to an error: what is written stays, and the folder is no longer empty.
 fn with_count(error: Error, n_written: usize) -> Error {
-    if n_written == 0 {
-        return error;
+    match n_written {
+        0 => error,
+        n_written => Error::Partly { source: Box::new(error), n_written },
     }
-    let more = if let Error::Several { more, .. } = &error { *more } else { 0 };
-    let mut problems = error.into_problems();
-    if let Some(last) = problems.last_mut() {
-        let count = format!("{n_written} files were written before, and stay");
-        last.advice = Some(last.advice.take().map_or(count.clone(), |advice| format!("{advice}; {count}")));
+}
+
+/// Refuses to replace the model itself, and what is no file.
+fn refuse_to_replace(path: &Path, model: &ModelFile) -> Result<(), Problem> {
+    let Ok(there) = fs::symlink_metadata(path) else { return Ok(()) };
+    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let advice = "unpack into another folder";
+    if fs::metadata(model.path()).is_ok_and(|of_model| inode(of_model) == (there.dev(), there.ino())) {
+        return Err(Problem::new(path, "is the model that is unpacked").expected("another file").advice(advice));
     }
-    Error::Several { problems, more }
+    if !there.is_file() && !there.is_symlink() {
+        return Err(Problem::new(path, "is not a regular file").expected("a file or nothing").advice(advice));
+    }
+    Ok(())
 }
 
 /// Makes the folder, or refuses one that has something in it, and opens it for its names to be brought to the disk.
 fn prepare(disk: &dyn Disk, folder: &Path, force: bool) -> Result<File, Error> {
+    if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
+        return Err(Problem::new(folder, "is not a folder").expected("a new or an empty one").into());
+    }
     make_folders(disk, folder).map_err(|source| Error::io(folder, "cannot make the folder", source))?;
     let mut entries = fs::read_dir(folder).map_err(|source| Error::io(folder, "cannot read the folder", source))?;
     if !force && entries.next().is_some() {
@@ -166,7 +183,7 @@ fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path)
 struct Unpacking<'a> {
     model: &'a ModelFile,
     sources: &'a [Source<'a>],
-    texts: &'a [Text<'a>],
+    texts: &'a [Text],
     folder: &'a Path,
     force: bool,
     disk: &'a dyn Disk,
@@ -187,7 +204,7 @@ impl Unpacking<'_> {
             })
         };
         // Not rayon's own pool, which panics when a thread cannot be started.
-        thread_pool(0).install(|| (0..self.sources.len()).into_par_iter().try_for_each(write))?;
+        thread_pool(0)?.install(|| (0..self.sources.len()).into_par_iter().try_for_each(write))?;
         // Makes the new names last.
         let synced = uninterrupted(|| self.disk.sync_folder(opened));
         synced.map_err(|source| Error::io(self.folder, "cannot write", source))
@@ -208,7 +225,7 @@ impl Unpacking<'_> {
         let (file, exact, digest) = self.restored(index)?;
         let not_restored = |found: &str| {
             let problem = Problem::new(self.model.path(), found).tensor(spec.name());
-            Error::from(problem.advice("the file is damaged: see olmo-pack verify"))
+            Error::from(problem.advice("the file is damaged, copy or pack it again"))
         };
         if !exact {
             return Err(not_restored(&format!("has values that are no {} numbers", source.dtype.name())));
@@ -235,7 +252,8 @@ impl Unpacking<'_> {
         let (mut bits, mut numbers) = (of_model.memory(&path)?, Vec::new());
         reserve(&mut numbers, of_model.piece_elements() * source.dtype.bytes(), &path)?;
         let mut file = self.create(path)?;
-        file.append(&header(source, spec))?;
+        // Copied, as the texts are.
+        file.append(&header(source, spec).into_owned())?;
         let mut digest = Xxh3::with_seed(0);
         let mut exact = true;
         for piece in 0..of_model.n_pieces() {

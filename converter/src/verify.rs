@@ -49,9 +49,10 @@ pub fn run_against(path: &Path, weights: &Path) -> Result<String, Error> {
 
 fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
-    let mut problems = check(&model, &thread_pool(0));
+    let pool = thread_pool(0)?;
+    let mut problems = check(&model, &pool);
     if let (Some(weights), true) = (weights, problems.is_empty()) {
-        problems = against::check(&model, weights)?;
+        problems = against::check(&model, weights, &pool)?;
     }
     let unchanged = model.check_unchanged();
     // What is damaged in a file that changed is damaged no more, or no more there.
@@ -60,7 +61,9 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
         return Err(Error::Several { problems, more: 0 });
     }
     unchanged?;
-    let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}", shown_path(weights)));
+    let is_rounded = model.records().iter().any(|record| record.rounded.get() != 0);
+    let rounded = if is_rounded { " rounded to bf16" } else { "" };
+    let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}{rounded}", shown_path(weights)));
     Ok(format!(
         "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}",
         escaped(&shown_path(path)),
@@ -89,7 +92,7 @@ fn problem(model: &ModelFile, place: String, found: impl Into<String>) -> Proble
 }
 
 /// What is wrong with the sections: their digests, and the structure of those that version 1 defines.
-fn sections(model: &ModelFile) -> Vec<Problem> {
+pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
     let check = |kind: u32| -> Result<(), Error> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
         let found = match kind {

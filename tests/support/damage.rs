@@ -53,7 +53,7 @@ enum Verdict {
 impl Damage {
     /// Damage to be done to `packed`.
     pub fn to(packed: Packed) -> Damage {
-        Damage { packed, pool: pack::thread_pool(1) }
+        Damage { packed, pool: pack::thread_pool(1).expect("a pool") }
     }
 
     /// The model file.

@@ -77,5 +77,5 @@ fn bases() -> &'static [Packed; 5] {
 /// A pool of one thread.
 fn pool() -> &'static ThreadPool {
     static POOL: OnceLock<ThreadPool> = OnceLock::new();
-    POOL.get_or_init(|| pack::thread_pool(1))
+    POOL.get_or_init(|| pack::thread_pool(1).expect("a pool"))
 }

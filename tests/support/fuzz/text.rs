@@ -205,7 +205,7 @@ pub fn tokenizer_sections() -> (Vec<u8>, Vec<u8>) {
     let read = || {
         let path = repository().join("tests/tokenizers/small-gpt2/tokenizer.json");
         let read = tokenizers::read(&path, 70_000).expect("a tokenizer");
-        (read.vocabulary.section, read.tokenizer.expect("of a known kind"))
+        (read.vocabulary.section(), read.tokenizer.expect("of a known kind"))
     };
     SECTIONS.get_or_init(read).clone()
 }
