@@ -1,7 +1,7 @@
 //! The model file is cut short, written to and replaced at random moments of a run: one line and exit status 1, or the
 //! results of a whole file, and never death by a signal.
 //!
-//! A file that was changed within two seconds before a run is checked by its digests, an older one by its length and its
+//! A file that was changed within two seconds before a run is checked by its digests, an older one by its length and
 //! times only: half of the moments meet files of either kind.
 
 use crate::Effort;
@@ -194,8 +194,8 @@ impl<'a> Expected<'a> {
         }
         let [Told { told, of }, Told { told: told_aged, of: of_aged }] = [fresh, aged];
         figure.note(format!(
-            "{told} of {of} with a new file and {told_aged} of {of_aged} with one older than 2 s ended with a line and 1, \
-             the others were whole"
+            "a line and 1: {told} of {of} with a new file, {told_aged} of {of_aged} with one older than 2 s; the others \
+             were whole"
         ));
     }
 
