@@ -84,6 +84,14 @@ fn every_target_has_a_test_here() {
 }
 
 #[test]
+fn every_target_has_a_corpus() {
+    for (target, _) in TARGETS {
+        let folder = repository().join("fuzz/corpus").join(target);
+        assert!(!inputs(&folder).is_empty(), "no inputs in {}", folder.display());
+    }
+}
+
+#[test]
 fn npy_headers_are_refused_or_read_as_npyz_reads_them() {
     assert_target_holds("npy_header", CHANGED);
 }

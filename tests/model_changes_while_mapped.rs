@@ -147,6 +147,32 @@ fn o21_written_to_by_somebody_who_hides_it() {
     assert_told(&finished, 20, "changed while it was in use");
 }
 
+/// All other tests change files that were made just before, in which the digests are looked at.
+#[test]
+fn o21_files_of_more_than_two_seconds_where_length_and_times_decide() {
+    let (folder, model, other) = two_models("aged");
+    let [cut, grown, written, replaced, removed] = ["cut", "grown", "written", "replaced", "removed"].map(|name| {
+        fs::create_dir(folder.join(name)).expect("a folder");
+        let copy = folder.join(name).join("m.olmo");
+        fs::copy(&model, &copy).expect("copied");
+        copy
+    });
+    let (length, bad) = (fs::metadata(&model).expect("metadata").len(), fs::read(&other).expect("read"));
+    sleep(Duration::from_millis(2100));
+
+    let finished = run_while(&cut, &[], || set_length(&cut, 4096));
+    let says = if finished.stderr.contains("cut short") { "cut short" } else { "changed while it was in use" };
+    assert_told(&finished, 20, says);
+    assert_told(&run_while(&grown, &[], || set_length(&grown, length + 1)), 20, "changed while it was in use");
+    let write = || {
+        File::options().write(true).open(&written).expect("open").write_all(&bad).expect("written");
+    };
+    assert_told(&run_while(&written, &[], write), 20, "changed while it was in use");
+    let expected = run_while(&model, &[], || {}).ok().to_string();
+    assert_eq!(run_while(&replaced, &[], || fs::rename(&other, &replaced).expect("replaced")).ok(), expected);
+    assert_eq!(run_while(&removed, &[], || fs::remove_file(&removed).expect("removed")).ok(), expected);
+}
+
 #[test]
 fn sections_count_too() {
     let folder = TempDir::new("hidden-section");

@@ -307,18 +307,12 @@ impl Output<'_> {
     /// Reserves `bytes`.
     ///
     /// # Errors
-    /// There is not enough room. File systems that cannot reserve are no error.
+    /// There is not enough room, or the disk fails. File systems that cannot reserve are no error.
     pub fn allocate(&self, bytes: u64) -> Result<(), Error> {
         match self.file.allocate(bytes) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-                ) =>
-            {
-                Err(self.cannot_write(error, bytes))
-            }
-            _ => Ok(()),
+            // The call is not known to the file system or to the kernel; some say so with EINVAL.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) => Ok(()),
+            result => result.map_err(|error| self.cannot_write(error, bytes)),
         }
     }
 

@@ -7,10 +7,14 @@ use crate::programs::{good, middling_config, packed, program, told, write_tokens
 use olmo_infer::config::ModelConfig;
 use olmo_infer::kernels::Isa;
 use olmo_tests::{Random, Stored, TempDir, write_weights};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Locales in which numbers, cases or the order of letters are others, and those without any.
+const LOCALES: [&str; 5] = ["C", "C.UTF-8", "POSIX", "de_DE.UTF-8", "tr_TR.UTF-8"];
 /// Positions of a run whose logits are compared.
 const POSITIONS: usize = 90;
 
@@ -87,7 +91,8 @@ fn variants(effort: &Effort) -> Vec<Variant> {
     let release = |flags: String| Variant { flags: words(&flags), program: program("olmo-infer") };
     let mut all: Vec<Variant> = (1..=64).chain([1000]).map(|threads| release(format!("--threads {threads}"))).collect();
     for chunk in [1, 7, 64, POSITIONS] {
-        // The portable code does not fuse multiplication and addition: it has bits of its own, which infer_golden holds to a tolerance.
+        // The portable code does not fuse multiplication and addition: it has bits of its own, which infer_golden holds
+        // to a tolerance.
         for isa in ["avx512", "avx2", "scalar"].iter().filter(|isa| Isa::named(isa).is_some()) {
             all.push(release(format!("--chunk {chunk} --isa {isa} --threads 2")));
         }
@@ -113,7 +118,8 @@ fn model_files(effort: &Effort) -> Figure {
     let times = effort.times(20);
     let threads = [1, 2, 3, 8, 16];
     let mut figure = Figure::new("packs with the same bytes", times * threads.len() as u64);
-    let folder = TempDir::new("torture-pack");
+    // On a disk a folder lists its files by hashes of their names, in memory as they came.
+    let folder = TempDir::in_memory("torture-pack");
     let weights = folder.join("weights");
     write_weights(&weights, &config(), Stored::F32OfBf16, 3);
     let model = folder.join("m.olmo");
@@ -126,45 +132,72 @@ fn model_files(effort: &Effort) -> Figure {
         }
     };
     let mut random = Random(effort.seed);
+    let locales = locales();
+    let mut orders = BTreeSet::new();
     for i in 0..times {
         for threads in threads {
-            figure.add(pack_differently(&folder, &weights, threads, i as usize, &mut random).and_then(|bytes| {
+            let packed = shuffled(&folder, &weights, &mut random).and_then(|order| {
+                orders.insert(order);
+                pack_differently(&folder, threads, i as usize, &locales)
+            });
+            figure.add(packed.and_then(|bytes| {
                 if bytes == expected { Ok(()) } else { Err(format!("other bytes: run {i}, {threads} threads")) }
             }));
         }
     }
-    figure.note("threads 1 to 16, shuffled folders, umasks, locales, time zones");
+    if orders.len() < 2 {
+        figure.add(Err("the folder listed its files in the same order in all runs".into()));
+    }
+    figure.note(format!(
+        "threads 1 to 16, {} orders of the folder, umasks, time zones, locales {}",
+        orders.len(),
+        locales.join(" ")
+    ));
     figure
+}
+
+/// Those of [`LOCALES`] that the system has, as it spells them: others would do nothing.
+fn locales() -> Vec<String> {
+    let known =
+        Command::new("locale").arg("-a").stderr(Stdio::null()).output().map_or(Vec::new(), |known| known.stdout);
+    let plain = |name: &str| name.to_lowercase().replace('-', "");
+    let is_wanted = |name: &&str| LOCALES.iter().any(|wanted| plain(wanted) == plain(name));
+    let known: Vec<String> = String::from_utf8_lossy(&known).lines().filter(is_wanted).map(String::from).collect();
+    // This one is always there, also without the program that lists them.
+    if known.is_empty() { vec!["C".into()] } else { known }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Packs the same files from a folder in which they were put in another order.
-fn pack_differently(
-    folder: &TempDir,
-    weights: &Path,
-    threads: usize,
-    i: usize,
-    random: &mut Random,
-) -> Result<Vec<u8>, String> {
-    let (shuffled, model) = (folder.join("shuffled"), folder.join("again.olmo"));
+/// Puts the same files into `folder/shuffled` in another order; returns that in which it lists them.
+fn shuffled(folder: &TempDir, weights: &Path, random: &mut Random) -> Result<Vec<OsString>, String> {
+    let shuffled = folder.join("shuffled");
     let problem = |error: std::io::Error| format!("{}: {error}", shuffled.display());
     fs::create_dir(&shuffled).map_err(problem)?;
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(weights).map_err(problem)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    for end in (1..files.len()).rev() {
-        files.swap(end, random.below(end + 1));
+    let list = |folder: &Path| -> std::io::Result<Vec<OsString>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    let mut names = list(weights).map_err(problem)?;
+    for end in (1..names.len()).rev() {
+        names.swap(end, random.below(end + 1));
     }
-    for file in &files {
-        fs::hard_link(file, shuffled.join(file.file_name().expect("a file has a name"))).map_err(problem)?;
+    for name in &names {
+        fs::hard_link(weights.join(name), shuffled.join(name)).map_err(problem)?;
     }
+    list(&shuffled).map_err(problem)
+}
+
+/// Packs `folder/shuffled` with other threads, umasks and surroundings, and removes it.
+fn pack_differently(folder: &TempDir, threads: usize, i: usize, locales: &[String]) -> Result<Vec<u8>, String> {
+    let (shuffled, model) = (folder.join("shuffled"), folder.join("again.olmo"));
+    let problem = |error: std::io::Error| format!("{}: {error}", shuffled.display());
     let umask = ["000", "022", "077", "027"][i % 4];
     let mut command = Command::new("sh");
     command.args(["-c", "umask $0 && exec \"$@\"", umask]).arg(program("olmo-pack")).arg(&shuffled).arg(&model);
     command.args(["--force", "--threads", &threads.to_string()]);
-    command.env("LC_ALL", ["C", "de_DE.UTF-8", "tr_TR.UTF-8"][i % 3]).env("TZ", ["UTC", "Asia/Tokyo"][i % 2]);
+    command.env("LC_ALL", &locales[i % locales.len()]).env("TZ", ["UTC", "Asia/Tokyo"][i % 2]);
     let output = command.stdin(Stdio::null()).output().map_err(problem)?;
     fs::remove_dir_all(&shuffled).map_err(problem)?;
     if output.status.success() { read(&model) } else { Err(told("olmo-pack", &output)) }

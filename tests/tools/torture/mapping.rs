@@ -1,10 +1,14 @@
 //! The model file is cut short, written to and replaced at random moments of a run: one line and exit status 1, or the
 //! results of a whole file, and never death by a signal.
+//!
+//! A file that was changed within two seconds before a run is checked by its digests, an older one by its length and
+//! times only: half of the moments meet files of either kind.
 
 use crate::Effort;
 use crate::figure::Figure;
-use crate::programs::{good, middling_config, packed, program, told, write_tokens};
+use crate::programs::{middling_config, packed, program, told, write_tokens};
 use olmo_tests::{Random, Stored, TempDir};
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,20 +18,62 @@ use std::time::{Duration, Instant};
 
 /// What is done to the file.
 const CHANGES: [&str; 3] = ["cut short", "written to", "replaced"];
+/// What suffers is called, each in a folder of its own: no result then shows which of them it was.
+const VICTIM: &str = "victim.olmo";
+/// From this age on a file is not taken to have been changed just before.
+const AGED: Duration = Duration::from_millis(2100);
+/// Of fewer runs than this all may be over before the change.
+const FEW: u64 = 20;
+/// So many wait until they are that old.
+const N_AGEING: usize = 12;
 
-/// A command, and how much of its time belongs to the phase that is tested.
+/// A command that is tested.
 struct Phase {
     name: &'static str,
     program: &'static str,
+    /// In the folder of the victim.
     arguments: Vec<String>,
 }
 
-/// Two models of one length, and the copy of the first that suffers.
+/// Two models of one length, and the copies of the first that suffer.
 struct Files {
     folder: TempDir,
     first: PathBuf,
     second: PathBuf,
-    victim: PathBuf,
+    /// Copies that wait, and since when; nothing but time may come over them.
+    ageing: VecDeque<(PathBuf, Instant)>,
+    /// How many copies were made.
+    n_copies: usize,
+}
+
+impl Files {
+    /// A folder with a new copy of `model`.
+    fn copy(&mut self, model: &Path) -> io::Result<PathBuf> {
+        self.n_copies += 1;
+        let folder = self.folder.join(self.n_copies.to_string());
+        fs::create_dir(&folder)?;
+        fs::copy(model, folder.join(VICTIM))?;
+        Ok(folder)
+    }
+
+    /// A folder with a copy of the first model that was just made.
+    fn fresh(&mut self) -> io::Result<PathBuf> {
+        let folder = self.copy(&self.first.clone())?;
+        // Older than a tick of the clock, as the file of a user is.
+        sleep(Duration::from_millis(25));
+        Ok(folder)
+    }
+
+    /// A folder with a copy of it that has waited.
+    fn aged(&mut self) -> io::Result<PathBuf> {
+        while self.ageing.len() < N_AGEING {
+            let folder = self.copy(&self.first.clone())?;
+            self.ageing.push_back((folder, Instant::now()));
+        }
+        let (folder, since) = self.ageing.pop_front().expect("it was filled");
+        sleep(AGED.saturating_sub(since.elapsed()));
+        Ok(folder)
+    }
 }
 
 /// See the top.
@@ -36,20 +82,17 @@ pub fn run(effort: &Effort) -> Vec<Figure> {
     let mut broken = Figure::new("mapping: preparations", 1);
     match prepare() {
         Err(error) => broken.add(Err(error)),
-        Ok((files, phases)) => {
+        Ok((mut files, phases)) => {
             let mut random = Random(effort.seed);
             for phase in &phases {
+                let expected = Expected::new(&mut files, phase);
                 for change in CHANGES {
                     let times = effort.times(200);
                     let mut figure = Figure::new(format!("file {change} during {}", phase.name), times);
-                    let mut told = 0;
-                    match Expected::new(&files, phase) {
-                        Err(error) => figure.add(Err(error)),
-                        Ok(expected) => {
-                            (0..times).for_each(|_| figure.add(expected.one(change, &mut random, &mut told)));
-                        }
+                    match &expected {
+                        Err(error) => figure.add(Err(error.clone())),
+                        Ok(expected) => expected.all(&mut figure, &mut files, change, times, &mut random),
                     }
-                    figure.note(format!("{told} ended with a line and 1, the others were whole"));
                     figures.push(figure);
                 }
             }
@@ -63,11 +106,10 @@ fn prepare() -> Result<(Files, Vec<Phase>), String> {
     let folder = TempDir::new("torture-mapping");
     let first = packed(&folder, "first.olmo", &middling_config(), Stored::F32, 1)?;
     let second = packed(&folder, "second.olmo", &middling_config(), Stored::F32, 2)?;
-    let victim = folder.join("victim.olmo");
     write_tokens(&folder.join("one.bin"), 1)?;
     write_tokens(&folder.join("many.bin"), 600)?;
     let infer = |tokens: &str, flags: [&str; 4]| {
-        let mut arguments = vec![victim.display().to_string(), folder.join(tokens).display().to_string()];
+        let mut arguments = vec![VICTIM.to_string(), folder.join(tokens).display().to_string()];
         arguments.extend(flags.map(String::from));
         arguments
     };
@@ -87,14 +129,13 @@ fn prepare() -> Result<(Files, Vec<Phase>), String> {
             program: "olmo-infer",
             arguments: infer("one.bin", ["--steps", "60", "--threads", "2"]),
         },
-        Phase { name: "verify", program: "olmo-pack", arguments: vec!["verify".into(), victim.display().to_string()] },
+        Phase { name: "verify", program: "olmo-pack", arguments: vec!["verify".into(), VICTIM.into()] },
     ];
-    Ok((Files { folder, first, second, victim }, phases))
+    Ok((Files { folder, first, second, ageing: VecDeque::new(), n_copies: 0 }, phases))
 }
 
 /// What a phase yields for either model.
 struct Expected<'a> {
-    files: &'a Files,
     phase: &'a Phase,
     results: [Vec<u8>; 2],
     took: Duration,
@@ -102,43 +143,91 @@ struct Expected<'a> {
     second: Vec<u8>,
 }
 
+/// How often a run ended with a line, of how many.
+#[derive(Default)]
+struct Told {
+    told: u64,
+    of: u64,
+}
+
 impl<'a> Expected<'a> {
-    fn new(files: &'a Files, phase: &'a Phase) -> Result<Expected<'a>, String> {
+    fn new(files: &mut Files, phase: &'a Phase) -> Result<Expected<'a>, String> {
+        let io = |error: io::Error| format!("{}: {error}", phase.name);
+        let (first, second) = (files.first.clone(), files.second.clone());
         let mut took = Duration::ZERO;
-        let mut result = |model: &Path| {
-            restore(model, &files.victim).map_err(|error| format!("{}: {error}", files.victim.display()))?;
+        let mut result = |model: PathBuf| {
+            let folder = files.copy(&model).map_err(io)?;
             let begun = Instant::now();
-            let result = good(phase.program, &phase.arguments);
+            let output = Expected::command(phase, &folder).output().map_err(io)?;
             took = begun.elapsed();
-            result
+            fs::remove_dir_all(&folder).map_err(io)?;
+            if output.status.success() { Ok(output.stdout) } else { Err(told(phase.program, &output)) }
         };
-        let results = [result(&files.first)?, result(&files.second)?];
-        let second = fs::read(&files.second).map_err(|error| format!("{}: {error}", files.second.display()))?;
-        Ok(Expected { files, phase, results, took, second })
+        let results = [result(first)?, result(second.clone())?];
+        let second = fs::read(&second).map_err(io)?;
+        Ok(Expected { phase, results, took, second })
+    }
+
+    fn command(phase: &Phase, folder: &Path) -> Command {
+        let mut command = Command::new(program(phase.program));
+        command.args(&phase.arguments).current_dir(folder).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Changes files at random moments of runs, new ones and old ones in turn.
+    fn all(&self, figure: &mut Figure, files: &mut Files, change: &str, times: u64, random: &mut Random) {
+        let [mut fresh, mut aged] = [Told::default(), Told::default()];
+        for i in 0..times {
+            let (folder, told) = match i % 2 {
+                0 => (files.aged(), &mut aged),
+                _ => (files.fresh(), &mut fresh),
+            };
+            told.of += 1;
+            figure.add(folder.map_err(|error| error.to_string()).and_then(|folder| {
+                let result = self.one(&folder, files, change, random, &mut told.told);
+                fs::remove_dir_all(&folder).map_err(|error| error.to_string()).and(result)
+            }));
+        }
+        if change != "replaced" && aged.of >= FEW && aged.told == 0 {
+            figure.add(Err("no change of a file of some age was noticed".into()));
+        }
+        let [Told { told, of }, Told { told: told_aged, of: of_aged }] = [fresh, aged];
+        figure.note(format!(
+            "a line and 1: {told} of {of} with a new file, {told_aged} of {of_aged} with one older than 2 s; the others \
+             were whole"
+        ));
     }
 
     /// Changes the file at a random moment of a run, and judges how the run ends.
-    fn one(&self, change: &str, random: &mut Random, n_told: &mut u64) -> Result<(), String> {
-        let io = |error: io::Error| format!("{}: {error}", self.files.victim.display());
-        restore(&self.files.first, &self.files.victim).map_err(io)?;
+    fn one(
+        &self,
+        folder: &Path,
+        files: &Files,
+        change: &str,
+        random: &mut Random,
+        n_told: &mut u64,
+    ) -> Result<(), String> {
+        let victim = folder.join(VICTIM);
+        let io = |error: io::Error| format!("{}: {error}", victim.display());
         let delay = self.took.mul_f64(random.below(1000) as f64 / 900.0);
-        let length = fs::metadata(&self.files.first).map_err(io)?.len();
+        let length = self.second.len() as u64;
         let cut = random.bits() % length;
-        let spare = self.files.folder.join("spare.olmo");
+        let spare = folder.join("spare.olmo");
         if change == "replaced" {
-            fs::copy(&self.files.second, &spare).map_err(io)?;
+            fs::copy(&files.second, &spare).map_err(io)?;
         }
-        let mut command = Command::new(program(self.phase.program));
-        command.args(&self.phase.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| format!("{}: {error}", self.phase.program))?;
+        let child = Expected::command(self.phase, folder)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", self.phase.program))?;
         // Its output is taken while it runs: it may be more than a pipe holds.
         let output = std::thread::scope(|scope| {
             let output = scope.spawn(|| child.wait_with_output());
             sleep(delay);
             let changed = match change {
-                "cut short" => File::options().write(true).open(&self.files.victim).and_then(|file| file.set_len(cut)),
-                "written to" => write_over(&self.second, &self.files.victim),
-                _ => fs::rename(&spare, &self.files.victim),
+                "cut short" => File::options().write(true).open(&victim).and_then(|file| file.set_len(cut)),
+                "written to" => write_over(&self.second, &victim),
+                _ => fs::rename(&spare, &victim),
             };
             changed.and_then(|()| output.join().expect("waiting does not panic"))
         });
@@ -166,18 +255,6 @@ impl<'a> Expected<'a> {
             _ => Err(place()),
         }
     }
-}
-
-/// A new file with the bytes of `from`, so that nothing of what happened to the last one is left.
-fn restore(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::remove_file(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::copy(from, to)?;
-    // Older than a tick of the clock, as the file of a user is.
-    sleep(Duration::from_millis(25));
-    Ok(())
 }
 
 /// Writes `bytes` over those of `to`.

@@ -1,0 +1,88 @@
+//! The library leaves the signals of a program as they are: SECURITY.md says that who uses it decides for himself. In
+//! processes of their own, one of which dies of it.
+
+use libc::SIGBUS;
+use olmo_infer::mapping::Load;
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::{Model, Options};
+use olmo_tests::{Stored, TempDir, finish, run, small_config, write_weights};
+use std::env;
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+/// Tells a process of its own which model it is to open.
+const MODEL: &str = "OLMO_TESTED_MODEL";
+
+fn packed(folder: &TempDir) -> PathBuf {
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    run(PACK, [&weights, &model]).ok();
+    model
+}
+
+/// This program with one of its tests only, as a process of its own that leaves no dump of its memory behind.
+fn alone(test: &str, model: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]).arg(env::current_exe().expect("this program"));
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]).env(MODEL, model);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The model of a process of its own; none when somebody runs all ignored tests.
+fn own_model() -> Option<PathBuf> {
+    env::var_os(MODEL).map(PathBuf::from)
+}
+
+/// Which signals this process ignores and which it catches.
+fn signals() -> Vec<String> {
+    let status = fs::read_to_string("/proc/self/status").expect("the state of this process");
+    let lines = status.lines().filter(|line| line.starts_with("SigIgn:") || line.starts_with("SigCgt:"));
+    lines.map(String::from).collect()
+}
+
+#[test]
+fn signals_are_ignored_and_caught_as_before() {
+    let folder = TempDir::new("no-handler");
+    let finished = finish(&mut alone("opens_and_computes", &packed(&folder)));
+    assert!(finished.ok().contains("1 passed"), "{finished:?}");
+}
+
+#[test]
+fn a_file_that_is_cut_short_ends_a_program_without_handlers_by_the_signal() {
+    let folder = TempDir::new("no-handler");
+    let output = alone("reads_what_is_cut_off", &packed(&folder)).output().expect("it starts");
+    // Rust's own handler, which looks for overflows of the stack, lets it be.
+    assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("error: "), "{said}");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn opens_and_computes() {
+    let Some(path) = own_model() else { return };
+    let before = signals();
+    assert_eq!(before.len(), 2);
+    let model = Model::open_with(&path, Load::Mmap, 2).expect("a good file");
+    let mut session = model.session(Options::new(4)).expect("it fits");
+    session.prefill(&[1, 2, 3]).expect("a good prompt");
+    assert!(!session.logits().is_empty());
+    assert_eq!(signals(), before);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, and ends it"]
+fn reads_what_is_cut_off() {
+    let Some(path) = own_model() else { return };
+    // Once as most programs do, once with the bytes at hand.
+    let _model = Model::open_with(&path, Load::Mmap, 2).expect("a good file");
+    let file = ModelFile::open_with(&path, Load::Mmap).expect("a good file");
+    File::options().write(true).open(&path).expect("open").set_len(4096).expect("cut");
+    black_box(file.bytes().iter().map(|byte| u64::from(*byte)).sum::<u64>());
+    panic!("what is cut off was read");
+}
