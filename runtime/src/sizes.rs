@@ -117,3 +117,66 @@ mod tests {
         assert_eq!((cursor.align(0), cursor.align(1), cursor.position()), (Err(TooLarge), Ok(()), MAX_FILE_BYTES));
     }
 }
+
+/// What Kani proves. It reads this file by itself: nothing above names another one.
+#[cfg(kani)]
+mod proofs {
+    use super::*;
+
+    /// A cursor anywhere in a possible file.
+    fn somewhere() -> Cursor {
+        let at: u64 = kani::any();
+        kani::assume(at <= MAX_FILE_BYTES);
+        Cursor(at)
+    }
+
+    #[kani::proof]
+    #[kani::unwind(4)]
+    fn a_product_is_exact_or_too_large() {
+        // One factor of eight bits: two of 64 are a multiplier that no solver gets through.
+        let (a, b): (u64, u8) = (kani::any(), kani::any());
+        let exact = u128::from(a) * u128::from(b);
+        assert!(product([a, b.into()]) == u64::try_from(exact).map_err(|_| TooLarge));
+    }
+
+    #[kani::proof]
+    #[kani::unwind(5)]
+    fn a_sum_is_exact_or_too_large() {
+        let terms: [u64; 3] = kani::any();
+        let exact = u128::from(terms[0]) + u128::from(terms[1]) + u128::from(terms[2]);
+        assert!(sum(terms) == u64::try_from(exact).map_err(|_| TooLarge));
+    }
+
+    #[kani::proof]
+    #[kani::unwind(7)]
+    fn align_never_goes_back_and_stops_at_the_next_multiple() {
+        let begin = somewhere();
+        for alignment in [64, 256, 4096, 64 << 10, 2 << 20] {
+            let mut cursor = Cursor(begin.0);
+            match cursor.align(alignment) {
+                Ok(()) => assert!(cursor.0 >= begin.0 && cursor.0 - begin.0 < alignment && cursor.0 % alignment == 0),
+                Err(TooLarge) => assert!(cursor.0 == begin.0 && begin.0 > MAX_FILE_BYTES - alignment),
+            }
+            assert!(cursor.0 <= MAX_FILE_BYTES);
+        }
+    }
+
+    #[kani::proof]
+    fn what_is_taken_lies_in_the_file_side_by_side() {
+        let mut cursor = somewhere();
+        let (begin, first, second): (u64, u64, u64) = (cursor.0, kani::any(), kani::any());
+        if let (Ok(one), Ok(two)) = (cursor.take(first), cursor.take(second)) {
+            assert!(one.offset == begin && one.bytes == first && two.bytes == second);
+            assert!(one.end() == two.offset && two.end() == cursor.0 && cursor.0 <= MAX_FILE_BYTES);
+        }
+    }
+
+    #[kani::proof]
+    fn what_is_not_taken_does_not_fit() {
+        let mut cursor = somewhere();
+        let (begin, bytes): (u64, u64) = (cursor.0, kani::any());
+        if cursor.take(bytes).is_err() {
+            assert!(cursor.0 == begin && bytes > MAX_FILE_BYTES - begin);
+        }
+    }
+}
