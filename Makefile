@@ -1,6 +1,7 @@
 # What there is to do with a checkout. Needs the Rust toolchain and make, nothing else; but venv and bench-peers also
 # need python3 with its venv module and a network for pip, and bench-peers a C and a C++ compiler to build llama.cpp.
-# Where the system has no cmake, pip brings one for that. And fuzz needs cargo-fuzz and a C++ compiler.
+# Where the system has no cmake, pip brings one for that. fuzz needs cargo-fuzz and a C++ compiler, audit what
+# scripts/audit.sh names.
 
 DEMO := target/demo
 
@@ -12,7 +13,7 @@ LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 FUZZ := npy_header=400s safetensors_header=250s shard_index=150s index_raw=400s index_repaired=450s config_json=350s \
 	vocab_txt=350s tokens=50s forward=400s tokenizer_json=250s tokenizer_section=250s
 
-.PHONY: demo test check bench bench-peers torture fuzz venv
+.PHONY: demo test check audit bench bench-peers torture fuzz venv
 
 ## Packs the demo weights and lets the model speak.
 demo:
@@ -34,6 +35,13 @@ check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+## What needs more tools than the toolchain, see scripts/audit.sh. The mutants of all files, which take hours, are left
+## to scripts/audit.sh mutants.
+audit:
+	scripts/audit.sh deny
+	scripts/audit.sh coverage
+	scripts/audit.sh sanitizer
 
 ## Generates a random 1B model and measures start-up, prefill and decode. Needs 18 GB of disk.
 bench:

@@ -206,8 +206,7 @@ impl Table {
             let name = format!("{name}{}", " ".repeat((NAME - 2).saturating_sub(visible)));
             part(&name, *extent, Some(record.digest.get()));
         }
-        let bytes = layout.file_bytes - layout.data_offset;
-        part("tensors", Extent { offset: layout.data_offset, bytes }, None);
+        part("tensors", Extent { offset: layout.data_offset, bytes: layout.data_bytes() }, None);
         let header = model.header();
         let version = format!("{}.{}", header.version_major.get(), header.version_minor.get());
         self.line(format_args!(

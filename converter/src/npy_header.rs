@@ -1,9 +1,12 @@
 //! The strict grammar of `.npy` headers: it accepts what numpy writes for the few types that weights have, and says what
 //! anything else looks like. Works on bytes alone, without recursion, and allocates next to nothing.
 
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+
 use crate::element::SourceType;
 use crate::error::Problem;
 use crate::file_kind::FileKind;
+use olmo_infer::sizes::{TooLarge, product, sum};
 use std::path::Path;
 
 /// Longest header that numpy itself reads.
@@ -106,8 +109,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
         let found = format!("header of {header_bytes} bytes");
         return Err(Bad::new(found).expected("1 to 10000 bytes").advice("export it again"));
     }
-    let preamble_bytes = prefix + header_bytes as usize;
-    let Some(header) = start.get(prefix..preamble_bytes) else {
+    let Some((header, _)) = start.get(prefix..).and_then(|rest| rest.split_at_checked(header_bytes as usize)) else {
         return Err(Bad::new(format!("header of {header_bytes} bytes in a file of {file_bytes} bytes"))
             .expected("a header inside the file")
             .advice("the file is truncated, export it again"));
@@ -125,10 +127,10 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
     if fortran_order && shape.len() > 1 {
         return Err(Bad::new("Fortran order").expected("C order").advice("save np.ascontiguousarray(array)"));
     }
-    let needed = shape.iter().try_fold(descr.bytes(), |product, &size| product.checked_mul(size));
-    let total = needed.and_then(|needed| needed.checked_add(preamble_bytes as u64)).ok_or_else(impossible)?;
-    if total != file_bytes {
-        let (needed, found) = (total - preamble_bytes as u64, file_bytes - preamble_bytes as u64);
+    let needed = product([descr.bytes()].iter().chain(&shape).copied()).map_err(|TooLarge| impossible())?;
+    let preamble_bytes = sum([prefix as u64, header_bytes]).map_err(|TooLarge| impossible())?;
+    if sum([preamble_bytes, needed]).map_err(|TooLarge| impossible())? != file_bytes {
+        let found = file_bytes.saturating_sub(preamble_bytes);
         let shape = shown_shape(&shape);
         let has = match found.checked_sub(needed) {
             None => format!("{found} (truncated?)"),
@@ -138,7 +140,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
         let found = format!("shape {shape} needs {needed} bytes of data, has {has}");
         return Err(Bad::new(found).advice("export it again"));
     }
-    Ok(Checked { descr, fortran_order, shape, preamble_bytes })
+    Ok(Checked { descr, fortran_order, shape, preamble_bytes: preamble_bytes as usize })
 }
 
 /// A shape as numpy shows it.
@@ -149,6 +151,7 @@ pub fn shown_shape(shape: &[u64]) -> String {
 
 /// The header that numpy writes before so many numbers of this type: version 1.0, room for a longer first dimension,
 /// the numbers at a multiple of 64 bytes. `shape` is that of a vector or a matrix.
+#[expect(clippy::arithmetic_side_effects, reason = "texts of a few dozen bytes")]
 pub(crate) fn numpy_header(element: SourceType, shape: &[usize]) -> Vec<u8> {
     let descr = match element {
         SourceType::F32 => "<f4",
@@ -218,7 +221,7 @@ fn check_nesting(header: &[u8]) -> Result<(), Bad> {
     for byte in header {
         match byte {
             b'[' | b']' => return Err(Bad::new("structured element type").expected(ACCEPTED)),
-            b'(' | b'{' => depth += 1,
+            b'(' | b'{' => depth = depth.saturating_add(1),
             b')' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
@@ -298,10 +301,12 @@ impl<'a> Grammar<'a> {
         let [quote @ (b'\'' | b'"'), rest @ ..] = self.rest else {
             return Err(grammar("a value that is no quoted text".into()));
         };
-        let end =
-            rest.iter().position(|byte| byte == quote).ok_or_else(|| grammar("a quote that does not end".into()))?;
-        self.rest = &rest[end + 1..];
-        Ok(&rest[..end])
+        let mut parts = rest.splitn(2, |byte| byte == quote);
+        let (Some(text), Some(rest)) = (parts.next(), parts.next()) else {
+            return Err(grammar("a quote that does not end".into()));
+        };
+        self.rest = rest;
+        Ok(text)
     }
 
     fn truth(&mut self) -> Result<bool, Bad> {
@@ -344,8 +349,8 @@ impl<'a> Grammar<'a> {
             return Err(bad());
         }
         self.rest = rest;
-        let digit = |value: u64, digit: &u8| value.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
-        number.iter().try_fold(0u64, digit).ok_or_else(|| impossible("shape".into()))
+        let number = str::from_utf8(number).ok().and_then(|digits| digits.parse().ok());
+        number.ok_or_else(|| impossible("shape".into()))
     }
 }
 
@@ -382,5 +387,6 @@ fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "sizes of files that the tests make")]
 #[path = "npy_tests.rs"]
 mod tests;

@@ -209,7 +209,7 @@ impl<'a> Plan<'a> {
         header.index_bytes = U64::new(index.len() as u64);
         header.index_digest = U64::new(format::digest(&index, 0));
         header.data_offset = U64::new(self.layout.data_offset);
-        header.data_bytes = U64::new(self.layout.file_bytes - self.layout.data_offset);
+        header.data_bytes = U64::new(self.layout.data_bytes());
         header.config = ConfigBlock::new(self.config);
         header.header_digest = U64::new(header.computed_digest());
         (head, header)

@@ -6,11 +6,14 @@
 //! the entries are collected here, behind limits of our own, and where they lie is compared with the length of the
 //! file: what is read later was checked.
 
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+
 use crate::element::SourceType;
 use crate::error::{Problem, shortened};
 use crate::file_kind::FileKind;
 use crate::npy_header::{MAX_RANK, shown_shape};
 use crate::strict_json::{Object, insert_next};
+use olmo_infer::sizes::{product, sum};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -56,13 +59,11 @@ pub(crate) fn header_end(path: &Path, start: &[u8], file_bytes: u64) -> Result<u
         let problem = Problem::new(path, format!("header of {header_bytes} bytes"));
         return Err(problem.expected(format!("2 to {MAX_HEADER_BYTES}")).advice(ADVICE));
     }
-    let end = PREFIX_BYTES as u64 + header_bytes;
-    if end > file_bytes {
-        return Err(Problem::new(path, format!("header of {header_bytes} bytes in a file of {file_bytes} bytes"))
+    sum([PREFIX_BYTES as u64, header_bytes]).ok().filter(|&end| end <= file_bytes).ok_or_else(|| {
+        Problem::new(path, format!("header of {header_bytes} bytes in a file of {file_bytes} bytes"))
             .expected("a header inside the file")
-            .advice("the file is truncated, download it again"));
-    }
-    Ok(end)
+            .advice("the file is truncated, download it again")
+    })
 }
 
 /// Says what a file looks like that has no header.
@@ -89,7 +90,8 @@ pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<BTreeMap<Stri
         let found = format!("bad header: {}", shortened(&error.to_string(), SHOWN_CHARS));
         Problem::new(path, found).expected("names with dtype, shape and data_offsets").advice(ADVICE)
     })?;
-    check_ranges(path, &infos, file_bytes - data)?;
+    // header_end() has compared them.
+    check_ranges(path, &infos, file_bytes.saturating_sub(data))?;
     let entry = |(name, info): (String, TensorInfo)| match entry(info, data) {
         Ok(entry) => Ok((name, entry)),
         Err(found) => Err(Problem::new(path, found).tensor(name).advice(ADVICE)),
@@ -127,6 +129,8 @@ fn check_ranges(path: &Path, infos: &BTreeMap<String, TensorInfo>, data_bytes: u
 /// The entry of a tensor whose range lies in the file, where the numbers begin at `data`.
 fn entry(info: TensorInfo, data: u64) -> Result<Entry, String> {
     let (begin, end) = info.data_offsets;
+    #[expect(clippy::arithmetic_side_effects, reason = "check_ranges() has found them in the file, and in this order")]
+    let (bytes, range) = ((end - begin) as u64, data + begin as u64..data + end as u64);
     if info.shape.len() > MAX_RANK {
         return Err(format!("shape of {} dimensions, expected at most {MAX_RANK}", info.shape.len()));
     }
@@ -139,14 +143,14 @@ fn entry(info: TensorInfo, data: u64) -> Result<Entry, String> {
     };
     // The numbers of other types are never read.
     if let Ok(element) = element {
-        let needed = shape.iter().try_fold(element.bytes() as u64, |product, &size| product.checked_mul(size));
-        if needed != Some((end - begin) as u64) {
+        let needed = product([element.bytes() as u64].iter().chain(&shape).copied());
+        if needed != Ok(bytes) {
             let shape = shown_shape(&shape);
             let needed = needed.map_or("more than any number of".into(), |needed| needed.to_string());
-            return Err(format!("shape {shape} needs {needed} bytes of data, its data_offsets have {}", end - begin));
+            return Err(format!("shape {shape} needs {needed} bytes of data, its data_offsets have {bytes}"));
         }
     }
-    Ok(Entry { element, shape, range: data + begin as u64..data + end as u64 })
+    Ok(Entry { element, shape, range })
 }
 
 /// The entries of a header by the names of their tensors.

@@ -20,6 +20,7 @@ use crate::sources::{Source, checked_section, sources};
 use olmo_infer::format::{self, section};
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::sizes::{TooLarge, product, sum};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -76,15 +77,18 @@ fn generation_config(model: &ModelFile) -> Result<Option<String>, Error> {
     Ok(is_from_there.then(|| format!("{{\"eos_token_id\": {:?}}}\n", model.config().eos_token_ids)))
 }
 
-/// Bytes that the files take, less those of the files that they replace.
+/// Bytes that the files take, less those of the files that they replace. What no number holds, no disk has room for.
 fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> u64 {
     let replaced = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());
     let of_tensors = model.specs().iter().zip(sources).map(|(spec, source)| {
-        let bytes = header(source, spec).len() as u64 + spec.n_elements() * source.dtype.bytes() as u64;
-        bytes.saturating_sub(replaced(source_path(folder, spec)))
+        let numbers = product([spec.n_elements(), source.dtype.bytes() as u64])?;
+        let bytes = sum([header(source, spec).len() as u64, numbers])?;
+        Ok(bytes.saturating_sub(replaced(source_path(folder, spec))))
     });
-    let of_texts = texts.iter().map(|(name, bytes)| (bytes.len() as u64).saturating_sub(replaced(folder.join(name))));
-    of_tensors.chain(of_texts).sum()
+    let of_text = |(name, bytes): &Text| (bytes.len() as u64).saturating_sub(replaced(folder.join(name)));
+    let mut parts = of_tensors.chain(texts.iter().map(|text| Ok(of_text(text))));
+    let all = parts.try_fold(0, |so_far, part: Result<u64, TooLarge>| sum([so_far, part?]));
+    all.unwrap_or(u64::MAX)
 }
 
 /// What stands before the numbers of a tensor: the header that was kept, or that of numpy where there was none.

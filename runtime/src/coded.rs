@@ -12,7 +12,12 @@
 //! and a blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are
 //! raw stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
 
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+
+// What runs at every step: lengths were compared before, and a check of each number would cost as much as the decoding.
+#[expect(clippy::arithmetic_side_effects, reason = "CodedPanels::new has compared what it is made of")]
 mod coded_panels;
+#[expect(clippy::arithmetic_side_effects, reason = "positions in arrays of a fixed size")]
 mod step;
 
 pub use coded_panels::{CodedPanel, CodedPanels, StoredStep};
@@ -22,6 +27,7 @@ pub use step::{
 
 use crate::format::Dtype;
 use crate::panels::PanelShape;
+use crate::sizes::{TooLarge, in_memory, product, sum};
 use std::io::{self, Read};
 use std::ops::Range;
 
@@ -64,6 +70,7 @@ impl CodedTable {
     }
 
     /// The raw steps of a panel, ascending.
+    #[expect(clippy::arithmetic_side_effects, reason = "raw_before has an entry more than there are panels")]
     pub fn raw_steps(&self, panel: usize) -> &[u32] {
         &self.raw_steps[self.raw_before[panel] as usize..self.raw_before[panel + 1] as usize]
     }
@@ -72,6 +79,10 @@ impl CodedTable {
     ///
     /// # Panics
     /// When there is no such panel.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "CodedPanels::new has compared the last end with the bytes of the matrix"
+    )]
     pub fn panel_range(&self, shape: &PanelShape, panel: usize) -> Range<usize> {
         let begin = |panel: usize| {
             let raw = self.raw_before[panel] as usize * (RAW_STEP_BYTES - CODED_STEP_BYTES);
@@ -82,11 +93,15 @@ impl CodedTable {
 
     /// Bytes of the table in the file; `None` when that is no size.
     pub fn bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<usize> {
-        let numbers = shape.n_panels().checked_add(n_raw_steps as usize)?;
-        numbers.checked_mul(4)?.checked_add(N_CODES)
+        let bytes = || -> Result<usize, TooLarge> {
+            let numbers = sum([shape.n_panels() as u64, n_raw_steps.into()])?;
+            in_memory(sum([product([numbers, 4])?, N_CODES as u64])?)
+        };
+        bytes().ok()
     }
 
     /// Appends the table as the file has it.
+    #[expect(clippy::arithmetic_side_effects, reason = "raw_before ascends")]
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.exponents.to_bytes());
         let counts = self.raw_before.windows(2).map(|ends| ends[1] - ends[0]);
@@ -137,6 +152,7 @@ impl CodedTable {
 
 /// Appends to `out` what `number` makes of the next `n` numbers of `source`, which is read in small pieces, and of how
 /// many there are in `out` before each.
+#[expect(clippy::arithmetic_side_effects, reason = "at most what is left is read, in pieces of a fixed size")]
 fn for_numbers(
     source: &mut impl Read,
     n: usize,
@@ -186,15 +202,15 @@ fn n_steps(shape: &PanelShape) -> usize {
 
 /// Bytes of a coded matrix; `None` when that is no size.
 pub fn coded_bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<u64> {
-    let steps = (shape.n_panels() as u64).checked_mul(n_steps(shape) as u64)?;
-    let raw = u64::from(n_raw_steps).checked_mul((RAW_STEP_BYTES - CODED_STEP_BYTES) as u64)?;
-    steps.checked_mul(CODED_STEP_BYTES as u64)?.checked_add(raw)
+    let coded = product([shape.n_panels(), n_steps(shape), CODED_STEP_BYTES]).ok()?;
+    let more_of_raw = product([n_raw_steps as usize, RAW_STEP_BYTES - CODED_STEP_BYTES]).ok()?;
+    sum([coded, more_of_raw]).ok()
 }
 
 /// Whether a matrix with so many raw steps is coded or stays plain.
 pub fn pays(shape: &PanelShape, n_raw_steps: u64) -> bool {
-    let steps = shape.n_panels() as u64 * n_steps(shape) as u64;
-    u32::try_from(n_raw_steps).is_ok() && n_raw_steps <= steps / STEPS_PER_RAW_STEP
+    let steps = product([shape.n_panels(), n_steps(shape)]);
+    u32::try_from(n_raw_steps).is_ok() && steps.is_ok_and(|steps| n_raw_steps <= steps / STEPS_PER_RAW_STEP)
 }
 
 #[cfg(test)]

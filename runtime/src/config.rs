@@ -3,6 +3,7 @@
 //! Names are those of `config.json` as transformers writes it. [`ModelConfig::validate`] is the one place that says
 //! what a possible model is; the converter runs it before it plans a file and the reader before it believes one.
 
+use crate::sizes::product;
 use std::fmt;
 
 /// Largest `hidden_size`, `n_heads * head_dim` and `intermediate_size` the format admits.
@@ -210,7 +211,7 @@ impl ModelConfig {
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return bad("num_key_value_heads", &self.n_kv_heads, format!("a divisor of {} heads", self.n_heads));
         }
-        if self.n_heads.saturating_mul(self.head_dim) > MAX_WIDTH {
+        if !product([self.n_heads, self.head_dim]).is_ok_and(|width| width <= MAX_WIDTH as u64) {
             return bad("head_dim", &self.head_dim, format!("heads * head_dim of at most {MAX_WIDTH}"));
         }
         let real = |key, found: f64, min: f64, max: f64| {

@@ -3,6 +3,8 @@
 //! No I/O and no arithmetic on sizes here: `layout.rs` computes where everything lies, `model_file.rs` reads and
 //! checks. A test compares the tables of `format-spec.md` with the offsets and sizes of these structs.
 
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+
 mod config_block;
 mod kinds;
 mod section_heads;

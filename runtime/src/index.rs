@@ -5,11 +5,14 @@
 //! with the layout that `layout.rs` computes, then the tables. Offsets are compared and never followed, so that overlap,
 //! holes and misalignment cannot be expressed, and no tensor data is read.
 
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+
 use crate::coded::{self, BadTable, CodedTable};
 use crate::config::ModelConfig;
 use crate::error::{Error, display_path};
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec, TooLarge};
+use crate::sizes::{in_memory, product, sum};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -119,7 +122,7 @@ struct Section<'a, S: ?Sized> {
 impl<S: ReadAt + ?Sized> Read for Section<'_, S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.source.read_exact_at(out, self.at)?;
-        self.at += out.len() as u64;
+        self.at = sum([self.at, out.len() as u64]).map_err(|TooLarge| io::ErrorKind::UnexpectedEof)?;
         self.digest.update(out);
         Ok(out.len())
     }
@@ -140,6 +143,11 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             found: found.to_string(),
             expected: expected.to_string(),
         }
+    }
+
+    /// Only where addresses have 32 bits: within the limits of a configuration no size is beyond every file.
+    fn impossible(&self) -> Error {
+        self.damaged("configuration", "sizes beyond every file", "a possible model")
     }
 
     /// A comparison of numbers that must be equal.
@@ -213,20 +221,22 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                 format_args!("at most {}", format::MAX_SECTIONS),
             ));
         }
-        let tensor_bytes = n_tensors * format::TENSOR_RECORD_BYTES;
-        let index_bytes = tensor_bytes + n_sections * format::SECTION_RECORD_BYTES;
-        self.equal("index bytes", header.index_bytes.get(), index_bytes as u64)?;
-        if self.length < (format::HEADER_BYTES + index_bytes) as u64 {
+        let impossible = |TooLarge| self.impossible();
+        let tensor_bytes = product([n_tensors, format::TENSOR_RECORD_BYTES]).map_err(impossible)?;
+        let section_bytes = product([n_sections, format::SECTION_RECORD_BYTES]).map_err(impossible)?;
+        let index_bytes = sum([tensor_bytes, section_bytes]).map_err(impossible)?;
+        self.equal("index bytes", header.index_bytes.get(), index_bytes)?;
+        if self.length < sum([format::HEADER_BYTES as u64, index_bytes]).map_err(impossible)? {
             return Err(self.damaged("index", format_args!("a file of {} bytes", self.length), "room for the index"));
         }
-        let mut index = vec![0u8; index_bytes];
+        let mut index = vec![0u8; in_memory(index_bytes).map_err(impossible)?];
         self.source.read_exact_at(&mut index, format::HEADER_BYTES as u64).map_err(Error::io(self.path, "read"))?;
         let digest = format::digest(&index, 0);
         if digest != header.index_digest.get() {
             let expected = header.index_digest.get();
             return Err(self.damaged("index digest", format_args!("{digest:016x}"), format_args!("{expected:016x}")));
         }
-        let (tensors, sections) = index.split_at(tensor_bytes);
+        let (tensors, sections) = index.split_at(in_memory(tensor_bytes).map_err(impossible)?);
         let tensors = <[TensorRecord]>::ref_from_bytes(tensors).expect("a whole number of unaligned records");
         let sections = <[SectionRecord]>::ref_from_bytes(sections).expect("a whole number of unaligned records");
         Ok((tensors.to_vec(), sections.to_vec()))
@@ -381,11 +391,10 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         records: &[TensorRecord],
         sections: &[SectionRecord],
     ) -> Result<Layout, Error> {
-        // Only where addresses have 32 bits: within the limits of a configuration no size is beyond every file.
-        let impossible = |_| self.damaged("configuration", "sizes beyond every file", "a possible model");
+        let impossible = |TooLarge| self.impossible();
         let specs = layout::tensors(config);
-        let add = |sum: u64, (spec, &encoding): (&TensorSpec, &Encoding)| {
-            sum.checked_add(layout::table_bytes(spec, matrices, encoding)?).ok_or(TooLarge)
+        let add = |so_far: u64, (spec, &encoding): (&TensorSpec, &Encoding)| {
+            sum([so_far, layout::table_bytes(spec, matrices, encoding)?])
         };
         let tables = specs.iter().zip(encodings).try_fold(0, add).map_err(impossible)?;
         // Each table has some bytes: the section is there exactly when a tensor is coded.
@@ -400,7 +409,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(impossible)?;
         self.equal("file bytes", header.file_bytes.get(), layout.file_bytes)?;
         self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
-        self.equal("data bytes", header.data_bytes.get(), layout.file_bytes - layout.data_offset)?;
+        self.equal("data bytes", header.data_bytes.get(), layout.data_bytes())?;
         for (record, extent) in sections.iter().zip(&layout.sections) {
             let (found, expected) = (record.offset.get(), extent.offset);
             if found != expected {

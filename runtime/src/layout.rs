@@ -2,10 +2,14 @@
 //! type of the matrices, their encodings and the lengths of the sections. The converter writes what it says; the reader
 //! computes it again and refuses a file that differs, so overlaps, holes and wrong alignments cannot be expressed.
 
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+
 use crate::coded::{CodedTable, coded_bytes};
 use crate::config::ModelConfig;
 use crate::format::{self, Dtype, Encoding, NONE, PANEL_ROWS, TensorLayout};
 use crate::panels::PanelShape;
+use crate::sizes::{Cursor, product, sum};
+pub use crate::sizes::{Extent, TooLarge};
 
 /// What a tensor is for. The discriminant is its code in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +102,11 @@ impl TensorSpec {
     }
 
     /// Number of elements, padding not counted.
+    ///
+    /// # Panics
+    /// When they are more than a tensor of a checked configuration can have.
     pub fn n_elements(&self) -> u64 {
-        self.rows as u64 * self.columns.unwrap_or(1) as u64
+        product([self.rows, self.columns.unwrap_or(1)]).expect("a configuration has limits")
     }
 
     /// `layer` as the file stores it.
@@ -154,22 +161,6 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     all.filter(|spec| spec.columns.is_some() || config.architecture.has_norm_weights()).collect()
 }
 
-/// A range of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// From the beginning of the file.
-    pub offset: u64,
-    /// Length.
-    pub bytes: u64,
-}
-
-impl Extent {
-    /// One past the last byte.
-    pub fn end(&self) -> u64 {
-        self.offset + self.bytes
-    }
-}
-
 /// Where everything lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -185,31 +176,12 @@ pub struct Layout {
     pub file_bytes: u64,
 }
 
-/// A size that no file can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLarge;
-
-/// All size arithmetic of the format: a cursor whose every step is checked.
-struct Cursor(u64);
-
-impl Cursor {
-    /// Moves to the next multiple of `alignment`, a power of two.
-    fn align(&mut self, alignment: u64) -> Result<(), TooLarge> {
-        self.0 = self.0.checked_next_multiple_of(alignment).filter(|&end| end <= i64::MAX as u64).ok_or(TooLarge)?;
-        Ok(())
+impl Layout {
+    /// Length of the tensor data, up to the end of the file.
+    #[expect(clippy::arithmetic_side_effects, reason = "a cursor that only moves forward has been at both")]
+    pub fn data_bytes(&self) -> u64 {
+        self.file_bytes - self.data_offset
     }
-
-    /// Takes the next `bytes` bytes.
-    fn take(&mut self, bytes: u64) -> Result<Extent, TooLarge> {
-        let offset = self.0;
-        self.0 = offset.checked_add(bytes).filter(|&end| end <= i64::MAX as u64).ok_or(TooLarge)?;
-        Ok(Extent { offset, bytes })
-    }
-}
-
-/// Product of factors, checked.
-fn product(factors: &[usize]) -> Result<u64, TooLarge> {
-    factors.iter().try_fold(1u64, |product, &factor| product.checked_mul(factor as u64)).ok_or(TooLarge)
 }
 
 /// Bytes of a tensor in the file, padding inside panels included.
@@ -222,10 +194,10 @@ fn product(factors: &[usize]) -> Result<u64, TooLarge> {
 pub fn tensor_bytes(spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, TooLarge> {
     let dtype = spec.dtype(matrices);
     match (spec.columns, encoding) {
-        (None, Encoding::Plain) => product(&[spec.rows, dtype.bytes()]),
+        (None, Encoding::Plain) => product([spec.rows, dtype.bytes()]),
         (Some(columns), Encoding::Plain) => {
             let columns = columns.checked_next_multiple_of(dtype.columns_per_step()).ok_or(TooLarge)?;
-            product(&[spec.rows.div_ceil(PANEL_ROWS), PANEL_ROWS, columns, dtype.bytes()])
+            product([spec.rows.div_ceil(PANEL_ROWS), PANEL_ROWS, columns, dtype.bytes()])
         }
         (_, Encoding::Coded { n_raw_steps }) => coded_bytes(&coded_shape(spec, matrices), n_raw_steps).ok_or(TooLarge),
     }
@@ -269,29 +241,29 @@ pub fn layout(
 ) -> Result<Layout, TooLarge> {
     let specs = tensors(config);
     assert_eq!(encodings.len(), specs.len());
-    let mut cursor = Cursor(0);
+    let mut cursor = Cursor::default();
     cursor.take(format::HEADER_BYTES as u64)?;
-    let tensor_records = product(&[specs.len(), format::TENSOR_RECORD_BYTES])?;
-    let section_records = product(&[section_bytes.len(), format::SECTION_RECORD_BYTES])?;
-    let index = cursor.take(tensor_records.checked_add(section_records).ok_or(TooLarge)?)?;
+    let tensor_records = product([specs.len(), format::TENSOR_RECORD_BYTES])?;
+    let section_records = product([section_bytes.len(), format::SECTION_RECORD_BYTES])?;
+    let index = cursor.take(sum([tensor_records, section_records])?)?;
     let mut sections = Vec::with_capacity(section_bytes.len());
     for &bytes in section_bytes {
         cursor.align(format::SECTION_ALIGNMENT)?;
         sections.push(cursor.take(bytes)?);
     }
 
-    let mut total = Cursor(0);
+    let mut total = Cursor::default();
     for (spec, &encoding) in specs.iter().zip(encodings) {
         total.take(tensor_bytes(spec, matrices, encoding)?)?;
         total.align(format::TENSOR_ALIGNMENT)?;
     }
-    let (data_alignment, group_alignment) = if total.0 >= format::LARGE_DATA_BYTES {
+    let (data_alignment, group_alignment) = if total.position() >= format::LARGE_DATA_BYTES {
         (format::LARGE_DATA_ALIGNMENT, format::LARGE_GROUP_ALIGNMENT)
     } else {
         (format::SMALL_DATA_ALIGNMENT, format::SMALL_GROUP_ALIGNMENT)
     };
     cursor.align(data_alignment)?;
-    let data_offset = cursor.0;
+    let data_offset = cursor.position();
     let mut placed = Vec::with_capacity(specs.len());
     let mut group = None;
     for (spec, &encoding) in specs.iter().zip(encodings) {
@@ -301,5 +273,5 @@ pub fn layout(
         placed.push(cursor.take(tensor_bytes(spec, matrices, encoding)?)?);
     }
     cursor.align(group_alignment)?;
-    Ok(Layout { index, sections, tensors: placed, data_offset, file_bytes: cursor.0 })
+    Ok(Layout { index, sections, tensors: placed, data_offset, file_bytes: cursor.position() })
 }

@@ -35,7 +35,8 @@
 //! From the file to the logits:
 //!
 //! 1. [`model_file`] opens and checks the file, [`mapping`] maps it or reads it, as suits its [`file_system`];
-//!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model it is.
+//!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model it is,
+//!    and [`sizes`] computes with what a file states.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
 //! 3. [`network`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
 //!    pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
@@ -93,6 +94,7 @@ pub mod sequence;
 pub mod session;
 pub mod signals;
 pub mod single;
+pub mod sizes;
 mod sync;
 pub mod text;
 pub mod threads;

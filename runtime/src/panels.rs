@@ -11,6 +11,9 @@
 //! ```
 //!
 //! Rows that do not fill the last panel are zeros.
+//!
+//! The arithmetic is bare, for it runs beside the kernels: on shapes of matrices whose bytes `layout.rs` has computed
+//! with checks.
 
 use crate::format::{Dtype, PANEL_ROWS};
 

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Checks that need more than the toolchain. The times are those of two cores.
+#
+# scripts/audit.sh deny: bans, licences and sources of all dependencies, as deny.toml has them; without a network, in
+# seconds. Needs cargo-deny (cargo install --locked cargo-deny).
+#
+# scripts/audit.sh coverage: which lines of parsers and writer the tests run, into target/audit/coverage; an hour. Needs
+# cargo-tarpaulin (cargo install --locked cargo-tarpaulin).
+#
+# scripts/audit.sh mutants [FILE...] [-- ARGUMENT...]: changes the validators and the writer, or these files of them, a
+# spot at a time, and says which changes no test notices, into target/audit/mutants; a minute for each, hours for all
+# files. The arguments, those of cargo test, choose other tests. Needs cargo-mutants (cargo install --locked
+# cargo-mutants), and from root unshare and mount.
+#
+# scripts/audit.sh sanitizer: tests of whatever reads files or has unsafe code under AddressSanitizer; an hour. Needs
+# x86-64 Linux with glibc; the sanitizer is in the stable toolchain, and RUSTC_BOOTSTRAP unlocks it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+OUT=target/audit
+READER=(runtime/src/{index,layout,config,tokens}.rs)
+PACKER=(converter/src/{npy_header,safetensors_header,strict_json,shard_index,output,disk,write}.rs)
+READER_TESTS=(catalogue_model_files catalogue_tokens coded_refused limits properties spec_tables)
+PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_safetensors npy_differential pack_output
+    safetensors_parsers)
+MORE_PARSERS=(runtime/src/{coded,chat,tokenizer,vocabulary,model_file,sizes}.rs runtime/src/format/config_block.rs
+    converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,vocab,unpack,copy}.rs)
+COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load
+    model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_usage pack_values
+    reader_exhaustive text_cli tokenizer unpack_restores_the_folder verify_against verify_finds_damage)
+SANITIZER_TESTS=(batch_same_bits fuzz_corpora infer_golden infer_load infer_not_finite infer_same_bits known_answers
+    library pack_coded pack_safetensors pack_values properties reader_exhaustive score text_cli
+    unpack_restores_the_folder verify_finds_damage)
+
+fail() {
+    echo "audit: $1" >&2
+    exit 1
+}
+
+# Fails unless there is a subcommand of cargo.
+needs() {
+    command -v "cargo-$1" >/dev/null || fail "cargo-$1 is missing; cargo install --locked cargo-$1"
+}
+
+# The option --test before each name.
+tests() {
+    printf -- '--test\n%s\n' "$@"
+}
+
+deny() {
+    needs deny
+    cargo deny --offline check bans licenses sources
+}
+
+coverage() {
+    needs tarpaulin
+    local file chosen files=()
+    mapfile -t chosen < <(tests "${READER_TESTS[@]}" "${PACKER_TESTS[@]}" "${COVERAGE_TESTS[@]}")
+    for file in "${READER[@]}" "${PACKER[@]}" "${MORE_PARSERS[@]}"; do files+=(--include-files "$file"); done
+    mkdir -p "$OUT/coverage"
+    cargo tarpaulin --engine llvm --follow-exec --skip-clean --workspace --no-fail-fast --timeout 900 \
+        --target-dir "$OUT/coverage/build" --out Stdout --out Html --output-dir "$OUT/coverage" "${files[@]}" \
+        --lib --bins "${chosen[@]}"
+}
+
+mutants() {
+    needs mutants
+    local file files=()
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        files+=("$1")
+        shift
+    done
+    [ "${1:-}" = -- ] && shift
+    local reader=() packer=()
+    for file in "${files[@]}"; do
+        case $file in
+            runtime/*) reader+=("$file") ;;
+            converter/*) packer+=("$file") ;;
+            *) fail "$file: no file of runtime or converter" ;;
+        esac
+    done
+    [ ${#files[@]} = 0 ] && reader=("${READER[@]}") packer=("${PACKER[@]}")
+    local chosen status=0
+    if [ ${#reader[@]} != 0 ]; then
+        mapfile -t chosen < <(tests "${READER_TESTS[@]}")
+        [ $# != 0 ] && chosen=("$@")
+        mutate olmo-infer "$OUT/mutants/runtime" "${reader[@]}" -- --lib "${chosen[@]}" || status=$?
+    fi
+    if [ ${#packer[@]} != 0 ]; then
+        mapfile -t chosen < <(tests "${PACKER_TESTS[@]}")
+        [ $# != 0 ] && chosen=("$@")
+        mutate olmo-pack "$OUT/mutants/converter" "${packer[@]}" -- --lib "${chosen[@]}" || status=$?
+    fi
+    return $status
+}
+
+# Runs mutants of some files of a package: PACKAGE FOLDER FILE... -- ARGUMENT...
+mutate() {
+    local package=$1 folder=$2 files=()
+    shift 2
+    while [ "$1" != -- ]; do
+        files+=(--file "$1")
+        shift
+    done
+    guarded true || fail "mutants run from root only where unshare --mount can guard /dev; run them as another user"
+    mkdir -p "$folder"
+    guarded cargo mutants --workspace "${files[@]}" --test-package "$package" --test-package olmo-tests \
+        --output "$folder" --timeout 900 --build-timeout 1800 "$@"
+}
+
+# Runs a command. A mutant of output.rs does not ask what it replaces: from root, one has put a file in the place of
+# /dev/null. So root runs it in a mount namespace of its own, where each device is a mount point, which nobody replaces.
+guarded() {
+    if [ "$EUID" != 0 ]; then
+        "$@"
+        return
+    fi
+    # shellcheck disable=SC2016
+    unshare --mount --propagation private bash -euc '
+        for device in null zero full random urandom tty; do
+            [ ! -e "/dev/$device" ] || mount --bind "/dev/$device" "/dev/$device"
+        done
+        exec "$@"' bash "$@"
+}
+
+sanitizer() {
+    local host chosen
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    [ "$host" = x86_64-unknown-linux-gnu ] || fail "the sanitizer runs on x86_64-unknown-linux-gnu, this is $host"
+    mapfile -t chosen < <(tests "${SANITIZER_TESTS[@]}")
+    # Memory that is left at the end is no error here, and looking for it needs rights that containers lack. With
+    # --target, build scripts and macros stay without the sanitizer.
+    export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0
+    cargo test --target "$host" -p olmo-infer --lib
+    cargo test --target "$host" -p olmo-tests --no-fail-fast "${chosen[@]}"
+}
+
+case ${1:-} in
+    deny | coverage | mutants | sanitizer) "$@" ;;
+    *) fail "deny, coverage, mutants or sanitizer?" ;;
+esac
