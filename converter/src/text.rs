@@ -113,7 +113,9 @@ impl Text {
             None => present("tokenizer.json")?,
             given => given,
         };
-        let mut text = Text::default();
+        // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
+        let chat = chat(present("tokenizer_config.json")?.as_deref(), present("chat_template.jinja")?.as_deref())?;
+        let mut text = Text { chat, ..Text::default() };
         if let Some(path) = &json {
             let read = tokenizer_json::read(path, vocab_size)?;
             text.vocabulary = Some(read.vocabulary);
@@ -134,7 +136,6 @@ impl Text {
             }
             text.vocabulary = Some(vocabulary);
         }
-        text.chat = chat(present("tokenizer_config.json")?.as_deref(), present("chat_template.jinja")?.as_deref())?;
         Ok(text)
     }
 }

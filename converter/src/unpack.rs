@@ -22,7 +22,6 @@ use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::sizes::{TooLarge, product, sum};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -91,11 +90,12 @@ fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &
     all.unwrap_or(u64::MAX)
 }
 
-/// What stands before the numbers of a tensor: the header that was kept, or that of numpy where there was none.
-fn header<'a>(source: &Source<'a>, spec: &TensorSpec) -> Cow<'a, [u8]> {
+/// What stands before the numbers of a tensor: the header that was kept, copied as the texts are, or that of numpy where
+/// there was none.
+fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
     match source.header {
-        [] => Cow::Owned(numpy_header(source.dtype, &spec.shape())),
-        kept => Cow::Borrowed(kept),
+        [] => numpy_header(source.dtype, &spec.shape()),
+        kept => kept.to_vec(),
     }
 }
 
@@ -256,8 +256,7 @@ impl Unpacking<'_> {
         let (mut bits, mut numbers) = (of_model.memory(&path)?, Vec::new());
         reserve(&mut numbers, of_model.piece_elements() * source.dtype.bytes(), &path)?;
         let mut file = self.create(path)?;
-        // Copied, as the texts are.
-        file.append(&header(source, spec).into_owned())?;
+        file.append(&header(source, spec))?;
         let mut digest = Xxh3::with_seed(0);
         let mut exact = true;
         for piece in 0..of_model.n_pieces() {

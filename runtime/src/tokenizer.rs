@@ -123,7 +123,8 @@ impl<'a> Tokenizer<'a> {
             TOKENIZER_BYTE_PAIRS => {}
             // Copied before it is looked at, as other text of a file that may be mapped.
             TOKENIZER_UNKNOWN => {
-                return Err(NoTokenizer::Unknown(String::from_utf8_lossy(&rest.to_vec()).into_owned()));
+                let why = rest.to_vec();
+                return Err(NoTokenizer::Unknown(String::from_utf8_lossy(&why).into_owned()));
             }
             kind => return Err(NoTokenizer::UnknownKind(kind)),
         }
