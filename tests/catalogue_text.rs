@@ -304,6 +304,8 @@ fn x4_chat_templates_that_cannot_be_used_are_told() {
             "{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = [n.x] %}{% endfor %}",
             "none: its chat template ",
         ),
+        // Steps that take as long as a number says.
+        ("{{ [1] * 9000000000000000000 }}", "none: its chat template takes more than 5 s"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "none: its chat template cannot be used: "),
     ] {
         fixture.write("chat_template.jinja", template);

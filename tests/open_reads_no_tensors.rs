@@ -1,14 +1,26 @@
 //! Opening a model reads its header, its index and the tables of coded matrices, and nothing of its tensors. What a run
 //! uses of these can be brought in beside it.
 
+use olmo_infer::config::ModelConfig;
+use olmo_infer::format::Encoding;
 use olmo_infer::index::{Index, ReadAt};
+use olmo_infer::layout;
 use olmo_infer::model_file::ModelFile;
-use olmo_tests::TempDir;
-use olmo_tests::packed::Packed;
+use olmo_tests::catalogue::{Run, measured};
+use olmo_tests::crafted::claimed;
+use olmo_tests::packed::{Packed, tiny_config};
+use olmo_tests::{TempDir, run};
 use std::cell::RefCell;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+/// Most memory of a program that reads no tensor, the pages of the file that it touches included.
+const MAX_BYTES: u64 = 32 << 20;
 
 /// Bytes that remember which of them were read.
 struct Watched<'a> {
@@ -31,6 +43,30 @@ fn opening_reads_nothing_of_the_tensors() {
         let ends = file.ends.into_inner();
         assert!(ends.len() >= 2, "the header and the index: {ends:?}");
         assert!(ends.iter().all(|&end| end <= index.layout.data_offset), "{}: {ends:?}", packed.name);
+    }
+}
+
+/// The programs as they are, at a file of 100 GB of which the tensors are a hole: memory holds every page that they look
+/// at. All of a file that is less than two seconds old is read once, so this one is older.
+#[test]
+fn a_program_reads_nothing_of_the_tensors_before_it_computes() {
+    let folder = TempDir::new("opened");
+    let (model, tokens) = (folder.join("m.olmo"), folder.join("t.bin"));
+    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 3072, ..tiny_config() };
+    let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
+    let (bytes, layout) = claimed(&Packed::plain_bf16().bytes, &config, &encodings);
+    assert!(layout.file_bytes > 100_000_000_000);
+    fs::write(&model, bytes).expect("written");
+    File::options().write(true).open(&model).expect("open").set_len(layout.file_bytes).expect("a sparse file");
+    fs::write(&tokens, (1u32 << 24).to_le_bytes()).expect("written");
+    sleep(Duration::from_millis(2100));
+    run(PACK, ["inspect".as_ref(), model.as_os_str()]).ok();
+    let inspected = Run::new(measured(PACK).arg("inspect").arg(&model)).expect("it runs");
+    let refused = Run::new(measured(INFER).arg(&model).arg(&tokens)).expect("it runs");
+    assert!(refused.stderr.contains("token 0 is 16777216"), "{}", refused.stderr);
+    for (run, status) in [(inspected, 0), (refused, 1)] {
+        assert_eq!(run.status.code(), Some(status), "{}", run.stderr);
+        assert!(run.peak_bytes.is_some_and(|peak| peak < MAX_BYTES), "{:?}", run.peak_bytes);
     }
 }
 

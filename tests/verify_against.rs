@@ -1,7 +1,8 @@
 //! `olmo-pack verify --against`: whether a model file holds the numbers of a weights folder.
 
-use olmo_tests::{Stored, TempDir, map_numbers, npy_path, run, small_config, write_npy, write_weights};
+use olmo_tests::{Stored, TempDir, finish, map_numbers, npy_path, run, small_config, write_npy, write_weights};
 use std::path::Path;
+use std::process::Command;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
@@ -16,7 +17,13 @@ fn the_numbers_of_a_folder_are_compared() {
         let against = |weights: &Path| {
             run(PACK, ["verify".as_ref(), model.as_os_str(), "--against".as_ref(), weights.as_os_str()])
         };
-        assert!(against(&weights).ok().contains(": ok, the numbers of "));
+        let rounded = if dtype == "bf16" { " rounded to bf16" } else { "" };
+        let says = format!(": ok, the numbers of {}{rounded}, ", weights.display());
+        assert!(against(&weights).ok().contains(&says), "{says}");
+        // As where no thread can be started: the stack that is asked for is larger than any address space.
+        let mut command = Command::new(PACK);
+        command.arg("verify").arg(&model).arg("--against").arg(&weights).env("RUST_MIN_STACK", "99999999999999");
+        assert!(finish(&mut command).ok().contains(&says));
         // A number, a tensor, a shape and the configuration.
         let other = folder.join(format!("other-{dtype}"));
         write_weights(&other, &small_config(), Stored::F32, 1);

@@ -7,6 +7,7 @@ use olmo_infer::format::{self, Dtype, HEADER_BYTES, SectionRecord, TokenizerHead
 use olmo_infer::layout::{Layout, TensorSpec};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
+use olmo_pack::copy;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::verify;
@@ -301,28 +302,52 @@ fn sections_are_checked_even_under_a_right_digest() {
     let file = ModelFile::from_bytes(Path::new("m.olmo"), &original).expect("a good index");
     let n_tensors = file.specs().len();
     assert_eq!(found(&original), [""; 0]);
-    let head = size_of::<TokenizerHead>();
-    for (kind, at, says) in [
-        (section::SOURCES, 0, "section SOURCES: "),
+    type Edit = dyn Fn(&mut [u8]);
+    let flip = |at: usize| move |section: &mut [u8]| section[at] ^= 1;
+    let of_header = "section SOURCES: header of model.embed_tokens.weight: ";
+    let replace = |from: &'static [u8], to: &'static [u8]| {
+        move |section: &mut [u8]| {
+            let at = section.windows(from.len()).position(|window| window == from).expect("it is there");
+            section[at..at + from.len()].copy_from_slice(to);
+        }
+    };
+    let cases: [(u32, &Edit, &str); 10] = [
+        (section::SOURCES, &flip(0), "section SOURCES: entry 0: unknown element type 0"),
+        // Headers that unpacking would write before the numbers of another array.
+        (section::SOURCES, &replace(b"\x93NUMPY", b"#!/bin"), of_header),
+        (section::SOURCES, &replace(b"'<f4'", b"'|O' "), of_header),
+        (section::SOURCES, &replace(b"'<f4'", b"'<u2'"), of_header),
+        (section::SOURCES, &replace(b"False", b"True "), of_header),
+        (section::SOURCES, &replace(b"(256, 128)", b"(128, 256)"), of_header),
         (
             section::VOCABULARY,
-            size_of::<VocabularyHead>(),
+            &flip(size_of::<VocabularyHead>()),
             "section VOCABULARY: offsets that are not those of its text",
         ),
         // The id of the byte 0.
-        (section::TOKENIZER, head, "section TOKENIZER: ids, merges or flags that the vocabulary contradicts"),
-        (section::CHAT, 0, "section CHAT: lengths or texts that are not those of its head"),
-        (section::PROVENANCE, 0, "section PROVENANCE: text that is not UTF-8"),
-    ] {
+        (
+            section::TOKENIZER,
+            &flip(size_of::<TokenizerHead>()),
+            "section TOKENIZER: ids, merges or flags that the vocabulary contradicts",
+        ),
+        (section::CHAT, &flip(0), "section CHAT: lengths or texts that are not those of its head"),
+        (section::PROVENANCE, &|section| section[0] = 0xff, "section PROVENANCE: text that is not UTF-8"),
+    ];
+    for (kind, edit, says) in cases {
         let index = file.sections().iter().position(|record| record.kind.get() == kind).expect("a section");
         let mut bytes = original.clone();
         let section = &mut bytes[range(file.layout().sections[index])];
-        section[at] = if kind == section::PROVENANCE { 0xff } else { section[at] ^ 1 };
+        edit(section);
         let digest = format::digest(section, kind.into());
         Field::of_section(n_tensors, index, offset_of!(SectionRecord, digest), 8).set(&mut bytes, digest);
         repair_digests(&mut bytes);
         let found = found(&bytes);
         assert!(found.len() == 1 && found[0].starts_with(says), "{says}: {found:?}");
+        // Nor is it copied.
+        let (bad, copy) = (folder.join("bad.olmo"), folder.join("copy.olmo"));
+        fs::write(&bad, &bytes).expect("written");
+        let error = copy::run(&bad, &copy, false, &SystemDisk, &|_, _| ()).expect_err(says).to_string();
+        assert!(error.contains(says) && !copy.exists(), "{error}");
     }
 }
 

@@ -199,6 +199,13 @@ fn e9_an_output_that_is_an_input() {
     fs::hard_link(place.path(tensor), place.path("hard-tensor")).expect("a link");
     symlink(tensor, place.path("soft-tensor")).expect("a link");
     fs::hard_link(place.path("m.olmo"), place.path("hard-model")).expect("a link");
+    fs::hard_link(place.path("w/config.json"), place.path("hard-config")).expect("a link");
+    fs::write(place.path("w/generation_config.json"), "{}").expect("written");
+    fs::hard_link(place.path("w/generation_config.json"), place.path("hard-generation")).expect("a link");
+    fs::create_dir(place.path("u")).expect("a folder");
+    fs::hard_link(place.path("m.olmo"), place.path("u/config.json")).expect("a link");
+    fs::create_dir(place.path("v")).expect("a folder");
+    make_fifo(&place.path("v/model.norm.weight.npy"));
     symlink("m.olmo", place.path("soft-model")).expect("a link");
     symlink("t.bin", place.path("soft-tokens")).expect("a link");
     symlink("w", place.path("soft-w")).expect("a link");
@@ -210,6 +217,12 @@ fn e9_an_output_that_is_an_input() {
         ("olmo-pack", "exec $PACK w ./out/../w/m.olmo".into(), "lies in the weights folder"),
         ("olmo-pack", "exec $PACK w hard-tensor --force".into(), "is the same file as"),
         ("olmo-pack", "exec $PACK w soft-tensor --force".into(), "lies in the weights folder"),
+        ("olmo-pack", "exec $PACK w hard-config --force".into(), "is the same file as"),
+        ("olmo-pack", "exec $PACK w hard-generation --force".into(), "is the same file as"),
+        ("olmo-pack", "exec $PACK unpack u/config.json u --force".into(), "is the model that is unpacked"),
+        ("olmo-pack", "exec $PACK unpack m.olmo u --force".into(), "is the model that is unpacked"),
+        ("olmo-pack", "exec $PACK unpack m.olmo v --force".into(), "is not a regular file"),
+        ("olmo-pack", "exec $PACK unpack m.olmo t.bin --force".into(), "t.bin: is not a folder"),
         ("olmo-pack", "exec $PACK copy m.olmo m.olmo --force".into(), "is the same file as"),
         ("olmo-pack", "exec $PACK copy m.olmo ./out/../m.olmo --force".into(), "is the same file as"),
         ("olmo-pack", "exec $PACK copy m.olmo hard-model --force".into(), "is the same file as"),

@@ -1,20 +1,15 @@
 //! Rows O26 and O27: raw steps and tables of coded matrices.
 
-use crate::header;
 use crate::model::Model;
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{
-    ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord,
-    section,
-};
-use olmo_infer::layout::{self, Layout, Role, TensorSpec};
+use olmo_infer::format::{Dtype, Encoding, SectionRecord, TensorRecord, section};
+use olmo_infer::layout::{self, Role, TensorSpec};
 use olmo_tests::catalogue::Report;
 use olmo_tests::coded_config;
-use olmo_tests::crafted::{Field, repair_digests};
+use olmo_tests::crafted::{Field, claimed};
 use std::fs::File;
 use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
-use zerocopy::IntoBytes;
 
 #[test]
 fn o26_raw_steps() {
@@ -44,52 +39,12 @@ fn o26_raw_steps() {
     model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section CODED: found ", "expected at most 134217728"]);
 }
 
-/// Header, index and the beginning of the section with the tables of a model of this configuration and these encodings,
-/// up to where the section begins; all of it agrees with itself. And where everything lies.
-fn claimed(model: &Model, config: &ModelConfig, encodings: &[Encoding]) -> (Vec<u8>, Layout) {
-    let specs = layout::tensors(config);
-    let n_bytes = specs
-        .iter()
-        .zip(encodings)
-        .map(|(spec, &encoding)| layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size"));
-    let n_bytes = n_bytes.sum();
-    assert!(n_bytes > 64 << 20);
-    let layout = layout::layout(config, Dtype::Bf16, encodings, &[n_bytes]).expect("a layout");
-    let mut bytes = model.good[..HEADER_BYTES].to_vec();
-    for ((spec, &encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
-        bytes.extend_from_slice(TensorRecord::new(spec, Dtype::Bf16, encoding, extent).as_bytes());
-    }
-    let at = bytes.len();
-    bytes.resize(at + size_of::<SectionRecord>(), 0);
-    let section_field = |field: usize, n_bytes: usize| Field { at: at + field, bytes: n_bytes };
-    section_field(offset_of!(SectionRecord, kind), 4).set(&mut bytes, section::CODED.into());
-    section_field(offset_of!(SectionRecord, flags), 4).set(&mut bytes, SECTION_REQUIRED.into());
-    section_field(offset_of!(SectionRecord, offset), 8).set(&mut bytes, layout.sections[0].offset);
-    section_field(offset_of!(SectionRecord, bytes), 8).set(&mut bytes, n_bytes);
-    let block = ConfigBlock::new(config);
-    bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
-    for (at, value) in [
-        (offset_of!(Header, file_bytes), layout.file_bytes),
-        (offset_of!(Header, required_features), FEATURE_CODED),
-        (offset_of!(Header, index_bytes), layout.index.bytes),
-        (offset_of!(Header, data_offset), layout.data_offset),
-        (offset_of!(Header, data_bytes), layout.file_bytes - layout.data_offset),
-    ] {
-        header(at, 8).set(&mut bytes, value);
-    }
-    header(offset_of!(Header, n_tensors), 4).set(&mut bytes, specs.len() as u64);
-    header(offset_of!(Header, n_sections), 4).set(&mut bytes, 1);
-    repair_digests(&mut bytes);
-    bytes.resize(layout.sections[0].offset as usize, 0);
-    (bytes, layout)
-}
-
 /// An embedding with as many raw steps as a coded matrix can have, in a file of 25 GB.
 fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 1024, ..coded_config() };
     let mut encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
     encodings[0] = Encoding::Coded { n_raw_steps: (1 << 24) / 64 * 512 / 8 };
-    let (mut bytes, layout) = claimed(model, &config, &encodings);
+    let (mut bytes, layout) = claimed(&model.good, &config, &encodings);
     bytes.extend_from_slice(tables);
     (bytes, layout.file_bytes)
 }
@@ -127,7 +82,7 @@ fn o26_holes_that_are_good_tables() {
         false => Encoding::Plain,
     });
     let encodings: Vec<Encoding> = encodings.collect();
-    let (bytes, layout) = claimed(&model, &config, &encodings);
+    let (bytes, layout) = claimed(&model.good, &config, &encodings);
     let path = model.write("holes.olmo", &bytes);
     let file = File::options().write(true).open(&path).expect("open");
     file.set_len(layout.file_bytes).expect("a sparse file");

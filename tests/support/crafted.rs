@@ -1,7 +1,13 @@
 //! Model files that somebody crafted: any field changed, under digests that are right again.
 
-use olmo_infer::format::{self, ConfigBlock, HEADER_BYTES, Header, SectionRecord, TensorRecord};
+use olmo_infer::config::ModelConfig;
+use olmo_infer::format::{
+    self, ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
+    TensorRecord, section,
+};
+use olmo_infer::layout::{self, Layout};
 use std::mem::offset_of;
+use zerocopy::IntoBytes;
 
 /// Some bytes of a file that mean one thing.
 #[derive(Clone, Copy, Debug)]
@@ -111,4 +117,48 @@ pub fn repair_header_digest(file: &mut [u8]) {
     let at = offset_of!(Header, header_digest);
     let digest = format::digest(&file[..at], 0);
     Field::of_header(at, 8).set(file, digest);
+}
+
+/// The beginning of a bf16 file of this configuration and these encodings: header and index, and zeros up to where the
+/// tables of coded matrices begin, when there are any. All of it agrees with itself, whatever length it claims. `good`
+/// is the header of a good file. And where everything lies.
+pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Vec<u8>, Layout) {
+    let specs = layout::tensors(config);
+    let of_tables = specs
+        .iter()
+        .zip(encodings)
+        .map(|(spec, &encoding)| layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size"));
+    let tables: Vec<u64> = Some(of_tables.sum()).filter(|&bytes| bytes > 0).into_iter().collect();
+    let layout = layout::layout(config, Dtype::Bf16, encodings, &tables).expect("a layout");
+    let mut bytes = good[..HEADER_BYTES].to_vec();
+    for ((spec, &encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
+        bytes.extend_from_slice(TensorRecord::new(spec, Dtype::Bf16, encoding, extent).as_bytes());
+    }
+    for (&n_bytes, extent) in tables.iter().zip(&layout.sections) {
+        let at = bytes.len();
+        bytes.resize(at + size_of::<SectionRecord>(), 0);
+        let mut set = |field: usize, n: usize, value: u64| Field { at: at + field, bytes: n }.set(&mut bytes, value);
+        set(offset_of!(SectionRecord, kind), 4, section::CODED.into());
+        set(offset_of!(SectionRecord, flags), 4, SECTION_REQUIRED.into());
+        set(offset_of!(SectionRecord, offset), 8, extent.offset);
+        set(offset_of!(SectionRecord, bytes), 8, n_bytes);
+    }
+    let block = ConfigBlock::new(config);
+    bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
+    for (at, n, value) in [
+        (offset_of!(Header, file_bytes), 8, layout.file_bytes),
+        (offset_of!(Header, required_features), 8, if tables.is_empty() { 0 } else { FEATURE_CODED }),
+        (offset_of!(Header, index_bytes), 8, layout.index.bytes),
+        (offset_of!(Header, data_offset), 8, layout.data_offset),
+        (offset_of!(Header, data_bytes), 8, layout.file_bytes - layout.data_offset),
+        (offset_of!(Header, n_tensors), 4, specs.len() as u64),
+        (offset_of!(Header, n_sections), 4, tables.len() as u64),
+    ] {
+        Field::of_header(at, n).set(&mut bytes, value);
+    }
+    repair_digests(&mut bytes);
+    if let Some(section) = layout.sections.first() {
+        bytes.resize(section.offset as usize, 0);
+    }
+    (bytes, layout)
 }
