@@ -66,7 +66,7 @@ fn a_program_reads_nothing_of_the_tensors_before_it_computes() {
     assert!(refused.stderr.contains("token 0 is 16777216"), "{}", refused.stderr);
     for (run, status) in [(inspected, 0), (refused, 1)] {
         assert_eq!(run.status.code(), Some(status), "{}", run.stderr);
-        assert!(run.peak_bytes.is_some_and(|peak| peak < MAX_BYTES), "{:?}", run.peak_bytes);
+        assert!(run.used.is_some_and(|used| used.peak_bytes < MAX_BYTES), "{:?}", run.used);
     }
 }
 

@@ -59,12 +59,12 @@ pub struct Checked {
 pub(crate) struct Bad {
     found: String,
     expected: Option<&'static str>,
-    advice: Option<&'static str>,
+    advice: &'static str,
 }
 
 impl Bad {
     fn new(found: impl Into<String>) -> Bad {
-        Bad { found: found.into(), expected: None, advice: None }
+        Bad { found: found.into(), expected: None, advice: "export it again" }
     }
 
     fn expected(self, expected: &'static str) -> Bad {
@@ -72,7 +72,7 @@ impl Bad {
     }
 
     fn advice(self, advice: &'static str) -> Bad {
-        Bad { advice: Some(advice), ..self }
+        Bad { advice, ..self }
     }
 
     pub(crate) fn problem(self, path: &Path) -> Problem {
@@ -81,7 +81,7 @@ impl Bad {
             tensor: None,
             found: self.found,
             expected: self.expected.map(str::to_string),
-            advice: self.advice.map(str::to_string),
+            advice: Some(self.advice.to_string()),
         }
     }
 }
@@ -107,7 +107,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
     };
     if !(1..=MAX_HEADER_BYTES as u64).contains(&header_bytes) {
         let found = format!("header of {header_bytes} bytes");
-        return Err(Bad::new(found).expected("1 to 10000 bytes").advice("export it again"));
+        return Err(Bad::new(found).expected("1 to 10000 bytes"));
     }
     let Some((header, _)) = start.get(prefix..).and_then(|rest| rest.split_at_checked(header_bytes as usize)) else {
         return Err(Bad::new(format!("header of {header_bytes} bytes in a file of {file_bytes} bytes"))
@@ -138,7 +138,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
             Some(extra) => format!("{extra} bytes too many"),
         };
         let found = format!("shape {shape} needs {needed} bytes of data, has {has}");
-        return Err(Bad::new(found).advice("export it again"));
+        return Err(Bad::new(found));
     }
     Ok(Checked { descr, fortran_order, shape, preamble_bytes: preamble_bytes as usize })
 }
@@ -177,12 +177,12 @@ pub(crate) fn numpy_header(element: SourceType, shape: &[usize]) -> Vec<u8> {
 /// A file that ends inside its header.
 fn cut(file_bytes: u64) -> Bad {
     let plural = if file_bytes == 1 { "" } else { "s" };
-    Bad::new(format!("only {file_bytes} byte{plural}")).expected("a whole .npy header").advice("export it again")
+    Bad::new(format!("only {file_bytes} byte{plural}")).expected("a whole .npy header")
 }
 
 /// A shape of more bytes than a file can have.
 fn impossible(shape: String) -> Bad {
-    Bad::new(format!("{shape} is impossible")).expected("sizes that a file can hold").advice("export it again")
+    Bad::new(format!("{shape} is impossible")).expected("sizes that a file can hold")
 }
 
 /// Says what a file that does not begin like an `.npy` file looks like.
@@ -204,9 +204,7 @@ fn not_npy(start: &[u8]) -> Bad {
 /// Printable ASCII, then spaces, then one newline.
 fn check_text(header: &[u8]) -> Result<(), Bad> {
     let Some((b'\n', text)) = header.split_last() else {
-        return Err(Bad::new("header does not end with a newline")
-            .expected("a header as np.save writes it")
-            .advice("export it again"));
+        return Err(Bad::new("header does not end with a newline").expected("a header as np.save writes it"));
     };
     match text.iter().find(|byte| !(b' '..=b'~').contains(byte)) {
         Some(byte) => Err(Bad::new(format!("byte 0x{byte:02x} in the header")).expected("printable ASCII")),

@@ -171,7 +171,12 @@ fn chat(config: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
         Some(path) => match strict_json::parse(read_text(path)?.as_bytes()) {
             Ok(Value::Object(object)) => object,
             Ok(_) => return Err(Problem::new(path, "JSON that is no object").expected("an object").into()),
-            Err(error) => return Err(Problem::new(path, error).expected("JSON").into()),
+            Err(error) => {
+                return Err(Problem::new(path, error)
+                    .expected("JSON")
+                    .advice("correct it, or download it again")
+                    .into());
+            }
         },
     };
     let (template, name) = match jinja {

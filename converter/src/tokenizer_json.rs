@@ -87,7 +87,8 @@ struct Document<'a> {
 
 impl<'a> Document<'a> {
     fn read(path: &Path, bytes: &'a [u8]) -> Result<Document<'a>, Problem> {
-        let no_json = |error: String| Problem::new(path, error).expected("JSON");
+        let no_json =
+            |error: String| Problem::new(path, error).expected("JSON").advice("correct it, or download it again");
         let budget = Budget::new();
         let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
         if first != Some(&b'{') {
@@ -135,13 +136,19 @@ impl Spelled {
         let vocab = document.vocab.ok_or_else(|| model.missing("vocab", None))?;
         if !vocab.get().starts_with('{') {
             let value = strict_json::parse(vocab.get().as_bytes());
-            let value = value.map_err(|error| Problem::new(model.path, error).expected("JSON"))?;
+            let value = value.map_err(|error| {
+                Problem::new(model.path, error).expected("JSON").advice("correct it, or download it again")
+            })?;
             return Err(model.bad("vocab", &value, "an object of tokens and ids"));
         }
         let mut deserializer = serde_json::Deserializer::from_str(vocab.get());
         let read = deserializer.deserialize_map(SpelledVisitor { model, vocab_size });
         // It was read as JSON before: only what a text cannot hold is left, half a surrogate pair.
-        read.map_err(|error| Problem::new(model.path, format!("model.vocab: {error} of it")).expected("JSON"))?
+        read.map_err(|error| {
+            Problem::new(model.path, format!("model.vocab: {error} of it"))
+                .expected("JSON")
+                .advice("correct it, or download it again")
+        })?
     }
 
     /// All of them, with their ids.

@@ -197,8 +197,26 @@ pub struct Run {
     pub stderr: String,
     /// Time from start to end.
     pub took: Duration,
-    /// Most memory in use at a time, of programs that [`measured`] runs.
-    pub peak_bytes: Option<u64>,
+    /// What it used, of programs that [`measured`] runs.
+    pub used: Option<Used>,
+}
+
+/// What a program used.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    /// Most memory at a time.
+    pub peak_bytes: u64,
+    /// Time of processors.
+    pub time: Duration,
+}
+
+impl Used {
+    /// Reads what `peak-memory` writes.
+    fn parse(text: &str) -> Option<Used> {
+        let (peak_bytes, microseconds) = text.split_once(' ')?;
+        let time = Duration::from_micros(microseconds.parse().ok()?);
+        Some(Used { peak_bytes: peak_bytes.parse().ok()?, time })
+    }
 }
 
 impl Run {
@@ -230,8 +248,8 @@ impl Run {
         };
         let took = begun.elapsed();
         let [stdout, stderr] = files.map(|path| String::from_utf8_lossy(&fs::read(path).expect("a file")).into_owned());
-        let peak_bytes = fs::read_to_string(&peak).expect("a file").parse().ok();
-        Ok(Run { status, stdout, stderr, took, peak_bytes })
+        let used = Used::parse(&fs::read_to_string(&peak).expect("a file"));
+        Ok(Run { status, stdout, stderr, took, used })
     }
 }
 

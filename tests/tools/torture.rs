@@ -5,6 +5,8 @@
 
 #[path = "torture/bits.rs"]
 mod bits;
+#[path = "torture/costs.rs"]
+mod costs;
 #[path = "torture/figure.rs"]
 mod figure;
 #[path = "torture/kills.rs"]
@@ -67,6 +69,7 @@ const PARTS: &[Part] = &[
     ("kills", kills::run),
     ("reader", reader::run),
     ("flips", reader::flips_in_a_large_file),
+    ("costs", costs::run),
 ];
 
 fn main() -> ExitCode {
