@@ -1,6 +1,7 @@
 //! `CATALOGUE.md` has every row of the catalogue, and every test that they name exists.
 
 use olmo_tests::repository;
+use std::collections::BTreeSet;
 use std::fs;
 
 /// The letter of each group of rows, the number of its rows, and the file or folder of its tests.
@@ -65,6 +66,16 @@ fn every_row_names_tests_that_exist() {
             assert!(sources.contains(&format!("#[test]\nfn {test}()")), "{row} names {test}, which does not exist");
         }
     }
+}
+
+/// The least number of cases of the catalogue, of which most tests try many.
+const MIN_TESTS: usize = 150;
+
+#[test]
+fn the_rows_name_as_many_tests_as_the_catalogue_is_to_have_cases() {
+    let cells: Vec<String> = GROUPS.into_iter().flat_map(|(letter, ..)| rows(letter)).map(|(_, cell)| cell).collect();
+    let named: BTreeSet<&str> = cells.iter().flat_map(|cell| tests(cell)).collect();
+    assert!(named.len() >= MIN_TESTS, "{} tests", named.len());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `unsafe` stands where SECURITY.md says, and as often.
+//! `unsafe` stands where SECURITY.md says, and as often; in tests where this file says.
 
 use olmo_tests::repository;
 use std::collections::BTreeMap;
@@ -38,6 +38,30 @@ fn unsafe_stands_where_security_md_says() {
     let stated: BTreeMap<String, usize> =
         rows.filter_map(|(file, rest)| Some((file.to_string(), rest.split(" |").next()?.parse().ok()?))).collect();
     assert_eq!(found, stated);
+}
+
+/// Where tests and tools need it, and how often. Nothing else of them may have any.
+const IN_TESTS: [(&str, usize); 4] = [
+    // Threads of a model of the barrier share what they compute.
+    ("tests/barrier_model.rs", 6),
+    // A mode of the processor that no safe code can set.
+    ("tests/catalogue_environment/processors.rs", 2),
+    // An allocator that counts.
+    ("tests/infer_allocates_nothing.rs", 5),
+    // What the system tells of a child that has ended.
+    ("tests/tools/peak_memory.rs", 3),
+];
+
+#[test]
+fn of_the_tests_only_those_have_some_that_need_it() {
+    let mut found = BTreeMap::new();
+    for folder in ["tests", "fuzz/fuzz_targets"] {
+        count_below(&repository().join(folder), &mut found);
+    }
+    // The word itself, in texts.
+    found.remove(file!());
+    let expected = IN_TESTS.map(|(file, n)| (file.to_string(), n));
+    assert_eq!(found, BTreeMap::from(expected));
 }
 
 #[test]

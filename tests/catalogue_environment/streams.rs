@@ -85,10 +85,11 @@ fn e5_standard_streams_that_are_closed_at_the_start() {
     };
     let expected = logits("").1;
     for streams in [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&-", "<&- >&- 2>&-"] {
-        // A model that was opened as standard output would be written to.
+        // A model that was opened as standard output would be written to. The results go to the `/dev/null` that Rust's
+        // runtime opened in its place, which takes them: status 0, see the row in CATALOGUE.md.
         for mode in ["", "--json", "--timing"] {
             let (finished, found) = logits(&format!("{mode} {streams}"));
-            let right = matches!(finished.code, Some(0 | 1)) && found == expected;
+            let right = finished.code == Some(0) && found == expected;
             report.holds(format_args!("logits {mode} {streams}"), right, format_args!("{finished:?}"));
         }
         let absent = place.sh(&format!("exec $INFER absent t.bin {streams}"));

@@ -27,6 +27,8 @@ const ATTEMPTS: usize = 4;
 const MAX_COMPARED_BYTES: u64 = 4 << 20;
 /// What no message has: traces of a panic and words of Rust.
 const FORBIDDEN: [&str; 6] = ["panicked", "RUST_BACKTRACE", "Err(", "Some(", "Os {", "called `"];
+/// The program that measures memory.
+const PEAK_MEMORY: &str = "peak-memory";
 /// An ordinary user.
 const NOBODY: u32 = 65_534;
 
@@ -141,13 +143,15 @@ impl Refusal {
         }
         self.check_lines(&run.stderr)?;
         SLOWEST_MICROSECONDS.fetch_max(run.took.as_micros() as u64, Ordering::Relaxed);
-        MOST_BYTES.fetch_max(run.peak_bytes.unwrap_or(0), Ordering::Relaxed);
+        // Only of programs that are measured there is one.
+        let peak_bytes = run.used.map_or(0, |used| used.peak_bytes);
+        MOST_BYTES.fetch_max(peak_bytes, Ordering::Relaxed);
         if run.took > MAX_TIME {
             return Err(format!("took {:?}", run.took));
         }
-        match run.peak_bytes {
-            Some(bytes) if bytes > MAX_MEMORY_BYTES => Err(format!("took {} KiB of memory", bytes >> 10)),
-            _ => Ok(()),
+        match peak_bytes > MAX_MEMORY_BYTES {
+            true => Err(format!("took {} KiB of memory", peak_bytes >> 10)),
+            false => Ok(()),
         }
     }
 
@@ -223,7 +227,7 @@ impl Run {
     /// Runs a command to its end.
     ///
     /// # Errors
-    /// It does not start or does not end.
+    /// It does not start or does not end, or [`measured`] ran it in vain.
     pub fn new(command: &mut Command) -> Result<Run, String> {
         let said = TempDir::new("said");
         let files = [said.join("stdout"), said.join("stderr")];
@@ -249,6 +253,9 @@ impl Run {
         let took = begun.elapsed();
         let [stdout, stderr] = files.map(|path| String::from_utf8_lossy(&fs::read(path).expect("a file")).into_owned());
         let used = Used::parse(&fs::read_to_string(&peak).expect("a file"));
+        if used.is_none() && Path::new(command.get_program()).ends_with(PEAK_MEMORY) {
+            return Err("its memory was not measured".into());
+        }
         Ok(Run { status, stdout, stderr, took, used })
     }
 }
@@ -262,7 +269,7 @@ pub fn command(program: &str) -> Command {
 
 /// The same for one of ours whose memory is to be known: it runs under `peak-memory`, which cargo builds beside it.
 pub fn measured(program: &str) -> Command {
-    let mut command = command(Path::new(program).with_file_name("peak-memory").to_str().expect("UTF-8"));
+    let mut command = command(Path::new(program).with_file_name(PEAK_MEMORY).to_str().expect("UTF-8"));
     command.arg(program);
     command
 }

@@ -7,6 +7,7 @@ use olmo_infer::config::ModelConfig;
 use olmo_tests::runs::{Runs, Work};
 use olmo_tests::{Random, small_config};
 use std::collections::VecDeque;
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -44,6 +45,10 @@ fn kill(stage: &Stage, signals: &[i32], kills: u64, random: &mut Random) -> Figu
     let names: Vec<&str> = signals.iter().map(|signal| name(*signal)).collect();
     let what = format!("kills at random moments: {}, {}", stage.name(), names.join(", "));
     let mut figure = Figure::new(what, kills);
+    if let Some(ignored) = signals.iter().find(|signal| is_ignored(**signal)) {
+        figure.add(Err(format!("{} is ignored here, as by what a shell starts with &", name(*ignored))));
+        return figure;
+    }
     let mut quarters = [0u64; 4];
     let (mut killed, mut runs) = (0, 0);
     let mut timed: VecDeque<Duration> = (0..N_TIMED).map(|_| whole_run(stage)).collect();
@@ -99,6 +104,13 @@ fn name(signal: i32) -> &'static str {
         SIGTERM => "SIGTERM",
         _ => "SIGKILL",
     }
+}
+
+/// Whether this process ignores a signal: those that it starts then do so too.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// How long it takes undisturbed.
