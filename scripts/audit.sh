@@ -104,8 +104,10 @@ mutate() {
     done
     guarded true || fail "mutants run from root only where unshare --mount can guard /dev; run them as another user"
     mkdir -p "$folder"
-    guarded cargo mutants --workspace "${files[@]}" --test-package "$package" --test-package olmo-tests \
-        --output "$folder" --timeout 900 --build-timeout 1800 "$@"
+    # cargo-mutants itself would first run the tests of the package alone, which has none of these names.
+    guarded cargo test -p "$package" -p olmo-tests "${@:2}" || fail "the tests fail without a mutant"
+    guarded cargo mutants --workspace "${files[@]}" --baseline skip --timeout 900 --build-timeout 1800 \
+        --test-package "$package" --test-package olmo-tests --output "$folder" "$@"
 }
 
 # Runs a command. A mutant of output.rs does not ask what it replaces: from root, one has put a file in the place of

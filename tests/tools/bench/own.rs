@@ -91,6 +91,8 @@ fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Res
     };
     let one_token = times(&work.one_token, 1)?;
     let four_score = times(&work.four_score, 20)?;
+    say("olmo-pack verify, warm");
+    let verify = (0..effort.runs(RUNS)).map(|_| programs.verify_on_one_processor(&model)).collect::<Result<_, _>>()?;
     say("more threads than cores");
     let crowded = crowded(&model, effort.runs(CROWDED_ROUNDS))?;
     say("several sequences");
@@ -99,7 +101,7 @@ fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Res
     say("olmo-infer, cold");
     let run = || programs.olmo_infer(&model, &[&work.one_token], 1);
     let cold = (0..effort.runs(RUNS)).map(|_| cold::round(&model, run)).collect::<Result<_, _>>()?;
-    Ok(OfKind { kind: kind.name.to_string(), packed, bench, one_token, four_score, crowded, sequences, cold })
+    Ok(OfKind { kind: kind.name.to_string(), packed, bench, one_token, four_score, verify, crowded, sequences, cold })
 }
 
 /// Decode with a thread for each core and with twice as many, by turns.

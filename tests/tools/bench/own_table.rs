@@ -78,6 +78,13 @@ fn lines(own: &Own) -> Vec<Line> {
             &|of| format!("{:.2} s, n = {}", median(of.four_score.iter().copied()), of.four_score.len()),
             seconds(baseline("wall_s")),
         ),
+        line("`olmo-pack verify` on one core", &|of| {
+            if of.verify.is_empty() {
+                return String::from("not measured");
+            }
+            let (time, gb) = (median(of.verify.iter().copied()), of.packed[0].file_bytes as f64 / 1e9);
+            format!("{time:.2} s, {:.1} GB/s, n = {}", gb / time, of.verify.len())
+        }),
         line("anonymous memory of `olmo-bench`", &|of| {
             format!("{:.0} MB", number(&of.bench["memory"]["anonymous_bytes"]) / 1e6)
         }),

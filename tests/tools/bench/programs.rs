@@ -1,9 +1,11 @@
 //! The programs that are measured, and how they are called.
 
+use olmo_tests::on_one_processor;
 use serde_json::Value;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 /// The programs that cargo built beside this one.
@@ -52,6 +54,19 @@ impl Programs {
         let begun = Instant::now();
         output(&mut command)?;
         Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// A whole check of a model on one processor, in seconds.
+    pub fn verify_on_one_processor(&self, model: &Path) -> Result<f64, String> {
+        let mut command = Command::new(self.path("olmo-pack"));
+        command.arg("verify").arg(model);
+        let run = || {
+            on_one_processor();
+            let begun = Instant::now();
+            output(&mut command).map(|_| begun.elapsed().as_secs_f64())
+        };
+        // On a thread of its own: this one keeps all its processors.
+        thread::scope(|scope| scope.spawn(run).join()).map_err(|_| String::from("no processor to run on"))?
     }
 
     /// A whole run without the model file: what the program says, and `wall_s`, the time of the process.

@@ -120,6 +120,7 @@ mod tests {
             }),
             one_token: vec![0.2],
             four_score: vec![2.0],
+            verify: vec![0.5, 0.75, 1.0],
             crowded: Crowded { cores: 2, threads: 4, with_cores: vec![1.0], with_threads: vec![1.5] },
             // The second round of one sequence gave nothing.
             sequences: vec![
@@ -158,6 +159,7 @@ mod tests {
             "| other, f32 | 5.0 tok/s |",
             "![Decode](decode.svg)",
             "| decode at context 16 | f32 | 10.0 tok/s | 5.0 tok/s | **2.00** (2.00 to 2.00) | 1 |",
+            "| `olmo-pack verify` on one core | 0.75 s, 4.0 GB/s, n = 3 |",
             "4 threads take 1.50 x the time of 2 (1.50 to 1.50), n = 1",
             "1.10 s, 1.10 x the slower of disk (1.00 s) and warm (0.20 s), n = 1",
             "| 4 sequences at once | not measured |",

@@ -62,6 +62,9 @@ pub struct OfKind {
     pub one_token: Vec<f64>,
     /// Whole runs of 4 tokens and on to 20, in seconds.
     pub four_score: Vec<f64>,
+    /// Checks of the whole file on one core, in seconds. Older results have none.
+    #[serde(default)]
+    pub verify: Vec<f64>,
     /// Decode with more threads than cores.
     pub crowded: Crowded,
     /// Several sequences at once, ascending.
