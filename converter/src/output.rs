@@ -7,6 +7,7 @@
 use crate::disk::{Disk, uninterrupted, write_all_at};
 use crate::error::{Error, Problem};
 use olmo_infer::signals;
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -310,8 +311,15 @@ impl Output<'_> {
     /// There is not enough room, or the disk fails. File systems that cannot reserve are no error.
     pub fn allocate(&self, bytes: u64) -> Result<(), Error> {
         match self.file.allocate(bytes) {
-            // The call is not known to the file system or to the kernel; some say so with EINVAL.
-            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) => Ok(()),
+            // Not known to the file system or the kernel, which some say with EINVAL, or not permitted in a sandbox.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM)
+                ) =>
+            {
+                Ok(())
+            }
             result => result.map_err(|error| self.cannot_write(error, bytes)),
         }
     }
