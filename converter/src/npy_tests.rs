@@ -182,7 +182,11 @@ fn each_key_must_be_there() {
         ("{'descr': '<f4', 'fortran_order': False}", "shape"),
     ] {
         let line = refusal(&file(text, 8));
-        assert_eq!(line, format!("f: header has no key '{key}', expected a header as np.save writes it; export it again"), "{text}");
+        assert_eq!(
+            line,
+            format!("f: header has no key '{key}', expected a header as np.save writes it; export it again"),
+            "{text}"
+        );
     }
 }
 
