@@ -101,7 +101,11 @@ impl<'a> Plan<'a> {
             let most = section::max_bytes(kind);
             if bytes > most {
                 let found = format!("section {} would have {bytes} bytes", section::name(kind));
-                return Err(Problem::new(folder, found).expected(format!("at most {most}")).into());
+                let problem = Problem::new(folder, found).expected(format!("at most {most}"));
+                return Err(match kind {
+                    section::CODED => problem.advice("pack it with --encoding plain").into(),
+                    _ => problem.into(),
+                });
             }
         }
         let lengths: Vec<u64> = lengths.iter().map(|(_, bytes)| *bytes).collect();

@@ -80,8 +80,8 @@ pub mod section {
     /// Most bytes that a section of `kind` can have.
     pub fn max_bytes(kind: u32) -> u64 {
         match kind {
-            // Of a model of 32e9 numbers, one step in eight raw.
-            CODED => 128 << 20,
+            // Of a model of 32e9 numbers, one step in sixteen raw; read within 100 ms.
+            CODED => 64 << 20,
             // Four bytes for each of the most ids that a model has, and as many of text.
             VOCABULARY => 128 << 20,
             SOURCES => 64 << 20,

@@ -27,7 +27,7 @@ fn o26_raw_steps() {
     model.refuse_values(&mut report, "q_norm", field("q_norm", n_raw_steps), &[1, u64::MAX], &words);
     let bytes = model.section_field(section::CODED, offset_of!(SectionRecord, bytes), 8);
     let right = bytes.get(&model.good);
-    let values = [0, 4, right - 4, right - 1, right + 1, right + 4, 128 << 20];
+    let values = [0, 4, right - 4, right - 1, right + 1, right + 4, 64 << 20];
     model.refuse_values(
         &mut report,
         "CODED",
@@ -35,15 +35,15 @@ fn o26_raw_steps() {
         &values,
         &["section CODED: found ", &format!("expected {right} bytes")],
     );
-    let beyond = [(128 << 20) + 1, 1 << 63, u64::MAX];
-    model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section CODED: found ", "expected at most 134217728"]);
+    let beyond = [(64 << 20) + 1, 1 << 63, u64::MAX];
+    model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section CODED: found ", "expected at most 67108864"]);
 }
 
-/// An embedding with as many raw steps as a coded matrix can have, in a file of 25 GB.
+/// An embedding with as many raw steps as a coded matrix can have, in a file of 19 GB.
 fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
-    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 1024, ..coded_config() };
+    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 768, ..coded_config() };
     let mut encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
-    encodings[0] = Encoding::Coded { n_raw_steps: (1 << 24) / 64 * 512 / 8 };
+    encodings[0] = Encoding::Coded { n_raw_steps: (1 << 24) / 64 * 384 / 8 };
     let (mut bytes, layout) = claimed(&model.good, &config, &encodings);
     bytes.extend_from_slice(tables);
     (bytes, layout.file_bytes)
@@ -54,7 +54,7 @@ fn o26_tables_that_are_only_claimed() {
     let model = Model::coded();
     let mut report = Report::new("O26");
     let exponents: Vec<u8> = (100..116).collect();
-    let one_each: Vec<u8> = (0..(1 << 24) / 64).flat_map(|_| 64u32.to_le_bytes()).collect();
+    let one_each: Vec<u8> = (0..(1 << 24) / 64).flat_map(|_| 48u32.to_le_bytes()).collect();
     for (variant, tables, says) in [
         ("nothing of them is there", vec![], "exponents [0, 0"),
         ("exponents are there", exponents.clone(), "0 raw steps, expected the raw steps of the record"),
@@ -74,7 +74,7 @@ fn o26_holes_that_are_good_tables() {
     let model = Model::coded();
     let mut report = Report::new("O26");
     let layer = coded_config().layer_types[0];
-    let config = ModelConfig { layer_types: vec![layer; 640], intermediate_size: 1 << 20, ..coded_config() };
+    let config = ModelConfig { layer_types: vec![layer; 480], intermediate_size: 1 << 20, ..coded_config() };
     let specs = layout::tensors(&config);
     let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
     let encodings = specs.iter().map(|spec| match is_coded(spec) {

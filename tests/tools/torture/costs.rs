@@ -3,7 +3,7 @@
 
 use crate::Effort;
 use crate::figure::Figure;
-use crate::programs::program;
+use crate::programs::{good, program};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, Encoding};
 use olmo_infer::layout::{self, Role, TensorSpec};
@@ -11,7 +11,9 @@ use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{claimed, repair_digests};
 use olmo_tests::packed::Packed;
 use olmo_tests::safetensors::raw;
-use olmo_tests::{Stored, TempDir, coded_config, config_json, npy_path, small_config, write_npy, write_weights};
+use olmo_tests::{
+    Stored, TempDir, coded_config, config_json, npy_path, repository, small_config, write_npy, write_weights,
+};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -138,7 +140,7 @@ fn lengthen(path: &Path, length: u64) -> File {
 fn models(folder: &TempDir) -> Vec<Case> {
     let good = Packed::plain_bf16().bytes;
     let layer = coded_config().layer_types[0];
-    let config = ModelConfig { layer_types: vec![layer; 900], intermediate_size: 1 << 20, ..coded_config() };
+    let config = ModelConfig { layer_types: vec![layer; 480], intermediate_size: 1 << 20, ..coded_config() };
     let specs = layout::tensors(&config);
     let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
     let encoding = |spec| if is_coded(spec) { Encoding::Coded { n_raw_steps: 0 } } else { Encoding::Plain };
@@ -177,7 +179,7 @@ fn models(folder: &TempDir) -> Vec<Case> {
 /// Token files and texts beside a good model.
 fn inputs(folder: &TempDir) -> Vec<Case> {
     let (model, tokens) = (folder.join("good.olmo"), folder.join("long.bin"));
-    fs::write(&model, Packed::plain_bf16().bytes).expect("written");
+    good("olmo-pack", [repository().join("demo/weights"), model.clone()]).expect("packed");
     fs::write(&tokens, "").expect("written");
     lengthen(&tokens, 1 << 40);
     // Older than two seconds: a file that is newer is read once.
