@@ -305,7 +305,7 @@ fn logits_never_replace_an_input_or_something_that_is_no_file() {
         ("/dev/null".into(), "is not a regular file"),
         (text(&fixture.folder.path().to_path_buf()), "is a folder"),
         (text(&fixture.folder.join("new/")), "no such folder"),
-        (String::new(), "no name"),
+        (String::new(), "\"\": no name"),
     ] {
         let finished = fixture.infer(&["--logits", &path]);
         assert!(finished.refused(1).contains(problem), "{path}: {}", finished.stderr);
