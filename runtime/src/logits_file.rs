@@ -5,7 +5,7 @@ use olmo_infer::error::{Error, display_path};
 use olmo_infer::signals;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,16 @@ use std::path::{Path, PathBuf};
 /// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
 const HEADER_BYTES: usize = 128;
 
+/// Bytes that are written at once.
+const BUFFER_BYTES: usize = 1 << 20;
+
 /// An array `[positions, vocab_size]` of f32 that grows by rows.
 pub struct LogitsFile {
     path: PathBuf,
     temporary: PathBuf,
-    out: BufWriter<File>,
+    out: File,
+    /// What is not written yet.
+    buffer: Vec<u8>,
     vocab_size: usize,
     rows: usize,
     finished: bool,
@@ -32,13 +37,22 @@ impl LogitsFile {
         // Drawn by lot, so that it is not that of another process either, in a container with the same process ids say.
         let unique = RandomState::new().hash_one(std::process::id());
         let temporary = path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp"));
+        let mut buffer = Vec::new();
+        // While there is no file that could be left behind.
+        if buffer.try_reserve_exact(BUFFER_BYTES).is_err() {
+            return Err(Failure::Refused(format!(
+                "{}: the system does not give the 1 MiB of memory that writing it takes; raise the limit (ulimit -v)",
+                display_path(path)
+            )));
+        }
         let named = signals::Temporary::new(&temporary);
-        let file = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
+        let out = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
         named.park_if_stopping();
         let mut file = LogitsFile {
             path: path.to_path_buf(),
             temporary,
-            out: BufWriter::with_capacity(1 << 20, file),
+            out,
+            buffer,
             vocab_size,
             rows: 0,
             finished: false,
@@ -58,12 +72,12 @@ impl LogitsFile {
 
     /// Writes the final shape and gives the file its name.
     pub fn finish(mut self) -> Result<(), Failure> {
+        self.flush()?;
         let header = self.header();
-        let close = |out: &mut BufWriter<File>| -> io::Result<()> {
+        let close = |out: &mut File| -> io::Result<()> {
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&header)?;
-            out.flush()?;
-            out.get_ref().sync_all()
+            out.sync_all()
         };
         close(&mut self.out).map_err(Error::io(&self.path, "write"))?;
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path, "create"))?;
@@ -72,7 +86,17 @@ impl LogitsFile {
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        Ok(self.out.write_all(bytes).map_err(Error::io(&self.path, "write"))?)
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
+            self.flush()?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.out.write_all(&self.buffer).map_err(Error::io(&self.path, "write"))?;
+        self.buffer.clear();
+        Ok(())
     }
 
     /// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
