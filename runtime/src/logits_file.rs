@@ -1,13 +1,12 @@
 //! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete.
 
 use crate::output::Failure;
+use crate::target::target;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::signals;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
@@ -33,7 +32,7 @@ pub struct LogitsFile {
 impl LogitsFile {
     /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
     pub fn create(path: &Path, inputs: &[&Path], vocab_size: usize) -> Result<LogitsFile, Failure> {
-        let path = &target(path, inputs)?;
+        let path = &target(path, "--logits", inputs)?;
         // Drawn by lot, so that it is not that of another process either, in a container with the same process ids say.
         let unique = RandomState::new().hash_one(std::process::id());
         let temporary = path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp"));
@@ -109,34 +108,6 @@ impl LogitsFile {
         header.push(b'\n');
         header
     }
-}
-
-/// The file to write, links followed.
-fn target(path: &Path, inputs: &[&Path]) -> Result<PathBuf, Failure> {
-    let refused =
-        |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for --logits", display_path(path))));
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(_) if path.file_name().is_none() => return refused("no name"),
-        // Whatever is wrong with the folder shows when the file is created; what is wrong with the name would show when
-        // everything is computed.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "create")(error))?,
-        Err(_) if path.as_os_str().as_bytes().ends_with(b"/") => return refused("no such folder"),
-        Err(_) if path.is_symlink() => return refused("is a link that leads nowhere"),
-        Err(_) => return Ok(path.to_path_buf()),
-    };
-    if !metadata.is_file() {
-        return refused(if metadata.is_dir() { "is a folder" } else { "is not a regular file" });
-    }
-    let is_same = |input: &Path| {
-        // Standard input may have been redirected from a file.
-        let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
-        fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
-    };
-    if inputs.iter().copied().any(is_same) {
-        return refused("is an input of this run");
-    }
-    Ok(fs::canonicalize(path).map_err(Error::io(path, "find"))?)
 }
 
 impl Drop for LogitsFile {

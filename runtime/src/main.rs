@@ -8,6 +8,7 @@ mod output;
 mod prompts;
 mod score;
 mod summary;
+mod target;
 
 use args::{Action, Args, Mode};
 use job::Job;
