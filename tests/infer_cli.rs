@@ -367,6 +367,17 @@ fn no_signal_and_no_lack_of_memory_leaves_a_part_of_the_logits_behind() {
 }
 
 #[test]
+fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
+    let fixture = fixture();
+    let (model, tokens) = (fixture.model.display(), fixture.tokens.display());
+    let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
+    for kib in (20_000..160_000).step_by(3511) {
+        let limited = format!("ulimit -c 0; ulimit -v {kib}; exec {INFER} {model} {tokens} --steps 3 --threads 64");
+        assert_eq!(run("sh", ["-c", &limited]).ok(), expected, "{kib} KiB");
+    }
+}
+
+#[test]
 fn logits_are_written_even_when_nobody_reads_the_lines() {
     let fixture = fixture();
     let logits = fixture.folder.join("l.npy");
