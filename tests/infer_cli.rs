@@ -3,8 +3,11 @@
 use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -305,12 +308,73 @@ fn logits_never_replace_an_input_or_something_that_is_no_file() {
         ("/dev/null".into(), "is not a regular file"),
         (text(&fixture.folder.path().to_path_buf()), "is a folder"),
         (text(&fixture.folder.join("new/")), "no such folder"),
-        (String::new(), "no name"),
+        (String::new(), "\"\": no name"),
     ] {
         let finished = fixture.infer(&["--logits", &path]);
         assert!(finished.refused(1).contains(problem), "{path}: {}", finished.stderr);
     }
     assert_eq!((fs::read(&fixture.model).expect("there"), fs::read(&fixture.tokens).expect("there")), before);
+}
+
+#[test]
+fn no_signal_and_no_lack_of_memory_leaves_a_part_of_the_logits_behind() {
+    let fixture = fixture();
+    let out = fixture.folder.join("out");
+    fs::create_dir(&out).expect("a folder");
+    let logits = out.join("l.npy");
+    let left = || fs::read_dir(&out).expect("a folder").count();
+    for signal in ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "VTALRM", "PROF", "ABRT"] {
+        // Whatever the caller ignores. It waits, because nobody reads what it prints.
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(INFER).args([&fixture.model, &fixture.tokens]);
+        command.args(["--steps", "2000", "--top", "200", "--logits"]).arg(&logits);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("starts");
+        while left() == 0 {
+            assert!(child.try_wait().expect("a child").is_none(), "{signal}: it ended");
+            thread::sleep(Duration::from_millis(1));
+        }
+        finish(Command::new("kill").args(["-s", signal, &child.id().to_string()])).ok();
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.signal().is_some() && output.stderr.is_empty(), "{signal}: {output:?}");
+        assert_eq!(left(), 0, "{signal}");
+    }
+    // One that is ignored stays ignored.
+    let mut command = Command::new("env");
+    command.arg("--ignore-signal=USR1").arg(INFER).arg(&fixture.model).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    thread::sleep(Duration::from_millis(200));
+    finish(Command::new("kill").args(["-s", "USR1", &child.id().to_string()])).ok();
+    drop(child.stdin.take());
+    assert_eq!(child.wait_with_output().expect("ends").status.code(), Some(1));
+    let (model, tokens) = (fixture.model.display(), fixture.tokens.display());
+    // Some of these limits are met when the file has been begun.
+    let mut refused = 0;
+    for kib in (4000..16000).step_by(250) {
+        let limited = format!(
+            "ulimit -c 0; ulimit -v {kib}; exec {INFER} {model} {tokens} --logits {} --threads 1",
+            logits.display()
+        );
+        let finished = run("sh", ["-c", &limited]);
+        refused += usize::from(finished.code == Some(1));
+        let complete = usize::from(finished.code == Some(0));
+        assert_eq!(left(), complete, "{kib} KiB: {finished:?}");
+        if complete == 1 {
+            fs::remove_file(&logits).expect("written");
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
+    let fixture = fixture();
+    let (model, tokens) = (fixture.model.display(), fixture.tokens.display());
+    let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
+    for kib in (20_000..160_000).step_by(3511) {
+        let limited = format!("ulimit -c 0; ulimit -v {kib}; exec {INFER} {model} {tokens} --steps 3 --threads 64");
+        assert_eq!(run("sh", ["-c", &limited]).ok(), expected, "{kib} KiB");
+    }
 }
 
 #[test]

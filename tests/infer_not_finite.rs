@@ -53,7 +53,7 @@ fn a_nan_in_a_layer_is_said_with_that_layer() {
             "at position 0 is not a finite number, the first ones were computed at position 0 in layer {layer};"
         );
         assert!(line.contains(&says), "{line}");
-        assert!(line.contains("olmo-pack verify"), "{line}");
+        assert!(line.contains("m.olmo: logit of token ") && line.contains("olmo-pack verify"), "{line}");
     }
 }
 

@@ -323,7 +323,7 @@ fn a_generation_config_json_that_is_none_is_refused() {
         (r#"{"eos_token_id": "x"}"#, r#"eos_token_id is "x", expected a token id or a list of them"#),
         (r#"{"eos_token_id": [1, -1]}"#, "eos_token_id is -1, expected a token id or a list of them"),
         (r#"{"eos_token_id": 1, "eos_token_id": 2}"#, "key \"eos_token_id\" twice"),
-        (&format!("{{\"eos_token_id\": {many:?}}}"), "eos_token_id is 17, expected at most 16 ids"),
+        (&format!("{{\"eos_token_id\": {many:?}}}"), "eos_token_id is 17 ids, expected at most 16 ids"),
         (&" ".repeat((1 << 20) + 1), "longer than 1 MiB"),
     ] {
         fs::write(weights.join("generation_config.json"), text).expect("written");

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -176,8 +177,79 @@ fn a_rerun_leaves_out_what_is_in_the_output() {
         assert!(refused.refused(1).contains("is no score, expected the output of --score"), "{}", refused.stderr);
         assert_eq!(fs::read_to_string(&output).expect("read"), other);
     }
-    let model = fixture.model.to_str().expect("UTF-8");
-    assert!(fixture.score(&files, &["--output", model]).refused(2).contains("is the model"));
+    for input in [fixture.model.as_path(), files[0]] {
+        let refused = fixture.score(&files, &["--output", input.to_str().expect("UTF-8")]);
+        assert!(refused.refused(1).contains("is an input of this run"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn scores_go_to_regular_files_that_are_no_longer_than_they_say() {
+    let fixture = fixture("score-devices");
+    let tokens = fixture.tokens("t.bin", &[1, 2, 3]);
+    let path = |name: &str| fixture.folder.join(name).to_str().expect("UTF-8").to_string();
+    let (pipe, folder, huge) = (path("pipe"), path("folder"), path("huge"));
+    run("mkfifo", [&pipe]).ok();
+    fs::create_dir(&folder).expect("a folder");
+    // None of them is read, or waited for.
+    for (output, says) in [
+        ("/dev/null", "/dev/null: is not a regular file, expected a file name for --output"),
+        ("/dev/full", "/dev/full: is not a regular file"),
+        // A pipe in a test.
+        ("/dev/stdout", "/dev/stdout: is not a regular file"),
+        (&pipe, "pipe: is not a regular file"),
+        (&folder, "folder: is a folder"),
+        ("", "\"\": no name, expected a file name for --output"),
+    ] {
+        let refused = fixture.score(&[&tokens], &["--output", output]);
+        assert!(refused.refused(1).contains(says), "{output}: {}", refused.stderr);
+    }
+    // Nor is what no line of a score can be, however long: there is no such memory.
+    for head in ["", "{\"file\":\"", "{\"file\":\"a\",\"tokens\":3,"] {
+        fs::write(&huge, head).expect("written");
+        fs::OpenOptions::new().write(true).open(&huge).expect("there").set_len(1 << 40).expect("longer");
+        let refused = fixture.score(&[&tokens], &["--output", &huge]);
+        assert!(refused.refused(1).contains("line 1 is no score, expected the output of --score"), "{head}");
+        assert_eq!(fs::metadata(&huge).expect("there").len(), 1 << 40);
+    }
+}
+
+#[test]
+fn two_runs_do_not_write_to_one_file() {
+    let fixture = fixture("score-two");
+    let tokens = fixture.tokens("t.bin", &[1, 2, 3]);
+    let output = fixture.folder.join("scores.jsonl");
+    let mut command = Command::new(INFER);
+    command.arg(&fixture.model).args(["--score", "--output"]).arg(&output);
+    let mut first = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    // It has the file, and waits for its list.
+    let begun = Instant::now();
+    let second = loop {
+        let second = fixture.score(&[&tokens], &["--output", output.to_str().expect("UTF-8")]);
+        if second.code != Some(0) {
+            break second;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "both write");
+    };
+    assert!(second.refused(1).contains("another run writes to it"), "{}", second.stderr);
+    let list = format!("{}\n", tokens.display());
+    first.stdin.take().expect("piped").write_all(list.as_bytes()).expect("reads its input");
+    assert!(first.wait_with_output().expect("ends").status.success());
+    assert_eq!(fs::read_to_string(&output).expect("written"), fixture.score(&[&tokens], &[]).ok());
+}
+
+#[test]
+fn nothing_is_cut_off_a_file_of_whole_lines() {
+    let fixture = fixture("score-grown");
+    let tokens = fixture.tokens("t.bin", &[1, 2, 3]);
+    let output = fixture.folder.join("scores.jsonl");
+    let flags = ["--output", output.to_str().expect("UTF-8")];
+    fixture.score(&[&tokens], &flags).ok();
+    // Not even to its own length, which would change its time.
+    let before = fs::metadata(&output).expect("there").modified().expect("a time");
+    std::thread::sleep(Duration::from_millis(20));
+    fixture.score(&[&tokens], &flags).ok();
+    assert_eq!(fs::metadata(&output).expect("there").modified().expect("a time"), before);
 }
 
 #[test]
@@ -216,19 +288,26 @@ fn files_can_be_listed_on_standard_input() {
     let fixture = fixture("score-list");
     let files: Vec<PathBuf> = (1..700).map(|i| fixture.tokens(&format!("{i}.bin"), &[i % 40, 7, i % 9])).collect();
     let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
-    let score = |list: &str| {
+    let score = |list: &[u8]| {
         let mut command = Command::new(INFER);
         command.arg(&fixture.model).arg("--score").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("starts");
-        child.stdin.take().expect("piped").write_all(list.as_bytes()).expect("reads its input");
+        child.stdin.take().expect("piped").write_all(list).expect("reads its input");
         let output = child.wait_with_output().expect("ends");
         (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"), output.stderr)
     };
-    let (code, out, _) = score(&list);
+    let (code, out, _) = score(list.as_bytes());
     assert_eq!(code, Some(0));
     let all: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     assert_eq!(out, fixture.score(&all, &[]).ok());
-    let (code, _, error) = score("");
+    let (code, _, error) = score(b"");
     assert_eq!(code, Some(2));
     assert!(String::from_utf8_lossy(&error).contains("no files to score"));
+    // What is no path is told with its line.
+    let long = [b"a\n\nb\n", &b"x".repeat(4097)[..]].concat();
+    for (bad, says) in [(&b"a\nb\xff\nc\xff\n"[..], "line 2 of the list of files is not UTF-8"), (&long, "line 4 ")] {
+        let (code, out, error) = score(bad);
+        assert_eq!((code, out.as_str()), (Some(1), ""));
+        assert!(String::from_utf8_lossy(&error).contains(says), "{}", String::from_utf8_lossy(&error));
+    }
 }

@@ -7,6 +7,7 @@ use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::disk::SystemDisk;
+use olmo_pack::inspect::{self, Form};
 use olmo_pack::pack::{self, Prepared, Request};
 use olmo_pack::text::Part;
 use olmo_tests::crafted::{Field, repair_digests};
@@ -39,6 +40,10 @@ fn demo() -> Vec<u8> {
 
 /// `file` with another section of this kind, of the same length and under a right digest.
 fn changed(file: &[u8], kind: u32, change: impl Fn(&mut [u8])) -> ModelFile {
+    open(&changed_bytes(file, kind, change))
+}
+
+fn changed_bytes(file: &[u8], kind: u32, change: impl Fn(&mut [u8])) -> Vec<u8> {
     let model = open(file);
     let index = model.sections().iter().position(|record| record.kind.get() == kind).expect("a section");
     let mut bytes = file.to_vec();
@@ -47,7 +52,7 @@ fn changed(file: &[u8], kind: u32, change: impl Fn(&mut [u8])) -> ModelFile {
     let digest = format::digest(section, kind.into());
     Field::of_section(model.specs().len(), index, offset_of!(SectionRecord, digest), 8).set(&mut bytes, digest);
     repair_digests(&mut bytes);
-    open(&bytes)
+    bytes
 }
 
 fn tokenizer(model: &ModelFile) -> Result<bool, Error> {
@@ -112,15 +117,20 @@ fn a_tokenizer_that_gives_no_ids_says_why() {
     let expected = "m.olmo: tokenizer: found pre-tokenizer 9, expected what format-spec.md describes";
     assert_eq!(pre_tokenizer, format!("{expected}{DAMAGED}"));
     // The reason stands behind the head, and stays one line.
-    let unknown = changed(&file, section::TOKENIZER, |section| {
+    let unknown = changed_bytes(&file, section::TOKENIZER, |section| {
         section.fill(b'z');
         section[..size_of::<TokenizerHead>()].fill(0);
         Field { at: offset_of!(TokenizerHead, kind), bytes: 4 }.set(section, TOKENIZER_UNKNOWN.into());
-        section[size_of::<TokenizerHead>()..][..4].copy_from_slice(b"why\n");
+        section[size_of::<TokenizerHead>()..][..8].copy_from_slice("why\n\u{1b}\u{9b}m".as_bytes());
     });
-    let error = tokenizer(&unknown).expect_err("not known").to_string();
-    let rest = error.strip_prefix("its tokenizer is not known to olmo-pack: why\\n").expect("one line");
+    let error = tokenizer(&open(&unknown)).expect_err("not known").to_string();
+    let rest = error.strip_prefix("its tokenizer is not known to olmo-pack: why\\n\\u{1b}\\u{9b}m");
+    let rest = rest.expect("one line");
     assert!(!rest.is_empty() && rest.bytes().all(|byte| byte == b'z'), "{rest}");
+    let folder = TempDir::new("sections-unknown");
+    fs::write(folder.join("m.olmo"), unknown).expect("written");
+    let shown = inspect::run(&folder.join("m.olmo"), Form::Table).expect("inspected");
+    assert!(shown.contains("not known: why\\n\\u{1b}\\u{9b}mz"), "{shown}");
 }
 
 #[test]

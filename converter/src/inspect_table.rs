@@ -258,7 +258,7 @@ fn tokenizer(text: &OfText) -> String {
             tokenizer.added.len(),
             if tokenizer.nfc { ", text in normalization form C" } else { "" },
         ),
-        Some(Err(NoTokenizer::Unknown(why))) => format!("not known: {why}"),
+        Some(Err(NoTokenizer::Unknown(why))) => format!("not known: {}", escaped(why)),
         Some(Err(NoTokenizer::UnknownKind(kind))) => format!("of kind {kind}, which this version does not know"),
         Some(Err(NoTokenizer::Damaged(_))) => "damaged; olmo-pack verify says more".into(),
     }

@@ -262,7 +262,8 @@ impl ModelConfig {
             return bad("sliding_window", &self.sliding_window, "0 when no layer slides".into());
         }
         if self.eos_token_ids.len() > MAX_EOS_TOKENS {
-            return bad("eos_token_id", &self.eos_token_ids.len(), format!("at most {MAX_EOS_TOKENS} ids"));
+            let found = format_args!("{} ids", self.eos_token_ids.len());
+            return bad("eos_token_id", &found, format!("at most {MAX_EOS_TOKENS} ids"));
         }
         // The file's entry without an id.
         if self.eos_token_ids.contains(&u32::MAX) {
@@ -382,7 +383,7 @@ mod tests {
                 "rope_theta is 0.5, expected a number from 1e0 to 1e12",
             ),
             (ModelConfig { sliding_window: 5, ..olmo2() }, "sliding_window is 5, expected 0 when no layer slides"),
-            (ModelConfig { eos_token_ids: vec![1; 17], ..olmo2() }, "eos_token_id is 17, expected at most 16 ids"),
+            (ModelConfig { eos_token_ids: vec![1; 17], ..olmo2() }, "eos_token_id is 17 ids, expected at most 16 ids"),
             (
                 ModelConfig { eos_token_ids: vec![1, u32::MAX], ..olmo2() },
                 "eos_token_id is 4294967295, expected the id of a token",

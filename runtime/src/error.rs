@@ -114,9 +114,13 @@ impl Error {
     }
 }
 
-/// A path for an error line; `-` is standard input.
+/// A path for an error line; `-` is standard input, and `""` a path of nothing.
 pub fn display_path(path: &Path) -> impl fmt::Display {
-    if path.as_os_str() == "-" { "standard input".into() } else { one_line(&path.to_string_lossy()) }
+    match path.to_string_lossy().as_ref() {
+        "-" => "standard input".into(),
+        "" => "\"\"".into(),
+        path => one_line(path),
+    }
 }
 
 /// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say

@@ -11,15 +11,16 @@ use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::Batch;
 use olmo_infer::threads::Team;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Says which file it is about, when there are several.
-fn of_file(args: &Args, path: &Path, failure: Failure) -> Failure {
-    match args.tokens.len() {
-        1 => failure,
-        _ => Failure::Refused(format!("{}: {failure}", display_path(path))),
-    }
+/// Says which file it is about: that of the tokens, when there are several, and else the model, which is the one to be
+/// checked.
+fn of_file(args: &Args, sequence: usize, failure: Failure) -> Failure {
+    let path = match args.tokens.as_slice() {
+        [] | [_] => &args.model,
+        several => &several[sequence],
+    };
+    Failure::Refused(format!("{}: {failure}", display_path(path)))
 }
 
 /// The evaluation of the prompts of a run.
@@ -89,10 +90,7 @@ impl Job<'_> {
         });
         let timing = timing.map_err(|failure| match failure {
             Failure::Runtime(Error::NotFinite { sequence, .. }) => match self.file.check_unchanged() {
-                Ok(()) => match self.args.tokens.get(sequence) {
-                    Some(path) => of_file(self.args, path, failure),
-                    None => failure,
-                },
+                Ok(()) => of_file(self.args, sequence, failure),
                 // That is where they come from.
                 Err(changed) => changed.into(),
             },

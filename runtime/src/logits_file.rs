@@ -1,23 +1,27 @@
 //! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete.
 
 use crate::output::Failure;
+use crate::target::target;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::signals;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
 const HEADER_BYTES: usize = 128;
 
+/// Bytes that are written at once.
+const BUFFER_BYTES: usize = 1 << 20;
+
 /// An array `[positions, vocab_size]` of f32 that grows by rows.
 pub struct LogitsFile {
     path: PathBuf,
     temporary: PathBuf,
-    out: BufWriter<File>,
+    out: File,
+    /// What is not written yet.
+    buffer: Vec<u8>,
     vocab_size: usize,
     rows: usize,
     finished: bool,
@@ -28,17 +32,26 @@ pub struct LogitsFile {
 impl LogitsFile {
     /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
     pub fn create(path: &Path, inputs: &[&Path], vocab_size: usize) -> Result<LogitsFile, Failure> {
-        let path = &target(path, inputs)?;
+        let path = &target(path, "--logits", inputs)?;
         // Drawn by lot, so that it is not that of another process either, in a container with the same process ids say.
         let unique = RandomState::new().hash_one(std::process::id());
         let temporary = path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp"));
+        let mut buffer = Vec::new();
+        // While there is no file that could be left behind.
+        if buffer.try_reserve_exact(BUFFER_BYTES).is_err() {
+            return Err(Failure::Refused(format!(
+                "{}: the system does not give the 1 MiB of memory that writing it takes; raise the limit (ulimit -v)",
+                display_path(path)
+            )));
+        }
         let named = signals::Temporary::new(&temporary);
-        let file = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
+        let out = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
         named.park_if_stopping();
         let mut file = LogitsFile {
             path: path.to_path_buf(),
             temporary,
-            out: BufWriter::with_capacity(1 << 20, file),
+            out,
+            buffer,
             vocab_size,
             rows: 0,
             finished: false,
@@ -58,12 +71,12 @@ impl LogitsFile {
 
     /// Writes the final shape and gives the file its name.
     pub fn finish(mut self) -> Result<(), Failure> {
+        self.flush()?;
         let header = self.header();
-        let close = |out: &mut BufWriter<File>| -> io::Result<()> {
+        let close = |out: &mut File| -> io::Result<()> {
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&header)?;
-            out.flush()?;
-            out.get_ref().sync_all()
+            out.sync_all()
         };
         close(&mut self.out).map_err(Error::io(&self.path, "write"))?;
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path, "create"))?;
@@ -72,7 +85,17 @@ impl LogitsFile {
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        Ok(self.out.write_all(bytes).map_err(Error::io(&self.path, "write"))?)
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
+            self.flush()?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.out.write_all(&self.buffer).map_err(Error::io(&self.path, "write"))?;
+        self.buffer.clear();
+        Ok(())
     }
 
     /// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
@@ -85,34 +108,6 @@ impl LogitsFile {
         header.push(b'\n');
         header
     }
-}
-
-/// The file to write, links followed.
-fn target(path: &Path, inputs: &[&Path]) -> Result<PathBuf, Failure> {
-    let refused =
-        |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for --logits", display_path(path))));
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(_) if path.file_name().is_none() => return refused("no name"),
-        // Whatever is wrong with the folder shows when the file is created; what is wrong with the name would show when
-        // everything is computed.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "create")(error))?,
-        Err(_) if path.as_os_str().as_bytes().ends_with(b"/") => return refused("no such folder"),
-        Err(_) if path.is_symlink() => return refused("is a link that leads nowhere"),
-        Err(_) => return Ok(path.to_path_buf()),
-    };
-    if !metadata.is_file() {
-        return refused(if metadata.is_dir() { "is a folder" } else { "is not a regular file" });
-    }
-    let is_same = |input: &Path| {
-        // Standard input may have been redirected from a file.
-        let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
-        fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
-    };
-    if inputs.iter().copied().any(is_same) {
-        return refused("is an input of this run");
-    }
-    Ok(fs::canonicalize(path).map_err(Error::io(path, "find"))?)
 }
 
 impl Drop for LogitsFile {

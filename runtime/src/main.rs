@@ -8,6 +8,7 @@ mod output;
 mod prompts;
 mod score;
 mod summary;
+mod target;
 
 use args::{Action, Args, Mode};
 use job::Job;
@@ -19,7 +20,7 @@ use olmo_infer::mapping::Populated;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
 use olmo_infer::signals;
-use olmo_infer::threads::with_team;
+use olmo_infer::threads::{start, with_team};
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer, TextRules};
@@ -192,7 +193,7 @@ fn beside_populating<T>(
             file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
         };
         // When the system gives no thread, the first pass brings the pages in itself.
-        let thread = std::thread::Builder::new().name("olmo-page-in".into()).spawn_scoped(scope, populate).ok();
+        let thread = start(scope, "olmo-page-in", populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);
         let page_in = thread.and_then(|thread| thread.join().expect("populating does not panic").ok());

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::file_system::FileSystem;
 use crate::memory::{self, Resident};
 use crate::signals::Mapped;
+use crate::threads::start;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut, MmapOptions};
@@ -19,7 +20,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, Builder};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A huge page of x86-64, and of AArch64 with 4 KiB pages.
@@ -193,7 +194,7 @@ impl Mapping {
                 }
                 if second.is_none() && begun.elapsed() > SLOW_STEP {
                     // When the system gives no thread, one does it all.
-                    second = Builder::new().name("olmo-page-in-2".into()).spawn_scoped(scope, rest).ok();
+                    second = start(scope, "olmo-page-in-2", rest).ok();
                 }
             }
             second.map_or(Ok(()), |second| second.join().expect("populating does not panic"))
@@ -335,9 +336,8 @@ fn read_pieces(file: &File, ahead: Option<&Mmap>, bytes: &mut [u8]) -> io::Resul
         Ok(())
     };
     thread::scope(|scope| {
-        let name = |i| Builder::new().name(format!("olmo-read-{i}"));
         // When the system gives fewer threads, fewer do the work.
-        let others: Vec<_> = (1..READERS).filter_map(|i| name(i).spawn_scoped(scope, read).ok()).collect();
+        let others: Vec<_> = (1..READERS).filter_map(|i| start(scope, &format!("olmo-read-{i}"), read).ok()).collect();
         let own = read();
         others.into_iter().fold(own, |result, other| result.and(other.join().expect("reading does not panic")))
     })

@@ -261,15 +261,32 @@ impl<'a> Format<'a> {
     }
 }
 
-/// A string of JSON, in quotation marks.
+/// A string of JSON, in quotation marks. Control characters above ASCII are escaped too, which JSON leaves to the
+/// writer: terminals obey some of them.
 pub fn json_string(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")?;
     for c in text.chars() {
         match c {
             '"' | '\\' => write!(out, "\\{c}")?,
-            '\0'..='\x1f' => write!(out, "\\u{:04x}", u32::from(c))?,
+            c if c.is_control() => write!(out, "\\u{:04x}", u32::from(c))?,
             _ => write!(out, "{c}")?,
         }
     }
     out.write_all(b"\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_of_json_steer_no_terminal() {
+        let written = |text| {
+            let mut out = Vec::new();
+            json_string(&mut out, text).expect("writing to memory");
+            String::from_utf8(out).expect("UTF-8")
+        };
+        assert_eq!(written("a\"\\\n\u{1b}"), r#""a\"\\\u000a\u001b""#);
+        assert_eq!(written("\u{7f}\u{80}\u{9b}\u{9f}\u{a0}é"), "\"\\u007f\\u0080\\u009b\\u009f\u{a0}é\"");
+    }
 }

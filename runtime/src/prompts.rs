@@ -8,18 +8,16 @@ use olmo_infer::encoder::Encoder;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::tokens::read_tokens;
+use olmo_infer::tokens::{read_text_ids, read_tokens};
 use olmo_infer::vocabulary::Vocabulary;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Longest text: what a model can take is far less.
-const MAX_TEXT_BYTES: u64 = 64 << 20;
+const MAX_TEXT_BYTES: usize = 64 << 20;
 /// Bytes of a position that a prompt may have; the longest token of the published models has 128.
 const POSITION_BYTES: usize = 512;
-/// Most ids that become text in one go.
-const MAX_IDS: usize = 1 << 28;
 
 /// A sequence to evaluate.
 pub struct Input {
@@ -68,13 +66,17 @@ fn of_text(args: &Args, prompt: &Prompt, file: &ModelFile) -> Result<Input, Fail
 
 /// The ids of a prompt.
 fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
+    let most = file.config().max_position_embeddings;
+    let most_bytes = MAX_TEXT_BYTES.min(most.saturating_mul(POSITION_BYTES));
     let text = match &prompt.text {
         Some(text) => text.clone(),
-        None => read_text(Path::new("-"))?,
+        None => {
+            let too_long = format!("more than {most_bytes} bytes, too many for the {most} positions of the model");
+            read_text(Path::new("-"), most_bytes, &format!("{too_long}; shorten the prompt"))?
+        }
     };
-    let most = file.config().max_position_embeddings;
     // Before it is encoded, which takes memory for each byte.
-    if text.len() > most.saturating_mul(POSITION_BYTES) {
+    if text.len() > most_bytes {
         let found = format!("the prompt has {} bytes, too many for the {most} positions of the model", text.len());
         return Err(Failure::Refused(format!("{found}; shorten it")));
     }
@@ -111,19 +113,25 @@ fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
     Encoder::new(&tokenizer).map_err(|problem| Failure::Refused(format!("{path}: {problem}; pack it again")))
 }
 
-/// A text from a file, or from standard input for `-`.
-fn read_text(path: &Path) -> Result<String, Failure> {
+/// A text from a file, or from standard input for `-`; `too_long` says what is wrong with more than `most_bytes`.
+fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, Failure> {
+    let refused = || Err(Failure::Refused(format!("{}: {too_long}", display_path(path))));
     let mut bytes = Vec::new();
     let read = |source: &mut dyn Read, bytes: &mut Vec<u8>| {
-        source.take(MAX_TEXT_BYTES + 1).read_to_end(bytes).map_err(Error::io(path, "read"))
+        source.take(most_bytes as u64 + 1).read_to_end(bytes).map_err(Error::io(path, "read"))
     };
     if path.as_os_str() == "-" {
         read(&mut io::stdin().lock(), &mut bytes)?;
     } else {
-        read(&mut File::open(path).map_err(Error::io(path, "open"))?, &mut bytes)?;
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        // Of a device and a pipe it is 0.
+        if file.metadata().map_err(Error::io(path, "read its metadata"))?.len() > most_bytes as u64 {
+            return refused();
+        }
+        read(&mut file, &mut bytes)?;
     }
-    if bytes.len() as u64 > MAX_TEXT_BYTES {
-        return Err(Failure::Refused(format!("{}: more than 64 MiB of text, expected less", display_path(path))));
+    if bytes.len() > most_bytes {
+        return refused();
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -143,7 +151,11 @@ pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
         Some(prompt) => encoded(prompt, file)?,
         None => {
             let encoder = encoder(file, "--tokenize")?;
-            encoder.encode(&read_text(&args.tokens[0])?)
+            encoder.encode(&read_text(
+                &args.tokens[0],
+                MAX_TEXT_BYTES,
+                "more than 64 MiB of text, expected less; split it",
+            )?)
         }
     };
     let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
@@ -160,7 +172,7 @@ pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
         Failure::Usage(format!("{model}: has no vocabulary, which --detokenize needs; pack it with --vocab vocab.txt"))
     })?;
     let path: &PathBuf = &args.tokens[0];
-    let tokens = read_tokens(path, file.config().vocab_size, MAX_IDS)?;
+    let tokens = read_text_ids(path, file.config().vocab_size)?;
     if let Some(i) = tokens.iter().position(|&token| vocabulary.bytes(token).is_none()) {
         return Err(Failure::Refused(format!(
             "{}: token {i} is {}, which has no text in the vocabulary of {model}; it is one of the untrained ids that fill \

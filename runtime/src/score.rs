@@ -2,7 +2,9 @@
 
 use crate::args::Args;
 use crate::output::{Failure, json_string};
+use crate::target::target;
 use olmo_infer::batch_size::batch_size;
+use olmo_infer::config::MAX_POSITIONS;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::model_file::ModelFile;
@@ -10,8 +12,8 @@ use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
 use olmo_infer::tokens::read_tokens;
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,10 +22,20 @@ use std::time::Instant;
 const GROUP: usize = 512;
 /// Longest list of files.
 const MAX_LIST_BYTES: u64 = 64 << 20;
+/// Longest path in it: the system takes none that is longer.
+const MAX_PATH_BYTES: usize = 4096;
+/// Bytes of a line up to the end of its name. An argument has at most 128 KiB on Linux, of which JSON makes six times
+/// as many.
+const MAX_HEAD_BYTES: u64 = 1 << 20;
+/// Longest line: one with all positions that a model can have. A number of them has at most 48 digits and a comma, and
+/// there is room for the name in an error.
+const MAX_LINE_BYTES: u64 = 64 * MAX_POSITIONS as u64 + 4 * MAX_HEAD_BYTES;
 /// How every object begins.
 const BEGINNING: &[u8] = b"{\"file\":";
 /// How it goes on for a file that could not be scored.
 const ERROR: &[u8] = b",\"error\":";
+/// And for one that was.
+const TOKENS: &[u8] = b",\"tokens\":";
 
 /// Scores all files that have no score yet, and yields how many could not be scored. Files come in the order of the
 /// arguments, or of the list on standard input.
@@ -31,7 +43,7 @@ const ERROR: &[u8] = b",\"error\":";
 /// # Errors
 /// What keeps the run from going on. A file that cannot be scored does not: its object says why.
 pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Failure> {
-    let mut out = Destination::new(args.output.as_deref(), &args.model)?;
+    let mut out = Destination::new(args)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
     let mut seen = HashSet::new();
     let files = files.into_iter().filter(|path| seen.insert(path.clone()));
@@ -48,11 +60,26 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
 
 /// The files that standard input names.
 fn list() -> Result<Vec<PathBuf>, Failure> {
-    let mut text = String::new();
-    let read = io::stdin().lock().take(MAX_LIST_BYTES + 1).read_to_string(&mut text);
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().take(MAX_LIST_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(Error::io(Path::new("-"), "read the list of files"))?;
-    if text.len() as u64 > MAX_LIST_BYTES {
+    if bytes.len() as u64 > MAX_LIST_BYTES {
         return Err(Failure::Refused("the list of files has more than 64 MiB; score it in parts".into()));
+    }
+    let bad = |number: usize, found: &str| {
+        Err(Failure::Refused(format!(
+            "line {number} of the list of files is {found}, expected a path; correct the list"
+        )))
+    };
+    let text = match str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let before = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+            return bad(before + 1, "not UTF-8");
+        }
+    };
+    if let Some(i) = text.lines().position(|line| line.len() > MAX_PATH_BYTES) {
+        return bad(i + 1, "longer than 4096 bytes");
     }
     let files: Vec<PathBuf> = text.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect();
     if files.is_empty() {
@@ -101,7 +128,8 @@ impl Scored<'_> {
                 return Ok(line);
             }
         };
-        write!(line, ",\"tokens\":{}", tokens.len())?;
+        line.extend(TOKENS);
+        write!(line, "{}", tokens.len())?;
         let mean = self.nll.iter().sum::<f64>() / self.nll.len() as f64;
         // JSON has no infinity, and a file of one token no mean.
         let number = |number: f64| if number.is_finite() { number.to_string() } else { "null".into() };
@@ -213,40 +241,41 @@ struct Destination {
 }
 
 impl Destination {
-    fn new(path: Option<&Path>, model: &Path) -> Result<Destination, Failure> {
+    fn new(args: &Args) -> Result<Destination, Failure> {
         let mut out = Destination { file: None, names: HashMap::new() };
-        let Some(path) = path else { return Ok(out) };
-        let shown = display_path(path);
-        if std::fs::canonicalize(path).is_ok_and(|path| std::fs::canonicalize(model).is_ok_and(|model| model == path)) {
-            return Err(Failure::Usage(format!("{shown}: is the model; give another name to --output")));
+        let Some(path) = &args.output else { return Ok(out) };
+        let inputs: Vec<&Path> = args.tokens.iter().chain([&args.model]).map(PathBuf::as_path).collect();
+        let path = target(path, "--output", &inputs)?;
+        let refused = |problem: String| {
+            Err(Failure::Refused(format!("{}: {problem}; give --output another file", display_path(&path))))
+        };
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        let file = opened.map_err(Error::io(&path, "open for writing"))?;
+        // Two runs would each take the unfinished line of the other for one that was left behind. Where files cannot be
+        // locked nobody is kept out.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return refused("another run writes to it".into());
         }
-        let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let mut file = opened.map_err(Error::io(path, "open for writing"))?;
         let mut reader = BufReader::new(&file);
-        let (mut line, mut end) = (Vec::new(), 0u64);
+        let mut end = 0u64;
         for number in 1.. {
-            line.clear();
-            let n = reader.read_until(b'\n', &mut line).map_err(Error::io(path, "read"))?;
-            let is_whole = line.last() == Some(&b'\n');
-            match name_in(&line) {
-                _ if n == 0 => break,
-                Some(name) if is_whole => {
-                    let has_failed = line[BEGINNING.len() + name.len()..].starts_with(ERROR);
-                    out.names.insert(name.to_vec(), has_failed);
+            match Line::read(&mut reader).map_err(Error::io(&path, "read"))? {
+                Line::None => break,
+                Line::Score { name, has_failed, bytes } => {
+                    out.names.insert(name, has_failed);
+                    end += bytes;
                 }
-                // What a run that was stopped has left of a line, behind others of its own.
-                _ if !is_whole && end > 0 && (line.starts_with(BEGINNING) || BEGINNING.starts_with(&line)) => break,
-                _ => {
-                    return Err(Failure::Refused(format!(
-                        "{shown}: line {number} is no score, expected the output of --score; give --output another file"
-                    )));
+                // What a run that was stopped has left of a line, behind others of its own. Nothing else is cut off.
+                Line::Unfinished if end > 0 => {
+                    file.set_len(end).map_err(Error::io(&path, "cut off its unfinished last line"))?;
+                    break;
                 }
-            };
-            end += n as u64;
+                Line::Unfinished | Line::Other => {
+                    return refused(format!("line {number} is no score, expected the output of --score"));
+                }
+            }
         }
-        file.set_len(end).map_err(Error::io(path, "cut off its unfinished last line"))?;
-        file.seek(SeekFrom::End(0)).map_err(Error::io(path, "go to its end"))?;
-        out.file = Some((path.to_path_buf(), file));
+        out.file = Some((path, file));
         Ok(out)
     }
 
@@ -269,6 +298,57 @@ impl Destination {
             }
             Some((path, file)) => Ok(file.write_all(line).map_err(Error::io(path, "write"))?),
         }
+    }
+}
+
+/// What stands at some place of an output.
+#[derive(Debug, PartialEq)]
+enum Line {
+    /// Nothing: it ends there.
+    None,
+    /// A whole line of --score.
+    Score {
+        /// The file, as JSON has it.
+        name: Vec<u8>,
+        /// Whether the line is an error.
+        has_failed: bool,
+        /// Length of the line.
+        bytes: u64,
+    },
+    /// The beginning of such a line.
+    Unfinished,
+    /// Something else.
+    Other,
+}
+
+impl Line {
+    /// Reads a line. No more of it is kept than its name takes, and no more read than a line of ours can have.
+    fn read(reader: &mut impl BufRead) -> io::Result<Line> {
+        let mut head = Vec::new();
+        let mut bytes = reader.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut head)? as u64;
+        let mut is_whole = head.last() == Some(&b'\n');
+        let mut is_cut = !is_whole && bytes < MAX_HEAD_BYTES;
+        let Some(name) = name_in(&head) else {
+            return Ok(match is_cut && (head.starts_with(BEGINNING) || BEGINNING.starts_with(&head)) {
+                _ if head.is_empty() => Line::None,
+                true => Line::Unfinished,
+                false => Line::Other,
+            });
+        };
+        let mut piece = Vec::new();
+        while !is_whole && !is_cut && bytes < MAX_LINE_BYTES {
+            piece.clear();
+            let n = reader.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut piece)?;
+            bytes += n as u64;
+            is_whole = piece.last() == Some(&b'\n');
+            is_cut = n == 0;
+        }
+        let rest = &head[BEGINNING.len() + name.len()..];
+        Ok(match [TOKENS, ERROR].iter().any(|key| rest.starts_with(key) || is_cut && key.starts_with(rest)) {
+            true if is_whole => Line::Score { name: name.to_vec(), has_failed: rest.starts_with(ERROR), bytes },
+            true if is_cut => Line::Unfinished,
+            _ => Line::Other,
+        })
     }
 }
 
@@ -326,6 +406,33 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_of_a_line_is_read_than_one_of_ours_can_have() {
+        let whole = b"{\"file\":\"a\",\"tokens\":1}\n";
+        let read = |bytes: &[u8]| Line::read(&mut &*bytes).expect("memory can be read");
+        let score = |has_failed, bytes| Line::Score { name: b"\"a\"".to_vec(), has_failed, bytes };
+        assert_eq!(read(whole), score(false, whole.len() as u64));
+        assert_eq!(read(b"{\"file\":\"a\",\"error\":\"\"}\n{"), score(true, 24));
+        assert_eq!(read(b""), Line::None);
+        for n in 1..whole.len() {
+            assert_eq!(read(&whole[..n]), Line::Unfinished, "{n} bytes");
+        }
+        assert_eq!(read(b"{\"file\":\"a\",\"pos\""), Line::Other);
+        for other in [&b"\n"[..], b"notes", b"{\"file\":\"a\",\"pos\":1}\n", b"{\"file\":\"a\n"] {
+            assert_eq!(read(other), Line::Other);
+        }
+        // A long line is read to its end, one that does not end is given up.
+        let long = |n| (&whole[..whole.len() - 1]).chain(io::repeat(b'0').take(n)).chain(&b"\n"[..]);
+        let found = Line::read(&mut BufReader::new(long(3 * MAX_HEAD_BYTES))).expect("memory can be read");
+        assert_eq!(found, score(false, 3 * MAX_HEAD_BYTES + whole.len() as u64));
+        let mut endless = BufReader::new(io::repeat(0));
+        assert_eq!(Line::read(&mut endless).expect("zeros"), Line::Other);
+        let mut endless = BufReader::new((&whole[..9]).chain(io::repeat(b'a')));
+        assert_eq!(Line::read(&mut endless).expect("a name"), Line::Other);
+        let mut endless = BufReader::new((&whole[..whole.len() - 1]).chain(io::repeat(0)));
+        assert_eq!(Line::read(&mut endless).expect("zeros"), Line::Other);
+    }
 
     #[test]
     fn names_end_at_their_quotation_mark() {

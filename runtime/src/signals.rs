@@ -19,8 +19,21 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 const MAX_MAPPINGS: usize = 16;
 /// Temporary files that are known at the same time: more than threads write.
 const MAX_TEMPORARIES: usize = 512;
-/// Signals by which people and systems stop a program.
-const STOPPING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// Signals by which people, systems and limits stop a program, and the one by which it stops itself where it does not
+/// get memory that it cannot do without.
+const STOPPING: [c_int; 11] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGXCPU,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGABRT,
+];
 
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
@@ -123,8 +136,8 @@ impl Drop for Temporary {
 /// Installs the handlers of a program. Lines on standard error begin with its name.
 ///
 /// * SIGBUS inside a mapped file: one line, exit status 1. Elsewhere the program ends as without a handler.
-/// * SIGINT, SIGTERM, SIGHUP and SIGQUIT, unless they are ignored: temporary files are removed, then the program ends
-///   by the signal.
+/// * SIGINT, SIGTERM, SIGHUP, SIGQUIT and others that end a program, unless they are ignored or have a handler:
+///   temporary files are removed, then the program ends by the signal.
 /// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
@@ -132,7 +145,7 @@ pub fn install(program: &str) {
     // SAFETY: the call has no precondition, and changes how the system treats one signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     for signal in STOPPING {
-        if !is_ignored(signal) {
+        if has_default(signal) {
             handle(signal, on_stop as *const () as usize, 0);
         }
     }
@@ -144,13 +157,13 @@ pub fn set_in_text(is_in_text: bool) {
     IS_IN_TEXT.store(is_in_text, Ordering::Release);
 }
 
-/// Whether a signal is ignored, as `nohup` has it for SIGHUP.
-fn is_ignored(signal: c_int) -> bool {
+/// Whether nothing was said about a signal: it is not ignored, as `nohup` has it for SIGHUP, nor awaited by a profiler.
+fn has_default(signal: c_int) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the pointer is to room for one action; a null pointer for the new one changes nothing.
     let status = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: the call succeeded, so it has written all of it.
-    status == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+    status == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
 }
 
 /// Installs a handler; while it runs the signals that stop a program wait.

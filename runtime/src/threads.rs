@@ -14,13 +14,23 @@
 use crate::barrier::Barrier;
 use crate::grid::{Block, Grid};
 use crate::tickets::Tickets;
+use memmap2::MmapOptions;
 use rayon::ThreadPool;
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Mutex;
-use std::thread;
+use std::sync::{Mutex, mpsc};
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+/// Stack of a thread; what std takes when nothing else is said.
+const STACK_BYTES: usize = 2 << 20;
+/// Address space beside the stack without which no thread is started: a new one ends the program when it does not get
+/// the stack of its signal handlers, or no memory for what std keeps of it.
+const START_BYTES: usize = 1 << 20;
+/// Address space that a thread takes at most: malloc of glibc reserves twice 64 MiB, and does without where it must.
+const AMPLE_BYTES: usize = 256 << 20;
 
 /// What a thread runs in a phase; the argument is its index.
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
@@ -75,8 +85,9 @@ impl Threads {
     pub fn new(n_threads: usize) -> Threads {
         let mut wanted = n_threads.max(1);
         while wanted > 1 {
+            let is_ample = is_free(wanted.saturating_mul(AMPLE_BYTES));
             let builder = rayon::ThreadPoolBuilder::new().num_threads(wanted).thread_name(|i| format!("olmo-{i}"));
-            match builder.build() {
+            match builder.spawn_handler(|worker| start_worker(worker, is_ample)).build() {
                 Ok(pool) => return Threads { pool: Some(pool) },
                 Err(_refused_by_the_system) => wanted /= 2,
             }
@@ -117,6 +128,57 @@ impl Threads {
         });
         results.swap_remove(0).expect("the leader has index 0")
     }
+}
+
+/// Whether the system gives so much address space. Nothing is written there, and it is given back.
+fn is_free(bytes: usize) -> bool {
+    MmapOptions::new().len(bytes).no_reserve_swap().map_anon().is_ok()
+}
+
+/// Starts a thread by `spawn`, which is to say first of all that it has started. Where address space is not ample, as
+/// under `ulimit -v`, that is waited for, and none is started without enough left: what std does in a new thread has no
+/// way to fail but to end the program.
+fn guarded<H>(is_ample: bool, spawn: impl FnOnce(mpsc::SyncSender<()>) -> io::Result<H>) -> io::Result<H> {
+    if !is_ample && !is_free(STACK_BYTES + START_BYTES) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    let (started, has_started) = mpsc::sync_channel(1);
+    let thread = spawn(started)?;
+    if !is_ample {
+        let _it_has_started = has_started.recv();
+    }
+    Ok(thread)
+}
+
+/// Starts a thread of a pool.
+fn start_worker(worker: rayon::ThreadBuilder, is_ample: bool) -> io::Result<()> {
+    let builder = thread::Builder::new().stack_size(STACK_BYTES).name(worker.name().unwrap_or_default().to_string());
+    let run = |started: mpsc::SyncSender<()>| {
+        builder.spawn(move || {
+            // Nobody waits for it where there is plenty.
+            let _nobody_waits = started.send(());
+            worker.run();
+        })
+    };
+    guarded(is_ample, run).map(drop)
+}
+
+/// Starts a thread of a scope, for work that can be done without it.
+///
+/// # Errors
+/// The system gives no thread, or too little address space is left for one.
+pub fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    let builder = thread::Builder::new().stack_size(STACK_BYTES).name(name.into());
+    guarded(is_free(AMPLE_BYTES), |started| {
+        builder.spawn_scoped(scope, move || {
+            let _nobody_waits = started.send(());
+            body()
+        })
+    })
 }
 
 /// Runs `body` with a team of `n_threads` threads, for callers that need them once: see [`Threads`].

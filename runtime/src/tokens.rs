@@ -15,6 +15,30 @@ const NUMPY: &[u8] = b"\x93NUMPY";
 /// What to do with a text.
 const TEXT: &str = "; give text with --prompt, or --prompt - < FILE, and make ids of it with --tokenize";
 
+/// Most ids that become text in one go, which the positions of a model do not limit: 64 MiB of them, as many bytes as a
+/// text may have that becomes ids.
+pub const MAX_TEXT_IDS: usize = 1 << 24;
+
+/// How many ids there may be.
+#[derive(Clone, Copy)]
+struct Limit {
+    most: usize,
+    /// Whose limit it is.
+    whose: &'static str,
+    /// What to do about it.
+    advice: &'static str,
+}
+
+impl Limit {
+    fn of_positions(most: usize) -> Limit {
+        Limit { most, whose: "the positions of the model", advice: "; shorten the prompt" }
+    }
+
+    fn of_text() -> Limit {
+        Limit { most: MAX_TEXT_IDS, whose: "as many as become text in one go", advice: "; split the file" }
+    }
+}
+
 /// Reads and checks a token file; `-` is standard input.
 ///
 /// No more is read than a model of `max_tokens` positions can use and one id beyond, so that a huge file or an endless
@@ -23,22 +47,34 @@ const TEXT: &str = "; give text with --prompt, or --prompt - < FILE, and make id
 /// # Errors
 /// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many.
 pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
-    let limit = (max_tokens as u64 + 1) * ID_BYTES as u64;
+    read(path, vocab_size, Limit::of_positions(max_tokens))
+}
+
+/// As [`read_tokens`] for ids that are not evaluated but become text: at most [`MAX_TEXT_IDS`].
+///
+/// # Errors
+/// Those of [`read_tokens`].
+pub fn read_text_ids(path: &Path, vocab_size: usize) -> Result<Vec<u32>, Error> {
+    read(path, vocab_size, Limit::of_text())
+}
+
+fn read(path: &Path, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
+    let most_bytes = (limit.most as u64 + 1) * ID_BYTES as u64;
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+        std::io::stdin().lock().take(most_bytes).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     } else {
         let file = open(path)?;
         let length = file.metadata().map_err(Error::io(path, "read its metadata"))?.len();
-        if length >= limit {
+        if length >= most_bytes {
             let mut head = Vec::new();
             file.take(64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
             let found = format!("{} tokens", length / ID_BYTES as u64);
-            return Err(too_many(path, &found, max_tokens, &head));
+            return Err(too_many(path, &found, limit, &head));
         }
-        file.take(limit).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+        file.take(most_bytes).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     }
-    parse(path, &bytes, vocab_size, max_tokens)
+    checked(path, &bytes, vocab_size, limit)
 }
 
 /// Opens a regular file, a pipe or a terminal; a pipe waits for its writer.
@@ -52,10 +88,10 @@ fn open(path: &Path) -> Result<File, Error> {
 }
 
 /// The error about a file with this `head`.
-fn too_many(path: &Path, found: &str, max_tokens: usize, head: &[u8]) -> Error {
-    let advice = if is_text(head) { TEXT } else { "; shorten the prompt" };
+fn too_many(path: &Path, found: &str, Limit { most, whose, advice }: Limit, head: &[u8]) -> Error {
+    let advice = if is_text(head) { TEXT } else { advice };
     let hint = looks_like(head);
-    let problem = format!("{found}{hint}, expected at most {max_tokens}, the positions of the model{advice}");
+    let problem = format!("{found}{hint}, expected at most {most}, {whose}{advice}");
     Error::Tokens { path: path.to_path_buf(), problem }
 }
 
@@ -64,12 +100,16 @@ fn too_many(path: &Path, found: &str, max_tokens: usize, head: &[u8]) -> Error {
 /// # Errors
 /// [`Error::Tokens`] as [`read_tokens`].
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
+    checked(path, bytes, vocab_size, Limit::of_positions(max_tokens))
+}
+
+fn checked(path: &Path, bytes: &[u8], vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
     let wrong = |problem| Err(Error::Tokens { path: path.to_path_buf(), problem });
     if bytes.is_empty() {
         return wrong("no tokens, expected at least one little-endian u32 id".into());
     }
-    if bytes.len() > max_tokens * ID_BYTES {
-        return Err(too_many(path, &format!("more than {max_tokens} tokens"), max_tokens, bytes));
+    if bytes.len() > limit.most * ID_BYTES {
+        return Err(too_many(path, &format!("more than {} tokens", limit.most), limit, bytes));
     }
     let (ids, rest) = bytes.as_chunks::<ID_BYTES>();
     if !rest.is_empty() {
@@ -163,6 +203,19 @@ mod tests {
         std::fs::remove_file(&path).expect("removed");
         let missing = read_tokens(&path, 100, 3).expect_err("no file").to_string();
         assert_eq!(missing, format!("{}: cannot open: No such file or directory", path.display()));
+    }
+
+    #[test]
+    fn ids_that_become_text_are_limited_by_no_model() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.bin");
+        let bytes = 4 * MAX_TEXT_IDS as u64;
+        std::fs::File::create(&path).expect("a file").set_len(bytes + 4).expect("longer");
+        let line = read_text_ids(&path, 100).expect_err("one too many").to_string();
+        let says = "16777217 tokens, expected at most 16777216, as many as become text in one go; split the file";
+        assert_eq!(line, format!("{}: {says}", path.display()));
+        OpenOptions::new().write(true).open(&path).expect("a file").set_len(bytes).expect("shorter");
+        assert_eq!(read_text_ids(&path, 100).expect("as many as fit").len(), MAX_TEXT_IDS);
     }
 
     #[test]
