@@ -317,7 +317,7 @@ fn logits_never_replace_an_input_or_something_that_is_no_file() {
 }
 
 #[test]
-fn no_signal_and_no_lack_of_memory_leaves_a_part_of_the_logits_behind() {
+fn signals_that_stop_a_program_and_lack_of_memory_leave_no_part_of_the_logits_behind() {
     let fixture = fixture();
     let out = fixture.folder.join("out");
     fs::create_dir(&out).expect("a folder");

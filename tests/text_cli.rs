@@ -92,14 +92,15 @@ fn what_is_too_long_is_refused_with_little_memory() {
     let folder = TempDir::new("text-long");
     let (model, text) = (demo(&folder), folder.join("t.txt"));
     fs::File::create(&text).expect("a file").set_len(1 << 40).expect("a sparse file");
-    let limited =
-        |arguments: &str| run("sh", ["-c", &format!("ulimit -v 400000; exec {INFER} {} {arguments}", model.display())]);
+    let limited = |arguments: &str| {
+        run("sh", ["-c", &format!("ulimit -v 1000000; exec {INFER} {} {arguments}", model.display())])
+    };
     // Of a file the length is known, so that nothing of it is read.
     let refused =
         run("sh", ["-c", &format!("ulimit -v 40000; exec {INFER} {} {} --tokenize", model.display(), text.display())]);
     assert!(refused.refused(1).contains("more than 64 MiB of text, expected less; split it"), "{}", refused.stderr);
     let refused = limited("--detokenize /dev/zero");
-    let says = "more than 16777216 tokens, expected at most 16777216, as many as become text in one go; split the file";
+    let says = "more than 67108864 tokens, expected at most 67108864, as many as become text in one go; split the file";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
     let refused = limited("--prompt - < /dev/zero");
     let says = "standard input: more than 1048576 bytes, too many for the 2048 positions of the model";

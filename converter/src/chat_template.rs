@@ -16,7 +16,7 @@ use zerocopy::little_endian::U32;
 const FUEL: u64 = 50_000;
 /// Time that a template may take; those of the published models take less than a millisecond. There are steps that take
 /// as long as a number in the template says.
-const MAX_TIME: Duration = Duration::from_secs(5);
+pub const MAX_TIME: Duration = Duration::from_secs(5);
 /// Stack of the thread that runs a template: so many steps nest no value deeper than it can drop.
 const STACK_BYTES: usize = 256 << 20;
 /// Longest text that a template may write.
@@ -29,23 +29,31 @@ const TURN: &str = " Hi,\n \"there\" ";
 /// Texts by which a template may call tokens: `bos_token` and the like, with what they stand for.
 pub type Names = Vec<(String, String)>;
 
+/// Why a template gives no section.
+#[derive(Debug, PartialEq)]
+pub enum NoChat {
+    /// It is none that can be used, in words.
+    Unusable(String),
+    /// It takes more than [`MAX_TIME`]. Its thread cannot be ended but with the program.
+    TooSlow,
+}
+
 /// The section `CHAT` of a template.
 ///
 /// # Errors
-/// Why there is none, in words.
-pub fn section(template: &str, names: &Names) -> Result<Vec<u8>, String> {
+/// [`NoChat`].
+pub fn section(template: &str, names: &Names) -> Result<Vec<u8>, NoChat> {
     let (template, names) = (template.to_string(), names.clone());
     let (send, receive) = mpsc::channel();
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-    // Nobody waits for the answer of one that took too long: it ends with the program.
+    // Nobody waits for the answer of one that took too long.
     let thread = thread.spawn(move || send.send(rendered(&template, &names)).unwrap_or_default());
-    thread.map_err(|error| format!("its chat template cannot be run: {error}"))?;
-    receive.recv_timeout(MAX_TIME).unwrap_or_else(|error| {
-        Err(match error {
-            RecvTimeoutError::Timeout => format!("its chat template takes more than {} s", MAX_TIME.as_secs()),
-            RecvTimeoutError::Disconnected => "its chat template cannot be run".into(),
-        })
-    })
+    thread.map_err(|error| NoChat::Unusable(format!("its chat template cannot be run: {error}")))?;
+    match receive.recv_timeout(MAX_TIME) {
+        Ok(rendered) => rendered.map_err(NoChat::Unusable),
+        Err(RecvTimeoutError::Timeout) => Err(NoChat::TooSlow),
+        Err(RecvTimeoutError::Disconnected) => Err(NoChat::Unusable("its chat template cannot be run".into())),
+    }
 }
 
 /// [`section`], on a thread of its own.
@@ -192,7 +200,7 @@ mod tests {
             ("{{ strftime_now('%Y') }}{{ messages[0].content }}", "cannot be used"),
             ("{% include 'other' %}", "cannot be used"),
         ] {
-            let problem = section(template, &names()).expect_err(template);
+            let Err(NoChat::Unusable(problem)) = section(template, &names()) else { panic!("{template}") };
             assert!(problem.contains(says) && !problem.contains('\n'), "{template}: {problem}");
         }
     }

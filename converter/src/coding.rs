@@ -11,7 +11,7 @@ use crate::error::Error;
 use olmo_infer::coded::{
     CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude,
 };
-use olmo_infer::format::{Dtype, PANEL_ROWS};
+use olmo_infer::format::{Dtype, PANEL_ROWS, section};
 use olmo_infer::panels::PanelShape;
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -29,17 +29,34 @@ enum Stop {
     Failed(Error),
 }
 
-/// The tables of the matrices that are coded, an entry for each source; `None` for vectors, and for matrices in which
-/// too many steps are raw. The numbers are those that a file of bf16 matrices stores.
+/// The tables of the matrices that are coded, an entry for each source; `None` for vectors, for matrices in which too
+/// many steps are raw, and for those with the longest tables where all together are longer than a file may have them.
+/// The numbers are those that a file of bf16 matrices stores.
 ///
 /// # Errors
 /// A file cannot be read or changed meanwhile, or the system does not give the memory.
 pub fn tables(pool: &ThreadPool, sources: &[Source]) -> Result<Vec<Option<CodedTable>>, Error> {
-    let table = |source: &Source| match source.spec.panel_shape(Dtype::Bf16) {
-        Some(shape) => pool.install(|| table(source, &shape)),
+    let shapes: Vec<Option<PanelShape>> = sources.iter().map(|source| source.spec.panel_shape(Dtype::Bf16)).collect();
+    let table = |(source, shape): (&Source, &Option<PanelShape>)| match shape {
+        Some(shape) => pool.install(|| table(source, shape)),
         None => Ok(None),
     };
-    sources.iter().map(table).collect()
+    let mut tables = sources.iter().zip(&shapes).map(table).collect::<Result<Vec<_>, _>>()?;
+    fit(&shapes, &mut tables, section::max_bytes(section::CODED));
+    Ok(tables)
+}
+
+/// Takes the longest tables out until those that are left have at most so many bytes together.
+fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<CodedTable>], most: u64) {
+    let bytes = |shape: &Option<PanelShape>, table: &Option<CodedTable>| match (shape, table) {
+        (Some(shape), Some(table)) => CodedTable::bytes(shape, table.n_raw_steps() as u32).unwrap_or(usize::MAX) as u64,
+        _ => 0,
+    };
+    let mut lengths: Vec<u64> = shapes.iter().zip(&*tables).map(|(shape, table)| bytes(shape, table)).collect();
+    while lengths.iter().sum::<u64>() > most {
+        let longest = (0..lengths.len()).max_by_key(|&i| lengths[i]).expect("there are some");
+        (tables[longest], lengths[longest]) = (None, 0);
+    }
 }
 
 /// What [`tables`] would be if all matrices were coded without a raw step: those of the smallest possible file.
@@ -298,6 +315,24 @@ mod tests {
             fill_panel(SourceType::Bf16, rows, shape.columns, Dtype::Bf16, panel);
         }
         (rows, plain)
+    }
+
+    #[test]
+    fn the_longest_tables_are_left_out_where_not_all_fit() {
+        let shape = PanelShape { rows: 64, columns: 16, dtype: Dtype::Bf16 };
+        let shapes = [Some(shape), None, Some(shape), Some(shape)];
+        let table = |n: u32| CodedTable::new(Exponents::commonest(&[0; 256]), [(0..n).collect()].into_iter());
+        // 16 exponents, a panel's number, and 1, 3 and 2 raw steps.
+        let lengths = [24, 32, 28];
+        let fitted = |most| {
+            let mut tables = [Some(table(1)), None, Some(table(3)), Some(table(2))];
+            fit(&shapes, &mut tables, most);
+            [0, 2, 3].map(|i: usize| tables[i].is_some())
+        };
+        assert_eq!(fitted(lengths.iter().sum()), [true, true, true]);
+        assert_eq!(fitted(83), [true, false, true]);
+        assert_eq!(fitted(51), [true, false, false]);
+        assert_eq!(fitted(23), [false, false, false]);
     }
 
     #[test]

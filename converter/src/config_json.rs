@@ -31,8 +31,7 @@ pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
 /// # Errors
 /// They are no JSON, lack a key or have a value that no supported model has.
 pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
-    let value = strict_json::parse(&bytes)
-        .map_err(|error| Problem::new(path, error).expected("JSON").advice("correct it, or download it again"))?;
+    let value = strict_json::parse(&bytes).map_err(|error| Problem::no_json(path, error))?;
     let Value::Object(object) = &value else {
         return Err(Problem::new(path, "JSON that is no object").expected("the config.json of a model"));
     };

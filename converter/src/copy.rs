@@ -32,6 +32,12 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     let source = File::open(from).map_err(|error| Error::io(from, "cannot open", error))?;
     let metadata = source.metadata().map_err(|error| Error::io(from, "cannot read its metadata", error))?;
     target.refuse_same(from, (metadata.dev(), metadata.ino()))?;
+    // What the digests do not cover: whether sections fit together, as `verify` has it. That they stay those is what the
+    // digests on the way are for.
+    let mut problems = verify::sections(&model);
+    if !problems.is_empty() {
+        return Err(if problems.len() == 1 { problems.remove(0).into() } else { Error::Several { problems, more: 0 } });
+    }
     let length = model.layout().file_bytes;
     target.check_free_space(length)?;
     let output = target.create(disk)?;
@@ -61,11 +67,6 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
             output.sync()?;
         }
         progress(at, length);
-    }
-    // What the digests do not cover: whether sections fit together, as `verify` has it.
-    let mut problems = verify::sections(&model);
-    if !problems.is_empty() {
-        return Err(if problems.len() == 1 { problems.remove(0).into() } else { Error::Several { problems, more: 0 } });
     }
     output.sync()?;
     output.write_at(&header, 0)?;

@@ -32,6 +32,11 @@ impl Problem {
         Problem { path: path.as_ref().to_path_buf(), tensor: None, found: found.into(), expected: None, advice: None }
     }
 
+    /// A file that is no JSON, or none that is read here.
+    pub(crate) fn no_json(path: impl AsRef<Path>, error: impl Into<String>) -> Problem {
+        Problem::new(path, error).expected("JSON").advice("correct it, or download it again")
+    }
+
     /// Names the tensor or key.
     pub fn tensor(mut self, tensor: impl Into<String>) -> Problem {
         self.tensor = Some(tensor.into());
@@ -218,8 +223,11 @@ impl fmt::Display for Error {
                 write!(f, "cannot start a thread: {reason}; raise the limits of processes and memory (ulimit -u, -v)")
             }
             Error::Partly { source, n_written } => {
-                let files = if *n_written == 1 { "1 file was" } else { &format!("{n_written} files were") };
-                write!(f, "{source}; {files} written before, and stay")
+                let files = match n_written {
+                    1 => "1 file was written before, and stays",
+                    n => &format!("{n} files were written before, and stay"),
+                };
+                write!(f, "{source}; {files}")
             }
             Error::Model(error) => error.fmt(f),
             Error::Usage(text) => f.write_str(&escaped(text)),

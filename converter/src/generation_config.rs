@@ -23,8 +23,7 @@ impl GenerationConfig {
     pub fn read(path: &Path) -> Result<GenerationConfig, Error> {
         let bytes = source_file::read_at_most(path, MAX_CONFIG_BYTES)?
             .ok_or_else(|| Problem::new(path, "longer than 1 MiB").expected("a file of a few hundred bytes"))?;
-        let value = strict_json::parse(&bytes)
-            .map_err(|error| Problem::new(path, error).expected("JSON").advice("correct it, or download it again"))?;
+        let value = strict_json::parse(&bytes).map_err(|error| Problem::no_json(path, error))?;
         let Value::Object(object) = &value else {
             return Err(Problem::new(path, "JSON that is no object").expected("a generation_config.json").into());
         };

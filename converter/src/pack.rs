@@ -15,6 +15,7 @@ use crate::text::Text;
 use crate::write::{self, Outcome};
 use olmo_infer::coded::CodedTable;
 use olmo_infer::format::Dtype;
+use olmo_infer::threads;
 use rayon::ThreadPool;
 use std::path::PathBuf;
 use zerocopy::IntoBytes;
@@ -252,7 +253,7 @@ pub fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
     }
     .min(MAX_THREADS);
     loop {
-        match rayon::ThreadPoolBuilder::new().num_threads(wanted).build() {
+        match threads::pool(wanted) {
             Ok(pool) => return Ok(pool),
             Err(_) if wanted > 1 => wanted /= 2,
             // One thread that cannot be started: rayon then works on the calling one.

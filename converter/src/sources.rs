@@ -82,8 +82,8 @@ fn check_header(path: &Path, source: &Source, spec: &TensorSpec) -> Result<(), S
     if source.header.is_empty() {
         return Ok(());
     }
-    let bytes = spec.n_elements() * source.dtype.bytes() as u64 + source.header.len() as u64;
-    let checked = npy::check(path, source.header, bytes);
+    let data_bytes = spec.n_elements().saturating_mul(source.dtype.bytes() as u64);
+    let checked = npy::check(path, source.header, data_bytes.saturating_add(source.header.len() as u64));
     let checked = checked.map_err(|problem| format!("header of {}: {}", spec.name(), problem.found))?;
     let is_dtype = match checked.descr {
         Descr::F32 => source.dtype == SourceType::F32,

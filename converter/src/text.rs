@@ -1,6 +1,6 @@
 //! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
 
-use crate::chat_template::{self, Names};
+use crate::chat_template::{self, MAX_TIME, Names, NoChat};
 use crate::dolma2;
 use crate::error::{Error, Problem};
 use crate::output::Target;
@@ -165,31 +165,32 @@ fn read_text(path: &Path) -> Result<String, Error> {
 }
 
 /// The format of conversations: `chat_template.jinja`, or else what `tokenizer_config.json` has.
-fn chat(config: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
-    let config = match config {
+fn chat(config_path: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
+    let config = match config_path {
         None => Map::new(),
         Some(path) => match strict_json::parse(read_text(path)?.as_bytes()) {
             Ok(Value::Object(object)) => object,
             Ok(_) => return Err(Problem::new(path, "JSON that is no object").expected("an object").into()),
             Err(error) => {
-                return Err(Problem::new(path, error)
-                    .expected("JSON")
-                    .advice("correct it, or download it again")
-                    .into());
+                return Err(Problem::no_json(path, error).into());
             }
         },
     };
-    let (template, name) = match jinja {
-        Some(path) => (read_text(path)?, "chat_template.jinja"),
-        None => match template_in(&config) {
-            Some(template) => (template.to_string(), "tokenizer_config.json"),
-            None => return Ok(Part::Absent),
-        },
+    let (template, path, name) = match (jinja, template_in(&config), config_path) {
+        (Some(path), ..) => (read_text(path)?, path, "chat_template.jinja"),
+        (None, Some(template), Some(path)) => (template.to_string(), path, "tokenizer_config.json"),
+        _ => return Ok(Part::Absent),
     };
-    Ok(match chat_template::section(&template, &names(&config)) {
-        Ok(section) => Part::Known(section, name),
-        Err(problem) => Part::Unknown(problem),
-    })
+    match chat_template::section(&template, &names(&config)) {
+        Ok(section) => Ok(Part::Known(section, name)),
+        Err(NoChat::Unusable(problem)) => Ok(Part::Unknown(problem)),
+        // An error, so that its thread ends, and that no clock decides about the bytes of a file.
+        Err(NoChat::TooSlow) => {
+            let found = format!("its chat template takes more than {} s", MAX_TIME.as_secs());
+            let problem = Problem::new(path, found).expected("some milliseconds");
+            Err(problem.advice("move it away, or pack again when the machine has less to do").into())
+        }
+    }
 }
 
 /// The template in a `tokenizer_config.json`: a text, or the one that is called "default" in a list.

@@ -30,6 +30,8 @@ use zerocopy::little_endian::U32;
 /// file that is none costs.
 const MAX_TOKENIZER_BYTES: u64 = 12 << 20;
 
+/// What to do with one that cannot be read.
+const WITHOUT: &str = "download it again, or move it away: the model then takes ids, but no text";
 /// Most of what is shown of a token.
 const SHOWN_CHARS: usize = 60;
 
@@ -47,8 +49,9 @@ pub struct TokenizerJson {
 /// # Errors
 /// The file cannot be read, is no JSON, or its tokens are not those of a model with so many rows.
 pub fn read(path: &Path, vocab_size: usize) -> Result<TokenizerJson, Error> {
-    let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 12 MiB").expected("a tokenizer.json of a few MiB"))?;
+    let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?.ok_or_else(|| {
+        Problem::new(path, "longer than 12 MiB").expected("a tokenizer.json of a few MiB").advice(WITHOUT)
+    })?;
     Ok(parse(path, &bytes, vocab_size)?)
 }
 
@@ -87,8 +90,7 @@ struct Document<'a> {
 
 impl<'a> Document<'a> {
     fn read(path: &Path, bytes: &'a [u8]) -> Result<Document<'a>, Problem> {
-        let no_json =
-            |error: String| Problem::new(path, error).expected("JSON").advice("correct it, or download it again");
+        let no_json = |error: String| Problem::no_json(path, error).advice(WITHOUT);
         let budget = Budget::new();
         let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
         if first != Some(&b'{') {
@@ -136,19 +138,13 @@ impl Spelled {
         let vocab = document.vocab.ok_or_else(|| model.missing("vocab", None))?;
         if !vocab.get().starts_with('{') {
             let value = strict_json::parse(vocab.get().as_bytes());
-            let value = value.map_err(|error| {
-                Problem::new(model.path, error).expected("JSON").advice("correct it, or download it again")
-            })?;
+            let value = value.map_err(|error| Problem::no_json(model.path, error).advice(WITHOUT))?;
             return Err(model.bad("vocab", &value, "an object of tokens and ids"));
         }
         let mut deserializer = serde_json::Deserializer::from_str(vocab.get());
         let read = deserializer.deserialize_map(SpelledVisitor { model, vocab_size });
         // It was read as JSON before: only what a text cannot hold is left, half a surrogate pair.
-        read.map_err(|error| {
-            Problem::new(model.path, format!("model.vocab: {error} of it"))
-                .expected("JSON")
-                .advice("correct it, or download it again")
-        })?
+        read.map_err(|error| Problem::no_json(model.path, format!("model.vocab: {error} of it")))?
     }
 
     /// All of them, with their ids.

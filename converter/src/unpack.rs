@@ -129,7 +129,10 @@ fn refuse_to_replace(path: &Path, model: &ModelFile) -> Result<(), Problem> {
 /// Makes the folder, or refuses one that has something in it, and opens it for its names to be brought to the disk.
 fn prepare(disk: &dyn Disk, folder: &Path, force: bool) -> Result<File, Error> {
     if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
-        return Err(Problem::new(folder, "is not a folder").expected("a new or an empty one").into());
+        return Err(Problem::new(folder, "is not a folder")
+            .expected("a new or an empty one")
+            .advice("give another folder")
+            .into());
     }
     make_folders(disk, folder).map_err(|source| Error::io(folder, "cannot make the folder", source))?;
     let mut entries = fs::read_dir(folder).map_err(|source| Error::io(folder, "cannot read the folder", source))?;

@@ -80,7 +80,8 @@ pub mod section {
     /// Most bytes that a section of `kind` can have.
     pub fn max_bytes(kind: u32) -> u64 {
         match kind {
-            // Of a model of 32e9 numbers, one step in sixteen raw; read within 100 ms.
+            // Read within 100 ms. That is one step in sixteen of a model of 32e9 numbers; of more raw steps the packer
+            // leaves the matrices with the most plain.
             CODED => 64 << 20,
             // Four bytes for each of the most ids that a model has, and as many of text.
             VOCABULARY => 128 << 20,

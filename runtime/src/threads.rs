@@ -24,7 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, mpsc};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-/// Stack of a thread; what std takes when nothing else is said.
+/// Stack of a thread; what std takes when nothing else is said, and here whatever the environment says.
 const STACK_BYTES: usize = 2 << 20;
 /// Address space beside the stack without which no thread is started: a new one ends the program when it does not get
 /// the stack of its signal handlers, or no memory for what std keeps of it.
@@ -85,9 +85,7 @@ impl Threads {
     pub fn new(n_threads: usize) -> Threads {
         let mut wanted = n_threads.max(1);
         while wanted > 1 {
-            let is_ample = is_free(wanted.saturating_mul(AMPLE_BYTES));
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(wanted).thread_name(|i| format!("olmo-{i}"));
-            match builder.spawn_handler(|worker| start_worker(worker, is_ample)).build() {
+            match pool(wanted) {
                 Ok(pool) => return Threads { pool: Some(pool) },
                 Err(_refused_by_the_system) => wanted /= 2,
             }
@@ -128,6 +126,16 @@ impl Threads {
         });
         results.swap_remove(0).expect("the leader has index 0")
     }
+}
+
+/// A pool of so many threads, none of which ends the program for want of address space as it starts.
+///
+/// # Errors
+/// The system gives fewer.
+pub fn pool(n_threads: usize) -> Result<ThreadPool, rayon::ThreadPoolBuildError> {
+    let is_ample = is_free(n_threads.saturating_mul(AMPLE_BYTES));
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|i| format!("olmo-{i}"));
+    builder.spawn_handler(|worker| start_worker(worker, is_ample)).build()
 }
 
 /// Whether the system gives so much address space. Nothing is written there, and it is given back.

@@ -15,9 +15,9 @@ const NUMPY: &[u8] = b"\x93NUMPY";
 /// What to do with a text.
 const TEXT: &str = "; give text with --prompt, or --prompt - < FILE, and make ids of it with --tokenize";
 
-/// Most ids that become text in one go, which the positions of a model do not limit: 64 MiB of them, as many bytes as a
-/// text may have that becomes ids.
-pub const MAX_TEXT_IDS: usize = 1 << 24;
+/// Most ids that become text in one go, which the positions of a model do not limit: as many as the longest text that
+/// becomes ids, 64 MiB, can give.
+pub const MAX_TEXT_IDS: usize = 1 << 26;
 
 /// How many ids there may be.
 #[derive(Clone, Copy)]
@@ -212,7 +212,7 @@ mod tests {
         let bytes = 4 * MAX_TEXT_IDS as u64;
         std::fs::File::create(&path).expect("a file").set_len(bytes + 4).expect("longer");
         let line = read_text_ids(&path, 100).expect_err("one too many").to_string();
-        let says = "16777217 tokens, expected at most 16777216, as many as become text in one go; split the file";
+        let says = "67108865 tokens, expected at most 67108864, as many as become text in one go; split the file";
         assert_eq!(line, format!("{}: {says}", path.display()));
         OpenOptions::new().write(true).open(&path).expect("a file").set_len(bytes).expect("shorter");
         assert_eq!(read_text_ids(&path, 100).expect("as many as fit").len(), MAX_TEXT_IDS);
