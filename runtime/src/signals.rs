@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// Mappings that are known at the same time; those beyond it end the program by the signal, as without a handler.
 const MAX_MAPPINGS: usize = 16;
@@ -35,6 +37,11 @@ const STOPPING: [c_int; 11] = [
     libc::SIGABRT,
 ];
 
+/// Milliseconds for which a signal waits for files that are being made.
+const MAX_WAITS: u32 = 100;
+
+/// Temporary files that are being made.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
 /// Names of temporary files, null where there is none.
@@ -102,22 +109,39 @@ impl Drop for Mapped {
 
 /// The name of a temporary file in the list, until it is dropped.
 #[derive(Debug)]
-pub struct Temporary(Option<usize>);
+pub struct Temporary {
+    slot: Option<usize>,
+    /// Whether it is counted in [`BEGUN`].
+    is_begun: AtomicBool,
+}
 
 impl Temporary {
     /// Says that `path` is to be removed when the program is stopped. To be called before the file is there, and
     /// [`Temporary::park_if_stopping`] afterwards.
     pub fn new(path: &Path) -> Temporary {
+        BEGUN.fetch_add(1, Ordering::SeqCst);
+        if IS_STOPPING.load(Ordering::SeqCst) {
+            BEGUN.fetch_sub(1, Ordering::SeqCst);
+            wait_for_the_end();
+        }
         let name = kept(path.as_os_str().as_bytes().to_vec());
         let free = |slot: &AtomicPtr<c_char>| {
             slot.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        Temporary(TEMPORARIES.iter().position(free))
+        Temporary { slot: TEMPORARIES.iter().position(free), is_begun: AtomicBool::new(true) }
+    }
+
+    /// The file is there, or will not be.
+    fn end(&self) {
+        if self.is_begun.swap(false, Ordering::SeqCst) {
+            BEGUN.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// Does not return when the program is about to end by a signal: its files are being removed, by this thread too,
     /// and what would fail now because of that is nobody's concern.
     pub fn park_if_stopping(&self) {
+        self.end();
         if IS_STOPPING.load(Ordering::SeqCst) {
             remove_temporaries();
             wait_for_the_end();
@@ -127,7 +151,8 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Some(slot) = self.0 {
+        self.end();
+        if let Some(slot) = self.slot {
             TEMPORARIES[slot].store(ptr::null_mut(), Ordering::Release);
         }
     }
@@ -186,6 +211,15 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 /// Async-signal-safe: unlink, write, signal and raise are, and the names are never freed.
 extern "C" fn on_stop(signal: c_int) {
     IS_STOPPING.store(true, Ordering::SeqCst);
+    // A call of another thread that makes a file may be under way: the system completes it when the program ends. No
+    // new one begins. One of this thread is not, but is counted, so there is an end to waiting.
+    for _ in 0..MAX_WAITS {
+        if BEGUN.load(Ordering::SeqCst) == 0 {
+            break;
+        }
+        // clock_nanosleep, and nothing else.
+        thread::sleep(Duration::from_millis(1));
+    }
     remove_temporaries();
     if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
         // SAFETY: one byte is readable. Where nobody takes it nobody is left to read.
@@ -320,7 +354,7 @@ mod tests {
     fn places_in_the_lists_are_given_back() {
         for _ in 0..2 {
             let held: Vec<Temporary> = (0..MAX_TEMPORARIES + 1).map(|_| Temporary::new(Path::new("x"))).collect();
-            assert_eq!(held.iter().filter(|temporary| temporary.0.is_none()).count(), 1);
+            assert_eq!(held.iter().filter(|temporary| temporary.slot.is_none()).count(), 1);
             let bytes = [0u8; 4];
             let held: Vec<Mapped> = (0..MAX_MAPPINGS + 1).map(|_| Mapped::new(&bytes, Path::new("x"))).collect();
             // Other tests of this process may map a file or two meanwhile.
