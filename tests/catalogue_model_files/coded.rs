@@ -2,14 +2,13 @@
 
 use crate::model::Model;
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Dtype, Encoding, SectionRecord, TensorRecord, section};
-use olmo_infer::layout::{self, Role, TensorSpec};
+use olmo_infer::format::{Encoding, SectionRecord, TensorRecord, section};
+use olmo_infer::layout;
 use olmo_tests::catalogue::Report;
 use olmo_tests::coded_config;
-use olmo_tests::crafted::{Field, claimed};
+use olmo_tests::crafted::{Field, claimed, write_holes_that_are_tables};
 use std::fs::File;
 use std::mem::offset_of;
-use std::os::unix::fs::FileExt;
 
 #[test]
 fn o26_raw_steps() {
@@ -73,28 +72,8 @@ fn o26_tables_that_are_only_claimed() {
 fn o26_holes_that_are_good_tables() {
     let model = Model::coded();
     let mut report = Report::new("O26");
-    let layer = coded_config().layer_types[0];
-    let config = ModelConfig { layer_types: vec![layer; 480], intermediate_size: 1 << 20, ..coded_config() };
-    let specs = layout::tensors(&config);
-    let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
-    let encodings = specs.iter().map(|spec| match is_coded(spec) {
-        true => Encoding::Coded { n_raw_steps: 0 },
-        false => Encoding::Plain,
-    });
-    let encodings: Vec<Encoding> = encodings.collect();
-    let (bytes, layout) = claimed(&model.good, &config, &encodings);
-    let path = model.write("holes.olmo", &bytes);
-    let file = File::options().write(true).open(&path).expect("open");
-    file.set_len(layout.file_bytes).expect("a sparse file");
-    let exponents: Vec<u8> = (100..116).collect();
-    let mut at = layout.sections[0].offset;
-    for (spec, &encoding) in specs.iter().zip(&encodings) {
-        let n_bytes = layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size");
-        if n_bytes > 0 {
-            file.write_all_at(&exponents, at).expect("written");
-        }
-        at += n_bytes;
-    }
+    let path = model.write("holes.olmo", &[]);
+    write_holes_that_are_tables(&path, &model.good);
     model.refuse_path(&mut report, "a wrong digest", &path, &["section CODED: digest: found "]);
 }
 

@@ -1,12 +1,16 @@
 //! Model files that somebody crafted: any field changed, under digests that are right again.
 
+use crate::coded_config;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{
     self, ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
     TensorRecord, section,
 };
-use olmo_infer::layout::{self, Layout};
+use olmo_infer::layout::{self, Layout, Role, TensorSpec};
+use std::fs::{self, File};
 use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use zerocopy::IntoBytes;
 
 /// Some bytes of a file that mean one thing.
@@ -161,4 +165,30 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
         bytes.resize(section.offset as usize, 0);
     }
     (bytes, layout)
+}
+
+/// Writes a file with many tables of coded matrices, each of them good and all but its exponents a hole of the file, under
+/// a digest that is not theirs. `good` is the header of a good file.
+pub fn write_holes_that_are_tables(path: &Path, good: &[u8]) {
+    let layer_types = vec![coded_config().layer_types[0]; 480];
+    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..coded_config() };
+    let specs = layout::tensors(&config);
+    let encoding = |spec: &TensorSpec| match spec.role {
+        Role::GateProj | Role::UpProj => Encoding::Coded { n_raw_steps: 0 },
+        _ => Encoding::Plain,
+    };
+    let encodings: Vec<Encoding> = specs.iter().map(encoding).collect();
+    let (bytes, layout) = claimed(good, &config, &encodings);
+    fs::write(path, &bytes).expect("written");
+    let file = File::options().write(true).open(path).expect("open");
+    file.set_len(layout.file_bytes).expect("a sparse file");
+    let exponents: Vec<u8> = (100..116).collect();
+    let mut at = layout.sections[0].offset;
+    for (spec, &encoding) in specs.iter().zip(&encodings) {
+        let n_bytes = layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size");
+        if n_bytes > 0 {
+            file.write_all_at(&exponents, at).expect("written");
+        }
+        at += n_bytes;
+    }
 }

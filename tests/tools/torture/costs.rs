@@ -5,17 +5,16 @@ use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::{good, program};
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Dtype, Encoding};
-use olmo_infer::layout::{self, Role, TensorSpec};
+use olmo_infer::format::Encoding;
+use olmo_infer::layout;
 use olmo_tests::catalogue::{Run, measured};
-use olmo_tests::crafted::{claimed, repair_digests};
+use olmo_tests::crafted::{claimed, repair_digests, write_holes_that_are_tables};
 use olmo_tests::packed::Packed;
 use olmo_tests::safetensors::raw;
 use olmo_tests::{
     Stored, TempDir, coded_config, config_json, npy_path, repository, small_config, write_npy, write_weights,
 };
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -140,24 +139,8 @@ fn lengthen(path: &Path, length: u64) -> File {
 fn models(folder: &TempDir) -> Vec<Case> {
     let good = Packed::plain_bf16().bytes;
     let layer = coded_config().layer_types[0];
-    let config = ModelConfig { layer_types: vec![layer; 480], intermediate_size: 1 << 20, ..coded_config() };
-    let specs = layout::tensors(&config);
-    let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
-    let encoding = |spec| if is_coded(spec) { Encoding::Coded { n_raw_steps: 0 } } else { Encoding::Plain };
-    let encodings: Vec<Encoding> = specs.iter().map(encoding).collect();
-    let (bytes, layout) = claimed(&good, &config, &encodings);
     let holes = folder.join("holes.olmo");
-    fs::write(&holes, &bytes).expect("written");
-    let file = lengthen(&holes, layout.file_bytes);
-    let exponents: Vec<u8> = (100..116).collect();
-    let mut at = layout.sections[0].offset;
-    for (spec, &encoding) in specs.iter().zip(&encodings) {
-        let n_bytes = layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size");
-        if n_bytes > 0 {
-            file.write_all_at(&exponents, at).expect("written");
-        }
-        at += n_bytes;
-    }
+    write_holes_that_are_tables(&holes, &good);
 
     let config = ModelConfig { layer_types: vec![layer; 1024], ..coded_config() };
     let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
