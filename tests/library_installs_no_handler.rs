@@ -5,13 +5,12 @@ use libc::SIGBUS;
 use olmo_infer::mapping::Load;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::{Model, Options};
-use olmo_tests::{Stored, TempDir, finish, run, small_config, write_weights};
+use olmo_tests::{Stored, TempDir, finish, own_process, run, small_config, write_weights};
 use std::env;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// Tells a process of its own which model it is to open.
@@ -22,15 +21,6 @@ fn packed(folder: &TempDir) -> PathBuf {
     write_weights(&weights, &small_config(), Stored::F32, 1);
     run(PACK, [&weights, &model]).ok();
     model
-}
-
-/// This program with one of its tests only, as a process of its own that leaves no dump of its memory behind.
-fn alone(test: &str, model: &Path) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]).arg(env::current_exe().expect("this program"));
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]).env(MODEL, model);
-    command.stdin(Stdio::null());
-    command
 }
 
 /// The model of a process of its own; none when somebody runs all ignored tests.
@@ -48,14 +38,14 @@ fn signals() -> Vec<String> {
 #[test]
 fn signals_are_ignored_and_caught_as_before() {
     let folder = TempDir::new("no-handler");
-    let finished = finish(&mut alone("opens_and_computes", &packed(&folder)));
+    let finished = finish(own_process("opens_and_computes").env(MODEL, packed(&folder)));
     assert!(finished.ok().contains("1 passed"), "{finished:?}");
 }
 
 #[test]
 fn a_file_that_is_cut_short_ends_a_program_without_handlers_by_the_signal() {
     let folder = TempDir::new("no-handler");
-    let output = alone("reads_what_is_cut_off", &packed(&folder)).output().expect("it starts");
+    let output = own_process("reads_what_is_cut_off").env(MODEL, packed(&folder)).output().expect("it starts");
     // Rust's own handler, which looks for overflows of the stack, lets it be.
     assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -37,15 +37,14 @@ const STOPPING: [c_int; 11] = [
     libc::SIGABRT,
 ];
 
-/// Milliseconds for which a signal waits for files that are being made.
-const MAX_WAITS: u32 = 100;
+/// Milliseconds for which the end waits for files that other threads are making. A disk may take that long for a name;
+/// longer waits only a thread that needs something that the stopped one holds, like the lock of the allocator.
+const MAX_WAITS: u32 = 5000;
 
-/// Temporary files that are being made.
-static BEGUN: AtomicUsize = AtomicUsize::new(0);
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
-/// Names of temporary files, null where there is none.
-static TEMPORARIES: [AtomicPtr<c_char>; MAX_TEMPORARIES] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_TEMPORARIES];
+/// Temporary files. A slot is taken while `name` is not null.
+static TEMPORARIES: [Name; MAX_TEMPORARIES] = [const { Name::new() }; MAX_TEMPORARIES];
 /// "olmo-infer: error: ", null when no handler is installed.
 static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
@@ -67,6 +66,19 @@ struct Range {
 impl Range {
     const fn new() -> Range {
         Range { begin: AtomicUsize::new(0), end: AtomicUsize::new(0), text: AtomicPtr::new(ptr::null_mut()) }
+    }
+}
+
+/// A temporary file that is there, or will be.
+struct Name {
+    name: AtomicPtr<c_char>,
+    /// The thread that is making it; 0 when it is made.
+    maker: AtomicUsize,
+}
+
+impl Name {
+    const fn new() -> Name {
+        Name { name: AtomicPtr::new(ptr::null_mut()), maker: AtomicUsize::new(0) }
     }
 }
 
@@ -109,39 +121,40 @@ impl Drop for Mapped {
 
 /// The name of a temporary file in the list, until it is dropped.
 #[derive(Debug)]
-pub struct Temporary {
-    slot: Option<usize>,
-    /// Whether it is counted in [`BEGUN`].
-    is_begun: AtomicBool,
-}
+pub struct Temporary(Option<usize>);
 
 impl Temporary {
-    /// Says that `path` is to be removed when the program is stopped. To be called before the file is there, and
-    /// [`Temporary::park_if_stopping`] afterwards.
+    /// Says that `path` is to be removed when the program is stopped. To be called by the thread that makes the file,
+    /// before it does, and [`Temporary::park_if_stopping`] afterwards: the end waits for files that are being made.
     pub fn new(path: &Path) -> Temporary {
-        BEGUN.fetch_add(1, Ordering::SeqCst);
+        let name = kept(path.as_os_str().as_bytes().to_vec());
+        let slot = TEMPORARIES.iter().position(|temporary| {
+            temporary.name.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        if let Some(slot) = slot {
+            TEMPORARIES[slot].maker.store(this_thread(), Ordering::SeqCst);
+        }
+        let temporary = Temporary(slot);
+        // Whoever stops the program says so before it looks at the makers. So either it sees this one and waits, or this
+        // one sees that, and makes no file.
         if IS_STOPPING.load(Ordering::SeqCst) {
-            BEGUN.fetch_sub(1, Ordering::SeqCst);
+            temporary.made();
             wait_for_the_end();
         }
-        let name = kept(path.as_os_str().as_bytes().to_vec());
-        let free = |slot: &AtomicPtr<c_char>| {
-            slot.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        };
-        Temporary { slot: TEMPORARIES.iter().position(free), is_begun: AtomicBool::new(true) }
+        temporary
     }
 
     /// The file is there, or will not be.
-    fn end(&self) {
-        if self.is_begun.swap(false, Ordering::SeqCst) {
-            BEGUN.fetch_sub(1, Ordering::SeqCst);
+    fn made(&self) {
+        if let Some(slot) = self.0 {
+            TEMPORARIES[slot].maker.store(0, Ordering::SeqCst);
         }
     }
 
     /// Does not return when the program is about to end by a signal: its files are being removed, by this thread too,
     /// and what would fail now because of that is nobody's concern.
     pub fn park_if_stopping(&self) {
-        self.end();
+        self.made();
         if IS_STOPPING.load(Ordering::SeqCst) {
             remove_temporaries();
             wait_for_the_end();
@@ -151,9 +164,9 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        self.end();
-        if let Some(slot) = self.slot {
-            TEMPORARIES[slot].store(ptr::null_mut(), Ordering::Release);
+        self.made();
+        if let Some(slot) = self.0 {
+            TEMPORARIES[slot].name.store(ptr::null_mut(), Ordering::Release);
         }
     }
 }
@@ -208,19 +221,9 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 
 /// Removes temporary files and lets the signal end the program.
 ///
-/// Async-signal-safe: unlink, write, signal and raise are, and the names are never freed.
+/// Async-signal-safe: pthread_self, nanosleep, unlink, write, signal and raise are, and the names are never freed.
 extern "C" fn on_stop(signal: c_int) {
-    IS_STOPPING.store(true, Ordering::SeqCst);
-    // A call of another thread that makes a file may be under way: the system completes it when the program ends. No
-    // new one begins. One of this thread is not, but is counted, so there is an end to waiting.
-    for _ in 0..MAX_WAITS {
-        if BEGUN.load(Ordering::SeqCst) == 0 {
-            break;
-        }
-        // clock_nanosleep, and nothing else.
-        thread::sleep(Duration::from_millis(1));
-    }
-    remove_temporaries();
+    leave_no_temporaries();
     if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
         // SAFETY: one byte is readable. Where nobody takes it nobody is left to read.
         unsafe { libc::write(libc::STDOUT_FILENO, b"\n".as_ptr().cast(), 1) };
@@ -231,7 +234,8 @@ extern "C" fn on_stop(signal: c_int) {
 /// Says which file cannot be read, and ends the program. The address is one of a read that can never succeed, so
 /// returning would only come back here.
 ///
-/// Async-signal-safe: unlink, write, _exit, signal and raise are, the texts are never freed, and nothing allocates.
+/// Async-signal-safe: pthread_self, nanosleep, unlink, write, _exit, signal and raise are, the texts are never freed, and
+/// nothing allocates.
 extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal. One that the kernel itself sends,
     // with a positive code, has an address; what another process sends has not.
@@ -245,7 +249,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
             // Another thread is saying it.
             wait_for_the_end();
         }
-        remove_temporaries();
+        leave_no_temporaries();
         let mut line = Line::new();
         line.push(text(&PREFIX));
         line.push(text(&range.text));
@@ -261,15 +265,41 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
     end_by(signal);
 }
 
+/// Removes temporary files when no other thread is making one. A call that is under way goes on in the system while the
+/// program ends, so one that was removed too early would be there afterwards. No new one begins.
+fn leave_no_temporaries() {
+    IS_STOPPING.store(true, Ordering::SeqCst);
+    // What this thread was making it makes no more: it does not return from here.
+    let own = this_thread();
+    for temporary in &TEMPORARIES {
+        // Those of others stay as they are.
+        let _ = temporary.maker.compare_exchange(own, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+    for _ in 0..MAX_WAITS {
+        if TEMPORARIES.iter().all(|temporary| temporary.maker.load(Ordering::SeqCst) == 0) {
+            break;
+        }
+        // nanosleep, and nothing else.
+        thread::sleep(Duration::from_millis(1));
+    }
+    remove_temporaries();
+}
+
 fn remove_temporaries() {
-    for slot in &TEMPORARIES {
-        let name = slot.load(Ordering::Acquire);
+    for temporary in &TEMPORARIES {
+        let name = temporary.name.load(Ordering::Acquire);
         if !name.is_null() {
             // SAFETY: a text with a NUL at its end, which is never freed. That it fails because the file is not there
             // yet, or no more, is as good.
             unsafe { libc::unlink(name) };
         }
     }
+}
+
+/// A number of this thread that is not 0.
+fn this_thread() -> usize {
+    // SAFETY: no precondition; async-signal-safe.
+    unsafe { libc::pthread_self() as usize }
 }
 
 fn wait_for_the_end() -> ! {
@@ -354,7 +384,7 @@ mod tests {
     fn places_in_the_lists_are_given_back() {
         for _ in 0..2 {
             let held: Vec<Temporary> = (0..MAX_TEMPORARIES + 1).map(|_| Temporary::new(Path::new("x"))).collect();
-            assert_eq!(held.iter().filter(|temporary| temporary.slot.is_none()).count(), 1);
+            assert_eq!(held.iter().filter(|temporary| temporary.0.is_none()).count(), 1);
             let bytes = [0u8; 4];
             let held: Vec<Mapped> = (0..MAX_MAPPINGS + 1).map(|_| Mapped::new(&bytes, Path::new("x"))).collect();
             // Other tests of this process may map a file or two meanwhile.

@@ -154,6 +154,15 @@ pub fn finish(command: &mut Command) -> Finished {
     }
 }
 
+/// The running test program with one of its ignored tests only, as a process of its own that leaves no dump of its memory
+/// behind.
+pub fn own_process(test: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]).arg(env::current_exe().expect("this program"));
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]).stdin(Stdio::null());
+    command
+}
+
 /// A small, fast generator of test data (SplitMix64); the same numbers for the same seed everywhere.
 pub struct Random(pub u64);
 

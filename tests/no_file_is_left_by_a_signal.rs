@@ -1,0 +1,133 @@
+//! Row E11: a signal leaves no temporary file where many threads are making some, in processes of their own that end by
+//! it.
+//!
+//! What may go wrong lasts for microseconds: a file that the system is making while the handler removes files and ends
+//! the program. So these processes do nothing else than make files, and are stopped many times.
+
+use libc::{SIGINT, SIGTERM};
+use olmo_infer::mapping::Load;
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::signals;
+use olmo_pack::output::Target;
+use olmo_tests::disks::{Call, Hooked};
+use olmo_tests::packed::Packed;
+use olmo_tests::{TempDir, files, own_process};
+use std::env;
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+/// Tells a process of its own where it is to make files.
+const FOLDER: &str = "OLMO_TESTED_FOLDER";
+/// How often each process is stopped. Where the handler does not wait nearly every one leaves files behind.
+const TIMES: u64 = 40;
+/// Threads that make files: more than there are processors, so that some wait for the folder in the system.
+const THREADS: usize = 8;
+/// How long a process may take for what takes milliseconds.
+const HANG: Duration = Duration::from_secs(60);
+
+fn own_folder() -> Option<PathBuf> {
+    env::var_os(FOLDER).map(PathBuf::from)
+}
+
+/// Puts files of one byte in place in `folder`, one after the other under the same name, until the program ends.
+fn make_files(folder: &Path, thread: usize) {
+    // A disk that syncs at once.
+    let disk = Hooked(|_: Call<'_>| Ok(usize::MAX));
+    let path = folder.join(format!("file-{thread}"));
+    loop {
+        let target = Target::new(&path, true).expect("a good place");
+        let output = target.create(&disk).expect("a new file");
+        output.write_at(b"1", 0).expect("there is room");
+        output.publish().expect("in place");
+    }
+}
+
+/// Waits until every thread has put its first file in place.
+fn wait_for_files(folder: &Path) {
+    let begun = Instant::now();
+    while !(0..THREADS).all(|thread| folder.join(format!("file-{thread}")).exists()) {
+        assert!(begun.elapsed() < HANG, "no files");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+#[track_caller]
+fn assert_only_whole_files(folder: &Path, time: u64) {
+    for (name, bytes) in files(folder) {
+        assert!(name.starts_with("file-") && bytes == b"1", "time {time}: {name}, {} bytes", bytes.len());
+    }
+}
+
+#[test]
+fn e11_a_signal_while_many_threads_make_files() {
+    for time in 0..TIMES {
+        let folder = TempDir::in_memory("signal-files");
+        let (signal, name) = if time % 2 == 0 { (SIGTERM, "TERM") } else { (SIGINT, "INT") };
+        let mut command = Command::new("env");
+        let program = own_process("makes_files_until_it_is_stopped");
+        // What a script has left in the background ignores SIGINT.
+        command.arg("--default-signal").arg(program.get_program()).args(program.get_args());
+        command.env(FOLDER, folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.spawn().expect("it starts");
+        wait_for_files(folder.path());
+        sleep(Duration::from_micros(time * 97));
+        let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(signal), "time {time}: {status}");
+        assert_only_whole_files(folder.path(), time);
+    }
+}
+
+#[test]
+fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
+    let model = TempDir::in_memory("signal-model");
+    for time in 0..TIMES {
+        fs::write(model.join("m.olmo"), Packed::plain_f32().bytes).expect("written");
+        let folder = TempDir::in_memory("signal-files");
+        let mut command = own_process("makes_files_and_reads_what_is_cut_off");
+        let output = command.env(FOLDER, folder.path()).env("OLMO_TESTED_MODEL", model.join("m.olmo")).output();
+        let output = output.expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "time {time}: {output:?}");
+        assert!(said.starts_with("tested: error: ") && said.lines().count() == 1, "time {time}: {said}");
+        assert_only_whole_files(folder.path(), time);
+    }
+}
+
+#[test]
+#[ignore = "runs in a process of its own, and ends only by a signal"]
+fn makes_files_until_it_is_stopped() {
+    let Some(folder) = own_folder() else { return };
+    signals::install("tested");
+    let folder = folder.as_path();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || make_files(folder, thread));
+        }
+    });
+}
+
+#[test]
+#[ignore = "runs in a process of its own, and ends it"]
+fn makes_files_and_reads_what_is_cut_off() {
+    let Some(folder) = own_folder() else { return };
+    let path = PathBuf::from(env::var_os("OLMO_TESTED_MODEL").expect("a model"));
+    signals::install("tested");
+    let folder = folder.as_path();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || make_files(folder, thread));
+        }
+        let model = ModelFile::open_with(&path, Load::Mmap).expect("a good file");
+        wait_for_files(folder);
+        File::options().write(true).open(&path).expect("open").set_len(4096).expect("cut");
+        black_box(model.bytes().iter().map(|byte| u64::from(*byte)).sum::<u64>());
+        panic!("what is cut off was read");
+    });
+}
