@@ -1,6 +1,7 @@
 //! Every call of the disk fails in turn, until a run meets no fault: what was there stays, or the whole new file is
 //! there, and nothing else. Interrupted calls and short writes change nothing at all.
 
+use olmo_infer::config::ModelConfig;
 use olmo_pack::error::Error;
 use olmo_tests::disks::{Call, Fault, Hooked, Plan};
 use olmo_tests::runs::{Runs, Work};
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const EPERM: i32 = 1;
 const EINTR: i32 = 4;
@@ -148,6 +150,34 @@ fn unpack_leaves_each_file_old_or_whole_and_new() {
     // One thread, so that the calls come in the same order in every run.
     on_one_processor();
     try_all_faults(Work::Unpack);
+}
+
+/// How often a run without faults syncs its file.
+fn n_syncs(runs: &Runs, work: Work) -> usize {
+    runs.prepare(work, true);
+    let (result, calls) = Plan::sound().run(|disk| runs.run(work, true, disk));
+    result.expect("written");
+    calls.iter().filter(|call| **call == "sync").count()
+}
+
+#[test]
+fn a_sync_that_fails_before_the_end_is_not_lost() {
+    // Longer than what is written before the disk is set to work.
+    let config = ModelConfig { vocab_size: 33_000, hidden_size: 1024, n_heads: 8, head_dim: 128, ..Runs::config() };
+    let (small, large) = (Runs::new(), Runs::of(&config));
+    for work in [Work::Pack, Work::Copy] {
+        assert_eq!(n_syncs(&large, work), n_syncs(&small, work) + 1, "{work:?}");
+        large.prepare(work, true);
+        // As the system does it, an error is told once.
+        let is_told = AtomicBool::new(false);
+        let hook = |call: Call<'_>| match call {
+            Call::Sync(_) if !is_told.swap(true, Ordering::SeqCst) => Err(io::Error::from_raw_os_error(EIO)),
+            _ => Ok(usize::MAX),
+        };
+        let error = large.run(work, true, &Hooked(hook)).expect_err("some of it may not be on the disk").to_string();
+        assert!(error.ends_with("cannot bring it to the disk: Input/output error"), "{work:?}: {error}");
+        assert!(files(&large.out()).values().eq([b"old"]), "{work:?}");
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct LogitsFile {
     path: PathBuf,
     temporary: PathBuf,
+    /// The folder of both names.
+    folder: File,
     out: File,
     /// What is not written yet.
     buffer: Vec<u8>,
@@ -44,12 +46,20 @@ impl LogitsFile {
                 display_path(path)
             )));
         }
+        let folder = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => Path::new("/"),
+        };
+        // What would fail after the name is there must fail before.
+        let folder = File::open(folder).map_err(Error::io(path, "create"))?;
         let named = signals::Temporary::new(&temporary);
         let out = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
         named.park_if_stopping();
         let mut file = LogitsFile {
             path: path.to_path_buf(),
             temporary,
+            folder,
             out,
             buffer,
             vocab_size,
@@ -69,7 +79,7 @@ impl LogitsFile {
         logits.iter().try_for_each(|logit| self.write_bytes(&logit.to_le_bytes()))
     }
 
-    /// Writes the final shape and gives the file its name.
+    /// Writes the final shape, gives the file its name and brings that to the disk.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.flush()?;
         let header = self.header();
@@ -81,7 +91,13 @@ impl LogitsFile {
         close(&mut self.out).map_err(Error::io(&self.path, "write"))?;
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path, "create"))?;
         self.finished = true;
-        Ok(())
+        match self.folder.sync_all() {
+            // File systems without names to sync say so with EINVAL.
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
+                Err(Error::io(&self.path, "make its name survive a power cut, though it is in place")(error))?
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {

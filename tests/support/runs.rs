@@ -36,9 +36,14 @@ impl Default for Runs {
 }
 
 impl Runs {
-    /// With as few and as small tensors as there can be.
+    /// With [`Runs::config`].
     pub fn new() -> Runs {
-        Runs::of(&ModelConfig {
+        Runs::of(&Runs::config())
+    }
+
+    /// As few and as small tensors as there can be.
+    pub fn config() -> ModelConfig {
+        ModelConfig {
             vocab_size: 20,
             hidden_size: 8,
             n_heads: 2,
@@ -48,7 +53,7 @@ impl Runs {
             layer_types: vec![AttentionKind::Full],
             tie_word_embeddings: true,
             ..small_config()
-        })
+        }
     }
 
     /// With this model.
