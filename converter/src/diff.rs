@@ -3,7 +3,7 @@
 //! The model is the configuration, the numbers of the tensors and the bytes of the tokens, whatever types and encodings
 //! hold them. How it was made, what was kept of the sources and how text becomes ids is told, and does not count.
 
-use crate::error::{Error, Problem, escaped, shown_path};
+use crate::error::{Error, Problem, escaped, json_line, shown_path};
 use crate::inspect::{config_object, matrices};
 use crate::numbers::Numbers;
 use crate::pack::thread_pool;
@@ -199,5 +199,5 @@ fn json_text(a: &Path, b: &Path, difference: &Difference) -> String {
         "also_different": difference.beside,
         "stored_as": difference.storage,
     });
-    format!("{object}\n")
+    json_line(&object) + "\n"
 }

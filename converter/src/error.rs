@@ -264,6 +264,21 @@ pub fn escaped(text: &str) -> String {
     shown
 }
 
+/// `value` as one line of JSON. Control characters above ASCII, which stand in strings only, are escaped too: terminals
+/// obey some of them.
+pub(crate) fn json_line(value: &serde_json::Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        match c {
+            c if c.is_control() => {
+                let _ = write!(line, "\\u{:04x}", u32::from(c));
+            }
+            c => line.push(c),
+        }
+    }
+    line
+}
+
 /// The beginning of a text that may be as long as a file.
 pub(crate) fn shortened(text: &str, most_chars: usize) -> String {
     match text.char_indices().nth(most_chars) {
@@ -275,6 +290,12 @@ pub(crate) fn shortened(text: &str, most_chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_one_line_that_steers_no_terminal() {
+        let line = json_line(&serde_json::json!({ "a\n\u{9b}": ["\u{7f}", "é\u{a0}"] }));
+        assert_eq!(line, "{\"a\\n\\u009b\":[\"\\u007f\",\"é\u{a0}\"]}");
+    }
 
     #[test]
     fn a_problem_is_one_line_whatever_the_name() {

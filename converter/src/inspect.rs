@@ -1,6 +1,6 @@
 //! `olmo-pack inspect MODEL`: what a model file holds, for people and as JSON. Reads no tensor data.
 
-use crate::error::{Error, shown_path};
+use crate::error::{Error, json_line, shown_path};
 use crate::inspect_table;
 use crate::sources::{Source, checked_section, sources};
 use olmo_infer::chat::Chat;
@@ -56,7 +56,7 @@ pub fn run(path: &Path, form: Form) -> Result<String, Error> {
         text: OfText::of(&model),
     };
     Ok(match form {
-        Form::Json => object(&inspected).to_string(),
+        Form::Json => json_line(&object(&inspected)),
         form => inspect_table::text(&inspected, form == Form::EveryTensor),
     })
 }

@@ -1,7 +1,7 @@
 //! What a pack and a dry run tell: one screen for people, one JSON object for programs.
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, escaped, shown_path};
+use crate::error::{Error, escaped, json_line, shown_path};
 use crate::npy::shown_shape;
 use crate::pack::{Packed, Prepared, Request};
 use crate::plan::Plan;
@@ -64,7 +64,7 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "seconds": time.as_secs_f64(),
     });
     merge(&mut object, more);
-    format!("{object}\n")
+    json_line(&object) + "\n"
 }
 
 /// The plan of a dry run.
@@ -96,7 +96,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             "tensors": tensors_json(plan),
         });
         merge(&mut object, more);
-        return Ok(format!("{object}\n"));
+        return Ok(json_line(&object) + "\n");
     }
     let mut out = tensor_table(plan);
     out += &facts.text;
