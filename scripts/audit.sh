@@ -24,7 +24,8 @@ READER_TESTS=(catalogue_model_files catalogue_tokens coded_refused limits proper
 PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_safetensors npy_differential pack_output
     safetensors_parsers)
 MORE_PARSERS=(runtime/src/{coded,chat,tokenizer,vocabulary,model_file,sizes}.rs runtime/src/format/config_block.rs
-    converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,vocab,unpack,copy}.rs)
+    converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,tokenizer_section,vocab}.rs
+    converter/src/{unpack,copy}.rs)
 COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load
     model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_usage pack_values
     reader_exhaustive text_cli tokenizer unpack_restores_the_folder verify_against verify_finds_damage)

@@ -8,7 +8,7 @@
 //!    `checkpoint`: whether they are exactly the tensors of the model. Its configuration comes from `config_json` with
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
-//!    with `dolma2`, and the conversations, of `chat_template`.
+//!    with `tokenizer_section` and `dolma2`, and the conversations, of `chat_template`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
@@ -68,6 +68,7 @@ pub mod strict_json;
 pub mod summary;
 pub mod text;
 pub mod tokenizer_json;
+mod tokenizer_section;
 mod units;
 pub mod unpack;
 pub mod verify;
