@@ -27,8 +27,8 @@ MORE_PARSERS=(runtime/src/{coded,chat,tokenizer,vocabulary,model_file,sizes}.rs 
     converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,tokenizer_section,vocab}.rs
     converter/src/{unpack,copy}.rs)
 COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load
-    model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_usage pack_values
-    reader_exhaustive text_cli tokenizer unpack_restores_the_folder verify_against verify_finds_damage)
+    model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_shapes pack_usage
+    pack_values reader_exhaustive text_cli tokenizer unpack_restores_the_folder verify_against verify_finds_damage)
 SANITIZER_TESTS=(batch_same_bits fuzz_corpora infer_golden infer_load infer_not_finite infer_same_bits known_answers
     library pack_coded pack_safetensors pack_values properties reader_exhaustive score text_cli
     unpack_restores_the_folder verify_finds_damage)
