@@ -18,7 +18,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=target/audit
-READER=(runtime/src/{index,layout,config,tokens}.rs)
+READER=(runtime/src/{index,index/coded_tables,layout,config,tokens}.rs)
 PACKER=(converter/src/{npy_header,safetensors_header,strict_json,shard_index,output,disk,write}.rs)
 READER_TESTS=(catalogue_model_files catalogue_tokens coded_refused limits properties spec_tables)
 PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_safetensors npy_differential pack_output

@@ -2,22 +2,23 @@
 //! from any bytes into owned memory.
 //!
 //! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
-//! with the layout that `layout.rs` computes, then the tables. Offsets are compared and never followed, so that overlap,
-//! holes and misalignment cannot be expressed, and no tensor data is read.
+//! with the layout that `layout.rs` computes, then the tables (`coded_tables`). Offsets are compared and never
+//! followed, so that overlap, holes and misalignment cannot be expressed, and no tensor data is read.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
 
-use crate::coded::{self, BadTable, CodedTable};
+mod coded_tables;
+
+use crate::coded::{self, CodedTable};
 use crate::config::ModelConfig;
-use crate::error::{Error, display_path};
+use crate::error::Error;
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use crate::layout::{self, Extent, Layout, TensorSpec, TooLarge};
 use crate::sizes::{in_memory, product, sum};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use xxhash_rust::xxh3::Xxh3;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -109,22 +110,6 @@ fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
         _ if head.iter().all(|&byte| byte == 0) => ("zeros, as an unfinished copy or packing leaves", PACK),
         _ if is_text(&head[..head.len().min(64)]) => ("text", PACK),
         _ => ("unknown data", "are the arguments swapped? a model is made with olmo-pack weights/ model.olmo"),
-    }
-}
-
-/// A section that is read in order, and the digest of what was read.
-struct Section<'a, S: ?Sized> {
-    source: &'a S,
-    at: u64,
-    digest: Xxh3,
-}
-
-impl<S: ReadAt + ?Sized> Read for Section<'_, S> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.source.read_exact_at(out, self.at)?;
-        self.at = sum([self.at, out.len() as u64]).map_err(|TooLarge| io::ErrorKind::UnexpectedEof)?;
-        self.digest.update(out);
-        Ok(out.len())
     }
 }
 
@@ -317,70 +302,6 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(encodings)
     }
 
-    /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
-    fn coded_tables(
-        &self,
-        matrices: Dtype,
-        specs: &[TensorSpec],
-        encodings: &[Encoding],
-        sections: &[SectionRecord],
-    ) -> Result<Vec<Option<CodedTable>>, Error> {
-        let Some(record) = sections.iter().find(|record| record.kind.get() == section::CODED) else {
-            // check_layout() has made sure that no tensor needs it.
-            return Ok(vec![None; specs.len()]);
-        };
-        // Twice: what is kept of tables grows with what they claim, also where a file has holes instead of them, so a file
-        // that is refused must be refused before anything is kept. It may change in between, so both times all of it is
-        // checked.
-        self.read_tables(matrices, specs, encodings, record, |_| ())?;
-        self.read_tables(matrices, specs, encodings, record, |table| table)
-    }
-
-    /// Reads and checks all tables, and keeps of each what `keep` makes of it.
-    fn read_tables<T>(
-        &self,
-        matrices: Dtype,
-        specs: &[TensorSpec],
-        encodings: &[Encoding],
-        record: &SectionRecord,
-        keep: impl Fn(CodedTable) -> T,
-    ) -> Result<Vec<Option<T>>, Error> {
-        // check_layout() has compared the length with what the encodings give: it is that of all tables.
-        let digest = Xxh3::with_seed(section::CODED.into());
-        let mut section = Section { source: self.source, at: record.offset.get(), digest };
-        let tables = specs.iter().zip(encodings).map(|(spec, &encoding)| {
-            let (Encoding::Coded { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
-                return Ok(None);
-            };
-            let table = CodedTable::read(&mut section, &shape, n_raw_steps);
-            table.map(|table| Some(keep(table))).map_err(|bad| self.bad_table(spec, bad))
-        });
-        let tables = tables.collect::<Result<_, _>>()?;
-        let (digest, expected) = (section.digest.digest(), record.digest.get());
-        if digest != expected {
-            let (found, expected) = (format_args!("{digest:016x}"), format_args!("{expected:016x}"));
-            return Err(self.damaged("section CODED: digest", found, expected));
-        }
-        Ok(tables)
-    }
-
-    /// The error about the table of a tensor.
-    fn bad_table(&self, spec: &TensorSpec, bad: BadTable) -> Error {
-        match bad {
-            BadTable::Io(error) => Error::io(self.path, "read")(error),
-            BadTable::Memory => Error::Request {
-                problem: format!(
-                    "{}: the system does not give the memory for the tables of the model; free some, or raise the \
-                     limit (ulimit -v)",
-                    display_path(self.path)
-                ),
-            },
-            BadTable::Wrong { found, expected } => {
-                self.damaged(format!("section CODED: {}", spec.name()), found, expected)
-            }
-        }
-    }
-
     /// Computes where everything must lie and compares every record with it.
     fn check_layout(
         &self,
@@ -479,35 +400,6 @@ impl TensorRecord {
             min_magnitude: U32::new(0),
             rounded: U32::new(0),
             reserved: [0; 56],
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layout::Role;
-
-    #[test]
-    fn a_table_that_cannot_be_read_says_whose_fault_it_is() {
-        let source: &[u8] = &[];
-        let reader = Reader { path: Path::new("m.olmo"), source, length: 0 };
-        let spec = TensorSpec { role: Role::GateProj, layer: Some(3), rows: 2, columns: Some(2) };
-        let wrong = BadTable::Wrong { found: "exponents [1, 1]".into(), expected: "ascending exponents" };
-        for (bad, says) in [
-            (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),
-            (
-                BadTable::Memory,
-                "m.olmo: the system does not give the memory for the tables of the model; free some, or raise the \
-                 limit (ulimit -v)",
-            ),
-            (
-                wrong,
-                "m.olmo: section CODED: model.layers.3.mlp.gate_proj.weight: found exponents [1, 1], expected \
-                 ascending exponents; the file is damaged, copy or pack it again",
-            ),
-        ] {
-            assert_eq!(reader.bad_table(&spec, bad).to_string(), says);
         }
     }
 }
