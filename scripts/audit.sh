@@ -8,9 +8,9 @@
 # cargo-tarpaulin (cargo install --locked cargo-tarpaulin).
 #
 # scripts/audit.sh mutants [FILE...] [-- ARGUMENT...]: changes the validators and the writer, or these files of them, a
-# spot at a time, and says which changes no test notices, into target/audit/mutants; 15 minutes for 19 of one file, hours for all
-# files. The arguments, those of cargo test, choose other tests. Needs cargo-mutants (cargo install --locked
-# cargo-mutants), and from root unshare and mount.
+# spot at a time, and says which changes no test notices, into target/audit/mutants; 15 minutes for 19 of one file,
+# hours for all files. The arguments, those of cargo test, choose other tests. Needs cargo-mutants (cargo install
+# --locked cargo-mutants), and from root unshare and mount.
 #
 # scripts/audit.sh sanitizer: tests of whatever reads files or has unsafe code under AddressSanitizer. Needs
 # x86-64 Linux with glibc; the sanitizer is in the stable toolchain, and RUSTC_BOOTSTRAP unlocks it.

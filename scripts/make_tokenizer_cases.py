@@ -15,8 +15,9 @@ What lies in the folder afterwards:
     small-*/ids.txt                for the first 4,000 texts the ids that `tokenizers` gives, a line of numbers each
     dolma2-ids.txt                 for all texts those of the vocabulary of OLMo-2 and Olmo-3, which is not here
 
-The vocabulary of dolma2 is an export of `id<TAB>token` lines. It says no merges, but there a token's id is its rank: the
-merge that makes a token is the one of the two pieces that are left when all merges before it are carried out on its bytes.
+The vocabulary of dolma2 is an export of `id<TAB>token` lines. It says no merges, but there a token's id is its rank:
+the merge that makes a token is the one of the two pieces that are left when all merges before it are carried out on its
+bytes.
 """
 
 import argparse

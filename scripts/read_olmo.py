@@ -105,8 +105,9 @@ def align(offset, alignment):
 class Model:
     """An open file: its configuration, tensors and sections.
 
-    `config` is a dict, `shapes` are [(name, role, layer, rows, columns or None)] in the order of the file, and `bytes` is
-    the whole file as a numpy.memmap. Names are those of the checkpoint; one that the file does not have is a KeyError.
+    `config` is a dict, `shapes` are [(name, role, layer, rows, columns or None)] in the order of the file, and `bytes`
+    is the whole file as a numpy.memmap. Names are those of the checkpoint; one that the file does not have is a
+    KeyError.
     """
 
     def __init__(self, path):
@@ -304,7 +305,9 @@ class Model:
         expect("data length", self.data_bytes, cursor - self.data_offset)
 
     def _read_tables(self):
-        """The tables of coded tensors: self.tables[position] is (exponents, raw), where raw[panel, step] tells raw steps."""
+        """The tables of coded tensors: self.tables[position] is (exponents, raw), where raw[panel, step] tells raw
+        steps.
+        """
         data, at = self.section(CODED_SECTION), 0
         self.tables = []
         for (name, _, _, rows, columns), record, size in zip(self.shapes, self.records, self.table_bytes):

@@ -96,8 +96,8 @@ impl Team {
     }
 }
 
-/// Runs a team in every order in which at most so many threads are interrupted where they need not be: without a bound it
-/// would take days.
+/// Runs a team in every order in which at most so many threads are interrupted where they need not be: without a bound
+/// it would take days.
 fn model(n_threads: usize, n_phases: u32, n_items: usize, preemptions: usize) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);

@@ -46,8 +46,8 @@ fn opening_reads_nothing_of_the_tensors() {
     }
 }
 
-/// The programs as they are, at a file of 100 GB of which the tensors are a hole: memory holds every page that they look
-/// at. All of a file that is less than two seconds old is read once, so this one is older.
+/// The programs as they are, at a file of 100 GB of which the tensors are a hole: memory holds every page that they
+/// look at. All of a file that is less than two seconds old is read once, so this one is older.
 #[test]
 fn a_program_reads_nothing_of_the_tensors_before_it_computes() {
     let folder = TempDir::new("opened");

@@ -269,8 +269,8 @@ fn nothing_is_written_through_names_that_are_there() {
     let mine = folder.join("mine");
     fs::write(&mine, "mine").expect("written");
     fs::create_dir(&back).expect("folder");
-    // Names on the way are drawn by lot, so only the last one can be planted; that a taken name on the way is refused by
-    // the system is in any_fault_of_the_disk.
+    // Names on the way are drawn by lot, so only the last one can be planted; that a taken name on the way is refused
+    // by the system is in any_fault_of_the_disk.
     symlink(&mine, back.join("config.json")).expect("linked");
     unpack::run(&model, &back, true, &SystemDisk).expect("unpacked");
     assert_eq!(fs::read(&mine).expect("read"), b"mine");

@@ -18,8 +18,8 @@ use std::path::Path;
 /// Longest `config.json` that is compared.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Everything in which `model` differs from the weights in `folder`. Numbers that were rounded when the model was packed
-/// are rounded again before they are compared.
+/// Everything in which `model` differs from the weights in `folder`. Numbers that were rounded when the model was
+/// packed are rounded again before they are compared.
 ///
 /// # Errors
 /// The folder is none, or a file of it cannot be read.

@@ -1,7 +1,7 @@
 //! The chat template of a model becomes the texts around the turns of a conversation.
 //!
-//! A template is a program in Jinja. It is run here, at packing time, on turns that are marks; what stands around the marks
-//! goes into the file. So the runtime needs no interpreter, and a hostile template can do nothing there.
+//! A template is a program in Jinja. It is run here, at packing time, on turns that are marks; what stands around the
+//! marks goes into the file. So the runtime needs no interpreter, and a hostile template can do nothing there.
 
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use olmo_infer::format::ChatHead;

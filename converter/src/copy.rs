@@ -1,7 +1,8 @@
 //! `olmo-pack copy MODEL COPY`: the same bytes in a new file, checked on the way and written as packing writes them.
 //!
 //! A file that was copied or downloaded by other means can lie in the page cache in small pieces, and takes
-//! many times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was packed.
+//! many times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was
+//! packed.
 
 use crate::buffer::grow;
 use crate::disk::Disk;
@@ -23,8 +24,8 @@ use zerocopy::IntoBytes;
 /// are written.
 ///
 /// # Errors
-/// `from` is no model, is damaged, or changes meanwhile; `to` exists and `force` is not given, is the same file, or cannot be
-/// written. What was at `to` then still is.
+/// `from` is no model, is damaged, or changes meanwhile; `to` exists and `force` is not given, is the same file, or
+/// cannot be written. What was at `to` then still is.
 pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn Fn(u64, u64)) -> Result<String, Error> {
     let model = ModelFile::open(from)?;
     let target = Target::new(to, force)?;
@@ -32,8 +33,8 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     let source = File::open(from).map_err(|error| Error::io(from, "cannot open", error))?;
     let metadata = source.metadata().map_err(|error| Error::io(from, "cannot read its metadata", error))?;
     target.refuse_same(from, (metadata.dev(), metadata.ino()))?;
-    // What the digests do not cover: whether sections fit together, as `verify` has it. That they stay those is what the
-    // digests on the way are for.
+    // What the digests do not cover: whether sections fit together, as `verify` has it. That they stay those is what
+    // the digests on the way are for.
     let mut problems = verify::sections(&model);
     if !problems.is_empty() {
         return Err(if problems.len() == 1 { problems.remove(0).into() } else { Error::Several { problems, more: 0 } });

@@ -17,8 +17,8 @@ const DIGEST: u64 = 0x64f9_2485_44ab_d515;
 /// Added tokens that steer the model and are no text.
 const SPECIAL: [u32; 8] = [100_257, 100_258, 100_259, 100_260, 100_264, 100_265, 100_276, 100_277];
 
-/// The section `TOKENIZER` of a vocabulary, when it is that of dolma2. The names of the added tokens may be others: those
-/// of Olmo-3's instruct models are.
+/// The section `TOKENIZER` of a vocabulary, when it is that of dolma2. The names of the added tokens may be others:
+/// those of Olmo-3's instruct models are.
 pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
     if !vocabulary.iter().map(|(id, _)| id).eq(0..N_TOKENS as u32) {
         return None;

@@ -16,8 +16,8 @@ type Tile = [[u32; TILE_COLUMNS]; PANEL_ROWS];
 /// What was seen while numbers were moved. Indices count row-major from the first row of the piece.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
-    /// Smallest magnitude stored that is not zero, as f32 bits less 1, wrapped: one unsigned minimum finds it, for zeros
-    /// wrap around to the top.
+    /// Smallest magnitude stored that is not zero, as f32 bits less 1, wrapped: one unsigned minimum finds it, for
+    /// zeros wrap around to the top.
     min_key: u32,
     /// All magnitude bits together: 0 when every number is zero.
     any_bits: u32,
@@ -241,8 +241,8 @@ pub fn fill_vector(source: SourceType, elements: &[u8], out: &mut [u8]) -> Seen 
     seen
 }
 
-/// Appends the rows of panel number `panel` of a matrix to `out`, row-major, as f32 bits: what [`fill_panel`] was given,
-/// after rounding.
+/// Appends the rows of panel number `panel` of a matrix to `out`, row-major, as f32 bits: what [`fill_panel`] was
+/// given, after rounding.
 ///
 /// # Panics
 /// When `bytes` is not exactly one panel of `shape`.

@@ -1,5 +1,5 @@
-//! The strict grammar of `.npy` headers: it accepts what numpy writes for the few types that weights have, and says what
-//! anything else looks like. Works on bytes alone, without recursion, and allocates next to nothing.
+//! The strict grammar of `.npy` headers: it accepts what numpy writes for the few types that weights have, and says
+//! what anything else looks like. Works on bytes alone, without recursion, and allocates next to nothing.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
 

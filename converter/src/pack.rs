@@ -241,8 +241,8 @@ fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
     lines
 }
 
-/// A pool of `threads` threads, or of as many as the system gives: their number changes no byte. Where it gives none the
-/// calling thread is the pool, once in its life: a run makes one pool and hands it on.
+/// A pool of `threads` threads, or of as many as the system gives: their number changes no byte. Where it gives none
+/// the calling thread is the pool, once in its life: a run makes one pool and hands it on.
 ///
 /// # Errors
 /// Not even that.

@@ -2,7 +2,8 @@
 //!
 //! transformers 4.x writes `rope_theta` and `rope_scaling` at the top level; 5.0 to 5.12 one flat `rope_parameters`;
 //! 5.13 and later, for Olmo-3, one `rope_parameters` for each attention type. In every spelling YaRN belongs to the
-//! full-attention layers alone: that is how the models were trained, though transformers 5.0 to 5.12 computed otherwise.
+//! full-attention layers alone: that is how the models were trained, though transformers 5.0 to 5.12 computed
+//! otherwise.
 
 use crate::config_json::Keys;
 use crate::error::Problem;

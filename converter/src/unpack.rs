@@ -46,7 +46,8 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
         let problem = Problem::new(model.path(), "does not say what it was packed from (no section SOURCES)");
         return Err(problem.advice("it cannot be unpacked").into());
     };
-    // Copied: a call of the system that writes what lies in a mapped file would say "bad address" when that is cut short.
+    // Copied: a call of the system that writes what lies in a mapped file would say "bad address" when that is cut
+    // short.
     let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes.to_vec()));
     let generation = generation_config(&model)?.map(|text| ("generation_config.json", text.into_bytes()));
     let texts: Vec<Text> = config.into_iter().chain(generation).collect();
@@ -90,8 +91,8 @@ fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &
     all.unwrap_or(u64::MAX)
 }
 
-/// What stands before the numbers of a tensor: the header that was kept, copied as the texts are, or that of numpy where
-/// there was none.
+/// What stands before the numbers of a tensor: the header that was kept, copied as the texts are, or that of numpy
+/// where there was none.
 fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
     match source.header {
         [] => numpy_header(source.dtype, &spec.shape()),

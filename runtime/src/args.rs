@@ -22,9 +22,9 @@ const MAX_THREADS: usize = 1024;
 /// Stands for `-` while argh parses, which takes it for an option. No argument can hold a NUL.
 const STANDARD_INPUT: &str = "\0stdin";
 
-/// Runs an OLMo model: evaluates a prompt, token ids or text, and goes on from there. Text becomes text; of token files, a
-/// line per position is printed with the most likely next tokens. Several token files are evaluated together, and their
-/// results printed in the order of the files.
+/// Runs an OLMo model: evaluates a prompt, token ids or text, and goes on from there. Text becomes text; of token
+/// files, a line per position is printed with the most likely next tokens. Several token files are evaluated together,
+/// and their results printed in the order of the files.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     help_triggers("-h", "--help", "help"),
@@ -73,8 +73,8 @@ struct Raw {
     /// make tokens that have occurred less likely; 1 (default) does nothing, 1.1 is mild
     #[argh(option)]
     repetition_penalty: Option<f64>,
-    /// where the random numbers begin: the same seed gives the same text (default: another one each time, which --timing
-    /// tells)
+    /// where the random numbers begin: the same seed gives the same text (default: another one each time, which
+    /// --timing tells)
     #[argh(option)]
     seed: Option<u64>,
     /// print the token ids of a text (a file, standard input, or --prompt) as little-endian u32, and do no more

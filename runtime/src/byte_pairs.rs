@@ -1,7 +1,7 @@
 //! Byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909): the bytes of a word become ids.
 //!
-//! A word begins as the ids of its bytes. As long as there are neighbours that a merge names, the merge of the lowest rank
-//! is carried out, the leftmost first: what `models/bpe/word.rs` of the crate `tokenizers` does.
+//! A word begins as the ids of its bytes. As long as there are neighbours that a merge names, the merge of the lowest
+//! rank is carried out, the leftmost first: what `models/bpe/word.rs` of the crate `tokenizers` does.
 
 use crate::format::{Merge, NONE};
 use std::cmp::Reverse;

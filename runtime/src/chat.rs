@@ -1,7 +1,7 @@
 //! The texts around the turns of a conversation, as the model's chat template has them.
 //!
-//! The converter has rendered the template, so that nothing here needs an interpreter of templates. The texts are copied
-//! before they are looked at: text that lies in a mapped file would stop being UTF-8 when the file is changed.
+//! The converter has rendered the template, so that nothing here needs an interpreter of templates. The texts are
+//! copied before they are looked at: text that lies in a mapped file would stop being UTF-8 when the file is changed.
 
 use crate::error::Error;
 use crate::format::{ChatHead, section};

@@ -1,7 +1,7 @@
 //! Outputs cut into blocks that threads write at the same time.
 //!
-//! A [`Grid`] stands for the exclusive borrow of a row-major matrix and gives it away block by block; a [`Block`] is the
-//! exclusive borrow of one of them. `threads.rs` hands out each block once.
+//! A [`Grid`] stands for the exclusive borrow of a row-major matrix and gives it away block by block; a [`Block`] is
+//! the exclusive borrow of one of them. `threads.rs` hands out each block once.
 
 #![allow(unsafe_code)]
 

@@ -35,16 +35,16 @@
 //! From the file to the logits:
 //!
 //! 1. [`model_file`] opens and checks the file, [`mapping`] maps it or reads it, as suits its [`file_system`];
-//!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model it is,
-//!    and [`sizes`] computes with what a file states.
+//!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model
+//!    it is, and [`sizes`] computes with what a file states.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
-//! 3. [`network`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its parts. A
-//!    pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
+//! 3. [`network`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its
+//!    parts. A pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
 //!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
 //! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens.
-//! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and [`chat`]
-//!    say, [`vocabulary`] and [`text`] make text of them again.
+//! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and
+//!    [`chat`] say, [`vocabulary`] and [`text`] make text of them again.
 //! 7. [`model`], [`session`] and [`continuation`] put a model, its threads and a sequence together for other programs.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a

@@ -133,9 +133,9 @@ impl ModelFile {
         }
     }
 
-    /// Makes sure that a file that was changed within the last two seconds before it was opened is complete, by the digests
-    /// of all tensors. To be called before anything is computed from it: a call that was still writing then may be done when
-    /// [`ModelFile::check_unchanged`] looks.
+    /// Makes sure that a file that was changed within the last two seconds before it was opened is complete, by the
+    /// digests of all tensors. To be called before anything is computed from it: a call that was still writing then may
+    /// be done when [`ModelFile::check_unchanged`] looks.
     ///
     /// # Errors
     /// Those of [`ModelFile::check_unchanged`].
@@ -339,8 +339,8 @@ impl State {
         State { written, changed: (metadata.ctime(), metadata.ctime_nsec()) }
     }
 
-    /// Whether the last change before `now` is so recent that it may not be complete, or that another one could bear the
-    /// same time. One in the future, by another clock, is.
+    /// Whether the last change before `now` is so recent that it may not be complete, or that another one could bear
+    /// the same time. One in the future, by another clock, is.
     fn is_fresh(&self, now: Duration) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));

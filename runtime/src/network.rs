@@ -143,8 +143,8 @@ impl<'m> Batch<'m> {
         caches.saturating_add(Buffers::bytes(config, rows) + converted)
     }
 
-    /// A batch of places for `sequences` sequences, none of which has begun. It keeps a clone of the network, and borrows
-    /// the weights alone.
+    /// A batch of places for `sequences` sequences, none of which has begun. It keeps a clone of the network, and
+    /// borrows the weights alone.
     ///
     /// # Errors
     /// [`Error::Request`] for more positions than the model has, no positions, no sequences, memory that the system
@@ -394,8 +394,8 @@ impl<'m> Batch<'m> {
         self.add_projected(team, index, layer.post_feedforward_layernorm);
     }
 
-    /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that are
-    /// not finite.
+    /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that
+    /// are not finite.
     fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
         let (width, isa) = (self.network.config().hidden_size, self.options.products.isa);
         let eps = self.network.config().rms_norm_eps as f32;
@@ -414,8 +414,8 @@ impl<'m> Batch<'m> {
         });
     }
 
-    /// `lm_head(norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most [`LOGITS_CHUNK`] of
-    /// them at a time.
+    /// `lm_head(norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most [`LOGITS_CHUNK`]
+    /// of them at a time.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when a logit is not a finite number.

@@ -253,7 +253,8 @@ impl<'a> Format<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// `,"text":"..."`, or nothing for a token without text. Bytes that are not UTF-8 become U+FFFD: JSON has no others.
+    /// `,"text":"..."`, or nothing for a token without text. Bytes that are not UTF-8 become U+FFFD: JSON has no
+    /// others.
     fn json_text(&self, out: &mut impl Write, token: u32) -> io::Result<()> {
         let Some(bytes) = self.bytes(token) else { return Ok(()) };
         out.write_all(b",\"text\":")?;

@@ -2,8 +2,8 @@
 //! panels, and for everything that reads them without a kernel.
 //!
 //! A matrix `[rows, columns]` is cut into panels of [`PANEL_ROWS`] rows. Inside a panel the columns run outermost, in
-//! steps of [`Dtype::columns_per_step`] columns, so that one step of a product reads the next bytes of memory and yields
-//! one more term of 64 outputs:
+//! steps of [`Dtype::columns_per_step`] columns, so that one step of a product reads the next bytes of memory and
+//! yields one more term of 64 outputs:
 //!
 //! ```text
 //! f32   [panel][columns    ][64]

@@ -34,7 +34,8 @@ impl Rope {
 
     /// cos and sin of every pair of dimensions at `position`, both `[head_dim / 2]`.
     ///
-    /// The angle is rounded to f32 as in `modeling_rope_utils.py`; its cos and sin are those of that angle, rounded once.
+    /// The angle is rounded to f32 as in `modeling_rope_utils.py`; its cos and sin are those of that angle, rounded
+    /// once.
     pub fn angles(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
         for ((cos, sin), &inverse) in cos.iter_mut().zip(sin).zip(&self.inverse_frequencies) {
             let angle = f64::from(position as f32 * inverse);

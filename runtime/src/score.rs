@@ -279,8 +279,8 @@ impl Destination {
         Ok(out)
     }
 
-    /// Whether the line that is there already of the file is an error; `None` when there is none. Standard input is another
-    /// file each time.
+    /// Whether the line that is there already of the file is an error; `None` when there is none. Standard input is
+    /// another file each time.
     fn has_failed(&self, path: &Path) -> Option<bool> {
         let mut name = Vec::new();
         // Writing into a vector does not fail.

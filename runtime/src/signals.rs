@@ -135,8 +135,8 @@ impl Temporary {
             TEMPORARIES[slot].maker.store(this_thread(), Ordering::SeqCst);
         }
         let temporary = Temporary(slot);
-        // Whoever stops the program says so before it looks at the makers. So either it sees this one and waits, or this
-        // one sees that, and makes no file.
+        // Whoever stops the program says so before it looks at the makers. So either it sees this one and waits, or
+        // this one sees that, and makes no file.
         if IS_STOPPING.load(Ordering::SeqCst) {
             temporary.made();
             wait_for_the_end();
@@ -189,8 +189,8 @@ pub fn install(program: &str) {
     }
 }
 
-/// Says that text is being written to standard output, whole characters at a time, or no longer: whoever interrupts that
-/// from the keyboard gets a newline after the last one.
+/// Says that text is being written to standard output, whole characters at a time, or no longer: whoever interrupts
+/// that from the keyboard gets a newline after the last one.
 pub fn set_in_text(is_in_text: bool) {
     IS_IN_TEXT.store(is_in_text, Ordering::Release);
 }
@@ -234,11 +234,11 @@ extern "C" fn on_stop(signal: c_int) {
 /// Says which file cannot be read, and ends the program. The address is one of a read that can never succeed, so
 /// returning would only come back here.
 ///
-/// Async-signal-safe: pthread_self, nanosleep, unlink, write, _exit, signal and raise are, the texts are never freed, and
-/// nothing allocates.
+/// Async-signal-safe: pthread_self, nanosleep, unlink, write, _exit, signal and raise are, the texts are never freed,
+/// and nothing allocates.
 extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal. One that the kernel itself sends,
-    // with a positive code, has an address; what another process sends has not.
+    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal. One that the kernel itself
+    // sends, with a positive code, has an address; what another process sends has not.
     let address = unsafe { if (*info).si_code > 0 { (*info).si_addr() as usize } else { 0 } };
     for range in &MAPPINGS {
         let begin = range.begin.load(Ordering::Acquire);

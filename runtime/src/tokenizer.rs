@@ -150,8 +150,8 @@ impl<'a> Tokenizer<'a> {
         Ok(tokenizer)
     }
 
-    /// Checks ids and flags. That no pair stands twice is for whoever looks pairs up. Ids may be named again and again, and
-    /// their bytes are those of the file: what is looked at has a limit.
+    /// Checks ids and flags. That no pair stands twice is for whoever looks pairs up. Ids may be named again and again,
+    /// and their bytes are those of the file: what is looked at has a limit.
     fn check(&self) -> Result<(), String> {
         let bytes_of = |id: U32| {
             let bytes = self.vocabulary.bytes(id.get());

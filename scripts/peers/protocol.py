@@ -7,8 +7,8 @@ of JSON each, until standard input ends. While it waits it computes nothing.
     prefill N            a prompt of N tokens, logits of the last one          {"seconds": 4.9}
     logits ID ID ...     a prompt, logits of the last one                      {"logits": [...]}
 
-The first line says what the program is: `name`, `version`, `settings`, `build`. With --first-token a peer answers nothing: it measures, after
-its imports, the time from nothing to the logits of a prompt of one token, and ends.
+The first line says what the program is: `name`, `version`, `settings`, `build`. With --first-token a peer answers
+nothing: it measures, after its imports, the time from nothing to the logits of a prompt of one token, and ends.
 """
 
 import argparse

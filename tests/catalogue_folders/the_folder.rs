@@ -106,7 +106,8 @@ fn w25_few_descriptors() {
             Some(0) => fs::write(&case.model, "old").expect("written"),
             _ => {
                 let refusal = Refusal::one_line("olmo-pack", "", &["Too many open files"]);
-                // Whether the threads have their files open at the same time is chance: this run is judged, not another.
+                // Whether the threads have their files open at the same time is chance: this run is judged, not
+                // another.
                 report.add(limit, refusal.judge(&run));
                 report.holds(limit, fs::read(&case.model).is_ok_and(|old| old == b"old"), "the old model is gone");
             }

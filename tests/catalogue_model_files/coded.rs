@@ -66,8 +66,8 @@ fn o26_tables_that_are_only_claimed() {
     }
 }
 
-/// Many tables, each of them good, but their digest is not: what was kept of them before that is seen would be as long as
-/// the file says, and nearly all of them are holes of the file.
+/// Many tables, each of them good, but their digest is not: what was kept of them before that is seen would be as long
+/// as the file says, and nearly all of them are holes of the file.
 #[test]
 fn o26_holes_that_are_good_tables() {
     let model = Model::coded();

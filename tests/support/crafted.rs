@@ -167,8 +167,8 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
     (bytes, layout)
 }
 
-/// Writes a file with many tables of coded matrices, each of them good and all but its exponents a hole of the file, under
-/// a digest that is not theirs. `good` is the header of a good file.
+/// Writes a file with many tables of coded matrices, each of them good and all but its exponents a hole of the file,
+/// under a digest that is not theirs. `good` is the header of a good file.
 pub fn write_holes_that_are_tables(path: &Path, good: &[u8]) {
     let layer_types = vec![coded_config().layer_types[0]; 480];
     let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..coded_config() };

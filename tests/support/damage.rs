@@ -1,5 +1,5 @@
-//! Damage to a small model file, tried exhaustively: what must be refused when the file is opened, and what `verify` must
-//! find and name, follows from where the changed bytes lie.
+//! Damage to a small model file, tried exhaustively: what must be refused when the file is opened, and what `verify`
+//! must find and name, follows from where the changed bytes lie.
 
 use crate::crafted::repair_header_digest;
 use crate::packed::{Packed, range, repair_index};

@@ -1,5 +1,5 @@
-//! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and the
-//! bodies of the [`fuzz`] targets.
+//! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and
+//! the bodies of the [`fuzz`] targets.
 //!
 //! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
 //! tests only, not to this library.
@@ -154,8 +154,8 @@ pub fn finish(command: &mut Command) -> Finished {
     }
 }
 
-/// The running test program with one of its ignored tests only, as a process of its own that leaves no dump of its memory
-/// behind.
+/// The running test program with one of its ignored tests only, as a process of its own that leaves no dump of its
+/// memory behind.
 pub fn own_process(test: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]).arg(env::current_exe().expect("this program"));

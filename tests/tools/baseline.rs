@@ -1,7 +1,7 @@
-//! `baseline WEIGHTS_FOLDER TOKENS`: what a run costs without the model file. It does what the program did that olmo-infer
-//! replaces: it reads every `.npy` file into the heap at every start, an allocation for each tensor, brings the
-//! matrices into the order that its products want, and then computes, here with the kernels of olmo-infer. What is left
-//! between the two is what the format saves.
+//! `baseline WEIGHTS_FOLDER TOKENS`: what a run costs without the model file. It does what the program did that
+//! olmo-infer replaces: it reads every `.npy` file into the heap at every start, an allocation for each tensor, brings
+//! the matrices into the order that its products want, and then computes, here with the kernels of olmo-infer. What is
+//! left between the two is what the format saves.
 
 use argh::FromArgs;
 use npyz::NpyFile;

@@ -1,6 +1,6 @@
-//! `peak-memory PROGRAM ARGUMENTS...`: runs a program and writes the most memory that it had at a time, in bytes, and the
-//! time of processors that it took, in microseconds, to the file that `OLMO_PEAK_FILE` names, if it does. Ends as the
-//! program does.
+//! `peak-memory PROGRAM ARGUMENTS...`: runs a program and writes the most memory that it had at a time, in bytes, and
+//! the time of processors that it took, in microseconds, to the file that `OLMO_PEAK_FILE` names, if it does. Ends as
+//! the program does.
 //!
 //! The system counts for a program also what the process had that started it. This one has next to nothing.
 

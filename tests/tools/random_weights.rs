@@ -1,5 +1,5 @@
-//! `random-weights FOLDER --shape olmo2-1b`: a weights folder of random numbers in a published shape, for benchmarks and
-//! tests that need the size of a real model and not its sense. Files are byte for byte what `numpy.save` writes.
+//! `random-weights FOLDER --shape olmo2-1b`: a weights folder of random numbers in a published shape, for benchmarks
+//! and tests that need the size of a real model and not its sense. Files are byte for byte what `numpy.save` writes.
 //!
 //! The numbers depend on the tensor and the position alone, so any number of threads gives the same files.
 

@@ -247,8 +247,8 @@ unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
     }
 }
 
-/// What it takes to decode: the exponents of the codes in both halves, the bits of a code in every byte, and those of an
-/// exponent in a pair.
+/// What it takes to decode: the exponents of the codes in both halves, the bits of a code in every byte, and those of
+/// an exponent in a pair.
 struct Decoder {
     exponents: __m256i,
     code: __m256i,

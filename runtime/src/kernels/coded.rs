@@ -98,8 +98,8 @@ impl Isa {
         assert!(work.decoded.is_empty() || work.decoded.len() == work.panel.n_steps());
         match self.0 {
             // SAFETY: an `Isa` of this kind exists only on CPUs with these features; `Tile::coded_work` bounds `x`, a
-            // `CodedPanel` has the bytes of its steps, `decoded` is as long as the panel, and the outputs are rows of its
-            // width.
+            // `CodedPanel` has the bytes of its steps, `decoded` is as long as the panel, and the outputs are rows of
+            // its width.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Bf16 => unsafe { avx512::product_coded(work, outputs) },
             // SAFETY: as above.

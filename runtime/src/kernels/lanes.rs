@@ -1,7 +1,7 @@
 //! Everything that is not a product, written once over 16 virtual lanes and compiled for each instruction set.
 //!
-//! Sums run in a stated order: lane i adds elements i, i + 16, i + 32, ..., and the lanes are added as a tree, 16 to 8 to
-//! 4 to 2 to 1. No operation depends on the system's libm.
+//! Sums run in a stated order: lane i adds elements i, i + 16, i + 32, ..., and the lanes are added as a tree, 16 to 8
+//! to 4 to 2 to 1. No operation depends on the system's libm.
 
 use super::LaneOp;
 
@@ -185,7 +185,8 @@ impl LaneOp for SwiGlu<'_> {
     }
 }
 
-/// Rotary embedding of the heads of one row (Su et al. 2021; `apply_rotary_pos_emb` in `modeling_olmo2.py`), half-split:
+/// Rotary embedding of the heads of one row (Su et al. 2021; `apply_rotary_pos_emb` in `modeling_olmo2.py`),
+/// half-split:
 ///
 /// ```text
 /// out[i]       = x[i] * cos[i] - x[i + d/2] * sin[i]
@@ -232,8 +233,8 @@ impl SoftmaxState {
     pub const START: SoftmaxState = SoftmaxState { max: f32::NEG_INFINITY, sums: [0.0; LANES] };
 }
 
-/// One block of the online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867): turns the scores of the visible keys
-/// into weights relative to the largest score so far, exact zeros for the others, and yields the factor for
+/// One block of the online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867): turns the scores of the visible
+/// keys into weights relative to the largest score so far, exact zeros for the others, and yields the factor for
 /// everything accumulated before.
 pub struct SoftmaxBlock<'a> {
     /// Scores in, weights out, `[KEY_BLOCK]`.

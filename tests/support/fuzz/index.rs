@@ -22,7 +22,8 @@ use zerocopy::{FromBytes, IntoBytes};
 const NAME: &str = "fuzz";
 /// Bytes of the header that edits reach directly: all fields, and some of what is reserved behind them.
 const EDITED_HEADER_BYTES: usize = 512;
-/// Longest tables of coded matrices that are tried: the reader takes memory for them, a small part of the file's length.
+/// Longest tables of coded matrices that are tried: the reader takes memory for them, a small part of the file's
+/// length.
 const MAX_TABLE_BYTES: u64 = 64 << 10;
 /// Most layers of an index that a target makes anew, for the speed.
 const MAX_LAYERS: usize = 32;

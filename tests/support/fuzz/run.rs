@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 /// right, and the number of tokens; the tokens follow, one byte each, then the edits.
 ///
 /// # Panics
-/// When a change is not found although the digests are the old ones, when logits are neither finite numbers nor refused,
-/// or when two instruction sets that promise the same bits do not give them.
+/// When a change is not found although the digests are the old ones, when logits are neither finite numbers nor
+/// refused, or when two instruction sets that promise the same bits do not give them.
 pub fn forward(input: &[u8]) {
     let Some((&choice, rest)) = input.split_first() else { return };
     let base = &bases()[usize::from(choice) % bases().len()];
@@ -41,7 +41,8 @@ pub fn forward(input: &[u8]) {
     run(&file, &prompt, problems.is_empty());
 }
 
-/// Computes the logits of a prompt on every instruction set. What a record of a `sound` file says of its numbers is true.
+/// Computes the logits of a prompt on every instruction set. What a record of a `sound` file says of its numbers is
+/// true.
 fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
     let network = Network::new(file);
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);

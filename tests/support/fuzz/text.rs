@@ -51,7 +51,8 @@ pub fn npy_header(input: &[u8]) {
 /// The first bytes of a safetensors file, behind eight bytes with the length of the file. All others are zeros.
 ///
 /// # Panics
-/// When the ranges of an accepted header do not fill the file, or the crate `safetensors` reads the same file otherwise.
+/// When the ranges of an accepted header do not fill the file, or the crate `safetensors` reads the same file
+/// otherwise.
 pub fn safetensors_header(input: &[u8]) {
     let Some((length, start)) = input.split_first_chunk::<8>() else { return };
     let file_bytes = u64::from_le_bytes(*length).max(start.len() as u64);

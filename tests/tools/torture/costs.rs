@@ -135,7 +135,8 @@ fn lengthen(path: &Path, length: u64) -> File {
     file
 }
 
-/// Model files: tables of coded matrices that are good holes under a wrong digest, and an index that is wrong at its end.
+/// Model files: tables of coded matrices that are good holes under a wrong digest, and an index that is wrong at its
+/// end.
 fn models(folder: &TempDir) -> Vec<Case> {
     let good = Packed::plain_bf16().bytes;
     let layer = coded_config().layer_types[0];
