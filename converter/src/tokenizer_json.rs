@@ -7,7 +7,7 @@ use crate::config_json::Keys;
 use crate::error::{Error, Problem, shortened};
 use crate::source_file;
 use crate::strict_json::{self, Budget};
-use crate::tokenizer_section::Reader;
+use crate::tokenizer_section::{Added, Reader, Token};
 use crate::vocab::{Vocabulary, byte_table, token_bytes};
 use olmo_infer::format::{ADDED_NORMALIZED, ADDED_SPECIAL};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -177,22 +177,6 @@ impl<'de> Visitor<'de> for SpelledVisitor<'_> {
         }
         Ok(Ok(spelled))
     }
-}
-
-/// A token that is found as a whole.
-pub(crate) struct Added<'a> {
-    pub(crate) id: u32,
-    pub(crate) text: &'a str,
-    pub(crate) flags: u32,
-    /// What it does beyond that, in words; empty for nothing.
-    pub(crate) beyond: &'static str,
-}
-
-/// A token of the model.
-pub(crate) struct Token {
-    pub(crate) id: u32,
-    /// Its bytes, unless an added token has its id.
-    pub(crate) bytes: Option<Box<[u8]>>,
 }
 
 /// An id below the rows of the embedding; `key` says whose.

@@ -5,7 +5,6 @@
 //! tokenizer one that is not known: the model can still be packed, and then takes ids but no text.
 
 use crate::config_json::Keys;
-use crate::tokenizer_json::{Added, Token};
 use crate::vocab::byte_table;
 use olmo_infer::format::{AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead};
 use olmo_infer::tokenizer::{PreTokenizer, in_utf8};
@@ -16,6 +15,22 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
+
+/// A token that is found as a whole.
+pub(crate) struct Added<'a> {
+    pub(crate) id: u32,
+    pub(crate) text: &'a str,
+    pub(crate) flags: u32,
+    /// What it does beyond that, in words; empty for nothing.
+    pub(crate) beyond: &'static str,
+}
+
+/// A token of the model.
+pub(crate) struct Token {
+    pub(crate) id: u32,
+    /// Its bytes, unless an added token has its id.
+    pub(crate) bytes: Option<Box<[u8]>>,
+}
 
 /// Reads how text becomes ids.
 pub(crate) struct Reader<'a> {
