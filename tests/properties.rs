@@ -2,6 +2,9 @@
 //!
 //! A case that fails is made as small as it gets and printed; it becomes a test of its own then.
 
+#[path = "support/property.rs"]
+mod property;
+
 use olmo_infer::coded::{CodedTable, Exponents, N_CODES, decode};
 use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::format::{
@@ -15,6 +18,7 @@ use olmo_infer::top_k::top_k;
 use olmo_infer::vocabulary::quoted;
 use olmo_pack::element::{f16_to_f32, f32_to_f16, round_to_bf16};
 use olmo_pack::npy::shown_shape;
+use property::{check, edgy};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -22,21 +26,6 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
-
-/// Runs a property on 10,000 cases.
-fn check<S: Strategy>(strategy: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    let config = ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() };
-    if let Err(failure) = TestRunner::new(config).run(&strategy, property) {
-        panic!("{failure}");
-    }
-}
-
-/// A number that is often near a power of two.
-fn edgy(max: usize) -> impl Strategy<Value = usize> {
-    let power = (0..usize::BITS).prop_flat_map(|bit| (Just(1usize << bit), -2i64..=2));
-    let near = power.prop_map(|(power, off)| power.wrapping_add_signed(off as isize));
-    prop_oneof![1..=max.min(300), near].prop_map(move |n| n.clamp(1, max))
-}
 
 /// A possible model whose sizes are at most `max_width`.
 fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConfig> {

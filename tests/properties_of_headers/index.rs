@@ -1,0 +1,136 @@
+//! Indexes of checkpoints in several files.
+
+use crate::assert_refused;
+use crate::property::check;
+use olmo_pack::error::escaped;
+use olmo_pack::shard_index::ShardIndex;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const PATH: &str = "weights/model.safetensors.index.json";
+
+/// Which files hold which tensors.
+fn files() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let name = "[^/\\\\\0]{1,40}".prop_filter("too long", |name: &String| name.len() <= 200);
+    let file = prop_oneof!["model-0000[1-3]-of-00003", name].prop_map(|stem| stem + ".safetensors");
+    let tensor = any::<String>().prop_filter("too long", |name| name.len() <= 255);
+    prop::collection::btree_map(tensor, file, 1..8)
+}
+
+#[test]
+fn an_index_is_read_as_what_it_says() {
+    let total = prop::option::of(0..9_000_000_000_000_000u64);
+    check((files(), total, any::<bool>(), any::<bool>()), |(files, total, metadata, float)| {
+        let mut index = json!({"weight_map": files});
+        let total = total.filter(|_| metadata);
+        if metadata {
+            // As some writers spell it.
+            let size = if float { json!(total.map(|total| total as f64)) } else { json!(total) };
+            index["metadata"] = json!({"total_size": size, "total_parameters": 7});
+        }
+        let read = ShardIndex::parse(Path::new(PATH), index.to_string().as_bytes());
+        prop_assert_eq!(read.map(|read| (read.files, read.total_bytes)), Ok((files, total)));
+        Ok(())
+    });
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug)]
+enum Defect {
+    /// Another name of a file.
+    File(String),
+    /// What stands for the name of a file, for the map, for the metadata or for the total.
+    NoFile(&'static str),
+    NoMap(&'static str),
+    NoMetadata(&'static str),
+    NoTotal(String),
+    LongName(usize),
+    Twice,
+    MapTwice,
+    Cut(Index),
+    Tail(&'static str),
+}
+
+fn defect() -> impl Strategy<Value = Defect> {
+    let part = || "[a-z.]{0,8}";
+    let slash = (part(), select(vec!["/", "\\", "\0"]), part());
+    let file = prop_oneof![
+        slash.prop_map(|(folder, slash, name)| format!("{folder}{slash}{name}.safetensors")),
+        "[a-z0-9-]{0,20}",
+        "[a-z]{1,9}\\.(bin|pt|safetensor|SAFETENSORS|safetensors |safetensors/)",
+        Just(".safetensors".to_string()),
+        (244..1000usize).prop_map(|n| "f".repeat(n) + ".safetensors"),
+    ];
+    let total = prop_oneof![
+        (1..=i64::MAX).prop_map(|total| format!("-{total}")),
+        (9_000_000_000_000_000..=u64::MAX).prop_map(|total| total.to_string()),
+        (0..1u64 << 40).prop_map(|total| format!("{total}.5")),
+        select(vec!["\"7\"", "true", "[]", "{}", "1e16", "-0.1"]).prop_map(String::from),
+    ];
+    prop_oneof![
+        file.prop_map(Defect::File),
+        select(vec!["1", "null", "[]", "[\"a.safetensors\"]", "{}", "true"]).prop_map(Defect::NoFile),
+        select(vec!["1", "null", "[]", "\"a.safetensors\"", "true", "{}"]).prop_map(Defect::NoMap),
+        select(vec!["1", "[]", "\"pt\"", "false"]).prop_map(Defect::NoMetadata),
+        total.prop_map(Defect::NoTotal),
+        (256..5000usize).prop_map(Defect::LongName),
+        Just(Defect::Twice),
+        Just(Defect::MapTwice),
+        any::<Index>().prop_map(Defect::Cut),
+        select(vec!["{}", ",", "x", "\0", "}"]).prop_map(Defect::Tail),
+    ]
+}
+
+#[test]
+fn one_defect_of_an_index_is_refused() {
+    check((files(), any::<Index>(), defect()), |(files, at, defect)| {
+        let quoted = |text: &str| json!(text).to_string();
+        let mut entries: Vec<(String, String)> =
+            files.iter().map(|(tensor, file)| (tensor.clone(), quoted(file))).collect();
+        let at = at.index(entries.len());
+        let name = escaped(&entries[at].0);
+        let (mut map, mut metadata, mut words) = (None, "{\"total_size\":7}".to_string(), String::new());
+        match &defect {
+            Defect::File(file) => {
+                entries[at].1 = quoted(file);
+                words = format!("{PATH}: {name}: the file \"");
+            }
+            Defect::NoFile(value) => entries[at].1 = value.to_string(),
+            Defect::NoMap(value) => map = Some(value.to_string()),
+            Defect::NoMetadata(value) => {
+                metadata = value.to_string();
+                words = "metadata that is no object".into();
+            }
+            Defect::NoTotal(value) => {
+                metadata = format!("{{\"total_size\":{value}}}");
+                words = "expected a number of bytes".into();
+            }
+            Defect::LongName(bytes) => {
+                entries[at].0 = "n".repeat(*bytes);
+                words = format!("a name of {bytes} bytes");
+            }
+            Defect::Twice => {
+                let again = entries[at].clone();
+                entries.push(again);
+                words = format!("key \"{}", name.chars().take(20).collect::<String>());
+            }
+            Defect::MapTwice => {
+                metadata += ",\"weight_map\":{}";
+                words = "key \"weight_map\" twice".into();
+            }
+            Defect::Cut(_) | Defect::Tail(_) => {}
+        }
+        let entries: Vec<String> = entries.iter().map(|(tensor, file)| format!("{}:{file}", quoted(tensor))).collect();
+        let map = map.unwrap_or_else(|| format!("{{{}}}", entries.join(",")));
+        let mut text = format!("{{\"metadata\":{metadata},\"weight_map\":{map}}}").into_bytes();
+        match &defect {
+            Defect::Cut(at) => text.truncate(at.index(text.len())),
+            Defect::Tail(tail) => text.extend(tail.as_bytes()),
+            _ => {}
+        }
+        assert_refused(ShardIndex::parse(Path::new(PATH), &text), PATH, &words)
+    });
+}
