@@ -22,7 +22,7 @@ READER=(runtime/src/{index,index/coded_tables,layout,config,tokens}.rs)
 PACKER=(converter/src/{npy_header,safetensors_header,strict_json,shard_index,output,disk,write}.rs)
 READER_TESTS=(catalogue_model_files catalogue_tokens coded_refused limits properties spec_tables)
 PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_safetensors npy_differential pack_output
-    safetensors_parsers)
+    properties_of_headers safetensors_parsers)
 MORE_PARSERS=(runtime/src/{coded,chat,tokenizer,vocabulary,model_file,sizes}.rs runtime/src/format/config_block.rs
     converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,tokenizer_section,vocab}.rs
     converter/src/{unpack,copy}.rs)
