@@ -5,7 +5,7 @@ use olmo_infer::config::ModelConfig;
 use olmo_pack::error::Error;
 use olmo_tests::disks::{Call, Fault, Hooked, Plan};
 use olmo_tests::runs::{Runs, Work};
-use olmo_tests::{files, on_one_processor};
+use olmo_tests::{TempDir, files, on_one_processor};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -164,7 +164,7 @@ fn n_syncs(runs: &Runs, work: Work) -> usize {
 fn a_sync_that_fails_before_the_end_is_not_lost() {
     // Longer than what is written before the disk is set to work.
     let config = ModelConfig { vocab_size: 33_000, hidden_size: 1024, n_heads: 8, head_dim: 128, ..Runs::config() };
-    let (small, large) = (Runs::new(), Runs::of(&config));
+    let (small, large) = (Runs::new(), Runs::within(TempDir::new("large"), &config));
     for work in [Work::Pack, Work::Copy] {
         assert_eq!(n_syncs(&large, work), n_syncs(&small, work) + 1, "{work:?}");
         large.prepare(work, true);

@@ -17,43 +17,64 @@ use std::fs::{self, File};
 use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread::{self, sleep};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 /// Tells a process of its own where it is to make files.
 const FOLDER: &str = "OLMO_TESTED_FOLDER";
+/// Tells it of which model it is to read what is cut off.
+const MODEL: &str = "OLMO_TESTED_MODEL";
 /// How often each process is stopped. Where the handler does not wait nearly every one leaves files behind.
 const TIMES: u64 = 40;
-/// Threads that make files: more than there are processors, so that some wait for the folder in the system.
+/// Threads that make files: where these are more than processors, some wait for the folder in the system.
 const THREADS: usize = 8;
 /// How long a process may take for what takes milliseconds.
 const HANG: Duration = Duration::from_secs(60);
 
-fn own_folder() -> Option<PathBuf> {
-    env::var_os(FOLDER).map(PathBuf::from)
-}
-
-/// Puts files of one byte in place in `folder`, one after the other under the same name, until the program ends.
-fn make_files(folder: &Path, thread: usize) {
-    // A disk that syncs at once.
-    let disk = Hooked(|_: Call<'_>| Ok(usize::MAX));
-    let path = folder.join(format!("file-{thread}"));
-    loop {
-        let target = Target::new(&path, true).expect("a good place");
-        let output = target.create(&disk).expect("a new file");
-        output.write_at(b"1", 0).expect("there is room");
-        output.publish().expect("in place");
+/// Lets threads put files of one byte in place, one after the other, until the program ends.
+fn make_files(folder: &Path) {
+    for thread in 0..THREADS {
+        let path = folder.join(format!("file-{thread}"));
+        spawn(move || {
+            // A disk that syncs at once.
+            let disk = Hooked(|_: Call<'_>| Ok(usize::MAX));
+            loop {
+                let target = Target::new(&path, true).expect("a good place");
+                let output = target.create(&disk).expect("a new file");
+                output.write_at(b"1", 0).expect("there is room");
+                output.publish().expect("in place");
+            }
+        });
     }
 }
 
-/// Waits until every thread has put its first file in place.
-fn wait_for_files(folder: &Path) {
+/// Whether every thread has put its first file in place.
+fn has_files(folder: &Path) -> bool {
+    (0..THREADS).all(|thread| folder.join(format!("file-{thread}")).exists())
+}
+
+/// Waits until `is_so`, and says whether it came to be.
+fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
-    while !(0..THREADS).all(|thread| folder.join(format!("file-{thread}")).exists()) {
-        assert!(begun.elapsed() < HANG, "no files");
+    while begun.elapsed() < HANG {
+        if is_so() {
+            return true;
+        }
         sleep(Duration::from_millis(1));
     }
+    false
+}
+
+/// Waits for the end of a process that prints less than a pipe holds, and kills one that hangs.
+fn ended(mut child: Child) -> Output {
+    let has_ended = wait_until(|| child.try_wait().expect("a child").is_some());
+    if !has_ended {
+        child.kill().expect("killed");
+    }
+    let output = child.wait_with_output().expect("what it printed");
+    assert!(has_ended, "it hangs: {output:?}");
+    output
 }
 
 #[track_caller]
@@ -72,14 +93,15 @@ fn e11_a_signal_while_many_threads_make_files() {
         let program = own_process("makes_files_until_it_is_stopped");
         // What a script has left in the background ignores SIGINT.
         command.arg("--default-signal").arg(program.get_program()).args(program.get_args());
-        command.env(FOLDER, folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env(FOLDER, folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
-        wait_for_files(folder.path());
+        wait_until(|| has_files(folder.path()) || child.try_wait().expect("a child").is_some());
         sleep(Duration::from_micros(time * 97));
-        let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
-        let status = child.wait().expect("it ends");
-        assert_eq!(status.signal(), Some(signal), "time {time}: {status}");
+        // One that has ended before is looked at below.
+        let _ = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill runs");
+        let output = ended(child);
+        // No thread has ended before either.
+        assert!(output.status.signal() == Some(signal) && output.stderr.is_empty(), "time {time}: {output:?}");
         assert_only_whole_files(folder.path(), time);
     }
 }
@@ -91,8 +113,8 @@ fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
         fs::write(model.join("m.olmo"), Packed::plain_f32().bytes).expect("written");
         let folder = TempDir::in_memory("signal-files");
         let mut command = own_process("makes_files_and_reads_what_is_cut_off");
-        let output = command.env(FOLDER, folder.path()).env("OLMO_TESTED_MODEL", model.join("m.olmo")).output();
-        let output = output.expect("it starts");
+        command.env(FOLDER, folder.path()).env(MODEL, model.join("m.olmo"));
+        let output = ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "time {time}: {output:?}");
         assert!(said.starts_with("tested: error: ") && said.lines().count() == 1, "time {time}: {said}");
@@ -103,31 +125,24 @@ fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
 #[test]
 #[ignore = "runs in a process of its own, and ends only by a signal"]
 fn makes_files_until_it_is_stopped() {
-    let Some(folder) = own_folder() else { return };
+    let Some(folder) = env::var_os(FOLDER) else { return };
     signals::install("tested");
-    let folder = folder.as_path();
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            scope.spawn(move || make_files(folder, thread));
-        }
-    });
+    make_files(Path::new(&folder));
+    sleep(2 * HANG);
+    panic!("it was not stopped");
 }
 
 #[test]
 #[ignore = "runs in a process of its own, and ends it"]
 fn makes_files_and_reads_what_is_cut_off() {
-    let Some(folder) = own_folder() else { return };
-    let path = PathBuf::from(env::var_os("OLMO_TESTED_MODEL").expect("a model"));
+    let Some(folder) = env::var_os(FOLDER) else { return };
+    let path = PathBuf::from(env::var_os(MODEL).expect("a model"));
     signals::install("tested");
-    let folder = folder.as_path();
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            scope.spawn(move || make_files(folder, thread));
-        }
-        let model = ModelFile::open_with(&path, Load::Mmap).expect("a good file");
-        wait_for_files(folder);
-        File::options().write(true).open(&path).expect("open").set_len(4096).expect("cut");
-        black_box(model.bytes().iter().map(|byte| u64::from(*byte)).sum::<u64>());
-        panic!("what is cut off was read");
-    });
+    make_files(Path::new(&folder));
+    let model = ModelFile::open_with(&path, Load::Mmap).expect("a good file");
+    assert!(wait_until(|| has_files(Path::new(&folder))), "no files");
+    // Nothing is left, however large pages are.
+    File::options().write(true).open(&path).expect("open").set_len(0).expect("cut");
+    black_box(model.bytes().iter().map(|byte| u64::from(*byte)).sum::<u64>());
+    panic!("what is cut off was read");
 }

@@ -264,8 +264,8 @@ pub fn escaped(text: &str) -> String {
     shown
 }
 
-/// `value` as one line of JSON. Control characters above ASCII, which stand in strings only, are escaped too: terminals
-/// obey some of them.
+/// `value` as one line of JSON. Control characters that JSON leaves to the writer are escaped too, which stand in strings
+/// only: terminals obey some of them.
 pub(crate) fn json_line(value: &serde_json::Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {

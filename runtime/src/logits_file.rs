@@ -19,8 +19,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct LogitsFile {
     path: PathBuf,
     temporary: PathBuf,
-    /// The folder of both names.
-    folder: File,
+    /// The folder of both names; none where it may be written to and not read.
+    folder: Option<File>,
     out: File,
     /// What is not written yet.
     buffer: Vec<u8>,
@@ -52,7 +52,10 @@ impl LogitsFile {
             None => Path::new("/"),
         };
         // What would fail after the name is there must fail before.
-        let folder = File::open(folder).map_err(Error::io(path, "create"))?;
+        let folder = match File::open(folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            opened => Some(opened.map_err(Error::io(path, "create"))?),
+        };
         let named = signals::Temporary::new(&temporary);
         let out = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
         named.park_if_stopping();
@@ -91,13 +94,8 @@ impl LogitsFile {
         close(&mut self.out).map_err(Error::io(&self.path, "write"))?;
         fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path, "create"))?;
         self.finished = true;
-        match self.folder.sync_all() {
-            // File systems without names to sync say so with EINVAL.
-            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
-                Err(Error::io(&self.path, "make its name survive a power cut, though it is in place")(error))?
-            }
-            _ => Ok(()),
-        }
+        let survives = self.folder.as_ref().map_or(Ok(()), sync_folder);
+        Ok(survives.map_err(Error::io(&self.path, "make its name survive a power cut, though it is in place"))?)
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -126,11 +124,35 @@ impl LogitsFile {
     }
 }
 
+/// Brings the names of a folder to the disk.
+fn sync_folder(folder: &File) -> io::Result<()> {
+    match folder.sync_all() {
+        // File systems without names to sync say so with EINVAL.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
 impl Drop for LogitsFile {
     fn drop(&mut self) {
         if !self.finished {
             // The run failed for a reason of its own, which is what the user needs to hear.
             let _the_first_failure_is_reported = fs::remove_file(&self.temporary);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    #[test]
+    fn names_that_cannot_be_synced_are_no_error_and_other_failures_are() {
+        let device = File::open("/dev/null").expect("a device, which knows no sync");
+        assert_eq!(device.sync_all().expect_err("not synced").raw_os_error(), Some(libc::EINVAL));
+        assert!(sync_folder(&device).is_ok());
+        let folder = File::options().read(true).custom_flags(libc::O_PATH).open("/").expect("only its place");
+        assert_eq!(sync_folder(&folder).expect_err("not open").raw_os_error(), Some(libc::EBADF));
     }
 }

@@ -262,8 +262,8 @@ impl<'a> Format<'a> {
     }
 }
 
-/// A string of JSON, in quotation marks. Control characters above ASCII are escaped too, which JSON leaves to the
-/// writer: terminals obey some of them.
+/// A string of JSON, in quotation marks. Control characters that JSON leaves to the writer are escaped too: terminals
+/// obey some of them.
 pub fn json_string(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")?;
     for c in text.chars() {

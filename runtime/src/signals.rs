@@ -14,8 +14,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
 
 /// Mappings that are known at the same time; those beyond it end the program by the signal, as without a handler.
 const MAX_MAPPINGS: usize = 16;
@@ -221,7 +219,8 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 
 /// Removes temporary files and lets the signal end the program.
 ///
-/// Async-signal-safe: pthread_self, nanosleep, unlink, write, signal and raise are, and the names are never freed.
+/// Async-signal-safe: pthread_self, poll, unlink, write, signal, raise, pthread_sigmask and _exit are, and the names are
+/// never freed.
 extern "C" fn on_stop(signal: c_int) {
     leave_no_temporaries();
     if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
@@ -234,8 +233,7 @@ extern "C" fn on_stop(signal: c_int) {
 /// Says which file cannot be read, and ends the program. The address is one of a read that can never succeed, so
 /// returning would only come back here.
 ///
-/// Async-signal-safe: pthread_self, nanosleep, unlink, write, _exit, signal and raise are, the texts are never freed,
-/// and nothing allocates.
+/// Async-signal-safe: like [`on_stop`], the texts are never freed, and nothing allocates.
 extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal. One that the kernel itself
     // sends, with a positive code, has an address; what another process sends has not.
@@ -262,6 +260,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
         // SAFETY: ends the process without running anything else of it.
         unsafe { libc::_exit(1) };
     }
+    leave_no_temporaries();
     end_by(signal);
 }
 
@@ -279,8 +278,8 @@ fn leave_no_temporaries() {
         if TEMPORARIES.iter().all(|temporary| temporary.maker.load(Ordering::SeqCst) == 0) {
             break;
         }
-        // nanosleep, and nothing else.
-        thread::sleep(Duration::from_millis(1));
+        // SAFETY: no descriptors are looked at, so this only waits for a millisecond.
+        unsafe { libc::poll(ptr::null_mut(), 0, 1) };
     }
     remove_temporaries();
 }
@@ -309,12 +308,18 @@ fn wait_for_the_end() -> ! {
     }
 }
 
-/// Ends the program by the signal, as if there were no handler.
-fn end_by(signal: c_int) {
-    // SAFETY: neither call has a precondition. The signal is blocked while its handler runs, and comes when it returns.
+/// Ends the program by the signal, as if there were no handler. The first process of a container does not end by one
+/// that has none: it ends with the status by which shells report the signal.
+fn end_by(signal: c_int) -> ! {
+    // SAFETY: all zeros are a valid set, and the calls have no precondition. The signal is blocked while its handler
+    // runs, and comes when it no longer is.
     unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&mut set, signal);
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
+        libc::_exit(128 + signal)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::place::Place;
 use crate::{HANG, INFER, PACK};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_tests::catalogue::Report;
-use olmo_tests::small_config;
+use olmo_tests::{skipped, small_config};
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
@@ -26,7 +26,11 @@ fn with_default_signals(place: &Place, program: &str) -> Command {
 /// A run, in a process group of its own, that has begun its logits file and waits, because nobody reads what it prints.
 /// In a group whose other processes have no parent in this session, as that of a job left behind, SIGTSTP does nothing.
 fn waiting_for_a_reader(place: &Place) -> Child {
-    let mut command = with_default_signals(place, INFER);
+    begun(place, with_default_signals(place, INFER))
+}
+
+/// The same of a command that ends with the name of the program.
+fn begun(place: &Place, mut command: Command) -> Child {
     command.args(["m.olmo", "t.bin", "--steps", "4000", "--top", "101", "--logits", "out/l.npy"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().expect("starts");
     let begun = Instant::now();
@@ -71,6 +75,31 @@ fn e11_signals_while_logits_are_written() {
     // A signal that was ignored from the start stays ignored, as nohup has it.
     let ignored = place.sh("trap '' HUP; $INFER m.olmo & sleep 0.2; kill -HUP $!; wait $!");
     report.holds("HUP ignored", ignored.code == Some(1), format_args!("{ignored:?}"));
+}
+
+/// The kernel keeps the first process of a container from ending by a signal that it does not handle.
+#[test]
+fn e11_signals_to_the_first_process_of_a_container() {
+    const CONTAINER: [&str; 5] = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let place = Place::new("e11-container");
+    if !place.command("unshare").args(CONTAINER).arg("true").output().is_ok_and(|output| output.status.success()) {
+        skipped("the first process of a container was not tested: unshare (of util-linux) makes none here");
+        return;
+    }
+    let mut report = Report::new("E11");
+    let (path, old) = place.old("l.npy");
+    for (signal, status) in [("INT", 130), ("TERM", 143), ("QUIT", 131), ("BUS", 135)] {
+        let mut command = with_default_signals(&place, "unshare");
+        command.args(CONTAINER).arg(INFER);
+        let child = begun(&place, command);
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("its children");
+        let first = children.trim();
+        assert!(Command::new("kill").args(["-s", signal, first]).status().expect("kill runs").success());
+        let output = child.wait_with_output().expect("ends");
+        report.holds(signal, output.status.code() == Some(status) && output.stderr.is_empty(), output.status);
+        let clean = place.out() == ["l.npy"] && fs::read(&path).is_ok_and(|now| now == old);
+        report.holds(signal, clean, format_args!("{:?}", place.out()));
+    }
 }
 
 #[test]

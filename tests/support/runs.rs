@@ -56,9 +56,14 @@ impl Runs {
         }
     }
 
-    /// With this model.
+    /// With this model, in memory, of which there need not be much.
     pub fn of(config: &ModelConfig) -> Runs {
-        let runs = Runs { folder: TempDir::in_memory("runs") };
+        Runs::within(TempDir::in_memory("runs"), config)
+    }
+
+    /// With this model in a folder.
+    pub fn within(folder: TempDir, config: &ModelConfig) -> Runs {
+        let runs = Runs { folder };
         write_weights(&runs.weights(), config, Stored::F32, 1);
         fs::create_dir(runs.folder.join("above")).expect("a folder");
         let (packed, _) = Plan::sound().run(|disk| runs.pack_to(&runs.model(), false, disk));
