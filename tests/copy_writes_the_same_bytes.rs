@@ -2,9 +2,11 @@
 
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::model_file::ModelFile;
+use olmo_pack::copy;
+use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -31,7 +33,7 @@ fn packed(folder: &TempDir) -> PathBuf {
     model
 }
 
-fn copy(from: &Path, to: &Path) -> olmo_tests::Finished {
+fn copied(from: &Path, to: &Path) -> olmo_tests::Finished {
     run(PACK, ["copy".as_ref(), from, to])
 }
 
@@ -49,7 +51,7 @@ fn a_copy_has_the_same_bytes() {
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     let bytes = fs::read(&model).expect("a model");
     assert!(bytes.len() > 3 * (2 << 20) && bytes.len() % (2 << 20) != 0, "{} bytes", bytes.len());
-    let said = copy(&model, &to);
+    let said = copied(&model, &to);
     assert!(said.ok().ends_with(&format!("c.olmo: {} bytes, every digest checked\n", bytes.len())), "{}", said.stdout);
     assert!(fs::read(&to).expect("a copy") == bytes);
     assert_eq!(names(&folder), ["c.olmo", "m.olmo"]);
@@ -60,7 +62,7 @@ fn an_existing_file_is_replaced_only_with_force_and_never_by_itself() {
     let folder = TempDir::new("copy-force");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     fs::write(&to, "old").expect("written");
-    let line = copy(&model, &to).refused(1).to_string();
+    let line = copied(&model, &to).refused(1).to_string();
     assert!(line.contains("c.olmo: exists, ") && line.ends_with("; pass --force to replace it"), "{line}");
     assert_eq!(fs::read(&to).expect("still there"), b"old");
     run(PACK, ["copy".as_ref(), model.as_os_str(), to.as_os_str(), "--force".as_ref()]).ok();
@@ -94,14 +96,14 @@ fn damage_in_any_part_is_found_and_leaves_no_copy() {
             bad[at as usize] ^= 4;
             let path = folder.join("bad.olmo");
             fs::write(&path, &bad).expect("written");
-            let finished = copy(&path, &to);
+            let finished = copied(&path, &to);
             let line = finished.refused(1);
             assert!(line.contains(&format!("bad.olmo: {name}: its digest is wrong; ")), "byte {at}: {line}");
             assert!(!to.exists());
         }
     }
     assert_eq!(names(&folder), ["bad.olmo", "m.olmo"]);
-    assert!(copy(&folder.join("absent"), &to).refused(1).contains("absent"));
+    assert!(copied(&folder.join("absent"), &to).refused(1).contains("absent"));
 }
 
 #[test]
@@ -125,11 +127,27 @@ fn damage_between_the_parts_is_found_and_leaves_no_copy() {
             bad[at as usize] ^= 4;
             let path = folder.join("bad.olmo");
             fs::write(&path, &bad).expect("written");
-            let finished = copy(&path, &to);
+            let finished = copied(&path, &to);
             let line = finished.refused(1);
             assert!(line.contains(&format!("bad.olmo: byte {at}: padding that is not zero; ")), "{line}");
             assert!(!to.exists());
         }
     }
     assert_eq!(names(&folder), ["bad.olmo", "m.olmo"]);
+}
+
+#[test]
+fn a_header_that_changes_while_it_is_copied_is_noticed() {
+    let folder = TempDir::new("copy-header");
+    let (model, to) = (packed(&folder), folder.join("c.olmo"));
+    // After the model was opened and before it is read.
+    let disk = Hooked(|call: Call<'_>| {
+        if let Call::Allocate(..) = call {
+            File::options().write(true).open(&model).expect("the model").write_all_at(b"x", 4000).expect("changed");
+        }
+        Ok(usize::MAX)
+    });
+    let error = copy::run(&model, &to, false, &disk, &|_, _| {}).map(|_| ()).expect_err("another file").to_string();
+    assert!(error.ends_with("m.olmo: changed while it was read; copy it again"), "{error}");
+    assert_eq!(names(&folder), ["m.olmo"]);
 }

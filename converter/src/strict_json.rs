@@ -233,6 +233,12 @@ mod tests {
     }
 
     #[test]
+    fn only_an_object_has_parts() {
+        let error = parts(b"[1]", &Budget::new()).expect_err("a list");
+        assert_eq!(error, "invalid type: sequence, expected an object at line 1 column 0");
+    }
+
+    #[test]
     fn numbers_become_the_nearest_double_as_in_python() {
         for text in
             ["1.2079441541679836", "1.20794415416783969007199254740993", "1e-06", "9.999999999999999e22", "0.1e-5"]
