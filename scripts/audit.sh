@@ -26,9 +26,10 @@ PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_sa
 MORE_PARSERS=(runtime/src/{coded,chat,tokenizer,vocabulary,model_file,sizes}.rs runtime/src/format/config_block.rs
     converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,tokenizer_section,vocab}.rs
     converter/src/{unpack,copy}.rs)
-COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load
+COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load inspect
     model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_shapes pack_usage
-    pack_values reader_exhaustive text_cli tokenizer unpack_restores_the_folder verify_against verify_finds_damage)
+    pack_values reader_exhaustive sections_of_text text_cli tokenizer unpack_restores_the_folder verify_against
+    verify_finds_damage)
 # In these the programs are not allowed to write the file of their coverage, and say so.
 NOT_COVERED=(an_error_names_the_file_that_was_to_be e6_a_limit_on_the_size_of_files e7_outputs_that_may_not_be
     t8_a_file_that_may_not_be_read w23_files_and_folders_that_may_not_be_read)

@@ -2,17 +2,19 @@
 //! headers or the stored type. Only rounding to bf16 cannot be undone, and then it says so.
 
 use olmo_infer::config::{Architecture, ModelConfig};
-use olmo_infer::format::Dtype;
+use olmo_infer::format::{Dtype, SectionRecord, section};
 use olmo_infer::layout;
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
+use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{
     Stored, TempDir, config_json, files, npy_path, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };
 use std::fs;
+use std::mem::offset_of;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -257,6 +259,47 @@ fn a_damaged_tensor_is_not_passed_off_as_restored() {
         "{:?}",
         left.keys()
     );
+}
+
+#[test]
+fn numbers_that_the_element_type_does_not_have_are_not_rounded() {
+    let folder = TempDir::new("no-f16");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F16, 12);
+    pack(&weights, &model, DtypeChoice::Auto);
+    let mut bytes = fs::read(&model).expect("a model");
+    let tensor = ModelFile::open(&model).expect("a model").layout().tensors[3];
+    bytes[tensor.offset as usize] ^= 1;
+    fs::write(&model, bytes).expect("written");
+    let refused = unpack::run(&model, &back, false, &SystemDisk).expect_err("refused").to_string();
+    let name = layout::tensors(&small_config())[3].name();
+    assert!(refused.contains(&format!("{name}: has values that are no f16 numbers; the file is damaged")), "{refused}");
+    assert!(!files(&back).contains_key(&format!("{name}.npy")));
+}
+
+#[test]
+fn a_model_that_does_not_say_what_it_was_packed_from_is_not_unpacked() {
+    let folder = TempDir::new("no-sources");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F32, 12);
+    pack(&weights, &model, DtypeChoice::Auto);
+    let mut bytes = fs::read(&model).expect("a model");
+    let (n_tensors, n_sections) = {
+        let model = ModelFile::open(&model).expect("a model");
+        (model.specs().len(), model.sections().len())
+    };
+    // Sections that nobody knows and nobody needs.
+    for index in 0..n_sections {
+        let kind = Field::of_section(n_tensors, index, offset_of!(SectionRecord, kind), 4);
+        assert_eq!(index == 0, kind.get(&bytes) == u64::from(section::SOURCES));
+        kind.set(&mut bytes, 1000 + index as u64);
+    }
+    repair_digests(&mut bytes);
+    fs::write(&model, bytes).expect("written");
+    let refused = unpack::run(&model, &back, false, &SystemDisk).expect_err("refused").to_string();
+    let says = "m.olmo: does not say what it was packed from (no section SOURCES); it cannot be unpacked";
+    assert!(refused.ends_with(says), "{refused}");
+    assert!(!back.exists());
 }
 
 #[test]
