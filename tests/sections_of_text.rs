@@ -1,8 +1,11 @@
 //! The sections of a model file that are about text: what is wrong with one is told with its values, also where digests
 //! are right.
 
+use olmo_infer::chat::Chat;
 use olmo_infer::error::Error;
-use olmo_infer::format::{self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
+use olmo_infer::format::{
+    self, ChatHead, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section,
+};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
@@ -152,4 +155,38 @@ fn a_section_is_not_longer_than_the_format_admits() {
     assert_eq!(plan(16 << 20), Ok(6));
     let found = "section CHAT would have 16777217 bytes, expected at most 16777216";
     assert_eq!(plan((16 << 20) + 1), Err(format!("{}: {found}", repository().join("demo/weights").display())));
+}
+
+#[test]
+fn texts_of_a_conversation_are_as_long_as_their_head_says() {
+    let folder = TempDir::new("chat-section");
+    let mut prepared = prepared(&folder);
+    let texts = ["<user>", "<answer>", "<system>", "<\u{e9}>", "<end>"];
+    let mut section = vec![0; size_of::<ChatHead>()];
+    let of_text = |text: usize| Field { at: offset_of!(ChatHead, before_user) + 4 * text, bytes: 4 };
+    for (i, text) in texts.iter().enumerate() {
+        of_text(i).set(&mut section, text.len() as u64);
+        section.extend(text.bytes());
+    }
+    prepared.text.chat = Part::Known(section, "chat_template.jinja");
+    prepared.write(&SystemDisk, &|_, _| ()).expect("packed");
+    let file = fs::read(folder.join("m.olmo")).expect("a model");
+    let chat = Chat::new(&open(&file)).expect("a good one").expect("there");
+    assert_eq!(chat.prompt(None, "a").as_deref(), Some("<user>a<answer>"));
+    assert_eq!(chat.prompt(Some("s"), "a").as_deref(), Some("<system>s<\u{e9}>a<end>"));
+    let n_bytes = open(&file).section_bytes(section::CHAT).expect("there").len();
+    let assert_damaged = |name: &str, change: &dyn Fn(&mut [u8])| {
+        let error = Chat::new(&changed(&file, section::CHAT, change)).expect_err(name).to_string();
+        let expected = "expected five texts in UTF-8 of the lengths that their head gives";
+        assert_eq!(error, format!("m.olmo: chat texts: found {n_bytes} bytes, {expected}{DAMAGED}"), "{name}");
+    };
+    assert_damaged("a text too long", &|section| of_text(4).set(section, 6));
+    assert_damaged("a text too short", &|section| of_text(0).set(section, 5));
+    assert_damaged("the longest", &|section| of_text(0).set(section, u32::MAX.into()));
+    assert_damaged("half a character", &|section| {
+        of_text(3).set(section, 2);
+        of_text(4).set(section, 7);
+    });
+    let reserved = Field { at: offset_of!(ChatHead, reserved), bytes: 4 };
+    assert_damaged("a reserved field", &|section| reserved.set(section, 1));
 }

@@ -11,7 +11,8 @@ use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{
-    Stored, TempDir, config_json, files, npy_path, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
+    Stored, TempDir, config_json, files, map_numbers, npy_path, run, skipped, small_config, small_olmo1, small_olmo3,
+    write_weights,
 };
 use std::fs;
 use std::mem::offset_of;
@@ -179,7 +180,7 @@ fn what_was_rounded_is_said_and_written_rounded() {
         "not restored exactly: {n_matrices} of them were rounded to bf16 when packed, and the rounded values were written: \
          model.embed_tokens.weight, "
     );
-    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains(&expected) && said.ends_with(&format!(" and {} more", n_matrices - 3)), "{said}");
     let (found, source) = (files(&back), files(&weights));
     for spec in layout::tensors(&config) {
         let name = format!("{}.npy", spec.name());
@@ -192,6 +193,19 @@ fn what_was_rounded_is_said_and_written_rounded() {
         assert_eq!(found[&name][..128], source[&name][..128], "{name}");
         assert!(numbers(&found[&name]) == expected, "{name}");
     }
+}
+
+#[test]
+fn a_few_that_were_rounded_are_all_named() {
+    let folder = TempDir::new("few-rounded");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F32OfBf16, 10);
+    map_numbers(&weights, "lm_head.weight", |_, number| number * 1.001);
+    pack(&weights, &model, DtypeChoice::Bf16);
+    let said = unpack::run(&model, &back, false, &SystemDisk).expect("unpacked");
+    let says = "not restored exactly: 1 of them were rounded to bf16 when packed, and the rounded values were written: \
+        lm_head.weight";
+    assert!(said.ends_with(says), "{said}");
 }
 
 #[test]
