@@ -123,11 +123,7 @@ impl Disk for SystemDisk {
     }
 
     fn sync_folder(&self, folder: &File) -> io::Result<()> {
-        match folder.sync_all() {
-            // File systems without names to sync say so with EINVAL.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-            result => result,
-        }
+        olmo_infer::folder::sync_folder(folder)
     }
 }
 

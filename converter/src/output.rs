@@ -6,6 +6,7 @@
 
 use crate::disk::{Disk, uninterrupted, write_all_at};
 use crate::error::{Error, Problem};
+use olmo_infer::folder::folder_of;
 use olmo_infer::signals;
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -149,15 +150,6 @@ impl Target {
         let file = Pending::create(disk, &self.folder);
         let file = file.map_err(|error| Error::io(&self.shown, "cannot create it", error))?;
         Ok(Output { disk, target: self, folder, file })
-    }
-}
-
-/// The folder of a path; that of a bare name is ".".
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => Path::new("/"),
     }
 }
 
@@ -367,13 +359,6 @@ impl Output<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_folder_of_a_path_is_where_a_file_beside_it_would_be() {
-        for (path, folder) in [("m", "."), ("./m", "."), ("a/m", "a"), ("../m", ".."), ("/m", "/"), ("/", "/")] {
-            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
-        }
-    }
 
     #[test]
     fn a_file_that_finds_no_room_is_refused_with_both_sizes() {

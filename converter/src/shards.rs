@@ -2,11 +2,11 @@
 //! holds is said by its own header; the index must say the same.
 
 use crate::error::{Error, Problem, Problems};
-use crate::output::folder_of;
 use crate::safetensors_header::{Entry, check, header_end};
 use crate::shard_index::ShardIndex;
 use crate::source_file::SourceFile;
 use crate::stored_tensor::StoredTensor;
+use olmo_infer::folder::folder_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

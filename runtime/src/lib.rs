@@ -70,6 +70,7 @@ pub mod continuation;
 pub mod encoder;
 pub mod error;
 pub mod file_system;
+pub mod folder;
 pub mod format;
 pub mod gemm_crate;
 pub mod generate;

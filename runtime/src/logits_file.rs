@@ -3,6 +3,7 @@
 use crate::output::Failure;
 use crate::target::target;
 use olmo_infer::error::{Error, display_path};
+use olmo_infer::folder::{folder_of, sync_folder};
 use olmo_infer::signals;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -46,13 +47,8 @@ impl LogitsFile {
                 display_path(path)
             )));
         }
-        let folder = match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => Path::new("/"),
-        };
         // What would fail after the name is there must fail before.
-        let folder = match File::open(folder) {
+        let folder = match File::open(folder_of(path)) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             opened => Some(opened.map_err(Error::io(path, "create"))?),
         };
@@ -124,35 +120,11 @@ impl LogitsFile {
     }
 }
 
-/// Brings the names of a folder to the disk.
-fn sync_folder(folder: &File) -> io::Result<()> {
-    match folder.sync_all() {
-        // File systems without names to sync say so with EINVAL.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        result => result,
-    }
-}
-
 impl Drop for LogitsFile {
     fn drop(&mut self) {
         if !self.finished {
             // The run failed for a reason of its own, which is what the user needs to hear.
             let _the_first_failure_is_reported = fs::remove_file(&self.temporary);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::OpenOptionsExt;
-
-    #[test]
-    fn names_that_cannot_be_synced_are_no_error_and_other_failures_are() {
-        let device = File::open("/dev/null").expect("a device, which knows no sync");
-        assert_eq!(device.sync_all().expect_err("not synced").raw_os_error(), Some(libc::EINVAL));
-        assert!(sync_folder(&device).is_ok());
-        let folder = File::options().read(true).custom_flags(libc::O_PATH).open("/").expect("only its place");
-        assert_eq!(sync_folder(&folder).expect_err("not open").raw_os_error(), Some(libc::EBADF));
     }
 }
