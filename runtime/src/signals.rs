@@ -171,7 +171,8 @@ impl Drop for Temporary {
 
 /// Installs the handlers of a program. Lines on standard error begin with its name.
 ///
-/// * SIGBUS inside a mapped file: one line, exit status 1. Elsewhere the program ends as without a handler.
+/// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the program
+///   ends by the signal.
 /// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
 ///   are ignored or have a handler: temporary files are removed, then the program ends by the signal.
 /// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
