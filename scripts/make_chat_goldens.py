@@ -161,9 +161,272 @@ def expected():
     write("expected.jsonl", lines)
 
 
+NAMES = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "image_token"]
+NAMES += ["my_token", "named", "additional_special_tokens", "extra_special_tokens", "add_bos_token", "model_max_length"]
+MARK = "\x00"
+# What a template sees of each name, or the mark.
+SHOWS = MARK.join("{{ '%s' if NAME is undefined else NAME }}".replace("NAME", name) % "\x01" for name in NAMES)
+
+
+def load(files, folder):
+    """The tokenizer of a folder of `files`: a name with JSON (for .json), text, or {"hex": ...}."""
+    tokenizer_json = json.loads(TOKENIZER.read_text(encoding="utf-8"))
+    files = dict(files)
+    tokenizer_json.update(files.pop("tokenizer.json", None) or {})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json), encoding="utf-8")
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(value, dict) and "hex" in value:
+            path.write_bytes(bytes.fromhex(value["hex"]))
+        elif name.endswith(".json") and value is not None:
+            path.write_text(json.dumps(value), encoding="utf-8")
+        elif value is not None:
+            path.write_bytes(value.encode())
+    return AutoTokenizer.from_pretrained(str(folder))
+
+
+def without_folder(text, folder):
+    """`text` without the name of a temporary folder."""
+    return text.replace(str(folder), "FOLDER")
+
+
+def config_of(model_type):
+    """A config.json."""
+    return None if model_type is None else {"model_type": model_type}
+
+
+def special_token_variants():
+    """Folders that differ in where special tokens stand and how they are spelled."""
+    eot, pad = "<|endoftext|>", "<|extra_id_0|>"
+    plain = {"content": eot, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    typed = {"__type": "AddedToken", **plain}
+    decoder = {"701": {**plain, "special": True}, "709": {**plain, "content": "<|im_end|>", "special": True}}
+    classes = ["GPT2Tokenizer", "GPT2TokenizerFast", "GPTNeoXTokenizer", "GPTNeoXTokenizerFast", "PreTrainedTokenizerFast"]
+    classes += ["PreTrainedTokenizer", "TokenizersBackend", "LlamaTokenizerFast", "Qwen2Tokenizer", "NoSuchTokenizer", None]
+
+    def files(model_type, tokenizer_class, entries, token_map=None, **more):
+        config = {} if tokenizer_class is None else {"tokenizer_class": tokenizer_class}
+        made = {"config.json": config_of(model_type), "tokenizer_config.json": {**config, **entries}}
+        made["special_tokens_map.json"] = token_map
+        return {**made, **more}
+
+    # The class, by config.json and tokenizer_config.json.
+    for model_type in ["olmo", "olmo2", "olmo3", "olmoe", "olmo_hybrid", "flex_olmo", "gpt2", "no_such_type", None]:
+        for tokenizer_class in classes:
+            yield files(model_type, tokenizer_class, {"eos_token": "<|im_end|>"})
+            if model_type in ("olmo", "olmo2"):
+                yield files(model_type, tokenizer_class, {})
+                yield files(model_type, tokenizer_class, {"bos_token": None, "pad_token": None, "unk_token": None})
+                yield files(model_type, tokenizer_class, {"bos_token": "<|im_start|>", "pad_token": pad, "eos_token": eot})
+        bare = files(model_type, None, {})
+        yield {**bare, "tokenizer_config.json": None}
+        yield {**bare, "tokenizer_config.json": None, "special_tokens_map.json": {"bos_token": "<|im_start|>"}}
+        if model_type is not None:
+            for tokenizer_class in ("GPT2Tokenizer", "GPTNeoXTokenizerFast", "PreTrainedTokenizerFast"):
+                config = {"model_type": model_type, "tokenizer_class": tokenizer_class}
+                yield {**files(model_type, None, {"eos_token": "<|im_end|>"}), "config.json": config}
+                yield {**files(model_type, "GPT2Tokenizer", {"eos_token": "<|im_end|>"}), "config.json": config}
+    named = {"model_type": "olmo", "_name_or_path": "allenai/dolma2-tokenizer"}
+    yield {**files("olmo", "GPT2Tokenizer", {"eos_token": eot}), "config.json": named}
+    ids = {"model_type": "olmo2", "bos_token_id": 708, "eos_token_id": 709, "pad_token_id": 700, "bos_token": "<|im_start|>"}
+    yield {**files("olmo2", None, {"eos_token": eot}), "config.json": ids}
+
+    # The spelling of a token, in each file, with and without `added_tokens_decoder`.
+    absent = object()
+    spellings = [absent, None, eot, typed, plain, {"content": eot}, {"__type": "AddedToken", "content": " x ", "lstrip": True}]
+    spellings += ["", "<|new|>", 5, True, ["<|im_end|>"], {}]
+    maps = [None, {}, {"bos_token": "<|im_start|>"}, {"bos_token": {**plain, "content": "<|im_start|>"}}]
+    maps += [{"bos_token": None}, {"bos_token": {**typed, "content": "<|im_start|>"}}, {"bos_token": ""}]
+    maps += [{"bos_token": {**plain, "content": "<|fim_prefix|>", "special": False}}, {"bos_token": 5}, {"bos_token": {}}]
+    for model_type, tokenizer_class in [("olmo2", "PreTrainedTokenizerFast"), ("olmo", "GPTNeoXTokenizer"), ("olmo3", None)]:
+        for spelling in spellings:
+            for token_map in maps:
+                decoders = [absent, {}, decoder] if model_type == "olmo2" else [absent]
+                for added in decoders:
+                    entries = {"eos_token": "<|im_end|>", "bos_token": spelling, "added_tokens_decoder": added}
+                    entries = {key: value for key, value in entries.items() if value is not absent}
+                    yield files(model_type, tokenizer_class, entries, token_map)
+
+    # Lists and names of further tokens.
+    more = [
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
+        {"additional_special_tokens": [{**typed, "content": "<|new|>"}, "<|im_end|>"]},
+        {"additional_special_tokens": []},
+        {"additional_special_tokens": None},
+        {"additional_special_tokens": "<|im_end|>"},
+        {"additional_special_tokens": {"image_token": "<|img|>"}},
+        {"extra_special_tokens": ["<|im_start|>"]},
+        {"extra_special_tokens": [{**plain, "content": "<|new|>"}]},
+        {"extra_special_tokens": {"image_token": "<|fim_prefix|>"}},
+        {"extra_special_tokens": {"image_token": "<|img|>", "named": "<|im_end|>"}},
+        {"extra_special_tokens": {"image_token": {**typed, "content": "<|img|>"}}},
+        {"extra_special_tokens": {"image_token": plain}},
+        {"extra_special_tokens": {"image_token": None}},
+        {"extra_special_tokens": {"image_token": 5}},
+        {"extra_special_tokens": {"bos_token": "<|im_start|>"}},
+        {"extra_special_tokens": {"bos_token": "<|im_start|>"}, "bos_token": eot},
+        {"extra_special_tokens": {"messages": "<|im_start|>"}},
+        {"extra_special_tokens": {}},
+        {"extra_special_tokens": None},
+        {"extra_special_tokens": "<|im_end|>"},
+        {"extra_special_tokens": {"image_token": "a"}, "image_token": "b"},
+        {"extra_special_tokens": {"image_token": "a"}, "additional_special_tokens": ["<|im_end|>"]},
+        {"model_specific_special_tokens": {"image_token": "<|img|>"}},
+        {"model_specific_special_tokens": {"image_token": "a"}, "my_token": "b"},
+        {"model_specific_special_tokens": ["a"]},
+        {"image_token": "<|img|>"},
+        {"image_token": {**typed, "content": "<|img|>"}},
+        {"image_token": plain},
+        {"image_token": None},
+        {"image_token": 5},
+        {"my_token": "", "named": "no token"},
+        {"add_bos_token": True, "bos_token": "<|im_start|>", "model_max_length": 4096},
+        {"add_bos_token": "yes", "bos_token": "<|im_start|>"},
+        {"sep_token": "<|fim_middle|>", "cls_token": "<|fim_prefix|>", "mask_token": "<|fim_suffix|>"},
+        {"unk_token": eot, "pad_token": eot, "eos_token": eot, "bos_token": eot},
+        {"unk_token": {**typed, "content": "<|unk|>"}},
+        {"bos_token": "<|im_start|>", "init_inputs": []},
+        {"bos_token": "bos \"quoted\" \n é"},
+        {"chat_template": "{{ bos_token }}", "bos_token": "<|im_start|>"},
+        {"split_special_tokens": True, "bos_token": "<|im_start|>"},
+    ]
+    for entries in more:
+        yield files("olmo2", "PreTrainedTokenizerFast", entries)
+        yield files("olmo2", "PreTrainedTokenizerFast", {**entries, "added_tokens_decoder": decoder})
+        yield files("olmo2", "PreTrainedTokenizerFast", {}, entries)
+        yield files("olmo2", "PreTrainedTokenizerFast", {"added_tokens_decoder": decoder}, entries)
+        yield files("olmo2", "PreTrainedTokenizerFast", entries, {"image_token": "<|map|>", "extra_special_tokens": ["<|m|>"]})
+    both = files("olmo2", None, {"image_token": "a", "extra_special_tokens": ["<|a|>"]})
+    yield {**both, "special_tokens_map.json": {"extra_special_tokens": {"image_token": "b"}}}
+
+    # What else there is in a folder.
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 700, "pad_type_id": 0}
+    padding["pad_token"] = pad
+    for model_type, tokenizer_class in [("olmo2", None), ("olmo", "GPTNeoXTokenizer"), ("olmo", "GPT2Tokenizer")]:
+        for entries in ({}, {"pad_token": None}, {"pad_token": "<|im_end|>"}):
+            yield files(model_type, tokenizer_class, entries, **{"tokenizer.json": {"padding": padding}})
+        yield files(model_type, tokenizer_class, {}, **{"added_tokens.json": {"<|added|>": 712}})
+        yield files(model_type, tokenizer_class, {}, **{"generation_config.json": {"bos_token_id": 708}})
+    for broken in ([], "text", 5, {"hex": "7b"}, {"hex": "efbbbf7b7d"}, {"hex": "ff"}):
+        yield {**files("olmo2", None, {}), "tokenizer_config.json": broken}
+        yield files("olmo2", None, {"bos_token": eot}, broken)
+        yield files("olmo2", None, {"bos_token": eot, "added_tokens_decoder": {}}, broken)
+    for added in (None, [], {"701": "text"}, {"x": plain}, {"701": {"content": 5}}):
+        yield files("olmo2", None, {"bos_token": eot, "added_tokens_decoder": added}, {"bos_token": "<|im_start|>"})
+
+
+def special_tokens():
+    """What a template sees of special tokens."""
+    lines = []
+    for files in special_token_variants():
+        with tempfile.TemporaryDirectory() as folder:
+            line = {"files": files}
+            try:
+                tokenizer = load(files, Path(folder))
+                ask = {"tokenize": False, "chat_template": SHOWS}
+                text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], **ask)
+                shown = dict(zip(NAMES, text.split(MARK), strict=True))
+                line["tokens"] = {name: value for name, value in shown.items() if value != "\x01"}
+                line["class"] = type(tokenizer).__name__
+                known = {token["content"] for token in json.loads(TOKENIZER.read_text(encoding="utf-8"))["added_tokens"]}
+                added = sorted(tokenizer.added_tokens_encoder.items(), key=lambda item: item[1])
+                line["added"] = {token: at for token, at in added if token not in known}
+            except Exception as error:
+                line["error"] = without_folder(error_of(error), folder)[:160]
+            lines.append(line)
+    write("special_tokens.jsonl", lines)
+
+
+def template_variants():
+    """Folders that differ in where chat templates stand."""
+    listed = lambda **named: [{"name": name, "template": text} for name, text in named.items()]
+    configs = [
+        {},
+        {"chat_template": None},
+        {"chat_template": "C"},
+        {"chat_template": ""},
+        {"chat_template": listed(default="CD")},
+        {"chat_template": listed(default="CD", tool_use="CT")},
+        {"chat_template": listed(tool_use="CT", rag="CR")},
+        {"chat_template": listed(tool_use="CT")},
+        {"chat_template": [*listed(default="CD1"), *listed(default="CD2")]},
+        {"chat_template": []},
+        {"chat_template": {}},
+        {"chat_template": {"default": "CD", "tool_use": "CT"}},
+        {"chat_template": {"tool_use": "CT"}},
+        {"chat_template": {"default": None}},
+        {"chat_template": {"default": ""}},
+        {"chat_template": [{"name": "default"}]},
+        {"chat_template": ["C"]},
+        {"chat_template": 5},
+        {"chat_template": True},
+        {"chat_template": {"default": 5}},
+    ]
+    folders = [
+        {},
+        {"additional_chat_templates/tool_use.jinja": "AT"},
+        {"additional_chat_templates/default.jinja": "AD"},
+        {"additional_chat_templates/rag.jinja": "AR", "additional_chat_templates/tool_use.jinja": "AT"},
+        {"additional_chat_templates/notes.txt": "N"},
+        {"additional_chat_templates/file.jinja": "AF"},
+    ]
+    for jinja in (None, "J", ""):
+        for config in configs:
+            for folder in folders:
+                base = {"config.json": config_of("olmo2"), "tokenizer_config.json": config, "chat_template.jinja": jinja}
+                yield {**base, **folder}
+    base = {"config.json": config_of("olmo2")}
+    for value in ({"chat_template": "P"}, {"chat_template": {"default": "P"}}, "P"):
+        yield {**base, "chat_template.json": value}
+        yield {**base, "chat_template.json": value, "tokenizer_config.json": {"chat_template": "C"}}
+        yield {**base, "chat_template.json": value, "chat_template.jinja": "J"}
+    yield {**base, "tokenizer_config.json": None, "chat_template.jinja": "J"}
+    yield {**base, "tokenizer_config.json": None, "chat_template.jinja": None}
+    yield {**base, "processor_config.json": {"chat_template": "P"}}
+    yield {**base, "config.json": {"model_type": "olmo2", "chat_template": "F"}}
+    yield {**base, "generation_config.json": {"chat_template": "G"}}
+    yield {**base, "special_tokens_map.json": {"chat_template": "M"}}
+    yield {**base, "special_tokens_map.json": {"chat_template": "M"}, "chat_template.jinja": "J"}
+    yield {**base, "tokenizer_config.json": {"added_tokens_decoder": {}}, "special_tokens_map.json": {"chat_template": "M"}}
+    yield {**base, "Chat_Template.jinja": "J"}
+    yield {**base, "chat_template.jinja2": "J"}
+    yield {**base, "additional_chat_templates/tool_use.jinja2": "A", "chat_template.jinja": "J"}
+    yield {**base, "additional_chat_templates": "a file", "chat_template.jinja": "J"}
+    # Line endings, byte order marks and bytes that are no text.
+    ends = ["a\r\nb\rc\n\r\n", "{{ 'a\r\nb\rc' }}\n", "a\n", "a\n\n", "a\r", "a\r\n", "a\r\r", "\ufeffa", "a\u2028b\u0085c\n", "a\x0bb\x0c"]
+    ends += ["{% if true %}\r\na\r\n{% endif %}\r\nb", "{% if true %}\ra\r{% endif %}\rb", "{{ ['a\r\nb', 'c\rd'] }}", "{#\r\n#}\r\na"]
+    ends += ["  {% if true %}\r  a\r  {%- endif %}\r\n", "{% raw %}\r\na\r{% endraw %}"]
+    for text in ends:
+        yield {**base, "chat_template.jinja": text}
+        yield {**base, "tokenizer_config.json": {"chat_template": text}}
+        yield {**base, "tokenizer_config.json": {"chat_template": {"default": text}}}
+        yield {**base, "additional_chat_templates/default.jinja": text}
+    for data in ("ff", "61c3", "eda080", "fffe6100", "00", "6100"):
+        yield {**base, "chat_template.jinja": {"hex": data}}
+        yield {**base, "additional_chat_templates/other.jinja": {"hex": data}, "chat_template.jinja": "J"}
+
+
+def which_template():
+    """Which of the templates of a folder is used, without tools."""
+    lines = []
+    for files in template_variants():
+        with tempfile.TemporaryDirectory() as folder:
+            line = {"files": files}
+            try:
+                tokenizer = load(files, Path(folder))
+                template = tokenizer.get_chat_template()
+                line["template"] = template if isinstance(template, str) else type(template).__name__
+                line["text"] = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+            except Exception as error:
+                line["error"] = without_folder(error_of(error), folder)[:120]
+            lines.append(line)
+    write("which_template.jsonl", lines)
+
+
 def main():
     logging.disable(logging.CRITICAL)
-    parts = {"expected": expected}
+    parts = {"expected": expected, "special_tokens": special_tokens, "which_template": which_template}
     arguments = argparse.ArgumentParser(description="Make tests/chat_templates/*.jsonl.")
     arguments.add_argument("--only", choices=parts, help="make one of the files")
     only = arguments.parse_args().only
