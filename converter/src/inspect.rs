@@ -3,7 +3,7 @@
 use crate::error::{Error, json_line, shown_path};
 use crate::inspect_table;
 use crate::sources::{Source, checked_section, sources};
-use olmo_infer::chat::Chat;
+use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, TensorLayout, section};
 use olmo_infer::layout::TensorSpec;
@@ -40,7 +40,7 @@ pub(crate) struct Inspected<'a> {
 pub(crate) struct OfText<'a> {
     pub n_tokens: Option<u32>,
     pub tokenizer: Option<Result<Tokenizer<'a>, NoTokenizer>>,
-    pub chat: Option<Chat>,
+    pub chat: Option<Result<Chat, NoChat>>,
 }
 
 /// Describes the file at `path`.
@@ -137,7 +137,23 @@ impl<'a> OfText<'a> {
         OfText {
             n_tokens: bytes.and_then(|bytes| bytes.first_chunk()).map(|&bytes| u32::from_le_bytes(bytes)),
             tokenizer: tokenizer.map(|(bytes, vocabulary)| Tokenizer::in_section(bytes, vocabulary)),
-            chat: model.section_bytes(section::CHAT).and_then(Chat::in_section),
+            chat: model.section_bytes(section::CHAT).map(Chat::in_section),
+        }
+    }
+
+    fn chat_object(&self) -> Value {
+        match &self.chat {
+            Some(Ok(chat)) => json!({
+                "kind": "pieces",
+                "takes_system": chat.takes_system(),
+                "needs_system": chat.alone.is_none(),
+                "takes_turns": chat.takes_turns(false) || chat.takes_turns(true),
+                "drops_thinking": !chat.think_end.is_empty(),
+                "has_dates": chat.has_dates,
+                "reserved": chat.reserved,
+            }),
+            Some(Err(NoChat::Unusable(why))) => json!({ "kind": "unusable", "why": why }),
+            Some(Err(NoChat::Damaged)) | None => Value::Null,
         }
     }
 
@@ -207,7 +223,7 @@ fn object(inspected: &Inspected) -> Value {
         "n_parameters": model.config().n_parameters(),
         "n_tokens": text.n_tokens,
         "tokenizer": text.tokenizer_object(),
-        "chat": text.chat.as_ref().map(|chat| json!({ "takes_system": chat.with_system.is_some() })),
+        "chat": text.chat_object(),
         "config": config_object(model.config()),
         "tensors": (0..model.specs().len()).map(tensor).collect::<Vec<_>>(),
         "sections": model.sections().iter().map(section).collect::<Vec<_>>(),

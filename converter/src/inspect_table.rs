@@ -6,6 +6,7 @@ use crate::error::{escaped, shown_path};
 use crate::inspect::{Inspected, OfText, bits_per_weight, config_object, content_digest, matrices};
 use crate::units::{count, size};
 use console::Style;
+use olmo_infer::chat::NoChat;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{HEADER_BYTES, section};
 use olmo_infer::layout::{Extent, Role, TensorSpec};
@@ -92,14 +93,7 @@ impl Table {
         let n_tokens = text.n_tokens.map_or("none: ids only".into(), |n| format!("{n} tokens"));
         self.value("vocabulary", n_tokens);
         self.value("tokenizer", tokenizer(text));
-        self.value(
-            "chat",
-            match &text.chat {
-                Some(chat) if chat.with_system.is_some() => "a turn of the user, with or without words of the system",
-                Some(_) => "a turn of the user, without words of the system",
-                None => "none",
-            },
-        );
+        self.value("chat", chat(text));
     }
 
     /// A line for the tensors of all layers that have the same role.
@@ -243,9 +237,30 @@ fn holds(kind: u32) -> &'static str {
         section::PROVENANCE => "how the file was made",
         section::CODED => "the codes of exponents",
         section::TOKENIZER => "how text becomes ids",
-        section::CHAT => "the texts around turns",
+        section::CHAT => "the chat format",
         _ => "unknown to this version",
     }
+}
+
+fn chat(text: &OfText) -> String {
+    let chat = match &text.chat {
+        None => return "none".into(),
+        Some(Err(NoChat::Unusable(why))) => return format!("cannot be used: {}", escaped(why)),
+        Some(Err(NoChat::Damaged)) => return "damaged; olmo-pack verify says more".into(),
+        Some(Ok(chat)) => chat,
+    };
+    let system = match (&chat.alone, &chat.with_system) {
+        (Some(_), Some(_)) => "with or without a system message",
+        (Some(_), None) => "without a system message",
+        _ => "with a system message",
+    };
+    let style = if chat.takes_turns(false) || chat.alone.is_none() && chat.takes_turns(true) {
+        "conversations"
+    } else {
+        "one turn"
+    };
+    let thinking = if chat.think_end.is_empty() { "" } else { ", the thinking of past answers left out" };
+    format!("{style}, {system}{thinking}")
 }
 
 fn tokenizer(text: &OfText) -> String {

@@ -30,6 +30,8 @@ compile_error!(
 
 pub mod against;
 mod buffer;
+mod chat_probes;
+mod chat_section;
 mod chat_template;
 pub mod checkpoint;
 pub mod coding;
@@ -46,6 +48,7 @@ pub mod generation_config;
 pub mod infer_config;
 pub mod inspect;
 mod inspect_table;
+mod jinja;
 pub mod listing;
 mod mistaken;
 pub mod npy;

@@ -83,7 +83,7 @@ impl<'a> Plan<'a> {
             (section::CONFIG_JSON, checkpoint.settings.config_json.clone()),
             (section::PROVENANCE, Some(provenance.into_bytes())),
             (section::TOKENIZER, text.tokenizer_section()),
-            (section::CHAT, text.chat.section().map(<[u8]>::to_vec)),
+            (section::CHAT, text.chat_section()),
         ];
         let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
         let sections: Vec<(u32, Vec<u8>)> = sections.collect();

@@ -1,8 +1,10 @@
 //! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
 
-use crate::chat_template::{self, MAX_TIME, Names, NoChat};
+use crate::chat_section;
+use crate::chat_template::{self, MAX_TIME, NoChat};
 use crate::dolma2;
 use crate::error::{Error, Problem};
+use crate::jinja::Names;
 use crate::output::Target;
 use crate::source_file;
 use crate::strict_json;
@@ -77,6 +79,15 @@ impl Text {
                 head.kind = U32::new(TOKENIZER_UNKNOWN);
                 Some([head.as_bytes(), why.as_bytes()].concat())
             }
+        }
+    }
+
+    /// The bytes of the section `CHAT`. A template that cannot be used keeps the reason, for `--chat` to report.
+    pub fn chat_section(&self) -> Option<Vec<u8>> {
+        match &self.chat {
+            Part::Absent | Part::Missing(_) => None,
+            Part::Known(bytes, _) => Some(bytes.clone()),
+            Part::Unknown(why) => Some(chat_section::unusable(why)),
         }
     }
 
@@ -181,8 +192,8 @@ fn chat(config_path: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error>
         (None, Some(template), Some(path)) => (template.to_string(), path, "tokenizer_config.json"),
         _ => return Ok(Part::Absent),
     };
-    match chat_template::section(&template, &names(&config)) {
-        Ok(section) => Ok(Part::Known(section, name)),
+    match chat_template::chat(&template, &names(&config)) {
+        Ok(chat) => Ok(Part::Known(chat_section::section(&chat), name)),
         Err(NoChat::Unusable(problem)) => Ok(Part::Unknown(problem)),
         // An error, so that its thread ends, and that no clock decides about the bytes of a file.
         Err(NoChat::TooSlow) => {

@@ -9,7 +9,7 @@ use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::content_digest;
 use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
-use olmo_infer::chat::Chat;
+use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::coded::{CodedPanels, CodedTable};
 use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, VocabularyHead, section};
 use olmo_infer::layout::Extent;
@@ -99,8 +99,8 @@ pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
             section::SOURCES => return sources(model).map(|_| ()),
             section::VOCABULARY => vocabulary(bytes, model.config().vocab_size),
             section::TOKENIZER => tokenizer(model, bytes),
-            section::CHAT if Chat::in_section(bytes).is_none() => {
-                Err("lengths or texts that are not those of its head")
+            section::CHAT if Chat::in_section(bytes) == Err(NoChat::Damaged) => {
+                Err("lengths, rules or texts that are not those of its head")
             }
             section::PROVENANCE if std::str::from_utf8(bytes).is_err() => Err("text that is not UTF-8"),
             _ => Ok(()),

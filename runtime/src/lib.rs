@@ -62,6 +62,7 @@ pub mod batch_size;
 mod buffers;
 #[cfg(feature = "text")]
 mod byte_pairs;
+#[cfg(feature = "chat")]
 pub mod chat;
 pub mod coded;
 pub mod config;

@@ -1,7 +1,7 @@
 //! An open model with its threads: where a program that uses the library begins.
 
 #[cfg(feature = "text")]
-use crate::chat::Chat;
+use crate::chat::{Chat, Message, Role};
 use crate::config::ModelConfig;
 #[cfg(feature = "text")]
 use crate::encoder::Encoder;
@@ -132,11 +132,21 @@ impl Model {
     /// The ids of one turn of a conversation, after which the model answers; `system` says how it is to behave.
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no chat format, or one without a place for a system's text, and those of
-    /// [`Model::encode`].
+    /// Those of [`Model::conversation`].
     pub fn chat(&self, system: Option<&str>, user: &str) -> Result<Vec<u32>, Error> {
+        let system = system.map(|system| Message::new(Role::System, system));
+        let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, user)]).collect();
+        self.conversation(&messages)
+    }
+
+    /// The ids of a conversation, after which the model answers: `[system] user (assistant user)*`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the file has no chat format, or one that does not take this conversation, and those of
+    /// [`Model::encode`].
+    pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
         let chat = Chat::new(&self.file)?.ok_or_else(|| self.has_no("chat format"))?;
-        let text = chat.prompt(system, user).ok_or_else(|| self.has_no("place for a system's text"))?;
+        let text = chat.render(messages).map_err(|error| Error::Request { problem: error.to_string() })?;
         self.encode(&text)
     }
 

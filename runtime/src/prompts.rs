@@ -2,7 +2,7 @@
 
 use crate::args::{Args, Prompt};
 use crate::output::Failure;
-use olmo_infer::chat::Chat;
+use olmo_infer::chat::{Chat, Message, Role};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::error::{Error, display_path};
@@ -84,15 +84,26 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
         return Ok(encoder(file, "--prompt")?.encode(&text));
     }
     let path = display_path(file.path());
-    let chat = Chat::new(file)?.ok_or_else(|| {
-        Failure::Usage(format!(
-            "{path}: has no chat format, so --chat cannot ask it; base models have none: use --prompt alone, or pack the \
-             folder of an instruct model with its tokenizer_config.json or chat_template.jinja"
-        ))
-    })?;
-    let text = chat.prompt(prompt.system.as_deref(), &text);
-    let text = text.ok_or_else(|| Failure::Usage(format!("{path}: its chat format takes no --system")))?;
+    let chat = chat(file)?;
+    let system = prompt.system.as_ref().map(|system| Message::new(Role::System, system));
+    let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, text)]).collect();
+    let text = chat.render(&messages).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
     Ok(encoder(file, "--chat")?.encode(&text))
+}
+
+/// The chat format of a model.
+pub fn chat(file: &ModelFile) -> Result<Chat, Failure> {
+    let path = display_path(file.path());
+    let chat = Chat::new(file).map_err(|error| match error {
+        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}; use --prompt alone, or token ids")),
+        error => error.into(),
+    })?;
+    chat.ok_or_else(|| {
+        Failure::Usage(format!(
+            "{path}: has no chat format; base models have none: use --prompt alone, or pack the folder of an instruct \
+             model with its tokenizer_config.json or chat_template.jinja"
+        ))
+    })
 }
 
 /// The encoder of a model, which `flag` asks for.

@@ -1,6 +1,6 @@
 //! The structs at the beginning of sections, and those that follow them.
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Head of the [`super::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point
@@ -79,20 +79,46 @@ pub struct AddedToken {
     pub flags: U32,
 }
 
-/// Head of the [`super::section::CHAT`] section: five texts follow, of these lengths.
+/// [`ChatHead::kind`]: the template could not be used, and a sentence says why.
+pub const CHAT_UNUSABLE: u32 = 0;
+/// [`ChatHead::kind`]: conversations can be rendered.
+pub const CHAT_PIECES: u32 = 1;
+
+/// Flag of a [`ChatHead`]: a [`ChatStyle`] for conversations without a system message follows.
+pub const CHAT_WITHOUT_SYSTEM: u32 = 1;
+/// Flag of a [`ChatHead`]: a [`ChatStyle`] for conversations with one follows.
+pub const CHAT_WITH_SYSTEM: u32 = 2;
+/// Flag of a [`ChatHead`]: messages may be blank.
+pub const CHAT_BLANK: u32 = 4;
+/// Flag of a [`ChatHead`]: texts contain formats of dates between NULs.
+pub const CHAT_DATES: u32 = 8;
+
+/// Head of the [`super::section::CHAT`] section.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct ChatHead {
-    /// What stands before a user's turn when nobody gives a system's text.
-    pub before_user: U32,
-    /// What stands between that turn and the answer.
-    pub after_user: U32,
-    /// What stands before a system's text. This and the next two are 0 where the model takes none.
-    pub before_system: U32,
-    /// What stands between it and the user's turn.
-    pub after_system: U32,
-    /// What stands between that turn and the answer.
-    pub after_user_of_system: U32,
+    /// [`CHAT_UNUSABLE`] or [`CHAT_PIECES`].
+    pub kind: U32,
+    /// [`CHAT_WITHOUT_SYSTEM`] and the others.
+    pub flags: U32,
+    /// Number of texts that no message may contain.
+    pub n_reserved_texts: U32,
+    /// Length of the sentence why the template could not be used.
+    pub reason_bytes: U32,
+    /// Length of the text that ends thinking.
+    pub think_end_bytes: U32,
     /// Zero.
     pub reserved: U32,
+}
+
+/// Rules and lengths of texts for conversations with a system message, or for those without.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ChatStyle {
+    /// What is written of each content.
+    pub rules: [U16; 12],
+    /// Lengths of the texts around the contents.
+    pub text_bytes: [U32; 14],
+    /// Length of the sentence why only one turn can be rendered; 0 when conversations can.
+    pub one_turn_bytes: U32,
 }

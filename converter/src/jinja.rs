@@ -1,0 +1,534 @@
+//! Chat templates run as `apply_chat_template` of transformers runs them: the Jinja environment of
+//! `utils/chat_template_utils.py` there, on top of minijinja.
+//!
+//! Where minijinja and jinja2 part, this follows jinja2. What it cannot follow is an error of the template, never
+//! another text: `tests/chat_templates` holds both against the real library.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value, context};
+use minijinja_contrib::pycompat;
+use olmo_infer::chat::{Message, is_python_space};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter};
+use std::io;
+
+/// Steps that a render may take; the published templates take some thousands.
+const FUEL: u64 = 200_000;
+/// Longest text that a template may write.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+/// The name under which the template is known to the environment.
+const NAME: &str = "chat";
+
+/// Texts by which a template may call tokens: `bos_token` and the like, with what they stand for.
+pub type Names = Vec<(String, String)>;
+
+/// A parsed template, and the names of tokens that it may use.
+pub struct Template {
+    environment: Environment<'static>,
+    names: Value,
+}
+
+impl Template {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn new(source: &str, names: &Names) -> Result<Template, String> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(in_words)?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(method);
+        let refuse = |message: String| -> Result<Value, Error> { Err(invalid(message)) };
+        environment.add_function("raise_exception", refuse);
+        add_filters(&mut environment);
+        add_tests(&mut environment);
+        let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        environment.add_template_owned(NAME, source).map_err(in_words)?;
+        let names = names.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
+        Ok(Template { environment, names })
+    }
+
+    /// The text that asks for an answer after `messages`; `date` answers `strftime_now`.
+    ///
+    /// # Errors
+    /// What the template says or does wrong, in one line.
+    pub fn render(&self, messages: &[Message], date: fn(&str) -> Option<String>) -> Result<String, String> {
+        let now = move |format: &str| date(format).ok_or_else(|| invalid(format!("date in the format {format:?}")));
+        let message = |message: &Message| {
+            Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
+        };
+        let context = context! {
+            messages => messages.iter().map(message).collect::<Vec<_>>(),
+            tools => Value::from(()),
+            documents => Value::from(()),
+            add_generation_prompt => true,
+            strftime_now => Value::from_function(now),
+            ..self.names.clone()
+        };
+        let mut text = Limited(Vec::new());
+        let template = self.environment.get_template(NAME).map_err(in_words)?;
+        template.render_captured_to(context, &mut text).map_err(in_words)?;
+        String::from_utf8(text.0).map_err(|_| "its chat template writes bytes that are not text".to_string())
+    }
+}
+
+fn in_words(error: Error) -> String {
+    format!("its chat template cannot be used: {error}").replace('\n', " ")
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// What a template writes, up to a limit.
+struct Limited(Vec<u8>);
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_TEXT_BYTES {
+            return Err(io::Error::other("more than 1 MiB of text"));
+        }
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `{% generation %}` marks what the assistant wrote for training, and runs what it encloses in a scope of its own, as
+/// `{% with %}` does.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
+        out += &rest[..at];
+        rest = &rest[at..];
+        let end = match &rest[..2] {
+            "{#" => rest.find("#}").map(|at| at + 2),
+            "{{" => end_of_tag(rest, "}}"),
+            _ => end_of_tag(rest, "%}"),
+        };
+        // A tag without an end is an error of the template, which the parser reports.
+        let Some(end) = end else { break };
+        let (tag, others) = rest.split_at(end);
+        rest = others;
+        let body = if tag.starts_with("{%") { &tag[2..tag.len() - 2] } else { "" };
+        match body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim() {
+            "generation" => out += &tag.replacen("generation", "with", 1),
+            "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
+            "raw" => {
+                // What follows is text, up to the tag that ends it.
+                let raw_end = end_of_raw(rest);
+                out += tag;
+                out += &rest[..raw_end];
+                rest = &rest[raw_end..];
+            }
+            _ => out += tag,
+        }
+    }
+    out + rest
+}
+
+/// Where a tag ends that begins with two characters, quoted texts left out.
+fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
+    let bytes = tag.as_bytes();
+    let mut at = 2;
+    while at < bytes.len() {
+        match bytes[at] {
+            quote @ (b'"' | b'\'') => {
+                at += 1;
+                while *bytes.get(at)? != quote {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            _ if bytes[at..].starts_with(end.as_bytes()) => return Some(at + end.len()),
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// Where the tag begins that ends raw text; the end of `text` without one.
+fn end_of_raw(text: &str) -> usize {
+    let is_end = |at: &usize| text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw");
+    text.match_indices("{%").map(|(at, _)| at).find(is_end).unwrap_or(text.len())
+}
+
+fn add_filters(environment: &mut Environment) {
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("trim", |text: &Value, chars: Option<String>| -> Result<String, Error> {
+        let text = text.to_string();
+        Ok(match chars {
+            Some(chars) => text.trim_matches(|c| chars.contains(c)).to_string(),
+            None => text.trim_matches(is_python_space).to_string(),
+        })
+    });
+}
+
+fn add_tests(environment: &mut Environment) {
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("sequence", |value: &Value| {
+        value.is_undefined() || matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+    });
+}
+
+/// `json.dumps` of Python, as transformers calls it: `ensure_ascii=False, indent=None, separators=None,
+/// sort_keys=False`.
+fn tojson(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let argument = |at: usize, key: &str| -> Result<Option<Value>, Error> {
+        match args.get(at) {
+            Some(value) => Ok(Some(value.clone())),
+            None => kwargs.get::<Option<Value>>(key),
+        }
+    };
+    let is_set = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let ascii = is_set(argument(0, "ensure_ascii")?);
+    let indent = argument(1, "indent")?.filter(|indent| !indent.is_none());
+    let separators = argument(2, "separators")?.filter(|separators| !separators.is_none());
+    let sort = is_set(argument(3, "sort_keys")?);
+    kwargs.assert_all_used()?;
+    let indent = match indent {
+        None => None,
+        Some(indent) => match (indent.as_usize(), indent.as_str()) {
+            (Some(n), _) if n <= 64 => Some(" ".repeat(n)),
+            (_, Some(text)) if text.len() <= 64 => Some(text.to_string()),
+            _ => return Err(invalid("tojson with such an indent")),
+        },
+    };
+    let separators = match separators {
+        None if indent.is_some() => (",".to_string(), ": ".to_string()),
+        None => (", ".to_string(), ": ".to_string()),
+        Some(pair) => {
+            let pair: Vec<Value> = pair.try_iter()?.collect();
+            match pair.as_slice() {
+                [item, key] => (item.to_string(), key.to_string()),
+                _ => return Err(invalid("tojson with separators that are no pair")),
+            }
+        }
+    };
+    let json = serde_json::to_value(value).map_err(|error| invalid(format!("tojson: {error}")))?;
+    let json = if sort { sorted(json) } else { json };
+    let pretty = indent.as_deref().map(|indent| PrettyFormatter::with_indent(indent.as_bytes()));
+    let mut out = Vec::new();
+    let formatter = PythonFormatter { pretty, separators, ascii };
+    let written = json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter));
+    written.map_err(|error| invalid(format!("tojson: {error}")))?;
+    String::from_utf8(out).map(Value::from).map_err(|_| invalid("tojson wrote bytes that are not text"))
+}
+
+/// JSON with the keys of all objects in order.
+fn sorted(json: serde_json::Value) -> serde_json::Value {
+    match json {
+        serde_json::Value::Object(object) => {
+            let mut entries: Vec<_> = object.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            serde_json::Value::Object(entries.into_iter().collect())
+        }
+        serde_json::Value::Array(list) => list.into_iter().map(sorted).collect(),
+        other => other,
+    }
+}
+
+/// Writes JSON with the separators and escapes of Python.
+struct PythonFormatter<'i> {
+    pretty: Option<PrettyFormatter<'i>>,
+    separators: (String, String),
+    ascii: bool,
+}
+
+impl Formatter for PythonFormatter<'_> {
+    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        match &mut self.pretty {
+            Some(pretty) => pretty.begin_array(out),
+            None => out.write_all(b"["),
+        }
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        match &mut self.pretty {
+            Some(pretty) => pretty.end_array(out),
+            None => out.write_all(b"]"),
+        }
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.begin_item(out, first, |pretty, out| pretty.begin_array_value(out, true))
+    }
+
+    fn end_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.pretty.as_mut().map_or(Ok(()), |pretty| pretty.end_array_value(out))
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        match &mut self.pretty {
+            Some(pretty) => pretty.begin_object(out),
+            None => out.write_all(b"{"),
+        }
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        match &mut self.pretty {
+            Some(pretty) => pretty.end_object(out),
+            None => out.write_all(b"}"),
+        }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.begin_item(out, first, |pretty, out| pretty.begin_object_key(out, true))
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(self.separators.1.as_bytes())
+    }
+
+    fn end_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.pretty.as_mut().map_or(Ok(()), |pretty| pretty.end_object_value(out))
+    }
+
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        if !self.ascii {
+            return out.write_all(fragment.as_bytes());
+        }
+        for unit in fragment.encode_utf16() {
+            match u8::try_from(unit) {
+                Ok(byte) if byte.is_ascii() && byte != 0x7f => out.write_all(&[byte])?,
+                _ => write!(out, "\\u{unit:04x}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'i> PythonFormatter<'i> {
+    /// The separator before an item that is not the first, and the line break of an indented form.
+    fn begin_item<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+        begin: impl FnOnce(&mut PrettyFormatter<'i>, &mut W) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if !first {
+            out.write_all(self.separators.0.as_bytes())?;
+        }
+        self.pretty.as_mut().map_or(Ok(()), |pretty| begin(pretty, out))
+    }
+}
+
+/// The methods of Python's texts, lists and dictionaries that minijinja does not have, or has otherwise. Methods that
+/// change a list or a dictionary are errors, as in the sandbox of transformers.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        if let Some(result) = text_method(text, name, args) {
+            return result;
+        }
+    }
+    match (value.kind(), name) {
+        (ValueKind::Seq, "index") => {
+            let (wanted,): (&Value,) = from_args(args)?;
+            let at = value.try_iter()?.position(|item| item == *wanted);
+            at.map(Value::from).ok_or_else(|| invalid("the list does not have this item"))
+        }
+        (ValueKind::Seq | ValueKind::Map, "copy") => {
+            let () = from_args(args)?;
+            Ok(value.clone())
+        }
+        _ => pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// Methods of a text; `None` for one that is left to minijinja.
+fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, Error>> {
+    // Python counts characters, and these methods cut between them.
+    let strip = |args: &[Value], left: bool, right: bool| -> Result<Value, Error> {
+        let (chars,): (Option<String>,) = from_args(args)?;
+        let is_stripped = |c: char| chars.as_ref().map_or_else(|| is_python_space(c), |chars| chars.contains(c));
+        let text = if left { text.trim_start_matches(is_stripped) } else { text };
+        Ok(Value::from(if right { text.trim_end_matches(is_stripped) } else { text }))
+    };
+    let one = |args: &[Value]| -> Result<String, Error> { from_args::<(String,)>(args).map(|(text,)| text) };
+    let cut = |at: Option<(usize, usize)>| -> Option<[Value; 3]> {
+        at.map(|(begin, end)| [&text[..begin], &text[begin..end], &text[end..]].map(Value::from))
+    };
+    Some(match name {
+        "strip" => strip(args, true, true),
+        "lstrip" => strip(args, true, false),
+        "rstrip" => strip(args, false, true),
+        "removeprefix" => one(args).map(|prefix| Value::from(text.strip_prefix(prefix.as_str()).unwrap_or(text))),
+        "removesuffix" => one(args).map(|suffix| Value::from(text.strip_suffix(suffix.as_str()).unwrap_or(text))),
+        "split" | "rsplit" => split(text, args, name == "rsplit"),
+        "splitlines" => splitlines(text, args),
+        "partition" => one(args).and_then(|by| match by.is_empty() {
+            true => Err(invalid("empty separator")),
+            false => {
+                let found = cut(text.find(&by).map(|at| (at, at + by.len())));
+                Ok(found.unwrap_or_else(|| [text, "", ""].map(Value::from)).into_iter().collect())
+            }
+        }),
+        "rpartition" => one(args).and_then(|by| match by.is_empty() {
+            true => Err(invalid("empty separator")),
+            false => {
+                let found = cut(text.rfind(&by).map(|at| (at, at + by.len())));
+                Ok(found.unwrap_or_else(|| ["", "", text].map(Value::from)).into_iter().collect())
+            }
+        }),
+        "title" => from_args::<()>(args).map(|()| Value::from(title(text))),
+        "capitalize" => from_args::<()>(args).map(|()| Value::from(capitalized(text))),
+        "swapcase" => from_args::<()>(args).map(|()| {
+            let swapped = text.chars().map(|c| match c.is_lowercase() {
+                true => c.to_uppercase().to_string(),
+                false => c.to_lowercase().to_string(),
+            });
+            Value::from(swapped.collect::<String>())
+        }),
+        "isspace" => from_args::<()>(args).map(|()| (!text.is_empty() && text.chars().all(is_python_space)).into()),
+        "zfill" => from_args::<(usize,)>(args).and_then(|(width,)| {
+            let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
+            padded(width, text).map(|n| Value::from([sign, &"0".repeat(n), digits].concat()))
+        }),
+        "ljust" | "rjust" | "center" => from_args::<(usize, Option<String>)>(args).and_then(|(width, fill)| {
+            let fill = fill.unwrap_or_else(|| " ".into());
+            if fill.chars().count() != 1 {
+                return Err(invalid("the fill character must be one character"));
+            }
+            let n = padded(width, text)?;
+            // Python rounds up on the left when both the padding and the width are odd.
+            let left = match name {
+                "ljust" => 0,
+                "rjust" => n,
+                _ => n / 2 + (n & width & 1),
+            };
+            Ok(Value::from([&fill.repeat(left), text, &fill.repeat(n - left)].concat()))
+        }),
+        _ => return None,
+    })
+}
+
+/// Characters that bring a text to a width.
+fn padded(width: usize, text: &str) -> Result<usize, Error> {
+    match width <= MAX_TEXT_BYTES {
+        true => Ok(width.saturating_sub(text.chars().count())),
+        false => Err(invalid("more than 1 MiB of text")),
+    }
+}
+
+/// Python's `str.split` and `str.rsplit`.
+fn split(text: &str, args: &[Value], from_the_right: bool) -> Result<Value, Error> {
+    let (args, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
+    let argument = |at: usize, key: &str| -> Result<Option<Value>, Error> {
+        Ok(match args.get(at) {
+            Some(value) => Some(value.clone()),
+            None => kwargs.get::<Option<Value>>(key)?,
+        }
+        .filter(|value| !value.is_none()))
+    };
+    let (by, most) = (argument(0, "sep")?, argument(1, "maxsplit")?);
+    kwargs.assert_all_used()?;
+    let most = match most {
+        None => usize::MAX,
+        Some(most) => {
+            let most = most.as_i64().ok_or_else(|| invalid("maxsplit is not a number"))?;
+            usize::try_from(most).unwrap_or(usize::MAX)
+        }
+    };
+    let parts: Vec<&str> =
+        match by.as_ref().map(|by| by.as_str().ok_or_else(|| invalid("split by something else than a text"))) {
+            Some(Err(error)) => return Err(error),
+            Some(Ok("")) => return Err(invalid("empty separator")),
+            Some(Ok(by)) if from_the_right => {
+                let mut parts: Vec<&str> = text.rsplitn(most.saturating_add(1), by).collect();
+                parts.reverse();
+                parts
+            }
+            Some(Ok(by)) => text.splitn(most.saturating_add(1), by).collect(),
+            None if from_the_right => {
+                let mut parts = Vec::new();
+                let mut rest = text.trim_end_matches(is_python_space);
+                while !rest.is_empty() {
+                    let at = if parts.len() < most { rest.rfind(is_python_space) } else { None };
+                    let begin = at.map_or(0, |at| at + rest[at..].chars().next().map_or(0, char::len_utf8));
+                    parts.push(&rest[begin..]);
+                    rest = rest[..begin].trim_end_matches(is_python_space);
+                }
+                parts.reverse();
+                parts
+            }
+            None => {
+                let mut parts = Vec::new();
+                let mut rest = text.trim_start_matches(is_python_space);
+                while !rest.is_empty() {
+                    let at = if parts.len() < most { rest.find(is_python_space) } else { None };
+                    let end = at.unwrap_or(rest.len());
+                    parts.push(&rest[..end]);
+                    rest = rest[end..].trim_start_matches(is_python_space);
+                }
+                parts
+            }
+        };
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// Python's `str.splitlines`, which knows more line ends than `\n`.
+fn splitlines(text: &str, args: &[Value]) -> Result<Value, Error> {
+    let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
+    let keep = match keep {
+        Some(keep) => keep,
+        None => kwargs.get::<Option<bool>>("keepends")?.unwrap_or(false),
+    };
+    kwargs.assert_all_used()?;
+    let is_end = |c: char| matches!(c, '\n'..='\r' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let at = rest.find(is_end).unwrap_or(rest.len());
+        let end = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(0, char::len_utf8) };
+        lines.push(Value::from(&rest[..if keep { at + end } else { at }]));
+        rest = &rest[at + end..];
+    }
+    Ok(lines.into_iter().collect())
+}
+
+/// Python's `str.title`: a letter after something else is upper case.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut in_word = false;
+    for c in text.chars() {
+        match in_word {
+            true => out.extend(c.to_lowercase()),
+            false => out.extend(c.to_uppercase()),
+        }
+        in_word = c.is_alphabetic();
+    }
+    out
+}
+
+/// Python's `str.capitalize`.
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    first + &chars.as_str().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_tags_become_scopes_outside_of_raw_texts_and_comments() {
+        for (source, expected) in [
+            ("{% generation %}a{% endgeneration %}", "{% with %}a{% endwith %}"),
+            ("{%- generation -%}a{%-endgeneration+%}", "{%- with -%}a{%-endwith+%}"),
+            ("{# {% generation %} #}{{ '{% generation %}' }}", "{# {% generation %} #}{{ '{% generation %}' }}"),
+            ("{% raw %}{% generation %}{% endraw %}", "{% raw %}{% generation %}{% endraw %}"),
+            ("{% set a = '%}' %}{% generation %}", "{% set a = '%}' %}{% with %}"),
+            ("{% generation", "{% generation"),
+            ("{{ 'a\\'{% generation %}' }}", "{{ 'a\\'{% generation %}' }}"),
+        ] {
+            assert_eq!(without_generation_tags(source), expected);
+        }
+    }
+}
