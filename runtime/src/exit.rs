@@ -9,7 +9,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// What to print, and whether that is what was asked for.
+/// What to print, and whether that is what was asked for. Where `program` has a command behind it, as `olmo-infer chat`,
+/// errors begin with the program alone.
 pub struct Exit {
     program: &'static str,
     text: String,
@@ -20,7 +21,13 @@ impl Exit {
     /// Wrong usage, in one line.
     pub fn usage(program: &'static str, problem: impl Display) -> Exit {
         let problem = one_line(&problem.to_string());
-        Exit { program, text: format!("{program}: error: {problem}; see {program} --help"), success: false }
+        let name = program.split(' ').next().unwrap_or(program);
+        Exit { program, text: format!("{name}: error: {problem}; see {program} --help"), success: false }
+    }
+
+    /// What was asked for.
+    pub fn done(program: &'static str, text: String) -> Exit {
+        Exit { program, text, success: true }
     }
 
     /// Prints and says how to exit: 0, 1 when standard output does not take the text, or 2 after wrong usage.
@@ -103,7 +110,7 @@ fn places(info: &CommandInfoWithArgs, words: &[impl AsRef<str>]) -> Vec<Place> {
 /// What argh makes of the words, its complaints in one line.
 pub fn parse<T: FromArgs>(program: &'static str, words: &[&str]) -> Result<T, Exit> {
     T::from_args(&[program], words).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Exit { program, text: manual::help(&output), success: true },
+        Ok(()) => Exit::done(program, manual::help(&output)),
         Err(()) => Exit::usage(program, output.split_whitespace().collect::<Vec<_>>().join(" ")),
     })
 }
