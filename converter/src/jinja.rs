@@ -46,7 +46,7 @@ impl Template {
         add_tests(&mut environment);
         let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
         environment.add_template_owned(NAME, source).map_err(in_words)?;
-        let names = names.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
+        let names = Value::from_pairs(names.iter().map(|(name, text)| (name.clone(), text.clone())));
         Ok(Template { environment, names })
     }
 
