@@ -622,7 +622,7 @@ range(3) | tojson; 'nan' | float | tojson; 'inf' | float | tojson; {'a': nope} |
 'HELLO World' | capitalize; 'éa' | capitalize; 'ß' | upper; 'ǆ' | title; 'İI' | lower; 'ΑΣ' | lower
 'ﬁ' | capitalize; '1a b2c' | title; "they're" | capitalize; 'ŉ' | upper
 'a b&c/d?é=1' | urlencode; {'a': 1, 'b': 'x y'} | urlencode; [('a', 1)] | urlencode
-'<p>a <b>b</b>\n c</p><!-- x -->' | striptags; 'a &amp; b' | striptags; {'a': 1, 'b': none, 'c': '<"'} | xmlattr
+'<p>a <b>b</b>\n c</p><!-- x -->' | striptags; 'a&amp;b' | striptags; {'a': 1, 'b': none, 'c': '<"'} | xmlattr
 {'a b': 1} | xmlattr; {'a': 1} | xmlattr(false); {} | xmlattr
 1024 | filesizeformat; 1000000 | filesizeformat(true); 'http://a.b c' | urlize; 'a b c d e' | wordwrap(3)
 'abcdefgh' | wordwrap(3); 'a\nb' | wordwrap; {'a': 1} | attr('a'); 'x' | attr('upper') is callable
@@ -1077,10 +1077,11 @@ def expressions():
     """Small templates with what transformers' environment makes of them."""
     lines = []
     seen = set()
-    context = {"messages": [{"role": "user", "content": " Hi there\n"}], "tools": None, "documents": None}
-    context.update(add_generation_prompt=True, **TOKENS)
     for template in expression_templates():
         line = {"template": template}
+        # Made for each template: the sandbox has holes, and a template may change what it is given.
+        context = {"messages": [{"role": "user", "content": " Hi there\n"}], "tools": None, "documents": None}
+        context.update(add_generation_prompt=True, **TOKENS)
         try:
             line["text"] = chat_template_utils._compile_jinja_template(template).render(**context)
         except Exception as error:
