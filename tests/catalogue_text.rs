@@ -327,23 +327,25 @@ fn x5_tokenizer_config_json_is_no_json() {
     let fixture = fixture("x5");
     for (text, says) in [
         ("", "tokenizer_config.json: EOF while parsing"),
-        ("[]", "tokenizer_config.json: JSON that is no object"),
+        ("[]", "tokenizer_config.json: JSON that is not an object"),
         ("{\"a\":1,\"a\":2}", "key \"a\" twice"),
     ] {
         fixture.write("tokenizer_config.json", text);
         fixture.assert_refused(says);
     }
-    // Templates of other kinds are as none.
+    for config in [json!({}), json!({"chat_template": null})] {
+        fixture.write("tokenizer_config.json", config.to_string());
+        fixture.assert_packed("  chat        none\n");
+    }
+    // transformers raises an error where there is a template, and not one that is called default.
     for config in [
-        json!({}),
-        json!({"chat_template": null}),
         json!({"chat_template": 3}),
         json!({"chat_template": []}),
         json!({"chat_template": [{"name": "tool_use", "template": "x"}, 3]}),
         json!({"chat_template": [{"name": "default"}]}),
     ] {
         fixture.write("tokenizer_config.json", config.to_string());
-        fixture.assert_packed("  chat        none\n");
+        fixture.assert_packed("  chat        none: chat_template has no template that is called default\n");
     }
     let template = "{{ bos_token }}{{ messages[-1].content }}";
     let config = json!({"bos_token": 3, "chat_template": [{"name": "default", "template": template}]});

@@ -184,7 +184,10 @@ fn a_chat_is_in_the_models_own_format() {
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
     assert!(packed.ok().contains("  chat        none: its chat template cannot be used"), "{}", packed.stdout);
     let refused = infer(&model, &["--chat", "--prompt", "Hi"]);
-    assert!(refused.refused(2).contains("has no chat format"), "{}", refused.stderr);
+    let says = "chat.olmo: its chat template cannot be used: undefined value";
+    assert!(refused.refused(1).contains(says), "{}", refused.stderr);
+    let told = "olmo-pack: warning: no chat format: its chat template cannot be used: undefined value";
+    assert!(packed.stderr.contains(told), "{}", packed.stderr);
 }
 
 #[test]

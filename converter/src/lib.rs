@@ -30,6 +30,7 @@ compile_error!(
 
 pub mod against;
 mod buffer;
+mod chat_files;
 mod chat_probes;
 pub mod chat_section;
 pub mod chat_template;
@@ -66,6 +67,7 @@ pub mod shard_index;
 pub mod shards;
 pub mod source_file;
 pub mod sources;
+pub mod special_tokens;
 pub mod stored_tensor;
 pub mod strict_json;
 pub mod summary;

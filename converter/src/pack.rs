@@ -137,8 +137,8 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for name in ["config.json", "generation_config.json", listing::INDEX] {
         target.refuse_replacing(&request.weights.join(name))?;
     }
-    let vocab_size = checkpoint.settings.config.vocab_size;
-    let text = Text::read(&listing.folder, request.vocab.as_deref(), vocab_size, &target)?;
+    let config = &checkpoint.settings.config;
+    let text = Text::read(&listing.folder, request.vocab.as_deref(), config, &target)?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 
