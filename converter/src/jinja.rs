@@ -535,10 +535,8 @@ impl<'i> PythonFormatter<'i> {
 /// The methods of Python's texts, lists and dictionaries that minijinja does not have, or has otherwise. Methods that
 /// change a list or a dictionary are errors, as in the sandbox of transformers.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if let Some(text) = value.as_str() {
-        if let Some(result) = text_method(text, name, args) {
-            return result;
-        }
+    if let Some(result) = value.as_str().and_then(|text| text_method(text, name, args)) {
+        return result;
     }
     match (value.kind(), name) {
         (ValueKind::Seq, "index") => {
