@@ -64,6 +64,8 @@ mod buffers;
 mod byte_pairs;
 pub mod chat;
 pub mod coded;
+#[cfg(feature = "manual")]
+pub mod command_line;
 pub mod config;
 pub mod continuation;
 #[cfg(feature = "text")]
@@ -100,6 +102,7 @@ mod sync;
 pub mod text;
 pub mod threads;
 mod tickets;
+mod token_guess;
 pub mod tokenizer;
 pub mod tokens;
 pub mod top_k;

@@ -119,12 +119,15 @@ pub(crate) fn questions() -> Vec<String> {
         "diff --help",
         "unpack --help",
         "copy --help",
+        "verify -V",
+        "inspect m.olmo --version",
         "--generate man",
         "--generate zsh",
     ];
     let pack = pack.map(|flags| format!("$PACK {flags}"));
-    let others = ["$INFER", "$BENCH"]
-        .map(|program| ["--help", "--version", "--generate man"].map(|flag| format!("{program} {flag}")));
+    let others = ["$INFER", "$BENCH"].map(|program| {
+        ["--help", "-h", "--version", "-V", "--generate man", "--generate=man"].map(|flag| format!("{program} {flag}"))
+    });
     pack.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
