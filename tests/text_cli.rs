@@ -88,6 +88,47 @@ fn text_becomes_ids_and_ids_text() {
 }
 
 #[test]
+fn a_prompt_file_is_the_prompt_byte_for_byte() {
+    let folder = TempDir::new("text-file");
+    let model = demo(&folder);
+    let path = folder.join("p.txt");
+    let name = path.to_str().expect("UTF-8");
+    let prompted = |text: &[u8], flags: &[&str]| {
+        fs::write(&path, text).expect("written");
+        infer(&model, &[&["--prompt-file", name], flags].concat())
+    };
+    assert_eq!(prompted(b"Four score and seven", &["-n", "6"]).ok(), " years");
+    for text in ["a\n", "a\r\nb\r\n", "\n", "--chat", "-5", "a\0b"] {
+        let expected: Vec<u8> = text.bytes().flat_map(|byte| u32::from(byte).to_le_bytes()).collect();
+        let found = prompted(text.as_bytes(), &["--tokenize"]);
+        assert_eq!(found.ok().as_bytes(), expected, "{text:?}");
+        assert_eq!(found.stderr, "");
+    }
+    assert_eq!(piped(&model, &["--prompt-file=-", "-n6"], b"Four score and seven").1, b" years");
+    // What an editor adds is said.
+    let marked = prompted("\u{feff}Fo".as_bytes(), &["--tokenize"]);
+    assert!(marked.ok().ends_with("F\0\0\0o\0\0\0") && marked.stdout.matches("\0\0\0").count() == 5);
+    assert!(marked.stderr.contains("note: ") && marked.stderr.contains("p.txt: begins with a byte order mark"));
+    for (text, code, says) in [
+        (&b""[..], 2, "the prompt is empty"),
+        (b"\xff\xfeF\0o\0", 1, "p.txt: text in UTF-16, expected UTF-8; convert it with iconv -f UTF-16 -t UTF-8"),
+        (b"F\0o\0u\0", 1, "p.txt: text in UTF-16"),
+        (b"\0F\0o", 1, "p.txt: text in UTF-16"),
+        (b"abc\xff", 1, "p.txt: not text: byte 3 is not UTF-8"),
+        (&[b'a'; 5000], 1, "the prompt has 5000 tokens, expected at most 2048"),
+    ] {
+        let refused = prompted(text, &[]);
+        assert!(refused.refused(code).contains(says), "{}", refused.stderr);
+    }
+    let absent = infer(&model, &["--prompt-file", "/no/such"]);
+    assert!(absent.refused(1).contains("/no/such: cannot open: No such file"), "{}", absent.stderr);
+    let logits = prompted(b"Fo", &["--logits", name]);
+    assert!(logits.refused(1).contains("p.txt: is an input of this run"), "{}", logits.stderr);
+    let phrase = infer(&model, &["Why is the sky blue?"]);
+    assert!(phrase.refused(1).ends_with("No such file or directory; to give text use --prompt"), "{}", phrase.stderr);
+}
+
+#[test]
 fn what_is_too_long_is_refused_with_little_memory() {
     let folder = TempDir::new("text-long");
     let (model, text) = (demo(&folder), folder.join("t.txt"));
@@ -254,18 +295,25 @@ fn wrong_usage_is_told_in_one_line() {
         (&["--prompt", "Hi", "--top-p", "1.5"], "--top-p 1.5: expected a number from 0 to 1"),
         (&["--prompt", "Hi", "--min-p", "-0.1"], "--min-p -0.1: expected"),
         (&["--prompt", "Hi", "--repetition-penalty", "0"], "--repetition-penalty 0: expected"),
-        (&["--prompt", "Hi", "--top-k", "0"], "--top-k must be at least 1"),
+        (&["--prompt", "Hi", "--top-k", "0"], "--top-k 0: expected a whole number from 1"),
         (&["--tokenize", "--detokenize"], "exclude each other"),
         (&["--tokenize", "--seed", "3"], "--seed has no use with --tokenize"),
-        (&["--detokenize", "--prompt", "Hi"], "--prompt and --chat have no use with --detokenize"),
+        (&["--detokenize", "--prompt", "Hi"], "--prompt, --prompt-file and --chat have no use with --detokenize"),
         (&["--tokenize", "a", "b"], "one file at a time"),
         (&["--output", "x"], "--output belongs to --score"),
+        (&["--chat", "Hi, it's me"], "--chat takes no value; use --chat --prompt 'Hi, it'\\''s me'"),
+        (&["--chat=Hi"], "--chat=Hi: --chat takes no value"),
+        (&["--chat", "--prompt", ""], "the prompt is empty, expected a text"),
+        (&["--prompt", "Hi", "--prompt-file", "x"], "--prompt and --prompt-file exclude each other"),
+        (&["--prompt-file", "x", "t.bin"], "--prompt and token files exclude each other"),
+        (&["--prompt", "--chat"], "--prompt needs a value before --chat"),
+        (&["--prompt", "Hi", "--token-type", "u16"], "--token-type is of token files"),
         (&["--chat", "--prompt", "Hi"], "has no chat format"),
     ] {
         let refused = infer(&model, arguments);
         assert!(refused.refused(2).contains(says), "{arguments:?}: {}", refused.stderr);
     }
-    let continued = infer(&model, &["--stop", "--version", "--prompt", "--version", "--max-tokens", "1"]);
+    let continued = infer(&model, &["--stop=--version", "--prompt=--version", "--max-tokens", "1"]);
     assert!(!continued.ok().starts_with("olmo-infer"));
     assert!(infer(&model, &["--", "--version"]).refused(1).contains("--version: cannot open"));
     let long = "x".repeat(5000);

@@ -21,8 +21,7 @@ fn main() -> ExitCode {
     let Ok(arguments) = arguments else {
         return fail(2, "an argument is not UTF-8, expected text; rename the file or give another path to it");
     };
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let command = match args::parse(&arguments) {
+    let command = match args::parse(arguments) {
         Ok(command) => command,
         Err(usage) => return fail(2, &usage),
     };

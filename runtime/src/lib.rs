@@ -65,6 +65,8 @@ mod byte_pairs;
 #[cfg(feature = "chat")]
 pub mod chat;
 pub mod coded;
+#[cfg(feature = "manual")]
+pub mod command_line;
 pub mod config;
 pub mod continuation;
 #[cfg(feature = "text")]
@@ -101,6 +103,7 @@ mod sync;
 pub mod text;
 pub mod threads;
 mod tickets;
+mod token_guess;
 pub mod tokenizer;
 pub mod tokens;
 pub mod top_k;
