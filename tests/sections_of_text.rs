@@ -3,9 +3,7 @@
 
 use olmo_infer::chat::{Chat, Message, Role, Style};
 use olmo_infer::error::Error;
-use olmo_infer::format::{
-    self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section,
-};
+use olmo_infer::format::{self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
@@ -161,7 +159,7 @@ fn a_section_is_not_longer_than_the_format_admits() {
 #[test]
 fn chat_format_is_read_from_a_file_or_says_why_not() {
     let folder = TempDir::new("chat-section");
-    let mut packed = |part: Part| {
+    let packed = |part: Part| {
         let mut prepared = prepared(&folder);
         prepared.text.chat = part;
         let _ = fs::remove_file(folder.join("m.olmo"));
@@ -169,7 +167,11 @@ fn chat_format_is_read_from_a_file_or_says_why_not() {
         fs::read(folder.join("m.olmo")).expect("a model")
     };
     let chat = Chat {
-        alone: Some(Style { open: ["<user>".into(), "".into()], ask: ["<\u{e9}>".into(), "".into()], ..Style::default() }),
+        alone: Some(Style {
+            open: ["<user>".into(), "".into()],
+            ask: ["<\u{e9}>".into(), "".into()],
+            ..Style::default()
+        }),
         ..Chat::default()
     };
     let file = packed(Part::Known(chat_section::section(&chat), "chat_template.jinja"));
@@ -179,7 +181,11 @@ fn chat_format_is_read_from_a_file_or_says_why_not() {
     for at in [0, 4, 12, 20, n_bytes - 1] {
         let error = Chat::new(&changed(&file, section::CHAT, |section| section[at] ^= 0x80)).expect_err("damaged");
         let expected = "expected what format-spec.md describes";
-        assert_eq!(error.to_string(), format!("m.olmo: chat format: found {n_bytes} bytes, {expected}{DAMAGED}"), "{at}");
+        assert_eq!(
+            error.to_string(),
+            format!("m.olmo: chat format: found {n_bytes} bytes, {expected}{DAMAGED}"),
+            "{at}"
+        );
     }
     let file = packed(Part::Unknown("its chat template\nis \u{1b} bad".into()));
     let error = Chat::new(&open(&file)).expect_err("unusable").to_string();

@@ -137,8 +137,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for name in ["config.json", "generation_config.json", listing::INDEX] {
         target.refuse_replacing(&request.weights.join(name))?;
     }
-    let config = &checkpoint.settings.config;
-    let text = Text::read(&listing.folder, request.vocab.as_deref(), config, &target)?;
+    let text = Text::read(&listing.folder, request.vocab.as_deref(), &checkpoint.settings.config, &target)?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 

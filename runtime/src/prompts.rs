@@ -95,14 +95,14 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
         return Err(Failure::Refused(format!("{found}; shorten it")));
     }
     if !prompt.chat {
-        return Ok(encoder(file, "--prompt")?.encode(&text));
+        return Ok(encoder(file, "--prompt")?.encode(&text)?);
     }
     let path = display_path(file.path());
     let chat = chat(file)?;
     let system = prompt.system.as_ref().map(|system| Message::new(Role::System, system));
     let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, text)]).collect();
     let text = chat.render(&messages).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
-    Ok(encoder(file, "--chat")?.encode(&text))
+    Ok(encoder(file, "--chat")?.encode(&text)?)
 }
 
 /// The chat format of a model.
@@ -197,7 +197,7 @@ pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
                 &args.tokens[0],
                 MAX_TEXT_BYTES,
                 "more than 64 MiB of text, expected less; split it",
-            )?)
+            )?)?
         }
     };
     let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
