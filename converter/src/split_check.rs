@@ -1,8 +1,8 @@
 //! Whether a vocabulary was made with the split that its `tokenizer.json` has.
 //!
-//! Some versions of transformers save the tokenizer of OLMo-2 and Olmo-3 with the split of GPT-2. Ids are then valid and
-//! the text comes back, but the model was trained with other ids. A token that merges make was once inside a word: where
-//! the split can give no such word, it is another split.
+//! Some versions of transformers save the tokenizer of OLMo-2 and Olmo-3 with the split of GPT-2. Ids are then valid
+//! and the text comes back, but the model was trained with other ids. A token that merges make was once inside a word:
+//! where the split can give no such word, it is another split.
 
 use olmo_infer::tokenizer::PreTokenizer;
 
@@ -28,9 +28,9 @@ pub(crate) fn warning<'a>(kind: PreTokenizer, merged: impl Iterator<Item = &'a [
         PreTokenizer::Gpt2 => "OLMo-1",
     };
     Some(format!(
-        "tokenizer.json splits text as {} does, which never gives {n} of its tokens, \"{example}\" for one; its vocabulary \
-         was made with the split of {}, that of {}: the model was probably trained with other ids than text now gets; pack it \
-         with the tokenizer.json of the base model (--vocab)",
+        "tokenizer.json splits text as {} does, which never gives {n} of its tokens, \"{example}\" for one; its \
+         vocabulary was made with the split of {}, that of {}: the model was probably trained with other ids than text now \
+         gets; pack it with the tokenizer.json of the base model (--vocab)",
         kind.name(),
         other.name(),
         models(other)

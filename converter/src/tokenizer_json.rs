@@ -129,7 +129,7 @@ pub(crate) fn beyond_rows<'a>(
         more => (format!("token \"{first}\" and {more} more"), "one of them"),
     };
     Some(format!(
-        "{name} has {has} beyond the {vocab_size} rows of the embedding: other text works, a text that has {them} is refused"
+        "{name} has {has} beyond the {vocab_size} rows of the embedding: other text works, text with {them} is refused"
     ))
 }
 
@@ -292,8 +292,7 @@ fn stated_tokens(root: &Keys, vocab_size: usize) -> Result<Vec<(u32, Definition)
     Ok(stated)
 }
 
-/// The added tokens with the ids that `tokenizers` gives them, those included that other files name. A token of the model
-/// that is one of them is no longer made by merges.
+/// The added tokens with the ids that `tokenizers` gives them, those included that other files name.
 fn added_tokens(
     path: &Path,
     stated: &[(u32, Definition)],
@@ -312,7 +311,7 @@ fn added_tokens(
     });
     if let Some((text, expected, id)) = others.next() {
         warnings.push(format!(
-            "tokenizer.json has the added token \"{}\" with id {expected}, but tokenizers, and so this model file, gives it \
+            "tokenizer.json has the added token \"{}\" with id {expected}, but tokenizers, and this model file, gives it \
              id {id}, the next one{}",
             shortened(text, SHOWN_CHARS),
             match others.count() {
@@ -370,8 +369,8 @@ fn named_elsewhere(stated: &[(u32, Definition)], added: &[Added], warnings: &mut
             more => format!(" and {more} more"),
         };
         warnings.push(format!(
-            "tokenizer_config.json, or a file or class that goes with it, names the token \"{}\"{more}, which is no added \
-             token of tokenizer.json: text with it gets id {}, as in transformers",
+            "tokenizer_config.json, or a file or class that goes with it, names the token \"{}\"{more}, which is no \
+             added token of tokenizer.json: text with it gets id {}, as in transformers",
             shortened(&first.text, SHOWN_CHARS),
             first.id
         ));

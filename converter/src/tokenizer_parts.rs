@@ -1,7 +1,7 @@
 //! The parts of a `tokenizer.json` around its model: what normalizer, pre-tokenizer and post-processor do to the ids.
 //!
-//! `save_pretrained` writes parts that do nothing, and wraps parts in sequences. They are accepted; everything else that
-//! would change an id makes the tokenizer one that is not known.
+//! `save_pretrained` writes parts that do nothing, and wraps parts in sequences. They are accepted; everything else
+//! that would change an id makes the tokenizer one that is not known.
 
 use crate::config_json::Keys;
 use olmo_infer::tokenizer::PreTokenizer;

@@ -46,8 +46,8 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The bytes of the section, or what is not known about the tokenizer. `is_rebuilt` where transformers takes nothing
-    /// but the tokens.
+    /// The bytes of the section, or what is not known about the tokenizer. `is_rebuilt` where transformers takes
+    /// nothing but the tokens.
     pub(crate) fn section(
         &self,
         settings: &Settings,
@@ -68,15 +68,15 @@ impl Reader<'_> {
         };
         if is_rebuilt && (parts.pre_tokenizer != PreTokenizer::Gpt2 || !parts.nfc) {
             warnings.push(
-                "transformers 5 builds the tokenizer of OLMo-1 with the split of GPT-2 and NFC, tokenizer.json says something \
-                 else, which is followed here: ids of some texts differ"
+                "transformers 5 builds the tokenizer of OLMo-1 with the split of GPT-2 and NFC, tokenizer.json says \
+                 something else, which is followed here: ids of some texts differ"
                     .into(),
             );
         }
         if settings.split_special_tokens {
             warnings.push(
-                "tokenizer_config.json has split_special_tokens: special tokens in a text, those of a chat format too, become \
-                 the ids of their characters"
+                "tokenizer_config.json has split_special_tokens: special tokens in a text, those of a chat format too, \
+                 become the ids of their characters"
                     .into(),
             );
         }
@@ -136,7 +136,7 @@ impl Reader<'_> {
             None if self.merges.is_some() => {}
             None => return Err("its model has no type".into()),
         }
-        // `unk_token`, `fuse_unk` and `byte_fallback` are about bytes without a token: every byte of a text has one here.
+        // `unk_token`, `fuse_unk` and `byte_fallback` are about bytes without a token; every byte of text has one here.
         for key in ["dropout", "continuing_subword_prefix", "end_of_word_suffix"] {
             let value = self.model.get(key).filter(|value| value.as_str() != Some("") && value.as_f64() != Some(0.0));
             if let Some(value) = value {

@@ -1,8 +1,8 @@
 //! What else than `tokenizer.json` changes ids: `tokenizer_config.json`, `special_tokens_map.json` and
 //! `added_tokens.json`, as `AutoTokenizer.from_pretrained` of transformers 5 reads them.
 //!
-//! They name tokens that are found in a text as a whole, and `tokenizers` gives those that it does not have yet the next
-//! free ids. An id in a file is only what was expected.
+//! They name tokens that are found in a text as a whole, and `tokenizers` gives those that it does not have yet the
+//! next free ids. An id in a file is only what was expected.
 
 use crate::error::{Error, Problem, shortened};
 use crate::{source_file, strict_json};
@@ -144,8 +144,8 @@ pub(crate) fn settings(
     for key in ["add_bos_token", "add_eos_token"].into_iter().filter(|key| is_true(key)) {
         let token = if key == "add_bos_token" { "before" } else { "after" };
         settings.warnings.push(format!(
-            "tokenizer_config.json has {key}, which transformers 5 ignores beside a tokenizer.json: no token is put {token} a \
-             text"
+            "tokenizer_config.json has {key}, which transformers 5 ignores beside a tokenizer.json: no token is put {token} \
+             a text"
         ));
     }
     if is_true("do_lower_case") {
@@ -228,8 +228,7 @@ impl Settings {
         names.chain(&self.own).collect()
     }
 
-    /// Adds the tokens of a model as transformers does it: those of `tokenizer.json`, which are `stated` with their ids,
-    /// then what the other files name. `rebuilds` is the class that takes nothing of `tokenizer.json` but its tokens.
+    /// Adds the tokens of a model as transformers does it: those of `tokenizer.json`, `stated` with their ids, then what the other files name. `rebuilds` is the class that takes nothing of `tokenizer.json` but its tokens.
     pub(crate) fn add_all(&self, stated: &[(u32, Definition)], added: &mut AddedTokens<'_>, rebuilds: bool) {
         let mut pending: Vec<Definition> = match &self.decoder {
             Some(decoder) => decoder.clone(),

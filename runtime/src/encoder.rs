@@ -75,8 +75,8 @@ impl Encoder {
             None => Ok(ids),
             Some(id) => Err(Error::Request {
                 problem: format!(
-                    "the text has the token \"{}\" with id {id}, beyond the {} rows of the model's embedding; leave it out \
-                     of the text, or train and pack a model that has a row for it",
+                    "the text has the token \"{}\" with id {id}, beyond the {} rows of the model's embedding; leave it \
+                     out of the text, or train and pack a model that has a row for it",
                     self.beyond.get(id).map_or("", String::as_str),
                     self.n_rows
                 ),
