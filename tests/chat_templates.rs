@@ -237,7 +237,10 @@ fn template_is_the_one_that_transformers_uses() {
         // A value that is not a text is an error here, and a later one there: its type is given.
         let is_template = |template: &&str| !["NoneType", "int", "float", "bool", "list", "dict"].contains(template);
         match (&found, line["template"].as_str().filter(is_template)) {
-            (Ok(Some(found)), Some(expected)) => assert_eq!(found.replace('\r', "\n"), expected, "{files}"),
+            (Ok(Some(found)), Some(expected)) => {
+                let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
+                assert_eq!(lines(found), lines(expected), "{files}");
+            }
             (Ok(None) | Err(_), None) => n_errors += 1,
             _ => panic!("{files}: {found:?}, not {:?}", line["template"]),
         }

@@ -37,7 +37,6 @@ impl<'a> Sources<'a> {
         for (key, text) in self.defaults() {
             set(key, Some(text.to_string()));
         }
-        let has_name = |key: &str| key.ends_with("_token") && !matches!(key, "add_bos_token" | "add_eos_token");
         let map = self.map();
         // From the weakest to the strongest: a null switches a default off.
         for key in COMMON {
@@ -47,14 +46,17 @@ impl<'a> Sources<'a> {
             }
         }
         let others = |object: &'a Map<String, Value>| {
-            object.iter().filter(move |(key, _)| has_name(key) && !COMMON.contains(&key.as_str()))
+            object.iter().filter(|(key, _)| key.ends_with("_token") && !COMMON.contains(&key.as_str()))
         };
         let of_map = map.into_iter().flat_map(others).collect::<Vec<_>>();
         for (key, value) in &of_map {
             set(key, text(value));
         }
         let replaced = |key: &String| of_map.iter().any(|(other, _)| *other == key);
-        let of_config = others(self.config).filter(|(key, value)| !(value.is_object() && replaced(key)));
+        let is_token = |value: &Value| value.is_string() || value.get("__type") == Some(&"AddedToken".into());
+        let of_config = others(self.config)
+            .filter(|(key, _)| !matches!(key.as_str(), "add_bos_token" | "add_eos_token"))
+            .filter(|(key, value)| is_token(value) && !(value.is_object() && replaced(key)));
         let (strings, objects): (Vec<_>, Vec<_>) = of_config.partition(|(_, value)| value.is_string());
         for (key, value) in objects.into_iter().chain(strings) {
             if let Some(text) = text(value) {
@@ -67,7 +69,7 @@ impl<'a> Sources<'a> {
             keys.into_iter().filter_map(move |key| dictionary(object, key)).flatten()
         };
         // Other names in the file replace these.
-        let has_others = others(self.config).any(|(_, value)| text(value).is_some());
+        let has_others = others(self.config).any(|(_, value)| is_token(value));
         let specific = dictionary(self.config, "model_specific_special_tokens");
         let specific = specific.filter(|_| !has_others && extra(self.config).next().is_none());
         let all = specific.into_iter().flatten().chain(extra(self.config)).chain(map.into_iter().flat_map(extra));

@@ -215,9 +215,15 @@ fn stdout_logits(args: &Args, positions: &[usize], vocab_size: usize) -> Result<
 
 /// Says what is done as asked and may not be what was meant.
 fn tell_surprises(args: &Args, inputs: &[Input]) {
-    let shorter = inputs.iter().find(|input| input.positions < input.tokens.len());
-    if let Some(Input { tokens, positions }) = shorter {
-        note(&format!("--steps {positions} ends inside the prompt, which has {} tokens", tokens.len()));
+    let longer: Vec<&Input> = inputs.iter().filter(|input| input.positions < input.tokens.len()).collect();
+    match (longer.as_slice(), inputs) {
+        ([], _) => {}
+        ([Input { tokens, positions }], [_]) => {
+            note(&format!("--steps {positions} ends inside the prompt, which has {} tokens", tokens.len()));
+        }
+        ([first, ..], all) => {
+            note(&format!("--steps {} ends inside {} of {} prompts", first.positions, longer.len(), all.len()));
+        }
     }
     if let Some(stop) = args.stops.iter().find(|stop| stop.contains("\\n")) {
         let stop = one_line(stop);
