@@ -270,8 +270,8 @@ fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
     fs::write(weights.join("tokenizer.json"), json.to_string()).expect("written");
     fs::write(weights.join("tokenizer_config.json"), json!({"pad_token": "<pad>"}).to_string()).expect("written");
     fs::remove_file(weights.join("vocab.txt")).expect("removed");
-    let warning = "tokenizer.json has token \"<pad>\" beyond the 256 rows of the embedding: other text works, text with \
-                   it is refused";
+    let warning = "tokenizer.json has token \"<pad>\" beyond the 256 rows of the embedding: other text works, text \
+                   with it is refused";
     let packed = run(PACK, [&weights, &model]);
     assert!(!packed.ok().contains("warning"), "{}", packed.stdout);
     assert_eq!(packed.stderr, format!("olmo-pack: warning: {warning}\n"));

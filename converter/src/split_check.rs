@@ -29,8 +29,8 @@ pub(crate) fn warning<'a>(kind: PreTokenizer, merged: impl Iterator<Item = &'a [
     };
     Some(format!(
         "tokenizer.json splits text as {} does, which never gives {n} of its tokens, \"{example}\" for one; its \
-         vocabulary was made with the split of {}, that of {}: the model was probably trained with other ids than text now \
-         gets; pack it with the tokenizer.json of the base model (--vocab)",
+         vocabulary was made with the split of {}, that of {}: the model was probably trained with other ids than text \
+         now gets; pack it with the tokenizer.json of the base model (--vocab)",
         kind.name(),
         other.name(),
         models(other)

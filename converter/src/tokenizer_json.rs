@@ -311,8 +311,8 @@ fn added_tokens(
     });
     if let Some((text, expected, id)) = others.next() {
         warnings.push(format!(
-            "tokenizer.json has the added token \"{}\" with id {expected}, but tokenizers, and this model file, gives it \
-             id {id}, the next one{}",
+            "tokenizer.json has the added token \"{}\" with id {expected}, but tokenizers, and this model file, gives \
+             it id {id}, the next one{}",
             shortened(text, SHOWN_CHARS),
             match others.count() {
                 0 => String::new(),

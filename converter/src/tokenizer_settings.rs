@@ -144,8 +144,8 @@ pub(crate) fn settings(
     for key in ["add_bos_token", "add_eos_token"].into_iter().filter(|key| is_true(key)) {
         let token = if key == "add_bos_token" { "before" } else { "after" };
         settings.warnings.push(format!(
-            "tokenizer_config.json has {key}, which transformers 5 ignores beside a tokenizer.json: no token is put {token} \
-             a text"
+            "tokenizer_config.json has {key}, which transformers 5 ignores beside a tokenizer.json: no token is put \
+             {token} a text"
         ));
     }
     if is_true("do_lower_case") {
@@ -228,7 +228,8 @@ impl Settings {
         names.chain(&self.own).collect()
     }
 
-    /// Adds the tokens of a model as transformers does it: those of `tokenizer.json`, `stated` with their ids, then what the other files name. `rebuilds` is the class that takes nothing of `tokenizer.json` but its tokens.
+    /// Adds the tokens of a model as transformers does it: those of `tokenizer.json`, `stated` with their ids, then what
+    /// the other files name. `rebuilds` is the class that takes nothing of `tokenizer.json` but its tokens.
     pub(crate) fn add_all(&self, stated: &[(u32, Definition)], added: &mut AddedTokens<'_>, rebuilds: bool) {
         let mut pending: Vec<Definition> = match &self.decoder {
             Some(decoder) => decoder.clone(),
