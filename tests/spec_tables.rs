@@ -136,7 +136,7 @@ fn struct_tables_are_the_structs() {
         fields!(VocabularyHead: n_tokens, reserved, text_bytes),
     );
     assert_struct("SourceRecord", size_of::<SourceRecord>(), fields!(SourceRecord: dtype, header_bytes, digest));
-    let fields = fields!(TokenizerHead: kind, pre_tokenizer, normalizer, n_merges, n_added, reserved);
+    let fields = fields!(TokenizerHead: kind, pre_tokenizer, normalizer, n_merges, n_added, prefix_space, reserved);
     assert_struct("TokenizerHead", size_of::<TokenizerHead>(), fields);
     assert_struct("Merge", size_of::<Merge>(), fields!(Merge: left, right, id));
     assert_struct("AddedToken", size_of::<AddedToken>(), fields!(AddedToken: id, flags));

@@ -168,7 +168,7 @@ fn a_chat_is_in_the_models_own_format() {
     let folder = TempDir::new("text-chat");
     let weights = demo_weights(&folder);
     let template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
-    let config = json!({"chat_template": template, "bos_token": {"content": "<s>"}, "eos_token": null});
+    let config = json!({"chat_template": template, "bos_token": "!", "eos_token": null});
     fs::write(weights.join("tokenizer_config.json"), config.to_string()).expect("written");
     let model = folder.join("chat.olmo");
     let packed = run(PACK, [&weights, &model]);
@@ -176,8 +176,8 @@ fn a_chat_is_in_the_models_own_format() {
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
     let ids =
         |arguments: &[&str]| infer(&model, &[&["--tokenize", "--chat"], arguments].concat()).ok().replace('\0', "");
-    assert_eq!(ids(&["--prompt", "Hi"]), "<s>[user]Hi");
-    assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "<s>[system]Be brief.[user]Hi");
+    assert_eq!(ids(&["--prompt", "Hi"]), "![user]Hi");
+    assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "![system]Be brief.[user]Hi");
     assert_eq!(infer(&model, &["--chat", "--prompt", "Four", "--max-tokens", "3"]).ok().len(), 3);
     // A file of its own goes first, and a template that cannot be used is told and does no harm.
     fs::write(weights.join("chat_template.jinja"), "{{ nothing.at.all }}").expect("written");
@@ -213,6 +213,46 @@ fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
     run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]).ok();
     let refused = infer(&model, &["--prompt", "Hi"]);
     assert!(refused.refused(2).contains("has no vocabulary, which --prompt needs"), "{}", refused.stderr);
+}
+
+/// A pad token that a fine-tune added without a row for it: nobody needs it.
+#[test]
+fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
+    let folder = TempDir::new("text-beyond");
+    let (weights, model) = (demo_weights(&folder), folder.join("m.olmo"));
+    let json = fs::read_to_string(weights.join("tokenizer.json")).expect("read");
+    let mut json: Value = serde_json::from_str(&json).expect("JSON");
+    json["added_tokens"] = json!([{"id": 256, "content": "<pad>", "special": true}]);
+    fs::write(weights.join("tokenizer.json"), json.to_string()).expect("written");
+    fs::write(weights.join("tokenizer_config.json"), json!({"pad_token": "<pad>"}).to_string()).expect("written");
+    fs::remove_file(weights.join("vocab.txt")).expect("removed");
+    let warning = "tokenizer.json has token \"<pad>\" beyond the 256 rows of the embedding: other text works, text \
+                   with it is refused";
+    let packed = run(PACK, [&weights, &model]);
+    assert!(!packed.ok().contains("warning"), "{}", packed.stdout);
+    assert_eq!(packed.stderr, format!("olmo-pack: warning: {warning}\n"));
+    let flags = ["--json", "--force"].map(AsRef::as_ref);
+    let packed = run(PACK, flags.into_iter().chain([weights.as_os_str(), model.as_os_str()]));
+    let object: Value = serde_json::from_str(packed.ok()).expect("one object");
+    assert_eq!((&object["warnings"], packed.stderr.lines().count()), (&json!([warning]), 1));
+    run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
+    assert_eq!(infer(&model, &["--prompt", "Four score and seven", "--max-tokens", "6"]).ok(), " years");
+    let refused = infer(&model, &["--prompt", "Four <pad> score"]);
+    let says =
+        "the text has the token \"<pad>\" with id 256, beyond the 256 rows of the model's embedding; leave it out";
+    assert!(refused.refused(1).contains(says), "{}", refused.stderr);
+    assert!(infer(&model, &["--tokenize", "--prompt", "<pad>"]).refused(1).contains(says));
+    // The same in a vocab.txt alone, which gives text for ids.
+    fs::copy(repository().join("demo/weights/vocab.txt"), weights.join("vocab.txt")).expect("copied");
+    let mut lines = fs::read_to_string(weights.join("vocab.txt")).expect("read");
+    lines += "256\t<pad>\n";
+    fs::write(weights.join("vocab.txt"), lines).expect("written");
+    run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]).ok();
+    fs::remove_file(weights.join("tokenizer.json")).expect("removed");
+    let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
+    packed.ok();
+    assert!(packed.stderr.contains("warning: vocab.txt has token \"<pad>\" beyond the 256 rows"), "{}", packed.stderr);
+    assert_eq!(piped(&model, &["--detokenize"], b"H\0\0\0").1, b"H");
 }
 
 #[test]

@@ -6,8 +6,10 @@ use crate::error::{Error, Problem};
 use crate::output::Target;
 use crate::source_file;
 use crate::strict_json;
-use crate::tokenizer_json;
+use crate::tokenizer_json::{self, Around, beyond_rows};
+use crate::tokenizer_settings;
 use crate::vocab::{self, Vocabulary};
+use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -30,6 +32,8 @@ pub struct Text {
     pub tokenizer: Part,
     /// The section `CHAT`, or why there is none.
     pub chat: Part,
+    /// What the user should know about them, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// A section that may be missing.
@@ -86,7 +90,8 @@ impl Text {
     /// # Errors
     /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat
     /// template that is not understood is no error.
-    pub fn read(folder: &Path, vocab: Option<&Path>, vocab_size: usize, target: &Target) -> Result<Text, Error> {
+    pub fn read(folder: &Path, vocab: Option<&Path>, config: &ModelConfig, target: &Target) -> Result<Text, Error> {
+        let vocab_size = config.vocab_size;
         let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
             let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
             target.refuse_same(&path, (metadata.dev(), metadata.ino()))?;
@@ -116,9 +121,16 @@ impl Text {
         // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
         let chat = chat(present("tokenizer_config.json")?.as_deref(), present("chat_template.jinja")?.as_deref())?;
         let mut text = Text { chat, ..Text::default() };
+        let mut named_elsewhere = Vec::new();
         if let Some(path) = &json {
-            let read = tokenizer_json::read(path, vocab_size)?;
+            let [config_json, map, added] =
+                ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"].map(present);
+            let settings = tokenizer_settings::read(config_json?.as_deref(), map?.as_deref(), added?.as_deref())?;
+            let around = Around { vocab_size, architecture: Some(config.architecture), settings };
+            let read = tokenizer_json::read(path, &around)?;
             text.vocabulary = Some(read.vocabulary);
+            text.warnings.extend(read.warnings);
+            named_elsewhere = read.named_elsewhere;
             text.tokenizer = match read.tokenizer {
                 Ok(section) => Part::Known(section, "tokenizer.json"),
                 Err(problem) => Part::Unknown(problem),
@@ -127,25 +139,38 @@ impl Text {
         if let Some(path) = &txt {
             let vocabulary = vocab::read(path, vocab_size)?;
             if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
-                refuse_other(path, &vocabulary, json, other)?;
+                refuse_other(path, &vocabulary, json, other, &named_elsewhere)?;
             } else {
+                let beyond = vocabulary.iter().filter(|(id, _)| *id as usize >= vocab_size).map(|(_, token)| token);
+                text.warnings.extend(beyond_rows("vocab.txt", vocab_size, beyond));
                 text.tokenizer = match dolma2::section(&vocabulary) {
                     Some(section) => Part::Known(section, "vocab.txt, which is that of dolma2"),
                     None => Part::Missing("a vocab.txt does not say how text is split; add the model's tokenizer.json"),
                 };
+                text.vocabulary = Some(vocabulary);
             }
-            text.vocabulary = Some(vocabulary);
         }
         Ok(text)
     }
 }
 
-/// Two files of tokens must be of one vocabulary.
-fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocabulary) -> Result<(), Error> {
+/// Two files of tokens must be of one vocabulary. `named_elsewhere` are ids of `other` that neither file needs to have.
+fn refuse_other(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    json: &Path,
+    other: &Vocabulary,
+    named_elsewhere: &[u32],
+) -> Result<(), Error> {
     if vocabulary == other {
         return Ok(());
     }
-    let [bytes, other_bytes] = [vocabulary, other].map(|of| of.iter().collect::<BTreeMap<u32, &[u8]>>());
+    let bytes: BTreeMap<u32, &[u8]> = vocabulary.iter().collect();
+    let mut other_bytes: BTreeMap<u32, &[u8]> = other.iter().collect();
+    other_bytes.retain(|id, _| bytes.contains_key(id) || !named_elsewhere.contains(id));
+    if bytes == other_bytes {
+        return Ok(());
+    }
     let differs = |id: &u32| bytes.get(id) != other_bytes.get(id);
     let id = bytes.keys().chain(other_bytes.keys()).copied().filter(differs).min().unwrap_or(0);
     let shown = |bytes: Option<&&[u8]>| match bytes {

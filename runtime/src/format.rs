@@ -12,8 +12,8 @@ mod section_heads;
 pub use config_block::ConfigBlock;
 pub use kinds::{Dtype, ENCODING_CODED, ENCODING_PLAIN, Encoding, TensorLayout};
 pub use section_heads::{
-    ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, ChatHead, Merge, SourceRecord, TOKENIZER_BYTE_PAIRS,
-    TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead,
+    ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, AddedToken, ChatHead, MAX_TOKENS_BEYOND, Merge, SourceRecord,
+    TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead,
 };
 
 use std::mem::offset_of;

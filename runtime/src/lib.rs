@@ -60,8 +60,7 @@ pub mod attention;
 mod barrier;
 pub mod batch_size;
 mod buffers;
-#[cfg(feature = "text")]
-mod byte_pairs;
+pub mod byte_pairs;
 pub mod chat;
 pub mod coded;
 pub mod config;

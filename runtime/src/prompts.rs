@@ -81,7 +81,7 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
         return Err(Failure::Refused(format!("{found}; shorten it")));
     }
     if !prompt.chat {
-        return Ok(encoder(file, "--prompt")?.encode(&text));
+        return Ok(encoder(file, "--prompt")?.encode(&text)?);
     }
     let path = display_path(file.path());
     let chat = Chat::new(file)?.ok_or_else(|| {
@@ -92,7 +92,7 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
     })?;
     let text = chat.prompt(prompt.system.as_deref(), &text);
     let text = text.ok_or_else(|| Failure::Usage(format!("{path}: its chat format takes no --system")))?;
-    Ok(encoder(file, "--chat")?.encode(&text))
+    Ok(encoder(file, "--chat")?.encode(&text)?)
 }
 
 /// The encoder of a model, which `flag` asks for.
@@ -155,7 +155,7 @@ pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
                 &args.tokens[0],
                 MAX_TEXT_BYTES,
                 "more than 64 MiB of text, expected less; split it",
-            )?)
+            )?)?
         }
     };
     let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
