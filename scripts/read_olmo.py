@@ -35,6 +35,8 @@ PANEL_ROWS = 64
 MAX_SECTIONS = 64
 MAX_FILE_BYTES = 2**63 - 1
 NONE = 0xFFFFFFFF
+# Most ids that a vocabulary may have beyond the rows of the embedding.
+MAX_TOKENS_BEYOND = 1024
 SECTION_REQUIRED = 1
 FEATURE_CODED = 1
 N_CODES = 16
@@ -447,8 +449,8 @@ class Model:
             raise FormatError("vocabulary: no room for its head")
         n_tokens, reserved, text_bytes = struct.unpack_from("<IIQ", data)
         expect("vocabulary: reserved field", reserved, 0)
-        if n_tokens > self.config["vocab_size"]:
-            raise FormatError("vocabulary: more tokens than rows")
+        if n_tokens > self.config["vocab_size"] + MAX_TOKENS_BEYOND:
+            raise FormatError("vocabulary: too many tokens beyond the rows")
         text_at = 16 + 4 * (n_tokens + 1)
         expect("vocabulary: text length", text_bytes, len(data) - text_at)
         offsets = struct.unpack_from(f"<{n_tokens + 1}I", data, 16)

@@ -1,7 +1,7 @@
 //! Bad inputs of everything about text, the rows X of the catalogue: tokenizers, chat templates, prompts, lists.
 
 use olmo_infer::format::{AddedToken, Merge, TokenizerHead};
-use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
+use olmo_infer::tokenizer::{NoTokenizer, PreTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
 use olmo_pack::tokenizer_json;
 use olmo_tests::catalogue::{Refusal, measured};
@@ -86,7 +86,10 @@ fn x1_tokenizer_json_is_no_json_of_a_tokenizer() {
         ("{\"model\":{\"vocab\":{\"a\":1.5}}}", "model.vocab \"a\" has no id"),
         ("{\"model\":{\"vocab\":{\"a\":-1}}}", "model.vocab \"a\" has no id"),
         ("{\"model\":{\"vocab\":{\"a\":\"1\"}}}", "model.vocab \"a\" has no id"),
-        ("{\"model\":{\"vocab\":{\"a\":256}}}", "has id 256, expected less than the 256 rows"),
+        (
+            "{\"model\":{\"vocab\":{\"a\":1280}}}",
+            "has id 1280, expected less than the 256 rows of the embedding, or few more",
+        ),
         ("{\"model\":{\"vocab\":{\"a\":18446744073709551616}}}", "has no id"),
         ("{\"model\":{\"vocab\":{\"a\":1,\"b\":1}}}", "id 1 for \"a\" and \"b\""),
         ("{\"model\":{\"vocab\":{\"\":1}}}", "id 1 without a token"),
@@ -130,9 +133,9 @@ fn x1_long_tokenizers_cost_little() {
             format!("{{\"model\":{{\"vocab\":{{{}\"x\":1}}}}}}", vocab(&|_| "\"y\":0,".into())),
             "id 0 for \"y\" and \"y\"",
         ),
-        (format!("{{\"model\":{{\"vocab\":{{{}\"x\":1}}}}}}", vocab(&|i| format!("\"{i}\":{i},"))), "has id 256"),
+        (format!("{{\"model\":{{\"vocab\":{{{}\"x\":1}}}}}}", vocab(&|i| format!("\"{i}\":{i},"))), "has id 1280"),
         (format!("{{\"model\":{{\"vocab\":3,\"{}\":1}}}}", "k".repeat(11 << 20)), "model.vocab is 3"),
-        (format!("{{\"model\":{{\"vocab\":{{\"{}\":256}}}}}}", "k".repeat(11 << 20)), "...\" has id 256"),
+        (format!("{{\"model\":{{\"vocab\":{{\"{}\":1280}}}}}}", "k".repeat(11 << 20)), "...\" has id 1280"),
     ] {
         fixture.write("tokenizer.json", text);
         fixture.assert_refused(says);
@@ -148,31 +151,29 @@ fn x2_tokenizers_that_are_not_known_are_told_and_take_no_text() {
             {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
         ]})
     };
-    let space = json!({"type": "ByteLevel", "add_prefix_space": true});
-    let added = |key: &str| json!([{"id": 9, "content": "\t", key: true}]);
+    let mut spaces = split("\\w+", "Isolated", false);
+    spaces["pretokenizers"][0]["pattern"]["Regex"] = json!(PreTokenizer::Dolma2.pattern());
+    spaces["pretokenizers"][1]["add_prefix_space"] = json!(true);
+    let added = |key: &str| json!([{"id": 256, "content": "\t", key: true}]);
     let cases = [
         ("/model/type", json!("Unigram"), "its model is Unigram"),
-        ("/model/unk_token", json!("<unk>"), "its model has unk_token \"<unk>\""),
+        ("/model/unk_token", json!(3), "its model has unk_token 3"),
         ("/model/dropout", json!(0.1), "its model has dropout 0.1"),
-        ("/model/byte_fallback", json!(true), "its model has byte_fallback"),
+        ("/model/byte_fallback", json!(3), "its model has byte_fallback 3"),
         ("/model/merges", json!(null), "its model has no list of merges"),
         ("/model/merges", json!(["ab"]), "merge 0 is no pair"),
         ("/model/merges", json!([["a", "b", "c"]]), "merge 0 is no pair"),
         ("/model/merges", json!(["a b"]), "merge 0 names a token that is not there"),
         ("/model/merges", json!([["a", "a"], ["a", "a"]]), "merge 0 names a token that is not there"),
         ("/normalizer", json!({"type": "NFKC"}), "its normalizer is NFKC"),
-        ("/normalizer", json!({"kind": "NFC"}), "a part of it has no type"),
-        ("/post_processor", json!({"type": "TemplateProcessing"}), "its post-processor is TemplateProcessing"),
+        ("/normalizer", json!({"kind": "NFC"}), "its normalizer has no type"),
+        ("/post_processor", json!({"type": "TemplateProcessing"}), "its post-processor is an unknown template"),
         ("/pre_tokenizer", json!(null), "it has no pre-tokenizer"),
         ("/pre_tokenizer", json!({"type": "Whitespace"}), "its pre-tokenizer is Whitespace"),
-        ("/pre_tokenizer", space, "it puts a space before the text"),
+        ("/pre_tokenizer", spaces, "its pre-tokenizer puts a space before every word"),
         ("/pre_tokenizer", split("\\w+", "Isolated", false), "its pre-tokenizer splits by an unknown pattern"),
         ("/pre_tokenizer", split("\\w+", "MergedWithNext", false), "its pre-tokenizer splits in an unknown way"),
-        (
-            "/pre_tokenizer",
-            json!({"type": "Sequence", "pretokenizers": []}),
-            "its pre-tokenizer is an unknown sequence",
-        ),
+        ("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": []}), "it has no pre-tokenizer"),
         ("/added_tokens", added("lstrip"), "its added token \"\\t\" takes the spaces beside it"),
         ("/added_tokens", added("single_word"), "its added token \"\\t\" is found only as a word by itself"),
     ];
@@ -180,13 +181,15 @@ fn x2_tokenizers_that_are_not_known_are_told_and_take_no_text() {
         let mut json = fixture.tokenizer();
         let (parent, key) = place.rsplit_once('/').expect("a path");
         json.pointer_mut(parent).expect("is there")[key] = value;
-        if place == "/added_tokens" {
-            // An added token takes its id from the model's.
-            json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 9);
-        }
         fixture.write("tokenizer.json", json.to_string());
         fixture.assert_packed(&format!("  tokenizer   none: {says}"));
     }
+    // `tokenizers` gives an added token the next id, which here is taken: the model's have a gap.
+    let mut json = fixture.tokenizer();
+    json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 9);
+    json["added_tokens"] = json!([{"id": 9, "content": "<x>"}]);
+    fixture.write("tokenizer.json", json.to_string());
+    fixture.assert_refused("tokenizers gives \"<x>\" id 255, that of \"ÿ\"");
     let mut json = fixture.tokenizer();
     json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 65);
     fixture.write("tokenizer.json", json.to_string());
@@ -255,7 +258,8 @@ fn x3_sections_that_are_no_tokenizer() {
         (12, u32::MAX, "not those of its lists"),
         (16, 0, "not those of its lists"),
         (16, u32::MAX, "not those of its lists"),
-        (20, 1, "reserved fields"),
+        (20, 2, "prefix space 2"),
+        (24, 1, "reserved fields"),
         (28, 1 << 31, "reserved fields"),
         (32, 1, "id 1 for the byte 00, which is another token"),
         (32, 299, "id 299, which the vocabulary does not have"),
@@ -266,7 +270,7 @@ fn x3_sections_that_are_no_tokenizer() {
         (merges + 8, 258, "id 258, which the vocabulary does not have"),
         (added, 258, "id 258, which the vocabulary does not have"),
         (added, 200, "the added token 200, which is not UTF-8"),
-        (added + 4, 4, "flags 0x4 of id 257"),
+        (added + 4, 8, "flags 0x8 of id 257"),
     ] {
         match with(at, value) {
             Some(NoTokenizer::Damaged(found)) => assert!(found.contains(says), "{at}: {found}"),
@@ -327,23 +331,25 @@ fn x5_tokenizer_config_json_is_no_json() {
     let fixture = fixture("x5");
     for (text, says) in [
         ("", "tokenizer_config.json: EOF while parsing"),
-        ("[]", "tokenizer_config.json: JSON that is no object"),
+        ("[]", "tokenizer_config.json: JSON that is not an object"),
         ("{\"a\":1,\"a\":2}", "key \"a\" twice"),
     ] {
         fixture.write("tokenizer_config.json", text);
         fixture.assert_refused(says);
     }
-    // Templates of other kinds are as none.
+    for config in [json!({}), json!({"chat_template": null})] {
+        fixture.write("tokenizer_config.json", config.to_string());
+        fixture.assert_packed("  chat        none\n");
+    }
+    // transformers raises an error where there is a template, and not one that is called default.
     for config in [
-        json!({}),
-        json!({"chat_template": null}),
         json!({"chat_template": 3}),
         json!({"chat_template": []}),
         json!({"chat_template": [{"name": "tool_use", "template": "x"}, 3]}),
         json!({"chat_template": [{"name": "default"}]}),
     ] {
         fixture.write("tokenizer_config.json", config.to_string());
-        fixture.assert_packed("  chat        none\n");
+        fixture.assert_packed("  chat        none: chat_template has no template that is called default\n");
     }
     let template = "{{ bos_token }}{{ messages[-1].content }}";
     let config = json!({"bos_token": 3, "chat_template": [{"name": "default", "template": template}]});
@@ -379,6 +385,12 @@ fn x6_prompts_and_texts() {
 #[test]
 fn x7_ids_without_text() {
     let fixture = fixture("x7");
+    // `tokenizers` gives an added token the next id, which here is taken: the model's have a gap.
+    let mut json = fixture.tokenizer();
+    json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 9);
+    json["added_tokens"] = json!([{"id": 9, "content": "<x>"}]);
+    fixture.write("tokenizer.json", json.to_string());
+    fixture.assert_refused("tokenizers gives \"<x>\" id 255, that of \"ÿ\"");
     let mut json = fixture.tokenizer();
     json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 65);
     fixture.write("tokenizer.json", json.to_string());

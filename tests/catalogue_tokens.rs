@@ -138,45 +138,131 @@ fn t3_ids_outside_the_vocabulary() {
     for id in [VOCAB_SIZE, VOCAB_SIZE + 1, 0xffff, 1 << 31, u32::MAX - 1, u32::MAX] {
         for (before, after) in [(0, 0), (17, 0), (17, 30), (CONTEXT - 1, 0)] {
             let tokens = [ids(vec![5; before]), ids([id]), ids(vec![7; after])].concat();
-            let says = format!("token {before} is {id}, the vocabulary has ids 0 to 100");
-            report.add(
-                format_args!("{id} after {before}"),
-                case.bytes_refused(&tokens, &[&says, "the tokenizer of this model"]),
-            );
+            let says = format!("token {before} is {id}");
+            let words = [&says, "the vocabulary has ids 0 to 100", "the tokenizer of this model"];
+            report.add(format_args!("{id} after {before}"), case.bytes_refused(&tokens, &words));
         }
     }
     // The first of several is named.
     report.add("several", case.bytes_refused(&ids([1, 2, 500, 3, 900]), &["token 2 is 500"]));
-    let last = finish(&mut case.infer(&[&case.file(&ids([VOCAB_SIZE - 1, 0]))], &[]));
+    let last = finish(&mut case.infer(&[&case.file(&ids([VOCAB_SIZE - 1, 1]))], &[]));
     report.holds("the last id", last.code == Some(0), last.stderr);
+}
+
+/// Numbers as another program may write them.
+fn written<const N: usize>(numbers: &[i64], to_bytes: impl Fn(i64) -> [u8; N]) -> Vec<u8> {
+    numbers.iter().flat_map(|&number| to_bytes(number)).collect()
 }
 
 #[test]
 fn t4_ids_of_another_width_or_byte_order() {
     let mut report = Report::new("T4");
     let case = Case::new();
-    let text = [72u32, 97, 100, 32];
-    let big_endian: Vec<u8> = text.iter().flat_map(|id| id.to_be_bytes()).collect();
-    report.add(
-        "big-endian",
-        case.bytes_refused(&big_endian, &["token 0 is 1207959552", "(these look like big-endian ids)"]),
-    );
-    let narrow: Vec<u8> = text.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect();
-    report.add("16 bits", case.bytes_refused(&narrow, &["token 0 is 6357064", "(are these 16-bit ids?)"]));
-    report.add("an odd number of 16 bits", case.bytes_refused(&narrow[..6], &["6 bytes", "(are these 16-bit ids?)"]));
-    // One wrong id is one wrong id.
-    let outcome =
-        case.bytes_refused(&ids([5, 65_541, 6]), &["token 1 is 65541, the vocabulary has ids 0 to 100; make"]);
-    report.add("one above 65535", outcome);
-    let bytes: Vec<u8> = text.iter().map(|&id| id as u8).collect();
-    report.add("8 bits", case.bytes_refused(&bytes, &["token 0 is 543449416", "it looks like text"]));
-    let floats: Vec<u8> = text.iter().flat_map(|&id| (id as f32).to_le_bytes()).collect();
-    report.add("floats", case.bytes_refused(&floats, &["token 0 is 1116733440"]));
-    let negative: Vec<u8> = [5i32, -1].iter().flat_map(|id| id.to_le_bytes()).collect();
-    report.add(
-        "negative",
-        case.bytes_refused(&negative, &["token 1 is 4294967295, the vocabulary has ids 0 to 100; make"]),
-    );
+    let text = [72, 97, 0, 32];
+    let narrow = written(&text, |id| (id as u16).to_le_bytes());
+    let converted = ".astype('<u4').tofile('tokens.bin')";
+    let many = vec![7; CONTEXT];
+    for (variant, bytes, words) in [
+        (
+            "64 bits",
+            written(&text, i64::to_le_bytes),
+            [
+                "every second id is 0",
+                "(it looks like 64-bit ids); read it with \
+                                                         --token-type i64, or with --token-type u32 if",
+            ],
+        ),
+        ("one id of 64 bits", written(&[5], i64::to_le_bytes), ["every second id is 0", "--token-type i64"]),
+        ("64 bits and padding", written(&[5, -1], i64::to_le_bytes), ["token 2 is 4294967295", "add --token-type i64"]),
+        (
+            "many of 64 bits",
+            written(&many, i64::to_le_bytes),
+            ["128 tokens (it looks like 64-bit ids)", "--token-type i64"],
+        ),
+        ("big-endian 64 bits", written(&text, i64::to_be_bytes), ["(it looks like big-endian 64-bit ids)", converted]),
+        (
+            "big-endian",
+            written(&text, |id| (id as u32).to_be_bytes()),
+            ["token 0 is 1207959552, the vocabulary has ids 0 to 100 (it looks like big-endian 32-bit ids)", converted],
+        ),
+        ("16 bits", narrow.clone(), ["token 0 is 6357064", "(it looks like 16-bit ids); if so, add --token-type u16"]),
+        ("three of 16 bits", narrow[..6].to_vec(), ["6 bytes, ", "(it looks like 16-bit ids)"]),
+        (
+            "big-endian 16 bits",
+            written(&text, |id| (id as u16).to_be_bytes()),
+            ["(it looks like big-endian 16-bit ids)", converted],
+        ),
+        // One wrong id is one wrong id.
+        (
+            "one above 65535",
+            ids([5, 65_541, 6]),
+            ["token 1 is 65541, the vocabulary has ids 0 to 100; make", "the tokenizer of this model"],
+        ),
+        ("8 bits", written(&[72, 97, 100, 32], |id| [id as u8]), ["token 0 is 543449416", "it looks like text"]),
+        (
+            "floats",
+            written(&text, |id| (id as f32).to_le_bytes()),
+            ["token 0 is 1116733440", "(it looks like 32-bit floating-point numbers)"],
+        ),
+        ("doubles", written(&text, |id| (id as f64).to_le_bytes()), ["64-bit floating-point numbers", converted]),
+        (
+            "negative",
+            written(&[5, -1], |id| (id as i32).to_le_bytes()),
+            ["token 1 is 4294967295 (-1 as a signed number), the vocabulary has ids 0 to 100; make", ""],
+        ),
+    ] {
+        report.add(variant, case.bytes_refused(&bytes, &words));
+    }
+    let refusal =
+        Refusal::one_line("olmo-infer", "standard input: ", &["(it looks like 64-bit ids)", "--token-type i64"]);
+    let wide_input = || {
+        let mut command = case.infer(&[], &[]);
+        feed_stdin(&mut command, written(&text, i64::to_le_bytes), false);
+        command
+    };
+    report.add("64 bits on standard input", refusal.check(case.folder.path(), wide_input));
+}
+
+#[test]
+fn t4_ids_of_a_named_type() {
+    let mut report = Report::new("T4");
+    let case = Case::new();
+    let text = [72, 97, 0, 32];
+    let expected = case.printed(&ids([72, 97, 0, 32]));
+    for (name, bytes) in [
+        ("u16", written(&text, |id| (id as u16).to_le_bytes())),
+        ("u32", written(&text, |id| (id as u32).to_le_bytes())),
+        ("i32", written(&text, |id| (id as i32).to_le_bytes())),
+        ("u64", written(&text, |id| (id as u64).to_le_bytes())),
+        ("i64", written(&text, i64::to_le_bytes)),
+    ] {
+        let named = finish(&mut case.infer(&[&case.file(&bytes)], &["--token-type", name]));
+        report.add(name, same(&named, &expected));
+        // It counts in every mode that reads ids.
+        let file = case.file(&bytes[..bytes.len() / 4 * 2]);
+        let scored = finish(&mut case.infer(&[&file], &["--score", "--token-type", name]));
+        report.holds(format_args!("{name} scored"), scored.stdout.contains("\"tokens\":2,"), scored.stdout);
+    }
+    let wide = case.file(&written(&[0, 1, 1], i64::to_le_bytes));
+    report.add("text", same(&finish(&mut case.infer(&[&wide], &["--detokenize", "--token-type", "i64"])), "abb"));
+    // What is said is believed: these zeros are ids.
+    let zeros = finish(&mut case.infer(&[&wide], &["--detokenize", "--token-type", "u32"]));
+    report.add("zeros", same(&zeros, "aababa"));
+    for (bytes, name, words) in [
+        (
+            written(&[5, 101], |id| (id as u16).to_le_bytes()),
+            "u16",
+            ["token 1 is 101, the vocabulary has ids 0 to 100", ""],
+        ),
+        (written(&[5, -2], i64::to_le_bytes), "i64", ["token 1 is -2, the vocabulary", ""]),
+        (written(&[5, 1 << 40], i64::to_le_bytes), "u64", ["token 1 is 1099511627776, the vocabulary", ""]),
+        (written(&[-1], i64::to_le_bytes), "u64", ["token 0 is 18446744073709551615, the vocabulary", ""]),
+        (ids([1, 2, 3]), "i64", ["12 bytes, expected a multiple of 8", "(it looks like 32-bit ids); if so, leave out"]),
+        (vec![0; 2 * CONTEXT + 2], "u16", ["65 tokens, expected at most 64", ""]),
+    ] {
+        let outcome = case.refused(case.file(&bytes), &words, &["--token-type", name]);
+        report.add(format_args!("{name}: {words:?}"), outcome);
+    }
 }
 
 #[test]
@@ -380,17 +466,25 @@ fn t9_files_of_another_kind() {
         |descr: &str, numbers: usize, width: usize| [npy_header(descr, &[numbers]), vec![0; numbers * width]].concat();
     let model = fs::read(&case.model).expect("a model");
     let text = "(it looks like text)";
-    let files: [(&str, Vec<u8>, &[&str]); 14] = [
+    let numbers = "(it looks like decimal numbers in text)";
+    let text_in_utf16: Vec<u8> = "\u{feff}Four".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let files: [(&str, Vec<u8>, &[&str]); 20] = [
         ("a line", b"Four score and seven years ago\n".to_vec(), &["31 bytes", text]),
         ("a word of 4 bytes", b"Four".to_vec(), &["token 0 is 1920298822", text]),
-        ("numbers", b"72, 97, 100, 32\n".to_vec(), &["token 0 is", text]),
-        ("JSON", b"[72,97]\n".to_vec(), &["token 0 is", text]),
-        ("CRLF", b"72\r\n97\r\n".to_vec(), &["token 0 is", text]),
+        ("numbers", b"72, 97, 100, 32\n".to_vec(), &["token 0 is", numbers, "'<u4').tofile('tokens.bin')"]),
+        ("JSON", b"[72,97]\n".to_vec(), &["token 0 is", numbers]),
+        ("CRLF", b"72\r\n97\r\n".to_vec(), &["token 0 is", numbers]),
+        ("three bytes of a number", b"72\n".to_vec(), &["3 bytes", numbers]),
+        ("UTF-16", text_in_utf16, &["10 bytes", "(it looks like text in UTF-16)", "iconv"]),
+        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), &["token 0 is", "(it looks like a gzip file)", "gzip -d"]),
+        (".npz", b"PK\x03\x04\x14\0\0\0\0\0\0\0!\0arr_0.npy\0".to_vec(), &["token 0 is", "a .npz file"]),
+        (".pt", b"PK\x03\x04\0\0\x08\x08t/data.pkl\0\0".to_vec(), &["token 0 is", "a PyTorch file", "tensor.numpy()"]),
+        ("a pickle", b"\x80\x04\x95\x0b\0\0\0\0".to_vec(), &["token 0 is", "a Python pickle"]),
         ("a long text", b"Four score ".repeat(1000), &["2750 tokens", text]),
         ("a byte order mark", b"\xef\xbb\xbfFour score".to_vec(), &["13 bytes", "text with a byte order mark"]),
         ("a byte order mark and 4 bytes", b"\xef\xbb\xbf7".to_vec(), &["token 0 is", "text with a byte order mark"]),
-        (".npy of u4", npy("<u4", 4, 4), &["token 0 is", "it looks like a .npy file"]),
-        (".npy of i8", npy("<i8", 4, 8), &["token 0 is", "it looks like a .npy file"]),
+        (".npy of u4", npy("<u4", 4, 4), &["token 0 is", "it looks like a .npy file of <u4", "numpy.load"]),
+        (".npy of i8", npy("<i8", 4, 8), &["token 0 is", "it looks like a .npy file of <i8"]),
         (".npy of u2", npy("<u2", 3, 2), &["134 bytes", "it looks like a .npy file"]),
         ("a long .npy", npy("<u4", 1000, 4), &["1032 tokens", "it looks like a .npy file"]),
         ("the model", model.clone(), &["tokens", "a model file: are the arguments swapped?"]),

@@ -186,8 +186,9 @@ fn wrong_usage_is_told_in_one_line() {
     let folder = TempDir::new("piped-usage");
     let model = plain(&folder);
     for (arguments, says) in [
-        (&["--positions", "0"][..], "--positions must be at least 1; see olmo-infer chat --help"),
-        (&["--max-tokens", "0"], "--max-tokens must be at least 1"),
+        (&["--positions", "0"][..], "--positions 0: expected a whole number from 1; see olmo-infer chat --help"),
+        (&["--max-tokens=0"], "--max-tokens 0: expected a whole number from 1"),
+        (&["--positons=9"], "unknown option --positons (did you mean --positions?)"),
         (&["--stop", ""], "--stop is empty, expected a text"),
         (&["--top-p", "2"], "top_p is 2, expected a number from 0 to 1"),
         (&["--isa", "none"], "--isa none"),

@@ -90,6 +90,135 @@ fn tokens_come_from_a_file_a_dash_or_standard_input() {
 }
 
 #[test]
+fn short_options_and_attached_values_are_the_long_options() {
+    let fixture = fixture();
+    let expected = fixture.infer(&["--json", "--max-tokens", "3", "--stop", "-x", "--threads", "1"]);
+    assert_eq!(expected.ok().lines().count(), 6);
+    for flags in [
+        &["--json", "-n", "3", "--stop=-x", "-t1"][..],
+        &["--json", "-n3", "--stop", "-x", "-t", "1"],
+        &["-n=3", "--stop=-x", "--threads=1", "--json"],
+    ] {
+        assert_eq!(fixture.infer(flags).ok(), expected.stdout, "{flags:?}");
+    }
+    let continued = run(INFER, [fixture.model.to_str().expect("UTF-8"), "-p", "Fou", "-n", "2"]);
+    assert_eq!(continued.ok(), "r ");
+    assert_eq!(run(INFER, [fixture.model.to_str().expect("UTF-8"), "-p=Fou", "-n2"]).ok(), "r ");
+    assert!(fixture.infer(&["-V"]).ok().starts_with("olmo-infer "));
+    let help = run(INFER, ["-h"]);
+    for short in ["  -p, --prompt ", "  -n, --max-tokens ", "  -t, --threads ", "  -o, --output ", "  -V, --version "] {
+        assert!(help.ok().contains(short), "{short}: {}", help.stdout);
+    }
+    // Help answers whatever comes after it.
+    assert_eq!(fixture.infer(&["--help", "--nonsense"]).ok(), help.stdout);
+}
+
+#[test]
+fn json_of_a_generation_ends_with_what_was_generated() {
+    let fixture = fixture();
+    let objects = |flags: &[&str]| -> Vec<serde_json::Value> {
+        let finished = fixture.infer(&[&["--json", "--top", "1"], flags].concat());
+        finished.ok().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let text = |text: &str, end: &str| {
+        let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+        serde_json::json!({"generated": ids, "text": text, "end": end})
+    };
+    // The last generated token is not evaluated, as with --text.
+    let found = objects(&["--max-tokens", "4"]);
+    assert_eq!((found.len(), &found[6]), (7, &text("r sc", "length")));
+    assert_eq!((&found[5]["pos"], &found[5]["text"]), (&5.into(), &"s".into()));
+    let found = objects(&["--max-tokens", "1"]);
+    assert_eq!((found.len(), &found[3]), (4, &text("r", "length")));
+    let found = objects(&["--stop", " and"]);
+    assert_eq!(found.last().expect("an object")["text"], "r score");
+    assert_eq!((&found.last().expect("an object")["end"], found.len()), (&"stop".into(), 3 + 10 + 1));
+    // Without a number of tokens nothing is added.
+    assert!(objects(&[]).iter().all(|object| object.get("generated").is_none()));
+    // A whole speech ends by itself.
+    let last = objects(&["--max-tokens", "2000"]).pop().expect("an object");
+    assert_eq!(last["end"], "eos");
+    assert_eq!(last["text"], fixture.infer(&["--text", "--max-tokens", "2000"]).ok());
+    // Of several files each has its object, with its name.
+    let other = fixture.folder.join("o.bin");
+    fs::write(&other, ids(b"Four")).expect("written");
+    let files = [fixture.model.as_os_str(), fixture.tokens.as_os_str(), other.as_os_str()];
+    let finished = run(INFER, files.into_iter().chain(["--json", "-n2"].map(AsRef::as_ref)));
+    let generated: Vec<&str> = finished.ok().lines().filter(|line| line.contains("\"generated\"")).collect();
+    assert_eq!(generated.len(), 2);
+    assert!(
+        generated[0].starts_with("{\"file\":") && generated[0].contains("t.bin\",\"generated\":[114,32],\"text\":")
+    );
+    assert!(generated[1].contains("o.bin\",\"generated\":[32,115],"), "{}", generated[1]);
+}
+
+#[test]
+fn logits_and_scores_go_to_standard_output_for_a_dash() {
+    let fixture = fixture();
+    let file = fixture.folder.join("l.npy");
+    let to_stdout = |flags: &[&str]| {
+        let mut command = Command::new(INFER);
+        command.args([&fixture.model, &fixture.tokens]).args(flags).stdin(Stdio::null());
+        command.output().expect("starts")
+    };
+    for flags in [&[][..], &["--steps", "2"], &["--steps", "7", "--json"]] {
+        fixture.infer(&[&["--logits", file.to_str().expect("UTF-8")], flags].concat()).ok();
+        let output = to_stdout(&[&["--logits", "-"], flags].concat());
+        assert_eq!((output.status.code(), output.stdout), (Some(0), fs::read(&file).expect("there")), "{flags:?}");
+    }
+    for flags in [&["--text"][..], &["--json", "--max-tokens", "3"]] {
+        let refused = fixture.infer(&[&["--logits", "-"], flags].concat());
+        assert!(refused.refused(2).contains("--logits - begins with the number of positions"), "{}", refused.stderr);
+    }
+    // A reader that leaves is no error; standard output that is full is one.
+    let mut command = Command::new(INFER);
+    command.args([&fixture.model, &fixture.tokens]).args(["--logits", "-", "--steps", "1500"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+    let mut command = Command::new(INFER);
+    command.args([&fixture.model, &fixture.tokens]).args(["--logits", "-"]).stdin(Stdio::null());
+    command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device"));
+    let failed = finish(&mut command);
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("cannot write the results to standard output"), "{}", failed.stderr);
+    let scored = fixture.infer(&["--score", "--output", "-"]);
+    assert_eq!(scored.ok(), fixture.infer(&["--score"]).ok());
+    assert!(!fixture.folder.join("-").exists() && !PathBuf::from("-").exists());
+}
+
+#[test]
+fn a_run_says_what_it_does_not_do() {
+    let fixture = fixture();
+    let notes = |flags: &[&str]| {
+        let finished = fixture.infer(flags);
+        finished.ok();
+        finished.stderr
+    };
+    let says = "olmo-infer: note: --steps 2 ends inside the prompt, which has 3 tokens\n";
+    assert_eq!(notes(&["--steps", "2"]), says);
+    assert_eq!(notes(&["--steps", "3"]), "");
+    let says = "olmo-infer: note: --stop a\\nb has a backslash and an n; a newline is given as in --stop $'a\\nb'\n";
+    assert_eq!(notes(&["--text", "--stop", "a\\nb"]), says);
+    assert_eq!(notes(&["--text", "--stop", "a\nb"]), "");
+    // 2048 positions take less than 256 tokens after these.
+    let long = fixture.folder.join("long.bin");
+    fs::write(&long, ids(&[b'a'; 2000])).expect("written");
+    let cut = |flags: &[&str]| {
+        let files = [fixture.model.as_os_str(), long.as_os_str()];
+        let finished = run(INFER, files.into_iter().chain(flags.iter().map(|flag| flag.as_ref())));
+        finished.ok();
+        finished.stderr
+    };
+    let says = "olmo-infer: note: the text ends because the 2048 positions of the model are full\n";
+    assert_eq!(cut(&["--text"]), says);
+    assert_eq!(cut(&["--json", "--stop", "zzz"]), says);
+    assert_eq!(cut(&["--text", "--max-tokens", "49"]), "", "as many as were asked for");
+    assert_eq!(cut(&["--json"]), "");
+}
+
+#[test]
 fn json_is_an_object_per_line_with_the_same_content() {
     let fixture = fixture();
     let finished = fixture.infer(&["--json", "--top", "3"]);
@@ -203,10 +332,30 @@ fn wrong_usage_ends_with_2_and_one_line() {
     let fixture = fixture();
     for (flags, problem) in [
         (&["--no-such-flag"][..], "--no-such-flag"),
-        (&["--steps", "0"], "--steps must be at least 1"),
-        (&["--top", "0"], "--top must be at least 1"),
-        (&["--steps", "many"], "--steps"),
-        (&["--threads", "-1"], "--threads"),
+        (&["--steps", "0"], "--steps 0: expected a whole number from 1; see"),
+        (&["--top", "0"], "--top 0: expected a whole number from 1; see"),
+        (&["--steps", "many"], "--steps many: expected a whole number from 1; see"),
+        (&["--threads", "-1"], "--threads -1: expected a whole number from 0; see"),
+        (&["-t", "two"], "--threads two: expected a whole number from 0; see"),
+        (&["--threads="], "--threads \"\": expected a whole number from 0; see"),
+        (&["--seed", "18446744073709551616"], "--seed 18446744073709551616: expected a smaller number; see"),
+        (&["--temperature", "0,7"], "--temperature 0,7: expected a number, as in 0.5; see"),
+        (&["--threads", "1", "-t=2"], "--threads 2: --threads is given twice, expected once; see"),
+        (&["--temprature", "1"], "unknown option --temprature (did you mean --temperature?); see"),
+        (&["-temperature", "1"], "unknown option -temperature (did you mean --temperature?); see"),
+        (&["--max_tokens=1"], "unknown option --max_tokens (did you mean --max-tokens?); see"),
+        (&["temperature", "1"], "temperature: no such file (did you mean --temperature?); see"),
+        (&["--json=yes"], "--json=yes: --json takes no value; see"),
+        (
+            &["--logits", "--json"],
+            "--logits needs a value before --json; if --json is the value, write --logits=--json",
+        ),
+        (&["--text", "--top", "3"], "--top lists next tokens"),
+        (&["--json", "--steps", "3", "--max-tokens", "3"], "--steps and --max-tokens exclude each other"),
+        (&["--score", "--top", "3"], "--top has no use with --tokenize, --detokenize or --score"),
+        (&["-o", "x"], "--output belongs to --score; to keep other results, redirect standard output"),
+        (&["--token-type", "f32"], "--token-type f32: expected u16, u32, i32, u64 or i64"),
+        (&["--tokenize", "--token-type", "u16"], "--token-type is of token files, and the input is text"),
         (&["--text", "--json"], "exclude each other"),
         (&["--text", "--steps", "3"], "--max-tokens"),
         (&["--max-tokens", "3"], "--steps"),
@@ -266,7 +415,8 @@ fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
         (b"abc", "3 bytes, expected a multiple of 4"),
         (&ids(&[1, 2])[..7], "7 bytes, expected a multiple of 4"),
         (&[0, 1, 0, 0], "token 0 is 256, the vocabulary has ids 0 to 255"),
-        (&[70, 0, 111, 0, 117, 0, 114, 0], "are these 16-bit ids?"),
+        (&[70, 0, 111, 0, 117, 0, 114, 0], "(it looks like 16-bit ids)"),
+        (&[70, 0, 0, 0, 0, 0, 0, 0], "(it looks like 64-bit ids)"),
         (&[0; 4 * 2049], "2049 tokens, expected at most 2048, the positions of the model"),
     ] {
         let finished = run(INFER, [&fixture.model, &path("tokens", content)]);

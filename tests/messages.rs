@@ -76,7 +76,7 @@ fn a_first_attempt_is_told_what_to_do_next() {
             "olmo-infer model.olmo prompt.txt",
             1,
             "prompt.txt: 30 bytes, expected a multiple of 4 (little-endian u32 ids) (it looks like text); give text \
-             with --prompt, or --prompt - < FILE, and make ids of it with --tokenize",
+             with --prompt, or --prompt-file FILE, and make ids of it with --tokenize",
         ),
         (
             "olmo-infer model.olmo weights/",
@@ -107,7 +107,31 @@ fn a_first_attempt_is_told_what_to_do_next() {
             "older.olmo: needs format 0.0, this program reads format 1.0; pack the weights again with olmo-pack \
              weights/ model.olmo",
         ),
-        ("olmo-infer model.olmo --promt Hi", 2, "Unrecognized argument: --promt; see olmo-infer --help"),
+        (
+            "olmo-infer model.olmo --promt Hi",
+            2,
+            "unknown option --promt (did you mean --prompt?); see olmo-infer --help",
+        ),
+        (
+            "olmo-infer model.olmo --chat Hi",
+            2,
+            "--chat takes no value; use --chat --prompt 'Hi'; see olmo-infer --help",
+        ),
+        (
+            "olmo-infer inspect model.olmo",
+            1,
+            "inspect: no such file, and model.olmo is a model; did you mean olmo-pack inspect model.olmo?",
+        ),
+        (
+            "olmo-infer run model.olmo --prompt Hi",
+            2,
+            "--prompt and token files exclude each other; model.olmo is one; see olmo-infer --help",
+        ),
+        (
+            "olmo-infer run model.olmo",
+            1,
+            "run: no such file, and model.olmo is a model; did you mean olmo-infer model.olmo?",
+        ),
         ("olmo-infer", 2, "Required positional arguments not provided: model; see olmo-infer --help"),
         ("olmo-infer none.olmo", 1, "none.olmo: cannot open: No such file or directory"),
         ("olmo-infer --generate csh", 2, "--generate csh: expected man, bash, zsh or fish; see olmo-infer --help"),
@@ -167,7 +191,7 @@ fn a_first_attempt_is_told_what_to_do_next() {
         (
             "olmo-pack verfy",
             2,
-            "verfy: no such command and no such folder, expected inspect, verify, diff, copy, unpack, or a folder of \
+            "verfy: no such command and no such folder (did you mean verify?), expected inspect, verify, diff, copy, unpack, or a folder of \
              weights; see olmo-pack --help",
         ),
         (
@@ -175,7 +199,16 @@ fn a_first_attempt_is_told_what_to_do_next() {
             1,
             "model.olmo: exists, expected a file name for the model; pass --force to replace it",
         ),
-        ("olmo-pack inspect model.olmo --tensor", 2, "Unrecognized argument: --tensor; see olmo-pack inspect --help"),
+        (
+            "olmo-pack inspect model.olmo --tensor",
+            2,
+            "unknown option --tensor (did you mean --tensors?); see olmo-pack inspect --help",
+        ),
+        (
+            "olmo-pack --force verify model.olmo",
+            2,
+            "verify: a command is the first word, as in olmo-pack verify; see olmo-pack verify --help",
+        ),
         ("olmo-pack diff model.olmo", 2, "Required positional arguments not provided: b; see olmo-pack diff --help"),
         ("olmo-pack --generate", 2, "--generate takes one word, expected man, bash, zsh or fish"),
     ] {

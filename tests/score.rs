@@ -157,12 +157,22 @@ fn a_rerun_leaves_out_what_is_in_the_output() {
     let absent = fixture.folder.join("absent.bin");
     assert_eq!(fixture.score(&[&absent], &flags).code, Some(1));
     let with_error = fs::read(&output).expect("read");
-    assert!(fixture.score(&[files[0], &absent], &flags).refused(1).contains("one file could not be scored"));
+    let again = fixture.score(&[files[0], &absent], &flags);
+    assert_eq!((again.code, again.stdout.as_str()), (Some(1), ""));
+    let (note, error) = again.stderr.split_once('\n').expect("two lines");
+    assert!(
+        note.ends_with("scores.jsonl already and are left out") && note.contains("note: 2 of 2 files are in "),
+        "{note}"
+    );
+    assert!(error.contains("one file could not be scored"), "{error}");
     assert_eq!(fs::read(&output).expect("read"), with_error);
     // But not where nobody asks for it.
     assert_eq!(fixture.score(&[files[0]], &flags).ok(), "");
     // A file that is named twice is scored once.
-    assert_eq!(fixture.score(&[files[0], files[0]], &[]).ok().lines().count(), 1);
+    let twice = fixture.score(&[files[0], files[0]], &[]);
+    assert_eq!(twice.ok().lines().count(), 1);
+    let says = "olmo-infer: note: 1 of 2 names are of files named before, which are scored once\n";
+    assert_eq!(twice.stderr, says);
     // A file of something else is not touched.
     for other in [
         "{\"file\":\"x\",\"important\":1}",
@@ -292,12 +302,20 @@ fn files_can_be_listed_on_standard_input() {
     assert_eq!(code, Some(0));
     let all: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     assert_eq!(out, fixture.score(&all, &[]).ok());
+    // As editors and other systems write lists.
+    let first = score(files[0].to_str().expect("UTF-8").as_bytes()).1;
+    let list = format!("\u{feff}{}\r\n\r\n", files[0].display());
+    assert_eq!(score(list.as_bytes()).1, first);
     let (code, _, error) = score(b"");
     assert_eq!(code, Some(2));
     assert!(String::from_utf8_lossy(&error).contains("no files to score"));
     // What is no path is told with its line.
     let long = [b"a\n\nb\n", &b"x".repeat(4097)[..]].concat();
-    for (bad, says) in [(&b"a\nb\xff\nc\xff\n"[..], "line 2 of the list of files is not UTF-8"), (&long, "line 4 ")] {
+    for (bad, says) in [
+        (&b"a\nb\xff\nc\xff\n"[..], "line 2 of the list of files is not UTF-8"),
+        (&long, "line 4 "),
+        (b"a\0b\0", "line 1 of the list of files holds a NUL byte, as after find -print0, expected a path per line"),
+    ] {
         let (code, out, error) = score(bad);
         assert_eq!((code, out.as_str()), (Some(1), ""));
         assert!(String::from_utf8_lossy(&error).contains(says), "{}", String::from_utf8_lossy(&error));

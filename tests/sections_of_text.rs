@@ -1,14 +1,13 @@
 //! The sections of a model file that are about text: what is wrong with one is told with its values, also where digests
 //! are right.
 
-use olmo_infer::chat::Chat;
+use olmo_infer::chat::{Chat, Message, Role, Style};
 use olmo_infer::error::Error;
-use olmo_infer::format::{
-    self, ChatHead, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section,
-};
+use olmo_infer::format::{self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
+use olmo_pack::chat_section;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::inspect::{self, Form};
 use olmo_pack::pack::{self, Prepared, Request};
@@ -158,35 +157,37 @@ fn a_section_is_not_longer_than_the_format_admits() {
 }
 
 #[test]
-fn texts_of_a_conversation_are_as_long_as_their_head_says() {
+fn chat_format_is_read_from_a_file_or_says_why_not() {
     let folder = TempDir::new("chat-section");
-    let mut prepared = prepared(&folder);
-    let texts = ["<user>", "<answer>", "<system>", "<\u{e9}>", "<end>"];
-    let mut section = vec![0; size_of::<ChatHead>()];
-    let of_text = |text: usize| Field { at: offset_of!(ChatHead, before_user) + 4 * text, bytes: 4 };
-    for (i, text) in texts.iter().enumerate() {
-        of_text(i).set(&mut section, text.len() as u64);
-        section.extend(text.bytes());
-    }
-    prepared.text.chat = Part::Known(section, "chat_template.jinja");
-    prepared.write(&SystemDisk, &|_, _| ()).expect("packed");
-    let file = fs::read(folder.join("m.olmo")).expect("a model");
-    let chat = Chat::new(&open(&file)).expect("a good one").expect("there");
-    assert_eq!(chat.prompt(None, "a").as_deref(), Some("<user>a<answer>"));
-    assert_eq!(chat.prompt(Some("s"), "a").as_deref(), Some("<system>s<\u{e9}>a<end>"));
-    let n_bytes = open(&file).section_bytes(section::CHAT).expect("there").len();
-    let assert_damaged = |name: &str, change: &dyn Fn(&mut [u8])| {
-        let error = Chat::new(&changed(&file, section::CHAT, change)).expect_err(name).to_string();
-        let expected = "expected five texts in UTF-8 of the lengths that their head gives";
-        assert_eq!(error, format!("m.olmo: chat texts: found {n_bytes} bytes, {expected}{DAMAGED}"), "{name}");
+    let packed = |part: Part| {
+        let mut prepared = prepared(&folder);
+        prepared.text.chat = part;
+        let _ = fs::remove_file(folder.join("m.olmo"));
+        prepared.write(&SystemDisk, &|_, _| ()).expect("packed");
+        fs::read(folder.join("m.olmo")).expect("a model")
     };
-    assert_damaged("a text too long", &|section| of_text(4).set(section, 6));
-    assert_damaged("a text too short", &|section| of_text(0).set(section, 5));
-    assert_damaged("the longest", &|section| of_text(0).set(section, u32::MAX.into()));
-    assert_damaged("half a character", &|section| {
-        of_text(3).set(section, 2);
-        of_text(4).set(section, 7);
-    });
-    let reserved = Field { at: offset_of!(ChatHead, reserved), bytes: 4 };
-    assert_damaged("a reserved field", &|section| reserved.set(section, 1));
+    let chat = Chat {
+        alone: Some(Style {
+            open: ["<user>".into(), "".into()],
+            ask: ["<\u{e9}>".into(), "".into()],
+            ..Style::default()
+        }),
+        ..Chat::default()
+    };
+    let file = packed(Part::Known(chat_section::section(&chat), "chat_template.jinja"));
+    assert_eq!(Chat::new(&open(&file)).expect("a good one"), Some(chat.clone()));
+    assert_eq!(chat.render(&[Message::new(Role::User, "a")]).as_deref(), Ok("<user>a<\u{e9}>"));
+    let n_bytes = open(&file).section_bytes(section::CHAT).expect("there").len();
+    for at in [0, 4, 12, 20, n_bytes - 1] {
+        let error = Chat::new(&changed(&file, section::CHAT, |section| section[at] ^= 0x80)).expect_err("damaged");
+        let expected = "expected what format-spec.md describes";
+        assert_eq!(
+            error.to_string(),
+            format!("m.olmo: chat format: found {n_bytes} bytes, {expected}{DAMAGED}"),
+            "{at}"
+        );
+    }
+    let file = packed(Part::Unknown("its chat template\nis \u{1b} bad".into()));
+    let error = Chat::new(&open(&file)).expect_err("unusable").to_string();
+    assert_eq!(error, "its chat template\\nis \\u{1b} bad");
 }

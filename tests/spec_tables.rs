@@ -4,8 +4,8 @@
 use olmo_infer::coded::{CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode};
 use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::format::{
-    self, AddedToken, ChatHead, ConfigBlock, Dtype, Encoding, Header, Merge, SectionRecord, SourceRecord, TensorLayout,
-    TensorRecord, TokenizerHead, VocabularyHead, section,
+    self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, Header, Merge, SectionRecord, SourceRecord,
+    TensorLayout, TensorRecord, TokenizerHead, VocabularyHead, section,
 };
 use olmo_infer::layout::{self, Role};
 use olmo_infer::panels::PanelShape;
@@ -136,13 +136,14 @@ fn struct_tables_are_the_structs() {
         fields!(VocabularyHead: n_tokens, reserved, text_bytes),
     );
     assert_struct("SourceRecord", size_of::<SourceRecord>(), fields!(SourceRecord: dtype, header_bytes, digest));
-    let fields = fields!(TokenizerHead: kind, pre_tokenizer, normalizer, n_merges, n_added, reserved);
+    let fields = fields!(TokenizerHead: kind, pre_tokenizer, normalizer, n_merges, n_added, prefix_space, reserved);
     assert_struct("TokenizerHead", size_of::<TokenizerHead>(), fields);
     assert_struct("Merge", size_of::<Merge>(), fields!(Merge: left, right, id));
     assert_struct("AddedToken", size_of::<AddedToken>(), fields!(AddedToken: id, flags));
-    let fields =
-        fields!(ChatHead: before_user, after_user, before_system, after_system, after_user_of_system, reserved);
+    let fields = fields!(ChatHead: kind, flags, n_reserved_texts, reason_bytes, think_end_bytes, reserved);
     assert_struct("ChatHead", size_of::<ChatHead>(), fields);
+    let fields = fields!(ChatStyle: rules, text_bytes, one_turn_bytes);
+    assert_struct("ChatStyle", size_of::<ChatStyle>(), fields);
 }
 
 #[test]

@@ -88,6 +88,47 @@ fn text_becomes_ids_and_ids_text() {
 }
 
 #[test]
+fn a_prompt_file_is_the_prompt_byte_for_byte() {
+    let folder = TempDir::new("text-file");
+    let model = demo(&folder);
+    let path = folder.join("p.txt");
+    let name = path.to_str().expect("UTF-8");
+    let prompted = |text: &[u8], flags: &[&str]| {
+        fs::write(&path, text).expect("written");
+        infer(&model, &[&["--prompt-file", name], flags].concat())
+    };
+    assert_eq!(prompted(b"Four score and seven", &["-n", "6"]).ok(), " years");
+    for text in ["a\n", "a\r\nb\r\n", "\n", "--chat", "-5", "a\0b"] {
+        let expected: Vec<u8> = text.bytes().flat_map(|byte| u32::from(byte).to_le_bytes()).collect();
+        let found = prompted(text.as_bytes(), &["--tokenize"]);
+        assert_eq!(found.ok().as_bytes(), expected, "{text:?}");
+        assert_eq!(found.stderr, "");
+    }
+    assert_eq!(piped(&model, &["--prompt-file=-", "-n6"], b"Four score and seven").1, b" years");
+    // What an editor adds is said.
+    let marked = prompted("\u{feff}Fo".as_bytes(), &["--tokenize"]);
+    assert!(marked.ok().ends_with("F\0\0\0o\0\0\0") && marked.stdout.matches("\0\0\0").count() == 5);
+    assert!(marked.stderr.contains("note: ") && marked.stderr.contains("p.txt: begins with a byte order mark"));
+    for (text, code, says) in [
+        (&b""[..], 2, "the prompt is empty"),
+        (b"\xff\xfeF\0o\0", 1, "p.txt: text in UTF-16, expected UTF-8; convert it with iconv -f UTF-16 -t UTF-8"),
+        (b"F\0o\0u\0", 1, "p.txt: text in UTF-16"),
+        (b"\0F\0o", 1, "p.txt: text in UTF-16"),
+        (b"abc\xff", 1, "p.txt: not text: byte 3 is not UTF-8"),
+        (&[b'a'; 5000], 1, "the prompt has 5000 tokens, expected at most 2048"),
+    ] {
+        let refused = prompted(text, &[]);
+        assert!(refused.refused(code).contains(says), "{}", refused.stderr);
+    }
+    let absent = infer(&model, &["--prompt-file", "/no/such"]);
+    assert!(absent.refused(1).contains("/no/such: cannot open: No such file"), "{}", absent.stderr);
+    let logits = prompted(b"Fo", &["--logits", name]);
+    assert!(logits.refused(1).contains("p.txt: is an input of this run"), "{}", logits.stderr);
+    let phrase = infer(&model, &["Why is the sky blue?"]);
+    assert!(phrase.refused(1).ends_with("No such file or directory; to give text use --prompt"), "{}", phrase.stderr);
+}
+
+#[test]
 fn what_is_too_long_is_refused_with_little_memory() {
     let folder = TempDir::new("text-long");
     let (model, text) = (demo(&folder), folder.join("t.txt"));
@@ -168,7 +209,7 @@ fn a_chat_is_in_the_models_own_format() {
     let folder = TempDir::new("text-chat");
     let weights = demo_weights(&folder);
     let template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
-    let config = json!({"chat_template": template, "bos_token": {"content": "<s>"}, "eos_token": null});
+    let config = json!({"chat_template": template, "bos_token": "!", "eos_token": null});
     fs::write(weights.join("tokenizer_config.json"), config.to_string()).expect("written");
     let model = folder.join("chat.olmo");
     let packed = run(PACK, [&weights, &model]);
@@ -176,15 +217,18 @@ fn a_chat_is_in_the_models_own_format() {
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
     let ids =
         |arguments: &[&str]| infer(&model, &[&["--tokenize", "--chat"], arguments].concat()).ok().replace('\0', "");
-    assert_eq!(ids(&["--prompt", "Hi"]), "<s>[user]Hi");
-    assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "<s>[system]Be brief.[user]Hi");
+    assert_eq!(ids(&["--prompt", "Hi"]), "![user]Hi");
+    assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "![system]Be brief.[user]Hi");
     assert_eq!(infer(&model, &["--chat", "--prompt", "Four", "--max-tokens", "3"]).ok().len(), 3);
     // A file of its own goes first, and a template that cannot be used is told and does no harm.
     fs::write(weights.join("chat_template.jinja"), "{{ nothing.at.all }}").expect("written");
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
     assert!(packed.ok().contains("  chat        none: its chat template cannot be used"), "{}", packed.stdout);
     let refused = infer(&model, &["--chat", "--prompt", "Hi"]);
-    assert!(refused.refused(2).contains("has no chat format"), "{}", refused.stderr);
+    let says = "chat.olmo: its chat template cannot be used: undefined value";
+    assert!(refused.refused(1).contains(says), "{}", refused.stderr);
+    let told = "olmo-pack: warning: no chat format: its chat template cannot be used: undefined value";
+    assert!(packed.stderr.contains(told), "{}", packed.stderr);
 }
 
 #[test]
@@ -213,6 +257,46 @@ fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
     run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]).ok();
     let refused = infer(&model, &["--prompt", "Hi"]);
     assert!(refused.refused(2).contains("has no vocabulary, which --prompt needs"), "{}", refused.stderr);
+}
+
+/// A pad token that a fine-tune added without a row for it: nobody needs it.
+#[test]
+fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
+    let folder = TempDir::new("text-beyond");
+    let (weights, model) = (demo_weights(&folder), folder.join("m.olmo"));
+    let json = fs::read_to_string(weights.join("tokenizer.json")).expect("read");
+    let mut json: Value = serde_json::from_str(&json).expect("JSON");
+    json["added_tokens"] = json!([{"id": 256, "content": "<pad>", "special": true}]);
+    fs::write(weights.join("tokenizer.json"), json.to_string()).expect("written");
+    fs::write(weights.join("tokenizer_config.json"), json!({"pad_token": "<pad>"}).to_string()).expect("written");
+    fs::remove_file(weights.join("vocab.txt")).expect("removed");
+    let warning = "tokenizer.json has token \"<pad>\" beyond the 256 rows of the embedding: other text works, text \
+                   with it is refused";
+    let packed = run(PACK, [&weights, &model]);
+    assert!(!packed.ok().contains("warning"), "{}", packed.stdout);
+    assert_eq!(packed.stderr, format!("olmo-pack: warning: {warning}\n"));
+    let flags = ["--json", "--force"].map(AsRef::as_ref);
+    let packed = run(PACK, flags.into_iter().chain([weights.as_os_str(), model.as_os_str()]));
+    let object: Value = serde_json::from_str(packed.ok()).expect("one object");
+    assert_eq!((&object["warnings"], packed.stderr.lines().count()), (&json!([warning]), 1));
+    run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
+    assert_eq!(infer(&model, &["--prompt", "Four score and seven", "--max-tokens", "6"]).ok(), " years");
+    let refused = infer(&model, &["--prompt", "Four <pad> score"]);
+    let says =
+        "the text has the token \"<pad>\" with id 256, beyond the 256 rows of the model's embedding; leave it out";
+    assert!(refused.refused(1).contains(says), "{}", refused.stderr);
+    assert!(infer(&model, &["--tokenize", "--prompt", "<pad>"]).refused(1).contains(says));
+    // The same in a vocab.txt alone, which gives text for ids.
+    fs::copy(repository().join("demo/weights/vocab.txt"), weights.join("vocab.txt")).expect("copied");
+    let mut lines = fs::read_to_string(weights.join("vocab.txt")).expect("read");
+    lines += "256\t<pad>\n";
+    fs::write(weights.join("vocab.txt"), lines).expect("written");
+    run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]).ok();
+    fs::remove_file(weights.join("tokenizer.json")).expect("removed");
+    let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
+    packed.ok();
+    assert!(packed.stderr.contains("warning: vocab.txt has token \"<pad>\" beyond the 256 rows"), "{}", packed.stderr);
+    assert_eq!(piped(&model, &["--detokenize"], b"H\0\0\0").1, b"H");
 }
 
 #[test]
@@ -251,18 +335,25 @@ fn wrong_usage_is_told_in_one_line() {
         (&["--prompt", "Hi", "--top-p", "1.5"], "--top-p 1.5: expected a number from 0 to 1"),
         (&["--prompt", "Hi", "--min-p", "-0.1"], "--min-p -0.1: expected"),
         (&["--prompt", "Hi", "--repetition-penalty", "0"], "--repetition-penalty 0: expected"),
-        (&["--prompt", "Hi", "--top-k", "0"], "--top-k must be at least 1"),
+        (&["--prompt", "Hi", "--top-k", "0"], "--top-k 0: expected a whole number from 1"),
         (&["--tokenize", "--detokenize"], "exclude each other"),
         (&["--tokenize", "--seed", "3"], "--seed has no use with --tokenize"),
-        (&["--detokenize", "--prompt", "Hi"], "--prompt and --chat have no use with --detokenize"),
+        (&["--detokenize", "--prompt", "Hi"], "--prompt, --prompt-file and --chat have no use with --detokenize"),
         (&["--tokenize", "a", "b"], "one file at a time"),
         (&["--output", "x"], "--output belongs to --score"),
+        (&["--chat", "Hi, it's me"], "--chat takes no value; use --chat --prompt 'Hi, it'\\''s me'"),
+        (&["--chat=Hi"], "--chat=Hi: --chat takes no value"),
+        (&["--chat", "--prompt", ""], "the prompt is empty, expected a text"),
+        (&["--prompt", "Hi", "--prompt-file", "x"], "--prompt and --prompt-file exclude each other"),
+        (&["--prompt-file", "x", "t.bin"], "--prompt and token files exclude each other"),
+        (&["--prompt", "--chat"], "--prompt needs a value before --chat"),
+        (&["--prompt", "Hi", "--token-type", "u16"], "--token-type is of token files"),
         (&["--chat", "--prompt", "Hi"], "has no chat format"),
     ] {
         let refused = infer(&model, arguments);
         assert!(refused.refused(2).contains(says), "{arguments:?}: {}", refused.stderr);
     }
-    let continued = infer(&model, &["--stop", "--version", "--prompt", "--version", "--max-tokens", "1"]);
+    let continued = infer(&model, &["--stop=--version", "--prompt=--version", "--max-tokens", "1"]);
     assert!(!continued.ok().starts_with("olmo-infer"));
     assert!(infer(&model, &["--", "--version"]).refused(1).contains("--version: cannot open"));
     let long = "x".repeat(5000);

@@ -5,7 +5,8 @@ use olmo_infer::encoder::Encoder;
 use olmo_infer::format::{ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, TOKENIZER_BYTE_PAIRS, TokenizerHead};
 use olmo_infer::tokenizer::{PreTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::{dolma2, tokenizer_json, vocab};
+use olmo_pack::tokenizer_json::{self, Around};
+use olmo_pack::{dolma2, vocab};
 use olmo_tests::{repository, skipped};
 use serde_json::{Value, json};
 use std::fs;
@@ -33,7 +34,7 @@ fn assert_ids(vocabulary: &vocab::Vocabulary, section: &[u8], ids: &str, n_texts
     assert!(ids.lines().count() == n_texts && texts.len() >= n_texts);
     for (text, line) in texts.iter().zip(ids.lines()) {
         let expected: Vec<u32> = line.split_whitespace().map(|id| id.parse().expect("an id")).collect();
-        let found = encoder.encode(text);
+        let found = encoder.encode(text).expect("ids with rows");
         assert_eq!(found, expected, "{text:?}");
         if !normalizes {
             let bytes: Vec<u8> =
@@ -58,7 +59,8 @@ fn section(added: &[AddedToken]) -> Vec<u8> {
         normalizer: U32::new(0),
         n_merges: U32::new(0),
         n_added: U32::new(added.len() as u32),
-        reserved: [0; 12],
+        prefix_space: U32::new(0),
+        reserved: [0; 8],
     };
     let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
     [head.as_bytes(), single.as_bytes(), added.as_bytes()].concat()
@@ -94,13 +96,13 @@ fn known(json: &Value) -> Result<(), String> {
 }
 
 #[test]
-fn what_would_change_an_id_makes_a_tokenizer_unknown_and_what_would_not_does_not() {
+fn unsupported_model_options_disable_text_and_others_do_not() {
     let with = |key: &str, value: Value| {
         let mut json = demo();
         json["model"][key] = value;
         known(&json)
     };
-    for key in ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
+    for key in ["dropout", "continuing_subword_prefix", "end_of_word_suffix"] {
         for value in [json!(null), json!(""), json!(0.0), json!(0)] {
             assert_eq!(with(key, value.clone()), Ok(()), "{key} {value}");
         }
@@ -109,11 +111,15 @@ fn what_would_change_an_id_makes_a_tokenizer_unknown_and_what_would_not_does_not
         }
     }
     for key in ["fuse_unk", "byte_fallback", "ignore_merges"] {
-        assert_eq!([with(key, json!(null)), with(key, json!(false))], [Ok(()), Ok(())], "{key}");
-        for value in [json!(true), json!(0), json!("false")] {
-            assert_eq!(with(key, value), Err(format!("its model has {key}")));
+        // Every byte has a token, and there is no merge to ignore.
+        let known = [json!(null), json!(false), json!(true)].map(|value| with(key, value));
+        assert_eq!(known, [Ok(()), Ok(()), Ok(())], "{key}");
+        for value in [json!(0), json!("false")] {
+            assert_eq!(with(key, value.clone()), Err(format!("its model has {key} {value}")));
         }
     }
+    assert_eq!([json!(null), json!("x")].map(|value| with("unk_token", value)), [Ok(()), Ok(())]);
+    assert_eq!(with("unk_token", json!(3)), Err("its model has unk_token 3".into()));
     // Files of old versions do not say that it is one of byte pairs; merges do.
     let mut json = demo();
     let model = json["model"].as_object_mut().expect("an object");
@@ -128,8 +134,8 @@ fn what_would_change_an_id_makes_a_tokenizer_unknown_and_what_would_not_does_not
 fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
     let mut json = demo();
     let flags = [(false, false), (true, false), (false, true), (true, true)];
-    let added = flags.iter().enumerate().rev().map(|(i, (normalized, special))| {
-        json!({"id": 300 + i, "content": format!("<{i}>"), "normalized": normalized, "special": special})
+    let added = flags.iter().enumerate().map(|(i, (normalized, special))| {
+        json!({"id": 256 + i, "content": format!("<{i}>"), "normalized": normalized, "special": special})
     });
     json["added_tokens"] = added.collect();
     let read = tokenizer_json::parse(Path::new("t"), json.to_string().as_bytes(), 400).expect("tokens");
@@ -145,14 +151,16 @@ fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
             (added.id.get(), flags & ADDED_NORMALIZED != 0, flags & ADDED_SPECIAL != 0)
         })
         .collect();
-    assert_eq!(found, [(300, false, false), (301, true, false), (302, false, true), (303, true, true)]);
-    assert_eq!(tokenizer.special().collect::<Vec<_>>(), [302, 303]);
+    assert_eq!(found, [(256, false, false), (257, true, false), (258, false, true), (259, true, true)]);
+    assert_eq!(tokenizer.special().collect::<Vec<_>>(), [258, 259]);
 }
 
 #[test]
 fn small_tokenizers_of_our_own() {
     for (name, normalizes) in [("small-dolma2", false), ("small-gpt2", true)] {
-        let read = tokenizer_json::read(&folder().join(name).join("tokenizer.json"), 100_000).expect("a tokenizer");
+        let path = folder().join(name).join("tokenizer.json");
+        let read = tokenizer_json::read(&path, &Around::rows(100_000)).expect("a tokenizer");
+        assert_eq!(read.warnings, [""; 0], "{name}");
         let section = read.tokenizer.expect("of a kind that is known");
         assert_ids(&read.vocabulary, &section, &format!("{name}/ids.txt"), 4_000, normalizes);
     }
@@ -185,7 +193,8 @@ fn token_files_of_the_program_that_this_one_replaces() {
     let view = Vocabulary::in_section(&tokens).expect("a vocabulary");
     let encoder = Encoder::new(&Tokenizer::in_section(&section, view).expect("a tokenizer")).expect("an encoder");
     for (text, tokens) in [("archilles.txt", "archilles.tokens.bin"), ("dodonaea.txt", "dodonaea.tokens.bin")] {
-        let ids = encoder.encode(&fs::read_to_string(data.join(text)).expect("text"));
+        let text = fs::read_to_string(data.join(text)).expect("text");
+        let ids = encoder.encode(&text).expect("ids with rows");
         let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
         assert_eq!(bytes, fs::read(data.join(tokens)).expect("ids"), "{text}");
     }

@@ -330,7 +330,7 @@ fn sections_are_checked_even_under_a_right_digest() {
             &flip(size_of::<TokenizerHead>()),
             "section TOKENIZER: ids, merges or flags that the vocabulary contradicts",
         ),
-        (section::CHAT, &flip(0), "section CHAT: lengths or texts that are not those of its head"),
+        (section::CHAT, &flip(0), "section CHAT: lengths, rules or texts that are not those of its head"),
         (section::PROVENANCE, &|section| section[0] = 0xff, "section PROVENANCE: text that is not UTF-8"),
     ];
     for (kind, edit, says) in cases {

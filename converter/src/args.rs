@@ -1,6 +1,7 @@
 //! The command line of `olmo-pack`.
 
 use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgValue, FromArgs, SubCommands};
+use olmo_infer::command_line::{self, WordKind, count, number, whole_number};
 use olmo_infer::manual;
 use olmo_pack::config_json::{architecture_named, named_architectures};
 use olmo_pack::error::escaped;
@@ -86,52 +87,53 @@ pub struct Pack {
     #[argh(switch)]
     pub json: bool,
     /// threads; 0, the default, for all cores the process may use
-    #[argh(option, default = "0")]
+    #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// olmo (the first OLMo), olmo2 or olmo3, where config.json does not say it
     #[argh(option)]
     arch: Option<String>,
     /// width of one head, where config.json does not say it
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     head_dim: Option<usize>,
     /// base of the rotary embedding, where config.json does not say it
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     rope_theta: Option<f64>,
     /// olmo2 and olmo3, where config.json does not say it: epsilon of the norms
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     rms_norm_eps: Option<f64>,
     /// olmo, where config.json does not say it: largest magnitude of an element of queries, keys and values, or none
     #[argh(option)]
     clip_qkv: Option<ClipQkv>,
     /// positions the model was made for, where config.json does not say it
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     max_positions: Option<usize>,
     /// ids that end a text, with commas between them, where neither generation_config.json nor config.json says it
     #[argh(option)]
     eos: Option<String>,
     /// olmo3, where config.json does not say it: window of the sliding layers, the current position included
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     sliding_window: Option<usize>,
     /// olmo3, where config.json does not say it: ratio of the context lengths, YaRN's factor
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     yarn_factor: Option<f64>,
     /// with --yarn-factor: context length of pre-training; the model's positions if absent
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     yarn_original_positions: Option<usize>,
     /// with --yarn-factor: beta_fast; 32 if absent
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     yarn_beta_fast: Option<f64>,
     /// with --yarn-factor: beta_slow; 1 if absent
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     yarn_beta_slow: Option<f64>,
     /// with --yarn-factor: factor on cos and sin; 0.1 ln(factor) + 1 if absent
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     yarn_attention_factor: Option<f64>,
     /// olmo3, where config.json does not say it: no scaling of the rotary embedding
     #[argh(switch)]
     no_yarn: bool,
     /// print the version
     #[argh(switch, short = 'V')]
+    #[expect(dead_code, reason = "answered before, see parse; defined for the help")]
     version: bool,
     /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
     #[argh(option, arg_name = "what")]
@@ -269,7 +271,7 @@ impl FromArgValue for ClipQkv {
     fn from_arg_value(value: &str) -> Result<ClipQkv, String> {
         match value {
             "none" => Ok(ClipQkv(None)),
-            number => number.parse().map(|clip| ClipQkv(Some(clip))).map_err(|_| "expected a number or none".into()),
+            text => number(text).map(|clip| ClipQkv(Some(clip))).map_err(|_| "expected a number or none".into()),
         }
     }
 }
@@ -291,38 +293,50 @@ impl FromArgValue for Encoding {
 ///
 /// # Errors
 /// What is wrong with them, for standard error.
-pub fn parse(arguments: &[&str]) -> Result<Command, String> {
-    match arguments {
-        ["--version" | "-V", ..] => return Ok(Command::Say(version())),
+pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
+    let mut arguments = arguments.into_iter().peekable();
+    let named = Named::get_args_info().commands;
+    let command = named.iter().find(|command| arguments.peek().is_some_and(|first| first == command.name));
+    let (program, info) = match command {
+        Some(command) => (format!("{PROGRAM} {}", command.name), command.command.clone()),
+        None => (PROGRAM.to_string(), Pack::get_args_info()),
+    };
+    let name = command.map(|command| command.name);
+    let typed = arguments.by_ref().skip(usize::from(name.is_some()));
+    let refused = |program: &str, problem: &str| Err(format!("{}; see {program} --help", escaped(problem)));
+    let words = match command_line::expand(&info, typed) {
+        Ok(words) => words,
+        Err(error) => return refused(&program, &error.to_string()),
+    };
+    if words.iter().any(|(word, kind)| *kind == WordKind::Free && word == "--version") {
+        return Ok(Command::Say(version()));
+    }
+    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
+    match words.as_slice() {
         ["--generate", kind] => return generate(kind).map(Command::Say),
         ["--generate", ..] => return Err(format!("--generate takes one word, expected {}", manual::KINDS)),
         _ => {}
     }
-    let named = arguments.split_first().filter(|(first, _)| names().any(|name| name == **first));
-    let parsed = match named {
-        Some((name, rest)) => Named::from_args(&[PROGRAM, name], rest).map(Command::Named),
-        None => Pack::from_args(&[PROGRAM], arguments).map(|pack| Command::Pack(Box::new(pack))),
+    let parsed = match name {
+        Some(name) => Named::from_args(&[PROGRAM, name], &words).map(Command::Named),
+        None => Pack::from_args(&[PROGRAM], &words).map(|pack| Command::Pack(Box::new(pack))),
     };
     match parsed {
-        Ok(Command::Pack(pack)) if pack.version => Ok(Command::Say(version())),
         Ok(Command::Pack(pack)) if pack.generate.is_some() => {
             Err("--generate stands alone, as in olmo-pack --generate man; see olmo-pack --help".into())
         }
         Ok(command) => Ok(command),
         Err(EarlyExit { output, status: Ok(()) }) => {
-            let commands = if named.is_none() { commands() } else { String::new() };
+            let commands = if name.is_none() { commands() } else { String::new() };
             Ok(Command::Say(format!("{}{commands}", manual::help(&output))))
         }
         Err(EarlyExit { output, .. }) => {
-            let is_flag = |argument: &&str| argument.starts_with('-');
-            match arguments.first().and_then(|first| no_command(first)) {
-                Some(problem) if named.is_none() && !arguments.iter().any(is_flag) => return Err(problem),
+            let is_flag = |word: &&str| word.starts_with('-');
+            match words.first().and_then(|first| no_command(first)) {
+                Some(problem) if name.is_none() && !words.iter().any(is_flag) => return Err(problem),
                 _ => {}
             }
-            let lines: Vec<&str> =
-                output.lines().map(|line| line.trim().trim_end_matches('.')).filter(|line| !line.is_empty()).collect();
-            let words: Vec<&str> = [PROGRAM].into_iter().chain(named.map(|(name, _)| *name)).collect();
-            Err(format!("{}; see {} --help", escaped(&lines.join(" ")), words.join(" ")))
+            refused(&program, &command_line::complaint(&info, &words, &output))
         }
     }
 }
@@ -353,9 +367,14 @@ fn commands() -> String {
 fn no_command(word: &str) -> Option<String> {
     let is_bare = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
     (is_bare && !Path::new(word).exists()).then(|| {
+        if names().any(|name| name == word) {
+            return format!("{word}: a command is the first word, as in olmo-pack {word}; see olmo-pack {word} --help");
+        }
         let names: Vec<&str> = names().collect();
+        let meant = command_line::nearest(word, names.iter().copied());
+        let meant = meant.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
         format!(
-            "{word}: no such command and no such folder, expected {}, or a folder of weights; see olmo-pack --help",
+            "{word}: no such command and no such folder{meant}, expected {}, or a folder of weights; see olmo-pack --help",
             names.join(", ")
         )
     })

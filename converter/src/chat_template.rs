@@ -202,8 +202,9 @@ impl Deriver<'_> {
         }
         // NULs enclose dates, and nothing else.
         let is_date = |format: &str| date(format, MOMENTS[0]).is_some();
-        let dates_are_whole =
-            |piece: &String| piece.matches('\0').count() % 2 == 0 && piece.split('\0').skip(1).step_by(2).all(is_date);
+        let dates_are_whole = |piece: &String| {
+            piece.matches('\0').count().is_multiple_of(2) && piece.split('\0').skip(1).step_by(2).all(is_date)
+        };
         match pieces.iter().all(dates_are_whole) {
             true => Ok(pieces),
             false => Err("its chat template takes a date apart, or writes the character NUL".into()),

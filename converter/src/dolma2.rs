@@ -44,7 +44,8 @@ pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
         normalizer: U32::new(0),
         n_merges: U32::new(merges.len() as u32),
         n_added: U32::new(added.len() as u32),
-        reserved: [0; 12],
+        prefix_space: U32::new(0),
+        reserved: [0; 8],
     };
     Some([head.as_bytes(), single.as_bytes(), merges.as_bytes(), added.as_bytes()].concat())
 }

@@ -245,7 +245,7 @@ fn holds(kind: u32) -> &'static str {
 fn chat(text: &OfText) -> String {
     let chat = match &text.chat {
         None => return "none".into(),
-        Some(Err(NoChat::Unusable(why))) => return format!("cannot be used: {}", escaped(why)),
+        Some(Err(NoChat::Unusable(why))) => return format!("none: {}", escaped(why)),
         Some(Err(NoChat::Damaged)) => return "damaged; olmo-pack verify says more".into(),
         Some(Ok(chat)) => chat,
     };

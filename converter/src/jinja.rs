@@ -5,13 +5,16 @@
 //! another text: `tests/chat_templates` holds both against the real library.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use minijinja_contrib::pycompat;
 use olmo_infer::chat::{Message, is_python_space};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use std::io;
+use std::mem::take;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Steps that a render may take; the published templates take some thousands.
 const FUEL: u64 = 200_000;
@@ -42,11 +45,15 @@ impl Template {
         environment.set_unknown_method_callback(method);
         let refuse = |message: String| -> Result<Value, Error> { Err(invalid(message)) };
         environment.add_function("raise_exception", refuse);
+        environment.set_formatter(|out, state, value| match prints_as_in_python(value, false) {
+            true => minijinja::escape_formatter(out, state, value),
+            false => Err(invalid("prints a value that Python prints otherwise")),
+        });
         add_filters(&mut environment);
         add_tests(&mut environment);
-        let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        let source = in_the_dialect_of_minijinja(&source.replace("\r\n", "\n").replace('\r', "\n"))?;
         environment.add_template_owned(NAME, source).map_err(in_words)?;
-        let names = names.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
+        let names = Value::from_pairs(names.iter().map(|(name, text)| (name.clone(), text.clone())));
         Ok(Template { environment, names })
     }
 
@@ -69,7 +76,10 @@ impl Template {
         };
         let mut text = Limited(Vec::new());
         let template = self.environment.get_template(NAME).map_err(in_words)?;
-        template.render_captured_to(context, &mut text).map_err(in_words)?;
+        // The interpreter has divisions by zero of its own, as in `loop.cycle()`.
+        let render = AssertUnwindSafe(|| template.render_captured_to(context, &mut text).map(|_| ()));
+        let rendered = catch_unwind(render);
+        rendered.map_err(|_| "its chat template cannot be used: it panics".to_string())?.map_err(in_words)?;
         String::from_utf8(text.0).map_err(|_| "its chat template writes bytes that are not text".to_string())
     }
 }
@@ -80,6 +90,31 @@ fn in_words(error: Error) -> String {
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// Whether minijinja prints a value as Python does: floats near 1 and texts without characters that Python escapes.
+fn prints_as_in_python(value: &Value, is_inside: bool) -> bool {
+    let escapes = |c: char| !c.is_ascii() && (c.is_whitespace() || c.is_control() || is_format_character(c));
+    let inside = |value: Value| prints_as_in_python(&value, true);
+    match value.kind() {
+        ValueKind::Undefined => !is_inside,
+        ValueKind::Number if !value.is_integer() => {
+            let number = f64::try_from(value.clone()).unwrap_or(f64::NAN).abs();
+            number == 0.0 || (1e-4..1e16).contains(&number)
+        }
+        ValueKind::String => !is_inside || !value.as_str().is_some_and(|text| text.contains(escapes)),
+        ValueKind::Seq => value.try_iter().is_ok_and(|mut items| items.all(inside)),
+        ValueKind::Map => value
+            .try_iter()
+            .is_ok_and(|mut keys| keys.all(|key| inside(key.clone()) && value.get_item(&key).is_ok_and(inside))),
+        _ => true,
+    }
+}
+
+/// Characters without a shape, which `repr` of Python escapes.
+fn is_format_character(c: char) -> bool {
+    let ranges = ['\u{ad}'..='\u{ad}', '\u{200b}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+    ranges.iter().any(|range| range.contains(&c)) || matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{f0000}'..)
 }
 
 /// What a template writes, up to a limit.
@@ -99,9 +134,11 @@ impl io::Write for Limited {
     }
 }
 
+/// What minijinja reads otherwise than jinja2 becomes what it reads alike.
+///
 /// `{% generation %}` marks what the assistant wrote for training, and runs what it encloses in a scope of its own, as
-/// `{% with %}` does.
-fn without_generation_tags(source: &str) -> String {
+/// `{% with %}` does. A newline after `{% raw %}` stays. Escapes in quoted texts are those of Python.
+fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
@@ -116,21 +153,93 @@ fn without_generation_tags(source: &str) -> String {
         let Some(end) = end else { break };
         let (tag, others) = rest.split_at(end);
         rest = others;
+        if tag.starts_with("{#") {
+            out += tag;
+            continue;
+        }
         let body = if tag.starts_with("{%") { &tag[2..tag.len() - 2] } else { "" };
-        match body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim() {
+        let body = body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        match body {
             "generation" => out += &tag.replacen("generation", "with", 1),
             "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
             "raw" => {
                 // What follows is text, up to the tag that ends it.
                 let raw_end = end_of_raw(rest);
                 out += tag;
+                if rest.starts_with('\n') && !tag.ends_with("-%}") {
+                    out.push('\n');
+                }
                 out += &rest[..raw_end];
                 rest = &rest[raw_end..];
             }
-            _ => out += tag,
+            // Their names are bound in another order, or their texts escaped otherwise.
+            _ if is_bound_otherwise(body) => {
+                return Err(format!("its chat template cannot be used: {body:?} is not supported"));
+            }
+            _ => out += &with_known_escapes(tag)?,
         }
     }
-    out + rest
+    Ok(out + rest)
+}
+
+/// Whether a tag is one that minijinja carries out otherwise: automatic escapes, several names in one `with`, and a macro
+/// whose defaults name its other arguments.
+fn is_bound_otherwise(body: &str) -> bool {
+    let (word, rest) = body.split_once(char::is_whitespace).unwrap_or((body, ""));
+    match word {
+        "autoescape" => true,
+        "with" => rest.contains(',') && rest.matches('=').count() > 1,
+        "macro" => {
+            let arguments = rest.split_once('(').map_or("", |(_, arguments)| arguments);
+            let arguments = arguments.trim_end().trim_end_matches(')').split(',');
+            let mut names: Vec<&str> = Vec::new();
+            arguments.map(|argument| argument.split_once('=').unwrap_or((argument, ""))).any(|(name, default)| {
+                let is_name = |c: char| c.is_alphanumeric() || c == '_';
+                let uses = default.split(|c| !is_name(c)).any(|word| names.contains(&word));
+                names.push(name.trim());
+                uses
+            })
+        }
+        _ => false,
+    }
+}
+
+/// A tag whose quoted texts have no escapes that minijinja reads otherwise than Python.
+fn with_known_escapes(tag: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(tag.len());
+    let mut quote = None;
+    let mut chars = tag.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), '\\') => {
+                match chars.next() {
+                    Some('\n') => {}
+                    Some('a') => out += "\\u0007",
+                    Some('v') => out += "\\u000b",
+                    Some(digit @ '0'..='7') => {
+                        let mut value = digit.to_digit(8).unwrap_or(0);
+                        for _ in 0..2 {
+                            let Some(digit) = chars.peek().and_then(|c| c.to_digit(8)) else { break };
+                            value = 8 * value + digit;
+                            chars.next();
+                        }
+                        out += &format!("\\u{value:04x}");
+                    }
+                    Some(c @ ('U' | 'N')) => {
+                        return Err(format!("its chat template cannot be used: the escape \\{c} is not supported"));
+                    }
+                    Some(other) => out.extend(['\\', other]),
+                    None => out.push('\\'),
+                }
+                continue;
+            }
+            _ => {}
+        }
+        out.push(c);
+    }
+    Ok(out)
 }
 
 /// Where a tag ends that begins with two characters, quoted texts left out.
@@ -161,6 +270,29 @@ fn end_of_raw(text: &str) -> usize {
 
 fn add_filters(environment: &mut Environment) {
     environment.add_filter("tojson", tojson);
+    for name in ["escape", "e", "forceescape"] {
+        environment.add_filter(name, |text: &Value| escaped(&text.to_string()));
+    }
+    // It prints in another form than Python's.
+    environment.remove_filter("pprint");
+    environment.add_filter("indent", indent);
+    // The built-in filters, for those that are lazy in jinja2.
+    let mut built_in = Environment::new();
+    built_in.set_fuel(Some(FUEL));
+    add_tests(&mut built_in);
+    let built_in = Arc::new(built_in);
+    for name in ["select", "reject", "selectattr", "rejectattr", "map", "unique", "batch", "slice"] {
+        let built_in = built_in.clone();
+        environment.add_filter(name, move |args: Rest<Value>, kwargs: Kwargs| -> Result<Value, Error> {
+            let mut args = args.0;
+            if kwargs.args().next().is_some() {
+                args.push(Value::from(kwargs));
+            }
+            let items = built_in.empty_state().apply_filter(name, &args)?;
+            Ok(Value::from_object(Generator(Mutex::new(items.try_iter()?.collect()))))
+        });
+    }
+    environment.add_filter("title", |text: &Value| title_of_words(&text.to_string()));
     environment.add_filter("trim", |text: &Value, chars: Option<String>| -> Result<String, Error> {
         let text = text.to_string();
         Ok(match chars {
@@ -170,8 +302,89 @@ fn add_filters(environment: &mut Environment) {
     });
 }
 
+/// Jinja's filter `title`: a character after white space, an opening bracket or a hyphen is upper case.
+fn title_of_words(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut begins = true;
+    for c in text.chars() {
+        match begins {
+            true => out.extend(c.to_uppercase()),
+            false => out.extend(c.to_lowercase()),
+        }
+        begins = is_python_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
+    }
+    out
+}
+
+/// Jinja's filter `escape`.
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('\'', "&#39;").replace('"', "&#34;")
+}
+
+/// What a lazy filter of jinja2 yields: true in conditions, and empty after one pass.
+#[derive(Debug)]
+struct Generator(Mutex<Vec<Value>>);
+
+impl Object for Generator {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        // A poisoned lock has lost no item.
+        let items = take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        Enumerator::Iter(Box::new(items.into_iter()))
+    }
+
+    // A loop asks for it, whose `loop.last` jinja2 knows too.
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).len())
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+}
+
+/// Jinja's filter `indent`: `width=4, first=False, blank=False`.
+fn indent(text: &str, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let argument = |at: usize, key: &str| match args.get(at) {
+        Some(value) => Ok(Some(value.clone())),
+        None => kwargs.get::<Option<Value>>(key),
+    };
+    let width = argument(0, "width")?;
+    let is_set = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let (first, blank) = (is_set(argument(1, "first")?), is_set(argument(2, "blank")?));
+    kwargs.assert_all_used()?;
+    let indention = match width.as_ref().map(|width| (width.as_usize(), width.as_str())) {
+        None => " ".repeat(4),
+        Some((Some(n), _)) if n <= 1024 => " ".repeat(n),
+        Some((_, Some(text))) => text.to_string(),
+        _ => return Err(invalid("indent by such a width")),
+    };
+    let mut out = if first { indention.clone() } else { String::new() };
+    for (i, line) in lines_of(&format!("{text}\n"), false).into_iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        if i > 0 && (blank || !line.is_empty()) {
+            out += &indention;
+        }
+        out += line;
+        if out.len() > MAX_TEXT_BYTES {
+            return Err(invalid("more than 1 MiB of text"));
+        }
+    }
+    Ok(out)
+}
+
 fn add_tests(environment: &mut Environment) {
-    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("iterable", |value: &Value| {
+        let kind = value.kind();
+        value.is_undefined()
+            || matches!(kind, ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
+    });
     environment.add_test("sequence", |value: &Value| {
         value.is_undefined() || matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
     });
@@ -322,10 +535,8 @@ impl<'i> PythonFormatter<'i> {
 /// The methods of Python's texts, lists and dictionaries that minijinja does not have, or has otherwise. Methods that
 /// change a list or a dictionary are errors, as in the sandbox of transformers.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if let Some(text) = value.as_str() {
-        if let Some(result) = text_method(text, name, args) {
-            return result;
-        }
+    if let Some(result) = value.as_str().and_then(|text| text_method(text, name, args)) {
+        return result;
     }
     match (value.kind(), name) {
         (ValueKind::Seq, "index") => {
@@ -366,14 +577,14 @@ fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, E
             true => Err(invalid("empty separator")),
             false => {
                 let found = cut(text.find(&by).map(|at| (at, at + by.len())));
-                Ok(found.unwrap_or_else(|| [text, "", ""].map(Value::from)).into_iter().collect())
+                Ok(Value::from(Tuple::from(found.unwrap_or_else(|| [text, "", ""].map(Value::from)))))
             }
         }),
         "rpartition" => one(args).and_then(|by| match by.is_empty() {
             true => Err(invalid("empty separator")),
             false => {
                 let found = cut(text.rfind(&by).map(|at| (at, at + by.len())));
-                Ok(found.unwrap_or_else(|| ["", "", text].map(Value::from)).into_iter().collect())
+                Ok(Value::from(Tuple::from(found.unwrap_or_else(|| ["", "", text].map(Value::from)))))
             }
         }),
         "title" => from_args::<()>(args).map(|()| Value::from(title(text))),
@@ -480,16 +691,21 @@ fn splitlines(text: &str, args: &[Value]) -> Result<Value, Error> {
         None => kwargs.get::<Option<bool>>("keepends")?.unwrap_or(false),
     };
     kwargs.assert_all_used()?;
+    Ok(lines_of(text, keep).into_iter().map(Value::from).collect())
+}
+
+/// The lines of a text as Python has them, with their ends or without.
+fn lines_of(text: &str, keep_ends: bool) -> Vec<&str> {
     let is_end = |c: char| matches!(c, '\n'..='\r' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         let at = rest.find(is_end).unwrap_or(rest.len());
         let end = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(0, char::len_utf8) };
-        lines.push(Value::from(&rest[..if keep { at + end } else { at }]));
+        lines.push(&rest[..if keep_ends { at + end } else { at }]);
         rest = &rest[at + end..];
     }
-    Ok(lines.into_iter().collect())
+    lines
 }
 
 /// Python's `str.title`: a letter after something else is upper case.
@@ -524,11 +740,25 @@ mod tests {
             ("{%- generation -%}a{%-endgeneration+%}", "{%- with -%}a{%-endwith+%}"),
             ("{# {% generation %} #}{{ '{% generation %}' }}", "{# {% generation %} #}{{ '{% generation %}' }}"),
             ("{% raw %}{% generation %}{% endraw %}", "{% raw %}{% generation %}{% endraw %}"),
+            ("{% raw %}\n'\\v'{% endraw %}", "{% raw %}\n\n'\\v'{% endraw %}"),
+            ("{% raw -%}\n{% endraw %}", "{% raw -%}\n{% endraw %}"),
             ("{% set a = '%}' %}{% generation %}", "{% set a = '%}' %}{% with %}"),
             ("{% generation", "{% generation"),
             ("{{ 'a\\'{% generation %}' }}", "{{ 'a\\'{% generation %}' }}"),
         ] {
-            assert_eq!(without_generation_tags(source), expected);
+            assert_eq!(in_the_dialect_of_minijinja(source).as_deref(), Ok(expected));
         }
+    }
+
+    #[test]
+    fn escapes_of_python_become_those_of_minijinja() {
+        for (source, expected) in [
+            ("{{ '\\a\\v\\101\\0' }}", "{{ '\\u0007\\u000b\\u0041\\u0000' }}"),
+            ("{{ \"\\n\\x41\\'\\d\\\\a\" }}\\a", "{{ \"\\n\\x41\\'\\d\\\\a\" }}\\a"),
+            ("{% set a = 'b\\\nc' %}", "{% set a = 'bc' %}"),
+        ] {
+            assert_eq!(in_the_dialect_of_minijinja(source).as_deref(), Ok(expected));
+        }
+        assert!(in_the_dialect_of_minijinja("{{ '\\N{BULLET}' }}").is_err());
     }
 }

@@ -8,7 +8,7 @@
 //!    `checkpoint`: whether they are exactly the tensors of the model. Its configuration comes from `config_json` with
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
-//!    with `tokenizer_section` and `dolma2`, and the conversations, of `chat_template`.
+//!    with `tokenizer_section`, `tokenizer_parts`, `tokenizer_settings`, `split_check` and `dolma2`, and the conversations, of `chat_template`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
@@ -20,7 +20,7 @@
 //! remembers of its folder; `copy` writes a model file anew. `units` are numbers for people, `buffer` is memory that
 //! may be refused, and `error` everything that can go wrong, `mistaken` what was meant instead.
 //!
-//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`,
+//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `byte_pairs`, `panels`, `coded`,
 //! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it; the program, its `manual`.
 
 #[cfg(not(target_os = "linux"))]
@@ -30,9 +30,10 @@ compile_error!(
 
 pub mod against;
 mod buffer;
+mod chat_files;
 mod chat_probes;
-mod chat_section;
-mod chat_template;
+pub mod chat_section;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod coding;
 pub mod config_json;
@@ -48,7 +49,7 @@ pub mod generation_config;
 pub mod infer_config;
 pub mod inspect;
 mod inspect_table;
-mod jinja;
+pub mod jinja;
 pub mod listing;
 mod mistaken;
 pub mod npy;
@@ -66,12 +67,16 @@ pub mod shard_index;
 pub mod shards;
 pub mod source_file;
 pub mod sources;
+pub mod special_tokens;
+mod split_check;
 pub mod stored_tensor;
 pub mod strict_json;
 pub mod summary;
 pub mod text;
 pub mod tokenizer_json;
+mod tokenizer_parts;
 mod tokenizer_section;
+pub mod tokenizer_settings;
 mod units;
 pub mod unpack;
 pub mod verify;

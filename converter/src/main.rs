@@ -5,7 +5,7 @@ mod args;
 use args::{Command, Named};
 use olmo_infer::signals;
 use olmo_pack::disk::SystemDisk;
-use olmo_pack::error::Error;
+use olmo_pack::error::{Error, escaped};
 use olmo_pack::inspect::Form;
 use olmo_pack::progress::Progress;
 use olmo_pack::summary::{self, Facts};
@@ -21,8 +21,7 @@ fn main() -> ExitCode {
     let Ok(arguments) = arguments else {
         return fail(2, "an argument is not UTF-8, expected text; rename the file or give another path to it");
     };
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let command = match args::parse(&arguments) {
+    let command = match args::parse(arguments) {
         Ok(command) => command,
         Err(usage) => return fail(2, &usage),
     };
@@ -81,6 +80,7 @@ fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
     let start = Instant::now();
     let request = arguments.request().map_err(Error::Usage)?;
     let prepared = pack::prepare(&request)?;
+    warn(&prepared.text.warnings);
     if arguments.dry_run {
         return summary::dry_run(&prepared, arguments.json);
     }
@@ -102,6 +102,13 @@ fn say(answer: &Answer) -> ExitCode {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(answer.status),
         Err(error) => fail(1, &Error::io("standard output", "cannot write", error).to_string()),
     }
+}
+
+/// Writes warnings to standard error, a line each.
+fn warn(warnings: &[String]) {
+    let lines: String = warnings.iter().map(|line| format!("olmo-pack: warning: {}\n", escaped(line))).collect();
+    // Where standard error is closed, the warnings in --json say it all.
+    let _ = io::stderr().lock().write_all(lines.as_bytes());
 }
 
 /// Ends with `status` and every line of `message` marked as ours.

@@ -64,7 +64,8 @@ impl Target {
         if let Some(metadata) = &existing {
             let problem = |found| Problem::new(shown, found).expected("a file name for the model");
             if metadata.is_dir() {
-                return Err(problem("is a folder").advice("give the weights folder first, then the model file").into());
+                let name = shown.join("model.olmo");
+                return Err(problem("is a folder").advice(format!("add a name, as {}", name.display())).into());
             }
             if !metadata.is_file() {
                 return Err(problem("is not a regular file").into());

@@ -137,8 +137,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for name in ["config.json", "generation_config.json", listing::INDEX] {
         target.refuse_replacing(&request.weights.join(name))?;
     }
-    let vocab_size = checkpoint.settings.config.vocab_size;
-    let text = Text::read(&listing.folder, request.vocab.as_deref(), vocab_size, &target)?;
+    let text = Text::read(&listing.folder, request.vocab.as_deref(), &checkpoint.settings.config, &target)?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 

@@ -60,7 +60,7 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "n_rounded": packed.outcome.n_rounded,
         "max_relative_error": packed.outcome.max_relative_error,
         "mean_relative_error": packed.outcome.mean_relative_error,
-        "warnings": warnings(facts, packed),
+        "warnings": facts.of_text.iter().cloned().chain(warnings(facts, packed)).collect::<Vec<_>>(),
         "seconds": time.as_secs_f64(),
     });
     merge(&mut object, more);
@@ -87,6 +87,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             plans.iter().map(|plan| (plan.matrices.name().into(), plan.layout.file_bytes.into())).collect();
         let more = json!({
             "dry_run": true,
+            "warnings": facts.of_text,
             "dtype": known.map(Dtype::name),
             "file_bytes": sizes,
             "least_coded_bytes": least,
@@ -141,6 +142,8 @@ pub struct Facts {
     text: String,
     json: Value,
     ignored: Vec<String>,
+    /// Warnings about text, which standard error has already.
+    of_text: Vec<String>,
 }
 
 impl Facts {
@@ -184,7 +187,7 @@ impl Facts {
             "chat": of_text.chat.origin(),
             "ignored": checkpoint.ignored,
         });
-        Facts { text, json, ignored: checkpoint.ignored.clone() }
+        Facts { text, json, ignored: checkpoint.ignored.clone(), of_text: of_text.warnings.clone() }
     }
 }
 

@@ -1,17 +1,15 @@
 //! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
 
+use crate::chat_files;
 use crate::chat_section;
-use crate::chat_template::{self, MAX_TIME, NoChat};
 use crate::dolma2;
 use crate::error::{Error, Problem};
-use crate::jinja::Names;
 use crate::output::Target;
-use crate::source_file;
-use crate::strict_json;
-use crate::tokenizer_json;
+use crate::tokenizer_json::{self, Around, beyond_rows};
+use crate::tokenizer_settings;
 use crate::vocab::{self, Vocabulary};
+use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -19,9 +17,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
-
-/// Longest `tokenizer_config.json` and `chat_template.jinja`; real ones have some KiB.
-const MAX_BYTES: u64 = 4 << 20;
 
 /// What a model file gets for text.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +27,8 @@ pub struct Text {
     pub tokenizer: Part,
     /// The section `CHAT`, or why there is none.
     pub chat: Part,
+    /// What the user should know about them, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// A section that may be missing.
@@ -97,7 +94,8 @@ impl Text {
     /// # Errors
     /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat
     /// template that is not understood is no error.
-    pub fn read(folder: &Path, vocab: Option<&Path>, vocab_size: usize, target: &Target) -> Result<Text, Error> {
+    pub fn read(folder: &Path, vocab: Option<&Path>, config: &ModelConfig, target: &Target) -> Result<Text, Error> {
+        let vocab_size = config.vocab_size;
         let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
             let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
             target.refuse_same(&path, (metadata.dev(), metadata.ino()))?;
@@ -125,11 +123,18 @@ impl Text {
             given => given,
         };
         // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
-        let chat = chat(present("tokenizer_config.json")?.as_deref(), present("chat_template.jinja")?.as_deref())?;
-        let mut text = Text { chat, ..Text::default() };
+        let (chat, warnings) = chat_files::read(folder, &present, config.architecture)?;
+        let mut text = Text { chat, warnings, ..Text::default() };
+        let mut named_elsewhere = Vec::new();
         if let Some(path) = &json {
-            let read = tokenizer_json::read(path, vocab_size)?;
+            let [config_json, map, added] =
+                ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"].map(present);
+            let settings = tokenizer_settings::read(config_json?.as_deref(), map?.as_deref(), added?.as_deref())?;
+            let around = Around { vocab_size, architecture: Some(config.architecture), settings };
+            let read = tokenizer_json::read(path, &around)?;
             text.vocabulary = Some(read.vocabulary);
+            text.warnings.extend(read.warnings);
+            named_elsewhere = read.named_elsewhere;
             text.tokenizer = match read.tokenizer {
                 Ok(section) => Part::Known(section, "tokenizer.json"),
                 Err(problem) => Part::Unknown(problem),
@@ -138,25 +143,38 @@ impl Text {
         if let Some(path) = &txt {
             let vocabulary = vocab::read(path, vocab_size)?;
             if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
-                refuse_other(path, &vocabulary, json, other)?;
+                refuse_other(path, &vocabulary, json, other, &named_elsewhere)?;
             } else {
+                let beyond = vocabulary.iter().filter(|(id, _)| *id as usize >= vocab_size).map(|(_, token)| token);
+                text.warnings.extend(beyond_rows("vocab.txt", vocab_size, beyond));
                 text.tokenizer = match dolma2::section(&vocabulary) {
                     Some(section) => Part::Known(section, "vocab.txt, which is that of dolma2"),
                     None => Part::Missing("a vocab.txt does not say how text is split; add the model's tokenizer.json"),
                 };
+                text.vocabulary = Some(vocabulary);
             }
-            text.vocabulary = Some(vocabulary);
         }
         Ok(text)
     }
 }
 
-/// Two files of tokens must be of one vocabulary.
-fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocabulary) -> Result<(), Error> {
+/// Two files of tokens must be of one vocabulary. `named_elsewhere` are ids of `other` that neither file needs to have.
+fn refuse_other(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    json: &Path,
+    other: &Vocabulary,
+    named_elsewhere: &[u32],
+) -> Result<(), Error> {
     if vocabulary == other {
         return Ok(());
     }
-    let [bytes, other_bytes] = [vocabulary, other].map(|of| of.iter().collect::<BTreeMap<u32, &[u8]>>());
+    let bytes: BTreeMap<u32, &[u8]> = vocabulary.iter().collect();
+    let mut other_bytes: BTreeMap<u32, &[u8]> = other.iter().collect();
+    other_bytes.retain(|id, _| bytes.contains_key(id) || !named_elsewhere.contains(id));
+    if bytes == other_bytes {
+        return Ok(());
+    }
     let differs = |id: &u32| bytes.get(id) != other_bytes.get(id);
     let id = bytes.keys().chain(other_bytes.keys()).copied().filter(differs).min().unwrap_or(0);
     let shown = |bytes: Option<&&[u8]>| match bytes {
@@ -166,59 +184,4 @@ fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocab
     let found = format!("id {id} is {}", shown(bytes.get(&id)));
     let expected = format!("{} as in {}", shown(other_bytes.get(&id)), crate::error::shown_path(json));
     Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
-}
-
-/// The text of a file of at most [`MAX_BYTES`].
-fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = source_file::read_at_most(path, MAX_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("a file of some KiB"))?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8").into())
-}
-
-/// The format of conversations: `chat_template.jinja`, or else what `tokenizer_config.json` has.
-fn chat(config_path: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
-    let config = match config_path {
-        None => Map::new(),
-        Some(path) => match strict_json::parse(read_text(path)?.as_bytes()) {
-            Ok(Value::Object(object)) => object,
-            Ok(_) => return Err(Problem::new(path, "JSON that is no object").expected("an object").into()),
-            Err(error) => {
-                return Err(Problem::no_json(path, error).into());
-            }
-        },
-    };
-    let (template, path, name) = match (jinja, template_in(&config), config_path) {
-        (Some(path), ..) => (read_text(path)?, path, "chat_template.jinja"),
-        (None, Some(template), Some(path)) => (template.to_string(), path, "tokenizer_config.json"),
-        _ => return Ok(Part::Absent),
-    };
-    match chat_template::chat(&template, &names(&config)) {
-        Ok(chat) => Ok(Part::Known(chat_section::section(&chat), name)),
-        Err(NoChat::Unusable(problem)) => Ok(Part::Unknown(problem)),
-        // An error, so that its thread ends, and that no clock decides about the bytes of a file.
-        Err(NoChat::TooSlow) => {
-            let found = format!("its chat template takes more than {} s", MAX_TIME.as_secs());
-            let problem = Problem::new(path, found).expected("some milliseconds");
-            Err(problem.advice("move it away, or pack again when the machine has less to do").into())
-        }
-    }
-}
-
-/// The template in a `tokenizer_config.json`: a text, or the one that is called "default" in a list.
-fn template_in(config: &Map<String, Value>) -> Option<&str> {
-    match config.get("chat_template")? {
-        Value::String(template) => Some(template),
-        Value::Array(list) => {
-            let is_default = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
-            list.iter().find(is_default)?.get("template")?.as_str()
-        }
-        _ => None,
-    }
-}
-
-/// What templates call tokens: `bos_token` and the like.
-fn names(config: &Map<String, Value>) -> Names {
-    let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string);
-    let names = config.iter().filter(|(key, _)| key.ends_with("_token"));
-    names.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
 }

@@ -8,8 +8,10 @@ use crate::error::{Error, Problem, shortened};
 use crate::source_file;
 use crate::strict_json::{self, Budget};
 use crate::tokenizer_section::{Added, Reader, Token};
+use crate::tokenizer_settings::{AddedTokens, Definition, Settings};
 use crate::vocab::{Vocabulary, byte_table, token_bytes};
-use olmo_infer::format::{ADDED_NORMALIZED, ADDED_SPECIAL};
+use olmo_infer::config::Architecture;
+use olmo_infer::format::{ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, MAX_TOKENS_BEYOND};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -34,40 +36,101 @@ pub struct TokenizerJson {
     pub vocabulary: Vocabulary,
     /// The bytes of the section `TOKENIZER`, or why the tokenizer is not known.
     pub tokenizer: Result<Vec<u8>, String>,
+    /// Ids of tokens that other files name.
+    pub named_elsewhere: Vec<u32>,
+    /// What the user should know about the tokens, a line each.
+    pub warnings: Vec<String>,
 }
 
-/// Reads the tokenizer at `path` of a model with `vocab_size` rows.
+/// The model of a `tokenizer.json`, and what other files say about its tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// The kind of model, where it is known.
+    pub architecture: Option<Architecture>,
+    /// What other files say.
+    pub settings: Settings,
+}
+
+impl Around {
+    /// A model with this number of rows, of which no other file says anything.
+    pub fn rows(vocab_size: usize) -> Around {
+        Around { vocab_size, ..Around::default() }
+    }
+
+    /// Whether transformers builds the tokenizer from the tokens alone: the classes that OLMo-1 has there.
+    fn is_rebuilt(&self) -> bool {
+        let class = self.settings.class.as_deref().unwrap_or("GPTNeoXTokenizer");
+        self.architecture == Some(Architecture::Olmo1) && matches!(class, "GPTNeoXTokenizer" | "GPT2Tokenizer")
+    }
+}
+
+/// Reads the tokenizer at `path`.
 ///
 /// # Errors
-/// The file cannot be read, is no JSON, or its tokens are not those of a model with so many rows.
-pub fn read(path: &Path, vocab_size: usize) -> Result<TokenizerJson, Error> {
+/// The file cannot be read, is no JSON, or its tokens are not those of the model.
+pub fn read(path: &Path, around: &Around) -> Result<TokenizerJson, Error> {
     let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?.ok_or_else(|| {
         Problem::new(path, "longer than 12 MiB").expected("a tokenizer.json of a few MiB").advice(WITHOUT)
     })?;
-    Ok(parse(path, &bytes, vocab_size)?)
+    Ok(parse_with(path, &bytes, around)?)
+}
+
+/// Reads the tokenizer in `bytes` of a model with `vocab_size` rows; `path` is for messages.
+///
+/// # Errors
+/// They are no JSON, or the tokens are not those of the model.
+pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<TokenizerJson, Problem> {
+    parse_with(path, bytes, &Around::rows(vocab_size))
 }
 
 /// Reads the tokenizer in `bytes`; `path` is for messages.
 ///
 /// # Errors
-/// They are no JSON, or the tokens are not those of a model with so many rows.
-pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<TokenizerJson, Problem> {
+/// They are no JSON, or the tokens are not those of the model.
+pub fn parse_with(path: &Path, bytes: &[u8], around: &Around) -> Result<TokenizerJson, Problem> {
+    let vocab_size = around.vocab_size;
     let document = Document::read(path, bytes)?;
     let root = Keys { path, object: &document.root, prefix: "" };
     let model = Keys { path, object: &document.model, prefix: "model." };
-    let added = added_tokens(&root, vocab_size)?;
+    let stated = stated_tokens(&root, vocab_size)?;
     let spelled = Spelled::read(&document, &model, vocab_size)?;
-    let tokens = tokens(&model, &spelled, &added)?;
+    let mut tokens = tokens(&model, &spelled, &stated)?;
+    let mut warnings = around.settings.warnings.clone();
+    let added = added_tokens(path, &stated, &mut tokens, around, &mut warnings)?;
+    let named_elsewhere = named_elsewhere(&stated, &added, &mut warnings);
     let merges = document.merges;
-    let tokenizer = Reader { root: &root, model: &model, merges, tokens: &tokens, added: &added }.section();
+    let reader = Reader { root: &root, model: &model, merges, tokens: &tokens, added: &added };
+    let tokenizer = reader.section(&around.settings, around.is_rebuilt(), &mut warnings);
 
     let mut entries: Vec<(u32, &[u8])> = added.iter().map(|added| (added.id, added.text.as_bytes())).collect();
-    entries.extend(tokens.values().filter_map(|token| Some((token.id, token.bytes.as_deref()?))));
+    let is_added: HashSet<u32> = added.iter().map(|added| added.id).collect();
+    let of_model = tokens.values().filter(|token| !is_added.contains(&token.id));
+    entries.extend(of_model.filter_map(|token| Some((token.id, token.bytes.as_deref()?))));
     entries.sort_unstable();
     if entries.is_empty() {
         return Err(Problem::new(path, "no tokens").expected("the tokens of a model"));
     }
-    Ok(TokenizerJson { vocabulary: Vocabulary::new(entries), tokenizer })
+    let beyond = entries.iter().filter(|(id, _)| *id as usize >= vocab_size).map(|(_, token)| *token);
+    warnings.extend(beyond_rows("tokenizer.json", vocab_size, beyond));
+    Ok(TokenizerJson { vocabulary: Vocabulary::new(entries), tokenizer, named_elsewhere, warnings })
+}
+
+/// The warning about tokens beyond the rows of the embedding; `None` when there are none.
+pub(crate) fn beyond_rows<'a>(
+    name: &str,
+    vocab_size: usize,
+    mut tokens: impl Iterator<Item = &'a [u8]>,
+) -> Option<String> {
+    let first = shortened(&olmo_infer::vocabulary::quoted(tokens.next()?), SHOWN_CHARS);
+    let (has, them) = match tokens.count() {
+        0 => (format!("token \"{first}\""), "it"),
+        more => (format!("token \"{first}\" and {more} more"), "one of them"),
+    };
+    Some(format!(
+        "{name} has {has} beyond the {vocab_size} rows of the embedding: other text works, text with {them} is refused"
+    ))
 }
 
 /// The file taken apart. What is null counts as absent.
@@ -125,7 +188,7 @@ struct Spelled {
 }
 
 impl Spelled {
-    /// Reads the tokens, whose ids must be rows of the embedding.
+    /// Reads the tokens.
     fn read(document: &Document, model: &Keys, vocab_size: usize) -> Result<Spelled, Problem> {
         let vocab = document.vocab.ok_or_else(|| model.missing("vocab", None))?;
         if !vocab.get().starts_with('{') {
@@ -179,27 +242,27 @@ impl<'de> Visitor<'de> for SpelledVisitor<'_> {
     }
 }
 
-/// An id below the rows of the embedding; `key` says whose.
+/// An id that the vocabulary of a model may have; `key` says whose.
 fn checked_id(keys: &Keys, key: impl Fn() -> String, id: Option<u64>, vocab_size: usize) -> Result<u32, Problem> {
     match id {
-        // A model has fewer than 2^32 rows.
-        Some(id) if id < vocab_size as u64 => Ok(id as u32),
+        // A model has fewer than 2^31 rows.
+        Some(id) if id < (vocab_size + MAX_TOKENS_BEYOND) as u64 => Ok(id as u32),
         Some(id) => Err(Problem::new(keys.path, format!("{}{} has id {id}", keys.prefix, key()))
-            .expected(format!("less than the {vocab_size} rows of the embedding"))
+            .expected(format!("less than the {vocab_size} rows of the embedding, or few more"))
             .advice("is it the tokenizer of this model?")),
         None => Err(Problem::new(keys.path, format!("{}{} has no id", keys.prefix, key())).expected("a token id")),
     }
 }
 
-/// The added tokens, each id once.
-fn added_tokens<'a>(root: &Keys<'a>, vocab_size: usize) -> Result<Vec<Added<'a>>, Problem> {
+/// The added tokens that the file states, each id once, in its order.
+fn stated_tokens(root: &Keys, vocab_size: usize) -> Result<Vec<(u32, Definition)>, Problem> {
     let list = match root.get("added_tokens") {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
         Some(other) => return Err(root.bad("added_tokens", other, "a list")),
     };
     let mut seen = HashMap::new();
-    let mut added = Vec::new();
+    let mut stated = Vec::new();
     for value in list {
         let Value::Object(object) = value else {
             return Err(root.bad("added_tokens", value, "a list of objects"));
@@ -214,25 +277,117 @@ fn added_tokens<'a>(root: &Keys<'a>, vocab_size: usize) -> Result<Vec<Added<'a>>
             return Err(Problem::new(root.path, found).expected("each id once"));
         }
         let is_set = |key| keys.truth(key).map(|truth| truth.unwrap_or(false));
-        let beyond = match (is_set("single_word")?, is_set("lstrip")? || is_set("rstrip")?) {
+        stated.push((
+            id,
+            Definition {
+                text: text.into(),
+                single_word: is_set("single_word")?,
+                lstrip: is_set("lstrip")?,
+                rstrip: is_set("rstrip")?,
+                normalized: is_set("normalized")?,
+                special: is_set("special")?,
+            },
+        ));
+    }
+    Ok(stated)
+}
+
+/// The added tokens with the ids that `tokenizers` gives them, those included that other files name.
+fn added_tokens(
+    path: &Path,
+    stated: &[(u32, Definition)],
+    tokens: &mut HashMap<&str, Token>,
+    around: &Around,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Added>, Problem> {
+    let of_model = |text: &str| tokens.get(text).map(|token| token.id);
+    let mut found = AddedTokens::new(&of_model, tokens.len());
+    around.settings.add_all(stated, &mut found, around.is_rebuilt());
+    let found = found.into_tokens();
+    let expected: HashMap<&str, u32> = stated.iter().map(|(id, definition)| (definition.text.as_str(), *id)).collect();
+    let mut others = found.iter().filter_map(|(id, definition, _)| {
+        let expected = expected.get(definition.text.as_str()).filter(|expected| **expected != *id)?;
+        Some((&definition.text, expected, id))
+    });
+    if let Some((text, expected, id)) = others.next() {
+        warnings.push(format!(
+            "tokenizer.json has the added token \"{}\" with id {expected}, but tokenizers, and this model file, gives \
+             it id {id}, the next one{}",
+            shortened(text, SHOWN_CHARS),
+            match others.count() {
+                0 => String::new(),
+                more => format!(" ({more} more such tokens)"),
+            }
+        ));
+    }
+    let by_id: HashMap<u32, &str> = tokens.iter().map(|(text, token)| (token.id, *text)).collect();
+    let (mut added, table) = (Vec::new(), byte_table());
+    for (id, definition, was_special) in found {
+        checked_id(
+            &Keys { path, object: &Map::new(), prefix: "added_tokens: " },
+            || format!("\"{}\"", shortened(&definition.text, SHOWN_CHARS)),
+            Some(id.into()),
+            around.vocab_size,
+        )?;
+        match by_id.get(&id) {
+            Some(other) if *other != definition.text => {
+                let (text, other) = (shortened(&definition.text, SHOWN_CHARS), shortened(other, SHOWN_CHARS));
+                let found = format!("added_tokens: tokenizers gives \"{text}\" id {id}, that of \"{other}\"");
+                return Err(Problem::new(path, found).expected("ids without gaps, so that the next one is free"));
+            }
+            _ => {}
+        }
+        if let Some(token) = tokens.get_mut(definition.text.as_str()) {
+            token.bytes = token_of_both(&definition.text, &table);
+        }
+        let beyond = match (definition.single_word, definition.lstrip || definition.rstrip) {
             (true, _) => "is found only as a word by itself",
             (false, true) => "takes the spaces beside it",
             (false, false) => "",
         };
-        let flags = if is_set("normalized")? { ADDED_NORMALIZED } else { 0 };
-        let flags = flags | if is_set("special")? { ADDED_SPECIAL } else { 0 };
-        added.push(Added { id, text, flags, beyond });
+        let flags = if definition.normalized { ADDED_NORMALIZED } else { 0 };
+        let flags = flags | if definition.special { ADDED_SPECIAL } else { 0 };
+        let split = around.settings.split_special_tokens && was_special;
+        added.push(Added { id, text: definition.text, flags: flags | if split { ADDED_SPLIT } else { 0 }, beyond });
     }
-    added.sort_unstable_by_key(|added| added.id);
     Ok(added)
 }
 
+/// The bytes of a token of the model that is an added one, too: the text of an added token is not spelled in bytes.
+/// `None` where they differ, so that no merge can use it.
+fn token_of_both(text: &str, table: &[Option<u8>]) -> Option<Box<[u8]>> {
+    Some(token_bytes(text, table).into_boxed_slice()).filter(|bytes| **bytes == *text.as_bytes())
+}
+
+/// The ids of tokens that other files name, and a warning about them.
+fn named_elsewhere(stated: &[(u32, Definition)], added: &[Added], warnings: &mut Vec<String>) -> Vec<u32> {
+    let stated: HashSet<&str> = stated.iter().map(|(_, definition)| definition.text.as_str()).collect();
+    let named: Vec<&Added> = added.iter().filter(|added| !stated.contains(added.text.as_str())).collect();
+    if let Some(first) = named.first() {
+        let more = match named.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        warnings.push(format!(
+            "tokenizer_config.json, or a file or class that goes with it, names the token \"{}\"{more}, which is no \
+             added token of tokenizer.json: text with it gets id {}, as in transformers",
+            shortened(&first.text, SHOWN_CHARS),
+            first.id
+        ));
+    }
+    named.iter().map(|added| added.id).collect()
+}
+
 /// The tokens of the model by their spelling, each spelling and each id once.
-fn tokens<'a>(model: &Keys<'a>, spelled: &'a Spelled, added: &[Added]) -> Result<HashMap<&'a str, Token>, Problem> {
+fn tokens<'a>(
+    model: &Keys<'a>,
+    spelled: &'a Spelled,
+    stated: &[(u32, Definition)],
+) -> Result<HashMap<&'a str, Token>, Problem> {
     let shown = |text: &str| shortened(text, SHOWN_CHARS);
     let bad = |found: String, expected: &str| Err(Problem::new(model.path, found).expected(expected));
     let table = byte_table();
-    let added: HashMap<u32, &str> = added.iter().map(|added| (added.id, added.text)).collect();
+    let added: HashMap<u32, &str> = stated.iter().map(|(id, definition)| (*id, definition.text.as_str())).collect();
     let mut seen = HashSet::with_capacity(spelled.entries.len());
     let mut tokens = HashMap::with_capacity(spelled.entries.len());
     for (text, id) in spelled.iter() {
@@ -251,7 +406,7 @@ fn tokens<'a>(model: &Keys<'a>, spelled: &'a Spelled, added: &[Added]) -> Result
                     "one token",
                 );
             }
-            Some(_) => None,
+            Some(_) => token_of_both(text, &table),
             None if text.is_empty() => return bad(format!("model.vocab: id {id} without a token"), "a token"),
             None => Some(token_bytes(text, &table).into_boxed_slice()),
         };

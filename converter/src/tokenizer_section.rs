@@ -5,21 +5,25 @@
 //! tokenizer one that is not known: the model can still be packed, and then takes ids but no text.
 
 use crate::config_json::Keys;
+use crate::split_check;
+use crate::tokenizer_parts;
+use crate::tokenizer_settings::Settings;
 use crate::vocab::byte_table;
-use olmo_infer::format::{AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead};
+use olmo_infer::byte_pairs::{BytePairs, Word};
+use olmo_infer::format::{ADDED_SPLIT, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead};
 use olmo_infer::tokenizer::{PreTokenizer, in_utf8};
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 /// A token that is found as a whole.
-pub(crate) struct Added<'a> {
+pub(crate) struct Added {
     pub(crate) id: u32,
-    pub(crate) text: &'a str,
+    pub(crate) text: String,
     pub(crate) flags: u32,
     /// What it does beyond that, in words; empty for nothing.
     pub(crate) beyond: &'static str,
@@ -28,7 +32,7 @@ pub(crate) struct Added<'a> {
 /// A token of the model.
 pub(crate) struct Token {
     pub(crate) id: u32,
-    /// Its bytes, unless an added token has its id.
+    /// Its bytes, unless it is an added token with others.
     pub(crate) bytes: Option<Box<[u8]>>,
 }
 
@@ -38,35 +42,89 @@ pub(crate) struct Reader<'a> {
     pub(crate) model: &'a Keys<'a>,
     pub(crate) merges: Option<&'a RawValue>,
     pub(crate) tokens: &'a HashMap<&'a str, Token>,
-    pub(crate) added: &'a [Added<'a>],
+    pub(crate) added: &'a [Added],
 }
 
 impl Reader<'_> {
-    /// The bytes of the section, or what is not known about the tokenizer.
-    pub(crate) fn section(&self) -> Result<Vec<u8>, String> {
+    /// The bytes of the section, or what is not known about the tokenizer. `is_rebuilt` where transformers takes
+    /// nothing but the tokens.
+    pub(crate) fn section(
+        &self,
+        settings: &Settings,
+        is_rebuilt: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<u8>, String> {
         self.refuse_other_models()?;
-        let normalizer = match type_of(self.root.get("normalizer"))? {
-            None => 0,
-            Some("NFC") => 1,
-            Some(other) => return Err(format!("its normalizer is {other}")),
+        let parts = tokenizer_parts::read(self.root)?;
+        let prefix_space = match (is_rebuilt, settings.add_prefix_space) {
+            (true, given) => given,
+            (false, given) => {
+                if given && !parts.prefix_space {
+                    let says = "which transformers 5 ignores for this model: no space is put before a text";
+                    warnings.push(format!("tokenizer_config.json has add_prefix_space, {says}"));
+                }
+                parts.prefix_space
+            }
         };
-        match type_of(self.root.get("post_processor"))? {
-            // It only moves offsets.
-            None | Some("ByteLevel") => {}
-            Some(other) => return Err(format!("its post-processor is {other}")),
+        if is_rebuilt && (parts.pre_tokenizer != PreTokenizer::Gpt2 || !parts.nfc) {
+            warnings.push(
+                "transformers 5 builds the tokenizer of OLMo-1 with the split of GPT-2 and NFC, tokenizer.json says \
+                 something else, which is followed here: ids of some texts differ"
+                    .into(),
+            );
+        }
+        if settings.split_special_tokens {
+            warnings.push(
+                "tokenizer_config.json has split_special_tokens: special tokens in a text, those of a chat format too, \
+                 become the ids of their characters"
+                    .into(),
+            );
         }
         let head = TokenizerHead {
             kind: U32::new(TOKENIZER_BYTE_PAIRS),
-            pre_tokenizer: U32::new(pre_tokenizer(self.root.get("pre_tokenizer"))?.code()),
-            normalizer: U32::new(normalizer),
+            pre_tokenizer: U32::new(parts.pre_tokenizer.code()),
+            normalizer: U32::new(parts.nfc.into()),
             n_merges: U32::new(0),
             n_added: U32::new(self.added.len() as u32),
-            reserved: [0; 12],
+            prefix_space: U32::new(prefix_space.into()),
+            reserved: [0; 8],
         };
-        let merges = self.merges()?;
+        let (merges, single) = (self.merges()?, self.single_bytes()?);
+        self.refuse_ignored_merges(&single, &merges)?;
         let head = TokenizerHead { n_merges: U32::new(merges.len() as u32), ..head };
         let added: Vec<AddedToken> = self.added_tokens()?;
-        Ok([head.as_bytes(), self.single_bytes()?.as_bytes(), merges.as_bytes(), added.as_bytes()].concat())
+        warnings.extend(split_check::warning(parts.pre_tokenizer, self.merged(&merges).into_iter()));
+        Ok([head.as_bytes(), single.as_bytes(), merges.as_bytes(), added.as_bytes()].concat())
+    }
+
+    /// The bytes of the tokens that merges make, in the order of their ids.
+    fn merged(&self, merges: &[Merge]) -> Vec<&[u8]> {
+        let made: HashSet<u32> = merges.iter().map(|merge| merge.id.get()).collect();
+        let made = self.tokens.values().filter(|token| made.contains(&token.id));
+        let mut made: Vec<_> = made.filter_map(|token| Some((token.id, token.bytes.as_deref()?))).collect();
+        made.sort_unstable();
+        made.into_iter().map(|(_, bytes)| bytes).collect()
+    }
+
+    /// With `ignore_merges` a word that is a token becomes that token. It makes no difference where the merges make it.
+    fn refuse_ignored_merges(&self, single: &[U32; 256], merges: &[Merge]) -> Result<(), String> {
+        if self.model.get("ignore_merges").is_none_or(|value| value.as_bool() == Some(false)) {
+            return Ok(());
+        }
+        let pairs = BytePairs::new(single, merges).ok_or("its model merges a pair in two ways")?;
+        let (mut word, mut ids) = (Word::default(), Vec::new());
+        let mut is_made = |token: &Token| {
+            ids.clear();
+            token.bytes.as_deref().is_none_or(|bytes| {
+                pairs.encode(bytes, &mut word, &mut ids);
+                ids == [token.id]
+            })
+        };
+        let split = self.added.iter().any(|added| added.flags & ADDED_SPLIT != 0);
+        if split || !self.tokens.values().all(&mut is_made) {
+            return Err("its model has ignore_merges, and tokens that merges do not make".into());
+        }
+        Ok(())
     }
 
     /// Everything of the model that would change ids.
@@ -78,16 +136,20 @@ impl Reader<'_> {
             None if self.merges.is_some() => {}
             None => return Err("its model has no type".into()),
         }
-        for key in ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
+        // `unk_token`, `fuse_unk` and `byte_fallback` are about bytes without a token; every byte of text has one here.
+        for key in ["dropout", "continuing_subword_prefix", "end_of_word_suffix"] {
             let value = self.model.get(key).filter(|value| value.as_str() != Some("") && value.as_f64() != Some(0.0));
             if let Some(value) = value {
                 return Err(format!("its model has {key} {value}"));
             }
         }
         for key in ["fuse_unk", "byte_fallback", "ignore_merges"] {
-            if self.model.get(key).is_some_and(|value| value.as_bool() != Some(false)) {
-                return Err(format!("its model has {key}"));
+            if let Some(value) = self.model.get(key).filter(|value| !value.is_boolean()) {
+                return Err(format!("its model has {key} {value}"));
             }
+        }
+        if let Some(value) = self.model.get("unk_token").filter(|value| !value.is_string()) {
+            return Err(format!("its model has unk_token {value}"));
         }
         Ok(())
     }
@@ -180,56 +242,11 @@ impl<'de> Visitor<'de> for MergesVisitor<'_> {
     }
 }
 
-/// The `type` of an object that may be absent.
-fn type_of(value: Option<&Value>) -> Result<Option<&str>, String> {
-    let Some(value) = value else { return Ok(None) };
-    value.get("type").and_then(Value::as_str).map(Some).ok_or_else(|| "a part of it has no type".into())
-}
-
-/// How words are split.
-fn pre_tokenizer(value: Option<&Value>) -> Result<PreTokenizer, String> {
-    let Some(Value::Object(object)) = value else { return Err("it has no pre-tokenizer".into()) };
-    match type_of(value)? {
-        Some("ByteLevel") => match byte_level(object)? {
-            true => Ok(PreTokenizer::Gpt2),
-            false => Err("its pre-tokenizer splits nothing".into()),
-        },
-        Some("Sequence") => {
-            let parts = object.get("pretokenizers").and_then(Value::as_array).map(Vec::as_slice);
-            let Some([Value::Object(split), Value::Object(bytes)]) = parts else {
-                return Err("its pre-tokenizer is an unknown sequence".into());
-            };
-            let is = |object: &Map<String, Value>, name| object.get("type").and_then(Value::as_str) == Some(name);
-            if !is(split, "Split") || !is(bytes, "ByteLevel") || byte_level(bytes)? {
-                return Err("its pre-tokenizer is an unknown sequence".into());
-            }
-            let behavior = split.get("behavior").and_then(Value::as_str);
-            let invert = split.get("invert").and_then(Value::as_bool).unwrap_or(false);
-            // The pattern covers any text without a gap, so that both keep all of it.
-            if (behavior, invert) != (Some("Isolated"), false) && (behavior, invert) != (Some("Removed"), true) {
-                return Err("its pre-tokenizer splits in an unknown way".into());
-            }
-            let pattern = split.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
-            let known = PreTokenizer::ALL.into_iter().find(|kind| Some(kind.pattern()) == pattern);
-            known.ok_or_else(|| "its pre-tokenizer splits by an unknown pattern".into())
-        }
-        other => Err(format!("its pre-tokenizer is {}", other.unwrap_or("missing"))),
-    }
-}
-
-/// Whether a byte-level pre-tokenizer splits words by itself.
-fn byte_level(object: &Map<String, Value>) -> Result<bool, String> {
-    if object.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true) {
-        return Err("it puts a space before the text".into());
-    }
-    Ok(object.get("use_regex").and_then(Value::as_bool).unwrap_or(true))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tokenizer_json::{TokenizerJson, parse};
-    use serde_json::json;
+    use serde_json::{Map, json};
     use std::path::Path;
 
     /// A tokenizer of the bytes, one merge and an added token.
@@ -305,9 +322,14 @@ mod tests {
         let mut json = byte_pairs();
         json["model"]["vocab"]["<|end|>"] = 257.into();
         assert_eq!(parsed(&json).as_ref(), Ok(&without));
-        // But no merge makes it.
+        // Merges may make it where its text is spelled as its bytes are.
         json["model"]["vocab"]["<|end|"] = 258.into();
         json["model"]["merges"] = json!(["<|end| >"]);
+        assert!(parsed(&json).expect("tokens").tokenizer.is_ok());
+        let mut json = byte_pairs();
+        json["model"]["vocab"]["Ġ>"] = 257.into();
+        json["added_tokens"][0]["content"] = "Ġ>".into();
+        json["model"]["merges"] = json!(["Ġ >"]);
         let with_merge = parsed(&json).expect("tokens");
         assert_eq!(with_merge.tokenizer, Err("merge 0 names a token that is not there".into()));
         let mut json = byte_pairs();

@@ -11,7 +11,7 @@ use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
 use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::coded::{CodedPanels, CodedTable};
-use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, VocabularyHead, section};
+use olmo_infer::format::{Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, PANEL_ROWS, TensorRecord, VocabularyHead, section};
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
@@ -118,8 +118,8 @@ pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
 pub fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
     let (head, rest) = VocabularyHead::ref_from_prefix(bytes).map_err(|_| "no room for its head")?;
     let n_tokens = head.n_tokens.get() as usize;
-    if n_tokens > vocab_size {
-        return Err("more tokens than the model has rows");
+    if n_tokens > vocab_size + MAX_TOKENS_BEYOND {
+        return Err("too many tokens beyond the rows of the embedding");
     }
     if head.reserved.get() != 0 {
         return Err("reserved fields that are not zero");
@@ -307,8 +307,10 @@ mod tests {
         };
         assert_eq!(vocabulary(&section(2, &[0, 1, 3], b"abc", 3), 2), Ok(()));
         assert_eq!(vocabulary(&section(0, &[0], b"", 0), 2), Ok(()));
+        let beyond = |n: usize| vocabulary(&section(n as u32, &vec![0; n + 1], b"", 0), 2);
+        assert_eq!(beyond(2 + MAX_TOKENS_BEYOND), Ok(()));
+        assert_eq!(beyond(3 + MAX_TOKENS_BEYOND), Err("too many tokens beyond the rows of the embedding"));
         let bad = [
-            section(3, &[0, 1, 2, 3], b"abc", 3),
             section(2, &[0, 1, 3], b"abcd", 3),
             section(2, &[0, 1, 3], b"abcd", 4),
             section(2, &[1, 1, 3], b"abc", 3),

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Problem};
 use crate::source_file;
-use olmo_infer::format::VocabularyHead;
+use olmo_infer::format::{MAX_TOKENS_BEYOND, VocabularyHead};
 use std::ops::Range;
 use std::path::Path;
 use zerocopy::IntoBytes;
@@ -29,7 +29,7 @@ pub struct Vocabulary {
 /// Reads the vocabulary at `path` for a model with `vocab_size` rows.
 ///
 /// # Errors
-/// The file cannot be read, or a line is not `id<TAB>token` with a new id below `vocab_size`.
+/// The file cannot be read, or a line is not `id<TAB>token` with a new id that the model may have.
 pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
     let bytes = source_file::read_at_most(path, MAX_VOCAB_BYTES)?
         .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("lines of id<TAB>token"))?;
@@ -39,7 +39,7 @@ pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
 /// Parses a vocabulary; `path` is for messages.
 ///
 /// # Errors
-/// A line is not an id below `vocab_size`, a tab and a token, an id stands twice, or there is no token.
+/// A line is not an id, a tab and a token, an id is far beyond `vocab_size` or appears twice, or there is no token.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary, Problem> {
     let table = byte_table();
     // A bit for each id that was seen: small, because one line with a high id makes it as long as the embedding.
@@ -59,8 +59,9 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary,
         let plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
         let id = plain.then(|| id.parse::<usize>().ok()).flatten();
         let id = id.ok_or_else(|| bad("no token id before the tab".into(), "id<TAB>token"))?;
-        if id >= vocab_size {
-            return Err(bad(format!("id {id}"), &format!("less than the {vocab_size} rows of the embedding")));
+        if id >= vocab_size + MAX_TOKENS_BEYOND {
+            let expected = format!("less than the {vocab_size} rows of the embedding, or few more");
+            return Err(bad(format!("id {id}"), &expected).advice("is it the vocabulary of this model?"));
         }
         let token = unescape(token).ok_or_else(|| bad("unknown escape".into(), "only \\\\, \\n, \\r and \\t"))?;
         if token.is_empty() {
@@ -211,7 +212,7 @@ mod tests {
             ("0\ta\n1 b\n", "line 2: no tab"),
             ("0\ta\n\n2\tc\n", "line 2: no tab"),
             ("0\ta\n0\tb\n", "line 2: id 0 again"),
-            ("0\ta\n9\tb\n", "line 2: id 9"),
+            ("0\ta\n1033\tb\n", "line 2: id 1033, expected less than the 9 rows of the embedding, or few more"),
             ("x\ta\n", "line 1: no token id"),
             ("-1\ta\n", "line 1: no token id"),
             ("+1\ta\n", "line 1: no token id"),

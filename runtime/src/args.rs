@@ -3,20 +3,24 @@
 use crate::exit::{self, Exit, Place};
 use crate::output::Failure;
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
+use olmo_infer::command_line::{self, count, number, whole_number};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::network::Options;
 use olmo_infer::sampler::Sampling;
+use olmo_infer::tokens::TokenType;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub const PROGRAM: &str = "olmo-infer";
 /// Positions that are evaluated when nothing else is asked for, as the program this one replaces did.
 const DEFAULT_STEPS: usize = 20;
 /// Generated tokens of `--text` when nothing else is asked for.
-const DEFAULT_MAX_TOKENS: usize = 256;
+pub const DEFAULT_MAX_TOKENS: usize = 256;
+/// Next tokens that are listed when nothing else is asked for.
+const DEFAULT_TOP: usize = 5;
 /// More threads than this are capped: they would only wait for each other.
 const MAX_THREADS: usize = 1024;
 /// Stands for `-` while argh parses, which takes it for an option. No argument can hold a NUL.
@@ -37,7 +41,9 @@ const STANDARD_INPUT: &str = "\0stdin";
     example = "olmo-infer model.olmo a.bin b.bin c.bin",
     example = "olmo-infer model.olmo --tokenize < text.txt > tokens.bin",
     example = "olmo-infer model.olmo --score *.bin --output scores.jsonl",
-    note = "TOKENS holds little-endian u32 ids. Exit status: 0 done, 1 failed, 2 wrong usage."
+    example = "olmo-infer model.olmo -p \"Four score and\" -n 100 --json",
+    note = "TOKENS holds little-endian u32 ids, or those of --token-type.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 struct Raw {
     /// model file, made by olmo-pack
@@ -47,8 +53,11 @@ struct Raw {
     #[argh(positional)]
     tokens: Vec<String>,
     /// text to go on from; "-" reads it from standard input
-    #[argh(option)]
+    #[argh(option, short = 'p')]
     prompt: Option<String>,
+    /// as --prompt, the text of a file: every byte of it, a newline at its end included
+    #[argh(option, arg_name = "file")]
+    prompt_file: Option<String>,
     /// the prompt is what a user says to the model, in the model's own format; prints the answer
     #[argh(switch)]
     chat: bool,
@@ -60,23 +69,23 @@ struct Raw {
     stop: Vec<String>,
     /// draw tokens at random: below 1 likely ones come more often than they are likely, above 1 less often; 0 (default)
     /// takes the most likely token
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     temperature: Option<f64>,
     /// draw only among so many of the most likely tokens
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     top_k: Option<usize>,
     /// draw only among the most likely tokens that together have this probability
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     top_p: Option<f64>,
     /// draw only among tokens with at least this share of the probability of the most likely one
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     min_p: Option<f64>,
     /// make tokens that have occurred less likely; 1 (default) does nothing, 1.1 is mild
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     repetition_penalty: Option<f64>,
     /// where the random numbers begin: the same seed gives the same text (default: another one each time, which
     /// --timing tells)
-    #[argh(option)]
+    #[argh(option, from_str_fn(whole_number))]
     seed: Option<u64>,
     /// print the token ids of a text (a file, standard input, or --prompt) as little-endian u32, and do no more
     #[argh(switch)]
@@ -88,29 +97,36 @@ struct Raw {
     /// input is a list of them, a path per line
     #[argh(switch)]
     score: bool,
-    /// with --score: append the objects to this file, and leave out the files that are in it already
-    #[argh(option)]
+    /// with --score: append the objects to this file, and leave out the files that are in it already; "-" is standard
+    /// output
+    #[argh(option, short = 'o')]
     output: Option<PathBuf>,
+    /// type of the ids in token files: u16, u32, i32, u64 or i64, little-endian (default: u32, and files that look like
+    /// another type are refused)
+    #[argh(option, arg_name = "type")]
+    token_type: Option<String>,
     /// number of positions to evaluate (default: the prompt, at least 20)
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     steps: Option<usize>,
     /// how many next tokens to list (default 5)
-    #[argh(option, default = "5")]
-    top: usize,
+    #[argh(option, from_str_fn(count))]
+    top: Option<usize>,
     /// print only the continuation, as plain text, up to the model's end-of-text id
     #[argh(switch)]
     text: bool,
-    /// most tokens to generate with --text or --prompt (default 256)
-    #[argh(option)]
+    /// most tokens to generate with --text or --prompt (default 256), or with --json
+    #[argh(option, short = 'n', from_str_fn(count))]
     max_tokens: Option<usize>,
-    /// print a JSON object per position
+    /// print a JSON object per position; with --max-tokens or --stop, generate as --text does, and end with an object of
+    /// what was generated
     #[argh(switch)]
     json: bool,
-    /// write the f32 logits of every evaluated position to this .npy file
+    /// write the f32 logits of every evaluated position to this .npy file; "-" is standard output, which gets nothing
+    /// else then
     #[argh(option)]
     logits: Option<PathBuf>,
     /// number of threads (default and 0: all cores this process may use)
-    #[argh(option, default = "0")]
+    #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
     /// and FUSE file systems
@@ -126,17 +142,17 @@ struct Raw {
     #[argh(option)]
     activations: Option<String>,
     /// most prompt tokens in one forward pass (default 512); changes speed and memory, never a result
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     chunk: Option<usize>,
     /// most token files evaluated at a time (default 16, fewer when their KV caches do not fit the free memory beside
     /// the model); changes speed and memory, never a result
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     batch: Option<usize>,
     /// say on stderr where the time went
     #[argh(switch)]
     timing: bool,
     /// print the version
-    #[argh(switch)]
+    #[argh(switch, short = 'V')]
     #[expect(dead_code, reason = "answered before, see exit::words; defined for the help")]
     version: bool,
     /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
@@ -168,11 +184,20 @@ pub enum Action {
     Score,
 }
 
+/// Where the text of a prompt is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PromptText {
+    /// On the command line.
+    Given(String),
+    /// In a file, or on standard input for `-`.
+    File(PathBuf),
+}
+
 /// A prompt that is text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
-    /// The text; `None` when it comes from standard input.
-    pub text: Option<String>,
+    /// The text.
+    pub text: PromptText,
     /// Whether it is a turn of a conversation.
     pub chat: bool,
     /// What the system says first.
@@ -194,11 +219,13 @@ pub struct Args {
     pub stops: Vec<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Where scores are appended.
+    /// Where scores are appended; `None` for standard output.
     pub output: Option<PathBuf>,
+    /// The type of the ids in token files, if it was named.
+    pub token_type: Option<TokenType>,
     /// What to print.
     pub mode: Mode,
-    /// Where to write the logits.
+    /// Where to write the logits; `-` for standard output.
     pub logits: Option<PathBuf>,
     /// Whether to say where the time went.
     pub timing: bool,
@@ -253,26 +280,15 @@ fn check(raw: Raw) -> Result<Args, Exit> {
     if mode == Mode::Text && raw.steps.is_some() {
         return Err(usage("--steps counts positions; with --text or --prompt use --max-tokens"));
     }
-    if mode != Mode::Text {
-        for (flag, given) in [("--max-tokens", raw.max_tokens.is_some()), ("--stop", !raw.stop.is_empty())] {
-            if given {
-                return Err(usage(format_args!(
-                    "{flag} belongs to --text and --prompt, which print text; use --steps"
-                )));
-            }
-        }
+    if mode == Mode::Text && raw.top.is_some() {
+        return Err(usage("--top lists next tokens, which text has no place for; use it with --json"));
     }
-    let counts = [
-        ("--steps", raw.steps),
-        ("--chunk", raw.chunk),
-        ("--batch", raw.batch),
-        ("--max-tokens", raw.max_tokens),
-        ("--top", Some(raw.top)),
-        ("--top-k", raw.top_k),
-    ];
-    for (flag, value) in counts {
-        if value == Some(0) {
-            return Err(usage(format_args!("{flag} must be at least 1")));
+    for (flag, given) in [("--max-tokens", raw.max_tokens.is_some()), ("--stop", !raw.stop.is_empty())] {
+        if given && mode == Mode::Lines {
+            return Err(usage(format_args!("{flag} belongs to --text and --prompt, or to --json; use --steps")));
+        }
+        if given && raw.steps.is_some() {
+            return Err(usage(format_args!("--steps and {flag} exclude each other")));
         }
     }
     if raw.stop.iter().any(String::is_empty) {
@@ -285,10 +301,14 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         Some("f32") => Activations::F32,
         Some(other) => return Err(usage(format_args!("--activations {other}: expected bf16 or f32"))),
     };
+    let token_type = token_type(&raw)?;
     let named = raw.tokens.iter().map(|tokens| if tokens == STANDARD_INPUT { "-" } else { tokens });
     let mut tokens: Vec<PathBuf> = named.map(PathBuf::from).collect();
+    if let Some(word) = tokens.iter().find_map(|path| meant_option(path)) {
+        return Err(usage(word));
+    }
     match &prompt {
-        Some(_) if !tokens.is_empty() => return Err(usage("--prompt and token files exclude each other")),
+        Some(_) if !tokens.is_empty() => return Err(text_and_tokens(&raw, &tokens[0])),
         None if tokens.is_empty() && action != Action::Score => tokens.push("-".into()),
         _ => {}
     }
@@ -312,7 +332,8 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         prompt,
         stops: raw.stop.clone(),
         sampling,
-        output: raw.output.clone(),
+        output: raw.output.clone().filter(|path| path.as_os_str() != "-"),
+        token_type,
         mode,
         logits: raw.logits.clone(),
         timing: raw.timing,
@@ -336,6 +357,7 @@ fn action(raw: &Raw) -> Result<Action, Exit> {
         ("--json", raw.json),
         ("--logits", raw.logits.is_some()),
         ("--steps", raw.steps.is_some()),
+        ("--top", raw.top.is_some()),
         ("--max-tokens", raw.max_tokens.is_some()),
         ("--stop", !raw.stop.is_empty()),
         ("--temperature", raw.temperature.is_some()),
@@ -350,7 +372,9 @@ fn action(raw: &Raw) -> Result<Action, Exit> {
         Some((flag, _)) if action != Action::Generate => {
             Err(usage(format_args!("{flag} has no use with --tokenize, --detokenize or --score")))
         }
-        _ if raw.output.is_some() && action != Action::Score => Err(usage("--output belongs to --score")),
+        _ if raw.output.is_some() && action != Action::Score => {
+            Err(usage("--output belongs to --score; to keep other results, redirect standard output: > FILE"))
+        }
         _ => Ok(action),
     }
 }
@@ -360,17 +384,56 @@ fn prompt(raw: &Raw) -> Result<Option<Prompt>, Exit> {
     if raw.system.is_some() && !raw.chat {
         return Err(usage("--system belongs to --chat"));
     }
-    if raw.prompt.is_none() && !raw.chat {
-        return Ok(None);
-    }
+    let text = match (&raw.prompt, &raw.prompt_file) {
+        (Some(_), Some(_)) => return Err(usage("--prompt and --prompt-file exclude each other")),
+        (Some(text), None) if text == "-" => Some(PromptText::File("-".into())),
+        (Some(text), None) => Some(PromptText::Given(text.clone())),
+        (None, Some(path)) => Some(PromptText::File(path.into())),
+        (None, None) if raw.chat => None,
+        (None, None) => return Ok(None),
+    };
     if raw.detokenize || raw.score {
-        return Err(usage("--prompt and --chat have no use with --detokenize or --score"));
+        return Err(usage("--prompt, --prompt-file and --chat have no use with --detokenize or --score"));
     }
-    if raw.tokenize && raw.prompt.is_none() {
+    if raw.tokenize && text.is_none() {
         return Err(usage("--chat with --tokenize takes the text from --prompt; use --prompt - for standard input"));
     }
-    let text = raw.prompt.clone().filter(|text| text != "-" && text != STANDARD_INPUT);
+    let text = text.unwrap_or_else(|| PromptText::File("-".into()));
     Ok(Some(Prompt { text, chat: raw.chat, system: raw.system.clone() }))
+}
+
+/// What `--token-type` names.
+fn token_type(raw: &Raw) -> Result<Option<TokenType>, Exit> {
+    let Some(name) = &raw.token_type else { return Ok(None) };
+    if raw.tokenize || raw.prompt.is_some() || raw.prompt_file.is_some() || raw.chat {
+        return Err(usage("--token-type is of token files, and the input is text"));
+    }
+    match TokenType::named(name) {
+        Some(token_type) => Ok(Some(token_type)),
+        None => Err(usage(format_args!("--token-type {name}: expected u16, u32, i32, u64 or i64"))),
+    }
+}
+
+/// What to say about a token file that is not there and has the name of an option.
+fn meant_option(path: &Path) -> Option<String> {
+    // After `--` it may begin with a dash.
+    let is_word = |word: &&str| {
+        !word.starts_with('-') && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let word = path.to_str().filter(is_word).filter(|_| !path.exists())?;
+    let flag = Raw::get_args_info().flags.iter().find(|flag| command_line::is_name_of(word, flag.long))?;
+    Some(format!("{word}: no such file (did you mean {}?)", flag.long))
+}
+
+/// The error about a prompt and a token file, of which one may be meant for the other.
+fn text_and_tokens(raw: &Raw, tokens: &Path) -> Exit {
+    if raw.prompt.is_some() || raw.prompt_file.is_some() {
+        return usage(format_args!("--prompt and token files exclude each other; {} is one", tokens.display()));
+    }
+    let typed = tokens.to_string_lossy();
+    let long = typed.chars().count() > 60;
+    let shown = if long { "TEXT".into() } else { format!("'{}'", typed.replace('\'', "'\\''")) };
+    usage(format_args!("--chat takes no value; use --chat --prompt {shown}"))
 }
 
 /// How tokens are chosen, checked.
@@ -400,9 +463,28 @@ fn sampling(raw: &Raw) -> Result<Sampling, Exit> {
 }
 
 impl Args {
+    /// The files that the run reads.
+    pub fn inputs(&self) -> Vec<&Path> {
+        let prompt = self.prompt.as_ref().and_then(|prompt| match &prompt.text {
+            PromptText::File(path) => Some(path),
+            PromptText::Given(_) => None,
+        });
+        self.tokens.iter().chain(prompt).chain([&self.model]).map(PathBuf::as_path).collect()
+    }
+
     /// How many next tokens to list.
     pub fn top(&self) -> usize {
-        self.raw.top
+        self.raw.top.unwrap_or(DEFAULT_TOP)
+    }
+
+    /// Whether text is generated, which may end before the last position.
+    pub fn generates(&self) -> bool {
+        self.mode == Mode::Text || self.mode == Mode::Json && (self.raw.max_tokens.is_some() || !self.stops.is_empty())
+    }
+
+    /// Whether the number of tokens to generate was asked for.
+    pub fn has_max_tokens(&self) -> bool {
+        self.raw.max_tokens.is_some()
     }
 
     /// Number of threads to ask for.
@@ -412,13 +494,11 @@ impl Args {
 
     /// Number of positions to evaluate for a prompt of so many tokens. What nobody asked for ends where the model does.
     pub fn positions(&self, prompt: usize, max_positions: usize) -> Result<usize, Failure> {
-        let positions = match self.mode {
+        let positions = match self.raw.max_tokens {
             // The last generated token is printed and not evaluated.
-            Mode::Text => match self.raw.max_tokens {
-                Some(max_tokens) => prompt.saturating_add(max_tokens - 1),
-                None => (prompt + DEFAULT_MAX_TOKENS - 1).min(max_positions),
-            },
-            _ => self.raw.steps.unwrap_or(prompt.max(DEFAULT_STEPS.min(max_positions))),
+            Some(max_tokens) => prompt.saturating_add(max_tokens - 1),
+            None if self.generates() => (prompt + DEFAULT_MAX_TOKENS - 1).min(max_positions),
+            None => self.raw.steps.unwrap_or(prompt.max(DEFAULT_STEPS.min(max_positions))),
         };
         if positions > max_positions {
             return Err(Failure::Refused(format!(

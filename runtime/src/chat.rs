@@ -349,9 +349,7 @@ impl Chat {
     pub fn new(file: &ModelFile) -> Result<Option<Chat>, Error> {
         let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
         Chat::in_section(bytes).map(Some).map_err(|problem| match problem {
-            NoChat::Unusable(why) => {
-                Error::Request { problem: format!("its chat template cannot be used: {}", one_line(&why)) }
-            }
+            NoChat::Unusable(why) => Error::Request { problem: one_line(&why) },
             NoChat::Damaged => Error::Damaged {
                 path: file.path().to_path_buf(),
                 place: "chat format".into(),
@@ -503,7 +501,7 @@ pub fn date(format: &str, now: DateTime) -> Option<String> {
     let mut rest = format;
     while let Some(at) = rest.find('%') {
         let conversion = rest[at + 1..].trim_start_matches('-');
-        let known = conversion.starts_with(|c| "aAbBdeHIjmMpSyY%".contains(c));
+        let known = conversion.starts_with(|c| "aAbBdDeFHIjmMpRSTyY%".contains(c));
         // One flag at most.
         if !known || rest.len() - at - 1 - conversion.len() > 1 {
             return None;

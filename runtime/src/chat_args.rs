@@ -3,6 +3,7 @@
 use crate::args;
 use crate::exit::{self, Exit};
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs, SubCommandInfo};
+use olmo_infer::command_line::{count, number, whole_number};
 use olmo_infer::conversation::Answering;
 use olmo_infer::manual;
 use olmo_infer::mapping::Load;
@@ -46,31 +47,31 @@ struct Raw {
     #[argh(option)]
     stop: Vec<String>,
     /// most tokens of an answer (default: as many as there is room for)
-    #[argh(option)]
+    #[argh(option, short = 'n', from_str_fn(count))]
     max_tokens: Option<usize>,
     /// sampling temperature; 0 always takes the most likely token
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     temperature: Option<f64>,
     /// sample from the K most likely tokens
-    #[argh(option, arg_name = "k")]
+    #[argh(option, arg_name = "k", from_str_fn(count))]
     top_k: Option<usize>,
     /// sample from the most likely tokens that together have this probability
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     top_p: Option<f64>,
     /// sample from tokens with at least this share of the probability of the most likely one
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     min_p: Option<f64>,
     /// make tokens that have occurred less likely; 1 (default) does nothing, 1.1 is mild
-    #[argh(option)]
+    #[argh(option, from_str_fn(number))]
     repetition_penalty: Option<f64>,
     /// seed of the first answer, each further one takes the next (default: random, printed by --timing)
-    #[argh(option)]
+    #[argh(option, from_str_fn(whole_number))]
     seed: Option<u64>,
     /// size of the context, conversation and answer together (default: that of the model, or what fits the free memory)
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     positions: Option<usize>,
     /// number of threads (default and 0: all cores this process may use)
-    #[argh(option, default = "0")]
+    #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
     /// and FUSE file systems
@@ -137,10 +138,6 @@ fn usage(problem: impl Display) -> Exit {
 }
 
 fn check(raw: Raw) -> Result<ChatArgs, Exit> {
-    let counts = [("--max-tokens", raw.max_tokens), ("--positions", raw.positions), ("--top-k", raw.top_k)];
-    if let Some((flag, _)) = counts.iter().find(|(_, value)| *value == Some(0)) {
-        return Err(usage(format_args!("{flag} must be at least 1")));
-    }
     if raw.stop.iter().any(String::is_empty) {
         return Err(usage("--stop is empty, expected a text"));
     }

@@ -88,6 +88,8 @@ pub enum Unanswered {
     Chat(ChatError),
     /// There is no user turn to answer.
     NoTurn,
+    /// The conversation has no ids in this model, for this reason.
+    Text(String),
     /// The conversation needs more positions than there are.
     TooLong {
         /// How long it is, as "310 tokens".
@@ -105,6 +107,7 @@ impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unanswered::Chat(error) => error.fmt(f),
+            Unanswered::Text(why) => f.write_str(why),
             Unanswered::NoTurn => f.write_str("there is no turn yet"),
             Unanswered::TooLong { found, positions } => {
                 write!(
@@ -245,7 +248,10 @@ impl<'m> Conversation<'m> {
         if text.len() > positions.saturating_mul(POSITION_BYTES) {
             return Err(too_long(format!("{} bytes of text", text.len())));
         }
-        let ids = self.model.encode(&text)?;
+        let ids = self.model.encode(&text).map_err(|error| match error {
+            Error::Request { problem } => Unanswered::Text(problem),
+            error => error.into(),
+        })?;
         match ids.len() {
             n if n >= positions => Err(too_long(format!("{n} tokens"))),
             _ => Ok(ids),

@@ -1,16 +1,26 @@
 //! Text becomes ids, as `format-spec.md` describes under `TOKENIZER`: added tokens, normalization, words, byte pairs.
 
 use crate::byte_pairs::{BytePairs, Word};
-use crate::format::{ADDED_NORMALIZED, AddedToken};
+use crate::error::Error;
+use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken};
 use crate::tokenizer::{PreTokenizer, Tokenizer};
+use crate::vocabulary::quoted;
 use aho_corasick::{AhoCorasick, MatchKind};
 use regex::Regex;
 use std::borrow::Cow;
-use unicode_normalization::{UnicodeNormalization, is_nfc};
+use std::collections::BTreeMap;
+use unicode_normalization_alignments::UnicodeNormalization;
+
+/// Most bytes of a token that an error shows.
+const SHOWN_BYTES: usize = 60;
 
 /// Encodes text with the tokenizer of a model, whose merges it has in tables of its own.
 pub struct Encoder {
     nfc: bool,
+    prefix_space: bool,
+    n_rows: usize,
+    /// The ids from `n_rows` on that have an entry in the vocabulary, and their bytes for people.
+    beyond: BTreeMap<u32, String>,
     as_given: Finder,
     normalized: Finder,
     words: Words,
@@ -26,8 +36,16 @@ impl Encoder {
         let pairs = BytePairs::new(tokenizer.bytes, tokenizer.merges);
         let pairs = pairs.ok_or("its tokenizer merges a pair in two ways")?;
         let is_normalized = |added: &&AddedToken| added.flags.get() & ADDED_NORMALIZED != 0;
+        let vocabulary = tokenizer.vocabulary;
+        let beyond = (tokenizer.n_rows..vocabulary.n_tokens()).filter_map(|id| {
+            let bytes = vocabulary.bytes(id as u32)?;
+            Some((id as u32, quoted(&bytes[..bytes.len().min(SHOWN_BYTES)])))
+        });
         Ok(Encoder {
             nfc: tokenizer.nfc,
+            prefix_space: tokenizer.prefix_space,
+            n_rows: tokenizer.n_rows,
+            beyond: beyond.collect(),
             as_given: Finder::new(tokenizer, |added| !is_normalized(added), false)?,
             normalized: Finder::new(tokenizer, is_normalized, tokenizer.nfc)?,
             words: Words::new(tokenizer.pre_tokenizer),
@@ -36,38 +54,65 @@ impl Encoder {
     }
 
     /// The ids of a text.
-    pub fn encode(&self, text: &str) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the text has a token that is beyond the rows of the embedding.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let (mut ids, mut word) = (Vec::new(), Word::default());
         self.as_given.split(text, &mut ids, |piece, ids| {
-            let piece =
-                if self.nfc && !is_nfc(piece) { Cow::Owned(piece.nfc().collect()) } else { Cow::Borrowed(piece) };
+            let piece = if self.nfc { nfc(piece) } else { Cow::Borrowed(piece) };
             self.normalized.split(&piece, ids, |piece, ids| {
-                for bytes in self.words.of(piece) {
+                let piece = match self.prefix_space && !piece.is_empty() && !piece.starts_with(' ') {
+                    true => Cow::Owned(format!(" {piece}")),
+                    false => Cow::Borrowed(piece),
+                };
+                for bytes in self.words.of(&piece) {
                     self.pairs.encode(bytes.as_bytes(), &mut word, ids);
                 }
             });
         });
-        ids
+        match ids.iter().find(|&&id| id as usize >= self.n_rows) {
+            None => Ok(ids),
+            Some(id) => Err(Error::Request {
+                problem: format!(
+                    "the text has the token \"{}\" with id {id}, beyond the {} rows of the model's embedding; leave it \
+                     out of the text, or train and pack a model that has a row for it",
+                    self.beyond.get(id).map_or("", String::as_str),
+                    self.n_rows
+                ),
+            }),
+        }
     }
+}
+
+/// Normalization form C of Unicode 9, which the crate `tokenizers` has.
+fn nfc(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().map(|(c, _)| c).collect()) }
 }
 
 /// Finds added tokens: the leftmost first, the longest of those that begin at one place.
 struct Finder {
     /// `None` when there are none to find.
     automaton: Option<AhoCorasick>,
-    ids: Vec<u32>,
+    /// The id of each; `None` for one whose text is encoded like the text around it.
+    ids: Vec<Option<u32>>,
 }
 
 impl Finder {
-    fn new(tokenizer: &Tokenizer, wanted: impl FnMut(&&AddedToken) -> bool, nfc: bool) -> Result<Finder, String> {
+    fn new(
+        tokenizer: &Tokenizer,
+        wanted: impl FnMut(&&AddedToken) -> bool,
+        normalizes: bool,
+    ) -> Result<Finder, String> {
         let added: Vec<&AddedToken> = tokenizer.added.iter().filter(wanted).collect();
         // What is looked for in normalized text is normalized, too.
-        let normalized = |text: &[u8]| String::from_utf8_lossy(text).nfc().collect::<String>().into_bytes();
+        let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).into_owned().into_bytes();
         let text = |added: &&AddedToken| tokenizer.text(added);
-        let texts = added.iter().map(text).map(|text| if nfc { normalized(text) } else { text.to_vec() });
+        let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { text.to_vec() });
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts);
         let automaton = automaton.map_err(|error| format!("its added tokens cannot be searched for: {error}"))?;
-        let ids: Vec<u32> = added.iter().map(|added| added.id.get()).collect();
+        let id = |added: &&AddedToken| (added.flags.get() & ADDED_SPLIT == 0).then_some(added.id.get());
+        let ids: Vec<Option<u32>> = added.iter().map(id).collect();
         Ok(Finder { automaton: (!ids.is_empty()).then_some(automaton), ids })
     }
 
@@ -75,8 +120,9 @@ impl Finder {
     fn split(&self, text: &str, ids: &mut Vec<u32>, mut other: impl FnMut(&str, &mut Vec<u32>)) {
         let mut end = 0;
         for found in self.automaton.iter().flat_map(|automaton| automaton.find_iter(text)) {
+            let Some(id) = self.ids[found.pattern().as_usize()] else { continue };
             other(&text[end..found.start()], ids);
-            ids.push(self.ids[found.pattern().as_usize()]);
+            ids.push(id);
             end = found.end();
         }
         other(&text[end..], ids);
@@ -123,6 +169,85 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vocabulary::Vocabulary;
+    use zerocopy::little_endian::U32;
+
+    /// CRC-32 as zlib computes it.
+    fn crc32(bytes: impl IntoIterator<Item = u8>) -> u32 {
+        !bytes.into_iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
+        })
+    }
+
+    /// Every code point, in the contexts and in the order of `scripts/make_tokenizer_goldens.py`.
+    #[test]
+    fn normalizes_and_classes_code_points_as_tokenizers_does() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tokenizers/unicode.txt");
+        let blocks = std::fs::read_to_string(path).expect("read");
+        assert_eq!((blocks.lines().count(), crc32(*b"123456789")), (272, 0xcbf4_3926));
+        let classes = [r"\p{L}", r"\p{N}", r"\s"].map(|class| Regex::new(class).expect("a class"));
+        for (begin, line) in (0u32..).step_by(4096).zip(blocks.lines()) {
+            let points: Vec<char> = (begin..begin + 4096).filter_map(char::from_u32).collect();
+            let mut forms: Vec<String> = Vec::new();
+            for c in &points {
+                let texts = ["", "\u{301}", "\u{301}\u{327}"].map(|after| format!("{c}{after}"));
+                forms.extend(texts.iter().map(|text| nfc(text).into_owned()));
+            }
+            for c in &points {
+                for before in ["A", "A\u{301}", "\u{1100}", "\u{ac00}", "\u{327}", "q\u{307}"] {
+                    let texts = ["", "\u{301}"].map(|after| format!("{before}{c}{after}"));
+                    forms.extend(texts.iter().map(|text| nfc(text).into_owned()));
+                }
+            }
+            let bits = points.iter().map(|c| {
+                let text = c.to_string();
+                (0..).zip(&classes).map(|(bit, class)| u8::from(class.is_match(&text)) << bit).sum()
+            });
+            let found = format!("{begin:06x} {:08x} {:08x}", crc32(forms.join("\n").bytes()), crc32(bits));
+            assert_eq!(found, line);
+        }
+    }
+
+    #[test]
+    fn normalizes_by_unicode_9() {
+        // U+08D3 came with Unicode 11, where it has a combining class that U+0301 goes past.
+        assert_eq!(nfc("A\u{8d3}\u{301}"), "A\u{8d3}\u{301}");
+        assert_eq!(nfc("A\u{301}\u{323}"), "\u{1ea0}\u{301}");
+    }
+
+    #[test]
+    fn prefix_space_goes_before_pieces_without_one() {
+        let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+        let bytes: Vec<u8> = (0..=255).chain(*b"<x><y>").collect();
+        let head = [258, 0, bytes.len() as u32, 0];
+        let words = head.into_iter().chain(0..=256).chain([259, 262]);
+        let section = [words.flat_map(u32::to_le_bytes).collect(), bytes].concat();
+        let vocabulary = Vocabulary::in_section(&section).expect("a vocabulary");
+        let added = [(256, 0), (257, ADDED_SPLIT)];
+        let added = added.map(|(id, flags)| AddedToken { id: U32::new(id), flags: U32::new(flags) });
+        let tokenizer = Tokenizer {
+            pre_tokenizer: PreTokenizer::Gpt2,
+            nfc: false,
+            prefix_space: true,
+            n_rows: 258,
+            bytes: &single,
+            merges: &[],
+            added: &added,
+            vocabulary,
+        };
+        let encoder = Encoder::new(&tokenizer).expect("an encoder");
+        let ids = |text: &str| encoder.encode(text).expect("ids with rows");
+        let of = |text: &[u8]| text.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>();
+        assert_eq!(ids("a<x> b<x><x>c"), [&of(b" a")[..], &[256], &of(b" b"), &[256, 256], &of(b" c")].concat());
+        // The text of a token that is split is a part of the piece around it.
+        assert_eq!(ids("a<y>b<x>"), [&of(b" a<y>b")[..], &[256]].concat());
+        assert_eq!([ids(""), ids("\n")], [vec![], of(b" \n")]);
+        // A token without a row.
+        let encoder = Encoder::new(&Tokenizer { n_rows: 256, ..tokenizer }).expect("an encoder");
+        let refused = encoder.encode("a<x>").expect_err("no row").to_string();
+        assert!(refused.contains("the token \"<x>\" with id 256, beyond the 256 rows"), "{refused}");
+        assert_eq!(encoder.encode("<y>").expect("ids with rows"), of(b" <y>"));
+    }
 
     #[test]
     fn words_are_those_of_the_patterns() {

@@ -1,6 +1,8 @@
 //! Ends of a program before its beginning, for all binaries: help, the version, a manual page, or wrong usage.
 
-use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FlagInfoKind, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
+use olmo_infer::command_line;
+pub use olmo_infer::command_line::WordKind as Place;
 use olmo_infer::error::one_line;
 use olmo_infer::manual;
 use olmo_infer::mapping::Load;
@@ -21,7 +23,7 @@ impl Exit {
     /// Wrong usage, in one line.
     pub fn usage(program: &'static str, problem: impl Display) -> Exit {
         let problem = one_line(&problem.to_string());
-        let name = program.split(' ').next().unwrap_or(program);
+        let name = name(program);
         Exit { program, text: format!("{name}: error: {problem}; see {program} --help"), success: false }
     }
 
@@ -47,25 +49,20 @@ impl Exit {
     }
 }
 
+/// The program without its command.
+fn name(program: &str) -> &str {
+    program.split(' ').next().unwrap_or(program)
+}
+
 /// A line on standard error.
 fn tell(line: &str) {
     // Where it does not take the line, nobody is left to tell.
     let _nobody_to_tell = writeln!(io::stderr(), "{}", line.trim_end());
 }
 
-/// What a word of the command line is, as argh goes through them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// An option, a switch, or an argument without a name.
-    Free,
-    /// The value of the option before it.
-    Value,
-    /// An argument without a name behind `--`.
-    Name,
-}
-
-/// The words after the program's name, and what they are. `--version` ends the program wherever it can be an option, as
-/// `--generate` does where it stands first; argh, which defines both for the help, would want the model as well.
+/// The words after the program's name, expanded for argh, and what they are. `--version` ends the program wherever it
+/// can be an option, as `--generate` does where it is the first word; argh, which defines both for the help, would want
+/// the model as well.
 pub fn words<T: ArgsInfo>(
     program: &'static str,
     args: impl Iterator<Item = OsString>,
@@ -73,10 +70,9 @@ pub fn words<T: ArgsInfo>(
     let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let words = words.map_err(|word| Exit::usage(program, format_args!("{word:?} is not UTF-8")))?;
     let info = CommandInfoWithArgs { name: program, ..T::get_args_info() };
-    let places = places(&info, &words);
-    let words: Vec<(String, Place)> = words.into_iter().zip(places).collect();
+    let words = command_line::expand(&info, words).map_err(|error| Exit::usage(program, error))?;
     if words.iter().any(|(word, place)| *place == Place::Free && word == "--version") {
-        return Err(Exit { program, text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
+        return Err(Exit::done(program, format!("{} {}", name(program), env!("CARGO_PKG_VERSION"))));
     }
     match words.as_slice() {
         [(first, _), (kind, _)] if first == "--generate" => {
@@ -90,28 +86,11 @@ pub fn words<T: ArgsInfo>(
     }
 }
 
-fn places(info: &CommandInfoWithArgs, words: &[impl AsRef<str>]) -> Vec<Place> {
-    let takes_value = |word: &str| {
-        info.flags.iter().any(|flag| matches!(flag.kind, FlagInfoKind::Option { .. }) && flag.long == word)
-    };
-    let mut next = Place::Free;
-    let places = words.iter().map(AsRef::as_ref).map(|word| {
-        let place = next;
-        next = match (place, word) {
-            (Place::Name, _) | (Place::Free, "--") => Place::Name,
-            (Place::Free, word) if takes_value(word) => Place::Value,
-            _ => Place::Free,
-        };
-        place
-    });
-    places.collect()
-}
-
 /// What argh makes of the words, its complaints in one line.
-pub fn parse<T: FromArgs>(program: &'static str, words: &[&str]) -> Result<T, Exit> {
+pub fn parse<T: ArgsInfo + FromArgs>(program: &'static str, words: &[&str]) -> Result<T, Exit> {
     T::from_args(&[program], words).map_err(|EarlyExit { output, status }| match status {
         Ok(()) => Exit::done(program, manual::help(&output)),
-        Err(()) => Exit::usage(program, output.split_whitespace().collect::<Vec<_>>().join(" ")),
+        Err(()) => Exit::usage(program, command_line::complaint(&T::get_args_info(), words, &output)),
     })
 }
 
@@ -124,7 +103,6 @@ pub fn load(program: &'static str, name: Option<&str>) -> Result<Load, Exit> {
 
 #[cfg(test)]
 mod tests {
-    use super::Place::{Free, Name, Value};
     use super::*;
 
     /// Some program.
@@ -137,26 +115,12 @@ mod tests {
         /// takes none
         #[argh(switch)]
         json: bool,
+        /// takes a value
+        #[argh(option)]
+        generate: Option<String>,
         /// names
         #[argh(positional)]
         names: Vec<String>,
-    }
-
-    #[test]
-    fn values_and_names_are_no_options_whatever_they_look_like() {
-        let info = CommandInfoWithArgs { name: "some", ..Program::get_args_info() };
-        let cases: [(&[&str], &[Place]); 7] = [
-            (&["m", "--version"], &[Free, Free]),
-            (&["--stop", "--version", "--version"], &[Free, Value, Free]),
-            (&["--stop", "--", "--stop", "--stop", "--json"], &[Free, Value, Free, Value, Free]),
-            (&["--stop", "--stop", "--version"], &[Free, Value, Free]),
-            (&["--json", "-", "--other", "-"], &[Free; 4]),
-            (&["m", "--", "--stop", "--version", "--"], &[Free, Free, Name, Name, Name]),
-            (&[], &[]),
-        ];
-        for (words, expected) in cases {
-            assert_eq!(places(&info, words), expected, "{words:?}");
-        }
     }
 
     #[test]
@@ -166,10 +130,12 @@ mod tests {
         let version = Some((true, format!("some {}", env!("CARGO_PKG_VERSION"))));
         assert_eq!(text(&["m", "--version"]), version);
         assert_eq!(text(&["--stop", "a", "--version"]), version);
-        assert_eq!(text(&["--stop", "--version"]), None);
+        assert_eq!(text(&["m", "-V"]), version);
+        assert_eq!(text(&["--stop=--version"]), None);
         assert_eq!(text(&["m", "--", "--version"]), None);
         assert_eq!(text(&["m", "--generate", "man"]), None);
         assert_eq!(text(&["--generate"]).map(|(success, _)| success), Some(false));
         assert_eq!(text(&["--generate", "man"]).map(|(success, _)| success), Some(true));
+        assert_eq!(text(&["--generate=man"]).map(|(success, _)| success), Some(true));
     }
 }

@@ -12,9 +12,9 @@ mod section_heads;
 pub use config_block::ConfigBlock;
 pub use kinds::{Dtype, ENCODING_CODED, ENCODING_PLAIN, Encoding, TensorLayout};
 pub use section_heads::{
-    ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE, CHAT_WITH_SYSTEM,
-    CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle, Merge, SourceRecord, TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN,
-    TokenizerHead, VocabularyHead,
+    ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, AddedToken, CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE,
+    CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle, MAX_TOKENS_BEYOND, Merge, SourceRecord,
+    TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead,
 };
 
 use std::mem::offset_of;

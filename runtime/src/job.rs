@@ -1,7 +1,7 @@
 //! The evaluation of prompts, up to the last line of their results.
 
-use crate::args::{Args, Mode};
-use crate::logits_file::LogitsFile;
+use crate::args::{Args, DEFAULT_MAX_TOKENS, Mode};
+use crate::logits_file::Logits;
 use crate::output::{Failure, Printer};
 use crate::prompts::Input;
 use olmo_infer::error::{Error, display_path};
@@ -34,7 +34,7 @@ pub struct Job<'a> {
     /// Takes the results.
     pub printer: Printer<'a>,
     /// Takes the logits, of the only prompt.
-    pub logits_file: Option<LogitsFile>,
+    pub logits: Option<Logits>,
     /// When the program began.
     pub begun: Instant,
 }
@@ -47,6 +47,8 @@ pub struct Measured {
     pub first_token: Duration,
     /// Number of threads.
     pub threads: usize,
+    /// Whether the positions of the model ended a text that nothing else had ended.
+    pub is_cut: bool,
     /// Memory of the process itself.
     pub anonymous_bytes: Option<u64>,
 }
@@ -54,29 +56,35 @@ pub struct Measured {
 impl Job<'_> {
     /// Evaluates and prints.
     pub fn run(mut self, mut batch: Batch, team: &mut Team) -> Result<Measured, Failure> {
-        let visit_prompt = self.args.mode != Mode::Text || self.logits_file.is_some();
+        let visit_prompt = self.args.mode != Mode::Text || self.logits.is_some();
         let top = self.args.top();
         let sampling = self.args.sampling;
         let plain = self.inputs.iter().map(|input| Run::new(&input.tokens, input.positions));
         let runs: Vec<Run> = plain.map(|run| Run { top, visit_prompt, sampling, ..run }).collect();
         let mut first_token = None;
+        let mut is_cut = false;
+        let generates = self.args.generates();
+        if matches!(self.logits, Some(Logits::Stdout(_))) {
+            self.printer.mute();
+        }
         self.printer.begin()?;
         let timing = generate(&mut batch, team, &runs, |evaluated| {
             let input = &self.inputs[evaluated.run];
             if evaluated.position + 1 >= input.tokens.len().min(input.positions) {
                 first_token.get_or_insert_with(|| self.begun.elapsed());
             }
-            if evaluated.is_last {
+            let is_prompt = evaluated.position + 1 < input.tokens.len().min(input.positions);
+            // JSON says at once when the text has ended.
+            if evaluated.is_last || generates && self.args.mode == Mode::Json && !is_prompt {
                 // The results of a file that was written to meanwhile are worth nothing: the last one is held back.
                 self.file.check_unchanged()?;
             }
-            if let Some(file) = &mut self.logits_file {
+            if let Some(file) = &mut self.logits {
                 file.write(evaluated.logits)?;
             }
-            let is_prompt = evaluated.position + 1 < input.tokens.len().min(input.positions);
             match self.printer.print(&evaluated, is_prompt) {
                 // The logits are still wanted.
-                Err(Failure::ReaderGone) if self.logits_file.is_some() => {
+                Err(Failure::ReaderGone) if self.logits.is_some() => {
                     self.printer.mute();
                     Ok(ControlFlow::Continue(()))
                 }
@@ -85,7 +93,13 @@ impl Job<'_> {
                     self.file.check_unchanged()?;
                     Ok(ControlFlow::Break(()))
                 }
-                result => result,
+                result => {
+                    let is_open = matches!(result, Ok(ControlFlow::Continue(())));
+                    let fewer = input.positions < input.tokens.len() + DEFAULT_MAX_TOKENS - 1;
+                    let is_short = fewer && !self.args.has_max_tokens();
+                    is_cut |= generates && is_open && evaluated.is_last && is_short;
+                    result
+                }
             }
         });
         let timing = timing.map_err(|failure| match failure {
@@ -98,16 +112,17 @@ impl Job<'_> {
         })?;
         match self.printer.finish() {
             // The logits are still wanted.
-            Err(Failure::ReaderGone) if self.logits_file.is_some() => {}
+            Err(Failure::ReaderGone) if self.logits.is_some() => {}
             finished => finished?,
         }
-        if let Some(file) = self.logits_file {
+        if let Some(file) = self.logits {
             file.finish()?;
         }
         Ok(Measured {
             timing,
             first_token: first_token.unwrap_or_default(),
             threads: team.n_threads(),
+            is_cut,
             // While the batch still has its buffers.
             anonymous_bytes: memory::anonymous_bytes(),
         })

@@ -61,11 +61,12 @@ pub mod attention;
 mod barrier;
 pub mod batch_size;
 mod buffers;
-#[cfg(feature = "text")]
-mod byte_pairs;
+pub mod byte_pairs;
 #[cfg(feature = "chat")]
 pub mod chat;
 pub mod coded;
+#[cfg(feature = "manual")]
+pub mod command_line;
 pub mod config;
 pub mod continuation;
 #[cfg(feature = "text")]
@@ -104,6 +105,7 @@ mod sync;
 pub mod text;
 pub mod threads;
 mod tickets;
+mod token_guess;
 pub mod tokenizer;
 pub mod tokens;
 pub mod top_k;

@@ -1,4 +1,5 @@
-//! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete.
+//! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete; or
+//! standard output, where the header comes first and must be right from the start.
 
 use crate::output::Failure;
 use crate::target::target;
@@ -7,7 +8,7 @@ use olmo_infer::folder::{folder_of, sync_folder};
 use olmo_infer::signals;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Stdout, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
@@ -15,6 +16,60 @@ const HEADER_BYTES: usize = 128;
 
 /// Bytes that are written at once.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Where the logits of all positions go.
+pub enum Logits {
+    /// To a file.
+    File(LogitsFile),
+    /// To standard output.
+    Stdout(LogitsStream),
+}
+
+impl Logits {
+    /// Appends the logits of one position.
+    pub fn write(&mut self, logits: &[f32]) -> Result<(), Failure> {
+        match self {
+            Logits::File(file) => file.write(logits),
+            Logits::Stdout(stream) => stream.write(logits),
+        }
+    }
+
+    /// Makes the array complete.
+    pub fn finish(self) -> Result<(), Failure> {
+        match self {
+            Logits::File(file) => file.finish(),
+            Logits::Stdout(stream) => stream.finish(),
+        }
+    }
+}
+
+/// An array `[positions, vocab_size]` of f32 on standard output.
+pub struct LogitsStream {
+    out: BufWriter<Stdout>,
+    vocab_size: usize,
+    /// Rows that the header promises and that have not been written.
+    missing: usize,
+}
+
+impl LogitsStream {
+    /// Begins an array of so many positions.
+    pub fn create(positions: usize, vocab_size: usize) -> Result<LogitsStream, Failure> {
+        let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
+        out.write_all(&header(positions, vocab_size))?;
+        Ok(LogitsStream { out, vocab_size, missing: positions })
+    }
+
+    fn write(&mut self, logits: &[f32]) -> Result<(), Failure> {
+        assert_eq!(logits.len(), self.vocab_size);
+        self.missing = self.missing.checked_sub(1).expect("no more positions than were promised");
+        Ok(logits.iter().try_for_each(|logit| self.out.write_all(&logit.to_le_bytes()))?)
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        assert_eq!(self.missing, 0, "as many positions as were promised");
+        Ok(self.out.flush()?)
+    }
+}
 
 /// An array `[positions, vocab_size]` of f32 that grows by rows.
 pub struct LogitsFile {
@@ -66,7 +121,7 @@ impl LogitsFile {
             finished: false,
             _named: named,
         };
-        let header = file.header();
+        let header = header(0, vocab_size);
         file.write_bytes(&header)?;
         Ok(file)
     }
@@ -81,7 +136,7 @@ impl LogitsFile {
     /// Writes the final shape, gives the file its name and brings that to the disk.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.flush()?;
-        let header = self.header();
+        let header = header(self.rows, self.vocab_size);
         let close = |out: &mut File| -> io::Result<()> {
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&header)?;
@@ -107,17 +162,17 @@ impl LogitsFile {
         self.buffer.clear();
         Ok(())
     }
+}
 
-    /// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
-    fn header(&self) -> Vec<u8> {
-        let mut header = b"\x93NUMPY\x01\x00".to_vec();
-        header.extend((HEADER_BYTES as u16 - 10).to_le_bytes());
-        let shape = (self.rows, self.vocab_size);
-        write!(header, "{{'descr': '<f4', 'fortran_order': False, 'shape': {shape:?}, }}").expect("writing to memory");
-        header.resize(HEADER_BYTES - 1, b' ');
-        header.push(b'\n');
-        header
-    }
+/// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
+fn header(rows: usize, vocab_size: usize) -> Vec<u8> {
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((HEADER_BYTES as u16 - 10).to_le_bytes());
+    let shape = (rows, vocab_size);
+    write!(header, "{{'descr': '<f4', 'fortran_order': False, 'shape': {shape:?}, }}").expect("writing to memory");
+    header.resize(HEADER_BYTES - 1, b' ');
+    header.push(b'\n');
+    header
 }
 
 impl Drop for LogitsFile {

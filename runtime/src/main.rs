@@ -16,9 +16,9 @@ mod transcript;
 
 use args::{Action, Args, Mode};
 use job::Job;
-use logits_file::LogitsFile;
+use logits_file::{Logits, LogitsFile, LogitsStream};
 use olmo_infer::batch_size::batch_size;
-use olmo_infer::error::{Error, display_path};
+use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
 use olmo_infer::model_file::ModelFile;
@@ -27,12 +27,13 @@ use olmo_infer::signals;
 use olmo_infer::threads::{start, with_team};
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
-use output::{Failure, Printer, TextRules};
+use output::{Failure, Printer, TextRules, note};
+use prompts::Input;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +89,15 @@ fn explain(args: &Args, error: Error) -> Failure {
         path.is_file() && File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
     };
     match (&error, args.tokens.iter().find(is_model)) {
+        // The first word is perhaps a command.
+        (Error::Io { path, source, .. }, Some(model)) if source.kind() == io::ErrorKind::NotFound => {
+            let (word, model) = (display_path(path).to_string(), display_path(model));
+            let program = match word.as_str() {
+                "inspect" | "verify" | "diff" | "copy" | "unpack" => format!("olmo-pack {word} {model}"),
+                _ => format!("olmo-infer {model}"),
+            };
+            Failure::Refused(format!("{word}: no such file, and {model} is a model; did you mean {program}?"))
+        }
         (Error::NotOlmo { path, .. } | Error::NotAFile { path, .. }, Some(model)) => {
             let (path, model) = (display_path(path), display_path(model));
             Failure::Refused(format!(
@@ -114,18 +124,20 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
     let vocabulary = Vocabulary::new(file)?;
     let mut rules =
         TextRules { vocabulary, ends: file.config().eos_token_ids.clone(), stops: &args.stops, hidden: Vec::new() };
-    if args.mode != Mode::Text {
+    if !args.generates() {
         return Ok(rules);
     }
     let Some(vocabulary) = vocabulary else {
-        if args.prompt.is_some() {
-            // Reading the prompt says what it needs.
+        // Reading the prompt says what it needs.
+        if args.prompt.is_some() || args.mode == Mode::Json && args.stops.is_empty() {
             return Ok(rules);
         }
-        return Err(Failure::Usage(format!(
-            "{}: has no vocabulary, so --text cannot be printed; pack it with --vocab vocab.txt, or leave out --text",
-            display_path(&args.model)
-        )));
+        let what = match args.mode {
+            Mode::Json => "--stop cannot be found; pack it with --vocab vocab.txt, or leave out --stop",
+            _ => "--text cannot be printed; pack it with --vocab vocab.txt, or leave out --text",
+        };
+        let model = display_path(&args.model);
+        return Err(Failure::Usage(format!("{model}: has no vocabulary, so {what}")));
     };
     match Tokenizer::new(file, vocabulary) {
         Ok(tokenizer) => rules.hidden.extend(tokenizer.iter().flat_map(Tokenizer::special)),
@@ -152,20 +164,28 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
     let network = Network::new(file);
     let sequences = batch_size(args.batch(), file, &network, &options, &positions)?;
-    let logits_file = match &args.logits {
+    let logits = match &args.logits {
+        Some(path) if path.as_os_str() == "-" => {
+            Some(Logits::Stdout(stdout_logits(args, &positions, config.vocab_size)?))
+        }
         Some(path) => {
-            let inputs: Vec<&Path> = args.tokens.iter().chain([&args.model]).map(PathBuf::as_path).collect();
-            Some(LogitsFile::create(path, &inputs, config.vocab_size)?)
+            let inputs = args.inputs();
+            Some(Logits::File(LogitsFile::create(path, &inputs, config.vocab_size)?))
         }
         None => None,
     };
-    let printer = Printer::new(args.mode, rules, &args.tokens);
+    tell_surprises(args, &inputs);
+    let printer = Printer::new(args.mode, args.generates(), rules, &args.tokens);
     let (measured, page_in) = beside_populating(file, || {
         with_team(args.threads(), |team| {
             let batch = Batch::new(&network, options, sequences)?;
-            Job { file, inputs: &inputs, args, printer, logits_file, begun }.run(batch, team)
+            Job { file, inputs: &inputs, args, printer, logits, begun }.run(batch, team)
         })
     })?;
+    if measured.is_cut {
+        let most = config.max_position_embeddings;
+        note(&format!("the text ends because the {most} positions of the model are full"));
+    }
     Ok(Summary {
         opened,
         loaded: *file.loaded(),
@@ -184,6 +204,36 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         anonymous_bytes: measured.anonymous_bytes,
         seed: (args.sampling.temperature > 0.0).then_some(args.sampling.seed),
     })
+}
+
+/// The logits on standard output, of a known number of positions.
+fn stdout_logits(args: &Args, positions: &[usize], vocab_size: usize) -> Result<LogitsStream, Failure> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::Usage("logits are no text; redirect standard output to a file or a pipe".into()));
+    }
+    if args.generates() {
+        let why = "--logits - begins with the number of positions, and a text may end early";
+        return Err(Failure::Usage(format!("{why}; use --json with --steps, or write to a file")));
+    }
+    LogitsStream::create(positions.iter().sum(), vocab_size)
+}
+
+/// Says what is done as asked and may not be what was meant.
+fn tell_surprises(args: &Args, inputs: &[Input]) {
+    let longer: Vec<&Input> = inputs.iter().filter(|input| input.positions < input.tokens.len()).collect();
+    match (longer.as_slice(), inputs) {
+        ([], _) => {}
+        ([Input { tokens, positions }], [_]) => {
+            note(&format!("--steps {positions} ends inside the prompt, which has {} tokens", tokens.len()));
+        }
+        ([first, ..], all) => {
+            note(&format!("--steps {} ends inside {} of {} prompts", first.positions, longer.len(), all.len()));
+        }
+    }
+    if let Some(stop) = args.stops.iter().find(|stop| stop.contains("\\n")) {
+        let stop = one_line(stop);
+        note(&format!("--stop {stop} has a backslash and an n; a newline is given as in --stop $'{stop}'"));
+    }
 }
 
 /// Runs `work` while another thread brings the file's pages in, ahead of the first pass; yields its time too.

@@ -123,10 +123,10 @@ impl Model {
     /// ids.
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with;
-    /// [`Error::Damaged`].
+    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with, or the text has a
+    /// token without a row in the embedding; [`Error::Damaged`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        Ok(self.encoder()?.encode(text))
+        self.encoder()?.encode(text)
     }
 
     /// The ids of one turn of a conversation, after which the model answers; `system` says how it is to behave.

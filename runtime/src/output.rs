@@ -11,6 +11,12 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+/// What a user should know of a run that goes on, as a line on standard error.
+pub fn note(line: &str) {
+    // Results do not depend on whether standard error takes it.
+    let _lost = writeln!(io::stderr(), "olmo-infer: note: {line}");
+}
+
 /// Why a run ended early.
 pub enum Failure {
     /// The library's error.
@@ -73,7 +79,27 @@ struct Waiting<'a> {
     name: Option<&'a Path>,
     lines: Vec<u8>,
     text: TextStream,
+    /// What was generated, for the last object of JSON.
+    generated: Generated,
     ended: bool,
+}
+
+/// The continuation of a prompt.
+#[derive(Default)]
+struct Generated {
+    ids: Vec<u32>,
+    text: Vec<u8>,
+}
+
+/// Where a continuation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// At an id that ends it.
+    Eos,
+    /// Before a stop text.
+    Stop,
+    /// At the last position.
+    Length,
 }
 
 /// What text is made of, and where it ends.
@@ -90,15 +116,19 @@ pub struct TextRules<'a> {
 }
 
 impl<'a> Printer<'a> {
-    /// For standard output; `files` are the token files, none when the prompt is a text.
-    pub fn new(mode: Mode, rules: TextRules<'a>, files: &'a [PathBuf]) -> Printer<'a> {
-        let waiting = |name| Waiting { name, lines: Vec::new(), text: TextStream::new(rules.stops), ended: false };
+    /// For standard output; `files` are the token files, none when the prompt is a text. With `generates`, JSON ends as
+    /// text does, with an object of what was generated.
+    pub fn new(mode: Mode, generates: bool, rules: TextRules<'a>, files: &'a [PathBuf]) -> Printer<'a> {
+        let waiting = |name| {
+            let text = TextStream::new(rules.stops);
+            Waiting { name, lines: Vec::new(), text, generated: Generated::default(), ended: false }
+        };
         let files = match files {
             [] | [_] => vec![waiting(None)],
             several => several.iter().map(|path| waiting(Some(path))).collect(),
         };
         Printer {
-            format: Format { mode, rules },
+            format: Format { mode, generates, rules },
             out: BufWriter::with_capacity(1 << 16, io::stdout()),
             files,
             current: 0,
@@ -128,7 +158,13 @@ impl<'a> Printer<'a> {
             Mode::Text if more_follows => ControlFlow::Continue(()),
             Mode::Text => self.format.text(file, evaluated),
             Mode::Lines => self.format.line(&mut file.lines, evaluated)?,
-            Mode::Json => self.format.json(&mut file.lines, file.name, evaluated)?,
+            Mode::Json => {
+                self.format.json(&mut file.lines, file.name, evaluated)?;
+                match self.format.generates && !more_follows {
+                    true => self.format.generated(file, evaluated)?,
+                    false => ControlFlow::Continue(()),
+                }
+            }
         };
         file.ended = evaluated.is_last || flow.is_break();
         if evaluated.run == self.current {
@@ -188,25 +224,61 @@ impl<'a> Printer<'a> {
 /// How a position looks.
 struct Format<'a> {
     mode: Mode,
+    generates: bool,
     rules: TextRules<'a>,
 }
 
 impl<'a> Format<'a> {
     /// The text of the next token; breaks where the text ends.
     fn text(&self, file: &mut Waiting, evaluated: &Evaluated) -> ControlFlow<()> {
+        flow(self.continued(&mut file.text, &mut file.lines, evaluated))
+    }
+
+    /// Appends the text of the next token to `out`, and says whether the text ends there.
+    fn continued(&self, text: &mut TextStream, out: &mut Vec<u8>, evaluated: &Evaluated) -> Option<End> {
         let next = evaluated.next;
         if self.rules.ends.contains(&next) {
-            file.text.finish(&mut file.lines);
-            return ControlFlow::Break(());
+            text.finish(out);
+            return Some(End::Eos);
         }
         let bytes = self.bytes(next).filter(|_| !self.rules.hidden.contains(&next)).unwrap_or_default();
-        if file.text.push(bytes, &mut file.lines) {
-            return ControlFlow::Break(());
+        if text.push(bytes, out) {
+            return Some(End::Stop);
         }
         if evaluated.is_last {
-            file.text.finish(&mut file.lines);
+            text.finish(out);
+            return Some(End::Length);
         }
-        ControlFlow::Continue(())
+        None
+    }
+
+    /// Takes in the next token, and appends an object of all that was generated where the text ends.
+    fn generated(&self, file: &mut Waiting, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
+        let Waiting { name, lines: out, text, generated, .. } = file;
+        let end = self.continued(text, &mut generated.text, evaluated);
+        if end != Some(End::Eos) {
+            generated.ids.push(evaluated.next);
+        }
+        if let Some(end) = end {
+            out.write_all(b"{")?;
+            json_file(out, *name)?;
+            write!(out, "\"generated\":[")?;
+            for (i, id) in generated.ids.iter().enumerate() {
+                write!(out, "{}{id}", if i == 0 { "" } else { "," })?;
+            }
+            out.write_all(b"]")?;
+            if self.rules.vocabulary.is_some() {
+                out.write_all(b",\"text\":")?;
+                json_string(out, &String::from_utf8_lossy(&generated.text))?;
+            }
+            let end = match end {
+                End::Eos => "eos",
+                End::Stop => "stop",
+                End::Length => "length",
+            };
+            writeln!(out, ",\"end\":\"{end}\"}}")?;
+        }
+        Ok(flow(end))
     }
 
     fn bytes(&self, token: u32) -> Option<&'a [u8]> {
@@ -233,13 +305,9 @@ impl<'a> Format<'a> {
         }
     }
 
-    fn json(&self, out: &mut impl Write, name: Option<&Path>, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
+    fn json(&self, out: &mut impl Write, name: Option<&Path>, evaluated: &Evaluated) -> io::Result<()> {
         out.write_all(b"{")?;
-        if let Some(name) = name {
-            out.write_all(b"\"file\":")?;
-            json_string(out, &name.to_string_lossy())?;
-            out.write_all(b",")?;
-        }
+        json_file(out, name)?;
         write!(out, "\"pos\":{},\"token\":{}", evaluated.position, evaluated.token)?;
         self.json_text(out, evaluated.token)?;
         out.write_all(b",\"top\":[")?;
@@ -249,8 +317,7 @@ impl<'a> Format<'a> {
             self.json_text(out, token)?;
             out.write_all(b"}")?;
         }
-        out.write_all(b"]}\n")?;
-        Ok(ControlFlow::Continue(()))
+        out.write_all(b"]}\n")
     }
 
     /// `,"text":"..."`, or nothing for a token without text. Bytes that are not UTF-8 become U+FFFD: JSON has no
@@ -260,6 +327,22 @@ impl<'a> Format<'a> {
         out.write_all(b",\"text\":")?;
         json_string(out, &String::from_utf8_lossy(bytes))
     }
+}
+
+/// Whether more positions are wanted.
+fn flow(end: Option<End>) -> ControlFlow<()> {
+    match end {
+        Some(End::Eos | End::Stop) => ControlFlow::Break(()),
+        Some(End::Length) | None => ControlFlow::Continue(()),
+    }
+}
+
+/// `"file":"...",`, or nothing without a name.
+fn json_file(out: &mut impl Write, name: Option<&Path>) -> io::Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    out.write_all(b"\"file\":")?;
+    json_string(out, &name.to_string_lossy())?;
+    out.write_all(b",")
 }
 
 /// A string of JSON, in quotation marks. Control characters that JSON leaves to the writer are escaped too: terminals

@@ -1,14 +1,14 @@
 //! What there is to evaluate: token files, or a text that becomes ids; and text and ids turned into each other alone.
 
-use crate::args::{Args, Prompt};
-use crate::output::Failure;
+use crate::args::{Args, Prompt, PromptText};
+use crate::output::{Failure, note};
 use olmo_infer::chat::{Chat, Message, Role};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::tokens::{read_text_ids, read_tokens};
+use olmo_infer::tokens::{read_text_ids, read_tokens_as};
 use olmo_infer::vocabulary::Vocabulary;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
@@ -46,10 +46,21 @@ pub fn read(args: &Args, file: &ModelFile) -> Result<Vec<Input>, Failure> {
 }
 
 fn of_file(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
-    let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings)?;
+    let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
+    let tokens = tokens.map_err(|error| match error {
+        Error::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound && is_phrase(path) => {
+            Failure::Refused(format!("{error}; to give text use --prompt"))
+        }
+        error => error.into(),
+    })?;
     let positions = args.positions(tokens.len(), config.max_position_embeddings);
     let positions = positions.map_err(|failure| Failure::Refused(format!("{}: {failure}", display_path(path))))?;
     Ok(Input { tokens, positions })
+}
+
+/// Whether the name of a token file is rather a text.
+fn is_phrase(path: &Path) -> bool {
+    path.to_str().is_some_and(|name| name.contains(char::is_whitespace))
 }
 
 fn of_text(args: &Args, prompt: &Prompt, file: &ModelFile) -> Result<Input, Failure> {
@@ -69,26 +80,29 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
     let most = file.config().max_position_embeddings;
     let most_bytes = MAX_TEXT_BYTES.min(most.saturating_mul(POSITION_BYTES));
     let text = match &prompt.text {
-        Some(text) => text.clone(),
-        None => {
+        PromptText::Given(text) => text.clone(),
+        PromptText::File(path) => {
             let too_long = format!("more than {most_bytes} bytes, too many for the {most} positions of the model");
-            read_text(Path::new("-"), most_bytes, &format!("{too_long}; shorten the prompt"))?
+            read_text(path, most_bytes, &format!("{too_long}; shorten the prompt"))?
         }
     };
+    if text.is_empty() {
+        return Err(Failure::Usage("the prompt is empty, expected a text".into()));
+    }
     // Before it is encoded, which takes memory for each byte.
     if text.len() > most_bytes {
         let found = format!("the prompt has {} bytes, too many for the {most} positions of the model", text.len());
         return Err(Failure::Refused(format!("{found}; shorten it")));
     }
     if !prompt.chat {
-        return Ok(encoder(file, "--prompt")?.encode(&text));
+        return Ok(encoder(file, "--prompt")?.encode(&text)?);
     }
     let path = display_path(file.path());
     let chat = chat(file)?;
     let system = prompt.system.as_ref().map(|system| Message::new(Role::System, system));
     let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, text)]).collect();
     let text = chat.render(&messages).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
-    Ok(encoder(file, "--chat")?.encode(&text))
+    Ok(encoder(file, "--chat")?.encode(&text)?)
 }
 
 /// The chat format of a model.
@@ -144,13 +158,30 @@ fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, F
     if bytes.len() > most_bytes {
         return refused();
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let shown = display_path(path);
+    if is_utf16(&bytes) {
+        let convert = "convert it with iconv -f UTF-16 -t UTF-8";
+        return Err(Failure::Refused(format!("{shown}: text in UTF-16, expected UTF-8; {convert}")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::Refused(format!(
-            "{}: not text: byte {at} is not UTF-8; expected text in UTF-8, convert it with iconv",
-            display_path(path)
+            "{shown}: not text: byte {at} is not UTF-8; expected text in UTF-8, convert it with iconv"
         ))
-    })
+    })?;
+    if text.starts_with('\u{feff}') {
+        let remove = "to leave it out, remove it with sed '1s/^\\xEF\\xBB\\xBF//'";
+        note(&format!("{shown}: begins with a byte order mark, which becomes part of the text; {remove}"));
+    }
+    Ok(text)
+}
+
+/// Whether bytes are text in UTF-16: with its mark, or letters of ASCII with a zero beside each.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    let is_ascii = |high: usize| pairs.iter().all(|pair| pair[high] == 0 && pair[1 - high] != 0);
+    let is_marked = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+    is_marked || rest.is_empty() && !pairs.is_empty() && (is_ascii(0) || is_ascii(1))
 }
 
 /// `--tokenize`: prints the ids of a text.
@@ -166,7 +197,7 @@ pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
                 &args.tokens[0],
                 MAX_TEXT_BYTES,
                 "more than 64 MiB of text, expected less; split it",
-            )?)
+            )?)?
         }
     };
     let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
@@ -183,7 +214,7 @@ pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
         Failure::Usage(format!("{model}: has no vocabulary, which --detokenize needs; pack it with --vocab vocab.txt"))
     })?;
     let path: &PathBuf = &args.tokens[0];
-    let tokens = read_text_ids(path, file.config().vocab_size)?;
+    let tokens = read_text_ids(path, args.token_type, file.config().vocab_size)?;
     if let Some(i) = tokens.iter().position(|&token| vocabulary.bytes(token).is_none()) {
         return Err(Failure::Refused(format!(
             "{}: token {i} is {}, which has no text in the vocabulary of {model}; it is one of the untrained ids that fill \

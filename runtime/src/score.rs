@@ -1,7 +1,7 @@
 //! `--score`: how well the model predicts each token of token files, a JSON object for each file.
 
 use crate::args::Args;
-use crate::output::{Failure, json_string};
+use crate::output::{Failure, json_string, note};
 use crate::target::target;
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::config::MAX_POSITIONS;
@@ -10,7 +10,7 @@ use olmo_infer::generate::{Run, generate};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
-use olmo_infer::tokens::read_tokens;
+use olmo_infer::tokens::read_tokens_as;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
@@ -45,10 +45,19 @@ const TOKENS: &[u8] = b",\"tokens\":";
 pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Failure> {
     let mut out = Destination::new(args)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
+    let n_named = files.len();
     let mut seen = HashSet::new();
     let files = files.into_iter().filter(|path| seen.insert(path.clone()));
     let (before, files): (Vec<PathBuf>, Vec<PathBuf>) = files.partition(|path| out.has_failed(path).is_some());
     let mut n_failed = before.iter().filter(|path| out.has_failed(path) == Some(true)).count();
+    let n_repeated = n_named - before.len() - files.len();
+    if n_repeated > 0 {
+        note(&format!("{n_repeated} of {n_named} names are of files named before, which are scored once"));
+    }
+    if let (false, Some(path)) = (before.is_empty(), &args.output) {
+        let (n, all, path) = (before.len(), before.len() + files.len(), display_path(path));
+        note(&format!("{n} of {all} files are in {path} already and are left out"));
+    }
     let network = Network::new(file);
     let mut progress = Progress::new(files.len());
     for group in files.chunks(GROUP) {
@@ -68,18 +77,24 @@ fn list() -> Result<Vec<PathBuf>, Failure> {
     }
     let bad = |number: usize, found: &str| {
         Err(Failure::Refused(format!(
-            "line {number} of the list of files is {found}, expected a path; correct the list"
+            "line {number} of the list of files {found}, expected a path per line; correct the list"
         )))
     };
     let text = match str::from_utf8(&bytes) {
-        Ok(text) => text,
+        // The mark of an editor, and no part of a name.
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {
             let before = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-            return bad(before + 1, "not UTF-8");
+            return bad(before + 1, "is not UTF-8");
         }
     };
-    if let Some(i) = text.lines().position(|line| line.len() > MAX_PATH_BYTES) {
-        return bad(i + 1, "longer than 4096 bytes");
+    for (i, line) in text.lines().enumerate() {
+        if line.contains('\0') {
+            return bad(i + 1, "holds a NUL byte, as after find -print0");
+        }
+        if line.len() > MAX_PATH_BYTES {
+            return bad(i + 1, "is longer than 4096 bytes");
+        }
     }
     let files: Vec<PathBuf> = text.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect();
     if files.is_empty() {
@@ -156,7 +171,7 @@ impl<'a> Group<'a> {
     ) -> Result<Group<'a>, Failure> {
         let config = file.config();
         let read = |path: &'a PathBuf| {
-            let tokens = read_tokens(path, config.vocab_size, config.max_position_embeddings);
+            let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
             Scored { path, tokens: tokens.map_err(|error| error.to_string()), nll: Vec::new() }
         };
         Ok(Group { args, file, network, files: paths.iter().map(read).collect() })
@@ -244,8 +259,7 @@ impl Destination {
     fn new(args: &Args) -> Result<Destination, Failure> {
         let mut out = Destination { file: None, names: HashMap::new() };
         let Some(path) = &args.output else { return Ok(out) };
-        let inputs: Vec<&Path> = args.tokens.iter().chain([&args.model]).map(PathBuf::as_path).collect();
-        let path = target(path, "--output", &inputs)?;
+        let path = target(path, "--output", &args.inputs())?;
         let refused = |problem: String| {
             Err(Failure::Refused(format!("{}: {problem}; give --output another file", display_path(&path))))
         };

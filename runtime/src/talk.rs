@@ -2,7 +2,7 @@
 
 use crate::chat_args::ChatArgs;
 use crate::lines::{Lines, Typed};
-use crate::output::Failure;
+use crate::output::{Failure, note};
 use crate::{beside_populating, prompts, tell, transcript};
 use olmo_infer::Model;
 use olmo_infer::batch_size::context_size;
@@ -12,7 +12,6 @@ use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::network::{Network, Options};
 use olmo_infer::signals;
 use std::env;
-use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -72,7 +71,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
     let most = file.config().max_position_embeddings;
     if args.positions.is_none() && positions < most {
-        note(format_args!("the context has {positions} positions, what fits the free memory; the model has {most}"));
+        note(&format!("the context has {positions} positions, what fits the free memory; the model has {most}"));
     }
     let in_terminal = is_terminal();
     if in_terminal {
@@ -82,11 +81,6 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let lines = if in_terminal { Lines::of_terminal()? } else { Lines::Input };
     let mut talk = Talk { args, model: &model, conversation, in_terminal };
     beside_populating(file, || talk.run(lines)).map(|_| ())
-}
-
-/// A line for the user that is not part of an answer.
-fn note(text: impl Display) {
-    tell(format_args!("note: {text}"));
 }
 
 /// A conversation with a user.
@@ -174,13 +168,13 @@ impl Talk<'_> {
                 let system = Some(text).filter(|text| !text.is_empty()).map(String::from);
                 let did = if system.is_some() { "set" } else { "removed" };
                 self.conversation.set_system(system).map_err(|error| Failure::Refused(error.to_string()))?;
-                note(format_args!("system message {did}, from the beginning of the conversation"));
+                note(&format!("system message {did}, from the beginning of the conversation"));
             }
             Request::Undo => {
                 if !self.conversation.undo() {
                     return refused("there is no turn yet".into());
                 }
-                note(format_args!("last turn removed, {} left", self.conversation.n_turns()));
+                note(&format!("last turn removed, {} left", self.conversation.n_turns()));
             }
             Request::New => {
                 self.conversation.clear();
@@ -215,7 +209,7 @@ impl Talk<'_> {
         // What the system says about a path, a person can do something about.
         saved.map_err(|failure| Failure::Refused(failure.to_string()))?;
         let n = self.conversation.messages().len();
-        note(format_args!("{n} messages saved to {}", display_path(&path)));
+        note(&format!("{n} messages saved to {}", display_path(&path)));
         Ok(())
     }
 
@@ -284,13 +278,13 @@ impl Talk<'_> {
     fn tell_about(&self, answer: &Answer) {
         match answer.end {
             End::Model | End::Stop => {}
-            End::MaxTokens => note(format_args!("the answer ends at --max-tokens {}", answer.generated)),
+            End::MaxTokens => note(&format!("the answer ends at --max-tokens {}", answer.generated)),
             End::Listener => note("interrupted; the answer so far is kept, /undo removes it"),
             End::Full => note("the answer ends because the context is full; make room with /undo or /new"),
         }
         let (left, positions) = (self.conversation.session().left(), self.conversation.session().options().positions);
         if answer.end != End::Full && left < FEW_POSITIONS.max(positions / 8).min(positions / 2) {
-            note(format_args!("{left} of {positions} positions are left; make room with /undo or /new"));
+            note(&format!("{left} of {positions} positions are left; make room with /undo or /new"));
         }
         if self.args.timing {
             let speed = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);

@@ -4,8 +4,8 @@
 
 use crate::error::{Error, one_line};
 use crate::format::{
-    ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead,
-    section,
+    ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, AddedToken, MAX_TOKENS_BEYOND, Merge, NONE, TOKENIZER_BYTE_PAIRS,
+    TOKENIZER_UNKNOWN, TokenizerHead, section,
 };
 use crate::model_file::ModelFile;
 use crate::vocabulary::Vocabulary;
@@ -52,6 +52,8 @@ impl PreTokenizer {
     }
 }
 
+/// Flags of added tokens.
+const KNOWN_FLAGS: u32 = ADDED_NORMALIZED | ADDED_SPECIAL | ADDED_SPLIT;
 /// Most added tokens; published models have some tens.
 const MAX_ADDED: usize = 1 << 16;
 /// Longest added tokens, all together.
@@ -66,6 +68,10 @@ pub struct Tokenizer<'a> {
     pub pre_tokenizer: PreTokenizer,
     /// Whether text is brought to normalization form C first.
     pub nfc: bool,
+    /// Whether a piece of text between added tokens that does not begin with a space gets one.
+    pub prefix_space: bool,
+    /// Number of rows of the embedding: text that needs an id from here on is refused.
+    pub n_rows: usize,
     /// The ids of single bytes; [`NONE`] for one that has none.
     pub bytes: &'a [U32; 256],
     /// Pairs that are merged, in the order of their ranks.
@@ -95,7 +101,15 @@ impl<'a> Tokenizer<'a> {
     /// that this version does not know.
     pub fn new(file: &'a ModelFile, vocabulary: Vocabulary<'a>) -> Result<Option<Tokenizer<'a>>, Error> {
         let Some(bytes) = file.checked_section(section::TOKENIZER)? else { return Ok(None) };
-        Tokenizer::in_section(bytes, vocabulary).map(Some).map_err(|problem| match problem {
+        let n_rows = file.config().vocab_size;
+        let damaged = |found: String| NoTokenizer::Damaged(found);
+        let read = match vocabulary.n_tokens() {
+            n_tokens if n_tokens > n_rows + MAX_TOKENS_BEYOND => {
+                Err(damaged(format!("a vocabulary of {n_tokens} tokens for {n_rows} rows")))
+            }
+            _ => Tokenizer::in_section(bytes, vocabulary),
+        };
+        read.map(|tokenizer| Some(Tokenizer { n_rows, ..tokenizer })).map_err(|problem| match problem {
             NoTokenizer::Unknown(why) => {
                 Error::Request { problem: format!("its tokenizer is not known to olmo-pack: {}", one_line(&why)) }
             }
@@ -111,7 +125,7 @@ impl<'a> Tokenizer<'a> {
         })
     }
 
-    /// The tokenizer in the bytes of a section.
+    /// The tokenizer in the bytes of a section, for a model with a row for every id of the vocabulary.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -136,7 +150,12 @@ impl<'a> Tokenizer<'a> {
             1 => true,
             other => return Err(damaged(format!("normalizer {other}"))),
         };
-        if head.reserved != [0; 12] {
+        let prefix_space = match head.prefix_space.get() {
+            0 => false,
+            1 => true,
+            other => return Err(damaged(format!("prefix space {other}"))),
+        };
+        if head.reserved != [0; 8] {
             return Err(damaged("reserved fields that are not zero".into()));
         }
         let too_short = || damaged(format!("{} bytes, not those of its lists", bytes.len()));
@@ -145,7 +164,9 @@ impl<'a> Tokenizer<'a> {
             <[Merge]>::ref_from_prefix_with_elems(rest, head.n_merges.get() as usize).map_err(|_| too_short())?;
         let added =
             <[AddedToken]>::ref_from_bytes_with_elems(rest, head.n_added.get() as usize).map_err(|_| too_short())?;
-        let tokenizer = Tokenizer { pre_tokenizer, nfc, bytes: single, merges, added, vocabulary };
+        let n_rows = vocabulary.n_tokens();
+        let tokenizer =
+            Tokenizer { pre_tokenizer, nfc, prefix_space, n_rows, bytes: single, merges, added, vocabulary };
         tokenizer.check().map_err(damaged)?;
         Ok(tokenizer)
     }
@@ -177,7 +198,7 @@ impl<'a> Tokenizer<'a> {
                 return Err(format!("merge {rank}, which makes other bytes than those of its pieces"));
             }
         }
-        let unknown = |added: &&AddedToken| added.flags.get() & !(ADDED_NORMALIZED | ADDED_SPECIAL) != 0;
+        let unknown = |added: &&AddedToken| added.flags.get() & !KNOWN_FLAGS != 0;
         if let Some(added) = self.added.iter().find(unknown) {
             return Err(format!("flags {:#x} of id {}", added.flags, added.id));
         }
@@ -258,7 +279,8 @@ mod tests {
                 normalizer: U32::new(0),
                 n_merges: U32::new(n as u32),
                 n_added: U32::new(0),
-                reserved: [0; 12],
+                prefix_space: U32::new(0),
+                reserved: [0; 8],
             };
             let section = [head.as_bytes(), single.as_bytes(), vec![merge; n].as_bytes()].concat();
             Tokenizer::in_section(&section, vocabulary).map(|tokenizer| tokenizer.merges.len())

@@ -1,23 +1,72 @@
-//! Token files: little-endian u32 ids and nothing else.
+//! Token files: ids and nothing else, little-endian u32 ones if the caller does not name another type.
 
 use crate::error::Error;
+use crate::token_guess::{Guess, guess_kind, is_wide};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Bytes of one id.
-const ID_BYTES: usize = 4;
-/// A guess about a file of ids that are too short.
-const NARROW: &str = " (are these 16-bit ids?)";
-/// The first bytes of a `.npy` file.
-const NUMPY: &[u8] = b"\x93NUMPY";
-/// What to do with a text.
-const TEXT: &str = "; give text with --prompt, or --prompt - < FILE, and make ids of it with --tokenize";
+/// How the ids of a token file are stored; little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenType {
+    /// 16 bits.
+    U16,
+    /// 32 bits.
+    U32,
+    /// 32 bits, signed.
+    I32,
+    /// 64 bits.
+    U64,
+    /// 64 bits, signed: numpy's default for integers.
+    I64,
+}
+
+impl TokenType {
+    const ALL: [TokenType; 5] = [TokenType::U16, TokenType::U32, TokenType::I32, TokenType::U64, TokenType::I64];
+
+    /// The type of this name.
+    pub fn named(name: &str) -> Option<TokenType> {
+        TokenType::ALL.into_iter().find(|token_type| token_type.name() == name)
+    }
+
+    /// Its name, as `u32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            TokenType::U16 => "u16",
+            TokenType::U32 => "u32",
+            TokenType::I32 => "i32",
+            TokenType::U64 => "u64",
+            TokenType::I64 => "i64",
+        }
+    }
+
+    /// Bytes of one id.
+    fn bytes(self) -> usize {
+        match self {
+            TokenType::U16 => 2,
+            TokenType::U32 | TokenType::I32 => 4,
+            TokenType::U64 | TokenType::I64 => 8,
+        }
+    }
+
+    /// The number in the bytes of one id.
+    fn number(self, bytes: &[u8]) -> i128 {
+        let unsigned = bytes.iter().rev().fold(0, |number, &byte| number << 8 | i128::from(byte));
+        let is_negative = bytes.last().is_some_and(|byte| byte >> 7 == 1);
+        match self {
+            TokenType::I32 | TokenType::I64 if is_negative => unsigned - (1 << (8 * bytes.len())),
+            _ => unsigned,
+        }
+    }
+}
 
 /// Most ids that become text in one go, which the positions of a model do not limit: as many as the longest text that
 /// becomes ids, 64 MiB, can give.
 pub const MAX_TEXT_IDS: usize = 1 << 26;
+
+/// Bytes by which the kind of a file is told that is too long to be read.
+const HEAD_BYTES: u64 = 64;
 
 /// How many ids there may be.
 #[derive(Clone, Copy)]
@@ -39,27 +88,43 @@ impl Limit {
     }
 }
 
-/// Reads and checks a token file; `-` is standard input.
+/// Reads and checks a token file of little-endian u32 ids; `-` is standard input.
 ///
 /// No more is read than a model of `max_tokens` positions can use and one id beyond, so that a huge file or an endless
 /// pipe costs nothing.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many.
+/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many, or
+/// when every second id is 0, as in a file of 64-bit ids.
 pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
-    read(path, vocab_size, Limit::of_positions(max_tokens))
+    read_tokens_as(path, None, vocab_size, max_tokens)
 }
 
-/// As [`read_tokens`] for ids that are not evaluated but become text: at most [`MAX_TEXT_IDS`].
+/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed:
+/// ids are refused for their values only.
 ///
 /// # Errors
 /// Those of [`read_tokens`].
-pub fn read_text_ids(path: &Path, vocab_size: usize) -> Result<Vec<u32>, Error> {
-    read(path, vocab_size, Limit::of_text())
+pub fn read_tokens_as(
+    path: &Path,
+    token_type: Option<TokenType>,
+    vocab_size: usize,
+    max_tokens: usize,
+) -> Result<Vec<u32>, Error> {
+    read(path, token_type, vocab_size, Limit::of_positions(max_tokens))
 }
 
-fn read(path: &Path, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
-    let most_bytes = (limit.most as u64 + 1) * ID_BYTES as u64;
+/// As [`read_tokens_as`] for ids that are not evaluated but become text: at most [`MAX_TEXT_IDS`].
+///
+/// # Errors
+/// Those of [`read_tokens`].
+pub fn read_text_ids(path: &Path, token_type: Option<TokenType>, vocab_size: usize) -> Result<Vec<u32>, Error> {
+    read(path, token_type, vocab_size, Limit::of_text())
+}
+
+fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
+    let id_bytes = token_type.unwrap_or(TokenType::U32).bytes() as u64;
+    let most_bytes = (limit.most as u64 + 1) * id_bytes;
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
         std::io::stdin().lock().take(most_bytes).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
@@ -68,13 +133,13 @@ fn read(path: &Path, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error>
         let length = file.metadata().map_err(Error::io(path, "read its metadata"))?.len();
         if length >= most_bytes {
             let mut head = Vec::new();
-            file.take(64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
-            let found = format!("{} tokens", length / ID_BYTES as u64);
-            return Err(too_many(path, &found, limit, &head));
+            file.take(HEAD_BYTES).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+            let found = format!("{} tokens", length / id_bytes);
+            return Err(too_many(path, &found, limit, kind_of(&head, token_type, vocab_size)));
         }
         file.take(most_bytes).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     }
-    checked(path, &bytes, vocab_size, limit)
+    checked(path, &bytes, token_type, vocab_size, limit)
 }
 
 /// Opens a regular file, a pipe or a terminal; a pipe waits for its writer.
@@ -87,83 +152,86 @@ fn open(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).map_err(Error::io(path, "open"))
 }
 
-/// The error about a file with this `head`.
-fn too_many(path: &Path, found: &str, Limit { most, whose, advice }: Limit, head: &[u8]) -> Error {
-    let advice = if is_text(head) { TEXT } else { advice };
-    let hint = looks_like(head);
+/// What bytes may be that are not all ids of this type.
+fn kind_of(bytes: &[u8], token_type: Option<TokenType>, vocab_size: usize) -> Option<Guess> {
+    let width = token_type.unwrap_or(TokenType::U32).bytes();
+    // What they are read as is no guess.
+    guess_kind(bytes, vocab_size).filter(|guess| guess.id_bytes != Some(width))
+}
+
+/// The error about a file of too many ids.
+fn too_many(path: &Path, found: &str, Limit { most, whose, advice }: Limit, guess: Option<Guess>) -> Error {
+    let (hint, advice) = said(guess, advice);
     let problem = format!("{found}{hint}, expected at most {most}, {whose}{advice}");
     Error::Tokens { path: path.to_path_buf(), problem }
 }
 
-/// The ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for messages.
+/// A guess in parentheses, and what to do: `advice` when there is none.
+fn said(guess: Option<Guess>, advice: &str) -> (String, String) {
+    match guess {
+        Some(Guess { what, advice, .. }) => (format!(" (it looks like {what})"), format!("; {advice}")),
+        None => (String::new(), advice.into()),
+    }
+}
+
+/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for messages.
 ///
 /// # Errors
 /// [`Error::Tokens`] as [`read_tokens`].
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
-    checked(path, bytes, vocab_size, Limit::of_positions(max_tokens))
+    checked(path, bytes, None, vocab_size, Limit::of_positions(max_tokens))
 }
 
-fn checked(path: &Path, bytes: &[u8], vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
+fn checked(
+    path: &Path,
+    bytes: &[u8],
+    token_type: Option<TokenType>,
+    vocab_size: usize,
+    limit: Limit,
+) -> Result<Vec<u32>, Error> {
     let wrong = |problem| Err(Error::Tokens { path: path.to_path_buf(), problem });
+    let read_as = token_type.unwrap_or(TokenType::U32);
+    let (width, name) = (read_as.bytes(), read_as.name());
+    let kind = |bytes: &[u8]| kind_of(bytes, token_type, vocab_size);
     if bytes.is_empty() {
-        return wrong("no tokens, expected at least one little-endian u32 id".into());
+        return wrong(format!("no tokens, expected at least one little-endian {name} id"));
     }
-    if bytes.len() > limit.most * ID_BYTES {
-        return Err(too_many(path, &format!("more than {} tokens", limit.most), limit, bytes));
+    if bytes.len() > limit.most * width {
+        // The rest tells no more.
+        let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
+        return Err(too_many(path, &format!("more than {} tokens", limit.most), limit, kind(head)));
     }
-    let (ids, rest) = bytes.as_chunks::<ID_BYTES>();
-    if !rest.is_empty() {
-        let hint = match looks_like(bytes) {
-            hint if hint.is_empty() && rest.len() == 2 => NARROW.into(),
-            hint => hint,
-        };
+    if !bytes.len().is_multiple_of(width) {
         let plural = if bytes.len() == 1 { "" } else { "s" };
-        let advice = if is_text(bytes) { TEXT } else { "" };
-        let n = bytes.len();
-        return wrong(format!("{n} byte{plural}, expected a multiple of 4 (little-endian u32 ids){hint}{advice}"));
+        let (hint, advice) = said(kind(bytes), "");
+        let expected = format!("expected a multiple of {width} (little-endian {name} ids)");
+        return wrong(format!("{} byte{plural}, {expected}{hint}{advice}", bytes.len()));
     }
-    let tokens: Vec<u32> = ids.iter().map(|&id| u32::from_le_bytes(id)).collect();
-    if let Some(index) = tokens.iter().position(|&token| token as usize >= vocab_size) {
-        let (token, last) = (tokens[index], vocab_size - 1);
-        let swapped = tokens.iter().all(|token| (token.swap_bytes() as usize) < vocab_size);
-        // Two ids of 16 bits, read as one: unlike in a file with one wrong id, the upper half is never zero.
-        let is_pair = |token: u32| [token & 0xffff, token >> 16].iter().all(|&id| (id as usize) < vocab_size);
-        let narrow = tokens.iter().all(|&token| token >> 16 > 0 && is_pair(token));
-        let hint = match (swapped, looks_like(bytes)) {
-            (true, _) => " (these look like big-endian ids)".into(),
-            (false, hint) if hint.is_empty() && narrow => NARROW.into(),
-            (false, hint) => hint,
-        };
-        let advice = match bytes {
-            _ if is_text(bytes) => TEXT,
-            _ if bytes.starts_with(NUMPY) => "; write the ids alone, as array.astype('<u4').tofile('tokens.bin')",
-            _ => "; make them with the tokenizer of this model",
-        };
-        return wrong(format!("token {index} is {token}, the vocabulary has ids 0 to {last}{hint}{advice}"));
+    let mut tokens = Vec::with_capacity(bytes.len() / width);
+    for (index, id) in bytes.chunks_exact(width).enumerate() {
+        let number = read_as.number(id);
+        match u32::try_from(number) {
+            Ok(token) if (token as usize) < vocab_size => tokens.push(token),
+            _ => {
+                let (hint, advice) = said(kind(bytes), "; make them with the tokenizer of this model");
+                // The padding or the mask of another program.
+                let negative = match u32::try_from(number).map(u32::cast_signed) {
+                    Ok(signed) if signed < 0 && hint.is_empty() => format!(" ({signed} as a signed number)"),
+                    _ => String::new(),
+                };
+                let expected = format!("the vocabulary has ids 0 to {}", vocab_size - 1);
+                return wrong(format!("token {index} is {number}{negative}, {expected}{hint}{advice}"));
+            }
+        }
+    }
+    if token_type.is_none() && is_wide(bytes) {
+        return wrong(
+            "every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with --token-type u32 if \
+             these zeros are ids"
+                .into(),
+        );
     }
     Ok(tokens)
-}
-
-/// What a file that holds no ids might be.
-fn looks_like(bytes: &[u8]) -> String {
-    let what = match bytes {
-        _ if bytes.starts_with(NUMPY) => "a .npy file",
-        _ if bytes.starts_with(b"\x89OLMO") => "a model file: are the arguments swapped?",
-        _ if bytes.starts_with(b"\xef\xbb\xbf") => "text with a byte order mark",
-        _ if is_text(bytes) => "text",
-        _ => return String::new(),
-    };
-    format!(" (it looks like {what})")
-}
-
-/// Whether these bytes are text in UTF-8, or the beginning of one. Ids are none: their upper bytes are zeros.
-fn is_text(bytes: &[u8]) -> bool {
-    let (text, whole) = match str::from_utf8(bytes) {
-        Ok(text) => (text, true),
-        // The last character may be cut.
-        Err(error) => (str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(), error.error_len().is_none()),
-    };
-    whole && !text.is_empty() && text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
 }
 
 #[cfg(test)]
@@ -198,8 +266,11 @@ mod tests {
         // There is no such memory.
         assert_eq!(read(&[], 1 << 40), said("274877906944 tokens", "shorten the prompt"));
         let text = "Four score and seven years ago our fathers brought forth on this continent";
-        let advice = TEXT.strip_prefix("; ").expect("advice");
+        let advice = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
         assert_eq!(read(text.as_bytes(), 74), said("18 tokens (it looks like text)", advice));
+        let wide: Vec<u8> = [5u64; 9].iter().flat_map(|id| id.to_le_bytes()).collect();
+        let advice = "if so, add --token-type i64";
+        assert_eq!(read(&wide, 72), said("18 tokens (it looks like 64-bit ids)", advice));
         std::fs::remove_file(&path).expect("removed");
         let missing = read_tokens(&path, 100, 3).expect_err("no file").to_string();
         assert_eq!(missing, format!("{}: cannot open: No such file or directory", path.display()));
@@ -211,11 +282,11 @@ mod tests {
         let path = folder.path().join("t.bin");
         let bytes = 4 * MAX_TEXT_IDS as u64;
         std::fs::File::create(&path).expect("a file").set_len(bytes + 4).expect("longer");
-        let line = read_text_ids(&path, 100).expect_err("one too many").to_string();
+        let line = read_text_ids(&path, Some(TokenType::U32), 100).expect_err("one too many").to_string();
         let says = "67108865 tokens, expected at most 67108864, as many as become text in one go; split the file";
         assert_eq!(line, format!("{}: {says}", path.display()));
         OpenOptions::new().write(true).open(&path).expect("a file").set_len(bytes).expect("shorter");
-        assert_eq!(read_text_ids(&path, 100).expect("as many as fit").len(), MAX_TEXT_IDS);
+        assert_eq!(read_text_ids(&path, Some(TokenType::U32), 100).expect("as many as fit").len(), MAX_TEXT_IDS);
     }
 
     #[test]
@@ -238,15 +309,59 @@ mod tests {
             problem(&[0, 0, 0, 0, 100, 0, 0, 1]),
             "t.bin: token 1 is 16777316, the vocabulary has ids 0 to 99; make them with the tokenizer of this model"
         );
-        assert!(problem(&[0, 0, 0, 7]).contains(" (these look like big-endian ids); "));
-        assert!(problem(&[5, 0, 7, 0]).contains(" (are these 16-bit ids?); "));
-        assert!(problem(&[5, 0, 7, 0, 9, 0]).ends_with(" (are these 16-bit ids?)"));
+        let hints = |bytes: &[u8], hint: &str, advice: &str| {
+            let line = problem(bytes);
+            assert!(line.contains(&format!(" (it looks like {hint}); ")) && line.ends_with(advice), "{line}");
+        };
+        hints(&[0, 0, 0, 7], "big-endian 32-bit ids", ".astype('<u4').tofile('tokens.bin')");
+        hints(&[5, 0, 7, 0], "16-bit ids", "; if so, add --token-type u16");
+        hints(&[5, 0, 7, 0, 9, 0], "16-bit ids", "; if so, add --token-type u16");
         assert!(!problem(&[5, 0, 0, 0, 0, 1, 1, 0]).contains("16-bit"), "one wrong id");
         for text in ["Four score", "Four", "Four score and seven years", "Grüße", "\u{1f600}"] {
             let line = problem(text.as_bytes());
-            assert!(line.contains("(it looks like text") && line.contains("--prompt"), "{line}");
+            assert!(line.contains(" (it looks like text)") && line.ends_with("ids of it with --tokenize"), "{line}");
         }
         assert!(!problem(&[5, 0, 0, 0, 7]).contains("text"));
-        assert!(problem(b"\x93NUMPY\x01\x00").contains(" (it looks like a .npy file); "));
+        hints(b"\x93NUMPY\x01\x00", "a .npy file", "numpy.load(FILE).astype('<u4').tofile('tokens.bin')");
+        let negative = "token 0 is 4294967196 (-100 as a signed number), the vocabulary";
+        assert!(problem(&(-100i32).to_le_bytes()).contains(negative));
+    }
+
+    #[test]
+    fn refuses_64_bit_ids_unless_the_type_is_named() {
+        let wide = [5, 0, 0, 0, 0, 0, 0, 0];
+        let says = "t.bin: every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with \
+                    --token-type u32 if these zeros are ids";
+        assert_eq!(problem(&wide), says);
+        let read = |bytes: &[u8], token_type| {
+            checked(Path::new("t.bin"), bytes, Some(token_type), 100, Limit::of_positions(3)).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(&wide, TokenType::U32), Ok(vec![5, 0]));
+        assert_eq!(read(&wide, TokenType::I32), Ok(vec![5, 0]));
+        assert_eq!(read(&wide, TokenType::I64), Ok(vec![5]));
+        assert_eq!(read(&wide, TokenType::U64), Ok(vec![5]));
+        assert_eq!(read(&[5, 0, 99, 0, 7, 0], TokenType::U16), Ok(vec![5, 99, 7]));
+        // The values are checked all the same.
+        for (bytes, token_type, says) in [
+            (&[0; 16][..], TokenType::U32, "more than 3 tokens, expected at most 3"),
+            (&[0; 8], TokenType::U16, "more than 3 tokens, expected at most 3"),
+            (&[5, 0, 100, 0], TokenType::U16, "token 1 is 100, the vocabulary has ids 0 to 99"),
+            (&[5, 0, 100], TokenType::U16, "3 bytes, expected a multiple of 2 (little-endian u16 ids)"),
+            (
+                &[5, 0, 0, 0],
+                TokenType::I64,
+                "4 bytes, expected a multiple of 8 (little-endian i64 ids) (it looks like \
+                                             32-bit ids); if so, leave out --token-type",
+            ),
+            (&[0xff; 4], TokenType::I32, "token 0 is -1, the vocabulary has ids 0 to 99"),
+            (&[0xff; 8], TokenType::I64, "token 0 is -1, the vocabulary has ids 0 to 99"),
+            (&[0xff; 8], TokenType::U64, "token 0 is 18446744073709551615, the vocabulary"),
+            (b"", TokenType::U16, "no tokens, expected at least one little-endian u16 id"),
+        ] {
+            let line = read(bytes, token_type).expect_err("must be refused");
+            assert!(line.contains(says), "{line}");
+        }
+        assert_eq!(TokenType::named("i64"), Some(TokenType::I64));
+        assert_eq!(TokenType::named("f32"), None);
     }
 }

@@ -88,7 +88,7 @@ fn e1_arguments_that_name_something_else() {
         ("olmo-pack", "exec $PACK unpack w out/x", &["w: is a folder"]),
         ("olmo-pack", "exec $PACK unpack m.olmo t.bin", &["t.bin: "]),
         ("olmo-pack", "exec $PACK copy w out/x", &["w: is a folder"]),
-        ("olmo-pack", "exec $PACK copy m.olmo out", &["out: is a folder"]),
+        ("olmo-pack", "exec $PACK copy m.olmo out", &["out: is a folder", "; add a name, as out/model.olmo"]),
         ("olmo-infer", "exec $INFER w t.bin", &["w: is a folder", "olmo-pack weights/ model.olmo"]),
         ("olmo-infer", "exec $INFER '' t.bin", &["cannot open: No such file"]),
         ("olmo-infer", "exec $INFER m.olmo ''", &["cannot open: No such file"]),
@@ -119,12 +119,15 @@ pub(crate) fn questions() -> Vec<String> {
         "diff --help",
         "unpack --help",
         "copy --help",
+        "verify -V",
+        "inspect m.olmo --version",
         "--generate man",
         "--generate zsh",
     ];
     let pack = pack.map(|flags| format!("$PACK {flags}"));
-    let others = ["$INFER", "$BENCH"]
-        .map(|program| ["--help", "--version", "--generate man"].map(|flag| format!("{program} {flag}")));
+    let others = ["$INFER", "$BENCH"].map(|program| {
+        ["--help", "-h", "--version", "-V", "--generate man", "--generate=man"].map(|flag| format!("{program} {flag}"))
+    });
     pack.into_iter().chain(others.into_iter().flatten()).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use crate::exit::{self, Exit};
 use argh::{ArgsInfo, FromArgs};
+use olmo_infer::command_line::{count, whole_number};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::Products;
 use std::ffi::OsString;
@@ -32,7 +33,7 @@ struct Raw {
     #[argh(positional)]
     model: PathBuf,
     /// number of threads (default and 0: all cores this process may use)
-    #[argh(option, default = "0")]
+    #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// instruction set: avx512, avx2, portable or scalar (default: the best)
     #[argh(option)]
@@ -47,7 +48,7 @@ struct Raw {
     #[argh(switch)]
     json: bool,
     /// rounds of each measurement (default 15)
-    #[argh(option)]
+    #[argh(option, from_str_fn(count))]
     rounds: Option<usize>,
     /// a first impression: few rounds, short ceilings, few sizes
     #[argh(switch)]
@@ -59,7 +60,7 @@ struct Raw {
     #[argh(option)]
     prefill: Option<List>,
     /// print the version
-    #[argh(switch)]
+    #[argh(switch, short = 'V')]
     #[expect(dead_code, reason = "answered before, see exit::words; defined for the help")]
     version: bool,
     /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
@@ -78,7 +79,9 @@ impl FromStr for List {
         }
         let number = |part: &str| match part.trim().parse() {
             Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!("{part:?} in {text:?} is not a number above 0")),
+            _ => Err(format!(
+                "expected whole numbers from 1 with commas between them, or none; {part:?} is no such number"
+            )),
         };
         let mut numbers = text.split(',').map(number).collect::<Result<Vec<usize>, String>>()?;
         numbers.sort_unstable();
@@ -125,9 +128,6 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     }
     let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     let load = exit::load(PROGRAM, raw.load.as_deref())?;
-    if raw.rounds == Some(0) {
-        return Err(usage("--rounds must be at least 1".into()));
-    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
         Some(List(numbers)) => numbers,

@@ -119,9 +119,9 @@ impl<'a> CodedPanel<'a> {
             let (bytes, rest) = left.split_at(if is_raw { RAW_STEP_BYTES } else { CODED_STEP_BYTES });
             left = rest;
             raw_steps = &raw_steps[usize::from(is_raw)..];
-            match bytes.as_array() {
-                Some(coded) => StoredStep::Coded(coded),
-                None => StoredStep::Raw(bytes.as_array().expect("the other length")),
+            match bytes.try_into() {
+                Ok(coded) => StoredStep::Coded(coded),
+                Err(_) => StoredStep::Raw(bytes.try_into().expect("the other length")),
             }
         })
     }

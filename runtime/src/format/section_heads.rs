@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct VocabularyHead {
-    /// Number of ids with an entry or a gap.
+    /// Number of ids with an entry or a gap, at most [`MAX_TOKENS_BEYOND`] more than the rows of the embedding.
     pub n_tokens: U32,
     /// Zero.
     pub reserved: U32,
@@ -37,6 +37,10 @@ pub const TOKENIZER_BYTE_PAIRS: u32 = 1;
 pub const ADDED_NORMALIZED: u32 = 1;
 /// Flag of an added token: it steers the model and is no text, like the one that ends a text.
 pub const ADDED_SPECIAL: u32 = 2;
+/// Flag of an added token: where it is found, its text is encoded like any other text.
+pub const ADDED_SPLIT: u32 = 4;
+/// Most ids that the vocabulary may have beyond the rows of the embedding.
+pub const MAX_TOKENS_BEYOND: usize = 1024;
 
 /// Head of the [`super::section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`super::NONE`], then
 /// `n_merges` [`Merge`]s in the order of their ranks, then `n_added` [`AddedToken`]s.
@@ -53,8 +57,10 @@ pub struct TokenizerHead {
     pub n_merges: U32,
     /// Number of added tokens.
     pub n_added: U32,
+    /// 1: a piece of text between added tokens that does not begin with a space gets one; else 0.
+    pub prefix_space: U32,
     /// Zero.
-    pub reserved: [u8; 12],
+    pub reserved: [u8; 8],
 }
 
 /// Two neighbours that become one.
@@ -75,7 +81,7 @@ pub struct Merge {
 pub struct AddedToken {
     /// Its id; the vocabulary has its text.
     pub id: U32,
-    /// [`ADDED_NORMALIZED`] and [`ADDED_SPECIAL`].
+    /// [`ADDED_NORMALIZED`], [`ADDED_SPECIAL`] and [`ADDED_SPLIT`].
     pub flags: U32,
 }
 

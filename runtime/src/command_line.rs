@@ -1,0 +1,314 @@
+//! What every program here does with the words of its command line before argh parses them: `--option=value`, short
+//! options, misspelt names; and what it makes of argh's complaints after that.
+
+use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
+use std::fmt;
+
+/// What a word of the command line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WordKind {
+    /// An option, a switch, or an argument without a name.
+    Free,
+    /// The value of the option before it.
+    Value,
+    /// An argument without a name, after `--`.
+    Name,
+}
+
+/// A command line that argh is not asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WordError {
+    /// No option has this name.
+    Unknown {
+        /// The word as typed, up to its `=`.
+        word: String,
+        /// The option that was probably meant.
+        nearest: Option<String>,
+    },
+    /// A switch was given a value.
+    TakesNoValue {
+        /// Its name.
+        option: String,
+        /// The value.
+        value: String,
+    },
+    /// The value of an option is the name of another option, so that the value was probably forgotten.
+    ValueIsOption {
+        /// The option as typed.
+        option: String,
+        /// The word after it.
+        value: String,
+    },
+}
+
+impl fmt::Display for WordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WordError::Unknown { word, nearest } => {
+                write!(f, "unknown option {word}")?;
+                nearest.as_ref().map_or(Ok(()), |nearest| write!(f, " (did you mean {nearest}?)"))
+            }
+            WordError::TakesNoValue { option, value } => write!(f, "{option}={value}: {option} takes no value"),
+            WordError::ValueIsOption { option, value } => {
+                write!(f, "{option} needs a value before {value}; if {value} is the value, write {option}={value}")
+            }
+        }
+    }
+}
+
+/// The words after the name of a program or of its command, as argh takes them, and what they are: short options under
+/// their long names, `--option=value` as two words. A request for help leaves nothing but `--help`, because argh takes no
+/// other option after it; `-V` becomes `--version` even where `info` has no such switch.
+///
+/// A value may begin with `-`, but must not be the name of another option unless it is attached by `=`.
+///
+/// # Errors
+/// [`WordError`]. An option at the end that lacks its value is left to argh.
+pub fn expand(
+    info: &CommandInfoWithArgs,
+    words: impl IntoIterator<Item = String>,
+) -> Result<Vec<(String, WordKind)>, WordError> {
+    let mut expanded = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--" => {
+                expanded.push((word, WordKind::Free));
+                expanded.extend(words.by_ref().map(|name| (name, WordKind::Name)));
+            }
+            "-h" | "--help" => return Ok(vec![("--help".into(), WordKind::Free)]),
+            "-V" | "--version" => expanded.push(("--version".into(), WordKind::Free)),
+            option if option.starts_with('-') && option != "-" => {
+                let (typed, flag, attached) = find(info, option)?;
+                expanded.push((flag.long.to_string(), WordKind::Free));
+                match (takes_value(flag), attached) {
+                    (false, None) => {}
+                    (false, Some(value)) => {
+                        return Err(WordError::TakesNoValue { option: flag.long.into(), value: value.into() });
+                    }
+                    (true, Some(value)) => expanded.push((value.into(), WordKind::Value)),
+                    (true, None) => match words.next() {
+                        Some(value) if is_option(info, &value) => {
+                            return Err(WordError::ValueIsOption { option: typed.into(), value });
+                        }
+                        value => expanded.extend(value.map(|value| (value, WordKind::Value))),
+                    },
+                }
+            }
+            _ => expanded.push((word, WordKind::Free)),
+        }
+    }
+    Ok(expanded)
+}
+
+fn takes_value(flag: &FlagInfo) -> bool {
+    matches!(flag.kind, FlagInfoKind::Option { .. })
+}
+
+/// Whether a word is the long name of an option.
+fn is_option(info: &CommandInfoWithArgs, word: &str) -> bool {
+    ["--help", "--version"].contains(&word) || info.flags.iter().any(|flag| flag.long == word)
+}
+
+/// The option that a word names, as it is typed there, and the value attached to it.
+fn find<'a, 'w>(
+    info: &'a CommandInfoWithArgs,
+    word: &'w str,
+) -> Result<(&'w str, &'a FlagInfo<'static>, Option<&'w str>), WordError> {
+    let (typed, value) = word.split_once('=').map_or((word, None), |(typed, value)| (typed, Some(value)));
+    if let Some(flag) = info.flags.iter().find(|flag| flag.long == typed) {
+        return Ok((typed, flag, value));
+    }
+    let mut chars = typed.strip_prefix('-').unwrap_or_default().chars();
+    let short = chars.next();
+    let rest = chars.as_str();
+    if let Some(flag) = info.flags.iter().find(|flag| flag.short.is_some() && flag.short == short) {
+        // -t4 is -t 4, but -prompt is not -p rompt.
+        let is_number = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+        match value {
+            value if rest.is_empty() => return Ok((typed, flag, value)),
+            None if is_number && takes_value(flag) => {
+                return Ok((typed.strip_suffix(rest).unwrap_or(typed), flag, Some(rest)));
+            }
+            _ => {}
+        }
+    }
+    let names = info.flags.iter().filter(|flag| !flag.hidden).map(|flag| flag.long).chain(["--help", "--version"]);
+    Err(WordError::Unknown { word: typed.into(), nearest: nearest(typed, names).map(str::to_string) })
+}
+
+/// The name that a misspelt word probably means. Dashes, underscores and case make no difference.
+pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let typed = letters(word);
+    let n = typed.chars().count();
+    let distance = |name: &'a str| {
+        let letters = letters(name);
+        let begins = n >= 3 && letters.starts_with(&typed);
+        let distance = if begins { usize::from(letters != typed) } else { strsim::osa_distance(&typed, &letters) };
+        (distance, name)
+    };
+    // No name is long: a word of any length would cost its length times theirs.
+    let names = names.into_iter().filter(|_| (2..=64).contains(&n)).map(distance);
+    names
+        .filter(|(distance, _)| *distance <= (n / 3).min(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Whether a word is one of the names but for dashes, underscores and case.
+pub fn is_name_of(word: &str, name: &str) -> bool {
+    letters(word) == letters(name)
+}
+
+fn letters(word: &str) -> String {
+    word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// A complaint of argh in plain words; `words` are those it was given. Is not yet escaped.
+pub fn complaint(info: &CommandInfoWithArgs, words: &[&str], output: &str) -> String {
+    let output = output.trim();
+    for pair in words.windows(2) {
+        let (option, value) = (pair[0], pair[1]);
+        let begins = format!("Error parsing option '{option}' with value '{value}': ");
+        if let Some(problem) = output.strip_prefix(&begins) {
+            let shown = if value.is_empty() { "\"\"" } else { value };
+            return match problem {
+                "duplicate values provided" => format!("{option} {shown}: {option} is given twice, expected once"),
+                problem => format!("{option} {shown}: {problem}"),
+            };
+        }
+    }
+    let mut line = output.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some(word) = line.strip_prefix("Unrecognized argument: ") {
+        let meant = info.flags.iter().find(|flag| is_name_of(word, flag.long));
+        line += &meant.map_or(String::new(), |flag| format!(" (did you mean {}?)", flag.long));
+    }
+    line.trim_end_matches('.').to_string()
+}
+
+/// A whole number from 0, for argh's `from_str_fn`.
+///
+/// # Errors
+/// What was expected.
+pub fn whole_number<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let number = text.parse::<u64>().ok().and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| match text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        true => "expected a smaller number".into(),
+        false => "expected a whole number from 0".into(),
+    })
+}
+
+/// A whole number from 1, for argh's `from_str_fn`.
+///
+/// # Errors
+/// What was expected.
+pub fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    match text.parse::<u64>() {
+        Ok(0) => Err("expected a whole number from 1".into()),
+        _ => whole_number(text).map_err(|problem| problem.replace("from 0", "from 1")),
+    }
+}
+
+/// A number, for argh's `from_str_fn`.
+///
+/// # Errors
+/// What was expected.
+pub fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number, as in 0.5".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WordKind::{Free, Name, Value};
+    use super::*;
+    use argh::Optionality;
+
+    const fn flag(long: &'static str, short: Option<char>, takes_value: bool) -> FlagInfo<'static> {
+        let kind = if takes_value { FlagInfoKind::Option { arg_name: "x" } } else { FlagInfoKind::Switch };
+        FlagInfo { kind, optionality: Optionality::Optional, long, short, description: "", hidden: false }
+    }
+
+    const FLAGS: &[FlagInfo] = &[
+        flag("--stop", None, true),
+        flag("--threads", Some('t'), true),
+        flag("--temperature", None, true),
+        flag("--prompt", Some('p'), true),
+        flag("--json", None, false),
+    ];
+
+    fn words(words: &[&str]) -> Result<Vec<(String, WordKind)>, WordError> {
+        let info = CommandInfoWithArgs { flags: FLAGS, ..CommandInfoWithArgs::default() };
+        expand(&info, words.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn words_expand_to_long_options_and_separate_values() {
+        type Case<'a> = (&'a [&'a str], &'a [(&'a str, WordKind)]);
+        let cases: [Case; 12] = [
+            (&["m", "--stop=a=b"], &[("m", Free), ("--stop", Free), ("a=b", Value)]),
+            (&["--stop="], &[("--stop", Free), ("", Value)]),
+            (&["--stop", "-x", "-"], &[("--stop", Free), ("-x", Value), ("-", Free)]),
+            (&["-p", "-5"], &[("--prompt", Free), ("-5", Value)]),
+            (&["-p=-5"], &[("--prompt", Free), ("-5", Value)]),
+            (&["-t4", "-t=4"], &[("--threads", Free), ("4", Value), ("--threads", Free), ("4", Value)]),
+            (&["--stop=--json", "--json"], &[("--stop", Free), ("--json", Value), ("--json", Free)]),
+            (&["--", "--json", "-V", "--"], &[("--", Free), ("--json", Name), ("-V", Name), ("--", Name)]),
+            (&["m", "-V"], &[("m", Free), ("--version", Free)]),
+            (&["m", "-h", "--nonsense"], &[("--help", Free)]),
+            (&["--threads"], &[("--threads", Free)]),
+            (&[], &[]),
+        ];
+        for (given, expected) in cases {
+            let expected = expected.iter().map(|(word, kind)| (word.to_string(), *kind)).collect();
+            assert_eq!(words(given), Ok(expected), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_words_are_refused_with_what_was_meant() {
+        for (given, says) in [
+            (&["--temprature", "1"][..], "unknown option --temprature (did you mean --temperature?)"),
+            (&["--Temp=1"], "unknown option --Temp (did you mean --temperature?)"),
+            (&["-temperature", "1"], "unknown option -temperature (did you mean --temperature?)"),
+            (&["-prompt", "Hi"], "unknown option -prompt (did you mean --prompt?)"),
+            (&["--nothing-like-it"], "unknown option --nothing-like-it"),
+            (&["-x"], "unknown option -x"),
+            (&["-5"], "unknown option -5"),
+            (&["--json=1"], "--json=1: --json takes no value"),
+            (&["-p", "--json"], "-p needs a value before --json; if --json is the value, write -p=--json"),
+            (&["--stop", "--help"], "--stop needs a value before --help; if --help is the value, write --stop=--help"),
+        ] {
+            assert_eq!(words(given).expect_err("refused").to_string(), says, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn complaints_name_the_option_and_the_value() {
+        let info = CommandInfoWithArgs { flags: FLAGS, ..CommandInfoWithArgs::default() };
+        let says = |words: &[&str], output: &str| complaint(&info, words, output);
+        let of = |option: &str, value: &str, problem: &str| {
+            says(&[option, value], &format!("Error parsing option '{option}' with value '{value}': {problem}\n"))
+        };
+        assert_eq!(of("--threads", "it's': 2", "no"), "--threads it's': 2: no");
+        assert_eq!(of("--stop", "", "no"), "--stop \"\": no");
+        let twice = "--threads 2: --threads is given twice, expected once";
+        assert_eq!(of("--threads", "2", "duplicate values provided"), twice);
+        assert_eq!(says(&[], "Unrecognized argument: json\n"), "Unrecognized argument: json (did you mean --json?)");
+        assert_eq!(says(&[], "Unrecognized argument: more\n"), "Unrecognized argument: more");
+        assert_eq!(says(&[], "Not provided:\n    model\n"), "Not provided: model");
+    }
+
+    #[test]
+    fn numbers_are_refused_in_plain_words() {
+        assert_eq!(whole_number::<usize>("17"), Ok(17));
+        assert_eq!(whole_number::<u64>("18446744073709551615"), Ok(u64::MAX));
+        for bad in ["", "two", "-1", "1.5", "0x10", "1 000", " 1"] {
+            assert_eq!(whole_number::<u64>(bad), Err("expected a whole number from 0".into()), "{bad}");
+            assert_eq!(count::<u64>(bad), Err("expected a whole number from 1".into()), "{bad}");
+        }
+        assert_eq!(whole_number::<u64>("18446744073709551616"), Err("expected a smaller number".into()));
+        assert_eq!(count::<usize>("0"), Err("expected a whole number from 1".into()));
+        assert_eq!(number("0.5"), Ok(0.5));
+        assert_eq!(number("0,5"), Err("expected a number, as in 0.5".into()));
+    }
+}
