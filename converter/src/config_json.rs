@@ -171,7 +171,7 @@ impl Reader<'_> {
         .ok_or_else(|| self.at.missing("max_position_embeddings", Some("--max-positions")))?;
         let rms_norm_eps = self.rms_norm_eps(architecture)?;
         let clip_qkv = self.clip_qkv(architecture)?;
-        let rope = crate::rope::read(&self.at, flags, max_position_embeddings, &mut self.origins)?;
+        let rope = crate::rope::read(&self.at, architecture, flags, max_position_embeddings, &mut self.origins)?;
         // Before a list of that length is made.
         if n_layers > MAX_LAYERS {
             return Err(
@@ -243,12 +243,12 @@ impl Reader<'_> {
             }
         }
         at.refuse_partial_rotation()?;
-        match at.get("quantization_config") {
-            None => Ok(()),
-            Some(value) => Err(at
-                .bad("quantization_config", value, "null")
-                .advice("export the weights before they were quantized")),
+        for key in ["quantization_config", "compression_config"] {
+            if let Some(value) = at.get(key) {
+                return Err(at.bad(key, value, "null").advice("export the weights before they were quantized"));
+            }
         }
+        Ok(())
     }
 
     /// Classes other than those of `architecture` compute something else from the same tensors.

@@ -87,6 +87,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             plans.iter().map(|plan| (plan.matrices.name().into(), plan.layout.file_bytes.into())).collect();
         let more = json!({
             "dry_run": true,
+            "warnings": facts.warnings,
             "dtype": known.map(Dtype::name),
             "file_bytes": sizes,
             "least_coded_bytes": least,
@@ -120,6 +121,9 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     for name in &facts.ignored {
         let _ = writeln!(out, "  left out    {}", escaped(name));
     }
+    for warning in &facts.warnings {
+        let _ = writeln!(out, "  warning     {warning}");
+    }
     out += "dry run: nothing was written\n";
     Ok(out)
 }
@@ -141,6 +145,7 @@ pub struct Facts {
     text: String,
     json: Value,
     ignored: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Facts {
@@ -184,7 +189,7 @@ impl Facts {
             "chat": of_text.chat.origin(),
             "ignored": checkpoint.ignored,
         });
-        Facts { text, json, ignored: checkpoint.ignored.clone() }
+        Facts { text, json, ignored: checkpoint.ignored.clone(), warnings: checkpoint.warnings.clone() }
     }
 }
 
@@ -217,7 +222,7 @@ fn model_line(config: &ModelConfig) -> String {
 }
 
 fn warnings(facts: &Facts, packed: &Packed) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = facts.warnings.clone();
     let zero = &packed.outcome.all_zero;
     if !zero.is_empty() {
         warnings.push(format!("all numbers are zero in {}", names(zero)));

@@ -51,8 +51,10 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
     let pool = thread_pool(0)?;
     let mut problems = check(&model, &pool);
+    let mut note = None;
     if let (Some(weights), true) = (weights, problems.is_empty()) {
-        problems = against::check(&model, weights, &pool)?;
+        let compared = against::check(&model, weights, &pool)?;
+        (problems, note) = (compared.problems, compared.note);
     }
     let unchanged = model.check_unchanged();
     // What is damaged in a file that changed is damaged no more, or no more there.
@@ -65,13 +67,14 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     let rounded = if is_rounded { " rounded to bf16" } else { "" };
     let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}{rounded}", shown_path(weights)));
     Ok(format!(
-        "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}",
+        "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}{}",
         escaped(&shown_path(path)),
         escaped(&same),
         model.specs().len(),
         model.sections().len(),
         model.layout().file_bytes,
         content_digest(&model),
+        note.unwrap_or_default(),
     ))
 }
 
