@@ -70,7 +70,9 @@ fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) 
     }
     let numbers = if compared.problems.is_empty() { "has the numbers of this folder, but " } else { "" };
     let problem = |found: String| Problem::new(model.path(), format!("{numbers}{found}"));
-    match checkpoint::settings(listing, &Flags::default()) {
+    let settings = checkpoint::generation(listing)
+        .and_then(|generation| checkpoint::settings(listing, &Flags::default(), &generation));
+    match settings {
         Ok(settings) => {
             let (ours, theirs) = (config_object(model.config()), config_object(&settings.config));
             let differs = ours.as_object().into_iter().flatten().find(|(key, value)| theirs.get(key) != Some(value));

@@ -37,6 +37,8 @@ pub struct Checkpoint {
     pub is_npy: bool,
     /// Tensors and files that are not of the model and were let pass.
     pub ignored: Vec<String>,
+    /// What `generation_config.json` says.
+    pub generation: GenerationConfig,
     /// What the user should know beside that, a line each.
     pub warnings: Vec<String>,
 }
@@ -47,12 +49,13 @@ impl Checkpoint {
     /// # Errors
     /// Everything that is wrong with the folder, collected.
     pub fn check(listing: &Listing, flags: &Flags, allow_extra: bool) -> Result<Checkpoint, Error> {
-        let settings = settings(listing, flags)?;
+        let generation = generation(listing)?;
+        let settings = settings(listing, flags, &generation)?;
         let specs = layout::tensors(&settings.config);
         let mut problems = Problems::default();
         let mut sources = Vec::with_capacity(specs.len());
         let mut extra: BTreeSet<&str> = listing.tensors.iter().map(String::as_str).collect();
-        let mut warnings = Vec::new();
+        let mut warnings = generation.warnings.clone();
         for spec in specs {
             let name = stored_name(listing, spec.name(), settings.config.tie_word_embeddings);
             if !extra.remove(name.as_str()) {
@@ -88,7 +91,7 @@ impl Checkpoint {
         problems.result()?;
         let strays = listing.strays.iter().map(|path| shown_path(path));
         let ignored = extra.iter().map(|name| listing.shown(name)).chain(strays).collect();
-        Ok(Checkpoint { settings, sources, is_npy: listing.is_npy(), ignored, warnings })
+        Ok(Checkpoint { settings, sources, is_npy: listing.is_npy(), ignored, generation, warnings })
     }
 
     /// Element types of the sources, each once, with the number of tensors that have it.
@@ -106,21 +109,28 @@ impl Checkpoint {
     }
 }
 
+/// What the `generation_config.json` of a folder says.
+pub(crate) fn generation(listing: &Listing) -> Result<GenerationConfig, Error> {
+    match listing.has_generation_config_json {
+        true => GenerationConfig::read(&listing.folder.join("generation_config.json")),
+        false => Ok(GenerationConfig::default()),
+    }
+}
+
 /// The configuration of a folder: that of `config.json` or of shapes and flags, and what `generation_config.json` adds.
-pub(crate) fn settings(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
-    let path = listing.folder.join("generation_config.json");
-    let generation = match listing.has_generation_config_json {
-        true => GenerationConfig::read(&path)?,
-        false => GenerationConfig::default(),
-    };
+pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &GenerationConfig) -> Result<Settings, Error> {
     let read = |flags: &Flags| match listing.has_config_json {
         true => config_json::read(&listing.folder.join("config.json"), flags),
         false => infer_config::infer(listing, flags),
     };
-    match generation.eos_token_ids {
+    match generation.eos_token_ids.clone() {
         None => read(flags),
         // It is these that --eos must not contradict.
-        Some(ids) => Ok(read(&Flags { eos_token_ids: None, ..flags.clone() })?.with_eos(&path, ids, flags)?),
+        Some(ids) => Ok(read(&Flags { eos_token_ids: None, ..flags.clone() })?.with_eos(
+            &listing.folder.join("generation_config.json"),
+            ids,
+            flags,
+        )?),
     }
 }
 

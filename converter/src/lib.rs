@@ -8,7 +8,8 @@
 //!    `checkpoint`: whether they are exactly the tensors of the model. Its configuration comes from `config_json` with
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
-//!    with `tokenizer_section` and `dolma2`, and the conversations, of `chat_template`.
+//!    with `tokenizer_section` and `dolma2`, the conversations, of `chat_template`, and the files themselves, as
+//!    `kept_files`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
@@ -21,7 +22,7 @@
 //! may be refused, and `error` everything that can go wrong, `mistaken` what was meant instead.
 //!
 //! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `panels`, `coded`,
-//! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it; the program, its `manual`.
+//! `tokenizer`, `vocabulary`, `chat`, `sampling` and `model_file` and nothing else of it; the program, its `manual`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -46,6 +47,7 @@ pub mod generation_config;
 pub mod infer_config;
 pub mod inspect;
 mod inspect_table;
+pub mod kept_files;
 pub mod listing;
 mod mistaken;
 pub mod npy;

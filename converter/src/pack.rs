@@ -199,6 +199,8 @@ impl Prepared {
             Some(least) => {
                 // Where even that finds no room, two passes over all numbers would be in vain.
                 self.target.check_free_space(least.layout.file_bytes)?;
+                // It holds the sections, as the next one will.
+                drop(least);
                 self.plan(matrices, coding::tables(&pool, &self.checkpoint.sources)?)?
             }
         };

@@ -171,6 +171,10 @@ impl Facts {
         let _ = writeln!(text, "  vocabulary  {tokens}");
         let _ = writeln!(text, "  tokenizer   {}", escaped(&of_text.tokenizer.origin()));
         let _ = writeln!(text, "  chat        {}", escaped(&of_text.chat.origin()));
+        let author = checkpoint.generation.sampling.map(|author| author.to_string());
+        if let Some(author) = &author {
+            let _ = writeln!(text, "  sampling    {author}, as generation_config.json says");
+        }
         let origins: serde_json::Map<String, Value> =
             checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();
         let sources: serde_json::Map<String, Value> =
@@ -187,6 +191,7 @@ impl Facts {
             "vocabulary_tokens": vocabulary,
             "tokenizer": of_text.tokenizer.origin(),
             "chat": of_text.chat.origin(),
+            "sampling": author,
             "ignored": checkpoint.ignored,
         });
         Facts { text, json, ignored: checkpoint.ignored.clone(), warnings: checkpoint.warnings.clone() }

@@ -3,8 +3,8 @@
 use crate::chat_template::{self, MAX_TIME, Names, NoChat};
 use crate::dolma2;
 use crate::error::{Error, Problem};
+use crate::kept_files::KeptFiles;
 use crate::output::Target;
-use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json;
 use crate::vocab::{self, Vocabulary};
@@ -30,6 +30,8 @@ pub struct Text {
     pub tokenizer: Part,
     /// The section `CHAT`, or why there is none.
     pub chat: Part,
+    /// The files, for the section `FILES`.
+    pub files: KeptFiles,
 }
 
 /// A section that may be missing.
@@ -114,10 +116,20 @@ impl Text {
             given => given,
         };
         // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
-        let chat = chat(present("tokenizer_config.json")?.as_deref(), present("chat_template.jinja")?.as_deref())?;
+        let mut files = KeptFiles::default();
+        let config = present("tokenizer_config.json")?;
+        let jinja = present("chat_template.jinja")?;
+        let chat = chat(&mut files, config.as_deref(), jinja.as_deref())?;
+        for name in ["special_tokens_map.json", "added_tokens.json"] {
+            if let Some(path) = present(name)? {
+                files.read(name, &path, MAX_BYTES, || too_long(&path))?;
+            }
+        }
         let mut text = Text { chat, ..Text::default() };
         if let Some(path) = &json {
-            let read = tokenizer_json::read(path, vocab_size)?;
+            let limit = tokenizer_json::MAX_TOKENIZER_BYTES;
+            let bytes = files.read("tokenizer.json", path, limit, || tokenizer_json::too_long(path))?;
+            let read = tokenizer_json::parse(path, bytes, vocab_size)?;
             text.vocabulary = Some(read.vocabulary);
             text.tokenizer = match read.tokenizer {
                 Ok(section) => Part::Known(section, "tokenizer.json"),
@@ -125,7 +137,8 @@ impl Text {
             };
         }
         if let Some(path) = &txt {
-            let vocabulary = vocab::read(path, vocab_size)?;
+            let bytes = files.read("vocab.txt", path, vocab::MAX_VOCAB_BYTES, || vocab::too_long(path))?;
+            let vocabulary = vocab::parse(path, bytes, vocab_size)?;
             if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
                 refuse_other(path, &vocabulary, json, other)?;
             } else {
@@ -136,7 +149,7 @@ impl Text {
             }
             text.vocabulary = Some(vocabulary);
         }
-        Ok(text)
+        Ok(Text { files, ..text })
     }
 }
 
@@ -157,18 +170,22 @@ fn refuse_other(path: &Path, vocabulary: &Vocabulary, json: &Path, other: &Vocab
     Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
 }
 
-/// The text of a file of at most [`MAX_BYTES`].
-fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = source_file::read_at_most(path, MAX_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("a file of some KiB"))?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8").into())
+/// The error for a file of more than [`MAX_BYTES`].
+fn too_long(path: &Path) -> Problem {
+    Problem::new(path, "longer than 4 MiB").expected("a file of some KiB")
+}
+
+/// The text of a file of at most [`MAX_BYTES`], which is kept under this name.
+fn read_text<'a>(files: &'a mut KeptFiles, name: &str, path: &Path) -> Result<&'a str, Error> {
+    let bytes = files.read(name, path, MAX_BYTES, || too_long(path))?;
+    str::from_utf8(bytes).map_err(|_| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8").into())
 }
 
 /// The format of conversations: `chat_template.jinja`, or else what `tokenizer_config.json` has.
-fn chat(config_path: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
+fn chat(files: &mut KeptFiles, config_path: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error> {
     let config = match config_path {
         None => Map::new(),
-        Some(path) => match strict_json::parse(read_text(path)?.as_bytes()) {
+        Some(path) => match strict_json::parse(read_text(files, "tokenizer_config.json", path)?.as_bytes()) {
             Ok(Value::Object(object)) => object,
             Ok(_) => return Err(Problem::new(path, "JSON that is no object").expected("an object").into()),
             Err(error) => {
@@ -177,7 +194,7 @@ fn chat(config_path: Option<&Path>, jinja: Option<&Path>) -> Result<Part, Error>
         },
     };
     let (template, path, name) = match (jinja, template_in(&config), config_path) {
-        (Some(path), ..) => (read_text(path)?, path, "chat_template.jinja"),
+        (Some(path), ..) => (read_text(files, "chat_template.jinja", path)?.to_string(), path, "chat_template.jinja"),
         (None, Some(template), Some(path)) => (template.to_string(), path, "tokenizer_config.json"),
         _ => return Ok(Part::Absent),
     };

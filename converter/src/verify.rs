@@ -7,6 +7,7 @@ use crate::against;
 use crate::coding::look_at_panel;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::content_digest;
+use crate::kept_files;
 use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
 use olmo_infer::chat::Chat;
@@ -15,6 +16,7 @@ use olmo_infer::format::{Dtype, HEADER_BYTES, PANEL_ROWS, TensorRecord, Vocabula
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
+use olmo_infer::sampling::AuthorSampling;
 use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
 use rayon::ThreadPool;
@@ -105,6 +107,8 @@ pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
             section::CHAT if Chat::in_section(bytes).is_none() => {
                 Err("lengths or texts that are not those of its head")
             }
+            section::FILES => kept_files::in_section(bytes).map(|_| ()),
+            section::SAMPLING if AuthorSampling::in_section(bytes).is_none() => Err("values that choose no token"),
             section::PROVENANCE if std::str::from_utf8(bytes).is_err() => Err("text that is not UTF-8"),
             _ => Ok(()),
         };
