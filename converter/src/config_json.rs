@@ -220,7 +220,10 @@ impl Reader<'_> {
                 let advice = match name {
                     // The tensors of the releases before transformers knew OLMo.
                     "hf_olmo" => "take the release of this model whose name ends in -hf",
-                    _ => "only OLMo-1, OLMo-2 and Olmo-3 are supported",
+                    "olmoe" => "OLMoE is known and not supported yet",
+                    "flex_olmo" => "FlexOlmo is known and not supported yet",
+                    "olmo_hybrid" => "Olmo-Hybrid is known and not supported yet",
+                    _ => "it is no OLMo: only OLMo-1, OLMo-2 and Olmo-3 are supported",
                 };
                 self.at.bad("model_type", &name.into(), &named_architectures()).advice(advice)
             })?),
