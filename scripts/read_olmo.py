@@ -52,8 +52,13 @@ DTYPE_NAMES = {F32: "f32", BF16: "bf16"}
 CODED_SECTION = 5
 SECTION_NAMES = {
     1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", CODED_SECTION: "CODED", 6: "TOKENIZER", 7: "CHAT",
+    8: "FILES", 9: "SAMPLING",
 }
-SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, CODED_SECTION: 1 << 30}
+FILE_NAMES = (
+    "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "generation_config.json",
+)
+SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, CODED_SECTION: 1 << 30, 8: 64 << 20}
 
 HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s328s3632sQ")
 CONFIG = struct.Struct("<12I7d6I16I128sd")
@@ -67,6 +72,7 @@ CONFIG_FIELDS = (
 ).split()
 TENSOR = struct.Struct("<6I5Q2I56s")
 SECTION = struct.Struct("<2I3Q32s")
+SAMPLING = struct.Struct("<4d2I")
 
 LAYER_TENSORS = (
     (2, "self_attn.q_proj", "q", "h"),
@@ -459,6 +465,49 @@ class Model:
         return [data[text_at + a : text_at + b] for a, b in zip(offsets, offsets[1:])]
 
 
+    def files(self):
+        """{name: bytes} of the small files of the folder that was packed, empty when none were kept."""
+        data = self.section(8)
+        if data is None:
+            return {}
+        n_files, reserved = struct.unpack_from("<2I", data) if len(data) >= 8 else (0, 1)
+        if reserved or not 1 <= n_files <= len(FILE_NAMES) or len(data) < 8 + 8 * n_files:
+            raise FormatError("files: number of files or reserved field")
+        records = list(struct.iter_unpack("<2I", data[8 : 8 + 8 * n_files]))
+        codes = [code for code, _ in records]
+        if codes != sorted(set(codes)) or not 1 <= codes[0] <= codes[-1] <= len(FILE_NAMES):
+            raise FormatError("files: codes of names")
+        files, at = {}, 8 + 8 * n_files
+        for code, size in records:
+            files[FILE_NAMES[code - 1]] = data[at : at + size]
+            at += size
+        expect("files: length", at, len(data))
+        return files
+
+    def sampling(self):
+        """How the author recommends to choose tokens, a dict, or None."""
+        data = self.section(9)
+        if data is None:
+            return None
+        expect("sampling: length", len(data), SAMPLING.size)
+        temperature, top_p, min_p, penalty, top_k, reserved = SAMPLING.unpack(data)
+        zero = bytes(8)
+        greedy = data[:8] == zero
+        possible = (
+            (greedy or 0 < temperature <= 1e6)
+            and (data[8:16] == zero or 0 < top_p <= 1)
+            and (data[16:24] == zero or 0 < min_p <= 1)
+            and 1e-3 <= penalty <= 1e3
+            and top_k <= 1 << 24
+            and not (greedy and (top_p != 1 or min_p or top_k))
+        )
+        if not possible or reserved:
+            raise FormatError("sampling: values that choose no token")
+        return {
+            "temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty, "top_k": top_k,
+        }
+
+
 def read(path):
     """{name: f32 array} of every tensor in the file."""
     model = Model(path)
@@ -481,6 +530,10 @@ def listing(model):
     vocabulary = model.vocabulary()
     if vocabulary is not None:
         yield f"  vocabulary of {len(vocabulary)} tokens"
+    for name, data in model.files().items():
+        yield f"  file {name}, {len(data)} bytes"
+    for key, value in (model.sampling() or {}).items():
+        yield f"  sampling {key} {value}"
     for line in (model.section(4) or b"").decode("utf-8", "replace").splitlines():
         yield f"  {line}"
 

@@ -296,7 +296,8 @@ fn x4_chat_templates_that_cannot_be_used_are_told() {
     let fixture = fixture("x4");
     for (template, says) in [
         ("{% if %}", "none: its chat template cannot be used: "),
-        ("{{ messages }}", "none: its chat template does not write each turn once"),
+        ("{{ messages }}", "none: its chat template cannot be used: invalid operation: prints a value"),
+        ("{{ messages[0].role }}", "none: its chat template does not write each turn once"),
         ("{{ messages[0].content | upper }}", "none: its chat template does"),
         ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "ran out of fuel"),
         (

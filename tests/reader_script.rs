@@ -189,16 +189,29 @@ fn the_listing_and_the_vocabulary_are_read() {
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 22);
     fs::write(weights.join("vocab.txt"), "0\tFour\n1\tĠscore\n3\tĊ\n").expect("written");
+    fs::write(weights.join("generation_config.json"), r#"{"do_sample": true, "min_p": 0.5}"#).expect("written");
     run(PACK, [&weights, &model]).ok();
     let listing = script(&python, &[&model]);
     let listing = listing.ok();
-    for line in ["  hidden_size 36", "  model.layers.1.mlp.down_proj.weight [36, 71] f32 at ", "  dtype=auto"] {
+    for line in [
+        "  hidden_size 36",
+        "  model.layers.1.mlp.down_proj.weight [36, 71] f32 at ",
+        "  dtype=auto",
+        "  file vocab.txt, ",
+        "  sampling top_k 50",
+    ] {
         assert!(listing.contains(line), "no {line:?} in {listing}");
     }
     let program = "import sys; sys.path.insert(0, 'scripts'); import read_olmo; \
                    print(read_olmo.Model(sys.argv[1]).vocabulary()[:4])";
     let printed = finish(Command::new(&python).args(["-B", "-c", program]).arg(&model).current_dir(repository()));
     assert_eq!(printed.ok(), "[b'Four', b' score', b'', b'\\n']\n");
+    let program = "import sys; sys.path.insert(0, 'scripts'); import read_olmo; \
+                   model = read_olmo.Model(sys.argv[1]); print(list(model.files().items())[1:], model.sampling())";
+    let printed = finish(Command::new(&python).args(["-B", "-c", program]).arg(&model).current_dir(repository()));
+    let files = r#"[('generation_config.json', b'{"do_sample": true, "min_p": 0.5}')]"#;
+    let sampling = "{'temperature': 1.0, 'top_p': 1.0, 'min_p': 0.5, 'repetition_penalty': 1.0, 'top_k': 50}";
+    assert_eq!(printed.ok(), format!("{files} {sampling}\n"));
 }
 
 #[test]

@@ -180,22 +180,10 @@ fn an_index_names_tensors_each_with_a_name() {
 }
 
 #[test]
-fn the_total_size_of_an_index_is_a_number_of_bytes() {
-    let total = |total: Value| {
-        let metadata = json!({ "total_size": total });
-        Ok(index(&json!({"metadata": metadata, "weight_map": {"a": "a.safetensors"}}))?.total_bytes)
-    };
-    for bytes in [0u64, 1, 10, 8_999_999_999_999_999] {
-        assert_eq!(total(json!(bytes)), Ok(Some(bytes)));
-        assert_eq!(total(json!(bytes as f64)), Ok(Some(bytes)));
-    }
-    assert_eq!(total(Value::Null), Ok(None));
-    for other in [json!(9e15), json!(-1), json!(0.5), json!(10.5), json!(1e300)] {
-        assert_refused(total(other), "expected a number of bytes");
-    }
-    for rest in [json!({}), json!({"metadata": null}), json!({"metadata": {}})] {
-        let mut whole = json!({"weight_map": {"a": "a.safetensors"}});
-        whole.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
-        assert_eq!(index(&whole).expect("good").total_bytes, None);
+fn reads_an_index_whatever_its_metadata_says() {
+    for metadata in [json!({"total_size": -1}), json!({"total_size": "x"}), json!(3), json!([]), Value::Null] {
+        let whole = json!({"metadata": metadata, "weight_map": {"a": "a.safetensors"}});
+        let files = index(&whole).expect("good").files;
+        assert_eq!(files.into_iter().collect::<Vec<_>>(), [("a".to_string(), "a.safetensors".to_string())]);
     }
 }

@@ -151,7 +151,7 @@ fn a_section_is_not_longer_than_the_format_admits() {
         prepared.text.chat = Part::Known(vec![0; bytes], "chat_template.jinja");
         prepared.plain_plan(Dtype::F32).map(|plan| plan.layout.sections.len()).map_err(|error| error.to_string())
     };
-    assert_eq!(plan(16 << 20), Ok(6));
+    assert_eq!(plan(16 << 20), Ok(7));
     let found = "section CHAT would have 16777217 bytes, expected at most 16777216";
     assert_eq!(plan((16 << 20) + 1), Err(format!("{}: {found}", repository().join("demo/weights").display())));
 }

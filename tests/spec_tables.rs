@@ -4,8 +4,9 @@
 use olmo_infer::coded::{CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode};
 use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::format::{
-    self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, Header, Merge, SectionRecord, SourceRecord,
-    TensorLayout, TensorRecord, TokenizerHead, VocabularyHead, section,
+    self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
+    Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
+    section,
 };
 use olmo_infer::layout::{self, Role};
 use olmo_infer::panels::PanelShape;
@@ -144,6 +145,13 @@ fn struct_tables_are_the_structs() {
     assert_struct("ChatHead", size_of::<ChatHead>(), fields);
     let fields = fields!(ChatStyle: rules, text_bytes, one_turn_bytes);
     assert_struct("ChatStyle", size_of::<ChatStyle>(), fields);
+    assert_struct("FilesHead", size_of::<FilesHead>(), fields!(FilesHead: n_files, reserved));
+    assert_struct("FileRecord", size_of::<FileRecord>(), fields!(FileRecord: name, bytes));
+    let fields = fields!(SamplingBlock: temperature, top_p, min_p, repetition_penalty, top_k, reserved);
+    assert_struct("SamplingBlock", size_of::<SamplingBlock>(), fields);
+    let names: Vec<_> = table("### `FileRecord` (8 bytes)", &["code", "file"]);
+    let names: Vec<_> = names.iter().map(|row| (number(&row[0]) as usize, row[1].as_str())).collect();
+    assert_eq!(names, (1..).zip(FILE_NAMES).collect::<Vec<_>>());
 }
 
 #[test]
@@ -305,6 +313,8 @@ fn sections_have_their_kinds_and_limits() {
         (section::CODED, "CODED"),
         (section::TOKENIZER, "TOKENIZER"),
         (section::CHAT, "CHAT"),
+        (section::FILES, "FILES"),
+        (section::SAMPLING, "SAMPLING"),
     ];
     let expected: Vec<_> =
         expected.iter().map(|&(kind, name)| (u64::from(kind), name.to_string(), section::max_bytes(kind))).collect();

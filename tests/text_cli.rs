@@ -205,6 +205,80 @@ fn a_seed_gives_the_same_text_on_every_number_of_threads() {
 }
 
 #[test]
+fn chat_draws_as_the_models_author_recommends() {
+    let folder = TempDir::new("text-author");
+    let weights = demo_weights(&folder);
+    fs::write(weights.join("chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}")
+        .expect("written");
+    let model = folder.join("m.olmo");
+    let pack = |generation: Value| {
+        fs::write(weights.join("generation_config.json"), generation.to_string()).expect("written");
+        run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref()]).ok().to_string()
+    };
+    let chat = |flags: &[&str]| {
+        let turn = ["--chat", "--prompt", "Four score and seven", "--max-tokens", "30", "--timing"];
+        infer(&model, &[&turn[..], flags].concat())
+    };
+    let said = pack(json!({"do_sample": true, "temperature": 9.0, "top_p": 0.99, "top_k": 60, "num_beams": 3}));
+    assert!(
+        said.contains("  sampling    temperature 9, top-k 60, top-p 0.99, as generation_config.json says\n"),
+        "{said}"
+    );
+    assert!(said.contains("  warning     generation_config.json has num_beams, which is not known here"), "{said}");
+    let greedy = " years ago our fathers brought";
+    let drawn = chat(&["--seed", "1"]);
+    assert!(!drawn.ok().starts_with(" years") && drawn.stdout != chat(&["--seed", "2"]).stdout, "{}", drawn.stdout);
+    assert_eq!(chat(&["--seed", "1"]).stdout, drawn.stdout);
+    assert!(
+        drawn.stderr.contains("; temperature 9, top-k 60, top-p 0.99 (by the model's author); seed 1"),
+        "{}",
+        drawn.stderr
+    );
+    // A flag overrides its value: the same text as all flags without an author give.
+    let flags = ["--temperature", "2", "--seed", "7"];
+    let plain = ["--prompt", "Four score and seven", "--max-tokens", "30", "--top-k", "60", "--top-p", "0.99"];
+    let changed = chat(&flags);
+    assert_eq!(changed.stdout, infer(&model, &[&plain[..], &flags].concat()).stdout);
+    assert!(changed.stderr.contains("(flags, the rest by the model's author)"), "{}", changed.stderr);
+    let cold = chat(&["--temperature", "0"]);
+    assert_eq!(cold.ok(), greedy);
+    // Whatever continues a text stays greedy.
+    let prompt = infer(&model, &["--prompt", "Four score and seven", "--max-tokens", "30", "--timing"]);
+    assert_eq!(prompt.stdout, cold.stdout);
+    assert!(prompt.stderr.contains("; greedy (default)"), "{}", prompt.stderr);
+    // An author who does not draw, with a penalty that greedy has too.
+    pack(json!({"do_sample": false, "temperature": 9.0, "repetition_penalty": 1000.0}));
+    let penalized = chat(&[]);
+    assert!(
+        penalized.stderr.contains("; greedy, repetition penalty 1000 (by the model's author)"),
+        "{}",
+        penalized.stderr
+    );
+    assert_ne!(penalized.stdout, cold.stdout);
+    // What transformers cannot generate with is no reason to refuse the model.
+    let said = pack(json!({"do_sample": true, "temperature": -1.0}));
+    assert!(
+        said.contains("  warning     generation_config.json: temperature is -1.0, expected a number from"),
+        "{said}"
+    );
+    assert_eq!(chat(&[]).stdout, cold.stdout);
+    let inspected = run(PACK, ["inspect".as_ref(), model.as_os_str(), "--json".as_ref()]);
+    let inspected: Value = serde_json::from_str(inspected.ok()).expect("JSON");
+    assert_eq!(inspected["sampling"], Value::Null);
+    pack(json!({"do_sample": true, "min_p": 0.5}));
+    let inspected = run(PACK, ["inspect".as_ref(), model.as_os_str(), "--json".as_ref()]);
+    let inspected: Value = serde_json::from_str(inspected.ok()).expect("JSON");
+    let wanted = json!({"do_sample": true, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.5,
+        "repetition_penalty": 1.0});
+    assert_eq!(inspected["sampling"], wanted);
+    let names: Vec<&str> =
+        inspected["files"].as_array().expect("files").iter().filter_map(|file| file["name"].as_str()).collect();
+    assert!(names.ends_with(&["chat_template.jinja", "generation_config.json"]), "{names:?}");
+    let table = run(PACK, ["inspect".as_ref(), model.as_os_str()]);
+    assert!(table.ok().contains("temperature 1, top-k 50, min-p 0.5\n"), "{}", table.stdout);
+}
+
+#[test]
 fn a_chat_is_in_the_models_own_format() {
     let folder = TempDir::new("text-chat");
     let weights = demo_weights(&folder);

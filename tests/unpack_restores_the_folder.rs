@@ -11,8 +11,8 @@ use olmo_pack::settings::Flags;
 use olmo_pack::unpack;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{
-    Stored, TempDir, config_json, files, map_numbers, npy_path, run, skipped, small_config, small_olmo1, small_olmo3,
-    write_weights,
+    Stored, TempDir, config_json, files, map_numbers, npy_path, repository, run, skipped, small_config, small_olmo1,
+    small_olmo3, write_weights,
 };
 use std::fs;
 use std::mem::offset_of;
@@ -365,4 +365,101 @@ fn an_error_names_the_file_that_was_to_be_and_not_its_temporary_name() {
         "{line}"
     );
     assert!(!line.contains(".tmp") && files(&back).keys().all(|name| !name.ends_with(".tmp")), "{line}");
+}
+
+/// Files of a folder beside its numbers, as transformers writes them.
+fn small_files() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        // Line ends and spaces that no parser keeps, and no line end at last.
+        ("vocab.txt", b"0\tFour\r\n1\t\xc4\xa0score\n3\t\xc4\x8a".to_vec()),
+        ("tokenizer_config.json", b"{ \"bos_token\":null ,\r\n\t\"model_max_length\": 1e30}".to_vec()),
+        ("special_tokens_map.json", b"{}\n\n".to_vec()),
+        ("added_tokens.json", b"{\"<|end|>\": 3}".to_vec()),
+        ("chat_template.jinja", b"{% for m in messages %}[{{ m.content }}]{% endfor %}\r\n".to_vec()),
+        ("generation_config.json", b"{\"do_sample\": true,\n \"temperature\": 0.60}".to_vec()),
+    ]
+}
+
+#[test]
+fn small_files_come_back_byte_for_byte() {
+    let folder = TempDir::new("small-files");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 16);
+    assert_restored(&weights, DtypeChoice::Auto, Dtype::F32);
+    let files = small_files();
+    // Each alone, and with those before it.
+    for together in [false, true] {
+        for (name, bytes) in &files {
+            fs::write(weights.join(name), bytes).expect("written");
+            assert_restored(&weights, DtypeChoice::Auto, Dtype::F32);
+            if !together {
+                fs::remove_file(weights.join(name)).expect("removed");
+            }
+        }
+    }
+    pack(&weights, &model, DtypeChoice::Auto);
+    let said = unpack::run(&model, &folder.join("back"), false, &SystemDisk).expect("unpacked");
+    let says = ".npy files, config.json, vocab.txt, tokenizer_config.json, special_tokens_map.json, added_tokens.json, \
+        chat_template.jinja and generation_config.json, restored exactly";
+    assert!(said.ends_with(says), "{said}");
+}
+
+#[test]
+fn tokenizer_json_comes_back_byte_for_byte() {
+    let folder = TempDir::new("tokenizer-back");
+    let weights = folder.join("w");
+    fs::create_dir(&weights).expect("a folder");
+    for (name, bytes) in files(&repository().join("demo/weights")) {
+        fs::write(weights.join(name), bytes).expect("copied");
+    }
+    let source = repository().join("tests/tokenizers");
+    let tokenizers = fs::read_dir(source).expect("tokenizers").map(|entry| entry.expect("an entry").path());
+    let tokenizer = tokenizers.map(|path| path.join("tokenizer.json")).find(|path| path.is_file()).expect("one");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(tokenizer).expect("read")).expect("JSON");
+    // The demo has few rows: a vocabulary of its first tokens.
+    let vocab = json["model"]["vocab"].as_object().expect("a vocabulary");
+    let rows = 40;
+    let small: serde_json::Map<_, _> = vocab
+        .iter()
+        .filter(|(_, id)| id.as_u64() < Some(rows))
+        .map(|(token, id)| (token.clone(), id.clone()))
+        .collect();
+    json["model"]["vocab"] = small.into();
+    json["model"]["merges"] = serde_json::json!([]);
+    json["added_tokens"] = serde_json::json!([]);
+    fs::remove_file(weights.join("vocab.txt")).ok();
+    fs::write(weights.join("tokenizer.json"), format!("{json:#}\n ")).expect("written");
+    let (model, back) = (folder.join("m.olmo"), folder.join("back"));
+    pack(&weights, &model, DtypeChoice::F32);
+    unpack::run(&model, &back, false, &SystemDisk).unwrap_or_else(|error| panic!("{error}"));
+    assert_same_files(&back, &weights);
+}
+
+#[test]
+fn vocabulary_from_elsewhere_comes_back_under_its_name_in_a_folder() {
+    let folder = TempDir::new("vocab-elsewhere");
+    let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
+    write_weights(&weights, &small_config(), Stored::F32, 17);
+    let vocab = folder.join("words");
+    fs::write(&vocab, "0\ta\n").expect("written");
+    let request = Request { weights: weights.clone(), model: model.clone(), vocab: Some(vocab), ..Request::default() };
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+    packed.unwrap_or_else(|error| panic!("{error}"));
+    unpack::run(&model, &back, false, &SystemDisk).expect("unpacked");
+    fs::write(weights.join("vocab.txt"), "0\ta\n").expect("written");
+    assert_same_files(&back, &weights);
+}
+
+#[test]
+fn a_small_file_that_is_too_long_is_refused() {
+    let folder = TempDir::new("long-files");
+    let weights = folder.join("w");
+    write_weights(&weights, &small_config(), Stored::F32, 18);
+    for name in ["special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "tokenizer_config.json"] {
+        fs::write(weights.join(name), vec![b' '; (4 << 20) + 1]).expect("written");
+        let request = Request { weights: weights.clone(), model: folder.join("m.olmo"), ..Request::default() };
+        let error = pack::prepare(&request).err().expect("refused").to_string();
+        assert!(error.ends_with(&format!("{name}: longer than 4 MiB, expected a file of some KiB")), "{error}");
+        fs::remove_file(weights.join(name)).expect("removed");
+    }
 }

@@ -1,6 +1,8 @@
 //! `olmo-pack verify --against`: whether a model file holds the numbers of a weights folder.
 
-use olmo_tests::{Stored, TempDir, finish, map_numbers, npy_path, run, small_config, write_npy, write_weights};
+use olmo_tests::{
+    Stored, TempDir, config_json, finish, map_numbers, npy_path, run, small_config, write_npy, write_weights,
+};
 use std::path::Path;
 use std::process::Command;
 
@@ -41,7 +43,20 @@ fn the_numbers_of_a_folder_are_compared() {
         assert!(against(&other).refused(1).contains("model.layers.9.mlp.up_proj.weight.npy: is not in the model file"));
         std::fs::remove_file(npy_path(&other, "model.layers.9.mlp.up_proj.weight")).expect("removed");
         std::fs::write(other.join("config.json"), "{}").expect("written");
-        assert!(against(&other).refused(1).contains("was not packed with this config.json"));
+        let refused = against(&other).refused(1).to_string();
+        let says = "has the numbers of this folder, but was packed with another config.json, and not with this one: ";
+        assert!(refused.contains(says) && refused.contains("config.json: no model_type"), "{refused}");
+        // The text may differ, its meaning may not.
+        let mut config = config_json(&small_config());
+        config["transformers_version"] = "4.57.1".into();
+        std::fs::write(other.join("config.json"), config.to_string()).expect("written");
+        let note = "; the text of config.json differs and means the same";
+        assert!(against(&other).ok().trim_end().ends_with(note));
+        config["rope_theta"] = 5e5.into();
+        std::fs::write(other.join("config.json"), config.to_string()).expect("written");
+        let says = "has the numbers of this folder, but was packed with another configuration: rope_theta is 10000.0, \
+            expected 500000.0 as ";
+        assert!(against(&other).refused(1).contains(says));
         assert!(against(&folder.join("absent")).refused(1).contains("no such folder"));
     }
 }

@@ -297,6 +297,7 @@ fn sections_are_checked_even_under_a_right_digest() {
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}\
                     {% if add_generation_prompt %}<assistant>{% endif %}";
     fs::write(weights.join("chat_template.jinja"), template).expect("written");
+    fs::write(weights.join("generation_config.json"), r#"{"do_sample": true, "top_p": 0.95}"#).expect("written");
     pack_folder(&weights, &model, DtypeChoice::F32, EncodingChoice::Plain);
     let original = fs::read(&model).expect("a model");
     let file = ModelFile::from_bytes(Path::new("m.olmo"), &original).expect("a good index");
@@ -311,7 +312,7 @@ fn sections_are_checked_even_under_a_right_digest() {
             section[at..at + from.len()].copy_from_slice(to);
         }
     };
-    let cases: [(u32, &Edit, &str); 10] = [
+    let cases: [(u32, &Edit, &str); 14] = [
         (section::SOURCES, &flip(0), "section SOURCES: entry 0: unknown element type 0"),
         // Headers that unpacking would write before the numbers of another array.
         (section::SOURCES, &replace(b"\x93NUMPY", b"#!/bin"), of_header),
@@ -331,6 +332,11 @@ fn sections_are_checked_even_under_a_right_digest() {
             "section TOKENIZER: ids, merges or flags that the vocabulary contradicts",
         ),
         (section::CHAT, &flip(0), "section CHAT: lengths, rules or texts that are not those of its head"),
+        (section::FILES, &flip(0), "section FILES: no room for its files"),
+        // The name of the first file, and its length.
+        (section::FILES, &|section| section[8] = 200, "section FILES: names that are unknown or out of order"),
+        (section::FILES, &flip(12), "section FILES: "),
+        (section::SAMPLING, &|section| section[7] ^= 0x80, "section SAMPLING: values that choose no token"),
         (section::PROVENANCE, &|section| section[0] = 0xff, "section PROVENANCE: text that is not UTF-8"),
     ];
     for (kind, edit, says) in cases {

@@ -1,11 +1,14 @@
 //! `olmo-pack verify MODEL --against WEIGHTS`: whether a model file holds the numbers of a weights folder.
 
 use crate::buffer::reserve;
+use crate::checkpoint::{self, EMBEDDING, HEAD, stored_name};
 use crate::element::{round_to_bf16, widen};
 use crate::error::{Error, Problem, shown_path};
+use crate::inspect::config_object;
 use crate::listing::Listing;
 use crate::npy::shown_shape;
 use crate::numbers::Numbers;
+use crate::settings::Flags;
 use crate::source_file::read_at_most;
 use crate::sources::checked_section;
 use olmo_infer::format::section;
@@ -18,31 +21,77 @@ use std::path::Path;
 /// Longest `config.json` that is compared.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Everything in which `model` differs from the weights in `folder`. Numbers that were rounded when the model was
-/// packed are rounded again before they are compared.
+/// What the comparison of a model with a folder gave.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Everything in which they differ.
+    pub problems: Vec<Problem>,
+    /// That the texts of their configurations differ and mean the same.
+    pub note: Option<&'static str>,
+}
+
+/// Compares `model` with the weights in `folder`. Numbers that were rounded when the model was packed are rounded again
+/// before they are compared.
 ///
 /// # Errors
 /// The folder is none, or a file of it cannot be read.
-pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Vec<Problem>, Error> {
+pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Compared, Error> {
     let listing = Listing::read(folder)?;
-    let mut problems = Vec::new();
-    if listing.has_config_json {
-        let path = folder.join("config.json");
-        let json = read_at_most(&path, MAX_CONFIG_BYTES)?;
-        if checked_section(model, section::CONFIG_JSON)? != json.as_deref() {
-            let problem = Problem::new(model.path(), "was not packed with this config.json");
-            problems.push(problem.expected(format!("that of {}", shown_path(folder))).advice("pack the folder again"));
-        }
-    }
     let compare = |index: usize| tensor(model, index, &listing);
     let of_tensors: Result<Vec<Option<Problem>>, Error> =
         pool.install(|| (0..model.specs().len()).into_par_iter().map(compare).collect());
-    problems.extend(of_tensors?.into_iter().flatten());
-    let names: BTreeSet<String> = model.specs().iter().map(|spec| spec.name()).collect();
+    let mut problems: Vec<Problem> = of_tensors?.into_iter().flatten().collect();
+    let is_tied = model.config().tie_word_embeddings;
+    let stored = |name: String| stored_name(&listing, name, is_tied);
+    let mut names: BTreeSet<String> = model.specs().iter().map(|spec| stored(spec.name())).collect();
+    if is_tied && names.contains(EMBEDDING) && [EMBEDDING, HEAD].iter().all(|&name| listing.tensors.contains(name)) {
+        // The embedding again, as packing lets it pass.
+        let [embedding, head] = [EMBEDDING, HEAD].map(|name| listing.tensor(name, true));
+        if head?.same_numbers(&embedding?)? {
+            names.insert(HEAD.into());
+        }
+    }
     let extra = listing.tensors.iter().filter(|name| !names.contains(*name));
     let extra = extra.map(|name| listing.problem(name, "is not in the model file"));
     problems.extend(extra.chain(listing.strays.iter().map(|path| listing.stray(path))));
-    Ok(problems)
+    let mut compared = Compared { problems, note: None };
+    if listing.has_config_json {
+        configuration(model, &listing, &mut compared)?;
+    }
+    Ok(compared)
+}
+
+/// Compares the configuration. What counts is what it means: the text can differ in spaces, or be that of another
+/// version of transformers.
+fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) -> Result<(), Error> {
+    let json = read_at_most(&listing.folder.join("config.json"), MAX_CONFIG_BYTES)?;
+    if json.is_some() && checked_section(model, section::CONFIG_JSON)? == json.as_deref() {
+        return Ok(());
+    }
+    let numbers = if compared.problems.is_empty() { "has the numbers of this folder, but " } else { "" };
+    let problem = |found: String| Problem::new(model.path(), format!("{numbers}{found}"));
+    let settings = checkpoint::generation(listing)
+        .and_then(|generation| checkpoint::settings(listing, &Flags::default(), &generation));
+    match settings {
+        Ok(settings) => {
+            let (ours, theirs) = (config_object(model.config()), config_object(&settings.config));
+            let differs = ours.as_object().into_iter().flatten().find(|(key, value)| theirs.get(key) != Some(value));
+            match differs {
+                None => compared.note = Some("; the text of config.json differs and means the same"),
+                Some((key, value)) => {
+                    let theirs = theirs.get(key).cloned().unwrap_or_default();
+                    let expected = format!("{theirs} as {} says", shown_path(&listing.folder.join("config.json")));
+                    let problem = problem(format!("was packed with another configuration: {key} is {value}"));
+                    compared.problems.push(problem.expected(expected).advice("pack the folder again"));
+                }
+            }
+        }
+        Err(error) => {
+            let found = format!("was packed with another config.json, and not with this one: {error}");
+            compared.problems.push(problem(found.lines().next().unwrap_or_default().to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// In what a tensor differs from the one of its name in the folder.
@@ -53,10 +102,11 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing) -> Result<Option<P
         let problem = Problem::new(model.path(), found).tensor(name.clone());
         Some(problem.expected(format!("what {} has", shown_path(&listing.folder))))
     };
-    if !listing.tensors.contains(&name) {
+    let stored = stored_name(listing, name.clone(), model.config().tie_word_embeddings);
+    if !listing.tensors.contains(&stored) {
         return Ok(problem("is not in the weights folder".into()));
     }
-    let source = listing.tensor(&name, true)?;
+    let source = listing.tensor(&stored, true)?;
     let shape: Vec<u64> = spec.shape().iter().map(|&size| size as u64).collect();
     if source.shape != shape {
         return Ok(problem(format!("has the shape {}, not {}", shown_shape(&shape), shown_shape(&source.shape))));

@@ -228,7 +228,7 @@ pub struct Copy {
     pub force: bool,
 }
 
-/// Restores the .npy files that a model file was packed from, byte for byte.
+/// Restores the folder that a model file was packed from, byte for byte.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     subcommand,

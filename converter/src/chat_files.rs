@@ -3,45 +3,63 @@
 use crate::chat_section;
 use crate::chat_template::{self, MAX_TIME, NoChat};
 use crate::error::{Error, Problem};
+use crate::kept_files::KeptFiles;
 use crate::source_file;
-use crate::special_tokens::{Origin, Sources, TemplateFiles};
+use crate::special_tokens::{Sources, TemplateFiles};
 use crate::strict_json;
-use crate::text::Part;
+use crate::text::{self, MAX_BYTES, Part};
 use olmo_infer::config::Architecture;
 use serde_json::{Map, Value};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Longest of these files; real ones have some KiB.
-const MAX_BYTES: u64 = 4 << 20;
+/// The file of a single template.
+const SINGLE: &str = "chat_template.jinja";
 /// A folder with more templates.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 
 /// Finds a file of the folder by its name.
 pub type Present<'a> = dyn Fn(&str) -> Result<Option<PathBuf>, Error> + 'a;
 
-/// The chat format of a folder, and what the user should know about it.
+/// A folder, and what was read of it.
+pub struct Folder<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Finds its files.
+    pub present: &'a Present<'a>,
+    /// `tokenizer_config.json`.
+    pub config: &'a Map<String, Value>,
+    /// `special_tokens_map.json`, where it counts.
+    pub map: &'a Map<String, Value>,
+}
+
+/// The chat format of a folder, and what the user should know about it. Keeps `chat_template.jinja`.
 ///
 /// # Errors
 /// A file cannot be read or is not what its name says. A template that cannot be used is no error.
-pub fn read(folder: &Path, present: &Present, architecture: Architecture) -> Result<(Part, Vec<String>), Error> {
-    let config_path = present("tokenizer_config.json")?;
-    let config = config_path.as_deref().map(object).transpose()?.unwrap_or_default();
-    let map_path = present("special_tokens_map.json")?;
-    // It may be broken where it does not count.
-    let counts = !config.contains_key("added_tokens_decoder");
-    let map = map_path.as_deref().filter(|_| counts).map(object).transpose()?;
+pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -> Result<(Part, Vec<String>), Error> {
     // The configuration of the model is checked elsewhere.
-    let class = present("config.json")?.and_then(|path| object(&path).ok());
+    let class = (folder.present)("config.json")?.and_then(|path| source_file::read_at_most(&path, MAX_BYTES).ok()?);
+    let class = class.and_then(|bytes| strict_json::parse(&bytes).ok());
     let class = class.as_ref().and_then(|config| config.get("tokenizer_class")?.as_str());
-    let sources = Sources { config: &config, map: map.as_ref(), architecture, class };
-    let files = templates(folder, present)?;
+    let sources = Sources { config: folder.config, map: Some(folder.map), architecture, class };
+    let files = templates(folder, kept)?;
+    let is_kept = files.default.is_none() && !files.has_others;
+    let (part, mut warnings) = of_template(folder, &sources, &files)?;
+    if !is_kept {
+        warnings.push(format!("{MORE_TEMPLATES} is not kept: unpack does not give it back"));
+    }
+    Ok((part, warnings))
+}
+
+/// The chat format of the template that counts.
+fn of_template(folder: &Folder, sources: &Sources, files: &TemplateFiles) -> Result<(Part, Vec<String>), Error> {
     let unusable = |why: String| {
         let warning = format!("no chat format: {why}");
         (Part::Unknown(why), vec![warning])
     };
-    let (template, origin) = match sources.template(&files) {
+    let (template, origin) = match sources.template(files) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok((Part::Absent, Vec::new())),
         Err(why) => return Ok(unusable(why)),
@@ -63,11 +81,7 @@ pub fn read(folder: &Path, present: &Present, architecture: Architecture) -> Res
         Err(NoChat::Unusable(why)) => Ok(unusable(why)),
         // An error, so that its thread ends, and that no clock decides about the bytes of a file.
         Err(NoChat::TooSlow) => {
-            let path = match origin {
-                Origin::File => folder.join(origin.name()),
-                Origin::TokenizerConfig => config_path.unwrap_or_default(),
-                Origin::SpecialTokensMap => map_path.unwrap_or_default(),
-            };
+            let path = folder.path.join(origin.name());
             let found = format!("its chat template takes more than {} s", MAX_TIME.as_secs());
             let problem = Problem::new(path, found).expected("some milliseconds");
             Err(problem.advice("move it away, or pack again when the machine has less to do").into())
@@ -76,9 +90,16 @@ pub fn read(folder: &Path, present: &Present, architecture: Architecture) -> Res
 }
 
 /// The templates that are files of their own.
-fn templates(folder: &Path, present: &Present) -> Result<TemplateFiles, Error> {
-    let single = present("chat_template.jinja")?.as_deref().map(text).transpose()?;
-    let more = folder.join(MORE_TEMPLATES);
+fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Error> {
+    let not_text = |path: &Path| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8");
+    let single = match (folder.present)(SINGLE)? {
+        None => None,
+        Some(path) => {
+            let bytes = kept.read(SINGLE, &path, MAX_BYTES, || text::too_long(&path))?;
+            Some(str::from_utf8(bytes).map_err(|_| not_text(&path))?.to_string())
+        }
+    };
+    let more = folder.path.join(MORE_TEMPLATES);
     let entries = match fs::read_dir(&more) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(TemplateFiles { single, ..TemplateFiles::default() });
@@ -93,8 +114,9 @@ fn templates(folder: &Path, present: &Present) -> Result<TemplateFiles, Error> {
         let name = entry.map_err(|error| Error::io(&more, "cannot read the folder", error))?.file_name();
         match name.to_str() {
             Some(name @ ("default.jinja" | "file.jinja")) => {
-                let path = present(&format!("{MORE_TEMPLATES}/{name}"))?;
-                let template = path.as_deref().map(text).transpose()?;
+                let Some(path) = (folder.present)(&format!("{MORE_TEMPLATES}/{name}"))? else { continue };
+                let bytes = source_file::read_at_most(&path, MAX_BYTES)?.ok_or_else(|| text::too_long(&path))?;
+                let template = Some(String::from_utf8(bytes).map_err(|_| not_text(&path))?);
                 if name == "default.jinja" { files.default = template } else { file = template }
             }
             Some(name) => files.has_others |= name.ends_with(".jinja"),
@@ -103,20 +125,4 @@ fn templates(folder: &Path, present: &Present) -> Result<TemplateFiles, Error> {
     }
     files.default = files.default.or(file);
     Ok(files)
-}
-
-/// The text of a file of at most [`MAX_BYTES`].
-fn text(path: &Path) -> Result<String, Error> {
-    let bytes = source_file::read_at_most(path, MAX_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("a file of some KiB"))?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8").into())
-}
-
-/// The object of a JSON file.
-fn object(path: &Path) -> Result<Map<String, Value>, Error> {
-    match strict_json::parse(text(path)?.as_bytes()) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Problem::new(path, "JSON that is not an object").expected("an object").into()),
-        Err(error) => Err(Problem::no_json(path, error).into()),
-    }
 }

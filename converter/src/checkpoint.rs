@@ -12,6 +12,11 @@ use crate::{config_json, infer_config};
 use olmo_infer::layout::{self, Role, TensorSpec};
 use std::collections::BTreeSet;
 
+/// The name of the embedding.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The name of the head.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
 /// One tensor with its source.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -32,6 +37,10 @@ pub struct Checkpoint {
     pub is_npy: bool,
     /// Tensors and files that are not of the model and were let pass.
     pub ignored: Vec<String>,
+    /// What `generation_config.json` says.
+    pub generation: GenerationConfig,
+    /// What the user should know beside that, a line each.
+    pub warnings: Vec<String>,
 }
 
 impl Checkpoint {
@@ -40,31 +49,49 @@ impl Checkpoint {
     /// # Errors
     /// Everything that is wrong with the folder, collected.
     pub fn check(listing: &Listing, flags: &Flags, allow_extra: bool) -> Result<Checkpoint, Error> {
-        let settings = settings(listing, flags)?;
+        let generation = generation(listing)?;
+        let settings = settings(listing, flags, &generation)?;
         let specs = layout::tensors(&settings.config);
         let mut problems = Problems::default();
         let mut sources = Vec::with_capacity(specs.len());
         let mut extra: BTreeSet<&str> = listing.tensors.iter().map(String::as_str).collect();
+        let mut warnings = generation.warnings.clone();
         for spec in specs {
-            let name = spec.name();
+            let name = stored_name(listing, spec.name(), settings.config.tie_word_embeddings);
             if !extra.remove(name.as_str()) {
                 problems.push(missing(listing, &settings, &spec));
                 continue;
             }
-            match check_tensor(listing, &spec, &settings) {
+            match check_tensor(listing, &name, &spec, &settings) {
                 Ok(source) => sources.push(source),
                 Err(error) => problems.extend(error),
             }
         }
+        if settings.config.tie_word_embeddings && extra.contains(HEAD) {
+            let embedding = sources.first().filter(|source| source.spec.role == Role::EmbedTokens);
+            let same = |embedding: &Source| listing.tensor(HEAD, settings.u2_is_bf16)?.same_numbers(&embedding.tensor);
+            match embedding.map(same) {
+                Some(Ok(true)) => {
+                    extra.remove(HEAD);
+                    warnings.push(format!("{HEAD} is the embedding again, as in a tied model; it is not stored twice"));
+                }
+                Some(Err(error)) if !allow_extra => {
+                    extra.remove(HEAD);
+                    problems.extend(error);
+                }
+                // Left out, refused below, or beside an embedding that is refused itself.
+                Some(_) => {}
+                None => drop(extra.remove(HEAD)),
+            }
+        }
         if !allow_extra {
-            let embedding = sources.first().map(|source| &source.tensor);
-            extra.iter().for_each(|name| problems.push_with(|| unexpected(listing, name, embedding, &settings)));
+            extra.iter().for_each(|name| problems.push_with(|| unexpected(listing, name, &settings)));
             listing.strays.iter().for_each(|path| problems.push_with(|| leave_out(listing.stray(path))));
         }
         problems.result()?;
         let strays = listing.strays.iter().map(|path| shown_path(path));
         let ignored = extra.iter().map(|name| listing.shown(name)).chain(strays).collect();
-        Ok(Checkpoint { settings, sources, is_npy: listing.is_npy(), ignored })
+        Ok(Checkpoint { settings, sources, is_npy: listing.is_npy(), ignored, generation, warnings })
     }
 
     /// Element types of the sources, each once, with the number of tensors that have it.
@@ -82,21 +109,28 @@ impl Checkpoint {
     }
 }
 
+/// What the `generation_config.json` of a folder says.
+pub(crate) fn generation(listing: &Listing) -> Result<GenerationConfig, Error> {
+    match listing.has_generation_config_json {
+        true => GenerationConfig::read(&listing.folder.join("generation_config.json")),
+        false => Ok(GenerationConfig::default()),
+    }
+}
+
 /// The configuration of a folder: that of `config.json` or of shapes and flags, and what `generation_config.json` adds.
-fn settings(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
-    let path = listing.folder.join("generation_config.json");
-    let generation = match listing.has_generation_config_json {
-        true => GenerationConfig::read(&path)?,
-        false => GenerationConfig::default(),
-    };
+pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &GenerationConfig) -> Result<Settings, Error> {
     let read = |flags: &Flags| match listing.has_config_json {
         true => config_json::read(&listing.folder.join("config.json"), flags),
         false => infer_config::infer(listing, flags),
     };
-    match generation.eos_token_ids {
+    match generation.eos_token_ids.clone() {
         None => read(flags),
         // It is these that --eos must not contradict.
-        Some(ids) => Ok(read(&Flags { eos_token_ids: None, ..flags.clone() })?.with_eos(&path, ids, flags)?),
+        Some(ids) => Ok(read(&Flags { eos_token_ids: None, ..flags.clone() })?.with_eos(
+            &listing.folder.join("generation_config.json"),
+            ids,
+            flags,
+        )?),
     }
 }
 
@@ -128,8 +162,14 @@ fn wanted(spec: &TensorSpec) -> Vec<u64> {
     spec.shape().iter().map(|&size| size as u64).collect()
 }
 
-fn check_tensor(listing: &Listing, spec: &TensorSpec, settings: &Settings) -> Result<Source, Error> {
-    let tensor = listing.tensor(&spec.name(), settings.u2_is_bf16)?;
+/// The name under which a folder has a tensor of the model. One that is tied can be saved under either of its names.
+pub(crate) fn stored_name(listing: &Listing, name: String, is_tied: bool) -> String {
+    let is_there = |name: &str| listing.tensors.contains(name);
+    if is_tied && name == EMBEDDING && !is_there(EMBEDDING) && is_there(HEAD) { HEAD.into() } else { name }
+}
+
+fn check_tensor(listing: &Listing, name: &str, spec: &TensorSpec, settings: &Settings) -> Result<Source, Error> {
+    let tensor = listing.tensor(name, settings.u2_is_bf16)?;
     let wanted = wanted(spec);
     if tensor.shape == wanted {
         return Ok(Source { spec: *spec, tensor });
@@ -151,20 +191,17 @@ fn check_tensor(listing: &Listing, spec: &TensorSpec, settings: &Settings) -> Re
 }
 
 /// A tensor that the model does not have.
-fn unexpected(listing: &Listing, name: &str, embedding: Option<&StoredTensor>, settings: &Settings) -> Problem {
-    let tied_head = settings.config.tie_word_embeddings && name == "lm_head.weight";
-    leave_out(if tied_head {
-        let head = listing.tensor(name, settings.u2_is_bf16).ok();
-        let same = head.zip(embedding).and_then(|(head, embedding)| head.same_numbers(embedding).ok());
-        let found = match same {
-            Some(true) => "present though the model is tied; its numbers are those of the embedding",
-            Some(false) => "present though the model is tied; its numbers are not those of the embedding",
-            None => "present though the model is tied",
-        };
-        listing.problem(name, found)
-    } else {
-        listing.problem(name, "no parameter of this model")
-    })
+fn unexpected(listing: &Listing, name: &str, settings: &Settings) -> Problem {
+    if !settings.config.tie_word_embeddings || name != HEAD {
+        return leave_out(listing.problem(name, "no parameter of this model"));
+    }
+    let found =
+        "present though config.json says tie_word_embeddings: true, and its numbers are not those of the embedding";
+    let problem = listing.problem(name, found).expected("the embedding, or no head");
+    problem.advice(
+        "transformers 5 computes with this head, 4 with the embedding: say \"tie_word_embeddings\": false for the head, or \
+         pass --allow-extra for the embedding",
+    )
 }
 
 /// Says what to do with something that is too much.

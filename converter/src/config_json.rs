@@ -171,7 +171,7 @@ impl Reader<'_> {
         .ok_or_else(|| self.at.missing("max_position_embeddings", Some("--max-positions")))?;
         let rms_norm_eps = self.rms_norm_eps(architecture)?;
         let clip_qkv = self.clip_qkv(architecture)?;
-        let rope = crate::rope::read(&self.at, flags, max_position_embeddings, &mut self.origins)?;
+        let rope = crate::rope::read(&self.at, architecture, flags, max_position_embeddings, &mut self.origins)?;
         // Before a list of that length is made.
         if n_layers > MAX_LAYERS {
             return Err(
@@ -220,7 +220,10 @@ impl Reader<'_> {
                 let advice = match name {
                     // The tensors of the releases before transformers knew OLMo.
                     "hf_olmo" => "take the release of this model whose name ends in -hf",
-                    _ => "only OLMo-1, OLMo-2 and Olmo-3 are supported",
+                    "olmoe" => "OLMoE is known and not supported yet",
+                    "flex_olmo" => "FlexOlmo is known and not supported yet",
+                    "olmo_hybrid" => "Olmo-Hybrid is known and not supported yet",
+                    _ => "it is no OLMo: only OLMo-1, OLMo-2 and Olmo-3 are supported",
                 };
                 self.at.bad("model_type", &name.into(), &named_architectures()).advice(advice)
             })?),
@@ -243,12 +246,12 @@ impl Reader<'_> {
             }
         }
         at.refuse_partial_rotation()?;
-        match at.get("quantization_config") {
-            None => Ok(()),
-            Some(value) => Err(at
-                .bad("quantization_config", value, "null")
-                .advice("export the weights before they were quantized")),
+        for key in ["quantization_config", "compression_config"] {
+            if let Some(value) = at.get(key) {
+                return Err(at.bad(key, value, "null").advice("export the weights before they were quantized"));
+            }
         }
+        Ok(())
     }
 
     /// Classes other than those of `architecture` compute something else from the same tensors.

@@ -24,10 +24,13 @@ use zerocopy::IntoBytes;
 /// are written.
 ///
 /// # Errors
-/// `from` is no model, is damaged, or changes meanwhile; `to` exists and `force` is not given, is the same file, or
+/// `from` is no model, is damaged, or changes meanwhile; `to`, or in a folder `to` the file of the same name, exists and `force` is not given, is the same file, or
 /// cannot be written. What was at `to` then still is.
 pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn Fn(u64, u64)) -> Result<String, Error> {
     let model = ModelFile::open(from)?;
+    // Into a folder, as cp does.
+    let in_folder = from.file_name().filter(|_| to.is_dir()).map(|name| to.join(name));
+    let to = in_folder.as_deref().unwrap_or(to);
     let target = Target::new(to, force)?;
     // Not through the mapping, where a file that is cut short ends the program.
     let source = File::open(from).map_err(|error| Error::io(from, "cannot open", error))?;

@@ -163,11 +163,6 @@ impl Problems {
         error.into_problems().into_iter().for_each(|problem| self.push(problem));
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shown.is_empty()
-    }
-
     /// All of them as one error.
     ///
     /// # Errors

@@ -157,9 +157,9 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
 fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
     let has = |part: &str| listing.tensors.iter().any(|name| name.contains(part));
     let found = if has(".linear_attn.") {
-        "linear_attn tensors, as in Olmo-Hybrid"
+        "linear_attn tensors, as in Olmo-Hybrid, which is not supported yet"
     } else if has(".mlp.experts.") || has(".mlp.gate.weight") {
-        "expert tensors, as in OLMoE and FlexOlmo"
+        "expert tensors, as in OLMoE and FlexOlmo, which are not supported yet"
     } else if has(".pre_feedforward_layernorm.") {
         "pre_feedforward_layernorm tensors, as in Gemma"
     } else if has(".input_layernorm.") {

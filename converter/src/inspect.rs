@@ -2,12 +2,14 @@
 
 use crate::error::{Error, json_line, shown_path};
 use crate::inspect_table;
+use crate::kept_files;
 use crate::sources::{Source, checked_section, sources};
 use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, TensorLayout, section};
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::sampling::AuthorSampling;
 use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
 use serde_json::{Value, json};
@@ -41,6 +43,9 @@ pub(crate) struct OfText<'a> {
     pub n_tokens: Option<u32>,
     pub tokenizer: Option<Result<Tokenizer<'a>, NoTokenizer>>,
     pub chat: Option<Result<Chat, NoChat>>,
+    pub sampling: Option<AuthorSampling>,
+    /// Names and lengths of the files that were kept.
+    pub files: Vec<(&'static str, usize)>,
 }
 
 /// Describes the file at `path`.
@@ -134,10 +139,13 @@ impl<'a> OfText<'a> {
         let bytes = model.section_bytes(section::VOCABULARY);
         let vocabulary = bytes.and_then(Vocabulary::in_section);
         let tokenizer = model.section_bytes(section::TOKENIZER).zip(vocabulary);
+        let files = model.section_bytes(section::FILES).and_then(|bytes| kept_files::in_section(bytes).ok());
         OfText {
+            files: files.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.len())).collect(),
             n_tokens: bytes.and_then(|bytes| bytes.first_chunk()).map(|&bytes| u32::from_le_bytes(bytes)),
             tokenizer: tokenizer.map(|(bytes, vocabulary)| Tokenizer::in_section(bytes, vocabulary)),
             chat: model.section_bytes(section::CHAT).map(Chat::in_section),
+            sampling: model.section_bytes(section::SAMPLING).and_then(AuthorSampling::in_section),
         }
     }
 
@@ -224,10 +232,25 @@ fn object(inspected: &Inspected) -> Value {
         "n_tokens": text.n_tokens,
         "tokenizer": text.tokenizer_object(),
         "chat": text.chat_object(),
+        "sampling": text.sampling.as_ref().map(sampling_object),
+        "files": text.files.iter().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
         "config": config_object(model.config()),
         "tensors": (0..model.specs().len()).map(tensor).collect::<Vec<_>>(),
         "sections": model.sections().iter().map(section).collect::<Vec<_>>(),
         "provenance": provenance,
+    })
+}
+
+/// Under the keys of `generation_config.json`.
+fn sampling_object(author: &AuthorSampling) -> Value {
+    let sampling = author.sampling();
+    json!({
+        "do_sample": sampling.temperature > 0.0,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
     })
 }
 

@@ -20,6 +20,8 @@ const KEY: usize = 24;
 /// Width of the name of a tensor or a part of the file.
 const NAME: usize = 50;
 
+/// How many names of files a line lists.
+const FILES_IN_A_LINE: usize = 3;
 /// How many names of values a line lists.
 const KEYS_IN_A_LINE: usize = 4;
 
@@ -94,6 +96,12 @@ impl Table {
         self.value("vocabulary", n_tokens);
         self.value("tokenizer", tokenizer(text));
         self.value("chat", chat(text));
+        let sampling = text.sampling.as_ref().map_or("none recommended: greedy".into(), ToString::to_string);
+        self.value("sampling", sampling);
+        for (i, some) in text.files.chunks(FILES_IN_A_LINE).enumerate() {
+            let names: Vec<&str> = some.iter().map(|(name, _)| *name).collect();
+            self.value(if i == 0 { "files kept" } else { "" }, names.join(", "));
+        }
     }
 
     /// A line for the tensors of all layers that have the same role.
@@ -238,6 +246,8 @@ fn holds(kind: u32) -> &'static str {
         section::CODED => "the codes of exponents",
         section::TOKENIZER => "how text becomes ids",
         section::CHAT => "the chat format",
+        section::FILES => "small files as they were",
+        section::SAMPLING => "the author's sampling",
         _ => "unknown to this version",
     }
 }

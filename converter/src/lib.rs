@@ -8,7 +8,9 @@
 //!    `checkpoint`: whether they are exactly the tensors of the model. Its configuration comes from `config_json` with
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
-//!    with `tokenizer_section`, `tokenizer_parts`, `tokenizer_settings`, `split_check` and `dolma2`, and the conversations, of `chat_template`.
+//!    with `tokenizer_section`, `tokenizer_parts`, `tokenizer_settings`, `split_check` and `dolma2`, the conversations,
+//!    of `chat_files` with `special_tokens`, `chat_template`, `chat_probes`, `chat_section` and `jinja`, and the files
+//!    themselves, as `kept_files`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
@@ -18,10 +20,12 @@
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
 //! `inspect_table`, `verify` with `against`, `diff` and `unpack` with `numbers`, with `sources` for what the file
 //! remembers of its folder; `copy` writes a model file anew. `units` are numbers for people, `buffer` is memory that
-//! may be refused, and `error` everything that can go wrong, `mistaken` what was meant instead.
+//! may be refused, and `error` everything that can go wrong, `mistaken` and `hub_cache` what was
+//! meant instead.
 //!
-//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `byte_pairs`, `panels`, `coded`,
-//! `tokenizer`, `vocabulary`, `chat` and `model_file` and nothing else of it; the program, its `manual`.
+//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `byte_pairs`, `panels`,
+//! `coded`, `tokenizer`, `vocabulary`, `chat`, `sampling` and `model_file` and nothing else of it; the program, its
+//! `manual` and `command_line`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -46,10 +50,12 @@ pub mod error;
 mod file_kind;
 pub mod fill;
 pub mod generation_config;
+mod hub_cache;
 pub mod infer_config;
 pub mod inspect;
 mod inspect_table;
 pub mod jinja;
+pub mod kept_files;
 pub mod listing;
 mod mistaken;
 pub mod npy;

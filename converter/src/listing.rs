@@ -121,7 +121,10 @@ impl Listing {
             Some(_) if names.has_index => Shards::of_index(&index)?,
             Some(_) if has_single => Shards::single(&single)?,
             Some(name) => return Err(self.no_model_safetensors(&name).into()),
-            None if names.npy.is_empty() => return Err(self.no_weights(&names).into()),
+            None if names.npy.is_empty() => {
+                let in_cache = crate::hub_cache::explain(&self.folder);
+                return Err(in_cache.unwrap_or_else(|| self.no_weights(&names)).into());
+            }
             None => {
                 self.tensors = names.npy;
                 self.strays = names.nameless.into_iter().collect();

@@ -80,7 +80,7 @@ fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
     let start = Instant::now();
     let request = arguments.request().map_err(Error::Usage)?;
     let prepared = pack::prepare(&request)?;
-    warn(&prepared.text.warnings);
+    warn(&prepared.warnings());
     if arguments.dry_run {
         return summary::dry_run(&prepared, arguments.json);
     }

@@ -5,7 +5,7 @@
 //! this way, whatever it is for; [`Target`] and [`Output`] are the way of a model, and what may stand in it.
 
 use crate::disk::{Disk, uninterrupted, write_all_at};
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, shown_path};
 use olmo_infer::folder::folder_of;
 use olmo_infer::signals;
 use rustix::io::Errno;
@@ -64,8 +64,8 @@ impl Target {
         if let Some(metadata) = &existing {
             let problem = |found| Problem::new(shown, found).expected("a file name for the model");
             if metadata.is_dir() {
-                let name = shown.join("model.olmo");
-                return Err(problem("is a folder").advice(format!("add a name, as {}", name.display())).into());
+                let file = shown_path(&shown.join("model.olmo"));
+                return Err(problem("is a folder").advice(format!("name a file in it, as in {file}")).into());
             }
             if !metadata.is_file() {
                 return Err(problem("is not a regular file").into());

@@ -142,6 +142,11 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
 }
 
 impl Prepared {
+    /// What the user should know before anything is written, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        [self.checkpoint.warnings.as_slice(), &self.text.warnings].concat()
+    }
+
     /// The stored type, if it can be known without reading numbers.
     pub fn known_dtype(&self) -> Option<Dtype> {
         match self.request.dtype {
@@ -198,6 +203,8 @@ impl Prepared {
             Some(least) => {
                 // Where even that finds no room, two passes over all numbers would be in vain.
                 self.target.check_free_space(least.layout.file_bytes)?;
+                // It holds the sections, as the next one will.
+                drop(least);
                 self.plan(matrices, coding::tables(&pool, &self.checkpoint.sources)?)?
             }
         };

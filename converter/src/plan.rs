@@ -84,6 +84,8 @@ impl<'a> Plan<'a> {
             (section::PROVENANCE, Some(provenance.into_bytes())),
             (section::TOKENIZER, text.tokenizer_section()),
             (section::CHAT, text.chat_section()),
+            (section::FILES, text.files.section(checkpoint.generation.bytes.as_deref())),
+            (section::SAMPLING, checkpoint.generation.sampling.map(|author| author.block().as_bytes().to_vec())),
         ];
         let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
         let sections: Vec<(u32, Vec<u8>)> = sections.collect();

@@ -4,12 +4,21 @@
 //! 5.13 and later, for Olmo-3, one `rope_parameters` for each attention type. In every spelling YaRN belongs to the
 //! full-attention layers alone: that is how the models were trained, though transformers 5.0 to 5.12 computed
 //! otherwise.
+//!
+//! A file that was saved again can state a value in several of these spellings. It is read when they agree. When they
+//! do not, versions of transformers read it differently, and it is refused.
 
 use crate::config_json::Keys;
 use crate::error::Problem;
 use crate::settings::{Flags, Origin, Origins};
-use olmo_infer::config::Yarn;
+use olmo_infer::config::{Architecture, Yarn};
 use serde_json::Value;
+use std::fmt::Display;
+
+/// Base that transformers 5.13 and later take for an Olmo-3 attention type that states none.
+const NESTED_THETA: f64 = 500_000.0;
+/// Largest relative difference of two attention factors that are the same: one can be stated, the other computed.
+const SAME_FACTOR: f64 = 1e-9;
 
 /// Rotary embedding of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,27 +38,39 @@ struct Spelling {
     theta_sliding: Option<f64>,
     /// Some(None): it says that there is no scaling.
     yarn: Option<Option<Yarn>>,
+    /// Whether it has an object for each attention type.
+    is_nested: bool,
 }
 
 /// Reads both spellings and the flags, which must agree where they overlap.
-pub(crate) fn read(at: &Keys<'_>, flags: &Flags, max_positions: usize, origins: &mut Origins) -> Result<Rope, Problem> {
+pub(crate) fn read(
+    at: &Keys<'_>,
+    architecture: Architecture,
+    flags: &Flags,
+    max_positions: usize,
+    origins: &mut Origins,
+) -> Result<Rope, Problem> {
     let old = top_level(at, max_positions)?;
-    let new = rope_parameters(at, max_positions)?;
+    let new = rope_parameters(at, architecture, max_positions)?;
     let theta = agreed(at, "rope_theta", old.theta, new.theta)?;
     let theta = crate::settings::merged(at.path, "rope_theta", "--rope-theta", theta, flags.rope_theta, origins)?
         .ok_or_else(|| at.missing("rope_theta", Some("--rope-theta")))?;
     let theta_sliding = match (new.theta_sliding, old.theta) {
         (Some(new), Some(old)) if new != old => return Err(disagree(at, "rope_theta", old, new)),
         (Some(sliding), _) => sliding,
+        // Where the form for each attention type leaves one out, transformers takes its own base and not this one.
+        (None, _) if architecture == Architecture::Olmo3 && new.is_nested && theta != NESTED_THETA && slides(at) => {
+            let sliding = Keys { prefix: "rope_parameters.sliding_attention.", ..*at };
+            return Err(sliding.missing("rope_theta", None));
+        }
         (None, _) => theta,
     };
     let yarn = match (old.yarn, new.yarn) {
-        (Some(old), Some(new)) if old != new => {
-            let name = |yarn: &Option<Yarn>| if yarn.is_some() { "yarn" } else { "default" };
+        (Some(old), Some(new)) if !same(&old, &new) => {
             let found = format!("rope_scaling ({}) and rope_parameters ({}) disagree", name(&old), name(&new));
             return Err(Problem::new(at.path, found).expected("one of them").advice("remove the wrong one"));
         }
-        (old, new) => old.or(new),
+        (old, new) => new.or(old),
     };
     let flag = yarn_of_flags(flags, max_positions);
     let yarn = match (yarn, flag) {
@@ -94,16 +115,26 @@ pub fn yarn_of_flags(flags: &Flags, max_positions: usize) -> Option<Option<Yarn>
 /// transformers 4.x: `rope_theta` and `rope_scaling`. A null `rope_scaling` says nothing, for later versions write it
 /// beside `rope_parameters`.
 fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
-    let yarn = match at.keys("rope_scaling", "rope_scaling.")? {
-        Some(keys) => Some(scaling(&keys, max_positions)?),
-        None => None,
-    };
     let theta = at.real("rope_theta")?;
-    Ok(Spelling { theta, theta_sliding: None, yarn })
+    let Some(keys) = at.keys("rope_scaling", "rope_scaling.")? else {
+        return Ok(Spelling { theta, ..Spelling::default() });
+    };
+    if let Some((key, value)) = keys.object.iter().find(|(_, value)| value.is_object()) {
+        return Err(keys
+            .bad(key, value, "a number or text")
+            .advice("rope_parameters has objects, rope_scaling has not"));
+    }
+    if let (Some(top), Some(inner)) = (theta, keys.real("rope_theta")?)
+        && top != inner
+    {
+        return Err(contradiction(at, ("rope_theta", top), ("rope_scaling.rope_theta", inner)));
+    }
+    Ok(Spelling { theta, yarn: Some(scaling(&keys, max_positions)?), ..Spelling::default() })
 }
 
-/// transformers 5.x: `rope_parameters`, flat or for each attention type.
-fn rope_parameters(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
+/// transformers 5.x: `rope_parameters`, flat or for each attention type. A flat one that 5.13 or later has loaded and
+/// saved again is both: those versions compute from the objects alone, and keep what stood beside them.
+fn rope_parameters(at: &Keys<'_>, architecture: Architecture, max_positions: usize) -> Result<Spelling, Problem> {
     let Some(flat) = at.keys("rope_parameters", "rope_parameters.")? else { return Ok(Spelling::default()) };
     let known = ["full_attention", "sliding_attention"];
     let nested = |(key, value): &(&String, &Value)| value.is_object() && !known.contains(&key.as_str());
@@ -112,16 +143,21 @@ fn rope_parameters(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Prob
     }
     let full = flat.keys("full_attention", "rope_parameters.full_attention.")?;
     let sliding = flat.keys("sliding_attention", "rope_parameters.sliding_attention.")?;
+    let flat_theta = flat.real("rope_theta")?;
     let Some(full) = full else {
         if sliding.is_some() {
             return Err(flat.missing("full_attention", None));
         }
-        return Ok(Spelling {
-            theta: flat.real("rope_theta")?,
-            theta_sliding: None,
-            yarn: Some(scaling(&flat, max_positions)?),
-        });
+        let yarn = Some(scaling(&flat, max_positions)?);
+        return Ok(Spelling { theta: flat_theta, yarn, ..Spelling::default() });
     };
+    if architecture != Architecture::Olmo3 && flat_theta.is_none() {
+        return Err(Problem::new(at.path, "rope_parameters has full_attention")
+            .expected(format!("no attention types in an {} model", architecture.name()))
+            .advice("write its keys into rope_parameters itself"));
+    }
+    let theta = full.real("rope_theta")?;
+    let yarn = scaling(&full, max_positions)?;
     let theta_sliding = match &sliding {
         None => None,
         Some(keys) => {
@@ -131,12 +167,53 @@ fn rope_parameters(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Prob
             keys.real("rope_theta")?
         }
     };
-    if flat.get("rope_type").is_some() || flat.get("rope_theta").is_some() {
-        return Err(Problem::new(at.path, "rope_parameters is flat and has full_attention too")
-            .expected("one of the two forms")
-            .advice("remove the wrong one"));
+    if let Some(flat_theta) = flat_theta {
+        for (keys, theta) in [(Some(&full), theta), (sliding.as_ref(), theta_sliding)] {
+            match (keys, theta) {
+                (Some(keys), None) => return Err(keys.missing("rope_theta", None)),
+                (Some(keys), Some(theta)) if theta != flat_theta => {
+                    let key = format!("{}rope_theta", keys.prefix);
+                    return Err(contradiction(at, ("rope_parameters.rope_theta", flat_theta), (&key, theta)));
+                }
+                _ => {}
+            }
+        }
     }
-    Ok(Spelling { theta: full.real("rope_theta")?, theta_sliding, yarn: Some(scaling(&full, max_positions)?) })
+    if ["rope_type", "type", "factor"].iter().any(|key| flat.get(key).is_some()) {
+        let flat_yarn = scaling(&flat, max_positions)?;
+        if !same(&flat_yarn, &yarn) {
+            let others = if flat_yarn.is_some() && yarn.is_some() { " with other numbers" } else { "" };
+            let found = (name(&flat_yarn), format!("{}{others}", name(&yarn)));
+            let flat = ("rope_parameters.rope_type", found.0);
+            return Err(contradiction(at, flat, ("rope_parameters.full_attention.rope_type", &found.1)));
+        }
+    }
+    Ok(Spelling { theta, theta_sliding, yarn: Some(yarn), is_nested: true })
+}
+
+/// Whether a layer of an Olmo-3 slides; `layer_types` is checked later.
+fn slides(at: &Keys<'_>) -> bool {
+    let sliding = |list: &Vec<Value>| list.iter().any(|kind| kind == "sliding_attention");
+    at.get("layer_types").and_then(Value::as_array).is_none_or(sliding)
+}
+
+fn name(yarn: &Option<Yarn>) -> &'static str {
+    if yarn.is_some() { "yarn" } else { "default" }
+}
+
+/// Whether two spellings mean the same scaling.
+fn same(a: &Option<Yarn>, b: &Option<Yarn>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else { return a.is_none() && b.is_none() };
+    let difference = (a.attention_factor - b.attention_factor).abs();
+    difference <= SAME_FACTOR * a.attention_factor.abs()
+        && *a == Yarn { attention_factor: a.attention_factor, ..b.clone() }
+}
+
+/// Two keys of which only one can be right.
+fn contradiction<A: Display, B: Display>(at: &Keys<'_>, a: (&str, A), b: (&str, B)) -> Problem {
+    Problem::new(at.path, format!("{} is {} and {} is {}", a.0, a.1, b.0, b.1))
+        .expected("the same in both")
+        .advice("remove the wrong one")
 }
 
 /// The scaling that an object describes.

@@ -1,10 +1,10 @@
-//! `model.safetensors.index.json`: which shard of a checkpoint holds which tensor.
+//! `model.safetensors.index.json`: which shard of a checkpoint holds which tensor. Its `metadata` is not looked at: no
+//! loader reads it, and tools that rewrite shards leave it as it was. The headers of the shards say how large they are.
 
 use crate::error::{Error, Problem, shortened};
 use crate::safetensors_header::MAX_NAME_BYTES;
 use crate::source_file;
 use crate::strict_json;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,8 +18,6 @@ const SHOWN_CHARS: usize = 200;
 pub struct ShardIndex {
     /// Names of files by the names of the tensors in them.
     pub files: BTreeMap<String, String>,
-    /// Bytes of the numbers of all tensors, where the index says so.
-    pub total_bytes: Option<u64>,
 }
 
 impl ShardIndex {
@@ -62,23 +60,7 @@ impl ShardIndex {
                 .expected("the name of a .safetensors file in the same folder")
                 .advice("download the index again"));
         }
-        let metadata = value.get("metadata").unwrap_or(&Value::Null);
-        if !metadata.is_object() && !metadata.is_null() {
-            return Err(again("metadata that is no object"));
-        }
-        let total_bytes = match metadata.get("total_size") {
-            None | Some(Value::Null) => None,
-            Some(total) => {
-                // Below, every whole number is one of the doubles.
-                let bytes = total.as_f64().filter(|total| total.fract() == 0.0 && (0.0..9e15).contains(total));
-                let bytes = bytes.ok_or_else(|| {
-                    let found = format!("total_size is {}", shortened(&total.to_string(), SHOWN_CHARS));
-                    Problem::new(path, found).expected("a number of bytes").advice("download the index again")
-                })?;
-                Some(bytes as u64)
-            }
-        };
-        Ok(ShardIndex { files, total_bytes })
+        Ok(ShardIndex { files })
     }
 }
 

@@ -1,11 +1,11 @@
 //! A tensor as a file of the weights folder stores it, whatever the kind of file: from here on nothing cares which.
 
-use crate::element::SourceType;
+use crate::element::{SourceType, widen};
 use crate::error::{Error, Problem};
 use crate::source_file::SourceFile;
 
-/// Bytes that are compared at a time.
-const BLOCK: usize = 1 << 20;
+/// Numbers that are compared at a time.
+const BLOCK: usize = 256 << 10;
 
 /// Where the numbers of a tensor lie, and what they are: little-endian, row-major.
 #[derive(Clone, Debug)]
@@ -44,24 +44,30 @@ impl StoredTensor {
         self.file.read(self.offset + offset, out)
     }
 
-    /// Whether `other` holds the same numbers.
+    /// Whether `other` holds the same numbers, bit for bit as f32, whatever types hold them. Both are read block by
+    /// block.
     ///
     /// # Errors
     /// One of them cannot be read.
     pub fn same_numbers(&self, other: &StoredTensor) -> Result<bool, Error> {
-        if (self.element, &self.shape) != (other.element, &other.shape) {
+        if self.shape != other.shape {
             return Ok(false);
         }
-        let (mut a, mut b) = (vec![0; BLOCK], vec![0; BLOCK]);
-        let mut offset = 0;
-        while offset < self.bytes {
-            let length = (self.bytes - offset).min(BLOCK as u64) as usize;
-            self.read(offset, &mut a[..length])?;
-            other.read(offset, &mut b[..length])?;
-            if a[..length] != b[..length] {
+        let mut blocks = [self, other].map(|tensor| (tensor, Vec::new(), Vec::new()));
+        let n_elements = self.bytes / self.element.bytes() as u64;
+        let mut at = 0;
+        while at < n_elements {
+            let length = (n_elements - at).min(BLOCK as u64) as usize;
+            for (tensor, bytes, bits) in &mut blocks {
+                bytes.resize(length * tensor.element.bytes(), 0);
+                tensor.read(at * tensor.element.bytes() as u64, bytes)?;
+                bits.clear();
+                widen(tensor.element, bytes, bits);
+            }
+            if blocks[0].2 != blocks[1].2 {
                 return Ok(false);
             }
-            offset += length as u64;
+            at += length as u64;
         }
         Ok(true)
     }

@@ -60,7 +60,7 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "n_rounded": packed.outcome.n_rounded,
         "max_relative_error": packed.outcome.max_relative_error,
         "mean_relative_error": packed.outcome.mean_relative_error,
-        "warnings": facts.of_text.iter().cloned().chain(warnings(facts, packed)).collect::<Vec<_>>(),
+        "warnings": facts.warnings.iter().cloned().chain(warnings(facts, packed)).collect::<Vec<_>>(),
         "seconds": time.as_secs_f64(),
     });
     merge(&mut object, more);
@@ -87,7 +87,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             plans.iter().map(|plan| (plan.matrices.name().into(), plan.layout.file_bytes.into())).collect();
         let more = json!({
             "dry_run": true,
-            "warnings": facts.of_text,
+            "warnings": facts.warnings,
             "dtype": known.map(Dtype::name),
             "file_bytes": sizes,
             "least_coded_bytes": least,
@@ -142,8 +142,8 @@ pub struct Facts {
     text: String,
     json: Value,
     ignored: Vec<String>,
-    /// Warnings about text, which standard error has already.
-    of_text: Vec<String>,
+    /// Warnings, which standard error has already.
+    warnings: Vec<String>,
 }
 
 impl Facts {
@@ -169,6 +169,10 @@ impl Facts {
         let _ = writeln!(text, "  vocabulary  {tokens}");
         let _ = writeln!(text, "  tokenizer   {}", escaped(&of_text.tokenizer.origin()));
         let _ = writeln!(text, "  chat        {}", escaped(&of_text.chat.origin()));
+        let author = checkpoint.generation.sampling.map(|author| author.to_string());
+        if let Some(author) = &author {
+            let _ = writeln!(text, "  sampling    {author}, as generation_config.json says");
+        }
         let origins: serde_json::Map<String, Value> =
             checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();
         let sources: serde_json::Map<String, Value> =
@@ -185,9 +189,11 @@ impl Facts {
             "vocabulary_tokens": vocabulary,
             "tokenizer": of_text.tokenizer.origin(),
             "chat": of_text.chat.origin(),
+            "sampling": author,
             "ignored": checkpoint.ignored,
         });
-        Facts { text, json, ignored: checkpoint.ignored.clone(), of_text: of_text.warnings.clone() }
+        let warnings = [checkpoint.warnings.as_slice(), &of_text.warnings].concat();
+        Facts { text, json, ignored: checkpoint.ignored.clone(), warnings }
     }
 }
 
@@ -219,6 +225,7 @@ fn model_line(config: &ModelConfig) -> String {
     line
 }
 
+/// What the numbers and the folder's other files give rise to; what was known before is on standard error.
 fn warnings(facts: &Facts, packed: &Packed) -> Vec<String> {
     let mut warnings = Vec::new();
     let zero = &packed.outcome.all_zero;

@@ -1,15 +1,18 @@
 //! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
 
-use crate::chat_files;
+use crate::chat_files::{self, Present};
 use crate::chat_section;
 use crate::dolma2;
 use crate::error::{Error, Problem};
+use crate::kept_files::KeptFiles;
 use crate::output::Target;
+use crate::strict_json;
 use crate::tokenizer_json::{self, Around, beyond_rows};
 use crate::tokenizer_settings;
 use crate::vocab::{self, Vocabulary};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -17,6 +20,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
+
+/// Longest of the small files; real ones have some KiB.
+pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
 /// What a model file gets for text.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +35,8 @@ pub struct Text {
     pub chat: Part,
     /// What the user should know about them, a line each.
     pub warnings: Vec<String>,
+    /// The files, for the section `FILES`.
+    pub files: KeptFiles,
 }
 
 /// A section that may be missing.
@@ -123,15 +131,22 @@ impl Text {
             given => given,
         };
         // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
-        let (chat, warnings) = chat_files::read(folder, &present, config.architecture)?;
+        let mut files = KeptFiles::default();
+        let config_json = object(&mut files, &present, "tokenizer_config.json", true)?;
+        // The others may be broken where they do not count.
+        let count = !config_json.contains_key("added_tokens_decoder");
+        let map = object(&mut files, &present, "special_tokens_map.json", count)?;
+        let added = object(&mut files, &present, "added_tokens.json", count)?;
+        let of_folder = chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map };
+        let (chat, warnings) = chat_files::read(&of_folder, config.architecture, &mut files)?;
         let mut text = Text { chat, warnings, ..Text::default() };
         let mut named_elsewhere = Vec::new();
         if let Some(path) = &json {
-            let [config_json, map, added] =
-                ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"].map(present);
-            let settings = tokenizer_settings::read(config_json?.as_deref(), map?.as_deref(), added?.as_deref())?;
+            let settings = tokenizer_settings::settings(config_json, map, &added);
             let around = Around { vocab_size, architecture: Some(config.architecture), settings };
-            let read = tokenizer_json::read(path, &around)?;
+            let limit = tokenizer_json::MAX_TOKENIZER_BYTES;
+            let bytes = files.read("tokenizer.json", path, limit, || tokenizer_json::too_long(path))?;
+            let read = tokenizer_json::parse_with(path, bytes, &around)?;
             text.vocabulary = Some(read.vocabulary);
             text.warnings.extend(read.warnings);
             named_elsewhere = read.named_elsewhere;
@@ -141,7 +156,8 @@ impl Text {
             };
         }
         if let Some(path) = &txt {
-            let vocabulary = vocab::read(path, vocab_size)?;
+            let bytes = files.read("vocab.txt", path, vocab::MAX_VOCAB_BYTES, || vocab::too_long(path))?;
+            let vocabulary = vocab::parse(path, bytes, vocab_size)?;
             if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
                 refuse_other(path, &vocabulary, json, other, &named_elsewhere)?;
             } else {
@@ -154,7 +170,7 @@ impl Text {
                 text.vocabulary = Some(vocabulary);
             }
         }
-        Ok(text)
+        Ok(Text { files, ..text })
     }
 }
 
@@ -184,4 +200,23 @@ fn refuse_other(
     let found = format!("id {id} is {}", shown(bytes.get(&id)));
     let expected = format!("{} as in {}", shown(other_bytes.get(&id)), crate::error::shown_path(json));
     Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
+}
+
+/// The error for a file of more than [`MAX_BYTES`].
+pub(crate) fn too_long(path: &Path) -> Problem {
+    Problem::new(path, "longer than 4 MiB").expected("a file of some KiB")
+}
+
+/// The object of a JSON file that is kept; empty where there is no file, or where it does not count.
+fn object(files: &mut KeptFiles, present: &Present, name: &str, counts: bool) -> Result<Map<String, Value>, Error> {
+    let Some(path) = present(name)? else { return Ok(Map::new()) };
+    let bytes = files.read(name, &path, MAX_BYTES, || too_long(&path))?;
+    if !counts {
+        return Ok(Map::new());
+    }
+    match strict_json::parse(bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Problem::new(&path, "JSON that is not an object").expected("an object").into()),
+        Err(error) => Err(Problem::no_json(&path, error).into()),
+    }
 }

@@ -22,7 +22,7 @@ use std::path::Path;
 
 /// Longest `tokenizer.json`; those of the published models have 2 to 8 MB. It is read whole, so this also bounds what a
 /// file that is none costs.
-const MAX_TOKENIZER_BYTES: u64 = 12 << 20;
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 12 << 20;
 
 /// What to do with one that cannot be read.
 const WITHOUT: &str = "download it again, or move it away: the model then takes ids, but no text";
@@ -71,9 +71,7 @@ impl Around {
 /// # Errors
 /// The file cannot be read, is no JSON, or its tokens are not those of the model.
 pub fn read(path: &Path, around: &Around) -> Result<TokenizerJson, Error> {
-    let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?.ok_or_else(|| {
-        Problem::new(path, "longer than 12 MiB").expected("a tokenizer.json of a few MiB").advice(WITHOUT)
-    })?;
+    let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?.ok_or_else(|| too_long(path))?;
     Ok(parse_with(path, &bytes, around)?)
 }
 
@@ -83,6 +81,11 @@ pub fn read(path: &Path, around: &Around) -> Result<TokenizerJson, Error> {
 /// They are no JSON, or the tokens are not those of the model.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<TokenizerJson, Problem> {
     parse_with(path, bytes, &Around::rows(vocab_size))
+}
+
+/// The error for a file of more than [`MAX_TOKENIZER_BYTES`].
+pub(crate) fn too_long(path: &Path) -> Problem {
+    Problem::new(path, "longer than 12 MiB").expected("a tokenizer.json of a few MiB").advice(WITHOUT)
 }
 
 /// Reads the tokenizer in `bytes`; `path` is for messages.

@@ -4,15 +4,11 @@
 //! They name tokens that are found in a text as a whole, and `tokenizers` gives those that it does not have yet the
 //! next free ids. An id in a file is only what was expected.
 
-use crate::error::{Error, Problem, shortened};
-use crate::{source_file, strict_json};
+use crate::error::shortened;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::sync::LazyLock;
 
-/// Longest of the files; real ones have some KiB.
-const MAX_BYTES: u64 = 4 << 20;
 /// Most tokens that they name.
 const MAX_NAMED: usize = 1 << 16;
 /// Most of what is shown of a token.
@@ -86,32 +82,8 @@ pub struct Settings {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads those of the three files that are there.
-///
-/// # Errors
-/// One of them cannot be read or is not JSON.
-pub fn read(config: Option<&Path>, map: Option<&Path>, added: Option<&Path>) -> Result<Settings, Error> {
-    let read = |path: Option<&Path>| path.map_or_else(|| Ok(Map::new()), object);
-    Ok(settings(read(config)?, read(map)?, &read(added)?))
-}
-
-/// The object in a file.
-fn object(path: &Path) -> Result<Map<String, Value>, Error> {
-    let bytes = source_file::read_at_most(path, MAX_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("a file of some KiB"))?;
-    match strict_json::parse(&bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Problem::new(path, "JSON that is no object").expected("an object").into()),
-        Err(error) => Err(Problem::no_json(path, error).into()),
-    }
-}
-
 /// What the objects of the files say.
-pub(crate) fn settings(
-    mut config: Map<String, Value>,
-    map: Map<String, Value>,
-    added: &Map<String, Value>,
-) -> Settings {
+pub fn settings(mut config: Map<String, Value>, map: Map<String, Value>, added: &Map<String, Value>) -> Settings {
     let absent = NAMES.into_iter().filter(|name| !config.contains_key(*name) && !map.contains_key(*name));
     let mut settings = Settings { absent: absent.collect(), ..Settings::default() };
     config.retain(|_, value| !value.is_null());

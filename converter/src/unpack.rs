@@ -3,20 +3,22 @@
 //! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the
 //! source type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are
 //! written as they are stored, and the summary names them. Tensors of safetensors files become `.npy` files too, with
-//! the headers that numpy would write. `config.json` comes back verbatim; of `generation_config.json` what decides
-//! about the model, the ids that end a text. The vocabulary is not written.
+//! the headers that numpy would write. The small files beside them, `config.json` and those of the tokenizer and of
+//! conversations, come back byte for byte. Of a model file that did not keep them, `generation_config.json` is written
+//! with what decides about the model, the ids that end a text.
 
 use crate::buffer::reserve;
 use crate::disk::{Disk, uninterrupted};
 use crate::element::narrow;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::provenance;
+use crate::kept_files;
 use crate::npy_header::numpy_header;
 use crate::numbers::Numbers;
 use crate::output::{Pending, check_free_space};
 use crate::pack::thread_pool;
 use crate::settings::Origin;
-use crate::sources::{Source, checked_section, sources};
+use crate::sources::{Source, checked_section, section_name, sources};
 use olmo_infer::folder::folder_of;
 use olmo_infer::format::{self, section};
 use olmo_infer::layout::TensorSpec;
@@ -50,8 +52,12 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     // Copied: a call of the system that writes what lies in a mapped file would say "bad address" when that is cut
     // short.
     let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes.to_vec()));
-    let generation = generation_config(&model)?.map(|text| ("generation_config.json", text.into_bytes()));
-    let texts: Vec<Text> = config.into_iter().chain(generation).collect();
+    let mut texts: Vec<Text> = config.into_iter().chain(kept_files(&model)?).collect();
+    if texts.iter().all(|(name, _)| *name != "generation_config.json")
+        && let Some(text) = generation_config(&model)?
+    {
+        texts.push(("generation_config.json", text.into_bytes()));
+    }
     let opened = prepare(disk, folder, force)?;
     let names = texts.iter().map(|(name, _)| folder.join(name));
     for path in names.chain(model.specs().iter().map(|spec| source_path(folder, spec))) {
@@ -68,6 +74,17 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
 
 /// A file beside the tensors: its name and its bytes.
 type Text = (&'static str, Vec<u8>);
+
+/// The small files that the section `FILES` keeps, each under one of the names of the format.
+fn kept_files(model: &ModelFile) -> Result<Vec<Text>, Error> {
+    // Copied before it is looked at, for the same reason.
+    let Some(bytes) = checked_section(model, section::FILES)?.map(<[u8]>::to_vec) else { return Ok(Vec::new()) };
+    let files = kept_files::in_section(&bytes).map_err(|found| {
+        let problem = Problem::new(model.path(), found).tensor(section_name(section::FILES));
+        problem.advice("the file is damaged, copy or pack it again")
+    })?;
+    Ok(files.into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect())
+}
 
 /// What a `generation_config.json` must say, when the ids that end a text are not those of `config.json`: without it
 /// the folder would be packed into another model.
@@ -168,7 +185,10 @@ fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path)
     let rounded: Vec<String> =
         (0..model.specs().len()).filter(is_rounded).map(|index| model.specs()[index].name()).collect();
     let mut files = ".npy files".to_string();
-    texts.iter().for_each(|(name, _)| files += &format!(" and {name}"));
+    for (i, (name, _)) in texts.iter().enumerate() {
+        files += if i + 1 == texts.len() { " and " } else { ", " };
+        files += name;
+    }
     let mut text = format!("{}: {} {files}", escaped(&shown_path(folder)), model.specs().len());
     let kept = sources.iter().all(|source| !source.header.is_empty());
     match (rounded.is_empty(), kept) {

@@ -7,6 +7,7 @@ use crate::against;
 use crate::coding::look_at_panel;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::content_digest;
+use crate::kept_files;
 use crate::pack::thread_pool;
 use crate::sources::{checked_section, section_name, sources};
 use olmo_infer::chat::{Chat, NoChat};
@@ -15,6 +16,7 @@ use olmo_infer::format::{Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, PANEL_ROWS, Ten
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
+use olmo_infer::sampling::AuthorSampling;
 use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
 use rayon::ThreadPool;
@@ -51,8 +53,10 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
     let pool = thread_pool(0)?;
     let mut problems = check(&model, &pool);
+    let mut note = None;
     if let (Some(weights), true) = (weights, problems.is_empty()) {
-        problems = against::check(&model, weights, &pool)?;
+        let compared = against::check(&model, weights, &pool)?;
+        (problems, note) = (compared.problems, compared.note);
     }
     let unchanged = model.check_unchanged();
     // What is damaged in a file that changed is damaged no more, or no more there.
@@ -65,13 +69,14 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     let rounded = if is_rounded { " rounded to bf16" } else { "" };
     let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}{rounded}", shown_path(weights)));
     Ok(format!(
-        "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}",
+        "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}{}",
         escaped(&shown_path(path)),
         escaped(&same),
         model.specs().len(),
         model.sections().len(),
         model.layout().file_bytes,
         content_digest(&model),
+        note.unwrap_or_default(),
     ))
 }
 
@@ -102,6 +107,8 @@ pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
             section::CHAT if Chat::in_section(bytes) == Err(NoChat::Damaged) => {
                 Err("lengths, rules or texts that are not those of its head")
             }
+            section::FILES => kept_files::in_section(bytes).map(|_| ()),
+            section::SAMPLING if AuthorSampling::in_section(bytes).is_none() => Err("values that choose no token"),
             section::PROVENANCE if std::str::from_utf8(bytes).is_err() => Err("text that is not UTF-8"),
             _ => Ok(()),
         };

@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U32, U64};
 
 /// Longest `vocab.txt`; that of the published models has 1.4 MB. It is read whole, so this also bounds what a file that
 /// is none costs.
-const MAX_VOCAB_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_VOCAB_BYTES: u64 = 4 << 20;
 
 /// A vocabulary: some ids, ascending, and the bytes of their tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,9 +31,13 @@ pub struct Vocabulary {
 /// # Errors
 /// The file cannot be read, or a line is not `id<TAB>token` with a new id that the model may have.
 pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
-    let bytes = source_file::read_at_most(path, MAX_VOCAB_BYTES)?
-        .ok_or_else(|| Problem::new(path, "longer than 4 MiB").expected("lines of id<TAB>token"))?;
+    let bytes = source_file::read_at_most(path, MAX_VOCAB_BYTES)?.ok_or_else(|| too_long(path))?;
     Ok(parse(path, &bytes, vocab_size)?)
+}
+
+/// The error for a file of more than [`MAX_VOCAB_BYTES`].
+pub(crate) fn too_long(path: &Path) -> Problem {
+    Problem::new(path, "longer than 4 MiB").expected("lines of id<TAB>token")
 }
 
 /// Parses a vocabulary; `path` is for messages.

@@ -7,11 +7,10 @@ use olmo_infer::command_line::{self, count, number, whole_number};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
 use olmo_infer::network::Options;
-use olmo_infer::sampler::Sampling;
+use olmo_infer::sampling::SamplingFlags;
 use olmo_infer::tokens::TokenType;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 pub const PROGRAM: &str = "olmo-infer";
@@ -67,24 +66,23 @@ struct Raw {
     /// end before this text; can be given several times
     #[argh(option)]
     stop: Vec<String>,
-    /// draw tokens at random: below 1 likely ones come more often than they are likely, above 1 less often; 0 (default)
-    /// takes the most likely token
+    /// sampling temperature; 0 is greedy (default, but with --chat what the model's author recommends, as for the next
+    /// four)
     #[argh(option, from_str_fn(number))]
     temperature: Option<f64>,
-    /// draw only among so many of the most likely tokens
+    /// sample from the K most likely tokens
     #[argh(option, from_str_fn(count))]
     top_k: Option<usize>,
-    /// draw only among the most likely tokens that together have this probability
+    /// sample from the most likely tokens that together have this probability
     #[argh(option, from_str_fn(number))]
     top_p: Option<f64>,
-    /// draw only among tokens with at least this share of the probability of the most likely one
+    /// sample from tokens with at least this share of the probability of the most likely one
     #[argh(option, from_str_fn(number))]
     min_p: Option<f64>,
     /// make tokens that have occurred less likely; 1 (default) does nothing, 1.1 is mild
     #[argh(option, from_str_fn(number))]
     repetition_penalty: Option<f64>,
-    /// where the random numbers begin: the same seed gives the same text (default: another one each time, which
-    /// --timing tells)
+    /// seed for sampling (default: random, printed by --timing)
     #[argh(option, from_str_fn(whole_number))]
     seed: Option<u64>,
     /// print the token ids of a text (a file, standard input, or --prompt) as little-endian u32, and do no more
@@ -217,8 +215,8 @@ pub struct Args {
     pub prompt: Option<Prompt>,
     /// Texts that end the output; none is empty.
     pub stops: Vec<String>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
+    /// What the command line says about the choice of tokens.
+    pub sampling: SamplingFlags,
     /// Where scores are appended; `None` for standard output.
     pub output: Option<PathBuf>,
     /// The type of the ids in token files, if it was named.
@@ -436,30 +434,18 @@ fn text_and_tokens(raw: &Raw, tokens: &Path) -> Exit {
     usage(format_args!("--chat takes no value; use --chat --prompt {shown}"))
 }
 
-/// How tokens are chosen, checked.
-fn sampling(raw: &Raw) -> Result<Sampling, Exit> {
-    let draws = raw.top_k.is_some() || raw.top_p.is_some() || raw.min_p.is_some() || raw.seed.is_some();
-    // Who says from where to draw wants to draw.
-    let temperature = raw.temperature.unwrap_or(if draws { 1.0 } else { 0.0 });
-    let within = |flag, value: Option<f64>, low: f64, high: f64| match value {
-        Some(value) if !(low..=high).contains(&value) => {
-            Err(usage(format_args!("{flag} {value}: expected a number from {low} to {high}")))
-        }
-        _ => Ok(()),
-    };
-    within("--temperature", raw.temperature, 0.0, 1e6)?;
-    within("--top-p", raw.top_p, 0.0, 1.0)?;
-    within("--min-p", raw.min_p, 0.0, 1.0)?;
-    within("--repetition-penalty", raw.repetition_penalty, 1e-3, 1e3)?;
-    Ok(Sampling {
-        temperature,
+/// What is said about the choice of tokens, checked.
+fn sampling(raw: &Raw) -> Result<SamplingFlags, Exit> {
+    let flags = SamplingFlags {
+        temperature: raw.temperature,
         top_k: raw.top_k,
-        top_p: raw.top_p.unwrap_or(1.0),
-        min_p: raw.min_p.unwrap_or(0.0),
-        repetition_penalty: raw.repetition_penalty.unwrap_or(1.0),
-        // std's hasher draws its keys by lot.
-        seed: raw.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-    })
+        top_p: raw.top_p,
+        min_p: raw.min_p,
+        repetition_penalty: raw.repetition_penalty,
+        seed: raw.seed,
+    };
+    flags.check().map_err(usage)?;
+    Ok(flags)
 }
 
 impl Args {

@@ -13,8 +13,8 @@ pub use config_block::ConfigBlock;
 pub use kinds::{Dtype, ENCODING_CODED, ENCODING_PLAIN, Encoding, TensorLayout};
 pub use section_heads::{
     ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, AddedToken, CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE,
-    CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle, MAX_TOKENS_BEYOND, Merge, SourceRecord,
-    TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead,
+    CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle, FILE_NAMES, FileRecord, FilesHead, MAX_TOKENS_BEYOND,
+    Merge, SamplingBlock, SourceRecord, TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead,
 };
 
 use std::mem::offset_of;
@@ -77,6 +77,12 @@ pub mod section {
     pub const TOKENIZER: u32 = 6;
     /// The texts around the turns of a conversation.
     pub const CHAT: u32 = 7;
+    /// The small files of the folder, byte for byte.
+    pub const FILES: u32 = 8;
+    /// How the model's author recommends to choose tokens.
+    pub const SAMPLING: u32 = 9;
+    /// The last kind that this version knows.
+    pub const LAST: u32 = SAMPLING;
 
     /// Most bytes that a section of `kind` can have.
     pub fn max_bytes(kind: u32) -> u64 {
@@ -87,6 +93,8 @@ pub mod section {
             // Four bytes for each of the most ids that a model has, and as many of text.
             VOCABULARY => 128 << 20,
             SOURCES => 64 << 20,
+            // A tokenizer.json of 12 MiB, and six files of at most 4 MiB.
+            FILES => 64 << 20,
             _ => 16 << 20,
         }
     }
@@ -101,6 +109,8 @@ pub mod section {
             CODED => "CODED",
             TOKENIZER => "TOKENIZER",
             CHAT => "CHAT",
+            FILES => "FILES",
+            SAMPLING => "SAMPLING",
             other => return other.to_string(),
         };
         name.into()

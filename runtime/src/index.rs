@@ -244,7 +244,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             if record.reserved != [0; _] {
                 return Err(self.damaged(format!("{place}: reserved fields"), "a value", "zeros"));
             }
-            let known = (section::SOURCES..=section::CHAT).contains(&kind);
+            let known = (section::SOURCES..=section::LAST).contains(&kind);
             if !known && record.flags.get() & format::SECTION_REQUIRED != 0 {
                 return Err(Error::Version { path: self.path.to_path_buf(), found: place, is_older: false });
             }

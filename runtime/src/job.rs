@@ -9,6 +9,7 @@ use olmo_infer::generate::{Run, Timing, generate};
 use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::Batch;
+use olmo_infer::sampler::Sampling;
 use olmo_infer::threads::Team;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ pub struct Job<'a> {
     pub inputs: &'a [Input],
     /// The command line.
     pub args: &'a Args,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
     /// Takes the results.
     pub printer: Printer<'a>,
     /// Takes the logits, of the only prompt.
@@ -58,7 +61,7 @@ impl Job<'_> {
     pub fn run(mut self, mut batch: Batch, team: &mut Team) -> Result<Measured, Failure> {
         let visit_prompt = self.args.mode != Mode::Text || self.logits.is_some();
         let top = self.args.top();
-        let sampling = self.args.sampling;
+        let sampling = self.sampling;
         let plain = self.inputs.iter().map(|input| Run::new(&input.tokens, input.positions));
         let runs: Vec<Run> = plain.map(|run| Run { top, visit_prompt, sampling, ..run }).collect();
         let mut first_token = None;

@@ -42,7 +42,8 @@
 //!    parts. A pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
 //!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
-//! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens.
+//! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens as
+//!    [`sampling`] says.
 //! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and
 //!    [`chat`] say, [`vocabulary`] and [`text`] make text of them again.
 //! 7. [`model`], [`session`] and [`continuation`] put a model, its threads and a sequence together for other programs;
@@ -96,6 +97,7 @@ pub mod panels;
 pub mod rope;
 mod rounding;
 pub mod sampler;
+pub mod sampling;
 pub mod sequence;
 pub mod session;
 pub mod signals;

@@ -23,6 +23,7 @@ use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network};
+use olmo_infer::sampling::{AuthorSampling, described};
 use olmo_infer::signals;
 use olmo_infer::threads::{start, with_team};
 use olmo_infer::tokenizer::Tokenizer;
@@ -160,6 +161,10 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let inputs = prompts::read(args, file)?;
     file.check_complete()?;
     let rules = text_rules(args, file)?;
+    // A turn of a conversation is what the author recommends it for; everything else stays greedy.
+    let is_chat = args.prompt.as_ref().is_some_and(|prompt| prompt.chat);
+    let author = if is_chat { AuthorSampling::new(file)? } else { None };
+    let sampling = args.sampling.resolve(author.as_ref());
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
     let network = Network::new(file);
@@ -179,7 +184,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let (measured, page_in) = beside_populating(file, || {
         with_team(args.threads(), |team| {
             let batch = Batch::new(&network, options, sequences)?;
-            Job { file, inputs: &inputs, args, printer, logits, begun }.run(batch, team)
+            Job { file, inputs: &inputs, args, sampling, printer, logits, begun }.run(batch, team)
         })
     })?;
     if measured.is_cut {
@@ -202,7 +207,8 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         suits_plain: file.is_coded() && (options.products.gemm || !options.products.isa.suits_coded()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
-        seed: (args.sampling.temperature > 0.0).then_some(args.sampling.seed),
+        sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),
+        seed: (sampling.temperature > 0.0).then_some(sampling.seed),
     })
 }
 

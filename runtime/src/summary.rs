@@ -43,6 +43,8 @@ pub struct Summary {
     pub threads: usize,
     /// Memory of the process itself.
     pub anonymous_bytes: Option<u64>,
+    /// How tokens were chosen, and who says so.
+    pub sampling: String,
     /// Where the random numbers began, when tokens were drawn.
     pub seed: Option<u64>,
 }
@@ -91,6 +93,7 @@ impl fmt::Display for Summary {
         if let Some(bytes) = self.anonymous_bytes {
             write!(f, ", {:.1} MB anonymous memory", bytes as f64 / 1e6)?;
         }
+        write!(f, "; {}", self.sampling)?;
         if let Some(seed) = self.seed {
             write!(f, "; seed {seed}")?;
         }

@@ -88,7 +88,7 @@ fn e1_arguments_that_name_something_else() {
         ("olmo-pack", "exec $PACK unpack w out/x", &["w: is a folder"]),
         ("olmo-pack", "exec $PACK unpack m.olmo t.bin", &["t.bin: "]),
         ("olmo-pack", "exec $PACK copy w out/x", &["w: is a folder"]),
-        ("olmo-pack", "exec $PACK copy m.olmo out", &["out: is a folder", "; add a name, as out/model.olmo"]),
+        ("olmo-pack", "exec $PACK w out", &["out: is a folder", "name a file in it, as in out/model.olmo"]),
         ("olmo-infer", "exec $INFER w t.bin", &["w: is a folder", "olmo-pack weights/ model.olmo"]),
         ("olmo-infer", "exec $INFER '' t.bin", &["cannot open: No such file"]),
         ("olmo-infer", "exec $INFER m.olmo ''", &["cannot open: No such file"]),

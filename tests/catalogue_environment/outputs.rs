@@ -113,6 +113,10 @@ fn e8_outputs_that_exist() {
             ("link-to-null", "is not a regular file"),
             ("loop", "ymbolic links"),
         ] {
+            // It copies into a folder, see mistaken_paths.rs.
+            if writer.contains("copy") && words == "is a folder" {
+                continue;
+            }
             place.refuse(&mut report, program, &writer.replace("OUT", output), 1, &[words]);
         }
     }

@@ -1,6 +1,6 @@
 //! The structs at the beginning of sections, and those that follow them.
 
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{F64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Head of the [`super::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point
@@ -127,4 +127,54 @@ pub struct ChatStyle {
     pub text_bytes: [U32; 14],
     /// Length of the sentence why only one turn can be rendered; 0 when conversations can.
     pub one_turn_bytes: U32,
+}
+
+/// Head of the [`super::section::FILES`] section: `n_files` [`FileRecord`]s follow, then the bytes of the files.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FilesHead {
+    /// Number of files.
+    pub n_files: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+/// A file of the folder that was packed.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FileRecord {
+    /// Its name: an index of [`FILE_NAMES`], counted from 1.
+    pub name: U32,
+    /// Its length.
+    pub bytes: U32,
+}
+
+/// The only names that files of the [`super::section::FILES`] section have, in the order of their codes. A file has a
+/// code and no name, so that no path can be made of it.
+pub const FILE_NAMES: [&str; 7] = [
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// The [`super::section::SAMPLING`] section: how the model's author recommends to choose tokens.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SamplingBlock {
+    /// What logits are divided by; 0 takes the most likely token.
+    pub temperature: F64,
+    /// Only the most likely tokens that together have this probability.
+    pub top_p: F64,
+    /// Only tokens with at least this share of the probability of the most likely one.
+    pub min_p: F64,
+    /// What the logits of tokens that have occurred are divided by.
+    pub repetition_penalty: F64,
+    /// Only so many of the most likely tokens; 0 for no limit.
+    pub top_k: U32,
+    /// Zero.
+    pub reserved: U32,
 }
