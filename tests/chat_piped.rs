@@ -182,6 +182,25 @@ fn timing_tells_what_was_reused() {
 }
 
 #[test]
+fn answers_are_sampled_as_the_author_recommends() {
+    let folder = TempDir::new("piped-author");
+    plain(&folder);
+    let weights = folder.join("weights");
+    let author = json!({"do_sample": true, "temperature": 5.0, "top_k": 5});
+    fs::write(weights.join("generation_config.json"), author.to_string()).expect("written");
+    let model = folder.join("author.olmo");
+    run(PACK, [&weights, &model]).ok();
+    let of = |flags: &[&str]| {
+        chat(&model, &[flags, &["--seed", "2", "--max-tokens", "30", "--timing"]].concat(), "Four score\n")
+    };
+    let by_author = of(&[]);
+    assert!(by_author.stderr.contains("olmo-infer: sampling: temperature 5, top-k 5 (by the model's author)\n"));
+    assert_eq!(of(&["--temperature", "5", "--top-k", "5"]).ok(), by_author.ok());
+    assert_eq!(of(&["--temperature", "0"]).ok(), " and seven years ago our fathe\n");
+    assert_ne!(by_author.ok(), " and seven years ago our fathe\n");
+}
+
+#[test]
 fn wrong_usage_is_told_in_one_line() {
     let folder = TempDir::new("piped-usage");
     let model = plain(&folder);
@@ -190,7 +209,7 @@ fn wrong_usage_is_told_in_one_line() {
         (&["--max-tokens=0"], "--max-tokens 0: expected a whole number from 1"),
         (&["--positons=9"], "unknown option --positons (did you mean --positions?)"),
         (&["--stop", ""], "--stop is empty, expected a text"),
-        (&["--top-p", "2"], "top_p is 2, expected a number from 0 to 1"),
+        (&["--top-p", "2"], "--top-p 2: expected a number from 0 to 1"),
         (&["--isa", "none"], "--isa none"),
         (&["--load", "none"], "--load none: expected auto, mmap or read"),
         (&["tokens.bin"], "tokens.bin"),

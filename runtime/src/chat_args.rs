@@ -4,14 +4,12 @@ use crate::args;
 use crate::exit::{self, Exit};
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs, SubCommandInfo};
 use olmo_infer::command_line::{count, number, whole_number};
-use olmo_infer::conversation::Answering;
 use olmo_infer::manual;
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::Products;
-use olmo_infer::sampler::Sampling;
+use olmo_infer::sampling::SamplingFlags;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 
 /// The name of the command.
@@ -49,7 +47,7 @@ struct Raw {
     /// most tokens of an answer (default: as many as there is room for)
     #[argh(option, short = 'n', from_str_fn(count))]
     max_tokens: Option<usize>,
-    /// sampling temperature; 0 always takes the most likely token
+    /// sampling temperature; 0 is greedy (default: what the model's author recommends)
     #[argh(option, from_str_fn(number))]
     temperature: Option<f64>,
     /// sample from the K most likely tokens
@@ -91,8 +89,12 @@ pub struct ChatArgs {
     pub model: PathBuf,
     /// The system message.
     pub system: Option<String>,
-    /// How answers are chosen.
-    pub answering: Answering,
+    /// What is said about the choice of tokens.
+    pub sampling: SamplingFlags,
+    /// Texts that end an answer; none is empty.
+    pub stops: Vec<String>,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<usize>,
     /// Positions of the context.
     pub positions: Option<usize>,
     /// Number of threads to ask for.
@@ -144,30 +146,25 @@ fn check(raw: Raw) -> Result<ChatArgs, Exit> {
     if raw.model.is_empty() {
         return Err(usage("the model is empty, expected a path"));
     }
+    let sampling = SamplingFlags {
+        temperature: raw.temperature,
+        top_k: raw.top_k,
+        top_p: raw.top_p,
+        min_p: raw.min_p,
+        repetition_penalty: raw.repetition_penalty,
+        seed: raw.seed,
+    };
+    sampling.check().map_err(usage)?;
     Ok(ChatArgs {
         products: Products::named(raw.isa.as_deref(), None).map_err(usage)?,
         load: exit::load(PROGRAM, raw.load.as_deref())?,
-        answering: Answering { sampling: sampling(&raw)?, max_tokens: raw.max_tokens, stops: raw.stop },
+        sampling,
+        stops: raw.stop,
+        max_tokens: raw.max_tokens,
         model: PathBuf::from(raw.model),
         system: raw.system.filter(|system| !system.is_empty()),
         positions: raw.positions,
         threads: args::n_threads(raw.threads),
         timing: raw.timing,
     })
-}
-
-/// How tokens are chosen, as without a conversation.
-fn sampling(raw: &Raw) -> Result<Sampling, Exit> {
-    let samples = raw.top_k.is_some() || raw.top_p.is_some() || raw.min_p.is_some() || raw.seed.is_some();
-    let sampling = Sampling {
-        temperature: raw.temperature.unwrap_or(if samples { 1.0 } else { 0.0 }),
-        top_k: raw.top_k,
-        top_p: raw.top_p.unwrap_or(1.0),
-        min_p: raw.min_p.unwrap_or(0.0),
-        repetition_penalty: raw.repetition_penalty.unwrap_or(1.0),
-        // The hasher of std has random keys.
-        seed: raw.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-    };
-    sampling.check().map_err(usage)?;
-    Ok(sampling)
 }

@@ -7,9 +7,10 @@ use crate::{beside_populating, prompts, tell, transcript};
 use olmo_infer::Model;
 use olmo_infer::batch_size::context_size;
 use olmo_infer::chat::{Chat, ChatError};
-use olmo_infer::conversation::{Answer, Conversation, End, Unanswered};
+use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::network::{Network, Options};
+use olmo_infer::sampling::{AuthorSampling, described};
 use olmo_infer::signals;
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -64,7 +65,10 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
         }
         error => error.into(),
     };
-    let conversation = Conversation::new(&model, chat, Options { positions, ..options }, args.answering.clone());
+    let author = AuthorSampling::new(file)?;
+    let sampling = args.sampling.resolve(author.as_ref());
+    let answering = Answering { sampling, max_tokens: args.max_tokens, stops: args.stops.clone() };
+    let conversation = Conversation::new(&model, chat, Options { positions, ..options }, answering);
     let mut conversation = conversation.map_err(of_model)?;
     if let Some(system) = &args.system {
         conversation.set_system(Some(system.clone())).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
@@ -72,6 +76,10 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let most = file.config().max_position_embeddings;
     if args.positions.is_none() && positions < most {
         note(&format!("the context has {positions} positions, what fits the free memory; the model has {most}"));
+    }
+    if args.timing {
+        let origin = args.sampling.origin(author.as_ref());
+        tell(format_args!("sampling: {} ({origin})", described(&sampling)));
     }
     let in_terminal = is_terminal();
     if in_terminal {
@@ -159,7 +167,7 @@ impl Talk<'_> {
             Request::Nothing => {}
             Request::Ask(text) => self.answer(|conversation, listen| conversation.ask(text, listen))?,
             Request::Retry => {
-                if self.args.answering.sampling.temperature == 0.0 {
+                if self.conversation.answering().sampling.temperature == 0.0 {
                     note("at temperature 0 an answer is always the same");
                 }
                 self.answer(|conversation, listen| conversation.retry(listen))?;
