@@ -130,9 +130,16 @@ impl Terminal {
         assert_eq!(after.input_modes, self.before.input_modes);
         assert_eq!(after.output_modes, self.before.output_modes);
         assert_eq!(after.control_modes, self.before.control_modes);
-        let screen = self.screen();
-        assert_eq!(screen.matches(PASTE_ON).count(), screen.matches(PASTE_OFF).count(), "{screen:?}");
-        status
+        // What it wrote last may not be read yet.
+        let begun = Instant::now();
+        loop {
+            let screen = self.screen();
+            if screen.matches(PASTE_ON).count() == screen.matches(PASTE_OFF).count() {
+                return status;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "bracketed paste is still on: {screen:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

@@ -120,13 +120,13 @@ impl<'m> Session<'m> {
         self.tokens.clear();
     }
 
-    /// Cuts the sequence back to its first `n` tokens; does nothing where it has no more than that. What follows has the
-    /// bits of a session that has seen these tokens only.
+    /// Cuts the sequence back to its first `n` tokens; does nothing where it has no more than that. What follows has
+    /// the bits of a session that has seen these tokens only.
     ///
-    /// The cut itself takes no time. The last token that is left is evaluated again by the next call that evaluates, so
-    /// that [`Session::generate`] can go on; [`Session::logits`] is empty until then. Where a layer with a sliding window
-    /// has overwritten keys that are needed again, which takes a cut of more than about [`Options::chunk`] tokens beyond
-    /// the window, all `n` tokens are evaluated again by that call.
+    /// The cut itself takes no time. The last token that is left is evaluated again by the next call that evaluates,
+    /// so that [`Session::generate`] can go on; [`Session::logits`] is empty until then. A layer with a sliding window
+    /// keeps its window and about [`Options::chunk`] more positions: after a longer cut of a sequence longer than that,
+    /// all `n` tokens are evaluated again by that call.
     pub fn truncate(&mut self, n: usize) {
         if n >= self.tokens.len() {
             return;
@@ -180,9 +180,9 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Evaluates the tokens that are not yet, of which there are some, as long as `go_on` says so before each pass; tells
-    /// whether that was to the end. The threads are let go after each pass, so that a long prompt does not keep other
-    /// sessions waiting.
+    /// Evaluates the tokens that are not yet, of which there are some, as long as `go_on` says so before each pass;
+    /// tells whether that was to the end. The threads are let go after each pass, so that a long prompt does not keep
+    /// other sessions waiting.
     fn evaluate(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         let (begin, most) = (self.single.position(), self.options().chunk);
         let (single, mut waiting) = (&mut self.single, &self.tokens[begin..]);

@@ -179,8 +179,9 @@ impl Drop for Temporary {
 ///
 /// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the program
 ///   ends by the signal.
-/// * SIGINT, unless it is caught by [`catch_interrupts`], SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
-///   are ignored or have a handler: temporary files are removed, then the program ends by the signal.
+/// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
+///   are ignored or have a handler: temporary files are removed, a terminal in which a line is edited gets its mode back,
+///   then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
 /// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
@@ -241,8 +242,8 @@ impl Drop for Editing {
     }
 }
 
-/// Gives the terminal its mode back when a line is being edited. Not from the background, where another program has the
-/// terminal.
+/// Gives the terminal its mode back when a line is being edited; not from the background, where it is in use by another
+/// program.
 ///
 /// Async-signal-safe: tcgetpgrp, getpgrp, tcsetattr and write are, and the mode is never freed.
 fn restore_terminal() {

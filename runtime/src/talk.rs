@@ -295,9 +295,11 @@ impl Talk<'_> {
             note(&format!("{left} of {positions} positions are left; make room with /undo or /new"));
         }
         if self.args.timing {
+            let is_sampled = self.conversation.answering().sampling.temperature > 0.0;
+            let seed = if is_sampled { format!("; seed {}", answer.seed) } else { String::new() };
             let speed = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
             tell(format_args!(
-                "{} tokens reused; {} in prefill, {:.2} s, {:.1} tok/s; {} generated, {:.2} s, {:.1} tok/s; seed {}",
+                "{} tokens reused; {} in prefill, {:.2} s, {:.1} tok/s; {} generated, {:.2} s, {:.1} tok/s{seed}",
                 answer.reused,
                 answer.evaluated,
                 answer.prefill.as_secs_f64(),
@@ -305,7 +307,6 @@ impl Talk<'_> {
                 answer.generated,
                 answer.decode.as_secs_f64(),
                 speed(answer.generated, answer.decode),
-                answer.seed,
             ));
         }
     }
