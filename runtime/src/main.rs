@@ -4,6 +4,7 @@ mod args;
 mod exit;
 mod job;
 mod logits_file;
+mod messages;
 mod output;
 mod prompts;
 mod score;
