@@ -2,7 +2,7 @@
 
 use crate::exit::{self, Exit, Place};
 use crate::output::Failure;
-use argh::{ArgsInfo, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 use olmo_infer::command_line::{self, count, number, whole_number};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::{Activations, Products};
@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-const PROGRAM: &str = "olmo-infer";
+pub const PROGRAM: &str = "olmo-infer";
 /// Positions that are evaluated when nothing else is asked for, as the program this one replaces did.
 const DEFAULT_STEPS: usize = 20;
 /// Generated tokens of `--text` when nothing else is asked for.
@@ -31,7 +31,8 @@ const STANDARD_INPUT: &str = "\0stdin";
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     help_triggers("-h", "--help", "help"),
-    usage = "<model> [<tokens...>] [options]",
+    usage = "<model> [<tokens...>] [options]\n       olmo-infer chat <model> [options]",
+    example = "olmo-infer chat model.olmo",
     example = "olmo-infer model.olmo --prompt \"Four score and\"",
     example = "olmo-infer model.olmo --chat --prompt \"Why is the sky blue?\" --temperature 0.7 --top-p 0.95",
     example = "olmo-infer model.olmo tokens.bin",
@@ -247,6 +248,19 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     });
     let args: Vec<&str> = words.collect();
     check(exit::parse(PROGRAM, &args)?)
+}
+
+/// What argh knows of the command line.
+pub fn info() -> CommandInfoWithArgs {
+    CommandInfoWithArgs { name: PROGRAM, ..Raw::get_args_info() }
+}
+
+/// Number of threads when so many were asked for; 0 stands for all cores.
+pub fn n_threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads.min(MAX_THREADS),
+    }
 }
 
 fn usage(problem: impl Display) -> Exit {
@@ -475,10 +489,7 @@ impl Args {
 
     /// Number of threads to ask for.
     pub fn threads(&self) -> usize {
-        match self.raw.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads.min(MAX_THREADS),
-        }
+        n_threads(self.raw.threads)
     }
 
     /// Number of positions to evaluate for a prompt of so many tokens. What nobody asked for ends where the model does.

@@ -9,6 +9,8 @@ use std::cmp::Reverse;
 
 /// Sequences at a time when nobody asked for a number: up to about so many, a pass costs little more than for one.
 const DEFAULT: usize = 16;
+/// Positions of a single sequence where no number was asked for and less memory is free beside the model.
+const LEAST_CONTEXT: usize = 1024;
 
 /// How many sequences to evaluate at a time: as many as were asked for, else `DEFAULT`, or fewer when their KV
 /// caches would not fit the free memory beside the model, whose pages would have to be read again for every pass.
@@ -24,13 +26,66 @@ pub fn batch_size(
     options: &Options,
     positions: &[usize],
 ) -> Result<usize, Error> {
+    let needed = |positions: &[usize]| Batch::bytes(network.config(), options, positions);
+    within(memory::available().unwrap_or(u64::MAX), asked, positions, model_bytes(file, network), needed)
+}
+
+/// Bytes that the model will take of the available memory.
+fn model_bytes(file: &ModelFile, network: &Network) -> u64 {
     // What was read is no longer available, what is mapped still counts as that.
-    let model_bytes = match file.loaded().way {
+    match file.loaded().way {
         Load::Read => 0,
         _ => network.weights().bytes_per_token(),
+    }
+}
+
+/// How many positions a single sequence gets: `asked`, else those of the model, or fewer when their KV cache would not
+/// fit the free memory beside the model.
+///
+/// # Errors
+/// [`Error::Request`] when the model has fewer than were asked for, or the memory is not enough.
+pub fn context_size(
+    asked: Option<usize>,
+    file: &ModelFile,
+    network: &Network,
+    options: &Options,
+) -> Result<usize, Error> {
+    let most = network.config().max_position_embeddings;
+    let needed = |positions| Batch::bytes(network.config(), &Options { positions, ..*options }, &[positions]);
+    context_within(memory::available().unwrap_or(u64::MAX), asked, most, model_bytes(file, network), needed)
+}
+
+/// As [`context_size`], for this much available memory.
+fn context_within(
+    available: u64,
+    asked: Option<usize>,
+    most: usize,
+    model_bytes: u64,
+    needed: impl Fn(usize) -> u64,
+) -> Result<usize, Error> {
+    let beside_the_model = available.saturating_sub(model_bytes);
+    let positions = match asked {
+        Some(asked) if asked > most => {
+            let problem = format!("--positions {asked}: the model has {most}, expected at most these");
+            return Err(Error::Request { problem });
+        }
+        Some(asked) => asked,
+        None => {
+            // The most that fit, between a number that does and one that does not.
+            let (mut fits, mut fails) = (LEAST_CONTEXT.min(most), most + 1);
+            while fails - fits > 1 {
+                let middle = fits + (fails - fits) / 2;
+                if needed(middle) <= beside_the_model { fits = middle } else { fails = middle }
+            }
+            fits
+        }
     };
-    let needed = |positions: &[usize]| Batch::bytes(network.config(), options, positions);
-    within(memory::available().unwrap_or(u64::MAX), asked, positions, model_bytes, needed)
+    if needed(positions) <= available {
+        return Ok(positions);
+    }
+    let what =
+        format!("{positions} positions need {:.1} GB for the KV cache and activations", needed(positions) as f64 / 1e9);
+    Err(memory::too_little(what, available, "ask for fewer with --positions"))
 }
 
 /// As [`batch_size`], for so much available memory, of which the model takes `model_bytes` and some of the sequences
@@ -98,5 +153,32 @@ mod tests {
         };
         assert!(refused(14, None).starts_with("10 positions need 0.0 GB"));
         assert!(refused(164, Some(16)).starts_with("16 sequences at a time need 0.0 GB"));
+    }
+
+    #[test]
+    fn a_context_has_the_positions_that_fit_beside_the_model() {
+        let context = |available, asked| {
+            context_within(available, asked, 8000, 100_000, |positions| 10 * positions as u64 + 5)
+                .map_err(|error| error.to_string())
+        };
+        for (available, asked, expected) in [
+            (u64::MAX, None, 8000),
+            (180_005, None, 8000),
+            (180_004, None, 7999),
+            (120_005, None, 2000),
+            // Fewer are of little use: the pages of the model have to be read again.
+            (110_000, None, 1024),
+            (10_245, None, 1024),
+            (80_005, Some(8000), 8000),
+            (u64::MAX, Some(1), 1),
+        ] {
+            assert_eq!(context(available, asked), Ok(expected), "{available} {asked:?}");
+        }
+        let refused = |available, asked| context(available, asked).expect_err("too much");
+        assert!(refused(10_244, None).contains("1024 positions need"), "{}", refused(10_244, None));
+        assert!(refused(80_004, Some(8000)).ends_with("ask for fewer with --positions"));
+        assert_eq!(refused(u64::MAX, Some(8001)), "--positions 8001: the model has 8000, expected at most these");
+        let small = context_within(u64::MAX, None, 64, 0, |positions| positions as u64);
+        assert_eq!(small.expect("it fits"), 64);
     }
 }

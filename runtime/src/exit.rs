@@ -11,7 +11,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// What to print, and whether that is what was asked for.
+/// What to print, and whether that is what was asked for. Where `program` has a command behind it, as `olmo-infer chat`,
+/// errors begin with the program alone.
 pub struct Exit {
     program: &'static str,
     text: String,
@@ -22,7 +23,13 @@ impl Exit {
     /// Wrong usage, in one line.
     pub fn usage(program: &'static str, problem: impl Display) -> Exit {
         let problem = one_line(&problem.to_string());
-        Exit { program, text: format!("{program}: error: {problem}; see {program} --help"), success: false }
+        let name = name(program);
+        Exit { program, text: format!("{name}: error: {problem}; see {program} --help"), success: false }
+    }
+
+    /// What was asked for.
+    pub fn done(program: &'static str, text: String) -> Exit {
+        Exit { program, text, success: true }
     }
 
     /// Prints and says how to exit: 0, 1 when standard output does not take the text, or 2 after wrong usage.
@@ -40,6 +47,11 @@ impl Exit {
             _ => ExitCode::SUCCESS,
         }
     }
+}
+
+/// The program without its command.
+fn name(program: &str) -> &str {
+    program.split(' ').next().unwrap_or(program)
 }
 
 /// A line on standard error.
@@ -60,7 +72,7 @@ pub fn words<T: ArgsInfo>(
     let info = CommandInfoWithArgs { name: program, ..T::get_args_info() };
     let words = command_line::expand(&info, words).map_err(|error| Exit::usage(program, error))?;
     if words.iter().any(|(word, place)| *place == Place::Free && word == "--version") {
-        return Err(Exit { program, text: format!("{program} {}", env!("CARGO_PKG_VERSION")), success: true });
+        return Err(Exit::done(program, format!("{} {}", name(program), env!("CARGO_PKG_VERSION"))));
     }
     match words.as_slice() {
         [(first, _), (kind, _)] if first == "--generate" => {
@@ -77,7 +89,7 @@ pub fn words<T: ArgsInfo>(
 /// What argh makes of the words, its complaints in one line.
 pub fn parse<T: ArgsInfo + FromArgs>(program: &'static str, words: &[&str]) -> Result<T, Exit> {
     T::from_args(&[program], words).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Exit { program, text: manual::help(&output), success: true },
+        Ok(()) => Exit::done(program, manual::help(&output)),
         Err(()) => Exit::usage(program, command_line::complaint(&T::get_args_info(), words, &output)),
     })
 }

@@ -37,6 +37,8 @@ struct Shape {
     padded_head_dim: usize,
     /// Blocks kept; position p is in block `p / KEY_BLOCK % n_blocks`.
     n_blocks: usize,
+    /// Number of positions that a query sees, its own included; `None` for all.
+    window: Option<usize>,
 }
 
 impl Shape {
@@ -54,7 +56,14 @@ impl Shape {
             head_dim: config.head_dim,
             padded_head_dim: config.head_dim.next_multiple_of(LANES),
             n_blocks,
+            window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
         }
+    }
+
+    /// Whether no position that a query at `next` sees was overwritten by one of the first `written` positions.
+    fn holds(&self, next: usize, written: usize) -> bool {
+        let first = self.window.map_or(0, |window| (next + 1).saturating_sub(window));
+        written <= first + self.positions()
     }
 
     fn positions(&self) -> usize {
@@ -94,6 +103,12 @@ impl KvCache {
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
         let layer = |shape: Shape| Ok(LayerCache { shape, data: Zeros::new(shape.elements(), "KV cache")? });
         Ok(KvCache { layers: shapes(config, positions, chunk).map(layer).collect::<Result<_, Error>>()? })
+    }
+
+    /// Whether the sequence can go on at position `next` after `written` positions were stored: whether all layers still
+    /// have the keys and values that `next` and later positions see.
+    pub fn holds(&self, next: usize, written: usize) -> bool {
+        self.layers.iter().all(|layer| layer.shape.holds(next, written))
     }
 
     /// The cache of a layer.

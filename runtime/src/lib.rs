@@ -46,7 +46,8 @@
 //!    [`sampling`] says.
 //! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and
 //!    [`chat`] say, [`vocabulary`] and [`text`] make text of them again.
-//! 7. [`model`], [`session`] and [`continuation`] put a model, its threads and a sequence together for other programs.
+//! 7. [`model`], [`session`] and [`continuation`] put a model, its threads and a sequence together for other programs;
+//!    with the feature `text`, [`conversation`] keeps a session and the messages of a chat in step.
 //!
 //! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
 //! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed
@@ -69,6 +70,8 @@ pub mod coded;
 pub mod command_line;
 pub mod config;
 pub mod continuation;
+#[cfg(feature = "text")]
+pub mod conversation;
 #[cfg(feature = "text")]
 pub mod encoder;
 pub mod error;

@@ -1,15 +1,19 @@
 //! `olmo-infer MODEL.olmo`: evaluates prompts and goes on from there, scores token files, turns text into ids and back.
 
 mod args;
+mod chat_args;
 mod exit;
 mod job;
+mod lines;
 mod logits_file;
 mod messages;
 mod output;
 mod prompts;
 mod score;
 mod summary;
+mod talk;
 mod target;
+mod transcript;
 
 use args::{Action, Args, Mode};
 use job::Job;
@@ -27,6 +31,7 @@ use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
 use output::{Failure, Printer, TextRules, note};
 use prompts::Input;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -39,17 +44,17 @@ use summary::Summary;
 fn main() -> ExitCode {
     signals::install("olmo-infer");
     let begun = Instant::now();
-    let args = match args::parse(std::env::args_os().skip(1)) {
-        Ok(args) => args,
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let ended = match chat_args::parse(&words, talk::is_terminal()) {
+        Ok(Some(args)) => talk::run(&args),
+        Ok(None) => match args::parse(words.into_iter()) {
+            Ok(args) => run(&args, begun).map(|summary| summary.filter(|_| args.timing).iter().for_each(tell)),
+            Err(exit) => return exit.print(),
+        },
         Err(exit) => return exit.print(),
     };
-    match run(&args, begun) {
-        Ok(summary) => {
-            if let (Some(summary), true) = (summary, args.timing) {
-                tell(&summary);
-            }
-            ExitCode::SUCCESS
-        }
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
         Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Usage(problem)) => {
             tell(format_args!("error: {problem}"));

@@ -105,7 +105,7 @@ impl Model {
     }
 
     /// The error about something that the file lacks.
-    fn has_no(&self, what: &str) -> Error {
+    pub(crate) fn has_no(&self, what: &str) -> Error {
         Error::Request { problem: format!("{}: has no {what}", display_path(self.file.path())) }
     }
 }

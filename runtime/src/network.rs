@@ -203,6 +203,21 @@ impl<'m> Batch<'m> {
         self.sequences[place].restart();
     }
 
+    /// Cuts the sequence in a place back to its first `n` positions, and yields the number of positions that are left:
+    /// `n`, or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten keys
+    /// that position `n` sees; the caller evaluates the tokens again. What follows has the bits of a sequence that was
+    /// never longer.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn truncate(&mut self, place: usize, n: usize) -> usize {
+        if n < self.position(place) {
+            self.forget_rows();
+            self.sequences[place].truncate(n);
+        }
+        self.position(place)
+    }
+
     fn forget_rows(&mut self) {
         self.rows.clear();
         self.n_logits = 0;

@@ -34,6 +34,9 @@ pub struct Sequence {
     cache: KvCache,
     room: usize,
     position: usize,
+    /// Number of positions in the cache when it was last cut back, those after the cut included: the slots of a ring
+    /// may hold any of them.
+    written: usize,
     /// Position and layer of the first numbers that were not finite: the layer in the low half, all bits without any.
     not_finite: AtomicU64,
 }
@@ -41,7 +44,7 @@ pub struct Sequence {
 impl Sequence {
     /// A sequence without memory, which can hold nothing.
     pub(crate) fn without_room() -> Sequence {
-        Sequence { cache: KvCache::default(), room: 0, position: 0, not_finite: AtomicU64::new(u64::MAX) }
+        Sequence { cache: KvCache::default(), room: 0, position: 0, written: 0, not_finite: AtomicU64::new(u64::MAX) }
     }
 
     /// Begins anew, with room for `positions` positions, at most `chunk` of them added at a time. Memory that is large
@@ -64,7 +67,25 @@ impl Sequence {
     pub(crate) fn restart(&mut self) {
         // What the cache holds beyond the position is never looked at.
         self.position = 0;
+        self.written = 0;
         *self.not_finite.get_mut() = u64::MAX;
+    }
+
+    /// Forgets all positions from `n` on, or all positions where a ring no longer has what position `n` sees.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        if n >= self.position {
+            return;
+        }
+        self.written = self.written.max(self.position);
+        if !self.cache.holds(n, self.written) {
+            return self.restart();
+        }
+        self.position = n;
+        // The first mark is the only one: one before the cut stays, and hides none after it that a new pass would miss.
+        let mark = self.not_finite.get_mut();
+        if *mark >> 32 >= n as u64 {
+            *mark = u64::MAX;
+        }
     }
 
     /// Notes that numbers that are not finite came out of a layer.

@@ -23,6 +23,17 @@ pub struct Session<'m> {
     tokens: Vec<u32>,
 }
 
+/// What [`Session::resume_while`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Tokens whose keys and values were there.
+    pub reused: usize,
+    /// Tokens that were evaluated.
+    pub evaluated: usize,
+    /// Whether all of them were.
+    pub complete: bool,
+}
+
 impl<'m> Session<'m> {
     pub(crate) fn new(file: &'m ModelFile, threads: &'m Threads, options: Options) -> Result<Session<'m>, Error> {
         let single = Single::new(&Network::new(file), options)?;
@@ -42,9 +53,38 @@ impl<'m> Session<'m> {
     /// session is what it was. [`Error::NotFinite`] when what they predict is no number; the tokens stay, and nothing
     /// can be generated after them.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        self.check(tokens).map_err(|problem| Error::Request { problem })?;
+        self.check(tokens, self.left())?;
         self.tokens.extend(tokens);
-        self.evaluate()
+        self.evaluate(&mut || true).map(|_complete| ())
+    }
+
+    /// Makes `tokens` the sequence. What it has in common with the sequence so far is kept, the rest is evaluated:
+    /// [`Session::logits`] gives what the last token predicts, with the bits of a new session after a
+    /// [`Session::prefill`] of `tokens`. Yields the number of tokens that were not evaluated again.
+    ///
+    /// At least the last token is evaluated. The costs of a cut are those of [`Session::truncate`].
+    ///
+    /// # Errors
+    /// Those of [`Session::prefill`], for as many positions as the session has.
+    pub fn resume(&mut self, tokens: &[u32]) -> Result<usize, Error> {
+        self.resume_while(tokens, || true).map(|resumed| resumed.reused)
+    }
+
+    /// [`Session::resume`] that asks before each pass, of at most [`Options::chunk`] tokens, whether to go on. Where
+    /// the answer is no, the session keeps the tokens that are evaluated by then, and has no logits.
+    ///
+    /// # Errors
+    /// Those of [`Session::resume`].
+    pub fn resume_while(&mut self, tokens: &[u32], mut go_on: impl FnMut() -> bool) -> Result<Resumed, Error> {
+        self.check(tokens, self.options().positions)?;
+        let same = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
+        let reused = self.single.truncate(same.min(tokens.len() - 1));
+        self.tokens.clear();
+        self.tokens.extend(tokens);
+        let complete = self.evaluate(&mut go_on)?;
+        let evaluated = self.single.position() - reused;
+        self.tokens.truncate(self.single.position());
+        Ok(Resumed { reused, evaluated, complete })
     }
 
     /// Appends one token and evaluates it: [`Session::prefill`] for a token that the caller has chosen.
@@ -80,6 +120,24 @@ impl<'m> Session<'m> {
         self.tokens.clear();
     }
 
+    /// Cuts the sequence back to its first `n` tokens; does nothing where it has no more than that. What follows has the
+    /// bits of a session that has seen these tokens only.
+    ///
+    /// The cut itself takes no time. The last token that is left is evaluated again by the next call that evaluates, so
+    /// that [`Session::generate`] can go on; [`Session::logits`] is empty until then. Where a layer with a sliding window
+    /// has overwritten keys that are needed again, which takes a cut of more than about [`Options::chunk`] tokens beyond
+    /// the window, all `n` tokens are evaluated again by that call.
+    pub fn truncate(&mut self, n: usize) {
+        if n >= self.tokens.len() {
+            return;
+        }
+        self.tokens.truncate(n);
+        // A token that was generated last may not be evaluated: without it the logits are those of the end.
+        if self.single.position() > n {
+            self.single.truncate(n.saturating_sub(1));
+        }
+    }
+
     /// The tokens of the sequence, given and generated.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -105,28 +163,33 @@ impl<'m> Session<'m> {
         self.single.options()
     }
 
-    /// What is wrong with tokens that are to be appended.
-    fn check(&self, tokens: &[u32]) -> Result<(), String> {
-        let (left, positions, vocab_size) = (self.left(), self.options().positions, self.config().vocab_size);
+    /// Looks whether tokens can be evaluated at `left` positions.
+    fn check(&self, tokens: &[u32], left: usize) -> Result<(), Error> {
+        let (positions, vocab_size) = (self.options().positions, self.config().vocab_size);
+        let refused = |problem| Err(Error::Request { problem });
         if tokens.is_empty() {
-            return Err("no tokens to evaluate, expected at least one".into());
+            return refused("no tokens to evaluate, expected at least one".into());
         }
         if tokens.len() > left {
             let n = tokens.len();
-            return Err(format!("{n} tokens, expected at most {left}: so many are left of {positions} positions"));
+            return refused(format!("{n} tokens, expected at most {left}: so many are left of {positions} positions"));
         }
         match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-            Some(token) => Err(format!("token {token}, the vocabulary has ids 0 to {}", vocab_size - 1)),
+            Some(token) => refused(format!("token {token}, the vocabulary has ids 0 to {}", vocab_size - 1)),
             None => Ok(()),
         }
     }
 
-    /// Evaluates the tokens that are not yet, of which there are some. The threads are let go after each pass, so that
-    /// a long prompt does not keep other sessions waiting.
-    fn evaluate(&mut self) -> Result<(), Error> {
+    /// Evaluates the tokens that are not yet, of which there are some, as long as `go_on` says so before each pass; tells
+    /// whether that was to the end. The threads are let go after each pass, so that a long prompt does not keep other
+    /// sessions waiting.
+    fn evaluate(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         let (begin, most) = (self.single.position(), self.options().chunk);
         let (single, mut waiting) = (&mut self.single, &self.tokens[begin..]);
         while !waiting.is_empty() {
+            if !go_on() {
+                return Ok(false);
+            }
             let (chunk, rest) = waiting.split_at(waiting.len().min(most));
             self.threads.run(|team| {
                 single.forward(team, chunk)?;
@@ -137,7 +200,7 @@ impl<'m> Session<'m> {
             })?;
             waiting = rest;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The next token of [`Session::generate`]; `None` at the end.
@@ -146,7 +209,7 @@ impl<'m> Session<'m> {
             return Ok(None);
         }
         if self.single.position() < self.tokens.len() {
-            self.evaluate()?;
+            self.evaluate(&mut || true)?;
         }
         if self.logits().is_empty() {
             return Err(Error::Request { problem: "nothing to go on from; evaluate a prompt first".into() });

@@ -50,6 +50,12 @@ static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 /// Whether standard output is in the middle of a line of text.
 static IS_IN_TEXT: AtomicBool = AtomicBool::new(false);
+/// Whether SIGINT only sets [`WAS_INTERRUPTED`].
+static CATCHES_INTERRUPT: AtomicBool = AtomicBool::new(false);
+/// Whether SIGINT came while it was caught.
+static WAS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The mode of the terminal before a line is edited, null while none is.
+static TERMINAL: AtomicPtr<libc::termios> = AtomicPtr::new(ptr::null_mut());
 /// Whether a thread has begun to say what happened.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -173,7 +179,7 @@ impl Drop for Temporary {
 ///
 /// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the program
 ///   ends by the signal.
-/// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
+/// * SIGINT, unless it is caught by [`catch_interrupts`], SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
 ///   are ignored or have a handler: temporary files are removed, then the program ends by the signal.
 /// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
 pub fn install(program: &str) {
@@ -192,6 +198,66 @@ pub fn install(program: &str) {
 /// that from the keyboard gets a newline after the last one.
 pub fn set_in_text(is_in_text: bool) {
     IS_IN_TEXT.store(is_in_text, Ordering::Release);
+}
+
+/// From here on SIGINT does not end the program but sets a flag for [`was_interrupted`], or ends it again. The flag is
+/// cleared. Without [`install`], or where SIGINT was ignored before that, this changes nothing.
+pub fn catch_interrupts(catches: bool) {
+    WAS_INTERRUPTED.store(false, Ordering::SeqCst);
+    CATCHES_INTERRUPT.store(catches, Ordering::SeqCst);
+}
+
+/// Whether SIGINT came since [`catch_interrupts`].
+pub fn was_interrupted() -> bool {
+    WAS_INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// While this exists a line is edited in the terminal on standard input: a signal that ends the program gives the
+/// terminal the mode back that it has now, and ends bracketed paste.
+#[derive(Debug)]
+pub struct Editing {
+    _private: (),
+}
+
+impl Editing {
+    /// Remembers the mode of the terminal. Where standard input is not a terminal there is nothing to give back.
+    pub fn begin() -> Editing {
+        let mut mode = std::mem::MaybeUninit::<libc::termios>::uninit();
+        // SAFETY: the pointer is to room for one mode.
+        let status = unsafe { libc::tcgetattr(libc::STDIN_FILENO, mode.as_mut_ptr()) };
+        if status == 0 {
+            // SAFETY: the call succeeded, so it has written all of it.
+            let mode = unsafe { mode.assume_init() };
+            // Never freed, as a handler may read it at any time; a line is typed by a person, and this is 60 bytes.
+            TERMINAL.store(Box::into_raw(Box::new(mode)), Ordering::SeqCst);
+        }
+        Editing { _private: () }
+    }
+}
+
+impl Drop for Editing {
+    fn drop(&mut self) {
+        TERMINAL.store(ptr::null_mut(), Ordering::SeqCst);
+    }
+}
+
+/// Gives the terminal its mode back when a line is being edited. Not from the background, where another program has the
+/// terminal.
+///
+/// Async-signal-safe: tcgetpgrp, getpgrp, tcsetattr and write are, and the mode is never freed.
+fn restore_terminal() {
+    let mode = TERMINAL.load(Ordering::SeqCst);
+    if mode.is_null() {
+        return;
+    }
+    let end = b"\x1b[?2004l\r\n";
+    // SAFETY: the mode is complete and never freed, and the bytes are readable.
+    unsafe {
+        if libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() {
+            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode);
+            libc::write(libc::STDOUT_FILENO, end.as_ptr().cast(), end.len());
+        }
+    }
 }
 
 /// Whether nothing was said about a signal: it is not ignored, as `nohup` has it for SIGHUP, nor awaited by a profiler.
@@ -223,7 +289,12 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 /// Async-signal-safe: pthread_self, poll, unlink, write, signal, raise, pthread_sigmask and _exit are, and the names are
 /// never freed.
 extern "C" fn on_stop(signal: c_int) {
+    if signal == libc::SIGINT && CATCHES_INTERRUPT.load(Ordering::SeqCst) {
+        WAS_INTERRUPTED.store(true, Ordering::SeqCst);
+        return;
+    }
     leave_no_temporaries();
+    restore_terminal();
     if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
         // SAFETY: one byte is readable. Where nobody takes it nobody is left to read.
         unsafe { libc::write(libc::STDOUT_FILENO, b"\n".as_ptr().cast(), 1) };
@@ -249,6 +320,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
             wait_for_the_end();
         }
         leave_no_temporaries();
+        restore_terminal();
         let mut line = Line::new();
         line.push(text(&PREFIX));
         line.push(text(&range.text));
@@ -262,6 +334,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
         unsafe { libc::_exit(1) };
     }
     leave_no_temporaries();
+    restore_terminal();
     end_by(signal);
 }
 

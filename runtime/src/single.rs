@@ -30,6 +30,11 @@ impl<'m> Single<'m> {
         self.0.restart(0);
     }
 
+    /// Forgets the positions from `n` on, or all of them: see [`Batch::truncate`].
+    pub fn truncate(&mut self, n: usize) -> usize {
+        self.0.truncate(0, n)
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &'m ModelConfig {
         self.0.config()

@@ -5,6 +5,7 @@
 //! tests only, not to this library.
 
 pub mod catalogue;
+pub mod chats;
 pub mod crafted;
 pub mod damage;
 pub mod disks;

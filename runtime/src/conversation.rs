@@ -1,0 +1,349 @@
+//! A conversation with a model: its messages, and a session that has evaluated them. It reads and prints nothing.
+//!
+//! For every answer the whole conversation is rendered by the chat format and encoded, and the session resumes where
+//! these ids differ from those it has evaluated. So a chat template may rewrite the past, as those do that drop the
+//! thinking of earlier answers: what the model evaluates is always what one prefill of the conversation would be.
+
+use crate::chat::{Chat, ChatError, Message, Role};
+use crate::error::Error;
+use crate::model::Model;
+use crate::network::Options;
+use crate::sampler::Sampling;
+use crate::session::{Resumed, Session};
+use crate::text::TextStream;
+use crate::tokenizer::Tokenizer;
+use crate::vocabulary::Vocabulary;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Bytes of text that a position may have; the longest token of the published models has 128. More text than that is
+/// refused before it is encoded.
+const POSITION_BYTES: usize = 512;
+
+/// How answers are chosen and where they end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answering {
+    /// How tokens are chosen. Each answer takes the next seed.
+    pub sampling: Sampling,
+    /// Most tokens of an answer; `None` for as many as there are positions.
+    pub max_tokens: Option<usize>,
+    /// Texts that end an answer and are not part of it; none is empty.
+    pub stops: Vec<String>,
+}
+
+/// A conversation: see the [module](self).
+pub struct Conversation<'m> {
+    model: &'m Model,
+    chat: Chat,
+    vocabulary: Vocabulary<'m>,
+    /// Ids that steer the model and are no text; each ends an answer.
+    special: Vec<u32>,
+    session: Session<'m>,
+    answering: Answering,
+    /// `[system] (user assistant)*`
+    messages: Vec<Message>,
+    /// Answers begun so far.
+    n_answers: u64,
+}
+
+/// What an answer took and how it ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
+    /// Why it ended.
+    pub end: End,
+    /// Tokens of the conversation that were not evaluated again.
+    pub reused: usize,
+    /// Tokens of the conversation that were evaluated.
+    pub evaluated: usize,
+    /// Time for these.
+    pub prefill: Duration,
+    /// Tokens that were generated.
+    pub generated: usize,
+    /// Time for them, that of the listener included.
+    pub decode: Duration,
+    /// The seed of its random numbers.
+    pub seed: u64,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model ended it.
+    Model,
+    /// One of [`Answering::stops`] came.
+    Stop,
+    /// It has [`Answering::max_tokens`] tokens.
+    MaxTokens,
+    /// The last position is taken.
+    Full,
+    /// The listener ended it.
+    Listener,
+}
+
+/// Why there is no answer. The messages are what they were before.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// The chat format does not take this conversation.
+    Chat(ChatError),
+    /// There is no user turn to answer.
+    NoTurn,
+    /// The conversation has no ids in this model, for this reason.
+    Text(String),
+    /// The conversation needs more positions than there are.
+    TooLong {
+        /// How long it is, as "310 tokens".
+        found: String,
+        /// The positions of the session, one of which an answer needs.
+        positions: usize,
+    },
+    /// The listener ended it before the first text of an answer.
+    Listener,
+    /// The evaluation failed.
+    Failed(Error),
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unanswered::Chat(error) => error.fmt(f),
+            Unanswered::Text(why) => f.write_str(why),
+            Unanswered::NoTurn => f.write_str("there is no turn yet"),
+            Unanswered::TooLong { found, positions } => {
+                write!(
+                    f,
+                    "the conversation would have {found}, which leaves no room for an answer in {positions} positions"
+                )
+            }
+            Unanswered::Listener => f.write_str("the answer was interrupted before it began"),
+            Unanswered::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+impl From<Error> for Unanswered {
+    fn from(error: Error) -> Unanswered {
+        Unanswered::Failed(error)
+    }
+}
+
+impl<'m> Conversation<'m> {
+    /// An empty conversation in a session with these options. `chat` is the chat format of `model`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the file has no tokenizer, and the errors of [`Model::session`] and [`Sampling::check`].
+    pub fn new(
+        model: &'m Model,
+        chat: Chat,
+        options: Options,
+        answering: Answering,
+    ) -> Result<Conversation<'m>, Error> {
+        answering.sampling.check()?;
+        // This prepares the tokenizer and reports what it lacks.
+        model.encode("")?;
+        let vocabulary = model.vocabulary()?.ok_or_else(|| model.has_no("vocabulary"))?;
+        let tokenizer = Tokenizer::new(model.file(), vocabulary)?.ok_or_else(|| model.has_no("tokenizer"))?;
+        let special = tokenizer.special().collect();
+        let session = model.session(options)?;
+        Ok(Conversation { model, chat, vocabulary, special, session, answering, messages: Vec::new(), n_answers: 0 })
+    }
+
+    /// The messages: `[system] (user assistant)*`.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The session, to look at its tokens and logits.
+    pub fn session(&self) -> &Session<'m> {
+        &self.session
+    }
+
+    /// How answers are chosen.
+    pub fn answering(&self) -> &Answering {
+        &self.answering
+    }
+
+    /// Number of user turns, each of which has an answer.
+    pub fn n_turns(&self) -> usize {
+        (self.messages.len() - self.n_system()) / 2
+    }
+
+    /// 1 with a system message, else 0.
+    fn n_system(&self) -> usize {
+        usize::from(self.messages.first().is_some_and(|message| message.role == Role::System))
+    }
+
+    /// Sets the system message, which is first in the conversation, or removes it. The next answer evaluates all of the
+    /// conversation.
+    ///
+    /// # Errors
+    /// [`ChatError::NoSystem`] or [`ChatError::NeedsSystem`] where the chat format does not take that.
+    pub fn set_system(&mut self, system: Option<String>) -> Result<(), ChatError> {
+        match (&system, &self.chat) {
+            (Some(_), Chat { with_system: None, .. }) => return Err(ChatError::NoSystem),
+            (None, Chat { alone: None, .. }) => return Err(ChatError::NeedsSystem),
+            _ => {}
+        }
+        let system = system.map(|system| Message::new(Role::System, system));
+        self.messages.splice(..self.n_system(), system);
+        Ok(())
+    }
+
+    /// Removes the last user turn and its answer, and tells whether there was one.
+    pub fn undo(&mut self) -> bool {
+        let is_there = self.n_turns() > 0;
+        if is_there {
+            self.messages.truncate(self.messages.len() - 2);
+        }
+        is_there
+    }
+
+    /// Removes all turns; the system message stays.
+    pub fn clear(&mut self) {
+        self.messages.truncate(self.n_system());
+    }
+
+    /// Asks for the answer to a new user turn. Both become part of the conversation. `listen` is called with each piece
+    /// of the answer's text, which may be empty, and with an empty one before each pass over the conversation; where it
+    /// breaks, the answer ends, and what was said of it is kept.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the conversation is then what it was.
+    pub fn ask(
+        &mut self,
+        user: impl Into<String>,
+        listen: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Answer, Unanswered> {
+        self.messages.push(Message::new(Role::User, user));
+        let answer = self.answer(listen);
+        if answer.is_err() {
+            self.messages.pop();
+        }
+        answer
+    }
+
+    /// Answers the last user turn again, with the next seed. The new answer takes the place of the old one.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the conversation is then what it was.
+    pub fn retry(&mut self, listen: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Answer, Unanswered> {
+        if self.n_turns() == 0 {
+            return Err(Unanswered::NoTurn);
+        }
+        let old = self.messages.pop();
+        let answer = self.answer(listen);
+        if answer.is_err() {
+            self.messages.extend(old);
+        }
+        answer
+    }
+
+    /// The ids of the conversation as it is, of which the last message is that of a user.
+    fn ids(&self) -> Result<Vec<u32>, Unanswered> {
+        let positions = self.session.options().positions;
+        let too_long = |found: String| Unanswered::TooLong { found, positions };
+        let text = self.chat.render(&self.messages).map_err(Unanswered::Chat)?;
+        if text.len() > positions.saturating_mul(POSITION_BYTES) {
+            return Err(too_long(format!("{} bytes of text", text.len())));
+        }
+        let ids = self.model.encode(&text).map_err(|error| match error {
+            Error::Request { problem } => Unanswered::Text(problem),
+            error => error.into(),
+        })?;
+        match ids.len() {
+            n if n >= positions => Err(too_long(format!("{n} tokens"))),
+            _ => Ok(ids),
+        }
+    }
+
+    /// Answers the user turn at the end, and appends the answer.
+    fn answer(&mut self, listen: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Answer, Unanswered> {
+        let ids = self.ids()?;
+        let begun = Instant::now();
+        let resumed = self.session.resume_while(&ids, || listen("").is_continue())?;
+        let prefill = begun.elapsed();
+        if !resumed.complete {
+            return Err(Unanswered::Listener);
+        }
+        let seed = self.answering.sampling.seed.wrapping_add(self.n_answers);
+        self.n_answers += 1;
+        let prefix = self.chat.answer_prefix(self.n_system() == 1, self.n_turns() + 1).to_string();
+        let mut said = Said { content: prefix.clone(), stream: TextStream::new(&self.answering.stops), listen };
+        let begun = Instant::now();
+        let (mut generated, mut end) = (0, None);
+        if (said.listen)(&prefix).is_break() {
+            end = Some(End::Listener);
+        }
+        let mut tokens = self.session.generate(Sampling { seed, ..self.answering.sampling });
+        let end = loop {
+            if let Some(end) = end {
+                break end;
+            }
+            if self.answering.max_tokens.is_some_and(|most| generated >= most) {
+                break End::MaxTokens;
+            }
+            let Some(token) = tokens.next() else {
+                break if tokens.session().left() == 0 { End::Full } else { End::Model };
+            };
+            let token = token?;
+            if self.special.contains(&token) {
+                break End::Model;
+            }
+            generated += 1;
+            end = said.push(self.vocabulary.bytes(token).unwrap_or_default());
+        };
+        said.finish();
+        let content = said.content;
+        if end == End::Listener && content == prefix {
+            return Err(Unanswered::Listener);
+        }
+        self.messages.push(Message::new(Role::Assistant, content));
+        let Resumed { reused, evaluated, .. } = resumed;
+        Ok(Answer { end, reused, evaluated, prefill, generated, decode: begun.elapsed(), seed })
+    }
+}
+
+impl fmt::Debug for Conversation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversation").field("messages", &self.messages).finish_non_exhaustive()
+    }
+}
+
+/// What was said of an answer.
+struct Said<'l> {
+    content: String,
+    stream: TextStream,
+    listen: &'l mut dyn FnMut(&str) -> ControlFlow<()>,
+}
+
+impl Said<'_> {
+    /// Takes the bytes of a token; yields why the answer ends with it.
+    fn push(&mut self, bytes: &[u8]) -> Option<End> {
+        let mut shown = Vec::new();
+        let is_stopped = self.stream.push(bytes, &mut shown);
+        let flow = self.tell(&shown);
+        match (is_stopped, flow) {
+            (true, _) => Some(End::Stop),
+            (false, ControlFlow::Break(())) => Some(End::Listener),
+            (false, ControlFlow::Continue(())) => None,
+        }
+    }
+
+    /// Tells what was held back, at the end of an answer.
+    fn finish(&mut self) {
+        let mut shown = Vec::new();
+        self.stream.finish(&mut shown);
+        if !shown.is_empty() {
+            let _at_its_end = self.tell(&shown);
+        }
+    }
+
+    fn tell(&mut self, shown: &[u8]) -> ControlFlow<()> {
+        // Whole characters come out of a stream.
+        let text = String::from_utf8_lossy(shown);
+        self.content += &text;
+        (self.listen)(&text)
+    }
+}

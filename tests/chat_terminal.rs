@@ -1,0 +1,321 @@
+//! `olmo-infer chat` in a terminal: keys are typed, and what is on the screen is read.
+
+use olmo_tests::chats::{PLAIN, demo_chat};
+use olmo_tests::{TempDir, finish, repository, run, skipped};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+
+/// After this time what is awaited does not come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const CTRL_C: &str = "\u{3}";
+const CTRL_D: &str = "\u{4}";
+const BACKSPACE: &str = "\u{7f}";
+const LEFT: &str = "\u{1b}[D";
+const UP: &str = "\u{1b}[A";
+/// What rustyline writes before and after a line, so that the terminal tells what is pasted.
+const PASTE_ON: &str = "\u{1b}[?2004h";
+const PASTE_OFF: &str = "\u{1b}[?2004l";
+
+/// A program in a terminal.
+struct Terminal {
+    child: Child,
+    keyboard: File,
+    /// The program's side, to look at its modes.
+    line: OwnedFd,
+    before: Termios,
+    /// All that was written so far.
+    screen: Arc<Mutex<Vec<u8>>>,
+    /// How much of it was looked at.
+    seen: usize,
+}
+
+impl Terminal {
+    /// Runs olmo-infer with these arguments; `None`, loudly, where no program gives it a terminal of its own.
+    fn start(term: &str, arguments: &[&str]) -> Option<Terminal> {
+        let is_there = Command::new("setsid").arg("--version").output().is_ok_and(|output| output.status.success());
+        if !is_there {
+            skipped("conversations in a terminal were not tested: setsid (of util-linux) is not installed");
+            return None;
+        }
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
+        let name = ptsname(&master, Vec::new()).expect("a name");
+        let line = open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).expect("its line");
+        tcsetwinsize(&line, Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
+        let before = tcgetattr(&line).expect("modes");
+        let end = || Stdio::from(line.try_clone().expect("a descriptor"));
+        let mut command = Command::new("setsid");
+        // The signals that the caller of the tests ignores are not ignored.
+        command.args(["--ctty", "env", "--default-signal", INFER]).args(arguments).env("TERM", term);
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
+        drop(command);
+        let (keyboard, screen) = (File::from(master), Arc::new(Mutex::new(Vec::new())));
+        let (mut reader, written) = (keyboard.try_clone().expect("a descriptor"), Arc::clone(&screen));
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n) = reader.read(&mut bytes) {
+                if n == 0 {
+                    break;
+                }
+                written.lock().expect("no panic").extend(&bytes[..n]);
+            }
+        });
+        Some(Terminal { child, keyboard, line, before, screen, seen: 0 })
+    }
+
+    fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.screen.lock().expect("no panic")).into_owned()
+    }
+
+    fn type_keys(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    /// Waits for a text behind the one that was awaited last, and yields what is before it.
+    #[track_caller]
+    fn expect(&mut self, text: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let screen = self.screen();
+            // Lossy text may change at its end while a character comes.
+            let rest = screen.get(self.seen..).unwrap_or_default();
+            if let Some(at) = rest.find(text) {
+                self.seen += at + text.len();
+                return rest[..at].to_string();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no {text:?} in {rest:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for the prompt of a line that is edited.
+    #[track_caller]
+    fn expect_prompt(&mut self) {
+        self.expect("> ");
+        let begun = Instant::now();
+        while tcgetattr(&self.line).expect("modes").local_modes.contains(LocalModes::ICANON) {
+            assert!(begun.elapsed() < PATIENCE, "no line is edited");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits for the end, and checks that the terminal is what it was.
+    #[track_caller]
+    fn end(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                break status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "does not end: {:?}", self.screen());
+            thread::sleep(Duration::from_millis(5));
+        };
+        let after = tcgetattr(&self.line).expect("modes");
+        assert_eq!(after.local_modes, self.before.local_modes);
+        assert_eq!(after.input_modes, self.before.input_modes);
+        assert_eq!(after.output_modes, self.before.output_modes);
+        assert_eq!(after.control_modes, self.before.control_modes);
+        let screen = self.screen();
+        assert_eq!(screen.matches(PASTE_ON).count(), screen.matches(PASTE_OFF).count(), "{screen:?}");
+        status
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // After a test that failed.
+        let _ended_already = self.child.kill();
+        let _ended_already = self.child.wait();
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn saved(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+#[test]
+fn lines_are_edited_and_commands_obeyed() {
+    let folder = TempDir::new("terminal-edit");
+    let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
+    terminal.expect("chat.olmo, 2048 positions; /help lists commands, Ctrl-D ends");
+    terminal.expect_prompt();
+    terminal.type_keys(&format!("Four scrx{BACKSPACE}{LEFT}o\u{5}e and seven\r"));
+    terminal.expect(" years\r\n");
+    terminal.expect_prompt();
+    terminal.type_keys("/help\r");
+    terminal.expect("/retry         answer your last turn again");
+    terminal.expect_prompt();
+    terminal.type_keys("/nonsense\r");
+    terminal.expect("error: /nonsense: no such command");
+    terminal.expect_prompt();
+    terminal.type_keys(" ago\r");
+    terminal.expect(" our f\r\n");
+    terminal.expect_prompt();
+    terminal.type_keys("/undo\r");
+    terminal.expect("last turn removed, 1 left");
+    terminal.expect_prompt();
+    terminal.type_keys("/retry\r");
+    terminal.expect("at temperature 0 an answer is always the same");
+    terminal.expect(" years\r\n");
+    terminal.expect_prompt();
+    // The line before the last one, and one that goes on in the next line.
+    terminal.type_keys(&format!("{UP}{UP}{UP}\r"));
+    terminal.expect(" our f\r\n");
+    terminal.expect_prompt();
+    terminal.type_keys("ath\\\rers\r");
+    terminal.expect("note: the answer ends at --max-tokens 6");
+    terminal.expect_prompt();
+    terminal.type_keys("\u{1b}[200~pasted\nlines\u{1b}[201~\r");
+    terminal.expect("note: the answer ends at --max-tokens 6");
+    terminal.expect_prompt();
+    terminal.type_keys(&format!("/save {}\r", file.display()));
+    terminal.expect("8 messages saved to ");
+    terminal.expect_prompt();
+    terminal.type_keys("/system Be brief.\r");
+    terminal.expect("system message set, from the beginning of the conversation");
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+    let messages = saved(&file);
+    let contents: Vec<&Value> = messages.as_array().expect("a list").iter().map(|m| &m["content"]).collect();
+    let expected = [json!("Four score and seven"), json!(" years"), json!(" ago"), json!(" our f"), json!("ath\ners")];
+    assert_eq!(contents[..5], expected.iter().collect::<Vec<_>>());
+    assert_eq!(contents[6], &json!("pasted\nlines"));
+}
+
+#[test]
+fn ctrl_c_ends_an_answer_and_what_was_said_is_kept() {
+    let folder = TempDir::new("terminal-interrupt");
+    let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--threads", "1"]) else { return };
+    terminal.expect_prompt();
+    terminal.type_keys("Four score and seven\r");
+    terminal.expect(" years ago");
+    terminal.type_keys(CTRL_C);
+    terminal.expect("note: interrupted; the answer so far is kept, /undo removes it");
+    terminal.expect_prompt();
+    terminal.type_keys(&format!("/save {}\r", file.display()));
+    terminal.expect("2 messages saved");
+    terminal.expect_prompt();
+    // It goes on from there.
+    let messages = saved(&file);
+    let spoken = messages[1]["content"].as_str().expect("a text").to_string();
+    let speech = fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech");
+    let rest = speech.strip_prefix(&format!("Four score and seven{spoken}")).expect("the beginning of the speech");
+    assert!(spoken.starts_with(" years ago") && rest.len() > 100, "{spoken}");
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_at_the_prompt_clears_the_line_and_ends_the_second_time() {
+    let folder = TempDir::new("terminal-clear");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
+    terminal.expect_prompt();
+    terminal.type_keys(&format!("nonsense{CTRL_C}"));
+    terminal.expect("Ctrl-C again, or Ctrl-D, ends");
+    terminal.expect_prompt();
+    terminal.type_keys("Four score and seven\r");
+    terminal.expect(" years\r\n");
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_C);
+    terminal.expect("Ctrl-C again, or Ctrl-D, ends");
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_C);
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn a_signal_that_ends_the_program_gives_the_terminal_back() {
+    let folder = TempDir::new("terminal-signal");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    for (signal, number) in [("TERM", 15), ("HUP", 1)] {
+        let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model)]) else { return };
+        terminal.expect_prompt();
+        terminal.type_keys("Four sc");
+        terminal.expect("c");
+        finish(Command::new("kill").args([&format!("-{signal}"), &terminal.child.id().to_string()])).ok();
+        assert_eq!(terminal.end().signal(), Some(number));
+    }
+    // Between lines the terminal is as before.
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--threads", "1"]) else { return };
+    terminal.expect_prompt();
+    terminal.type_keys("Four score and seven\r");
+    terminal.expect(" years");
+    finish(Command::new("kill").args(["-TERM", &terminal.child.id().to_string()])).ok();
+    assert_eq!(terminal.end().signal(), Some(15));
+}
+
+#[test]
+fn answers_do_not_steer_the_terminal() {
+    let folder = TempDir::new("terminal-escapes");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    // Bytes of all kinds.
+    let flags = ["--temperature", "50", "--seed", "1", "--max-tokens", "600"];
+    let Some(mut terminal) = Terminal::start("xterm", &[&["chat", path(&model)], &flags[..]].concat()) else { return };
+    terminal.expect_prompt();
+    terminal.type_keys("Four\r");
+    terminal.expect(PASTE_OFF);
+    let answer = terminal.expect(PASTE_ON);
+    assert!(answer.contains('\u{fffd}') && answer.chars().count() > 200, "{answer:?}");
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let lines = answer.split("\r\n");
+    assert!(lines.clone().all(|line| !line.contains(steers)), "{answer:?}");
+    terminal.expect_prompt();
+    // The model did say what would steer it.
+    let file = folder.join("m.json");
+    terminal.type_keys(&format!("/save {}\r", file.display()));
+    terminal.expect("2 messages saved");
+    assert!(saved(&file)[1]["content"].as_str().expect("a text").contains('\u{1b}'));
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn a_bare_model_in_a_terminal_begins_a_conversation() {
+    let folder = TempDir::new("terminal-bare");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    let Some(mut terminal) = Terminal::start("dumb", &[path(&model), "--max-tokens", "6"]) else { return };
+    terminal.expect("/help lists commands");
+    terminal.expect("> ");
+    terminal.type_keys("Four score and seven\r");
+    terminal.expect(" years\r\n");
+    terminal.expect("> ");
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+    assert!(!terminal.screen().contains('\u{1b}'), "this terminal takes no escapes: {:?}", terminal.screen());
+    // What is not a conversation stays what it was.
+    let Some(mut terminal) =
+        Terminal::start("xterm", &[path(&model), "--prompt", "Four score and", "--max-tokens", "6"])
+    else {
+        return;
+    };
+    assert_eq!((terminal.end().code(), terminal.expect("\r\n").as_str()), (Some(0), " seven"));
+    let base = folder.join("base.olmo");
+    run(PACK, [&repository().join("demo/weights"), &base]).ok();
+    let Some(mut terminal) = Terminal::start("xterm", &[path(&base)]) else { return };
+    assert_eq!(terminal.end().code(), Some(2));
+    terminal.expect("base.olmo: has no chat format; base models have none");
+}
