@@ -9,7 +9,7 @@ use olmo_pack::pack::{self, DtypeChoice, Request};
 use olmo_pack::{unpack, verify};
 use olmo_tests::safetensors::{convert, file, shard_name, tensors_of, write_checkpoint};
 use olmo_tests::{
-    Stored, TempDir, files, npy_path, repository, run, skipped, small_config, small_olmo3, write_coded_weights,
+    Stored, TempDir, files, npy_path, reference_cases, repository, run, small_config, small_olmo3, write_coded_weights,
     write_weights,
 };
 use std::fs::{self, File};
@@ -73,14 +73,7 @@ fn assert_same_model(weights: &Path, dtype: DtypeChoice) {
 /// Folders of `.npy` files in the repository and beside it.
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![repository().join("demo/weights")];
-    for cases in [repository().join("tests/golden"), repository().join("../shared/golden")] {
-        let Ok(entries) = fs::read_dir(&cases) else {
-            skipped(format_args!("the reference cases of {}, which this checkout lacks", cases.display()));
-            continue;
-        };
-        folders
-            .extend(entries.map(|entry| entry.expect("an entry").path().join("weights")).filter(|path| path.is_dir()));
-    }
+    folders.extend(reference_cases().0.into_iter().map(|case| case.join("weights")));
     assert!(folders.len() > 5, "{folders:?}");
     folders
 }

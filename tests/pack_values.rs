@@ -7,7 +7,8 @@ use olmo_infer::format::{Dtype, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use olmo_tests::{
-    Stored, TempDir, npy_path, repository, run, skipped, small_config, small_olmo3, write_npy, write_weights,
+    Stored, TempDir, npy_path, reference_cases, repository, run, skipped, small_config, small_olmo3, write_npy,
+    write_weights,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,18 +17,7 @@ const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// The golden folders of this repository and, where they are, those beside it.
 fn golden_folders() -> Vec<PathBuf> {
-    let mut folders = Vec::new();
-    for root in [repository().join("tests/golden"), repository().join("../shared/golden")] {
-        match fs::read_dir(&root) {
-            Ok(entries) => {
-                let weights = entries.map(|entry| entry.expect("entry").path().join("weights"));
-                folders.extend(weights.filter(|weights| weights.is_dir()));
-            }
-            Err(error) => skipped(format_args!("golden cases of {}: {error}", root.display())),
-        }
-    }
-    folders.sort();
-    folders
+    reference_cases().0.into_iter().map(|case| case.join("weights")).collect()
 }
 
 /// The elements of a `.npy` file of f32, f16 or raw bf16 as f32 bits: a reader of its own, for little more than numpy's

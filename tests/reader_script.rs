@@ -8,8 +8,8 @@ use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::element::{f16_to_f32, round_to_bf16};
 use olmo_tests::{
-    Finished, Stored, TempDir, finish, npy_path, python, repository, run, small_config, write_coded_weights,
-    write_weights,
+    Finished, Stored, TempDir, finish, npy_path, python, reference_cases, repository, run, small_config,
+    write_coded_weights, write_weights,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,15 +71,9 @@ fn script(python: &Path, arguments: &[&Path]) -> Finished {
     finish(Command::new(python).arg("-B").arg(repository().join("scripts/read_olmo.py")).args(arguments))
 }
 
-/// The reference cases: the repository's own, and those beside it where they are.
+/// The weights of the reference cases.
 fn cases() -> Vec<PathBuf> {
-    let folders = [repository().join("tests/golden"), repository().join("../shared/golden")];
-    let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-    let mut cases: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path().join("weights")).collect();
-    cases.retain(|path| path.is_dir());
-    cases.sort();
-    assert!(cases.len() >= 5);
-    cases
+    reference_cases().0.into_iter().map(|case| case.join("weights")).collect()
 }
 
 /// The numbers of an `.npy` file of 2 or 4 bytes an element as f32 bits.

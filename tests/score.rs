@@ -1,6 +1,6 @@
 //! `--score`: how well the model predicts each token of token files.
 
-use olmo_tests::{Finished, Stored, TempDir, map_numbers, repository, run, skipped, small_config, write_weights};
+use olmo_tests::{Finished, Stored, TempDir, map_numbers, reference_cases, run, small_config, write_weights};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
@@ -50,17 +50,9 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 #[test]
 fn the_mean_is_that_of_the_reference() {
-    let mut folders = vec![repository().join("tests/golden")];
-    let shared = repository().join("../shared/golden");
-    if shared.exists() {
-        folders.push(shared)
-    } else {
-        skipped("scores of the shared golden cases: they are not there")
-    }
-    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder of cases"));
     let mut n_cases = 0;
-    for case in entries.map(|entry| entry.expect("an entry").path()) {
-        let Ok(expected) = fs::read(case.join("expected.json")) else { continue };
+    for case in reference_cases().0 {
+        let expected = fs::read(case.join("expected.json")).expect("read");
         let expected: Value = serde_json::from_slice(&expected).expect("JSON");
         let folder = TempDir::new("score-golden");
         let model = folder.join("m.olmo");

@@ -294,6 +294,35 @@ fn a_chat_is_in_the_models_own_format() {
     assert_eq!(ids(&["--prompt", "Hi"]), "![user]Hi");
     assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "![system]Be brief.[user]Hi");
     assert_eq!(infer(&model, &["--chat", "--prompt", "Four", "--max-tokens", "3"]).ok().len(), 3);
+    // Whole conversations.
+    let messages = folder.join("messages.json");
+    let conversation = |messages: &Path, json: Value| {
+        fs::write(messages, json.to_string()).expect("written");
+        infer(&model, &["--tokenize", "--messages", messages.to_str().expect("UTF-8")])
+    };
+    let message = |role: &str, content: &str| json!({"role": role, "content": content});
+    let turns = json!([message("user", "Hi"), message("assistant", "Ho"), message("user", "Ha")]);
+    assert_eq!(conversation(&messages, turns).ok().replace('\0', ""), "![user]Hi[assistant]Ho[user]Ha");
+    for (json, status, says) in [
+        (
+            json!([message("user", "Hi"), message("user", "Hi")]),
+            2,
+            "message 1 is of the role user, expected an assistant",
+        ),
+        (
+            json!([message("user", "Hi"), message("assistant", "Ho")]),
+            2,
+            "ends after 2 messages, expected a user message",
+        ),
+        (json!([message("tool", "Hi")]), 1, "message 0 has the role \"tool\""),
+    ] {
+        let refused = conversation(&messages, json);
+        assert!(refused.refused(status).contains(&format!("messages.json: {says}")), "{}", refused.stderr);
+    }
+    for flags in [&["--prompt", "Hi"][..], &["--chat"], &["--prompt-file", "x"]] {
+        let refused = infer(&model, &[&["--messages", "m.json"], flags].concat());
+        assert!(refused.refused(2).contains("--messages is the whole conversation"), "{}", refused.stderr);
+    }
     // A file of its own goes first, and a template that cannot be used is told and does no harm.
     fs::write(weights.join("chat_template.jinja"), "{{ nothing.at.all }}").expect("written");
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);

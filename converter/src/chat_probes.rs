@@ -1,6 +1,8 @@
 //! Contents on which chat templates are tried: those that show what is stripped or cut, the texts that a template itself
 //! contains, and random ones.
 
+use crate::jinja;
+
 /// Most texts of a template that are tried.
 const MAX_LITERALS: usize = 100;
 /// Longest text of a template that is tried.
@@ -30,32 +32,24 @@ pub fn contents(think_end: &str) -> Vec<String> {
 /// The quoted texts of a template, unescaped as far as that matters, each once.
 pub fn literals(source: &str) -> Vec<String> {
     let mut literals: Vec<String> = Vec::new();
-    let mut rest = source;
-    while let Some(at) = rest.find(['"', '\'']) {
-        let quote = rest.as_bytes()[at] as char;
-        rest = &rest[at + 1..];
-        let mut text = String::new();
-        let mut chars = rest.char_indices();
-        let mut end = rest.len();
-        while let Some((at, c)) = chars.next() {
-            match c {
-                c if c == quote => {
-                    end = at + 1;
-                    break;
-                }
-                '\\' => match chars.next() {
-                    Some((_, 'n')) => text.push('\n'),
-                    Some((_, 't')) => text.push('\t'),
-                    Some((_, other)) => text.push(other),
-                    None => {}
-                },
-                c => text.push(c),
+    for tag in jinja::tags(source) {
+        let mut chars = tag.chars();
+        while let Some(quote) = chars.find(|c| matches!(c, '"' | '\'')) {
+            let mut text = String::new();
+            while let Some(c) = chars.next().filter(|&c| c != quote) {
+                text.extend(match c {
+                    '\\' => chars.next().map(|escaped| match escaped {
+                        'n' => '\n',
+                        't' => '\t',
+                        other => other,
+                    }),
+                    c => Some(c),
+                });
             }
-        }
-        rest = &rest[end..];
-        let is_new = !text.is_empty() && text.len() <= MAX_LITERAL_BYTES && !literals.contains(&text);
-        if is_new && literals.len() < MAX_LITERALS {
-            literals.push(text);
+            let is_new = !text.is_empty() && text.len() <= MAX_LITERAL_BYTES && !literals.contains(&text);
+            if is_new && literals.len() < MAX_LITERALS {
+                literals.push(text);
+            }
         }
     }
     literals
@@ -137,7 +131,8 @@ mod tests {
 
     #[test]
     fn literals_are_the_quoted_texts() {
-        let found = literals("{{ 'a\\n' }} don't {{ \"b'c\" }}{{ 'a\\n' }} {{ '' }} \"open");
-        assert_eq!(found, ["a\n", "t {{ \"b", "c\" }}{{ ", "a\\n", " }} {{ "].map(|text| text.replace("a\\n", "a\n")));
+        let source =
+            "{{ 'a\\n' }} don't {# 'no' #}{{ \"b'c\" }}{% if 'a\\n' %} {{ '' }} \"open{% raw %}{{ 'raw' }}{% endraw %}";
+        assert_eq!(literals(source), ["a\n", "b'c"]);
     }
 }

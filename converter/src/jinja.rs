@@ -134,52 +134,87 @@ impl io::Write for Limited {
     }
 }
 
+/// A piece of a template.
+enum Piece<'s> {
+    /// What is written as it is: text, and comments, which are not.
+    Text(&'s str),
+    /// A statement or an expression with its brackets.
+    Tag(&'s str),
+    /// `{% raw %}`, and the text up to the tag that ends it.
+    Raw(&'s str, &'s str),
+}
+
+/// Takes a template apart. A tag without an end, an error that the parser reports, is text.
+fn pieces(source: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut rest = source;
+    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
+        let (text, tagged) = rest.split_at(at);
+        let end = match &tagged[..2] {
+            "{#" => tagged.find("#}").map(|at| at + 2),
+            "{{" => end_of_tag(tagged, "}}"),
+            _ => end_of_tag(tagged, "%}"),
+        };
+        let Some(end) = end else { break };
+        let (tag, others) = tagged.split_at(end);
+        pieces.push(Piece::Text(text));
+        rest = others;
+        if tag.starts_with("{#") {
+            pieces.push(Piece::Text(tag));
+        } else if body(tag) == "raw" {
+            let (raw, others) = rest.split_at(end_of_raw(rest));
+            pieces.push(Piece::Raw(tag, raw));
+            rest = others;
+        } else {
+            pieces.push(Piece::Tag(tag));
+        }
+    }
+    pieces.push(Piece::Text(rest));
+    pieces
+}
+
+/// The statements and expressions of a template.
+pub(crate) fn tags(source: &str) -> impl Iterator<Item = &str> {
+    pieces(source).into_iter().filter_map(|piece| match piece {
+        Piece::Tag(tag) => Some(tag),
+        Piece::Text(_) | Piece::Raw(..) => None,
+    })
+}
+
+/// What is in a statement; empty for an expression.
+fn body(tag: &str) -> &str {
+    let body = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
+    body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim()
+}
+
 /// What minijinja reads otherwise than jinja2 becomes what it reads alike.
 ///
 /// `{% generation %}` marks what the assistant wrote for training, and runs what it encloses in a scope of its own, as
 /// `{% with %}` does. A newline after `{% raw %}` stays. Escapes in quoted texts are those of Python.
 fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
-        out += &rest[..at];
-        rest = &rest[at..];
-        let end = match &rest[..2] {
-            "{#" => rest.find("#}").map(|at| at + 2),
-            "{{" => end_of_tag(rest, "}}"),
-            _ => end_of_tag(rest, "%}"),
-        };
-        // A tag without an end is an error of the template, which the parser reports.
-        let Some(end) = end else { break };
-        let (tag, others) = rest.split_at(end);
-        rest = others;
-        if tag.starts_with("{#") {
-            out += tag;
-            continue;
-        }
-        let body = if tag.starts_with("{%") { &tag[2..tag.len() - 2] } else { "" };
-        let body = body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-        match body {
-            "generation" => out += &tag.replacen("generation", "with", 1),
-            "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
-            "raw" => {
-                // What follows is text, up to the tag that ends it.
-                let raw_end = end_of_raw(rest);
+    for piece in pieces(source) {
+        match piece {
+            Piece::Text(text) => out += text,
+            Piece::Raw(tag, text) => {
                 out += tag;
-                if rest.starts_with('\n') && !tag.ends_with("-%}") {
+                if text.starts_with('\n') && !tag.ends_with("-%}") {
                     out.push('\n');
                 }
-                out += &rest[..raw_end];
-                rest = &rest[raw_end..];
+                out += text;
             }
-            // Their names are bound in another order, or their texts escaped otherwise.
-            _ if is_bound_otherwise(body) => {
-                return Err(format!("its chat template cannot be used: {body:?} is not supported"));
-            }
-            _ => out += &with_known_escapes(tag)?,
+            Piece::Tag(tag) => match body(tag) {
+                "generation" => out += &tag.replacen("generation", "with", 1),
+                "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
+                // Their names are bound in another order, or their texts escaped otherwise.
+                body if is_bound_otherwise(body) => {
+                    return Err(format!("its chat template cannot be used: {body:?} is not supported"));
+                }
+                _ => out += &with_known_escapes(tag)?,
+            },
         }
     }
-    Ok(out + rest)
+    Ok(out)
 }
 
 /// Whether a tag is one that minijinja carries out otherwise: automatic escapes, several names in one `with`, and a macro

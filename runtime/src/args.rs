@@ -63,6 +63,9 @@ struct Raw {
     /// with --chat: what the system says to the model first
     #[argh(option)]
     system: Option<String>,
+    /// a conversation that the model answers: a JSON file, a list of objects with "role" and "content"
+    #[argh(option, arg_name = "file")]
+    messages: Option<String>,
     /// end before this text; can be given several times
     #[argh(option)]
     stop: Vec<String>,
@@ -189,6 +192,8 @@ pub enum PromptText {
     Given(String),
     /// In a file, or on standard input for `-`.
     File(PathBuf),
+    /// The text of a conversation, whose messages are in a file, or on standard input for `-`.
+    Messages(PathBuf),
 }
 
 /// A prompt that is text.
@@ -382,6 +387,15 @@ fn prompt(raw: &Raw) -> Result<Option<Prompt>, Exit> {
     if raw.system.is_some() && !raw.chat {
         return Err(usage("--system belongs to --chat"));
     }
+    if let Some(path) = &raw.messages {
+        if raw.prompt.is_some() || raw.prompt_file.is_some() || raw.chat {
+            return Err(usage("--messages is the whole conversation; leave out --prompt, --prompt-file and --chat"));
+        }
+        if raw.detokenize || raw.score {
+            return Err(usage("--messages has no use with --detokenize or --score"));
+        }
+        return Ok(Some(Prompt { text: PromptText::Messages(path.into()), chat: true, system: None }));
+    }
     let text = match (&raw.prompt, &raw.prompt_file) {
         (Some(_), Some(_)) => return Err(usage("--prompt and --prompt-file exclude each other")),
         (Some(text), None) if text == "-" => Some(PromptText::File("-".into())),
@@ -403,7 +417,7 @@ fn prompt(raw: &Raw) -> Result<Option<Prompt>, Exit> {
 /// What `--token-type` names.
 fn token_type(raw: &Raw) -> Result<Option<TokenType>, Exit> {
     let Some(name) = &raw.token_type else { return Ok(None) };
-    if raw.tokenize || raw.prompt.is_some() || raw.prompt_file.is_some() || raw.chat {
+    if raw.tokenize || raw.prompt.is_some() || raw.prompt_file.is_some() || raw.messages.is_some() || raw.chat {
         return Err(usage("--token-type is of token files, and the input is text"));
     }
     match TokenType::named(name) {
@@ -452,7 +466,7 @@ impl Args {
     /// The files that the run reads.
     pub fn inputs(&self) -> Vec<&Path> {
         let prompt = self.prompt.as_ref().and_then(|prompt| match &prompt.text {
-            PromptText::File(path) => Some(path),
+            PromptText::File(path) | PromptText::Messages(path) => Some(path),
             PromptText::Given(_) => None,
         });
         self.tokens.iter().chain(prompt).chain([&self.model]).map(PathBuf::as_path).collect()

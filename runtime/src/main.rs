@@ -6,6 +6,7 @@ mod exit;
 mod job;
 mod lines;
 mod logits_file;
+mod messages;
 mod output;
 mod prompts;
 mod score;

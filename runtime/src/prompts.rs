@@ -1,6 +1,7 @@
 //! What there is to evaluate: token files, or a text that becomes ids; and text and ids turned into each other alone.
 
 use crate::args::{Args, Prompt, PromptText};
+use crate::messages;
 use crate::output::{Failure, note};
 use olmo_infer::chat::{Chat, Message, Role};
 use olmo_infer::config::ModelConfig;
@@ -81,7 +82,7 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
     let most_bytes = MAX_TEXT_BYTES.min(most.saturating_mul(POSITION_BYTES));
     let text = match &prompt.text {
         PromptText::Given(text) => text.clone(),
-        PromptText::File(path) => {
+        PromptText::File(path) | PromptText::Messages(path) => {
             let too_long = format!("more than {most_bytes} bytes, too many for the {most} positions of the model");
             read_text(path, most_bytes, &format!("{too_long}; shorten the prompt"))?
         }
@@ -97,12 +98,21 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
     if !prompt.chat {
         return Ok(encoder(file, "--prompt")?.encode(&text)?);
     }
-    let path = display_path(file.path());
     let chat = chat(file)?;
-    let system = prompt.system.as_ref().map(|system| Message::new(Role::System, system));
-    let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, text)]).collect();
-    let text = chat.render(&messages).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
-    Ok(encoder(file, "--chat")?.encode(&text)?)
+    let (messages, flag) = match &prompt.text {
+        PromptText::Messages(path) => (messages::parse(path, &text)?, "--messages"),
+        PromptText::Given(_) | PromptText::File(_) => {
+            let system = prompt.system.as_ref().map(|system| Message::new(Role::System, system));
+            (system.into_iter().chain([Message::new(Role::User, text)]).collect(), "--chat")
+        }
+    };
+    let text = chat.render(&messages).map_err(|error| {
+        Failure::Usage(match &prompt.text {
+            PromptText::Messages(path) => format!("{}: {error}", display_path(path)),
+            _ => format!("{}: {error}", display_path(file.path())),
+        })
+    })?;
+    Ok(encoder(file, flag)?.encode(&text)?)
 }
 
 /// The chat format of a model.
