@@ -98,6 +98,11 @@ fn bf16_files_are_no_further_from_the_reference_than_the_reference_in_bf16() {
     for case in cases() {
         let (json, reference) = expected(&case);
         let bound = |key: &str| json["bf16_reference"][key].as_f64().expect("a number");
+        // Exact arithmetic on the same rounded weights. Where a position is so sensitive that rounding the weights alone
+        // goes further than the reference in bf16 (olmo3_long_mixed: 0.429 against 0.415 at one of 500 positions), the
+        // largest error of the reference is luck, and that of the weights is not ours.
+        let exact = compute(&case, "bf16", "plain", &["--isa", "scalar", "--activations", "f32"]);
+        let (of_weights, _) = errors(&exact.logits, &reference);
         for flags in [&[][..], &["--activations", "f32"], &["--isa", "portable"]] {
             let plain = compute(&case, "bf16", "plain", flags);
             let coded = compute(&case, "bf16", "auto", flags);
@@ -106,7 +111,10 @@ fn bf16_files_are_no_further_from_the_reference_than_the_reference_in_bf16() {
             // The portable products of coded files are the same kernels on the same numbers, too.
             assert!(plain.logits == coded.logits && plain.greedy == coded.greedy, "{} {flags:?}", case.display());
             let (max, mean) = errors(&coded.logits, &reference);
-            assert!(max <= bound("max_abs"), "{} {flags:?}: off by {max}", case.display());
+            let is_bounded = max <= bound("max_abs") || of_weights > bound("max_abs");
+            assert!(is_bounded, "{} {flags:?}: off by {max}", case.display());
+            let (of_activations, _) = errors(&coded.logits, &exact.logits);
+            assert!(of_activations <= bound("max_abs"), "{} {flags:?}: {of_activations} from exact", case.display());
             assert!(mean <= bound("mean_abs"), "{} {flags:?}: off by {mean} in the mean", case.display());
         }
     }

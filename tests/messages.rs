@@ -92,8 +92,8 @@ fn a_first_attempt_is_told_what_to_do_next() {
         (
             "olmo-infer model.olmo --chat --prompt Hi",
             2,
-            "model.olmo: has no chat format, so --chat cannot ask it; base models have none: use --prompt alone, or \
-             pack the folder of an instruct model with its tokenizer_config.json or chat_template.jinja",
+            "model.olmo: has no chat format; base models have none: use --prompt alone, or pack the folder of an \
+             instruct model with its tokenizer_config.json or chat_template.jinja",
         ),
         (
             "olmo-infer model.olmo tokens.bin --steps 65",

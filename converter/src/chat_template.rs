@@ -43,13 +43,18 @@ pub enum NoChat {
 /// # Errors
 /// [`NoChat`].
 pub fn chat(template: &str, names: &Names) -> Result<Chat, NoChat> {
+    within(MAX_TIME, template, names)
+}
+
+/// [`chat`], with another limit.
+fn within(most: Duration, template: &str, names: &Names) -> Result<Chat, NoChat> {
     let (template, names) = (template.to_string(), names.clone());
     let (send, receive) = mpsc::channel();
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     // Nothing waits for the answer of one that took too long.
     let thread = thread.spawn(move || send.send(derived(&template, &names)).unwrap_or_default());
     thread.map_err(|error| NoChat::Unusable(format!("its chat template cannot be run: {error}")))?;
-    match receive.recv_timeout(MAX_TIME) {
+    match receive.recv_timeout(most) {
         Ok(derived) => derived.map_err(NoChat::Unusable),
         Err(RecvTimeoutError::Timeout) => Err(NoChat::TooSlow),
         Err(RecvTimeoutError::Disconnected) => Err(NoChat::Unusable("its chat template cannot be run".into())),
@@ -335,5 +340,17 @@ fn first_turn(style: &Style, why: &str) -> Style {
         last_user: [style.last_user[0], Rule::default()],
         one_turn: Some(why.into()),
         ..Style::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_templates_that_take_too_long() {
+        let template = "{% for i in range(30000) %}{% endfor %}{{ messages[-1].content }}";
+        assert_eq!(within(Duration::from_millis(1), template, &Names::new()), Err(NoChat::TooSlow));
+        assert!(within(Duration::from_secs(600), "{{ messages[-1].content }}", &Names::new()).is_ok());
     }
 }

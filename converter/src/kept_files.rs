@@ -32,8 +32,8 @@ impl KeptFiles {
     /// Keeps a file that was read, and shows it.
     fn keep(&mut self, name: &str, bytes: Vec<u8>) -> &[u8] {
         let code = (1..).zip(FILE_NAMES).find(|(_, known)| *known == name).expect("a name of the format").0;
-        let entry = self.0.entry(code).insert_entry(bytes);
-        entry.into_mut()
+        self.0.insert(code, bytes);
+        &self.0[&code]
     }
 
     /// The bytes of the section, with the `generation_config.json` that was read elsewhere; `None` when there is no file.

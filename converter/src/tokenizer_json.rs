@@ -251,7 +251,7 @@ fn checked_id(keys: &Keys, key: impl Fn() -> String, id: Option<u64>, vocab_size
         // A model has fewer than 2^31 rows.
         Some(id) if id < (vocab_size + MAX_TOKENS_BEYOND) as u64 => Ok(id as u32),
         Some(id) => Err(Problem::new(keys.path, format!("{}{} has id {id}", keys.prefix, key()))
-            .expected(format!("less than the {vocab_size} rows of the embedding, or few more"))
+            .expected(format!("less than the {vocab_size} rows of the embedding, or at most {MAX_TOKENS_BEYOND} more"))
             .advice("is it the tokenizer of this model?")),
         None => Err(Problem::new(keys.path, format!("{}{} has no id", keys.prefix, key())).expected("a token id")),
     }

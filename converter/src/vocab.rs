@@ -64,7 +64,8 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary,
         let id = plain.then(|| id.parse::<usize>().ok()).flatten();
         let id = id.ok_or_else(|| bad("no token id before the tab".into(), "id<TAB>token"))?;
         if id >= vocab_size + MAX_TOKENS_BEYOND {
-            let expected = format!("less than the {vocab_size} rows of the embedding, or few more");
+            let expected =
+                format!("less than the {vocab_size} rows of the embedding, or at most {MAX_TOKENS_BEYOND} more");
             return Err(bad(format!("id {id}"), &expected).advice("is it the vocabulary of this model?"));
         }
         let token = unescape(token).ok_or_else(|| bad("unknown escape".into(), "only \\\\, \\n, \\r and \\t"))?;
@@ -216,7 +217,10 @@ mod tests {
             ("0\ta\n1 b\n", "line 2: no tab"),
             ("0\ta\n\n2\tc\n", "line 2: no tab"),
             ("0\ta\n0\tb\n", "line 2: id 0 again"),
-            ("0\ta\n1033\tb\n", "line 2: id 1033, expected less than the 9 rows of the embedding, or few more"),
+            (
+                "0\ta\n1033\tb\n",
+                "line 2: id 1033, expected less than the 9 rows of the embedding, or at most 1024 more",
+            ),
             ("x\ta\n", "line 1: no token id"),
             ("-1\ta\n", "line 1: no token id"),
             ("+1\ta\n", "line 1: no token id"),

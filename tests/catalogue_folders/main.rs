@@ -140,7 +140,7 @@ fn shaped(shape: &str) -> String {
 fn resize(path: &Path, change: i64) {
     let file = File::options().write(true).open(path).expect("opened");
     let length = file.metadata().expect("metadata").len();
-    file.set_len(length.strict_add_signed(change)).expect("resized");
+    file.set_len(length.checked_add_signed(change).expect("a length")).expect("resized");
 }
 
 /// Puts something else in the place of a file.

@@ -9,7 +9,7 @@ fn a_bad_vocabulary_is_refused_by_line() {
     let mut report = Report::new("vocab.txt");
     let texts: [(&[u8], &[&str]); 8] = [
         (b"0\ta\n1\n", &["line 2: no tab"]),
-        (b"101\ta\n", &["line 1: id 101", "101 rows"]),
+        (b"1125\ta\n", &["line 1: id 1125", "101 rows"]),
         (b"5\ta\n5\tb\n", &["line 2: id 5 again"]),
         (b"-1\ta\n", &["line 1: no token id"]),
         (b"99999999999999999999\ta\n", &["line 1: no token id"]),
