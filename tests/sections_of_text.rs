@@ -160,9 +160,11 @@ fn a_section_is_not_longer_than_the_format_admits() {
 fn chat_format_is_read_from_a_file_or_says_why_not() {
     let folder = TempDir::new("chat-section");
     let packed = |part: Part| {
+        if folder.join("m.olmo").exists() {
+            fs::remove_file(folder.join("m.olmo")).expect("removed");
+        }
         let mut prepared = prepared(&folder);
         prepared.text.chat = part;
-        let _ = fs::remove_file(folder.join("m.olmo"));
         prepared.write(&SystemDisk, &|_, _| ()).expect("packed");
         fs::read(folder.join("m.olmo")).expect("a model")
     };

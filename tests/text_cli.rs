@@ -213,7 +213,8 @@ fn chat_draws_as_the_models_author_recommends() {
     let model = folder.join("m.olmo");
     let pack = |generation: Value| {
         fs::write(weights.join("generation_config.json"), generation.to_string()).expect("written");
-        run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref()]).ok().to_string()
+        let packed = run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref()]);
+        [packed.ok(), &packed.stderr].concat()
     };
     let chat = |flags: &[&str]| {
         let turn = ["--chat", "--prompt", "Four score and seven", "--max-tokens", "30", "--timing"];
@@ -224,7 +225,10 @@ fn chat_draws_as_the_models_author_recommends() {
         said.contains("  sampling    temperature 9, top-k 60, top-p 0.99, as generation_config.json says\n"),
         "{said}"
     );
-    assert!(said.contains("  warning     generation_config.json has num_beams, which is not known here"), "{said}");
+    assert!(
+        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not known here"),
+        "{said}"
+    );
     let greedy = " years ago our fathers brought";
     let drawn = chat(&["--seed", "1"]);
     assert!(!drawn.ok().starts_with(" years") && drawn.stdout != chat(&["--seed", "2"]).stdout, "{}", drawn.stdout);
@@ -258,7 +262,7 @@ fn chat_draws_as_the_models_author_recommends() {
     // What transformers cannot generate with is no reason to refuse the model.
     let said = pack(json!({"do_sample": true, "temperature": -1.0}));
     assert!(
-        said.contains("  warning     generation_config.json: temperature is -1.0, expected a number from"),
+        said.contains("olmo-pack: warning: generation_config.json: temperature is -1.0, expected a number from"),
         "{said}"
     );
     assert_eq!(chat(&[]).stdout, cold.stdout);
@@ -312,7 +316,7 @@ fn a_chat_is_in_the_models_own_format() {
         (
             json!([message("user", "Hi"), message("assistant", "Ho")]),
             2,
-            "ends after 2 messages, expected a user message",
+            "the conversation ends after 2 messages, expected a user message",
         ),
         (json!([message("tool", "Hi")]), 1, "message 0 has the role \"tool\""),
     ] {
