@@ -229,7 +229,7 @@ fn template_is_the_one_that_transformers_uses() {
         let Some(architecture) = architecture(files) else { continue };
         let default = text(&format!("{more}default.jinja")).or_else(|| text(&format!("{more}file.jinja")));
         let has_more = |name: &String| name.starts_with(more) && name.ends_with(".jinja");
-        let has_others = files.as_object().is_some_and(|files| files.keys().any(|name| has_more(name)));
+        let has_others = files.as_object().is_some_and(|files| files.keys().any(has_more));
         let single = text("chat_template.jinja");
         let found = Sources { config, map, architecture, class: None }
             .template(&TemplateFiles { single, default, has_others })
