@@ -314,6 +314,18 @@ fn x4_chat_templates_that_cannot_be_used_are_told() {
         fixture.write("chat_template.jinja", template);
         fixture.assert_packed(says);
     }
+    // Widths of formats, and what the interpreter panics on, which is not printed.
+    for (template, says) in [
+        ("{{ '{:>100000000000}'.format('a') }}", "a format of more than 9999 characters"),
+        ("{{ '{:.100000000000f}'.format(1.0) }}", "a format of more than 9999 characters"),
+        ("{% for i in [1] %}{{ loop.cycle() }}{% endfor %}", "its chat template cannot be used: it panics"),
+    ] {
+        fixture.write("chat_template.jinja", template);
+        let packed = fixture.pack();
+        assert!(packed.ok().contains(says), "{template}: {}", packed.stdout);
+        let lines = packed.stderr.lines().count();
+        assert!(lines == 1 && packed.stderr.starts_with("olmo-pack: warning: no chat format: "), "{}", packed.stderr);
+    }
     // A step that would take as long as a number says.
     fixture.write("chat_template.jinja", "{{ [1] * 9000000000000000000 }}");
     fixture.assert_packed("repeated sequence is too large");

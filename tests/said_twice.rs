@@ -189,6 +189,11 @@ fn refuses_what_is_said_twice_otherwise_by_both_keys() {
             }),
             "rope_theta is 10000 and rope_scaling.rope_theta is 500000",
         ),
+        (
+            // transformers 5 computes with this one.
+            case.with(|json| json["rope_scaling"] = json!({"rope_type": "default", "rope_theta": 3.0})),
+            "rope_theta is 3 in rope_scaling and 10000 in rope_parameters",
+        ),
         (case.with(|json| json["rope_scaling"] = json["rope_parameters"].clone()), "rope_scaling.full_attention is {"),
         (case.with(|json| json["rope_scaling"] = default.clone()), "rope_scaling (default) and rope_parameters (yarn)"),
         (case.with(|json| json["torch_dtype"] = json!("bfloat16")), "torch_dtype is \"bfloat16\", expected float32"),

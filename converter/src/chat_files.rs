@@ -2,18 +2,21 @@
 
 use crate::chat_section;
 use crate::chat_template::{self, MAX_TIME, NoChat};
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, shortened};
 use crate::kept_files::KeptFiles;
 use crate::source_file;
 use crate::special_tokens::{Sources, TemplateFiles};
 use crate::strict_json;
 use crate::text::{self, MAX_BYTES, Part};
 use olmo_infer::config::Architecture;
+use olmo_infer::error::one_line;
 use serde_json::{Map, Value};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Most of what is shown of texts that are refused.
+const SHOWN_CHARS: usize = 200;
 /// The file of a single template.
 const SINGLE: &str = "chat_template.jinja";
 /// A folder with more templates.
@@ -67,15 +70,22 @@ fn of_template(folder: &Folder, sources: &Sources, files: &TemplateFiles) -> Res
     match chat_template::chat(&template, &sources.names()) {
         Ok(chat) => {
             let mut warnings = Vec::new();
+            let mut of_turns = Vec::new();
             let mut one_turn = |style: Option<&olmo_infer::chat::Style>, with: &str| {
                 let why = style.and_then(|style| style.one_turn.as_deref());
-                warnings.extend(why.map(|why| format!("only one turn of a conversation{with} can be asked: {why}")));
+                of_turns.extend(why.map(|why| format!("only one turn of a conversation{with} can be asked: {why}")));
             };
             let is_same = |other: &olmo_infer::chat::Style| {
                 chat.alone.as_ref().is_some_and(|style| style.one_turn == other.one_turn)
             };
+            if !chat.reserved.is_empty() {
+                let shown: Vec<String> = chat.reserved.iter().map(|text| format!("\"{}\"", one_line(text))).collect();
+                let shown = shortened(&shown.join(", "), SHOWN_CHARS);
+                warnings.push(format!("messages that contain {shown} are refused: the chat template acts on them"));
+            }
             one_turn(chat.alone.as_ref(), "");
             one_turn(chat.with_system.as_ref().filter(|style| !is_same(style)), " with a system message");
+            warnings.extend(of_turns);
             Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
         }
         Err(NoChat::Unusable(why)) => Ok(unusable(why)),

@@ -17,13 +17,21 @@ use std::time::Duration;
 pub const MAX_TIME: Duration = Duration::from_secs(5);
 /// Stack of the thread that runs a template: as many steps nest no value deeper than it can drop.
 const STACK_BYTES: usize = 256 << 20;
+/// The name of that thread. What panics there is an error of the template, and is not printed.
+pub const THREAD: &str = "chat-template";
 /// Longest texts of a chat format, all together.
 const MAX_BYTES: usize = 4 << 20;
 /// User turns of the conversations that pieces are derived from.
 const MOST_TURNS: usize = 5;
-/// User turns of the conversations that they are verified on.
-const MOST_VERIFIED_TURNS: usize = 7;
-/// Conversations that they are verified on, of one turn and of several.
+/// User turns of the conversations that they are verified on, the short ones first.
+const VERIFIED_TURNS: [usize; 12] = [2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 33, 65];
+/// How many of these are short.
+const N_SHORT: usize = 6;
+/// Most user turns of those with a number of turns that the template may count.
+const MOST_VERIFIED_TURNS: usize = 130;
+/// From this number of turns on messages are short.
+const MANY_TURNS: usize = 10;
+/// Random conversations that they are verified on, of one turn and of several.
 const N_VERIFIED: usize = 40;
 /// The two moments at which texts with dates are verified.
 const MOMENTS: [DateTime; 2] =
@@ -50,7 +58,7 @@ pub fn chat(template: &str, names: &Names) -> Result<Chat, NoChat> {
 fn within(most: Duration, template: &str, names: &Names) -> Result<Chat, NoChat> {
     let (template, names) = (template.to_string(), names.clone());
     let (send, receive) = mpsc::channel();
-    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    let thread = std::thread::Builder::new().name(THREAD.into()).stack_size(STACK_BYTES);
     // Nothing waits for the answer of one that took too long.
     let thread = thread.spawn(move || send.send(derived(&template, &names)).unwrap_or_default());
     thread.map_err(|error| NoChat::Unusable(format!("its chat template cannot be run: {error}")))?;
@@ -64,8 +72,13 @@ fn within(most: Duration, template: &str, names: &Names) -> Result<Chat, NoChat>
 /// [`chat`], on a thread of its own.
 fn derived(source: &str, names: &Names) -> Result<Chat, String> {
     let template = Template::new(source, names)?;
-    let literals = chat_probes::literals(source);
-    let think_end = chat_probes::think_end(&literals);
+    let tried = Tried {
+        literals: chat_probes::literals(source, names),
+        pairs: chat_probes::pairs(source),
+        numbers: chat_probes::numbers(source),
+        has_dates: source.contains("strftime_now"),
+    };
+    let think_end = chat_probes::think_end(&tried.literals);
     let deriver = Deriver { template: &template, probes: chat_probes::contents(&think_end), think_end };
     // Some models take no system message: their templates raise an error, or leave it out.
     let (alone, with_system) = (deriver.style(false), deriver.style(true).ok());
@@ -84,8 +97,8 @@ fn derived(source: &str, names: &Names) -> Result<Chat, String> {
     if cuts {
         chat.think_end = deriver.think_end.clone();
     }
-    deriver.find_exceptions(&mut chat, &literals)?;
-    deriver.verify(chat, &literals)
+    deriver.find_exceptions(&mut chat, &tried)?;
+    deriver.verify(chat, &tried)
 }
 
 /// A template while its pieces are derived.
@@ -99,15 +112,6 @@ struct Deriver<'t> {
 /// Gives each date the form that it has in texts: its format between NULs.
 fn as_format(format: &str) -> Option<String> {
     date(format, MOMENTS[0]).map(|_| format!("\0{format}\0"))
-}
-
-/// The date at the first or the second moment.
-fn at_first(format: &str) -> Option<String> {
-    date(format, MOMENTS[0])
-}
-
-fn at_second(format: &str) -> Option<String> {
-    date(format, MOMENTS[1])
 }
 
 /// A conversation of marks: texts that no message has, each in one place.
@@ -232,65 +236,132 @@ impl Deriver<'_> {
         rules.first().copied().ok_or_else(more)
     }
 
-    /// Finds contents that the template treats in a way of its own: blank ones, and those with a text that the template
-    /// itself contains.
-    fn find_exceptions(&self, chat: &mut Chat, literals: &[String]) -> Result<(), String> {
-        let blank = ["".to_string(), " \n".into(), format!("<think>a{} \n", self.think_end)];
+    /// Finds contents that the template treats in a way of its own: blank ones, those with a text that the template
+    /// itself contains, and those of a length that it may ask for.
+    fn find_exceptions(&self, chat: &mut Chat, tried: &Tried) -> Result<(), String> {
+        let more = || "its chat template does more with a turn than to put texts around it".to_string();
+        let think = chat_probes::think_begin(&self.think_end);
+        let thinking = format!("{think}\nr\n{}\n\na", self.think_end);
+        let blank = ["".to_string(), " \n".into(), format!("{think}a{} \n", self.think_end)];
         for content in blank {
-            chat.takes_blank &= self.agrees(chat, &content);
+            chat.takes_blank &= self.agrees(chat, |_| &content)
+                && self.agrees_with_one(chat, &content, "other")
+                && self.agrees_with_one(chat, &content, &thinking);
         }
-        for literal in literals.iter().filter(|literal| !literal.chars().all(is_python_space)) {
-            let contents = [
-                literal.clone(),
-                format!("a {literal}"),
-                format!("{literal} b"),
-                format!("a\n{literal}\nb {literal}c"),
-            ];
-            if contents.iter().all(|content| self.agrees(chat, content)) {
-                continue;
+        let lengths = tried.numbers.iter().flat_map(|&n| [n.saturating_sub(1), n, n + 1]);
+        for content in lengths.flat_map(chat_probes::contents_of_length) {
+            if !self.agrees(chat, |_| &content) {
+                return Err(more());
             }
-            // A shorter text would be in messages that are meant to be sent.
-            if literal.chars().count() < 3 {
-                return Err("its chat template does more with a turn than to put texts around it".into());
+        }
+        // A text that the template acts on is reserved: no message may contain it. Shorter ones would be in messages that
+        // are meant to be sent.
+        let reserve = |chat: &mut Chat, texts: &[&String]| {
+            let longest = texts.iter().max_by_key(|text| text.trim().chars().count());
+            let text = longest.map(|text| text.trim().to_string()).unwrap_or_default();
+            if text.chars().count() < 3 {
+                return Err(more());
             }
-            chat.reserved.push(literal.clone());
+            chat.reserved.push(text);
+            Ok(())
+        };
+        for literal in &tried.literals {
+            let is_blank = literal.chars().all(is_python_space);
+            if !is_blank && !self.agrees_with_one(chat, literal, &thinking) {
+                reserve(chat, &[literal])?;
+            }
+            for content in chat_probes::contents_with(literal) {
+                if self.agrees(chat, |_| &content) {
+                    continue;
+                }
+                if is_blank && content == *literal {
+                    chat.takes_blank = false;
+                } else {
+                    reserve(chat, &[literal])?;
+                    // In another case it is another text, which would not be found.
+                    if !self.agrees(chat, |_| &content) {
+                        return Err(more());
+                    }
+                }
+            }
+        }
+        for [a, b] in &tried.pairs {
+            let both = [format!("{a}x{b}"), format!("{a}\nx\n{b}"), format!("y {a} x {b} y")];
+            let (first, second) = (format!("y {a}"), format!("{b} y"));
+            let agree = both.iter().all(|content| self.agrees(chat, |_| content))
+                && self.agrees_with_one(chat, &both[0], &thinking)
+                && self.agrees(chat, |i| if i == 0 { &first } else { &second });
+            if !agree {
+                reserve(chat, &[a, b])?;
+            }
         }
         Ok(())
     }
 
-    /// Whether the template gives what `chat` gives, or would refuse, for conversations in which every message is
-    /// `content`.
-    fn agrees(&self, chat: &Chat, content: &str) -> bool {
+    /// Whether the template gives what `chat` gives, or would refuse, for conversations of one turn to four in which
+    /// message `i` is `content(i)`.
+    fn agrees<'c>(&self, chat: &Chat, content: impl Fn(usize) -> &'c String) -> bool {
         [false, true].into_iter().filter(|&with_system| has_style(chat, with_system)).all(|with_system| {
-            let n_turns = if chat.takes_turns(with_system) { 3 } else { 1 };
-            let mut messages = marks(with_system, n_turns);
-            messages.iter_mut().for_each(|message| message.content = content.to_string());
-            match chat.render_at(&messages, || MOMENTS[0]) {
-                Ok(text) => self.template.render(&messages, at_first).is_ok_and(|rendered| rendered == text),
-                Err(_) => true,
-            }
+            let most = if chat.takes_turns(with_system) { 4 } else { 1 };
+            (1..=most).all(|n_turns| {
+                let mut messages = marks(with_system, n_turns);
+                messages.iter_mut().enumerate().for_each(|(i, message)| message.content.clone_from(content(i)));
+                self.is_same(chat, &messages, MOMENTS[0])
+            })
         })
+    }
+
+    /// [`Deriver::agrees`] for conversations of one turn to three in which one message, of each in turn, is `content`, and
+    /// the rest are `other`.
+    fn agrees_with_one(&self, chat: &Chat, content: &str, other: &str) -> bool {
+        [false, true].into_iter().filter(|&with_system| has_style(chat, with_system)).all(|with_system| {
+            let most = if chat.takes_turns(with_system) { 3 } else { 1 };
+            let of_turns = (1..=most).map(|n_turns| marks(with_system, n_turns));
+            of_turns.flat_map(|messages| (0..messages.len()).map(move |one| (one, messages.clone()))).all(
+                |(one, mut messages)| {
+                    for (i, message) in messages.iter_mut().enumerate() {
+                        message.content = if i == one { content.into() } else { other.into() };
+                    }
+                    self.is_same(chat, &messages, MOMENTS[0])
+                },
+            )
+        })
+    }
+
+    /// Whether the template gives what `chat` gives, or would refuse: that is refused at run time, too.
+    fn is_same(&self, chat: &Chat, messages: &[Message], moment: DateTime) -> bool {
+        match chat.render_at(messages, || moment) {
+            Ok(text) => {
+                let rendered = self.template.render(messages, move |format: &str| date(format, moment));
+                rendered.is_ok_and(|rendered| rendered == text)
+            }
+            Err(_) => true,
+        }
     }
 
     /// Compares what `chat` gives with what the template gives, on conversations that nothing was derived from. A style
     /// whose conversations of several turns differ keeps its first turn.
-    fn verify(&self, mut chat: Chat, literals: &[String]) -> Result<Chat, String> {
+    fn verify(&self, mut chat: Chat, tried: &Tried) -> Result<Chat, String> {
         for with_system in [false, true] {
             if !has_style(&chat, with_system) {
                 continue;
             }
-            if !self.holds(&chat, with_system, 1..=1, literals) {
+            if !self.holds(&chat, with_system, &[1], tried) {
                 match with_system {
                     true => chat.with_system = None,
                     false => chat.alone = None,
                 }
-            } else if chat.takes_turns(with_system)
-                && !self.holds(&chat, with_system, 2..=MOST_VERIFIED_TURNS, literals)
-            {
-                let why = "conversations that it was tried on were not those that its pieces give";
-                let style = if with_system { &mut chat.with_system } else { &mut chat.alone };
-                if let Some(style) = style {
-                    *style = first_turn(style, why);
+            } else if chat.takes_turns(with_system) {
+                // Around every number of the template, which may count messages or turns.
+                let near = tried.numbers.iter().flat_map(|&n| [n / 2, n / 2 + 1, n.saturating_sub(1), n, n + 1]);
+                let near = near.filter(|n_turns| (2..=MOST_VERIFIED_TURNS).contains(n_turns));
+                let lengths: Vec<usize> = VERIFIED_TURNS.into_iter().chain(near).collect();
+                if !self.holds(&chat, with_system, &lengths, tried) {
+                    let why = "conversations that it was tried on were not those that its pieces give";
+                    let style = if with_system { &mut chat.with_system } else { &mut chat.alone };
+                    if let Some(style) = style {
+                        *style = first_turn(style, why);
+                    }
                 }
             }
         }
@@ -300,29 +371,48 @@ impl Deriver<'_> {
         }
     }
 
-    /// Whether conversations of so many user turns are those of the template.
-    fn holds(
-        &self,
-        chat: &Chat,
-        with_system: bool,
-        n_turns: std::ops::RangeInclusive<usize>,
-        literals: &[String],
-    ) -> bool {
-        let mut random = Random::new(u64::from(with_system) << 32 | *n_turns.end() as u64);
-        (0..N_VERIFIED).all(|_| {
-            let n_turns = n_turns.start() + random.below(n_turns.end() - n_turns.start() + 1);
+    /// Whether conversations of these numbers of user turns are those of the template.
+    fn holds(&self, chat: &Chat, with_system: bool, lengths: &[usize], tried: &Tried) -> bool {
+        let mut random = Random::new(u64::from(with_system) << 32 | lengths.len() as u64);
+        // Each length once, then any of the short ones.
+        let short = |random: &mut Random| lengths[random.below(lengths.len().min(N_SHORT))];
+        (0..lengths.len() + N_VERIFIED).all(|i| {
+            let n_turns = lengths.get(i).copied().unwrap_or_else(|| short(&mut random));
             let mut messages = marks(with_system, n_turns);
-            for message in &mut messages {
-                message.content = random.content(&self.think_end, literals);
+            for at in 0..messages.len() {
+                // Some say again what was said before.
+                messages[at].content = match (at, random.below(6)) {
+                    (1.., 0) => messages[at - 1].content.clone(),
+                    (_, n) if n_turns >= MANY_TURNS => format!("message {n} of {at}"),
+                    _ => random.content(&self.think_end, &tried.literals),
+                };
             }
-            let same = |date: fn(&str) -> Option<String>, moment: DateTime| match chat.render_at(&messages, || moment) {
-                Ok(text) => self.template.render(&messages, date).is_ok_and(|rendered| rendered == text),
-                // What is refused is refused at run time, too.
-                Err(_) => true,
-            };
-            same(at_first, MOMENTS[0]) && same(at_second, MOMENTS[1])
+            match tried.has_dates {
+                false => self.is_same(chat, &messages, MOMENTS[0]),
+                true => moments(i).all(|moment| self.is_same(chat, &messages, moment)),
+            }
         })
     }
+}
+
+/// What of a template itself is tried on it.
+struct Tried {
+    literals: Vec<String>,
+    pairs: Vec<[String; 2]>,
+    numbers: Vec<usize>,
+    /// Whether it asks for the date.
+    has_dates: bool,
+}
+
+/// Some moments: over all `round`s every month, day, weekday and hour.
+fn moments(round: usize) -> impl Iterator<Item = DateTime> {
+    let day = move |i: usize| {
+        let n = 4 * round + i;
+        DateTime::new(2024 + (n % 7) as i16, 1 + (n % 12) as i8, 1 + (n % 28) as i8, (n % 24) as i8, 59, 1, 0)
+    };
+    // The days that not every month has.
+    let last = (round % 2 == 0).then(|| DateTime::constant(2027, 8, 29 + (round / 2 % 3) as i8, 0, 0, 0, 0));
+    MOMENTS.into_iter().chain((0..4).filter_map(move |i| day(i).ok())).chain(last)
 }
 
 fn has_style(chat: &Chat, with_system: bool) -> bool {
@@ -352,5 +442,103 @@ mod tests {
         let template = "{% for i in range(30000) %}{% endfor %}{{ messages[-1].content }}";
         assert_eq!(within(Duration::from_millis(1), template, &Names::new()), Err(NoChat::TooSlow));
         assert!(within(Duration::from_secs(600), "{{ messages[-1].content }}", &Names::new()).is_ok());
+    }
+
+    /// A template that writes every message as `written`, a piece of template in which `m` is the message.
+    fn of_messages(written: &str) -> String {
+        format!("{{% for m in messages %}}<{{{{ m.role }}}}>{written}\n{{% endfor %}}<assistant>")
+    }
+
+    /// Whether the derived format refuses the conversation of these user messages and answers; where it takes it, it must
+    /// give the text of the template.
+    #[track_caller]
+    fn is_refused(template: &str, contents: &[&str]) -> bool {
+        let names = vec![("bos_token".to_string(), "<|endoftext|>".to_string())];
+        let Ok(chat) = chat(template, &names) else { return true };
+        let mut messages = marks(false, contents.len().div_ceil(2));
+        for (message, content) in messages.iter_mut().zip(contents) {
+            message.content = content.to_string();
+        }
+        let moment = DateTime::constant(2026, 11, 30, 9, 0, 0, 0);
+        let Ok(text) = chat.render_at(&messages, || moment) else { return true };
+        let rendered = Template::new(template, &names).expect("a template").render(&messages, move |f| date(f, moment));
+        assert_eq!(rendered.as_ref(), Ok(&text), "{template}");
+        false
+    }
+
+    #[test]
+    fn gives_the_text_of_the_template_or_refuses() {
+        let long = "word ".repeat(300);
+        let lines = "line\n".repeat(40);
+        let think = "<think>\nr\n</think>\n\na";
+        let many: Vec<&str> = ["q", "a"].repeat(14)[..27].to_vec();
+        let many_more: Vec<&str> = ["q", "a"].repeat(21)[..41].to_vec();
+        let keeps = "{% if ns.q %}{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] }}{% endif %}";
+        let asks_last = format!(
+            "{{% set ns = namespace(q=false) %}}{{% set l = messages[-1].content %}}{{% if l.startswith('<tool_response>') \
+             and l.endswith('</tool_response>') %}}{{% set ns.q = true %}}{{% endif %}}{}",
+            of_messages(keeps)
+        );
+        let contents = |written: &str| of_messages(written);
+        let cases: Vec<(String, Vec<&str>)> = vec![
+            (asks_last, vec!["q", think, "<tool_response>x</tool_response>"]),
+            (
+                contents(
+                    "{% if '<tool_call>' in m.content and '</tool_call>' in m.content %}T{% endif %}{{ m.content }}",
+                ),
+                vec!["<tool_call> </tool_call>"],
+            ),
+            (
+                contents("{% if m.content.startswith('{') and m.content.endswith('}') %}J{% endif %}{{ m.content }}"),
+                vec!["{\"a\":1}"],
+            ),
+            (contents("{% if '**' in m.content and '##' in m.content %}M{% endif %}{{ m.content }}"), vec!["** ##"]),
+            (
+                contents(
+                    "{% set c = m.content %}{% if '<reasoning>' in c and '</reasoning>' in c %}{% set c = \
+                c.split('</reasoning>')[-1].lstrip('\\n') %}{% endif %}{{ c }}",
+                ),
+                vec!["q", "<reasoning>r</reasoning>\nans", "z"],
+            ),
+            ("{% for m in messages[-20:] %}<{{ m.role }}>{{ m.content }}{% endfor %}".into(), many.clone()),
+            (contents("{% if loop.index > 14 %}[late]{% endif %}{{ m.content }}"), many.clone()),
+            (contents("{% if messages|length > 16 %}<late>{% endif %}{{ m.content }}"), many),
+            (
+                contents("{% if messages|length > 40 %}{{ raise_exception('many') }}{% endif %}{{ m.content }}"),
+                many_more,
+            ),
+            (contents("{{ m.content[:500] }}"), vec![&long]),
+            (contents("{% if m.content|length > 500 %}[long]{% endif %}{{ m.content }}"), vec![&long]),
+            (contents("{% if m.content.count('\\n') > 30 %}[lines]{% endif %}{{ m.content }}"), vec![&lines]),
+            (contents("{{ m.content.replace('\\r\\n','\\n') }}"), vec!["a\r\nb"]),
+            (contents("{{ m.content.replace('\\u200b','') }}"), vec!["a\u{200b}b"]),
+            (contents("{{ m.content.replace('\\x0b','') }}"), vec!["a\u{b}b"]),
+            (contents("{{ m.content.replace(bos_token,'') }}"), vec!["a <|endoftext|> b"]),
+            (contents("{{ m.content.replace('<' ~ 'stop' ~ '>','') }}"), vec!["a <stop> b"]),
+            (format!("{{% set t %}}<stop>{{% endset %}}{}", contents("{{ m.content.replace(t,'') }}")), vec!["<stop>"]),
+            (contents("{% if 'tl;dr' in m.content|lower %}S{% endif %}{{ m.content }}"), vec!["TL;DR please"]),
+            (contents("{% if m.content|lower == 'continue' %}S{% endif %}{{ m.content }}"), vec!["Continue"]),
+            (contents("{% if 'URGENT' == m.content.upper()[:6] %}S{% endif %}{{ m.content }}"), vec!["urgent now"]),
+            (contents("{% if m.content.isdigit() %}S{% endif %}{{ m.content }}"), vec!["42"]),
+            (contents("{% if m.content.isupper() %}S{% endif %}{{ m.content }}"), vec!["HELLO WORLD 0"]),
+            (contents("{% if loop.changed(m.content) %}[c]{% endif %}{{ m.content }}"), vec!["a", "a", "b"]),
+            (contents("{% if m.content == '\\n\\n' %}[e]{% endif %}{{ m.content }}"), vec!["\n\n"]),
+            (
+                contents(
+                    "{% if messages|length == 1 and messages[0].content.startswith('reset') %}R{% endif %}{{ m.content }}",
+                ),
+                vec!["reset now"],
+            ),
+            (contents("{% if strftime_now('%d') == '30' %}[30]{% endif %}{{ m.content }}"), vec!["a"]),
+            (contents("{% if strftime_now('%B') == 'November' %}[N]{% endif %}{{ m.content }}"), vec!["a"]),
+        ];
+        for (template, contents) in &cases {
+            // Each of these acts on what its conversation has: there is no way to give the right text.
+            assert!(is_refused(template, contents), "{template}");
+        }
+        // And what is said otherwise is rendered.
+        assert!(!is_refused(&of_messages("{{ m.content }}"), &["q", think, "<tool_response>x</tool_response>"]));
+        assert!(!is_refused(&of_messages("{{ m.content|trim }}{{ strftime_now('%d %b %Y') }}"), &[" q ", "a", "\nz"]));
+        assert!(!is_refused(&cases[0].0, &["q", think, "z"]));
     }
 }

@@ -1,9 +1,11 @@
 //! Chat templates run as `apply_chat_template` of transformers runs them: the Jinja environment of
 //! `utils/chat_template_utils.py` there, on top of minijinja.
 //!
-//! Where minijinja and jinja2 part, this follows jinja2. What it cannot follow is an error of the template, never
-//! another text: `tests/chat_templates` holds both against the real library.
+//! Where minijinja and jinja2 part, this follows jinja2, or is an error of the template. `tests/chat_templates` holds both
+//! against the real library, and lists the expressions that still print otherwise: none that a chat template is known
+//! to use.
 
+use crate::error::shortened;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
@@ -17,9 +19,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Steps that a render may take; the published templates take some thousands.
-const FUEL: u64 = 200_000;
+const FUEL: u64 = 1_000_000;
 /// Longest text that a template may write.
 const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Longest reason why a template cannot be used.
+const MAX_REASON_CHARS: usize = 300;
 /// The name under which the template is known to the environment.
 const NAME: &str = "chat";
 
@@ -61,7 +65,11 @@ impl Template {
     ///
     /// # Errors
     /// What the template says or does wrong, in one line.
-    pub fn render(&self, messages: &[Message], date: fn(&str) -> Option<String>) -> Result<String, String> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        date: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<String, String> {
         let now = move |format: &str| date(format).ok_or_else(|| invalid(format!("date in the format {format:?}")));
         let message = |message: &Message| {
             Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
@@ -85,7 +93,7 @@ impl Template {
 }
 
 fn in_words(error: Error) -> String {
-    format!("its chat template cannot be used: {error}").replace('\n', " ")
+    shortened(&format!("its chat template cannot be used: {error}").replace('\n', " "), MAX_REASON_CHARS)
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -181,6 +189,15 @@ pub(crate) fn tags(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The texts between the statements and expressions of a template.
+pub(crate) fn texts(source: &str) -> impl Iterator<Item = &str> {
+    pieces(source).into_iter().filter_map(|piece| match piece {
+        Piece::Text(text) if !text.starts_with("{#") => Some(text),
+        Piece::Raw(_, text) => Some(text),
+        Piece::Text(_) | Piece::Tag(_) => None,
+    })
+}
+
 /// What is in a statement; empty for an expression.
 fn body(tag: &str) -> &str {
     let body = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
@@ -208,6 +225,7 @@ fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String> {
                 "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
                 // Their names are bound in another order, or their texts escaped otherwise.
                 body if is_bound_otherwise(body) => {
+                    let body = shortened(body, 60);
                     return Err(format!("its chat template cannot be used: {body:?} is not supported"));
                 }
                 _ => out += &with_known_escapes(tag)?,
@@ -308,8 +326,10 @@ fn add_filters(environment: &mut Environment) {
     for name in ["escape", "e", "forceescape"] {
         environment.add_filter(name, |text: &Value| escaped(&text.to_string()));
     }
-    // It prints in another form than Python's.
-    environment.remove_filter("pprint");
+    // Jinja has none of these, or prints in another form. `format` may ask for any width.
+    for name in ["pprint", "split", "bool", "chain", "zip", "lines", "format"] {
+        environment.remove_filter(name);
+    }
     environment.add_filter("indent", indent);
     // The built-in filters, for those that are lazy in jinja2.
     let mut built_in = Environment::new();
@@ -355,6 +375,14 @@ fn title_of_words(text: &str) -> String {
 fn escaped(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     text.replace('\'', "&#39;").replace('"', "&#34;")
+}
+
+/// Refuses formats that ask for very many characters.
+fn refuse_wide(format: &str) -> Result<(), Error> {
+    match format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4) {
+        true => Err(invalid("a format of more than 9999 characters")),
+        false => Ok(()),
+    }
 }
 
 /// What a lazy filter of jinja2 yields: true in conditions, and empty after one pass.
@@ -415,6 +443,10 @@ fn indent(text: &str, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error
 }
 
 fn add_tests(environment: &mut Environment) {
+    // Jinja has none of these.
+    for name in ["startingwith", "endingwith", "safe"] {
+        environment.remove_test(name);
+    }
     environment.add_test("iterable", |value: &Value| {
         let kind = value.kind();
         value.is_undefined()
@@ -482,6 +514,19 @@ fn sorted(json: serde_json::Value) -> serde_json::Value {
     }
 }
 
+/// A number as `repr` of Python writes it.
+fn python_float(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = value.to_string();
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
+}
+
 /// Writes JSON with the separators and escapes of Python.
 struct PythonFormatter<'i> {
     pretty: Option<PrettyFormatter<'i>>,
@@ -536,6 +581,10 @@ impl Formatter for PythonFormatter<'_> {
 
     fn end_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
         self.pretty.as_mut().map_or(Ok(()), |pretty| pretty.end_object_value(out))
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
+        out.write_all(python_float(value).as_bytes())
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
@@ -601,6 +650,10 @@ fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, E
         at.map(|(begin, end)| [&text[..begin], &text[begin..end], &text[end..]].map(Value::from))
     };
     Some(match name {
+        "format" => match refuse_wide(text) {
+            Ok(()) => return None,
+            Err(error) => Err(error),
+        },
         "strip" => strip(args, true, true),
         "lstrip" => strip(args, true, false),
         "rstrip" => strip(args, false, true),

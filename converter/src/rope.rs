@@ -124,12 +124,14 @@ fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
             .bad(key, value, "a number or text")
             .advice("rope_parameters has objects, rope_scaling has not"));
     }
-    if let (Some(top), Some(inner)) = (theta, keys.real("rope_theta")?)
+    let inner = keys.real("rope_theta")?;
+    if let (Some(top), Some(inner)) = (theta, inner)
         && top != inner
     {
         return Err(contradiction(at, ("rope_theta", top), ("rope_scaling.rope_theta", inner)));
     }
-    Ok(Spelling { theta, yarn: Some(scaling(&keys, max_positions)?), ..Spelling::default() })
+    // transformers 5 reads it there, too, whatever else there is.
+    Ok(Spelling { theta: theta.or(inner), yarn: Some(scaling(&keys, max_positions)?), ..Spelling::default() })
 }
 
 /// transformers 5.x: `rope_parameters`, flat or for each attention type. A flat one that 5.13 or later has loaded and
@@ -267,7 +269,8 @@ fn agreed(at: &Keys<'_>, key: &str, old: Option<f64>, new: Option<f64>) -> Resul
 }
 
 fn disagree(at: &Keys<'_>, key: &str, old: f64, new: f64) -> Problem {
-    Problem::new(at.path, format!("{key} is {old} at the top level and {new} in rope_parameters"))
+    let place = if at.object.contains_key(key) { "at the top level" } else { "in rope_scaling" };
+    Problem::new(at.path, format!("{key} is {old} {place} and {new} in rope_parameters"))
         .expected("the same in both")
         .advice("remove the wrong one")
 }

@@ -16,8 +16,8 @@ use zerocopy::little_endian::U32;
 
 /// Encloses a date's format in a text of a section with [`CHAT_DATES`]. No other NUL is in the texts.
 const DATE: char = '\0';
-/// Longest date that a format may write.
-const MAX_DATE_BYTES: usize = 256;
+/// Longest format of a date.
+const MAX_FORMAT_BYTES: usize = 100;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -498,6 +498,9 @@ fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) {
 
 /// A date in a format of `strftime`, of which those are known that need no locale and no time zone.
 pub fn date(format: &str, now: DateTime) -> Option<String> {
+    if format.len() > MAX_FORMAT_BYTES {
+        return None;
+    }
     let mut rest = format;
     while let Some(at) = rest.find('%') {
         let conversion = rest[at + 1..].trim_start_matches('-');
@@ -508,8 +511,7 @@ pub fn date(format: &str, now: DateTime) -> Option<String> {
         }
         rest = &conversion[1..];
     }
-    let text = jiff::fmt::strtime::format(format, now).ok()?;
-    (text.len() <= MAX_DATE_BYTES).then_some(text)
+    jiff::fmt::strtime::format(format, now).ok()
 }
 
 /// Reads what follows the head of a section.
