@@ -1,6 +1,6 @@
 //! Text in and text out, as users meet it.
 
-use olmo_tests::{Finished, TempDir, finish, repository, run};
+use olmo_tests::{Finished, TempDir, finish, repository, run, skipped};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -496,4 +496,53 @@ fn an_interrupt_ends_the_text_with_a_newline_and_the_program_by_the_signal() {
     let text = str::from_utf8(&text[filler.len()..]).expect("whole characters");
     let spoken = text.strip_suffix('\n').expect("a newline at the end");
     assert!(speech().contains(spoken) && spoken.len() < 1200, "{spoken}");
+}
+
+#[test]
+fn reported_prompts_have_the_ids_of_transformers() {
+    let reported = repository().join("../shared/reported");
+    let Ok(entries) = fs::read_dir(&reported) else {
+        skipped(format_args!("the reported cases of {}, which is not there", reported.display()));
+        return;
+    };
+    let mut n_prompts = 0;
+    for case in entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()) {
+        let expected = fs::read(case.join("expected.json")).expect("expected values");
+        let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+        let folder = TempDir::new("reported");
+        let model = folder.join("m.olmo");
+        let packed = run(PACK, [case.join("weights").as_os_str(), model.as_os_str()]);
+        packed.ok();
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let turns = [message("user", "Hi"), message("assistant", "Hello."), message("user", "And now?")];
+        let messages = folder.join("messages.json");
+        fs::write(&messages, json!(turns).to_string()).expect("written");
+        let text = expected["text"].as_str().unwrap_or("2023 1234");
+        let chat = ["--chat", "--prompt", "Hi"];
+        let prompts: [(&str, &[&str]); 6] = [
+            ("ids_user", &chat),
+            ("ids_system+user", &["--chat", "--prompt", "Hi", "--system", "Be brief."]),
+            ("ids_three turns", &["--messages", messages.to_str().expect("UTF-8")]),
+            ("ids", if expected["user"].is_string() { &chat } else { &["--prompt", text] }),
+            ("as_the_file_says", &["--prompt", text]),
+            ("as_the_base_model_was_trained", &[]),
+        ];
+        for (key, arguments) in prompts {
+            // Cases of weights have the ids that are generated.
+            if expected[key].is_null() || !expected["logits"].is_null() {
+                continue;
+            }
+            if arguments.is_empty() {
+                assert!(packed.stderr.contains("olmo-pack: warning: "), "{}: {}", case.display(), packed.stderr);
+                continue;
+            }
+            let model = model.to_str().expect("UTF-8");
+            let run = Command::new(INFER).arg(model).args(arguments).arg("--tokenize").output().expect("run");
+            let found: Vec<u32> = run.stdout.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id)).collect();
+            let stderr = String::from_utf8_lossy(&run.stderr);
+            assert_eq!(json!(found), expected[key], "{} {key}: {stderr}", case.display());
+            n_prompts += 1;
+        }
+    }
+    assert!(n_prompts >= 13, "{n_prompts}");
 }
