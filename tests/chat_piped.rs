@@ -129,6 +129,9 @@ fn the_first_failure_ends_the_program() {
         ("/retry\n", 0, "there is no turn yet"),
         ("/save x\n", 0, "there is nothing to save yet"),
         ("/save\n", 0, "/save needs the name of a file"),
+        ("Four\n/save -\n", 1, "/save -: standard output has the answers"),
+        ("Four\n/save .\n", 1, ".: is a folder, expected a file name for /save"),
+        ("Four\n/save /dev/null\n", 1, "/dev/null: is not a regular file, expected a file name for /save"),
         (
             "/sytem Be brief\nHi\n",
             0,

@@ -34,11 +34,12 @@ pub fn save(messages: &[Message], path: &Path, replace: bool, inputs: &[&Path]) 
         let path = display_path(path);
         Failure::Refused(format!("{path}: exists; save under another name, or replace it with /save! {path}"))
     };
-    // A link that leads nowhere is refused by `target`.
+    // First: what cannot be replaced gets no advice to replace it.
+    let followed = target(path, "/save", inputs)?;
     if !replace && path.exists() {
         return Err(exists());
     }
-    let path = target(path, "/save", inputs)?;
+    let path = followed;
     let folder = match File::open(folder_of(&path)) {
         // A folder may be open for writing only.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
