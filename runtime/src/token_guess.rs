@@ -25,6 +25,25 @@ pub(crate) fn guess_kind(bytes: &[u8], vocab_size: usize) -> Option<Guess> {
     known_file(bytes).or_else(|| text(bytes)).or_else(|| numbers(bytes, vocab_size as u64))
 }
 
+/// What `bytes` are that hold no ids of any type, all of a file: a file of another program, or text.
+pub(crate) fn no_ids(bytes: &[u8]) -> Option<Guess> {
+    // Two bytes alone are also an id; the last one of a pickle is a dot.
+    let is_pickle = matches!(bytes, [0x80, 2..=5, ..]);
+    known_file(bytes).filter(|_| !is_pickle || bytes.ends_with(b".")).or_else(|| text(bytes))
+}
+
+/// The wider type that little-endian u16 ids look like: every second one is 0, or is the upper half of a larger id.
+pub(crate) fn wider(bytes: &[u8], vocab_size: usize) -> Option<&'static str> {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut ids = words.iter().map(|word| u32::from_le_bytes(*word) as usize);
+    if !rest.is_empty() || words.is_empty() || !ids.all(|id| id < vocab_size) {
+        return None;
+    }
+    // Of a few ids some may be small.
+    let has_zeros = words.iter().all(|word| word[2..] == [0; 2]);
+    (has_zeros || words.len() >= 4).then(|| if is_wide(bytes) { "i64" } else { "u32" })
+}
+
 /// Whether little-endian u32 ids look like 64-bit ones: every second one is zero.
 pub(crate) fn is_wide(bytes: &[u8]) -> bool {
     let (pairs, rest) = bytes.as_chunks::<8>();
