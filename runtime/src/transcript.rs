@@ -60,7 +60,11 @@ pub fn save(messages: &[Message], path: &Path, replace: bool, inputs: &[&Path]) 
             // A file system without hard links: the name is claimed by an empty file, which the rename replaces.
             Err(_) => {
                 File::create_new(&path).map_err(Error::io(&path, "create"))?;
-                fs::rename(&temporary.path, &path).map_err(Error::io(&path, "create"))?;
+                if let Err(error) = fs::rename(&temporary.path, &path) {
+                    // An empty file is no conversation.
+                    let _the_first_failure_is_reported = fs::remove_file(&path);
+                    return Err(Error::io(&path, "create")(error).into());
+                }
             }
         }
     }
