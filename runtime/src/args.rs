@@ -118,8 +118,8 @@ struct Raw {
     /// most tokens to generate with --text or --prompt (default 256), or with --json
     #[argh(option, short = 'n', from_str_fn(count))]
     max_tokens: Option<usize>,
-    /// print a JSON object per position; with --max-tokens or --stop, generate as --text does, and end with an object of
-    /// what was generated
+    /// print a JSON object per position; with --max-tokens, --stop, --chat or --messages, generate as --text does, and
+    /// end with an object of what was generated
     #[argh(switch)]
     json: bool,
     /// write the f32 logits of every evaluated position to this .npy file; "-" is standard output, which gets nothing

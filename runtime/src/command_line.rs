@@ -57,8 +57,8 @@ impl fmt::Display for WordError {
 }
 
 /// The words after the name of a program or of its command, as argh takes them, and what they are: short options under
-/// their long names, `--option=value` as two words. A request for help leaves nothing but `--help`, because argh takes no
-/// other option after it; `-V` becomes `--version` even where `info` has no such switch.
+/// their long names, `--option=value` as two words. A request for help leaves nothing but `--help`, because argh takes
+/// no other option after it; `-V` becomes `--version` even where `info` has no such switch.
 ///
 /// A value may begin with `-`, but must not be the name of another option unless it is attached by `=`.
 ///

@@ -100,8 +100,8 @@ pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<
     read_tokens_as(path, None, vocab_size, max_tokens)
 }
 
-/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed, but
-/// for text, files of other programs, and ids of 16 bits of which every second one is 0.
+/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed,
+/// but for text, files of other programs, and ids of 16 bits of which every second one is 0.
 ///
 /// # Errors
 /// Those of [`read_tokens`].
@@ -174,7 +174,8 @@ fn said(guess: Option<Guess>, advice: &str) -> (String, String) {
     }
 }
 
-/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for messages.
+/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for
+/// messages.
 ///
 /// # Errors
 /// [`Error::Tokens`] as [`read_tokens`].
