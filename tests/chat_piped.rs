@@ -129,6 +129,9 @@ fn the_first_failure_ends_the_program() {
         ("/retry\n", 0, "there is no turn yet"),
         ("/save x\n", 0, "there is nothing to save yet"),
         ("/save\n", 0, "/save needs the name of a file"),
+        ("Four\n/save -\n", 1, "/save -: standard output has the answers"),
+        ("Four\n/save .\n", 1, ".: is a folder, expected a file name for /save"),
+        ("Four\n/save /dev/null\n", 1, "/dev/null: is not a regular file, expected a file name for /save"),
         (
             "/sytem Be brief\nHi\n",
             0,
@@ -208,6 +211,7 @@ fn wrong_usage_is_told_in_one_line() {
         (&["--max-tokens=0"], "--max-tokens 0: expected a whole number from 1"),
         (&["--positons=9"], "unknown option --positons (did you mean --positions?)"),
         (&["--stop", ""], "--stop is empty, expected a text"),
+        (&["--system", ""], "--system is empty, expected a text; leave it out"),
         (&["--top-p", "2"], "--top-p 2: expected a number from 0 to 1"),
         (&["--isa", "none"], "--isa none"),
         (&["--load", "none"], "--load none: expected auto, mmap or read"),
@@ -230,6 +234,35 @@ fn wrong_usage_is_told_in_one_line() {
     assert!(help.stdout.lines().all(|line| line.chars().count() <= 90), "{}", help.stdout);
     let page = run(INFER, ["--generate", "man"]);
     assert!(page.ok().contains(".SS \"olmo\\-infer chat\""), "{}", page.stdout);
+    for kind in ["man", "bash", "zsh", "fish"] {
+        let attached = run(INFER, [format!("--generate={kind}")]);
+        assert_eq!(attached.ok(), run(INFER, ["--generate", kind]).ok());
+    }
+    let refused = run(INFER, ["m.olmo", "--chat", "--prompt", "Hi", "--system", ""]);
+    assert!(refused.refused(2).contains("--system is empty, expected a text; leave it out"), "{}", refused.stderr);
+}
+
+#[test]
+fn json_of_a_turn_ends_with_the_answer() {
+    let folder = TempDir::new("piped-json");
+    let (model, file) = (plain(&folder), folder.join("m.json"));
+    fs::write(&file, "[{\"role\": \"user\", \"content\": \"Four score and seven years ago our f\"}]").expect("written");
+    let of = |arguments: &[&str]| {
+        let arguments = arguments.iter().map(AsRef::as_ref);
+        run(INFER, [model.as_os_str()].into_iter().chain(arguments)).ok().to_string()
+    };
+    for source in [
+        ["--messages", file.to_str().expect("UTF-8")].as_slice(),
+        &["--chat", "--prompt", "Four score and seven years ago our f"],
+    ] {
+        let text = of(source);
+        let json = of(&[source, &["--json"]].concat());
+        let last: Value = serde_json::from_str(json.lines().last().expect("a line")).expect("JSON");
+        assert!(text.len() > 100 && last["text"] == text.as_str(), "{last}");
+    }
+    // Positions that were asked for stay that.
+    let steps = of(&["--chat", "--prompt", "Four", "--json", "--steps", "6"]);
+    assert!(steps.lines().count() == 6 && !steps.contains("generated"), "{steps}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -22,6 +22,9 @@ const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 /// After this time what is awaited does not come.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What a pipe of Linux holds.
+const PIPE_BYTES: usize = 1 << 16;
+
 const CTRL_C: &str = "\u{3}";
 const CTRL_D: &str = "\u{4}";
 const BACKSPACE: &str = "\u{7f}";
@@ -30,6 +33,15 @@ const UP: &str = "\u{1b}[A";
 /// What rustyline writes before and after a line, so that the terminal tells what is pasted.
 const PASTE_ON: &str = "\u{1b}[?2004h";
 const PASTE_OFF: &str = "\u{1b}[?2004l";
+
+/// A terminal: where keys are typed and the screen is read, and the side of the program.
+fn pty() -> (File, OwnedFd) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
+    let name = ptsname(&master, Vec::new()).expect("a name");
+    let line = open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).expect("its line");
+    (File::from(master), line)
+}
 
 /// A program in a terminal.
 struct Terminal {
@@ -47,24 +59,26 @@ struct Terminal {
 impl Terminal {
     /// Runs olmo-infer with these arguments; `None`, loudly, where no program gives it a terminal of its own.
     fn start(term: &str, arguments: &[&str]) -> Option<Terminal> {
+        Terminal::start_with(None, term, arguments)
+    }
+
+    /// As [`Terminal::start`], with standard error there instead.
+    fn start_with(stderr: Option<Stdio>, term: &str, arguments: &[&str]) -> Option<Terminal> {
         let is_there = Command::new("setsid").arg("--version").output().is_ok_and(|output| output.status.success());
         if !is_there {
             skipped("conversations in a terminal were not tested: setsid (of util-linux) is not installed");
             return None;
         }
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
-        let name = ptsname(&master, Vec::new()).expect("a name");
-        let line = open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).expect("its line");
+        let (keyboard, line) = pty();
         tcsetwinsize(&line, Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
         let before = tcgetattr(&line).expect("modes");
         let end = || Stdio::from(line.try_clone().expect("a descriptor"));
         let mut command = Command::new("setsid");
         // The signals that the caller of the tests ignores are not ignored.
         command.args(["--ctty", "env", "--default-signal", INFER]).args(arguments).env("TERM", term);
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
+        let child = command.stdin(end()).stdout(end()).stderr(stderr.unwrap_or_else(end)).spawn().expect("starts");
         drop(command);
-        let (keyboard, screen) = (File::from(master), Arc::new(Mutex::new(Vec::new())));
+        let screen = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, written) = (keyboard.try_clone().expect("a descriptor"), Arc::clone(&screen));
         thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -83,7 +97,11 @@ impl Terminal {
     }
 
     fn type_keys(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).expect("typed");
+        self.type_bytes(keys.as_bytes());
+    }
+
+    fn type_bytes(&mut self, bytes: &[u8]) {
+        self.keyboard.write_all(bytes).expect("typed");
     }
 
     /// Waits for a text behind the one that was awaited last, and yields what is before it.
@@ -251,6 +269,140 @@ fn ctrl_c_at_the_prompt_clears_the_line_and_ends_the_second_time() {
     terminal.expect_prompt();
     terminal.type_keys(CTRL_C);
     assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn keeps_the_conversation_when_ctrl_c_comes_after_an_answer() {
+    let folder = TempDir::new("terminal-late");
+    let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
+    const TURNS: usize = 6;
+    for _ in 0..TURNS {
+        terminal.expect_prompt();
+        terminal.type_keys("Four score and seven\r");
+        // Where it meets the prompt it is answered there; no second one follows.
+        terminal.expect("note: the answer ends at --max-tokens 6");
+        terminal.type_keys(CTRL_C);
+        thread::sleep(Duration::from_millis(50));
+    }
+    terminal.expect_prompt();
+    terminal.type_keys(&format!("/save {}\r", file.display()));
+    terminal.expect(&format!("{} messages saved", 2 * TURNS));
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn keeps_the_conversation_when_ctrl_c_comes_before_the_prompt() {
+    let folder = TempDir::new("terminal-between");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    let (mut notes, mut full) = io::pipe().expect("a pipe");
+    let stderr = Stdio::from(full.try_clone().expect("a descriptor"));
+    let arguments = ["chat", path(&model), "--max-tokens", "6"];
+    let Some(mut terminal) = Terminal::start_with(Some(stderr), "xterm", &arguments) else { return };
+    terminal.expect_prompt();
+    // In the full pipe the note after the answer waits, and with it the program, between answer and prompt.
+    let welcome = notes.read(&mut [0; 4096]).expect("a line");
+    assert!(welcome > 0);
+    full.write_all(&[b'.'; PIPE_BYTES]).expect("as much as it takes");
+    // The pipe ends where the program does.
+    drop(full);
+    terminal.type_keys("Four score and seven\r");
+    terminal.expect(" years\r\n");
+    thread::sleep(Duration::from_millis(100));
+    terminal.type_keys(CTRL_C);
+    thread::sleep(Duration::from_millis(100));
+    notes.read_exact(&mut [0; PIPE_BYTES]).expect("what filled it");
+    let note = b"olmo-infer: note: the answer ends at --max-tokens 6\n";
+    let mut noted = vec![0; note.len()];
+    notes.read_exact(&mut noted).expect("the program goes on");
+    assert_eq!(noted, note);
+    terminal.expect_prompt();
+    // That interrupt was not meant for the next answer.
+    terminal.type_keys(" ago\r");
+    terminal.expect(" our f\r\n");
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_in_a_terminal_without_editing_warns_first() {
+    let folder = TempDir::new("terminal-plain");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    let Some(mut terminal) = Terminal::start("dumb", &["chat", path(&model), "--max-tokens", "6"]) else { return };
+    terminal.expect("> ");
+    terminal.type_keys(&format!("nonsense{CTRL_C}"));
+    terminal.expect("Ctrl-C again, or Ctrl-D, ends");
+    terminal.expect("> ");
+    terminal.type_keys("Four score and seven\n");
+    terminal.expect(" years\r\n");
+    terminal.expect("> ");
+    terminal.type_bytes(b"caf\xe9\n");
+    terminal.expect("error: the line is not UTF-8 and is dropped");
+    for _ in 0..2 {
+        terminal.expect("> ");
+        terminal.type_keys(CTRL_C);
+    }
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn drops_a_line_that_is_not_utf8_and_goes_on() {
+    let folder = TempDir::new("terminal-latin");
+    let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
+    terminal.expect_prompt();
+    terminal.type_keys("Four score and seven\r");
+    terminal.expect(" years\r\n");
+    terminal.expect_prompt();
+    // All of the line goes, not only what is before the byte.
+    terminal.type_bytes(b"caf\xe9 au lait\r");
+    terminal.expect("error: the line is not UTF-8 and is dropped; set the terminal to UTF-8");
+    terminal.expect_prompt();
+    terminal.type_keys(" ago\r");
+    terminal.expect(" our f\r\n");
+    terminal.expect_prompt();
+    terminal.type_keys(&format!("/save {}\r", file.display()));
+    terminal.expect("4 messages saved");
+    assert_eq!(saved(&file)[2]["content"], " ago");
+    terminal.expect_prompt();
+    // The lines before it are still there.
+    terminal.type_keys(&format!("{UP}{UP}{UP}\r"));
+    terminal.expect("> Four score and seven");
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn answers_to_turns_from_a_pipe_do_not_steer_the_terminal() {
+    let folder = TempDir::new("terminal-piped");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    let arguments = ["chat", path(&model), "--temperature", "50", "--seed", "1", "--max-tokens", "600"];
+    let turns = folder.join("turns");
+    fs::write(&turns, "Four\n").expect("written");
+    let run = |stdout: Stdio| {
+        let mut command = Command::new(INFER);
+        command.args(arguments).stdin(File::open(&turns).expect("a file")).stdout(stdout).stderr(Stdio::null());
+        command.spawn().expect("starts").wait_with_output().expect("ends")
+    };
+    let piped = String::from_utf8(run(Stdio::piped()).stdout).expect("text");
+    let (mut keyboard, line) = pty();
+    let reader = thread::spawn(move || {
+        let (mut screen, mut bytes) = (Vec::new(), [0; 4096]);
+        // On Linux the end is an error.
+        while let Ok(n @ 1..) = keyboard.read(&mut bytes) {
+            screen.extend(&bytes[..n]);
+        }
+        String::from_utf8(screen).expect("text")
+    });
+    assert!(run(Stdio::from(line)).status.success());
+    let screen = reader.join().expect("no panic");
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t' | '\r');
+    assert!(piped.contains(steers), "another program gets what was said: {piped:?}");
+    assert!(screen.contains('\u{fffd}') && !screen.contains(steers), "{screen:?}");
 }
 
 #[test]

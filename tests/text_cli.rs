@@ -310,19 +310,36 @@ fn a_chat_is_in_the_models_own_format() {
     for (json, status, says) in [
         (
             json!([message("user", "Hi"), message("user", "Hi")]),
-            2,
+            1,
             "message 1 is of the role user, expected an assistant",
         ),
         (
             json!([message("user", "Hi"), message("assistant", "Ho")]),
-            2,
-            "the conversation ends after 2 messages, expected a user message",
+            1,
+            "the conversation ends after 2 messages, expected a user message at the end; add a user message",
         ),
+        (json!([message("system", "Hi")]), 1, "the conversation ends after 1 message, expected"),
+        (json!([["user", "Hi"]]), 1, "not a conversation: invalid type: sequence, expected an object"),
         (json!([message("tool", "Hi")]), 1, "message 0 has the role \"tool\""),
     ] {
         let refused = conversation(&messages, json);
         assert!(refused.refused(status).contains(&format!("messages.json: {says}")), "{}", refused.stderr);
     }
+    let marked = format!("\u{feff}{}", json!([message("user", "Hi")]));
+    fs::write(&messages, marked).expect("written");
+    let read = infer(&model, &["--tokenize", "--messages", messages.to_str().expect("UTF-8")]);
+    assert_eq!((read.ok().replace('\0', "").as_str(), read.stderr.as_str()), ("![user]Hi", ""));
+    fs::write(&messages, "").expect("written");
+    let refused = infer(&model, &["--messages", messages.to_str().expect("UTF-8")]);
+    assert!(refused.refused(1).contains("messages.json: not a conversation: EOF"), "{}", refused.stderr);
+    let refused = infer(&model, &["--messages", "m.json", "t.bin"]);
+    assert!(refused.refused(2).contains("--messages and token files exclude each other; t.bin is one"));
+    for word in ["caht", "Chat"] {
+        let refused = run(INFER, [word.as_ref(), model.as_os_str()]);
+        assert!(refused.refused(1).contains("did you mean olmo-infer chat /"), "{}", refused.stderr);
+    }
+    let refused = run(INFER, ["--threads".as_ref(), "2".as_ref(), "chat".as_ref(), model.as_os_str()]);
+    assert!(refused.refused(1).contains("did you mean olmo-infer chat /"), "{}", refused.stderr);
     for flags in [&["--prompt", "Hi"][..], &["--chat"], &["--prompt-file", "x"]] {
         let refused = infer(&model, &[&["--messages", "m.json"], flags].concat());
         assert!(refused.refused(2).contains("--messages is the whole conversation"), "{}", refused.stderr);

@@ -118,8 +118,8 @@ struct Raw {
     /// most tokens to generate with --text or --prompt (default 256), or with --json
     #[argh(option, short = 'n', from_str_fn(count))]
     max_tokens: Option<usize>,
-    /// print a JSON object per position; with --max-tokens or --stop, generate as --text does, and end with an object of
-    /// what was generated
+    /// print a JSON object per position; with --max-tokens, --stop, --chat or --messages, generate as --text does, and
+    /// end with an object of what was generated
     #[argh(switch)]
     json: bool,
     /// write the f32 logits of every evaluated position to this .npy file; "-" is standard output, which gets nothing
@@ -387,6 +387,9 @@ fn prompt(raw: &Raw) -> Result<Option<Prompt>, Exit> {
     if raw.system.is_some() && !raw.chat {
         return Err(usage("--system belongs to --chat"));
     }
+    if raw.system.as_ref().is_some_and(String::is_empty) {
+        return Err(usage("--system is empty, expected a text; leave it out"));
+    }
     if let Some(path) = &raw.messages {
         if raw.prompt.is_some() || raw.prompt_file.is_some() || raw.chat {
             return Err(usage("--messages is the whole conversation; leave out --prompt, --prompt-file and --chat"));
@@ -439,6 +442,9 @@ fn meant_option(path: &Path) -> Option<String> {
 
 /// The error about a prompt and a token file, of which one may be meant for the other.
 fn text_and_tokens(raw: &Raw, tokens: &Path) -> Exit {
+    if raw.messages.is_some() {
+        return usage(format_args!("--messages and token files exclude each other; {} is one", tokens.display()));
+    }
     if raw.prompt.is_some() || raw.prompt_file.is_some() {
         return usage(format_args!("--prompt and token files exclude each other; {} is one", tokens.display()));
     }
@@ -479,7 +485,9 @@ impl Args {
 
     /// Whether text is generated, which may end before the last position.
     pub fn generates(&self) -> bool {
-        self.mode == Mode::Text || self.mode == Mode::Json && (self.raw.max_tokens.is_some() || !self.stops.is_empty())
+        let is_turn = self.prompt.as_ref().is_some_and(|prompt| prompt.chat) && self.raw.steps.is_none();
+        let ends = self.raw.max_tokens.is_some() || !self.stops.is_empty() || is_turn;
+        self.mode == Mode::Text || self.mode == Mode::Json && ends
     }
 
     /// Whether the number of tokens to generate was asked for.

@@ -52,7 +52,12 @@ pub fn context_size(
 ) -> Result<usize, Error> {
     let most = network.config().max_position_embeddings;
     let needed = |positions| Batch::bytes(network.config(), &Options { positions, ..*options }, &[positions]);
-    context_within(memory::available().unwrap_or(u64::MAX), asked, most, model_bytes(file, network), needed)
+    let (available, model) = (memory::available().unwrap_or(u64::MAX), model_bytes(file, network));
+    match memory::address_space() {
+        // The model has its addresses already.
+        Some(left) if left < available.saturating_sub(model) => context_within(left, asked, most, 0, needed),
+        _ => context_within(available, asked, most, model, needed),
+    }
 }
 
 /// As [`context_size`], for this much available memory.

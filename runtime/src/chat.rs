@@ -99,7 +99,10 @@ impl fmt::Display for ChatError {
             ChatError::NeedsSystem => f.write_str("the model's chat format needs a system message"),
             ChatError::Order { index, found, expected } => match found {
                 Some(role) => write!(f, "message {index} is of the role {}, expected {expected}", role.name()),
-                None => write!(f, "the conversation ends after {index} messages, expected {expected}"),
+                None => {
+                    let plural = if *index == 1 { "" } else { "s" };
+                    write!(f, "the conversation ends after {index} message{plural}, expected {expected}")
+                }
             },
             ChatError::OneTurn(why) => write!(f, "the model's chat format takes a single turn: {}", one_line(why)),
             ChatError::Reserved { index, text } => {

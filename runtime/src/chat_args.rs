@@ -111,11 +111,16 @@ pub struct ChatArgs {
 /// terminal a model without token files, a prompt and options of other purposes asks for one too. Also answers
 /// `--generate`, which is about all commands.
 pub fn parse(words: &[OsString], in_terminal: bool) -> Result<Option<ChatArgs>, Exit> {
+    let kind = match words {
+        [first, kind] if first == "--generate" => kind.to_str(),
+        [word] => word.to_str().and_then(|word| word.strip_prefix("--generate=")),
+        _ => None,
+    };
     match words {
-        [first, kind] if first == "--generate" => {
+        _ if kind.is_some() => {
             let chat = SubCommandInfo { name: NAME, command: Raw::get_args_info() };
             let info = CommandInfoWithArgs { commands: vec![chat], ..args::info() };
-            let page = kind.to_str().map(|kind| manual::generate(kind, &info));
+            let page = kind.map(|kind| manual::generate(kind, &info));
             match page {
                 Some(Ok(text)) => Err(Exit::done(args::PROGRAM, text)),
                 // The program itself says what is wrong.
@@ -143,6 +148,9 @@ fn check(raw: Raw) -> Result<ChatArgs, Exit> {
     if raw.stop.iter().any(String::is_empty) {
         return Err(usage("--stop is empty, expected a text"));
     }
+    if raw.system.as_ref().is_some_and(String::is_empty) {
+        return Err(usage("--system is empty, expected a text; leave it out"));
+    }
     if raw.model.is_empty() {
         return Err(usage("the model is empty, expected a path"));
     }
@@ -162,7 +170,7 @@ fn check(raw: Raw) -> Result<ChatArgs, Exit> {
         stops: raw.stop,
         max_tokens: raw.max_tokens,
         model: PathBuf::from(raw.model),
-        system: raw.system.filter(|system| !system.is_empty()),
+        system: raw.system,
         positions: raw.positions,
         threads: args::n_threads(raw.threads),
         timing: raw.timing,

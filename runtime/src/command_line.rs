@@ -57,8 +57,8 @@ impl fmt::Display for WordError {
 }
 
 /// The words after the name of a program or of its command, as argh takes them, and what they are: short options under
-/// their long names, `--option=value` as two words. A request for help leaves nothing but `--help`, because argh takes no
-/// other option after it; `-V` becomes `--version` even where `info` has no such switch.
+/// their long names, `--option=value` as two words. A request for help leaves nothing but `--help`, because argh takes
+/// no other option after it; `-V` becomes `--version` even where `info` has no such switch.
 ///
 /// A value may begin with `-`, but must not be the name of another option unless it is attached by `=`.
 ///
@@ -105,9 +105,11 @@ fn takes_value(flag: &FlagInfo) -> bool {
     matches!(flag.kind, FlagInfoKind::Option { .. })
 }
 
-/// Whether a word is the long name of an option.
+/// Whether a word is the name of an option, and nothing more.
 fn is_option(info: &CommandInfoWithArgs, word: &str) -> bool {
-    ["--help", "--version"].contains(&word) || info.flags.iter().any(|flag| flag.long == word)
+    let is_short = |short: char| word.strip_prefix('-').is_some_and(|rest| rest.chars().eq([short]));
+    let is_name = |flag: &FlagInfo| flag.long == word || flag.short.is_some_and(is_short);
+    ["--help", "--version", "-h", "-V"].contains(&word) || info.flags.iter().any(is_name)
 }
 
 /// The option that a word names, as it is typed there, and the value attached to it.
@@ -276,6 +278,8 @@ mod tests {
             (&["-5"], "unknown option -5"),
             (&["--json=1"], "--json=1: --json takes no value"),
             (&["-p", "--json"], "-p needs a value before --json; if --json is the value, write -p=--json"),
+            (&["-p", "-t", "3"], "-p needs a value before -t; if -t is the value, write -p=-t"),
+            (&["--stop", "-V"], "--stop needs a value before -V; if -V is the value, write --stop=-V"),
             (&["--stop", "--help"], "--stop needs a value before --help; if --help is the value, write --stop=--help"),
         ] {
             assert_eq!(words(given).expect_err("refused").to_string(), says, "{given:?}");

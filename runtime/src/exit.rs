@@ -11,8 +11,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// What to print, and whether that is what was asked for. Where `program` has a command behind it, as `olmo-infer chat`,
-/// errors begin with the program alone.
+/// What to print, and whether that is what was asked for. Where `program` has a command behind it, as
+/// `olmo-infer chat`, errors begin with the program alone.
 pub struct Exit {
     program: &'static str,
     text: String,

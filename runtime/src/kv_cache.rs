@@ -105,8 +105,8 @@ impl KvCache {
         Ok(KvCache { layers: shapes(config, positions, chunk).map(layer).collect::<Result<_, Error>>()? })
     }
 
-    /// Whether the sequence can go on at position `next` after `written` positions were stored: whether all layers still
-    /// have the keys and values that `next` and later positions see.
+    /// Whether the sequence can go on at position `next` after `written` positions were stored: whether all layers
+    /// still have the keys and values that `next` and later positions see.
     pub fn holds(&self, next: usize, written: usize) -> bool {
         self.layers.iter().all(|layer| layer.shape.holds(next, written))
     }

@@ -2,13 +2,13 @@
 
 use crate::output::Failure;
 use olmo_infer::error::reason;
-use olmo_infer::signals::Editing;
+use olmo_infer::signals::{self, Editing};
 use rustyline::config::Config;
 use rustyline::error::{ReadlineError, Signal};
 use rustyline::history::MemHistory;
 use rustyline::{Behavior, Editor};
-use std::env;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::{env, mem};
 
 /// Longest line of standard input; what a model can take is far less.
 const MAX_LINE_BYTES: usize = 16 << 20;
@@ -24,6 +24,8 @@ pub enum Typed {
     Text(String),
     /// Gives the line up, with Ctrl-C.
     Interrupt,
+    /// Types a line that is not UTF-8, which is dropped.
+    NotText,
     /// Ends the input.
     End,
 }
@@ -32,6 +34,8 @@ pub enum Typed {
 pub enum Lines {
     /// Typed in a terminal.
     Terminal(Box<Editor<(), MemHistory>>),
+    /// Typed in a terminal in which lines are not edited.
+    Plain,
     /// Standard input as it is.
     Input,
 }
@@ -42,11 +46,14 @@ impl Lines {
     /// # Errors
     /// The terminal cannot be used.
     pub fn of_terminal() -> Result<Lines, Failure> {
-        let history =
-            Config::builder().max_history_size(MAX_HISTORY).and_then(|config| config.history_ignore_dups(true));
-        let config = history.map(|config| config.behavior(Behavior::Stdio).build()).map_err(failure)?;
-        let history = MemHistory::with_config(&config);
-        Ok(Lines::Terminal(Box::new(Editor::with_history(config, history).map_err(failure)?)))
+        match env::var("TERM") {
+            Ok(term) if PLAIN_TERMINALS.contains(&term.as_str()) => Ok(Lines::Plain),
+            _ => {
+                let config = config()?;
+                let history = MemHistory::with_config(&config);
+                Ok(Lines::Terminal(Box::new(Editor::with_history(config, history).map_err(failure)?)))
+            }
+        }
     }
 
     /// The next text. A line that ends in a backslash goes on in the next one, the backslash being left out.
@@ -56,7 +63,8 @@ impl Lines {
     pub fn next(&mut self) -> Result<Typed, Failure> {
         let mut text = String::new();
         let typed = loop {
-            match self.line(if text.is_empty() { "> " } else { "  " })? {
+            let typed = self.line(if text.is_empty() { "> " } else { "  " })?;
+            match typed {
                 Typed::Text(line) => {
                     text += &line;
                     if !text.ends_with('\\') {
@@ -65,7 +73,7 @@ impl Lines {
                     text.pop();
                     text.push('\n');
                 }
-                Typed::Interrupt => return Ok(Typed::Interrupt),
+                Typed::Interrupt | Typed::NotText => return Ok(typed),
                 Typed::End if text.is_empty() => return Ok(Typed::End),
                 Typed::End => break Typed::Text(text),
             }
@@ -79,18 +87,46 @@ impl Lines {
     fn line(&mut self, prompt: &str) -> Result<Typed, Failure> {
         match self {
             Lines::Terminal(editor) => {
-                let is_plain = env::var("TERM").is_ok_and(|term| PLAIN_TERMINALS.contains(&term.as_str()));
-                let _editing = (!is_plain).then(Editing::begin);
-                match editor.readline(prompt) {
+                let editing = Editing::begin();
+                let line = editor.readline(prompt);
+                drop(editing);
+                match line {
                     Ok(line) => Ok(Typed::Text(line)),
                     Err(ReadlineError::Interrupted | ReadlineError::Signal(Signal::Interrupt)) => Ok(Typed::Interrupt),
                     Err(ReadlineError::Eof) => Ok(Typed::End),
+                    Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                        // The rest of a pasted line is in the buffer of the editor, or still in the terminal.
+                        let config = config()?;
+                        let empty = MemHistory::with_config(&config);
+                        let history = mem::replace(editor.history_mut(), empty);
+                        **editor = Editor::with_history(config, history).map_err(failure)?;
+                        signals::discard_typed();
+                        Ok(Typed::NotText)
+                    }
                     Err(error) => Err(failure(error)),
+                }
+            }
+            Lines::Plain => {
+                let mut out = io::stdout().lock();
+                out.write_all(prompt.as_bytes()).and_then(|()| out.flush())?;
+                if !signals::wait_for_input() {
+                    // Behind the ^C of the terminal.
+                    out.write_all(b"\n").and_then(|()| out.flush())?;
+                    return Ok(Typed::Interrupt);
+                }
+                match read_bytes(&mut io::stdin().lock())? {
+                    None => Ok(Typed::End),
+                    Some(bytes) => Ok(String::from_utf8(bytes).map_or(Typed::NotText, Typed::Text)),
                 }
             }
             Lines::Input => read_line(&mut io::stdin().lock()),
         }
     }
+}
+
+fn config() -> Result<Config, Failure> {
+    let history = Config::builder().max_history_size(MAX_HISTORY).and_then(|config| config.history_ignore_dups(true));
+    history.map(|config| config.behavior(Behavior::Stdio).build()).map_err(failure)
 }
 
 fn failure(error: ReadlineError) -> Failure {
@@ -101,26 +137,33 @@ fn failure(error: ReadlineError) -> Failure {
     Failure::Refused(format!("cannot read from the terminal: {why}"))
 }
 
-/// The next line, without its end.
+/// The next line, which must be text.
 fn read_line(input: &mut impl BufRead) -> Result<Typed, Failure> {
+    let Some(line) = read_bytes(input)? else { return Ok(Typed::End) };
+    String::from_utf8(line).map(Typed::Text).map_err(|error| {
+        Failure::Refused(format!(
+            "standard input: not text: byte {} of a line is not UTF-8; convert it with iconv",
+            error.utf8_error().valid_up_to()
+        ))
+    })
+}
+
+/// The bytes of the next line, without its end; `None` at the end of the input.
+fn read_bytes(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failure> {
     let mut bytes = Vec::new();
     let read = input.take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes);
     read.map_err(|error| Failure::Refused(format!("standard input: cannot read: {}", reason(&error))))?;
     if bytes.is_empty() {
-        return Ok(Typed::End);
+        return Ok(None);
     }
     if bytes.len() > MAX_LINE_BYTES {
         let problem = "standard input: a line of more than 16 MiB, expected a shorter one; split it";
         return Err(Failure::Refused(problem.into()));
     }
-    let line = bytes.strip_suffix(b"\n").map_or(bytes.as_slice(), |line| line.strip_suffix(b"\r").unwrap_or(line));
-    match str::from_utf8(line) {
-        Ok(line) => Ok(Typed::Text(line.into())),
-        Err(error) => Err(Failure::Refused(format!(
-            "standard input: not text: byte {} of a line is not UTF-8; convert it with iconv",
-            error.valid_up_to()
-        ))),
+    if bytes.pop_if(|byte| *byte == b'\n').is_some() {
+        bytes.pop_if(|byte| *byte == b'\r');
     }
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]

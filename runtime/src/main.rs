@@ -19,6 +19,7 @@ use args::{Action, Args, Mode};
 use job::Job;
 use logits_file::{Logits, LogitsFile, LogitsStream};
 use olmo_infer::batch_size::batch_size;
+use olmo_infer::command_line::nearest;
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
@@ -96,6 +97,8 @@ fn explain(args: &Args, error: Error) -> Failure {
             let (word, model) = (display_path(path).to_string(), display_path(model));
             let program = match word.as_str() {
                 "inspect" | "verify" | "diff" | "copy" | "unpack" => format!("olmo-pack {word} {model}"),
+                // Misspelt, or not the first word.
+                word if nearest(word, ["chat"]).is_some() => format!("olmo-infer chat {model}"),
                 _ => format!("olmo-infer {model}"),
             };
             Failure::Refused(format!("{word}: no such file, and {model} is a model; did you mean {program}?"))

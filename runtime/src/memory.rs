@@ -34,6 +34,16 @@ pub fn available() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(left).min()
 }
 
+/// Bytes of addresses that this process may still take under a limit on them (`ulimit -v`), a quarter less for threads
+/// and what else comes; `None` without a limit.
+pub(crate) fn address_space() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
+    let left = limit.saturating_sub(kilobytes("/proc/self/status", "VmSize:")?);
+    Some(left - left / 4)
+}
+
 /// Bytes of memory of this machine.
 pub fn total() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemTotal:")

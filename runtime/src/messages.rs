@@ -4,6 +4,9 @@ use crate::output::Failure;
 use olmo_infer::chat::{Message, Role};
 use olmo_infer::error::display_path;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use std::fmt;
 use std::path::Path;
 
 /// A message as the file has it. Other keys would change what a chat template writes, and are refused.
@@ -14,6 +17,27 @@ struct Entry {
     content: String,
 }
 
+/// An entry that is an object: serde takes a list of its values too.
+struct Object(Entry);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+        struct OfMap;
+        impl<'de> Visitor<'de> for OfMap {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
+                Entry::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(OfMap)
+    }
+}
+
 /// The messages in `text`, the content of the file at `path`.
 ///
 /// # Errors
@@ -22,12 +46,12 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Message>, Failure> {
     let refused = |found: String| Failure::Refused(format!("{}: {found}", display_path(path)));
     let expected = "expected a list of {\"role\": \"user\", \"content\": \"...\"}";
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let entries: Vec<Entry> =
+    let entries: Vec<Object> =
         serde_json::from_str(text).map_err(|error| refused(format!("not a conversation: {error}; {expected}")))?;
     if entries.is_empty() {
         return Err(refused(format!("no messages, {expected}")));
     }
-    let message = |(index, entry): (usize, Entry)| {
+    let message = |(index, Object(entry)): (usize, Object)| {
         let role = Role::ALL.into_iter().find(|role| role.name() == entry.role);
         let role = role.ok_or_else(|| {
             let role = olmo_infer::error::one_line(&entry.role);
@@ -60,6 +84,7 @@ mod tests {
             ("", "m.json: not a conversation: EOF"),
             ("[]", "m.json: no messages"),
             ("{\"role\":\"user\",\"content\":\"a\"}", "m.json: not a conversation: invalid type: map"),
+            ("[[\"user\",\"a\"]]", "invalid type: sequence, expected an object"),
             ("[{\"role\":\"user\"}]", "missing field `content`"),
             ("[{\"role\":\"user\",\"content\":\"a\",\"name\":\"b\"}]", "unknown field `name`"),
             ("[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]", "expected a string"),

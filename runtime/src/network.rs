@@ -204,9 +204,9 @@ impl<'m> Batch<'m> {
     }
 
     /// Cuts the sequence in a place back to its first `n` positions, and yields the number of positions that are left:
-    /// `n`, or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten keys
-    /// that position `n` sees; the caller evaluates the tokens again. What follows has the bits of a sequence that was
-    /// never longer.
+    /// `n`, or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten
+    /// keys that position `n` sees; the caller evaluates the tokens again. What follows has the bits of a sequence that
+    /// was never longer.
     ///
     /// # Panics
     /// When there is no such place.

@@ -3,7 +3,7 @@
 use crate::args::{Args, Prompt, PromptText};
 use crate::messages;
 use crate::output::{Failure, note};
-use olmo_infer::chat::{Chat, Message, Role};
+use olmo_infer::chat::{Chat, ChatError, Message, Role};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::error::{Error, display_path};
@@ -87,7 +87,11 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
             read_text(path, most_bytes, &format!("{too_long}; shorten the prompt"))?
         }
     };
-    if text.is_empty() {
+    if let PromptText::File(path) = &prompt.text {
+        note_mark(path, &text);
+    }
+    // An empty file of messages is no conversation.
+    if text.is_empty() && !matches!(prompt.text, PromptText::Messages(_)) {
         return Err(Failure::Usage("the prompt is empty, expected a text".into()));
     }
     // Before it is encoded, which takes memory for each byte.
@@ -106,11 +110,13 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
             (system.into_iter().chain([Message::new(Role::User, text)]).collect(), "--chat")
         }
     };
-    let text = chat.render(&messages).map_err(|error| {
-        Failure::Usage(match &prompt.text {
-            PromptText::Messages(path) => format!("{}: {error}", display_path(path)),
-            _ => format!("{}: {error}", display_path(file.path())),
-        })
+    let text = chat.render(&messages).map_err(|error| match (&prompt.text, &error) {
+        (PromptText::Messages(path), ChatError::Order { found: None, .. }) => {
+            let path = display_path(path);
+            Failure::Refused(format!("{path}: {error}; add a user message, which the model then answers"))
+        }
+        (PromptText::Messages(path), _) => Failure::Refused(format!("{}: {error}", display_path(path))),
+        _ => Failure::Usage(format!("{}: {error}", display_path(file.path()))),
     })?;
     Ok(encoder(file, flag)?.encode(&text)?)
 }
@@ -179,11 +185,15 @@ fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, F
             "{shown}: not text: byte {at} is not UTF-8; expected text in UTF-8, convert it with iconv"
         ))
     })?;
+    Ok(text)
+}
+
+/// Notes a byte order mark in the text of a file.
+fn note_mark(path: &Path, text: &str) {
     if text.starts_with('\u{feff}') {
-        let remove = "to leave it out, remove it with sed '1s/^\\xEF\\xBB\\xBF//'";
+        let (shown, remove) = (display_path(path), "to leave it out, remove it with sed '1s/^\\xEF\\xBB\\xBF//'");
         note(&format!("{shown}: begins with a byte order mark, which becomes part of the text; {remove}"));
     }
-    Ok(text)
 }
 
 /// Whether bytes are text in UTF-16: with its mark, or letters of ASCII with a zero beside each.
@@ -203,11 +213,10 @@ pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
         Some(prompt) => encoded(prompt, file)?,
         None => {
             let encoder = encoder(file, "--tokenize")?;
-            encoder.encode(&read_text(
-                &args.tokens[0],
-                MAX_TEXT_BYTES,
-                "more than 64 MiB of text, expected less; split it",
-            )?)?
+            let path = &args.tokens[0];
+            let text = read_text(path, MAX_TEXT_BYTES, "more than 64 MiB of text, expected less; split it")?;
+            note_mark(path, &text);
+            encoder.encode(&text)?
         }
     };
     let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();

@@ -138,7 +138,8 @@ impl SamplingFlags {
         ];
         for (flag, value, low, high) in numbers {
             if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
-                return Err(format!("{flag} {value}: expected a number from {low} to {high}"));
+                let shown = if value.abs() < 1e16 { value.to_string() } else { format!("{value:e}") };
+                return Err(format!("{flag} {shown}: expected a number from {low} to {high}"));
             }
         }
         match self.top_k {
@@ -152,7 +153,9 @@ impl SamplingFlags {
     /// seed it is another one each time.
     pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
         let base = author.map_or(Sampling::GREEDY, AuthorSampling::sampling);
-        let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some() || self.seed.is_some();
+        let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        // A seed alone is no wish for another temperature than the author's.
+        let draws = draws || author.is_none() && self.seed.is_some();
         let undrawn = if draws { 1.0 } else { 0.0 };
         let of_author = if base.temperature > 0.0 { base.temperature } else { undrawn };
         Sampling {
@@ -169,6 +172,8 @@ impl SamplingFlags {
     /// Where [`SamplingFlags::resolve`] takes its values from, for people.
     pub fn origin(&self, author: Option<&AuthorSampling>) -> &'static str {
         let given = SamplingFlags { seed: None, ..*self } != SamplingFlags::default();
+        // Without an author the seed alone is why the answer is drawn.
+        let given = given || author.is_none() && self.seed.is_some();
         match (author.is_some(), given) {
             (true, true) => "flags, the rest by the model's author",
             (true, false) => "by the model's author",
@@ -272,6 +277,11 @@ mod tests {
         let still = AuthorSampling::of(Sampling::GREEDY).expect("possible");
         let drawn = SamplingFlags { top_k: Some(9), ..none }.resolve(Some(&still));
         assert_eq!((drawn.temperature, drawn.top_k), (1.0, Some(9)));
+        let seeded = SamplingFlags { seed: Some(3), ..none };
+        assert_eq!(seeded.resolve(Some(&still)), Sampling { seed: 3, ..Sampling::GREEDY });
+        assert_eq!((seeded.origin(Some(&still)), seeded.origin(None)), ("by the model's author", "flags"));
+        let huge = SamplingFlags { temperature: Some(1e300), ..none }.check();
+        assert_eq!(huge, Err("--temperature 1e300: expected a number from 0 to 1000000".into()));
         assert_eq!(none.origin(Some(&author)), "by the model's author");
         assert_eq!(
             SamplingFlags { top_k: Some(9), ..none }.origin(Some(&author)),

@@ -177,11 +177,11 @@ impl Drop for Temporary {
 
 /// Installs the handlers of a program. Lines on standard error begin with its name.
 ///
-/// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the program
-///   ends by the signal.
+/// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the
+///   program ends by the signal.
 /// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
-///   are ignored or have a handler: temporary files are removed, a terminal in which a line is edited gets its mode back,
-///   then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
+///   are ignored or have a handler: temporary files are removed, a terminal in which a line is edited gets its mode
+///   back, then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
 /// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
@@ -208,9 +208,38 @@ pub fn catch_interrupts(catches: bool) {
     CATCHES_INTERRUPT.store(catches, Ordering::SeqCst);
 }
 
-/// Whether SIGINT came since [`catch_interrupts`].
+/// Whether SIGINT came since [`catch_interrupts`] or [`forget_interrupt`].
 pub fn was_interrupted() -> bool {
     WAS_INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Clears the flag of [`was_interrupted`].
+pub fn forget_interrupt() {
+    WAS_INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
+/// Waits until standard input can be read; false when a caught SIGINT came first. The handler restarts a read, but not
+/// this.
+pub fn wait_for_input() -> bool {
+    loop {
+        if was_interrupted() {
+            return false;
+        }
+        let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+        // SAFETY: the pointer is to one entry. The timeout is for a signal between the look at the flag and the call.
+        let ready = unsafe { libc::poll(&mut input, 1, 100) };
+        let is_interrupt = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted;
+        // After any other error the read says what is wrong.
+        if ready > 0 || ready < 0 && !is_interrupt() {
+            return true;
+        }
+    }
+}
+
+/// Drops what was typed in the terminal on standard input and is not read yet.
+pub fn discard_typed() {
+    // SAFETY: no precondition. Where standard input is not a terminal nothing happens.
+    unsafe { libc::tcflush(libc::STDIN_FILENO, libc::TCIFLUSH) };
 }
 
 /// While this exists a line is edited in the terminal on standard input: a signal that ends the program gives the
@@ -287,8 +316,8 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 
 /// Removes temporary files and lets the signal end the program.
 ///
-/// Async-signal-safe: pthread_self, poll, unlink, write, signal, raise, pthread_sigmask and _exit are, and the names are
-/// never freed.
+/// Async-signal-safe: pthread_self, poll, unlink, write, signal, raise, pthread_sigmask and _exit are, and the names
+/// are never freed.
 extern "C" fn on_stop(signal: c_int) {
     if signal == libc::SIGINT && CATCHES_INTERRUPT.load(Ordering::SeqCst) {
         WAS_INTERRUPTED.store(true, Ordering::SeqCst);

@@ -6,7 +6,7 @@ use crate::output::{Failure, note};
 use crate::{beside_populating, prompts, tell, transcript};
 use olmo_infer::Model;
 use olmo_infer::batch_size::context_size;
-use olmo_infer::chat::{Chat, ChatError};
+use olmo_infer::chat::{Chat, ChatError, Role};
 use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::network::{Network, Options};
@@ -140,15 +140,27 @@ impl Request<'_> {
 }
 
 impl Talk<'_> {
-    fn run(&mut self, mut lines: Lines) -> Result<(), Failure> {
+    fn run(&mut self, lines: Lines) -> Result<(), Failure> {
+        // To the end of the conversation: Ctrl-C that comes a moment after an answer must not lose it.
+        signals::catch_interrupts(self.in_terminal);
+        let ended = self.converse(lines);
+        signals::catch_interrupts(false);
+        ended
+    }
+
+    fn converse(&mut self, mut lines: Lines) -> Result<(), Failure> {
         let mut was_interrupt = false;
         loop {
+            signals::forget_interrupt();
             let typed = lines.next()?;
+            // From here on it is about the answer.
+            signals::forget_interrupt();
             let is_interrupt = typed == Typed::Interrupt;
             match typed {
                 Typed::End => return Ok(()),
                 Typed::Interrupt if was_interrupt => return Ok(()),
                 Typed::Interrupt => tell("Ctrl-C again, or Ctrl-D, ends"),
+                Typed::NotText => tell("error: the line is not UTF-8 and is dropped; set the terminal to UTF-8"),
                 Typed::Text(text) => match self.obey(Request::of(&text)) {
                     Ok(ControlFlow::Continue(())) => {}
                     Ok(ControlFlow::Break(())) => return Ok(()),
@@ -167,6 +179,9 @@ impl Talk<'_> {
             Request::Nothing => {}
             Request::Ask(text) => self.answer(|conversation, listen| conversation.ask(text, listen))?,
             Request::Retry => {
+                if self.conversation.n_turns() == 0 {
+                    return refused(Unanswered::NoTurn.to_string());
+                }
                 if self.conversation.answering().sampling.temperature == 0.0 {
                     note("at temperature 0 an answer is always the same");
                 }
@@ -174,6 +189,11 @@ impl Talk<'_> {
             }
             Request::System(text) => {
                 let system = Some(text).filter(|text| !text.is_empty()).map(String::from);
+                let had_system = self.conversation.messages().first().is_some_and(|first| first.role == Role::System);
+                if system.is_none() && !had_system {
+                    note("there is no system message");
+                    return Ok(ControlFlow::Continue(()));
+                }
                 let did = if system.is_some() { "set" } else { "removed" };
                 self.conversation.set_system(system).map_err(|error| Failure::Refused(error.to_string()))?;
                 note(&format!("system message {did}, from the beginning of the conversation"));
@@ -184,11 +204,17 @@ impl Talk<'_> {
                 }
                 note(&format!("last turn removed, {} left", self.conversation.n_turns()));
             }
+            Request::New if self.conversation.n_turns() == 0 => note("there is no turn yet"),
             Request::New => {
                 self.conversation.clear();
                 note("all turns removed");
             }
             Request::Save { path: "", .. } => return refused("/save needs the name of a file".into()),
+            Request::Save { path: "-", .. } => {
+                return refused(
+                    "/save -: standard output has the answers; give the name of a file, or ./- for -".into(),
+                );
+            }
             Request::Save { path, replace } => self.save(path, replace)?,
             Request::Help => {
                 let _lost = writeln!(io::stderr(), "{HELP}");
@@ -226,14 +252,11 @@ impl Talk<'_> {
         &mut self,
         ask: impl FnOnce(&mut Conversation, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Answer, Unanswered>,
     ) -> Result<(), Failure> {
-        let mut printer = Printer { in_terminal: self.in_terminal, ends_in_newline: true, failure: None };
-        signals::catch_interrupts(self.in_terminal);
+        let mut printer = Printer { to_terminal: io::stdout().is_terminal(), ends_in_newline: true, failure: None };
         signals::set_in_text(!self.in_terminal);
         let answer = ask(&mut self.conversation, &mut |text| printer.print(text));
         signals::set_in_text(false);
-        let ended = printer.finish();
-        signals::catch_interrupts(false);
-        ended?;
+        printer.finish()?;
         if let Err(Unanswered::Listener) = answer {
             note("interrupted before the answer began; the conversation is what it was");
             return Ok(());
@@ -314,8 +337,8 @@ impl Talk<'_> {
 
 /// Prints the pieces of an answer.
 struct Printer {
-    /// Whether a terminal could take control characters for its own.
-    in_terminal: bool,
+    /// Whether a terminal could take control characters for its own, wherever the turns come from.
+    to_terminal: bool,
     ends_in_newline: bool,
     /// Why standard output took no more.
     failure: Option<Failure>,
@@ -326,7 +349,7 @@ impl Printer {
     fn print(&mut self, text: &str) -> ControlFlow<()> {
         if !text.is_empty() {
             let mut out = io::stdout().lock();
-            let shown = if self.in_terminal { without_controls(text) } else { text.into() };
+            let shown = if self.to_terminal { without_controls(text) } else { text.into() };
             let written = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
             self.failure = written.err().map(Failure::from);
             self.ends_in_newline = text.ends_with('\n');

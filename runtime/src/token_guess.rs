@@ -1,5 +1,7 @@
 //! What a file may be that does not hold little-endian u32 ids, told from its bytes for a line of error.
 
+/// Fewer bytes are taken for ids of the type that was named, whatever characters they are.
+const MIN_TEXT_BYTES: usize = 6;
 /// What to do with text.
 const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
 /// What to do with ids in a file of another program.
@@ -23,6 +25,27 @@ fn guess(what: impl Into<String>, advice: impl Into<String>) -> Option<Guess> {
 /// What `bytes` may be, which are no u32 ids below `vocab_size`: all of a file, or its first 64.
 pub(crate) fn guess_kind(bytes: &[u8], vocab_size: usize) -> Option<Guess> {
     known_file(bytes).or_else(|| text(bytes)).or_else(|| numbers(bytes, vocab_size as u64))
+}
+
+/// What `bytes` are that hold no ids of any type, all of a file: a file of another program, or text.
+pub(crate) fn no_ids(bytes: &[u8]) -> Option<Guess> {
+    // Two bytes alone are also an id; the last one of a pickle is a dot.
+    let is_pickle = matches!(bytes, [0x80, 2..=5, ..]);
+    // A few ids may have the bytes of characters by chance.
+    let text = || text(bytes).filter(|_| bytes.len() >= MIN_TEXT_BYTES);
+    known_file(bytes).filter(|_| !is_pickle || bytes.ends_with(b".")).or_else(text)
+}
+
+/// The wider type that little-endian u16 ids look like: every second one is 0, or is the upper half of a larger id.
+pub(crate) fn wider(bytes: &[u8], vocab_size: usize) -> Option<&'static str> {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut ids = words.iter().map(|word| u32::from_le_bytes(*word) as usize);
+    if !rest.is_empty() || words.is_empty() || !ids.all(|id| id < vocab_size) {
+        return None;
+    }
+    // Of a few ids some may be small.
+    let has_zeros = words.iter().all(|word| word[2..] == [0; 2]);
+    (has_zeros || words.len() >= 4).then(|| if is_wide(bytes) { "i64" } else { "u32" })
 }
 
 /// Whether little-endian u32 ids look like 64-bit ones: every second one is zero.

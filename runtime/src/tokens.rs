@@ -1,7 +1,7 @@
 //! Token files: ids and nothing else, little-endian u32 ones if the caller does not name another type.
 
 use crate::error::Error;
-use crate::token_guess::{Guess, guess_kind, is_wide};
+use crate::token_guess::{Guess, guess_kind, is_wide, no_ids, wider};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -100,8 +100,8 @@ pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<
     read_tokens_as(path, None, vocab_size, max_tokens)
 }
 
-/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed:
-/// ids are refused for their values only.
+/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed,
+/// but for text, files of other programs, and ids of 16 bits of which every second one is 0.
 ///
 /// # Errors
 /// Those of [`read_tokens`].
@@ -174,7 +174,8 @@ fn said(guess: Option<Guess>, advice: &str) -> (String, String) {
     }
 }
 
-/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for messages.
+/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for
+/// messages.
 ///
 /// # Errors
 /// [`Error::Tokens`] as [`read_tokens`].
@@ -207,6 +208,9 @@ fn checked(
         let expected = format!("expected a multiple of {width} (little-endian {name} ids)");
         return wrong(format!("{} byte{plural}, {expected}{hint}{advice}", bytes.len()));
     }
+    if let Some(Guess { what, advice, .. }) = token_type.and_then(|_| no_ids(bytes)) {
+        return wrong(format!("looks like {what}, expected little-endian {name} ids; {advice}"));
+    }
     let mut tokens = Vec::with_capacity(bytes.len() / width);
     for (index, id) in bytes.chunks_exact(width).enumerate() {
         let number = read_as.number(id);
@@ -223,6 +227,9 @@ fn checked(
                 return wrong(format!("token {index} is {number}{negative}, {expected}{hint}{advice}"));
             }
         }
+    }
+    if let (Some(TokenType::U16), Some(wider)) = (token_type, wider(bytes, vocab_size)) {
+        return wrong(format!("every second id is 0, or nearly (it looks like {wider} ids); use --token-type {wider}"));
     }
     if token_type.is_none() && is_wide(bytes) {
         return wrong(
@@ -325,6 +332,36 @@ mod tests {
         hints(b"\x93NUMPY\x01\x00", "a .npy file", "numpy.load(FILE).astype('<u4').tofile('tokens.bin')");
         let negative = "token 0 is 4294967196 (-100 as a signed number), the vocabulary";
         assert!(problem(&(-100i32).to_le_bytes()).contains(negative));
+    }
+
+    #[test]
+    fn refuses_files_that_are_no_u16_ids_in_a_vocabulary_of_all_of_them() {
+        let read = |bytes: &[u8]| {
+            let limit = Limit::of_positions(100);
+            checked(Path::new("t.bin"), bytes, Some(TokenType::U16), 100_352, limit).map_err(|e| e.to_string())
+        };
+        let ids = |ids: &[u64], width: usize| -> Vec<u8> {
+            ids.iter().flat_map(|id| id.to_le_bytes()[..width].to_vec()).collect()
+        };
+        let large = [70_000, 5, 100_000, 17, 100_351];
+        for (bytes, says) in [
+            (b"\x93NUMPY\x01\x00v\x00".to_vec(), "looks like a .npy file, expected little-endian u16 ids; "),
+            (b"PK\x03\x04\x14\0\0\0\0\0\0\0!\0arr_0.npy.".to_vec(), "looks like a .npz file"),
+            (b"\x80\x04\x95\x0b\0\0\0.".to_vec(), "looks like a Python pickle"),
+            (b"Four score".to_vec(), "looks like text"),
+            (b"1 2 3\n".to_vec(), "looks like decimal numbers in text"),
+            (ids(&[5, 7], 4), "looks like u32 ids); use --token-type u32"),
+            (ids(&large, 4), "looks like u32 ids); use --token-type u32"),
+            (ids(&[5, 7], 8), "looks like i64 ids); use --token-type i64"),
+            (ids(&large, 8), "looks like i64 ids); use --token-type i64"),
+        ] {
+            let line = read(&bytes).expect_err("must be refused");
+            assert!(line.contains(says), "{line}");
+        }
+        for good in [&[640u64, 0, 17, 65_535][..], &[5], &[0x4142, 0x2031], &[5, 0, 7], &[5, 1, 7, 0, 9, 2]] {
+            let expected: Vec<u32> = good.iter().map(|&id| id as u32).collect();
+            assert_eq!(read(&ids(good, 2)), Ok(expected));
+        }
     }
 
     #[test]

@@ -34,11 +34,12 @@ pub fn save(messages: &[Message], path: &Path, replace: bool, inputs: &[&Path]) 
         let path = display_path(path);
         Failure::Refused(format!("{path}: exists; save under another name, or replace it with /save! {path}"))
     };
-    // A link that leads nowhere is refused by `target`.
+    // First: what cannot be replaced gets no advice to replace it.
+    let followed = target(path, "/save", inputs)?;
     if !replace && path.exists() {
         return Err(exists());
     }
-    let path = target(path, "/save", inputs)?;
+    let path = followed;
     let folder = match File::open(folder_of(&path)) {
         // A folder may be open for writing only.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
@@ -59,7 +60,11 @@ pub fn save(messages: &[Message], path: &Path, replace: bool, inputs: &[&Path]) 
             // A file system without hard links: the name is claimed by an empty file, which the rename replaces.
             Err(_) => {
                 File::create_new(&path).map_err(Error::io(&path, "create"))?;
-                fs::rename(&temporary.path, &path).map_err(Error::io(&path, "create"))?;
+                if let Err(error) = fs::rename(&temporary.path, &path) {
+                    // An empty file is no conversation.
+                    let _the_first_failure_is_reported = fs::remove_file(&path);
+                    return Err(Error::io(&path, "create")(error).into());
+                }
             }
         }
     }
