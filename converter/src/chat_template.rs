@@ -411,7 +411,7 @@ fn moments(round: usize) -> impl Iterator<Item = DateTime> {
         DateTime::new(2024 + (n % 7) as i16, 1 + (n % 12) as i8, 1 + (n % 28) as i8, (n % 24) as i8, 59, 1, 0)
     };
     // The days that not every month has.
-    let last = (round % 2 == 0).then(|| DateTime::constant(2027, 8, 29 + (round / 2 % 3) as i8, 0, 0, 0, 0));
+    let last = round.is_multiple_of(2).then(|| DateTime::constant(2027, 8, 29 + (round / 2 % 3) as i8, 0, 0, 0, 0));
     MOMENTS.into_iter().chain((0..4).filter_map(move |i| day(i).ok())).chain(last)
 }
 
