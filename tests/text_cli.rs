@@ -383,7 +383,7 @@ fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
     assert!(refused.refused(2).contains("has no vocabulary, which --prompt needs"), "{}", refused.stderr);
 }
 
-/// A pad token that a fine-tune added without a row for it: nobody needs it.
+/// A pad token that a fine-tune added without a row for it: no text needs it.
 #[test]
 fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
     let folder = TempDir::new("text-beyond");

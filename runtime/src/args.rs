@@ -255,7 +255,7 @@ pub fn info() -> CommandInfoWithArgs {
     CommandInfoWithArgs { name: PROGRAM, ..Raw::get_args_info() }
 }
 
-/// Number of threads when so many were asked for; 0 stands for all cores.
+/// The requested number of threads; 0 stands for all cores.
 pub fn n_threads(asked: usize) -> usize {
     match asked {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -52,7 +52,7 @@ pub struct LogitsStream {
 }
 
 impl LogitsStream {
-    /// Begins an array of so many positions.
+    /// Begins an array of `positions` rows.
     pub fn create(positions: usize, vocab_size: usize) -> Result<LogitsStream, Failure> {
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
         out.write_all(&header(positions, vocab_size))?;

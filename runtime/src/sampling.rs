@@ -148,7 +148,7 @@ impl SamplingFlags {
         }
     }
 
-    /// The choice of tokens: each flag overrides the author's value. A temperature of 0 is greedy, whoever says it.
+    /// The choice of tokens: each flag overrides the author's value. A temperature of 0 is greedy.
     /// Where no one gives a temperature, a flag that says from where to draw means 1, and else it is greedy. Without a
     /// seed it is another one each time.
     pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
@@ -164,7 +164,7 @@ impl SamplingFlags {
             top_p: self.top_p.unwrap_or(base.top_p),
             min_p: self.min_p.unwrap_or(base.min_p),
             repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            // std's hasher draws its keys by lot.
+            // The keys of std's hasher are random.
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
         }
     }

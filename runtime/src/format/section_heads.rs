@@ -173,7 +173,7 @@ pub struct SamplingBlock {
     pub min_p: F64,
     /// What the logits of tokens that have occurred are divided by.
     pub repetition_penalty: F64,
-    /// Only so many of the most likely tokens; 0 for no limit.
+    /// Number of the most likely tokens to sample from; 0 for no limit.
     pub top_k: U32,
     /// Zero.
     pub reserved: U32,
