@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken};
 use crate::tokenizer::{PreTokenizer, Tokenizer};
 use crate::vocabulary::quoted;
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::Regex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -109,7 +109,9 @@ impl Finder {
         let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).into_owned().into_bytes();
         let text = |added: &&AddedToken| tokenizer.text(added);
         let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { text.to_vec() });
-        let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts);
+        // A DFA, which is chosen for few patterns by default, takes 1 KiB for each of their bytes.
+        let kind = Some(AhoCorasickKind::ContiguousNFA);
+        let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).kind(kind).build(texts);
         let automaton = automaton.map_err(|error| format!("its added tokens cannot be searched for: {error}"))?;
         let id = |added: &&AddedToken| (added.flags.get() & ADDED_SPLIT == 0).then_some(added.id.get());
         let ids: Vec<Option<u32>> = added.iter().map(id).collect();
@@ -213,6 +215,39 @@ mod tests {
         // U+08D3 came with Unicode 11, where it has a combining class that U+0301 goes past.
         assert_eq!(nfc("A\u{8d3}\u{301}"), "A\u{8d3}\u{301}");
         assert_eq!(nfc("A\u{301}\u{323}"), "\u{1ea0}\u{301}");
+    }
+
+    #[test]
+    fn searching_for_long_added_tokens_takes_bounded_memory() {
+        // 64 tokens of 16 KiB, for which a DFA takes 1 GiB.
+        let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+        let token = |i: usize| (0..16 << 10).map(|at| b'a' + ((at * (i + 7) >> 3) % 26) as u8).collect::<Vec<u8>>();
+        let texts: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).chain((0..64).map(token)).collect();
+        let mut end = 0;
+        let ends = texts.iter().map(|text| {
+            end += text.len() as u32;
+            end
+        });
+        let ends: Vec<u32> = std::iter::once(0).chain(ends).collect();
+        let head = [texts.len() as u32, 0, *ends.last().expect("tokens"), 0];
+        let words = head.into_iter().chain(ends.iter().copied());
+        let section = [words.flat_map(u32::to_le_bytes).collect(), texts.concat()].concat();
+        let vocabulary = Vocabulary::in_section(&section).expect("a vocabulary");
+        let added: Vec<AddedToken> = (256..320).map(|id| AddedToken { id: U32::new(id), flags: U32::new(0) }).collect();
+        let tokenizer = Tokenizer {
+            pre_tokenizer: PreTokenizer::Gpt2,
+            nfc: false,
+            prefix_space: false,
+            bytes: &single,
+            merges: &[],
+            added: &added,
+            vocabulary,
+            n_rows: 320,
+        };
+        let encoder = Encoder::new(&tokenizer).expect("an encoder");
+        let bytes = encoder.as_given.automaton.as_ref().expect("tokens to find").memory_usage();
+        assert!(bytes < 96 << 20, "{bytes} bytes");
+        assert_eq!(encoder.encode(str::from_utf8(&texts[300]).expect("text")).expect("ids"), [300]);
     }
 
     #[test]
