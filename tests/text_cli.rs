@@ -385,6 +385,23 @@ fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
 
 /// A pad token that a fine-tune added without a row for it: no text needs it.
 #[test]
+fn packs_no_tokenizer_that_the_reader_refuses() {
+    let folder = TempDir::new("text-limits");
+    let (weights, model) = (demo_weights(&folder), folder.join("m.olmo"));
+    let json = fs::read_to_string(weights.join("tokenizer.json")).expect("read");
+    let mut json: Value = serde_json::from_str(&json).expect("JSON");
+    let long = |c: &str| c.repeat(1 << 20);
+    json["added_tokens"] = json!([{"id": 256, "content": long("x")}, {"id": 257, "content": long("y")}]);
+    fs::write(weights.join("tokenizer.json"), json.to_string()).expect("written");
+    fs::remove_file(weights.join("vocab.txt")).expect("removed");
+    let packed = run(PACK, [&weights, &model]);
+    assert!(packed.ok().contains("  tokenizer   none: it has 2 added tokens of 2097152 bytes"), "{}", packed.stdout);
+    run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
+    let refused = infer(&model, &["--prompt", "Four"]);
+    assert!(refused.refused(1).contains("it has 2 added tokens of 2097152 bytes"), "{}", refused.stderr);
+}
+
+#[test]
 fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
     let folder = TempDir::new("text-beyond");
     let (weights, model) = (demo_weights(&folder), folder.join("m.olmo"));

@@ -12,6 +12,7 @@ use crate::tokenizer_settings;
 use crate::vocab::{self, Vocabulary};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
+use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
@@ -151,7 +152,9 @@ impl Text {
             text.warnings.extend(read.warnings);
             named_elsewhere = read.named_elsewhere;
             text.tokenizer = match read.tokenizer {
-                Ok(section) => Part::Known(section, "tokenizer.json"),
+                Ok(section) => {
+                    text.vocabulary.as_ref().map_or(Part::Absent, |vocabulary| readable(section, vocabulary))
+                }
                 Err(problem) => Part::Unknown(problem),
             };
         }
@@ -171,6 +174,18 @@ impl Text {
             }
         }
         Ok(Text { files, ..text })
+    }
+}
+
+/// A tokenizer that the reader takes, or why it does not: what is beyond its limits is not written.
+fn readable(section: Vec<u8>, vocabulary: &Vocabulary) -> Part {
+    let tokens = vocabulary.section();
+    let read =
+        olmo_infer::vocabulary::Vocabulary::in_section(&tokens).map(|view| Tokenizer::in_section(&section, view));
+    match read {
+        Some(Ok(_)) => Part::Known(section, "tokenizer.json"),
+        Some(Err(NoTokenizer::Damaged(found))) => Part::Unknown(format!("it has {found}")),
+        _ => Part::Unknown("it is not one that can be written".into()),
     }
 }
 
