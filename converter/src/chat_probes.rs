@@ -1,7 +1,8 @@
 //! Contents on which chat templates are tried: those that show what is stripped or cut, those with the texts, lengths
 //! and numbers that a template itself contains, and random ones.
 
-use crate::jinja::{self, Names};
+use crate::jinja::Names;
+use crate::template_source::{tags, texts};
 use std::str::Chars;
 
 /// Longest text of a template that is tried.
@@ -57,13 +58,13 @@ pub fn think_end(literals: &[String]) -> String {
 
 /// The texts that a template contains or is handed, each once: those in quotes, those between statements, and tokens.
 pub fn literals(source: &str, names: &Names) -> Vec<String> {
-    let quoted = jinja::tags(source).flat_map(|tag| {
+    let quoted = tags(source).flat_map(|tag| {
         let parts = literals_of(tag);
         // A text may be put together of parts.
         let whole = parts.concat();
         parts.into_iter().chain([whole])
     });
-    let between = jinja::texts(source).map(|text| text.trim().to_string());
+    let between = texts(source).map(|text| text.trim().to_string());
     let tokens = names.iter().map(|(_, token)| token.clone());
     let mut literals: Vec<String> = Vec::new();
     for text in quoted.chain(between).chain(tokens) {
@@ -77,7 +78,7 @@ pub fn literals(source: &str, names: &Names) -> Vec<String> {
 /// Pairs of texts of one statement, which may ask for both of them.
 pub fn pairs(source: &str) -> Vec<[String; 2]> {
     let mut pairs: Vec<[String; 2]> = Vec::new();
-    for tag in jinja::tags(source) {
+    for tag in tags(source) {
         let literals = literals_of(tag);
         let some = &literals[..literals.len().min(MAX_PAIRED)];
         for (a, b) in some.iter().flat_map(|a| some.iter().map(move |b| (a, b))).filter(|(a, b)| a != b) {
@@ -92,7 +93,7 @@ pub fn pairs(source: &str) -> Vec<[String; 2]> {
 
 /// The whole numbers of a template, which may count something, each once.
 pub fn numbers(source: &str) -> Vec<usize> {
-    let words = jinja::tags(source).flat_map(|tag| tag.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    let words = tags(source).flat_map(|tag| tag.split(|c: char| !c.is_alphanumeric() && c != '_'));
     let mut numbers: Vec<usize> = words.filter_map(|word| word.parse().ok()).filter(|&n| n <= MAX_LENGTH).collect();
     numbers.sort_unstable();
     numbers.dedup();

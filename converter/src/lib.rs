@@ -9,7 +9,8 @@
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
 //!    with `tokenizer_section`, `tokenizer_parts`, `tokenizer_settings`, `split_check` and `dolma2`, the conversations,
-//!    of `chat_files` with `special_tokens`, `chat_template`, `chat_probes`, `chat_section` and `jinja`, and the files
+//!    of `chat_files` with `special_tokens`, `chat_template`, `chat_probes`, `chat_section` and `jinja`
+//!    (with `template_source`, `python_text`, `python_json`), and the files
 //!    themselves, as `kept_files`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
@@ -65,6 +66,8 @@ pub mod output;
 pub mod pack;
 pub mod plan;
 pub mod progress;
+mod python_json;
+mod python_text;
 pub mod rope;
 pub mod safetensors_header;
 pub mod scan;
@@ -78,6 +81,7 @@ mod split_check;
 pub mod stored_tensor;
 pub mod strict_json;
 pub mod summary;
+mod template_source;
 pub mod text;
 pub mod tokenizer_json;
 mod tokenizer_parts;

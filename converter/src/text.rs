@@ -55,14 +55,6 @@ pub enum Part {
 }
 
 impl Part {
-    /// The bytes of the section, when it is known.
-    pub fn section(&self) -> Option<&[u8]> {
-        match self {
-            Part::Known(bytes, _) => Some(bytes),
-            Part::Absent | Part::Missing(_) | Part::Unknown(_) => None,
-        }
-    }
-
     /// For people: where it comes from, or why it is not there.
     pub fn origin(&self) -> String {
         match self {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// Bytes of text that a position may have; the longest token of the published models has 128. More text than that is
 /// refused before it is encoded.
-const POSITION_BYTES: usize = 512;
+pub const POSITION_BYTES: usize = 512;
 
 /// How answers are chosen and where they end.
 #[derive(Clone, Debug, PartialEq)]

@@ -109,7 +109,7 @@ impl Finder {
         let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).into_owned().into_bytes();
         let text = |added: &&AddedToken| tokenizer.text(added);
         let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { text.to_vec() });
-        // A DFA, which is chosen for few patterns by default, takes 1 KiB for each of their bytes.
+        // A DFA, which is chosen for few patterns by default, takes up to 1 KiB for each of their bytes.
         let kind = Some(AhoCorasickKind::ContiguousNFA);
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).kind(kind).build(texts);
         let automaton = automaton.map_err(|error| format!("its added tokens cannot be searched for: {error}"))?;
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn searching_for_long_added_tokens_takes_bounded_memory() {
-        // 64 tokens of 16 KiB: a DFA takes 135 MB for these, and 1 GiB where they have all bytes.
+        // 64 tokens of 16 KiB: a DFA takes 135 MB for these.
         let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
         let token = |i: usize| (0..16 << 10).map(|at| b'a' + (((at * (i + 7)) >> 3) % 26) as u8).collect::<Vec<u8>>();
         let texts: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).chain((0..64).map(token)).collect();

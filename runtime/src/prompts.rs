@@ -5,6 +5,7 @@ use crate::messages;
 use crate::output::{Failure, note};
 use olmo_infer::chat::{Chat, ChatError, Message, Role};
 use olmo_infer::config::ModelConfig;
+use olmo_infer::conversation::POSITION_BYTES;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::model_file::ModelFile;
@@ -17,8 +18,6 @@ use std::path::{Path, PathBuf};
 
 /// Longest text: what a model can take is far less.
 const MAX_TEXT_BYTES: usize = 64 << 20;
-/// Bytes of a position that a prompt may have; the longest token of the published models has 128.
-const POSITION_BYTES: usize = 512;
 
 /// A sequence to evaluate.
 pub struct Input {

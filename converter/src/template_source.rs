@@ -1,0 +1,216 @@
+//! The text of a chat template: its statements, and what minijinja reads otherwise than jinja2.
+
+use crate::error::shortened;
+
+/// A piece of a template.
+enum Piece<'s> {
+    /// What is written as it is: text, and comments, which are not.
+    Text(&'s str),
+    /// A statement or an expression with its brackets.
+    Tag(&'s str),
+    /// `{% raw %}`, and the text up to the tag that ends it.
+    Raw(&'s str, &'s str),
+}
+
+/// Takes a template apart. A tag without an end, an error that the parser reports, is text.
+fn pieces(source: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut rest = source;
+    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
+        let (text, tagged) = rest.split_at(at);
+        let end = match &tagged[..2] {
+            "{#" => tagged.find("#}").map(|at| at + 2),
+            "{{" => end_of_tag(tagged, "}}"),
+            _ => end_of_tag(tagged, "%}"),
+        };
+        let Some(end) = end else { break };
+        let (tag, others) = tagged.split_at(end);
+        pieces.push(Piece::Text(text));
+        rest = others;
+        if tag.starts_with("{#") {
+            pieces.push(Piece::Text(tag));
+        } else if body(tag) == "raw" {
+            let (raw, others) = rest.split_at(end_of_raw(rest));
+            pieces.push(Piece::Raw(tag, raw));
+            rest = others;
+        } else {
+            pieces.push(Piece::Tag(tag));
+        }
+    }
+    pieces.push(Piece::Text(rest));
+    pieces
+}
+
+/// The statements and expressions of a template.
+pub(crate) fn tags(source: &str) -> impl Iterator<Item = &str> {
+    pieces(source).into_iter().filter_map(|piece| match piece {
+        Piece::Tag(tag) => Some(tag),
+        Piece::Text(_) | Piece::Raw(..) => None,
+    })
+}
+
+/// The texts between the statements and expressions of a template.
+pub(crate) fn texts(source: &str) -> impl Iterator<Item = &str> {
+    pieces(source).into_iter().filter_map(|piece| match piece {
+        Piece::Text(text) if !text.starts_with("{#") => Some(text),
+        Piece::Raw(_, text) => Some(text),
+        Piece::Text(_) | Piece::Tag(_) => None,
+    })
+}
+
+/// What is in a statement; empty for an expression.
+fn body(tag: &str) -> &str {
+    let body = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
+    body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim()
+}
+
+/// What minijinja reads otherwise than jinja2 becomes what it reads alike.
+///
+/// `{% generation %}` marks what the assistant wrote for training, and runs what it encloses in a scope of its own, as
+/// `{% with %}` does. A newline after `{% raw %}` stays. Escapes in quoted texts are those of Python.
+pub(crate) fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(source.len());
+    for piece in pieces(source) {
+        match piece {
+            Piece::Text(text) => out += text,
+            Piece::Raw(tag, text) => {
+                out += tag;
+                if text.starts_with('\n') && !tag.ends_with("-%}") {
+                    out.push('\n');
+                }
+                out += text;
+            }
+            Piece::Tag(tag) => match body(tag) {
+                "generation" => out += &tag.replacen("generation", "with", 1),
+                "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
+                // Their names are bound in another order, or their texts escaped otherwise.
+                body if is_bound_otherwise(body) => {
+                    let body = shortened(body, 60);
+                    return Err(format!("its chat template cannot be used: {body:?} is not supported"));
+                }
+                _ => out += &with_known_escapes(tag)?,
+            },
+        }
+    }
+    Ok(out)
+}
+
+/// Whether a tag is one that minijinja carries out otherwise: automatic escapes, several names in one `with`, and a macro
+/// whose defaults name its other arguments.
+fn is_bound_otherwise(body: &str) -> bool {
+    let (word, rest) = body.split_once(char::is_whitespace).unwrap_or((body, ""));
+    match word {
+        "autoescape" => true,
+        "with" => rest.contains(',') && rest.matches('=').count() > 1,
+        "macro" => {
+            let arguments = rest.split_once('(').map_or("", |(_, arguments)| arguments);
+            let arguments = arguments.trim_end().trim_end_matches(')').split(',');
+            let mut names: Vec<&str> = Vec::new();
+            arguments.map(|argument| argument.split_once('=').unwrap_or((argument, ""))).any(|(name, default)| {
+                let is_name = |c: char| c.is_alphanumeric() || c == '_';
+                let uses = default.split(|c| !is_name(c)).any(|word| names.contains(&word));
+                names.push(name.trim());
+                uses
+            })
+        }
+        _ => false,
+    }
+}
+
+/// A tag whose quoted texts have no escapes that minijinja reads otherwise than Python.
+fn with_known_escapes(tag: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(tag.len());
+    let mut quote = None;
+    let mut chars = tag.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), '\\') => {
+                match chars.next() {
+                    Some('\n') => {}
+                    Some('a') => out += "\\u0007",
+                    Some('v') => out += "\\u000b",
+                    Some(digit @ '0'..='7') => {
+                        let mut value = digit.to_digit(8).unwrap_or(0);
+                        for _ in 0..2 {
+                            let Some(digit) = chars.peek().and_then(|c| c.to_digit(8)) else { break };
+                            value = 8 * value + digit;
+                            chars.next();
+                        }
+                        out += &format!("\\u{value:04x}");
+                    }
+                    Some(c @ ('U' | 'N')) => {
+                        return Err(format!("its chat template cannot be used: the escape \\{c} is not supported"));
+                    }
+                    Some(other) => out.extend(['\\', other]),
+                    None => out.push('\\'),
+                }
+                continue;
+            }
+            _ => {}
+        }
+        out.push(c);
+    }
+    Ok(out)
+}
+
+/// Where a tag ends that begins with two characters, quoted texts left out.
+fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
+    let bytes = tag.as_bytes();
+    let mut at = 2;
+    while at < bytes.len() {
+        match bytes[at] {
+            quote @ (b'"' | b'\'') => {
+                at += 1;
+                while *bytes.get(at)? != quote {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            _ if bytes[at..].starts_with(end.as_bytes()) => return Some(at + end.len()),
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// Where the tag begins that ends raw text; the end of `text` without one.
+fn end_of_raw(text: &str) -> usize {
+    let is_end = |at: &usize| text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw");
+    text.match_indices("{%").map(|(at, _)| at).find(is_end).unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_tags_become_scopes_outside_of_raw_texts_and_comments() {
+        for (source, expected) in [
+            ("{% generation %}a{% endgeneration %}", "{% with %}a{% endwith %}"),
+            ("{%- generation -%}a{%-endgeneration+%}", "{%- with -%}a{%-endwith+%}"),
+            ("{# {% generation %} #}{{ '{% generation %}' }}", "{# {% generation %} #}{{ '{% generation %}' }}"),
+            ("{% raw %}{% generation %}{% endraw %}", "{% raw %}{% generation %}{% endraw %}"),
+            ("{% raw %}\n'\\v'{% endraw %}", "{% raw %}\n\n'\\v'{% endraw %}"),
+            ("{% raw -%}\n{% endraw %}", "{% raw -%}\n{% endraw %}"),
+            ("{% set a = '%}' %}{% generation %}", "{% set a = '%}' %}{% with %}"),
+            ("{% generation", "{% generation"),
+            ("{{ 'a\\'{% generation %}' }}", "{{ 'a\\'{% generation %}' }}"),
+        ] {
+            assert_eq!(in_the_dialect_of_minijinja(source).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn escapes_of_python_become_those_of_minijinja() {
+        for (source, expected) in [
+            ("{{ '\\a\\v\\101\\0' }}", "{{ '\\u0007\\u000b\\u0041\\u0000' }}"),
+            ("{{ \"\\n\\x41\\'\\d\\\\a\" }}\\a", "{{ \"\\n\\x41\\'\\d\\\\a\" }}\\a"),
+            ("{% set a = 'b\\\nc' %}", "{% set a = 'bc' %}"),
+        ] {
+            assert_eq!(in_the_dialect_of_minijinja(source).as_deref(), Ok(expected));
+        }
+        assert!(in_the_dialect_of_minijinja("{{ '\\N{BULLET}' }}").is_err());
+    }
+}
