@@ -21,11 +21,10 @@
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
 //! `inspect_table`, `verify` with `against`, `diff` and `unpack` with `numbers`, with `sources` for what the file
 //! remembers of its folder; `copy` writes a model file anew. `units` are numbers for people, `buffer` is memory that
-//! may be refused, and `error` everything that can go wrong, `mistaken` and `hub_cache` what was
-//! meant instead.
+//! may be refused, and `error` everything that can go wrong, `mistaken` and `hub_cache` what was meant instead.
 //!
-//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `byte_pairs`, `panels`,
-//! `coded`, `tokenizer`, `vocabulary`, `chat`, `sampling` and `model_file` and nothing else of it; the program, its
+//! The definition of the format is the runtime's; this crate uses its `config`, `format`, `layout`, `byte_pairs`,
+//! `panels`, `coded`, `tokenizer`, `vocabulary`, `chat`, `sampling` and `model_file` and nothing else of it; the program, its
 //! `manual` and `command_line`.
 
 #[cfg(not(target_os = "linux"))]
