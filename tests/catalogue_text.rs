@@ -239,7 +239,7 @@ fn x2_spellings_of_a_byte_and_merges_of_other_bytes() {
 fn x3_sections_that_are_no_tokenizer() {
     let (vocabulary, good) = sections();
     let vocabulary = Vocabulary::in_section(&vocabulary).expect("a vocabulary");
-    let problem = |bytes: &[u8]| Tokenizer::in_section(bytes, vocabulary).err();
+    let problem = |bytes: &[u8]| Tokenizer::in_section(bytes, &vocabulary).err();
     assert_eq!(problem(&good), None);
     let (merges, added) = (size_of::<TokenizerHead>() + 1024, good.len() - size_of::<AddedToken>());
     assert_eq!(added - merges, size_of::<Merge>());

@@ -255,7 +255,8 @@ fn rendered_conversations_become_the_ids_of_transformers() {
     let json = tokenizer_json::read(&path, &Around::rows(1 << 20)).expect("read");
     let (tokens, section) = (json.vocabulary.section(), json.tokenizer.expect("known"));
     let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
-    let encoder = Encoder::new(&Tokenizer::in_section(&section, vocabulary).expect("a tokenizer")).expect("an encoder");
+    let encoder =
+        Encoder::new(&Tokenizer::in_section(&section, &vocabulary).expect("a tokenizer")).expect("an encoder");
     let mut n_texts = 0;
     for case in cases().into_values().flatten() {
         if let Some(text) = &case.text {

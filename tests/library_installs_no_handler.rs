@@ -73,6 +73,6 @@ fn reads_what_is_cut_off() {
     let _model = Model::open_with(&path, Load::Mmap, 2).expect("a good file");
     let file = ModelFile::open_with(&path, Load::Mmap).expect("a good file");
     File::options().write(true).open(&path).expect("open").set_len(4096).expect("cut");
-    black_box(file.bytes().iter().map(|byte| u64::from(*byte)).sum::<u64>());
+    black_box(file.bytes().digest(0));
     panic!("what is cut off was read");
 }

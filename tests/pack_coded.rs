@@ -50,7 +50,7 @@ fn numbers(model: &Path) -> Vec<(String, Vec<u16>)> {
         let shape = spec.panel_shape(Dtype::Bf16)?;
         let stored = file.tensor_bytes(index);
         let plain = match file.coded_table(index) {
-            None => stored.to_vec(),
+            None => stored.copied().expect("memory"),
             Some(table) => {
                 let coded = CodedPanels::new(&shape, stored, table);
                 let panels = (0..shape.n_panels()).map(|panel| coded.panel(panel));

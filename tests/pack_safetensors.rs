@@ -31,14 +31,16 @@ fn pack(request: &Request) {
 }
 
 /// The bytes of all tensors of a model, the padding between them included.
-fn data(model: &ModelFile) -> &[u8] {
-    &model.bytes()[model.layout().data_offset as usize..]
+fn data(model: &ModelFile) -> Vec<u8> {
+    let bytes = model.bytes();
+    let data = bytes.get(model.layout().data_offset as usize..bytes.len()).expect("tensors");
+    data.copied().expect("memory")
 }
 
 /// The lines of the provenance.
-fn provenance(model: &ModelFile) -> Vec<&str> {
-    let bytes = model.section_bytes(section::PROVENANCE).expect("a section");
-    std::str::from_utf8(bytes).expect("text").lines().collect()
+fn provenance(model: &ModelFile) -> Vec<String> {
+    let bytes = model.checked_section(section::PROVENANCE).expect("a good one").expect("a section");
+    String::from_utf8(bytes).expect("text").lines().map(String::from).collect()
 }
 
 /// Packs a folder of `.npy` files, and checkpoints of one and of several files with the same numbers, and compares.
@@ -62,7 +64,8 @@ fn assert_same_model(weights: &Path, dtype: DtypeChoice) {
         };
         assert_eq!(records(&found), records(&expected), "{name}");
         for kind in [section::VOCABULARY, section::CONFIG_JSON, section::CODED] {
-            assert_eq!(found.section_bytes(kind), expected.section_bytes(kind), "{name}: section {kind}");
+            let [found, expected] = [&found, &expected].map(|model| model.checked_section(kind).expect("a good one"));
+            assert_eq!(found, expected, "{name}: section {kind}");
         }
         let mut lines = provenance(&found);
         assert_eq!(lines.remove(2), "weights=safetensors", "{name}");

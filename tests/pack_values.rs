@@ -59,7 +59,7 @@ fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
     let file = ModelFile::open(model).expect("a valid file");
     assert_eq!(file.matrices(), dtype, "{}", weights.display());
     for (i, spec) in file.specs().iter().enumerate() {
-        let (name, mut stored) = (spec.name(), file.tensor_bytes(i).to_vec());
+        let (name, mut stored) = (spec.name(), file.tensor_bytes(i).copied().expect("memory"));
         if let (Some(table), Some(shape)) = (file.coded_table(i), spec.panel_shape(dtype)) {
             let panels = CodedPanels::new(&shape, file.tensor_bytes(i), table);
             let steps = (0..shape.n_panels()).flat_map(|panel| panels.panel(panel).steps());
@@ -109,8 +109,8 @@ fn golden_folders_are_packed_number_for_number() {
         }
         let file = ModelFile::open(&model).expect("valid");
         assert_eq!(
-            file.section_bytes(section::CONFIG_JSON),
-            Some(&*fs::read(weights.join("config.json")).expect("read"))
+            file.checked_section(section::CONFIG_JSON).expect("a good one"),
+            Some(fs::read(weights.join("config.json")).expect("read"))
         );
     }
 }
@@ -315,7 +315,7 @@ fn the_vocabulary_is_in_the_file() {
     let text = pack(&weights, &model, &["--vocab", vocab.to_str().unwrap()]);
     assert!(text.contains("vocabulary  4 tokens"), "{text}");
     let file = ModelFile::open(&model).expect("valid");
-    let section = file.section_bytes(section::VOCABULARY).expect("a vocabulary");
+    let section = file.checked_section(section::VOCABULARY).expect("a good one").expect("a vocabulary");
     let text = b" the\\\xe2\x80<|end here|>";
     let mut expected: Vec<u8> = [5u32, 0, text.len() as u32, 0].iter().flat_map(|n| n.to_le_bytes()).collect();
     expected.extend([0u32, 4, 4, 5, 7, 19].iter().flat_map(|n| n.to_le_bytes()));

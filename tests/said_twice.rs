@@ -66,7 +66,7 @@ fn content(path: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
     use zerocopy::IntoBytes;
     let model = ModelFile::open(path).expect("a model");
     assert!(model.section_bytes(section::CONFIG_JSON).is_some());
-    let tensors = (0..model.specs().len()).map(|index| model.tensor_bytes(index).to_vec()).collect();
+    let tensors = (0..model.specs().len()).map(|index| model.tensor_bytes(index).copied().expect("memory")).collect();
     (model.header().config.as_bytes().to_vec(), tensors)
 }
 

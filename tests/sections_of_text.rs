@@ -59,7 +59,7 @@ fn changed_bytes(file: &[u8], kind: u32, change: impl Fn(&mut [u8])) -> Vec<u8> 
 
 fn tokenizer(model: &ModelFile) -> Result<bool, Error> {
     let vocabulary = Vocabulary::new(model).expect("a good one").expect("there");
-    Tokenizer::new(model, vocabulary).map(|tokenizer| tokenizer.is_some())
+    Tokenizer::new(model, &vocabulary).map(|tokenizer| tokenizer.is_some())
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_digest_tells_of_any_other_byte() {
             format!("m.olmo: digest of section {name}: found {found:016x}, expected {stated:016x}{DAMAGED}")
         );
         file[place.end - 1] ^= 1;
-        assert_eq!(open(&file).checked_section(kind).expect("as it was"), Some(&file[place]));
+        assert_eq!(open(&file).checked_section(kind).expect("as it was"), Some(file[place].to_vec()));
     }
 }
 
@@ -139,7 +139,7 @@ fn a_tokenizer_that_gives_no_ids_says_why() {
 fn sections_that_are_not_there_are_none() {
     let model = open(&Packed::plain_f32().bytes);
     assert!(!tokenizer(&model).expect("none is no error"));
-    assert_eq!(model.section_bytes(section::CHAT), None);
+    assert!(model.section_bytes(section::CHAT).is_none());
     assert_eq!(model.checked_section(section::CHAT).expect("none is no error"), None);
 }
 

@@ -27,7 +27,7 @@ fn texts() -> Vec<String> {
 fn assert_ids(vocabulary: &vocab::Vocabulary, section: &[u8], ids: &str, n_texts: usize, normalizes: bool) {
     let tokens = vocabulary.section();
     let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
-    let tokenizer = Tokenizer::in_section(section, vocabulary).expect("a tokenizer");
+    let tokenizer = Tokenizer::in_section(section, &vocabulary).expect("a tokenizer");
     let encoder = Encoder::new(&tokenizer).expect("an encoder");
     let ids = fs::read_to_string(folder().join(ids)).expect("ids");
     let texts = texts();
@@ -74,7 +74,7 @@ fn added_tokens_have_a_largest_number_and_a_largest_length() {
     let is_read = |ids: &[u32]| {
         let added: Vec<AddedToken> =
             ids.iter().map(|&id| AddedToken { id: U32::new(id), flags: U32::new(0) }).collect();
-        Tokenizer::in_section(&section(&added), vocabulary).is_ok()
+        Tokenizer::in_section(&section(&added), &vocabulary).is_ok()
     };
     assert!(is_read(&[]) && is_read(&vec![97; 1 << 16]) && is_read(&[256]));
     // By one token too many, by one byte too many, and by both.
@@ -142,7 +142,7 @@ fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
     let section = read.tokenizer.expect("of a kind that is known");
     let tokens = read.vocabulary.section();
     let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
-    let tokenizer = Tokenizer::in_section(&section, vocabulary).expect("a tokenizer");
+    let tokenizer = Tokenizer::in_section(&section, &vocabulary).expect("a tokenizer");
     let found: Vec<(u32, bool, bool)> = tokenizer
         .added
         .iter()
@@ -191,7 +191,7 @@ fn token_files_of_the_program_that_this_one_replaces() {
     let section = dolma2::section(&vocabulary).expect("it is that of dolma2");
     let tokens = vocabulary.section();
     let view = Vocabulary::in_section(&tokens).expect("a vocabulary");
-    let encoder = Encoder::new(&Tokenizer::in_section(&section, view).expect("a tokenizer")).expect("an encoder");
+    let encoder = Encoder::new(&Tokenizer::in_section(&section, &view).expect("a tokenizer")).expect("an encoder");
     for (text, tokens) in [("archilles.txt", "archilles.tokens.bin"), ("dodonaea.txt", "dodonaea.tokens.bin")] {
         let text = fs::read_to_string(data.join(text)).expect("text");
         let ids = encoder.encode(&text).expect("ids with rows");

@@ -56,7 +56,7 @@ fn read(case: &Value) -> TokenizerJson {
 fn encoded(read: &TokenizerJson, section: &[u8], rows: &Value, texts: &[Value]) -> Vec<Option<Vec<u32>>> {
     let tokens = read.vocabulary.section();
     let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
-    let tokenizer = Tokenizer::in_section(section, vocabulary).expect("a tokenizer");
+    let tokenizer = Tokenizer::in_section(section, &vocabulary).expect("a tokenizer");
     let n_rows = rows.as_u64().expect("a number") as usize;
     let encoder = Encoder::new(&Tokenizer { n_rows, ..tokenizer }).expect("an encoder");
     texts.iter().map(|text| encoder.encode(text.as_str().expect("text")).ok()).collect()

@@ -65,7 +65,7 @@ pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Comp
 /// version of transformers.
 fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) -> Result<(), Error> {
     let json = read_at_most(&listing.folder.join("config.json"), MAX_CONFIG_BYTES)?;
-    if json.is_some() && checked_section(model, section::CONFIG_JSON)? == json.as_deref() {
+    if json.is_some() && checked_section(model, section::CONFIG_JSON)? == json {
         return Ok(());
     }
     let numbers = if compared.problems.is_empty() { "has the numbers of this folder, but " } else { "" };

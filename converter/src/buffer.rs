@@ -1,6 +1,7 @@
 //! Memory for numbers on their way, asked for so that "no" is an error and not the end of the program.
 
 use crate::error::{Error, Problem};
+use olmo_infer::memory;
 use std::path::Path;
 
 /// Makes `buffer` at least `bytes` long, for work on `path`.
@@ -21,7 +22,7 @@ pub(crate) fn grow(buffer: &mut Vec<u8>, bytes: usize, path: &Path) -> Result<()
 /// The system does not give the memory.
 pub(crate) fn reserve<T>(buffer: &mut Vec<T>, elements: usize, path: &Path) -> Result<(), Error> {
     let more = elements.saturating_sub(buffer.len());
-    buffer.try_reserve_exact(more).map_err(|_| {
+    memory::asking(|| buffer.try_reserve_exact(more)).map_err(|_| {
         let bytes = elements.saturating_mul(size_of::<T>());
         let problem = Problem::new(path, format!("needs {bytes} bytes of memory, which the system does not give"));
         problem.advice("close other programs or raise the limit").into()

@@ -220,9 +220,9 @@ pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &
 }
 
 /// Appends the steps of a panel as a plain file has them, but for padding, which can be any number.
-pub fn decode_panel(panel: &CodedPanel, out: &mut Vec<u8>) {
+pub fn decode_panel(panel: &CodedPanel, out: &mut Vec<u32>) {
     for step in panel.steps() {
-        out.extend(step.numbers(panel.exponents()).iter().flat_map(|pair| pair.to_le_bytes()));
+        out.extend(step.numbers(panel.exponents()));
     }
 }
 
@@ -247,7 +247,7 @@ pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize) -> Lo
         let smallest = match stored {
             // Nearly all steps: every bit of them belongs to a number.
             StoredStep::Coded(bytes) if n_rows == PANEL_ROWS && n_columns == 2 => {
-                smallest_magnitude(bytes, panel.exponents())
+                smallest_magnitude(&bytes, panel.exponents())
             }
             _ => {
                 let numbers = stored.numbers(panel.exponents());
@@ -255,7 +255,7 @@ pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize) -> Lo
                 let coded = codes.encode(&numbers, n_rows, n_columns);
                 match stored {
                     // Coding again gives the same bytes, unless there is something where padding should be.
-                    StoredStep::Coded(bytes) => look.padding |= coded.as_ref() != Some(bytes),
+                    StoredStep::Coded(bytes) => look.padding |= coded != Some(bytes),
                     StoredStep::Raw(_) => {
                         look.padding |= numbers != without_padding;
                         look.needless_raw |= coded.is_some();
@@ -358,7 +358,7 @@ mod tests {
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             assert!(code_panel(&table, &shape, panel, plain, &mut coded[table.panel_range(&shape, panel)]));
         }
-        let panels = CodedPanels::new(&shape, &coded, &table);
+        let panels = CodedPanels::new(&shape, coded[..].into(), &table);
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             let stored = panels.panel(panel);
             let back = stored.steps().enumerate().flat_map(|(step, stored)| {
@@ -384,7 +384,7 @@ mod tests {
         let table = CodedTable::new(exponents, [vec![0, 1]].into_iter());
         let mut out = [0; 2 * RAW_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut out));
-        let panels = CodedPanels::new(&shape, &out, &table);
+        let panels = CodedPanels::new(&shape, out[..].into(), &table);
         let look = look_at_panel(&panels.panel(0), &shape, 0);
         assert_eq!((look.padding, look.needless_raw), (false, true));
     }
@@ -401,7 +401,7 @@ mod tests {
         for bit in 0..8 * coded.len() {
             let mut damaged = coded;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let panels = CodedPanels::new(&shape, &damaged, &table);
+            let panels = CodedPanels::new(&shape, damaged[..].into(), &table);
             let look = look_at_panel(&panels.panel(0), &shape, 0);
             n_found += usize::from(look.padding);
         }

@@ -8,7 +8,7 @@ use crate::inspect::{config_object, matrices};
 use crate::numbers::Numbers;
 use crate::pack::thread_pool;
 use crate::sources::checked_section;
-use olmo_infer::format::{self, section};
+use olmo_infer::format::section;
 use olmo_infer::model_file::ModelFile;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -107,14 +107,14 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
 /// Compares the numbers of a tensor.
 fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDifference>, Error> {
     for model in [a, b] {
-        let digest = format::digest(model.tensor_bytes(index), index as u64);
+        let digest = model.tensor_bytes(index).digest(index as u64);
         if digest != model.records()[index].digest.get() {
             let problem = Problem::new(model.path(), "its digest is wrong").tensor(model.specs()[index].name());
             return Err(problem.advice("the file is damaged, copy or pack it again").into());
         }
     }
     let is_stored_alike = a.coded_table(index) == b.coded_table(index);
-    if a.matrices() == b.matrices() && is_stored_alike && a.tensor_bytes(index) == b.tensor_bytes(index) {
+    if a.matrices() == b.matrices() && is_stored_alike && a.tensor_bytes(index).are(b.tensor_bytes(index)) {
         return Ok(None);
     }
     let (mut of_a, mut of_b) = (Numbers::new(a, index), Numbers::new(b, index));

@@ -245,13 +245,12 @@ pub fn fill_vector(source: SourceType, elements: &[u8], out: &mut [u8]) -> Seen 
 /// given, after rounding.
 ///
 /// # Panics
-/// When `bytes` is not exactly one panel of `shape`.
-pub fn extract_rows(shape: &PanelShape, bytes: &[u8], panel: usize, out: &mut Vec<u32>) {
-    assert_eq!(bytes.len(), shape.panel_bytes());
+/// When `words` are not exactly one panel of `shape`.
+pub fn extract_rows(shape: &PanelShape, words: &[u32], panel: usize, out: &mut Vec<u32>) {
+    assert_eq!(size_of_val(words), shape.panel_bytes());
     let n_rows = shape.rows.saturating_sub(panel * PANEL_ROWS).min(PANEL_ROWS);
     let start = out.len();
     out.resize(start + n_rows * shape.columns, 0);
-    let (words, _) = bytes.as_chunks::<4>();
     let (steps, _) = words.as_chunks::<PANEL_ROWS>();
     let rows = &mut out[start..];
     // Tiles as in `fill`: each line of the rows is touched once while it is in the cache.
@@ -260,7 +259,7 @@ pub fn extract_rows(shape: &PanelShape, bytes: &[u8], panel: usize, out: &mut Ve
         let first = block * TILE_COLUMNS;
         for (r, row) in rows.chunks_exact_mut(shape.columns).enumerate() {
             for (i, element) in row[first..].iter_mut().take(TILE_COLUMNS).enumerate() {
-                let word = u32::from_le_bytes(steps[i / columns_per_step][r]);
+                let word = steps[i / columns_per_step][r];
                 *element = match (shape.dtype, i % 2) {
                     (Dtype::F32, _) => word,
                     (Dtype::Bf16, 0) => word << 16,
@@ -269,11 +268,6 @@ pub fn extract_rows(shape: &PanelShape, bytes: &[u8], panel: usize, out: &mut Ve
             }
         }
     }
-}
-
-/// Appends a stored vector to `out` as f32 bits.
-pub fn extract_vector(bytes: &[u8], out: &mut Vec<u32>) {
-    out.extend(bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)));
 }
 
 #[cfg(test)]
@@ -328,7 +322,9 @@ mod tests {
                         filled.chunks_mut(shape.panel_bytes()).zip(raw.chunks(panel_source)).enumerate()
                     {
                         fill_panel(source, rows, columns, dtype, panel);
-                        extract_rows(&shape, panel, i, &mut back);
+                        let words: Vec<u32> =
+                            panel.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
+                        extract_rows(&shape, &words, i, &mut back);
                     }
                     assert_eq!(filled, placed(&shape, &bits), "{shape:?} {source:?}");
                     let stored: Vec<u32> = match dtype {

@@ -31,17 +31,17 @@ pub enum Form {
 pub(crate) struct Inspected<'a> {
     pub model: &'a ModelFile,
     /// Where the tensors come from; none when the file does not say.
-    pub sources: Vec<Source<'a>>,
+    pub sources: Vec<Source>,
     /// The lines `key=value`.
     pub provenance: Vec<(String, String)>,
     /// The tokens, how text becomes ids, and the format of conversations.
-    pub text: OfText<'a>,
+    pub text: OfText,
 }
 
 /// What a file says about text; what is damaged is not shown here, `verify` tells it.
-pub(crate) struct OfText<'a> {
+pub(crate) struct OfText {
     pub n_tokens: Option<u32>,
-    pub tokenizer: Option<Result<Tokenizer<'a>, NoTokenizer>>,
+    pub tokenizer: Option<Result<Tokenizer, NoTokenizer>>,
     pub chat: Option<Result<Chat, NoChat>>,
     pub sampling: Option<AuthorSampling>,
     /// Names and lengths of the files that were kept.
@@ -58,7 +58,7 @@ pub fn run(path: &Path, form: Form) -> Result<String, Error> {
         model: &model,
         sources: sources(&model)?.unwrap_or_default(),
         provenance: provenance(&model)?,
-        text: OfText::of(&model),
+        text: OfText::of(&model)?,
     };
     Ok(match form {
         Form::Json => json_line(&object(&inspected)),
@@ -83,8 +83,7 @@ pub fn content_digest(model: &ModelFile) -> u64 {
 
 /// The lines `key=value` of the provenance.
 pub(crate) fn provenance(model: &ModelFile) -> Result<Vec<(String, String)>, Error> {
-    // Copied before it is looked at: text that lies in a mapped file would change with it.
-    let bytes = checked_section(model, section::PROVENANCE)?.unwrap_or_default().to_vec();
+    let bytes = checked_section(model, section::PROVENANCE)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let pair = |line: &str| {
         let (key, value) = line.split_once('=').unwrap_or((line, ""));
@@ -134,19 +133,22 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
     })
 }
 
-impl<'a> OfText<'a> {
-    fn of(model: &'a ModelFile) -> OfText<'a> {
-        let bytes = model.section_bytes(section::VOCABULARY);
-        let vocabulary = bytes.and_then(Vocabulary::in_section);
-        let tokenizer = model.section_bytes(section::TOKENIZER).zip(vocabulary);
-        let files = model.section_bytes(section::FILES).and_then(|bytes| kept_files::in_section(bytes).ok());
-        OfText {
+impl OfText {
+    fn of(model: &ModelFile) -> Result<OfText, Error> {
+        let section = |kind| model.section_bytes(kind).map(|bytes| bytes.copied()).transpose();
+        let vocabulary = section(section::VOCABULARY)?;
+        let n_tokens =
+            vocabulary.as_ref().and_then(|bytes| bytes.first_chunk()).map(|&bytes| u32::from_le_bytes(bytes));
+        let tokenizer = section(section::TOKENIZER)?.zip(vocabulary.as_deref().and_then(Vocabulary::in_section));
+        let files = section(section::FILES)?;
+        let files = files.as_deref().and_then(|bytes| kept_files::in_section(bytes).ok());
+        Ok(OfText {
             files: files.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.len())).collect(),
-            n_tokens: bytes.and_then(|bytes| bytes.first_chunk()).map(|&bytes| u32::from_le_bytes(bytes)),
-            tokenizer: tokenizer.map(|(bytes, vocabulary)| Tokenizer::in_section(bytes, vocabulary)),
-            chat: model.section_bytes(section::CHAT).map(Chat::in_section),
-            sampling: model.section_bytes(section::SAMPLING).and_then(AuthorSampling::in_section),
-        }
+            n_tokens,
+            tokenizer: tokenizer.map(|(bytes, vocabulary)| Tokenizer::in_section(&bytes, &vocabulary)),
+            chat: section(section::CHAT)?.as_deref().map(Chat::in_section),
+            sampling: section(section::SAMPLING)?.as_deref().and_then(AuthorSampling::in_section),
+        })
     }
 
     fn chat_object(&self) -> Value {

@@ -3,9 +3,10 @@
 use crate::buffer::reserve;
 use crate::coding::decode_panel;
 use crate::error::Error;
-use crate::fill::{extract_rows, extract_vector};
+use crate::fill::extract_rows;
 use olmo_infer::coded::CodedPanels;
 use olmo_infer::format::PANEL_ROWS;
+use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use std::path::Path;
@@ -15,11 +16,11 @@ const VECTOR_PIECE_BYTES: usize = 1 << 20;
 
 /// A tensor of a model file. A piece of a matrix is a panel, up to 64 rows.
 pub struct Numbers<'a> {
-    bytes: &'a [u8],
+    bytes: MappedBytes<'a>,
     shape: Option<PanelShape>,
     coded: Option<CodedPanels<'a>>,
     /// The steps of a coded panel as a plain one has them.
-    decoded: Vec<u8>,
+    decoded: Vec<u32>,
 }
 
 impl<'a> Numbers<'a> {
@@ -46,7 +47,7 @@ impl<'a> Numbers<'a> {
     /// # Errors
     /// The system does not give it.
     pub fn memory(&mut self, path: &Path) -> Result<Vec<u32>, Error> {
-        reserve(&mut self.decoded, self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes()), path)?;
+        reserve(&mut self.decoded, self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes() / 4), path)?;
         let mut bits = Vec::new();
         reserve(&mut bits, self.piece_elements(), path)?;
         Ok(bits)
@@ -54,9 +55,11 @@ impl<'a> Numbers<'a> {
 
     /// Appends the numbers of a piece as the bits of f32, row after row, without padding.
     pub fn piece(&mut self, piece: usize, bits: &mut Vec<u32>) {
+        let words =
+            |range| self.bytes.get(range).and_then(MappedBytes::u32s).expect("the layout aligns and sizes tensors");
         let Some(shape) = &self.shape else {
             let begin = piece * VECTOR_PIECE_BYTES;
-            return extract_vector(&self.bytes[begin..self.bytes.len().min(begin + VECTOR_PIECE_BYTES)], bits);
+            return bits.extend_from_slice(words(begin..self.bytes.len().min(begin + VECTOR_PIECE_BYTES)));
         };
         let plain = match &self.coded {
             Some(panels) => {
@@ -64,7 +67,7 @@ impl<'a> Numbers<'a> {
                 decode_panel(&panels.panel(piece), &mut self.decoded);
                 &self.decoded
             }
-            None => &self.bytes[piece * shape.panel_bytes()..][..shape.panel_bytes()],
+            None => words(piece * shape.panel_bytes()..(piece + 1) * shape.panel_bytes()),
         };
         extract_rows(shape, plain, piece, bits);
     }

@@ -10,21 +10,21 @@ use std::path::Path;
 use zerocopy::FromBytes;
 
 /// What a tensor was read from.
-#[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+#[derive(Clone, Debug)]
+pub struct Source {
     /// Its element type.
     pub dtype: SourceType,
     /// Everything before its numbers, if it was an `.npy` file; else nothing.
-    pub header: &'a [u8],
+    pub header: Vec<u8>,
     /// XXH3-64 of its numbers, seed 0.
     pub digest: u64,
 }
 
-/// A section of `model` in place, its digest checked; `None` when the file has no such section.
+/// A copy of a section of `model`, its digest checked; `None` when the file has no such section.
 ///
 /// # Errors
 /// The section's bytes are not those that its record describes.
-pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<&[u8]>, Error> {
+pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<Vec<u8>>, Error> {
     model.checked_section(kind).map_err(|error| match error {
         // In the words about tensors.
         olmo_infer::Error::Damaged { .. } => {
@@ -44,9 +44,9 @@ pub fn section_name(kind: u32) -> String {
 ///
 /// # Errors
 /// The section is damaged, or is not what `format-spec.md` describes.
-pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source<'_>>>, Error> {
+pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source>>, Error> {
     let Some(bytes) = checked_section(model, section::SOURCES)? else { return Ok(None) };
-    let parsed = parse(bytes, model.records().len()).and_then(|sources| {
+    let parsed = parse(&bytes, model.records().len()).and_then(|sources| {
         sources.iter().zip(model.specs()).try_for_each(|(source, spec)| check_header(model.path(), source, spec))?;
         Ok(sources)
     });
@@ -57,7 +57,7 @@ pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source<'_>>>, Error> {
 }
 
 /// The entries of a SOURCES section, or what is wrong with it.
-fn parse(bytes: &[u8], n_tensors: usize) -> Result<Vec<Source<'_>>, String> {
+fn parse(bytes: &[u8], n_tensors: usize) -> Result<Vec<Source>, String> {
     let (records, mut headers) = <[SourceRecord]>::ref_from_prefix_with_elems(bytes, n_tensors)
         .map_err(|_| format!("{} bytes, too short for {n_tensors} tensors", bytes.len()))?;
     let mut sources = Vec::with_capacity(n_tensors);
@@ -69,7 +69,7 @@ fn parse(bytes: &[u8], n_tensors: usize) -> Result<Vec<Source<'_>>, String> {
             .split_at_checked(header_bytes)
             .ok_or_else(|| format!("entry {i}: a header of {header_bytes} bytes where {} are left", headers.len()))?;
         headers = rest;
-        sources.push(Source { dtype, header, digest: record.digest.get() });
+        sources.push(Source { dtype, header: header.to_vec(), digest: record.digest.get() });
     }
     if !headers.is_empty() {
         return Err(format!("{} bytes after the last header", headers.len()));
@@ -83,7 +83,7 @@ fn check_header(path: &Path, source: &Source, spec: &TensorSpec) -> Result<(), S
         return Ok(());
     }
     let data_bytes = spec.n_elements().saturating_mul(source.dtype.bytes() as u64);
-    let checked = npy::check(path, source.header, data_bytes.saturating_add(source.header.len() as u64));
+    let checked = npy::check(path, &source.header, data_bytes.saturating_add(source.header.len() as u64));
     let checked = checked.map_err(|problem| format!("header of {}: {}", spec.name(), problem.found))?;
     let is_dtype = match checked.descr {
         Descr::F32 => source.dtype == SourceType::F32,
@@ -119,7 +119,7 @@ mod tests {
     fn headers_follow_each_other() {
         let bytes = section(&[(1, 3), (2, 0), (3, 2)], 5);
         let sources = parse(&bytes, 3).expect("a section");
-        let headers: Vec<&[u8]> = sources.iter().map(|source| source.header).collect();
+        let headers: Vec<&[u8]> = sources.iter().map(|source| source.header.as_slice()).collect();
         assert_eq!(headers, [&[0, 1, 2][..], &[], &[3, 4]]);
         assert_eq!(sources[2].dtype, SourceType::Bf16);
         assert_eq!(sources[2].digest, 7);

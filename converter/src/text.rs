@@ -173,7 +173,7 @@ impl Text {
 fn readable(section: Vec<u8>, vocabulary: &Vocabulary) -> Part {
     let tokens = vocabulary.section();
     let read =
-        olmo_infer::vocabulary::Vocabulary::in_section(&tokens).map(|view| Tokenizer::in_section(&section, view));
+        olmo_infer::vocabulary::Vocabulary::in_section(&tokens).map(|tokens| Tokenizer::in_section(&section, &tokens));
     match read {
         Some(Ok(_)) => Part::Known(section, "tokenizer.json"),
         Some(Err(NoTokenizer::Damaged(found))) => Part::Unknown(format!("it has {found}")),

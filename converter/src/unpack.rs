@@ -20,7 +20,7 @@ use crate::pack::thread_pool;
 use crate::settings::Origin;
 use crate::sources::{Source, checked_section, section_name, sources};
 use olmo_infer::folder::folder_of;
-use olmo_infer::format::{self, section};
+use olmo_infer::format::section;
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::sizes::{TooLarge, product, sum};
@@ -49,9 +49,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
         let problem = Problem::new(model.path(), "does not say what it was packed from (no section SOURCES)");
         return Err(problem.advice("it cannot be unpacked").into());
     };
-    // Copied: a call of the system that writes what lies in a mapped file would say "bad address" when that is cut
-    // short.
-    let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes.to_vec()));
+    let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes));
     let mut texts: Vec<Text> = config.into_iter().chain(kept_files(&model)?).collect();
     if texts.iter().all(|(name, _)| *name != "generation_config.json")
         && let Some(text) = generation_config(&model)?
@@ -77,8 +75,7 @@ type Text = (&'static str, Vec<u8>);
 
 /// The small files that the section `FILES` keeps, each under one of the names of the format.
 fn kept_files(model: &ModelFile) -> Result<Vec<Text>, Error> {
-    // Copied before it is looked at, for the same reason.
-    let Some(bytes) = checked_section(model, section::FILES)?.map(<[u8]>::to_vec) else { return Ok(Vec::new()) };
+    let Some(bytes) = checked_section(model, section::FILES)? else { return Ok(Vec::new()) };
     let files = kept_files::in_section(&bytes).map_err(|found| {
         let problem = Problem::new(model.path(), found).tensor(section_name(section::FILES));
         problem.advice("the file is damaged, copy or pack it again")
@@ -109,12 +106,11 @@ fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &
     all.unwrap_or(u64::MAX)
 }
 
-/// What stands before the numbers of a tensor: the header that was kept, copied as the texts are, or that of numpy
-/// where there was none.
+/// What stands before the numbers of a tensor: the header that was kept, or that of numpy where there was none.
 fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
-    match source.header {
-        [] => numpy_header(source.dtype, &spec.shape()),
-        kept => kept.to_vec(),
+    match source.header.is_empty() {
+        true => numpy_header(source.dtype, &spec.shape()),
+        false => source.header.clone(),
     }
 }
 
@@ -211,7 +207,7 @@ fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path)
 /// What is unpacked, and whereto.
 struct Unpacking<'a> {
     model: &'a ModelFile,
-    sources: &'a [Source<'a>],
+    sources: &'a [Source],
     texts: &'a [Text],
     folder: &'a Path,
     force: bool,
@@ -260,9 +256,7 @@ impl Unpacking<'_> {
             return Err(not_restored(&format!("has values that are no {} numbers", source.dtype.name())));
         }
         // What was rounded is no longer what the source had: only its own digest tells.
-        if record.rounded.get() != 0
-            && format::digest(self.model.tensor_bytes(index), index as u64) != record.digest.get()
-        {
+        if record.rounded.get() != 0 && self.model.tensor_bytes(index).digest(index as u64) != record.digest.get() {
             return Err(not_restored("its digest is wrong"));
         }
         if record.rounded.get() == 0 && digest != source.digest {

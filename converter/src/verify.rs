@@ -14,6 +14,7 @@ use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::coded::{CodedPanels, CodedTable};
 use olmo_infer::format::{Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, PANEL_ROWS, TensorRecord, VocabularyHead, section};
 use olmo_infer::layout::Extent;
+use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use olmo_infer::sampling::AuthorSampling;
@@ -102,14 +103,14 @@ pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
         let found = match kind {
             section::SOURCES => return sources(model).map(|_| ()),
-            section::VOCABULARY => vocabulary(bytes, model.config().vocab_size),
-            section::TOKENIZER => tokenizer(model, bytes),
-            section::CHAT if Chat::in_section(bytes) == Err(NoChat::Damaged) => {
+            section::VOCABULARY => vocabulary(&bytes, model.config().vocab_size),
+            section::TOKENIZER => return tokenizer(model, &bytes),
+            section::CHAT if Chat::in_section(&bytes) == Err(NoChat::Damaged) => {
                 Err("lengths, rules or texts that are not those of its head")
             }
-            section::FILES => kept_files::in_section(bytes).map(|_| ()),
-            section::SAMPLING if AuthorSampling::in_section(bytes).is_none() => Err("values that choose no token"),
-            section::PROVENANCE if std::str::from_utf8(bytes).is_err() => Err("text that is not UTF-8"),
+            section::FILES => kept_files::in_section(&bytes).map(|_| ()),
+            section::SAMPLING if AuthorSampling::in_section(&bytes).is_none() => Err("values that choose no token"),
+            section::PROVENANCE if std::str::from_utf8(&bytes).is_err() => Err("text that is not UTF-8"),
             _ => Ok(()),
         };
         found.map_err(|found| problem(model, section_name(kind), found).into())
@@ -147,16 +148,20 @@ pub fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// What is wrong with it.
-fn tokenizer(model: &ModelFile, bytes: &[u8]) -> Result<(), &'static str> {
-    let tokens = model.section_bytes(section::VOCABULARY).ok_or("a tokenizer without a vocabulary")?;
-    let (Ok(()), Some(vocabulary)) = (vocabulary(tokens, model.config().vocab_size), Vocabulary::in_section(tokens))
+fn tokenizer(model: &ModelFile, bytes: &[u8]) -> Result<(), Error> {
+    let damaged = |found| problem(model, section_name(section::TOKENIZER), found).into();
+    let Some(tokens) = model.section_bytes(section::VOCABULARY) else {
+        return Err(damaged("a tokenizer without a vocabulary"));
+    };
+    let tokens = tokens.copied()?;
+    let (Ok(()), Some(vocabulary)) = (vocabulary(&tokens, model.config().vocab_size), Vocabulary::in_section(&tokens))
     else {
         // That is told of the vocabulary.
         return Ok(());
     };
-    match Tokenizer::in_section(bytes, vocabulary) {
+    match Tokenizer::in_section(bytes, &vocabulary) {
         Ok(_) | Err(NoTokenizer::Unknown(_) | NoTokenizer::UnknownKind(_)) => Ok(()),
-        Err(NoTokenizer::Damaged(_)) => Err("ids, merges or flags that the vocabulary contradicts"),
+        Err(NoTokenizer::Damaged(_)) => Err(damaged("ids, merges or flags that the vocabulary contradicts")),
     }
 }
 
@@ -168,8 +173,8 @@ fn padding(model: &ModelFile) -> Option<u64> {
     let parts = [header, layout.index].into_iter().chain(layout.sections.iter().copied());
     let parts: Vec<Extent> = parts.chain(layout.tensors.iter().copied()).chain([end]).collect();
     parts.windows(2).find_map(|pair| {
-        let gap = &model.bytes()[pair[0].end() as usize..pair[1].offset as usize];
-        gap.iter().position(|&byte| byte != 0).map(|at| pair[0].end() + at as u64)
+        let gap = model.bytes().get(pair[0].end() as usize..pair[1].offset as usize)?;
+        gap.first_not_zero().map(|at| pair[0].end() + at as u64)
     })
 }
 
@@ -184,14 +189,17 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     let mut digest = Xxh3::with_seed(index as u64);
     let mut key = u32::MAX;
     let mut padding = false;
-    let pieces = bytes.chunks(shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes()));
-    for (panel, piece) in pieces.enumerate() {
-        digest.update(piece);
+    let piece_bytes = shape.map_or(VECTOR_PIECE_BYTES, |shape| shape.panel_bytes());
+    for panel in 0..bytes.len().div_ceil(piece_bytes) {
+        let begin = panel * piece_bytes;
+        let piece = bytes.get(begin..bytes.len().min(begin + piece_bytes)).expect("inside");
+        piece.add_to(&mut digest);
+        let words = piece.u32s().expect("the layout aligns and sizes tensors");
         match shape {
-            Some(PanelShape { dtype: Dtype::Bf16, .. }) => key = key.min(smallest_key_bf16(piece)),
-            _ => key = key.min(smallest_key_f32(piece)),
+            Some(PanelShape { dtype: Dtype::Bf16, .. }) => key = key.min(smallest_key_bf16(words)),
+            _ => key = key.min(smallest_key_f32(words)),
         }
-        padding |= shape.is_some_and(|shape| panel_padding(&shape, panel, piece));
+        padding |= shape.is_some_and(|shape| panel_padding(&shape, panel, words));
     }
     if digest.digest() != record.digest.get() {
         return Some("its digest is wrong".into());
@@ -206,7 +214,7 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
 fn coded_tensor(
     index: usize,
     record: &TensorRecord,
-    bytes: &[u8],
+    bytes: MappedBytes<'_>,
     shape: &PanelShape,
     table: &CodedTable,
 ) -> Option<String> {
@@ -216,7 +224,7 @@ fn coded_tensor(
     let (mut padding, mut needless_raw) = (false, false);
     for panel in 0..shape.n_panels() {
         let stored = panels.panel(panel);
-        digest.update(stored.bytes());
+        stored.bytes().add_to(&mut digest);
         let look = look_at_panel(&stored, shape, panel);
         smallest = smallest.into_iter().chain(look.smallest).min();
         padding |= look.padding;
@@ -245,28 +253,26 @@ fn smallest_magnitude(record: &TensorRecord, magnitude: u32) -> Option<String> {
 }
 
 /// Smallest magnitude less 1, wrapped: zero becomes the largest number, so that one unsigned minimum leaves it out.
-fn smallest_key_f32(bytes: &[u8]) -> u32 {
-    let words = bytes.as_chunks::<4>().0.iter();
-    words.fold(u32::MAX, |key, &word| key.min((u32::from_le_bytes(word) & 0x7fff_ffff).wrapping_sub(1)))
+fn smallest_key_f32(words: &[u32]) -> u32 {
+    words.iter().fold(u32::MAX, |key, &word| key.min((word & 0x7fff_ffff).wrapping_sub(1)))
 }
 
 /// The same for bf16 numbers, as the key of the f32 that each is.
-fn smallest_key_bf16(bytes: &[u8]) -> u32 {
-    let halves = bytes.as_chunks::<2>().0.iter();
-    let key = halves.fold(u16::MAX, |key, &half| key.min((u16::from_le_bytes(half) & 0x7fff).wrapping_sub(1)));
+fn smallest_key_bf16(words: &[u32]) -> u32 {
+    let halves = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]);
+    let key = halves.fold(u16::MAX, |key, half| key.min((half & 0x7fff).wrapping_sub(1)));
     (u32::from(key.wrapping_add(1)) << 16).wrapping_sub(1)
 }
 
 /// Whether panel number `panel` has anything but zeros where no element lies: rows past the last one, and the column
 /// that pairs an odd last one.
-fn panel_padding(shape: &PanelShape, panel: usize, bytes: &[u8]) -> bool {
+fn panel_padding(shape: &PanelShape, panel: usize, words: &[u32]) -> bool {
     // In both types a row takes one word of each step.
-    let words = bytes.as_chunks::<4>().0;
     let (steps, _) = words.as_chunks::<PANEL_ROWS>();
     let n_rows = (shape.rows - panel * PANEL_ROWS).min(PANEL_ROWS);
-    let rows = n_rows < PANEL_ROWS && steps.iter().any(|step| step[n_rows..].iter().any(|&word| word != [0; 4]));
+    let rows = n_rows < PANEL_ROWS && steps.iter().any(|step| step[n_rows..].iter().any(|&word| word != 0));
     let column = shape.padded_columns() > shape.columns;
-    rows || column && steps.last().is_some_and(|step| step.iter().any(|word| word[2..] != [0; 2]))
+    rows || column && steps.last().is_some_and(|step| step.iter().any(|word| word >> 16 != 0))
 }
 
 #[cfg(test)]
@@ -277,13 +283,12 @@ mod tests {
 
     #[test]
     fn smallest_magnitudes_leave_zeros_out() {
-        let key = |values: &[f32]| smallest_key_f32(values.as_bytes());
+        let key = |values: &[f32]| smallest_key_f32(&values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
         assert_eq!(key(&[0.5, -0.25, 0.0, -0.0]).wrapping_add(1), 0.25f32.to_bits());
         assert_eq!(key(&[0.5, -1e-40]).wrapping_add(1), 1e-40f32.to_bits());
         assert_eq!(key(&[0.0, -0.0]), u32::MAX);
-        let halves: [u16; 3] = [0x8000, 0xbf80, 0x3f81];
-        assert_eq!(smallest_key_bf16(halves.as_bytes()).wrapping_add(1), 1f32.to_bits());
-        assert_eq!(smallest_key_bf16(&[0; 8]), u32::MAX);
+        assert_eq!(smallest_key_bf16(&[0xbf80_8000, 0x3f81]).wrapping_add(1), 1f32.to_bits());
+        assert_eq!(smallest_key_bf16(&[0; 2]), u32::MAX);
     }
 
     #[test]
@@ -297,7 +302,8 @@ mod tests {
                 let (panel, at_in_panel) = (at / shape.panel_elements(), at % shape.panel_elements());
                 let mut bytes = vec![0; shape.panel_bytes()];
                 bytes[at_in_panel * dtype.bytes()] = 1;
-                assert_eq!(panel_padding(&shape, panel, &bytes), !elements.contains(&at), "{shape:?} {at}");
+                let words: Vec<u32> = bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+                assert_eq!(panel_padding(&shape, panel, &words), !elements.contains(&at), "{shape:?} {at}");
             }
         }
     }

@@ -53,10 +53,10 @@ impl Buffers {
     /// Buffers for passes of at most `rows` rows.
     ///
     /// # Errors
-    /// [`Error::Request`] when the system does not give the memory.
+    /// [`Error::Memory`].
     pub fn new(config: &ModelConfig, rows: usize) -> Result<Buffers, Error> {
         let mut sizes = Buffers::sizes(config, rows).into_iter();
-        let mut next = || Zeros::new(sizes.next().expect("a size for each buffer"), "activations");
+        let mut next = || Zeros::new(sizes.next().expect("a size for each buffer"), "the activations");
         Ok(Buffers {
             hidden: next()?,
             block_input: next()?,

@@ -351,7 +351,7 @@ impl Chat {
     /// section is not what the format describes.
     pub fn new(file: &ModelFile) -> Result<Option<Chat>, Error> {
         let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
-        Chat::in_section(bytes).map(Some).map_err(|problem| match problem {
+        Chat::in_section(&bytes).map(Some).map_err(|problem| match problem {
             NoChat::Unusable(why) => Error::Request { problem: one_line(&why) },
             NoChat::Damaged => Error::Damaged {
                 path: file.path().to_path_buf(),
@@ -367,8 +367,7 @@ impl Chat {
     /// # Errors
     /// [`NoChat`].
     pub fn in_section(bytes: &[u8]) -> Result<Chat, NoChat> {
-        let copy = bytes.to_vec();
-        match Reader::head(&copy).ok_or(NoChat::Damaged)? {
+        match Reader::head(bytes).ok_or(NoChat::Damaged)? {
             (head, reader) if head.kind.get() == CHAT_UNUSABLE => {
                 let why = reader.unusable(head).ok_or(NoChat::Damaged)?;
                 Err(NoChat::Unusable(why))

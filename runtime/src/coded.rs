@@ -26,6 +26,7 @@ pub use step::{
 };
 
 use crate::format::Dtype;
+use crate::memory;
 use crate::panels::PanelShape;
 use crate::sizes::{TooLarge, in_memory, product, sum};
 use std::io::{self, Read};
@@ -165,7 +166,7 @@ fn for_numbers(
         let bytes = &mut piece[..4 * left.min((1 << 14) / 4)];
         source.read_exact(bytes)?;
         left -= bytes.len() / 4;
-        out.try_reserve(bytes.len() / 4).map_err(|_| BadTable::Memory)?;
+        memory::asking(|| out.try_reserve(bytes.len() / 4)).map_err(|_| BadTable::Memory(n.saturating_mul(4)))?;
         for &bytes in bytes.as_chunks().0 {
             out.push(number(u32::from_le_bytes(bytes), out.len())?);
         }
@@ -178,8 +179,8 @@ fn for_numbers(
 pub enum BadTable {
     /// The source failed, or ended early.
     Io(io::Error),
-    /// The system does not give the memory for it.
-    Memory,
+    /// The system does not give the memory for it, so many bytes.
+    Memory(usize),
     /// Something in it is not what a table has.
     Wrong {
         /// What was found.

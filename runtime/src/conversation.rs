@@ -36,7 +36,7 @@ pub struct Answering {
 pub struct Conversation<'m> {
     model: &'m Model,
     chat: Chat,
-    vocabulary: Vocabulary<'m>,
+    vocabulary: Vocabulary,
     /// Ids that steer the model and are no text; each ends an answer.
     special: Vec<u32>,
     session: Session<'m>,
@@ -144,7 +144,7 @@ impl<'m> Conversation<'m> {
         // This prepares the tokenizer and reports what it lacks.
         model.encode("")?;
         let vocabulary = model.vocabulary()?.ok_or_else(|| model.has_no("vocabulary"))?;
-        let tokenizer = Tokenizer::new(model.file(), vocabulary)?.ok_or_else(|| model.has_no("tokenizer"))?;
+        let tokenizer = Tokenizer::new(model.file(), &vocabulary)?.ok_or_else(|| model.has_no("tokenizer"))?;
         let special = tokenizer.special().collect();
         let session = model.session(options)?;
         Ok(Conversation { model, chat, vocabulary, special, session, answering, messages: Vec::new(), n_answers: 0 })

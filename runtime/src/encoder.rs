@@ -33,10 +33,10 @@ impl Encoder {
     /// # Errors
     /// What the tokenizer has that no encoder can work with.
     pub fn new(tokenizer: &Tokenizer) -> Result<Encoder, String> {
-        let pairs = BytePairs::new(tokenizer.bytes, tokenizer.merges);
+        let pairs = BytePairs::new(&tokenizer.bytes, &tokenizer.merges);
         let pairs = pairs.ok_or("its tokenizer merges a pair in two ways")?;
         let is_normalized = |added: &&AddedToken| added.flags.get() & ADDED_NORMALIZED != 0;
-        let vocabulary = tokenizer.vocabulary;
+        let vocabulary = &tokenizer.vocabulary;
         let beyond = (tokenizer.n_rows..vocabulary.n_tokens()).filter_map(|id| {
             let bytes = vocabulary.bytes(id as u32)?;
             Some((id as u32, quoted(&bytes[..bytes.len().min(SHOWN_BYTES)])))
@@ -238,9 +238,9 @@ mod tests {
             pre_tokenizer: PreTokenizer::Gpt2,
             nfc: false,
             prefix_space: false,
-            bytes: &single,
-            merges: &[],
-            added: &added,
+            bytes: single,
+            merges: vec![],
+            added,
             vocabulary,
             n_rows: 320,
         };
@@ -265,9 +265,9 @@ mod tests {
             nfc: false,
             prefix_space: true,
             n_rows: 258,
-            bytes: &single,
-            merges: &[],
-            added: &added,
+            bytes: single,
+            merges: vec![],
+            added: added.to_vec(),
             vocabulary,
         };
         let encoder = Encoder::new(&tokenizer).expect("an encoder");

@@ -88,6 +88,15 @@ pub enum Error {
         /// What is wrong, with the values.
         problem: String,
     },
+    /// The system does not give memory.
+    Memory {
+        /// How much was asked for.
+        bytes: u64,
+        /// What for.
+        what: &'static str,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// A request that the model or the machine cannot satisfy.
     Request {
         /// What was asked for and what is possible.
@@ -197,6 +206,9 @@ impl fmt::Display for Error {
             ),
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),
             Error::Tokens { path, problem } => write!(f, "{}: {problem}", display_path(path)),
+            Error::Memory { bytes, what, advice } => {
+                write!(f, "the system does not give {bytes} bytes of memory for {what}; {advice}")
+            }
             Error::Request { problem } => f.write_str(problem),
             Error::NotFinite { position, token, first, .. } => {
                 write!(f, "logit of token {token} at position {position} is not a finite number")?;

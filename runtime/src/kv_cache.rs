@@ -99,9 +99,9 @@ impl KvCache {
     /// An empty cache.
     ///
     /// # Errors
-    /// [`Error::Request`] when the system does not give the memory.
+    /// [`Error::Memory`].
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
-        let layer = |shape: Shape| Ok(LayerCache { shape, data: Zeros::new(shape.elements(), "KV cache")? });
+        let layer = |shape: Shape| Ok(LayerCache { shape, data: Zeros::new(shape.elements(), "the KV cache")? });
         Ok(KvCache { layers: shapes(config, positions, chunk).map(layer).collect::<Result<_, Error>>()? })
     }
 

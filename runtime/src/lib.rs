@@ -87,6 +87,7 @@ pub mod kv_cache;
 pub mod layout;
 #[cfg(feature = "manual")]
 pub mod manual;
+pub mod mapped_bytes;
 pub mod mapping;
 pub mod matmul;
 pub mod memory;

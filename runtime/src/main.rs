@@ -132,7 +132,7 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
     if !args.generates() {
         return Ok(rules);
     }
-    let Some(vocabulary) = vocabulary else {
+    let Some(vocabulary) = &rules.vocabulary else {
         // Reading the prompt says what it needs.
         if args.prompt.is_some() || args.mode == Mode::Json && args.stops.is_empty() {
             return Ok(rules);
@@ -145,7 +145,7 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
         return Err(Failure::Usage(format!("{model}: has no vocabulary, so {what}")));
     };
     match Tokenizer::new(file, vocabulary) {
-        Ok(tokenizer) => rules.hidden.extend(tokenizer.iter().flat_map(Tokenizer::special)),
+        Ok(tokenizer) => rules.hidden = tokenizer.iter().flat_map(Tokenizer::special).collect(),
         // A tokenizer that is not known says nothing about what is text; --prompt refuses it.
         Err(Error::Request { .. }) => {}
         Err(damaged) => return Err(damaged.into()),

@@ -8,6 +8,7 @@
 
 use crate::error::Error;
 use crate::file_system::FileSystem;
+use crate::mapped_bytes::MappedBytes;
 use crate::memory::{self, Resident};
 use crate::signals::Mapped;
 use crate::threads::start;
@@ -128,8 +129,8 @@ impl Mapping {
     }
 
     /// All bytes of the file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.map[self.begin..self.begin + self.length]
+    pub fn bytes(&self) -> MappedBytes<'_> {
+        MappedBytes::from(&self.map[self.begin..self.begin + self.length])
     }
 
     /// How they came here.
@@ -139,7 +140,7 @@ impl Mapping {
 
     /// How much of it is in memory now, and how much of that in huge pages. Looks at every page: it takes its time.
     pub fn resident(&self) -> Option<Resident> {
-        memory::resident(self.bytes())
+        memory::resident(self.bytes().addresses())
     }
 
     /// Brings the bytes from `first` on into this process, in order, in huge pages where the system has them so. `stop`
@@ -260,9 +261,9 @@ fn file_system(_file: &File) -> FileSystem {
 /// The first `length` bytes of the file, mapped; the caller has checked that it has them.
 fn map(file: &File, length: usize) -> io::Result<Mmap> {
     // SAFETY: the mapping is read-only and never longer than the file. The contract of a mapping also says that nobody
-    // changes the file meanwhile, which no program can enforce: the tensors are numbers without invalid bit patterns,
-    // and everything that steers the computation was copied and checked, so a changed file gives changed numbers. A
-    // truncated one raises SIGBUS; README.md says so.
+    // changes the file meanwhile, which no program can enforce: `MappedBytes` gives copies, and views of numbers
+    // without invalid bit patterns, so a changed file gives changed numbers. A truncated one raises SIGBUS; README.md
+    // says so.
     unsafe { MmapOptions::new().len(length).map(file) }
 }
 
@@ -378,7 +379,7 @@ mod tests {
             for load in [Load::Mmap, Load::Read] {
                 let mapping = Mapping::new("m".as_ref(), &file, length, load).expect("in memory");
                 assert_eq!(mapping.loaded().way, load);
-                assert!(mapping.bytes() == bytes, "{length} bytes, {load:?}");
+                assert!(mapping.bytes().are(bytes.as_slice().into()), "{length} bytes, {load:?}");
                 let populated = mapping.populate("m".as_ref(), 0, &|| false).expect("brought in");
                 assert!(populated.complete || cfg!(not(target_os = "linux")), "{length} bytes, {load:?}");
             }
@@ -389,7 +390,7 @@ mod tests {
     fn a_copy_begins_at_a_huge_page() {
         let (file, _) = file_of(100);
         let mapping = Mapping::new("m".as_ref(), &file, 100, Load::Read).expect("read");
-        assert_eq!(mapping.bytes().as_ptr().addr() % HUGE_PAGE, 0);
+        assert_eq!(mapping.bytes().addresses().start % HUGE_PAGE, 0);
     }
 
     #[test]

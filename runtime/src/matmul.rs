@@ -81,7 +81,7 @@ impl Matmul {
     /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
     ///
     /// # Errors
-    /// [`Error::Request`] when the system does not give the memory.
+    /// [`Error::Memory`].
     pub fn new(
         products: Products,
         activations: Activations,
@@ -92,7 +92,7 @@ impl Matmul {
         let rounds = bf16 && activations == Activations::Bf16;
         let pairs = if rounds && !products.gemm { max_rows * max_columns.div_ceil(2) } else { 0 };
         let rounded = if rounds && products.gemm { max_rows * max_columns } else { 0 };
-        let (pairs, rounded) = (Zeros::new(pairs, "activations")?, Zeros::new(rounded, "activations")?);
+        let (pairs, rounded) = (Zeros::new(pairs, "the activations")?, Zeros::new(rounded, "the activations")?);
         Ok(Matmul { products, activations, pairs, rounded })
     }
 

@@ -1,11 +1,64 @@
 //! How much memory there is, and how much this process took.
 
 use crate::error::Error;
+use std::cell::Cell;
+use std::collections::TryReserveError;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::Path;
+
+/// What to do where nothing of this program can be made smaller.
+const FREE_SOME: &str = "close other programs, or raise the limit (ulimit -v)";
+
+thread_local! {
+    /// Whether this thread asks for memory in a way that takes no for an answer.
+    static TAKES_NO: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `ask`, which asks for memory and takes no for an answer, as [`Vec::try_reserve`] does. Anywhere else the
+/// [`Allocator`](crate::allocator::Allocator) of the programs ends the program when there is none.
+pub fn asking<R>(ask: impl FnOnce() -> R) -> R {
+    /// Also when `ask` panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            TAKES_NO.set(self.0);
+        }
+    }
+    let _restore = Restore(TAKES_NO.replace(true));
+    ask()
+}
+
+/// Whether this thread is inside of [`asking`].
+pub fn takes_no() -> bool {
+    TAKES_NO.get()
+}
+
+/// An empty vector with room for `elements`.
+///
+/// # Errors
+/// [`Error::Memory`], with `what` it is for.
+pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error> {
+    let mut room = Vec::new();
+    reserve(&mut room, elements, what)?;
+    Ok(room)
+}
+
+/// Makes room for `more` elements behind those of `elements`.
+///
+/// # Errors
+/// [`Error::Memory`], with `what` it is for.
+pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Result<(), Error> {
+    asking(|| elements.try_reserve_exact(more)).map_err(|_: TryReserveError| too_little_for::<T>(more, what))
+}
+
+/// The error for memory for `elements` that the system does not give.
+pub(crate) fn too_little_for<T>(elements: usize, what: &'static str) -> Error {
+    let bytes = (elements as u64).saturating_mul(size_of::<T>() as u64);
+    Error::Memory { bytes, what, advice: FREE_SOME }
+}
 
 /// Refuses to read a model of `needed` bytes where `available` are to be had.
 ///
@@ -91,11 +144,10 @@ pub struct Resident {
     pub huge_bytes: u64,
 }
 
-/// What is in memory of `bytes`; `None` where the system does not say. The kernel looks at every page for it.
-pub fn resident(bytes: &[u8]) -> Option<Resident> {
+/// What is in memory at these addresses; `None` where the system does not say. The kernel looks at every page for it.
+pub(crate) fn resident(addresses: Range<usize>) -> Option<Resident> {
     let smaps = BufReader::new(File::open("/proc/self/smaps").ok()?);
-    let begin = bytes.as_ptr().addr();
-    sum_of(smaps, begin..begin + bytes.len())
+    sum_of(smaps, addresses)
 }
 
 /// Adds up what `smaps` says about the mappings that `range` touches.
@@ -164,7 +216,8 @@ Rss:                   4 kB
             return;
         }
         let bytes = vec![1u8; 1 << 20];
-        assert!(resident(&bytes).expect("a mapping").bytes >= 1 << 20);
+        let begin = bytes.as_ptr().addr();
+        assert!(resident(begin..begin + bytes.len()).expect("a mapping").bytes >= 1 << 20);
     }
 
     #[test]

@@ -81,12 +81,12 @@ impl Model {
         Session::new(&self.file, &self.threads, options)
     }
 
-    /// The bytes of every token; `None` when the file has none. Looks at their digest, about a megabyte: better kept
+    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: better kept
     /// than asked for each token.
     ///
     /// # Errors
     /// [`Error::Damaged`].
-    pub fn vocabulary(&self) -> Result<Option<Vocabulary<'_>>, Error> {
+    pub fn vocabulary(&self) -> Result<Option<Vocabulary>, Error> {
         Vocabulary::new(&self.file)
     }
 
@@ -155,7 +155,7 @@ impl Model {
             return Ok(encoder);
         }
         let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
-        let tokenizer = Tokenizer::new(&self.file, vocabulary)?.ok_or_else(|| self.has_no("tokenizer"))?;
+        let tokenizer = Tokenizer::new(&self.file, &vocabulary)?.ok_or_else(|| self.has_no("tokenizer"))?;
         let made = Encoder::new(&tokenizer).map_err(|problem| {
             let path = display_path(self.file.path());
             Error::Request { problem: format!("{path}: {problem}; pack it again") }

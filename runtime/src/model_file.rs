@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::format::{self, Dtype, Header, SectionRecord, TensorRecord};
 use crate::index::Index;
 use crate::layout::{Extent, Layout, TensorSpec};
+use crate::mapped_bytes::MappedBytes;
 use crate::mapping::{Load, Loaded, Mapping, Populated};
 use crate::memory::Resident;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -20,6 +21,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// file systems note changes (1 to 10 ms, whole or even seconds on some), and leaves time to a call that writes many
 /// megabytes on a busy machine: it bears the time of its beginning.
 const COMPLETE_AFTER: Duration = Duration::from_secs(2);
+
+/// A section of at most so many bytes is copied before its digest is looked at.
+const UNCHECKED_COPY: usize = 4 << 20;
 
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
@@ -162,7 +166,7 @@ impl ModelFile {
         let tensors = tensors
             .map(|(index, (record, spec))| (spec.name(), self.tensor_bytes(index), index as u64, record.digest.get()));
         let mut damaged = sections.chain(tensors).filter_map(|(name, bytes, seed, expected)| {
-            let found = format::digest(bytes, seed);
+            let found = bytes.digest(seed);
             (found != expected).then(|| Error::Damaged {
                 path: self.path.clone(),
                 place: format!("{name}: digest"),
@@ -214,7 +218,7 @@ impl ModelFile {
     }
 
     /// All bytes of the file.
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> MappedBytes<'_> {
         self.mapping.bytes()
     }
 
@@ -229,7 +233,7 @@ impl ModelFile {
     }
 
     /// The bytes of tensor `index`, in place.
-    pub fn tensor_bytes(&self, index: usize) -> &[u8] {
+    pub fn tensor_bytes(&self, index: usize) -> MappedBytes<'_> {
         self.range(self.index.layout.tensors[index])
     }
 
@@ -244,34 +248,41 @@ impl ModelFile {
     }
 
     /// The bytes of a section, in place; `None` when the file has no such section.
-    pub fn section_bytes(&self, kind: u32) -> Option<&[u8]> {
+    pub fn section_bytes(&self, kind: u32) -> Option<MappedBytes<'_>> {
         let index = self.index.sections.iter().position(|record| record.kind.get() == kind)?;
         Some(self.range(self.index.layout.sections[index]))
     }
 
-    /// As [`ModelFile::section_bytes`], after a look at the section's digest.
+    /// A copy of the bytes of a section, the digest of which is right; `None` when the file has no such section.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the digest is wrong.
-    pub fn checked_section(&self, kind: u32) -> Result<Option<&[u8]>, Error> {
+    /// [`Error::Damaged`] when the digest is wrong, and [`Error::Memory`].
+    pub fn checked_section(&self, kind: u32) -> Result<Option<Vec<u8>>, Error> {
         let Some(bytes) = self.section_bytes(kind) else { return Ok(None) };
         let record = self.sections().iter().find(|record| record.kind.get() == kind);
         let stated = record.map_or(0, |record| record.digest.get());
-        let found = format::digest(bytes, u64::from(kind));
-        if found == stated {
-            return Ok(Some(bytes));
+        let check = |found: u64| match found == stated {
+            true => Ok(()),
+            false => Err(Error::Damaged {
+                path: self.path.clone(),
+                place: format!("digest of section {}", format::section::name(kind)),
+                found: format!("{found:016x}"),
+                expected: format!("{stated:016x}"),
+            }),
+        };
+        // One that is refused takes no memory for what it claims to be, nor for its holes.
+        if bytes.len() > UNCHECKED_COPY {
+            check(bytes.digest(u64::from(kind)))?;
         }
-        Err(Error::Damaged {
-            path: self.path.clone(),
-            place: format!("digest of section {}", format::section::name(kind)),
-            found: format!("{found:016x}"),
-            expected: format!("{stated:016x}"),
-        })
+        let copy = bytes.copied()?;
+        // Of the copy: the file may have changed since.
+        check(format::digest(&copy, u64::from(kind)))?;
+        Ok(Some(copy))
     }
 
-    fn range(&self, extent: Extent) -> &[u8] {
+    fn range(&self, extent: Extent) -> MappedBytes<'_> {
         // The layout ends at the length of the file, which is a usize.
-        &self.bytes()[extent.offset as usize..extent.end() as usize]
+        self.bytes().get(extent.offset as usize..extent.end() as usize).expect("the layout lies in the file")
     }
 
     /// Brings the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a

@@ -106,7 +106,7 @@ enum End {
 #[derive(Clone, Default)]
 pub struct TextRules<'a> {
     /// The bytes of every token.
-    pub vocabulary: Option<Vocabulary<'a>>,
+    pub vocabulary: Option<Vocabulary>,
     /// Ids that end a text.
     pub ends: Vec<u32>,
     /// Ids that are no text and are not shown.
@@ -281,8 +281,8 @@ impl<'a> Format<'a> {
         Ok(flow(end))
     }
 
-    fn bytes(&self, token: u32) -> Option<&'a [u8]> {
-        self.rules.vocabulary.and_then(|vocabulary| vocabulary.bytes(token))
+    fn bytes(&self, token: u32) -> Option<&[u8]> {
+        self.rules.vocabulary.as_ref().and_then(|vocabulary| vocabulary.bytes(token))
     }
 
     fn line(&self, out: &mut impl Write, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {

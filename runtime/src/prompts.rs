@@ -145,7 +145,7 @@ fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
         ))
     };
     let vocabulary = Vocabulary::new(file)?.ok_or_else(|| none("vocabulary"))?;
-    let tokenizer = Tokenizer::new(file, vocabulary).map_err(|error| match error {
+    let tokenizer = Tokenizer::new(file, &vocabulary).map_err(|error| match error {
         Error::Request { problem } => Failure::Refused(format!("{path}: {problem}, so {flag} cannot be used")),
         error => error.into(),
     })?;

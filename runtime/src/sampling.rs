@@ -25,7 +25,7 @@ impl AuthorSampling {
             found: "values that choose no token".into(),
             expected: "those of a SamplingBlock".into(),
         };
-        AuthorSampling::in_section(bytes).ok_or_else(damaged).map(Some)
+        AuthorSampling::in_section(&bytes).ok_or_else(damaged).map(Some)
     }
 
     /// The one in the bytes of a section; `None` when they are not what the format describes.

@@ -51,7 +51,7 @@ impl Sequence {
     /// enough is kept.
     ///
     /// # Errors
-    /// [`Error::Request`] when the system does not give the memory.
+    /// [`Error::Memory`].
     pub(crate) fn begin(&mut self, config: &ModelConfig, positions: usize, chunk: usize) -> Result<(), Error> {
         if self.room < positions {
             // What it had goes first, so that there are never both.

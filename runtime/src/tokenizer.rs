@@ -61,9 +61,9 @@ const MAX_ADDED_BYTES: usize = 1 << 20;
 /// Most bytes of tokens that merges name, all together; dolma2's name 1.3 MB.
 const MAX_MERGED_BYTES: usize = 64 << 20;
 
-/// A view of the tokenizer section.
-#[derive(Clone, Copy)]
-pub struct Tokenizer<'a> {
+/// A copy of the tokenizer section.
+#[derive(Clone)]
+pub struct Tokenizer {
     /// Pattern of words.
     pub pre_tokenizer: PreTokenizer,
     /// Whether text is brought to normalization form C first.
@@ -73,13 +73,13 @@ pub struct Tokenizer<'a> {
     /// Number of rows of the embedding: text that needs an id from here on is refused.
     pub n_rows: usize,
     /// The ids of single bytes; [`NONE`] for one that has none.
-    pub bytes: &'a [U32; 256],
+    pub bytes: [U32; 256],
     /// Pairs that are merged, in the order of their ranks.
-    pub merges: &'a [Merge],
+    pub merges: Vec<Merge>,
     /// Tokens that are found as a whole.
-    pub added: &'a [AddedToken],
+    pub added: Vec<AddedToken>,
     /// The bytes of all ids.
-    pub vocabulary: Vocabulary<'a>,
+    pub vocabulary: Vocabulary,
 }
 
 /// Why a section gives no tokenizer.
@@ -93,13 +93,13 @@ pub enum NoTokenizer {
     Damaged(String),
 }
 
-impl<'a> Tokenizer<'a> {
+impl Tokenizer {
     /// The tokenizer of `file`, which has this vocabulary; `None` when it has none. Checks the digest.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the section is not what the format describes, [`Error::Request`] for a kind of tokenizer
     /// that this version does not know.
-    pub fn new(file: &'a ModelFile, vocabulary: Vocabulary<'a>) -> Result<Option<Tokenizer<'a>>, Error> {
+    pub fn new(file: &ModelFile, vocabulary: &Vocabulary) -> Result<Option<Tokenizer>, Error> {
         let Some(bytes) = file.checked_section(section::TOKENIZER)? else { return Ok(None) };
         let n_rows = file.config().vocab_size;
         let damaged = |found: String| NoTokenizer::Damaged(found);
@@ -107,7 +107,7 @@ impl<'a> Tokenizer<'a> {
             n_tokens if n_tokens > n_rows + MAX_TOKENS_BEYOND => {
                 Err(damaged(format!("a vocabulary of {n_tokens} tokens for {n_rows} rows")))
             }
-            _ => Tokenizer::in_section(bytes, vocabulary),
+            _ => Tokenizer::in_section(&bytes, vocabulary),
         };
         read.map(|tokenizer| Some(Tokenizer { n_rows, ..tokenizer })).map_err(|problem| match problem {
             NoTokenizer::Unknown(why) => {
@@ -129,17 +129,13 @@ impl<'a> Tokenizer<'a> {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn in_section(bytes: &'a [u8], vocabulary: Vocabulary<'a>) -> Result<Tokenizer<'a>, NoTokenizer> {
+    pub fn in_section(bytes: &[u8], vocabulary: &Vocabulary) -> Result<Tokenizer, NoTokenizer> {
         let damaged = |found: String| NoTokenizer::Damaged(found);
         let (head, rest) =
             TokenizerHead::ref_from_prefix(bytes).map_err(|_| damaged(format!("{} bytes", bytes.len())))?;
         match head.kind.get() {
             TOKENIZER_BYTE_PAIRS => {}
-            // Copied before it is looked at, as other text of a file that may be mapped.
-            TOKENIZER_UNKNOWN => {
-                let why = rest.to_vec();
-                return Err(NoTokenizer::Unknown(String::from_utf8_lossy(&why).into_owned()));
-            }
+            TOKENIZER_UNKNOWN => return Err(NoTokenizer::Unknown(String::from_utf8_lossy(rest).into_owned())),
             kind => return Err(NoTokenizer::UnknownKind(kind)),
         }
         let code = head.pre_tokenizer.get();
@@ -165,8 +161,16 @@ impl<'a> Tokenizer<'a> {
         let added =
             <[AddedToken]>::ref_from_bytes_with_elems(rest, head.n_added.get() as usize).map_err(|_| too_short())?;
         let n_rows = vocabulary.n_tokens();
-        let tokenizer =
-            Tokenizer { pre_tokenizer, nfc, prefix_space, n_rows, bytes: single, merges, added, vocabulary };
+        let tokenizer = Tokenizer {
+            pre_tokenizer,
+            nfc,
+            prefix_space,
+            n_rows,
+            bytes: *single,
+            merges: merges.to_vec(),
+            added: added.to_vec(),
+            vocabulary: vocabulary.clone(),
+        };
         tokenizer.check().map_err(damaged)?;
         Ok(tokenizer)
     }
@@ -178,7 +182,7 @@ impl<'a> Tokenizer<'a> {
             let bytes = self.vocabulary.bytes(id.get());
             bytes.ok_or_else(|| format!("id {id}, which the vocabulary does not have"))
         };
-        for (byte, &id) in (0..=255u8).zip(self.bytes) {
+        for (byte, &id) in (0..=255u8).zip(&self.bytes) {
             if id.get() == NONE {
                 if in_utf8(byte) {
                     return Err(format!("no id for the byte {byte:02x}"));
@@ -215,12 +219,12 @@ impl<'a> Tokenizer<'a> {
     }
 
     /// The bytes of an added token.
-    pub fn text(&self, added: &AddedToken) -> &'a [u8] {
+    pub fn text(&self, added: &AddedToken) -> &[u8] {
         self.vocabulary.bytes(added.id.get()).unwrap_or_default()
     }
 
     /// Ids that steer the model and are no text.
-    pub fn special(&self) -> impl Iterator<Item = u32> + use<'a> {
+    pub fn special(&self) -> impl Iterator<Item = u32> {
         self.added.iter().filter(|added| added.flags.get() & ADDED_SPECIAL != 0).map(|added| added.id.get())
     }
 }
@@ -283,7 +287,7 @@ mod tests {
                 reserved: [0; 8],
             };
             let section = [head.as_bytes(), single.as_bytes(), vec![merge; n].as_bytes()].concat();
-            Tokenizer::in_section(&section, vocabulary).map(|tokenizer| tokenizer.merges.len())
+            Tokenizer::in_section(&section, &vocabulary).map(|tokenizer| tokenizer.merges.len())
         };
         let most = MAX_MERGED_BYTES / whole.len();
         assert_eq!(with_merges(most), Ok(most));

@@ -1,56 +1,71 @@
-//! The bytes of every token, used in place from the model file.
+//! The bytes of every token.
 
 use crate::error::Error;
 use crate::format::{VocabularyHead, section};
 use crate::model_file::ModelFile;
 use std::fmt::Write;
+use std::sync::Arc;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-/// A view of the vocabulary section.
-#[derive(Clone, Copy)]
-pub struct Vocabulary<'a> {
-    /// `[n_tokens + 1]`
-    offsets: &'a [U32],
-    text: &'a [u8],
+/// A copy of the vocabulary section, which its clones share.
+#[derive(Clone)]
+pub struct Vocabulary {
+    section: Arc<Vec<u8>>,
+    n_tokens: usize,
 }
 
-impl<'a> Vocabulary<'a> {
-    /// The vocabulary in `file`, `None` when it has none. Checks the digest, so that no wrong text is printed (about
-    /// a megabyte); offsets are checked when a token is looked up.
+impl Vocabulary {
+    /// The vocabulary in `file`, `None` when it has none. Copies it and checks the digest, so that no wrong text is
+    /// printed (about a megabyte); offsets are checked when a token is looked up.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head.
-    pub fn new(file: &'a ModelFile) -> Result<Option<Vocabulary<'a>>, Error> {
+    /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head, and
+    /// [`Error::Memory`].
+    pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
         let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
+        let n_bytes = bytes.len();
         let damaged = || Error::Damaged {
             path: file.path().to_path_buf(),
             place: "vocabulary".into(),
-            found: format!("{} bytes", bytes.len()),
+            found: format!("{n_bytes} bytes"),
             expected: "the length that its head says".into(),
         };
-        Vocabulary::in_section(bytes).ok_or_else(damaged).map(Some)
+        Vocabulary::of(bytes).ok_or_else(damaged).map(Some)
     }
 
-    /// The vocabulary in the bytes of a section; `None` when their length does not follow from its head.
-    pub fn in_section(bytes: &'a [u8]) -> Option<Vocabulary<'a>> {
-        let (head, rest) = VocabularyHead::ref_from_prefix(bytes).ok()?;
-        let n_offsets = (head.n_tokens.get() as usize).checked_add(1)?;
-        let (offsets, text) = <[U32]>::ref_from_prefix_with_elems(rest, n_offsets).ok()?;
-        (text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0).then_some(Vocabulary { offsets, text })
+    /// The vocabulary in the bytes of a section, which are copied; `None` when their length does not follow from its
+    /// head.
+    pub fn in_section(bytes: &[u8]) -> Option<Vocabulary> {
+        Vocabulary::of(bytes.to_vec())
+    }
+
+    fn of(section: Vec<u8>) -> Option<Vocabulary> {
+        let (head, rest) = VocabularyHead::ref_from_prefix(&section).ok()?;
+        let n_tokens = head.n_tokens.get() as usize;
+        let (_, text) = parts(rest, n_tokens)?;
+        let is_good = text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0;
+        is_good.then(|| Vocabulary { section: Arc::new(section), n_tokens })
     }
 
     /// Number of ids, those without an entry included.
     pub fn n_tokens(&self) -> usize {
-        self.offsets.len() - 1
+        self.n_tokens
     }
 
     /// The bytes of a token; `None` for an id without an entry.
-    pub fn bytes(&self, token: u32) -> Option<&'a [u8]> {
-        let begin = self.offsets.get(token as usize)?.get() as usize;
-        let end = self.offsets.get(token as usize + 1)?.get() as usize;
-        self.text.get(begin..end).filter(|bytes| !bytes.is_empty())
+    pub fn bytes(&self, token: u32) -> Option<&[u8]> {
+        let (offsets, text) = parts(self.section.get(size_of::<VocabularyHead>()..)?, self.n_tokens)?;
+        let token = usize::try_from(token).ok()?;
+        let begin = offsets.get(token)?.get() as usize;
+        let end = offsets.get(token.checked_add(1)?)?.get() as usize;
+        text.get(begin..end).filter(|bytes| !bytes.is_empty())
     }
+}
+
+/// `[n_tokens + 1]` offsets, and the text that follows.
+fn parts(bytes: &[u8], n_tokens: usize) -> Option<(&[U32], &[u8])> {
+    <[U32]>::ref_from_prefix_with_elems(bytes, n_tokens.checked_add(1)?).ok()
 }
 
 /// Bytes for a line of output between double quotes: `"` and `\` with a backslash, other controls as `\n`, `\t`, `\r`

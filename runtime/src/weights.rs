@@ -5,7 +5,6 @@ use crate::format::{Dtype, PANEL_ROWS};
 use crate::layout::Role;
 use crate::model_file::ModelFile;
 use crate::panels::PanelShape;
-use zerocopy::FromBytes;
 
 /// A matrix `[rows, columns]` in panels.
 #[derive(Clone, Copy)]
@@ -151,7 +150,7 @@ impl<'a> Tensors<'a> {
     fn norm(&mut self, role: Role) -> Option<&'a [f32]> {
         self.file.specs().get(self.next).filter(|spec| spec.role == role)?;
         let bytes = self.file.tensor_bytes(self.take(role));
-        Some(<[f32]>::ref_from_bytes(bytes).expect("the layout aligns and sizes tensors"))
+        Some(bytes.f32s().expect("the layout aligns and sizes tensors"))
     }
 
     fn matrix(&mut self, role: Role) -> Matrix<'a> {
@@ -161,8 +160,8 @@ impl<'a> Tensors<'a> {
         const ALIGNED: &str = "the layout aligns and sizes tensors";
         let panels = match (shape.dtype, self.file.coded_table(index)) {
             (_, Some(table)) => Panels::Coded(CodedPanels::new(&shape, bytes, table)),
-            (Dtype::F32, None) => Panels::F32(<[f32]>::ref_from_bytes(bytes).expect(ALIGNED)),
-            (Dtype::Bf16, None) => Panels::Bf16(<[u32]>::ref_from_bytes(bytes).expect(ALIGNED)),
+            (Dtype::F32, None) => Panels::F32(bytes.f32s().expect(ALIGNED)),
+            (Dtype::Bf16, None) => Panels::Bf16(bytes.u32s().expect(ALIGNED)),
         };
         let min_magnitude = self.file.records()[index].min_magnitude.get();
         Matrix { shape, panels, min_magnitude }

@@ -4,6 +4,7 @@
 //! for every token, and in small pages the processor would look up the place of each of them.
 
 use crate::error::Error;
+use crate::memory;
 use memmap2::{MmapMut, MmapOptions};
 use std::ops::{Deref, DerefMut};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -24,13 +25,12 @@ impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
     /// A buffer of `elements` elements.
     ///
     /// # Errors
-    /// [`Error::Request`] when the system does not give the memory for the `what`.
-    pub fn new(elements: usize, what: &str) -> Result<Zeros<T>, Error> {
-        let refused = || Error::Request {
-            problem: format!(
-                "the system does not give {} bytes of memory for the {what}; ask for fewer positions or a smaller --chunk",
-                (elements as u64).saturating_mul(size_of::<T>() as u64)
-            ),
+    /// [`Error::Memory`], with `what` it is for.
+    pub fn new(elements: usize, what: &'static str) -> Result<Zeros<T>, Error> {
+        let refused = || Error::Memory {
+            bytes: (elements as u64).saturating_mul(size_of::<T>() as u64),
+            what,
+            advice: "ask for fewer positions or a smaller --chunk",
         };
         let bytes = elements.checked_mul(size_of::<T>()).ok_or_else(refused)?;
         if bytes >= MAPPED_BYTES {
@@ -40,9 +40,9 @@ impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
             let _refused_where_unsupported = map.advise(memmap2::Advice::HugePage);
             return Ok(Zeros(Memory::Mapped(map)));
         }
-        // Asking first turns a refusal into an error: allocating zeros would abort.
-        Vec::<T>::new().try_reserve_exact(elements).map_err(|_| refused())?;
-        Ok(Zeros(Memory::Heap(vec![T::new_zeroed(); elements])))
+        let mut heap = memory::room_for(elements, what).map_err(|_| refused())?;
+        heap.resize(elements, T::new_zeroed());
+        Ok(Zeros(Memory::Heap(heap)))
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn memory_that_there_is_not_is_refused() {
         for elements in [usize::MAX / 2, 1 << 50] {
-            let refused = Zeros::<f32>::new(elements, "KV cache").err().expect("nobody has so much");
+            let refused = Zeros::<f32>::new(elements, "the KV cache").err().expect("nobody has so much");
             assert!(refused.to_string().contains("bytes of memory for the KV cache"), "{refused}");
         }
     }

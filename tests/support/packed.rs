@@ -80,7 +80,7 @@ impl Packed {
         let file = ModelFile::open(&model).unwrap_or_else(|error| panic!("{name}: {error}"));
         Packed {
             name,
-            bytes: file.bytes().to_vec(),
+            bytes: file.bytes().copied().expect("memory"),
             layout: file.layout().clone(),
             specs: file.specs().to_vec(),
             kinds: file.sections().iter().map(|record| record.kind.get()).collect(),

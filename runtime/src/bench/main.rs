@@ -23,6 +23,7 @@ use args::Args;
 use ceiling::{Ceiling, OneThread};
 use host::Host;
 use olmo_infer::error::Error;
+use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::Network;
@@ -34,6 +35,7 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
+use zerocopy::IntoBytes;
 
 fn main() -> ExitCode {
     signals::install("olmo-bench");
@@ -97,7 +99,10 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
 /// The part of the mapping that every token reads: all but an embedding that is not also the head.
 fn weights_read_by_decode(file: &ModelFile) -> &[u8] {
     let first = if file.config().tie_word_embeddings { 0 } else { 1 };
-    &file.bytes()[file.layout().tensors[first].offset as usize..]
+    let bytes = file.bytes();
+    let data = bytes.get(file.layout().tensors[first].offset as usize..bytes.len());
+    // Only read, and nothing follows from it.
+    data.and_then(MappedBytes::u32s).expect("the layout aligns and sizes tensors").as_bytes()
 }
 
 /// Says what is measured now, to people only.

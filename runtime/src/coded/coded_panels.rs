@@ -3,12 +3,13 @@
 use super::step::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, Step, decode, decode_row};
 use super::{CodedTable, coded_bytes, n_steps};
 use crate::format::PANEL_ROWS;
+use crate::mapped_bytes::MappedBytes;
 use crate::panels::PanelShape;
 
 /// A coded matrix: its data and its table.
 #[derive(Clone, Copy)]
 pub struct CodedPanels<'a> {
-    bytes: &'a [u8],
+    bytes: MappedBytes<'a>,
     table: &'a CodedTable,
     shape: PanelShape,
 }
@@ -18,7 +19,7 @@ impl<'a> CodedPanels<'a> {
     ///
     /// # Panics
     /// When the lengths do not fit together.
-    pub fn new(shape: &PanelShape, bytes: &'a [u8], table: &'a CodedTable) -> CodedPanels<'a> {
+    pub fn new(shape: &PanelShape, bytes: MappedBytes<'a>, table: &'a CodedTable) -> CodedPanels<'a> {
         assert_eq!(table.raw_before.len(), shape.n_panels() + 1);
         let n_raw = u32::try_from(table.raw_steps.len()).expect("as CodedTable has made sure");
         assert_eq!(coded_bytes(shape, n_raw), Some(bytes.len() as u64));
@@ -31,7 +32,7 @@ impl<'a> CodedPanels<'a> {
     /// When there is no such panel.
     pub fn panel(&self, panel: usize) -> CodedPanel<'a> {
         CodedPanel {
-            bytes: &self.bytes[self.table.panel_range(&self.shape, panel)],
+            bytes: self.bytes.get(self.table.panel_range(&self.shape, panel)).expect("the table is of these bytes"),
             exponents: &self.table.exponents,
             raw_steps: self.table.raw_steps(panel),
             first_step: 0,
@@ -45,16 +46,16 @@ impl<'a> CodedPanels<'a> {
     }
 }
 
-/// A step as it lies in the file.
+/// A copy of a step as it lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoredStep<'a> {
+pub enum StoredStep {
     /// In 12 bits a number.
-    Coded(&'a [u8; CODED_STEP_BYTES]),
+    Coded([u8; CODED_STEP_BYTES]),
     /// As in a plain panel.
-    Raw(&'a [u8; RAW_STEP_BYTES]),
+    Raw([u8; RAW_STEP_BYTES]),
 }
 
-impl StoredStep<'_> {
+impl StoredStep {
     /// Its numbers, as a plain panel has them; see [`decode`] about padding.
     pub fn numbers(&self, exponents: &Exponents) -> Step {
         match self {
@@ -70,7 +71,7 @@ impl StoredStep<'_> {
 /// One panel of a coded matrix, or some consecutive steps of one.
 #[derive(Clone, Copy)]
 pub struct CodedPanel<'a> {
-    bytes: &'a [u8],
+    bytes: MappedBytes<'a>,
     exponents: &'a Exponents,
     /// Its raw steps, ascending, counted from the panel's first step.
     raw_steps: &'a [u32],
@@ -91,7 +92,7 @@ impl<'a> CodedPanel<'a> {
     }
 
     /// The data, step after step.
-    pub fn bytes(&self) -> &'a [u8] {
+    pub fn bytes(&self) -> MappedBytes<'a> {
         self.bytes
     }
 
@@ -112,15 +113,15 @@ impl<'a> CodedPanel<'a> {
     }
 
     /// The steps as they lie in the file.
-    pub fn steps(&self) -> impl Iterator<Item = StoredStep<'a>> + use<'a> {
-        let (mut left, mut raw_steps) = (self.bytes, self.raw_steps);
+    pub fn steps(&self) -> impl Iterator<Item = StoredStep> + use<'a> {
+        let (mut left, mut raw_steps) = (self.bytes.for_kernels(), self.raw_steps);
         (self.first_step..self.first_step + self.n_steps).map(move |step| {
             let is_raw = raw_steps.first().is_some_and(|&raw| raw as usize == step);
             let (bytes, rest) = left.split_at(if is_raw { RAW_STEP_BYTES } else { CODED_STEP_BYTES });
             left = rest;
             raw_steps = &raw_steps[usize::from(is_raw)..];
-            match bytes.try_into() {
-                Ok(coded) => StoredStep::Coded(coded),
+            match <&[u8; CODED_STEP_BYTES]>::try_from(bytes) {
+                Ok(coded) => StoredStep::Coded(*coded),
                 Err(_) => StoredStep::Raw(bytes.try_into().expect("the other length")),
             }
         })
@@ -136,7 +137,7 @@ impl<'a> CodedPanel<'a> {
         let (raw_before, raw_after) =
             self.raw_steps.split_at(self.raw_steps.partition_point(|&raw| (raw as usize) < at));
         let bytes = steps * CODED_STEP_BYTES + raw_before.len() * (RAW_STEP_BYTES - CODED_STEP_BYTES);
-        let (before, after) = self.bytes.split_at(bytes);
+        let (before, after) = self.bytes.split_at(bytes).expect("a panel has the bytes of its steps");
         (
             CodedPanel { bytes: before, raw_steps: raw_before, n_steps: steps, ..*self },
             CodedPanel { bytes: after, raw_steps: raw_after, first_step: at, n_steps: self.n_steps - steps, ..*self },
@@ -162,7 +163,7 @@ impl<'a> CodedPanel<'a> {
         let lanes = self.exponents.lanes();
         self.steps().map(move |step| match step {
             StoredStep::Raw(bytes) => u32::from_le_bytes(bytes.as_chunks().0[row]),
-            StoredStep::Coded(bytes) => decode_row(bytes, &lanes, row),
+            StoredStep::Coded(bytes) => decode_row(&bytes, &lanes, row),
         })
     }
 }
@@ -197,7 +198,7 @@ mod tests {
         table.write(&mut written);
         assert_eq!(CodedTable::bytes(&shape, 4), Some(written.len()));
         assert_eq!(CodedTable::read(&mut written.as_slice(), &shape, 4).ok().as_ref(), Some(&table));
-        let panels = CodedPanels::new(&shape, &bytes, &table);
+        let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
         for (panel, steps) in steps.chunks(5).enumerate() {
             let panel = panels.panel(panel);
             assert!(panel.steps().map(|step| step.numbers(&exponents)).eq(steps.iter().copied()));
@@ -216,7 +217,7 @@ mod tests {
         let shape = PanelShape { rows: 64, columns: 10, dtype: Dtype::Bf16 };
         let bytes = [0; 5 * CODED_STEP_BYTES + (RAW_STEP_BYTES - CODED_STEP_BYTES)];
         let table = CodedTable::new(some_exponents(), [vec![100]].into_iter());
-        let panels = CodedPanels::new(&shape, &bytes, &table);
+        let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
         let first = std::panic::catch_unwind(|| panels.panel(0).stretches().next());
         assert!(first.is_err(), "{first:?}");
     }

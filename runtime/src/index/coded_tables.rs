@@ -2,9 +2,10 @@
 
 use super::{ReadAt, Reader};
 use crate::coded::{BadTable, CodedTable};
-use crate::error::{Error, display_path};
+use crate::error::Error;
 use crate::format::{Dtype, Encoding, SectionRecord, section};
 use crate::layout::{TensorSpec, TooLarge};
+use crate::memory;
 use crate::sizes::sum;
 use std::io::{self, Read};
 use xxhash_rust::xxh3::Xxh3;
@@ -77,13 +78,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
     fn bad_table(&self, spec: &TensorSpec, bad: BadTable) -> Error {
         match bad {
             BadTable::Io(error) => Error::io(self.path, "read")(error),
-            BadTable::Memory => Error::Request {
-                problem: format!(
-                    "{}: the system does not give the memory for the tables of the model; free some, or raise the \
-                     limit (ulimit -v)",
-                    display_path(self.path)
-                ),
-            },
+            BadTable::Memory(bytes) => memory::too_little_for::<u8>(bytes, "the tables of the model"),
             BadTable::Wrong { found, expected } => {
                 self.damaged(format!("section CODED: {}", spec.name()), found, expected)
             }
@@ -106,9 +101,9 @@ mod tests {
         for (bad, says) in [
             (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),
             (
-                BadTable::Memory,
-                "m.olmo: the system does not give the memory for the tables of the model; free some, or raise the \
-                 limit (ulimit -v)",
+                BadTable::Memory(4),
+                "the system does not give 4 bytes of memory for the tables of the model; close other programs, or raise \
+                 the limit (ulimit -v)",
             ),
             (
                 wrong,

@@ -217,7 +217,7 @@ unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
             }
         }
         let mut x = work.x.as_ptr().cast::<i32>();
-        let mut bytes = work.panel.bytes().as_ptr();
+        let mut bytes = work.panel.bytes().for_kernels().as_ptr();
         for (coded, raw) in work.panel.stretches() {
             for _ in 0..coded {
                 ahead.fetch_step();

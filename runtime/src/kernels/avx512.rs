@@ -323,7 +323,7 @@ unsafe fn coded_tile<S: Step<u32>, const ROWS: usize, const DECODES: bool>(work:
         for t in 0..ROWS {
             x[t] = x[t].add(t * work.x_stride);
         }
-        let mut bytes = work.panel.bytes().as_ptr();
+        let mut bytes = work.panel.bytes().for_kernels().as_ptr();
         for (coded, raw) in work.panel.stretches() {
             for k in 0..coded {
                 ahead.fetch_step();

@@ -119,7 +119,7 @@ impl Isa {
     /// When `out` has another length.
     pub fn decode(self, panel: &CodedPanel, out: &mut [u32]) {
         assert_eq!(out.len(), panel.n_steps() * PANEL_ROWS);
-        let (mut bytes, mut out) = (panel.bytes(), out);
+        let (mut bytes, mut out) = (panel.bytes().for_kernels(), out);
         for (coded, raw) in panel.stretches() {
             let (stretch, rest) = bytes.split_at(coded * CODED_STEP_BYTES);
             let (to, rest_out) = out.split_at_mut(coded * PANEL_ROWS);

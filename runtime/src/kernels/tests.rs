@@ -168,7 +168,7 @@ fn coded_products_equal_those_of_the_plain_panel() {
             let (bytes, table) = coded(&pairs, steps, w_range.start as u8);
             assert_eq!(table.n_raw_steps() > 0, outliers);
             let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
-            let panels = CodedPanels::new(&shape, &bytes, &table);
+            let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
             for rows in [1, 2, 3, 4, 5, 6, 7, 13, 25] {
                 let x = random.pairs(rows * steps, x_range.clone());
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {

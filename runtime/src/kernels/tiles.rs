@@ -139,7 +139,7 @@ impl<'b, 'a> Tiles<'b, 'a> {
 
     /// The one tile of a coded panel in memory whose rows a kernel takes all at once.
     pub fn of_coded_panel(panel: &CodedPanel, out: &'b mut Block<'a>) -> Self {
-        let from = panel.bytes().as_ptr().cast::<i8>();
+        let from = panel.bytes().for_kernels().as_ptr().cast::<i8>();
         let steps = panel.n_steps();
         Tiles::new(out, steps, steps, false, CODED_STEP_BYTES / CACHE_LINE, Source::Once(from))
     }
@@ -148,7 +148,7 @@ impl<'b, 'a> Tiles<'b, 'a> {
     /// as long, in this panel or the next, is fetched meanwhile.
     pub fn of_coded_block(part: &CodedPanel, out: &'b mut Block<'a>, accumulate: bool) -> Self {
         let (steps, n_tiles) = (part.n_steps(), out.rows().div_ceil(TILE_ROWS));
-        let next = part.bytes().as_ptr_range().end.cast::<i8>();
+        let next = part.bytes().for_kernels().as_ptr_range().end.cast::<i8>();
         let next_lines = part.bytes().len() / CACHE_LINE;
         let ahead_lines = next_lines.div_ceil(steps.max(1) * n_tiles);
         Tiles::new(out, steps, steps, accumulate, ahead_lines, Source::Caches(next, next_lines))

@@ -180,7 +180,7 @@ pub fn tokenizer_json(input: &[u8]) {
     assert_eq!(verify::vocabulary(&tokens, VOCAB_SIZE), Ok(()));
     let vocabulary = Vocabulary::in_section(&tokens).expect("a section of its own length");
     let Ok(section) = read.tokenizer else { return };
-    let tokenizer = Tokenizer::in_section(&section, vocabulary).expect("a section that the runtime takes");
+    let tokenizer = Tokenizer::in_section(&section, &vocabulary).expect("a section that the runtime takes");
     assert_text_comes_back(&tokenizer, "Four score\r\n  and 7 years…\t<|end|> e\u{301}");
 }
 
@@ -193,7 +193,7 @@ pub fn tokenizer_section(input: &[u8]) {
     let (text, section) = rest.split_at(usize::from(length).min(rest.len()));
     let (vocabulary, _) = tokenizer_sections();
     let vocabulary = Vocabulary::in_section(&vocabulary).expect("a vocabulary");
-    let Ok(tokenizer) = Tokenizer::in_section(section, vocabulary) else { return };
+    let Ok(tokenizer) = Tokenizer::in_section(section, &vocabulary) else { return };
     assert_text_comes_back(&tokenizer, &String::from_utf8_lossy(text));
 }
 
