@@ -5,6 +5,8 @@
 
 use olmo_infer::error::Error;
 use olmo_infer::model_file::ModelFile;
+use olmo_tests::chats::{MARKED, demo_chat};
+use olmo_tests::neighbour::{self, COMMANDS, HABITS, Neighbour};
 use olmo_tests::{Finished, Stored, TempDir, run, small_config, write_weights};
 use std::fs::{self, File, FileTimes};
 use std::io::Write;
@@ -229,4 +231,52 @@ fn the_library_says_so_too() {
     let file = open();
     fs::rename(&other, &model).expect("replaced");
     file.check_unchanged().expect("it still has the old file");
+}
+
+/// Runs commands beside a neighbour with each habit in turn, `rounds` times. None may end by a signal.
+#[track_caller]
+fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[neighbour::Command], rounds: u64) {
+    let ids = folder.join("ids.bin");
+    fs::write(&ids, (1u32..20).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).expect("written");
+    let neighbour = Neighbour::new(model);
+    let mut failed = Vec::new();
+    for (seed, habit) in (1..).zip(HABITS) {
+        // From then on times say that the file has not changed just now; a mapping in memory moves none.
+        sleep(Duration::from_millis(2100));
+        for round in 0..rounds {
+            let ended = neighbour.beside(habit, seed * 1000 + round, || {
+                commands
+                    .iter()
+                    .map(|command| command.ends_in_a_line([PACK, INFER], folder, model, &ids))
+                    .collect::<Vec<_>>()
+            });
+            failed.extend(ended.into_iter().filter_map(Result::err));
+        }
+    }
+    let n_changes = neighbour.n_changes.into_inner();
+    assert!(n_changes > 50, "{n_changes} changes");
+    assert!(failed.is_empty(), "{} failed: {:#?}", failed.len(), &failed[..failed.len().min(5)]);
+}
+
+#[test]
+fn a_neighbour_who_rewrites_cuts_or_grows_the_file_ends_no_command_by_a_signal() {
+    let folder = TempDir::in_memory("neighbour");
+    let model = demo_chat(PACK, &folder, MARKED);
+    assert_lines_beside_a_neighbour(&folder, &model, &COMMANDS, 6);
+}
+
+#[test]
+fn a_neighbour_who_rewrites_long_tokens_while_they_are_printed_ends_no_command_by_a_signal() {
+    let folder = TempDir::in_memory("neighbour-long");
+    let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    // Every token takes so long to print that it is rewritten meanwhile; of more than 4 MiB none would be packed.
+    let text = "\u{120}\u{c3}\u{a9}".repeat((600 << 10) / small_config().vocab_size);
+    let line = |id: usize| format!("{id}\t{text}\n");
+    fs::write(weights.join("vocab.txt"), (0..small_config().vocab_size).map(line).collect::<String>())
+        .expect("written");
+    run(PACK, [&weights, &model]).ok();
+    let printing = ["lines", "json", "text", "detokenize"];
+    let commands: Vec<_> = COMMANDS.into_iter().filter(|command| printing.contains(&command.name)).collect();
+    assert_lines_beside_a_neighbour(&folder, &model, &commands, 20);
 }

@@ -10,6 +10,7 @@ pub mod crafted;
 pub mod damage;
 pub mod disks;
 pub mod fuzz;
+pub mod neighbour;
 pub mod packed;
 pub mod power;
 pub mod recording;

@@ -1,0 +1,209 @@
+//! A neighbour who rewrites, cuts and grows a model file while a program uses it, through a mapping of its own: no time
+//! of the file need move.
+
+#![allow(unsafe_code)]
+
+use crate::{Random, TempDir};
+use memmap2::MmapMut;
+use olmo_infer::format::{VocabularyHead, section};
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::vocabulary::Vocabulary;
+use std::fs::{self, File};
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+/// What the neighbour does to the file, over and over.
+#[derive(Clone, Copy, Debug)]
+pub enum Habit {
+    /// Rewrites its sections and back, and a page of tensors now and then.
+    Rewrites,
+    /// Cuts it and writes it whole again.
+    Cuts,
+    /// Makes it longer and cuts it back.
+    Grows,
+}
+
+/// All of them.
+pub const HABITS: [Habit; 3] = [Habit::Rewrites, Habit::Cuts, Habit::Grows];
+
+/// A model that a neighbour has, and how often he did something to it.
+pub struct Neighbour {
+    path: PathBuf,
+    good: Vec<u8>,
+    sections: Range<usize>,
+    /// The texts of its tokens.
+    tokens: Range<usize>,
+    /// What he writes there.
+    bad: [Vec<u8>; BAD.len()],
+    /// How often the file was changed.
+    pub n_changes: AtomicU64,
+}
+
+/// Beginnings of characters, of which whoever decodes text without another look reads more bytes than there are.
+const BAD: [&[u8]; 4] = [b"\xf0", b"\xe2\x80", b"\xff\xfe", b"\xc3"];
+
+impl Neighbour {
+    /// Of the model at `path`.
+    pub fn new(path: &Path) -> Neighbour {
+        let model = ModelFile::open(path).expect("a model");
+        let sections = &model.layout().sections;
+        let (first, last) = (sections.first().expect("sections"), sections.last().expect("sections"));
+        let sections = first.offset as usize..last.end() as usize;
+        let vocabulary = model.sections().iter().position(|record| record.kind.get() == section::VOCABULARY);
+        let vocabulary = model.layout().sections[vocabulary.expect("a vocabulary")];
+        let n_tokens = Vocabulary::new(&model).expect("a good one").expect("there").n_tokens();
+        let text = vocabulary.offset as usize + size_of::<VocabularyHead>() + 4 * (n_tokens + 1);
+        let tokens = text..vocabulary.end() as usize;
+        let good = fs::read(path).expect("read");
+        let bad = BAD.map(|bad| bad.repeat(sections.len().div_ceil(bad.len()))[..sections.len()].to_vec());
+        Neighbour { path: path.to_path_buf(), good, sections, tokens, bad, n_changes: AtomicU64::new(0) }
+    }
+
+    /// Runs `body` while the neighbour follows his habit; the file is whole again afterwards.
+    pub fn beside<R>(&self, habit: Habit, seed: u64, body: impl FnOnce() -> R) -> R {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| self.follow(habit, seed, &stop));
+            let done = body();
+            stop.store(true, Ordering::Relaxed);
+            done
+        })
+    }
+
+    fn follow(&self, habit: Habit, seed: u64, stop: &AtomicBool) {
+        let mut random = Random(seed);
+        let file = File::options().read(true).write(true).open(&self.path).expect("open");
+        // SAFETY: whoever else maps the file believes nothing that he reads in it: that is what is tested. It is cut
+        // and grown by this thread alone, and whole whenever the mapping is written to.
+        let mut map = unsafe { MmapMut::map_mut(&file) }.expect("mapped");
+        let length = self.good.len() as u64;
+        while !stop.load(Ordering::Relaxed) {
+            sleep(Duration::from_micros(random.below(3000) as u64));
+            self.n_changes.fetch_add(1, Ordering::Relaxed);
+            match habit {
+                Habit::Rewrites => {
+                    let bad = &self.bad[random.below(self.bad.len())];
+                    let tensors = self.sections.end..self.good.len();
+                    let page = tensors.start + random.below(tensors.len()) / 4096 * 4096;
+                    // With the offsets wrong no token is found, and with numbers wrong none may be computed.
+                    let place = match random.below(4) {
+                        0 => page..tensors.end.min(page + 4096),
+                        1 => self.sections.clone(),
+                        _ => self.tokens.clone(),
+                    };
+                    let n = place.len().min(bad.len());
+                    map[place.start..place.start + n].copy_from_slice(&bad[..n]);
+                    sleep(Duration::from_micros(random.below(3000) as u64));
+                    map[place.clone()].copy_from_slice(&self.good[place]);
+                }
+                Habit::Cuts => {
+                    let cut = random.below(self.good.len()) as u64;
+                    file.set_len(cut).expect("cut");
+                    sleep(Duration::from_micros(random.below(300) as u64));
+                    file.write_all_at(&self.good[cut as usize..], cut).expect("written");
+                }
+                Habit::Grows => {
+                    file.set_len(length + 1 + random.below(1 << 20) as u64).expect("grown");
+                    sleep(Duration::from_micros(random.below(300) as u64));
+                    file.set_len(length).expect("cut back");
+                }
+            }
+        }
+    }
+}
+
+/// Something that the model is used for.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether `olmo-pack` does it.
+    packs: bool,
+    /// `M` stands for the model, `IDS` for a file of token ids, `OUT` for a place that is free.
+    arguments: &'static str,
+    /// What is on standard input.
+    input: &'static str,
+}
+
+const fn infer(name: &'static str, arguments: &'static str, input: &'static str) -> Command {
+    Command { name, packs: false, arguments, input }
+}
+
+const fn pack(name: &'static str, arguments: &'static str) -> Command {
+    Command { name, packs: true, arguments, input: "" }
+}
+
+/// Every command that reads a model.
+pub const COMMANDS: [Command; 16] = [
+    infer("lines", "M IDS --steps 40", ""),
+    infer("json", "M IDS --steps 40 --json", ""),
+    infer("text", "M IDS --max-tokens 30 --text", ""),
+    infer("prompt", "M --prompt Four --max-tokens 30", ""),
+    infer("chat", "M --chat --prompt Four --max-tokens 30", ""),
+    infer("conversation", "chat M --max-tokens 20", "Four\nscore\n"),
+    infer("tokenize", "M --tokenize -", "Four score and seven"),
+    infer("detokenize", "M IDS --detokenize", ""),
+    infer("score", "M IDS --score", ""),
+    infer("logits", "M IDS --steps 20 --logits OUT", ""),
+    infer("read", "M IDS --steps 20 --load read", ""),
+    pack("inspect", "inspect M --json"),
+    pack("verify", "verify M"),
+    pack("diff", "diff M M"),
+    pack("copy", "copy M OUT"),
+    pack("unpack", "unpack M OUT"),
+];
+
+impl Command {
+    /// Runs it to its end by `olmo-pack` or `olmo-infer`, and removes what it wrote. The status must be 0, or 1 with a
+    /// line on standard error: never another one, nor a signal.
+    ///
+    /// # Errors
+    /// What it did instead.
+    pub fn ends_in_a_line(
+        &self,
+        [pack, infer]: [&str; 2],
+        folder: &TempDir,
+        model: &Path,
+        ids: &Path,
+    ) -> Result<(), String> {
+        let out = folder.join("out");
+        let arguments = self.arguments.split(' ').map(|word| match word {
+            "M" => model,
+            "IDS" => ids,
+            "OUT" => &out,
+            word => Path::new(word),
+        });
+        let mut command = process::Command::new(if self.packs { pack } else { infer });
+        let ended = ends_in_a_line(command.args(arguments), self.input.as_bytes());
+        let _not_there = fs::remove_file(&out).or_else(|_| fs::remove_dir_all(&out));
+        ended
+    }
+}
+
+fn ends_in_a_line(command: &mut process::Command, input: &[u8]) -> Result<(), String> {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| format!("{command:?}: {error}"))?;
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let output = thread::scope(|scope| {
+        scope.spawn(move || {
+            // It may have ended before it reads.
+            let _unread = stdin.write_all(input);
+        });
+        child.wait_with_output()
+    });
+    let output = output.map_err(|error| format!("{command:?}: {error}"))?;
+    let (status, lines) = (output.status, String::from_utf8_lossy(&output.stderr));
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        // `verify` has a line for every place.
+        (Some(1), _) if lines.contains("error: ") => Ok(()),
+        (code, signal) => Err(format!("{command:?}: code {code:?}, signal {signal:?}, standard error {lines:?}")),
+    }
+}
