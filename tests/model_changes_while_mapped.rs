@@ -6,7 +6,8 @@
 use olmo_infer::error::Error;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::chats::{MARKED, demo_chat};
-use olmo_tests::neighbour::{self, COMMANDS, HABITS, Neighbour};
+use olmo_tests::commands::{self, Places, READING};
+use olmo_tests::neighbour::{HABITS, Neighbour};
 use olmo_tests::{Finished, Stored, TempDir, run, small_config, write_weights};
 use std::fs::{self, File, FileTimes};
 use std::io::Write;
@@ -235,22 +236,21 @@ fn the_library_says_so_too() {
 
 /// Runs commands beside a neighbour with each habit in turn, `rounds` times. None may end by a signal.
 #[track_caller]
-fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[neighbour::Command], rounds: u64) {
-    let ids = folder.join("ids.bin");
-    fs::write(&ids, (1u32..20).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).expect("written");
+fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[commands::Command], rounds: u64) {
+    let places = Places::new([PACK, INFER], folder, model);
     let neighbour = Neighbour::new(model);
     let mut failed = Vec::new();
     for (seed, habit) in (1..).zip(HABITS) {
         // From then on times say that the file has not changed just now; a mapping in memory moves none.
         sleep(Duration::from_millis(2100));
         for round in 0..rounds {
-            let ended = neighbour.beside(habit, seed * 1000 + round, || {
-                commands
-                    .iter()
-                    .map(|command| command.ends_in_a_line([PACK, INFER], folder, model, &ids))
-                    .collect::<Vec<_>>()
+            neighbour.beside(habit, seed * 1000 + round, || {
+                for command in commands {
+                    let ended = command.run(&places, &[]);
+                    places.clear();
+                    failed.extend(ended.in_a_line().err().map(|failure| format!("{}: {failure}", command.name)));
+                }
             });
-            failed.extend(ended.into_iter().filter_map(Result::err));
         }
     }
     let n_changes = neighbour.n_changes.into_inner();
@@ -262,7 +262,7 @@ fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[n
 fn a_neighbour_who_rewrites_cuts_or_grows_the_file_ends_no_command_by_a_signal() {
     let folder = TempDir::in_memory("neighbour");
     let model = demo_chat(PACK, &folder, MARKED);
-    assert_lines_beside_a_neighbour(&folder, &model, &COMMANDS, 6);
+    assert_lines_beside_a_neighbour(&folder, &model, &READING, 6);
 }
 
 #[test]
@@ -277,6 +277,6 @@ fn a_neighbour_who_rewrites_long_tokens_while_they_are_printed_ends_no_command_b
         .expect("written");
     run(PACK, [&weights, &model]).ok();
     let printing = ["lines", "json", "text", "detokenize"];
-    let commands: Vec<_> = COMMANDS.into_iter().filter(|command| printing.contains(&command.name)).collect();
+    let commands: Vec<_> = READING.into_iter().filter(|command| printing.contains(&command.name)).collect();
     assert_lines_beside_a_neighbour(&folder, &model, &commands, 20);
 }

@@ -3,6 +3,7 @@
 mod args;
 
 use args::{Command, Named};
+use olmo_infer::allocator::Allocator;
 use olmo_infer::signals;
 use olmo_pack::chat_template;
 use olmo_pack::disk::SystemDisk;
@@ -16,6 +17,9 @@ use std::panic;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::new("olmo-pack");
 
 fn main() -> ExitCode {
     signals::install("olmo-pack");

@@ -58,6 +58,7 @@ compile_error!(
     "olmo-infer maps files and handles signals as Unix does, and is tested on Linux; on Windows, build it in WSL 2"
 );
 
+pub mod allocator;
 pub mod attention;
 mod barrier;
 pub mod batch_size;

@@ -18,6 +18,7 @@ mod transcript;
 use args::{Action, Args, Mode};
 use job::Job;
 use logits_file::{Logits, LogitsFile, LogitsStream};
+use olmo_infer::allocator::Allocator;
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::command_line::nearest;
 use olmo_infer::error::{Error, display_path, one_line};
@@ -41,6 +42,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use summary::Summary;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::new("olmo-infer");
 
 fn main() -> ExitCode {
     signals::install("olmo-infer");

@@ -19,9 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 const MAX_MAPPINGS: usize = 16;
 /// Temporary files that are known at the same time: more than threads write.
 const MAX_TEMPORARIES: usize = 512;
-/// Signals by which people, systems and limits stop a program, and the one by which it stops itself where it does not
-/// get memory that it cannot do without.
-const STOPPING: [c_int; 11] = [
+/// Signals by which people, systems and limits stop a program.
+const STOPPING: [c_int; 10] = [
     libc::SIGINT,
     libc::SIGTERM,
     libc::SIGHUP,
@@ -32,7 +31,6 @@ const STOPPING: [c_int; 11] = [
     libc::SIGALRM,
     libc::SIGVTALRM,
     libc::SIGPROF,
-    libc::SIGABRT,
 ];
 
 /// Milliseconds for which the end waits for files that other threads are making. A disk may take that long for a name;
@@ -179,9 +177,11 @@ impl Drop for Temporary {
 ///
 /// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the
 ///   program ends by the signal.
-/// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF and SIGABRT, unless they
-///   are ignored or have a handler: temporary files are removed, a terminal in which a line is edited gets its mode
-///   back, then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
+/// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM and SIGPROF, unless they are
+///   ignored or have a handler: temporary files are removed, a terminal in which a line is edited gets its mode back,
+///   then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
+/// * SIGABRT: the same, and when the program itself raised it, exit status 1. The standard library and that of C do so
+///   where they do not get memory that they need for themselves, after a line that says so.
 /// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
@@ -192,6 +192,9 @@ pub fn install(program: &str) {
         if has_default(signal) {
             handle(signal, on_stop as *const () as usize, 0);
         }
+    }
+    if has_default(libc::SIGABRT) {
+        handle(libc::SIGABRT, on_abort as *const () as usize, libc::SA_SIGINFO);
     }
 }
 
@@ -332,6 +335,26 @@ extern "C" fn on_stop(signal: c_int) {
     end_by(signal);
 }
 
+/// Ends a program that has ended itself, and said why. What others send is a signal like those of [`on_stop`].
+///
+/// Async-signal-safe: like [`on_stop`].
+extern "C" fn on_abort(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal; one that a call sends, with a
+    // code that is not positive, has a sender.
+    let is_own = unsafe { (*info).si_code <= 0 && (*info).si_pid() == libc::getpid() };
+    if is_own && IS_ENDING.swap(true, Ordering::AcqRel) {
+        // Another thread is saying what happened.
+        wait_for_the_end();
+    }
+    leave_no_temporaries();
+    restore_terminal();
+    if is_own {
+        // SAFETY: ends the process without running anything else of it.
+        unsafe { libc::_exit(1) };
+    }
+    end_by(signal);
+}
+
 /// Says which file cannot be read, and ends the program. The address is one of a read that can never succeed, so
 /// returning would only come back here.
 ///
@@ -366,6 +389,26 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
     leave_no_temporaries();
     restore_terminal();
     end_by(signal);
+}
+
+/// Ends a program that does not get memory it cannot do without: temporary files are removed, a terminal gets its mode
+/// back, then one line and exit status 1. Nothing here allocates.
+pub(crate) fn end_without_memory(program: &str, bytes: usize) -> ! {
+    if IS_ENDING.swap(true, Ordering::AcqRel) {
+        // Another thread is saying what happened.
+        wait_for_the_end();
+    }
+    leave_no_temporaries();
+    restore_terminal();
+    let mut line = Line::new();
+    line.push(program.as_bytes());
+    line.push(b": error: the system does not give ");
+    line.push(decimal(bytes, &mut [0; 20]));
+    line.push(if bytes == 1 { b" byte" } else { b" bytes" });
+    line.push(b" of memory; close other programs, or raise the limit (ulimit -v)\n");
+    line.write();
+    // SAFETY: ends the process without running anything else of it.
+    unsafe { libc::_exit(1) }
 }
 
 /// Removes temporary files when no other thread is making one. A call that is under way goes on in the system while the

@@ -6,11 +6,13 @@
 
 pub mod catalogue;
 pub mod chats;
+pub mod commands;
 pub mod crafted;
 pub mod damage;
 pub mod disks;
 pub mod fuzz;
 pub mod neighbour;
+pub mod no_memory;
 pub mod packed;
 pub mod power;
 pub mod recording;

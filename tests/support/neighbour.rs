@@ -3,18 +3,15 @@
 
 #![allow(unsafe_code)]
 
-use crate::{Random, TempDir};
+use crate::Random;
 use memmap2::MmapMut;
 use olmo_infer::format::{VocabularyHead, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::vocabulary::Vocabulary;
 use std::fs::{self, File};
-use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -116,94 +113,5 @@ impl Neighbour {
                 }
             }
         }
-    }
-}
-
-/// Something that the model is used for.
-#[derive(Clone, Copy, Debug)]
-pub struct Command {
-    /// Its name.
-    pub name: &'static str,
-    /// Whether `olmo-pack` does it.
-    packs: bool,
-    /// `M` stands for the model, `IDS` for a file of token ids, `OUT` for a place that is free.
-    arguments: &'static str,
-    /// What is on standard input.
-    input: &'static str,
-}
-
-const fn infer(name: &'static str, arguments: &'static str, input: &'static str) -> Command {
-    Command { name, packs: false, arguments, input }
-}
-
-const fn pack(name: &'static str, arguments: &'static str) -> Command {
-    Command { name, packs: true, arguments, input: "" }
-}
-
-/// Every command that reads a model.
-pub const COMMANDS: [Command; 16] = [
-    infer("lines", "M IDS --steps 40", ""),
-    infer("json", "M IDS --steps 40 --json", ""),
-    infer("text", "M IDS --max-tokens 30 --text", ""),
-    infer("prompt", "M --prompt Four --max-tokens 30", ""),
-    infer("chat", "M --chat --prompt Four --max-tokens 30", ""),
-    infer("conversation", "chat M --max-tokens 20", "Four\nscore\n"),
-    infer("tokenize", "M --tokenize -", "Four score and seven"),
-    infer("detokenize", "M IDS --detokenize", ""),
-    infer("score", "M IDS --score", ""),
-    infer("logits", "M IDS --steps 20 --logits OUT", ""),
-    infer("read", "M IDS --steps 20 --load read", ""),
-    pack("inspect", "inspect M --json"),
-    pack("verify", "verify M"),
-    pack("diff", "diff M M"),
-    pack("copy", "copy M OUT"),
-    pack("unpack", "unpack M OUT"),
-];
-
-impl Command {
-    /// Runs it to its end by `olmo-pack` or `olmo-infer`, and removes what it wrote. The status must be 0, or 1 with a
-    /// line on standard error: never another one, nor a signal.
-    ///
-    /// # Errors
-    /// What it did instead.
-    pub fn ends_in_a_line(
-        &self,
-        [pack, infer]: [&str; 2],
-        folder: &TempDir,
-        model: &Path,
-        ids: &Path,
-    ) -> Result<(), String> {
-        let out = folder.join("out");
-        let arguments = self.arguments.split(' ').map(|word| match word {
-            "M" => model,
-            "IDS" => ids,
-            "OUT" => &out,
-            word => Path::new(word),
-        });
-        let mut command = process::Command::new(if self.packs { pack } else { infer });
-        let ended = ends_in_a_line(command.args(arguments), self.input.as_bytes());
-        let _not_there = fs::remove_file(&out).or_else(|_| fs::remove_dir_all(&out));
-        ended
-    }
-}
-
-fn ends_in_a_line(command: &mut process::Command, input: &[u8]) -> Result<(), String> {
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|error| format!("{command:?}: {error}"))?;
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let output = thread::scope(|scope| {
-        scope.spawn(move || {
-            // It may have ended before it reads.
-            let _unread = stdin.write_all(input);
-        });
-        child.wait_with_output()
-    });
-    let output = output.map_err(|error| format!("{command:?}: {error}"))?;
-    let (status, lines) = (output.status, String::from_utf8_lossy(&output.stderr));
-    match (status.code(), status.signal()) {
-        (Some(0), _) => Ok(()),
-        // `verify` has a line for every place.
-        (Some(1), _) if lines.contains("error: ") => Ok(()),
-        (code, signal) => Err(format!("{command:?}: code {code:?}, signal {signal:?}, standard error {lines:?}")),
     }
 }

@@ -22,6 +22,7 @@ mod work;
 use args::Args;
 use ceiling::{Ceiling, OneThread};
 use host::Host;
+use olmo_infer::allocator::Allocator;
 use olmo_infer::error::Error;
 use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::memory;
@@ -36,6 +37,9 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 use zerocopy::IntoBytes;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::new("olmo-bench");
 
 fn main() -> ExitCode {
     signals::install("olmo-bench");
