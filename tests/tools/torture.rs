@@ -13,6 +13,10 @@ mod figure;
 mod kills;
 #[path = "torture/mapping.rs"]
 mod mapping;
+#[path = "torture/memory.rs"]
+mod memory;
+#[path = "torture/neighbour.rs"]
+mod neighbour;
 #[path = "torture/power.rs"]
 mod power;
 #[path = "torture/programs.rs"]
@@ -70,6 +74,8 @@ const PARTS: &[Part] = &[
     ("reader", reader::run),
     ("flips", reader::flips_in_a_large_file),
     ("costs", costs::run),
+    ("memory", memory::run),
+    ("neighbour", neighbour::run),
 ];
 
 fn main() -> ExitCode {
