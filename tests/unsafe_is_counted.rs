@@ -41,17 +41,19 @@ fn unsafe_stands_where_security_md_says() {
 }
 
 /// Where tests and tools need it, and how often. Nothing else of them may have any.
-const IN_TESTS: [(&str, usize); 6] = [
+const IN_TESTS: [(&str, usize); 7] = [
     // Threads of a model of the barrier share what they compute.
     ("tests/barrier_model.rs", 6),
     // A mode of the processor that no safe code can set.
     ("tests/catalogue_environment/processors.rs", 2),
     // An allocator that counts.
     ("tests/infer_allocates_nothing.rs", 5),
+    // An allocator that fails.
+    ("tests/library_without_memory.rs", 7),
     // A mapping of a file that others have mapped.
     ("tests/support/neighbour.rs", 1),
     // A malloc that fails.
-    ("tests/tools/no_memory.rs", 0),
+    ("tests/tools/no_memory.rs", 23),
     // What the system tells of a child that has ended.
     ("tests/tools/peak_memory.rs", 3),
 ];
