@@ -65,6 +65,10 @@ fn fail(problem: impl Display) -> ExitCode {
 
 fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
     let file = startup::open(&args.model, args.load, begun)?;
+    if let Some(line) = &args.fewer_threads {
+        // The results do not depend on whether standard error takes it.
+        let _nobody_to_tell = writeln!(std::io::stderr(), "olmo-bench: note: {line}");
+    }
     let (file, opened) = file;
     let network = Network::new(&file);
     let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))?;
