@@ -124,7 +124,7 @@ fn used_threads(asked: usize) -> usize {
 fn score(args: &Args, file: &ModelFile) -> Result<(), Failure> {
     file.check_complete()?;
     let n_threads = used_threads(args.threads());
-    let score = || with_team(n_threads, |team| score::run(args, file, team));
+    let score = || with_team(n_threads, |team| score::run(args, file, team))?;
     match beside_populating(file, score)?.0 {
         0 => Ok(()),
         1 => Err(Failure::Refused("one file could not be scored; its line says why".into())),
@@ -198,7 +198,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         with_team(n_threads, |team| {
             let batch = Batch::new(&network, options, sequences)?;
             Job { file, inputs: &inputs, args, sampling, printer, logits, begun }.run(batch, team)
-        })
+        })?
     })?;
     if measured.is_cut {
         let most = config.max_position_embeddings;
