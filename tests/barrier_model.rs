@@ -1,14 +1,14 @@
-//! The barrier and the tickets of a team, run by loom in every order in which two and three threads can meet with a few
-//! interruptions, and with every value that the memory model lets a load see.
+//! The barrier and the tickets of a team, and the turns of its leaders, run by loom in every order in which two and three
+//! threads can meet with a few interruptions, and with every value that the memory model lets a load see.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-/// What the barrier is made of here: loom's.
+/// What these are made of here: loom's.
 mod sync {
-    pub(crate) use loom::sync::Mutex;
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::{Condvar, Mutex};
     pub(crate) use loom::thread::{Thread, current, park};
 
     /// Without patience: every wait gets as far as parking.
@@ -21,14 +21,20 @@ mod sync {
 mod barrier;
 #[path = "../runtime/src/tickets.rs"]
 mod tickets;
+#[path = "../runtime/src/turns.rs"]
+mod turns;
 
 use barrier::Barrier;
 use tickets::Tickets;
+use turns::Turns;
 
 /// A team as `threads.rs` has it, with numbers instead of tasks.
 struct Team {
     barrier: Barrier,
     tickets: Tickets,
+    turns: Turns,
+    /// Phases so far, and runs that have not ended; with the turn.
+    led: UnsafeCell<(u32, u32)>,
     /// Written by the leader between phases, read by the workers in them.
     task: UnsafeCell<u32>,
     /// A place for each item, written by the one thread that takes it, read by the leader between phases.
@@ -43,10 +49,12 @@ unsafe impl Sync for Team {}
 unsafe impl Send for Team {}
 
 impl Team {
-    fn new(n_threads: usize, n_items: usize) -> Team {
+    fn new(n_threads: usize, n_items: usize, n_runs: u32) -> Team {
         Team {
             barrier: Barrier::new(n_threads, false),
             tickets: Tickets::new(n_threads),
+            turns: Turns::new(),
+            led: UnsafeCell::new((0, n_runs)),
             task: UnsafeCell::new(0),
             results: (0..n_items).map(|_| UnsafeCell::new(0)).collect(),
         }
@@ -74,10 +82,15 @@ impl Team {
         }
     }
 
+    /// One run. The last one tells the workers to leave, as dropping the threads does.
     fn lead(&self, n_phases: u32) {
-        self.barrier.enter(0);
         assert!(self.tickets.n_threads() > 1);
-        for phase in 1..=n_phases {
+        let turn = self.turns.wait();
+        self.barrier.enter(0);
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        let before = self.led.with(|led| unsafe { (*led).0 });
+        for phase in before + 1..=before + n_phases {
             // SAFETY: as above.
             #[allow(unsafe_code)]
             self.task.with_mut(|task| unsafe { *task = phase });
@@ -92,19 +105,30 @@ impl Team {
                 assert_eq!(result, (1..=phase).sum::<u32>(), "every item once in every phase");
             }
         }
-        self.barrier.stop();
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        let runs_left = self.led.with_mut(|led| unsafe {
+            *led = ((*led).0 + n_phases, (*led).1 - 1);
+            (*led).1
+        });
+        drop(turn);
+        if runs_left == 0 {
+            self.barrier.stop();
+        }
     }
 }
 
 /// Runs a team in every order in which at most so many threads are interrupted where they need not be: without a bound
-/// it would take days.
-fn model(n_threads: usize, n_phases: u32, n_items: usize, preemptions: usize) {
+/// it would take days. Each of the leaders has one run of `n_phases` phases.
+fn model(n_threads: usize, n_leaders: usize, n_phases: u32, n_items: usize, preemptions: usize) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(move || {
-        let team = Arc::new(Team::new(n_threads, n_items));
-        // The leader is no joining thread: loom takes being unparked for the end of the other.
-        let threads: Vec<_> = (0..n_threads)
+        let team = Arc::new(Team::new(n_threads, n_items, n_leaders as u32));
+        // No leader is a joining thread: loom takes being unparked for the end of the other.
+        let lead = (0..n_leaders).map(|_| 0);
+        let threads: Vec<_> = lead
+            .chain(1..n_threads)
             .map(|me| {
                 let team = team.clone();
                 thread::spawn(move || if me == 0 { team.lead(n_phases) } else { team.work(me) })
@@ -116,22 +140,33 @@ fn model(n_threads: usize, n_phases: u32, n_items: usize, preemptions: usize) {
 
 #[test]
 fn two_threads_meet_with_few_interruptions() {
-    model(2, 2, 2, 2);
+    model(2, 1, 2, 2, 2);
 }
 
 #[test]
 fn three_threads_meet_with_one_interruption() {
-    model(3, 1, 2, 1);
+    model(3, 1, 1, 2, 1);
+}
+
+#[test]
+fn two_leaders_take_turns_with_one_interruption() {
+    model(2, 2, 1, 2, 1);
 }
 
 #[test]
 #[ignore = "takes minutes: make torture runs it"]
 fn two_threads_meet_with_many_interruptions() {
-    model(2, 2, 2, 4);
+    model(2, 1, 2, 2, 4);
 }
 
 #[test]
 #[ignore = "takes minutes: make torture runs it"]
 fn three_threads_meet_with_some_interruptions() {
-    model(3, 1, 2, 2);
+    model(3, 1, 1, 2, 2);
+}
+
+#[test]
+#[ignore = "takes minutes: make torture runs it"]
+fn two_leaders_take_turns_with_some_interruptions() {
+    model(2, 2, 1, 2, 3);
 }

@@ -115,7 +115,8 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
                 .map(|length| {
                     let tokens: Vec<u32> = (0..length).map(|_| random.below(101) as u32).collect();
                     let expected =
-                        with_team(1, |team| alone(&network, team, options(scalar, activations, 48), &tokens));
+                        with_team(1, |team| alone(&network, team, options(scalar, activations, 48), &tokens))
+                            .expect("runs");
                     (tokens, expected)
                 })
                 .into();
@@ -126,7 +127,8 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
                         let options = options(*isa, activations, chunk);
                         let mut batch = Batch::new(&network, options, places).expect("it fits");
                         compare(&mut batch, team, &mut random, &sequences, &what);
-                    });
+                    })
+                    .expect("runs");
                 }
             }
         }
@@ -150,7 +152,8 @@ fn visits(network: &Network, threads: usize, places: usize, chunk: usize, runs: 
         });
         let timing = timing.expect("good runs");
         assert!(timing.decode_passes <= timing.decode_tokens);
-    });
+    })
+    .expect("runs");
     seen
 }
 
@@ -208,5 +211,6 @@ fn a_pass_that_is_refused_leaves_the_sequences_where_they_were() {
         batch.forward(team, [(0, &tokens[2..3]), (0, &tokens[3..])]).expect("good tokens");
         let logits = batch.logits(team, [1]).expect("finite");
         assert_eq!(bits(logits), expected[3]);
-    });
+    })
+    .expect("runs");
 }

@@ -76,6 +76,7 @@ fn decode_allocates_nothing() {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             (0..30).for_each(|_| decode(&mut tokens));
             assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}, three sequences");
-        });
+        })
+        .expect("runs");
     }
 }

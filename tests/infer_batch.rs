@@ -62,7 +62,7 @@ fn results_come_in_the_order_of_the_arguments_under_their_names() {
         for how in [
             &[][..],
             &["--batch", "1"],
-            &["--batch", "2", "--threads", "3"],
+            &["--batch", "2", "--threads", "1"],
             &["--batch", "3", "--chunk", "7"],
             &["--batch", "100", "--chunk", "1"],
         ] {

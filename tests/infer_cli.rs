@@ -435,8 +435,14 @@ fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
 fn lists_may_be_as_long_as_the_vocabulary_and_threads_as_many_as_one_likes() {
     let fixture = fixture();
     let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
-    for threads in ["0", "1", "3", "300"] {
-        assert_eq!(fixture.infer(&["--steps", "3", "--threads", threads]).ok(), expected, "{threads} threads");
+    let processors = std::thread::available_parallelism().expect("a number").get();
+    for threads in [0, 1, processors, processors + 1, 300_000] {
+        let finished = fixture.infer(&["--steps", "3", "--threads", &threads.to_string()]);
+        assert_eq!(finished.ok(), expected, "{threads} threads");
+        // More than there are processors for are not started, which is said.
+        let note =
+            finished.stderr.starts_with(&format!("olmo-infer: note: --threads {threads}: this process may use "));
+        assert_eq!((note, finished.stderr.lines().count()), (threads > processors, usize::from(threads > processors)));
     }
     for top in ["256", "257", "18446744073709551615"] {
         let finished = fixture.infer(&["--steps", "3", "--top", top]);
@@ -521,8 +527,9 @@ fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
     let fixture = fixture();
     let (model, tokens) = (fixture.model.display(), fixture.tokens.display());
     let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
+    // More of them in `threads.rs`.
     for kib in (20_000..160_000).step_by(3511) {
-        let limited = format!("ulimit -c 0; ulimit -v {kib}; exec {INFER} {model} {tokens} --steps 3 --threads 64");
+        let limited = format!("ulimit -c 0; ulimit -v {kib}; exec {INFER} {model} {tokens} --steps 3");
         assert_eq!(run("sh", ["-c", &limited]).ok(), expected, "{kib} KiB");
     }
 }

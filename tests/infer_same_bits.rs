@@ -43,6 +43,7 @@ fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, thre
         }
         bits
     })
+    .expect("runs")
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use olmo_infer::error::Error;
 use olmo_infer::memory;
 use olmo_infer::{Model, Options, Sampling};
-use olmo_tests::chats::{MARKED, demo_chat};
 use olmo_tests::TempDir;
+use olmo_tests::chats::{MARKED, demo_chat};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
@@ -100,7 +100,9 @@ fn calls_that_promise_an_error_for_memory_keep_it() {
     });
     assert_keeps_its_promise("Session::decode", || session.decode(32));
     assert_keeps_its_promise("Session::resume", || session.resume(&[70, 111, 32]));
-    assert_keeps_its_promise("Session::generate", || session.generate(Sampling::GREEDY).take(3).try_for_each(|id| id.map(|_| ())));
+    assert_keeps_its_promise("Session::generate", || {
+        session.generate(Sampling::GREEDY).take(3).try_for_each(|id| id.map(|_| ()))
+    });
     assert_keeps_its_promise("Model::vocabulary", || model.vocabulary());
     assert_keeps_its_promise("Model::decode_text", || model.decode_text(&[70, 111]));
     model.encode("Four").expect("ids");

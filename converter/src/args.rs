@@ -86,7 +86,7 @@ pub struct Pack {
     /// print one JSON object instead of the summary
     #[argh(switch)]
     pub json: bool,
-    /// threads; 0, the default, for all cores the process may use
+    /// threads; 0, the default, for all cores the process may use, which are the most
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// olmo (the first OLMo), olmo2 or olmo3, where config.json does not say it

@@ -82,6 +82,7 @@ pub mod strict_json;
 pub mod summary;
 mod template_source;
 pub mod text;
+mod threads;
 pub mod tokenizer_json;
 mod tokenizer_parts;
 mod tokenizer_section;

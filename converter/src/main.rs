@@ -4,6 +4,7 @@ mod args;
 
 use args::{Command, Named};
 use olmo_infer::allocator::Allocator;
+use olmo_infer::command_line;
 use olmo_infer::signals;
 use olmo_pack::chat_template;
 use olmo_pack::disk::SystemDisk;
@@ -96,9 +97,15 @@ fn run(command: Command) -> Result<Answer, Error> {
 
 fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
     let start = Instant::now();
-    let request = arguments.request().map_err(Error::Usage)?;
+    let mut request = arguments.request().map_err(Error::Usage)?;
+    let (threads, fewer_threads) = command_line::threads(request.threads);
+    request.threads = threads;
     let prepared = pack::prepare(&request)?;
     warn(&prepared.warnings());
+    if let Some(line) = &fewer_threads {
+        // Where standard error is closed, nothing is lost: no result depends on it.
+        let _ = writeln!(io::stderr(), "olmo-pack: note: {line}");
+    }
     if arguments.dry_run {
         return summary::dry_run(&prepared, arguments.json);
     }

@@ -47,7 +47,7 @@ pub fn mean_nll(model: &Path, tokens: &Path) -> Result<f64, Error> {
             Ok::<_, Error>(ControlFlow::Continue(()))
         })?;
         Ok::<_, Error>(sum)
-    })?;
+    })??;
     file.check_unchanged()?;
     Ok(sum / positions as f64)
 }

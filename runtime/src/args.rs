@@ -20,8 +20,6 @@ const DEFAULT_STEPS: usize = 20;
 pub const DEFAULT_MAX_TOKENS: usize = 256;
 /// Next tokens that are listed when nothing else is asked for.
 const DEFAULT_TOP: usize = 5;
-/// More threads than this are capped: they would only wait for each other.
-const MAX_THREADS: usize = 1024;
 /// Stands for `-` while argh parses, which takes it for an option. No argument can hold a NUL.
 const STANDARD_INPUT: &str = "\0stdin";
 
@@ -126,7 +124,7 @@ struct Raw {
     /// else then
     #[argh(option)]
     logits: Option<PathBuf>,
-    /// number of threads (default and 0: all cores this process may use)
+    /// number of threads (default and 0: all cores this process may use, which are the most)
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
@@ -253,14 +251,6 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
 /// What argh knows of the command line.
 pub fn info() -> CommandInfoWithArgs {
     CommandInfoWithArgs { name: PROGRAM, ..Raw::get_args_info() }
-}
-
-/// The requested number of threads; 0 stands for all cores.
-pub fn n_threads(asked: usize) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads.min(MAX_THREADS),
-    }
 }
 
 fn usage(problem: impl Display) -> Exit {
@@ -495,9 +485,9 @@ impl Args {
         self.raw.max_tokens.is_some()
     }
 
-    /// Number of threads to ask for.
+    /// Number of threads that are asked for, 0 for all processors.
     pub fn threads(&self) -> usize {
-        n_threads(self.raw.threads)
+        self.raw.threads
     }
 
     /// Number of positions to evaluate for a prompt of so many tokens. What nobody asked for ends where the model does.

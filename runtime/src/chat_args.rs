@@ -68,7 +68,7 @@ struct Raw {
     /// size of the context, conversation and answer together (default: that of the model, or what fits the free memory)
     #[argh(option, from_str_fn(count))]
     positions: Option<usize>,
-    /// number of threads (default and 0: all cores this process may use)
+    /// number of threads (default and 0: all cores this process may use, which are the most)
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
@@ -97,7 +97,7 @@ pub struct ChatArgs {
     pub max_tokens: Option<usize>,
     /// Positions of the context.
     pub positions: Option<usize>,
-    /// Number of threads to ask for.
+    /// Number of threads that are asked for, 0 for all processors.
     pub threads: usize,
     /// How the model comes into memory.
     pub load: Load,
@@ -172,7 +172,7 @@ fn check(raw: Raw) -> Result<ChatArgs, Exit> {
         model: PathBuf::from(raw.model),
         system: raw.system,
         positions: raw.positions,
-        threads: args::n_threads(raw.threads),
+        threads: raw.threads,
         timing: raw.timing,
     })
 }

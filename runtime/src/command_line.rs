@@ -188,6 +188,25 @@ pub fn complaint(info: &CommandInfoWithArgs, words: &[&str], output: &str) -> St
     line.trim_end_matches('.').to_string()
 }
 
+/// The number of threads to use where `--threads` asks for so many, 0 standing for all processors of this process: no
+/// more than these, for threads beyond them would only wait. With it what to say on standard error when fewer are used
+/// than were asked for.
+pub fn threads(asked: usize) -> (usize, Option<String>) {
+    threads_on(std::thread::available_parallelism().map_or(1, usize::from), asked)
+}
+
+fn threads_on(processors: usize, asked: usize) -> (usize, Option<String>) {
+    match asked {
+        0 => (processors, None),
+        asked if asked <= processors => (asked, None),
+        asked => {
+            let all = if processors == 1 { "one processor".into() } else { format!("{processors} processors") };
+            let note = format!("--threads {asked}: this process may use {all}, and more threads would only wait");
+            (processors, Some(format!("{note}; using {processors}")))
+        }
+    }
+}
+
 /// A whole number from 0, for argh's `from_str_fn`.
 ///
 /// # Errors
@@ -223,6 +242,20 @@ pub fn number(text: &str) -> Result<f64, String> {
 mod tests {
     use super::WordKind::{Free, Name, Value};
     use super::*;
+
+    #[test]
+    fn no_more_threads_than_processors_are_used() {
+        assert_eq!([0, 1, 4].map(|asked| threads_on(4, asked)), [(4, None), (1, None), (4, None)]);
+        let (used, note) = threads_on(4, usize::MAX);
+        let expected = "--threads 18446744073709551615: this process may use 4 processors, and more threads would only \
+                        wait; using 4";
+        assert_eq!((used, note.as_deref()), (4, Some(expected)));
+        assert!(
+            threads_on(1, 2)
+                .1
+                .is_some_and(|note| note.ends_with("may use one processor, and more threads would only wait; using 1"))
+        );
+    }
     use argh::Optionality;
 
     const fn flag(long: &'static str, short: Option<char>, takes_value: bool) -> FlagInfo<'static> {

@@ -113,6 +113,7 @@ mod token_guess;
 pub mod tokenizer;
 pub mod tokens;
 pub mod top_k;
+mod turns;
 pub mod vocabulary;
 pub mod weights;
 mod zeros;

@@ -20,7 +20,7 @@ use job::Job;
 use logits_file::{Logits, LogitsFile, LogitsStream};
 use olmo_infer::allocator::Allocator;
 use olmo_infer::batch_size::batch_size;
-use olmo_infer::command_line::nearest;
+use olmo_infer::command_line::{self, nearest};
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
@@ -117,10 +117,18 @@ fn explain(args: &Args, error: Error) -> Failure {
     }
 }
 
+/// The number of threads to use where so many are asked for, 0 standing for all; says when they are fewer.
+fn used_threads(asked: usize) -> usize {
+    let (threads, said) = command_line::threads(asked);
+    said.iter().for_each(|line| note(line));
+    threads
+}
+
 /// Scores token files.
 fn score(args: &Args, file: &ModelFile) -> Result<(), Failure> {
     file.check_complete()?;
-    let score = || with_team(args.threads(), |team| score::run(args, file, team));
+    let n_threads = used_threads(args.threads());
+    let score = || with_team(n_threads, |team| score::run(args, file, team))?;
     match beside_populating(file, score)?.0 {
         0 => Ok(()),
         1 => Err(Failure::Refused("one file could not be scored; its line says why".into())),
@@ -189,11 +197,12 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     };
     tell_surprises(args, &inputs);
     let printer = Printer::new(args.mode, args.generates(), rules, &args.tokens);
+    let n_threads = used_threads(args.threads());
     let (measured, page_in) = beside_populating(file, || {
-        with_team(args.threads(), |team| {
+        with_team(n_threads, |team| {
             let batch = Batch::new(&network, options, sequences)?;
             Job { file, inputs: &inputs, args, sampling, printer, logits, begun }.run(batch, team)
-        })
+        })?
     })?;
     if measured.is_cut {
         let most = config.max_position_embeddings;

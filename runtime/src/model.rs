@@ -21,7 +21,11 @@ use std::sync::OnceLock;
 use std::thread;
 
 /// A model file and the threads that compute with it. It is `Send` and `Sync`: in an [`Arc`](std::sync::Arc) it serves
-/// any number of threads, each with a [`Session`] of its own. Their passes take turns on the threads of the model.
+/// any number of threads, each with a [`Session`] of its own, tasks of a thread pool among them. Their passes take turns
+/// on the threads of the model, in the order in which they came; a thread that waits for its turn does nothing else.
+///
+/// A process that is forked off has none of the threads. There a pass is an error, where it needs them, and the model
+/// can be dropped; the child opens its own.
 ///
 /// The file must not be written to while it is mapped: [`ModelFile::check_unchanged`] tells, before results are handed
 /// on, that it was not. Replacing it by renaming is safe. The end of a file that is cut short meanwhile cannot be read,
@@ -48,8 +52,8 @@ impl Model {
         Model::open_with(path, Load::Auto, thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// Opens a model file in a way of one's choice, to compute with so many threads, the results being the same bits
-    /// for any number. When the system does not give them, there are fewer.
+    /// Opens a model file in a way of one's choice, to compute with so many threads, the caller's included: see
+    /// [`Threads::new`]. The results are the same bits for any number.
     ///
     /// # Errors
     /// Those of [`ModelFile::open_with`].

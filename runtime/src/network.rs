@@ -256,13 +256,14 @@ impl<'m> Batch<'m> {
     ///
     /// # Errors
     /// [`Error::Request`] when there are no tokens for a sequence or for none, more tokens than a chunk or than there
-    /// are positions left, a token that is not in the vocabulary, or a place that does not exist. Nothing is evaluated
-    /// then.
+    /// are positions left, a token that is not in the vocabulary, a place that does not exist, or a thread whose
+    /// processor rounds or flushes otherwise than by default. Nothing is evaluated then.
     pub fn forward<'t>(
         &mut self,
         team: &mut Team,
         parts: impl IntoIterator<Item = (usize, &'t [u32])>,
     ) -> Result<(), Error> {
+        rounding::check()?;
         self.give_rows(parts)?;
         self.embed(team);
         self.rotations(team);
@@ -433,7 +434,8 @@ impl<'m> Batch<'m> {
     /// of them at a time.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] when a logit is not a finite number.
+    /// [`Error::NotFinite`] when a logit is not a finite number; [`Error::Request`] on a thread whose processor rounds
+    /// or flushes otherwise than by default.
     ///
     /// # Panics
     /// For rows beyond those of the last forward pass, or too many of them.
@@ -442,6 +444,7 @@ impl<'m> Batch<'m> {
         team: &mut Team,
         rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
     ) -> Result<&[f32], Error> {
+        rounding::check()?;
         let (config, isa) = (self.network.config(), self.options.products.isa);
         let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, &self.network.weights);
         let rows = rows.into_iter();

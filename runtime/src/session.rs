@@ -13,9 +13,10 @@ use std::fmt;
 /// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It can be sent to
 /// another thread.
 ///
-/// Every pass wakes the threads of the model, some tens of microseconds, and lets them go again, so that sessions of
-/// several callers can share them. Where that counts - for whole runs, or many sequences at once -
-/// [`generate`](crate::generate::generate) inside [`with_team`](crate::threads::with_team) is the way.
+/// Every pass takes a turn on the threads of the model, so that sessions of several callers can share them, and wakes
+/// them when the last one ended more than a moment ago, which takes some tens of microseconds. Where that counts - for
+/// whole runs, or many sequences at once - [`generate`](crate::generate::generate) inside
+/// [`with_team`](crate::threads::with_team) is the way.
 pub struct Session<'m> {
     single: Single<'m>,
     threads: &'m Threads,
@@ -51,11 +52,17 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Request`] when the tokens are none, more than there are positions left, or not in the vocabulary: the
     /// session is what it was. [`Error::NotFinite`] when what they predict is no number; the tokens stay, and nothing
-    /// can be generated after them.
+    /// can be generated after them. [`Error::Request`], too, for what [`Threads::run`](crate::threads::Threads::run)
+    /// refuses, as in a forked process: the tokens that are not evaluated then are not part of the sequence.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens, self.left())?;
+        let before = self.tokens.len();
         self.tokens.extend(tokens);
-        self.evaluate(&mut || true).map(|_complete| ())
+        let evaluated = self.evaluate(&mut || true);
+        if let Err(Error::Request { .. }) = evaluated {
+            self.tokens.truncate(before.max(self.single.position()));
+        }
+        evaluated.map(|_complete| ())
     }
 
     /// Makes `tokens` the sequence. What it has in common with the sequence so far is kept, the rest is evaluated:
@@ -81,10 +88,10 @@ impl<'m> Session<'m> {
         let reused = self.single.truncate(same.min(tokens.len() - 1));
         self.tokens.clear();
         self.tokens.extend(tokens);
-        let complete = self.evaluate(&mut go_on)?;
+        let complete = self.evaluate(&mut go_on);
         let evaluated = self.single.position() - reused;
         self.tokens.truncate(self.single.position());
-        Ok(Resumed { reused, evaluated, complete })
+        Ok(Resumed { reused, evaluated, complete: complete? })
     }
 
     /// Appends one token and evaluates it: [`Session::prefill`] for a token that the caller has chosen.
@@ -191,13 +198,13 @@ impl<'m> Session<'m> {
                 return Ok(false);
             }
             let (chunk, rest) = waiting.split_at(waiting.len().min(most));
-            self.threads.run(|team| {
+            self.threads.run(|team| -> Result<(), Error> {
                 single.forward(team, chunk)?;
                 if rest.is_empty() {
                     single.logits(team, chunk.len() - 1..chunk.len())?;
                 }
                 Ok(())
-            })?;
+            })??;
             waiting = rest;
         }
         Ok(true)

@@ -1,8 +1,8 @@
-//! What the barrier is made of. It stands in a file of its own so that the model checker of `tests/barrier_model.rs`
+//! What the barrier, the tickets and the turns are made of. It stands in a file of its own so that the model checker of `tests/barrier_model.rs`
 //! can put its own in the place of these.
 
-pub(crate) use std::sync::Mutex;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::{Condvar, Mutex};
 pub(crate) use std::thread::{Thread, current, park};
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,7 @@ use crate::{beside_populating, prompts, tell, transcript};
 use olmo_infer::Model;
 use olmo_infer::batch_size::context_size;
 use olmo_infer::chat::{Chat, ChatError, Role};
+use olmo_infer::command_line;
 use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::network::{Network, Options};
@@ -42,7 +43,8 @@ pub fn is_terminal() -> bool {
 /// # Errors
 /// What ends the program. In a terminal, turns and commands that fail do not.
 pub fn run(args: &ChatArgs) -> Result<(), Failure> {
-    let model = Model::open_with(&args.model, args.load, args.threads)?;
+    let (threads, fewer_threads) = command_line::threads(args.threads);
+    let model = Model::open_with(&args.model, args.load, threads)?;
     let file = model.file();
     let chat = prompts::chat(file)?;
     file.check_complete()?;
@@ -76,6 +78,9 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let most = file.config().max_position_embeddings;
     if args.positions.is_none() && positions < most {
         note(&format!("the context has {positions} positions, what fits the free memory; the model has {most}"));
+    }
+    if let Some(line) = fewer_threads {
+        note(&line);
     }
     if args.timing {
         let origin = args.sampling.origin(author.as_ref());

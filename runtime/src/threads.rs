@@ -1,9 +1,10 @@
-//! The team: threads that stay together for a whole run and meet at bounded spin waits.
+//! The team: threads that stay together for the life of a model or a run and meet at bounded spin waits.
 //!
-//! rayon's pool is entered once (`broadcast`). The leader runs the forward pass as ordinary sequential code and hands
-//! each phase to the team; between phases the others spin for a moment, then yield, then park, so that a slow reader of
-//! the output or a missing core costs power for a fraction of a millisecond only. A token has about 100
-//! phases, so waking parked threads for each of them would show.
+//! Whoever calls [`Threads::run`] is the leader of a team until it returns. It runs the forward pass as ordinary
+//! sequential code and hands each phase to the workers; between phases these spin for a moment, then yield, then park,
+//! so that a slow reader of the output or a missing core costs power for a fraction of a millisecond only. A token has
+//! about 100 phases, so waking parked threads for each of them would show. Between runs they wait in the same way:
+//! nothing is handed over when a run begins or ends. Who waits for its turn to lead does nothing else.
 //!
 //! Work is cut into items. Each thread owns a contiguous range of them, so that it streams through memory, and takes
 //! items from the end of another's range when its own is used up. Every item is computed by exactly one thread and the
@@ -12,18 +13,24 @@
 #![allow(unsafe_code)]
 
 use crate::barrier::Barrier;
+use crate::error::Error;
 use crate::grid::{Block, Grid};
+use crate::rounding;
 use crate::tickets::Tickets;
+use crate::turns::Turns;
 use memmap2::MmapOptions;
-use rayon::ThreadPool;
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{RefCell, UnsafeCell};
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, mpsc};
-use std::thread::{self, Scope, ScopedJoinHandle};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle, Scope, ScopedJoinHandle};
 
+/// Most threads of a team; more would only wait for each other.
+pub const MAX_THREADS: usize = 1024;
 /// Stack of a thread; what std takes when nothing else is said, and here whatever the environment says.
 const STACK_BYTES: usize = 2 << 20;
 /// Address space beside the stack without which no thread is started: a new one ends the program when it does not get
@@ -44,27 +51,72 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// The items of the current phase.
     tickets: Tickets,
+    /// The number of the current run.
+    run: AtomicU64,
+    /// The teams that the leader of the current run is in.
+    leads_in: Mutex<Vec<TeamId>>,
+}
+
+/// Tells teams apart: where the one's [`Shared`] lies.
+type TeamId = usize;
+
+thread_local! {
+    /// The teams that this thread works for now, as their leader or as a worker, those around them included.
+    static WORKS_FOR: RefCell<Vec<TeamId>> = const { RefCell::new(Vec::new()) };
 }
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
 // `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
-// these, see tests/barrier_model.rs.
+// these, and the turns of `Threads` order the leaders, see tests/barrier_model.rs.
 unsafe impl Sync for Shared {}
+// SAFETY: a task may be run by any thread, see `Task`; it is the only field that is not Send by itself.
+unsafe impl Send for Shared {}
 
 impl Shared {
     /// The life of a worker: a phase after another until the stop.
     fn work(&self, me: usize) {
         self.barrier.enter(me);
-        let mut seen = 0;
+        let (mut seen, mut run) = (0, 0);
         while self.barrier.next_phase(me, &mut seen) {
             // SAFETY: the leader wrote the task before it began the phase, and keeps it until all have arrived.
             let task = unsafe { *self.task.get() }.expect("a task is set before the phase changes");
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(me))) {
+            let work = || {
+                // Relaxed: the leader wrote it before it began the phase.
+                let current = self.run.load(Ordering::Relaxed);
+                if current != run {
+                    self.join_run();
+                    run = current;
+                }
+                task(me);
+            };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
                 // Nobody panics while holding this lock.
-                self.panic.lock().expect("not poisoned").get_or_insert(panic);
+                let mut first = self.panic.lock().expect("not poisoned");
+                match &mut *first {
+                    // One is enough, and dropping another could panic.
+                    Some(_) => std::mem::forget(panic),
+                    first => *first = Some(panic),
+                }
             }
             self.barrier.arrive();
         }
+    }
+
+    /// A worker takes part in a new run.
+    fn join_run(&self) {
+        // The mode comes from whoever started this thread, or from an item of an earlier run. Where it cannot be set
+        // no result is better than another one.
+        rounding::restore().unwrap_or_else(|error| panic!("{error}"));
+        let leads_in = self.leads_in.lock().expect("not poisoned");
+        WORKS_FOR.with_borrow_mut(|teams| teams.clone_from(&leads_in));
+    }
+
+    fn id(&self) -> TeamId {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn n_threads(&self) -> usize {
+        self.tickets.n_threads()
     }
 }
 
@@ -75,67 +127,142 @@ pub struct Team<'a> {
 }
 
 /// Threads that wait until there is something to do.
+///
+/// Any number of callers may have them run something at a time; they take turns, in the order in which they came. With
+/// one thread, which is the caller's own, they do not wait for each other.
 pub struct Threads {
-    /// `None` when the caller's thread does everything.
-    pool: Option<ThreadPool>,
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    turns: Turns,
+    /// The process that has the workers: a fork has none.
+    process: u32,
 }
 
 impl Threads {
-    /// So many threads, or fewer when the system does not give that many: the results are the same.
+    /// So many threads, the caller's included, at most [`MAX_THREADS`], or fewer when the system does not give that
+    /// many: the results are the same. More than there are processors for this process is possible and slow: then
+    /// threads that wait for each other sleep at once, and are woken some hundred times a token.
     pub fn new(n_threads: usize) -> Threads {
-        let mut wanted = n_threads.max(1);
-        while wanted > 1 {
-            match pool(wanted) {
-                Ok(pool) => return Threads { pool: Some(pool) },
-                Err(_refused_by_the_system) => wanted /= 2,
+        let mut wanted = n_threads.clamp(1, MAX_THREADS);
+        loop {
+            if let Some(threads) = Threads::start(wanted) {
+                return threads;
             }
+            wanted /= 2;
         }
-        Threads { pool: None }
     }
 
-    /// Runs `body` with the threads as a team, the caller's place taken by one of them. Waking them takes some tens of
-    /// microseconds, so that a whole run is better than a token.
-    pub fn run<R: Send>(&self, body: impl FnOnce(&mut Team<'_>) -> R + Send) -> R {
-        let n_threads = self.pool.as_ref().map_or(1, ThreadPool::current_num_threads);
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let shared = Shared {
+    /// So many threads; `None` when the system refuses one.
+    fn start(n_threads: usize) -> Option<Threads> {
+        let cores = if n_threads > 1 { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+        let shared = Arc::new(Shared {
             barrier: Barrier::new(n_threads, n_threads <= cores),
             task: UnsafeCell::new(None),
             panic: Mutex::new(None),
             tickets: Tickets::new(n_threads),
-        };
-        let lead = |body: Box<dyn FnOnce(&mut Team<'_>) -> R + Send + '_>| {
-            shared.barrier.enter(0);
-            // Whatever happens in the body, the workers must be told to leave.
-            let result =
-                catch_unwind(AssertUnwindSafe(|| body(&mut Team { shared: &shared, stays_here: PhantomData })));
-            shared.barrier.stop();
-            result.unwrap_or_else(|panic| resume_unwind(panic))
-        };
-        let Some(pool) = &self.pool else {
-            return lead(Box::new(body));
-        };
-        let body = Mutex::new(Some(body));
-        let mut results = pool.broadcast(|context| {
-            if context.index() != 0 {
-                shared.work(context.index());
-                return None;
-            }
-            let body = body.lock().ok().and_then(|mut body| body.take()).expect("the leader runs once");
-            Some(lead(Box::new(body)))
+            run: AtomicU64::new(0),
+            leads_in: Mutex::new(Vec::new()),
         });
-        results.swap_remove(0).expect("the leader has index 0")
+        let workers = Vec::with_capacity(n_threads - 1);
+        // From here on dropping it ends the workers there are.
+        let mut threads = Threads { shared, workers, turns: Turns::new(), process: process::id() };
+        let is_ample = n_threads == 1 || has_room_for(n_threads);
+        for me in 1..n_threads {
+            let shared = threads.shared.clone();
+            threads.workers.push(spawn(&format!("olmo-{me}"), is_ample, move || shared.work(me)).ok()?);
+        }
+        Some(threads)
+    }
+
+    /// Runs `body` on this thread, with a team of the threads and this one. Callers that find another run wait for its
+    /// end.
+    ///
+    /// Inside the body, and inside the items that it hands to the team, a run of other threads is possible, and one of
+    /// the same threads is an error. A thread that the body started and waits for must not have these threads run
+    /// something: it would wait for the end of the body. After a fork inside the body the child has no team.
+    ///
+    /// # Errors
+    /// [`Error::Request`] inside of another run of the same threads; in a process that was forked off after they were
+    /// started, which has none of them; and on a thread whose processor rounds or flushes otherwise than by default.
+    /// The body has not begun then.
+    ///
+    /// # Panics
+    /// When the body does, or an item that it hands to the team. The threads are good for further runs.
+    pub fn run<R>(&self, body: impl FnOnce(&mut Team<'_>) -> R) -> Result<R, Error> {
+        let refused = |problem: &str| Err(Error::Request { problem: problem.into() });
+        if !self.workers.is_empty() && self.process != process::id() {
+            return refused(
+                "this process was forked off after the threads of the model were started; open the model in this process",
+            );
+        }
+        rounding::check()?;
+        let shared = &*self.shared;
+        let Some(_works) = Works::enter(shared.id()) else {
+            return refused(
+                "this run would wait for the end of another one that it is part of; leave that first, or open the model twice",
+            );
+        };
+        let mut team = Team { shared, stays_here: PhantomData };
+        if self.workers.is_empty() {
+            return Ok(body(&mut team));
+        }
+        let _turn = self.turns.wait();
+        // Relaxed: workers look at it after they have seen a phase of this run.
+        shared.run.fetch_add(1, Ordering::Relaxed);
+        let mut leads_in = shared.leads_in.lock().expect("not poisoned");
+        WORKS_FOR.with_borrow(|teams| leads_in.clone_from(teams));
+        drop(leads_in);
+        shared.barrier.enter(0);
+        Ok(body(&mut team))
     }
 }
 
-/// A pool of so many threads, none of which ends the program for want of address space as it starts.
-///
-/// # Errors
-/// The system gives fewer.
-pub fn pool(n_threads: usize) -> Result<ThreadPool, rayon::ThreadPoolBuildError> {
-    let is_ample = is_free(n_threads.saturating_mul(AMPLE_BYTES));
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|i| format!("olmo-{i}"));
-    builder.spawn_handler(|worker| start_worker(worker, is_ample)).build()
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if self.workers.is_empty() {
+            return;
+        }
+        let workers = std::mem::take(&mut self.workers);
+        if self.process != process::id() {
+            // After a fork there is nobody to tell or to wait for, and the handles stand for nothing.
+            std::mem::forget(workers);
+            return;
+        }
+        self.shared.barrier.stop();
+        for worker in workers {
+            // It panics outside of items only, and has been told to leave.
+            let _ended = worker.join();
+        }
+    }
+}
+
+/// This thread leads a team as long as this lives.
+struct Works {
+    stays_here: PhantomData<*const ()>,
+}
+
+impl Works {
+    /// `None` when this thread works for the team already.
+    fn enter(team: TeamId) -> Option<Works> {
+        WORKS_FOR.with_borrow_mut(|teams| {
+            if teams.contains(&team) {
+                return None;
+            }
+            teams.push(team);
+            Some(Works { stays_here: PhantomData })
+        })
+    }
+}
+
+impl Drop for Works {
+    fn drop(&mut self) {
+        WORKS_FOR.with_borrow_mut(Vec::pop);
+    }
+}
+
+/// Whether there is plenty of address space for so many threads, so that none needs to be looked after as it starts.
+pub fn has_room_for(n_threads: usize) -> bool {
+    is_free(n_threads.saturating_mul(AMPLE_BYTES))
 }
 
 /// Whether the system gives so much address space. Nothing is written there, and it is given back.
@@ -158,17 +285,20 @@ fn guarded<H>(is_ample: bool, spawn: impl FnOnce(mpsc::SyncSender<()>) -> io::Re
     Ok(thread)
 }
 
-/// Starts a thread of a pool.
-fn start_worker(worker: rayon::ThreadBuilder, is_ample: bool) -> io::Result<()> {
-    let builder = thread::Builder::new().stack_size(STACK_BYTES).name(worker.name().unwrap_or_default().to_string());
-    let run = |started: mpsc::SyncSender<()>| {
+/// Starts a thread of a pool, which does not end the program for want of address space as it starts; `is_ample` is what
+/// [`has_room_for`] said of all of them.
+///
+/// # Errors
+/// The system gives no thread, or too little address space is left for one.
+pub fn spawn(name: &str, is_ample: bool, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let builder = thread::Builder::new().stack_size(STACK_BYTES).name(name.into());
+    guarded(is_ample, |started| {
         builder.spawn(move || {
             // Nobody waits for it where there is plenty.
             let _nobody_waits = started.send(());
-            worker.run();
+            body();
         })
-    };
-    guarded(is_ample, run).map(drop)
+    })
 }
 
 /// Starts a thread of a scope, for work that can be done without it.
@@ -190,14 +320,20 @@ pub fn start<'scope, T: Send + 'scope>(
 }
 
 /// Runs `body` with a team of `n_threads` threads, for callers that need them once: see [`Threads`].
-pub fn with_team<R: Send>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> R + Send) -> R {
+///
+/// # Errors
+/// [`Error::Request`] on a thread whose processor rounds or flushes otherwise than by default.
+///
+/// # Panics
+/// As [`Threads::run`].
+pub fn with_team<R>(n_threads: usize, body: impl FnOnce(&mut Team<'_>) -> R) -> Result<R, Error> {
     Threads::new(n_threads).run(body)
 }
 
 impl Team<'_> {
     /// Number of threads, the leader included.
     pub fn n_threads(&self) -> usize {
-        self.shared.tickets.n_threads()
+        self.shared.n_threads()
     }
 
     /// One phase: every thread runs `task` with its index, and all have finished when this returns.
@@ -212,10 +348,12 @@ impl Team<'_> {
         shared.barrier.begin();
         let own = catch_unwind(AssertUnwindSafe(|| task(0)));
         shared.barrier.wait_for_all();
+        // Taken in any case: it is none of the next phase.
+        let of_a_worker = shared.panic.lock().expect("not poisoned").take();
         if let Err(panic) = own {
             resume_unwind(panic);
         }
-        if let Some(panic) = shared.panic.lock().expect("not poisoned").take() {
+        if let Some(panic) = of_a_worker {
             resume_unwind(panic);
         }
     }
@@ -299,7 +437,8 @@ mod tests {
                     });
                     assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{n_threads} {n_items}");
                 }
-            });
+            })
+            .expect("runs");
         }
     }
 
@@ -318,7 +457,8 @@ mod tests {
                 });
                 assert!(data.iter().zip(1..).all(|(&cell, number)| cell == number));
             }
-        });
+        })
+        .expect("runs");
     }
 
     #[test]
@@ -334,14 +474,80 @@ mod tests {
                 }
             }
             assert_eq!(total.load(Ordering::Relaxed), 2000 * 28);
+        })
+        .expect("runs");
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_once_and_the_threads_stay_usable() {
+        let threads = Threads::new(2);
+        for n in 0..100 {
+            let culprits = [0, 7, 100 * (n % 2)];
+            let body = |team: &mut Team| {
+                let panics = |item| assert!(!culprits.contains(&item), "item {item}");
+                assert!(catch_unwind(AssertUnwindSafe(|| team.for_each(8, panics))).is_err());
+                // That of the other thread is not left for the next phase.
+                team.for_each(8, |_| ());
+                team.for_each(8, panics);
+            };
+            assert!(catch_unwind(AssertUnwindSafe(|| threads.run(body))).is_err());
+            let in_body = || threads.run(|_| panic!("in the body"));
+            assert!(catch_unwind(AssertUnwindSafe(in_body)).is_err());
+            threads.run(|team| team.for_each(8, |_| ())).expect("runs");
+        }
+    }
+
+    /// What a run in another run says.
+    fn refusal(result: Result<(), Error>) -> String {
+        result.expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn a_run_inside_a_run_of_the_same_threads_is_refused() {
+        for n_threads in [1, 2, 3] {
+            let (threads, others) = (Threads::new(n_threads), Threads::new(2));
+            let is_refused = || assert!(refusal(threads.run(|_| ())).contains("leave that first"));
+            let outer = |team: &mut Team| {
+                is_refused();
+                team.for_each(100, |_| {
+                    is_refused();
+                    thread::sleep(Duration::from_micros(10)); // So that every thread gets some.
+                });
+                // On threads of others that a run of these waits for, too, workers and all.
+                others.run(|team| team.for_each(100, |_| is_refused())).expect("they are free");
+                team.for_each(3, |_| {
+                    others.run(|team| team.for_each(100, |_| is_refused())).expect("each item gets its turn");
+                });
+                assert!(catch_unwind(AssertUnwindSafe(|| threads.run(|_| ()).expect("it is not"))).is_err());
+            };
+            threads.run(outer).expect("runs");
+            threads.run(|_| ()).expect("the outer run has ended");
+        }
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let threads = Threads::new(3);
+        let inside = AtomicUsize::new(0);
+        let turn = |team: &mut Team| {
+            assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
+            team.for_each(8, |_| ());
+            assert_eq!(inside.fetch_sub(1, Ordering::Relaxed), 1);
+        };
+        thread::scope(|scope| {
+            for _ in 0..40 {
+                scope.spawn(|| (0..50).for_each(|_| threads.run(turn).expect("runs")));
+            }
         });
     }
 
     #[test]
-    fn a_panic_in_a_worker_reaches_the_caller() {
-        for culprit in [0, 7] {
-            let result = catch_unwind(|| with_team(2, |team| team.for_each(8, |item| assert_ne!(item, culprit))));
-            assert!(result.is_err());
+    fn no_more_threads_are_started_than_are_of_use() {
+        for n_threads in [0, 1] {
+            assert_eq!(Threads::new(n_threads).run(|team| team.n_threads()).expect("runs"), 1);
         }
+        let most = Threads::new(usize::MAX);
+        assert!(most.workers.len() < MAX_THREADS);
+        most.run(|team| team.for_each(10_000, |_| ())).expect("runs");
     }
 }

@@ -116,7 +116,7 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
                 timing.prefill_tokens + timing.decode_tokens
             )
         })
-    })
+    })?
 }
 
 /// The numbers of one file, row-major.

@@ -2,7 +2,7 @@
 
 use crate::exit::{self, Exit};
 use argh::{ArgsInfo, FromArgs};
-use olmo_infer::command_line::{count, whole_number};
+use olmo_infer::command_line::{self, count, whole_number};
 use olmo_infer::mapping::Load;
 use olmo_infer::matmul::Products;
 use std::ffi::OsString;
@@ -32,7 +32,7 @@ struct Raw {
     /// model file, made by olmo-pack
     #[argh(positional)]
     model: PathBuf,
-    /// number of threads (default and 0: all cores this process may use)
+    /// number of threads (default and 0: all cores this process may use, which are the most)
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
     /// instruction set: avx512, avx2, portable or scalar (default: the best)
@@ -95,6 +95,8 @@ pub struct Args {
     pub model: PathBuf,
     /// Number of threads to ask for.
     pub threads: usize,
+    /// What to say when these are fewer than were asked for.
+    pub fewer_threads: Option<String>,
     /// How products are computed.
     pub products: Products,
     /// How the model comes into memory.
@@ -128,14 +130,15 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     }
     let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     let load = exit::load(PROGRAM, raw.load.as_deref())?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (threads, fewer_threads) = command_line::threads(raw.threads);
     let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
         Some(List(numbers)) => numbers,
         None => if raw.quick { quick } else { usual }.to_vec(),
     };
     Ok(Args {
         model: raw.model,
-        threads: if raw.threads == 0 { cores } else { raw.threads.min(1024) },
+        threads,
+        fewer_threads,
         products,
         load,
         json: raw.json,

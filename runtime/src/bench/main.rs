@@ -71,12 +71,16 @@ fn fail(problem: impl Display) -> ExitCode {
 
 fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
     let file = startup::open(&args.model, args.load, begun)?;
+    if let Some(line) = &args.fewer_threads {
+        // The results do not depend on whether standard error takes it.
+        let _nobody_to_tell = writeln!(std::io::stderr(), "olmo-bench: note: {line}");
+    }
     let (file, opened) = file;
     let network = Network::new(&file);
-    let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))?;
+    let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))??;
     say("memory, one thread");
     let data = weights_read_by_decode(&file);
-    let one_thread = with_team(1, |team| OneThread::measure(data, args.ceiling_time(), team));
+    let one_thread = with_team(1, |team| OneThread::measure(data, args.ceiling_time(), team))?;
     with_team(args.threads, |team| {
         say("memory, all threads");
         let mut ceiling = Ceiling::tune(data, args.ceiling_time(), team);
@@ -97,7 +101,7 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
             prefill,
             anonymous_bytes: memory::anonymous_bytes(),
         })
-    })
+    })?
 }
 
 /// The part of the mapping that every token reads: all but an embedding that is not also the head.

@@ -93,7 +93,9 @@ mod tests {
     fn measured(wanted: usize, ceilings: &[f64]) -> Measured {
         let mut ceilings = ceilings.iter().copied();
         let work = |_: &mut Team| Ok(Sample { amount: 40e9, seconds: 1.0 });
-        with_team(1, |team| measure(wanted, team, |_| ceilings.next().expect("a ceiling"), work)).expect("no errors")
+        with_team(1, |team| measure(wanted, team, |_| ceilings.next().expect("a ceiling"), work))
+            .expect("runs")
+            .expect("no errors")
     }
 
     #[test]

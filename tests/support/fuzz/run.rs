@@ -56,7 +56,8 @@ fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
             let logits = single.logits(team, 0..prompt.len())?;
             assert!(logits.iter().all(|logit| logit.is_finite()));
             Ok(logits.iter().map(|logit| logit.to_bits()).collect())
-        });
+        })
+        .expect("runs");
         match &found {
             Ok(logits) => assert!(known && logits.len() == prompt.len() * file.config().vocab_size),
             Err(Error::NotFinite { .. }) => assert!(known),

@@ -29,14 +29,14 @@ impl<'m> Ours<'m> {
             let mut token = passes::begin(single, team, context)?;
             passes::decode(single, team, &mut token, n)
         });
-        seconds.map_err(text)
+        seconds.and_then(|seconds| seconds).map_err(text)
     }
 
     /// Seconds from a prompt of `n` tokens to the logits of the last one.
     pub fn prefill(&mut self, threads: usize, n: usize) -> Result<f64, String> {
         let single = &mut self.single;
         let tokens = passes::random_tokens(n, single.config().vocab_size);
-        with_team(threads, |team| passes::prefill(single, team, &tokens)).map_err(text)
+        with_team(threads, |team| passes::prefill(single, team, &tokens)).and_then(|seconds| seconds).map_err(text)
     }
 
     /// Logits of the last token of a prompt.
@@ -47,7 +47,7 @@ impl<'m> Ours<'m> {
             passes::feed(single, team, tokens)?;
             single.logits(team, tokens.len() - 1..tokens.len()).map(<[f32]>::to_vec)
         });
-        logits.map_err(text)
+        logits.and_then(|logits| logits).map_err(text)
     }
 
     /// Share of the mapped pages of the file that is in huge pages; 0 when the kernel does not say.

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 /// Locales in which numbers, cases or the order of letters are others, and those without any.
 const LOCALES: [&str; 5] = ["C", "C.UTF-8", "POSIX", "de_DE.UTF-8", "tr_TR.UTF-8"];
@@ -89,7 +90,10 @@ fn words(text: &str) -> Vec<String> {
 
 fn variants(effort: &Effort) -> Vec<Variant> {
     let release = |flags: String| Variant { flags: words(&flags), program: program("olmo-infer") };
-    let mut all: Vec<Variant> = (1..=64).chain([1000]).map(|threads| release(format!("--threads {threads}"))).collect();
+    // The program starts no more threads than there are processors; `infer_same_bits.rs` has more.
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = (1..=processors.min(64)).chain([1000]);
+    let mut all: Vec<Variant> = threads.map(|threads| release(format!("--threads {threads}"))).collect();
     for chunk in [1, 7, 64, POSITIONS] {
         // The portable code does not fuse multiplication and addition: it has bits of its own, which infer_golden holds
         // to a tolerance.
