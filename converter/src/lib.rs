@@ -9,9 +9,9 @@
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
 //!    with `tokenizer_section`, `tokenizer_parts`, `tokenizer_settings`, `split_check` and `dolma2`, the conversations,
-//!    of `chat_files` with `special_tokens`, `chat_template`, `chat_probes`, `chat_section` and `jinja`
-//!    (with `template_source`, `python_text`, `python_json`), and the files
-//!    themselves, as `kept_files`.
+//!    of `chat_files` with `special_tokens` and `chat_child`, a process that runs `chat_template`, `chat_probes`,
+//!    `chat_section` and `jinja` (with `template_source`, `python_text`, `python_json`), and the files themselves, as
+//!    `kept_files`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
@@ -34,6 +34,7 @@ compile_error!(
 
 pub mod against;
 mod buffer;
+pub mod chat_child;
 mod chat_files;
 mod chat_probes;
 pub mod chat_section;
