@@ -15,7 +15,7 @@
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
-//! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
+//! 5. `output`: the file without a name until it is whole, and was read by `read_back` as its readers will; `disk`: the calls that change the disk, and nothing else
 //!    makes them.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
@@ -68,6 +68,7 @@ pub mod plan;
 pub mod progress;
 mod python_json;
 mod python_text;
+mod read_back;
 pub mod rope;
 pub mod safetensors_header;
 pub mod scan;

@@ -1,9 +1,10 @@
-//! The SOURCES section read back: where each tensor came from.
+//! The sections of a model file, and of them `SOURCES` read back: where each tensor came from.
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
 use crate::npy::{self, Descr};
-use olmo_infer::format::{SourceRecord, section};
+use olmo_infer::config::ModelConfig;
+use olmo_infer::format::{self, SectionRecord, SourceRecord, section};
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
 use std::path::Path;
@@ -20,19 +21,57 @@ pub struct Source<'a> {
     pub digest: u64,
 }
 
-/// A section of `model` in place, its digest checked; `None` when the file has no such section.
+/// A file with sections, its index checked.
+pub trait Sections {
+    /// For messages.
+    fn path(&self) -> &Path;
+    /// The model's configuration.
+    fn config(&self) -> &ModelConfig;
+    /// The tensors, in the order of the file.
+    fn specs(&self) -> &[TensorSpec];
+    /// The entries of the sections.
+    fn sections(&self) -> &[SectionRecord];
+    /// The bytes of a section; `None` when the file has no such section.
+    fn section_bytes(&self, kind: u32) -> Option<&[u8]>;
+}
+
+impl Sections for ModelFile {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn specs(&self) -> &[TensorSpec] {
+        self.specs()
+    }
+
+    fn sections(&self) -> &[SectionRecord] {
+        self.sections()
+    }
+
+    fn section_bytes(&self, kind: u32) -> Option<&[u8]> {
+        self.section_bytes(kind)
+    }
+}
+
+/// A section of `model`, its digest checked; `None` when the file has no such section.
 ///
 /// # Errors
 /// The section's bytes are not those that its record describes.
-pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<&[u8]>, Error> {
-    model.checked_section(kind).map_err(|error| match error {
+pub fn checked_section(model: &impl Sections, kind: u32) -> Result<Option<&[u8]>, Error> {
+    let Some(bytes) = model.section_bytes(kind) else { return Ok(None) };
+    let digest = format::digest(bytes, u64::from(kind));
+    match model.sections().iter().any(|record| record.kind.get() == kind && record.digest.get() == digest) {
+        true => Ok(Some(bytes)),
         // In the words about tensors.
-        olmo_infer::Error::Damaged { .. } => {
+        false => {
             let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
-            problem.advice("the file is damaged, copy or pack it again").into()
+            Err(problem.advice("the file is damaged, copy or pack it again").into())
         }
-        other => other.into(),
-    })
+    }
 }
 
 /// A section's name in messages, where those of tensors stand.
@@ -44,9 +83,9 @@ pub fn section_name(kind: u32) -> String {
 ///
 /// # Errors
 /// The section is damaged, or is not what `format-spec.md` describes.
-pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source<'_>>>, Error> {
+pub fn sources(model: &impl Sections) -> Result<Option<Vec<Source<'_>>>, Error> {
     let Some(bytes) = checked_section(model, section::SOURCES)? else { return Ok(None) };
-    let parsed = parse(bytes, model.records().len()).and_then(|sources| {
+    let parsed = parse(bytes, model.specs().len()).and_then(|sources| {
         sources.iter().zip(model.specs()).try_for_each(|(source, spec)| check_header(model.path(), source, spec))?;
         Ok(sources)
     });
