@@ -7,17 +7,23 @@ use olmo_infer::config::Architecture;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
+use olmo_pack::chat_child;
 use olmo_pack::chat_section;
-use olmo_pack::chat_template::{self, NoChat};
 use olmo_pack::jinja::{Names, Template};
 use olmo_pack::special_tokens::{Sources, TemplateFiles};
 use olmo_pack::tokenizer_json::{self, Around};
-use olmo_tests::repository;
+use olmo_tests::catalogue::{self, measured};
+use olmo_tests::{Stored, TempDir, repository, run, skipped, small_config, write_weights};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
 
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// The moment at which the templates were run.
 const NOW: DateTime = DateTime::constant(2026, 3, 5, 14, 7, 9, 0);
 
@@ -115,7 +121,9 @@ fn expressions_print_what_jinja2_prints_or_fail() {
     let (mut n_same, mut differing) = (0, Vec::new());
     for line in lines("expressions.jsonl") {
         let source = line["template"].as_str().expect("a template");
-        let rendered = Template::new(source, &names()).and_then(|template| template.render(&message, now));
+        let render = || Template::new(source, &names()).and_then(|template| template.render(&message, now));
+        // A panic of the interpreter is the end of the process that runs a template: an error too.
+        let rendered = catch_unwind(render).unwrap_or_else(|_| Err("it panics".into()));
         match (rendered, line["text"].as_str()) {
             (Ok(rendered), Some(text)) if rendered == text => n_same += 1,
             (Ok(_), Some(_)) => differing.push(source.to_string()),
@@ -143,13 +151,12 @@ fn pieces_render_what_transformers_renders() {
     let (mut n_texts, mut n_refused, mut wrong) = (0, 0, Vec::new());
     let [mut conversations, mut one_turn, mut nothing] = [const { Vec::new() }; 3];
     for (name, cases) in cases() {
-        let chat = match chat_template::chat(&source(&name), &names()) {
+        let chat = match chat_child::chat(Some(Path::new(PACK)), &source(&name), &names()) {
             Ok(chat) => chat,
-            Err(NoChat::Unusable(_)) => {
+            Err(_) => {
                 nothing.push(name);
                 continue;
             }
-            Err(NoChat::TooSlow) => panic!("{name} is too slow"),
         };
         // What is written into a file and read again is the same.
         assert_eq!(Chat::in_section(&chat_section::section(&chat)).as_ref(), Ok(&chat), "{name}");
@@ -265,4 +272,276 @@ fn rendered_conversations_become_the_ids_of_transformers() {
         }
     }
     assert!(n_texts > 2500, "{n_texts}");
+}
+
+/// Most memory that packing with a hostile template takes at a time: that of the template and some of the packer's.
+const MAX_HOSTILE_BYTES: u64 = 192 << 20;
+
+/// Takes some hundredths of a second for each of the hundreds of conversations that it is tried on.
+const SLOW: &str =
+    "{% for i in range(70000) %}{% set a = i %}{% endfor %}{% for m in messages %}{{ m.content }};{% endfor %}";
+
+/// Templates that end their process, or try to, each with a name and a part of what is said of it.
+fn hostile() -> Vec<(String, String, &'static str)> {
+    let mut templates = Vec::new();
+    let mut add = |name: &str, template: String, says| templates.push((name.to_string(), template, says));
+    let deep = "nests too deeply";
+    let memory = "needs more than 128 MiB";
+    let fuel = "ran out of fuel";
+    let long = "more than 1 MiB of text";
+    // Chains as long as a file can be.
+    let chain = |begin: &str, link: &str, end: &str| {
+        let n = (4_000_000 - begin.len() - end.len()) / link.len();
+        format!("{begin}{}{end}", link.repeat(n))
+    };
+    for (name, begin, link, end) in [
+        ("filters", "{{ 'x'", "|e", " }}"),
+        ("attributes", "{{ x", ".a", " }}"),
+        ("concatenations", "{{ x", "~x", " }}"),
+        ("sums", "{{ 1", "+1", " }}"),
+        ("powers", "{{ 1", "**1", " }}"),
+        ("negations", "{{ ", "not ", "x }}"),
+        ("minus signs", "{{ ", "-", "1 }}"),
+        ("branches", "{% if x %}", "{% elif x %}", "{% endif %}"),
+        ("brackets", "{{ ", "(", ""),
+        ("conjunctions", "{{ x", " and x", " }}"),
+        ("items", "{{ x", "[0]", " }}"),
+        ("calls", "{{ x", "()", " }}"),
+        ("tests", "{{ x", " is defined", " }}"),
+        ("comparisons", "{{ 1", "<1", " }}"),
+        ("choices", "{{ 1", " if 1 else 1", " }}"),
+        ("lists", "{{ ", "[", ""),
+        ("dictionaries", "{{ ", "{1:", ""),
+        ("loops", "", "{% for a in b %}", ""),
+        ("conditions", "", "{% if a %}", ""),
+        ("macros", "", "{% macro a() %}", ""),
+        ("blocks of filters", "", "{% filter e %}", ""),
+        ("scopes", "", "{% with %}", ""),
+    ] {
+        add(&format!("a chain of {name}"), chain(begin, link, end), "");
+    }
+    // Values that contain themselves, and values as deep as there are steps.
+    let cycle = "{% set ns = namespace() %}{% set ns.x = ns %}";
+    for (name, use_it) in [
+        ("as JSON", "{{ ns|tojson }}"),
+        ("printed", "{{ ns }}"),
+        ("in a list", "{{ [ns] }}"),
+        ("as a text", "{{ ns|string }}"),
+        ("joined", "{{ [ns]|join }}"),
+        ("with a neighbour", "{{ ns ~ 'x' }}"),
+        ("compared", "{% if ns == ns %}{% endif %}"),
+        ("as items", "{{ ns|items|list }}"),
+    ] {
+        add(&format!("a cycle {name}"), format!("{cycle}{use_it}"), "");
+    }
+    add("a cycle as JSON, told", format!("{cycle}{{{{ ns|tojson }}}}"), deep);
+    let nested = "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}";
+    add("a deep list", format!("{nested}{{{{ n.x }}}}"), "");
+    add("a deep list, dropped", nested.to_string(), "");
+    add("a deep list as JSON", format!("{nested}{{{{ n.x|tojson }}}}"), "");
+    add("a deep dictionary", nested.replace("[n.x]", "{'a': n.x}") + "{{ n.x }}", "");
+    add("a macro of itself", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(), "");
+    add(
+        "a loop of itself",
+        "{% for a in [[]] recursive %}{{ loop([[[]]]) }}{{ loop(a) }}{{ loop([a, a]) }}{% endfor %}".into(),
+        "",
+    );
+    add("a block of itself", "{% block a %}{{ self.a() }}{% endblock %}".into(), "");
+    add(
+        "a caller of itself",
+        "{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}".into(),
+        "",
+    );
+    // What the interpreter panics on.
+    let slice = "{{ 'abc'[9223372036854775807:-9223372036854775808:-9223372036854775808] }}";
+    add("a slice of extremes", slice.into(), "");
+    add("a cycle of nothing", "{% for i in [1] %}{{ loop.cycle() }}{% endfor %}".into(), "it panics");
+    // Memory.
+    let doubled = "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}";
+    add("a doubled text", doubled.into(), fuel);
+    add("a doubled list", doubled.replace("'x'", "[1]").replace("~", "+"), memory);
+    add("a batch of many", "{{ [1]|batch(10000000000, 0)|list }}".into(), "");
+    add("slices of many", "{{ [1]|slice(10000000000, 0)|list }}".into(), "");
+    add("a long text", "{{ ('x' * 1000000000)|length }}".into(), "");
+    add("a text beyond addresses", "{{ 'xx' * 9223372036854775807 }}".into(), "");
+    add("a long replacement", "{% set a = 'x' * 99999 %}{{ a|replace('x', a)|length }}".into(), fuel);
+    add("a longer replacement", "{% set a = 'x' * 99999 %}{{ a.replace('x', a)|length }}".into(), fuel);
+    add("a long join", "{% set a = 'x' * 99999 %}{{ (a|list)|join(a)|length }}".into(), fuel);
+    add("a long range", "{{ range(9223372036854775807)|list|length }}".into(), "");
+    add(
+        "many ranges",
+        "{% for i in range(99999) %}{% for j in range(99999)|list %}{% endfor %}{% endfor %}".into(),
+        "",
+    );
+    add(
+        "a list of lists",
+        "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + range(9999)|list %}\
+         {% endfor %}"
+            .into(),
+        "",
+    );
+    add("a width", "{{ '%1000000000s'|format('a') }}".into(), "");
+    add("a width of Python", "{{ '{:>1000000000}'.format('a') }}".into(), "");
+    add("a margin", "{{ 'a'.ljust(1000000000) }}".into(), long);
+    add("a centre", "{{ 'a'|center(1000000000) }}".into(), "");
+    add("an indention", "{% set a = '\\n' * 99999 %}{{ a|indent(1024)|length }}".into(), "");
+    add("a wide JSON", "{% set a = range(99999)|list %}{{ [a] * 999|tojson(indent=64)|length }}".into(), "");
+    add("many escapes", "{{ ('&' * 99999999)|e|length }}".into(), "");
+    // Steps.
+    add(
+        "an endless loop",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}".into(),
+        fuel,
+    );
+    add("a huge text", "{% for i in range(9999) %}{{ 'x' * 99999 }}{% endfor %}".into(), "failed to write output");
+    add(
+        "long steps",
+        "{% set a = 'x' * 9999999 %}{% for i in range(99999) %}{% if a.count('y') %}{% endif %}{% endfor %}\
+         {{ messages[-1].content }}"
+            .into(),
+        "",
+    );
+    let slow =
+        "{% for i in range(70000) %}{% set a = i %}{% endfor %}{% for m in messages %}{{ m.content }};{% endfor %}";
+    add("many steps each time", slow.into(), "it ran longer than 5 s");
+    // What is not there.
+    add("an include", "{% include '/etc/passwd' %}".into(), "");
+    add("an import", "{% import '/etc/passwd' as a %}".into(), "");
+    add("a parent", "{% extends '/dev/zero' %}".into(), "");
+    templates
+}
+
+#[test]
+fn a_template_that_ends_its_process_is_a_warning() {
+    let folder = TempDir::new("hostile-templates");
+    let weights: Vec<PathBuf> = (0..2).map(|i| folder.join(format!("w{i}"))).collect();
+    for weights in &weights {
+        write_weights(weights, &small_config(), Stored::F32, 1);
+    }
+    let templates = hostile();
+    assert!(templates.len() >= 60, "{}", templates.len());
+    let next = Mutex::new(templates.iter());
+    let wrong = Mutex::new(Vec::new());
+    let one = |weights: &Path, (name, template, says): &(String, String, &str)| {
+        fs::write(weights.join("chat_template.jinja"), template).expect("written");
+        let mut command = measured(PACK);
+        command.args([weights, &weights.with_extension("olmo"), Path::new("--force")]);
+        let packed = catalogue::Run::new(&mut command)?;
+        let said = &packed.stderr;
+        let is_warning = said.starts_with("olmo-pack: warning: no chat format: its chat template ");
+        if packed.status.code() != Some(0) || !is_warning || said.lines().count() != 1 || !said.contains(says) {
+            return Err(format!("{}, {said}", packed.status));
+        }
+        let used = packed.used.ok_or("not measured")?;
+        println!("{name}: {} KiB, {:?}, {}", used.peak_bytes >> 10, used.time, said.trim_end());
+        if used.peak_bytes > MAX_HOSTILE_BYTES { Err(format!("{} KiB", used.peak_bytes >> 10)) } else { Ok(()) }
+    };
+    // Each template in turn, two at a time.
+    thread::scope(|scope| {
+        for weights in &weights {
+            scope.spawn(|| {
+                loop {
+                    let Some(case) = next.lock().expect("a lock").next() else { break };
+                    if let Err(found) = one(weights, case) {
+                        wrong.lock().expect("a lock").push(format!("{}: {found}", case.0));
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().expect("a lock");
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), templates.len(), wrong.join("\n"));
+    // What was said is what --chat repeats.
+    let said = run(PACK, ["inspect".as_ref(), weights[0].with_extension("olmo").as_os_str()]);
+    assert!(said.ok().contains("its chat template "), "{}", said.stdout);
+}
+
+#[test]
+fn a_process_that_gives_no_chat_format_is_a_reason() {
+    let folder = TempDir::new("no-chat-process");
+    let template = "{{ messages[-1].content }}";
+    let chat = |program: Option<&Path>| chat_child::chat(program, template, &names());
+    let reason = |program: Option<&Path>| {
+        let why = chat(program).expect_err("no chat format");
+        why.strip_prefix("its chat template cannot be used: ").expect("the same beginning").to_string()
+    };
+    assert!(chat(Some(Path::new(PACK))).is_ok());
+    assert_eq!(reason(None), "no program to run it was named");
+    let missing = "no process can be started to run it: No such file or directory";
+    assert_eq!(reason(Some(&folder.join("missing"))), missing);
+    for (script, says) in [
+        ("exit 3", "the process that ran it ended with status 3"),
+        ("kill -9 $$", "the process that ran it was ended by signal 9"),
+        ("cat >/dev/null; echo hello", "the process that ran it gave no chat format"),
+        // An answer is taken from a process that ends well, and from no other.
+        ("printf '\\0\\0\\0\\0'; exit 1", "the process that ran it ended with status 1"),
+        ("", "the process that ran it gave no chat format"),
+        ("exec cat /dev/zero", "its texts are longer than 16 MiB"),
+        ("exec cat /dev/zero >&2", "the process that ran it was ended by signal 13"),
+    ] {
+        let program = folder.join("program");
+        fs::write(&program, format!("#!/bin/sh\nPATH=/bin:/usr/bin\n{script}\n")).expect("written");
+        run("chmod", ["+x".as_ref(), program.as_os_str()]).ok();
+        assert_eq!(reason(Some(&program)), says, "{script}");
+    }
+}
+
+#[test]
+fn the_process_of_a_template_has_little() {
+    if !Path::new("/proc/self/limits").exists() {
+        skipped("no /proc");
+        return;
+    }
+    // It reads the template before anything else: until then, it has what it was born with; then it waits in a long step.
+    let folder = TempDir::new("little");
+    let weights = folder.join("w");
+    write_weights(&weights, &small_config(), Stored::F32, 1);
+    fs::write(weights.join("chat_template.jinja"), SLOW).expect("written");
+    let mut command = Command::new(PACK);
+    command.args([weights.as_os_str(), folder.join("m.olmo").as_os_str()]).env("SECRET", "known");
+    let mut packing = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+    let children = format!("/proc/{0}/task/{0}/children", packing.id());
+    let child = (0..1000).find_map(|_| {
+        thread::sleep(std::time::Duration::from_millis(2));
+        let child = fs::read_to_string(&children).ok()?.trim().to_string();
+        let limits = fs::read_to_string(format!("/proc/{child}/limits")).ok()?;
+        limits.lines().any(|line| line.starts_with("Max open files") && line.contains(" 0 ")).then_some((child, limits))
+    });
+    let (child, limits) = child.expect("a process with limits");
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit");
+        line.split_whitespace().next().expect("a number").to_string()
+    };
+    assert_eq!(
+        ["Max cpu time", "Max file size", "Max core file size", "Max open files"].map(limit),
+        ["5", "0", "0", "0"]
+    );
+    let addresses: u64 = limit("Max address space").parse().expect("a number");
+    assert!(addresses < 256 << 20, "{addresses}");
+    let environment = fs::read_to_string(format!("/proc/{child}/environ")).expect("an environment");
+    assert_eq!(environment, "MALLOC_ARENA_MAX=1\0");
+    // It does not outlive the one that started it.
+    packing.kill().expect("killed");
+    packing.wait().expect("ended");
+    let is_gone = (0..1000).any(|_| {
+        thread::sleep(std::time::Duration::from_millis(2));
+        let status = fs::read_to_string(format!("/proc/{child}/stat"));
+        status.map_or(true, |status| status.contains(") Z "))
+    });
+    assert!(is_gone);
+    assert!(!folder.join("m.olmo").exists());
+}
+
+#[test]
+fn the_hidden_argument_is_for_the_program_itself() {
+    for input in ["", "hello", "[]", "[\"{{ x }}\"]"] {
+        let folder = TempDir::new("hidden");
+        let path = folder.join("input");
+        fs::write(&path, input).expect("written");
+        let mut command = Command::new(PACK);
+        command.arg(chat_child::ARGUMENT).stdin(fs::File::open(&path).expect("an input"));
+        let finished = olmo_tests::finish(&mut command);
+        let line = "olmo-pack: error: __chat-template is how olmo-pack starts itself; see olmo-pack --help";
+        assert_eq!(finished.refused(2), line, "{input}");
+    }
 }

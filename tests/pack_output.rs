@@ -1,16 +1,21 @@
 //! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
 
+use olmo_infer::format::{self, HEADER_BYTES, SectionRecord, section};
 use olmo_infer::model_file::ModelFile;
+use olmo_pack::copy;
 use olmo_pack::disk::{Disk, SystemDisk};
 use olmo_pack::output::Target;
 use olmo_pack::pack::{self, Request};
 use olmo_pack::verify;
+use olmo_tests::crafted::{Field, config_field, repair_digests};
 use olmo_tests::disks::{Call, Fault, Hooked, Plan};
-use olmo_tests::{Stored, TempDir, npy_path, run, small_config, write_weights};
+use olmo_tests::packed::range;
+use olmo_tests::{Stored, TempDir, npy_path, repository, run, small_config, write_weights};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::mem::offset_of;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -264,6 +269,83 @@ fn pack_on(weights: &Path, model: &Path, hook: impl Fn(Call<'_>) -> io::Result<u
     let request = Request { weights: weights.into(), model: model.into(), ..Request::default() };
     let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&Hooked(hook), &|_, _| {}));
     packed.map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_model_that_its_reader_refuses_gets_no_name() {
+    let folder = TempDir::new("read-back");
+    let weights = repository().join("demo/weights");
+    let (good, model) = (folder.join("good.olmo"), folder.join("out/m.olmo"));
+    fs::create_dir(folder.join("out")).expect("created");
+    pack_on(&weights, &good, |_| Ok(usize::MAX)).expect("packed");
+    let file = ModelFile::open(&good).expect("a model");
+    let sections: Vec<(u32, usize)> = file.sections().iter().map(|s| (s.kind.get(), s.offset.get() as usize)).collect();
+    let (n_tensors, bytes) = (file.specs().len(), file.layout().data_offset as usize);
+    // What a fault of the writer leaves in the file, and what is said of it. Those with a section are under right digests.
+    type Change<'c> = Box<dyn Fn(&mut [u8]) + Sync + 'c>;
+    let mut cases: Vec<(Change, Option<usize>, String)> = Vec::new();
+    let flip = |at: usize| -> Change { Box::new(move |head: &mut [u8]| head[at] ^= 1) };
+    cases.push((flip(140), None, "header digest: found ".into()));
+    cases.push((flip(HEADER_BYTES), None, "index digest: found ".into()));
+    for &(kind, at) in &sections {
+        let says = if kind == section::CODED { "coded tables" } else { ": its digest is wrong" };
+        cases.push((flip(at), None, says.into()));
+    }
+    let config = |field: &'static str, value: u64| -> Change {
+        Box::new(move |head: &mut [u8]| config_field(field).set(head, value))
+    };
+    cases.push((config("n_heads", 0), Some(usize::MAX), "num_attention_heads".into()));
+    let place = |kind: u32| sections.iter().position(|section| section.0 == kind).expect("a section");
+    for (kind, at, says) in [
+        (section::SOURCES, 0, "section SOURCES: "),
+        (section::VOCABULARY, 4, "section VOCABULARY: reserved fields"),
+        (section::TOKENIZER, 4, "section TOKENIZER: "),
+        (section::FILES, 4, "section FILES: "),
+    ] {
+        let at = sections[place(kind)].1 + at;
+        cases.push((Box::new(move |head: &mut [u8]| head[at] ^= 0x40), Some(place(kind)), says.into()));
+    }
+    let extents = &file.layout().sections;
+    let corrupt = |out: &File, (change, under_digests, _): &(Change, Option<usize>, String)| {
+        let mut head = vec![0; bytes];
+        out.read_exact_at(&mut head, 0).expect("what was written can be read");
+        if head[0] == 0 {
+            // The header comes last.
+            return;
+        }
+        change(&mut head);
+        if let Some(index) = *under_digests {
+            if let Some(extent) = extents.get(index) {
+                let digest = format::digest(&head[range(*extent)], sections[index].0.into());
+                Field::of_section(n_tensors, index, offset_of!(SectionRecord, digest), 8).set(&mut head, digest);
+            }
+            repair_digests(&mut head);
+        }
+        out.write_all_at(&head, 0).expect("written");
+    };
+    for case in &cases {
+        for unnamed in [true, false] {
+            let hook = |call: Call<'_>| {
+                match call {
+                    Call::CreateUnnamed(_) if !unnamed => return Err(io::ErrorKind::Unsupported.into()),
+                    Call::Sync(out) => corrupt(out, case),
+                    _ => {}
+                }
+                Ok(usize::MAX)
+            };
+            let copied = copy::run(&good, &model, false, &Hooked(hook), &|_, _| {});
+            for refused in [pack_on(&weights, &model, hook), copied.map(|_| ()).map_err(|error| error.to_string())] {
+                let line = refused.expect_err("refused");
+                let begins = format!("{}: not written: its reader would refuse it: ", model.display());
+                let ends = "; this is a fault of olmo-pack or of the disk, please report it";
+                let found = line.strip_prefix(&begins).and_then(|line| line.strip_suffix(ends));
+                assert!(found.is_some_and(|found| found.contains(&case.2)), "{}: {line}", case.2);
+                assert_eq!(names(&folder.join("out")), [""; 0], "{line}");
+            }
+        }
+    }
+    // The same without a fault.
+    copy::run(&good, &model, false, &SystemDisk, &|_, _| {}).expect("copied");
 }
 
 #[test]

@@ -24,7 +24,8 @@ const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// Packs in process.
 #[track_caller]
 fn pack(weights: &Path, model: &Path, dtype: DtypeChoice) {
-    let request = Request { weights: weights.into(), model: model.into(), dtype, ..Request::default() };
+    let program = Some(PACK.into());
+    let request = Request { weights: weights.into(), model: model.into(), dtype, program, ..Request::default() };
     let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
     packed.unwrap_or_else(|error| panic!("{error}"));
 }

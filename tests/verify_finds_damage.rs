@@ -20,6 +20,8 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+
 /// Packs random weights in process, plain, and returns where everything lies.
 fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
     write_weights(&folder.join("w"), config, Stored::F32, 3);
@@ -44,7 +46,9 @@ fn packed_as(folder: &TempDir, dtype: DtypeChoice, encoding: EncodingChoice) -> 
 
 #[track_caller]
 fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice, encoding: EncodingChoice) {
-    let request = Request { weights: weights.into(), model: model.into(), dtype, encoding, ..Request::default() };
+    let program = Some(PACK.into());
+    let (weights, model) = (weights.into(), model.into());
+    let request = Request { weights, model, dtype, encoding, program, ..Request::default() };
     let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
     packed.unwrap_or_else(|error| panic!("{error}"));
 }

@@ -3,6 +3,7 @@
 use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgValue, FromArgs, SubCommands};
 use olmo_infer::command_line::{self, WordKind, count, number, whole_number};
 use olmo_infer::manual;
+use olmo_pack::chat_child;
 use olmo_pack::config_json::{architecture_named, named_architectures};
 use olmo_pack::error::escaped;
 use olmo_pack::pack::{DtypeChoice, EncodingChoice, Request};
@@ -436,6 +437,7 @@ impl Pack {
             dtype: self.dtype.0,
             encoding: self.encoding.0,
             vocab: self.vocab.clone(),
+            program: Some(chat_child::THIS_PROGRAM.into()),
             force: self.force,
             allow_extra: self.allow_extra,
             allow_nonfinite: self.allow_nonfinite,

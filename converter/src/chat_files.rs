@@ -1,7 +1,7 @@
 //! What the files of a folder say about conversations.
 
+use crate::chat_child;
 use crate::chat_section;
-use crate::chat_template::{self, MAX_TIME, NoChat};
 use crate::error::{Error, Problem, shortened};
 use crate::kept_files::KeptFiles;
 use crate::source_file;
@@ -35,6 +35,8 @@ pub struct Folder<'a> {
     pub config: &'a Map<String, Value>,
     /// `special_tokens_map.json`, where it counts.
     pub map: &'a Map<String, Value>,
+    /// The program that runs its template.
+    pub program: Option<&'a Path>,
 }
 
 /// The chat format of a folder, and what the user should know about it. Keeps `chat_template.jinja`.
@@ -67,7 +69,7 @@ fn of_template(folder: &Folder, sources: &Sources, files: &TemplateFiles) -> Res
         Ok(None) => return Ok((Part::Absent, Vec::new())),
         Err(why) => return Ok(unusable(why)),
     };
-    match chat_template::chat(&template, &sources.names()) {
+    match chat_child::chat(folder.program, &template, &sources.names()) {
         Ok(chat) => {
             let mut warnings = Vec::new();
             let mut of_turns = Vec::new();
@@ -88,14 +90,7 @@ fn of_template(folder: &Folder, sources: &Sources, files: &TemplateFiles) -> Res
             warnings.extend(of_turns);
             Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
         }
-        Err(NoChat::Unusable(why)) => Ok(unusable(why)),
-        // An error, so that its thread ends, and that no clock decides about the bytes of a file.
-        Err(NoChat::TooSlow) => {
-            let path = folder.path.join(origin.name());
-            let found = format!("its chat template takes more than {} s", MAX_TIME.as_secs());
-            let problem = Problem::new(path, found).expected("some milliseconds");
-            Err(problem.advice("move it away, or pack again when the machine has less to do").into())
-        }
+        Err(why) => Ok(unusable(why)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The chat template of a model becomes texts around the turns of conversations, and rules for their contents.
 //!
-//! A template is a program. It is run here, at packing time, on conversations whose contents are marks; the texts
+//! A template is a program. It is run at packing time, in a process of its own (`chat_child`), on conversations whose contents are marks; the texts
 //! between the marks are its pieces. Probes in the place of each mark show what it does with a content, and
 //! conversations that nothing was derived from show whether pieces and rules give what the template gives. So the
 //! runtime needs no interpreter, and a hostile template can do nothing there.
@@ -9,16 +9,7 @@ use crate::chat_probes::{self, Random};
 use crate::jinja::{Names, Template};
 use jiff::civil::DateTime;
 use olmo_infer::chat::{Chat, Cut, Message, Past, Role, Rule, Style, date, is_python_space};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
-/// Time that a template may take in all; that of published models takes some tens of milliseconds. There are steps that
-/// take as long as a number in the template says.
-pub const MAX_TIME: Duration = Duration::from_secs(5);
-/// Stack of the thread that runs a template: as many steps nest no value deeper than it can drop.
-const STACK_BYTES: usize = 256 << 20;
-/// The name of that thread. What panics there is an error of the template, and is not printed.
-pub const THREAD: &str = "chat-template";
 /// Longest texts of a chat format, all together.
 const MAX_BYTES: usize = 4 << 20;
 /// User turns of the conversations that pieces are derived from.
@@ -37,40 +28,14 @@ const N_VERIFIED: usize = 40;
 const MOMENTS: [DateTime; 2] =
     [DateTime::constant(2021, 11, 9, 8, 5, 3, 0), DateTime::constant(2032, 2, 28, 22, 40, 59, 0)];
 
-/// Why a template gives no chat format.
-#[derive(Debug, PartialEq)]
-pub enum NoChat {
-    /// It cannot be used, in words.
-    Unusable(String),
-    /// It takes more than [`MAX_TIME`]. Its thread cannot be ended but with the program.
-    TooSlow,
-}
-
-/// The chat format of a template.
+/// The chat format of a template, derived in this process: [`crate::chat_child`] does it in one of its own.
 ///
 /// # Errors
-/// [`NoChat`].
-pub fn chat(template: &str, names: &Names) -> Result<Chat, NoChat> {
-    within(MAX_TIME, template, names)
-}
-
-/// [`chat`], with another limit.
-fn within(most: Duration, template: &str, names: &Names) -> Result<Chat, NoChat> {
-    let (template, names) = (template.to_string(), names.clone());
-    let (send, receive) = mpsc::channel();
-    let thread = std::thread::Builder::new().name(THREAD.into()).stack_size(STACK_BYTES);
-    // Nothing waits for the answer of one that took too long.
-    let thread = thread.spawn(move || send.send(derived(&template, &names)).unwrap_or_default());
-    thread.map_err(|error| NoChat::Unusable(format!("its chat template cannot be run: {error}")))?;
-    match receive.recv_timeout(most) {
-        Ok(derived) => derived.map_err(NoChat::Unusable),
-        Err(RecvTimeoutError::Timeout) => Err(NoChat::TooSlow),
-        Err(RecvTimeoutError::Disconnected) => Err(NoChat::Unusable("its chat template cannot be run".into())),
-    }
-}
-
-/// [`chat`], on a thread of its own.
-fn derived(source: &str, names: &Names) -> Result<Chat, String> {
+/// Why it cannot be used, in one line.
+///
+/// # Panics
+/// Where the interpreter does. It may also overflow the stack, and take any amount of memory.
+pub fn chat(source: &str, names: &Names) -> Result<Chat, String> {
     let template = Template::new(source, names)?;
     let tried = Tried {
         literals: chat_probes::literals(source, names),
@@ -436,13 +401,6 @@ fn first_turn(style: &Style, why: &str) -> Style {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn refuses_templates_that_take_too_long() {
-        let template = "{% for i in range(30000) %}{% endfor %}{{ messages[-1].content }}";
-        assert_eq!(within(Duration::from_millis(1), template, &Names::new()), Err(NoChat::TooSlow));
-        assert!(within(Duration::from_secs(600), "{{ messages[-1].content }}", &Names::new()).is_ok());
-    }
 
     /// A template that writes every message as `written`, a piece of template in which `m` is the message.
     fn of_messages(written: &str) -> String {

@@ -24,12 +24,12 @@ pub trait Disk: Sync {
     /// # Errors
     /// The system's.
     fn open_folder(&self, folder: &Path) -> io::Result<File>;
-    /// Opens a new file without a name in `folder`; it goes when it is closed.
+    /// Opens a new file without a name in `folder`, to be written and read back; it goes when it is closed.
     ///
     /// # Errors
     /// The system's, also when it knows no such files.
     fn create_unnamed(&self, folder: &Path) -> io::Result<File>;
-    /// Creates a file that must not exist yet.
+    /// Creates a file that must not exist yet, to be written and read back.
     ///
     /// # Errors
     /// The system's, also when it exists.
@@ -85,14 +85,14 @@ impl Disk for SystemDisk {
 
     fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
         let flags = (OFlags::TMPFILE | OFlags::CLOEXEC).bits() as i32;
-        let file = OpenOptions::new().write(true).custom_flags(flags).mode(0o666).open(folder)?;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).mode(0o666).open(folder)?;
         // It gets its name through /proc; without that it would be lost at the end.
         fs::metadata(descriptor_path(&file))?;
         Ok(file)
     }
 
     fn create_named(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().write(true).create_new(true).mode(0o666).open(path)
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o666).open(path)
     }
 
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {

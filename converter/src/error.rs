@@ -106,6 +106,13 @@ pub enum Error {
         /// How many.
         n_written: usize,
     },
+    /// What was written is a file that readers refuse, and gets no name.
+    Unreadable {
+        /// The file that was to be.
+        path: PathBuf,
+        /// What a reader says of it.
+        found: String,
+    },
     /// The model file cannot be opened.
     Model(olmo_infer::error::Error),
     /// The arguments contradict each other.
@@ -223,6 +230,10 @@ impl fmt::Display for Error {
                     n => &format!("{n} files were written before, and stay"),
                 };
                 write!(f, "{source}; {files}")
+            }
+            Error::Unreadable { path, found } => {
+                let line = format!("{}: not written: its reader would refuse it: {found}", shown_path(path));
+                write!(f, "{}; this is a fault of olmo-pack or of the disk, please report it", escaped(&line))
             }
             Error::Model(error) => error.fmt(f),
             Error::Usage(text) => f.write_str(&escaped(text)),

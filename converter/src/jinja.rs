@@ -16,7 +16,6 @@ use minijinja_contrib::pycompat;
 use olmo_infer::chat::{Message, is_python_space};
 use std::io;
 use std::mem::take;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Steps that a render may take; the published templates take some thousands.
@@ -66,6 +65,9 @@ impl Template {
     ///
     /// # Errors
     /// What the template says or does wrong, in one line.
+    ///
+    /// # Panics
+    /// Where the interpreter does: it has divisions by zero of its own, as in `loop.cycle()`.
     pub fn render(
         &self,
         messages: &[Message],
@@ -85,10 +87,7 @@ impl Template {
         };
         let mut text = Limited(Vec::new());
         let template = self.environment.get_template(NAME).map_err(in_words)?;
-        // The interpreter has divisions by zero of its own, as in `loop.cycle()`.
-        let render = AssertUnwindSafe(|| template.render_captured_to(context, &mut text).map(|_| ()));
-        let rendered = catch_unwind(render);
-        rendered.map_err(|_| "its chat template cannot be used: it panics".to_string())?.map_err(in_words)?;
+        template.render_captured_to(context, &mut text).map_err(in_words)?;
         String::from_utf8(text.0).map_err(|_| "its chat template writes bytes that are not text".to_string())
     }
 }

@@ -9,13 +9,13 @@
 //!    `rope` and `strict_json`, or from shapes and flags by `infer_config`, and from `generation_config`; `settings`
 //!    holds the flags and remembers where each value came from. `text` has the tokens, of `vocab` or `tokenizer_json`
 //!    with `tokenizer_section`, `tokenizer_parts`, `tokenizer_settings`, `split_check` and `dolma2`, the conversations,
-//!    of `chat_files` with `special_tokens`, `chat_template`, `chat_probes`, `chat_section` and `jinja`
-//!    (with `template_source`, `python_text`, `python_json`), and the files
-//!    themselves, as `kept_files`.
+//!    of `chat_files` with `special_tokens` and `chat_child`, a process that runs `chat_template`, `chat_probes`,
+//!    `chat_section` and `jinja` (with `template_source`, `python_text`, `python_json`), and the files themselves, as
+//!    `kept_files`.
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
-//! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
+//! 5. `output`: the file without a name until it is whole, and was read by `read_back` as its readers will; `disk`: the calls that change the disk, and nothing else
 //!    makes them.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
@@ -34,6 +34,7 @@ compile_error!(
 
 pub mod against;
 mod buffer;
+pub mod chat_child;
 mod chat_files;
 mod chat_probes;
 pub mod chat_section;
@@ -67,6 +68,7 @@ pub mod plan;
 pub mod progress;
 mod python_json;
 mod python_text;
+mod read_back;
 pub mod rope;
 pub mod safetensors_header;
 pub mod scan;

@@ -6,7 +6,7 @@ use args::{Command, Named};
 use olmo_infer::allocator::Allocator;
 use olmo_infer::command_line;
 use olmo_infer::signals;
-use olmo_pack::chat_template;
+use olmo_pack::chat_child;
 use olmo_pack::disk::SystemDisk;
 use olmo_pack::error::{Error, escaped};
 use olmo_pack::inspect::Form;
@@ -14,17 +14,19 @@ use olmo_pack::progress::Progress;
 use olmo_pack::summary::{self, Facts};
 use olmo_pack::{copy, diff, inspect, pack, unpack, verify};
 use std::io::{self, Write};
-use std::panic;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator::new("olmo-pack");
 
 fn main() -> ExitCode {
+    // Before anything that a stranger's template could make use of.
+    if std::env::args_os().skip(1).eq([chat_child::ARGUMENT]) {
+        return chat_child::serve()
+            .map_or_else(|error| fail(error.exit_code(), &error.to_string()), |()| ExitCode::SUCCESS);
+    }
     signals::install("olmo-pack");
-    hide_panics_of_templates();
     let arguments: Result<Vec<String>, _> =
         std::env::args_os().skip(1).map(|argument| argument.into_string()).collect();
     let Ok(arguments) = arguments else {
@@ -38,16 +40,6 @@ fn main() -> ExitCode {
         Ok(answer) => say(&answer),
         Err(error) => fail(error.exit_code(), &error.to_string()),
     }
-}
-
-/// A template on which the interpreter panics is one that cannot be used, which a warning says.
-fn hide_panics_of_templates() {
-    let print = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if thread::current().name() != Some(chat_template::THREAD) {
-            print(info);
-        }
-    }));
 }
 
 /// What standard output is to show, and the exit status.

@@ -6,6 +6,7 @@
 
 use crate::disk::{Disk, uninterrupted, write_all_at};
 use crate::error::{Error, Problem, shown_path};
+use crate::read_back;
 use olmo_infer::folder::folder_of;
 use olmo_infer::signals;
 use rustix::io::Errno;
@@ -333,12 +334,13 @@ impl Output<'_> {
         self.file.sync().map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
     }
 
-    /// Gives the file its name and brings the name to the disk.
+    /// Reads the file as its readers will, gives it its name and brings the name to the disk.
     ///
     /// # Errors
-    /// The file cannot be put in place, and what was there is still there; or it is in place, and only the name may get
+    /// The file is no model or cannot be put in place, and what was there is still there; or it is in place, and only the name may get
     /// lost.
     pub fn publish(self) -> Result<(), Error> {
+        read_back::check(&self.file.file, &self.target.shown)?;
         let Target { shown, path, replace, .. } = self.target;
         self.file.publish(&path, replace).map_err(|error| Error::io(&shown, "cannot put it in place", error))?;
         uninterrupted(|| self.disk.sync_folder(&self.folder)).map_err(|error| {

@@ -79,6 +79,8 @@ pub struct Request {
     pub encoding: EncodingChoice,
     /// A vocabulary other than the folder's: a `vocab.txt` or a `tokenizer.json`.
     pub vocab: Option<PathBuf>,
+    /// The program `olmo-pack`, which runs a chat template in a process of its own: without one, none can be used.
+    pub program: Option<PathBuf>,
     /// Replace an existing file.
     pub force: bool,
     /// Leave out what is no tensor of the model.
@@ -137,7 +139,8 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for name in ["config.json", "generation_config.json", listing::INDEX] {
         target.refuse_replacing(&request.weights.join(name))?;
     }
-    let text = Text::read(&listing.folder, request.vocab.as_deref(), &checkpoint.settings.config, &target)?;
+    let (vocab, program) = (request.vocab.as_deref(), request.program.as_deref());
+    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings.config, &target)?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 

@@ -1,10 +1,12 @@
-//! The SOURCES section read back: where each tensor came from.
+//! The sections of a model file, and of them `SOURCES` read back: where each tensor came from.
 
 use crate::element::SourceType;
 use crate::error::{Error, Problem};
 use crate::npy::{self, Descr};
-use olmo_infer::format::{SourceRecord, section};
+use olmo_infer::config::ModelConfig;
+use olmo_infer::format::{SectionRecord, SourceRecord, section};
 use olmo_infer::layout::TensorSpec;
+use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::model_file::ModelFile;
 use std::path::Path;
 use zerocopy::FromBytes;
@@ -20,19 +22,57 @@ pub struct Source {
     pub digest: u64,
 }
 
+/// A file with sections, its index checked.
+pub trait Sections {
+    /// For messages.
+    fn path(&self) -> &Path;
+    /// The model's configuration.
+    fn config(&self) -> &ModelConfig;
+    /// The tensors, in the order of the file.
+    fn specs(&self) -> &[TensorSpec];
+    /// The entries of the sections.
+    fn sections(&self) -> &[SectionRecord];
+    /// The bytes of a section; `None` when the file has no such section.
+    fn section_bytes(&self, kind: u32) -> Option<MappedBytes<'_>>;
+}
+
+impl Sections for ModelFile {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn specs(&self) -> &[TensorSpec] {
+        self.specs()
+    }
+
+    fn sections(&self) -> &[SectionRecord] {
+        self.sections()
+    }
+
+    fn section_bytes(&self, kind: u32) -> Option<MappedBytes<'_>> {
+        self.section_bytes(kind)
+    }
+}
+
 /// A copy of a section of `model`, its digest checked; `None` when the file has no such section.
 ///
 /// # Errors
 /// The section's bytes are not those that its record describes.
-pub fn checked_section(model: &ModelFile, kind: u32) -> Result<Option<Vec<u8>>, Error> {
-    model.checked_section(kind).map_err(|error| match error {
+pub fn checked_section(model: &impl Sections, kind: u32) -> Result<Option<Vec<u8>>, Error> {
+    let record = model.sections().iter().find(|record| record.kind.get() == kind);
+    let (Some(bytes), Some(record)) = (model.section_bytes(kind), record) else { return Ok(None) };
+    match bytes.checked_copy(u64::from(kind), record.digest.get())? {
+        Some(copy) => Ok(Some(copy)),
         // In the words about tensors.
-        olmo_infer::Error::Damaged { .. } => {
+        None => {
             let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
-            problem.advice("the file is damaged, copy or pack it again").into()
+            Err(problem.advice("the file is damaged, copy or pack it again").into())
         }
-        other => other.into(),
-    })
+    }
 }
 
 /// A section's name in messages, where those of tensors stand.
@@ -44,9 +84,9 @@ pub fn section_name(kind: u32) -> String {
 ///
 /// # Errors
 /// The section is damaged, or is not what `format-spec.md` describes.
-pub fn sources(model: &ModelFile) -> Result<Option<Vec<Source>>, Error> {
+pub fn sources(model: &impl Sections) -> Result<Option<Vec<Source>>, Error> {
     let Some(bytes) = checked_section(model, section::SOURCES)? else { return Ok(None) };
-    let parsed = parse(&bytes, model.records().len()).and_then(|sources| {
+    let parsed = parse(&bytes, model.specs().len()).and_then(|sources| {
         sources.iter().zip(model.specs()).try_for_each(|(source, spec)| check_header(model.path(), source, spec))?;
         Ok(sources)
     });

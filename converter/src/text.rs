@@ -89,13 +89,19 @@ impl Text {
         }
     }
 
-    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`. Refuses a file that
-    /// would be replaced by `target`.
+    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`, and `program` runs a
+    /// chat template. Refuses a file that would be replaced by `target`.
     ///
     /// # Errors
     /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat
     /// template that is not understood is no error.
-    pub fn read(folder: &Path, vocab: Option<&Path>, config: &ModelConfig, target: &Target) -> Result<Text, Error> {
+    pub fn read(
+        folder: &Path,
+        vocab: Option<&Path>,
+        program: Option<&Path>,
+        config: &ModelConfig,
+        target: &Target,
+    ) -> Result<Text, Error> {
         let vocab_size = config.vocab_size;
         let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
             let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
@@ -130,7 +136,8 @@ impl Text {
         let count = !config_json.contains_key("added_tokens_decoder");
         let map = object(&mut files, &present, "special_tokens_map.json", count)?;
         let added = object(&mut files, &present, "added_tokens.json", count)?;
-        let of_folder = chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map };
+        let of_folder =
+            chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map, program };
         let (chat, warnings) = chat_files::read(&of_folder, config.architecture, &mut files)?;
         let mut text = Text { chat, warnings, ..Text::default() };
         let mut named_elsewhere = Vec::new();

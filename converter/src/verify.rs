@@ -9,7 +9,7 @@ use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::content_digest;
 use crate::kept_files;
 use crate::pack::thread_pool;
-use crate::sources::{checked_section, section_name, sources};
+use crate::sources::{Sections, checked_section, section_name, sources};
 use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::coded::{CodedPanels, CodedTable};
 use olmo_infer::format::{Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, PANEL_ROWS, TensorRecord, VocabularyHead, section};
@@ -93,12 +93,12 @@ pub fn check(model: &ModelFile, pool: &ThreadPool) -> Vec<Problem> {
     problems
 }
 
-fn problem(model: &ModelFile, place: String, found: impl Into<String>) -> Problem {
+fn problem(model: &impl Sections, place: String, found: impl Into<String>) -> Problem {
     Problem::new(model.path(), found).tensor(place).advice(ADVICE)
 }
 
 /// What is wrong with the sections: their digests, and the structure of those that version 1 defines.
-pub(crate) fn sections(model: &ModelFile) -> Vec<Problem> {
+pub fn sections(model: &impl Sections) -> Vec<Problem> {
     let check = |kind: u32| -> Result<(), Error> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
         let found = match kind {
@@ -148,7 +148,7 @@ pub fn vocabulary(bytes: &[u8], vocab_size: usize) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// What is wrong with it.
-fn tokenizer(model: &ModelFile, bytes: &[u8]) -> Result<(), Error> {
+fn tokenizer(model: &impl Sections, bytes: &[u8]) -> Result<(), Error> {
     let damaged = |found| problem(model, section_name(section::TOKENIZER), found).into();
     let Some(tokens) = model.section_bytes(section::VOCABULARY) else {
         return Err(damaged("a tokenizer without a vocabulary"));

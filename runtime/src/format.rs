@@ -85,7 +85,7 @@ pub mod section {
     pub const LAST: u32 = SAMPLING;
 
     /// Most bytes that a section of `kind` can have.
-    pub fn max_bytes(kind: u32) -> u64 {
+    pub const fn max_bytes(kind: u32) -> u64 {
         match kind {
             // Read within 100 ms. That is one step in sixteen of a model of 32e9 numbers; of more raw steps the packer
             // leaves the matrices with the most plain.

@@ -12,6 +12,9 @@ use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 use zerocopy::FromBytes;
 
+/// So many bytes are copied at once, before their digest is looked at.
+const UNCHECKED_COPY: usize = 4 << 20;
+
 /// Bytes of a file in memory, which may be mapped.
 #[derive(Clone, Copy)]
 pub struct MappedBytes<'a>(&'a [u8]);
@@ -52,6 +55,21 @@ impl<'a> MappedBytes<'a> {
         let mut copy = memory::room_for(self.len(), "a copy of a part of the model file")?;
         copy.extend_from_slice(self.0);
         Ok(copy)
+    }
+
+    /// A copy whose XXH3-64 with `seed` is `digest`; `None` when it is not.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn checked_copy(self, seed: u64, digest: u64) -> Result<Option<Vec<u8>>, Error> {
+        // What is refused takes no memory for what it claims to be, nor for its holes.
+        if self.len() > UNCHECKED_COPY && self.digest(seed) != digest {
+            return Ok(None);
+        }
+        let copy = self.copied()?;
+        // Of the copy: the file may have changed since.
+        let is_good = xxh3_64_with_seed(&copy, seed) == digest;
+        Ok(is_good.then_some(copy))
     }
 
     /// Copies them into `out`.

@@ -22,9 +22,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// megabytes on a busy machine: it bears the time of its beginning.
 const COMPLETE_AFTER: Duration = Duration::from_secs(2);
 
-/// A section of at most so many bytes is copied before its digest is looked at.
-const UNCHECKED_COPY: usize = 4 << 20;
-
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
     path: PathBuf,
@@ -261,23 +258,15 @@ impl ModelFile {
         let Some(bytes) = self.section_bytes(kind) else { return Ok(None) };
         let record = self.sections().iter().find(|record| record.kind.get() == kind);
         let stated = record.map_or(0, |record| record.digest.get());
-        let check = |found: u64| match found == stated {
-            true => Ok(()),
-            false => Err(Error::Damaged {
+        match bytes.checked_copy(u64::from(kind), stated)? {
+            Some(copy) => Ok(Some(copy)),
+            None => Err(Error::Damaged {
                 path: self.path.clone(),
                 place: format!("digest of section {}", format::section::name(kind)),
-                found: format!("{found:016x}"),
+                found: format!("{:016x}", bytes.digest(u64::from(kind))),
                 expected: format!("{stated:016x}"),
             }),
-        };
-        // One that is refused takes no memory for what it claims to be, nor for its holes.
-        if bytes.len() > UNCHECKED_COPY {
-            check(bytes.digest(u64::from(kind)))?;
         }
-        let copy = bytes.copied()?;
-        // Of the copy: the file may have changed since.
-        check(format::digest(&copy, u64::from(kind)))?;
-        Ok(Some(copy))
     }
 
     fn range(&self, extent: Extent) -> MappedBytes<'_> {
