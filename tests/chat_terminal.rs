@@ -1,9 +1,9 @@
 //! `olmo-infer chat` in a terminal: keys are typed, and what is on the screen is read.
 
+use olmo_infer::shown;
 use olmo_tests::chats::{PLAIN, demo_chat};
+use olmo_tests::terminals::{pty, screen};
 use olmo_tests::{TempDir, finish, repository, run, skipped};
-use rustix::fs::{Mode, OFlags, open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -33,15 +33,6 @@ const UP: &str = "\u{1b}[A";
 /// What rustyline writes before and after a line, so that the terminal tells what is pasted.
 const PASTE_ON: &str = "\u{1b}[?2004h";
 const PASTE_OFF: &str = "\u{1b}[?2004l";
-
-/// A terminal: where keys are typed and the screen is read, and the side of the program.
-fn pty() -> (File, OwnedFd) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
-    let name = ptsname(&master, Vec::new()).expect("a name");
-    let line = open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).expect("its line");
-    (File::from(master), line)
-}
 
 /// A program in a terminal.
 struct Terminal {
@@ -389,18 +380,11 @@ fn answers_to_turns_from_a_pipe_do_not_steer_the_terminal() {
         command.spawn().expect("starts").wait_with_output().expect("ends")
     };
     let piped = String::from_utf8(run(Stdio::piped()).stdout).expect("text");
-    let (mut keyboard, line) = pty();
-    let reader = thread::spawn(move || {
-        let (mut screen, mut bytes) = (Vec::new(), [0; 4096]);
-        // On Linux the end is an error.
-        while let Ok(n @ 1..) = keyboard.read(&mut bytes) {
-            screen.extend(&bytes[..n]);
-        }
-        String::from_utf8(screen).expect("text")
-    });
+    let (keyboard, line) = pty();
+    let reader = screen(keyboard);
     assert!(run(Stdio::from(line)).status.success());
-    let screen = reader.join().expect("no panic");
-    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t' | '\r');
+    let screen = String::from_utf8(reader.join().expect("no panic")).expect("text");
+    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
     assert!(piped.contains(steers), "another program gets what was said: {piped:?}");
     assert!(screen.contains('\u{fffd}') && !screen.contains(steers), "{screen:?}");
 }
@@ -438,7 +422,7 @@ fn answers_do_not_steer_the_terminal() {
     terminal.expect(PASTE_OFF);
     let answer = terminal.expect(PASTE_ON);
     assert!(answer.contains('\u{fffd}') && answer.chars().count() > 200, "{answer:?}");
-    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t');
     let lines = answer.split("\r\n");
     assert!(lines.clone().all(|line| !line.contains(steers)), "{answer:?}");
     terminal.expect_prompt();

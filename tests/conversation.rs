@@ -1,6 +1,6 @@
 //! Conversations: what the model evaluates in every turn is what one prefill of the whole conversation would be.
 
-use olmo_infer::chat::{Chat, ChatError, Message, Role};
+use olmo_infer::chat::{Chat, ChatError, Message, Role, Style};
 use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::{Error, Model, Options, Sampling};
 use olmo_tests::chats::{MARKED, PLAIN, THINKING, add_text, demo_chat};
@@ -235,6 +235,27 @@ fn system_messages_are_taken_where_the_chat_format_has_a_place() {
     taking.set_system(None).expect("no need");
     assert_eq!(taking.messages()[0].role, Role::User);
     assert_eq!(taking.n_turns(), 2);
+}
+
+#[test]
+fn conversations_that_cost_too_much_are_refused() {
+    let long = "x".repeat(1 << 20);
+    let style = Style { next: std::array::from_fn(|_| long.clone()), ..Style::default() };
+    let chat = Chat { alone: Some(style), ..Chat::default() };
+    let turns = |n: usize| -> Vec<Message> {
+        let roles = [Role::User, Role::Assistant].into_iter().cycle();
+        roles.take(2 * n - 1).map(|role| Message::new(role, "a")).collect()
+    };
+    assert_eq!(chat.render(&turns(60)).expect("some text").len(), (59 << 20) + 119);
+    let refused = chat.render(&turns(66)).expect_err("too long");
+    let says =
+        "the conversation is too long for the model's chat format, expected less than 64 MiB of text; shorten it";
+    assert_eq!((refused.to_string().as_str(), refused), (says, ChatError::TooLong));
+    // A million texts are looked for in each message.
+    let reserved = vec!["never".to_string(); 1 << 20];
+    let chat = Chat { alone: Some(Style::default()), reserved, ..Chat::default() };
+    assert!(chat.render(&turns(1)).is_ok());
+    assert_eq!(chat.render(&[Message::new(Role::User, "a".repeat(1 << 20))]), Err(ChatError::TooLong));
 }
 
 #[test]

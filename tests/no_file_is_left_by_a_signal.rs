@@ -15,6 +15,7 @@ use olmo_tests::{TempDir, files, own_process};
 use std::env;
 use std::fs::{self, File};
 use std::hint::black_box;
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -120,6 +121,36 @@ fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
         assert!(said.starts_with("tested: error: ") && said.lines().count() == 1, "time {time}: {said}");
         assert_only_whole_files(folder.path(), time);
     }
+}
+
+#[test]
+fn a_line_that_nobody_takes_keeps_no_program_from_its_end() {
+    let model = TempDir::in_memory("signal-full");
+    let path = model.join("m.olmo");
+    let started = |signal: &str| {
+        fs::write(&path, Packed::plain_f32().bytes).expect("written");
+        let folder = TempDir::in_memory("signal-files");
+        let (unread, mut end) = std::io::pipe().expect("a pipe");
+        let capacity = rustix::pipe::fcntl_setpipe_size(&end, 4096).expect("a smaller pipe");
+        end.write_all(&vec![b'.'; capacity]).expect("has place");
+        let mut command = own_process("makes_files_and_reads_what_is_cut_off");
+        command.env(FOLDER, folder.path()).env(MODEL, &path).stdout(Stdio::null()).stderr(end);
+        let mut child = command.spawn().expect("it starts");
+        if !signal.is_empty() {
+            // While it waits for somebody who reads its line.
+            let is_cut = || fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
+            assert!(wait_until(|| is_cut() || child.try_wait().expect("a child").is_some()));
+            sleep(Duration::from_millis(100));
+            let _ = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().expect("kill runs");
+        }
+        let output = ended(child);
+        drop(unread);
+        assert_only_whole_files(folder.path(), 0);
+        output.status
+    };
+    assert_eq!(started("").code(), Some(1));
+    let status = started("TERM");
+    assert!(status.signal() == Some(SIGTERM) || status.code() == Some(1), "{status}");
 }
 
 #[test]

@@ -1,13 +1,20 @@
 //! Text in and text out, as users meet it.
 
+use olmo_infer::format::section;
+use olmo_infer::shown;
+use olmo_tests::crafted::{vocabulary, with_sections};
+use olmo_tests::terminals::{pty, screen};
 use olmo_tests::{Finished, TempDir, finish, repository, run, skipped};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -502,34 +509,189 @@ fn wrong_usage_is_told_in_one_line() {
     assert!(refused.refused(1).contains("the prompt has 5000 tokens, expected at most"), "{}", refused.stderr);
 }
 
+/// A pipe of which one page is left, and how many bytes of filling are in it, all but `room`.
+fn small_pipe(room: usize) -> (PipeReader, PipeWriter, usize) {
+    let (out, mut end) = std::io::pipe().expect("a pipe");
+    let capacity = rustix::pipe::fcntl_setpipe_size(&end, 4096).expect("a smaller pipe");
+    end.write_all(&vec![b'.'; capacity - room]).expect("has place");
+    (out, end, capacity - room)
+}
+
+/// The program with whatever signals the caller ignores, saying a speech.
+fn speaking(model: &Path, threads: &str) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(INFER).arg(model).args(["--prompt", "Four score and seven"]);
+    command.args(["--max-tokens", "1400", "--threads", threads]);
+    command
+}
+
+/// Sends a signal, and waits for the end by it.
+#[track_caller]
+fn end_by(mut child: Child, signal: &str, number: i32) {
+    finish(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()])).ok();
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_secs(10) {
+            child.kill().and_then(|()| child.wait()).expect("killed");
+            panic!("SIG{signal} does not end it");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.signal(), Some(number));
+}
+
 #[test]
-fn an_interrupt_ends_the_text_with_a_newline_and_the_program_by_the_signal() {
-    use std::os::unix::process::ExitStatusExt;
+fn an_interrupt_ends_the_text_and_the_program_by_the_signal() {
     let folder = TempDir::new("text-interrupt");
     let model = demo(&folder);
     // A pipe with no place for all of the text, so that the program cannot be done before it is interrupted.
-    let (mut out, mut end) = std::io::pipe().expect("a pipe");
-    let capacity = rustix::pipe::fcntl_setpipe_size(&end, 4096).expect("a smaller pipe");
-    let filler = vec![b'.'; capacity - 600];
-    end.write_all(&filler).expect("has place");
-    // Whatever the caller ignores.
-    let mut command = Command::new("env");
-    command.arg("--default-signal").arg(INFER).arg(&model).args(["--prompt", "Four score and seven", "--threads", "1"]);
-    let mut child = command.args(["--max-tokens", "1400"]).stdout(end).spawn().expect("starts");
+    let (mut out, end, filling) = small_pipe(600);
+    let mut command = speaking(&model, "1");
+    let mut child = command.stdout(end).spawn().expect("starts");
     // The command holds the writing end, which would keep the pipe open.
     drop(command);
-    let waiting = || rustix::io::ioctl_fionread(&out).expect("a pipe") as usize - filler.len();
+    let waiting = || rustix::io::ioctl_fionread(&out).expect("a pipe") as usize - filling;
     while waiting() < 100 {
         assert!(child.try_wait().expect("a child").is_none(), "it ended");
         thread::sleep(Duration::from_millis(1));
     }
-    finish(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    end_by(child, "INT", 2);
     let mut text = Vec::new();
     out.read_to_end(&mut text).expect("the rest");
-    assert_eq!(child.wait().expect("ends").signal(), Some(2));
-    let text = str::from_utf8(&text[filler.len()..]).expect("whole characters");
-    let spoken = text.strip_suffix('\n').expect("a newline at the end");
+    let spoken = str::from_utf8(&text[filling..]).expect("whole characters");
     assert!(speech().contains(spoken) && spoken.len() < 1200, "{spoken}");
+    assert!(!spoken.ends_with('\n'), "what reads a pipe gets the text alone");
+}
+
+#[test]
+fn an_interrupt_ends_the_line_of_a_terminal() {
+    let folder = TempDir::new("text-terminal");
+    let model = demo(&folder);
+    for is_stopped in [false, true] {
+        let (mut keyboard, line) = pty();
+        let mut command = speaking(&model, "1");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::from(line)).spawn().expect("starts");
+        drop(command);
+        let mut begin = [0; 20];
+        keyboard.read_exact(&mut begin).expect("some text");
+        // It goes on when the signal is there.
+        let id = child.id().to_string();
+        finish(Command::new("kill").args(["-STOP", &id])).ok();
+        if is_stopped {
+            // Ctrl-S: nothing is written until Ctrl-Q.
+            keyboard.write_all(b"\x13").expect("typed");
+        }
+        finish(Command::new("kill").args(["-INT", &id])).ok();
+        let reader = screen(keyboard);
+        end_by(child, "CONT", 2);
+        let screen = String::from_utf8([&begin[..], &reader.join().expect("no panic")].concat()).expect("text");
+        let spoken = screen.strip_suffix("\r\n").unwrap_or(&screen);
+        assert!(speech().contains(spoken) && spoken.len() < 1200, "{spoken}");
+        assert_eq!(screen.ends_with("\r\n"), !is_stopped, "{screen}");
+    }
+}
+
+#[test]
+fn a_full_pipe_keeps_no_signal_waiting() {
+    let folder = TempDir::new("text-full");
+    let model = demo(&folder);
+    for threads in ["1", "2"] {
+        for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+            // Each character is a write of its own, so that no room is left.
+            let (out, end, _) = small_pipe(50);
+            let mut command = speaking(&model, threads);
+            let mut child = command.stdout(end).spawn().expect("starts");
+            drop(command);
+            while rustix::io::ioctl_fionread(&out).expect("a pipe") < 4096 {
+                assert!(child.try_wait().expect("a child").is_none(), "it ended");
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(20));
+            end_by(child, signal, number);
+            // The other end is full too when the program has something to say.
+            let (_unread, end, _) = small_pipe(0);
+            let mut command = speaking(&model, threads);
+            command.args(["--prompt-file", "/no/such/file"]).stdout(Stdio::null()).stderr(end);
+            let child = command.spawn().expect("starts");
+            drop(command);
+            thread::sleep(Duration::from_millis(100));
+            end_by(child, signal, number);
+        }
+    }
+}
+
+#[test]
+fn an_error_is_one_write() {
+    let folder = TempDir::new("text-write");
+    let model = demo(&folder);
+    let usage = ["--prompt", "Hi", "--nonsense"];
+    let runs: [(&str, &[&str]); 4] = [
+        (INFER, &["/no/such\n\u{202e}model", "t.bin"]),
+        (INFER, &[&[model.to_str().expect("UTF-8")], &usage[..]].concat()),
+        (PACK, &["/no/such\n\u{202e}folder", "m.olmo"]),
+        (PACK, &["verify", "/no/such\n\u{202e}model"]),
+    ];
+    for (program, arguments) in runs {
+        // Every write is a message of its own.
+        let (ours, theirs) = UnixDatagram::pair().expect("sockets");
+        let mut command = Command::new(program);
+        let end = Stdio::from(OwnedFd::from(theirs));
+        let status = command.args(arguments).stdin(Stdio::null()).stderr(end).status().expect("starts");
+        drop(command);
+        let mut message = [0; 4096];
+        let n = ours.recv(&mut message).expect("a message");
+        let line = str::from_utf8(&message[..n]).expect("text");
+        assert!(!status.success() && line.ends_with('\n') && line.contains(": error: "), "{line:?}");
+        assert_eq!(line.lines().count(), 1, "{line:?}");
+        assert!(!line.contains('\u{202e}') && (line.contains("/no/such\\n\\u{202e}") || line.contains("nonsense")));
+        ours.set_nonblocking(true).expect("a mode");
+        assert!(ours.recv(&mut message).is_err(), "{arguments:?}: more than one write");
+    }
+}
+
+/// A demo whose every token steers something, by a vocabulary of the same length.
+fn steering(folder: &TempDir) -> PathBuf {
+    let model = demo(folder);
+    let good = fs::read(&model).expect("a model");
+    let texts = ["a\u{1b}[2J", "b\u{202e}c", "d\u{200d}\n", "\u{9b}m", "e\u{2066}", "\u{2028}"];
+    let tokens: Vec<&[u8]> = (0..256).map(|id| texts[id % texts.len()].as_bytes()).collect();
+    fs::write(&model, with_sections(&good, &[(section::VOCABULARY, &vocabulary(&tokens))])).expect("written");
+    model
+}
+
+#[test]
+fn no_mode_lets_a_text_steer_a_terminal() {
+    let folder = TempDir::new("text-steers");
+    let (model, ids) = (steering(&folder), folder.join("t.bin"));
+    fs::write(&ids, (0..12u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).expect("written");
+    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
+    let ids = ids.to_str().expect("UTF-8");
+    let modes: [(&[&str], bool); 5] = [
+        (&[ids], false),
+        (&[ids, "--json"], false),
+        (&[ids, "--json", "--max-tokens", "4"], false),
+        // What other programs read are the bytes of the text.
+        (&[ids, "--text", "--max-tokens", "20"], true),
+        (&[ids, "--detokenize"], true),
+    ];
+    for (arguments, is_exact) in modes {
+        let piped = infer(&model, arguments);
+        assert_eq!(piped.ok().contains(steers), is_exact, "{arguments:?}: {:?}", piped.stdout);
+        let (keyboard, line) = pty();
+        let reader = screen(keyboard);
+        let mut command = Command::new(INFER);
+        command.arg(&model).args(arguments).stdin(Stdio::null()).stdout(Stdio::from(line));
+        assert!(command.status().expect("starts").success(), "{arguments:?}");
+        drop(command);
+        let screen = String::from_utf8(reader.join().expect("no panic")).expect("text");
+        assert!(!screen.contains(steers) && !screen.is_empty(), "{arguments:?}: {screen:?}");
+        let shown = screen.replace("\r\n", "\n");
+        let expected: String = piped.stdout.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect();
+        assert_eq!(shown.trim_end(), expected.trim_end(), "{arguments:?}");
+    }
 }
 
 #[test]

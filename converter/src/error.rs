@@ -1,6 +1,8 @@
 //! Everything that can go wrong, with the values that a user needs to put it right, one line each.
 
 use olmo_infer::error::reason;
+pub use olmo_infer::shown::one_line as escaped;
+use olmo_infer::shown::steers;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -253,30 +255,13 @@ pub fn shown_path(path: &Path) -> String {
     if shown.is_empty() { "\"\"".into() } else { shown }
 }
 
-/// `text` with control characters escaped, so that it stays one line and cannot steer a terminal.
-pub fn escaped(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => shown += "\\n",
-            '\r' => shown += "\\r",
-            '\t' => shown += "\\t",
-            c if c.is_control() => {
-                let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => shown.push(c),
-        }
-    }
-    shown
-}
-
-/// `value` as one line of JSON. Control characters that JSON leaves to the writer are escaped too, which stand in strings
-/// only: terminals obey some of them.
+/// `value` as one line of JSON. Of what JSON leaves to the writer, that which steers a terminal or the order of text is
+/// escaped too; it stands in strings only.
 pub(crate) fn json_line(value: &serde_json::Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
         match c {
-            c if c.is_control() => {
+            c if steers(c) => {
                 let _ = write!(line, "\\u{:04x}", u32::from(c));
             }
             c => line.push(c),
@@ -299,14 +284,14 @@ mod tests {
 
     #[test]
     fn json_is_one_line_that_steers_no_terminal() {
-        let line = json_line(&serde_json::json!({ "a\n\u{9b}": ["\u{7f}", "é\u{a0}"] }));
-        assert_eq!(line, "{\"a\\n\\u009b\":[\"\\u007f\",\"é\u{a0}\"]}");
+        let line = json_line(&serde_json::json!({ "a\n\u{9b}": ["\u{7f}\u{202e}", "é\u{a0}"] }));
+        assert_eq!(line, "{\"a\\n\\u009b\":[\"\\u007f\\u202e\",\"é\u{a0}\"]}");
     }
 
     #[test]
     fn a_problem_is_one_line_whatever_the_name() {
-        let problem = Problem::new("a\nb\u{1b}[31m", "x").tensor("t").expected("y").advice("do z");
-        assert_eq!(problem.to_string(), "a\\nb\\u{1b}[31m: t: x, expected y; do z");
+        let problem = Problem::new("a\nb\u{1b}[31m\u{202e}", "x").tensor("t").expected("y").advice("do z");
+        assert_eq!(problem.to_string(), "a\\nb\\u{1b}[31m\\u{202e}: t: x, expected y; do z");
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn warn(warnings: &[String]) {
 fn fail(status: u8, message: &str) -> ExitCode {
     let mut lines = String::new();
     for line in message.lines() {
-        lines += &format!("olmo-pack: error: {line}\n");
+        lines += &format!("olmo-pack: error: {}\n", escaped(line));
     }
     // Where standard error is closed, the status says it all.
     let _ = io::stderr().lock().write_all(lines.as_bytes());

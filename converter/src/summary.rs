@@ -38,7 +38,7 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     }
     let _ = writeln!(out, "  size        {} ({} bytes)", size(packed.file_bytes), packed.file_bytes);
     for warning in warnings(facts, packed) {
-        let _ = writeln!(out, "  warning     {warning}");
+        let _ = writeln!(out, "  warning     {}", escaped(&warning));
     }
     let seconds = time.as_secs_f64();
     let rate = packed.file_bytes as f64 / seconds.max(1e-9) / 1e9;

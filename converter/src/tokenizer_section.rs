@@ -111,14 +111,14 @@ impl Reader<'_> {
         if self.model.get("ignore_merges").is_none_or(|value| value.as_bool() == Some(false)) {
             return Ok(());
         }
-        let pairs = BytePairs::new(single, merges).ok_or("its model merges a pair in two ways")?;
+        let pairs = BytePairs::new(single, merges).map_err(|problem| problem.replace("tokenizer", "model"))?;
         let (mut word, mut ids) = (Word::default(), Vec::new());
         let mut is_made = |token: &Token| {
             ids.clear();
-            token.bytes.as_deref().is_none_or(|bytes| {
-                pairs.encode(bytes, &mut word, &mut ids);
-                ids == [token.id]
-            })
+            token
+                .bytes
+                .as_deref()
+                .is_none_or(|bytes| pairs.encode(bytes, &mut word, &mut ids).is_ok() && ids == [token.id])
         };
         let split = self.added.iter().any(|added| added.flags & ADDED_SPLIT != 0);
         if split || !self.tokens.values().all(&mut is_made) {

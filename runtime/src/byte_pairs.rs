@@ -2,11 +2,17 @@
 //!
 //! A word begins as the ids of its bytes. As long as there are neighbours that a merge names, the merge of the lowest
 //! rank is carried out, the leftmost first: what `models/bpe/word.rs` of the crate `tokenizers` does.
+//!
+//! A word of n bytes takes 16 n bytes of memory, and time in O(n log n).
 
 use crate::format::{Merge, NONE};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, TryReserveError};
 use zerocopy::little_endian::U32;
+
+/// Longest word in bytes. Its memory is taken at once; words of people are far shorter.
+pub const MAX_WORD_BYTES: usize = 1 << 20;
 
 /// Two ids that stand side by side.
 type Pair = (u32, u32);
@@ -14,81 +20,122 @@ type Pair = (u32, u32);
 /// The merges of a tokenizer, by their pairs.
 pub struct BytePairs {
     bytes: [U32; 256],
-    /// Rank and result.
-    merges: HashMap<Pair, (u32, u32)>,
+    ranks: HashMap<Pair, u32>,
+    /// By their ranks.
+    merges: Vec<Merge>,
 }
 
-/// A piece of a word.
-#[derive(Clone, Copy)]
-struct Piece {
-    id: u32,
-    /// Where the one before it stands; itself for the first.
-    previous: usize,
-    /// Where the next one stands; the number of bytes for the last.
-    next: usize,
-    /// Whether it has become a part of the one before it.
-    gone: bool,
+/// Why there are no ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoIds {
+    /// A word of more than [`MAX_WORD_BYTES`].
+    LongWord,
+    /// The system gives no memory.
+    NoMemory,
+}
+
+impl From<TryReserveError> for NoIds {
+    fn from(_: TryReserveError) -> NoIds {
+        NoIds::NoMemory
+    }
 }
 
 /// A word while it is merged; its memory is used again for the next one.
 #[derive(Default)]
 pub struct Word {
-    /// A piece stands where its first byte does.
-    pieces: Vec<Piece>,
-    /// Pairs that a merge names: its rank, where the left piece stands, both ids.
-    pairs: BinaryHeap<Reverse<(u32, usize, Pair)>>,
+    pieces: Vec<Slot>,
+    /// Pairs that a merge names: its rank, and where the left piece stands.
+    pairs: BinaryHeap<Reverse<(u32, u32)>>,
+}
+
+/// A piece stands in the slots of its bytes: its id in the first one, [`NONE`] in the others, its length in the first
+/// and in the last one. So its neighbours on both sides are found.
+#[derive(Clone, Copy)]
+struct Slot {
+    id: u32,
+    length: u32,
 }
 
 impl BytePairs {
-    /// Ids of single bytes and merges in the order of their ranks; `None` when a pair stands twice.
-    pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Option<BytePairs> {
-        let n_merges = merges.len();
-        let merges =
-            (0..).zip(merges).map(|(rank, merge)| ((merge.left.get(), merge.right.get()), (rank, merge.id.get())));
-        let merges: HashMap<_, _> = merges.collect();
-        (merges.len() == n_merges).then_some(BytePairs { bytes: *bytes, merges })
+    /// Ids of single bytes and merges in the order of their ranks.
+    ///
+    /// # Errors
+    /// A pair stands twice; the system gives no memory.
+    pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Result<BytePairs, &'static str> {
+        const NO_MEMORY: &str = "the system gives no memory for its merges";
+        let (mut ranks, mut by_rank) = (HashMap::new(), Vec::new());
+        ranks.try_reserve(merges.len()).map_err(|_| NO_MEMORY)?;
+        by_rank.try_reserve_exact(merges.len()).map_err(|_| NO_MEMORY)?;
+        for (rank, merge) in (0..).zip(merges) {
+            match ranks.entry((merge.left.get(), merge.right.get())) {
+                Entry::Vacant(vacant) => vacant.insert(rank),
+                Entry::Occupied(_) => return Err("its tokenizer merges a pair in two ways"),
+            };
+            by_rank.push(*merge);
+        }
+        Ok(BytePairs { bytes: *bytes, ranks, merges: by_rank })
     }
 
     /// Appends the ids of a word.
-    pub fn encode(&self, bytes: &[u8], word: &mut Word, out: &mut Vec<u32>) {
-        word.pieces.clear();
-        word.pairs.clear();
-        for (at, &byte) in bytes.iter().enumerate() {
-            let id = self.bytes[usize::from(byte)].get();
-            word.pieces.push(Piece { id, previous: at.saturating_sub(1), next: at + 1, gone: false });
+    ///
+    /// # Errors
+    /// [`NoIds`]; some ids may have been appended.
+    pub fn encode(&self, bytes: &[u8], word: &mut Word, out: &mut Vec<u32>) -> Result<(), NoIds> {
+        if bytes.len() > MAX_WORD_BYTES {
+            return Err(NoIds::LongWord);
         }
-        (1..bytes.len()).for_each(|right| self.push(word, right - 1, right));
-        while let Some(Reverse((_, left, pair))) = word.pairs.pop() {
-            let right = word.pieces[left].next;
-            // One of the two pieces may have changed since.
-            let is_there = !word.pieces[left].gone && right < bytes.len();
-            if !is_there || (word.pieces[left].id, word.pieces[right].id) != pair {
-                continue;
+        let Word { pieces, pairs } = word;
+        pieces.clear();
+        pairs.clear();
+        pieces.try_reserve_exact(bytes.len())?;
+        pieces.extend(bytes.iter().map(|&byte| Slot { id: self.bytes[usize::from(byte)].get(), length: 1 }));
+        // As many pairs as there can be: those that are no longer there are dropped before there are more.
+        pairs.try_reserve_exact(bytes.len())?;
+        let named = pieces.windows(2).zip(0..).filter_map(|(pair, at)| Some((self.rank(pair[0].id, pair[1].id)?, at)));
+        pairs.extend(named.map(Reverse));
+        while let Some(Reverse((rank, at))) = pairs.pop() {
+            let merge = &self.merges[rank as usize];
+            let left = at as usize;
+            let Some(right) = right_of(pieces, merge, left) else { continue };
+            let length = pieces[left].length + pieces[right].length;
+            let next = left + length as usize;
+            pieces[right].id = NONE;
+            pieces[left] = Slot { id: merge.id.get(), length };
+            pieces[next - 1].length = length;
+            if pairs.len() + 2 > bytes.len() {
+                pairs.retain(|&Reverse((rank, at))| {
+                    right_of(pieces, &self.merges[rank as usize], at as usize).is_some()
+                });
             }
-            let next = word.pieces[right].next;
-            word.pieces[left].id = self.merges[&pair].1;
-            word.pieces[left].next = next;
-            word.pieces[right].gone = true;
-            if next < bytes.len() {
-                word.pieces[next].previous = left;
-                self.push(word, left, next);
+            if let Some(&Slot { id, .. }) = pieces.get(next) {
+                pairs.extend(self.rank(merge.id.get(), id).map(|rank| Reverse((rank, at))));
             }
             if left > 0 {
-                self.push(word, word.pieces[left].previous, left);
+                let before = left - pieces[left - 1].length as usize;
+                let rank = self.rank(pieces[before].id, merge.id.get());
+                pairs.extend(rank.map(|rank| Reverse((rank, before as u32))));
             }
         }
-        let ids = word.pieces.iter().filter(|piece| !piece.gone).map(|piece| piece.id);
         // Bytes without an id do not occur in text.
-        out.extend(ids.filter(|&id| id != NONE));
+        let ids = || pieces.iter().map(|slot| slot.id).filter(|&id| id != NONE);
+        out.try_reserve(ids().count())?;
+        out.extend(ids());
+        Ok(())
     }
 
-    /// Notes that a merge names two neighbours.
-    fn push(&self, word: &mut Word, left: usize, right: usize) {
-        let pair = (word.pieces[left].id, word.pieces[right].id);
-        if let Some(&(rank, _)) = self.merges.get(&pair) {
-            word.pairs.push(Reverse((rank, left, pair)));
-        }
+    /// The rank of the merge that names a pair.
+    fn rank(&self, left: u32, right: u32) -> Option<u32> {
+        self.ranks.get(&(left, right)).copied()
     }
+}
+
+/// Where the right piece of a pair stands, when the piece at `left` and the next one still are what `merge` names.
+fn right_of(pieces: &[Slot], merge: &Merge, left: usize) -> Option<usize> {
+    let piece = pieces[left];
+    let right = left + piece.length as usize;
+    // A piece that became a part of another has no id, which no merge names.
+    let is_there = piece.id == merge.left.get() && pieces.get(right)?.id == merge.right.get();
+    is_there.then_some(right)
 }
 
 #[cfg(test)]
@@ -100,9 +147,9 @@ mod tests {
         let mut ids: Vec<u32> = bytes.iter().map(|&byte| pairs.bytes[usize::from(byte)].get()).collect();
         loop {
             let merges = ids.windows(2).enumerate();
-            let merges = merges.filter_map(|(i, pair)| Some((pairs.merges.get(&(pair[0], pair[1]))?, i)));
-            let Some((&(_, id), i)) = merges.min() else { return ids };
-            ids.splice(i..i + 2, [id]);
+            let merges = merges.filter_map(|(i, pair)| Some((pairs.rank(pair[0], pair[1])?, i)));
+            let Some((rank, i)) = merges.min() else { return ids };
+            ids.splice(i..i + 2, [pairs.merges[rank as usize].id.get()]);
         }
     }
 
@@ -133,10 +180,64 @@ mod tests {
             let bytes: Vec<u8> = (0..9).map(|i| b'a' + (number / 3usize.pow(i) % 3) as u8).collect();
             for length in 0..=9 {
                 let mut ids = Vec::new();
-                pairs.encode(&bytes[..length], &mut word, &mut ids);
+                pairs.encode(&bytes[..length], &mut word, &mut ids).expect("a short word");
                 assert_eq!(ids, slow(&pairs, &bytes[..length]), "{bytes:?}");
             }
         }
-        assert!(BytePairs::new(&bytes, &[merges[0], merges[0]]).is_none());
+        assert!(BytePairs::new(&bytes, &[merges[0], merges[0]]).is_err());
+    }
+
+    /// Merges that double `a` so often: of 2, 4, 8, ... bytes.
+    fn doubling(n: u32) -> BytePairs {
+        let bytes: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+        let ids = || std::iter::once(u32::from(b'a')).chain(256..);
+        let merge = |(of, id)| Merge { left: U32::new(of), right: U32::new(of), id: U32::new(id) };
+        let merges: Vec<Merge> = ids().zip(256..).map(merge).take(n as usize).collect();
+        BytePairs::new(&bytes, &merges).expect("no pair twice")
+    }
+
+    #[test]
+    fn a_word_takes_sixteen_bytes_of_memory_for_each_of_its_own() {
+        let pairs = doubling(20);
+        let (mut word, mut ids) = (Word::default(), Vec::new());
+        let longest = vec![b'a'; MAX_WORD_BYTES];
+        pairs.encode(&longest, &mut word, &mut ids).expect("the longest word");
+        assert_eq!(ids, [256 + 19]);
+        pairs.encode(&longest[1..], &mut word, &mut ids).expect("a word");
+        assert_eq!(ids[1..], std::array::from_fn::<u32, 20, _>(|i| if i < 19 { 256 + 18 - i as u32 } else { 97 }));
+        let bytes = word.pieces.capacity() * size_of::<Slot>() + word.pairs.capacity() * size_of::<(u32, u32)>();
+        assert_eq!(bytes, 16 * MAX_WORD_BYTES);
+        let more = vec![b'a'; MAX_WORD_BYTES + 1];
+        assert_eq!(pairs.encode(&more, &mut word, &mut ids), Err(NoIds::LongWord));
+    }
+
+    #[test]
+    fn pairs_that_are_no_longer_there_take_no_room() {
+        // Every merge makes two new pairs beside it.
+        let bytes: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+        let (a, b) = (u32::from(b'a'), u32::from(b'b'));
+        let merge = |(left, right, id)| Merge { left: U32::new(left), right: U32::new(right), id: U32::new(id) };
+        let merges = [(a, b, 256), (256, a, 257), (b, 256, 258), (256, 256, 259), (259, 256, 260), (259, 259, 261)]
+            .into_iter()
+            .chain([(b, a, 262), (a, a, 263), (b, b, 264), (261, 261, 265), (257, b, 266), (266, 266, 267)]);
+        let merges: Vec<Merge> = merges.map(merge).collect();
+        let pairs = BytePairs::new(&bytes, &merges).expect("no pair twice");
+        let mut state = 1u32;
+        for length in [1, 2, 3, 50, 400] {
+            for round in 0..40 {
+                let text: Vec<u8> = (0..length)
+                    .map(|i| {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        let is_random = round % 4 == 0;
+                        if if is_random { state >> 31 == 0 } else { i % (round % 4 + 1) == 0 } { b'a' } else { b'b' }
+                    })
+                    .collect();
+                let mut ids = Vec::new();
+                let mut word = Word::default();
+                pairs.encode(&text, &mut word, &mut ids).expect("a short word");
+                assert_eq!(ids, slow(&pairs, &text));
+                assert!(word.pairs.capacity() <= length.max(4), "{} pairs", word.pairs.capacity());
+            }
+        }
     }
 }

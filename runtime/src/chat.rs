@@ -16,6 +16,10 @@ use zerocopy::little_endian::U32;
 
 /// Encloses a date's format in a text of a section with [`CHAT_DATES`]. No other NUL is in the texts.
 const DATE: char = '\0';
+/// Longest text of a conversation, and most bytes of messages times texts that no message may contain: each is looked
+/// for in each.
+const MAX_RENDERED_BYTES: usize = 64 << 20;
+const MAX_COMPARED: usize = 1 << 30;
 /// Longest format of a date.
 const MAX_FORMAT_BYTES: usize = 100;
 
@@ -90,6 +94,9 @@ pub enum ChatError {
         /// The message.
         index: usize,
     },
+    /// The text would have more than 64 MiB, there are too many texts that it may not contain, or there is not the
+    /// memory for it.
+    TooLong,
 }
 
 impl fmt::Display for ChatError {
@@ -110,6 +117,9 @@ impl fmt::Display for ChatError {
                 write!(f, "message {index} contains \"{text}\", to which the chat template gives a meaning of its own")
             }
             ChatError::Blank { index } => write!(f, "message {index} is empty, expected a text"),
+            ChatError::TooLong => f.write_str(
+                "the conversation is too long for the model's chat format, expected less than 64 MiB of text; shorten it",
+            ),
         }
     }
 }
@@ -425,13 +435,17 @@ impl Chat {
             pieces.extend([Piece::Content(style.assistant[at], &turn[1]), Piece::Text(&style.next[at])]);
         }
         pieces.extend([Piece::Content(style.last_user[several], &last[0]), Piece::Text(&style.ask[several])]);
+        let content_bytes = messages.iter().fold(0usize, |sum, message| sum.saturating_add(message.content.len()));
+        if content_bytes.saturating_mul(self.reserved.len()) > MAX_COMPARED {
+            return Err(ChatError::TooLong);
+        }
         let now = self.has_dates.then(now);
         let (mut text, mut index) = (String::new(), 0);
         for piece in pieces {
             match piece {
-                Piece::Text(around) => with_dates(around, now, &mut text),
+                Piece::Text(around) => with_dates(around, now, &mut text)?,
                 Piece::Content(rule, message) => {
-                    text += self.written(rule, &message.content, index)?;
+                    append(self.written(rule, &message.content, index)?, &mut text)?;
                     index += 1;
                 }
             }
@@ -484,18 +498,26 @@ fn check_order(turns: &[Message], before: usize) -> Result<(), ChatError> {
 }
 
 /// Appends a text in which formats of dates are written out.
-fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) {
-    let Some(now) = now else {
-        *out += text;
-        return;
-    };
+fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) -> Result<(), ChatError> {
+    let Some(now) = now else { return append(text, out) };
     for (i, part) in text.split(DATE).enumerate() {
         if i % 2 == 0 {
-            *out += part;
+            append(part, out)?;
         } else {
-            *out += &date(part, now).unwrap_or_default();
+            append(&date(part, now).unwrap_or_default(), out)?;
         }
     }
+    Ok(())
+}
+
+/// Appends a text, up to the longest one of a conversation.
+fn append(text: &str, out: &mut String) -> Result<(), ChatError> {
+    let is_long = out.len() + text.len() > MAX_RENDERED_BYTES;
+    if is_long || out.try_reserve(text.len()).is_err() {
+        return Err(ChatError::TooLong);
+    }
+    *out += text;
+    Ok(())
 }
 
 /// A date in a format of `strftime`, of which those are known that need no locale and no time zone.

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// refused before it is encoded.
 pub const POSITION_BYTES: usize = 512;
 
+/// Bytes of a token's text that are told in one go. Nothing bounds a text but the file that has it.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// How answers are chosen and where they end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answering {
@@ -75,7 +78,7 @@ pub enum End {
     Stop,
     /// It has [`Answering::max_tokens`] tokens.
     MaxTokens,
-    /// The last position is taken.
+    /// The last position is taken, or the answer has more than [`POSITION_BYTES`] of text for each.
     Full,
     /// The listener ended it.
     Listener,
@@ -270,7 +273,9 @@ impl<'m> Conversation<'m> {
         let seed = self.answering.sampling.seed.wrapping_add(self.n_answers);
         self.n_answers += 1;
         let prefix = self.chat.answer_prefix(self.n_system() == 1, self.n_turns() + 1).to_string();
-        let mut said = Said { content: prefix.clone(), stream: TextStream::new(&self.answering.stops), listen };
+        let most_bytes = self.session.options().positions.saturating_mul(POSITION_BYTES);
+        let mut said =
+            Said { content: prefix.clone(), most_bytes, stream: TextStream::new(&self.answering.stops), listen };
         let begun = Instant::now();
         let (mut generated, mut end) = (0, None);
         if (said.listen)(&prefix).is_break() {
@@ -292,9 +297,9 @@ impl<'m> Conversation<'m> {
                 break End::Model;
             }
             generated += 1;
-            end = said.push(self.vocabulary.bytes(token).unwrap_or_default());
+            end = said.push(self.vocabulary.bytes(token).unwrap_or_default())?;
         };
-        said.finish();
+        said.finish()?;
         let content = said.content;
         if end == End::Listener && content == prefix {
             return Err(Unanswered::Listener);
@@ -314,36 +319,74 @@ impl fmt::Debug for Conversation<'_> {
 /// What was said of an answer.
 struct Said<'l> {
     content: String,
+    /// Of the content.
+    most_bytes: usize,
     stream: TextStream,
     listen: &'l mut dyn FnMut(&str) -> ControlFlow<()>,
 }
 
 impl Said<'_> {
     /// Takes the bytes of a token; yields why the answer ends with it.
-    fn push(&mut self, bytes: &[u8]) -> Option<End> {
-        let mut shown = Vec::new();
-        let is_stopped = self.stream.push(bytes, &mut shown);
-        let flow = self.tell(&shown);
-        match (is_stopped, flow) {
-            (true, _) => Some(End::Stop),
-            (false, ControlFlow::Break(())) => Some(End::Listener),
-            (false, ControlFlow::Continue(())) => None,
+    fn push(&mut self, bytes: &[u8]) -> Result<Option<End>, Error> {
+        // A token without text is told too: the listener may end the answer.
+        let mut pieces = bytes.chunks(PIECE_BYTES);
+        let (mut shown, mut piece) = (Vec::new(), pieces.next().unwrap_or_default());
+        loop {
+            shown.clear();
+            let is_stopped = self.stream.push(piece, &mut shown);
+            match (is_stopped, self.tell(&shown)?) {
+                (true, _) => return Ok(Some(End::Stop)),
+                (false, ControlFlow::Break(())) => return Ok(Some(End::Listener)),
+                // No conversation could go on after it.
+                _ if self.content.len() > self.most_bytes => return Ok(Some(End::Full)),
+                (false, ControlFlow::Continue(())) => {}
+            }
+            match pieces.next() {
+                Some(next) => piece = next,
+                None => return Ok(None),
+            }
         }
     }
 
     /// Tells what was held back, at the end of an answer.
-    fn finish(&mut self) {
+    fn finish(&mut self) -> Result<(), Error> {
         let mut shown = Vec::new();
         self.stream.finish(&mut shown);
         if !shown.is_empty() {
-            let _at_its_end = self.tell(&shown);
+            let _at_its_end = self.tell(&shown)?;
         }
+        Ok(())
     }
 
-    fn tell(&mut self, shown: &[u8]) -> ControlFlow<()> {
+    fn tell(&mut self, shown: &[u8]) -> Result<ControlFlow<()>, Error> {
         // Whole characters come out of a stream.
         let text = String::from_utf8_lossy(shown);
+        let no_memory = |_| Error::Request { problem: "the system gives no memory for the answer".into() };
+        self.content.try_reserve(text.len()).map_err(no_memory)?;
         self.content += &text;
-        (self.listen)(&text)
+        Ok((self.listen)(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_where_no_conversation_could_go_on_after_it() {
+        let (mut longest, mut n_pieces) = (0, 0);
+        let mut listen = |piece: &str| {
+            longest = longest.max(piece.len());
+            n_pieces += 1;
+            ControlFlow::Continue(())
+        };
+        let stream = TextStream::new(&["y".into()]);
+        let mut said = Said { content: String::new(), most_bytes: 3 * PIECE_BYTES, stream, listen: &mut listen };
+        assert_eq!(said.push(&vec![b'x'; 2 * PIECE_BYTES]).expect("memory"), None);
+        assert_eq!(said.push(b"").expect("memory"), None);
+        assert_eq!(said.push(&vec![b'x'; 100 * PIECE_BYTES]).expect("memory"), Some(End::Full));
+        assert_eq!(said.content.len(), 4 * PIECE_BYTES);
+        assert_eq!(said.push(b"xyx").expect("memory"), Some(End::Stop));
+        assert_eq!((longest, n_pieces), (PIECE_BYTES, 6));
     }
 }

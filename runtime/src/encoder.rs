@@ -1,6 +1,10 @@
 //! Text becomes ids, as `format-spec.md` describes under `TOKENIZER`: added tokens, normalization, words, byte pairs.
+//!
+//! Beside a text of n bytes this takes at most 16 n bytes of memory and 64 MiB: normalization makes at most three bytes
+//! of one, each of which is an id at most, and one word is merged at a time. The time is in O(n log n). Where the system
+//! does not give the memory, and where a text would take more, that is an error.
 
-use crate::byte_pairs::{BytePairs, Word};
+use crate::byte_pairs::{BytePairs, MAX_WORD_BYTES, NoIds, Word};
 use crate::error::Error;
 use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken};
 use crate::tokenizer::{PreTokenizer, Tokenizer};
@@ -8,11 +12,20 @@ use crate::vocabulary::quoted;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::Regex;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, TryReserveError};
+use std::fmt;
 use unicode_normalization_alignments::UnicodeNormalization;
+use unicode_normalization_alignments::char::canonical_combining_class;
 
 /// Most bytes of a token that an error shows.
 const SHOWN_BYTES: usize = 60;
+/// Most characters of a word that an error shows.
+const SHOWN_CHARS: usize = 20;
+/// Most bytes of combining marks behind a character; scripts have a few, and normalization collects all of them.
+const MAX_MARKS_BYTES: usize = 128 << 10;
+/// Bytes beyond the tokens found in a text that may be looked at while a longer one is looked for: so many for each byte
+/// of the text, and so many in any case. Where they are not enough, the added tokens were made to cost time.
+const LOOK_AHEAD: (u64, u64) = (64, 1 << 28);
 
 /// Encodes text with the tokenizer of a model, whose merges it has in tables of its own.
 pub struct Encoder {
@@ -33,8 +46,7 @@ impl Encoder {
     /// # Errors
     /// What the tokenizer has that no encoder can work with.
     pub fn new(tokenizer: &Tokenizer) -> Result<Encoder, String> {
-        let pairs = BytePairs::new(&tokenizer.bytes, &tokenizer.merges);
-        let pairs = pairs.ok_or("its tokenizer merges a pair in two ways")?;
+        let pairs = BytePairs::new(&tokenizer.bytes, &tokenizer.merges)?;
         let is_normalized = |added: &&AddedToken| added.flags.get() & ADDED_NORMALIZED != 0;
         let vocabulary = &tokenizer.vocabulary;
         let beyond = (tokenizer.n_rows..vocabulary.n_tokens()).filter_map(|id| {
@@ -56,21 +68,11 @@ impl Encoder {
     /// The ids of a text.
     ///
     /// # Errors
-    /// [`Error::Request`] when the text has a token that is beyond the rows of the embedding.
+    /// [`Error::Request`] when the text has a token that is beyond the rows of the embedding or a word of more than
+    /// [`MAX_WORD_BYTES`], when the added tokens of the model are too costly to find in it, and for memory that the
+    /// system does not give.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let (mut ids, mut word) = (Vec::new(), Word::default());
-        self.as_given.split(text, &mut ids, |piece, ids| {
-            let piece = if self.nfc { nfc(piece) } else { Cow::Borrowed(piece) };
-            self.normalized.split(&piece, ids, |piece, ids| {
-                let piece = match self.prefix_space && !piece.is_empty() && !piece.starts_with(' ') {
-                    true => Cow::Owned(format!(" {piece}")),
-                    false => Cow::Borrowed(piece),
-                };
-                for bytes in self.words.of(&piece) {
-                    self.pairs.encode(bytes.as_bytes(), &mut word, ids);
-                }
-            });
-        });
+        let ids = self.ids(text).map_err(|refused| Error::Request { problem: refused.to_string() })?;
         match ids.iter().find(|&&id| id as usize >= self.n_rows) {
             None => Ok(ids),
             Some(id) => Err(Error::Request {
@@ -83,11 +85,114 @@ impl Encoder {
             }),
         }
     }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>, Refused> {
+        let (mut ids, mut word) = (Vec::new(), Word::default());
+        self.as_given.split(text, &mut ids, |piece, ids| {
+            let piece = if self.nfc { nfc(piece)? } else { Cow::Borrowed(piece) };
+            self.normalized.split(&piece, ids, |piece, ids| self.words_of(piece, &mut word, ids))
+        })?;
+        Ok(ids)
+    }
+
+    /// Appends the ids of a text without added tokens.
+    fn words_of(&self, text: &str, word: &mut Word, ids: &mut Vec<u32>) -> Result<(), Refused> {
+        let mut append =
+            |bytes: &str| self.pairs.encode(bytes.as_bytes(), word, ids).map_err(|no| Refused::of(no, bytes));
+        let mut rest = text;
+        if self.prefix_space && !text.is_empty() && !text.starts_with(' ') {
+            // Only the first word has the space: it is the same whatever comes far behind it.
+            let mut end = text.len().min(MAX_WORD_BYTES);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            let mut spaced = String::new();
+            spaced.try_reserve_exact(1 + end)?;
+            spaced.push(' ');
+            spaced.push_str(&text[..end]);
+            let first = self.words.of(&spaced).next().unwrap_or_default();
+            if first.len() == spaced.len() && end < text.len() {
+                return Err(Refused::of(NoIds::LongWord, first));
+            }
+            append(first)?;
+            rest = &text[first.len() - 1..];
+        }
+        self.words.of(rest).try_for_each(append)
+    }
+}
+
+/// Why a text gets no ids.
+#[derive(Debug)]
+enum Refused {
+    /// A word is too long, which begins so.
+    LongWord(String),
+    /// More marks than [`MAX_MARKS_BYTES`] follow each other.
+    Marks,
+    /// The added tokens take too long to find.
+    Costly,
+    /// The system gives no memory.
+    NoMemory,
+}
+
+impl Refused {
+    fn of(no_ids: NoIds, word: &str) -> Refused {
+        match no_ids {
+            NoIds::LongWord => Refused::LongWord(word.chars().take(SHOWN_CHARS).collect()),
+            NoIds::NoMemory => Refused::NoMemory,
+        }
+    }
+}
+
+impl From<TryReserveError> for Refused {
+    fn from(_: TryReserveError) -> Refused {
+        Refused::NoMemory
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::LongWord(begin) => write!(
+                f,
+                "the text has a word, or a run of spaces or signs, of more than {MAX_WORD_BYTES} bytes, which begins \
+                 \"{}\"; break it up with spaces and newlines",
+                quoted(begin.as_bytes())
+            ),
+            Refused::Marks => write!(
+                f,
+                "the text has more than {MAX_MARKS_BYTES} bytes of combining marks behind one character, expected a \
+                 few; leave them out"
+            ),
+            Refused::Costly => f.write_str(
+                "the added tokens of the model take too long to find in this text; use a shorter one, and check where \
+                 the model comes from",
+            ),
+            Refused::NoMemory => f.write_str(
+                "the system gives no memory for the ids of the text (see ulimit -v); use a shorter text, or split it",
+            ),
+        }
+    }
 }
 
 /// Normalization form C of Unicode 9, which the crate `tokenizers` has.
-fn nfc(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().map(|(c, _)| c).collect()) }
+fn nfc(text: &str) -> Result<Cow<'_, str>, Refused> {
+    if text.is_ascii() {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut marks = 0;
+    for c in text.chars() {
+        marks = if canonical_combining_class(c) == 0 { 0 } else { marks + c.len_utf8() };
+        if marks > MAX_MARKS_BYTES {
+            return Err(Refused::Marks);
+        }
+    }
+    let mut normalized = String::new();
+    normalized.try_reserve(text.len())?;
+    for (c, _) in text.nfc() {
+        normalized.try_reserve(c.len_utf8())?;
+        normalized.push(c);
+    }
+    Ok(Cow::Owned(normalized))
 }
 
 /// Finds added tokens: the leftmost first, the longest of those that begin at one place.
@@ -96,6 +201,8 @@ struct Finder {
     automaton: Option<AhoCorasick>,
     /// The id of each; `None` for one whose text is encoded like the text around it.
     ids: Vec<Option<u32>>,
+    /// Bytes of the longest one.
+    longest: usize,
 }
 
 impl Finder {
@@ -106,28 +213,42 @@ impl Finder {
     ) -> Result<Finder, String> {
         let added: Vec<&AddedToken> = tokenizer.added.iter().filter(wanted).collect();
         // What is looked for in normalized text is normalized, too.
-        let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).into_owned().into_bytes();
+        let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).map(|text| text.into_owned().into_bytes());
         let text = |added: &&AddedToken| tokenizer.text(added);
-        let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { text.to_vec() });
+        let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { Ok(text.to_vec()) });
+        let texts: Result<Vec<Vec<u8>>, Refused> = texts.collect();
+        let texts = texts.map_err(|refused| format!("its added tokens cannot be searched for: {refused}"))?;
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         // A DFA, which is chosen for few patterns by default, takes up to 1 KiB for each of their bytes.
         let kind = Some(AhoCorasickKind::ContiguousNFA);
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).kind(kind).build(texts);
         let automaton = automaton.map_err(|error| format!("its added tokens cannot be searched for: {error}"))?;
         let id = |added: &&AddedToken| (added.flags.get() & ADDED_SPLIT == 0).then_some(added.id.get());
         let ids: Vec<Option<u32>> = added.iter().map(id).collect();
-        Ok(Finder { automaton: (!ids.is_empty()).then_some(automaton), ids })
+        Ok(Finder { automaton: (!ids.is_empty()).then_some(automaton), ids, longest })
     }
 
     /// Appends the ids of the tokens that it finds, and lets `other` append those of what lies between them.
-    fn split(&self, text: &str, ids: &mut Vec<u32>, mut other: impl FnMut(&str, &mut Vec<u32>)) {
+    fn split(
+        &self,
+        text: &str,
+        ids: &mut Vec<u32>,
+        mut other: impl FnMut(&str, &mut Vec<u32>) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let (per_byte, at_least) = LOOK_AHEAD;
+        let mut look_ahead = per_byte * text.len() as u64 + at_least;
         let mut end = 0;
         for found in self.automaton.iter().flat_map(|automaton| automaton.find_iter(text)) {
+            // The search goes on until no longer token can begin here, and from the end of this one again.
+            let beyond = (self.longest - found.len()) as u64;
+            look_ahead = look_ahead.checked_sub(beyond).ok_or(Refused::Costly)?;
             let Some(id) = self.ids[found.pattern().as_usize()] else { continue };
-            other(&text[end..found.start()], ids);
+            other(&text[end..found.start()], ids)?;
+            ids.try_reserve(1)?;
             ids.push(id);
             end = found.end();
         }
-        other(&text[end..], ids);
+        other(&text[end..], ids)
     }
 }
 
@@ -193,12 +314,12 @@ mod tests {
             let mut forms: Vec<String> = Vec::new();
             for c in &points {
                 let texts = ["", "\u{301}", "\u{301}\u{327}"].map(|after| format!("{c}{after}"));
-                forms.extend(texts.iter().map(|text| nfc(text).into_owned()));
+                forms.extend(texts.iter().map(|text| nfc(text).expect("short").into_owned()));
             }
             for c in &points {
                 for before in ["A", "A\u{301}", "\u{1100}", "\u{ac00}", "\u{327}", "q\u{307}"] {
                     let texts = ["", "\u{301}"].map(|after| format!("{before}{c}{after}"));
-                    forms.extend(texts.iter().map(|text| nfc(text).into_owned()));
+                    forms.extend(texts.iter().map(|text| nfc(text).expect("short").into_owned()));
                 }
             }
             let bits = points.iter().map(|c| {
@@ -213,8 +334,8 @@ mod tests {
     #[test]
     fn normalizes_by_unicode_9() {
         // U+08D3 came with Unicode 11, where it has a combining class that U+0301 goes past.
-        assert_eq!(nfc("A\u{8d3}\u{301}"), "A\u{8d3}\u{301}");
-        assert_eq!(nfc("A\u{301}\u{323}"), "\u{1ea0}\u{301}");
+        assert_eq!(nfc("A\u{8d3}\u{301}").expect("short"), "A\u{8d3}\u{301}");
+        assert_eq!(nfc("A\u{301}\u{323}").expect("short"), "\u{1ea0}\u{301}");
     }
 
     #[test]
@@ -248,6 +369,44 @@ mod tests {
         let bytes = encoder.as_given.automaton.as_ref().expect("tokens to find").memory_usage();
         assert!(bytes < 96 << 20, "{bytes} bytes");
         assert_eq!(encoder.encode(str::from_utf8(&texts[300]).expect("text")).expect("ids"), [300]);
+    }
+
+    #[test]
+    fn texts_that_would_cost_too_much_are_refused() {
+        let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
+        // The second of these tokens is looked for at each of the first.
+        let long = format!("{}!", "x".repeat(500 << 10));
+        let bytes = [(0..=255).collect(), b"x".to_vec(), long.into_bytes()].concat();
+        let head = [258, 0, bytes.len() as u32, 0];
+        let words = head.into_iter().chain(0..=257).chain([bytes.len() as u32]);
+        let section = [words.flat_map(u32::to_le_bytes).collect(), bytes].concat();
+        let added = [256, 257].map(|id| AddedToken { id: U32::new(id), flags: U32::new(0) });
+        let tokenizer = Tokenizer {
+            pre_tokenizer: PreTokenizer::Gpt2,
+            nfc: true,
+            prefix_space: true,
+            n_rows: 258,
+            bytes: single,
+            merges: vec![],
+            added: added.to_vec(),
+            vocabulary: Vocabulary::in_section(&section).expect("a vocabulary"),
+        };
+        let encoder = Encoder::new(&tokenizer).expect("an encoder");
+        assert_eq!(encoder.encode(&"x".repeat(500)).expect("short"), [256; 500]);
+        let refused = |text: String| encoder.encode(&text).map(|ids| ids.len()).map_err(|error| error.to_string());
+        let costly = refused("x".repeat(20_000)).expect_err("refused");
+        assert!(costly.starts_with("the added tokens of the model take too long to find in this text"), "{costly}");
+        for begin in ["a", " a", "", "\n", " "] {
+            let word = |length: usize| format!("{begin}{}", "a".repeat(length));
+            assert!(refused(word(MAX_WORD_BYTES - 2)).is_ok(), "{begin:?}");
+            let long = refused(word(MAX_WORD_BYTES + 1)).expect_err("refused");
+            let says = "the text has a word, or a run of spaces or signs, of more than 1048576 bytes, which begins \"";
+            assert!(long.starts_with(says), "{begin:?}: {long}");
+        }
+        let marks = |bytes: usize| format!("a{}b", "\u{301}".repeat(bytes / 2));
+        assert_eq!(refused(marks(MAX_MARKS_BYTES)), Ok(1 + MAX_MARKS_BYTES - 2 + 2 + 1));
+        let many = refused(marks(MAX_MARKS_BYTES + 2)).expect_err("refused");
+        assert!(many.starts_with("the text has more than 131072 bytes of combining marks"), "{many}");
     }
 
     #[test]

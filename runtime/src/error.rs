@@ -5,6 +5,7 @@
 
 use crate::config::ConfigError;
 use crate::format::HEADER_BYTES;
+pub use crate::shown::one_line;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,11 @@ pub enum Error {
         found: String,
         /// What the format says.
         expected: String,
+    },
+    /// The file was changed just before it was opened, and parts of it are not written.
+    Unfinished {
+        /// The file.
+        path: PathBuf,
     },
     /// The file was written to while it was in use.
     Changed {
@@ -145,18 +151,6 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Text for an error line: control characters are escaped, so that the line stays one line.
-pub fn one_line(text: &str) -> String {
-    text.chars().fold(String::new(), |mut line, c| {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-        line
-    })
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -196,6 +190,12 @@ impl fmt::Display for Error {
             Error::Damaged { path, place, found, expected } => write!(
                 f,
                 "{}: {place}: found {found}, expected {expected}; the file is damaged, copy or pack it again",
+                display_path(path)
+            ),
+            Error::Unfinished { path } => write!(
+                f,
+                "{}: changed less than two seconds before it was opened and has holes of more than 16 MiB, as a file that \
+                 is still being copied; wait until it is whole, and run again",
                 display_path(path)
             ),
             Error::Changed { path } => write!(

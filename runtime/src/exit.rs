@@ -56,8 +56,8 @@ fn name(program: &str) -> &str {
 
 /// A line on standard error.
 fn tell(line: &str) {
-    // Where it does not take the line, nobody is left to tell.
-    let _nobody_to_tell = writeln!(io::stderr(), "{}", line.trim_end());
+    // In one write, between which no other program's can come. Where it does not take the line, nobody is left to tell.
+    let _nobody_to_tell = io::stderr().write_all(format!("{}\n", line.trim_end()).as_bytes());
 }
 
 /// The words after the program's name, expanded for argh, and what they are. `--version` ends the program wherever it

@@ -72,19 +72,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// A line on standard error.
+/// A line on standard error, in one write. What steers in it is escaped where it comes from, and here in any case.
 fn tell(line: impl Display) {
+    let line = one_line(&format!("olmo-infer: {line}")) + "\n";
     // Where it does not take the line, nobody is left to tell.
-    let _nobody_to_tell = writeln!(io::stderr(), "olmo-infer: {line}");
+    let _nobody_to_tell = io::stderr().write_all(line.as_bytes());
 }
 
 fn run(args: &Args, begun: Instant) -> Result<Option<Summary>, Failure> {
     let file = ModelFile::open_with(&args.model, args.load).map_err(|error| explain(args, error))?;
+    file.refuse_unfinished()?;
+    note_clock(&file);
     match args.action {
         Action::Generate => generate(args, &file, begun).map(Some),
         Action::Tokenize => prompts::tokenize(args, &file).map(|()| None),
         Action::Detokenize => prompts::detokenize(args, &file).map(|()| None),
         Action::Score => score(args, &file).map(|()| None),
+    }
+}
+
+/// Notes that the clock makes every run read all of a model.
+fn note_clock(file: &ModelFile) {
+    if file.is_ahead() {
+        let path = display_path(file.path());
+        note(&format!(
+            "{path}: was changed in the future, by the clock of this machine, so that each run reads all of it; set the \
+             clock, or touch the file"
+        ));
     }
 }
 

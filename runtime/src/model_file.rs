@@ -5,7 +5,8 @@
 use crate::coded::CodedTable;
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::format::{self, Dtype, Header, SectionRecord, TensorRecord};
+use crate::format::{self, Dtype, Header, SectionRecord, TensorRecord, section};
+use crate::holes::bytes_in_holes;
 use crate::index::Index;
 use crate::layout::{Extent, Layout, TensorSpec};
 use crate::mapped_bytes::MappedBytes;
@@ -22,6 +23,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// megabytes on a busy machine: it bears the time of its beginning.
 const COMPLETE_AFTER: Duration = Duration::from_secs(2);
 
+/// Bytes of holes that the sections of a file may have. No packer leaves any; some tools for copying make some of zeros.
+const MAX_SECTION_HOLES: u64 = 1 << 20;
+/// Bytes of holes for which a file that was just changed is still read.
+const MAX_FRESH_HOLES: u64 = 16 << 20;
+
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
     path: PathBuf,
@@ -35,6 +41,8 @@ pub struct ModelFile {
 struct Source {
     file: File,
     opened: State,
+    /// Whether it was changed in the future, by the clock of this machine.
+    is_ahead: bool,
     /// The last state in which its bytes are known to be those that were opened.
     good: Mutex<Option<State>>,
 }
@@ -70,11 +78,12 @@ impl ModelFile {
             return Err(not_a_file(path, &metadata));
         }
         let index = Index::read(path, &file, metadata.len())?;
+        refuse_holes_in_sections(path, &file, &index)?;
         let mapping = Mapping::new(path, &file, address_space(&index)?, load)?;
         let opened = State::of(&metadata);
         // One that was changed within the last moments is not known to be good: its next change may bear the same time.
         let good = Mutex::new((!opened.is_fresh(now)).then_some(opened));
-        let source = Some(Source { file, opened, good });
+        let source = Some(Source { file, opened, is_ahead: opened.is_ahead(now), good });
         let mut model = ModelFile { path: path.to_path_buf(), index, mapping, source };
         if model.loaded().way == Load::Read {
             // From here on the copy is what counts.
@@ -141,10 +150,38 @@ impl ModelFile {
     /// # Errors
     /// Those of [`ModelFile::check_unchanged`].
     pub fn check_complete(&self) -> Result<(), Error> {
+        self.refuse_unfinished()?;
         let Some(source) = &self.source else { return Ok(()) };
         let is_good = source.good.lock().expect("not poisoned").is_some();
         // What is found is not kept: the next look must be a new one.
         if is_good { Ok(()) } else { self.compared(source).map(|_| ()) }
+    }
+
+    /// Refuses a file that was changed within the last two seconds before it was opened and whose tensors have holes of
+    /// more than 16 MiB: it is one of which a copy has set the length and not written all yet, and its digests, which
+    /// would be computed for as long as it claims to be, would say the same. A model that has such holes for good is
+    /// taken two seconds later. Costs a few calls of the system.
+    ///
+    /// # Errors
+    /// [`Error::Unfinished`].
+    pub fn refuse_unfinished(&self) -> Result<(), Error> {
+        let Some(source) = &self.source else { return Ok(()) };
+        // By a clock that is behind a file would be a new one for ever.
+        if source.is_ahead || source.good.lock().expect("not poisoned").is_some() {
+            return Ok(());
+        }
+        let Layout { data_offset, file_bytes, .. } = self.index.layout;
+        match bytes_in_holes(&source.file, data_offset..file_bytes, MAX_FRESH_HOLES) > MAX_FRESH_HOLES {
+            true => Err(Error::Unfinished { path: self.path.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the file was changed more than two seconds after it was opened, by the clock of this machine, which is
+    /// then wrong, or that of the server of the file. Whether such a file is complete its times cannot tell, so that
+    /// [`ModelFile::check_complete`] and [`ModelFile::check_unchanged`] read all of it each time.
+    pub fn is_ahead(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is_ahead)
     }
 
     /// The first section or tensor whose bytes are not those that its digest was made of. Reads all of them.
@@ -290,6 +327,24 @@ impl ModelFile {
     }
 }
 
+/// Refuses a file whose sections were not written. Their digests would be computed, and their texts be taken for as long
+/// as they claim to be. Those of the codes are read when the file is opened, whatever they are.
+fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(), Error> {
+    let sections = index.sections.iter().zip(&index.layout.sections);
+    let mut sections = sections.filter(|(record, _)| record.kind.get() != section::CODED);
+    let with_holes = sections
+        .find(|(_, extent)| bytes_in_holes(file, extent.offset..extent.end(), MAX_SECTION_HOLES) > MAX_SECTION_HOLES);
+    match with_holes {
+        None => Ok(()),
+        Some((record, _)) => Err(Error::Damaged {
+            path: path.to_path_buf(),
+            place: format!("section {}", section::name(record.kind.get())),
+            found: "a hole that nobody has written".into(),
+            expected: "its bytes".into(),
+        }),
+    }
+}
+
 /// The error for something else than a regular file.
 fn not_a_file(path: &Path, metadata: &Metadata) -> Error {
     let (found, advice) = kind_of(metadata);
@@ -342,9 +397,18 @@ impl State {
     /// Whether the last change before `now` is so recent that it may not be complete, or that another one could bear
     /// the same time. One in the future, by another clock, is.
     fn is_fresh(&self, now: Duration) -> bool {
+        now < self.changed_at() + COMPLETE_AFTER
+    }
+
+    /// Whether the last change lies further ahead of `now` than clocks of one machine are apart.
+    fn is_ahead(&self, now: Duration) -> bool {
+        now + COMPLETE_AFTER < self.changed_at()
+    }
+
+    /// Since 1970.
+    fn changed_at(&self) -> Duration {
         let (seconds, nanoseconds) = self.changed;
-        let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
-        now < changed + COMPLETE_AFTER
+        Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0))
     }
 }
 
@@ -352,6 +416,22 @@ impl State {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_change_is_fresh_for_two_seconds_and_ahead_of_a_clock_that_is_behind() {
+        let state = State { written: Written { bytes: 1, modified: (0, 0) }, changed: (1000, 500) };
+        for (milliseconds, is_fresh, is_ahead) in [
+            (0, true, true),
+            (997_999, true, true),
+            (998_001, true, false),
+            (1_001_999, true, false),
+            (1_002_001, false, false),
+            (2_000_000, false, false),
+        ] {
+            let now = Duration::from_millis(milliseconds);
+            assert_eq!((state.is_fresh(now), state.is_ahead(now)), (is_fresh, is_ahead), "{milliseconds}");
+        }
+    }
 
     #[test]
     fn what_is_no_regular_file_is_refused_by_its_kind() {

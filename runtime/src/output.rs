@@ -1,8 +1,10 @@
 //! What `olmo-infer` prints on standard output, and how a run can fail.
 
 use crate::args::Mode;
+use crate::tell;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::Evaluated;
+use olmo_infer::shown::{push_for_terminal, steers};
 use olmo_infer::signals;
 use olmo_infer::text::TextStream;
 use olmo_infer::vocabulary::{Vocabulary, quoted};
@@ -11,10 +13,14 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+/// Bytes of a token's text that are printed in one go. Nothing bounds a text but the file that has it.
+pub const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of a token's text that a line of positions shows. The longest token of the published models has 128.
+const SHOWN_BYTES: usize = 1 << 10;
+
 /// What a user should know of a run that goes on, as a line on standard error.
 pub fn note(line: &str) {
-    // Results do not depend on whether standard error takes it.
-    let _lost = writeln!(io::stderr(), "olmo-infer: note: {line}");
+    tell(format_args!("note: {line}"));
 }
 
 /// Why a run ended early.
@@ -67,6 +73,8 @@ pub struct Printer<'a> {
     files: Vec<Waiting<'a>>,
     /// The first file that has not ended.
     current: usize,
+    /// Texts go to a terminal, which must not obey them.
+    to_terminal: bool,
     /// The last byte printed is a newline, or there is none.
     ends_in_newline: bool,
     /// Nobody reads the output any more.
@@ -79,16 +87,9 @@ struct Waiting<'a> {
     name: Option<&'a Path>,
     lines: Vec<u8>,
     text: TextStream,
-    /// What was generated, for the last object of JSON.
-    generated: Generated,
+    /// The ids that were generated, for the last object of JSON.
+    generated: Vec<u32>,
     ended: bool,
-}
-
-/// The continuation of a prompt.
-#[derive(Default)]
-struct Generated {
-    ids: Vec<u32>,
-    text: Vec<u8>,
 }
 
 /// Where a continuation ends.
@@ -121,7 +122,7 @@ impl<'a> Printer<'a> {
     pub fn new(mode: Mode, generates: bool, rules: TextRules<'a>, files: &'a [PathBuf]) -> Printer<'a> {
         let waiting = |name| {
             let text = TextStream::new(rules.stops);
-            Waiting { name, lines: Vec::new(), text, generated: Generated::default(), ended: false }
+            Waiting { name, lines: Vec::new(), text, generated: Vec::new(), ended: false }
         };
         let files = match files {
             [] | [_] => vec![waiting(None)],
@@ -132,6 +133,7 @@ impl<'a> Printer<'a> {
             out: BufWriter::with_capacity(1 << 16, io::stdout()),
             files,
             current: 0,
+            to_terminal: io::stdout().is_terminal(),
             ends_in_newline: true,
             mute: false,
         }
@@ -153,21 +155,36 @@ impl<'a> Printer<'a> {
         if self.mute {
             return Ok(ControlFlow::Continue(()));
         }
-        let file = &mut self.files[evaluated.run];
-        let flow = match self.format.mode {
+        let Printer { format, out, files, current, to_terminal, ends_in_newline, .. } = self;
+        let Waiting { name, lines, text, generated, ended } = &mut files[evaluated.run];
+        let is_current = evaluated.run == *current;
+        // What need not wait is not collected.
+        let out: &mut dyn Write = if is_current { out } else { lines };
+        let flow = match format.mode {
             Mode::Text if more_follows => ControlFlow::Continue(()),
-            Mode::Text => self.format.text(file, evaluated),
-            Mode::Lines => self.format.line(&mut file.lines, evaluated)?,
+            Mode::Text => {
+                let mut for_terminal = Vec::new();
+                let end = format.continued(text, evaluated, &mut |shown| {
+                    let shown = if *to_terminal { harmless(shown, &mut for_terminal) } else { shown };
+                    out.write_all(shown)?;
+                    if let (true, Some(byte)) = (is_current, shown.last()) {
+                        *ends_in_newline = *byte == b'\n';
+                    }
+                    Ok(())
+                })?;
+                flow(end)
+            }
+            Mode::Lines => format.line(out, evaluated)?,
             Mode::Json => {
-                self.format.json(&mut file.lines, file.name, evaluated)?;
-                match self.format.generates && !more_follows {
-                    true => self.format.generated(file, evaluated)?,
+                format.json(out, *name, evaluated)?;
+                match format.generates && !more_follows {
+                    true => format.generated(out, *name, text, generated, evaluated)?,
                     false => ControlFlow::Continue(()),
                 }
             }
         };
-        file.ended = evaluated.is_last || flow.is_break();
-        if evaluated.run == self.current {
+        *ended = evaluated.is_last || flow.is_break();
+        if is_current {
             self.print_waiting()?;
             if !more_follows {
                 self.out.flush()?;
@@ -229,47 +246,81 @@ struct Format<'a> {
 }
 
 impl<'a> Format<'a> {
-    /// The text of the next token; breaks where the text ends.
-    fn text(&self, file: &mut Waiting, evaluated: &Evaluated) -> ControlFlow<()> {
-        flow(self.continued(&mut file.text, &mut file.lines, evaluated))
-    }
-
-    /// Appends the text of the next token to `out`, and says whether the text ends there.
-    fn continued(&self, text: &mut TextStream, out: &mut Vec<u8>, evaluated: &Evaluated) -> Option<End> {
+    /// Shows the text of the next token in pieces, and says whether the text ends there.
+    fn continued(
+        &self,
+        text: &mut TextStream,
+        evaluated: &Evaluated,
+        show: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<Option<End>> {
         let next = evaluated.next;
-        if self.rules.ends.contains(&next) {
-            text.finish(out);
-            return Some(End::Eos);
+        let is_end = self.rules.ends.contains(&next);
+        if !is_end && self.push(text, next, show)? {
+            return Ok(Some(End::Stop));
         }
-        let bytes = self.bytes(next).filter(|_| !self.rules.hidden.contains(&next)).unwrap_or_default();
-        if text.push(bytes, out) {
-            return Some(End::Stop);
+        if !is_end && !evaluated.is_last {
+            return Ok(None);
         }
-        if evaluated.is_last {
-            text.finish(out);
-            return Some(End::Length);
-        }
-        None
+        let mut shown = Vec::new();
+        text.finish(&mut shown);
+        show(&shown)?;
+        Ok(Some(if is_end { End::Eos } else { End::Length }))
     }
 
-    /// Takes in the next token, and appends an object of all that was generated where the text ends.
-    fn generated(&self, file: &mut Waiting, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
-        let Waiting { name, lines: out, text, generated, .. } = file;
-        let end = self.continued(text, &mut generated.text, evaluated);
+    /// Takes in a token's text; true where a stop text ends it.
+    fn push(
+        &self,
+        text: &mut TextStream,
+        token: u32,
+        show: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let bytes = self.bytes(token).filter(|_| !self.rules.hidden.contains(&token)).unwrap_or_default();
+        let mut shown = Vec::new();
+        for piece in bytes.chunks(PIECE_BYTES) {
+            shown.clear();
+            let is_stopped = text.push(piece, &mut shown);
+            show(&shown)?;
+            if is_stopped {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes in the next token, and prints an object of all that was generated where the text ends.
+    fn generated(
+        &self,
+        out: &mut dyn Write,
+        name: Option<&Path>,
+        text: &mut TextStream,
+        generated: &mut Vec<u32>,
+        evaluated: &Evaluated,
+    ) -> io::Result<ControlFlow<()>> {
+        let end = self.continued(text, evaluated, &mut |_| Ok(()))?;
         if end != Some(End::Eos) {
-            generated.ids.push(evaluated.next);
+            generated.push(evaluated.next);
         }
         if let Some(end) = end {
             out.write_all(b"{")?;
-            json_file(out, *name)?;
+            json_file(out, name)?;
             write!(out, "\"generated\":[")?;
-            for (i, id) in generated.ids.iter().enumerate() {
+            for (i, id) in generated.iter().enumerate() {
                 write!(out, "{}{id}", if i == 0 { "" } else { "," })?;
             }
             out.write_all(b"]")?;
             if self.rules.vocabulary.is_some() {
-                out.write_all(b",\"text\":")?;
-                json_string(out, &String::from_utf8_lossy(&generated.text))?;
+                out.write_all(b",\"text\":\"")?;
+                // Made again rather than kept: it is as long as its tokens are.
+                let mut text = TextStream::new(self.rules.stops);
+                for &id in generated.iter() {
+                    if self.push(&mut text, id, &mut |shown| json_characters(out, shown))? {
+                        break;
+                    }
+                }
+                let mut shown = Vec::new();
+                text.finish(&mut shown);
+                json_characters(out, &shown)?;
+                out.write_all(b"\"")?;
             }
             let end = match end {
                 End::Eos => "eos",
@@ -285,7 +336,7 @@ impl<'a> Format<'a> {
         self.rules.vocabulary.as_ref().and_then(|vocabulary| vocabulary.bytes(token))
     }
 
-    fn line(&self, out: &mut impl Write, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
+    fn line(&self, out: &mut dyn Write, evaluated: &Evaluated) -> io::Result<ControlFlow<()>> {
         write!(out, "{}: token {}", evaluated.position, evaluated.token)?;
         self.in_parenthesis(out, evaluated.token)?;
         write!(out, " Top {} next tokens:", evaluated.top.len())?;
@@ -297,15 +348,15 @@ impl<'a> Format<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// ` ("text")`, or nothing for a token without text.
-    fn in_parenthesis(&self, out: &mut impl Write, token: u32) -> io::Result<()> {
-        match self.bytes(token) {
-            Some(bytes) => write!(out, " (\"{}\")", quoted(bytes)),
-            None => Ok(()),
-        }
+    /// ` ("text")`, or nothing for a token without text; `...` stands for what is left out of a long one.
+    fn in_parenthesis(&self, out: &mut dyn Write, token: u32) -> io::Result<()> {
+        let Some(bytes) = self.bytes(token) else { return Ok(()) };
+        let begin = beginning(bytes);
+        let more = if begin.len() < bytes.len() { "..." } else { "" };
+        write!(out, " (\"{}\"{more})", quoted(begin))
     }
 
-    fn json(&self, out: &mut impl Write, name: Option<&Path>, evaluated: &Evaluated) -> io::Result<()> {
+    fn json(&self, out: &mut dyn Write, name: Option<&Path>, evaluated: &Evaluated) -> io::Result<()> {
         out.write_all(b"{")?;
         json_file(out, name)?;
         write!(out, "\"pos\":{},\"token\":{}", evaluated.position, evaluated.token)?;
@@ -322,11 +373,26 @@ impl<'a> Format<'a> {
 
     /// `,"text":"..."`, or nothing for a token without text. Bytes that are not UTF-8 become U+FFFD: JSON has no
     /// others.
-    fn json_text(&self, out: &mut impl Write, token: u32) -> io::Result<()> {
+    fn json_text(&self, out: &mut dyn Write, token: u32) -> io::Result<()> {
         let Some(bytes) = self.bytes(token) else { return Ok(()) };
-        out.write_all(b",\"text\":")?;
-        json_string(out, &String::from_utf8_lossy(bytes))
+        out.write_all(b",\"text\":\"")?;
+        json_characters(out, bytes)?;
+        out.write_all(b"\"")
     }
+}
+
+/// The beginning of a token's text, without a part of a character at its end.
+fn beginning(bytes: &[u8]) -> &[u8] {
+    let is_inside = |at: usize| bytes.get(at).is_some_and(|byte| byte >> 6 == 0b10);
+    let end = (SHOWN_BYTES - 3..=SHOWN_BYTES).rev().find(|&end| !is_inside(end)).unwrap_or(SHOWN_BYTES);
+    &bytes[..bytes.len().min(end)]
+}
+
+/// Whole characters without what a terminal would obey; `room` is for the copy of those with some.
+pub fn harmless<'t>(text: &'t [u8], room: &'t mut Vec<u8>) -> &'t [u8] {
+    room.clear();
+    push_for_terminal(&String::from_utf8_lossy(text), room);
+    room
 }
 
 /// Whether more positions are wanted.
@@ -338,25 +404,40 @@ fn flow(end: Option<End>) -> ControlFlow<()> {
 }
 
 /// `"file":"...",`, or nothing without a name.
-fn json_file(out: &mut impl Write, name: Option<&Path>) -> io::Result<()> {
+fn json_file(out: &mut dyn Write, name: Option<&Path>) -> io::Result<()> {
     let Some(name) = name else { return Ok(()) };
     out.write_all(b"\"file\":")?;
     json_string(out, &name.to_string_lossy())?;
     out.write_all(b",")
 }
 
-/// A string of JSON, in quotation marks. Control characters that JSON leaves to the writer are escaped too: terminals
-/// obey some of them.
-pub fn json_string(out: &mut impl Write, text: &str) -> io::Result<()> {
+/// A string of JSON, in quotation marks.
+pub fn json_string(out: &mut dyn Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")?;
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => write!(out, "\\{c}")?,
-            c if c.is_control() => write!(out, "\\u{:04x}", u32::from(c))?,
-            _ => write!(out, "{c}")?,
+    json_characters(out, text.as_bytes())?;
+    out.write_all(b"\"")
+}
+
+/// What stands between the quotation marks. Of what JSON leaves to the writer, that which steers a terminal or the order
+/// of text is escaped too.
+fn json_characters(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
+    let is_escaped = |c: char| matches!(c, '"' | '\\') || steers(c);
+    for chunk in bytes.utf8_chunks() {
+        let mut rest = chunk.valid();
+        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_escaped(c)) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            match c {
+                '"' | '\\' => write!(out, "\\{c}")?,
+                c => write!(out, "\\u{:04x}", u32::from(c))?,
+            }
+            rest = &rest[at + c.len_utf8()..];
+        }
+        out.write_all(rest.as_bytes())?;
+        if !chunk.invalid().is_empty() {
+            out.write_all("\u{fffd}".as_bytes())?;
         }
     }
-    out.write_all(b"\"")
+    Ok(())
 }
 
 #[cfg(test)]
@@ -371,6 +452,18 @@ mod tests {
             String::from_utf8(out).expect("UTF-8")
         };
         assert_eq!(written("a\"\\\n\u{1b}"), r#""a\"\\\u000a\u001b""#);
+        assert_eq!(written("a\u{202e}b\u{2028}\u{200d}"), "\"a\\u202eb\\u2028\u{200d}\"");
         assert_eq!(written("\u{7f}\u{80}\u{9b}\u{9f}\u{a0}é"), "\"\\u007f\\u0080\\u009b\\u009f\u{a0}é\"");
+    }
+
+    #[test]
+    fn the_beginning_of_a_long_token_has_whole_characters() {
+        for (text, bytes) in [("a", 1024), ("é", 1024), ("\u{1f600}", 1024), ("€", 1023)] {
+            let long = text.repeat(2000);
+            assert_eq!(beginning(long.as_bytes()), &long.as_bytes()[..bytes], "{text}");
+            assert_eq!(beginning(&long.as_bytes()[..text.len()]), text.as_bytes());
+        }
+        assert_eq!(beginning(&[0x80; 2000]).len(), 1024);
+        assert_eq!(beginning(&[b'a'; 1024]).len(), 1024);
     }
 }

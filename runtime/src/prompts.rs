@@ -2,13 +2,14 @@
 
 use crate::args::{Args, Prompt, PromptText};
 use crate::messages;
-use crate::output::{Failure, note};
+use crate::output::{Failure, PIECE_BYTES, harmless, note};
 use olmo_infer::chat::{Chat, ChatError, Message, Role};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::conversation::POSITION_BYTES;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::text::TextStream;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::tokens::{read_text_ids, read_tokens_as};
 use olmo_infer::vocabulary::Vocabulary;
@@ -218,14 +219,13 @@ pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
             encoder.encode(&text)?
         }
     };
-    let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
     file.check_unchanged()?;
-    let mut out = io::stdout().lock();
-    out.write_all(&bytes)?;
+    let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
+    ids.iter().try_for_each(|id| out.write_all(&id.to_le_bytes()))?;
     Ok(out.flush()?)
 }
 
-/// `--detokenize`: prints the bytes of ids.
+/// `--detokenize`: prints the bytes of ids, or text in a terminal.
 pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
     let model = display_path(file.path());
     let vocabulary = Vocabulary::new(file)?.ok_or_else(|| {
@@ -242,8 +242,24 @@ pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
         )));
     }
     // The texts of tokens can be long: they are not collected.
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    tokens.iter().filter_map(|&token| vocabulary.bytes(token)).try_for_each(|bytes| out.write_all(bytes))?;
+    let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
+    let mut texts = tokens.iter().filter_map(|&token| vocabulary.bytes(token));
+    if io::stdout().is_terminal() {
+        // As --text does it.
+        let (mut text, mut shown, mut room) = (TextStream::default(), Vec::new(), Vec::new());
+        for bytes in texts {
+            for piece in bytes.chunks(PIECE_BYTES) {
+                shown.clear();
+                text.push(piece, &mut shown);
+                out.write_all(harmless(&shown, &mut room))?;
+            }
+        }
+        shown.clear();
+        text.finish(&mut shown);
+        out.write_all(harmless(&shown, &mut room))?;
+    } else {
+        texts.try_for_each(|bytes| out.write_all(bytes))?;
+    }
     file.check_unchanged()?;
     Ok(out.flush()?)
 }

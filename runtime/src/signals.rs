@@ -3,13 +3,15 @@
 //!
 //! The library only keeps the two lists that the handlers look at: mapped ranges and names of temporary files. The
 //! handlers themselves are installed by programs, never by the library. They call nothing but what POSIX lets a signal
-//! handler call, and read nothing but atomics and memory that is never freed.
+//! handler call, and read nothing but atomics and memory that is never freed. They wait for no reader: what a full pipe
+//! or a stopped terminal does not take is left out, and before they write, the next signal ends the program at once.
 
 #![allow(unsafe_code)]
 
 use crate::error::one_line;
 use libc::{c_char, c_int};
 use std::ffi::CString;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -37,6 +39,10 @@ const STOPPING: [c_int; 10] = [
 /// longer waits only a thread that needs something that the stopped one holds, like the lock of the allocator.
 const MAX_WAITS: u32 = 5000;
 
+/// Milliseconds for which the line about a file waits until standard error takes it. Of a reader that is only busy, that
+/// is long.
+const MAX_LINE_WAIT: c_int = 1000;
+
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
 /// Temporary files. A slot is taken while `name` is not null.
@@ -46,7 +52,7 @@ static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
 /// Whether a signal has come that stops the program.
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
-/// Whether standard output is in the middle of a line of text.
+/// Whether standard output is a terminal in the middle of a line of text.
 static IS_IN_TEXT: AtomicBool = AtomicBool::new(false);
 /// Whether SIGINT only sets [`WAS_INTERRUPTED`].
 static CATCHES_INTERRUPT: AtomicBool = AtomicBool::new(false);
@@ -199,9 +205,9 @@ pub fn install(program: &str) {
 }
 
 /// Says that text is being written to standard output, whole characters at a time, or no longer: whoever interrupts
-/// that from the keyboard gets a newline after the last one.
+/// that from the keyboard gets a newline after the last one, where it is a terminal. Files and pipes get the text alone.
 pub fn set_in_text(is_in_text: bool) {
-    IS_IN_TEXT.store(is_in_text, Ordering::Release);
+    IS_IN_TEXT.store(is_in_text && io::stdout().is_terminal(), Ordering::Release);
 }
 
 /// From here on SIGINT does not end the program but sets a flag for [`was_interrupted`], or ends it again. The flag is
@@ -231,7 +237,7 @@ pub fn wait_for_input() -> bool {
         let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
         // SAFETY: the pointer is to one entry. The timeout is for a signal between the look at the flag and the call.
         let ready = unsafe { libc::poll(&mut input, 1, 100) };
-        let is_interrupt = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted;
+        let is_interrupt = || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
         // After any other error the read says what is wrong.
         if ready > 0 || ready < 0 && !is_interrupt() {
             return true;
@@ -275,31 +281,67 @@ impl Drop for Editing {
 }
 
 /// Gives the terminal its mode back when a line is being edited; not from the background, where it is in use by another
-/// program.
+/// program. From here on the signals that stop the program end it at once, where they ended up here.
 ///
-/// Async-signal-safe: tcgetpgrp, getpgrp, tcsetattr and write are, and the mode is never freed.
+/// Async-signal-safe: tcgetpgrp, getpgrp, tcsetattr, sigaction, sigaddset, signal, pthread_sigmask, poll and write are,
+/// and the mode is never freed.
 fn restore_terminal() {
     let mode = TERMINAL.load(Ordering::SeqCst);
-    if mode.is_null() {
-        return;
-    }
-    let end = b"\x1b[?2004l\r\n";
-    // SAFETY: the mode is complete and never freed, and the bytes are readable.
+    // SAFETY: the mode is complete and never freed; the other calls have no precondition.
+    let is_restored = !mode.is_null()
+        && unsafe {
+            libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp()
+                && libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) == 0
+        };
+    // SAFETY: all zeros are an empty set, and the numbers are those of signals.
     unsafe {
-        if libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() {
-            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode);
-            libc::write(libc::STDOUT_FILENO, end.as_ptr().cast(), end.len());
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        for signal in STOPPING.into_iter().filter(|&signal| handler_of(signal) == Some(on_stop as *const () as usize)) {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::sigaddset(&mut set, signal);
         }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
+    }
+    if is_restored {
+        write_without_waiting(libc::STDOUT_FILENO, b"\x1b[?2004l\r\n", 0);
+    }
+}
+
+/// Writes what a descriptor takes; after so many milliseconds without room, the rest is left out.
+///
+/// Async-signal-safe: poll and write are.
+fn write_without_waiting(descriptor: c_int, bytes: &[u8], milliseconds: c_int) {
+    const STEP: c_int = 10;
+    // Where a pipe has room, it has this much.
+    for piece in bytes.chunks(libc::PIPE_BUF) {
+        let has_room = (0..=milliseconds / STEP).any(|i| {
+            let mut output = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+            // SAFETY: the pointer is to one entry.
+            let ready = unsafe { libc::poll(&mut output, 1, if i == 0 { 0 } else { STEP }) };
+            ready == 1 && output.revents & libc::POLLOUT != 0
+        });
+        if !has_room {
+            return;
+        }
+        // SAFETY: so many bytes are readable. Where nobody takes them nobody is left to read.
+        unsafe { libc::write(descriptor, piece.as_ptr().cast(), piece.len()) };
     }
 }
 
 /// Whether nothing was said about a signal: it is not ignored, as `nohup` has it for SIGHUP, nor awaited by a profiler.
 fn has_default(signal: c_int) -> bool {
+    handler_of(signal) == Some(libc::SIG_DFL)
+}
+
+/// What handles a signal.
+///
+/// Async-signal-safe: sigaction is.
+fn handler_of(signal: c_int) -> Option<usize> {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the pointer is to room for one action; a null pointer for the new one changes nothing.
     let status = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: the call succeeded, so it has written all of it.
-    status == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
+    (status == 0).then(|| unsafe { action.assume_init() }.sa_sigaction)
 }
 
 /// Installs a handler; while it runs the signals that stop a program wait.
@@ -320,7 +362,7 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 /// Removes temporary files and lets the signal end the program.
 ///
 /// Async-signal-safe: pthread_self, poll, unlink, write, signal, raise, pthread_sigmask and _exit are, and the names
-/// are never freed.
+/// are never freed; see [`restore_terminal`].
 extern "C" fn on_stop(signal: c_int) {
     if signal == libc::SIGINT && CATCHES_INTERRUPT.load(Ordering::SeqCst) {
         WAS_INTERRUPTED.store(true, Ordering::SeqCst);
@@ -329,8 +371,7 @@ extern "C" fn on_stop(signal: c_int) {
     leave_no_temporaries();
     restore_terminal();
     if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
-        // SAFETY: one byte is readable. Where nobody takes it nobody is left to read.
-        unsafe { libc::write(libc::STDOUT_FILENO, b"\n".as_ptr().cast(), 1) };
+        write_without_waiting(libc::STDOUT_FILENO, b"\n", 0);
     }
     end_by(signal);
 }
@@ -502,8 +543,7 @@ impl Line {
     }
 
     fn write(&self) {
-        // SAFETY: so many bytes are readable. Where nobody takes the line nobody is left to tell.
-        unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length) };
+        write_without_waiting(libc::STDERR_FILENO, &self.bytes[..self.length], MAX_LINE_WAIT);
     }
 }
 

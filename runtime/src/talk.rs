@@ -3,7 +3,7 @@
 use crate::chat_args::ChatArgs;
 use crate::lines::{Lines, Typed};
 use crate::output::{Failure, note};
-use crate::{beside_populating, prompts, tell, transcript};
+use crate::{beside_populating, note_clock, prompts, tell, transcript};
 use olmo_infer::Model;
 use olmo_infer::batch_size::context_size;
 use olmo_infer::chat::{Chat, ChatError, Role};
@@ -12,6 +12,7 @@ use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered}
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::network::{Network, Options};
 use olmo_infer::sampling::{AuthorSampling, described};
+use olmo_infer::shown::push_for_terminal;
 use olmo_infer::signals;
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -47,6 +48,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let model = Model::open_with(&args.model, args.load, threads)?;
     let file = model.file();
     let chat = prompts::chat(file)?;
+    note_clock(file);
     file.check_complete()?;
     let path = display_path(&args.model);
     let problem = match (&args.system, &chat) {
@@ -354,8 +356,15 @@ impl Printer {
     fn print(&mut self, text: &str) -> ControlFlow<()> {
         if !text.is_empty() {
             let mut out = io::stdout().lock();
-            let shown = if self.to_terminal { without_controls(text) } else { text.into() };
-            let written = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
+            let mut for_terminal = Vec::new();
+            let shown = match self.to_terminal {
+                true => {
+                    push_for_terminal(text, &mut for_terminal);
+                    &for_terminal
+                }
+                false => text.as_bytes(),
+            };
+            let written = out.write_all(shown).and_then(|()| out.flush());
             self.failure = written.err().map(Failure::from);
             self.ends_in_newline = text.ends_with('\n');
         }
@@ -376,12 +385,6 @@ impl Printer {
         }
         Ok(())
     }
-}
-
-/// Text that steers no terminal: control characters other than newlines and tabs are shown as U+FFFD.
-fn without_controls(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
-    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
@@ -419,13 +422,5 @@ mod tests {
             assert!(HELP.contains(&format!("/{name}")), "{name}");
             assert!(!matches!(Request::of(&format!("/{name}")), Request::Unknown(_)), "{name}");
         }
-    }
-
-    #[test]
-    fn answers_steer_no_terminal() {
-        assert_eq!(
-            without_controls("a\u{1b}[2J\r\u{9b}\u{7f}\0\n\té"),
-            "a\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}\n\té"
-        );
     }
 }

@@ -27,31 +27,31 @@ pub(crate) fn guess_kind(bytes: &[u8], vocab_size: usize) -> Option<Guess> {
     known_file(bytes).or_else(|| text(bytes)).or_else(|| numbers(bytes, vocab_size as u64))
 }
 
-/// What `bytes` are that hold no ids of any type, all of a file: a file of another program, or text.
-pub(crate) fn no_ids(bytes: &[u8]) -> Option<Guess> {
+/// What `bytes` are that hold no ids of any type, all of a file or its first many: a file of another program, or text.
+/// `last` is the last byte of the file, where that is known.
+pub(crate) fn no_ids(bytes: &[u8], last: Option<u8>) -> Option<Guess> {
     // Two bytes alone are also an id; the last one of a pickle is a dot.
     let is_pickle = matches!(bytes, [0x80, 2..=5, ..]);
     // A few ids may have the bytes of characters by chance.
     let text = || text(bytes).filter(|_| bytes.len() >= MIN_TEXT_BYTES);
-    known_file(bytes).filter(|_| !is_pickle || bytes.ends_with(b".")).or_else(text)
+    known_file(bytes).filter(|_| !is_pickle || last == Some(b'.')).or_else(text)
 }
 
 /// The wider type that little-endian u16 ids look like: every second one is 0, or is the upper half of a larger id.
-pub(crate) fn wider(bytes: &[u8], vocab_size: usize) -> Option<&'static str> {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut ids = words.iter().map(|word| u32::from_le_bytes(*word) as usize);
-    if !rest.is_empty() || words.is_empty() || !ids.all(|id| id < vocab_size) {
+pub(crate) fn wider(ids: &[u32], vocab_size: usize) -> Option<&'static str> {
+    let (pairs, rest) = ids.as_chunks::<2>();
+    let words = || pairs.iter().map(|[low, high]| low | high << 16);
+    if !rest.is_empty() || pairs.is_empty() || !words().all(|id| (id as usize) < vocab_size) {
         return None;
     }
     // Of a few ids some may be small.
-    let has_zeros = words.iter().all(|word| word[2..] == [0; 2]);
-    (has_zeros || words.len() >= 4).then(|| if is_wide(bytes) { "i64" } else { "u32" })
+    let has_zeros = pairs.iter().all(|[_, high]| *high == 0);
+    (has_zeros || pairs.len() >= 4).then(|| if is_wide(words()) { "i64" } else { "u32" })
 }
 
 /// Whether little-endian u32 ids look like 64-bit ones: every second one is zero.
-pub(crate) fn is_wide(bytes: &[u8]) -> bool {
-    let (pairs, rest) = bytes.as_chunks::<8>();
-    rest.is_empty() && !pairs.is_empty() && pairs.iter().all(|pair| pair[4..] == [0; 4])
+pub(crate) fn is_wide(ids: impl ExactSizeIterator<Item = u32>) -> bool {
+    ids.len() > 0 && ids.len().is_multiple_of(2) && ids.skip(1).step_by(2).all(|id| id == 0)
 }
 
 /// Files that are known by their first bytes.
@@ -247,8 +247,7 @@ mod tests {
             (&[5, 0, 7, 1], false),
             (&[], false),
         ] {
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            assert_eq!(is_wide(&bytes), expected, "{ids:?}");
+            assert_eq!(is_wide(ids.iter().copied()), expected, "{ids:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::format::{VocabularyHead, section};
 use crate::model_file::ModelFile;
+use crate::shown::steers;
 use std::fmt::Write;
 use std::sync::Arc;
 use zerocopy::FromBytes;
@@ -68,7 +69,7 @@ fn parts(bytes: &[u8], n_tokens: usize) -> Option<(&[U32], &[u8])> {
     <[U32]>::ref_from_prefix_with_elems(bytes, n_tokens.checked_add(1)?).ok()
 }
 
-/// Bytes for a line of output between double quotes: `"` and `\` with a backslash, other controls as `\n`, `\t`, `\r`
+/// Bytes for a line of output between double quotes: `"` and `\` with a backslash, what [`steers`] as `\n`, `\t`, `\r`
 /// or `\xHH`, bytes that are not UTF-8 as `\xHH`.
 pub fn quoted(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
@@ -79,7 +80,7 @@ pub fn quoted(bytes: &[u8]) -> String {
                 '\n' => out.push_str("\\n"),
                 '\t' => out.push_str("\\t"),
                 '\r' => out.push_str("\\r"),
-                _ if c.is_control() => {
+                _ if steers(c) => {
                     let mut utf8 = [0; 4];
                     c.encode_utf8(&mut utf8).bytes().for_each(|byte| push_hex(&mut out, byte));
                 }
@@ -107,6 +108,7 @@ mod tests {
             (b"a\\b", "a\\\\b"),
             (b"\n\t\r\0\x7f", "\\n\\t\\r\\x00\\x7F"),
             ("é\u{85}".as_bytes(), "é\\xC2\\x85"),
+            ("a\u{202e}b".as_bytes(), "a\\xE2\\x80\\xAEb"),
             (b"\xe4\xbd x", "\\xE4\\xBD x"),
             (b"\xff", "\\xFF"),
         ] {

@@ -3,6 +3,7 @@
 //! shows all of it.
 
 use crate::TempDir;
+use olmo_infer::shown;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Display;
 use std::fs::{self, File, Permissions};
@@ -156,8 +157,8 @@ impl Refusal {
     }
 
     fn check_lines(&self, stderr: &str) -> Result<(), String> {
-        if stderr.contains(|c: char| c.is_control() && c != '\n') {
-            return Err(format!("a control character in {stderr:?}"));
+        if stderr.contains(|c: char| shown::steers(c) && c != '\n') {
+            return Err(format!("a character that steers in {stderr:?}"));
         }
         if let Some(word) = FORBIDDEN.iter().find(|word| stderr.contains(**word)) {
             return Err(format!("{word:?} in the message"));

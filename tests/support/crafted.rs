@@ -1,17 +1,20 @@
 //! Model files that somebody crafted: any field changed, under digests that are right again.
 
 use crate::coded_config;
+use crate::packed::range;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{
     self, ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
-    TensorRecord, section,
+    TensorRecord, VocabularyHead, section,
 };
 use olmo_infer::layout::{self, Layout, Role, TensorSpec};
+use olmo_infer::model_file::ModelFile;
 use std::fs::{self, File};
 use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
 
 /// Some bytes of a file that mean one thing.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +168,85 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
         bytes.resize(section.offset as usize, 0);
     }
     (bytes, layout)
+}
+
+/// The bytes of a plain model in which these sections, in the order of their kinds, are in the place of its own.
+///
+/// # Panics
+/// When `good` is no plain model.
+pub fn with_sections(good: &[u8], sections: &[(u32, &[u8])]) -> Vec<u8> {
+    let model = ModelFile::from_bytes(Path::new("good.olmo"), good).expect("a model");
+    let (config, matrices) = (model.config(), model.matrices());
+    let encodings = vec![Encoding::Plain; model.specs().len()];
+    let lengths: Vec<u64> = sections.iter().map(|(_, bytes)| bytes.len() as u64).collect();
+    let layout = layout::layout(config, matrices, &encodings, &lengths).expect("a layout");
+    let mut bytes = vec![0; layout.file_bytes as usize];
+    bytes[..HEADER_BYTES].copy_from_slice(&good[..HEADER_BYTES]);
+    let mut at = HEADER_BYTES;
+    for ((spec, record), (index, extent)) in
+        model.specs().iter().zip(model.records()).zip(layout.tensors.iter().enumerate())
+    {
+        let TensorRecord { digest, min_magnitude, rounded, .. } = *record;
+        let record = TensorRecord::new(spec, matrices, Encoding::Plain, *extent);
+        let record = TensorRecord { digest, min_magnitude, rounded, ..record };
+        bytes[at..at + size_of::<TensorRecord>()].copy_from_slice(record.as_bytes());
+        model.tensor_bytes(index).copy_to(&mut bytes[range(*extent)]);
+        at += size_of::<TensorRecord>();
+    }
+    for (&(kind, section), extent) in sections.iter().zip(&layout.sections) {
+        let mut set = |field: usize, n: usize, value: u64| Field { at: at + field, bytes: n }.set(&mut bytes, value);
+        set(offset_of!(SectionRecord, kind), 4, kind.into());
+        set(offset_of!(SectionRecord, offset), 8, extent.offset);
+        set(offset_of!(SectionRecord, bytes), 8, section.len() as u64);
+        set(offset_of!(SectionRecord, digest), 8, format::digest(section, kind.into()));
+        bytes[range(*extent)].copy_from_slice(section);
+        at += size_of::<SectionRecord>();
+    }
+    for (at, n, value) in [
+        (offset_of!(Header, file_bytes), 8, layout.file_bytes),
+        (offset_of!(Header, index_bytes), 8, layout.index.bytes),
+        (offset_of!(Header, data_offset), 8, layout.data_offset),
+        (offset_of!(Header, data_bytes), 8, layout.file_bytes - layout.data_offset),
+        (offset_of!(Header, n_sections), 4, sections.len() as u64),
+    ] {
+        Field::of_header(at, n).set(&mut bytes, value);
+    }
+    repair_digests(&mut bytes);
+    bytes
+}
+
+/// The section of a vocabulary of these tokens, by their ids.
+pub fn vocabulary(tokens: &[&[u8]]) -> Vec<u8> {
+    let n_bytes: usize = tokens.iter().map(|token| token.len()).sum();
+    let head = VocabularyHead {
+        n_tokens: U32::new(tokens.len() as u32),
+        reserved: U32::new(0),
+        text_bytes: U64::new(n_bytes as u64),
+    };
+    let mut section = head.as_bytes().to_vec();
+    let mut end = 0u32;
+    section.extend(end.to_le_bytes());
+    for token in tokens {
+        end += token.len() as u32;
+        section.extend(end.to_le_bytes());
+    }
+    tokens.iter().for_each(|token| section.extend(*token));
+    section
+}
+
+/// Writes a file in which zeros are holes.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_with_holes(path: &Path, bytes: &[u8]) {
+    const BLOCK: usize = 4096;
+    let file = File::create(path).expect("a file");
+    file.set_len(bytes.len() as u64).expect("a sparse file");
+    for (index, block) in bytes.chunks(BLOCK).enumerate() {
+        if block.iter().any(|byte| *byte != 0) {
+            file.write_all_at(block, (index * BLOCK) as u64).expect("written");
+        }
+    }
 }
 
 /// Writes a file with many tables of coded matrices, each of them good and all but its exponents a hole of the file,

@@ -18,6 +18,7 @@ pub mod power;
 pub mod recording;
 pub mod runs;
 pub mod safetensors;
+pub mod terminals;
 
 use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::layout;

@@ -1,0 +1,66 @@
+//! Holes of files: bytes that were never written. They are read as zeros and cost their maker nothing, whatever length
+//! they have.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// Bytes of `range` that lie in holes; what is beyond `most` is not counted. None where the file system does not tell.
+/// Moves the position of the file.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
+pub(crate) fn bytes_in_holes(file: &File, range: Range<u64>, most: u64) -> u64 {
+    let seek = |from: u64, whence: libc::c_int| {
+        let from = libc::off_t::try_from(from).ok()?;
+        // SAFETY: the descriptor is open while `file` is borrowed; the call touches no memory.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
+        u64::try_from(found).ok()
+    };
+    let (mut at, mut bytes) = (range.start, 0);
+    while at < range.end && bytes <= most {
+        // The end of a file counts as the beginning of a hole.
+        let Some(hole) = seek(at, libc::SEEK_HOLE).filter(|hole| *hole < range.end) else { break };
+        // Behind the last data there is none.
+        at = seek(hole, libc::SEEK_DATA).unwrap_or(range.end).min(range.end);
+        bytes += at.saturating_sub(hole);
+    }
+    bytes
+}
+
+/// Elsewhere no system tells.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd")))]
+pub(crate) fn bytes_in_holes(_file: &File, _range: Range<u64>, _most: u64) -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn holes_are_counted_up_to_what_is_asked_for() {
+        let file = tempfile::tempfile().expect("a file");
+        const MIB: u64 = 1 << 20;
+        file.set_len(16 * MIB).expect("a hole");
+        file.write_all_at(&[1; 1 << 20], 4 * MIB).expect("written");
+        if bytes_in_holes(&file, 0..16 * MIB, u64::MAX) == 0 {
+            eprintln!("SKIPPED: this file system does not tell its holes");
+            return;
+        }
+        for (range, most, bytes) in [
+            (0..16, u64::MAX, 15),
+            (4..5, u64::MAX, 0),
+            (3..6, u64::MAX, 2),
+            (0..4, u64::MAX, 4),
+            (5..16, u64::MAX, 11),
+            (0..16, 3 * MIB, 4),
+            (7..7, u64::MAX, 0),
+            (16..20, u64::MAX, 0),
+        ] {
+            let range = range.start * MIB..range.end * MIB;
+            assert_eq!(bytes_in_holes(&file, range.clone(), most), bytes * MIB, "{range:?}");
+        }
+    }
+}
