@@ -43,7 +43,6 @@ pub mod coding;
 pub mod config_json;
 pub mod copy;
 pub mod diff;
-pub mod disk;
 pub mod dolma2;
 pub mod element;
 pub mod error;
@@ -91,3 +90,5 @@ pub mod unpack;
 pub mod verify;
 pub mod vocab;
 pub mod write;
+
+pub use olmo_infer::disk;

@@ -3,7 +3,6 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::coding;
-use crate::disk::Disk;
 use crate::error::Error;
 use crate::listing::{self, Listing};
 use crate::mistaken;
@@ -14,6 +13,7 @@ use crate::settings::Flags;
 use crate::text::Text;
 use crate::write::{self, Outcome};
 use olmo_infer::coded::CodedTable;
+use olmo_infer::disk::Disk;
 use olmo_infer::format::Dtype;
 use olmo_infer::threads;
 use rayon::ThreadPool;

@@ -3,6 +3,8 @@
 mod args;
 mod chat_args;
 mod exit;
+#[cfg(test)]
+mod hooked;
 mod job;
 mod lines;
 mod logits_file;
@@ -20,6 +22,7 @@ use job::Job;
 use logits_file::{Logits, LogitsFile, LogitsStream};
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::command_line::nearest;
+use olmo_infer::disk::SystemDisk;
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
@@ -179,7 +182,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         }
         Some(path) => {
             let inputs = args.inputs();
-            Some(Logits::File(LogitsFile::create(path, &inputs, config.vocab_size)?))
+            Some(Logits::File(LogitsFile::create(&SystemDisk, path, &inputs, config.vocab_size)?))
         }
         None => None,
     };

@@ -12,7 +12,7 @@ use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
 use olmo_infer::tokens::read_tokens_as;
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -259,12 +259,12 @@ impl Destination {
     fn new(args: &Args) -> Result<Destination, Failure> {
         let mut out = Destination { file: None, names: HashMap::new() };
         let Some(path) = &args.output else { return Ok(out) };
-        let path = target(path, "--output", &args.inputs())?;
+        let path = path.clone();
+        let place = target(&path, "--output", "open for writing", &args.inputs())?;
         let refused = |problem: String| {
             Err(Failure::Refused(format!("{}: {problem}; give --output another file", display_path(&path))))
         };
-        let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
-        let file = opened.map_err(Error::io(&path, "open for writing"))?;
+        let file = place.folder.open_to_append(&place.name).map_err(Error::io(&path, "open for writing"))?;
         // Two runs would each take the unfinished line of the other for one that was left behind. Where files cannot be
         // locked nobody is kept out.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {

@@ -1,39 +1,51 @@
-//! The one layer through which the converter changes the disk, so that tests can make every call of it fail, and the
-//! rules that all callers of it share: interrupted calls are made again, short writes are continued.
+//! The one layer through which files are written, so that tests can make every call of it fail, and the rules that all
+//! callers of it share: interrupted calls are made again, short writes are continued.
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, RenameFlags};
+use crate::folder::Folder;
+use rustix::fs::{AtFlags, Mode, OFlags};
+#[cfg(target_os = "linux")]
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 use rustix::io::Errno;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+#[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+#[cfg(target_os = "linux")]
+use std::path::PathBuf;
 
 /// How often a call may be interrupted in a row. More than any signals do, and less than forever.
 const MAX_INTERRUPTIONS: u32 = 1000;
 
-/// The operations that change the disk, and the one that must come before them.
+/// The operations that change the disk, and the one that must come before them. Names are those of one folder, which is
+/// held open.
 pub trait Disk: Sync {
-    /// Makes a folder, in a folder that exists.
+    /// Makes a folder in another.
     ///
     /// # Errors
-    /// The system's, also when it exists.
-    fn make_folder(&self, folder: &Path) -> io::Result<()>;
+    /// The system's, also when the name exists.
+    fn make_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
+    /// Removes a folder that is empty from another.
+    ///
+    /// # Errors
+    /// The system's, also when it is not empty.
+    fn remove_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Opens `folder` for [`Disk::sync_folder`].
     ///
     /// # Errors
     /// The system's.
-    fn open_folder(&self, folder: &Path) -> io::Result<File>;
+    fn open_folder(&self, folder: &Folder) -> io::Result<File>;
     /// Opens a new file without a name in `folder`; it goes when it is closed.
     ///
     /// # Errors
     /// The system's, also when it knows no such files.
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File>;
+    fn create_unnamed(&self, folder: &Folder) -> io::Result<File>;
     /// Creates a file that must not exist yet.
     ///
     /// # Errors
     /// The system's, also when it exists.
-    fn create_named(&self, path: &Path) -> io::Result<File>;
+    fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File>;
     /// Reserves space, so that a full disk is found out before anything is written.
     ///
     /// # Errors
@@ -53,21 +65,21 @@ pub trait Disk: Sync {
     ///
     /// # Errors
     /// The system's, also when the name exists.
-    fn link(&self, file: &File, path: &Path) -> io::Result<()>;
+    fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Renames; without `replace` the new name must not exist yet.
     ///
     /// # Errors
     /// The system's, also when the name exists.
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()>;
+    fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()>;
     /// Removes a temporary file.
     ///
     /// # Errors
     /// The system's.
-    fn remove(&self, path: &Path) -> io::Result<()>;
+    fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Brings the names of an open folder to the disk.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; but file systems without names to sync say so with EINVAL, which is none.
     fn sync_folder(&self, folder: &File) -> io::Result<()>;
 }
 
@@ -75,28 +87,43 @@ pub trait Disk: Sync {
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
-    fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        fs::create_dir(folder)
+    fn make_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o777))?)
     }
 
-    fn open_folder(&self, folder: &Path) -> io::Result<File> {
-        File::open(folder)
+    fn remove_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
     }
 
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
-        let flags = (OFlags::TMPFILE | OFlags::CLOEXEC).bits() as i32;
-        let file = OpenOptions::new().write(true).custom_flags(flags).mode(0o666).open(folder)?;
+    fn open_folder(&self, folder: &Folder) -> io::Result<File> {
+        Ok(folder.open(".", OFlags::DIRECTORY)?.into())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create_unnamed(&self, folder: &Folder) -> io::Result<File> {
+        let file: File = folder.open(".", OFlags::TMPFILE | OFlags::WRONLY)?.into();
         // It gets its name through /proc; without that it would be lost at the end.
-        fs::metadata(descriptor_path(&file))?;
+        std::fs::metadata(descriptor_path(&file))?;
         Ok(file)
     }
 
-    fn create_named(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().write(true).create_new(true).mode(0o666).open(path)
+    #[cfg(not(target_os = "linux"))]
+    fn create_unnamed(&self, _: &Folder) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File> {
+        Ok(folder.open(name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?.into())
+    }
+
+    #[cfg(target_os = "linux")]
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn allocate(&self, _: &File, _: u64) -> io::Result<()> {
+        Err(Errno::OPNOTSUPP.into())
     }
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
@@ -107,37 +134,56 @@ impl Disk for SystemDisk {
         file.sync_all()
     }
 
-    fn link(&self, file: &File, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::linkat(CWD, descriptor_path(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    #[cfg(target_os = "linux")]
+    fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::linkat(CWD, descriptor_path(file), folder, name, AtFlags::SYMLINK_FOLLOW)?)
     }
 
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+    #[cfg(not(target_os = "linux"))]
+    fn link(&self, _: &File, _: &Folder, _: &OsStr) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
         if replace {
-            return fs::rename(from, to);
+            return Ok(rustix::fs::renameat(folder, from, folder, to)?);
         }
-        or_two_steps(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE), from, to)
+        #[cfg(target_os = "linux")]
+        let renamed = rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE);
+        #[cfg(not(target_os = "linux"))]
+        let renamed = Err(Errno::NOTSUP);
+        or_two_steps(renamed, folder, from, to)
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+    fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?)
     }
 
     fn sync_folder(&self, folder: &File) -> io::Result<()> {
-        olmo_infer::folder::sync_folder(folder)
+        match folder.sync_all() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(()),
+            result => result,
+        }
     }
 }
 
 /// What a renaming that replaces nothing came to. Where the file system cannot do it in one step, a look and the
 /// renaming that replaces must do.
-fn or_two_steps(renamed: rustix::io::Result<()>, from: &Path, to: &Path) -> io::Result<()> {
+fn or_two_steps(renamed: rustix::io::Result<()>, folder: &Folder, from: &OsStr, to: &OsStr) -> io::Result<()> {
     match renamed {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if fs::symlink_metadata(to).is_err() => fs::rename(from, to),
+        Err(error @ (Errno::INVAL | Errno::NOSYS | Errno::NOTSUP)) => match folder.entry(to)? {
+            None => Ok(rustix::fs::renameat(folder, from, folder, to)?),
+            Some(_) => Err(error.into()),
+        },
         result => Ok(result?),
     }
 }
 
 /// Makes a call again for as long as a signal interrupts it.
-pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+///
+/// # Errors
+/// Those of the call.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut n_interruptions = 0;
     loop {
         match call() {
@@ -162,6 +208,7 @@ pub(crate) fn write_all_at(disk: &dyn Disk, file: &File, bytes: &[u8], offset: u
 }
 
 /// The name by which an unnamed file can be linked.
+#[cfg(target_os = "linux")]
 fn descriptor_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -169,19 +216,22 @@ fn descriptor_path(file: &File) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
     fn a_renaming_in_two_steps_replaces_nothing_either() {
         let folder = tempfile::tempdir().expect("a folder");
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let (opened, _) = Folder::make(&SystemDisk, folder.path()).expect("there");
+        let two_steps = |renamed| or_two_steps(renamed, &opened, OsStr::new("from"), OsStr::new("to"));
         let number = |error: io::Error| error.raw_os_error();
         for cannot in [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP] {
             fs::write(&from, "new").expect("written");
-            or_two_steps(Err(cannot), &from, &to).expect("the name is free");
+            two_steps(Err(cannot)).expect("the name is free");
             assert_eq!(fs::read(&to).expect("there"), b"new");
             fs::write(&from, "newer").expect("written");
-            let taken = or_two_steps(Err(cannot), &from, &to).map_err(number);
-            assert_eq!(taken, Err(Some(cannot.raw_os_error())));
+            assert_eq!(two_steps(Err(cannot)).map_err(number), Err(Some(cannot.raw_os_error())));
             assert_eq!(
                 (fs::read(&from).expect("there"), fs::read(&to).expect("there")),
                 (b"newer".into(), b"new".into())
@@ -190,7 +240,7 @@ mod tests {
         }
         // What another error says is true, whoever has the name now; and what is done is not done again.
         for (renamed, expected) in [(Err(Errno::EXIST), Err(Some(Errno::EXIST.raw_os_error()))), (Ok(()), Ok(()))] {
-            assert_eq!(or_two_steps(renamed, &from, &to).map_err(number), expected);
+            assert_eq!(two_steps(renamed).map_err(number), expected);
             assert!(from.exists() && !to.exists());
         }
     }
@@ -202,7 +252,7 @@ mod tests {
         let device = File::open("/dev/null").expect("a device");
         assert_eq!(SystemDisk.sync(&device).map_err(number), Err(Some(Errno::INVAL.raw_os_error())));
         assert_eq!(SystemDisk.sync_folder(&device).map_err(number), Ok(()));
-        let only_a_name = OpenOptions::new().read(true).custom_flags(OFlags::PATH.bits() as i32).open("/");
+        let only_a_name = File::options().read(true).custom_flags(OFlags::PATH.bits() as i32).open("/");
         let only_a_name = only_a_name.expect("a name");
         assert_eq!(SystemDisk.sync_folder(&only_a_name).map_err(number), Err(Some(Errno::BADF.raw_os_error())));
     }
