@@ -95,17 +95,20 @@ impl Case {
                 assert!(left == self.new, "not what was to be written after {place}");
             }
             Err(_) if harmless => panic!("not done after {place}"),
-            Err(error) => self.judge_failed(&left, force, &error.to_string(), &place),
+            Err(error) => self.judge_failed(plan, &left, force, &error.to_string(), &place),
         }
     }
 
     /// After an error every file is as it was, or whole and new.
-    fn judge_failed(&self, left: &Files, force: bool, error: &str, place: &str) {
+    fn judge_failed(&self, plan: &Plan, left: &Files, force: bool, error: &str, place: &str) {
         assert!(error.lines().count() == 1 && error.contains(self.runs.out().to_str().expect("UTF-8")), "{place}");
         let is_new = |(name, bytes): (&String, &Vec<u8>)| self.new.get(name) == Some(bytes);
         let is_old = |(name, bytes): (&String, &Vec<u8>)| force && self.new.contains_key(name) && bytes == b"old";
         assert!(left.iter().all(|file| is_new(file) || is_old(file)), "{:?} after {place}", left.keys());
         assert!(!force || left.len() == self.new.len(), "{:?} after {place}", left.keys());
+        // A folder that was made for nothing goes again.
+        let is_made = self.work == Work::Unpack && !force && !plan.clean_up_fails;
+        assert!(!is_made || !left.is_empty() || !self.runs.out().exists(), "an empty folder after {place}");
         // What is one file must not be new after an error that does not say so.
         let says_new = error.contains("is in place, but its name may not survive a power cut");
         if self.new.len() == 1 {
