@@ -15,8 +15,8 @@
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
-//! 5. `output`: the file without a name until it is whole; `disk`: the calls that change the disk, and nothing else
-//!    makes them.
+//! 5. `output`: the file without a name until it is whole; `disk`, of olmo-infer: the calls that change the disk, and
+//!    nothing else makes them.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
 //! `inspect_table`, `verify` with `against`, `diff` and `unpack` with `numbers`, with `sources` for what the file

@@ -36,12 +36,12 @@ pub trait Disk: Sync {
     /// # Errors
     /// The system's.
     fn open_folder(&self, folder: &Folder) -> io::Result<File>;
-    /// Opens a new file without a name in `folder`; it goes when it is closed.
+    /// Opens a new file without a name in `folder`, to be written and read back; it goes when it is closed.
     ///
     /// # Errors
     /// The system's, also when it knows no such files.
     fn create_unnamed(&self, folder: &Folder) -> io::Result<File>;
-    /// Creates a file that must not exist yet.
+    /// Creates a file that must not exist yet, to be written and read back.
     ///
     /// # Errors
     /// The system's, also when it exists.
@@ -101,7 +101,7 @@ impl Disk for SystemDisk {
 
     #[cfg(target_os = "linux")]
     fn create_unnamed(&self, folder: &Folder) -> io::Result<File> {
-        let file: File = folder.open(".", OFlags::TMPFILE | OFlags::WRONLY)?.into();
+        let file: File = folder.open(".", OFlags::TMPFILE | OFlags::RDWR)?.into();
         // It gets its name through /proc; without that it would be lost at the end.
         std::fs::metadata(descriptor_path(&file))?;
         Ok(file)
@@ -113,7 +113,7 @@ impl Disk for SystemDisk {
     }
 
     fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File> {
-        Ok(folder.open(name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?.into())
+        Ok(folder.open(name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR)?.into())
     }
 
     #[cfg(target_os = "linux")]

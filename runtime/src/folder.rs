@@ -158,13 +158,7 @@ impl Folder {
     /// # Errors
     /// It cannot be read.
     pub fn is_empty(&self) -> io::Result<bool> {
-        for entry in Dir::new(self.open(".", OFlags::DIRECTORY)?)? {
-            let entry = entry?;
-            if ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        listed(self.open(".", OFlags::DIRECTORY)?)?.next().transpose().map(|first| first.is_none())
     }
 
     /// Whether it is the folder with this device and inode, or lies in it.
@@ -199,6 +193,26 @@ impl Folder {
     pub(crate) fn open(&self, name: impl AsRef<OsStr>, flags: OFlags) -> io::Result<OwnedFd> {
         open_at(self, name.as_ref(), flags)
     }
+}
+
+/// The names in the folder at `path`, in no order. Unlike those of std, which panics, they end well where the system
+/// fails to close the folder.
+///
+/// # Errors
+/// It cannot be opened or, each time, not be read on.
+pub fn names(path: &Path) -> io::Result<impl Iterator<Item = io::Result<OsString>> + use<>> {
+    listed(open_at(CWD, path.as_os_str(), OFlags::DIRECTORY)?)
+}
+
+fn listed(folder: OwnedFd) -> io::Result<impl Iterator<Item = io::Result<OsString>>> {
+    let name = |entry: rustix::io::Result<rustix::fs::DirEntry>| match entry {
+        Ok(entry) => match entry.file_name().to_bytes() {
+            b"." | b".." => None,
+            name => Some(Ok(OsStr::from_bytes(name).to_os_string())),
+        },
+        Err(error) => Some(Err(error.into())),
+    };
+    Ok(Dir::new(folder)?.filter_map(name))
 }
 
 fn open_at(folder: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
@@ -431,11 +445,13 @@ impl MadeFolders<'_> {
             }
             result => result?,
         }
-        if let Err(error) = walk.enter_folder(name) {
-            let _the_first_error_is_reported = uninterrupted(|| self.disk.remove_folder(&parent, name));
-            return Err(error.into());
+        match walk.enter_folder(name).and_then(|()| stat(&walk.at)) {
+            Ok(stat) => self.made.push((parent, name.to_os_string(), Entry::new(&stat).inode)),
+            Err(error) => {
+                let _the_first_error_is_reported = uninterrupted(|| self.disk.remove_folder(&parent, name));
+                return Err(error.into());
+            }
         }
-        self.made.push((parent, name.to_os_string(), Entry::new(&stat(&walk.at)?).inode));
         Ok(uninterrupted(|| self.disk.sync_folder(&opened))?)
     }
 }
@@ -595,6 +611,9 @@ mod tests {
         assert!(opened.is_empty().expect("read"));
         fs::write(folder.path().join(".hidden"), "").expect("written");
         assert!(!opened.is_empty().expect("read"));
+        let found: Vec<OsString> = names(folder.path()).expect("opened").map(|name| name.expect("read")).collect();
+        assert_eq!(found, [".hidden"]);
+        assert!(names(&folder.path().join("absent")).is_err() && names(&folder.path().join(".hidden")).is_err());
     }
 
     #[test]

@@ -110,6 +110,11 @@ impl<'d> Pending<'d> {
         Ok(Pending { disk, folder: folder.clone(), program, file, temporary })
     }
 
+    /// The file, to be read back.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Reserves `bytes`.
     ///
     /// # Errors

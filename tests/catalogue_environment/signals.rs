@@ -4,10 +4,9 @@ use crate::place::Place;
 use crate::{HANG, INFER, PACK};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_tests::catalogue::Report;
-use olmo_tests::{skipped, small_config};
+use olmo_tests::{has_file_in, skipped, small_config};
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -40,16 +39,6 @@ fn begun(place: &Place, mut command: Command) -> Child {
         sleep(Duration::from_millis(1));
     }
     child
-}
-
-/// Whether a process or a child of it has a file in the folder open, with a name or without.
-fn has_file_in(folder: &Path, process: u32) -> bool {
-    let opened = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-    if opened.flat_map(|entry| fs::read_link(entry.path())).any(|to| to.parent() == Some(folder)) {
-        return true;
-    }
-    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|child| child.parse().ok()).any(|child| has_file_in(folder, child))
 }
 
 #[test]
