@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -193,6 +194,20 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
             result => return result,
         }
     }
+}
+
+/// Asks whether what was written to an output has arrived, as far as the system knows: file systems of other machines
+/// tell only when it is closed. A descriptor that is not open for writing, whose error std takes for success where it is
+/// standard output, has taken nothing.
+///
+/// # Errors
+/// It has not, or the system does not say.
+pub fn check_written(output: impl AsFd) -> io::Result<()> {
+    if rustix::fs::fcntl_getfl(&output)? & OFlags::ACCMODE == OFlags::RDONLY {
+        return Err(Errno::BADF.into());
+    }
+    // Of a copy: the next file to be opened would get the number of standard output.
+    Ok(nix::unistd::close(output.as_fd().try_clone_to_owned()?)?)
 }
 
 /// Writes all of `bytes`, in as many writes as the disk needs.

@@ -22,7 +22,7 @@ use job::Job;
 use logits_file::{Logits, LogitsFile, LogitsStream};
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::command_line::nearest;
-use olmo_infer::disk::SystemDisk;
+use olmo_infer::disk::{SystemDisk, check_written};
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         },
         Err(exit) => return exit.print(),
     };
-    match ended {
+    match ended.and_then(|()| Ok(check_written(io::stdout())?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Usage(problem)) => {

@@ -5,6 +5,7 @@ use crate::output::{Failure, json_string, note};
 use crate::target::target;
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::config::MAX_POSITIONS;
+use olmo_infer::disk::check_written;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::model_file::ModelFile;
@@ -64,6 +65,7 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
         n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;
     }
     drop(progress);
+    out.finish()?;
     Ok(n_failed)
 }
 
@@ -300,6 +302,12 @@ impl Destination {
         // Writing into a vector does not fail.
         json_string(&mut name, &path.to_string_lossy()).ok()?;
         self.names.get(&name).copied().filter(|_| path.as_os_str() != "-")
+    }
+
+    /// Asks whether all lines have arrived.
+    fn finish(self) -> Result<(), Failure> {
+        let Some((path, file)) = self.file else { return Ok(()) };
+        Ok(check_written(file).map_err(Error::io(&path, "write"))?)
     }
 
     /// Writes a line, all of it at once.

@@ -260,6 +260,13 @@ impl Undisturbed<'_> {
         Some(self.judge(&ended).map_err(told))
     }
 
+    /// Exit status and standard error with that fault.
+    pub fn told_with(&self, name: &str, at: usize, fault: &str) -> (Option<i32>, String) {
+        let inject = format!("inject={name}:{fault}:when={at}");
+        let ended = self.stage.ended(self.run, &["-e", &format!("trace={name}"), "-e", &inject]);
+        (ended.status, ended.stderr)
+    }
+
     fn judge(&self, ended: &Ended) -> Result<(), String> {
         let expected = &self.ended;
         match (ended.status, ended.signal) {
