@@ -1,5 +1,6 @@
 //! Every call of the disk fails in turn, until a run meets no fault: what was there stays, or the whole new file is
-//! there, and nothing else. Interrupted calls and short writes change nothing at all.
+//! there, and nothing else. Interrupted calls and short writes change nothing at all. Before every call in turn the
+//! folder is exchanged for a link: no other folder gets a file.
 
 use olmo_infer::config::ModelConfig;
 use olmo_pack::error::Error;
@@ -9,8 +10,10 @@ use olmo_tests::{TempDir, files, on_one_processor};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const EPERM: i32 = 1;
 const EINTR: i32 = 4;
@@ -92,17 +95,20 @@ impl Case {
                 assert!(left == self.new, "not what was to be written after {place}");
             }
             Err(_) if harmless => panic!("not done after {place}"),
-            Err(error) => self.judge_failed(&left, force, &error.to_string(), &place),
+            Err(error) => self.judge_failed(plan, &left, force, &error.to_string(), &place),
         }
     }
 
     /// After an error every file is as it was, or whole and new.
-    fn judge_failed(&self, left: &Files, force: bool, error: &str, place: &str) {
+    fn judge_failed(&self, plan: &Plan, left: &Files, force: bool, error: &str, place: &str) {
         assert!(error.lines().count() == 1 && error.contains(self.runs.out().to_str().expect("UTF-8")), "{place}");
         let is_new = |(name, bytes): (&String, &Vec<u8>)| self.new.get(name) == Some(bytes);
         let is_old = |(name, bytes): (&String, &Vec<u8>)| force && self.new.contains_key(name) && bytes == b"old";
         assert!(left.iter().all(|file| is_new(file) || is_old(file)), "{:?} after {place}", left.keys());
         assert!(!force || left.len() == self.new.len(), "{:?} after {place}", left.keys());
+        // A folder that was made for nothing goes again.
+        let is_made = self.work == Work::Unpack && !force && !plan.clean_up_fails;
+        assert!(!is_made || !left.is_empty() || !self.runs.out().exists(), "an empty folder after {place}");
         // What is one file must not be new after an error that does not say so.
         let says_new = error.contains("is in place, but its name may not survive a power cut");
         if self.new.len() == 1 {
@@ -207,10 +213,11 @@ fn a_name_that_somebody_takes_is_left_to_him() {
         // Whoever was faster has a file of the first name that was drawn.
         let hook = |call: Call<'_>| match call {
             Call::CreateUnnamed(_) if !unnamed => Err(io::ErrorKind::Unsupported.into()),
-            Call::CreateNamed(path) | Call::Link(_, path) => {
+            Call::CreateNamed(folder, name) | Call::Link(_, folder, name) => {
                 planted.lock().expect("no panic").get_or_insert_with(|| {
-                    fs::write(path, "theirs").expect("planted");
-                    path.to_path_buf()
+                    let path = folder.path().join(name);
+                    fs::write(&path, "theirs").expect("planted");
+                    path
                 });
                 Ok(usize::MAX)
             }
@@ -222,5 +229,97 @@ fn a_name_that_somebody_takes_is_left_to_him() {
         assert_eq!(fs::read(&planted).expect("still there"), b"theirs");
         fs::remove_file(&planted).expect("removed");
         assert!(files(&runs.out()).keys().all(|name| !name.ends_with(".tmp")));
+    }
+}
+
+/// A run during which, before the call of this number, the folder that it writes into is moved away and a link to
+/// another one takes its place.
+struct Exchange {
+    runs: Runs,
+    /// Where the folder is moved.
+    moved: PathBuf,
+    /// Where the link leads.
+    other: PathBuf,
+}
+
+impl Exchange {
+    fn new() -> Exchange {
+        let runs = Runs::new();
+        let above = runs.out().parent().expect("it lies in a folder").to_path_buf();
+        Exchange { runs, moved: above.join("moved"), other: above.join("other") }
+    }
+
+    /// The folders as they are before a run: the other one has files of the same names.
+    fn prepare(&self, work: Work, force: bool, names: &Files) {
+        if self.runs.out().is_symlink() {
+            fs::remove_file(self.runs.out()).expect("removed");
+        }
+        for folder in [&self.moved, &self.other] {
+            let _ = fs::remove_dir_all(folder);
+        }
+        self.runs.prepare(work, force);
+        fs::create_dir(&self.other).expect("a folder");
+        for name in names.keys().filter(|_| force) {
+            fs::write(self.other.join(name), "theirs").expect("written");
+        }
+    }
+
+    fn exchange(&self) {
+        // Where it is not made yet there is only the link.
+        let _ = fs::rename(self.runs.out(), &self.moved);
+        symlink(&self.other, self.runs.out()).expect("linked");
+    }
+
+    /// Exchanges the folder before each call in turn; yields how many there are.
+    fn at_every_call(&self, work: Work, force: bool, unnamed: bool) -> usize {
+        self.prepare(work, force, &Files::new());
+        self.runs.run(work, force, &Hooked(|_: Call<'_>| Ok(usize::MAX))).expect("done");
+        let new = files(&self.runs.out());
+        for at in 1.. {
+            self.prepare(work, force, &new);
+            let (theirs, n_calls) = (files(&self.other), AtomicUsize::new(0));
+            let hook = |call: Call<'_>| {
+                if n_calls.fetch_add(1, Ordering::SeqCst) + 1 == at {
+                    self.exchange();
+                }
+                match call {
+                    Call::CreateUnnamed(_) if !unnamed => Err(io::ErrorKind::Unsupported.into()),
+                    _ => Ok(usize::MAX),
+                }
+            };
+            let result = self.runs.run(work, force, &Hooked(hook));
+            let place = format!("{work:?}, force {force}, unnamed {unnamed}, call {at}: {result:?}");
+            assert!(files(&self.other) == theirs, "the other folder has {:?}, {place}", files(&self.other).keys());
+            if n_calls.into_inner() < at {
+                assert!(result.is_ok() && files(&self.runs.out()) == new, "{place}");
+                return at - 1;
+            }
+            let found = files(&self.moved);
+            match result {
+                Ok(()) => assert!(found == new, "{:?} in the folder, {place}", found.keys()),
+                Err(error) => {
+                    assert_eq!(error.to_string().lines().count(), 1, "{place}");
+                    // None is left half, nor is a temporary one.
+                    let is_whole = |(name, bytes): (&String, &Vec<u8>)| new.get(name) == Some(bytes) || bytes == b"old";
+                    assert!(found.iter().all(is_whole), "{:?} in the folder, {place}", found.keys());
+                }
+            }
+        }
+        unreachable!("it ends")
+    }
+}
+
+#[test]
+fn a_folder_that_is_exchanged_for_a_link_gets_the_files_or_nobody_does() {
+    // One thread, so that the calls come in the same order in every run.
+    on_one_processor();
+    let exchange = Exchange::new();
+    for work in [Work::Pack, Work::Copy, Work::Unpack] {
+        for force in [true, false] {
+            for unnamed in [true, false] {
+                let n_calls = exchange.at_every_call(work, force, unnamed);
+                assert!(n_calls >= 8, "{n_calls} calls of {work:?}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
 
-use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
+use olmo_tests::{Finished, Stored, TempDir, finish, has_file_in, repository, run, small_config, write_weights};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -486,7 +486,7 @@ fn signals_that_stop_a_program_and_lack_of_memory_leave_no_part_of_the_logits_be
         command.args(["--steps", "2000", "--top", "200", "--logits"]).arg(&logits);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("starts");
-        while left() == 0 {
+        while !has_file_in(&out, child.id()) {
             assert!(child.try_wait().expect("a child").is_none(), "{signal}: it ended");
             thread::sleep(Duration::from_millis(1));
         }

@@ -8,7 +8,8 @@ use olmo_pack::config_json::{architecture_named, named_architectures};
 use olmo_pack::error::escaped;
 use olmo_pack::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::settings::Flags;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::{fs, io};
 
 /// The program's name.
 const PROGRAM: &str = "olmo-pack";
@@ -367,7 +368,9 @@ fn commands() -> String {
 /// What to say about a first word that was probably to be a command: it looks like one, and there is no such folder.
 fn no_command(word: &str) -> Option<String> {
     let is_bare = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
-    (is_bare && !Path::new(word).exists()).then(|| {
+    // What the system says of a folder that is there is for whoever reads it.
+    let is_absent = || fs::metadata(word).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    (is_bare && is_absent()).then(|| {
         if names().any(|name| name == word) {
             return format!("{word}: a command is the first word, as in olmo-pack {word}; see olmo-pack {word} --help");
         }

@@ -10,8 +10,8 @@ use crate::strict_json;
 use crate::text::{self, MAX_BYTES, Part};
 use olmo_infer::config::Architecture;
 use olmo_infer::error::one_line;
+use olmo_infer::folder::names;
 use serde_json::{Map, Value};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -105,7 +105,7 @@ fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Err
         }
     };
     let more = folder.path.join(MORE_TEMPLATES);
-    let entries = match fs::read_dir(&more) {
+    let entries = match names(&more) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(TemplateFiles { single, ..TemplateFiles::default() });
         }
@@ -115,8 +115,8 @@ fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Err
     let mut files = TemplateFiles { single, ..TemplateFiles::default() };
     // transformers takes it for chat_template.jinja, which it replaces.
     let mut file = None;
-    for entry in entries {
-        let name = entry.map_err(|error| Error::io(&more, "cannot read the folder", error))?.file_name();
+    for name in entries {
+        let name = name.map_err(|error| Error::io(&more, "cannot read the folder", error))?;
         match name.to_str() {
             Some(name @ ("default.jinja" | "file.jinja")) => {
                 let Some(path) = (folder.present)(&format!("{MORE_TEMPLATES}/{name}"))? else { continue };

@@ -5,12 +5,12 @@
 //! packed.
 
 use crate::buffer::grow;
-use crate::disk::Disk;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::output::Target;
 use crate::sources::section_name;
 use crate::verify;
 use crate::write::{SYNC_EVERY, WINDOW};
+use olmo_infer::disk::Disk;
 use olmo_infer::format::HEADER_BYTES;
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;

@@ -4,8 +4,7 @@
 //! contents, and `refs/main` with the newest revision.
 
 use crate::error::{Problem, shown_path};
-use olmo_infer::folder::folder_of;
-use std::fs;
+use olmo_infer::folder::{folder_of, names};
 use std::path::{Path, PathBuf};
 
 /// How many folders are named.
@@ -53,8 +52,8 @@ fn of_hub(folder: &Path) -> Option<Problem> {
 
 /// The folders in `folder` whose names are wanted, sorted. What cannot be read has none.
 fn folders(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let wanted = entries.filter(|entry| entry.file_name().to_str().is_some_and(&is_wanted)).map(|entry| entry.path());
+    let names = names(folder).into_iter().flatten().filter_map(Result::ok);
+    let wanted = names.filter(|name| name.to_str().is_some_and(&is_wanted)).map(|name| folder.join(name));
     let mut found: Vec<PathBuf> = wanted.filter(|path| path.is_dir()).collect();
     found.sort();
     found

@@ -15,8 +15,8 @@
 //! 2. `scan`: whether bf16 holds every matrix exactly; `coding`: which of them are stored in 12 bits a number.
 //! 3. `plan`: what goes where, without I/O.
 //! 4. `write`: fills batches of panels in parallel (`fill`, on the bits of `element`) while another thread writes.
-//! 5. `output`: the file without a name until it is whole, and was read by `read_back` as its readers will; `disk`: the calls that change the disk, and nothing else
-//!    makes them.
+//! 5. `output`: the file without a name until it is whole, and was read by `read_back` as its readers will; `disk`, of
+//!    olmo-infer: the calls that change the disk, and nothing else makes them.
 //!
 //! `pack` is these steps in order, `summary` and `progress` tell about them. The other way round: `inspect` with
 //! `inspect_table`, `verify` with `against`, `diff` and `unpack` with `numbers`, with `sources` for what the file
@@ -44,7 +44,6 @@ pub mod coding;
 pub mod config_json;
 pub mod copy;
 pub mod diff;
-pub mod disk;
 pub mod dolma2;
 pub mod element;
 pub mod error;
@@ -94,3 +93,5 @@ pub mod unpack;
 pub mod verify;
 pub mod vocab;
 pub mod write;
+
+pub use olmo_infer::disk;

@@ -4,6 +4,7 @@ use crate::error::{Error, Problem, shown_path};
 use crate::npy::NpyFile;
 use crate::shards::Shards;
 use crate::stored_tensor::StoredTensor;
+use olmo_infer::folder::names as names_in;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -84,16 +85,16 @@ impl Listing {
         let mut listing = Listing { folder: folder.to_path_buf(), ..Listing::default() };
         let mut names = Names::default();
         let unreadable = |error| Error::io(folder, "cannot list the folder", error);
-        for entry in fs::read_dir(folder).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let name = entry.file_name();
+        for name in names_in(folder).map_err(unreadable)? {
+            let name = name.map_err(unreadable)?;
+            let path = || folder.join(&name);
             match name.as_bytes() {
                 b"config.json" => listing.has_config_json = true,
                 b"generation_config.json" => listing.has_generation_config_json = true,
                 bytes if bytes == INDEX.as_bytes() => names.has_index = true,
-                bytes if bytes.ends_with(b".npy") => names.add_npy(&entry.path(), name.to_str()),
-                bytes if bytes.ends_with(b".safetensors") => names.safetensors.extend([entry.path()]),
-                bytes if bytes.ends_with(b".bin") => names.bin.extend([entry.path()]),
+                bytes if bytes.ends_with(b".npy") => names.add_npy(&path(), name.to_str()),
+                bytes if bytes.ends_with(b".safetensors") => names.safetensors.extend([path()]),
+                bytes if bytes.ends_with(b".bin") => names.bin.extend([path()]),
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@ use olmo_infer::allocator::Allocator;
 use olmo_infer::command_line;
 use olmo_infer::signals;
 use olmo_pack::chat_child;
-use olmo_pack::disk::SystemDisk;
+use olmo_pack::disk::{SystemDisk, check_written};
 use olmo_pack::error::{Error, escaped};
 use olmo_pack::inspect::Form;
 use olmo_pack::progress::Progress;
@@ -114,7 +114,8 @@ fn say(answer: &Answer) -> ExitCode {
     let text = &answer.text;
     let line_end = if text.ends_with('\n') { "" } else { "\n" };
     let mut stdout = io::stdout().lock();
-    match write!(stdout, "{text}{line_end}").and_then(|()| stdout.flush()) {
+    let written = write!(stdout, "{text}{line_end}").and_then(|()| stdout.flush());
+    match written.and_then(|()| check_written(&stdout)) {
         Ok(()) => ExitCode::from(answer.status),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(answer.status),
         Err(error) => fail(1, &Error::io("standard output", "cannot write", error).to_string()),

@@ -3,7 +3,6 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::coding;
-use crate::disk::Disk;
 use crate::error::Error;
 use crate::listing::{self, Listing};
 use crate::mistaken;
@@ -15,6 +14,7 @@ use crate::text::Text;
 use crate::threads;
 use crate::write::{self, Outcome};
 use olmo_infer::coded::CodedTable;
+use olmo_infer::disk::Disk;
 use olmo_infer::format::Dtype;
 use rayon::ThreadPool;
 use std::path::PathBuf;

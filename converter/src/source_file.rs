@@ -3,7 +3,7 @@
 use crate::error::{Error, Problem};
 use rustix::fs::OFlags;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -116,5 +116,8 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, E
     let mut bytes = Vec::with_capacity(length as usize);
     // A file may be longer than it says: it grows, or it is one of /proc.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "cannot read", error))?;
+    if (bytes.len() as u64) < length {
+        return Err(Error::io(path, "cannot read", io::Error::from(io::ErrorKind::UnexpectedEof)));
+    }
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }

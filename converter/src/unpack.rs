@@ -8,27 +8,30 @@
 //! with what decides about the model, the ids that end a text.
 
 use crate::buffer::reserve;
-use crate::disk::{Disk, uninterrupted};
 use crate::element::narrow;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::inspect::provenance;
 use crate::kept_files;
 use crate::npy_header::numpy_header;
 use crate::numbers::Numbers;
-use crate::output::{Pending, check_free_space};
+use crate::output::{PROGRAM, check_free_space, foreign};
 use crate::pack::thread_pool;
 use crate::settings::Origin;
 use crate::sources::{Source, checked_section, section_name, sources};
-use olmo_infer::folder::folder_of;
+use olmo_infer::disk::{Disk, uninterrupted};
+use olmo_infer::folder::{Folder, FolderError, MadeFolders};
 use olmo_infer::format::section;
 use olmo_infer::layout::TensorSpec;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::pending::Pending;
 use olmo_infer::sizes::{TooLarge, product, sum};
 use rayon::prelude::*;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -56,17 +59,18 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     {
         texts.push(("generation_config.json", text.into_bytes()));
     }
-    let opened = prepare(disk, folder, force)?;
-    let names = texts.iter().map(|(name, _)| folder.join(name));
-    for path in names.chain(model.specs().iter().map(|spec| source_path(folder, spec))) {
-        refuse_to_replace(&path, &model)?;
+    let Prepared { folder: into, opened, made } = prepare(disk, folder, force)?;
+    for name in texts.iter().map(|(name, _)| name.to_string()).chain(model.specs().iter().map(source_name)) {
+        refuse_to_replace(&into, &name, &model)?;
     }
-    check_free_space(folder, folder, needed_bytes(&model, &sources, &texts, folder))?;
-    let unpacking = Unpacking { model: &model, sources: &sources, texts: &texts, folder, force, disk };
+    check_free_space(folder, &into, needed_bytes(&model, &sources, &texts, &into))?;
+    let into = Arc::new(into);
+    let unpacking = Unpacking { model: &model, sources: &sources, texts: &texts, folder, into, force, disk };
     let n_written = AtomicUsize::new(0);
     let written = unpacking.write_all(&opened, &n_written);
     let written = written.and_then(|()| Ok(model.check_unchanged()?));
     written.map_err(|error| with_count(error, n_written.into_inner()))?;
+    made.keep();
     Ok(summary(&model, &sources, &texts, folder))
 }
 
@@ -93,14 +97,14 @@ fn generation_config(model: &ModelFile) -> Result<Option<String>, Error> {
 }
 
 /// Bytes that the files take, less those of the files that they replace. What no number holds, no disk has room for.
-fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> u64 {
-    let replaced = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());
+fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Folder) -> u64 {
+    let replaced = |name: &str| folder.entry(OsStr::new(name)).ok().flatten().map_or(0, |entry| entry.bytes);
     let of_tensors = model.specs().iter().zip(sources).map(|(spec, source)| {
         let numbers = product([spec.n_elements(), source.dtype.bytes() as u64])?;
         let bytes = sum([header(source, spec).len() as u64, numbers])?;
-        Ok(bytes.saturating_sub(replaced(source_path(folder, spec))))
+        Ok(bytes.saturating_sub(replaced(&source_name(spec))))
     });
-    let of_text = |(name, bytes): &Text| (bytes.len() as u64).saturating_sub(replaced(folder.join(name)));
+    let of_text = |(name, bytes): &Text| (bytes.len() as u64).saturating_sub(replaced(name));
     let mut parts = of_tensors.chain(texts.iter().map(|text| Ok(of_text(text))));
     let all = parts.try_fold(0, |so_far, part: Result<u64, TooLarge>| sum([so_far, part?]));
     all.unwrap_or(u64::MAX)
@@ -114,9 +118,9 @@ fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
     }
 }
 
-/// The `.npy` file of a tensor.
-fn source_path(folder: &Path, spec: &TensorSpec) -> PathBuf {
-    folder.join(format!("{}.npy", spec.name()))
+/// The name of the `.npy` file of a tensor.
+fn source_name(spec: &TensorSpec) -> String {
+    format!("{}.npy", spec.name())
 }
 
 /// Adds how far it got to an error: what is written stays, and the folder is no longer empty.
@@ -128,52 +132,53 @@ fn with_count(error: Error, n_written: usize) -> Error {
 }
 
 /// Refuses to replace the model itself, and what is no file.
-fn refuse_to_replace(path: &Path, model: &ModelFile) -> Result<(), Problem> {
-    let Ok(there) = fs::symlink_metadata(path) else { return Ok(()) };
-    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+fn refuse_to_replace(folder: &Folder, name: &str, model: &ModelFile) -> Result<(), Error> {
+    let path = folder.path().join(name);
+    let entry = folder.entry(OsStr::new(name)).map_err(|source| Error::io(&path, "cannot look at it", source))?;
+    let Some(there) = entry else { return Ok(()) };
     let advice = "unpack into another folder";
-    if fs::metadata(model.path()).is_ok_and(|of_model| inode(of_model) == (there.dev(), there.ino())) {
-        return Err(Problem::new(path, "is the model that is unpacked").expected("another file").advice(advice));
+    if fs::metadata(model.path()).is_ok_and(|of_model| (of_model.dev(), of_model.ino()) == there.inode) {
+        let problem = Problem::new(path, "is the model that is unpacked").expected("another file");
+        return Err(problem.advice(advice).into());
     }
-    if !there.is_file() && !there.is_symlink() {
-        return Err(Problem::new(path, "is not a regular file").expected("a file or nothing").advice(advice));
+    if !there.is_file && !there.is_link {
+        let problem = Problem::new(path, "is not a regular file").expected("a file or nothing");
+        return Err(problem.advice(advice).into());
     }
     Ok(())
 }
 
-/// Makes the folder, or refuses one that has something in it, and opens it for its names to be brought to the disk.
-fn prepare(disk: &dyn Disk, folder: &Path, force: bool) -> Result<File, Error> {
+/// The folder that is unpacked into.
+struct Prepared<'d> {
+    folder: Folder,
+    /// For its names to be brought to the disk.
+    opened: File,
+    /// Those folders that were made: they go again when nothing is written.
+    made: MadeFolders<'d>,
+}
+
+/// Makes the folder, or refuses one that has something in it.
+fn prepare<'d>(disk: &'d dyn Disk, folder: &Path, force: bool) -> Result<Prepared<'d>, Error> {
     if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(Problem::new(folder, "is not a folder")
             .expected("a new or an empty one")
             .advice("give another folder")
             .into());
     }
-    make_folders(disk, folder).map_err(|source| Error::io(folder, "cannot make the folder", source))?;
-    let mut entries = fs::read_dir(folder).map_err(|source| Error::io(folder, "cannot read the folder", source))?;
-    if !force && entries.next().is_some() {
+    let cannot_make = |source| Error::io(folder, "cannot make the folder", source);
+    let (into, made) = Folder::make(disk, folder).map_err(|error| match error {
+        FolderError::Folder { source, .. } | FolderError::Io(source) => cannot_make(source),
+        FolderError::ForeignLink { ref link } => foreign(link, &error).into(),
+        error => cannot_make(io::Error::other(error)),
+    })?;
+    let is_empty = into.is_empty().map_err(|source| Error::io(folder, "cannot read the folder", source))?;
+    if !force && !is_empty {
         let problem = Problem::new(folder, "not an empty folder").expected("a new or an empty one");
         return Err(problem.advice("--force replaces the files of the same names").into());
     }
-    uninterrupted(|| disk.open_folder(folder)).map_err(|source| Error::io(folder, "cannot open the folder", source))
-}
-
-/// Makes a folder and those above it, as far as they are missing, and brings their names to the disk.
-fn make_folders(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = folder_of(folder);
-    if parent != folder {
-        make_folders(disk, parent)?;
-    }
-    let opened = uninterrupted(|| disk.open_folder(parent))?;
-    match uninterrupted(|| disk.make_folder(folder)) {
-        // Somebody else was faster, or `a/..` came to be with `a`.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => uninterrupted(|| disk.sync_folder(&opened)),
-    }
+    let opened = uninterrupted(|| disk.open_folder(&into));
+    let opened = opened.map_err(|source| Error::io(folder, "cannot open the folder", source))?;
+    Ok(Prepared { folder: into, opened, made })
 }
 
 fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> String {
@@ -209,7 +214,9 @@ struct Unpacking<'a> {
     model: &'a ModelFile,
     sources: &'a [Source],
     texts: &'a [Text],
+    /// As the user gave it.
     folder: &'a Path,
+    into: Arc<Folder>,
     force: bool,
     disk: &'a dyn Disk,
 }
@@ -218,7 +225,7 @@ impl Unpacking<'_> {
     /// Writes the files, counting them in `n_written`; `opened` is the folder.
     fn write_all(&self, opened: &File, n_written: &AtomicUsize) -> Result<(), Error> {
         for (name, bytes) in self.texts {
-            let mut file = self.create(self.folder.join(name))?;
+            let mut file = self.create(name.to_string())?;
             file.append(bytes)?;
             file.keep()?;
             n_written.fetch_add(1, Ordering::Relaxed);
@@ -236,10 +243,11 @@ impl Unpacking<'_> {
     }
 
     /// Begins a file of the folder.
-    fn create(&self, target: PathBuf) -> Result<Growing<'_>, Error> {
-        match Pending::create(self.disk, self.folder) {
-            Ok(file) => Ok(Growing { file, target, replace: self.force, bytes: 0 }),
-            Err(source) => Err(Error::io(target, "cannot create", source)),
+    fn create(&self, name: String) -> Result<Growing<'_>, Error> {
+        let path = self.folder.join(&name);
+        match Pending::create(self.disk, &self.into, PROGRAM) {
+            Ok(file) => Ok(Growing { file, path, name, replace: self.force, bytes: 0 }),
+            Err(source) => Err(Error::io(path, "cannot create", source)),
         }
     }
 
@@ -270,11 +278,12 @@ impl Unpacking<'_> {
     fn restored(&self, index: usize) -> Result<(Growing<'_>, bool, u64), Error> {
         let (model, source) = (self.model, &self.sources[index]);
         let spec = &model.specs()[index];
-        let path = source_path(self.folder, spec);
+        let name = source_name(spec);
+        let path = self.folder.join(&name);
         let mut of_model = Numbers::new(model, index);
         let (mut bits, mut numbers) = (of_model.memory(&path)?, Vec::new());
         reserve(&mut numbers, of_model.piece_elements() * source.dtype.bytes(), &path)?;
-        let mut file = self.create(path)?;
+        let mut file = self.create(name)?;
         file.append(&header(source, spec))?;
         let mut digest = Xxh3::with_seed(0);
         let mut exact = true;
@@ -293,7 +302,8 @@ impl Unpacking<'_> {
 /// A file of the folder that is written from its beginning to its end. Dropped before it is kept, it leaves nothing.
 struct Growing<'d> {
     file: Pending<'d>,
-    target: PathBuf,
+    path: PathBuf,
+    name: String,
     replace: bool,
     bytes: u64,
 }
@@ -301,15 +311,15 @@ struct Growing<'d> {
 impl Growing<'_> {
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let written = self.file.write_at(bytes, self.bytes);
-        written.map_err(|source| Error::io(&self.target, "cannot write", source))?;
+        written.map_err(|source| Error::io(&self.path, "cannot write", source))?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
 
     /// Waits until the content is on the disk and gives the file its name.
     fn keep(self) -> Result<(), Error> {
-        self.file.sync().map_err(|source| Error::io(&self.target, "cannot write", source))?;
-        let published = self.file.publish(&self.target, self.replace);
-        published.map_err(|source| Error::io(&self.target, "cannot put it in place", source))
+        self.file.sync().map_err(|source| Error::io(&self.path, "cannot write", source))?;
+        let published = self.file.publish(OsStr::new(&self.name), self.replace);
+        published.map_err(|source| Error::io(&self.path, "cannot put it in place", source))
     }
 }

@@ -3,6 +3,7 @@
 use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
 use olmo_infer::command_line;
 pub use olmo_infer::command_line::WordKind as Place;
+use olmo_infer::disk::check_written;
 use olmo_infer::error::one_line;
 use olmo_infer::manual;
 use olmo_infer::mapping::Load;
@@ -39,7 +40,8 @@ impl Exit {
             return ExitCode::from(2);
         }
         let mut stdout = io::stdout().lock();
-        match writeln!(stdout, "{}", self.text.trim_end()).and_then(|()| stdout.flush()) {
+        let written = writeln!(stdout, "{}", self.text.trim_end()).and_then(|()| stdout.flush());
+        match written.and_then(|()| check_written(&stdout)) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 tell(&format!("{}: error: cannot write to standard output: {error}", self.program));
                 ExitCode::FAILURE

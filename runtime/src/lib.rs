@@ -73,10 +73,13 @@ pub mod config;
 pub mod continuation;
 #[cfg(feature = "text")]
 pub mod conversation;
+#[cfg(feature = "files")]
+pub mod disk;
 #[cfg(feature = "text")]
 pub mod encoder;
 pub mod error;
 pub mod file_system;
+#[cfg(feature = "files")]
 pub mod folder;
 pub mod format;
 pub mod gemm_crate;
@@ -97,6 +100,8 @@ pub mod model;
 pub mod model_file;
 pub mod network;
 pub mod panels;
+#[cfg(feature = "files")]
+pub mod pending;
 pub mod rope;
 mod rounding;
 pub mod sampler;

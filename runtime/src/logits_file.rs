@@ -1,15 +1,17 @@
-//! The `.npy` file of `--logits`: written under a temporary name, and given its own only when it is complete; or
-//! standard output, where the header comes first and must be right from the start.
+//! The `.npy` file of `--logits`: written without a name, and given one only when it is complete; or standard output,
+//! where the header comes first and must be right from the start.
 
 use crate::output::Failure;
 use crate::target::target;
+use olmo_infer::disk::{Disk, uninterrupted};
 use olmo_infer::error::{Error, display_path};
-use olmo_infer::folder::{folder_of, sync_folder};
-use olmo_infer::signals;
-use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufWriter, Seek, SeekFrom, Stdout, Write};
+use olmo_infer::folder::{Folder, Place};
+use olmo_infer::pending::Pending;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
 const HEADER_BYTES: usize = 128;
@@ -20,7 +22,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// Where the logits of all positions go.
 pub enum Logits {
     /// To a file.
-    File(LogitsFile),
+    File(LogitsFile<'static>),
     /// To standard output.
     Stdout(LogitsStream),
 }
@@ -72,28 +74,30 @@ impl LogitsStream {
 }
 
 /// An array `[positions, vocab_size]` of f32 that grows by rows.
-pub struct LogitsFile {
+pub struct LogitsFile<'d> {
+    disk: &'d dyn Disk,
     path: PathBuf,
-    temporary: PathBuf,
-    /// The folder of both names; none where it may be written to and not read.
+    name: OsString,
+    /// The folder of the name; none where it may be written to and not read.
     folder: Option<File>,
-    out: File,
+    out: Pending<'d>,
     /// What is not written yet.
     buffer: Vec<u8>,
+    /// Bytes that are.
+    bytes: u64,
     vocab_size: usize,
     rows: usize,
-    finished: bool,
-    /// Lets a signal that stops the program remove it.
-    _named: signals::Temporary,
 }
 
-impl LogitsFile {
+impl<'d> LogitsFile<'d> {
     /// Begins a file that will replace `path`, or the file that a link there leads to; `inputs` are not replaced.
-    pub fn create(path: &Path, inputs: &[&Path], vocab_size: usize) -> Result<LogitsFile, Failure> {
-        let path = &target(path, "--logits", inputs)?;
-        // Drawn by lot, so that it is not that of another process either, in a container with the same process ids say.
-        let unique = RandomState::new().hash_one(std::process::id());
-        let temporary = path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp"));
+    pub fn create(
+        disk: &'d dyn Disk,
+        path: &Path,
+        inputs: &[&Path],
+        vocab_size: usize,
+    ) -> Result<LogitsFile<'d>, Failure> {
+        let Place { folder, name, .. } = target(path, "--logits", "create", inputs)?;
         let mut buffer = Vec::new();
         // While there is no file that could be left behind.
         if buffer.try_reserve_exact(BUFFER_BYTES).is_err() {
@@ -102,27 +106,11 @@ impl LogitsFile {
                 display_path(path)
             )));
         }
-        // What would fail after the name is there must fail before.
-        let folder = match File::open(folder_of(path)) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-            opened => Some(opened.map_err(Error::io(path, "create"))?),
-        };
-        let named = signals::Temporary::new(&temporary);
-        let out = File::create_new(&temporary).map_err(Error::io(path, "create"))?;
-        named.park_if_stopping();
-        let mut file = LogitsFile {
-            path: path.to_path_buf(),
-            temporary,
-            folder,
-            out,
-            buffer,
-            vocab_size,
-            rows: 0,
-            finished: false,
-            _named: named,
-        };
-        let header = header(0, vocab_size);
-        file.write_bytes(&header)?;
+        let synced = open_for_sync(disk, &folder).map_err(Error::io(path, "create"))?;
+        let out = Pending::create(disk, &Arc::new(folder), "olmo-infer").map_err(Error::io(path, "create"))?;
+        let path = path.to_path_buf();
+        let mut file = LogitsFile { disk, path, name, folder: synced, out, buffer, bytes: 0, vocab_size, rows: 0 };
+        file.write_bytes(&header(0, vocab_size))?;
         Ok(file)
     }
 
@@ -137,16 +125,10 @@ impl LogitsFile {
     pub fn finish(mut self) -> Result<(), Failure> {
         self.flush()?;
         let header = header(self.rows, self.vocab_size);
-        let close = |out: &mut File| -> io::Result<()> {
-            out.seek(SeekFrom::Start(0))?;
-            out.write_all(&header)?;
-            out.sync_all()
-        };
-        close(&mut self.out).map_err(Error::io(&self.path, "write"))?;
-        fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path, "create"))?;
-        self.finished = true;
-        let survives = self.folder.as_ref().map_or(Ok(()), sync_folder);
-        Ok(survives.map_err(Error::io(&self.path, "make its name survive a power cut, though it is in place"))?)
+        let written = self.out.write_at(&header, 0).and_then(|()| self.out.sync());
+        written.map_err(Error::io(&self.path, "write"))?;
+        self.out.publish(&self.name, true).map_err(Error::io(&self.path, "create"))?;
+        Ok(sync_names(self.disk, self.folder.as_ref(), &self.path)?)
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -158,10 +140,26 @@ impl LogitsFile {
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        self.out.write_all(&self.buffer).map_err(Error::io(&self.path, "write"))?;
+        self.out.write_at(&self.buffer, self.bytes).map_err(Error::io(&self.path, "write"))?;
+        self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
+}
+
+/// Opens a folder to bring its names to the disk later: what would fail after the name is there must fail before. None
+/// where the folder may be written to and not read.
+pub fn open_for_sync(disk: &dyn Disk, folder: &Folder) -> io::Result<Option<File>> {
+    match uninterrupted(|| disk.open_folder(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// Brings the name of the file at `path` to the disk.
+pub fn sync_names(disk: &dyn Disk, folder: Option<&File>, path: &Path) -> Result<(), Error> {
+    let survives = folder.map_or(Ok(()), |folder| uninterrupted(|| disk.sync_folder(folder)));
+    survives.map_err(Error::io(path, "make its name survive a power cut, though it is in place"))
 }
 
 /// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
@@ -175,11 +173,22 @@ fn header(rows: usize, vocab_size: usize) -> Vec<u8> {
     header
 }
 
-impl Drop for LogitsFile {
-    fn drop(&mut self) {
-        if !self.finished {
-            // The run failed for a reason of its own, which is what the user needs to hear.
-            let _the_first_failure_is_reported = fs::remove_file(&self.temporary);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooked::assert_whole_or_not_at_all;
+
+    #[test]
+    fn the_file_is_whole_or_not_there_and_in_no_other_folder() {
+        let rows = [[0.0f32, 1.5], [-2.0, 3.0]];
+        let numbers = rows.as_flattened().iter().flat_map(|number| number.to_le_bytes());
+        let whole: Vec<u8> = header(2, 2).into_iter().chain(numbers).collect();
+        for replaces in [false, true] {
+            assert_whole_or_not_at_all(replaces, &whole, |disk, path| {
+                let mut file = LogitsFile::create(disk, path, &[], 2)?;
+                rows.iter().try_for_each(|row| file.write(row))?;
+                file.finish()
+            });
         }
     }
 }

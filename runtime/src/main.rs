@@ -3,6 +3,8 @@
 mod args;
 mod chat_args;
 mod exit;
+#[cfg(test)]
+mod hooked;
 mod job;
 mod lines;
 mod logits_file;
@@ -21,6 +23,7 @@ use logits_file::{Logits, LogitsFile, LogitsStream};
 use olmo_infer::allocator::Allocator;
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::command_line::{self, nearest};
+use olmo_infer::disk::{SystemDisk, check_written};
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::format::MAGIC;
 use olmo_infer::mapping::Populated;
@@ -58,7 +61,7 @@ fn main() -> ExitCode {
         },
         Err(exit) => return exit.print(),
     };
-    match ended {
+    match ended.and_then(|()| Ok(check_written(io::stdout())?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Usage(problem)) => {
@@ -205,7 +208,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         }
         Some(path) => {
             let inputs = args.inputs();
-            Some(Logits::File(LogitsFile::create(path, &inputs, config.vocab_size)?))
+            Some(Logits::File(LogitsFile::create(&SystemDisk, path, &inputs, config.vocab_size)?))
         }
         None => None,
     };

@@ -166,10 +166,14 @@ fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, F
     } else {
         let mut file = File::open(path).map_err(Error::io(path, "open"))?;
         // Of a device and a pipe it is 0.
-        if file.metadata().map_err(Error::io(path, "read its metadata"))?.len() > most_bytes as u64 {
+        let length = file.metadata().map_err(Error::io(path, "read its metadata"))?.len();
+        if length > most_bytes as u64 {
             return refused();
         }
         read(&mut file, &mut bytes)?;
+        if (bytes.len() as u64) < length {
+            return Err(Error::io(path, "read")(io::ErrorKind::UnexpectedEof.into()).into());
+        }
     }
     if bytes.len() > most_bytes {
         return refused();

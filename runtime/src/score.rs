@@ -5,6 +5,7 @@ use crate::output::{Failure, json_string, note};
 use crate::target::target;
 use olmo_infer::batch_size::batch_size;
 use olmo_infer::config::MAX_POSITIONS;
+use olmo_infer::disk::check_written;
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::model_file::ModelFile;
@@ -12,7 +13,7 @@ use olmo_infer::network::{Batch, Network};
 use olmo_infer::threads::Team;
 use olmo_infer::tokens::read_tokens_as;
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,7 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
         n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;
     }
     drop(progress);
+    out.finish()?;
     Ok(n_failed)
 }
 
@@ -259,12 +261,12 @@ impl Destination {
     fn new(args: &Args) -> Result<Destination, Failure> {
         let mut out = Destination { file: None, names: HashMap::new() };
         let Some(path) = &args.output else { return Ok(out) };
-        let path = target(path, "--output", &args.inputs())?;
+        let path = path.clone();
+        let place = target(&path, "--output", "open for writing", &args.inputs())?;
         let refused = |problem: String| {
             Err(Failure::Refused(format!("{}: {problem}; give --output another file", display_path(&path))))
         };
-        let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
-        let file = opened.map_err(Error::io(&path, "open for writing"))?;
+        let file = place.folder.open_to_append(&place.name).map_err(Error::io(&path, "open for writing"))?;
         // Two runs would each take the unfinished line of the other for one that was left behind. Where files cannot be
         // locked nobody is kept out.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -300,6 +302,12 @@ impl Destination {
         // Writing into a vector does not fail.
         json_string(&mut name, &path.to_string_lossy()).ok()?;
         self.names.get(&name).copied().filter(|_| path.as_os_str() != "-")
+    }
+
+    /// Asks whether all lines have arrived.
+    fn finish(self) -> Result<(), Failure> {
+        let Some((path, file)) = self.file else { return Ok(()) };
+        Ok(check_written(file).map_err(Error::io(&path, "write"))?)
     }
 
     /// Writes a line, all of it at once.

@@ -10,8 +10,9 @@
 
 use crate::error::one_line;
 use libc::{c_char, c_int};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::{self, IsTerminal};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -45,7 +46,7 @@ const MAX_LINE_WAIT: c_int = 1000;
 
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
-/// Temporary files. A slot is taken while `name` is not null.
+/// Temporary files. A slot is taken while `doomed` is not null.
 static TEMPORARIES: [Name; MAX_TEMPORARIES] = [const { Name::new() }; MAX_TEMPORARIES];
 /// "olmo-infer: error: ", null when no handler is installed.
 static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
@@ -79,15 +80,21 @@ impl Range {
 
 /// A temporary file that is there, or will be.
 struct Name {
-    name: AtomicPtr<c_char>,
+    doomed: AtomicPtr<Doomed>,
     /// The thread that is making it; 0 when it is made.
     maker: AtomicUsize,
 }
 
 impl Name {
     const fn new() -> Name {
-        Name { name: AtomicPtr::new(ptr::null_mut()), maker: AtomicUsize::new(0) }
+        Name { doomed: AtomicPtr::new(ptr::null_mut()), maker: AtomicUsize::new(0) }
     }
+}
+
+/// A name and the open folder that it is in. Like a text it is never freed.
+struct Doomed {
+    folder: c_int,
+    name: CString,
 }
 
 /// A text that a handler may read at any time: it is never freed. There are as many as files are mapped or written.
@@ -132,12 +139,15 @@ impl Drop for Mapped {
 pub struct Temporary(Option<usize>);
 
 impl Temporary {
-    /// Says that `path` is to be removed when the program is stopped. To be called by the thread that makes the file,
-    /// before it does, and [`Temporary::park_if_stopping`] afterwards: the end waits for files that are being made.
-    pub fn new(path: &Path) -> Temporary {
-        let name = kept(path.as_os_str().as_bytes().to_vec());
+    /// Says that the file `name` in `folder` is to be removed when the program is stopped. The folder stays open until
+    /// this is dropped. To be called by the thread that makes the file, before it does, and
+    /// [`Temporary::park_if_stopping`] afterwards: the end waits for files that are being made.
+    pub fn new(folder: BorrowedFd<'_>, name: &OsStr) -> Temporary {
+        // A name with a NUL, which no file has, is left out.
+        let doomed = CString::new(name.as_bytes())
+            .map_or(ptr::null_mut(), |name| Box::into_raw(Box::new(Doomed { folder: folder.as_raw_fd(), name })));
         let slot = TEMPORARIES.iter().position(|temporary| {
-            temporary.name.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            temporary.doomed.compare_exchange(ptr::null_mut(), doomed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         if let Some(slot) = slot {
             TEMPORARIES[slot].maker.store(this_thread(), Ordering::SeqCst);
@@ -174,7 +184,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         self.made();
         if let Some(slot) = self.0 {
-            TEMPORARIES[slot].name.store(ptr::null_mut(), Ordering::Release);
+            TEMPORARIES[slot].doomed.store(ptr::null_mut(), Ordering::Release);
         }
     }
 }
@@ -361,7 +371,7 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
 
 /// Removes temporary files and lets the signal end the program.
 ///
-/// Async-signal-safe: pthread_self, poll, unlink, write, signal, raise, pthread_sigmask and _exit are, and the names
+/// Async-signal-safe: pthread_self, poll, unlinkat, write, signal, raise, pthread_sigmask and _exit are, and the names
 /// are never freed; see [`restore_terminal`].
 extern "C" fn on_stop(signal: c_int) {
     if signal == libc::SIGINT && CATCHES_INTERRUPT.load(Ordering::SeqCst) {
@@ -474,11 +484,11 @@ fn leave_no_temporaries() {
 
 fn remove_temporaries() {
     for temporary in &TEMPORARIES {
-        let name = temporary.name.load(Ordering::Acquire);
-        if !name.is_null() {
-            // SAFETY: a text with a NUL at its end, which is never freed. That it fails because the file is not there
-            // yet, or no more, is as good.
-            unsafe { libc::unlink(name) };
+        let doomed = temporary.doomed.load(Ordering::Acquire);
+        if !doomed.is_null() {
+            // SAFETY: it is never freed. That the call fails because the file is not there yet, or no more, is as good.
+            // So is a folder that another thread has just closed: the name, drawn by lot, is in no other.
+            unsafe { libc::unlinkat((*doomed).folder, (*doomed).name.as_ptr(), 0) };
         }
     }
 }
@@ -563,6 +573,7 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn numbers_are_written_in_decimal() {
@@ -575,7 +586,9 @@ mod tests {
     #[test]
     fn places_in_the_lists_are_given_back() {
         for _ in 0..2 {
-            let held: Vec<Temporary> = (0..MAX_TEMPORARIES + 1).map(|_| Temporary::new(Path::new("x"))).collect();
+            let folder = std::fs::File::open("/").expect("a folder");
+            let new = |_| Temporary::new(folder.as_fd(), OsStr::new("x"));
+            let held: Vec<Temporary> = (0..MAX_TEMPORARIES + 1).map(new).collect();
             assert_eq!(held.iter().filter(|temporary| temporary.0.is_none()).count(), 1);
             let bytes = [0u8; 4];
             let held: Vec<Mapped> = (0..MAX_MAPPINGS + 1).map(|_| Mapped::new(&bytes, Path::new("x"))).collect();

@@ -9,6 +9,7 @@ use olmo_infer::batch_size::context_size;
 use olmo_infer::chat::{Chat, ChatError, Role};
 use olmo_infer::command_line;
 use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
+use olmo_infer::disk::SystemDisk;
 use olmo_infer::error::{Error, display_path, one_line};
 use olmo_infer::network::{Network, Options};
 use olmo_infer::sampling::{AuthorSampling, described};
@@ -246,7 +247,7 @@ impl Talk<'_> {
             _ => PathBuf::from(path),
         };
         let inputs: [&Path; 1] = [&self.args.model];
-        let saved = transcript::save(self.conversation.messages(), &path, replace, &inputs);
+        let saved = transcript::save(&SystemDisk, self.conversation.messages(), &path, replace, &inputs);
         // What the system says about a path, a person can do something about.
         saved.map_err(|failure| Failure::Refused(failure.to_string()))?;
         let n = self.conversation.messages().len();

@@ -1,39 +1,62 @@
-//! The path of a file that a run writes: a regular file or a new one, and none that the run reads.
+//! The place of a file that a run writes: a regular file or a new one, and none that the run reads.
 
 use crate::output::Failure;
 use olmo_infer::error::{Error, display_path};
-use std::os::unix::ffi::OsStrExt;
+use olmo_infer::folder::{FolderError, Place};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{fs, io};
 
-/// The file that `flag` names, links followed. It is only looked at: opening a pipe would wait for its other end.
+/// Where `flag` names a file, links followed. It is only looked at: opening a pipe would wait for its other end. `action`
+/// is what could not be done where the system refuses it.
 ///
 /// # Errors
-/// What is there and no regular file, one of the `inputs`, or a name that no file can have.
-pub fn target(path: &Path, flag: &str, inputs: &[&Path]) -> Result<PathBuf, Failure> {
+/// What is there and no regular file, one of the `inputs`, a name that no file can have, or a link that leads nowhere or
+/// is not to be trusted.
+pub fn target(path: &Path, flag: &str, action: &'static str, inputs: &[&Path]) -> Result<Place, Failure> {
     let refused =
         |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for {flag}", display_path(path))));
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(_) if path.file_name().is_none() => return refused("no name"),
-        // Whatever is wrong with the folder shows when the file is created; what is wrong with the name would show when
-        // everything is computed.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "create")(error))?,
-        Err(_) if path.as_os_str().as_bytes().ends_with(b"/") => return refused("no such folder"),
-        Err(_) if path.is_symlink() => return refused("is a link that leads nowhere"),
-        Err(_) => return Ok(path.to_path_buf()),
+    let io = |error| Failure::Runtime(Error::io(path, action)(error));
+    // Of a pipe or a device that is open, as /dev/stdout may be, the link has no path that leads anywhere.
+    let nowhere = || match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => refused("is not a regular file"),
+        _ => refused("is a link that leads nowhere"),
     };
-    if !metadata.is_file() {
-        return refused(if metadata.is_dir() { "is a folder" } else { "is not a regular file" });
+    let place = match Place::find(path) {
+        Ok(place) => place,
+        Err(FolderError::IsFolder) => return refused("is a folder"),
+        Err(FolderError::NoName) if path.file_name().is_none() => return refused("no name"),
+        Err(FolderError::NoName) => return refused("no such folder"),
+        Err(FolderError::TooManyLinks) => return Err(io(rustix::io::Errno::LOOP.into())),
+        Err(error @ FolderError::ForeignLink { .. }) => return Err(foreign(&error)),
+        Err(FolderError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            return nowhere();
+        }
+        Err(FolderError::Folder { source, .. } | FolderError::Io(source)) => return Err(io(source)),
+        Err(error) => return Err(io(io::Error::other(error))),
+    };
+    let Some(entry) = &place.entry else {
+        return if place.is_linked { nowhere() } else { Ok(place) };
+    };
+    if !entry.is_file {
+        return refused("is not a regular file");
     }
     let is_same = |input: &Path| {
         // Standard input may have been redirected from a file.
         let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
-        fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
+        fs::metadata(input).is_ok_and(|input| (input.dev(), input.ino()) == entry.inode)
     };
     if inputs.iter().copied().any(is_same) {
         return refused("is an input of this run");
     }
-    Ok(fs::canonicalize(path).map_err(Error::io(path, "find"))?)
+    Ok(place)
+}
+
+/// The failure of a link that is not followed.
+fn foreign(error: &FolderError) -> Failure {
+    let link = match error {
+        FolderError::ForeignLink { link } => display_path(link).to_string(),
+        _ => String::new(),
+    };
+    Failure::Refused(format!("{link}: {error}, expected one of your own; give the path that it leads to"))
 }

@@ -1,15 +1,16 @@
 //! A conversation as `messages.json`: a list of objects with `role` and `content`, as chat templates take it.
 
+use crate::logits_file::{open_for_sync, sync_names};
 use crate::output::{Failure, json_string};
 use crate::target::target;
 use olmo_infer::chat::Message;
+use olmo_infer::disk::Disk;
 use olmo_infer::error::{Error, display_path};
-use olmo_infer::folder::{folder_of, sync_folder};
-use olmo_infer::signals;
-use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
+use olmo_infer::folder::Place;
+use olmo_infer::pending::Pending;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// The text of the file.
 fn json(messages: &[Message]) -> io::Result<Vec<u8>> {
@@ -25,81 +26,42 @@ fn json(messages: &[Message]) -> io::Result<Vec<u8>> {
 }
 
 /// Writes messages to a file, whole or not at all. A file that is there is replaced only with `replace`; `inputs` never
-/// are. Yields the path with links followed.
+/// are.
 ///
 /// # Errors
 /// [`Failure::Refused`] for a path that cannot be written to, and what the system says.
-pub fn save(messages: &[Message], path: &Path, replace: bool, inputs: &[&Path]) -> Result<PathBuf, Failure> {
+pub fn save(
+    disk: &dyn Disk,
+    messages: &[Message],
+    path: &Path,
+    replace: bool,
+    inputs: &[&Path],
+) -> Result<(), Failure> {
     let exists = || {
         let path = display_path(path);
         Failure::Refused(format!("{path}: exists; save under another name, or replace it with /save! {path}"))
     };
     // First: what cannot be replaced gets no advice to replace it.
-    let followed = target(path, "/save", inputs)?;
-    if !replace && path.exists() {
+    let Place { folder, name, entry, .. } = target(path, "/save", "create", inputs)?;
+    if !replace && entry.is_some() {
         return Err(exists());
     }
-    let path = followed;
-    let folder = match File::open(folder_of(&path)) {
-        // A folder may be open for writing only.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-        opened => Some(opened.map_err(Error::io(&path, "create"))?),
-    };
-    let unique = RandomState::new().hash_one(std::process::id());
-    let temporary = Temporary::create(path.with_file_name(format!(".olmo-infer-{unique:016x}.tmp")), &path)?;
-    let mut out = &temporary.file;
-    let bytes = json(messages).map_err(Error::io(&path, "write"))?;
-    out.write_all(&bytes).and_then(|()| out.sync_all()).map_err(Error::io(&path, "write"))?;
-    if replace {
-        fs::rename(&temporary.path, &path).map_err(Error::io(&path, "create"))?;
-    } else {
-        // Unlike a rename it replaces nothing that another program has made meanwhile.
-        match fs::hard_link(&temporary.path, &path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
-            // A file system without hard links: the name is claimed by an empty file, which the rename replaces.
-            Err(_) => {
-                File::create_new(&path).map_err(Error::io(&path, "create"))?;
-                if let Err(error) = fs::rename(&temporary.path, &path) {
-                    // An empty file is no conversation.
-                    let _the_first_failure_is_reported = fs::remove_file(&path);
-                    return Err(Error::io(&path, "create")(error).into());
-                }
-            }
-        }
+    let synced = open_for_sync(disk, &folder).map_err(Error::io(path, "create"))?;
+    let out = Pending::create(disk, &Arc::new(folder), "olmo-infer").map_err(Error::io(path, "create"))?;
+    let bytes = json(messages).map_err(Error::io(path, "write"))?;
+    out.write_at(&bytes, 0).and_then(|()| out.sync()).map_err(Error::io(path, "write"))?;
+    match out.publish(&name, replace) {
+        // Another program has made it meanwhile.
+        Err(error) if !replace && error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
+        published => published.map_err(Error::io(path, "create"))?,
     }
-    let survives = folder.as_ref().map_or(Ok(()), sync_folder);
-    survives.map_err(Error::io(&path, "make its name survive a power cut, though it is in place"))?;
-    Ok(path)
-}
-
-/// A file under a name that goes when the value does, or a signal ends the program.
-struct Temporary {
-    file: File,
-    path: PathBuf,
-    _named: signals::Temporary,
-}
-
-impl Temporary {
-    /// Creates it; errors are about the file that it is to become.
-    fn create(path: PathBuf, becomes: &Path) -> Result<Temporary, Failure> {
-        let named = signals::Temporary::new(&path);
-        let file = File::create_new(&path).map_err(Error::io(becomes, "create"))?;
-        named.park_if_stopping();
-        Ok(Temporary { file, path, _named: named })
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // After a rename it is not there.
-        let _gone = fs::remove_file(&self.path);
-    }
+    Ok(sync_names(disk, synced.as_ref(), path)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hooked::assert_whole_or_not_at_all;
     use olmo_infer::chat::Role;
 
     #[test]
@@ -109,5 +71,13 @@ mod tests {
         let lines =
             ["[", r#"  {"role": "system", "content": "a\"\u000a"},"#, r#"  {"role": "user", "content": "é"}"#, "]\n"];
         assert_eq!(text, lines.join("\n"));
+    }
+    #[test]
+    fn the_file_is_whole_or_not_there_and_in_no_other_folder() {
+        let messages = [Message::new(Role::User, "Four score")];
+        let whole = json(&messages).expect("in memory");
+        assert_whole_or_not_at_all(false, &whole, |disk, path| save(disk, &messages, path, false, &[]));
+        assert_whole_or_not_at_all(false, &whole, |disk, path| save(disk, &messages, path, true, &[]));
+        assert_whole_or_not_at_all(true, &whole, |disk, path| save(disk, &messages, path, true, &[]));
     }
 }

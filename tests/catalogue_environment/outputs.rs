@@ -5,10 +5,10 @@ use crate::place::Place;
 use crate::{HANG, INFER};
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, is_root, make_fifo};
-use olmo_tests::{finish, map_numbers};
+use olmo_tests::{finish, map_numbers, skipped};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -125,6 +125,53 @@ fn e8_outputs_that_exist() {
     {
         place.refuse(&mut report, "olmo-pack", script, 1, &["out/m.olmo: exists", "--force"]);
     }
+}
+
+#[test]
+fn e8_links_of_somebody_else_where_all_may_write() {
+    let place = Place::new("e8-links");
+    let mut report = Report::new("E8");
+    let shared = place.path("out/shared");
+    fs::create_dir_all(shared.join("real")).expect("folders");
+    fs::write(shared.join("real/file"), "theirs").expect("written");
+    symlink("real/file", shared.join("link")).expect("linked");
+    symlink("real", shared.join("to-real")).expect("linked");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).expect("open to all");
+    if !is_root() {
+        skipped("links of another user were not tested: only root can give a link away");
+        return;
+    }
+    for link in ["link", "to-real"] {
+        lchown(shared.join(link), Some(65534), None).expect("given away");
+    }
+    let writers = WRITERS.into_iter().chain([("olmo-infer", "exec $INFER m.olmo t.bin --score --output OUT")]);
+    for (program, writer) in writers {
+        for output in ["out/shared/link", "out/shared/to-real/new", "out/shared/to-real/file"] {
+            let link = if output.ends_with("link") { output } else { "out/shared/to-real" };
+            let says = format!("{link}: is a link of another user in a folder where all may write, expected one of ");
+            place.refuse(&mut report, program, &writer.replace("OUT", output), 1, &[&says]);
+        }
+    }
+    let unpack = "exec $PACK unpack m.olmo out/shared/to-real --force";
+    place.refuse(&mut report, "olmo-pack", unpack, 1, &["is a link of another user"]);
+    place.refuse(&mut report, "olmo-pack", "exec $PACK unpack m.olmo out/shared/to-real/n", 1, &["of another user"]);
+}
+
+#[test]
+fn e8_a_refused_unpack_leaves_no_folder() {
+    let place = Place::new("e8-unpack");
+    let mut report = Report::new("E8");
+    fs::create_dir(place.path("there")).expect("a folder");
+    // No file may have more than half a kilobyte, which config.json, the first, has.
+    let config = fs::read_to_string(place.path("w/config.json")).expect("read");
+    fs::write(place.path("w/config.json"), config + &" ".repeat(1024)).expect("written");
+    place.sh("$PACK w m.olmo --force").ok();
+    for folder in ["new", "out/new/deep", "new/../other", "there"] {
+        let script = format!("ulimit -f 1; exec $PACK unpack m.olmo {folder}");
+        place.refuse(&mut report, "olmo-pack", &script, 1, &["File too large"]);
+    }
+    let left = ["new", "out/new", "other"].map(|name| place.path(name).exists());
+    report.holds("left", left == [false; 3] && place.path("there").is_dir(), format_args!("{left:?}"));
 }
 
 #[test]

@@ -2,23 +2,26 @@
 //!
 //! None of them waits for the real disk. What a power cut would lose is not tried but worked out, in [`crate::power`].
 
+use olmo_infer::folder::Folder;
 use olmo_pack::disk::{Disk, SystemDisk};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::Mutex;
 
 /// A call of the disk, with what it is given.
 #[derive(Clone, Copy, Debug)]
 pub enum Call<'a> {
     /// [`Disk::make_folder`].
-    MakeFolder(&'a Path),
+    MakeFolder(&'a Folder, &'a OsStr),
+    /// [`Disk::remove_folder`].
+    RemoveFolder(&'a Folder, &'a OsStr),
     /// [`Disk::open_folder`].
-    OpenFolder(&'a Path),
+    OpenFolder(&'a Folder),
     /// [`Disk::create_unnamed`].
-    CreateUnnamed(&'a Path),
+    CreateUnnamed(&'a Folder),
     /// [`Disk::create_named`].
-    CreateNamed(&'a Path),
+    CreateNamed(&'a Folder, &'a OsStr),
     /// [`Disk::allocate`].
     Allocate(&'a File, u64),
     /// [`Disk::write_at`].
@@ -26,11 +29,11 @@ pub enum Call<'a> {
     /// [`Disk::sync`].
     Sync(&'a File),
     /// [`Disk::link`].
-    Link(&'a File, &'a Path),
+    Link(&'a File, &'a Folder, &'a OsStr),
     /// [`Disk::rename`].
-    Rename(&'a Path, &'a Path),
+    Rename(&'a Folder, &'a OsStr, &'a OsStr),
     /// [`Disk::remove`].
-    Remove(&'a Path),
+    Remove(&'a Folder, &'a OsStr),
     /// [`Disk::sync_folder`].
     SyncFolder(&'a File),
 }
@@ -39,16 +42,17 @@ impl Call<'_> {
     /// The name of the method.
     pub fn name(&self) -> &'static str {
         match self {
-            Call::MakeFolder(_) => "make_folder",
+            Call::MakeFolder(..) => "make_folder",
+            Call::RemoveFolder(..) => "remove_folder",
             Call::OpenFolder(_) => "open_folder",
             Call::CreateUnnamed(_) => "create_unnamed",
-            Call::CreateNamed(_) => "create_named",
+            Call::CreateNamed(..) => "create_named",
             Call::Allocate(..) => "allocate",
             Call::Write(..) => "write_at",
             Call::Sync(_) => "sync",
             Call::Link(..) => "link",
             Call::Rename(..) => "rename",
-            Call::Remove(_) => "remove",
+            Call::Remove(..) => "remove",
             Call::SyncFolder(_) => "sync_folder",
         }
     }
@@ -59,24 +63,29 @@ impl Call<'_> {
 pub struct Hooked<F>(pub F);
 
 impl<F: Fn(Call<'_>) -> io::Result<usize> + Sync> Disk for Hooked<F> {
-    fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        self.0(Call::MakeFolder(folder))?;
-        SystemDisk.make_folder(folder)
+    fn make_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        self.0(Call::MakeFolder(folder, name))?;
+        SystemDisk.make_folder(folder, name)
     }
 
-    fn open_folder(&self, folder: &Path) -> io::Result<File> {
+    fn remove_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        self.0(Call::RemoveFolder(folder, name))?;
+        SystemDisk.remove_folder(folder, name)
+    }
+
+    fn open_folder(&self, folder: &Folder) -> io::Result<File> {
         self.0(Call::OpenFolder(folder))?;
         SystemDisk.open_folder(folder)
     }
 
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
+    fn create_unnamed(&self, folder: &Folder) -> io::Result<File> {
         self.0(Call::CreateUnnamed(folder))?;
         SystemDisk.create_unnamed(folder)
     }
 
-    fn create_named(&self, path: &Path) -> io::Result<File> {
-        self.0(Call::CreateNamed(path))?;
-        SystemDisk.create_named(path)
+    fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File> {
+        self.0(Call::CreateNamed(folder, name))?;
+        SystemDisk.create_named(folder, name)
     }
 
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
@@ -93,19 +102,19 @@ impl<F: Fn(Call<'_>) -> io::Result<usize> + Sync> Disk for Hooked<F> {
         self.0(Call::Sync(file)).map(|_| ())
     }
 
-    fn link(&self, file: &File, path: &Path) -> io::Result<()> {
-        self.0(Call::Link(file, path))?;
-        SystemDisk.link(file, path)
+    fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        self.0(Call::Link(file, folder, name))?;
+        SystemDisk.link(file, folder, name)
     }
 
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        self.0(Call::Rename(from, to))?;
-        SystemDisk.rename(from, to, replace)
+    fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
+        self.0(Call::Rename(folder, from, to))?;
+        SystemDisk.rename(folder, from, to, replace)
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0(Call::Remove(path))?;
-        SystemDisk.remove(path)
+    fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        self.0(Call::Remove(folder, name))?;
+        SystemDisk.remove(folder, name)
     }
 
     fn sync_folder(&self, folder: &File) -> io::Result<()> {
@@ -157,7 +166,7 @@ impl Plan {
         if matches!(call, Call::CreateUnnamed(_)) && !self.unnamed {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        if matches!(call, Call::Remove(_)) && !self.clean_up_fails {
+        if matches!(call, Call::Remove(..) | Call::RemoveFolder(..)) && !self.clean_up_fails {
             return Ok(usize::MAX);
         }
         let mut calls = calls.lock().expect("no panic");

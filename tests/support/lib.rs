@@ -10,6 +10,7 @@ pub mod commands;
 pub mod crafted;
 pub mod damage;
 pub mod disks;
+pub mod faults;
 pub mod fuzz;
 pub mod neighbour;
 pub mod no_memory;
@@ -184,6 +185,16 @@ pub fn finish(command: &mut Command) -> Finished {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Whether a process or a child of it has a file in this folder open, with a name or without.
+pub fn has_file_in(folder: &Path, process: u32) -> bool {
+    let opened = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    if opened.flat_map(|entry| fs::read_link(entry.path())).any(|to| to.parent() == Some(folder)) {
+        return true;
+    }
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).any(|child| has_file_in(folder, child))
 }
 
 /// The running test program with one of its ignored tests only, as a process of its own that leaves no dump of its

@@ -1,7 +1,9 @@
 //! A disk that remembers what is done to it.
 
+use olmo_infer::folder::Folder;
 use olmo_pack::disk::{Disk, SystemDisk};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -80,20 +82,26 @@ fn inode(file: &File) -> Inode {
 }
 
 impl Disk for Recorder<'_> {
-    fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        SystemDisk.make_folder(folder)
+    fn make_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        SystemDisk.make_folder(folder, name)
     }
 
-    fn open_folder(&self, folder: &Path) -> io::Result<File> {
+    fn remove_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        panic!("{}: a run without faults removes nothing", folder.path().join(name).display())
+    }
+
+    fn open_folder(&self, folder: &Folder) -> io::Result<File> {
         SystemDisk.open_folder(folder)
     }
 
-    fn create_unnamed(&self, folder: &Path) -> io::Result<File> {
+    fn create_unnamed(&self, folder: &Folder) -> io::Result<File> {
         if self.unnamed { SystemDisk.create_unnamed(folder) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
-    fn create_named(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.create_named(path).inspect(|file| self.add(Operation::Name(inode(file), path.to_path_buf())))
+    fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File> {
+        let file = SystemDisk.create_named(folder, name)?;
+        self.add(Operation::Name(inode(&file), folder.path().join(name)));
+        Ok(file)
     }
 
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
@@ -113,20 +121,20 @@ impl Disk for Recorder<'_> {
         Ok(())
     }
 
-    fn link(&self, file: &File, path: &Path) -> io::Result<()> {
-        SystemDisk.link(file, path)?;
-        self.add(Operation::Name(inode(file), path.to_path_buf()));
+    fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        SystemDisk.link(file, folder, name)?;
+        self.add(Operation::Name(inode(file), folder.path().join(name)));
         Ok(())
     }
 
-    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        SystemDisk.rename(from, to, replace)?;
-        self.add(Operation::Rename(from.to_path_buf(), to.to_path_buf()));
+    fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
+        SystemDisk.rename(folder, from, to, replace)?;
+        self.add(Operation::Rename(folder.path().join(from), folder.path().join(to)));
         Ok(())
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        panic!("{}: a run without faults removes nothing", path.display())
+    fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        panic!("{}: a run without faults removes nothing", folder.path().join(name).display())
     }
 
     fn sync_folder(&self, folder: &File) -> io::Result<()> {

@@ -5,6 +5,8 @@
 
 #[path = "torture/bits.rs"]
 mod bits;
+#[path = "torture/calls.rs"]
+mod calls;
 #[path = "torture/costs.rs"]
 mod costs;
 #[path = "torture/figure.rs"]
@@ -71,6 +73,7 @@ const PARTS: &[Part] = &[
     ("mapping", mapping::run),
     ("power", power::run),
     ("kills", kills::run),
+    ("calls", calls::run),
     ("reader", reader::run),
     ("flips", reader::flips_in_a_large_file),
     ("costs", costs::run),

@@ -16,11 +16,7 @@ use std::process::Command;
 /// Calls that change the disk or print.
 const PACK_CALLS: [&str; 7] =
     ["pwrite64", "fsync", "fallocate", "linkat", "?rename,?renameat,?renameat2", "write", "?mkdir,?mkdirat"];
-const INFER_CALLS: [&str; 5] = ["write", "fsync", "lseek", "?rename,?renameat,?renameat2", "?unlink,?unlinkat"];
-/// The calls whose failure a run may survive. Rust's library asks for the position in a file that it reads, to know how
-/// much memory to take, and does without the answer. Were the failure of the one seek of ours lost, the header would
-/// stand elsewhere, which the bytes show.
-const SURVIVED: [&str; 1] = ["lseek"];
+const INFER_CALLS: [&str; 5] = ["write", "pwrite64", "fsync", "linkat", "?rename,?renameat,?renameat2"];
 const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "EDQUOT", "EACCES"];
 
 /// Runs the part.
@@ -44,7 +40,7 @@ fn pack(stage: &Stage, named: Option<&Trace>) -> Figure {
         for error in ERRORS {
             let injection = Injection { calls, error, also: without_unnamed.as_deref() };
             injection.at_every_call(&mut figure, &|| stage.arguments(), &|ended| {
-                ended.judge_status(calls)?;
+                ended.judge_status()?;
                 stage.judge(0, ended.status == Some(0))
             });
         }
@@ -83,7 +79,7 @@ fn logits(runs: &Runs) -> Figure {
     for calls in INFER_CALLS {
         for error in ERRORS {
             Injection { calls, error, also: None }.at_every_call(&mut figure, &arguments, &|ended| {
-                ended.judge_status(calls)?;
+                ended.judge_status()?;
                 let found = files(&out);
                 let is_old = ended.status == Some(1) && found.values().eq([b"old"]);
                 match is_old || found == new {
@@ -103,11 +99,9 @@ struct Ended {
 }
 
 impl Ended {
-    /// 1 and one line; 0 without a word for a call that may be survived.
-    fn judge_status(&self, calls: &str) -> Result<(), String> {
-        let is_survived = SURVIVED.contains(&calls);
+    /// 1 and one line: each of the calls is one that a run cannot do without.
+    fn judge_status(&self) -> Result<(), String> {
         match self.status {
-            Some(0) if is_survived && self.stderr.is_empty() => Ok(()),
             Some(1) if self.stderr.lines().count() == 1 => Ok(()),
             status => Err(format!("it ended with {status:?} and said {:?}", self.stderr)),
         }
