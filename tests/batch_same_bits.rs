@@ -108,7 +108,7 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
     let mut random = Random(8);
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file);
+        let network = Network::new(&file).expect("memory");
         for activations in [Activations::Bf16, Activations::F32] {
             let scalar = Isa::named("scalar").expect("always there");
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
@@ -165,7 +165,7 @@ fn greedy_runs_go_the_same_way_for_any_number_at_a_time() {
         [4, 100, 25, 1, 90, 7].map(|length| -> Vec<u32> { (0..length).map(|_| random.below(101) as u32).collect() });
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file);
+        let network = Network::new(&file).expect("memory");
         let run = |(prompt, (positions, visit_prompt))| Run { top: 3, visit_prompt, ..Run::new(prompt, positions) };
         let asked = [(40, true), (130, false), (50, false), (20, true), (60, true), (7, false)];
         let runs: Vec<Run> = prompts.iter().map(Vec::as_slice).zip(asked).map(run).collect();
@@ -186,7 +186,7 @@ fn a_pass_that_is_refused_leaves_the_sequences_where_they_were() {
     let folder = TempDir::new("batch-refused");
     let path = &models(&folder)[0];
     let file = ModelFile::open(path).expect("a good file");
-    let network = Network::new(&file);
+    let network = Network::new(&file).expect("memory");
     with_team(2, |team| {
         let options = options(Isa::best(), Activations::Bf16, 8);
         let tokens = [5, 6, 7, 8];

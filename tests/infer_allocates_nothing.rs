@@ -44,7 +44,7 @@ fn decode_allocates_nothing() {
         let path = folder.join(dtype);
         run(PACK, [weights.as_os_str(), path.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file);
+        let network = Network::new(&file).expect("memory");
         with_team(2, |team| {
             let mut single = Single::new(&network, Options::new(40)).expect("it fits");
             let mut top = Vec::with_capacity(6);

@@ -25,7 +25,7 @@ fn isa(name: &str) -> Option<Isa> {
 /// The bits of all logits, evaluated in chunks of that size.
 fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
-    let network = Network::new(&file);
+    let network = Network::new(&file).expect("memory");
     let products = Products { isa, gemm: false };
     let options = Options { positions: tokens.len(), chunk, products, activations };
     with_team(threads, |team| {

@@ -37,7 +37,7 @@ pub fn mean_nll(model: &Path, tokens: &Path) -> Result<f64, Error> {
     }
     let run = Run { visit_prompt: true, score: true, ..Run::new(&tokens, positions) };
 
-    let network = Network::new(&file);
+    let network = Network::new(&file)?;
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let sum = with_team(threads, |team| {
         let mut batch = Batch::new(&network, Options::new(positions), 1)?;

@@ -9,17 +9,18 @@ use std::iter::FusedIterator;
 /// session goes on from there.
 pub struct Continuation<'s, 'm> {
     session: &'s mut Session<'m>,
-    sampler: Sampler,
-    /// What is wrong with the values of the sampler, until it is told.
-    refused: Option<Error>,
+    /// Chooses the tokens, or says why it cannot; `None` when that was told.
+    sampler: Option<Result<Sampler, Error>>,
     ended: bool,
 }
 
 impl<'s, 'm> Continuation<'s, 'm> {
     pub(crate) fn new(session: &'s mut Session<'m>, sampling: Sampling) -> Continuation<'s, 'm> {
-        let mut sampler = Sampler::new(sampling, session.config().vocab_size);
-        session.tokens().iter().for_each(|&token| sampler.observe(token));
-        Continuation { session, sampler, refused: sampling.check().err(), ended: false }
+        let mut sampler = sampling.check().and_then(|()| Sampler::new(sampling, session.config().vocab_size));
+        if let Ok(sampler) = &mut sampler {
+            session.tokens().iter().for_each(|&token| sampler.observe(token));
+        }
+        Continuation { session, sampler: Some(sampler), ended: false }
     }
 
     /// The session, to look at its logits and tokens.
@@ -35,9 +36,9 @@ impl Iterator for Continuation<'_, '_> {
         if self.ended {
             return None;
         }
-        let next = match self.refused.take() {
-            Some(error) => Err(error),
-            None => self.session.extend(&mut self.sampler),
+        let next = match self.sampler.as_mut()? {
+            Ok(sampler) => self.session.extend(sampler),
+            Err(_) => self.sampler.take()?.map(|_| None),
         };
         self.ended = !matches!(next, Ok(Some(_)));
         next.transpose()

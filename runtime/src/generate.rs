@@ -94,13 +94,13 @@ struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
-    fn new(index: usize, run: Run<'a>, vocab_size: usize) -> Live<'a> {
-        let sampler = (!run.sampling.is_greedy()).then(|| {
-            let mut sampler = Sampler::new(run.sampling, vocab_size);
+    fn new(index: usize, run: Run<'a>, vocab_size: usize) -> Result<Live<'a>, Error> {
+        let mut sampler = None;
+        if !run.sampling.is_greedy() {
+            let sampler = sampler.insert(Sampler::new(run.sampling, vocab_size)?);
             run.prompt().iter().for_each(|&token| sampler.observe(token));
-            sampler
-        });
-        Live { index, run, sampler, position: 0, next: [0], taken: 0, ended: false }
+        }
+        Ok(Live { index, run, sampler, position: 0, next: [0], taken: 0, ended: false })
     }
 
     /// The token after `position`: that of the prompt, or the one to go on with.
@@ -164,7 +164,7 @@ impl<'a> Places<'a> {
         for (place, free) in self.0.iter_mut().enumerate().filter(|(_, live)| live.is_none()) {
             let Some((index, run)) = waiting.next() else { break };
             batch.begin(place, run.positions)?;
-            *free = Some(Live::new(index, run, batch.config().vocab_size));
+            *free = Some(Live::new(index, run, batch.config().vocab_size)?);
         }
         Ok(())
     }

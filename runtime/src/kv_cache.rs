@@ -8,6 +8,7 @@ use crate::config::{AttentionKind, ModelConfig};
 use crate::error::Error;
 use crate::kernels::LANES;
 use crate::kernels::lanes::KEY_BLOCK;
+use crate::memory;
 use crate::threads::Team;
 use crate::zeros::Zeros;
 
@@ -102,7 +103,11 @@ impl KvCache {
     /// [`Error::Memory`].
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
         let layer = |shape: Shape| Ok(LayerCache { shape, data: Zeros::new(shape.elements(), "the KV cache")? });
-        Ok(KvCache { layers: shapes(config, positions, chunk).map(layer).collect::<Result<_, Error>>()? })
+        let mut layers = memory::room_for(config.n_layers(), "the KV cache")?;
+        for shape in shapes(config, positions, chunk) {
+            layers.push(layer(shape)?);
+        }
+        Ok(KvCache { layers })
     }
 
     /// Whether the sequence can go on at position `next` after `written` positions were stored: whether all layers

@@ -200,7 +200,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let sampling = args.sampling.resolve(author.as_ref());
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
-    let network = Network::new(file);
+    let network = Network::new(file)?;
     let sequences = batch_size(args.batch(), file, &network, &options, &positions)?;
     let logits = match &args.logits {
         Some(path) if path.as_os_str() == "-" => {

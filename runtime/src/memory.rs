@@ -42,8 +42,20 @@ pub fn takes_no() -> bool {
 /// [`Error::Memory`], with `what` it is for.
 pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error> {
     let mut room = Vec::new();
-    reserve(&mut room, elements, what)?;
+    asking(|| room.try_reserve_exact(elements)).map_err(|_: TryReserveError| too_little_for::<T>(elements, what))?;
     Ok(room)
+}
+
+/// The elements of an iterator, which knows their number.
+///
+/// # Errors
+/// [`Error::Memory`], with `what` they are.
+pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
+    let mut collected = room_for(elements.len(), what)?;
+    // No more than there is room for, whatever the iterator yields.
+    let n = elements.len();
+    collected.extend(elements.take(n));
+    Ok(collected)
 }
 
 /// Makes room for `more` elements behind those of `elements`.
@@ -51,7 +63,7 @@ pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error>
 /// # Errors
 /// [`Error::Memory`], with `what` it is for.
 pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Result<(), Error> {
-    asking(|| elements.try_reserve_exact(more)).map_err(|_: TryReserveError| too_little_for::<T>(more, what))
+    asking(|| elements.try_reserve(more)).map_err(|_: TryReserveError| too_little_for::<T>(more, what))
 }
 
 /// The error for memory for `elements` that the system does not give.

@@ -7,6 +7,7 @@ use crate::config::ModelConfig;
 use crate::encoder::Encoder;
 use crate::error::{Error, display_path};
 use crate::mapping::Load;
+use crate::memory;
 use crate::model_file::ModelFile;
 use crate::network::Options;
 use crate::session::Session;
@@ -98,20 +99,38 @@ impl Model {
     /// text as it is generated, give the bytes of a token after the other to a [`TextStream`](crate::text::TextStream).
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no vocabulary, or no text for one of the ids; [`Error::Damaged`].
+    /// [`Error::Request`] when the file has no vocabulary, or no text for one of the ids; [`Error::Damaged`],
+    /// [`Error::Memory`].
     pub fn decode_text(&self, ids: &[u32]) -> Result<String, Error> {
         let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
+        const WHAT: &str = "the text of tokens";
         let mut bytes = Vec::new();
         for &id in ids {
-            bytes.extend(vocabulary.bytes(id).ok_or_else(|| self.has_no(&format!("text for the id {id}")))?);
+            let of_token = vocabulary.bytes(id).ok_or_else(|| self.has_no(&format!("text for the id {id}")))?;
+            memory::reserve(&mut bytes, of_token.len(), WHAT)?;
+            bytes.extend_from_slice(of_token);
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let bytes = match String::from_utf8(bytes) {
+            Ok(text) => return Ok(text),
+            Err(other) => other.into_bytes(),
+        };
+        let mut text = String::new();
+        // A byte becomes a character of three at most.
+        let room = memory::asking(|| text.try_reserve_exact(bytes.len().saturating_mul(3)));
+        room.map_err(|_| memory::too_little_for::<[u8; 3]>(bytes.len(), WHAT))?;
+        text.extend(bytes.utf8_chunks().flat_map(|chunk| [chunk.valid(), cut_or_not(chunk.invalid())]));
+        Ok(text)
     }
 
     /// The error about something that the file lacks.
     pub(crate) fn has_no(&self, what: &str) -> Error {
         Error::Request { problem: format!("{}: has no {what}", display_path(self.file.path())) }
     }
+}
+
+/// U+FFFD for bytes that are no character, nothing for none.
+fn cut_or_not(invalid: &[u8]) -> &'static str {
+    if invalid.is_empty() { "" } else { "\u{fffd}" }
 }
 
 impl fmt::Debug for Model {

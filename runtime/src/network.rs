@@ -9,6 +9,7 @@ use crate::kernels::Isa;
 use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
 use crate::kv_cache::KvCache;
 use crate::matmul::{Activations, Matmul, Products};
+use crate::memory;
 use crate::model_file::ModelFile;
 use crate::rope::Rope;
 use crate::rounding;
@@ -32,18 +33,24 @@ pub struct Network<'a> {
 
 impl<'a> Network<'a> {
     /// Borrows the tensors of `file`.
-    pub fn new(file: &'a ModelFile) -> Network<'a> {
-        Network::from_weights(file.config(), Weights::new(file))
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(file: &'a ModelFile) -> Result<Network<'a>, Error> {
+        Network::from_weights(file.config(), Weights::new(file)?)
     }
 
     /// A network whose tensors lie anywhere; their shapes must be those of [`crate::layout::tensors`].
-    pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Network<'a> {
-        Network {
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Result<Network<'a>, Error> {
+        Ok(Network {
             config,
             weights,
-            rope_full: Rope::new(config, AttentionKind::Full),
-            rope_sliding: Rope::new(config, AttentionKind::Sliding),
-        }
+            rope_full: Rope::new(config, AttentionKind::Full)?,
+            rope_sliding: Rope::new(config, AttentionKind::Sliding)?,
+        })
     }
 
     /// Its configuration.
@@ -167,11 +174,11 @@ impl<'m> Batch<'m> {
         let options = options.clamped(sequences);
         let bf16 = network.weights.embed_tokens.shape.dtype == Dtype::Bf16;
         Ok(Batch {
-            network: network.clone(),
+            network: Network::from_weights(network.config, network.weights.try_clone()?)?,
             options,
-            sequences: (0..sequences).map(|_| Sequence::without_room()).collect(),
+            sequences: memory::collected((0..sequences).map(|_| Sequence::without_room()), "the sequences")?,
             matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
-            rows: Vec::with_capacity(options.chunk),
+            rows: memory::room_for(options.chunk, "the rows of a pass")?,
             buffers: Buffers::new(config, options.chunk)?,
             n_logits: 0,
         })

@@ -1,6 +1,8 @@
 //! Rotary position embedding: the frequencies of a model and the rotation angles of positions.
 
 use crate::config::{AttentionKind, ModelConfig, Yarn};
+use crate::error::Error;
+use crate::memory;
 
 /// Frequencies of one kind of layer, and the factor on cos and sin.
 #[derive(Clone, Debug)]
@@ -12,7 +14,10 @@ pub struct Rope {
 
 impl Rope {
     /// The rotation of the layers of `kind`: YaRN belongs to full-attention layers only (`modeling_olmo3.py`).
-    pub fn new(config: &ModelConfig, kind: AttentionKind) -> Rope {
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(config: &ModelConfig, kind: AttentionKind) -> Result<Rope, Error> {
         let (theta, yarn) = match kind {
             AttentionKind::Full => (config.rope_theta, config.yarn.as_ref()),
             AttentionKind::Sliding => (config.rope_theta_sliding, None),
@@ -26,10 +31,10 @@ impl Rope {
                 default(i) * ((1.0 - interpolated) + interpolated / yarn.factor)
             }
         };
-        Rope {
-            inverse_frequencies: (0..d / 2).map(|i| frequency(i) as f32).collect(),
+        Ok(Rope {
+            inverse_frequencies: memory::collected((0..d / 2).map(|i| frequency(i) as f32), "the rotary frequencies")?,
             attention_factor: yarn.map_or(1.0, |yarn| yarn.attention_factor as f32),
-        }
+        })
     }
 
     /// cos and sin of every pair of dimensions at `position`, both `[head_dim / 2]`.
@@ -101,8 +106,8 @@ mod tests {
 
     #[test]
     fn frequencies_are_those_of_the_released_olmo3_models() {
-        let full = Rope::new(&olmo3(), AttentionKind::Full);
-        let sliding = Rope::new(&olmo3(), AttentionKind::Sliding);
+        let full = Rope::new(&olmo3(), AttentionKind::Full).expect("memory");
+        let sliding = Rope::new(&olmo3(), AttentionKind::Sliding).expect("memory");
         for (i, default, yarn) in [
             (0, 1.0, 1.0),
             (17, 0.030634520893224042, 0.030634520893224042),
@@ -119,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_attention_factor_scales_cos_and_sin() {
-        let rope = Rope::new(&olmo3(), AttentionKind::Full);
+        let rope = Rope::new(&olmo3(), AttentionKind::Full).expect("memory");
         let (mut cos, mut sin) = (vec![0.0; 64], vec![0.0; 64]);
         rope.angles(3, &mut cos, &mut sin);
         assert!((cos[0] - 3f32.cos() * 1.2079442).abs() < 1e-6);

@@ -5,7 +5,8 @@
 //! tokens on every machine and for every number of threads.
 
 use crate::error::Error;
-use crate::top_k::{top_k, top_k_into};
+use crate::memory;
+use crate::top_k::{top_k_into, top_k_room};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
@@ -73,17 +74,24 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its random numbers, for so many tokens.
-    pub fn new(sampling: Sampling, vocab_size: usize) -> Sampler {
+    /// A sampler at the beginning of its random numbers, for so many tokens. It asks for no memory later.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(sampling: Sampling, vocab_size: usize) -> Result<Sampler, Error> {
+        const WHAT: &str = "the choice of tokens";
         let n_seen = if sampling.repetition_penalty == 1.0 { 0 } else { vocab_size };
-        Sampler {
+        let mut seen = memory::room_for(n_seen, WHAT)?;
+        seen.resize(n_seen, false);
+        let n_candidates = if sampling.temperature == 0.0 { 0 } else { sampling.top_k.unwrap_or(vocab_size) };
+        Ok(Sampler {
             sampling,
             random: Pcg64::seed_from_u64(sampling.seed),
-            seen: vec![false; n_seen],
-            candidates: Vec::new(),
-            logits: Vec::new(),
-            top: Vec::new(),
-        }
+            seen,
+            candidates: memory::room_for(n_candidates.min(vocab_size), WHAT)?,
+            logits: memory::room_for(vocab_size, WHAT)?,
+            top: memory::room_for(top_k_room(sampling.top_k.unwrap_or(1), vocab_size), WHAT)?,
+        })
     }
 
     /// Notes that a token has occurred, in the prompt or after it.
@@ -105,7 +113,8 @@ impl Sampler {
             *logit = penalized.clamp(f32::MIN, f32::MAX);
         }
         if temperature == 0.0 {
-            return top_k(&self.logits, 1)[0].0;
+            top_k_into(&self.logits, 1, &mut self.top);
+            return self.top[0].0;
         }
         let largest = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         // At most 1, and exactly that for the most likely token.
@@ -167,7 +176,7 @@ mod tests {
     /// How often each of four tokens comes, of 10,000, when their probabilities are 0.5, 0.3, 0.15 and 0.05.
     fn counts(sampling: Sampling) -> [usize; 4] {
         let logits = [0.3f32, 0.5, 0.05, 0.15].map(|p| p.ln() + 3.0);
-        let mut sampler = Sampler::new(sampling, 4);
+        let mut sampler = Sampler::new(sampling, 4).expect("memory");
         let mut counts = [0; 4];
         (0..10_000).for_each(|_| counts[sampler.choose(&logits) as usize] += 1);
         counts
@@ -201,7 +210,7 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_tokens_and_another_one_others() {
         let draw = |seed| {
-            let mut sampler = Sampler::new(Sampling { seed, ..HOT }, 100);
+            let mut sampler = Sampler::new(Sampling { seed, ..HOT }, 100).expect("memory");
             let logits: Vec<f32> = (0..100u16).map(|i| f32::from(i % 7)).collect();
             (0..50).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
         };
@@ -228,14 +237,14 @@ mod tests {
     #[test]
     fn what_has_occurred_becomes_less_likely() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
-        let mut sampler = Sampler::new(sampling, 4);
+        let mut sampler = Sampler::new(sampling, 4).expect("memory");
         assert_eq!(sampler.choose(&[1.0, 3.0, 2.0, -1.0]), 1);
         sampler.observe(1);
         assert_eq!(sampler.choose(&[1.0, 3.0, 2.0, -1.0]), 2);
         [0, 2, 3].into_iter().for_each(|token| sampler.observe(token));
         assert_eq!(sampler.choose(&[-1.0, -1.5, -4.0, -1.1]), 0);
         let hot = Sampling { temperature: 1.0, repetition_penalty: 1e9, ..sampling };
-        let mut sampler = Sampler::new(hot, 2);
+        let mut sampler = Sampler::new(hot, 2).expect("memory");
         sampler.observe(1);
         assert!((0..100).filter(|_| sampler.choose(&[0.0, 30.0]) == 1).count() > 20);
     }
@@ -243,13 +252,13 @@ mod tests {
     #[test]
     fn large_differences_and_low_temperatures_are_no_trouble() {
         let sampling = Sampling { temperature: 1e-6, top_p: 0.9, ..HOT };
-        assert_eq!(Sampler::new(sampling, 3).choose(&[-3e38, 3e38, 2.9e38]), 1);
+        assert_eq!(Sampler::new(sampling, 3).expect("memory").choose(&[-3e38, 3e38, 2.9e38]), 1);
         for repetition_penalty in [1e-3, 1e3] {
-            let mut sampler = Sampler::new(Sampling { repetition_penalty, ..HOT }, 3);
+            let mut sampler = Sampler::new(Sampling { repetition_penalty, ..HOT }, 3).expect("memory");
             (0..3).for_each(|token| sampler.observe(token));
             assert!(sampler.choose(&[-3e38, 3e38, 2.9e38]) > 0);
         }
         let sampling = Sampling { temperature: 1e9, ..HOT };
-        assert!(Sampler::new(sampling, 3).choose(&[-3e38, 3e38, 2.9e38]) > 0);
+        assert!(Sampler::new(sampling, 3).expect("memory").choose(&[-3e38, 3e38, 2.9e38]) > 0);
     }
 }

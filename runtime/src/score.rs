@@ -59,7 +59,7 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
         let (n, all, path) = (before.len(), before.len() + files.len(), display_path(path));
         note(&format!("{n} of {all} files are in {path} already and are left out"));
     }
-    let network = Network::new(file);
+    let network = Network::new(file)?;
     let mut progress = Progress::new(files.len());
     for group in files.chunks(GROUP) {
         n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;

@@ -3,6 +3,7 @@
 use crate::config::ModelConfig;
 use crate::continuation::Continuation;
 use crate::error::Error;
+use crate::memory;
 use crate::model_file::ModelFile;
 use crate::network::{Network, Options};
 use crate::sampler::{Sampler, Sampling};
@@ -37,8 +38,8 @@ pub struct Resumed {
 
 impl<'m> Session<'m> {
     pub(crate) fn new(file: &'m ModelFile, threads: &'m Threads, options: Options) -> Result<Session<'m>, Error> {
-        let single = Single::new(&Network::new(file), options)?;
-        Ok(Session { single, threads, tokens: Vec::with_capacity(options.positions) })
+        let single = Single::new(&Network::new(file)?, options)?;
+        Ok(Session { single, threads, tokens: memory::room_for(options.positions, "the tokens of a session")? })
     }
 
     /// Bytes that a session needs: KV cache and activations.

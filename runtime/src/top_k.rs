@@ -10,6 +10,11 @@ pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     top
 }
 
+/// Most elements that [`top_k_into`] has in its vector at a time.
+pub(crate) fn top_k_room(k: usize, n_logits: usize) -> usize {
+    if k > MAX_INSERTED { n_logits } else { k + 1 }
+}
+
 /// As [`top_k`], into a vector whose memory is used again.
 pub fn top_k_into(logits: &[f32], k: usize, top: &mut Vec<(u32, f32)>) {
     top.clear();

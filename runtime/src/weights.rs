@@ -1,8 +1,10 @@
 //! Borrowed views of the tensors in a model file, named as in the checkpoint. Nothing is copied.
 
 use crate::coded::CodedPanels;
+use crate::error::Error;
 use crate::format::{Dtype, PANEL_ROWS};
 use crate::layout::Role;
+use crate::memory;
 use crate::model_file::ModelFile;
 use crate::panels::PanelShape;
 
@@ -97,7 +99,10 @@ pub struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     /// Views of the tensors of `file`, which has checked that they are there and lie where they should.
-    pub fn new(file: &'a ModelFile) -> Weights<'a> {
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(file: &'a ModelFile) -> Result<Weights<'a>, Error> {
         let mut tensors = Tensors { file, next: 0 };
         let embed_tokens = tensors.matrix(Role::EmbedTokens);
         let layers = (0..file.config().n_layers()).map(|_| LayerWeights {
@@ -113,10 +118,19 @@ impl<'a> Weights<'a> {
             down_proj: tensors.matrix(Role::DownProj),
             post_feedforward_layernorm: tensors.norm(Role::PostFeedforwardLayernorm),
         });
-        let layers = layers.collect();
+        let layers = memory::collected(layers, "the list of layers")?;
         let norm = tensors.norm(Role::Norm);
         let lm_head = if file.config().tie_word_embeddings { embed_tokens } else { tensors.matrix(Role::LmHead) };
-        Weights { embed_tokens, layers, norm, lm_head }
+        Ok(Weights { embed_tokens, layers, norm, lm_head })
+    }
+
+    /// The same views once more.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn try_clone(&self) -> Result<Weights<'a>, Error> {
+        let layers = memory::collected(self.layers.iter().copied(), "the list of layers")?;
+        Ok(Weights { layers, ..*self })
     }
 
     /// Bytes of weights that one token of decode reads: everything but the embedding, of which it reads one row.

@@ -67,7 +67,7 @@ fn e17_a_mode_of_the_processor_that_somebody_changed() {
     let place = Place::new("e17");
     let mut report = Report::new("E17");
     let file = ModelFile::open(&place.path("m.olmo")).map_err(|error| error.to_string()).expect("good");
-    let network = Network::new(&file);
+    let network = Network::new(&file).expect("memory");
     for (name, bits) in MODES {
         let result = with_mode(bits, || Batch::new(&network, Options::new(4), 1).map(|_| ()));
         let told = result.as_ref().is_err_and(|error| error.to_string().contains("rounds or flushes otherwise"));

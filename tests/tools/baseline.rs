@@ -84,7 +84,7 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
     with_team(threads, |team| {
         let tensors: Vec<Vec<f32>> = specs.iter().zip(heap).map(|(spec, rows)| into_panels(spec, rows, team)).collect();
         let packed = begun.elapsed();
-        let network = Network::from_weights(&config, weights(&config, &specs, &tensors));
+        let network = Network::from_weights(&config, weights(&config, &specs, &tensors)).expect("memory");
         let mut batch = Batch::new(&network, Options::new(args.steps), 1)?;
         let run = Run { top: 5, visit_prompt: true, ..Run::new(&tokens, args.steps) };
         let timing =

@@ -76,7 +76,7 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
         let _nobody_to_tell = writeln!(std::io::stderr(), "olmo-bench: note: {line}");
     }
     let (file, opened) = file;
-    let network = Network::new(&file);
+    let network = Network::new(&file)?;
     let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))??;
     say("memory, one thread");
     let data = weights_read_by_decode(&file);

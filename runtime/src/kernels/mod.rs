@@ -29,7 +29,6 @@ mod tiles;
 
 use crate::format::PANEL_ROWS;
 use crate::grid::Block;
-use std::sync::OnceLock;
 use tiles::{Tile, Tiles, check_shapes};
 
 /// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
@@ -60,26 +59,26 @@ pub trait LaneOp {
 impl Isa {
     /// Every instruction set that this machine has, the fastest first; `scalar` is the last.
     pub fn available() -> &'static [Isa] {
-        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
-        AVAILABLE.get_or_init(|| {
-            let mut found = Vec::new();
-            #[cfg(target_arch = "x86_64")]
-            {
-                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-                let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-                if avx512 && is_x86_feature_detected!("avx512bf16") {
-                    found.push(Isa(Kind::Avx512Bf16));
-                }
-                if avx512 {
-                    found.push(Isa(Kind::Avx512));
-                }
-                if avx2 {
-                    found.push(Isa(Kind::Avx2));
-                }
-            }
-            found.extend([Isa(Kind::Portable), Isa(Kind::Scalar)]);
-            found
-        })
+        // Each has what the ones after it need.
+        #[cfg(target_arch = "x86_64")]
+        {
+            static ALL: [Isa; 5] =
+                [Isa(Kind::Avx512Bf16), Isa(Kind::Avx512), Isa(Kind::Avx2), Isa(Kind::Portable), Isa(Kind::Scalar)];
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            let first = match (avx2, avx512) {
+                (_, true) if is_x86_feature_detected!("avx512bf16") => 0,
+                (_, true) => 1,
+                (true, false) => 2,
+                (false, false) => 3,
+            };
+            &ALL[first..]
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            static ALL: [Isa; 2] = [Isa(Kind::Portable), Isa(Kind::Scalar)];
+            &ALL
+        }
     }
 
     /// The fastest instruction set of this machine.

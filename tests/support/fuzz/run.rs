@@ -44,7 +44,7 @@ pub fn forward(input: &[u8]) {
 /// Computes the logits of a prompt on every instruction set. What a record of a `sound` file says of its numbers is
 /// true.
 fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
-    let network = Network::new(file);
+    let network = Network::new(file).expect("memory");
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);
     let mut first: Option<Result<Vec<u32>, String>> = None;
     for &isa in Isa::available().iter().filter(|isa| isa.has_products()) {

@@ -92,7 +92,8 @@ fn compare(
     let first_token = first_token(work, kinds, rounds, python, program, theirs)?;
     let files = paths.iter().map(|path| ModelFile::open(path)).collect::<Result<Vec<_>, _>>();
     let files = files.map_err(|error| error.to_string())?;
-    let networks: Vec<Network> = files.iter().map(Network::new).collect();
+    let networks: Vec<Network> =
+        files.iter().map(Network::new).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let mut ours: Mapped = Vec::new();
     for ((kind, path), (file, network)) in kinds.iter().zip(paths).zip(files.iter().zip(&networks)) {
         ours.push((*kind, path, Ours::new(file, network, PROMPTS[PROMPTS.len() - 1])?));
