@@ -37,6 +37,9 @@ impl<'a> Network<'a> {
     }
 
     /// A network whose tensors lie anywhere; their shapes must be those of [`crate::layout::tensors`].
+    ///
+    /// # Panics
+    /// Here or later, when they are not, or the configuration is one that [`ModelConfig::validate`] refuses.
     pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Network<'a> {
         Network {
             config,
@@ -139,8 +142,8 @@ impl<'m> Batch<'m> {
         let rows = options.clamped(positions.len()).chunk;
         let caches = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows));
         let caches = caches.fold(0, u64::saturating_add);
-        let converted = 4 * rows as u64 * widest(config) as u64;
-        caches.saturating_add(Buffers::bytes(config, rows) + converted)
+        let converted = [rows as u64, widest(config) as u64].into_iter().fold(4, u64::saturating_mul);
+        caches.saturating_add(Buffers::bytes(config, rows)).saturating_add(converted)
     }
 
     /// A batch of places for `sequences` sequences, none of which has begun. It keeps a clone of the network, and
@@ -166,12 +169,21 @@ impl<'m> Batch<'m> {
         }
         let options = options.clamped(sequences);
         let bf16 = network.weights.embed_tokens.shape.dtype == Dtype::Bf16;
+        let (mut places, mut rows) = (Vec::new(), Vec::new());
+        let room = places.try_reserve_exact(sequences).and_then(|()| rows.try_reserve_exact(options.chunk));
+        room.map_err(|_| Error::Request {
+            problem: format!(
+                "the system does not give the memory for {sequences} sequences and passes of {} tokens; ask for fewer",
+                options.chunk
+            ),
+        })?;
+        places.extend((0..sequences).map(|_| Sequence::without_room()));
         Ok(Batch {
             network: network.clone(),
             options,
-            sequences: (0..sequences).map(|_| Sequence::without_room()).collect(),
+            sequences: places,
             matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
-            rows: Vec::with_capacity(options.chunk),
+            rows,
             buffers: Buffers::new(config, options.chunk)?,
             n_logits: 0,
         })

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::top_k::{top_k, top_k_into};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
+use std::collections::BTreeSet;
 
 /// How the next token is chosen: `Sampling { temperature: 0.7, top_p: 0.95, seed: 1, ..Sampling::GREEDY }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,8 +65,9 @@ impl Sampling {
 pub struct Sampler {
     sampling: Sampling,
     random: Pcg64,
-    /// Tokens that have occurred; empty when that does not matter.
-    seen: Vec<bool>,
+    /// Tokens that have occurred, those of the vocabulary; none when that does not matter.
+    seen: BTreeSet<u32>,
+    vocab_size: usize,
     /// Tokens and what they weigh.
     candidates: Vec<(u32, f64)>,
     logits: Vec<f32>,
@@ -75,11 +77,11 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler at the beginning of its random numbers, for so many tokens.
     pub fn new(sampling: Sampling, vocab_size: usize) -> Sampler {
-        let n_seen = if sampling.repetition_penalty == 1.0 { 0 } else { vocab_size };
         Sampler {
             sampling,
             random: Pcg64::seed_from_u64(sampling.seed),
-            seen: vec![false; n_seen],
+            seen: BTreeSet::new(),
+            vocab_size,
             candidates: Vec::new(),
             logits: Vec::new(),
             top: Vec::new(),
@@ -88,8 +90,8 @@ impl Sampler {
 
     /// Notes that a token has occurred, in the prompt or after it.
     pub fn observe(&mut self, token: u32) {
-        if let Some(seen) = self.seen.get_mut(token as usize) {
-            *seen = true;
+        if self.sampling.repetition_penalty != 1.0 && (token as usize) < self.vocab_size {
+            self.seen.insert(token);
         }
     }
 
@@ -98,7 +100,8 @@ impl Sampler {
         let Sampling { temperature, top_k: most, top_p, min_p, repetition_penalty, .. } = self.sampling;
         self.logits.clear();
         self.logits.extend_from_slice(logits);
-        for (logit, _) in self.logits.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
+        for &token in &self.seen {
+            let Some(logit) = self.logits.get_mut(token as usize) else { continue };
             let penalty = repetition_penalty as f32;
             let penalized = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
             // Finite, whatever the model says.

@@ -38,7 +38,11 @@ pub struct Resumed {
 impl<'m> Session<'m> {
     pub(crate) fn new(file: &'m ModelFile, threads: &'m Threads, options: Options) -> Result<Session<'m>, Error> {
         let single = Single::new(&Network::new(file), options)?;
-        Ok(Session { single, threads, tokens: Vec::with_capacity(options.positions) })
+        let mut tokens = Vec::new();
+        tokens.try_reserve_exact(options.positions).map_err(|_| Error::Request {
+            problem: format!("the system does not give the memory for {} tokens; ask for fewer", options.positions),
+        })?;
+        Ok(Session { single, threads, tokens })
     }
 
     /// Bytes that a session needs: KV cache and activations.

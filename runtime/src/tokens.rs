@@ -124,7 +124,7 @@ pub fn read_text_ids(path: &Path, token_type: Option<TokenType>, vocab_size: usi
 
 fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
     let id_bytes = token_type.unwrap_or(TokenType::U32).bytes() as u64;
-    let most_bytes = (limit.most as u64 + 1) * id_bytes;
+    let most_bytes = (limit.most as u64).saturating_add(1).saturating_mul(id_bytes);
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
         std::io::stdin().lock().take(most_bytes).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
@@ -197,7 +197,7 @@ fn checked(
     if bytes.is_empty() {
         return wrong(format!("no tokens, expected at least one little-endian {name} id"));
     }
-    if bytes.len() > limit.most * width {
+    if bytes.len() > limit.most.saturating_mul(width) {
         // The rest tells no more.
         let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
         return Err(too_many(path, &format!("more than {} tokens", limit.most), limit, kind(head)));
@@ -223,7 +223,10 @@ fn checked(
                     Ok(signed) if signed < 0 && hint.is_empty() => format!(" ({signed} as a signed number)"),
                     _ => String::new(),
                 };
-                let expected = format!("the vocabulary has ids 0 to {}", vocab_size - 1);
+                let expected = match vocab_size.checked_sub(1) {
+                    Some(last) => format!("the vocabulary has ids 0 to {last}"),
+                    None => "the vocabulary is empty".into(),
+                };
                 return wrong(format!("token {index} is {number}{negative}, {expected}{hint}{advice}"));
             }
         }
