@@ -33,6 +33,7 @@ test:
 ## Formatting, lints and documentation, all without a warning.
 check:
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/dependent/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 

@@ -3,14 +3,22 @@
 use olmo_tests::repository;
 use std::fs;
 
+/// The names and versions in a lock file.
+fn packages(lock: &str) -> Vec<(String, String)> {
+    let lock = fs::read_to_string(repository().join(lock)).expect("a lock file");
+    let package = |package: &str| {
+        let value =
+            |key: &str| package.lines().find_map(|line| Some(line.strip_prefix(key)?.trim_end_matches('"').into()));
+        Some((value("name = \"")?, value("version = \"")?))
+    };
+    lock.split("[[package]]").filter_map(package).collect()
+}
+
 /// The versions of a crate in Cargo.lock, as numbers.
 fn locked(name: &str) -> Vec<[u64; 3]> {
-    let lock = fs::read_to_string(repository().join("Cargo.lock")).expect("Cargo.lock");
     let mut versions = Vec::new();
-    for package in lock.split("[[package]]") {
-        let value = |key: &str| package.lines().find_map(|line| line.strip_prefix(key)?.trim_end_matches('"').into());
-        if value("name = \"") == Some(name) {
-            let version = value("version = \"").expect("a version");
+    for (package, version) in packages("Cargo.lock") {
+        if package == name {
             let numbers: Vec<u64> = version.split(['.', '-', '+']).take(3).filter_map(|n| n.parse().ok()).collect();
             versions.push(numbers.try_into().expect("three numbers"));
         }
@@ -30,5 +38,14 @@ fn no_version_with_a_known_hole_is_locked() {
         let versions = locked(name);
         assert!(!versions.is_empty(), "{name} is not in Cargo.lock");
         assert!(versions.iter().all(|version| *version >= least), "{name} {versions:?}: {why}");
+    }
+}
+
+#[test]
+fn the_dependent_program_is_built_with_the_same_versions() {
+    let (all, its) = (packages("Cargo.lock"), packages("tests/dependent/Cargo.lock"));
+    assert!(its.len() > 20);
+    for package in its.iter().filter(|(name, _)| name != "dependent") {
+        assert!(all.contains(package), "{package:?} is not in Cargo.lock; copy it to tests/dependent/ and build there");
     }
 }

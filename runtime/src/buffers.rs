@@ -26,28 +26,31 @@ impl Buffers {
     /// Elements of each buffer, in the order of the fields.
     fn sizes(config: &ModelConfig, rows: usize) -> [usize; 15] {
         let half = config.head_dim / 2;
+        let of_rows = |width: usize| rows.saturating_mul(width);
+        let of_logits = |width: usize| rows.min(LOGITS_CHUNK).saturating_mul(width);
         [
-            rows * config.hidden_size,
-            if config.architecture.is_pre_norm() { rows * config.hidden_size } else { 0 },
-            rows * config.q_width(),
-            rows * config.kv_width(),
-            rows * config.kv_width(),
-            rows * config.q_width(),
-            rows * config.intermediate_size,
-            rows * config.intermediate_size,
-            rows * config.hidden_size,
-            rows * half,
-            rows * half,
-            rows * half,
-            rows * half,
-            rows.min(LOGITS_CHUNK) * config.hidden_size,
-            rows.min(LOGITS_CHUNK) * config.vocab_size,
+            of_rows(config.hidden_size),
+            if config.architecture.is_pre_norm() { of_rows(config.hidden_size) } else { 0 },
+            of_rows(config.q_width()),
+            of_rows(config.kv_width()),
+            of_rows(config.kv_width()),
+            of_rows(config.q_width()),
+            of_rows(config.intermediate_size),
+            of_rows(config.intermediate_size),
+            of_rows(config.hidden_size),
+            of_rows(half),
+            of_rows(half),
+            of_rows(half),
+            of_rows(half),
+            of_logits(config.hidden_size),
+            of_logits(config.vocab_size),
         ]
     }
 
     /// Bytes of the buffers for passes of at most `rows` rows.
     pub fn bytes(config: &ModelConfig, rows: usize) -> u64 {
-        Buffers::sizes(config, rows).iter().map(|&elements| 4 * elements as u64).sum()
+        let bytes = Buffers::sizes(config, rows).map(|elements| 4u64.saturating_mul(elements as u64));
+        bytes.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Buffers for passes of at most `rows` rows.

@@ -254,7 +254,7 @@ impl Past {
 
     /// The turn `index` of `n_past`.
     pub fn of(index: usize, n_past: usize) -> Past {
-        match (index, n_past - 1 - index) {
+        match (index, n_past.saturating_sub(1).saturating_sub(index)) {
             (0, 0) => Past::Only,
             (0, _) => Past::First,
             (_, 0) => Past::Last,

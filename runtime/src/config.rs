@@ -3,7 +3,7 @@
 //! Names are those of `config.json` as transformers writes it. [`ModelConfig::validate`] is the one place that says
 //! what a possible model is; the converter runs it before it plans a file and the reader before it believes one.
 
-use crate::sizes::product;
+use crate::sizes::{TooLarge, product, sum};
 use std::fmt;
 
 /// Largest `hidden_size`, `n_heads * head_dim` and `intermediate_size` the format admits.
@@ -160,27 +160,34 @@ impl ModelConfig {
 
     /// Rows of `q_proj`, columns of `o_proj`.
     pub fn q_width(&self) -> usize {
-        self.n_heads * self.head_dim
+        self.n_heads.saturating_mul(self.head_dim)
     }
 
     /// Rows of `k_proj` and `v_proj`.
     pub fn kv_width(&self) -> usize {
-        self.n_kv_heads * self.head_dim
+        self.n_kv_heads.saturating_mul(self.head_dim)
     }
 
     /// Query heads that share one key/value head.
+    ///
+    /// # Panics
+    /// Without key/value heads.
     pub fn heads_per_kv(&self) -> usize {
         self.n_heads / self.n_kv_heads
     }
 
-    /// Number of weights of all tensors, tied ones once.
+    /// Number of weights of all tensors, tied ones once; `u64::MAX` where no model has so many.
     pub fn n_parameters(&self) -> u64 {
-        let (h, f, q, kv) =
-            (self.hidden_size as u64, self.intermediate_size as u64, self.q_width() as u64, self.kv_width() as u64);
-        let matrices = 2 * h * q + 2 * h * kv + 3 * h * f;
-        let (norms, last_norm) = if self.architecture.has_norm_weights() { (q + kv + 2 * h, h) } else { (0, 0) };
-        let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        self.n_layers() as u64 * (matrices + norms) + last_norm + heads * self.vocab_size as u64 * h
+        let sizes = [self.hidden_size, self.intermediate_size, self.q_width(), self.kv_width(), self.vocab_size];
+        let [h, f, q, kv, v] = sizes.map(|size| size as u64);
+        let all = || -> Result<u64, TooLarge> {
+            let matrices = sum([product([2, h, q])?, product([2, h, kv])?, product([3, h, f])?])?;
+            let has_norms = self.architecture.has_norm_weights();
+            let (norms, last_norm) = if has_norms { (sum([q, kv, h, h])?, h) } else { (0, 0) };
+            let embeddings = product([if self.tie_word_embeddings { 1 } else { 2 }, v, h])?;
+            sum([product([self.n_layers() as u64, sum([matrices, norms])?])?, last_norm, embeddings])
+        };
+        all().unwrap_or(u64::MAX)
     }
 
     /// Checks every value against what a model can be.

@@ -87,11 +87,23 @@ impl<'a, T> Block<'a, T> {
     }
 
     /// Row `row` of the block.
+    ///
+    /// # Panics
+    /// When there is no such row.
     pub fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows);
+        if self.columns == 0 {
+            return &mut [];
+        }
         // SAFETY: `Grid::block` made the block lie inside the matrix, its elements belong to this block alone, and the
         // borrow of `self` keeps a second row from being taken at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
+    }
+
+    /// Where the block begins: good for all elements of all rows, [`Block::stride`] elements from one row to the next,
+    /// as long as the block is not used otherwise.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.data
     }
 
     /// First row in the matrix.
@@ -120,12 +132,18 @@ impl<'a, T> Block<'a, T> {
     }
 
     /// The rows and columns in these ranges, counted from the block's own.
+    ///
+    /// # Panics
+    /// When they are not all in the block.
     pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> Block<'_, T> {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.columns);
+        // A part without elements may be anywhere, also where the matrix has no place: it stays where the block begins.
+        let is_empty = rows.is_empty() || columns.is_empty();
+        let offset = if is_empty { 0 } else { rows.start * self.stride + columns.start };
         Block {
-            // SAFETY: inside the block, or one past its end for an empty part, as asserted.
-            data: unsafe { self.data.add(rows.start * self.stride + columns.start) },
+            // SAFETY: the place of an element of this block, as asserted, or its beginning.
+            data: unsafe { self.data.add(offset) },
             first_row: self.first_row + rows.start,
             first_column: self.first_column + columns.start,
             rows: rows.len(),
@@ -136,6 +154,9 @@ impl<'a, T> Block<'a, T> {
     }
 
     /// The only row of a block of one row.
+    ///
+    /// # Panics
+    /// When it has another number of rows.
     pub fn into_row(self) -> &'a mut [T] {
         assert!(self.rows == 1);
         // SAFETY: as in `row`; the block is consumed, so its elements are borrowed once, for as long as the grid was.
@@ -145,3 +166,53 @@ impl<'a, T> Block<'a, T> {
 
 // SAFETY: a block is an exclusive borrow of its elements, like `&mut [T]`.
 unsafe impl<T: Send> Send for Block<'_, T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_without_elements_point_into_the_matrix() {
+        let mut data = [0u32; 128];
+        let inside = data.as_ptr_range();
+        let grid = Grid::new(&mut data, 64, 2, 16);
+        for index in 0..grid.n_blocks() {
+            // SAFETY: one after the other, each is gone before the next.
+            let mut block = unsafe { grid.block(index) };
+            for (rows, columns) in [(1..1, 0..0), (2..2, 16..16), (0..2, 16..16), (2..2, 0..16), (1..2, 15..15)] {
+                let mut part = block.part(rows, columns);
+                assert!(inside.contains(&part.as_mut_ptr().cast_const()), "block {index}");
+                for row in 0..part.rows() {
+                    assert!(part.row(row).is_empty());
+                }
+                // A part of a part.
+                let (rows, columns) = (part.rows(), part.columns());
+                let mut part = part.part(rows..rows, columns..columns);
+                assert!(inside.contains(&part.as_mut_ptr().cast_const()), "block {index}");
+            }
+            assert!(block.part(1..2, 0..0).into_row().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_block_is_written_by_rows_by_parts_and_by_its_pointer() {
+        let mut data = [0u32; 5 * 7];
+        let grid = Grid::new(&mut data, 7, 2, 3);
+        for index in 0..grid.n_blocks() {
+            // SAFETY: each block once.
+            let mut block = unsafe { grid.block(index) };
+            let (rows, columns, stride) = (block.rows(), block.columns(), block.stride());
+            let first = block.as_mut_ptr();
+            for place in (0..rows).flat_map(|row| (0..columns).map(move |column| row * stride + column)) {
+                // SAFETY: an element of the block.
+                unsafe { *first.add(place) += 1 };
+            }
+            (0..rows).for_each(|row| block.row(row).iter_mut().for_each(|cell| *cell += 10));
+            block.part(rows - 1..rows, columns - 1..columns).into_row()[0] += 100;
+        }
+        assert!(data.iter().all(|cell| cell % 100 == 11));
+        assert_eq!(data.iter().filter(|&&cell| cell == 111).count(), 9);
+        let mut whole = Block::whole(&mut data, 7);
+        assert_eq!((whole.rows(), whole.columns(), whole.row(4).len()), (5, 7, 7));
+    }
+}

@@ -50,12 +50,14 @@ impl Shape {
             AttentionKind::Full => all,
             // The first query of a chunk sees `window` positions, the last one `chunk - 1` later; both ends may lie
             // inside a block.
-            AttentionKind::Sliding => all.min((config.sliding_window + chunk - 1).div_ceil(KEY_BLOCK) + 1),
+            AttentionKind::Sliding => {
+                all.min(config.sliding_window.saturating_add(chunk.max(1) - 1).div_ceil(KEY_BLOCK) + 1)
+            }
         };
         Shape {
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
-            padded_head_dim: config.head_dim.next_multiple_of(LANES),
+            padded_head_dim: config.head_dim.checked_next_multiple_of(LANES).unwrap_or(usize::MAX),
             n_blocks,
             window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
         }
@@ -63,8 +65,8 @@ impl Shape {
 
     /// Whether no position that a query at `next` sees was overwritten by one of the first `written` positions.
     fn holds(&self, next: usize, written: usize) -> bool {
-        let first = self.window.map_or(0, |window| (next + 1).saturating_sub(window));
-        written <= first + self.positions()
+        let first = self.window.map_or(0, |window| next.saturating_add(1).saturating_sub(window));
+        written <= first.saturating_add(self.positions())
     }
 
     fn positions(&self) -> usize {
@@ -81,8 +83,11 @@ impl Shape {
         self.n_blocks * self.block_elements()
     }
 
-    fn elements(&self) -> usize {
-        self.n_kv_heads * self.head_elements()
+    /// Elements of the cache; `None` when they are more than a memory can have, in which case the sizes above are
+    /// wrong.
+    fn elements(&self) -> Option<usize> {
+        let in_block = self.head_dim.checked_add(self.padded_head_dim)?.checked_mul(KEY_BLOCK)?;
+        in_block.checked_mul(self.n_blocks)?.checked_mul(self.n_kv_heads)
     }
 }
 
@@ -94,7 +99,9 @@ fn shapes(config: &ModelConfig, positions: usize, chunk: usize) -> impl Iterator
 impl KvCache {
     /// Bytes of a cache for `positions` positions, added in chunks of at most `chunk`.
     pub fn bytes(config: &ModelConfig, positions: usize, chunk: usize) -> u64 {
-        shapes(config, positions, chunk).fold(0, |sum: u64, shape| sum.saturating_add(4 * shape.elements() as u64))
+        shapes(config, positions, chunk).fold(0, |sum: u64, shape| {
+            sum.saturating_add(shape.elements().map_or(u64::MAX, |elements| 4u64.saturating_mul(elements as u64)))
+        })
     }
 
     /// An empty cache.
@@ -102,10 +109,10 @@ impl KvCache {
     /// # Errors
     /// [`Error::Memory`].
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
-        let layer = |shape: Shape| Ok(LayerCache { shape, data: Zeros::new(shape.elements(), "the KV cache")? });
         let mut layers = memory::room_for(config.n_layers(), "the KV cache")?;
         for shape in shapes(config, positions, chunk) {
-            layers.push(layer(shape)?);
+            let data = Zeros::new(shape.elements().unwrap_or(usize::MAX), "the KV cache")?;
+            layers.push(LayerCache { shape, data });
         }
         Ok(KvCache { layers })
     }

@@ -178,9 +178,9 @@ pub struct Layout {
 
 impl Layout {
     /// Length of the tensor data, up to the end of the file.
-    #[expect(clippy::arithmetic_side_effects, reason = "a cursor that only moves forward has been at both")]
     pub fn data_bytes(&self) -> u64 {
-        self.file_bytes - self.data_offset
+        // A cursor that only moves forward has been at both.
+        self.file_bytes.saturating_sub(self.data_offset)
     }
 }
 

@@ -38,10 +38,10 @@
 //!    [`format`](mod@format), [`layout`], [`panels`] and [`coded`] say what is in it and where, [`config`] what model
 //!    it is, and [`sizes`] computes with what a file states.
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
-//! 3. [`network`] is the forward pass, top to bottom; [`attention`], [`kv_cache`], [`rope`] and [`matmul`] are its
+//! 3. [`network`] is the forward pass, top to bottom; `attention`, `kv_cache`, `rope` and [`matmul`] are its
 //!    parts. A pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
 //! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
-//!    outputs into blocks for them, [`gemm_crate`] computes the products where there are no kernels.
+//!    outputs into blocks for them, `gemm_crate` computes the products where there are no kernels.
 //! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens as
 //!    [`sampling`] says.
 //! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and
@@ -59,7 +59,7 @@ compile_error!(
 );
 
 pub mod allocator;
-pub mod attention;
+mod attention;
 mod barrier;
 pub mod batch_size;
 mod buffers;
@@ -82,13 +82,13 @@ pub mod file_system;
 #[cfg(feature = "files")]
 pub mod folder;
 pub mod format;
-pub mod gemm_crate;
+mod gemm_crate;
 pub mod generate;
 pub mod grid;
 mod holes;
 pub mod index;
 pub mod kernels;
-pub mod kv_cache;
+mod kv_cache;
 pub mod layout;
 #[cfg(feature = "manual")]
 pub mod manual;
@@ -102,7 +102,7 @@ pub mod network;
 pub mod panels;
 #[cfg(feature = "files")]
 pub mod pending;
-pub mod rope;
+mod rope;
 mod rounding;
 pub mod sampler;
 pub mod sampling;

@@ -97,7 +97,7 @@ impl Mapping {
     /// # Errors
     /// [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses to map or
     /// to read, or the file became shorter.
-    pub fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
+    pub(crate) fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
         let file_system = file_system(file);
         // Only where it matters: most starts need not ask.
         let may_read = load == Load::Read || (load == Load::Auto && file_system.remote);
@@ -119,7 +119,7 @@ impl Mapping {
     ///
     /// # Errors
     /// As [`Mapping::new`] for [`Load::Read`].
-    pub fn copy_of(name: &Path, bytes: &[u8]) -> Result<Mapping, Error> {
+    pub(crate) fn copy_of(name: &Path, bytes: &[u8]) -> Result<Mapping, Error> {
         let (map, begin) = filled(name, bytes.len(), |out| {
             out.copy_from_slice(bytes);
             Ok(())
@@ -150,7 +150,12 @@ impl Mapping {
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
     #[cfg(target_os = "linux")]
-    pub fn populate(&self, path: &Path, first: usize, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
+    pub(crate) fn populate(
+        &self,
+        path: &Path,
+        first: usize,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Populated, Error> {
         if self.loaded.way == Load::Read {
             return Ok(Populated { bytes: 0, complete: true });
         }
@@ -210,12 +215,17 @@ impl Mapping {
     /// # Errors
     /// None.
     #[cfg(not(target_os = "linux"))]
-    pub fn populate(&self, _path: &Path, _first: usize, _stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
+    pub(crate) fn populate(
+        &self,
+        _path: &Path,
+        _first: usize,
+        _stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Populated, Error> {
         Ok(Populated { bytes: 0, complete: self.loaded.way == Load::Read })
     }
 }
 
-/// What [`Mapping::populate`] did.
+/// What [`ModelFile::populate`](crate::model_file::ModelFile::populate) did.
 #[derive(Clone, Copy, Debug)]
 pub struct Populated {
     /// Bytes brought in.

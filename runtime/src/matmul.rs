@@ -90,8 +90,9 @@ impl Matmul {
         max_columns: usize,
     ) -> Result<Matmul, Error> {
         let rounds = bf16 && activations == Activations::Bf16;
-        let pairs = if rounds && !products.gemm { max_rows * max_columns.div_ceil(2) } else { 0 };
-        let rounded = if rounds && products.gemm { max_rows * max_columns } else { 0 };
+        // What is no size is refused with those that no memory has.
+        let pairs = if rounds && !products.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
+        let rounded = if rounds && products.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
         let (pairs, rounded) = (Zeros::new(pairs, "the activations")?, Zeros::new(rounded, "the activations")?);
         Ok(Matmul { products, activations, pairs, rounded })
     }

@@ -317,7 +317,7 @@ impl ModelFile {
     /// The embedding is left out when the head does not share it: a run reads a few of its rows.
     ///
     /// # Errors
-    /// Those of [`Mapping::populate`].
+    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
     pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
         let first = match self.index.layout.tensors.get(1) {
             Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,

@@ -44,6 +44,9 @@ impl<'a> Network<'a> {
     ///
     /// # Errors
     /// [`Error::Memory`].
+    ///
+    /// # Panics
+    /// Here or later, when they are not, or the configuration is one that [`ModelConfig::validate`] refuses.
     pub fn from_weights(config: &'a ModelConfig, weights: Weights<'a>) -> Result<Network<'a>, Error> {
         Ok(Network {
             config,
@@ -146,8 +149,8 @@ impl<'m> Batch<'m> {
         let rows = options.clamped(positions.len()).chunk;
         let caches = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows));
         let caches = caches.fold(0, u64::saturating_add);
-        let converted = 4 * rows as u64 * widest(config) as u64;
-        caches.saturating_add(Buffers::bytes(config, rows) + converted)
+        let converted = [rows as u64, widest(config) as u64].into_iter().fold(4, u64::saturating_mul);
+        caches.saturating_add(Buffers::bytes(config, rows)).saturating_add(converted)
     }
 
     /// A batch of places for `sequences` sequences, none of which has begun. It keeps a clone of the network, and

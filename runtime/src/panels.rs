@@ -12,10 +12,12 @@
 //!
 //! Rows that do not fill the last panel are zeros.
 //!
-//! The arithmetic is bare, for it runs beside the kernels: on shapes of matrices whose bytes `layout.rs` has computed
-//! with checks.
+//! Sizes are those of matrices in memory or in a file, which `layout.rs` has computed with checks: of others they are
+//! refused by a panic. The position of an element is bare arithmetic, for the converter computes every one.
 
 use crate::format::{Dtype, PANEL_ROWS};
+
+const POSSIBLE: &str = "a matrix of a possible size";
 
 /// Geometry of one matrix in panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,24 +37,38 @@ impl PanelShape {
     }
 
     /// Columns with the padding that fills the last step.
+    ///
+    /// # Panics
+    /// For more columns than a matrix can have.
     pub fn padded_columns(&self) -> usize {
-        self.columns.next_multiple_of(self.dtype.columns_per_step())
+        self.columns.checked_next_multiple_of(self.dtype.columns_per_step()).expect(POSSIBLE)
     }
 
     /// Elements of one panel, padding included.
+    ///
+    /// # Panics
+    /// For more columns than a matrix can have.
     pub fn panel_elements(&self) -> usize {
-        self.padded_columns() * PANEL_ROWS
+        self.padded_columns().checked_mul(PANEL_ROWS).expect(POSSIBLE)
     }
 
     /// Bytes of one panel.
+    ///
+    /// # Panics
+    /// For more columns than a matrix can have.
     pub fn panel_bytes(&self) -> usize {
-        self.panel_elements() * self.dtype.bytes()
+        self.panel_elements().checked_mul(self.dtype.bytes()).expect(POSSIBLE)
     }
 
-    /// Position of (row, column) among the elements of the matrix, padding included.
+    /// Position of (row, column) among the elements of the matrix, padding included; of a row and a column that it does
+    /// not have, any number.
+    ///
+    /// # Panics
+    /// For more columns than a matrix can have.
     pub fn element(&self, row: usize, column: usize) -> usize {
         let step = self.dtype.columns_per_step();
-        let in_panel = ((column / step) * PANEL_ROWS + row % PANEL_ROWS) * step + column % step;
-        (row / PANEL_ROWS) * self.panel_elements() + in_panel
+        let before = (column / step).wrapping_mul(PANEL_ROWS).wrapping_add(row % PANEL_ROWS);
+        let in_panel = before.wrapping_mul(step).wrapping_add(column % step);
+        (row / PANEL_ROWS).wrapping_mul(self.panel_elements()).wrapping_add(in_panel)
     }
 }

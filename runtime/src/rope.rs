@@ -1,6 +1,6 @@
 //! Rotary position embedding: the frequencies of a model and the rotation angles of positions.
 
-use crate::config::{AttentionKind, ModelConfig, Yarn};
+use crate::config::{AttentionKind, MAX_HEAD_DIM, ModelConfig, Yarn};
 use crate::error::Error;
 use crate::memory;
 
@@ -13,7 +13,8 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// The rotation of the layers of `kind`: YaRN belongs to full-attention layers only (`modeling_olmo3.py`).
+    /// The rotation of the layers of `kind`, of a configuration whose heads are no wider than [`MAX_HEAD_DIM`]: YaRN
+    /// belongs to full-attention layers only (`modeling_olmo3.py`).
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -23,6 +24,7 @@ impl Rope {
             AttentionKind::Sliding => (config.rope_theta_sliding, None),
         };
         let d = config.head_dim;
+        assert!(d <= MAX_HEAD_DIM, "a head of a possible width");
         let default = |i: usize| libm::pow(theta, -((2 * i) as f64) / d as f64);
         let frequency = |i: usize| match yarn {
             None => default(i),

@@ -52,10 +52,9 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// One past the last byte.
-    #[expect(clippy::arithmetic_side_effects, reason = "Cursor::take has made sure that it is in a possible file")]
+    /// One past the last byte; [`Cursor::take`] makes sure that it is in a possible file.
     pub fn end(&self) -> u64 {
-        self.offset + self.bytes
+        self.offset.saturating_add(self.bytes)
     }
 }
 

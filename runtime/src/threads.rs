@@ -267,7 +267,8 @@ pub fn has_room_for(n_threads: usize) -> bool {
 
 /// Whether the system gives so much address space. Nothing is written there, and it is given back.
 fn is_free(bytes: usize) -> bool {
-    MmapOptions::new().len(bytes).no_reserve_swap().map_anon().is_ok()
+    // Miri has no such mappings, and no limit.
+    cfg!(miri) || MmapOptions::new().len(bytes).no_reserve_swap().map_anon().is_ok()
 }
 
 /// Starts a thread by `spawn`, which is to say first of all that it has started. Where address space is not ample, as

@@ -130,7 +130,7 @@ pub fn read_text_ids(path: &Path, token_type: Option<TokenType>, vocab_size: usi
 
 fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
     let id_bytes = token_type.unwrap_or(TokenType::U32).bytes() as u64;
-    let most_bytes = (limit.most as u64 + 1) * id_bytes;
+    let most_bytes = (limit.most as u64).saturating_add(1).saturating_mul(id_bytes);
     if path.as_os_str() == "-" {
         let ids = Ids { path, token_type, vocab_size, limit, bytes: None };
         return ids.read(&mut std::io::stdin().lock().take(most_bytes));
@@ -219,7 +219,7 @@ impl Ids<'_> {
             return self.wrong(format!("no tokens, expected at least one little-endian {name} id"));
         }
         let is_all = head.len() < PIECE_BYTES;
-        if is_all && head.len() > self.limit.most * width {
+        if is_all && head.len() > self.limit.most.saturating_mul(width) {
             return Err(self.too_many(&head));
         }
         let n_bytes = if is_all { head.len() as u64 } else { self.bytes.unwrap_or(0) };
@@ -277,7 +277,10 @@ impl Ids<'_> {
                         _ => String::new(),
                     };
                     let index = tokens.len();
-                    let expected = format!("the vocabulary has ids 0 to {}", self.vocab_size - 1);
+                    let expected = match self.vocab_size.checked_sub(1) {
+                        Some(last) => format!("the vocabulary has ids 0 to {last}"),
+                        None => "the vocabulary is empty".into(),
+                    };
                     return self.wrong(format!("token {index} is {number}{negative}, {expected}{hint}{advice}"));
                 }
             }

@@ -32,6 +32,9 @@ pub enum Panels<'a> {
 
 impl Matrix<'_> {
     /// Copies row `row` as f32 into `out`, `[columns]`.
+    ///
+    /// # Panics
+    /// When there is no such row, or `out` has another length.
     pub fn copy_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.shape.rows && out.len() == self.shape.columns);
         match self.panels {
@@ -41,7 +44,8 @@ impl Matrix<'_> {
                 }
             }
             Panels::Bf16(panels) => {
-                let pairs = (0..).map(|step| panels[self.shape.element(row, 2 * step) / 2]);
+                let steps = 0..self.shape.columns.div_ceil(2);
+                let pairs = steps.map(|step| panels[self.shape.element(row, 2 * step) / 2]);
                 widen_pairs(pairs, out);
             }
             Panels::Coded(panels) => {
@@ -55,7 +59,7 @@ impl Matrix<'_> {
     pub fn bytes(&self) -> u64 {
         match self.panels {
             Panels::Coded(panels) => panels.bytes(),
-            _ => self.shape.n_panels() as u64 * self.shape.panel_bytes() as u64,
+            _ => (self.shape.n_panels() as u64).saturating_mul(self.shape.panel_bytes() as u64),
         }
     }
 }

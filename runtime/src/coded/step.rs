@@ -85,7 +85,11 @@ impl Codes {
 
     /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1;
     /// the rest is padding, and becomes zero bytes and code 0. `None` when a number has an exponent without a code.
+    ///
+    /// # Panics
+    /// For more rows than a step has.
     pub fn encode(&self, step: &Step, n_rows: usize, n_columns: usize) -> Option<[u8; CODED_STEP_BYTES]> {
+        assert!(n_rows <= PANEL_ROWS);
         let mut out = [0; CODED_STEP_BYTES];
         let (signs, codes) = out.split_at_mut(SIGNS_BYTES);
         let mut all = [[0u8; 2]; PANEL_ROWS];

@@ -29,7 +29,8 @@ mod tiles;
 
 use crate::format::PANEL_ROWS;
 use crate::grid::Block;
-use tiles::{Tile, Tiles, check_shapes};
+pub(crate) use tiles::check_shapes;
+use tiles::{Tile, Tiles};
 
 /// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
 /// asking the CPU.

@@ -21,10 +21,13 @@ const MOST_LINES: usize = 4;
 /// Bytes of a cache line.
 pub const CACHE_LINE: usize = 64;
 
-/// Asserts that a product is possible.
+/// Asserts that a product is possible. What follows computes with these numbers, and reads by pointers, without further
+/// checks: they are checked here whether the build has overflow checks or not.
 pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &Block) {
-    assert!(matches!(width, 16 | 32 | 48 | 64) && panel == steps * width && out.columns() <= width);
-    assert!(out.rows() >= 1 && steps <= x_stride && (out.rows() - 1) * x_stride + steps <= x);
+    assert!(matches!(width, 16 | 32 | 48 | 64) && steps.checked_mul(width) == Some(panel) && out.columns() <= width);
+    let last_row = out.rows().checked_sub(1).and_then(|before| before.checked_mul(x_stride));
+    let end = last_row.and_then(|begin| begin.checked_add(steps));
+    assert!(steps <= x_stride && end.is_some_and(|end| end <= x));
 }
 
 /// What one call of a kernel computes: `rows` outputs of `width` over `steps` steps of k.
@@ -256,6 +259,51 @@ impl Tile<'_, '_> {
         for (buffer, row) in buffer.iter().zip(rows) {
             let columns = out.columns();
             out.row(row).copy_from_slice(&buffer[..columns]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    /// The oracle with every way to place its outputs, small enough for Miri.
+    #[test]
+    fn scalar_products_stay_inside_their_blocks() {
+        let isa = Isa::named("scalar").expect("always there");
+        let (panel, x) = (vec![1.0; 3 * 64], vec![1.0; 8 * 4]);
+        let (pairs, x_pairs) = (vec![0x3f80_3f80; 3 * 64], vec![0x3f80_3f80; 8 * 4]);
+        for (rows, columns, width) in [(1, 64, 64), (7, 64, 64), (8, 16, 16), (2, 5, 48), (8, 100, 32)] {
+            let mut out = vec![0.0f32; rows * columns];
+            let used = width.min(columns);
+            let mut whole = Block::whole(&mut out, columns);
+            let mut part = whole.part(0..rows, columns - used..columns);
+            isa.product_f32(&panel[..3 * width], width, &x[..(rows - 1) * 4 + 3], 4, &mut part, false);
+            if width == 64 {
+                isa.product_bf16(&pairs, &x_pairs[..(rows - 1) * 4 + 3], 4, &mut part, true);
+            }
+            let expected = if width == 64 { 6.0 } else { 3.0 };
+            for row in out.chunks(columns) {
+                assert!(row[..columns - used].iter().all(|&x| x == 0.0));
+                assert!(row[columns - used..].iter().all(|&x| x == expected));
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_whose_products_wrap_are_refused() {
+        let isa = Isa::named("scalar").expect("always there");
+        // Three of the first are 2 more than 2^64.
+        for x_stride in [6_148_914_691_236_517_206, usize::MAX / 3 + 1, usize::MAX / 2 + 1, usize::MAX] {
+            let refused = catch_unwind(|| {
+                let mut out = vec![0.0; 4 * 64];
+                isa.product_f32(&[1.0; 128], 64, &[1.0; 10], x_stride, &mut Block::whole(&mut out, 64), false);
+            });
+            let panic = refused.expect_err("refused");
+            // Not by an overflow check, which other builds do not have.
+            let text = panic.downcast_ref::<&str>().copied().unwrap_or_default();
+            assert!(text.starts_with("assertion failed"), "{text}");
         }
     }
 }

@@ -1,0 +1,253 @@
+//! Kernels, what they read and write, and the threads that run them.
+
+use crate::{Calls, EXTREMES, pairs};
+use olmo_infer::coded::{
+    CODED_STEP_BYTES, CodedPanels, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, coded_bytes, decode, pays,
+    smallest_magnitude,
+};
+use olmo_infer::format::Dtype;
+use olmo_infer::grid::{Block, Grid};
+use olmo_infer::kernels::Isa;
+use olmo_infer::kernels::lanes::{
+    Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
+    round_to_bf16,
+};
+use olmo_infer::matmul::{Activations, Matmul, Products, no_subnormals};
+use olmo_infer::panels::PanelShape;
+use olmo_infer::threads::{self, Team, Threads, with_team};
+use olmo_infer::weights::{Matrix, Panels};
+use std::path::Path;
+use std::thread;
+
+/// Outputs: rows, width of a row, columns of the block.
+const OUTPUTS: [(usize, usize, usize); 8] =
+    [(1, 64, 64), (2, 64, 16), (4, 64, 64), (4, 16, 16), (4, 1, 1), (7, 100, 33), (3, 65, 65), (25, 48, 48)];
+
+pub fn products_f32(calls: &mut Calls, _: &Path) {
+    let numbers = vec![1.0f32; 1024];
+    for (isa, gemm) in pairs(Isa::available(), &[false, true]) {
+        for ((rows, out_width, columns), accumulate) in pairs(&OUTPUTS, &[false, true]) {
+            for (width, panel) in pairs(&[0, 1, 16, 48, 64, 65, 1 << 48, usize::MAX], &[0, 16, 192, 640]) {
+                for (x, x_stride) in pairs(&[0, 1, 10, 640], &EXTREMES) {
+                    calls.call(|| {
+                        let mut out = vec![0.0; rows * out_width];
+                        let mut block = Block::whole(&mut out, out_width);
+                        let mut out = block.part(0..rows, 0..columns);
+                        let (panel, x) = (&numbers[..panel], &numbers[..x]);
+                        Products { isa, gemm }.f32(panel, width, x, x_stride, &mut out, accumulate);
+                    });
+                }
+            }
+        }
+    }
+}
+
+pub fn products_bf16(calls: &mut Calls, _: &Path) {
+    let numbers = vec![0x3f80_3f80u32; 1024];
+    for (&isa, (rows, out_width, columns)) in Isa::available().iter().flat_map(|isa| OUTPUTS.map(|out| (isa, out))) {
+        for (panel, x) in pairs(&[0, 1, 64, 192, 640], &[0, 1, 10, 640]) {
+            for (x_stride, no_subnormals) in pairs(&EXTREMES, &[false, true]) {
+                calls.call(|| {
+                    let mut out = vec![0.0; rows * out_width];
+                    let mut block = Block::whole(&mut out, out_width);
+                    let mut out = block.part(0..rows, 0..columns);
+                    isa.product_bf16(&numbers[..panel], &numbers[..x], x_stride, &mut out, no_subnormals);
+                });
+            }
+        }
+    }
+}
+
+fn exponents() -> Exponents {
+    Exponents::commonest(&[0; 256])
+}
+
+pub fn coded(calls: &mut Calls, _: &Path) {
+    let bytes = vec![0x11u8; 1 << 16];
+    let x = vec![0x3f80_3f80u32; 1024];
+    let raw: [&[u32]; 8] = [&[], &[0], &[4], &[5], &[u32::MAX], &[1, 0], &[2, 2], &[0, 1, 2, 3, 4]];
+    let lists = pairs(&raw, &raw).map(|(a, b)| vec![a, b]).chain([vec![], vec![&raw[0][..]], vec![&raw[5][..]]]);
+    for lists in lists {
+        let table = CodedTable::new(exponents(), lists.iter().map(|list| list.to_vec()));
+        let n_raw = table.n_raw_steps() as u32;
+        for (rows, columns) in pairs(&[0, 64, 65, 128, 1 << 48, usize::MAX], &[0, 1, 9, 10, 1 << 48, usize::MAX]) {
+            let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
+            for panel in EXTREMES {
+                calls.call(|| table.panel_range(&shape, panel));
+                calls.call(|| table.raw_steps(panel).len());
+            }
+            calls.call(|| CodedTable::bytes(&shape, n_raw));
+            let exact = coded_bytes(&shape, n_raw).and_then(|bytes| usize::try_from(bytes).ok());
+            for length in [0, 960, 1920, 4096].into_iter().chain(exact).filter(|&length| length <= bytes.len()) {
+                // Most have lengths that do not fit together, which is refused here.
+                let mut made = None;
+                calls.call(|| made = Some(CodedPanels::new(&shape, &bytes[..length], &table)));
+                let Some(panels) = made else { continue };
+                calls.call(|| panels.bytes());
+                for panel in [0, 1, 2, usize::MAX] {
+                    for at in EXTREMES {
+                        calls.call(|| panels.panel(panel).split_at(at).1.steps().count());
+                        calls.call(|| panels.panel(panel).row(at).count());
+                        calls.call(|| {
+                            panels.panel(panel).chunks(at).map(|part| part.stretches().count()).sum::<usize>()
+                        });
+                    }
+                    for &isa in Isa::available() {
+                        for pairs in [0, 64, 320, 640] {
+                            calls.call(|| isa.decode(&panels.panel(panel), &mut vec![0; pairs]));
+                        }
+                        for (rows, x_stride) in pairs(&[1, 4, 7], &[0, 4, 5, usize::MAX, usize::MAX / 3 + 1]) {
+                            calls.call(|| {
+                                let mut out = vec![0.0; rows * 64];
+                                let mut out = Block::whole(&mut out, 64);
+                                isa.product_coded(&panels.panel(panel), &x[..40], x_stride, &mut out, true);
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub fn coding(calls: &mut Calls, _: &Path) {
+    let exponents = exponents();
+    let codes = exponents.codes();
+    for (rows, columns) in pairs(&EXTREMES, &EXTREMES) {
+        calls.call(|| codes.encode(&[0; 64], rows, columns));
+        calls.call(|| codes.encode(&[u32::MAX; 64], rows, columns));
+        let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
+        for n_raw in [0, 1, u32::MAX] {
+            calls.call(|| coded_bytes(&shape, n_raw));
+            calls.call(|| pays(&shape, n_raw.into()));
+            calls.call(|| CodedTable::bytes(&shape, n_raw));
+            calls.call(|| CodedTable::read(&mut [7u8; 100].as_slice(), &shape, n_raw));
+            let ascending: Vec<u8> = (0..N_CODES as u8).chain([0; 200]).collect();
+            calls.call(|| CodedTable::read(&mut ascending.as_slice(), &shape, n_raw));
+        }
+        calls.call(|| pays(&shape, u64::MAX));
+    }
+    for byte in 0..=255 {
+        calls.call(|| Exponents::from_bytes([byte; N_CODES]));
+        calls.call(|| decode(&[byte; CODED_STEP_BYTES], &exponents));
+        calls.call(|| smallest_magnitude(&[byte; CODED_STEP_BYTES], &exponents));
+    }
+    calls.call(|| Exponents::commonest(&[u64::MAX; 256]));
+    calls.call(|| RAW_STEP_BYTES);
+}
+
+pub fn lanes(calls: &mut Calls, _: &Path) {
+    let lengths = [0, 1, 2, 15, 16, 17, 64, 100];
+    for (&isa, (a, b)) in Isa::available().iter().flat_map(|isa| pairs(&lengths, &lengths).map(move |ab| (isa, ab))) {
+        let (mut x, other) = (vec![1.5f32; a], vec![f32::NAN; b]);
+        calls.call(|| isa.run(RmsNorm { x: &mut x, weight: &other, eps: f32::NAN, residual: None }));
+        let mut residual = vec![0.0; b];
+        calls.call(|| isa.run(RmsNorm { x: &mut x, weight: &other, eps: 0.0, residual: Some(&mut residual) }));
+        calls.call(|| isa.run(LayerNorm { x: &mut x, eps: f32::INFINITY }));
+        calls.call(|| isa.run(Clip { x: &mut x, limit: -1.0 }));
+        calls.call(|| isa.run(SwiGlu { gate: &mut x, up: &other }));
+        calls.call(|| isa.run(Rotate { x: &mut x, cos: &other, sin: &residual, scale: f32::MAX }));
+        calls.call(|| isa.run(LogSumExp(&x)));
+        calls.call(|| isa.run(ToBf16 { x: &x, pairs: &mut vec![0; b] }));
+        let mut state = SoftmaxState::START;
+        for (start, end) in pairs(&EXTREMES, &EXTREMES) {
+            let mut scores = [f32::NEG_INFINITY; KEY_BLOCK];
+            calls.call(|| isa.run(SoftmaxBlock { scores: &mut scores, visible: start..end, state: &mut state }));
+        }
+        calls.call(|| isa.run(SoftmaxEnd { values: &other, state: &state, out: &mut x }));
+    }
+    for bits in [0, 1, u32::MAX, 0x7f80_0000, 0x7f80_0001, 0x7f7f_ffff, 0xffff_8000] {
+        calls.call(|| round_to_bf16(f32::from_bits(bits)));
+        calls.call(|| no_subnormals(bits, u32::MAX) | no_subnormals(0x0080_0000, bits));
+    }
+}
+
+pub fn grids(calls: &mut Calls, _: &Path) {
+    let length = 130;
+    for width in EXTREMES {
+        for (block_rows, block_columns) in pairs(&EXTREMES, &EXTREMES) {
+            calls.call(|| {
+                let mut data = vec![0.0f32; length];
+                let mut grids = [Grid::new(&mut data, width, block_rows, block_columns)];
+                assert!(grids[0].n_blocks() <= length);
+                let body = |team: &mut Team| team.for_blocks(&mut grids, |_, mut block| block.row(0)[0] += 1.0);
+                with_team(1, body).expect("runs");
+            });
+            // Nothing in memory, and as many of it as there are numbers.
+            calls.call(|| Grid::new(&mut [(); usize::MAX], width, block_rows, block_columns).n_blocks());
+        }
+        calls.call(|| {
+            let mut data = vec![0u8; length];
+            with_team(2, |team| team.for_rows(&mut data, width, |row, cells| cells.fill(row as u8))).expect("runs");
+        });
+        calls.call(|| {
+            let (mut a, mut b) = (vec![0.0; length], vec![0.0; length]);
+            let body = |team: &mut Team| team.for_row_pairs(&mut a, &mut b, width, |_, a, b| a.copy_from_slice(b));
+            with_team(2, body).expect("runs");
+        });
+        let mut data = vec![0u32; length];
+        calls.call(|| Block::whole(&mut data, width).rows());
+        calls.call(|| Block::<u8>::whole(&mut [], width).into_row().len());
+        calls.call(|| Block::whole(&mut [0u8; 64], 64).row(width).fill(1));
+        for (start, end) in pairs(&EXTREMES, &EXTREMES) {
+            calls.call(|| {
+                let mut block = Block::whole(&mut data, 65);
+                let mut part = block.part(start..end, width..end);
+                (0..part.rows()).for_each(|row| part.row(row).fill(1));
+                part.part(end..end, end..end).into_row().fill(2);
+            });
+            calls.call(|| Block::whole(&mut data, 65).part(0..2, start..end).row(1).fill(1));
+        }
+    }
+}
+
+pub fn matmul(calls: &mut Calls, _: &Path) {
+    let (f32s, pairs_of_bf16) = (vec![1.0f32; 64 * 64], vec![1u32; 64 * 64]);
+    for (&isa, gemm) in Isa::available().iter().flat_map(|isa| [(isa, false), (isa, true)]) {
+        let products = Products { isa, gemm };
+        for (activations, (rows, columns)) in
+            pairs(&[Activations::Bf16, Activations::F32], &pairs(&EXTREMES, &EXTREMES).collect::<Vec<_>>())
+        {
+            calls.call(|| Matmul::new(products, activations, true, rows, columns).map(drop));
+            let matrices = [(Dtype::F32, Panels::F32(&f32s)), (Dtype::Bf16, Panels::Bf16(&pairs_of_bf16))];
+            for (dtype, panels) in matrices {
+                let matrix = Matrix { shape: PanelShape { rows, columns, dtype }, panels, min_magnitude: 0 };
+                calls.call(|| matrix.bytes());
+                for row in [0, 63, 64, usize::MAX] {
+                    calls.call(|| matrix.copy_row(row, &mut vec![0.0; columns.min(100)]));
+                }
+                calls.call(|| {
+                    let mut matmul = Matmul::new(products, activations, true, 4, 64).expect("it fits");
+                    let (x, mut out) = (vec![1.0; 64], vec![0.0; 64]);
+                    with_team(1, |team| matmul.run(team, &x, [(&matrix, &mut out)])).expect("runs");
+                });
+            }
+        }
+    }
+    for name in [None, Some(""), Some("avx512"), Some("scalar"), Some("portable")] {
+        calls.call(|| Products::named(name, name));
+        calls.call(|| Products::named(name, Some("own")));
+    }
+}
+
+pub fn threads(calls: &mut Calls, _: &Path) {
+    for n_threads in [0, 1, 2, 3, usize::MAX] {
+        let threads = Threads::new(n_threads);
+        calls.call(|| threads.run(|team| team.for_each(100, |_| ())).expect("runs"));
+        calls.call(|| threads.run(|_| threads.run(|_| ())).expect("runs").expect_err("refused"));
+        calls.call(|| threads.run(|team| team.for_each(100, |item| assert!(item != 99))));
+        // Items without end are what was asked for; too many to count are not.
+        if n_threads > 1 {
+            for n_items in EXTREMES.into_iter().filter(|&n| n <= 64 || n > u32::MAX as usize) {
+                calls.call(|| threads.run(|team| team.for_each(n_items, |_| ())));
+            }
+        }
+    }
+    for n in EXTREMES {
+        calls.call(|| threads::has_room_for(n));
+        calls.call(|| olmo_infer::command_line::threads(n));
+    }
+    calls.call(|| threads::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
+    calls.call(|| threads::spawn("worker", false, || ()).map(|thread| thread.join()));
+    calls.call(|| thread::scope(|scope| threads::start(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
+}

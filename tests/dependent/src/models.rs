@@ -1,0 +1,127 @@
+//! Models that are open, their sessions and their batches.
+
+use crate::sizes::{bad_configurations, tiny};
+use crate::{Calls, EXTREMES, pairs, shown};
+use olmo_infer::batch_size::{batch_size, context_size};
+use olmo_infer::chat::{Message, Role};
+use olmo_infer::format::Dtype;
+use olmo_infer::generate::{Run, generate};
+use olmo_infer::kernels::Isa;
+use olmo_infer::mapping::Load;
+use olmo_infer::matmul::Products;
+use olmo_infer::model_file::ModelFile;
+use olmo_infer::network::{Batch, Network, Options};
+use olmo_infer::panels::PanelShape;
+use olmo_infer::single::Single;
+use olmo_infer::threads::with_team;
+use olmo_infer::weights::{LayerWeights, Matrix, Panels, Weights};
+use olmo_infer::{Error, Model, Sampling};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+pub fn models(calls: &mut Calls, path: &Path) {
+    for n_threads in [0, 1, 2, usize::MAX] {
+        calls.call(|| Model::open_with(path, Load::Read, n_threads).map(shown));
+    }
+    let model = Model::open_with(path, Load::Auto, 2).expect("a good file");
+    for (positions, chunk) in pairs(&EXTREMES, &EXTREMES) {
+        for isa in Isa::available() {
+            let products = Products { isa: *isa, gemm: !isa.has_products() };
+            let options = Options { chunk, products, ..Options::new(positions) };
+            calls.call(|| {
+                let mut session = model.session(options).map_err(|error| error.to_string()).expect("it may fit");
+                let result = session.prefill(&[1, 2]);
+                (result.is_ok(), session.logits().len(), session.left())
+            });
+        }
+    }
+    let mut session = model.session(Options::new(64)).expect("it fits");
+    for n in EXTREMES {
+        calls.call(|| session.prefill(&[5, 6]));
+        calls.call(|| session.truncate(n));
+        calls.call(|| session.decode(n as u32));
+        calls.call(|| session.prefill(&vec![3; n.min(100)]));
+        calls.call(|| session.resume(&vec![7; n.min(60)]));
+        let sampling = Sampling { temperature: 1.0, top_k: Some(n), repetition_penalty: 1.1, ..Sampling::GREEDY };
+        calls.call(|| session.generate(sampling).take(2).collect::<Result<Vec<u32>, Error>>());
+        calls.call(|| model.decode_text(&[n as u32]));
+        let file = model.file();
+        calls.call(|| file.tensor_bytes(n).len());
+        calls.call(|| file.coded_table(n).is_some());
+        calls.call(|| file.section_bytes(n as u32).map(<[u8]>::len));
+        calls.call(|| file.checked_section(n as u32).map(|_| ()));
+        calls.call(|| model.vocabulary().map(|vocabulary| vocabulary.map(|it| it.bytes(n as u32).map(<[u8]>::len))));
+    }
+    for text in ["", "a", "\0\u{10ffff}", &"ab ".repeat(1000)] {
+        calls.call(|| model.encode(text));
+        calls.call(|| model.chat(Some(text), text));
+        calls.call(|| model.conversation(&[Message::new(Role::Assistant, text)]));
+    }
+}
+
+pub fn batches(calls: &mut Calls, path: &Path) {
+    let file = ModelFile::open(path).expect("a good file");
+    let network = Network::new(&file);
+    for (a, b) in pairs(&EXTREMES, &EXTREMES) {
+        let options = Options { chunk: b, ..Options::new(a) };
+        calls.call(|| batch_size(Some(a), &file, &network, &options, &[b, a]));
+        calls.call(|| batch_size(None, &file, &network, &options, &[b]));
+        calls.call(|| batch_size(Some(a), &file, &network, &options, &[]));
+        calls.call(|| context_size(Some(a), &file, &network, &options));
+        calls.call(|| context_size(None, &file, &network, &options));
+        calls.call(|| Batch::new(&network, Options::new(2), a).map(|batch| batch.n_places()));
+        calls.call(|| Batch::new(&network, options, 3).map(|batch| batch.options().chunk));
+        calls.call(|| Single::new(&network, options).map(|single| single.position()));
+        calls.call(|| {
+            let mut batch = Batch::new(&network, Options::new(8), 2).expect("it fits");
+            batch.begin(0, 8).expect("it fits");
+            let begun = batch.begin(a, b).is_ok();
+            with_team(2, |team| {
+                let good = batch.forward(team, [(0, &[1, 2][..])]).is_ok();
+                let bad = batch.forward(team, [(0, &[1][..]), (a, &[b as u32])]).is_ok();
+                (begun, good, bad, batch.logits(team, [0, b]).map(<[f32]>::len))
+            })
+        });
+        calls.call(|| {
+            let mut batch = Batch::new(&network, Options::new(8), 2).expect("it fits");
+            (batch.truncate(a, b), batch.position(a))
+        });
+        calls.call(|| {
+            let mut batch = Batch::new(&network, Options::new(8), 2).expect("it fits");
+            let run = Run { top: b, score: true, visit_prompt: true, ..Run::new(&[1, 2, 3], a) };
+            with_team(1, |team| generate(&mut batch, team, &[run], |_| Ok::<_, Error>(ControlFlow::Continue(()))))
+        });
+    }
+    // Tensors that are not those of the configuration.
+    let numbers = vec![0.5f32; 4096];
+    for config in bad_configurations().into_iter().chain([tiny()]) {
+        for shape in [(2, 2), (64, 64), (config.q_width(), config.hidden_size), (usize::MAX, usize::MAX)] {
+            let shape = PanelShape { rows: shape.0, columns: shape.1, dtype: Dtype::F32 };
+            let matrix = Matrix { shape, panels: Panels::F32(&numbers), min_magnitude: 0 };
+            let norm = Some(&numbers[..2]);
+            let layer = LayerWeights {
+                q_proj: matrix,
+                k_proj: matrix,
+                v_proj: matrix,
+                q_norm: norm,
+                k_norm: norm,
+                o_proj: matrix,
+                post_attention_layernorm: norm,
+                gate_proj: matrix,
+                up_proj: matrix,
+                down_proj: matrix,
+                post_feedforward_layernorm: None,
+            };
+            let weights = Weights { embed_tokens: matrix, layers: vec![layer; 2], norm, lm_head: matrix };
+            calls.call(|| weights.bytes_per_token());
+            calls.call(|| {
+                let network = Network::from_weights(&config, weights.clone());
+                let mut single = Single::new(&network, Options::new(2)).expect("it may fit");
+                with_team(1, |team| {
+                    single.forward(team, &[1]).expect("a good token");
+                    single.logits(team, 0..1).map(<[f32]>::len)
+                })
+            });
+        }
+    }
+}
