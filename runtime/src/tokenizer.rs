@@ -137,8 +137,10 @@ impl<'a> Tokenizer<'a> {
             TOKENIZER_BYTE_PAIRS => {}
             // Copied before it is looked at, as other text of a file that may be mapped.
             TOKENIZER_UNKNOWN => {
-                let why = rest.to_vec();
-                return Err(NoTokenizer::Unknown(String::from_utf8_lossy(&why).into_owned()));
+                let why = String::from_utf8(rest.to_vec()).ok();
+                let why =
+                    why.filter(|_| bytes[size_of_val(&head.kind)..size_of::<TokenizerHead>()].iter().all(|&b| b == 0));
+                return Err(why.map_or_else(|| damaged("a reason that is none".into()), NoTokenizer::Unknown));
             }
             kind => return Err(NoTokenizer::UnknownKind(kind)),
         }

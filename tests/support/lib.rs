@@ -12,6 +12,7 @@ pub mod disks;
 pub mod fuzz;
 pub mod packed;
 pub mod power;
+pub mod readers;
 pub mod recording;
 pub mod runs;
 pub mod safetensors;

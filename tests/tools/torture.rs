@@ -19,6 +19,8 @@ mod power;
 mod programs;
 #[path = "torture/reader.rs"]
 mod reader;
+#[path = "torture/readers.rs"]
+mod readers;
 
 use argh::FromArgs;
 use figure::Figure;
@@ -68,6 +70,7 @@ const PARTS: &[Part] = &[
     ("power", power::run),
     ("kills", kills::run),
     ("reader", reader::run),
+    ("readers", readers::run),
     ("flips", reader::flips_in_a_large_file),
     ("costs", costs::run),
 ];
