@@ -10,8 +10,8 @@ DEMO := target/demo
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
 # What `make fuzz` runs: seconds for each target, 55 minutes in all.
-FUZZ := npy_header=400s safetensors_header=250s shard_index=150s index_raw=400s index_repaired=450s config_json=350s \
-	vocab_txt=350s tokens=50s forward=400s tokenizer_json=250s tokenizer_section=250s
+FUZZ := npy_header=350s safetensors_header=250s shard_index=150s index_raw=350s index_repaired=400s config_json=300s \
+	vocab_txt=300s tokens=50s forward=350s tokenizer_json=250s tokenizer_section=250s chat_template=300s
 
 .PHONY: demo test check audit bench bench-peers torture fuzz venv
 

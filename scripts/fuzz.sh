@@ -25,10 +25,11 @@ fi
 PROGRAMS=$FOLDER/$HOST/release
 FIGURES=fuzz/FIGURES.md
 # Longest input of each target, in bytes: a header of numpy's longest, the header of a few tensors, some kilobytes of
-# text, a header page with an index, 32 edits, 32 edits with a prompt, a tokenizer.
+# text, a header page with an index, 32 edits, 32 edits with a prompt, a tokenizer, a template.
 declare -A LONGEST=(
     [npy_header]=512 [safetensors_header]=1024 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192
     [shard_index]=2048 [index_repaired]=353 [tokens]=256 [forward]=358 [tokenizer_json]=8192 [tokenizer_section]=12288
+    [chat_template]=2048
 )
 
 build() {

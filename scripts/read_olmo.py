@@ -3,6 +3,8 @@
 
     read_olmo.py MODEL                  lists what is in the file
     read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
+    read_olmo.py --judge                of each path on standard input, a line of JSON: what is in the file, under the
+                                        keys of olmo-pack inspect --json, or why it is refused
 
 In a program, `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint. Where that is too much,
 `Model(path)` opens the file, and of it
@@ -13,7 +15,9 @@ In a program, `read(path)` gives {name: array}, every array f32 in the shape of 
 """
 
 import argparse
+import json
 import os
+import re
 import struct
 import sys
 
@@ -37,6 +41,11 @@ MAX_FILE_BYTES = 2**63 - 1
 NONE = 0xFFFFFFFF
 # Most ids that a vocabulary may have beyond the rows of the embedding.
 MAX_TOKENS_BEYOND = 1024
+# Limits of a tokenizer: added tokens, their bytes, the bytes of what merges make.
+MAX_ADDED, MAX_ADDED_BYTES, MAX_MERGED_BYTES = 1 << 16, 1 << 20, 64 << 20
+# Longest format of a date in a chat format, and its conversions.
+MAX_DATE_BYTES = 100
+DATE = re.compile(rb"(?:[^%]|%-?[aAbBdDeFHIjmMpRSTyY%])*", re.DOTALL)
 SECTION_REQUIRED = 1
 FEATURE_CODED = 1
 N_CODES = 16
@@ -58,7 +67,9 @@ FILE_NAMES = (
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "generation_config.json",
 )
-SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, CODED_SECTION: 1 << 30, 8: 64 << 20}
+SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, CODED_SECTION: 64 << 20, 8: 64 << 20}
+SOURCE_TYPES = {1: "f32", 2: "f16", 3: "bf16"}
+SOURCE_OF_DESCR = {"<f4": 1, "<f2": 2, "<V2": 3, "|V2": 3, "<u2": 3}
 
 HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s328s3632sQ")
 CONFIG = struct.Struct("<12I7d6I16I128sd")
@@ -73,6 +84,14 @@ CONFIG_FIELDS = (
 TENSOR = struct.Struct("<6I5Q2I56s")
 SECTION = struct.Struct("<2I3Q32s")
 SAMPLING = struct.Struct("<4d2I")
+SOURCE = struct.Struct("<2IQ")
+TOKENIZER = struct.Struct("<6I8s")
+CHAT = struct.Struct("<6I")
+CHAT_STYLE = struct.Struct("<12H14II")
+PRE_TOKENIZERS = {1: "dolma2", 2: "GPT-2"}
+WITHOUT_SYSTEM, WITH_SYSTEM, TAKES_BLANK, HAS_DATES = 1, 2, 4, 8
+# Bytes that no UTF-8 text has.
+NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 LAYER_TENSORS = (
     (2, "self_attn.q_proj", "q", "h"),
@@ -202,6 +221,9 @@ class Model:
             ("yarn_truncate", 0, 1),
         ):
             within(name, low if yarn else 0, high if yarn else 0)
+            # Only +0 says that there is none.
+            if not yarn and name.startswith("yarn_") and struct.pack("<d", config[name]) != bytes(8):
+                raise FormatError(f"{name}: found {config[name]}, expected 0")
         if yarn and config["rope_theta"] <= 1:
             raise FormatError("rope_theta must be above 1 with YaRN")
         layers = range(config["n_layers"])
@@ -216,8 +238,8 @@ class Model:
         expect("config: reserved field", config.pop("reserved"), 0)
         used = config.pop("n_eos_token_ids")
         config["eos_token_ids"] = list(eos[:used])
-        if any(id != NONE for id in eos[used:]):
-            raise FormatError("eos_token_ids: entries beyond their number")
+        if any(id != NONE for id in eos[used:]) or NONE in eos[:used]:
+            raise FormatError("eos_token_ids: entries beyond their number, or none among them")
         self.config = config
 
     def _tensor_shapes(self):
@@ -464,6 +486,149 @@ class Model:
             raise FormatError("vocabulary: offsets are not those of its text")
         return [data[text_at + a : text_at + b] for a, b in zip(offsets, offsets[1:])]
 
+    def sources(self):
+        """Where each tensor came from, [(element type, header of its .npy file, digest)], or None."""
+        data = self.section(1)
+        if data is None:
+            return None
+        at = SOURCE.size * len(self.shapes)
+        if len(data) < at:
+            raise FormatError("sources: no room for the entries")
+        sources = []
+        for (name, _, _, rows, columns), (dtype, size, digest) in zip(self.shapes, SOURCE.iter_unpack(data[:at])):
+            header = data[at : at + size]
+            if dtype not in SOURCE_TYPES or len(header) != size:
+                raise FormatError(f"sources: {name}: element type, or no room for its header")
+            if header and npy_header(header) != (dtype, [rows] if columns is None else [rows, columns]):
+                raise FormatError(f"sources: {name}: the header is that of other numbers")
+            sources.append((SOURCE_TYPES[dtype], header, digest))
+            at += size
+        expect("sources: length", at, len(data))
+        return sources
+
+    def provenance(self):
+        """{key: value} of how the file was made, empty when it does not say."""
+        text = utf8("provenance", self.section(4) or b"")
+        lines = text.removesuffix("\n").split("\n") if text else []
+        pairs = (line.removesuffix("\r").partition("=") for line in lines)
+        return {key: value for key, _, value in pairs}
+
+    def tokenizer(self):
+        """How text becomes ids, a dict, or None. Of a tokenizer that the packer did not know it has `why`, and of one of
+        another kind only the number of the kind."""
+        data = self.section(6)
+        if data is None:
+            return None
+        tokens = self.vocabulary()
+        if tokens is None:
+            raise FormatError("tokenizer: there is no vocabulary")
+        if len(data) < TOKENIZER.size:
+            raise FormatError("tokenizer: no room for its head")
+        kind, pre_tokenizer, normalizer, n_merges, n_added, prefix_space, reserved = TOKENIZER.unpack_from(data)
+        if kind == 0:
+            expect("tokenizer: head", data[4 : TOKENIZER.size], bytes(TOKENIZER.size - 4))
+            return {"kind": "unknown", "why": utf8("tokenizer", data[TOKENIZER.size :])}
+        if kind != 1:
+            return {"kind": kind}
+        if pre_tokenizer not in PRE_TOKENIZERS or normalizer > 1 or prefix_space > 1 or any(reserved):
+            raise FormatError("tokenizer: a code or a reserved field")
+        expect("tokenizer: length", TOKENIZER.size + 4 * 256 + 12 * n_merges + 8 * n_added, len(data))
+        numbers = struct.unpack_from(f"<{256 + 3 * n_merges + 2 * n_added}I", data, TOKENIZER.size)
+
+        def text(id):
+            if id >= len(tokens) or not tokens[id]:
+                raise FormatError(f"tokenizer: the vocabulary does not have id {id}")
+            return tokens[id]
+
+        for byte, id in enumerate(numbers[:256]):
+            if id == NONE and byte in NOT_IN_UTF8:
+                continue
+            if text(id) != bytes([byte]):
+                raise FormatError(f"tokenizer: id {id} for the byte {byte:02x}")
+        end = 256 + 3 * n_merges
+        merges = list(zip(numbers[256:end:3], numbers[257:end:3], numbers[258:end:3]))
+        if len({merge[:2] for merge in merges}) != n_merges:
+            raise FormatError("tokenizer: two merges of one pair")
+        for left, right, id in merges:
+            if text(left) + text(right) != text(id):
+                raise FormatError(f"tokenizer: the merge of {left} and {right} makes other bytes")
+        if sum(len(tokens[merge[2]]) for merge in merges) > MAX_MERGED_BYTES:
+            raise FormatError("tokenizer: merges of too many bytes")
+        added = list(zip(numbers[end::2], numbers[end + 1 :: 2]))
+        if any(flags > 7 for _, flags in added):
+            raise FormatError("tokenizer: unknown flags of an added token")
+        for id, _ in added:
+            utf8("tokenizer: an added token", text(id))
+        if n_added > MAX_ADDED or sum(len(tokens[id]) for id, _ in added) > MAX_ADDED_BYTES:
+            raise FormatError("tokenizer: too many added tokens")
+        return {
+            "kind": "byte pairs", "pre_tokenizer": PRE_TOKENIZERS[pre_tokenizer], "nfc": normalizer == 1,
+            "prefix_space": prefix_space == 1, "bytes": list(numbers[:256]), "merges": merges, "added": added,
+        }
+
+    def chat(self):
+        """How conversations become text, a dict, or None. Of a template that could not be used it has only `why`."""
+        data = self.section(7)
+        if data is None:
+            return None
+        if len(data) < CHAT.size:
+            raise FormatError("chat: no room for its head")
+        kind, flags, n_reserved, why_bytes, think_end_bytes, reserved = CHAT.unpack_from(data)
+        at = CHAT.size
+
+        def text(size):
+            nonlocal at
+            if size > len(data) - at:
+                raise FormatError("chat: no room for its texts")
+            at += size
+            return utf8("chat", data[at - size : at])
+
+        if kind == 0:
+            expect("chat: head", (flags, n_reserved, think_end_bytes, reserved), (0, 0, 0, 0))
+            why = text(why_bytes)
+            expect("chat: length", at, len(data))
+            return {"kind": "unusable", "why": why}
+        styles = [flag for flag in (WITHOUT_SYSTEM, WITH_SYSTEM) if flags & flag]
+        if kind != 1 or flags > 15 or not styles or why_bytes or reserved:
+            raise FormatError("chat: kind, flags or reserved fields")
+        end = at + CHAT_STYLE.size * len(styles) + 4 * n_reserved
+        if end > len(data):
+            raise FormatError("chat: no room for its styles and lengths")
+        heads = [CHAT_STYLE.unpack_from(data, at + CHAT_STYLE.size * i) for i in range(len(styles))]
+        lengths = struct.unpack_from(f"<{n_reserved}I", data, end - 4 * n_reserved)
+        at = end
+        chat = {
+            "kind": "pieces", "alone": None, "with_system": None, "think_end": text(think_end_bytes),
+            "takes_blank": bool(flags & TAKES_BLANK), "has_dates": bool(flags & HAS_DATES),
+        }
+        for flag, head in zip(styles, heads):
+            rules, sizes = head[:12], head[12:26]
+            texts = [text(size) for size in sizes]
+            for some in texts:
+                formats = some.split("\0")[1::2]
+                is_open = some.count("\0") % 2 == 1
+                if is_open or (formats and not chat["has_dates"]) or not all(map(is_date, formats)):
+                    raise FormatError("chat: a date that is none")
+            for rule in rules:
+                cut, strip_cut, strip = rule >> 8, rule >> 4 & 15, rule & 15
+                possible = cut <= 2 and strip_cut <= (6 if cut else 0) and strip <= 6
+                if not possible or (cut and not chat["think_end"]):
+                    raise FormatError(f"chat: a rule {rule:#x}")
+            style = {"texts": texts, "rules": list(rules), "one_turn": text(head[26])}
+            chat["alone" if flag == WITHOUT_SYSTEM else "with_system"] = style
+        chat["reserved"] = [text(size) for size in lengths]
+        expect("chat: length", at, len(data))
+        if "" in chat["reserved"]:
+            raise FormatError("chat: an empty reserved text")
+        return chat
+
+    def check(self):
+        """Looks at all sections, of which opening the file has read none but CODED: digests, and the rules of those that
+        version 1.0 defines. A file of which this and opening find nothing wrong is accepted."""
+        for kind in self.sections:
+            self.section(kind)
+        self.sources(), self.vocabulary(), self.provenance(), self.tokenizer(), self.chat(), self.files()
+        self.sampling()
 
     def files(self):
         """{name: bytes} of the small files of the folder that was packed, empty when none were kept."""
@@ -508,6 +673,50 @@ class Model:
         }
 
 
+def utf8(place, data):
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{place}: text that is not UTF-8") from None
+
+
+def is_date(text):
+    """Whether a text is the format of a date in a chat format."""
+    data = text.encode("utf-8")
+    return len(data) <= MAX_DATE_BYTES and DATE.fullmatch(data) is not None
+
+
+def npy_header(data):
+    """(element type, shape) of everything before the numbers of an .npy file, as format-spec.md has it."""
+    begin = {b"\x01\x00": 10, b"\x02\x00": 12, b"\x03\x00": 12}.get(data[6:8])
+    if data[:6] != b"\x93NUMPY" or begin is None or len(data) < begin:
+        raise FormatError("sources: a header that does not begin like one")
+    text, size = data[begin:], int.from_bytes(data[8:begin], "little")
+    if size != len(text) or not 1 <= size <= 10_000 or not re.fullmatch(rb"[ -~]*\n", text):
+        raise FormatError("sources: length or characters of a header")
+    # One space between its words.
+    word = r"'[^']*'|\"[^\"]*\"|True|False|[0-9]+|[{}(),:]"
+    text = text[:-1].decode("ascii")
+    words = re.findall(word, text) if re.fullmatch(rf" *(?:(?:{word}) *)*", text) else []
+    pairs = [
+        rf"(?:'{key}'|\"{key}\") : {value}" for key, value in (
+            ("descr", r"['\"](<f4|<f2|<V2|\|V2|<u2)['\"]"), ("fortran_order", "(True|False)"),
+            ("shape", r"\( ([0-9]+ ,|[0-9]+(?: , [0-9]+)+(?: ,)?) \)"),
+        )
+    ]
+    found = [re.findall(pair, " ".join(words)) for pair in pairs]
+    some = "(?:" + "|".join(pairs) + ")"
+    if [len(values) for values in found] != [1, 1, 1] or not re.fullmatch(
+        rf"{{ {some} , {some} , {some}(?: ,)? }}", " ".join(words)
+    ):
+        raise FormatError("sources: the dictionary of a header")
+    (descr,), (order,), (shape,) = found
+    sizes = re.findall("[0-9]+", shape)
+    if any(len(size) > 20 or str(int(size)) != size for size in sizes) or (order == "True" and len(sizes) > 1):
+        raise FormatError("sources: shape or order of a header")
+    return SOURCE_OF_DESCR[descr], [int(size) for size in sizes]
+
+
 def read(path):
     """{name: f32 array} of every tensor in the file."""
     model = Model(path)
@@ -534,8 +743,87 @@ def listing(model):
         yield f"  file {name}, {len(data)} bytes"
     for key, value in (model.sampling() or {}).items():
         yield f"  sampling {key} {value}"
-    for line in (model.section(4) or b"").decode("utf-8", "replace").splitlines():
-        yield f"  {line}"
+    for key, value in model.provenance().items():
+        yield f"  {key}={value}"
+
+
+def judged(path):
+    """What is in a file, under the keys of `olmo-pack inspect --json`, and a digest of all numbers."""
+    model = Model(path)
+    model.check()
+    config, sources = model.config, model.sources() or [(None, b"", None)] * len(model.shapes)
+    names = {1: "olmo2", 2: "olmo3", 3: "olmo"}
+    none = lambda id: None if id == NONE else id
+    yarn = {
+        "rope_type": "yarn", "factor": config["yarn_factor"],
+        "original_max_position_embeddings": config["yarn_original_max_position_embeddings"],
+        "beta_fast": config["yarn_beta_fast"], "beta_slow": config["yarn_beta_slow"],
+        "attention_factor": config["yarn_attention_factor"], "truncate": bool(config["yarn_truncate"]),
+    }
+    same = (
+        "hidden_size", "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings", "rms_norm_eps",
+        "rope_theta", "rope_theta_sliding", "sliding_window",
+    )
+    tokenizer, chat, sampling = model.tokenizer(), model.chat(), model.sampling()
+    if tokenizer is not None and tokenizer["kind"] == "byte pairs":
+        lists = {f"n_{name}": len(tokenizer[name]) for name in ("merges", "added")}
+        tokenizer = {key: tokenizer[key] for key in ("kind", "pre_tokenizer", "nfc")} | lists
+    if chat is not None and chat["kind"] == "pieces":
+        styles = [chat["alone"], chat["with_system"]]
+        chat = {
+            "kind": "pieces", "takes_system": styles[1] is not None, "needs_system": styles[0] is None,
+            "takes_turns": any(style is not None and not style["one_turn"] for style in styles),
+            "drops_thinking": bool(chat["think_end"]), "has_dates": chat["has_dates"], "reserved": chat["reserved"],
+        }
+    if sampling is not None:
+        sampling = {"do_sample": sampling["temperature"] > 0, **sampling, "top_k": sampling["top_k"] or None}
+    numbers = xxhash.xxh3_64()
+    tensors = []
+    for position, (shape, record, source) in enumerate(zip(model.shapes, model.records, sources)):
+        name, _, _, rows, columns = shape
+        vector = columns is None
+        numbers.update(model._data(position).tobytes() if vector else model._rows(position, 0, rows).tobytes())
+        tensors.append({
+            "name": name, "shape": [rows] if vector else [rows, columns], "dtype": DTYPE_NAMES[record[2]],
+            "layout": "vector" if vector else "panels64", "encoding": "coded" if record[4] else "plain",
+            "n_raw_steps": record[5], "offset": record[8], "bytes": record[9], "digest": f"{record[10]:016x}",
+            "min_magnitude": struct.unpack("<f", struct.pack("<I", record[11]))[0], "rounded": bool(record[12]),
+            "source_dtype": source[0], "source_digest": None if source[2] is None else f"{source[2]:016x}",
+        })
+    vocabulary = model.vocabulary()
+    return {
+        "format": f"{VERSION_MAJOR}.{model.version_minor}", "file_bytes": model.file_bytes,
+        "data_offset": model.data_offset, "matrices": DTYPE_NAMES[model.matrices],
+        "n_tokens": None if vocabulary is None else len(vocabulary), "tokenizer": tokenizer, "chat": chat,
+        "sampling": sampling, "files": [{"name": name, "bytes": len(data)} for name, data in model.files().items()],
+        "config": {
+            "model_type": names[config["architecture"]], "num_hidden_layers": config["n_layers"],
+            "num_attention_heads": config["n_heads"], "num_key_value_heads": config["n_kv_heads"],
+            **{key: config[key] for key in same}, "clip_qkv": config["clip_qkv"] or None,
+            "rope_scaling": yarn if config["rope_type"] else None,
+            "layer_types": [f"{'sliding' if slides else 'full'}_attention" for slides in config["sliding_layers"]],
+            "tie_word_embeddings": bool(config["tie_word_embeddings"]), "eos_token_id": config["eos_token_ids"],
+            "bos_token_id": none(config["bos_token_id"]), "pad_token_id": none(config["pad_token_id"]),
+        },
+        "tensors": tensors,
+        "sections": [
+            {"kind": kind, "offset": offset, "bytes": size, "digest": f"{digest:016x}"}
+            for kind, (offset, size, digest) in model.sections.items()
+        ],
+        "provenance": model.provenance(), "numbers": f"{numbers.intdigest():016x}",
+    }
+
+
+def judge():
+    """Answers each path on standard input with a line."""
+    if xxhash is None:
+        sys.exit("read_olmo.py: --judge needs the Python module xxhash")
+    for line in sys.stdin:
+        try:
+            answer = judged(line.removesuffix("\n"))
+        except FormatError as error:
+            answer = {"refused": str(error)}
+        print(json.dumps(answer), flush=True)
 
 
 def export(model, folder):
@@ -547,11 +835,17 @@ def export(model, folder):
 
 def main():
     parser = argparse.ArgumentParser(description="Reads an .olmo file.")
-    parser.add_argument("model", help="the .olmo file")
+    parser.add_argument("model", nargs="?", help="the .olmo file")
     parser.add_argument("--export", metavar="DIR", help="write every tensor as an f32 .npy file")
+    parser.add_argument("--judge", action="store_true", help="judge each path on standard input")
     arguments = parser.parse_args()
+    if arguments.judge:
+        return judge()
+    if arguments.model is None:
+        parser.error("a model is needed")
     try:
         model = Model(arguments.model)
+        model.check()
         if arguments.export:
             export(model, arguments.export)
             print(f"{arguments.export}: {len(model.shapes)} tensors")

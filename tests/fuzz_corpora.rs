@@ -7,10 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Changed inputs of each target, but for the slow one.
+/// Changed inputs of each target, but for the slow ones.
 const CHANGED: usize = 3000;
 /// Changed inputs of the target that computes a forward pass.
 const CHANGED_FORWARD: usize = 150;
+
+/// Changed chat templates; one that has a chat format is run on hundreds of conversations.
+const CHANGED_TEMPLATES: usize = 1500;
 
 /// The inputs in a folder, with their paths; none when it is not there.
 fn inputs(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
@@ -79,7 +82,7 @@ fn assert_target_holds(name: &str, n_changed: usize) {
 #[test]
 fn every_target_has_a_test_here() {
     let tested = "npy_header safetensors_header shard_index config_json vocab_txt tokenizer_json tokenizer_section \
-                  index_raw index_repaired tokens forward";
+                  index_raw index_repaired tokens forward chat_template";
     assert_eq!(TARGETS.map(|target| target.0).join(" "), tested);
 }
 
@@ -144,6 +147,11 @@ fn token_files_are_refused_or_give_their_ids() {
 #[test]
 fn changed_models_are_refused_found_damaged_or_computed() {
     assert_target_holds("forward", CHANGED_FORWARD);
+}
+
+#[test]
+fn chat_templates_give_their_text_or_a_reason() {
+    assert_target_holds("chat_template", CHANGED_TEMPLATES);
 }
 
 #[test]

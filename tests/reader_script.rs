@@ -4,11 +4,15 @@
 //! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that
 //! they were skipped.
 
-use olmo_infer::layout::TensorSpec;
+use olmo_infer::config::ModelConfig;
+use olmo_infer::format::{Encoding, section};
+use olmo_infer::layout::{self, Role, TensorSpec};
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::element::{f16_to_f32, round_to_bf16};
+use olmo_tests::crafted::claimed;
+use olmo_tests::readers::{self, Readers};
 use olmo_tests::{
-    Finished, Stored, TempDir, finish, npy_path, python, reference_cases, repository, run, small_config,
+    Finished, Stored, TempDir, coded_config, finish, npy_path, python, reference_cases, repository, run, small_config,
     write_coded_weights, write_weights,
 };
 use std::fs;
@@ -208,6 +212,32 @@ fn the_listing_and_the_vocabulary_are_read() {
     assert_eq!(printed.ok(), format!("{files} {sampling}\n"));
 }
 
+/// Changed files that both readers are given.
+const CHANGED: u64 = 3000;
+
+#[test]
+fn both_readers_accept_the_same_files_and_read_them_alike() {
+    let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
+    let bases = readers::bases();
+    assert_eq!(readers::kinds_of_all(&bases), (section::SOURCES..=section::LAST).collect::<Vec<_>>());
+    let has = |text: &[u8]| bases.iter().any(|base| base.bytes.windows(text.len()).any(|some| some == text));
+    assert!(has(b"\0%d %b %Y\0") && has(b"'fortran_order'"));
+    let mut both = Readers::new(&python).expect("the script starts");
+    for base in &bases {
+        assert_eq!(both.compare(&base.bytes), Ok(true), "{}", base.name);
+    }
+    let (mut n_accepted, mut wrong) = (0, Vec::new());
+    let report = &mut |result| match result {
+        Ok(accepted) => n_accepted += u64::from(accepted),
+        Err(found) => wrong.push(found),
+    };
+    readers::compare_changed(&python, 1, CHANGED, &bases, report).expect("the script starts");
+    assert!(wrong.is_empty(), "{} of {CHANGED}:\n{}", wrong.len(), wrong.join("\n"));
+    // Enough of either kind to mean something.
+    println!("{n_accepted} accepted");
+    assert!((CHANGED / 10..CHANGED / 2).contains(&n_accepted), "{n_accepted} accepted");
+}
+
 #[test]
 fn what_is_no_good_file_is_refused_in_one_line() {
     // The digests need the module.
@@ -258,6 +288,22 @@ fn what_is_no_good_file_is_refused_in_one_line() {
     let line = script(&python, &[&bad]);
     let expected = format!("read_olmo.py: {}: section 5: digest: found ", bad.display());
     assert!(line.refused(1).starts_with(&expected), "{}", line.stderr);
+    // Tables beyond their limit, of a file as long as it says.
+    let layer_types = vec![coded_config().layer_types[0]; 1024];
+    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..coded_config() };
+    let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
+    let encoding =
+        |spec: &TensorSpec| if is_coded(spec) { Encoding::Coded { n_raw_steps: 0 } } else { Encoding::Plain };
+    let encodings: Vec<Encoding> = layout::tensors(&config).iter().map(encoding).collect();
+    let (head, layout) = claimed(&fs::read(&model).expect("read"), &config, &encodings);
+    fs::write(&bad, head).expect("written");
+    fs::File::options().write(true).open(&bad).and_then(|file| file.set_len(layout.file_bytes)).expect("a sparse file");
+    let n_bytes = layout.sections[0].bytes;
+    let line = script(&python, &[&bad]);
+    let expected = format!("read_olmo.py: {}: section 5: {n_bytes} bytes are too many", bad.display());
+    assert_eq!(line.refused(1), expected);
+    let ours = ModelFile::open(&bad).err().expect("refused").to_string();
+    assert!(n_bytes > 64 << 20 && ours.contains(&format!("section CODED: found {n_bytes} bytes")), "{ours}");
     let missing = script(&python, &[&folder.join("missing.olmo")]);
     assert!(missing.refused(1).ends_with("missing.olmo: No such file or directory"), "{}", missing.stderr);
 }

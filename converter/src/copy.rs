@@ -38,10 +38,7 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     target.refuse_same(from, (metadata.dev(), metadata.ino()))?;
     // What the digests do not cover: whether sections fit together, as `verify` has it. That they stay those is what
     // the digests on the way are for.
-    let mut problems = verify::sections(&model);
-    if !problems.is_empty() {
-        return Err(if problems.len() == 1 { problems.remove(0).into() } else { Error::Several { problems, more: 0 } });
-    }
+    verify::accepted(&model)?;
     let length = model.layout().file_bytes;
     target.check_free_space(length)?;
     let output = target.create(disk)?;

@@ -4,6 +4,7 @@ use crate::error::{Error, json_line, shown_path};
 use crate::inspect_table;
 use crate::kept_files;
 use crate::sources::{Source, checked_section, sources};
+use crate::verify;
 use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{self, TensorLayout, section};
@@ -38,7 +39,7 @@ pub(crate) struct Inspected<'a> {
     pub text: OfText,
 }
 
-/// What a file says about text; what is damaged is not shown here, `verify` tells it.
+/// What a file says about text.
 pub(crate) struct OfText {
     pub n_tokens: Option<u32>,
     pub tokenizer: Option<Result<Tokenizer, NoTokenizer>>,
@@ -51,9 +52,10 @@ pub(crate) struct OfText {
 /// Describes the file at `path`.
 ///
 /// # Errors
-/// [`Error::Model`] when the file cannot be opened, and damage of a section that is shown.
+/// [`Error::Model`] when the file cannot be opened, and what is wrong with its sections.
 pub fn run(path: &Path, form: Form) -> Result<String, Error> {
     let model = ModelFile::open(path)?;
+    verify::accepted(&model)?;
     let inspected = Inspected {
         model: &model,
         sources: sources(&model)?.unwrap_or_default(),

@@ -10,6 +10,7 @@ use crate::inspect::content_digest;
 use crate::kept_files;
 use crate::pack::thread_pool;
 use crate::sources::{Sections, checked_section, section_name, sources};
+use olmo_infer::byte_pairs::BytePairs;
 use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::coded::{CodedPanels, CodedTable};
 use olmo_infer::format::{Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, PANEL_ROWS, TensorRecord, VocabularyHead, section};
@@ -97,6 +98,19 @@ fn problem(model: &impl Sections, place: String, found: impl Into<String>) -> Pr
     Problem::new(model.path(), found).tensor(place).advice(ADVICE)
 }
 
+/// Refuses a file whose sections are not right: it is not accepted, as `format-spec.md` has it.
+///
+/// # Errors
+/// [`Error::Several`], or the one [`Error::Problem`].
+pub(crate) fn accepted(model: &impl Sections) -> Result<(), Error> {
+    let mut problems = sections(model);
+    match problems.len() {
+        0 => Ok(()),
+        1 => Err(problems.remove(0).into()),
+        _ => Err(Error::Several { problems, more: 0 }),
+    }
+}
+
 /// What is wrong with the sections: their digests, and the structure of those that version 1 defines.
 pub fn sections(model: &impl Sections) -> Vec<Problem> {
     let check = |kind: u32| -> Result<(), Error> {
@@ -160,6 +174,9 @@ fn tokenizer(model: &impl Sections, bytes: &[u8]) -> Result<(), Error> {
         return Ok(());
     };
     match Tokenizer::in_section(bytes, &vocabulary) {
+        Ok(tokenizer) if BytePairs::new(&tokenizer.bytes, &tokenizer.merges).is_err() => {
+            Err(damaged("two merges of one pair"))
+        }
         Ok(_) | Err(NoTokenizer::Unknown(_) | NoTokenizer::UnknownKind(_)) => Ok(()),
         Err(NoTokenizer::Damaged(_)) => Err(damaged("ids, merges or flags that the vocabulary contradicts")),
     }

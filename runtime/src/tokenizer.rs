@@ -135,7 +135,13 @@ impl Tokenizer {
             TokenizerHead::ref_from_prefix(bytes).map_err(|_| damaged(format!("{} bytes", bytes.len())))?;
         match head.kind.get() {
             TOKENIZER_BYTE_PAIRS => {}
-            TOKENIZER_UNKNOWN => return Err(NoTokenizer::Unknown(String::from_utf8_lossy(rest).into_owned())),
+            TOKENIZER_UNKNOWN => {
+                let why = str::from_utf8(rest).ok();
+                let why =
+                    why.filter(|_| bytes[size_of_val(&head.kind)..size_of::<TokenizerHead>()].iter().all(|&b| b == 0));
+                let unknown = |why: &str| NoTokenizer::Unknown(why.into());
+                return Err(why.map_or_else(|| damaged("a reason that is none".into()), unknown));
+            }
             kind => return Err(NoTokenizer::UnknownKind(kind)),
         }
         let code = head.pre_tokenizer.get();

@@ -16,6 +16,7 @@ pub mod neighbour;
 pub mod no_memory;
 pub mod packed;
 pub mod power;
+pub mod readers;
 pub mod recording;
 pub mod runs;
 pub mod safetensors;

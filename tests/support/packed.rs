@@ -77,7 +77,12 @@ impl Packed {
         let request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
         let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
         packed.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let file = ModelFile::open(&model).unwrap_or_else(|error| panic!("{name}: {error}"));
+        Packed::read(name, &model)
+    }
+
+    /// The model file at `model`.
+    pub fn read(name: &'static str, model: &Path) -> Packed {
+        let file = ModelFile::open(model).unwrap_or_else(|error| panic!("{name}: {error}"));
         Packed {
             name,
             bytes: file.bytes().copied().expect("memory"),

@@ -25,6 +25,8 @@ mod power;
 mod programs;
 #[path = "torture/reader.rs"]
 mod reader;
+#[path = "torture/readers.rs"]
+mod readers;
 
 use argh::FromArgs;
 use figure::Figure;
@@ -75,6 +77,7 @@ const PARTS: &[Part] = &[
     ("kills", kills::run),
     ("calls", calls::run),
     ("reader", reader::run),
+    ("readers", readers::run),
     ("flips", reader::flips_in_a_large_file),
     ("costs", costs::run),
     ("memory", memory::run),

@@ -3,12 +3,14 @@
 //! A body takes any bytes and asserts what must hold of them: not only that nothing panics, but that what is accepted
 //! has the properties that the code behind it relies on.
 
+mod chat;
 mod edit;
 mod index;
 mod run;
 mod seeds;
 mod text;
 
+pub use chat::chat_template;
 pub use index::{index_raw, index_repaired};
 pub use run::forward;
 pub use seeds::seeds;
@@ -21,7 +23,7 @@ pub use text::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("npy_header", npy_header),
     ("safetensors_header", safetensors_header),
     ("shard_index", shard_index),
@@ -33,6 +35,7 @@ pub const TARGETS: [Target; 11] = [
     ("index_repaired", index_repaired),
     ("tokens", tokens),
     ("forward", forward),
+    ("chat_template", chat_template),
 ];
 
 /// The body of a target.

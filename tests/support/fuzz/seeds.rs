@@ -30,6 +30,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             (0..5).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
         }
         "tokens" => tokens(),
+        "chat_template" => super::chat::seeds(),
         // Each file as it is, with one to four tokens.
         "forward" => (0..20)
             .map(|i| [&[(i % 5) | ((i / 5) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 5]].concat())
