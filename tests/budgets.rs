@@ -2,19 +2,16 @@
 //! The processor's time has limits here only where the work of another order would exceed them many times.
 
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Encoding, Merge, TOKENIZER_BYTE_PAIRS, TokenizerHead, section};
+use olmo_infer::format::{Encoding, section};
 use olmo_infer::layout;
-use olmo_infer::tokenizer::PreTokenizer;
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{claimed, vocabulary, with_sections, write_with_holes};
 use olmo_tests::packed::{Packed, tiny_config};
-use olmo_tests::{Stored, TempDir, run, skipped, write_weights};
+use olmo_tests::{Stored, TempDir, run, skipped, texts, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::U32;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -35,32 +32,14 @@ fn within(most_bytes: u64, what: &str, arguments: &[&Path]) -> Run {
     run
 }
 
-/// A model with a tokenizer that normalizes and doubles `a` twenty times.
-fn doubling(folder: &TempDir) -> PathBuf {
+/// A model of this many rows with these sections.
+fn with_rows(folder: &TempDir, vocab_size: usize, sections: &[(u32, Vec<u8>)]) -> PathBuf {
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_weights(&weights, &ModelConfig { vocab_size: 300, ..tiny_config() }, Stored::F32, 1);
+    write_weights(&weights, &ModelConfig { vocab_size, ..tiny_config() }, Stored::F32, 1);
     run(PACK, [&weights, &model]).ok();
-    let good = fs::read(&model).expect("a model");
-    let longest = vec![b'a'; 1 << 20];
-    let bytes: Vec<u8> = (0..=255).collect();
-    let tokens: Vec<&[u8]> = bytes.chunks(1).chain((1..=20).map(|i| &longest[..1 << i])).collect();
-    let ids = || [u32::from(b'a')].into_iter().chain(256..).map(U32::new);
-    let merges = ids().zip(ids().skip(1)).map(|(of, id)| Merge { left: of, right: of, id });
-    let merges: Vec<Merge> = merges.take(20).collect();
-    let head = TokenizerHead {
-        kind: U32::new(TOKENIZER_BYTE_PAIRS),
-        pre_tokenizer: U32::new(PreTokenizer::Gpt2.code()),
-        normalizer: U32::new(1),
-        n_merges: U32::new(merges.len() as u32),
-        n_added: U32::new(0),
-        prefix_space: U32::new(1),
-        reserved: [0; 8],
-    };
-    let single: Vec<U32> = (0..256).map(U32::new).collect();
-    let tokenizer = [head.as_bytes(), single.as_bytes(), merges.as_bytes()].concat();
-    let sections = [(section::VOCABULARY, vocabulary(&tokens)), (section::TOKENIZER, tokenizer)];
-    fs::write(&model, with_sections(&good, &sections.each_ref().map(|(kind, bytes)| (*kind, bytes.as_slice()))))
-        .expect("written");
+    let sections: Vec<(u32, &[u8])> = sections.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())).collect();
+    let bytes = with_sections(&fs::read(&model).expect("a model"), &sections);
+    fs::write(&model, bytes).expect("written");
     model
 }
 
@@ -68,18 +47,10 @@ fn doubling(folder: &TempDir) -> PathBuf {
 fn ids_take_sixteen_bytes_of_memory_for_a_byte_of_text() {
     const TEXT_BYTES: usize = 16 << 20;
     let folder = TempDir::new("budget-text");
-    let (model, path) = (doubling(&folder), folder.join("t.txt"));
-    let texts: [(&str, String); 6] = [
-        ("words of one letter that are as long as they may be", format!("{} ", "a".repeat((1 << 20) - 1))),
-        ("words of two letters", format!("{} ", "ab".repeat((1 << 19) - 1))),
-        ("words of a letter", "a ".into()),
-        ("signs that normalization makes three times as long", format!("{} ", "\u{1d160}".repeat(80_000))),
-        ("marks", format!("a{} ", "\u{301}\u{327}".repeat(32 << 10))),
-        ("spaces", format!("{}b", " ".repeat((1 << 20) - 1))),
-    ];
-    for (what, piece) in texts {
+    let (model, path) = (with_rows(&folder, texts::N_ROWS, &texts::doubling()), folder.join("t.txt"));
+    for (what, piece) in texts::costly() {
         fs::write(&path, piece.repeat(TEXT_BYTES / piece.len())).expect("written");
-        let most = 16 * TEXT_BYTES as u64 + 64 * MIB + FEW_BYTES;
+        let most = texts::most_bytes(TEXT_BYTES) + FEW_BYTES;
         let run = within(most, what, &[&model, Path::new("--tokenize"), &path]);
         assert!(run.status.success() && !run.stdout.is_empty(), "{what}: {}", run.stderr);
     }

@@ -66,7 +66,9 @@ static ALLOCATOR: Failing = Failing;
 
 /// Runs `call` while its allocations are counted, and the one with the number `fails` is refused.
 fn counted<R>(fails: u64, call: impl FnOnce() -> R) -> (R, u64, u64) {
-    (ASKED.set(0), UNASKED.set(0), FAILS.set(fails));
+    ASKED.set(0);
+    UNASKED.set(0);
+    FAILS.set(fails);
     COUNTS.set(true);
     let result = call();
     COUNTS.set(false);

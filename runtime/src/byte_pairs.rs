@@ -6,6 +6,7 @@
 //! A word of n bytes takes 16 n bytes of memory, and time in O(n log n).
 
 use crate::format::{Merge, NONE};
+use crate::memory;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, TryReserveError};
@@ -64,8 +65,8 @@ impl BytePairs {
     pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Result<BytePairs, &'static str> {
         const NO_MEMORY: &str = "the system gives no memory for its merges";
         let (mut ranks, mut by_rank) = (HashMap::new(), Vec::new());
-        ranks.try_reserve(merges.len()).map_err(|_| NO_MEMORY)?;
-        by_rank.try_reserve_exact(merges.len()).map_err(|_| NO_MEMORY)?;
+        memory::asking(|| ranks.try_reserve(merges.len())).map_err(|_| NO_MEMORY)?;
+        memory::asking(|| by_rank.try_reserve_exact(merges.len())).map_err(|_| NO_MEMORY)?;
         for (rank, merge) in (0..).zip(merges) {
             match ranks.entry((merge.left.get(), merge.right.get())) {
                 Entry::Vacant(vacant) => vacant.insert(rank),
@@ -87,10 +88,10 @@ impl BytePairs {
         let Word { pieces, pairs } = word;
         pieces.clear();
         pairs.clear();
-        pieces.try_reserve_exact(bytes.len())?;
+        memory::asking(|| pieces.try_reserve_exact(bytes.len()))?;
         pieces.extend(bytes.iter().map(|&byte| Slot { id: self.bytes[usize::from(byte)].get(), length: 1 }));
         // As many pairs as there can be: those that are no longer there are dropped before there are more.
-        pairs.try_reserve_exact(bytes.len())?;
+        memory::asking(|| pairs.try_reserve_exact(bytes.len()))?;
         let named = pieces.windows(2).zip(0..).filter_map(|(pair, at)| Some((self.rank(pair[0].id, pair[1].id)?, at)));
         pairs.extend(named.map(Reverse));
         while let Some(Reverse((rank, at))) = pairs.pop() {
@@ -118,7 +119,7 @@ impl BytePairs {
         }
         // Bytes without an id do not occur in text.
         let ids = || pieces.iter().map(|slot| slot.id).filter(|&id| id != NONE);
-        out.try_reserve(ids().count())?;
+        memory::asking(|| out.try_reserve(ids().count()))?;
         out.extend(ids());
         Ok(())
     }

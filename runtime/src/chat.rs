@@ -8,6 +8,7 @@ use crate::format::{
     CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE, CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle,
     section,
 };
+use crate::memory;
 use crate::model_file::ModelFile;
 use jiff::civil::DateTime;
 use std::fmt;
@@ -513,7 +514,7 @@ fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) -> Result<(),
 /// Appends a text, up to the longest one of a conversation.
 fn append(text: &str, out: &mut String) -> Result<(), ChatError> {
     let is_long = out.len() + text.len() > MAX_RENDERED_BYTES;
-    if is_long || out.try_reserve(text.len()).is_err() {
+    if is_long || memory::asking(|| out.try_reserve(text.len())).is_err() {
         return Err(ChatError::TooLong);
     }
     *out += text;

@@ -6,6 +6,7 @@
 
 use crate::chat::{Chat, ChatError, Message, Role};
 use crate::error::Error;
+use crate::memory;
 use crate::model::Model;
 use crate::network::Options;
 use crate::sampler::Sampling;
@@ -362,7 +363,7 @@ impl Said<'_> {
         // Whole characters come out of a stream.
         let text = String::from_utf8_lossy(shown);
         let no_memory = |_| Error::Request { problem: "the system gives no memory for the answer".into() };
-        self.content.try_reserve(text.len()).map_err(no_memory)?;
+        memory::asking(|| self.content.try_reserve(text.len())).map_err(no_memory)?;
         self.content += &text;
         Ok((self.listen)(&text))
     }

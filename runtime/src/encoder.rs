@@ -7,6 +7,7 @@
 use crate::byte_pairs::{BytePairs, MAX_WORD_BYTES, NoIds, Word};
 use crate::error::Error;
 use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken};
+use crate::memory;
 use crate::tokenizer::{PreTokenizer, Tokenizer};
 use crate::vocabulary::quoted;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -107,7 +108,7 @@ impl Encoder {
                 end -= 1;
             }
             let mut spaced = String::new();
-            spaced.try_reserve_exact(1 + end)?;
+            memory::asking(|| spaced.try_reserve_exact(1 + end))?;
             spaced.push(' ');
             spaced.push_str(&text[..end]);
             let first = self.words.of(&spaced).next().unwrap_or_default();
@@ -187,9 +188,9 @@ fn nfc(text: &str) -> Result<Cow<'_, str>, Refused> {
         }
     }
     let mut normalized = String::new();
-    normalized.try_reserve(text.len())?;
+    memory::asking(|| normalized.try_reserve(text.len()))?;
     for (c, _) in text.nfc() {
-        normalized.try_reserve(c.len_utf8())?;
+        memory::asking(|| normalized.try_reserve(c.len_utf8()))?;
         normalized.push(c);
     }
     Ok(Cow::Owned(normalized))
@@ -244,7 +245,7 @@ impl Finder {
             look_ahead = look_ahead.checked_sub(beyond).ok_or(Refused::Costly)?;
             let Some(id) = self.ids[found.pattern().as_usize()] else { continue };
             other(&text[end..found.start()], ids)?;
-            ids.try_reserve(1)?;
+            memory::asking(|| ids.try_reserve(1))?;
             ids.push(id);
             end = found.end();
         }

@@ -6,6 +6,7 @@ use crate::target::target;
 use olmo_infer::disk::{Disk, uninterrupted};
 use olmo_infer::error::{Error, display_path};
 use olmo_infer::folder::{Folder, Place};
+use olmo_infer::memory;
 use olmo_infer::pending::Pending;
 use std::ffi::OsString;
 use std::fs::File;
@@ -100,7 +101,7 @@ impl<'d> LogitsFile<'d> {
         let Place { folder, name, .. } = target(path, "--logits", "create", inputs)?;
         let mut buffer = Vec::new();
         // While there is no file that could be left behind.
-        if buffer.try_reserve_exact(BUFFER_BYTES).is_err() {
+        if memory::asking(|| buffer.try_reserve_exact(BUFFER_BYTES)).is_err() {
             return Err(Failure::Refused(format!(
                 "{}: the system does not give the 1 MiB of memory that writing it takes; raise the limit (ulimit -v)",
                 display_path(path)

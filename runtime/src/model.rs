@@ -146,8 +146,8 @@ impl Model {
     /// ids.
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with, or the text has a
-    /// token without a row in the embedding; [`Error::Damaged`].
+    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with, and where
+    /// [`Encoder::encode`] has it; [`Error::Damaged`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.encoder()?.encode(text)
     }

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::holes::bytes_in_holes;
+use crate::memory;
 use crate::token_guess::{Guess, guess_kind, is_wide, no_ids, wider};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
@@ -230,7 +231,7 @@ impl Ids<'_> {
         self.refuse_no_ids(&head, head.last().copied().filter(|_| is_all))?;
         let mut tokens = Vec::new();
         let known = (n_bytes / width as u64).min(self.limit.most as u64) as usize;
-        tokens.try_reserve_exact(known).map_err(|_| self.no_memory())?;
+        memory::asking(|| tokens.try_reserve_exact(known)).map_err(|_| self.no_memory())?;
         self.append(&head, &head, &mut tokens)?;
         let (mut read, mut last, mut piece) = (head.len(), None, Vec::new());
         while read.is_multiple_of(PIECE_BYTES) {
@@ -264,7 +265,7 @@ impl Ids<'_> {
     fn append(&self, piece: &[u8], head: &[u8], tokens: &mut Vec<u32>) -> Result<(), Error> {
         let read_as = self.token_type.unwrap_or(TokenType::U32);
         let ids = piece.chunks_exact(read_as.bytes());
-        tokens.try_reserve(ids.len()).map_err(|_| self.no_memory())?;
+        memory::asking(|| tokens.try_reserve(ids.len())).map_err(|_| self.no_memory())?;
         for id in ids {
             let number = read_as.number(id);
             match u32::try_from(number) {

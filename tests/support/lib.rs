@@ -21,6 +21,7 @@ pub mod recording;
 pub mod runs;
 pub mod safetensors;
 pub mod terminals;
+pub mod texts;
 
 use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::layout;

@@ -23,7 +23,7 @@ use args::Args;
 use ceiling::{Ceiling, OneThread};
 use host::Host;
 use olmo_infer::allocator::Allocator;
-use olmo_infer::error::Error;
+use olmo_infer::error::{Error, one_line};
 use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
@@ -64,8 +64,9 @@ fn main() -> ExitCode {
 
 /// Says what is wrong and how to exit.
 fn fail(problem: impl Display) -> ExitCode {
-    // Where standard error does not take the line, nobody is left to tell.
-    let _nobody_to_tell = writeln!(std::io::stderr(), "olmo-bench: error: {problem}");
+    let line = one_line(&format!("olmo-bench: error: {problem}")) + "\n";
+    // In one write. Where standard error does not take the line, nobody is left to tell.
+    let _nobody_to_tell = std::io::stderr().write_all(line.as_bytes());
     ExitCode::FAILURE
 }
 

@@ -1,18 +1,20 @@
-//! What it costs to refuse files of strangers that are made to cost much: processor time and memory of the programs as
-//! they are shipped.
+//! What it costs to refuse files of strangers that are made to cost much, and to accept texts that are: processor time
+//! and memory of the programs as they are shipped.
 
 use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::{good, program};
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::Encoding;
+use olmo_infer::format::{Encoding, MAX_TOKENS_BEYOND, section};
 use olmo_infer::layout;
 use olmo_tests::catalogue::{Run, measured};
-use olmo_tests::crafted::{claimed, repair_digests, write_holes_that_are_tables};
+use olmo_tests::crafted::{
+    claimed, repair_digests, vocabulary, with_sections, write_holes_that_are_tables, write_with_holes,
+};
 use olmo_tests::packed::Packed;
 use olmo_tests::safetensors::raw;
 use olmo_tests::{
-    Stored, TempDir, coded_config, config_json, npy_path, repository, small_config, write_npy, write_weights,
+    Stored, TempDir, coded_config, config_json, npy_path, repository, small_config, texts, write_npy, write_weights,
 };
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,10 @@ const MAX_TIME: Duration = Duration::from_millis(100);
 const MAX_BYTES: u64 = 32 << 20;
 /// How often each is refused.
 const ROUNDS: u64 = 20;
+/// Bytes of the texts that are accepted, most time for each of them and for a run that has nothing to do, and how often.
+const TEXT_BYTES: usize = 16 << 20;
+const MAX_NANOSECONDS: u64 = 500;
+const ACCEPTED_ROUNDS: u64 = 3;
 /// Rows of the most that a configuration can claim; the files of its numbers are holes.
 const ROWS: usize = 1 << 24;
 
@@ -52,7 +58,46 @@ pub fn run(effort: &Effort) -> Vec<Figure> {
     }
     let (most_time, most_bytes) = (slowest.0.as_millis(), largest.0 >> 20);
     figure.note(format!("at most {most_time} ms ({}) and {most_bytes} MiB ({})", slowest.1, largest.1));
-    vec![figure]
+    vec![figure, accepted(&folder, effort)]
+}
+
+/// Texts that become ids.
+fn accepted(folder: &TempDir, effort: &Effort) -> Figure {
+    let (weights, model, path) = (folder.join("texts"), folder.join("texts.olmo"), folder.join("text"));
+    write_weights(&weights, &ModelConfig { vocab_size: texts::N_ROWS, ..small_config() }, Stored::F32, 1);
+    good("olmo-pack", [&weights, &model]).expect("packed");
+    let sections = texts::doubling();
+    let sections = sections.each_ref().map(|(kind, bytes)| (*kind, bytes.as_slice()));
+    fs::write(&model, with_sections(&fs::read(&model).expect("a model"), &sections)).expect("written");
+    // Older than two seconds, as above.
+    sleep(Duration::from_millis(2100));
+    let rounds = effort.times(ACCEPTED_ROUNDS);
+    let texts = texts::costly();
+    let what =
+        format!("costly texts to ids in {MAX_NANOSECONDS} ns of a processor and 16 bytes for each of their bytes");
+    let mut figure = Figure::new(what, rounds * texts.len() as u64);
+    let most_time = MAX_TIME + Duration::from_nanos(MAX_NANOSECONDS * TEXT_BYTES as u64);
+    let most_bytes = texts::most_bytes(TEXT_BYTES) + MAX_BYTES;
+    let (mut slowest, mut largest) = ((Duration::ZERO, ""), (0, ""));
+    for (what, piece) in texts {
+        fs::write(&path, piece.repeat(TEXT_BYTES / piece.len())).expect("written");
+        for _ in 0..rounds {
+            let mut command = measured(program("olmo-infer").to_str().expect("UTF-8"));
+            let run = Run::new(command.arg(&model).arg("--tokenize").arg(&path));
+            let judged = run.and_then(|run| {
+                let used = run.used.ok_or("its memory and time are not known")?;
+                (slowest, largest) = (slowest.max((used.time, what)), largest.max((used.peak_bytes, what)));
+                match run.status.success() && used.time <= most_time && used.peak_bytes <= most_bytes {
+                    true => Ok(()),
+                    false => Err(format!("{}, {used:?} {}", run.status, run.stderr.trim_end())),
+                }
+            });
+            figure.add(judged.map_err(|failure| format!("{what}: {failure}")));
+        }
+    }
+    let (time, bytes) = (slowest.0.as_nanos() / TEXT_BYTES as u128, largest.0 / TEXT_BYTES as u64);
+    figure.note(format!("at most {time} ns ({}) and {bytes} bytes ({}), with all else", slowest.1, largest.1));
+    figure
 }
 
 /// A refusal with status 1 within the limits; what it took.
@@ -94,7 +139,11 @@ fn folders(folder: &TempDir) -> Vec<Case> {
         ("merges, cut short", "tokenizer.json", long(11, "{\"model\":{\"merges\":[", "[\"a\",\"b\"],", "").into()),
         ("tokenizer.json of objects", "tokenizer.json", objects(11).into()),
         ("a token of 11 MiB", "tokenizer.json", long(11, "{\"model\":{\"vocab\":{\"", "k", "\":-1}}}").into()),
-        ("400,000 tokens, an id too high", "tokenizer.json", vocab(&format!("\"x\":{ROWS}")).into()),
+        (
+            "400,000 tokens, an id too high",
+            "tokenizer.json",
+            vocab(&format!("\"x\":{}", ROWS + MAX_TOKENS_BEYOND)).into(),
+        ),
         ("400,000 tokens, a number in the place of an id", "tokenizer.json", vocab("\"x\":1.5").into()),
         ("vocab.txt with a line that is none", "vocab.txt", (lines + "x").into()),
         ("an index of lists", "model.safetensors.index.json", long(1, "[", "[0],", "0]").into()),
@@ -153,11 +202,16 @@ fn models(folder: &TempDir) -> Vec<Case> {
     fs::write(&wrong, &bytes).expect("written");
     lengthen(&wrong, layout.file_bytes);
 
+    // Sections and tensors that nobody wrote.
+    let tokens = folder.join("tokens.olmo");
+    let holes_in_text = vocabulary(&[b"a", &vec![0; 100 << 20], b"b"]);
+    write_with_holes(&tokens, &with_sections(&good, &[(section::VOCABULARY, &holes_in_text)]));
     let of = |what, path: &PathBuf| {
         let inspect = Case(what, "olmo-pack", vec!["inspect".into(), path.clone()]);
         [Case(what, "olmo-infer", vec![path.clone(), folder.join("none.bin")]), inspect]
     };
-    of("tables that are holes", &holes).into_iter().chain(of("an index of 1024 layers", &wrong)).collect()
+    let both = of("tables that are holes", &holes).into_iter().chain(of("an index of 1024 layers", &wrong));
+    both.chain(of("a token that is a hole", &tokens)).collect()
 }
 
 /// Token files and texts beside a good model.
@@ -169,9 +223,17 @@ fn inputs(folder: &TempDir) -> Vec<Case> {
     // Older than two seconds: a file that is newer is read once.
     sleep(Duration::from_millis(2100));
     let with = |flag: &str| vec![model.clone(), flag.into(), tokens.clone()];
+    let (sparse, wrong) = (folder.join("sparse.bin"), folder.join("wrong.bin"));
+    let mut ids = vec![0; 200 << 20];
+    ids.extend(u32::MAX.to_le_bytes());
+    write_with_holes(&sparse, &ids);
+    fs::write(&wrong, vec![0xff; 200 << 20]).expect("written");
+    let of_ids = |ids: PathBuf| vec![model.clone(), "--detokenize".into(), ids];
     vec![
         Case("a token file of 1 TB", "olmo-infer", vec![model.clone(), tokens.clone()]),
         Case("a text of 1 TB", "olmo-infer", with("--tokenize")),
         Case("ids of 1 TB", "olmo-infer", with("--detokenize")),
+        Case("ids that are holes", "olmo-infer", of_ids(sparse)),
+        Case("wrong ids of 200 MiB", "olmo-infer", of_ids(wrong)),
     ]
 }
