@@ -362,7 +362,7 @@ impl Said<'_> {
     fn tell(&mut self, shown: &[u8]) -> Result<ControlFlow<()>, Error> {
         // Whole characters come out of a stream.
         let text = String::from_utf8_lossy(shown);
-        let no_memory = |_| Error::Request { problem: "the system gives no memory for the answer".into() };
+        let no_memory = |_| memory::too_little_for::<u8>(text.len(), "the answer");
         memory::asking(|| self.content.try_reserve(text.len())).map_err(no_memory)?;
         self.content += &text;
         Ok((self.listen)(&text))

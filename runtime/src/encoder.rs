@@ -70,10 +70,12 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Request`] when the text has a token that is beyond the rows of the embedding or a word of more than
-    /// [`MAX_WORD_BYTES`], when the added tokens of the model are too costly to find in it, and for memory that the
-    /// system does not give.
+    /// [`MAX_WORD_BYTES`], and when the added tokens of the model are too costly to find in it; [`Error::Memory`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let ids = self.ids(text).map_err(|refused| Error::Request { problem: refused.to_string() })?;
+        let ids = self.ids(text).map_err(|refused| match refused {
+            Refused::NoMemory => memory::too_little_for::<[u8; 16]>(text.len(), "the ids of the text"),
+            refused => Error::Request { problem: refused.to_string() },
+        })?;
         match ids.iter().find(|&&id| id as usize >= self.n_rows) {
             None => Ok(ids),
             Some(id) => Err(Error::Request {
@@ -168,9 +170,7 @@ impl fmt::Display for Refused {
                 "the added tokens of the model take too long to find in this text; use a shorter one, and check where \
                  the model comes from",
             ),
-            Refused::NoMemory => f.write_str(
-                "the system gives no memory for the ids of the text (see ulimit -v); use a shorter text, or split it",
-            ),
+            Refused::NoMemory => f.write_str("the system gives no memory"),
         }
     }
 }

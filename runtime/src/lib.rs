@@ -16,6 +16,7 @@
 //!     let mut session = model.session(Options::new(prompt.len() + 20))?;
 //!     session.prefill(&prompt)?;
 //!     let answer = session.generate(Sampling::GREEDY).collect::<Result<Vec<u32>, Error>>()?;
+//!     model.file().check_unchanged()?; // Nobody has written to the mapped file meanwhile.
 //!     println!("{}", model.decode_text(&answer)?);
 //!     Ok(())
 //! }

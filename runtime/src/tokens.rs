@@ -5,7 +5,7 @@ use crate::holes::bytes_in_holes;
 use crate::memory;
 use crate::token_guess::{Guess, guess_kind, is_wide, no_ids, wider};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -246,6 +246,10 @@ impl Ids<'_> {
         }
         if tokens.len() > self.limit.most {
             return Err(self.too_many(&head));
+        }
+        // A file below /proc says 0, and has what it has.
+        if self.bytes.is_some_and(|bytes| bytes > read as u64) {
+            return Err(Error::io(self.path, "read all of it")(io::ErrorKind::UnexpectedEof.into()));
         }
         if !read.is_multiple_of(width) {
             return self.half(read as u64, &head);
@@ -553,5 +557,16 @@ mod tests {
         }
         assert_eq!(TokenType::named("i64"), Some(TokenType::I64));
         assert_eq!(TokenType::named("f32"), None);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_not_what_it_still_has() {
+        let limit = Limit::of_positions(10);
+        let ids = |bytes| Ids { path: Path::new("t.bin"), token_type: None, vocab_size: 100, limit, bytes };
+        let read = |bytes| ids(bytes).read(&mut &[5u8, 0, 0, 0, 7, 0, 0, 0][..]).map_err(|error| error.to_string());
+        assert_eq!(read(Some(8)), Ok(vec![5, 7]));
+        assert_eq!(read(None), Ok(vec![5, 7]));
+        assert_eq!(read(Some(0)), Ok(vec![5, 7]));
+        assert_eq!(read(Some(12)), Err("t.bin: cannot read all of it: the file ends before its length".into()));
     }
 }
