@@ -5,20 +5,23 @@
 //! the program. So these processes do nothing else than make files, and are stopped many times.
 
 use libc::{SIGINT, SIGTERM};
+use olmo_infer::folder::Folder;
 use olmo_infer::mapping::Load;
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::pending::Pending;
 use olmo_infer::signals;
-use olmo_pack::output::Target;
 use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::packed::Packed;
 use olmo_tests::{TempDir, files, own_process};
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -36,15 +39,16 @@ const HANG: Duration = Duration::from_secs(60);
 /// Lets threads put files of one byte in place, one after the other, until the program ends.
 fn make_files(folder: &Path) {
     for thread in 0..THREADS {
-        let path = folder.join(format!("file-{thread}"));
+        let (folder, name) = (folder.to_path_buf(), OsString::from(format!("file-{thread}")));
         spawn(move || {
             // A disk that syncs at once.
             let disk = Hooked(|_: Call<'_>| Ok(usize::MAX));
+            let (folder, _made) = Folder::make(&disk, &folder).expect("a folder");
+            let folder = Arc::new(folder);
             loop {
-                let target = Target::new(&path, true).expect("a good place");
-                let output = target.create(&disk).expect("a new file");
-                output.write_at(b"1", 0).expect("there is room");
-                output.publish().expect("in place");
+                let file = Pending::create(&disk, &folder, "tested").expect("a new file");
+                file.write_at(b"1", 0).expect("there is room");
+                file.publish(&name, true).expect("in place");
             }
         });
     }

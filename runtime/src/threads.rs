@@ -15,6 +15,7 @@
 use crate::barrier::Barrier;
 use crate::error::Error;
 use crate::grid::{Block, Grid};
+use crate::memory;
 use crate::rounding;
 use crate::tickets::Tickets;
 use crate::turns::Turns;
@@ -38,6 +39,9 @@ const STACK_BYTES: usize = 2 << 20;
 const START_BYTES: usize = 1 << 20;
 /// Address space that a thread takes at most: malloc of glibc reserves twice 64 MiB, and does without where it must.
 const AMPLE_BYTES: usize = 256 << 20;
+
+/// What [`WORKS_FOR`] is, in errors.
+const LISTS: &str = "the list of teams that a thread works for";
 
 /// What a thread runs in a phase; the argument is its index.
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
@@ -184,7 +188,7 @@ impl Threads {
     /// # Errors
     /// [`Error::Request`] inside of another run of the same threads; in a process that was forked off after they were
     /// started, which has none of them; and on a thread whose processor rounds or flushes otherwise than by default.
-    /// The body has not begun then.
+    /// [`Error::Memory`]. The body has not begun then.
     ///
     /// # Panics
     /// When the body does, or an item that it hands to the team. The threads are good for further runs.
@@ -197,7 +201,7 @@ impl Threads {
         }
         rounding::check()?;
         let shared = &*self.shared;
-        let Some(_works) = Works::enter(shared.id()) else {
+        let Some(_works) = Works::enter(shared.id())? else {
             return refused(
                 "this run would wait for the end of another one that it is part of; leave that first, or open the model twice",
             );
@@ -210,7 +214,12 @@ impl Threads {
         // Relaxed: workers look at it after they have seen a phase of this run.
         shared.run.fetch_add(1, Ordering::Relaxed);
         let mut leads_in = shared.leads_in.lock().expect("not poisoned");
-        WORKS_FOR.with_borrow(|teams| leads_in.clone_from(teams));
+        WORKS_FOR.with_borrow(|teams| {
+            leads_in.clear();
+            memory::reserve(&mut leads_in, teams.len(), LISTS)?;
+            leads_in.extend_from_slice(teams);
+            Ok::<(), Error>(())
+        })?;
         drop(leads_in);
         shared.barrier.enter(0);
         Ok(body(&mut team))
@@ -243,13 +252,17 @@ struct Works {
 
 impl Works {
     /// `None` when this thread works for the team already.
-    fn enter(team: TeamId) -> Option<Works> {
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    fn enter(team: TeamId) -> Result<Option<Works>, Error> {
         WORKS_FOR.with_borrow_mut(|teams| {
             if teams.contains(&team) {
-                return None;
+                return Ok(None);
             }
+            memory::reserve(teams, 1, LISTS)?;
             teams.push(team);
-            Some(Works { stays_here: PhantomData })
+            Ok(Some(Works { stays_here: PhantomData }))
         })
     }
 }

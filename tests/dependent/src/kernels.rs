@@ -81,7 +81,7 @@ pub fn coded(calls: &mut Calls, _: &Path) {
             for length in [0, 960, 1920, 4096].into_iter().chain(exact).filter(|&length| length <= bytes.len()) {
                 // Most have lengths that do not fit together, which is refused here.
                 let mut made = None;
-                calls.call(|| made = Some(CodedPanels::new(&shape, &bytes[..length], &table)));
+                calls.call(|| made = Some(CodedPanels::new(&shape, bytes[..length].into(), &table)));
                 let Some(panels) = made else { continue };
                 calls.call(|| panels.bytes());
                 for panel in [0, 1, 2, usize::MAX] {

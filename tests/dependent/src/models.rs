@@ -48,7 +48,7 @@ pub fn models(calls: &mut Calls, path: &Path) {
         let file = model.file();
         calls.call(|| file.tensor_bytes(n).len());
         calls.call(|| file.coded_table(n).is_some());
-        calls.call(|| file.section_bytes(n as u32).map(<[u8]>::len));
+        calls.call(|| file.section_bytes(n as u32).map(|bytes| bytes.len()));
         calls.call(|| file.checked_section(n as u32).map(|_| ()));
         calls.call(|| model.vocabulary().map(|vocabulary| vocabulary.map(|it| it.bytes(n as u32).map(<[u8]>::len))));
     }
@@ -61,7 +61,7 @@ pub fn models(calls: &mut Calls, path: &Path) {
 
 pub fn batches(calls: &mut Calls, path: &Path) {
     let file = ModelFile::open(path).expect("a good file");
-    let network = Network::new(&file);
+    let network = Network::new(&file).expect("memory");
     for (a, b) in pairs(&EXTREMES, &EXTREMES) {
         let options = Options { chunk: b, ..Options::new(a) };
         calls.call(|| batch_size(Some(a), &file, &network, &options, &[b, a]));
@@ -115,7 +115,7 @@ pub fn batches(calls: &mut Calls, path: &Path) {
             let weights = Weights { embed_tokens: matrix, layers: vec![layer; 2], norm, lm_head: matrix };
             calls.call(|| weights.bytes_per_token());
             calls.call(|| {
-                let network = Network::from_weights(&config, weights.clone());
+                let network = Network::from_weights(&config, weights.clone()).expect("memory");
                 let mut single = Single::new(&network, Options::new(2)).expect("it may fit");
                 with_team(1, |team| {
                     single.forward(team, &[1]).expect("a good token");
