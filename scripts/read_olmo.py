@@ -697,7 +697,13 @@ def npy_header(data):
     # One space between its words.
     word = r"'[^']*'|\"[^\"]*\"|True|False|[0-9]+|[{}(),:]"
     text = text[:-1].decode("ascii")
-    words = re.findall(word, text) if re.fullmatch(rf" *(?:(?:{word}) *)*", text) else []
+    # Word by word: an expression for all of them would try each way to cut a number.
+    words, at = [], 0
+    while found := re.compile(rf" *({word})").match(text, at):
+        words.append(found[1])
+        at = found.end()
+    if text[at:].strip(" "):
+        words = []
     pairs = [
         rf"(?:'{key}'|\"{key}\") : {value}" for key, value in (
             ("descr", r"['\"](<f4|<f2|<V2|\|V2|<u2)['\"]"), ("fortran_order", "(True|False)"),

@@ -7,7 +7,7 @@ use olmo_infer::config::Architecture;
 use olmo_infer::encoder::Encoder;
 use olmo_infer::tokenizer::Tokenizer;
 use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::chat_child;
+use olmo_pack::chat_child::{self, NoFormat};
 use olmo_pack::chat_section;
 use olmo_pack::jinja::{Names, Template};
 use olmo_pack::special_tokens::{Sources, TemplateFiles};
@@ -461,9 +461,9 @@ fn a_process_that_gives_no_chat_format_is_a_reason() {
     let folder = TempDir::new("no-chat-process");
     let template = "{{ messages[-1].content }}";
     let chat = |program: Option<&Path>| chat_child::chat(program, template, &names());
-    let reason = |program: Option<&Path>| {
-        let why = chat(program).expect_err("no chat format");
-        why.strip_prefix("its chat template cannot be used: ").expect("the same beginning").to_string()
+    let reason = |program: Option<&Path>| match chat(program).expect_err("no chat format") {
+        NoFormat::NotRun(why) => why,
+        NoFormat::Unusable(why) => format!("unusable: {why}"),
     };
     assert!(chat(Some(Path::new(PACK))).is_ok());
     assert_eq!(reason(None), "no program to run it was named");
@@ -476,7 +476,7 @@ fn a_process_that_gives_no_chat_format_is_a_reason() {
         // An answer is taken from a process that ends well, and from no other.
         ("printf '\\0\\0\\0\\0'; exit 1", "the process that ran it ended with status 1"),
         ("", "the process that ran it gave no chat format"),
-        ("exec cat /dev/zero", "its texts are longer than 16 MiB"),
+        ("exec cat /dev/zero", "unusable: its chat template cannot be used: its texts are longer than 16 MiB"),
         ("exec cat /dev/zero >&2", "the process that ran it was ended by signal 13"),
     ] {
         let program = folder.join("program");

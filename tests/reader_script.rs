@@ -307,3 +307,16 @@ fn what_is_no_good_file_is_refused_in_one_line() {
     let missing = script(&python, &[&folder.join("missing.olmo")]);
     assert!(missing.refused(1).ends_with("missing.olmo: No such file or directory"), "{}", missing.stderr);
 }
+
+#[test]
+fn a_kept_header_is_refused_in_no_time() {
+    let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
+    // Digits that an expression for all words would cut in every way there is.
+    let header = "b\"\\x93NUMPY\\x01\\x00\" + (202).to_bytes(2, \"little\") + b\"1\" * 200 + b\"!\\n\"";
+    let program = format!(
+        "import read_olmo\ntry:\n read_olmo.npy_header({header})\nexcept read_olmo.FormatError as e:\n print(e)"
+    );
+    let mut command = std::process::Command::new("timeout");
+    command.arg("20").arg(python).args(["-c", &program]).env("PYTHONPATH", repository().join("scripts"));
+    assert_eq!(finish(&mut command).ok(), "sources: the dictionary of a header\n");
+}

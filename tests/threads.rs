@@ -5,7 +5,7 @@ use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::mapping::Load;
 use olmo_infer::threads::{Threads, with_team};
 use olmo_infer::{Error, Model, Options, Sampling};
-use olmo_tests::{Stored, TempDir, finish, run, small_config, write_weights};
+use olmo_tests::{Stored, TempDir, finish, own_process, run, small_config, write_weights};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::env;
 use std::path::{Path, PathBuf};
@@ -111,8 +111,8 @@ fn threads_that_run_something_refuse_to_wait_for_themselves() {
 /// Does something in a forked child, which says by its exit status whether it went well. One that hangs is killed.
 #[allow(unsafe_code)]
 fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
-    // SAFETY: the child runs on one thread, allocates only what malloc of the C library gives after a fork, and ends
-    // without unwinding or any handler.
+    // SAFETY: the child begins with one thread, and those that the parent has besides hold no lock: it is a process of
+    // its own with one test, whose other threads wait. The child ends without unwinding or any handler.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let went_well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(false);
@@ -137,6 +137,13 @@ fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
 
 #[test]
 fn a_forked_process_is_told_to_open_the_model_itself() {
+    let finished = finish(&mut own_process("forks"));
+    assert!(finished.ok().contains("1 passed"), "{finished:?}");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn forks() {
     let folder = TempDir::new("threads-fork");
     let path = packed(&folder);
     let (model, alone) = (open(&path, 2), open(&path, 1));

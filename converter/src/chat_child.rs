@@ -75,9 +75,27 @@ enum NoAnswer {
     Ended(ExitStatus),
 }
 
+impl NoAnswer {
+    /// Whether the template is the reason.
+    fn is_of_template(&self) -> bool {
+        // A limit that this process was given is the smaller one, or may be.
+        let is_ours = |resource| getrlimit(resource).current.is_none();
+        match self {
+            NoAnswer::Memory => is_ours(Resource::As),
+            NoAnswer::CpuTime => is_ours(Resource::Cpu),
+            NoAnswer::Depth | NoAnswer::Panic | NoAnswer::Length => true,
+            NoAnswer::NoProgram
+            | NoAnswer::NotStarted(_)
+            | NoAnswer::Pipe(_)
+            | NoAnswer::Time
+            | NoAnswer::NoSection
+            | NoAnswer::Ended(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("its chat template cannot be used: ")?;
         match self {
             NoAnswer::NoProgram => f.write_str("no program to run it was named"),
             NoAnswer::NotStarted(error) => write!(f, "no process can be started to run it: {}", reason(error)),
@@ -100,15 +118,31 @@ impl fmt::Display for NoAnswer {
 /// The chat format of a template, derived by `program` in a process of its own.
 ///
 /// # Errors
-/// Why it cannot be used, in one line.
-pub fn chat(program: Option<&Path>, template: &str, names: &Names) -> Result<Chat, String> {
+/// [`NoFormat`].
+pub fn chat(program: Option<&Path>, template: &str, names: &Names) -> Result<Chat, NoFormat> {
     let answer = program.ok_or(NoAnswer::NoProgram).and_then(|program| answer(program, template, names));
-    match answer.as_deref().map(Chat::in_section) {
-        Ok(Ok(chat)) => Ok(chat),
-        Ok(Err(NoChat::Unusable(why))) => Err(why),
-        Ok(Err(NoChat::Damaged)) => Err(NoAnswer::NoSection.to_string()),
-        Err(problem) => Err(problem.to_string()),
-    }
+    let chat = answer.and_then(|answer| match Chat::in_section(&answer) {
+        Ok(chat) => Ok(Ok(chat)),
+        Err(NoChat::Unusable(why)) => Ok(Err(NoFormat::Unusable(why))),
+        Err(NoChat::Damaged) => Err(NoAnswer::NoSection),
+    });
+    chat.unwrap_or_else(|no_answer| {
+        Err(if no_answer.is_of_template() {
+            NoFormat::Unusable(format!("its chat template cannot be used: {no_answer}"))
+        } else {
+            NoFormat::NotRun(no_answer.to_string())
+        })
+    })
+}
+
+/// Why there is no chat format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoFormat {
+    /// The template cannot be used, whoever packs it; in one line.
+    Unusable(String),
+    /// It was not run to its end, for a reason that is none of the template's: another time it may be. What is packed
+    /// does not depend on that.
+    NotRun(String),
 }
 
 /// What `program` answers to a template.

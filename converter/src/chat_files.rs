@@ -1,6 +1,6 @@
 //! What the files of a folder say about conversations.
 
-use crate::chat_child;
+use crate::chat_child::{self, NoFormat};
 use crate::chat_section;
 use crate::error::{Error, Problem, shortened};
 use crate::kept_files::KeptFiles;
@@ -90,7 +90,11 @@ fn of_template(folder: &Folder, sources: &Sources, files: &TemplateFiles) -> Res
             warnings.extend(of_turns);
             Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
         }
-        Err(why) => Ok(unusable(why)),
+        Err(NoFormat::Unusable(why)) => Ok(unusable(why)),
+        Err(NoFormat::NotRun(why)) => {
+            let problem = Problem::new(folder.path, format!("its chat template was not run: {why}"));
+            Err(problem.advice("pack it again, or remove the template").into())
+        }
     }
 }
 

@@ -137,7 +137,7 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
 
 impl OfText {
     fn of(model: &ModelFile) -> Result<OfText, Error> {
-        let section = |kind| model.section_bytes(kind).map(|bytes| bytes.copied()).transpose();
+        let section = |kind| checked_section(model, kind);
         let vocabulary = section(section::VOCABULARY)?;
         let n_tokens =
             vocabulary.as_ref().and_then(|bytes| bytes.first_chunk()).map(|&bytes| u32::from_le_bytes(bytes));

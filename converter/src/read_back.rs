@@ -50,7 +50,7 @@ impl Sections for Head<'_> {
 /// Refuses a file that readers refuse; `shown` is for messages.
 ///
 /// # Errors
-/// [`Error::Unreadable`], or it cannot be read.
+/// [`Error::Unreadable`], or it cannot be read, or the system does not give the memory.
 pub(crate) fn check(file: &File, shown: &Path) -> Result<(), Error> {
     let unreadable = |problem: String| {
         // Without the name, which is told once, and the advice, which is for those who did not write it.
@@ -60,10 +60,16 @@ pub(crate) fn check(file: &File, shown: &Path) -> Result<(), Error> {
     };
     let failed = |error| Error::io(shown, "cannot read what was written", error);
     let length = file.metadata().map_err(failed)?.len();
-    let index = Index::read(shown, file, length).map_err(|error| unreadable(error.to_string()))?;
+    let index = Index::read(shown, file, length).map_err(|error| match error {
+        olmo_infer::Error::Memory { .. } | olmo_infer::Error::Io { .. } => error.into(),
+        error => unreadable(error.to_string()),
+    })?;
     let mut bytes = Vec::new();
     grow(&mut bytes, index.layout.data_offset as usize, shown)?;
     file.read_exact_at(&mut bytes, 0).map_err(failed)?;
-    let problems = verify::sections(&Head { path: shown, index, bytes });
-    problems.first().map_or(Ok(()), |problem| Err(unreadable(problem.to_string())))
+    match verify::section_errors(&Head { path: shown, index, bytes }).into_iter().next() {
+        None => Ok(()),
+        Some(Error::Model(error)) => Err(error.into()),
+        Some(error) => Err(unreadable(error.to_string())),
+    }
 }

@@ -7,7 +7,7 @@ use crate::config_json::Keys;
 use crate::error::{Error, Problem, shortened};
 use crate::source_file;
 use crate::strict_json::{self, Budget};
-use crate::tokenizer_section::{Added, Reader, Token};
+use crate::tokenizer_section::{Added, NoSection, Reader, Token};
 use crate::tokenizer_settings::{AddedTokens, Definition, Settings};
 use crate::vocab::{Vocabulary, byte_table, token_bytes};
 use olmo_infer::config::Architecture;
@@ -105,7 +105,14 @@ pub fn parse_with(path: &Path, bytes: &[u8], around: &Around) -> Result<Tokenize
     let named_elsewhere = named_elsewhere(&stated, &added, &mut warnings);
     let merges = document.merges;
     let reader = Reader { root: &root, model: &model, merges, tokens: &tokens, added: &added };
-    let tokenizer = reader.section(&around.settings, around.is_rebuilt(), &mut warnings);
+    let tokenizer = match reader.section(&around.settings, around.is_rebuilt(), &mut warnings) {
+        Ok(section) => Ok(section),
+        Err(NoSection::Unknown(why)) => Err(why),
+        Err(NoSection::NoMemory) => {
+            let problem = Problem::new(path, "the system does not give the memory for its merges");
+            return Err(problem.advice("close other programs or raise the limit"));
+        }
+    };
 
     let mut entries: Vec<(u32, &[u8])> = added.iter().map(|added| (added.id, added.text.as_bytes())).collect();
     let is_added: HashSet<u32> = added.iter().map(|added| added.id).collect();

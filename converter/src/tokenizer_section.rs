@@ -9,7 +9,7 @@ use crate::split_check;
 use crate::tokenizer_parts;
 use crate::tokenizer_settings::Settings;
 use crate::vocab::byte_table;
-use olmo_infer::byte_pairs::{BytePairs, Word};
+use olmo_infer::byte_pairs::{BytePairs, NoIds, NoPairs, Word};
 use olmo_infer::format::{ADDED_SPLIT, AddedToken, Merge, NONE, TOKENIZER_BYTE_PAIRS, TokenizerHead};
 use olmo_infer::tokenizer::{PreTokenizer, in_utf8};
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -45,6 +45,20 @@ pub(crate) struct Reader<'a> {
     pub(crate) added: &'a [Added],
 }
 
+/// Why there is no section.
+pub(crate) enum NoSection {
+    /// What is not known about the tokenizer.
+    Unknown(String),
+    /// The system gives no memory.
+    NoMemory,
+}
+
+impl From<String> for NoSection {
+    fn from(why: String) -> NoSection {
+        NoSection::Unknown(why)
+    }
+}
+
 impl Reader<'_> {
     /// The bytes of the section, or what is not known about the tokenizer. `is_rebuilt` where transformers takes
     /// nothing but the tokens.
@@ -53,7 +67,7 @@ impl Reader<'_> {
         settings: &Settings,
         is_rebuilt: bool,
         warnings: &mut Vec<String>,
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Vec<u8>, NoSection> {
         self.refuse_other_models()?;
         let parts = tokenizer_parts::read(self.root)?;
         let prefix_space = match (is_rebuilt, settings.add_prefix_space) {
@@ -107,24 +121,32 @@ impl Reader<'_> {
     }
 
     /// With `ignore_merges` a word that is a token becomes that token. It makes no difference where the merges make it.
-    fn refuse_ignored_merges(&self, single: &[U32; 256], merges: &[Merge]) -> Result<(), String> {
+    fn refuse_ignored_merges(&self, single: &[U32; 256], merges: &[Merge]) -> Result<(), NoSection> {
         if self.model.get("ignore_merges").is_none_or(|value| value.as_bool() == Some(false)) {
             return Ok(());
         }
-        let pairs = BytePairs::new(single, merges).map_err(|problem| problem.replace("tokenizer", "model"))?;
+        let pairs = BytePairs::new(single, merges).map_err(|no_pairs| match no_pairs {
+            NoPairs::Twice { .. } => NoSection::Unknown("its model merges a pair in two ways".into()),
+            NoPairs::NoMemory => NoSection::NoMemory,
+        })?;
         let (mut word, mut ids) = (Word::default(), Vec::new());
         let mut is_made = |token: &Token| {
+            let Some(bytes) = token.bytes.as_deref() else { return Ok(true) };
             ids.clear();
-            token
-                .bytes
-                .as_deref()
-                .is_none_or(|bytes| pairs.encode(bytes, &mut word, &mut ids).is_ok() && ids == [token.id])
+            match pairs.encode(bytes, &mut word, &mut ids) {
+                Ok(()) => Ok(ids == [token.id]),
+                Err(NoIds::LongWord) => Ok(false),
+                Err(NoIds::NoMemory) => Err(NoSection::NoMemory),
+            }
         };
-        let split = self.added.iter().any(|added| added.flags & ADDED_SPLIT != 0);
-        if split || !self.tokens.values().all(&mut is_made) {
-            return Err("its model has ignore_merges, and tokens that merges do not make".into());
+        let mut are_made = !self.added.iter().any(|added| added.flags & ADDED_SPLIT != 0);
+        for token in self.tokens.values() {
+            are_made = are_made && is_made(token)?;
         }
-        Ok(())
+        match are_made {
+            true => Ok(()),
+            false => Err("its model has ignore_merges, and tokens that merges do not make".to_string().into()),
+        }
     }
 
     /// Everything of the model that would change ids.

@@ -10,12 +10,15 @@ use crate::inspect::content_digest;
 use crate::kept_files;
 use crate::pack::thread_pool;
 use crate::sources::{Sections, checked_section, section_name, sources};
-use olmo_infer::byte_pairs::BytePairs;
+use olmo_infer::byte_pairs::{BytePairs, NoPairs};
 use olmo_infer::chat::{Chat, NoChat};
 use olmo_infer::coded::{CodedPanels, CodedTable};
-use olmo_infer::format::{Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, PANEL_ROWS, TensorRecord, VocabularyHead, section};
+use olmo_infer::format::{
+    Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, Merge, PANEL_ROWS, TensorRecord, VocabularyHead, section,
+};
 use olmo_infer::layout::Extent;
 use olmo_infer::mapped_bytes::MappedBytes;
+use olmo_infer::memory;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::panels::PanelShape;
 use olmo_infer::sampling::AuthorSampling;
@@ -113,6 +116,11 @@ pub(crate) fn accepted(model: &impl Sections) -> Result<(), Error> {
 
 /// What is wrong with the sections: their digests, and the structure of those that version 1 defines.
 pub fn sections(model: &impl Sections) -> Vec<Problem> {
+    section_errors(model).into_iter().flat_map(Error::into_problems).collect()
+}
+
+/// The same as errors, among which lack of memory is one that says nothing about the file.
+pub(crate) fn section_errors(model: &impl Sections) -> Vec<Error> {
     let check = |kind: u32| -> Result<(), Error> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
         let found = match kind {
@@ -130,7 +138,7 @@ pub fn sections(model: &impl Sections) -> Vec<Problem> {
         found.map_err(|found| problem(model, section_name(kind), found).into())
     };
     let kinds = model.sections().iter().map(|record| record.kind.get());
-    kinds.filter_map(|kind| check(kind).err()).flat_map(Error::into_problems).collect()
+    kinds.filter_map(|kind| check(kind).err()).collect()
 }
 
 /// Checks the structure of a vocabulary.
@@ -174,10 +182,14 @@ fn tokenizer(model: &impl Sections, bytes: &[u8]) -> Result<(), Error> {
         return Ok(());
     };
     match Tokenizer::in_section(bytes, &vocabulary) {
-        Ok(tokenizer) if BytePairs::new(&tokenizer.bytes, &tokenizer.merges).is_err() => {
-            Err(damaged("two merges of one pair"))
-        }
-        Ok(_) | Err(NoTokenizer::Unknown(_) | NoTokenizer::UnknownKind(_)) => Ok(()),
+        Ok(tokenizer) => match BytePairs::new(&tokenizer.bytes, &tokenizer.merges) {
+            Ok(_) => Ok(()),
+            Err(NoPairs::Twice { .. }) => Err(damaged("two merges of one pair")),
+            Err(NoPairs::NoMemory) => {
+                Err(memory::too_little_for::<Merge>(tokenizer.merges.len(), "the merges of the tokenizer").into())
+            }
+        },
+        Err(NoTokenizer::Unknown(_) | NoTokenizer::UnknownKind(_)) => Ok(()),
         Err(NoTokenizer::Damaged(_)) => Err(damaged("ids, merges or flags that the vocabulary contradicts")),
     }
 }

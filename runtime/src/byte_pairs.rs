@@ -49,6 +49,20 @@ pub struct Word {
     pairs: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
+/// Why merges make no [`BytePairs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPairs {
+    /// A pair of these ids stands twice.
+    Twice {
+        /// Id of the left piece.
+        left: u32,
+        /// Id of the right piece.
+        right: u32,
+    },
+    /// The system gives no memory.
+    NoMemory,
+}
+
 /// A piece stands in the slots of its bytes: its id in the first one, [`NONE`] in the others, its length in the first
 /// and in the last one. So its neighbours on both sides are found.
 #[derive(Clone, Copy)]
@@ -61,16 +75,15 @@ impl BytePairs {
     /// Ids of single bytes and merges in the order of their ranks.
     ///
     /// # Errors
-    /// A pair stands twice; the system gives no memory.
-    pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Result<BytePairs, &'static str> {
-        const NO_MEMORY: &str = "the system gives no memory for its merges";
+    /// [`NoPairs`].
+    pub fn new(bytes: &[U32; 256], merges: &[Merge]) -> Result<BytePairs, NoPairs> {
         let (mut ranks, mut by_rank) = (HashMap::new(), Vec::new());
-        memory::asking(|| ranks.try_reserve(merges.len())).map_err(|_| NO_MEMORY)?;
-        memory::asking(|| by_rank.try_reserve_exact(merges.len())).map_err(|_| NO_MEMORY)?;
+        memory::asking(|| ranks.try_reserve(merges.len())).map_err(|_| NoPairs::NoMemory)?;
+        memory::asking(|| by_rank.try_reserve_exact(merges.len())).map_err(|_| NoPairs::NoMemory)?;
         for (rank, merge) in (0..).zip(merges) {
             match ranks.entry((merge.left.get(), merge.right.get())) {
                 Entry::Vacant(vacant) => vacant.insert(rank),
-                Entry::Occupied(_) => return Err("its tokenizer merges a pair in two ways"),
+                Entry::Occupied(_) => return Err(NoPairs::Twice { left: merge.left.get(), right: merge.right.get() }),
             };
             by_rank.push(*merge);
         }

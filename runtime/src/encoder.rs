@@ -4,9 +4,9 @@
 //! of one, each of which is an id at most, and one word is merged at a time. The time is in O(n log n). Where the system
 //! does not give the memory, and where a text would take more, that is an error.
 
-use crate::byte_pairs::{BytePairs, MAX_WORD_BYTES, NoIds, Word};
+use crate::byte_pairs::{BytePairs, MAX_WORD_BYTES, NoIds, NoPairs, Word};
 use crate::error::Error;
-use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken};
+use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken, Merge};
 use crate::memory;
 use crate::tokenizer::{PreTokenizer, Tokenizer};
 use crate::vocabulary::quoted;
@@ -45,9 +45,14 @@ impl Encoder {
     /// Prepares a tokenizer, which takes some milliseconds for a hundred thousand ids.
     ///
     /// # Errors
-    /// What the tokenizer has that no encoder can work with.
-    pub fn new(tokenizer: &Tokenizer) -> Result<Encoder, String> {
-        let pairs = BytePairs::new(&tokenizer.bytes, &tokenizer.merges)?;
+    /// [`Error::Request`] with what the tokenizer has that no encoder can work with; [`Error::Memory`].
+    pub fn new(tokenizer: &Tokenizer) -> Result<Encoder, Error> {
+        let pairs = BytePairs::new(&tokenizer.bytes, &tokenizer.merges).map_err(|no_pairs| match no_pairs {
+            NoPairs::Twice { left, right } => Error::Request {
+                problem: format!("its tokenizer merges the pair of {left} and {right} in two ways; pack it again"),
+            },
+            NoPairs::NoMemory => memory::too_little_for::<Merge>(tokenizer.merges.len(), "the merges of the tokenizer"),
+        })?;
         let is_normalized = |added: &&AddedToken| added.flags.get() & ADDED_NORMALIZED != 0;
         let vocabulary = &tokenizer.vocabulary;
         let beyond = (tokenizer.n_rows..vocabulary.n_tokens()).filter_map(|id| {
@@ -105,7 +110,7 @@ impl Encoder {
         let mut rest = text;
         if self.prefix_space && !text.is_empty() && !text.starts_with(' ') {
             // Only the first word has the space: it is the same whatever comes far behind it.
-            let mut end = text.len().min(MAX_WORD_BYTES);
+            let mut end = text.len().min(MAX_WORD_BYTES + 8);
             while !text.is_char_boundary(end) {
                 end -= 1;
             }
@@ -207,23 +212,25 @@ struct Finder {
 }
 
 impl Finder {
-    fn new(
-        tokenizer: &Tokenizer,
-        wanted: impl FnMut(&&AddedToken) -> bool,
-        normalizes: bool,
-    ) -> Result<Finder, String> {
+    fn new(tokenizer: &Tokenizer, wanted: impl FnMut(&&AddedToken) -> bool, normalizes: bool) -> Result<Finder, Error> {
         let added: Vec<&AddedToken> = tokenizer.added.iter().filter(wanted).collect();
         // What is looked for in normalized text is normalized, too.
         let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).map(|text| text.into_owned().into_bytes());
         let text = |added: &&AddedToken| tokenizer.text(added);
         let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { Ok(text.to_vec()) });
         let texts: Result<Vec<Vec<u8>>, Refused> = texts.collect();
-        let texts = texts.map_err(|refused| format!("its added tokens cannot be searched for: {refused}"))?;
+        let unsearchable = |why: &dyn fmt::Display| Error::Request {
+            problem: format!("its added tokens cannot be searched for: {why}; pack it again"),
+        };
+        let texts = texts.map_err(|refused| match refused {
+            Refused::NoMemory => memory::too_little_for::<AddedToken>(added.len(), "the added tokens of the tokenizer"),
+            refused => unsearchable(&refused),
+        })?;
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         // A DFA, which is chosen for few patterns by default, takes up to 1 KiB for each of their bytes.
         let kind = Some(AhoCorasickKind::ContiguousNFA);
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).kind(kind).build(texts);
-        let automaton = automaton.map_err(|error| format!("its added tokens cannot be searched for: {error}"))?;
+        let automaton = automaton.map_err(|error| unsearchable(&error))?;
         let id = |added: &&AddedToken| (added.flags.get() & ADDED_SPLIT == 0).then_some(added.id.get());
         let ids: Vec<Option<u32>> = added.iter().map(id).collect();
         Ok(Finder { automaton: (!ids.is_empty()).then_some(automaton), ids, longest })

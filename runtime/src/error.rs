@@ -103,6 +103,11 @@ pub enum Error {
         /// What to do about it.
         advice: &'static str,
     },
+    /// The threads of a model do not run something here; nothing of it has begun.
+    NotRun {
+        /// Why.
+        why: NotRun,
+    },
     /// A request that the model or the machine cannot satisfy.
     Request {
         /// What was asked for and what is possible.
@@ -120,6 +125,36 @@ pub enum Error {
         /// head.
         first: Option<(usize, usize)>,
     },
+}
+
+/// Why threads do not run something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotRun {
+    /// It is part of another run of the same threads, for the end of which it would wait.
+    Nested,
+    /// This process was forked off after the threads were started, and has none of them.
+    Forked,
+    /// The processor rounds or flushes otherwise than by default on this thread.
+    Rounding,
+}
+
+impl fmt::Display for NotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotRun::Nested => {
+                "this run would wait for the end of another one that it is part of; leave that first, or open the model \
+                 twice"
+            }
+            NotRun::Forked => {
+                "this process was forked off after the threads of the model were started; open the model in this process"
+            }
+            NotRun::Rounding => {
+                "this thread rounds or flushes otherwise than processors do by default, so that results would not be the \
+                 same everywhere; call from a thread whose mode no other library has changed"
+            }
+        })
+    }
 }
 
 impl Error {
@@ -209,6 +244,7 @@ impl fmt::Display for Error {
             Error::Memory { bytes, what, advice } => {
                 write!(f, "the system does not give {bytes} bytes of memory for {what}; {advice}")
             }
+            Error::NotRun { why } => why.fmt(f),
             Error::Request { problem } => f.write_str(problem),
             Error::NotFinite { position, token, first, .. } => {
                 write!(f, "logit of token {token} at position {position} is not a finite number")?;

@@ -45,7 +45,7 @@ impl<'a, T> Grid<'a, T> {
     /// Block `index`, counted along the rows first.
     ///
     /// # Safety
-    /// No other block with this index may exist.
+    /// No other block with this index may exist, nor a row that came of one by [`Block::into_row`].
     pub(crate) unsafe fn block(&self, index: usize) -> Block<'a, T> {
         let (block_row, block_column) = (index / self.blocks_per_row(), index % self.blocks_per_row());
         let (first_row, first_column) = (block_row * self.block_rows, block_column * self.block_columns);

@@ -67,7 +67,7 @@ pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Res
 }
 
 /// The error for memory for `elements` that the system does not give.
-pub(crate) fn too_little_for<T>(elements: usize, what: &'static str) -> Error {
+pub fn too_little_for<T>(elements: usize, what: &'static str) -> Error {
     let bytes = (elements as u64).saturating_mul(size_of::<T>() as u64);
     Error::Memory { bytes, what, advice: FREE_SOME }
 }

@@ -179,9 +179,11 @@ impl Model {
         }
         let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
         let tokenizer = Tokenizer::new(&self.file, &vocabulary)?.ok_or_else(|| self.has_no("tokenizer"))?;
-        let made = Encoder::new(&tokenizer).map_err(|problem| {
-            let path = display_path(self.file.path());
-            Error::Request { problem: format!("{path}: {problem}; pack it again") }
+        let made = Encoder::new(&tokenizer).map_err(|error| match error {
+            Error::Request { problem } => {
+                Error::Request { problem: format!("{}: {problem}", display_path(self.file.path())) }
+            }
+            other => other,
         })?;
         // Another thread may have been faster.
         Ok(self.encoder.get_or_init(|| made))

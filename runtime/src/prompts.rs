@@ -151,7 +151,10 @@ fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
         error => error.into(),
     })?;
     let tokenizer = tokenizer.ok_or_else(|| none("tokenizer"))?;
-    Encoder::new(&tokenizer).map_err(|problem| Failure::Refused(format!("{path}: {problem}; pack it again")))
+    Encoder::new(&tokenizer).map_err(|error| match error {
+        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}")),
+        error => error.into(),
+    })
 }
 
 /// A text from a file, or from standard input for `-`; `too_long` says what is wrong with more than `most_bytes`.

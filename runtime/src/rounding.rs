@@ -4,22 +4,17 @@
 
 #![allow(unsafe_code)]
 
-use crate::error::Error;
+use crate::error::{Error, NotRun};
 
 /// Makes sure that this thread computes as `format-spec.md` says.
 ///
 /// # Errors
-/// [`Error::Request`] when it flushes subnormal numbers or rounds otherwise.
+/// [`Error::NotRun`] when it flushes subnormal numbers or rounds otherwise.
 pub fn check() -> Result<(), Error> {
     if mode::is_usual() {
         return Ok(());
     }
-    Err(Error::Request {
-        problem:
-            "this thread rounds or flushes otherwise than processors do by default, so that results would not be the \
-                  same everywhere; call from a thread whose mode no other library has changed"
-                .into(),
-    })
+    Err(Error::NotRun { why: NotRun::Rounding })
 }
 
 /// Makes this thread, which is one of ours, compute as `format-spec.md` says.

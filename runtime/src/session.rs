@@ -53,14 +53,15 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Request`] when the tokens are none, more than there are positions left, or not in the vocabulary: the
     /// session is what it was. [`Error::NotFinite`] when what they predict is no number; the tokens stay, and nothing
-    /// can be generated after them. [`Error::Request`], too, for what [`Threads::run`](crate::threads::Threads::run)
-    /// refuses, as in a forked process: the tokens that are not evaluated then are not part of the sequence.
+    /// can be generated after them. [`Error::NotRun`] and [`Error::Memory`] of
+    /// [`Threads::run`](crate::threads::Threads::run): the tokens that are not evaluated then are not part of the
+    /// sequence.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens, self.left())?;
         let before = self.tokens.len();
         self.tokens.extend(tokens);
         let evaluated = self.evaluate(&mut || true);
-        if let Err(Error::Request { .. }) = evaluated {
+        if let Err(Error::NotRun { .. } | Error::Memory { .. }) = evaluated {
             self.tokens.truncate(before.max(self.single.position()));
         }
         evaluated.map(|_complete| ())

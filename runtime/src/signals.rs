@@ -366,7 +366,7 @@ fn handle(signal: c_int, handler: usize, flags: c_int) {
         // SAFETY: the mask is a valid set, and the numbers are those of signals.
         unsafe { libc::sigaddset(&mut action.sa_mask, other) };
     }
-    // SAFETY: the action is complete, and both handlers have the signature that its flags say. They are
+    // SAFETY: the action is complete, and every handler has the signature that its flags say. They are
     // async-signal-safe, see there.
     unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
 }
@@ -397,6 +397,7 @@ extern "C" fn on_abort(signal: c_int, info: *mut libc::siginfo_t, _context: *mut
     let is_own = unsafe { (*info).si_code <= 0 && (*info).si_pid() == libc::getpid() };
     if is_own && IS_ENDING.swap(true, Ordering::AcqRel) {
         // Another thread is saying what happened.
+        make_nothing();
         wait_for_the_end();
     }
     leave_no_temporaries();
@@ -423,6 +424,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
         }
         if IS_ENDING.swap(true, Ordering::AcqRel) {
             // Another thread is saying it.
+            make_nothing();
             wait_for_the_end();
         }
         leave_no_temporaries();
@@ -449,6 +451,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
 pub(crate) fn end_without_memory(program: &str, bytes: usize) -> ! {
     if IS_ENDING.swap(true, Ordering::AcqRel) {
         // Another thread is saying what happened.
+        make_nothing();
         wait_for_the_end();
     }
     leave_no_temporaries();
@@ -468,12 +471,7 @@ pub(crate) fn end_without_memory(program: &str, bytes: usize) -> ! {
 /// program ends, so one that was removed too early would be there afterwards. No new one begins.
 fn leave_no_temporaries() {
     IS_STOPPING.store(true, Ordering::SeqCst);
-    // What this thread was making it makes no more: it does not return from here.
-    let own = this_thread();
-    for temporary in &TEMPORARIES {
-        // Those of others stay as they are.
-        let _ = temporary.maker.compare_exchange(own, 0, Ordering::SeqCst, Ordering::SeqCst);
-    }
+    make_nothing();
     for _ in 0..MAX_WAITS {
         if TEMPORARIES.iter().all(|temporary| temporary.maker.load(Ordering::SeqCst) == 0) {
             break;
@@ -482,6 +480,15 @@ fn leave_no_temporaries() {
         unsafe { libc::poll(ptr::null_mut(), 0, 1) };
     }
     remove_temporaries();
+}
+
+/// What this thread was making it makes no more: it does not return from where this is called.
+fn make_nothing() {
+    let own = this_thread();
+    for temporary in &TEMPORARIES {
+        // Those of others stay as they are.
+        let _ = temporary.maker.compare_exchange(own, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
 }
 
 fn remove_temporaries() {

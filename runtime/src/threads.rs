@@ -13,7 +13,7 @@
 #![allow(unsafe_code)]
 
 use crate::barrier::Barrier;
-use crate::error::Error;
+use crate::error::{Error, NotRun};
 use crate::grid::{Block, Grid};
 use crate::memory;
 use crate::rounding;
@@ -182,30 +182,26 @@ impl Threads {
     /// end.
     ///
     /// Inside the body, and inside the items that it hands to the team, a run of other threads is possible, and one of
-    /// the same threads is an error. A thread that the body started and waits for must not have these threads run
-    /// something: it would wait for the end of the body. After a fork inside the body the child has no team.
+    /// the same threads is an error. Callers that nest runs of several [`Threads`] must do so in one order, as with
+    /// locks: two that wait for each other's threads wait for ever. A thread that the body started and waits for must
+    /// not have these threads run something: it would wait for the end of the body. After a fork inside the body the
+    /// child has no team.
     ///
     /// # Errors
-    /// [`Error::Request`] inside of another run of the same threads; in a process that was forked off after they were
-    /// started, which has none of them; and on a thread whose processor rounds or flushes otherwise than by default.
-    /// [`Error::Memory`]. The body has not begun then.
+    /// [`Error::NotRun`] inside of another run of the same threads; in a process that was forked off after they were
+    /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::Memory`]. The body
+    /// has not begun then.
     ///
     /// # Panics
     /// When the body does, or an item that it hands to the team. The threads are good for further runs.
     pub fn run<R>(&self, body: impl FnOnce(&mut Team<'_>) -> R) -> Result<R, Error> {
-        let refused = |problem: &str| Err(Error::Request { problem: problem.into() });
+        let refused = |why| Err(Error::NotRun { why });
         if !self.workers.is_empty() && self.process != process::id() {
-            return refused(
-                "this process was forked off after the threads of the model were started; open the model in this process",
-            );
+            return refused(NotRun::Forked);
         }
         rounding::check()?;
         let shared = &*self.shared;
-        let Some(_works) = Works::enter(shared.id())? else {
-            return refused(
-                "this run would wait for the end of another one that it is part of; leave that first, or open the model twice",
-            );
-        };
+        let Some(_works) = Works::enter(shared.id())? else { return refused(NotRun::Nested) };
         let mut team = Team { shared, stays_here: PhantomData };
         if self.workers.is_empty() {
             return Ok(body(&mut team));
@@ -336,7 +332,7 @@ pub fn start<'scope, T: Send + 'scope>(
 /// Runs `body` with a team of `n_threads` threads, for callers that need them once: see [`Threads`].
 ///
 /// # Errors
-/// [`Error::Request`] on a thread whose processor rounds or flushes otherwise than by default.
+/// [`Error::NotRun`] on a thread whose processor rounds or flushes otherwise than by default.
 ///
 /// # Panics
 /// As [`Threads::run`].

@@ -97,7 +97,8 @@ impl Limit {
 /// Reads and checks a token file of little-endian u32 ids; `-` is standard input.
 ///
 /// No more is read than a model of `max_tokens` positions can use and one id beyond, and nothing behind an id that is
-/// wrong, so that a huge file or an endless pipe costs nothing. Good ids take four bytes each.
+/// wrong, so that a huge file or an endless pipe costs nothing. Good ids take four bytes each, those of a pipe up to
+/// twice that.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many, when

@@ -98,7 +98,12 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, alignment: usize, byt
         return ENOMEM;
     }
     // SAFETY: as the caller has it.
-    unsafe { *out = __libc_memalign(alignment, bytes) };
+    let memory = unsafe { __libc_memalign(alignment, bytes) };
+    if memory.is_null() {
+        return ENOMEM;
+    }
+    // SAFETY: as the caller has it.
+    unsafe { *out = memory };
     0
 }
 

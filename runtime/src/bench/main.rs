@@ -23,6 +23,7 @@ use args::Args;
 use ceiling::{Ceiling, OneThread};
 use host::Host;
 use olmo_infer::allocator::Allocator;
+use olmo_infer::disk::check_written;
 use olmo_infer::error::{Error, one_line};
 use olmo_infer::mapped_bytes::MappedBytes;
 use olmo_infer::memory;
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     };
     let text = if args.json { report.json() } else { report.table() };
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match written.and_then(|()| check_written(&stdout)) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             fail(format_args!("cannot write the results to standard output: {error}"))
         }
