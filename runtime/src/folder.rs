@@ -1,5 +1,5 @@
-//! The folder that a file is put into, held open: whatever happens to its path afterwards, what is written goes into the
-//! folder that was looked at.
+//! The folder that a file is put into, held open: whatever happens to its path afterwards, what is written goes into
+//! the folder that was looked at.
 //!
 //! A path is walked name by name, so that every link on the way is seen and judged. One that somebody else has put into
 //! a folder where everybody may put something, as `/tmp` is, is not followed, as the kernel has it where

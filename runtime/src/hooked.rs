@@ -1,5 +1,5 @@
-//! For tests: the system's disk behind a hook that is called before each call, and what every writer of a file must keep
-//! to whatever the hook does.
+//! For tests: the system's disk behind a hook that is called before each call, and what every writer of a file must
+//! keep to whatever the hook does.
 
 use crate::output::Failure;
 use olmo_infer::disk::{Disk, SystemDisk};
