@@ -4,7 +4,6 @@
 use crate::output::Failure;
 use olmo_infer::disk::{Disk, SystemDisk};
 use olmo_infer::folder::Folder;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -73,6 +72,7 @@ impl<F: FnMut(&'static str) -> io::Result<()> + Send> Disk for Hooked<F> {
     }
 
     fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        self.call("remove")?;
         SystemDisk.remove(folder, name)
     }
 
@@ -123,12 +123,12 @@ pub fn assert_whole_or_not_at_all(replaces: bool, new: &[u8], write: impl Fn(&dy
                 fs::create_dir(path).expect("a folder");
                 old.iter().for_each(|(name, bytes)| fs::write(path.join(name), bytes).expect("written"));
             }
-            let (n_calls, met) = (Mutex::new(0), Mutex::new(Cell::new("none")));
+            let (n_calls, met) = (Mutex::new(0), Mutex::new("none"));
             let hook = |name| {
                 let mut n_calls = n_calls.lock().expect("no panic");
                 *n_calls += 1;
                 if *n_calls == at {
-                    met.lock().expect("no panic").set(name);
+                    *met.lock().expect("no panic") = name;
                     match happens {
                         Happens::Fails(number) => return Err(io::Error::from_raw_os_error(number)),
                         Happens::Exchanged => {
@@ -140,7 +140,7 @@ pub fn assert_whole_or_not_at_all(replaces: bool, new: &[u8], write: impl Fn(&dy
                 if name == "create_unnamed" && !unnamed { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
             };
             let result = write(&Hooked(Mutex::new(hook)), &out.join("file")).map_err(|failure| failure.to_string());
-            let met = met.into_inner().expect("no panic").get();
+            let met = met.into_inner().expect("no panic");
             let place = format!("{happens:?} at call {at}, {met}, unnamed {unnamed}: {result:?}");
             assert_eq!(files(&other), old, "in another folder: {place}");
             let found = files(if moved.exists() { &moved } else { &out });
