@@ -87,8 +87,8 @@ impl Model {
         Session::new(&self.file, &self.threads, options)
     }
 
-    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: better kept
-    /// than asked for each token.
+    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: better kept than asked for
+    /// each token.
     ///
     /// # Errors
     /// [`Error::Damaged`].

@@ -14,12 +14,9 @@ pub fn check() -> Result<(), Error> {
     if mode::is_usual() {
         return Ok(());
     }
-    Err(Error::Request {
-        problem:
-            "this thread rounds or flushes otherwise than processors do by default, so that results would not be the \
-                  same everywhere; call from a thread whose mode no other library has changed"
-                .into(),
-    })
+    let problem = "this thread rounds or flushes otherwise than processors do by default, so that results would not \
+                   be the same everywhere; call from a thread whose mode no other library has changed";
+    Err(Error::Request { problem: problem.into() })
 }
 
 /// Makes this thread, which is one of ours, compute as `format-spec.md` says.

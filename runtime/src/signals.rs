@@ -40,8 +40,8 @@ const STOPPING: [c_int; 10] = [
 /// longer waits only a thread that needs something that the stopped one holds, like the lock of the allocator.
 const MAX_WAITS: u32 = 5000;
 
-/// Milliseconds for which the line about a file waits until standard error takes it. Of a reader that is only busy,
-/// that is long.
+/// Milliseconds for which the line about a file waits until standard error takes it. A reader that is only
+/// busy takes it sooner.
 const MAX_LINE_WAIT: c_int = 1000;
 
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
