@@ -514,8 +514,8 @@ class Model:
         return {key: value for key, _, value in pairs}
 
     def tokenizer(self):
-        """How text becomes ids, a dict, or None. Of a tokenizer that the packer did not know it has `why`, and of one of
-        another kind only the number of the kind."""
+        """How text becomes ids, a dict, or None. Of a tokenizer that the packer did not know it has `why`, and of one
+        of another kind only the number of the kind."""
         data = self.section(6)
         if data is None:
             return None
@@ -623,8 +623,8 @@ class Model:
         return chat
 
     def check(self):
-        """Looks at all sections, of which opening the file has read none but CODED: digests, and the rules of those that
-        version 1.0 defines. A file of which this and opening find nothing wrong is accepted."""
+        """Looks at all sections, of which opening the file has read none but CODED: digests, and the rules of those
+        that version 1.0 defines. A file of which this and opening find nothing wrong is accepted."""
         for kind in self.sections:
             self.section(kind)
         self.sources(), self.vocabulary(), self.provenance(), self.tokenizer(), self.chat(), self.files()

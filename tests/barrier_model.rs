@@ -1,5 +1,5 @@
-//! The barrier and the tickets of a team, and the turns of its leaders, run by loom in every order in which two and three
-//! threads can meet with a few interruptions, and with every value that the memory model lets a load see.
+//! The barrier and the tickets of a team, and the turns of its leaders, run by loom in every order in which two and
+//! three threads can meet with a few interruptions, and with every value that the memory model lets a load see.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

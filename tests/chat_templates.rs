@@ -492,7 +492,8 @@ fn the_process_of_a_template_has_little() {
         skipped("no /proc");
         return;
     }
-    // It reads the template before anything else: until then, it has what it was born with; then it waits in a long step.
+    // It reads the template before anything else: until then, it has what it was born with; then it waits in a long
+    // step.
     let folder = TempDir::new("little");
     let weights = folder.join("w");
     write_weights(&weights, &small_config(), Stored::F32, 1);

@@ -1,5 +1,5 @@
-//! The library in a program of somebody else, built without overflow checks: whatever its public functions are given, they
-//! return or panic. The program is in `dependent/`, a workspace of its own.
+//! The library in a program of somebody else, built without overflow checks: whatever its public functions are given,
+//! they return or panic. The program is in `dependent/`, a workspace of its own.
 
 use olmo_tests::{TempDir, finish, repository, run};
 use std::env;

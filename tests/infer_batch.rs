@@ -62,7 +62,7 @@ fn results_come_in_the_order_of_the_arguments_under_their_names() {
         for how in [
             &[][..],
             &["--batch", "1"],
-            &["--batch", "2", "--threads", "1"],
+            &["--batch", "2", "--threads", "2"],
             &["--batch", "3", "--chunk", "7"],
             &["--batch", "100", "--chunk", "1"],
         ] {
@@ -72,7 +72,10 @@ fn results_come_in_the_order_of_the_arguments_under_their_names() {
                 ["--steps", "3"] => "olmo-infer: note: --steps 3 ends inside 3 of 4 prompts\n",
                 _ => "",
             };
-            assert_eq!(finished.stderr, note);
+            // A machine with one processor notes that it has no second one.
+            let of_threads = "olmo-infer: note: --threads 2: ";
+            let others = finished.stderr.split_inclusive('\n').filter(|line| !line.starts_with(of_threads));
+            assert_eq!(others.collect::<String>(), note);
         }
     }
     // One file is what it was without the others: no name.

@@ -281,7 +281,8 @@ fn a_model_that_its_reader_refuses_gets_no_name() {
     let file = ModelFile::open(&good).expect("a model");
     let sections: Vec<(u32, usize)> = file.sections().iter().map(|s| (s.kind.get(), s.offset.get() as usize)).collect();
     let (n_tensors, bytes) = (file.specs().len(), file.layout().data_offset as usize);
-    // What a fault of the writer leaves in the file, and what is said of it. Those with a section are under right digests.
+    // What a fault of the writer leaves in the file, and what is said of it. Those with a section are under right
+    // digests.
     type Change<'c> = Box<dyn Fn(&mut [u8]) + Sync + 'c>;
     let mut cases: Vec<(Change, Option<usize>, String)> = Vec::new();
     let flip = |at: usize| -> Change { Box::new(move |head: &mut [u8]| head[at] ^= 1) };

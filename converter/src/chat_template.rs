@@ -1,9 +1,9 @@
 //! The chat template of a model becomes texts around the turns of conversations, and rules for their contents.
 //!
-//! A template is a program. It is run at packing time, in a process of its own (`chat_child`), on conversations whose contents are marks; the texts
-//! between the marks are its pieces. Probes in the place of each mark show what it does with a content, and
-//! conversations that nothing was derived from show whether pieces and rules give what the template gives. So the
-//! runtime needs no interpreter, and a hostile template can do nothing there.
+//! A template is a program. It is run at packing time, in a process of its own (`chat_child`), on conversations whose
+//! contents are marks; the texts between the marks are its pieces. Probes in the place of each mark show what it does
+//! with a content, and conversations that nothing was derived from show whether pieces and rules give what the template
+//! gives. So the runtime needs no interpreter, and a hostile template can do nothing there.
 
 use crate::chat_probes::{self, Random};
 use crate::jinja::{Names, Template};

@@ -207,8 +207,8 @@ impl Output<'_> {
     /// Reads the file as its readers will, gives it its name and brings the name to the disk.
     ///
     /// # Errors
-    /// The file is no model or cannot be put in place, and what was there is still there; or it is in place, and only the name may get
-    /// lost.
+    /// The file is no model or cannot be put in place, and what was there is still there; or it is in place, and only
+    /// the name may get lost.
     pub fn publish(self) -> Result<(), Error> {
         read_back::check(self.file.file(), &self.target.shown)?;
         let Target { shown, name, replace, .. } = self.target;

@@ -89,8 +89,8 @@ impl Text {
         }
     }
 
-    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`, and `program` runs a
-    /// chat template. Refuses a file that would be replaced by `target`.
+    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`, and `program` runs
+    /// a chat template. Refuses a file that would be replaced by `target`.
     ///
     /// # Errors
     /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat

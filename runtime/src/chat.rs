@@ -119,7 +119,8 @@ impl fmt::Display for ChatError {
             }
             ChatError::Blank { index } => write!(f, "message {index} is empty, expected a text"),
             ChatError::TooLong => f.write_str(
-                "the conversation is too long for the model's chat format, expected less than 64 MiB of text; shorten it",
+                "the conversation is too long for the model's chat format, expected less than 64 MiB of text; shorten \
+                 it",
             ),
         }
     }

@@ -242,6 +242,7 @@ pub fn number(text: &str) -> Result<f64, String> {
 mod tests {
     use super::WordKind::{Free, Name, Value};
     use super::*;
+    use argh::Optionality;
 
     #[test]
     fn no_more_threads_than_processors_are_used() {
@@ -256,7 +257,6 @@ mod tests {
                 .is_some_and(|note| note.ends_with("may use one processor, and more threads would only wait; using 1"))
         );
     }
-    use argh::Optionality;
 
     const fn flag(long: &'static str, short: Option<char>, takes_value: bool) -> FlagInfo<'static> {
         let kind = if takes_value { FlagInfoKind::Option { arg_name: "x" } } else { FlagInfoKind::Switch };

@@ -197,8 +197,8 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 }
 
 /// Asks whether what was written to an output has arrived, as far as the system knows: file systems of other machines
-/// tell only when it is closed. A descriptor that is not open for writing, whose error std takes for success where it is
-/// standard output, has taken nothing.
+/// tell only when it is closed. A descriptor that is not open for writing, whose error std takes for success where it
+/// is standard output, has taken nothing.
 ///
 /// # Errors
 /// It has not, or the system does not say.

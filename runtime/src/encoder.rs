@@ -1,8 +1,8 @@
 //! Text becomes ids, as `format-spec.md` describes under `TOKENIZER`: added tokens, normalization, words, byte pairs.
 //!
 //! Beside a text of n bytes this takes at most 16 n bytes of memory and 64 MiB: normalization makes at most three bytes
-//! of one, each of which is an id at most, and one word is merged at a time. The time is in O(n log n). Where the system
-//! does not give the memory, and where a text would take more, that is an error.
+//! of one, each of which is an id at most, and one word is merged at a time. The time is in O(n log n). Where the
+//! system does not give the memory, and where a text would take more, that is an error.
 
 use crate::byte_pairs::{BytePairs, MAX_WORD_BYTES, NoIds, NoPairs, Word};
 use crate::error::Error;
@@ -24,8 +24,8 @@ const SHOWN_BYTES: usize = 60;
 const SHOWN_CHARS: usize = 20;
 /// Most bytes of combining marks behind a character; scripts have a few, and normalization collects all of them.
 const MAX_MARKS_BYTES: usize = 128 << 10;
-/// Bytes beyond the tokens found in a text that may be looked at while a longer one is looked for: so many for each byte
-/// of the text, and so many in any case. Where they are not enough, the added tokens were made to cost time.
+/// Bytes beyond the tokens found in a text that may be looked at while a longer one is looked for: so many for each
+/// byte of the text, and so many in any case. Where they are not enough, the added tokens were made to cost time.
 const LOOK_AHEAD: (u64, u64) = (64, 1 << 28);
 
 /// Encodes text with the tokenizer of a model, whose merges it has in tables of its own.

@@ -143,15 +143,16 @@ impl fmt::Display for NotRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             NotRun::Nested => {
-                "this run would wait for the end of another one that it is part of; leave that first, or open the model \
-                 twice"
+                "this run would wait for the end of another one that it is part of; leave that first, or open the \
+                 model twice"
             }
             NotRun::Forked => {
-                "this process was forked off after the threads of the model were started; open the model in this process"
+                "this process was forked off after the threads of the model were started; open the model in this \
+                 process"
             }
             NotRun::Rounding => {
-                "this thread rounds or flushes otherwise than processors do by default, so that results would not be the \
-                 same everywhere; call from a thread whose mode no other library has changed"
+                "this thread rounds or flushes otherwise than processors do by default, so that results would not be \
+                 the same everywhere; call from a thread whose mode no other library has changed"
             }
         })
     }

@@ -99,8 +99,8 @@ fn note_clock(file: &ModelFile) {
     if file.is_ahead() {
         let path = display_path(file.path());
         note(&format!(
-            "{path}: was changed in the future, by the clock of this machine, so that each run reads all of it; set the \
-             clock, or touch the file"
+            "{path}: was changed in the future, by the clock of this machine, so that each run reads all of it; set \
+             the clock, or touch the file"
         ));
     }
 }

@@ -20,7 +20,7 @@ const UNCHECKED_COPY: usize = 4 << 20;
 pub struct MappedBytes<'a>(&'a [u8]);
 
 impl<'a> From<&'a [u8]> for MappedBytes<'a> {
-    /// Bytes that nobody else can change are welcome too.
+    /// Takes bytes that nobody else can change as well.
     fn from(bytes: &'a [u8]) -> MappedBytes<'a> {
         MappedBytes(bytes)
     }

@@ -1,4 +1,4 @@
-//! How much memory there is, and how much this process took.
+//! How much memory there is and how much this process took, and asking for memory so that a refusal is an error.
 
 use crate::error::Error;
 use std::cell::Cell;

@@ -22,8 +22,9 @@ use std::sync::OnceLock;
 use std::thread;
 
 /// A model file and the threads that compute with it. It is `Send` and `Sync`: in an [`Arc`](std::sync::Arc) it serves
-/// any number of threads, each with a [`Session`] of its own, tasks of a thread pool among them. Their passes take turns
-/// on the threads of the model, in the order in which they came; a thread that waits for its turn does nothing else.
+/// any number of threads, each with a [`Session`] of its own, tasks of a thread pool among them. Their passes take
+/// turns on the threads of the model, in the order in which they came; a thread that waits for its turn does nothing
+/// else.
 ///
 /// A process that is forked off has none of the threads. There a pass is an error, where it needs them, and the model
 /// can be dropped; the child opens its own.
@@ -86,8 +87,8 @@ impl Model {
         Session::new(&self.file, &self.threads, options)
     }
 
-    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: better kept
-    /// than asked for each token.
+    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: better kept than asked for
+    /// each token.
     ///
     /// # Errors
     /// [`Error::Damaged`].

@@ -23,7 +23,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// megabytes on a busy machine: it bears the time of its beginning.
 const COMPLETE_AFTER: Duration = Duration::from_secs(2);
 
-/// Bytes of holes that the sections of a file may have. No packer leaves any; some tools for copying make some of zeros.
+/// Bytes of holes that the sections of a file may have. No packer leaves any; some tools for copying make some of
+/// zeros.
 const MAX_SECTION_HOLES: u64 = 1 << 20;
 /// Bytes of holes for which a file that was just changed is still read.
 const MAX_FRESH_HOLES: u64 = 16 << 20;
@@ -327,8 +328,8 @@ impl ModelFile {
     }
 }
 
-/// Refuses a file whose sections were not written. Their digests would be computed, and their texts be taken for as long
-/// as they claim to be. Those of the codes are read when the file is opened, whatever they are.
+/// Refuses a file whose sections were not written. Their digests would be computed, and their texts be taken for as
+/// long as they claim to be. Those of the codes are read when the file is opened, whatever they are.
 fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(), Error> {
     let sections = index.sections.iter().zip(&index.layout.sections);
     let mut sections = sections.filter(|(record, _)| record.kind.get() != section::CODED);

@@ -418,8 +418,8 @@ pub fn json_string(out: &mut dyn Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")
 }
 
-/// What stands between the quotation marks. Of what JSON leaves to the writer, that which steers a terminal or the order
-/// of text is escaped too.
+/// What stands between the quotation marks. Of what JSON leaves to the writer, that which steers a terminal or the
+/// order of text is escaped too.
 fn json_characters(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
     let is_escaped = |c: char| matches!(c, '"' | '\\') || steers(c);
     for chunk in bytes.utf8_chunks() {

@@ -1,8 +1,8 @@
 //! The way of a file to its name: an unnamed or temporary file in a folder that is held open, and the name last. The
 //! file appears whole or not at all.
 //!
-//! Until the name is there nothing of the new file can be taken for it, and the old file is untouched; an existing inode
-//! is never written to, so a process that has the old file mapped goes on undisturbed.
+//! Until the name is there nothing of the new file can be taken for it, and the old file is untouched; an existing
+//! inode is never written to, so a process that has the old file mapped goes on undisturbed.
 
 use crate::disk::{Disk, uninterrupted, write_all_at};
 use crate::folder::Folder;

@@ -19,7 +19,7 @@ pub fn steers(c: char) -> bool {
 }
 
 /// Text for a line: what steers is escaped as in Rust, `\n` and `\u{202e}`, so that the line stays one and says what it
-/// says. Costs of the text's length: at most ten bytes for one.
+/// says. It has at most ten bytes for each character of the text.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

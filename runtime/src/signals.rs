@@ -40,8 +40,8 @@ const STOPPING: [c_int; 10] = [
 /// longer waits only a thread that needs something that the stopped one holds, like the lock of the allocator.
 const MAX_WAITS: u32 = 5000;
 
-/// Milliseconds for which the line about a file waits until standard error takes it. Of a reader that is only busy, that
-/// is long.
+/// Milliseconds for which the line about a file waits until standard error takes it. A reader that is only
+/// busy takes it sooner.
 const MAX_LINE_WAIT: c_int = 1000;
 
 /// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
@@ -215,7 +215,8 @@ pub fn install(program: &str) {
 }
 
 /// Says that text is being written to standard output, whole characters at a time, or no longer: whoever interrupts
-/// that from the keyboard gets a newline after the last one, where it is a terminal. Files and pipes get the text alone.
+/// that from the keyboard gets a newline after the last one, where it is a terminal. Files and pipes get the text
+/// alone.
 pub fn set_in_text(is_in_text: bool) {
     IS_IN_TEXT.store(is_in_text && io::stdout().is_terminal(), Ordering::Release);
 }

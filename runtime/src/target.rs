@@ -7,12 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
 
-/// Where `flag` names a file, links followed. It is only looked at: opening a pipe would wait for its other end. `action`
-/// is what could not be done where the system refuses it.
+/// Where `flag` names a file, links followed. It is only looked at: opening a pipe would wait for its other end.
+/// `action` is what could not be done where the system refuses it.
 ///
 /// # Errors
-/// What is there and no regular file, one of the `inputs`, a name that no file can have, or a link that leads nowhere or
-/// is not to be trusted.
+/// What is there and no regular file, one of the `inputs`, a name that no file can have, or a link that leads nowhere
+/// or is not to be trusted.
 pub fn target(path: &Path, flag: &str, action: &'static str, inputs: &[&Path]) -> Result<Place, Failure> {
     let refused =
         |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for {flag}", display_path(path))));

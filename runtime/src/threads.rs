@@ -4,7 +4,7 @@
 //! sequential code and hands each phase to the workers; between phases these spin for a moment, then yield, then park,
 //! so that a slow reader of the output or a missing core costs power for a fraction of a millisecond only. A token has
 //! about 100 phases, so waking parked threads for each of them would show. Between runs they wait in the same way:
-//! nothing is handed over when a run begins or ends. Who waits for its turn to lead does nothing else.
+//! nothing is handed over when a run begins or ends. A thread that waits for its turn to lead does nothing else.
 //!
 //! Work is cut into items. Each thread owns a contiguous range of them, so that it streams through memory, and takes
 //! items from the end of another's range when its own is used up. Every item is computed by exactly one thread and the

@@ -101,9 +101,9 @@ impl Limit {
 /// twice that.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many, when
-/// every second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file was never written, and for memory
-/// that the system does not give.
+/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many,
+/// when every second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file was never written, and for
+/// memory that the system does not give.
 pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
     read_tokens_as(path, None, vocab_size, max_tokens)
 }

@@ -72,6 +72,7 @@ mod tests {
             ["[", r#"  {"role": "system", "content": "a\"\u000a"},"#, r#"  {"role": "user", "content": "é"}"#, "]\n"];
         assert_eq!(text, lines.join("\n"));
     }
+
     #[test]
     fn the_file_is_whole_or_not_there_and_in_no_other_folder() {
         let messages = [Message::new(Role::User, "Four score")];

@@ -30,7 +30,7 @@ impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
         let refused = || Error::Memory {
             bytes: (elements as u64).saturating_mul(size_of::<T>() as u64),
             what,
-            advice: "ask for fewer positions or a smaller --chunk",
+            advice: "ask for fewer positions or a smaller chunk",
         };
         let bytes = elements.checked_mul(size_of::<T>()).ok_or_else(refused)?;
         if bytes >= MAPPED_BYTES {

@@ -15,7 +15,8 @@ pub struct Command {
     pub name: &'static str,
     /// Whether `olmo-pack` does it.
     packs: bool,
-    /// `M` stands for the model, `IDS` for a file of token ids, `W` for a weights folder, `OUT` for a place that is free.
+    /// `M` stands for the model, `IDS` for a file of token ids, `W` for a weights folder, `OUT` for a place that is
+    /// free.
     arguments: &'static str,
     /// What is on standard input.
     input: &'static str,

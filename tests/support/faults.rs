@@ -245,8 +245,8 @@ fn without_times(stdout: Vec<u8>) -> Vec<u8> {
 }
 
 impl Undisturbed<'_> {
-    /// Runs the command once more, in which the call of this name and number meets a fault, as `strace` writes it. `None`
-    /// when there was no such call.
+    /// Runs the command once more, in which the call of this name and number meets a fault, as `strace` writes it.
+    /// `None` when there was no such call.
     pub fn with(&self, name: &str, at: usize, fault: &str) -> Option<Result<(), String>> {
         let inject = format!("inject={name}:{fault}:when={at}");
         let ended = self.stage.ended(self.run, &["-e", &format!("trace={name}"), "-e", &inject]);
@@ -300,7 +300,8 @@ impl Undisturbed<'_> {
         Ok(())
     }
 
-    /// Whether this is the beginning of what was to be written. A file that could not be scored has a line that says so.
+    /// Whether this is the beginning of what was to be written. A file that could not be scored has a line that says
+    /// so.
     fn begins(&self, found: &[u8], expected: &[u8]) -> bool {
         if !self.run.is_score {
             return expected.starts_with(found);

@@ -9,6 +9,7 @@ use std::process;
 
 /// What a line says that tells of it: ours, that of the standard library for what it needs itself, and glibc's.
 const TELLING: [&str; 3] = [": error: ", "memory allocation of ", "Fatal glibc error: "];
+
 /// `tests/tools/no_memory.rs`, compiled; `None` where there is no malloc to put it before.
 pub fn library(folder: &TempDir) -> Option<PathBuf> {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {

@@ -1,5 +1,5 @@
-//! The two readers of the format, that of these programs and `scripts/read_olmo.py`, held against each other: both accept
-//! a file or both refuse it, and what both accept they read alike.
+//! The two readers of the format, that of these programs and `scripts/read_olmo.py`, held against each other: both
+//! accept a file or both refuse it, and what both accept they read alike.
 
 use crate::chats::MARKED;
 use crate::packed::{Packed, get_u64, put_u64, range, tiny_config};
@@ -392,8 +392,8 @@ fn change_anywhere(random: &mut Random, bytes: &mut [u8], step: usize) {
     }
 }
 
-/// Makes the digests of all sections right that the records of the file name as the base has them, and those of index and
-/// header.
+/// Makes the digests of all sections right that the records of the file name as the base has them, and those of index
+/// and header.
 fn repair(base: &Packed, bytes: &mut [u8]) {
     let records = HEADER_BYTES + base.specs.len() * TENSOR_RECORD_BYTES;
     for (index, &extent) in base.layout.sections.iter().enumerate() {

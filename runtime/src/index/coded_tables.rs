@@ -102,8 +102,8 @@ mod tests {
             (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),
             (
                 BadTable::Memory(4),
-                "the system does not give 4 bytes of memory for the tables of the model; close other programs, or raise \
-                 the limit (ulimit -v)",
+                "the system does not give 4 bytes of memory for the tables of the model; close other programs, or \
+                 raise the limit (ulimit -v)",
             ),
             (
                 wrong,

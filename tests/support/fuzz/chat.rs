@@ -110,8 +110,8 @@ fn derived(template: &str) -> Result<(), String> {
 }
 
 /// Whether a template may nest values without end or make long lists, which nothing but the memory limits, or takes as
-/// many steps as it can for each conversation: it may if it names a namespace where it is not one of its attributes that
-/// is meant, twice in one statement, has large numbers or a product, or more than one range.
+/// many steps as it can for each conversation: it may if it names a namespace where it is not one of its attributes
+/// that is meant, twice in one statement, has large numbers or a product, or more than one range.
 fn may_grow(template: &str) -> bool {
     let long_number = template.as_bytes().split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > MAX_DIGITS);
     if long_number || template.contains('*') || template.matches("range").count() > 1 {

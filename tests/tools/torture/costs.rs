@@ -27,7 +27,8 @@ const MAX_TIME: Duration = Duration::from_millis(100);
 const MAX_BYTES: u64 = 32 << 20;
 /// How often each is refused.
 const ROUNDS: u64 = 20;
-/// Bytes of the texts that are accepted, most time for each of them and for a run that has nothing to do, and how often.
+/// Bytes of the texts that are accepted, most time for each of them and for a run that has nothing to do, and how
+/// often.
 const TEXT_BYTES: usize = 16 << 20;
 const MAX_NANOSECONDS: u64 = 500;
 const ACCEPTED_ROUNDS: u64 = 3;
