@@ -437,6 +437,31 @@ fn answers_do_not_steer_the_terminal() {
 }
 
 #[test]
+fn what_is_pasted_does_not_steer_the_terminal() {
+    let folder = TempDir::new("chat-pasted");
+    let model = demo_chat(PACK, &folder, PLAIN);
+    let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "3"]) else { return };
+    terminal.expect_prompt();
+    let steering = "\u{9b}31mRED\u{9d}0;title\u{9c}\u{8}\u{e}\u{202e}\u{2028}";
+    terminal.type_keys(&format!("\u{1b}[200~one{steering}two\u{1b}[201~"));
+    terminal.expect("two");
+    terminal.type_keys("\r");
+    terminal.expect_prompt();
+    // The history shows it once more.
+    terminal.type_keys(UP);
+    terminal.expect("two");
+    terminal.type_keys(CTRL_C);
+    terminal.expect_prompt();
+    terminal.type_keys(CTRL_D);
+    assert_eq!(terminal.end().code(), Some(0));
+    let screen = terminal.screen();
+    assert!(screen.contains("RED") && screen.contains('\u{fffd}'), "{screen:?}");
+    // Escape, line ends and the keys of the editor are its own.
+    let steers = |c: char| shown::steers(c) && !matches!(c, '\u{1b}' | '\r' | '\n' | '\u{7}');
+    assert!(!screen.contains(steers), "{screen:?}");
+}
+
+#[test]
 fn a_bare_model_in_a_terminal_begins_a_conversation() {
     let folder = TempDir::new("terminal-bare");
     let model = demo_chat(PACK, &folder, PLAIN);

@@ -438,14 +438,23 @@ impl Chat {
         }
         pieces.extend([Piece::Content(style.last_user[several], &last[0]), Piece::Text(&style.ask[several])]);
         let content_bytes = messages.iter().fold(0usize, |sum, message| sum.saturating_add(message.content.len()));
-        if content_bytes.saturating_mul(self.reserved.len()) > MAX_COMPARED {
+        // An empty message is looked at, too.
+        let looked_at = content_bytes.saturating_add(messages.len());
+        if looked_at.saturating_mul(self.reserved.len()) > MAX_COMPARED {
             return Err(ChatError::TooLong);
         }
         let now = self.has_dates.then(now);
-        let (mut text, mut index) = (String::new(), 0);
+        let (mut text, mut index, mut around_bytes) = (String::new(), 0, 0usize);
         for piece in pieces {
             match piece {
-                Piece::Text(around) => with_dates(around, now, &mut text)?,
+                Piece::Text(around) => {
+                    // Dates may write less than their formats.
+                    around_bytes = around_bytes.saturating_add(around.len());
+                    if around_bytes > MAX_RENDERED_BYTES {
+                        return Err(ChatError::TooLong);
+                    }
+                    with_dates(around, now, &mut text)?;
+                }
                 Piece::Content(rule, message) => {
                     append(self.written(rule, &message.content, index)?, &mut text)?;
                     index += 1;

@@ -16,6 +16,7 @@ use crate::tokenizer::Tokenizer;
 use crate::vocabulary::Vocabulary;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 /// Bytes of text that a position may have; the longest token of the published models has 128. More text than that is
@@ -221,11 +222,7 @@ impl<'m> Conversation<'m> {
         listen: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, Unanswered> {
         self.messages.push(Message::new(Role::User, user));
-        let answer = self.answer(listen);
-        if answer.is_err() {
-            self.messages.pop();
-        }
-        answer
+        self.answer_or(listen, |messages| messages.truncate(messages.len() - 1))
     }
 
     /// Answers the last user turn again, with the next seed. The new answer takes the place of the old one.
@@ -237,11 +234,21 @@ impl<'m> Conversation<'m> {
             return Err(Unanswered::NoTurn);
         }
         let old = self.messages.pop();
-        let answer = self.answer(listen);
-        if answer.is_err() {
-            self.messages.extend(old);
+        self.answer_or(listen, |messages| messages.extend(old))
+    }
+
+    /// Answers the user turn at the end; without an answer, also where the listener panics, `undo` makes the messages
+    /// what they were.
+    fn answer_or(
+        &mut self,
+        listen: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        undo: impl FnOnce(&mut Vec<Message>),
+    ) -> Result<Answer, Unanswered> {
+        let answer = catch_unwind(AssertUnwindSafe(|| self.answer(listen)));
+        if !matches!(answer, Ok(Ok(_))) {
+            undo(&mut self.messages);
         }
-        answer
+        answer.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// The ids of the conversation as it is, of which the last message is that of a user.

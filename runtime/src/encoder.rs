@@ -187,7 +187,7 @@ fn nfc(text: &str) -> Result<Cow<'_, str>, Refused> {
     }
     let mut marks = 0;
     for c in text.chars() {
-        marks = if canonical_combining_class(c) == 0 { 0 } else { marks + c.len_utf8() };
+        marks = if begins_anew(c) { 0 } else { marks + c.len_utf8() };
         if marks > MAX_MARKS_BYTES {
             return Err(Refused::Marks);
         }
@@ -199,6 +199,12 @@ fn nfc(text: &str) -> Result<Cow<'_, str>, Refused> {
         normalized.push(c);
     }
     Ok(Cow::Owned(normalized))
+}
+
+/// Whether marks behind a character are none of what stands before it. Three characters of class 0 are nothing but marks
+/// once they are decomposed.
+fn begins_anew(c: char) -> bool {
+    canonical_combining_class(c) == 0 && !matches!(c, '\u{f73}' | '\u{f75}' | '\u{f81}')
 }
 
 /// Finds added tokens: the leftmost first, the longest of those that begin at one place.
@@ -337,6 +343,17 @@ mod tests {
             let found = format!("{begin:06x} {:08x} {:08x}", crc32(forms.join("\n").bytes()), crc32(bits));
             assert_eq!(found, line);
         }
+    }
+
+    #[test]
+    fn marks_are_counted_as_the_normalizer_collects_them() {
+        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            // It collects up to the next one of class 0 of what the character is decomposed into.
+            let collected = c.to_string().nfd().all(|(c, _)| canonical_combining_class(c) != 0);
+            assert_eq!(begins_anew(c), !collected, "U+{:04X}", u32::from(c));
+        }
+        let text = format!("a{}", "\u{f73}".repeat(MAX_MARKS_BYTES / 3 + 1));
+        assert!(matches!(nfc(&text), Err(Refused::Marks)));
     }
 
     #[test]

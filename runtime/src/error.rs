@@ -133,6 +133,8 @@ pub enum Error {
 pub enum NotRun {
     /// It is part of another run of the same threads, for the end of which it would wait.
     Nested,
+    /// It would wait for a run that waits for the end of one that it is part of.
+    Circle,
     /// This process was forked off after the threads were started, and has none of them.
     Forked,
     /// The processor rounds or flushes otherwise than by default on this thread.
@@ -145,6 +147,9 @@ impl fmt::Display for NotRun {
             NotRun::Nested => {
                 "this run would wait for the end of another one that it is part of; leave that first, or open the \
                  model twice"
+            }
+            NotRun::Circle => {
+                "this run would wait for one that waits for it; let runs inside of others begin in the same order everywhere"
             }
             NotRun::Forked => {
                 "this process was forked off after the threads of the model were started; open the model in this \

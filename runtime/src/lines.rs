@@ -2,11 +2,17 @@
 
 use crate::output::Failure;
 use olmo_infer::error::reason;
+use olmo_infer::shown::steers;
 use olmo_infer::signals::{self, Editing};
+use rustyline::completion::Completer;
 use rustyline::config::Config;
 use rustyline::error::{ReadlineError, Signal};
+use rustyline::highlight::{CmdKind, Highlighter};
+use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
-use rustyline::{Behavior, Editor};
+use rustyline::validate::Validator;
+use rustyline::{Behavior, ColorMode, Editor, Helper};
+use std::borrow::Cow;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::{env, mem};
 
@@ -33,7 +39,7 @@ pub enum Typed {
 /// Where lines come from.
 pub enum Lines {
     /// Typed in a terminal.
-    Terminal(Box<Editor<(), MemHistory>>),
+    Terminal(Box<Editor<Shown, MemHistory>>),
     /// Typed in a terminal in which lines are not edited.
     Plain,
     /// Standard input as it is.
@@ -51,7 +57,7 @@ impl Lines {
             _ => {
                 let config = config()?;
                 let history = MemHistory::with_config(&config);
-                Ok(Lines::Terminal(Box::new(Editor::with_history(config, history).map_err(failure)?)))
+                Ok(Lines::Terminal(Box::new(editor(config, history)?)))
             }
         }
     }
@@ -99,7 +105,7 @@ impl Lines {
                         let config = config()?;
                         let empty = MemHistory::with_config(&config);
                         let history = mem::replace(editor.history_mut(), empty);
-                        **editor = Editor::with_history(config, history).map_err(failure)?;
+                        **editor = self::editor(config, history)?;
                         signals::discard_typed();
                         Ok(Typed::NotText)
                     }
@@ -124,9 +130,49 @@ impl Lines {
     }
 }
 
+/// What is typed or pasted, as the terminal shows it: by the rule for all text, what steers is U+FFFD.
+pub struct Shown;
+
+impl Highlighter for Shown {
+    fn highlight<'l>(&self, line: &'l str, _position: usize) -> Cow<'l, str> {
+        match line.contains(steers_in_text) {
+            true => line.replace(steers_in_text, "\u{fffd}").into(),
+            false => line.into(),
+        }
+    }
+
+    fn highlight_char(&self, line: &str, _position: usize, _kind: CmdKind) -> bool {
+        line.contains(steers_in_text)
+    }
+}
+
+/// In a text newlines and tabs are none.
+fn steers_in_text(c: char) -> bool {
+    steers(c) && !matches!(c, '\n' | '\t')
+}
+
+impl Completer for Shown {
+    type Candidate = String;
+}
+
+impl Hinter for Shown {
+    type Hint = String;
+}
+
+impl Validator for Shown {}
+impl Helper for Shown {}
+
+fn editor(config: Config, history: MemHistory) -> Result<Editor<Shown, MemHistory>, Failure> {
+    let mut editor = Editor::with_history(config, history).map_err(failure)?;
+    editor.set_helper(Some(Shown));
+    Ok(editor)
+}
+
 fn config() -> Result<Config, Failure> {
     let history = Config::builder().max_history_size(MAX_HISTORY).and_then(|config| config.history_ignore_dups(true));
-    history.map(|config| config.behavior(Behavior::Stdio).build()).map_err(failure)
+    // No colours, but what is shown is never what was typed as it is, whatever NO_COLOR and TERM say.
+    let shown = history.map(|config| config.behavior(Behavior::Stdio).color_mode(ColorMode::Forced).build());
+    shown.map_err(failure)
 }
 
 fn failure(error: ReadlineError) -> Failure {

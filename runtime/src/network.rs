@@ -288,16 +288,25 @@ impl<'m> Batch<'m> {
     /// Gives every token its row and its position, or none of them.
     fn give_rows<'t>(&mut self, parts: impl IntoIterator<Item = (usize, &'t [u32])>) -> Result<(), Error> {
         self.forget_rows();
-        let mut parts = parts.into_iter();
-        let given = parts.try_for_each(|(place, tokens)| self.give_rows_to(place, tokens));
-        let given = match given {
-            Ok(()) if self.rows.is_empty() => Err("no sequence in a forward pass".into()),
-            given => given,
-        };
-        given.map_err(|problem| {
-            self.rows.drain(..).for_each(|row| self.sequences[row.sequence].step_back());
-            Error::Request { problem }
-        })
+        // Takes them back when it is dropped early, also where the iterator panics.
+        struct Giving<'b, 'm>(Option<&'b mut Batch<'m>>);
+        impl Drop for Giving<'_, '_> {
+            fn drop(&mut self) {
+                if let Some(batch) = self.0.take() {
+                    batch.rows.drain(..).for_each(|row| batch.sequences[row.sequence].step_back());
+                }
+            }
+        }
+        let mut giving = Giving(Some(self));
+        for (place, tokens) in parts {
+            let batch = giving.0.as_mut().expect("until it is done");
+            batch.give_rows_to(place, tokens).map_err(|problem| Error::Request { problem })?;
+        }
+        if giving.0.as_ref().is_some_and(|batch| batch.rows.is_empty()) {
+            return Err(Error::Request { problem: "no sequence in a forward pass".into() });
+        }
+        giving.0 = None;
+        Ok(())
     }
 
     fn give_rows_to(&mut self, place: usize, tokens: &[u32]) -> Result<(), String> {

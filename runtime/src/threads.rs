@@ -182,13 +182,12 @@ impl Threads {
     /// end.
     ///
     /// Inside the body, and inside the items that it hands to the team, a run of other threads is possible, and one of
-    /// the same threads is an error. Callers that nest runs of several [`Threads`] must do so in one order, as with
-    /// locks: two that wait for each other's threads wait for ever. A thread that the body started and waits for must
-    /// not have these threads run something: it would wait for the end of the body. After a fork inside the body the
-    /// child has no team.
+    /// the same threads is an error, as is one for which two callers would wait for each other's threads. A thread that
+    /// the body started and waits for must not have these threads run something: it would wait for the end of the body.
+    /// After a fork inside the body the child has no team.
     ///
     /// # Errors
-    /// [`Error::NotRun`] inside of another run of the same threads; in a process that was forked off after they were
+    /// [`Error::NotRun`] inside of another run of the same threads, or of one that it would wait for; in a process that was forked off after they were
     /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::Memory`]. The body
     /// has not begun then.
     ///
@@ -206,7 +205,10 @@ impl Threads {
         if self.workers.is_empty() {
             return Ok(body(&mut team));
         }
+        let waits = WORKS_FOR.with_borrow(|teams| Waits::begin(&teams[..teams.len() - 1], shared.id()))?;
+        let Some(waits) = waits else { return refused(NotRun::Circle) };
         let _turn = self.turns.wait();
+        drop(waits);
         // Relaxed: workers look at it after they have seen a phase of this run.
         shared.run.fetch_add(1, Ordering::Relaxed);
         let mut leads_in = shared.leads_in.lock().expect("not poisoned");
@@ -237,6 +239,64 @@ impl Drop for Threads {
         for worker in workers {
             // It panics outside of items only, and has been told to leave.
             let _ended = worker.join();
+        }
+    }
+}
+
+/// A caller that waits for its turn while it works for other teams.
+struct Waiting {
+    number: u64,
+    /// For these.
+    held: Vec<TeamId>,
+    /// For the turn of this one.
+    team: TeamId,
+}
+
+/// All of them. Nobody else can be waited for by somebody who holds what others wait for.
+static WAITING: Mutex<Vec<Waiting>> = Mutex::new(Vec::new());
+
+/// A caller is among those that wait, when it works for other teams, as long as this lives.
+struct Waits(Option<u64>);
+
+impl Waits {
+    /// `None` when this one, which works for the teams in `held`, would wait for itself.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    fn begin(held: &[TeamId], team: TeamId) -> Result<Option<Waits>, Error> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        if held.is_empty() {
+            return Ok(Some(Waits(None)));
+        }
+        // Nobody panics while holding this lock.
+        let mut waiting = WAITING.lock().expect("not poisoned");
+        // Teams the end of whose runs would be waited for, each once.
+        let mut awaited = memory::room_for(waiting.len() + 1, LISTS)?;
+        awaited.push(team);
+        let mut at = 0;
+        while let Some(&team) = awaited.get(at) {
+            if held.contains(&team) {
+                return Ok(None);
+            }
+            for other in waiting.iter().filter(|other| other.held.contains(&team)) {
+                if !awaited.contains(&other.team) {
+                    awaited.push(other.team);
+                }
+            }
+            at += 1;
+        }
+        let held = memory::collected(held.iter().copied(), LISTS)?;
+        memory::reserve(&mut waiting, 1, LISTS)?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        waiting.push(Waiting { number, held, team });
+        Ok(Some(Waits(Some(number))))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if let Some(number) = self.0 {
+            WAITING.lock().expect("not poisoned").retain(|waiting| waiting.number != number);
         }
     }
 }
@@ -361,6 +421,8 @@ impl Team<'_> {
         // Taken in any case: it is none of the next phase.
         let of_a_worker = shared.panic.lock().expect("not poisoned").take();
         if let Err(panic) = own {
+            // One is enough, and dropping another could panic.
+            std::mem::forget(of_a_worker);
             resume_unwind(panic);
         }
         if let Some(panic) = of_a_worker {
@@ -559,5 +621,32 @@ mod tests {
         let most = Threads::new(usize::MAX);
         assert!(most.workers.len() < MAX_THREADS);
         most.run(|team| team.for_each(10_000, |_| ())).expect("runs");
+    }
+
+    #[test]
+    fn callers_that_would_wait_for_each_other_are_told() {
+        for n in [2, 3] {
+            let all: Vec<Threads> = (0..n).map(|_| Threads::new(2)).collect();
+            let all_lead = std::sync::Barrier::new(n);
+            let ended = thread::scope(|scope| {
+                let callers = (0..n).map(|i| {
+                    let (own, next) = (&all[i], &all[(i + 1) % n]);
+                    let all_lead = &all_lead;
+                    scope.spawn(move || {
+                        let inner = own.run(|_| {
+                            all_lead.wait();
+                            next.run(|_| ())
+                        });
+                        inner.expect("the first of its team")
+                    })
+                });
+                let callers: Vec<_> = callers.collect();
+                callers.into_iter().map(|caller| caller.join().expect("no panic")).collect::<Vec<_>>()
+            });
+            let is_told = |ended: &&Result<(), Error>| matches!(ended, Err(Error::NotRun { why: NotRun::Circle }));
+            assert_eq!(ended.iter().filter(is_told).count(), 1, "{ended:?}");
+            assert_eq!(ended.iter().filter(|ended| ended.is_ok()).count(), n - 1, "{ended:?}");
+            assert!(WAITING.lock().expect("not poisoned").is_empty());
+        }
     }
 }
