@@ -90,6 +90,12 @@ CHAT = struct.Struct("<6I")
 CHAT_STYLE = struct.Struct("<12H14II")
 PRE_TOKENIZERS = {1: "dolma2", 2: "GPT-2"}
 WITHOUT_SYSTEM, WITH_SYSTEM, TAKES_BLANK, HAS_DATES = 1, 2, 4, 8
+# What steers a terminal or the order of text stands escaped in lines: control characters, separators of lines and
+# paragraphs, what turns the order around, and annotations.
+STEERING = (
+    *range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC),
+)
+ESCAPES = {code: f"\\u{{{code:x}}}" for code in STEERING} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 # Bytes that no UTF-8 text has.
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
@@ -680,6 +686,11 @@ def utf8(place, data):
         raise FormatError(f"{place}: text that is not UTF-8") from None
 
 
+def one_line(text):
+    """Text of a file or a path for a line: what steers is escaped, so that the line stays one."""
+    return text.translate(ESCAPES)
+
+
 def is_date(text):
     """Whether a text is the format of a date in a chat format."""
     data = text.encode("utf-8")
@@ -750,7 +761,7 @@ def listing(model):
     for key, value in (model.sampling() or {}).items():
         yield f"  sampling {key} {value}"
     for key, value in model.provenance().items():
-        yield f"  {key}={value}"
+        yield f"  {one_line(key)}={one_line(value)}"
 
 
 def judged(path):
@@ -829,7 +840,8 @@ def judge():
             answer = judged(line.removesuffix("\n"))
         except FormatError as error:
             answer = {"refused": str(error)}
-        print(json.dumps(answer), flush=True)
+        # The only character that steers of those that JSON in ASCII has.
+        print(json.dumps(answer).replace("\x7f", "\\u007f"), flush=True)
 
 
 def export(model, folder):
@@ -854,7 +866,7 @@ def main():
         model.check()
         if arguments.export:
             export(model, arguments.export)
-            print(f"{arguments.export}: {len(model.shapes)} tensors")
+            print(f"{one_line(arguments.export)}: {len(model.shapes)} tensors")
         else:
             print("\n".join(listing(model)))
         if xxhash is None:
@@ -865,7 +877,7 @@ def main():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FormatError, OSError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        sys.exit(f"read_olmo.py: {arguments.model}: {reason or type(error).__name__}")
+        sys.exit(one_line(f"read_olmo.py: {arguments.model}: {reason or type(error).__name__}"))
 
 
 if __name__ == "__main__":
