@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import stat
 import struct
 import sys
 
@@ -135,6 +136,11 @@ def align(offset, alignment):
     return -(-offset // alignment) * alignment
 
 
+def without_waiting(path, flags):
+    """Opens as os.open, but waits for no writer of a pipe and takes no terminal."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
 class Model:
     """An open file: its configuration, tensors and sections.
 
@@ -145,14 +151,16 @@ class Model:
 
     def __init__(self, path):
         self.path = path
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError("is a pipe, a socket or a device, expected a regular file")
             page = file.read(HEADER_BYTES)
-            length = os.fstat(file.fileno()).st_size
-            self._read_header(page, length)
-            index = file.read(self.index_bytes)
-        self._read_index(index)
-        self._check_layout()
-        self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
+            self._read_header(page, status.st_size)
+            self._read_index(file.read(self.index_bytes))
+            self._check_layout()
+            # Not the path, which may be another file by now.
+            self.bytes = np.memmap(file, dtype=np.uint8, mode="r")
         expect("file length", len(self.bytes), self.file_bytes)
         self.positions = {shape[0]: position for position, shape in enumerate(self.shapes)}
         self._read_tables()
