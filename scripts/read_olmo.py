@@ -4,7 +4,12 @@
     read_olmo.py MODEL                  lists what is in the file
     read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
     read_olmo.py --judge                of each path on standard input, a line of JSON: what is in the file, under the
-                                        keys of olmo-pack inspect --json, or why it is refused
+                                        keys of olmo-pack inspect --json, or why it is refused,
+                                        which it also is where it cannot be read
+
+A file is accepted, by each of them, as format-spec.md has it: what opening it and its sections say is right. Of the
+tensors only the digests are looked at, by --export. That `min_magnitude` is the smallest of their magnitudes, and that
+padding is zero, is what olmo-pack verify checks.
 
 In a program, `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint. Where that is too much,
 `Model(path)` opens the file, and of it
@@ -839,15 +844,23 @@ def judged(path):
     }
 
 
+def reason(error):
+    """An error in words, without the path."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def judge():
     """Answers each path on standard input with a line."""
     if xxhash is None:
         sys.exit("read_olmo.py: --judge needs the Python module xxhash")
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
+        path = os.fsdecode(line.removesuffix(b"\n"))
         try:
-            answer = judged(line.removesuffix("\n"))
-        except FormatError as error:
-            answer = {"refused": str(error)}
+            if "\0" in path:
+                raise FormatError("no path has a zero byte")
+            answer = judged(path)
+        except (FormatError, OSError, MemoryError) as error:
+            answer = {"refused": reason(error)}
         # The only character that steers of those that JSON in ASCII has.
         print(json.dumps(answer).replace("\x7f", "\\u007f"), flush=True)
 
@@ -865,27 +878,39 @@ def main():
     parser.add_argument("--export", metavar="DIR", help="write every tensor as an f32 .npy file")
     parser.add_argument("--judge", action="store_true", help="judge each path on standard input")
     arguments = parser.parse_args()
-    if arguments.judge:
-        return judge()
-    if arguments.model is None:
+    if arguments.model is None and not arguments.judge:
         parser.error("a model is needed")
+    # A locale may have fewer characters than the file.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        model = Model(arguments.model)
-        model.check()
-        if arguments.export:
-            export(model, arguments.export)
-            print(f"{one_line(arguments.export)}: {len(model.shapes)} tensors")
-        else:
-            print("\n".join(listing(model)))
-        if xxhash is None:
-            print("digests not checked: the Python module xxhash is not installed", file=sys.stderr)
+        judge() if arguments.judge else show(arguments.model, arguments.export)
         sys.stdout.flush()
     except BrokenPipeError:
-        # A reader that has seen enough is no error; Python must not try once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # A reader that has seen enough is no error.
+        discard_output()
     except (FormatError, OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        sys.exit(one_line(f"read_olmo.py: {arguments.model}: {reason or type(error).__name__}"))
+        discard_output()
+        place = getattr(error, "filename", None) or arguments.model or "--judge"
+        sys.exit(one_line(f"read_olmo.py: {place}: {reason(error)}"))
+
+
+def show(path, folder):
+    """Lists a model, or writes its tensors to a folder."""
+    model = Model(path)
+    model.check()
+    if folder:
+        export(model, folder)
+        print(f"{one_line(folder)}: {len(model.shapes)} tensors")
+    else:
+        print("\n".join(listing(model)))
+    if xxhash is None:
+        print("digests not checked: the Python module xxhash is not installed", file=sys.stderr)
+
+
+def discard_output():
+    """Python must not try once more, at the end, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 
 if __name__ == "__main__":
