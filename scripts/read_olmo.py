@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import stat
 import struct
 import sys
@@ -866,10 +867,27 @@ def judge():
 
 
 def export(model, folder):
-    """Writes every tensor as an f32 .npy file."""
+    """Writes every tensor as an f32 .npy file, whole or not at all. What has its name is replaced, a link too: what
+    that leads to is not written to."""
     os.makedirs(folder, exist_ok=True)
     for position, shape in enumerate(model.shapes):
-        np.save(os.path.join(folder, f"{shape[0]}.npy"), model.tensor(position))
+        replace(os.path.join(folder, f"{shape[0]}.npy"), model.tensor(position))
+
+
+def replace(path, array):
+    """Writes an .npy file under a name that nothing has, and gives it its own then."""
+    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            try:
+                np.save(file, array)
+                file.close()
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, reason(error), path) from None
 
 
 def main():
