@@ -4,7 +4,12 @@
     read_olmo.py MODEL                  lists what is in the file
     read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
     read_olmo.py --judge                of each path on standard input, a line of JSON: what is in the file, under the
-                                        keys of olmo-pack inspect --json, or why it is refused
+                                        keys of olmo-pack inspect --json, or why it is refused,
+                                        which it also is where it cannot be read
+
+A file is accepted, by each of them, as format-spec.md has it: what opening it and its sections say is right. Of the
+tensors only the digests are looked at, by --export. That `min_magnitude` is the smallest of their magnitudes, and that
+padding is zero, is what olmo-pack verify checks.
 
 In a program, `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint. Where that is too much,
 `Model(path)` opens the file, and of it
@@ -18,6 +23,8 @@ import argparse
 import json
 import os
 import re
+import secrets
+import stat
 import struct
 import sys
 
@@ -90,6 +97,12 @@ CHAT = struct.Struct("<6I")
 CHAT_STYLE = struct.Struct("<12H14II")
 PRE_TOKENIZERS = {1: "dolma2", 2: "GPT-2"}
 WITHOUT_SYSTEM, WITH_SYSTEM, TAKES_BLANK, HAS_DATES = 1, 2, 4, 8
+# What steers a terminal or the order of text stands escaped in lines: control characters, separators of lines and
+# paragraphs, what turns the order around, and annotations.
+STEERING = (
+    *range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC),
+)
+ESCAPES = {code: f"\\u{{{code:x}}}" for code in STEERING} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 # Bytes that no UTF-8 text has.
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
@@ -129,6 +142,11 @@ def align(offset, alignment):
     return -(-offset // alignment) * alignment
 
 
+def without_waiting(path, flags):
+    """Opens as os.open, but waits for no writer of a pipe and takes no terminal."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
 class Model:
     """An open file: its configuration, tensors and sections.
 
@@ -139,14 +157,16 @@ class Model:
 
     def __init__(self, path):
         self.path = path
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError("is a pipe, a socket or a device, expected a regular file")
             page = file.read(HEADER_BYTES)
-            length = os.fstat(file.fileno()).st_size
-            self._read_header(page, length)
-            index = file.read(self.index_bytes)
-        self._read_index(index)
-        self._check_layout()
-        self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
+            self._read_header(page, status.st_size)
+            self._read_index(file.read(self.index_bytes))
+            self._check_layout()
+            # Not the path, which may be another file by now.
+            self.bytes = np.memmap(file, dtype=np.uint8, mode="r")
         expect("file length", len(self.bytes), self.file_bytes)
         self.positions = {shape[0]: position for position, shape in enumerate(self.shapes)}
         self._read_tables()
@@ -680,6 +700,11 @@ def utf8(place, data):
         raise FormatError(f"{place}: text that is not UTF-8") from None
 
 
+def one_line(text):
+    """Text of a file or a path for a line: what steers is escaped, so that the line stays one."""
+    return text.translate(ESCAPES)
+
+
 def is_date(text):
     """Whether a text is the format of a date in a chat format."""
     data = text.encode("utf-8")
@@ -750,7 +775,7 @@ def listing(model):
     for key, value in (model.sampling() or {}).items():
         yield f"  sampling {key} {value}"
     for key, value in model.provenance().items():
-        yield f"  {key}={value}"
+        yield f"  {one_line(key)}={one_line(value)}"
 
 
 def judged(path):
@@ -820,23 +845,49 @@ def judged(path):
     }
 
 
+def reason(error):
+    """An error in words, without the path."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def judge():
     """Answers each path on standard input with a line."""
     if xxhash is None:
         sys.exit("read_olmo.py: --judge needs the Python module xxhash")
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
+        path = os.fsdecode(line.removesuffix(b"\n"))
         try:
-            answer = judged(line.removesuffix("\n"))
-        except FormatError as error:
-            answer = {"refused": str(error)}
-        print(json.dumps(answer), flush=True)
+            if "\0" in path:
+                raise FormatError("no path has a zero byte")
+            answer = judged(path)
+        except (FormatError, OSError, MemoryError) as error:
+            answer = {"refused": reason(error)}
+        # The only character that steers of those that JSON in ASCII has.
+        print(json.dumps(answer).replace("\x7f", "\\u007f"), flush=True)
 
 
 def export(model, folder):
-    """Writes every tensor as an f32 .npy file."""
+    """Writes every tensor as an f32 .npy file, whole or not at all. What has its name is replaced, a link too: what
+    that leads to is not written to."""
     os.makedirs(folder, exist_ok=True)
     for position, shape in enumerate(model.shapes):
-        np.save(os.path.join(folder, f"{shape[0]}.npy"), model.tensor(position))
+        replace(os.path.join(folder, f"{shape[0]}.npy"), model.tensor(position))
+
+
+def replace(path, array):
+    """Writes an .npy file under a name that nothing has, and gives it its own then."""
+    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            try:
+                np.save(file, array)
+                file.close()
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, reason(error), path) from None
 
 
 def main():
@@ -845,27 +896,39 @@ def main():
     parser.add_argument("--export", metavar="DIR", help="write every tensor as an f32 .npy file")
     parser.add_argument("--judge", action="store_true", help="judge each path on standard input")
     arguments = parser.parse_args()
-    if arguments.judge:
-        return judge()
-    if arguments.model is None:
+    if arguments.model is None and not arguments.judge:
         parser.error("a model is needed")
+    # A locale may have fewer characters than the file.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        model = Model(arguments.model)
-        model.check()
-        if arguments.export:
-            export(model, arguments.export)
-            print(f"{arguments.export}: {len(model.shapes)} tensors")
-        else:
-            print("\n".join(listing(model)))
-        if xxhash is None:
-            print("digests not checked: the Python module xxhash is not installed", file=sys.stderr)
+        judge() if arguments.judge else show(arguments.model, arguments.export)
         sys.stdout.flush()
     except BrokenPipeError:
-        # A reader that has seen enough is no error; Python must not try once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # A reader that has seen enough is no error.
+        discard_output()
     except (FormatError, OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        sys.exit(f"read_olmo.py: {arguments.model}: {reason or type(error).__name__}")
+        discard_output()
+        place = getattr(error, "filename", None) or arguments.model or "--judge"
+        sys.exit(one_line(f"read_olmo.py: {place}: {reason(error)}"))
+
+
+def show(path, folder):
+    """Lists a model, or writes its tensors to a folder."""
+    model = Model(path)
+    model.check()
+    if folder:
+        export(model, folder)
+        print(f"{one_line(folder)}: {len(model.shapes)} tensors")
+    else:
+        print("\n".join(listing(model)))
+    if xxhash is None:
+        print("digests not checked: the Python module xxhash is not installed", file=sys.stderr)
+
+
+def discard_output():
+    """Python must not try once more, at the end, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 
 if __name__ == "__main__":

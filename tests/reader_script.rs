@@ -5,19 +5,24 @@
 //! they were skipped.
 
 use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Encoding, section};
+use olmo_infer::format::{self, Encoding, SectionRecord, section};
 use olmo_infer::layout::{self, Role, TensorSpec};
 use olmo_infer::model_file::ModelFile;
+use olmo_infer::shown;
 use olmo_pack::element::{f16_to_f32, round_to_bf16};
-use olmo_tests::crafted::claimed;
+use olmo_tests::crafted::{self, Field, claimed};
+use olmo_tests::packed::range;
 use olmo_tests::readers::{self, Readers};
 use olmo_tests::{
     Finished, Stored, TempDir, coded_config, finish, npy_path, python, reference_cases, repository, run, small_config,
     write_coded_weights, write_weights,
 };
 use std::fs;
+use std::io::Write;
+use std::mem::offset_of;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Compares what a `Model` of the script gives in parts with the whole arrays.
 const PARTS: &str = r#"
@@ -319,4 +324,112 @@ fn a_kept_header_is_refused_in_no_time() {
     let mut command = std::process::Command::new("timeout");
     command.arg("20").arg(python).args(["-c", &program]).env("PYTHONPATH", repository().join("scripts"));
     assert_eq!(finish(&mut command).ok(), "sources: the dictionary of a header\n");
+}
+
+#[test]
+fn the_listing_escapes_what_steers() {
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
+    let folder = TempDir::new("reader-steers");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    write_weights(&weights, &small_config(), Stored::F32, 25);
+    run(PACK, [&weights, &model]).ok();
+    let file = ModelFile::open(&model).expect("a model");
+    let index = file.sections().iter().position(|record| record.kind.get() == section::PROVENANCE).expect("a section");
+    let provenance = range(file.layout().sections[index]);
+    // Every character that steers, but for the one that ends a line, and some that writing needs.
+    let steering: String = (char::MIN..=char::MAX).filter(|&c| c != '\n' && shown::steers(c)).collect();
+    let (key, mut value) = ("\u{1b}]0;k\u{7}", format!("{steering}é\u{200d}\u{ad}\\"));
+    let n_left = provenance.len() - key.len() - 1;
+    value.extend(std::iter::repeat_n('x', n_left.checked_sub(value.len()).expect("room for the text")));
+    let mut bytes = fs::read(&model).expect("read");
+    bytes[provenance.clone()].copy_from_slice(format!("{key}={value}").as_bytes());
+    let digest = format::digest(&bytes[provenance], section::PROVENANCE.into());
+    Field::of_section(file.specs().len(), index, offset_of!(SectionRecord, digest), 8).set(&mut bytes, digest);
+    crafted::repair_digests(&mut bytes);
+    let crafted = folder.join("crafted.olmo");
+    fs::write(&crafted, bytes).expect("written");
+    let listing = script(&python, &[&crafted]);
+    let listing = listing.ok();
+    let line = format!("\n  {}={}\n", shown::one_line(key), shown::one_line(&value));
+    assert!(listing.ends_with(&line), "no {line:?} in {listing:?}");
+    assert!(!listing.contains(|c: char| c != '\n' && shown::steers(c)), "{listing:?}");
+}
+
+#[test]
+fn a_path_that_cannot_be_read_is_judged_and_the_next_one_too() {
+    let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
+    let folder = TempDir::new("reader-paths");
+    let (weights, model, pipe) = (folder.join("w"), folder.join("m.olmo"), folder.join("pipe"));
+    write_weights(&weights, &small_config(), Stored::F32, 26);
+    run(PACK, [&weights, &model]).ok();
+    finish(Command::new("mkfifo").arg(&pipe)).ok();
+    let no_file = "is a pipe, a socket or a device, expected a regular file";
+    let cases = [
+        (folder.join("missing.olmo"), "No such file or directory"),
+        (folder.path().to_owned(), "Is a directory"),
+        (pipe, no_file),
+        (PathBuf::from("/dev/zero"), no_file),
+        (PathBuf::from("a\0b"), "no path has a zero byte"),
+    ];
+    let mut paths: Vec<u8> = Vec::new();
+    for path in cases.iter().map(|(path, _)| path).chain([&model]) {
+        paths.extend(path.as_os_str().as_encoded_bytes());
+        paths.push(b'\n');
+    }
+    // Nobody writes to the pipe: what waits for that would wait for good.
+    let mut judge = Command::new("timeout");
+    judge.arg("60").arg(&python).arg("-B").arg(repository().join("scripts/read_olmo.py")).arg("--judge");
+    let mut judge = judge.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the script starts");
+    judge.stdin.take().expect("a pipe").write_all(&paths).expect("written");
+    let output = judge.wait_with_output().expect("the script ends");
+    assert!(output.status.success(), "{}", output.status);
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), cases.len() + 1);
+    for ((path, refused), line) in cases.iter().zip(&lines) {
+        assert_eq!(*line, serde_json::json!({ "refused": refused }), "{}", path.display());
+    }
+    assert_eq!(lines[cases.len()]["format"], "1.0");
+    // As the only one, each that can be an argument is one line.
+    for (path, refused) in &cases[..4] {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(&python).arg("-B").arg(repository().join("scripts/read_olmo.py")).arg(path);
+        let line = format!("read_olmo.py: {}: {refused}", path.display());
+        assert_eq!(finish(&mut command).refused(1), line);
+    }
+}
+
+#[test]
+fn an_export_follows_no_link_in_its_folder() {
+    let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
+    let folder = TempDir::new("reader-links");
+    let (weights, model, exported) = (folder.join("w"), folder.join("m.olmo"), folder.join("arrays"));
+    write_weights(&weights, &small_config(), Stored::F32, 27);
+    run(PACK, [&weights, &model]).ok();
+    let names: Vec<String> = ModelFile::open(&model).expect("a model").specs().iter().map(TensorSpec::name).collect();
+    fs::write(folder.join("precious.txt"), "precious").expect("written");
+    fs::create_dir(&exported).expect("a folder");
+    symlink("../precious.txt", npy_path(&exported, &names[0])).expect("linked");
+    symlink("../none", npy_path(&exported, &names[1])).expect("linked");
+    finish(Command::new("mkfifo").arg(npy_path(&exported, &names[2]))).ok();
+    let export = || {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(&python).arg("-B").arg(repository().join("scripts/read_olmo.py"));
+        finish(command.arg(&model).arg("--export").arg(&exported))
+    };
+    export().ok();
+    assert_eq!(fs::read_to_string(folder.join("precious.txt")).expect("read"), "precious");
+    assert!(!folder.join("none").exists());
+    let written = || fs::read_dir(&exported).expect("a folder").map(|entry| entry.expect("an entry").path());
+    assert_eq!(written().count(), names.len());
+    for name in &names {
+        let path = npy_path(&exported, name);
+        assert!(fs::symlink_metadata(&path).expect("written").is_file(), "{name}");
+        assert_eq!(source_bits(&path), source_bits(&npy_path(&weights, name)), "{name}");
+    }
+    // What cannot be replaced is one line, and no part is left.
+    let folder_there = npy_path(&exported, &names[0]);
+    fs::remove_file(&folder_there).and_then(|()| fs::create_dir(&folder_there)).expect("a folder");
+    assert_eq!(export().refused(1), format!("read_olmo.py: {}: Is a directory", folder_there.display()));
+    assert_eq!(written().count(), names.len());
 }
