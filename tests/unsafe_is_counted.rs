@@ -53,7 +53,7 @@ const IN_TESTS: &[(&str, usize)] = &[
     // A mapping of a file that others have mapped.
     ("tests/support/neighbour.rs", 1),
     // A malloc that fails.
-    ("tests/tools/no_memory.rs", 23),
+    ("tests/tools/no_memory.rs", 24),
     // A process that is forked off, which the standard library does not offer.
     ("tests/threads.rs", 4),
     // What the system tells of a child that has ended.

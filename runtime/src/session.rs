@@ -80,7 +80,8 @@ impl<'m> Session<'m> {
     }
 
     /// [`Session::resume`] that asks before each pass, of at most [`Options::chunk`] tokens, whether to go on. Where
-    /// the answer is no, the session keeps the tokens that are evaluated by then, and has no logits.
+    /// the answer is no, the session keeps the tokens that are evaluated by then. It has the logits of the last one where
+    /// nothing was to be cut and nothing was evaluated, else none.
     ///
     /// # Errors
     /// Those of [`Session::resume`].

@@ -198,12 +198,16 @@ impl Drop for Temporary {
 ///   then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
 /// * SIGABRT: the same, and when the program itself raised it, exit status 1. The standard library and that of C do so
 ///   where they do not get memory that they need for themselves, after a line that says so.
-/// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other.
+/// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other. SIGCHLD is not.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
     handle(libc::SIGBUS, on_bus as *const () as usize, libc::SA_SIGINFO);
-    // SAFETY: the call has no precondition, and changes how the system treats one signal.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    // SAFETY: the calls have no precondition, and change how the system treats one signal each. Where SIGCHLD is
+    // ignored, as services may have it, the system keeps no status of a process that was waited for.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
     for signal in STOPPING {
         if has_default(signal) {
             handle(signal, on_stop as *const () as usize, 0);
