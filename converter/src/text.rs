@@ -7,6 +7,7 @@ use crate::error::{Error, Problem};
 use crate::kept_files::KeptFiles;
 use crate::output::Target;
 use crate::settings::Settings;
+use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json::{self, Around, beyond_rows};
 use crate::tokenizer_settings;
@@ -114,7 +115,11 @@ impl Text {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(Error::io(path, "cannot look at it", error)),
                 // A link that leads nowhere is there, and an error.
-                Ok(_) => not_the_target(path).map(Some),
+                Ok(_) => {
+                    let path = not_the_target(path)?;
+                    source_file::refuse_link_out_of(folder, &path)?;
+                    Ok(Some(path))
+                }
             }
         };
         let is_json = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
