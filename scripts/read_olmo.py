@@ -74,7 +74,7 @@ FILE_NAMES = (
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "generation_config.json",
 )
-SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, CODED_SECTION: 64 << 20, 8: 64 << 20}
+SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, 4: 64 << 10, CODED_SECTION: 64 << 20, 8: 64 << 20}
 SOURCE_TYPES = {1: "f32", 2: "f16", 3: "bf16"}
 SOURCE_OF_DESCR = {"<f4": 1, "<f2": 2, "<V2": 3, "|V2": 3, "<u2": 3}
 

@@ -6,7 +6,7 @@ const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 #[test]
 fn wrong_arguments_are_one_line_that_says_where_help_is() {
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 16] = [
         (&[], "Required positional arguments not provided: weights model; see olmo-pack --help"),
         (&["w", "m", "--dtyp", "f32"], "unknown option --dtyp (did you mean --dtype?); see olmo-pack --help"),
         (&["w", "m", "--dtype=f16"], "--dtype f16: expected auto, f32 or bf16; see olmo-pack --help"),
@@ -22,6 +22,7 @@ fn wrong_arguments_are_one_line_that_says_where_help_is() {
         (&["w", "m", "--dtype", "f16"], "expected auto, f32 or bf16; see olmo-pack --help"),
         (&["w", "m", "--thre\u{1b}[31mads\u{7}"], "--thre\\u{1b}[31mads\\u{7}"),
         (&["w", "m", "--threads", "a\nb"], "--threads a\\nb: expected a whole number from 0; see olmo-pack --help"),
+        (&["unpack", "m", ""], "FOLDER is empty, expected a path; see olmo-pack unpack --help"),
         (&["verify"], "Required positional arguments not provided: model; see olmo-pack verify --help"),
         (&["w", "m", "--arch", "olmo\n4"], "--arch is olmo\\n4, expected olmo, olmo2 or olmo3"),
         (&["w", "m", "--clip-qkv", "eight"], "expected a number or none; see olmo-pack --help"),

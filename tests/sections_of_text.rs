@@ -135,6 +135,27 @@ fn a_tokenizer_that_gives_no_ids_says_why() {
     assert!(shown.contains("not known: why\\n\\u{1b}\\u{9b}mz"), "{shown}");
 }
 
+/// A template takes a process and seconds; what is refused for another reason should not cost them.
+#[test]
+fn a_template_is_run_when_all_else_is_good() {
+    let folder = TempDir::new("sections-order");
+    let weights = folder.join("w");
+    fs::create_dir(&weights).expect("a folder");
+    for name in olmo_infer::folder::names(&repository().join("demo/weights")).expect("a folder") {
+        let name = name.expect("read");
+        fs::copy(repository().join("demo/weights").join(&name), weights.join(&name)).expect("copied");
+    }
+    fs::write(weights.join("chat_template.jinja"), "{{ messages }}").expect("written");
+    let refused = || {
+        let request =
+            Request { weights: weights.clone(), model: folder.join("m.olmo"), threads: 1, ..Request::default() };
+        pack::prepare(&request).err().expect("no program runs the template").to_string()
+    };
+    assert!(refused().contains("its chat template was not run"), "{}", refused());
+    fs::write(weights.join("tokenizer.json"), "{").expect("written");
+    assert!(refused().contains("tokenizer.json: "), "{}", refused());
+}
+
 #[test]
 fn sections_that_are_not_there_are_none() {
     let model = open(&Packed::plain_f32().bytes);

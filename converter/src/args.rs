@@ -327,6 +327,9 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
         Ok(Command::Pack(pack)) if pack.generate.is_some() => {
             Err("--generate stands alone, as in olmo-pack --generate man; see olmo-pack --help".into())
         }
+        Ok(Command::Named(Named::Unpack(unpack))) if unpack.folder.as_os_str().is_empty() => {
+            refused(&program, "FOLDER is empty, expected a path")
+        }
         Ok(command) => Ok(command),
         Err(EarlyExit { output, status: Ok(()) }) => {
             let commands = if name.is_none() { commands() } else { String::new() };

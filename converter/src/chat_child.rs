@@ -34,8 +34,9 @@ pub const THIS_PROGRAM: &str = "/proc/self/exe";
 const MEMORY_MIB: u64 = 128;
 /// Stack of the thread that runs it: published templates nest a few values.
 const STACK_BYTES: usize = 16 << 20;
-/// Seconds of a processor; published templates take some hundredths of one. What other programs do meanwhile does not
-/// count, so that they do not decide about the bytes of a file.
+/// Seconds of a processor; published templates take some hundredths of one. Time that it waits does not count. A slower
+/// machine, or one whose caches and cores others use, takes more of them: a template near the limit can be usable on one
+/// machine and not on another.
 const CPU_SECONDS: u64 = 5;
 /// How long it is waited for in any case: it may be stopped, or find no processor for long.
 const MAX_WAIT: Duration = Duration::from_secs(60);

@@ -3,10 +3,10 @@
 use crate::chat_child::{self, NoFormat};
 use crate::chat_section;
 use crate::error::{Error, Problem, shortened};
+use crate::jinja::Names;
 use crate::kept_files::KeptFiles;
 use crate::source_file;
-use crate::special_tokens::{Sources, TemplateFiles};
-use crate::strict_json;
+use crate::special_tokens::{Origin, Sources, TemplateFiles};
 use crate::text::{self, MAX_BYTES, Part};
 use olmo_infer::config::Architecture;
 use olmo_infer::error::one_line;
@@ -35,65 +35,83 @@ pub struct Folder<'a> {
     pub config: &'a Map<String, Value>,
     /// `special_tokens_map.json`, where it counts.
     pub map: &'a Map<String, Value>,
-    /// The program that runs its template.
-    pub program: Option<&'a Path>,
+    /// `tokenizer_class` of `config.json`.
+    pub class: Option<&'a str>,
 }
 
-/// The chat format of a folder, and what the user should know about it. Keeps `chat_template.jinja`.
+/// The template of a folder, which was not run yet.
+pub struct Template {
+    /// The one that counts, or why there is none.
+    found: Result<Option<(String, Origin)>, String>,
+    names: Names,
+    /// Whether all of the folder's are kept.
+    is_kept: bool,
+}
+
+/// Finds the template of a folder. Keeps `chat_template.jinja`.
 ///
 /// # Errors
 /// A file cannot be read or is not what its name says. A template that cannot be used is no error.
-pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -> Result<(Part, Vec<String>), Error> {
-    // The configuration of the model is checked elsewhere.
-    let class = (folder.present)("config.json")?.and_then(|path| source_file::read_at_most(&path, MAX_BYTES).ok()?);
-    let class = class.and_then(|bytes| strict_json::parse(&bytes).ok());
-    let class = class.as_ref().and_then(|config| config.get("tokenizer_class")?.as_str());
-    let sources = Sources { config: folder.config, map: Some(folder.map), architecture, class };
+pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -> Result<Template, Error> {
+    let sources = Sources { config: folder.config, map: Some(folder.map), architecture, class: folder.class };
     let files = templates(folder, kept)?;
     let is_kept = files.default.is_none() && !files.has_others;
-    let (part, mut warnings) = of_template(folder, &sources, &files)?;
-    if !is_kept {
-        warnings.push(format!("{MORE_TEMPLATES} is not kept: unpack does not give it back"));
-    }
-    Ok((part, warnings))
+    Ok(Template { found: sources.template(&files), names: sources.names(), is_kept })
 }
 
-/// The chat format of the template that counts.
-fn of_template(folder: &Folder, sources: &Sources, files: &TemplateFiles) -> Result<(Part, Vec<String>), Error> {
-    let unusable = |why: String| {
-        let warning = format!("no chat format: {why}");
-        (Part::Unknown(why), vec![warning])
-    };
-    let (template, origin) = match sources.template(files) {
-        Ok(Some(found)) => found,
-        Ok(None) => return Ok((Part::Absent, Vec::new())),
-        Err(why) => return Ok(unusable(why)),
-    };
-    match chat_child::chat(folder.program, &template, &sources.names()) {
-        Ok(chat) => {
-            let mut warnings = Vec::new();
-            let mut of_turns = Vec::new();
-            let mut one_turn = |style: Option<&olmo_infer::chat::Style>, with: &str| {
-                let why = style.and_then(|style| style.one_turn.as_deref());
-                of_turns.extend(why.map(|why| format!("only one turn of a conversation{with} can be asked: {why}")));
-            };
-            let is_same = |other: &olmo_infer::chat::Style| {
-                chat.alone.as_ref().is_some_and(|style| style.one_turn == other.one_turn)
-            };
-            if !chat.reserved.is_empty() {
-                let shown: Vec<String> = chat.reserved.iter().map(|text| format!("\"{}\"", one_line(text))).collect();
-                let shown = shortened(&shown.join(", "), SHOWN_CHARS);
-                warnings.push(format!("messages that contain {shown} are refused: the chat template acts on them"));
-            }
-            one_turn(chat.alone.as_ref(), "");
-            one_turn(chat.with_system.as_ref().filter(|style| !is_same(style)), " with a system message");
-            warnings.extend(of_turns);
-            Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
+impl Template {
+    /// The chat format of the template of the folder at `path`, which `program` runs, and what the user should know
+    /// about it.
+    ///
+    /// # Errors
+    /// The template was not run. One that cannot be used is no error.
+    pub fn format(self, path: &Path, program: Option<&Path>) -> Result<(Part, Vec<String>), Error> {
+        let is_kept = self.is_kept;
+        let (part, mut warnings) = self.run(path, program)?;
+        if !is_kept {
+            warnings.push(format!("{MORE_TEMPLATES} is not kept: unpack does not give it back"));
         }
-        Err(NoFormat::Unusable(why)) => Ok(unusable(why)),
-        Err(NoFormat::NotRun(why)) => {
-            let problem = Problem::new(folder.path, format!("its chat template was not run: {why}"));
-            Err(problem.advice("pack it again, or remove the template").into())
+        Ok((part, warnings))
+    }
+
+    fn run(self, path: &Path, program: Option<&Path>) -> Result<(Part, Vec<String>), Error> {
+        let unusable = |why: String| {
+            let warning = format!("no chat format: {why}");
+            (Part::Unknown(why), vec![warning])
+        };
+        let (template, origin) = match self.found {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok((Part::Absent, Vec::new())),
+            Err(why) => return Ok(unusable(why)),
+        };
+        match chat_child::chat(program, &template, &self.names) {
+            Ok(chat) => {
+                let mut warnings = Vec::new();
+                let mut of_turns = Vec::new();
+                let mut one_turn = |style: Option<&olmo_infer::chat::Style>, with: &str| {
+                    let why = style.and_then(|style| style.one_turn.as_deref());
+                    of_turns
+                        .extend(why.map(|why| format!("only one turn of a conversation{with} can be asked: {why}")));
+                };
+                let is_same = |other: &olmo_infer::chat::Style| {
+                    chat.alone.as_ref().is_some_and(|style| style.one_turn == other.one_turn)
+                };
+                if !chat.reserved.is_empty() {
+                    let shown: Vec<String> =
+                        chat.reserved.iter().map(|text| format!("\"{}\"", one_line(text))).collect();
+                    let shown = shortened(&shown.join(", "), SHOWN_CHARS);
+                    warnings.push(format!("messages that contain {shown} are refused: the chat template acts on them"));
+                }
+                one_turn(chat.alone.as_ref(), "");
+                one_turn(chat.with_system.as_ref().filter(|style| !is_same(style)), " with a system message");
+                warnings.extend(of_turns);
+                Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
+            }
+            Err(NoFormat::Unusable(why)) => Ok(unusable(why)),
+            Err(NoFormat::NotRun(why)) => {
+                let problem = Problem::new(path, format!("its chat template was not run: {why}"));
+                Err(problem.advice("pack it again, or remove the template").into())
+            }
         }
     }
 }

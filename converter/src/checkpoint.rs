@@ -8,9 +8,10 @@ use crate::listing::Listing;
 use crate::npy::shown_shape;
 use crate::settings::{Flags, Settings};
 use crate::stored_tensor::StoredTensor;
-use crate::{config_json, infer_config};
+use crate::{config_json, infer_config, source_file};
 use olmo_infer::layout::{self, Role, TensorSpec};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// The name of the embedding.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -112,15 +113,22 @@ impl Checkpoint {
 /// What the `generation_config.json` of a folder says.
 pub(crate) fn generation(listing: &Listing) -> Result<GenerationConfig, Error> {
     match listing.has_generation_config_json {
-        true => GenerationConfig::read(&listing.folder.join("generation_config.json")),
+        true => GenerationConfig::read(&file_of(listing, "generation_config.json")?),
         false => Ok(GenerationConfig::default()),
     }
+}
+
+/// The path of a small file of the folder.
+fn file_of(listing: &Listing, name: &str) -> Result<PathBuf, Error> {
+    let path = listing.folder.join(name);
+    source_file::refuse_link_out_of(&listing.folder, &path)?;
+    Ok(path)
 }
 
 /// The configuration of a folder: that of `config.json` or of shapes and flags, and what `generation_config.json` adds.
 pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &GenerationConfig) -> Result<Settings, Error> {
     let read = |flags: &Flags| match listing.has_config_json {
-        true => config_json::read(&listing.folder.join("config.json"), flags),
+        true => config_json::read(&file_of(listing, "config.json")?, flags),
         false => infer_config::infer(listing, flags),
     };
     match generation.eos_token_ids.clone() {

@@ -41,7 +41,8 @@ pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Pro
         .validate()
         .map_err(|error| Problem::new(path, format!("{} is {}", error.key, error.found)).expected(error.expected))?;
     let u2_is_bf16 = reader.dtype()? == Some("bfloat16");
-    Ok(Settings { config, origins: reader.origins, u2_is_bf16, config_json: Some(bytes) })
+    let tokenizer_class = object.get("tokenizer_class").and_then(Value::as_str).map(String::from);
+    Ok(Settings { config, origins: reader.origins, u2_is_bf16, tokenizer_class, config_json: Some(bytes) })
 }
 
 /// The keys of one JSON object; null counts as absent.
@@ -440,6 +441,14 @@ mod tests {
         });
         json.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
         parse(Path::new("c"), json.to_string().into_bytes(), flags).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn the_class_of_the_tokenizer_is_in_the_bytes_that_are_read() {
+        let class =
+            |value| parsed(json!({ "tokenizer_class": value }), &Flags::default()).expect("read").tokenizer_class;
+        assert_eq!(class(json!("GPT2Tokenizer")), Some("GPT2Tokenizer".into()));
+        assert_eq!((class(json!(null)), class(json!(7))), (None, None));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use crate::buffer::grow;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::output::Target;
+use crate::source_file;
 use crate::sources::section_name;
 use crate::verify;
 use crate::write::{SYNC_EVERY, WINDOW};
@@ -14,7 +15,6 @@ use olmo_infer::disk::Disk;
 use olmo_infer::format::HEADER_BYTES;
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;
-use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
@@ -33,7 +33,8 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     let to = in_folder.as_deref().unwrap_or(to);
     let target = Target::new(to, force)?;
     // Not through the mapping, where a file that is cut short ends the program.
-    let source = File::open(from).map_err(|error| Error::io(from, "cannot open", error))?;
+    // What is there by now is no FIFO, and its digests are those of the model that was opened, or it is refused.
+    let source = source_file::open(from)?;
     let metadata = source.metadata().map_err(|error| Error::io(from, "cannot read its metadata", error))?;
     target.refuse_same(from, (metadata.dev(), metadata.ino()))?;
     // What the digests do not cover: whether sections fit together, as `verify` has it. That they stay those is what

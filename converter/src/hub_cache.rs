@@ -39,6 +39,12 @@ pub(crate) fn explain(folder: &Path) -> Option<Problem> {
     })
 }
 
+/// Where the contents are to which the links of `folder` lead, which is that of a revision or lies in one.
+pub(crate) fn blobs_of(folder: &Path) -> Option<PathBuf> {
+    let snapshots = folder.ancestors().find(|above| above.file_name().is_some_and(|name| name == "snapshots"))?;
+    Some(folder_of(snapshots).join("blobs"))
+}
+
 /// The error for the folder of all models of the cache.
 fn of_hub(folder: &Path) -> Option<Problem> {
     let models = folders(folder, |name| name.starts_with("models--"));

@@ -150,7 +150,7 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     config.validate().map_err(|error| {
         Problem::new(&listing.folder, format!("{} is {}", error.key, error.found)).expected(error.expected)
     })?;
-    Ok(Settings { config, origins, u2_is_bf16: false, config_json: None })
+    Ok(Settings { config, origins, u2_is_bf16: false, tokenizer_class: None, config_json: None })
 }
 
 /// Names the families that have similar files and another forward pass.

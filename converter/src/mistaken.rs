@@ -2,8 +2,8 @@
 //! the weights folder.
 
 use crate::error::{Error, Problem, shown_path};
+use crate::source_file;
 use olmo_infer::format::MAGIC;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(crate) fn explain(weights: &Path, model: &Path, error: Error) -> Error {
     }
     let mut head = Vec::new();
     // What cannot be read says nothing more than the error.
-    let _unread = File::open(weights).and_then(|file| file.take(16).read_to_end(&mut head));
+    let _unread = source_file::open(weights).map(|file| file.take(16).read_to_end(&mut head));
     let folder = weights.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let pack_folder = |folder: &Path| format!("olmo-pack {} {}", shown_path(folder), shown_path(model));
     if model.is_dir() {

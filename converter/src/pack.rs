@@ -140,7 +140,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
         target.refuse_replacing(&request.weights.join(name))?;
     }
     let (vocab, program) = (request.vocab.as_deref(), request.program.as_deref());
-    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings.config, &target)?;
+    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings, &target)?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 

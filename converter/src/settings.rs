@@ -138,6 +138,8 @@ pub struct Settings {
     pub origins: Origins,
     /// Whether `config.json` calls the elements bfloat16, which decides what `<u2` means.
     pub u2_is_bf16: bool,
+    /// `tokenizer_class` of `config.json`.
+    pub tokenizer_class: Option<String>,
     /// `config.json` byte for byte.
     pub config_json: Option<Vec<u8>>,
 }

@@ -4,6 +4,7 @@
 use crate::jinja::Names;
 use olmo_infer::config::Architecture;
 use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The names that every tokenizer of transformers has.
 const COMMON: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -29,10 +30,10 @@ impl<'a> Sources<'a> {
 
     /// The names and what they stand for.
     pub fn names(&self) -> Names {
-        let mut names = Names::new();
-        let mut set = |key: &str, text: Option<String>| {
-            names.retain(|(name, _)| name != key);
-            names.extend(text.map(|text| (key.to_string(), text)));
+        let mut names = BTreeMap::new();
+        let mut set = |key: &str, text: Option<String>| match text {
+            None => drop(names.remove(key)),
+            Some(text) => drop(names.insert(key.to_string(), text)),
         };
         for (key, text) in self.defaults() {
             set(key, Some(text.to_string()));
@@ -52,7 +53,8 @@ impl<'a> Sources<'a> {
         for (key, value) in &of_map {
             set(key, text(value));
         }
-        let replaced = |key: &String| of_map.iter().any(|(other, _)| *other == key);
+        let of_map_names: BTreeSet<&String> = of_map.iter().map(|(key, _)| *key).collect();
+        let replaced = |key: &String| of_map_names.contains(key);
         let is_token = |value: &Value| value.is_string() || value.get("__type") == Some(&"AddedToken".into());
         let of_config = others(self.config)
             .filter(|(key, _)| !matches!(key.as_str(), "add_bos_token" | "add_eos_token"))
@@ -78,7 +80,7 @@ impl<'a> Sources<'a> {
                 set(key, Some(text));
             }
         }
-        names
+        names.into_iter().collect()
     }
 
     /// The tokens that the tokenizer's class has where no file says otherwise.

@@ -6,11 +6,12 @@ use crate::dolma2;
 use crate::error::{Error, Problem};
 use crate::kept_files::KeptFiles;
 use crate::output::Target;
+use crate::settings::Settings;
+use crate::source_file;
 use crate::strict_json;
 use crate::tokenizer_json::{self, Around, beyond_rows};
 use crate::tokenizer_settings;
 use crate::vocab::{self, Vocabulary};
-use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use olmo_infer::tokenizer::{NoTokenizer, Tokenizer};
 use serde_json::{Map, Value};
@@ -99,10 +100,10 @@ impl Text {
         folder: &Path,
         vocab: Option<&Path>,
         program: Option<&Path>,
-        config: &ModelConfig,
+        settings: &Settings,
         target: &Target,
     ) -> Result<Text, Error> {
-        let vocab_size = config.vocab_size;
+        let (vocab_size, architecture) = (settings.config.vocab_size, settings.config.architecture);
         let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
             let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
             target.refuse_same(&path, (metadata.dev(), metadata.ino()))?;
@@ -114,7 +115,11 @@ impl Text {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(Error::io(path, "cannot look at it", error)),
                 // A link that leads nowhere is there, and an error.
-                Ok(_) => not_the_target(path).map(Some),
+                Ok(_) => {
+                    let path = not_the_target(path)?;
+                    source_file::refuse_link_out_of(folder, &path)?;
+                    Ok(Some(path))
+                }
             }
         };
         let is_json = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
@@ -136,14 +141,14 @@ impl Text {
         let count = !config_json.contains_key("added_tokens_decoder");
         let map = object(&mut files, &present, "special_tokens_map.json", count)?;
         let added = object(&mut files, &present, "added_tokens.json", count)?;
-        let of_folder =
-            chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map, program };
-        let (chat, warnings) = chat_files::read(&of_folder, config.architecture, &mut files)?;
-        let mut text = Text { chat, warnings, ..Text::default() };
+        let class = settings.tokenizer_class.as_deref();
+        let of_folder = chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map, class };
+        let template = chat_files::read(&of_folder, architecture, &mut files)?;
+        let mut text = Text::default();
         let mut named_elsewhere = Vec::new();
         if let Some(path) = &json {
             let settings = tokenizer_settings::settings(config_json, map, &added);
-            let around = Around { vocab_size, architecture: Some(config.architecture), settings };
+            let around = Around { vocab_size, architecture: Some(architecture), settings };
             let limit = tokenizer_json::MAX_TOKENIZER_BYTES;
             let bytes = files.read("tokenizer.json", path, limit, || tokenizer_json::too_long(path))?;
             let read = tokenizer_json::parse_with(path, bytes, &around)?;
@@ -172,7 +177,10 @@ impl Text {
                 text.vocabulary = Some(vocabulary);
             }
         }
-        Ok(Text { files, ..text })
+        // Last: it takes longest, and a process of its own.
+        let (chat, mut warnings) = template.format(folder, program)?;
+        warnings.append(&mut text.warnings);
+        Ok(Text { files, chat, warnings, ..text })
     }
 }
 

@@ -417,6 +417,10 @@ impl Folder {
     /// The system's; a name on the way is that of something else, or of a link that leads nowhere. What was made then
     /// goes again.
     pub fn make<'d>(disk: &'d dyn Disk, path: &Path) -> Result<(Folder, MadeFolders<'d>), FolderError> {
+        // Which the system refuses too, and a walk of no steps would end where it begins.
+        if path.as_os_str().is_empty() {
+            return Err(FolderError::NoName);
+        }
         let mut made = MadeFolders { disk, made: Vec::new() };
         let mut walk = Walk::new(path)?;
         while let Some(name) = walk.next() {
@@ -600,6 +604,7 @@ mod tests {
         for bad in ["file", "file/x", "dangling"] {
             assert!(Folder::make(&SystemDisk, &path(bad)).is_err(), "{bad}");
         }
+        assert!(matches!(Folder::make(&SystemDisk, Path::new("")), Err(FolderError::NoName)));
         let (_, made) = Folder::make(&SystemDisk, &path("kept/too")).expect("made");
         made.keep();
         let (_, made) = Folder::make(&SystemDisk, &path("kept/more/most")).expect("made");

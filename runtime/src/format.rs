@@ -95,6 +95,8 @@ pub mod section {
             SOURCES => 64 << 20,
             // A tokenizer.json of 12 MiB, and six files of at most 4 MiB.
             FILES => 64 << 20,
+            // Some thirty short lines, each of which takes many times its length to show.
+            PROVENANCE => 64 << 10,
             _ => 16 << 20,
         }
     }

@@ -40,6 +40,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,7 +111,10 @@ fn explain(args: &Args, error: Error) -> Failure {
     let is_model = |path: &&PathBuf| {
         let mut magic = [0; MAGIC.len()];
         // What cannot be read is no model.
-        path.is_file() && File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
+        // O_NONBLOCK: a FIFO, which it may be by now, must not be waited for.
+        let mut options = File::options();
+        let open = options.read(true).custom_flags(libc::O_NONBLOCK);
+        path.is_file() && open.open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
     };
     match (&error, args.tokens.iter().find(is_model)) {
         // The first word is perhaps a command.
