@@ -45,6 +45,13 @@ pub(crate) fn blobs_of(folder: &Path) -> Option<PathBuf> {
     Some(folder_of(snapshots).join("blobs"))
 }
 
+/// Whether a file is one of the contents of a model in a cache.
+pub(crate) fn is_blob(file: &Path) -> bool {
+    let blobs = folder_of(file);
+    let is_model = |name: &str| name.starts_with("models--");
+    blobs.ends_with("blobs") && folder_of(blobs).file_name().and_then(|name| name.to_str()).is_some_and(is_model)
+}
+
 /// The error for the folder of all models of the cache.
 fn of_hub(folder: &Path) -> Option<Problem> {
     let models = folders(folder, |name| name.starts_with("models--"));

@@ -144,15 +144,16 @@ fn changed(path: &Path) -> Problem {
 }
 
 /// Refuses a file of `folder` that is a link, or behind one, to a file elsewhere: whoever made the folder could have
-/// put a file of its reader into the model. One into the folder itself is followed, and one into the blobs of the cache
-/// of `huggingface_hub` that the folder is in.
+/// put a file of its reader into the model. One into the folder itself is followed, and one into the blobs of a cache of
+/// `huggingface_hub`: that which the folder is in, or one of a model anywhere, as older versions left in other folders.
 ///
 /// # Errors
 /// Where it leads, or the system's.
 pub(crate) fn refuse_link_out_of(folder: &Path, path: &Path) -> Result<(), Error> {
     let resolved = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io(path, "cannot open", error));
     let (target, folder) = (resolved(path)?, resolved(folder)?);
-    let is_blob = || hub_cache::blobs_of(&folder).is_some_and(|blobs| target.starts_with(blobs));
+    let is_blob =
+        || hub_cache::blobs_of(&folder).is_some_and(|blobs| target.starts_with(blobs)) || hub_cache::is_blob(&target);
     // What is no file is refused when it is opened, with what it is.
     if target.starts_with(&folder) || is_blob() || !target.is_file() {
         return Ok(());
@@ -197,10 +198,20 @@ mod tests {
     fn links_are_followed_within_the_folder_and_to_blobs_of_its_own_cache() {
         let root = tempfile::tempdir().expect("a folder");
         let path = |name: &str| root.path().join(name);
-        for folder in ["plain/sub", "repo/blobs", "repo/snapshots/1/sub", "repo/refs", "other/blobs"] {
+        for folder in
+            ["plain/sub", "repo/blobs", "repo/snapshots/1/sub", "repo/refs", "other/blobs", "models--a--b/blobs"]
+        {
             fs::create_dir_all(path(folder)).expect("folders");
         }
-        for file in ["key", "plain/file", "plain/sub/file", "repo/blobs/b", "repo/refs/main", "other/blobs/b"] {
+        for file in [
+            "key",
+            "plain/file",
+            "plain/sub/file",
+            "repo/blobs/b",
+            "repo/refs/main",
+            "other/blobs/b",
+            "models--a--b/blobs/b",
+        ] {
             fs::write(path(file), "").expect("written");
         }
         symlink(path("plain"), path("link")).expect("linked");
@@ -220,6 +231,7 @@ mod tests {
             ("repo/snapshots/1", "l", "../../blobs/b"),
             ("repo/snapshots/1", "sub/l", "../../../blobs/b"),
             ("repo/snapshots/1/sub", "l", "../../../blobs/b"),
+            ("plain", "l", "../models--a--b/blobs/b"),
         ] {
             assert_eq!(taken(folder, name, target), Ok(()), "{folder}/{name} -> {target}");
         }
