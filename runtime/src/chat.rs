@@ -95,9 +95,13 @@ pub enum ChatError {
         /// The message.
         index: usize,
     },
-    /// The text would have more than 64 MiB, there are too many texts that it may not contain, or there is not the
-    /// memory for it.
+    /// The text would have more than 64 MiB, or there are too many texts that it may not contain.
     TooLong,
+    /// The system does not give the memory for the text.
+    NoMemory {
+        /// How much more was asked for.
+        bytes: usize,
+    },
 }
 
 impl fmt::Display for ChatError {
@@ -118,6 +122,11 @@ impl fmt::Display for ChatError {
                 write!(f, "message {index} contains \"{text}\", to which the chat template gives a meaning of its own")
             }
             ChatError::Blank { index } => write!(f, "message {index} is empty, expected a text"),
+            ChatError::NoMemory { bytes } => write!(
+                f,
+                "the system does not give {bytes} bytes of memory for the text of the conversation; close other \
+                 programs, or raise the limit (ulimit -v)"
+            ),
             ChatError::TooLong => f.write_str(
                 "the conversation is too long for the model's chat format, expected less than 64 MiB of text; shorten \
                  it",
@@ -523,10 +532,10 @@ fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) -> Result<(),
 
 /// Appends a text, up to the longest one of a conversation.
 fn append(text: &str, out: &mut String) -> Result<(), ChatError> {
-    let is_long = out.len() + text.len() > MAX_RENDERED_BYTES;
-    if is_long || memory::asking(|| out.try_reserve(text.len())).is_err() {
+    if out.len() + text.len() > MAX_RENDERED_BYTES {
         return Err(ChatError::TooLong);
     }
+    memory::asking(|| out.try_reserve(text.len())).map_err(|_| ChatError::NoMemory { bytes: text.len() })?;
     *out += text;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! An open model with its threads: where a program that uses the library begins.
 
 #[cfg(feature = "text")]
-use crate::chat::{Chat, Message, Role};
+use crate::chat::{Chat, ChatError, Message, Role};
 use crate::config::ModelConfig;
 #[cfg(feature = "text")]
 use crate::encoder::Encoder;
@@ -170,7 +170,10 @@ impl Model {
     /// [`Model::encode`].
     pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
         let chat = Chat::new(&self.file)?.ok_or_else(|| self.has_no("chat format"))?;
-        let text = chat.render(messages).map_err(|error| Error::Request { problem: error.to_string() })?;
+        let text = chat.render(messages).map_err(|error| match error {
+            ChatError::NoMemory { bytes } => memory::too_little_for::<u8>(bytes, "the text of the conversation"),
+            error => Error::Request { problem: error.to_string() },
+        })?;
         self.encode(&text)
     }
 

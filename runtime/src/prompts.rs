@@ -115,6 +115,7 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
             let path = display_path(path);
             Failure::Refused(format!("{path}: {error}; add a user message, which the model then answers"))
         }
+        (_, ChatError::NoMemory { .. }) => Failure::Refused(error.to_string()),
         (PromptText::Messages(path), _) => Failure::Refused(format!("{}: {error}", display_path(path))),
         _ => Failure::Usage(format!("{}: {error}", display_path(file.path()))),
     })?;

@@ -10,6 +10,11 @@ use std::process;
 /// What a line says that tells of it: ours, that of the standard library for what it needs itself, and glibc's.
 const TELLING: [&str; 3] = [": error: ", "memory allocation of ", "Fatal glibc error: "];
 
+/// Commands that read headers by npyz. Behind it, the crate stacker asks glibc once a thread where its stack lies, and
+/// frees what that has not made when it gets no memory for the answer.
+const READ_NPY: [&str; 2] = ["pack", "unpack"];
+const SIGSEGV: i32 = 11;
+
 /// `tests/tools/no_memory.rs`, compiled; `None` where there is no malloc to put it before.
 pub fn library(folder: &TempDir) -> Option<PathBuf> {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
@@ -78,6 +83,10 @@ impl<'a> WithoutMemory<'a> {
             Some(1) if written.is_some() && written != self.expected.1 => "status 1 with a part of a file",
             Some(0 | 1) if !left.is_empty() => "a file is left",
             Some(0 | 1) => return Ok(()),
+            // See the exceptions in SECURITY.md.
+            None if READ_NPY.contains(&self.command.name) && ended.signal == Some(SIGSEGV) && n_lines == 0 => {
+                return Ok(());
+            }
             _ => "another end",
         };
         let name = self.command.name;
