@@ -400,17 +400,13 @@ extern "C" fn on_abort(signal: c_int, info: *mut libc::siginfo_t, _context: *mut
     // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal; one that a call sends, with a
     // code that is not positive, has a sender.
     let is_own = unsafe { (*info).si_code <= 0 && (*info).si_pid() == libc::getpid() };
-    if is_own && IS_ENDING.swap(true, Ordering::AcqRel) {
-        // Another thread is saying what happened.
-        make_nothing();
-        wait_for_the_end();
-    }
-    leave_no_temporaries();
-    restore_terminal();
     if is_own {
+        begin_the_end();
         // SAFETY: ends the process without running anything else of it.
         unsafe { libc::_exit(1) };
     }
+    leave_no_temporaries();
+    restore_terminal();
     end_by(signal);
 }
 
@@ -427,13 +423,7 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
         if !(begin..range.end.load(Ordering::Acquire)).contains(&address) {
             continue;
         }
-        if IS_ENDING.swap(true, Ordering::AcqRel) {
-            // Another thread is saying it.
-            make_nothing();
-            wait_for_the_end();
-        }
-        leave_no_temporaries();
-        restore_terminal();
+        begin_the_end();
         let mut line = Line::new();
         line.push(text(&PREFIX));
         line.push(text(&range.text));
@@ -451,16 +441,20 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
     end_by(signal);
 }
 
-/// Ends a program that does not get memory it cannot do without: temporary files are removed, a terminal gets its mode
-/// back, then one line and exit status 1. Nothing here allocates.
-pub(crate) fn end_without_memory(program: &str, bytes: usize) -> ! {
+/// Cleans up before one thread says what happened. Others that come here wait for the end.
+fn begin_the_end() {
     if IS_ENDING.swap(true, Ordering::AcqRel) {
-        // Another thread is saying what happened.
         make_nothing();
         wait_for_the_end();
     }
     leave_no_temporaries();
     restore_terminal();
+}
+
+/// Ends a program that does not get memory it cannot do without: temporary files are removed, a terminal gets its mode
+/// back, then one line and exit status 1. Nothing here allocates.
+pub(crate) fn end_without_memory(program: &str, bytes: usize) -> ! {
+    begin_the_end();
     let mut line = Line::new();
     line.push(program.as_bytes());
     line.push(b": error: the system does not give ");
