@@ -386,5 +386,4 @@ fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
 
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "sizes of files that the tests make")]
-#[path = "npy_tests.rs"]
 mod tests;

@@ -17,11 +17,8 @@ mod sync {
     }
 }
 
-#[path = "../runtime/src/barrier.rs"]
 mod barrier;
-#[path = "../runtime/src/tickets.rs"]
 mod tickets;
-#[path = "../runtime/src/turns.rs"]
 mod turns;
 
 use barrier::Barrier;

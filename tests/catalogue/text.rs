@@ -1,5 +1,6 @@
 //! Bad inputs of everything about text, the rows X of the catalogue: tokenizers, chat templates, prompts, lists.
 
+use crate::{INFER, PACK};
 use olmo_infer::format::{AddedToken, Merge, TokenizerHead};
 use olmo_infer::tokenizer::{NoTokenizer, PreTokenizer, Tokenizer};
 use olmo_infer::vocabulary::Vocabulary;
@@ -9,9 +10,6 @@ use olmo_tests::{Finished, TempDir, files, repository, run};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// The demo's weights in a folder of their own, and what packing it says after `change`.
 struct Fixture {

@@ -1,6 +1,7 @@
 //! The T rows of the catalogue of bad inputs: everything that can be wrong with a token file. `CATALOGUE.md` lists
 //! them.
 
+use crate::{INFER, PACK};
 use olmo_infer::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo, measured};
 use olmo_tests::{Finished, Stored, TempDir, finish, npy_header, run, skipped, small_config, write_weights};
@@ -12,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 /// Rows of the embedding of the model.
 const VOCAB_SIZE: u32 = 101;
 /// Positions of the model.

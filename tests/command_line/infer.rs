@@ -1,5 +1,6 @@
 //! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
 
+use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, finish, has_file_in, repository, run, small_config, write_weights};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -8,9 +9,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// The demo model, packed, and a prompt of three ids.
 struct Fixture {

@@ -1,11 +1,9 @@
 //! What new users do wrong at first, and what they are told: each answer is one line that says what to do next.
 
+use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
 use std::fs;
 use std::process::{Command, Stdio};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// A folder with a weights folder, a model of it without text, the demo model, and files of other kinds.
 fn folder() -> TempDir {

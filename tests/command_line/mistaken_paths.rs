@@ -1,11 +1,10 @@
 //! Paths that are not quite those that were meant: what is said names what to type, or does it.
 
+use crate::PACK;
 use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// What packing `weights` says against it.
 #[track_caller]

@@ -1,8 +1,7 @@
 //! Wrong usage is status 2 and one line.
 
+use crate::PACK;
 use olmo_tests::run;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 #[test]
 fn wrong_arguments_are_one_line_that_says_where_help_is() {

@@ -1,12 +1,12 @@
 //! The hexdump in `format-spec.md` is that of the file it describes. After a change of the format or of the version,
 //! `OLMO_BLESS=1 cargo test --test spec_hexdump` writes the new bytes into the document.
 
+use crate::PACK;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::{TempDir, npy_path, repository, run, write_npy};
 use std::fmt::Write;
 use std::fs;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// The heading of the hexdump.
 const HEADING: &str = "\n## A whole file\n";
 /// The configuration, as the document shows it.

@@ -1,6 +1,7 @@
 //! What is accepted has its costs too: memory for each byte that is really there, and no more for what a file claims.
 //! The processor's time has limits here only where the work of another order would exceed them many times.
 
+use crate::{INFER, PACK};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Encoding, section};
 use olmo_infer::layout;
@@ -12,9 +13,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 const MIB: u64 = 1 << 20;
 /// What a run takes that has next to nothing to do, and then some.

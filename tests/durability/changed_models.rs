@@ -3,6 +3,7 @@
 //! A run that takes its tokens from standard input has opened and mapped the model before it waits for them: that is
 //! the moment at which the file is changed here. `make torture` changes it at random moments.
 
+use crate::{INFER, PACK};
 use olmo_infer::error::Error;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::chats::{MARKED, demo_chat};
@@ -15,9 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// A folder with two models of one size and different numbers.
 fn two_models(name: &str) -> (TempDir, PathBuf, PathBuf) {

@@ -1,12 +1,10 @@
 //! Both programs in every mode, in which a system call fails: some of the calls that `make torture` tries all of.
 
+use crate::{INFER, PACK};
 use olmo_tests::faults::{RUNS, Stage, has_strace};
 use olmo_tests::{TempDir, finish, repository, skipped};
 use std::fs::File;
 use std::process::Command;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// Of the calls of each name one in so many fails.
 const STRIDE: usize = 9;

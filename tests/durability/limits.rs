@@ -1,12 +1,11 @@
 //! Few threads and little memory are errors in one line, not the end of the program.
 
+use crate::PACK;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_tests::{Finished, Stored, TempDir, run, skipped, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Runs the program with at most `threads` of the user. The limit does not hold for root, who becomes nobody for it.
 fn with_threads(threads: u32, arguments: &str) -> Finished {

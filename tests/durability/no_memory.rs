@@ -1,13 +1,12 @@
 //! Memory that the system does not give ends a program with one line, whichever allocation it is for. `make torture`
 //! tries every allocation; here some of each command fail.
 
+use crate::{INFER, PACK};
 use olmo_tests::chats::{MARKED, demo_chat};
 use olmo_tests::commands::{PACKING, Places, READING};
 use olmo_tests::no_memory::{WithoutMemory, library};
 use olmo_tests::{TempDir, skipped};
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 /// Allocations of each command that fail.
 const TRIES: u64 = 40;
 

@@ -1,6 +1,7 @@
 //! Opening a model reads its header, its index and the tables of coded matrices, and nothing of its tensors. What a run
 //! uses of these can be brought in beside it.
 
+use crate::{INFER, PACK};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::Encoding;
 use olmo_infer::index::{Index, ReadAt};
@@ -17,8 +18,6 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 /// Most memory of a program that reads no tensor, the pages of the file that it touches included.
 const MAX_BYTES: u64 = 32 << 20;
 

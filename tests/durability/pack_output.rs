@@ -1,5 +1,6 @@
 //! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
 
+use crate::PACK;
 use olmo_infer::format::{self, HEADER_BYTES, SectionRecord, section};
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::copy;
@@ -22,8 +23,6 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")

@@ -95,7 +95,7 @@ fn e11_a_signal_while_many_threads_make_files() {
         let folder = TempDir::in_memory("signal-files");
         let (signal, name) = if time % 2 == 0 { (SIGTERM, "TERM") } else { (SIGINT, "INT") };
         let mut command = Command::new("env");
-        let program = own_process("makes_files_until_it_is_stopped");
+        let program = own_process(module_path!(), "makes_files_until_it_is_stopped");
         // What a script has left in the background ignores SIGINT.
         command.arg("--default-signal").arg(program.get_program()).args(program.get_args());
         command.env(FOLDER, folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -117,7 +117,7 @@ fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
     for time in 0..TIMES {
         fs::write(model.join("m.olmo"), Packed::plain_f32().bytes).expect("written");
         let folder = TempDir::in_memory("signal-files");
-        let mut command = own_process("makes_files_and_reads_what_is_cut_off");
+        let mut command = own_process(module_path!(), "makes_files_and_reads_what_is_cut_off");
         command.env(FOLDER, folder.path()).env(MODEL, model.join("m.olmo"));
         let output = ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts"));
         let said = String::from_utf8_lossy(&output.stderr);
@@ -137,7 +137,7 @@ fn a_line_that_nobody_takes_keeps_no_program_from_its_end() {
         let (unread, mut end) = std::io::pipe().expect("a pipe");
         let capacity = rustix::pipe::fcntl_setpipe_size(&end, 4096).expect("a smaller pipe");
         end.write_all(&vec![b'.'; capacity]).expect("has place");
-        let mut command = own_process("makes_files_and_reads_what_is_cut_off");
+        let mut command = own_process(module_path!(), "makes_files_and_reads_what_is_cut_off");
         command.env(FOLDER, folder.path()).env(MODEL, &path).stdout(Stdio::null()).stderr(end);
         let mut child = command.spawn().expect("it starts");
         if !signal.is_empty() {

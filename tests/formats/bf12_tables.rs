@@ -1,5 +1,6 @@
 //! What steers the decoding of coded matrices is checked when a file is opened, under right digests too.
 
+use crate::PACK;
 use olmo_infer::error::Error;
 use olmo_infer::format::{self, HEADER_BYTES, SECTION_RECORD_BYTES, TENSOR_RECORD_BYTES, section};
 use olmo_infer::model_file::ModelFile;
@@ -8,7 +9,6 @@ use olmo_tests::{TempDir, run, write_coded_weights};
 use std::fs;
 use std::ops::Range;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// Position of `gate_proj` in the index.
 const GATE_PROJ: usize = 8;
 /// Steps of `gate_proj`.

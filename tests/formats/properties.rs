@@ -2,11 +2,9 @@
 //!
 //! A case that fails is made as small as it gets and printed; it becomes a test of its own then.
 
-#[path = "properties/encodings.rs"]
 mod encodings;
-#[path = "support/property.rs"]
-mod property;
 
+use crate::property::{check, edgy};
 use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::format::{
     self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
@@ -15,7 +13,6 @@ use olmo_infer::format::{
 use olmo_infer::index::{Index, ReadAt};
 use olmo_infer::layout::{self, Layout};
 use olmo_infer::panels::PanelShape;
-use property::{check, edgy};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

@@ -4,6 +4,7 @@
 //! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that
 //! they were skipped.
 
+use crate::PACK;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{self, Encoding, SectionRecord, section};
 use olmo_infer::layout::{self, Role, TensorSpec};
@@ -72,8 +73,6 @@ for position, (name, _, _, rows, columns) in enumerate(model.shapes):
         assert np.array_equal(panels[r // 64, c // 2, r % 64, c % 2].astype("u4") << 16, bits)
 print(views, "views of", len([shape for shape in model.shapes if shape[4] is not None]))
 "#;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Runs the script.
 fn script(python: &Path, arguments: &[&Path]) -> Finished {

@@ -1,6 +1,7 @@
 //! `verify` finds what is wrong with a model file under right digests too, and names the place. `reader_exhaustive.rs`
 //! has the damage that digests find.
 
+use crate::PACK;
 use olmo_infer::coded::{CODED_STEP_BYTES, RAW_STEP_BYTES};
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{self, Dtype, HEADER_BYTES, SectionRecord, TokenizerHead, VocabularyHead, section};
@@ -19,8 +20,6 @@ use std::mem::offset_of;
 use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Packs random weights in process, plain, and returns where everything lies.
 fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {

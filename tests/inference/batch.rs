@@ -1,5 +1,6 @@
 //! `olmo-infer` with several token files.
 
+use crate::{INFER, PACK};
 use olmo_infer::config::ModelConfig;
 use olmo_tests::{
     Finished, Random, Stored, TempDir, finish, repository, run, small_config, small_olmo3, write_weights,
@@ -8,9 +9,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 fn ids(tokens: &[u32]) -> Vec<u8> {
     tokens.iter().flat_map(|token| token.to_le_bytes()).collect()

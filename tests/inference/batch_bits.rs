@@ -1,5 +1,6 @@
 //! Sequences that share forward passes yield the bits that each yields alone.
 
+use crate::PACK;
 use olmo_infer::error::Error;
 use olmo_infer::generate::{Run, generate};
 use olmo_infer::kernels::Isa;
@@ -12,7 +13,6 @@ use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const POSITIONS: usize = 256;
 
 /// An OLMo-1 that clips, an OLMo-2 and an Olmo-3 with a window, in f32 and bf16.

@@ -1,10 +1,8 @@
 //! The demo model knows its speech.
 
+use crate::{INFER, PACK};
 use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 #[test]
 fn the_continuation_is_the_speech_letter_for_letter_to_its_end() {

@@ -3,14 +3,13 @@
 //! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
 //! `../shared/golden`; a clone has not, and the test says so.
 
+use crate::{INFER, PACK};
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::{TempDir, read_f32_npy, reference_cases, run, skipped};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 /// Largest allowed difference of a logit of an f32 file; the logits' standard deviation is 2 to 4.4.
 const TOLERANCE: f32 = 2e-4;
 /// Greedy steps after the prompt in `expected.json`.

@@ -3,12 +3,11 @@
 //! Set `OLMO2_1B_WEIGHTS` to its folder of `.npy` files (f32, as the base model is published) to run this; the file it
 //! packs takes 6 GB in the temporary folder.
 
+use crate::{INFER, PACK};
 use olmo_tests::{TempDir, run, skipped};
 use std::path::Path;
 use std::{env, fs};
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 /// "Four score and seven".
 const FOURSCORE: [u32; 4] = [28070, 5573, 323, 8254];
 /// The top five next ids after each of them, from DirkTensor's test of this model against transformers in f32.

@@ -1,5 +1,6 @@
 //! `--load`: mapped or read, the model is the same; mapped, two processes use its memory once.
 
+use crate::{INFER, PACK};
 use olmo_infer::config::ModelConfig;
 use olmo_tests::{
     Finished, Random, Stored, TempDir, repository, run, skipped, small_config, small_olmo3, write_weights,
@@ -9,9 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// Packs random weights.
 fn packed(folder: &TempDir, name: &str, config: &ModelConfig, dtype: &str) -> PathBuf {

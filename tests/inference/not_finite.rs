@@ -1,14 +1,12 @@
 //! NaN and infinity that a run meets: one line with the position and the layer where they began.
 
+use crate::{INFER, PACK};
 use olmo_infer::config::ModelConfig;
 use olmo_tests::{
     Finished, Stored, TempDir, map_numbers, npy_path, run, small_config, small_olmo1, write_npy, write_weights,
 };
 use std::fs;
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// Packs a folder and runs six tokens of it, the last three generated, in chunks of two.
 fn packed_run(folder: &TempDir, weights: &Path) -> Finished {

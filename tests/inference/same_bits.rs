@@ -1,5 +1,6 @@
 //! Same input, same bits: threads, chunks, one token at a time, and instruction sets never change a logit.
 
+use crate::PACK;
 use olmo_infer::kernels::Isa;
 use olmo_infer::layout;
 use olmo_infer::matmul::{Activations, Products};
@@ -11,8 +12,6 @@ use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn isa(name: &str) -> Option<Isa> {
     let found = Isa::named(name);

@@ -1,5 +1,6 @@
 //! `--score`: how well the model predicts each token of token files.
 
+use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, map_numbers, reference_cases, run, small_config, write_weights};
 use serde_json::{Value, json};
 use std::fs;
@@ -7,9 +8,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 struct Fixture {
     folder: TempDir,

@@ -1,11 +1,10 @@
 //! Sessions that are cut back: what follows has the bits of a session that was never longer.
 
+use crate::PACK;
 use olmo_infer::mapping::Load;
 use olmo_infer::{Error, Model, Options, Sampling, Session};
 use olmo_tests::{Random, Stored, TempDir, repository, run, small_config, small_olmo3, write_weights};
 use std::path::{Path, PathBuf};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn packed(folder: &TempDir, weights: &Path) -> PathBuf {
     let path = folder.join("m.olmo");

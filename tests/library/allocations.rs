@@ -1,42 +1,25 @@
 //! Between two tokens nothing is allocated: all buffers of a run are there from its beginning.
 
+use crate::PACK;
+use crate::allocator::ALLOCATIONS;
 use olmo_infer::model_file::ModelFile;
 use olmo_infer::network::{Batch, Network, Options};
 use olmo_infer::single::Single;
 use olmo_infer::threads::with_team;
 use olmo_infer::top_k::top_k_into;
-use olmo_tests::{Stored, TempDir, run, small_olmo3, write_weights};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use olmo_tests::{Stored, TempDir, finish, own_process, run, small_olmo3, write_weights};
+use std::sync::atomic::Ordering;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-
-/// The system's allocator, counting.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed to the system's allocator as it came; counting allocates nothing.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`, and the memory came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// One test only: others would allocate beside it.
 #[test]
 fn decode_allocates_nothing() {
+    // Other tests allocate at the same time.
+    let finished = finish(&mut own_process(module_path!(), "decodes"));
+    assert!(finished.ok().contains("1 passed"), "{finished:?}");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn decodes() {
     let folder = TempDir::new("allocations");
     let weights = folder.join("w");
     write_weights(&weights, &small_olmo3(), Stored::F32, 2);

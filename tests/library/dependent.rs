@@ -1,11 +1,10 @@
 //! The library in a program of somebody else, built without overflow checks: whatever its public functions are given,
 //! they return or panic. The program is in `dependent/`, a workspace of its own.
 
+use crate::PACK;
 use olmo_tests::{TempDir, finish, repository, run};
 use std::env;
 use std::process::Command;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Groups of calls in `dependent/src/main.rs`.
 const GROUPS: usize = 16;

@@ -1,23 +1,14 @@
 //! The examples of the library do what they say, with the demo model.
 
-#[expect(dead_code, reason = "`main` is for cargo run --example")]
-#[path = "../runtime/examples/embed_in_a_thread.rs"]
-mod embed_in_a_thread;
-#[expect(dead_code, reason = "`main` is for cargo run --example")]
-#[path = "../runtime/examples/generate.rs"]
-mod generate;
-#[expect(dead_code, reason = "`main` is for cargo run --example")]
-#[path = "../runtime/examples/score.rs"]
-mod score;
-
-use olmo_infer::{Model, Sampling};
+use crate::{INFER, PACK};
 use olmo_tests::{TempDir, repository, run};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
+const EMBED_IN_A_THREAD: &str = env!("CARGO_BIN_EXE_example-embed-in-a-thread");
+const GENERATE: &str = env!("CARGO_BIN_EXE_example-generate");
+const SCORE: &str = env!("CARGO_BIN_EXE_example-score");
 
 fn packed(folder: &TempDir) -> PathBuf {
     let path = folder.join("demo.olmo");
@@ -25,33 +16,30 @@ fn packed(folder: &TempDir) -> PathBuf {
     path
 }
 
-/// The speech, what stands before `begin` left out, and as much of it as an answer of so many tokens has.
-fn speech_after(begin: &str, tokens: usize) -> String {
+/// `n` tokens of the speech after `begin`.
+fn speech_after(begin: &str, n: usize) -> String {
     let speech = fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech");
     let rest = speech.strip_prefix(begin).expect("how it begins");
     // A token is a letter.
-    rest.chars().take(tokens).collect()
+    rest.chars().take(n).collect()
 }
 
 #[test]
 fn generate_shows_the_speech() {
     let folder = TempDir::new("example-generate");
-    let model = Model::open(packed(&folder)).expect("a good file");
-    let (mut shown, begin) = (Vec::new(), "Four score and seven");
-    generate::generate(&model, begin, Sampling::GREEDY, &mut shown).expect("it runs");
-    assert_eq!(String::from_utf8(shown).expect("text"), speech_after(begin, 256));
+    let begin = "Four score and seven";
+    let finished = run(GENERATE, [packed(&folder).as_os_str(), begin.as_ref()]);
+    assert_eq!(finished.ok(), speech_after(begin, 256));
 }
 
 #[test]
 fn several_threads_get_their_answers() {
     let folder = TempDir::new("example-threads");
-    let model = Arc::new(Model::open(packed(&folder)).expect("a good file"));
-    let prompts = ["Four score and seven", "Four score and seven years ago", "Four score"].map(String::from);
-    let answers = embed_in_a_thread::answers(&model, prompts.to_vec());
-    assert_eq!(answers.len(), prompts.len());
-    for (prompt, answer) in prompts.iter().zip(&answers) {
-        assert_eq!(*answer.as_ref().expect("an answer"), speech_after(prompt, 64));
-    }
+    let model = packed(&folder);
+    let prompts = ["Four score and seven", "Four score and seven years ago", "Four score"];
+    let finished = run(EMBED_IN_A_THREAD, [model.as_os_str()].into_iter().chain(prompts.map(OsStr::new)));
+    let answers: String = prompts.iter().map(|prompt| speech_after(prompt, 64) + "\n").collect();
+    assert_eq!(finished.ok(), answers);
 }
 
 #[test]
@@ -60,12 +48,15 @@ fn the_score_is_that_of_the_program() {
     let (model, tokens) = (packed(&folder), repository().join("demo/prompt.tokens.bin"));
     let line = run(INFER, [model.as_os_str(), "--score".as_ref(), tokens.as_os_str()]);
     let line: serde_json::Value = serde_json::from_str(line.ok()).expect("a JSON object");
-    let found = score::mean_nll(&model, &tokens).expect("it runs");
-    let expected = line["mean_nll"].as_f64().expect("a number");
+    let finished = run(SCORE, [&model, &tokens]);
+    let (found, rest) = finished.ok().split_once(' ').expect("a number and its unit");
+    let (found, expected): (f64, _) = (found.parse().expect("a number"), line["mean_nll"].as_f64().expect("a number"));
     assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found} {expected}");
+    assert!(rest.starts_with("nats a token, perplexity "), "{rest}");
 
     let one = folder.join("one.bin");
     fs::write(&one, 70u32.to_le_bytes()).expect("written");
-    let error = score::mean_nll(&model, &one).expect_err("nothing to score").to_string();
-    assert_eq!(error, "one token has nothing that predicts it");
+    let finished = run(SCORE, [&model, &one]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""));
+    assert!(finished.stderr.contains("one token has nothing that predicts it"), "{}", finished.stderr);
 }

@@ -1,6 +1,7 @@
 //! The library leaves the signals of a program as they are: SECURITY.md says that who uses it decides for himself. In
 //! processes of their own, one of which dies of it.
 
+use crate::PACK;
 use libc::SIGBUS;
 use olmo_infer::mapping::Load;
 use olmo_infer::model_file::ModelFile;
@@ -12,7 +13,6 @@ use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// Tells a process of its own which model it is to open.
 const MODEL: &str = "OLMO_TESTED_MODEL";
 
@@ -38,14 +38,15 @@ fn signals() -> Vec<String> {
 #[test]
 fn signals_are_ignored_and_caught_as_before() {
     let folder = TempDir::new("no-handler");
-    let finished = finish(own_process("opens_and_computes").env(MODEL, packed(&folder)));
+    let finished = finish(own_process(module_path!(), "opens_and_computes").env(MODEL, packed(&folder)));
     assert!(finished.ok().contains("1 passed"), "{finished:?}");
 }
 
 #[test]
 fn a_file_that_is_cut_short_ends_a_program_without_handlers_by_the_signal() {
     let folder = TempDir::new("no-handler");
-    let output = own_process("reads_what_is_cut_off").env(MODEL, packed(&folder)).output().expect("it starts");
+    let output =
+        own_process(module_path!(), "reads_what_is_cut_off").env(MODEL, packed(&folder)).output().expect("it starts");
     // Rust's own handler, which looks for overflows of the stack, lets it be.
     assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);

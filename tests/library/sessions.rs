@@ -1,14 +1,12 @@
 //! `Model` and `Session`, as another program uses them: the bits and tokens are those of `olmo-infer`.
 
+use crate::{INFER, PACK};
 use olmo_infer::mapping::Load;
 use olmo_infer::{Error, Model, Options, Sampling, Session};
 use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// Sampling that takes unlikely tokens, too.
 const HOT: Sampling = Sampling { temperature: 1.5, seed: 3, repetition_penalty: 1.1, ..Sampling::GREEDY };

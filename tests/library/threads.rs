@@ -1,6 +1,7 @@
 //! Threads of a program and threads of a model: any number of callers, from wherever they call, get the same bits or an
 //! error, and nothing hangs or piles up.
 
+use crate::PACK;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::mapping::Load;
 use olmo_infer::threads::{Threads, with_team};
@@ -13,8 +14,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn packed(folder: &TempDir) -> PathBuf {
     pack(folder, &small_config())
@@ -137,7 +136,7 @@ fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
 
 #[test]
 fn a_forked_process_is_told_to_open_the_model_itself() {
-    let finished = finish(&mut own_process("forks"));
+    let finished = finish(&mut own_process(module_path!(), "forks"));
     assert!(finished.ok().contains("1 passed"), "{finished:?}");
 }
 
@@ -173,20 +172,22 @@ fn forks() {
 const MODEL: &str = "OLMO_TEST_THREADS_MODEL";
 
 #[test]
+#[ignore = "runs in a process of its own"]
+fn computes_with_many_threads() {
+    let Some(path) = env::var_os(MODEL) else { return };
+    let found = logits(&open(Path::new(&path), 64), &[5, 17]).expect("good");
+    assert_eq!(found, logits(&open(Path::new(&path), 1), &[5, 17]).expect("good"));
+}
+
+#[test]
 fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
-    if let Some(path) = env::var_os(MODEL) {
-        let found = logits(&open(Path::new(&path), 64), &[5, 17]).expect("good");
-        assert_eq!(found, logits(&open(Path::new(&path), 1), &[5, 17]).expect("good"));
-        return;
-    }
     let folder = TempDir::new("threads-address-space");
     let path = packed(&folder);
-    let this = env::current_exe().expect("a path");
-    let name = "threads_that_do_not_fit_into_the_address_space_are_not_started";
+    let program = own_process(module_path!(), "computes_with_many_threads");
     for kib in (40_000..200_000).step_by(8011) {
         let mut command = Command::new("sh");
-        let script = format!("ulimit -c 0; ulimit -v {kib}; exec \"$0\" --exact {name} --test-threads 1");
-        command.args(["-c", &script]).arg(&this).env(MODEL, &path);
+        let script = format!("ulimit -v {kib} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script]).arg(program.get_program()).args(program.get_args()).env(MODEL, &path);
         let finished = finish(&mut command);
         assert!(finished.ok().contains("1 passed"), "{kib} KiB: {finished:?}");
     }

@@ -1,79 +1,12 @@
 //! Calls of the library that promise `Error::Memory` keep it, whichever of their allocations fails: each asks in a way
 //! that takes no for an answer, and gives back what it had.
 
+use crate::PACK;
+use crate::allocator::counted;
 use olmo_infer::error::Error;
-use olmo_infer::memory;
 use olmo_infer::{Model, Options, Sampling};
 use olmo_tests::TempDir;
 use olmo_tests::chats::{MARKED, demo_chat};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::backtrace::Backtrace;
-use std::cell::Cell;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-
-thread_local! {
-    /// Allocations of this thread that may fail, since they were last counted.
-    static ASKED: Cell<u64> = const { Cell::new(0) };
-    /// The one that does.
-    static FAILS: Cell<u64> = const { Cell::new(0) };
-    /// Allocations that take no no, since then.
-    static UNASKED: Cell<u64> = const { Cell::new(0) };
-    /// Whether anything is counted, and whether the first unasked one is to be shown.
-    static COUNTS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The system's allocator, in which one allocation of a thread fails.
-struct Failing;
-
-/// Whether this allocation fails.
-fn fails() -> bool {
-    if !COUNTS.get() {
-        return false;
-    }
-    if !memory::takes_no() {
-        UNASKED.set(UNASKED.get() + 1);
-        COUNTS.set(false);
-        eprintln!("allocated without asking:\n{}", Backtrace::force_capture());
-        COUNTS.set(true);
-        return false;
-    }
-    ASKED.set(ASKED.get() + 1);
-    ASKED.get() == FAILS.get()
-}
-
-// SAFETY: every call is handed to the system's allocator as it came, or refused.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Failing {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the contract.
-        if fails() { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: the caller keeps the contract.
-        if fails() { std::ptr::null_mut() } else { unsafe { System.realloc(memory, layout, bytes) } }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Failing = Failing;
-
-/// Runs `call` while its allocations are counted, and the one with the number `fails` is refused.
-fn counted<R>(fails: u64, call: impl FnOnce() -> R) -> (R, u64, u64) {
-    ASKED.set(0);
-    UNASKED.set(0);
-    FAILS.set(fails);
-    COUNTS.set(true);
-    let result = call();
-    COUNTS.set(false);
-    (result, ASKED.get(), UNASKED.get())
-}
 
 /// Lets each allocation of a call fail in turn. `small` are those that take no no: some words, whatever the model is.
 #[track_caller]

@@ -1,5 +1,6 @@
 //! bf16 matrices in 12 bits: nothing is lost, the size is what it should be, and what cannot be coded stays plain.
 
+use crate::PACK;
 use olmo_infer::coded::CodedPanels;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, Encoding};
@@ -10,8 +11,6 @@ use olmo_tests::{
 };
 use std::fs;
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn pack(weights: &Path, model: &Path, flags: &[&str]) -> String {
     let mut arguments = vec![weights.to_str().expect("UTF-8"), model.to_str().expect("UTF-8"), "--force"];

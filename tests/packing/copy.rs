@@ -1,5 +1,6 @@
 //! `olmo-pack copy`: the same bytes, checked, and nothing at all when something is wrong.
 
+use crate::PACK;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::model_file::ModelFile;
 use olmo_pack::copy;
@@ -8,8 +9,6 @@ use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// A model that takes several windows of 2 MiB, with a vocabulary. Its last tensor is a vector, because panels need no
 /// padding behind them.

@@ -1,11 +1,10 @@
 //! `olmo-pack diff`: what two model files have in common.
 
+use crate::PACK;
 use olmo_tests::{Finished, Stored, TempDir, map_numbers, run, small_config, write_weights};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn pack(folder: &TempDir, name: &str, weights: &Path, flags: &[&str]) -> PathBuf {
     let model = folder.join(name);

@@ -1,15 +1,13 @@
 //! A folder that says the same thing twice is packed when both agree, and refused with both keys when they do not.
 //! What agrees gives the same file as what is said once, but for the kept text and where values come from.
 
+use crate::{INFER, PACK};
 use olmo_infer::format::section;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::{TempDir, read_f32_npy, repository, run, skipped};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// A copy of a reference case's weights with its `config.json`.
 struct Case {

@@ -1,11 +1,10 @@
 //! `olmo-pack inspect`: one screen about a file, every tensor on demand, and all of it as JSON.
 
+use crate::PACK;
 use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, skipped, small_olmo3, write_weights};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn inspect(model: &Path, flags: &[&str]) -> Finished {
     let flags = flags.iter().map(|flag| flag.as_ref());

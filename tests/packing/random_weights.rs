@@ -1,12 +1,12 @@
 //! `random-weights` makes folders that `olmo-pack` takes: true headers, true sizes, the same numbers every time.
 
+use crate::PACK;
 use olmo_infer::format::Dtype;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::{TempDir, read_f32_npy, run};
 use std::fs;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_random-weights");
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 #[test]
 fn a_tiny_folder_packs_in_both_types() {

@@ -1,5 +1,6 @@
 //! A checkpoint in safetensors files is packed into the same model as a folder of `.npy` files with the same numbers.
 
+use crate::PACK;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::section;
 use olmo_infer::model_file::ModelFile;
@@ -16,8 +17,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 fn request(weights: &Path, model: &Path) -> Request {
     Request { weights: weights.into(), model: model.into(), force: true, ..Request::default() }

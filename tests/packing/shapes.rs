@@ -1,5 +1,6 @@
 //! Names and shapes of tensors: what they tell where no config.json does, and how long they make the model file.
 
+use crate::PACK;
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_pack::config_json;
 use olmo_tests::{
@@ -8,8 +9,6 @@ use olmo_tests::{
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 #[test]
 fn without_config_json_only_flags_can_say_the_rest() {

@@ -1,6 +1,7 @@
 //! Packing loses nothing: `unpack` gives the folder back byte for byte, whatever the element type, the spelling of the
 //! headers or the stored type. Only rounding to bf16 cannot be undone, and then it says so.
 
+use crate::PACK;
 use olmo_infer::config::{Architecture, ModelConfig};
 use olmo_infer::format::{Dtype, SectionRecord, section};
 use olmo_infer::layout;
@@ -18,8 +19,6 @@ use std::fs;
 use std::mem::offset_of;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Packs in process.
 #[track_caller]

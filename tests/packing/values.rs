@@ -1,6 +1,7 @@
 //! Packed files hold exactly the numbers of their folders, whatever the type, the threads and the order of the
 //! directory.
 
+use crate::PACK;
 use olmo_infer::coded::CodedPanels;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Dtype, section};
@@ -12,8 +13,6 @@ use olmo_tests::{
 };
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// The golden folders of this repository and, where they are, those beside it.
 fn golden_folders() -> Vec<PathBuf> {

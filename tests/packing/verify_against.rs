@@ -1,12 +1,11 @@
 //! `olmo-pack verify --against`: whether a model file holds the numbers of a weights folder.
 
+use crate::PACK;
 use olmo_tests::{
     Stored, TempDir, config_json, finish, map_numbers, npy_path, run, small_config, write_npy, write_weights,
 };
 use std::path::Path;
 use std::process::Command;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 #[test]
 fn the_numbers_of_a_folder_are_compared() {

@@ -1,5 +1,6 @@
 //! `olmo-infer chat` with lines on standard input.
 
+use crate::{INFER, PACK};
 use olmo_tests::chats::{MARKED, PLAIN, demo_chat};
 use olmo_tests::{Finished, TempDir, repository, run};
 use serde_json::{Value, json};
@@ -7,9 +8,6 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// A conversation of these lines.
 fn chat(model: &Path, arguments: &[&str], input: impl AsRef<[u8]>) -> Finished {

@@ -1,6 +1,7 @@
 //! Chat templates give what `apply_chat_template` of transformers gives, for the templates and conversations of
 //! `scripts/make_chat_goldens.py`: the Jinja environment by itself, and the pieces that are derived of it.
 
+use crate::PACK;
 use jiff::civil::DateTime;
 use olmo_infer::chat::{Chat, ChatError, Message, Role, date};
 use olmo_infer::config::Architecture;
@@ -23,7 +24,6 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 /// The moment at which the templates were run.
 const NOW: DateTime = DateTime::constant(2026, 3, 5, 14, 7, 9, 0);
 

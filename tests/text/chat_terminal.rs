@@ -1,5 +1,6 @@
 //! `olmo-infer chat` in a terminal: keys are typed, and what is on the screen is read.
 
+use crate::{INFER, PACK};
 use olmo_infer::shown;
 use olmo_tests::chats::{PLAIN, demo_chat};
 use olmo_tests::terminals::{pty, screen};
@@ -15,9 +16,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// After this time what is awaited does not come.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,5 +1,6 @@
 //! Conversations: what the model evaluates in every turn is what one prefill of the whole conversation would be.
 
+use crate::PACK;
 use olmo_infer::chat::{Chat, ChatError, Message, Role, Style};
 use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::{Error, Model, Options, Sampling};
@@ -8,8 +9,6 @@ use olmo_tests::{Stored, TempDir, repository, run, small_olmo3, write_weights};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
 /// Sampling that takes unlikely tokens, too.
 const HOT: Sampling = Sampling { temperature: 1.5, seed: 3, ..Sampling::GREEDY };

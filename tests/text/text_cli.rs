@@ -1,5 +1,6 @@
 //! Text in and text out, as users meet it.
 
+use crate::{INFER, PACK};
 use olmo_infer::format::section;
 use olmo_infer::shown;
 use olmo_tests::crafted::{vocabulary, with_sections};
@@ -15,9 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
 
 /// The demo model, which knows a speech by heart.
 fn demo(folder: &TempDir) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Rows E1 and E2: arguments, help and versions.
 
-use crate::place::Place;
+use super::place::Place;
 use crate::{BENCH, INFER, PACK};
 use olmo_tests::catalogue::{Refusal, Report, Run};
 use std::ffi::OsStr;

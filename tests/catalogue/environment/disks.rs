@@ -1,6 +1,6 @@
 //! Rows E6 and E19: full disks, limits on the size of files, other file systems.
 
-use crate::place::{Place, names};
+use super::place::{Place, names};
 use olmo_tests::catalogue::Report;
 use olmo_tests::{run, skipped};
 use std::fs::{self, File};

@@ -1,6 +1,6 @@
 //! Rows E13 and E14: little of everything, and numbers of threads.
 
-use crate::place::Place;
+use super::place::Place;
 use olmo_tests::catalogue::{Report, as_ordinary_user};
 use olmo_tests::{finish, skipped};
 use std::fs;

@@ -13,9 +13,5 @@ mod surroundings;
 
 use std::time::Duration;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
-const BENCH: &str = env!("CARGO_BIN_EXE_tested-olmo-bench");
-
 /// After this time something hangs.
 const HANG: Duration = Duration::from_secs(20);

@@ -1,8 +1,9 @@
 //! Rows E7 to E10 and E20: what is written over what.
 
-use crate::disks::can_mount;
-use crate::place::Place;
-use crate::{HANG, INFER};
+use super::HANG;
+use super::disks::can_mount;
+use super::place::Place;
+use crate::INFER;
 use olmo_infer::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, is_root, make_fifo};
 use olmo_tests::{finish, map_numbers, skipped};

@@ -1,7 +1,7 @@
 //! Rows E15 and E17: processors and their modes.
 
+use super::place::Place;
 use crate::INFER;
-use crate::place::Place;
 #[cfg(target_arch = "x86_64")]
 use olmo_infer::{
     Model, Options, Session,

@@ -1,7 +1,8 @@
 //! Row E11: signals.
 
-use crate::place::Place;
-use crate::{HANG, INFER, PACK};
+use super::HANG;
+use super::place::Place;
+use crate::{INFER, PACK};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_tests::catalogue::Report;
 use olmo_tests::{has_file_in, skipped, small_config};

@@ -1,7 +1,7 @@
 //! Rows E3 to E5: standard streams.
 
-use crate::arguments::questions;
-use crate::place::Place;
+use super::arguments::questions;
+use super::place::Place;
 use olmo_tests::catalogue::Report;
 use std::fs;
 use std::process::Stdio;

@@ -1,6 +1,6 @@
 //! Rows E16 and E18: variables, folders and times.
 
-use crate::place::Place;
+use super::place::Place;
 use olmo_tests::catalogue::Report;
 use std::fs::{self, File, FileTimes};
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,6 @@
 //! Row W6: `config.json`.
 
-use crate::{Case, EMBEDDING, FLAGS, HEAD, OLMO1_FLAGS, set};
+use super::{Case, EMBEDDING, FLAGS, HEAD, OLMO1_FLAGS, set};
 use olmo_tests::catalogue::{Refusal, Report};
 use olmo_tests::{small_config, small_olmo1};
 use serde_json::json;

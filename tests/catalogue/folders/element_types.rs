@@ -1,6 +1,6 @@
 //! Rows W7 to W11: element types, the order of elements and of their bytes.
 
-use crate::{Case, NORM, O_PROJ, UP_PROJ, header_refused, set, spoiled, typed, write_header};
+use super::{Case, NORM, O_PROJ, UP_PROJ, header_refused, set, spoiled, typed, write_header};
 use olmo_tests::catalogue::Report;
 use olmo_tests::{finish, npy_header_raw};
 use serde_json::json;

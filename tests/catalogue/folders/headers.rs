@@ -1,6 +1,6 @@
 //! Rows W12 to W15: versions, other formats, and headers that numpy would not write.
 
-use crate::{Case, NORM, O_PROJ, header_refused, shaped, spoiled, typed, write_header};
+use super::{Case, NORM, O_PROJ, header_refused, shaped, spoiled, typed, write_header};
 use olmo_tests::catalogue::Report;
 use olmo_tests::npy_header_raw;
 use std::fs;

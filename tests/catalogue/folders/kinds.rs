@@ -1,6 +1,7 @@
 //! Rows W22, W23 and W27: kinds of files, files that cannot be read, and hard links.
 
-use crate::{Case, EMBEDDING, HEAD, NORM, O_PROJ, PACK, replaced, spoiled};
+use super::{Case, EMBEDDING, HEAD, NORM, O_PROJ, replaced, spoiled};
+use crate::PACK;
 use olmo_tests::catalogue::{Refusal, Report, Run, as_ordinary_user, is_root, make_fifo};
 use olmo_tests::{finish, skipped};
 use std::fs::{self, Permissions};

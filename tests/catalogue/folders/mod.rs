@@ -12,6 +12,7 @@ mod the_folder;
 mod values;
 mod vocabulary;
 
+use crate::PACK;
 use olmo_infer::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::{Stored, TempDir, finish, npy_header_raw, npy_path, run, small_config, write_weights};
@@ -20,7 +21,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const O_PROJ: &str = "model.layers.1.self_attn.o_proj.weight";
 const UP_PROJ: &str = "model.layers.0.mlp.up_proj.weight";

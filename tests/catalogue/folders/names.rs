@@ -1,6 +1,7 @@
 //! Rows W20 and W21: names of files and folders.
 
-use crate::{Case, NORM, PACK};
+use super::{Case, NORM};
+use crate::PACK;
 use olmo_tests::catalogue::{Refusal, Report, command};
 use olmo_tests::{finish, skipped};
 use std::ffi::OsStr;

@@ -1,6 +1,6 @@
 //! Rows W16 to W18 and W26: the size of the data and of shapes.
 
-use crate::{Case, EMBEDDING, NORM, O_PROJ, header_refused, resize, shaped, spoiled};
+use super::{Case, EMBEDDING, NORM, O_PROJ, header_refused, resize, shaped, spoiled};
 use olmo_tests::catalogue::Report;
 use olmo_tests::write_npy;
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! Rows W2 to W5: tensors that are missing, too many, of other shapes, or do not fit each other.
 
-use crate::{Case, EMBEDDING, FLAGS, HEAD, NORM, O_PROJ, UP_PROJ, resize, set, spoiled, typed, write_header};
+use super::{Case, EMBEDDING, FLAGS, HEAD, NORM, O_PROJ, UP_PROJ, resize, set, spoiled, typed, write_header};
 use olmo_tests::catalogue::{Refusal, Report};
 use olmo_tests::{finish, small_config, write_npy};
 use serde_json::json;

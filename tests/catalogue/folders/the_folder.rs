@@ -1,6 +1,7 @@
 //! Rows W1 and W25: the folder itself, huge, deep and with few descriptors.
 
-use crate::{Case, NORM, PACK, resize};
+use super::{Case, NORM, resize};
+use crate::PACK;
 use olmo_tests::catalogue::{Refusal, Report, Run, command, make_fifo, measured};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

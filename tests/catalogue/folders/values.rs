@@ -1,6 +1,6 @@
 //! Row W19: numbers that are not finite.
 
-use crate::{Case, EMBEDDING, HEAD, NORM, UP_PROJ, shaped, spoiled};
+use super::{Case, EMBEDDING, HEAD, NORM, UP_PROJ, shaped, spoiled};
 use olmo_tests::catalogue::Report;
 use olmo_tests::{Stored, npy_header_raw, small_config, write_weights};
 use std::fs;

@@ -1,6 +1,6 @@
 //! Beside the rows: `vocab.txt`.
 
-use crate::Case;
+use super::Case;
 use olmo_tests::catalogue::Report;
 use std::fs;
 

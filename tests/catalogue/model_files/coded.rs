@@ -1,6 +1,6 @@
 //! Rows O26 and O27: raw steps and tables of coded matrices.
 
-use crate::model::Model;
+use super::model::Model;
 use olmo_infer::config::ModelConfig;
 use olmo_infer::format::{Encoding, SectionRecord, TensorRecord, section};
 use olmo_infer::layout;

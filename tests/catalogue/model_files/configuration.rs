@@ -1,7 +1,7 @@
 //! Rows O10 and O11: the configuration.
 
-use crate::model::Model;
-use crate::{HUGE, header};
+use super::model::Model;
+use super::{HUGE, header};
 use olmo_infer::config::MAX_WIDTH;
 use olmo_infer::format::{ConfigBlock, HEADER_BYTES, Header, TensorRecord};
 use olmo_tests::catalogue::Report;

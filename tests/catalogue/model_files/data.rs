@@ -1,7 +1,7 @@
 //! Rows O19 and O20: damaged data.
 
-use crate::is_no_crash;
-use crate::model::Model;
+use super::is_no_crash;
+use super::model::Model;
 use olmo_infer::format::{HEADER_BYTES, TensorRecord, digest};
 use olmo_tests::catalogue::{Report, Run};
 use olmo_tests::crafted::{Field, repair_digests};

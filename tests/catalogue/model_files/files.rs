@@ -1,7 +1,8 @@
 //! Rows O1 to O3, O24 and O25: what is no model file, other formats, and files with readers or unfinished.
 
-use crate::model::Model;
-use crate::{HUGE, INFER, PACK};
+use super::HUGE;
+use super::model::Model;
+use crate::{INFER, PACK};
 use olmo_infer::format::{HEADER_BYTES, MAGIC};
 use olmo_tests::catalogue::{Report, make_fifo};
 use olmo_tests::crafted::repair_header_digest;

@@ -1,7 +1,7 @@
 //! Rows O4 to O8: the header, its digests, and the digest of the index.
 
-use crate::header;
-use crate::model::Model;
+use super::header;
+use super::model::Model;
 use olmo_infer::format::{ConfigBlock, HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::{Report, Run};
 use olmo_tests::crafted::{Field, config_field, repair_header_digest};

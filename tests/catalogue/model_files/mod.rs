@@ -15,10 +15,6 @@ mod vocabulary;
 use olmo_tests::catalogue::Run;
 use olmo_tests::crafted::Field;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
-const BENCH: &str = env!("CARGO_BIN_EXE_tested-olmo-bench");
-
 /// More than any file here really has.
 const HUGE: u64 = 1 << 40;
 

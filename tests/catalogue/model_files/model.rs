@@ -1,6 +1,7 @@
 //! The model that is changed and opened by every program.
 
-use crate::{BENCH, INFER, PACK, is_no_crash};
+use super::is_no_crash;
+use crate::{BENCH, INFER, PACK};
 use olmo_infer::config::{AttentionKind, ModelConfig};
 use olmo_infer::format::{SectionRecord, digest};
 use olmo_infer::model_file::ModelFile;

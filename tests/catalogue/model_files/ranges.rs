@@ -1,7 +1,7 @@
 //! Rows O15 to O18: where tensors and sections lie, and the padding between them.
 
-use crate::header;
-use crate::model::Model;
+use super::header;
+use super::model::Model;
 use olmo_infer::format::{HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
 use olmo_infer::layout::Extent;
 use olmo_infer::model_file::ModelFile;

@@ -1,7 +1,7 @@
 //! Rows O9, O12 to O14 and O28: the records of tensors and sections.
 
-use crate::header;
-use crate::model::Model;
+use super::header;
+use super::model::Model;
 use olmo_infer::format::{Header, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::{Field, repair_digests};

@@ -1,7 +1,7 @@
 //! Of row O8: vocabularies that are none.
 
-use crate::is_no_crash;
-use crate::model::Model;
+use super::is_no_crash;
+use super::model::Model;
 use olmo_infer::format::section;
 use olmo_tests::catalogue::{Report, Run};
 

@@ -1,6 +1,6 @@
 //! Rows S3 and S4: lengths of headers, and headers that are none.
 
-use crate::{Case, NORM, file_refused, header_refused};
+use super::{Case, NORM, file_refused, header_refused};
 use ::safetensors::SafeTensors;
 use olmo_tests::catalogue::{Refusal, Report};
 use olmo_tests::safetensors::{self, raw};

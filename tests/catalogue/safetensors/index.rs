@@ -1,6 +1,6 @@
 //! Rows S11 and S12: indexes that are none, and indexes that do not fit their shards.
 
-use crate::{Case, NORM};
+use super::{Case, NORM};
 use olmo_tests::catalogue::{Refusal, Report};
 use olmo_tests::safetensors::{file, shard_name};
 use serde_json::{Value, json};

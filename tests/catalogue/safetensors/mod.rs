@@ -7,6 +7,7 @@ mod ranges;
 mod tensors;
 mod the_folder;
 
+use crate::PACK;
 use olmo_infer::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::safetensors::{self, Tensor, index_path, shard_name, tensors_of, write_checkpoint};
@@ -17,7 +18,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
 const O_PROJ: &str = "model.layers.1.self_attn.o_proj.weight";

@@ -1,6 +1,6 @@
 //! Rows S5 to S7: ranges that do not fill the file, files that are not whole, shapes that do not fit their ranges.
 
-use crate::{Case, HEAD, NORM, O_PROJ, file_refused, header_refused};
+use super::{Case, HEAD, NORM, O_PROJ, file_refused, header_refused};
 use olmo_tests::catalogue::Report;
 use olmo_tests::safetensors::{file, raw};
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
 //! Rows S1, S2 and S13: which files are the weights, kinds of files, links.
 
-use crate::{Case, PACK, file_refused};
+use super::{Case, file_refused};
+use crate::PACK;
 use olmo_tests::catalogue::{Refusal, Report, make_fifo, measured};
 use olmo_tests::npy_header;
 use std::fs;

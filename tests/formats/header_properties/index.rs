@@ -1,6 +1,6 @@
 //! Indexes of checkpoints in several files.
 
-use crate::assert_refused;
+use super::assert_refused;
 use crate::property::check;
 use olmo_pack::error::escaped;
 use olmo_pack::shard_index::ShardIndex;

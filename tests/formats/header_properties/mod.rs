@@ -4,17 +4,14 @@
 //! What a case must give is known from how it was made, or computed in 128 bits; no parser is asked. A case that fails
 //! is made as small as it gets and printed; it becomes a test of its own then.
 
-#[path = "../support/property.rs"]
-mod property;
-
 mod index;
 mod npy;
 mod npy_defects;
 mod safetensors;
 mod safetensors_defects;
 
+use crate::property::edgy;
 use olmo_pack::error::Problem;
-use property::edgy;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::path::Path;

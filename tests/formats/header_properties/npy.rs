@@ -1,7 +1,7 @@
 //! `.npy` headers that are good, and sizes at the limits of numbers.
 
+use super::{Seen, assert_refused, fitted, sizes};
 use crate::property::{check, edgy};
-use crate::{Seen, assert_refused, fitted, sizes};
 use olmo_pack::npy::{self, Checked, Descr};
 use proptest::prelude::*;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! A good `.npy` header with one defect.
 
-use crate::npy::{Array, PATH, tuple};
+use super::npy::{Array, PATH, tuple};
+use super::{assert_refused, sizes};
 use crate::property::check;
-use crate::{assert_refused, sizes};
 use olmo_pack::npy;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

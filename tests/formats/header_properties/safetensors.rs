@@ -1,7 +1,7 @@
 //! Headers of safetensors files that are good, and sizes at the limits of numbers.
 
+use super::{Seen, assert_refused, fitted, sizes};
 use crate::property::{check, edgy};
-use crate::{Seen, assert_refused, fitted, sizes};
 use olmo_pack::element::SourceType;
 use olmo_pack::error::Problem;
 use olmo_pack::safetensors_header::{self, Entry};

@@ -1,8 +1,8 @@
 //! A good header of a safetensors file with one defect.
 
-use crate::assert_refused;
+use super::assert_refused;
+use super::safetensors::{DTYPES, File, OTHER_DTYPES, PATH, Tensor, quoted, read};
 use crate::property::check;
-use crate::safetensors::{DTYPES, File, OTHER_DTYPES, PATH, Tensor, quoted, read};
 use olmo_pack::error::escaped;
 use olmo_pack::safetensors_header;
 use olmo_tests::safetensors::raw;

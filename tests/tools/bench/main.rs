@@ -5,46 +5,27 @@
 //! Whatever is compared is measured by turns in the same run. What was measured goes into `results.json`; the report
 //! and its charts are made from that alone, so that both commands add to the same report.
 
-#[path = "bench/bars.rs"]
 mod bars;
-#[path = "bench/charts.rs"]
 mod charts;
-#[path = "bench/cold.rs"]
 mod cold;
-#[path = "bench/kind.rs"]
 mod kind;
-#[path = "bench/machine.rs"]
 mod machine;
-#[path = "bench/numbers.rs"]
 mod numbers;
-#[path = "bench/ours.rs"]
 mod ours;
-#[path = "bench/own.rs"]
 mod own;
-#[path = "bench/own_table.rs"]
 mod own_table;
-#[path = "bench/packing.rs"]
 mod packing;
 // What olmo-bench times is timed in the same way beside other programs.
-#[path = "../../runtime/src/bench/passes.rs"]
+#[path = "../../../runtime/src/bench/passes.rs"]
 mod passes;
-#[path = "bench/peer.rs"]
 mod peer;
-#[path = "bench/peers.rs"]
 mod peers;
-#[path = "bench/peers_table.rs"]
 mod peers_table;
-#[path = "bench/programs.rs"]
 mod programs;
-#[path = "bench/report.rs"]
 mod report;
-#[path = "bench/results.rs"]
 mod results;
-#[path = "bench/sequences.rs"]
 mod sequences;
-#[path = "bench/summary.rs"]
 mod summary;
-#[path = "bench/work.rs"]
 mod work;
 
 use argh::FromArgs;

@@ -3,29 +3,17 @@
 //! Every part returns [`Figure`]s: how often something was tried, how often it was to be tried, and what went wrong.
 //! The table goes to standard output and into the folder of the report; one failure makes the exit status 1.
 
-#[path = "torture/bits.rs"]
 mod bits;
-#[path = "torture/calls.rs"]
 mod calls;
-#[path = "torture/costs.rs"]
 mod costs;
-#[path = "torture/figure.rs"]
 mod figure;
-#[path = "torture/kills.rs"]
 mod kills;
-#[path = "torture/mapping.rs"]
 mod mapping;
-#[path = "torture/memory.rs"]
 mod memory;
-#[path = "torture/neighbour.rs"]
 mod neighbour;
-#[path = "torture/power.rs"]
 mod power;
-#[path = "torture/programs.rs"]
 mod programs;
-#[path = "torture/reader.rs"]
 mod reader;
-#[path = "torture/readers.rs"]
 mod readers;
 
 use argh::FromArgs;
