@@ -136,34 +136,34 @@ fn model(n_threads: usize, n_leaders: usize, n_phases: u32, n_items: usize, pree
 }
 
 #[test]
-fn two_threads_meet_with_few_interruptions() {
+fn two_threads_meet_with_two_preemptions() {
     model(2, 1, 2, 2, 2);
 }
 
 #[test]
-fn three_threads_meet_with_one_interruption() {
+fn three_threads_meet_with_one_preemption() {
     model(3, 1, 1, 2, 1);
 }
 
 #[test]
-fn two_leaders_take_turns_with_one_interruption() {
+fn two_leaders_take_turns_with_one_preemption() {
     model(2, 2, 1, 2, 1);
 }
 
 #[test]
 #[ignore = "takes minutes: make torture runs it"]
-fn two_threads_meet_with_many_interruptions() {
+fn two_threads_meet_with_four_preemptions() {
     model(2, 1, 2, 2, 4);
 }
 
 #[test]
 #[ignore = "takes minutes: make torture runs it"]
-fn three_threads_meet_with_some_interruptions() {
+fn three_threads_meet_with_two_preemptions() {
     model(3, 1, 1, 2, 2);
 }
 
 #[test]
 #[ignore = "takes minutes: make torture runs it"]
-fn two_leaders_take_turns_with_some_interruptions() {
+fn two_leaders_take_turns_with_three_preemptions() {
     model(2, 2, 1, 2, 3);
 }

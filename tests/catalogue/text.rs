@@ -69,7 +69,7 @@ impl Fixture {
 }
 
 #[test]
-fn x1_tokenizer_json_is_no_json_of_a_tokenizer() {
+fn x1_refuses_malformed_tokenizer_json() {
     let fixture = fixture("x1");
     for (text, says) in [
         ("", "tokenizer.json: EOF while parsing"),
@@ -117,7 +117,7 @@ fn x1_tokenizer_json_is_no_json_of_a_tokenizer() {
 
 /// As many MiB as a tokenizer has, and what is refused comes last.
 #[test]
-fn x1_long_tokenizers_cost_little() {
+fn x1_refuses_long_tokenizers_cheaply() {
     let fixture = fixture("x1-long");
     let repeated = |piece: &str| piece.repeat((11 << 20) / piece.len());
     let vocab = |entry: &dyn Fn(usize) -> String| (0..600_000).map(entry).collect::<String>();
@@ -141,7 +141,7 @@ fn x1_long_tokenizers_cost_little() {
 }
 
 #[test]
-fn x2_tokenizers_that_are_not_known_are_told_and_take_no_text() {
+fn x2_unknown_tokenizers_disable_text() {
     let fixture = fixture("x2");
     let split = |pattern: &str, behavior: &str, invert: bool| {
         json!({"type": "Sequence", "pretokenizers": [
@@ -207,7 +207,7 @@ fn sections() -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn x2_spellings_of_a_byte_and_merges_of_other_bytes() {
+fn x2_refuses_merges_of_unknown_bytes() {
     let fixture = fixture("x2-bytes");
     let mut json = fixture.tokenizer();
     // A raw space beside the character that stands for it is another token.
@@ -234,7 +234,7 @@ fn x2_spellings_of_a_byte_and_merges_of_other_bytes() {
 }
 
 #[test]
-fn x3_sections_that_are_no_tokenizer() {
+fn x3_refuses_malformed_tokenizer_sections() {
     let (vocabulary, good) = sections();
     let vocabulary = Vocabulary::in_section(&vocabulary).expect("a vocabulary");
     let problem = |bytes: &[u8]| Tokenizer::in_section(bytes, &vocabulary).err();
@@ -290,7 +290,7 @@ fn x3_sections_that_are_no_tokenizer() {
 }
 
 #[test]
-fn x4_chat_templates_that_cannot_be_used_are_told() {
+fn x4_warns_of_unusable_chat_templates() {
     let fixture = fixture("x4");
     for (template, says) in [
         ("{% if %}", "none: its chat template cannot be used: "),
@@ -335,7 +335,7 @@ fn x4_chat_templates_that_cannot_be_used_are_told() {
 }
 
 #[test]
-fn x5_tokenizer_config_json_is_no_json() {
+fn x5_refuses_malformed_tokenizer_config() {
     let fixture = fixture("x5");
     for (text, says) in [
         ("", "tokenizer_config.json: EOF while parsing"),
@@ -366,7 +366,7 @@ fn x5_tokenizer_config_json_is_no_json() {
 }
 
 #[test]
-fn x6_prompts_and_texts() {
+fn x6_refuses_unusable_prompts() {
     let fixture = fixture("x6");
     fixture.pack().ok();
     let model = fixture.model();
@@ -391,7 +391,7 @@ fn x6_prompts_and_texts() {
 }
 
 #[test]
-fn x7_ids_without_text() {
+fn x7_refuses_ids_without_text() {
     let fixture = fixture("x7");
     // `tokenizers` gives an added token the next id, which here is taken: the model's have a gap.
     let mut json = fixture.tokenizer();

@@ -100,7 +100,7 @@ fn feed_stdin(command: &mut Command, bytes: Vec<u8>, endless: bool) {
 }
 
 #[test]
-fn t1_no_tokens() {
+fn t1_refuses_empty_input() {
     let mut report = Report::new("T1");
     let case = Case::new();
     let says = "no tokens, expected at least one little-endian u32 id";
@@ -118,7 +118,7 @@ fn t1_no_tokens() {
 }
 
 #[test]
-fn t2_half_a_token() {
+fn t2_refuses_partial_token() {
     let mut report = Report::new("T2");
     let case = Case::new();
     for length in [1, 2, 3, 5, 7, 4 * CONTEXT - 1, 4 * CONTEXT - 3] {
@@ -131,7 +131,7 @@ fn t2_half_a_token() {
 }
 
 #[test]
-fn t3_ids_outside_the_vocabulary() {
+fn t3_refuses_ids_outside_vocabulary() {
     let mut report = Report::new("T3");
     let case = Case::new();
     for id in [VOCAB_SIZE, VOCAB_SIZE + 1, 0xffff, 1 << 31, u32::MAX - 1, u32::MAX] {
@@ -154,7 +154,7 @@ fn written<const N: usize>(numbers: &[i64], to_bytes: impl Fn(i64) -> [u8; N]) -
 }
 
 #[test]
-fn t4_ids_of_another_width_or_byte_order() {
+fn t4_refuses_other_widths_and_byte_orders() {
     let mut report = Report::new("T4");
     let case = Case::new();
     let text = [72, 97, 0, 32];
@@ -223,7 +223,7 @@ fn t4_ids_of_another_width_or_byte_order() {
 }
 
 #[test]
-fn t4_ids_of_a_named_type() {
+fn t4_reads_ids_of_named_type() {
     let mut report = Report::new("T4");
     let case = Case::new();
     let text = [72, 97, 0, 32];
@@ -265,7 +265,7 @@ fn t4_ids_of_a_named_type() {
 }
 
 #[test]
-fn t5_the_context_and_one_more() {
+fn t5_refuses_one_token_beyond_context() {
     let mut report = Report::new("T5");
     let case = Case::new();
     let prompt = |length: usize| ids((0..length as u32).map(|i| i % VOCAB_SIZE));
@@ -285,7 +285,7 @@ fn t5_the_context_and_one_more() {
 }
 
 #[test]
-fn t5_the_context_less_one_and_generation() {
+fn t5_generation_stops_at_context() {
     let mut report = Report::new("T5");
     let case = Case::new();
     let file = case.file(&ids(vec![3; CONTEXT - 1]));
@@ -305,7 +305,7 @@ fn t5_the_context_less_one_and_generation() {
 }
 
 #[test]
-fn t6_a_terabyte_that_is_not_there() {
+fn t6_refuses_sparse_terabyte() {
     let mut report = Report::new("T6");
     let case = Case::new();
     let file = case.file(b"");
@@ -317,7 +317,7 @@ fn t6_a_terabyte_that_is_not_there() {
 }
 
 #[test]
-fn t7_pipes_that_hold_a_prompt() {
+fn t7_reads_prompts_from_pipes() {
     let mut report = Report::new("T7");
     let case = Case::new();
     let prompt = ids([3, 1, 4, 1, 5]);
@@ -354,7 +354,7 @@ fn t7_pipes_that_hold_a_prompt() {
 }
 
 #[test]
-fn t7_pipes_that_hold_something_else() {
+fn t7_refuses_other_data_from_pipes() {
     let mut report = Report::new("T7");
     let case = Case::new();
     let fifo = case.folder.join("fifo");
@@ -393,7 +393,7 @@ fn t7_pipes_that_hold_something_else() {
 }
 
 #[test]
-fn t8_what_is_no_file_of_tokens() {
+fn t8_refuses_what_is_not_a_token_file() {
     let mut report = Report::new("T8");
     let case = Case::new();
     let path = |name: &str| case.folder.join(name);
@@ -422,7 +422,7 @@ fn t8_what_is_no_file_of_tokens() {
 }
 
 #[test]
-fn t8_a_file_that_may_not_be_read() {
+fn t8_reports_unreadable_file() {
     let case = Case::new();
     let file = case.file(&ids([1]));
     let as_user = || {
@@ -442,7 +442,7 @@ fn t8_a_file_that_may_not_be_read() {
 }
 
 #[test]
-fn t8_several_bad_files_are_a_line_each() {
+fn t8_reports_each_bad_file_in_a_line() {
     let mut report = Report::new("T8");
     let case = Case::new();
     let good = case.file(&ids([1, 2]));
@@ -458,7 +458,7 @@ fn t8_several_bad_files_are_a_line_each() {
 }
 
 #[test]
-fn t9_files_of_another_kind() {
+fn t9_names_the_format_of_other_files() {
     let mut report = Report::new("T9");
     let case = Case::new();
     let npy =
@@ -495,7 +495,7 @@ fn t9_files_of_another_kind() {
 }
 
 #[test]
-fn t10_a_file_that_changes_after_it_was_read() {
+fn t10_ignores_changes_after_reading() {
     let mut report = Report::new("T10");
     let case = Case::new();
     let (first, second) = (ids([3, 1, 4]), ids([1, 5, 9]));

@@ -53,7 +53,7 @@ impl Fixture {
 }
 
 #[test]
-fn a_line_per_position_in_the_format_of_the_program_it_replaces() {
+fn prints_a_line_per_position_in_the_old_format() {
     let fixture = fixture();
     let finished = fixture.infer(&[]);
     let lines: Vec<&str> = finished.ok().lines().collect();
@@ -66,7 +66,7 @@ fn a_line_per_position_in_the_format_of_the_program_it_replaces() {
 }
 
 #[test]
-fn steps_and_top_set_the_numbers() {
+fn steps_and_top_set_the_counts() {
     let fixture = fixture();
     let finished = fixture.infer(&["--steps", "5", "--top", "2"]);
     let lines: Vec<&str> = finished.ok().lines().collect();
@@ -79,7 +79,7 @@ fn steps_and_top_set_the_numbers() {
 }
 
 #[test]
-fn tokens_come_from_a_file_a_dash_or_standard_input() {
+fn tokens_come_from_file_dash_or_standard_input() {
     let fixture = fixture();
     let expected = fixture.infer(&[]).ok().to_string();
     assert_eq!(fixture.infer_stdin(&[], &ids(b"Fou")).ok(), expected);
@@ -88,7 +88,7 @@ fn tokens_come_from_a_file_a_dash_or_standard_input() {
 }
 
 #[test]
-fn short_options_and_attached_values_are_the_long_options() {
+fn short_options_equal_long_options() {
     let fixture = fixture();
     let expected = fixture.infer(&["--json", "--max-tokens", "3", "--stop", "-x", "--threads", "1"]);
     assert_eq!(expected.ok().lines().count(), 6);
@@ -112,7 +112,7 @@ fn short_options_and_attached_values_are_the_long_options() {
 }
 
 #[test]
-fn json_of_a_generation_ends_with_what_was_generated() {
+fn json_ends_with_the_generated_text() {
     let fixture = fixture();
     let objects = |flags: &[&str]| -> Vec<serde_json::Value> {
         let finished = fixture.infer(&[&["--json", "--top", "1"], flags].concat());
@@ -151,7 +151,7 @@ fn json_of_a_generation_ends_with_what_was_generated() {
 }
 
 #[test]
-fn logits_and_scores_go_to_standard_output_for_a_dash() {
+fn dash_writes_logits_and_scores_to_stdout() {
     let fixture = fixture();
     let file = fixture.folder.join("l.npy");
     let to_stdout = |flags: &[&str]| {
@@ -187,7 +187,7 @@ fn logits_and_scores_go_to_standard_output_for_a_dash() {
 }
 
 #[test]
-fn a_run_says_what_it_does_not_do() {
+fn run_reports_ignored_options() {
     let fixture = fixture();
     let notes = |flags: &[&str]| {
         let finished = fixture.infer(flags);
@@ -217,7 +217,7 @@ fn a_run_says_what_it_does_not_do() {
 }
 
 #[test]
-fn json_is_an_object_per_line_with_the_same_content() {
+fn json_lines_match_text_lines() {
     let fixture = fixture();
     let finished = fixture.infer(&["--json", "--top", "3"]);
     let lines: Vec<&str> = finished.ok().lines().collect();
@@ -236,7 +236,7 @@ fn json_is_an_object_per_line_with_the_same_content() {
 }
 
 #[test]
-fn text_is_the_continuation_and_nothing_else() {
+fn text_prints_the_continuation_only() {
     let fixture = fixture();
     assert_eq!(fixture.infer(&["--text", "--max-tokens", "17"]).ok(), "r score and seven");
     assert!(fixture.infer(&["--text"]).ok().starts_with("r score and seven years ago"));
@@ -244,7 +244,7 @@ fn text_is_the_continuation_and_nothing_else() {
 }
 
 #[test]
-fn without_a_vocabulary_lines_have_no_texts_and_text_is_refused() {
+fn text_is_refused_without_vocabulary() {
     let folder = TempDir::new("no-vocabulary");
     let (weights, model, tokens) = (folder.join("w"), folder.join("m.olmo"), folder.join("t.bin"));
     write_weights(&weights, &small_config(), Stored::F32, 1);
@@ -258,7 +258,7 @@ fn without_a_vocabulary_lines_have_no_texts_and_text_is_refused() {
 }
 
 #[test]
-fn timing_is_one_line_on_standard_error() {
+fn timing_is_one_line_on_stderr() {
     let fixture = fixture();
     let finished = fixture.infer(&["--timing", "--threads", "2"]);
     assert_eq!(finished.stdout, fixture.infer(&[]).stdout);
@@ -277,7 +277,7 @@ fn timing_is_one_line_on_standard_error() {
 }
 
 #[test]
-fn timing_says_when_a_plain_file_would_suit_the_processor_better() {
+fn timing_recommends_plain_file_where_faster() {
     let fixture = fixture();
     let weights = repository().join("demo/weights");
     let (coded, plain) = (fixture.folder.join("coded.olmo"), fixture.folder.join("plain.olmo"));
@@ -294,7 +294,7 @@ fn timing_says_when_a_plain_file_would_suit_the_processor_better() {
 }
 
 #[test]
-fn a_logits_file_appears_whole_or_not_at_all() {
+fn logits_file_appears_whole_or_not_at_all() {
     let fixture = fixture();
     let logits = fixture.folder.join("l.npy");
     fixture.infer(&["--logits", logits.to_str().expect("UTF-8"), "--steps", "7"]).ok();
@@ -314,7 +314,7 @@ fn a_logits_file_appears_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_the_run_in_silence() {
+fn closed_pipe_ends_run_silently() {
     let fixture = fixture();
     let mut command = Command::new(INFER);
     command.args([&fixture.model, &fixture.tokens]).args(["--steps", "1500"]);
@@ -326,7 +326,7 @@ fn a_reader_that_leaves_ends_the_run_in_silence() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_one_line() {
+fn wrong_usage_ends_with_status_2_and_one_line() {
     let fixture = fixture();
     for (flags, problem) in [
         (&["--no-such-flag"][..], "--no-such-flag"),
@@ -374,7 +374,7 @@ fn wrong_usage_ends_with_2_and_one_line() {
 }
 
 #[test]
-fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
+fn bad_files_end_with_status_1_and_one_line() {
     let fixture = fixture();
     let path = |name: &str, content: &[u8]| {
         let path = fixture.folder.join(name);
@@ -430,7 +430,7 @@ fn bad_files_end_with_1_and_one_line_that_says_what_to_do() {
 }
 
 #[test]
-fn lists_may_be_as_long_as_the_vocabulary_and_threads_as_many_as_one_likes() {
+fn accepts_large_top_and_thread_counts() {
     let fixture = fixture();
     let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
     let processors = std::thread::available_parallelism().expect("a number").get();
@@ -449,7 +449,7 @@ fn lists_may_be_as_long_as_the_vocabulary_and_threads_as_many_as_one_likes() {
 }
 
 #[test]
-fn logits_never_replace_an_input_or_something_that_is_no_file() {
+fn logits_replace_no_input_and_no_special_file() {
     let fixture = fixture();
     let before = (fs::read(&fixture.model).expect("there"), fs::read(&fixture.tokens).expect("there"));
     let link = fixture.folder.join("link");
@@ -471,7 +471,7 @@ fn logits_never_replace_an_input_or_something_that_is_no_file() {
 }
 
 #[test]
-fn signals_that_stop_a_program_and_lack_of_memory_leave_no_part_of_the_logits_behind() {
+fn signal_or_out_of_memory_leaves_no_partial_logits() {
     let fixture = fixture();
     let out = fixture.folder.join("out");
     fs::create_dir(&out).expect("a folder");
@@ -521,7 +521,7 @@ fn signals_that_stop_a_program_and_lack_of_memory_leave_no_part_of_the_logits_be
 }
 
 #[test]
-fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
+fn starts_fewer_threads_when_address_space_is_short() {
     let fixture = fixture();
     let (model, tokens) = (fixture.model.display(), fixture.tokens.display());
     let expected = fixture.infer(&["--steps", "3"]).ok().to_string();
@@ -533,7 +533,7 @@ fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
 }
 
 #[test]
-fn logits_are_written_even_when_nobody_reads_the_lines() {
+fn writes_logits_after_stdout_is_closed() {
     let fixture = fixture();
     let logits = fixture.folder.join("l.npy");
     let mut command = Command::new(INFER);
@@ -545,7 +545,7 @@ fn logits_are_written_even_when_nobody_reads_the_lines() {
 }
 
 #[test]
-fn an_error_stream_that_takes_nothing_changes_no_exit_status() {
+fn full_stderr_keeps_exit_status() {
     let fixture = fixture();
     for (model, code) in [(fixture.folder.join("absent"), 1), (fixture.model.clone(), 0)] {
         let mut command = Command::new(INFER);
@@ -556,7 +556,7 @@ fn an_error_stream_that_takes_nothing_changes_no_exit_status() {
 }
 
 #[test]
-fn a_run_that_cannot_fit_the_memory_is_refused_before_it_begins() {
+fn refuses_run_that_exceeds_memory_before_it_begins() {
     let folder = TempDir::new("memory");
     let mut config = small_config();
     // 2^24 positions of a wide model take more than any machine has.

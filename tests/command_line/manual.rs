@@ -20,7 +20,7 @@ fn has(tool: &str) -> bool {
 }
 
 #[test]
-fn pages_name_every_option_of_the_help() {
+fn man_pages_name_every_option() {
     for (name, program) in PROGRAMS {
         let page = run(program, ["--generate", "man"]).ok().replace("\\-", "-");
         assert!(page.starts_with(".TH \"OLMO-"), "{page}");
@@ -39,7 +39,7 @@ fn pages_name_every_option_of_the_help() {
 }
 
 #[test]
-fn pages_are_roff_without_a_warning() {
+fn man_pages_are_roff_without_warnings() {
     if !has("groff") {
         return;
     }
@@ -53,7 +53,7 @@ fn pages_are_roff_without_a_warning() {
 }
 
 #[test]
-fn completions_are_taken_by_their_shells() {
+fn shells_accept_their_completions() {
     let folder = TempDir::new("completions");
     for shell in ["bash", "zsh", "fish"] {
         let scripts = PROGRAMS.map(|(name, program)| {
@@ -71,7 +71,7 @@ fn completions_are_taken_by_their_shells() {
 }
 
 #[test]
-fn bash_and_fish_complete_commands_and_their_options() {
+fn bash_and_fish_complete_commands_and_options() {
     let folder = TempDir::new("completed");
     for (shell, ask) in [
         (

@@ -37,7 +37,7 @@ fn call(folder: &TempDir, line: &str) -> Finished {
 }
 
 #[test]
-fn a_first_attempt_is_told_what_to_do_next() {
+fn common_mistakes_are_told_what_to_do_next() {
     let folder = folder();
     for (line, status, answer) in [
         (
@@ -216,7 +216,7 @@ fn a_first_attempt_is_told_what_to_do_next() {
 }
 
 #[test]
-fn a_text_is_known_whatever_its_length_and_alphabet() {
+fn recognizes_text_of_any_length_and_alphabet() {
     let folder = folder();
     for text in ["Four", "Four score and seven years ago\n", "Größe", "\u{1f600}\u{1f600}", &"long ".repeat(5000)] {
         fs::write(folder.join("t.txt"), text).expect("written");
@@ -227,7 +227,7 @@ fn a_text_is_known_whatever_its_length_and_alphabet() {
 }
 
 #[test]
-fn help_fits_a_terminal_and_every_command_has_an_example() {
+fn help_fits_terminal_and_has_examples() {
     for (program, name, commands) in [
         (PACK, "olmo-pack", &["", "inspect", "verify", "diff", "copy", "unpack"][..]),
         (INFER, "olmo-infer", &[""]),

@@ -53,7 +53,7 @@ fn names_the_snapshot_of_a_hub_cache() {
 }
 
 #[test]
-fn copies_into_a_folder_as_cp_does() {
+fn copies_into_a_folder_like_cp() {
     let folder = TempDir::new("copy-into");
     let (weights, model, other) = (folder.join("w"), folder.join("m.olmo"), folder.join("other"));
     write_weights(&weights, &small_config(), Stored::F32, 2);

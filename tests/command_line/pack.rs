@@ -4,7 +4,7 @@ use crate::PACK;
 use olmo_tests::run;
 
 #[test]
-fn wrong_arguments_are_one_line_that_says_where_help_is() {
+fn wrong_arguments_are_one_line_that_names_help() {
     let cases: [(&[&str], &str); 16] = [
         (&[], "Required positional arguments not provided: weights model; see olmo-pack --help"),
         (&["w", "m", "--dtyp", "f32"], "unknown option --dtyp (did you mean --dtype?); see olmo-pack --help"),
@@ -35,7 +35,7 @@ fn wrong_arguments_are_one_line_that_says_where_help_is() {
 }
 
 #[test]
-fn every_command_takes_attached_values_and_the_version() {
+fn every_command_accepts_attached_values_and_version() {
     let version = run(PACK, ["--version"]).ok().to_string();
     assert!(version.starts_with("olmo-pack "));
     for words in [

@@ -48,7 +48,7 @@ fn tests(cell: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_row_is_there_in_order() {
+fn lists_every_row_in_order() {
     for (letter, n, _) in GROUPS {
         let found: Vec<String> = rows(letter).into_iter().map(|(row, _)| row).collect();
         let expected: Vec<String> = (1..=n).map(|number| format!("{letter}{number}")).collect();
@@ -57,7 +57,7 @@ fn every_row_is_there_in_order() {
 }
 
 #[test]
-fn every_row_names_tests_that_exist() {
+fn every_row_has_tests() {
     let sources = sources();
     for (row, cell) in GROUPS.into_iter().flat_map(|(letter, ..)| rows(letter)) {
         let tests = tests(&cell);
@@ -72,14 +72,14 @@ fn every_row_names_tests_that_exist() {
 const MIN_TESTS: usize = 150;
 
 #[test]
-fn the_rows_name_as_many_tests_as_the_catalogue_is_to_have_cases() {
+fn rows_name_the_least_number_of_tests() {
     let cells: Vec<String> = GROUPS.into_iter().flat_map(|(letter, ..)| rows(letter)).map(|(_, cell)| cell).collect();
     let named: BTreeSet<&str> = cells.iter().flat_map(|cell| tests(cell)).collect();
     assert!(named.len() >= MIN_TESTS, "{} tests", named.len());
 }
 
 #[test]
-fn every_test_of_a_row_is_in_the_table() {
+fn every_prefixed_test_is_listed_in_its_row() {
     for (letter, _, place) in GROUPS {
         let source = code(&format!("tests/{place}"));
         let rows = rows(letter);

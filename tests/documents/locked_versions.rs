@@ -27,7 +27,7 @@ fn locked(name: &str) -> Vec<[u64; 3]> {
 }
 
 #[test]
-fn no_version_with_a_known_hole_is_locked() {
+fn locks_no_vulnerable_version() {
     for (name, least, why) in [
         ("memmap2", [0, 9, 11], "advise_range and flush_range were not checked (RUSTSEC-2026-0186)"),
         ("zerocopy", [0, 8, 0], "0.7.30 and older were withdrawn (RUSTSEC-2023-0074)"),
@@ -42,7 +42,7 @@ fn no_version_with_a_known_hole_is_locked() {
 }
 
 #[test]
-fn other_workspaces_are_built_with_the_same_versions() {
+fn other_workspaces_lock_the_same_versions() {
     let all = packages("Cargo.lock");
     // The fuzzing engine and what it needs are of the one only.
     for (folder, own) in

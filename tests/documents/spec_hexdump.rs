@@ -68,7 +68,7 @@ fn offset_of(line: &str) -> Option<usize> {
 }
 
 #[test]
-fn the_hexdump_is_that_of_the_file() {
+fn hexdump_matches_the_file() {
     let path = repository().join("format-spec.md");
     let document = fs::read_to_string(&path).expect("format-spec.md");
     let (before, dump) = document.split_once(HEADING).expect("a hexdump");

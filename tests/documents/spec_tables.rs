@@ -109,7 +109,7 @@ fn assert_struct(name: &str, struct_bytes: usize, fields: Vec<Field>) {
 }
 
 #[test]
-fn struct_tables_are_the_structs() {
+fn struct_tables_match_the_structs() {
     let fields = fields!(Header:
         magic, version_major, version_minor, byte_order, file_bytes, required_features, optional_features, header_bytes,
         n_tensors, n_sections, reserved_a, index_bytes, index_digest, data_offset, data_bytes, reserved_b, config,
@@ -155,7 +155,7 @@ fn struct_tables_are_the_structs() {
 }
 
 #[test]
-fn the_magic_is_the_magic() {
+fn magic_matches_the_code() {
     let hex: Vec<String> = format::MAGIC.iter().map(|byte| format!("{byte:02X}")).collect();
     let heading = format!("### `Header` ({} bytes)", format::HEADER_BYTES);
     let rows = table(&heading, &["offset", "size", "type", "name", "meaning", "rule"]);
@@ -163,7 +163,7 @@ fn the_magic_is_the_magic() {
 }
 
 #[test]
-fn constants_have_their_values() {
+fn constants_match_the_code() {
     let expected = [
         ("VERSION_MAJOR", u64::from(format::VERSION_MAJOR)),
         ("VERSION_MINOR", u64::from(format::VERSION_MINOR)),
@@ -196,7 +196,7 @@ fn constants_have_their_values() {
 }
 
 #[test]
-fn roles_have_their_codes_names_and_shapes() {
+fn roles_match_the_code() {
     // Sizes that are all different, so that no two shapes can be confused.
     let config = ModelConfig { n_heads: 6, n_kv_heads: 2, head_dim: 4, ..olmo2_1b() };
     let (q, kv) = (24, 8);
@@ -243,7 +243,7 @@ fn roles_have_their_codes_names_and_shapes() {
 }
 
 #[test]
-fn architectures_have_their_codes() {
+fn architectures_match_the_code() {
     let rows = table("## Architectures", &["code", "architecture", "model_type", "reference"]);
     assert_eq!(rows.len(), Architecture::ALL.len());
     for row in rows {
@@ -254,7 +254,7 @@ fn architectures_have_their_codes() {
 }
 
 #[test]
-fn codes_of_types_layouts_and_encodings_are_those_of_the_record_table() {
+fn record_codes_match_the_code() {
     let rows = table("### `TensorRecord` (128 bytes)", &["offset", "size", "type", "name", "meaning", "rule"]);
     let meaning = |name: &str| rows.iter().find(|row| row[3] == name).expect("a row")[4].clone();
     let (f32, bf16) = (Dtype::F32, Dtype::Bf16);
@@ -269,7 +269,7 @@ fn codes_of_types_layouts_and_encodings_are_those_of_the_record_table() {
 }
 
 #[test]
-fn coded_steps_and_tables_are_what_the_document_says() {
+fn bf12_steps_and_tables_match_the_code() {
     let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + 2 * i as u8)).expect("ascending");
     let rows = table("### Coded matrices", &["row", "column", "sign and mantissa", "code"]);
     assert!(rows.len() >= 5);
@@ -304,7 +304,7 @@ fn coded_steps_and_tables_are_what_the_document_says() {
 }
 
 #[test]
-fn sections_have_their_kinds_and_limits() {
+fn sections_match_the_code() {
     let expected = [
         (section::SOURCES, "SOURCES"),
         (section::VOCABULARY, "VOCABULARY"),
@@ -326,7 +326,7 @@ fn sections_have_their_kinds_and_limits() {
 }
 
 #[test]
-fn the_worked_example_of_the_panels_is_right() {
+fn panel_example_matches_the_code() {
     let shape = |dtype| PanelShape { rows: 66, columns: 3, dtype };
     let bytes = |dtype| shape(dtype).n_panels() * shape(dtype).panel_bytes();
     let sentence =
@@ -342,7 +342,7 @@ fn the_worked_example_of_the_panels_is_right() {
 }
 
 #[test]
-fn the_worked_example_of_the_layout_is_right() {
+fn layout_example_matches_the_code() {
     let rows = table("## Where everything lies", &["stored type", "data_offset", "data_bytes"]);
     let specs = layout::tensors(&olmo2_1b());
     let plain = vec![Encoding::Plain; specs.len()];

@@ -29,7 +29,7 @@ fn count_below(folder: &Path, found: &mut BTreeMap<String, usize>) {
 }
 
 #[test]
-fn unsafe_stands_where_security_md_says() {
+fn security_md_lists_every_file_with_unsafe() {
     let mut found = BTreeMap::new();
     count_below(&repository().join("runtime/src"), &mut found);
     count_below(&repository().join("converter/src"), &mut found);
@@ -61,7 +61,7 @@ const IN_TESTS: &[(&str, usize)] = &[
 ];
 
 #[test]
-fn of_the_tests_only_those_have_some_that_need_it() {
+fn tests_use_unsafe_only_where_listed() {
     let mut found = BTreeMap::new();
     for folder in ["tests", "fuzz/fuzz_targets"] {
         count_below(&repository().join(folder), &mut found);
@@ -73,6 +73,6 @@ fn of_the_tests_only_those_have_some_that_need_it() {
 }
 
 #[test]
-fn counting_leaves_comments_and_longer_words_out() {
+fn search_ignores_comments_and_longer_words() {
     assert_eq!(count("unsafe { x } // unsafe\n#![allow(unsafe_code)]\n/// unsafe\nunsafe fn"), 2);
 }

@@ -42,7 +42,7 @@ fn with_rows(folder: &TempDir, vocab_size: usize, sections: &[(u32, Vec<u8>)]) -
 }
 
 #[test]
-fn ids_take_sixteen_bytes_of_memory_for_a_byte_of_text() {
+fn tokenizing_takes_16_bytes_per_byte_of_text() {
     const TEXT_BYTES: usize = 16 << 20;
     let folder = TempDir::new("budget-text");
     let (model, path) = (with_rows(&folder, texts::N_ROWS, &texts::doubling()), folder.join("t.txt"));

@@ -96,7 +96,7 @@ fn set_length(model: &Path, length: u64) {
 }
 
 #[test]
-fn o21_cut_short() {
+fn o21_truncated_model_is_one_line() {
     let (_folder, model, _) = two_models("cut");
     let good = fs::read(&model).expect("read");
     for length in [0, 4096, good.len() as u64 / 2] {
@@ -109,7 +109,7 @@ fn o21_cut_short() {
 }
 
 #[test]
-fn o21_cut_short_inside_the_last_page_or_grown() {
+fn o21_length_change_is_one_line() {
     let (_folder, model, _) = two_models("cut-inside");
     let good = fs::read(&model).expect("read");
     for length in [good.len() as u64 - 1, good.len() as u64 + 1] {
@@ -119,7 +119,7 @@ fn o21_cut_short_inside_the_last_page_or_grown() {
 }
 
 #[test]
-fn o21_written_to() {
+fn o21_modified_model_is_one_line() {
     let (_folder, model, other) = two_models("written");
     let (good, bad) = (fs::read(&model).expect("read"), fs::read(&other).expect("read"));
     for flags in [&[][..], &["--json"]] {
@@ -132,7 +132,7 @@ fn o21_written_to() {
 }
 
 #[test]
-fn o21_written_to_by_somebody_who_hides_it() {
+fn o21_hidden_modification_does_not_crash() {
     let (_folder, model, _) = two_models("hidden");
     let modified = fs::metadata(&model).expect("metadata").modified().expect("a time");
     let finished = run_while(&model, &[], || {
@@ -150,7 +150,7 @@ fn o21_written_to_by_somebody_who_hides_it() {
 
 /// All other tests change files that were made just before, in which the digests are looked at.
 #[test]
-fn o21_files_of_more_than_two_seconds_where_length_and_times_decide() {
+fn o21_length_and_times_decide_for_older_files() {
     let (folder, model, other) = two_models("aged");
     let [cut, grown, written, replaced, removed] = ["cut", "grown", "written", "replaced", "removed"].map(|name| {
         fs::create_dir(folder.join(name)).expect("a folder");
@@ -175,7 +175,7 @@ fn o21_files_of_more_than_two_seconds_where_length_and_times_decide() {
 }
 
 #[test]
-fn sections_count_too() {
+fn modified_sections_are_reported() {
     let folder = TempDir::new("hidden-section");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 1);
@@ -195,7 +195,7 @@ fn sections_count_too() {
 }
 
 #[test]
-fn o21_replaced_removed_or_renamed_runs_end_as_if_nothing_had_happened() {
+fn o21_replaced_or_removed_model_changes_no_run() {
     let (folder, model, other) = two_models("replaced");
     let expected = run_while(&model, &[], || {}).ok().to_string();
     assert_eq!(expected.lines().count(), 20);
@@ -208,14 +208,14 @@ fn o21_replaced_removed_or_renamed_runs_end_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn a_model_that_was_read_does_not_need_its_file_any_more() {
+fn loaded_model_does_not_need_its_file() {
     let (_folder, model, _) = two_models("read");
     let expected = run_while(&model, &["--load", "read"], || {}).ok().to_string();
     assert_eq!(run_while(&model, &["--load", "read"], || set_length(&model, 0)).ok(), expected);
 }
 
 #[test]
-fn the_library_says_so_too() {
+fn library_reports_modified_model() {
     let (folder, model, other) = two_models("library");
     let open = || ModelFile::open(&model).expect("a model");
     let (file, good) = (open(), fs::read(&model).expect("read"));
@@ -257,14 +257,14 @@ fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[c
 }
 
 #[test]
-fn a_neighbour_who_rewrites_cuts_or_grows_the_file_ends_no_command_by_a_signal() {
+fn concurrent_rewrites_end_no_command_by_a_signal() {
     let folder = TempDir::in_memory("neighbour");
     let model = demo_chat(PACK, &folder, MARKED);
     assert_lines_beside_a_neighbour(&folder, &model, &READING, 6);
 }
 
 #[test]
-fn a_neighbour_who_rewrites_long_tokens_while_they_are_printed_ends_no_command_by_a_signal() {
+fn concurrent_rewrites_of_long_tokens_do_not_crash() {
     let folder = TempDir::in_memory("neighbour-long");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 1);

@@ -142,17 +142,17 @@ fn try_all_faults(work: Work) {
 }
 
 #[test]
-fn pack_leaves_the_old_file_or_the_whole_new_one() {
+fn pack_leaves_old_or_whole_new_file() {
     try_all_faults(Work::Pack);
 }
 
 #[test]
-fn copy_leaves_the_old_file_or_the_whole_new_one() {
+fn copy_leaves_old_or_whole_new_file() {
     try_all_faults(Work::Copy);
 }
 
 #[test]
-fn unpack_leaves_each_file_old_or_whole_and_new() {
+fn unpack_leaves_old_or_whole_new_files() {
     // One thread, so that the calls come in the same order in every run.
     on_one_processor();
     try_all_faults(Work::Unpack);
@@ -167,7 +167,7 @@ fn n_syncs(runs: &Runs, work: Work) -> usize {
 }
 
 #[test]
-fn a_sync_that_fails_before_the_end_is_not_lost() {
+fn early_fsync_failure_is_reported() {
     // Longer than what is written before the disk is set to work.
     let config = ModelConfig { vocab_size: 33_000, hidden_size: 1024, n_heads: 8, head_dim: 128, ..Runs::config() };
     let (small, large) = (Runs::new(), Runs::within(TempDir::new("large"), &config));
@@ -187,7 +187,7 @@ fn a_sync_that_fails_before_the_end_is_not_lost() {
 }
 
 #[test]
-fn room_that_cannot_be_reserved_is_no_error_and_a_failure_of_it_is() {
+fn unsupported_preallocation_is_accepted_and_failure_reported() {
     let runs = Runs::new();
     for work in [Work::Pack, Work::Copy] {
         let cannot = [EPERM, EINVAL, ENOSYS, EOPNOTSUPP].map(|number| (number, true));
@@ -205,7 +205,7 @@ fn room_that_cannot_be_reserved_is_no_error_and_a_failure_of_it_is() {
 }
 
 #[test]
-fn a_name_that_somebody_takes_is_left_to_him() {
+fn name_taken_meanwhile_is_left_alone() {
     let runs = Runs::new();
     for (work, unnamed) in [(Work::Pack, true), (Work::Pack, false), (Work::Unpack, false)] {
         runs.prepare(work, true);
@@ -310,7 +310,7 @@ impl Exchange {
 }
 
 #[test]
-fn a_folder_that_is_exchanged_for_a_link_gets_the_files_or_nobody_does() {
+fn folder_replaced_by_link_redirects_no_file() {
     // One thread, so that the calls come in the same order in every run.
     on_one_processor();
     let exchange = Exchange::new();

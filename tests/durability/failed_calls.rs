@@ -13,7 +13,7 @@ const LOOKING: [&str; 3] = ["close", "getdents64", "statx"];
 const FIRST: usize = 10;
 
 #[test]
-fn a_call_that_fails_is_survived_or_told() {
+fn failed_system_call_is_survived_or_reported() {
     if !has_strace() {
         skipped("system calls that fail were not tested: strace is not installed, or may not follow a program");
         return;
@@ -40,7 +40,7 @@ fn a_call_that_fails_is_survived_or_told() {
 
 /// File systems of other machines tell of a full disk when a file is closed.
 #[test]
-fn an_output_that_tells_its_failure_when_it_is_closed_is_heard() {
+fn failure_at_close_is_reported() {
     if !has_strace() {
         skipped("outputs that fail when they are closed were not tested: strace is not installed, or may not follow");
         return;
@@ -60,7 +60,7 @@ fn an_output_that_tells_its_failure_when_it_is_closed_is_heard() {
 }
 
 #[test]
-fn an_output_that_is_not_open_for_writing_has_taken_nothing() {
+fn write_to_read_only_output_is_reported() {
     let folder = TempDir::new("read-only-output");
     let (demo, model) = (repository().join("demo"), folder.join("m.olmo"));
     finish(Command::new(PACK).arg(demo.join("weights")).arg(&model)).ok();

@@ -15,7 +15,7 @@ fn with_threads(threads: u32, arguments: &str) -> Finished {
 }
 
 #[test]
-fn threads_that_cannot_be_started_are_no_panic() {
+fn thread_start_failure_is_one_line() {
     let folder = TempDir::new("threads");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 1);
@@ -42,7 +42,7 @@ fn threads_that_cannot_be_started_are_no_panic() {
 }
 
 #[test]
-fn memory_that_is_not_given_is_one_line() {
+fn out_of_memory_is_one_line() {
     let folder = TempDir::new("memory");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     // One panel of the widest down_proj takes 256 MiB.

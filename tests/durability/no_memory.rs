@@ -11,7 +11,7 @@ use olmo_tests::{TempDir, skipped};
 const TRIES: u64 = 40;
 
 #[test]
-fn an_allocation_that_fails_is_one_line_in_every_command() {
+fn failed_allocation_is_one_line_in_every_command() {
     let folder = TempDir::in_memory("no-memory");
     let Some(library) = library(&folder) else { return skipped("another malloc than that of glibc") };
     let model = demo_chat(PACK, &folder, MARKED);

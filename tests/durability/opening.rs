@@ -35,7 +35,7 @@ impl ReadAt for Watched<'_> {
 }
 
 #[test]
-fn opening_reads_nothing_of_the_tensors() {
+fn opening_reads_no_tensors() {
     for packed in [Packed::plain_f32(), Packed::plain_bf16(), Packed::coded()] {
         let file = Watched { bytes: &packed.bytes, ends: RefCell::default() };
         let index = Index::read(Path::new("m.olmo"), &file, packed.bytes.len() as u64).expect("a good file");
@@ -48,7 +48,7 @@ fn opening_reads_nothing_of_the_tensors() {
 /// The programs as they are, at a file of 100 GB of which the tensors are a hole: memory holds every page that they
 /// look at. All of a file that is less than two seconds old is read once, so this one is older.
 #[test]
-fn a_program_reads_nothing_of_the_tensors_before_it_computes() {
+fn program_reads_no_tensors_before_it_computes() {
     let folder = TempDir::new("opened");
     let (model, tokens) = (folder.join("m.olmo"), folder.join("t.bin"));
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 3072, ..tiny_config() };
@@ -70,7 +70,7 @@ fn a_program_reads_nothing_of_the_tensors_before_it_computes() {
 }
 
 #[test]
-fn an_embedding_is_brought_in_only_when_it_is_the_head_too() {
+fn embedding_is_populated_only_when_tied() {
     for (packed, first) in [(Packed::plain_f32(), 0), (Packed::plain_bf16(), 1)] {
         let folder = TempDir::new("brought-in");
         let path = folder.join("m.olmo");

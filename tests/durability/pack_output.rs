@@ -46,7 +46,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_existing_file_is_replaced_only_with_force_and_never_written_to() {
+fn existing_file_is_replaced_only_with_force() {
     let (folder, weights, model) = folder_with_weights("force");
     fs::write(&model, "old").expect("written");
     let line = run(PACK, [&weights, &model]).refused(1).to_string();
@@ -63,7 +63,7 @@ fn an_existing_file_is_replaced_only_with_force_and_never_written_to() {
 }
 
 #[test]
-fn a_symbolic_link_stays_and_its_target_is_replaced() {
+fn symbolic_link_stays_and_its_target_is_replaced() {
     let (folder, weights, model) = folder_with_weights("symlink");
     symlink("../real.olmo", &model).expect("linked");
     run(PACK, [&weights, &model]).ok();
@@ -79,7 +79,7 @@ fn a_symbolic_link_stays_and_its_target_is_replaced() {
 }
 
 #[test]
-fn as_many_links_are_followed_as_the_kernel_follows() {
+fn follows_as_many_links_as_the_kernel() {
     let folder = TempDir::new("links");
     // Link 0 leads to a file, each other one to the one before it.
     for i in 0..=40 {
@@ -95,7 +95,7 @@ fn as_many_links_are_followed_as_the_kernel_follows() {
 }
 
 #[test]
-fn what_cannot_become_a_model_is_refused_before_the_weights_are_read() {
+fn impossible_outputs_are_refused_before_weights_are_read() {
     let (folder, weights, model) = folder_with_weights("places");
     let refused = |path: &Path, says: &str| {
         let finished = run(PACK, [text(&weights), text(path), "--force"]);
@@ -118,7 +118,7 @@ fn what_cannot_become_a_model_is_refused_before_the_weights_are_read() {
 }
 
 #[test]
-fn a_bare_name_goes_to_the_current_folder_and_the_mode_follows_the_umask() {
+fn bare_name_is_relative_and_mode_follows_umask() {
     let (folder, weights, _) = folder_with_weights("umask");
     let command = format!("umask 027 && exec {PACK} ../weights m.olmo");
     let finished = Command::new("sh").args(["-c", &command]).current_dir(folder.join("out")).output().expect("sh runs");
@@ -129,7 +129,7 @@ fn a_bare_name_goes_to_the_current_folder_and_the_mode_follows_the_umask() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error_and_a_full_one_is() {
+fn closed_stdout_is_accepted_and_full_one_reported() {
     let (_folder, weights, model) = folder_with_weights("stdout");
     let paths = format!("{} {} --force", text(&weights), text(&model));
     let status =
@@ -143,7 +143,7 @@ fn a_reader_that_goes_away_is_no_error_and_a_full_one_is() {
 }
 
 #[test]
-fn a_killed_pack_leaves_the_old_file_and_nothing_else() {
+fn killed_pack_leaves_only_the_old_file() {
     let folder = TempDir::new("kill");
     let (weights, model) = (folder.join("weights"), folder.join("out/m.olmo"));
     // Enough to be killed in the middle: 150 MB.
@@ -180,7 +180,7 @@ fn a_killed_pack_leaves_the_old_file_and_nothing_else() {
 }
 
 #[test]
-fn two_packs_to_one_name_leave_one_whole_file() {
+fn concurrent_packs_leave_one_whole_file() {
     let (folder, weights, model) = folder_with_weights("race");
     let other = folder.join("other");
     write_weights(&other, &small_config(), Stored::F32, 2);
@@ -198,7 +198,7 @@ fn two_packs_to_one_name_leave_one_whole_file() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_synced_is_found_out_before_anything_is_written() {
+fn unsyncable_folder_is_refused_before_writing() {
     let (_folder, weights, model) = folder_with_weights("unreadable");
     let request = Request { weights, model, ..Request::default() };
     let plan = Plan { fail_at: 1, fault: Fault::Error(13), ..Plan::sound() };
@@ -209,7 +209,7 @@ fn a_folder_that_cannot_be_synced_is_found_out_before_anything_is_written() {
 }
 
 #[test]
-fn an_error_of_the_disk_in_the_middle_is_not_lost() {
+fn disk_error_in_the_middle_is_reported() {
     let folder = TempDir::new("middle");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
     // More than the 128 MiB after which the disk is set to work beside the writing.
@@ -234,7 +234,7 @@ fn an_error_of_the_disk_in_the_middle_is_not_lost() {
 }
 
 #[test]
-fn many_batches_are_whole_windows_in_order_with_zeros_between_the_tensors() {
+fn writes_whole_windows_in_order_with_zeros_between() {
     let folder = TempDir::new("batches");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
     // 35 MB: memory of earlier batches is used again, so that old numbers lie in it where zeros must be.
@@ -271,7 +271,7 @@ fn pack_on(weights: &Path, model: &Path, hook: impl Fn(Call<'_>) -> io::Result<u
 }
 
 #[test]
-fn a_model_that_its_reader_refuses_gets_no_name() {
+fn model_that_reader_refuses_gets_no_name() {
     let folder = TempDir::new("read-back");
     let weights = repository().join("demo/weights");
     let (good, model) = (folder.join("good.olmo"), folder.join("out/m.olmo"));
@@ -349,7 +349,7 @@ fn a_model_that_its_reader_refuses_gets_no_name() {
 }
 
 #[test]
-fn room_for_all_of_the_file_is_reserved_before_anything_is_written() {
+fn whole_file_is_preallocated_before_writing() {
     let (_folder, weights, model) = folder_with_weights("reserve");
     let reserve = |number: i32| {
         let calls = Mutex::new(Vec::new());
@@ -390,7 +390,7 @@ fn room_for_all_of_the_file_is_reserved_before_anything_is_written() {
 }
 
 #[test]
-fn a_disk_that_is_full_says_how_much_is_free() {
+fn full_disk_error_reports_free_space() {
     let (_folder, weights, model) = folder_with_weights("full");
     let target = Target::new(&model, false).expect("a place");
     let free = target.free_bytes().expect("the system says it");
@@ -409,7 +409,7 @@ fn a_disk_that_is_full_says_how_much_is_free() {
 }
 
 #[test]
-fn a_file_that_somebody_puts_there_meanwhile_is_not_replaced_without_force() {
+fn file_created_meanwhile_is_not_replaced_without_force() {
     let (folder, weights, model) = folder_with_weights("meanwhile");
     for unnamed in [true, false] {
         let line = pack_on(&weights, &model, |call| {
@@ -431,7 +431,7 @@ fn a_file_that_somebody_puts_there_meanwhile_is_not_replaced_without_force() {
 }
 
 #[test]
-fn names_are_drawn_until_one_is_free_and_not_for_ever() {
+fn temporary_names_are_retried_a_bounded_number_of_times() {
     let (_folder, weights, model) = folder_with_weights("names");
     let tries = |kind: io::ErrorKind| {
         let drawn = Mutex::new(BTreeSet::new());
@@ -450,7 +450,7 @@ fn names_are_drawn_until_one_is_free_and_not_for_ever() {
 }
 
 #[test]
-fn a_call_is_made_again_after_many_interruptions_and_not_for_ever() {
+fn interrupted_calls_are_retried_a_bounded_number_of_times() {
     let (_folder, weights, model) = folder_with_weights("interrupted");
     for (interruptions, is_done) in [(1, true), (1000, true), (1001, false)] {
         let left = AtomicUsize::new(interruptions);
@@ -468,7 +468,7 @@ fn a_call_is_made_again_after_many_interruptions_and_not_for_ever() {
 }
 
 #[test]
-fn weights_that_change_while_they_are_packed_are_noticed() {
+fn weights_modified_while_packing_are_reported() {
     let (_folder, weights, model) = folder_with_weights("change");
     let request = Request { weights: weights.clone(), model: model.clone(), ..Request::default() };
     type Change = (fn(&Path), &'static str);

@@ -19,7 +19,7 @@ fn assert_bad(recording: &Recording, why: &str) {
 }
 
 #[test]
-fn every_name_is_absent_old_or_whole_and_new() {
+fn every_name_is_absent_old_or_whole_new() {
     for (name, recording) in all_recordings(&Runs::new()) {
         let mut judge = Judge::default();
         judge.look_at(&recording, TRIES, &mut Random(1));
@@ -29,7 +29,7 @@ fn every_name_is_absent_old_or_whole_and_new() {
 }
 
 #[test]
-fn without_any_one_of_its_syncs_it_would_not_be_so() {
+fn omitting_any_fsync_breaks_durability() {
     for (name, recording) in all_recordings(&Runs::new()) {
         for at in 0..recording.operations.len() {
             if matches!(recording.operations[at], Operation::Sync(_) | Operation::SyncFolder) {
@@ -42,7 +42,7 @@ fn without_any_one_of_its_syncs_it_would_not_be_so() {
 }
 
 #[test]
-fn with_the_header_before_the_data_it_would_not_be_so() {
+fn writing_header_before_data_breaks_durability() {
     for (name, recording) in all_recordings(&Runs::new()).into_iter().filter(|(name, _)| !name.starts_with("unpack")) {
         let header = recording.operations.iter().rposition(|operation| matches!(operation, Operation::Write(..)));
         let first_sync = recording.operations.iter().position(|operation| matches!(operation, Operation::Sync(_)));
@@ -54,7 +54,7 @@ fn with_the_header_before_the_data_it_would_not_be_so() {
 }
 
 #[test]
-fn with_the_name_before_the_last_sync_it_would_not_be_so() {
+fn linking_name_before_last_fsync_breaks_durability() {
     for (name, recording) in all_recordings(&Runs::new()) {
         let last_sync = recording.operations.iter().rposition(|operation| matches!(operation, Operation::Sync(_)));
         let mut moved = recording.clone();

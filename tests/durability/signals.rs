@@ -90,12 +90,12 @@ fn assert_only_whole_files(folder: &Path, time: u64) {
 }
 
 #[test]
-fn e11_a_signal_while_many_threads_make_files() {
+fn e11_signal_while_threads_make_files_leaves_none() {
     for time in 0..TIMES {
         let folder = TempDir::in_memory("signal-files");
         let (signal, name) = if time % 2 == 0 { (SIGTERM, "TERM") } else { (SIGINT, "INT") };
         let mut command = Command::new("env");
-        let program = own_process(module_path!(), "makes_files_until_it_is_stopped");
+        let program = own_process(module_path!(), "makes_files_in_own_process");
         // What a script has left in the background ignores SIGINT.
         command.arg("--default-signal").arg(program.get_program()).args(program.get_args());
         command.env(FOLDER, folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -112,12 +112,12 @@ fn e11_a_signal_while_many_threads_make_files() {
 }
 
 #[test]
-fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
+fn e11_sigbus_while_threads_make_files_leaves_none() {
     let model = TempDir::in_memory("signal-model");
     for time in 0..TIMES {
         fs::write(model.join("m.olmo"), Packed::plain_f32().bytes).expect("written");
         let folder = TempDir::in_memory("signal-files");
-        let mut command = own_process(module_path!(), "makes_files_and_reads_what_is_cut_off");
+        let mut command = own_process(module_path!(), "makes_files_and_reads_truncated_model_in_own_process");
         command.env(FOLDER, folder.path()).env(MODEL, model.join("m.olmo"));
         let output = ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts"));
         let said = String::from_utf8_lossy(&output.stderr);
@@ -128,7 +128,7 @@ fn e11_a_file_that_is_cut_short_while_many_threads_make_files() {
 }
 
 #[test]
-fn a_line_that_nobody_takes_keeps_no_program_from_its_end() {
+fn full_stderr_delays_no_exit() {
     let model = TempDir::in_memory("signal-full");
     let path = model.join("m.olmo");
     let started = |signal: &str| {
@@ -137,7 +137,7 @@ fn a_line_that_nobody_takes_keeps_no_program_from_its_end() {
         let (unread, mut end) = std::io::pipe().expect("a pipe");
         let capacity = rustix::pipe::fcntl_setpipe_size(&end, 4096).expect("a smaller pipe");
         end.write_all(&vec![b'.'; capacity]).expect("has place");
-        let mut command = own_process(module_path!(), "makes_files_and_reads_what_is_cut_off");
+        let mut command = own_process(module_path!(), "makes_files_and_reads_truncated_model_in_own_process");
         command.env(FOLDER, folder.path()).env(MODEL, &path).stdout(Stdio::null()).stderr(end);
         let mut child = command.spawn().expect("it starts");
         if !signal.is_empty() {
@@ -159,7 +159,7 @@ fn a_line_that_nobody_takes_keeps_no_program_from_its_end() {
 
 #[test]
 #[ignore = "runs in a process of its own, and ends only by a signal"]
-fn makes_files_until_it_is_stopped() {
+fn makes_files_in_own_process() {
     let Some(folder) = env::var_os(FOLDER) else { return };
     signals::install("tested");
     make_files(Path::new(&folder));
@@ -169,7 +169,7 @@ fn makes_files_until_it_is_stopped() {
 
 #[test]
 #[ignore = "runs in a process of its own, and ends it"]
-fn makes_files_and_reads_what_is_cut_off() {
+fn makes_files_and_reads_truncated_model_in_own_process() {
     let Some(folder) = env::var_os(FOLDER) else { return };
     let path = PathBuf::from(env::var_os(MODEL).expect("a model"));
     signals::install("tested");

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 #[test]
-fn a_slow_disk_gets_every_byte() {
+fn slow_disk_gets_every_byte() {
     // 76 MB: several batches of writes, and a last one that is not full.
     let config = ModelConfig {
         hidden_size: 512,

@@ -91,7 +91,7 @@ impl Case {
 }
 
 #[test]
-fn the_unchanged_file_is_opened() {
+fn opens_unchanged_file() {
     let case = Case::new(&["--dtype", "bf16"]);
     case.open(&[], true).expect("nothing changed");
     let Err(Error::Damaged { place, .. }) = case.open(&[(case.coded.start, &[0])], false) else {
@@ -101,7 +101,7 @@ fn the_unchanged_file_is_opened() {
 }
 
 #[test]
-fn tables_that_are_none_are_refused_by_tensor() {
+fn refuses_malformed_tables_by_tensor() {
     let case = Case::new(&["--dtype", "bf16"]);
     let gate = case.gate.start;
     let place = "section CODED: model.layers.0.mlp.gate_proj.weight";
@@ -139,7 +139,7 @@ fn tables_that_are_none_are_refused_by_tensor() {
 }
 
 #[test]
-fn sections_that_do_not_fit_the_records_are_refused() {
+fn refuses_sections_that_contradict_records() {
     let case = Case::new(&["--dtype", "bf16"]);
     let section = case.section_record();
     let bytes = case.coded.len() as u64;
@@ -158,7 +158,7 @@ fn sections_that_do_not_fit_the_records_are_refused() {
 }
 
 #[test]
-fn encodings_and_the_feature_bit_go_together() {
+fn encoding_requires_the_feature_bit() {
     let coded = Case::new(&["--dtype", "bf16"]);
     let features = |bits: u64| bits.to_le_bytes();
     coded.assert_damaged(&[(24, &features(0))], true, "required features", "0");

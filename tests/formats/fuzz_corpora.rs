@@ -80,14 +80,14 @@ fn assert_target_holds(name: &str, n_changed: usize) {
 }
 
 #[test]
-fn every_target_has_a_test_here() {
+fn every_fuzz_target_has_a_test() {
     let tested = "npy_header safetensors_header shard_index config_json vocab_txt tokenizer_json tokenizer_section \
                   index_raw index_repaired tokens forward chat_template";
     assert_eq!(TARGETS.map(|target| target.0).join(" "), tested);
 }
 
 #[test]
-fn every_target_has_a_corpus() {
+fn every_fuzz_target_has_a_corpus() {
     for (target, _) in TARGETS {
         let folder = repository().join("fuzz/corpus").join(target);
         assert!(!inputs(&folder).is_empty(), "no inputs in {}", folder.display());
@@ -95,17 +95,17 @@ fn every_target_has_a_corpus() {
 }
 
 #[test]
-fn npy_headers_are_refused_or_read_as_npyz_reads_them() {
+fn npy_headers_are_refused_or_read_as_by_npyz() {
     assert_target_holds("npy_header", CHANGED);
 }
 
 #[test]
-fn safetensors_headers_are_refused_or_read_as_the_crate_reads_them() {
+fn safetensors_headers_are_refused_or_read_as_by_crate() {
     assert_target_holds("safetensors_header", CHANGED);
 }
 
 #[test]
-fn indexes_of_shards_are_refused_or_name_files_beside_them() {
+fn shard_indexes_are_refused_or_name_siblings() {
     assert_target_holds("shard_index", CHANGED);
 }
 
@@ -115,27 +115,27 @@ fn configurations_are_refused_or_fit_the_format() {
 }
 
 #[test]
-fn vocabularies_are_refused_or_give_back_each_token() {
+fn vocabularies_are_refused_or_round_trip() {
     assert_target_holds("vocab_txt", CHANGED);
 }
 
 #[test]
-fn tokenizers_are_refused_or_give_text_back() {
+fn tokenizers_are_refused_or_round_trip() {
     assert_target_holds("tokenizer_json", CHANGED);
 }
 
 #[test]
-fn sections_of_tokenizers_are_refused_or_give_text_back() {
+fn tokenizer_sections_are_refused_or_round_trip() {
     assert_target_holds("tokenizer_section", CHANGED);
 }
 
 #[test]
-fn beginnings_of_model_files_are_refused_or_sound() {
+fn raw_indexes_are_refused_or_valid() {
     assert_target_holds("index_raw", CHANGED);
 }
 
 #[test]
-fn indexes_under_right_digests_are_refused_or_sound() {
+fn indexes_with_valid_digests_are_refused_or_valid() {
     assert_target_holds("index_repaired", CHANGED);
 }
 
@@ -145,18 +145,18 @@ fn token_files_are_refused_or_give_their_ids() {
 }
 
 #[test]
-fn changed_models_are_refused_found_damaged_or_computed() {
+fn changed_models_are_refused_found_damaged_or_run() {
     assert_target_holds("forward", CHANGED_FORWARD);
 }
 
 #[test]
-fn chat_templates_give_their_text_or_a_reason() {
+fn chat_templates_render_or_give_a_reason() {
     assert_target_holds("chat_template", CHANGED_TEMPLATES);
 }
 
 #[test]
 #[ignore = "writes the seeds to where scripts/fuzz.sh collects inputs"]
-fn seeds_for_the_fuzzer_are_written() {
+fn writes_seeds_for_the_fuzzer() {
     for (name, _) in TARGETS {
         let folder = repository().join("target/fuzz/corpus").join(name);
         fs::create_dir_all(&folder).expect("a folder");

@@ -64,7 +64,7 @@ fn yarn(config: &mut ModelConfig) -> &mut Yarn {
 }
 
 #[test]
-fn every_count_has_a_smallest_and_a_largest_number() {
+fn counts_have_a_least_and_a_largest_value() {
     type Set = fn(&mut ModelConfig, usize);
     let (plain, long) = (tiny(Architecture::Olmo2), long_context());
     let counts: [(&ModelConfig, &str, Set, usize); 8] = [
@@ -90,7 +90,7 @@ fn every_count_has_a_smallest_and_a_largest_number() {
 }
 
 #[test]
-fn heads_are_even_divide_evenly_and_are_no_wider_than_a_model() {
+fn head_sizes_are_even_and_divide_evenly() {
     let heads = |n_heads, n_kv_heads, head_dim| {
         refused(&ModelConfig { n_heads, n_kv_heads, head_dim, ..tiny(Architecture::Olmo2) })
     };
@@ -116,7 +116,7 @@ fn heads_are_even_divide_evenly_and_are_no_wider_than_a_model() {
 }
 
 #[test]
-fn every_real_number_has_a_smallest_and_a_largest_one() {
+fn real_numbers_have_a_least_and_a_largest_value() {
     type Set = fn(&mut ModelConfig, f64);
     let (plain, olmo1, long) = (tiny(Architecture::Olmo2), tiny(Architecture::Olmo1), long_context());
     let reals: [(&ModelConfig, &str, Set, f64, f64); 8] = [
@@ -139,7 +139,7 @@ fn every_real_number_has_a_smallest_and_a_largest_one() {
 }
 
 #[test]
-fn what_belongs_to_one_architecture_is_refused_in_the_others() {
+fn keys_of_one_architecture_are_refused_in_others() {
     let [olmo1, olmo2, olmo3] = [Architecture::Olmo1, Architecture::Olmo2, Architecture::Olmo3].map(tiny);
     for (config, clip) in [(&olmo1, None), (&olmo2, Some("clip_qkv")), (&olmo3, Some("clip_qkv"))] {
         assert_eq!(refused(config), None);
@@ -167,7 +167,7 @@ fn what_belongs_to_one_architecture_is_refused_in_the_others() {
 }
 
 #[test]
-fn numbers_that_need_or_exclude_each_other_do() {
+fn dependent_values_are_checked_together() {
     let long = long_context();
     // A base of 1 turns nothing, and YaRN divides by its logarithm.
     let theta = |config: &ModelConfig, theta: f64| refused(&with(config, |config| config.rope_theta = theta));
@@ -182,7 +182,7 @@ fn numbers_that_need_or_exclude_each_other_do() {
 }
 
 #[test]
-fn data_of_16_mib_with_its_padding_is_placed_for_huge_pages_and_one_panel_less_is_not() {
+fn data_from_16_mib_is_aligned_for_huge_pages() {
     // In units of 256 bytes: 16 for a panel of the embedding and each of five projections, 2 for o_proj, 9 for
     // down_proj, and 1 for each of five vectors, which without their padding would be below the limit.
     let config = |panels: usize| ModelConfig {

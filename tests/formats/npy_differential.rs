@@ -17,7 +17,7 @@ fn count(said: &str, what: &str) -> usize {
 }
 
 #[test]
-fn every_difference_between_our_reader_and_numpys_is_one_of_our_rules() {
+fn every_difference_to_numpy_is_a_documented_rule() {
     let Some(python) = python("scripts/npy_differential.py", "numpy") else { return };
     let mut script = Command::new(python);
     script.arg("-B").arg(repository().join("scripts/npy_differential.py")).arg(JUDGE);

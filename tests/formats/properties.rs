@@ -78,7 +78,7 @@ fn plain_layout(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Opti
 }
 
 #[test]
-fn a_layout_is_aligned_disjoint_in_order_and_ends_with_the_file() {
+fn layout_is_aligned_disjoint_and_ordered() {
     let sections = prop::collection::vec(0..100_000u64, 0..5);
     check((model(1 << 20, 6), dtype(), sections), |(config, matrices, sections)| {
         prop_assert!(config.validate().is_ok(), "{:?}", config.validate());
@@ -98,7 +98,7 @@ fn a_layout_is_aligned_disjoint_in_order_and_ends_with_the_file() {
 }
 
 #[test]
-fn the_bytes_of_a_tensor_are_those_of_arithmetic_without_a_limit() {
+fn tensor_sizes_match_unbounded_arithmetic() {
     check((model(1 << 20, 1), dtype()), |(config, matrices)| {
         for spec in layout::tensors(&config) {
             let found = layout::tensor_bytes(&spec, matrices, Encoding::Plain).expect("possible");
@@ -117,7 +117,7 @@ fn the_bytes_of_a_tensor_are_those_of_arithmetic_without_a_limit() {
 }
 
 #[test]
-fn sizes_that_no_file_can_have_are_an_error_and_never_wrap() {
+fn impossible_sizes_are_errors_and_never_wrap() {
     let spec = (edgy(usize::MAX), edgy(usize::MAX), dtype());
     check(spec, |(rows, columns, matrices)| {
         let spec = layout::TensorSpec { role: layout::Role::LmHead, layer: None, rows, columns: Some(columns) };
@@ -133,7 +133,7 @@ fn sizes_that_no_file_can_have_are_an_error_and_never_wrap() {
 }
 
 #[test]
-fn the_parameters_of_a_model_are_the_elements_of_its_tensors() {
+fn parameter_count_is_the_number_of_elements() {
     check(model(1 << 20, 6), |config| {
         let elements: u64 = layout::tensors(&config).iter().map(|spec| spec.n_elements()).sum();
         prop_assert_eq!(config.n_parameters(), elements);
@@ -142,7 +142,7 @@ fn the_parameters_of_a_model_are_the_elements_of_its_tensors() {
 }
 
 #[test]
-fn every_element_of_a_matrix_has_a_place_of_its_own() {
+fn every_matrix_element_has_its_own_offset() {
     check((1..200usize, 1..40usize, dtype()), |(rows, columns, dtype)| {
         let shape = PanelShape { rows, columns, dtype };
         let mut taken = vec![false; shape.n_panels() * shape.panel_elements()];
@@ -156,7 +156,7 @@ fn every_element_of_a_matrix_has_a_place_of_its_own() {
 }
 
 #[test]
-fn a_configuration_is_read_back_as_it_was_written() {
+fn configuration_round_trips() {
     check(model(1 << 20, 40), |config| {
         prop_assert_eq!(ConfigBlock::new(&config).to_config(), Ok(config));
         Ok(())
@@ -164,7 +164,7 @@ fn a_configuration_is_read_back_as_it_was_written() {
 }
 
 #[test]
-fn a_configuration_block_has_one_spelling() {
+fn configuration_block_has_one_spelling() {
     // Whatever a block with a changed byte says, it says it in its one spelling, or nothing.
     let change = (0..size_of::<ConfigBlock>(), 1..=255u8);
     check((model(1 << 12, 4), change), |(config, (at, bits))| {
@@ -244,7 +244,7 @@ impl Head {
 }
 
 #[test]
-fn a_possible_model_is_read_as_what_it_is() {
+fn reads_every_possible_model() {
     let sections = prop::collection::vec(0..100_000u64, 0..5);
     check((model(1 << 14, 3), dtype(), sections), |(config, matrices, sections)| {
         let index = Head::new(&config, matrices, &sections).expect("possible").read();
@@ -272,14 +272,14 @@ fn reads_sections(records: &[(u32, u32, u64)]) -> bool {
 }
 
 #[test]
-fn no_more_sections_are_read_than_a_file_can_have() {
+fn refuses_more_sections_than_a_file_can_have() {
     let read = |n: usize| reads_sections(&(0..n).map(|i| (100 + i as u32, 0, 7)).collect::<Vec<_>>());
     assert!(read(0) && read(format::MAX_SECTIONS - 1) && read(format::MAX_SECTIONS));
     assert!(!read(format::MAX_SECTIONS + 1) && !read(2 * format::MAX_SECTIONS));
 }
 
 #[test]
-fn sections_are_read_when_their_kinds_ascend() {
+fn reads_sections_only_in_ascending_order() {
     let kinds = prop::collection::vec(prop_oneof![0..11u32, 100..103u32], 0..4);
     check(kinds, |mut kinds| {
         // The tables of coded matrices, which this model has not.
@@ -291,7 +291,7 @@ fn sections_are_read_when_their_kinds_ascend() {
 }
 
 #[test]
-fn a_section_is_as_long_as_its_kind_may_be_and_required_only_when_it_is_known() {
+fn section_limits_and_required_flags_are_checked() {
     for kind in (section::SOURCES..=section::LAST + 2).filter(|&kind| kind != section::CODED) {
         let most = section::max_bytes(kind);
         assert!(reads_sections(&[(kind, 0, 0)]) && reads_sections(&[(kind, 0, most)]), "{kind}");
@@ -305,7 +305,7 @@ fn a_section_is_as_long_as_its_kind_may_be_and_required_only_when_it_is_known() 
 }
 
 #[test]
-fn the_smallest_magnitude_of_a_record_is_zero_or_a_positive_number() {
+fn smallest_magnitude_is_zero_or_positive() {
     let edges = [0, 1, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 0x8000_0000, 0xff7f_ffff, 0xff80_0000];
     let bits = prop_oneof![any::<u32>(), prop::sample::select(edges.to_vec())];
     check((model(1, 1), bits), |(config, bits)| {
@@ -350,7 +350,7 @@ fn is_free(at: usize, config: &ModelConfig) -> bool {
 }
 
 #[test]
-fn any_other_byte_under_right_digests_is_refused_or_another_model() {
+fn changed_bytes_are_refused_or_another_model() {
     let sections = prop::collection::vec(1..1000u64, 0..3);
     let change = (any::<prop::sample::Index>(), 1..=255u8);
     check((model(300, 2), dtype(), sections, change), |(config, matrices, sections, (at, bits))| {
@@ -376,7 +376,7 @@ fn any_other_byte_under_right_digests_is_refused_or_another_model() {
 }
 
 #[test]
-fn any_other_length_is_refused() {
+fn refuses_any_other_length() {
     let change = (any::<i64>(), -5000i64..5000, any::<bool>());
     check((model(300, 2), dtype(), change), |(config, matrices, (far, near, is_near))| {
         let mut head = Head::new(&config, matrices, &[]).expect("possible");

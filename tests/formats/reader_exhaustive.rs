@@ -27,21 +27,21 @@ fn assert_all_found(at_least: usize, part: impl Fn(&Damage, Report<'_>) + Sync) 
 }
 
 #[test]
-fn every_flipped_bit_is_refused_or_found_and_named() {
+fn every_flipped_bit_is_refused_or_found() {
     assert_all_found(200_000, |damage, report| damage.flips(Thoroughness::Part, report));
 }
 
 #[test]
-fn every_other_length_is_refused() {
+fn refuses_every_other_length() {
     assert_all_found(4 * 2 * 4096, Damage::lengths);
 }
 
 #[test]
-fn every_field_at_its_limits_is_refused_or_found_or_free() {
+fn every_extreme_field_is_refused_found_or_free() {
     assert_all_found(200_000, |damage, report| damage.windows(Thoroughness::Part, report));
 }
 
 #[test]
-fn every_zeroed_and_exchanged_block_is_refused_or_found_and_named() {
+fn every_zeroed_or_swapped_block_is_found() {
     assert_all_found(1_000, Damage::blocks);
 }

@@ -121,7 +121,7 @@ fn assert_read_back(python: &Path, weights: &Path, dtype: &str) {
 }
 
 #[test]
-fn every_reference_case_is_read_bit_for_bit() {
+fn reads_every_reference_case_bit_for_bit() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     for weights in cases() {
         for dtype in ["auto", "f32", "bf16"] {
@@ -131,7 +131,7 @@ fn every_reference_case_is_read_bit_for_bit() {
 }
 
 #[test]
-fn odd_sizes_and_every_source_type_are_read_bit_for_bit() {
+fn reads_odd_sizes_and_every_source_type() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     for stored in [Stored::F32, Stored::F16, Stored::Bf16, Stored::F32OfBf16] {
         let folder = TempDir::new("reader-odd");
@@ -143,7 +143,7 @@ fn odd_sizes_and_every_source_type_are_read_bit_for_bit() {
 }
 
 #[test]
-fn coded_matrices_with_raw_steps_are_read_bit_for_bit() {
+fn reads_bf12_matrices_with_raw_steps() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
@@ -162,7 +162,7 @@ fn coded_matrices_with_raw_steps_are_read_bit_for_bit() {
 }
 
 #[test]
-fn rows_matrices_and_panels_are_parts_of_the_whole() {
+fn rows_matrices_and_panels_match_the_whole() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-parts");
     let (odd, coded, model) = (folder.join("odd"), folder.join("coded"), folder.join("m.olmo"));
@@ -185,7 +185,7 @@ fn rows_matrices_and_panels_are_parts_of_the_whole() {
 }
 
 #[test]
-fn the_listing_and_the_vocabulary_are_read() {
+fn reads_listing_and_vocabulary() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-vocab");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
@@ -220,7 +220,7 @@ fn the_listing_and_the_vocabulary_are_read() {
 const CHANGED: u64 = 3000;
 
 #[test]
-fn both_readers_accept_the_same_files_and_read_them_alike() {
+fn both_readers_accept_the_same_files() {
     let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
     let bases = readers::bases();
     assert_eq!(readers::kinds_of_all(&bases), (section::SOURCES..=section::LAST).collect::<Vec<_>>());
@@ -243,7 +243,7 @@ fn both_readers_accept_the_same_files_and_read_them_alike() {
 }
 
 #[test]
-fn what_is_no_good_file_is_refused_in_one_line() {
+fn refuses_invalid_files_in_one_line() {
     // The digests need the module.
     let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
     let folder = TempDir::new("reader-bad");
@@ -313,7 +313,7 @@ fn what_is_no_good_file_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_kept_header_is_refused_in_no_time() {
+fn refuses_long_kept_header_quickly() {
     let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
     // Digits that an expression for all words would cut in every way there is.
     let header = "b\"\\x93NUMPY\\x01\\x00\" + (202).to_bytes(2, \"little\") + b\"1\" * 200 + b\"!\\n\"";
@@ -326,7 +326,7 @@ fn a_kept_header_is_refused_in_no_time() {
 }
 
 #[test]
-fn the_listing_escapes_what_steers() {
+fn listing_escapes_control_characters() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-steers");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
@@ -355,7 +355,7 @@ fn the_listing_escapes_what_steers() {
 }
 
 #[test]
-fn a_path_that_cannot_be_read_is_judged_and_the_next_one_too() {
+fn unreadable_path_does_not_stop_the_next() {
     let Some(python) = python("scripts/read_olmo.py", "numpy, xxhash") else { return };
     let folder = TempDir::new("reader-paths");
     let (weights, model, pipe) = (folder.join("w"), folder.join("m.olmo"), folder.join("pipe"));
@@ -399,7 +399,7 @@ fn a_path_that_cannot_be_read_is_judged_and_the_next_one_too() {
 }
 
 #[test]
-fn an_export_follows_no_link_in_its_folder() {
+fn export_follows_no_link() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-links");
     let (weights, model, exported) = (folder.join("w"), folder.join("m.olmo"), folder.join("arrays"));

@@ -39,7 +39,7 @@ fn assert_refused<T>(result: Result<T, String>, words: &str) {
 }
 
 #[test]
-fn tensors_are_read_with_their_types_shapes_and_places() {
+fn reads_types_shapes_and_offsets() {
     let header = json!({
         "z": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
         "a": {"dtype": "F16", "shape": [5], "data_offsets": [30, 40]},
@@ -69,7 +69,7 @@ fn tensors_are_read_with_their_types_shapes_and_places() {
 }
 
 #[test]
-fn ranges_lie_side_by_side() {
+fn ranges_must_be_contiguous() {
     let two =
         |first: (u64, u64), second: (u64, u64)| json!({"a": vector(first.0, first.1), "b": vector(second.0, second.1)});
     for (first, second) in [((0, 8), (8, 12)), ((4, 12), (0, 4)), ((0, 0), (0, 12)), ((12, 12), (0, 12))] {
@@ -84,7 +84,7 @@ fn ranges_lie_side_by_side() {
 }
 
 #[test]
-fn shapes_are_those_of_their_ranges() {
+fn shapes_must_match_their_ranges() {
     let shaped = |shape: Value, bytes: u64| {
         let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [4, 4 + bytes]});
         read(&json!({"a": vector(0, 4), "b": entry}), 4 + bytes)
@@ -100,7 +100,7 @@ fn shapes_are_those_of_their_ranges() {
 }
 
 #[test]
-fn headers_have_a_smallest_and_a_largest_length() {
+fn headers_have_a_least_and_a_largest_length() {
     let padded = |bytes: usize| format!("{{{}}}", " ".repeat(bytes - 2));
     assert!(read_text("{}", 0).expect("no tensors").is_empty());
     assert!(read_text(&padded(MAX_BYTES), 0).is_ok());
@@ -120,7 +120,7 @@ fn headers_have_a_smallest_and_a_largest_length() {
 }
 
 #[test]
-fn names_have_a_longest_length_and_stand_once() {
+fn names_have_a_largest_length_and_are_unique() {
     let named = |name: &str| read(&json!({ name: vector(0, 4) }), 4);
     let longest = "n".repeat(MAX_NAME_BYTES);
     assert!(named(&longest).expect("a name").contains_key(&longest));
@@ -142,7 +142,7 @@ fn index(index: &Value) -> Result<ShardIndex, String> {
 }
 
 #[test]
-fn an_index_names_files_of_its_own_folder_and_nothing_else() {
+fn index_names_only_files_of_its_folder() {
     let of_file = |file: &str| index(&json!({"weight_map": {"a": "a.safetensors", "b": file}}));
     let longest = format!("{}.safetensors", "f".repeat(MAX_NAME_BYTES - ".safetensors".len()));
     for file in ["b.safetensors", "..safetensors", " .safetensors", "a.safetensors", &longest] {
@@ -168,7 +168,7 @@ fn an_index_names_files_of_its_own_folder_and_nothing_else() {
 }
 
 #[test]
-fn an_index_names_tensors_each_with_a_name() {
+fn index_entries_must_have_valid_names() {
     let longest = "n".repeat(MAX_NAME_BYTES);
     let of_names = |names: &[&str]| {
         let files: BTreeMap<&str, &str> = names.iter().map(|name| (*name, "a.safetensors")).collect();
@@ -180,7 +180,7 @@ fn an_index_names_tensors_each_with_a_name() {
 }
 
 #[test]
-fn reads_an_index_whatever_its_metadata_says() {
+fn reads_index_with_any_metadata() {
     for metadata in [json!({"total_size": -1}), json!({"total_size": "x"}), json!(3), json!([]), Value::Null] {
         let whole = json!({"metadata": metadata, "weight_map": {"a": "a.safetensors"}});
         let files = index(&whole).expect("good").files;

@@ -63,7 +63,7 @@ fn tokenizer(model: &ModelFile) -> Result<bool, Error> {
 }
 
 #[test]
-fn a_vocabulary_is_as_long_as_its_head_says() {
+fn vocabulary_has_the_length_of_its_head() {
     let file = demo();
     let good = open(&file);
     let n_tokens = Vocabulary::new(&good).expect("a good one").expect("there").n_tokens() as u64;
@@ -84,7 +84,7 @@ fn a_vocabulary_is_as_long_as_its_head_says() {
 }
 
 #[test]
-fn a_digest_tells_of_any_other_byte() {
+fn digest_detects_any_changed_byte() {
     let mut file = demo();
     let model = open(&file);
     for (kind, name) in [(section::VOCABULARY, "VOCABULARY"), (section::TOKENIZER, "TOKENIZER")] {
@@ -104,7 +104,7 @@ fn a_digest_tells_of_any_other_byte() {
 }
 
 #[test]
-fn a_tokenizer_that_gives_no_ids_says_why() {
+fn unsupported_tokenizer_gives_the_reason() {
     let file = demo();
     assert!(tokenizer(&open(&file)).expect("a good one"));
     let head = |at: usize, value: u64| {
@@ -137,7 +137,7 @@ fn a_tokenizer_that_gives_no_ids_says_why() {
 
 /// A template takes a process and seconds; what is refused for another reason should not cost them.
 #[test]
-fn a_template_is_run_when_all_else_is_good() {
+fn template_runs_after_all_other_checks() {
     let folder = TempDir::new("sections-order");
     let weights = folder.join("w");
     fs::create_dir(&weights).expect("a folder");
@@ -157,7 +157,7 @@ fn a_template_is_run_when_all_else_is_good() {
 }
 
 #[test]
-fn sections_that_are_not_there_are_none() {
+fn absent_sections_are_none() {
     let model = open(&Packed::plain_f32().bytes);
     assert!(!tokenizer(&model).expect("none is no error"));
     assert!(model.section_bytes(section::CHAT).is_none());
@@ -165,7 +165,7 @@ fn sections_that_are_not_there_are_none() {
 }
 
 #[test]
-fn a_section_is_not_longer_than_the_format_admits() {
+fn refuses_sections_beyond_their_limit() {
     let folder = TempDir::new("long-section");
     let mut prepared = prepared(&folder);
     let mut plan = |bytes: usize| {
@@ -178,7 +178,7 @@ fn a_section_is_not_longer_than_the_format_admits() {
 }
 
 #[test]
-fn chat_format_is_read_from_a_file_or_says_why_not() {
+fn chat_format_is_read_or_gives_the_reason() {
     let folder = TempDir::new("chat-section");
     let packed = |part: Part| {
         if folder.join("m.olmo").exists() {

@@ -53,7 +53,7 @@ fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice, encoding: Encod
 }
 
 #[test]
-fn exchanged_tensors_of_one_shape_are_found() {
+fn finds_swapped_tensors_of_one_shape() {
     let folder = TempDir::new("exchanged");
     let plain = packed(&folder, &tiny_config(), DtypeChoice::F32);
     assert_exchanged_gate_and_up_are_found(&folder, plain);
@@ -90,7 +90,7 @@ fn assert_exchanged_gate_and_up_are_found(folder: &TempDir, packed: (Layout, Vec
 }
 
 #[test]
-fn padding_inside_panels_and_smallest_magnitudes_are_checked_even_under_a_right_digest() {
+fn checks_padding_and_magnitudes_under_valid_digests() {
     let config = tiny_config();
     for (choice, dtype) in [(DtypeChoice::F32, Dtype::F32), (DtypeChoice::Bf16, Dtype::Bf16)] {
         let folder = TempDir::new("crafted");
@@ -130,7 +130,7 @@ fn padding_inside_panels_and_smallest_magnitudes_are_checked_even_under_a_right_
 }
 
 #[test]
-fn what_a_coded_file_can_say_in_one_way_only_is_checked_even_under_a_right_digest() {
+fn checks_bf12_spelling_under_valid_digests() {
     let folder = TempDir::new("crafted-coded");
     let (layout, specs, _) = packed_coded(&folder);
     let path = folder.join("m.olmo");
@@ -174,7 +174,7 @@ fn what_a_coded_file_can_say_in_one_way_only_is_checked_even_under_a_right_diges
 }
 
 #[test]
-fn the_writer_records_subnormal_and_zero_weights_as_the_format_says() {
+fn pack_records_subnormal_and_zero_weights() {
     let config = tiny_config();
     for (dtype, encoding) in [
         (DtypeChoice::F32, EncodingChoice::Plain),
@@ -230,7 +230,7 @@ fn of_two_panels(config: ModelConfig, encoding: EncodingChoice) -> Packed {
 }
 
 #[test]
-fn what_is_wrong_in_two_panels_is_found_as_in_one() {
+fn finds_damage_in_two_panels_as_in_one() {
     let padding = ["model.embed_tokens.weight: padding in its panels that is not zero"];
     let plain = of_two_panels(tiny_config(), EncodingChoice::Plain);
     assert_eq!(found(&plain.bytes), [""; 0]);
@@ -250,7 +250,7 @@ fn what_is_wrong_in_two_panels_is_found_as_in_one() {
 }
 
 #[test]
-fn needless_raw_steps_in_two_panels_are_found_as_in_one() {
+fn finds_needless_raw_steps_in_two_panels_as_in_one() {
     let file = Packed::coded();
     let raw = ["model.embed_tokens.weight: a raw step whose exponents all have codes"];
     // The outliers, row 0 of column 3 and row 5 of column 16 of the panels, become 1. Panel 0 has a raw step.
@@ -264,7 +264,7 @@ fn needless_raw_steps_in_two_panels_are_found_as_in_one() {
 }
 
 #[test]
-fn a_tensor_of_infinities_and_zeros_has_no_smallest_magnitude() {
+fn infinities_and_zeros_have_no_smallest_magnitude() {
     for (dtype, encoding) in [
         (DtypeChoice::F32, EncodingChoice::Plain),
         (DtypeChoice::Bf16, EncodingChoice::Plain),
@@ -289,7 +289,7 @@ fn a_tensor_of_infinities_and_zeros_has_no_smallest_magnitude() {
 }
 
 #[test]
-fn sections_are_checked_even_under_a_right_digest() {
+fn checks_sections_under_valid_digests() {
     let folder = TempDir::new("crafted-sections");
     let model = folder.join("m.olmo");
     let weights = folder.join("w");
@@ -361,7 +361,7 @@ fn sections_are_checked_even_under_a_right_digest() {
 }
 
 #[test]
-fn a_vocabulary_says_its_length_and_nothing_else() {
+fn vocabulary_has_its_length_and_nothing_else() {
     let vocabulary = |reserved: u32, text_bytes: u64, text: &[u8]| {
         let head =
             VocabularyHead { n_tokens: U32::new(2), reserved: U32::new(reserved), text_bytes: U64::new(text_bytes) };

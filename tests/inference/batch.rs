@@ -52,7 +52,7 @@ fn one_by_one(folder: &Path, model: &str, files: &[&str], flags: &[&str]) -> Str
 }
 
 #[test]
-fn results_come_in_the_order_of_the_arguments_under_their_names() {
+fn results_keep_order_and_names_of_arguments() {
     let folder = demo();
     let files = ["c.bin", "a.bin", "b.bin", "a.bin"];
     for flags in [&[][..], &["--steps", "3"], &["--text", "--max-tokens", "30"], &["--top", "2", "--steps", "50"]] {
@@ -103,7 +103,7 @@ fn json_names_the_file_in_every_object() {
 }
 
 #[test]
-fn a_batch_prints_what_single_runs_print_for_windows_and_both_types() {
+fn batch_prints_what_single_runs_print() {
     let folder = TempDir::new("batch-models");
     let mut random = Random(5);
     let lengths = [1, 90, 7, 64, 33];
@@ -150,7 +150,7 @@ fn standard_input_may_be_one_of_the_files() {
 }
 
 #[test]
-fn every_bad_file_has_its_line_and_nothing_is_computed() {
+fn reports_every_bad_file_and_computes_nothing() {
     let folder = demo();
     fs::write(folder.join("half.bin"), b"abc").expect("written");
     fs::write(folder.join("big.bin"), ids(&[70, 256])).expect("written");
@@ -176,7 +176,7 @@ fn every_bad_file_has_its_line_and_nothing_is_computed() {
 }
 
 #[test]
-fn a_number_that_is_not_finite_is_said_with_the_file_it_came_from() {
+fn reports_non_finite_values_with_their_file() {
     let folder = TempDir::new("batch-nan");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 1);
@@ -206,7 +206,7 @@ fn processor_time(child: &Child) -> u64 {
 }
 
 #[test]
-fn the_first_file_is_printed_while_it_is_computed() {
+fn prints_the_first_file_while_computing() {
     let folder = TempDir::new("batch-first");
     // Enough to compute for a while, so that a few lines take a small part of the time.
     let config = ModelConfig {
@@ -257,7 +257,7 @@ fn timing_counts_all_sequences() {
 }
 
 #[test]
-fn live_sequences_are_bounded_by_the_memory() {
+fn memory_bounds_the_active_sequences() {
     let folder = TempDir::new("batch-memory");
     let config = ModelConfig {
         max_position_embeddings: 1 << 24,

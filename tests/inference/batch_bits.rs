@@ -103,7 +103,7 @@ fn compare(
 }
 
 #[test]
-fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
+fn batched_sequences_yield_the_bits_of_single_ones() {
     let folder = TempDir::new("batch-bits");
     let mut random = Random(8);
     for path in models(&folder) {
@@ -158,7 +158,7 @@ fn visits(network: &Network, threads: usize, places: usize, chunk: usize, runs: 
 }
 
 #[test]
-fn greedy_runs_go_the_same_way_for_any_number_at_a_time() {
+fn greedy_runs_do_not_depend_on_batch_size() {
     let folder = TempDir::new("batch-greedy");
     let mut random = Random(9);
     let prompts =
@@ -182,7 +182,7 @@ fn greedy_runs_go_the_same_way_for_any_number_at_a_time() {
 }
 
 #[test]
-fn a_pass_that_is_refused_leaves_the_sequences_where_they_were() {
+fn refused_pass_leaves_sequences_unchanged() {
     let folder = TempDir::new("batch-refused");
     let path = &models(&folder)[0];
     let file = ModelFile::open(path).expect("a good file");

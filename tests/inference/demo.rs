@@ -5,7 +5,7 @@ use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
 
 #[test]
-fn the_continuation_is_the_speech_letter_for_letter_to_its_end() {
+fn continuation_is_the_speech_to_its_end() {
     let folder = TempDir::new("demo");
     let speech = fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech");
     let prompt = repository().join("demo/prompt.tokens.bin");
@@ -23,7 +23,7 @@ fn the_continuation_is_the_speech_letter_for_letter_to_its_end() {
 }
 
 #[test]
-fn the_logits_of_the_prompt_are_those_of_transformers() {
+fn prompt_logits_match_transformers() {
     let folder = TempDir::new("demo-logits");
     let (model, logits) = (folder.join("m.olmo"), folder.join("l.npy"));
     run(PACK, [&repository().join("demo/weights"), &model]).ok();

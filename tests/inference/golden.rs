@@ -20,7 +20,7 @@ fn cases() -> Vec<PathBuf> {
 }
 
 #[test]
-fn names_families_that_are_not_supported() {
+fn names_unsupported_families() {
     for case in reference_cases().1 {
         let folder = TempDir::new("unsupported");
         let packed = run(PACK, [case.join("weights").as_os_str(), folder.join("m.olmo").as_os_str()]);
@@ -75,7 +75,7 @@ fn errors(found: &[f32], expected: &[f32]) -> (f64, f64) {
 }
 
 #[test]
-fn f32_files_give_the_reference_logits_and_greedy_ids_on_every_path() {
+fn f32_files_give_reference_logits_and_ids() {
     for case in cases() {
         let (json, reference) = expected(&case);
         let greedy: Vec<u64> = serde_json::from_value(json["greedy"].clone()).expect("ids");
@@ -93,7 +93,7 @@ fn f32_files_give_the_reference_logits_and_greedy_ids_on_every_path() {
 }
 
 #[test]
-fn bf16_files_are_no_further_from_the_reference_than_the_reference_in_bf16() {
+fn bf16_files_are_as_close_as_the_reference_in_bf16() {
     for case in cases() {
         let (json, reference) = expected(&case);
         let bound = |key: &str| json["bf16_reference"][key].as_f64().expect("a number");

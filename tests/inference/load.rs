@@ -48,7 +48,7 @@ fn infer(model: &Path, tokens: &Path, flags: &[&str]) -> Finished {
 }
 
 #[test]
-fn every_way_to_load_gives_the_same_lines_and_the_same_logits() {
+fn every_load_mode_gives_the_same_output() {
     let folder = TempDir::new("load");
     let tokens = token_file(&folder, 30, 100);
     for (name, config, dtype) in
@@ -69,7 +69,7 @@ fn every_way_to_load_gives_the_same_lines_and_the_same_logits() {
 }
 
 #[test]
-fn timing_says_how_the_model_came_into_memory_and_why() {
+fn timing_reports_how_the_model_was_loaded() {
     let folder = TempDir::new("load-timing");
     let model = packed(&folder, "m", &medium_config(), "f32");
     let tokens = token_file(&folder, 3, 100);
@@ -88,7 +88,7 @@ fn timing_says_how_the_model_came_into_memory_and_why() {
 }
 
 #[test]
-fn a_small_model_has_nothing_to_say_about_huge_pages() {
+fn small_model_reports_no_huge_pages() {
     let folder = TempDir::new("load-small");
     let (model, tokens) = (folder.join("demo.olmo"), token_file(&folder, 3, 100));
     run(PACK, [&repository().join("demo/weights"), &model]).ok();
@@ -98,7 +98,7 @@ fn a_small_model_has_nothing_to_say_about_huge_pages() {
 }
 
 #[test]
-fn memory_that_the_system_does_not_give_is_one_line() {
+fn out_of_memory_is_one_line() {
     let folder = TempDir::new("load-limit");
     let model = packed(&folder, "m", &medium_config(), "f32");
     let tokens = token_file(&folder, 3, 100);
@@ -112,7 +112,7 @@ fn memory_that_the_system_does_not_give_is_one_line() {
 }
 
 #[test]
-fn an_unknown_way_to_load_is_wrong_usage() {
+fn unknown_load_mode_is_wrong_usage() {
     let finished = infer("m".as_ref(), "t".as_ref(), &["--load", "fast"]);
     assert!(finished.refused(2).contains("--load fast: expected auto, mmap or read"), "{}", finished.stderr);
 }
@@ -143,7 +143,7 @@ impl Drop for Waiting {
 }
 
 #[test]
-fn two_runs_on_one_file_use_its_memory_once() {
+fn two_runs_share_the_memory_of_one_file() {
     if !Path::new("/proc/self/smaps_rollup").exists() {
         skipped("this system has no /proc/PID/smaps_rollup: who shares which memory is not to be seen");
         return;

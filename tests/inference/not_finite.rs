@@ -43,7 +43,7 @@ fn fill_vector(weights: &Path, tensor: &str, value: f32) {
 }
 
 #[test]
-fn a_nan_in_a_layer_is_said_with_that_layer() {
+fn reports_nan_with_its_layer() {
     for layer in [0, 1] {
         let norm = format!("model.layers.{layer}.post_feedforward_layernorm.weight");
         let line = told(|weights| fill_vector(weights, &norm, f32::NAN));
@@ -56,7 +56,7 @@ fn a_nan_in_a_layer_is_said_with_that_layer() {
 }
 
 #[test]
-fn a_nan_of_olmo1_is_said_whether_clipping_or_the_mlp_meets_it() {
+fn reports_nan_of_olmo1_in_attention_and_mlp() {
     for (layer, matrix) in [(1, "self_attn.v_proj"), (0, "mlp.down_proj")] {
         let tensor = format!("model.layers.{layer}.{matrix}.weight");
         let spoil = |weights: &Path| map_numbers(weights, &tensor, |i, old| if i == 40 { f32::NAN } else { old });
@@ -67,7 +67,7 @@ fn a_nan_of_olmo1_is_said_whether_clipping_or_the_mlp_meets_it() {
 }
 
 #[test]
-fn an_infinity_of_one_token_is_said_with_its_position() {
+fn reports_infinity_with_its_position() {
     let width = small_config().hidden_size;
     let line = told(|weights| {
         map_numbers(weights, "model.embed_tokens.weight", |i, old| if i / width == 9 { f32::INFINITY } else { old });
@@ -79,7 +79,7 @@ fn an_infinity_of_one_token_is_said_with_its_position() {
 }
 
 #[test]
-fn what_the_head_makes_is_said_to_come_from_there() {
+fn reports_overflow_in_the_head() {
     let line = told(|weights| fill_vector(weights, "model.norm.weight", f32::INFINITY));
     assert!(line.contains("which comes from the last norm or the head"), "{line}");
 }

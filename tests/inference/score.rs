@@ -47,7 +47,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn the_mean_is_that_of_the_reference() {
+fn mean_matches_the_reference() {
     let mut n_cases = 0;
     for case in reference_cases().0 {
         let expected = fs::read(case.join("expected.json")).expect("read");
@@ -69,7 +69,7 @@ fn the_mean_is_that_of_the_reference() {
 }
 
 #[test]
-fn an_object_for_each_file_in_the_order_of_the_arguments() {
+fn prints_an_object_per_file_in_order() {
     let fixture = fixture("score-files");
     let long: Vec<u32> = (0..60).map(|i| i * 7 % 50).collect();
     let files = [
@@ -108,7 +108,7 @@ fn an_object_for_each_file_in_the_order_of_the_arguments() {
 }
 
 #[test]
-fn scores_are_those_of_the_logits() {
+fn scores_match_the_logits() {
     let fixture = fixture("score-logits");
     let ids = [5, 17, 3, 44, 8];
     let tokens = fixture.tokens("t.bin", &ids);
@@ -125,7 +125,7 @@ fn scores_are_those_of_the_logits() {
 }
 
 #[test]
-fn a_rerun_leaves_out_what_is_in_the_output() {
+fn rerun_skips_files_in_the_output() {
     let fixture = fixture("score-output");
     let files: Vec<PathBuf> = (1..5).map(|i| fixture.tokens(&format!("\"{i}\".bin"), &[i, 2 * i, 3])).collect();
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
@@ -184,7 +184,7 @@ fn a_rerun_leaves_out_what_is_in_the_output() {
 }
 
 #[test]
-fn scores_go_to_regular_files_that_are_no_longer_than_they_say() {
+fn scores_go_to_regular_files_only() {
     let fixture = fixture("score-devices");
     let tokens = fixture.tokens("t.bin", &[1, 2, 3]);
     let path = |name: &str| fixture.folder.join(name).to_str().expect("UTF-8").to_string();
@@ -231,7 +231,7 @@ fn two_runs_do_not_write_to_one_file() {
 }
 
 #[test]
-fn nothing_is_cut_off_a_file_of_whole_lines() {
+fn whole_lines_are_never_truncated() {
     let fixture = fixture("score-grown");
     let tokens = fixture.tokens("t.bin", &[1, 2, 3]);
     let output = fixture.folder.join("scores.jsonl");
@@ -245,7 +245,7 @@ fn nothing_is_cut_off_a_file_of_whole_lines() {
 }
 
 #[test]
-fn numbers_that_are_not_finite_are_an_error_of_their_file() {
+fn non_finite_scores_are_errors_of_their_file() {
     let folder = TempDir::new("score-not-finite");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 1);
@@ -276,7 +276,7 @@ fn numbers_that_are_not_finite_are_an_error_of_their_file() {
 }
 
 #[test]
-fn files_can_be_listed_on_standard_input() {
+fn reads_file_list_from_standard_input() {
     let fixture = fixture("score-list");
     let files: Vec<PathBuf> = (1..700).map(|i| fixture.tokens(&format!("{i}.bin"), &[i % 40, 7, i % 9])).collect();
     let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();

@@ -40,7 +40,7 @@ fn cut_everywhere(model: &Model, tokens: &[u32], other: &[u32], chunk: usize) {
 }
 
 #[test]
-fn logits_after_a_cut_are_those_of_a_fresh_session() {
+fn truncated_session_yields_logits_of_a_new_one() {
     let folder = TempDir::new("truncate-bits");
     let mut random = Random(5);
     let mut windows = small_olmo3();
@@ -64,7 +64,7 @@ fn logits_after_a_cut_are_those_of_a_fresh_session() {
 }
 
 #[test]
-fn keys_are_kept_unless_a_ring_has_overwritten_them() {
+fn keys_are_kept_unless_the_ring_overwrote_them() {
     let folder = TempDir::new("truncate-ring");
     let mut config = small_olmo3();
     (config.max_position_embeddings, config.sliding_window) = (512, 5);
@@ -107,7 +107,7 @@ fn spoken(session: &mut Session, n: usize) -> Vec<u32> {
 }
 
 #[test]
-fn a_session_goes_on_by_itself_after_a_cut() {
+fn truncated_session_continues() {
     let folder = TempDir::new("truncate-generate");
     let model = demo(&folder);
     let prompt = model.encode("Four score and seven").expect("a tokenizer");
@@ -132,7 +132,7 @@ fn a_session_goes_on_by_itself_after_a_cut() {
 }
 
 #[test]
-fn a_resume_that_is_refused_changes_nothing() {
+fn refused_resume_changes_nothing() {
     let folder = TempDir::new("truncate-refused");
     let model = demo(&folder);
     let mut session = model.session(Options::new(24)).expect("it fits");
@@ -149,7 +149,7 @@ fn a_resume_that_is_refused_changes_nothing() {
 }
 
 #[test]
-fn a_resume_that_is_stopped_keeps_what_is_evaluated() {
+fn stopped_resume_keeps_evaluated_tokens() {
     let folder = TempDir::new("truncate-stopped");
     let model = demo(&folder);
     let tokens: Vec<u32> = (0..30).map(|i| 65 + i % 20).collect();
@@ -168,7 +168,7 @@ fn a_resume_that_is_stopped_keeps_what_is_evaluated() {
 }
 
 #[test]
-fn numbers_that_are_not_finite_are_forgotten_with_their_tokens() {
+fn non_finite_values_go_with_their_tokens() {
     let folder = TempDir::new("truncate-nan");
     let config = small_config();
     let weights = folder.join("weights");

@@ -13,13 +13,13 @@ use std::sync::atomic::Ordering;
 #[test]
 fn decode_allocates_nothing() {
     // Other tests allocate at the same time.
-    let finished = finish(&mut own_process(module_path!(), "decodes"));
+    let finished = finish(&mut own_process(module_path!(), "decodes_in_own_process"));
     assert!(finished.ok().contains("1 passed"), "{finished:?}");
 }
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn decodes() {
+fn decodes_in_own_process() {
     let folder = TempDir::new("allocations");
     let weights = folder.join("w");
     write_weights(&weights, &small_olmo3(), Stored::F32, 2);

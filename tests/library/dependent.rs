@@ -12,7 +12,7 @@ const GROUPS: usize = 16;
 const MIN_CALLS: usize = 1_000_000;
 
 #[test]
-fn every_public_function_returns_or_panics_whatever_it_is_given() {
+fn every_public_function_returns_or_panics() {
     let (folder, target) = (TempDir::new("dependent"), repository().join("target/dependent"));
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Its own profile says how it is built, not what this test was built with.

@@ -25,7 +25,7 @@ fn speech_after(begin: &str, n: usize) -> String {
 }
 
 #[test]
-fn generate_shows_the_speech() {
+fn generate_prints_the_speech() {
     let folder = TempDir::new("example-generate");
     let begin = "Four score and seven";
     let finished = run(GENERATE, [packed(&folder).as_os_str(), begin.as_ref()]);
@@ -33,7 +33,7 @@ fn generate_shows_the_speech() {
 }
 
 #[test]
-fn several_threads_get_their_answers() {
+fn embed_in_a_thread_prints_answers_in_order() {
     let folder = TempDir::new("example-threads");
     let model = packed(&folder);
     let prompts = ["Four score and seven", "Four score and seven years ago", "Four score"];
@@ -43,7 +43,7 @@ fn several_threads_get_their_answers() {
 }
 
 #[test]
-fn the_score_is_that_of_the_program() {
+fn score_matches_the_program() {
     let folder = TempDir::new("example-score");
     let (model, tokens) = (packed(&folder), repository().join("demo/prompt.tokens.bin"));
     let line = run(INFER, [model.as_os_str(), "--score".as_ref(), tokens.as_os_str()]);

@@ -36,17 +36,19 @@ fn signals() -> Vec<String> {
 }
 
 #[test]
-fn signals_are_ignored_and_caught_as_before() {
+fn library_changes_no_signal_disposition() {
     let folder = TempDir::new("no-handler");
-    let finished = finish(own_process(module_path!(), "opens_and_computes").env(MODEL, packed(&folder)));
+    let finished = finish(own_process(module_path!(), "opens_and_computes_in_own_process").env(MODEL, packed(&folder)));
     assert!(finished.ok().contains("1 passed"), "{finished:?}");
 }
 
 #[test]
-fn a_file_that_is_cut_short_ends_a_program_without_handlers_by_the_signal() {
+fn truncated_model_ends_program_by_sigbus() {
     let folder = TempDir::new("no-handler");
-    let output =
-        own_process(module_path!(), "reads_what_is_cut_off").env(MODEL, packed(&folder)).output().expect("it starts");
+    let output = own_process(module_path!(), "reads_truncated_model_in_own_process")
+        .env(MODEL, packed(&folder))
+        .output()
+        .expect("it starts");
     // Rust's own handler, which looks for overflows of the stack, lets it be.
     assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -55,7 +57,7 @@ fn a_file_that_is_cut_short_ends_a_program_without_handlers_by_the_signal() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn opens_and_computes() {
+fn opens_and_computes_in_own_process() {
     let Some(path) = own_model() else { return };
     let before = signals();
     assert_eq!(before.len(), 2);
@@ -68,7 +70,7 @@ fn opens_and_computes() {
 
 #[test]
 #[ignore = "runs in a process of its own, and ends it"]
-fn reads_what_is_cut_off() {
+fn reads_truncated_model_in_own_process() {
     let Some(path) = own_model() else { return };
     // Once as most programs do, once with the bytes at hand.
     let _model = Model::open_with(&path, Load::Mmap, 2).expect("a good file");

@@ -40,7 +40,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn logits_after_prefill_and_decode_are_those_of_the_program() {
+fn logits_match_the_program() {
     let folder = TempDir::new("library-logits");
     let (path, npy, prompt) = (packed(&folder), folder.join("l.npy"), prompt());
     let tokens = repository().join("demo/prompt.tokens.bin");
@@ -66,7 +66,7 @@ fn logits_after_prefill_and_decode_are_those_of_the_program() {
 }
 
 #[test]
-fn greedy_speaks_the_speech_to_its_end() {
+fn greedy_generation_gives_the_speech() {
     let folder = TempDir::new("library-speech");
     let model = open(&packed(&folder));
     let prompt = prompt();
@@ -79,7 +79,7 @@ fn greedy_speaks_the_speech_to_its_end() {
 }
 
 #[test]
-fn a_seed_gives_the_tokens_of_the_program() {
+fn seed_gives_the_tokens_of_the_program() {
     let folder = TempDir::new("library-seed");
     let path = packed(&folder);
     let tokens = repository().join("demo/prompt.tokens.bin");
@@ -96,7 +96,7 @@ fn a_seed_gives_the_tokens_of_the_program() {
 }
 
 #[test]
-fn what_was_generated_is_part_of_the_sequence() {
+fn generated_tokens_are_part_of_the_sequence() {
     let folder = TempDir::new("library-turns");
     let model = open(&packed(&folder));
     let prompt = prompt();
@@ -118,7 +118,7 @@ fn what_was_generated_is_part_of_the_sequence() {
 }
 
 #[test]
-fn sessions_in_several_threads_share_a_model() {
+fn sessions_of_several_threads_share_a_model() {
     let folder = TempDir::new("library-threads");
     let path = packed(&folder);
     for n_threads in [1, 2, 3] {
@@ -153,7 +153,7 @@ fn refused<T>(result: Result<T, Error>) -> String {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_refused_and_changes_nothing() {
+fn refused_tokens_change_nothing() {
     let folder = TempDir::new("library-refused");
     let model = open(&packed(&folder));
     assert_eq!(refused(model.session(Options::new(2049))), "2049 positions were asked for, the model has 2048");
@@ -182,7 +182,7 @@ fn what_cannot_be_evaluated_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn text_becomes_ids_and_ids_text() {
+fn encode_and_decode_round_trip() {
     let folder = TempDir::new("library-text");
     let path = packed(&folder);
     let model = open(&path);

@@ -38,7 +38,7 @@ fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<u32>, Error> {
 }
 
 #[test]
-fn tasks_of_a_thread_pool_wait_and_do_nothing_else() {
+fn callers_in_a_pool_do_no_other_task_while_waiting() {
     let folder = TempDir::new("threads-tasks");
     let config = ModelConfig {
         hidden_size: 4,
@@ -69,7 +69,7 @@ fn tasks_of_a_thread_pool_wait_and_do_nothing_else() {
 }
 
 #[test]
-fn sixteen_callers_at_once_get_the_same_tokens() {
+fn sixteen_concurrent_callers_get_the_same_tokens() {
     let folder = TempDir::new("threads-callers");
     let path = packed(&folder);
     for n_threads in [1, 2, 5] {
@@ -89,7 +89,7 @@ fn sixteen_callers_at_once_get_the_same_tokens() {
 }
 
 #[test]
-fn threads_that_run_something_refuse_to_wait_for_themselves() {
+fn nested_run_of_one_team_is_refused() {
     let threads = Threads::new(2);
     let inner = threads.run(|team| {
         let from_the_body = threads.run(|_| ()).map_err(|error| error.to_string());
@@ -135,14 +135,14 @@ fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
 }
 
 #[test]
-fn a_forked_process_is_told_to_open_the_model_itself() {
-    let finished = finish(&mut own_process(module_path!(), "forks"));
+fn forked_process_must_open_its_own_model() {
+    let finished = finish(&mut own_process(module_path!(), "forks_in_own_process"));
     assert!(finished.ok().contains("1 passed"), "{finished:?}");
 }
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn forks() {
+fn forks_in_own_process() {
     let folder = TempDir::new("threads-fork");
     let path = packed(&folder);
     let (model, alone) = (open(&path, 2), open(&path, 1));
@@ -173,17 +173,17 @@ const MODEL: &str = "OLMO_TEST_THREADS_MODEL";
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn computes_with_many_threads() {
+fn computes_in_own_process() {
     let Some(path) = env::var_os(MODEL) else { return };
     let found = logits(&open(Path::new(&path), 64), &[5, 17]).expect("good");
     assert_eq!(found, logits(&open(Path::new(&path), 1), &[5, 17]).expect("good"));
 }
 
 #[test]
-fn threads_that_do_not_fit_into_the_address_space_are_not_started() {
+fn starts_fewer_threads_when_address_space_is_short() {
     let folder = TempDir::new("threads-address-space");
     let path = packed(&folder);
-    let program = own_process(module_path!(), "computes_with_many_threads");
+    let program = own_process(module_path!(), "computes_in_own_process");
     for kib in (40_000..200_000).step_by(8011) {
         let mut command = Command::new("sh");
         let script = format!("ulimit -v {kib} && exec \"$0\" \"$@\"");

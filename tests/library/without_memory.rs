@@ -25,7 +25,7 @@ fn assert_keeps_its_promise<R>(name: &str, small: u64, mut call: impl FnMut() ->
 }
 
 #[test]
-fn calls_that_promise_an_error_for_memory_keep_it() {
+fn every_fallible_allocation_returns_memory_error() {
     let folder = TempDir::new("library-without-memory");
     let path = demo_chat(PACK, &folder, MARKED);
     let model = Model::open_with(&path, olmo_infer::mapping::Load::Mmap, 1).expect("a model");

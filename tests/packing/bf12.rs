@@ -72,7 +72,7 @@ fn cut_to_bf16(weights: &Path, config: &ModelConfig) {
 }
 
 #[test]
-fn numbers_of_every_kind_come_back() {
+fn weights_of_every_kind_round_trip() {
     let folder = TempDir::new("pack-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_coded_weights(&weights);
@@ -113,7 +113,7 @@ fn numbers_of_every_kind_come_back() {
 }
 
 #[test]
-fn every_source_type_is_coded_and_comes_back() {
+fn every_source_type_round_trips() {
     let folder = TempDir::new("pack-coded-types");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     for stored in [Stored::Bf16, Stored::F32OfBf16] {
@@ -160,7 +160,7 @@ fn wide_config() -> ModelConfig {
 }
 
 #[test]
-fn files_have_the_size_that_is_promised() {
+fn files_have_the_predicted_size() {
     let folder = TempDir::new("pack-coded-size");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     let config = wide_config();
@@ -202,7 +202,7 @@ fn files_have_the_size_that_is_promised() {
 }
 
 #[test]
-fn a_matrix_is_coded_up_to_one_raw_step_in_eight() {
+fn encodes_up_to_one_raw_step_in_eight() {
     let folder = TempDir::new("pack-coded-share");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_coded_weights(&weights);
@@ -218,7 +218,7 @@ fn a_matrix_is_coded_up_to_one_raw_step_in_eight() {
 }
 
 #[test]
-fn the_same_folder_gives_the_same_bytes() {
+fn same_folder_gives_the_same_bytes() {
     let folder = TempDir::new("pack-coded-same");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &wide_config(), Stored::Bf16, 11);

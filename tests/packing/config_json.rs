@@ -37,7 +37,7 @@ fn with(base: &Value, changes: Value) -> Value {
 }
 
 #[test]
-fn the_three_spellings_of_rope_mean_the_same() {
+fn three_spellings_of_rope_are_equal() {
     let wanted = small_olmo3();
     let old = config_json(&wanted);
     assert_eq!(config(&old), wanted);
@@ -61,7 +61,7 @@ fn the_three_spellings_of_rope_mean_the_same() {
 }
 
 #[test]
-fn olmo2_in_both_spellings() {
+fn reads_olmo2_in_both_spellings() {
     let wanted = small_config();
     let old = config_json(&wanted);
     assert_eq!(config(&old), wanted);
@@ -70,7 +70,7 @@ fn olmo2_in_both_spellings() {
 }
 
 #[test]
-fn olmo1_in_both_spellings() {
+fn reads_olmo1_in_both_spellings() {
     let wanted = small_olmo1();
     let old = config_json(&wanted);
     assert!(old.get("rms_norm_eps").is_none(), "no release writes it");
@@ -93,7 +93,7 @@ fn olmo1_in_both_spellings() {
 }
 
 #[test]
-fn absent_keys_mean_what_transformers_means() {
+fn absent_keys_have_the_defaults_of_transformers() {
     let old = config_json(&small_olmo3());
     let yarn = |changes: Value| with(&old, json!({"rope_scaling": with(&old["rope_scaling"], changes)}));
     let found = |changes: Value| config(&yarn(changes)).yarn.expect("yarn");
@@ -131,7 +131,7 @@ fn absent_keys_mean_what_transformers_means() {
 
 /// Complete files as transformers writes them, with smaller sizes.
 #[test]
-fn whole_files_as_they_are_published() {
+fn reads_published_files() {
     let old_olmo2 = r#"{
   "_name_or_path": "allenai/OLMo-2-0425-1B", "architectures": ["Olmo2ForCausalLM"], "attention_bias": false,
   "attention_dropout": 0.0, "bos_token_id": null, "clip_qkv": null, "eos_token_id": 100257, "hidden_act": "silu",
@@ -215,7 +215,7 @@ fn whole_files_as_they_are_published() {
 }
 
 #[test]
-fn missing_keys_are_named_and_no_class_default_is_used() {
+fn names_missing_keys_without_class_defaults() {
     let json = config_json(&small_olmo3());
     let keys = [
         "model_type",
@@ -243,7 +243,7 @@ fn missing_keys_are_named_and_no_class_default_is_used() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_key() {
+fn refuses_impossible_values_by_key() {
     let olmo2 = config_json(&small_config());
     let cases = [
         (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3; it is no OLMo"),
@@ -345,7 +345,7 @@ fn what_cannot_be_is_refused_by_key() {
 }
 
 #[test]
-fn what_no_olmo1_can_be_is_refused_by_key() {
+fn refuses_impossible_olmo1_values_by_key() {
     let olmo1 = config_json(&small_olmo1());
     let cases = [
         (json!({"clip_qkv": 0.0}), "clip_qkv is 0.0, expected a number from 1e-3 to 1e6"),
@@ -375,7 +375,7 @@ fn what_no_olmo1_can_be_is_refused_by_key() {
 }
 
 #[test]
-fn json_is_strict() {
+fn refuses_lenient_json() {
     let read = |text: &str| {
         config_json::parse(Path::new("config.json"), text.as_bytes().to_vec(), &Flags::default())
             .expect_err("must be refused")
@@ -415,7 +415,7 @@ fn flags_fill_gaps_and_must_not_contradict() {
 }
 
 #[test]
-fn flags_of_olmo1_fill_gaps_and_must_not_contradict() {
+fn olmo1_flags_fill_gaps_and_must_not_contradict() {
     let json = config_json(&small_olmo1());
     let bare = with(&json, json!({"clip_qkv": null}));
     let clip = |clip| Flags { clip_qkv: Some(clip), ..Flags::default() };
@@ -443,7 +443,7 @@ fn flags_of_olmo1_fill_gaps_and_must_not_contradict() {
 }
 
 #[test]
-fn the_number_that_stands_for_no_token_cannot_end_a_text() {
+fn refuses_the_no_token_number_as_eos() {
     let json = with(&config_json(&small_config()), json!({"eos_token_id": null}));
     let read = |ids: Vec<u32>| read(&json, &Flags { eos_token_ids: Some(ids), ..Flags::default() });
     assert_eq!(read(vec![7, u32::MAX - 1]).expect("two ids").config.eos_token_ids, [7, u32::MAX - 1]);

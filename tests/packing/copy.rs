@@ -45,7 +45,7 @@ fn names(folder: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn a_copy_has_the_same_bytes() {
+fn copy_has_the_same_bytes() {
     let folder = TempDir::new("copy");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     let bytes = fs::read(&model).expect("a model");
@@ -57,7 +57,7 @@ fn a_copy_has_the_same_bytes() {
 }
 
 #[test]
-fn an_existing_file_is_replaced_only_with_force_and_never_by_itself() {
+fn existing_file_is_replaced_only_with_force() {
     let folder = TempDir::new("copy-force");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     fs::write(&to, "old").expect("written");
@@ -73,7 +73,7 @@ fn an_existing_file_is_replaced_only_with_force_and_never_by_itself() {
 }
 
 #[test]
-fn damage_in_any_part_is_found_and_leaves_no_copy() {
+fn damage_in_any_part_leaves_no_copy() {
     let folder = TempDir::new("copy-damage");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     let good = fs::read(&model).expect("a model");
@@ -108,7 +108,7 @@ fn damage_in_any_part_is_found_and_leaves_no_copy() {
 }
 
 #[test]
-fn damage_between_the_parts_is_found_and_leaves_no_copy() {
+fn damage_between_parts_leaves_no_copy() {
     let folder = TempDir::new("copy-padding");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     let good = fs::read(&model).expect("a model");
@@ -138,7 +138,7 @@ fn damage_between_the_parts_is_found_and_leaves_no_copy() {
 }
 
 #[test]
-fn a_header_that_changes_while_it_is_copied_is_noticed() {
+fn header_modified_during_copy_is_reported() {
     let folder = TempDir::new("copy-header");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     // After the model was opened and before it is read.

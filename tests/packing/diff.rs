@@ -24,7 +24,7 @@ fn weights(folder: &TempDir, name: &str) -> PathBuf {
 }
 
 #[test]
-fn types_and_encodings_do_not_make_another_model() {
+fn element_types_and_encodings_do_not_differ() {
     let folder = TempDir::new("diff-same");
     let w = weights(&folder, "w");
     let f32 = pack(&folder, "f32.olmo", &w, &["--dtype", "f32"]);
@@ -43,7 +43,7 @@ fn types_and_encodings_do_not_make_another_model() {
 }
 
 #[test]
-fn other_numbers_are_named_and_measured() {
+fn reports_and_measures_other_weights() {
     let folder = TempDir::new("diff-numbers");
     let (a, b) = (weights(&folder, "a"), weights(&folder, "b"));
     let tensor = "model.layers.1.mlp.up_proj.weight";
@@ -69,7 +69,7 @@ fn other_numbers_are_named_and_measured() {
 }
 
 #[test]
-fn other_configurations_and_vocabularies_are_another_model_and_provenance_is_not() {
+fn configuration_and_vocabulary_differ_but_not_provenance() {
     let folder = TempDir::new("diff-config");
     let w = weights(&folder, "w");
     let first = pack(&folder, "a.olmo", &w, &[]);

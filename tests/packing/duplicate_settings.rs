@@ -69,7 +69,7 @@ fn content(path: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
 }
 
 #[test]
-fn packs_what_is_said_twice_alike_as_what_is_said_once() {
+fn packs_equal_duplicates_like_one_setting() {
     for name in ["olmo3-swa", "olmo3-yarn"] {
         let case = Case::of(name);
         let plain = content(&case.packed(&case.config).expect("packed"));
@@ -133,7 +133,7 @@ fn packs_what_is_said_twice_alike_as_what_is_said_once() {
 }
 
 #[test]
-fn refuses_what_is_said_twice_otherwise_by_both_keys() {
+fn refuses_contradictory_duplicates_by_both_keys() {
     let case = Case::of("olmo3-yarn");
     let full = case.config["rope_parameters"]["full_attention"].clone();
     let flat = |changes: Value| {
@@ -213,7 +213,7 @@ fn refuses_what_is_said_twice_otherwise_by_both_keys() {
 }
 
 #[test]
-fn packs_a_tied_model_under_any_of_its_names() {
+fn packs_tied_model_under_any_of_its_names() {
     let case = Case::of("olmo1-tied");
     let plain = content(&case.packed(&case.config).expect("packed"));
     let names = ["model.embed_tokens.weight.npy", "lm_head.weight.npy"];
@@ -243,7 +243,7 @@ fn packs_a_tied_model_under_any_of_its_names() {
 }
 
 #[test]
-fn computes_what_transformers_computes_from_reported_folders() {
+fn reported_folders_match_transformers() {
     for name in ["07-rope-flat-and-nested", "08-index-total-size"] {
         let case = repository().join("../shared/reported").join(name);
         if !case.is_dir() {

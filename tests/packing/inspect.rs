@@ -19,7 +19,7 @@ fn demo(folder: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn the_table_says_what_there_is_with_a_line_for_each_role() {
+fn table_has_a_line_per_role() {
     let folder = TempDir::new("inspect-table");
     let shown = inspect(&demo(&folder), &[]);
     let lines: Vec<&str> = shown.ok().lines().collect();
@@ -50,7 +50,7 @@ fn the_table_says_what_there_is_with_a_line_for_each_role() {
 }
 
 #[test]
-fn every_tensor_is_listed_on_demand() {
+fn lists_every_tensor_on_request() {
     let folder = TempDir::new("inspect-tensors");
     let model = demo(&folder);
     let shown = inspect(&model, &["--tensors"]);
@@ -65,7 +65,7 @@ fn every_tensor_is_listed_on_demand() {
 }
 
 #[test]
-fn rounded_and_coded_tensors_are_told() {
+fn reports_rounded_and_bf12_tensors() {
     let folder = TempDir::new("inspect-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_olmo3(), Stored::F32, 1);
@@ -79,7 +79,7 @@ fn rounded_and_coded_tensors_are_told() {
 }
 
 #[test]
-fn json_has_all_of_it() {
+fn json_has_every_field() {
     let folder = TempDir::new("inspect-json");
     let shown = inspect(&demo(&folder), &["--json"]);
     let json: Value = serde_json::from_str(shown.ok()).expect("JSON");
@@ -107,7 +107,7 @@ fn json_has_all_of_it() {
 }
 
 #[test]
-fn headings_are_bold_on_a_terminal_that_takes_it() {
+fn headings_are_bold_only_on_capable_terminals() {
     let folder = TempDir::new("inspect-bold");
     let model = demo(&folder);
     if Command::new("script").arg("--version").stdin(Stdio::null()).output().is_err() {

@@ -9,7 +9,7 @@ use std::fs;
 const TOOL: &str = env!("CARGO_BIN_EXE_random-weights");
 
 #[test]
-fn a_tiny_folder_packs_in_both_types() {
+fn tiny_folder_packs_in_both_types() {
     let folder = TempDir::new("random");
     for (dtype, stored) in [("f32", Dtype::F32), ("bf16", Dtype::Bf16)] {
         let (weights, model) = (folder.join(dtype), folder.join(format!("{dtype}.olmo")));
@@ -20,7 +20,7 @@ fn a_tiny_folder_packs_in_both_types() {
 }
 
 #[test]
-fn the_numbers_are_those_of_a_model_and_the_same_every_time() {
+fn weights_are_plausible_and_reproducible() {
     let folder = TempDir::new("random");
     let (a, b) = (folder.join("a"), folder.join("b"));
     for weights in [&a, &b] {
@@ -44,7 +44,7 @@ fn the_numbers_are_those_of_a_model_and_the_same_every_time() {
 }
 
 #[test]
-fn outliers_have_the_share_and_the_spread_that_are_promised() {
+fn outliers_have_the_documented_share_and_spread() {
     let folder = TempDir::new("random");
     let (plain, outliers) = (folder.join("plain"), folder.join("outliers"));
     run(TOOL, [plain.as_os_str(), "--shape".as_ref(), "tiny".as_ref()]).ok();
@@ -67,7 +67,7 @@ fn outliers_have_the_share_and_the_spread_that_are_promised() {
 }
 
 #[test]
-fn the_first_olmo_is_a_tied_model_without_norms() {
+fn olmo1_is_tied_and_has_no_norms() {
     let folder = TempDir::new("random");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     run(TOOL, [weights.as_os_str(), "--shape".as_ref(), "olmo1-1b".as_ref(), "--sparse".as_ref()]).ok();
@@ -78,7 +78,7 @@ fn the_first_olmo_is_a_tied_model_without_norms() {
 }
 
 #[test]
-fn sparse_folders_have_true_sizes_and_take_no_space() {
+fn sparse_folders_have_full_sizes_and_take_no_space() {
     use std::os::unix::fs::MetadataExt;
     let folder = TempDir::new("random");
     let weights = folder.join("w");

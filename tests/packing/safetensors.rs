@@ -81,7 +81,7 @@ fn folders() -> Vec<PathBuf> {
 }
 
 #[test]
-fn checkpoints_give_the_tensors_and_the_content_digest_of_npy_folders() {
+fn checkpoint_gives_the_tensors_of_an_npy_folder() {
     for weights in folders() {
         assert_same_model(&weights, DtypeChoice::Auto);
     }
@@ -106,7 +106,7 @@ fn every_element_type_gives_the_same_model() {
 }
 
 #[test]
-fn tensors_may_lie_in_any_order_and_at_any_offset() {
+fn tensors_may_be_in_any_order_and_at_any_offset() {
     let folder = TempDir::new("order");
     let (weights, checkpoint, model) = (folder.join("w"), folder.join("c"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 6);
@@ -126,7 +126,7 @@ fn tensors_may_lie_in_any_order_and_at_any_offset() {
 }
 
 #[test]
-fn a_checkpoint_without_config_json_needs_the_flags_of_an_npy_folder() {
+fn checkpoint_without_config_json_needs_flags() {
     let folder = TempDir::new("bare");
     let (weights, checkpoint, model) = (folder.join("w"), folder.join("c"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 7);
@@ -145,7 +145,7 @@ fn a_checkpoint_without_config_json_needs_the_flags_of_an_npy_folder() {
 }
 
 #[test]
-fn such_a_file_is_verified_copied_inspected_and_unpacked() {
+fn every_command_accepts_a_packed_checkpoint() {
     for weights in [repository().join("demo/weights"), repository().join("tests/golden/tied/weights")] {
         if !weights.is_dir() {
             continue;
@@ -180,7 +180,7 @@ fn such_a_file_is_verified_copied_inspected_and_unpacked() {
 }
 
 #[test]
-fn half_precision_comes_back_as_npy() {
+fn half_precision_is_unpacked_as_npy() {
     for (stored, descr) in [(Stored::F16, "'<f2'"), (Stored::Bf16, "'<V2'")] {
         let folder = TempDir::new("half");
         let (weights, checkpoint, model) = (folder.join("w"), folder.join("c"), folder.join("m.olmo"));
@@ -198,7 +198,7 @@ fn half_precision_comes_back_as_npy() {
 }
 
 #[test]
-fn files_may_be_links_as_in_the_cache_of_the_hub() {
+fn files_may_be_links_as_in_the_hub_cache() {
     let folder = TempDir::new("links");
     let (weights, plain) = (folder.join("w"), folder.join("plain"));
     write_weights(&weights, &small_config(), Stored::Bf16, 9);
@@ -226,7 +226,7 @@ fn files_may_be_links_as_in_the_cache_of_the_hub() {
 }
 
 #[test]
-fn the_model_is_not_written_among_its_shards() {
+fn refuses_output_among_the_shards() {
     let folder = TempDir::new("among");
     let (weights, checkpoint) = (folder.join("w"), folder.join("c"));
     write_weights(&weights, &small_config(), Stored::F32, 10);
@@ -238,7 +238,7 @@ fn the_model_is_not_written_among_its_shards() {
 }
 
 #[test]
-fn shards_that_change_while_they_are_packed_are_noticed() {
+fn shards_modified_while_packing_are_reported() {
     let folder = TempDir::new("change");
     let (weights, checkpoint, model) = (folder.join("w"), folder.join("c"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 11);
@@ -273,7 +273,7 @@ fn packed(folder: &Path, model: &Path, flags: &[&str]) -> olmo_tests::Finished {
 }
 
 #[test]
-fn texts_end_where_generation_config_json_says() {
+fn generation_config_json_sets_eos_ids() {
     let folder = TempDir::new("generation");
     let (weights, checkpoint, model) = (folder.join("w"), folder.join("c"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 12);
@@ -312,7 +312,7 @@ fn texts_end_where_generation_config_json_says() {
 }
 
 #[test]
-fn a_generation_config_json_that_is_none_is_refused() {
+fn refuses_malformed_generation_config_json() {
     let folder = TempDir::new("bad-generation");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 13);
@@ -337,7 +337,7 @@ fn a_generation_config_json_that_is_none_is_refused() {
 }
 
 #[test]
-fn the_summary_and_the_dry_run_say_what_the_weights_are() {
+fn summary_and_dry_run_name_the_format() {
     let folder = TempDir::new("summary");
     let (weights, checkpoint, model) = (folder.join("w"), folder.join("c"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F16, 14);

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn without_config_json_only_flags_can_say_the_rest() {
+fn flags_replace_config_json() {
     let folder = TempDir::new("noconfig");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     let config = small_olmo3();
@@ -44,7 +44,7 @@ fn without_config_json_only_flags_can_say_the_rest() {
 }
 
 #[test]
-fn without_config_json_and_without_norms_it_can_only_be_olmo1() {
+fn folder_without_norms_can_only_be_olmo1() {
     let folder = TempDir::new("noconfig-olmo1");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     let config = small_olmo1();
@@ -93,7 +93,7 @@ fn sparse(folder: &Path, config: &ModelConfig) {
 }
 
 #[test]
-fn published_olmo2_widths_need_no_config_json_but_olmo3_rows_do() {
+fn published_olmo2_widths_need_no_config_json() {
     let folder = TempDir::new("published");
     let config = ModelConfig {
         hidden_size: 2048,
@@ -136,7 +136,7 @@ fn published_olmo2_widths_need_no_config_json_but_olmo3_rows_do() {
 }
 
 #[test]
-fn other_families_are_refused_by_name() {
+fn refuses_other_families_by_name() {
     let cases = [
         ("model.layers.0.input_layernorm.weight", "pre-norm"),
         ("model.layers.0.mlp.experts.0.gate_proj.weight", "OLMoE"),
@@ -161,7 +161,7 @@ fn other_families_are_refused_by_name() {
 }
 
 #[test]
-fn true_shapes_have_exact_sizes_in_a_dry_run() {
+fn dry_run_predicts_exact_sizes() {
     // Layers, hidden, MLP, key/value width, rows; sizes counted by hand from the format: 64-row panels, tensors at
     // multiples of 256 bytes, layers at multiples of 64 KiB, data at 2 MiB.
     let shapes = [

@@ -69,7 +69,7 @@ fn npy_1(text: &str, data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_source_type_comes_back() {
+fn every_source_type_round_trips() {
     let cases = [
         (Stored::F32, DtypeChoice::Auto, Dtype::F32),
         (Stored::F32, DtypeChoice::F32, Dtype::F32),
@@ -91,7 +91,7 @@ fn every_source_type_comes_back() {
 }
 
 #[test]
-fn raw_16_bit_files_come_back() {
+fn raw_16_bit_files_round_trip() {
     let config = small_config();
     for descr in ["<V2", "|V2", "<u2"] {
         let folder = TempDir::new("raw16");
@@ -105,7 +105,7 @@ fn raw_16_bit_files_come_back() {
 }
 
 #[test]
-fn every_bit_pattern_of_16_bits_comes_back() {
+fn every_16_bit_pattern_round_trips() {
     // Zeros of both signs, subnormal and normal numbers; infinity and NaN are no weights.
     let config = ModelConfig { vocab_size: 2048, hidden_size: 32, n_heads: 4, head_dim: 8, ..small_config() };
     for (stored, exponent_bits) in [(Stored::F16, 0x7c00u16), (Stored::Bf16, 0x7f80)] {
@@ -122,7 +122,7 @@ fn every_bit_pattern_of_16_bits_comes_back() {
 }
 
 #[test]
-fn headers_come_back_as_they_were() {
+fn headers_round_trip() {
     let config = small_config();
     let folder = TempDir::new("headers");
     write_weights(folder.path(), &config, Stored::F32, 8);
@@ -146,7 +146,7 @@ fn headers_come_back_as_they_were() {
 }
 
 #[test]
-fn a_folder_without_config_json_comes_back_without_one() {
+fn folder_without_config_json_round_trips() {
     let folder = TempDir::new("bare");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), Stored::F32, 9);
@@ -168,7 +168,7 @@ fn a_folder_without_config_json_comes_back_without_one() {
 }
 
 #[test]
-fn what_was_rounded_is_said_and_written_rounded() {
+fn reports_rounded_tensors() {
     let config = small_config();
     let folder = TempDir::new("rounded");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
@@ -196,7 +196,7 @@ fn what_was_rounded_is_said_and_written_rounded() {
 }
 
 #[test]
-fn a_few_that_were_rounded_are_all_named() {
+fn names_all_of_a_few_rounded_tensors() {
     let folder = TempDir::new("few-rounded");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), Stored::F32OfBf16, 10);
@@ -239,23 +239,23 @@ fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
 }
 
 #[test]
-fn a_damaged_tensor_is_not_passed_off_as_restored() {
+fn damaged_tensor_is_an_error() {
     let says = "the restored numbers are not those that were packed";
     assert_damage_is_told(Stored::F32, DtypeChoice::Auto, says);
 }
 
 #[test]
-fn a_damaged_rounded_tensor_is_not_passed_off_as_what_was_stored() {
+fn damaged_rounded_tensor_is_an_error() {
     assert_damage_is_told(Stored::F32, DtypeChoice::Bf16, "its digest is wrong");
 }
 
 #[test]
-fn numbers_that_the_element_type_does_not_have_are_not_rounded() {
+fn refuses_values_outside_the_element_type() {
     assert_damage_is_told(Stored::F16, DtypeChoice::Auto, "has values that are no f16 numbers");
 }
 
 #[test]
-fn a_folder_with_files_is_left_alone_without_force() {
+fn folder_with_files_is_kept_without_force() {
     let config = small_config();
     let folder = TempDir::new("occupied");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
@@ -282,7 +282,7 @@ fn a_folder_with_files_is_left_alone_without_force() {
 }
 
 #[test]
-fn a_model_that_does_not_say_what_it_was_packed_from_is_not_unpacked() {
+fn refuses_model_without_provenance() {
     let folder = TempDir::new("no-sources");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), Stored::F32, 12);
@@ -307,7 +307,7 @@ fn a_model_that_does_not_say_what_it_was_packed_from_is_not_unpacked() {
 }
 
 #[test]
-fn nothing_is_written_through_names_that_are_there() {
+fn writes_through_no_existing_name() {
     let config = small_config();
     let folder = TempDir::new("planted");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
@@ -326,7 +326,7 @@ fn nothing_is_written_through_names_that_are_there() {
 }
 
 #[test]
-fn a_folder_without_room_is_refused_before_anything_is_written() {
+fn refuses_full_disk_before_writing() {
     let folder = TempDir::new("full");
     let (weights, model, small) = (folder.join("w"), folder.join("m.olmo"), folder.join("small"));
     write_weights(&weights, &small_config(), Stored::F32, 14);
@@ -351,7 +351,7 @@ fn a_folder_without_room_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn an_error_names_the_file_that_was_to_be_and_not_its_temporary_name() {
+fn error_names_the_final_file() {
     let folder = TempDir::new("too-large");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), Stored::F32, 15);
@@ -381,7 +381,7 @@ fn small_files() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn small_files_come_back_byte_for_byte() {
+fn small_files_round_trip() {
     let folder = TempDir::new("small-files");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 16);
@@ -405,7 +405,7 @@ fn small_files_come_back_byte_for_byte() {
 }
 
 #[test]
-fn tokenizer_json_comes_back_byte_for_byte() {
+fn tokenizer_json_round_trips() {
     let folder = TempDir::new("tokenizer-back");
     let weights = folder.join("w");
     fs::create_dir(&weights).expect("a folder");
@@ -436,7 +436,7 @@ fn tokenizer_json_comes_back_byte_for_byte() {
 }
 
 #[test]
-fn vocabulary_from_elsewhere_comes_back_under_its_name_in_a_folder() {
+fn vocabulary_from_elsewhere_keeps_its_name() {
     let folder = TempDir::new("vocab-elsewhere");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), Stored::F32, 17);
@@ -451,7 +451,7 @@ fn vocabulary_from_elsewhere_comes_back_under_its_name_in_a_folder() {
 }
 
 #[test]
-fn a_small_file_that_is_too_long_is_refused() {
+fn refuses_small_file_beyond_its_limit() {
     let folder = TempDir::new("long-files");
     let weights = folder.join("w");
     write_weights(&weights, &small_config(), Stored::F32, 18);

@@ -94,7 +94,7 @@ fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
 }
 
 #[test]
-fn golden_folders_are_packed_number_for_number() {
+fn golden_folders_are_packed_exactly() {
     let folder = TempDir::new("golden");
     let weights = golden_folders();
     assert!(!weights.is_empty(), "no golden cases in tests/golden");
@@ -121,7 +121,7 @@ fn pack(weights: &Path, model: &Path, flags: &[&str]) -> String {
 }
 
 #[test]
-fn auto_takes_bf16_exactly_when_nothing_is_lost() {
+fn auto_takes_bf16_exactly_when_lossless() {
     let folder = TempDir::new("auto");
     let cases = [
         (Stored::F32, Dtype::F32),
@@ -139,7 +139,7 @@ fn auto_takes_bf16_exactly_when_nothing_is_lost() {
 }
 
 #[test]
-fn one_number_that_is_no_bf16_makes_auto_take_f32() {
+fn one_f32_weight_makes_auto_take_f32() {
     let folder = TempDir::new("auto-one");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32OfBf16, 3);
@@ -163,7 +163,7 @@ fn one_number_that_is_no_bf16_makes_auto_take_f32() {
 }
 
 #[test]
-fn rounding_says_what_it_lost() {
+fn rounding_reports_its_loss() {
     let folder = TempDir::new("rounding");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 9);
@@ -193,7 +193,7 @@ fn rounding_says_what_it_lost() {
 }
 
 #[test]
-fn special_numbers_are_kept_bit_for_bit() {
+fn special_values_are_kept_bit_for_bit() {
     let folder = TempDir::new("special");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     let config = small_config();
@@ -218,7 +218,7 @@ fn special_numbers_are_kept_bit_for_bit() {
 }
 
 #[test]
-fn nan_is_refused_by_place_and_number_and_accepted_on_request() {
+fn nan_is_refused_by_index_unless_allowed() {
     let folder = TempDir::new("nan");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 9);
@@ -240,7 +240,7 @@ fn nan_is_refused_by_place_and_number_and_accepted_on_request() {
 }
 
 #[test]
-fn an_all_zero_tensor_is_a_warning() {
+fn warns_of_all_zero_tensor() {
     let folder = TempDir::new("zero");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 9);
@@ -264,7 +264,7 @@ fn several_windows() -> ModelConfig {
 }
 
 #[test]
-fn the_same_folder_gives_the_same_bytes() {
+fn same_folder_gives_the_same_bytes() {
     let folder = TempDir::new("same");
     for (i, config) in [several_windows(), small_olmo3()].into_iter().enumerate() {
         let (weights, model) = (folder.join(format!("w{i}")), folder.join("m.olmo"));
@@ -305,7 +305,7 @@ fn small_and_large_files_verify() {
 }
 
 #[test]
-fn the_vocabulary_is_in_the_file() {
+fn vocabulary_is_in_the_file() {
     let folder = TempDir::new("vocab");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &small_config(), Stored::F32, 5);
@@ -323,7 +323,7 @@ fn the_vocabulary_is_in_the_file() {
 }
 
 #[test]
-fn the_real_vocabulary_becomes_its_bytes() {
+fn real_vocabulary_is_decoded_to_bytes() {
     let path = repository().join("../shared/data/vocab.txt");
     let Ok(bytes) = fs::read(&path) else {
         skipped(format_args!("no {}", path.display()));
@@ -344,7 +344,7 @@ fn the_real_vocabulary_becomes_its_bytes() {
 }
 
 #[test]
-fn an_unreadable_word_in_the_command_line_is_usage() {
+fn unknown_word_is_wrong_usage() {
     for arguments in
         [vec![], vec!["a"], vec!["a", "b", "c"], vec!["a", "b", "--dtype", "f64"], vec!["a", "b", "--what"]]
     {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_numbers_of_a_folder_are_compared() {
+fn compares_the_weights_of_a_folder() {
     let folder = TempDir::new("verify-against");
     let weights = folder.join("w");
     write_weights(&weights, &small_config(), Stored::F32, 1);

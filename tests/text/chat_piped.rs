@@ -37,7 +37,7 @@ fn message(role: &str, content: &str) -> Value {
 }
 
 #[test]
-fn each_line_is_a_turn_and_answers_are_on_stdout() {
+fn each_line_is_a_turn_with_its_answer_on_stdout() {
     let folder = TempDir::new("piped-turns");
     let model = demo_chat(PACK, &folder, MARKED);
     let flags = ["--max-tokens", "12", "--seed", "5"];
@@ -61,7 +61,7 @@ fn each_line_is_a_turn_and_answers_are_on_stdout() {
 }
 
 #[test]
-fn commands_change_the_conversation_and_save_it() {
+fn commands_change_and_save_the_conversation() {
     let folder = TempDir::new("piped-commands");
     let (model, file) = (demo_chat(PACK, &folder, MARKED), folder.join("my messages.json"));
     let name = file.display();
@@ -90,7 +90,7 @@ fn commands_change_the_conversation_and_save_it() {
 }
 
 #[test]
-fn files_are_replaced_on_request_only() {
+fn save_replaces_files_only_on_request() {
     let folder = TempDir::new("piped-save");
     let (model, file) = (plain(&folder), folder.join("m.json"));
     let name = file.display();
@@ -118,7 +118,7 @@ fn files_are_replaced_on_request_only() {
 }
 
 #[test]
-fn the_first_failure_ends_the_program() {
+fn first_failure_ends_the_program() {
     let folder = TempDir::new("piped-failures");
     let model = plain(&folder);
     let flags = ["--positions", "40", "--max-tokens", "10"];
@@ -154,7 +154,7 @@ fn the_first_failure_ends_the_program() {
 }
 
 #[test]
-fn a_context_that_fills_up_is_told_before_it_is_full() {
+fn warns_before_the_context_is_full() {
     let folder = TempDir::new("piped-context");
     let model = plain(&folder);
     let notes = |positions: &str, max_tokens: &str| {
@@ -170,7 +170,7 @@ fn a_context_that_fills_up_is_told_before_it_is_full() {
 }
 
 #[test]
-fn timing_tells_what_was_reused() {
+fn timing_reports_reused_tokens() {
     let folder = TempDir::new("piped-timing");
     let model = plain(&folder);
     let talked = chat(&model, &["--max-tokens", "6", "--timing"], "Four score and seven\n ago\n");
@@ -182,7 +182,7 @@ fn timing_tells_what_was_reused() {
 }
 
 #[test]
-fn answers_are_sampled_as_the_author_recommends() {
+fn answers_are_sampled_as_recommended() {
     let folder = TempDir::new("piped-author");
     plain(&folder);
     let weights = folder.join("weights");
@@ -201,7 +201,7 @@ fn answers_are_sampled_as_the_author_recommends() {
 }
 
 #[test]
-fn wrong_usage_is_told_in_one_line() {
+fn wrong_usage_is_one_line() {
     let folder = TempDir::new("piped-usage");
     let model = plain(&folder);
     for (arguments, says) in [
@@ -264,7 +264,7 @@ fn json_of_a_turn_ends_with_the_answer() {
 }
 
 #[test]
-fn models_without_a_chat_format_are_refused_as_by_chat_of_one_prompt() {
+fn refuses_models_without_chat_format() {
     let folder = TempDir::new("piped-none");
     let base = folder.join("base.olmo");
     run(PACK, [&repository().join("demo/weights"), &base]).ok();

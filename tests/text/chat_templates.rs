@@ -93,7 +93,7 @@ const NOT_RUN: [&str; 12] = [
 ];
 
 #[test]
-fn environment_renders_what_transformers_renders() {
+fn environment_renders_like_transformers() {
     let (mut n_texts, mut n_errors) = (0, 0);
     let mut wrong = Vec::new();
     for (name, cases) in cases() {
@@ -114,7 +114,7 @@ fn environment_renders_what_transformers_renders() {
 }
 
 #[test]
-fn expressions_print_what_jinja2_prints_or_fail() {
+fn expressions_print_like_jinja2_or_fail() {
     let known = fs::read_to_string(folder().join("known_differences.txt")).expect("a list");
     let known: Vec<String> = known.lines().map(|line| serde_json::from_str(line).expect("a JSON string")).collect();
     let message = [Message::new(Role::User, " Hi there\n")];
@@ -147,7 +147,7 @@ fn first_of_each(wrong: &[String]) -> String {
 }
 
 #[test]
-fn pieces_render_what_transformers_renders() {
+fn chat_format_renders_like_transformers() {
     let (mut n_texts, mut n_refused, mut wrong) = (0, 0, Vec::new());
     let [mut conversations, mut one_turn, mut nothing] = [const { Vec::new() }; 3];
     for (name, cases) in cases() {
@@ -195,7 +195,7 @@ fn architecture(files: &Value) -> Option<Architecture> {
 }
 
 #[test]
-fn names_of_tokens_are_those_that_transformers_passes() {
+fn token_names_match_transformers() {
     let mut n_same = 0;
     for line in lines("special_tokens.jsonl") {
         let files = &line["files"];
@@ -219,7 +219,7 @@ fn names_of_tokens_are_those_that_transformers_passes() {
 }
 
 #[test]
-fn template_is_the_one_that_transformers_uses() {
+fn picks_the_template_of_transformers() {
     let (mut n_same, mut n_errors) = (0, 0);
     for line in lines("which_template.jsonl") {
         let files = &line["files"];
@@ -257,7 +257,7 @@ fn template_is_the_one_that_transformers_uses() {
 }
 
 #[test]
-fn rendered_conversations_become_the_ids_of_transformers() {
+fn conversations_have_the_ids_of_transformers() {
     let path = repository().join("tests/tokenizers/small-dolma2/tokenizer.json");
     let json = tokenizer_json::read(&path, &Around::rows(1 << 20)).expect("read");
     let (tokens, section) = (json.vocabulary.section(), json.tokenizer.expect("known"));
@@ -412,7 +412,7 @@ fn hostile() -> Vec<(String, String, &'static str)> {
 }
 
 #[test]
-fn a_template_that_ends_its_process_is_a_warning() {
+fn template_that_ends_its_process_is_a_warning() {
     let folder = TempDir::new("hostile-templates");
     let weights: Vec<PathBuf> = (0..2).map(|i| folder.join(format!("w{i}"))).collect();
     for weights in &weights {
@@ -457,7 +457,7 @@ fn a_template_that_ends_its_process_is_a_warning() {
 }
 
 #[test]
-fn a_process_that_gives_no_chat_format_is_a_reason() {
+fn process_without_chat_format_is_a_reason() {
     let folder = TempDir::new("no-chat-process");
     let template = "{{ messages[-1].content }}";
     let chat = |program: Option<&Path>| chat_child::chat(program, template, &names());
@@ -487,7 +487,7 @@ fn a_process_that_gives_no_chat_format_is_a_reason() {
 }
 
 #[test]
-fn the_process_of_a_template_has_little() {
+fn template_process_has_low_limits() {
     if !Path::new("/proc/self/limits").exists() {
         skipped("no /proc");
         return;
@@ -534,7 +534,7 @@ fn the_process_of_a_template_has_little() {
 }
 
 #[test]
-fn the_hidden_argument_is_for_the_program_itself() {
+fn hidden_argument_is_refused_from_users() {
     for input in ["", "hello", "[]", "[\"{{ x }}\"]"] {
         let folder = TempDir::new("hidden");
         let path = folder.join("input");

@@ -167,7 +167,7 @@ fn saved(path: &Path) -> Value {
 }
 
 #[test]
-fn lines_are_edited_and_commands_obeyed() {
+fn edits_lines_and_obeys_commands() {
     let folder = TempDir::new("terminal-edit");
     let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
     let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
@@ -218,7 +218,7 @@ fn lines_are_edited_and_commands_obeyed() {
 }
 
 #[test]
-fn ctrl_c_ends_an_answer_and_what_was_said_is_kept() {
+fn ctrl_c_ends_the_answer_and_keeps_it() {
     let folder = TempDir::new("terminal-interrupt");
     let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
     let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--threads", "1"]) else { return };
@@ -242,7 +242,7 @@ fn ctrl_c_ends_an_answer_and_what_was_said_is_kept() {
 }
 
 #[test]
-fn ctrl_c_at_the_prompt_clears_the_line_and_ends_the_second_time() {
+fn second_ctrl_c_at_the_prompt_ends_the_program() {
     let folder = TempDir::new("terminal-clear");
     let model = demo_chat(PACK, &folder, PLAIN);
     let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
@@ -261,7 +261,7 @@ fn ctrl_c_at_the_prompt_clears_the_line_and_ends_the_second_time() {
 }
 
 #[test]
-fn keeps_the_conversation_when_ctrl_c_comes_after_an_answer() {
+fn ctrl_c_after_an_answer_keeps_the_conversation() {
     let folder = TempDir::new("terminal-late");
     let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
     let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
@@ -283,7 +283,7 @@ fn keeps_the_conversation_when_ctrl_c_comes_after_an_answer() {
 }
 
 #[test]
-fn keeps_the_conversation_when_ctrl_c_comes_before_the_prompt() {
+fn ctrl_c_before_the_prompt_keeps_the_conversation() {
     let folder = TempDir::new("terminal-between");
     let model = demo_chat(PACK, &folder, PLAIN);
     let (mut notes, mut full) = io::pipe().expect("a pipe");
@@ -317,7 +317,7 @@ fn keeps_the_conversation_when_ctrl_c_comes_before_the_prompt() {
 }
 
 #[test]
-fn ctrl_c_in_a_terminal_without_editing_warns_first() {
+fn ctrl_c_without_line_editing_warns_first() {
     let folder = TempDir::new("terminal-plain");
     let model = demo_chat(PACK, &folder, PLAIN);
     let Some(mut terminal) = Terminal::start("dumb", &["chat", path(&model), "--max-tokens", "6"]) else { return };
@@ -338,7 +338,7 @@ fn ctrl_c_in_a_terminal_without_editing_warns_first() {
 }
 
 #[test]
-fn drops_a_line_that_is_not_utf8_and_goes_on() {
+fn drops_a_non_utf8_line_and_continues() {
     let folder = TempDir::new("terminal-latin");
     let (model, file) = (demo_chat(PACK, &folder, PLAIN), folder.join("m.json"));
     let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "6"]) else { return };
@@ -366,7 +366,7 @@ fn drops_a_line_that_is_not_utf8_and_goes_on() {
 }
 
 #[test]
-fn answers_to_turns_from_a_pipe_do_not_steer_the_terminal() {
+fn answers_to_piped_turns_send_no_control_sequence() {
     let folder = TempDir::new("terminal-piped");
     let model = demo_chat(PACK, &folder, PLAIN);
     let arguments = ["chat", path(&model), "--temperature", "50", "--seed", "1", "--max-tokens", "600"];
@@ -388,7 +388,7 @@ fn answers_to_turns_from_a_pipe_do_not_steer_the_terminal() {
 }
 
 #[test]
-fn a_signal_that_ends_the_program_gives_the_terminal_back() {
+fn signal_restores_the_terminal() {
     let folder = TempDir::new("terminal-signal");
     let model = demo_chat(PACK, &folder, PLAIN);
     for (signal, number) in [("TERM", 15), ("HUP", 1)] {
@@ -409,7 +409,7 @@ fn a_signal_that_ends_the_program_gives_the_terminal_back() {
 }
 
 #[test]
-fn answers_do_not_steer_the_terminal() {
+fn answers_send_no_control_sequence() {
     let folder = TempDir::new("terminal-escapes");
     let model = demo_chat(PACK, &folder, PLAIN);
     // Bytes of all kinds.
@@ -435,7 +435,7 @@ fn answers_do_not_steer_the_terminal() {
 }
 
 #[test]
-fn what_is_pasted_does_not_steer_the_terminal() {
+fn pasted_text_sends_no_control_sequence() {
     let folder = TempDir::new("chat-pasted");
     let model = demo_chat(PACK, &folder, PLAIN);
     let Some(mut terminal) = Terminal::start("xterm", &["chat", path(&model), "--max-tokens", "3"]) else { return };
@@ -459,7 +459,7 @@ fn what_is_pasted_does_not_steer_the_terminal() {
 }
 
 #[test]
-fn a_bare_model_in_a_terminal_begins_a_conversation() {
+fn bare_model_in_a_terminal_begins_a_conversation() {
     let folder = TempDir::new("terminal-bare");
     let model = demo_chat(PACK, &folder, PLAIN);
     let Some(mut terminal) = Terminal::start("dumb", &[path(&model), "--max-tokens", "6"]) else { return };

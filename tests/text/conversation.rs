@@ -73,7 +73,7 @@ fn check(model: &Model, conversation: &Conversation, answer: &Answer, what: &str
 }
 
 #[test]
-fn logits_of_every_turn_are_those_of_one_prefill() {
+fn every_turn_has_the_logits_of_one_prefill() {
     for (template, name) in [(PLAIN, "plain"), (MARKED, "marked"), (THINKING, "thinking")] {
         let folder = TempDir::new("conversation-bits");
         for path in [demo_chat(PACK, &folder, template), with_windows(&folder, template)] {
@@ -104,7 +104,7 @@ fn logits_of_every_turn_are_those_of_one_prefill() {
 }
 
 #[test]
-fn templates_that_rewrite_the_past_are_followed() {
+fn follows_templates_that_rewrite_earlier_turns() {
     let folder = TempDir::new("conversation-rewrites");
     let model = Model::open(demo_chat(PACK, &folder, THINKING)).expect("a good file");
     let mut conversation = conversation(&model, 900, answering(Sampling::GREEDY, Some(9)));
@@ -119,7 +119,7 @@ fn templates_that_rewrite_the_past_are_followed() {
 }
 
 #[test]
-fn retry_takes_the_next_seed_and_undo_the_last_turn() {
+fn retry_uses_next_seed_and_undo_removes_turn() {
     let folder = TempDir::new("conversation-retry");
     let model = Model::open(demo_chat(PACK, &folder, PLAIN)).expect("a good file");
     let mut conversation = conversation(&model, 300, answering(HOT, Some(30)));
@@ -145,7 +145,7 @@ fn retry_takes_the_next_seed_and_undo_the_last_turn() {
 }
 
 #[test]
-fn answers_end_at_stops_limits_the_context_and_the_listener() {
+fn answers_end_at_stops_limits_context_and_callback() {
     let folder = TempDir::new("conversation-ends");
     let model = Model::open(demo_chat(PACK, &folder, PLAIN)).expect("a good file");
     let greedy = |max_tokens| answering(Sampling::GREEDY, max_tokens);
@@ -176,7 +176,7 @@ fn answers_end_at_stops_limits_the_context_and_the_listener() {
 }
 
 #[test]
-fn turns_without_an_answer_leave_the_conversation_as_it_was() {
+fn failed_turns_leave_the_conversation_unchanged() {
     let folder = TempDir::new("conversation-undone");
     let model = Model::open(demo_chat(PACK, &folder, PLAIN)).expect("a good file");
     let mut conversation = conversation(&model, 100, answering(Sampling::GREEDY, Some(10)));
@@ -214,7 +214,7 @@ fn turns_without_an_answer_leave_the_conversation_as_it_was() {
 }
 
 #[test]
-fn system_messages_are_taken_where_the_chat_format_has_a_place() {
+fn accepts_system_messages_where_the_format_has_them() {
     let folder = TempDir::new("conversation-system");
     let none = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ \
                 m.content }}{% endfor %}";
@@ -237,7 +237,7 @@ fn system_messages_are_taken_where_the_chat_format_has_a_place() {
 }
 
 #[test]
-fn conversations_that_cost_too_much_are_refused() {
+fn refuses_conversations_beyond_the_cost_limit() {
     let long = "x".repeat(1 << 20);
     let style = Style { next: std::array::from_fn(|_| long.clone()), ..Style::default() };
     let chat = Chat { alone: Some(style), ..Chat::default() };
@@ -258,7 +258,7 @@ fn conversations_that_cost_too_much_are_refused() {
 }
 
 #[test]
-fn models_without_text_are_refused() {
+fn refuses_models_without_text() {
     let folder = TempDir::new("conversation-refused");
     let model = Model::open(demo_chat(PACK, &folder, PLAIN)).expect("a good file");
     let bad = answering(Sampling { top_p: 2.0, ..HOT }, None);

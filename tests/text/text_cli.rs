@@ -53,7 +53,7 @@ fn speech() -> String {
 }
 
 #[test]
-fn a_prompt_is_continued_to_the_end_of_the_text() {
+fn prompt_is_continued_to_the_end_of_text() {
     let folder = TempDir::new("text-prompt");
     let model = demo(&folder);
     let rest = speech().strip_prefix("Four score and seven").expect("begins so").to_string();
@@ -68,7 +68,7 @@ fn a_prompt_is_continued_to_the_end_of_the_text() {
 }
 
 #[test]
-fn text_becomes_ids_and_ids_text() {
+fn tokenize_and_detokenize_round_trip() {
     let folder = TempDir::new("text-tokenize");
     let model = demo(&folder);
     let text = "Four score – \u{1f600}\n".as_bytes();
@@ -93,7 +93,7 @@ fn text_becomes_ids_and_ids_text() {
 }
 
 #[test]
-fn a_prompt_file_is_the_prompt_byte_for_byte() {
+fn prompt_file_is_the_prompt_byte_for_byte() {
     let folder = TempDir::new("text-file");
     let model = demo(&folder);
     let path = folder.join("p.txt");
@@ -134,7 +134,7 @@ fn a_prompt_file_is_the_prompt_byte_for_byte() {
 }
 
 #[test]
-fn what_is_too_long_is_refused_with_little_memory() {
+fn refuses_long_texts_with_little_memory() {
     let folder = TempDir::new("text-long");
     let (model, text) = (demo(&folder), folder.join("t.txt"));
     fs::File::create(&text).expect("a file").set_len(1 << 40).expect("a sparse file");
@@ -154,7 +154,7 @@ fn what_is_too_long_is_refused_with_little_memory() {
 }
 
 #[test]
-fn a_text_never_ends_in_the_middle_of_a_character() {
+fn text_ends_at_a_character_boundary() {
     // This model says every byte of a text by itself.
     let folder = TempDir::new("text-characters");
     let model = demo(&folder);
@@ -174,7 +174,7 @@ fn a_text_never_ends_in_the_middle_of_a_character() {
 }
 
 #[test]
-fn a_stop_text_ends_the_answer_and_is_not_shown() {
+fn stop_text_ends_the_answer_unprinted() {
     let folder = TempDir::new("text-stop");
     let model = demo(&folder);
     let prompt = ["--prompt", "Four score and seven"];
@@ -186,7 +186,7 @@ fn a_stop_text_ends_the_answer_and_is_not_shown() {
 }
 
 #[test]
-fn a_seed_gives_the_same_text_on_every_number_of_threads() {
+fn seed_gives_the_same_text_for_any_thread_count() {
     let folder = TempDir::new("text-seed");
     let model = demo(&folder);
     let draw = |more: &[&str]| {
@@ -210,7 +210,7 @@ fn a_seed_gives_the_same_text_on_every_number_of_threads() {
 }
 
 #[test]
-fn chat_draws_as_the_models_author_recommends() {
+fn chat_samples_as_recommended() {
     let folder = TempDir::new("text-author");
     let weights = demo_weights(&folder);
     fs::write(weights.join("chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}")
@@ -288,7 +288,7 @@ fn chat_draws_as_the_models_author_recommends() {
 }
 
 #[test]
-fn a_chat_is_in_the_models_own_format() {
+fn chat_uses_the_format_of_the_model() {
     let folder = TempDir::new("text-chat");
     let weights = demo_weights(&folder);
     let template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
@@ -361,7 +361,7 @@ fn a_chat_is_in_the_models_own_format() {
 }
 
 #[test]
-fn a_tokenizer_that_is_not_known_takes_no_text_but_everything_else() {
+fn unknown_tokenizer_disables_only_text() {
     let folder = TempDir::new("text-unknown");
     let weights = demo_weights(&folder);
     let json = fs::read_to_string(weights.join("tokenizer.json")).expect("read");
@@ -407,7 +407,7 @@ fn packs_no_tokenizer_that_the_reader_refuses() {
 }
 
 #[test]
-fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
+fn packs_tokens_beyond_rows_and_refuses_their_text() {
     let folder = TempDir::new("text-beyond");
     let (weights, model) = (demo_weights(&folder), folder.join("m.olmo"));
     let json = fs::read_to_string(weights.join("tokenizer.json")).expect("read");
@@ -446,7 +446,7 @@ fn packs_tokens_beyond_the_rows_and_refuses_text_with_them() {
 }
 
 #[test]
-fn two_vocabularies_that_contradict_each_other_are_refused() {
+fn refuses_contradictory_vocabularies() {
     let folder = TempDir::new("text-contradiction");
     let weights = demo_weights(&folder);
     let text = fs::read_to_string(weights.join("vocab.txt")).expect("read").replace("\n65\tA\n", "\n65\tAA\n");
@@ -465,7 +465,7 @@ fn two_vocabularies_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn wrong_usage_is_told_in_one_line() {
+fn wrong_usage_is_one_line() {
     let folder = TempDir::new("text-usage");
     let model = demo(&folder);
     for (arguments, says) in [
@@ -542,7 +542,7 @@ fn end_by(mut child: Child, signal: &str, number: i32) {
 }
 
 #[test]
-fn an_interrupt_ends_the_text_and_the_program_by_the_signal() {
+fn interrupt_ends_the_program_by_the_signal() {
     let folder = TempDir::new("text-interrupt");
     let model = demo(&folder);
     // A pipe with no place for all of the text, so that the program cannot be done before it is interrupted.
@@ -565,7 +565,7 @@ fn an_interrupt_ends_the_text_and_the_program_by_the_signal() {
 }
 
 #[test]
-fn an_interrupt_ends_the_line_of_a_terminal() {
+fn interrupt_ends_the_line_on_a_terminal() {
     let folder = TempDir::new("text-terminal");
     let model = demo(&folder);
     for is_stopped in [false, true] {
@@ -593,7 +593,7 @@ fn an_interrupt_ends_the_line_of_a_terminal() {
 }
 
 #[test]
-fn a_full_pipe_keeps_no_signal_waiting() {
+fn full_pipe_delays_no_signal() {
     let folder = TempDir::new("text-full");
     let model = demo(&folder);
     for threads in ["1", "2"] {
@@ -622,7 +622,7 @@ fn a_full_pipe_keeps_no_signal_waiting() {
 }
 
 #[test]
-fn an_error_is_one_write() {
+fn error_is_one_write() {
     let folder = TempDir::new("text-write");
     let model = demo(&folder);
     let usage = ["--prompt", "Hi", "--nonsense"];
@@ -661,7 +661,7 @@ fn steering(folder: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn no_mode_lets_a_text_steer_a_terminal() {
+fn no_mode_prints_control_sequences_to_a_terminal() {
     let folder = TempDir::new("text-steers");
     let (model, ids) = (steering(&folder), folder.join("t.bin"));
     fs::write(&ids, (0..12u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).expect("written");

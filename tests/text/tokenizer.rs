@@ -67,7 +67,7 @@ fn section(added: &[AddedToken]) -> Vec<u8> {
 }
 
 #[test]
-fn added_tokens_have_a_largest_number_and_a_largest_length() {
+fn added_tokens_have_a_largest_count_and_length() {
     let long = vec![b'x'; 1 << 20];
     let tokens = of_bytes_and(&[&long]).section();
     let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
@@ -96,7 +96,7 @@ fn known(json: &Value) -> Result<(), String> {
 }
 
 #[test]
-fn unsupported_model_options_disable_text_and_others_do_not() {
+fn unsupported_model_options_disable_text() {
     let with = |key: &str, value: Value| {
         let mut json = demo();
         json["model"][key] = value;
@@ -131,7 +131,7 @@ fn unsupported_model_options_disable_text_and_others_do_not() {
 }
 
 #[test]
-fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
+fn added_tokens_are_sorted_by_id_with_their_flags() {
     let mut json = demo();
     let flags = [(false, false), (true, false), (false, true), (true, true)];
     let added = flags.iter().enumerate().map(|(i, (normalized, special))| {
@@ -156,7 +156,7 @@ fn added_tokens_come_in_the_order_of_their_ids_with_their_flags() {
 }
 
 #[test]
-fn small_tokenizers_of_our_own() {
+fn small_tokenizers_match_tokenizers() {
     for (name, normalizes) in [("small-dolma2", false), ("small-gpt2", true)] {
         let path = folder().join(name).join("tokenizer.json");
         let read = tokenizer_json::read(&path, &Around::rows(100_000)).expect("a tokenizer");
@@ -167,7 +167,7 @@ fn small_tokenizers_of_our_own() {
 }
 
 #[test]
-fn the_vocabulary_of_olmo_2_and_olmo_3() {
+fn dolma2_matches_tokenizers() {
     let path = repository().join("../shared/data/vocab.txt");
     if !path.exists() {
         return skipped("the ids of dolma2: its vocabulary is not there");
@@ -182,7 +182,7 @@ fn the_vocabulary_of_olmo_2_and_olmo_3() {
 }
 
 #[test]
-fn token_files_of_the_program_that_this_one_replaces() {
+fn token_files_of_the_replaced_program_match() {
     let data = repository().join("../shared/data");
     if !data.exists() {
         return skipped("token files and their texts are not there");

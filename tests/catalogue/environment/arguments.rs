@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 const PROGRAMS: [(&str, &str); 3] = [("olmo-pack", PACK), ("olmo-infer", INFER), ("olmo-bench", BENCH)];
 
 #[test]
-fn e1_wrong_arguments() {
+fn e1_refuses_wrong_arguments() {
     let place = Place::new("e1");
     let mut report = Report::new("E1");
     for (program, script, words) in [
@@ -65,7 +65,7 @@ fn e1_wrong_arguments() {
 }
 
 #[test]
-fn e1_arguments_that_name_something_else() {
+fn e1_refuses_arguments_that_name_another_file() {
     let place = Place::new("e1-swapped");
     let mut report = Report::new("E1");
     for (name, bytes) in [
@@ -132,7 +132,7 @@ pub(crate) fn questions() -> Vec<String> {
 }
 
 #[test]
-fn e2_help_and_version() {
+fn e2_help_and_version_end_with_status_0() {
     let place = Place::new("e2");
     let mut report = Report::new("E2");
     for question in questions() {
@@ -153,7 +153,7 @@ fn e2_help_and_version() {
 }
 
 #[test]
-fn names_that_are_not_text_are_shown_in_one_line() {
+fn non_utf8_names_are_printed_in_one_line() {
     let place = Place::new("names");
     let mut report = Report::new("names");
     let name = OsStr::from_bytes(b"a\nb\x1b[31m.olmo");

@@ -17,7 +17,7 @@ pub(crate) fn can_mount() -> bool {
 }
 
 #[test]
-fn e6_a_full_disk() {
+fn e6_full_disk_is_one_line() {
     if !can_mount() {
         return;
     }
@@ -49,7 +49,7 @@ fn e6_a_full_disk() {
 }
 
 #[test]
-fn e6_a_limit_on_the_size_of_files() {
+fn e6_file_size_limit_is_one_line() {
     let place = Place::new("e6-limit");
     let mut report = Report::new("E6");
     let _old = (place.old("m.olmo"), place.old("l.npy"));
@@ -74,7 +74,7 @@ fn e6_a_limit_on_the_size_of_files() {
 }
 
 #[test]
-fn e19_another_file_system() {
+fn e19_writes_to_other_file_systems() {
     let place = Place::new("e19");
     let mut report = Report::new("E19");
     let model = fs::read(place.path("m.olmo")).expect("read");

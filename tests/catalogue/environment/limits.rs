@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
-fn e13_little_of_everything() {
+fn e13_runs_with_low_limits() {
     let place = Place::new("e13");
     let mut report = Report::new("E13");
     let lines = place.sh("$INFER m.olmo t.bin").ok().to_string();
@@ -32,7 +32,7 @@ fn e13_little_of_everything() {
 }
 
 #[test]
-fn e13_a_process_that_may_start_no_thread() {
+fn e13_runs_without_further_threads() {
     let place = Place::new("e13-threads");
     let mut report = Report::new("E13");
     let lines = place.sh("$INFER m.olmo t.bin").ok().to_string();
@@ -53,7 +53,7 @@ fn e13_a_process_that_may_start_no_thread() {
 }
 
 #[test]
-fn e14_numbers_of_threads() {
+fn e14_thread_count_changes_no_result() {
     let place = Place::new("e14");
     let mut report = Report::new("E14");
     place.sh("$INFER m.olmo t.bin --threads 1 --logits out/1.npy > out/1.txt").ok();

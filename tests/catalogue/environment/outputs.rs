@@ -16,7 +16,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 #[test]
-fn e7_outputs_that_cannot_be() {
+fn e7_refuses_impossible_outputs() {
     let place = Place::new("e7");
     let mut report = Report::new("E7");
     // Weights that would be refused too, if they were read before the output is looked at.
@@ -46,7 +46,7 @@ fn e7_outputs_that_cannot_be() {
 }
 
 #[test]
-fn e7_outputs_that_may_not_be() {
+fn e7_refuses_forbidden_outputs() {
     let place = Place::new("e7-permission");
     let mut report = Report::new("E7");
     map_numbers(&place.path("w"), "lm_head.weight", |_, _| f32::NAN);
@@ -94,7 +94,7 @@ const WRITERS: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn e8_outputs_that_exist() {
+fn e8_refuses_existing_outputs() {
     let place = Place::new("e8");
     let mut report = Report::new("E8");
     fs::create_dir(place.path("folder")).expect("a folder");
@@ -129,7 +129,7 @@ fn e8_outputs_that_exist() {
 }
 
 #[test]
-fn e8_links_of_somebody_else_where_all_may_write() {
+fn e8_follows_no_foreign_links_in_shared_folders() {
     let place = Place::new("e8-links");
     let mut report = Report::new("E8");
     let shared = place.path("out/shared");
@@ -159,7 +159,7 @@ fn e8_links_of_somebody_else_where_all_may_write() {
 }
 
 #[test]
-fn e8_a_refused_unpack_leaves_no_folder() {
+fn e8_refused_unpack_leaves_no_folder() {
     let place = Place::new("e8-unpack");
     let mut report = Report::new("E8");
     fs::create_dir(place.path("there")).expect("a folder");
@@ -176,7 +176,7 @@ fn e8_a_refused_unpack_leaves_no_folder() {
 }
 
 #[test]
-fn e8_outputs_that_are_replaced() {
+fn e8_replaces_outputs_with_force() {
     let place = Place::new("e8-replaced");
     let mut report = Report::new("E8");
     let before = place.sh("$PACK inspect m.olmo").ok().to_string();
@@ -244,7 +244,7 @@ fn umask() -> u32 {
 }
 
 #[test]
-fn e9_an_output_that_is_an_input() {
+fn e9_refuses_output_that_is_an_input() {
     let place = Place::new("e9");
     let mut report = Report::new("E9");
     let tensor = "w/model.norm.weight.npy";
@@ -294,7 +294,7 @@ fn e9_an_output_that_is_an_input() {
 }
 
 #[test]
-fn e10_several_that_write_one_output() {
+fn e10_concurrent_writers_leave_one_whole_output() {
     let place = Place::new("e10");
     let mut report = Report::new("E10");
     for (_, writer) in WRITERS {
@@ -326,7 +326,7 @@ fn e10_several_that_write_one_output() {
 }
 
 #[test]
-fn e20_permissions_of_what_is_written() {
+fn e20_output_permissions_follow_umask() {
     let place = Place::new("e20");
     let mut report = Report::new("E20");
     for (umask, expected) in [("0777", 0o000), ("0077", 0o600), ("0027", 0o640), ("0022", 0o644), ("0000", 0o666)] {

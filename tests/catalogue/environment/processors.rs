@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::{thread, time::Duration};
 
 #[test]
-fn e15_processors() {
+fn e15_processor_count_changes_no_result() {
     let place = Place::new("e15");
     let mut report = Report::new("E15");
     let expected = place.sh("$INFER m.olmo t.bin --json").ok().to_string();
@@ -66,7 +66,7 @@ const TOKENS: [u32; 24] = [5, 17, 3, 44, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 1
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn e17_a_mode_of_the_processor_that_somebody_changed() {
+fn e17_refuses_changed_floating_point_mode() {
     let place = Place::new("e17");
     let mut report = Report::new("E17");
     let file = ModelFile::open(&place.path("m.olmo")).map_err(|error| error.to_string()).expect("good");

@@ -43,7 +43,7 @@ fn begun(place: &Place, mut command: Command) -> Child {
 }
 
 #[test]
-fn e11_signals_while_logits_are_written() {
+fn e11_signal_during_logits_leaves_no_file() {
     let place = Place::new("e11");
     let mut report = Report::new("E11");
     let (path, old) = place.old("l.npy");
@@ -94,7 +94,7 @@ fn e11_signals_while_logits_are_written() {
 
 /// The kernel keeps the first process of a container from ending by a signal that it does not handle.
 #[test]
-fn e11_signals_to_the_first_process_of_a_container() {
+fn e11_signal_ends_first_process_of_container() {
     const CONTAINER: [&str; 5] = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
     let place = Place::new("e11-container");
     if !place.command("unshare").args(CONTAINER).arg("true").output().is_ok_and(|output| output.status.success()) {
@@ -118,7 +118,7 @@ fn e11_signals_to_the_first_process_of_a_container() {
 }
 
 #[test]
-fn e11_signals_while_a_model_is_packed() {
+fn e11_signal_during_pack_keeps_old_model() {
     // Enough to be stopped in the middle, in small pieces: a test that takes much memory cannot measure that of others.
     let layer_types = vec![AttentionKind::Full; 40];
     let config = ModelConfig { hidden_size: 144, head_dim: 24, intermediate_size: 284, layer_types, ..small_config() };

@@ -25,7 +25,7 @@ fn printing() -> Vec<String> {
 }
 
 #[test]
-fn e3_a_reader_that_has_left() {
+fn e3_closed_pipe_ends_program_silently() {
     let place = Place::new("e3");
     let mut report = Report::new("E3");
     for script in printing() {
@@ -46,7 +46,7 @@ fn e3_a_reader_that_has_left() {
 }
 
 #[test]
-fn e4_a_full_standard_output() {
+fn e4_full_standard_output_is_an_error() {
     let place = Place::new("e4");
     let mut report = Report::new("E4");
     let bench = "$BENCH m.olmo --quick --rounds 1 --contexts none --prefill none";
@@ -75,7 +75,7 @@ fn e4_a_full_standard_output() {
 }
 
 #[test]
-fn e5_standard_streams_that_are_closed_at_the_start() {
+fn e5_closed_standard_streams_corrupt_nothing() {
     let place = Place::new("e5");
     let mut report = Report::new("E5");
     let before = fs::read(place.path("m.olmo")).expect("read");

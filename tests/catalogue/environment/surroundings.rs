@@ -6,7 +6,7 @@ use std::fs::{self, File, FileTimes};
 use std::time::{Duration, SystemTime};
 
 #[test]
-fn e16_the_environment() {
+fn e16_environment_changes_no_result() {
     let place = Place::new("e16");
     let mut report = Report::new("E16");
     let model = fs::read(place.path("m.olmo")).expect("read");
@@ -54,7 +54,7 @@ fn e16_the_environment() {
 }
 
 #[test]
-fn e18_times_are_not_in_the_file() {
+fn e18_file_times_do_not_reach_the_model() {
     let place = Place::new("e18");
     let mut report = Report::new("E18");
     let model = fs::read(place.path("m.olmo")).expect("read");

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::fs::{self, File};
 
 #[test]
-fn w6_no_config_json() {
+fn w6_packs_without_config_json_by_flags() {
     let mut report = Report::new("W6");
     for (config, all) in [(small_config(), FLAGS), (small_olmo1(), OLMO1_FLAGS)] {
         let case = Case::of(&config);
@@ -36,7 +36,7 @@ fn w6_no_config_json() {
 }
 
 #[test]
-fn w6_config_json_is_no_json_of_a_model() {
+fn w6_refuses_malformed_config_json() {
     let mut report = Report::new("W6");
     let texts: [(&str, Vec<u8>, &[&str]); 14] = [
         ("cut", b"{".to_vec(), &["expected JSON"]),
@@ -66,7 +66,7 @@ fn w6_config_json_is_no_json_of_a_model() {
 }
 
 #[test]
-fn w6_values_that_no_model_has() {
+fn w6_refuses_impossible_values() {
     let mut report = Report::new("W6");
     let cases = [
         (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3"),

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn w7_element_types_that_are_not_read() {
+fn w7_refuses_unsupported_element_types() {
     let mut report = Report::new("W7");
     let types: [(&str, usize, &str); 27] = [
         ("'<f8'", 8, "float64 (<f8)"),
@@ -46,7 +46,7 @@ fn w7_element_types_that_are_not_read() {
 }
 
 #[test]
-fn w7_rounding_to_bf16_never_overflows_in_silence() {
+fn w7_refuses_overflow_to_bf16() {
     let mut report = Report::new("W7");
     let case = Case::new();
     olmo_tests::map_numbers(&case.weights, UP_PROJ, |i, old| if i == 36 * 3 + 5 { f32::MAX } else { old });
@@ -59,7 +59,7 @@ fn w7_rounding_to_bf16_never_overflows_in_silence() {
 }
 
 #[test]
-fn w8_raw_16_bits() {
+fn w8_reads_raw_16_bits_as_config_says() {
     let mut report = Report::new("W8");
     for descr in ["'<V2'", "'|V2'"] {
         let case = Case::new();
@@ -96,7 +96,7 @@ fn w8_raw_16_bits() {
 }
 
 #[test]
-fn w9_objects_are_refused_and_never_parsed() {
+fn w9_refuses_object_arrays_unparsed() {
     let mut report = Report::new("W9");
     // A pickle that would run a program behind the header.
     let pickle = b"cos\nsystem\n(S'touch /tmp/olmo-pickle-ran'\ntR.";
@@ -111,7 +111,7 @@ fn w9_objects_are_refused_and_never_parsed() {
 }
 
 #[test]
-fn w10_fortran_order() {
+fn w10_refuses_fortran_order() {
     let mut report = Report::new("W10");
     let ordered = |shape: &str| format!("{{'descr': '<f4', 'fortran_order': True, 'shape': {shape}, }}");
     let outcome = spoiled(O_PROJ, &["Fortran order", "expected C order", "np.ascontiguousarray"], |path| {
@@ -126,7 +126,7 @@ fn w10_fortran_order() {
 }
 
 #[test]
-fn w11_byte_orders() {
+fn w11_refuses_big_endian() {
     let mut report = Report::new("W11");
     let orders = [
         ("'>f4'", 4, "big-endian numbers (>f4)"),

@@ -21,7 +21,7 @@ fn versioned(version: [u8; 2], header_bytes: u32) -> Vec<u8> {
 }
 
 #[test]
-fn w12_versions() {
+fn w12_refuses_unknown_npy_versions() {
     let mut report = Report::new("W12");
     for version in [[1, 0], [2, 0], [3, 0]] {
         let case = Case::new();
@@ -36,7 +36,7 @@ fn w12_versions() {
 }
 
 #[test]
-fn w13_other_files_are_named_for_what_they_are() {
+fn w13_names_the_format_of_other_files() {
     let mut report = Report::new("W13");
     let others: [(&[u8], &str); 28] = [
         (b"", "empty file"),
@@ -83,7 +83,7 @@ fn w13_other_files_are_named_for_what_they_are() {
 }
 
 #[test]
-fn w14_lengths_of_headers() {
+fn w14_refuses_wrong_header_lengths() {
     let mut report = Report::new("W14");
     for version in [1, 2, 3] {
         for length in [0, 10_001, 65_535, 1 << 20, 1 << 31, u32::MAX] {
@@ -210,7 +210,7 @@ fn tricks() -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn w15_headers_that_numpy_would_not_write() {
+fn w15_refuses_headers_numpy_does_not_write() {
     let mut report = Report::new("W15");
     let tricks = tricks();
     for (text, says) in &tricks {
@@ -236,7 +236,7 @@ fn w15_headers_that_numpy_would_not_write() {
 }
 
 #[test]
-fn w15_headers_that_are_written_otherwise_and_mean_the_same() {
+fn w15_reads_other_spellings_of_a_header() {
     let mut report = Report::new("W15");
     for text in [
         "{'shape': (36,), 'fortran_order': False, 'descr': '<f4'}",

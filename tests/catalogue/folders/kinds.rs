@@ -25,7 +25,7 @@ const KINDS: [Kind; 9] = [
 ];
 
 #[test]
-fn w22_kinds_of_files() {
+fn w22_refuses_special_files() {
     let mut report = Report::new("W22");
     for (kind, make, says) in KINDS {
         report.add(kind, spoiled(NORM, &[says], |path| replaced(path, make)));
@@ -85,7 +85,7 @@ fn ordinary_user_can_pack(case: &Case) -> bool {
 }
 
 #[test]
-fn w23_files_and_folders_that_may_not_be_read() {
+fn w23_reports_unreadable_files_and_folders() {
     let case = Case::new();
     if !ordinary_user_can_pack(&case) {
         return;
@@ -132,7 +132,7 @@ fn w23_files_and_folders_that_may_not_be_read() {
 }
 
 #[test]
-fn w23_the_system_cannot_read_a_file() {
+fn w23_reports_io_errors() {
     let mut report = Report::new("W23");
     // A regular file whose every read fails is not even tried: the memory of the process. Reads that fail are in
     // `any_fault_of_a_call.rs`.

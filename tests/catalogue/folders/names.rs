@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
 #[test]
-fn w20_twins_of_names() {
+fn w20_refuses_duplicate_names() {
     let mut report = Report::new("W20");
     // On a file system that tells cases and normal forms apart these are names of nothing.
     let twins = [
@@ -41,7 +41,7 @@ fn w20_twins_of_names() {
 }
 
 #[test]
-fn w21_names_of_files() {
+fn w21_handles_unusual_file_names() {
     let mut report = Report::new("W21");
     let long = [b"x".repeat(251).as_slice(), b".npy"].concat();
     let names: [(&[u8], &str); 8] = [
@@ -64,7 +64,7 @@ fn w21_names_of_files() {
 }
 
 #[test]
-fn w21_names_of_folders() {
+fn w21_handles_unusual_folder_names() {
     let mut report = Report::new("W21");
     let long = "x".repeat(255);
     for name in ["a b", "a\nb", "\u{1b}[31m", "-rf", "--force", "\u{e9}", "'\"$(true)", &long] {

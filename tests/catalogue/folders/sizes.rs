@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 
 #[test]
-fn w16_data_short_by_one_byte() {
+fn w16_refuses_data_short_by_one_byte() {
     let mut report = Report::new("W16");
     for (tensor, says) in [
         (O_PROJ, "shape [36, 36] needs 5184 bytes of data, has 5183 (truncated?)"),
@@ -18,7 +18,7 @@ fn w16_data_short_by_one_byte() {
 }
 
 #[test]
-fn w16_data_short_by_a_page_or_all() {
+fn w16_refuses_data_short_by_a_page_or_all() {
     let mut report = Report::new("W16");
     for (change, says) in
         [(-4096, "has 1088 (truncated?)"), (-4, "has 5180 (truncated?)"), (-5184, "has 0 (truncated?)")]
@@ -28,7 +28,7 @@ fn w16_data_short_by_a_page_or_all() {
 }
 
 #[test]
-fn w16_data_long_by_one_byte_or_much() {
+fn w16_refuses_trailing_data() {
     let mut report = Report::new("W16");
     for (change, says) in [
         (1, "needs 5184 bytes of data, has 1 byte too many"),
@@ -42,7 +42,7 @@ fn w16_data_long_by_one_byte_or_much() {
 }
 
 #[test]
-fn w17_shapes_that_overflow() {
+fn w17_refuses_overflowing_shapes() {
     let mut report = Report::new("W17");
     for (variant, shape) in [
         ("product", "(4294967296, 4294967296)"),
@@ -62,7 +62,7 @@ fn w17_shapes_that_overflow() {
 }
 
 #[test]
-fn w18_shapes_without_elements_or_dimensions() {
+fn w18_refuses_empty_shapes() {
     let mut report = Report::new("W18");
     for (shape, data, says) in [
         ("(0,)", 0, "shape [0] has no elements"),
@@ -81,7 +81,7 @@ fn w18_shapes_without_elements_or_dimensions() {
 }
 
 #[test]
-fn w26_a_terabyte_that_is_not_there() {
+fn w26_refuses_sparse_terabyte() {
     let mut report = Report::new("W26");
     let sparse = |path: &Path, shape: &[usize]| {
         write_npy(path, "<f4", shape, &[]);

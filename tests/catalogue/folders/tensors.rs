@@ -7,7 +7,7 @@ use serde_json::json;
 use std::fs;
 
 #[test]
-fn w2_tensors_are_missing() {
+fn w2_reports_missing_tensors() {
     let mut report = Report::new("W2");
     let removed = |tensor: &str, words: &[&str]| spoiled(tensor, words, |path| fs::remove_file(path).expect("removed"));
     report.add("embedding", removed(EMBEDDING, &["missing, expected a tensor [101, 36]", "export the whole model"]));
@@ -29,7 +29,7 @@ fn tensor_names() -> Vec<String> {
 }
 
 #[test]
-fn w2_many_problems_are_ten_lines_and_their_number() {
+fn w2_reports_ten_problems_and_counts_the_rest() {
     let mut report = Report::new("W2");
     let names = tensor_names();
     for removed in [2, 9, 10, 11, 12, names.len() - 1] {
@@ -62,7 +62,7 @@ fn w2_many_problems_are_ten_lines_and_their_number() {
 }
 
 #[test]
-fn w3_tensors_that_are_no_parameters() {
+fn w3_refuses_extra_tensors() {
     let mut report = Report::new("W3");
     let names = [
         "model.layers.2.mlp.up_proj.weight",
@@ -91,7 +91,7 @@ fn w3_tensors_that_are_no_parameters() {
 }
 
 #[test]
-fn w3_a_head_beside_a_tied_model() {
+fn w3_refuses_head_of_tied_model() {
     let mut report = Report::new("W3");
     let case = Case::new();
     set(&case, json!({"tie_word_embeddings": true}));
@@ -111,7 +111,7 @@ fn w3_a_head_beside_a_tied_model() {
 }
 
 #[test]
-fn w4_shapes_that_are_not_the_models() {
+fn w4_refuses_wrong_shapes() {
     let mut report = Report::new("W4");
     let cases: [(&str, &[usize], &[&str]); 12] = [
         (UP_PROJ, &[36, 71], &["[36, 71], expected [71, 36]", "config.json", "transposed", "np.ascontiguousarray"]),
@@ -135,7 +135,7 @@ fn w4_shapes_that_are_not_the_models() {
 }
 
 #[test]
-fn w5_files_that_do_not_fit_each_other() {
+fn w5_refuses_inconsistent_files() {
     let mut report = Report::new("W5");
     let cases: [(&str, &[usize], &str, &[&str]); 5] = [
         (HEAD, &[99, 36], HEAD, &["shape [99, 36], expected [101, 36]", EMBEDDING]),

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 #[test]
-fn w1_the_folder_is_absent_a_file_or_empty() {
+fn w1_refuses_absent_or_empty_folder() {
     let mut report = Report::new("W1");
     let case = Case::new();
     let path = |name: &str| case.folder.join(name);
@@ -46,7 +46,7 @@ fn w1_the_folder_is_absent_a_file_or_empty() {
 }
 
 #[test]
-fn w25_a_hundred_thousand_files() {
+fn w25_refuses_100000_extra_files() {
     let mut report = Report::new("W25");
     let case = Case::new();
     for i in 0..100_000 {
@@ -67,7 +67,7 @@ fn w25_a_hundred_thousand_files() {
 }
 
 #[test]
-fn w25_deep_paths() {
+fn w25_handles_deep_paths() {
     let mut report = Report::new("W25");
     let mut case = Case::new();
     let mut deep = case.folder.path().to_path_buf();
@@ -87,7 +87,7 @@ fn w25_deep_paths() {
 }
 
 #[test]
-fn w25_few_descriptors() {
+fn w25_packs_with_few_descriptors() {
     let mut report = Report::new("W25");
     let case = Case::new();
     let limited = |limit: u32| {

@@ -14,7 +14,7 @@ fn poke(path: &Path, index: usize, bits: &[u8]) {
 }
 
 #[test]
-fn w19_numbers_that_are_not_finite() {
+fn w19_refuses_non_finite_weights() {
     let mut report = Report::new("W19");
     let f32s = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x7f80_0001)];
     let all = f32s.map(|number| (Stored::F32, number.to_le_bytes().to_vec()));

@@ -5,7 +5,7 @@ use olmo_tests::catalogue::Report;
 use std::fs;
 
 #[test]
-fn a_bad_vocabulary_is_refused_by_line() {
+fn refuses_malformed_vocabulary_by_line() {
     let mut report = Report::new("vocab.txt");
     let texts: [(&[u8], &[&str]); 8] = [
         (b"0\ta\n1\n", &["line 2: no tab"]),

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::mem::offset_of;
 
 #[test]
-fn o26_raw_steps() {
+fn o26_refuses_wrong_raw_step_counts() {
     let model = Model::coded();
     let mut report = Report::new("O26");
     let field = |tensor: &str, at| Field::of_tensor(model.tensor(tensor), at, 4);
@@ -49,7 +49,7 @@ fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
 }
 
 #[test]
-fn o26_tables_that_are_only_claimed() {
+fn o26_refuses_claimed_tables_cheaply() {
     let model = Model::coded();
     let mut report = Report::new("O26");
     let exponents: Vec<u8> = (100..116).collect();
@@ -69,7 +69,7 @@ fn o26_tables_that_are_only_claimed() {
 /// Many tables, each of them good, but their digest is not: what was kept of them before that is seen would be as long
 /// as the file says, and nearly all of them are holes of the file.
 #[test]
-fn o26_holes_that_are_good_tables() {
+fn o26_refuses_tables_made_of_holes() {
     let model = Model::coded();
     let mut report = Report::new("O26");
     let path = model.write("holes.olmo", &[]);
@@ -78,7 +78,7 @@ fn o26_holes_that_are_good_tables() {
 }
 
 #[test]
-fn o27_tables_of_raw_steps() {
+fn o27_refuses_wrong_raw_step_tables() {
     let model = Model::coded();
     let mut report = Report::new("O27");
     // The embedding's table is the first: 16 exponents, the raw steps of two panels, and one step of each.

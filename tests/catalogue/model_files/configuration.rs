@@ -32,7 +32,7 @@ const IMPOSSIBLE: [(&str, &[u64], &str); 18] = [
 ];
 
 #[test]
-fn o10_configurations_that_no_model_has() {
+fn o10_refuses_impossible_configurations() {
     let model = Model::plain();
     let mut report = Report::new("O10");
     for (name, values, says) in IMPOSSIBLE {
@@ -57,7 +57,7 @@ fn o10_configurations_that_no_model_has() {
 }
 
 #[test]
-fn o10_configurations_of_another_model() {
+fn o10_refuses_configuration_of_another_model() {
     let model = Model::plain();
     let mut report = Report::new("O10");
     // Possible values, against records and lengths of other ones.
@@ -90,7 +90,7 @@ fn o10_configurations_of_another_model() {
 }
 
 #[test]
-fn o10_configurations_that_no_olmo1_has() {
+fn o10_refuses_impossible_olmo1_configurations() {
     let model = Model::olmo1();
     let mut report = Report::new("O10");
     for (name, values, says) in [
@@ -141,7 +141,7 @@ fn largest(model: &Model, length: u64) -> Vec<(Field, u64)> {
 }
 
 #[test]
-fn o10_a_header_that_claims_a_huge_model() {
+fn o10_refuses_header_of_a_huge_model() {
     let model = Model::plain();
     let mut report = Report::new("O10");
     let length = model.good.len() as u64;
@@ -174,7 +174,7 @@ fn o10_a_header_that_claims_a_huge_model() {
 }
 
 #[test]
-fn o11_real_numbers() {
+fn o11_refuses_impossible_real_numbers() {
     let mut report = Report::new("O11");
     let model = Model::yarn();
     let never = [

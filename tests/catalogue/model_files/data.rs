@@ -9,7 +9,7 @@ use olmo_tests::{Stored, coded_config, write_weights};
 use std::mem::offset_of;
 
 #[test]
-fn o19_flipped_bits_of_the_data() {
+fn o19_verify_finds_flipped_bits() {
     let mut report = Report::new("O19");
     for model in [Model::plain(), Model::coded()] {
         for (spec, extent) in model.file.specs().iter().zip(&model.file.layout().tensors) {
@@ -24,7 +24,7 @@ fn o19_flipped_bits_of_the_data() {
 }
 
 #[test]
-fn o19_numbers_that_are_not_finite_end_the_run() {
+fn o19_non_finite_weights_end_the_run() {
     let model = Model::plain();
     let mut report = Report::new("O19");
     for (tensor, number) in [
@@ -55,7 +55,7 @@ fn o19_numbers_that_are_not_finite_end_the_run() {
 }
 
 #[test]
-fn o20_blocks_that_were_lost_or_went_elsewhere() {
+fn o20_verify_finds_lost_and_moved_blocks() {
     let model = Model::plain();
     let other = Model::new("other", &["--dtype", "f32"], |from| write_weights(from, &coded_config(), Stored::F32, 4));
     assert_eq!(model.good.len(), other.good.len());

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 #[test]
-fn o1_length() {
+fn o1_refuses_wrong_file_length() {
     let model = Model::plain();
     let mut report = Report::new("O1");
     model.refuse(&mut report, "empty", b"", &["an empty file"]);
@@ -38,7 +38,7 @@ fn o1_length() {
 }
 
 #[test]
-fn o2_kinds_of_files() {
+fn o2_refuses_special_files() {
     let model = Model::plain();
     let mut report = Report::new("O2");
     let path = |name: &str| model.folder.join(name);
@@ -80,7 +80,7 @@ fn a_block_device() -> Option<PathBuf> {
 }
 
 #[test]
-fn o3_other_formats_and_damaged_magics() {
+fn o3_refuses_other_formats_and_magics() {
     let model = Model::plain();
     let mut report = Report::new("O3");
     let rest = &model.good[MAGIC.len()..];
@@ -117,7 +117,7 @@ fn o3_other_formats_and_damaged_magics() {
 }
 
 #[test]
-fn o24_many_readers_and_a_new_file_of_the_same_name() {
+fn o24_readers_keep_the_file_they_opened() {
     let model = Model::plain();
     let path = model.folder.join("good.olmo");
     let expected = run(INFER, [&path, &model.folder.join("t.bin")]).ok().to_string();
@@ -141,7 +141,7 @@ fn o24_many_readers_and_a_new_file_of_the_same_name() {
 }
 
 #[test]
-fn o25_the_temporary_file_of_an_interrupted_pack() {
+fn o25_refuses_file_of_interrupted_pack() {
     let model = Model::plain();
     let mut report = Report::new("O25");
     // The header comes last, whatever else is there.

@@ -8,7 +8,7 @@ use olmo_tests::crafted::{Field, config_field, repair_header_digest};
 use std::mem::offset_of;
 
 #[test]
-fn o4_versions_other_than_ours() {
+fn o4_refuses_other_versions() {
     let model = Model::plain();
     let mut report = Report::new("O4");
     let [major, minor] = [header(offset_of!(Header, version_major), 2), header(offset_of!(Header, version_minor), 2)];
@@ -35,7 +35,7 @@ fn o4_versions_other_than_ours() {
 }
 
 #[test]
-fn o5_byte_order() {
+fn o5_refuses_other_byte_order() {
     let model = Model::plain();
     let mut report = Report::new("O5");
     let mark = header(offset_of!(Header, byte_order), 4);
@@ -50,7 +50,7 @@ fn o5_byte_order() {
 }
 
 #[test]
-fn o6_lengths_in_the_header() {
+fn o6_refuses_wrong_header_lengths() {
     let model = Model::plain();
     let mut report = Report::new("O6");
     let length = model.good.len() as u64;
@@ -76,7 +76,7 @@ fn o6_lengths_in_the_header() {
 }
 
 #[test]
-fn o7_digests_of_header_and_index() {
+fn o7_refuses_wrong_digests() {
     let model = Model::coded();
     let mut report = Report::new("O7");
     let mut flip = |variant: &str, at: usize, place: &str| {
@@ -118,7 +118,7 @@ fn o7_digests_of_header_and_index() {
 }
 
 #[test]
-fn o8_reserved_fields_flags_and_features() {
+fn o8_refuses_reserved_fields_and_unknown_flags() {
     let model = Model::plain();
     let mut report = Report::new("O8");
     let reserved_c = offset_of!(Header, reserved_c);

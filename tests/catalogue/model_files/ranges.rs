@@ -10,7 +10,7 @@ use olmo_tests::crafted::Field;
 use std::mem::offset_of;
 
 #[test]
-fn o15_offsets_and_lengths() {
+fn o15_refuses_wrong_offsets_and_lengths() {
     let model = Model::plain();
     let mut report = Report::new("O15");
     let length = model.good.len() as u64;
@@ -53,7 +53,7 @@ fn o15_offsets_and_lengths() {
 }
 
 #[test]
-fn o16_alignment() {
+fn o16_refuses_wrong_alignment() {
     let model = Model::plain();
     let mut report = Report::new("O16");
     for tensor in ["embed_tokens", "o_proj", "model.norm"] {
@@ -80,7 +80,7 @@ fn o16_alignment() {
 }
 
 #[test]
-fn o17_ranges_that_overlap_or_leave_holes() {
+fn o17_refuses_overlaps_and_gaps() {
     let model = Model::plain();
     let mut report = Report::new("O17");
     let offset = |index: usize| Field::of_tensor(index, offset_of!(TensorRecord, offset), 8);
@@ -112,7 +112,7 @@ fn o17_ranges_that_overlap_or_leave_holes() {
 }
 
 #[test]
-fn o18_padding_that_is_not_zero() {
+fn o18_verify_finds_nonzero_padding() {
     let model = Model::plain();
     let mut report = Report::new("O18");
     let layout = model.file.layout();

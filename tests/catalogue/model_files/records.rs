@@ -8,7 +8,7 @@ use olmo_tests::crafted::{Field, repair_digests};
 use std::mem::offset_of;
 
 #[test]
-fn o9_element_types() {
+fn o9_refuses_unknown_element_types() {
     let mut report = Report::new("O9");
     for model in [Model::plain(), Model::coded()] {
         let dtype = |tensor: &str| Field::of_tensor(model.tensor(tensor), offset_of!(TensorRecord, dtype), 4);
@@ -29,7 +29,7 @@ fn o9_element_types() {
 }
 
 #[test]
-fn o12_numbers_of_records() {
+fn o12_refuses_wrong_record_counts() {
     let model = Model::plain();
     let mut report = Report::new("O12");
     let (n_tensors, n_sections) = (model.n_tensors() as u64, model.file.sections().len() as u64);
@@ -63,7 +63,7 @@ fn o12_numbers_of_records() {
 }
 
 #[test]
-fn o13_names_of_records() {
+fn o13_refuses_wrong_record_names() {
     let model = Model::plain();
     let mut report = Report::new("O13");
     let [role, layer] = [offset_of!(TensorRecord, role), offset_of!(TensorRecord, layer)];
@@ -105,7 +105,7 @@ fn o13_names_of_records() {
 }
 
 #[test]
-fn o14_shapes() {
+fn o14_refuses_wrong_shapes() {
     let model = Model::plain();
     let mut report = Report::new("O14");
     for tensor in ["embed_tokens", "down_proj", "q_norm"] {
@@ -127,7 +127,7 @@ fn o14_shapes() {
 }
 
 #[test]
-fn o28_codes_that_are_not_known() {
+fn o28_refuses_unknown_codes() {
     let mut report = Report::new("O28");
     let coded = Model::coded();
     let plain = Model::plain();

@@ -6,7 +6,7 @@ use olmo_infer::format::section;
 use olmo_tests::catalogue::{Report, Run};
 
 #[test]
-fn vocabularies_that_are_none() {
+fn refuses_malformed_vocabularies() {
     let model = Model::plain();
     let mut report = Report::new("a vocabulary");
     let set = |at: usize, value: u64, bytes: usize| {

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::fs::{self, File};
 
 #[test]
-fn s3_lengths_of_headers() {
+fn s3_refuses_wrong_header_lengths() {
     let mut report = Report::new("S3");
     let claims = |length: u64| [&length.to_le_bytes()[..], &b"{\"a\":1}".repeat(20)].concat();
     for length in [0, 1, (2 << 20) + 1, 100_000_000, 1 << 32, 1 << 62, u64::MAX - 7, u64::MAX] {
@@ -31,7 +31,7 @@ fn s3_lengths_of_headers() {
 }
 
 #[test]
-fn s4_headers_that_are_none() {
+fn s4_refuses_malformed_headers() {
     let mut report = Report::new("S4");
     let entry = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
     let long = "n".repeat(256);
@@ -96,7 +96,7 @@ fn s4_headers_that_are_none() {
 }
 
 #[test]
-fn s14_a_header_of_many_tensors_costs_little() {
+fn s14_refuses_large_headers_cheaply() {
     let mut report = Report::new("S14");
     // As many as a header can have.
     let case = Case::new(1);

@@ -14,7 +14,7 @@ fn index_refused(words: &[&str], change: impl FnOnce(&mut Value)) -> Result<(), 
 }
 
 #[test]
-fn s11_indexes_that_are_none() {
+fn s11_refuses_malformed_indexes() {
     let mut report = Report::new("S11");
     let texts: [(&str, &str); 12] = [
         ("", "EOF while parsing"),
@@ -67,7 +67,7 @@ fn s11_indexes_that_are_none() {
 }
 
 #[test]
-fn s12_indexes_that_do_not_fit_their_shards() {
+fn s12_refuses_indexes_that_contradict_shards() {
     let mut report = Report::new("S12");
     let again = "; download the index and all shards again, of one revision";
     // A shard that is missing, whatever else is.

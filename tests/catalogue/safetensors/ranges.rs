@@ -17,7 +17,7 @@ fn set_range(header: &mut Value, tensor: &str, range: (u64, u64)) {
 }
 
 #[test]
-fn s5_ranges_that_overlap_or_leave_holes() {
+fn s5_refuses_overlaps_and_gaps() {
     let mut report = Report::new("S5");
     let aside = "the numbers lie side by side";
     type Change = fn((u64, u64)) -> (u64, u64);
@@ -63,7 +63,7 @@ fn s5_ranges_that_overlap_or_leave_holes() {
 }
 
 #[test]
-fn s6_files_that_are_not_whole_or_too_long() {
+fn s6_refuses_truncated_or_too_long_files() {
     let mut report = Report::new("S6");
     let case = Case::new(1);
     let length = fs::metadata(case.file()).expect("a file").len();
@@ -98,7 +98,7 @@ fn s6_files_that_are_not_whole_or_too_long() {
 }
 
 #[test]
-fn s7_shapes_that_do_not_fit_their_ranges() {
+fn s7_refuses_shapes_that_contradict_ranges() {
     let mut report = Report::new("S7");
     for (dtype, shape, says) in [
         ("F32", json!([35]), "shape [35] needs 140 bytes of data, its data_offsets have 144"),

@@ -13,7 +13,7 @@ fn other(name: &str) -> Tensor {
 }
 
 #[test]
-fn s8_element_types_that_are_not_read() {
+fn s8_refuses_unsupported_element_types() {
     let mut report = Report::new("S8");
     for (dtype, size) in [("BOOL", 144), ("U8", 144), ("I8", 144), ("F8_E4M3", 144), ("F8_E5M2", 144), ("I16", 72)] {
         let says = format!("element type {dtype}, expected F32, F16 or BF16; save the weights as one of these");
@@ -31,7 +31,7 @@ fn s8_element_types_that_are_not_read() {
 }
 
 #[test]
-fn s9_tensors_that_are_missing_or_no_parameters() {
+fn s9_refuses_missing_and_extra_tensors() {
     let mut report = Report::new("S9");
     let case = Case::new(1);
     let without =
@@ -74,7 +74,7 @@ fn s9_tensors_that_are_missing_or_no_parameters() {
 }
 
 #[test]
-fn s9_a_head_beside_a_tied_model() {
+fn s9_refuses_head_of_tied_model() {
     let mut report = Report::new("S9");
     let tied = Case::of(&ModelConfig { tie_word_embeddings: true, ..small_config() }, 1);
     let embedding = tied.tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").expect("there");
@@ -96,7 +96,7 @@ fn s9_a_head_beside_a_tied_model() {
 }
 
 #[test]
-fn s10_numbers_that_are_not_finite() {
+fn s10_refuses_non_finite_weights() {
     let mut report = Report::new("S10");
     for (number, n_shards) in [(f32::NAN, 1), (f32::INFINITY, 2)] {
         let case = Case::new(n_shards);

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 #[test]
-fn s1_weights_of_two_kinds_or_under_other_names() {
+fn s1_refuses_mixed_or_misnamed_weights() {
     let mut report = Report::new("S1");
     let case = Case::new(1);
     let path = |name: &str| case.weights.join(name);
@@ -53,7 +53,7 @@ fn s1_weights_of_two_kinds_or_under_other_names() {
 }
 
 #[test]
-fn s2_other_files_are_named_for_what_they_are() {
+fn s2_names_the_format_of_other_files() {
     let mut report = Report::new("S2");
     let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2969921688\n";
     let npy = npy_header("<f4", &[3]);
@@ -95,7 +95,7 @@ fn s2_other_files_are_named_for_what_they_are() {
 }
 
 #[test]
-fn s13_links() {
+fn s13_follows_links_like_the_hub_cache() {
     let mut report = Report::new("S13");
     let case = Case::new(2);
     for number in [1, 2] {

@@ -21,7 +21,7 @@ fn files() -> impl Strategy<Value = BTreeMap<String, String>> {
 }
 
 #[test]
-fn an_index_is_read_as_what_it_says() {
+fn reads_every_index() {
     let metadata = prop::option::of(prop_oneof![
         any::<u64>().prop_map(|total| json!({"total_size": total, "total_parameters": 7})),
         any::<f64>().prop_map(|total| json!({"total_size": total})),
@@ -76,7 +76,7 @@ fn defect() -> impl Strategy<Value = Defect> {
 }
 
 #[test]
-fn one_defect_of_an_index_is_refused() {
+fn refuses_one_defect_of_an_index() {
     check((files(), any::<Index>(), defect()), |(files, at, defect)| {
         let quoted = |text: &str| json!(text).to_string();
         let mut entries: Vec<(String, String)> =

@@ -97,7 +97,7 @@ pub fn tuple(shape: &[u64]) -> String {
 }
 
 #[test]
-fn what_numpy_writes_is_read_as_what_it_is() {
+fn reads_every_header_of_numpy() {
     let seen = Seen::new(&["read", "no dimension", "a dimension of 0"]);
     let shape =
         (sizes(0..=4), prop::option::weighted(0.2, any::<prop::sample::Index>())).prop_map(|(mut shape, zero)| {
@@ -130,7 +130,7 @@ fn what_numpy_writes_is_read_as_what_it_is() {
 }
 
 #[test]
-fn every_spelling_of_a_dictionary_is_read_as_the_same() {
+fn reads_every_spelling_of_a_dictionary_alike() {
     let order = Just(vec![0, 1, 2]).prop_shuffle();
     let gaps = prop::collection::vec(0..3usize, 1..30);
     let spelling = (order, gaps, prop::sample::select(vec!['\'', '"']), any::<[bool; 3]>());
@@ -167,7 +167,7 @@ fn every_spelling_of_a_dictionary_is_read_as_the_same() {
 }
 
 #[test]
-fn a_file_has_the_bytes_of_its_shape_in_numbers_that_do_not_wrap() {
+fn data_size_of_shape_never_wraps() {
     let seen = Seen::new(&["read", "other bytes", "more than 64 bits"]);
     let shape = prop_oneof![sizes(1..=4), sizes(1..=32), sizes(1..=6).prop_map(fitted)];
     let change = prop_oneof![2 => Just(0u64), 1 => edgy(usize::MAX).prop_map(|n| n as u64), 1 => any::<u64>()];

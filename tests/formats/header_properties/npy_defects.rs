@@ -232,7 +232,7 @@ fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error
 }
 
 #[test]
-fn one_defect_of_a_header_is_refused() {
+fn refuses_one_defect_of_a_header() {
     // At least two dimensions, so that the order matters.
     check((Array::any(sizes(2..=4)), defect()), |(array, defect)| {
         let (read, words) = read(&array, defect);

@@ -177,7 +177,7 @@ pub fn read(header: &[u8], data_bytes: u64) -> Result<BTreeMap<String, Entry>, P
 }
 
 #[test]
-fn what_a_header_says_is_read_as_what_it_is() {
+fn reads_every_header() {
     let seen = Seen::new(&["no tensor", "metadata", "a type that weights have not", "no bytes", "32 dimensions"]);
     check(File::any(0..=6), |file| {
         let header = file.header(&file.entries());
@@ -209,7 +209,7 @@ fn what_a_header_says_is_read_as_what_it_is() {
 }
 
 #[test]
-fn a_tensor_has_the_bytes_of_its_shape_in_numbers_that_do_not_wrap() {
+fn tensor_size_of_shape_never_wraps() {
     let seen = Seen::new(&["read", "other bytes", "more than 64 bits", "a file that no one can have"]);
     let shape = prop_oneof![
         sizes(1..=4),

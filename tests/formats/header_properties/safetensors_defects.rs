@@ -312,7 +312,7 @@ fn in_name(file: &File, at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn one_defect_of_a_header_is_refused() {
+fn refuses_one_defect_of_a_header() {
     check((File::any(3..=6), any::<Index>(), defect()), |(mut file, at, defect)| {
         let at = victim(&mut file, at);
         assert_defect_refused(file, at, defect)

@@ -11,7 +11,7 @@ use olmo_pack::npy::shown_shape;
 use proptest::prelude::*;
 
 #[test]
-fn coded_steps_give_every_number_back() {
+fn bf12_steps_round_trip() {
     let step = (any::<[u32; 32]>(), any::<[u32; 32]>());
     check((step, any::<[u64; 16]>()), |((first, second), weights)| {
         // Exponents by chance, and numbers that have them.
@@ -45,7 +45,7 @@ fn raw_steps() -> impl Strategy<Value = (PanelShape, Vec<Vec<u32>>)> {
 }
 
 #[test]
-fn tables_are_read_back_and_have_one_spelling() {
+fn tables_round_trip_and_have_one_spelling() {
     let change = (any::<prop::sample::Index>(), 1..=255u8);
     check((raw_steps(), change), |((shape, panels), (at, bits))| {
         let table = CodedTable::new(Exponents::commonest(&[1; 256]), panels.into_iter());
@@ -72,7 +72,7 @@ fn tables_are_read_back_and_have_one_spelling() {
 }
 
 #[test]
-fn rounding_to_bf16_takes_the_nearest_and_the_even_of_two() {
+fn bf16_rounding_is_to_nearest_even() {
     check(any::<u32>(), |bits| {
         let (value, rounded) = (f32::from_bits(bits), f32::from_bits(u32::from(round_to_bf16(bits)) << 16));
         if value.is_nan() {
@@ -96,7 +96,7 @@ fn rounding_to_bf16_takes_the_nearest_and_the_even_of_two() {
 }
 
 #[test]
-fn f16_numbers_come_back() {
+fn f16_round_trips() {
     check(any::<u16>(), |half| {
         prop_assert_eq!(f32_to_f16(f16_to_f32(half)), Some(half));
         Ok(())
@@ -104,7 +104,7 @@ fn f16_numbers_come_back() {
 }
 
 #[test]
-fn the_largest_logits_are_those_of_a_sort() {
+fn top_k_matches_a_sort() {
     let logits = prop::collection::vec((-20..20i8).prop_map(f32::from), 1..300);
     check((logits, 0..400usize), |(logits, k)| {
         let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
@@ -132,7 +132,7 @@ fn quoted_text_is_one_printable_line() {
 }
 
 #[test]
-fn shapes_are_shown_as_numpy_shows_them() {
+fn shapes_are_printed_as_by_numpy() {
     check(prop::collection::vec(any::<u64>(), 0..5), |shape| {
         prop_assert_eq!(shown_shape(&shape), format!("{shape:?}"));
         Ok(())

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_is_the_same_with_a_little_less_memory_but_not_with_another_kernel() {
+    fn machine_differs_by_kernel_but_not_by_a_little_memory() {
         let machine =
             |kernel: &str, memory_bytes| Machine { cpu: "CPU".into(), cores: 2, kernel: kernel.into(), memory_bytes };
         let now = machine("6.1", 25_276_502_016);

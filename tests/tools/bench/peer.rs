@@ -152,7 +152,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_answer_without_a_time_is_an_error() {
+    fn answer_without_a_time_is_an_error() {
         assert_eq!(seconds("other", &json!({"seconds": 1.5}), "prefill 128"), Ok(1.5));
         for answer in [json!({}), json!({"seconds": null}), json!({"seconds": 0.0}), json!({"seconds": "1.5"})] {
             assert!(seconds("other", &answer, "prefill 128").is_err(), "{answer}");
