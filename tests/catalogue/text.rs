@@ -1,4 +1,4 @@
-//! Bad inputs of everything about text, the rows X of the catalogue: tokenizers, chat templates, prompts, lists.
+//! Everything that can be wrong with tokenizers, chat templates, prompts and lists of files.
 
 use crate::{INFER, PACK};
 use olmo_infer::format::{AddedToken, Merge, TokenizerHead};
@@ -68,6 +68,8 @@ impl Fixture {
     }
 }
 
+/// Row X1: `tokenizer.json`: malformed, not a tokenizer, ids that the model does not have, duplicate ids, deep, huge, a
+/// folder.
 #[test]
 fn x1_refuses_malformed_tokenizer_json() {
     let fixture = fixture("x1");
@@ -115,6 +117,8 @@ fn x1_refuses_malformed_tokenizer_json() {
     fixture.assert_refused("tokenizer.json: is a folder, expected a file");
 }
 
+/// Row X1.
+///
 /// As many MiB as a tokenizer has, and what is refused comes last.
 #[test]
 fn x1_refuses_long_tokenizers_cheaply() {
@@ -140,6 +144,7 @@ fn x1_refuses_long_tokenizers_cheaply() {
     }
 }
 
+/// Row X2: unknown kinds of tokenizers.
 #[test]
 fn x2_unknown_tokenizers_disable_text() {
     let fixture = fixture("x2");
@@ -206,6 +211,7 @@ fn sections() -> (Vec<u8>, Vec<u8>) {
     (read.vocabulary.section(), read.tokenizer.expect("of a known kind"))
 }
 
+/// Row X2.
 #[test]
 fn x2_refuses_merges_of_unknown_bytes() {
     let fixture = fixture("x2-bytes");
@@ -233,6 +239,7 @@ fn x2_refuses_merges_of_unknown_bytes() {
     fixture.assert_packed("  tokenizer   none: merge 0 makes other bytes than those of its pieces");
 }
 
+/// Row X3: sections of a model file that are not a tokenizer or a chat format.
 #[test]
 fn x3_refuses_malformed_tokenizer_sections() {
     let (vocabulary, good) = sections();
@@ -289,6 +296,7 @@ fn x3_refuses_malformed_tokenizer_sections() {
     assert!(problem(&[&good[..], &[0]].concat()).is_some());
 }
 
+/// Row X4: chat templates: not Jinja, endless, huge, recursive, doing more than putting texts around turns.
 #[test]
 fn x4_warns_of_unusable_chat_templates() {
     let fixture = fixture("x4");
@@ -334,6 +342,7 @@ fn x4_warns_of_unusable_chat_templates() {
     fixture.assert_refused("chat_template.jinja: longer than 4 MiB");
 }
 
+/// Row X5: `tokenizer_config.json`: malformed, other kinds of templates.
 #[test]
 fn x5_refuses_malformed_tokenizer_config() {
     let fixture = fixture("x5");
@@ -365,6 +374,7 @@ fn x5_refuses_malformed_tokenizer_config() {
     fixture.assert_packed("  chat        tokenizer_config.json\n");
 }
 
+/// Row X6: prompts: empty, too long; texts that are not UTF-8, UTF-16, with a byte order mark, huge, absent, folders.
 #[test]
 fn x6_refuses_unusable_prompts() {
     let fixture = fixture("x6");
@@ -390,6 +400,7 @@ fn x6_refuses_unusable_prompts() {
     assert!(infer(&["/", "--tokenize"]).refused(1).contains("/: cannot"));
 }
 
+/// Row X7: ids without text.
 #[test]
 fn x7_refuses_ids_without_text() {
     let fixture = fixture("x7");

@@ -14,6 +14,7 @@ fn with_threads(threads: u32, arguments: &str) -> Finished {
     run("sh", ["-c", &format!("exec {nobody} prlimit --nproc={threads} {PACK} {arguments}")])
 }
 
+/// Row E13.
 #[test]
 fn thread_start_failure_is_one_line() {
     let folder = TempDir::new("threads");
@@ -41,6 +42,7 @@ fn thread_start_failure_is_one_line() {
     }
 }
 
+/// Row E13.
 #[test]
 fn out_of_memory_is_one_line() {
     let folder = TempDir::new("memory");

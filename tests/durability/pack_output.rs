@@ -142,6 +142,7 @@ fn closed_stdout_is_accepted_and_full_one_reported() {
     assert_eq!(status(format!("{PACK} {paths} > /dev/full")).code(), Some(1));
 }
 
+/// Row E12: kill -9, power loss.
 #[test]
 fn killed_pack_leaves_only_the_old_file() {
     let folder = TempDir::new("kill");
@@ -467,6 +468,7 @@ fn interrupted_calls_are_retried_a_bounded_number_of_times() {
     }
 }
 
+/// Row W24: a file that changes while it is packed (in the process, where the moment can be chosen).
 #[test]
 fn weights_modified_while_packing_are_reported() {
     let (_folder, weights, model) = folder_with_weights("change");

@@ -45,6 +45,7 @@ fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, thre
     .expect("runs")
 }
 
+/// Row E15, every instruction set.
 #[test]
 fn threads_chunks_and_isas_give_the_same_bits() {
     let folder = TempDir::new("bits");

@@ -242,6 +242,7 @@ fn names_missing_keys_without_class_defaults() {
     }
 }
 
+/// Row W6, more keys.
 #[test]
 fn refuses_impossible_values_by_key() {
     let olmo2 = config_json(&small_config());
@@ -344,6 +345,7 @@ fn refuses_impossible_values_by_key() {
     }
 }
 
+/// Row W6, more keys.
 #[test]
 fn refuses_impossible_olmo1_values_by_key() {
     let olmo1 = config_json(&small_olmo1());

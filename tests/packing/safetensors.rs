@@ -197,6 +197,9 @@ fn half_precision_is_unpacked_as_npy() {
     }
 }
 
+/// Row S13.
+///
+/// Row S16: an output that is a shard, or is among the shards.
 #[test]
 fn files_may_be_links_as_in_the_hub_cache() {
     let folder = TempDir::new("links");
@@ -225,6 +228,7 @@ fn files_may_be_links_as_in_the_hub_cache() {
     assert!(fs::read(&blob).expect("read") == before);
 }
 
+/// Row S16.
 #[test]
 fn refuses_output_among_the_shards() {
     let folder = TempDir::new("among");
@@ -237,6 +241,7 @@ fn refuses_output_among_the_shards() {
     assert!(files(&checkpoint) == before);
 }
 
+/// Row S15: a file that changes while it is packed.
 #[test]
 fn shards_modified_while_packing_are_reported() {
     let folder = TempDir::new("change");
@@ -311,6 +316,7 @@ fn generation_config_json_sets_eos_ids() {
     assert_eq!(eos(&again), [7, 1]);
 }
 
+/// Row S.
 #[test]
 fn refuses_malformed_generation_config_json() {
     let folder = TempDir::new("bad-generation");

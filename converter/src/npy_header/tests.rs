@@ -70,6 +70,7 @@ fn reads_headers_it_wrote() {
     }
 }
 
+/// Row W15, npyz is not called.
 #[test]
 fn refuses_foreign_headers_before_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";

@@ -6,6 +6,11 @@ use olmo_tests::{finish, skipped};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+/// Row E13: little memory, few descriptors, a small stack, no threads.
+///
+/// Note on E13: Stacks are tested down to 128 KiB; below that, `olmo-infer` may end by a signal. A control group kills
+/// a program that takes too much without asking it, which is why the need is compared with the free memory before the
+/// work.
 #[test]
 fn e13_runs_with_low_limits() {
     let place = Place::new("e13");
@@ -31,6 +36,7 @@ fn e13_runs_with_low_limits() {
     }
 }
 
+/// Row E13.
 #[test]
 fn e13_runs_without_further_threads() {
     let place = Place::new("e13-threads");
@@ -52,6 +58,9 @@ fn e13_runs_without_further_threads() {
     }
 }
 
+/// Row E14: numbers of threads, and who runs them.
+///
+/// Note on E14: The programs start no more threads than they have processors, the library 1024 at most.
 #[test]
 fn e14_thread_count_changes_no_result() {
     let place = Place::new("e14");

@@ -6,6 +6,7 @@ use olmo_tests::{small_config, small_olmo1};
 use serde_json::json;
 use std::fs::{self, File};
 
+/// Row W6: `config.json`: absent, malformed, with impossible values, against the shapes or a flag.
 #[test]
 fn w6_packs_without_config_json_by_flags() {
     let mut report = Report::new("W6");
@@ -35,6 +36,7 @@ fn w6_packs_without_config_json_by_flags() {
     }
 }
 
+/// Row W6.
 #[test]
 fn w6_refuses_malformed_config_json() {
     let mut report = Report::new("W6");
@@ -65,6 +67,7 @@ fn w6_refuses_malformed_config_json() {
     report.add("sparse", case.refused(case.config(), &["longer than 1 MiB"]));
 }
 
+/// Row W6.
 #[test]
 fn w6_refuses_impossible_values() {
     let mut report = Report::new("W6");

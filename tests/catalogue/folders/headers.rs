@@ -20,6 +20,7 @@ fn versioned(version: [u8; 2], header_bytes: u32) -> Vec<u8> {
     bytes
 }
 
+/// Row W12: versions of `.npy`.
 #[test]
 fn w12_refuses_unknown_npy_versions() {
     let mut report = Report::new("W12");
@@ -35,6 +36,7 @@ fn w12_refuses_unknown_npy_versions() {
     }
 }
 
+/// Row W13: files of other formats, files of 0 to 11 bytes.
 #[test]
 fn w13_names_the_format_of_other_files() {
     let mut report = Report::new("W13");
@@ -82,6 +84,7 @@ fn w13_names_the_format_of_other_files() {
     }
 }
 
+/// Row W14: header lengths.
 #[test]
 fn w14_refuses_wrong_header_lengths() {
     let mut report = Report::new("W14");
@@ -209,6 +212,7 @@ fn tricks() -> Vec<(String, &'static str)> {
     tricks
 }
 
+/// Row W15: headers that numpy does not write.
 #[test]
 fn w15_refuses_headers_numpy_does_not_write() {
     let mut report = Report::new("W15");
@@ -235,6 +239,7 @@ fn w15_refuses_headers_numpy_does_not_write() {
     report.add("no newline", outcome);
 }
 
+/// Row W15.
 #[test]
 fn w15_reads_other_spellings_of_a_header() {
     let mut report = Report::new("W15");

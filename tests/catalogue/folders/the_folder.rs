@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+/// Row W1: the folder is absent, a file, or empty.
 #[test]
 fn w1_refuses_absent_or_empty_folder() {
     let mut report = Report::new("W1");
@@ -45,6 +46,7 @@ fn w1_refuses_absent_or_empty_folder() {
     );
 }
 
+/// Row W25: 100,000 files, deep paths, few file descriptors.
 #[test]
 fn w25_refuses_100000_extra_files() {
     let mut report = Report::new("W25");
@@ -66,6 +68,7 @@ fn w25_refuses_100000_extra_files() {
     report.holds("left out", finished.stdout.contains("more"), finished.stderr);
 }
 
+/// Row W25.
 #[test]
 fn w25_handles_deep_paths() {
     let mut report = Report::new("W25");
@@ -86,6 +89,7 @@ fn w25_handles_deep_paths() {
     report.add("a name longer than it may be", case.folder_refused(name, &["File name too long"]));
 }
 
+/// Row W25.
 #[test]
 fn w25_packs_with_few_descriptors() {
     let mut report = Report::new("W25");

@@ -7,6 +7,7 @@ use olmo_tests::safetensors::{self, raw};
 use serde_json::json;
 use std::fs::{self, File};
 
+/// Row S3: header lengths.
 #[test]
 fn s3_refuses_wrong_header_lengths() {
     let mut report = Report::new("S3");
@@ -30,6 +31,7 @@ fn s3_refuses_wrong_header_lengths() {
     report.add("a sparse terabyte", case.refused(case.file(), &["bad header: "]));
 }
 
+/// Row S4: malformed headers; a tensor twice, of which the crate takes the last.
 #[test]
 fn s4_refuses_malformed_headers() {
     let mut report = Report::new("S4");
@@ -95,6 +97,7 @@ fn s4_refuses_malformed_headers() {
     });
 }
 
+/// Row S14: headers that claim or hold a lot.
 #[test]
 fn s14_refuses_large_headers_cheaply() {
     let mut report = Report::new("S14");

@@ -13,6 +13,7 @@ fn index_refused(words: &[&str], change: impl FnOnce(&mut Value)) -> Result<(), 
     case.refused(case.index(), words)
 }
 
+/// Row S11: malformed indexes; files outside the folder.
 #[test]
 fn s11_refuses_malformed_indexes() {
     let mut report = Report::new("S11");
@@ -66,6 +67,7 @@ fn s11_refuses_malformed_indexes() {
     }
 }
 
+/// Row S12: a missing shard; tensors in two shards, in another one, or in none; wrong metadata, which is ignored.
 #[test]
 fn s12_refuses_indexes_that_contradict_shards() {
     let mut report = Report::new("S12");

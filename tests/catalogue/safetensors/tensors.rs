@@ -12,6 +12,7 @@ fn other(name: &str) -> Tensor {
     Tensor { name: name.into(), dtype: "U8", shape: vec![1], data: vec![0] }
 }
 
+/// Row S8: element types.
 #[test]
 fn s8_refuses_unsupported_element_types() {
     let mut report = Report::new("S8");
@@ -30,6 +31,7 @@ fn s8_refuses_unsupported_element_types() {
     report.add("f32", header_refused(&[NORM, "unknown variant `f32`"], |header| header[NORM]["dtype"] = "f32".into()));
 }
 
+/// Row S9: missing and extra tensors, files next to those of the model, a head next to a tied model.
 #[test]
 fn s9_refuses_missing_and_extra_tensors() {
     let mut report = Report::new("S9");
@@ -73,6 +75,7 @@ fn s9_refuses_missing_and_extra_tensors() {
     }
 }
 
+/// Row S9.
 #[test]
 fn s9_refuses_head_of_tied_model() {
     let mut report = Report::new("S9");
@@ -95,6 +98,7 @@ fn s9_refuses_head_of_tied_model() {
     report.add("other numbers, let pass", tied.packed(&["--allow-extra"]));
 }
 
+/// Row S10: NaN, infinity.
 #[test]
 fn s10_refuses_non_finite_weights() {
     let mut report = Report::new("S10");

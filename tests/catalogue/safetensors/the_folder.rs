@@ -7,6 +7,7 @@ use olmo_tests::npy_header;
 use std::fs;
 use std::os::unix::fs::symlink;
 
+/// Row S1: `.npy` files too, one file and an index, shards without an index, other names.
 #[test]
 fn s1_refuses_mixed_or_misnamed_weights() {
     let mut report = Report::new("S1");
@@ -52,6 +53,7 @@ fn s1_refuses_mixed_or_misnamed_weights() {
     );
 }
 
+/// Row S2: files of other formats: git-lfs pointers, error pages, pickles, empty files.
 #[test]
 fn s2_names_the_format_of_other_files() {
     let mut report = Report::new("S2");
@@ -94,6 +96,7 @@ fn s2_names_the_format_of_other_files() {
     }
 }
 
+/// Row S13: links, as in the cache of the hub.
 #[test]
 fn s13_follows_links_like_the_hub_cache() {
     let mut report = Report::new("S13");
