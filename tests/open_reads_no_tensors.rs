@@ -2,8 +2,8 @@
 //! uses of these can be brought in beside it.
 
 use olmo_infer::internals::file::index::Index;
-use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout;

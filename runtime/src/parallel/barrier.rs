@@ -3,9 +3,7 @@
 //!
 //! Whoever waits spins for a moment, then yields, then parks. No call of the system is made while everybody is quick.
 
-use super::sync::{
-    AtomicBool, AtomicU32, AtomicUsize, Mutex, Ordering, Thread, current, fence, park, wait_a_moment,
-};
+use super::sync::{AtomicBool, AtomicU32, AtomicUsize, Mutex, Ordering, Thread, current, fence, park, wait_a_moment};
 
 /// A value on cache lines of its own, so that threads do not slow each other by writing neighbours.
 #[repr(align(128))]
