@@ -1,7 +1,7 @@
 //! Everything that can be wrong with a token file.
 
 use crate::{INFER, PACK};
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo, measured};
 use olmo_tests::{Finished, Stored, TempDir, finish, npy_header, run, skipped, small_config, write_weights};
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod locked_versions;
+mod rooms;
 mod spec_hexdump;
 mod spec_tables;
 mod unsafe_files;

@@ -2,7 +2,7 @@
 //! `OLMO_BLESS=1 cargo test --test documents spec_hexdump` writes the new bytes into the document.
 
 use crate::PACK;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::{TempDir, npy_path, repository, run, write_npy};
 use std::fmt::Write;
 use std::fs;

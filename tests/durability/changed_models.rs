@@ -4,8 +4,8 @@
 //! the moment at which the file is changed here. `make torture` changes it at random moments.
 
 use crate::{INFER, PACK};
-use olmo_infer::error::Error;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::chats::{MARKED, demo_chat};
 use olmo_tests::commands::{self, Places, READING};
 use olmo_tests::neighbour::{HABITS, Neighbour};

@@ -1,6 +1,6 @@
 //! The allocator of these tests: the system's, which counts, and fails where a test says so.
 
-use olmo_infer::memory;
+use olmo_infer::internals::os::memory;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;

@@ -3,8 +3,10 @@
 
 use crate::PACK;
 use crate::allocator::counted;
-use olmo_infer::error::Error;
-use olmo_infer::{Model, Options, Sampling};
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::internals::error::Error;
 use olmo_tests::TempDir;
 use olmo_tests::chats::{MARKED, demo_chat};
 
@@ -28,7 +30,7 @@ fn assert_keeps_its_promise<R>(name: &str, small: u64, mut call: impl FnMut() ->
 fn every_fallible_allocation_returns_memory_error() {
     let folder = TempDir::new("library-without-memory");
     let path = demo_chat(PACK, &folder, MARKED);
-    let model = Model::open_with(&path, olmo_infer::mapping::Load::Mmap, 1).expect("a model");
+    let model = Model::open_with(&path, olmo_infer::internals::file::mapping::Load::Mmap, 1).expect("a model");
     assert_keeps_its_promise("Model::session", 0, || model.session(Options::new(64)));
     let mut session = model.session(Options::new(64)).expect("it fits");
     assert_keeps_its_promise("Session::prefill", 0, || {

@@ -17,20 +17,22 @@
 // Loops over fixed numbers of registers and lanes read best, and unroll, with indices.
 #![allow(clippy::needless_range_loop)]
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-mod coded;
+mod bf12;
+pub mod gemm;
+pub mod grid;
 pub mod lanes;
 pub use lanes::LANES;
 mod scalar;
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use crate::format::PANEL_ROWS;
-use crate::grid::Block;
+use crate::kernels::grid::Block;
 pub(crate) use tiles::check_shapes;
 use tiles::{Tile, Tiles};
+#[cfg(target_arch = "x86_64")]
+use x86_64::{avx2, avx512};
 
 /// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
 /// asking the CPU.

@@ -2,9 +2,9 @@
 
 use super::lanes::*;
 use super::*;
-use crate::coded::{CodedPanels, CodedTable, Exponents};
 use crate::format::Dtype;
-use crate::panels::PanelShape;
+use crate::format::encodings::bf12::{CodedPanels, CodedTable, Exponents};
+use crate::format::panels::PanelShape;
 
 /// A small generator of test data; xorshift64.
 struct Random(u64);

@@ -1,9 +1,9 @@
 //! How a product is cut into passes of a kernel: tiles of rows over blocks of k, and what is fetched meanwhile.
 
 use super::Isa;
-use super::coded::CodedWork;
-use crate::coded::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step};
-use crate::grid::Block;
+use super::bf12::CodedWork;
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step};
+use crate::kernels::grid::Block;
 
 /// Most rows of activations that one tile of a kernel takes.
 pub const TILE_ROWS: usize = 6;

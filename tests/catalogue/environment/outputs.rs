@@ -4,7 +4,7 @@ use super::HANG;
 use super::disks::can_mount;
 use super::place::Place;
 use crate::INFER;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, is_root, make_fifo};
 use olmo_tests::{finish, map_numbers, skipped};
 use std::fs::{self, File};

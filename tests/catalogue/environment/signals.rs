@@ -3,7 +3,7 @@
 use super::HANG;
 use super::place::Place;
 use crate::{INFER, PACK};
-use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_tests::catalogue::Report;
 use olmo_tests::{has_file_in, skipped, small_config};
 use std::fs;

@@ -3,7 +3,7 @@
 use super::HUGE;
 use super::model::Model;
 use crate::{INFER, PACK};
-use olmo_infer::format::{HEADER_BYTES, MAGIC};
+use olmo_infer::internals::format::{HEADER_BYTES, MAGIC};
 use olmo_tests::catalogue::{Report, make_fifo};
 use olmo_tests::crafted::repair_header_digest;
 use olmo_tests::{run, skipped};

@@ -2,7 +2,7 @@
 
 use super::is_no_crash;
 use super::model::Model;
-use olmo_infer::format::section;
+use olmo_infer::internals::format::section;
 use olmo_tests::catalogue::{Report, Run};
 
 /// Row O8.

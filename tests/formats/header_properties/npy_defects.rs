@@ -3,7 +3,7 @@
 use super::npy::{Array, PATH, tuple};
 use super::{assert_refused, sizes};
 use crate::property::check;
-use olmo_pack::npy;
+use olmo_pack::folder::npy;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::path::Path;

@@ -16,7 +16,7 @@ mod own;
 mod own_table;
 mod packing;
 // What olmo-bench times is timed in the same way beside other programs.
-#[path = "../../../runtime/src/bench/passes.rs"]
+#[path = "../../../runtime/src/bin/olmo-bench/passes.rs"]
 mod passes;
 mod peer;
 mod peers;

@@ -1,0 +1,51 @@
+//! The one call of the `gemm` crate: products on CPUs without kernels of ours, and a second opinion anywhere.
+
+#![allow(unsafe_code)]
+
+use crate::kernels::check_shapes;
+use crate::kernels::grid::Block;
+
+/// As [`crate::kernels::Isa::product_f32`], computed by the `gemm` crate on this thread. Its order of additions is its
+/// own: results agree with the kernels' within rounding.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn product_f32(panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut Block, accumulate: bool) {
+    let steps = panel.len() / width;
+    let (rows, columns, out_stride) = (out.rows(), out.columns(), out.stride());
+    check_shapes(panel.len(), width, steps, x.len(), x_stride, out);
+    let signed = |stride: usize| isize::try_from(stride).expect("strides of slices fit isize");
+    // In the crate's terms: dst [m, n] = alpha * dst + beta * lhs [m, k] * rhs [k, n], with m outputs, n rows of
+    // activations and k steps.
+    let (m, n, k) = (columns, rows, steps);
+    let (dst, dst_column_stride, dst_row_stride) = (out.as_mut_ptr(), signed(out_stride), 1);
+    let (lhs, lhs_column_stride, lhs_row_stride) = (panel.as_ptr(), signed(width), 1);
+    let (rhs, rhs_column_stride, rhs_row_stride) = (x.as_ptr(), signed(x_stride), 1);
+    let (alpha, beta) = (1.0, 1.0);
+    // SAFETY: lhs is read at r + k * width < panel.len(), rhs at k + t * x_stride < x.len(), and dst written at
+    // r + t * out_stride for r < columns and t < rows, the elements of this block, for all of which the pointer is
+    // good.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst,
+            dst_column_stride,
+            dst_row_stride,
+            accumulate,
+            lhs,
+            lhs_column_stride,
+            lhs_row_stride,
+            rhs,
+            rhs_column_stride,
+            rhs_row_stride,
+            alpha,
+            beta,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
