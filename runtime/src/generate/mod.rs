@@ -5,6 +5,8 @@
 //! sequence has ended, the next one takes its place.
 
 pub mod batch_size;
+#[cfg(feature = "internals")]
+pub mod passes;
 pub mod sampler;
 pub mod top_k;
 

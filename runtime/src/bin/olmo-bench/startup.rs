@@ -2,10 +2,10 @@
 
 use crate::args::Args;
 use crate::host::Faults;
-use crate::passes::random_tokens;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::passes::random_tokens;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
