@@ -3,6 +3,7 @@
 use super::{Case, NORM, resize};
 use crate::PACK;
 use olmo_tests::catalogue::{Refusal, Report, Run, command, make_fifo, measured};
+use olmo_tests::descriptors::limit_for;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -94,7 +95,7 @@ fn w25_handles_deep_paths() {
 fn w25_packs_with_few_descriptors() {
     let mut report = Report::new("W25");
     let case = Case::new();
-    let limited = |limit: u32| {
+    let limited = |limit: usize| {
         let mut limited = command("prlimit");
         limited.arg(format!("--nofile={limit}")).arg(PACK).args([&case.weights, &case.model]).args([
             "--force",
@@ -103,7 +104,7 @@ fn w25_packs_with_few_descriptors() {
         ]);
         limited
     };
-    for limit in 3..20 {
+    for limit in (0..17).map(limit_for) {
         let run = Run::new(&mut limited(limit)).expect("ends");
         match run.status.code() {
             // Too few for the system to start it.
