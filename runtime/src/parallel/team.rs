@@ -71,7 +71,7 @@ thread_local! {
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
 // `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
-// these, and the turns of `Threads` order the leaders, see tests/barrier_model.rs.
+// these, and the turns of `Threads` order the leaders, see barrier_model.rs.
 unsafe impl Sync for Shared {}
 // SAFETY: a task may be run by any thread, see `Task`; it is the only field that is not Send by itself.
 unsafe impl Send for Shared {}
