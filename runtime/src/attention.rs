@@ -4,7 +4,7 @@
 //! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor
 //! the queries it shares a tile with, nor the other sequences of the batch, nor the number of threads changes a bit.
 
-use crate::grid::{Block, Grid};
+use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{KEY_BLOCK, SoftmaxBlock, SoftmaxEnd, SoftmaxState};
 use crate::kv_cache::LayerCache;
 use crate::matmul::Products;
@@ -68,7 +68,7 @@ impl Attention {
         let tile_columns = self.heads_per_tile() * self.head_dim;
         // Only rows of one sequence share a tile: blocks of more rows than its stretch would only be fewer.
         let longest = stretches(rows).map(|stretch| stretch.len()).max().unwrap_or(1);
-        let mut grid = [Grid::new(out, width, self.positions_per_tile().min(longest), tile_columns)];
+        let mut grid = [OutputGrid::new(out, width, self.positions_per_tile().min(longest), tile_columns)];
         team.for_blocks(&mut grid, |_, mut out| {
             let (first, columns) = (out.first_row(), out.columns());
             for stretch in stretches(&rows[first..first + out.rows()]) {
@@ -125,7 +125,7 @@ impl<'a> Tile<'a> {
         cache: &'a LayerCache,
         first: usize,
         queries: &[f32],
-        out: &Block,
+        out: &OutputBlock,
         scratch: &'a mut Scratch,
     ) -> Tile<'a> {
         let (head_dim, width) = (attention.head_dim, attention.n_heads * attention.head_dim);
@@ -147,7 +147,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    fn run(mut self, mut out: Block) {
+    fn run(mut self, mut out: OutputBlock) {
         let last = self.positions.end - 1;
         let blocks = self.attention.first_visible(self.positions.start) / KEY_BLOCK..last / KEY_BLOCK + 1;
         for block in blocks {
@@ -184,7 +184,7 @@ impl<'a> Tile<'a> {
         let queries = &self.scratch.queries[rows.start * head_dim..rows.end * head_dim];
         let scores = &mut self.scratch.scores[rows.start * KEY_BLOCK..rows.end * KEY_BLOCK];
         let keys = self.cache.keys(self.kv_head, block);
-        self.products.f32(keys, KEY_BLOCK, queries, head_dim, &mut Block::whole(scores, KEY_BLOCK), false);
+        self.products.f32(keys, KEY_BLOCK, queries, head_dim, &mut OutputBlock::whole(scores, KEY_BLOCK), false);
 
         // Rows with the same visible keys are multiplied together.
         let mut begin = first;
@@ -210,7 +210,7 @@ impl<'a> Tile<'a> {
             self.scratch.sums[row * padded..][..padded].iter_mut().for_each(|sum| *sum *= correction);
         }
         let weights = &self.scratch.scores[rows.start * KEY_BLOCK + visible.start..rows.end * KEY_BLOCK];
-        let mut sums = Block::whole(&mut self.scratch.sums[..rows.end * padded], padded);
+        let mut sums = OutputBlock::whole(&mut self.scratch.sums[..rows.end * padded], padded);
         for (begin, width, values) in self.cache.values(self.kv_head, block) {
             let values = &values[visible.start * width..visible.end * width];
             let mut out = sums.part(rows.clone(), begin..begin + width);

@@ -41,8 +41,8 @@
 //! 2. [`weights`] are views of the mapping, named as in the checkpoint. Nothing is copied.
 //! 3. [`network`] is the forward pass, top to bottom; `attention`, `kv_cache`, `rope` and [`matmul`] are its
 //!    parts. A pass takes tokens of one [`sequence`] or of many; a [`single`] is one by itself.
-//! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`grid`] cuts the
-//!    outputs into blocks for them, `gemm_crate` computes the products where there are no kernels.
+//! 4. [`kernels`] do the arithmetic for each instruction set, [`threads`] spreads it over the cores, [`kernels::grid`] cuts the
+//!    outputs into blocks for them, `kernels::gemm` computes the products where there are no kernels.
 //! 5. [`generate`] is the loop over prompts and their continuations, [`sampler`] and [`top_k`] choose the tokens as
 //!    [`sampling`] says.
 //! 6. [`tokens`] are read from files; with the feature `text`, [`encoder`] makes them from text as [`tokenizer`] and
@@ -83,9 +83,7 @@ pub mod file_system;
 #[cfg(feature = "files")]
 pub mod folder;
 pub mod format;
-mod gemm_crate;
 pub mod generate;
-pub mod grid;
 mod holes;
 pub mod index;
 pub mod kernels;

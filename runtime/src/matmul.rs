@@ -1,10 +1,9 @@
 //! Products of weight matrices with rows of activations, on all threads of the team.
 
 use crate::error::Error;
-use crate::gemm_crate;
-use crate::grid::{Block, Grid};
+use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
-use crate::kernels::{Isa, LaneOp};
+use crate::kernels::{Isa, LaneOp, gemm};
 use crate::threads::Team;
 use crate::weights::{Matrix, Panels};
 use crate::zeros::Zeros;
@@ -45,9 +44,17 @@ impl Products {
     }
 
     /// See [`Isa::product_f32`].
-    pub fn f32(&self, panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut Block, accumulate: bool) {
+    pub fn f32(
+        &self,
+        panel: &[f32],
+        width: usize,
+        x: &[f32],
+        x_stride: usize,
+        out: &mut OutputBlock,
+        accumulate: bool,
+    ) {
         if self.gemm {
-            gemm_crate::product_f32(panel, width, x, x_stride, out, accumulate);
+            gemm::product_f32(panel, width, x, x_stride, out, accumulate);
         } else {
             self.isa.product_f32(panel, width, x, x_stride, out, accumulate);
         }
@@ -130,7 +137,7 @@ impl Matmul {
         let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
         let mut grids = outputs.map(|(matrix, out)| {
             assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
-            Grid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
+            OutputGrid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
         });
         let products = self.products;
         team.for_blocks(&mut grids, |index, mut out| multiply_panel(products, matrices[index], &input, &mut out));
@@ -144,7 +151,7 @@ enum Input<'a> {
 }
 
 /// One panel: the block's columns are the panel's rows.
-fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut Block) {
+fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
     let shape = &matrix.shape;
     let panel = out.first_column() / WIDTH;
     let steps = shape.panel_elements() / shape.dtype.columns_per_step();
@@ -158,7 +165,7 @@ fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut 
         }
         (Panels::Coded(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
-            products.isa.product_coded(&panels.panel(panel), pairs, stride, out, safe);
+            products.isa.product_bf12(&panels.panel(panel), pairs, stride, out, safe);
         }
         (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
             let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
@@ -186,7 +193,7 @@ fn multiply_widened<P>(
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut Block,
+    out: &mut OutputBlock,
     mut widen: impl FnMut(P, &mut [f32]),
 ) {
     thread_local! {

@@ -1,0 +1,307 @@
+//! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
+
+use super::super::bf16_dot::fma_flushed;
+use super::super::lanes::LaneOp;
+use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Compiles lane-wise work for AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+pub fn run<O: LaneOp>(op: O) -> O::Output {
+    op.run::<true>()
+}
+
+/// What a product does at every step for one register of 16 outputs.
+trait MulAdd {
+    /// An f32, or a pair of bf16: 32 bits.
+    type Activation;
+
+    /// `acc` plus the products of one step; `w` are the weights of 16 outputs, `x` one activation everywhere.
+    ///
+    /// # Safety
+    /// The CPU must have the features of [`MulAdd::tile`].
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512;
+
+    /// [`tile`], compiled for the features that it takes.
+    ///
+    /// # Safety
+    /// The CPU must have these features.
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, Self::Activation>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = Self::Activation>;
+}
+
+struct F32;
+impl MulAdd for F32 {
+    type Activation = f32;
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: AVX-512F is a feature of `tile`.
+        unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), acc) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, f32>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = f32>,
+    {
+        // SAFETY: this function enables the features.
+        unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
+    }
+}
+
+struct Bf16Dot;
+impl MulAdd for Bf16Dot {
+    type Activation = u32;
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: AVX512-BF16 is a feature of `tile`; the two types hold the same 512 bits.
+        unsafe {
+            _mm512_dpbf16_ps(
+                acc,
+                std::mem::transmute::<__m512i, __m512bh>(w),
+                std::mem::transmute::<__m512i, __m512bh>(x),
+            )
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, u32>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = u32>,
+    {
+        // SAFETY: this function enables the features.
+        unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
+    }
+}
+
+/// The bf16 dot product by two FMAs. Without `FLUSH` the caller has shown that nothing can be subnormal.
+struct Bf16ByFma<const FLUSH: bool>;
+impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
+    type Activation = u32;
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: AVX-512F is a feature of `tile`.
+        unsafe {
+            let odd = |pair| _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xffff_0000u32 as i32)));
+            let even = |pair| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
+            let acc = fma::<FLUSH>(odd(w), odd(x), acc);
+            fma::<FLUSH>(even(w), even(x), acc)
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, u32>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = u32>,
+    {
+        // SAFETY: this function enables the features.
+        unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
+    }
+}
+
+/// `w * x + acc`; with `FLUSH` as [`fma_flushed`] computes it.
+///
+/// # Safety
+/// The CPU must have AVX-512F.
+#[inline(always)]
+unsafe fn fma<const FLUSH: bool>(w: __m512, x: __m512, acc: __m512) -> __m512 {
+    // SAFETY: this function demands the feature of its caller.
+    unsafe {
+        let result = _mm512_fmadd_ps(w, x, acc);
+        if !FLUSH {
+            return result;
+        }
+        let magnitude = |v| _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
+        let smallest = _mm512_set1_epi32(f32::MIN_POSITIVE.to_bits() as i32);
+        // A subnormal weight shows by its exponent; the result shows the rest.
+        let subnormal_weight =
+            _mm512_cmplt_epi32_mask(magnitude(w), smallest) & _mm512_test_epi32_mask(magnitude(w), magnitude(w));
+        let tiny_result = _mm512_cmple_epi32_mask(magnitude(result), smallest);
+        if subnormal_weight | tiny_result == 0 {
+            return result;
+        }
+        one_by_one(w, x, acc)
+    }
+}
+
+/// [`fma_flushed`] on each lane.
+#[cold]
+#[target_feature(enable = "avx512f")]
+fn one_by_one(w: __m512, x: __m512, acc: __m512) -> __m512 {
+    // SAFETY: 16 lanes of f32 are 512 bits, in both directions.
+    let lanes = |v| unsafe { std::mem::transmute::<__m512, [f32; 16]>(v) };
+    let (w, x, acc) = (lanes(w), lanes(x), lanes(acc));
+    let result: [f32; 16] = std::array::from_fn(|i| fma_flushed(w[i], x[i], acc[i]));
+    // SAFETY: as above.
+    unsafe { std::mem::transmute::<[f32; 16], __m512>(result) }
+}
+
+/// The stream of a plain panel.
+pub struct Plain<'a, T, const REGISTERS: usize> {
+    steps: std::slice::Iter<'a, [[T; 16]; REGISTERS]>,
+    ahead: Ahead,
+}
+
+impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
+    /// # Panics
+    /// When the panel has another width.
+    pub fn new(weights: &PlainWeights<'a, T>) -> Self {
+        const { assert!(size_of::<T>() == 4) }
+        assert!(weights.width == 16 * REGISTERS);
+        let (steps, rest) = weights.panel.as_chunks().0.as_chunks();
+        assert!(rest.is_empty());
+        Plain { steps: steps.iter(), ahead: weights.ahead }
+    }
+}
+
+impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
+    type Activation = T;
+
+    fn n_steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    #[inline(always)]
+    unsafe fn next(&mut self) -> [__m512i; REGISTERS] {
+        self.ahead.fetch_step();
+        // SAFETY: the caller makes sure that there is a step and AVX-512F. A register is 16 elements of 32 bits.
+        unsafe {
+            let step = self.steps.next().unwrap_unchecked();
+            let mut w = [_mm512_setzero_si512(); REGISTERS];
+            for r in 0..REGISTERS {
+                w[r] = _mm512_loadu_si512(step[r].as_ptr().cast());
+            }
+            w
+        }
+    }
+}
+
+/// A call of [`tile`] whose number of rows is not yet chosen.
+struct Tile<'r, 'out, M: MulAdd, W, const REGISTERS: usize> {
+    weights: W,
+    rows: Rows<'r, 'out, M::Activation>,
+    mul_add: PhantomData<M>,
+}
+
+impl<M: MulAdd, W, const REGISTERS: usize> Microkernel for Tile<'_, '_, M, W, REGISTERS>
+where
+    W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
+{
+    #[inline(always)]
+    unsafe fn run<const ROWS: usize>(self) {
+        // SAFETY: this function demands the features of its caller.
+        unsafe { M::tile::<W, REGISTERS, ROWS>(self.weights, self.rows) }
+    }
+}
+
+/// # Safety
+/// The CPU must have the features of `M::tile`.
+unsafe fn product<M: MulAdd, W, const REGISTERS: usize>(weights: W, rows: Rows<'_, '_, M::Activation>)
+where
+    W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
+{
+    let n_rows = rows.n_rows();
+    let tile = Tile::<M, W, REGISTERS> { weights, rows, mul_add: PhantomData };
+    // SAFETY: this function demands the features of its caller.
+    unsafe { for_rows(tile, n_rows) }
+}
+
+/// See [`super::super::Isa::product_f32`].
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW.
+pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f32>) {
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        match weights.width {
+            16 => product::<F32, _, 1>(Plain::new(weights), rows),
+            32 => product::<F32, _, 2>(Plain::new(weights), rows),
+            48 => product::<F32, _, 3>(Plain::new(weights), rows),
+            _ => product::<F32, _, 4>(Plain::new(weights), rows),
+        }
+    }
+}
+
+/// A product of weights that the stream widens to pairs of bf16, see [`super::super::Isa::product_bf16`].
+///
+/// # Safety
+/// The CPU must have AVX-512F, AVX-512BW and AVX512-BF16.
+pub unsafe fn product_bf16_by_dot<W>(weights: W, rows: Rows<'_, '_, u32>)
+where
+    W: WeightStream<__m512i, 4, Activation = u32>,
+{
+    // SAFETY: this function demands the features of its caller.
+    unsafe { product::<Bf16Dot, _, 4>(weights, rows) }
+}
+
+/// The same for CPUs without the bf16 dot product.
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW.
+pub unsafe fn product_bf16_by_fma<W>(weights: W, rows: Rows<'_, '_, u32>, no_subnormals: bool)
+where
+    W: WeightStream<__m512i, 4, Activation = u32>,
+{
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        if no_subnormals {
+            product::<Bf16ByFma<false>, _, 4>(weights, rows)
+        } else {
+            product::<Bf16ByFma<true>, _, 4>(weights, rows)
+        }
+    }
+}
+
+/// The microkernel: `ROWS` rows of `REGISTERS * 16` accumulators over all steps. Inlined into [`MulAdd::tile`], which
+/// enables the features.
+///
+/// # Safety
+/// The CPU must have the features of `M::tile`.
+#[inline(always)]
+unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
+    mut weights: W,
+    mut rows: Rows<'_, '_, M::Activation>,
+) where
+    W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
+{
+    const { assert!(size_of::<M::Activation>() == 4 && ROWS <= TILE_ROWS) }
+    let n_steps = rows.n_steps();
+    assert!(weights.n_steps() == n_steps && rows.n_rows() == ROWS);
+    let mut x = [std::ptr::null::<i32>(); ROWS];
+    let mut out = [std::ptr::null_mut::<f32>(); ROWS];
+    for t in 0..ROWS {
+        x[t] = rows.x(t).as_ptr().cast();
+        out[t] = rows.outputs(t)[..16 * REGISTERS].as_mut_ptr();
+    }
+    // SAFETY: `Rows::x` gives `n_steps` activations, as many as the stream has steps, and the slices of outputs have
+    // `REGISTERS` registers. The features are those that this function demands.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
+        if rows.accumulate() {
+            for t in 0..ROWS {
+                for r in 0..REGISTERS {
+                    acc[t][r] = _mm512_loadu_ps(out[t].add(16 * r));
+                }
+            }
+        }
+        for k in 0..n_steps {
+            let w = weights.next();
+            for t in 0..ROWS {
+                let x = _mm512_set1_epi32(*x[t].add(k));
+                for r in 0..REGISTERS {
+                    acc[t][r] = M::mul_add(acc[t][r], w[r], x);
+                }
+            }
+        }
+        for t in 0..ROWS {
+            for r in 0..REGISTERS {
+                _mm512_storeu_ps(out[t].add(16 * r), acc[t][r]);
+            }
+        }
+    }
+}
