@@ -100,22 +100,6 @@ impl<'a, T> OutputBlock<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
     }
 
-    /// The rows in a range, which may all be used at the same time.
-    ///
-    /// # Panics
-    /// When they are not all in the block.
-    pub fn rows_mut(&mut self, rows: Range<usize>) -> impl Iterator<Item = &mut [T]> {
-        assert!(rows.start <= rows.end && rows.end <= self.rows);
-        let (data, stride, columns) = (self.data, self.stride, self.columns);
-        rows.map(move |row| {
-            // Elements exist only where there are columns.
-            let offset = if columns == 0 { 0 } else { row * stride };
-            // SAFETY: as in `row`, the elements are inside the matrix and belong to this block alone, which the iterator
-            // keeps borrowed; rows are disjoint because `stride`, the width of the matrix, is at least `columns`.
-            unsafe { std::slice::from_raw_parts_mut(data.add(offset), columns) }
-        })
-    }
-
     /// Where the block begins: good for all elements of all rows, [`OutputBlock::stride`] elements from one row to the next,
     /// as long as the block is not used otherwise.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {

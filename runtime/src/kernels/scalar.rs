@@ -22,12 +22,11 @@ fn for_each_output<T: Copy>(
     mut rows: Rows<'_, '_, T>,
     mul_add: impl Fn(f32, T, T) -> f32,
 ) {
-    for t in 0..rows.n_rows() {
+    for (t, x) in rows.x().enumerate() {
         if !rows.accumulate() {
             rows.outputs(t).fill(0.0);
         }
-        for (k, w) in weights.panel.chunks_exact(weights.width).enumerate() {
-            let x = rows.x(t)[k];
+        for (w, &x) in weights.panel.chunks_exact(weights.width).zip(x) {
             rows.outputs(t).iter_mut().zip(w).for_each(|(acc, &w)| *acc = mul_add(*acc, w, x));
         }
     }

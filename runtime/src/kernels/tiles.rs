@@ -30,20 +30,31 @@ pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride
     assert!(steps <= x_stride && end.is_some_and(|end| end <= x));
 }
 
-/// The weights of a panel, step after step, in the registers (`V`) of an instruction set: an encoding as a microkernel
-/// sees it. It prefetches what follows.
+/// The weights of a panel in the registers (`V`) of an instruction set: an encoding as a microkernel sees it. The stream
+/// is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
 pub trait WeightStream<V, const REGISTERS: usize> {
     /// What a weight of one step is multiplied with: an f32, or a pair of bf16.
     type Activation;
 
-    /// Steps that are left.
+    /// Steps of the panel.
     fn n_steps(&self) -> usize;
 
-    /// The weights of the next step.
+    /// Encoded steps before the next raw one, or before the end.
+    fn next_run(&mut self) -> usize;
+
+    /// The weights of the next step, which is encoded.
     ///
     /// # Safety
-    /// There must be a step left, and the CPU must have the instruction set.
-    unsafe fn next(&mut self) -> [V; REGISTERS];
+    /// There must be such a step, and the CPU must have the instruction set.
+    unsafe fn step(&mut self) -> [V; REGISTERS];
+
+    /// The weights of the next step, which is raw; encodings without raw steps have one run.
+    ///
+    /// # Safety
+    /// As [`WeightStream::step`].
+    unsafe fn raw_step(&mut self) -> [V; REGISTERS] {
+        unreachable!("only the stream of an encoding with raw steps has more than one run")
+    }
 }
 
 /// A microkernel, compiled for every number of rows.
@@ -85,38 +96,39 @@ pub struct PlainWeights<'a, T> {
 
 /// What the weights of one call of a kernel meet: activations and outputs of 1 to [`TILE_ROWS`] rows.
 pub struct Rows<'r, 'out, T> {
+    /// Row t begins at `t * x_stride` and has at least `n_steps` elements.
     x: &'r [T],
     x_stride: usize,
     n_steps: usize,
-    outputs: &'r mut [&'out mut [f32]],
+    outputs: OutputBlock<'out>,
     accumulate: bool,
 }
 
-impl<T> Rows<'_, '_, T> {
+impl<'r, 'out, T> Rows<'r, 'out, T> {
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
-        self.outputs.len()
+        self.outputs.rows()
     }
 
-    /// Activations of each row.
+    /// Steps of k, each with one activation of every row.
     pub fn n_steps(&self) -> usize {
         self.n_steps
     }
 
-    /// The activations of row `t`, one for each step.
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub fn x(&self, t: usize) -> &[T] {
-        &self.x[t * self.x_stride..][..self.n_steps]
+    /// The activations of each row, `n_steps` of them.
+    #[inline(always)]
+    pub fn x(&self) -> impl Iterator<Item = &'r [T]> + use<'r, 'out, T> {
+        let n_steps = self.n_steps;
+        self.x.chunks(self.x_stride).map(move |row| &row[..n_steps])
     }
 
     /// The outputs of row `t`, one for each column of the panel.
     ///
     /// # Panics
     /// When there is no such row.
+    #[inline(always)]
     pub fn outputs(&mut self, t: usize) -> &mut [f32] {
-        self.outputs[t]
+        self.outputs.row(t)
     }
 
     /// Whether the sums begin with what the outputs hold, or with +0.
@@ -301,21 +313,21 @@ impl Tile<'_, '_> {
     /// Lets `kernel` compute its rows with the activations `x`, row t of the block at `t * x_stride`: in place, or
     /// through a buffer when the block is narrower than the panel.
     pub fn run<T>(self, width: usize, x: &[T], x_stride: usize, kernel: impl FnOnce(Rows<T>)) {
-        let rows = self.row..self.row + self.rows;
-        let (x, n_steps, accumulate) = (&x[self.row * x_stride + self.k..], self.steps, self.accumulate);
-        let mut outputs: [&mut [f32]; TILE_ROWS] = Default::default();
-        if self.out.columns() == width {
-            outputs.iter_mut().zip(self.out.rows_mut(rows)).for_each(|(to, row)| *to = row);
-            return kernel(Rows { x, x_stride, n_steps, outputs: &mut outputs[..self.rows], accumulate });
+        let columns = self.out.columns();
+        let mut out = self.out.part(self.row..self.row + self.rows, 0..columns);
+        let x = &x[self.row * x_stride + self.k..][..(self.rows - 1) * x_stride + self.steps];
+        let rows = |outputs| Rows { x, x_stride, n_steps: self.steps, outputs, accumulate: self.accumulate };
+        if columns == width {
+            return kernel(rows(out));
         }
-        let mut buffer = [[0.0f32; MOST_COLUMNS]; TILE_ROWS];
-        for (buffer, row) in buffer.iter_mut().zip(self.out.rows_mut(rows.clone())) {
-            buffer[..row.len()].copy_from_slice(row);
+        let mut buffer = [0.0f32; TILE_ROWS * MOST_COLUMNS];
+        let buffer = &mut buffer[..self.rows * width];
+        for (t, row) in buffer.chunks_exact_mut(width).enumerate() {
+            row[..columns].copy_from_slice(out.row(t));
         }
-        outputs.iter_mut().zip(&mut buffer).for_each(|(to, row)| *to = &mut row[..width]);
-        kernel(Rows { x, x_stride, n_steps, outputs: &mut outputs[..self.rows], accumulate });
-        for (buffer, row) in buffer.iter().zip(self.out.rows_mut(rows)) {
-            row.copy_from_slice(&buffer[..row.len()]);
+        kernel(rows(OutputBlock::whole(buffer, width)));
+        for (t, row) in buffer.chunks_exact(width).enumerate() {
+            out.row(t).copy_from_slice(&row[..columns]);
         }
     }
 }

@@ -6,7 +6,7 @@ use olmo_infer::coded::{
     smallest_magnitude,
 };
 use olmo_infer::format::Dtype;
-use olmo_infer::grid::{Block, Grid};
+use olmo_infer::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::kernels::Isa;
 use olmo_infer::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
@@ -31,7 +31,7 @@ pub fn products_f32(calls: &mut Calls, _: &Path) {
                 for (x, x_stride) in pairs(&[0, 1, 10, 640], &EXTREMES) {
                     calls.call(|| {
                         let mut out = vec![0.0; rows * out_width];
-                        let mut block = Block::whole(&mut out, out_width);
+                        let mut block = OutputBlock::whole(&mut out, out_width);
                         let mut out = block.part(0..rows, 0..columns);
                         let (panel, x) = (&numbers[..panel], &numbers[..x]);
                         Products { isa, gemm }.f32(panel, width, x, x_stride, &mut out, accumulate);
@@ -49,7 +49,7 @@ pub fn products_bf16(calls: &mut Calls, _: &Path) {
             for (x_stride, no_subnormals) in pairs(&EXTREMES, &[false, true]) {
                 calls.call(|| {
                     let mut out = vec![0.0; rows * out_width];
-                    let mut block = Block::whole(&mut out, out_width);
+                    let mut block = OutputBlock::whole(&mut out, out_width);
                     let mut out = block.part(0..rows, 0..columns);
                     isa.product_bf16(&numbers[..panel], &numbers[..x], x_stride, &mut out, no_subnormals);
                 });
@@ -99,8 +99,8 @@ pub fn coded(calls: &mut Calls, _: &Path) {
                         for (rows, x_stride) in pairs(&[1, 4, 7], &[0, 4, 5, usize::MAX, usize::MAX / 3 + 1]) {
                             calls.call(|| {
                                 let mut out = vec![0.0; rows * 64];
-                                let mut out = Block::whole(&mut out, 64);
-                                isa.product_coded(&panels.panel(panel), &x[..40], x_stride, &mut out, true);
+                                let mut out = OutputBlock::whole(&mut out, 64);
+                                isa.product_bf12(&panels.panel(panel), &x[..40], x_stride, &mut out, true);
                             });
                         }
                     }
@@ -168,13 +168,13 @@ pub fn grids(calls: &mut Calls, _: &Path) {
         for (block_rows, block_columns) in pairs(&EXTREMES, &EXTREMES) {
             calls.call(|| {
                 let mut data = vec![0.0f32; length];
-                let mut grids = [Grid::new(&mut data, width, block_rows, block_columns)];
+                let mut grids = [OutputGrid::new(&mut data, width, block_rows, block_columns)];
                 assert!(grids[0].n_blocks() <= length);
                 let body = |team: &mut Team| team.for_blocks(&mut grids, |_, mut block| block.row(0)[0] += 1.0);
                 with_team(1, body).expect("runs");
             });
             // Nothing in memory, and as many of it as there are numbers.
-            calls.call(|| Grid::new(&mut [(); usize::MAX], width, block_rows, block_columns).n_blocks());
+            calls.call(|| OutputGrid::new(&mut [(); usize::MAX], width, block_rows, block_columns).n_blocks());
         }
         calls.call(|| {
             let mut data = vec![0u8; length];
@@ -186,17 +186,17 @@ pub fn grids(calls: &mut Calls, _: &Path) {
             with_team(2, body).expect("runs");
         });
         let mut data = vec![0u32; length];
-        calls.call(|| Block::whole(&mut data, width).rows());
-        calls.call(|| Block::<u8>::whole(&mut [], width).into_row().len());
-        calls.call(|| Block::whole(&mut [0u8; 64], 64).row(width).fill(1));
+        calls.call(|| OutputBlock::whole(&mut data, width).rows());
+        calls.call(|| OutputBlock::<u8>::whole(&mut [], width).into_row().len());
+        calls.call(|| OutputBlock::whole(&mut [0u8; 64], 64).row(width).fill(1));
         for (start, end) in pairs(&EXTREMES, &EXTREMES) {
             calls.call(|| {
-                let mut block = Block::whole(&mut data, 65);
+                let mut block = OutputBlock::whole(&mut data, 65);
                 let mut part = block.part(start..end, width..end);
                 (0..part.rows()).for_each(|row| part.row(row).fill(1));
                 part.part(end..end, end..end).into_row().fill(2);
             });
-            calls.call(|| Block::whole(&mut data, 65).part(0..2, start..end).row(1).fill(1));
+            calls.call(|| OutputBlock::whole(&mut data, 65).part(0..2, start..end).row(1).fill(1));
         }
     }
 }

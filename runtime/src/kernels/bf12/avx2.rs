@@ -10,19 +10,18 @@ use std::arch::x86_64::*;
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
 pub unsafe fn product(weights: Bf12Weights, row: Rows<'_, '_, u32>, no_subnormals: bool) {
     // SAFETY: this function demands the features of its caller.
     unsafe { avx2::row_of_bf16(Bf12::new(&weights, weights.panel.stretches()), row, no_subnormals) }
 }
 
-/// The weights of a 12-bit panel, decoded.
+/// The weights of a 12-bit panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
 struct Bf12<I> {
     decoder: Decoder,
     /// Where the next step begins.
     bytes: *const u8,
     n_steps: usize,
-    /// Coded steps that are left before the next raw one.
-    n_coded: usize,
     stretches: I,
     ahead: Ahead,
 }
@@ -32,20 +31,21 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     ///
     /// # Safety
     /// The CPU must have AVX2.
-    unsafe fn new(weights: &Bf12Weights, mut stretches: I) -> Self {
-        let n_coded = stretches.next().map_or(0, |(coded, _)| coded);
+    #[inline(always)]
+    unsafe fn new(weights: &Bf12Weights, stretches: I) -> Self {
         Bf12 {
             // SAFETY: this function demands the feature of its caller.
             decoder: unsafe { Decoder::new(weights.panel.exponents()) },
             bytes: weights.panel.bytes().for_kernels().as_ptr(),
             n_steps: weights.panel.n_steps(),
-            n_coded,
             stretches,
             ahead: weights.ahead,
         }
     }
 }
 
+// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new` that
+// the panel has the bytes of such steps.
 impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
     type Activation = u32;
 
@@ -53,27 +53,35 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
         self.n_steps
     }
 
-    /// Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
     #[inline(always)]
-    unsafe fn next(&mut self) -> [__m256i; 8] {
+    fn next_run(&mut self) -> usize {
+        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+    }
+
+    #[inline(always)]
+    unsafe fn step(&mut self) -> [__m256i; 8] {
         self.ahead.fetch_step();
-        // SAFETY: the caller makes sure that there is a step and AVX2. `CodedPanel::stretches` asserts that the
-        // stretches cover the steps exactly, and `CodedPanels::new` that the bytes are those of such steps.
+        // SAFETY: see above; this function demands the step and AVX2 of its caller.
         unsafe {
             let mut w = [_mm256_setzero_si256(); 8];
-            if self.n_coded > 0 {
-                self.n_coded -= 1;
-                for half in 0..2 {
-                    let pairs = self.decoder.half_step(self.bytes, half);
-                    for group in 0..4 {
-                        w[2 * group + half] = pairs[group];
-                    }
+            for half in 0..2 {
+                let pairs = self.decoder.half_step(self.bytes, half);
+                for group in 0..4 {
+                    w[2 * group + half] = pairs[group];
                 }
-                self.bytes = self.bytes.add(CODED_STEP_BYTES);
-                return w;
             }
-            self.n_coded = self.stretches.next().map_or(0, |(coded, _)| coded);
-            self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
+            self.bytes = self.bytes.add(CODED_STEP_BYTES);
+            w
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn raw_step(&mut self) -> [__m256i; 8] {
+        self.ahead.fetch_step();
+        self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
+        // SAFETY: as in `step`.
+        unsafe {
+            let mut w = [_mm256_setzero_si256(); 8];
             for r in 0..8 {
                 w[r] = _mm256_loadu_si256(self.bytes.add(32 * r).cast());
             }

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 ///
 /// # Safety
 /// The CPU must have AVX-512F, AVX-512BW and AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn product_by_dot(weights: Bf12Weights, rows: Rows<'_, '_, u32>, decoded: &mut [Step]) {
     // SAFETY: this function demands the features of its caller.
     unsafe {
@@ -26,6 +27,7 @@ pub unsafe fn product_by_dot(weights: Bf12Weights, rows: Rows<'_, '_, u32>, deco
 ///
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW.
+#[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn product_by_fma(weights: Bf12Weights, rows: Rows<'_, '_, u32>, decoded: &mut [Step], no_subnormals: bool) {
     // SAFETY: this function demands the features of its caller.
     unsafe {
@@ -44,8 +46,6 @@ struct Bf12<I> {
     /// Where the next step begins.
     bytes: *const u8,
     n_steps: usize,
-    /// Coded steps that are left before the next raw one.
-    n_coded: usize,
     stretches: I,
     ahead: Ahead,
 }
@@ -55,20 +55,21 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     ///
     /// # Safety
     /// The CPU must have AVX-512BW.
-    unsafe fn new(weights: &Bf12Weights, mut stretches: I) -> Self {
-        let n_coded = stretches.next().map_or(0, |(coded, _)| coded);
+    #[inline(always)]
+    unsafe fn new(weights: &Bf12Weights, stretches: I) -> Self {
         Bf12 {
             // SAFETY: this function demands the feature of its caller.
             decoder: unsafe { Decoder::new(weights.panel.exponents()) },
             bytes: weights.panel.bytes().for_kernels().as_ptr(),
             n_steps: weights.panel.n_steps(),
-            n_coded,
             stretches,
             ahead: weights.ahead,
         }
     }
 }
 
+// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new` that
+// the panel has the bytes of such steps.
 impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12<I> {
     type Activation = u32;
 
@@ -77,19 +78,27 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12<I> {
     }
 
     #[inline(always)]
-    unsafe fn next(&mut self) -> [__m512i; 4] {
+    fn next_run(&mut self) -> usize {
+        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+    }
+
+    #[inline(always)]
+    unsafe fn step(&mut self) -> [__m512i; 4] {
         self.ahead.fetch_step();
-        // SAFETY: the caller makes sure that there is a step and AVX-512BW. `CodedPanel::stretches` asserts that the
-        // stretches cover the steps exactly, and `CodedPanels::new` that the bytes are those of such steps.
+        // SAFETY: see above; this function demands the step and AVX-512BW of its caller.
         unsafe {
-            if self.n_coded > 0 {
-                self.n_coded -= 1;
-                let w = self.decoder.step(self.bytes);
-                self.bytes = self.bytes.add(CODED_STEP_BYTES);
-                return w;
-            }
-            self.n_coded = self.stretches.next().map_or(0, |(coded, _)| coded);
-            self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
+            let w = self.decoder.step(self.bytes);
+            self.bytes = self.bytes.add(CODED_STEP_BYTES);
+            w
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn raw_step(&mut self) -> [__m512i; 4] {
+        self.ahead.fetch_step();
+        self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
+        // SAFETY: as in `step`.
+        unsafe {
             let mut w = [_mm512_setzero_si512(); 4];
             for r in 0..4 {
                 w[r] = _mm512_loadu_si512(self.bytes.add(64 * r).cast());
@@ -113,6 +122,14 @@ impl<'a, S: WeightStream<__m512i, 4>> Kept<'a, S> {
         assert!(steps.len() == stream.n_steps());
         Kept { stream, steps: steps.iter_mut() }
     }
+
+    /// # Safety
+    /// The CPU must have AVX-512F, and this must be one of the stream's steps.
+    #[inline(always)]
+    unsafe fn keep(&mut self, w: [__m512i; 4]) {
+        // SAFETY: `Kept::new` asserts that there is a place for each step; this function demands the rest of its caller.
+        unsafe { store(w, self.steps.next().unwrap_unchecked()) }
+    }
 }
 
 impl<S: WeightStream<__m512i, 4>> WeightStream<__m512i, 4> for Kept<'_, S> {
@@ -123,12 +140,26 @@ impl<S: WeightStream<__m512i, 4>> WeightStream<__m512i, 4> for Kept<'_, S> {
     }
 
     #[inline(always)]
-    unsafe fn next(&mut self) -> [__m512i; 4] {
-        // SAFETY: the caller makes sure that there is a step and AVX-512BW; `Kept::new` asserts that there is a place
-        // for every step.
+    fn next_run(&mut self) -> usize {
+        self.stream.next_run()
+    }
+
+    #[inline(always)]
+    unsafe fn step(&mut self) -> [__m512i; 4] {
+        // SAFETY: this function demands the step and AVX-512F of its caller.
         unsafe {
-            let w = self.stream.next();
-            store(w, self.steps.next().unwrap_unchecked());
+            let w = self.stream.step();
+            self.keep(w);
+            w
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn raw_step(&mut self) -> [__m512i; 4] {
+        // SAFETY: as in `step`.
+        unsafe {
+            let w = self.stream.raw_step();
+            self.keep(w);
             w
         }
     }

@@ -3,6 +3,7 @@
 use super::super::bf16_dot::fma_flushed;
 use super::super::lanes::LaneOp;
 use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
+use super::again;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -17,7 +18,16 @@ trait MulAdd {
     /// An f32, or a pair of bf16: 32 bits.
     type Activation;
 
-    /// `acc` plus the products of one step; `w` are the weights of 16 outputs, `x` one activation everywhere.
+    /// Products of a step for one output, which are added one after the other.
+    const N_PARTS: usize;
+
+    /// Of weights or activations of a step, what belongs to product `part`.
+    ///
+    /// # Safety
+    /// The CPU must have the features of [`MulAdd::tile`].
+    unsafe fn part(v: __m512i, part: usize) -> __m512i;
+
+    /// `acc` plus one product; `w` are weights of 16 outputs, `x` one activation everywhere.
     ///
     /// # Safety
     /// The CPU must have the features of [`MulAdd::tile`].
@@ -35,6 +45,12 @@ trait MulAdd {
 struct F32;
 impl MulAdd for F32 {
     type Activation = f32;
+    const N_PARTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn part(v: __m512i, _: usize) -> __m512i {
+        v
+    }
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
@@ -55,6 +71,12 @@ impl MulAdd for F32 {
 struct Bf16Dot;
 impl MulAdd for Bf16Dot {
     type Activation = u32;
+    const N_PARTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn part(v: __m512i, _: usize) -> __m512i {
+        v
+    }
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
@@ -82,16 +104,25 @@ impl MulAdd for Bf16Dot {
 struct Bf16ByFma<const FLUSH: bool>;
 impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
     type Activation = u32;
+    /// First the odd, then the even one.
+    const N_PARTS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn part(v: __m512i, part: usize) -> __m512i {
+        // SAFETY: AVX-512F is a feature of `tile`.
+        unsafe {
+            if part == 0 {
+                _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000u32 as i32))
+            } else {
+                _mm512_slli_epi32::<16>(v)
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
         // SAFETY: AVX-512F is a feature of `tile`.
-        unsafe {
-            let odd = |pair| _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xffff_0000u32 as i32)));
-            let even = |pair| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
-            let acc = fma::<FLUSH>(odd(w), odd(x), acc);
-            fma::<FLUSH>(even(w), even(x), acc)
-        }
+        unsafe { fma::<FLUSH>(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), acc) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -166,8 +197,12 @@ impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T
         self.steps.len()
     }
 
+    fn next_run(&mut self) -> usize {
+        self.n_steps()
+    }
+
     #[inline(always)]
-    unsafe fn next(&mut self) -> [__m512i; REGISTERS] {
+    unsafe fn step(&mut self) -> [__m512i; REGISTERS] {
         self.ahead.fetch_step();
         // SAFETY: the caller makes sure that there is a step and AVX-512F. A register is 16 elements of 32 bits.
         unsafe {
@@ -274,12 +309,13 @@ unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
     assert!(weights.n_steps() == n_steps && rows.n_rows() == ROWS);
     let mut x = [std::ptr::null::<i32>(); ROWS];
     let mut out = [std::ptr::null_mut::<f32>(); ROWS];
+    let mut x_rows = rows.x();
     for t in 0..ROWS {
-        x[t] = rows.x(t).as_ptr().cast();
+        x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
         out[t] = rows.outputs(t)[..16 * REGISTERS].as_mut_ptr();
     }
-    // SAFETY: `Rows::x` gives `n_steps` activations, as many as the stream has steps, and the slices of outputs have
-    // `REGISTERS` registers. The features are those that this function demands.
+    // SAFETY: each row of `Rows::x` has `n_steps` activations, as many as the stream has steps, and the slices of
+    // outputs have `REGISTERS` registers. The features are those that this function demands.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
         if rows.accumulate() {
@@ -289,18 +325,54 @@ unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
                 }
             }
         }
-        for k in 0..n_steps {
-            let w = weights.next();
-            for t in 0..ROWS {
-                let x = _mm512_set1_epi32(*x[t].add(k));
-                for r in 0..REGISTERS {
-                    acc[t][r] = M::mul_add(acc[t][r], w[r], x);
-                }
+        let mut k = 0;
+        loop {
+            let end = k + weights.next_run();
+            assert!(end <= n_steps);
+            while k < end {
+                let w = weights.step();
+                multiply::<M, REGISTERS, ROWS>(&mut acc, w, x, k);
+                k += 1;
             }
+            if k == n_steps {
+                break;
+            }
+            let w = weights.raw_step();
+            multiply::<M, REGISTERS, ROWS>(&mut acc, w, x, k);
+            k += 1;
         }
         for t in 0..ROWS {
             for r in 0..REGISTERS {
                 _mm512_storeu_ps(out[t].add(16 * r), acc[t][r]);
+            }
+        }
+    }
+}
+
+/// One step of k for all accumulators.
+///
+/// # Safety
+/// The CPU must have the instructions of `M`, and each row of `x` an element `k`.
+#[inline(always)]
+unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
+    acc: &mut [[__m512; REGISTERS]; ROWS],
+    w: [__m512i; REGISTERS],
+    x: [*const i32; ROWS],
+    k: usize,
+) {
+    // One row takes all parts of a register's weights at once; more rows share a part of all registers' weights.
+    let group = if ROWS == 1 { 1 } else { REGISTERS };
+    for first in (0..REGISTERS).step_by(group) {
+        for part in 0..M::N_PARTS {
+            let k = if part > 0 && ROWS > 1 { again(k) } else { k };
+            for t in 0..ROWS {
+                // SAFETY: this function demands the element and the instructions of its caller.
+                unsafe {
+                    let x = M::part(_mm512_set1_epi32(*x[t].add(k)), part);
+                    for r in first..first + group {
+                        acc[t][r] = M::mul_add(acc[t][r], M::part(w[r], part), x);
+                    }
+                }
             }
         }
     }
