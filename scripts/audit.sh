@@ -18,14 +18,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=target/audit
-READER=(runtime/src/{index,index/coded_tables,layout,config,tokens}.rs)
-PACKER=(converter/src/{npy_header,safetensors_header,strict_json,shard_index,output,disk,write}.rs)
+READER=(runtime/src/{file/{index,reader,bf12_tables},format/{layout,config},text/token_file}.rs)
+PACKER=(converter/src/{folder/{npy/header,safetensors/{header,index}},json/strict,write/{model_output,pipeline}}.rs)
 READER_TESTS=(catalogue_model_files catalogue_tokens coded_refused limits properties spec_tables)
 PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_safetensors npy_differential pack_output
     properties_of_headers safetensors_parsers)
-MORE_PARSERS=(runtime/src/{coded,chat,tokenizer,vocabulary,model_file,sizes}.rs runtime/src/format/config_block.rs
-    converter/src/{config_json,generation_config,npy,shards,sources,tokenizer_json,tokenizer_section,vocab}.rs
-    converter/src/{unpack,copy}.rs)
+MORE_PARSERS=(runtime/src/{format/{encodings/bf12/mod,sizes,config_block},text/{chat,tokenizer,vocabulary},file/model_file}.rs
+    converter/src/{model/{config_json,generation_config},folder/{npy/mod,safetensors/mod},commands/sources,text/{tokenizer_json,tokenizer_section,vocab}}.rs
+    converter/src/commands/{unpack,copy}.rs)
 COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load inspect
     model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_shapes pack_usage
     pack_values reader_exhaustive sections_of_text text_cli tokenizer unpack_restores_the_folder verify_against

@@ -2,7 +2,7 @@
 //! there, and nothing else. Interrupted calls and short writes change nothing at all. Before every call in turn the
 //! folder is exchanged for a link: no other folder gets a file.
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_pack::error::Error;
 use olmo_tests::disks::{Call, Fault, Hooked, Plan};
 use olmo_tests::runs::{Runs, Work};

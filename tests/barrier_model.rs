@@ -17,16 +17,16 @@ mod sync {
     }
 }
 
-#[path = "../runtime/src/barrier.rs"]
+#[path = "../runtime/src/parallel/barrier.rs"]
 mod barrier;
-#[path = "../runtime/src/tickets.rs"]
-mod tickets;
-#[path = "../runtime/src/turns.rs"]
+#[path = "../runtime/src/parallel/turns.rs"]
 mod turns;
+#[path = "../runtime/src/parallel/work_ranges.rs"]
+mod work_ranges;
 
 use barrier::Barrier;
-use tickets::Tickets;
 use turns::Turns;
+use work_ranges::Tickets;
 
 /// A team as `threads.rs` has it, with numbers instead of tasks.
 struct Team {

@@ -1,13 +1,13 @@
 //! Sequences that share forward passes yield the bits that each yields alone.
 
-use olmo_infer::error::Error;
-use olmo_infer::generate::{Run, generate};
-use olmo_infer::kernels::Isa;
-use olmo_infer::matmul::{Activations, Products};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Batch, LOGITS_CHUNK, Network, Options};
-use olmo_infer::single::Single;
-use olmo_infer::threads::{Team, with_team};
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::{Run, generate};
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Batch, LOGITS_CHUNK, Network, Options};
+use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
 use std::ops::ControlFlow;
 use std::path::PathBuf;

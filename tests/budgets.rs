@@ -1,9 +1,9 @@
 //! What is accepted has its costs too: memory for each byte that is really there, and no more for what a file claims.
 //! The processor's time has limits here only where the work of another order would exceed them many times.
 
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Encoding, section};
-use olmo_infer::layout;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::{Encoding, section};
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{claimed, vocabulary, with_sections, write_with_holes};
 use olmo_tests::packed::{Packed, tiny_config};

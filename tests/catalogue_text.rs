@@ -1,9 +1,9 @@
 //! Bad inputs of everything about text, the rows X of the catalogue: tokenizers, chat templates, prompts, lists.
 
-use olmo_infer::format::{AddedToken, Merge, TokenizerHead};
-use olmo_infer::tokenizer::{NoTokenizer, PreTokenizer, Tokenizer};
-use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::tokenizer_json;
+use olmo_infer::internals::format::{AddedToken, Merge, TokenizerHead};
+use olmo_infer::internals::text::tokenizer::{NoTokenizer, PreTokenizer, Tokenizer};
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use olmo_pack::text::tokenizer_json;
 use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::{Finished, TempDir, files, repository, run};
 use serde_json::{Value, json};

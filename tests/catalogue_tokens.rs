@@ -1,7 +1,7 @@
 //! The T rows of the catalogue of bad inputs: everything that can be wrong with a token file. `CATALOGUE.md` lists
 //! them.
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo, measured};
 use olmo_tests::{Finished, Stored, TempDir, finish, npy_header, run, skipped, small_config, write_weights};
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -2,16 +2,16 @@
 //! `scripts/make_chat_goldens.py`: the Jinja environment by itself, and the pieces that are derived of it.
 
 use jiff::civil::DateTime;
-use olmo_infer::chat::{Chat, ChatError, Message, Role, date};
-use olmo_infer::config::Architecture;
-use olmo_infer::encoder::Encoder;
-use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::chat_child::{self, NoFormat};
-use olmo_pack::chat_section;
-use olmo_pack::jinja::{Names, Template};
-use olmo_pack::special_tokens::{Sources, TemplateFiles};
-use olmo_pack::tokenizer_json::{self, Around};
+use olmo_infer::internals::format::config::Architecture;
+use olmo_infer::internals::text::chat::{Chat, ChatError, Message, Role, date};
+use olmo_infer::internals::text::encoder::Encoder;
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use olmo_pack::text::chat_child::{self, NoFormat};
+use olmo_pack::text::chat_section;
+use olmo_pack::text::jinja::{Names, Template};
+use olmo_pack::text::special_tokens::{Sources, TemplateFiles};
+use olmo_pack::text::tokenizer_json::{self, Around};
 use olmo_tests::catalogue::{self, measured};
 use olmo_tests::{Stored, TempDir, repository, run, skipped, small_config, write_weights};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! `olmo-infer chat` in a terminal: keys are typed, and what is on the screen is read.
 
-use olmo_infer::shown;
+use olmo_infer::internals::error::shown;
 use olmo_tests::chats::{PLAIN, demo_chat};
 use olmo_tests::terminals::{pty, screen};
 use olmo_tests::{TempDir, finish, repository, run, skipped};

@@ -1,8 +1,8 @@
 //! What steers the decoding of coded matrices is checked when a file is opened, under right digests too.
 
-use olmo_infer::error::Error;
-use olmo_infer::format::{self, HEADER_BYTES, SECTION_RECORD_BYTES, TENSOR_RECORD_BYTES, section};
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::{self, HEADER_BYTES, SECTION_RECORD_BYTES, TENSOR_RECORD_BYTES, section};
 use olmo_tests::crafted::repair_digests;
 use olmo_tests::{TempDir, run, write_coded_weights};
 use std::fs;

@@ -1,8 +1,11 @@
 //! Conversations: what the model evaluates in every turn is what one prefill of the whole conversation would be.
 
-use olmo_infer::chat::{Chat, ChatError, Message, Role, Style};
-use olmo_infer::conversation::{Answer, Answering, Conversation, End, Unanswered};
-use olmo_infer::{Error, Model, Options, Sampling};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::internals::conversation::{Answer, Answering, Conversation, End, Unanswered};
+use olmo_infer::internals::text::chat::{Chat, ChatError, Message, Role, Style};
 use olmo_tests::chats::{MARKED, PLAIN, THINKING, add_text, demo_chat};
 use olmo_tests::{Stored, TempDir, repository, run, small_olmo3, write_weights};
 use std::fs;

@@ -1,8 +1,8 @@
 //! `olmo-pack copy`: the same bytes, checked, and nothing at all when something is wrong.
 
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::copy;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_pack::commands::copy;
 use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
 use std::fs::{self, File};

@@ -10,7 +10,8 @@ mod generate;
 #[path = "../runtime/examples/score.rs"]
 mod score;
 
-use olmo_infer::{Model, Sampling};
+use olmo_infer::Model;
+use olmo_infer::Sampling;
 use olmo_tests::{TempDir, repository, run};
 use std::fs;
 use std::path::PathBuf;

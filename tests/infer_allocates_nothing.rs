@@ -1,10 +1,10 @@
 //! Between two tokens nothing is allocated: all buffers of a run are there from its beginning.
 
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Batch, Network, Options};
-use olmo_infer::single::Single;
-use olmo_infer::threads::with_team;
-use olmo_infer::top_k::top_k_into;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::top_k::top_k_into;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{Stored, TempDir, run, small_olmo3, write_weights};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! `olmo-infer` with several token files.
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::{
     Finished, Random, Stored, TempDir, finish, repository, run, small_config, small_olmo3, write_weights,
 };

@@ -3,7 +3,7 @@
 //! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
 //! `../shared/golden`; a clone has not, and the test says so.
 
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::{TempDir, read_f32_npy, reference_cases, run, skipped};
 use serde_json::Value;
 use std::fs;
@@ -81,7 +81,7 @@ fn f32_files_give_the_reference_logits_and_greedy_ids_on_every_path() {
         let (json, reference) = expected(&case);
         let greedy: Vec<u64> = serde_json::from_value(json["greedy"].clone()).expect("ids");
         for flags in [&[][..], &["--isa", "avx2"], &["--isa", "portable"], &["--matmul", "gemm"], &["--chunk", "5"]] {
-            if flags.contains(&"avx2") && olmo_infer::kernels::Isa::named("avx2").is_none() {
+            if flags.contains(&"avx2") && olmo_infer::internals::kernels::Isa::named("avx2").is_none() {
                 skipped(format_args!("this machine has no AVX2"));
                 continue;
             }

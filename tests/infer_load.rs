@@ -1,6 +1,6 @@
 //! `--load`: mapped or read, the model is the same; mapped, two processes use its memory once.
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::{
     Finished, Random, Stored, TempDir, repository, run, skipped, small_config, small_olmo3, write_weights,
 };

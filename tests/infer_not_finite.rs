@@ -1,6 +1,6 @@
 //! NaN and infinity that a run meets: one line with the position and the layer where they began.
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::{
     Finished, Stored, TempDir, map_numbers, npy_path, run, small_config, small_olmo1, write_npy, write_weights,
 };

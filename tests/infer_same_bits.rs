@@ -1,12 +1,12 @@
 //! Same input, same bits: threads, chunks, one token at a time, and instruction sets never change a logit.
 
-use olmo_infer::kernels::Isa;
-use olmo_infer::layout;
-use olmo_infer::matmul::{Activations, Products};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{LOGITS_CHUNK, Network, Options};
-use olmo_infer::single::Single;
-use olmo_infer::threads::with_team;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{LOGITS_CHUNK, Network, Options};
+use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };

@@ -1,7 +1,11 @@
 //! `Model` and `Session`, as another program uses them: the bits and tokens are those of `olmo-infer`.
 
-use olmo_infer::mapping::Load;
-use olmo_infer::{Error, Model, Options, Sampling, Session};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::Session;
+use olmo_infer::internals::file::mapping::Load;
 use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,9 +2,10 @@
 //! processes of their own, one of which dies of it.
 
 use libc::SIGBUS;
-use olmo_infer::mapping::Load;
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::{Model, Options};
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::{Stored, TempDir, finish, own_process, run, small_config, write_weights};
 use std::env;
 use std::fs::{self, File};

@@ -1,9 +1,11 @@
 //! Calls of the library that promise `Error::Memory` keep it, whichever of their allocations fails: each asks in a way
 //! that takes no for an answer, and gives back what it had.
 
-use olmo_infer::error::Error;
-use olmo_infer::memory;
-use olmo_infer::{Model, Options, Sampling};
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::os::memory;
 use olmo_tests::TempDir;
 use olmo_tests::chats::{MARKED, demo_chat};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -95,7 +97,7 @@ fn assert_keeps_its_promise<R>(name: &str, small: u64, mut call: impl FnMut() ->
 fn calls_that_promise_an_error_for_memory_keep_it() {
     let folder = TempDir::new("library-without-memory");
     let path = demo_chat(PACK, &folder, MARKED);
-    let model = Model::open_with(&path, olmo_infer::mapping::Load::Mmap, 1).expect("a model");
+    let model = Model::open_with(&path, olmo_infer::internals::file::mapping::Load::Mmap, 1).expect("a model");
     assert_keeps_its_promise("Model::session", 0, || model.session(Options::new(64)));
     let mut session = model.session(Options::new(64)).expect("it fits");
     assert_keeps_its_promise("Session::prefill", 0, || {

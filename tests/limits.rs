@@ -1,12 +1,12 @@
 //! Every limit of a configuration and of a layout: the last value inside is taken, the first one outside is refused by
 //! its key, and where the data lies changes at the very byte that the format names.
 
-use olmo_infer::config::{
+use olmo_infer::internals::format::config::{
     Architecture, AttentionKind, LAYER_NORM_EPS, MAX_EOS_TOKENS, MAX_HEAD_DIM, MAX_LAYERS, MAX_POSITIONS,
     MAX_VOCAB_SIZE, MAX_WIDTH, ModelConfig, Yarn,
 };
-use olmo_infer::format::{Dtype, Encoding};
-use olmo_infer::layout;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::{Dtype, Encoding};
 
 /// A model in which every number is a small possible one.
 fn tiny(architecture: Architecture) -> ModelConfig {

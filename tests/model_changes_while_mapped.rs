@@ -3,8 +3,8 @@
 //! A run that takes its tokens from standard input has opened and mapped the model before it waits for them: that is
 //! the moment at which the file is changed here. `make torture` changes it at random moments.
 
-use olmo_infer::error::Error;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::chats::{MARKED, demo_chat};
 use olmo_tests::commands::{self, Places, READING};
 use olmo_tests::neighbour::{HABITS, Neighbour};

@@ -5,11 +5,11 @@
 //! the program. So these processes do nothing else than make files, and are stopped many times.
 
 use libc::{SIGINT, SIGTERM};
-use olmo_infer::folder::Folder;
-use olmo_infer::mapping::Load;
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::pending::Pending;
-use olmo_infer::signals;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::os::atomic_file::Pending;
+use olmo_infer::internals::os::directory::Folder;
+use olmo_infer::internals::os::signals;
 use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::packed::Packed;
 use olmo_tests::{TempDir, files, own_process};

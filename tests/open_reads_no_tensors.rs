@@ -1,11 +1,12 @@
 //! Opening a model reads its header, its index and the tables of coded matrices, and nothing of its tensors. What a run
 //! uses of these can be brought in beside it.
 
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::Encoding;
-use olmo_infer::index::{Index, ReadAt};
-use olmo_infer::layout;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::index::Index;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::reader::ReadAt;
+use olmo_infer::internals::format::Encoding;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout;
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::claimed;
 use olmo_tests::packed::{Packed, tiny_config};

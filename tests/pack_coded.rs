@@ -1,10 +1,10 @@
 //! bf16 matrices in 12 bits: nothing is lost, the size is what it should be, and what cannot be coded stays plain.
 
-use olmo_infer::coded::CodedPanels;
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Dtype, Encoding};
-use olmo_infer::layout::{self, TensorSpec};
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::encodings::bf12::CodedPanels;
+use olmo_infer::internals::format::layout::{self, TensorSpec};
+use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_tests::{
     Random, Stored, TempDir, coded_config, map_numbers, run, small_config, write_coded_weights, write_weights,
 };

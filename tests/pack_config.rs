@@ -1,8 +1,8 @@
 //! Every spelling of config.json means the model it means to transformers, and what cannot be meant is refused.
 
-use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
-use olmo_pack::config_json;
-use olmo_pack::settings::{Flags, Origin, Settings};
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_pack::model::config_json;
+use olmo_pack::model::settings::{Flags, Origin, Settings};
 use olmo_tests::{config_json, small_config, small_olmo1, small_olmo3};
 use serde_json::{Value, json};
 use std::path::Path;

@@ -1,12 +1,12 @@
 //! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
 
-use olmo_infer::format::{self, HEADER_BYTES, SectionRecord, section};
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::copy;
-use olmo_pack::disk::{Disk, SystemDisk};
-use olmo_pack::output::Target;
-use olmo_pack::pack::{self, Request};
-use olmo_pack::verify;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::{self, HEADER_BYTES, SectionRecord, section};
+use olmo_infer::internals::os::disk::{Disk, SystemDisk};
+use olmo_pack::commands::copy;
+use olmo_pack::commands::pack::{self, Request};
+use olmo_pack::commands::verify;
+use olmo_pack::write::model_output::Target;
 use olmo_tests::crafted::{Field, config_field, repair_digests};
 use olmo_tests::disks::{Call, Fault, Hooked, Plan};
 use olmo_tests::packed::range;
@@ -148,8 +148,12 @@ fn a_killed_pack_leaves_the_old_file_and_nothing_else() {
     let folder = TempDir::new("kill");
     let (weights, model) = (folder.join("weights"), folder.join("out/m.olmo"));
     // Enough to be killed in the middle: 150 MB.
-    let config =
-        olmo_infer::config::ModelConfig { vocab_size: 250_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    let config = olmo_infer::internals::format::config::ModelConfig {
+        vocab_size: 250_000,
+        hidden_size: 72,
+        head_dim: 12,
+        ..small_config()
+    };
     write_weights(&weights, &config, Stored::F32, 1);
     fs::create_dir(folder.join("out")).expect("folder");
     let mut interrupted = 0;
@@ -214,8 +218,12 @@ fn an_error_of_the_disk_in_the_middle_is_not_lost() {
     let folder = TempDir::new("middle");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
     // More than the 128 MiB after which the disk is set to work beside the writing.
-    let config =
-        olmo_infer::config::ModelConfig { vocab_size: 250_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    let config = olmo_infer::internals::format::config::ModelConfig {
+        vocab_size: 250_000,
+        hidden_size: 72,
+        head_dim: 12,
+        ..small_config()
+    };
     write_weights(&weights, &config, Stored::F32, 1);
     let request = Request { weights, model: model.clone(), force: true, ..Request::default() };
     let pack = |fail_at| {
@@ -239,8 +247,12 @@ fn many_batches_are_whole_windows_in_order_with_zeros_between_the_tensors() {
     let folder = TempDir::new("batches");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
     // 35 MB: memory of earlier batches is used again, so that old numbers lie in it where zeros must be.
-    let config =
-        olmo_infer::config::ModelConfig { vocab_size: 60_000, hidden_size: 72, head_dim: 12, ..small_config() };
+    let config = olmo_infer::internals::format::config::ModelConfig {
+        vocab_size: 60_000,
+        hidden_size: 72,
+        head_dim: 12,
+        ..small_config()
+    };
     write_weights(&weights, &config, Stored::F32, 1);
     let request = Request { weights, model: model.clone(), ..Request::default() };
     let (writes, steps) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));

@@ -1,12 +1,13 @@
 //! A checkpoint in safetensors files is packed into the same model as a folder of `.npy` files with the same numbers.
 
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::section;
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::disk::SystemDisk;
-use olmo_pack::inspect::content_digest;
-use olmo_pack::pack::{self, DtypeChoice, Request};
-use olmo_pack::{unpack, verify};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::section;
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_pack::commands::inspect::content_digest;
+use olmo_pack::commands::pack::{self, DtypeChoice, Request};
+use olmo_pack::commands::unpack;
+use olmo_pack::commands::verify;
 use olmo_tests::safetensors::{convert, file, shard_name, tensors_of, write_checkpoint};
 use olmo_tests::{
     Stored, TempDir, files, npy_path, reference_cases, repository, run, small_config, small_olmo3, write_coded_weights,

@@ -1,7 +1,7 @@
 //! Names and shapes of tensors: what they tell where no config.json does, and how long they make the model file.
 
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_pack::config_json;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_pack::model::config_json;
 use olmo_tests::{
     Stored, TempDir, config_json, npy_path, run, small_config, small_olmo1, small_olmo3, write_npy, write_weights,
 };
@@ -29,7 +29,7 @@ fn without_config_json_only_flags_can_say_the_rest() {
     let all = format!("{most} --sliding-window 5 --yarn-factor 8 --yarn-original-positions 8 --eos 1");
     let text = pack(&all).ok().to_string();
     assert!(text.contains("flag: model_type, head_dim"), "{text}");
-    let found = olmo_infer::model_file::ModelFile::open(&model).expect("valid").config().clone();
+    let found = olmo_infer::internals::file::model_file::ModelFile::open(&model).expect("valid").config().clone();
     let close =
         found.yarn.clone().expect("yarn").attention_factor - config.yarn.clone().expect("yarn").attention_factor;
     assert!(close.abs() < 1e-15);
@@ -65,7 +65,7 @@ fn without_config_json_and_without_norms_it_can_only_be_olmo1() {
         let text = pack(&format!("{most} --clip-qkv {clip}")).ok().to_string();
         assert!(text.contains("default: rms_norm_eps"), "{text}");
         assert_eq!(text.contains("q, k and v clipped at 0.75"), wanted.is_some(), "{text}");
-        let found = olmo_infer::model_file::ModelFile::open(&model).expect("valid").config().clone();
+        let found = olmo_infer::internals::file::model_file::ModelFile::open(&model).expect("valid").config().clone();
         assert_eq!(ModelConfig { pad_token_id: Some(0), ..found }, ModelConfig { clip_qkv: wanted, ..config.clone() });
     }
     let line = pack(&format!("{most} --clip-qkv 0")).refused(1).to_string();
@@ -84,7 +84,7 @@ fn without_config_json_and_without_norms_it_can_only_be_olmo1() {
 /// Headers and lengths of real models; the numbers are holes.
 fn sparse(folder: &Path, config: &ModelConfig) {
     fs::create_dir_all(folder).expect("folder");
-    for spec in olmo_infer::layout::tensors(config) {
+    for spec in olmo_infer::internals::format::layout::tensors(config) {
         let path = npy_path(folder, &spec.name());
         write_npy(&path, "<f4", &spec.shape(), &[]);
         let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");

@@ -1,6 +1,6 @@
 //! Few threads and little memory are errors in one line, not the end of the program.
 
-use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_tests::{Finished, Stored, TempDir, run, skipped, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,11 +1,11 @@
 //! Packed files hold exactly the numbers of their folders, whatever the type, the threads and the order of the
 //! directory.
 
-use olmo_infer::coded::CodedPanels;
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Dtype, section};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::panels::PanelShape;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::encodings::bf12::CodedPanels;
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::{Dtype, section};
 use olmo_tests::{
     Stored, TempDir, npy_path, reference_cases, repository, run, skipped, small_config, small_olmo3, write_npy,
     write_weights,
@@ -330,7 +330,7 @@ fn the_real_vocabulary_becomes_its_bytes() {
         skipped(format_args!("no {}", path.display()));
         return;
     };
-    let vocabulary = olmo_pack::vocab::parse(&path, &bytes, 100_352).expect("a vocabulary");
+    let vocabulary = olmo_pack::text::vocab::parse(&path, &bytes, 100_352).expect("a vocabulary");
     assert_eq!(vocabulary.n_entries(), 100_278);
     let section = vocabulary.section();
     let word = |at: usize| u32::from_le_bytes(section[at..at + 4].try_into().unwrap()) as usize;

@@ -7,14 +7,15 @@ mod encodings;
 #[path = "support/property.rs"]
 mod property;
 
-use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::format::{
+use olmo_infer::internals::file::index::Index;
+use olmo_infer::internals::file::reader::ReadAt;
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
+use olmo_infer::internals::format::layout::{self, Layout};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::{
     self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
     VERSION_MAJOR, VERSION_MINOR, section,
 };
-use olmo_infer::index::{Index, ReadAt};
-use olmo_infer::layout::{self, Layout};
-use olmo_infer::panels::PanelShape;
 use property::{check, edgy};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -241,7 +242,7 @@ impl Head {
         header.header_digest.set(header.computed_digest());
     }
 
-    fn read(&self) -> Result<Index, olmo_infer::error::Error> {
+    fn read(&self) -> Result<Index, olmo_infer::internals::error::Error> {
         Index::read(Path::new("m.olmo"), self, self.length)
     }
 }

@@ -4,12 +4,12 @@
 //! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that
 //! they were skipped.
 
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{self, Encoding, SectionRecord, section};
-use olmo_infer::layout::{self, Role, TensorSpec};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::shown;
-use olmo_pack::element::{f16_to_f32, round_to_bf16};
+use olmo_infer::internals::error::shown;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::{self, Encoding, SectionRecord, section};
+use olmo_pack::folder::element::{f16_to_f32, round_to_bf16};
 use olmo_tests::crafted::{self, Field, claimed};
 use olmo_tests::packed::range;
 use olmo_tests::readers::{self, Readers};

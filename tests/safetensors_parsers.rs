@@ -1,9 +1,9 @@
 //! Headers and indexes of safetensors checkpoints, read from memory: what is inside every limit is taken as it stands,
 //! what is one beyond is refused.
 
-use olmo_pack::element::SourceType;
-use olmo_pack::safetensors_header::{Entry, check};
-use olmo_pack::shard_index::ShardIndex;
+use olmo_pack::folder::element::SourceType;
+use olmo_pack::folder::safetensors::header::{Entry, check};
+use olmo_pack::folder::safetensors::index::ShardIndex;
 use olmo_tests::safetensors::raw;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

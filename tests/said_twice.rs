@@ -1,8 +1,8 @@
 //! A folder that says the same thing twice is packed when both agree, and refused with both keys when they do not.
 //! What agrees gives the same file as what is said once, but for the kept text and where values come from.
 
-use olmo_infer::format::section;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::section;
 use olmo_tests::{TempDir, read_f32_npy, repository, run, skipped};
 use serde_json::{Value, json};
 use std::fs;

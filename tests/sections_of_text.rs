@@ -1,17 +1,19 @@
 //! The sections of a model file that are about text: what is wrong with one is told with its values, also where digests
 //! are right.
 
-use olmo_infer::chat::{Chat, Message, Role, Style};
-use olmo_infer::error::Error;
-use olmo_infer::format::{self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::chat_section;
-use olmo_pack::disk::SystemDisk;
-use olmo_pack::inspect::{self, Form};
-use olmo_pack::pack::{self, Prepared, Request};
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::{
+    self, Dtype, SectionRecord, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead, section,
+};
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_infer::internals::text::chat::{Chat, Message, Role, Style};
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use olmo_pack::commands::inspect::{self, Form};
+use olmo_pack::commands::pack::{self, Prepared, Request};
 use olmo_pack::text::Part;
+use olmo_pack::text::chat_section;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::packed::{Packed, range};
 use olmo_tests::{TempDir, repository};
@@ -141,7 +143,7 @@ fn a_template_is_run_when_all_else_is_good() {
     let folder = TempDir::new("sections-order");
     let weights = folder.join("w");
     fs::create_dir(&weights).expect("a folder");
-    for name in olmo_infer::folder::names(&repository().join("demo/weights")).expect("a folder") {
+    for name in olmo_infer::internals::os::directory::names(&repository().join("demo/weights")).expect("a folder") {
         let name = name.expect("read");
         fs::copy(repository().join("demo/weights").join(&name), weights.join(&name)).expect("copied");
     }

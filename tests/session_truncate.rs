@@ -1,7 +1,11 @@
 //! Sessions that are cut back: what follows has the bits of a session that was never longer.
 
-use olmo_infer::mapping::Load;
-use olmo_infer::{Error, Model, Options, Sampling, Session};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::Session;
+use olmo_infer::internals::file::mapping::Load;
 use olmo_tests::{Random, Stored, TempDir, repository, run, small_config, small_olmo3, write_weights};
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! The hexdump in `format-spec.md` is that of the file it describes. After a change of the format or of the version,
 //! `OLMO_BLESS=1 cargo test --test spec_hexdump` writes the new bytes into the document.
 
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::{TempDir, npy_path, repository, run, write_npy};
 use std::fmt::Write;
 use std::fs;

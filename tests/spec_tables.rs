@@ -1,15 +1,17 @@
 //! `format-spec.md` and the code say the same: every table of the document is read and compared with the structs,
 //! constants and functions that define the format.
 
-use olmo_infer::coded::{CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode};
-use olmo_infer::config::{self, Architecture, AttentionKind, ModelConfig};
-use olmo_infer::format::{
+use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, ModelConfig};
+use olmo_infer::internals::format::encodings::bf12::{
+    CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
+};
+use olmo_infer::internals::format::layout::{self, Role};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
     Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
     section,
 };
-use olmo_infer::layout::{self, Role};
-use olmo_infer::panels::PanelShape;
 use olmo_tests::repository;
 use std::fs;
 use std::mem::offset_of;

@@ -1,7 +1,7 @@
 //! Text in and text out, as users meet it.
 
-use olmo_infer::format::section;
-use olmo_infer::shown;
+use olmo_infer::internals::error::shown;
+use olmo_infer::internals::format::section;
 use olmo_tests::crafted::{vocabulary, with_sections};
 use olmo_tests::terminals::{pty, screen};
 use olmo_tests::{Finished, TempDir, finish, repository, run, skipped};

@@ -1,10 +1,13 @@
 //! Threads of a program and threads of a model: any number of callers, from wherever they call, get the same bits or an
 //! error, and nothing hangs or piles up.
 
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_infer::mapping::Load;
-use olmo_infer::threads::{Threads, with_team};
-use olmo_infer::{Error, Model, Options, Sampling};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::parallel::team::{Threads, with_team};
 use olmo_tests::{Stored, TempDir, finish, own_process, run, small_config, write_weights};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::env;

@@ -1,12 +1,13 @@
 //! Text becomes the ids that the crate `tokenizers` gives, for thousands of texts of every kind: those of
 //! `scripts/make_tokenizer_cases.py`.
 
-use olmo_infer::encoder::Encoder;
-use olmo_infer::format::{ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, TOKENIZER_BYTE_PAIRS, TokenizerHead};
-use olmo_infer::tokenizer::{PreTokenizer, Tokenizer};
-use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::tokenizer_json::{self, Around};
-use olmo_pack::{dolma2, vocab};
+use olmo_infer::internals::format::{ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, TOKENIZER_BYTE_PAIRS, TokenizerHead};
+use olmo_infer::internals::text::encoder::Encoder;
+use olmo_infer::internals::text::tokenizer::{PreTokenizer, Tokenizer};
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use olmo_pack::text::dolma2;
+use olmo_pack::text::tokenizer_json::{self, Around};
+use olmo_pack::text::vocab;
 use olmo_tests::{repository, skipped};
 use serde_json::{Value, json};
 use std::fs;

@@ -1,12 +1,12 @@
 //! Small folders with a tokenizer, each a change of one of ours, against the ids that transformers gives: the cases of
 //! `scripts/make_tokenizer_goldens.py`. Ids are the same, or olmo-pack says why they may not be.
 
-use olmo_infer::config::Architecture;
-use olmo_infer::encoder::Encoder;
-use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::tokenizer_json::{self, Around, TokenizerJson};
-use olmo_pack::tokenizer_settings;
+use olmo_infer::internals::format::config::Architecture;
+use olmo_infer::internals::text::encoder::Encoder;
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use olmo_pack::text::tokenizer_json::{self, Around, TokenizerJson};
+use olmo_pack::text::tokenizer_settings;
 use olmo_tests::{TempDir, repository};
 use serde_json::Value;
 use std::fs;

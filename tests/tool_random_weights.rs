@@ -1,7 +1,7 @@
 //! `random-weights` makes folders that `olmo-pack` takes: true headers, true sizes, the same numbers every time.
 
-use olmo_infer::format::Dtype;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::Dtype;
 use olmo_tests::{TempDir, read_f32_npy, run};
 use std::fs;
 

@@ -1,14 +1,14 @@
 //! Packing loses nothing: `unpack` gives the folder back byte for byte, whatever the element type, the spelling of the
 //! headers or the stored type. Only rounding to bf16 cannot be undone, and then it says so.
 
-use olmo_infer::config::{Architecture, ModelConfig};
-use olmo_infer::format::{Dtype, SectionRecord, section};
-use olmo_infer::layout;
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::disk::SystemDisk;
-use olmo_pack::pack::{self, DtypeChoice, Request};
-use olmo_pack::settings::Flags;
-use olmo_pack::unpack;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::{Architecture, ModelConfig};
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::{Dtype, SectionRecord, section};
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_pack::commands::pack::{self, DtypeChoice, Request};
+use olmo_pack::commands::unpack;
+use olmo_pack::model::settings::Flags;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{
     Stored, TempDir, config_json, files, map_numbers, npy_path, repository, run, skipped, small_config, small_olmo1,

@@ -1,8 +1,8 @@
 //! A file is complete however slowly the disk takes it: the numbers are filled much faster than they are written here.
 
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_pack::pack::{self, Request};
-use olmo_pack::verify;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_pack::commands::pack::{self, Request};
+use olmo_pack::commands::verify;
 use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::{Stored, TempDir, small_config, write_weights};
 use std::thread;

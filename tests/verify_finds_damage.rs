@@ -1,16 +1,16 @@
 //! `verify` finds what is wrong with a model file under right digests too, and names the place. `reader_exhaustive.rs`
 //! has the damage that digests find.
 
-use olmo_infer::coded::{CODED_STEP_BYTES, RAW_STEP_BYTES};
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{self, Dtype, HEADER_BYTES, SectionRecord, TokenizerHead, VocabularyHead, section};
-use olmo_infer::layout::{Layout, TensorSpec};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::panels::PanelShape;
-use olmo_pack::copy;
-use olmo_pack::disk::SystemDisk;
-use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
-use olmo_pack::verify;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::encodings::bf12::{CODED_STEP_BYTES, RAW_STEP_BYTES};
+use olmo_infer::internals::format::layout::{Layout, TensorSpec};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::{self, Dtype, HEADER_BYTES, SectionRecord, TokenizerHead, VocabularyHead, section};
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_pack::commands::copy;
+use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
+use olmo_pack::commands::verify;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::packed::{Packed, range, tiny_config};
 use olmo_tests::{Stored, TempDir, coded_config, files, repository, write_coded_weights, write_weights};

@@ -1,13 +1,13 @@
 //! The command line of `olmo-pack`.
 
 use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgValue, FromArgs, SubCommands};
-use olmo_infer::command_line::{self, WordKind, count, number, whole_number};
-use olmo_infer::manual;
-use olmo_pack::chat_child;
-use olmo_pack::config_json::{architecture_named, named_architectures};
+use olmo_infer::internals::cli::command_line::{self, WordKind, count, number, whole_number};
+use olmo_infer::internals::cli::manual;
+use olmo_pack::commands::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::error::escaped;
-use olmo_pack::pack::{DtypeChoice, EncodingChoice, Request};
-use olmo_pack::settings::Flags;
+use olmo_pack::model::config_json::{architecture_named, named_architectures};
+use olmo_pack::model::settings::Flags;
+use olmo_pack::text::chat_child;
 use std::path::PathBuf;
 use std::{fs, io};
 

@@ -1,8 +1,8 @@
 //! Everything that can go wrong, with the values that a user needs to put it right, one line each.
 
-use olmo_infer::error::reason;
-pub use olmo_infer::shown::one_line as escaped;
-use olmo_infer::shown::steers;
+use olmo_infer::internals::error::reason;
+pub use olmo_infer::internals::error::shown::one_line as escaped;
+use olmo_infer::internals::error::shown::steers;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -116,7 +116,7 @@ pub enum Error {
         found: String,
     },
     /// The model file cannot be opened.
-    Model(olmo_infer::error::Error),
+    Model(olmo_infer::internals::error::Error),
     /// The arguments contradict each other.
     Usage(String),
 }
@@ -191,8 +191,8 @@ impl From<Problem> for Error {
     }
 }
 
-impl From<olmo_infer::error::Error> for Error {
-    fn from(error: olmo_infer::error::Error) -> Error {
+impl From<olmo_infer::internals::error::Error> for Error {
+    fn from(error: olmo_infer::internals::error::Error) -> Error {
         Error::Model(error)
     }
 }

@@ -3,16 +3,21 @@
 mod args;
 
 use args::{Command, Named};
-use olmo_infer::allocator::Allocator;
-use olmo_infer::command_line;
-use olmo_infer::signals;
-use olmo_pack::chat_child;
-use olmo_pack::disk::{SystemDisk, check_written};
+use olmo_infer::internals::cli::command_line;
+use olmo_infer::internals::os::allocator::Allocator;
+use olmo_infer::internals::os::disk::{SystemDisk, check_written};
+use olmo_infer::internals::os::signals;
+use olmo_pack::commands::copy;
+use olmo_pack::commands::diff;
+use olmo_pack::commands::inspect;
+use olmo_pack::commands::inspect::Form;
+use olmo_pack::commands::pack;
+use olmo_pack::commands::pack_summary::{self, Facts};
+use olmo_pack::commands::progress::Progress;
+use olmo_pack::commands::unpack;
+use olmo_pack::commands::verify;
 use olmo_pack::error::{Error, escaped};
-use olmo_pack::inspect::Form;
-use olmo_pack::progress::Progress;
-use olmo_pack::summary::{self, Facts};
-use olmo_pack::{copy, diff, inspect, pack, unpack, verify};
+use olmo_pack::text::chat_child;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -99,13 +104,13 @@ fn run_pack(arguments: &args::Pack) -> Result<String, Error> {
         let _ = writeln!(io::stderr(), "olmo-pack: note: {line}");
     }
     if arguments.dry_run {
-        return summary::dry_run(&prepared, arguments.json);
+        return pack_summary::dry_run(&prepared, arguments.json);
     }
     let facts = Facts::new(&prepared.checkpoint, &prepared.text);
     let progress = Progress::new(!arguments.json);
     let packed = prepared.write(&SystemDisk, &|done, total| progress.set(done, total))?;
     drop(progress);
-    let tell = if arguments.json { summary::json } else { summary::text };
+    let tell = if arguments.json { pack_summary::json } else { pack_summary::text };
     Ok(tell(&request, &facts, &packed, start.elapsed()))
 }
 

@@ -4,7 +4,10 @@
 //! cargo run --release -p olmo-infer --example embed_in_a_thread -- model.olmo "Four score and" "We hold these"
 //! ```
 
-use olmo_infer::{Error, Model, Options, Sampling};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
 use std::sync::Arc;
 use std::thread;
 

@@ -4,8 +4,10 @@
 //! cargo run --release -p olmo-infer --example generate -- model.olmo "Four score and"
 //! ```
 
-use olmo_infer::text::TextStream;
-use olmo_infer::{Model, Options, Sampling};
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::internals::text::stream::TextStream;
 use std::error::Error;
 use std::io::{self, Write};
 

@@ -6,11 +6,11 @@
 //! ```
 
 use olmo_infer::Error;
-use olmo_infer::generate::{Run, generate};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Batch, Network, Options};
-use olmo_infer::threads::with_team;
-use olmo_infer::tokens::read_tokens;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::{Run, generate};
+use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::parallel::team::with_team;
+use olmo_infer::internals::text::token_file::read_tokens;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;

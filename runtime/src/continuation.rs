@@ -1,7 +1,8 @@
 //! The tokens with which a session goes on, as an iterator.
 
 use crate::error::Error;
-use crate::sampler::{Sampler, Sampling};
+use crate::file::sampling::Sampling;
+use crate::generate::sampler::Sampler;
 use crate::session::Session;
 use std::iter::FusedIterator;
 

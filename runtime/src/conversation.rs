@@ -4,16 +4,16 @@
 //! these ids differ from those it has evaluated. So a chat template may rewrite the past, as those do that drop the
 //! thinking of earlier answers: what the model evaluates is always what one prefill of the conversation would be.
 
-use crate::chat::{Chat, ChatError, Message, Role};
 use crate::error::Error;
-use crate::memory;
+use crate::file::sampling::Sampling;
 use crate::model::Model;
 use crate::network::Options;
-use crate::sampler::Sampling;
+use crate::os::memory;
 use crate::session::{Resumed, Session};
-use crate::text::TextStream;
-use crate::tokenizer::Tokenizer;
-use crate::vocabulary::Vocabulary;
+use crate::text::chat::{Chat, ChatError, Message, Role};
+use crate::text::stream::TextStream;
+use crate::text::tokenizer::Tokenizer;
+use crate::text::vocabulary::Vocabulary;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -37,7 +37,7 @@ pub struct Answering {
     pub stops: Vec<String>,
 }
 
-/// A conversation: see the [module](self).
+/// The messages of a conversation and the session that has evaluated them, kept in step.
 pub struct Conversation<'m> {
     model: &'m Model,
     chat: Chat,

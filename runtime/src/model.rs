@@ -1,20 +1,20 @@
 //! An open model with its threads: where a program that uses the library begins.
 
-#[cfg(feature = "text")]
-use crate::chat::{Chat, ChatError, Message, Role};
-use crate::config::ModelConfig;
-#[cfg(feature = "text")]
-use crate::encoder::Encoder;
 use crate::error::{Error, display_path};
-use crate::mapping::Load;
-use crate::memory;
-use crate::model_file::ModelFile;
+use crate::file::mapping::Load;
+use crate::file::model_file::ModelFile;
+use crate::format::config::ModelConfig;
 use crate::network::Options;
+use crate::os::memory;
+use crate::parallel::team::Threads;
 use crate::session::Session;
-use crate::threads::Threads;
 #[cfg(feature = "text")]
-use crate::tokenizer::Tokenizer;
-use crate::vocabulary::Vocabulary;
+use crate::text::chat::{Chat, ChatError, Message, Role};
+#[cfg(feature = "text")]
+use crate::text::encoder::Encoder;
+#[cfg(feature = "text")]
+use crate::text::tokenizer::Tokenizer;
+use crate::text::vocabulary::Vocabulary;
 use std::fmt;
 use std::path::Path;
 #[cfg(feature = "text")]
@@ -31,7 +31,7 @@ use std::thread;
 ///
 /// The file must not be written to while it is mapped: [`ModelFile::check_unchanged`] tells, before results are handed
 /// on, that it was not. Replacing it by renaming is safe. The end of a file that is cut short meanwhile cannot be read,
-/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::signals::install`] ends the program in one
+/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::os::signals::install`] ends the program in one
 /// line.
 pub struct Model {
     file: ModelFile,
@@ -97,7 +97,7 @@ impl Model {
     }
 
     /// The text of some ids. What is no UTF-8, as when they end in the middle of a character, becomes U+FFFD. To show
-    /// text as it is generated, give the bytes of a token after the other to a [`TextStream`](crate::text::TextStream).
+    /// text as it is generated, give the bytes of a token after the other to a [`TextStream`](crate::text::stream::TextStream).
     ///
     /// # Errors
     /// [`Error::Request`] when the file has no vocabulary, or no text for one of the ids; [`Error::Damaged`],

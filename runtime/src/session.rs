@@ -1,14 +1,15 @@
 //! A sequence of tokens and what the model makes of it, for a caller that knows nothing of teams.
 
-use crate::config::ModelConfig;
 use crate::continuation::Continuation;
 use crate::error::Error;
-use crate::memory;
-use crate::model_file::ModelFile;
+use crate::file::model_file::ModelFile;
+use crate::file::sampling::Sampling;
+use crate::format::config::ModelConfig;
+use crate::generate::sampler::Sampler;
+use crate::network::single::Single;
 use crate::network::{Network, Options};
-use crate::sampler::{Sampler, Sampling};
-use crate::single::Single;
-use crate::threads::Threads;
+use crate::os::memory;
+use crate::parallel::team::Threads;
 use std::fmt;
 
 /// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It can be sent to
@@ -17,7 +18,7 @@ use std::fmt;
 /// Every pass takes a turn on the threads of the model, so that sessions of several callers can share them, and wakes
 /// them when the last one ended more than a moment ago, which takes some tens of microseconds. Where that counts - for
 /// whole runs, or many sequences at once - [`generate`](crate::generate::generate) inside
-/// [`with_team`](crate::threads::with_team) is the way.
+/// [`with_team`](crate::parallel::team::with_team) is the way.
 pub struct Session<'m> {
     single: Single<'m>,
     threads: &'m Threads,
@@ -54,7 +55,7 @@ impl<'m> Session<'m> {
     /// [`Error::Request`] when the tokens are none, more than there are positions left, or not in the vocabulary: the
     /// session is what it was. [`Error::NotFinite`] when what they predict is no number; the tokens stay, and nothing
     /// can be generated after them. [`Error::NotRun`] and [`Error::Memory`] of
-    /// [`Threads::run`](crate::threads::Threads::run): the tokens that are not evaluated then are not part of the
+    /// [`Threads::run`](crate::parallel::team::Threads::run): the tokens that are not evaluated then are not part of the
     /// sequence.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens, self.left())?;

@@ -3,7 +3,7 @@
 use crate::disks::can_mount;
 use crate::place::Place;
 use crate::{HANG, INFER};
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, is_root, make_fifo};
 use olmo_tests::{finish, map_numbers, skipped};
 use std::fs::{self, File};

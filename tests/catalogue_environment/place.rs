@@ -1,7 +1,7 @@
 //! The folder in which all commands run.
 
 use crate::{BENCH, INFER, PACK};
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report, command};
 use olmo_tests::{Finished, Stored, TempDir, finish, small_config, write_weights};
 use std::fs;

@@ -3,14 +3,14 @@
 use crate::INFER;
 use crate::place::Place;
 #[cfg(target_arch = "x86_64")]
-use olmo_infer::{
-    Model, Options, Session,
-    mapping::Load,
-    model_file::ModelFile,
-    network::{Batch, Network},
-    single::Single,
-    threads::{Team, Threads, with_team},
-};
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Session;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use olmo_tests::catalogue::Report;
 use std::fs;
 use std::process::{Command, Stdio};

@@ -2,7 +2,7 @@
 
 use crate::place::Place;
 use crate::{HANG, INFER, PACK};
-use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_tests::catalogue::Report;
 use olmo_tests::{has_file_in, skipped, small_config};
 use std::fs;

@@ -12,7 +12,7 @@ mod the_folder;
 mod values;
 mod vocabulary;
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::{Stored, TempDir, finish, npy_header_raw, npy_path, run, small_config, write_weights};
 use std::ffi::OsStr;

@@ -1,9 +1,9 @@
 //! Rows O26 and O27: raw steps and tables of coded matrices.
 
 use crate::model::Model;
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Encoding, SectionRecord, TensorRecord, section};
-use olmo_infer::layout;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::{Encoding, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::Report;
 use olmo_tests::coded_config;
 use olmo_tests::crafted::{Field, claimed, write_holes_that_are_tables};

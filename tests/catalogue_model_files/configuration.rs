@@ -2,8 +2,8 @@
 
 use crate::model::Model;
 use crate::{HUGE, header};
-use olmo_infer::config::MAX_WIDTH;
-use olmo_infer::format::{ConfigBlock, HEADER_BYTES, Header, TensorRecord};
+use olmo_infer::internals::format::config::MAX_WIDTH;
+use olmo_infer::internals::format::{ConfigBlock, HEADER_BYTES, Header, TensorRecord};
 use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::{CONFIG_REALS, Field, config_field, repair_digests};
 use std::fs::File;

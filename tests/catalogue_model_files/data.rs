@@ -2,7 +2,7 @@
 
 use crate::is_no_crash;
 use crate::model::Model;
-use olmo_infer::format::{HEADER_BYTES, TensorRecord, digest};
+use olmo_infer::internals::format::{HEADER_BYTES, TensorRecord, digest};
 use olmo_tests::catalogue::{Report, Run};
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{Stored, coded_config, write_weights};

@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use crate::{HUGE, INFER, PACK};
-use olmo_infer::format::{HEADER_BYTES, MAGIC};
+use olmo_infer::internals::format::{HEADER_BYTES, MAGIC};
 use olmo_tests::catalogue::{Report, make_fifo};
 use olmo_tests::crafted::repair_header_digest;
 use olmo_tests::{run, skipped};

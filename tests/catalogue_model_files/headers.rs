@@ -2,7 +2,7 @@
 
 use crate::header;
 use crate::model::Model;
-use olmo_infer::format::{ConfigBlock, HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
+use olmo_infer::internals::format::{ConfigBlock, HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::{Report, Run};
 use olmo_tests::crafted::{Field, config_field, repair_header_digest};
 use std::mem::offset_of;

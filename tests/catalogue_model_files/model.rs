@@ -1,9 +1,9 @@
 //! The model that is changed and opened by every program.
 
 use crate::{BENCH, INFER, PACK, is_no_crash};
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_infer::format::{SectionRecord, digest};
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::{SectionRecord, digest};
 use olmo_tests::catalogue::{Refusal, Report, Run, measured};
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{Stored, TempDir, coded_config, run, small_olmo1, small_olmo3, write_coded_weights, write_weights};

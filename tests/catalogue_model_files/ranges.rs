@@ -2,9 +2,9 @@
 
 use crate::header;
 use crate::model::Model;
-use olmo_infer::format::{HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
-use olmo_infer::layout::Extent;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::layout::Extent;
+use olmo_infer::internals::format::{HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::Field;
 use std::mem::offset_of;

@@ -2,7 +2,7 @@
 
 use crate::header;
 use crate::model::Model;
-use olmo_infer::format::{Header, SectionRecord, TensorRecord, section};
+use olmo_infer::internals::format::{Header, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::{Field, repair_digests};
 use std::mem::offset_of;

@@ -2,7 +2,7 @@
 
 use crate::is_no_crash;
 use crate::model::Model;
-use olmo_infer::format::section;
+use olmo_infer::internals::format::section;
 use olmo_tests::catalogue::{Report, Run};
 
 #[test]

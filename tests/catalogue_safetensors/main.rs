@@ -7,7 +7,7 @@ mod ranges;
 mod tensors;
 mod the_folder;
 
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, measured};
 use olmo_tests::safetensors::{self, Tensor, index_path, shard_name, tensors_of, write_checkpoint};
 use olmo_tests::{Stored, TempDir, finish, run, small_config, write_weights};

@@ -1,7 +1,7 @@
 //! Rows S8 to S10: element types, tensors that are missing or too many, numbers.
 
 use crate::{Case, HEAD, NORM, O_PROJ, header_refused};
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report};
 use olmo_tests::safetensors::{Tensor, write_checkpoint};
 use olmo_tests::small_config;

@@ -1,13 +1,13 @@
 //! Properties of how numbers and texts are written: coded matrices, bf16 and f16, and what is shown of logits and tokens.
 
 use crate::property::check;
-use olmo_infer::coded::{CodedTable, Exponents, N_CODES, decode};
-use olmo_infer::format::Dtype;
-use olmo_infer::panels::PanelShape;
-use olmo_infer::top_k::top_k;
-use olmo_infer::vocabulary::quoted;
-use olmo_pack::element::{f16_to_f32, f32_to_f16, round_to_bf16};
-use olmo_pack::npy::shown_shape;
+use olmo_infer::internals::format::Dtype;
+use olmo_infer::internals::format::encodings::bf12::{CodedTable, Exponents, N_CODES, decode};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::generate::top_k::top_k;
+use olmo_infer::internals::text::vocabulary::quoted;
+use olmo_pack::folder::element::{f16_to_f32, f32_to_f16, round_to_bf16};
+use olmo_pack::folder::npy::shown_shape;
 use proptest::prelude::*;
 
 #[test]
@@ -61,7 +61,10 @@ fn tables_are_read_back_and_have_one_spelling() {
             // Another table, whose panels still lie where the matrix has bytes.
             prop_assert_ne!(&other, &table);
             let end = other.panel_range(&shape, shape.n_panels() - 1).end as u64;
-            prop_assert_eq!(Some(end), olmo_infer::coded::coded_bytes(&shape, n_raw_steps));
+            prop_assert_eq!(
+                Some(end),
+                olmo_infer::internals::format::encodings::bf12::coded_bytes(&shape, n_raw_steps)
+            );
             for panel in 0..shape.n_panels() {
                 let steps = other.raw_steps(panel);
                 prop_assert!(steps.iter().all(|&step| (step as usize) < shape.columns.div_ceil(2)));

@@ -3,7 +3,7 @@
 use crate::assert_refused;
 use crate::property::check;
 use olmo_pack::error::escaped;
-use olmo_pack::shard_index::ShardIndex;
+use olmo_pack::folder::safetensors::index::ShardIndex;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::json;

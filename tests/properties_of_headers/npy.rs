@@ -2,7 +2,7 @@
 
 use crate::property::{check, edgy};
 use crate::{Seen, assert_refused, fitted, sizes};
-use olmo_pack::npy::{self, Checked, Descr};
+use olmo_pack::folder::npy::{self, Checked, Descr};
 use proptest::prelude::*;
 use std::path::Path;
 

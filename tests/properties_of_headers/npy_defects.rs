@@ -3,7 +3,7 @@
 use crate::npy::{Array, PATH, tuple};
 use crate::property::check;
 use crate::{assert_refused, sizes};
-use olmo_pack::npy;
+use olmo_pack::folder::npy;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::path::Path;

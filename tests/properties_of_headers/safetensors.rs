@@ -2,9 +2,9 @@
 
 use crate::property::{check, edgy};
 use crate::{Seen, assert_refused, fitted, sizes};
-use olmo_pack::element::SourceType;
 use olmo_pack::error::Problem;
-use olmo_pack::safetensors_header::{self, Entry};
+use olmo_pack::folder::element::SourceType;
+use olmo_pack::folder::safetensors::header::{self, Entry};
 use olmo_tests::safetensors::raw;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -173,7 +173,7 @@ fn tensor(name: String) -> impl Strategy<Value = Tensor> {
 pub fn read(header: &[u8], data_bytes: u64) -> Result<BTreeMap<String, Entry>, Problem> {
     let start = raw(header, &[]);
     let file_bytes = start.len() as u64 + data_bytes;
-    safetensors_header::check(Path::new(PATH), &start, file_bytes)
+    header::check(Path::new(PATH), &start, file_bytes)
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_tensor_has_the_bytes_of_its_shape_in_numbers_that_do_not_wrap() {
         let data = start.len() as u64;
         // So does this, where no file is so long; it begins with all of the header then.
         let file_bytes = data.checked_add(bytes).unwrap_or(data.max(data.wrapping_add(bytes)));
-        let read = safetensors_header::check(Path::new(PATH), &start, file_bytes);
+        let read = header::check(Path::new(PATH), &start, file_bytes);
         if data.checked_add(bytes).is_none() {
             seen.count("a file that no one can have");
             return assert_refused(read, PATH, "(truncated?)");

@@ -4,7 +4,7 @@ use crate::assert_refused;
 use crate::property::check;
 use crate::safetensors::{DTYPES, File, OTHER_DTYPES, PATH, Tensor, quoted, read};
 use olmo_pack::error::escaped;
-use olmo_pack::safetensors_header;
+use olmo_pack::folder::safetensors::header;
 use olmo_tests::safetensors::raw;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -274,7 +274,7 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
                 }
                 _ => "",
             };
-            assert_refused(safetensors_header::check(Path::new(PATH), &start, file_bytes), PATH, words)
+            assert_refused(header::check(Path::new(PATH), &start, file_bytes), PATH, words)
         }
         Defect::FirstByte(byte) => {
             let mut header = good;
@@ -296,7 +296,7 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
         Defect::Cut(at) => {
             let whole = raw(&good, &[]);
             let cut = at.index(whole.len());
-            let result = safetensors_header::check(Path::new(PATH), &whole[..cut], cut as u64);
+            let result = header::check(Path::new(PATH), &whole[..cut], cut as u64);
             let words = if cut > 8 { "expected a header inside the file" } else { "expected a safetensors file" };
             assert_refused(result, PATH, words)
         }

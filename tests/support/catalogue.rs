@@ -3,7 +3,7 @@
 //! shows all of it.
 
 use crate::TempDir;
-use olmo_infer::shown;
+use olmo_infer::internals::error::shown;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Display;
 use std::fs::{self, File, Permissions};

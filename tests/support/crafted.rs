@@ -2,13 +2,13 @@
 
 use crate::coded_config;
 use crate::packed::range;
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout::{self, Layout, Role, TensorSpec};
+use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
     TensorRecord, VocabularyHead, section,
 };
-use olmo_infer::layout::{self, Layout, Role, TensorSpec};
-use olmo_infer::model_file::ModelFile;
 use std::fs::{self, File};
 use std::mem::offset_of;
 use std::os::unix::fs::FileExt;

@@ -3,12 +3,13 @@
 
 use crate::crafted::repair_header_digest;
 use crate::packed::{Packed, range, repair_index};
-use olmo_infer::format::{
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::{
     ConfigBlock, HEADER_BYTES, Header, SECTION_RECORD_BYTES, SectionRecord, TENSOR_RECORD_BYTES, TensorRecord, section,
 };
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::sources::section_name;
-use olmo_pack::{pack, verify};
+use olmo_pack::commands::pack;
+use olmo_pack::commands::sources::section_name;
+use olmo_pack::commands::verify;
 use rayon::ThreadPool;
 use std::collections::BTreeSet;
 use std::mem::offset_of;

@@ -2,8 +2,8 @@
 //!
 //! None of them waits for the real disk. What a power cut would lose is not tried but worked out, in [`crate::power`].
 
-use olmo_infer::folder::Folder;
-use olmo_pack::disk::{Disk, SystemDisk};
+use olmo_infer::internals::os::directory::Folder;
+use olmo_infer::internals::os::disk::{Disk, SystemDisk};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;

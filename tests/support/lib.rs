@@ -23,8 +23,8 @@ pub mod safetensors;
 pub mod terminals;
 pub mod texts;
 
-use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::layout;
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
+use olmo_infer::internals::format::layout;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;

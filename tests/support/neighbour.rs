@@ -5,9 +5,9 @@
 
 use crate::Random;
 use memmap2::MmapMut;
-use olmo_infer::format::{VocabularyHead, section};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::vocabulary::Vocabulary;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::{VocabularyHead, section};
+use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;

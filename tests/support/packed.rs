@@ -2,12 +2,12 @@
 
 use crate::crafted::repair_header_digest;
 use crate::{Stored, TempDir, small_config, small_olmo1, small_olmo3, write_coded_weights, write_weights};
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_infer::format::{self, HEADER_BYTES};
-use olmo_infer::layout::{Extent, Layout, TensorSpec};
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::disk::SystemDisk;
-use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::layout::{Extent, Layout, TensorSpec};
+use olmo_infer::internals::format::{self, HEADER_BYTES};
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;

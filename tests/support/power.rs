@@ -8,7 +8,7 @@
 
 use crate::recording::{Inode, Operation, Recording};
 use crate::{Random, TempDir};
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;

@@ -5,17 +5,18 @@ use crate::chats::MARKED;
 use crate::packed::{Packed, get_u64, put_u64, range, tiny_config};
 use crate::{Random, TempDir, repository, write_weights};
 use crate::{Stored, crafted};
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::{
     self, ConfigBlock, HEADER_BYTES, Header, SECTION_RECORD_BYTES, SectionRecord, TENSOR_RECORD_BYTES, section,
 };
-use olmo_infer::model_file::ModelFile;
-use olmo_pack::disk::SystemDisk;
-use olmo_pack::inspect::{self, Form};
-use olmo_pack::numbers::Numbers;
-use olmo_pack::pack::{self, DtypeChoice, EncodingChoice, Request};
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_pack::commands::inspect::{self, Form};
+use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
+use olmo_pack::encode::numbers::Numbers;
 use olmo_pack::text::Part;
-use olmo_pack::{chat_section, chat_template};
+use olmo_pack::text::chat_section;
+use olmo_pack::text::chat_template;
 use serde_json::Value;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -140,7 +141,7 @@ fn same(path: &Path, ours: &str, told: &Value) -> Result<(), String> {
 }
 
 /// The numbers of all tensors as f32.
-fn numbers(path: &Path) -> Result<Vec<u8>, olmo_infer::error::Error> {
+fn numbers(path: &Path) -> Result<Vec<u8>, olmo_infer::internals::error::Error> {
     let model = ModelFile::open(path)?;
     let mut bytes = Vec::new();
     for index in 0..model.specs().len() {

@@ -1,7 +1,7 @@
 //! A disk that remembers what is done to it.
 
-use olmo_infer::folder::Folder;
-use olmo_pack::disk::{Disk, SystemDisk};
+use olmo_infer::internals::os::directory::Folder;
+use olmo_infer::internals::os::disk::{Disk, SystemDisk};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};

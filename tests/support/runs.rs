@@ -3,11 +3,12 @@
 use crate::disks::Plan;
 use crate::recording::Recording;
 use crate::{Stored, TempDir, on_one_processor, small_config, write_weights};
-use olmo_infer::config::{AttentionKind, ModelConfig};
-use olmo_pack::disk::Disk;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::os::disk::Disk;
+use olmo_pack::commands::copy;
+use olmo_pack::commands::pack::{self, Request};
+use olmo_pack::commands::unpack;
 use olmo_pack::error::Error;
-use olmo_pack::pack::{self, Request};
-use olmo_pack::{copy, unpack};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};

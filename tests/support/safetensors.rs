@@ -1,7 +1,7 @@
 //! Safetensors files, written by hand so that they can be wrong in any way, and checkpoints made of `.npy` folders.
 
-use olmo_pack::element::SourceType;
-use olmo_pack::npy::NpyFile;
+use olmo_pack::folder::element::SourceType;
+use olmo_pack::folder::npy::NpyFile;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

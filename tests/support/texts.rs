@@ -1,8 +1,8 @@
 //! Texts that cost much to become ids, and a tokenizer that has much to do with them.
 
 use crate::crafted::vocabulary;
-use olmo_infer::format::{Merge, TOKENIZER_BYTE_PAIRS, TokenizerHead, section};
-use olmo_infer::tokenizer::PreTokenizer;
+use olmo_infer::internals::format::{Merge, TOKENIZER_BYTE_PAIRS, TokenizerHead, section};
+use olmo_infer::internals::text::tokenizer::PreTokenizer;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 

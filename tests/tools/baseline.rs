@@ -5,17 +5,17 @@
 
 use argh::FromArgs;
 use npyz::NpyFile;
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Dtype, PANEL_ROWS};
-use olmo_infer::generate::{Run, generate};
-use olmo_infer::layout::{self, Role, TensorSpec};
-use olmo_infer::network::{Batch, Network, Options};
-use olmo_infer::panels::PanelShape;
-use olmo_infer::threads::{Team, with_team};
-use olmo_infer::tokens::read_tokens;
-use olmo_infer::weights::{LayerWeights, Matrix, Panels, Weights};
-use olmo_pack::config_json;
-use olmo_pack::settings::Flags;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::{Dtype, PANEL_ROWS};
+use olmo_infer::internals::generate::{Run, generate};
+use olmo_infer::internals::network::weights::{LayerWeights, Matrix, Panels, Weights};
+use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::parallel::team::{Team, with_team};
+use olmo_infer::internals::text::token_file::read_tokens;
+use olmo_pack::model::config_json;
+use olmo_pack::model::settings::Flags;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::ops::ControlFlow;
@@ -87,8 +87,9 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
         let network = Network::from_weights(&config, weights(&config, &specs, &tensors)).expect("memory");
         let mut batch = Batch::new(&network, Options::new(args.steps), 1)?;
         let run = Run { top: 5, visit_prompt: true, ..Run::new(&tokens, args.steps) };
-        let timing =
-            generate(&mut batch, team, &[run], |_| Ok::<_, olmo_infer::error::Error>(ControlFlow::Continue(())))?;
+        let timing = generate(&mut batch, team, &[run], |_| {
+            Ok::<_, olmo_infer::internals::error::Error>(ControlFlow::Continue(()))
+        })?;
         let total = begun.elapsed();
         let seconds = |time: Duration| time.as_secs_f64();
         let token = seconds(timing.decode) / timing.decode_tokens.max(1) as f64;

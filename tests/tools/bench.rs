@@ -26,7 +26,7 @@ mod own_table;
 #[path = "bench/packing.rs"]
 mod packing;
 // What olmo-bench times is timed in the same way beside other programs.
-#[path = "../../runtime/src/bench/passes.rs"]
+#[path = "../../runtime/src/bin/olmo-bench/passes.rs"]
 mod passes;
 #[path = "bench/peer.rs"]
 mod peer;

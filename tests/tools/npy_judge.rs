@@ -5,8 +5,8 @@
 //! After each batch standard output gets an answer for each file: 1 or 0 for accepted or refused, the length of what
 //! follows, and then either a line with the shape and the numbers as f32, or the message.
 
-use olmo_pack::element::f16_to_f32;
-use olmo_pack::npy::{Descr, check, shown_shape};
+use olmo_pack::folder::element::f16_to_f32;
+use olmo_pack::folder::npy::{Descr, check, shown_shape};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 

@@ -4,9 +4,9 @@
 //! The numbers depend on the tensor and the position alone, so any number of threads gives the same files.
 
 use argh::FromArgs;
-use olmo_infer::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::format::Dtype;
-use olmo_infer::layout::{self, TensorSpec};
+use olmo_infer::internals::format::Dtype;
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
+use olmo_infer::internals::format::layout::{self, TensorSpec};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;

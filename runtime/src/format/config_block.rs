@@ -1,7 +1,8 @@
 //! The model's configuration as it stands in the header.
 
 use super::NONE;
-use crate::config::{Architecture, AttentionKind, ConfigError, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
+use crate::error::ConfigError;
+use crate::format::config::{Architecture, AttentionKind, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
 use std::mem::offset_of;
 use zerocopy::little_endian::{F64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

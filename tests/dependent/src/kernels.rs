@@ -1,21 +1,21 @@
 //! Kernels, what they read and write, and the threads that run them.
 
 use crate::{Calls, EXTREMES, pairs};
-use olmo_infer::coded::{
+use olmo_infer::internals::format::Dtype;
+use olmo_infer::internals::format::encodings::bf12::{
     CODED_STEP_BYTES, CodedPanels, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, coded_bytes, decode, pays,
     smallest_magnitude,
 };
-use olmo_infer::format::Dtype;
-use olmo_infer::kernels::grid::{OutputBlock, OutputGrid};
-use olmo_infer::kernels::Isa;
-use olmo_infer::kernels::lanes::{
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
+use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
     round_to_bf16,
 };
-use olmo_infer::matmul::{Activations, Matmul, Products, no_subnormals};
-use olmo_infer::panels::PanelShape;
-use olmo_infer::threads::{self, Team, Threads, with_team};
-use olmo_infer::weights::{Matrix, Panels};
+use olmo_infer::internals::network::weights::{Matrix, Panels};
+use olmo_infer::internals::parallel::matmul::{Activations, Matmul, Products, no_subnormals};
+use olmo_infer::internals::parallel::team::{self, Team, Threads, with_team};
 use std::path::Path;
 use std::thread;
 
@@ -244,10 +244,10 @@ pub fn threads(calls: &mut Calls, _: &Path) {
         }
     }
     for n in EXTREMES {
-        calls.call(|| threads::has_room_for(n));
-        calls.call(|| olmo_infer::command_line::threads(n));
+        calls.call(|| team::has_room_for(n));
+        calls.call(|| olmo_infer::internals::cli::command_line::threads(n));
     }
-    calls.call(|| threads::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
-    calls.call(|| threads::spawn("worker", false, || ()).map(|thread| thread.join()));
-    calls.call(|| thread::scope(|scope| threads::start(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
+    calls.call(|| team::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
+    calls.call(|| team::spawn("worker", false, || ()).map(|thread| thread.join()));
+    calls.call(|| thread::scope(|scope| team::start(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
 }

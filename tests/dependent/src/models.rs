@@ -2,20 +2,22 @@
 
 use crate::sizes::{bad_configurations, tiny};
 use crate::{Calls, EXTREMES, pairs, shown};
-use olmo_infer::batch_size::{batch_size, context_size};
-use olmo_infer::chat::{Message, Role};
-use olmo_infer::format::Dtype;
-use olmo_infer::generate::{Run, generate};
-use olmo_infer::kernels::Isa;
-use olmo_infer::mapping::Load;
-use olmo_infer::matmul::Products;
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Batch, Network, Options};
-use olmo_infer::panels::PanelShape;
-use olmo_infer::single::Single;
-use olmo_infer::threads::with_team;
-use olmo_infer::weights::{LayerWeights, Matrix, Panels, Weights};
-use olmo_infer::{Error, Model, Sampling};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Sampling;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::Dtype;
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::generate::batch_size::{batch_size, context_size};
+use olmo_infer::internals::generate::{Run, generate};
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::weights::{LayerWeights, Matrix, Panels, Weights};
+use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::parallel::team::with_team;
+use olmo_infer::internals::text::chat::{Message, Role};
 use std::ops::ControlFlow;
 use std::path::Path;
 

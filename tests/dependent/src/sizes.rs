@@ -2,25 +2,25 @@
 
 use crate::{Calls, EXTREMES, pairs, shown};
 use olmo_infer::Sampling;
-use olmo_infer::chat::{Chat, Past, Rule};
-use olmo_infer::config::{Architecture, AttentionKind, ModelConfig, Yarn};
-use olmo_infer::format::{self, Dtype, Encoding, section};
-use olmo_infer::index::Index;
-use olmo_infer::layout::{self, Extent, Layout, Role, TensorSpec};
-use olmo_infer::mapping::Load;
-use olmo_infer::memory;
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Batch, Options};
-use olmo_infer::panels::PanelShape;
-use olmo_infer::sampler::Sampler;
-use olmo_infer::sampling::AuthorSampling;
-use olmo_infer::single::Single;
-use olmo_infer::sizes::{Cursor, in_memory, product, sum};
-use olmo_infer::text::TextStream;
-use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::tokens::{self, TokenType};
-use olmo_infer::top_k::{top_k, top_k_into};
-use olmo_infer::vocabulary::{Vocabulary, quoted};
+use olmo_infer::internals::file::index::Index;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::sampling::AuthorSampling;
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig, Yarn};
+use olmo_infer::internals::format::layout::{self, Extent, Layout, Role, TensorSpec};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::sizes::{Cursor, in_memory, product, sum};
+use olmo_infer::internals::format::{self, Dtype, Encoding, section};
+use olmo_infer::internals::generate::sampler::Sampler;
+use olmo_infer::internals::generate::top_k::{top_k, top_k_into};
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Batch, Options};
+use olmo_infer::internals::os::memory;
+use olmo_infer::internals::text::chat::{Chat, Past, Rule};
+use olmo_infer::internals::text::stream::TextStream;
+use olmo_infer::internals::text::token_file::{self, TokenType};
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::{Vocabulary, quoted};
 use std::path::Path;
 
 pub fn layouts(calls: &mut Calls, _: &Path) {
@@ -160,15 +160,15 @@ pub fn tokens(calls: &mut Calls, model: &Path) {
     let types = [None, TokenType::named("u16"), TokenType::named("i64"), TokenType::named("u64")];
     for (vocab_size, most) in pairs(&EXTREMES, &EXTREMES) {
         for bytes in [&[][..], &[1], &[0; 8], &[0xff; 16], &[1, 0, 0, 0]] {
-            calls.call(|| tokens::parse("t".as_ref(), bytes, vocab_size, most).map_err(|error| error.to_string()));
+            calls.call(|| token_file::parse("t".as_ref(), bytes, vocab_size, most).map_err(|error| error.to_string()));
         }
         for token_type in types {
-            calls.call(|| tokens::read_tokens_as("/dev/null".as_ref(), token_type, vocab_size, most));
+            calls.call(|| token_file::read_tokens_as("/dev/null".as_ref(), token_type, vocab_size, most));
         }
     }
     for vocab_size in EXTREMES {
-        calls.call(|| tokens::read_text_ids(model, None, vocab_size));
-        calls.call(|| tokens::read_tokens(model, vocab_size, vocab_size));
+        calls.call(|| token_file::read_text_ids(model, None, vocab_size));
+        calls.call(|| token_file::read_tokens(model, vocab_size, vocab_size));
     }
     for logits in [&[][..], &[0.0], &[f32::NAN; 3], &[1.0; 1000]] {
         for k in EXTREMES {

@@ -6,9 +6,10 @@
 
 use crate::repository;
 use jiff::civil::DateTime;
-use olmo_infer::chat::{Chat, Message, Role, date};
-use olmo_pack::jinja::{Names, Template};
-use olmo_pack::{chat_section, chat_template as templates};
+use olmo_infer::internals::text::chat::{Chat, Message, Role, date};
+use olmo_pack::text::chat_section;
+use olmo_pack::text::chat_template as templates;
+use olmo_pack::text::jinja::{Names, Template};
 use std::cell::RefCell;
 use std::fs;
 use std::panic;

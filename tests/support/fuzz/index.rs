@@ -3,14 +3,15 @@
 use super::edit::Edit;
 use crate::crafted::repair_header_digest;
 use crate::packed::{Packed, get_u64, put_u64, repair_index};
-use olmo_infer::coded::CodedTable;
-use olmo_infer::config::{Architecture, ModelConfig};
-use olmo_infer::format::{
+use olmo_infer::internals::file::index::Index;
+use olmo_infer::internals::file::reader::ReadAt;
+use olmo_infer::internals::format::config::{Architecture, ModelConfig};
+use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use olmo_infer::internals::format::layout::{self, Extent, TensorSpec};
+use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, PANEL_ROWS, SECTION_RECORD_BYTES, SectionRecord,
     TENSOR_RECORD_BYTES, TensorLayout, TensorRecord, section,
 };
-use olmo_infer::index::{Index, ReadAt};
-use olmo_infer::layout::{self, Extent, TensorSpec};
 use std::io;
 use std::mem::offset_of;
 use std::path::Path;
@@ -202,7 +203,7 @@ fn section_record(kind: u32, extent: Extent) -> SectionRecord {
 
 /// A table without raw steps for each matrix that is to be coded; `None` when they are too long.
 fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Option<CodedTable>>> {
-    let exponents = olmo_infer::coded::Exponents::commonest(&[0; 256]);
+    let exponents = olmo_infer::internals::format::encodings::bf12::Exponents::commonest(&[0; 256]);
     let panels = |spec: &TensorSpec| spec.columns.map(|_| spec.rows.div_ceil(PANEL_ROWS)).unwrap_or_default();
     if !coded || matrices == Dtype::F32 {
         return Some(vec![None; specs.len()]);

@@ -2,14 +2,15 @@
 
 use super::edit::Edit;
 use crate::packed::Packed;
-use olmo_infer::error::Error;
-use olmo_infer::kernels::Isa;
-use olmo_infer::matmul::Products;
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Network, Options};
-use olmo_infer::single::Single;
-use olmo_infer::threads::with_team;
-use olmo_pack::{pack, verify};
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Network, Options};
+use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::parallel::team::with_team;
+use olmo_pack::commands::pack;
+use olmo_pack::commands::verify;
 use rayon::ThreadPool;
 use std::path::Path;
 use std::sync::OnceLock;

@@ -1,19 +1,22 @@
 //! Targets for what comes from outside as text or as plain numbers.
 
 use crate::repository;
-use olmo_infer::encoder::Encoder;
-use olmo_infer::format::ConfigBlock;
-use olmo_infer::format::MAX_TOKENS_BEYOND;
-use olmo_infer::tokenizer::Tokenizer;
-use olmo_infer::tokens as token_files;
-use olmo_infer::vocabulary::Vocabulary;
-use olmo_pack::config_json as json;
-use olmo_pack::element::SourceType;
-use olmo_pack::npy::{self, Checked, Descr};
-use olmo_pack::safetensors_header as reader;
-use olmo_pack::settings::Flags;
-use olmo_pack::shard_index::ShardIndex;
-use olmo_pack::{strict_json, tokenizer_json as tokenizers, verify, vocab};
+use olmo_infer::internals::format::ConfigBlock;
+use olmo_infer::internals::format::MAX_TOKENS_BEYOND;
+use olmo_infer::internals::text::encoder::Encoder;
+use olmo_infer::internals::text::token_file as token_files;
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use olmo_pack::commands::verify;
+use olmo_pack::folder::element::SourceType;
+use olmo_pack::folder::npy::{self, Checked, Descr};
+use olmo_pack::folder::safetensors::header as reader;
+use olmo_pack::folder::safetensors::index::ShardIndex;
+use olmo_pack::json::strict;
+use olmo_pack::model::config_json as json;
+use olmo_pack::model::settings::Flags;
+use olmo_pack::text::tokenizer_json as tokenizers;
+use olmo_pack::text::vocab;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -124,7 +127,7 @@ pub fn config_json(input: &[u8]) {
     settings.config.validate().expect("accepted configurations are possible");
     assert_eq!(ConfigBlock::new(&settings.config).to_config().as_ref(), Ok(&settings.config));
     assert_eq!(settings.config_json.as_deref(), Some(text));
-    let value = strict_json::parse(text).expect("it was JSON before");
+    let value = strict::parse(text).expect("it was JSON before");
     let again = json::parse(path, serde_json::to_vec(&value).expect("a value"), &flags);
     let again = again.unwrap_or_else(|problem| panic!("not when it is written anew: {problem}"));
     assert_eq!((again.config, again.u2_is_bf16), (settings.config, settings.u2_is_bf16));

@@ -1,7 +1,7 @@
 //! Starts from the disk: a run after the file's pages were dropped, beside the disk itself after the same dropping.
 
 use crate::results::Cold;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;

@@ -2,11 +2,11 @@
 //! program is measured.
 
 use crate::passes;
-use olmo_infer::error::Error;
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::{Network, Options};
-use olmo_infer::single::Single;
-use olmo_infer::threads::with_team;
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Network, Options};
+use olmo_infer::internals::parallel::team::with_team;
 use std::fs;
 
 /// One sequence of a model file that is mapped.

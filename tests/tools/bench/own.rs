@@ -7,8 +7,8 @@ use crate::ours::Ours;
 use crate::results::{Crowded, OfKind, Own, Packed, Results};
 use crate::sequences;
 use crate::work::{self, Work};
-use olmo_infer::model_file::ModelFile;
-use olmo_infer::network::Network;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::network::Network;
 use std::path::Path;
 
 /// Whole runs whose median counts.

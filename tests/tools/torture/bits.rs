@@ -4,8 +4,8 @@
 use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::{good, middling_config, packed, program, told, write_tokens};
-use olmo_infer::config::ModelConfig;
-use olmo_infer::kernels::Isa;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::kernels::Isa;
 use olmo_tests::{Random, Stored, TempDir, write_weights};
 use std::collections::BTreeSet;
 use std::ffi::OsString;

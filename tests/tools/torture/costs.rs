@@ -4,9 +4,9 @@
 use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::{good, program};
-use olmo_infer::config::ModelConfig;
-use olmo_infer::format::{Encoding, MAX_TOKENS_BEYOND, section};
-use olmo_infer::layout;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::{Encoding, MAX_TOKENS_BEYOND, section};
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{
     claimed, repair_digests, vocabulary, with_sections, write_holes_that_are_tables, write_with_holes,

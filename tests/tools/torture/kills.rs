@@ -13,7 +13,7 @@ mod random;
 use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::program;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_tests::files;
 use olmo_tests::runs::{Runs, Work};
 use std::collections::BTreeMap;

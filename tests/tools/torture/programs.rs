@@ -1,6 +1,6 @@
 //! The programs under test, run as a user runs them, and the files that they are given.
 
-use olmo_infer::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_tests::{Stored, TempDir, small_config, write_weights};
 use std::env;
 use std::ffi::OsStr;

@@ -2,12 +2,12 @@
 
 use crate::Effort;
 use crate::figure::Figure;
-use olmo_infer::format::section;
-use olmo_infer::layout::Extent;
-use olmo_infer::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::layout::Extent;
+use olmo_infer::internals::format::section;
+use olmo_pack::commands::sources::section_name;
+use olmo_pack::commands::verify;
 use olmo_pack::error::Error;
-use olmo_pack::sources::section_name;
-use olmo_pack::verify;
 use olmo_tests::Random;
 use olmo_tests::damage::{Damage, Report, Thoroughness};
 use olmo_tests::packed::Packed;

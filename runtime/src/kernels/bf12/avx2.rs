@@ -3,7 +3,7 @@
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx2;
 use super::Bf12Weights;
-use crate::coded::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
 /// A product of one row.

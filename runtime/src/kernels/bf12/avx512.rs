@@ -3,7 +3,7 @@
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx512;
 use super::Bf12Weights;
-use crate::coded::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
 /// One tile of a product by the bf16 dot product. Leaves the decoded weights in `decoded`, unless that is empty.

@@ -3,7 +3,7 @@
 use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::program;
-use olmo_pack::verify;
+use olmo_pack::commands::verify;
 use olmo_tests::{Stored, TempDir, files, run as run_program, small_config, write_weights};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

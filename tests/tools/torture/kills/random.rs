@@ -3,7 +3,7 @@
 use super::Stage;
 use crate::Effort;
 use crate::figure::Figure;
-use olmo_infer::config::ModelConfig;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::runs::{Runs, Work};
 use olmo_tests::{Random, small_config};
 use std::collections::VecDeque;

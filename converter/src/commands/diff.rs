@@ -1,0 +1,203 @@
+//! `olmo-pack diff A B`: what two model files have in common.
+//!
+//! The model is the configuration, the numbers of the tensors and the bytes of the tokens, whatever types and encodings
+//! hold them. How it was made, what was kept of the sources and how text becomes ids is told, and does not count.
+
+use crate::commands::inspect::{config_object, matrices};
+use crate::commands::pack::thread_pool;
+use crate::commands::sources::checked_section;
+use crate::encode::numbers::Numbers;
+use crate::error::{Error, Problem, escaped, json_line, shown_path};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::section;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// How many tensors that differ are listed.
+const LISTED: usize = 20;
+
+/// What is different between two model files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Difference {
+    /// Values of the configuration: key, here, there.
+    pub config: Vec<(String, Value, Value)>,
+    /// Tensors with other numbers.
+    pub tensors: Vec<TensorDifference>,
+    /// Number of tensors that were compared.
+    pub n_compared: usize,
+    /// Whether the tokens have other bytes, or one file has none.
+    pub vocabulary: bool,
+    /// Sections that differ and do not count.
+    pub beside: Vec<String>,
+    /// Whether types or encodings differ.
+    pub storage: Option<(String, String)>,
+}
+
+/// A tensor whose numbers are not the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorDifference {
+    /// Its name.
+    pub name: String,
+    /// How many numbers differ.
+    pub n_different: u64,
+    /// Numbers in all.
+    pub n_elements: u64,
+    /// The largest difference; NaN when one of the two is not a finite number and the other is another one.
+    pub largest: f64,
+}
+
+impl Difference {
+    /// Whether both files hold the same model.
+    pub fn is_none(&self) -> bool {
+        self.config.is_empty() && self.tensors.is_empty() && !self.vocabulary
+    }
+}
+
+/// Compares two files, and says how they differ: whether they hold the same model, and what to show.
+///
+/// # Errors
+/// [`Error::Model`] when a file cannot be opened, or damage.
+pub fn run(a: &Path, b: &Path, as_json: bool) -> Result<(bool, String), Error> {
+    let (model_a, model_b) = (ModelFile::open(a)?, ModelFile::open(b)?);
+    let difference = compare(&model_a, &model_b)?;
+    model_a.check_unchanged()?;
+    model_b.check_unchanged()?;
+    let shown = if as_json { json_text(a, b, &difference) } else { text(a, b, &difference) };
+    Ok((difference.is_none(), shown))
+}
+
+/// What is different.
+///
+/// # Errors
+/// A section or a tensor is damaged.
+pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
+    let mut difference = Difference::default();
+    if let (Value::Object(a), Value::Object(b)) = (config_object(a.config()), config_object(b.config())) {
+        let keys = a.iter().filter(|(key, value)| b.get(*key) != Some(value));
+        let pairs = keys.map(|(key, value)| (key.clone(), value.clone(), b.get(key).cloned().unwrap_or_default()));
+        difference.config = pairs.collect();
+    }
+    let kinds: BTreeSet<u32> =
+        [a, b].iter().flat_map(|model| model.sections()).map(|record| record.kind.get()).collect();
+    for kind in kinds.into_iter().filter(|&kind| kind != section::CODED) {
+        if checked_section(a, kind)? == checked_section(b, kind)? {
+            continue;
+        }
+        match kind {
+            section::VOCABULARY => difference.vocabulary = true,
+            kind => difference.beside.push(section::name(kind)),
+        }
+    }
+    // Tensors of other shapes have nothing to compare; the configuration says so.
+    if a.specs() != b.specs() {
+        return Ok(difference);
+    }
+    let storage = [a, b].map(matrices);
+    difference.storage = (storage[0] != storage[1]).then(|| storage.into());
+    let compared: Result<Vec<Option<TensorDifference>>, Error> =
+        thread_pool(0)?.install(|| (0..a.specs().len()).into_par_iter().map(|index| tensor(a, b, index)).collect());
+    difference.n_compared = a.specs().len();
+    difference.tensors = compared?.into_iter().flatten().collect();
+    Ok(difference)
+}
+
+/// Compares the numbers of a tensor.
+fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDifference>, Error> {
+    for model in [a, b] {
+        let digest = model.tensor_bytes(index).digest(index as u64);
+        if digest != model.records()[index].digest.get() {
+            let problem = Problem::new(model.path(), "its digest is wrong").tensor(model.specs()[index].name());
+            return Err(problem.advice("the file is damaged, copy or pack it again").into());
+        }
+    }
+    let is_stored_alike = a.coded_table(index) == b.coded_table(index);
+    if a.matrices() == b.matrices() && is_stored_alike && a.tensor_bytes(index).are(b.tensor_bytes(index)) {
+        return Ok(None);
+    }
+    let (mut of_a, mut of_b) = (Numbers::new(a, index), Numbers::new(b, index));
+    let (mut bits_a, mut bits_b) = (of_a.memory(a.path())?, of_b.memory(b.path())?);
+    let name = a.specs()[index].name();
+    let mut found = TensorDifference { name, n_different: 0, n_elements: 0, largest: 0.0 };
+    for piece in 0..of_a.n_pieces() {
+        bits_a.clear();
+        bits_b.clear();
+        of_a.piece(piece, &mut bits_a);
+        of_b.piece(piece, &mut bits_b);
+        found.n_elements += bits_a.len() as u64;
+        for (&a, &b) in bits_a.iter().zip(&bits_b).filter(|(a, b)| a != b) {
+            found.n_different += 1;
+            let difference = (f64::from(f32::from_bits(a)) - f64::from(f32::from_bits(b))).abs();
+            // NaN is larger than all numbers here, and stays.
+            if !(found.largest.is_nan() || difference <= found.largest) {
+                found.largest = difference;
+            }
+        }
+    }
+    Ok((found.n_different > 0).then_some(found))
+}
+
+/// For people.
+fn text(a: &Path, b: &Path, difference: &Difference) -> String {
+    let mut out = String::new();
+    let (a, b) = (shown_path(a), shown_path(b));
+    let same = if difference.is_none() { "the same model" } else { "different models" };
+    let _ = writeln!(out, "{}", escaped(&format!("{a} and {b}: {same}")));
+    for (key, a, b) in &difference.config {
+        let _ = writeln!(out, "{}", escaped(&format!("  {key:<24} {a} / {b}")));
+    }
+    for tensor in difference.tensors.iter().take(LISTED) {
+        let _ = writeln!(
+            out,
+            "  {:<50} {} of {} numbers differ, by at most {:e}",
+            tensor.name, tensor.n_different, tensor.n_elements, tensor.largest
+        );
+    }
+    let n = difference.tensors.len();
+    if n > LISTED {
+        let _ = writeln!(out, "  and {} more tensors", n - LISTED);
+    }
+    match difference.n_compared {
+        0 => out += "  tensors                  not compared: their shapes differ\n",
+        compared => {
+            let _ = writeln!(out, "  tensors                  {} of {compared} have the same numbers", compared - n);
+        }
+    }
+    if difference.vocabulary {
+        out += "  vocabulary               differs\n";
+    }
+    if let Some((a, b)) = &difference.storage {
+        let _ = writeln!(out, "  stored as                {a} / {b}, which does not count");
+    }
+    if !difference.beside.is_empty() {
+        let _ = writeln!(out, "  also different           {}, which does not count", difference.beside.join(", "));
+    }
+    out
+}
+
+/// For programs.
+fn json_text(a: &Path, b: &Path, difference: &Difference) -> String {
+    let tensor = |tensor: &TensorDifference| {
+        json!({
+            "name": tensor.name,
+            "n_different": tensor.n_different,
+            "n_elements": tensor.n_elements,
+            "largest_difference": tensor.largest,
+        })
+    };
+    let config: serde_json::Map<String, Value> =
+        difference.config.iter().map(|(key, a, b)| (key.clone(), json!([a, b]))).collect();
+    let object = json!({
+        "files": [shown_path(a), shown_path(b)],
+        "same": difference.is_none(),
+        "config": config,
+        "n_compared": difference.n_compared,
+        "tensors": difference.tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "vocabulary": !difference.vocabulary,
+        "also_different": difference.beside,
+        "stored_as": difference.storage,
+    });
+    json_line(&object) + "\n"
+}

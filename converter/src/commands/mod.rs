@@ -1,0 +1,16 @@
+//! The commands.
+
+pub mod copy;
+pub mod diff;
+pub mod inspect;
+pub mod inspect_table;
+pub mod mistaken;
+pub mod pack;
+pub mod pack_summary;
+pub mod progress;
+pub mod read_back;
+pub mod sources;
+pub mod units;
+pub mod unpack;
+pub mod verify;
+pub mod verify_against;

@@ -1,0 +1,8 @@
+//! Numbers of a checkpoint to the panels of a model file, and back.
+
+pub mod bf12;
+pub mod buffer;
+pub mod is_bf16;
+pub mod numbers;
+pub mod panels;
+pub mod pool;

@@ -1,0 +1,224 @@
+//! What is in a weights folder: the tensors, whichever kind of file holds them, and the files beside them.
+
+use crate::error::{Error, Problem, shown_path};
+use crate::folder::npy::NpyFile;
+use crate::folder::safetensors::Shards;
+use crate::folder::stored_tensor::StoredTensor;
+use olmo_infer::internals::os::directory::names as names_in;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// All tensors in one file.
+const SINGLE: &str = "model.safetensors";
+/// Which shard holds which tensor.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// The files that hold the tensors.
+#[derive(Clone, Debug, Default)]
+enum Weights {
+    /// One `<parameter name>.npy` for each.
+    #[default]
+    Npy,
+    /// Safetensors files.
+    Safetensors(Shards),
+}
+
+/// The content of a weights folder.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Names of the tensors, sorted, so that the order of the directory does not matter.
+    pub tensors: BTreeSet<String>,
+    /// Files of weights that can hold no tensor of the model: `.npy` files whose names are no text, safetensors files
+    /// that are not the model's.
+    pub strays: Vec<PathBuf>,
+    /// Whether `config.json` is there.
+    pub has_config_json: bool,
+    /// Whether `generation_config.json` is there.
+    pub has_generation_config_json: bool,
+    weights: Weights,
+}
+
+/// The names of a folder that may be weights.
+#[derive(Default)]
+struct Names {
+    /// Tensors that have an `.npy` file.
+    npy: BTreeSet<String>,
+    /// `.npy` files whose names are no text.
+    nameless: BTreeSet<PathBuf>,
+    /// `.safetensors` files.
+    safetensors: BTreeSet<PathBuf>,
+    has_index: bool,
+    /// `.bin` files.
+    bin: BTreeSet<PathBuf>,
+}
+
+impl Names {
+    /// Adds the `.npy` file at `path`; its name, if it is text.
+    fn add_npy(&mut self, path: &Path, name: Option<&str>) {
+        match name.and_then(|name| name.strip_suffix(".npy")) {
+            Some(tensor) => self.npy.extend([tensor.to_string()]),
+            None => self.nameless.extend([path.to_path_buf()]),
+        }
+    }
+}
+
+impl Listing {
+    /// Lists `folder`, and reads the headers of its safetensors files.
+    ///
+    /// # Errors
+    /// It is not there, no folder, not readable, has no weights or two kinds of them, or safetensors files that are
+    /// damaged or do not fit each other.
+    pub fn read(folder: &Path) -> Result<Listing, Error> {
+        let expected = "a folder of .npy or safetensors files";
+        let metadata = fs::metadata(folder).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::from(Problem::new(folder, "no such folder").expected(expected)),
+            _ => Error::io(folder, "cannot look at it", error),
+        })?;
+        if !metadata.is_dir() {
+            return Err(Problem::new(folder, "not a folder").expected(expected).into());
+        }
+        let mut listing = Listing { folder: folder.to_path_buf(), ..Listing::default() };
+        let mut names = Names::default();
+        let unreadable = |error| Error::io(folder, "cannot list the folder", error);
+        for name in names_in(folder).map_err(unreadable)? {
+            let name = name.map_err(unreadable)?;
+            let path = || folder.join(&name);
+            match name.as_bytes() {
+                b"config.json" => listing.has_config_json = true,
+                b"generation_config.json" => listing.has_generation_config_json = true,
+                bytes if bytes == INDEX.as_bytes() => names.has_index = true,
+                bytes if bytes.ends_with(b".npy") => names.add_npy(&path(), name.to_str()),
+                bytes if bytes.ends_with(b".safetensors") => names.safetensors.extend([path()]),
+                bytes if bytes.ends_with(b".bin") => names.bin.extend([path()]),
+                _ => {}
+            }
+        }
+        listing.choose(names)?;
+        Ok(listing)
+    }
+
+    /// Finds out which files are the weights.
+    fn choose(&mut self, names: Names) -> Result<(), Error> {
+        let (single, index) = (self.folder.join(SINGLE), self.folder.join(INDEX));
+        let has_single = names.safetensors.contains(&single);
+        let has_npy = !names.npy.is_empty() || !names.nameless.is_empty();
+        let safetensors = match names.has_index {
+            true => Some(INDEX.to_string()),
+            false if has_single => Some(SINGLE.to_string()),
+            false => names.safetensors.first().map(|path| shown_name(path)),
+        };
+        let two = |found: String| {
+            let problem = Problem::new(&self.folder, found).expected("the weights of one model in one kind of files");
+            problem.advice("which of them are they? move the others to another folder")
+        };
+        let shards = match safetensors {
+            Some(name) if has_npy => return Err(two(format!("both .npy files and {name}")).into()),
+            Some(_) if has_single && names.has_index => return Err(two(format!("both {SINGLE} and {INDEX}")).into()),
+            Some(_) if names.has_index => Shards::of_index(&index)?,
+            Some(_) if has_single => Shards::single(&single)?,
+            Some(name) => return Err(self.no_model_safetensors(&name).into()),
+            None if names.npy.is_empty() => {
+                let in_cache = crate::folder::hub_cache::explain(&self.folder);
+                return Err(in_cache.unwrap_or_else(|| self.no_weights(&names)).into());
+            }
+            None => {
+                self.tensors = names.npy;
+                self.strays = names.nameless.into_iter().collect();
+                return Ok(());
+            }
+        };
+        self.tensors = shards.names().cloned().collect();
+        self.strays = names.safetensors.into_iter().filter(|path| !shards.contains(path)).collect();
+        self.weights = Weights::Safetensors(shards);
+        Ok(())
+    }
+
+    /// Safetensors files under other names than checkpoints have.
+    fn no_model_safetensors(&self, name: &str) -> Problem {
+        if name.contains("-of-") {
+            let problem = Problem::new(&self.folder, format!("{name} without an index"));
+            return problem.expected(format!("{INDEX} beside the shards")).advice("download it too");
+        }
+        Problem::new(&self.folder, format!("no {SINGLE}, but {name}"))
+            .expected(format!("{SINGLE}, or shards with {INDEX}"))
+            .advice(format!("if it is the whole model, rename it to {SINGLE}"))
+    }
+
+    /// No weights that can be read.
+    fn no_weights(&self, names: &Names) -> Problem {
+        let but = names.bin.first().map_or(String::new(), |path| format!(", but {}", shown_name(path)));
+        Problem::new(&self.folder, format!("no .npy and no safetensors files{but}"))
+            .expected(format!("{SINGLE}, or one <parameter name>.npy for each tensor"))
+            .advice("save the model with save_pretrained, or each parameter with np.save")
+    }
+
+    /// Whether the tensors are in `.npy` files.
+    pub fn is_npy(&self) -> bool {
+        matches!(self.weights, Weights::Npy)
+    }
+
+    /// The file that holds a tensor, or that would hold or name it.
+    pub fn path(&self, tensor: &str) -> PathBuf {
+        match &self.weights {
+            Weights::Npy => self.folder.join(format!("{tensor}.npy")),
+            Weights::Safetensors(shards) => shards.place(tensor).to_path_buf(),
+        }
+    }
+
+    /// A problem with a tensor, present or missing.
+    pub fn problem(&self, tensor: &str, found: impl Into<String>) -> Problem {
+        let problem = Problem::new(self.path(tensor), found);
+        if self.is_npy() { problem } else { problem.tensor(tensor) }
+    }
+
+    /// A problem with one of the strays.
+    pub fn stray(&self, path: &Path) -> Problem {
+        match &self.weights {
+            Weights::Npy => Problem::new(path, "no parameter of this model"),
+            Weights::Safetensors(shards) => {
+                Problem::new(path, format!("not one of the files of {}", shown_name(shards.root())))
+            }
+        }
+    }
+
+    /// A tensor in one line, for lists.
+    pub fn shown(&self, tensor: &str) -> String {
+        if self.is_npy() { shown_path(&self.path(tensor)) } else { tensor.to_string() }
+    }
+
+    /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// It is missing, or its file is damaged.
+    pub fn shape(&self, tensor: &str) -> Result<Vec<u64>, Error> {
+        match &self.weights {
+            Weights::Npy => Ok(NpyFile::check(&self.path(tensor))?.shape),
+            Weights::Safetensors(shards) => {
+                Ok(shards.shape(tensor).ok_or_else(|| self.problem(tensor, "missing"))?.to_vec())
+            }
+        }
+    }
+
+    /// A tensor; `u2_is_bf16` answers what 16-bit integers in an `.npy` file are.
+    ///
+    /// # Errors
+    /// It is missing, its file is damaged, or it has another type than weights have.
+    pub fn tensor(&self, tensor: &str, u2_is_bf16: bool) -> Result<StoredTensor, Error> {
+        match &self.weights {
+            Weights::Npy => Ok(NpyFile::check(&self.path(tensor))?.tensor(u2_is_bf16)?),
+            Weights::Safetensors(shards) => {
+                Ok(shards.tensor(tensor).ok_or_else(|| self.problem(tensor, "missing"))??)
+            }
+        }
+    }
+}
+
+/// The name of a file, for messages about its folder.
+fn shown_name(path: &Path) -> String {
+    path.file_name().map(Path::new).map(shown_path).unwrap_or_default()
+}

@@ -1,0 +1,10 @@
+//! The weights folder: which tensors it has, in which files, and where in them.
+
+pub mod element;
+pub mod file_kind;
+pub mod hub_cache;
+pub mod listing;
+pub mod npy;
+pub mod safetensors;
+pub mod source_file;
+pub mod stored_tensor;

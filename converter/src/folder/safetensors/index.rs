@@ -1,0 +1,71 @@
+//! `model.safetensors.index.json`: which shard of a checkpoint holds which tensor. Its `metadata` is not looked at: no
+//! loader reads it, and tools that rewrite shards leave it as it was. The headers of the shards say how large they are.
+
+use crate::error::{Error, Problem, shortened};
+use crate::folder::safetensors::header::MAX_NAME_BYTES;
+use crate::folder::source_file;
+use crate::json::strict;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Longest index; that of the largest model that the format can hold, 1024 layers, has 1.3 MB.
+const MAX_INDEX_BYTES: u64 = 2 << 20;
+/// Most of what is shown of an error or of a name that is none.
+const SHOWN_CHARS: usize = 200;
+
+/// The content of an index.
+#[derive(Debug)]
+pub struct ShardIndex {
+    /// Names of files by the names of the tensors in them.
+    pub files: BTreeMap<String, String>,
+}
+
+impl ShardIndex {
+    /// Reads the index at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no index, or names a file that is not beside it.
+    pub fn read(path: &Path) -> Result<ShardIndex, Error> {
+        let bytes = source_file::read_at_most(path, MAX_INDEX_BYTES)?
+            .ok_or_else(|| Problem::new(path, "longer than 2 MiB").expected("an index of some hundred KiB"))?;
+        Ok(ShardIndex::parse(path, &bytes)?)
+    }
+
+    /// Reads an index; `path` is for messages.
+    ///
+    /// # Errors
+    /// It is no index, or names a file that is not beside it.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<ShardIndex, Problem> {
+        let problem = |found: &str| Problem::new(path, found).expected("a weight_map from tensors to files");
+        let again = |found: &str| problem(&shortened(found, SHOWN_CHARS)).advice("download it again");
+        let value = strict::parse(bytes).map_err(|error| again(&error))?;
+        let weight_map = value.get("weight_map").ok_or_else(|| again("names no weight_map"))?;
+        let weight_map = weight_map.as_object().ok_or_else(|| again("a weight_map that is no object"))?;
+        let mut files = BTreeMap::new();
+        for (tensor, file) in weight_map {
+            let file = file.as_str().ok_or_else(|| again(&format!("{tensor}: {file} in the place of a file")))?;
+            files.insert(tensor.clone(), file.to_string());
+        }
+        if files.is_empty() {
+            return Err(problem("names no tensors").advice("download it again"));
+        }
+        if let Some(name) = files.keys().find(|name| name.len() > MAX_NAME_BYTES) {
+            return Err(problem(&format!("a name of {} bytes", name.len())).advice("download it again"));
+        }
+        // No path is taken from a file: whoever wrote it could name any other file of this machine.
+        if let Some((tensor, file)) = files.iter().find(|(_, file)| !is_plain_name(file)) {
+            let found = format!("the file \"{}\"", shortened(file, SHOWN_CHARS));
+            return Err(Problem::new(path, found)
+                .tensor(tensor)
+                .expected("the name of a .safetensors file in the same folder")
+                .advice("download the index again"));
+        }
+        Ok(ShardIndex { files })
+    }
+}
+
+/// Whether this is the name of a safetensors file, and nothing of a path.
+fn is_plain_name(file: &str) -> bool {
+    let is_safe = |stem: &str| !stem.is_empty() && !stem.contains(['/', '\\', '\0']);
+    file.len() <= MAX_NAME_BYTES && file.strip_suffix(".safetensors").is_some_and(is_safe)
+}

@@ -1,0 +1,3 @@
+//! JSON of strangers.
+
+pub mod strict;

@@ -1,0 +1,506 @@
+//! `config.json` as transformers 4.x and 5.x write it.
+//!
+//! A key that the class would fill in silently is an error here: the defaults of the classes are not the values of the
+//! released models. What may be absent is what transformers itself leaves out.
+
+use crate::error::{Error, Problem, shortened};
+use crate::folder::source_file;
+use crate::json::strict;
+use crate::model::settings::{Flags, Origin, Origins, Settings, merged, shown_ids};
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, MAX_LAYERS, ModelConfig};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Longest `config.json`; real ones have about 1 KiB.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// Most of what is shown of a value.
+const SHOWN_CHARS: usize = 60;
+
+/// Reads the configuration at `path`.
+///
+/// # Errors
+/// The file cannot be read, is no JSON, lacks a key or has a value that no supported model has.
+pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
+    let bytes = source_file::read_at_most(path, MAX_CONFIG_BYTES)?
+        .ok_or_else(|| Problem::new(path, "longer than 1 MiB").expected("a config.json of a few KiB"))?;
+    Ok(parse(path, bytes, flags)?)
+}
+
+/// Reads the configuration in `bytes`; `path` is for messages.
+///
+/// # Errors
+/// They are no JSON, lack a key or have a value that no supported model has.
+pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
+    let value = strict::parse(&bytes).map_err(|error| Problem::no_json(path, error))?;
+    let Value::Object(object) = &value else {
+        return Err(Problem::new(path, "JSON that is no object").expected("the config.json of a model"));
+    };
+    let mut reader = Reader { at: Keys { path, object, prefix: "" }, flags, origins: Origins::default() };
+    let config = reader.config()?;
+    config
+        .validate()
+        .map_err(|error| Problem::new(path, format!("{} is {}", error.key, error.found)).expected(error.expected))?;
+    let u2_is_bf16 = reader.dtype()? == Some("bfloat16");
+    let tokenizer_class = object.get("tokenizer_class").and_then(Value::as_str).map(String::from);
+    Ok(Settings { config, origins: reader.origins, u2_is_bf16, tokenizer_class, config_json: Some(bytes) })
+}
+
+/// The keys of one JSON object; null counts as absent.
+pub(crate) struct Keys<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) object: &'a Map<String, Value>,
+    /// What stands before a key in messages.
+    pub(crate) prefix: &'static str,
+}
+
+impl<'a> Keys<'a> {
+    /// The value of `key`, if it is there and not null.
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A value of the wrong kind.
+    pub(crate) fn bad(&self, key: &str, found: &Value, expected: &str) -> Problem {
+        let found = shortened(&found.to_string(), SHOWN_CHARS);
+        Problem::new(self.path, format!("{}{key} is {found}", self.prefix)).expected(expected)
+    }
+
+    /// A key that must be there.
+    pub(crate) fn missing(&self, key: &str, flag: Option<&str>) -> Problem {
+        let problem = Problem::new(self.path, format!("no {}{key}", self.prefix)).expected("the model's value");
+        match flag {
+            Some(flag) => problem.advice(format!("add it or pass {flag}")),
+            None => problem.advice("add it"),
+        }
+    }
+
+    /// A whole number; 4096.0 is one too.
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let count = whole(value).and_then(|count| usize::try_from(count).ok());
+        count.map(Some).ok_or_else(|| self.bad(key, value, "a whole number"))
+    }
+
+    /// A number.
+    pub(crate) fn real(&self, key: &str) -> Result<Option<f64>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.bad(key, value, "a number"))
+    }
+
+    /// True or false.
+    pub(crate) fn truth(&self, key: &str) -> Result<Option<bool>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.bad(key, value, "true or false"))
+    }
+
+    /// Text.
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.bad(key, value, "text"))
+    }
+
+    /// A token id or a list of them.
+    pub(crate) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>, Problem> {
+        let id = |value: &Value| token_id(value).ok_or_else(|| self.bad(key, value, "a token id or a list of them"));
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(list)) => list.iter().map(id).collect::<Result<_, _>>().map(Some),
+            Some(value) => Ok(Some(vec![id(value)?])),
+        }
+    }
+
+    /// Refuses to rotate only a part of each head.
+    pub(crate) fn refuse_partial_rotation(&self) -> Result<(), Problem> {
+        match self.get("partial_rotary_factor") {
+            Some(value) if value.as_f64() != Some(1.0) => {
+                Err(self.bad("partial_rotary_factor", value, "1 or null").advice("OLMo models rotate all of a head"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An object.
+    pub(crate) fn keys(&self, key: &str, prefix: &'static str) -> Result<Option<Keys<'a>>, Problem> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Keys { path: self.path, object, prefix })),
+            Some(other) => Err(self.bad(key, other, "an object or null")),
+        }
+    }
+}
+
+/// A whole number that is not negative; 4096.0 is one too.
+fn whole(value: &Value) -> Option<u64> {
+    let whole = |real: f64| (real.fract() == 0.0 && (0.0..9e15).contains(&real)).then_some(real as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(whole))
+}
+
+/// A token id.
+fn token_id(value: &Value) -> Option<u32> {
+    whole(value).and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX)
+}
+
+/// Puts a [`ModelConfig`] together and notes where its values come from.
+struct Reader<'a> {
+    at: Keys<'a>,
+    flags: &'a Flags,
+    origins: Origins,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Result<ModelConfig, Problem> {
+        let architecture = self.architecture()?;
+        self.flags.refuse_useless(self.at.path, architecture)?;
+        self.refuse_other_arithmetic()?;
+        self.refuse_other_classes(architecture)?;
+        let hidden_size = self.needed_count("hidden_size")?;
+        let n_layers = self.needed_count("num_hidden_layers")?;
+        let n_heads = self.needed_count("num_attention_heads")?;
+        let n_kv_heads = self.count_or("num_key_value_heads", n_heads)?;
+        let head_dim = self.head_dim(hidden_size, n_heads)?;
+        let intermediate_size = self.needed_count("intermediate_size")?;
+        let vocab_size = self.needed_count("vocab_size")?;
+        let (path, flags) = (self.at.path, self.flags);
+        let max_position_embeddings = merged(
+            path,
+            "max_position_embeddings",
+            "--max-positions",
+            self.at.count("max_position_embeddings")?,
+            flags.max_positions,
+            &mut self.origins,
+        )?
+        .ok_or_else(|| self.at.missing("max_position_embeddings", Some("--max-positions")))?;
+        let rms_norm_eps = self.rms_norm_eps(architecture)?;
+        let clip_qkv = self.clip_qkv(architecture)?;
+        let rope =
+            crate::model::rope_json::read(&self.at, architecture, flags, max_position_embeddings, &mut self.origins)?;
+        // Before a list of that length is made.
+        if n_layers > MAX_LAYERS {
+            return Err(
+                Problem::new(path, format!("num_hidden_layers is {n_layers}")).expected(format!("1 to {MAX_LAYERS}"))
+            );
+        }
+        let layer_types = self.layer_types(architecture, n_layers)?;
+        let sliding_window = self.sliding_window(architecture, &layer_types)?;
+        let tie_word_embeddings = match self.at.truth("tie_word_embeddings")? {
+            Some(tie) => {
+                self.origins.note("tie_word_embeddings", Origin::ConfigJson);
+                tie
+            }
+            None => {
+                self.origins.note("tie_word_embeddings", Origin::Rule);
+                false
+            }
+        };
+        Ok(ModelConfig {
+            architecture,
+            hidden_size,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            intermediate_size,
+            vocab_size,
+            max_position_embeddings,
+            rms_norm_eps,
+            clip_qkv,
+            rope_theta: rope.theta,
+            rope_theta_sliding: rope.theta_sliding,
+            yarn: rope.yarn,
+            sliding_window,
+            layer_types,
+            tie_word_embeddings,
+            eos_token_ids: self.eos_token_ids()?,
+            bos_token_id: self.token_id("bos_token_id")?,
+            pad_token_id: self.token_id("pad_token_id")?,
+        })
+    }
+
+    fn architecture(&mut self) -> Result<Architecture, Problem> {
+        let json = match self.at.text("model_type")? {
+            None => None,
+            Some(name) => Some(architecture_named(name).ok_or_else(|| {
+                let advice = match name {
+                    // The tensors of the releases before transformers knew OLMo.
+                    "hf_olmo" => "take the release of this model whose name ends in -hf",
+                    "olmoe" => "OLMoE is known and not supported yet",
+                    "flex_olmo" => "FlexOlmo is known and not supported yet",
+                    "olmo_hybrid" => "Olmo-Hybrid is known and not supported yet",
+                    _ => "it is no OLMo: only OLMo-1, OLMo-2 and Olmo-3 are supported",
+                };
+                self.at.bad("model_type", &name.into(), &named_architectures()).advice(advice)
+            })?),
+        };
+        let names = (json.map(Architecture::name), self.flags.architecture.map(Architecture::name));
+        let name = merged(self.at.path, "model_type", "--arch", names.0, names.1, &mut self.origins)?;
+        name.and_then(architecture_named).ok_or_else(|| self.at.missing("model_type", Some("--arch")))
+    }
+
+    /// Keys that would change what the forward pass computes.
+    fn refuse_other_arithmetic(&self) -> Result<(), Problem> {
+        let at = &self.at;
+        match at.text("hidden_act")? {
+            None | Some("silu" | "swish") => {}
+            Some(other) => return Err(at.bad("hidden_act", &other.into(), "silu")),
+        }
+        for key in ["attention_bias", "mlp_bias"] {
+            if at.truth(key)? == Some(true) {
+                return Err(at.bad(key, &true.into(), "false").advice("projections with a bias are not supported"));
+            }
+        }
+        at.refuse_partial_rotation()?;
+        for key in ["quantization_config", "compression_config"] {
+            if let Some(value) = at.get(key) {
+                return Err(at.bad(key, value, "null").advice("export the weights before they were quantized"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Classes other than those of `architecture` compute something else from the same tensors.
+    fn refuse_other_classes(&self, architecture: Architecture) -> Result<(), Problem> {
+        let Some(value) = self.at.get("architectures") else { return Ok(()) };
+        let list = value.as_array().ok_or_else(|| self.at.bad("architectures", value, "a list"))?;
+        let family = match architecture {
+            Architecture::Olmo1 => "Olmo",
+            Architecture::Olmo2 => "Olmo2",
+            Architecture::Olmo3 => "Olmo3",
+        };
+        let known = |class: &&Value| {
+            matches!(class.as_str().and_then(|class| class.strip_prefix(family)), Some("ForCausalLM" | "Model"))
+        };
+        match list.iter().find(|class| !known(class)) {
+            None => Ok(()),
+            Some(class) => Err(self.at.bad("architectures entry", class, &format!("{family}ForCausalLM"))),
+        }
+    }
+
+    /// The type of the weights that were saved, under the key of 5.x or that of 4.x.
+    fn dtype(&self) -> Result<Option<&str>, Problem> {
+        let plain = |key| -> Result<Option<&str>, Problem> {
+            Ok(self.at.text(key)?.map(|name| name.strip_prefix("torch.").unwrap_or(name)))
+        };
+        match (plain("dtype")?, plain("torch_dtype")?) {
+            (Some(new), Some(old)) if new != old => {
+                Err(self.at.bad("torch_dtype", &old.into(), &format!("{new} as dtype says")))
+            }
+            (new, old) => Ok(new.or(old)),
+        }
+    }
+
+    fn needed_count(&mut self, key: &'static str) -> Result<usize, Problem> {
+        let count = self.at.count(key)?.ok_or_else(|| self.at.missing(key, None))?;
+        self.origins.note(key, Origin::ConfigJson);
+        Ok(count)
+    }
+
+    fn count_or(&mut self, key: &'static str, default: usize) -> Result<usize, Problem> {
+        let count = self.at.count(key)?;
+        self.origins.note(key, if count.is_some() { Origin::ConfigJson } else { Origin::Rule });
+        Ok(count.unwrap_or(default))
+    }
+
+    fn head_dim(&mut self, hidden_size: usize, n_heads: usize) -> Result<usize, Problem> {
+        let json = self.at.count("head_dim")?;
+        let (path, flag) = (self.at.path, self.flags.head_dim);
+        let rule = match (json, hidden_size.checked_div(n_heads)) {
+            (Some(_), _) | (None, None) => None,
+            (None, Some(quotient)) if quotient * n_heads == hidden_size => Some(quotient),
+            (None, Some(_)) if flag.is_some() => None,
+            (None, Some(_)) => {
+                return Err(Problem::new(path, format!("num_attention_heads is {n_heads}"))
+                    .expected(format!("a divisor of hidden_size {hidden_size}, or a head_dim"))
+                    .advice("correct it, add head_dim or pass --head-dim"));
+            }
+        };
+        if let (Some(rule), Some(flag)) = (rule, flag)
+            && rule != flag
+        {
+            return Err(Problem::new(path, format!("hidden_size / num_attention_heads is {rule}"))
+                .expected(format!("{flag} as --head-dim says"))
+                .advice("add head_dim to config.json or leave out --head-dim"));
+        }
+        if let Some(rule) = rule {
+            self.origins.note("head_dim", Origin::Rule);
+            return Ok(rule);
+        }
+        // Without heads, 0 stands in: validate() names the impossible number of heads.
+        Ok(merged(path, "head_dim", "--head-dim", json, flag, &mut self.origins)?.unwrap_or(0))
+    }
+
+    /// The epsilon of the norms, which OLMo-1 does not write: its class has only the one.
+    fn rms_norm_eps(&mut self, architecture: Architecture) -> Result<f64, Problem> {
+        let (json, flag) = (self.at.real("rms_norm_eps")?, self.flags.rms_norm_eps);
+        match merged(self.at.path, "rms_norm_eps", "--rms-norm-eps", json, flag, &mut self.origins)? {
+            Some(eps) => Ok(eps),
+            None if architecture == Architecture::Olmo1 => {
+                self.origins.note("rms_norm_eps", Origin::Rule);
+                Ok(LAYER_NORM_EPS)
+            }
+            None => Err(self.at.missing("rms_norm_eps", Some("--rms-norm-eps"))),
+        }
+    }
+
+    /// Only OLMo-1 clips; null and no key at all are how it writes that a model does not.
+    fn clip_qkv(&mut self, architecture: Architecture) -> Result<Option<f64>, Problem> {
+        let (json, flag) = (self.at.real("clip_qkv")?, self.flags.clip_qkv);
+        let shown = |clip: Option<f64>| clip.map_or("none".to_string(), |clip| clip.to_string());
+        // A null that stands there says something, other than no key.
+        let stated = self.at.object.contains_key("clip_qkv").then_some(json);
+        let texts = (stated.map(shown), flag.map(shown));
+        let merged = merged(self.at.path, "clip_qkv", "--clip-qkv", texts.0, texts.1, &mut self.origins)?;
+        if merged.is_none() && architecture == Architecture::Olmo1 {
+            self.origins.note("clip_qkv", Origin::Rule);
+        }
+        Ok(json.or(flag.flatten()))
+    }
+
+    fn layer_types(&mut self, architecture: Architecture, n_layers: usize) -> Result<Vec<AttentionKind>, Problem> {
+        let Some(value) = self.at.get("layer_types") else {
+            if architecture == Architecture::Olmo3 {
+                self.origins.note("layer_types", Origin::Rule);
+            }
+            return Ok(default_layer_types(architecture, n_layers));
+        };
+        let list = value.as_array().ok_or_else(|| self.at.bad("layer_types", value, "a list"))?;
+        if list.len() != n_layers {
+            return Err(Problem::new(self.at.path, format!("layer_types has {} entries", list.len()))
+                .expected(format!("{n_layers}, one for each layer")));
+        }
+        self.origins.note("layer_types", Origin::ConfigJson);
+        let kind = |value: &Value| match value.as_str() {
+            Some("full_attention") => Ok(AttentionKind::Full),
+            Some("sliding_attention") => Ok(AttentionKind::Sliding),
+            _ => Err(self.at.bad("layer_types entry", value, "full_attention or sliding_attention")),
+        };
+        list.iter().map(kind).collect()
+    }
+
+    fn sliding_window(&mut self, architecture: Architecture, kinds: &[AttentionKind]) -> Result<usize, Problem> {
+        if architecture != Architecture::Olmo3 || !kinds.contains(&AttentionKind::Sliding) {
+            return Ok(0);
+        }
+        let (json, flag) = (self.at.count("sliding_window")?, self.flags.sliding_window);
+        merged(self.at.path, "sliding_window", "--sliding-window", json, flag, &mut self.origins)?
+            .ok_or_else(|| self.at.missing("sliding_window", Some("--sliding-window")))
+    }
+
+    fn eos_token_ids(&mut self) -> Result<Vec<u32>, Problem> {
+        let (json, flag) = (self.at.ids("eos_token_id")?, &self.flags.eos_token_ids);
+        let texts = (json.as_deref().map(shown_ids), flag.as_deref().map(shown_ids));
+        merged(self.at.path, "eos_token_id", "--eos", texts.0, texts.1, &mut self.origins)?;
+        Ok(json.or_else(|| flag.clone()).unwrap_or_default())
+    }
+
+    fn token_id(&mut self, key: &'static str) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.at.get(key) else { return Ok(None) };
+        self.origins.note(key, Origin::ConfigJson);
+        // Some tools write -1 for none.
+        if value.as_f64() == Some(-1.0) {
+            return Ok(None);
+        }
+        token_id(value).map(Some).ok_or_else(|| self.at.bad(key, value, "a token id, -1 or null"))
+    }
+}
+
+/// The supported family of this `model_type`.
+pub fn architecture_named(name: &str) -> Option<Architecture> {
+    Architecture::ALL.into_iter().find(|architecture| architecture.name() == name)
+}
+
+/// What `model_type` and `--arch` can be, for messages.
+pub fn named_architectures() -> String {
+    let [names @ .., last] = Architecture::ALL.map(Architecture::name);
+    format!("{} or {last}", names.join(", "))
+}
+
+/// Attention of each layer when nothing says otherwise: in Olmo-3 every fourth layer is full.
+pub fn default_layer_types(architecture: Architecture, n_layers: usize) -> Vec<AttentionKind> {
+    let kind = |layer: usize| match architecture {
+        Architecture::Olmo3 if !(layer + 1).is_multiple_of(4) => AttentionKind::Sliding,
+        _ => AttentionKind::Full,
+    };
+    (0..n_layers).map(kind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The `config.json` of an OLMo-2 with some keys set.
+    fn parsed(changes: Value, flags: &Flags) -> Result<Settings, String> {
+        let mut json = json!({
+            "model_type": "olmo2",
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "intermediate_size": 7,
+            "vocab_size": 11,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5e5,
+        });
+        json.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
+        parse(Path::new("c"), json.to_string().into_bytes(), flags).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn the_class_of_the_tokenizer_is_in_the_bytes_that_are_read() {
+        let class =
+            |value| parsed(json!({ "tokenizer_class": value }), &Flags::default()).expect("read").tokenizer_class;
+        assert_eq!(class(json!("GPT2Tokenizer")), Some("GPT2Tokenizer".into()));
+        assert_eq!((class(json!(null)), class(json!(7))), (None, None));
+    }
+
+    #[test]
+    fn the_width_of_a_head_is_stated_or_divided_or_given() {
+        let divisor =
+            "expected a divisor of hidden_size 24, or a head_dim; correct it, add head_dim or pass --head-dim";
+        for (n_heads, stated, given, wanted) in [
+            (6, None, None, Ok((4, Origin::Rule))),
+            (6, None, Some(4), Ok((4, Origin::Rule))),
+            (6, Some(8), None, Ok((8, Origin::ConfigJson))),
+            (5, Some(8), Some(8), Ok((8, Origin::ConfigJson))),
+            (5, None, Some(8), Ok((8, Origin::Flag))),
+            (5, None, None, Err(format!("c: num_attention_heads is 5, {divisor}"))),
+            (0, None, None, Err("c: num_attention_heads is 0, expected 1 to 1048576".into())),
+            (
+                6,
+                None,
+                Some(8),
+                Err("c: hidden_size / num_attention_heads is 4, expected 8 as --head-dim says; add head_dim to \
+                     config.json or leave out --head-dim"
+                    .into()),
+            ),
+            (
+                6,
+                Some(8),
+                Some(4),
+                Err("c: head_dim is 8, expected 4 as --head-dim says; correct one of them or leave out --head-dim"
+                    .into()),
+            ),
+        ] {
+            let flags = Flags { head_dim: given, ..Flags::default() };
+            let settings = parsed(json!({"num_attention_heads": n_heads, "head_dim": stated}), &flags);
+            let found = settings.map(|Settings { config, origins, .. }| {
+                let origin = origins.0.iter().find(|(key, _)| *key == "head_dim").expect("an origin").1;
+                (config.head_dim, origin)
+            });
+            assert_eq!(found, wanted, "{n_heads} heads, {stated:?}, {given:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_shown_by_its_beginning() {
+        let line = |length: usize| {
+            parsed(json!({"quantization_config": "é".repeat(length)}), &Flags::default()).expect_err("not null")
+        };
+        let said = |shown: String| {
+            format!("c: quantization_config is {shown}, expected null; export the weights before they were quantized")
+        };
+        // Two quotes count too.
+        assert_eq!(line(58), said(format!("\"{}\"", "é".repeat(58))));
+        assert_eq!(line(59), said(format!("\"{}...", "é".repeat(59))));
+        assert_eq!(line(1000), said(format!("\"{}...", "é".repeat(59))));
+    }
+}

@@ -1,0 +1,155 @@
+//! What the files of a folder say about conversations.
+
+use crate::error::{Error, Problem, shortened};
+use crate::folder::source_file;
+use crate::text::chat_child::{self, NoFormat};
+use crate::text::chat_section;
+use crate::text::jinja::Names;
+use crate::text::kept_files::KeptFiles;
+use crate::text::special_tokens::{Origin, Sources, TemplateFiles};
+use crate::text::{self, MAX_BYTES, Part};
+use olmo_infer::internals::error::one_line;
+use olmo_infer::internals::format::config::Architecture;
+use olmo_infer::internals::os::directory::names;
+use serde_json::{Map, Value};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Most of what is shown of texts that are refused.
+const SHOWN_CHARS: usize = 200;
+/// The file of a single template.
+const SINGLE: &str = "chat_template.jinja";
+/// A folder with more templates.
+const MORE_TEMPLATES: &str = "additional_chat_templates";
+
+/// Finds a file of the folder by its name.
+pub type Present<'a> = dyn Fn(&str) -> Result<Option<PathBuf>, Error> + 'a;
+
+/// A folder, and what was read of it.
+pub struct Folder<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Finds its files.
+    pub present: &'a Present<'a>,
+    /// `tokenizer_config.json`.
+    pub config: &'a Map<String, Value>,
+    /// `special_tokens_map.json`, where it counts.
+    pub map: &'a Map<String, Value>,
+    /// `tokenizer_class` of `config.json`.
+    pub class: Option<&'a str>,
+}
+
+/// The template of a folder, which was not run yet.
+pub struct Template {
+    /// The one that counts, or why there is none.
+    found: Result<Option<(String, Origin)>, String>,
+    names: Names,
+    /// Whether all of the folder's are kept.
+    is_kept: bool,
+}
+
+/// Finds the template of a folder. Keeps `chat_template.jinja`.
+///
+/// # Errors
+/// A file cannot be read or is not what its name says. A template that cannot be used is no error.
+pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -> Result<Template, Error> {
+    let sources = Sources { config: folder.config, map: Some(folder.map), architecture, class: folder.class };
+    let files = templates(folder, kept)?;
+    let is_kept = files.default.is_none() && !files.has_others;
+    Ok(Template { found: sources.template(&files), names: sources.names(), is_kept })
+}
+
+impl Template {
+    /// The chat format of the template of the folder at `path`, which `program` runs, and what the user should know
+    /// about it.
+    ///
+    /// # Errors
+    /// The template was not run. One that cannot be used is no error.
+    pub fn format(self, path: &Path, program: Option<&Path>) -> Result<(Part, Vec<String>), Error> {
+        let is_kept = self.is_kept;
+        let (part, mut warnings) = self.run(path, program)?;
+        if !is_kept {
+            warnings.push(format!("{MORE_TEMPLATES} is not kept: unpack does not give it back"));
+        }
+        Ok((part, warnings))
+    }
+
+    fn run(self, path: &Path, program: Option<&Path>) -> Result<(Part, Vec<String>), Error> {
+        let unusable = |why: String| {
+            let warning = format!("no chat format: {why}");
+            (Part::Unknown(why), vec![warning])
+        };
+        let (template, origin) = match self.found {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok((Part::Absent, Vec::new())),
+            Err(why) => return Ok(unusable(why)),
+        };
+        match chat_child::chat(program, &template, &self.names) {
+            Ok(chat) => {
+                let mut warnings = Vec::new();
+                let mut of_turns = Vec::new();
+                let mut one_turn = |style: Option<&olmo_infer::internals::text::chat::Style>, with: &str| {
+                    let why = style.and_then(|style| style.one_turn.as_deref());
+                    of_turns
+                        .extend(why.map(|why| format!("only one turn of a conversation{with} can be asked: {why}")));
+                };
+                let is_same = |other: &olmo_infer::internals::text::chat::Style| {
+                    chat.alone.as_ref().is_some_and(|style| style.one_turn == other.one_turn)
+                };
+                if !chat.reserved.is_empty() {
+                    let shown: Vec<String> =
+                        chat.reserved.iter().map(|text| format!("\"{}\"", one_line(text))).collect();
+                    let shown = shortened(&shown.join(", "), SHOWN_CHARS);
+                    warnings.push(format!("messages that contain {shown} are refused: the chat template acts on them"));
+                }
+                one_turn(chat.alone.as_ref(), "");
+                one_turn(chat.with_system.as_ref().filter(|style| !is_same(style)), " with a system message");
+                warnings.extend(of_turns);
+                Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
+            }
+            Err(NoFormat::Unusable(why)) => Ok(unusable(why)),
+            Err(NoFormat::NotRun(why)) => {
+                let problem = Problem::new(path, format!("its chat template was not run: {why}"));
+                Err(problem.advice("pack it again, or remove the template").into())
+            }
+        }
+    }
+}
+
+/// The templates that are files of their own.
+fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Error> {
+    let not_text = |path: &Path| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8");
+    let single = match (folder.present)(SINGLE)? {
+        None => None,
+        Some(path) => {
+            let bytes = kept.read(SINGLE, &path, MAX_BYTES, || text::too_long(&path))?;
+            Some(str::from_utf8(bytes).map_err(|_| not_text(&path))?.to_string())
+        }
+    };
+    let more = folder.path.join(MORE_TEMPLATES);
+    let entries = match names(&more) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(TemplateFiles { single, ..TemplateFiles::default() });
+        }
+        Err(error) => return Err(Error::io(more, "cannot read the folder", error)),
+        Ok(entries) => entries,
+    };
+    let mut files = TemplateFiles { single, ..TemplateFiles::default() };
+    // transformers takes it for chat_template.jinja, which it replaces.
+    let mut file = None;
+    for name in entries {
+        let name = name.map_err(|error| Error::io(&more, "cannot read the folder", error))?;
+        match name.to_str() {
+            Some(name @ ("default.jinja" | "file.jinja")) => {
+                let Some(path) = (folder.present)(&format!("{MORE_TEMPLATES}/{name}"))? else { continue };
+                let bytes = source_file::read_at_most(&path, MAX_BYTES)?.ok_or_else(|| text::too_long(&path))?;
+                let template = Some(String::from_utf8(bytes).map_err(|_| not_text(&path))?);
+                if name == "default.jinja" { files.default = template } else { file = template }
+            }
+            Some(name) => files.has_others |= name.ends_with(".jinja"),
+            None => {}
+        }
+    }
+    files.default = files.default.or(file);
+    Ok(files)
+}

@@ -1,0 +1,260 @@
+//! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
+
+pub mod chat_child;
+pub mod chat_files;
+pub mod chat_probes;
+pub mod chat_section;
+pub mod chat_template;
+pub mod dolma2;
+pub mod jinja;
+pub mod kept_files;
+pub mod python_json;
+pub mod python_text;
+pub mod special_tokens;
+pub mod split_check;
+pub mod template_source;
+pub mod tokenizer_json;
+pub mod tokenizer_parts;
+pub mod tokenizer_section;
+pub mod tokenizer_settings;
+pub mod vocab;
+
+use crate::error::{Error, Problem};
+use crate::folder::source_file;
+use crate::json::strict;
+use crate::model::settings::Settings;
+use crate::text::chat_files::Present;
+use crate::text::kept_files::KeptFiles;
+use crate::text::tokenizer_json::{Around, beyond_rows};
+use crate::text::vocab::Vocabulary;
+use crate::write::model_output::Target;
+use olmo_infer::internals::format::{TOKENIZER_UNKNOWN, TokenizerHead};
+use olmo_infer::internals::text::tokenizer::{NoTokenizer, Tokenizer};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use zerocopy::little_endian::U32;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Longest of the small files; real ones have some KiB.
+pub(crate) const MAX_BYTES: u64 = 4 << 20;
+
+/// What a model file gets for text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Text {
+    /// The bytes of every token.
+    pub vocabulary: Option<Vocabulary>,
+    /// The section `TOKENIZER`, or why there is none.
+    pub tokenizer: Part,
+    /// The section `CHAT`, or why there is none.
+    pub chat: Part,
+    /// What the user should know about them, a line each.
+    pub warnings: Vec<String>,
+    /// The files, for the section `FILES`.
+    pub files: KeptFiles,
+}
+
+/// A section that may be missing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Part {
+    /// The folder has nothing of it.
+    #[default]
+    Absent,
+    /// The folder has too little of it, and this is what to add.
+    Missing(&'static str),
+    /// The folder has something, and this is why it cannot be used.
+    Unknown(String),
+    /// Its bytes, and the name of the file that they come from.
+    Known(Vec<u8>, &'static str),
+}
+
+impl Part {
+    /// For people: where it comes from, or why it is not there.
+    pub fn origin(&self) -> String {
+        match self {
+            Part::Absent => "none".into(),
+            Part::Missing(problem) => format!("none: {problem}"),
+            Part::Unknown(problem) => format!("none: {problem}"),
+            Part::Known(_, name) => (*name).into(),
+        }
+    }
+}
+
+impl Text {
+    /// The bytes of the section `TOKENIZER`. One that is not known says why, to whoever needs it.
+    pub fn tokenizer_section(&self) -> Option<Vec<u8>> {
+        match &self.tokenizer {
+            Part::Absent | Part::Missing(_) => None,
+            Part::Known(bytes, _) => Some(bytes.clone()),
+            Part::Unknown(why) => {
+                let mut head = TokenizerHead::new_zeroed();
+                head.kind = U32::new(TOKENIZER_UNKNOWN);
+                Some([head.as_bytes(), why.as_bytes()].concat())
+            }
+        }
+    }
+
+    /// The bytes of the section `CHAT`. A template that cannot be used keeps the reason, for `--chat` to report.
+    pub fn chat_section(&self) -> Option<Vec<u8>> {
+        match &self.chat {
+            Part::Absent | Part::Missing(_) => None,
+            Part::Known(bytes, _) => Some(bytes.clone()),
+            Part::Unknown(why) => Some(chat_section::unusable(why)),
+        }
+    }
+
+    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`, and `program` runs
+    /// a chat template. Refuses a file that would be replaced by `target`.
+    ///
+    /// # Errors
+    /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat
+    /// template that is not understood is no error.
+    pub fn read(
+        folder: &Path,
+        vocab: Option<&Path>,
+        program: Option<&Path>,
+        settings: &Settings,
+        target: &Target,
+    ) -> Result<Text, Error> {
+        let (vocab_size, architecture) = (settings.config.vocab_size, settings.config.architecture);
+        let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
+            let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
+            target.refuse_same(&path, (metadata.dev(), metadata.ino()))?;
+            Ok(path)
+        };
+        let present = |name: &str| -> Result<Option<PathBuf>, Error> {
+            let path = folder.join(name);
+            match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(Error::io(path, "cannot look at it", error)),
+                // A link that leads nowhere is there, and an error.
+                Ok(_) => {
+                    let path = not_the_target(path)?;
+                    source_file::refuse_link_out_of(folder, &path)?;
+                    Ok(Some(path))
+                }
+            }
+        };
+        let is_json = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
+        let (json, txt) = match vocab {
+            Some(path) => {
+                let path = not_the_target(path.to_path_buf())?;
+                if is_json(&path) { (Some(path), None) } else { (None, Some(path)) }
+            }
+            None => (None, present("vocab.txt")?),
+        };
+        let json = match json {
+            None => present("tokenizer.json")?,
+            given => given,
+        };
+        // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
+        let mut files = KeptFiles::default();
+        let config_json = object(&mut files, &present, "tokenizer_config.json", true)?;
+        // The others may be broken where they do not count.
+        let count = !config_json.contains_key("added_tokens_decoder");
+        let map = object(&mut files, &present, "special_tokens_map.json", count)?;
+        let added = object(&mut files, &present, "added_tokens.json", count)?;
+        let class = settings.tokenizer_class.as_deref();
+        let of_folder = chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map, class };
+        let template = chat_files::read(&of_folder, architecture, &mut files)?;
+        let mut text = Text::default();
+        let mut named_elsewhere = Vec::new();
+        if let Some(path) = &json {
+            let settings = tokenizer_settings::settings(config_json, map, &added);
+            let around = Around { vocab_size, architecture: Some(architecture), settings };
+            let limit = tokenizer_json::MAX_TOKENIZER_BYTES;
+            let bytes = files.read("tokenizer.json", path, limit, || tokenizer_json::too_long(path))?;
+            let read = tokenizer_json::parse_with(path, bytes, &around)?;
+            text.vocabulary = Some(read.vocabulary);
+            text.warnings.extend(read.warnings);
+            named_elsewhere = read.named_elsewhere;
+            text.tokenizer = match read.tokenizer {
+                Ok(section) => {
+                    text.vocabulary.as_ref().map_or(Part::Absent, |vocabulary| readable(section, vocabulary))
+                }
+                Err(problem) => Part::Unknown(problem),
+            };
+        }
+        if let Some(path) = &txt {
+            let bytes = files.read("vocab.txt", path, vocab::MAX_VOCAB_BYTES, || vocab::too_long(path))?;
+            let vocabulary = vocab::parse(path, bytes, vocab_size)?;
+            if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
+                refuse_other(path, &vocabulary, json, other, &named_elsewhere)?;
+            } else {
+                let beyond = vocabulary.iter().filter(|(id, _)| *id as usize >= vocab_size).map(|(_, token)| token);
+                text.warnings.extend(beyond_rows("vocab.txt", vocab_size, beyond));
+                text.tokenizer = match dolma2::section(&vocabulary) {
+                    Some(section) => Part::Known(section, "vocab.txt, which is that of dolma2"),
+                    None => Part::Missing("a vocab.txt does not say how text is split; add the model's tokenizer.json"),
+                };
+                text.vocabulary = Some(vocabulary);
+            }
+        }
+        // Last: it takes longest, and a process of its own.
+        let (chat, mut warnings) = template.format(folder, program)?;
+        warnings.append(&mut text.warnings);
+        Ok(Text { files, chat, warnings, ..text })
+    }
+}
+
+/// A tokenizer that the reader takes, or why it does not: what is beyond its limits is not written.
+fn readable(section: Vec<u8>, vocabulary: &Vocabulary) -> Part {
+    let tokens = vocabulary.section();
+    let read = olmo_infer::internals::text::vocabulary::Vocabulary::in_section(&tokens)
+        .map(|tokens| Tokenizer::in_section(&section, &tokens));
+    match read {
+        Some(Ok(_)) => Part::Known(section, "tokenizer.json"),
+        Some(Err(NoTokenizer::Damaged(found))) => Part::Unknown(format!("it has {found}")),
+        _ => Part::Unknown("it is not one that can be written".into()),
+    }
+}
+
+/// Two files of tokens must be of one vocabulary. `named_elsewhere` are ids of `other` that neither file needs to have.
+fn refuse_other(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    json: &Path,
+    other: &Vocabulary,
+    named_elsewhere: &[u32],
+) -> Result<(), Error> {
+    if vocabulary == other {
+        return Ok(());
+    }
+    let bytes: BTreeMap<u32, &[u8]> = vocabulary.iter().collect();
+    let mut other_bytes: BTreeMap<u32, &[u8]> = other.iter().collect();
+    other_bytes.retain(|id, _| bytes.contains_key(id) || !named_elsewhere.contains(id));
+    if bytes == other_bytes {
+        return Ok(());
+    }
+    let differs = |id: &u32| bytes.get(id) != other_bytes.get(id);
+    let id = bytes.keys().chain(other_bytes.keys()).copied().filter(differs).min().unwrap_or(0);
+    let shown = |bytes: Option<&&[u8]>| match bytes {
+        Some(bytes) => format!("\"{}\"", olmo_infer::internals::text::vocabulary::quoted(bytes)),
+        None => "no token".into(),
+    };
+    let found = format!("id {id} is {}", shown(bytes.get(&id)));
+    let expected = format!("{} as in {}", shown(other_bytes.get(&id)), crate::error::shown_path(json));
+    Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
+}
+
+/// The error for a file of more than [`MAX_BYTES`].
+pub(crate) fn too_long(path: &Path) -> Problem {
+    Problem::new(path, "longer than 4 MiB").expected("a file of some KiB")
+}
+
+/// The object of a JSON file that is kept; empty where there is no file, or where it does not count.
+fn object(files: &mut KeptFiles, present: &Present, name: &str, counts: bool) -> Result<Map<String, Value>, Error> {
+    let Some(path) = present(name)? else { return Ok(Map::new()) };
+    let bytes = files.read(name, &path, MAX_BYTES, || too_long(&path))?;
+    if !counts {
+        return Ok(Map::new());
+    }
+    match strict::parse(bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Problem::new(&path, "JSON that is not an object").expected("an object").into()),
+        Err(error) => Err(Problem::no_json(&path, error).into()),
+    }
+}

@@ -1,0 +1,5 @@
+//! The model file: what goes where, and the way there.
+
+pub mod model_output;
+pub mod pipeline;
+pub mod plan;

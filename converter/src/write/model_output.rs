@@ -1,0 +1,256 @@
+//! Where a model goes, and the way there: what may stand in it, the room that it finds, and the words of its failures.
+
+use crate::commands::read_back;
+use crate::error::{Error, Problem, shown_path};
+use olmo_infer::internals::os::atomic_file::Pending;
+use olmo_infer::internals::os::directory::{Entry, Folder, FolderError, Place};
+use olmo_infer::internals::os::disk::{Disk, uninterrupted};
+use rustix::io::Errno;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// In the names of temporary files.
+pub(crate) const PROGRAM: &str = "olmo-pack";
+
+/// Where a file is to go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// As the user gave it.
+    shown: PathBuf,
+    /// The folder to create it in, symbolic links followed.
+    folder: Arc<Folder>,
+    /// Its name there.
+    name: OsString,
+    /// Whether an existing file may be replaced.
+    replace: bool,
+    /// The file that is there now.
+    existing: Option<Entry>,
+}
+
+impl Target {
+    /// Looks at what is there now; changes nothing. The folder is held open from here on.
+    ///
+    /// # Errors
+    /// A file is there and `replace` is false; something else than a file is there; there is no such folder; a link on
+    /// the way is not to be trusted.
+    pub fn new(shown: &Path, replace: bool) -> Result<Target, Error> {
+        let problem = |found: &str| Problem::new(shown, found).expected("a file name for the model");
+        let Place { folder, name, entry: existing, .. } = Place::find(shown).map_err(|error| match error {
+            FolderError::Folder { folder, source } if source.kind() == io::ErrorKind::NotFound => {
+                Error::io(folder, "cannot write the model there", source)
+            }
+            FolderError::Folder { source, .. } | FolderError::Io(source) => {
+                Error::io(shown, "cannot look at it", source)
+            }
+            FolderError::IsFolder => {
+                let file = shown_path(&shown.join("model.olmo"));
+                problem("is a folder").advice(format!("name a file in it, as in {file}")).into()
+            }
+            FolderError::TooManyLinks => Problem::new(shown, error.to_string()).expected("a path for the model").into(),
+            FolderError::ForeignLink { ref link } => foreign(link, &error).into(),
+            error => problem(&error.to_string()).into(),
+        })?;
+        if let Some(entry) = &existing {
+            if !entry.is_file {
+                return Err(problem("is not a regular file").into());
+            }
+            if !replace {
+                return Err(problem("exists").advice("pass --force to replace it").into());
+            }
+        }
+        Ok(Target { shown: shown.to_path_buf(), folder: Arc::new(folder), name, replace, existing })
+    }
+
+    /// Refuses a target that is, or lies in, `input`.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn refuse_inside(&self, input: &Path) -> Result<(), Problem> {
+        let Ok(metadata) = fs::metadata(input) else { return Ok(()) };
+        // Whoever may not look at the folders above reads no weights in them either.
+        if self.folder.lies_in((metadata.dev(), metadata.ino())).unwrap_or(false) {
+            return Err(Problem::new(&self.shown, "lies in the weights folder")
+                .expected("a path outside")
+                .advice("write the model beside the folder"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a target that is the input file with this device and inode.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn refuse_same(&self, input: &Path, inode: (u64, u64)) -> Result<(), Problem> {
+        if self.existing.is_some_and(|existing| existing.inode == inode) {
+            let found = format!("is the same file as {}", crate::error::shown_path(input));
+            return Err(Problem::new(&self.shown, found).expected("another file").advice("give another output"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a target that is the file at `input`, links followed, if there is one.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn refuse_replacing(&self, input: &Path) -> Result<(), Problem> {
+        match fs::metadata(input) {
+            Ok(metadata) => self.refuse_same(input, (metadata.dev(), metadata.ino())),
+            // Then there is nothing to lose; whoever reads it says what is wrong.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Bytes that the user may still write to the file system of the target.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn free_bytes(&self) -> Result<u64, Error> {
+        free_bytes(&self.folder)
+    }
+
+    /// Refuses a file of `needed` bytes for which there is no room.
+    ///
+    /// # Errors
+    /// There is none, or the system does not say.
+    pub fn check_free_space(&self, needed: u64) -> Result<(), Error> {
+        check_free_space(&self.shown, &self.folder, needed)
+    }
+
+    /// Opens the file that will become the target, and the folder that will have its name: what would fail after the
+    /// name is there must fail before.
+    ///
+    /// # Errors
+    /// The folder cannot be opened, or no file can be created there.
+    pub fn create(self, disk: &dyn Disk) -> Result<Output<'_>, Error> {
+        let folder = uninterrupted(|| disk.open_folder(&self.folder));
+        let folder =
+            folder.map_err(|error| Error::io(self.folder.path(), "cannot open the folder for the model", error))?;
+        let file = Pending::create(disk, &self.folder, PROGRAM);
+        let file = file.map_err(|error| Error::io(&self.shown, "cannot create it", error))?;
+        Ok(Output { disk, target: self, folder, file })
+    }
+}
+
+/// Bytes that the user may still write to the file system of `folder`.
+fn free_bytes(folder: &Folder) -> Result<u64, Error> {
+    folder.free_bytes().map_err(|error| Error::io(folder.path(), "cannot ask for free space", error))
+}
+
+/// The problem of a link that is not followed.
+pub(crate) fn foreign(link: &Path, error: &FolderError) -> Problem {
+    Problem::new(link, error.to_string()).expected("one of your own").advice("give the path that it leads to")
+}
+
+/// Refuses to write `needed` bytes to `folder` when there is no room; `shown` is for the message.
+pub(crate) fn check_free_space(shown: &Path, folder: &Folder, needed: u64) -> Result<(), Error> {
+    let free = free_bytes(folder)?;
+    if free >= needed {
+        return Ok(());
+    }
+    let problem = Problem::new(shown, format!("needs {needed} bytes, {free} are free")).expected("more space");
+    Err(problem.advice("free some or write elsewhere").into())
+}
+
+/// A model on its way. Dropped before [`Output::publish`], it leaves nothing behind.
+pub struct Output<'d> {
+    disk: &'d dyn Disk,
+    target: Target,
+    folder: File,
+    file: Pending<'d>,
+}
+
+impl Output<'_> {
+    /// The target as the user gave it, for messages.
+    pub fn shown(&self) -> &Path {
+        &self.target.shown
+    }
+
+    /// Reserves `bytes`.
+    ///
+    /// # Errors
+    /// There is not enough room, or the disk fails. File systems that cannot reserve are no error.
+    pub fn allocate(&self, bytes: u64) -> Result<(), Error> {
+        match self.file.allocate(bytes) {
+            // Not known to the file system or the kernel, which some say with EINVAL, or not permitted in a sandbox.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM)
+                ) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(|error| self.cannot_write(error, bytes)),
+        }
+    }
+
+    /// Writes at `offset`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        self.file.write_at(bytes, offset).map_err(|error| self.cannot_write(error, bytes.len() as u64))
+    }
+
+    /// Brings everything written so far to the disk.
+    ///
+    /// # Errors
+    /// The system's; something that was written may be lost.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync().map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
+    }
+
+    /// Reads the file as its readers will, gives it its name and brings the name to the disk.
+    ///
+    /// # Errors
+    /// The file is no model or cannot be put in place, and what was there is still there; or it is in place, and only
+    /// the name may get lost.
+    pub fn publish(self) -> Result<(), Error> {
+        read_back::check(self.file.file(), &self.target.shown)?;
+        let Target { shown, name, replace, .. } = self.target;
+        self.file.publish(&name, replace).map_err(|error| Error::io(&shown, "cannot put it in place", error))?;
+        uninterrupted(|| self.disk.sync_folder(&self.folder)).map_err(|error| {
+            Error::io(&shown, "is in place, but its name may not survive a power cut: cannot sync its folder", error)
+        })
+    }
+
+    fn cannot_write(&self, error: io::Error, needed: u64) -> Error {
+        if error.kind() == io::ErrorKind::StorageFull
+            && let Ok(free) = self.target.free_bytes()
+        {
+            let found = format!("no space left: {free} bytes are free");
+            return Problem::new(&self.target.shown, found).expected(format!("{needed} for the next step")).into();
+        }
+        Error::io(&self.target.shown, "cannot write", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_finds_no_room_is_refused_with_both_sizes() {
+        let folder = Place::find(&std::env::temp_dir().join("m.olmo")).expect("a folder").folder;
+        check_free_space(Path::new("m.olmo"), &folder, 0).expect("nothing has room everywhere");
+        let line =
+            check_free_space(Path::new("m.olmo"), &folder, u64::MAX).expect_err("no disk is so large").to_string();
+        let free = line.strip_prefix("m.olmo: needs 18446744073709551615 bytes, ");
+        let free =
+            free.and_then(|rest| rest.strip_suffix(" are free, expected more space; free some or write elsewhere"));
+        assert!(free.is_some_and(|free| free.parse::<u64>().is_ok()), "{line}");
+    }
+
+    #[test]
+    fn a_model_goes_into_a_folder_that_is_there() {
+        let place = |path: &str| Target::new(Path::new(path), false).map(|_| ()).map_err(|error| error.to_string());
+        let absent = "/proc/absent: cannot write the model there: No such file or directory";
+        assert_eq!(place("/proc/absent/m.olmo"), Err(absent.into()));
+        // A file is none.
+        assert_eq!(place("/dev/null/m.olmo"), Err("/dev/null/m.olmo: cannot look at it: Not a directory".into()));
+    }
+}

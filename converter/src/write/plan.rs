@@ -1,0 +1,251 @@
+//! What goes where: a pure function of the checked folder, the stored type and the tables of coded matrices. No I/O.
+
+use crate::error::{Error, Problem};
+use crate::model::checkpoint::{Checkpoint, Source};
+use crate::text::Text;
+use crate::text::vocab::Vocabulary;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use olmo_infer::internals::format::layout::{self, Layout, TensorSpec};
+use olmo_infer::internals::format::{
+    self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorRecord, section,
+};
+use std::path::Path;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// A file before its numbers are known.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// The model's configuration.
+    pub config: &'a ModelConfig,
+    /// Stored type of the matrices.
+    pub matrices: Dtype,
+    /// The tensors with their sources, in the order of the file.
+    pub sources: &'a [Source],
+    /// The tables of coded tensors, an entry for each tensor.
+    pub tables: Vec<Option<CodedTable>>,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// Kinds and bytes of the sections but `CODED`. Digests in `SOURCES` are still zero.
+    sections: Vec<(u32, Vec<u8>)>,
+}
+
+/// What became known of a tensor while its numbers were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Written {
+    /// Digest of its bytes in the file.
+    pub digest: u64,
+    /// Digest of the numbers in the source file.
+    pub source_digest: u64,
+    /// Bits of the smallest magnitude that is not zero, as f32.
+    pub min_magnitude: u32,
+    /// Whether rounding changed a number.
+    pub rounded: bool,
+}
+
+/// A part of a tensor that is filled in one go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The tensor.
+    pub tensor: usize,
+    /// The panel; `None` for a vector.
+    pub panel: Option<usize>,
+    /// Where its numbers begin in the source, counted from the tensor's first.
+    pub source_offset: u64,
+    /// Their length there.
+    pub source_bytes: usize,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its length there.
+    pub bytes: usize,
+    /// Whether it is the last of its tensor.
+    pub last: bool,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans the file of `checkpoint` with its matrices stored as `matrices`, those with a table coded.
+    ///
+    /// # Errors
+    /// The file or a section would be larger than the format admits.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        matrices: Dtype,
+        tables: Vec<Option<CodedTable>>,
+        text: &Text,
+        provenance: String,
+        folder: &Path,
+    ) -> Result<Plan<'a>, Error> {
+        let config = &checkpoint.settings.config;
+        let sections = [
+            (section::SOURCES, Some(sources_section(&checkpoint.sources, &[]))),
+            (section::VOCABULARY, text.vocabulary.as_ref().map(Vocabulary::section)),
+            (section::CONFIG_JSON, checkpoint.settings.config_json.clone()),
+            (section::PROVENANCE, Some(provenance.into_bytes())),
+            (section::TOKENIZER, text.tokenizer_section()),
+            (section::CHAT, text.chat_section()),
+            (section::FILES, text.files.section(checkpoint.generation.bytes.as_deref())),
+            (section::SAMPLING, checkpoint.generation.sampling.map(|author| author.block().as_bytes().to_vec())),
+        ];
+        let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
+        let sections: Vec<(u32, Vec<u8>)> = sections.collect();
+        let sources = &checkpoint.sources;
+        let encodings: Vec<Encoding> = tables.iter().map(encoding).collect();
+        let too_large = |_| Problem::new(folder, "the model is larger than any file can be").expected("a smaller one");
+        let mut lengths: Vec<(u32, u64)> = sections.iter().map(|(kind, bytes)| (*kind, bytes.len() as u64)).collect();
+        if tables.iter().any(Option::is_some) {
+            let bytes = sources.iter().zip(&encodings);
+            let bytes = bytes.map(|(source, &encoding)| layout::table_bytes(&source.spec, matrices, encoding));
+            lengths.push((section::CODED, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
+            lengths.sort_unstable();
+        }
+        for &(kind, bytes) in &lengths {
+            let most = section::max_bytes(kind);
+            if bytes > most {
+                let found = format!("section {} would have {bytes} bytes", section::name(kind));
+                let problem = Problem::new(folder, found).expected(format!("at most {most}"));
+                return Err(match kind {
+                    section::CODED => problem.advice("pack it with --encoding plain").into(),
+                    _ => problem.into(),
+                });
+            }
+        }
+        let lengths: Vec<u64> = lengths.iter().map(|(_, bytes)| *bytes).collect();
+        let layout = layout::layout(config, matrices, &encodings, &lengths).map_err(too_large)?;
+        Ok(Plan { config, matrices, sources, tables, layout, sections })
+    }
+
+    /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
+    pub fn bits_per_weight(&self) -> f64 {
+        let matrices = self.sources.iter().zip(&self.layout.tensors).filter_map(|(source, extent)| {
+            let shape = source.spec.panel_shape(self.matrices)?;
+            Some((extent.bytes, shape.n_panels() * shape.panel_elements()))
+        });
+        let (bytes, n_elements) = matrices.fold((0, 0), |sums, (bytes, n)| (sums.0 + bytes, sums.1 + n));
+        8.0 * bytes as f64 / n_elements as f64
+    }
+
+    /// Stored type of a tensor.
+    pub fn dtype(&self, spec: &TensorSpec) -> Dtype {
+        spec.dtype(self.matrices)
+    }
+
+    /// The parts of all tensors, in the order of the file.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
+        self.sources.iter().zip(&self.layout.tensors).enumerate().flat_map(move |(tensor, (source, extent))| {
+            let element = source.tensor.element.bytes();
+            let shape = source.spec.panel_shape(self.matrices);
+            let (n_pieces, rows_per_piece, columns) = match shape {
+                None => (1, source.spec.rows, 1),
+                Some(shape) => (shape.n_panels(), format::PANEL_ROWS, shape.columns),
+            };
+            (0..n_pieces).map(move |i| {
+                let first = i * rows_per_piece;
+                let n_rows = rows_per_piece.min(source.spec.rows - first);
+                let range = match (shape, &self.tables[tensor]) {
+                    (None, _) => 0..extent.bytes as usize,
+                    (Some(shape), None) => i * shape.panel_bytes()..(i + 1) * shape.panel_bytes(),
+                    (Some(shape), Some(table)) => table.panel_range(&shape, i),
+                };
+                Piece {
+                    tensor,
+                    panel: source.spec.columns.map(|_| i),
+                    source_offset: (first * columns * element) as u64,
+                    source_bytes: n_rows * columns * element,
+                    offset: extent.offset + range.start as u64,
+                    bytes: range.len(),
+                    last: i + 1 == n_pieces,
+                }
+            })
+        })
+    }
+
+    /// Everything before the tensor data except the header page, and the header page that makes it a model file.
+    pub fn head(&self, written: &[Written]) -> (Vec<u8>, Header) {
+        let records: Vec<TensorRecord> = self
+            .sources
+            .iter()
+            .zip(&self.tables)
+            .zip(&self.layout.tensors)
+            .zip(written)
+            .map(|(((source, table), extent), written)| TensorRecord {
+                digest: U64::new(written.digest),
+                min_magnitude: U32::new(written.min_magnitude),
+                rounded: U32::new(u32::from(written.rounded)),
+                ..TensorRecord::new(&source.spec, self.matrices, encoding(table), *extent)
+            })
+            .collect();
+        let sources = sources_section(self.sources, written);
+        let mut coded = Vec::new();
+        self.tables.iter().flatten().for_each(|table| table.write(&mut coded));
+        let is_coded = !coded.is_empty();
+        let mut head = vec![0; self.layout.data_offset as usize - format::HEADER_BYTES];
+        let mut section_records = Vec::new();
+        let sections = self.sections.iter().map(|(kind, bytes)| match *kind {
+            section::SOURCES => (section::SOURCES, &sources),
+            kind => (kind, bytes),
+        });
+        let mut sections: Vec<_> = sections.chain(is_coded.then_some((section::CODED, &coded))).collect();
+        sections.sort_unstable_by_key(|(kind, _)| *kind);
+        for ((kind, bytes), extent) in sections.into_iter().zip(&self.layout.sections) {
+            let start = extent.offset as usize - format::HEADER_BYTES;
+            head[start..start + bytes.len()].copy_from_slice(bytes);
+            section_records.push(SectionRecord {
+                kind: U32::new(kind),
+                flags: U32::new(if kind == section::CODED { format::SECTION_REQUIRED } else { 0 }),
+                offset: U64::new(extent.offset),
+                bytes: U64::new(extent.bytes),
+                digest: U64::new(format::digest(bytes, u64::from(kind))),
+                reserved: [0; 32],
+            });
+        }
+        let index = [records.as_bytes(), section_records.as_bytes()].concat();
+        head[..index.len()].copy_from_slice(&index);
+
+        let mut header = Header::new_zeroed();
+        header.magic = format::MAGIC;
+        header.version_major = U16::new(format::VERSION_MAJOR);
+        header.version_minor = U16::new(format::VERSION_MINOR);
+        header.byte_order = U32::new(format::BYTE_ORDER_MARK);
+        header.file_bytes = U64::new(self.layout.file_bytes);
+        header.required_features = U64::new(if is_coded { format::FEATURE_CODED } else { 0 });
+        header.header_bytes = U32::new(format::HEADER_BYTES as u32);
+        header.n_tensors = U32::new(records.len() as u32);
+        header.n_sections = U32::new(section_records.len() as u32);
+        header.index_bytes = U64::new(index.len() as u64);
+        header.index_digest = U64::new(format::digest(&index, 0));
+        header.data_offset = U64::new(self.layout.data_offset);
+        header.data_bytes = U64::new(self.layout.data_bytes());
+        header.config = ConfigBlock::new(self.config);
+        header.header_digest = U64::new(header.computed_digest());
+        (head, header)
+    }
+}
+
+/// The encoding of a tensor with this table.
+fn encoding(table: &Option<CodedTable>) -> Encoding {
+    match table {
+        None => Encoding::Plain,
+        // A table counts its raw steps in 32 bits.
+        Some(table) => Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 },
+    }
+}
+
+/// The `SOURCES` section; without `written` its digests are zero, its length the same.
+fn sources_section(sources: &[Source], written: &[Written]) -> Vec<u8> {
+    let records: Vec<SourceRecord> = sources
+        .iter()
+        .enumerate()
+        .map(|(i, source)| SourceRecord {
+            dtype: U32::new(source.tensor.element.code()),
+            // A header has at most 10,012 bytes, and none at all where the tensor was not in an `.npy` file.
+            header_bytes: U32::new(source.tensor.npy_header.len() as u32),
+            digest: U64::new(written.get(i).map_or(0, |written| written.source_digest)),
+        })
+        .collect();
+    let mut section = records.as_bytes().to_vec();
+    for source in sources {
+        section.extend(&source.tensor.npy_header);
+    }
+    section
+}

@@ -1,0 +1,151 @@
+//! The command line of `olmo-bench`.
+
+use argh::{ArgsInfo, FromArgs};
+use olmo_infer::internals::cli::command_line::{self, count, whole_number};
+use olmo_infer::internals::cli::exit::{self, Exit};
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::parallel::matmul::Products;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+const PROGRAM: &str = "olmo-bench";
+/// Rounds of a measurement when nothing else is asked for.
+const ROUNDS: usize = 15;
+/// The same with `--quick`.
+const QUICK_ROUNDS: usize = 5;
+
+/// Measures a model against the machine: memory and arithmetic ceilings, start-up, decode and prefill.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    help_triggers("-h", "--help", "help"),
+    usage = "<model> [options]",
+    example = "olmo-bench model.olmo",
+    example = "olmo-bench model.olmo --quick --threads 4",
+    example = "olmo-bench model.olmo --contexts 16 --prefill none --json",
+    note = "Shares are medians over rounds of result / mean of the ceilings right before\n\
+            and after.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Raw {
+    /// model file, made by olmo-pack
+    #[argh(positional)]
+    model: PathBuf,
+    /// number of threads (default and 0: all cores this process may use, which are the most)
+    #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
+    threads: usize,
+    /// instruction set: avx512, avx2, portable or scalar (default: the best)
+    #[argh(option)]
+    isa: Option<String>,
+    /// products by "own" kernels or by the "gemm" crate (default: own where there are any)
+    #[argh(option)]
+    matmul: Option<String>,
+    /// how the model comes into memory: auto (default), mmap or read
+    #[argh(option)]
+    load: Option<String>,
+    /// print one JSON object
+    #[argh(switch)]
+    json: bool,
+    /// rounds of each measurement (default 15)
+    #[argh(option, from_str_fn(count))]
+    rounds: Option<usize>,
+    /// a first impression: few rounds, short ceilings, few sizes
+    #[argh(switch)]
+    quick: bool,
+    /// contexts of decode (default 16,1024,4000), or none
+    #[argh(option)]
+    contexts: Option<List>,
+    /// tokens of prefill (default 2,4,8,16,32,128,512,2048), or none
+    #[argh(option)]
+    prefill: Option<List>,
+    /// print the version
+    #[argh(switch, short = 'V')]
+    #[expect(dead_code, reason = "answered before, see exit::words; defined for the help")]
+    version: bool,
+    /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
+    #[argh(option, arg_name = "what")]
+    generate: Option<String>,
+}
+
+/// Numbers with commas between them.
+struct List(Vec<usize>);
+
+impl FromStr for List {
+    type Err = String;
+    fn from_str(text: &str) -> Result<List, String> {
+        if text == "none" {
+            return Ok(List(Vec::new()));
+        }
+        let number = |part: &str| match part.trim().parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(format!(
+                "expected whole numbers from 1 with commas between them, or none; {part:?} is no such number"
+            )),
+        };
+        let mut numbers = text.split(',').map(number).collect::<Result<Vec<usize>, String>>()?;
+        numbers.sort_unstable();
+        Ok(List(numbers))
+    }
+}
+
+/// The checked command line.
+pub struct Args {
+    /// Model file.
+    pub model: PathBuf,
+    /// Number of threads to ask for.
+    pub threads: usize,
+    /// What to say when these are fewer than were asked for.
+    pub fewer_threads: Option<String>,
+    /// How products are computed.
+    pub products: Products,
+    /// How the model comes into memory.
+    pub load: Load,
+    /// Whether to print JSON.
+    pub json: bool,
+    /// Rounds of each measurement.
+    pub rounds: usize,
+    /// Contexts of decode, ascending.
+    pub contexts: Vec<usize>,
+    /// Tokens of prefill, ascending.
+    pub prefill: Vec<usize>,
+    quick: bool,
+}
+
+impl Args {
+    /// How long one look at a ceiling takes.
+    pub fn ceiling_time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 100 } else { 300 })
+    }
+}
+
+/// Parses and checks the arguments after the program's name.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
+    let words = exit::words::<Raw>(PROGRAM, args)?;
+    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
+    let raw: Raw = exit::parse(PROGRAM, &words)?;
+    let usage = |problem: String| Exit::usage(PROGRAM, problem);
+    if raw.generate.is_some() {
+        return Err(usage("--generate stands alone, as in olmo-bench --generate man".into()));
+    }
+    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
+    let load =
+        exit::choice(PROGRAM, "--load", raw.load.as_deref(), "auto, mmap or read", Load::named)?.unwrap_or(Load::Auto);
+    let (threads, fewer_threads) = command_line::threads(raw.threads);
+    let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
+        Some(List(numbers)) => numbers,
+        None => if raw.quick { quick } else { usual }.to_vec(),
+    };
+    Ok(Args {
+        model: raw.model,
+        threads,
+        fewer_threads,
+        products,
+        load,
+        json: raw.json,
+        rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),
+        contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),
+        prefill: list(raw.prefill, &[2, 4, 8, 16, 32, 128, 512, 2048], &[8, 128, 512]),
+        quick: raw.quick,
+    })
+}

@@ -1,0 +1,105 @@
+//! Decode: tokens a second of one sequence, and their share of the read ceiling.
+
+use crate::args::Args;
+use crate::ceiling::Ceiling;
+use crate::passes;
+use crate::rounds::{self, Measured, Sample};
+use crate::work::kv_bytes;
+use crate::{host, say};
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Network, Options};
+use olmo_infer::internals::parallel::team::Team;
+
+/// Tokens of one round.
+const TOKENS: usize = 8;
+/// Up to this context the sequence is filled anew for every round; beyond, the rounds go on in one sequence.
+const REFILLED: usize = 256;
+
+/// Decode at one context.
+pub struct Decode {
+    /// Positions before the first token, as asked for.
+    pub context: usize,
+    /// Or why there is no result.
+    pub outcome: Result<Outcome, String>,
+}
+
+/// What was measured.
+pub struct Outcome {
+    /// Tokens a second.
+    pub tok_s: f64,
+    /// Mean number of positions before a token.
+    pub mean_context: f64,
+    /// Bytes of weights, keys and values a second, against the read ceiling.
+    pub measured: Measured,
+}
+
+/// Measures every context that was asked for.
+pub fn measure(network: &Network, args: &Args, ceiling: &mut Ceiling, team: &mut Team) -> Result<Vec<Decode>, Error> {
+    let config = network.config();
+    let mut results = Vec::new();
+    let all_tokens = TOKENS * rounds::most_rounds(args.rounds);
+    let options = |positions| Options { products: args.products, ..Options::new(positions) };
+    for &context in &args.contexts {
+        say(&format!("decode at context {context}"));
+        let most = config.max_position_embeddings;
+        let refilled = context <= REFILLED;
+        // In one sequence the contexts lie around the one asked for.
+        let (first, needed) = match refilled {
+            true => (context, context + TOKENS),
+            false => {
+                let first = context.saturating_sub(all_tokens / 2).min(most.saturating_sub(all_tokens));
+                (first, first + all_tokens)
+            }
+        };
+        let outcome = if needed > most || context >= most || first == 0 {
+            Err(format!("the model has {most} positions"))
+        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(needed))) {
+            Err(problem)
+        } else {
+            let mut sequence = Sequence { network, options: options(needed), single: None, first, refilled };
+            let mut positions = Vec::new();
+            let measured = rounds::measure(
+                args.rounds,
+                team,
+                |team| ceiling.pass(team),
+                |team| sequence.round(team, &mut positions),
+            )?;
+            Ok(Outcome {
+                tok_s: TOKENS as f64 / measured.seconds,
+                mean_context: positions.iter().sum::<usize>() as f64 / positions.len() as f64,
+                measured,
+            })
+        };
+        results.push(Decode { context, outcome });
+    }
+    Ok(results)
+}
+
+/// A sequence that goes on from round to round, or begins anew.
+struct Sequence<'m> {
+    network: &'m Network<'m>,
+    options: Options,
+    single: Option<(Single<'m>, u32)>,
+    first: usize,
+    refilled: bool,
+}
+
+impl Sequence<'_> {
+    fn round(&mut self, team: &mut Team, positions: &mut Vec<usize>) -> Result<Sample, Error> {
+        let config = self.network.config();
+        let (single, token) = match &mut self.single {
+            Some(single) => single,
+            empty => empty.insert((Single::new(self.network, self.options)?, 0)),
+        };
+        if self.refilled || single.position() == 0 {
+            *token = passes::begin(single, team, self.first)?;
+        }
+        let first = single.position();
+        let seconds = passes::decode(single, team, token, TOKENS)?;
+        let weights = self.network.weights().bytes_per_token() * TOKENS as u64;
+        let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, position)).sum();
+        positions.extend(first..first + TOKENS);
+        Ok(Sample { amount: (weights + keys_and_values) as f64, seconds })
+    }
+}

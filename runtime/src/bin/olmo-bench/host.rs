@@ -1,0 +1,75 @@
+//! The machine, and what the kernel knows about this process.
+
+use crate::args::Args;
+use olmo_infer::internals::os::memory;
+use std::fs;
+
+/// Where the figures were measured.
+pub struct Host {
+    /// Name of the processor.
+    pub cpu: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Memory of the machine in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Threads of the run.
+    pub threads: usize,
+    /// Instruction set of the run.
+    pub isa: &'static str,
+    /// Whether the `gemm` crate computed the products.
+    pub gemm: bool,
+}
+
+impl Host {
+    /// Reads what there is to read.
+    pub fn read(args: &Args, threads: usize) -> Host {
+        let unknown = || String::from("unknown");
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model_name = cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|l| l.split_once(':'));
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_string());
+        Host {
+            cpu: model_name.map_or_else(unknown, |(_, name)| name.trim().to_string()),
+            kernel: kernel.unwrap_or_else(|_| unknown()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory::total(),
+            threads,
+            isa: args.products.isa.name(),
+            gemm: args.products.gemm,
+        }
+    }
+}
+
+/// Page faults of this process.
+#[derive(Clone, Copy, Default)]
+pub struct Faults {
+    /// Without input: the page was in memory.
+    pub minor: u64,
+    /// With input.
+    pub major: u64,
+}
+
+impl Faults {
+    /// All faults until now.
+    pub fn so_far() -> Faults {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The second field is a name in parentheses, which may hold spaces; minflt and majflt are fields 10 and 12.
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let field = |number: usize| after_name.split_whitespace().nth(number - 3)?.parse().ok();
+        Faults { minor: field(10).unwrap_or(0), major: field(12).unwrap_or(0) }
+    }
+
+    /// Those after `earlier`.
+    pub fn since(self, earlier: Faults) -> Faults {
+        Faults { minor: self.minor - earlier.minor, major: self.major - earlier.major }
+    }
+}
+
+/// Why a sequence of so many bytes does not fit; `None` when it does, or nobody knows.
+pub fn too_large(bytes: u64) -> Option<String> {
+    // What was freed by earlier sessions is still counted as used.
+    let available = memory::available()?.saturating_add(memory::anonymous_bytes().unwrap_or(0));
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    (bytes > available).then(|| format!("needs {:.1} GB of memory, {:.1} GB are left", gb(bytes), gb(available)))
+}

@@ -1,0 +1,71 @@
+//! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
+
+use crate::args::Args;
+use crate::passes::{self, random_tokens};
+use crate::peak::Arithmetic;
+use crate::rounds::{self, Measured, Sample, median};
+use crate::work::prefill_flops;
+use crate::{host, say};
+use olmo_infer::internals::error::Error;
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Network, Options};
+use olmo_infer::internals::parallel::team::Team;
+
+/// Prefill of one length.
+pub struct Prefill {
+    /// Length of the prompt.
+    pub tokens: usize,
+    /// Or why there is no result.
+    pub outcome: Result<Outcome, String>,
+}
+
+/// What was measured.
+pub struct Outcome {
+    /// Tokens a second.
+    pub tok_s: f64,
+    /// Time of the prompt / time of a single token, which is taken right before it.
+    pub vs_one: f64,
+    /// Operations a second, against the arithmetic peak.
+    pub measured: Measured,
+}
+
+/// Measures every length that was asked for.
+pub fn measure(network: &Network, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
+    let config = network.config();
+    // gemm chooses its instruction set itself.
+    let isa = if args.products.gemm { Isa::best() } else { args.products.isa };
+    // gemm multiplies bf16 weights as f32, but the machine could do better.
+    let dtype = network.weights().embed_tokens.shape.dtype;
+    let peak = Arithmetic::new(isa, dtype, args.ceiling_time());
+    let options = |positions| Options { products: args.products, ..Options::new(positions) };
+    let mut results = Vec::new();
+    for &n in &args.prefill {
+        say(&format!("prefill of {n} tokens"));
+        let outcome = if n > config.max_position_embeddings {
+            Err(format!("the model has {} positions", config.max_position_embeddings))
+        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(n))) {
+            Err(problem)
+        } else {
+            let tokens = random_tokens(n, config.vocab_size);
+            let mut single = Single::new(network, options(n))?;
+            let mut ratios = Vec::new();
+            // Once without a clock: the kernel then gives the memory.
+            passes::prefill(&mut single, team, &tokens)?;
+            let measured = rounds::measure(
+                args.rounds,
+                team,
+                |team| peak.pass(team),
+                |team| {
+                    let one = passes::prefill(&mut single, team, &tokens[..1])?;
+                    let seconds = passes::prefill(&mut single, team, &tokens)?;
+                    ratios.push(seconds / one);
+                    Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
+                },
+            )?;
+            Ok(Outcome { tok_s: n as f64 / measured.seconds, vs_one: median(&ratios), measured })
+        };
+        results.push(Prefill { tokens: n, outcome });
+    }
+    Ok(results)
+}

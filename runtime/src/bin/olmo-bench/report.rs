@@ -1,0 +1,264 @@
+//! The result, as a table for people and as one JSON object for programs.
+
+use crate::ceiling::{OneThread, Pattern};
+use crate::decode::{self, Decode};
+use crate::host::Host;
+use crate::json::{array, integer, number, object, string};
+use crate::peak::Peak;
+use crate::prefill::{self, Prefill};
+use crate::rounds::Measured;
+use crate::startup::{Phase, Startup};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::network::Network;
+use std::fmt::Write;
+
+/// What is measured.
+pub struct ModelFacts {
+    path: String,
+    dtype: &'static str,
+    file_bytes: u64,
+    bytes_per_token: u64,
+}
+
+impl ModelFacts {
+    /// Reads them from the open file.
+    pub fn new(file: &ModelFile, network: &Network) -> ModelFacts {
+        ModelFacts {
+            path: file.path().display().to_string(),
+            dtype: file.matrices().name(),
+            file_bytes: file.layout().file_bytes,
+            bytes_per_token: network.weights().bytes_per_token(),
+        }
+    }
+}
+
+/// Everything that was measured.
+pub struct Report {
+    /// The machine.
+    pub host: Host,
+    /// The model.
+    pub model: ModelFacts,
+    /// Phases of the start.
+    pub startup: Startup,
+    /// Read ceiling of all threads, 1e9 bytes a second.
+    pub read_gb_s: f64,
+    /// The way of reading that reached it.
+    pub pattern: Pattern,
+    /// Read ceiling of one thread.
+    pub one_thread: OneThread,
+    /// Arithmetic peaks.
+    pub peaks: Vec<Peak>,
+    /// Decode by context.
+    pub decode: Vec<Decode>,
+    /// Prefill by length.
+    pub prefill: Vec<Prefill>,
+    /// Memory of this process alone, at the end and at most.
+    pub anonymous_bytes: Option<u64>,
+}
+
+/// Reading less than this per token, caches and not memory are measured.
+const CACHED_BYTES: u64 = 256 << 20;
+
+impl Report {
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        self.write_table(&mut text).expect("writing to a string succeeds");
+        text
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        let (host, model, start) = (&self.host, &self.model, &self.startup);
+        let gemm = if host.gemm { " with gemm" } else { "" };
+        writeln!(out, "{} ({}, {:.3} GB)", model.path, model.dtype, model.file_bytes as f64 / 1e9)?;
+        writeln!(out, "{}, {} cores, Linux {}", host.cpu, host.cores, host.kernel)?;
+        writeln!(out, "{} threads, {}{gemm}", host.threads, host.isa)?;
+        if model.bytes_per_token < CACHED_BYTES {
+            writeln!(out, "This model fits the caches: shares of the read ceiling say nothing about memory.")?;
+        }
+        writeln!(out)?;
+        let way = |p: Pattern| {
+            format!("{} streams a thread, {} B ahead into {:?}", p.streams, p.prefetch_bytes, p.prefetch_to)
+        };
+        writeln!(out, "read, all threads   {:8.1} GB/s   {}", self.read_gb_s, way(self.pattern))?;
+        writeln!(out, "read, one thread    {:8.1} GB/s   {}", self.one_thread.gb_s, way(self.one_thread.pattern))?;
+        for peak in &self.peaks {
+            let name = format!("{} {}", peak.isa, peak.dtype.name());
+            writeln!(out, "{name:<19} {:8.1} GFLOP/s", peak.gflop_s)?;
+        }
+        writeln!(out)?;
+        for (name, phase) in [("open", start.open), ("page-in", start.page_in), ("first token", start.first_token)] {
+            let (ms, faults) = (phase.time.as_secs_f64() * 1e3, phase.faults);
+            writeln!(out, "{name:<12} {ms:10.2} ms {:9} minor {:6} major faults", faults.minor, faults.major)?;
+        }
+        if let Some(huge) = start.huge_mapped_bytes {
+            let share = 100.0 * huge as f64 / start.mapped_bytes as f64;
+            writeln!(out, "huge pages   {:10.3} GB of the file, {share:.0} % of what is read", huge as f64 / 1e9)?;
+        }
+        if let Some(bytes) = self.anonymous_bytes {
+            writeln!(out, "anonymous    {:10.1} MB of memory at most", bytes as f64 / 1e6)?;
+        }
+        if !self.decode.is_empty() {
+            writeln!(out, "\ndecode at      tok/s     GB/s    share  rounds")?;
+        }
+        for Decode { context, outcome } in &self.decode {
+            match outcome {
+                Err(problem) => writeln!(out, "{context:9}  left out: {problem}")?,
+                Ok(decode::Outcome { tok_s, measured, .. }) => {
+                    writeln!(out, "{context:9} {tok_s:10.2} {:8.1} {}", measured.rate, share(measured))?;
+                }
+            }
+        }
+        if !self.prefill.is_empty() {
+            writeln!(out, "\nprefill of     tok/s  GFLOP/s    share  rounds                time / one token")?;
+        }
+        for Prefill { tokens, outcome } in &self.prefill {
+            match outcome {
+                Err(problem) => writeln!(out, "{tokens:10}  left out: {problem}")?,
+                Ok(prefill::Outcome { tok_s, vs_one, measured }) => {
+                    let share = share(measured);
+                    writeln!(out, "{tokens:10} {tok_s:9.2} {:8.1} {share:<30} {vs_one:6.2}", measured.rate)?;
+                }
+            }
+        }
+        let noisy = self.measured().filter(|measured| measured.is_noisy()).count();
+        if noisy > 0 {
+            writeln!(
+                out,
+                "\n{noisy} of these were disturbed in most of their rounds: measure again when it is quiet."
+            )?;
+        }
+        Ok(())
+    }
+
+    fn measured(&self) -> impl Iterator<Item = &Measured> {
+        let decode = self.decode.iter().filter_map(|d| d.outcome.as_ref().ok()).map(|d| &d.measured);
+        decode.chain(self.prefill.iter().filter_map(|p| p.outcome.as_ref().ok()).map(|p| &p.measured))
+    }
+
+    /// For programs.
+    pub fn json(&self) -> String {
+        let (host, model, start) = (&self.host, &self.model, &self.startup);
+        let pattern = |p: Pattern| {
+            object([
+                ("streams", integer(p.streams as u64)),
+                ("prefetch_bytes", integer(p.prefetch_bytes as u64)),
+                ("prefetch_to", string(&format!("{:?}", p.prefetch_to))),
+            ])
+        };
+        let phase = |phase: &Phase| {
+            object([
+                ("ms", number(phase.time.as_secs_f64() * 1e3)),
+                ("minor_faults", integer(phase.faults.minor)),
+                ("major_faults", integer(phase.faults.major)),
+            ])
+        };
+        let decode = self.decode.iter().map(|decode| {
+            let fields = [("context", integer(decode.context as u64))];
+            let rest = match &decode.outcome {
+                Err(problem) => vec![("left_out", string(problem))],
+                Ok(outcome) => {
+                    let own = [
+                        ("mean_context", number(outcome.mean_context)),
+                        ("tok_s", number(outcome.tok_s)),
+                        ("gb_s", number(outcome.measured.rate)),
+                    ];
+                    own.into_iter().chain(rounds(&outcome.measured)).collect()
+                }
+            };
+            object(fields.into_iter().chain(rest))
+        });
+        let prefill = self.prefill.iter().map(|prefill| {
+            let fields = [("tokens", integer(prefill.tokens as u64))];
+            let rest = match &prefill.outcome {
+                Err(problem) => vec![("left_out", string(problem))],
+                Ok(outcome) => {
+                    let own = [
+                        ("tok_s", number(outcome.tok_s)),
+                        ("gflop_s", number(outcome.measured.rate)),
+                        ("vs_one", number(outcome.vs_one)),
+                    ];
+                    own.into_iter().chain(rounds(&outcome.measured)).collect()
+                }
+            };
+            object(fields.into_iter().chain(rest))
+        });
+        let ceiling = object([
+            ("read_gb_s", number(self.read_gb_s)),
+            ("read_pattern", pattern(self.pattern)),
+            ("one_thread_gb_s", number(self.one_thread.gb_s)),
+            ("one_thread_pattern", pattern(self.one_thread.pattern)),
+            ("gflop_s", self.peaks_of(host.isa)),
+            ("gflop_s_by_isa", object(self.isa_names().into_iter().map(|isa| (isa, self.peaks_of(isa))))),
+        ]);
+        let startup = object([
+            ("open", phase(&start.open)),
+            ("load", string(start.load)),
+            ("page_in", phase(&start.page_in)),
+            ("page_in_bytes", integer(start.populated.bytes as u64)),
+            ("page_in_complete", start.populated.complete.to_string()),
+            ("first_token", phase(&start.first_token)),
+            ("huge_mapped_bytes", integer(start.huge_mapped_bytes)),
+            ("mapped_bytes", integer(start.mapped_bytes)),
+        ]);
+        let host = object([
+            ("cpu", string(&host.cpu)),
+            ("kernel", string(&host.kernel)),
+            ("cores", integer(host.cores as u64)),
+            ("memory_bytes", integer(host.memory_bytes)),
+            ("threads", integer(host.threads as u64)),
+            ("isa", string(host.isa)),
+            ("matmul", string(if host.gemm { "gemm" } else { "own" })),
+        ]);
+        let model = object([
+            ("path", string(&model.path)),
+            ("dtype", string(model.dtype)),
+            ("file_bytes", integer(model.file_bytes)),
+            ("bytes_per_token", integer(model.bytes_per_token)),
+        ]);
+        let all = object([
+            ("model", model),
+            ("ceiling", ceiling),
+            ("decode", array(decode)),
+            ("prefill", array(prefill)),
+            ("startup", startup),
+            ("memory", object([("anonymous_bytes", integer(self.anonymous_bytes))])),
+            ("host", host),
+        ]);
+        all + "\n"
+    }
+
+    fn isa_names(&self) -> Vec<&'static str> {
+        let mut names: Vec<&str> = self.peaks.iter().map(|peak| peak.isa).collect();
+        names.dedup();
+        names
+    }
+
+    /// The peaks of one instruction set by type.
+    fn peaks_of(&self, isa: &str) -> String {
+        let peaks = self.peaks.iter().filter(|peak| peak.isa == isa);
+        object(peaks.map(|peak| (peak.dtype.name(), number(peak.gflop_s))))
+    }
+}
+
+/// Share and rounds, for a line of the table.
+fn share(measured: &Measured) -> String {
+    let share = measured.share.map_or_else(|| String::from("     -"), |share| format!("{:5.1} %", share * 100.0));
+    let dropped = match measured.dropped {
+        0 => String::new(),
+        dropped => format!(" ({dropped} dropped)"),
+    };
+    format!("{share:>8}  {:6}{dropped}", measured.kept)
+}
+
+/// What every measurement in rounds has.
+fn rounds(measured: &Measured) -> [(&'static str, String); 6] {
+    [
+        ("share", number(measured.share)),
+        ("ceiling", number(measured.ceiling)),
+        ("ms", number(measured.seconds * 1e3)),
+        ("rounds", integer(measured.kept as u64)),
+        ("dropped", integer(measured.dropped as u64)),
+        ("noisy", measured.is_noisy().to_string()),
+    ]
+}

@@ -1,0 +1,82 @@
+//! How much a forward pass reads and computes.
+
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::layout;
+
+/// Positions that a layer sees from position `position`, its own included.
+fn visible(config: &ModelConfig, kind: AttentionKind, position: usize) -> u64 {
+    let seen = match kind {
+        AttentionKind::Full => position + 1,
+        AttentionKind::Sliding => (position + 1).min(config.sliding_window),
+    };
+    seen as u64
+}
+
+/// Sum over the layers of [`visible`].
+fn visible_in_all_layers(config: &ModelConfig, position: usize) -> u64 {
+    config.layer_types.iter().map(|&kind| visible(config, kind, position)).sum()
+}
+
+/// Bytes of keys and values (f32) that the token at `position` reads.
+pub fn kv_bytes(config: &ModelConfig, position: usize) -> u64 {
+    visible_in_all_layers(config, position) * 2 * 4 * config.kv_width() as u64
+}
+
+/// Multiplications and additions of a forward pass over `n` tokens from position 0: the matrices of the layers and the
+/// visible part of attention for all of them, the head for the last.
+pub fn prefill_flops(config: &ModelConfig, n: usize) -> u64 {
+    let in_layers = layout::tensors(config).into_iter().filter(|spec| spec.layer.is_some() && spec.columns.is_some());
+    let weights: u64 = in_layers.map(|spec| spec.n_elements()).sum();
+    let seen: u64 = (0..n).map(|position| visible_in_all_layers(config, position)).sum();
+    // A score and a weighted value for every query, key and dimension.
+    let attention = 4 * seen * config.q_width() as u64;
+    2 * weights * n as u64 + attention + 2 * config.vocab_size as u64 * config.hidden_size as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use olmo_infer::internals::format::config::Architecture;
+
+    fn olmo2_1b() -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Olmo2,
+            hidden_size: 2048,
+            n_heads: 16,
+            n_kv_heads: 16,
+            head_dim: 128,
+            intermediate_size: 8192,
+            vocab_size: 100352,
+            max_position_embeddings: 4096,
+            rms_norm_eps: 1e-6,
+            clip_qkv: None,
+            rope_theta: 500000.0,
+            rope_theta_sliding: 500000.0,
+            yarn: None,
+            sliding_window: 0,
+            layer_types: vec![AttentionKind::Full; 16],
+            tie_word_embeddings: false,
+            eos_token_ids: vec![100257],
+            bos_token_id: None,
+            pad_token_id: None,
+        }
+    }
+
+    #[test]
+    fn the_published_1b_shape_has_these_numbers() {
+        let config = olmo2_1b();
+        assert_eq!(kv_bytes(&config, 0), 262_144);
+        assert_eq!(kv_bytes(&config, 1023), 1024 * 262_144);
+        // Layers 2 * 1,073,741,824; attention 131,072 a visible position; head 2 * 205,520,896.
+        assert_eq!(prefill_flops(&config, 1), 2_147_483_648 + 131_072 + 411_041_792);
+        assert_eq!(prefill_flops(&config, 3) - prefill_flops(&config, 1), 2 * 2_147_483_648 + 5 * 131_072);
+    }
+
+    #[test]
+    fn a_sliding_window_bounds_what_is_read() {
+        let layer_types = vec![AttentionKind::Sliding; 16];
+        let config = ModelConfig { sliding_window: 100, layer_types, ..olmo2_1b() };
+        assert_eq!(kv_bytes(&config, 50), 51 * 262_144);
+        assert_eq!(kv_bytes(&config, 500), 100 * 262_144);
+    }
+}

@@ -1,0 +1,179 @@
+//! The command line of `olmo-infer chat`, and of a bare `olmo-infer MODEL` in a terminal.
+
+use crate::args;
+use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs, SubCommandInfo};
+use olmo_infer::internals::cli::command_line::{count, number, whole_number};
+use olmo_infer::internals::cli::exit::{self, Exit};
+use olmo_infer::internals::cli::manual;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::sampling::SamplingFlags;
+use olmo_infer::internals::parallel::matmul::Products;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+/// The name of the command.
+const NAME: &str = "chat";
+/// The program and the command.
+const PROGRAM: &str = "olmo-infer chat";
+
+/// Talks with a model in its own chat format: type a line, and it answers. Commands begin with a slash; /help lists
+/// them.
+#[derive(ArgsInfo, FromArgs)]
+#[argh(
+    subcommand,
+    name = "chat",
+    help_triggers("-h", "--help", "help"),
+    usage = "<model> [options]",
+    example = "olmo-infer chat model.olmo",
+    example = "olmo-infer chat model.olmo --system \"Be brief.\" --temperature 0.7 --top-p 0.95",
+    example = "printf '%s\\n' 'Hi!' 'And now?' | olmo-infer chat model.olmo",
+    note = "In a terminal, lines are edited, Ctrl-C ends an answer, Ctrl-D the program.",
+    note = "Otherwise each line of standard input is a turn, answers are on standard output,",
+    note = "and the first failure ends the program.",
+    note = "A line that ends in a backslash goes on in the next one.",
+    note = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Raw {
+    /// model file, made by olmo-pack
+    #[argh(positional)]
+    model: String,
+    /// system message, first in the conversation
+    #[argh(option)]
+    system: Option<String>,
+    /// end answers before this text; can be given several times
+    #[argh(option)]
+    stop: Vec<String>,
+    /// most tokens of an answer (default: as many as there is room for)
+    #[argh(option, short = 'n', from_str_fn(count))]
+    max_tokens: Option<usize>,
+    /// sampling temperature; 0 is greedy (default: what the model's author recommends)
+    #[argh(option, from_str_fn(number))]
+    temperature: Option<f64>,
+    /// sample from the K most likely tokens
+    #[argh(option, arg_name = "k", from_str_fn(count))]
+    top_k: Option<usize>,
+    /// sample from the most likely tokens that together have this probability
+    #[argh(option, from_str_fn(number))]
+    top_p: Option<f64>,
+    /// sample from tokens with at least this share of the probability of the most likely one
+    #[argh(option, from_str_fn(number))]
+    min_p: Option<f64>,
+    /// make tokens that have occurred less likely; 1 (default) does nothing, 1.1 is mild
+    #[argh(option, from_str_fn(number))]
+    repetition_penalty: Option<f64>,
+    /// seed of the first answer, each further one takes the next (default: random, printed by --timing)
+    #[argh(option, from_str_fn(whole_number))]
+    seed: Option<u64>,
+    /// size of the context, conversation and answer together (default: that of the model, or what fits the free memory)
+    #[argh(option, from_str_fn(count))]
+    positions: Option<usize>,
+    /// number of threads (default and 0: all cores this process may use, which are the most)
+    #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
+    threads: usize,
+    /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
+    /// and FUSE file systems
+    #[argh(option)]
+    load: Option<String>,
+    /// instruction set: avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the best)
+    #[argh(option)]
+    isa: Option<String>,
+    /// print on stderr what each answer took
+    #[argh(switch)]
+    timing: bool,
+}
+
+/// The checked command line of a conversation.
+pub struct ChatArgs {
+    /// Model file.
+    pub model: PathBuf,
+    /// The system message.
+    pub system: Option<String>,
+    /// What is said about the choice of tokens.
+    pub sampling: SamplingFlags,
+    /// Texts that end an answer; none is empty.
+    pub stops: Vec<String>,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<usize>,
+    /// Positions of the context.
+    pub positions: Option<usize>,
+    /// Number of threads that are asked for, 0 for all processors.
+    pub threads: usize,
+    /// How the model comes into memory.
+    pub load: Load,
+    /// Which code computes the products.
+    pub products: Products,
+    /// Whether to print what each answer took.
+    pub timing: bool,
+}
+
+/// Parses the arguments after the program's name where they ask for a conversation; `None` where they do not. In a
+/// terminal a model without token files, a prompt and options of other purposes asks for one too. Also answers
+/// `--generate`, which is about all commands.
+pub fn parse(words: &[OsString], in_terminal: bool) -> Result<Option<ChatArgs>, Exit> {
+    let kind = match words {
+        [first, kind] if first == "--generate" => kind.to_str(),
+        [word] => word.to_str().and_then(|word| word.strip_prefix("--generate=")),
+        _ => None,
+    };
+    match words {
+        _ if kind.is_some() => {
+            let chat = SubCommandInfo { name: NAME, command: Raw::get_args_info() };
+            let info = CommandInfoWithArgs { commands: vec![chat], ..args::info() };
+            let page = kind.map(|kind| manual::generate(kind, &info));
+            match page {
+                Some(Ok(text)) => Err(Exit::done(args::PROGRAM, text)),
+                // The program itself says what is wrong.
+                _ => Ok(None),
+            }
+        }
+        [first, rest @ ..] if first == NAME => parsed(rest).and_then(check).map(Some),
+        // What is no conversation is told by the program itself.
+        [_, ..] if in_terminal => parsed(words).ok().map(check).transpose(),
+        _ => Ok(None),
+    }
+}
+
+fn parsed(words: &[OsString]) -> Result<Raw, Exit> {
+    let words = exit::words::<Raw>(PROGRAM, words.iter().cloned())?;
+    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
+    exit::parse(PROGRAM, &words)
+}
+
+fn usage(problem: impl Display) -> Exit {
+    Exit::usage(PROGRAM, problem)
+}
+
+fn check(raw: Raw) -> Result<ChatArgs, Exit> {
+    if raw.stop.iter().any(String::is_empty) {
+        return Err(usage("--stop is empty, expected a text"));
+    }
+    if raw.system.as_ref().is_some_and(String::is_empty) {
+        return Err(usage("--system is empty, expected a text; leave it out"));
+    }
+    if raw.model.is_empty() {
+        return Err(usage("the model is empty, expected a path"));
+    }
+    let sampling = SamplingFlags {
+        temperature: raw.temperature,
+        top_k: raw.top_k,
+        top_p: raw.top_p,
+        min_p: raw.min_p,
+        repetition_penalty: raw.repetition_penalty,
+        seed: raw.seed,
+    };
+    sampling.check().map_err(usage)?;
+    Ok(ChatArgs {
+        products: Products::named(raw.isa.as_deref(), None).map_err(usage)?,
+        load: exit::choice(PROGRAM, "--load", raw.load.as_deref(), "auto, mmap or read", Load::named)?
+            .unwrap_or(Load::Auto),
+        sampling,
+        stops: raw.stop,
+        max_tokens: raw.max_tokens,
+        model: PathBuf::from(raw.model),
+        system: raw.system,
+        positions: raw.positions,
+        threads: raw.threads,
+        timing: raw.timing,
+    })
+}

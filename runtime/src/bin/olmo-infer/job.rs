@@ -1,0 +1,133 @@
+//! The evaluation of prompts, up to the last line of their results.
+
+use crate::args::{Args, DEFAULT_MAX_TOKENS, Mode};
+use crate::logits_file::Logits;
+use crate::printer::{Failure, Printer};
+use crate::prompts::Input;
+use olmo_infer::internals::error::{Error, display_path};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::sampling::Sampling;
+use olmo_infer::internals::generate::{Run, Timing, generate};
+use olmo_infer::internals::network::Batch;
+use olmo_infer::internals::os::memory;
+use olmo_infer::internals::parallel::team::Team;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Says which file it is about: that of the tokens, when there are several, and else the model, which is the one to be
+/// checked.
+fn of_file(args: &Args, sequence: usize, failure: Failure) -> Failure {
+    let path = match args.tokens.as_slice() {
+        [] | [_] => &args.model,
+        several => &several[sequence],
+    };
+    Failure::Refused(format!("{}: {failure}", display_path(path)))
+}
+
+/// The evaluation of the prompts of a run.
+pub struct Job<'a> {
+    /// The model, which must be the same at the end.
+    pub file: &'a ModelFile,
+    /// In the order of the arguments.
+    pub inputs: &'a [Input],
+    /// The command line.
+    pub args: &'a Args,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Takes the results.
+    pub printer: Printer<'a>,
+    /// Takes the logits, of the only prompt.
+    pub logits: Option<Logits>,
+    /// When the program began.
+    pub begun: Instant,
+}
+
+/// What a job took.
+pub struct Measured {
+    /// Prefill and decode.
+    pub timing: Timing,
+    /// From the start of the program to the first predicted token after a prompt.
+    pub first_token: Duration,
+    /// Number of threads.
+    pub threads: usize,
+    /// Whether the positions of the model ended a text that nothing else had ended.
+    pub is_cut: bool,
+    /// Memory of the process itself.
+    pub anonymous_bytes: Option<u64>,
+}
+
+impl Job<'_> {
+    /// Evaluates and prints.
+    pub fn run(mut self, mut batch: Batch, team: &mut Team) -> Result<Measured, Failure> {
+        let visit_prompt = self.args.mode != Mode::Text || self.logits.is_some();
+        let top = self.args.top();
+        let sampling = self.sampling;
+        let plain = self.inputs.iter().map(|input| Run::new(&input.tokens, input.positions));
+        let runs: Vec<Run> = plain.map(|run| Run { top, visit_prompt, sampling, ..run }).collect();
+        let mut first_token = None;
+        let mut is_cut = false;
+        let generates = self.args.generates();
+        if matches!(self.logits, Some(Logits::Stdout(_))) {
+            self.printer.mute();
+        }
+        self.printer.begin()?;
+        let timing = generate(&mut batch, team, &runs, |evaluated| {
+            let input = &self.inputs[evaluated.run];
+            if evaluated.position + 1 >= input.tokens.len().min(input.positions) {
+                first_token.get_or_insert_with(|| self.begun.elapsed());
+            }
+            let is_prompt = evaluated.position + 1 < input.tokens.len().min(input.positions);
+            // JSON says at once when the text has ended.
+            if evaluated.is_last || generates && self.args.mode == Mode::Json && !is_prompt {
+                // The results of a file that was written to meanwhile are worth nothing: the last one is held back.
+                self.file.check_unchanged()?;
+            }
+            if let Some(file) = &mut self.logits {
+                file.write(evaluated.logits)?;
+            }
+            match self.printer.print(&evaluated, is_prompt) {
+                // The logits are still wanted.
+                Err(Failure::ReaderGone) if self.logits.is_some() => {
+                    self.printer.mute();
+                    Ok(ControlFlow::Continue(()))
+                }
+                // A text that ends before its last position: nothing was printed for this one.
+                Ok(ControlFlow::Break(())) if !evaluated.is_last => {
+                    self.file.check_unchanged()?;
+                    Ok(ControlFlow::Break(()))
+                }
+                result => {
+                    let is_open = matches!(result, Ok(ControlFlow::Continue(())));
+                    let fewer = input.positions < input.tokens.len() + DEFAULT_MAX_TOKENS - 1;
+                    let is_short = fewer && !self.args.has_max_tokens();
+                    is_cut |= generates && is_open && evaluated.is_last && is_short;
+                    result
+                }
+            }
+        });
+        let timing = timing.map_err(|failure| match failure {
+            Failure::Runtime(Error::NotFinite { sequence, .. }) => match self.file.check_unchanged() {
+                Ok(()) => of_file(self.args, sequence, failure),
+                // That is where they come from.
+                Err(changed) => changed.into(),
+            },
+            failure => failure,
+        })?;
+        match self.printer.finish() {
+            // The logits are still wanted.
+            Err(Failure::ReaderGone) if self.logits.is_some() => {}
+            finished => finished?,
+        }
+        if let Some(file) = self.logits {
+            file.finish()?;
+        }
+        Ok(Measured {
+            timing,
+            first_token: first_token.unwrap_or_default(),
+            threads: team.n_threads(),
+            is_cut,
+            // While the batch still has its buffers.
+            anonymous_bytes: memory::anonymous_bytes(),
+        })
+    }
+}

@@ -1,0 +1,273 @@
+//! What there is to evaluate: token files, or a text that becomes ids; and text and ids turned into each other alone.
+
+use crate::args::{Args, Prompt, PromptText};
+use crate::messages;
+use crate::printer::{Failure, PIECE_BYTES, harmless, note};
+use olmo_infer::internals::conversation::POSITION_BYTES;
+use olmo_infer::internals::error::{Error, display_path};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::text::chat::{Chat, ChatError, Message, Role};
+use olmo_infer::internals::text::encoder::Encoder;
+use olmo_infer::internals::text::stream::TextStream;
+use olmo_infer::internals::text::token_file::{read_text_ids, read_tokens_as};
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Longest text: what a model can take is far less.
+const MAX_TEXT_BYTES: usize = 64 << 20;
+
+/// A sequence to evaluate.
+pub struct Input {
+    /// Its ids, checked.
+    pub tokens: Vec<u32>,
+    /// Number of positions to evaluate.
+    pub positions: usize,
+}
+
+/// Reads all prompts, so that nothing is computed when one of them is bad.
+///
+/// # Errors
+/// What is wrong with each bad one.
+pub fn read(args: &Args, file: &ModelFile) -> Result<Vec<Input>, Failure> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(vec![of_text(args, prompt, file)?]);
+    }
+    let (mut inputs, mut failures) = (Vec::new(), Vec::new());
+    for path in &args.tokens {
+        match of_file(args, file.config(), path) {
+            Ok(input) => inputs.push(input),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(inputs) } else { Err(Failure::Several(failures)) }
+}
+
+fn of_file(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
+    let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
+    let tokens = tokens.map_err(|error| match error {
+        Error::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound && is_phrase(path) => {
+            Failure::Refused(format!("{error}; to give text use --prompt"))
+        }
+        error => error.into(),
+    })?;
+    let positions = args.positions(tokens.len(), config.max_position_embeddings);
+    let positions = positions.map_err(|failure| Failure::Refused(format!("{}: {failure}", display_path(path))))?;
+    Ok(Input { tokens, positions })
+}
+
+/// Whether the name of a token file is rather a text.
+fn is_phrase(path: &Path) -> bool {
+    path.to_str().is_some_and(|name| name.contains(char::is_whitespace))
+}
+
+fn of_text(args: &Args, prompt: &Prompt, file: &ModelFile) -> Result<Input, Failure> {
+    let tokens = encoded(prompt, file)?;
+    let most = file.config().max_position_embeddings;
+    match tokens.len() {
+        0 => Err(Failure::Usage("the prompt is empty, expected a text".into())),
+        n if n > most => Err(Failure::Refused(format!(
+            "the prompt has {n} tokens, expected at most {most}, the positions of the model; shorten it"
+        ))),
+        n => Ok(Input { positions: args.positions(n, most)?, tokens }),
+    }
+}
+
+/// The ids of a prompt.
+fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
+    let most = file.config().max_position_embeddings;
+    let most_bytes = MAX_TEXT_BYTES.min(most.saturating_mul(POSITION_BYTES));
+    let text = match &prompt.text {
+        PromptText::Given(text) => text.clone(),
+        PromptText::File(path) | PromptText::Messages(path) => {
+            let too_long = format!("more than {most_bytes} bytes, too many for the {most} positions of the model");
+            read_text(path, most_bytes, &format!("{too_long}; shorten the prompt"))?
+        }
+    };
+    if let PromptText::File(path) = &prompt.text {
+        note_mark(path, &text);
+    }
+    // An empty file of messages is no conversation.
+    if text.is_empty() && !matches!(prompt.text, PromptText::Messages(_)) {
+        return Err(Failure::Usage("the prompt is empty, expected a text".into()));
+    }
+    // Before it is encoded, which takes memory for each byte.
+    if text.len() > most_bytes {
+        let found = format!("the prompt has {} bytes, too many for the {most} positions of the model", text.len());
+        return Err(Failure::Refused(format!("{found}; shorten it")));
+    }
+    if !prompt.chat {
+        return Ok(encoder(file, "--prompt")?.encode(&text)?);
+    }
+    let chat = chat(file)?;
+    let (messages, flag) = match &prompt.text {
+        PromptText::Messages(path) => (messages::parse(path, &text)?, "--messages"),
+        PromptText::Given(_) | PromptText::File(_) => {
+            let system = prompt.system.as_ref().map(|system| Message::new(Role::System, system));
+            (system.into_iter().chain([Message::new(Role::User, text)]).collect(), "--chat")
+        }
+    };
+    let text = chat.render(&messages).map_err(|error| match (&prompt.text, &error) {
+        (PromptText::Messages(path), ChatError::Order { found: None, .. }) => {
+            let path = display_path(path);
+            Failure::Refused(format!("{path}: {error}; add a user message, which the model then answers"))
+        }
+        (_, ChatError::NoMemory { .. }) => Failure::Refused(error.to_string()),
+        (PromptText::Messages(path), _) => Failure::Refused(format!("{}: {error}", display_path(path))),
+        _ => Failure::Usage(format!("{}: {error}", display_path(file.path()))),
+    })?;
+    Ok(encoder(file, flag)?.encode(&text)?)
+}
+
+/// The chat format of a model.
+pub fn chat(file: &ModelFile) -> Result<Chat, Failure> {
+    let path = display_path(file.path());
+    let chat = Chat::new(file).map_err(|error| match error {
+        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}; use --prompt alone, or token ids")),
+        error => error.into(),
+    })?;
+    chat.ok_or_else(|| {
+        Failure::Usage(format!(
+            "{path}: has no chat format; base models have none: use --prompt alone, or pack the folder of an instruct \
+             model with its tokenizer_config.json or chat_template.jinja"
+        ))
+    })
+}
+
+/// The encoder of a model, which `flag` asks for.
+fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
+    let path = display_path(file.path());
+    let none = |what: &str| {
+        Failure::Usage(format!(
+            "{path}: has no {what}, which {flag} needs; pack it with a tokenizer.json in the folder, or give token ids in a \
+             file"
+        ))
+    };
+    let vocabulary = Vocabulary::new(file)?.ok_or_else(|| none("vocabulary"))?;
+    let tokenizer = Tokenizer::new(file, &vocabulary).map_err(|error| match error {
+        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}, so {flag} cannot be used")),
+        error => error.into(),
+    })?;
+    let tokenizer = tokenizer.ok_or_else(|| none("tokenizer"))?;
+    Encoder::new(&tokenizer).map_err(|error| match error {
+        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}")),
+        error => error.into(),
+    })
+}
+
+/// A text from a file, or from standard input for `-`; `too_long` says what is wrong with more than `most_bytes`.
+fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, Failure> {
+    let refused = || Err(Failure::Refused(format!("{}: {too_long}", display_path(path))));
+    let mut bytes = Vec::new();
+    let read = |source: &mut dyn Read, bytes: &mut Vec<u8>| {
+        source.take(most_bytes as u64 + 1).read_to_end(bytes).map_err(Error::io(path, "read"))
+    };
+    if path.as_os_str() == "-" {
+        read(&mut io::stdin().lock(), &mut bytes)?;
+    } else {
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        // Of a device and a pipe it is 0.
+        let length = file.metadata().map_err(Error::io(path, "read its metadata"))?.len();
+        if length > most_bytes as u64 {
+            return refused();
+        }
+        read(&mut file, &mut bytes)?;
+        if (bytes.len() as u64) < length {
+            return Err(Error::io(path, "read")(io::ErrorKind::UnexpectedEof.into()).into());
+        }
+    }
+    if bytes.len() > most_bytes {
+        return refused();
+    }
+    let shown = display_path(path);
+    if is_utf16(&bytes) {
+        let convert = "convert it with iconv -f UTF-16 -t UTF-8";
+        return Err(Failure::Refused(format!("{shown}: text in UTF-16, expected UTF-8; {convert}")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::Refused(format!(
+            "{shown}: not text: byte {at} is not UTF-8; expected text in UTF-8, convert it with iconv"
+        ))
+    })?;
+    Ok(text)
+}
+
+/// Notes a byte order mark in the text of a file.
+fn note_mark(path: &Path, text: &str) {
+    if text.starts_with('\u{feff}') {
+        let (shown, remove) = (display_path(path), "to leave it out, remove it with sed '1s/^\\xEF\\xBB\\xBF//'");
+        note(&format!("{shown}: begins with a byte order mark, which becomes part of the text; {remove}"));
+    }
+}
+
+/// Whether bytes are text in UTF-16: with its mark, or letters of ASCII with a zero beside each.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    let is_ascii = |high: usize| pairs.iter().all(|pair| pair[high] == 0 && pair[1 - high] != 0);
+    let is_marked = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+    is_marked || rest.is_empty() && !pairs.is_empty() && (is_ascii(0) || is_ascii(1))
+}
+
+/// `--tokenize`: prints the ids of a text.
+pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::Usage("token ids are no text; redirect standard output to a file or a pipe".into()));
+    }
+    let ids = match &args.prompt {
+        Some(prompt) => encoded(prompt, file)?,
+        None => {
+            let encoder = encoder(file, "--tokenize")?;
+            let path = &args.tokens[0];
+            let text = read_text(path, MAX_TEXT_BYTES, "more than 64 MiB of text, expected less; split it")?;
+            note_mark(path, &text);
+            encoder.encode(&text)?
+        }
+    };
+    file.check_unchanged()?;
+    let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
+    ids.iter().try_for_each(|id| out.write_all(&id.to_le_bytes()))?;
+    Ok(out.flush()?)
+}
+
+/// `--detokenize`: prints the bytes of ids, or text in a terminal.
+pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+    let model = display_path(file.path());
+    let vocabulary = Vocabulary::new(file)?.ok_or_else(|| {
+        Failure::Usage(format!("{model}: has no vocabulary, which --detokenize needs; pack it with --vocab vocab.txt"))
+    })?;
+    let path: &PathBuf = &args.tokens[0];
+    let tokens = read_text_ids(path, args.token_type, file.config().vocab_size)?;
+    if let Some(i) = tokens.iter().position(|&token| vocabulary.bytes(token).is_none()) {
+        return Err(Failure::Refused(format!(
+            "{}: token {i} is {}, which has no text in the vocabulary of {model}; it is one of the untrained ids that fill \
+             up the embedding",
+            display_path(path),
+            tokens[i],
+        )));
+    }
+    // The texts of tokens can be long: they are not collected.
+    let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
+    let mut texts = tokens.iter().filter_map(|&token| vocabulary.bytes(token));
+    if io::stdout().is_terminal() {
+        // As --text does it.
+        let (mut text, mut shown, mut room) = (TextStream::default(), Vec::new(), Vec::new());
+        for bytes in texts {
+            for piece in bytes.chunks(PIECE_BYTES) {
+                shown.clear();
+                text.push(piece, &mut shown);
+                out.write_all(harmless(&shown, &mut room))?;
+            }
+        }
+        shown.clear();
+        text.finish(&mut shown);
+        out.write_all(harmless(&shown, &mut room))?;
+    } else {
+        texts.try_for_each(|bytes| out.write_all(bytes))?;
+    }
+    file.check_unchanged()?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,84 @@
+//! A conversation as `messages.json`: a list of objects with `role` and `content`, as chat templates take it.
+
+use crate::logits_file::{open_for_sync, sync_names};
+use crate::output_path::target;
+use crate::printer::{Failure, json_string};
+use olmo_infer::internals::error::{Error, display_path};
+use olmo_infer::internals::os::atomic_file::Pending;
+use olmo_infer::internals::os::directory::Place;
+use olmo_infer::internals::os::disk::Disk;
+use olmo_infer::internals::text::chat::Message;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The text of the file.
+fn json(messages: &[Message]) -> io::Result<Vec<u8>> {
+    let mut out = b"[".to_vec();
+    for (i, message) in messages.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        write!(out, "{comma}\n  {{\"role\": \"{}\", \"content\": ", message.role.name())?;
+        json_string(&mut out, &message.content)?;
+        out.push(b'}');
+    }
+    out.extend(b"\n]\n");
+    Ok(out)
+}
+
+/// Writes messages to a file, whole or not at all. A file that is there is replaced only with `replace`; `inputs` never
+/// are.
+///
+/// # Errors
+/// [`Failure::Refused`] for a path that cannot be written to, and what the system says.
+pub fn save(
+    disk: &dyn Disk,
+    messages: &[Message],
+    path: &Path,
+    replace: bool,
+    inputs: &[&Path],
+) -> Result<(), Failure> {
+    let exists = || {
+        let path = display_path(path);
+        Failure::Refused(format!("{path}: exists; save under another name, or replace it with /save! {path}"))
+    };
+    // First: what cannot be replaced gets no advice to replace it.
+    let Place { folder, name, entry, .. } = target(path, "/save", "create", inputs)?;
+    if !replace && entry.is_some() {
+        return Err(exists());
+    }
+    let synced = open_for_sync(disk, &folder).map_err(Error::io(path, "create"))?;
+    let out = Pending::create(disk, &Arc::new(folder), "olmo-infer").map_err(Error::io(path, "create"))?;
+    let bytes = json(messages).map_err(Error::io(path, "write"))?;
+    out.write_at(&bytes, 0).and_then(|()| out.sync()).map_err(Error::io(path, "write"))?;
+    match out.publish(&name, replace) {
+        // Another program has made it meanwhile.
+        Err(error) if !replace && error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
+        published => published.map_err(Error::io(path, "create"))?,
+    }
+    Ok(sync_names(disk, synced.as_ref(), path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooked::assert_whole_or_not_at_all;
+    use olmo_infer::internals::text::chat::Role;
+
+    #[test]
+    fn messages_are_a_list_of_objects() {
+        let messages = [Message::new(Role::System, "a\"\n"), Message::new(Role::User, "é")];
+        let text = String::from_utf8(json(&messages).expect("in memory")).expect("UTF-8");
+        let lines =
+            ["[", r#"  {"role": "system", "content": "a\"\u000a"},"#, r#"  {"role": "user", "content": "é"}"#, "]\n"];
+        assert_eq!(text, lines.join("\n"));
+    }
+
+    #[test]
+    fn the_file_is_whole_or_not_there_and_in_no_other_folder() {
+        let messages = [Message::new(Role::User, "Four score")];
+        let whole = json(&messages).expect("in memory");
+        assert_whole_or_not_at_all(false, &whole, |disk, path| save(disk, &messages, path, false, &[]));
+        assert_whole_or_not_at_all(false, &whole, |disk, path| save(disk, &messages, path, true, &[]));
+        assert_whole_or_not_at_all(true, &whole, |disk, path| save(disk, &messages, path, true, &[]));
+    }
+}

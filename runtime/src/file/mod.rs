@@ -1,0 +1,9 @@
+//! An open model file: opened, checked and mapped.
+
+mod bf12_tables;
+pub mod index;
+pub mod mapping;
+pub mod model_file;
+mod not_olmo;
+pub mod reader;
+pub mod sampling;

@@ -1,0 +1,348 @@
+//! How tokens are chosen when a model's author says it and flags override that.
+
+use crate::error::Error;
+use crate::file::model_file::ModelFile;
+use crate::format::{SamplingBlock, section};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use zerocopy::FromBytes;
+
+/// How the next token is chosen: `Sampling { temperature: 0.7, top_p: 0.95, seed: 1, ..Sampling::GREEDY }`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// What logits are divided by; at 0 the most likely token is taken.
+    pub temperature: f64,
+    /// Only so many of the most likely tokens.
+    pub top_k: Option<usize>,
+    /// Only the most likely tokens that together have this probability.
+    pub top_p: f64,
+    /// Only tokens with at least this share of the probability of the most likely one.
+    pub min_p: f64,
+    /// What the logits of tokens that have occurred are divided by, or multiplied with when negative
+    /// (Keskar et al. 2019, arXiv 1909.05858).
+    pub repetition_penalty: f64,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Always the most likely token.
+    pub const GREEDY: Sampling =
+        Sampling { temperature: 0.0, top_k: None, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 };
+
+    /// Whether nothing but the largest logit counts.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
+    /// Looks whether every value is one that tokens can be chosen with.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with the first one that is not.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.top_k == Some(0) {
+            return Err(Error::Request { problem: "top_k is 0, expected at least 1".into() });
+        }
+        let numbers = [
+            ("temperature", self.temperature, 0.0, 1e6),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("repetition_penalty", self.repetition_penalty, 1e-3, 1e3),
+        ];
+        match numbers.into_iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((name, value, low, high)) => {
+                Err(Error::Request { problem: format!("{name} is {value}, expected a number from {low} to {high}") })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The sampling that the author of a model recommends, as its `generation_config.json` has it. Its seed is 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuthorSampling(Sampling);
+
+impl AuthorSampling {
+    /// The one in `file`; `None` when its author says nothing. Checks the digest and every value.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn new(file: &ModelFile) -> Result<Option<AuthorSampling>, Error> {
+        let Some(bytes) = file.checked_section(section::SAMPLING)? else { return Ok(None) };
+        let damaged = || Error::Damaged {
+            path: file.path().to_path_buf(),
+            place: "sampling".into(),
+            found: "values that choose no token".into(),
+            expected: "those of a SamplingBlock".into(),
+        };
+        AuthorSampling::in_section(&bytes).ok_or_else(damaged).map(Some)
+    }
+
+    /// The one in the bytes of a section; `None` when they are not what the format describes.
+    pub fn in_section(bytes: &[u8]) -> Option<AuthorSampling> {
+        let block = SamplingBlock::read_from_bytes(bytes).ok()?;
+        let sampling = AuthorSampling(Sampling {
+            temperature: block.temperature.get(),
+            top_k: Some(block.top_k.get() as usize).filter(|&top_k| top_k > 0),
+            top_p: block.top_p.get(),
+            min_p: block.min_p.get(),
+            repetition_penalty: block.repetition_penalty.get(),
+            seed: 0,
+        });
+        // There is one way to write each, so that the bytes of a file do not depend on who writes it.
+        (sampling.is_possible() && sampling.block() == block).then_some(sampling)
+    }
+
+    /// `sampling` as an author's; `None` when a value is not possible.
+    pub fn of(sampling: Sampling) -> Option<AuthorSampling> {
+        let drawing = sampling.temperature > 0.0;
+        let author = AuthorSampling(match drawing {
+            true => Sampling { seed: 0, ..sampling },
+            false => Sampling { repetition_penalty: sampling.repetition_penalty, ..Sampling::GREEDY },
+        });
+        (sampling.temperature >= 0.0 && author.is_possible()).then_some(author)
+    }
+
+    /// What the section holds.
+    pub fn block(&self) -> SamplingBlock {
+        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, .. } = self.0;
+        SamplingBlock {
+            temperature: temperature.into(),
+            top_p: top_p.into(),
+            min_p: min_p.into(),
+            repetition_penalty: repetition_penalty.into(),
+            top_k: (top_k.unwrap_or(0) as u32).into(),
+            reserved: 0.into(),
+        }
+    }
+
+    /// As a choice of tokens, with the seed 0.
+    pub fn sampling(&self) -> Sampling {
+        self.0
+    }
+
+    fn is_possible(&self) -> bool {
+        let greedy = Sampling { repetition_penalty: self.0.repetition_penalty, ..Sampling::GREEDY };
+        let is_zero = |number: f64| number.to_bits() == 0.0f64.to_bits();
+        self.0.check().is_ok()
+            && self.0.top_k.is_none_or(|top_k| top_k <= MAX_TOP_K)
+            && (self.0.min_p > 0.0 || is_zero(self.0.min_p))
+            && (self.0.top_p > 0.0 || is_zero(self.0.top_p))
+            && (self.0.temperature > 0.0 || is_zero(self.0.temperature) && self.0 == greedy)
+    }
+}
+
+/// Most rows that a model has: more tokens than that are no limit.
+pub const MAX_TOP_K: usize = 1 << 24;
+
+impl fmt::Display for AuthorSampling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        described(&self.0).fmt(f)
+    }
+}
+
+/// A choice of tokens for people: "temperature 0.6, top-p 0.95", or "greedy".
+pub fn described(sampling: &Sampling) -> String {
+    let mut parts = Vec::new();
+    let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, .. } = sampling;
+    if *temperature == 0.0 {
+        parts.push("greedy".to_string());
+    } else {
+        parts.push(format!("temperature {temperature}"));
+        parts.extend(top_k.map(|top_k| format!("top-k {top_k}")));
+        parts.extend((*top_p < 1.0).then(|| format!("top-p {top_p}")));
+        parts.extend((*min_p > 0.0).then(|| format!("min-p {min_p}")));
+    }
+    parts.extend((*repetition_penalty != 1.0).then(|| format!("repetition penalty {repetition_penalty}")));
+    parts.join(", ")
+}
+
+/// What flags say about the choice of tokens; `None` where they say nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SamplingFlags {
+    /// `--temperature`
+    pub temperature: Option<f64>,
+    /// `--top-k`
+    pub top_k: Option<usize>,
+    /// `--top-p`
+    pub top_p: Option<f64>,
+    /// `--min-p`
+    pub min_p: Option<f64>,
+    /// `--repetition-penalty`
+    pub repetition_penalty: Option<f64>,
+    /// `--seed`
+    pub seed: Option<u64>,
+}
+
+impl SamplingFlags {
+    /// Looks whether every value is one that tokens can be chosen with.
+    ///
+    /// # Errors
+    /// The first one that is not, in words about its flag.
+    pub fn check(&self) -> Result<(), String> {
+        let numbers = [
+            ("--temperature", self.temperature, 0.0, 1e6),
+            ("--top-p", self.top_p, 0.0, 1.0),
+            ("--min-p", self.min_p, 0.0, 1.0),
+            ("--repetition-penalty", self.repetition_penalty, 1e-3, 1e3),
+        ];
+        for (flag, value, low, high) in numbers {
+            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+                let shown = if value.abs() < 1e16 { value.to_string() } else { format!("{value:e}") };
+                return Err(format!("{flag} {shown}: expected a number from {low} to {high}"));
+            }
+        }
+        match self.top_k {
+            Some(0) => Err("--top-k must be at least 1".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The choice of tokens: each flag overrides the author's value. A temperature of 0 is greedy.
+    /// Where no one gives a temperature, a flag that says from where to draw means 1, and else it is greedy. Without a
+    /// seed it is another one each time.
+    pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
+        let base = author.map_or(Sampling::GREEDY, AuthorSampling::sampling);
+        let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        // A seed alone is no wish for another temperature than the author's.
+        let draws = draws || author.is_none() && self.seed.is_some();
+        let undrawn = if draws { 1.0 } else { 0.0 };
+        let of_author = if base.temperature > 0.0 { base.temperature } else { undrawn };
+        Sampling {
+            temperature: self.temperature.unwrap_or(of_author),
+            top_k: self.top_k.or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
+            // The keys of std's hasher are random.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+        }
+    }
+
+    /// Where [`SamplingFlags::resolve`] takes its values from, for people.
+    pub fn origin(&self, author: Option<&AuthorSampling>) -> &'static str {
+        let given = SamplingFlags { seed: None, ..*self } != SamplingFlags::default();
+        // Without an author the seed alone is why the answer is drawn.
+        let given = given || author.is_none() && self.seed.is_some();
+        match (author.is_some(), given) {
+            (true, true) => "flags, the rest by the model's author",
+            (true, false) => "by the model's author",
+            (false, true) => "flags",
+            (false, false) => "default",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+
+    const AUTHOR: Sampling =
+        Sampling { temperature: 0.6, top_k: Some(50), top_p: 0.95, min_p: 0.0, repetition_penalty: 1.1, seed: 0 };
+
+    fn author(sampling: Sampling) -> AuthorSampling {
+        AuthorSampling::of(sampling).expect("possible")
+    }
+
+    #[test]
+    fn section_gives_back_what_was_written() {
+        let greedy = Sampling { repetition_penalty: 1.2, ..Sampling::GREEDY };
+        for sampling in [AUTHOR, greedy, Sampling::GREEDY, Sampling { top_k: None, min_p: 0.1, ..AUTHOR }] {
+            let block = author(sampling).block();
+            assert_eq!(block.as_bytes().len(), 40);
+            assert_eq!(AuthorSampling::in_section(block.as_bytes()), Some(author(sampling)));
+        }
+        // What greedy has no use for is not kept.
+        assert_eq!(
+            author(Sampling { temperature: 0.0, ..AUTHOR }).sampling(),
+            Sampling { repetition_penalty: 1.1, ..Sampling::GREEDY }
+        );
+    }
+
+    #[test]
+    fn refuses_impossible_values_and_second_spellings() {
+        let good = author(AUTHOR).block();
+        let mut greedy = author(Sampling::GREEDY).block();
+        let bad = |change: &dyn Fn(&mut SamplingBlock)| {
+            let mut block = good;
+            change(&mut block);
+            AuthorSampling::in_section(block.as_bytes())
+        };
+        for number in [f64::NAN, -1.0, -0.0, 1e7, f64::INFINITY] {
+            assert_eq!(bad(&|block| block.temperature = number.into()), None, "temperature {number}");
+        }
+        for number in [f64::NAN, -0.0, -1.0, 7.0] {
+            assert_eq!(bad(&|block| block.top_p = number.into()), None, "top_p {number}");
+            assert_eq!(bad(&|block| block.min_p = number.into()), None, "min_p {number}");
+        }
+        for number in [f64::NAN, 0.0, -1.0, 1e4] {
+            assert_eq!(bad(&|block| block.repetition_penalty = number.into()), None, "penalty {number}");
+        }
+        assert_eq!(bad(&|block| block.top_k = u32::MAX.into()), None);
+        assert_eq!(bad(&|block| block.reserved = 1.into()), None);
+        assert_eq!(AuthorSampling::in_section(&good.as_bytes()[1..]), None);
+        assert_eq!(AuthorSampling::in_section(&[good.as_bytes(), b"x"].concat()), None);
+        greedy.top_k = 50.into();
+        assert_eq!(AuthorSampling::in_section(greedy.as_bytes()), None);
+        for impossible in [
+            Sampling { temperature: -1.0, ..AUTHOR },
+            Sampling { temperature: f64::NAN, ..AUTHOR },
+            Sampling { top_k: Some(0), ..AUTHOR },
+            Sampling { top_k: Some(usize::MAX), ..AUTHOR },
+            Sampling { top_p: 7.0, ..AUTHOR },
+        ] {
+            assert_eq!(AuthorSampling::of(impossible), None, "{impossible:?}");
+        }
+    }
+
+    #[test]
+    fn flags_alone_mean_what_they_meant_without_an_author() {
+        let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(None) };
+        let none = SamplingFlags::default();
+        assert_eq!(resolve(none), Sampling::GREEDY);
+        let hot = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+        assert_eq!(resolve(SamplingFlags { seed: Some(3), ..none }), hot);
+        assert_eq!(resolve(SamplingFlags { top_k: Some(3), ..none }), Sampling { top_k: Some(3), ..hot });
+        assert_eq!(resolve(SamplingFlags { min_p: Some(0.5), ..none }), Sampling { min_p: 0.5, ..hot });
+        let flags = SamplingFlags { temperature: Some(0.0), top_p: Some(0.5), ..none };
+        assert_eq!(resolve(flags), Sampling { top_p: 0.5, ..Sampling::GREEDY });
+        let flags = SamplingFlags { repetition_penalty: Some(1.1), ..none };
+        assert_eq!(resolve(flags), Sampling { repetition_penalty: 1.1, ..Sampling::GREEDY });
+        assert_eq!(SamplingFlags { seed: Some(77), ..none }.resolve(None).seed, 77);
+        assert_ne!(none.resolve(None).seed, none.resolve(None).seed);
+    }
+
+    #[test]
+    fn a_flag_overrides_its_value_alone() {
+        let author = author(AUTHOR);
+        let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(Some(&author)) };
+        let none = SamplingFlags::default();
+        assert_eq!(resolve(none), AUTHOR);
+        assert_eq!(resolve(SamplingFlags { seed: Some(1), ..none }), AUTHOR);
+        assert_eq!(resolve(SamplingFlags { top_p: Some(0.5), ..none }), Sampling { top_p: 0.5, ..AUTHOR });
+        let greedy = resolve(SamplingFlags { temperature: Some(0.0), ..none });
+        assert_eq!(greedy, Sampling { temperature: 0.0, ..AUTHOR });
+        // An author who does not draw does not keep a user from it.
+        let still = AuthorSampling::of(Sampling::GREEDY).expect("possible");
+        let drawn = SamplingFlags { top_k: Some(9), ..none }.resolve(Some(&still));
+        assert_eq!((drawn.temperature, drawn.top_k), (1.0, Some(9)));
+        let seeded = SamplingFlags { seed: Some(3), ..none };
+        assert_eq!(seeded.resolve(Some(&still)), Sampling { seed: 3, ..Sampling::GREEDY });
+        assert_eq!((seeded.origin(Some(&still)), seeded.origin(None)), ("by the model's author", "flags"));
+        let huge = SamplingFlags { temperature: Some(1e300), ..none }.check();
+        assert_eq!(huge, Err("--temperature 1e300: expected a number from 0 to 1000000".into()));
+        assert_eq!(none.origin(Some(&author)), "by the model's author");
+        assert_eq!(
+            SamplingFlags { top_k: Some(9), ..none }.origin(Some(&author)),
+            "flags, the rest by the model's author"
+        );
+        assert_eq!((none.origin(None), SamplingFlags { top_k: Some(9), ..none }.origin(None)), ("default", "flags"));
+    }
+
+    #[test]
+    fn describes_what_is_not_as_always() {
+        assert_eq!(author(AUTHOR).to_string(), "temperature 0.6, top-k 50, top-p 0.95, repetition penalty 1.1");
+        assert_eq!(author(Sampling::GREEDY).to_string(), "greedy");
+    }
+}

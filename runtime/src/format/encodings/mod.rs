@@ -1,0 +1,3 @@
+//! The encodings of matrices.
+
+pub mod bf12;

@@ -1,0 +1,156 @@
+//! Bytes that may change while they are looked at: those of a mapped file, which others may write to.
+//!
+//! A slice of them would be believed by everything it is given to: text that was checked would be decoded without
+//! another look, a length that was compared would be read again. So there is no way to a `&[u8]` or a `&str` from here.
+//! There are copies, for whatever steers anything, and views of numbers, whose every bit pattern is a number: whoever
+//! changes them changes results, and nothing else.
+
+use crate::error::Error;
+use crate::os::memory;
+use std::fmt;
+use std::ops::Range;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+use zerocopy::FromBytes;
+
+/// So many bytes are copied at once, before their digest is looked at.
+const UNCHECKED_COPY: usize = 4 << 20;
+
+/// Bytes of a file in memory, which may be mapped.
+#[derive(Clone, Copy)]
+pub struct MappedBytes<'a>(&'a [u8]);
+
+impl<'a> From<&'a [u8]> for MappedBytes<'a> {
+    /// Takes bytes that nobody else can change as well.
+    fn from(bytes: &'a [u8]) -> MappedBytes<'a> {
+        MappedBytes(bytes)
+    }
+}
+
+impl<'a> MappedBytes<'a> {
+    /// Number of bytes.
+    pub fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those in a range; `None` when it is not inside.
+    pub fn get(self, range: Range<usize>) -> Option<MappedBytes<'a>> {
+        self.0.get(range).map(MappedBytes)
+    }
+
+    /// The first `bytes` of them, and the rest; `None` when there are not so many.
+    pub fn split_at(self, bytes: usize) -> Option<(MappedBytes<'a>, MappedBytes<'a>)> {
+        self.0.split_at_checked(bytes).map(|(first, rest)| (MappedBytes(first), MappedBytes(rest)))
+    }
+
+    /// A copy, which stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn copied(self) -> Result<Vec<u8>, Error> {
+        let mut copy = memory::room_for(self.len(), "a copy of a part of the model file")?;
+        copy.extend_from_slice(self.0);
+        Ok(copy)
+    }
+
+    /// A copy whose XXH3-64 with `seed` is `digest`; `None` when it is not.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn checked_copy(self, seed: u64, digest: u64) -> Result<Option<Vec<u8>>, Error> {
+        // What is refused takes no memory for what it claims to be, nor for its holes.
+        if self.len() > UNCHECKED_COPY && self.digest(seed) != digest {
+            return Ok(None);
+        }
+        let copy = self.copied()?;
+        // Of the copy: the file may have changed since.
+        let is_good = xxh3_64_with_seed(&copy, seed) == digest;
+        Ok(is_good.then_some(copy))
+    }
+
+    /// Copies them into `out`.
+    ///
+    /// # Panics
+    /// When it has another length.
+    pub fn copy_to(self, out: &mut [u8]) {
+        out.copy_from_slice(self.0);
+    }
+
+    /// Their XXH3-64.
+    pub fn digest(self, seed: u64) -> u64 {
+        // It computes with the bytes, and no step depends on them.
+        xxh3_64_with_seed(self.0, seed)
+    }
+
+    /// Adds them to a digest of more.
+    pub fn add_to(self, digest: &mut Xxh3) {
+        digest.update(self.0);
+    }
+
+    /// Whether others are the same at this moment.
+    pub fn are(self, other: MappedBytes<'_>) -> bool {
+        self.0 == other.0
+    }
+
+    /// The first that is not zero.
+    pub fn first_not_zero(self) -> Option<usize> {
+        self.0.iter().position(|&byte| byte != 0)
+    }
+
+    /// As f32 numbers; `None` when they are not aligned or not a whole number of them.
+    pub fn f32s(self) -> Option<&'a [f32]> {
+        <[f32]>::ref_from_bytes(self.0).ok()
+    }
+
+    /// As words, little-endian; `None` when they are not aligned or not a whole number of them.
+    pub fn u32s(self) -> Option<&'a [u32]> {
+        <[u32]>::ref_from_bytes(self.0).ok()
+    }
+
+    /// For the kernels of coded matrices, which compute with the bytes and believe none.
+    pub(crate) fn for_kernels(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The addresses where they lie.
+    pub(crate) fn addresses(self) -> Range<usize> {
+        let begin = self.0.as_ptr().addr();
+        begin..begin + self.0.len()
+    }
+}
+
+impl fmt::Debug for MappedBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedBytes({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_of_whole_aligned_numbers() {
+        let words = [1u32, 2, 0x3f80_0000];
+        let bytes = MappedBytes::from(zerocopy::IntoBytes::as_bytes(&words[..]));
+        assert_eq!(bytes.u32s(), Some(&words[..]));
+        assert_eq!(bytes.f32s().map(|numbers| numbers[2]), Some(1.0));
+        let part = |range| bytes.get(range).expect("inside");
+        assert_eq!((part(0..7).u32s(), part(1..9).f32s()), (None, None));
+        assert!(bytes.get(4..13).is_none() && bytes.split_at(13).is_none());
+        let (first, rest) = bytes.split_at(4).expect("so many");
+        assert_eq!((first.u32s(), rest.u32s()), (Some(&words[..1]), Some(&words[1..])));
+        assert!(first.are(part(0..4)) && !first.are(part(4..8)));
+        assert_eq!(part(1..4).first_not_zero(), None);
+        assert_eq!(part(1..12).first_not_zero(), Some(3));
+        assert_eq!(part(4..5).copied().expect("memory"), [2]);
+        let mut digest = Xxh3::with_seed(7);
+        first.add_to(&mut digest);
+        rest.add_to(&mut digest);
+        assert_eq!(digest.digest(), bytes.digest(7));
+    }
+}

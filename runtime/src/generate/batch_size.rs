@@ -1,0 +1,189 @@
+//! How many sequences are evaluated at a time.
+
+use crate::error::Error;
+use crate::file::mapping::Load;
+use crate::file::model_file::ModelFile;
+use crate::network::{Batch, Network, Options};
+use crate::os::memory;
+use std::cmp::Reverse;
+
+/// Sequences at a time when nobody asked for a number: up to about so many, a pass costs little more than for one.
+const DEFAULT: usize = 16;
+/// Positions of a single sequence where no number was asked for and less memory is free beside the model.
+const LEAST_CONTEXT: usize = 1024;
+
+/// How many sequences to evaluate at a time: as many as were asked for, else `DEFAULT`, or fewer when their KV
+/// caches would not fit the free memory beside the model, whose pages would have to be read again for every pass.
+///
+/// `positions` are those of all sequences, `network` is that of `file`.
+///
+/// # Errors
+/// [`Error::Request`] when the memory is not enough for what was asked for, or for one.
+pub fn batch_size(
+    asked: Option<usize>,
+    file: &ModelFile,
+    network: &Network,
+    options: &Options,
+    positions: &[usize],
+) -> Result<usize, Error> {
+    let needed = |positions: &[usize]| Batch::bytes(network.config(), options, positions);
+    within(memory::available().unwrap_or(u64::MAX), asked, positions, model_bytes(file, network), needed)
+}
+
+/// Bytes that the model will take of the available memory.
+fn model_bytes(file: &ModelFile, network: &Network) -> u64 {
+    // What was read is no longer available, what is mapped still counts as that.
+    match file.loaded().way {
+        Load::Read => 0,
+        _ => network.weights().bytes_per_token(),
+    }
+}
+
+/// How many positions a single sequence gets: `asked`, else those of the model, or fewer when their KV cache would not
+/// fit the free memory beside the model.
+///
+/// # Errors
+/// [`Error::Request`] when the model has fewer than were asked for, or the memory is not enough.
+pub fn context_size(
+    asked: Option<usize>,
+    file: &ModelFile,
+    network: &Network,
+    options: &Options,
+) -> Result<usize, Error> {
+    let most = network.config().max_position_embeddings;
+    let needed = |positions| Batch::bytes(network.config(), &Options { positions, ..*options }, &[positions]);
+    let (available, model) = (memory::available().unwrap_or(u64::MAX), model_bytes(file, network));
+    match memory::address_space() {
+        // The model has its addresses already.
+        Some(left) if left < available.saturating_sub(model) => context_within(left, asked, most, 0, needed),
+        _ => context_within(available, asked, most, model, needed),
+    }
+}
+
+/// As [`context_size`], for this much available memory.
+fn context_within(
+    available: u64,
+    asked: Option<usize>,
+    most: usize,
+    model_bytes: u64,
+    needed: impl Fn(usize) -> u64,
+) -> Result<usize, Error> {
+    let beside_the_model = available.saturating_sub(model_bytes);
+    let positions = match asked {
+        Some(asked) if asked > most => {
+            let problem = format!("--positions {asked}: the model has {most}, expected at most these");
+            return Err(Error::Request { problem });
+        }
+        Some(asked) => asked,
+        None => {
+            // The most that fit, between a number that does and one that does not.
+            let (mut fits, mut fails) = (LEAST_CONTEXT.min(most), most + 1);
+            while fails - fits > 1 {
+                let middle = fits + (fails - fits) / 2;
+                if needed(middle) <= beside_the_model { fits = middle } else { fails = middle }
+            }
+            fits
+        }
+    };
+    if needed(positions) <= available {
+        return Ok(positions);
+    }
+    let what =
+        format!("{positions} positions need {:.1} GB for the KV cache and activations", needed(positions) as f64 / 1e9);
+    Err(memory::too_little(what, available, "ask for fewer with --positions"))
+}
+
+/// As [`batch_size`], for so much available memory, of which the model takes `model_bytes` and some of the sequences
+/// what `needed` says.
+fn within(
+    available: u64,
+    asked: Option<usize>,
+    positions: &[usize],
+    model_bytes: u64,
+    needed: impl Fn(&[usize]) -> u64,
+) -> Result<usize, Error> {
+    // Whatever sequences meet, they take no more than the largest do.
+    let mut positions = positions.to_vec();
+    positions.sort_unstable_by_key(|&positions| Reverse(positions));
+    let most = asked.unwrap_or(DEFAULT).min(positions.len());
+    let beside_the_model = available.saturating_sub(model_bytes);
+    let sequences = match asked {
+        Some(_) => most,
+        None => (2..=most).rev().find(|&n| needed(&positions[..n]) <= beside_the_model).unwrap_or(1),
+    };
+    let needed = needed(&positions[..sequences]);
+    if needed <= available {
+        return Ok(sequences);
+    }
+    let (what, advice) = match sequences {
+        1 => (format!("{} positions need", positions[0]), "for fewer positions or a smaller --chunk"),
+        n => (format!("{n} sequences at a time need"), "for a smaller --batch, fewer positions or a smaller --chunk"),
+    };
+    let what = format!("{what} {:.1} GB for the KV cache and activations", needed as f64 / 1e9);
+    Err(memory::too_little(what, available, format_args!("ask {advice}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte for each position, and 5 for the activations.
+    fn needed(positions: &[usize]) -> u64 {
+        positions.iter().sum::<usize>() as u64 + 5
+    }
+
+    #[test]
+    fn as_many_as_fit_beside_the_model_unless_a_number_was_asked_for() {
+        let sequences = |available, asked, positions: &[usize]| within(available, asked, positions, 1000, needed);
+        let many = [10; 40];
+        for (available, asked, expected) in [
+            (u64::MAX, None, 16),
+            (1165, None, 16),
+            (1164, None, 15),
+            (1025, None, 2),
+            (1024, None, 1),
+            (15, None, 1),
+            (165, Some(16), 16),
+            (u64::MAX, Some(40), 40),
+            (u64::MAX, Some(99), 40),
+        ] {
+            assert_eq!(sequences(available, asked, &many).ok(), Some(expected), "{available} {asked:?}");
+        }
+        // The largest may meet, in whatever order they come.
+        assert_eq!(sequences(1000 + 5 + 90 + 80, None, &[1, 80, 2, 90, 3]).ok(), Some(2));
+        assert_eq!(sequences(u64::MAX, None, &[7]).ok(), Some(1));
+        let refused = |available, asked| match sequences(available, asked, &many) {
+            Err(error) => error.to_string(),
+            Ok(sequences) => panic!("{sequences} sequences"),
+        };
+        assert!(refused(14, None).starts_with("10 positions need 0.0 GB"));
+        assert!(refused(164, Some(16)).starts_with("16 sequences at a time need 0.0 GB"));
+    }
+
+    #[test]
+    fn a_context_has_the_positions_that_fit_beside_the_model() {
+        let context = |available, asked| {
+            context_within(available, asked, 8000, 100_000, |positions| 10 * positions as u64 + 5)
+                .map_err(|error| error.to_string())
+        };
+        for (available, asked, expected) in [
+            (u64::MAX, None, 8000),
+            (180_005, None, 8000),
+            (180_004, None, 7999),
+            (120_005, None, 2000),
+            // Fewer are of little use: the pages of the model have to be read again.
+            (110_000, None, 1024),
+            (10_245, None, 1024),
+            (80_005, Some(8000), 8000),
+            (u64::MAX, Some(1), 1),
+        ] {
+            assert_eq!(context(available, asked), Ok(expected), "{available} {asked:?}");
+        }
+        let refused = |available, asked| context(available, asked).expect_err("too much");
+        assert!(refused(10_244, None).contains("1024 positions need"), "{}", refused(10_244, None));
+        assert!(refused(80_004, Some(8000)).ends_with("ask for fewer with --positions"));
+        assert_eq!(refused(u64::MAX, Some(8001)), "--positions 8001: the model has 8000, expected at most these");
+        let small = context_within(u64::MAX, None, 64, 0, |positions| positions as u64);
+        assert_eq!(small.expect("it fits"), 64);
+    }
+}

@@ -1,0 +1,79 @@
+//! The memory of a forward pass, allocated once.
+
+use crate::error::Error;
+use crate::format::config::ModelConfig;
+use crate::network::LOGITS_CHUNK;
+use crate::os::zeroed::Zeros;
+
+/// Activations of the rows of a pass; n of them are in use.
+pub(crate) struct Buffers {
+    pub hidden: Zeros<f32>,      // [n, hidden_size], the residual stream
+    pub block_input: Zeros<f32>, // [n, hidden_size], what a block of a pre-norm model reads; empty in others
+    pub q: Zeros<f32>,           // [n, n_heads * head_dim]
+    pub k: Zeros<f32>,           // [n, n_kv_heads * head_dim]
+    pub v: Zeros<f32>,           // [n, n_kv_heads * head_dim]
+    pub attention: Zeros<f32>,   // [n, n_heads * head_dim]
+    pub gate: Zeros<f32>,        // [n, intermediate_size]
+    pub up: Zeros<f32>,          // [n, intermediate_size]
+    pub projected: Zeros<f32>,   // [n, hidden_size], what a block adds to the residual stream
+    pub cos: [Zeros<f32>; 2],    // [n, head_dim / 2], for full and sliding layers
+    pub sin: [Zeros<f32>; 2],    // [n, head_dim / 2]
+    pub normed: Zeros<f32>,      // [LOGITS_CHUNK, hidden_size]
+    pub logits: Zeros<f32>,      // [LOGITS_CHUNK, vocab_size]
+}
+
+impl Buffers {
+    /// Elements of each buffer, in the order of the fields.
+    fn sizes(config: &ModelConfig, rows: usize) -> [usize; 15] {
+        let half = config.head_dim / 2;
+        let of_rows = |width: usize| rows.saturating_mul(width);
+        let of_logits = |width: usize| rows.min(LOGITS_CHUNK).saturating_mul(width);
+        [
+            of_rows(config.hidden_size),
+            if config.architecture.is_pre_norm() { of_rows(config.hidden_size) } else { 0 },
+            of_rows(config.q_width()),
+            of_rows(config.kv_width()),
+            of_rows(config.kv_width()),
+            of_rows(config.q_width()),
+            of_rows(config.intermediate_size),
+            of_rows(config.intermediate_size),
+            of_rows(config.hidden_size),
+            of_rows(half),
+            of_rows(half),
+            of_rows(half),
+            of_rows(half),
+            of_logits(config.hidden_size),
+            of_logits(config.vocab_size),
+        ]
+    }
+
+    /// Bytes of the buffers for passes of at most `rows` rows.
+    pub fn bytes(config: &ModelConfig, rows: usize) -> u64 {
+        let bytes = Buffers::sizes(config, rows).map(|elements| 4u64.saturating_mul(elements as u64));
+        bytes.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// Buffers for passes of at most `rows` rows.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(config: &ModelConfig, rows: usize) -> Result<Buffers, Error> {
+        let mut sizes = Buffers::sizes(config, rows).into_iter();
+        let mut next = || Zeros::new(sizes.next().expect("a size for each buffer"), "the activations");
+        Ok(Buffers {
+            hidden: next()?,
+            block_input: next()?,
+            q: next()?,
+            k: next()?,
+            v: next()?,
+            attention: next()?,
+            gate: next()?,
+            up: next()?,
+            projected: next()?,
+            cos: [next()?, next()?],
+            sin: [next()?, next()?],
+            normed: next()?,
+            logits: next()?,
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! Sequences that are evaluated together: each has its own position and KV cache, and gives some rows to a forward
+//! pass.
+
+use crate::error::Error;
+use crate::format::config::ModelConfig;
+use crate::network::kv_cache::{KvCache, LayerCache};
+use crate::parallel::team::Team;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One token of a forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Which sequence it belongs to.
+    pub sequence: usize,
+    /// Its position there, from 0.
+    pub position: usize,
+    /// Its id.
+    pub token: u32,
+}
+
+/// The stretches of neighbouring rows that belong to one sequence; their positions are consecutive.
+pub(crate) fn stretches(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |stretch| {
+        let first = end;
+        end += stretch.len();
+        first..end
+    })
+}
+
+/// A sequence: what it has seen, and how much more it can hold.
+pub struct Sequence {
+    cache: KvCache,
+    room: usize,
+    position: usize,
+    /// Number of positions in the cache when it was last cut back, those after the cut included: the slots of a ring
+    /// may hold any of them.
+    written: usize,
+    /// Position and layer of the first numbers that were not finite: the layer in the low half, all bits without any.
+    not_finite: AtomicU64,
+}
+
+impl Sequence {
+    /// A sequence without memory, which can hold nothing.
+    pub(crate) fn without_room() -> Sequence {
+        Sequence { cache: KvCache::default(), room: 0, position: 0, written: 0, not_finite: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Begins anew, with room for `positions` positions, at most `chunk` of them added at a time. Memory that is large
+    /// enough is kept.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn begin(&mut self, config: &ModelConfig, positions: usize, chunk: usize) -> Result<(), Error> {
+        if self.room < positions {
+            // What it had goes first, so that there are never both.
+            *self = Sequence::without_room();
+            self.cache = KvCache::new(config, positions, chunk)?;
+            self.room = positions;
+        }
+        self.restart();
+        Ok(())
+    }
+
+    /// Begins anew in the same memory.
+    pub(crate) fn restart(&mut self) {
+        // What the cache holds beyond the position is never looked at.
+        self.position = 0;
+        self.written = 0;
+        *self.not_finite.get_mut() = u64::MAX;
+    }
+
+    /// Forgets all positions from `n` on, or all positions where a ring no longer has what position `n` sees.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        if n >= self.position {
+            return;
+        }
+        self.written = self.written.max(self.position);
+        if !self.cache.holds(n, self.written) {
+            return self.restart();
+        }
+        self.position = n;
+        // The first mark is the only one: one before the cut stays, and hides none after it that a new pass would miss.
+        let mark = self.not_finite.get_mut();
+        if *mark >> 32 >= n as u64 {
+            *mark = u64::MAX;
+        }
+    }
+
+    /// Notes that numbers that are not finite came out of a layer.
+    pub(crate) fn note_not_finite(&self, position: usize, layer: usize) {
+        self.not_finite.fetch_min((position as u64) << 32 | layer as u64, Ordering::Relaxed);
+    }
+
+    /// Position and layer of the first of them.
+    pub(crate) fn first_not_finite(&self) -> Option<(usize, usize)> {
+        let first = self.not_finite.load(Ordering::Relaxed);
+        (first != u64::MAX).then_some(((first >> 32) as usize, first as u32 as usize))
+    }
+
+    /// Number of positions evaluated so far.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.room - self.position
+    }
+
+    /// Takes the next position.
+    pub(crate) fn advance(&mut self) -> usize {
+        self.position += 1;
+        self.position - 1
+    }
+
+    /// Gives the last position back.
+    pub(crate) fn step_back(&mut self) {
+        self.position -= 1;
+    }
+
+    /// Keys and values of a layer.
+    pub(crate) fn layer(&self, layer: usize) -> &LayerCache {
+        self.cache.layer(layer)
+    }
+}
+
+/// Stores the keys and values of `rows`, both `[rows][n_kv_heads * head_dim]`, in one layer of their sequences.
+pub(crate) fn store(
+    team: &mut Team,
+    sequences: &mut [Sequence],
+    layer: usize,
+    rows: &[Row],
+    keys: &[f32],
+    values: &[f32],
+) {
+    let width = keys.len() / rows.len();
+    let first = rows[0];
+    if rows.iter().all(|row| row.sequence == first.sequence) {
+        // The threads share the heads of a single sequence.
+        let cache = sequences[first.sequence].cache.layer_mut(layer);
+        return cache.store_in_parallel(team, first.position, keys, values);
+    }
+    team.for_rows(sequences, 1, |index, sequence| {
+        for stretch in stretches(rows).filter(|stretch| rows[stretch.start].sequence == index) {
+            let numbers = stretch.start * width..stretch.end * width;
+            let cache = sequence[0].cache.layer_mut(layer);
+            cache.store(rows[stretch.start].position, &keys[numbers.clone()], &values[numbers]);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_the_neighbours_of_one_sequence() {
+        let row = |sequence, position| Row { sequence, position, token: 0 };
+        let rows = [row(2, 7), row(0, 0), row(0, 1), row(0, 2), row(2, 8)];
+        assert_eq!(stretches(&rows).collect::<Vec<_>>(), [0..1, 1..4, 4..5]);
+        assert_eq!(stretches(&[]).count(), 0);
+    }
+}

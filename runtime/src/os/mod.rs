@@ -1,0 +1,15 @@
+//! What the operating system gives: memory, signals, files, and the mode in which a thread computes.
+
+pub mod allocator;
+#[cfg(feature = "files")]
+pub mod atomic_file;
+#[cfg(feature = "files")]
+pub mod directory;
+#[cfg(feature = "files")]
+pub mod disk;
+pub mod file_system;
+pub mod fp_mode;
+pub mod holes;
+pub mod memory;
+pub mod signals;
+pub mod zeroed;

@@ -1,0 +1,242 @@
+//! Products of weight matrices with rows of activations, on all threads of the team.
+
+use crate::error::Error;
+use crate::kernels::gemm;
+use crate::kernels::grid::{OutputBlock, OutputGrid};
+use crate::kernels::lanes::{ToBf16, round_to_bf16};
+use crate::kernels::{Isa, LaneOp};
+use crate::network::weights::{Matrix, Panels};
+use crate::os::zeroed::Zeros;
+use crate::parallel::team::Team;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Which products to use for panels of f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Products {
+    /// Instruction set of the kernels.
+    pub isa: Isa,
+    /// Whether the `gemm` crate computes the products instead.
+    pub gemm: bool,
+}
+
+impl Products {
+    /// What `--isa` and `--matmul` choose; by default the fastest kernels of this machine, or `gemm` where there are
+    /// none.
+    ///
+    /// # Errors
+    /// One line that names the option and what is possible.
+    pub fn named(isa: Option<&str>, matmul: Option<&str>) -> Result<Products, String> {
+        let isa = match isa {
+            None => Isa::best(),
+            Some(name) => Isa::named(name).ok_or_else(|| {
+                let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+                format!("--isa {name}: this machine has {}", names.join(", "))
+            })?,
+        };
+        let gemm = match matmul {
+            None => !isa.has_products(),
+            Some("gemm") => true,
+            Some("own") if isa.has_products() => false,
+            Some("own") => return Err("--matmul own: there are no own kernels for --isa portable".into()),
+            Some(other) => return Err(format!("--matmul {other}: expected own or gemm")),
+        };
+        Ok(Products { isa, gemm })
+    }
+
+    /// See [`Isa::product_f32`].
+    pub fn f32(&self, panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut OutputBlock, accumulate: bool) {
+        if self.gemm {
+            gemm::product_f32(panel, width, x, x_stride, out, accumulate);
+        } else {
+            self.isa.product_f32(panel, width, x, x_stride, out, accumulate);
+        }
+    }
+}
+
+/// What bf16 weights are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// Activations rounded to bf16, the default: what the bf16 dot product of the hardware takes.
+    Bf16,
+    /// Activations as they are; the weights are widened.
+    F32,
+}
+
+/// Multiplies; owns the buffers of converted activations.
+pub struct Matmul {
+    products: Products,
+    activations: Activations,
+    /// Activations as bf16 pairs, `[rows, columns / 2]`.
+    pairs: Zeros<u32>,
+    /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
+    rounded: Zeros<f32>,
+}
+
+/// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
+const WIDEN_STEPS: usize = 128;
+const WIDTH: usize = crate::format::PANEL_ROWS;
+
+impl Matmul {
+    /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn new(
+        products: Products,
+        activations: Activations,
+        bf16: bool,
+        max_rows: usize,
+        max_columns: usize,
+    ) -> Result<Matmul, Error> {
+        let rounds = bf16 && activations == Activations::Bf16;
+        // What is no size is refused with those that no memory has.
+        let pairs = if rounds && !products.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
+        let rounded = if rounds && products.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
+        let (pairs, rounded) = (Zeros::new(pairs, "the activations")?, Zeros::new(rounded, "the activations")?);
+        Ok(Matmul { products, activations, pairs, rounded })
+    }
+
+    /// `out[t][r] = sum over k of matrix[r][k] * x[t][k]` for every matrix, in one phase of the team.
+    ///
+    /// `x` is `[rows, columns]` with the columns of the matrices, which they share with their element type; each output
+    /// is `[rows, matrix rows]`.
+    pub fn run<const N: usize>(&mut self, team: &mut Team, x: &[f32], outputs: [(&Matrix, &mut [f32]); N]) {
+        let columns = outputs[0].0.shape.columns;
+        let rows = x.len() / columns;
+        let input = match (outputs[0].0.panels, self.activations) {
+            (Panels::F32(_), _) => Input::F32 { x, stride: columns },
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::F32) => Input::F32 { x, stride: columns },
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) if self.products.gemm => {
+                let rounded = &mut self.rounded[..x.len()];
+                team.for_rows(rounded, columns, |row, rounded| {
+                    for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
+                        *rounded = f32::from_bits(u32::from(round_to_bf16(x)) << 16);
+                    }
+                });
+                Input::F32 { x: rounded, stride: columns }
+            }
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) => {
+                let stride = columns.div_ceil(2);
+                let pairs = &mut self.pairs[..rows * stride];
+                let (isa, min_magnitude) = (self.products.isa, AtomicU32::new(u32::MAX));
+                team.for_rows(pairs, stride, |row, pairs| {
+                    let smallest = isa.run(ToBf16 { x: &x[row * columns..][..columns], pairs });
+                    min_magnitude.fetch_min(smallest, Ordering::Relaxed);
+                });
+                Input::Pairs { pairs, stride, min_magnitude: min_magnitude.into_inner() }
+            }
+        };
+        let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
+        let mut grids = outputs.map(|(matrix, out)| {
+            assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
+            OutputGrid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
+        });
+        let products = self.products;
+        team.for_blocks(&mut grids, |index, mut out| multiply_panel(products, matrices[index], &input, &mut out));
+    }
+}
+
+/// Activations in the form that the kernels take.
+enum Input<'a> {
+    F32 { x: &'a [f32], stride: usize },
+    Pairs { pairs: &'a [u32], stride: usize, min_magnitude: u32 },
+}
+
+/// One panel: the block's columns are the panel's rows.
+fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
+    let shape = &matrix.shape;
+    let panel = out.first_column() / WIDTH;
+    let steps = shape.panel_elements() / shape.dtype.columns_per_step();
+    match (matrix.panels, input) {
+        (Panels::F32(panels), &Input::F32 { x, stride }) => {
+            products.f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);
+        }
+        (Panels::Bf16(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
+            let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
+            products.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
+        }
+        (Panels::Coded(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
+            let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
+            products.isa.product_bf12(&panels.panel(panel), pairs, stride, out, safe);
+        }
+        (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
+            let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
+            multiply_widened(products, pieces, shape.columns, x, stride, out, |pairs, out| {
+                products.isa.run(Widen { pairs, out });
+            });
+        }
+        (Panels::Coded(panels), &Input::F32 { x, stride }) => {
+            let panel = panels.panel(panel);
+            let mut decoded = [0; WIDEN_STEPS * WIDTH];
+            multiply_widened(products, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {
+                let pairs = &mut decoded[..piece.n_steps() * WIDTH];
+                products.isa.decode(&piece, pairs);
+                products.isa.run(Widen { pairs, out });
+            });
+        }
+        (Panels::F32(_), Input::Pairs { .. }) => unreachable!("f32 weights take f32 activations"),
+    }
+}
+
+/// A bf16 panel times f32 activations: widens the panel piece by piece, each of [`WIDEN_STEPS`] steps but the last.
+fn multiply_widened<P>(
+    products: Products,
+    pieces: impl Iterator<Item = P>,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut OutputBlock,
+    mut widen: impl FnMut(P, &mut [f32]),
+) {
+    thread_local! {
+        static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    WIDENED.with_borrow_mut(|widened| {
+        widened.resize(2 * WIDEN_STEPS * WIDTH, 0.0);
+        for (index, piece) in pieces.enumerate() {
+            let first = 2 * index * WIDEN_STEPS;
+            // An odd last column is not multiplied with its padding.
+            let columns = (columns - first).min(2 * WIDEN_STEPS);
+            widen(piece, &mut widened[..2 * columns.div_ceil(2) * WIDTH]);
+            products.f32(&widened[..columns * WIDTH], WIDTH, &x[first..], stride, out, index > 0);
+        }
+    });
+}
+
+/// Pairs `[steps][64]` to f32 `[2 * steps][64]`.
+struct Widen<'a> {
+    pairs: &'a [u32],
+    out: &'a mut [f32],
+}
+
+impl LaneOp for Widen<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let steps = self.pairs.as_chunks::<WIDTH>().0;
+        for (out, pairs) in self.out.as_chunks_mut::<{ 2 * WIDTH }>().0.iter_mut().zip(steps) {
+            let (even, odd) = out.split_at_mut(WIDTH);
+            for i in 0..WIDTH {
+                even[i] = f32::from_bits(pairs[i] << 16);
+                odd[i] = f32::from_bits(pairs[i] & 0xffff_0000);
+            }
+        }
+    }
+}
+
+/// Whether no product and no sum of products of bf16 numbers with at least these magnitudes can be subnormal, so that
+/// plain FMA gives the bits of the flushing dot product.
+///
+/// A bf16 number of exponent e is a multiple of 2^(e - 7), so every product is a multiple of
+/// 2^(e_w + e_x - 14), and so is every rounded sum; with e_w + e_x >= -112 that is a multiple of 2^-126, the smallest
+/// normal number. Zero stands for no number at all, subnormal weights for a no.
+pub fn no_subnormals(min_weight: u32, min_activation: u32) -> bool {
+    let exponent = |bits: u32| (bits >> 23) as i32 - 127;
+    let normal = |bits: u32| bits >> 23 != 0;
+    let none = |bits: u32| bits == 0 || bits == u32::MAX;
+    if none(min_weight) || none(min_activation) {
+        return true;
+    }
+    normal(min_weight) && normal(min_activation) && exponent(min_weight) + exponent(min_activation) >= -112
+}

@@ -1,0 +1,8 @@
+//! Work spread over the cores: the team of threads, and the matrix products that it computes.
+
+pub mod barrier;
+pub mod matmul;
+mod sync;
+pub mod team;
+pub mod turns;
+pub mod work_ranges;

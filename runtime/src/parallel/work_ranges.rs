@@ -1,0 +1,60 @@
+//! Which thread does which item of a phase: each has a range of its own, and takes from the end of others' when that is
+//! used up. No item is handed out twice.
+
+use super::barrier::Padded;
+use super::sync::{AtomicU64, Ordering};
+
+/// The items that are left of each thread's range.
+pub(crate) struct Tickets {
+    /// Next item in the low half, end in the high half.
+    ranges: Vec<Padded<AtomicU64>>,
+}
+
+impl Tickets {
+    /// For so many threads, without items.
+    pub(crate) fn new(n_threads: usize) -> Tickets {
+        Tickets { ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect() }
+    }
+
+    /// Number of threads.
+    pub(crate) fn n_threads(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Lays out `n_items` new items, while nobody takes any: those of thread t are from t * n / threads to
+    /// (t + 1) * n / threads.
+    pub(crate) fn lay_out(&self, n_items: u32) {
+        let n_threads = self.ranges.len() as u64;
+        let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads;
+        for (thread, range) in self.ranges.iter().enumerate() {
+            range.0.store(bound(thread + 1) << 32 | bound(thread), Ordering::Relaxed);
+        }
+    }
+
+    /// The next item for thread `me`, its own or another's.
+    pub(crate) fn take(&self, me: usize) -> Option<usize> {
+        let n_threads = self.ranges.len();
+        for other in (me..n_threads).chain(0..me) {
+            let range = &self.ranges[other].0;
+            let mut packed = range.load(Ordering::Relaxed);
+            loop {
+                let (next, end) = (packed as u32, (packed >> 32) as u32);
+                if next >= end {
+                    break;
+                }
+                // The owner takes from the front, others from the back.
+                let (item, left) = if other == me {
+                    (next, u64::from(end) << 32 | u64::from(next + 1))
+                } else {
+                    (end - 1, u64::from(end - 1) << 32 | u64::from(next))
+                };
+                // Relaxed: the range only counts tickets, the barrier orders the data.
+                match range.compare_exchange_weak(packed, left, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => return Some(item as usize),
+                    Err(now) => packed = now,
+                }
+            }
+        }
+        None
+    }
+}

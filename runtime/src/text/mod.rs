@@ -1,0 +1,12 @@
+//! Text to ids and ids to text: tokenizer, vocabulary, chat template, token files.
+
+pub mod bpe;
+#[cfg(feature = "chat")]
+pub mod chat;
+#[cfg(feature = "text")]
+pub mod encoder;
+pub mod stream;
+pub mod token_file;
+mod token_guess;
+pub mod tokenizer;
+pub mod vocabulary;

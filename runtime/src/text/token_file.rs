@@ -1,0 +1,573 @@
+//! Token files: ids and nothing else, little-endian u32 ones if the caller does not name another type.
+
+use crate::error::Error;
+use crate::os::holes::bytes_in_holes;
+use crate::os::memory;
+use crate::text::token_guess::{Guess, guess_kind, is_wide, no_ids, wider};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// How the ids of a token file are stored; little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenType {
+    /// 16 bits.
+    U16,
+    /// 32 bits.
+    U32,
+    /// 32 bits, signed.
+    I32,
+    /// 64 bits.
+    U64,
+    /// 64 bits, signed: numpy's default for integers.
+    I64,
+}
+
+impl TokenType {
+    const ALL: [TokenType; 5] = [TokenType::U16, TokenType::U32, TokenType::I32, TokenType::U64, TokenType::I64];
+
+    /// The type of this name.
+    pub fn named(name: &str) -> Option<TokenType> {
+        TokenType::ALL.into_iter().find(|token_type| token_type.name() == name)
+    }
+
+    /// Its name, as `u32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            TokenType::U16 => "u16",
+            TokenType::U32 => "u32",
+            TokenType::I32 => "i32",
+            TokenType::U64 => "u64",
+            TokenType::I64 => "i64",
+        }
+    }
+
+    /// Bytes of one id.
+    fn bytes(self) -> usize {
+        match self {
+            TokenType::U16 => 2,
+            TokenType::U32 | TokenType::I32 => 4,
+            TokenType::U64 | TokenType::I64 => 8,
+        }
+    }
+
+    /// The number in the bytes of one id.
+    fn number(self, bytes: &[u8]) -> i128 {
+        let unsigned = bytes.iter().rev().fold(0, |number, &byte| number << 8 | i128::from(byte));
+        let is_negative = bytes.last().is_some_and(|byte| byte >> 7 == 1);
+        match self {
+            TokenType::I32 | TokenType::I64 if is_negative => unsigned - (1 << (8 * bytes.len())),
+            _ => unsigned,
+        }
+    }
+}
+
+/// Most ids that become text in one go, which the positions of a model do not limit: as many as the longest text that
+/// becomes ids, 64 MiB, can give.
+pub const MAX_TEXT_IDS: usize = 1 << 26;
+
+/// Bytes by which the kind of a file is told that is too long to be read.
+const HEAD_BYTES: u64 = 64;
+/// Bytes that are read and checked at a time; the first of them tell the kind of a longer file.
+const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of holes that a file of ids may have: some tools for copying make some of zeros.
+const MAX_HOLES: u64 = 1 << 20;
+
+/// How many ids there may be.
+#[derive(Clone, Copy)]
+struct Limit {
+    most: usize,
+    /// Whose limit it is.
+    whose: &'static str,
+    /// What to do about it.
+    advice: &'static str,
+}
+
+impl Limit {
+    fn of_positions(most: usize) -> Limit {
+        Limit { most, whose: "the positions of the model", advice: "; shorten the prompt" }
+    }
+
+    fn of_text() -> Limit {
+        Limit { most: MAX_TEXT_IDS, whose: "as many as become text in one go", advice: "; split the file" }
+    }
+}
+
+/// Reads and checks a token file of little-endian u32 ids; `-` is standard input.
+///
+/// No more is read than a model of `max_tokens` positions can use and one id beyond, and nothing behind an id that is
+/// wrong, so that a huge file or an endless pipe costs nothing. Good ids take four bytes each, those of a pipe up to
+/// twice that.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many,
+/// when every second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file was never written, and for
+/// memory that the system does not give.
+pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
+    read_tokens_as(path, None, vocab_size, max_tokens)
+}
+
+/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed,
+/// but for text, files of other programs, and ids of 16 bits of which every second one is 0.
+///
+/// # Errors
+/// Those of [`read_tokens`].
+pub fn read_tokens_as(
+    path: &Path,
+    token_type: Option<TokenType>,
+    vocab_size: usize,
+    max_tokens: usize,
+) -> Result<Vec<u32>, Error> {
+    read(path, token_type, vocab_size, Limit::of_positions(max_tokens))
+}
+
+/// As [`read_tokens_as`] for ids that are not evaluated but become text: at most [`MAX_TEXT_IDS`].
+///
+/// # Errors
+/// Those of [`read_tokens`].
+pub fn read_text_ids(path: &Path, token_type: Option<TokenType>, vocab_size: usize) -> Result<Vec<u32>, Error> {
+    read(path, token_type, vocab_size, Limit::of_text())
+}
+
+fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {
+    let id_bytes = token_type.unwrap_or(TokenType::U32).bytes() as u64;
+    let most_bytes = (limit.most as u64).saturating_add(1).saturating_mul(id_bytes);
+    if path.as_os_str() == "-" {
+        let ids = Ids { path, token_type, vocab_size, limit, bytes: None };
+        return ids.read(&mut std::io::stdin().lock().take(most_bytes));
+    }
+    let mut file = open(path)?;
+    let metadata = file.metadata().map_err(Error::io(path, "read its metadata"))?;
+    let length = metadata.len();
+    if length >= most_bytes {
+        let mut head = Vec::new();
+        file.take(HEAD_BYTES).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+        let found = format!("{} tokens", length / id_bytes);
+        return Err(too_many(path, &found, limit, kind_of(&head, token_type, vocab_size)));
+    }
+    if metadata.is_file() {
+        if bytes_in_holes(&file, 0..length, MAX_HOLES) > MAX_HOLES {
+            let problem = "more than 1 MiB of it was never written, expected ids; make it again";
+            return Err(Error::Tokens { path: path.to_path_buf(), problem: problem.into() });
+        }
+        file.rewind().map_err(Error::io(path, "read"))?;
+    }
+    let ids = Ids { path, token_type, vocab_size, limit, bytes: Some(length).filter(|_| metadata.is_file()) };
+    ids.read(&mut file.take(most_bytes))
+}
+
+/// Opens a regular file, a pipe or a terminal; a pipe waits for its writer.
+fn open(path: &Path) -> Result<File, Error> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+    if metadata.is_dir() {
+        let advice = "give a file of little-endian u32 ids";
+        return Err(Error::NotAFile { path: path.to_path_buf(), found: "a folder", advice });
+    }
+    OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).map_err(Error::io(path, "open"))
+}
+
+/// What bytes may be that are not all ids of this type.
+fn kind_of(bytes: &[u8], token_type: Option<TokenType>, vocab_size: usize) -> Option<Guess> {
+    let width = token_type.unwrap_or(TokenType::U32).bytes();
+    // What they are read as is no guess.
+    guess_kind(bytes, vocab_size).filter(|guess| guess.id_bytes != Some(width))
+}
+
+/// The error about a file of too many ids.
+fn too_many(path: &Path, found: &str, Limit { most, whose, advice }: Limit, guess: Option<Guess>) -> Error {
+    let (hint, advice) = said(guess, advice);
+    let problem = format!("{found}{hint}, expected at most {most}, {whose}{advice}");
+    Error::Tokens { path: path.to_path_buf(), problem }
+}
+
+/// A guess in parentheses, and what to do: `advice` when there is none.
+fn said(guess: Option<Guess>, advice: &str) -> (String, String) {
+    match guess {
+        Some(Guess { what, advice, .. }) => (format!(" (it looks like {what})"), format!("; {advice}")),
+        None => (String::new(), advice.into()),
+    }
+}
+
+/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for
+/// messages.
+///
+/// # Errors
+/// [`Error::Tokens`] as [`read_tokens`].
+pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
+    let limit = Limit::of_positions(max_tokens);
+    Ids { path, token_type: None, vocab_size, limit, bytes: Some(bytes.len() as u64) }.read(&mut &*bytes)
+}
+
+/// How ids are read.
+struct Ids<'a> {
+    /// For messages.
+    path: &'a Path,
+    token_type: Option<TokenType>,
+    vocab_size: usize,
+    limit: Limit,
+    /// How many bytes there are, where that is known; a file below `/proc` says 0.
+    bytes: Option<u64>,
+}
+
+impl Ids<'_> {
+    /// Reads and checks ids, a piece at a time.
+    fn read(&self, source: &mut dyn Read) -> Result<Vec<u32>, Error> {
+        let read_as = self.token_type.unwrap_or(TokenType::U32);
+        let (width, name) = (read_as.bytes(), read_as.name());
+        let mut head = Vec::new();
+        self.fill(source, &mut head)?;
+        if head.is_empty() {
+            return self.wrong(format!("no tokens, expected at least one little-endian {name} id"));
+        }
+        let is_all = head.len() < PIECE_BYTES;
+        if is_all && head.len() > self.limit.most.saturating_mul(width) {
+            return Err(self.too_many(&head));
+        }
+        let n_bytes = if is_all { head.len() as u64 } else { self.bytes.unwrap_or(0) };
+        if !n_bytes.is_multiple_of(width as u64) {
+            return self.half(n_bytes, &head);
+        }
+        // The last byte of a longer source comes later.
+        self.refuse_no_ids(&head, head.last().copied().filter(|_| is_all))?;
+        let mut tokens = Vec::new();
+        let known = (n_bytes / width as u64).min(self.limit.most as u64) as usize;
+        memory::asking(|| tokens.try_reserve_exact(known)).map_err(|_| self.no_memory())?;
+        self.append(&head, &head, &mut tokens)?;
+        let (mut read, mut last, mut piece) = (head.len(), None, Vec::new());
+        while read.is_multiple_of(PIECE_BYTES) {
+            piece.clear();
+            self.fill(source, &mut piece)?;
+            if piece.is_empty() {
+                break;
+            }
+            read += piece.len();
+            last = piece.last().copied();
+            self.append(&piece, &head, &mut tokens)?;
+        }
+        if tokens.len() > self.limit.most {
+            return Err(self.too_many(&head));
+        }
+        // A file below /proc says 0, and has what it has.
+        if self.bytes.is_some_and(|bytes| bytes > read as u64) {
+            return Err(Error::io(self.path, "read all of it")(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if !read.is_multiple_of(width) {
+            return self.half(read as u64, &head);
+        }
+        self.refuse_no_ids(&head, last)?;
+        self.refuse_others(&tokens)?;
+        Ok(tokens)
+    }
+
+    /// Reads up to [`PIECE_BYTES`], fewer only at the end.
+    fn fill(&self, source: &mut dyn Read, piece: &mut Vec<u8>) -> Result<(), Error> {
+        let read = source.take(PIECE_BYTES as u64).read_to_end(piece);
+        read.map(|_| ()).map_err(Error::io(self.path, "read"))
+    }
+
+    /// Appends the whole ids of a piece; `head` is the first one.
+    fn append(&self, piece: &[u8], head: &[u8], tokens: &mut Vec<u32>) -> Result<(), Error> {
+        let read_as = self.token_type.unwrap_or(TokenType::U32);
+        let ids = piece.chunks_exact(read_as.bytes());
+        memory::asking(|| tokens.try_reserve(ids.len())).map_err(|_| self.no_memory())?;
+        for id in ids {
+            let number = read_as.number(id);
+            match u32::try_from(number) {
+                Ok(token) if (token as usize) < self.vocab_size => tokens.push(token),
+                _ => {
+                    let (hint, advice) = said(self.kind(head), "; make them with the tokenizer of this model");
+                    // The padding or the mask of another program.
+                    let negative = match u32::try_from(number).map(u32::cast_signed) {
+                        Ok(signed) if signed < 0 && hint.is_empty() => format!(" ({signed} as a signed number)"),
+                        _ => String::new(),
+                    };
+                    let index = tokens.len();
+                    let expected = match self.vocab_size.checked_sub(1) {
+                        Some(last) => format!("the vocabulary has ids 0 to {last}"),
+                        None => "the vocabulary is empty".into(),
+                    };
+                    return self.wrong(format!("token {index} is {number}{negative}, {expected}{hint}{advice}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what begins and ends as a file of another program does, where a type is named that any bytes could have.
+    fn refuse_no_ids(&self, head: &[u8], last: Option<u8>) -> Result<(), Error> {
+        let Some(Guess { what, advice, .. }) = self.token_type.and_then(|_| no_ids(head, last)) else { return Ok(()) };
+        let name = self.token_type.unwrap_or(TokenType::U32).name();
+        self.wrong(format!("looks like {what}, expected little-endian {name} ids; {advice}"))
+    }
+
+    /// Refuses ids that are rather those of a wider type.
+    fn refuse_others(&self, tokens: &[u32]) -> Result<(), Error> {
+        if let (Some(TokenType::U16), Some(wider)) = (self.token_type, wider(tokens, self.vocab_size)) {
+            let looks = format!("every second id is 0, or nearly (it looks like {wider} ids)");
+            return self.wrong(format!("{looks}; use --token-type {wider}"));
+        }
+        if self.token_type.is_none() && is_wide(tokens.iter().copied()) {
+            return self.wrong(
+                "every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with --token-type \
+                 u32 if these zeros are ids"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
+    fn wrong<T>(&self, problem: String) -> Result<T, Error> {
+        Err(Error::Tokens { path: self.path.to_path_buf(), problem })
+    }
+
+    fn half<T>(&self, n_bytes: u64, head: &[u8]) -> Result<T, Error> {
+        let read_as = self.token_type.unwrap_or(TokenType::U32);
+        let plural = if n_bytes == 1 { "" } else { "s" };
+        let (hint, advice) = said(self.kind(head), "");
+        let expected = format!("expected a multiple of {} (little-endian {} ids)", read_as.bytes(), read_as.name());
+        self.wrong(format!("{n_bytes} byte{plural}, {expected}{hint}{advice}"))
+    }
+
+    fn too_many(&self, head: &[u8]) -> Error {
+        // The rest tells no more.
+        let head = &head[..head.len().min(HEAD_BYTES as usize)];
+        too_many(self.path, &format!("more than {} tokens", self.limit.most), self.limit, self.kind(head))
+    }
+
+    fn no_memory(&self) -> Error {
+        let problem = "the system gives no memory for its ids (see ulimit -v); use a shorter file, or split it";
+        Error::Tokens { path: self.path.to_path_buf(), problem: problem.into() }
+    }
+
+    fn kind(&self, bytes: &[u8]) -> Option<Guess> {
+        kind_of(bytes, self.token_type, self.vocab_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(bytes: &[u8]) -> String {
+        parse(Path::new("t.bin"), bytes, 100, 3).expect_err("must be refused").to_string()
+    }
+
+    fn checked(bytes: &[u8], token_type: TokenType, vocab_size: usize, most: usize) -> Result<Vec<u32>, String> {
+        let limit = Limit::of_positions(most);
+        let ids = Ids { path: Path::new("t.bin"), token_type: Some(token_type), vocab_size, limit, bytes: None };
+        ids.read(&mut &*bytes).map_err(|error| error.to_string())
+    }
+
+    /// A source that tells how much was taken of it.
+    struct Counted<'a>(&'a [u8], &'a mut usize);
+
+    impl Read for Counted<'_> {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let most = out.len().min(1000);
+            let n = self.0.read(&mut out[..most])?;
+            *self.1 += n;
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn long_sources_are_read_a_piece_at_a_time_and_no_further_than_the_first_wrong_id() {
+        const N: usize = 100_000;
+        let good: Vec<u32> = (0..N as u32).map(|i| i % 99 + 1).collect();
+        let bytes = |ids: &[u32]| -> Vec<u8> { ids.iter().flat_map(|id| id.to_le_bytes()).collect() };
+        let read = |bytes: &[u8], token_type, most: usize| {
+            let mut taken = 0;
+            let limit = Limit::of_positions(most);
+            let ids = Ids { path: Path::new("t.bin"), token_type, vocab_size: 100, limit, bytes: None };
+            let read = ids.read(&mut Counted(bytes, &mut taken)).map_err(|error| error.to_string());
+            (read, taken)
+        };
+        assert_eq!(read(&bytes(&good), None, N).0, Ok(good.clone()));
+        let expected = format!("t.bin: more than {} tokens, expected at most {}", N - 1, N - 1);
+        assert!(read(&bytes(&good), None, N - 1).0.expect_err("too many").starts_with(&expected));
+        for at in [3, 20_000, 50_000] {
+            let mut ids = good.clone();
+            ids[at] = 100;
+            let (refused, taken) = read(&bytes(&ids), None, N);
+            let expected = format!("t.bin: token {at} is 100, the vocabulary has ids 0 to 99; make them");
+            assert!(refused.expect_err("wrong").starts_with(&expected));
+            assert!(taken <= (4 * at / PIECE_BYTES + 1) * PIECE_BYTES, "{taken} bytes for id {at}");
+        }
+        let half = [bytes(&good), vec![7]].concat();
+        let refused = read(&half, None, N).0.expect_err("half an id");
+        assert_eq!(refused, format!("t.bin: {} bytes, expected a multiple of 4 (little-endian u32 ids)", 4 * N + 1));
+        // Ids of another width are told by what they are altogether.
+        let wide: Vec<u32> = good.iter().flat_map(|&id| [id, 0]).collect();
+        assert!(read(&bytes(&wide), None, 2 * N).0.expect_err("wide").contains("it looks like 64-bit ids"));
+        let narrow = read(&bytes(&good), Some(TokenType::U16), 2 * N).0.expect_err("wide");
+        assert!(narrow.contains("it looks like u32 ids"), "{narrow}");
+        let narrow = read(&bytes(&wide), Some(TokenType::U16), 4 * N).0.expect_err("wide");
+        assert!(narrow.contains("it looks like i64 ids"), "{narrow}");
+        assert_eq!(read(&bytes(&wide), Some(TokenType::I64), N).0, Ok(good));
+    }
+
+    #[test]
+    fn ids_are_little_endian() {
+        let tokens = parse(Path::new("t.bin"), &[1, 0, 0, 0, 99, 0, 0, 0], 100, 3);
+        assert_eq!(tokens.expect("good ids"), [1, 99]);
+    }
+
+    #[test]
+    fn a_file_has_room_for_the_positions_of_the_model_and_a_longer_one_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.bin");
+        let read = |bytes: &[u8], length: u64| {
+            std::fs::write(&path, bytes).expect("written");
+            OpenOptions::new().write(true).open(&path).expect("a file").set_len(length).expect("longer");
+            read_tokens(&path, 100, 3).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&[7, 0, 0, 0], 12), Ok(vec![7, 0, 0]));
+        let said = |found: &str, advice: &str| {
+            let path = path.display();
+            Err(format!("{path}: {found}, expected at most 3, the positions of the model; {advice}"))
+        };
+        assert_eq!(read(&[], 16), said("4 tokens", "shorten the prompt"));
+        // There is no such memory.
+        assert_eq!(read(&[], 1 << 40), said("274877906944 tokens", "shorten the prompt"));
+        let text = "Four score and seven years ago our fathers brought forth on this continent";
+        let advice = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
+        assert_eq!(read(text.as_bytes(), 74), said("18 tokens (it looks like text)", advice));
+        let wide: Vec<u8> = [5u64; 9].iter().flat_map(|id| id.to_le_bytes()).collect();
+        let advice = "if so, add --token-type i64";
+        assert_eq!(read(&wide, 72), said("18 tokens (it looks like 64-bit ids)", advice));
+        std::fs::remove_file(&path).expect("removed");
+        let missing = read_tokens(&path, 100, 3).expect_err("no file").to_string();
+        assert_eq!(missing, format!("{}: cannot open: No such file or directory", path.display()));
+    }
+
+    #[test]
+    fn ids_that_become_text_are_limited_by_no_model() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.bin");
+        let bytes = 4 * MAX_TEXT_IDS as u64;
+        std::fs::File::create(&path).expect("a file").set_len(bytes + 4).expect("longer");
+        let line = read_text_ids(&path, Some(TokenType::U32), 100).expect_err("one too many").to_string();
+        let says = "67108865 tokens, expected at most 67108864, as many as become text in one go; split the file";
+        assert_eq!(line, format!("{}: {says}", path.display()));
+        // As many as fit, were they written.
+        OpenOptions::new().write(true).open(&path).expect("a file").set_len(bytes).expect("shorter");
+        let line = read_text_ids(&path, Some(TokenType::U32), 100).expect_err("a hole").to_string();
+        let says = "more than 1 MiB of it was never written, expected ids; make it again";
+        assert_eq!(line, format!("{}: {says}", path.display()));
+        OpenOptions::new().write(true).open(&path).expect("a file").set_len(MAX_HOLES).expect("shorter");
+        assert_eq!(read_text_ids(&path, Some(TokenType::U32), 100).expect("zeros").len() as u64, MAX_HOLES / 4);
+    }
+
+    #[test]
+    fn a_folder_has_no_tokens() {
+        let folder = std::env::temp_dir();
+        let line = read_tokens(&folder, 100, 3).expect_err("a folder").to_string();
+        let expected = "is a folder, expected a regular file; give a file of little-endian u32 ids";
+        assert_eq!(line, format!("{}: {expected}", folder.display()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_values() {
+        assert_eq!(problem(b""), "t.bin: no tokens, expected at least one little-endian u32 id");
+        assert_eq!(problem(&[0; 7]), "t.bin: 7 bytes, expected a multiple of 4 (little-endian u32 ids)");
+        assert_eq!(
+            problem(&[0; 16]),
+            "t.bin: more than 3 tokens, expected at most 3, the positions of the model; shorten the prompt"
+        );
+        assert_eq!(
+            problem(&[0, 0, 0, 0, 100, 0, 0, 1]),
+            "t.bin: token 1 is 16777316, the vocabulary has ids 0 to 99; make them with the tokenizer of this model"
+        );
+        let hints = |bytes: &[u8], hint: &str, advice: &str| {
+            let line = problem(bytes);
+            assert!(line.contains(&format!(" (it looks like {hint}); ")) && line.ends_with(advice), "{line}");
+        };
+        hints(&[0, 0, 0, 7], "big-endian 32-bit ids", ".astype('<u4').tofile('tokens.bin')");
+        hints(&[5, 0, 7, 0], "16-bit ids", "; if so, add --token-type u16");
+        hints(&[5, 0, 7, 0, 9, 0], "16-bit ids", "; if so, add --token-type u16");
+        assert!(!problem(&[5, 0, 0, 0, 0, 1, 1, 0]).contains("16-bit"), "one wrong id");
+        for text in ["Four score", "Four", "Four score and seven years", "Grüße", "\u{1f600}"] {
+            let line = problem(text.as_bytes());
+            assert!(line.contains(" (it looks like text)") && line.ends_with("ids of it with --tokenize"), "{line}");
+        }
+        assert!(!problem(&[5, 0, 0, 0, 7]).contains("text"));
+        hints(b"\x93NUMPY\x01\x00", "a .npy file", "numpy.load(FILE).astype('<u4').tofile('tokens.bin')");
+        let negative = "token 0 is 4294967196 (-100 as a signed number), the vocabulary";
+        assert!(problem(&(-100i32).to_le_bytes()).contains(negative));
+    }
+
+    #[test]
+    fn refuses_files_that_are_no_u16_ids_in_a_vocabulary_of_all_of_them() {
+        let read = |bytes: &[u8]| checked(bytes, TokenType::U16, 100_352, 100);
+        let ids = |ids: &[u64], width: usize| -> Vec<u8> {
+            ids.iter().flat_map(|id| id.to_le_bytes()[..width].to_vec()).collect()
+        };
+        let large = [70_000, 5, 100_000, 17, 100_351];
+        for (bytes, says) in [
+            (b"\x93NUMPY\x01\x00v\x00".to_vec(), "looks like a .npy file, expected little-endian u16 ids; "),
+            (b"PK\x03\x04\x14\0\0\0\0\0\0\0!\0arr_0.npy.".to_vec(), "looks like a .npz file"),
+            (b"\x80\x04\x95\x0b\0\0\0.".to_vec(), "looks like a Python pickle"),
+            (b"Four score".to_vec(), "looks like text"),
+            (b"1 2 3\n".to_vec(), "looks like decimal numbers in text"),
+            (ids(&[5, 7], 4), "looks like u32 ids); use --token-type u32"),
+            (ids(&large, 4), "looks like u32 ids); use --token-type u32"),
+            (ids(&[5, 7], 8), "looks like i64 ids); use --token-type i64"),
+            (ids(&large, 8), "looks like i64 ids); use --token-type i64"),
+        ] {
+            let line = read(&bytes).expect_err("must be refused");
+            assert!(line.contains(says), "{line}");
+        }
+        for good in [&[640u64, 0, 17, 65_535][..], &[5], &[0x4142, 0x2031], &[5, 0, 7], &[5, 1, 7, 0, 9, 2]] {
+            let expected: Vec<u32> = good.iter().map(|&id| id as u32).collect();
+            assert_eq!(read(&ids(good, 2)), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn refuses_64_bit_ids_unless_the_type_is_named() {
+        let wide = [5, 0, 0, 0, 0, 0, 0, 0];
+        let says = "t.bin: every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with \
+                    --token-type u32 if these zeros are ids";
+        assert_eq!(problem(&wide), says);
+        let read = |bytes: &[u8], token_type| checked(bytes, token_type, 100, 3);
+        assert_eq!(read(&wide, TokenType::U32), Ok(vec![5, 0]));
+        assert_eq!(read(&wide, TokenType::I32), Ok(vec![5, 0]));
+        assert_eq!(read(&wide, TokenType::I64), Ok(vec![5]));
+        assert_eq!(read(&wide, TokenType::U64), Ok(vec![5]));
+        assert_eq!(read(&[5, 0, 99, 0, 7, 0], TokenType::U16), Ok(vec![5, 99, 7]));
+        // The values are checked all the same.
+        for (bytes, token_type, says) in [
+            (&[0; 16][..], TokenType::U32, "more than 3 tokens, expected at most 3"),
+            (&[0; 8], TokenType::U16, "more than 3 tokens, expected at most 3"),
+            (&[5, 0, 100, 0], TokenType::U16, "token 1 is 100, the vocabulary has ids 0 to 99"),
+            (&[5, 0, 100], TokenType::U16, "3 bytes, expected a multiple of 2 (little-endian u16 ids)"),
+            (
+                &[5, 0, 0, 0],
+                TokenType::I64,
+                "4 bytes, expected a multiple of 8 (little-endian i64 ids) (it looks like \
+                                             32-bit ids); if so, leave out --token-type",
+            ),
+            (&[0xff; 4], TokenType::I32, "token 0 is -1, the vocabulary has ids 0 to 99"),
+            (&[0xff; 8], TokenType::I64, "token 0 is -1, the vocabulary has ids 0 to 99"),
+            (&[0xff; 8], TokenType::U64, "token 0 is 18446744073709551615, the vocabulary"),
+            (b"", TokenType::U16, "no tokens, expected at least one little-endian u16 id"),
+        ] {
+            let line = read(bytes, token_type).expect_err("must be refused");
+            assert!(line.contains(says), "{line}");
+        }
+        assert_eq!(TokenType::named("i64"), Some(TokenType::I64));
+        assert_eq!(TokenType::named("f32"), None);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_not_what_it_still_has() {
+        let limit = Limit::of_positions(10);
+        let ids = |bytes| Ids { path: Path::new("t.bin"), token_type: None, vocab_size: 100, limit, bytes };
+        let read = |bytes| ids(bytes).read(&mut &[5u8, 0, 0, 0, 7, 0, 0, 0][..]).map_err(|error| error.to_string());
+        assert_eq!(read(Some(8)), Ok(vec![5, 7]));
+        assert_eq!(read(None), Ok(vec![5, 7]));
+        assert_eq!(read(Some(0)), Ok(vec![5, 7]));
+        assert_eq!(read(Some(12)), Err("t.bin: cannot read all of it: the file ends before its length".into()));
+    }
+}

@@ -1,0 +1,118 @@
+//! The bytes of every token.
+
+use crate::error::Error;
+use crate::error::shown::steers;
+use crate::file::model_file::ModelFile;
+use crate::format::{VocabularyHead, section};
+use std::fmt::Write;
+use std::sync::Arc;
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+/// A copy of the vocabulary section, which its clones share.
+#[derive(Clone)]
+pub struct Vocabulary {
+    section: Arc<Vec<u8>>,
+    n_tokens: usize,
+}
+
+impl Vocabulary {
+    /// The vocabulary in `file`, `None` when it has none. Copies it and checks the digest, so that no wrong text is
+    /// printed (about a megabyte); offsets are checked when a token is looked up.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head, and
+    /// [`Error::Memory`].
+    pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
+        let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
+        let n_bytes = bytes.len();
+        let damaged = || Error::Damaged {
+            path: file.path().to_path_buf(),
+            place: "vocabulary".into(),
+            found: format!("{n_bytes} bytes"),
+            expected: "the length that its head says".into(),
+        };
+        Vocabulary::of(bytes).ok_or_else(damaged).map(Some)
+    }
+
+    /// The vocabulary in the bytes of a section, which are copied; `None` when their length does not follow from its
+    /// head.
+    pub fn in_section(bytes: &[u8]) -> Option<Vocabulary> {
+        Vocabulary::of(bytes.to_vec())
+    }
+
+    fn of(section: Vec<u8>) -> Option<Vocabulary> {
+        let (head, rest) = VocabularyHead::ref_from_prefix(&section).ok()?;
+        let n_tokens = head.n_tokens.get() as usize;
+        let (_, text) = parts(rest, n_tokens)?;
+        let is_good = text.len() as u64 == head.text_bytes.get() && head.reserved.get() == 0;
+        is_good.then(|| Vocabulary { section: Arc::new(section), n_tokens })
+    }
+
+    /// Number of ids, those without an entry included.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// The bytes of a token; `None` for an id without an entry.
+    pub fn bytes(&self, token: u32) -> Option<&[u8]> {
+        let (offsets, text) = parts(self.section.get(size_of::<VocabularyHead>()..)?, self.n_tokens)?;
+        let token = usize::try_from(token).ok()?;
+        let begin = offsets.get(token)?.get() as usize;
+        let end = offsets.get(token.checked_add(1)?)?.get() as usize;
+        text.get(begin..end).filter(|bytes| !bytes.is_empty())
+    }
+}
+
+/// `[n_tokens + 1]` offsets, and the text that follows.
+fn parts(bytes: &[u8], n_tokens: usize) -> Option<(&[U32], &[u8])> {
+    <[U32]>::ref_from_prefix_with_elems(bytes, n_tokens.checked_add(1)?).ok()
+}
+
+/// Bytes for a line of output between double quotes: `"` and `\` with a backslash, what [`steers`] as `\n`, `\t`, `\r`
+/// or `\xHH`, bytes that are not UTF-8 as `\xHH`.
+pub fn quoted(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => out.extend(['\\', c]),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                _ if steers(c) => {
+                    let mut utf8 = [0; 4];
+                    c.encode_utf8(&mut utf8).bytes().for_each(|byte| push_hex(&mut out, byte));
+                }
+                _ => out.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|&byte| push_hex(&mut out, byte));
+    }
+    out
+}
+
+fn push_hex(out: &mut String, byte: u8) {
+    write!(out, "\\x{byte:02X}").expect("writing to a String does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_escapes_what_would_break_the_line() {
+        for (bytes, expected) in [
+            (&b" of"[..], " of"),
+            (b"\"", "\\\""),
+            (b"a\\b", "a\\\\b"),
+            (b"\n\t\r\0\x7f", "\\n\\t\\r\\x00\\x7F"),
+            ("é\u{85}".as_bytes(), "é\\xC2\\x85"),
+            ("a\u{202e}b".as_bytes(), "a\\xE2\\x80\\xAEb"),
+            (b"\xe4\xbd x", "\\xE4\\xBD x"),
+            (b"\xff", "\\xFF"),
+        ] {
+            assert_eq!(quoted(bytes), expected);
+        }
+    }
+}
