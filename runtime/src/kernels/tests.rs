@@ -4,8 +4,8 @@ use super::bf16_dot::fma_flushed;
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::*;
-use crate::format::encodings::bf12::{CodedPanels, CodedTable, Exponents};
 use crate::format::Dtype;
+use crate::format::encodings::bf12::{CodedPanels, CodedTable, Exponents};
 use crate::format::panels::PanelShape;
 
 /// A small generator of test data; xorshift64.

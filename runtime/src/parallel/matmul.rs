@@ -45,7 +45,15 @@ impl Products {
     }
 
     /// See [`Isa::product_f32`].
-    pub fn f32(&self, panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut OutputBlock, accumulate: bool) {
+    pub fn f32(
+        &self,
+        panel: &[f32],
+        width: usize,
+        x: &[f32],
+        x_stride: usize,
+        out: &mut OutputBlock,
+        accumulate: bool,
+    ) {
         if self.gemm {
             gemm::product_f32(panel, width, x, x_stride, out, accumulate);
         } else {

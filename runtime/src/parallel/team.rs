@@ -485,7 +485,11 @@ impl Team<'_> {
         });
     }
 
-    fn for_blocks_of<T: Send>(&mut self, grid: &mut OutputGrid<'_, T>, body: impl Fn(usize, OutputBlock<'_, T>) + Sync) {
+    fn for_blocks_of<T: Send>(
+        &mut self,
+        grid: &mut OutputGrid<'_, T>,
+        body: impl Fn(usize, OutputBlock<'_, T>) + Sync,
+    ) {
         let grid = &*grid;
         // SAFETY: `for_each` hands out each item once, so each block once.
         self.for_each(grid.n_blocks(), |item| body(item, unsafe { grid.block(item) }));

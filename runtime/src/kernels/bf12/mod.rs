@@ -9,8 +9,8 @@ mod avx512;
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::tiles::{Ahead, Rows, TILE_ROWS, Tiles, block_steps, check_shapes};
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step, decode};
 use crate::format::PANEL_ROWS;
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step, decode};
 use std::cell::RefCell;
 
 thread_local! {
