@@ -17,6 +17,7 @@
 // Loops over fixed numbers of registers and lanes read best, and unroll, with indices.
 #![allow(clippy::needless_range_loop)]
 
+pub mod backend;
 pub mod bf12;
 mod bf16_dot;
 pub mod gemm;

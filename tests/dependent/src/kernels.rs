@@ -14,7 +14,8 @@ use olmo_infer::internals::kernels::lanes::{
     round_to_bf16,
 };
 use olmo_infer::internals::network::weights::{Matrix, Panels};
-use olmo_infer::internals::parallel::matmul::{Activations, Matmul, Products, no_subnormals};
+use olmo_infer::internals::kernels::backend::Backend;
+use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::parallel::team::{self, Team, Threads, with_team};
 use std::path::Path;
 use std::thread;
@@ -34,7 +35,7 @@ pub fn products_f32(calls: &mut Calls, _: &Path) {
                         let mut block = OutputBlock::whole(&mut out, out_width);
                         let mut out = block.part(0..rows, 0..columns);
                         let (panel, x) = (&numbers[..panel], &numbers[..x]);
-                        Products { isa, gemm }.f32(panel, width, x, x_stride, &mut out, accumulate);
+                        Backend { isa, gemm }.product_f32(panel, width, x, x_stride, &mut out, accumulate);
                     });
                 }
             }
@@ -204,11 +205,11 @@ pub fn grids(calls: &mut Calls, _: &Path) {
 pub fn matmul(calls: &mut Calls, _: &Path) {
     let (f32s, pairs_of_bf16) = (vec![1.0f32; 64 * 64], vec![1u32; 64 * 64]);
     for (&isa, gemm) in Isa::available().iter().flat_map(|isa| [(isa, false), (isa, true)]) {
-        let products = Products { isa, gemm };
+        let backend = Backend { isa, gemm };
         for (activations, (rows, columns)) in
             pairs(&[Activations::Bf16, Activations::F32], &pairs(&EXTREMES, &EXTREMES).collect::<Vec<_>>())
         {
-            calls.call(|| Matmul::new(products, activations, true, rows, columns).map(drop));
+            calls.call(|| Matmul::new(backend, activations, true, rows, columns).map(drop));
             let matrices = [(Dtype::F32, Panels::F32(&f32s)), (Dtype::Bf16, Panels::Bf16(&pairs_of_bf16))];
             for (dtype, panels) in matrices {
                 let matrix = Matrix { shape: PanelShape { rows, columns, dtype }, panels, min_magnitude: 0 };
@@ -217,7 +218,7 @@ pub fn matmul(calls: &mut Calls, _: &Path) {
                     calls.call(|| matrix.copy_row(row, &mut vec![0.0; columns.min(100)]));
                 }
                 calls.call(|| {
-                    let mut matmul = Matmul::new(products, activations, true, 4, 64).expect("it fits");
+                    let mut matmul = Matmul::new(backend, activations, true, 4, 64).expect("it fits");
                     let (x, mut out) = (vec![1.0; 64], vec![0.0; 64]);
                     with_team(1, |team| matmul.run(team, &x, [(&matrix, &mut out)])).expect("runs");
                 });
@@ -225,8 +226,8 @@ pub fn matmul(calls: &mut Calls, _: &Path) {
         }
     }
     for name in [None, Some(""), Some("avx512"), Some("scalar"), Some("portable")] {
-        calls.call(|| Products::named(name, name));
-        calls.call(|| Products::named(name, Some("own")));
+        calls.call(|| Backend::named(name, name));
+        calls.call(|| Backend::named(name, Some("own")));
     }
 }
 
