@@ -94,15 +94,23 @@ impl Isa {
         match self.0 {
             // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => unsafe { avx512::product_bf16_by_dot(avx512::Plain::new(weights), rows) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { avx512::product_bf16_by_fma(avx512::Plain::new(weights), rows, no_subnormals) },
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
+                avx512::product_bf16(avx512::Plain::new(weights), rows, self.bf16_product(no_subnormals))
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::product_bf16(weights, rows, no_subnormals) },
             Kind::Portable => unreachable!("the portable products come from gemm"),
             _ => scalar::product_bf16(weights, rows),
+        }
+    }
+
+    /// How AVX-512 multiplies pairs of bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn bf16_product(self, no_subnormals: bool) -> avx512::Bf16Product {
+        match self.0 {
+            Kind::Avx512Bf16 => avx512::Bf16Product::Dot,
+            _ => avx512::Bf16Product::Fma { no_subnormals },
         }
     }
 }

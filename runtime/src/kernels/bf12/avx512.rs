@@ -1,41 +1,24 @@
 //! The stream of a 12-bit panel for AVX-512.
 
 use super::super::tiles::{Ahead, Rows, WeightStream};
-use super::super::x86_64::avx512;
+use super::super::x86_64::avx512::{self, Bf16Product};
 use super::Bf12Weights;
 use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
-/// One tile of a product by the bf16 dot product. Leaves the decoded weights in `decoded`, unless that is empty.
+/// One tile of a product. Leaves the decoded weights in `decoded`, unless that is empty.
 ///
 /// # Safety
-/// The CPU must have AVX-512F, AVX-512BW and AVX512-BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn product_by_dot(weights: Bf12Weights, rows: Rows<'_, '_, u32>, decoded: &mut [Step]) {
-    // SAFETY: this function demands the features of its caller.
-    unsafe {
-        let stream = Bf12::new(&weights, weights.panel.stretches());
-        if decoded.is_empty() {
-            avx512::product_bf16_by_dot(stream, rows)
-        } else {
-            avx512::product_bf16_by_dot(Kept::new(stream, decoded), rows)
-        }
-    }
-}
-
-/// The same for CPUs without the bf16 dot product.
-///
-/// # Safety
-/// The CPU must have AVX-512F and AVX-512BW.
+/// As [`avx512::product_bf16`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product_by_fma(weights: Bf12Weights, rows: Rows<'_, '_, u32>, decoded: &mut [Step], no_subnormals: bool) {
-    // SAFETY: this function demands the features of its caller.
+pub unsafe fn product(weights: Bf12Weights, rows: Rows<'_, '_, u32>, decoded: &mut [Step], product: Bf16Product) {
+    // SAFETY: this function demands of its caller what each of these demands.
     unsafe {
         let stream = Bf12::new(&weights, weights.panel.stretches());
         if decoded.is_empty() {
-            avx512::product_bf16_by_fma(stream, rows, no_subnormals)
+            avx512::product_bf16(stream, rows, product)
         } else {
-            avx512::product_bf16_by_fma(Kept::new(stream, decoded), rows, no_subnormals)
+            avx512::product_bf16(Kept::new(stream, decoded), rows, product)
         }
     }
 }

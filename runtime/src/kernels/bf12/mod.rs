@@ -104,10 +104,9 @@ impl Isa {
         match self.0 {
             // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => unsafe { avx512::product_by_dot(weights, rows, decoded) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { avx512::product_by_fma(weights, rows, decoded, no_subnormals) },
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
+                avx512::product(weights, rows, decoded, self.bf16_product(no_subnormals))
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::product(weights, rows, no_subnormals) },

@@ -236,7 +236,7 @@ where
 
 /// # Safety
 /// The CPU must have the features of `M::tile`.
-unsafe fn product<M: MulAdd, W, const REGISTERS: usize>(weights: W, rows: Rows<'_, '_, M::Activation>)
+unsafe fn by_rows<M: MulAdd, W, const REGISTERS: usize>(weights: W, rows: Rows<'_, '_, M::Activation>)
 where
     W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
 {
@@ -254,40 +254,36 @@ pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f3
     // SAFETY: this function demands the features of its caller.
     unsafe {
         match weights.width {
-            16 => product::<F32, _, 1>(Plain::new(weights), rows),
-            32 => product::<F32, _, 2>(Plain::new(weights), rows),
-            48 => product::<F32, _, 3>(Plain::new(weights), rows),
-            _ => product::<F32, _, 4>(Plain::new(weights), rows),
+            16 => by_rows::<F32, _, 1>(Plain::new(weights), rows),
+            32 => by_rows::<F32, _, 2>(Plain::new(weights), rows),
+            48 => by_rows::<F32, _, 3>(Plain::new(weights), rows),
+            _ => by_rows::<F32, _, 4>(Plain::new(weights), rows),
         }
     }
+}
+
+/// How pairs of bf16 are multiplied: the same bits.
+pub enum Bf16Product {
+    /// By the bf16 dot product.
+    Dot,
+    /// By two FMAs, for CPUs without it. `no_subnormals` as in [`super::super::Isa::product_bf16`].
+    Fma { no_subnormals: bool },
 }
 
 /// A product of weights that the stream widens to pairs of bf16, see [`super::super::Isa::product_bf16`].
 ///
 /// # Safety
-/// The CPU must have AVX-512F, AVX-512BW and AVX512-BF16.
-pub unsafe fn product_bf16_by_dot<W>(weights: W, rows: Rows<'_, '_, u32>)
-where
-    W: WeightStream<__m512i, 4, Activation = u32>,
-{
-    // SAFETY: this function demands the features of its caller.
-    unsafe { product::<Bf16Dot, _, 4>(weights, rows) }
-}
-
-/// The same for CPUs without the bf16 dot product.
-///
-/// # Safety
-/// The CPU must have AVX-512F and AVX-512BW.
-pub unsafe fn product_bf16_by_fma<W>(weights: W, rows: Rows<'_, '_, u32>, no_subnormals: bool)
+/// The CPU must have AVX-512F and AVX-512BW, and for [`Bf16Product::Dot`] AVX512-BF16.
+pub unsafe fn product_bf16<W>(weights: W, rows: Rows<'_, '_, u32>, product: Bf16Product)
 where
     W: WeightStream<__m512i, 4, Activation = u32>,
 {
     // SAFETY: this function demands the features of its caller.
     unsafe {
-        if no_subnormals {
-            product::<Bf16ByFma<false>, _, 4>(weights, rows)
-        } else {
-            product::<Bf16ByFma<true>, _, 4>(weights, rows)
+        match product {
+            Bf16Product::Dot => by_rows::<Bf16Dot, _, 4>(weights, rows),
+            Bf16Product::Fma { no_subnormals: true } => by_rows::<Bf16ByFma<false>, _, 4>(weights, rows),
+            Bf16Product::Fma { no_subnormals: false } => by_rows::<Bf16ByFma<true>, _, 4>(weights, rows),
         }
     }
 }
