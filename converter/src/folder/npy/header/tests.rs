@@ -20,7 +20,7 @@ fn check(bytes: &[u8]) -> Result<Checked, Bad> {
     Ok(checked)
 }
 
-/// The refusal of `bytes`; asserts that npyz was not asked.
+/// The error for `bytes`; asserts that npyz was not called.
 #[track_caller]
 fn refusal(bytes: &[u8]) -> String {
     let before = NPYZ_CALLS.with(Cell::get);
@@ -30,7 +30,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_numpy_writes_is_read() {
+fn accepts_headers_of_numpy() {
     let cases: [(&str, usize, Descr, &[u64]); 8] = [
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   ", 48, Descr::F32, &[3, 4]),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (7,), }", 28, Descr::F32, &[7]),
@@ -56,7 +56,7 @@ fn what_numpy_writes_is_read() {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn accepts_written_headers() {
     let shapes: [&[usize]; 5] = [&[1], &[2048], &[100_352, 2048], &[1, usize::MAX / 8], &[usize::MAX / 8, 1]];
     for element in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
         for shape in shapes {
@@ -71,7 +71,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn headers_that_are_not_numpys_are_refused_before_npyz() {
+fn rejects_other_headers_without_calling_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
     let shapes = [
         "True,",
@@ -129,7 +129,7 @@ fn headers_that_are_not_numpys_are_refused_before_npyz() {
 }
 
 #[test]
-fn each_check_refuses_for_its_own_reason() {
+fn each_check_has_its_own_error() {
     let header = |descr: &str, shape: &str, end: &str| {
         format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, {end}}}")
     };
@@ -138,7 +138,7 @@ fn each_check_refuses_for_its_own_reason() {
         (header("<f4", "[2]", ""), "structured element type"),
         (header("((<f4", "(2,)", ""), "brackets nested deeper than a header needs"),
         (header("<f4", "((2,),)", ""), "brackets nested deeper than a header needs"),
-        // A bracket that ends a level makes room for the next one, also in a text that is refused afterwards.
+        // A closing bracket reduces the depth, also in a text that is rejected later.
         (header("<f4", "(2,)", "'a': (), 'b': ()"), "header has key 'a'"),
         (header("<f4", "(0,)", ""), "shape [0] has no elements"),
         (header("<f4", "(00,)", ""), "header has a shape with something else than plain numbers"),
@@ -165,7 +165,7 @@ fn each_check_refuses_for_its_own_reason() {
 }
 
 #[test]
-fn a_header_ends_with_a_newline() {
+fn rejects_header_without_newline() {
     let mut bytes = file("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 8);
     let last = bytes.len() - 8 - 1;
     assert_eq!(std::mem::replace(&mut bytes[last], b' '), b'\n');
@@ -174,7 +174,7 @@ fn a_header_ends_with_a_newline() {
 }
 
 #[test]
-fn each_key_must_be_there() {
+fn rejects_header_with_missing_key() {
     for (text, key) in [
         ("{}", "descr"),
         ("{'fortran_order': False, 'shape': (2,)}", "descr"),
@@ -191,7 +191,7 @@ fn each_key_must_be_there() {
 }
 
 #[test]
-fn npyz_must_read_what_was_checked() {
+fn rejects_header_that_npyz_reads_differently() {
     let checked = || check(&file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 48)).expect("good");
     let header = header_for(&checked());
     assert_eq!(compare_with_npyz(&header, &checked()), Ok(()));
@@ -209,13 +209,13 @@ fn npyz_must_read_what_was_checked() {
 }
 
 #[test]
-fn shapes_are_shown_as_numpy_shows_lists() {
+fn shown_shape_uses_numpy_notation() {
     assert_eq!(shown_shape(&[]), "[]");
     assert_eq!(shown_shape(&[3, 4]), "[3, 4]");
 }
 
 #[test]
-fn a_file_is_as_long_as_its_shape_says() {
+fn rejects_length_that_does_not_match_shape() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1024,), }";
     assert!(check(&file(text, 4096)).is_ok());
     assert!(refusal(&file(text, 4095)).contains("needs 4096 bytes of data, has 4095 (truncated?)"));
@@ -229,7 +229,7 @@ fn a_file_is_as_long_as_its_shape_says() {
 }
 
 #[test]
-fn versions_and_lengths_are_limited() {
+fn rejects_unknown_versions_and_header_lengths() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }";
     for version in [[0, 0], [1, 1], [4, 0], [255, 255]] {
         let mut bytes = file(text, 4);
@@ -245,12 +245,12 @@ fn versions_and_lengths_are_limited() {
 }
 
 #[test]
-fn other_files_are_named_for_what_they_are() {
+fn guesses_kind_of_other_files() {
     assert!(refusal(b"\x93NUM").contains("only 4 bytes, expected a whole .npy header"));
     let cases: [(&[u8], &str); 12] = [
         (b"", "empty file"),
         (b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0", "GGUF file"),
-        // 100 MiB is more than the header of a safetensors file can have.
+        // The header of a safetensors file is shorter than 100 MiB.
         (b"\0\0\x40\x06\0\0\0\0{\"a\":1}", "unknown bytes"),
         (b"\xff\xff\xff\xff\0\0\0\0{\"a\":1}", "unknown bytes"),
         (b"hello\x01", "unknown bytes"),
