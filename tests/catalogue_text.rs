@@ -76,8 +76,8 @@ fn x1_tokenizer_json_is_no_json_of_a_tokenizer() {
     for (text, says) in [
         ("", "tokenizer.json: EOF while parsing"),
         ("{", "tokenizer.json: EOF while parsing"),
-        ("[]", "JSON that is no object, expected the tokenizer.json of a model"),
-        ("{\"model\":{},\"model\":{}}", "key \"model\" twice"),
+        ("[]", "JSON that is not an object, expected the tokenizer.json of a model"),
+        ("{\"model\":{},\"model\":{}}", "duplicate key \"model\""),
         ("{}", "no model"),
         ("{\"model\":3}", "model is 3, expected an object"),
         ("{\"model\":{}}", "no model.vocab"),
@@ -342,7 +342,7 @@ fn x5_tokenizer_config_json_is_no_json() {
     for (text, says) in [
         ("", "tokenizer_config.json: EOF while parsing"),
         ("[]", "tokenizer_config.json: JSON that is not an object"),
-        ("{\"a\":1,\"a\":2}", "key \"a\" twice"),
+        ("{\"a\":1,\"a\":2}", "duplicate key \"a\""),
     ] {
         fixture.write("tokenizer_config.json", text);
         fixture.assert_refused(says);

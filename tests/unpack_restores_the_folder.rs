@@ -228,8 +228,8 @@ fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
     // Which files were first depends on the threads.
     let before = match left.len() {
         0 => String::new(),
-        1 => "; 1 file was written before, and stays".into(),
-        n => format!("; {n} files were written before, and stay"),
+        1 => "; 1 file was already written and is kept".into(),
+        n => format!("; {n} files were already written and are kept"),
     };
     assert!(refused.lines().count() == 1 && refused.ends_with(&before), "{refused}\nwants {before}");
     assert!(
@@ -361,10 +361,7 @@ fn an_error_names_the_file_that_was_to_be_and_not_its_temporary_name() {
     let script = format!("trap '' XFSZ; ulimit -f 4; exec {PACK} unpack {} {}", model.display(), back.display());
     let finished = run("sh", ["-c", &script]);
     let line = finished.refused(1);
-    assert!(
-        line.contains(".npy: cannot write: File too large; ") && line.contains(" written before, and stay"),
-        "{line}"
-    );
+    assert!(line.contains(".npy: cannot write: File too large; ") && line.contains(" already written and "), "{line}");
     assert!(!line.contains(".tmp") && files(&back).keys().all(|name| !name.ends_with(".tmp")), "{line}");
 }
 

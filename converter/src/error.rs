@@ -229,14 +229,14 @@ impl fmt::Display for Error {
             }
             Error::Partly { source, n_written } => {
                 let files = match n_written {
-                    1 => "1 file was written before, and stays",
-                    n => &format!("{n} files were written before, and stay"),
+                    1 => "1 file was already written and is kept",
+                    n => &format!("{n} files were already written and are kept"),
                 };
                 write!(f, "{source}; {files}")
             }
             Error::Unreadable { path, found } => {
-                let line = format!("{}: not written: its reader would refuse it: {found}", shown_path(path));
-                write!(f, "{}; this is a fault of olmo-pack or of the disk, please report it", escaped(&line))
+                let line = format!("{}: not written: the reader would reject it: {found}", shown_path(path));
+                write!(f, "{}; this is a bug in olmo-pack or a disk error, please report it", escaped(&line))
             }
             Error::Model(error) => error.fmt(f),
             Error::Usage(text) => f.write_str(&escaped(text)),

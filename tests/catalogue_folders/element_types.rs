@@ -36,7 +36,7 @@ fn w7_element_types_that_are_not_read() {
         ("''", 4, "element type"),
         ("[('a', '<f4')]", 4, "structured element type"),
         ("[('a', '<f4'), ('b', '<f4')]", 8, "structured element type"),
-        ("('<f4', 2)", 8, "a value that is no quoted text"),
+        ("('<f4', 2)", 8, "an unquoted value"),
         ("('<f4', (2,))", 8, "brackets nested deeper"),
     ];
     for (descr, bytes, says) in types {

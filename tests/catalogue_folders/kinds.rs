@@ -125,7 +125,7 @@ fn w23_files_and_folders_that_may_not_be_read() {
     with_mode(&inner, 0o600);
     report.add(
         "a parent that may not be entered",
-        refused(&moved, &moved.weights, &["cannot look at it: Permission denied"]),
+        refused(&moved, &moved.weights, &["cannot read its metadata: Permission denied"]),
     );
     with_mode(&inner, 0o755);
 }

@@ -102,7 +102,7 @@ fn one_defect_of_an_index_is_refused() {
             }
             Defect::MapTwice => {
                 metadata += ",\"weight_map\":{}";
-                words = "key \"weight_map\" twice".into();
+                words = "duplicate key \"weight_map\"".into();
             }
             Defect::Cut(_) | Defect::Tail(_) => {}
         }

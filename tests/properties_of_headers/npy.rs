@@ -197,7 +197,7 @@ fn a_file_has_the_bytes_of_its_shape_in_numbers_that_do_not_wrap() {
         let words = match (file_bytes >= preamble_bytes, fits) {
             (false, _) => "",
             (true, true) => " bytes of data, has ",
-            (true, false) => " is impossible",
+            (true, false) => " is too large",
         };
         assert_refused(read, PATH, words)
     });

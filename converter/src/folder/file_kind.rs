@@ -45,7 +45,7 @@ impl FileKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             FileKind::Empty => "empty file",
-            FileKind::LfsPointer => "git-lfs pointer instead of the numbers",
+            FileKind::LfsPointer => "git-lfs pointer instead of the weights",
             FileKind::Html => "HTML page",
             FileKind::Zip => "zip archive",
             FileKind::Gzip => "gzip file",

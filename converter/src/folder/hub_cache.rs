@@ -23,7 +23,7 @@ pub(crate) fn explain(folder: &Path) -> Option<Problem> {
     };
     let mut revisions = folders(&snapshots, |_| true);
     let found = match is("blobs") {
-        true => "the contents of a Hugging Face cache, without their names",
+        true => "the blobs of a Hugging Face cache, without file names",
         false => "a Hugging Face cache, with the files of a model under a revision",
     };
     let problem = Problem::new(folder, found).expected("the folder of a revision");

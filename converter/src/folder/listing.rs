@@ -79,7 +79,7 @@ impl Listing {
         let expected = "a folder of .npy or safetensors files";
         let metadata = fs::metadata(folder).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::from(Problem::new(folder, "no such folder").expected(expected)),
-            _ => Error::io(folder, "cannot look at it", error),
+            _ => Error::io(folder, "cannot read its metadata", error),
         })?;
         if !metadata.is_dir() {
             return Err(Problem::new(folder, "not a folder").expected(expected).into());
@@ -115,8 +115,8 @@ impl Listing {
             false => names.safetensors.first().map(|path| shown_name(path)),
         };
         let two = |found: String| {
-            let problem = Problem::new(&self.folder, found).expected("the weights of one model in one kind of files");
-            problem.advice("which of them are they? move the others to another folder")
+            let problem = Problem::new(&self.folder, found).expected("the weights of one model in one format");
+            problem.advice("keep one of them and move the others to another folder")
         };
         let shards = match safetensors {
             Some(name) if has_npy => return Err(two(format!("both .npy files and {name}")).into()),
@@ -144,7 +144,7 @@ impl Listing {
     fn no_model_safetensors(&self, name: &str) -> Problem {
         if name.contains("-of-") {
             let problem = Problem::new(&self.folder, format!("{name} without an index"));
-            return problem.expected(format!("{INDEX} beside the shards")).advice("download it too");
+            return problem.expected(format!("{INDEX} next to the shards")).advice("download it too");
         }
         Problem::new(&self.folder, format!("no {SINGLE}, but {name}"))
             .expected(format!("{SINGLE}, or shards with {INDEX}"))
@@ -154,7 +154,7 @@ impl Listing {
     /// The error for a folder without readable weights.
     fn no_weights(&self, names: &Names) -> Problem {
         let but = names.bin.first().map_or(String::new(), |path| format!(", but {}", shown_name(path)));
-        Problem::new(&self.folder, format!("no .npy and no safetensors files{but}"))
+        Problem::new(&self.folder, format!("no .npy or safetensors files{but}"))
             .expected(format!("{SINGLE}, or one <parameter name>.npy for each tensor"))
             .advice("save the model with save_pretrained, or each parameter with np.save")
     }
@@ -181,7 +181,7 @@ impl Listing {
     /// A problem with one of the strays.
     pub fn stray(&self, path: &Path) -> Problem {
         match &self.weights {
-            Weights::Npy => Problem::new(path, "no parameter of this model"),
+            Weights::Npy => Problem::new(path, "not a parameter of this model"),
             Weights::Safetensors(shards) => {
                 Problem::new(path, format!("not one of the files of {}", shown_name(shards.root())))
             }

@@ -21,7 +21,7 @@ pub struct Identity {
 
 impl Identity {
     fn of(path: &Path, file: &File) -> Result<Identity, Error> {
-        let metadata = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?;
+        let metadata = file.metadata().map_err(|error| Error::io(path, "cannot read its metadata", error))?;
         Ok(Identity {
             inode: (metadata.dev(), metadata.ino()),
             bytes: metadata.len(),
@@ -96,7 +96,7 @@ pub fn open(path: &Path) -> Result<File, Error> {
         .custom_flags(flags)
         .open(path)
         .map_err(|error| Error::io(path, "cannot open", error))?;
-    let metadata = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?;
+    let metadata = file.metadata().map_err(|error| Error::io(path, "cannot read its metadata", error))?;
     if !metadata.is_file() {
         let found = if metadata.is_dir() { "is a folder" } else { "is not a regular file" };
         return Err(Problem::new(path, found).expected("a file").into());
@@ -132,7 +132,7 @@ fn read_all(path: &Path, file: &File, identity: Identity, limit: u64) -> Result<
     }
     if identity.bytes == 0 && !bytes.is_empty() {
         let problem =
-            Problem::new(path, "has bytes and no length, as files of /proc have").expected("a file of a disk");
+            Problem::new(path, "reports length 0 but has bytes, as files in /proc do").expected("a file on a disk");
         return Err(problem.advice("copy it").into());
     }
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn read_at_most_rejects_bytes_of_file_with_length_zero() {
         let error = read_at_most(Path::new("/proc/self/status"), 1 << 20).expect_err("refused").to_string();
-        assert!(error.contains("has bytes and no length"), "{error}");
+        assert!(error.contains("reports length 0 but has bytes"), "{error}");
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("empty"), "").expect("written");
         assert_eq!(read_at_most(&folder.path().join("empty"), 9).expect("read"), Some(Vec::new()));

@@ -203,7 +203,7 @@ fn check_tensor(listing: &Listing, name: &str, spec: &TensorSpec, settings: &Set
 /// A tensor that the model does not have.
 fn unexpected(listing: &Listing, name: &str, settings: &Settings) -> Problem {
     if !settings.config.tie_word_embeddings || name != HEAD {
-        return leave_out(listing.problem(name, "no parameter of this model"));
+        return leave_out(listing.problem(name, "not a parameter of this model"));
     }
     let found =
         "present though config.json says tie_word_embeddings: true, and its numbers are not those of the embedding";

@@ -33,7 +33,7 @@ pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
 pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
     let value = strict::parse(&bytes).map_err(|error| Problem::no_json(path, error))?;
     let Value::Object(object) = &value else {
-        return Err(Problem::new(path, "JSON that is no object").expected("the config.json of a model"));
+        return Err(Problem::new(path, "JSON that is not an object").expected("the config.json of a model"));
     };
     let mut reader = Reader { at: Keys { path, object, prefix: "" }, flags, origins: Origins::default() };
     let config = reader.config()?;

@@ -77,7 +77,7 @@ impl GenerationConfig {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<GenerationConfig, Problem> {
         let value = strict::parse(bytes).map_err(|error| Problem::no_json(path, error))?;
         let Value::Object(object) = &value else {
-            return Err(Problem::new(path, "JSON that is no object").expected("a generation_config.json"));
+            return Err(Problem::new(path, "JSON that is not an object").expected("a generation_config.json"));
         };
         let keys = Keys { path, object, prefix: "" };
         let mut config = GenerationConfig { eos_token_ids: keys.ids("eos_token_id")?, ..GenerationConfig::default() };

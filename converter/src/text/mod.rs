@@ -129,7 +129,7 @@ impl Text {
             let path = folder.join(name);
             match fs::symlink_metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(Error::io(path, "cannot look at it", error)),
+                Err(error) => Err(Error::io(path, "cannot read its metadata", error)),
                 // A link that leads nowhere is there, and an error.
                 Ok(_) => {
                     let path = not_the_target(path)?;

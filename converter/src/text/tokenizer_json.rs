@@ -160,7 +160,7 @@ impl<'a> Document<'a> {
         let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
         if first != Some(&b'{') {
             strict::read(bytes, &budget).map_err(no_json)?;
-            return Err(Problem::new(path, "JSON that is no object").expected("the tokenizer.json of a model"));
+            return Err(Problem::new(path, "JSON that is not an object").expected("the tokenizer.json of a model"));
         }
         let mut parts = strict::parts(bytes, &budget).map_err(no_json)?;
         let model = parts.remove("model").filter(|model| model.get() != "null");
@@ -422,7 +422,9 @@ fn tokens<'a>(
         };
         match tokens.entry(text) {
             Entry::Vacant(entry) => entry.insert(Token { id, bytes }),
-            Entry::Occupied(_) => return bad(format!("model.vocab: key \"{}\" twice", shown(text)), "each token once"),
+            Entry::Occupied(_) => {
+                return bad(format!("model.vocab: duplicate key \"{}\"", shown(text)), "each token once");
+            }
         };
     }
     Ok(tokens)

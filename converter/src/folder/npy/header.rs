@@ -182,7 +182,7 @@ fn cut(file_bytes: u64) -> Bad {
 
 /// The error for a shape with more bytes than a file can have.
 fn impossible(shape: String) -> Bad {
-    Bad::new(format!("{shape} is impossible")).expected("sizes that a file can hold")
+    Bad::new(format!("{shape} is too large")).expected("sizes that a file can hold")
 }
 
 /// The error for a file without the magic number, with a guess of its kind.
@@ -249,7 +249,7 @@ impl<'a> Grammar<'a> {
                 _ => return Err(grammar(format!("key '{}'", String::from_utf8_lossy(key)))),
             };
             if duplicate {
-                return Err(grammar(format!("key '{}' twice", String::from_utf8_lossy(key))));
+                return Err(grammar(format!("duplicate key '{}'", String::from_utf8_lossy(key))));
             }
             if !self.take(b',') {
                 self.expect(b'}')?;
@@ -297,11 +297,11 @@ impl<'a> Grammar<'a> {
     fn quoted(&mut self) -> Result<&'a [u8], Bad> {
         self.skip_spaces();
         let [quote @ (b'\'' | b'"'), rest @ ..] = self.rest else {
-            return Err(grammar("a value that is no quoted text".into()));
+            return Err(grammar("an unquoted value".into()));
         };
         let mut parts = rest.splitn(2, |byte| byte == quote);
         let (Some(text), Some(rest)) = (parts.next(), parts.next()) else {
-            return Err(grammar("a quote that does not end".into()));
+            return Err(grammar("an unterminated quote".into()));
         };
         self.rest = rest;
         Ok(text)
@@ -330,7 +330,7 @@ impl<'a> Grammar<'a> {
             if !self.take(b',') {
                 self.expect(b')')?;
                 if sizes.len() == 1 {
-                    return Err(grammar("a shape that is no tuple".into()));
+                    return Err(grammar("a shape that is not a tuple".into()));
                 }
                 break;
             }
@@ -342,7 +342,7 @@ impl<'a> Grammar<'a> {
         self.skip_spaces();
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (number, rest) = self.rest.split_at(digits);
-        let bad = || grammar("a shape with something else than plain numbers".into());
+        let bad = || grammar("a shape with something other than plain numbers".into());
         if number.is_empty() || (digits > 1 && number[0] == b'0') {
             return Err(bad());
         }

@@ -57,7 +57,7 @@ impl NpyFile {
             Descr::U16 if u2_is_bf16 => SourceType::Bf16,
             Descr::U16 => {
                 let problem = Problem::new(&self.file.path, "16-bit integers (<u2)").expected(ACCEPTED);
-                let how = "say \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')";
+                let how = "set \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')";
                 return Err(problem.advice(format!("if they are bfloat16, {how}")));
             }
         };
@@ -75,7 +75,7 @@ impl NpyFile {
 /// What is wrong with the file.
 pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Problem> {
     let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
-    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
+    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz disagrees: {error}")))?;
     Ok(checked)
 }
 

@@ -110,8 +110,8 @@ fn check_ranges(path: &Path, infos: &BTreeMap<String, TensorInfo>, data_bytes: u
     for (name, (begin, end)) in ordered {
         if begin != end_of_last || end < begin {
             let expected = match end < begin {
-                true => format!("an end behind {begin}"),
-                false => format!("a begin at {end_of_last}: the numbers lie side by side"),
+                true => format!("an end after {begin}"),
+                false => format!("a begin at {end_of_last}: the data are contiguous"),
             };
             let problem = Problem::new(path, format!("data_offsets [{begin}, {end}]")).tensor(name);
             return Err(problem.expected(expected).advice(ADVICE));
@@ -131,7 +131,10 @@ fn check_ranges(path: &Path, infos: &BTreeMap<String, TensorInfo>, data_bytes: u
 /// The entry of a tensor with a checked range; the data begin at `data`.
 fn entry(info: TensorInfo, data: u64) -> Result<Entry, String> {
     let (begin, end) = info.data_offsets;
-    #[expect(clippy::arithmetic_side_effects, reason = "check_ranges() has checked their order and that they are in the file")]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "check_ranges() has checked their order and that they are in the file"
+    )]
     let (bytes, range) = ((end - begin) as u64, data + begin as u64..data + end as u64);
     if info.shape.len() > MAX_RANK {
         return Err(format!("shape of {} dimensions, expected at most {MAX_RANK}", info.shape.len()));
@@ -148,7 +151,7 @@ fn entry(info: TensorInfo, data: u64) -> Result<Entry, String> {
         let needed = product([element.bytes() as u64].iter().chain(&shape).copied());
         if needed != Ok(bytes) {
             let shape = shown_shape(&shape);
-            let needed = needed.map_or("more than any number of".into(), |needed| needed.to_string());
+            let needed = needed.map_or("more than 2^64".into(), |needed| needed.to_string());
             return Err(format!("shape {shape} needs {needed} bytes of data, its data_offsets have {bytes}"));
         }
     }

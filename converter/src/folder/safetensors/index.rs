@@ -27,7 +27,7 @@ impl ShardIndex {
     /// The file cannot be read, is not an index, or names a file outside its folder.
     pub fn read(path: &Path) -> Result<ShardIndex, Error> {
         let bytes = source_file::read_at_most(path, MAX_INDEX_BYTES)?
-            .ok_or_else(|| Problem::new(path, "longer than 2 MiB").expected("an index of some hundred KiB"))?;
+            .ok_or_else(|| Problem::new(path, "longer than 2 MiB").expected("an index of a few hundred KiB"))?;
         Ok(ShardIndex::parse(path, &bytes)?)
     }
 
@@ -39,15 +39,15 @@ impl ShardIndex {
         let problem = |found: &str| Problem::new(path, found).expected("a weight_map from tensors to files");
         let again = |found: &str| problem(&shortened(found, SHOWN_CHARS)).advice("download it again");
         let value = strict::parse(bytes).map_err(|error| again(&error))?;
-        let weight_map = value.get("weight_map").ok_or_else(|| again("names no weight_map"))?;
-        let weight_map = weight_map.as_object().ok_or_else(|| again("a weight_map that is no object"))?;
+        let weight_map = value.get("weight_map").ok_or_else(|| again("has no weight_map"))?;
+        let weight_map = weight_map.as_object().ok_or_else(|| again("a weight_map that is not an object"))?;
         let mut files = BTreeMap::new();
         for (tensor, file) in weight_map {
-            let file = file.as_str().ok_or_else(|| again(&format!("{tensor}: {file} in the place of a file")))?;
+            let file = file.as_str().ok_or_else(|| again(&format!("{tensor}: {file} instead of a file name")))?;
             files.insert(tensor.clone(), file.to_string());
         }
         if files.is_empty() {
-            return Err(problem("names no tensors").advice("download it again"));
+            return Err(problem("lists no tensors").advice("download it again"));
         }
         if let Some(name) = files.keys().find(|name| name.len() > MAX_NAME_BYTES) {
             return Err(problem(&format!("a name of {} bytes", name.len())).advice("download it again"));

@@ -35,7 +35,7 @@ impl Shards {
     pub(crate) fn single(path: &Path) -> Result<Shards, Error> {
         let (file, entries) = read(path)?;
         if entries.is_empty() {
-            let problem = Problem::new(path, "no tensors in it").expected("the weights of a model");
+            let problem = Problem::new(path, "no tensors").expected("the weights of a model");
             return Err(problem.advice("save the model again").into());
         }
         let tensors = entries.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
@@ -65,7 +65,7 @@ impl Shards {
         for (tensor, file) in index.files.iter().filter(|(tensor, file)| is_lost(tensor, file)) {
             problems.push_with(|| {
                 let problem = Problem::new(folder_of(path).join(file), "missing").tensor(tensor);
-                problem.expected("it in this file, as the index says").advice(ONE_REVISION)
+                problem.expected("it in this file, as in the index").advice(ONE_REVISION)
             });
         }
         problems.result()?;
@@ -89,9 +89,9 @@ impl Shards {
                 }
                 Some(place) => {
                     problems
-                        .push(problem(format!("is here, and the index has it in {place}")).expected("it there alone"));
+                        .push(problem(format!("is here, but in the index it is in {place}")).expected("it only there"));
                 }
-                None => problems.push(problem("is not in the index".into()).expected("only tensors that are")),
+                None => problems.push(problem("is not in the index".into()).expected("only tensors of the index")),
             }
         }
         self.files.push(file);
