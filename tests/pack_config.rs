@@ -246,9 +246,9 @@ fn missing_keys_are_named_and_no_class_default_is_used() {
 fn what_cannot_be_is_refused_by_key() {
     let olmo2 = config_json(&small_config());
     let cases = [
-        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3; it is no OLMo"),
+        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3; only OLMo-1"),
         (json!({"model_type": "olmoe"}), "model_type is \"olmoe\", expected olmo, olmo2 or olmo3; OLMoE is known and"),
-        (json!({"model_type": "flex_olmo"}), "olmo2 or olmo3; FlexOlmo is known and not supported yet"),
+        (json!({"model_type": "flex_olmo"}), "olmo2 or olmo3; FlexOlmo is not supported yet"),
         (
             json!({"model_type": "olmo_hybrid"}),
             "model_type is \"olmo_hybrid\", expected olmo, olmo2 or olmo3; Olmo-Hybrid is",

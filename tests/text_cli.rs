@@ -233,7 +233,7 @@ fn chat_draws_as_the_models_author_recommends() {
         "{said}"
     );
     assert!(
-        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not known here"),
+        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not supported"),
         "{said}"
     );
     let greedy = " years ago our fathers brought";

@@ -25,7 +25,7 @@ fn w6_no_config_json() {
     }
     // The files of OLMo-1, without norms, and those of the others do not pass for each other.
     for (config, flags, says) in [
-        (small_config(), OLMO1_FLAGS, "norm tensors, which OLMo-1 has none of"),
+        (small_config(), OLMO1_FLAGS, "norm tensors, which OLMo-1 does not have"),
         (small_olmo1(), FLAGS, "no norm tensors, as in OLMo-1"),
     ] {
         let case = Case::of(&config);

@@ -286,7 +286,7 @@ fn stated_tokens(root: &Keys, vocab_size: usize) -> Result<Vec<(u32, Definition)
             let found = format!("added_tokens: id {id} for \"{other}\" and \"{text}\"");
             return Err(Problem::new(root.path, found).expected("each id once"));
         }
-        let is_set = |key| keys.truth(key).map(|truth| truth.unwrap_or(false));
+        let is_set = |key| keys.boolean(key).map(|value| value.unwrap_or(false));
         stated.push((
             id,
             Definition {
