@@ -457,7 +457,7 @@ fn a_small_file_that_is_too_long_is_refused() {
         fs::write(weights.join(name), vec![b' '; (4 << 20) + 1]).expect("written");
         let request = Request { weights: weights.clone(), model: folder.join("m.olmo"), ..Request::default() };
         let error = pack::prepare(&request).err().expect("refused").to_string();
-        assert!(error.ends_with(&format!("{name}: longer than 4 MiB, expected a file of some KiB")), "{error}");
+        assert!(error.ends_with(&format!("{name}: longer than 4 MiB, expected a file of a few KiB")), "{error}");
         fs::remove_file(weights.join(name)).expect("removed");
     }
 }

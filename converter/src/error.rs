@@ -37,7 +37,7 @@ impl Problem {
     }
 
     /// A file that is not JSON, or whose JSON cannot be read.
-    pub(crate) fn no_json(path: impl AsRef<Path>, error: impl Into<String>) -> Problem {
+    pub(crate) fn invalid_json(path: impl AsRef<Path>, error: impl Into<String>) -> Problem {
         Problem::new(path, error).expected("JSON").advice("correct it, or download it again")
     }
 

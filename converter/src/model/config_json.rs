@@ -32,7 +32,7 @@ pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
 /// # Errors
 /// They are not JSON, lack a key, or have a value that no supported model has.
 pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
-    let value = strict::parse(&bytes).map_err(|error| Problem::no_json(path, error))?;
+    let value = strict::parse(&bytes).map_err(|error| Problem::invalid_json(path, error))?;
     let Value::Object(object) = &value else {
         return Err(Problem::new(path, "JSON that is not an object").expected("the config.json of a model"));
     };

@@ -76,7 +76,7 @@ impl GenerationConfig {
     /// # Errors
     /// They are not JSON, or have invalid token ids.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<GenerationConfig, Problem> {
-        let value = strict::parse(bytes).map_err(|error| Problem::no_json(path, error))?;
+        let value = strict::parse(bytes).map_err(|error| Problem::invalid_json(path, error))?;
         let Value::Object(object) = &value else {
             return Err(Problem::new(path, "JSON that is not an object").expected("a generation_config.json"));
         };
