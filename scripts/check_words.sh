@@ -95,31 +95,50 @@ files | tr '\n' '\0' | COUNT="${1:-}" LIST="$list" xargs -0 awk '
         any = words(any)
     }
 
-    FNR == 1 { tail = ""; in_string = 0; in_fence = 0 }
+    FNR == 1 { tail = ""; in_string = 0; in_text = "" }
 
-    # The prose of a line of Rust: its comment, its strings, and the words of a function that it defines.
-    function prose_of_rust(line,    text, piece, pieces, at) {
-        if (line ~ /^[ \t]*\/\//) { in_string = 0; return line }
+    # What is between double quotes in a line of code, and the comment behind `mark`.
+    function strings_and_comment(line, mark,    text, pieces, piece_of, at) {
         text = ""
-        if (match(line, /(^|[^a-z_])fn [a-z0-9_]+/)) {
-            piece = substr(line, RSTART, RLENGTH); gsub(/_/, " ", piece); sub(/^.*fn /, "", piece)
-            text = text " " piece " ."
-        }
         gsub(/\\\\/, "", line); gsub(/\\"/, " ", line); gsub(/\047"\047/, "", line)
         pieces = split(line, piece_of, "\"")
         for (at = 1; at <= pieces; at++) {
             if (in_string) text = text " " piece_of[at]
-            else if (match(piece_of[at], /(^|[^:])\/\/ .*/)) return text " . " substr(piece_of[at], RSTART)
+            else if (match(piece_of[at], mark)) return text " . " substr(piece_of[at], RSTART)
             if (at < pieces) in_string = !in_string
         }
         return text
     }
 
+    # The prose of a line of Rust: its comment, its strings, and the words of a function that it defines.
+    function prose_of_rust(line,    name_of) {
+        if (line ~ /^[ \t]*\/\//) { in_string = 0; return line }
+        name_of = ""
+        if (match(line, /(^|[^a-z_])fn [a-z0-9_]+/)) {
+            name_of = substr(line, RSTART, RLENGTH); gsub(/_/, " ", name_of); sub(/^.*fn /, "", name_of)
+            name_of = " " name_of " ."
+        }
+        return name_of strings_and_comment(line, "(^|[^:])// .*")
+    }
+
+    # The prose of a line of Python: docstrings, comments and strings in double quotes. Other long strings are data.
+    function prose_of_python(line,    begins) {
+        if (in_text != "") {
+            begins = in_text
+            if (line ~ /"""/) in_text = ""
+            return begins == "docstring" ? line : ""
+        }
+        if (line ~ /""".*"""/) return line
+        if (line ~ /"""/) { in_text = line ~ /^[ \t]*"""/ ? "docstring" : "data"; return in_text == "data" ? "" : line }
+        if (line ~ /^[ \t]*#/) return line
+        in_string = 0
+        return strings_and_comment(line, "(^|[^&])# .*")
+    }
+
     {
-        line = FILENAME ~ /\.rs$/ ? prose_of_rust($0) : $0
-        # Names in format strings and of arguments are code, and so is None in Python.
+        line = FILENAME ~ /\.rs$/ ? prose_of_rust($0) : FILENAME ~ /\.py$/ ? prose_of_python($0) : $0
+        # Names in format strings are code.
         gsub(/\{[a-z_]*(:[^}]*)?\}/, "X", line)
-        if (FILENAME ~ /\.py$/) gsub(/[a-z_]+=|is None/, "", line)
         line = tolower(line)
         gsub(/^[ \t]*(\/\/[\/!]?|#+|>)?[ \t]*/, "", line)
         joined = tail " " line
@@ -144,4 +163,4 @@ files | tr '\n' '\0' | COUNT="${1:-}" LIST="$list" xargs -0 awk '
         if (ENVIRON["COUNT"] == "--count") for (at = 1; at <= n; at++) printf "%6d  %s\n", counts[at], name[at]
         if (found) { printf "%d refused words or phrases, see scripts/check_words.sh\n", found; exit 1 }
     }
-'
+' || exit 1
