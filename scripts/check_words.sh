@@ -24,8 +24,8 @@ whoever            ; the caller, the user, the thread that ...
 whatever           ; any, regardless of, every
 
 # Things do not speak, stand, lie or wish.
-# A document says what its text says.
-says?              ; reports, prints, states, contains            ; [a-z-]+\.md`?( and [a-z-]+\.md`?)? says?|specification says
+# A document says what its text says. `says` is a key of the cases in tests/tokenizers.
+says?              ; reports, prints, states, contains            ; `says`|[a-z-]+\.md`?( and [a-z-]+\.md`?)? says?|specification says
 (tells|told|telling) ; reports, prints, is reported; distinguishes  ; told apart|tells? apart|telling apart
 tell               ; report, print, distinguish                   ; tell apart|tell [a-z ]+ (apart|from)
 said               ; reported, printed, stated
@@ -103,7 +103,8 @@ files | tr '\n' '\0' | COUNT="${1:-}" LIST="$list" xargs -0 awk '
         gsub(/\\\\/, "", line); gsub(/\\"/, " ", line); gsub(/\047"\047/, "", line)
         pieces = split(line, piece_of, "\"")
         for (at = 1; at <= pieces; at++) {
-            if (in_string) text = text " " piece_of[at]
+            # A string of one word is a key or a name.
+            if (in_string) { if (piece_of[at] ~ / /) text = text " . " piece_of[at] }
             else if (match(piece_of[at], mark)) return text " . " substr(piece_of[at], RSTART)
             if (at < pieces) in_string = !in_string
         }
