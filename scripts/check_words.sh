@@ -61,8 +61,8 @@ line of error      ; error line, error message
 strangers?         ; untrusted sources
 
 # The field's own terms.
-# A program can be hard-coded.
-coded              ; bf12                                         ; hard-coded
+# bf12 has coded and raw steps; a path can be hard-coded; CHANGELOG.md names the old name.
+coded              ; bf12                                         ; hard-coded|`coded`|coded (steps?|and raw)|raw and coded
 (drawn|draws)      ; sampled                                      ; (charts?|lines?|bars?|axis|axes|labels?|legends?) (is|are|be|was) drawn
 (ends?|ended) a text ; stop tokens, EOS ids
 LIST
@@ -138,7 +138,8 @@ files | tr '\n' '\0' | COUNT="${1:-}" LIST="$list" xargs -0 awk '
 
     {
         line = FILENAME ~ /\.rs$/ ? prose_of_rust($0) : FILENAME ~ /\.py$/ ? prose_of_python($0) : $0
-        # Names in format strings are code.
+        # Names in format strings are code, and so is None.
+        gsub(/(is|are) None/, "", line)
         gsub(/\{[a-z_]*(:[^}]*)?\}/, "X", line)
         line = tolower(line)
         gsub(/^[ \t]*(\/\/[\/!]?|#+|>)?[ \t]*/, "", line)
