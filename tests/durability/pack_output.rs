@@ -349,8 +349,8 @@ fn model_that_reader_refuses_gets_no_name() {
             let copied = copy::run(&good, &model, false, &Hooked(hook), &|_, _| {});
             for refused in [pack_on(&weights, &model, hook), copied.map(|_| ()).map_err(|error| error.to_string())] {
                 let line = refused.expect_err("refused");
-                let begins = format!("{}: not written: its reader would refuse it: ", model.display());
-                let ends = "; this is a fault of olmo-pack or of the disk, please report it";
+                let begins = format!("{}: not written: the reader would reject it: ", model.display());
+                let ends = "; this is a bug in olmo-pack or a disk error, please report it";
                 let found = line.strip_prefix(&begins).and_then(|line| line.strip_suffix(ends));
                 assert!(found.is_some_and(|found| found.contains(&case.2)), "{}: {line}", case.2);
                 assert_eq!(names(&folder.join("out")), [""; 0], "{line}");

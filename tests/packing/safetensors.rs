@@ -326,10 +326,10 @@ fn refuses_malformed_generation_config_json() {
     let many: Vec<u32> = (0..17).collect();
     for (text, says) in [
         ("{", "EOF while parsing"),
-        ("[]", "JSON that is no object, expected a generation_config.json"),
+        ("[]", "JSON that is not an object, expected a generation_config.json"),
         (r#"{"eos_token_id": "x"}"#, r#"eos_token_id is "x", expected a token id or a list of them"#),
         (r#"{"eos_token_id": [1, -1]}"#, "eos_token_id is -1, expected a token id or a list of them"),
-        (r#"{"eos_token_id": 1, "eos_token_id": 2}"#, "key \"eos_token_id\" twice"),
+        (r#"{"eos_token_id": 1, "eos_token_id": 2}"#, "duplicate key \"eos_token_id\""),
         (&format!("{{\"eos_token_id\": {many:?}}}"), "eos_token_id is 17 ids, expected at most 16 ids"),
         (&" ".repeat((1 << 20) + 1), "longer than 1 MiB"),
     ] {

@@ -232,7 +232,7 @@ fn chat_samples_as_recommended() {
         "{said}"
     );
     assert!(
-        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not known here"),
+        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not supported"),
         "{said}"
     );
     let greedy = " years ago our fathers brought";

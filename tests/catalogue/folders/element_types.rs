@@ -40,7 +40,7 @@ fn w7_refuses_unsupported_element_types() {
         ("''", 4, "element type"),
         ("[('a', '<f4')]", 4, "structured element type"),
         ("[('a', '<f4'), ('b', '<f4')]", 8, "structured element type"),
-        ("('<f4', 2)", 8, "a value that is no quoted text"),
+        ("('<f4', 2)", 8, "an unquoted value"),
         ("('<f4', (2,))", 8, "brackets nested deeper"),
     ];
     for (descr, bytes, says) in types {

@@ -131,7 +131,7 @@ fn w23_reports_unreadable_files_and_folders() {
     with_mode(&inner, 0o600);
     report.add(
         "a parent that may not be entered",
-        refused(&moved, &moved.weights, &["cannot look at it: Permission denied"]),
+        refused(&moved, &moved.weights, &["cannot read its metadata: Permission denied"]),
     );
     with_mode(&inner, 0o755);
 }

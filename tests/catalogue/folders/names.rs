@@ -33,7 +33,7 @@ fn w20_refuses_duplicate_names() {
             continue;
         }
         fs::copy(case.file(NORM), case.file(twin)).expect("copied");
-        report.add(twin, case.refused(case.file(twin), &["no parameter of this model", "--allow-extra"]));
+        report.add(twin, case.refused(case.file(twin), &["not a parameter of this model", "--allow-extra"]));
     }
     let case = Case::new();
     for twin in ["e\u{301}", "\u{e9}"] {
@@ -64,7 +64,7 @@ fn w21_handles_unusual_file_names() {
         let case = Case::new();
         fs::write(case.weights.join(OsStr::from_bytes(name)), "x").expect("written");
         let begins = format!("{}/{}", case.weights.display(), &shown[..shown.len().min(3)]);
-        report.add(shown, case.refusal(begins, &[shown, "no parameter of this model", "--allow-extra"], &[]));
+        report.add(shown, case.refusal(begins, &[shown, "not a parameter of this model", "--allow-extra"], &[]));
         report.add(format_args!("{shown} allowed"), case.packed(&["--allow-extra"]));
     }
 }

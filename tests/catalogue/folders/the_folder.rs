@@ -26,11 +26,11 @@ fn w1_refuses_absent_or_empty_folder() {
     report.add("a loop of links", case.folder_refused(path("loop"), &["Too many levels of symbolic links"]));
     let empty = path("empty");
     fs::create_dir(&empty).expect("folder");
-    report.add("empty", case.folder_refused(&empty, &["no .npy and no safetensors files", "np.save"]));
+    report.add("empty", case.folder_refused(&empty, &["no .npy or safetensors files", "np.save"]));
     fs::copy(case.config(), empty.join("config.json")).expect("copied");
     report.add(
         "config.json alone",
-        case.folder_refused(&empty, &["no .npy and no safetensors files", "<parameter name>.npy"]),
+        case.folder_refused(&empty, &["no .npy or safetensors files", "<parameter name>.npy"]),
     );
     for name in ["pytorch_model.bin", "a.bin"] {
         fs::write(empty.join(name), "x").expect("written");

@@ -91,9 +91,8 @@ fn s9_refuses_head_of_tied_model() {
     std::fs::write(&tied.model, "old").expect("written");
     head.data[5] ^= 1;
     write(&head);
-    let says =
-        "present though config.json says tie_word_embeddings: true, and its numbers are not those of the embedding";
-    let words = [HEAD, says, "transformers 5 computes with this head, 4 with the embedding", "pass --allow-extra"];
+    let says = "present although config.json sets tie_word_embeddings, and not equal to the embedding";
+    let words = [HEAD, says, "transformers 5 uses this head, 4 the embedding", "pass --allow-extra"];
     report.add("other numbers", tied.refused(tied.file(), &words));
     report.add("other numbers, let pass", tied.packed(&["--allow-extra"]));
 }

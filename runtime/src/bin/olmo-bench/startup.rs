@@ -66,7 +66,7 @@ impl Startup {
         let (populated, page_in) = Phase::measure(|| file.populate(&|| false))?;
         let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
-            let options = Options { products: args.products, ..Options::new(1) };
+            let options = Options { backend: args.backend, ..Options::new(1) };
             let mut single = Single::new(network, options)?;
             single.forward(team, &token)?;
             single.logits(team, 0..1).map(|_| ())
