@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Checks that need more than the toolchain. The times are those of two cores.
+# Checks that need more than the toolchain. The times were measured on two cores.
 #
-# scripts/audit.sh deny: bans, licences and sources of all dependencies, as deny.toml has them; without a network, in
-# seconds. Needs cargo-deny (cargo install --locked cargo-deny).
+# scripts/audit.sh deny: bans, licences and sources of all dependencies, by deny.toml; without a network, in seconds.
+# Needs cargo-deny (cargo install --locked cargo-deny).
 #
 # scripts/audit.sh coverage: which lines of parsers and writer the tests run, into target/audit/coverage. Needs
 # cargo-tarpaulin (cargo install --locked cargo-tarpaulin).
 #
-# scripts/audit.sh mutants [FILE...] [-- ARGUMENT...]: changes the validators and the writer, or these files of them, a
-# spot at a time, and says which changes no test notices, into target/audit/mutants; 15 minutes for 19 of one file,
-# hours for all files. The arguments, those of cargo test, choose other tests. Needs cargo-mutants (cargo install
-# --locked cargo-mutants), and from root unshare and mount.
+# scripts/audit.sh mutants [FILE...] [-- ARGUMENT...]: changes the validators and the writer, or these files of them,
+# one place at a time, and reports the changes that no test notices into target/audit/mutants; 15 minutes for 19 of one
+# file, hours for all files. The arguments are those of cargo test and select other tests. Needs cargo-mutants (cargo
+# install --locked cargo-mutants), and as root unshare and mount.
 #
-# scripts/audit.sh sanitizer: tests of whatever reads files or has unsafe code under AddressSanitizer. Needs
-# x86-64 Linux with glibc; the sanitizer is in the stable toolchain, and RUSTC_BOOTSTRAP unlocks it.
+# scripts/audit.sh sanitizer: tests of all code that reads files or is unsafe, under AddressSanitizer. Needs x86-64
+# Linux with glibc; the stable toolchain contains the sanitizer, and RUSTC_BOOTSTRAP enables it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,13 +30,13 @@ COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes 
     model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_shapes pack_usage
     pack_values reader_exhaustive sections_of_text text_cli tokenizer unpack_restores_the_folder verify_against
     verify_finds_damage)
-# In these the programs are not allowed to write the file of their coverage, and say so.
+# Here the programs may not write their coverage file, and report it.
 NOT_COVERED=(an_error_names_the_file_that_was_to_be e6_a_limit_on_the_size_of_files e7_outputs_that_may_not_be
     t8_a_file_that_may_not_be_read w23_files_and_folders_that_may_not_be_read)
 SANITIZER_TESTS=(batch_same_bits fuzz_corpora infer_golden infer_load infer_not_finite infer_same_bits known_answers
     library pack_coded pack_safetensors pack_values properties reader_exhaustive score text_cli
     unpack_restores_the_folder verify_finds_damage)
-# These leave a program less memory than the sanitizer takes.
+# These leave a program less memory than the sanitizer needs.
 NOT_SANITIZED=(memory_that_the_system_does_not_give_is_one_line what_is_too_long_is_refused_with_little_memory)
 
 fail() {
@@ -44,7 +44,7 @@ fail() {
     exit 1
 }
 
-# Fails unless there is a subcommand of cargo.
+# Fails unless cargo has the subcommand.
 needs() {
     command -v "cargo-$1" >/dev/null || fail "cargo-$1 is missing; cargo install --locked cargo-$1"
 }
@@ -65,7 +65,7 @@ coverage() {
     mapfile -t chosen < <(tests "${READER_TESTS[@]}" "${PACKER_TESTS[@]}" "${COVERAGE_TESTS[@]}")
     for file in "${READER[@]}" "${PACKER[@]}" "${MORE_PARSERS[@]}"; do files+=(--include-files "$file"); done
     mkdir -p "$OUT/coverage"
-    # Lines that only the programs run count when it is told where these are, after they are built.
+    # --objects names the programs, which are built first: otherwise lines that only they run do not count.
     local build=(--engine llvm --workspace --skip-clean --target-dir "$OUT/coverage/build" --lib --bins "${chosen[@]}")
     cargo tarpaulin --no-run "${build[@]}"
     cargo tarpaulin "${build[@]}" --follow-exec --no-fail-fast --timeout 900 --out Stdout --out Html \
@@ -86,7 +86,7 @@ mutants() {
         case $file in
             runtime/*) reader+=("$file") ;;
             converter/*) packer+=("$file") ;;
-            *) fail "$file: no file of runtime or converter" ;;
+            *) fail "$file: not a file of runtime or converter" ;;
         esac
     done
     [ ${#files[@]} = 0 ] && reader=("${READER[@]}") packer=("${PACKER[@]}")
@@ -112,16 +112,17 @@ mutate() {
         files+=(--file "$1")
         shift
     done
-    guarded true || fail "mutants run from root only where unshare --mount can guard /dev; run them as another user"
+    guarded true || fail "as root, mutants run only where unshare --mount can guard /dev; run them as another user"
     mkdir -p "$folder"
-    # cargo-mutants itself would first run the tests of the package alone, which has none of these names.
+    # The baseline of cargo-mutants runs the tests of the package alone, which has no tests of these names.
     guarded cargo test -p "$package" -p olmo-tests "${@:2}" || fail "the tests fail without a mutant"
     guarded cargo mutants --workspace "${files[@]}" --baseline skip --timeout 900 --build-timeout 1800 \
         --test-package "$package" --test-package olmo-tests --output "$folder" "$@"
 }
 
-# Runs a command. A mutant of output.rs does not ask what it replaces: from root, one has put a file in the place of
-# /dev/null. So root runs it in a mount namespace of its own, where each device is a mount point, which nobody replaces.
+# Runs a command. A mutant of the file writer does not check what it replaces: as root, one has replaced /dev/null by
+# a file. Root therefore runs it in a mount namespace of its own, where each device is a mount point and cannot be
+# replaced.
 guarded() {
     if [ "$EUID" != 0 ]; then
         "$@"
@@ -140,8 +141,8 @@ sanitizer() {
     host=$(rustc -vV | sed -n 's/^host: //p')
     [ "$host" = x86_64-unknown-linux-gnu ] || fail "the sanitizer runs on x86_64-unknown-linux-gnu, this is $host"
     mapfile -t chosen < <(tests "${SANITIZER_TESTS[@]}")
-    # Memory that is left at the end is no error here, and looking for it needs rights that containers lack. With
-    # --target, build scripts and macros stay without the sanitizer.
+    # Memory that is not freed at the end is not an error here, and detecting it needs rights that containers lack.
+    # With --target, build scripts and macros are built without the sanitizer.
     export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0
     cargo test --target "$host" -p olmo-infer --lib
     cargo test --target "$host" -p olmo-tests --no-fail-fast "${chosen[@]}" -- "${NOT_SANITIZED[@]/#/--skip=}"

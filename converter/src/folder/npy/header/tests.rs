@@ -30,7 +30,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn accepts_headers_of_numpy() {
+fn reads_headers_of_numpy() {
     let cases: [(&str, usize, Descr, &[u64]); 8] = [
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   ", 48, Descr::F32, &[3, 4]),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (7,), }", 28, Descr::F32, &[7]),
@@ -56,7 +56,7 @@ fn accepts_headers_of_numpy() {
 }
 
 #[test]
-fn accepts_written_headers() {
+fn reads_headers_it_wrote() {
     let shapes: [&[usize]; 5] = [&[1], &[2048], &[100_352, 2048], &[1, usize::MAX / 8], &[usize::MAX / 8, 1]];
     for element in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
         for shape in shapes {
@@ -70,8 +70,9 @@ fn accepts_written_headers() {
     }
 }
 
+/// Row W15, npyz is not called.
 #[test]
-fn rejects_other_headers_without_calling_npyz() {
+fn refuses_foreign_headers_before_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
     let shapes = [
         "True,",
@@ -129,7 +130,7 @@ fn rejects_other_headers_without_calling_npyz() {
 }
 
 #[test]
-fn each_check_has_its_own_error() {
+fn each_check_gives_its_own_reason() {
     let header = |descr: &str, shape: &str, end: &str| {
         format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, {end}}}")
     };
@@ -165,7 +166,7 @@ fn each_check_has_its_own_error() {
 }
 
 #[test]
-fn rejects_header_without_newline() {
+fn refuses_header_without_newline() {
     let mut bytes = file("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 8);
     let last = bytes.len() - 8 - 1;
     assert_eq!(std::mem::replace(&mut bytes[last], b' '), b'\n');
@@ -174,7 +175,7 @@ fn rejects_header_without_newline() {
 }
 
 #[test]
-fn rejects_header_with_missing_key() {
+fn refuses_each_missing_key() {
     for (text, key) in [
         ("{}", "descr"),
         ("{'fortran_order': False, 'shape': (2,)}", "descr"),
@@ -191,7 +192,7 @@ fn rejects_header_with_missing_key() {
 }
 
 #[test]
-fn rejects_header_that_npyz_reads_differently() {
+fn refuses_what_npyz_reads_differently() {
     let checked = || check(&file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 48)).expect("good");
     let header = header_for(&checked());
     assert_eq!(compare_with_npyz(&header, &checked()), Ok(()));
@@ -209,13 +210,13 @@ fn rejects_header_that_npyz_reads_differently() {
 }
 
 #[test]
-fn shown_shape_uses_numpy_notation() {
+fn shapes_are_printed_as_numpy_prints_lists() {
     assert_eq!(shown_shape(&[]), "[]");
     assert_eq!(shown_shape(&[3, 4]), "[3, 4]");
 }
 
 #[test]
-fn rejects_length_that_does_not_match_shape() {
+fn refuses_length_that_contradicts_shape() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1024,), }";
     assert!(check(&file(text, 4096)).is_ok());
     assert!(refusal(&file(text, 4095)).contains("needs 4096 bytes of data, has 4095 (truncated?)"));
@@ -229,7 +230,7 @@ fn rejects_length_that_does_not_match_shape() {
 }
 
 #[test]
-fn rejects_unknown_versions_and_header_lengths() {
+fn refuses_unknown_versions_and_lengths() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }";
     for version in [[0, 0], [1, 1], [4, 0], [255, 255]] {
         let mut bytes = file(text, 4);
@@ -245,7 +246,7 @@ fn rejects_unknown_versions_and_header_lengths() {
 }
 
 #[test]
-fn guesses_kind_of_other_files() {
+fn names_the_format_of_other_files() {
     assert!(refusal(b"\x93NUM").contains("only 4 bytes, expected a whole .npy header"));
     let cases: [(&[u8], &str); 12] = [
         (b"", "empty file"),
