@@ -160,7 +160,7 @@ impl<'de> Visitor<'de> for Parts<'_> {
 
 /// The error for a duplicate key.
 fn duplicate<E: Error>(key: &str) -> E {
-    E::custom(format!("key \"{}\" duplicate", shortened(key, SHOWN_CHARS)))
+    E::custom(format!("duplicate key \"{}\"", shortened(key, SHOWN_CHARS)))
 }
 
 /// An object without duplicate keys whose values are all a `T`, read without an intermediate tree. An error in a value
