@@ -11,7 +11,7 @@ use crate::format::mapped_bytes::MappedBytes;
 use crate::os::file_system::FileSystem;
 use crate::os::memory::{self, Resident};
 use crate::os::signals::Mapped;
-use crate::parallel::team::start;
+use crate::os::spawn::spawn_scoped;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut, MmapOptions};
@@ -200,7 +200,7 @@ impl Mapping {
                 }
                 if second.is_none() && begun.elapsed() > SLOW_STEP {
                     // When the system gives no thread, one does it all.
-                    second = start(scope, "olmo-page-in-2", rest).ok();
+                    second = spawn_scoped(scope, "olmo-page-in-2", rest).ok();
                 }
             }
             second.map_or(Ok(()), |second| second.join().expect("populating does not panic"))
@@ -348,7 +348,8 @@ fn read_pieces(file: &File, ahead: Option<&Mmap>, bytes: &mut [u8]) -> io::Resul
     };
     thread::scope(|scope| {
         // When the system gives fewer threads, fewer do the work.
-        let others: Vec<_> = (1..READERS).filter_map(|i| start(scope, &format!("olmo-read-{i}"), read).ok()).collect();
+        let others: Vec<_> =
+            (1..READERS).filter_map(|i| spawn_scoped(scope, &format!("olmo-read-{i}"), read).ok()).collect();
         let own = read();
         others.into_iter().fold(own, |result, other| result.and(other.join().expect("reading does not panic")))
     })

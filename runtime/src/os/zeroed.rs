@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const MAPPED_BYTES: usize = 2 << 20;
 
 /// A buffer that begins as zeros, which the system has not had to fill yet.
-pub(crate) struct Zeros<T>(Memory<T>);
+pub(crate) struct ZeroedBuffer<T>(Memory<T>);
 
 enum Memory<T> {
     Heap(Vec<T>),
@@ -21,12 +21,12 @@ enum Memory<T> {
     Mapped(MmapMut),
 }
 
-impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable + Clone> ZeroedBuffer<T> {
     /// A buffer of `elements` elements.
     ///
     /// # Errors
     /// [`Error::Memory`], with `what` it is for.
-    pub fn new(elements: usize, what: &'static str) -> Result<Zeros<T>, Error> {
+    pub fn new(elements: usize, what: &'static str) -> Result<ZeroedBuffer<T>, Error> {
         let refused = || Error::Memory {
             bytes: (elements as u64).saturating_mul(size_of::<T>() as u64),
             what,
@@ -38,22 +38,22 @@ impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
             // Only a wish: without huge pages everything works.
             #[cfg(target_os = "linux")]
             let _refused_where_unsupported = map.advise(memmap2::Advice::HugePage);
-            return Ok(Zeros(Memory::Mapped(map)));
+            return Ok(ZeroedBuffer(Memory::Mapped(map)));
         }
         let mut heap = memory::room_for(elements, what).map_err(|_| refused())?;
         heap.resize(elements, T::new_zeroed());
-        Ok(Zeros(Memory::Heap(heap)))
+        Ok(ZeroedBuffer(Memory::Heap(heap)))
     }
 }
 
 /// No elements.
-impl<T> Default for Zeros<T> {
-    fn default() -> Zeros<T> {
-        Zeros(Memory::Heap(Vec::new()))
+impl<T> Default for ZeroedBuffer<T> {
+    fn default() -> ZeroedBuffer<T> {
+        ZeroedBuffer(Memory::Heap(Vec::new()))
     }
 }
 
-impl<T: FromBytes + IntoBytes + Immutable> Deref for Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable> Deref for ZeroedBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -64,7 +64,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Deref for Zeros<T> {
     }
 }
 
-impl<T: FromBytes + IntoBytes + Immutable> DerefMut for Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable> DerefMut for ZeroedBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.0 {
             Memory::Heap(elements) => elements,
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn buffers_of_all_sizes_are_zeros_that_can_be_written() {
         for elements in [0, 1, 1000, MAPPED_BYTES / 4 - 1, MAPPED_BYTES / 4, MAPPED_BYTES] {
-            let mut buffer = Zeros::<f32>::new(elements, "test").expect("it fits");
+            let mut buffer = ZeroedBuffer::<f32>::new(elements, "test").expect("it fits");
             assert!(buffer.len() == elements && buffer.iter().all(|&x| x == 0.0));
             buffer.fill(1.5);
             assert!(buffer.iter().all(|&x| x == 1.5));
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn memory_that_there_is_not_is_refused() {
         for elements in [usize::MAX / 2, 1 << 50] {
-            let refused = Zeros::<f32>::new(elements, "the KV cache").err().expect("nobody has so much");
+            let refused = ZeroedBuffer::<f32>::new(elements, "the KV cache").err().expect("nobody has so much");
             assert!(refused.to_string().contains("bytes of memory for the KV cache"), "{refused}");
         }
     }

@@ -6,7 +6,7 @@ use crate::kernels::grid::{Block, Grid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
 use crate::kernels::{Isa, LaneOp};
 use crate::network::weights::{Matrix, Panels};
-use crate::os::zeroed::Zeros;
+use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,9 +68,9 @@ pub struct Matmul {
     products: Products,
     activations: Activations,
     /// Activations as bf16 pairs, `[rows, columns / 2]`.
-    pairs: Zeros<u32>,
+    pairs: ZeroedBuffer<u32>,
     /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
-    rounded: Zeros<f32>,
+    rounded: ZeroedBuffer<f32>,
 }
 
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
@@ -93,7 +93,8 @@ impl Matmul {
         // What is no size is refused with those that no memory has.
         let pairs = if rounds && !products.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
         let rounded = if rounds && products.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
-        let (pairs, rounded) = (Zeros::new(pairs, "the activations")?, Zeros::new(rounded, "the activations")?);
+        let (pairs, rounded) =
+            (ZeroedBuffer::new(pairs, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
         Ok(Matmul { products, activations, pairs, rounded })
     }
 

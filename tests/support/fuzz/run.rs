@@ -11,6 +11,7 @@ use olmo_infer::internals::parallel::matmul::Products;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_pack::commands::pack;
 use olmo_pack::commands::verify;
+use olmo_pack::encode::pool;
 use rayon::ThreadPool;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -80,5 +81,5 @@ fn bases() -> &'static [Packed; 5] {
 /// A pool of one thread.
 fn pool() -> &'static ThreadPool {
     static POOL: OnceLock<ThreadPool> = OnceLock::new();
-    POOL.get_or_init(|| pack::thread_pool(1).expect("a pool"))
+    POOL.get_or_init(|| pool::thread_pool(1).expect("a pool"))
 }

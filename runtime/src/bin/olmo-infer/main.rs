@@ -30,7 +30,8 @@ use olmo_infer::internals::network::{Batch, Network};
 use olmo_infer::internals::os::allocator::Allocator;
 use olmo_infer::internals::os::disk::{SystemDisk, check_written};
 use olmo_infer::internals::os::signals;
-use olmo_infer::internals::parallel::team::{start, with_team};
+use olmo_infer::internals::os::spawn::spawn_scoped;
+use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::tokenizer::Tokenizer;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use printer::{Failure, Printer, TextRules, note};
@@ -291,7 +292,7 @@ fn beside_populating<T>(
             file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
         };
         // When the system gives no thread, the first pass brings the pages in itself.
-        let thread = start(scope, "olmo-page-in", populate).ok();
+        let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);
         let page_in = thread.and_then(|thread| thread.join().expect("populating does not panic").ok());
