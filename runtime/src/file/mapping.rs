@@ -95,8 +95,8 @@ impl Mapping {
     /// Maps or reads the first `length` bytes of `file`, which it has; `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses to map or
-    /// to read, or the file became shorter.
+    /// [`Error::ModelTooLarge`], [`Error::AddressSpace`], [`Error::Map`], and [`Error::Io`] when it cannot be read or became
+    /// shorter.
     pub(crate) fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
         let file_system = file_system(file);
         // Only where it matters: most starts need not ask.
@@ -109,8 +109,7 @@ impl Mapping {
             let (map, begin) = read(path, file, length)?;
             return Ok(Mapping { map, begin, length, loaded, _mapped: None });
         }
-        let map = map(file, length)
-            .map_err(Error::io(path, "map all of it (see ulimit -v; where files cannot be mapped, use --load read)"))?;
+        let map = map(file, length).map_err(|source| Error::Map { path: path.to_path_buf(), source })?;
         let mapped = Some(Mapped::new(&map, path));
         Ok(Mapping { map, begin: 0, length, loaded, _mapped: mapped })
     }
@@ -286,9 +285,7 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
 /// than one, of which most would be cleared for nothing.
 fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<(Mmap, usize), Error> {
     const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
-    let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::Request {
-        problem: format!("{length} bytes do not fit the address space of this machine"),
-    })?;
+    let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::AddressSpace { bytes: length as u64 })?;
     let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
     let begin = map.as_ptr().align_offset(HUGE_PAGE);
     #[cfg(target_os = "linux")]

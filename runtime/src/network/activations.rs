@@ -2,8 +2,10 @@
 
 use crate::error::Error;
 use crate::format::config::ModelConfig;
-use crate::network::LOGITS_CHUNK;
 use crate::os::zeroed::ZeroedBuffer;
+
+/// Most positions whose logits are computed at a time.
+pub const LOGITS_CHUNK: usize = 48;
 
 /// Activations of the rows of a pass; n of them are in use.
 pub(crate) struct Buffers {
@@ -56,7 +58,7 @@ impl Buffers {
     /// Buffers for passes of at most `rows` rows.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(config: &ModelConfig, rows: usize) -> Result<Buffers, Error> {
         let mut sizes = Buffers::sizes(config, rows).into_iter();
         let mut next = || ZeroedBuffer::new(sizes.next().expect("a size for each buffer"), "the activations");

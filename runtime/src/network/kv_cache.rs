@@ -107,7 +107,7 @@ impl KvCache {
     /// An empty cache.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
         let mut layers = memory::room_for(config.n_layers(), "the KV cache")?;
         for shape in shapes(config, positions, chunk) {

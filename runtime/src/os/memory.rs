@@ -3,7 +3,6 @@
 use crate::error::Error;
 use std::cell::Cell;
 use std::collections::TryReserveError;
-use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -39,7 +38,7 @@ pub fn takes_no() -> bool {
 /// An empty vector with room for `elements`.
 ///
 /// # Errors
-/// [`Error::Memory`], with `what` it is for.
+/// [`Error::OutOfMemory`], with `what` it is for.
 pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error> {
     let mut room = Vec::new();
     asking(|| room.try_reserve_exact(elements)).map_err(|_: TryReserveError| too_little_for::<T>(elements, what))?;
@@ -49,7 +48,7 @@ pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error>
 /// The elements of an iterator, which knows their number.
 ///
 /// # Errors
-/// [`Error::Memory`], with `what` they are.
+/// [`Error::OutOfMemory`], with `what` they are.
 pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
     let mut collected = room_for(elements.len(), what)?;
     // No more than there is room for, whatever the iterator yields.
@@ -61,7 +60,7 @@ pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'s
 /// Makes room for `more` elements behind those of `elements`.
 ///
 /// # Errors
-/// [`Error::Memory`], with `what` it is for.
+/// [`Error::OutOfMemory`], with `what` it is for.
 pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Result<(), Error> {
     asking(|| elements.try_reserve(more)).map_err(|_: TryReserveError| too_little_for::<T>(more, what))
 }
@@ -69,27 +68,18 @@ pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Res
 /// The error for memory for `elements` that the system does not give.
 pub fn too_little_for<T>(elements: usize, what: &'static str) -> Error {
     let bytes = (elements as u64).saturating_mul(size_of::<T>() as u64);
-    Error::Memory { bytes, what, advice: FREE_SOME }
+    Error::OutOfMemory { bytes, what, advice: FREE_SOME }
 }
 
-/// Refuses to read a model of `needed` bytes where `available` are to be had.
+/// Refuses to read a model of `bytes` bytes where fewer are available.
 ///
 /// # Errors
-/// [`Error::Request`].
-pub fn check_weights(needed: u64, available: Option<u64>) -> Result<(), Error> {
+/// [`Error::ModelTooLarge`].
+pub fn check_weights(bytes: u64, available: Option<u64>) -> Result<(), Error> {
     match available {
-        Some(available) if needed > available => {
-            let what = format!("reading the model takes {:.1} GB of memory", needed as f64 / 1e9);
-            Err(too_little(what, available, "map it instead, with --load mmap"))
-        }
+        Some(available) if bytes > available => Err(Error::ModelTooLarge { bytes, available }),
         _ => Ok(()),
     }
-}
-
-/// The error about `what` takes more than the `available` bytes.
-pub(crate) fn too_little(what: String, available: u64, advice: impl Display) -> Error {
-    let available = available as f64 / 1e9;
-    Error::Request { problem: format!("{what}, this machine has {available:.1} GB to give; {advice}") }
 }
 
 /// Bytes that this process could still get: what the kernel says is available, or the smallest limit of its control
@@ -235,10 +225,7 @@ Rss:                   4 kB
     #[test]
     fn a_model_that_does_not_fit_is_one_line_with_both_numbers() {
         let line = check_weights(6_000_000_000, Some(2_500_000_000)).expect_err("too large").to_string();
-        assert_eq!(
-            line,
-            "reading the model takes 6.0 GB of memory, this machine has 2.5 GB to give; map it instead, with --load mmap"
-        );
+        assert_eq!(line, "reading the model takes 6.0 GB of memory, 2.5 GB are available");
         assert!(check_weights(10, Some(10)).is_ok() && check_weights(10, None).is_ok());
     }
 }

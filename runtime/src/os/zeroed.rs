@@ -25,9 +25,9 @@ impl<T: FromBytes + IntoBytes + Immutable + Clone> ZeroedBuffer<T> {
     /// A buffer of `elements` elements.
     ///
     /// # Errors
-    /// [`Error::Memory`], with `what` it is for.
+    /// [`Error::OutOfMemory`], with `what` it is for.
     pub fn new(elements: usize, what: &'static str) -> Result<ZeroedBuffer<T>, Error> {
-        let refused = || Error::Memory {
+        let refused = || Error::OutOfMemory {
             bytes: (elements as u64).saturating_mul(size_of::<T>() as u64),
             what,
             advice: "ask for fewer positions or a smaller chunk",

@@ -81,7 +81,7 @@ impl Matmul {
     /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(
         products: Products,
         activations: Activations,

@@ -175,7 +175,7 @@ impl Threads {
     ///
     /// # Errors
     /// [`Error::NotRun`] inside of another run of the same threads, or of one that it would wait for; in a process that was forked off after they were
-    /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::Memory`]. The body
+    /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::OutOfMemory`]. The body
     /// has not begun then.
     ///
     /// # Panics
@@ -249,7 +249,7 @@ impl Waits {
     /// `None` when this one, which works for the teams in `held`, would wait for itself.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     fn begin(held: &[TeamId], team: TeamId) -> Result<Option<Waits>, Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         if held.is_empty() {
@@ -297,7 +297,7 @@ impl Works {
     /// `None` when this thread works for the team already.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     fn enter(team: TeamId) -> Result<Option<Works>, Error> {
         WORKS_FOR.with_borrow_mut(|teams| {
             if teams.contains(&team) {
