@@ -4,8 +4,9 @@ use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, LOGITS_CHUNK, Network, Options};
+use olmo_infer::internals::network::activations::LOGITS_CHUNK;
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::{Activations, Products};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
@@ -41,11 +42,11 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 
 /// All logits of a sequence by itself, a row for each position.
 fn alone(network: &Network, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
-    let mut single = Single::new(network, options).expect("it fits");
+    let mut batch = Batch::of_one(network, options).expect("it fits");
     let mut rows = Vec::new();
     for chunk in tokens.chunks(options.chunk.min(LOGITS_CHUNK)) {
-        single.forward(team, chunk).expect("good tokens");
-        let logits = single.logits(team, 0..chunk.len()).expect("finite");
+        batch.forward(team, [(0, chunk)]).expect("good tokens");
+        let logits = batch.logits(team, 0..chunk.len()).expect("finite");
         rows.extend(logits.chunks_exact(logits.len() / chunk.len()).map(bits));
     }
     rows

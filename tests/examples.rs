@@ -10,12 +10,12 @@ mod generate;
 #[path = "../runtime/examples/score.rs"]
 mod score;
 
+use olmo_infer::Error;
 use olmo_infer::Model;
 use olmo_infer::Sampling;
 use olmo_tests::{TempDir, repository, run};
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
@@ -46,7 +46,7 @@ fn generate_shows_the_speech() {
 #[test]
 fn several_threads_get_their_answers() {
     let folder = TempDir::new("example-threads");
-    let model = Arc::new(Model::open(packed(&folder)).expect("a good file"));
+    let model = Model::open(packed(&folder)).expect("a good file");
     let prompts = ["Four score and seven", "Four score and seven years ago", "Four score"].map(String::from);
     let answers = embed_in_a_thread::answers(&model, prompts.to_vec());
     assert_eq!(answers.len(), prompts.len());
@@ -61,12 +61,15 @@ fn the_score_is_that_of_the_program() {
     let (model, tokens) = (packed(&folder), repository().join("demo/prompt.tokens.bin"));
     let line = run(INFER, [model.as_os_str(), "--score".as_ref(), tokens.as_os_str()]);
     let line: serde_json::Value = serde_json::from_str(line.ok()).expect("a JSON object");
-    let found = score::mean_nll(&model, &tokens).expect("it runs");
     let expected = line["mean_nll"].as_f64().expect("a number");
-    assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found} {expected}");
+    let model = Model::open(&model).expect("a good file");
+    let text = score::ids(&fs::read(&tokens).expect("the prompt"));
+    // Together with another one, and twice.
+    let found = score::mean_nll(&model, &[text.clone(), text[..5].to_vec(), text]).expect("it runs");
+    assert_eq!((found.len(), found[0]), (3, found[2]));
+    assert!((found[0] - expected).abs() <= 1e-6 * expected.abs(), "{found:?} {expected}");
 
-    let one = folder.join("one.bin");
-    fs::write(&one, 70u32.to_le_bytes()).expect("written");
-    let error = score::mean_nll(&model, &one).expect_err("nothing to score").to_string();
-    assert_eq!(error, "one token has nothing that predicts it");
+    // One token has nothing that predicts it.
+    let refused = score::mean_nll(&model, &[vec![70]]);
+    assert!(matches!(refused, Err(Error::NoPositions)), "{refused:?}");
 }

@@ -2,8 +2,8 @@
 
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::top_k::top_k_into;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{Stored, TempDir, run, small_olmo3, write_weights};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -46,11 +46,11 @@ fn decode_allocates_nothing() {
         let file = ModelFile::open(&path).expect("a good file");
         let network = Network::new(&file).expect("memory");
         with_team(2, |team| {
-            let mut single = Single::new(&network, Options::new(40)).expect("it fits");
+            let mut batch = Batch::of_one(&network, Options::new(40)).expect("it fits");
             let mut top = Vec::with_capacity(6);
             let mut decode = |token| {
-                single.forward(team, &[token]).expect("a good token");
-                top_k_into(single.logits(team, 0..1).expect("finite"), 5, &mut top);
+                batch.forward(team, [(0, &[token][..])]).expect("a good token");
+                top_k_into(batch.logits(team, 0..1).expect("finite"), 5, &mut top);
                 top[0].0
             };
             let mut token = decode(5);

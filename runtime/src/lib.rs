@@ -100,6 +100,10 @@ pub mod internals {
     pub mod cli {
         pub use crate::cli::*;
     }
+    #[cfg(all(feature = "compute", feature = "text"))]
+    pub mod conversation {
+        pub use crate::conversation::*;
+    }
     pub mod error {
         pub use crate::error::*;
     }

@@ -8,8 +8,8 @@ use olmo_infer::Options;
 use olmo_infer::Session;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use olmo_tests::catalogue::Report;
 use std::fs;
@@ -97,11 +97,11 @@ fn e17_a_mode_of_the_processor_that_somebody_changed() {
         let result = prefill(&mut session);
         report.holds(format_args!("{name}, at last"), result.is_ok() && bits(&session) == expected, "other bits");
         let result = with_team(2, |team| {
-            let mut single = Single::new(&network, Options::new(4)).expect("it fits");
-            single.forward(team, &TOKENS[..1]).expect("a good token");
+            let mut batch = Batch::of_one(&network, Options::new(4)).expect("it fits");
+            batch.forward(team, [(0, &TOKENS[..1])]).expect("a good token");
             in_mode(bits_of_mode, || {
-                let pass = single.forward(team, &TOKENS[..1]).is_err();
-                pass && single.logits(team, 0..1).is_err()
+                let pass = batch.forward(team, [(0, &TOKENS[..1])]).is_err();
+                pass && batch.logits(team, 0..1).is_err()
             })
         });
         report.holds(format_args!("{name}, in a run"), result.is_ok_and(|told| told), "no error");
@@ -118,10 +118,10 @@ fn e17_a_mode_of_the_processor_that_somebody_changed() {
         };
         changed.run(spoil).expect("runs");
         let logits = changed.run(|team| {
-            let mut single = Single::new(&network, Options::new(TOKENS.len())).expect("it fits");
-            single.forward(team, &TOKENS).expect("good tokens");
+            let mut batch = Batch::of_one(&network, Options::new(TOKENS.len())).expect("it fits");
+            batch.forward(team, [(0, &TOKENS)]).expect("good tokens");
             let last = TOKENS.len() - 1;
-            let logits = single.logits(team, last..last + 1).expect("finite");
+            let logits = batch.logits(team, last..last + 1).expect("finite");
             logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>()
         });
         report.holds(format_args!("{name}, of a worker"), logits.is_ok_and(|found| found == expected), "other bits");

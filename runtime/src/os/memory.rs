@@ -49,7 +49,7 @@ pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error>
 ///
 /// # Errors
 /// [`Error::OutOfMemory`], with `what` they are.
-pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
+pub fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
     let mut collected = room_for(elements.len(), what)?;
     // No more than there is room for, whatever the iterator yields.
     let n = elements.len();
@@ -91,7 +91,7 @@ pub fn available() -> Option<u64> {
 
 /// Bytes of addresses that this process may still take under a limit on them (`ulimit -v`), a quarter less for threads
 /// and what else comes; `None` without a limit.
-pub(crate) fn address_space() -> Option<u64> {
+pub fn address_space() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;

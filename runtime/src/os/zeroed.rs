@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const MAPPED_BYTES: usize = 2 << 20;
 
 /// A buffer that begins as zeros, which the system has not had to fill yet.
-pub(crate) struct ZeroedBuffer<T>(Memory<T>);
+pub struct ZeroedBuffer<T>(Memory<T>);
 
 enum Memory<T> {
     Heap(Vec<T>),

@@ -5,7 +5,7 @@ use crate::packed::Packed;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Products;
 use olmo_infer::internals::parallel::team::with_team;
@@ -53,9 +53,9 @@ fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
         let products = Products { isa, gemm: false };
         let options = Options { products, ..Options::new(prompt.len().min(file.config().max_position_embeddings)) };
         let found = with_team(1, |team| -> Result<Vec<u32>, Error> {
-            let mut single = Single::new(&network, options)?;
-            single.forward(team, prompt)?;
-            let logits = single.logits(team, 0..prompt.len())?;
+            let mut batch = Batch::of_one(&network, options)?;
+            batch.forward(team, [(0, prompt)])?;
+            let logits = batch.logits(team, 0..prompt.len())?;
             assert!(logits.iter().all(|logit| logit.is_finite()));
             Ok(logits.iter().map(|logit| logit.to_bits()).collect())
         })
