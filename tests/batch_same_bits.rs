@@ -12,6 +12,7 @@ use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 const POSITIONS: usize = 256;
@@ -41,7 +42,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// All logits of a sequence by itself, a row for each position.
-fn alone(network: &Network, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
+fn alone(network: &Arc<Network>, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
     let mut batch = Batch::of_one(network, options).expect("it fits");
     let mut rows = Vec::new();
     for chunk in tokens.chunks(options.chunk.min(LOGITS_CHUNK)) {
@@ -109,7 +110,7 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
     let mut random = Random(8);
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file).expect("memory");
+        let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         for activations in [Activations::Bf16, Activations::F32] {
             let scalar = Isa::named("scalar").expect("always there");
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
@@ -139,7 +140,7 @@ fn sequences_in_one_pass_yield_the_bits_of_each_alone() {
 /// What a visit saw: position, token, the bits of the logits, whether it was the last.
 type Visit = (usize, u32, Vec<u32>, bool);
 
-fn visits(network: &Network, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
+fn visits(network: &Arc<Network>, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
     let mut seen = vec![Vec::new(); runs.len()];
     with_team(threads, |team| {
         let options = options(Isa::best(), Activations::Bf16, chunk);
@@ -166,7 +167,7 @@ fn greedy_runs_go_the_same_way_for_any_number_at_a_time() {
         [4, 100, 25, 1, 90, 7].map(|length| -> Vec<u32> { (0..length).map(|_| random.below(101) as u32).collect() });
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file).expect("memory");
+        let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         let run = |(prompt, (positions, visit_prompt))| Run { top: 3, visit_prompt, ..Run::new(prompt, positions) };
         let asked = [(40, true), (130, false), (50, false), (20, true), (60, true), (7, false)];
         let runs: Vec<Run> = prompts.iter().map(Vec::as_slice).zip(asked).map(run).collect();
@@ -187,7 +188,7 @@ fn a_pass_that_is_refused_leaves_the_sequences_where_they_were() {
     let folder = TempDir::new("batch-refused");
     let path = &models(&folder)[0];
     let file = ModelFile::open(path).expect("a good file");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     with_team(2, |team| {
         let options = options(Isa::best(), Activations::Bf16, 8);
         let tokens = [5, 6, 7, 8];

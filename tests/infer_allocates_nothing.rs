@@ -7,6 +7,7 @@ use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{Stored, TempDir, run, small_olmo3, write_weights};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
@@ -44,7 +45,7 @@ fn decode_allocates_nothing() {
         let path = folder.join(dtype);
         run(PACK, [weights.as_os_str(), path.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file).expect("memory");
+        let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         with_team(2, |team| {
             let mut batch = Batch::of_one(&network, Options::new(40)).expect("it fits");
             let mut top = Vec::with_capacity(6);

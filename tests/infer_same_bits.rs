@@ -12,6 +12,7 @@ use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
 
@@ -26,7 +27,7 @@ fn isa(name: &str) -> Option<Isa> {
 /// The bits of all logits, evaluated in chunks of that size.
 fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     let products = Products { isa, gemm: false };
     let options = Options { positions: tokens.len(), chunk, products, activations };
     with_team(threads, |team| {

@@ -5,7 +5,8 @@ use olmo_infer::Model;
 use olmo_infer::Options;
 use olmo_infer::Sampling;
 use olmo_infer::Session;
-use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::chat::{Message, Role};
+use olmo_infer::Load;
 use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -162,21 +163,21 @@ fn refused<T>(result: Result<T, Error>) -> String {
 fn what_cannot_be_evaluated_is_refused_and_changes_nothing() {
     let folder = TempDir::new("library-refused");
     let model = open(&packed(&folder));
-    assert_eq!(refused(model.session(Options::new(2049))), "2049 positions were asked for, the model has 2048");
+    assert_eq!(refused(model.session(Options::new(2049))), "2049 positions requested, expected at most 2048");
     assert!(refused(model.session(Options::new(0))).contains("one position"));
     assert!(
         refused(Model::open(folder.join("none.olmo"))).ends_with("none.olmo: cannot open: No such file or directory")
     );
 
     let mut session = model.session(Options::new(24)).expect("it fits");
-    let nothing = "nothing to go on from; evaluate a prompt first";
+    let nothing = "nothing to generate from; evaluate a prompt first";
     let mut tokens = session.generate(Sampling::GREEDY);
     assert_eq!(refused(tokens.next().expect("an item")), nothing);
     assert!(tokens.next().is_none());
     session.prefill(&prompt()).expect("a good prompt");
     let (before, logits) = (session.tokens().to_vec(), bits(session.logits()));
     assert_eq!(refused(session.prefill(&[])), "no tokens to evaluate, expected at least one");
-    assert_eq!(refused(session.prefill(&[1; 5])), "5 tokens, expected at most 4: so many are left of 24 positions");
+    assert_eq!(refused(session.prefill(&[1; 5])), "5 tokens, expected at most 4: 4 of 24 positions are left");
     assert_eq!(refused(session.prefill(&[1, 256])), "token 256, the vocabulary has ids 0 to 255");
     assert!(refused(session.decode(u32::MAX)).starts_with("token 4294967295"));
     let mut bad = session.generate(Sampling { top_p: f64::NAN, ..HOT });
@@ -184,7 +185,7 @@ fn what_cannot_be_evaluated_is_refused_and_changes_nothing() {
     assert!(bad.next().is_none());
     assert_eq!((session.tokens(), bits(session.logits())), (before.as_slice(), logits));
     session.prefill(&[1; 4]).expect("room for four");
-    assert_eq!(refused(session.decode(1)), "1 tokens, expected at most 0: so many are left of 24 positions");
+    assert_eq!(refused(session.decode(1)), "1 tokens, expected at most 0: 0 of 24 positions are left");
 }
 
 #[test]
@@ -196,6 +197,9 @@ fn text_becomes_ids_and_ids_text() {
     assert_eq!(ids, prompt());
     assert!(model.encode("").expect("a tokenizer").is_empty());
     assert_eq!(model.decode_text(&ids).expect("text"), "Four score and seven");
-    assert_eq!(refused(model.chat(None, "Hi")), format!("{}: has no chat format", path.display()));
+    assert_eq!(
+        refused(model.encode_messages(&[Message::new(Role::User, "Hi")])),
+        format!("{}: has no chat template", path.display())
+    );
     assert_eq!(refused(model.decode_text(&[70, 999])), format!("{}: has no text for the id 999", path.display()));
 }

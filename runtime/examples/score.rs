@@ -27,9 +27,7 @@ pub fn ids(bytes: &[u8]) -> Vec<u32> {
 
 /// For each text the mean negative log-likelihood, in nats, of its tokens but the first.
 pub fn mean_nll(model: &Model, texts: &[Vec<u32>]) -> Result<Vec<f64>, Error> {
-    // The last token predicts none that is known.
-    let run = |tokens: &'_ [u32], positions| Run { visit_prompt: true, score: true, ..Run::new(tokens, positions) };
-    let runs: Vec<Run> = texts.iter().map(|tokens| run(tokens, tokens.len().saturating_sub(1))).collect();
+    let runs: Vec<Run> = texts.iter().map(|tokens| Run::scoring(tokens)).collect();
     let longest = runs.iter().map(|run| run.positions).max().unwrap_or(0);
     let mut sums = vec![0.0; texts.len()];
     model.generate(&runs, Options::new(longest), None, |evaluated| {

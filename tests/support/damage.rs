@@ -7,7 +7,6 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::{
     ConfigBlock, HEADER_BYTES, Header, SECTION_RECORD_BYTES, SectionRecord, TENSOR_RECORD_BYTES, TensorRecord, section,
 };
-use olmo_pack::commands::pack;
 use olmo_pack::commands::sources::section_name;
 use olmo_pack::commands::verify;
 use olmo_pack::encode::pool;

@@ -16,7 +16,6 @@ use crate::write::plan::Plan;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::CodedTable;
 use olmo_infer::internals::os::disk::Disk;
-use rayon::ThreadPool;
 use std::path::PathBuf;
 use zerocopy::IntoBytes;
 

@@ -31,17 +31,17 @@ pub struct Evaluated<'a> {
     pub token: u32,
     /// Logits of the next token, `[vocab_size]`.
     pub logits: &'a [f32],
-    /// The most likely next tokens and their logits.
+    /// The most likely next tokens and their logits, most likely first.
     pub top: &'a [(u32, f32)],
     /// The token that the sequence goes on with: that of the prompt, or the chosen one.
     pub next: u32,
-    /// Negative logarithm of the probability of `next`, in nats, when it is wanted.
+    /// Negative log-likelihood of `next`, in nats; `None` without [`Run::score`].
     pub nll: Option<f64>,
     /// Whether it is the last position of its run.
     pub is_last: bool,
 }
 
-/// How long it took.
+/// What a call of [`Model::generate`](crate::Model::generate) took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
     /// Tokens evaluated in passes that took in some of a prompt.

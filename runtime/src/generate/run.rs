@@ -2,27 +2,33 @@
 
 use crate::file::sampling::Sampling;
 
-/// What to evaluate of one sequence.
+/// What to evaluate of one sequence, for [`Model::generate`](crate::Model::generate).
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     /// Token ids to begin with; not empty.
     pub prompt: &'a [u32],
     /// Number of positions to evaluate; a longer prompt is cut.
     pub positions: usize,
-    /// How many of the most likely next tokens [`Evaluated::top`] holds, at least one.
+    /// Number of the most likely next tokens in [`Evaluated::top`](crate::Evaluated::top), at least one.
     pub top: usize,
     /// Whether all positions of the prompt are visited; otherwise only the last one is, which is faster.
     pub visit_prompt: bool,
     /// How the tokens after the prompt are chosen.
     pub sampling: Sampling,
-    /// Whether [`Evaluated::nll`] is wanted.
+    /// Whether to compute [`Evaluated::nll`](crate::Evaluated::nll).
     pub score: bool,
 }
 
 impl<'a> Run<'a> {
-    /// A run that goes on greedily after the prompt, up to so many positions in all; nothing else is wanted.
+    /// A run that generates greedily after the prompt, up to `positions` positions in all.
     pub fn new(prompt: &'a [u32], positions: usize) -> Run<'a> {
         Run { prompt, positions, top: 1, visit_prompt: false, sampling: Sampling::GREEDY, score: false }
+    }
+
+    /// A run that computes [`Evaluated::nll`](crate::Evaluated::nll) for every token but the first, which none predicts.
+    pub fn scoring(tokens: &'a [u32]) -> Run<'a> {
+        // The last token predicts none that is known.
+        Run { visit_prompt: true, score: true, ..Run::new(tokens, tokens.len().saturating_sub(1)) }
     }
 
     /// The part of the prompt that is evaluated.

@@ -20,6 +20,7 @@ use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::chat::{Message, Role};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 pub fn models(calls: &mut Calls, path: &Path) {
     for n_threads in [0, 1, 2, usize::MAX] {
@@ -63,7 +64,7 @@ pub fn models(calls: &mut Calls, path: &Path) {
 
 pub fn batches(calls: &mut Calls, path: &Path) {
     let file = ModelFile::open(path).expect("a good file");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     for (a, b) in pairs(&EXTREMES, &EXTREMES) {
         let options = Options { chunk: b, ..Options::new(a) };
         calls.call(|| batch_size(Some(a), &file, &network, &options, &[b, a]));

@@ -8,18 +8,21 @@ use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use std::fs;
+use std::sync::Arc;
 
 /// One sequence of a model file that is mapped.
-pub struct Ours<'m> {
-    file: &'m ModelFile,
+pub struct Ours {
+    file: Arc<ModelFile>,
     batch: Batch,
 }
 
-impl<'m> Ours<'m> {
+impl Ours {
     /// Brings the file in, and makes a sequence of up to so many positions.
-    pub fn new(file: &'m ModelFile, network: &'m Network<'m>, positions: usize) -> Result<Ours<'m>, String> {
-        let populated = file.populate(&|| false).and_then(|_| Batch::of_one(network, Options::new(positions)));
-        Ok(Ours { file, batch: populated.map_err(text)? })
+    pub fn new(file: ModelFile, positions: usize) -> Result<Ours, String> {
+        let file = Arc::new(file);
+        file.populate(&|| false).map_err(text)?;
+        let network = Arc::new(Network::new(file.clone()).map_err(text)?);
+        Ok(Ours { file, batch: Batch::of_one(&network, Options::new(positions)).map_err(text)? })
     }
 
     /// Seconds for `n` tokens, one after the other, after `context` positions.
