@@ -62,7 +62,7 @@ fn compare(
     what: &str,
 ) {
     let mut waiting = 0..sequences.len();
-    let mut places: Vec<Option<usize>> = vec![None; batch.n_places()];
+    let mut places: Vec<Option<usize>> = vec![None; batch.n_slots()];
     loop {
         for (place, sequence) in places.iter_mut().enumerate() {
             if sequence.is_none_or(|sequence| batch.position(place) == sequences[sequence].0.len()) {
@@ -197,18 +197,18 @@ fn a_pass_that_is_refused_leaves_the_sequences_where_they_were() {
         batch.begin(0, 4).expect("it fits");
         batch.forward(team, [(0, &tokens[..2])]).expect("good tokens");
         for (parts, problem) in [
-            (vec![(0, &tokens[2..3]), (1, &tokens[..1])], "there is room for 1 to 0"),
-            (vec![(0, &tokens[2..3]), (2, &tokens[..1])], "sequence 2 in a batch of 2"),
-            (vec![(0, &tokens[2..4]), (0, &tokens[..1])], "there is room for 1 to 0"),
+            (vec![(0, &tokens[2..3]), (1, &tokens[..1])], "expected 1 to 0"),
+            (vec![(0, &tokens[2..3]), (2, &tokens[..1])], "slot 2 of a batch of 2"),
+            (vec![(0, &tokens[2..4]), (0, &tokens[..1])], "expected 1 to 0"),
             (vec![(0, &tokens[2..3]), (0, &[101])], "token 101, the vocabulary has ids 0 to 100"),
             (vec![(0, &[])], "0 tokens in one forward pass"),
-            (vec![], "no sequence"),
+            (vec![], "no tokens to evaluate"),
         ] {
             let error = batch.forward(team, parts).expect_err("must be refused").to_string();
             assert!(error.contains(problem), "{error}");
             assert_eq!((batch.position(0), batch.rows().len()), (2, 0), "{problem}");
         }
-        assert!(batch.begin(1, POSITIONS + 1).expect_err("must be refused").to_string().contains("the batch has 256"));
+        assert!(batch.begin(1, POSITIONS + 1).expect_err("must be refused").to_string().contains("at most 256"));
         // Two parts of one sequence are one longer part.
         batch.forward(team, [(0, &tokens[2..3]), (0, &tokens[3..])]).expect("good tokens");
         let logits = batch.logits(team, [1]).expect("finite");

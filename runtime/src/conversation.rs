@@ -79,7 +79,7 @@ pub enum End {
     Stop,
     /// It has [`Answering::max_tokens`] tokens.
     MaxTokens,
-    /// The last position is taken, or the answer has more than [`POSITION_BYTES`] of text for each.
+    /// The last position is taken, or the answer has more than 512 bytes of text for each.
     Full,
     /// The listener ended it.
     Listener,

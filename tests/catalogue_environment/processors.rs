@@ -120,7 +120,7 @@ fn e17_a_mode_of_the_processor_that_somebody_changed() {
         changed.run(spoil).expect("runs");
         let logits = changed.run(|team| {
             let mut batch = Batch::of_one(&network, Options::new(TOKENS.len())).expect("it fits");
-            batch.forward(team, [(0, &TOKENS)]).expect("good tokens");
+            batch.forward(team, [(0, &TOKENS[..])]).expect("good tokens");
             let last = TOKENS.len() - 1;
             let logits = batch.logits(team, last..last + 1).expect("finite");
             logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>()

@@ -459,3 +459,96 @@ impl std::error::Error for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// One of each, with values that no text of ours is in.
+    fn all() -> Vec<Error> {
+        let path = || PathBuf::from("m");
+        let source = || io::Error::from(io::ErrorKind::NotFound);
+        let problem = || "p".to_string();
+        let config = ConfigError { key: "k", found: "f".into(), expected: "e".into() };
+        let reasons = [NotRun::Nested, NotRun::Circle, NotRun::Forked, NotRun::Rounding];
+        let mut all: Vec<Error> = reasons.map(|why| Error::NotRun { why }).into();
+        all.extend([
+            Error::Io { path: path(), action: "a", source: source() },
+            Error::NotAFile { path: path(), found: "f", advice: "a" },
+            Error::NotOlmo { path: path(), found: "f", advice: "a" },
+            Error::Version { path: path(), found: "f".into(), supported: "s".into(), is_older: true },
+            Error::Version { path: path(), found: "f".into(), supported: "s".into(), is_older: false },
+            Error::Length { path: path(), found: 1, expected: 2, is_stated: true },
+            Error::Length { path: path(), found: 2, expected: 1, is_stated: false },
+            Error::Damaged { path: path(), place: "p".into(), found: "f".into(), expected: "e".into() },
+            Error::Unfinished { path: path() },
+            Error::Changed { path: path() },
+            Error::Config { path: path(), source: config },
+            Error::Tokens { path: path(), problem: problem() },
+            Error::Map { path: path(), source: source() },
+            Error::OutOfMemory { bytes: 1, what: "w", advice: "a" },
+            Error::ModelTooLarge { bytes: 2, available: 1 },
+            Error::ContextTooLarge { sequences: 1, positions: 2, bytes: 2, available: 1 },
+            Error::ContextTooLarge { sequences: 3, positions: 2, bytes: 2, available: 1 },
+            Error::AddressSpace { bytes: 1 },
+            Error::TooManyPositions { asked: 2, most: 1 },
+            Error::NoPositions,
+            Error::NoTokens,
+            Error::ContextFull { tokens: 2, left: 1, positions: 3 },
+            Error::PassTooLong { tokens: 2, room: 1 },
+            Error::NoSlot { slot: 2, n_slots: 2 },
+            Error::UnknownToken { token: 2, vocab_size: 2 },
+            Error::NothingEvaluated,
+            Error::Sampling { name: "top_k", value: 0.0, low: 1.0, high: f64::INFINITY },
+            Error::Sampling { name: "top_p", value: 2.0, low: 0.0, high: 1.0 },
+            Error::NoVocabulary { path: path() },
+            Error::NoTokenizer { path: path() },
+            Error::NoChatTemplate { path: path() },
+            Error::NoText { path: path(), token: 1 },
+            Error::UnusableTokenizer { problem: problem() },
+            Error::UnusableChatTemplate { problem: problem() },
+            Error::Messages { problem: problem() },
+            Error::NoEmbedding { text: "t".into(), token: 1, n_rows: 1 },
+            Error::Unencodable { problem: problem() },
+            Error::NotFinite { sequence: 0, position: 1, token: 2, first: Some((0, 1)) },
+            Error::NotFinite { sequence: 0, position: 1, token: 2, first: None },
+        ]);
+        all
+    }
+
+    #[test]
+    fn texts_are_one_line_without_an_option_of_a_program() {
+        let all = all();
+        for error in &all {
+            let text = error.to_string();
+            assert!(!text.contains("--") && !text.contains('\n') && !text.contains("  "), "{text}");
+        }
+        let (_, variants) = include_str!("mod.rs").split_once("\npub enum Error {").expect("the enum");
+        let variants = variants.split("\n}\n").next().expect("its variants").lines();
+        let is_variant =
+            |line: &&str| line.strip_prefix("    ").is_some_and(|line| line.starts_with(char::is_uppercase));
+        let listed: HashSet<_> = all.iter().map(std::mem::discriminant).collect();
+        assert_eq!(listed.len(), variants.filter(is_variant).count(), "a variant is missing in the list");
+    }
+
+    #[test]
+    fn texts_name_the_values() {
+        for (error, text) in [
+            (
+                Error::ContextTooLarge { sequences: 3, positions: 9, bytes: 2_000_000_000, available: 500_000_000 },
+                "3 sequences at a time need 2.0 GB for the KV cache and activations, 0.5 GB of memory are available",
+            ),
+            (
+                Error::Sampling { name: "top_k", value: 0.0, low: 1.0, high: f64::INFINITY },
+                "top_k is 0, expected at least 1",
+            ),
+            (
+                Error::OutOfMemory { bytes: 7, what: "the KV cache", advice: "ask for fewer positions" },
+                "out of memory: cannot allocate 7 bytes for the KV cache; ask for fewer positions",
+            ),
+        ] {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+}

@@ -66,21 +66,22 @@ impl Network {
     }
 }
 
-/// How sequences are computed.
+/// How sequences are computed: `Options { chunk: 64, ..Options::new(4096) }`.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Most positions that a sequence can hold, prompt and generated tokens together.
+    /// Most positions of a sequence, prompt and generated tokens together.
     pub positions: usize,
-    /// Most tokens evaluated in one forward pass, those of all sequences together.
+    /// Most tokens of one forward pass, those of all sequences together. It changes speed and memory, never a result.
     pub chunk: usize,
     /// Which code computes the products.
+    #[doc(hidden)]
     pub products: Products,
     /// What bf16 weights are multiplied with.
     pub activations: Activations,
 }
 
 impl Options {
-    /// The fastest way on this machine for so many positions. The chunk changes speed and memory, never a result.
+    /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens, bf16 activations.
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
         let products = Products { isa, gemm: !isa.has_products() };

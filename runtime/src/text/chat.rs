@@ -54,7 +54,7 @@ impl Role {
 pub struct Message {
     /// Who says it.
     pub role: Role,
-    /// What is said. For the assistant it begins with [`Chat::answer_prefix`].
+    /// Its text. That of the assistant begins with what the chat template puts before an answer.
     pub content: String,
 }
 
