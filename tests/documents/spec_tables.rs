@@ -3,7 +3,7 @@
 
 use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::{
-    CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
+    Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
 };
 use olmo_infer::internals::format::layout::{self, Role};
 use olmo_infer::internals::format::panels::PanelShape;
@@ -186,7 +186,7 @@ fn constants_match_the_code() {
         ("MAX_EOS_TOKENS", config::MAX_EOS_TOKENS as u64),
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
-        ("FEATURE_CODED", format::FEATURE_CODED),
+        ("FEATURE_BF12", format::FEATURE_BF12),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
         ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
@@ -266,7 +266,7 @@ fn record_codes_match_the_code() {
     assert_eq!(meaning("layout"), format!("{vector} vector, {panels} panels of {} rows", format::PANEL_ROWS));
     let rows = table("## Encodings", &["encoding", "name", "meaning"]);
     let documented: Vec<_> = rows.iter().map(|row| (number(&row[0]) as u32, row[1].as_str())).collect();
-    let expected = [(format::ENCODING_PLAIN, "ENCODING_PLAIN"), (format::ENCODING_CODED, "ENCODING_CODED")];
+    let expected = [(format::ENCODING_PLAIN, "ENCODING_PLAIN"), (format::ENCODING_BF12, "ENCODING_BF12")];
     assert_eq!(documented, expected);
 }
 
@@ -292,12 +292,12 @@ fn bf12_steps_and_tables_match_the_code() {
         assert_eq!(number, 0x8001 | 114 << 7, "{row:?}");
     }
     let shape = PanelShape { rows: 100, columns: 5, dtype: Dtype::Bf16 };
-    let coded = CodedTable::new(exponents, [vec![1], vec![]].into_iter());
+    let coded = Bf12Table::new(exponents, [vec![1], vec![]].into_iter());
     let mut written = Vec::new();
     coded.write(&mut written);
-    assert_eq!(CodedTable::bytes(&shape, 1), Some(written.len()));
+    assert_eq!(Bf12Table::bytes(&shape, 1), Some(written.len()));
     let document = document();
-    let sentence = format!("takes {} bytes in `CODED`", written.len());
+    let sentence = format!("takes {} bytes in `BF12`", written.len());
     assert!(document.contains(&sentence), "no {sentence:?}");
     let numbers: Vec<String> =
         written[N_CODES..].as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes).to_string()).collect();
@@ -312,7 +312,7 @@ fn sections_match_the_code() {
         (section::VOCABULARY, "VOCABULARY"),
         (section::CONFIG_JSON, "CONFIG_JSON"),
         (section::PROVENANCE, "PROVENANCE"),
-        (section::CODED, "CODED"),
+        (section::BF12, "BF12"),
         (section::TOKENIZER, "TOKENIZER"),
         (section::CHAT, "CHAT"),
         (section::FILES, "FILES"),
@@ -349,7 +349,7 @@ fn layout_example_matches_the_code() {
     let specs = layout::tensors(&olmo2_1b());
     let plain = vec![Encoding::Plain; specs.len()];
     let coded = specs.iter().map(|spec| match spec.columns {
-        Some(_) => Encoding::Coded { n_raw_steps: 0 },
+        Some(_) => Encoding::Bf12 { n_raw_steps: 0 },
         None => Encoding::Plain,
     });
     let cases = [

@@ -284,7 +284,7 @@ fn reads_sections_only_in_ascending_order() {
     let kinds = prop::collection::vec(prop_oneof![0..11u32, 100..103u32], 0..4);
     check(kinds, |mut kinds| {
         // The tables of coded matrices, which this model has not.
-        kinds.retain(|&kind| kind != section::CODED);
+        kinds.retain(|&kind| kind != section::BF12);
         let records: Vec<(u32, u32, u64)> = kinds.iter().map(|&kind| (kind, 0, 1)).collect();
         prop_assert_eq!(reads_sections(&records), kinds.is_sorted_by(|a, b| a < b) && !kinds.contains(&0));
         Ok(())
@@ -293,7 +293,7 @@ fn reads_sections_only_in_ascending_order() {
 
 #[test]
 fn section_limits_and_required_flags_are_checked() {
-    for kind in (section::SOURCES..=section::LAST + 2).filter(|&kind| kind != section::CODED) {
+    for kind in (section::SOURCES..=section::LAST + 2).filter(|&kind| kind != section::BF12) {
         let most = section::max_bytes(kind);
         assert!(reads_sections(&[(kind, 0, 0)]) && reads_sections(&[(kind, 0, most)]), "{kind}");
         assert!(!reads_sections(&[(kind, 0, most + 1)]), "{kind}");

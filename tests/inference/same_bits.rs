@@ -73,7 +73,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
         for models in [vec![pack("f32", "auto")], vec![pack("bf16", "plain"), pack("bf16", "auto")]] {
             if let Some(coded) = models.get(1) {
                 let file = ModelFile::open(coded).expect("a good file");
-                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.coded_table(index)).collect();
+                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.bf12_table(index)).collect();
                 assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are coded");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }

@@ -3,11 +3,11 @@
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::encodings::bf12::CodedPanels;
+use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
 use olmo_infer::internals::format::layout::{self, TensorSpec};
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_tests::{
-    Random, Stored, TempDir, coded_config, map_numbers, run, small_config, write_coded_weights, write_weights,
+    Random, Stored, TempDir, bf12_config, map_numbers, run, small_config, write_bf12_weights, write_weights,
 };
 use std::fs;
 use std::path::Path;
@@ -34,9 +34,9 @@ fn assert_restored(model: &Path, weights: &Path) {
 /// The encoding of each matrix of a file, by name.
 fn encodings(model: &Path) -> Vec<(String, Encoding)> {
     let file = ModelFile::open(model).expect("a good file");
-    let encoding = |index: usize| match file.coded_table(index) {
+    let encoding = |index: usize| match file.bf12_table(index) {
         None => Encoding::Plain,
-        Some(table) => Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 },
+        Some(table) => Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 },
     };
     let matrices = file.specs().iter().enumerate().filter(|(_, spec)| spec.columns.is_some());
     matrices.map(|(index, spec)| (spec.name(), encoding(index))).collect()
@@ -48,10 +48,10 @@ fn numbers(model: &Path) -> Vec<(String, Vec<u16>)> {
     let matrix = |(index, spec): (usize, &TensorSpec)| {
         let shape = spec.panel_shape(Dtype::Bf16)?;
         let stored = file.tensor_bytes(index);
-        let plain = match file.coded_table(index) {
+        let plain = match file.bf12_table(index) {
             None => stored.copied().expect("memory"),
             Some(table) => {
-                let coded = CodedPanels::new(&shape, stored, table);
+                let coded = Bf12Panels::new(&shape, stored, table);
                 let panels = (0..shape.n_panels()).map(|panel| coded.panel(panel));
                 let steps = panels.flat_map(|panel| panel.steps().map(move |step| step.numbers(panel.exponents())));
                 steps.flatten().flat_map(u32::to_le_bytes).collect()
@@ -75,7 +75,7 @@ fn cut_to_bf16(weights: &Path, config: &ModelConfig) {
 fn weights_of_every_kind_round_trip() {
     let folder = TempDir::new("pack-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_coded_weights(&weights);
+    write_bf12_weights(&weights);
     let raw = |name: &str| {
         let encoding = encodings(&model).into_iter().find(|(found, _)| found.contains(name)).expect("a matrix").1;
         assert_ne!(encoding, Encoding::Plain, "{name}");
@@ -86,7 +86,7 @@ fn weights_of_every_kind_round_trip() {
     map_numbers(&weights, "model.layers.0.mlp.down_proj.weight", |i, _| {
         [2f32.powi(-130), -2f32.powi(-133), 0.0, -0.0, f32::from_bits(0x3f80_0000), -1e38][i % 6]
     });
-    cut_to_bf16(&weights, &coded_config());
+    cut_to_bf16(&weights, &bf12_config());
     let said = pack(&weights, &model, &[]);
     assert!(said.contains("  matrices    bf16 in 12.") && said.contains(" bits, nothing lost"), "{said}");
     assert_eq!((raw("embed_tokens"), raw("gate_proj"), raw("up_proj")), (2, 1, 0));
@@ -131,9 +131,9 @@ fn every_source_type_round_trips() {
         assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Plain), "{stored:?}");
         assert!(encodings(&plain).iter().all(|(_, encoding)| *encoding == Encoding::Plain), "{stored:?}");
         run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
-        let (of_coded, of_plain) = (numbers(&model), numbers(&plain));
-        assert_eq!((of_coded.len(), of_plain.len()), (encodings(&model).len(), encodings(&model).len()));
-        for ((name, coded), (_, plain)) in of_coded.iter().zip(&of_plain) {
+        let (of_bf12, of_plain) = (numbers(&model), numbers(&plain));
+        assert_eq!((of_bf12.len(), of_plain.len()), (encodings(&model).len(), encodings(&model).len()));
+        for ((name, coded), (_, plain)) in of_bf12.iter().zip(&of_plain) {
             assert!(coded == plain, "{stored:?} {name}");
             assert!(plain.iter().any(|&bits| bits != 0), "{stored:?} {name}");
         }
@@ -205,11 +205,11 @@ fn files_have_the_predicted_size() {
 fn encodes_up_to_one_raw_step_in_eight() {
     let folder = TempDir::new("pack-coded-share");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_coded_weights(&weights);
+    write_bf12_weights(&weights);
     let gate = "model.layers.0.mlp.gate_proj.weight";
     let encoding = || encodings(&model).into_iter().find(|(name, _)| name == gate).expect("gate_proj").1;
     pack(&weights, &model, &["--dtype", "bf16"]);
-    assert_eq!(encoding(), Encoding::Coded { n_raw_steps: 1 });
+    assert_eq!(encoding(), Encoding::Bf12 { n_raw_steps: 1 });
     // A second of its nine steps.
     map_numbers(&weights, gate, |i, number| if i == 0 { 1e-20 } else { number });
     pack(&weights, &model, &["--dtype", "bf16"]);

@@ -204,7 +204,7 @@ fn dry_run_predicts_exact_sizes() {
                 [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run", "--json", "--dtype", dtype];
             let json: Value = serde_json::from_str(run(PACK, arguments).ok()).expect("JSON");
             assert_eq!(json["file_bytes"][dtype], expected, "{name} {layers} layers {dtype}");
-            let least = &json["least_coded_bytes"];
+            let least = &json["least_bf12_bytes"];
             if dtype == "f32" {
                 assert!(least.is_null());
             } else {

@@ -1,12 +1,12 @@
 //! Model files that somebody crafted: any field changed, under digests that are right again.
 
-use crate::coded_config;
+use crate::bf12_config;
 use crate::packed::range;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout::{self, Layout, Role, TensorSpec};
 use olmo_infer::internals::format::{
-    self, ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
+    self, ConfigBlock, Dtype, Encoding, FEATURE_BF12, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
     TensorRecord, VocabularyHead, section,
 };
 use std::fs::{self, File};
@@ -145,7 +145,7 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
         let at = bytes.len();
         bytes.resize(at + size_of::<SectionRecord>(), 0);
         let mut set = |field: usize, n: usize, value: u64| Field { at: at + field, bytes: n }.set(&mut bytes, value);
-        set(offset_of!(SectionRecord, kind), 4, section::CODED.into());
+        set(offset_of!(SectionRecord, kind), 4, section::BF12.into());
         set(offset_of!(SectionRecord, flags), 4, SECTION_REQUIRED.into());
         set(offset_of!(SectionRecord, offset), 8, extent.offset);
         set(offset_of!(SectionRecord, bytes), 8, n_bytes);
@@ -154,7 +154,7 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
     bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
     for (at, n, value) in [
         (offset_of!(Header, file_bytes), 8, layout.file_bytes),
-        (offset_of!(Header, required_features), 8, if tables.is_empty() { 0 } else { FEATURE_CODED }),
+        (offset_of!(Header, required_features), 8, if tables.is_empty() { 0 } else { FEATURE_BF12 }),
         (offset_of!(Header, index_bytes), 8, layout.index.bytes),
         (offset_of!(Header, data_offset), 8, layout.data_offset),
         (offset_of!(Header, data_bytes), 8, layout.file_bytes - layout.data_offset),
@@ -252,11 +252,11 @@ pub fn write_with_holes(path: &Path, bytes: &[u8]) {
 /// Writes a file with many tables of coded matrices, each of them good and all but its exponents a hole of the file,
 /// under a digest that is not theirs. `good` is the header of a good file.
 pub fn write_holes_that_are_tables(path: &Path, good: &[u8]) {
-    let layer_types = vec![coded_config().layer_types[0]; 480];
-    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..coded_config() };
+    let layer_types = vec![bf12_config().layer_types[0]; 480];
+    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..bf12_config() };
     let specs = layout::tensors(&config);
     let encoding = |spec: &TensorSpec| match spec.role {
-        Role::GateProj | Role::UpProj => Encoding::Coded { n_raw_steps: 0 },
+        Role::GateProj | Role::UpProj => Encoding::Bf12 { n_raw_steps: 0 },
         _ => Encoding::Plain,
     };
     let encodings: Vec<Encoding> = specs.iter().map(encoding).collect();

@@ -82,7 +82,7 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
     }
     let kinds: BTreeSet<u32> =
         [a, b].iter().flat_map(|model| model.sections()).map(|record| record.kind.get()).collect();
-    for kind in kinds.into_iter().filter(|&kind| kind != section::CODED) {
+    for kind in kinds.into_iter().filter(|&kind| kind != section::BF12) {
         if checked_section(a, kind)? == checked_section(b, kind)? {
             continue;
         }
@@ -113,7 +113,7 @@ fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDif
             return Err(problem.advice("the file is damaged, copy or pack it again").into());
         }
     }
-    let is_stored_alike = a.coded_table(index) == b.coded_table(index);
+    let is_stored_alike = a.bf12_table(index) == b.bf12_table(index);
     if a.matrices() == b.matrices() && is_stored_alike && a.tensor_bytes(index).are(b.tensor_bytes(index)) {
         return Ok(None);
     }

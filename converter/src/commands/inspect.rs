@@ -76,7 +76,7 @@ pub fn content_digest(model: &ModelFile) -> u64 {
     for record in model.records() {
         content.extend(record.digest.get().to_le_bytes());
     }
-    let is_content = |kind| [section::VOCABULARY, section::CODED].contains(&kind);
+    let is_content = |kind| [section::VOCABULARY, section::BF12].contains(&kind);
     for record in model.sections().iter().filter(|record| is_content(record.kind.get())) {
         content.extend(record.digest.get().to_le_bytes());
     }
@@ -261,7 +261,7 @@ fn sampling_object(author: &AuthorSampling) -> Value {
 fn encoding_name(encoding: u32) -> String {
     match encoding {
         format::ENCODING_PLAIN => "plain".into(),
-        format::ENCODING_CODED => "coded".into(),
+        format::ENCODING_BF12 => "coded".into(),
         other => other.to_string(),
     }
 }
@@ -282,11 +282,11 @@ pub(crate) fn bits_per_weight(model: &ModelFile, tensors: &[usize]) -> f64 {
 pub(crate) fn matrices(model: &ModelFile) -> String {
     let name = model.matrices().name();
     let matrices = (0..model.specs().len()).filter(|&index| model.specs()[index].columns.is_some());
-    let (n, n_coded) =
-        matrices.fold((0, 0), |(n, n_coded), index| (n + 1, n_coded + usize::from(model.coded_table(index).is_some())));
-    match n_coded {
+    let (n, n_bf12) =
+        matrices.fold((0, 0), |(n, n_bf12), index| (n + 1, n_bf12 + usize::from(model.bf12_table(index).is_some())));
+    match n_bf12 {
         0 => name.into(),
-        _ if n_coded == n => format!("{name} in 12 bits"),
-        _ => format!("{name}, {n_coded} of {n} in 12 bits"),
+        _ if n_bf12 == n => format!("{name} in 12 bits"),
+        _ => format!("{name}, {n_bf12} of {n} in 12 bits"),
     }
 }

@@ -148,7 +148,7 @@ impl Table {
             "tensors", "shape", "type", "bits", "offset", "bytes"
         ));
         for (index, (spec, record)) in model.specs().iter().zip(model.records()).enumerate() {
-            let raw = model.coded_table(index).map_or(0, |table| table.n_raw_steps());
+            let raw = model.bf12_table(index).map_or(0, |table| table.n_raw_steps());
             let raw = if raw > 0 { format!("  {raw} raw steps") } else { String::new() };
             self.line(format_args!(
                 "  {:<width$} {:>16} {:>5} {:>6.2} {:>13} {:>13}  {}{}{raw}",
@@ -243,7 +243,7 @@ fn holds(kind: u32) -> &'static str {
         section::VOCABULARY => "the bytes of every token",
         section::CONFIG_JSON => "config.json as it was",
         section::PROVENANCE => "how the file was made",
-        section::CODED => "the codes of exponents",
+        section::BF12 => "the codes of exponents",
         section::TOKENIZER => "how text becomes ids",
         section::CHAT => "the chat format",
         section::FILES => "small files as they were",

@@ -14,7 +14,7 @@ use crate::write::model_output::{Output, Target};
 use crate::write::pipeline::{self, Outcome};
 use crate::write::plan::Plan;
 use olmo_infer::internals::format::Dtype;
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use olmo_infer::internals::os::disk::Disk;
 use rayon::ThreadPool;
 use std::path::PathBuf;
@@ -112,7 +112,7 @@ pub struct Packed {
     /// How many matrices there are.
     pub n_matrices: usize,
     /// How many of them are coded.
-    pub n_coded: usize,
+    pub n_bf12: usize,
     /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub bits_per_weight: f64,
     /// Length of the file.
@@ -160,7 +160,7 @@ impl Prepared {
     }
 
     /// Whether matrices stored as `matrices` may be coded.
-    fn may_be_coded(&self, matrices: Dtype) -> bool {
+    fn may_be_bf12(&self, matrices: Dtype) -> bool {
         matrices == Dtype::Bf16 && self.request.encoding == EncodingChoice::Auto
     }
 
@@ -178,11 +178,11 @@ impl Prepared {
     /// The file would be larger than the format admits.
     pub fn least_plan(&self, matrices: Dtype) -> Result<Option<Plan<'_>>, Error> {
         let plan = || self.plan(matrices, bf12::least_tables(&self.checkpoint.sources));
-        self.may_be_coded(matrices).then(plan).transpose()
+        self.may_be_bf12(matrices).then(plan).transpose()
     }
 
     /// The plan for a stored type and the tables of coded matrices.
-    fn plan(&self, matrices: Dtype, tables: Vec<Option<CodedTable>>) -> Result<Plan<'_>, Error> {
+    fn plan(&self, matrices: Dtype, tables: Vec<Option<Bf12Table>>) -> Result<Plan<'_>, Error> {
         let provenance = provenance(&self.request, &self.checkpoint);
         Plan::new(&self.checkpoint, matrices, tables, &self.text, provenance, &self.request.weights)
     }
@@ -218,7 +218,7 @@ impl Prepared {
         Ok(Packed {
             matrices,
             n_matrices: plan.sources.iter().filter(|source| source.spec.columns.is_some()).count(),
-            n_coded: plan.tables.iter().flatten().count(),
+            n_bf12: plan.tables.iter().flatten().count(),
             bits_per_weight: plan.bits_per_weight(),
             file_bytes: plan.layout.file_bytes,
             source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.bytes).sum(),

@@ -23,7 +23,7 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     let mut out = format!("packed {} into {}\n", shown(&request.weights), shown(&request.model));
     out += &facts.text;
     let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
-    let coded = match packed.n_coded {
+    let coded = match packed.n_bf12 {
         0 => String::new(),
         n if n == packed.n_matrices => format!(" in {:.2} bits", packed.bits_per_weight),
         n => format!(" in {:.2} bits, {n} of {} coded", packed.bits_per_weight, packed.n_matrices),
@@ -53,7 +53,7 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "weights": shown_path(&request.weights),
         "model": shown_path(&request.model),
         "dtype": packed.matrices.name(),
-        "coded_matrices": packed.n_coded,
+        "bf12_matrices": packed.n_bf12,
         "bits_per_weight": packed.bits_per_weight,
         "file_bytes": packed.file_bytes,
         "source_bytes": packed.source_bytes,
@@ -90,7 +90,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             "warnings": facts.warnings,
             "dtype": known.map(Dtype::name),
             "file_bytes": sizes,
-            "least_coded_bytes": least,
+            "least_bf12_bytes": least,
             "free_bytes": free,
             "tensors_dtype": plan.matrices.name(),
             "data_offset": plan.layout.data_offset,

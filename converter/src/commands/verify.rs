@@ -12,7 +12,7 @@ use crate::error::{Error, Problem, escaped, shown_path};
 use crate::text::kept_files;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
-use olmo_infer::internals::format::encodings::bf12::{CodedPanels, CodedTable};
+use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, Bf12Table};
 use olmo_infer::internals::format::layout::Extent;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::panels::PanelShape;
@@ -212,8 +212,8 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     let (spec, record) = (&model.specs()[index], &model.records()[index]);
     let bytes = model.tensor_bytes(index);
     let shape = spec.panel_shape(model.matrices());
-    if let (Some(shape), Some(table)) = (shape, model.coded_table(index)) {
-        return coded_tensor(index, record, bytes, &shape, table);
+    if let (Some(shape), Some(table)) = (shape, model.bf12_table(index)) {
+        return bf12_tensor(index, record, bytes, &shape, table);
     }
     let mut digest = Xxh3::with_seed(index as u64);
     let mut key = u32::MAX;
@@ -240,14 +240,14 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
 }
 
 /// [`tensor`] for a coded one.
-fn coded_tensor(
+fn bf12_tensor(
     index: usize,
     record: &TensorRecord,
     bytes: MappedBytes<'_>,
     shape: &PanelShape,
-    table: &CodedTable,
+    table: &Bf12Table,
 ) -> Option<String> {
-    let panels = CodedPanels::new(shape, bytes, table);
+    let panels = Bf12Panels::new(shape, bytes, table);
     let mut digest = Xxh3::with_seed(index as u64);
     let mut smallest = None;
     let (mut padding, mut needless_raw) = (false, false);

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::folder::element::{SourceType, f16_to_f32, round_to_bf16};
 use crate::model::checkpoint::Source;
 use olmo_infer::internals::format::encodings::bf12::{
-    CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude,
+    Bf12Panel, Bf12Table, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude,
 };
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::{Dtype, PANEL_ROWS, section};
@@ -35,21 +35,21 @@ enum Stop {
 ///
 /// # Errors
 /// A file cannot be read or changed meanwhile, or the system does not give the memory.
-pub fn tables(pool: &ThreadPool, sources: &[Source]) -> Result<Vec<Option<CodedTable>>, Error> {
+pub fn tables(pool: &ThreadPool, sources: &[Source]) -> Result<Vec<Option<Bf12Table>>, Error> {
     let shapes: Vec<Option<PanelShape>> = sources.iter().map(|source| source.spec.panel_shape(Dtype::Bf16)).collect();
     let table = |(source, shape): (&Source, &Option<PanelShape>)| match shape {
         Some(shape) => pool.install(|| table(source, shape)),
         None => Ok(None),
     };
     let mut tables = sources.iter().zip(&shapes).map(table).collect::<Result<Vec<_>, _>>()?;
-    fit(&shapes, &mut tables, section::max_bytes(section::CODED));
+    fit(&shapes, &mut tables, section::max_bytes(section::BF12));
     Ok(tables)
 }
 
 /// Takes the longest tables out until those that are left have at most so many bytes together.
-fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<CodedTable>], most: u64) {
-    let bytes = |shape: &Option<PanelShape>, table: &Option<CodedTable>| match (shape, table) {
-        (Some(shape), Some(table)) => CodedTable::bytes(shape, table.n_raw_steps() as u32).unwrap_or(usize::MAX) as u64,
+fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<Bf12Table>], most: u64) {
+    let bytes = |shape: &Option<PanelShape>, table: &Option<Bf12Table>| match (shape, table) {
+        (Some(shape), Some(table)) => Bf12Table::bytes(shape, table.n_raw_steps() as u32).unwrap_or(usize::MAX) as u64,
         _ => 0,
     };
     let mut lengths: Vec<u64> = shapes.iter().zip(&*tables).map(|(shape, table)| bytes(shape, table)).collect();
@@ -60,19 +60,19 @@ fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<CodedTable>], most: u
 }
 
 /// What [`tables`] would be if all matrices were coded without a raw step: those of the smallest possible file.
-pub fn least_tables(sources: &[Source]) -> Vec<Option<CodedTable>> {
+pub fn least_tables(sources: &[Source]) -> Vec<Option<Bf12Table>> {
     let exponents = Exponents::commonest(&[0; 256]);
     let table = |source: &Source| {
         let n_panels = source.spec.panel_shape(Dtype::Bf16)?.n_panels();
-        Some(CodedTable::new(exponents, std::iter::repeat_n(Vec::new(), n_panels)))
+        Some(Bf12Table::new(exponents, std::iter::repeat_n(Vec::new(), n_panels)))
     };
     sources.iter().map(table).collect()
 }
 
-fn table(source: &Source, shape: &PanelShape) -> Result<Option<CodedTable>, Error> {
+fn table(source: &Source, shape: &PanelShape) -> Result<Option<Bf12Table>, Error> {
     let exponents = Exponents::commonest(&*counts(source)?);
     match raw_steps(source, shape, &exponents.codes()) {
-        Ok(panels) => Ok(Some(CodedTable::new(exponents, panels.into_iter()))),
+        Ok(panels) => Ok(Some(Bf12Table::new(exponents, panels.into_iter()))),
         Err(Stop::TooMany) => Ok(None),
         Err(Stop::Failed(error)) => Err(error),
     }
@@ -194,7 +194,7 @@ fn mark_elements<const N: usize>(row: &[u8], codes: &Codes, is_raw: &mut [bool],
 ///
 /// # Panics
 /// When the lengths do not fit.
-pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &[u8], out: &mut [u8]) -> bool {
+pub fn code_panel(table: &Bf12Table, shape: &PanelShape, panel: usize, plain: &[u8], out: &mut [u8]) -> bool {
     let codes = table.exponents().codes();
     let n_rows = n_rows(shape, panel);
     let mut raw_steps = table.raw_steps(panel).iter().peekable();
@@ -220,7 +220,7 @@ pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &
 }
 
 /// Appends the steps of a panel as a plain file has them, but for padding, which can be any number.
-pub fn decode_panel(panel: &CodedPanel, out: &mut Vec<u32>) {
+pub fn decode_panel(panel: &Bf12Panel, out: &mut Vec<u32>) {
     for step in panel.steps() {
         out.extend(step.numbers(panel.exponents()));
     }
@@ -238,7 +238,7 @@ pub struct Look {
 }
 
 /// Looks at panel number `index` of a matrix.
-pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize) -> Look {
+pub fn look_at_panel(panel: &Bf12Panel, shape: &PanelShape, index: usize) -> Look {
     let codes = panel.exponents().codes();
     let n_rows = n_rows(shape, index);
     let mut look = Look::default();
@@ -293,7 +293,7 @@ fn n_columns(shape: &PanelShape, step: usize) -> usize {
 mod tests {
     use super::*;
     use crate::encode::panels::fill_panel;
-    use olmo_infer::internals::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanels};
+    use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, CODED_STEP_BYTES};
 
     /// A matrix as an `.npy` file has it, whose exponents are mostly 100 to 115, its panels as a plain file has them,
     /// and the steps that hold another exponent.
@@ -321,7 +321,7 @@ mod tests {
     fn the_longest_tables_are_left_out_where_not_all_fit() {
         let shape = PanelShape { rows: 64, columns: 16, dtype: Dtype::Bf16 };
         let shapes = [Some(shape), None, Some(shape), Some(shape)];
-        let table = |n: u32| CodedTable::new(Exponents::commonest(&[0; 256]), [(0..n).collect()].into_iter());
+        let table = |n: u32| Bf12Table::new(Exponents::commonest(&[0; 256]), [(0..n).collect()].into_iter());
         // 16 exponents, a panel's number, and 1, 3 and 2 raw steps.
         let lengths = [24, 32, 28];
         let fitted = |most| {
@@ -353,12 +353,12 @@ mod tests {
             [false, false, false, false, false, false, false, true],
         ];
         assert_eq!(is_raw, expected);
-        let table = CodedTable::new(exponents, [vec![2], vec![7]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![2], vec![7]].into_iter());
         let mut coded = vec![0xaa; 14 * CODED_STEP_BYTES + 2 * RAW_STEP_BYTES];
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             assert!(code_panel(&table, &shape, panel, plain, &mut coded[table.panel_range(&shape, panel)]));
         }
-        let panels = CodedPanels::new(&shape, coded[..].into(), &table);
+        let panels = Bf12Panels::new(&shape, coded[..].into(), &table);
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             let stored = panels.panel(panel);
             let back = stored.steps().enumerate().flat_map(|(step, stored)| {
@@ -379,12 +379,12 @@ mod tests {
         let (_, plain) = matrix(&shape, &[(3, 2)]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
         let mut out = [0; 2 * CODED_STEP_BYTES];
-        assert!(!code_panel(&CodedTable::new(exponents, [vec![]].into_iter()), &shape, 0, &plain, &mut out));
+        assert!(!code_panel(&Bf12Table::new(exponents, [vec![]].into_iter()), &shape, 0, &plain, &mut out));
         // Raw without need.
-        let table = CodedTable::new(exponents, [vec![0, 1]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![0, 1]].into_iter());
         let mut out = [0; 2 * RAW_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut out));
-        let panels = CodedPanels::new(&shape, out[..].into(), &table);
+        let panels = Bf12Panels::new(&shape, out[..].into(), &table);
         let look = look_at_panel(&panels.panel(0), &shape, 0);
         assert_eq!((look.padding, look.needless_raw), (false, true));
     }
@@ -394,14 +394,14 @@ mod tests {
         let shape = PanelShape { rows: 5, columns: 3, dtype: Dtype::Bf16 };
         let (_, plain) = matrix(&shape, &[]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
-        let table = CodedTable::new(exponents, [vec![]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![]].into_iter());
         let mut coded = [0; 2 * CODED_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut coded));
         let mut n_found = 0;
         for bit in 0..8 * coded.len() {
             let mut damaged = coded;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let panels = CodedPanels::new(&shape, damaged[..].into(), &table);
+            let panels = Bf12Panels::new(&shape, damaged[..].into(), &table);
             let look = look_at_panel(&panels.panel(0), &shape, 0);
             n_found += usize::from(look.padding);
         }

@@ -9,7 +9,7 @@ use crate::model::checkpoint::Source;
 use crate::write::model_output::Output;
 use crate::write::plan::{Piece, Plan, Written};
 use olmo_infer::internals::format::Dtype;
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -206,14 +206,14 @@ fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
     let source = &plan.sources[job.piece.tensor];
     source.tensor.read(job.piece.source_offset, job.rows)?;
     Ok(match (source.spec.columns, &plan.tables[job.piece.tensor]) {
-        (Some(_), Some(table)) => return fill_coded_panel(plan, job, table),
+        (Some(_), Some(table)) => return fill_bf12_panel(plan, job, table),
         (Some(columns), None) => fill_panel(source.tensor.element, job.rows, columns, plan.matrices, job.out),
         (None, _) => fill_vector(source.tensor.element, job.rows, job.out),
     })
 }
 
 /// Fills a panel as in a plain file and codes it into its place.
-fn fill_coded_panel(plan: &Plan<'_>, job: Job<'_>, table: &CodedTable) -> Result<Seen, Error> {
+fn fill_bf12_panel(plan: &Plan<'_>, job: Job<'_>, table: &Bf12Table) -> Result<Seen, Error> {
     thread_local! {
         static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }

@@ -5,7 +5,7 @@ use crate::model::checkpoint::{Checkpoint, Source};
 use crate::text::Text;
 use crate::text::vocab::Vocabulary;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use olmo_infer::internals::format::layout::{self, Layout, TensorSpec};
 use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorRecord, section,
@@ -24,10 +24,10 @@ pub struct Plan<'a> {
     /// The tensors with their sources, in the order of the file.
     pub sources: &'a [Source],
     /// The tables of coded tensors, an entry for each tensor.
-    pub tables: Vec<Option<CodedTable>>,
+    pub tables: Vec<Option<Bf12Table>>,
     /// Where everything lies.
     pub layout: Layout,
-    /// Kinds and bytes of the sections but `CODED`. Digests in `SOURCES` are still zero.
+    /// Kinds and bytes of the sections but `BF12`. Digests in `SOURCES` are still zero.
     sections: Vec<(u32, Vec<u8>)>,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Plan<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
         matrices: Dtype,
-        tables: Vec<Option<CodedTable>>,
+        tables: Vec<Option<Bf12Table>>,
         text: &Text,
         provenance: String,
         folder: &Path,
@@ -96,7 +96,7 @@ impl<'a> Plan<'a> {
         if tables.iter().any(Option::is_some) {
             let bytes = sources.iter().zip(&encodings);
             let bytes = bytes.map(|(source, &encoding)| layout::table_bytes(&source.spec, matrices, encoding));
-            lengths.push((section::CODED, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
+            lengths.push((section::BF12, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
             lengths.sort_unstable();
         }
         for &(kind, bytes) in &lengths {
@@ -105,7 +105,7 @@ impl<'a> Plan<'a> {
                 let found = format!("section {} would have {bytes} bytes", section::name(kind));
                 let problem = Problem::new(folder, found).expected(format!("at most {most}"));
                 return Err(match kind {
-                    section::CODED => problem.advice("pack it with --encoding plain").into(),
+                    section::BF12 => problem.advice("pack it with --encoding plain").into(),
                     _ => problem.into(),
                 });
             }
@@ -185,14 +185,14 @@ impl<'a> Plan<'a> {
             section::SOURCES => (section::SOURCES, &sources),
             kind => (kind, bytes),
         });
-        let mut sections: Vec<_> = sections.chain(is_coded.then_some((section::CODED, &coded))).collect();
+        let mut sections: Vec<_> = sections.chain(is_coded.then_some((section::BF12, &coded))).collect();
         sections.sort_unstable_by_key(|(kind, _)| *kind);
         for ((kind, bytes), extent) in sections.into_iter().zip(&self.layout.sections) {
             let start = extent.offset as usize - format::HEADER_BYTES;
             head[start..start + bytes.len()].copy_from_slice(bytes);
             section_records.push(SectionRecord {
                 kind: U32::new(kind),
-                flags: U32::new(if kind == section::CODED { format::SECTION_REQUIRED } else { 0 }),
+                flags: U32::new(if kind == section::BF12 { format::SECTION_REQUIRED } else { 0 }),
                 offset: U64::new(extent.offset),
                 bytes: U64::new(extent.bytes),
                 digest: U64::new(format::digest(bytes, u64::from(kind))),
@@ -208,7 +208,7 @@ impl<'a> Plan<'a> {
         header.version_minor = U16::new(format::VERSION_MINOR);
         header.byte_order = U32::new(format::BYTE_ORDER_MARK);
         header.file_bytes = U64::new(self.layout.file_bytes);
-        header.required_features = U64::new(if is_coded { format::FEATURE_CODED } else { 0 });
+        header.required_features = U64::new(if is_coded { format::FEATURE_BF12 } else { 0 });
         header.header_bytes = U32::new(format::HEADER_BYTES as u32);
         header.n_tensors = U32::new(records.len() as u32);
         header.n_sections = U32::new(section_records.len() as u32);
@@ -223,11 +223,11 @@ impl<'a> Plan<'a> {
 }
 
 /// The encoding of a tensor with this table.
-fn encoding(table: &Option<CodedTable>) -> Encoding {
+fn encoding(table: &Option<Bf12Table>) -> Encoding {
     match table {
         None => Encoding::Plain,
         // A table counts its raw steps in 32 bits.
-        Some(table) => Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 },
+        Some(table) => Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 },
     }
 }
 

@@ -1,8 +1,8 @@
-//! The tables of coded matrices: the section `CODED`, read in order.
+//! The tables of coded matrices: the section `BF12`, read in order.
 
 use crate::error::Error;
 use crate::file::reader::{ReadAt, Reader};
-use crate::format::encodings::bf12::{BadTable, CodedTable};
+use crate::format::encodings::bf12::{BadTable, Bf12Table};
 use crate::format::layout::{TensorSpec, TooLarge};
 use crate::format::sizes::sum;
 use crate::format::{Dtype, Encoding, SectionRecord, section};
@@ -28,14 +28,14 @@ impl<S: ReadAt + ?Sized> Read for Section<'_, S> {
 
 impl<S: ReadAt + ?Sized> Reader<'_, S> {
     /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
-    pub(super) fn coded_tables(
+    pub(super) fn bf12_tables(
         &self,
         matrices: Dtype,
         specs: &[TensorSpec],
         encodings: &[Encoding],
         sections: &[SectionRecord],
-    ) -> Result<Vec<Option<CodedTable>>, Error> {
-        let Some(record) = sections.iter().find(|record| record.kind.get() == section::CODED) else {
+    ) -> Result<Vec<Option<Bf12Table>>, Error> {
+        let Some(record) = sections.iter().find(|record| record.kind.get() == section::BF12) else {
             // check_layout() has made sure that no tensor needs it.
             return Ok(vec![None; specs.len()]);
         };
@@ -53,23 +53,23 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         specs: &[TensorSpec],
         encodings: &[Encoding],
         record: &SectionRecord,
-        keep: impl Fn(CodedTable) -> T,
+        keep: impl Fn(Bf12Table) -> T,
     ) -> Result<Vec<Option<T>>, Error> {
         // check_layout() has compared the length with what the encodings give: it is that of all tables.
-        let digest = Xxh3::with_seed(section::CODED.into());
+        let digest = Xxh3::with_seed(section::BF12.into());
         let mut section = Section { source: self.source, at: record.offset.get(), digest };
         let tables = specs.iter().zip(encodings).map(|(spec, &encoding)| {
-            let (Encoding::Coded { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
+            let (Encoding::Bf12 { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
                 return Ok(None);
             };
-            let table = CodedTable::read(&mut section, &shape, n_raw_steps);
+            let table = Bf12Table::read(&mut section, &shape, n_raw_steps);
             table.map(|table| Some(keep(table))).map_err(|bad| self.bad_table(spec, bad))
         });
         let tables = tables.collect::<Result<_, _>>()?;
         let (digest, expected) = (section.digest.digest(), record.digest.get());
         if digest != expected {
             let (found, expected) = (format_args!("{digest:016x}"), format_args!("{expected:016x}"));
-            return Err(self.damaged("section CODED: digest", found, expected));
+            return Err(self.damaged("section BF12: digest", found, expected));
         }
         Ok(tables)
     }
@@ -80,7 +80,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             BadTable::Io(error) => Error::io(self.path, "read")(error),
             BadTable::Memory(bytes) => memory::too_little_for::<u8>(bytes, "the tables of the model"),
             BadTable::Wrong { found, expected } => {
-                self.damaged(format!("section CODED: {}", spec.name()), found, expected)
+                self.damaged(format!("section BF12: {}", spec.name()), found, expected)
             }
         }
     }
@@ -107,7 +107,7 @@ mod tests {
             ),
             (
                 wrong,
-                "m.olmo: section CODED: model.layers.3.mlp.gate_proj.weight: found exponents [1, 1], expected \
+                "m.olmo: section BF12: model.layers.3.mlp.gate_proj.weight: found exponents [1, 1], expected \
                  ascending exponents; the file is damaged, copy or pack it again",
             ),
         ] {

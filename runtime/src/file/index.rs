@@ -2,7 +2,7 @@
 //! from any bytes into owned memory.
 //!
 //! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
-//! with the layout that `layout.rs` computes, then the tables (`coded_tables`). Offsets are compared and never
+//! with the layout that `layout.rs` computes, then the tables (`bf12_tables`). Offsets are compared and never
 //! followed, so that overlap, holes and misalignment cannot be expressed, and no tensor data is read.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::file::not_olmo::looks_like;
 use crate::file::reader::{ReadAt, Reader};
 use crate::format::config::ModelConfig;
-use crate::format::encodings::bf12::{self, CodedTable};
+use crate::format::encodings::bf12::{self, Bf12Table};
 use crate::format::layout::{self, Extent, Layout, TensorSpec, TooLarge};
 use crate::format::sizes::{in_memory, product, sum};
 use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
@@ -36,7 +36,7 @@ pub struct Index {
     /// Where everything lies; ends at the length of the file.
     pub layout: Layout,
     /// What steers the decoding of each tensor; `None` for plain ones.
-    pub coded_tables: Vec<Option<CodedTable>>,
+    pub bf12_tables: Vec<Option<Bf12Table>>,
 }
 
 impl Index {
@@ -55,8 +55,8 @@ impl Index {
         let matrices = reader.matrices(&specs, &records)?;
         let encodings = reader.encodings(&header, matrices, &specs, &records)?;
         let layout = reader.check_layout(&header, &config, matrices, &encodings, &records, &sections)?;
-        let coded_tables = reader.coded_tables(matrices, &specs, &encodings, &sections)?;
-        Ok(Index { header, config, matrices, specs, records, sections, layout, coded_tables })
+        let bf12_tables = reader.bf12_tables(matrices, &specs, &encodings, &sections)?;
+        Ok(Index { header, config, matrices, specs, records, sections, layout, bf12_tables })
     }
 }
 
@@ -101,7 +101,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                 format_args!("{:016x}", header.header_digest.get()),
             ));
         }
-        if header.required_features.get() & !format::FEATURE_CODED != 0 {
+        if header.required_features.get() & !format::FEATURE_BF12 != 0 {
             return Err(version(format!("feature bits {:#x}", header.required_features.get())));
         }
         if header.file_bytes.get() != self.length {
@@ -166,7 +166,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             }
             previous = kind;
             let flags = record.flags.get();
-            let misses_flag = kind == section::CODED && flags != format::SECTION_REQUIRED;
+            let misses_flag = kind == section::BF12 && flags != format::SECTION_REQUIRED;
             if flags & !format::SECTION_REQUIRED != 0 || misses_flag {
                 return Err(self.damaged(place, "unknown flags", "flags of this format"));
             }
@@ -212,21 +212,21 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                     Err(damaged(format!("{n_raw_steps} raw steps"), "none in a plain tensor"))
                 }
                 (format::ENCODING_PLAIN, _) => Ok(Encoding::Plain),
-                (format::ENCODING_CODED, Some(shape)) if shape.dtype == Dtype::Bf16 => {
+                (format::ENCODING_BF12, Some(shape)) if shape.dtype == Dtype::Bf16 => {
                     // One way to write a matrix: beyond this it is plain.
                     if !bf12::pays(&shape, n_raw_steps.into()) {
                         let expected = "at most one of eight steps in a coded matrix";
                         return Err(damaged(format!("{n_raw_steps} raw steps"), expected));
                     }
-                    Ok(Encoding::Coded { n_raw_steps })
+                    Ok(Encoding::Bf12 { n_raw_steps })
                 }
-                (format::ENCODING_CODED, _) => Err(damaged("a coded tensor".into(), "a plain one")),
+                (format::ENCODING_BF12, _) => Err(damaged("a coded tensor".into(), "a plain one")),
                 (code, _) => Err(damaged(format!("encoding {code}"), "0 (plain) or 1 (coded)")),
             }
         });
         let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
         let is_coded = encodings.iter().any(|&encoding| encoding != Encoding::Plain);
-        let feature = if is_coded { format::FEATURE_CODED } else { 0 };
+        let feature = if is_coded { format::FEATURE_BF12 } else { 0 };
         self.equal("required features", header.required_features.get(), feature)?;
         Ok(encodings)
     }
@@ -249,11 +249,11 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         let tables = specs.iter().zip(encodings).try_fold(0, add).map_err(impossible)?;
         // Each table has some bytes: the section is there exactly when a tensor is coded.
         let expected = Some(tables).filter(|&tables| tables > 0);
-        let found = sections.iter().find(|record| record.kind.get() == section::CODED);
+        let found = sections.iter().find(|record| record.kind.get() == section::BF12);
         let found = found.map(|record| record.bytes.get());
         if found != expected {
             let describe = |bytes: Option<u64>| bytes.map_or("no section".into(), |bytes| format!("{bytes} bytes"));
-            return Err(self.damaged("section CODED", describe(found), describe(expected)));
+            return Err(self.damaged("section BF12", describe(found), describe(expected)));
         }
         let section_bytes: Vec<u64> = sections.iter().map(|record| record.bytes.get()).collect();
         let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(impossible)?;

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::file::index::Index;
 use crate::file::mapping::{Load, Loaded, Mapping, Populated};
 use crate::format::config::ModelConfig;
-use crate::format::encodings::bf12::CodedTable;
+use crate::format::encodings::bf12::Bf12Table;
 use crate::format::layout::{Extent, Layout, TensorSpec};
 use crate::format::mapped_bytes::MappedBytes;
 use crate::format::{self, Dtype, Header, SectionRecord, TensorRecord, section};
@@ -273,13 +273,13 @@ impl ModelFile {
     }
 
     /// What steers the decoding of tensor `index`; `None` when it is plain.
-    pub fn coded_table(&self, index: usize) -> Option<&CodedTable> {
-        self.index.coded_tables[index].as_ref()
+    pub fn bf12_table(&self, index: usize) -> Option<&Bf12Table> {
+        self.index.bf12_tables[index].as_ref()
     }
 
     /// Whether any tensor is coded.
-    pub fn is_coded(&self) -> bool {
-        self.index.coded_tables.iter().any(Option::is_some)
+    pub fn is_bf12(&self) -> bool {
+        self.index.bf12_tables.iter().any(Option::is_some)
     }
 
     /// The bytes of a section, in place; `None` when the file has no such section.
@@ -332,7 +332,7 @@ impl ModelFile {
 /// long as they claim to be. Those of the codes are read when the file is opened, whatever they are.
 fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(), Error> {
     let sections = index.sections.iter().zip(&index.layout.sections);
-    let mut sections = sections.filter(|(record, _)| record.kind.get() != section::CODED);
+    let mut sections = sections.filter(|(record, _)| record.kind.get() != section::BF12);
     let with_holes = sections
         .find(|(_, extent)| bytes_in_holes(file, extent.offset..extent.end(), MAX_SECTION_HOLES) > MAX_SECTION_HOLES);
     match with_holes {

@@ -69,8 +69,8 @@ impl TensorLayout {
 
 /// Encoding of a tensor: the elements as they are.
 pub const ENCODING_PLAIN: u32 = 0;
-/// Encoding of a bf16 matrix: 12 bits an element, see `coded.rs`. It comes with [`super::FEATURE_CODED`].
-pub const ENCODING_CODED: u32 = 1;
+/// Encoding of a bf16 matrix: 12 bits an element, see `coded.rs`. It comes with [`super::FEATURE_BF12`].
+pub const ENCODING_BF12: u32 = 1;
 
 /// How the bits of a tensor's elements are coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Encoding {
     pub fn code(self) -> u32 {
         match self {
             Encoding::Plain => ENCODING_PLAIN,
-            Encoding::Coded { .. } => ENCODING_CODED,
+            Encoding::Bf12 { .. } => ENCODING_BF12,
         }
     }
 
@@ -97,7 +97,7 @@ impl Encoding {
     pub fn n_raw_steps(self) -> u32 {
         match self {
             Encoding::Plain => 0,
-            Encoding::Coded { n_raw_steps } => n_raw_steps,
+            Encoding::Bf12 { n_raw_steps } => n_raw_steps,
         }
     }
 }

@@ -5,7 +5,7 @@
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
 
 use crate::format::config::ModelConfig;
-use crate::format::encodings::bf12::{CodedTable, coded_bytes};
+use crate::format::encodings::bf12::{Bf12Table, bf12_bytes};
 use crate::format::panels::PanelShape;
 use crate::format::sizes::{Cursor, product, sum};
 pub use crate::format::sizes::{Extent, TooLarge};
@@ -199,17 +199,17 @@ pub fn tensor_bytes(spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> R
             let columns = columns.checked_next_multiple_of(dtype.columns_per_step()).ok_or(TooLarge)?;
             product([spec.rows.div_ceil(PANEL_ROWS), PANEL_ROWS, columns, dtype.bytes()])
         }
-        (_, Encoding::Coded { n_raw_steps }) => coded_bytes(&coded_shape(spec, matrices), n_raw_steps).ok_or(TooLarge),
+        (_, Encoding::Bf12 { n_raw_steps }) => bf12_bytes(&bf12_shape(spec, matrices), n_raw_steps).ok_or(TooLarge),
     }
 }
 
 /// Geometry of a coded matrix.
-fn coded_shape(spec: &TensorSpec, matrices: Dtype) -> PanelShape {
+fn bf12_shape(spec: &TensorSpec, matrices: Dtype) -> PanelShape {
     let shape = spec.panel_shape(matrices).filter(|shape| shape.dtype == Dtype::Bf16);
     shape.expect("only bf16 matrices are coded")
 }
 
-/// Bytes of the tables of coded tensors, which the section [`format::section::CODED`] holds one after the other: those
+/// Bytes of the tables of coded tensors, which the section [`format::section::BF12`] holds one after the other: those
 /// of each tensor, 0 for plain ones.
 ///
 /// # Errors
@@ -220,8 +220,8 @@ fn coded_shape(spec: &TensorSpec, matrices: Dtype) -> PanelShape {
 pub fn table_bytes(spec: &TensorSpec, matrices: Dtype, encoding: Encoding) -> Result<u64, TooLarge> {
     match encoding {
         Encoding::Plain => Ok(0),
-        Encoding::Coded { n_raw_steps } => {
-            CodedTable::bytes(&coded_shape(spec, matrices), n_raw_steps).map(|bytes| bytes as u64).ok_or(TooLarge)
+        Encoding::Bf12 { n_raw_steps } => {
+            Bf12Table::bytes(&bf12_shape(spec, matrices), n_raw_steps).map(|bytes| bytes as u64).ok_or(TooLarge)
         }
     }
 }

@@ -16,7 +16,7 @@ mod sections;
 pub mod sizes;
 
 pub use config_block::ConfigBlock;
-pub use kinds::{Dtype, ENCODING_CODED, ENCODING_PLAIN, Encoding, TensorLayout};
+pub use kinds::{Dtype, ENCODING_BF12, ENCODING_PLAIN, Encoding, TensorLayout};
 pub use sections::{
     ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, AddedToken, CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE,
     CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle, FILE_NAMES, FileRecord, FilesHead, MAX_TOKENS_BEYOND,
@@ -65,7 +65,7 @@ pub const NONE: u32 = u32::MAX;
 /// Section flag: a reader that does not know this kind must refuse the file.
 pub const SECTION_REQUIRED: u32 = 1;
 /// Required feature: some matrix is coded.
-pub const FEATURE_CODED: u64 = 1;
+pub const FEATURE_BF12: u64 = 1;
 
 /// Kinds of sections that version 1 defines.
 pub mod section {
@@ -78,7 +78,7 @@ pub mod section {
     /// How the file was made: UTF-8 lines `key=value`.
     pub const PROVENANCE: u32 = 4;
     /// What steers the decoding of coded matrices, see `coded.rs`.
-    pub const CODED: u32 = 5;
+    pub const BF12: u32 = 5;
     /// How text becomes ids: the kind of tokenizer, its ranks and added tokens.
     pub const TOKENIZER: u32 = 6;
     /// The texts around the turns of a conversation.
@@ -95,7 +95,7 @@ pub mod section {
         match kind {
             // Read within 100 ms. That is one step in sixteen of a model of 32e9 numbers; of more raw steps the packer
             // leaves the matrices with the most plain.
-            CODED => 64 << 20,
+            BF12 => 64 << 20,
             // Four bytes for each of the most ids that a model has, and as many of text.
             VOCABULARY => 128 << 20,
             SOURCES => 64 << 20,
@@ -114,7 +114,7 @@ pub mod section {
             VOCABULARY => "VOCABULARY",
             CONFIG_JSON => "CONFIG_JSON",
             PROVENANCE => "PROVENANCE",
-            CODED => "CODED",
+            BF12 => "BF12",
             TOKENIZER => "TOKENIZER",
             CHAT => "CHAT",
             FILES => "FILES",
@@ -183,7 +183,7 @@ pub struct TensorRecord {
     pub layout: U32,
     /// Code of the [`Encoding`].
     pub encoding: U32,
-    /// Steps stored raw by [`Encoding::Coded`]; 0 when plain.
+    /// Steps stored raw by [`Encoding::Bf12`]; 0 when plain.
     pub n_raw_steps: U32,
     /// Rows; the length of a vector.
     pub rows: U64,

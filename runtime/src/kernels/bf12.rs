@@ -6,7 +6,7 @@ use super::tiles::{Ahead, Outputs, TILE_ROWS, Tiles, block_steps, check_shapes};
 use super::x86_64::{avx2, avx512};
 use super::{Isa, Kind};
 use crate::format::PANEL_ROWS;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step, decode};
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, Step, decode};
 use crate::kernels::grid::Block;
 use std::cell::RefCell;
 
@@ -16,8 +16,8 @@ thread_local! {
 }
 
 /// What one call of a kernel computes from a coded panel, or a part of one.
-pub struct CodedWork<'a> {
-    pub panel: CodedPanel<'a>,
+pub struct Bf12Work<'a> {
+    pub panel: Bf12Panel<'a>,
     /// Row t begins at `t * x_stride` and has at least as many pairs as the panel has steps.
     pub x: &'a [u32],
     pub x_stride: usize,
@@ -32,14 +32,14 @@ impl Isa {
     ///
     /// # Panics
     /// As [`Isa::product_bf16`].
-    pub fn product_coded(self, panel: &CodedPanel, x: &[u32], x_stride: usize, out: &mut Block, no_subnormals: bool) {
+    pub fn product_bf12(self, panel: &Bf12Panel, x: &[u32], x_stride: usize, out: &mut Block, no_subnormals: bool) {
         let steps = panel.n_steps();
         check_shapes(steps * PANEL_ROWS, PANEL_ROWS, steps, x.len(), x_stride, out);
-        if out.rows() <= self.coded_rows() {
-            let mut tiles = Tiles::of_coded_panel(panel, out);
+        if out.rows() <= self.bf12_rows() {
+            let mut tiles = Tiles::of_bf12_panel(panel, out);
             while let Some(tile) = tiles.next() {
-                let work = tile.coded_work(panel, x, x_stride, &mut []);
-                tile.on_outputs(PANEL_ROWS, |outputs| self.coded_tile(work, outputs, no_subnormals));
+                let work = tile.bf12_work(panel, x, x_stride, &mut []);
+                tile.on_outputs(PANEL_ROWS, |outputs| self.bf12_tile(work, outputs, no_subnormals));
             }
             return;
         }
@@ -56,7 +56,7 @@ impl Isa {
     }
 
     /// Rows of activations that a kernel for coded panels takes; 0 when there is none, and panels are decoded first.
-    fn coded_rows(self) -> usize {
+    fn bf12_rows(self) -> usize {
         match self.0 {
             Kind::Avx512Bf16 | Kind::Avx512 => TILE_ROWS,
             Kind::Avx2 => 1,
@@ -68,7 +68,7 @@ impl Isa {
     #[expect(clippy::too_many_arguments, reason = "the shapes of a product and the place for its weights")]
     fn product_of_block(
         self,
-        part: &CodedPanel,
+        part: &Bf12Panel,
         block: &mut [Step],
         x: &[u32],
         x_stride: usize,
@@ -76,16 +76,16 @@ impl Isa {
         accumulate: bool,
         no_subnormals: bool,
     ) {
-        let first_tile_decodes = self.coded_rows() == TILE_ROWS;
+        let first_tile_decodes = self.bf12_rows() == TILE_ROWS;
         if !first_tile_decodes {
             self.decode(part, block.as_flattened_mut());
         }
-        let mut tiles = Tiles::of_coded_block(part, out, accumulate);
+        let mut tiles = Tiles::of_bf12_block(part, out, accumulate);
         let mut is_first = true;
         while let Some(tile) = tiles.next() {
             if is_first && first_tile_decodes {
-                let work = tile.coded_work(part, x, x_stride, block);
-                tile.on_outputs(PANEL_ROWS, |outputs| self.coded_tile(work, outputs, no_subnormals));
+                let work = tile.bf12_work(part, x, x_stride, block);
+                tile.on_outputs(PANEL_ROWS, |outputs| self.bf12_tile(work, outputs, no_subnormals));
             } else {
                 self.bf16_tile(tile, block.as_flattened(), x, x_stride, no_subnormals);
             }
@@ -93,21 +93,21 @@ impl Isa {
         }
     }
 
-    /// One tile of at most [`Isa::coded_rows`] rows.
-    fn coded_tile(self, work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
+    /// One tile of at most [`Isa::bf12_rows`] rows.
+    fn bf12_tile(self, work: Bf12Work, outputs: &Outputs, no_subnormals: bool) {
         assert!(work.decoded.is_empty() || work.decoded.len() == work.panel.n_steps());
         match self.0 {
-            // SAFETY: an `Isa` of this kind exists only on CPUs with these features; `Tile::coded_work` bounds `x`, a
-            // `CodedPanel` has the bytes of its steps, `decoded` is as long as the panel, and the outputs are rows of
+            // SAFETY: an `Isa` of this kind exists only on CPUs with these features; `Tile::bf12_work` bounds `x`, a
+            // `Bf12Panel` has the bytes of its steps, `decoded` is as long as the panel, and the outputs are rows of
             // its width.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => unsafe { avx512::product_coded(work, outputs) },
+            Kind::Avx512Bf16 => unsafe { avx512::product_bf12(work, outputs) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { avx512::product_coded_by_fma(work, outputs, no_subnormals) },
+            Kind::Avx512 => unsafe { avx512::product_bf12_by_fma(work, outputs, no_subnormals) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::product_coded_by_fma(work, outputs, no_subnormals) },
+            Kind::Avx2 => unsafe { avx2::product_bf12_by_fma(work, outputs, no_subnormals) },
             _ => unreachable!("only for instruction sets with coded rows"),
         }
     }
@@ -117,7 +117,7 @@ impl Isa {
     ///
     /// # Panics
     /// When `out` has another length.
-    pub fn decode(self, panel: &CodedPanel, out: &mut [u32]) {
+    pub fn decode(self, panel: &Bf12Panel, out: &mut [u32]) {
         assert_eq!(out.len(), panel.n_steps() * PANEL_ROWS);
         let (mut bytes, mut out) = (panel.bytes().for_kernels(), out);
         for (coded, raw) in panel.stretches() {

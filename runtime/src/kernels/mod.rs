@@ -107,7 +107,7 @@ impl Isa {
     }
 
     /// Whether coded panels are decoded as fast as memory gives them; without AVX-512 that takes the processor longer.
-    pub fn suits_coded(self) -> bool {
+    pub fn suits_bf12(self) -> bool {
         matches!(self.0, Kind::Avx512Bf16 | Kind::Avx512)
     }
 

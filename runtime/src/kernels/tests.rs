@@ -3,7 +3,7 @@
 use super::lanes::*;
 use super::*;
 use crate::format::Dtype;
-use crate::format::encodings::bf12::{CodedPanels, CodedTable, Exponents};
+use crate::format::encodings::bf12::{Bf12Panels, Bf12Table, Exponents};
 use crate::format::panels::PanelShape;
 
 /// A small generator of test data; xorshift64.
@@ -119,7 +119,7 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
 }
 
 /// The panels of a plain matrix `[n_panels][steps][64]` coded, with the exponents from `first` on, and their table.
-fn coded(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, CodedTable) {
+fn coded(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, Bf12Table) {
     let exponents = Exponents::from_bytes(std::array::from_fn(|i| first + i as u8)).expect("ascending");
     let codes = exponents.codes();
     let mut bytes = Vec::new();
@@ -141,7 +141,7 @@ fn coded(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, CodedTable) {
             raw
         })
         .collect();
-    (bytes, CodedTable::new(exponents, panels.into_iter()))
+    (bytes, Bf12Table::new(exponents, panels.into_iter()))
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn coded_products_equal_those_of_the_plain_panel() {
             let (bytes, table) = coded(&pairs, steps, w_range.start as u8);
             assert_eq!(table.n_raw_steps() > 0, outliers);
             let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
-            let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
+            let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
             for rows in [1, 2, 3, 4, 5, 6, 7, 13, 25] {
                 let x = random.pairs(rows * steps, x_range.clone());
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {
@@ -178,14 +178,14 @@ fn coded_products_equal_those_of_the_plain_panel() {
                     for isa in fused() {
                         for columns in [64, 61] {
                             let mut out = vec![0.0; rows * columns];
-                            isa.product_coded(&panel, &x, steps, &mut Block::whole(&mut out, columns), false);
+                            isa.product_bf12(&panel, &x, steps, &mut Block::whole(&mut out, columns), false);
                             for (found, expected) in out.chunks(columns).zip(expected.chunks(64)) {
                                 assert_eq!(bits(found), bits(&expected[..columns]), "{isa:?} {steps} {rows} {number}");
                             }
                         }
                         if !outliers {
                             let mut out = vec![0.0; rows * 64];
-                            isa.product_coded(&panel, &x, steps, &mut Block::whole(&mut out, 64), true);
+                            isa.product_bf12(&panel, &x, steps, &mut Block::whole(&mut out, 64), true);
                             assert_eq!(bits(&out), bits(&expected), "{isa:?} {steps} {rows} {number}");
                         }
                     }

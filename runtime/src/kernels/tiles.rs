@@ -1,8 +1,8 @@
 //! How a product is cut into passes of a kernel: tiles of rows over blocks of k, and what is fetched meanwhile.
 
 use super::Isa;
-use super::bf12::CodedWork;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step};
+use super::bf12::Bf12Work;
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, Step};
 use crate::kernels::grid::Block;
 
 /// Most rows of activations that one tile of a kernel takes.
@@ -141,7 +141,7 @@ impl<'b, 'a> Tiles<'b, 'a> {
     }
 
     /// The one tile of a coded panel in memory whose rows a kernel takes all at once.
-    pub fn of_coded_panel(panel: &CodedPanel, out: &'b mut Block<'a>) -> Self {
+    pub fn of_bf12_panel(panel: &Bf12Panel, out: &'b mut Block<'a>) -> Self {
         let from = panel.bytes().for_kernels().as_ptr().cast::<i8>();
         let steps = panel.n_steps();
         Tiles::new(out, steps, steps, false, CODED_STEP_BYTES / CACHE_LINE, Source::Once(from))
@@ -149,7 +149,7 @@ impl<'b, 'a> Tiles<'b, 'a> {
 
     /// The tiles of some steps of a coded panel. They are in the caches already; the block that follows, which is about
     /// as long, in this panel or the next, is fetched meanwhile.
-    pub fn of_coded_block(part: &CodedPanel, out: &'b mut Block<'a>, accumulate: bool) -> Self {
+    pub fn of_bf12_block(part: &Bf12Panel, out: &'b mut Block<'a>, accumulate: bool) -> Self {
         let (steps, n_tiles) = (part.n_steps(), out.rows().div_ceil(TILE_ROWS));
         let next = part.bytes().for_kernels().as_ptr_range().end.cast::<i8>();
         let next_lines = part.bytes().len() / CACHE_LINE;
@@ -225,17 +225,17 @@ impl Tile<'_, '_> {
     }
 
     /// As [`Tile::work`], for a coded panel or a part of one, all of whose steps are in this tile.
-    pub fn coded_work<'w>(
+    pub fn bf12_work<'w>(
         &self,
-        panel: &CodedPanel<'w>,
+        panel: &Bf12Panel<'w>,
         x: &'w [u32],
         x_stride: usize,
         decoded: &'w mut [Step],
-    ) -> CodedWork<'w> {
+    ) -> Bf12Work<'w> {
         assert!(self.k == 0 && self.steps == panel.n_steps());
         let x = &x[self.row * x_stride..];
         let last = (self.rows - 1) * x_stride + self.steps;
-        CodedWork { panel: *panel, x: &x[..last], x_stride, ahead: self.ahead, decoded }
+        Bf12Work { panel: *panel, x: &x[..last], x_stride, ahead: self.ahead, decoded }
     }
 
     /// Lets `kernel` write the rows of this tile: in place, or through a buffer when the block is narrower than the

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
-use crate::format::encodings::bf12::CodedPanels;
+use crate::format::encodings::bf12::Bf12Panels;
 use crate::format::layout::Role;
 use crate::format::panels::PanelShape;
 use crate::format::{Dtype, PANEL_ROWS};
@@ -27,7 +27,7 @@ pub enum Panels<'a> {
     /// `[panel][columns / 2][64]`, each the bf16 numbers of two columns, the even one in the low half.
     Bf16(&'a [u32]),
     /// The same, coded in 12 bits a number.
-    Coded(CodedPanels<'a>),
+    Coded(Bf12Panels<'a>),
 }
 
 impl Matrix<'_> {
@@ -48,7 +48,7 @@ impl Matrix<'_> {
                 let pairs = steps.map(|step| panels[self.shape.element(row, 2 * step) / 2]);
                 widen_pairs(pairs, out);
             }
-            Panels::Coded(panels) => {
+            Panels::Bf12(panels) => {
                 let panel = panels.panel(row / PANEL_ROWS);
                 widen_pairs(panel.row(row % PANEL_ROWS), out);
             }
@@ -58,7 +58,7 @@ impl Matrix<'_> {
     /// Bytes in the file.
     pub fn bytes(&self) -> u64 {
         match self.panels {
-            Panels::Coded(panels) => panels.bytes(),
+            Panels::Bf12(panels) => panels.bytes(),
             _ => (self.shape.n_panels() as u64).saturating_mul(self.shape.panel_bytes() as u64),
         }
     }
@@ -176,8 +176,8 @@ impl<'a> Tensors<'a> {
         let (spec, bytes) = (&self.file.specs()[index], self.file.tensor_bytes(index));
         let shape = spec.panel_shape(self.file.matrices()).expect("matrices have columns");
         const ALIGNED: &str = "the layout aligns and sizes tensors";
-        let panels = match (shape.dtype, self.file.coded_table(index)) {
-            (_, Some(table)) => Panels::Coded(CodedPanels::new(&shape, bytes, table)),
+        let panels = match (shape.dtype, self.file.bf12_table(index)) {
+            (_, Some(table)) => Panels::Bf12(Bf12Panels::new(&shape, bytes, table)),
             (Dtype::F32, None) => Panels::F32(bytes.f32s().expect(ALIGNED)),
             (Dtype::Bf16, None) => Panels::Bf16(bytes.u32s().expect(ALIGNED)),
         };

@@ -106,8 +106,8 @@ impl Matmul {
         let rows = x.len() / columns;
         let input = match (outputs[0].0.panels, self.activations) {
             (Panels::F32(_), _) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::F32) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) if self.products.gemm => {
+            (Panels::Bf16(_) | Panels::Bf12(_), Activations::F32) => Input::F32 { x, stride: columns },
+            (Panels::Bf16(_) | Panels::Bf12(_), Activations::Bf16) if self.products.gemm => {
                 let rounded = &mut self.rounded[..x.len()];
                 team.for_rows(rounded, columns, |row, rounded| {
                     for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
@@ -116,7 +116,7 @@ impl Matmul {
                 });
                 Input::F32 { x: rounded, stride: columns }
             }
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) => {
+            (Panels::Bf16(_) | Panels::Bf12(_), Activations::Bf16) => {
                 let stride = columns.div_ceil(2);
                 let pairs = &mut self.pairs[..rows * stride];
                 let (isa, min_magnitude) = (self.products.isa, AtomicU32::new(u32::MAX));
@@ -156,9 +156,9 @@ fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut 
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
             products.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
         }
-        (Panels::Coded(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
+        (Panels::Bf12(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
-            products.isa.product_coded(&panels.panel(panel), pairs, stride, out, safe);
+            products.isa.product_bf12(&panels.panel(panel), pairs, stride, out, safe);
         }
         (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
             let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
@@ -166,7 +166,7 @@ fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut 
                 products.isa.run(Widen { pairs, out });
             });
         }
-        (Panels::Coded(panels), &Input::F32 { x, stride }) => {
+        (Panels::Bf12(panels), &Input::F32 { x, stride }) => {
             let panel = panels.panel(panel);
             let mut decoded = [0; WIDEN_STEPS * WIDTH];
             multiply_widened(products, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {

@@ -49,7 +49,7 @@ pub fn models(calls: &mut Calls, path: &Path) {
         calls.call(|| model.decode_text(&[n as u32]));
         let file = model.file();
         calls.call(|| file.tensor_bytes(n).len());
-        calls.call(|| file.coded_table(n).is_some());
+        calls.call(|| file.bf12_table(n).is_some());
         calls.call(|| file.section_bytes(n as u32).map(|bytes| bytes.len()));
         calls.call(|| file.checked_section(n as u32).map(|_| ()));
         calls.call(|| model.vocabulary().map(|vocabulary| vocabulary.map(|it| it.bytes(n as u32).map(<[u8]>::len))));

@@ -36,7 +36,7 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
                 let spec = TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
-                for encoding in [Encoding::Plain, Encoding::Coded { n_raw_steps: u32::MAX }] {
+                for encoding in [Encoding::Plain, Encoding::Bf12 { n_raw_steps: u32::MAX }] {
                     calls.call(|| layout::tensor_bytes(&spec, dtype, encoding));
                     calls.call(|| layout::table_bytes(&spec, dtype, encoding));
                 }

@@ -14,7 +14,7 @@ use olmo_tests::crafted::{
 use olmo_tests::packed::Packed;
 use olmo_tests::safetensors::raw;
 use olmo_tests::{
-    Stored, TempDir, coded_config, config_json, npy_path, repository, small_config, texts, write_npy, write_weights,
+    Stored, TempDir, bf12_config, config_json, npy_path, repository, small_config, texts, write_npy, write_weights,
 };
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -189,11 +189,11 @@ fn lengthen(path: &Path, length: u64) -> File {
 /// end.
 fn models(folder: &TempDir) -> Vec<Case> {
     let good = Packed::plain_bf16().bytes;
-    let layer = coded_config().layer_types[0];
+    let layer = bf12_config().layer_types[0];
     let holes = folder.join("holes.olmo");
     write_holes_that_are_tables(&holes, &good);
 
-    let config = ModelConfig { layer_types: vec![layer; 1024], ..coded_config() };
+    let config = ModelConfig { layer_types: vec![layer; 1024], ..bf12_config() };
     let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
     let (mut bytes, layout) = claimed(&good, &config, &encodings);
     let last = bytes.len() - 1;

@@ -2,7 +2,7 @@
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
 use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
-use crate::kernels::bf12::CodedWork;
+use crate::kernels::bf12::Bf12Work;
 use crate::kernels::tiles::{Ahead, CACHE_LINE, Outputs, TILE_ROWS, Work};
 use crate::kernels::{LaneOp, fma_flushed};
 use std::arch::x86_64::*;
@@ -184,27 +184,27 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
     }
 }
 
-/// See [`crate::kernels::Isa::product_coded`]: one row, 64 outputs at once.
+/// See [`crate::kernels::Isa::product_bf12`]: one row, 64 outputs at once.
 ///
 /// # Safety
 /// `work.x` must hold as many pairs as the panel has steps, and `outputs` one row of 64 elements that nobody else uses.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn product_coded_by_fma(work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
+pub unsafe fn product_bf12_by_fma(work: Bf12Work, outputs: &Outputs, no_subnormals: bool) {
     // SAFETY: as the caller promised.
     unsafe {
         if no_subnormals {
-            coded_row::<Bf16ByFma<false>>(work, outputs)
+            bf12_row::<Bf16ByFma<false>>(work, outputs)
         } else {
-            coded_row::<Bf16ByFma<true>>(work, outputs)
+            bf12_row::<Bf16ByFma<true>>(work, outputs)
         }
     }
 }
 
 /// # Safety
-/// As [`product_coded_by_fma`].
+/// As [`product_bf12_by_fma`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
-    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
+unsafe fn bf12_row<S: Step<u32>>(work: Bf12Work, outputs: &Outputs) {
+    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `Bf12Panel` makes sure, and `x` has a
     // pair for each of them, as the caller promised.
     unsafe {
         let decoder = Decoder::new(work.panel.exponents());

@@ -2,7 +2,7 @@
 
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
-use crate::kernels::bf12::CodedWork;
+use crate::kernels::bf12::Bf12Work;
 use crate::kernels::tiles::{Outputs, TILE_ROWS, Work};
 use crate::kernels::{LaneOp, fma_flushed};
 use std::arch::x86_64::*;
@@ -222,77 +222,77 @@ unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(w
     }
 }
 
-/// See [`crate::kernels::Isa::product_coded`].
+/// See [`crate::kernels::Isa::product_bf12`].
 ///
 /// # Safety
 /// `work.x` must hold `outputs.n_rows` rows of as many pairs as the panel has steps, `work.decoded` nothing or as many
 /// steps, and `outputs` rows of 64 elements that nobody else uses.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn product_coded(work: CodedWork, outputs: &Outputs) {
+pub unsafe fn product_bf12(work: Bf12Work, outputs: &Outputs) {
     // SAFETY: as the caller promised.
     unsafe {
         match outputs.n_rows {
-            1 => coded_dot_tile::<1>(work, outputs),
-            2 => coded_dot_tile::<2>(work, outputs),
-            3 => coded_dot_tile::<3>(work, outputs),
-            4 => coded_dot_tile::<4>(work, outputs),
-            5 => coded_dot_tile::<5>(work, outputs),
-            _ => coded_dot_tile::<6>(work, outputs),
+            1 => bf12_dot_tile::<1>(work, outputs),
+            2 => bf12_dot_tile::<2>(work, outputs),
+            3 => bf12_dot_tile::<3>(work, outputs),
+            4 => bf12_dot_tile::<4>(work, outputs),
+            5 => bf12_dot_tile::<5>(work, outputs),
+            _ => bf12_dot_tile::<6>(work, outputs),
         }
     }
 }
 
-/// See [`crate::kernels::Isa::product_coded`], for CPUs without the bf16 dot product.
+/// See [`crate::kernels::Isa::product_bf12`], for CPUs without the bf16 dot product.
 ///
 /// # Safety
-/// As [`product_coded`].
+/// As [`product_bf12`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product_coded_by_fma(work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
+pub unsafe fn product_bf12_by_fma(work: Bf12Work, outputs: &Outputs, no_subnormals: bool) {
     // SAFETY: as the caller promised.
     unsafe {
         if no_subnormals {
-            coded_by_rows::<Bf16ByFma<false>>(work, outputs)
+            bf12_by_rows::<Bf16ByFma<false>>(work, outputs)
         } else {
-            coded_by_rows::<Bf16ByFma<true>>(work, outputs)
+            bf12_by_rows::<Bf16ByFma<true>>(work, outputs)
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn coded_by_rows<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
+unsafe fn bf12_by_rows<S: Step<u32>>(work: Bf12Work, outputs: &Outputs) {
     // SAFETY: as the caller promised.
     unsafe {
         match outputs.n_rows {
-            1 => coded_fma_tile::<S, 1>(work, outputs),
-            2 => coded_fma_tile::<S, 2>(work, outputs),
-            3 => coded_fma_tile::<S, 3>(work, outputs),
-            4 => coded_fma_tile::<S, 4>(work, outputs),
-            5 => coded_fma_tile::<S, 5>(work, outputs),
-            _ => coded_fma_tile::<S, 6>(work, outputs),
+            1 => bf12_fma_tile::<S, 1>(work, outputs),
+            2 => bf12_fma_tile::<S, 2>(work, outputs),
+            3 => bf12_fma_tile::<S, 3>(work, outputs),
+            4 => bf12_fma_tile::<S, 4>(work, outputs),
+            5 => bf12_fma_tile::<S, 5>(work, outputs),
+            _ => bf12_fma_tile::<S, 6>(work, outputs),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn coded_dot_tile<const ROWS: usize>(work: CodedWork, outputs: &Outputs) {
+unsafe fn bf12_dot_tile<const ROWS: usize>(work: Bf12Work, outputs: &Outputs) {
     // SAFETY: as the caller promised.
     unsafe {
         if work.decoded.is_empty() {
-            coded_tile::<Bf16Dot, ROWS, false>(work, outputs)
+            bf12_tile::<Bf16Dot, ROWS, false>(work, outputs)
         } else {
-            coded_tile::<Bf16Dot, ROWS, true>(work, outputs)
+            bf12_tile::<Bf16Dot, ROWS, true>(work, outputs)
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn coded_fma_tile<S: Step<u32>, const ROWS: usize>(work: CodedWork, outputs: &Outputs) {
+unsafe fn bf12_fma_tile<S: Step<u32>, const ROWS: usize>(work: Bf12Work, outputs: &Outputs) {
     // SAFETY: as the caller promised.
     unsafe {
         if work.decoded.is_empty() {
-            coded_tile::<S, ROWS, false>(work, outputs)
+            bf12_tile::<S, ROWS, false>(work, outputs)
         } else {
-            coded_tile::<S, ROWS, true>(work, outputs)
+            bf12_tile::<S, ROWS, true>(work, outputs)
         }
     }
 }
@@ -301,11 +301,11 @@ unsafe fn coded_fma_tile<S: Step<u32>, const ROWS: usize>(work: CodedWork, outpu
 /// Inlined into functions that enable the features.
 ///
 /// # Safety
-/// As [`product_coded`], `outputs.n_rows == ROWS`, and with `DECODES` `work.decoded` is not empty.
+/// As [`product_bf12`], `outputs.n_rows == ROWS`, and with `DECODES` `work.decoded` is not empty.
 #[inline(always)]
-unsafe fn coded_tile<S: Step<u32>, const ROWS: usize, const DECODES: bool>(work: CodedWork, outputs: &Outputs) {
+unsafe fn bf12_tile<S: Step<u32>, const ROWS: usize, const DECODES: bool>(work: Bf12Work, outputs: &Outputs) {
     const { assert!(ROWS <= TILE_ROWS) }
-    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
+    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `Bf12Panel` makes sure, and `x` has a
     // pair for each of them, as the caller promised. Prefetches may go anywhere.
     unsafe {
         let decoder = Decoder::new(work.panel.exponents());

@@ -1,4 +1,4 @@
-//! Matrices of bf16 numbers in 12 bits each, without losing a bit: the encoding `ENCODING_CODED` of `format-spec.md`.
+//! Matrices of bf16 numbers in 12 bits each, without losing a bit: the encoding `ENCODING_BF12` of `format-spec.md`.
 //!
 //! The exponents of a trained matrix are few: 16 of the 256 cover nearly all of its numbers. A number is stored as a
 //! byte of sign and mantissa and a code of four bits for the exponent. A step of a panel, two columns of 64 rows, is
@@ -10,17 +10,17 @@
 //!
 //! so that a kernel gets 32 numbers by a load that extends the sign, a shift of the codes, a lookup of the exponents
 //! and a blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are
-//! raw stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
+//! raw stands in a [`Bf12Table`], which is read into owned memory and checked when the file is opened.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
 
 // What runs at every step: lengths were compared before, and a check of each number would cost as much as the decoding.
-#[expect(clippy::arithmetic_side_effects, reason = "CodedPanels::new has compared what it is made of")]
+#[expect(clippy::arithmetic_side_effects, reason = "Bf12Panels::new has compared what it is made of")]
 mod panels;
 #[expect(clippy::arithmetic_side_effects, reason = "positions in arrays of a fixed size")]
 mod step;
 
-pub use panels::{CodedPanel, CodedPanels, StoredStep};
+pub use panels::{Bf12Panel, Bf12Panels, StoredStep};
 pub use step::{
     CODED_STEP_BYTES, Codes, Exponents, N_CODES, RAW_STEP_BYTES, SIGNS_BYTES, Step, decode, smallest_magnitude,
 };
@@ -38,7 +38,7 @@ pub const STEPS_PER_RAW_STEP: u64 = 8;
 
 /// What is not in the data of a coded matrix: its exponents, and which steps are raw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodedTable {
+pub struct Bf12Table {
     exponents: Exponents,
     /// Raw steps before each panel, and in all; `[n_panels + 1]`, from 0.
     raw_before: Vec<u32>,
@@ -46,13 +46,13 @@ pub struct CodedTable {
     raw_steps: Vec<u32>,
 }
 
-impl CodedTable {
+impl Bf12Table {
     /// A table of a matrix whose panels have these raw steps, each list ascending.
     ///
     /// # Panics
     /// When there are 2^32 raw steps or more.
-    pub fn new(exponents: Exponents, panels: impl Iterator<Item = Vec<u32>>) -> CodedTable {
-        let mut table = CodedTable { exponents, raw_before: vec![0], raw_steps: Vec::new() };
+    pub fn new(exponents: Exponents, panels: impl Iterator<Item = Vec<u32>>) -> Bf12Table {
+        let mut table = Bf12Table { exponents, raw_before: vec![0], raw_steps: Vec::new() };
         for mut steps in panels {
             table.raw_steps.append(&mut steps);
             table.raw_before.push(u32::try_from(table.raw_steps.len()).expect("a matrix has fewer raw steps"));
@@ -82,7 +82,7 @@ impl CodedTable {
     /// When there is no such panel.
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "CodedPanels::new has compared the last end with the bytes of the matrix"
+        reason = "Bf12Panels::new has compared the last end with the bytes of the matrix"
     )]
     pub fn panel_range(&self, shape: &PanelShape, panel: usize) -> Range<usize> {
         let begin = |panel: usize| {
@@ -110,11 +110,11 @@ impl CodedTable {
     }
 
     /// Reads and checks the table of a matrix of `shape` with `n_raw_steps` raw steps from `source`, which has
-    /// [`CodedTable::bytes`] of it. What is kept grows with what was read and found good, whatever the numbers claim.
+    /// [`Bf12Table::bytes`] of it. What is kept grows with what was read and found good, whatever the numbers claim.
     ///
     /// # Errors
     /// [`BadTable`].
-    pub fn read(source: &mut impl Read, shape: &PanelShape, n_raw_steps: u32) -> Result<CodedTable, BadTable> {
+    pub fn read(source: &mut impl Read, shape: &PanelShape, n_raw_steps: u32) -> Result<Bf12Table, BadTable> {
         let wrong = |found: String, expected| BadTable::Wrong { found, expected };
         let mut exponents = [0; N_CODES];
         source.read_exact(&mut exponents)?;
@@ -147,7 +147,7 @@ impl CodedTable {
             previous = Some(step);
             Ok(step)
         })?;
-        Ok(CodedTable { exponents, raw_before, raw_steps })
+        Ok(Bf12Table { exponents, raw_before, raw_steps })
     }
 }
 
@@ -202,7 +202,7 @@ fn n_steps(shape: &PanelShape) -> usize {
 }
 
 /// Bytes of a coded matrix; `None` when that is no size.
-pub fn coded_bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<u64> {
+pub fn bf12_bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<u64> {
     let coded = product([shape.n_panels(), n_steps(shape), CODED_STEP_BYTES]).ok()?;
     let more_of_raw = product([n_raw_steps as usize, RAW_STEP_BYTES - CODED_STEP_BYTES]).ok()?;
     sum([coded, more_of_raw]).ok()
@@ -226,7 +226,7 @@ mod tests {
             let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
             exponents.into_iter().chain(numbers).collect::<Vec<u8>>()
         };
-        assert!(CodedTable::read(&mut table(ascending, &[1, 1, 2, 0]).as_slice(), &shape, 2).is_ok());
+        assert!(Bf12Table::read(&mut table(ascending, &[1, 1, 2, 0]).as_slice(), &shape, 2).is_ok());
         let mut equal = ascending;
         equal[3] = 2;
         let cases = [
@@ -239,14 +239,14 @@ mod tests {
             (table(ascending, &[1, 1, 3, 0]), 2, "raw step 3"),
         ];
         for (bytes, n_raw, expected) in cases {
-            match CodedTable::read(&mut bytes.as_slice(), &shape, n_raw) {
+            match Bf12Table::read(&mut bytes.as_slice(), &shape, n_raw) {
                 Err(BadTable::Wrong { found, .. }) => assert!(found.starts_with(expected), "{found}, not {expected}"),
                 other => panic!("{other:?}, expected {expected}"),
             }
         }
         let whole = table(ascending, &[1, 1, 2, 0]);
         for length in 0..whole.len() {
-            let read = CodedTable::read(&mut &whole[..length], &shape, 2);
+            let read = Bf12Table::read(&mut &whole[..length], &shape, 2);
             assert!(
                 matches!(&read, Err(BadTable::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof),
                 "{read:?}"
@@ -257,10 +257,10 @@ mod tests {
     #[test]
     fn sizes_are_checked() {
         let shape = PanelShape { rows: 128, columns: 2048, dtype: Dtype::Bf16 };
-        assert_eq!(coded_bytes(&shape, 0), Some(2 * 1024 * 192));
-        assert_eq!(coded_bytes(&shape, 7), Some(2 * 1024 * 192 + 7 * 64));
+        assert_eq!(bf12_bytes(&shape, 0), Some(2 * 1024 * 192));
+        assert_eq!(bf12_bytes(&shape, 7), Some(2 * 1024 * 192 + 7 * 64));
         assert!(pays(&shape, 256) && !pays(&shape, 257));
         let huge = PanelShape { rows: usize::MAX, columns: usize::MAX, dtype: Dtype::Bf16 };
-        assert_eq!(coded_bytes(&huge, 0), None);
+        assert_eq!(bf12_bytes(&huge, 0), None);
     }
 }
