@@ -5,8 +5,9 @@ use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, M
 use olmo_infer::internals::format::encodings::bf12::{
     Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
 };
-use olmo_infer::internals::format::layout::{self, Role};
+use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::tensors::{Role, tensors_of};
 use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
     Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
@@ -202,7 +203,7 @@ fn roles_match_the_code() {
     // Sizes that are all different, so that no two shapes can be confused.
     let config = ModelConfig { n_heads: 6, n_kv_heads: 2, head_dim: 4, ..olmo2_1b() };
     let (q, kv) = (24, 8);
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let rows = table("## Tensors", &["code", "role", "name in a checkpoint", "shape"]);
     assert_eq!(rows.len(), 14);
     for row in &rows {
@@ -231,11 +232,11 @@ fn roles_match_the_code() {
     (0..config.n_layers()).for_each(|_| expected.extend(2..=12));
     expected.extend([13, 14]);
     assert_eq!(codes, expected);
-    let tied = layout::tensors(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
+    let tied = tensors_of(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
     assert_eq!(tied.len(), specs.len() - 1);
     assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
     // OLMo-1 has the same in the same order, but for the norms.
-    let olmo1 = layout::tensors(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
+    let olmo1 = tensors_of(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
     let norms = [5, 6, 8, 12, 13];
     let matrices: Vec<_> = specs.iter().filter(|spec| !norms.contains(&spec.role.code())).copied().collect();
     assert_eq!(olmo1, matrices);
@@ -346,7 +347,7 @@ fn panel_example_matches_the_code() {
 #[test]
 fn layout_example_matches_the_code() {
     let rows = table("## Where everything lies", &["stored type", "data_offset", "data_bytes"]);
-    let specs = layout::tensors(&olmo2_1b());
+    let specs = tensors_of(&olmo2_1b());
     let plain = vec![Encoding::Plain; specs.len()];
     let coded = specs.iter().map(|spec| match spec.columns {
         Some(_) => Encoding::Bf12 { n_raw_steps: 0 },

@@ -10,6 +10,8 @@ use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::sizes::TooLarge;
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
     VERSION_MAJOR, VERSION_MINOR, section,
@@ -74,7 +76,7 @@ fn dtype() -> impl Strategy<Value = Dtype> {
 
 /// The layout of a model without coded matrices, with sections of some lengths.
 fn plain_layout(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Layout> {
-    let encodings = vec![Encoding::Plain; layout::tensors(config).len()];
+    let encodings = vec![Encoding::Plain; tensors_of(config).len()];
     layout::layout(config, matrices, &encodings, sections).ok()
 }
 
@@ -101,7 +103,7 @@ fn layout_is_aligned_disjoint_and_ordered() {
 #[test]
 fn tensor_sizes_match_unbounded_arithmetic() {
     check((model(1 << 20, 1), dtype()), |(config, matrices)| {
-        for spec in layout::tensors(&config) {
+        for spec in tensors_of(&config) {
             let found = layout::tensor_bytes(&spec, matrices, Encoding::Plain).expect("possible");
             let rows = spec.rows as u128;
             let expected = match spec.columns {
@@ -121,13 +123,13 @@ fn tensor_sizes_match_unbounded_arithmetic() {
 fn impossible_sizes_are_errors_and_never_wrap() {
     let spec = (edgy(usize::MAX), edgy(usize::MAX), dtype());
     check(spec, |(rows, columns, matrices)| {
-        let spec = layout::TensorSpec { role: layout::Role::LmHead, layer: None, rows, columns: Some(columns) };
+        let spec = TensorSpec { role: Role::LmHead, layer: None, rows, columns: Some(columns) };
         let step = if matrices == Dtype::F32 { 1u128 } else { 2 };
         let rows = (rows as u128).div_ceil(64) * 64;
         let expected = rows.checked_mul((columns as u128).div_ceil(step) * step).and_then(|n| n.checked_mul(4 / step));
         match layout::tensor_bytes(&spec, matrices, Encoding::Plain) {
             Ok(found) => prop_assert_eq!(Some(u128::from(found)), expected),
-            Err(layout::TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
+            Err(TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
         }
         Ok(())
     });
@@ -136,7 +138,7 @@ fn impossible_sizes_are_errors_and_never_wrap() {
 #[test]
 fn parameter_count_is_the_number_of_elements() {
     check(model(1 << 20, 6), |config| {
-        let elements: u64 = layout::tensors(&config).iter().map(|spec| spec.n_elements()).sum();
+        let elements: u64 = tensors_of(&config).iter().map(|spec| spec.n_elements()).sum();
         prop_assert_eq!(config.n_parameters(), elements);
         Ok(())
     });
@@ -202,7 +204,7 @@ impl Head {
     fn new(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Head> {
         let layout = plain_layout(config, matrices, sections)?;
         let mut index = Vec::new();
-        for (spec, &extent) in layout::tensors(config).iter().zip(&layout.tensors) {
+        for (spec, &extent) in tensors_of(config).iter().zip(&layout.tensors) {
             index.extend_from_slice(TensorRecord::new(spec, matrices, Encoding::Plain, extent).as_bytes());
         }
         // Kinds that this version does not define, and that a reader may ignore.
@@ -262,7 +264,7 @@ fn reads_sections(records: &[(u32, u32, u64)]) -> bool {
     let bytes: Vec<u64> = records.iter().map(|record| record.2).collect();
     let config = model(1, 1).new_tree(&mut TestRunner::deterministic()).expect("no filter").current();
     let mut head = Head::new(&config, Dtype::F32, &bytes).expect("possible");
-    let first = HEADER_BYTES + layout::tensors(&config).len() * size_of::<TensorRecord>();
+    let first = HEADER_BYTES + tensors_of(&config).len() * size_of::<TensorRecord>();
     for (record, &(kind, flags, _)) in head.bytes[first..].chunks_exact_mut(size_of::<SectionRecord>()).zip(records) {
         let record = SectionRecord::mut_from_bytes(record).expect("a record");
         record.kind.set(kind);
@@ -322,7 +324,7 @@ fn smallest_magnitude_is_zero_or_positive() {
 /// Parts of the head whose bytes may be something else under right digests: what a writer says about numbers and about
 /// sections, and what a newer writer may say.
 fn is_free(at: usize, config: &ModelConfig) -> bool {
-    let n_tensors = layout::tensors(config).len();
+    let n_tensors = tensors_of(config).len();
     let in_record = |field: Range<usize>| {
         let Some(at) = at.checked_sub(HEADER_BYTES).filter(|at| *at < n_tensors * 128) else { return false };
         field.contains(&(at % 128))

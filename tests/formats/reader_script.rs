@@ -8,7 +8,7 @@ use crate::PACK;
 use olmo_infer::internals::error::shown;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{self, Encoding, SectionRecord, section};
 use olmo_pack::folder::element::{f16_to_f32, round_to_bf16};
 use olmo_tests::crafted::{self, Field, claimed};
@@ -297,7 +297,7 @@ fn refuses_invalid_files_in_one_line() {
     let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..bf12_config() };
     let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
     let encoding = |spec: &TensorSpec| if is_coded(spec) { Encoding::Bf12 { n_raw_steps: 0 } } else { Encoding::Plain };
-    let encodings: Vec<Encoding> = layout::tensors(&config).iter().map(encoding).collect();
+    let encodings: Vec<Encoding> = tensors_of(&config).iter().map(encoding).collect();
     let (head, layout) = claimed(&fs::read(&model).expect("read"), &config, &encodings);
     fs::write(&bad, head).expect("written");
     fs::File::options().write(true).open(&bad).and_then(|file| file.set_len(layout.file_bytes)).expect("a sparse file");

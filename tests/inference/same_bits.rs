@@ -2,7 +2,7 @@
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{LOGITS_CHUNK, Network, Options};
@@ -56,7 +56,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
         config.max_position_embeddings = 512;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 11);
-        for spec in layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()) {
+        for spec in tensors_of(&config).iter().filter(|spec| spec.columns.is_some()) {
             // Sixteen exponents and a few outliers, for raw steps. Rounding to bf16 leaves them.
             map_numbers(&weights, &spec.name(), |i, old| {
                 let exponent = if i % 1009 == 100 { 87 } else { 124 - i as u32 % 16 };

@@ -4,7 +4,7 @@ use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
-use olmo_infer::internals::format::layout::{self, TensorSpec};
+use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_tests::{
     Random, Stored, TempDir, bf12_config, map_numbers, run, small_config, write_bf12_weights, write_weights,
@@ -66,7 +66,7 @@ fn numbers(model: &Path) -> Vec<(String, Vec<u16>)> {
 
 /// Cuts the numbers of all matrices to bf16.
 fn cut_to_bf16(weights: &Path, config: &ModelConfig) {
-    for spec in layout::tensors(config) {
+    for spec in tensors_of(config) {
         map_numbers(weights, &spec.name(), |_, number| f32::from_bits(number.to_bits() & 0xffff_0000));
     }
 }
@@ -164,7 +164,7 @@ fn files_have_the_predicted_size() {
     let folder = TempDir::new("pack-coded-size");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     let config = wide_config();
-    let matrices = || layout::tensors(&config).into_iter().filter(|spec| spec.columns.is_some());
+    let matrices = || tensors_of(&config).into_iter().filter(|spec| spec.columns.is_some());
     let ratio = || {
         let sizes = ["plain", "auto"].map(|encoding| {
             pack(&weights, &model, &["--encoding", encoding]);

@@ -24,7 +24,7 @@ pub mod terminals;
 pub mod texts;
 
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -388,7 +388,7 @@ pub fn write_weights(folder: &Path, config: &ModelConfig, stored: Stored, seed: 
     let json = serde_json::to_string_pretty(&config_json(config)).expect("json");
     fs::write(folder.join("config.json"), json).expect("config.json");
     let mut random = Random(seed);
-    for spec in layout::tensors(config) {
+    for spec in tensors_of(config) {
         let (center, scale) = match spec.columns {
             Some(columns) => (0.0, 1.5 / (columns as f32).sqrt()),
             None => (1.0, 0.25),

@@ -27,7 +27,7 @@ impl<'a> Numbers<'a> {
     /// Tensor `index` of `model`.
     pub fn new(model: &'a ModelFile, index: usize) -> Numbers<'a> {
         let bytes = model.tensor_bytes(index);
-        let shape = model.specs()[index].panel_shape(model.matrices());
+        let shape = model.specs()[index].panel_shape(model.encoding(index).dtype());
         let coded = shape.zip(model.bf12_table(index)).map(|(shape, table)| Bf12Panels::new(&shape, bytes, table));
         Numbers { bytes, shape, coded, decoded: Vec::new() }
     }

@@ -1,11 +1,11 @@
-//! The tables of coded matrices: the section `BF12`, read in order.
+//! The tables of bf12 matrices: the section `BF12`, read in order.
 
 use crate::error::Error;
 use crate::file::reader::{ReadAt, Reader};
 use crate::format::encodings::bf12::{BadTable, Bf12Table};
-use crate::format::layout::{TensorSpec, TooLarge};
-use crate::format::sizes::sum;
-use crate::format::{Dtype, Encoding, SectionRecord, section};
+use crate::format::sizes::{TooLarge, sum};
+use crate::format::tensors::TensorSpec;
+use crate::format::{Encoding, SectionRecord, section};
 use crate::os::memory;
 use std::io::{self, Read};
 use xxhash_rust::xxh3::Xxh3;
@@ -27,10 +27,9 @@ impl<S: ReadAt + ?Sized> Read for Section<'_, S> {
 }
 
 impl<S: ReadAt + ?Sized> Reader<'_, S> {
-    /// Reads the tables of coded tensors, which steer their decoding, into owned memory.
+    /// Reads the tables into owned memory.
     pub(super) fn bf12_tables(
         &self,
-        matrices: Dtype,
         specs: &[TensorSpec],
         encodings: &[Encoding],
         sections: &[SectionRecord],
@@ -42,14 +41,13 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         // Twice: what is kept of tables grows with what they claim, also where a file has holes instead of them, so a
         // file that is refused must be refused before anything is kept. It may change in between, so both times all of
         // it is checked.
-        self.read_tables(matrices, specs, encodings, record, |_| ())?;
-        self.read_tables(matrices, specs, encodings, record, |table| table)
+        self.read_tables(specs, encodings, record, |_| ())?;
+        self.read_tables(specs, encodings, record, |table| table)
     }
 
     /// Reads and checks all tables, and keeps of each what `keep` makes of it.
     fn read_tables<T>(
         &self,
-        matrices: Dtype,
         specs: &[TensorSpec],
         encodings: &[Encoding],
         record: &SectionRecord,
@@ -59,7 +57,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         let digest = Xxh3::with_seed(section::BF12.into());
         let mut section = Section { source: self.source, at: record.offset.get(), digest };
         let tables = specs.iter().zip(encodings).map(|(spec, &encoding)| {
-            let (Encoding::Bf12 { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(matrices)) else {
+            let (Encoding::Bf12 { n_raw_steps }, Some(shape)) = (encoding, spec.panel_shape(encoding.dtype())) else {
                 return Ok(None);
             };
             let table = Bf12Table::read(&mut section, &shape, n_raw_steps);
@@ -89,14 +87,14 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::layout::Role;
+    use crate::format::tensors::Role;
     use std::path::Path;
 
     #[test]
     fn a_table_that_cannot_be_read_says_whose_fault_it_is() {
         let source: &[u8] = &[];
         let reader = Reader { path: Path::new("m.olmo"), source, length: 0 };
-        let spec = TensorSpec { role: Role::GateProj, layer: Some(3), rows: 2, columns: Some(2) };
+        let spec = TensorSpec { role: Role::GateProj, layer: Some(3), rows: 2, columns: Some(2), is_draft: false };
         let wrong = BadTable::Wrong { found: "exponents [1, 1]".into(), expected: "ascending exponents" };
         for (bad, says) in [
             (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),

@@ -10,7 +10,6 @@ pub mod weights;
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
-use crate::format::Dtype;
 use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::Isa;
 use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
@@ -48,7 +47,7 @@ impl<'a> Network<'a> {
         Network::from_weights(file.config(), Weights::new(file)?)
     }
 
-    /// A network whose tensors lie anywhere; their shapes must be those of [`crate::format::layout::tensors`].
+    /// A network whose tensors lie anywhere; their shapes must be those of [`crate::format::tensors::tensors_of`].
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -183,7 +182,7 @@ impl<'m> Batch<'m> {
             return Err(Error::Request { problem });
         }
         let options = options.clamped(sequences);
-        let bf16 = network.weights.embed_tokens.shape.dtype == Dtype::Bf16;
+        let bf16 = network.weights.has_bf16();
         Ok(Batch {
             network: Network::from_weights(network.config, network.weights.try_clone()?)?,
             options,

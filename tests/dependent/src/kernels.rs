@@ -13,7 +13,7 @@ use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
     round_to_bf16,
 };
-use olmo_infer::internals::network::weights::{Matrix, Panels};
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul, Products, no_subnormals};
 use olmo_infer::internals::parallel::team::{self, Team, Threads, with_team};
 use std::path::Path;

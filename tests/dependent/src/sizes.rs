@@ -7,9 +7,10 @@ use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout::{self, Extent, Layout, Role, TensorSpec};
+use olmo_infer::internals::format::layout::{Layout, self};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
+use olmo_infer::internals::format::sizes::{Cursor, Extent, in_memory, product, sum};
 use olmo_infer::internals::format::panels::PanelShape;
-use olmo_infer::internals::format::sizes::{Cursor, in_memory, product, sum};
 use olmo_infer::internals::format::{self, Dtype, Encoding, section};
 use olmo_infer::internals::generate::sampler::Sampler;
 use olmo_infer::internals::generate::top_k::{top_k, top_k_into};
@@ -109,7 +110,7 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         calls.call(|| (config.q_width(), config.kv_width(), config.n_layers()));
         calls.call(|| config.heads_per_kv());
         calls.call(|| config.n_parameters());
-        let n_tensors = layout::tensors(&config).len();
+        let n_tensors = tensors_of(&config).len();
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let encodings = vec![Encoding::Plain; n_tensors];
             calls.call(|| layout::layout(&config, dtype, &encodings, &[u64::MAX]));

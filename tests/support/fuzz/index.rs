@@ -7,7 +7,9 @@ use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::config::{Architecture, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
-use olmo_infer::internals::format::layout::{self, Extent, TensorSpec};
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::sizes::Extent;
+use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, PANEL_ROWS, SECTION_RECORD_BYTES, SectionRecord,
     TENSOR_RECORD_BYTES, TensorLayout, TensorRecord, section,
@@ -145,10 +147,12 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     if config.n_layers() > MAX_LAYERS {
         return None;
     }
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let matrices = if base.name.contains("f32") { Dtype::F32 } else { Dtype::Bf16 };
     let tables = tables(&specs, matrices, coded)?;
-    let encodings: Vec<Encoding> = tables.iter().map(|table| encoding(table.as_ref())).collect();
+    let plain = layout::uniform(&specs, if matrices == Dtype::F32 { Encoding::F32 } else { Encoding::Bf16 });
+    let encodings: Vec<Encoding> =
+        tables.iter().zip(plain).map(|(table, plain)| encoding(table.as_ref(), plain)).collect();
     let mut sections = base_sections(base);
     if tables.iter().any(Option::is_some) {
         let mut bytes = Vec::new();
@@ -157,7 +161,7 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
         sections.sort_unstable_by_key(|(kind, _)| *kind);
     }
     let section_bytes: Vec<u64> = sections.iter().map(|section| section.1.len() as u64).collect();
-    let layout = layout::layout(&config, matrices, &encodings, &section_bytes).ok()?;
+    let layout = layout::layout(&specs, &encodings, &section_bytes).ok()?;
 
     let mut header = Header::read_from_prefix(&base.bytes).ok()?.0;
     header.config = ConfigBlock::new(&config);
@@ -170,7 +174,7 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     header.data_bytes = U64::new(layout.file_bytes - layout.data_offset);
     let mut out = header.as_bytes().to_vec();
     for ((spec, &encoding), &extent) in specs.iter().zip(&encodings).zip(&layout.tensors) {
-        out.extend(TensorRecord::new(spec, matrices, encoding, extent).as_bytes());
+        out.extend(TensorRecord::new(spec, encoding, extent).as_bytes());
     }
     for ((kind, _), extent) in sections.iter().zip(&layout.sections) {
         out.extend(section_record(*kind, *extent).as_bytes());
@@ -217,19 +221,24 @@ fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Opti
     Some(specs.iter().map(table).collect())
 }
 
-/// The encoding of a tensor with this table.
-fn encoding(table: Option<&Bf12Table>) -> Encoding {
-    table.map_or(Encoding::Plain, |table| Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 })
+/// The encoding of a tensor with this table, or without one.
+fn encoding(table: Option<&Bf12Table>, plain: Encoding) -> Encoding {
+    table.map_or(plain, |table| Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 })
 }
 
 /// What the rest of the program relies on when an index was accepted.
 fn assert_sound(index: &Index, length: u64) {
-    let Index { header, config, matrices, specs, records, sections, layout, bf12_tables } = index;
+    let Index { header, config, specs, encodings, records, sections, layout, bf12_tables } = index;
     config.validate().expect("a possible configuration");
     assert_eq!(ConfigBlock::new(config).as_bytes(), header.config.as_bytes());
     assert_eq!(layout.file_bytes, length);
-    assert!(records.len() == specs.len() && layout.tensors.len() == specs.len() && bf12_tables.len() == specs.len());
-    assert!(specs.len() == expected_tensors(config) && layout.sections.len() == sections.len());
+    assert!(
+        records.len() == specs.len()
+            && encodings.len() == specs.len()
+            && layout.tensors.len() == specs.len()
+            && bf12_tables.len() == specs.len()
+    );
+    assert!(index.n_model_tensors() == expected_tensors(config) && layout.sections.len() == sections.len());
     // Ascending, disjoint, aligned, inside the file: in exact arithmetic.
     let mut end = u128::from(layout.index.offset) + u128::from(layout.index.bytes);
     assert_eq!(layout.index.offset, HEADER_BYTES as u64);
@@ -243,7 +252,7 @@ fn assert_sound(index: &Index, length: u64) {
     assert!(end <= u128::from(length));
     for (i, (record, spec)) in records.iter().zip(specs).enumerate() {
         assert_eq!((record.offset.get(), record.bytes.get()), (layout.tensors[i].offset, layout.tensors[i].bytes));
-        assert_eq!(u128::from(record.bytes.get()), stored_bytes(spec, *matrices, bf12_tables[i].as_ref()));
+        assert_eq!(u128::from(record.bytes.get()), stored_bytes(spec, encodings[i].dtype(), bf12_tables[i].as_ref()));
         let smallest = f32::from_bits(record.min_magnitude.get());
         assert!(smallest.is_finite() && smallest.is_sign_positive());
     }
@@ -257,15 +266,15 @@ fn expected_tensors(config: &ModelConfig) -> usize {
 }
 
 /// Bytes of a tensor in exact arithmetic.
-fn stored_bytes(spec: &TensorSpec, matrices: Dtype, table: Option<&Bf12Table>) -> u128 {
-    let (rows, element) = (spec.rows as u128, spec.dtype(matrices).bytes() as u128);
+fn stored_bytes(spec: &TensorSpec, dtype: Dtype, table: Option<&Bf12Table>) -> u128 {
+    let (rows, element) = (spec.rows as u128, dtype.bytes() as u128);
     if spec.layout() == TensorLayout::Vector {
         return rows * element;
     }
-    let steps = spec.columns.expect("a matrix").div_ceil(matrices.columns_per_step()) as u128;
+    let steps = spec.columns.expect("a matrix").div_ceil(dtype.columns_per_step()) as u128;
     let panels = rows.div_ceil(PANEL_ROWS as u128);
     match table {
-        None => panels * steps * matrices.columns_per_step() as u128 * PANEL_ROWS as u128 * element,
+        None => panels * steps * dtype.columns_per_step() as u128 * PANEL_ROWS as u128 * element,
         Some(table) => panels * steps * 192 + table.n_raw_steps() as u128 * 64,
     }
 }

@@ -3,8 +3,8 @@
 use crate::Effort;
 use crate::figure::Figure;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout::Extent;
 use olmo_infer::internals::format::section;
+use olmo_infer::internals::format::sizes::Extent;
 use olmo_pack::commands::sources::section_name;
 use olmo_pack::commands::verify;
 use olmo_pack::error::Error;

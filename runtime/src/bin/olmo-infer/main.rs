@@ -241,7 +241,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         bytes_per_token: network.weights().bytes_per_token(),
         isa: options.products.isa.name(),
         gemm: options.products.gemm,
-        suits_plain: file.is_bf12() && (options.products.gemm || !options.products.isa.suits_bf12()),
+        suits_plain: file.has_bf12() && (options.products.gemm || !options.products.isa.suits_bf12()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
         sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),

@@ -1,12 +1,11 @@
-//! The panels of a coded matrix, walked step by step.
+//! The panels of a bf12 matrix, walked step by step.
 
-use super::step::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, Step, decode, decode_row};
-use super::{Bf12Table, bf12_bytes, n_steps};
-use crate::format::PANEL_ROWS;
+use crate::format::encodings::bf12::step::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, Step, decode, decode_row};
+use crate::format::encodings::bf12::table::{Bf12Table, n_steps};
 use crate::format::mapped_bytes::MappedBytes;
-use crate::format::panels::PanelShape;
+use crate::format::panels::{PANEL_ROWS, PanelShape};
 
-/// A coded matrix: its data and its table.
+/// A bf12 matrix: its data and its table.
 #[derive(Clone, Copy)]
 pub struct Bf12Panels<'a> {
     bytes: MappedBytes<'a>,
@@ -20,9 +19,7 @@ impl<'a> Bf12Panels<'a> {
     /// # Panics
     /// When the lengths do not fit together.
     pub fn new(shape: &PanelShape, bytes: MappedBytes<'a>, table: &'a Bf12Table) -> Bf12Panels<'a> {
-        assert_eq!(table.raw_before.len(), shape.n_panels() + 1);
-        let n_raw = u32::try_from(table.raw_steps.len()).expect("as Bf12Table has made sure");
-        assert_eq!(bf12_bytes(shape, n_raw), Some(bytes.len() as u64));
+        assert!(table.fits(shape, bytes.len()), "a table of another matrix");
         Bf12Panels { bytes, table, shape: *shape }
     }
 
@@ -33,7 +30,7 @@ impl<'a> Bf12Panels<'a> {
     pub fn panel(&self, panel: usize) -> Bf12Panel<'a> {
         Bf12Panel {
             bytes: self.bytes.get(self.table.panel_range(&self.shape, panel)).expect("the table is of these bytes"),
-            exponents: &self.table.exponents,
+            exponents: self.table.exponents(),
             raw_steps: self.table.raw_steps(panel),
             first_step: 0,
             n_steps: n_steps(&self.shape),
@@ -68,7 +65,7 @@ impl StoredStep {
     }
 }
 
-/// One panel of a coded matrix, or some consecutive steps of one.
+/// One panel of a bf12 matrix, or some consecutive steps of one.
 #[derive(Clone, Copy)]
 pub struct Bf12Panel<'a> {
     bytes: MappedBytes<'a>,
@@ -172,7 +169,7 @@ impl<'a> Bf12Panel<'a> {
 mod tests {
     use super::super::step::tests::{some_exponents, step};
     use super::*;
-    use crate::format::Dtype;
+    use crate::format::kinds::Dtype;
 
     #[test]
     fn raw_steps_are_found_in_their_place() {
@@ -196,7 +193,7 @@ mod tests {
         let table = Bf12Table::new(exponents, raw.into_iter());
         let mut written = Vec::new();
         table.write(&mut written);
-        assert_eq!(Bf12Table::bytes(&shape, 4), Some(written.len()));
+        assert_eq!(Bf12Table::bytes(&shape, 4), Ok(written.len() as u64));
         assert_eq!(Bf12Table::read(&mut written.as_slice(), &shape, 4).ok().as_ref(), Some(&table));
         let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
         for (panel, steps) in steps.chunks(5).enumerate() {
