@@ -74,10 +74,10 @@ fn dtype() -> impl Strategy<Value = Dtype> {
     prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)]
 }
 
-/// The layout of a model without coded matrices, with sections of some lengths.
+/// The layout of a model without bf12 matrices, with sections of some lengths.
 fn plain_layout(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Layout> {
-    let encodings = vec![Encoding::Plain; tensors_of(config).len()];
-    layout::layout(config, matrices, &encodings, sections).ok()
+    let specs = tensors_of(config);
+    layout::layout(&specs, &layout::uniform(&specs, Encoding::plain(matrices)), sections).ok()
 }
 
 #[test]
@@ -104,7 +104,8 @@ fn layout_is_aligned_disjoint_and_ordered() {
 fn tensor_sizes_match_unbounded_arithmetic() {
     check((model(1 << 20, 1), dtype()), |(config, matrices)| {
         for spec in tensors_of(&config) {
-            let found = layout::tensor_bytes(&spec, matrices, Encoding::Plain).expect("possible");
+            let encoding = spec.columns.map_or(Encoding::F32, |_| Encoding::plain(matrices));
+            let found = layout::tensor_bytes(&spec, encoding).expect("possible");
             let rows = spec.rows as u128;
             let expected = match spec.columns {
                 None => rows * 4,
@@ -123,11 +124,11 @@ fn tensor_sizes_match_unbounded_arithmetic() {
 fn impossible_sizes_are_errors_and_never_wrap() {
     let spec = (edgy(usize::MAX), edgy(usize::MAX), dtype());
     check(spec, |(rows, columns, matrices)| {
-        let spec = TensorSpec { role: Role::LmHead, layer: None, rows, columns: Some(columns) };
+        let spec = TensorSpec { role: Role::LmHead, layer: None, rows, columns: Some(columns), is_draft: false };
         let step = if matrices == Dtype::F32 { 1u128 } else { 2 };
         let rows = (rows as u128).div_ceil(64) * 64;
         let expected = rows.checked_mul((columns as u128).div_ceil(step) * step).and_then(|n| n.checked_mul(4 / step));
-        match layout::tensor_bytes(&spec, matrices, Encoding::Plain) {
+        match layout::tensor_bytes(&spec, Encoding::plain(matrices)) {
             Ok(found) => prop_assert_eq!(Some(u128::from(found)), expected),
             Err(TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
         }
@@ -204,8 +205,10 @@ impl Head {
     fn new(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Head> {
         let layout = plain_layout(config, matrices, sections)?;
         let mut index = Vec::new();
-        for (spec, &extent) in tensors_of(config).iter().zip(&layout.tensors) {
-            index.extend_from_slice(TensorRecord::new(spec, matrices, Encoding::Plain, extent).as_bytes());
+        let specs = tensors_of(config);
+        let encodings = layout::uniform(&specs, Encoding::plain(matrices));
+        for ((spec, encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
+            index.extend_from_slice(TensorRecord::new(spec, encoding, extent).as_bytes());
         }
         // Kinds that this version does not define, and that a reader may ignore.
         for (kind, extent) in (100..).zip(&layout.sections) {
@@ -253,7 +256,7 @@ fn reads_every_possible_model() {
         let index = Head::new(&config, matrices, &sections).expect("possible").read();
         let index = index.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(index.config, config);
-        prop_assert_eq!(index.matrices, matrices);
+        prop_assert_eq!(index.encodings, layout::uniform(&index.specs, Encoding::plain(matrices)));
         prop_assert_eq!(index.sections.len(), sections.len());
         Ok(())
     });

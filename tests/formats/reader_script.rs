@@ -295,8 +295,10 @@ fn refuses_invalid_files_in_one_line() {
     // Tables beyond their limit, of a file as long as it says.
     let layer_types = vec![bf12_config().layer_types[0]; 1024];
     let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..bf12_config() };
-    let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
-    let encoding = |spec: &TensorSpec| if is_coded(spec) { Encoding::Bf12 { n_raw_steps: 0 } } else { Encoding::Plain };
+    let encoding = |spec: &TensorSpec| match spec.role {
+        Role::GateProj | Role::UpProj => Encoding::Bf12 { n_raw_steps: 0 },
+        _ => spec.columns.map_or(Encoding::F32, |_| Encoding::Bf16),
+    };
     let encodings: Vec<Encoding> = tensors_of(&config).iter().map(encoding).collect();
     let (head, layout) = claimed(&fs::read(&model).expect("read"), &config, &encodings);
     fs::write(&bad, head).expect("written");

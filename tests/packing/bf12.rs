@@ -34,9 +34,10 @@ fn assert_restored(model: &Path, weights: &Path) {
 /// The encoding of each matrix of a file, by name.
 fn encodings(model: &Path) -> Vec<(String, Encoding)> {
     let file = ModelFile::open(model).expect("a good file");
-    let encoding = |index: usize| match file.bf12_table(index) {
-        None => Encoding::Plain,
-        Some(table) => Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 },
+    let encoding = |index: usize| {
+        let n_raw_steps = file.bf12_table(index).map(|table| table.n_raw_steps() as u32);
+        assert_eq!(n_raw_steps.unwrap_or(0), file.encoding(index).n_raw_steps());
+        file.encoding(index)
     };
     let matrices = file.specs().iter().enumerate().filter(|(_, spec)| spec.columns.is_some());
     matrices.map(|(index, spec)| (spec.name(), encoding(index))).collect()
@@ -78,7 +79,7 @@ fn weights_of_every_kind_round_trip() {
     write_bf12_weights(&weights);
     let raw = |name: &str| {
         let encoding = encodings(&model).into_iter().find(|(found, _)| found.contains(name)).expect("a matrix").1;
-        assert_ne!(encoding, Encoding::Plain, "{name}");
+        assert_ne!(encoding, Encoding::Bf16, "{name}");
         encoding.n_raw_steps()
     };
     // The embedding with subnormal numbers and zeros of both signs, q_proj all zero.
@@ -104,7 +105,7 @@ fn weights_of_every_kind_round_trip() {
     run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--force"]).refused(1);
     // Columns 6 and 7 of row 2, column 16 of row 4: two of nine steps are too many.
     pack(&weights, &model, &["--allow-nonfinite"]);
-    assert!(encodings(&model).contains(&("model.layers.0.mlp.up_proj.weight".into(), Encoding::Plain)));
+    assert!(encodings(&model).contains(&("model.layers.0.mlp.up_proj.weight".into(), Encoding::Bf16)));
     assert_restored(&model, &weights);
     map_numbers(&weights, "model.layers.0.mlp.up_proj.weight", |i, number| if i == 84 { 1.5 } else { number });
     pack(&weights, &model, &["--allow-nonfinite"]);
@@ -119,7 +120,7 @@ fn every_source_type_round_trips() {
     for stored in [Stored::Bf16, Stored::F32OfBf16] {
         write_weights(&weights, &small_config(), stored, 8);
         pack(&weights, &model, &[]);
-        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Plain), "{stored:?}");
+        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Bf16), "{stored:?}");
         assert_restored(&model, &weights);
     }
     // Rounded: the numbers of the coded file are those of the plain one.
@@ -128,8 +129,8 @@ fn every_source_type_round_trips() {
         let plain = folder.join("p.olmo");
         pack(&weights, &model, &["--dtype", "bf16"]);
         pack(&weights, &plain, &["--dtype", "bf16", "--encoding", "plain"]);
-        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Plain), "{stored:?}");
-        assert!(encodings(&plain).iter().all(|(_, encoding)| *encoding == Encoding::Plain), "{stored:?}");
+        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Bf16), "{stored:?}");
+        assert!(encodings(&plain).iter().all(|(_, encoding)| *encoding == Encoding::Bf16), "{stored:?}");
         run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
         let (of_bf12, of_plain) = (numbers(&model), numbers(&plain));
         assert_eq!((of_bf12.len(), of_plain.len()), (encodings(&model).len(), encodings(&model).len()));
@@ -197,7 +198,7 @@ fn files_have_the_predicted_size() {
     }
     let found = ratio();
     assert!(found <= 1.01, "{found}");
-    assert!(encodings(&model).iter().all(|(_, encoding)| *encoding == Encoding::Plain));
+    assert!(encodings(&model).iter().all(|(_, encoding)| *encoding == Encoding::Bf16));
     assert_restored(&model, &weights);
 }
 
@@ -213,7 +214,7 @@ fn encodes_up_to_one_raw_step_in_eight() {
     // A second of its nine steps.
     map_numbers(&weights, gate, |i, number| if i == 0 { 1e-20 } else { number });
     pack(&weights, &model, &["--dtype", "bf16"]);
-    assert_eq!(encoding(), Encoding::Plain);
+    assert_eq!(encoding(), Encoding::Bf16);
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
 }
 

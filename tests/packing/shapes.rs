@@ -83,7 +83,7 @@ fn folder_without_norms_can_only_be_olmo1() {
 /// Headers and lengths of real models; the numbers are holes.
 fn sparse(folder: &Path, config: &ModelConfig) {
     fs::create_dir_all(folder).expect("folder");
-    for spec in olmo_infer::internals::format::tensors_of(config) {
+    for spec in olmo_infer::internals::format::tensors::tensors_of(config) {
         let path = npy_path(folder, &spec.name());
         write_npy(&path, "<f4", &spec.shape(), &[]);
         let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");

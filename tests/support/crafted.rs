@@ -7,8 +7,8 @@ use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
-    self, ConfigBlock, Encoding, FEATURE_BF12, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
-    TensorRecord, VocabularyHead, section,
+    self, ConfigBlock, Encoding, FEATURE_BF12, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord,
+    VocabularyHead, section,
 };
 use std::fs::{self, File};
 use std::mem::offset_of;

@@ -60,6 +60,14 @@ impl Encoding {
         }
     }
 
+    /// Elements of `dtype`, as they are.
+    pub fn plain(dtype: Dtype) -> Encoding {
+        match dtype {
+            Dtype::F32 => Encoding::F32,
+            Dtype::Bf16 => Encoding::Bf16,
+        }
+    }
+
     /// Type of the elements.
     pub fn dtype(self) -> Dtype {
         match self {

@@ -2,6 +2,7 @@
 
 use super::model::Model;
 use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::format::{Encoding, SectionRecord, TensorRecord, section};
 use olmo_tests::bf12_config;
@@ -41,7 +42,7 @@ fn o26_refuses_wrong_raw_step_counts() {
 /// An embedding with as many raw steps as a coded matrix can have, in a file of 19 GB.
 fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 768, ..bf12_config() };
-    let mut encodings = vec![Encoding::Plain; tensors_of(&config).len()];
+    let mut encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
     encodings[0] = Encoding::Bf12 { n_raw_steps: (1 << 24) / 64 * 384 / 8 };
     let (mut bytes, layout) = claimed(&model.good, &config, &encodings);
     bytes.extend_from_slice(tables);

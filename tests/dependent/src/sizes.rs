@@ -34,12 +34,12 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
             calls.call(|| shape.panel_bytes());
             calls.call(|| shape.element(columns, rows));
             for columns in [None, Some(columns)] {
-                let spec = TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns };
+                let spec = TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
-                for encoding in [Encoding::Plain, Encoding::Bf12 { n_raw_steps: u32::MAX }] {
-                    calls.call(|| layout::tensor_bytes(&spec, dtype, encoding));
-                    calls.call(|| layout::table_bytes(&spec, dtype, encoding));
+                for encoding in [Encoding::plain(dtype), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
+                    calls.call(|| layout::tensor_bytes(&spec, encoding));
+                    calls.call(|| layout::table_bytes(&spec, encoding));
                 }
             }
         }
@@ -110,12 +110,12 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         calls.call(|| (config.q_width(), config.kv_width(), config.n_layers()));
         calls.call(|| config.heads_per_kv());
         calls.call(|| config.n_parameters());
-        let n_tensors = tensors_of(&config).len();
+        let specs = tensors_of(&config);
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let encodings = vec![Encoding::Plain; n_tensors];
-            calls.call(|| layout::layout(&config, dtype, &encodings, &[u64::MAX]));
-            calls.call(|| layout::layout(&config, dtype, &encodings, &[1]).map(|layout| layout.data_bytes()));
-            calls.call(|| layout::layout(&config, dtype, &[], &[]));
+            let encodings = layout::uniform(&specs, Encoding::plain(dtype));
+            calls.call(|| layout::layout(&specs, &encodings, &[u64::MAX]));
+            calls.call(|| layout::layout(&specs, &encodings, &[1]).map(|layout| layout.data_bytes()));
+            calls.call(|| layout::layout(&specs, &[], &[]));
         }
         for positions in [1, usize::MAX / 3 + 1, usize::MAX] {
             for chunk in [0, 1, usize::MAX] {

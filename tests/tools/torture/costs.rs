@@ -5,6 +5,7 @@ use crate::Effort;
 use crate::figure::Figure;
 use crate::programs::{good, program};
 use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::format::{Encoding, MAX_TOKENS_BEYOND, section};
 use olmo_tests::catalogue::{Run, measured};
@@ -194,7 +195,7 @@ fn models(folder: &TempDir) -> Vec<Case> {
     write_holes_that_are_tables(&holes, &good);
 
     let config = ModelConfig { layer_types: vec![layer; 1024], ..bf12_config() };
-    let encodings = vec![Encoding::Plain; tensors_of(&config).len()];
+    let encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
     let (mut bytes, layout) = claimed(&good, &config, &encodings);
     let last = bytes.len() - 1;
     bytes[last] = 1;
