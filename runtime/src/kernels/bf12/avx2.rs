@@ -43,8 +43,8 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     }
 }
 
-// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new` that
-// the panel has the bytes of such steps.
+// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new`
+// that the panel has the bytes of such steps.
 impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
     type Activation = u32;
 

@@ -310,7 +310,7 @@ unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
         x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
         out[t] = rows.outputs(t)[..16 * REGISTERS].as_mut_ptr();
     }
-    // SAFETY: each row of `Rows::x` has `n_steps` activations, as many as the stream has steps, and the slices of
+    // SAFETY: each row of `Rows::x` has `n_steps` activations and the stream `n_steps` steps; the slices of
     // outputs have `REGISTERS` registers. The features are those that this function demands.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
