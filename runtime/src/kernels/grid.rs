@@ -95,8 +95,8 @@ impl<'a, T> OutputBlock<'a, T> {
         if self.columns == 0 {
             return &mut [];
         }
-        // SAFETY: `OutputGrid::block` asserts that the block begins inside the matrix and cuts it at its ends. The elements
-        // belong to this block alone, and the borrow of `self` prevents a second row at the same time.
+        // SAFETY: `OutputGrid::block` asserts that the block begins inside the matrix and cuts it at its ends. Its
+        // elements belong to this block alone, and the borrow of `self` prevents a second row at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
     }
 

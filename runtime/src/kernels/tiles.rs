@@ -21,8 +21,8 @@ const CACHE_LINE: usize = 64;
 /// Columns of the widest panel.
 const MOST_COLUMNS: usize = 64;
 
-/// Asserts that a product is possible: `panel` weights are `[steps][width]`, and `x` activations have a row of `steps` at
-/// every multiple of `x_stride` for each row of `out`. Does not rely on the overflow checks of the build.
+/// Asserts that a product is possible: `panel` weights are `[steps][width]`, and `x` activations have a row of `steps`
+/// at every multiple of `x_stride` for each row of `out`. Does not rely on the overflow checks of the build.
 pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &OutputBlock) {
     assert!(matches!(width, 16 | 32 | 48 | 64) && steps.checked_mul(width) == Some(panel) && out.columns() <= width);
     let last_row = out.rows().checked_sub(1).and_then(|before| before.checked_mul(x_stride));
