@@ -50,7 +50,7 @@ pub(crate) struct Reader<'a> {
 pub(crate) enum NoSection {
     /// Why the tokenizer is not supported.
     Unknown(String),
-    /// The system gives no memory.
+    /// Out of memory.
     NoMemory,
 }
 
