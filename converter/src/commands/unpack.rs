@@ -8,10 +8,10 @@
 //! with what decides about the model, the ids that end a text.
 
 use crate::commands::inspect::provenance;
-use crate::commands::pack::thread_pool;
 use crate::commands::sources::{Source, checked_section, section_name, sources};
 use crate::encode::buffer::reserve;
 use crate::encode::numbers::Numbers;
+use crate::encode::pool::thread_pool;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::folder::element::narrow;
 use crate::folder::npy::header::numpy_header;

@@ -1,4 +1,4 @@
-//! Products of weight matrices with rows of activations, on all threads of the team.
+//! Backend of weight matrices with rows of activations, on all threads of the team.
 
 use crate::error::Error;
 use crate::kernels::LaneOp;
@@ -6,7 +6,7 @@ use crate::kernels::backend::Backend;
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
 use crate::network::weights::{Matrix, Panels};
-use crate::os::zeroed::Zeros;
+use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,9 +25,9 @@ pub struct Matmul {
     backend: Backend,
     activations: Activations,
     /// Activations as bf16 pairs, `[rows, columns / 2]`.
-    pairs: Zeros<u32>,
+    pairs: ZeroedBuffer<u32>,
     /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
-    rounded: Zeros<f32>,
+    rounded: ZeroedBuffer<f32>,
 }
 
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
@@ -38,7 +38,7 @@ impl Matmul {
     /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(
         backend: Backend,
         activations: Activations,
@@ -50,7 +50,8 @@ impl Matmul {
         // What is no size is refused with those that no memory has.
         let pairs = if rounds && !backend.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
-        let (pairs, rounded) = (Zeros::new(pairs, "the activations")?, Zeros::new(rounded, "the activations")?);
+        let (pairs, rounded) =
+            (ZeroedBuffer::new(pairs, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
         Ok(Matmul { backend, activations, pairs, rounded })
     }
 

@@ -56,7 +56,7 @@ impl Role {
 pub struct Message {
     /// Its author.
     pub role: Role,
-    /// Its text. For the assistant it begins with [`Chat::answer_prefix`].
+    /// Its text. That of the assistant begins with what the chat template puts before an answer.
     pub content: String,
 }
 
@@ -370,13 +370,12 @@ impl Chat {
     /// The chat format of `file`; `None` without one. Checks the digest.
     ///
     /// # Errors
-    /// [`Error::Request`] with the reason when the template could not be used, [`Error::Damaged`] when the section
-    /// violates the
-    /// format.
+    /// [`Error::UnusableChatTemplate`] with the reason when the template could not be used, [`Error::Damaged`] when the
+    /// section violates the format.
     pub fn new(file: &ModelFile) -> Result<Option<Chat>, Error> {
         let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
         Chat::in_section(&bytes).map(Some).map_err(|problem| match problem {
-            NoChat::Unusable(why) => Error::Request { problem: one_line(&why) },
+            NoChat::Unusable(why) => Error::UnusableChatTemplate { problem: one_line(&why) },
             NoChat::Damaged => Error::Damaged {
                 path: file.path().to_path_buf(),
                 place: "chat format".into(),

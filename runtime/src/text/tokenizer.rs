@@ -97,9 +97,8 @@ impl Tokenizer {
     /// The tokenizer of `file`, which has this vocabulary; `None` without one. Checks the digest.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the section violates the format, [`Error::Request`] for a kind of tokenizer that this
-    /// version
-    /// does not support.
+    /// [`Error::Damaged`] when the section violates the format, [`Error::UnusableTokenizer`] for a kind of tokenizer
+    /// that this version does not support.
     pub fn new(file: &ModelFile, vocabulary: &Vocabulary) -> Result<Option<Tokenizer>, Error> {
         let Some(bytes) = file.checked_section(section::TOKENIZER)? else { return Ok(None) };
         let n_rows = file.config().vocab_size;
@@ -111,10 +110,10 @@ impl Tokenizer {
             _ => Tokenizer::in_section(&bytes, vocabulary),
         };
         read.map(|tokenizer| Some(Tokenizer { n_rows, ..tokenizer })).map_err(|problem| match problem {
-            NoTokenizer::Unknown(why) => {
-                Error::Request { problem: format!("olmo-pack does not support its tokenizer: {}", one_line(&why)) }
-            }
-            NoTokenizer::UnknownKind(kind) => Error::Request {
+            NoTokenizer::Unknown(why) => Error::UnusableTokenizer {
+                problem: format!("olmo-pack does not support its tokenizer: {}", one_line(&why)),
+            },
+            NoTokenizer::UnknownKind(kind) => Error::UnusableTokenizer {
                 problem: format!("its tokenizer is of kind {kind}, which this version of olmo-infer does not support"),
             },
             NoTokenizer::Damaged(found) => Error::Damaged {

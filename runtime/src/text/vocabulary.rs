@@ -22,7 +22,7 @@ impl Vocabulary {
     /// wrong text is printed. Offsets are checked when a token is looked up.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::Memory`].
+    /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::OutOfMemory`].
     pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
         let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
         let n_bytes = bytes.len();

@@ -16,7 +16,8 @@ use olmo_infer::internals::kernels::lanes::{
 use olmo_infer::internals::network::weights::{Matrix, Panels};
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
-use olmo_infer::internals::parallel::team::{self, Team, Threads, with_team};
+use olmo_infer::internals::os::spawn;
+use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use std::path::Path;
 use std::thread;
 
@@ -245,10 +246,10 @@ pub fn threads(calls: &mut Calls, _: &Path) {
         }
     }
     for n in EXTREMES {
-        calls.call(|| team::has_room_for(n));
+        calls.call(|| spawn::has_room_for(n));
         calls.call(|| olmo_infer::internals::cli::command_line::threads(n));
     }
-    calls.call(|| team::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
-    calls.call(|| team::spawn("worker", false, || ()).map(|thread| thread.join()));
-    calls.call(|| thread::scope(|scope| team::start(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
+    calls.call(|| spawn::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
+    calls.call(|| spawn::spawn("worker", false, || ()).map(|thread| thread.join()));
+    calls.call(|| thread::scope(|scope| spawn::spawn_scoped(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
 }

@@ -2,8 +2,7 @@
 
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx2;
-use super::Bf12Weights;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
 /// A product of one row.
@@ -11,9 +10,9 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn product(weights: Bf12Weights, row: Rows<'_, '_, u32>, no_subnormals: bool) {
+pub unsafe fn product(panel: &CodedPanel, ahead: Ahead, row: Rows<'_, '_, u32>, no_subnormals: bool) {
     // SAFETY: this function demands the features of its caller.
-    unsafe { avx2::row_of_bf16(Bf12::new(&weights, weights.panel.stretches()), row, no_subnormals) }
+    unsafe { avx2::row_of_bf16(Bf12::new(panel, panel.stretches(), ahead), row, no_subnormals) }
 }
 
 /// The weights of a 12-bit panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
@@ -32,14 +31,14 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     /// # Safety
     /// The CPU must have AVX2.
     #[inline(always)]
-    unsafe fn new(weights: &Bf12Weights, stretches: I) -> Self {
+    unsafe fn new(panel: &CodedPanel, stretches: I, ahead: Ahead) -> Self {
         Bf12 {
             // SAFETY: this function demands the feature of its caller.
-            decoder: unsafe { Decoder::new(weights.panel.exponents()) },
-            bytes: weights.panel.bytes().for_kernels().as_ptr(),
-            n_steps: weights.panel.n_steps(),
+            decoder: unsafe { Decoder::new(panel.exponents()) },
+            bytes: panel.bytes().for_kernels().as_ptr(),
+            n_steps: panel.n_steps(),
             stretches,
-            ahead: weights.ahead,
+            ahead,
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx512::{self, Bf16Product};
-use super::Bf12Weights;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
 /// One tile of a product. Leaves the decoded weights in `decoded`, unless that is empty.
@@ -11,10 +10,16 @@ use std::arch::x86_64::*;
 /// # Safety
 /// As [`avx512::product_bf16`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product(weights: Bf12Weights, rows: Rows<'_, '_, u32>, decoded: &mut [Step], product: Bf16Product) {
+pub unsafe fn product(
+    panel: &CodedPanel,
+    ahead: Ahead,
+    rows: Rows<'_, '_, u32>,
+    decoded: &mut [Step],
+    product: Bf16Product,
+) {
     // SAFETY: this function demands of its caller what each of these demands.
     unsafe {
-        let stream = Bf12::new(&weights, weights.panel.stretches());
+        let stream = Bf12::new(panel, panel.stretches(), ahead);
         if decoded.is_empty() {
             avx512::product_bf16(stream, rows, product)
         } else {
@@ -39,14 +44,14 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     /// # Safety
     /// The CPU must have AVX-512BW.
     #[inline(always)]
-    unsafe fn new(weights: &Bf12Weights, stretches: I) -> Self {
+    unsafe fn new(panel: &CodedPanel, stretches: I, ahead: Ahead) -> Self {
         Bf12 {
             // SAFETY: this function demands the feature of its caller.
-            decoder: unsafe { Decoder::new(weights.panel.exponents()) },
-            bytes: weights.panel.bytes().for_kernels().as_ptr(),
-            n_steps: weights.panel.n_steps(),
+            decoder: unsafe { Decoder::new(panel.exponents()) },
+            bytes: panel.bytes().for_kernels().as_ptr(),
+            n_steps: panel.n_steps(),
             stretches,
-            ahead: weights.ahead,
+            ahead,
         }
     }
 }

@@ -18,13 +18,6 @@ thread_local! {
     static BLOCK: RefCell<Vec<Step>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A panel in 12 bits, or some steps of one, as a kernel gets it.
-struct Bf12Weights<'a> {
-    panel: CodedPanel<'a>,
-    /// What to fetch meanwhile.
-    ahead: Ahead,
-}
-
 impl Isa {
     /// As [`Isa::product_bf16`], for a panel in 12 bits: the same bits.
     ///
@@ -43,8 +36,8 @@ impl Isa {
         if out.rows() <= self.bf12_rows() {
             let mut tiles = Tiles::of_stream(panel.bytes().for_kernels(), steps, CODED_STEP_BYTES, out);
             while let Some(tile) = tiles.next() {
-                let weights = Bf12Weights { panel: *panel, ahead: tile.ahead() };
-                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf12_tile(weights, rows, &mut [], no_subnormals));
+                let ahead = tile.ahead();
+                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf12_tile(panel, ahead, rows, &mut [], no_subnormals));
             }
             return;
         }
@@ -89,8 +82,8 @@ impl Isa {
         let mut is_first = true;
         while let Some(tile) = tiles.next() {
             if is_first && first_tile_decodes {
-                let weights = Bf12Weights { panel: *part, ahead: tile.ahead() };
-                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf12_tile(weights, rows, block, no_subnormals));
+                let ahead = tile.ahead();
+                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf12_tile(part, ahead, rows, block, no_subnormals));
             } else {
                 let weights = tile.weights(block.as_flattened(), PANEL_ROWS);
                 tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf16_tile(&weights, rows, no_subnormals));
@@ -100,16 +93,16 @@ impl Isa {
     }
 
     /// One tile of at most [`Isa::bf12_rows`] rows. Leaves the decoded weights in `decoded`, unless that is empty.
-    fn bf12_tile(self, weights: Bf12Weights, rows: Rows<u32>, decoded: &mut [Step], no_subnormals: bool) {
+    fn bf12_tile(self, panel: &CodedPanel, ahead: Ahead, rows: Rows<u32>, decoded: &mut [Step], no_subnormals: bool) {
         match self.0 {
             // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
-                avx512::product(weights, rows, decoded, self.bf16_product(no_subnormals))
+                avx512::product(panel, ahead, rows, decoded, self.bf16_product(no_subnormals))
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::product(weights, rows, no_subnormals) },
+            Kind::Avx2 => unsafe { avx2::product(panel, ahead, rows, no_subnormals) },
             _ => unreachable!("`Isa::bf12_rows` is 0"),
         }
     }
