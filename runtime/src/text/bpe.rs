@@ -1,8 +1,7 @@
 //! Byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909): the bytes of a word become ids.
 //!
 //! A word starts as the ids of its bytes. While any adjacent pair has a merge, the merge with the lowest rank is
-//! applied,
-//! leftmost first, as in `models/bpe/word.rs` of the crate `tokenizers`.
+//! applied, leftmost first, as in `models/bpe/word.rs` of the crate `tokenizers`.
 //!
 //! A word of n bytes takes 16 n bytes of memory and O(n log n) time.
 
@@ -65,8 +64,7 @@ pub enum NoPairs {
 }
 
 /// A piece occupies the slots of its bytes: its id is in the first one, [`NONE`] in the others, its length in the first
-/// and
-/// the last one. So both neighbours can be found.
+/// and the last one. So both neighbours can be found.
 #[derive(Clone, Copy)]
 struct Slot {
     id: u32,

@@ -1,8 +1,7 @@
 //! The chat format: the texts that a model's chat template puts around the turns of a conversation.
 //!
 //! The converter has run the template and derived the pieces, so nothing here interprets templates. The section is
-//! copied
-//! before it is checked: text in a mapped file would stop being UTF-8 if the file were modified.
+//! copied before it is checked: text in a mapped file would stop being UTF-8 if the file were modified.
 
 use crate::error::{Error, one_line};
 use crate::file::model_file::ModelFile;
@@ -19,8 +18,7 @@ use zerocopy::little_endian::U32;
 /// Encloses a date format in the texts of a section with [`CHAT_DATES`]. The texts contain no other NUL.
 const DATE: char = '\0';
 /// Longest rendered conversation. Most bytes of messages times number of reserved texts: each reserved text is searched
-/// in
-/// each message.
+/// in each message.
 const MAX_RENDERED_BYTES: usize = 64 << 20;
 const MAX_COMPARED: usize = 1 << 30;
 /// Longest date format.
@@ -488,8 +486,7 @@ impl Chat {
     }
 
     /// The part of the answer that the prompt already contains, as `<think>`, in a conversation of `n_user_turns`. The
-    /// content
-    /// of the assistant's message is this prefix and the generated text.
+    /// content of the assistant's message is this prefix and the generated text.
     pub fn answer_prefix(&self, with_system: bool, n_user_turns: usize) -> &str {
         let Some(style) = self.style(with_system).filter(|style| style.one_turn.is_none()) else { return "" };
         let (several, past) = if n_user_turns > 1 { (1, Past::Last) } else { (0, Past::Only) };

@@ -2,9 +2,8 @@
 //! pairs.
 //!
 //! A text of n bytes takes at most 16 n bytes and 64 MiB in addition: normalization makes at most three bytes of one,
-//! each
-//! of which becomes at most one id, and one word is merged at a time. The time is O(n log n). A failed allocation is an
-//! error, and so is a text that would exceed these bounds.
+//! each of which becomes at most one id, and one word is merged at a time. The time is O(n log n). A failed allocation
+//! is an error, and so is a text that would exceed these bounds.
 
 use crate::error::Error;
 use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken, Merge};
@@ -27,8 +26,7 @@ const SHOWN_CHARS: usize = 20;
 /// Most bytes of combining marks after a character. Scripts have a few; normalization collects all of them.
 const MAX_MARKS_BYTES: usize = 128 << 10;
 /// Limit on the bytes scanned beyond the matched tokens while searching for longer ones: a number per byte of the text,
-/// and
-/// a constant. Added tokens that exceed it were made to cost time.
+/// and a constant. Added tokens that exceed it were made to cost time.
 const LOOK_AHEAD: (u64, u64) = (64, 1 << 28);
 
 /// Encodes text with the tokenizer of a model. Holds its own tables of the merges.

@@ -17,8 +17,7 @@ impl TextStream {
     }
 
     /// Takes the bytes of a token and appends the printable text to `out`. Returns true when a stop text ends the
-    /// stream;
-    /// everything before it has then been appended.
+    /// stream; everything before it has then been appended.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         self.held.extend(bytes);
         let found = self.stops.iter().filter_map(|stop| self.held.windows(stop.len()).position(|held| held == stop));

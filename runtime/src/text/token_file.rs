@@ -63,8 +63,7 @@ impl TokenType {
 }
 
 /// Most ids that are detokenized at once, where the positions of a model are no limit: the number of ids that the
-/// longest
-/// text, 64 MiB, can have.
+/// longest text, 64 MiB, can have.
 pub const MAX_TEXT_IDS: usize = 1 << 26;
 
 /// Bytes read of an oversized file to guess its kind.
@@ -97,20 +96,17 @@ impl Limit {
 /// Reads and checks a token file of little-endian u32 ids; `-` is standard input.
 ///
 /// At most `max_tokens` ids and one more are read, and nothing after an invalid id, so that a huge file or an endless
-/// pipe
-/// costs nothing. Valid ids take four bytes each, those of a pipe up to twice that.
+/// pipe costs nothing. Valid ids take four bytes each, those of a pipe up to twice that.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Tokens`] for no ids, a partial id, an id outside the vocabulary, or too many ids, when
-/// every
-/// second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file are holes, and when out of memory.
+/// every second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file are holes, and when out of memory.
 pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
     read_tokens_as(path, None, vocab_size, max_tokens)
 }
 
 /// As [`read_tokens`], for ids of `token_type`, or little-endian u32 ids for `None`. A named type is trusted, except
-/// for
-/// text, files of other programs, and 16-bit ids of which every second one is 0.
+/// for text, files of other programs, and 16-bit ids of which every second one is 0.
 ///
 /// # Errors
 /// As [`read_tokens`].

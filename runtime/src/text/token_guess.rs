@@ -28,8 +28,7 @@ pub(crate) fn guess_kind(bytes: &[u8], vocab_size: usize) -> Option<Guess> {
 }
 
 /// Guesses what `bytes` are that do not hold ids of any type, such as a file of another program or text: a whole file,
-/// or its
-/// first bytes. `last` is the last byte of the file, if known.
+/// or its first bytes. `last` is the last byte of the file, if known.
 pub(crate) fn other_file(bytes: &[u8], last: Option<u8>) -> Option<Guess> {
     // Two bytes alone are also an id; a pickle ends with a dot.
     let is_pickle = matches!(bytes, [0x80, 2..=5, ..]);

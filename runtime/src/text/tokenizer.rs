@@ -182,8 +182,7 @@ impl Tokenizer {
     }
 
     /// Checks ids and flags; [`BytePairs`](crate::text::bpe::BytePairs) rejects duplicate pairs. Merges may repeat ids
-    /// of long
-    /// tokens in the file, so the number of compared bytes is limited.
+    /// of long tokens in the file, so the number of compared bytes is limited.
     fn check(&self) -> Result<(), String> {
         let bytes_of = |id: U32| {
             let bytes = self.vocabulary.bytes(id.get());

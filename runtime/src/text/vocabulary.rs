@@ -18,8 +18,7 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// The vocabulary of `file`; `None` without one. Copies the section (about a megabyte) and checks its digest, so
-    /// that no
-    /// wrong text is printed. Offsets are checked when a token is looked up.
+    /// that no wrong text is printed. Offsets are checked when a token is looked up.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::OutOfMemory`].
