@@ -4,6 +4,7 @@
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::format::{Encoding, section};
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{claimed, vocabulary, with_sections, write_with_holes};
@@ -84,7 +85,7 @@ fn holes_cost_nothing() {
     let good = Packed::plain_bf16();
     // A model of numbers that were never written, which was made just now.
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 128, n_heads: 2, head_dim: 64, ..tiny_config() };
-    let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
+    let encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
     let (bytes, layout) = claimed(&good.bytes, &config, &encodings);
     let (model, tokens) = (folder.join("numbers.olmo"), folder.join("t.bin"));
     fs::write(&tokens, 1u32.to_le_bytes()).expect("written");
