@@ -107,7 +107,7 @@ fn threads_that_run_something_refuse_to_wait_for_themselves() {
     });
     let (from_the_body, refused) = inner.expect("runs");
     let line =
-        "this run would wait for the end of another one that it is part of; leave that first, or open the model twice";
+        "this run would wait for the end of a run that it is part of; end that first, or open the model twice";
     assert_eq!((from_the_body, refused), (Err(line.into()), 1000));
 }
 

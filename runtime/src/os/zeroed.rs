@@ -91,7 +91,7 @@ mod tests {
     fn memory_that_there_is_not_is_refused() {
         for elements in [usize::MAX / 2, 1 << 50] {
             let refused = ZeroedBuffer::<f32>::new(elements, "the KV cache").err().expect("nobody has so much");
-            assert!(refused.to_string().contains("bytes of memory for the KV cache"), "{refused}");
+            assert!(refused.to_string().contains("bytes for the KV cache"), "{refused}");
         }
     }
 }
