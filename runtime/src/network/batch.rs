@@ -65,7 +65,7 @@ impl Batch {
             network: network.clone(),
             options,
             sequences: memory::collected((0..n_slots).map(|_| Sequence::without_room()), "the sequences")?,
-            matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
+            matmul: Matmul::new(options.backend, options.activations, bf16, options.chunk, widest(config))?,
             rows: memory::room_for(options.chunk, "the rows of a pass")?,
             buffers: Buffers::new(config, options.chunk)?,
             n_logits: 0,

@@ -73,7 +73,7 @@ impl Batch {
         let (config, rows, n) = (self.network.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
-        let isa = self.options.products.isa;
+        let isa = self.options.backend.isa;
         let b = &mut self.buffers;
         let hidden = &b.hidden[..n * hidden_size];
         let (q, k, v) = (&mut b.q[..n * q_width], &mut b.k[..n * kv_width], &mut b.v[..n * kv_width]);
@@ -114,7 +114,7 @@ impl Batch {
             heads_per_kv: config.heads_per_kv(),
             window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
         };
-        heads.run(team, self.options.products, &self.sequences, rows, q, attention);
+        heads.run(team, self.options.backend, &self.sequences, rows, q, attention);
 
         self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
         self.add_projected(team, index, layer.post_attention_layernorm);
@@ -127,7 +127,7 @@ impl Batch {
     ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
     /// ```
     fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.products.isa);
+        let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.backend.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
         let hidden = &b.hidden[..n * hidden_size];
@@ -146,7 +146,7 @@ impl Batch {
     /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that
     /// are not finite.
     fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
-        let (width, isa) = (self.network.config().hidden_size, self.options.products.isa);
+        let (width, isa) = (self.network.config().hidden_size, self.options.backend.isa);
         let eps = self.network.config().rms_norm_eps as f32;
         let n = self.rows.len();
         let hidden = &mut self.buffers.hidden[..n * width];
@@ -178,7 +178,7 @@ impl Batch {
         rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
     ) -> Result<&[f32], Error> {
         fp_mode::check()?;
-        let (config, isa) = (self.network.config(), self.options.products.isa);
+        let (config, isa) = (self.network.config(), self.options.backend.isa);
         let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, self.network.weights());
         let rows = rows.into_iter();
         let n = rows.clone().count();

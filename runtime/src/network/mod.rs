@@ -14,10 +14,11 @@ use crate::error::Error;
 use crate::file::model_file::ModelFile;
 use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::Isa;
+use crate::kernels::backend::Backend;
 use crate::network::owned_weights::OwnedWeights;
 use crate::network::rope::Rope;
 use crate::network::weights::Weights;
-use crate::parallel::matmul::{Activations, Products};
+use crate::parallel::matmul::Activations;
 use std::sync::Arc;
 
 /// A model ready to run: views of its weights, and what is derived from the configuration. Batches share one in an
@@ -75,7 +76,7 @@ pub struct Options {
     pub chunk: usize,
     /// Which code computes the products.
     #[doc(hidden)]
-    pub products: Products,
+    pub backend: Backend,
     /// What bf16 weights are multiplied with.
     pub activations: Activations,
 }
@@ -84,8 +85,8 @@ impl Options {
     /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens, bf16 activations.
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
-        let products = Products { isa, gemm: !isa.has_products() };
-        Options { positions, chunk: 512, products, activations: Activations::Bf16 }
+        let backend = Backend::of(isa);
+        Options { positions, chunk: 512, backend, activations: Activations::Bf16 }
     }
 
     /// With a chunk that is no longer than the sequences together, and has a row for each of them.

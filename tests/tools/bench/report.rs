@@ -25,12 +25,12 @@ fn markdown(results: &Results, charts: &[(String, String)]) -> String {
         out += &format!("\n![{title}]({file})\n");
     }
     if !results.comparisons.is_empty() {
-        out += "\n## Beside other programs\n\n";
+        out += "\n## Compared with other programs\n\n";
         out += &peers_table::markdown(&results.comparisons);
     }
     if let Some(own) = &results.own {
-        out += "\n## By themselves\n\nShares are of the ceiling measured right before and after, medians over rounds; \
-                n is how many runs.\n\n";
+        out += "\n## olmo-infer alone\n\nShares are of the ceiling measured directly before and after, as medians over \
+                rounds; n is the number of runs.\n\n";
         out += &own_table::markdown(own);
     }
     out
@@ -41,12 +41,12 @@ fn head(results: &Results) -> String {
     let machine = &results.machine;
     let mut out = format!("# {}, random weights\n\n| | |\n|---|---|\n", results.shape);
     if let Some(own) = &results.own {
-        out += &format!("| olmo-infer by itself | {}, {} |\n", own.version.date, own.version.program);
+        out += &format!("| olmo-infer alone | {}, {} |\n", own.version.date, own.version.program);
     }
     for comparison in &results.comparisons {
         let (program, version) = (comparison.fact("version"), &comparison.version);
-        let beside = format!("{} {program}", comparison.name());
-        out += &format!("| beside {beside}, {} | {}, {} |\n", comparison.dtype, version.date, version.program);
+        let other = format!("{} {program}", comparison.name());
+        out += &format!("| compared with {other}, {} | {}, {} |\n", comparison.dtype, version.date, version.program);
     }
     out += &format!(
         "| processor | {}, {} cores |\n| memory | {} GiB |\n| kernel | Linux {} |\n",
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_says_what_was_measured() {
+    fn report_has_every_measurement() {
         let text = markdown(&results(), &[("decode.svg".into(), "Decode".into())]);
         for expected in [
             "| processor | CPU, 2 cores |",
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_has_no_bar_for_what_gave_no_number() {
+    fn chart_has_no_bar_without_a_number() {
         let folder = std::env::temp_dir().join(format!("olmo-bench-charts-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let drawn = charts::draw(&results(), &folder);
@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn results_that_were_written_give_the_same_report() {
+    fn written_results_give_the_same_report() {
         let text = serde_json::to_string(&results()).expect("JSON");
         let again: Results = serde_json::from_str(&text).expect("results");
         assert_eq!(markdown(&again, &[]), markdown(&results(), &[]));
     }
 
     #[test]
-    fn a_comparison_takes_the_place_of_an_earlier_one_and_stays_in_order() {
+    fn newer_comparison_replaces_older_one_in_place() {
         let with = |dtype: &str, differ: f64| {
             let comparison = results().comparisons.remove(0);
             Comparison { dtype: dtype.into(), logits_differ: differ, ..comparison }
@@ -207,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_not_measured_is_left_out() {
+    fn omits_unmeasured_parts() {
         let text = markdown(&Results { own: None, ..results() }, &[]);
-        assert!(text.contains("## Beside other programs") && !text.contains("## By themselves"), "{text}");
+        assert!(text.contains("## Compared with other programs") && !text.contains("## olmo-infer alone"), "{text}");
         assert!(!text.contains("NaN"), "{text}");
         let text = markdown(&Results { comparisons: Vec::new(), ..results() }, &[]);
-        assert!(!text.contains("## Beside other programs") && text.contains("## By themselves"), "{text}");
+        assert!(!text.contains("## Compared with other programs") && text.contains("## olmo-infer alone"), "{text}");
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::args::Args;
 use crate::host::Faults;
-use crate::passes::random_tokens;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::passes::random_tokens;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
@@ -67,7 +67,7 @@ impl Startup {
         let (populated, page_in) = Phase::measure(|| file.populate(&|| false))?;
         let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
-            let options = Options { products: args.products, ..Options::new(1) };
+            let options = Options { backend: args.backend, ..Options::new(1) };
             let mut batch = Batch::of_one(network, options)?;
             batch.forward(team, [(0, &token[..])])?;
             batch.logits(team, 0..1).map(|_| ())

@@ -20,7 +20,7 @@ fn check(bytes: &[u8]) -> Result<Checked, Bad> {
     Ok(checked)
 }
 
-/// The refusal of `bytes`; asserts that npyz was not asked.
+/// The error for `bytes`; asserts that npyz was not called.
 #[track_caller]
 fn refusal(bytes: &[u8]) -> String {
     let before = NPYZ_CALLS.with(Cell::get);
@@ -30,7 +30,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_numpy_writes_is_read() {
+fn reads_headers_of_numpy() {
     let cases: [(&str, usize, Descr, &[u64]); 8] = [
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   ", 48, Descr::F32, &[3, 4]),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (7,), }", 28, Descr::F32, &[7]),
@@ -56,7 +56,7 @@ fn what_numpy_writes_is_read() {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn reads_headers_it_wrote() {
     let shapes: [&[usize]; 5] = [&[1], &[2048], &[100_352, 2048], &[1, usize::MAX / 8], &[usize::MAX / 8, 1]];
     for element in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
         for shape in shapes {
@@ -70,8 +70,9 @@ fn what_is_written_is_read() {
     }
 }
 
+/// Row W15, npyz is not called.
 #[test]
-fn headers_that_are_not_numpys_are_refused_before_npyz() {
+fn refuses_foreign_headers_before_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
     let shapes = [
         "True,",
@@ -129,7 +130,7 @@ fn headers_that_are_not_numpys_are_refused_before_npyz() {
 }
 
 #[test]
-fn each_check_refuses_for_its_own_reason() {
+fn each_check_gives_its_own_reason() {
     let header = |descr: &str, shape: &str, end: &str| {
         format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, {end}}}")
     };
@@ -138,13 +139,13 @@ fn each_check_refuses_for_its_own_reason() {
         (header("<f4", "[2]", ""), "structured element type"),
         (header("((<f4", "(2,)", ""), "brackets nested deeper than a header needs"),
         (header("<f4", "((2,),)", ""), "brackets nested deeper than a header needs"),
-        // A bracket that ends a level makes room for the next one, also in a text that is refused afterwards.
+        // A closing bracket reduces the depth, also in a text that is rejected later.
         (header("<f4", "(2,)", "'a': (), 'b': ()"), "header has key 'a'"),
         (header("<f4", "(0,)", ""), "shape [0] has no elements"),
-        (header("<f4", "(00,)", ""), "header has a shape with something else than plain numbers"),
-        (header("<f4", "(02,)", ""), "header has a shape with something else than plain numbers"),
-        (header("<f4", "(,)", ""), "header has a shape with something else than plain numbers"),
-        (header("<f4", "(x2,)", ""), "header has a shape with something else than plain numbers"),
+        (header("<f4", "(00,)", ""), "header has a shape with something other than plain numbers"),
+        (header("<f4", "(02,)", ""), "header has a shape with something other than plain numbers"),
+        (header("<f4", "(,)", ""), "header has a shape with something other than plain numbers"),
+        (header("<f4", "(x2,)", ""), "header has a shape with something other than plain numbers"),
         (header(">f4", "(2,)", ""), "big-endian numbers (>f4)"),
         (header("|O", "(2,)", ""), "object array (pickle)"),
         (header("O", "(2,)", ""), "object array (pickle)"),
@@ -165,7 +166,7 @@ fn each_check_refuses_for_its_own_reason() {
 }
 
 #[test]
-fn a_header_ends_with_a_newline() {
+fn refuses_header_without_newline() {
     let mut bytes = file("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 8);
     let last = bytes.len() - 8 - 1;
     assert_eq!(std::mem::replace(&mut bytes[last], b' '), b'\n');
@@ -174,7 +175,7 @@ fn a_header_ends_with_a_newline() {
 }
 
 #[test]
-fn each_key_must_be_there() {
+fn refuses_each_missing_key() {
     for (text, key) in [
         ("{}", "descr"),
         ("{'fortran_order': False, 'shape': (2,)}", "descr"),
@@ -191,7 +192,7 @@ fn each_key_must_be_there() {
 }
 
 #[test]
-fn npyz_must_read_what_was_checked() {
+fn refuses_what_npyz_reads_differently() {
     let checked = || check(&file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 48)).expect("good");
     let header = header_for(&checked());
     assert_eq!(compare_with_npyz(&header, &checked()), Ok(()));
@@ -209,13 +210,13 @@ fn npyz_must_read_what_was_checked() {
 }
 
 #[test]
-fn shapes_are_shown_as_numpy_shows_lists() {
+fn shapes_are_printed_as_numpy_prints_lists() {
     assert_eq!(shown_shape(&[]), "[]");
     assert_eq!(shown_shape(&[3, 4]), "[3, 4]");
 }
 
 #[test]
-fn a_file_is_as_long_as_its_shape_says() {
+fn refuses_length_that_contradicts_shape() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1024,), }";
     assert!(check(&file(text, 4096)).is_ok());
     assert!(refusal(&file(text, 4095)).contains("needs 4096 bytes of data, has 4095 (truncated?)"));
@@ -229,7 +230,7 @@ fn a_file_is_as_long_as_its_shape_says() {
 }
 
 #[test]
-fn versions_and_lengths_are_limited() {
+fn refuses_unknown_versions_and_lengths() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }";
     for version in [[0, 0], [1, 1], [4, 0], [255, 255]] {
         let mut bytes = file(text, 4);
@@ -245,12 +246,12 @@ fn versions_and_lengths_are_limited() {
 }
 
 #[test]
-fn other_files_are_named_for_what_they_are() {
+fn names_the_format_of_other_files() {
     assert!(refusal(b"\x93NUM").contains("only 4 bytes, expected a whole .npy header"));
     let cases: [(&[u8], &str); 12] = [
         (b"", "empty file"),
         (b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0", "GGUF file"),
-        // 100 MiB is more than the header of a safetensors file can have.
+        // The header of a safetensors file is shorter than 100 MiB.
         (b"\0\0\x40\x06\0\0\0\0{\"a\":1}", "unknown bytes"),
         (b"\xff\xff\xff\xff\0\0\0\0{\"a\":1}", "unknown bytes"),
         (b"hello\x01", "unknown bytes"),
