@@ -92,7 +92,7 @@ mod tests {
         for elements in [usize::MAX / 2, 1 << 50] {
             let no_memory =
                 ZeroedBuffer::<f32>::new(elements, "the KV cache").err().expect("more than the address space");
-            assert!(no_memory.to_string().contains("bytes of memory for the KV cache"), "{no_memory}");
+            assert!(no_memory.to_string().contains("bytes for the KV cache"), "{no_memory}");
         }
     }
 }
