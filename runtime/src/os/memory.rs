@@ -148,7 +148,7 @@ pub struct Resident {
 
 /// The resident memory of an address range; `None` when the system does not report it. The kernel visits every page for
 /// this.
-pub(crate) fn resident(addresses: Range<usize>) -> Option<Resident> {
+pub fn resident(addresses: Range<usize>) -> Option<Resident> {
     let smaps = BufReader::new(File::open("/proc/self/smaps").ok()?);
     sum_of(smaps, addresses)
 }

@@ -1,8 +1,7 @@
 //! Zeroed buffers for activations and KV caches.
 //!
 //! Large buffers are mapped separately, with transparent huge pages requested: a context of several thousand positions
-//! is
-//! read for every token, and with small pages each of them would need its own TLB entry.
+//! is read for every token, and with small pages each of them would need its own TLB entry.
 
 use crate::error::Error;
 use crate::os::memory;

@@ -9,13 +9,14 @@ use olmo_infer::Sampling;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::Dtype;
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::generate::batch_size::{batch_size, context_size};
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::batch::Batch;
-use olmo_infer::internals::network::weights::{LayerWeights, Matrix, Panels, Weights};
+use olmo_infer::internals::network::weights::{LayerWeights, Weights};
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::chat::{Message, Role};
@@ -59,7 +60,7 @@ pub fn models(calls: &mut Calls, path: &Path) {
         }
         let file = model.file();
         calls.call(|| file.tensor_bytes(n).len());
-        calls.call(|| file.coded_table(n).is_some());
+        calls.call(|| file.bf12_table(n).is_some());
         calls.call(|| file.section_bytes(n as u32).map(|bytes| bytes.len()));
         calls.call(|| file.checked_section(n as u32).map(|_| ()));
         calls.call(|| model.vocabulary().map(|vocabulary| vocabulary.map(|it| it.bytes(n as u32).map(<[u8]>::len))));

@@ -246,7 +246,7 @@ fn generate(args: &Args, file: &Arc<ModelFile>, begun: Instant) -> Result<Summar
         bytes_per_token: network.weights().bytes_per_token(),
         isa: options.backend.isa.name(),
         gemm: options.backend.gemm,
-        suits_plain: file.is_coded() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
+        suits_plain: file.has_bf12() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
         sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),
