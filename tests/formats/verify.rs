@@ -53,6 +53,7 @@ fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice, encoding: Encod
     packed.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Row O20, swapped tensors.
 #[test]
 fn finds_swapped_tensors_of_one_shape() {
     let folder = TempDir::new("exchanged");
@@ -90,6 +91,7 @@ fn assert_exchanged_gate_and_up_are_found(folder: &TempDir, packed: (Layout, Vec
     );
 }
 
+/// Row O18, inside panels.
 #[test]
 fn checks_padding_and_magnitudes_under_valid_digests() {
     let config = tiny_config();

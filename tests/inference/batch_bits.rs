@@ -5,9 +5,10 @@ use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Batch, LOGITS_CHUNK, Network, Options};
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
 use std::ops::ControlFlow;
@@ -32,7 +33,7 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
 }
 
 fn options(isa: Isa, activations: Activations, chunk: usize) -> Options {
-    Options { positions: POSITIONS, chunk, products: Products { isa, gemm: false }, activations }
+    Options { positions: POSITIONS, chunk, backend: Backend { isa, gemm: false }, activations }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {

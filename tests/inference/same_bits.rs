@@ -4,9 +4,10 @@ use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{LOGITS_CHUNK, Network, Options};
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
@@ -25,8 +26,8 @@ fn isa(name: &str) -> Option<Isa> {
 fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
     let network = Network::new(&file).expect("memory");
-    let products = Products { isa, gemm: false };
-    let options = Options { positions: tokens.len(), chunk, products, activations };
+    let backend = Backend { isa, gemm: false };
+    let options = Options { positions: tokens.len(), chunk, backend, activations };
     with_team(threads, |team| {
         let mut single = Single::new(&network, options).expect("it fits");
         let mut bits = Vec::new();
@@ -45,6 +46,7 @@ fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, thre
     .expect("runs")
 }
 
+/// Row E15, every instruction set.
 #[test]
 fn threads_chunks_and_isas_give_the_same_bits() {
     let folder = TempDir::new("bits");

@@ -134,7 +134,8 @@ fn with_count(error: Error, n_written: usize) -> Error {
 /// Refuses to replace the model itself, and what is no file.
 fn refuse_to_replace(folder: &Folder, name: &str, model: &ModelFile) -> Result<(), Error> {
     let path = folder.path().join(name);
-    let entry = folder.entry(OsStr::new(name)).map_err(|source| Error::io(&path, "cannot look at it", source))?;
+    let entry =
+        folder.entry(OsStr::new(name)).map_err(|source| Error::io(&path, "cannot read its metadata", source))?;
     let Some(there) = entry else { return Ok(()) };
     let advice = "unpack into another folder";
     if fs::metadata(model.path()).is_ok_and(|of_model| (of_model.dev(), of_model.ino()) == there.inode) {

@@ -5,6 +5,8 @@
 //! sequence has ended, the next one takes its place.
 
 pub mod batch_size;
+#[cfg(feature = "internals")]
+pub mod passes;
 pub mod sampler;
 pub mod top_k;
 
@@ -218,7 +220,7 @@ pub fn generate<E: From<Error>>(
     mut visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
     assert!(runs.iter().all(|run| !run.prompt().is_empty()), "something to begin with");
-    let (vocab_size, most_rows, isa) = (batch.config().vocab_size, batch.options().chunk, batch.options().products.isa);
+    let (vocab_size, most_rows, isa) = (batch.config().vocab_size, batch.options().chunk, batch.options().backend.isa);
     let n_top = |run: &Run| run.top.clamp(1, vocab_size);
     let most_top = runs.iter().map(n_top).max().unwrap_or(1);
     let nothing = |_| Found { top: Vec::with_capacity(most_top + 1), log_sum_exp: None };

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::file::model_file::ModelFile;
 use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::Isa;
+use crate::kernels::backend::Backend;
 use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
 use crate::network::activations::Buffers;
 use crate::network::attention::Attention;
@@ -21,7 +22,7 @@ use crate::network::sequence::{Row, Sequence, store};
 use crate::network::weights::{LayerWeights, Weights};
 use crate::os::fp_mode;
 use crate::os::memory;
-use crate::parallel::matmul::{Activations, Matmul, Products};
+use crate::parallel::matmul::{Activations, Matmul};
 use crate::parallel::team::Team;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -82,7 +83,7 @@ pub struct Options {
     /// Most tokens evaluated in one forward pass, those of all sequences together.
     pub chunk: usize,
     /// Which code computes the products.
-    pub products: Products,
+    pub backend: Backend,
     /// What bf16 weights are multiplied with.
     pub activations: Activations,
 }
@@ -91,8 +92,8 @@ impl Options {
     /// The fastest way on this machine for so many positions. The chunk changes speed and memory, never a result.
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
-        let products = Products { isa, gemm: !isa.has_products() };
-        Options { positions, chunk: 512, products, activations: Activations::Bf16 }
+        let backend = Backend::of(isa);
+        Options { positions, chunk: 512, backend, activations: Activations::Bf16 }
     }
 
     /// With a chunk that is no longer than the sequences together, and has a row for each of them.
@@ -187,7 +188,7 @@ impl<'m> Batch<'m> {
             network: Network::from_weights(network.config, network.weights.try_clone()?)?,
             options,
             sequences: memory::collected((0..sequences).map(|_| Sequence::without_room()), "the sequences")?,
-            matmul: Matmul::new(options.products, options.activations, bf16, options.chunk, widest(config))?,
+            matmul: Matmul::new(options.backend, options.activations, bf16, options.chunk, widest(config))?,
             rows: memory::room_for(options.chunk, "the rows of a pass")?,
             buffers: Buffers::new(config, options.chunk)?,
             n_logits: 0,
@@ -366,7 +367,7 @@ impl<'m> Batch<'m> {
         let (config, rows, n) = (self.network.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
-        let isa = self.options.products.isa;
+        let isa = self.options.backend.isa;
         let b = &mut self.buffers;
         let hidden = &b.hidden[..n * hidden_size];
         let (q, k, v) = (&mut b.q[..n * q_width], &mut b.k[..n * kv_width], &mut b.v[..n * kv_width]);
@@ -407,7 +408,7 @@ impl<'m> Batch<'m> {
             heads_per_kv: config.heads_per_kv(),
             window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
         };
-        heads.run(team, self.options.products, &self.sequences, rows, q, attention);
+        heads.run(team, self.options.backend, &self.sequences, rows, q, attention);
 
         self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
         self.add_projected(team, index, layer.post_attention_layernorm);
@@ -420,7 +421,7 @@ impl<'m> Batch<'m> {
     ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
     /// ```
     fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
-        let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.products.isa);
+        let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.backend.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
         let hidden = &b.hidden[..n * hidden_size];
@@ -439,7 +440,7 @@ impl<'m> Batch<'m> {
     /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that
     /// are not finite.
     fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
-        let (width, isa) = (self.network.config().hidden_size, self.options.products.isa);
+        let (width, isa) = (self.network.config().hidden_size, self.options.backend.isa);
         let eps = self.network.config().rms_norm_eps as f32;
         let n = self.rows.len();
         let hidden = &mut self.buffers.hidden[..n * width];
@@ -471,7 +472,7 @@ impl<'m> Batch<'m> {
         rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
     ) -> Result<&[f32], Error> {
         fp_mode::check()?;
-        let (config, isa) = (self.network.config(), self.options.products.isa);
+        let (config, isa) = (self.network.config(), self.options.backend.isa);
         let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, &self.network.weights);
         let rows = rows.into_iter();
         let n = rows.clone().count();

@@ -1,4 +1,4 @@
-//! What the operating system gives: memory, signals, files, and the mode in which a thread computes.
+//! The operating system: memory, signals, files, and the floating-point mode of a thread.
 
 pub mod allocator;
 #[cfg(feature = "files")]

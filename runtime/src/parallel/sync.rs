@@ -1,5 +1,5 @@
 //! What the barrier, the tickets and the turns are made of. It stands in a file of its own so that the model checker of
-//! `tests/barrier_model.rs` can put its own in the place of these.
+//! `barrier_model.rs` can put its own in the place of these.
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Condvar, Mutex};

@@ -13,7 +13,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, NotRun};
-use crate::kernels::grid::{Block, Grid};
+use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::os::fp_mode;
 use crate::os::memory;
 use crate::parallel::barrier::Barrier;
@@ -71,7 +71,7 @@ thread_local! {
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
 // `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
-// these, and the turns of `Threads` order the leaders, see tests/barrier_model.rs.
+// these, and the turns of `Threads` order the leaders, see barrier_model.rs.
 unsafe impl Sync for Shared {}
 // SAFETY: a task may be run by any thread, see `Task`; it is the only field that is not Send by itself.
 unsafe impl Send for Shared {}
@@ -448,8 +448,8 @@ impl Team<'_> {
     }
 
     /// Runs `body` once for every block of every grid; `body` gets the index of the grid and its part of the output.
-    pub fn for_blocks(&mut self, grids: &mut [Grid<'_>], body: impl Fn(usize, Block<'_>) + Sync) {
-        let n_items = grids.iter().map(Grid::n_blocks).sum();
+    pub fn for_blocks(&mut self, grids: &mut [OutputGrid<'_>], body: impl Fn(usize, OutputBlock<'_>) + Sync) {
+        let n_items = grids.iter().map(OutputGrid::n_blocks).sum();
         let grids = &*grids;
         self.for_each(n_items, |mut item| {
             let mut index = 0;
@@ -464,7 +464,7 @@ impl Team<'_> {
 
     /// Runs `body` once for every row of a row-major matrix of that width, with the row's index.
     pub fn for_rows<T: Send>(&mut self, data: &mut [T], width: usize, body: impl Fn(usize, &mut [T]) + Sync) {
-        let mut rows = Grid::new(data, width, 1, width);
+        let mut rows = OutputGrid::new(data, width, 1, width);
         self.for_blocks_of(&mut rows, |row, block| body(row, block.into_row()));
     }
 
@@ -477,7 +477,7 @@ impl Team<'_> {
         body: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
     ) {
         assert!(a.len() == b.len());
-        let (a, b) = (&Grid::new(a, width, 1, width), &Grid::new(b, width, 1, width));
+        let (a, b) = (&OutputGrid::new(a, width, 1, width), &OutputGrid::new(b, width, 1, width));
         self.for_each(a.n_blocks(), |row| {
             // SAFETY: `for_each` hands out each row once.
             let (a, b) = unsafe { (a.block(row), b.block(row)) };
@@ -485,7 +485,11 @@ impl Team<'_> {
         });
     }
 
-    fn for_blocks_of<T: Send>(&mut self, grid: &mut Grid<'_, T>, body: impl Fn(usize, Block<'_, T>) + Sync) {
+    fn for_blocks_of<T: Send>(
+        &mut self,
+        grid: &mut OutputGrid<'_, T>,
+        body: impl Fn(usize, OutputBlock<'_, T>) + Sync,
+    ) {
         let grid = &*grid;
         // SAFETY: `for_each` hands out each item once, so each block once.
         self.for_each(grid.n_blocks(), |item| body(item, unsafe { grid.block(item) }));
@@ -520,7 +524,7 @@ mod tests {
             for (rows, width, block_rows, block_columns) in [(5, 7, 2, 3), (1, 64, 1, 16), (8, 8, 8, 8), (3, 10, 1, 64)]
             {
                 let mut data = vec![0u32; rows * width];
-                let mut grid = Grid::new(&mut data, width, block_rows, block_columns);
+                let mut grid = OutputGrid::new(&mut data, width, block_rows, block_columns);
                 team.for_blocks_of(&mut grid, |_, mut block| {
                     for row in 0..block.rows() {
                         let first = ((block.first_row() + row) * width + block.first_column()) as u32;

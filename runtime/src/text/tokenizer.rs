@@ -205,7 +205,7 @@ impl Tokenizer {
                 return Err(format!("merges of more than {MAX_MERGED_BYTES} bytes"));
             }
             if merged.strip_prefix(left) != Some(right) {
-                return Err(format!("merge {rank}, which makes other bytes than those of its pieces"));
+                return Err(format!("merge {rank}, which does not concatenate its pieces"));
             }
         }
         let unknown = |added: &&AddedToken| added.flags.get() & !KNOWN_FLAGS != 0;

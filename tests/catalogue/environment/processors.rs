@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 #[cfg(target_arch = "x86_64")]
 use std::{thread, time::Duration};
 
+/// Row E15: processors.
 #[test]
 fn e15_processor_count_changes_no_result() {
     let place = Place::new("e15");
@@ -65,6 +66,10 @@ const MODES: [(&str, u32); 5] =
 const TOKENS: [u32; 24] = [5, 17, 3, 44, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
 
 #[cfg(target_arch = "x86_64")]
+/// Row E17: a floating-point mode that a library changed.
+///
+/// Note on E17: The calling thread is refused at every pass; threads inherit the mode of the thread that starts them,
+/// and set the default one at the beginning of every run.
 #[test]
 fn e17_refuses_changed_floating_point_mode() {
     let place = Place::new("e17");

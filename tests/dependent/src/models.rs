@@ -14,10 +14,9 @@ use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::format::matrix::{Matrix, Panels};
-use olmo_infer::internals::format::matrix::{};
 use olmo_infer::internals::network::weights::{LayerWeights, Weights};
 use olmo_infer::internals::network::{Batch, Network, Options};
-use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::chat::{Message, Role};
 use std::ops::ControlFlow;
@@ -30,8 +29,8 @@ pub fn models(calls: &mut Calls, path: &Path) {
     let model = Model::open_with(path, Load::Auto, 2).expect("a good file");
     for (positions, chunk) in pairs(&EXTREMES, &EXTREMES) {
         for isa in Isa::available() {
-            let products = Products { isa: *isa, gemm: !isa.has_products() };
-            let options = Options { chunk, products, ..Options::new(positions) };
+            let backend = Backend::of(*isa);
+            let options = Options { chunk, backend, ..Options::new(positions) };
             calls.call(|| {
                 let mut session = model.session(options).map_err(|error| error.to_string()).expect("it may fit");
                 let result = session.prefill(&[1, 2]);

@@ -5,9 +5,9 @@ use crate::packed::Packed;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};
-use olmo_infer::internals::parallel::matmul::Products;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_pack::commands::pack;
 use olmo_pack::commands::verify;
@@ -49,8 +49,8 @@ fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);
     let mut first: Option<Result<Vec<u32>, String>> = None;
     for &isa in Isa::available().iter().filter(|isa| isa.has_products()) {
-        let products = Products { isa, gemm: false };
-        let options = Options { products, ..Options::new(prompt.len().min(file.config().max_position_embeddings)) };
+        let backend = Backend { isa, gemm: false };
+        let options = Options { backend, ..Options::new(prompt.len().min(file.config().max_position_embeddings)) };
         let found = with_team(1, |team| -> Result<Vec<u32>, Error> {
             let mut single = Single::new(&network, options)?;
             single.forward(team, prompt)?;

@@ -1,9 +1,9 @@
 //! Our model in this process, one pass at a time. The threads live for a pass only, so that nothing spins while another
 //! program is measured.
 
-use crate::passes;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::passes;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;

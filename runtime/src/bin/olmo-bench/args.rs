@@ -4,7 +4,7 @@ use argh::{ArgsInfo, FromArgs};
 use olmo_infer::internals::cli::command_line::{self, count, whole_number};
 use olmo_infer::internals::cli::exit::{self, Exit};
 use olmo_infer::internals::file::mapping::Load;
-use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -98,7 +98,7 @@ pub struct Args {
     /// What to say when these are fewer than were asked for.
     pub fewer_threads: Option<String>,
     /// How products are computed.
-    pub products: Products,
+    pub backend: Backend,
     /// How the model comes into memory.
     pub load: Load,
     /// Whether to print JSON.
@@ -128,7 +128,12 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
     if raw.generate.is_some() {
         return Err(usage("--generate stands alone, as in olmo-bench --generate man".into()));
     }
-    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
+    let backend = Backend::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(|error| {
+        usage(match error {
+            BackendError::UnknownIsa { .. } => format!("--isa {error}"),
+            BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => format!("--matmul {error}"),
+        })
+    })?;
     let load =
         exit::choice(PROGRAM, "--load", raw.load.as_deref(), "auto, mmap or read", Load::named)?.unwrap_or(Load::Auto);
     let (threads, fewer_threads) = command_line::threads(raw.threads);
@@ -140,7 +145,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
         model: raw.model,
         threads,
         fewer_threads,
-        products,
+        backend,
         load,
         json: raw.json,
         rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),

@@ -2,11 +2,11 @@
 
 use crate::args::Args;
 use crate::ceiling::Ceiling;
-use crate::passes;
 use crate::rounds::{self, Measured, Sample};
 use crate::work::kv_bytes;
 use crate::{host, say};
 use olmo_infer::internals::error::Error;
+use olmo_infer::internals::generate::passes;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
@@ -39,7 +39,7 @@ pub fn measure(network: &Network, args: &Args, ceiling: &mut Ceiling, team: &mut
     let config = network.config();
     let mut results = Vec::new();
     let all_tokens = TOKENS * rounds::most_rounds(args.rounds);
-    let options = |positions| Options { products: args.products, ..Options::new(positions) };
+    let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
     for &context in &args.contexts {
         say(&format!("decode at context {context}"));
         let most = config.max_position_embeddings;

@@ -9,7 +9,6 @@ mod ceiling;
 mod decode;
 mod host;
 mod json;
-mod passes;
 mod peak;
 mod prefill;
 mod report;

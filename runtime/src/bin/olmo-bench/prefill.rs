@@ -1,12 +1,12 @@
 //! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
 
 use crate::args::Args;
-use crate::passes::{self, random_tokens};
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
 use crate::work::prefill_flops;
 use crate::{host, say};
 use olmo_infer::internals::error::Error;
+use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};
@@ -34,11 +34,11 @@ pub struct Outcome {
 pub fn measure(network: &Network, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
     let config = network.config();
     // gemm chooses its instruction set itself.
-    let isa = if args.products.gemm { Isa::best() } else { args.products.isa };
+    let isa = if args.backend.gemm { Isa::best() } else { args.backend.isa };
     // gemm multiplies bf16 weights as f32, but the machine could do better.
     let dtype = network.weights().embed_tokens.shape.dtype;
     let peak = Arithmetic::new(isa, dtype, args.ceiling_time());
-    let options = |positions| Options { products: args.products, ..Options::new(positions) };
+    let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
     let mut results = Vec::new();
     for &n in &args.prefill {
         say(&format!("prefill of {n} tokens"));

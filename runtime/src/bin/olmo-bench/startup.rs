@@ -2,10 +2,10 @@
 
 use crate::args::Args;
 use crate::host::Faults;
-use crate::passes::random_tokens;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::passes::random_tokens;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
@@ -66,7 +66,7 @@ impl Startup {
         let (populated, page_in) = Phase::measure(|| file.populate(&|| false))?;
         let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
-            let options = Options { products: args.products, ..Options::new(1) };
+            let options = Options { backend: args.backend, ..Options::new(1) };
             let mut single = Single::new(network, options)?;
             single.forward(team, &token)?;
             single.logits(team, 0..1).map(|_| ())

@@ -6,8 +6,9 @@ use olmo_infer::internals::cli::command_line::{self, count, number, whole_number
 use olmo_infer::internals::cli::exit::{self, Exit, Place};
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingFlags;
+use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use olmo_infer::internals::network::Options;
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -233,7 +234,7 @@ pub struct Args {
     /// How the model comes into memory.
     pub load: Load,
     raw: Raw,
-    products: Products,
+    backend: Backend,
     activations: Activations,
 }
 
@@ -255,6 +256,15 @@ pub fn info() -> CommandInfoWithArgs {
 
 fn usage(problem: impl Display) -> Exit {
     Exit::usage(PROGRAM, problem)
+}
+
+fn unknown_backend(error: BackendError) -> Exit {
+    match error {
+        BackendError::UnknownIsa { .. } => usage(format_args!("--isa {error}")),
+        BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => {
+            usage(format_args!("--matmul {error}"))
+        }
+    }
 }
 
 fn check(raw: Raw) -> Result<Args, Exit> {
@@ -288,7 +298,7 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         return Err(usage("--stop is empty, expected a text"));
     }
     let sampling = sampling(&raw)?;
-    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
+    let backend = Backend::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(unknown_backend)?;
     let activations = match raw.activations.as_deref() {
         None | Some("bf16") => Activations::Bf16,
         Some("f32") => Activations::F32,
@@ -332,7 +342,7 @@ fn check(raw: Raw) -> Result<Args, Exit> {
         logits: raw.logits.clone(),
         timing: raw.timing,
         load,
-        products,
+        backend,
         activations,
         raw,
     })
@@ -518,7 +528,7 @@ impl Args {
         let default = Options::new(positions);
         Options {
             chunk: self.raw.chunk.unwrap_or(default.chunk),
-            products: self.products,
+            backend: self.backend,
             activations: self.activations,
             ..default
         }

@@ -7,7 +7,7 @@ use olmo_infer::internals::cli::exit::{self, Exit};
 use olmo_infer::internals::cli::manual;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingFlags;
-use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::kernels::backend::Backend;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -102,7 +102,7 @@ pub struct ChatArgs {
     /// How the model comes into memory.
     pub load: Load,
     /// Which code computes the products.
-    pub products: Products,
+    pub backend: Backend,
     /// Whether to print what each answer took.
     pub timing: bool,
 }
@@ -164,7 +164,7 @@ fn check(raw: Raw) -> Result<ChatArgs, Exit> {
     };
     sampling.check().map_err(usage)?;
     Ok(ChatArgs {
-        products: Products::named(raw.isa.as_deref(), None).map_err(usage)?,
+        backend: Backend::named(raw.isa.as_deref(), None).map_err(|error| usage(format!("--isa {error}")))?,
         load: exit::choice(PROGRAM, "--load", raw.load.as_deref(), "auto, mmap or read", Load::named)?
             .unwrap_or(Load::Auto),
         sampling,

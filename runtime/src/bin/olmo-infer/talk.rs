@@ -62,7 +62,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     if let Some(problem) = problem {
         return Err(Failure::Usage(format!("{path}: {problem}")));
     }
-    let options = Options { products: args.products, ..Options::new(1) };
+    let options = Options { backend: args.backend, ..Options::new(1) };
     let positions = context_size(args.positions, file, &Network::new(file)?, &options)?;
     let of_model = |error| match error {
         Error::Request { problem } if !problem.contains(&path.to_string()) => {

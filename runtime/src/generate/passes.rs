@@ -1,9 +1,9 @@
-//! Forward passes against the clock, and tokens to run them on.
+//! Timed forward passes and tokens to run them on, for `olmo-bench` and the tool that compares it with other programs.
 
-use olmo_infer::internals::error::Error;
-use olmo_infer::internals::generate::top_k::top_k_into;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::parallel::team::Team;
+use crate::error::Error;
+use crate::generate::top_k::top_k_into;
+use crate::network::single::Single;
+use crate::parallel::team::Team;
 use std::time::Instant;
 
 /// Most likely next tokens that are found after each token, as `olmo-infer` does.
