@@ -2,7 +2,7 @@
 //! its name.
 
 use crate::commands::mistaken;
-use crate::encode::bf12;
+use crate::encode::bf12_choice;
 use crate::encode::is_bf16;
 use crate::encode::pool;
 use crate::error::Error;
@@ -177,7 +177,7 @@ impl Prepared {
     /// # Errors
     /// The file would be larger than the format admits.
     pub fn least_plan(&self, matrices: Dtype) -> Result<Option<Plan<'_>>, Error> {
-        let plan = || self.plan(matrices, bf12::least_tables(&self.checkpoint.sources));
+        let plan = || self.plan(matrices, bf12_choice::least_tables(&self.checkpoint.sources));
         self.may_be_coded(matrices).then(plan).transpose()
     }
 
@@ -208,7 +208,7 @@ impl Prepared {
                 self.target.check_free_space(least.layout.file_bytes)?;
                 // It holds the sections, as the next one will.
                 drop(least);
-                self.plan(matrices, bf12::tables(&pool, &self.checkpoint.sources)?)?
+                self.plan(matrices, bf12_choice::tables(&pool, &self.checkpoint.sources)?)?
             }
         };
         self.target.check_free_space(plan.layout.file_bytes)?;
