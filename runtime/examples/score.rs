@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: score MODEL.olmo TOKENS.bin".into());
     };
     let mean_nll = mean_nll(model.as_ref(), tokens.as_ref())?;
-    println!("{mean_nll:.6} nats a token, perplexity {:.3}", mean_nll.exp());
+    println!("{mean_nll:.9} nats a token, perplexity {:.3}", mean_nll.exp());
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and
 //! the bodies of the [`fuzz`] targets.
 //!
-//! The programs' paths come from the test (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo tells them to integration
-//! tests only, not to this library.
+//! The paths of the programs come from the tests (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo does not tell them to
+//! a library.
 
 pub mod catalogue;
 pub mod chats;
@@ -36,7 +36,7 @@ use std::{env, fs, process};
 
 /// The repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is a folder of it")
 }
 
 /// Families of models whose reference cases are beside this repository, and which are not supported yet.
@@ -199,12 +199,15 @@ pub fn has_file_in(folder: &Path, process: u32) -> bool {
     children.split_whitespace().filter_map(|child| child.parse().ok()).any(|child| has_file_in(folder, child))
 }
 
-/// The running test program with one of its ignored tests only, as a process of its own that leaves no dump of its
-/// memory behind.
-pub fn own_process(test: &str) -> Command {
+/// The running test program with one ignored test of a module (`module_path!()`) only, as a process of its own without
+/// core dumps.
+pub fn own_process(module: &str, test: &str) -> Command {
+    let module = module.split_once("::").map_or("", |(_, module)| module);
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]).arg(env::current_exe().expect("this program"));
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]).stdin(Stdio::null());
+    command
+        .args(["--exact", &format!("{module}::{test}"), "--ignored", "--nocapture", "--test-threads", "1"])
+        .stdin(Stdio::null());
     command
 }
 

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bar_is_named_and_numbered_and_as_long_as_its_number() {
+    fn every_bar_has_its_name_number_and_length() {
         let bar = |name: &str, value| Bar { name: name.into(), value, text: format!("{value}"), colour: Colour::Ours };
         let groups = vec![Group { heading: "f32".into(), bars: vec![bar("half", 4.0), bar("whole", 8.0)] }];
         let chart = Chart { title: "T".into(), subtitle: "S".into(), axis: "tok/s".into(), groups };

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_just_written_is_not_said_to_be_on_the_disk_only() {
+    fn new_file_is_not_reported_as_cold() {
         let path = std::env::temp_dir().join(format!("olmo-bench-in-memory-{}", std::process::id()));
         std::fs::write(&path, vec![7; 1 << 20]).expect("written");
         let here = is_in_memory(&File::open(&path).expect("opens"), 4096).expect("looked at");
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_at_dropped_pages_does_not_bring_them_back() {
+    fn looking_at_dropped_pages_does_not_load_them() {
         let path = std::env::temp_dir().join(format!("olmo-bench-dropped-{}", std::process::id()));
         std::fs::write(&path, vec![7; 4 << 20]).expect("written");
         let left = drop_pages(&path).expect("dropped");

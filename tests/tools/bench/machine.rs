@@ -2,6 +2,7 @@
 
 use crate::programs::output;
 use crate::results::Version;
+use olmo_tests::repository;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
@@ -55,11 +56,10 @@ impl Machine {
 
 /// The date, and what this was built from.
 pub fn version() -> Version {
-    let repository = env!("CARGO_MANIFEST_DIR");
     let first_line = |command: &mut Command| output(command).ok()?.lines().next().map(str::to_string);
     let unknown = || String::from("unknown");
     let date = first_line(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])).unwrap_or_else(unknown);
-    let git = |arguments: &[&str]| first_line(Command::new("git").args(["-C", repository]).args(arguments));
+    let git = |arguments: &[&str]| first_line(Command::new("git").current_dir(repository()).args(arguments));
     let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(unknown);
     let changed = if git(&["status", "--porcelain", "--untracked-files=no"]).is_some() { " with changes" } else { "" };
     let compiler = first_line(Command::new("rustc").arg("--version")).unwrap_or_else(unknown);
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_is_the_same_with_a_little_less_memory_but_not_with_another_kernel() {
+    fn machine_differs_by_kernel_but_not_by_a_little_memory() {
         let machine =
             |kernel: &str, memory_bytes| Machine { cpu: "CPU".into(), cores: 2, kernel: kernel.into(), memory_bytes };
         let now = machine("6.1", 25_276_502_016);

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_are_those_of_neighbours_and_not_of_medians() {
+    fn ratios_are_of_pairs_and_not_of_medians() {
         // A noisy minute slowed both programs in the second round.
         let (median, least, most) = ratios(&[1.1, 4.0, 1.2], &[1.0, 2.0, 1.0]).expect("three pairs");
         assert_eq!((median, least, most), (1.2, 1.1, 2.0));
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_is_in_the_middle() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median([]).is_nan());

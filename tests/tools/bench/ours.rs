@@ -85,7 +85,7 @@ mod tests {
     use super::huge_share;
 
     #[test]
-    fn the_huge_share_is_that_of_the_file_and_of_no_other_mapping() {
+    fn huge_page_share_is_of_the_file_only() {
         let smaps = "\
             7f00-7f10 r--p 00000000 fe:00 12   /lib/libc.so.6\nRss: 100 kB\nFilePmdMapped: 0 kB\n\
             7f20-7f90 r--s 00000000 fe:00 13   /models/a.olmo\nRss: 4000 kB\nFilePmdMapped: 3000 kB\n\

@@ -3,6 +3,7 @@
 
 use crate::numbers::number;
 use crate::programs::{json, output};
+use olmo_tests::repository;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -43,7 +44,7 @@ pub struct Python {
 impl Python {
     /// Of a virtual environment, with the scripts of the repository that this was built in.
     pub fn new(environment: &Path) -> Result<Python, String> {
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/peers");
+        let scripts = repository().join("scripts/peers");
         let python = environment.join("bin/python");
         if !python.is_file() {
             return Err(format!("{}: not there; make bench-peers makes it", python.display()));
@@ -151,7 +152,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_answer_without_a_time_is_an_error() {
+    fn answer_without_a_time_is_an_error() {
         assert_eq!(seconds("other", &json!({"seconds": 1.5}), "prefill 128"), Ok(1.5));
         for answer in [json!({}), json!({"seconds": null}), json!({"seconds": 0.0}), json!({"seconds": "1.5"})] {
             assert!(seconds("other", &answer, "prefill 128").is_err(), "{answer}");

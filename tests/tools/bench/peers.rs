@@ -223,7 +223,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn logits_in_another_order_are_far_apart() {
+    fn permuted_logits_are_far_apart() {
         assert_eq!(distance(&[1.0, -2.0], &[1.0, -2.0]), 0.0);
         assert!(distance(&[1.0, -2.0], &[-2.0, 1.0]) > 1.0);
         assert!(distance(&[1.0], &[1.0, 1.0]).is_nan());

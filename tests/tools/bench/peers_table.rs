@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_our_kinds_is_compared_pair_by_pair() {
+    fn every_kind_is_compared_pair_by_pair() {
         let text = report(1.0);
         let plain = "| decode at context 16 | bf16 plain | 10.0 tok/s | 8.0 tok/s | **1.25** (1.25 to 2.00) | 3 |";
         let coded = "| decode at context 16 | bf16 in 12 bits | 16.0 tok/s | 8.0 tok/s | **2.00** (2.00 to 4.00) | 3 |";
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_huge_pages_is_mentioned() {
+    fn mentions_file_without_huge_pages() {
         assert!(report(0.5).contains("Of our bf16 plain file only 50 % was mapped in huge pages"));
     }
 }

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_says_what_was_measured() {
+    fn report_has_every_measurement() {
         let text = markdown(&results(), &[("decode.svg".into(), "Decode".into())]);
         for expected in [
             "| processor | CPU, 2 cores |",
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_has_no_bar_for_what_gave_no_number() {
+    fn chart_has_no_bar_without_a_number() {
         let folder = std::env::temp_dir().join(format!("olmo-bench-charts-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let drawn = charts::draw(&results(), &folder);
@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn results_that_were_written_give_the_same_report() {
+    fn written_results_give_the_same_report() {
         let text = serde_json::to_string(&results()).expect("JSON");
         let again: Results = serde_json::from_str(&text).expect("results");
         assert_eq!(markdown(&again, &[]), markdown(&results(), &[]));
     }
 
     #[test]
-    fn a_comparison_takes_the_place_of_an_earlier_one_and_stays_in_order() {
+    fn newer_comparison_replaces_older_one_in_place() {
         let with = |dtype: &str, differ: f64| {
             let comparison = results().comparisons.remove(0);
             Comparison { dtype: dtype.into(), logits_differ: differ, ..comparison }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_not_measured_is_left_out() {
+    fn omits_unmeasured_parts() {
         let text = markdown(&Results { own: None, ..results() }, &[]);
         assert!(text.contains("## Beside other programs") && !text.contains("## By themselves"), "{text}");
         assert!(!text.contains("NaN"), "{text}");

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_file_is_no_results() {
+    fn only_a_missing_file_means_no_results() {
         let folder = std::env::temp_dir().join(format!("olmo-bench-results-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let missing = Results::earlier(&folder);

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_needs_no_removing_but_every_other_failure_is_told() {
+    fn removing_a_missing_file_is_no_error() {
         let folder = env::temp_dir().join(format!("olmo-bench-remove-{}", std::process::id()));
         fs::create_dir_all(folder.join("inside")).expect("a folder");
         fs::write(folder.join("file"), "x").expect("written");

@@ -1,13 +1,9 @@
 //! The programs as they are shipped, killed and hindered: whatever happens, a name is absent, old, or whole and new,
 //! and after an error or a signal that asks to end, nothing else is left.
 
-#[path = "kills/crowds.rs"]
 mod crowds;
-#[path = "kills/every_call.rs"]
 mod every_call;
-#[path = "kills/faults.rs"]
 mod faults;
-#[path = "kills/random.rs"]
 mod random;
 
 use crate::Effort;

@@ -30,7 +30,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_numpy_writes_is_read() {
+fn reads_headers_of_numpy() {
     let cases: [(&str, usize, Descr, &[u64]); 8] = [
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   ", 48, Descr::F32, &[3, 4]),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (7,), }", 28, Descr::F32, &[7]),
@@ -56,7 +56,7 @@ fn what_numpy_writes_is_read() {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn reads_headers_it_wrote() {
     let shapes: [&[usize]; 5] = [&[1], &[2048], &[100_352, 2048], &[1, usize::MAX / 8], &[usize::MAX / 8, 1]];
     for element in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
         for shape in shapes {
@@ -71,7 +71,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn headers_that_are_not_numpys_are_refused_before_npyz() {
+fn refuses_foreign_headers_before_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
     let shapes = [
         "True,",
@@ -129,7 +129,7 @@ fn headers_that_are_not_numpys_are_refused_before_npyz() {
 }
 
 #[test]
-fn each_check_refuses_for_its_own_reason() {
+fn each_check_gives_its_own_reason() {
     let header = |descr: &str, shape: &str, end: &str| {
         format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, {end}}}")
     };
@@ -165,7 +165,7 @@ fn each_check_refuses_for_its_own_reason() {
 }
 
 #[test]
-fn a_header_ends_with_a_newline() {
+fn refuses_header_without_newline() {
     let mut bytes = file("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 8);
     let last = bytes.len() - 8 - 1;
     assert_eq!(std::mem::replace(&mut bytes[last], b' '), b'\n');
@@ -174,7 +174,7 @@ fn a_header_ends_with_a_newline() {
 }
 
 #[test]
-fn each_key_must_be_there() {
+fn refuses_each_missing_key() {
     for (text, key) in [
         ("{}", "descr"),
         ("{'fortran_order': False, 'shape': (2,)}", "descr"),
@@ -191,7 +191,7 @@ fn each_key_must_be_there() {
 }
 
 #[test]
-fn npyz_must_read_what_was_checked() {
+fn refuses_what_npyz_reads_differently() {
     let checked = || check(&file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 48)).expect("good");
     let header = header_for(&checked());
     assert_eq!(compare_with_npyz(&header, &checked()), Ok(()));
@@ -209,13 +209,13 @@ fn npyz_must_read_what_was_checked() {
 }
 
 #[test]
-fn shapes_are_shown_as_numpy_shows_lists() {
+fn shapes_are_printed_as_numpy_prints_lists() {
     assert_eq!(shown_shape(&[]), "[]");
     assert_eq!(shown_shape(&[3, 4]), "[3, 4]");
 }
 
 #[test]
-fn a_file_is_as_long_as_its_shape_says() {
+fn refuses_length_that_contradicts_shape() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1024,), }";
     assert!(check(&file(text, 4096)).is_ok());
     assert!(refusal(&file(text, 4095)).contains("needs 4096 bytes of data, has 4095 (truncated?)"));
@@ -229,7 +229,7 @@ fn a_file_is_as_long_as_its_shape_says() {
 }
 
 #[test]
-fn versions_and_lengths_are_limited() {
+fn refuses_unknown_versions_and_lengths() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }";
     for version in [[0, 0], [1, 1], [4, 0], [255, 255]] {
         let mut bytes = file(text, 4);
@@ -245,7 +245,7 @@ fn versions_and_lengths_are_limited() {
 }
 
 #[test]
-fn other_files_are_named_for_what_they_are() {
+fn names_the_format_of_other_files() {
     assert!(refusal(b"\x93NUM").contains("only 4 bytes, expected a whole .npy header"));
     let cases: [(&[u8], &str); 12] = [
         (b"", "empty file"),

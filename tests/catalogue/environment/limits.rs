@@ -1,0 +1,82 @@
+//! Rows E13 and E14: little of everything, and numbers of threads.
+
+use super::place::Place;
+use olmo_tests::catalogue::{Report, as_ordinary_user};
+use olmo_tests::{finish, skipped};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn e13_runs_with_low_limits() {
+    let place = Place::new("e13");
+    let mut report = Report::new("E13");
+    let lines = place.sh("$INFER m.olmo t.bin").ok().to_string();
+    let model = fs::read(place.path("m.olmo")).expect("read");
+    for limit in ["--nofile=8", "--stack=131072", "--core=0", "--memlock=0", "--as=400000000 --nofile=8"] {
+        let infer = place.sh(&format!("prlimit {limit} $INFER m.olmo t.bin --threads 2"));
+        report.holds(format_args!("{limit}, olmo-infer"), infer.stdout == lines, format_args!("{infer:?}"));
+        let pack = place.sh(&format!("prlimit {limit} $PACK w out/m.olmo --force --threads 2"));
+        let same = pack.code == Some(0) && fs::read(place.path("out/m.olmo")).is_ok_and(|bytes| bytes == model);
+        report.holds(format_args!("{limit}, olmo-pack"), same, format_args!("{pack:?}"));
+        let verify = place.sh(&format!("prlimit {limit} $PACK verify m.olmo"));
+        report.holds(format_args!("{limit}, verify"), verify.code == Some(0), format_args!("{verify:?}"));
+    }
+    fs::remove_file(place.path("out/m.olmo")).expect("removed");
+    // Too little is one line that says of what.
+    for (program, script, words) in [
+        ("olmo-infer", "exec prlimit --nofile=4 $INFER m.olmo t.bin", &["t.bin: cannot open: Too many open files"][..]),
+        ("olmo-pack", "exec prlimit --nofile=4 $PACK w out/m.olmo", &["Too many open files"]),
+    ] {
+        place.refuse(&mut report, program, script, 1, words);
+    }
+}
+
+#[test]
+fn e13_runs_without_further_threads() {
+    let place = Place::new("e13-threads");
+    let mut report = Report::new("E13");
+    let lines = place.sh("$INFER m.olmo t.bin").ok().to_string();
+    fs::set_permissions(place.folder.path(), fs::Permissions::from_mode(0o777)).expect("open to all");
+    let limited = |script: &str| {
+        let mut command = place.shell(&format!("exec prlimit --nproc=1 {script}"));
+        as_ordinary_user(&mut command);
+        finish(&mut command)
+    };
+    if limited("$INFER --version").code != Some(0) {
+        skipped("the number of processes cannot be limited here");
+        return;
+    }
+    for threads in ["0", "1", "2", "64", "1000"] {
+        let finished = limited(&format!("$INFER m.olmo t.bin --threads {threads}"));
+        report.holds(format_args!("{threads} threads"), finished.stdout == lines, format_args!("{finished:?}"));
+    }
+}
+
+#[test]
+fn e14_thread_count_changes_no_result() {
+    let place = Place::new("e14");
+    let mut report = Report::new("E14");
+    place.sh("$INFER m.olmo t.bin --threads 1 --logits out/1.npy > out/1.txt").ok();
+    let logits = fs::read(place.path("out/1.npy")).expect("read");
+    let lines = fs::read(place.path("out/1.txt")).expect("read");
+    let model = fs::read(place.path("m.olmo")).expect("read");
+    for threads in ["0", "1", "2", "3", "7", "64", "1000", "18446744073709551615"] {
+        let infer = place.sh(&format!("$INFER m.olmo t.bin --threads {threads} --logits out/n.npy > out/n.txt"));
+        let same = infer.code == Some(0)
+            && fs::read(place.path("out/n.npy")).is_ok_and(|found| found == logits)
+            && fs::read(place.path("out/n.txt")).is_ok_and(|found| found == lines);
+        report.holds(format_args!("{threads}, olmo-infer"), same, format_args!("{infer:?}"));
+        let pack = place.sh(&format!("$PACK w out/m.olmo --force --threads {threads}"));
+        let same = pack.code == Some(0) && fs::read(place.path("out/m.olmo")).is_ok_and(|found| found == model);
+        report.holds(format_args!("{threads}, olmo-pack"), same, format_args!("{pack:?}"));
+    }
+    for threads in ["-1", "abc", "18446744073709551616", "1.5", "''", "0x10", "' 2'"] {
+        for (program, script) in [
+            ("olmo-infer", "exec $INFER m.olmo t.bin --threads"),
+            ("olmo-pack", "exec $PACK w out/x.olmo --threads"),
+            ("olmo-bench", "exec $BENCH m.olmo --threads"),
+        ] {
+            place.refuse(&mut report, program, &format!("{script} {threads}"), 2, &["--threads"]);
+        }
+    }
+}

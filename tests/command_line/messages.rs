@@ -1,0 +1,249 @@
+//! What new users do wrong at first, and what they are told: each answer is one line that says what to do next.
+
+use crate::{INFER, PACK};
+use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
+use std::fs;
+use std::process::{Command, Stdio};
+
+/// A folder with a weights folder, a model of it without text, the demo model, and files of other kinds.
+fn folder() -> TempDir {
+    let folder = TempDir::new("messages");
+    write_weights(&folder.join("weights"), &small_config(), Stored::F32, 1);
+    run(PACK, [folder.join("weights"), folder.join("model.olmo")]).ok();
+    run(PACK, [repository().join("demo/weights"), folder.join("demo.olmo")]).ok();
+    let mut older = fs::read(folder.join("model.olmo")).expect("the model");
+    older[8] = 0;
+    for (name, bytes) in [
+        ("model.safetensors", &b"\x20\0\0\0\0\0\0\0{\"a\":1}"[..]),
+        ("model.gguf", b"GGUF\x03\0\0\0and so on"),
+        ("pytorch_model.bin", b"PK\x03\x04\x14\0\0\0"),
+        ("tokens.bin", &[1, 0, 0, 0, 2, 0, 0, 0]),
+        ("prompt.txt", b"Four score and seven years ago"),
+        ("older.olmo", &older),
+    ] {
+        fs::write(folder.join(name), bytes).expect("written");
+    }
+    folder
+}
+
+/// Runs a command line in the folder.
+fn call(folder: &TempDir, line: &str) -> Finished {
+    let mut words = line.split(' ');
+    let program = match words.next() {
+        Some("olmo-pack") => PACK,
+        _ => INFER,
+    };
+    finish(Command::new(program).args(words).current_dir(folder.path()).stdin(Stdio::null()))
+}
+
+#[test]
+fn common_mistakes_are_told_what_to_do_next() {
+    let folder = folder();
+    for (line, status, answer) in [
+        (
+            "olmo-infer model.safetensors",
+            1,
+            "model.safetensors: not an .olmo file but a safetensors checkpoint; pack its folder with olmo-pack FOLDER \
+             model.olmo",
+        ),
+        (
+            "olmo-infer model.gguf --prompt Hi",
+            1,
+            "model.gguf: not an .olmo file but a GGUF file, llama.cpp's format; it cannot be packed: get the original \
+             checkpoint, and pack its folder with olmo-pack FOLDER model.olmo",
+        ),
+        (
+            "olmo-infer weights/model.norm.weight.npy",
+            1,
+            "weights/model.norm.weight.npy: not an .olmo file but a .npy file; pack its folder with olmo-pack FOLDER \
+             model.olmo",
+        ),
+        (
+            "olmo-infer weights/",
+            1,
+            "weights/: is a folder, expected a regular file; pack a weights folder first: olmo-pack weights/ \
+             model.olmo",
+        ),
+        (
+            "olmo-infer tokens.bin model.olmo",
+            1,
+            "tokens.bin: not an .olmo file, and model.olmo is one; are the arguments swapped? olmo-infer model.olmo \
+             tokens.bin",
+        ),
+        (
+            "olmo-infer model.olmo prompt.txt",
+            1,
+            "prompt.txt: 30 bytes, expected a multiple of 4 (little-endian u32 ids) (it looks like text); give text \
+             with --prompt, or --prompt-file FILE, and make ids of it with --tokenize",
+        ),
+        (
+            "olmo-infer model.olmo weights/",
+            1,
+            "weights/: is a folder, expected a regular file; give a file of little-endian u32 ids",
+        ),
+        (
+            "olmo-infer model.olmo --prompt Hi",
+            2,
+            "model.olmo: has no vocabulary, which --prompt needs; pack it with a tokenizer.json in the folder, or give \
+             token ids in a file",
+        ),
+        (
+            "olmo-infer model.olmo --chat --prompt Hi",
+            2,
+            "model.olmo: has no chat format; base models have none: use --prompt alone, or pack the folder of an \
+             instruct model with its tokenizer_config.json or chat_template.jinja",
+        ),
+        (
+            "olmo-infer model.olmo tokens.bin --steps 65",
+            1,
+            "tokens.bin: 65 positions were asked for (the prompt has 2), the model has 64; ask for fewer with --steps \
+             or --max-tokens",
+        ),
+        (
+            "olmo-infer older.olmo tokens.bin",
+            1,
+            "older.olmo: needs format 0.0, this program reads format 1.0; pack the weights again with olmo-pack \
+             weights/ model.olmo",
+        ),
+        (
+            "olmo-infer model.olmo --promt Hi",
+            2,
+            "unknown option --promt (did you mean --prompt?); see olmo-infer --help",
+        ),
+        (
+            "olmo-infer model.olmo --chat Hi",
+            2,
+            "--chat takes no value; use --chat --prompt 'Hi'; see olmo-infer --help",
+        ),
+        (
+            "olmo-infer inspect model.olmo",
+            1,
+            "inspect: no such file, and model.olmo is a model; did you mean olmo-pack inspect model.olmo?",
+        ),
+        (
+            "olmo-infer run model.olmo --prompt Hi",
+            2,
+            "--prompt and token files exclude each other; model.olmo is one; see olmo-infer --help",
+        ),
+        (
+            "olmo-infer run model.olmo",
+            1,
+            "run: no such file, and model.olmo is a model; did you mean olmo-infer model.olmo?",
+        ),
+        ("olmo-infer", 2, "Required positional arguments not provided: model; see olmo-infer --help"),
+        ("olmo-infer none.olmo", 1, "none.olmo: cannot open: No such file or directory"),
+        ("olmo-infer --generate csh", 2, "--generate csh: expected man, bash, zsh or fish; see olmo-infer --help"),
+        (
+            "olmo-infer model.olmo --generate man",
+            2,
+            "--generate stands alone, as in olmo-infer --generate man; see olmo-infer --help",
+        ),
+        (
+            "olmo-pack model.olmo weights/",
+            1,
+            "weights/: is a folder, expected the model file; are the arguments swapped? olmo-pack weights/ model.olmo, \
+             or to restore the folder olmo-pack unpack model.olmo weights/",
+        ),
+        (
+            "olmo-pack model.olmo new.olmo",
+            1,
+            "model.olmo: not a folder but a model file, expected a folder of weights; run it with olmo-infer \
+             model.olmo, or restore its folder with olmo-pack unpack model.olmo FOLDER",
+        ),
+        (
+            "olmo-pack model.gguf new.olmo",
+            1,
+            "model.gguf: not a folder but a GGUF file, llama.cpp's format, which cannot be packed, expected a folder \
+             of weights; get the original checkpoint and pack its folder",
+        ),
+        (
+            "olmo-pack model.safetensors new.olmo",
+            1,
+            "model.safetensors: not a folder but a safetensors file, expected a folder of weights; give its folder: \
+             olmo-pack . new.olmo",
+        ),
+        (
+            "olmo-pack weights/model.norm.weight.npy new.olmo",
+            1,
+            "weights/model.norm.weight.npy: not a folder but a .npy file, expected a folder of weights; give its \
+             folder: olmo-pack weights new.olmo",
+        ),
+        (
+            "olmo-pack pytorch_model.bin new.olmo",
+            1,
+            "pytorch_model.bin: not a folder but a PyTorch archive, which cannot be packed, expected a folder of \
+             weights; save the model as safetensors or .npy files",
+        ),
+        (
+            "olmo-pack inspect weights/",
+            1,
+            "weights/: is a folder, expected a regular file; pack a weights folder first: olmo-pack weights/ \
+             model.olmo",
+        ),
+        (
+            "olmo-pack info model.olmo",
+            2,
+            "info: no such command and no such folder, expected inspect, verify, diff, copy, unpack, or a folder of \
+             weights; see olmo-pack --help",
+        ),
+        (
+            "olmo-pack verfy",
+            2,
+            "verfy: no such command and no such folder (did you mean verify?), expected inspect, verify, diff, copy, unpack, or a folder of \
+             weights; see olmo-pack --help",
+        ),
+        (
+            "olmo-pack weights/ model.olmo",
+            1,
+            "model.olmo: exists, expected a file name for the model; pass --force to replace it",
+        ),
+        (
+            "olmo-pack inspect model.olmo --tensor",
+            2,
+            "unknown option --tensor (did you mean --tensors?); see olmo-pack inspect --help",
+        ),
+        (
+            "olmo-pack --force verify model.olmo",
+            2,
+            "verify: a command is the first word, as in olmo-pack verify; see olmo-pack verify --help",
+        ),
+        ("olmo-pack diff model.olmo", 2, "Required positional arguments not provided: b; see olmo-pack diff --help"),
+        ("olmo-pack --generate", 2, "--generate takes one word, expected man, bash, zsh or fish"),
+    ] {
+        let program = line.split(' ').next().expect("a program");
+        assert_eq!(call(&folder, line).refused(status), format!("{program}: error: {answer}"), "{line}");
+    }
+}
+
+#[test]
+fn recognizes_text_of_any_length_and_alphabet() {
+    let folder = folder();
+    for text in ["Four", "Four score and seven years ago\n", "Größe", "\u{1f600}\u{1f600}", &"long ".repeat(5000)] {
+        fs::write(folder.join("t.txt"), text).expect("written");
+        let line = call(&folder, "olmo-infer demo.olmo t.txt");
+        let line = line.refused(1);
+        assert!(line.contains("(it looks like text)") && line.contains("; give text with --prompt"), "{line}");
+    }
+}
+
+#[test]
+fn help_fits_terminal_and_has_examples() {
+    for (program, name, commands) in [
+        (PACK, "olmo-pack", &["", "inspect", "verify", "diff", "copy", "unpack"][..]),
+        (INFER, "olmo-infer", &[""]),
+        (env!("CARGO_BIN_EXE_tested-olmo-bench"), "olmo-bench", &[""]),
+    ] {
+        for command in commands {
+            let words = [*command].into_iter().filter(|word| !word.is_empty());
+            let help = run(program, words.chain(["--help"]));
+            let call = format!("{name} {command}");
+            let call = call.trim_end();
+            assert!(help.ok().starts_with(&format!("Usage: {call} ")), "{}", help.stdout);
+            let examples = help.stdout.split("\nExamples:\n").nth(1).expect("examples");
+            assert!(examples.starts_with(&format!("  {call} ")), "{examples}");
+            assert!(help.stdout.contains("  Exit status: 0 ") || name == "olmo-infer", "{}", help.stdout);
+            let long: Vec<&str> = help.stdout.lines().filter(|line| line.chars().count() > 100).collect();
+            assert!(long.is_empty(), "{long:#?}");
+        }
+    }
+}

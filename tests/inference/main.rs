@@ -1,0 +1,15 @@
+//! What `olmo-infer` computes: the right numbers, the same bits.
+
+mod batch;
+mod batch_bits;
+mod demo;
+mod golden;
+mod known_answers;
+mod load;
+mod not_finite;
+mod same_bits;
+mod score;
+mod truncate;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");

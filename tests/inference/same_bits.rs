@@ -1,0 +1,146 @@
+//! Same input, same bits: threads, chunks, one token at a time, and instruction sets never change a logit.
+
+use crate::PACK;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{LOGITS_CHUNK, Network, Options};
+use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::team::with_team;
+use olmo_tests::{
+    Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
+};
+use std::path::Path;
+
+fn isa(name: &str) -> Option<Isa> {
+    let found = Isa::named(name);
+    if found.is_none() {
+        skipped(format_args!("this machine has no {name}"));
+    }
+    found
+}
+
+/// The bits of all logits, evaluated in chunks of that size.
+fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
+    let file = ModelFile::open(model).expect("a good file");
+    let network = Network::new(&file).expect("memory");
+    let products = Products { isa, gemm: false };
+    let options = Options { positions: tokens.len(), chunk, products, activations };
+    with_team(threads, |team| {
+        let mut single = Single::new(&network, options).expect("it fits");
+        let mut bits = Vec::new();
+        // A sequence that was given up leaves no trace.
+        single.forward(team, &[1]).expect("a good token");
+        single.restart();
+        for chunk in tokens.chunks(chunk) {
+            single.forward(team, chunk).expect("good tokens");
+            for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
+                let rows = first..chunk.len().min(first + LOGITS_CHUNK);
+                bits.extend(single.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
+            }
+        }
+        bits
+    })
+    .expect("runs")
+}
+
+#[test]
+fn threads_chunks_and_isas_give_the_same_bits() {
+    let folder = TempDir::new("bits");
+    let mut random = Random(3);
+    // Long enough for several blocks of keys and rings of the sliding window that wrap around.
+    let tokens: Vec<u32> = (0..210).map(|_| random.below(101) as u32).collect();
+    let scalar = isa("scalar").expect("always there");
+    for (name, mut config) in [("olmo1", small_olmo1()), ("olmo2", small_config()), ("olmo3", small_olmo3())] {
+        config.max_position_embeddings = 512;
+        let weights = folder.join(name);
+        write_weights(&weights, &config, Stored::F32, 11);
+        for spec in layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()) {
+            // Sixteen exponents and a few outliers, for raw steps. Rounding to bf16 leaves them.
+            map_numbers(&weights, &spec.name(), |i, old| {
+                let exponent = if i % 1009 == 100 { 87 } else { 124 - i as u32 % 16 };
+                f32::from_bits(old.to_bits() & 0x803f_ffff | exponent << 23)
+            });
+        }
+        let pack = |dtype: &str, encoding: &str| {
+            let model = folder.join(format!("{name}-{dtype}-{encoding}.olmo"));
+            let arguments = [weights.as_os_str(), model.as_os_str()];
+            let flags = ["--dtype", dtype, "--encoding", encoding].map(AsRef::as_ref);
+            run(PACK, arguments.iter().chain(&flags)).ok();
+            model
+        };
+        for models in [vec![pack("f32", "auto")], vec![pack("bf16", "plain"), pack("bf16", "auto")]] {
+            if let Some(coded) = models.get(1) {
+                let file = ModelFile::open(coded).expect("a good file");
+                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.coded_table(index)).collect();
+                assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are coded");
+                assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
+            }
+            for activations in [Activations::Bf16, Activations::F32] {
+                let expected = logits(&models[0], &tokens, scalar, activations, 1, tokens.len());
+                let compare = |isa: Isa, threads, chunk| {
+                    for model in &models {
+                        let found = logits(model, &tokens, isa, activations, threads, chunk);
+                        let model = model.display();
+                        assert!(found == expected, "{model} {activations:?} {isa:?} {threads} threads, chunk {chunk}");
+                    }
+                };
+                for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+                    for (threads, chunk) in [(1, 210), (2, 64), (3, 7), (2, 1), (16, 100)] {
+                        compare(*isa, threads, chunk);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn head_shapes_and_windows_give_the_same_bits() {
+    let folder = TempDir::new("shapes");
+    let scalar = isa("scalar").expect("always there");
+    let tokens: Vec<u32> = (0..150).map(|i| i * 7 % 101).collect();
+    // (head_dim, heads, key/value heads, hidden_size, window): heads of several panels of values and of a fraction of
+    // one, tiles that hold some of the heads of a key/value head, windows around the size of a block of keys.
+    for (head_dim, n_heads, n_kv_heads, hidden_size, window) in [
+        (84, 30, 1, 40, 0),
+        (2, 29, 1, 1, 0),
+        (336, 2, 2, 7, 0),
+        (1024, 1, 1, 16, 0),
+        (6, 4, 2, 12, 1),
+        (6, 4, 2, 12, 63),
+        (6, 4, 2, 12, 64),
+        (6, 4, 2, 12, 65),
+    ] {
+        let mut config = if window == 0 { small_config() } else { small_olmo3() };
+        (config.head_dim, config.n_heads, config.n_kv_heads) = (head_dim, n_heads, n_kv_heads);
+        (config.hidden_size, config.sliding_window, config.max_position_embeddings) = (hidden_size, window, 256);
+        let name = format!("{head_dim}-{n_heads}-{window}");
+        let (weights, model) = (folder.join(&name), folder.join(format!("{name}.olmo")));
+        write_weights(&weights, &config, Stored::F32, 4);
+        run(PACK, [&weights, &model]).ok();
+        let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, tokens.len());
+        for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+            for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
+                let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
+                assert!(found == expected, "{name} {isa:?} {threads} threads, chunk {chunk}");
+            }
+        }
+        // Matrices of every shape, plain and coded.
+        let pack = |encoding: &str| {
+            let arguments = [weights.as_os_str(), model.as_os_str()];
+            let flags = ["--force", "--dtype", "bf16", "--encoding", encoding].map(AsRef::as_ref);
+            run(PACK, arguments.iter().chain(&flags)).ok();
+        };
+        pack("plain");
+        let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, tokens.len());
+        pack("auto");
+        for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+            for (threads, chunk) in [(2, 150), (3, 61)] {
+                let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
+                assert!(found == expected, "{name} coded {isa:?} {threads} threads, chunk {chunk}");
+            }
+        }
+    }
+}

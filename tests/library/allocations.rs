@@ -1,0 +1,65 @@
+//! Between two tokens nothing is allocated: all buffers of a run are there from its beginning.
+
+use crate::PACK;
+use crate::allocator::ALLOCATIONS;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::generate::top_k::top_k_into;
+use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::parallel::team::with_team;
+use olmo_tests::{Stored, TempDir, finish, own_process, run, small_olmo3, write_weights};
+use std::sync::atomic::Ordering;
+
+#[test]
+fn decode_allocates_nothing() {
+    // Other tests allocate at the same time.
+    let finished = finish(&mut own_process(module_path!(), "decodes_in_own_process"));
+    assert!(finished.ok().contains("1 passed"), "{finished:?}");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn decodes_in_own_process() {
+    let folder = TempDir::new("allocations");
+    let weights = folder.join("w");
+    write_weights(&weights, &small_olmo3(), Stored::F32, 2);
+    for dtype in ["f32", "bf16"] {
+        let path = folder.join(dtype);
+        run(PACK, [weights.as_os_str(), path.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
+        let file = ModelFile::open(&path).expect("a good file");
+        let network = Network::new(&file).expect("memory");
+        with_team(2, |team| {
+            let mut single = Single::new(&network, Options::new(40)).expect("it fits");
+            let mut top = Vec::with_capacity(6);
+            let mut decode = |token| {
+                single.forward(team, &[token]).expect("a good token");
+                top_k_into(single.logits(team, 0..1).expect("finite"), 5, &mut top);
+                top[0].0
+            };
+            let mut token = decode(5);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            for _ in 0..30 {
+                token = decode(token);
+            }
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}");
+
+            let mut batch = Batch::new(&network, Options::new(40), 3).expect("it fits");
+            (0..3).for_each(|place| batch.begin(place, 40).expect("it fits"));
+            let mut decode = |tokens: &mut [u32; 3]| {
+                let parts = tokens.iter().enumerate().map(|(place, token)| (place, std::slice::from_ref(token)));
+                batch.forward(team, parts).expect("good tokens");
+                let logits = batch.logits(team, 0..3).expect("finite");
+                for (token, logits) in tokens.iter_mut().zip(logits.chunks_exact(logits.len() / 3)) {
+                    top_k_into(logits, 5, &mut top);
+                    *token = top[0].0;
+                }
+            };
+            let mut tokens = [5, 6, 7];
+            decode(&mut tokens);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            (0..30).for_each(|_| decode(&mut tokens));
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}, three sequences");
+        })
+        .expect("runs");
+    }
+}

@@ -1,0 +1,199 @@
+//! `Model` and `Session`, as another program uses them: the bits and tokens are those of `olmo-infer`.
+
+use crate::{INFER, PACK};
+use olmo_infer::Error;
+use olmo_infer::Model;
+use olmo_infer::Options;
+use olmo_infer::Sampling;
+use olmo_infer::Session;
+use olmo_infer::internals::file::mapping::Load;
+use olmo_tests::{TempDir, read_f32_npy, repository, run};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// Sampling that takes unlikely tokens, too.
+const HOT: Sampling = Sampling { temperature: 1.5, seed: 3, repetition_penalty: 1.1, ..Sampling::GREEDY };
+
+// Threads may share a model, and sessions may move between them.
+const fn is_send_and_sync<T: Send + Sync>() {}
+const fn is_send<T: Send>() {}
+const _: () = is_send_and_sync::<Model>();
+const _: () = is_send_and_sync::<Error>();
+const _: () = is_send::<Session>();
+
+/// Packs the demo model.
+fn packed(folder: &TempDir) -> PathBuf {
+    let path = folder.join("demo.olmo");
+    run(PACK, [&repository().join("demo/weights"), &path]).ok();
+    path
+}
+
+fn open(path: &Path) -> Model {
+    Model::open(path).expect("a good file")
+}
+
+/// The prompt of the demo.
+fn prompt() -> Vec<u32> {
+    let bytes = fs::read(repository().join("demo/prompt.tokens.bin")).expect("the prompt");
+    bytes.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id)).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+#[test]
+fn logits_match_the_program() {
+    let folder = TempDir::new("library-logits");
+    let (path, npy, prompt) = (packed(&folder), folder.join("l.npy"), prompt());
+    let tokens = repository().join("demo/prompt.tokens.bin");
+    run(INFER, [path.as_os_str(), tokens.as_os_str(), "--logits".as_ref(), npy.as_os_str()]).ok();
+    let (shape, expected) = read_f32_npy(&npy);
+    let expected: Vec<Vec<u32>> = expected.chunks_exact(shape[1]).map(bits).collect();
+    for (load, n_threads, chunk) in [(Load::Auto, 2, 512), (Load::Read, 1, 3), (Load::Mmap, 3, 1)] {
+        let model = Model::open_with(&path, load, n_threads).expect("a good file");
+        let mut session = model.session(Options { chunk, ..Options::new(prompt.len()) }).expect("it fits");
+        assert!(session.logits().is_empty());
+        for begin in [1, 7, prompt.len()] {
+            session.restart();
+            assert!(session.logits().is_empty() && session.position() == 0);
+            session.prefill(&prompt[..begin]).expect("a good prompt");
+            assert_eq!(bits(session.logits()), expected[begin - 1], "{load:?} chunk {chunk}");
+            for (position, &token) in prompt.iter().enumerate().skip(begin) {
+                session.decode(token).expect("a good token");
+                assert_eq!(bits(session.logits()), expected[position], "{load:?} chunk {chunk}");
+            }
+            assert_eq!((session.tokens(), session.left()), (prompt.as_slice(), 0));
+        }
+    }
+}
+
+#[test]
+fn greedy_generation_gives_the_speech() {
+    let folder = TempDir::new("library-speech");
+    let model = open(&packed(&folder));
+    let prompt = prompt();
+    let mut session = model.session(Options::new(2000)).expect("it fits");
+    session.prefill(&prompt).expect("a good prompt");
+    let spoken = session.generate(Sampling::GREEDY).collect::<Result<Vec<u32>, Error>>().expect("finite");
+    let speech = fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech");
+    assert_eq!(model.decode_text(&spoken).expect("text"), &speech[prompt.len()..]);
+    assert_eq!(session.tokens(), [prompt, spoken].concat());
+}
+
+#[test]
+fn seed_gives_the_tokens_of_the_program() {
+    let folder = TempDir::new("library-seed");
+    let path = packed(&folder);
+    let tokens = repository().join("demo/prompt.tokens.bin");
+    let flags = "--text --max-tokens 60 --temperature 1.5 --repetition-penalty 1.1 --seed 3".split(' ');
+    let expected = run(INFER, [path.as_os_str(), tokens.as_os_str()].into_iter().chain(flags.map(str::as_ref)));
+    let (model, prompt) = (open(&path), prompt());
+    let mut session = model.session(Options::new(prompt.len() + 60)).expect("it fits");
+    for _ in 0..2 {
+        session.restart();
+        session.prefill(&prompt).expect("a good prompt");
+        let drawn = session.generate(HOT).collect::<Result<Vec<u32>, Error>>().expect("finite");
+        assert_eq!(model.decode_text(&drawn).expect("text"), expected.ok());
+    }
+}
+
+#[test]
+fn generated_tokens_are_part_of_the_sequence() {
+    let folder = TempDir::new("library-turns");
+    let model = open(&packed(&folder));
+    let prompt = prompt();
+    let mut session = model.session(Options::new(60)).expect("it fits");
+    session.prefill(&prompt).expect("a good prompt");
+    let mut taken: Vec<u32> = session.generate(Sampling::GREEDY).take(5).collect::<Result<_, _>>().expect("finite");
+    taken.extend(session.generate(Sampling::GREEDY).take(3).collect::<Result<Vec<u32>, _>>().expect("finite"));
+    assert_eq!(session.position(), prompt.len() + 8);
+    session.prefill(&prompt[..4]).expect("it goes on");
+
+    let mut other = model.session(Options::new(60)).expect("it fits");
+    other.prefill(&[&prompt, taken.as_slice(), &prompt[..4]].concat()).expect("the same tokens");
+    assert_eq!(session.tokens(), other.tokens());
+    assert_eq!(bits(session.logits()), bits(other.logits()));
+    // Up to the last position, and no further.
+    let left = session.left();
+    assert_eq!(session.generate(HOT).filter(Result::is_ok).count(), left);
+    assert_eq!((session.left(), session.generate(HOT).count()), (0, 0));
+}
+
+#[test]
+fn sessions_of_several_threads_share_a_model() {
+    let folder = TempDir::new("library-threads");
+    let path = packed(&folder);
+    for n_threads in [1, 2, 3] {
+        let model = Model::open_with(&path, Load::Auto, n_threads).expect("a good file");
+        let logits = || {
+            let mut session = model.session(Options::new(100)).expect("it fits");
+            session.prefill(&prompt()).expect("a good prompt");
+            session.generate(HOT).for_each(|token| assert!(token.is_ok()));
+            // Begun in one thread, it goes on in another.
+            let session = thread::scope(|scope| {
+                let thread = scope.spawn(move || {
+                    session.restart();
+                    session.prefill(&prompt()).expect("a good prompt");
+                    session
+                });
+                thread.join().expect("no panic")
+            });
+            bits(session.logits())
+        };
+        let expected = logits();
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(logits)).collect();
+            assert!(threads.into_iter().all(|thread| thread.join().expect("no panic") == expected));
+        });
+    }
+}
+
+/// The text of the error.
+#[track_caller]
+fn refused<T>(result: Result<T, Error>) -> String {
+    result.map(|_| ()).expect_err("an error").to_string()
+}
+
+#[test]
+fn refused_tokens_change_nothing() {
+    let folder = TempDir::new("library-refused");
+    let model = open(&packed(&folder));
+    assert_eq!(refused(model.session(Options::new(2049))), "2049 positions were asked for, the model has 2048");
+    assert!(refused(model.session(Options::new(0))).contains("one position"));
+    assert!(
+        refused(Model::open(folder.join("none.olmo"))).ends_with("none.olmo: cannot open: No such file or directory")
+    );
+
+    let mut session = model.session(Options::new(24)).expect("it fits");
+    let nothing = "nothing to go on from; evaluate a prompt first";
+    let mut tokens = session.generate(Sampling::GREEDY);
+    assert_eq!(refused(tokens.next().expect("an item")), nothing);
+    assert!(tokens.next().is_none());
+    session.prefill(&prompt()).expect("a good prompt");
+    let (before, logits) = (session.tokens().to_vec(), bits(session.logits()));
+    assert_eq!(refused(session.prefill(&[])), "no tokens to evaluate, expected at least one");
+    assert_eq!(refused(session.prefill(&[1; 5])), "5 tokens, expected at most 4: so many are left of 24 positions");
+    assert_eq!(refused(session.prefill(&[1, 256])), "token 256, the vocabulary has ids 0 to 255");
+    assert!(refused(session.decode(u32::MAX)).starts_with("token 4294967295"));
+    let mut bad = session.generate(Sampling { top_p: f64::NAN, ..HOT });
+    assert_eq!(refused(bad.next().expect("an item")), "top_p is NaN, expected a number from 0 to 1");
+    assert!(bad.next().is_none());
+    assert_eq!((session.tokens(), bits(session.logits())), (before.as_slice(), logits));
+    session.prefill(&[1; 4]).expect("room for four");
+    assert_eq!(refused(session.decode(1)), "1 tokens, expected at most 0: so many are left of 24 positions");
+}
+
+#[test]
+fn encode_and_decode_round_trip() {
+    let folder = TempDir::new("library-text");
+    let path = packed(&folder);
+    let model = open(&path);
+    let ids = model.encode("Four score and seven").expect("a tokenizer");
+    assert_eq!(ids, prompt());
+    assert!(model.encode("").expect("a tokenizer").is_empty());
+    assert_eq!(model.decode_text(&ids).expect("text"), "Four score and seven");
+    assert_eq!(refused(model.chat(None, "Hi")), format!("{}: has no chat format", path.display()));
+    assert_eq!(refused(model.decode_text(&[70, 999])), format!("{}: has no text for the id 999", path.display()));
+}

@@ -1,0 +1,17 @@
+//! What `olmo-pack` makes of weights folders, and what it makes of model files.
+
+mod bf12;
+mod config_json;
+mod copy;
+mod diff;
+mod duplicate_settings;
+mod inspect;
+mod random_weights;
+mod safetensors;
+mod shapes;
+mod unpack;
+mod values;
+mod verify_against;
+
+const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
+const INFER: &str = env!("CARGO_BIN_EXE_tested-olmo-infer");
