@@ -3,7 +3,7 @@
 /// Fewer bytes are taken for ids of the type that was named, whatever characters they are.
 const MIN_TEXT_BYTES: usize = 6;
 /// What to do with text.
-const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
+const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize";
 /// What to do with ids in a file of another program.
 const WRITE_IDS: &str = "write the ids alone, as array.astype('<u4').tofile('tokens.bin')";
 

@@ -2,10 +2,10 @@
 
 use crate::args::Args;
 use crate::ceiling::Ceiling;
+use crate::host::{self, say};
 use crate::passes;
 use crate::rounds::{self, Measured, Sample};
 use crate::work::kv_bytes;
-use crate::{host, say};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::{Network, Options};

@@ -1,11 +1,11 @@
 //! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
 
 use crate::args::Args;
+use crate::host::{self, say};
 use crate::passes::{self, random_tokens};
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
 use crate::work::prefill_flops;
-use crate::{host, say};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::network::single::Single;
