@@ -1,21 +1,20 @@
-# What there is to do with a checkout. Needs the Rust toolchain and make, nothing else; but venv and bench-peers also
-# need python3 with its venv module and a network for pip, and bench-peers a C and a C++ compiler to build llama.cpp.
-# Where the system has no cmake, pip brings one for that. fuzz needs cargo-fuzz and a C++ compiler, audit what
-# scripts/audit.sh names.
+# The targets need the Rust toolchain and make, with these exceptions: venv and bench-peers need python3 with its venv
+# module and a network for pip, bench-peers also a C and a C++ compiler to build llama.cpp (pip installs a missing
+# cmake), fuzz needs cargo-fuzz and a C++ compiler, audit the tools that scripts/audit.sh names.
 
 DEMO := target/demo
 
-# How llama.cpp is built for bench-peers: for this machine, with all optimisations. It is always built here: neither a
-# wheel nor what pip has kept of another build would be that.
+# How bench-peers builds llama.cpp: for this machine, with all optimisations. It is always built from source, because
+# wheels and cached builds of pip are for other machines.
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
-# What `make fuzz` runs: seconds for each target, 55 minutes in all.
+# Targets of `make fuzz` with their seconds, 55 minutes in total.
 FUZZ := npy_header=350s safetensors_header=250s shard_index=150s index_raw=350s index_repaired=400s config_json=300s \
 	vocab_txt=300s tokens=50s forward=350s tokenizer_json=250s tokenizer_section=250s chat_template=300s
 
 .PHONY: demo test check audit bench bench-peers torture fuzz venv
 
-## Packs the demo weights and lets the model speak.
+## Packs the demo weights and generates text.
 demo:
 	cargo build --release
 	@mkdir -p $(DEMO)
@@ -37,8 +36,8 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
-## What needs more tools than the toolchain, see scripts/audit.sh. The mutants of all files, which take hours, are left
-## to scripts/audit.sh mutants.
+## Checks that need more tools than the toolchain, see scripts/audit.sh. The mutants of all files take hours and are not
+## included: run scripts/audit.sh mutants.
 audit:
 	scripts/audit.sh deny
 	scripts/audit.sh coverage
@@ -49,8 +48,8 @@ bench:
 	cargo build --release --workspace
 	target/release/bench
 
-## Measures the same model beside llama.cpp and transformers, and adds that to the report of bench. The first time it
-## builds them, which takes a while and another 8 GB of disk.
+## Measures the same model with llama.cpp and transformers, and adds them to the report of bench. The first run builds
+## them, which takes minutes and another 8 GB of disk.
 bench-peers: .venv-peers/installed
 	cargo build --release --workspace
 	target/release/bench --peers .venv-peers
@@ -61,7 +60,7 @@ bench-peers: .venv-peers/installed
 		--no-binary llama-cpp-python --requirement $<
 	touch $@
 
-## The tests that take too long for `make test`, and a table of their figures.
+## The tests that take too long for `make test`; prints a table of their figures.
 torture:
 	cargo build --workspace
 	cargo build --release --workspace
@@ -69,7 +68,7 @@ torture:
 	target/release/torture
 
 ## Fuzzes everything that reads bytes from outside, for an hour at most, and adds to fuzz/FIGURES.md.
-## cargo-fuzz comes by cargo install cargo-fuzz.
+## Needs cargo-fuzz: cargo install cargo-fuzz.
 fuzz:
 	scripts/fuzz.sh $(FUZZ)
 

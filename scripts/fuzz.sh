@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Runs fuzz targets and keeps the figures: scripts/fuzz.sh [--swift] TARGET=LIMIT...
 #
-# LIMIT is a number of seconds (600s) or of executions (10000000). Every run adds a row to fuzz/FIGURES.md, whose totals
-# are computed anew. Inputs that show something new are collected in target/fuzz/corpus; a finding goes to
-# tests/regress/TARGET, where plain tests run it from then on, and makes the exit status 1.
+# LIMIT is a number of seconds (600s) or of executions (10000000). Every run adds a row to fuzz/FIGURES.md and updates
+# its totals. Inputs with new coverage are collected in target/fuzz/corpus. A finding goes to tests/regress/TARGET,
+# where plain tests run it from then on, and makes the exit status 1.
 #
-# TIMEOUT=20 in the environment gives an input more seconds than one, where other programs take the processor.
+# TIMEOUT=20 in the environment allows an input 20 seconds instead of one, for machines with other load.
 #
-# --swift leaves out what tells the fuzzer the numbers that are compared: several times as many executions, once the
-# inputs that this finds have been collected.
+# --swift builds without the tracing of comparisons: several times the executions, useful once the inputs that the
+# tracing finds have been collected.
 #
-# scripts/fuzz.sh --minimise: makes fuzz/corpus anew from what was collected, as small as it can be.
+# scripts/fuzz.sh --minimise: replaces fuzz/corpus by the smallest selection of the collected inputs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ if [ "${1:-}" = --swift ]; then
 fi
 PROGRAMS=$FOLDER/$HOST/release
 FIGURES=fuzz/FIGURES.md
-# Longest input of each target, in bytes: a header of numpy's longest, the header of a few tensors, some kilobytes of
+# Longest input of each target, in bytes: the longest header of numpy, the header of a few tensors, some kilobytes of
 # text, a header page with an index, 32 edits, 32 edits with a prompt, a tokenizer, a template.
 declare -A LONGEST=(
     [npy_header]=512 [safetensors_header]=1024 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192
@@ -33,11 +33,11 @@ declare -A LONGEST=(
 )
 
 build() {
-    # Stable Rust has no sanitizer; overflow checks and debug assertions are on.
+    # Without a sanitizer, for stable Rust; with overflow checks and debug assertions.
     cargo fuzz build --sanitizer none --release --debug-assertions --target-dir "$FOLDER" "${BUILD[@]}"
 }
 
-# What libFuzzer says of a run: statistic NAME in FILE.
+# A statistic of libFuzzer: NAME in the log FILE.
 statistic() {
     sed -n "s/^stat::$1: *//p" "$2" | tail -1
 }
@@ -55,10 +55,10 @@ run() {
     esac
     local begun=$SECONDS findings=0 status=0
     "$PROGRAMS/$target" "${options[@]}" "$collected" "fuzz/corpus/$target" "$regress" >"$log" 2>&1 || status=$?
-    # 70: too slow by the clock, 72: interrupted.
+    # 70: too slow by wall time, 72: interrupted.
     case $status in
         0 | 72) ;;
-        70) echo "$target: ended early, an input was slow by the clock" >&2 ;;
+        70) echo "$target: ended early, an input was slow by wall time" >&2 ;;
         *) findings=1 ;;
     esac
     if keep_hangs "$target"; then findings=1; fi
@@ -72,15 +72,15 @@ run() {
     fi
 }
 
-# Whether an input takes a second of the processor, or a minute of the clock, as one does that waits for ever: in a
-# second other programs may have had the processor. Others are no findings, and are removed.
+# Whether an input takes a second of CPU time, or a minute of wall time as one that waits forever: within a second,
+# other programs may have used the CPU. Other slow inputs are not findings and are removed.
 keep_hangs() {
     local input seconds status kept=1 TIMEFORMAT='%U %S'
     for input in tests/regress/"$1"/{timeout,slow-unit}-*; do
         [ -e "$input" ] || continue
         status=0
         seconds=$({ time "$PROGRAMS/$1" -timeout=60 "$input" >/dev/null 2>&1; } 2>&1) || status=$?
-        # 70 is libFuzzer's own status after its timeout; what fails otherwise is a finding all the more.
+        # 70 is the status of libFuzzer after its timeout; any other failure is a finding as well.
         if [ "$status" != 0 ] ||
             awk -v seconds="$seconds" 'BEGIN { split(seconds, of, " "); exit !(of[1] + of[2] >= 1) }'; then
             kept=0
@@ -141,7 +141,7 @@ minimise() {
     done
 }
 
-# The table itself and new inputs do not count as changes of the program.
+# The table and new inputs do not count as changes of the program.
 REVISION=$(git rev-parse --short HEAD)
 git diff --quiet HEAD -- . ':!fuzz/FIGURES.md' ':!fuzz/corpus' ':!tests/regress' || REVISION+=-changed
 build

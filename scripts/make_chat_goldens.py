@@ -35,7 +35,7 @@ TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token
 
 
 class Clock(datetime.datetime):
-    """A clock that stands still."""
+    """A clock with a fixed time."""
 
     @classmethod
     def now(cls, tz=None):
@@ -132,7 +132,7 @@ def write(name, lines):
 
 
 def error_of(error):
-    """How an exception is told: its class and its first line."""
+    """An exception in one line: its class and its first line."""
     return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
@@ -198,7 +198,7 @@ def config_of(model_type):
 
 
 def special_token_variants():
-    """Folders that differ in where special tokens stand and how they are spelled."""
+    """Folders that differ in where special tokens are and how they are spelled."""
     eot, pad = "<|endoftext|>", "<|extra_id_0|>"
     plain = {"content": eot, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     typed = {"__type": "AddedToken", **plain}
@@ -387,7 +387,7 @@ def special_tokens():
 
 
 def template_variants():
-    """Folders that differ in where chat templates stand."""
+    """Folders that differ in where chat templates are."""
 
     def listed(**named):
         return [{"name": name, "template": text} for name, text in named.items()]
@@ -452,7 +452,7 @@ def template_variants():
     yield {**base, "chat_template.jinja2": "J"}
     yield {**base, "additional_chat_templates/tool_use.jinja2": "A", "chat_template.jinja": "J"}
     yield {**base, "additional_chat_templates": "a file", "chat_template.jinja": "J"}
-    # Line endings, byte order marks and bytes that are no text.
+    # Line endings, byte order marks and bytes that are not text.
     ends = [
         "a\r\nb\rc\n\r\n",
         "{{ 'a\r\nb\rc' }}\n",
@@ -1042,7 +1042,7 @@ x{{ '\n' }}
 
 
 def plain_lines(text):
-    """The entries of a list above, separated by `; ` or a line's end; ¶ stands for a line's end within one."""
+    """The entries of a list above, separated by `; ` or a line's end; ¶ is a line's end within one."""
     entries = text.strip("\n").replace("\n", "; ").split("; ")
     return [entry.replace("¶", "\n") for entry in entries if entry.strip()]
 
@@ -1074,7 +1074,7 @@ ADDRESS = re.compile(r"(?i) at 0x|0x[0-9a-f]{8}|<(generator|built-in|function|bo
 
 
 def expressions():
-    """Small templates with what transformers' environment makes of them."""
+    """Small templates, rendered by the environment of transformers."""
     lines = []
     seen = set()
     for template in expression_templates():

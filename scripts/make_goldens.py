@@ -21,7 +21,7 @@ Nothing is downloaded. Each case becomes a folder:
                               mean_nll: mean negative log-likelihood of each id given those before
                               last_top5: the best five ids at the last position, best first
                               bf16_reference: how far the logits of the same model run in
-                              bfloat16 lie from the float32 ones
+                              bfloat16 are from the float32 ones
 
 The reference is float32 with eager attention, computed from the weights exactly as stored: where
 a case stores f16 or bf16, the model's weights are rounded first. Weights and prompts come from
@@ -87,7 +87,7 @@ OLMO1_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 CASES = [
     # Grouped-query 5:1 where no size is a multiple of 4: rows, heads, MLP and vocabulary all end
-    # in the middle of whatever vector or panel a kernel uses.
+    # in the middle of any vector or panel that a kernel uses.
     Case(
         name="olmo2-gqa-odd",
         model_type="olmo2",
@@ -182,8 +182,8 @@ CASES = [
             },
         ),
     ),
-    # Weights that are bf16 values, stored as raw bits: .npy has no bfloat16, so the files say
-    # uint16 and config.json says what they mean.
+    # Weights that are bf16 values, stored as raw bits: .npy has no bfloat16, so the files have
+    # uint16 and config.json gives the type.
     Case(
         name="olmo2-bf16",
         model_type="olmo2",
@@ -320,7 +320,7 @@ def random_prompt(case: Case) -> torch.Tensor:
 def check_rope(model: torch.nn.Module) -> None:
     """Compare the tables of an Olmo-3 model with the formulas, per kind of layer.
 
-    Some releases of transformers use YaRN in sliding layers too; their logits are no reference.
+    Some releases of transformers use YaRN in sliding layers too; their logits are not a reference.
     """
     config = model.config
     if config.model_type != "olmo3":
@@ -420,7 +420,7 @@ def expectations(model: torch.nn.Module, ids: torch.Tensor, logits: torch.Tensor
 def spelled_config(case: Case, model: torch.nn.Module) -> dict:
     """The configuration as the release `case.spelling` writes it.
 
-    4.x keeps rope_theta at the top level, leaves out absent ids and, up to 4.55, says
+    4.x keeps rope_theta at the top level, leaves out absent ids and, up to 4.55, writes
     torch_dtype. 5.x is what the class itself writes: for olmo3 one entry per kind of layer.
     """
     config = json.loads(model.config.to_json_string())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the cases that say what text becomes which ids: tests/tokenizers/.
+"""Make the tokenizer cases, texts with their ids: tests/tokenizers/.
 
 Written with Python 3.11 and tokenizers 0.23.3 (the crate's own binding):
 
@@ -7,15 +7,15 @@ Written with Python 3.11 and tokenizers 0.23.3 (the crate's own binding):
     /tmp/venv-tokenizers/bin/pip install tokenizers==0.23.3
     /tmp/venv-tokenizers/bin/python scripts/make_tokenizer_cases.py [--dolma2 vocab.txt]
 
-What lies in the folder afterwards:
+The folder afterwards contains:
 
     texts.jsonl                    texts of every kind, one JSON string a line
-    small-dolma2/tokenizer.json    a small tokenizer of ours that splits as dolma2 does
+    small-dolma2/tokenizer.json    a small tokenizer of this project that splits as dolma2 does
     small-gpt2/tokenizer.json      one that splits as GPT-2 does, with normalization form C, as OLMo-1 has it
     small-*/ids.txt                for the first 4,000 texts the ids that `tokenizers` gives, a line of numbers each
     dolma2-ids.txt                 for all texts those of the vocabulary of OLMo-2 and Olmo-3, which is not here
 
-The vocabulary of dolma2 is an export of `id<TAB>token` lines. It says no merges, but there a token's id is its rank:
+The vocabulary of dolma2 is an export of `id<TAB>token` lines. It has no merges, but there a token's id is its rank:
 the merge that makes a token is the one of the two pieces that are left when all merges before it are carried out on its
 bytes.
 """
@@ -167,7 +167,7 @@ def write_ids(path, tokenizer, strings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Make the cases that say what text becomes which ids.")
+    parser = argparse.ArgumentParser(description="Make the tokenizer cases, texts with their ids.")
     parser.add_argument("--dolma2", metavar="VOCAB", help="the vocabulary of dolma2, lines of id<TAB>token")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "tests" / "tokenizers")
     arguments = parser.parse_args()

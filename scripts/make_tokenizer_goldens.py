@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the cases that say what folders with a tokenizer mean: tests/tokenizers/*.json and unicode.txt.
+"""Make the cases of folders with a tokenizer: tests/tokenizers/*.json and unicode.txt.
 
 Written with Python 3.11, transformers 5.24.0 and tokenizers 0.23.3 (no torch needed):
 
@@ -84,7 +84,7 @@ def base(name):
 
 
 def cases():
-    """name, base, changes of tokenizer.json, other files, expect, says, more."""
+    """The cases, see `case` for their keys."""
     found = []
 
     def case(name, changes=(), files=None, expect="same", says=None, of="small-dolma2", model="olmo2", rows=100_000):
@@ -157,7 +157,7 @@ def cases():
     lost = [pair for pair in merges if "".join(pair) != "ld"]
     assert len(lost) < len(merges) and "ld" in base("small-dolma2")["model"]["vocab"]
     case("ignore_merges with a token that no merge makes", [[["model", "merges"], lost], [["model", "ignore_merges"], True]], expect="refused", says="ignore_merges")
-    # Asked for by nobody.
+    # Settings that no caller uses.
     part("of five tokens", "truncation", {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0})
     part("to eight tokens", "padding", {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "!"})
     # Added tokens.
@@ -166,7 +166,7 @@ def cases():
     more = [{"id": last + 5, **added("<x>")}, {"id": last + 9, **added("<y>", True)}]
     case("added tokens after a gap", [[["added_tokens"], tokens + more]], says=f'has the added token "<x>" with id {last + 5}')
     case("added tokens in another order", [[["added_tokens"], tokens[::-1]]], says="has the added token")
-    case("an added token that takes spaces", [[["added_tokens"], tokens + [{"id": last + 1, **added("<x>", lstrip=True)}]]], expect="refused", says="takes the spaces")
+    case("an added token that takes spaces", [[["added_tokens"], tokens + [{"id": last + 1, **added("<x>", lstrip=True)}]]], expect="refused", says="strips adjacent")
     case("a token of the model that is added", [[["added_tokens"], tokens + [{"id": base("small-dolma2")["model"]["vocab"]["ll"], **added("ll")}]]])
     # Tokens beyond the rows.
     pad = [[["added_tokens"], tokens + [{"id": last + 1, **added("<pad>", True)}]]]
@@ -198,11 +198,11 @@ def cases():
     config("added_tokens_decoder with other special flags", {**ids, "added_tokens_decoder": special})
     config("added_tokens_decoder with other special flags, split", {**ids, "added_tokens_decoder": special, "split_special_tokens": True}, says="split_special_tokens")
     config("added_tokens_decoder that normalizes", {"added_tokens_decoder": {key: {**value, "normalized": True} for key, value in decoder.items()}}, **gpt2)
-    config("added_tokens_decoder that takes spaces", {"added_tokens_decoder": {key: {**value, "rstrip": True} for key, value in decoder.items()}}, "refused", "takes the spaces")
-    # The files beside it.
+    config("added_tokens_decoder that takes spaces", {"added_tokens_decoder": {key: {**value, "rstrip": True} for key, value in decoder.items()}}, "refused", "strips adjacent")
+    # Other tokenizer files.
     case("special_tokens_map", files={"special_tokens_map.json": {"eos_token": "<x>", "pad_token": {"content": "<y>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}}}, says="names the token")
     case("special_tokens_map goes before", files={"tokenizer_config.json": {"eos_token": "<x>"}, "special_tokens_map.json": {"eos_token": "<y>"}}, says='names the token "<y>"')
-    case("special_tokens_map beside added_tokens_decoder", files={"tokenizer_config.json": {"added_tokens_decoder": decoder}, "special_tokens_map.json": {"eos_token": "<y>"}})
+    case("special_tokens_map with added_tokens_decoder", files={"tokenizer_config.json": {"added_tokens_decoder": decoder}, "special_tokens_map.json": {"eos_token": "<y>"}})
     case("special_tokens_map with a list", files={"special_tokens_map.json": {"additional_special_tokens": ["<x>"]}}, says="names the token")
     case("special_tokens_map with another list", files={"tokenizer_config.json": {"extra_special_tokens": ["<y>"]}, "special_tokens_map.json": {"additional_special_tokens": ["<x>"]}}, says="names the token")
     case("two lists of additional tokens", files={"tokenizer_config.json": {"additional_special_tokens": ["<y>"]}, "special_tokens_map.json": {"additional_special_tokens": ["<x>"]}}, says="names the token")

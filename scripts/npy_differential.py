@@ -3,7 +3,7 @@
 
     npy_differential.py JUDGE [--files N] [--seed S]
 
-JUDGE is the program npy-judge of this repository (tests/tools/npy_judge.rs). Needs numpy.
+JUDGE is the program npy-judge of this repository (tests/programs/npy_judge.rs). Needs numpy.
 
 A file that both read must give the same shape and the same numbers. One that only we refuse must break one of our
 rules, found from the file and not from our message; they are listed in `rule`. One that only numpy refuses is an
@@ -156,7 +156,7 @@ def read_by_numpy(data):
     file = io.BytesIO(data)
     try:
         return np.lib.format.read_array(file, allow_pickle=False), file.tell()
-    except Exception as error:  # whatever numpy raises is a refusal
+    except Exception as error:  # every exception of numpy is a refusal
         return None, repr(error)
 
 
@@ -241,7 +241,7 @@ def as_f32(array):
 
 
 def same(array, answer):
-    """Whether an answer of ours holds this array; None where it does, else what differs."""
+    """None if the answer of olmo-pack holds this array, else what differs."""
     shape, _, numbers = answer.partition(b"\n")
     if shape.decode() != str(list(array.shape)):
         return f"shape {shape.decode()}"
@@ -272,7 +272,7 @@ def difference(data, accepted, answer, counts):
 
 
 def judged(judge, files):
-    """What our reader makes of files."""
+    """The answers of olmo-pack's reader about files."""
     judge.stdin.write(struct.pack("<I", len(files)) + b"".join(struct.pack("<I", len(data)) + data for data in files))
     judge.stdin.flush()
     for data in files:

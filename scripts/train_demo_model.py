@@ -2,8 +2,8 @@
 """Train the demo model: a tiny OLMo-2 that knows the Gettysburg Address by heart.
 
 Given the bytes "Four score and seven" it continues, greedily, letter for letter to the end of the
-speech and then says token 0, its end-of-sequence token. A run that gets one layer, one rotation or
-one norm wrong does not stay on the text for long, so the speech is a test that everybody can read.
+speech and then emits token 0, its end-of-sequence token. A run that gets one layer, one rotation or
+one norm wrong does not stay on the text for long, so the speech is a test that every reader can check.
 
 Written with Python 3.11 and
 
@@ -19,12 +19,12 @@ Nothing is downloaded: the model starts from random weights and the text is belo
 The vocabulary is the 256 bytes, id == byte value. The model sees one sequence only, the speech
 and a 0, always from position 0; learning it by heart is the whole point.
 
-What lies in the output folder afterwards:
+The output folder afterwards contains:
 
     weights/<parameter>.npy   the weights, float32, one file per parameter
     weights/config.json       the configuration as transformers writes it
     weights/vocab.txt         id, tab, token in GPT-2's byte characters
-    weights/tokenizer.json    the same as the crate `tokenizers` has it: byte pairs without any merge
+    weights/tokenizer.json    the same for the crate `tokenizers`: byte pairs without any merge
     prompt.tokens.bin         "Four score and seven" as little-endian u32 ids
     speech.txt                what prompt and continuation spell together, without the final 0
     logits.npy                [20, 256] float32: the reference logits of the prompt
@@ -146,9 +146,9 @@ def logits_of(model: Olmo2ForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 
 
 def gpt2_byte_characters() -> list[str]:
-    """The printable character that stands for each byte in GPT-2 style vocabularies.
+    """The printable character of each byte in GPT-2 style vocabularies.
 
-    Printable bytes stand for themselves; the others, in order, take the code points from 256 on.
+    Printable bytes are themselves; the others, in order, take the code points from 256 on.
     """
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -223,7 +223,7 @@ def check(folder: Path) -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size <= MAX_FOLDER_BYTES, f"{folder} has {size} bytes"
 
-    # The side files say what they should.
+    # The side files are as expected.
     assert (folder / "speech.txt").read_bytes() == SPEECH.encode("ascii")
     prompt = np.fromfile(folder / "prompt.tokens.bin", dtype="<u4")
     assert bytes(prompt.tolist()) == PROMPT.encode("ascii")

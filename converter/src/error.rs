@@ -1,4 +1,4 @@
-//! Everything that can go wrong, with the values that a user needs to put it right, one line each.
+//! Errors with the values that a user needs to fix them, one line each.
 
 use olmo_infer::internals::error::reason;
 pub use olmo_infer::internals::error::shown::one_line as escaped;
@@ -8,50 +8,52 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// How many problems of a folder are shown.
+/// Most problems of a folder that are printed.
 const SHOWN_PROBLEMS: usize = 10;
 
-/// One thing that is wrong with one file.
+/// One defect of one file.
+///
+/// Displayed as `<path>[: <tensor>]: <found>[, expected <expected>][; <advice>]`.
 ///
 /// Shown as `<path>[: <tensor>]: <found>[, expected <expected>][; <advice>]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     /// The file or folder.
     pub path: PathBuf,
-    /// The tensor or the key, when the path does not say it.
+    /// The tensor or the key, unless the path names it.
     pub tensor: Option<String>,
     /// What was found.
     pub found: String,
-    /// What would be right.
+    /// The valid value.
     pub expected: Option<String>,
     /// What to do.
     pub advice: Option<String>,
 }
 
 impl Problem {
-    /// A problem with `path`: `found` says what is there.
+    /// A problem with `path`; `found` is the defect.
     pub fn new(path: impl AsRef<Path>, found: impl Into<String>) -> Problem {
         Problem { path: path.as_ref().to_path_buf(), tensor: None, found: found.into(), expected: None, advice: None }
     }
 
-    /// A file that is no JSON, or none that is read here.
-    pub(crate) fn no_json(path: impl AsRef<Path>, error: impl Into<String>) -> Problem {
+    /// A file that is not JSON, or whose JSON cannot be read.
+    pub(crate) fn invalid_json(path: impl AsRef<Path>, error: impl Into<String>) -> Problem {
         Problem::new(path, error).expected("JSON").advice("correct it, or download it again")
     }
 
-    /// Names the tensor or key.
+    /// Sets the tensor or key.
     pub fn tensor(mut self, tensor: impl Into<String>) -> Problem {
         self.tensor = Some(tensor.into());
         self
     }
 
-    /// Says what would be right.
+    /// Sets the valid value.
     pub fn expected(mut self, expected: impl Into<String>) -> Problem {
         self.expected = Some(expected.into());
         self
     }
 
-    /// Says what to do.
+    /// Sets the advice.
     pub fn advice(mut self, advice: impl Into<String>) -> Problem {
         self.advice = Some(advice.into());
         self
@@ -78,41 +80,41 @@ impl fmt::Display for Problem {
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Error {
-    /// A file or a value is not what it must be.
+    /// A file or a value is invalid.
     Problem(Box<Problem>),
-    /// Several things are wrong with a weights folder or a model file.
+    /// A weights folder or a model file has several defects.
     Several {
         /// The first of them, or all.
         problems: Vec<Problem>,
-        /// How many more there are.
+        /// The number of further problems.
         more: usize,
     },
-    /// The system refused something.
+    /// The OS returned an error.
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was being done, as in "cannot open".
+        /// The failed action, as in "cannot open".
         action: &'static str,
-        /// The system's reason.
+        /// The error of the OS.
         source: io::Error,
     },
-    /// The system starts no thread.
+    /// A thread cannot be started.
     NoThread {
-        /// Its reason.
+        /// The error of the OS.
         reason: String,
     },
-    /// Some files of a folder were written before something went wrong, and stay.
+    /// Some files of a folder were written before an error, and are kept.
     Partly {
-        /// What went wrong.
+        /// The error.
         source: Box<Error>,
-        /// How many.
+        /// The number of files.
         n_written: usize,
     },
-    /// What was written is a file that readers refuse, and gets no name.
+    /// The written file fails its check, and gets no name.
     Unreadable {
-        /// The file that was to be.
+        /// The intended path of the file.
         path: PathBuf,
-        /// What a reader says of it.
+        /// The error of the reader.
         found: String,
     },
     /// The model file cannot be opened.
@@ -122,12 +124,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// The system's refusal of `action` on `path`.
+    /// An error of the OS for `action` on `path`.
     pub fn io(path: impl AsRef<Path>, action: &'static str, source: impl Into<io::Error>) -> Error {
         Error::Io { path: path.as_ref().to_path_buf(), action, source: source.into() }
     }
 
-    /// This error as problems, for collecting those of a folder.
+    /// This error as problems, to collect those of a folder.
     pub fn into_problems(self) -> Vec<Problem> {
         match self {
             Error::Problem(problem) => vec![*problem],
@@ -137,14 +139,14 @@ impl Error {
         }
     }
 
-    /// The exit status this error ends the program with.
+    /// The exit status for this error.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Error::Usage(_)) { 2 } else { 1 }
     }
 }
 
-/// The problems of a folder: those that are shown, and how many more there are. Of a hundred thousand the others are
-/// not kept.
+/// The problems of a folder: those to print, and the number of further ones. The further ones are not stored, as a
+/// folder can have a hundred thousand.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     shown: Vec<Problem>,
@@ -152,12 +154,11 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    /// Adds one.
     pub(crate) fn push(&mut self, problem: Problem) {
         self.push_with(|| problem);
     }
 
-    /// Adds one that is only made when it is shown.
+    /// Adds a problem that is built only if it will be printed.
     pub(crate) fn push_with(&mut self, problem: impl FnOnce() -> Problem) {
         if self.shown.len() < SHOWN_PROBLEMS {
             self.shown.push(problem());
@@ -166,7 +167,7 @@ impl Problems {
         }
     }
 
-    /// Adds those of an error.
+    /// Adds the problems of an error.
     pub(crate) fn extend(&mut self, error: Error) {
         self.more += if let Error::Several { more, .. } = &error { *more } else { 0 };
         error.into_problems().into_iter().for_each(|problem| self.push(problem));
@@ -175,7 +176,7 @@ impl Problems {
     /// All of them as one error.
     ///
     /// # Errors
-    /// There is at least one.
+    /// Every problem added.
     pub(crate) fn result(mut self) -> Result<(), Error> {
         match self.shown.len() {
             0 => Ok(()),
@@ -228,14 +229,14 @@ impl fmt::Display for Error {
             }
             Error::Partly { source, n_written } => {
                 let files = match n_written {
-                    1 => "1 file was written before, and stays",
-                    n => &format!("{n} files were written before, and stay"),
+                    1 => "1 file was already written and is kept",
+                    n => &format!("{n} files were already written and are kept"),
                 };
                 write!(f, "{source}; {files}")
             }
             Error::Unreadable { path, found } => {
-                let line = format!("{}: not written: its reader would refuse it: {found}", shown_path(path));
-                write!(f, "{}; this is a fault of olmo-pack or of the disk, please report it", escaped(&line))
+                let line = format!("{}: not written: the reader would reject it: {found}", shown_path(path));
+                write!(f, "{}; this is a bug in olmo-pack or a disk error, please report it", escaped(&line))
             }
             Error::Model(error) => error.fmt(f),
             Error::Usage(text) => f.write_str(&escaped(text)),
@@ -243,7 +244,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// A path for people: bytes that are not UTF-8 as `\xHH`, nothing at all as `""`.
+/// A path for error messages: invalid UTF-8 as `\xHH`, an empty path as `""`.
 pub fn shown_path(path: &Path) -> String {
     let mut shown = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
@@ -255,8 +256,9 @@ pub fn shown_path(path: &Path) -> String {
     if shown.is_empty() { "\"\"".into() } else { shown }
 }
 
-/// `value` as one line of JSON. Of what JSON leaves to the writer, that which steers a terminal or the order of text is
-/// escaped too; it stands in strings only.
+/// `value` as one line of JSON. Control and bidirectional characters that JSON does not require to be escaped are
+/// escaped
+/// too; they occur only in strings.
 pub(crate) fn json_line(value: &serde_json::Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
@@ -283,19 +285,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_one_line_that_steers_no_terminal() {
+    fn json_line_escapes_control_characters() {
         let line = json_line(&serde_json::json!({ "a\n\u{9b}": ["\u{7f}\u{202e}", "é\u{a0}"] }));
         assert_eq!(line, "{\"a\\n\\u009b\":[\"\\u007f\\u202e\",\"é\u{a0}\"]}");
     }
 
     #[test]
-    fn a_problem_is_one_line_whatever_the_name() {
+    fn problem_is_one_line_for_any_file_name() {
         let problem = Problem::new("a\nb\u{1b}[31m\u{202e}", "x").tensor("t").expected("y").advice("do z");
         assert_eq!(problem.to_string(), "a\\nb\\u{1b}[31m\\u{202e}: t: x, expected y; do z");
     }
 
     #[test]
-    fn more_than_ten_problems_are_counted() {
+    fn problems_beyond_ten_are_counted() {
         let problems = (0..12).map(|i| Problem::new(format!("f{i}"), "bad")).collect();
         let text = Error::Several { problems, more: 1 }.to_string();
         assert_eq!(text.lines().count(), 11);

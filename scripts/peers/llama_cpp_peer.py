@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """llama.cpp as a peer of `bench`, through the C interface that llama-cpp-python brings. See protocol.py.
 
-Batches of up to 512 tokens, logits of the last one only, everything else as llama.cpp has it by default: the file
+Batches of up to 512 tokens, logits of the last one only, everything else as llama.cpp does by default: the file
 mapped, keys and values in f16. Flash attention is tried on and off, and the faster one is kept.
 """
 

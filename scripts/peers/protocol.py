@@ -1,13 +1,13 @@
 """The line protocol between `bench` and the programs that it compares with.
 
-A peer is a process that loads one model, says so with a line of JSON, and then answers one request a line with one line
+A peer is a process that loads one model, reports it with a line of JSON, and then answers one request a line with one line
 of JSON each, until standard input ends. While it waits it computes nothing.
 
     decode CONTEXT N     N tokens of greedy decoding after CONTEXT positions   {"seconds": 1.25}
     prefill N            a prompt of N tokens, logits of the last one          {"seconds": 4.9}
     logits ID ID ...     a prompt, logits of the last one                      {"logits": [...]}
 
-The first line says what the program is: `name`, `version`, `settings`, `build`. With --first-token a peer answers
+The first line describes the program: `name`, `version`, `settings`, `build`. With --first-token a peer answers
 nothing: it measures, after its imports, the time from nothing to the logits of a prompt of one token, and ends.
 """
 

@@ -1,4 +1,4 @@
-//! Bad inputs of everything about text, the rows X of the catalogue: tokenizers, chat templates, prompts, lists.
+//! Everything that can be wrong with tokenizers, chat templates, prompts and lists of files.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::{AddedToken, Merge, TokenizerHead};
@@ -68,14 +68,16 @@ impl Fixture {
     }
 }
 
+/// Row X1: `tokenizer.json`: malformed, not a tokenizer, ids that the model does not have, duplicate ids, deep, huge, a
+/// folder.
 #[test]
 fn x1_refuses_malformed_tokenizer_json() {
     let fixture = fixture("x1");
     for (text, says) in [
         ("", "tokenizer.json: EOF while parsing"),
         ("{", "tokenizer.json: EOF while parsing"),
-        ("[]", "JSON that is no object, expected the tokenizer.json of a model"),
-        ("{\"model\":{},\"model\":{}}", "key \"model\" twice"),
+        ("[]", "JSON that is not an object, expected the tokenizer.json of a model"),
+        ("{\"model\":{},\"model\":{}}", "duplicate key \"model\""),
         ("{}", "no model"),
         ("{\"model\":3}", "model is 3, expected an object"),
         ("{\"model\":{}}", "no model.vocab"),
@@ -115,6 +117,8 @@ fn x1_refuses_malformed_tokenizer_json() {
     fixture.assert_refused("tokenizer.json: is a folder, expected a file");
 }
 
+/// Row X1.
+///
 /// As many MiB as a tokenizer has, and what is refused comes last.
 #[test]
 fn x1_refuses_long_tokenizers_cheaply() {
@@ -140,6 +144,7 @@ fn x1_refuses_long_tokenizers_cheaply() {
     }
 }
 
+/// Row X2: unknown kinds of tokenizers.
 #[test]
 fn x2_unknown_tokenizers_disable_text() {
     let fixture = fixture("x2");
@@ -159,10 +164,10 @@ fn x2_unknown_tokenizers_disable_text() {
         ("/model/dropout", json!(0.1), "its model has dropout 0.1"),
         ("/model/byte_fallback", json!(3), "its model has byte_fallback 3"),
         ("/model/merges", json!(null), "its model has no list of merges"),
-        ("/model/merges", json!(["ab"]), "merge 0 is no pair"),
-        ("/model/merges", json!([["a", "b", "c"]]), "merge 0 is no pair"),
-        ("/model/merges", json!(["a b"]), "merge 0 names a token that is not there"),
-        ("/model/merges", json!([["a", "a"], ["a", "a"]]), "merge 0 names a token that is not there"),
+        ("/model/merges", json!(["ab"]), "merge 0 is not a pair"),
+        ("/model/merges", json!([["a", "b", "c"]]), "merge 0 is not a pair"),
+        ("/model/merges", json!(["a b"]), "merge 0 names an unknown token"),
+        ("/model/merges", json!([["a", "a"], ["a", "a"]]), "merge 0 names an unknown token"),
         ("/normalizer", json!({"type": "NFKC"}), "its normalizer is NFKC"),
         ("/normalizer", json!({"kind": "NFC"}), "its normalizer has no type"),
         ("/post_processor", json!({"type": "TemplateProcessing"}), "its post-processor is an unknown template"),
@@ -172,8 +177,8 @@ fn x2_unknown_tokenizers_disable_text() {
         ("/pre_tokenizer", split("\\w+", "Isolated", false), "its pre-tokenizer splits by an unknown pattern"),
         ("/pre_tokenizer", split("\\w+", "MergedWithNext", false), "its pre-tokenizer splits in an unknown way"),
         ("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": []}), "it has no pre-tokenizer"),
-        ("/added_tokens", added("lstrip"), "its added token \"\\t\" takes the spaces beside it"),
-        ("/added_tokens", added("single_word"), "its added token \"\\t\" is found only as a word by itself"),
+        ("/added_tokens", added("lstrip"), "its added token \"\\t\" strips adjacent spaces"),
+        ("/added_tokens", added("single_word"), "its added token \"\\t\" matches only as a whole word"),
     ];
     for (place, value, says) in cases {
         let mut json = fixture.tokenizer();
@@ -206,6 +211,7 @@ fn sections() -> (Vec<u8>, Vec<u8>) {
     (read.vocabulary.section(), read.tokenizer.expect("of a known kind"))
 }
 
+/// Row X2.
 #[test]
 fn x2_refuses_merges_of_unknown_bytes() {
     let fixture = fixture("x2-bytes");
@@ -230,9 +236,10 @@ fn x2_refuses_merges_of_unknown_bytes() {
     json["model"]["vocab"]["日Ġ"] = json!(255);
     json["model"]["merges"] = json!([["日", "Ġ"]]);
     fixture.write("tokenizer.json", json.to_string());
-    fixture.assert_packed("  tokenizer   none: merge 0 makes other bytes than those of its pieces");
+    fixture.assert_packed("  tokenizer   none: merge 0 does not concatenate its pieces");
 }
 
+/// Row X3: sections of a model file that are not a tokenizer or a chat format.
 #[test]
 fn x3_refuses_malformed_tokenizer_sections() {
     let (vocabulary, good) = sections();
@@ -289,6 +296,7 @@ fn x3_refuses_malformed_tokenizer_sections() {
     assert!(problem(&[&good[..], &[0]].concat()).is_some());
 }
 
+/// Row X4: chat templates: not Jinja, endless, huge, recursive, doing more than putting texts around turns.
 #[test]
 fn x4_warns_of_unusable_chat_templates() {
     let fixture = fixture("x4");
@@ -334,13 +342,14 @@ fn x4_warns_of_unusable_chat_templates() {
     fixture.assert_refused("chat_template.jinja: longer than 4 MiB");
 }
 
+/// Row X5: `tokenizer_config.json`: malformed, other kinds of templates.
 #[test]
 fn x5_refuses_malformed_tokenizer_config() {
     let fixture = fixture("x5");
     for (text, says) in [
         ("", "tokenizer_config.json: EOF while parsing"),
         ("[]", "tokenizer_config.json: JSON that is not an object"),
-        ("{\"a\":1,\"a\":2}", "key \"a\" twice"),
+        ("{\"a\":1,\"a\":2}", "duplicate key \"a\""),
     ] {
         fixture.write("tokenizer_config.json", text);
         fixture.assert_refused(says);
@@ -357,7 +366,7 @@ fn x5_refuses_malformed_tokenizer_config() {
         json!({"chat_template": [{"name": "default"}]}),
     ] {
         fixture.write("tokenizer_config.json", config.to_string());
-        fixture.assert_packed("  chat        none: chat_template has no template that is called default\n");
+        fixture.assert_packed("  chat        none: chat_template has no template named default\n");
     }
     let template = "{{ bos_token }}{{ messages[-1].content }}";
     let config = json!({"bos_token": 3, "chat_template": [{"name": "default", "template": template}]});
@@ -365,6 +374,7 @@ fn x5_refuses_malformed_tokenizer_config() {
     fixture.assert_packed("  chat        tokenizer_config.json\n");
 }
 
+/// Row X6: prompts: empty, too long; texts that are not UTF-8, UTF-16, with a byte order mark, huge, absent, folders.
 #[test]
 fn x6_refuses_unusable_prompts() {
     let fixture = fixture("x6");
@@ -388,6 +398,7 @@ fn x6_refuses_unusable_prompts() {
     assert!(infer(&["tokenize", "/"]).refused(1).contains("/: cannot"));
 }
 
+/// Row X7: ids without text.
 #[test]
 fn x7_refuses_ids_without_text() {
     let fixture = fixture("x7");

@@ -1,5 +1,4 @@
-//! The T rows of the catalogue of bad inputs: everything that can be wrong with a token file. `CATALOGUE.md` lists
-//! them.
+//! Everything that can be wrong with a token file.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::config::ModelConfig;
@@ -106,6 +105,7 @@ fn feed_stdin(command: &mut Command, bytes: Vec<u8>, endless: bool) {
     feed(writer, bytes, endless);
 }
 
+/// Row T1: no tokens.
 #[test]
 fn t1_refuses_empty_input() {
     let mut report = Report::new("T1");
@@ -124,6 +124,7 @@ fn t1_refuses_empty_input() {
     report.add("closed standard input", refusal.check(case.folder.path(), closed));
 }
 
+/// Row T2: a partial token.
 #[test]
 fn t2_refuses_partial_token() {
     let mut report = Report::new("T2");
@@ -137,6 +138,7 @@ fn t2_refuses_partial_token() {
     report.add("more", case.bytes_refused(&[0; 4 * CONTEXT + 5], &["65 tokens, expected at most 64"]));
 }
 
+/// Row T3: ids outside the vocabulary.
 #[test]
 fn t3_refuses_ids_outside_vocabulary() {
     let mut report = Report::new("T3");
@@ -160,6 +162,9 @@ fn written<const N: usize>(numbers: &[i64], to_bytes: impl Fn(i64) -> [u8; N]) -
     numbers.iter().flat_map(|&number| to_bytes(number)).collect()
 }
 
+/// Row T4: another width or byte order, with and without `--token-type`.
+///
+/// Note on T4: A file whose every second u32 is 0 is refused as 64-bit ids; `--token-type u32` reads it.
 #[test]
 fn t4_refuses_other_widths_and_byte_orders() {
     let mut report = Report::new("T4");
@@ -229,6 +234,7 @@ fn t4_refuses_other_widths_and_byte_orders() {
     report.add("64 bits on standard input", refusal.check(case.folder.path(), wide_input));
 }
 
+/// Row T4.
 #[test]
 fn t4_reads_ids_of_named_type() {
     let mut report = Report::new("T4");
@@ -271,6 +277,7 @@ fn t4_reads_ids_of_named_type() {
     }
 }
 
+/// Row T5: as many tokens as the context has positions, one more, and with generation.
 #[test]
 fn t5_refuses_one_token_beyond_context() {
     let mut report = Report::new("T5");
@@ -291,6 +298,7 @@ fn t5_refuses_one_token_beyond_context() {
     report.add("one more on standard input", refusal.check(case.folder.path(), long_input));
 }
 
+/// Row T5.
 #[test]
 fn t5_generation_stops_at_context() {
     let mut report = Report::new("T5");
@@ -311,6 +319,7 @@ fn t5_generation_stops_at_context() {
     report.add("--max-tokens of 64 bits", case.refused(&file, &["positions"], &["--text", "--max-tokens", most]));
 }
 
+/// Row T6: a sparse terabyte.
 #[test]
 fn t6_refuses_sparse_terabyte() {
     let mut report = Report::new("T6");
@@ -323,6 +332,7 @@ fn t6_refuses_sparse_terabyte() {
     }
 }
 
+/// Row T7: FIFO, standard input, process substitution.
 #[test]
 fn t7_reads_prompts_from_pipes() {
     let mut report = Report::new("T7");
@@ -360,6 +370,7 @@ fn t7_reads_prompts_from_pipes() {
     report.add("process substitution", same(&finish(&mut substituted), &expected));
 }
 
+/// Row T7.
 #[test]
 fn t7_refuses_other_data_from_pipes() {
     let mut report = Report::new("T7");
@@ -399,6 +410,7 @@ fn t7_refuses_other_data_from_pipes() {
     report.add("process substitution", refusal.check(case.folder.path(), substituted));
 }
 
+/// Row T8: folder, unreadable file, absent file, devices.
 #[test]
 fn t8_refuses_what_is_not_a_token_file() {
     let mut report = Report::new("T8");
@@ -428,6 +440,7 @@ fn t8_refuses_what_is_not_a_token_file() {
     report.add("a folder as standard input", refusal.check(case.folder.path(), folder_as_input));
 }
 
+/// Row T8.
 #[test]
 fn t8_reports_unreadable_file() {
     let case = Case::new();
@@ -448,6 +461,7 @@ fn t8_reports_unreadable_file() {
     report.add("unreadable", refusal.check(case.folder.path(), as_user));
 }
 
+/// Row T8.
 #[test]
 fn t8_reports_each_bad_file_in_a_line() {
     let mut report = Report::new("T8");
@@ -464,6 +478,7 @@ fn t8_reports_each_bad_file_in_a_line() {
     report.add("three of five", refusal.check(case.folder.path(), infer));
 }
 
+/// Row T9: text, decimal numbers, UTF-16, byte order mark, `.npy`, `.npz`, PyTorch files, pickles, gzip.
 #[test]
 fn t9_names_the_format_of_other_files() {
     let mut report = Report::new("T9");
@@ -501,6 +516,7 @@ fn t9_names_the_format_of_other_files() {
     }
 }
 
+/// Row T10: a file that changes.
 #[test]
 fn t10_ignores_changes_after_reading() {
     let mut report = Report::new("T10");

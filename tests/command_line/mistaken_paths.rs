@@ -49,7 +49,7 @@ fn names_the_snapshot_of_a_hub_cache() {
     // Other empty folders stay what they are.
     let empty = folder.join("blobs");
     fs::create_dir(&empty).expect("a folder");
-    assert!(refused(&empty, &model).contains("no .npy and no safetensors files"));
+    assert!(refused(&empty, &model).contains("no .npy or safetensors files"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::PACK;
 use olmo_tests::run;
 
+/// Row E1.
 #[test]
 fn wrong_arguments_are_one_line_that_names_help() {
     let cases: [(&[&str], &str); 16] = [
@@ -34,6 +35,7 @@ fn wrong_arguments_are_one_line_that_names_help() {
     }
 }
 
+/// Row E1.
 #[test]
 fn every_command_accepts_attached_values_and_version() {
     let version = run(PACK, ["--version"]).ok().to_string();

@@ -41,6 +41,7 @@ fn with_rows(folder: &TempDir, vocab_size: usize, sections: &[(u32, Vec<u8>)]) -
     model
 }
 
+/// Row X6, words that are too long, little memory.
 #[test]
 fn tokenizing_takes_16_bytes_per_byte_of_text() {
     const TEXT_BYTES: usize = 16 << 20;
@@ -76,6 +77,7 @@ fn is_sparse(path: &Path) -> bool {
     blocks <= 20_000
 }
 
+/// Row T6, more than 1 MiB of holes are refused.
 #[test]
 fn holes_cost_nothing() {
     let folder = TempDir::new("budget-holes");

@@ -95,6 +95,11 @@ fn set_length(model: &Path, length: u64) {
     File::options().write(true).open(model).expect("open").set_len(length).expect("cut");
 }
 
+/// Row O21: a file that changes while it is mapped.
+///
+/// Row O22: an I/O error under the mapping (the same signal as of a truncated file).
+///
+/// Note on O22: A disk that fails, or an NFS server that forgets a file, cannot be made in a test.
 #[test]
 fn o21_truncated_model_is_one_line() {
     let (_folder, model, _) = two_models("cut");
@@ -108,6 +113,7 @@ fn o21_truncated_model_is_one_line() {
     }
 }
 
+/// Row O21.
 #[test]
 fn o21_length_change_is_one_line() {
     let (_folder, model, _) = two_models("cut-inside");
@@ -118,6 +124,7 @@ fn o21_length_change_is_one_line() {
     }
 }
 
+/// Row O21.
 #[test]
 fn o21_modified_model_is_one_line() {
     let (_folder, model, other) = two_models("written");
@@ -131,6 +138,7 @@ fn o21_modified_model_is_one_line() {
     }
 }
 
+/// Row O21.
 #[test]
 fn o21_hidden_modification_does_not_crash() {
     let (_folder, model, _) = two_models("hidden");
@@ -148,6 +156,8 @@ fn o21_hidden_modification_does_not_crash() {
     assert_told(&finished, 20, "changed while it was in use");
 }
 
+/// Row O21.
+///
 /// All other tests change files that were made just before, in which the digests are looked at.
 #[test]
 fn o21_length_and_times_decide_for_older_files() {
@@ -194,6 +204,7 @@ fn modified_sections_are_reported() {
     assert!(matches!(error, Error::Changed { .. }), "{error}");
 }
 
+/// Row O21.
 #[test]
 fn o21_replaced_or_removed_model_changes_no_run() {
     let (folder, model, other) = two_models("replaced");

@@ -141,16 +141,21 @@ fn try_all_faults(work: Work) {
     assert!(fs::read(case.runs.model()).expect("a model") == inputs.1, "so is the model");
 }
 
+/// Row E6, every call, ENOSPC and EDQUOT too.
+///
+/// Row E19, without unnamed files, `fallocate` or `fsync` of folders.
 #[test]
 fn pack_leaves_old_or_whole_new_file() {
     try_all_faults(Work::Pack);
 }
 
+/// Row E6, likewise.
 #[test]
 fn copy_leaves_old_or_whole_new_file() {
     try_all_faults(Work::Copy);
 }
 
+/// Row E6, likewise.
 #[test]
 fn unpack_leaves_old_or_whole_new_files() {
     // One thread, so that the calls come in the same order in every run.
@@ -309,6 +314,7 @@ impl Exchange {
     }
 }
 
+/// Row E8, meanwhile.
 #[test]
 fn folder_replaced_by_link_redirects_no_file() {
     // One thread, so that the calls come in the same order in every run.

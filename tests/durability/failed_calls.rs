@@ -12,6 +12,7 @@ const STRIDE: usize = 9;
 const LOOKING: [&str; 3] = ["close", "getdents64", "statx"];
 const FIRST: usize = 10;
 
+/// Row E6, every system call of every command.
 #[test]
 fn failed_system_call_is_survived_or_reported() {
     if !has_strace() {
@@ -38,6 +39,8 @@ fn failed_system_call_is_survived_or_reported() {
     assert!(n_tried > 150, "{n_tried} calls");
 }
 
+/// Row E6.
+///
 /// File systems of other machines tell of a full disk when a file is closed.
 #[test]
 fn failure_at_close_is_reported() {
@@ -59,6 +62,7 @@ fn failure_at_close_is_reported() {
     }
 }
 
+/// Row E6.
 #[test]
 fn write_to_read_only_output_is_reported() {
     let folder = TempDir::new("read-only-output");

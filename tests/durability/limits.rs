@@ -2,6 +2,7 @@
 
 use crate::PACK;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_tests::descriptors::limit_beside;
 use olmo_tests::{Finished, Stored, TempDir, run, skipped, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,6 +15,7 @@ fn with_threads(threads: u32, arguments: &str) -> Finished {
     run("sh", ["-c", &format!("exec {nobody} prlimit --nproc={threads} {PACK} {arguments}")])
 }
 
+/// Row E13.
 #[test]
 fn thread_start_failure_is_one_line() {
     let folder = TempDir::new("threads");
@@ -41,6 +43,7 @@ fn thread_start_failure_is_one_line() {
     }
 }
 
+/// Row E13.
 #[test]
 fn out_of_memory_is_one_line() {
     let folder = TempDir::new("memory");
@@ -64,4 +67,12 @@ fn out_of_memory_is_one_line() {
     assert!(limited.refused(1).contains("bytes of memory, which the system does not give"), "{}", limited.stderr);
     assert!(!model.exists());
     pack("").ok();
+}
+
+#[test]
+fn descriptor_limit_skips_inherited_descriptors() {
+    assert_eq!(limit_beside(&[], 0), 3);
+    assert_eq!(limit_beside(&[], 5), 8);
+    assert_eq!(limit_beside(&[3, 4, 200], 1), 6);
+    assert_eq!(limit_beside(&[4], 2), 6);
 }

@@ -142,6 +142,7 @@ fn closed_stdout_is_accepted_and_full_one_reported() {
     assert_eq!(status(format!("{PACK} {paths} > /dev/full")).code(), Some(1));
 }
 
+/// Row E12: kill -9, power loss.
 #[test]
 fn killed_pack_leaves_only_the_old_file() {
     let folder = TempDir::new("kill");
@@ -348,8 +349,8 @@ fn model_that_reader_refuses_gets_no_name() {
             let copied = copy::run(&good, &model, false, &Hooked(hook), &|_, _| {});
             for refused in [pack_on(&weights, &model, hook), copied.map(|_| ()).map_err(|error| error.to_string())] {
                 let line = refused.expect_err("refused");
-                let begins = format!("{}: not written: its reader would refuse it: ", model.display());
-                let ends = "; this is a fault of olmo-pack or of the disk, please report it";
+                let begins = format!("{}: not written: the reader would reject it: ", model.display());
+                let ends = "; this is a bug in olmo-pack or a disk error, please report it";
                 let found = line.strip_prefix(&begins).and_then(|line| line.strip_suffix(ends));
                 assert!(found.is_some_and(|found| found.contains(&case.2)), "{}: {line}", case.2);
                 assert_eq!(names(&folder.join("out")), [""; 0], "{line}");
@@ -479,6 +480,7 @@ fn interrupted_calls_are_retried_a_bounded_number_of_times() {
     }
 }
 
+/// Row W24: a file that changes while it is packed (in the process, where the moment can be chosen).
 #[test]
 fn weights_modified_while_packing_are_reported() {
     let (_folder, weights, model) = folder_with_weights("change");

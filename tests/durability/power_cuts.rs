@@ -18,6 +18,7 @@ fn assert_bad(recording: &Recording, why: &str) {
     assert!(!judge.failures().is_empty(), "{why}, and none of {} states is bad", judge.n_states());
 }
 
+/// Row E12.
 #[test]
 fn every_name_is_absent_old_or_whole_new() {
     for (name, recording) in all_recordings(&Runs::new()) {

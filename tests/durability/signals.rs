@@ -89,6 +89,7 @@ fn assert_only_whole_files(folder: &Path, time: u64) {
     }
 }
 
+/// Row E11.
 #[test]
 fn e11_signal_while_threads_make_files_leaves_none() {
     for time in 0..TIMES {
@@ -111,6 +112,7 @@ fn e11_signal_while_threads_make_files_leaves_none() {
     }
 }
 
+/// Row E11.
 #[test]
 fn e11_sigbus_while_threads_make_files_leaves_none() {
     let model = TempDir::in_memory("signal-model");
@@ -127,6 +129,7 @@ fn e11_sigbus_while_threads_make_files_leaves_none() {
     }
 }
 
+/// Row E11.
 #[test]
 fn full_stderr_delays_no_exit() {
     let model = TempDir::in_memory("signal-full");

@@ -100,6 +100,7 @@ fn opens_unchanged_file() {
     assert_eq!(place, "section CODED: digest");
 }
 
+/// Row O27, in the process.
 #[test]
 fn refuses_malformed_tables_by_tensor() {
     let case = Case::new(&["--dtype", "bf16"]);
@@ -138,6 +139,7 @@ fn refuses_malformed_tables_by_tensor() {
     assert!(found.contains("section CODED: model.layers.0.mlp."), "{found}");
 }
 
+/// Row O26, in the process.
 #[test]
 fn refuses_sections_that_contradict_records() {
     let case = Case::new(&["--dtype", "bf16"]);

@@ -99,6 +99,7 @@ fn npy_headers_are_refused_or_read_as_by_npyz() {
     assert_target_holds("npy_header", CHANGED);
 }
 
+/// Row S4, compared with the crate.
 #[test]
 fn safetensors_headers_are_refused_or_read_as_by_crate() {
     assert_target_holds("safetensors_header", CHANGED);

@@ -1,7 +1,10 @@
-//! Our reader of `.npy` files beside numpy's, on files that `scripts/npy_differential.py` makes up. Here are a few of
-//! the million that its long run compares.
+//! The reader of `.npy` files and numpy's read the same, on files that `scripts/npy_differential.py` makes up.
 //!
-//! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the test says that it
+//! The long run of the script with numpy 2.2.6, 1,000,000 files (seed 2026): both readers read 350,044 with the same shape
+//! and weights, both refused 476,720; ours alone refused 173,236, each by a rule that the script finds from the file
+//! itself, 0 without one; ours alone read 0. It takes five minutes on one core. This test compares 20,000.
+//!
+//! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the test reports that it
 //! was skipped.
 
 use olmo_tests::{finish, python, repository};

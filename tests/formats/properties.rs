@@ -376,6 +376,7 @@ fn changed_bytes_are_refused_or_another_model() {
     });
 }
 
+/// Row O1, every length of a small model.
 #[test]
 fn refuses_any_other_length() {
     let change = (any::<i64>(), -5000i64..5000, any::<bool>());

@@ -26,6 +26,9 @@ fn assert_all_found(at_least: usize, part: impl Fn(&Damage, Report<'_>) + Sync) 
     assert!(tried >= at_least, "{tried} tries");
 }
 
+/// Row O7, every bit.
+///
+/// Row O19, every bit.
 #[test]
 fn every_flipped_bit_is_refused_or_found() {
     assert_all_found(200_000, |damage, report| damage.flips(Thoroughness::Part, report));

@@ -12,6 +12,7 @@ use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_pack::commands::copy;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::commands::verify;
+use olmo_pack::encode::pool;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::packed::{Packed, range, tiny_config};
 use olmo_tests::{Stored, TempDir, coded_config, files, repository, write_coded_weights, write_weights};
@@ -52,6 +53,7 @@ fn pack_folder(weights: &Path, model: &Path, dtype: DtypeChoice, encoding: Encod
     packed.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Row O20, swapped tensors.
 #[test]
 fn finds_swapped_tensors_of_one_shape() {
     let folder = TempDir::new("exchanged");
@@ -89,6 +91,7 @@ fn assert_exchanged_gate_and_up_are_found(folder: &TempDir, packed: (Layout, Vec
     );
 }
 
+/// Row O18, inside panels.
 #[test]
 fn checks_padding_and_magnitudes_under_valid_digests() {
     let config = tiny_config();
@@ -217,7 +220,7 @@ fn with_tensor(file: &Packed, index: usize, changes: &[(usize, &[u8])]) -> Vec<u
 /// What `verify` says of a file in memory, one line a problem.
 fn found(bytes: &[u8]) -> Vec<String> {
     let model = ModelFile::from_bytes(Path::new("m.olmo"), bytes).expect("a good index");
-    let problems = verify::check(&model, &pack::thread_pool(1).expect("a pool")).into_iter();
+    let problems = verify::check(&model, &pool::thread_pool(1).expect("a pool")).into_iter();
     problems.map(|problem| format!("{}: {}", problem.tensor.unwrap_or_default(), problem.found)).collect()
 }
 

@@ -97,6 +97,9 @@ fn small_model_reports_no_huge_pages() {
     assert!(!finished.stderr.contains("huge"), "{}", finished.stderr);
 }
 
+/// Row O23: no address space for the mapping or the copy.
+///
+/// Row E13, memory.
 #[test]
 fn out_of_memory_is_one_line() {
     let folder = TempDir::new("load-limit");

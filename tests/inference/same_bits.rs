@@ -4,14 +4,17 @@ use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::layout;
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{LOGITS_CHUNK, Network, Options};
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::kernels::backend::Backend;
+use olmo_infer::internals::network::activations::LOGITS_CHUNK;
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
+use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 fn isa(name: &str) -> Option<Isa> {
     let found = Isa::named(name);
@@ -24,20 +27,20 @@ fn isa(name: &str) -> Option<Isa> {
 /// The bits of all logits, evaluated in chunks of that size.
 fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
-    let network = Network::new(&file).expect("memory");
-    let products = Products { isa, gemm: false };
-    let options = Options { positions: tokens.len(), chunk, products, activations };
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
+    let backend = Backend { isa, gemm: false };
+    let options = Options { positions: tokens.len(), chunk, backend, activations };
     with_team(threads, |team| {
-        let mut single = Single::new(&network, options).expect("it fits");
+        let mut batch = Batch::of_one(&network, options).expect("it fits");
         let mut bits = Vec::new();
         // A sequence that was given up leaves no trace.
-        single.forward(team, &[1]).expect("a good token");
-        single.restart();
+        batch.forward(team, [(0, &[1][..])]).expect("a good token");
+        batch.restart(0);
         for chunk in tokens.chunks(chunk) {
-            single.forward(team, chunk).expect("good tokens");
+            batch.forward(team, [(0, chunk)]).expect("good tokens");
             for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
                 let rows = first..chunk.len().min(first + LOGITS_CHUNK);
-                bits.extend(single.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
+                bits.extend(batch.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
             }
         }
         bits
@@ -45,6 +48,7 @@ fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, thre
     .expect("runs")
 }
 
+/// Row E15, every instruction set.
 #[test]
 fn threads_chunks_and_isas_give_the_same_bits() {
     let folder = TempDir::new("bits");

@@ -68,6 +68,8 @@ fn mean_matches_the_reference() {
     assert!(n_cases >= 5);
 }
 
+/// Row X8: files to score: absent, malformed, too long, empty, of one token; empty lists; an output that is not a score
+/// file or was truncated.
 #[test]
 fn prints_an_object_per_file_in_order() {
     let fixture = fixture("score-files");
@@ -124,6 +126,7 @@ fn scores_match_the_logits() {
     }
 }
 
+/// Row X8.
 #[test]
 fn rerun_skips_files_in_the_output() {
     let fixture = fixture("score-output");
@@ -187,6 +190,7 @@ fn rerun_skips_files_in_the_output() {
     }
 }
 
+/// Row X8.
 #[test]
 fn scores_go_to_regular_files_only() {
     let fixture = fixture("score-devices");
@@ -218,6 +222,7 @@ fn scores_go_to_regular_files_only() {
     }
 }
 
+/// Row X8.
 #[test]
 fn two_runs_do_not_write_to_one_file() {
     let fixture = fixture("score-two");
@@ -234,6 +239,7 @@ fn two_runs_do_not_write_to_one_file() {
     assert_eq!(fs::read_to_string(&output).expect("written"), fixture.score(&[&tokens], &[]).ok());
 }
 
+/// Row X8.
 #[test]
 fn whole_lines_are_never_truncated() {
     let fixture = fixture("score-grown");
@@ -279,6 +285,7 @@ fn non_finite_scores_are_errors_of_their_file() {
     assert_eq!(fixture.score(&[files[2]], &[]).ok().trim(), finished.stdout.lines().nth(2).expect("a line"));
 }
 
+/// Row X8.
 #[test]
 fn reads_file_list_from_standard_input() {
     let fixture = fixture("score-list");

@@ -15,8 +15,10 @@ const MIN_CALLS: usize = 1_000_000;
 fn every_public_function_returns_or_panics() {
     let (folder, target) = (TempDir::new("dependent"), repository().join("target/dependent"));
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Its own profile says how it is built, not what this test was built with.
-    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    // Its own profile says how it is built, not what this test was built with, and a jobserver of make may not be open.
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS"] {
+        cargo.env_remove(variable);
+    }
     cargo.args(["build", "--release", "--offline", "--locked", "--quiet"]).arg("--manifest-path");
     cargo.arg(repository().join("tests/dependent/Cargo.toml")).arg("--target-dir").arg(&target);
     let built = finish(&mut cargo);

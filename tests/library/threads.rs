@@ -40,6 +40,7 @@ fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<u32>, Error> {
     Ok(session.logits().iter().map(|logit| logit.to_bits()).collect())
 }
 
+/// Row E14, the library.
 #[test]
 fn callers_in_a_pool_do_no_other_task_while_waiting() {
     let folder = TempDir::new("threads-tasks");
@@ -71,6 +72,7 @@ fn callers_in_a_pool_do_no_other_task_while_waiting() {
     pool.scope(|scope| (0..2000).for_each(|index| scope.spawn(move |_| document(index))));
 }
 
+/// Row E14, the library.
 #[test]
 fn sixteen_concurrent_callers_get_the_same_tokens() {
     let folder = TempDir::new("threads-callers");
@@ -91,6 +93,7 @@ fn sixteen_concurrent_callers_get_the_same_tokens() {
     }
 }
 
+/// Row E14, the library.
 #[test]
 fn nested_run_of_one_team_is_refused() {
     let threads = Threads::new(2);
@@ -137,6 +140,7 @@ fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
     }
 }
 
+/// Row E14, the library.
 #[test]
 fn forked_process_must_open_its_own_model() {
     let finished = finish(&mut own_process(module_path!(), "forks_in_own_process"));
@@ -182,6 +186,7 @@ fn computes_in_own_process() {
     assert_eq!(found, logits(&open(Path::new(&path), 1), &[5, 17]).expect("good"));
 }
 
+/// Row E14, the library.
 #[test]
 fn starts_fewer_threads_when_address_space_is_short() {
     let folder = TempDir::new("threads-address-space");

@@ -167,7 +167,7 @@ fn refuses_contradictory_duplicates_by_both_keys() {
             flat(json!({"rope_type": "default"})),
             "rope_parameters.rope_type is default and rope_parameters.full_attention.rope_type is yarn",
         ),
-        (flat(json!({"factor": 2.0})), "rope_parameters.full_attention.rope_type is yarn with other numbers"),
+        (flat(json!({"factor": 2.0})), "rope_parameters.full_attention.rope_type is yarn with other values"),
         // No base where transformers takes its own and not the one beside.
         (in_nested("full_attention", json!({"rope_type": "default"})), "no rope_parameters.full_attention.rope_theta"),
         (
@@ -238,7 +238,7 @@ fn packs_tied_model_under_any_of_its_names() {
     bytes[last] ^= 1;
     fs::write(&head, bytes).expect("written");
     let line = case.packed(&case.config).expect_err("two heads");
-    assert!(line.contains("its numbers are not those of the embedding"), "{line}");
+    assert!(line.contains("not equal to the embedding"), "{line}");
     against(1);
 }
 

@@ -198,6 +198,9 @@ fn half_precision_is_unpacked_as_npy() {
     }
 }
 
+/// Row S13.
+///
+/// Row S16: an output that is a shard, or is among the shards.
 #[test]
 fn files_may_be_links_as_in_the_hub_cache() {
     let folder = TempDir::new("links");
@@ -226,6 +229,7 @@ fn files_may_be_links_as_in_the_hub_cache() {
     assert!(fs::read(&blob).expect("read") == before);
 }
 
+/// Row S16.
 #[test]
 fn refuses_output_among_the_shards() {
     let folder = TempDir::new("among");
@@ -238,6 +242,7 @@ fn refuses_output_among_the_shards() {
     assert!(files(&checkpoint) == before);
 }
 
+/// Row S15: a file that changes while it is packed.
 #[test]
 fn shards_modified_while_packing_are_reported() {
     let folder = TempDir::new("change");
@@ -312,6 +317,7 @@ fn generation_config_json_sets_eos_ids() {
     assert_eq!(eos(&again), [7, 1]);
 }
 
+/// Row S.
 #[test]
 fn refuses_malformed_generation_config_json() {
     let folder = TempDir::new("bad-generation");
@@ -320,10 +326,10 @@ fn refuses_malformed_generation_config_json() {
     let many: Vec<u32> = (0..17).collect();
     for (text, says) in [
         ("{", "EOF while parsing"),
-        ("[]", "JSON that is no object, expected a generation_config.json"),
+        ("[]", "JSON that is not an object, expected a generation_config.json"),
         (r#"{"eos_token_id": "x"}"#, r#"eos_token_id is "x", expected a token id or a list of them"#),
         (r#"{"eos_token_id": [1, -1]}"#, "eos_token_id is -1, expected a token id or a list of them"),
-        (r#"{"eos_token_id": 1, "eos_token_id": 2}"#, "key \"eos_token_id\" twice"),
+        (r#"{"eos_token_id": 1, "eos_token_id": 2}"#, "duplicate key \"eos_token_id\""),
         (&format!("{{\"eos_token_id\": {many:?}}}"), "eos_token_id is 17 ids, expected at most 16 ids"),
         (&" ".repeat((1 << 20) + 1), "longer than 1 MiB"),
     ] {

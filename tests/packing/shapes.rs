@@ -77,7 +77,7 @@ fn folder_without_norms_can_only_be_olmo1() {
     write_weights(&weights, &small_config(), Stored::F32, 1);
     fs::remove_file(weights.join("config.json")).expect("removed");
     let line = pack(&format!("{most} --clip-qkv none")).refused(1).to_string();
-    assert!(line.contains("norm tensors, which OLMo-1 has none of, expected an olmo model as --arch says"), "{line}");
+    assert!(line.contains("norm tensors, which OLMo-1 does not have, expected an olmo model as --arch says"), "{line}");
 }
 
 /// Headers and lengths of real models; the numbers are holes.

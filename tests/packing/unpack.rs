@@ -227,8 +227,8 @@ fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
     // Which files were first depends on the threads.
     let before = match left.len() {
         0 => String::new(),
-        1 => "; 1 file was written before, and stays".into(),
-        n => format!("; {n} files were written before, and stay"),
+        1 => "; 1 file was already written and is kept".into(),
+        n => format!("; {n} files were already written and are kept"),
     };
     assert!(refused.lines().count() == 1 && refused.ends_with(&before), "{refused}\nwants {before}");
     assert!(
@@ -360,10 +360,7 @@ fn error_names_the_final_file() {
     let script = format!("trap '' XFSZ; ulimit -f 4; exec {PACK} unpack {} {}", model.display(), back.display());
     let finished = run("sh", ["-c", &script]);
     let line = finished.refused(1);
-    assert!(
-        line.contains(".npy: cannot write: File too large; ") && line.contains(" written before, and stay"),
-        "{line}"
-    );
+    assert!(line.contains(".npy: cannot write: File too large; ") && line.contains(" already written and "), "{line}");
     assert!(!line.contains(".tmp") && files(&back).keys().all(|name| !name.ends_with(".tmp")), "{line}");
 }
 
@@ -459,7 +456,7 @@ fn refuses_small_file_beyond_its_limit() {
         fs::write(weights.join(name), vec![b' '; (4 << 20) + 1]).expect("written");
         let request = Request { weights: weights.clone(), model: folder.join("m.olmo"), ..Request::default() };
         let error = pack::prepare(&request).err().expect("refused").to_string();
-        assert!(error.ends_with(&format!("{name}: longer than 4 MiB, expected a file of some KiB")), "{error}");
+        assert!(error.ends_with(&format!("{name}: longer than 4 MiB, expected a file of a few KiB")), "{error}");
         fs::remove_file(weights.join(name)).expect("removed");
     }
 }

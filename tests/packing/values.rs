@@ -192,6 +192,7 @@ fn rounding_reports_its_loss() {
     assert!(text.contains("largest relative error"), "{text}");
 }
 
+/// Row W19, what is kept.
 #[test]
 fn special_values_are_kept_bit_for_bit() {
     let folder = TempDir::new("special");
@@ -239,6 +240,7 @@ fn nan_is_refused_by_index_unless_allowed() {
     assert_holds(&model, &weights, Dtype::F32);
 }
 
+/// Row W19.
 #[test]
 fn warns_of_all_zero_tensor() {
     let folder = TempDir::new("zero");

@@ -9,6 +9,7 @@ pub mod chats;
 pub mod commands;
 pub mod crafted;
 pub mod damage;
+pub mod descriptors;
 pub mod disks;
 pub mod faults;
 pub mod fuzz;

@@ -15,12 +15,12 @@ const TELLING: [&str; 3] = [": error: ", "memory allocation of ", "Fatal glibc e
 const READ_NPY: [&str; 2] = ["pack", "unpack"];
 const SIGSEGV: i32 = 11;
 
-/// `tests/tools/no_memory.rs`, compiled; `None` where there is no malloc to put it before.
+/// `tests/programs/no_memory.rs`, compiled; `None` where there is no malloc to put it before.
 pub fn library(folder: &TempDir) -> Option<PathBuf> {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
         return None;
     }
-    let (source, library) = (repository().join("tests/tools/no_memory.rs"), folder.join("libno_memory.so"));
+    let (source, library) = (repository().join("tests/programs/no_memory.rs"), folder.join("libno_memory.so"));
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = process::Command::new(rustc);
     command.args(["--edition", "2024", "-O", "-C", "panic=abort", "--crate-type", "cdylib", "-o"]);

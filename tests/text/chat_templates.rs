@@ -411,6 +411,7 @@ fn hostile() -> Vec<(String, String, &'static str)> {
     templates
 }
 
+/// Row X4, those that end their process.
 #[test]
 fn template_that_ends_its_process_is_a_warning() {
     let folder = TempDir::new("hostile-templates");
@@ -456,6 +457,7 @@ fn template_that_ends_its_process_is_a_warning() {
     assert!(said.ok().contains("its chat template "), "{}", said.stdout);
 }
 
+/// Row X4.
 #[test]
 fn process_without_chat_format_is_a_reason() {
     let folder = TempDir::new("no-chat-process");
@@ -533,6 +535,7 @@ fn template_process_has_low_limits() {
     assert!(!folder.join("m.olmo").exists());
 }
 
+/// Row X4.
 #[test]
 fn hidden_argument_is_refused_from_users() {
     for input in ["", "hello", "[]", "[\"{{ x }}\"]"] {

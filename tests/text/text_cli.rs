@@ -93,6 +93,7 @@ fn tokenize_and_detokenize_round_trip() {
     assert!(error.contains("byte 3 is not UTF-8") && error.lines().count() == 1, "{error}");
 }
 
+/// Row X6.
 #[test]
 fn prompt_file_is_the_prompt_byte_for_byte() {
     let folder = TempDir::new("text-file");
@@ -236,7 +237,7 @@ fn chat_samples_as_recommended() {
         "{said}"
     );
     assert!(
-        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not known here"),
+        said.contains("olmo-pack: warning: generation_config.json has num_beams, which is not supported"),
         "{said}"
     );
     let greedy = " years ago our fathers brought";
@@ -410,6 +411,7 @@ fn packs_no_tokenizer_that_the_reader_refuses() {
     assert!(refused.refused(1).contains("it has 2 added tokens of 2097152 bytes"), "{}", refused.stderr);
 }
 
+/// Row X1.
 #[test]
 fn packs_tokens_beyond_rows_and_refuses_their_text() {
     let folder = TempDir::new("text-beyond");
@@ -449,6 +451,7 @@ fn packs_tokens_beyond_rows_and_refuses_their_text() {
     assert_eq!(piped(&model, &["detokenize"], b"H\0\0\0").1, b"H");
 }
 
+/// Row X1, next to a `vocab.txt` that contradicts it.
 #[test]
 fn refuses_contradictory_vocabularies() {
     let folder = TempDir::new("text-contradiction");
@@ -468,6 +471,7 @@ fn refuses_contradictory_vocabularies() {
     run(PACK, arguments).ok();
 }
 
+/// Row X6, wrong usage.
 #[test]
 fn wrong_usage_is_one_line() {
     let folder = TempDir::new("text-usage");
@@ -572,6 +576,7 @@ fn interrupt_ends_the_program_by_the_signal() {
     assert!(!spoken.ends_with('\n'), "what reads a pipe gets the text alone");
 }
 
+/// Row E11.
 #[test]
 fn interrupt_ends_the_line_on_a_terminal() {
     let folder = TempDir::new("text-terminal");
@@ -600,6 +605,7 @@ fn interrupt_ends_the_line_on_a_terminal() {
     }
 }
 
+/// Row E11, a full pipe.
 #[test]
 fn full_pipe_delays_no_signal() {
     let folder = TempDir::new("text-full");

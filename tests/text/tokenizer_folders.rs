@@ -62,6 +62,7 @@ fn encoded(read: &TokenizerJson, section: &[u8], rows: &Value, texts: &[Value]) 
     texts.iter().map(|text| encoder.encode(text.as_str().expect("text")).ok()).collect()
 }
 
+/// Row X2, folders that change ids.
 #[test]
 fn folders_give_the_ids_of_transformers_or_a_reason() {
     let goldens = goldens();

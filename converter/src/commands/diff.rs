@@ -4,9 +4,9 @@
 //! hold them. How it was made, what was kept of the sources and how text becomes ids is told, and does not count.
 
 use crate::commands::inspect::{config_object, matrices};
-use crate::commands::pack::thread_pool;
 use crate::commands::sources::checked_section;
 use crate::encode::numbers::Numbers;
+use crate::encode::pool::thread_pool;
 use crate::error::{Error, Problem, escaped, json_line, shown_path};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::section;

@@ -4,7 +4,7 @@
 use crate::commands::mistaken;
 use crate::encode::bf12_choice;
 use crate::encode::is_bf16;
-use crate::encode::pool;
+use crate::encode::pool::thread_pool;
 use crate::error::Error;
 use crate::folder::listing::{self, Listing};
 use crate::model::checkpoint::Checkpoint;
@@ -16,12 +16,8 @@ use crate::write::plan::Plan;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::CodedTable;
 use olmo_infer::internals::os::disk::Disk;
-use rayon::ThreadPool;
 use std::path::PathBuf;
 use zerocopy::IntoBytes;
-
-/// Most threads that are started, whatever is asked for: more cannot help.
-const MAX_THREADS: usize = 256;
 
 /// How the stored type of the matrices is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -248,28 +244,4 @@ fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
         lines += &format!("{key}={}\n", origin.name());
     }
     lines
-}
-
-/// A pool of `threads` threads, or of as many as the system gives: their number changes no byte. Where it gives none
-/// the calling thread is the pool, once in its life: a run makes one pool and hands it on.
-///
-/// # Errors
-/// Not even that.
-pub fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
-    let mut wanted = match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
-    .min(MAX_THREADS);
-    loop {
-        match pool::pool(wanted) {
-            Ok(pool) => return Ok(pool),
-            Err(_) if wanted > 1 => wanted /= 2,
-            // One thread that cannot be started: rayon then works on the calling one.
-            Err(_) => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
-                return pool.map_err(|error| Error::NoThread { reason: error.to_string() });
-            }
-        }
-    }
 }

@@ -61,7 +61,7 @@ pub(crate) fn check(file: &File, shown: &Path) -> Result<(), Error> {
     let failed = |error| Error::io(shown, "cannot read what was written", error);
     let length = file.metadata().map_err(failed)?.len();
     let index = Index::read(shown, file, length).map_err(|error| match error {
-        olmo_infer::Error::Memory { .. } | olmo_infer::Error::Io { .. } => error.into(),
+        olmo_infer::Error::OutOfMemory { .. } | olmo_infer::Error::Io { .. } => error.into(),
         error => unreadable(error.to_string()),
     })?;
     let mut bytes = Vec::new();

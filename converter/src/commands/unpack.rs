@@ -8,10 +8,10 @@
 //! with what decides about the model, the ids that end a text.
 
 use crate::commands::inspect::provenance;
-use crate::commands::pack::thread_pool;
 use crate::commands::sources::{Source, checked_section, section_name, sources};
 use crate::encode::buffer::reserve;
 use crate::encode::numbers::Numbers;
+use crate::encode::pool::thread_pool;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::folder::element::narrow;
 use crate::folder::npy::header::numpy_header;
@@ -134,7 +134,8 @@ fn with_count(error: Error, n_written: usize) -> Error {
 /// Refuses to replace the model itself, and what is no file.
 fn refuse_to_replace(folder: &Folder, name: &str, model: &ModelFile) -> Result<(), Error> {
     let path = folder.path().join(name);
-    let entry = folder.entry(OsStr::new(name)).map_err(|source| Error::io(&path, "cannot look at it", source))?;
+    let entry =
+        folder.entry(OsStr::new(name)).map_err(|source| Error::io(&path, "cannot read its metadata", source))?;
     let Some(there) = entry else { return Ok(()) };
     let advice = "unpack into another folder";
     if fs::metadata(model.path()).is_ok_and(|of_model| (of_model.dev(), of_model.ino()) == there.inode) {

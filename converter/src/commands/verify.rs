@@ -4,10 +4,10 @@
 //! between them, and what a record says about its numbers. All tensors are read once, on all cores.
 
 use crate::commands::inspect::content_digest;
-use crate::commands::pack::thread_pool;
 use crate::commands::sources::{Sections, checked_section, section_name, sources};
 use crate::commands::verify_against;
 use crate::encode::bf12::look_at_panel;
+use crate::encode::pool::thread_pool;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::text::kept_files;
 use olmo_infer::internals::file::model_file::ModelFile;

@@ -1,7 +1,8 @@
-//! Numbers as bits: the element types of `.npy` files and their exact way to f32 and back.
+//! The element types of `.npy` files, and their exact conversion to f32 and back.
 //!
-//! Everything here works on bit patterns, so that NaN payloads, signed zeros and denormals survive: a conversion
-//! instruction of the processor would quiet NaNs.
+//! All conversions work on bit patterns, so that NaN payloads, signed zeros and denormals survive: a conversion
+//! instruction
+//! of the processor would quiet NaNs.
 
 use olmo_infer::internals::format::Dtype;
 
@@ -44,7 +45,7 @@ impl SourceType {
         }
     }
 
-    /// Name for people and for JSON.
+    /// The name in messages and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             SourceType::F32 => "f32",
@@ -53,7 +54,7 @@ impl SourceType {
         }
     }
 
-    /// The stored type that holds every number of this type and wastes least.
+    /// The smallest stored type that represents every value of this type.
     pub fn lossless(self) -> Dtype {
         match self {
             SourceType::Bf16 => Dtype::Bf16,
@@ -62,7 +63,7 @@ impl SourceType {
     }
 }
 
-/// An f16 as f32 bits; exact, and [`f32_to_f16`] undoes it for every pattern.
+/// Converts an f16 to f32 bits; exact, and [`f32_to_f16`] inverts it for every pattern.
 pub fn f16_to_f32(half: u16) -> u32 {
     let sign = u32::from(half & 0x8000) << 16;
     let exponent = u32::from(half >> 10 & 0x1f);
@@ -75,14 +76,14 @@ pub fn f16_to_f32(half: u16) -> u32 {
     }
 }
 
-/// The f16 whose [`f16_to_f32`] is `bits`; `None` when there is none.
+/// The f16 whose [`f16_to_f32`] is `bits`; `None` if there is none.
 pub fn f32_to_f16(bits: u32) -> Option<u16> {
     let sign = (bits >> 16) as u16 & 0x8000;
     let magnitude = bits & MAGNITUDE;
     let half = match magnitude >> 23 {
         255 => 0x7c00 | (bits >> 13) as u16 & 0x3ff,
         exponent @ 113..=142 => (exponent as u16 - 112) << 10 | (bits >> 13) as u16 & 0x3ff,
-        // Below 2^-14: a multiple of 2^-24 (2^24 has the bits 0x4b80_0000), or no f16.
+        // Below 2^-14: a multiple of 2^-24 (2^24 has the bits 0x4b80_0000), or not an f16.
         0..=112 => (f32::from_bits(magnitude) * f32::from_bits(0x4b80_0000)) as u16,
         _ => return None,
     };
@@ -94,7 +95,7 @@ pub fn f32_to_f16(bits: u32) -> Option<u16> {
 #[inline]
 pub fn round_to_bf16(bits: u32) -> u16 {
     if bits & MAGNITUDE > INFINITY {
-        // Cutting could leave the pattern of infinity: the quiet bit is set when the upper payload is empty.
+        // Truncation could leave the pattern of infinity: the quiet bit is set when the upper payload is empty.
         let upper = (bits >> 16) as u16;
         return if upper & 0x7f == 0 { upper | 0x40 } else { upper };
     }
@@ -102,7 +103,7 @@ pub fn round_to_bf16(bits: u32) -> u16 {
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
-/// Writes the numbers `bits` (f32 patterns) as elements of `source`. False when one of them is no number of that type.
+/// Appends the f32 patterns `bits` as elements of `source`. Returns false if one of them is not a value of that type.
 pub fn narrow(source: SourceType, bits: &[u32], out: &mut Vec<u8>) -> bool {
     let mut exact = true;
     match source {
@@ -120,7 +121,7 @@ pub fn narrow(source: SourceType, bits: &[u32], out: &mut Vec<u8>) -> bool {
     exact
 }
 
-/// Appends elements of `source` as f32 bits; [`narrow`] undoes it.
+/// Appends elements of `source` as f32 bits; [`narrow`] inverts it.
 pub fn widen(source: SourceType, bytes: &[u8], out: &mut Vec<u32>) {
     let halves = bytes.as_chunks::<2>().0.iter().map(|&half| u16::from_le_bytes(half));
     match source {
@@ -130,11 +131,11 @@ pub fn widen(source: SourceType, bytes: &[u8], out: &mut Vec<u32>) {
     }
 }
 
-/// Whether every element is exactly a bf16 number.
+/// Whether every element is exactly a bf16 value.
 pub fn all_bf16(source: SourceType, bytes: &[u8]) -> bool {
     match source {
         SourceType::Bf16 => true,
-        // Blocks, so that a matrix that is no bf16 is found out after a few elements.
+        // In blocks, so that a matrix that is not bf16 is detected after a few elements.
         SourceType::F32 => bytes.as_chunks::<4>().0.chunks(1024).all(|block| {
             let lower = block.iter().fold(0, |lower, &bytes| lower | u32::from_le_bytes(bytes));
             lower & 0xffff == 0
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_f16_goes_to_f32_and_back() {
+    fn every_f16_round_trips_through_f32() {
         for half in 0..=u16::MAX {
             assert_eq!(f32_to_f16(f16_to_f32(half)), Some(half), "{half:04x}");
         }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_to_bf16_is_to_the_nearest_and_even() {
+    fn round_to_bf16_is_to_nearest_even() {
         let cases = [
             (0x3f80_0000, 0x3f80),
             (0x3f80_8000, 0x3f80),

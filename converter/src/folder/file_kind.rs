@@ -1,16 +1,16 @@
-//! What a file looks like that is not of the kind it should be, by its first bytes.
+//! Guesses the kind of a wrong file from its first bytes, for error messages.
 
-/// Kinds of files that stand where weights belong.
+/// Kinds of files that users pass instead of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     Empty,
-    /// What a checkout without git-lfs has in the place of a large file.
+    /// The placeholder of a large file in a checkout without git-lfs.
     LfsPointer,
     Html,
     Zip,
     Gzip,
     Gguf,
-    /// A pickle of protocol 2 or later, also inside an old `torch.save`.
+    /// A pickle of protocol 2 or later, also at the start of an old `torch.save` file.
     Pickle,
     Npy,
     Safetensors,
@@ -19,7 +19,7 @@ pub(crate) enum FileKind {
 }
 
 impl FileKind {
-    /// The kind of a file that begins with `start`, which is at least its first 512 bytes, or all there are.
+    /// The kind of a file that begins with `start`: at least its first 512 bytes, or the whole file.
     pub(crate) fn of(start: &[u8]) -> FileKind {
         let lower: Vec<u8> = start.iter().take(512).map(u8::to_ascii_lowercase).collect();
         let text = lower.trim_ascii_start();
@@ -41,11 +41,11 @@ impl FileKind {
         }
     }
 
-    /// Its name for people.
+    /// Its name in messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             FileKind::Empty => "empty file",
-            FileKind::LfsPointer => "git-lfs pointer instead of the numbers",
+            FileKind::LfsPointer => "git-lfs pointer instead of the weights",
             FileKind::Html => "HTML page",
             FileKind::Zip => "zip archive",
             FileKind::Gzip => "gzip file",

@@ -1,4 +1,4 @@
-//! Folders of the cache of `huggingface_hub` in the place of the weights folder, and the folder in them that is meant.
+//! Folders of the `huggingface_hub` cache that are given instead of the weights folder, and the folder in them to give.
 //!
 //! `hub/models--OWNER--NAME/` has `snapshots/REVISION/`, a folder of links with the names of the files, `blobs/` with their
 //! contents, and `refs/main` with the newest revision.
@@ -7,12 +7,12 @@ use crate::error::{Problem, shown_path};
 use olmo_infer::internals::os::directory::{folder_of, names};
 use std::path::{Path, PathBuf};
 
-/// How many folders are named.
+/// Most folders in a message.
 const SHOWN: usize = 3;
 /// Longest `refs/main` that is read; a revision has 40 digits.
 const MAX_REVISION_BYTES: u64 = 100;
 
-/// The error for `folder`, when it is one of the cache.
+/// The error for `folder`, if it belongs to a cache.
 pub(crate) fn explain(folder: &Path) -> Option<Problem> {
     let is = |name: &str| folder.file_name().is_some_and(|found| found == name);
     let snapshots = match () {
@@ -23,12 +23,12 @@ pub(crate) fn explain(folder: &Path) -> Option<Problem> {
     };
     let mut revisions = folders(&snapshots, |_| true);
     let found = match is("blobs") {
-        true => "the contents of a Hugging Face cache, without their names",
+        true => "the blobs of a Hugging Face cache, without file names",
         false => "a Hugging Face cache, with the files of a model under a revision",
     };
     let problem = Problem::new(folder, found).expected("the folder of a revision");
     if let Some(main) = main_revision(&snapshots) {
-        // It is the one that is meant, where there are several.
+        // `refs/main` is the revision to use, if there are several.
         revisions.sort_by_key(|path| path.file_name().is_none_or(|name| name != main.as_str()));
     }
     Some(match revisions.as_slice() {
@@ -39,20 +39,20 @@ pub(crate) fn explain(folder: &Path) -> Option<Problem> {
     })
 }
 
-/// Where the contents are to which the links of `folder` lead, which is that of a revision or lies in one.
+/// The `blobs` folder that links in `folder` point to, if `folder` is a revision or inside one.
 pub(crate) fn blobs_of(folder: &Path) -> Option<PathBuf> {
     let snapshots = folder.ancestors().find(|above| above.file_name().is_some_and(|name| name == "snapshots"))?;
     Some(folder_of(snapshots).join("blobs"))
 }
 
-/// Whether a file is one of the contents of a model in a cache.
+/// Whether a file is a blob of a model in a cache.
 pub(crate) fn is_blob(file: &Path) -> bool {
     let blobs = folder_of(file);
     let is_model = |name: &str| name.starts_with("models--");
     blobs.ends_with("blobs") && folder_of(blobs).file_name().and_then(|name| name.to_str()).is_some_and(is_model)
 }
 
-/// The error for the folder of all models of the cache.
+/// The error for the folder of all cached models.
 fn of_hub(folder: &Path) -> Option<Problem> {
     let models = folders(folder, |name| name.starts_with("models--"));
     let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase());
@@ -63,7 +63,7 @@ fn of_hub(folder: &Path) -> Option<Problem> {
     (!olmo.is_empty()).then(|| problem().advice(format!("give one of {}", listed(&olmo))))
 }
 
-/// The folders in `folder` whose names are wanted, sorted. What cannot be read has none.
+/// The folders in `folder` with a wanted name, sorted. Empty for an unreadable folder.
 fn folders(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let names = names(folder).into_iter().flatten().filter_map(Result::ok);
     let wanted = names.filter(|name| name.to_str().is_some_and(&is_wanted)).map(|name| folder.join(name));
@@ -72,7 +72,7 @@ fn folders(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     found
 }
 
-/// The revision that `refs/main` beside the snapshots names.
+/// The revision in `refs/main`, next to `snapshots`.
 fn main_revision(snapshots: &Path) -> Option<String> {
     let bytes = crate::folder::source_file::read_at_most(&folder_of(snapshots).join("refs/main"), MAX_REVISION_BYTES)
         .ok()??;

@@ -1,4 +1,4 @@
-//! What is in a weights folder: the tensors, whichever kind of file holds them, and the files beside them.
+//! The content of a weights folder: the tensors, in any kind of file, and the other files.
 
 use crate::error::{Error, Problem, shown_path};
 use crate::folder::npy::NpyFile;
@@ -11,15 +11,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// All tensors in one file.
+/// A checkpoint in one file.
 const SINGLE: &str = "model.safetensors";
-/// Which shard holds which tensor.
+/// The index of a sharded checkpoint.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The files that hold the tensors.
 #[derive(Clone, Debug, Default)]
 enum Weights {
-    /// One `<parameter name>.npy` for each.
+    /// One `<parameter name>.npy` per tensor.
     #[default]
     Npy,
     /// Safetensors files.
@@ -31,10 +31,11 @@ enum Weights {
 pub struct Listing {
     /// The folder.
     pub folder: PathBuf,
-    /// Names of the tensors, sorted, so that the order of the directory does not matter.
+    /// Names of the tensors, sorted, so that the directory order does not matter.
     pub tensors: BTreeSet<String>,
-    /// Files of weights that can hold no tensor of the model: `.npy` files whose names are no text, safetensors files
-    /// that are not the model's.
+    /// Weights files that cannot hold a tensor of the model: `.npy` files with names that are not UTF-8, safetensors
+    /// files
+    /// that do not belong to the checkpoint.
     pub strays: Vec<PathBuf>,
     /// Whether `config.json` is there.
     pub has_config_json: bool,
@@ -43,12 +44,12 @@ pub struct Listing {
     weights: Weights,
 }
 
-/// The names of a folder that may be weights.
+/// The file names of a folder that may be weights.
 #[derive(Default)]
 struct Names {
-    /// Tensors that have an `.npy` file.
+    /// Tensors with an `.npy` file.
     npy: BTreeSet<String>,
-    /// `.npy` files whose names are no text.
+    /// `.npy` files with names that are not UTF-8.
     nameless: BTreeSet<PathBuf>,
     /// `.safetensors` files.
     safetensors: BTreeSet<PathBuf>,
@@ -58,7 +59,7 @@ struct Names {
 }
 
 impl Names {
-    /// Adds the `.npy` file at `path`; its name, if it is text.
+    /// Adds the `.npy` file at `path`; `name` is its name if that is UTF-8.
     fn add_npy(&mut self, path: &Path, name: Option<&str>) {
         match name.and_then(|name| name.strip_suffix(".npy")) {
             Some(tensor) => self.npy.extend([tensor.to_string()]),
@@ -71,13 +72,14 @@ impl Listing {
     /// Lists `folder`, and reads the headers of its safetensors files.
     ///
     /// # Errors
-    /// It is not there, no folder, not readable, has no weights or two kinds of them, or safetensors files that are
-    /// damaged or do not fit each other.
+    /// It does not exist, is not a folder or not readable, has no weights or two kinds of them, or has safetensors
+    /// files that
+    /// are invalid or do not belong together.
     pub fn read(folder: &Path) -> Result<Listing, Error> {
         let expected = "a folder of .npy or safetensors files";
         let metadata = fs::metadata(folder).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::from(Problem::new(folder, "no such folder").expected(expected)),
-            _ => Error::io(folder, "cannot look at it", error),
+            _ => Error::io(folder, "cannot read its metadata", error),
         })?;
         if !metadata.is_dir() {
             return Err(Problem::new(folder, "not a folder").expected(expected).into());
@@ -102,7 +104,7 @@ impl Listing {
         Ok(listing)
     }
 
-    /// Finds out which files are the weights.
+    /// Determines which files are the weights.
     fn choose(&mut self, names: Names) -> Result<(), Error> {
         let (single, index) = (self.folder.join(SINGLE), self.folder.join(INDEX));
         let has_single = names.safetensors.contains(&single);
@@ -113,8 +115,8 @@ impl Listing {
             false => names.safetensors.first().map(|path| shown_name(path)),
         };
         let two = |found: String| {
-            let problem = Problem::new(&self.folder, found).expected("the weights of one model in one kind of files");
-            problem.advice("which of them are they? move the others to another folder")
+            let problem = Problem::new(&self.folder, found).expected("the weights of one model in one format");
+            problem.advice("keep one of them and move the others to another folder")
         };
         let shards = match safetensors {
             Some(name) if has_npy => return Err(two(format!("both .npy files and {name}")).into()),
@@ -138,21 +140,21 @@ impl Listing {
         Ok(())
     }
 
-    /// Safetensors files under other names than checkpoints have.
+    /// The error for safetensors files without the names of a checkpoint.
     fn no_model_safetensors(&self, name: &str) -> Problem {
         if name.contains("-of-") {
             let problem = Problem::new(&self.folder, format!("{name} without an index"));
-            return problem.expected(format!("{INDEX} beside the shards")).advice("download it too");
+            return problem.expected(format!("{INDEX} next to the shards")).advice("download it too");
         }
         Problem::new(&self.folder, format!("no {SINGLE}, but {name}"))
             .expected(format!("{SINGLE}, or shards with {INDEX}"))
             .advice(format!("if it is the whole model, rename it to {SINGLE}"))
     }
 
-    /// No weights that can be read.
+    /// The error for a folder without readable weights.
     fn no_weights(&self, names: &Names) -> Problem {
         let but = names.bin.first().map_or(String::new(), |path| format!(", but {}", shown_name(path)));
-        Problem::new(&self.folder, format!("no .npy and no safetensors files{but}"))
+        Problem::new(&self.folder, format!("no .npy or safetensors files{but}"))
             .expected(format!("{SINGLE}, or one <parameter name>.npy for each tensor"))
             .advice("save the model with save_pretrained, or each parameter with np.save")
     }
@@ -162,7 +164,7 @@ impl Listing {
         matches!(self.weights, Weights::Npy)
     }
 
-    /// The file that holds a tensor, or that would hold or name it.
+    /// The file that holds a tensor; if it is missing, the file that should hold or list it.
     pub fn path(&self, tensor: &str) -> PathBuf {
         match &self.weights {
             Weights::Npy => self.folder.join(format!("{tensor}.npy")),
@@ -179,7 +181,7 @@ impl Listing {
     /// A problem with one of the strays.
     pub fn stray(&self, path: &Path) -> Problem {
         match &self.weights {
-            Weights::Npy => Problem::new(path, "no parameter of this model"),
+            Weights::Npy => Problem::new(path, "not a parameter of this model"),
             Weights::Safetensors(shards) => {
                 Problem::new(path, format!("not one of the files of {}", shown_name(shards.root())))
             }
@@ -204,10 +206,10 @@ impl Listing {
         }
     }
 
-    /// A tensor; `u2_is_bf16` answers what 16-bit integers in an `.npy` file are.
+    /// A tensor; `u2_is_bf16`: whether 16-bit integers in an `.npy` file are bf16.
     ///
     /// # Errors
-    /// It is missing, its file is damaged, or it has another type than weights have.
+    /// It is missing, its file is invalid, or it has a type that weights cannot have.
     pub fn tensor(&self, tensor: &str, u2_is_bf16: bool) -> Result<StoredTensor, Error> {
         match &self.weights {
             Weights::Npy => Ok(NpyFile::check(&self.path(tensor))?.tensor(u2_is_bf16)?),

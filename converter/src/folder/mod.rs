@@ -1,4 +1,4 @@
-//! The weights folder: which tensors it has, in which files, and where in them.
+//! The weights folder: its tensors, their files, and their offsets in them.
 
 pub mod element;
 pub mod file_kind;

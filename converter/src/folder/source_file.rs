@@ -1,4 +1,4 @@
-//! Files that packing reads: opened without waiting, and known to be the same ones at every read.
+//! Files that packing reads: opened without blocking, and checked at every read to be unmodified.
 
 use crate::error::{Error, Problem, shown_path};
 use crate::folder::hub_cache;
@@ -21,7 +21,7 @@ pub struct Identity {
 
 impl Identity {
     fn of(path: &Path, file: &File) -> Result<Identity, Error> {
-        let metadata = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?;
+        let metadata = file.metadata().map_err(|error| Error::io(path, "cannot read its metadata", error))?;
         Ok(Identity {
             inode: (metadata.dev(), metadata.ino()),
             bytes: metadata.len(),
@@ -96,7 +96,7 @@ pub fn open(path: &Path) -> Result<File, Error> {
         .custom_flags(flags)
         .open(path)
         .map_err(|error| Error::io(path, "cannot open", error))?;
-    let metadata = file.metadata().map_err(|error| Error::io(path, "cannot look at it", error))?;
+    let metadata = file.metadata().map_err(|error| Error::io(path, "cannot read its metadata", error))?;
     if !metadata.is_file() {
         let found = if metadata.is_dir() { "is a folder" } else { "is not a regular file" };
         return Err(Problem::new(path, found).expected("a file").into());
@@ -104,10 +104,10 @@ pub fn open(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// All bytes of a regular file; `None` when they are more than `limit`, which costs no more than that many.
+/// All bytes of a regular file; `None` when it has more than `limit`. At most `limit` + 1 bytes are read.
 ///
 /// # Errors
-/// The system's, that it is no regular file, or that it changed meanwhile.
+/// The OS returns an error, it is not a regular file, or it is modified meanwhile.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     let file = open(path)?;
     let identity = Identity::of(path, &file)?;
@@ -120,9 +120,9 @@ fn read_all(path: &Path, file: &File, identity: Identity, limit: u64) -> Result<
         return Ok(None);
     }
     let mut bytes = Vec::with_capacity(identity.bytes as usize);
-    // A file may be longer than it says: it grows, or it is one of /sys.
+    // A file may be longer than its metadata report: it grows, or it is in /sys.
     let read = file.take(limit + 1).read_to_end(&mut bytes);
-    // First whether it changed, as for weights.
+    // A modification is reported first, as for weights.
     if Identity::of(path, file)? != identity {
         return Err(changed(path).into());
     }
@@ -132,7 +132,7 @@ fn read_all(path: &Path, file: &File, identity: Identity, limit: u64) -> Result<
     }
     if identity.bytes == 0 && !bytes.is_empty() {
         let problem =
-            Problem::new(path, "has bytes and no length, as files of /proc have").expected("a file of a disk");
+            Problem::new(path, "reports length 0 but has bytes, as files in /proc do").expected("a file on a disk");
         return Err(problem.advice("copy it").into());
     }
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
@@ -143,18 +143,21 @@ fn changed(path: &Path) -> Problem {
     Problem::new(path, "changed while being packed").advice("pack again when nothing writes to it")
 }
 
-/// Refuses a file of `folder` that is a link, or behind one, to a file elsewhere: whoever made the folder could have
-/// put a file of its reader into the model. One into the folder itself is followed, and one into the blobs of a cache of
-/// `huggingface_hub`: that which the folder is in, or one of a model anywhere, as older versions left in other folders.
+/// Rejects a file of `folder` that is a link, or behind one, to a file elsewhere: the author of an untrusted folder
+/// could
+/// put a file of its user into the model. A link into the folder itself is followed. So is one into the blobs of a
+/// `huggingface_hub` cache: that which contains the folder, or the blobs of any model, as older versions left them in
+/// other
+/// folders.
 ///
 /// # Errors
-/// Where it leads, or the system's.
+/// The target of the link, or the error of the OS.
 pub(crate) fn refuse_link_out_of(folder: &Path, path: &Path) -> Result<(), Error> {
     let resolved = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io(path, "cannot open", error));
     let (target, folder) = (resolved(path)?, resolved(folder)?);
     let is_blob =
         || hub_cache::blobs_of(&folder).is_some_and(|blobs| target.starts_with(blobs)) || hub_cache::is_blob(&target);
-    // What is no file is refused when it is opened, with what it is.
+    // A target that is not a file is rejected when it is opened, with its kind.
     if target.starts_with(&folder) || is_blob() || !target.is_file() {
         return Ok(());
     }
@@ -168,7 +171,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn a_file_that_changes_while_it_is_read_is_refused() {
+    fn read_all_rejects_file_modified_meanwhile() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("f");
         fs::write(&path, "before").expect("written");
@@ -186,16 +189,16 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_file_of_no_length_has_no_bytes() {
+    fn read_at_most_rejects_bytes_of_file_with_length_zero() {
         let error = read_at_most(Path::new("/proc/self/status"), 1 << 20).expect_err("refused").to_string();
-        assert!(error.contains("has bytes and no length"), "{error}");
+        assert!(error.contains("reports length 0 but has bytes"), "{error}");
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("empty"), "").expect("written");
         assert_eq!(read_at_most(&folder.path().join("empty"), 9).expect("read"), Some(Vec::new()));
     }
 
     #[test]
-    fn links_are_followed_within_the_folder_and_to_blobs_of_its_own_cache() {
+    fn links_are_followed_within_folder_and_into_cache_blobs() {
         let root = tempfile::tempdir().expect("a folder");
         let path = |name: &str| root.path().join(name);
         for folder in
@@ -248,7 +251,7 @@ mod tests {
             let says = format!("leads out of the folder, to {}, expected a file of the folder", leads_to.display());
             assert!(error.contains(&says), "{error}");
         }
-        // Behind a folder that is a link.
+        // Through a folder that is a link.
         let behind = refuse_link_out_of(&path("plain"), &path("plain/out/blobs/b")).expect_err("out").to_string();
         assert!(behind.contains("leads out of the folder"), "{behind}");
     }

@@ -1,28 +1,28 @@
-//! A tensor as a file of the weights folder stores it, whatever the kind of file: from here on nothing cares which.
+//! A tensor as stored in a file of the weights folder, independent of the file format.
 
 use crate::error::{Error, Problem};
 use crate::folder::element::{SourceType, widen};
 use crate::folder::source_file::SourceFile;
 
-/// Numbers that are compared at a time.
+/// Elements that are compared at a time.
 const BLOCK: usize = 256 << 10;
 
-/// Where the numbers of a tensor lie, and what they are: little-endian, row-major.
+/// The location, type and shape of a tensor's elements: little-endian, row-major.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
     /// The file.
     pub file: SourceFile,
-    /// Its name in the file; `None` where a file holds one tensor.
+    /// Its name in the file; `None` for a file that holds one tensor.
     pub name: Option<String>,
     /// Element type.
     pub element: SourceType,
     /// Row-major.
     pub shape: Vec<u64>,
-    /// Where the numbers begin in the file.
+    /// Offset of the data in the file.
     pub offset: u64,
-    /// Their length.
+    /// Length of the data.
     pub bytes: u64,
-    /// Everything before the numbers of an `.npy` file, byte for byte; nothing of other files.
+    /// All bytes before the data of an `.npy` file; empty for other files.
     pub npy_header: Vec<u8>,
 }
 
@@ -36,15 +36,15 @@ impl StoredTensor {
         }
     }
 
-    /// Reads numbers from `offset` bytes behind the first one on.
+    /// Reads data at `offset` bytes after the first element.
     ///
     /// # Errors
-    /// The system's, or that the file is no longer the one that was checked.
+    /// The OS returns an error, or the file is no longer the one that was checked.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         self.file.read(self.offset + offset, out)
     }
 
-    /// Whether `other` holds the same numbers, bit for bit as f32, whatever types hold them. Both are read block by
+    /// Whether `other` has the same elements, bit for bit as f32, regardless of their types. Both are read block by
     /// block.
     ///
     /// # Errors

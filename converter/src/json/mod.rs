@@ -1,3 +1,3 @@
-//! JSON of strangers.
+//! JSON from untrusted files.
 
 pub mod strict;

@@ -1,5 +1,6 @@
-//! JSON in which no key stands twice. serde_json keeps the last of two equal keys; here that is an error, because two
-//! programs that read the same file must not see two models.
+//! JSON without duplicate keys. serde_json keeps the last of two equal keys; here that is an error, because two
+//! programs
+//! that read the same file must not see two models.
 
 use crate::error::shortened;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -11,21 +12,21 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Most values of a document that becomes a tree: the largest, an index of the tensors of 1024 layers, has twelve
-/// thousand. A value takes up to some hundred bytes, whatever few it has in the file.
+/// Most values of a document that is parsed to a tree. The largest valid one, an index of the tensors of 1024 layers,
+/// has twelve thousand. A value takes up to several hundred bytes of memory for a few bytes of the file.
 const MAX_VALUES: usize = 1 << 15;
-/// Most of what is shown of a key: all of the name of a tensor.
+/// Most characters of a key in a message: the whole name of a tensor.
 const SHOWN_CHARS: usize = 255;
 
-/// Parses a document. Depth is capped by serde_json (128).
+/// Parses a document. serde_json limits the depth to 128.
 ///
 /// # Errors
-/// What is wrong and where, in one line.
+/// The defect and its position, in one line.
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     read(bytes, &Budget::new())
 }
 
-/// How many more values may be kept.
+/// The number of values that may still be stored.
 pub(crate) struct Budget(Cell<usize>);
 
 impl Budget {
@@ -41,30 +42,30 @@ impl Budget {
     }
 }
 
-/// Makes a tree of all of `bytes`.
+/// Parses all of `bytes` to a tree.
 ///
 /// # Errors
-/// As those of [`parse`].
+/// As [`parse`].
 pub(crate) fn read(bytes: &[u8], budget: &Budget) -> Result<Value, String> {
     whole(bytes, Tree(budget))
 }
 
-/// The keys of the object in `bytes`, each once, with values that are JSON and not looked at any further.
+/// The keys of the object in `bytes`, without duplicates. The values are valid JSON, but not parsed further.
 ///
 /// # Errors
-/// As those of [`parse`], or it is no object.
+/// As [`parse`], and when it is not an object.
 pub(crate) fn parts<'a>(bytes: &'a [u8], budget: &Budget) -> Result<BTreeMap<String, &'a RawValue>, String> {
     whole(bytes, Parts(budget))
 }
 
-/// Reads all of `bytes`.
+/// Deserializes all of `bytes`.
 fn whole<'a, S: DeserializeSeed<'a>>(bytes: &'a [u8], seed: S) -> Result<S::Value, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     value.map_err(|error| error.to_string())
 }
 
-/// Reads a value whose objects have no key twice.
+/// Reads a value and rejects duplicate keys.
 #[derive(Clone, Copy)]
 struct Tree<'b>(&'b Budget);
 
@@ -121,7 +122,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(self)?;
             if map.contains_key(&key) {
-                return Err(twice(&key));
+                return Err(duplicate(&key));
             }
             map.insert(key, value);
         }
@@ -129,7 +130,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// Reads an object, but not the values in it.
+/// Reads an object, without its values.
 struct Parts<'b>(&'b Budget);
 
 impl<'de> DeserializeSeed<'de> for Parts<'_> {
@@ -157,13 +158,13 @@ impl<'de> Visitor<'de> for Parts<'_> {
     }
 }
 
-/// That an object has `key` twice.
-fn twice<E: Error>(key: &str) -> E {
-    E::custom(format!("key \"{}\" twice", shortened(key, SHOWN_CHARS)))
+/// The error for a duplicate key.
+fn duplicate<E: Error>(key: &str) -> E {
+    E::custom(format!("duplicate key \"{}\"", shortened(key, SHOWN_CHARS)))
 }
 
-/// An object in which no key stands twice and every value is a `T`, read without a tree of values in between. An error
-/// in a value names its key.
+/// An object without duplicate keys whose values are all a `T`, read without an intermediate tree. An error in a value
+/// names its key.
 pub struct Object<T>(pub BTreeMap<String, T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -197,7 +198,7 @@ pub(crate) fn insert_next<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     entries: &mut A,
 ) -> Result<(), A::Error> {
     match object.entry(key) {
-        Entry::Occupied(entry) => Err(twice(entry.key())),
+        Entry::Occupied(entry) => Err(duplicate(entry.key())),
         Entry::Vacant(entry) => {
             let value = entries.next_value();
             let key = || shortened(entry.key(), SHOWN_CHARS);
@@ -214,14 +215,14 @@ mod tests {
     use serde::de::value::BytesDeserializer;
 
     #[test]
-    fn a_value_that_json_does_not_have_is_told() {
+    fn tree_rejects_value_outside_json() {
         let bytes = BytesDeserializer::<serde_json::Error>::new(b"x");
-        let error = Tree(&Budget::new()).deserialize(bytes).expect_err("no value of JSON");
+        let error = Tree(&Budget::new()).deserialize(bytes).expect_err("not a JSON value");
         assert_eq!(error.to_string(), "invalid type: byte array, expected JSON");
     }
 
     #[test]
-    fn a_tree_has_a_largest_number_of_values() {
+    fn values_are_limited_in_trees_and_parts() {
         let list = |n: usize| format!("[{}0]", "0,".repeat(n - 2));
         assert!(parse(list(MAX_VALUES).as_bytes()).is_ok());
         let error = parse(list(MAX_VALUES + 1).as_bytes()).expect_err("one too many");
@@ -233,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn only_an_object_has_parts() {
+    fn parts_rejects_list() {
         let error = parts(b"[1]", &Budget::new()).expect_err("a list");
         assert_eq!(error, "invalid type: sequence, expected an object at line 1 column 0");
     }
 
     #[test]
-    fn numbers_become_the_nearest_double_as_in_python() {
+    fn numbers_round_to_nearest_double_as_in_python() {
         for text in
             ["1.2079441541679836", "1.20794415416783969007199254740993", "1e-06", "9.999999999999999e22", "0.1e-5"]
         {

@@ -1,5 +1,6 @@
-//! The weights folder as a model: whether its tensors are exactly those that the configuration describes, and where
-//! that comes from.
+//! The weights folder as a model: checks that its tensors are exactly those of the configuration, and records the
+//! origin of
+//! each value.
 
 use crate::error::{Error, Problem, Problems, shown_path};
 use crate::folder::element::SourceType;
@@ -15,42 +16,40 @@ use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// The name of the embedding.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The name of the head.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
-/// One tensor with its source.
+/// A tensor of the model and its data in the folder.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// What the model needs.
+    /// The tensor of the model.
     pub spec: TensorSpec,
-    /// What the folder has; the shapes are the same.
+    /// The tensor in the folder, with the same shape.
     pub tensor: StoredTensor,
 }
 
 /// A complete weights folder.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Configuration and its history.
+    /// The configuration and the origin of its values.
     pub settings: Settings,
     /// The tensors, in the order of the model file.
     pub sources: Vec<Source>,
-    /// Whether they are in `.npy` files; else they are in safetensors files.
+    /// Whether they are in `.npy` files; otherwise in safetensors files.
     pub is_npy: bool,
-    /// Tensors and files that are not of the model and were let pass.
+    /// Tensors and files that do not belong to the model, skipped by `--allow-extra`.
     pub ignored: Vec<String>,
-    /// What `generation_config.json` says.
+    /// The content of `generation_config.json`.
     pub generation: GenerationConfig,
-    /// What the user should know beside that, a line each.
+    /// Warnings for the user, a line each.
     pub warnings: Vec<String>,
 }
 
 impl Checkpoint {
-    /// Checks that `listing` is exactly the model that its configuration describes. Reads headers, no numbers.
+    /// Checks that `listing` is exactly the model of its configuration. Reads headers, no data.
     ///
     /// # Errors
-    /// Everything that is wrong with the folder, collected.
+    /// All defects of the folder, collected.
     pub fn check(listing: &Listing, flags: &Flags, allow_extra: bool) -> Result<Checkpoint, Error> {
         let generation = generation(listing)?;
         let settings = settings(listing, flags, &generation)?;
@@ -76,13 +75,13 @@ impl Checkpoint {
             match embedding.map(same) {
                 Some(Ok(true)) => {
                     extra.remove(HEAD);
-                    warnings.push(format!("{HEAD} is the embedding again, as in a tied model; it is not stored twice"));
+                    warnings.push(format!("{HEAD} equals the embedding, as in a tied model; it is stored once"));
                 }
                 Some(Err(error)) if !allow_extra => {
                     extra.remove(HEAD);
                     problems.extend(error);
                 }
-                // Left out, refused below, or beside an embedding that is refused itself.
+                // Skipped, rejected below, or next to an embedding that is itself rejected.
                 Some(_) => {}
                 None => drop(extra.remove(HEAD)),
             }
@@ -97,7 +96,7 @@ impl Checkpoint {
         Ok(Checkpoint { settings, sources, is_npy: listing.is_npy(), ignored, generation, warnings })
     }
 
-    /// Element types of the sources, each once, with the number of tensors that have it.
+    /// Element types of the sources, with the number of tensors of each.
     pub fn element_counts(&self) -> Vec<(SourceType, usize)> {
         [SourceType::F32, SourceType::F16, SourceType::Bf16]
             .into_iter()
@@ -106,13 +105,13 @@ impl Checkpoint {
             .collect()
     }
 
-    /// How many files the sources are in.
+    /// Number of source files.
     pub fn n_files(&self) -> usize {
         self.sources.iter().map(|source| &source.tensor.file.path).collect::<BTreeSet<_>>().len()
     }
 }
 
-/// What the `generation_config.json` of a folder says.
+/// Reads the `generation_config.json` of a folder.
 pub(crate) fn generation(listing: &Listing) -> Result<GenerationConfig, Error> {
     match listing.has_generation_config_json {
         true => GenerationConfig::read(&file_of(listing, "generation_config.json")?),
@@ -120,14 +119,15 @@ pub(crate) fn generation(listing: &Listing) -> Result<GenerationConfig, Error> {
     }
 }
 
-/// The path of a small file of the folder.
+/// The path of a small file of the folder; links out of it are rejected.
 fn file_of(listing: &Listing, name: &str) -> Result<PathBuf, Error> {
     let path = listing.folder.join(name);
     source_file::refuse_link_out_of(&listing.folder, &path)?;
     Ok(path)
 }
 
-/// The configuration of a folder: that of `config.json` or of shapes and flags, and what `generation_config.json` adds.
+/// The configuration of a folder: from `config.json`, or from shapes and flags, with the EOS ids of
+/// `generation_config.json`.
 pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &GenerationConfig) -> Result<Settings, Error> {
     let read = |flags: &Flags| match listing.has_config_json {
         true => config_json::read(&file_of(listing, "config.json")?, flags),
@@ -135,7 +135,7 @@ pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &Generation
     };
     match generation.eos_token_ids.clone() {
         None => read(flags),
-        // It is these that --eos must not contradict.
+        // `--eos` must agree with these ids.
         Some(ids) => Ok(read(&Flags { eos_token_ids: None, ..flags.clone() })?.with_eos(
             &listing.folder.join("generation_config.json"),
             ids,
@@ -144,7 +144,7 @@ pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &Generation
     }
 }
 
-/// Where the expected shapes come from, for messages.
+/// The source of the expected shapes, for messages.
 fn authority(settings: &Settings) -> &'static str {
     match settings.config_json {
         Some(_) => "config.json says",
@@ -161,18 +161,18 @@ fn missing(listing: &Listing, settings: &Settings, spec: &TensorSpec) -> Problem
     let problem = listing.problem(&spec.name(), found).expected(format!("a tensor {}", shown_shape(&wanted(spec))));
     match spec.role {
         Role::LmHead => {
-            problem.advice("export it, or say \"tie_word_embeddings\": true if the model has no head of its own")
+            problem.advice("export it, or set \"tie_word_embeddings\": true if the model has no separate head")
         }
         _ => problem.advice("export the whole model"),
     }
 }
 
-/// The shape that a tensor must have.
+/// The required shape of a tensor.
 fn wanted(spec: &TensorSpec) -> Vec<u64> {
     spec.shape().iter().map(|&size| size as u64).collect()
 }
 
-/// The name under which a folder has a tensor of the model. One that is tied can be saved under either of its names.
+/// The name of a tensor in the folder. A tied one can be saved under either of its names.
 pub(crate) fn stored_name(listing: &Listing, name: String, is_tied: bool) -> String {
     let is_there = |name: &str| listing.tensors.contains(name);
     if is_tied && name == EMBEDDING && !is_there(EMBEDDING) && is_there(HEAD) { HEAD.into() } else { name }
@@ -200,21 +200,20 @@ fn check_tensor(listing: &Listing, name: &str, spec: &TensorSpec, settings: &Set
     Err(tensor.problem(found).expected(expected).advice(advice).into())
 }
 
-/// A tensor that the model does not have.
+/// The error for a tensor that is not in the model.
 fn unexpected(listing: &Listing, name: &str, settings: &Settings) -> Problem {
     if !settings.config.tie_word_embeddings || name != HEAD {
-        return leave_out(listing.problem(name, "no parameter of this model"));
+        return leave_out(listing.problem(name, "not a parameter of this model"));
     }
-    let found =
-        "present though config.json says tie_word_embeddings: true, and its numbers are not those of the embedding";
+    let found = "present although config.json sets tie_word_embeddings, and not equal to the embedding";
     let problem = listing.problem(name, found).expected("the embedding, or no head");
     problem.advice(
-        "transformers 5 computes with this head, 4 with the embedding: say \"tie_word_embeddings\": false for the head, or \
+        "transformers 5 uses this head, 4 the embedding: set \"tie_word_embeddings\": false for the head, or \
          pass --allow-extra for the embedding",
     )
 }
 
-/// Says what to do with something that is too much.
+/// Adds the advice for a superfluous tensor or file.
 fn leave_out(problem: Problem) -> Problem {
     problem.expected("only the tensors of the model").advice("remove it, or pass --allow-extra to leave it out")
 }

@@ -1,7 +1,8 @@
 //! `config.json` as transformers 4.x and 5.x write it.
 //!
-//! A key that the class would fill in silently is an error here: the defaults of the classes are not the values of the
-//! released models. What may be absent is what transformers itself leaves out.
+//! A key that the class of transformers would silently default is an error here: those defaults are not the values of
+//! the
+//! released models. Only keys that transformers itself omits may be absent.
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;
@@ -13,27 +14,27 @@ use std::path::Path;
 
 /// Longest `config.json`; real ones have about 1 KiB.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
-/// Most of what is shown of a value.
+/// Most characters of a value in a message.
 const SHOWN_CHARS: usize = 60;
 
 /// Reads the configuration at `path`.
 ///
 /// # Errors
-/// The file cannot be read, is no JSON, lacks a key or has a value that no supported model has.
+/// The file cannot be read, is not JSON, lacks a key, or has a value that no supported model has.
 pub fn read(path: &Path, flags: &Flags) -> Result<Settings, Error> {
     let bytes = source_file::read_at_most(path, MAX_CONFIG_BYTES)?
         .ok_or_else(|| Problem::new(path, "longer than 1 MiB").expected("a config.json of a few KiB"))?;
     Ok(parse(path, bytes, flags)?)
 }
 
-/// Reads the configuration in `bytes`; `path` is for messages.
+/// Parses the configuration in `bytes`; `path` is for messages.
 ///
 /// # Errors
-/// They are no JSON, lack a key or have a value that no supported model has.
+/// They are not JSON, lack a key, or have a value that no supported model has.
 pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Problem> {
-    let value = strict::parse(&bytes).map_err(|error| Problem::no_json(path, error))?;
+    let value = strict::parse(&bytes).map_err(|error| Problem::invalid_json(path, error))?;
     let Value::Object(object) = &value else {
-        return Err(Problem::new(path, "JSON that is no object").expected("the config.json of a model"));
+        return Err(Problem::new(path, "JSON that is not an object").expected("the config.json of a model"));
     };
     let mut reader = Reader { at: Keys { path, object, prefix: "" }, flags, origins: Origins::default() };
     let config = reader.config()?;
@@ -49,23 +50,23 @@ pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Pro
 pub(crate) struct Keys<'a> {
     pub(crate) path: &'a Path,
     pub(crate) object: &'a Map<String, Value>,
-    /// What stands before a key in messages.
+    /// The prefix of keys in messages.
     pub(crate) prefix: &'static str,
 }
 
 impl<'a> Keys<'a> {
-    /// The value of `key`, if it is there and not null.
+    /// The value of `key`, if present and not null.
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    /// A value of the wrong kind.
+    /// The error for an invalid value.
     pub(crate) fn bad(&self, key: &str, found: &Value, expected: &str) -> Problem {
         let found = shortened(&found.to_string(), SHOWN_CHARS);
         Problem::new(self.path, format!("{}{key} is {found}", self.prefix)).expected(expected)
     }
 
-    /// A key that must be there.
+    /// The error for a missing key.
     pub(crate) fn missing(&self, key: &str, flag: Option<&str>) -> Problem {
         let problem = Problem::new(self.path, format!("no {}{key}", self.prefix)).expected("the model's value");
         match flag {
@@ -74,26 +75,25 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A whole number; 4096.0 is one too.
+    /// A non-negative integer; 4096.0 counts as one.
     pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let count = whole(value).and_then(|count| usize::try_from(count).ok());
         count.map(Some).ok_or_else(|| self.bad(key, value, "a whole number"))
     }
 
-    /// A number.
     pub(crate) fn real(&self, key: &str) -> Result<Option<f64>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| self.bad(key, value, "a number"))
     }
 
-    /// True or false.
-    pub(crate) fn truth(&self, key: &str) -> Result<Option<bool>, Problem> {
+    /// A boolean.
+    pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| self.bad(key, value, "true or false"))
     }
 
-    /// Text.
+    /// A string.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| self.bad(key, value, "text"))
@@ -109,7 +109,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses to rotate only a part of each head.
+    /// Rejects rotation of only a part of each head.
     pub(crate) fn refuse_partial_rotation(&self) -> Result<(), Problem> {
         match self.get("partial_rotary_factor") {
             Some(value) if value.as_f64() != Some(1.0) => {
@@ -129,18 +129,17 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A whole number that is not negative; 4096.0 is one too.
+/// A non-negative integer; 4096.0 counts as one.
 fn whole(value: &Value) -> Option<u64> {
     let whole = |real: f64| (real.fract() == 0.0 && (0.0..9e15).contains(&real)).then_some(real as u64);
     value.as_u64().or_else(|| value.as_f64().and_then(whole))
 }
 
-/// A token id.
 fn token_id(value: &Value) -> Option<u32> {
     whole(value).and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX)
 }
 
-/// Puts a [`ModelConfig`] together and notes where its values come from.
+/// Builds a [`ModelConfig`] and records the origin of its values.
 struct Reader<'a> {
     at: Keys<'a>,
     flags: &'a Flags,
@@ -174,7 +173,7 @@ impl Reader<'_> {
         let clip_qkv = self.clip_qkv(architecture)?;
         let rope =
             crate::model::rope_json::read(&self.at, architecture, flags, max_position_embeddings, &mut self.origins)?;
-        // Before a list of that length is made.
+        // Checked before a list of that length is allocated.
         if n_layers > MAX_LAYERS {
             return Err(
                 Problem::new(path, format!("num_hidden_layers is {n_layers}")).expected(format!("1 to {MAX_LAYERS}"))
@@ -182,7 +181,7 @@ impl Reader<'_> {
         }
         let layer_types = self.layer_types(architecture, n_layers)?;
         let sliding_window = self.sliding_window(architecture, &layer_types)?;
-        let tie_word_embeddings = match self.at.truth("tie_word_embeddings")? {
+        let tie_word_embeddings = match self.at.boolean("tie_word_embeddings")? {
             Some(tie) => {
                 self.origins.note("tie_word_embeddings", Origin::ConfigJson);
                 tie
@@ -220,12 +219,12 @@ impl Reader<'_> {
             None => None,
             Some(name) => Some(architecture_named(name).ok_or_else(|| {
                 let advice = match name {
-                    // The tensors of the releases before transformers knew OLMo.
+                    // The repositories from before transformers supported OLMo.
                     "hf_olmo" => "take the release of this model whose name ends in -hf",
-                    "olmoe" => "OLMoE is known and not supported yet",
-                    "flex_olmo" => "FlexOlmo is known and not supported yet",
-                    "olmo_hybrid" => "Olmo-Hybrid is known and not supported yet",
-                    _ => "it is no OLMo: only OLMo-1, OLMo-2 and Olmo-3 are supported",
+                    "olmoe" => "OLMoE is not supported yet",
+                    "flex_olmo" => "FlexOlmo is not supported yet",
+                    "olmo_hybrid" => "Olmo-Hybrid is not supported yet",
+                    _ => "only OLMo-1, OLMo-2 and Olmo-3 are supported",
                 };
                 self.at.bad("model_type", &name.into(), &named_architectures()).advice(advice)
             })?),
@@ -235,7 +234,7 @@ impl Reader<'_> {
         name.and_then(architecture_named).ok_or_else(|| self.at.missing("model_type", Some("--arch")))
     }
 
-    /// Keys that would change what the forward pass computes.
+    /// Rejects keys that change the arithmetic of the forward pass.
     fn refuse_other_arithmetic(&self) -> Result<(), Problem> {
         let at = &self.at;
         match at.text("hidden_act")? {
@@ -243,20 +242,20 @@ impl Reader<'_> {
             Some(other) => return Err(at.bad("hidden_act", &other.into(), "silu")),
         }
         for key in ["attention_bias", "mlp_bias"] {
-            if at.truth(key)? == Some(true) {
+            if at.boolean(key)? == Some(true) {
                 return Err(at.bad(key, &true.into(), "false").advice("projections with a bias are not supported"));
             }
         }
         at.refuse_partial_rotation()?;
         for key in ["quantization_config", "compression_config"] {
             if let Some(value) = at.get(key) {
-                return Err(at.bad(key, value, "null").advice("export the weights before they were quantized"));
+                return Err(at.bad(key, value, "null").advice("export the unquantized weights"));
             }
         }
         Ok(())
     }
 
-    /// Classes other than those of `architecture` compute something else from the same tensors.
+    /// Rejects classes of other architectures, which compute something else from the same tensors.
     fn refuse_other_classes(&self, architecture: Architecture) -> Result<(), Problem> {
         let Some(value) = self.at.get("architectures") else { return Ok(()) };
         let list = value.as_array().ok_or_else(|| self.at.bad("architectures", value, "a list"))?;
@@ -274,7 +273,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The type of the weights that were saved, under the key of 5.x or that of 4.x.
+    /// The type of the saved weights, under the key of transformers 5 or 4.
     fn dtype(&self) -> Result<Option<&str>, Problem> {
         let plain = |key| -> Result<Option<&str>, Problem> {
             Ok(self.at.text(key)?.map(|name| name.strip_prefix("torch.").unwrap_or(name)))
@@ -323,11 +322,11 @@ impl Reader<'_> {
             self.origins.note("head_dim", Origin::Rule);
             return Ok(rule);
         }
-        // Without heads, 0 stands in: validate() names the impossible number of heads.
+        // Without heads this is 0: validate() reports the invalid number of heads.
         Ok(merged(path, "head_dim", "--head-dim", json, flag, &mut self.origins)?.unwrap_or(0))
     }
 
-    /// The epsilon of the norms, which OLMo-1 does not write: its class has only the one.
+    /// The epsilon of the norms. OLMo-1 does not write it: its class has a constant.
     fn rms_norm_eps(&mut self, architecture: Architecture) -> Result<f64, Problem> {
         let (json, flag) = (self.at.real("rms_norm_eps")?, self.flags.rms_norm_eps);
         match merged(self.at.path, "rms_norm_eps", "--rms-norm-eps", json, flag, &mut self.origins)? {
@@ -340,11 +339,11 @@ impl Reader<'_> {
         }
     }
 
-    /// Only OLMo-1 clips; null and no key at all are how it writes that a model does not.
+    /// Only OLMo-1 clips. It writes null, or no key at all, for a model without clipping.
     fn clip_qkv(&mut self, architecture: Architecture) -> Result<Option<f64>, Problem> {
         let (json, flag) = (self.at.real("clip_qkv")?, self.flags.clip_qkv);
         let shown = |clip: Option<f64>| clip.map_or("none".to_string(), |clip| clip.to_string());
-        // A null that stands there says something, other than no key.
+        // An explicit null states a value, unlike an absent key.
         let stated = self.at.object.contains_key("clip_qkv").then_some(json);
         let texts = (stated.map(shown), flag.map(shown));
         let merged = merged(self.at.path, "clip_qkv", "--clip-qkv", texts.0, texts.1, &mut self.origins)?;
@@ -394,7 +393,7 @@ impl Reader<'_> {
     fn token_id(&mut self, key: &'static str) -> Result<Option<u32>, Problem> {
         let Some(value) = self.at.get(key) else { return Ok(None) };
         self.origins.note(key, Origin::ConfigJson);
-        // Some tools write -1 for none.
+        // Some tools write -1 for an absent id.
         if value.as_f64() == Some(-1.0) {
             return Ok(None);
         }
@@ -402,18 +401,18 @@ impl Reader<'_> {
     }
 }
 
-/// The supported family of this `model_type`.
+/// The supported architecture with this `model_type`.
 pub fn architecture_named(name: &str) -> Option<Architecture> {
     Architecture::ALL.into_iter().find(|architecture| architecture.name() == name)
 }
 
-/// What `model_type` and `--arch` can be, for messages.
+/// The values of `model_type` and `--arch`, for messages.
 pub fn named_architectures() -> String {
     let [names @ .., last] = Architecture::ALL.map(Architecture::name);
     format!("{} or {last}", names.join(", "))
 }
 
-/// Attention of each layer when nothing says otherwise: in Olmo-3 every fourth layer is full.
+/// The default attention of each layer: in Olmo-3 every fourth layer is full.
 pub fn default_layer_types(architecture: Architecture, n_layers: usize) -> Vec<AttentionKind> {
     let kind = |layer: usize| match architecture {
         Architecture::Olmo3 if !(layer + 1).is_multiple_of(4) => AttentionKind::Sliding,
@@ -445,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_class_of_the_tokenizer_is_in_the_bytes_that_are_read() {
+    fn parse_returns_tokenizer_class() {
         let class =
             |value| parsed(json!({ "tokenizer_class": value }), &Flags::default()).expect("read").tokenizer_class;
         assert_eq!(class(json!("GPT2Tokenizer")), Some("GPT2Tokenizer".into()));
@@ -453,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn the_width_of_a_head_is_stated_or_divided_or_given() {
+    fn head_dim_comes_from_key_quotient_or_flag() {
         let divisor =
             "expected a divisor of hidden_size 24, or a head_dim; correct it, add head_dim or pass --head-dim";
         for (n_heads, stated, given, wanted) in [
@@ -491,14 +490,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_shown_by_its_beginning() {
+    fn long_values_are_shortened_in_errors() {
         let line = |length: usize| {
             parsed(json!({"quantization_config": "é".repeat(length)}), &Flags::default()).expect_err("not null")
         };
-        let said = |shown: String| {
-            format!("c: quantization_config is {shown}, expected null; export the weights before they were quantized")
-        };
-        // Two quotes count too.
+        let said =
+            |shown: String| format!("c: quantization_config is {shown}, expected null; export the unquantized weights");
+        // The quotes count too.
         assert_eq!(line(58), said(format!("\"{}\"", "é".repeat(58))));
         assert_eq!(line(59), said(format!("\"{}...", "é".repeat(59))));
         assert_eq!(line(1000), said(format!("\"{}...", "é".repeat(59))));

@@ -1,6 +1,6 @@
-//! `generation_config.json`: the ids that end a text, and how the author recommends to choose tokens. transformers
-//! generates by this file and not by `config.json`; the ids of the models that were trained to answer differ, for they
-//! also stop at the end of a turn.
+//! `generation_config.json`: the EOS ids and the recommended sampling settings. transformers generates with this file
+//! and
+//! not with `config.json`; the EOS ids of instruct models differ, as they also stop at the end of a turn.
 
 use crate::error::{Error, Problem, escaped, shortened};
 use crate::folder::source_file;
@@ -11,13 +11,13 @@ use olmo_infer::internals::file::sampling::{AuthorSampling, MAX_TOP_K};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// The tokens that transformers draws among where the file says nothing or null.
+/// The top-k of transformers when the file does not set it.
 const DEFAULT_TOP_K: usize = 50;
-/// Most of what is shown of a value.
+/// Most characters of a value in a message.
 const SHOWN_CHARS: usize = 40;
 /// The keys that are stored.
 const KNOWN: [&str; 6] = ["do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"];
-/// Keys that would change an answer and are not known here, each with the number that does nothing.
+/// Unsupported keys that would change an answer, each with its neutral value.
 const UNKNOWN: [(&str, f64); 21] = [
     ("num_beams", 1.0),
     ("no_repeat_ngram_size", 0.0),
@@ -41,18 +41,18 @@ const UNKNOWN: [(&str, f64); 21] = [
     ("token_healing", 0.0),
     ("watermarking_config", 0.0),
 ];
-/// The same, of those that count only where tokens are drawn.
-const UNKNOWN_WHEN_DRAWN: [(&str, f64); 4] =
+/// Unsupported keys that matter only for sampling, with their neutral values.
+const UNKNOWN_WHEN_SAMPLING: [(&str, f64); 4] =
     [("typical_p", 1.0), ("epsilon_cutoff", 0.0), ("eta_cutoff", 0.0), ("top_h", f64::NAN)];
 
-/// What is used of the file.
+/// The used content of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
-    /// Ids that end a text, when the file has any.
+    /// EOS ids, if the file has any.
     pub eos_token_ids: Option<Vec<u32>>,
-    /// How to choose tokens, when the file says anything about it that can be done.
+    /// Sampling settings, if the file has supported ones.
     pub sampling: Option<AuthorSampling>,
-    /// What of it cannot, a line each.
+    /// Warnings about unsupported keys, a line each.
     pub warnings: Vec<String>,
     /// The file, byte for byte.
     pub bytes: Option<Vec<u8>>,
@@ -62,33 +62,36 @@ impl GenerationConfig {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// It cannot be read, is no JSON, or has something else than ids there.
+    /// It cannot be read, is not JSON, or has invalid token ids.
     pub fn read(path: &Path) -> Result<GenerationConfig, Error> {
         let bytes = source_file::read_at_most(path, MAX_CONFIG_BYTES)?
             .ok_or_else(|| Problem::new(path, "longer than 1 MiB").expected("a file of a few hundred bytes"))?;
         Ok(GenerationConfig { bytes: Some(bytes.clone()), ..GenerationConfig::parse(path, &bytes)? })
     }
 
-    /// Reads the file in `bytes`; `path` is for messages. A way to choose tokens that cannot be is no error, for no
-    /// number of the model depends on it: it is not stored, and a warning says so.
+    /// Parses the file in `bytes`; `path` is for messages. Invalid sampling settings are not an error, as no weight
+    /// depends on
+    /// them: they are dropped with a warning.
     ///
     /// # Errors
-    /// They are no JSON, or something else than ids is there.
+    /// They are not JSON, or have invalid token ids.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<GenerationConfig, Problem> {
-        let value = strict::parse(bytes).map_err(|error| Problem::no_json(path, error))?;
+        let value = strict::parse(bytes).map_err(|error| Problem::invalid_json(path, error))?;
         let Value::Object(object) = &value else {
-            return Err(Problem::new(path, "JSON that is no object").expected("a generation_config.json"));
+            return Err(Problem::new(path, "JSON that is not an object").expected("a generation_config.json"));
         };
         let keys = Keys { path, object, prefix: "" };
         let mut config = GenerationConfig { eos_token_ids: keys.ids("eos_token_id")?, ..GenerationConfig::default() };
         if KNOWN.iter().any(|key| keys.get(key).is_some()) {
             match sampling(object) {
                 Ok(sampling) => config.sampling = Some(sampling),
-                Err(why) => config.warnings.push(format!("generation_config.json: {why}; its sampling is left out")),
+                Err(why) => {
+                    config.warnings.push(format!("generation_config.json: {why}; its sampling settings are ignored"))
+                }
             }
         }
-        let draws = config.sampling.is_some_and(|author| author.sampling().temperature > 0.0);
-        if config.sampling.is_some() && !draws {
+        let samples = config.sampling.is_some_and(|author| author.sampling().temperature > 0.0);
+        if config.sampling.is_some() && !samples {
             let ignored = |key: &&&str| !["do_sample", "repetition_penalty"].contains(*key) && keys.get(key).is_some();
             let ignored: Vec<&str> = KNOWN.iter().filter(ignored).copied().collect();
             if !ignored.is_empty() && keys.get("do_sample").is_none() {
@@ -99,12 +102,12 @@ impl GenerationConfig {
                 ));
             }
         }
-        let unknown = UNKNOWN.iter().chain(UNKNOWN_WHEN_DRAWN.iter().filter(|_| draws));
+        let unknown = UNKNOWN.iter().chain(UNKNOWN_WHEN_SAMPLING.iter().filter(|_| samples));
         let unknown: Vec<&str> =
-            unknown.filter(|(key, neutral)| counts(object.get(*key), *neutral)).map(|(key, _)| *key).collect();
+            unknown.filter(|(key, neutral)| has_effect(object.get(*key), *neutral)).map(|(key, _)| *key).collect();
         if !unknown.is_empty() {
             config.warnings.push(format!(
-                "generation_config.json has {}, which is not known here: answers differ from those of transformers",
+                "generation_config.json has {}, which is not supported: answers differ from those of transformers",
                 unknown.join(", ")
             ));
         }
@@ -112,8 +115,8 @@ impl GenerationConfig {
     }
 }
 
-/// Whether a value is other than `neutral`, or than nothing.
-fn counts(value: Option<&Value>, neutral: f64) -> bool {
+/// Whether a value is set and not `neutral`.
+fn has_effect(value: Option<&Value>, neutral: f64) -> bool {
     match value {
         None | Some(Value::Null | Value::Bool(false)) => false,
         Some(Value::Array(list)) => !list.is_empty(),
@@ -122,7 +125,7 @@ fn counts(value: Option<&Value>, neutral: f64) -> bool {
     }
 }
 
-/// How to choose tokens, with the defaults of transformers 5 for what is absent or null; or why that cannot be.
+/// The sampling settings, with the defaults of transformers 5 for absent or null keys; or why they are invalid.
 fn sampling(object: &Map<String, Value>) -> Result<AuthorSampling, String> {
     let get = |key: &str| object.get(key).filter(|value| !value.is_null());
     let bad = |key: &str, value: &Value, expected: &str| {
@@ -135,17 +138,17 @@ fn sampling(object: &Map<String, Value>) -> Result<AuthorSampling, String> {
             None => Err(bad(key, value, &format!("a number from {low} to {high}"))),
         },
     };
-    let draws = match get("do_sample") {
+    let samples = match get("do_sample") {
         None => false,
         Some(value) => value.as_bool().ok_or_else(|| bad("do_sample", value, "true or false"))?,
     };
     let repetition_penalty = number("repetition_penalty", 1.0, 1e-3, 1e3)?;
     let greedy = Sampling { repetition_penalty, ..Sampling::GREEDY };
-    let sampling = match draws {
+    let sampling = match samples {
         false => greedy,
         true => Sampling {
             temperature: number("temperature", 1.0, 1e-6, 1e6)?,
-            // 0 is no limit.
+            // 0 means no limit.
             top_k: match get("top_k") {
                 None => Some(DEFAULT_TOP_K),
                 Some(value) => {
@@ -159,7 +162,7 @@ fn sampling(object: &Map<String, Value>) -> Result<AuthorSampling, String> {
             ..greedy
         },
     };
-    AuthorSampling::of(sampling).ok_or_else(|| "its values choose no token".into())
+    AuthorSampling::of(sampling).ok_or_else(|| "its values leave no token to sample".into())
 }
 
 #[cfg(test)]
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_and_null_values_are_those_of_transformers() {
+    fn absent_and_null_values_take_transformers_defaults() {
         let all = Sampling { temperature: 1.0, top_k: Some(50), ..Sampling::GREEDY };
         for (json, wanted) in [
             (json!({"do_sample": true}), all),
@@ -195,7 +198,7 @@ mod tests {
             assert_eq!(found.sampling.map(|author| author.sampling()), Some(wanted), "{json}");
             assert!(found.warnings.is_empty(), "{json}: {:?}", found.warnings);
         }
-        // What says nothing about it is no recommendation.
+        // A file without sampling keys makes no recommendation.
         for json in [json!({}), json!({"eos_token_id": 5, "max_new_tokens": 9}), json!({"do_sample": null})] {
             assert_eq!(parsed(json).sampling, None);
         }
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_choose_no_token_are_left_out_with_a_warning() {
+    fn invalid_sampling_is_dropped_with_warning() {
         for (json, says) in [
             (json!({"do_sample": "yes"}), "do_sample is \"yes\", expected true or false"),
             (json!({"do_sample": 1}), "do_sample is 1"),
@@ -224,22 +227,24 @@ mod tests {
             let found = parsed(json.clone());
             assert_eq!(found.sampling, None, "{json}");
             let [line] = found.warnings.as_slice() else { panic!("{json}: {:?}", found.warnings) };
-            assert!(line.contains(says) && line.ends_with("; its sampling is left out"), "{line}\nwants {says}");
+            assert!(
+                line.contains(says) && line.ends_with("; its sampling settings are ignored"),
+                "{line}\nwants {says}"
+            );
             assert!(!line.contains(char::is_control), "{line}");
         }
     }
 
     #[test]
-    fn what_is_not_known_and_counts_is_told() {
+    fn unsupported_keys_with_effect_are_reported() {
         let neutral = json!({"do_sample": true, "num_beams": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0,
             "suppress_tokens": [], "bad_words_ids": null, "penalty_alpha": null, "token_healing": false,
             "guidance_scale": 1, "max_new_tokens": 32768});
         assert_eq!(parsed(neutral).warnings, Vec::<String>::new());
         let line = |json: Value| parsed(json).warnings.concat();
-        let counts = json!({"num_beams": 4, "typical_p": 0.9, "suppress_tokens": [3], "forced_eos_token_id": 0});
-        let says =
-            "generation_config.json has num_beams, suppress_tokens, forced_eos_token_id, which is not known here";
-        assert!(line(counts.clone()).starts_with(says), "{}", line(counts));
+        let has_effect = json!({"num_beams": 4, "typical_p": 0.9, "suppress_tokens": [3], "forced_eos_token_id": 0});
+        let says = "generation_config.json has num_beams, suppress_tokens, forced_eos_token_id, which is not supported";
+        assert!(line(has_effect.clone()).starts_with(says), "{}", line(has_effect));
         assert!(line(json!({"do_sample": true, "typical_p": 0.9})).contains("has typical_p, which"));
     }
 }

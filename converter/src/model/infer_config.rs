@@ -1,8 +1,9 @@
-//! The configuration of a folder without `config.json`: what names and shapes say, and the rest from flags, or from the
-//! constants of the published OLMo-2 models when the widths are exactly theirs.
+//! The configuration of a folder without `config.json`: from names and shapes, and for the rest from flags, or from the
+//! constants of the published OLMo-2 models if the widths match exactly.
 //!
-//! Shapes cannot tell a window, a RoPE base, the number of heads, or where OLMo-1 clips. An Olmo-3 run with OLMo-2's
-//! constants gives fluent nonsense and no error, so everything that is not certain is asked for.
+//! Shapes do not determine a window, a RoPE base, the number of heads, or the clipping of OLMo-1. An Olmo-3 model with
+//! the
+//! constants of OLMo-2 generates fluent nonsense without an error, so every uncertain value must be given.
 
 use crate::error::{Error, Problem};
 use crate::folder::listing::Listing;
@@ -16,7 +17,7 @@ use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_N
 const OLMO2_VOCAB_ROWS: usize = 100_352;
 /// Rows of every published Olmo-3.
 const OLMO3_VOCAB_ROWS: usize = 100_278;
-/// The published OLMo-2 models; none of them is tied.
+/// The published OLMo-2 models; none has tied embeddings.
 const PUBLISHED_OLMO2: [Published; 4] = [
     Published { name: "1B", hidden: 2048, mlp: 8192, kv: 2048, n_layers: 16 },
     Published { name: "7B", hidden: 4096, mlp: 11008, kv: 4096, n_layers: 32 },
@@ -24,7 +25,7 @@ const PUBLISHED_OLMO2: [Published; 4] = [
     Published { name: "32B", hidden: 5120, mlp: 27648, kv: 1024, n_layers: 64 },
 ];
 
-/// What tells a published model.
+/// The distinguishing widths of a published model.
 struct Published {
     name: &'static str,
     hidden: usize,
@@ -34,7 +35,7 @@ struct Published {
 }
 
 impl Published {
-    /// The published OLMo-2 with these widths, whatever else there is of it.
+    /// The published OLMo-2 with these widths, regardless of the number of layers and the head.
     fn of(widths: &Widths) -> Option<&'static Published> {
         let same = |published: &&Published| {
             (published.hidden, published.mlp, published.kv) == (widths.hidden, widths.mlp, widths.kv)
@@ -43,7 +44,7 @@ impl Published {
         PUBLISHED_OLMO2.iter().find(same).filter(|_| possible)
     }
 
-    /// How a model of these widths differs from this one; `None` when it does not.
+    /// How a model of these widths differs from this one; `None` if it does not.
     fn difference(&self, widths: &Widths) -> Option<String> {
         let mut differences = Vec::new();
         if widths.n_layers != self.n_layers {
@@ -56,7 +57,7 @@ impl Published {
     }
 }
 
-/// What names and shapes say.
+/// The widths in names and shapes.
 struct Widths {
     vocab_size: usize,
     hidden: usize,
@@ -68,10 +69,10 @@ struct Widths {
     has_norms: bool,
 }
 
-/// Works out the configuration of `listing`.
+/// Infers the configuration of `listing`.
 ///
 /// # Errors
-/// A family that is not supported, a shape that cannot be, or values that only flags can give.
+/// An unsupported family, an impossible shape, or values that only flags can give.
 pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     refuse_other_families(listing)?;
     let has_norms = listing.tensors.iter().any(|name| name.ends_with("norm.weight"));
@@ -153,7 +154,7 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
     Ok(Settings { config, origins, u2_is_bf16: false, tokenizer_class: None, config_json: None })
 }
 
-/// Names the families that have similar files and another forward pass.
+/// Rejects families that have similar files and another forward pass.
 fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
     let has = |part: &str| listing.tensors.iter().any(|name| name.contains(part));
     let found = if has(".linear_attn.") {
@@ -174,13 +175,12 @@ fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
         .advice("other families are not supported"))
 }
 
-/// Refuses to take the files of OLMo-1, the only one without norms, for those of another architecture, or those of
-/// another for its.
+/// Rejects a mismatch of norms and `--arch`: only OLMo-1 has no norm weights.
 fn refuse_other_architecture(listing: &Listing, flags: &Flags, has_norms: bool) -> Result<(), Problem> {
     match flags.architecture {
         Some(architecture) if architecture.has_norm_weights() != has_norms => {
             let found = match has_norms {
-                true => "norm tensors, which OLMo-1 has none of",
+                true => "norm tensors, which OLMo-1 does not have",
                 false => "no norm tensors, as in OLMo-1",
             };
             Err(Problem::new(&listing.folder, found)
@@ -191,7 +191,7 @@ fn refuse_other_architecture(listing: &Listing, flags: &Flags, has_norms: bool) 
     }
 }
 
-/// Reads the widths from four headers, and looks at a norm where there are norms.
+/// Reads the widths from four headers, and from one norm if there are norms.
 fn widths(listing: &Listing, has_norms: bool) -> Result<Widths, Error> {
     let layer = |name: &String| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
     let n_layers = listing.tensors.iter().filter_map(layer).max().map_or(0, |last| last.saturating_add(1));
@@ -201,7 +201,7 @@ fn widths(listing: &Listing, has_norms: bool) -> Result<Widths, Error> {
     }
     let shape = |name: &str, rank: usize| -> Result<Vec<usize>, Error> {
         if !listing.tensors.contains(name) {
-            let problem = listing.problem(name, "missing").expected("it, or a config.json beside the weights");
+            let problem = listing.problem(name, "missing").expected("it, or a config.json next to the weights");
             return Err(problem.advice("export the whole model").into());
         }
         let shape = listing.shape(name)?;
@@ -241,7 +241,7 @@ fn widths(listing: &Listing, has_norms: bool) -> Result<Widths, Error> {
     })
 }
 
-/// Without the constants of the published models every value that shapes cannot give must come from a flag.
+/// Without the constants of the published models, a flag must give every value that shapes do not determine.
 fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<(), Problem> {
     let mut missing = Vec::new();
     let mut need = |flag, given: bool| {
@@ -249,7 +249,7 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
             missing.push(flag);
         }
     };
-    // Without norms it can only be OLMo-1, or an export that lost them.
+    // Without norms it is OLMo-1, or an export that lost them.
     let architecture = if widths.has_norms { flags.architecture } else { Some(Architecture::Olmo1) };
     need(if widths.has_norms { "--arch olmo2|olmo3" } else { "--arch olmo" }, flags.architecture.is_some());
     need("--head-dim", flags.head_dim.is_some());
@@ -288,6 +288,6 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
         ),
     };
     Err(Problem::new(&listing.folder, found)
-        .expected("a config.json, for shapes do not tell the rest")
+        .expected("a config.json, as shapes do not determine the rest")
         .advice(format!("put the model's config.json there or pass {}", missing.join(", "))))
 }

@@ -1,4 +1,4 @@
-//! Which model a folder is.
+//! The model in a weights folder: its configuration and its tensors.
 
 pub mod checkpoint;
 pub mod config_json;

@@ -1,12 +1,12 @@
-//! The parameters of the rotary embedding in all their spellings.
+//! The parameters of the rotary embedding, in all their spellings.
 //!
 //! transformers 4.x writes `rope_theta` and `rope_scaling` at the top level; 5.0 to 5.12 one flat `rope_parameters`;
-//! 5.13 and later, for Olmo-3, one `rope_parameters` for each attention type. In every spelling YaRN belongs to the
-//! full-attention layers alone: that is how the models were trained, though transformers 5.0 to 5.12 computed
-//! otherwise.
+//! 5.13 and later, for Olmo-3, one `rope_parameters` per attention type. In every spelling YaRN applies to the
+//! full-attention layers only: the models were trained so, though transformers 5.0 to 5.12 computed otherwise.
 //!
-//! A file that was saved again can state a value in several of these spellings. It is read when they agree. When they
-//! do not, versions of transformers read it differently, and it is refused.
+//! A file that was saved again can state a value in several of these spellings. It is accepted if they agree. If they
+//! do
+//! not, versions of transformers read it differently, and it is rejected.
 
 use crate::error::Problem;
 use crate::model::config_json::Keys;
@@ -15,9 +15,9 @@ use olmo_infer::internals::format::config::{Architecture, Yarn};
 use serde_json::Value;
 use std::fmt::Display;
 
-/// Base that transformers 5.13 and later take for an Olmo-3 attention type that states none.
+/// Base that transformers 5.13 and later use for an Olmo-3 attention type without one.
 const NESTED_THETA: f64 = 500_000.0;
-/// Largest relative difference of two attention factors that are the same: one can be stated, the other computed.
+/// Largest relative difference of equal attention factors: one can be stated and the other computed.
 const SAME_FACTOR: f64 = 1e-9;
 
 /// Rotary embedding of a model.
@@ -31,14 +31,14 @@ pub struct Rope {
     pub yarn: Option<Yarn>,
 }
 
-/// What one spelling says; `None` where it says nothing.
+/// The values of one spelling; `None` for an absent one.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Spelling {
     theta: Option<f64>,
     theta_sliding: Option<f64>,
-    /// Some(None): it says that there is no scaling.
+    /// `Some(None)`: explicitly no scaling.
     yarn: Option<Option<Yarn>>,
-    /// Whether it has an object for each attention type.
+    /// Whether it has an object per attention type.
     is_nested: bool,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn read(
     let theta_sliding = match (new.theta_sliding, old.theta) {
         (Some(new), Some(old)) if new != old => return Err(disagree(at, "rope_theta", old, new)),
         (Some(sliding), _) => sliding,
-        // Where the form for each attention type leaves one out, transformers takes its own base and not this one.
+        // Where the form per attention type omits a base, transformers uses its default and not this one.
         (None, _) if architecture == Architecture::Olmo3 && new.is_nested && theta != NESTED_THETA && slides(at) => {
             let sliding = Keys { prefix: "rope_parameters.sliding_attention.", ..*at };
             return Err(sliding.missing("rope_theta", None));
@@ -76,9 +76,9 @@ pub(crate) fn read(
     let flag = yarn_of_flags(flags, max_positions);
     let yarn = match (yarn, flag) {
         (Some(json), Some(flag)) if json != flag => {
-            let found = if json.is_some() { "YaRN with other numbers" } else { "no rope scaling" };
+            let found = if json.is_some() { "YaRN with other values" } else { "no rope scaling" };
             return Err(Problem::new(at.path, found)
-                .expected("what the --yarn flags say")
+                .expected("the values of the --yarn flags")
                 .advice("correct one of them or leave out the --yarn flags"));
         }
         (Some(json), _) => {
@@ -97,7 +97,7 @@ pub(crate) fn read(
     Ok(Rope { theta, theta_sliding, yarn })
 }
 
-/// YaRN as the flags give it: `None` when they say nothing, `Some(None)` for `--no-yarn`.
+/// YaRN as set by the flags: `None` without such flags, `Some(None)` for `--no-yarn`.
 pub fn yarn_of_flags(flags: &Flags, max_positions: usize) -> Option<Option<Yarn>> {
     if flags.no_yarn {
         return Some(None);
@@ -113,17 +113,16 @@ pub fn yarn_of_flags(flags: &Flags, max_positions: usize) -> Option<Option<Yarn>
     }))
 }
 
-/// transformers 4.x: `rope_theta` and `rope_scaling`. A null `rope_scaling` says nothing, for later versions write it
-/// beside `rope_parameters`.
+/// transformers 4.x: `rope_theta` and `rope_scaling`. A null `rope_scaling` counts as absent, as later versions write
+/// it
+/// next to `rope_parameters`.
 fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
     let theta = at.real("rope_theta")?;
     let Some(keys) = at.keys("rope_scaling", "rope_scaling.")? else {
         return Ok(Spelling { theta, ..Spelling::default() });
     };
     if let Some((key, value)) = keys.object.iter().find(|(_, value)| value.is_object()) {
-        return Err(keys
-            .bad(key, value, "a number or text")
-            .advice("rope_parameters has objects, rope_scaling has not"));
+        return Err(keys.bad(key, value, "a number or text").advice("only rope_parameters may have objects"));
     }
     let inner = keys.real("rope_theta")?;
     if let (Some(top), Some(inner)) = (theta, inner)
@@ -131,12 +130,12 @@ fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
     {
         return Err(contradiction(at, ("rope_theta", top), ("rope_scaling.rope_theta", inner)));
     }
-    // transformers 5 reads it there, too, whatever else there is.
+    // transformers 5 reads it there too, regardless of other keys.
     Ok(Spelling { theta: theta.or(inner), yarn: Some(scaling(&keys, max_positions)?), ..Spelling::default() })
 }
 
-/// transformers 5.x: `rope_parameters`, flat or for each attention type. A flat one that 5.13 or later has loaded and
-/// saved again is both: those versions compute from the objects alone, and keep what stood beside them.
+/// transformers 5.x: `rope_parameters`, flat or per attention type. A flat one that 5.13 or later has loaded and saved
+/// again is both: those versions compute from the objects alone, and keep the flat keys.
 fn rope_parameters(at: &Keys<'_>, architecture: Architecture, max_positions: usize) -> Result<Spelling, Problem> {
     let Some(flat) = at.keys("rope_parameters", "rope_parameters.")? else { return Ok(Spelling::default()) };
     let known = ["full_attention", "sliding_attention"];
@@ -185,7 +184,7 @@ fn rope_parameters(at: &Keys<'_>, architecture: Architecture, max_positions: usi
     if ["rope_type", "type", "factor"].iter().any(|key| flat.get(key).is_some()) {
         let flat_yarn = scaling(&flat, max_positions)?;
         if !same(&flat_yarn, &yarn) {
-            let others = if flat_yarn.is_some() && yarn.is_some() { " with other numbers" } else { "" };
+            let others = if flat_yarn.is_some() && yarn.is_some() { " with other values" } else { "" };
             let found = (name(&flat_yarn), format!("{}{others}", name(&yarn)));
             let flat = ("rope_parameters.rope_type", found.0);
             return Err(contradiction(at, flat, ("rope_parameters.full_attention.rope_type", &found.1)));
@@ -194,7 +193,7 @@ fn rope_parameters(at: &Keys<'_>, architecture: Architecture, max_positions: usi
     Ok(Spelling { theta, theta_sliding, yarn: Some(yarn), is_nested: true })
 }
 
-/// Whether a layer of an Olmo-3 slides; `layer_types` is checked later.
+/// Whether a layer of an Olmo-3 has a sliding window; `layer_types` is checked later.
 fn slides(at: &Keys<'_>) -> bool {
     let sliding = |list: &Vec<Value>| list.iter().any(|kind| kind == "sliding_attention");
     at.get("layer_types").and_then(Value::as_array).is_none_or(sliding)
@@ -212,7 +211,7 @@ fn same(a: &Option<Yarn>, b: &Option<Yarn>) -> bool {
         && *a == Yarn { attention_factor: a.attention_factor, ..b.clone() }
 }
 
-/// Two keys of which only one can be right.
+/// The error for two keys that contradict each other.
 fn contradiction<A: Display, B: Display>(at: &Keys<'_>, a: (&str, A), b: (&str, B)) -> Problem {
     Problem::new(at.path, format!("{} is {} and {} is {}", a.0, a.1, b.0, b.1))
         .expected("the same in both")
@@ -252,12 +251,13 @@ fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Proble
         beta_fast: keys.real("beta_fast")?.unwrap_or(32.0),
         beta_slow: keys.real("beta_slow")?.unwrap_or(1.0),
         attention_factor,
-        truncate: keys.truth("truncate")?.unwrap_or(true),
+        truncate: keys.boolean("truncate")?.unwrap_or(true),
     }))
 }
 
-/// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, and 1 without stretching (`modeling_rope_utils.py`). The value
-/// goes into the file, so the logarithm is libm's, which is the same on every machine.
+/// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, or 1 without stretching (`modeling_rope_utils.py`). The value
+/// is
+/// stored in the file, so the logarithm is that of libm, which is the same on every machine.
 fn mscale(factor: f64, m: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * libm::log(factor) + 1.0 }
 }

@@ -1,11 +1,11 @@
-//! Values of the configuration that the user gives by flags, and where each value came from.
+//! Configuration values given by flags, and the origin of each value.
 
 use crate::error::Problem;
 use olmo_infer::internals::format::config::{Architecture, ModelConfig};
 use std::fmt::{Debug, Display};
 use std::path::Path;
 
-/// Values given by flags. Each stands in for one that `config.json` or the shapes do not give; a flag that contradicts
+/// Values given by flags. Each replaces one that `config.json` or the shapes do not have; a flag that contradicts
 /// `config.json` is an error.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Flags {
@@ -17,7 +17,7 @@ pub struct Flags {
     pub rope_theta: Option<f64>,
     /// `--rms-norm-eps`
     pub rms_norm_eps: Option<f64>,
-    /// `--clip-qkv`; `Some(None)` says that nothing is clipped.
+    /// `--clip-qkv`; `Some(None)`: no clipping.
     pub clip_qkv: Option<Option<f64>>,
     /// `--max-positions`
     pub max_positions: Option<usize>,
@@ -40,7 +40,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Whether any flag about YaRN's numbers is given.
+    /// Whether any flag with a YaRN parameter is given.
     pub fn names_yarn(&self) -> bool {
         let floats = [self.yarn_factor, self.yarn_beta_fast, self.yarn_beta_slow, self.yarn_attention_factor];
         self.yarn_original_positions.is_some() || floats.iter().any(Option::is_some)
@@ -48,13 +48,13 @@ impl Flags {
 }
 
 impl Flags {
-    /// Refuses flags that a model of `architecture` has no use for.
+    /// Rejects flags that a model of `architecture` does not use.
     ///
     /// # Errors
     /// The flag that would be ignored.
     pub fn refuse_useless(&self, path: &Path, architecture: Architecture) -> Result<(), Problem> {
         use Architecture::{Olmo1, Olmo2, Olmo3};
-        // Flags, whether they are given, and the models that use them.
+        // Each flag, whether it is given, and the architectures that use it.
         let flags: [(&str, bool, &[Architecture]); 5] = [
             ("--sliding-window", self.sliding_window.is_some(), &[Olmo3]),
             ("--yarn-factor", self.names_yarn(), &[Olmo3]),
@@ -74,7 +74,7 @@ impl Flags {
     }
 }
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// The key of that name in `config.json`.
@@ -83,16 +83,16 @@ pub enum Origin {
     GenerationConfigJson,
     /// Names and shapes of the tensors.
     Shapes,
-    /// What every published OLMo-2 has.
+    /// A constant of every published OLMo-2.
     PublishedOlmo2,
-    /// A flag of the command line.
+    /// A command-line flag.
     Flag,
-    /// What an absent key means.
+    /// The default of an absent key.
     Rule,
 }
 
 impl Origin {
-    /// Name for people, JSON and the provenance section.
+    /// Name in messages, JSON and the provenance section.
     pub fn name(self) -> &'static str {
         match self {
             Origin::ConfigJson => "config.json",
@@ -105,17 +105,17 @@ impl Origin {
     }
 }
 
-/// Collects the origins of values while a configuration is put together.
+/// Collects the origins of values while a configuration is built.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Origins(pub Vec<(&'static str, Origin)>);
 
 impl Origins {
-    /// Notes where `key` came from.
+    /// Records the origin of `key`.
     pub fn note(&mut self, key: &'static str, origin: Origin) {
         self.0.push((key, origin));
     }
 
-    /// The keys by origin, for the summary.
+    /// The keys grouped by origin, for the summary.
     pub fn grouped(&self) -> Vec<(Origin, Vec<&'static str>)> {
         let mut groups: Vec<(Origin, Vec<&'static str>)> = Vec::new();
         for &(key, origin) in &self.0 {
@@ -129,14 +129,14 @@ impl Origins {
     }
 }
 
-/// A configuration with its history.
+/// A configuration and the origin of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The configuration; it has passed [`ModelConfig::validate`].
     pub config: ModelConfig,
-    /// Where its values came from.
+    /// The origin of its values.
     pub origins: Origins,
-    /// Whether `config.json` calls the elements bfloat16, which decides what `<u2` means.
+    /// Whether `config.json` declares bfloat16, which decides how `<u2` is read.
     pub u2_is_bf16: bool,
     /// `tokenizer_class` of `config.json`.
     pub tokenizer_class: Option<String>,
@@ -145,10 +145,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// These with `ids` of the `generation_config.json` at `path` as the ids that end a text.
+    /// Replaces the EOS ids by `ids` from the `generation_config.json` at `path`.
     ///
     /// # Errors
-    /// No configuration has them, or `--eos` says otherwise.
+    /// They are invalid, or `--eos` contradicts them.
     pub fn with_eos(mut self, path: &Path, ids: Vec<u32>, flags: &Flags) -> Result<Settings, Problem> {
         let key = "eos_token_id";
         if let Some(flag) = flags.eos_token_ids.as_ref().filter(|flag| **flag != ids) {
@@ -166,7 +166,7 @@ impl Settings {
     }
 }
 
-/// Ids as `--eos` takes them.
+/// Ids in the syntax of `--eos`.
 pub(crate) fn shown_ids(ids: &[u32]) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
@@ -174,7 +174,7 @@ pub(crate) fn shown_ids(ids: &[u32]) -> String {
 /// The value of `key` from `config.json` or a flag.
 ///
 /// # Errors
-/// When both are there and differ.
+/// Both are present and differ.
 pub fn merged<T: PartialEq + Debug + Clone + Display>(
     path: &Path,
     key: &'static str,

@@ -1,9 +1,12 @@
-//! Chat templates, run in a process of their own.
+//! Chat templates run in a child process.
 //!
-//! A template is a program of a stranger: it can overflow the stack, take memory without end and find what the
-//! interpreter panics on. So the program starts itself anew with [`ARGUMENT`]; that process gives up what it does not
-//! need, reads the template, and answers with the bytes of a section `CHAT`. Whatever becomes of it, the one that packs
-//! goes on: its answer is read by the rules for any stranger's file, and its death is a template that cannot be used.
+//! A template is untrusted code: it can overflow the stack, exhaust memory, and make the interpreter panic. So the
+//! program
+//! starts itself with [`ARGUMENT`]. That process drops its privileges and lowers its limits, reads the template, and
+//! writes
+//! the bytes of a section `CHAT`. The packing process survives any outcome: it validates the answer like an untrusted
+//! file,
+//! and treats a crash as an unusable template.
 
 use crate::error::Error;
 use crate::text::chat_section;
@@ -26,64 +29,65 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
-/// The first and only argument of the process that runs a template.
+/// The only argument of the process that runs a template.
 pub const ARGUMENT: &str = "__chat-template";
-/// This program, also where its file has been replaced since it began.
+/// This program, even if its file has been replaced since it started.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
-/// Memory that a template may take, its stack included; those of published models take less than 10 MiB.
+/// Memory limit for a template, including its stack; published templates use less than 10 MiB.
 const MEMORY_MIB: u64 = 128;
-/// Stack of the thread that runs it: published templates nest a few values.
+/// Stack of the thread that runs the template: published templates nest only a few values.
 const STACK_BYTES: usize = 16 << 20;
-/// Seconds of a processor; published templates take some hundredths of one. Time that it waits does not count. A slower
-/// machine, or one whose caches and cores others use, takes more of them: a template near the limit can be usable on one
-/// machine and not on another.
+/// CPU time limit in seconds; published templates use a few hundredths. Waiting does not count. A slower machine, or
+/// one
+/// with contended caches and cores, needs more: a template near the limit can be usable on one machine and not on
+/// another.
 const CPU_SECONDS: u64 = 5;
-/// How long it is waited for in any case: it may be stopped, or find no processor for long.
+/// Longest wall-clock wait: the process may be stopped, or wait long for a CPU.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// How long the longest of its steps is waited for at a time.
+/// Longest single wait for the process.
 const TICK: Duration = Duration::from_millis(100);
-/// Longest answer: the longest section.
+/// Longest answer: the longest section `CHAT`.
 const MAX_ANSWER_BYTES: usize = section::max_bytes(section::CHAT) as usize;
-/// How much is read of what it says on standard error, where Rust says why a process ends.
-const MAX_SAID_BYTES: usize = 4096;
-/// Longest input: the files that it comes from have at most 4 MiB each, and JSON escapes a character by six.
+/// Bytes kept of its standard error, where Rust reports why a process ends.
+const MAX_STDERR_BYTES: usize = 4096;
+/// Longest input: its files have at most 4 MiB each, and JSON escapes a character with six bytes.
 const MAX_INPUT_BYTES: u64 = 96 << 20;
 
-/// Why a template has no answer.
+/// Why there is no answer for a template.
 #[derive(Debug)]
 enum NoAnswer {
-    /// No program was named that runs it.
+    /// No program to run it was given.
     NoProgram,
     /// The process cannot be started.
     NotStarted(io::Error),
     /// The pipes to the process fail.
     Pipe(io::Error),
-    /// It takes more than [`MEMORY_MIB`].
+    /// It exceeds [`MEMORY_MIB`].
     Memory,
     /// It overflows the stack.
     Depth,
-    /// It takes more than [`CPU_SECONDS`].
+    /// It exceeds [`CPU_SECONDS`].
     CpuTime,
-    /// It takes more than [`MAX_WAIT`].
+    /// It exceeds [`MAX_WAIT`].
     Time,
     /// The interpreter panics on it.
     Panic,
     /// Its answer is longer than [`MAX_ANSWER_BYTES`].
     Length,
-    /// Its answer is no section.
+    /// Its answer is not a valid section.
     NoSection,
-    /// The process ended otherwise.
+    /// The process ended in another way.
     Ended(ExitStatus),
 }
 
 impl NoAnswer {
-    /// Whether the template is the reason.
-    fn is_of_template(&self) -> bool {
-        // A limit that this process was given is the smaller one, or may be.
-        let is_ours = |resource| getrlimit(resource).current.is_none();
+    /// Whether the template is the cause.
+    fn is_caused_by_template(&self) -> bool {
+        // An inherited limit is, or may be, the lower one.
+        let is_own_limit = |resource| getrlimit(resource).current.is_none();
         match self {
-            NoAnswer::Memory => is_ours(Resource::As),
-            NoAnswer::CpuTime => is_ours(Resource::Cpu),
+            NoAnswer::Memory => is_own_limit(Resource::As),
+            NoAnswer::CpuTime => is_own_limit(Resource::Cpu),
             NoAnswer::Depth | NoAnswer::Panic | NoAnswer::Length => true,
             NoAnswer::NoProgram
             | NoAnswer::NotStarted(_)
@@ -116,7 +120,7 @@ impl fmt::Display for NoAnswer {
     }
 }
 
-/// The chat format of a template, derived by `program` in a process of its own.
+/// The chat format of a template, derived by `program` in a child process.
 ///
 /// # Errors
 /// [`NoFormat`].
@@ -128,7 +132,7 @@ pub fn chat(program: Option<&Path>, template: &str, names: &Names) -> Result<Cha
         Err(NoChat::Damaged) => Err(NoAnswer::NoSection),
     });
     chat.unwrap_or_else(|no_answer| {
-        Err(if no_answer.is_of_template() {
+        Err(if no_answer.is_caused_by_template() {
             NoFormat::Unusable(format!("its chat template cannot be used: {no_answer}"))
         } else {
             NoFormat::NotRun(no_answer.to_string())
@@ -139,55 +143,54 @@ pub fn chat(program: Option<&Path>, template: &str, names: &Names) -> Result<Cha
 /// Why there is no chat format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoFormat {
-    /// The template cannot be used, whoever packs it; in one line.
+    /// The template cannot be used on any machine; the reason in one line.
     Unusable(String),
-    /// It was not run to its end, for a reason that is none of the template's: another time it may be. What is packed
-    /// does not depend on that.
+    /// The run failed for a reason outside the template, and may succeed later. The packed file must not depend on it.
     NotRun(String),
 }
 
-/// What `program` answers to a template.
+/// The answer of `program` to a template.
 fn answer(program: &Path, template: &str, names: &Names) -> Result<Vec<u8>, NoAnswer> {
-    // Texts are always JSON.
+    // Strings always serialize to JSON.
     let input = serde_json::to_vec(&(template, names)).map_err(|error| NoAnswer::Pipe(error.into()))?;
     let mut command = Command::new(program);
     command.arg0("olmo-pack").arg(ARGUMENT);
-    // Its C library would reserve 64 MiB of addresses for the memory of a second thread.
+    // The C library would reserve 64 MiB of address space for the arena of a second thread.
     command.env_clear().env("MALLOC_ARENA_MAX", "1");
-    // Where it is built with a sanitizer, which would look for leaks with calls that it gives up.
+    // For sanitizer builds, whose leak check needs calls that the limits forbid.
     command.envs(env::var_os("ASAN_OPTIONS").map(|options| ("ASAN_OPTIONS", options)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running { child: command.spawn().map_err(NoAnswer::NotStarted)?, waited: Duration::ZERO };
-    let (answer, said) = running.talk(&input)?;
+    let (answer, stderr_text) = running.talk(&input)?;
     let status = running.end()?;
-    if status.success() { Ok(answer) } else { Err(why_ended(status, &said)) }
+    if status.success() { Ok(answer) } else { Err(why_ended(status, &stderr_text)) }
 }
 
-/// Why a process ended that gave no answer, from its status and what Rust says in its last lines.
-fn why_ended(status: ExitStatus, said: &[u8]) -> NoAnswer {
-    let said = String::from_utf8_lossy(said);
+/// Why a process ended without an answer, from its status and the last lines of Rust's runtime.
+fn why_ended(status: ExitStatus, stderr_text: &[u8]) -> NoAnswer {
+    let stderr_text = String::from_utf8_lossy(stderr_text);
     match (status.signal(), status.code()) {
         (Some(signal), _) if signal == Signal::XCPU.as_raw() => NoAnswer::CpuTime,
-        // Where the handler that says so is missing.
+        // Without the handler that reports a stack overflow.
         (Some(signal), _) if signal == Signal::SEGV.as_raw() => NoAnswer::Depth,
-        (Some(_), _) if said.contains("overflowed its stack") => NoAnswer::Depth,
+        (Some(_), _) if stderr_text.contains("overflowed its stack") => NoAnswer::Depth,
         (_, Some(101)) => NoAnswer::Panic,
-        _ if said.contains("memory") => NoAnswer::Memory,
+        _ if stderr_text.contains("memory") => NoAnswer::Memory,
         _ => NoAnswer::Ended(status),
     }
 }
 
-/// The process that runs a template. It ends with this value.
+/// The process that runs a template. Dropping this kills it.
 struct Running {
     child: Child,
-    /// How long it was waited for.
+    /// Total time waited for it.
     waited: Duration,
 }
 
 impl Running {
-    /// Writes `input` to the process, and returns what it writes on standard output and standard error.
+    /// Writes `input` to the process, and returns its standard output and standard error.
     fn talk(&mut self, input: &[u8]) -> Result<(Vec<u8>, Vec<u8>), NoAnswer> {
-        let (mut answer, mut said) = (Vec::new(), Vec::new());
+        let (mut answer, mut stderr_text) = (Vec::new(), Vec::new());
         let mut stdin = Pipe::new(self.child.stdin.take())?;
         let mut stdout: Pipe<ChildStdout> = Pipe::new(self.child.stdout.take())?;
         let mut stderr: Pipe<ChildStderr> = Pipe::new(self.child.stderr.take())?;
@@ -205,12 +208,12 @@ impl Running {
             if answer.len() > MAX_ANSWER_BYTES {
                 return Err(NoAnswer::Length);
             }
-            stderr.read(&mut said, MAX_SAID_BYTES).map_err(NoAnswer::Pipe)?;
+            stderr.read(&mut stderr_text, MAX_STDERR_BYTES).map_err(NoAnswer::Pipe)?;
         }
-        Ok((answer, said))
+        Ok((answer, stderr_text))
     }
 
-    /// Waits until the process has ended, after its pipes.
+    /// Waits until the process has ended, after its pipes are closed.
     fn end(&mut self) -> Result<ExitStatus, NoAnswer> {
         loop {
             if let Some(status) = self.child.try_wait().map_err(NoAnswer::Pipe)? {
@@ -222,7 +225,7 @@ impl Running {
         }
     }
 
-    /// Adds a wait. Hours for which this program was stopped count as a moment.
+    /// Adds a wait, capped so that hours during which this program was stopped count as one tick.
     fn count(&mut self, begun: Instant) -> Result<(), NoAnswer> {
         self.waited += begun.elapsed().min(2 * TICK);
         if self.waited < MAX_WAIT { Ok(()) } else { Err(NoAnswer::Time) }
@@ -231,7 +234,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended needs neither; nobody is left to tell of another failure.
+        // A process that has already ended needs neither, and another failure cannot be reported.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -241,27 +244,27 @@ impl Drop for Running {
 struct Pipe<P>(Option<P>);
 
 impl<P: AsFd> Pipe<P> {
-    /// An end that never waits.
+    /// A non-blocking end.
     fn new(end: Option<P>) -> Result<Pipe<P>, NoAnswer> {
         let end = end.filter(|end| ioctl_fionbio(end, true).is_ok());
         end.map(|end| Pipe(Some(end))).ok_or_else(|| NoAnswer::Pipe(io::ErrorKind::BrokenPipe.into()))
     }
 
-    /// What to wait for.
+    /// The entry for `poll`.
     fn ready(&self, flags: PollFlags) -> Option<PollFd<'_>> {
         self.0.as_ref().map(|end| PollFd::new(end, flags))
     }
 }
 
 impl Pipe<ChildStdin> {
-    /// Writes as much of `rest` as it takes.
+    /// Writes as much of `rest` as the pipe accepts.
     fn write(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         while let (Some(end), false) = (&mut self.0, rest.is_empty()) {
             match end.write(rest) {
                 Ok(written) => *rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It has ended; how, its status tells.
+                // The process has ended; its status has the reason.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.0 = None,
                 Err(error) => return Err(error),
             }
@@ -271,7 +274,7 @@ impl Pipe<ChildStdin> {
 }
 
 impl<P: Read> Pipe<P> {
-    /// Reads what is there, up to `most` bytes in all, after which it is closed.
+    /// Reads the available bytes, up to `most` in total, then closes.
     fn read(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<()> {
         while let Some(end) = &mut self.0 {
             let mut piece = [0; 4096];
@@ -291,30 +294,30 @@ impl<P: Read> Pipe<P> {
     }
 }
 
-/// Waits until one of these can be used, or a moment.
+/// Waits until one of these is ready, or for one tick.
 fn wait(ends: &[Option<PollFd<'_>>]) -> io::Result<()> {
     let mut ends: Vec<PollFd<'_>> = ends.iter().flatten().cloned().collect();
-    let moment = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
-    match poll(&mut ends, Some(&moment)) {
+    let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+    match poll(&mut ends, Some(&tick)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// What the process does that [`ARGUMENT`] starts: reads a template, derives its chat format and writes the section.
+/// The process started with [`ARGUMENT`]: reads a template, derives its chat format and writes the section.
 ///
 /// # Errors
-/// [`Error::Usage`] where a person has started it.
+/// [`Error::Usage`] when a user has started it.
 pub fn serve() -> Result<(), Error> {
-    let not_alone = || Error::Usage(format!("{ARGUMENT} is how olmo-pack starts itself; see olmo-pack --help"));
+    let started_by_user = || Error::Usage(format!("{ARGUMENT} is how olmo-pack starts itself; see olmo-pack --help"));
     if io::stdin().is_terminal() {
-        return Err(not_alone());
+        return Err(started_by_user());
     }
     let failed = |action: &'static str, error: io::Error| Error::io("the process of a chat template", action, error);
     let mut input = Vec::new();
     let read = io::stdin().lock().take(MAX_INPUT_BYTES).read_to_end(&mut input);
     read.map_err(|error| failed("cannot read", error))?;
-    let (template, names): (String, Names) = serde_json::from_slice(&input).map_err(|_| not_alone())?;
+    let (template, names): (String, Names) = serde_json::from_slice(&input).map_err(|_| started_by_user())?;
     drop(input);
     limit().map_err(|error| failed("cannot limit itself", error))?;
     let derive = move || match chat_template::chat(&template, &names) {
@@ -328,13 +331,13 @@ pub fn serve() -> Result<(), Error> {
     stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(|error| failed("cannot write", error))
 }
 
-/// Gives up what a template does not need, for good.
+/// Drops the rights that a template does not need, permanently.
 fn limit() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // What the program itself has mapped, sanitizers above all, does not count.
+    // Memory already mapped does not count; sanitizers map much.
     let limits = [
         (Resource::As, mapped_bytes().saturating_add(MEMORY_MIB << 20), 0),
-        // The second limit is for where the signal of the first is ignored.
+        // The hard limit applies where the signal of the soft limit is ignored.
         (Resource::Cpu, CPU_SECONDS, 1),
         (Resource::Nofile, 0, 0),
         (Resource::Fsize, 0, 0),
@@ -349,7 +352,7 @@ fn limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of addresses that this process has mapped; 0 where the system does not say.
+/// Mapped address space of this process in bytes; 0 if the system does not report it.
 fn mapped_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")?.trim().parse().ok());

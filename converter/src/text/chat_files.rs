@@ -1,4 +1,4 @@
-//! What the files of a folder say about conversations.
+//! The files of a folder that define its chat format.
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;
@@ -15,43 +15,43 @@ use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Most of what is shown of texts that are refused.
+/// Most characters of rejected texts in a message.
 const SHOWN_CHARS: usize = 200;
 /// The file of a single template.
 const SINGLE: &str = "chat_template.jinja";
-/// A folder with more templates.
+/// The folder of further templates.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 
-/// Finds a file of the folder by its name.
+/// Finds a file of the folder by name.
 pub type Present<'a> = dyn Fn(&str) -> Result<Option<PathBuf>, Error> + 'a;
 
-/// A folder, and what was read of it.
+/// A folder and its parsed files.
 pub struct Folder<'a> {
-    /// Where it is.
+    /// Its path.
     pub path: &'a Path,
     /// Finds its files.
     pub present: &'a Present<'a>,
     /// `tokenizer_config.json`.
     pub config: &'a Map<String, Value>,
-    /// `special_tokens_map.json`, where it counts.
+    /// `special_tokens_map.json`, or empty if it is ignored.
     pub map: &'a Map<String, Value>,
     /// `tokenizer_class` of `config.json`.
     pub class: Option<&'a str>,
 }
 
-/// The template of a folder, which was not run yet.
+/// The template of a folder, not run yet.
 pub struct Template {
-    /// The one that counts, or why there is none.
+    /// The template in effect, or why there is none.
     found: Result<Option<(String, Origin)>, String>,
     names: Names,
-    /// Whether all of the folder's are kept.
+    /// Whether all templates of the folder are kept in the model file.
     is_kept: bool,
 }
 
-/// Finds the template of a folder. Keeps `chat_template.jinja`.
+/// Finds the template of a folder, and keeps `chat_template.jinja`.
 ///
 /// # Errors
-/// A file cannot be read or is not what its name says. A template that cannot be used is no error.
+/// A file cannot be read or has invalid content. An unusable template is not an error.
 pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -> Result<Template, Error> {
     let sources = Sources { config: folder.config, map: Some(folder.map), architecture, class: folder.class };
     let files = templates(folder, kept)?;
@@ -60,16 +60,15 @@ pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -
 }
 
 impl Template {
-    /// The chat format of the template of the folder at `path`, which `program` runs, and what the user should know
-    /// about it.
+    /// Runs the template of the folder at `path` with `program`; returns its chat format and warnings for the user.
     ///
     /// # Errors
-    /// The template was not run. One that cannot be used is no error.
+    /// The template was not run. An unusable one is not an error.
     pub fn format(self, path: &Path, program: Option<&Path>) -> Result<(Part, Vec<String>), Error> {
         let is_kept = self.is_kept;
         let (part, mut warnings) = self.run(path, program)?;
         if !is_kept {
-            warnings.push(format!("{MORE_TEMPLATES} is not kept: unpack does not give it back"));
+            warnings.push(format!("{MORE_TEMPLATES} is not kept: unpack does not restore it"));
         }
         Ok((part, warnings))
     }
@@ -87,11 +86,11 @@ impl Template {
         match chat_child::chat(program, &template, &self.names) {
             Ok(chat) => {
                 let mut warnings = Vec::new();
-                let mut of_turns = Vec::new();
+                let mut one_turn_warnings = Vec::new();
                 let mut one_turn = |style: Option<&olmo_infer::internals::text::chat::Style>, with: &str| {
                     let why = style.and_then(|style| style.one_turn.as_deref());
-                    of_turns
-                        .extend(why.map(|why| format!("only one turn of a conversation{with} can be asked: {why}")));
+                    one_turn_warnings
+                        .extend(why.map(|why| format!("only single-turn conversations{with} are supported: {why}")));
                 };
                 let is_same = |other: &olmo_infer::internals::text::chat::Style| {
                     chat.alone.as_ref().is_some_and(|style| style.one_turn == other.one_turn)
@@ -104,7 +103,7 @@ impl Template {
                 }
                 one_turn(chat.alone.as_ref(), "");
                 one_turn(chat.with_system.as_ref().filter(|style| !is_same(style)), " with a system message");
-                warnings.extend(of_turns);
+                warnings.extend(one_turn_warnings);
                 Ok((Part::Known(chat_section::section(&chat), origin.name()), warnings))
             }
             Err(NoFormat::Unusable(why)) => Ok(unusable(why)),
@@ -116,7 +115,7 @@ impl Template {
     }
 }
 
-/// The templates that are files of their own.
+/// The templates in separate files.
 fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Error> {
     let not_text = |path: &Path| Problem::new(path, "bytes that are not UTF-8").expected("UTF-8");
     let single = match (folder.present)(SINGLE)? {
@@ -135,7 +134,7 @@ fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Err
         Ok(entries) => entries,
     };
     let mut files = TemplateFiles { single, ..TemplateFiles::default() };
-    // transformers takes it for chat_template.jinja, which it replaces.
+    // transformers treats it as chat_template.jinja, which it overrides.
     let mut file = None;
     for name in entries {
         let name = name.map_err(|error| Error::io(&more, "cannot read the folder", error))?;

@@ -1,20 +1,21 @@
-//! Contents on which chat templates are tried: those that show what is stripped or cut, those with the texts, lengths
-//! and numbers that a template itself contains, and random ones.
+//! Probe contents for chat templates: contents that reveal what is stripped or cut, contents with the strings, lengths
+//! and
+//! numbers of the template itself, and random ones.
 
 use crate::text::jinja::Names;
 use crate::text::template_source::{tags, texts};
 use std::str::Chars;
 
-/// Longest text of a template that is tried.
+/// Longest string of a template that is probed.
 const MAX_LITERAL_BYTES: usize = 1 << 12;
-/// Most texts of one statement of which pairs are tried.
+/// Most strings of one statement that are probed in pairs.
 const MAX_PAIRED: usize = 12;
 /// Largest number of a template that may count characters, lines or words of a message.
 const MAX_LENGTH: usize = 20_000;
-/// What ends thinking where the template does not say it.
+/// The default end of thinking.
 const THINK_END: &str = "</think>";
 
-/// Contents that tell all rules apart that write different things; `think_end` ends thinking.
+/// Contents that distinguish all rules with different results; `think_end` ends thinking.
 pub fn contents(think_end: &str) -> Vec<String> {
     let long = "a long story, ".repeat(400);
     let lines = "line\n".repeat(120);
@@ -41,12 +42,12 @@ pub fn contents(think_end: &str) -> Vec<String> {
     contents.map(|content| content.replace(THINK_END, think_end).replace("<think>", &think)).to_vec()
 }
 
-/// What begins thinking that ends so: `<think>` of `</think>`.
+/// The start tag for an end tag: `<think>` for `</think>`.
 pub fn think_begin(think_end: &str) -> String {
     think_end.replacen("</", "<", 1).replacen("[/", "[", 1).replacen("END", "START", 1)
 }
 
-/// The text that ends thinking: the first that looks like it.
+/// The first string that looks like an end of thinking.
 pub fn think_end(literals: &[String]) -> String {
     let ends = |literal: &&String| {
         let small = literal.trim().to_lowercase();
@@ -56,11 +57,11 @@ pub fn think_end(literals: &[String]) -> String {
     literals.iter().find(ends).map_or(THINK_END.into(), |literal| literal.trim().to_string())
 }
 
-/// The texts that a template contains or is handed, each once: those in quotes, those between statements, and tokens.
+/// The distinct strings of a template: quoted ones, text between statements, and tokens.
 pub fn literals(source: &str, names: &Names) -> Vec<String> {
     let quoted = tags(source).flat_map(|tag| {
         let parts = literals_of(tag);
-        // A text may be put together of parts.
+        // A string may be concatenated from parts.
         let whole = parts.concat();
         parts.into_iter().chain([whole])
     });
@@ -75,7 +76,7 @@ pub fn literals(source: &str, names: &Names) -> Vec<String> {
     literals
 }
 
-/// Pairs of texts of one statement, which may ask for both of them.
+/// Pairs of strings of one statement, which may test for both.
 pub fn pairs(source: &str) -> Vec<[String; 2]> {
     let mut pairs: Vec<[String; 2]> = Vec::new();
     for tag in tags(source) {
@@ -91,7 +92,7 @@ pub fn pairs(source: &str) -> Vec<[String; 2]> {
     pairs
 }
 
-/// The whole numbers of a template, which may count something, each once.
+/// The distinct integers of a template, which may count something.
 pub fn numbers(source: &str) -> Vec<usize> {
     let words = tags(source).flat_map(|tag| tag.split(|c: char| !c.is_alphanumeric() && c != '_'));
     let mut numbers: Vec<usize> = words.filter_map(|word| word.parse().ok()).filter(|&n| n <= MAX_LENGTH).collect();
@@ -100,12 +101,12 @@ pub fn numbers(source: &str) -> Vec<usize> {
     numbers
 }
 
-/// Contents with this number of characters, lines and words.
+/// Contents with `n` characters, lines and words.
 pub fn contents_of_length(n: usize) -> [String; 3] {
     ["x".repeat(n), "line\n".repeat(n), "word ".repeat(n)]
 }
 
-/// Contents in which a text occurs in the ways that templates ask for.
+/// Contents with a string at the positions that templates test.
 pub fn contents_with(literal: &str) -> Vec<String> {
     let mut contents = Vec::new();
     let variants = [literal.to_string(), literal.to_uppercase(), literal.to_lowercase(), title(literal)];
@@ -125,7 +126,7 @@ fn title(text: &str) -> String {
     chars.next().map(|first| first.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
-/// The quoted texts of a statement or an expression, unescaped.
+/// The quoted strings of a statement or an expression, unescaped.
 fn literals_of(tag: &str) -> Vec<String> {
     let mut literals: Vec<String> = Vec::new();
     let mut chars = tag.chars();
@@ -141,7 +142,7 @@ fn literals_of(tag: &str) -> Vec<String> {
     literals
 }
 
-/// The character of an escape, after its backslash.
+/// The character of an escape sequence, after its backslash.
 fn unescaped(chars: &mut Chars) -> Option<char> {
     let code = |chars: &mut Chars, digits: usize| {
         let hex: String = chars.by_ref().take(digits).collect();
@@ -162,11 +163,11 @@ fn unescaped(chars: &mut Chars) -> Option<char> {
     }
 }
 
-/// Random contents, the same in every run.
+/// Deterministic random contents.
 pub struct Random(u64);
 
 impl Random {
-    /// Numbers that begin with this one.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }
@@ -180,7 +181,7 @@ impl Random {
         ((z ^ z >> 31) % n as u64) as usize
     }
 
-    /// A content of some pieces, with thinking and texts of the template now and then.
+    /// A content of some pieces, sometimes with thinking and strings of the template.
     pub fn content(&mut self, think_end: &str, literals: &[String]) -> String {
         const PIECES: [&str; 28] = [
             "Hello",
@@ -233,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn literals_are_the_texts_of_a_template_and_tokens() {
+    fn literals_finds_strings_of_template_and_tokens() {
         let source =
             "{{ 'a\\n' }} don't {# 'no' #}{{ \"b'c\" }}{% if 'a\\n' %} {{ '' }} {% raw %}{{ 'raw' }}{% endraw %}";
         let names = vec![("bos_token".to_string(), "<s>".to_string())];

@@ -1,4 +1,4 @@
-//! The bytes of the section `CHAT`.
+//! Serializes the section `CHAT`.
 
 use olmo_infer::internals::format::{
     CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE, CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle,
@@ -35,7 +35,7 @@ pub fn section(chat: &Chat) -> Vec<u8> {
     [head.as_bytes(), heads.as_bytes(), lengths.as_bytes(), texts.as_bytes()].concat()
 }
 
-/// The section of a template that cannot be used, which keeps the reason.
+/// The section of an unusable template, which stores the reason.
 pub fn unusable(why: &str) -> Vec<u8> {
     let mut head = ChatHead::new_zeroed();
     head.kind = U32::new(CHAT_UNUSABLE);
@@ -52,7 +52,7 @@ fn style_head(style: &Style) -> ChatStyle {
     }
 }
 
-/// Texts are shorter than 4 GiB: what a template writes has a limit.
+/// Texts are shorter than 4 GiB: the output of a template is limited.
 fn length(text: &str) -> U32 {
     U32::new(text.len() as u32)
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use olmo_infer::internals::text::chat::{Cut, NoChat, Rule, Strip};
 
-    /// A chat format in which every field differs from every other.
+    /// A chat format in which every field differs.
     fn chat() -> Chat {
         let style = |name: &str, one_turn: Option<&str>| {
             let text = |field: &str, i: usize| format!("{name} {field} {i} é");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn section_reads_back_as_what_was_written() {
+    fn section_round_trips() {
         let whole = chat();
         assert_eq!(Chat::in_section(&section(&whole)).as_ref(), Ok(&whole));
         for part in [
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_every_section_cut_or_extended_and_contradictions() {
+    fn rejects_truncated_extended_and_invalid_sections() {
         let good = section(&chat());
         for n in 0..good.len() {
             assert_eq!(Chat::in_section(&good[..n]), Err(NoChat::Damaged), "{n} bytes");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_have_codes_of_their_own() {
+    fn rule_codes_are_unique() {
         let rules: Vec<Rule> = Rule::all().collect();
         assert_eq!(rules.len(), 105);
         for rule in &rules {

@@ -1,40 +1,40 @@
-//! The chat template of a model becomes texts around the turns of conversations, and rules for their contents.
+//! Derives a chat format from a model's chat template: the texts around the turns, and rules for their contents.
 //!
-//! A template is a program. It is run at packing time, in a process of its own (`chat_child`), on conversations whose
-//! contents are marks; the texts between the marks are its pieces. Probes in the place of each mark show what it does
-//! with a content, and conversations that nothing was derived from show whether pieces and rules give what the template
-//! gives. So the runtime needs no interpreter, and a hostile template can do nothing there.
+//! A template is a program. It is run while packing, in a child process (`chat_child`), on conversations of marks; the
+//! texts between the marks are its pieces. Probes at the position of each mark reveal what it does with a content, and
+//! conversations not used for the derivation verify that pieces and rules reproduce its output. So the runtime needs no
+//! interpreter, and a hostile template cannot run there.
 
 use crate::text::chat_probes::{self, Random};
 use crate::text::jinja::{Names, Template};
 use jiff::civil::DateTime;
 use olmo_infer::internals::text::chat::{Chat, Cut, Message, Past, Role, Rule, Style, date, is_python_space};
 
-/// Longest texts of a chat format, all together.
+/// Largest total size of the texts of a chat format.
 const MAX_BYTES: usize = 4 << 20;
-/// User turns of the conversations that pieces are derived from.
+/// Most user turns of the conversations that pieces are derived from.
 const MOST_TURNS: usize = 5;
-/// User turns of the conversations that they are verified on, the short ones first.
+/// User turns of the conversations for verification, the short ones first.
 const VERIFIED_TURNS: [usize; 12] = [2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 33, 65];
-/// How many of these are short.
+/// Number of short ones among them.
 const N_SHORT: usize = 6;
-/// Most user turns of those with a number of turns that the template may count.
+/// Most user turns of a conversation whose length is derived from a number in the template.
 const MOST_VERIFIED_TURNS: usize = 130;
-/// From this number of turns on messages are short.
+/// Messages are short from this number of turns on.
 const MANY_TURNS: usize = 10;
-/// Random conversations that they are verified on, of one turn and of several.
+/// Random conversations for verification, of one turn and of several.
 const N_VERIFIED: usize = 40;
-/// The two moments at which texts with dates are verified.
-const MOMENTS: [DateTime; 2] =
+/// The two times at which texts with dates are verified.
+const TIMES: [DateTime; 2] =
     [DateTime::constant(2021, 11, 9, 8, 5, 3, 0), DateTime::constant(2032, 2, 28, 22, 40, 59, 0)];
 
-/// The chat format of a template, derived in this process: [`crate::text::chat_child`] does it in one of its own.
+/// Derives the chat format of a template in this process; [`crate::text::chat_child`] does it in a child process.
 ///
 /// # Errors
 /// Why it cannot be used, in one line.
 ///
 /// # Panics
-/// Where the interpreter does. It may also overflow the stack, and take any amount of memory.
+/// When the interpreter panics. It may also overflow the stack, and allocate any amount of memory.
 pub fn chat(source: &str, names: &Names) -> Result<Chat, String> {
     let template = Template::new(source, names)?;
     let tried = Tried {
@@ -45,7 +45,7 @@ pub fn chat(source: &str, names: &Names) -> Result<Chat, String> {
     };
     let think_end = chat_probes::think_end(&tried.literals);
     let deriver = Deriver { template: &template, probes: chat_probes::contents(&think_end), think_end };
-    // Some models take no system message: their templates raise an error, or leave it out.
+    // Some models have no system message: their templates raise an error, or drop it.
     let (alone, with_system) = (deriver.style(false), deriver.style(true).ok());
     let alone = match (alone, &with_system) {
         (Ok(style), _) => Some(style),
@@ -66,20 +66,20 @@ pub fn chat(source: &str, names: &Names) -> Result<Chat, String> {
     deriver.verify(chat, &tried)
 }
 
-/// A template while its pieces are derived.
+/// A template and its probes.
 struct Deriver<'t> {
     template: &'t Template,
-    /// Contents that show what the template does with one.
+    /// Contents that reveal what the template does with a content.
     probes: Vec<String>,
     think_end: String,
 }
 
-/// Gives each date the form that it has in texts: its format between NULs.
+/// The form of a date in texts: its format between NULs.
 fn as_format(format: &str) -> Option<String> {
-    date(format, MOMENTS[0]).map(|_| format!("\0{format}\0"))
+    date(format, TIMES[0]).map(|_| format!("\0{format}\0"))
 }
 
-/// A conversation of marks: texts that no message has, each in one place.
+/// A conversation of marks: unique texts that no real message contains.
 fn marks(with_system: bool, n_turns: usize) -> Vec<Message> {
     let role = |i: usize| match i {
         0 if with_system => Role::System,
@@ -114,13 +114,13 @@ impl Deriver<'_> {
         }
     }
 
-    /// A style of one turn grows to conversations.
+    /// Extends a style of one turn to several turns.
     fn turns(&self, with_system: bool, mut style: Style) -> Result<Style, String> {
         let n_system = usize::from(with_system);
         let mut known: [Option<String>; 11] = [const { None }; 11];
         let put = |known: &mut Option<String>, text: String| match known {
-            Some(known) if *known != text => Err("its chat template writes a turn in ways that differ with more than \
-                 its place"
+            Some(known) if *known != text => Err("its chat template writes a turn depending on more than its \
+                 position"
                 .to_string()),
             _ => {
                 *known = Some(text);
@@ -148,7 +148,7 @@ impl Deriver<'_> {
             style.system[1] = self.rule(with_system, 2, 0)?;
         }
         style.last_user[1] = self.rule(with_system, 2, n_system + 2)?;
-        // The shortest conversation that has a past turn of each kind, and its place there.
+        // The shortest conversation with each kind of past turn, and the index of the turn.
         for (past, n_turns, index) in
             [(Past::Only, 2, 0), (Past::First, 3, 0), (Past::Middle, 4, 1), (Past::Last, 3, 1)]
         {
@@ -158,11 +158,11 @@ impl Deriver<'_> {
         Ok(style)
     }
 
-    /// The texts around the contents of a conversation, in their order.
+    /// The texts around the contents of a conversation, in order.
     fn pieces(&self, with_system: bool, n_turns: usize) -> Result<Vec<String>, String> {
         let marks = marks(with_system, n_turns);
         let text = self.template.render(&marks, as_format)?;
-        let bad = || "its chat template does not write each turn once, in its order".to_string();
+        let bad = || "its chat template does not write each turn once, in order".to_string();
         let mut pieces = Vec::new();
         let mut rest = text.as_str();
         for mark in &marks {
@@ -174,37 +174,39 @@ impl Deriver<'_> {
         if pieces.iter().any(|piece| piece.contains(['\u{f8ff}', '\u{f8fe}'])) {
             return Err(bad());
         }
-        // NULs enclose dates, and nothing else.
-        let is_date = |format: &str| date(format, MOMENTS[0]).is_some();
+        // NULs may only enclose dates.
+        let is_date = |format: &str| date(format, TIMES[0]).is_some();
         let dates_are_whole = |piece: &String| {
             piece.matches('\0').count().is_multiple_of(2) && piece.split('\0').skip(1).step_by(2).all(is_date)
         };
         match pieces.iter().all(dates_are_whole) {
             true => Ok(pieces),
-            false => Err("its chat template takes a date apart, or writes the character NUL".into()),
+            false => Err("its chat template splits a date, or writes the character NUL".into()),
         }
     }
 
-    /// What the template does with the content of message `index`.
+    /// The rule that the template applies to the content of message `index`.
     fn rule(&self, with_system: bool, n_turns: usize, index: usize) -> Result<Rule, String> {
         let mut messages = marks(with_system, n_turns);
         let text = self.template.render(&messages, as_format)?;
-        let more = || "its chat template does more with a turn than to put texts around it".to_string();
-        let (before, after) = text.split_once(&messages[index].content).ok_or_else(more)?;
+        let unsupported = || "its chat template does more than put text around each turn".to_string();
+        let (before, after) = text.split_once(&messages[index].content).ok_or_else(unsupported)?;
         let mut rules: Vec<Rule> = Rule::all().collect();
         for probe in &self.probes {
             messages[index].content.clone_from(probe);
             let rendered = self.template.render(&messages, as_format)?;
-            let written = rendered.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).ok_or_else(more)?;
+            let written =
+                rendered.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).ok_or_else(unsupported)?;
             rules.retain(|rule| rule.apply(probe, &self.think_end) == written);
         }
-        rules.first().copied().ok_or_else(more)
+        rules.first().copied().ok_or_else(unsupported)
     }
 
-    /// Finds contents that the template treats in a way of its own: blank ones, those with a text that the template
-    /// itself contains, and those of a length that it may ask for.
+    /// Finds contents that the template treats specially: blank ones, those with a string of the template, and those
+    /// with a
+    /// length that it may test.
     fn find_exceptions(&self, chat: &mut Chat, tried: &Tried) -> Result<(), String> {
-        let more = || "its chat template does more with a turn than to put texts around it".to_string();
+        let unsupported = || "its chat template does more than put text around each turn".to_string();
         let think = chat_probes::think_begin(&self.think_end);
         let thinking = format!("{think}\nr\n{}\n\na", self.think_end);
         let blank = ["".to_string(), " \n".into(), format!("{think}a{} \n", self.think_end)];
@@ -216,16 +218,17 @@ impl Deriver<'_> {
         let lengths = tried.numbers.iter().flat_map(|&n| [n.saturating_sub(1), n, n + 1]);
         for content in lengths.flat_map(chat_probes::contents_of_length) {
             if !self.agrees(chat, |_| &content) {
-                return Err(more());
+                return Err(unsupported());
             }
         }
-        // A text that the template acts on is reserved: no message may contain it. Shorter ones would be in messages that
-        // are meant to be sent.
+        // A string that the template acts on is reserved: no message may contain it. Shorter strings would occur in
+        // normal
+        // messages.
         let reserve = |chat: &mut Chat, texts: &[&String]| {
             let longest = texts.iter().max_by_key(|text| text.trim().chars().count());
             let text = longest.map(|text| text.trim().to_string()).unwrap_or_default();
             if text.chars().count() < 3 {
-                return Err(more());
+                return Err(unsupported());
             }
             chat.reserved.push(text);
             Ok(())
@@ -243,9 +246,9 @@ impl Deriver<'_> {
                     chat.takes_blank = false;
                 } else {
                     reserve(chat, &[literal])?;
-                    // In another case it is another text, which would not be found.
+                    // In another case it is another text, which the search would miss.
                     if !self.agrees(chat, |_| &content) {
-                        return Err(more());
+                        return Err(unsupported());
                     }
                 }
             }
@@ -263,21 +266,22 @@ impl Deriver<'_> {
         Ok(())
     }
 
-    /// Whether the template gives what `chat` gives, or would refuse, for conversations of one turn to four in which
-    /// message `i` is `content(i)`.
+    /// Whether the template's output equals that of `chat`, or `chat` rejects the messages, for conversations of one to
+    /// four
+    /// turns in which message `i` is `content(i)`.
     fn agrees<'c>(&self, chat: &Chat, content: impl Fn(usize) -> &'c String) -> bool {
         [false, true].into_iter().filter(|&with_system| has_style(chat, with_system)).all(|with_system| {
             let most = if chat.takes_turns(with_system) { 4 } else { 1 };
             (1..=most).all(|n_turns| {
                 let mut messages = marks(with_system, n_turns);
                 messages.iter_mut().enumerate().for_each(|(i, message)| message.content.clone_from(content(i)));
-                self.is_same(chat, &messages, MOMENTS[0])
+                self.is_same(chat, &messages, TIMES[0])
             })
         })
     }
 
-    /// [`Deriver::agrees`] for conversations of one turn to three in which one message, of each in turn, is `content`, and
-    /// the rest are `other`.
+    /// [`Deriver::agrees`] for conversations of one to three turns in which one message is `content` and the others are
+    /// `other`, for each message.
     fn agrees_with_one(&self, chat: &Chat, content: &str, other: &str) -> bool {
         [false, true].into_iter().filter(|&with_system| has_style(chat, with_system)).all(|with_system| {
             let most = if chat.takes_turns(with_system) { 3 } else { 1 };
@@ -287,25 +291,26 @@ impl Deriver<'_> {
                     for (i, message) in messages.iter_mut().enumerate() {
                         message.content = if i == one { content.into() } else { other.into() };
                     }
-                    self.is_same(chat, &messages, MOMENTS[0])
+                    self.is_same(chat, &messages, TIMES[0])
                 },
             )
         })
     }
 
-    /// Whether the template gives what `chat` gives, or would refuse: that is refused at run time, too.
-    fn is_same(&self, chat: &Chat, messages: &[Message], moment: DateTime) -> bool {
-        match chat.render_at(messages, || moment) {
+    /// Whether the template's output equals that of `chat`, or `chat` rejects the messages, as it will at run time.
+    fn is_same(&self, chat: &Chat, messages: &[Message], time: DateTime) -> bool {
+        match chat.render_at(messages, || time) {
             Ok(text) => {
-                let rendered = self.template.render(messages, move |format: &str| date(format, moment));
+                let rendered = self.template.render(messages, move |format: &str| date(format, time));
                 rendered.is_ok_and(|rendered| rendered == text)
             }
             Err(_) => true,
         }
     }
 
-    /// Compares what `chat` gives with what the template gives, on conversations that nothing was derived from. A style
-    /// whose conversations of several turns differ keeps its first turn.
+    /// Compares `chat` with the template on conversations not used for the derivation. A style whose conversations of
+    /// several
+    /// turns differ keeps only the first turn.
     fn verify(&self, mut chat: Chat, tried: &Tried) -> Result<Chat, String> {
         for with_system in [false, true] {
             if !has_style(&chat, with_system) {
@@ -322,7 +327,7 @@ impl Deriver<'_> {
                 let near = near.filter(|n_turns| (2..=MOST_VERIFIED_TURNS).contains(n_turns));
                 let lengths: Vec<usize> = VERIFIED_TURNS.into_iter().chain(near).collect();
                 if !self.holds(&chat, with_system, &lengths, tried) {
-                    let why = "conversations that it was tried on were not those that its pieces give";
+                    let why = "its pieces do not reproduce all tested conversations";
                     let style = if with_system { &mut chat.with_system } else { &mut chat.alone };
                     if let Some(style) = style {
                         *style = first_turn(style, why);
@@ -332,20 +337,20 @@ impl Deriver<'_> {
         }
         match has_style(&chat, false) || has_style(&chat, true) {
             true => Ok(chat),
-            false => Err("its chat template does more with a turn than to put texts around it".into()),
+            false => Err("its chat template does more than put text around each turn".into()),
         }
     }
 
-    /// Whether conversations of these numbers of user turns are those of the template.
+    /// Whether the format reproduces the template for conversations of these numbers of user turns.
     fn holds(&self, chat: &Chat, with_system: bool, lengths: &[usize], tried: &Tried) -> bool {
         let mut random = Random::new(u64::from(with_system) << 32 | lengths.len() as u64);
-        // Each length once, then any of the short ones.
+        // Each length once, then random short ones.
         let short = |random: &mut Random| lengths[random.below(lengths.len().min(N_SHORT))];
         (0..lengths.len() + N_VERIFIED).all(|i| {
             let n_turns = lengths.get(i).copied().unwrap_or_else(|| short(&mut random));
             let mut messages = marks(with_system, n_turns);
             for at in 0..messages.len() {
-                // Some say again what was said before.
+                // Some messages repeat the previous one.
                 messages[at].content = match (at, random.below(6)) {
                     (1.., 0) => messages[at - 1].content.clone(),
                     (_, n) if n_turns >= MANY_TURNS => format!("message {n} of {at}"),
@@ -353,38 +358,38 @@ impl Deriver<'_> {
                 };
             }
             match tried.has_dates {
-                false => self.is_same(chat, &messages, MOMENTS[0]),
-                true => moments(i).all(|moment| self.is_same(chat, &messages, moment)),
+                false => self.is_same(chat, &messages, TIMES[0]),
+                true => times(i).all(|time| self.is_same(chat, &messages, time)),
             }
         })
     }
 }
 
-/// What of a template itself is tried on it.
+/// The strings and numbers of a template that are tried on it.
 struct Tried {
     literals: Vec<String>,
     pairs: Vec<[String; 2]>,
     numbers: Vec<usize>,
-    /// Whether it asks for the date.
+    /// Whether it uses the date.
     has_dates: bool,
 }
 
-/// Some moments: over all `round`s every month, day, weekday and hour.
-fn moments(round: usize) -> impl Iterator<Item = DateTime> {
+/// Several times: over all rounds every month, day, weekday and hour.
+fn times(round: usize) -> impl Iterator<Item = DateTime> {
     let day = move |i: usize| {
         let n = 4 * round + i;
         DateTime::new(2024 + (n % 7) as i16, 1 + (n % 12) as i8, 1 + (n % 28) as i8, (n % 24) as i8, 59, 1, 0)
     };
     // The days that not every month has.
     let last = round.is_multiple_of(2).then(|| DateTime::constant(2027, 8, 29 + (round / 2 % 3) as i8, 0, 0, 0, 0));
-    MOMENTS.into_iter().chain((0..4).filter_map(move |i| day(i).ok())).chain(last)
+    TIMES.into_iter().chain((0..4).filter_map(move |i| day(i).ok())).chain(last)
 }
 
 fn has_style(chat: &Chat, with_system: bool) -> bool {
     if with_system { chat.with_system.is_some() } else { chat.alone.is_some() }
 }
 
-/// What is left of a style of which only one turn can be rendered, for this reason.
+/// The first turn of a style, with the reason why only one turn can be rendered.
 fn first_turn(style: &Style, why: &str) -> Style {
     let first = |texts: &[String; 2]| [texts[0].clone(), String::new()];
     Style {
@@ -402,13 +407,14 @@ fn first_turn(style: &Style, why: &str) -> Style {
 mod tests {
     use super::*;
 
-    /// A template that writes every message as `written`, a piece of template in which `m` is the message.
-    fn of_messages(written: &str) -> String {
+    /// A template that writes every message as `written`, an expression in which `m` is the message.
+    fn template_of(written: &str) -> String {
         format!("{{% for m in messages %}}<{{{{ m.role }}}}>{written}\n{{% endfor %}}<assistant>")
     }
 
-    /// Whether the derived format refuses the conversation of these user messages and answers; where it takes it, it must
-    /// give the text of the template.
+    /// Whether the derived format rejects the conversation of these user messages and answers. If it accepts them, it
+    /// must
+    /// reproduce the template.
     #[track_caller]
     fn is_refused(template: &str, contents: &[&str]) -> bool {
         let names = vec![("bos_token".to_string(), "<|endoftext|>".to_string())];
@@ -417,15 +423,15 @@ mod tests {
         for (message, content) in messages.iter_mut().zip(contents) {
             message.content = content.to_string();
         }
-        let moment = DateTime::constant(2026, 11, 30, 9, 0, 0, 0);
-        let Ok(text) = chat.render_at(&messages, || moment) else { return true };
-        let rendered = Template::new(template, &names).expect("a template").render(&messages, move |f| date(f, moment));
+        let time = DateTime::constant(2026, 11, 30, 9, 0, 0, 0);
+        let Ok(text) = chat.render_at(&messages, || time) else { return true };
+        let rendered = Template::new(template, &names).expect("a template").render(&messages, move |f| date(f, time));
         assert_eq!(rendered.as_ref(), Ok(&text), "{template}");
         false
     }
 
     #[test]
-    fn gives_the_text_of_the_template_or_refuses() {
+    fn reproduces_template_or_rejects() {
         let long = "word ".repeat(300);
         let lines = "line\n".repeat(40);
         let think = "<think>\nr\n</think>\n\na";
@@ -435,9 +441,9 @@ mod tests {
         let asks_last = format!(
             "{{% set ns = namespace(q=false) %}}{{% set l = messages[-1].content %}}{{% if l.startswith('<tool_response>') \
              and l.endswith('</tool_response>') %}}{{% set ns.q = true %}}{{% endif %}}{}",
-            of_messages(keeps)
+            template_of(keeps)
         );
-        let contents = |written: &str| of_messages(written);
+        let contents = |written: &str| template_of(written);
         let cases: Vec<(String, Vec<&str>)> = vec![
             (asks_last, vec!["q", think, "<tool_response>x</tool_response>"]),
             (
@@ -491,12 +497,12 @@ mod tests {
             (contents("{% if strftime_now('%B') == 'November' %}[N]{% endif %}{{ m.content }}"), vec!["a"]),
         ];
         for (template, contents) in &cases {
-            // Each of these acts on what its conversation has: there is no way to give the right text.
+            // Each of these acts on the contents of its conversation, so that no fixed pieces are right.
             assert!(is_refused(template, contents), "{template}");
         }
-        // And what is said otherwise is rendered.
-        assert!(!is_refused(&of_messages("{{ m.content }}"), &["q", think, "<tool_response>x</tool_response>"]));
-        assert!(!is_refused(&of_messages("{{ m.content|trim }}{{ strftime_now('%d %b %Y') }}"), &[" q ", "a", "\nz"]));
+        // Other conversations are rendered.
+        assert!(!is_refused(&template_of("{{ m.content }}"), &["q", think, "<tool_response>x</tool_response>"]));
+        assert!(!is_refused(&template_of("{{ m.content|trim }}{{ strftime_now('%d %b %Y') }}"), &[" q ", "a", "\nz"]));
         assert!(!is_refused(&cases[0].0, &["q", think, "z"]));
     }
 }

@@ -1,5 +1,6 @@
-//! The tokenizer of OLMo-2 and Olmo-3, known by its vocabulary alone: a `vocab.txt` says no merges, but here the id of
-//! a token is its rank.
+//! The tokenizer of OLMo-2 and Olmo-3, recognized by its vocabulary: a `vocab.txt` has no merges, but in this
+//! vocabulary the
+//! id of a token is its rank.
 
 use crate::text::vocab::Vocabulary;
 use olmo_infer::internals::format::{ADDED_SPECIAL, AddedToken, Merge, TOKENIZER_BYTE_PAIRS, TokenizerHead, digest};
@@ -8,17 +9,17 @@ use std::collections::HashMap;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-/// Tokens of the byte pair encoding; the added ones follow.
+/// Tokens of the byte pair encoding; the added tokens follow.
 const N_RANKS: usize = 100_256;
-/// Tokens in all.
 const N_TOKENS: usize = 100_278;
 /// XXH3-64 of the lengths, as u32, and bytes of the ranked tokens.
 const DIGEST: u64 = 0x64f9_2485_44ab_d515;
-/// Added tokens that steer the model and are no text.
+/// Special added tokens.
 const SPECIAL: [u32; 8] = [100_257, 100_258, 100_259, 100_260, 100_264, 100_265, 100_276, 100_277];
 
-/// The section `TOKENIZER` of a vocabulary, when it is that of dolma2. The names of the added tokens may be others:
-/// those of Olmo-3's instruct models are.
+/// The section `TOKENIZER` for the vocabulary of dolma2; `None` for any other. The names of the added tokens may
+/// differ, as
+/// in Olmo-3's instruct models.
 pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
     if !vocabulary.iter().map(|(id, _)| id).eq(0..N_TOKENS as u32) {
         return None;
@@ -50,8 +51,8 @@ pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
     Some([head.as_bytes(), single.as_bytes(), merges.as_bytes(), added.as_bytes()].concat())
 }
 
-/// What makes each token that is longer than a byte, the tokens being in the order of their ranks: the two pieces that
-/// are left when all merges before it are carried out on its bytes. `None` when there are not two.
+/// The merge of each token longer than a byte, for tokens in the order of their ranks: the two pieces that remain after
+/// all merges of lower rank. `None` if more than two remain.
 fn merges(tokens: &[&[u8]]) -> Option<Vec<Merge>> {
     let ranks: HashMap<&[u8], u32> = (0..).zip(tokens).map(|(rank, token)| (*token, rank)).collect();
     let merge = |(rank, token): (u32, &&[u8])| {
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merges_come_back_from_the_ranks() {
+    fn merges_are_recovered_from_ranks() {
         let tokens: [&[u8]; 8] = [b"a", b"b", b"c", b"ab", b"bc", b"abc", b"cab", b"abcab"];
         let found = merges(&tokens).expect("each has two pieces");
         let found: Vec<[u32; 3]> =

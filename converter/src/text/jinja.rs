@@ -1,14 +1,14 @@
-//! Chat templates run as `apply_chat_template` of transformers runs them: the Jinja environment of
-//! `utils/chat_template_utils.py` there, on top of minijinja.
+//! Renders chat templates as `apply_chat_template` of transformers does: the Jinja environment of
+//! `utils/chat_template_utils.py`, on top of minijinja.
 //!
-//! Where minijinja and jinja2 part, this follows jinja2, or is an error of the template. `tests/chat_templates` holds both
-//! against the real library, and lists the expressions that still print otherwise: none that a chat template is known
-//! to use.
+//! Where minijinja and jinja2 differ, this follows jinja2 or reports an error. `tests/chat_templates` compares both
+//! with the
+//! real library, and lists the expressions that still print differently: no known chat template uses them.
 
 use crate::error::shortened;
 use crate::text::python_json::tojson;
 use crate::text::python_text::{lines_of, text_method};
-use crate::text::template_source::in_the_dialect_of_minijinja;
+use crate::text::template_source::to_minijinja;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
@@ -18,19 +18,19 @@ use std::io;
 use std::mem::take;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Steps that a render may take; the published templates take some thousands.
+/// Steps per render; published templates need a few thousand.
 const FUEL: u64 = 1_000_000;
-/// Longest text that a template may write.
+/// Longest output of a template.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
-/// Longest reason why a template cannot be used.
+/// Longest reason for an unusable template.
 const MAX_REASON_CHARS: usize = 300;
-/// The name under which the template is known to the environment.
+/// The name of the template in the environment.
 const NAME: &str = "chat";
 
-/// Texts by which a template may call tokens: `bos_token` and the like, with what they stand for.
+/// The variables for tokens, as `bos_token`, and their texts.
 pub type Names = Vec<(String, String)>;
 
-/// A parsed template, and the names of tokens that it may use.
+/// A parsed template, and the variables for tokens.
 pub struct Template {
     environment: Environment<'static>,
     names: Value,
@@ -40,34 +40,34 @@ impl Template {
     /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
+    /// The parse error, in one line.
     pub fn new(source: &str, names: &Names) -> Result<Template, String> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(in_words)?);
+        environment.set_syntax(syntax.map_err(one_line_reason)?);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(method);
         let refuse = |message: String| -> Result<Value, Error> { Err(invalid(message)) };
         environment.add_function("raise_exception", refuse);
-        environment.set_formatter(|out, state, value| match prints_as_in_python(value, false) {
+        environment.set_formatter(|out, state, value| match prints_like_python(value, false) {
             true => minijinja::escape_formatter(out, state, value),
-            false => Err(invalid("prints a value that Python prints otherwise")),
+            false => Err(invalid("prints a value that Python prints differently")),
         });
         add_filters(&mut environment);
         add_tests(&mut environment);
-        let source = in_the_dialect_of_minijinja(&source.replace("\r\n", "\n").replace('\r', "\n"))?;
-        environment.add_template_owned(NAME, source).map_err(in_words)?;
+        let source = to_minijinja(&source.replace("\r\n", "\n").replace('\r', "\n"))?;
+        environment.add_template_owned(NAME, source).map_err(one_line_reason)?;
         let names = Value::from_pairs(names.iter().map(|(name, text)| (name.clone(), text.clone())));
         Ok(Template { environment, names })
     }
 
-    /// The text that asks for an answer after `messages`; `date` answers `strftime_now`.
+    /// Renders the prompt that follows `messages`; `date` implements `strftime_now`.
     ///
     /// # Errors
-    /// What the template says or does wrong, in one line.
+    /// The error raised by or found in the template, in one line.
     ///
     /// # Panics
-    /// Where the interpreter does: it has divisions by zero of its own, as in `loop.cycle()`.
+    /// When the interpreter panics: it can divide by zero, as in `loop.cycle()`.
     pub fn render(
         &self,
         messages: &[Message],
@@ -86,13 +86,13 @@ impl Template {
             ..self.names.clone()
         };
         let mut text = Limited(Vec::new());
-        let template = self.environment.get_template(NAME).map_err(in_words)?;
-        template.render_captured_to(context, &mut text).map_err(in_words)?;
+        let template = self.environment.get_template(NAME).map_err(one_line_reason)?;
+        template.render_captured_to(context, &mut text).map_err(one_line_reason)?;
         String::from_utf8(text.0).map_err(|_| "its chat template writes bytes that are not text".to_string())
     }
 }
 
-fn in_words(error: Error) -> String {
+fn one_line_reason(error: Error) -> String {
     shortened(&format!("its chat template cannot be used: {error}").replace('\n', " "), MAX_REASON_CHARS)
 }
 
@@ -100,10 +100,10 @@ pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// Whether minijinja prints a value as Python does: floats near 1 and texts without characters that Python escapes.
-fn prints_as_in_python(value: &Value, is_inside: bool) -> bool {
+/// Whether minijinja prints a value as Python does: floats near 1, and strings without characters that Python escapes.
+fn prints_like_python(value: &Value, is_inside: bool) -> bool {
     let escapes = |c: char| !c.is_ascii() && (c.is_whitespace() || c.is_control() || is_format_character(c));
-    let inside = |value: Value| prints_as_in_python(&value, true);
+    let inside = |value: Value| prints_like_python(&value, true);
     match value.kind() {
         ValueKind::Undefined => !is_inside,
         ValueKind::Number if !value.is_integer() => {
@@ -119,13 +119,13 @@ fn prints_as_in_python(value: &Value, is_inside: bool) -> bool {
     }
 }
 
-/// Characters without a shape, which `repr` of Python escapes.
+/// Invisible characters, which `repr` of Python escapes.
 fn is_format_character(c: char) -> bool {
     let ranges = ['\u{ad}'..='\u{ad}', '\u{200b}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
     ranges.iter().any(|range| range.contains(&c)) || matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{f0000}'..)
 }
 
-/// What a template writes, up to a limit.
+/// The output of a template, up to a limit.
 struct Limited(Vec<u8>);
 
 impl io::Write for Limited {
@@ -147,12 +147,12 @@ fn add_filters(environment: &mut Environment) {
     for name in ["escape", "e", "forceescape"] {
         environment.add_filter(name, |text: &Value| escaped(&text.to_string()));
     }
-    // Jinja has none of these, or prints in another form. `format` may ask for any width.
+    // Jinja has none of these, or prints them differently. `format` may request any width.
     for name in ["pprint", "split", "bool", "chain", "zip", "lines", "format"] {
         environment.remove_filter(name);
     }
     environment.add_filter("indent", indent);
-    // The built-in filters, for those that are lazy in jinja2.
+    // The built-in filters that are lazy in jinja2.
     let mut built_in = Environment::new();
     built_in.set_fuel(Some(FUEL));
     add_tests(&mut built_in);
@@ -181,13 +181,13 @@ fn add_filters(environment: &mut Environment) {
 /// Jinja's filter `title`: a character after white space, an opening bracket or a hyphen is upper case.
 fn title_of_words(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut begins = true;
+    let mut starts_word = true;
     for c in text.chars() {
-        match begins {
+        match starts_word {
             true => out.extend(c.to_uppercase()),
             false => out.extend(c.to_lowercase()),
         }
-        begins = is_python_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
+        starts_word = is_python_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     }
     out
 }
@@ -198,7 +198,7 @@ fn escaped(text: &str) -> String {
     text.replace('\'', "&#39;").replace('"', "&#34;")
 }
 
-/// What a lazy filter of jinja2 yields: true in conditions, and empty after one pass.
+/// The result of a lazy filter of jinja2: true in conditions, and empty after one pass.
 #[derive(Debug)]
 struct Generator(Mutex<Vec<Value>>);
 
@@ -208,12 +208,12 @@ impl Object for Generator {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        // A poisoned lock has lost no item.
+        // A poisoned lock has not lost items.
         let items = take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         Enumerator::Iter(Box::new(items.into_iter()))
     }
 
-    // A loop asks for it, whose `loop.last` jinja2 knows too.
+    // Loops need it for `loop.last`, which jinja2 supports too.
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
         Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
@@ -237,7 +237,7 @@ fn indent(text: &str, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error
         None => " ".repeat(4),
         Some((Some(n), _)) if n <= 1024 => " ".repeat(n),
         Some((_, Some(text))) => text.to_string(),
-        _ => return Err(invalid("indent by such a width")),
+        _ => return Err(invalid("unsupported indent width")),
     };
     let mut out = if first { indention.clone() } else { String::new() };
     for (i, line) in lines_of(&format!("{text}\n"), false).into_iter().enumerate() {
@@ -270,8 +270,8 @@ fn add_tests(environment: &mut Environment) {
     });
 }
 
-/// The methods of Python's texts, lists and dictionaries that minijinja does not have, or has otherwise. Methods that
-/// change a list or a dictionary are errors, as in the sandbox of transformers.
+/// The methods of Python's strings, lists and dictionaries that minijinja lacks or implements differently. Methods that
+/// modify a list or a dictionary are errors, as in the sandbox of transformers.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(result) = value.as_str().and_then(|text| text_method(text, name, args)) {
         return result;

@@ -1,4 +1,4 @@
-//! What a folder says about text: the bytes of every token, how text becomes ids, and the format of conversations.
+//! The text sections of a model file: the bytes of every token, the tokenizer, and the chat format.
 
 pub mod chat_child;
 pub mod chat_files;
@@ -39,10 +39,10 @@ use std::path::{Path, PathBuf};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Longest of the small files; real ones have some KiB.
+/// Longest of the small files; real ones have a few KiB.
 pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
-/// What a model file gets for text.
+/// The text sections of a model file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Text {
     /// The bytes of every token.
@@ -51,28 +51,28 @@ pub struct Text {
     pub tokenizer: Part,
     /// The section `CHAT`, or why there is none.
     pub chat: Part,
-    /// What the user should know about them, a line each.
+    /// Warnings for the user, a line each.
     pub warnings: Vec<String>,
-    /// The files, for the section `FILES`.
+    /// The files for the section `FILES`.
     pub files: KeptFiles,
 }
 
 /// A section that may be missing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Part {
-    /// The folder has nothing of it.
+    /// The folder has no source for it.
     #[default]
     Absent,
-    /// The folder has too little of it, and this is what to add.
+    /// The folder lacks a source; the advice names it.
     Missing(&'static str),
-    /// The folder has something, and this is why it cannot be used.
+    /// The source cannot be used, for this reason.
     Unknown(String),
-    /// Its bytes, and the name of the file that they come from.
+    /// The bytes, and the name of the source file.
     Known(Vec<u8>, &'static str),
 }
 
 impl Part {
-    /// For people: where it comes from, or why it is not there.
+    /// For messages: the source, or why there is none.
     pub fn origin(&self) -> String {
         match self {
             Part::Absent => "none".into(),
@@ -84,7 +84,7 @@ impl Part {
 }
 
 impl Text {
-    /// The bytes of the section `TOKENIZER`. One that is not known says why, to whoever needs it.
+    /// The bytes of the section `TOKENIZER`. An unsupported tokenizer is stored as the reason.
     pub fn tokenizer_section(&self) -> Option<Vec<u8>> {
         match &self.tokenizer {
             Part::Absent | Part::Missing(_) => None,
@@ -97,7 +97,7 @@ impl Text {
         }
     }
 
-    /// The bytes of the section `CHAT`. A template that cannot be used keeps the reason, for `--chat` to report.
+    /// The bytes of the section `CHAT`. An unusable template is stored as the reason, for `--chat` to report.
     pub fn chat_section(&self) -> Option<Vec<u8>> {
         match &self.chat {
             Part::Absent | Part::Missing(_) => None,
@@ -106,12 +106,14 @@ impl Text {
         }
     }
 
-    /// Reads what `folder` has; `vocab` is another vocabulary, a `vocab.txt` or a `tokenizer.json`, and `program` runs
-    /// a chat template. Refuses a file that would be replaced by `target`.
+    /// Reads the text files of `folder`. `vocab` replaces its vocabulary: a `vocab.txt` or a `tokenizer.json`.
+    /// `program` runs a
+    /// chat template. Rejects a file that `target` would replace.
     ///
     /// # Errors
-    /// A file cannot be read or is not what its name says, or two of them contradict each other. A tokenizer or a chat
-    /// template that is not understood is no error.
+    /// A file cannot be read, has invalid content, or contradicts another. An unsupported tokenizer or chat template is
+    /// not an
+    /// error.
     pub fn read(
         folder: &Path,
         vocab: Option<&Path>,
@@ -129,8 +131,8 @@ impl Text {
             let path = folder.join(name);
             match fs::symlink_metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(Error::io(path, "cannot look at it", error)),
-                // A link that leads nowhere is there, and an error.
+                Err(error) => Err(Error::io(path, "cannot read its metadata", error)),
+                // A dangling link exists, and is an error.
                 Ok(_) => {
                     let path = not_the_target(path)?;
                     source_file::refuse_link_out_of(folder, &path)?;
@@ -150,10 +152,10 @@ impl Text {
             None => present("tokenizer.json")?,
             given => given,
         };
-        // The small files first: one of them that is wrong should not cost the reading of a hundred thousand tokens.
+        // The small files first: a defect in one of them should not cost reading a hundred thousand tokens.
         let mut files = KeptFiles::default();
         let config_json = object(&mut files, &present, "tokenizer_config.json", true)?;
-        // The others may be broken where they do not count.
+        // The other files may be invalid if they are ignored.
         let count = !config_json.contains_key("added_tokens_decoder");
         let map = object(&mut files, &present, "special_tokens_map.json", count)?;
         let added = object(&mut files, &present, "added_tokens.json", count)?;
@@ -182,25 +184,27 @@ impl Text {
             let bytes = files.read("vocab.txt", path, vocab::MAX_VOCAB_BYTES, || vocab::too_long(path))?;
             let vocabulary = vocab::parse(path, bytes, vocab_size)?;
             if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
-                refuse_other(path, &vocabulary, json, other, &named_elsewhere)?;
+                reject_other_vocabulary(path, &vocabulary, json, other, &named_elsewhere)?;
             } else {
                 let beyond = vocabulary.iter().filter(|(id, _)| *id as usize >= vocab_size).map(|(_, token)| token);
                 text.warnings.extend(beyond_rows("vocab.txt", vocab_size, beyond));
                 text.tokenizer = match dolma2::section(&vocabulary) {
-                    Some(section) => Part::Known(section, "vocab.txt, which is that of dolma2"),
-                    None => Part::Missing("a vocab.txt does not say how text is split; add the model's tokenizer.json"),
+                    Some(section) => Part::Known(section, "vocab.txt, the vocabulary of dolma2"),
+                    None => {
+                        Part::Missing("a vocab.txt does not define how text is split; add the model's tokenizer.json")
+                    }
                 };
                 text.vocabulary = Some(vocabulary);
             }
         }
-        // Last: it takes longest, and a process of its own.
+        // Last, as it takes longest and needs a child process.
         let (chat, mut warnings) = template.format(folder, program)?;
         warnings.append(&mut text.warnings);
         Ok(Text { files, chat, warnings, ..text })
     }
 }
 
-/// A tokenizer that the reader takes, or why it does not: what is beyond its limits is not written.
+/// A tokenizer that the runtime accepts, or why it does not: sections beyond its limits are not written.
 fn readable(section: Vec<u8>, vocabulary: &Vocabulary) -> Part {
     let tokens = vocabulary.section();
     let read = olmo_infer::internals::text::vocabulary::Vocabulary::in_section(&tokens)
@@ -208,12 +212,12 @@ fn readable(section: Vec<u8>, vocabulary: &Vocabulary) -> Part {
     match read {
         Some(Ok(_)) => Part::Known(section, "tokenizer.json"),
         Some(Err(NoTokenizer::Damaged(found))) => Part::Unknown(format!("it has {found}")),
-        _ => Part::Unknown("it is not one that can be written".into()),
+        _ => Part::Unknown("it cannot be stored".into()),
     }
 }
 
-/// Two files of tokens must be of one vocabulary. `named_elsewhere` are ids of `other` that neither file needs to have.
-fn refuse_other(
+/// Rejects two different vocabularies. `named_elsewhere` are ids of `other` that neither file needs to have.
+fn reject_other_vocabulary(
     path: &Path,
     vocabulary: &Vocabulary,
     json: &Path,
@@ -237,24 +241,24 @@ fn refuse_other(
     };
     let found = format!("id {id} is {}", shown(bytes.get(&id)));
     let expected = format!("{} as in {}", shown(other_bytes.get(&id)), crate::error::shown_path(json));
-    Err(Problem::new(path, found).expected(expected).advice("remove the one that is not this model's").into())
+    Err(Problem::new(path, found).expected(expected).advice("remove the one of another model").into())
 }
 
 /// The error for a file of more than [`MAX_BYTES`].
 pub(crate) fn too_long(path: &Path) -> Problem {
-    Problem::new(path, "longer than 4 MiB").expected("a file of some KiB")
+    Problem::new(path, "longer than 4 MiB").expected("a file of a few KiB")
 }
 
-/// The object of a JSON file that is kept; empty where there is no file, or where it does not count.
-fn object(files: &mut KeptFiles, present: &Present, name: &str, counts: bool) -> Result<Map<String, Value>, Error> {
+/// The object of a JSON file, which is kept; empty if there is no file, or if it is ignored.
+fn object(files: &mut KeptFiles, present: &Present, name: &str, is_used: bool) -> Result<Map<String, Value>, Error> {
     let Some(path) = present(name)? else { return Ok(Map::new()) };
     let bytes = files.read(name, &path, MAX_BYTES, || too_long(&path))?;
-    if !counts {
+    if !is_used {
         return Ok(Map::new());
     }
     match strict::parse(bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Problem::new(&path, "JSON that is not an object").expected("an object").into()),
-        Err(error) => Err(Problem::no_json(&path, error).into()),
+        Err(error) => Err(Problem::invalid_json(&path, error).into()),
     }
 }

@@ -1,4 +1,4 @@
-//! The filter `tojson` of chat templates: JSON as Python writes it.
+//! The filter `tojson` of chat templates, with the output of Python's `json.dumps`.
 
 use crate::text::jinja::invalid;
 use minijinja::value::{Kwargs, Rest};
@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use std::io;
 
-/// `json.dumps` of Python, as transformers calls it: `ensure_ascii=False, indent=None, separators=None,
+/// `json.dumps` of Python with the arguments of transformers: `ensure_ascii=False, indent=None, separators=None,
 /// sort_keys=False`.
 pub(crate) fn tojson(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let argument = |at: usize, key: &str| -> Result<Option<Value>, Error> {
@@ -27,7 +27,7 @@ pub(crate) fn tojson(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result
         Some(indent) => match (indent.as_usize(), indent.as_str()) {
             (Some(n), _) if n <= 64 => Some(" ".repeat(n)),
             (_, Some(text)) if text.len() <= 64 => Some(text.to_string()),
-            _ => return Err(invalid("tojson with such an indent")),
+            _ => return Err(invalid("unsupported tojson indent")),
         },
     };
     let separators = match separators {
@@ -37,7 +37,7 @@ pub(crate) fn tojson(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result
             let pair: Vec<Value> = pair.try_iter()?.collect();
             match pair.as_slice() {
                 [item, key] => (item.to_string(), key.to_string()),
-                _ => return Err(invalid("tojson with separators that are no pair")),
+                _ => return Err(invalid("tojson separators are not a pair")),
             }
         }
     };
@@ -51,7 +51,7 @@ pub(crate) fn tojson(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result
     String::from_utf8(out).map(Value::from).map_err(|_| invalid("tojson wrote bytes that are not text"))
 }
 
-/// JSON with the keys of all objects in order.
+/// JSON with sorted keys in all objects.
 fn sorted(json: serde_json::Value) -> serde_json::Value {
     match json {
         serde_json::Value::Object(object) => {
@@ -64,7 +64,7 @@ fn sorted(json: serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// A number as `repr` of Python writes it.
+/// A number in the notation of Python's `repr`.
 fn python_float(value: f64) -> String {
     let scientific = format!("{value:e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -152,7 +152,7 @@ impl Formatter for PythonFormatter<'_> {
 }
 
 impl<'i> PythonFormatter<'i> {
-    /// The separator before an item that is not the first, and the line break of an indented form.
+    /// The separator before an item other than the first, and the line break if indented.
     fn begin_item<W: ?Sized + io::Write>(
         &mut self,
         out: &mut W,

@@ -1,11 +1,11 @@
-//! The methods of Python's texts that chat templates call, where minijinja does not have them or has them otherwise.
+//! The methods of Python's `str` that chat templates call and minijinja lacks or implements differently.
 
 use crate::text::jinja::{MAX_TEXT_BYTES, invalid};
 use minijinja::value::{Kwargs, Rest, Tuple, from_args};
 use minijinja::{Error, Value};
 use olmo_infer::internals::text::chat::is_python_space;
 
-/// Refuses formats that ask for very many characters.
+/// Rejects formats with a very large width.
 fn refuse_wide(format: &str) -> Result<(), Error> {
     match format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4) {
         true => Err(invalid("a format of more than 9999 characters")),
@@ -13,9 +13,9 @@ fn refuse_wide(format: &str) -> Result<(), Error> {
     }
 }
 
-/// Methods of a text; `None` for one that is left to minijinja.
+/// Methods of a string; `None` for those left to minijinja.
 pub(crate) fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, Error>> {
-    // Python counts characters, and these methods cut between them.
+    // Python counts characters, and these methods cut at character boundaries.
     let strip = |args: &[Value], left: bool, right: bool| -> Result<Value, Error> {
         let (chars,): (Option<String>,) = from_args(args)?;
         let is_stripped = |c: char| chars.as_ref().map_or_else(|| is_python_space(c), |chars| chars.contains(c));
@@ -84,7 +84,7 @@ pub(crate) fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Resu
     })
 }
 
-/// Characters that bring a text to a width.
+/// The number of characters to add to reach a width.
 fn padded(width: usize, text: &str) -> Result<usize, Error> {
     match width <= MAX_TEXT_BYTES {
         true => Ok(width.saturating_sub(text.chars().count())),
@@ -112,7 +112,7 @@ fn split(text: &str, args: &[Value], from_the_right: bool) -> Result<Value, Erro
         }
     };
     let parts: Vec<&str> =
-        match by.as_ref().map(|by| by.as_str().ok_or_else(|| invalid("split by something else than a text"))) {
+        match by.as_ref().map(|by| by.as_str().ok_or_else(|| invalid("split by something other than a string"))) {
             Some(Err(error)) => return Err(error),
             Some(Ok("")) => return Err(invalid("empty separator")),
             Some(Ok(by)) if from_the_right => {
@@ -148,7 +148,7 @@ fn split(text: &str, args: &[Value], from_the_right: bool) -> Result<Value, Erro
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Python's `str.splitlines`, which knows more line ends than `\n`.
+/// Python's `str.splitlines`, which has more line ends than `\n`.
 fn splitlines(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
     let keep = match keep {
@@ -159,7 +159,7 @@ fn splitlines(text: &str, args: &[Value]) -> Result<Value, Error> {
     Ok(lines_of(text, keep).into_iter().map(Value::from).collect())
 }
 
-/// The lines of a text as Python has them, with their ends or without.
+/// The lines of a text by Python's rules, with or without their ends.
 pub(crate) fn lines_of(text: &str, keep_ends: bool) -> Vec<&str> {
     let is_end = |c: char| matches!(c, '\n'..='\r' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut lines = Vec::new();
@@ -173,7 +173,7 @@ pub(crate) fn lines_of(text: &str, keep_ends: bool) -> Vec<&str> {
     lines
 }
 
-/// Python's `str.title`: a letter after something else is upper case.
+/// Python's `str.title`: a letter after a non-letter is upper case.
 fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_word = false;

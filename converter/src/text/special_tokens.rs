@@ -1,5 +1,6 @@
-//! The names by which a chat template may call tokens, and which template is a model's, as transformers 5 reads them:
-//! the rules are in `tests/chat_templates/README.md`.
+//! The variables for tokens in a chat template, and the choice of a model's template, as in transformers 5. The rules
+//! are in
+//! `tests/chat_templates/README.md`.
 
 use crate::text::jinja::Names;
 use olmo_infer::internals::format::config::Architecture;
@@ -9,26 +10,26 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The names that every tokenizer of transformers has.
 const COMMON: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// What a folder says about special tokens.
+/// The files of a folder that define special tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
     /// `tokenizer_config.json`.
     pub config: &'a Map<String, Value>,
     /// `special_tokens_map.json`.
     pub map: Option<&'a Map<String, Value>>,
-    /// The family of the model, which decides about the class of its tokenizer.
+    /// The architecture of the model, which determines the default tokenizer class.
     pub architecture: Architecture,
     /// `tokenizer_class` of `config.json`.
     pub class: Option<&'a str>,
 }
 
 impl<'a> Sources<'a> {
-    /// `special_tokens_map.json`, where it counts.
+    /// `special_tokens_map.json`, unless it is ignored.
     fn map(&self) -> Option<&'a Map<String, Value>> {
         self.map.filter(|_| !self.config.contains_key("added_tokens_decoder"))
     }
 
-    /// The names and what they stand for.
+    /// The variables and their texts.
     pub fn names(&self) -> Names {
         let mut names = BTreeMap::new();
         let mut set = |key: &str, text: Option<String>| match text {
@@ -39,7 +40,7 @@ impl<'a> Sources<'a> {
             set(key, Some(text.to_string()));
         }
         let map = self.map();
-        // From the weakest to the strongest: a null switches a default off.
+        // From the lowest to the highest precedence; a null removes a default.
         for key in COMMON {
             let given = map.and_then(|map| map.get(key)).or_else(|| self.config.get(key));
             if let Some(value) = given {
@@ -70,7 +71,7 @@ impl<'a> Sources<'a> {
             let keys = ["additional_special_tokens", "extra_special_tokens"];
             keys.into_iter().filter_map(move |key| dictionary(object, key)).flatten()
         };
-        // Other names in the file replace these.
+        // Other names in the file override these.
         let has_others = others(self.config).any(|(_, value)| is_token(value));
         let specific = dictionary(self.config, "model_specific_special_tokens");
         let specific = specific.filter(|_| !has_others && extra(self.config).next().is_none());
@@ -83,7 +84,7 @@ impl<'a> Sources<'a> {
         names.into_iter().collect()
     }
 
-    /// The tokens that the tokenizer's class has where no file says otherwise.
+    /// The default tokens of the tokenizer's class.
     fn defaults(&self) -> Vec<(&'static str, &'static str)> {
         if self.architecture != Architecture::Olmo1 {
             return Vec::new();
@@ -99,8 +100,9 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The template among the settings; `None` where there is none, an error where it is not found. The files of a folder
-    /// go before that of `tokenizer_config.json`, and that of `special_tokens_map.json` before all.
+    /// The template in effect; `None` if there is none, an error if it is not found. `special_tokens_map.json` precedes
+    /// the
+    /// template files, and those precede `tokenizer_config.json`.
     pub fn template(&self, files: &TemplateFiles) -> Result<Option<(String, Origin)>, String> {
         if let Some(value) = self.map().and_then(|map| map.get("chat_template")).filter(|value| !value.is_null()) {
             return default_of(value).map(|template| Some((template, Origin::SpecialTokensMap)));
@@ -109,7 +111,7 @@ impl<'a> Sources<'a> {
             return Ok(Some((template.clone(), Origin::File)));
         }
         if files.has_others {
-            return Err("none of additional_chat_templates is called default".into());
+            return Err("none of additional_chat_templates is named default".into());
         }
         match self.config.get("chat_template").filter(|value| !value.is_null()) {
             None => Ok(None),
@@ -118,21 +120,21 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// The templates that a folder has as files.
+/// The template files of a folder.
 #[derive(Clone, Debug, Default)]
 pub struct TemplateFiles {
     /// `chat_template.jinja`.
     pub single: Option<String>,
     /// `default.jinja` of `additional_chat_templates`, or else `file.jinja`.
     pub default: Option<String>,
-    /// Whether there are others in `additional_chat_templates`.
+    /// Whether `additional_chat_templates` has others.
     pub has_others: bool,
 }
 
-/// Where a template was found.
+/// The source of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A file of its own.
+    /// A template file.
     File,
     /// `tokenizer_config.json`.
     TokenizerConfig,
@@ -161,15 +163,15 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The template in a value: a text, or the one that is called "default".
+/// The template in a value: a string, or the entry named "default".
 fn default_of(value: &Value) -> Result<String, String> {
     let named = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
     let template = match value {
         Value::String(template) => Some(template.as_str()),
-        // Of two with one name the last counts.
+        // Of two with the same name the last is used.
         Value::Array(list) => list.iter().rev().find(named).and_then(|entry| entry.get("template")?.as_str()),
         Value::Object(object) => object.get("default").and_then(Value::as_str),
         _ => None,
     };
-    template.map(String::from).ok_or_else(|| "chat_template has no template that is called default".into())
+    template.map(String::from).ok_or_else(|| "chat_template has no template named default".into())
 }

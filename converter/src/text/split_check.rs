@@ -1,17 +1,18 @@
-//! Whether a vocabulary was made with the split that its `tokenizer.json` has.
+//! Detects a `tokenizer.json` whose split differs from the one that its vocabulary was trained with.
 //!
-//! Some versions of transformers save the tokenizer of OLMo-2 and Olmo-3 with the split of GPT-2. Ids are then valid
-//! and the text comes back, but the model was trained with other ids. A token that merges make was once inside a word:
-//! where the split can give no such word, it is another split.
+//! Some versions of transformers save the tokenizer of OLMo-2 and Olmo-3 with the split of GPT-2. Its ids are valid and
+//! detokenize correctly, but the model was trained with other ids. Every token made by merges was once inside a word:
+//! if
+//! the split cannot produce such a word, it is the wrong one.
 
 use olmo_infer::internals::text::tokenizer::PreTokenizer;
 
-/// One in this number of the tokens must be impossible: single ones may come from a split that differs in a detail.
+/// One in this many tokens must be impossible: single ones may come from a split with small differences.
 const ONE_IN: usize = 200;
 
-/// A sentence for a warning when `merged`, the bytes of tokens that merges make, fit the other split better.
+/// A warning if `merged`, the bytes of tokens made by merges, fit the other split better.
 pub(crate) fn warning<'a>(kind: PreTokenizer, merged: impl Iterator<Item = &'a [u8]>) -> Option<String> {
-    // Letters, numbers and spaces outside ASCII depend on the version of Unicode.
+    // Letters, numbers and spaces outside ASCII depend on the Unicode version.
     let tokens: Vec<&[u8]> = merged.filter(|token| token.is_ascii()).collect();
     let other = match kind {
         PreTokenizer::Dolma2 => PreTokenizer::Gpt2,
@@ -28,8 +29,8 @@ pub(crate) fn warning<'a>(kind: PreTokenizer, merged: impl Iterator<Item = &'a [
         PreTokenizer::Gpt2 => "OLMo-1",
     };
     Some(format!(
-        "tokenizer.json splits text as {} does, which never gives {n} of its tokens, \"{example}\" for one; its \
-         vocabulary was made with the split of {}, that of {}: the model was probably trained with other ids than text \
+        "tokenizer.json splits text as {} does, which cannot produce {n} of its tokens, such as \"{example}\"; its \
+         vocabulary was made with the split of {}, as in {}: the model was probably trained with other ids than text \
          now gets; pack it with the tokenizer.json of the base model (--vocab)",
         kind.name(),
         other.name(),
@@ -37,7 +38,7 @@ pub(crate) fn warning<'a>(kind: PreTokenizer, merged: impl Iterator<Item = &'a [
     ))
 }
 
-/// Whether a word of this kind can contain a text of ASCII characters.
+/// Whether a word of this split can contain an ASCII text.
 fn can_be_in_a_word(kind: PreTokenizer, token: &[u8]) -> bool {
     let letters = |text: &[u8]| text.iter().all(u8::is_ascii_alphabetic);
     let numbers = |text: &[u8]| text.iter().all(u8::is_ascii_digit);
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_inside_words_of_the_kinds_that_can_have_them() {
+    fn can_be_in_a_word_follows_split() {
         let both = ["ab", " ab", "12", "'s", "'ll", "  ", "\n\n", " \n ", "==", " ==", "'l", "\u{b}\u{b}"];
         let dolma2 = [".org", "\tif", "'LL", ");\n", " {\r\n", "'x"];
         let gpt2 = ["1234", " 1", " 2023"];
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn few_tokens_that_a_split_never_gives_are_no_reason_for_a_warning() {
+    fn few_impossible_tokens_give_no_warning() {
         let plain = vec![&b"ab"[..]; 199];
         let with = |more: &[&'static [u8]]| {
             let tokens = plain.iter().copied().chain(more.iter().copied());
@@ -95,7 +96,7 @@ mod tests {
         assert!(with(&[]).is_none() && with(&[b"a1"]).is_none());
         let text = with(&[b".org"]).expect("one in 200");
         assert!(text.contains(
-            "never gives 1 of its tokens, \".org\" for one; its vocabulary was made with the split of dolma2"
+            "cannot produce 1 of its tokens, such as \".org\"; its vocabulary was made with the split of dolma2"
         ));
         assert!(
             warning(PreTokenizer::Gpt2, plain.iter().copied().chain(plain.iter().copied()).chain([&b".org"[..]]))

@@ -1,22 +1,22 @@
-//! The text of a chat template: its statements, and what minijinja reads otherwise than jinja2.
+//! The source of a chat template: its statements, and a translation to the dialect of minijinja.
 
 use crate::error::shortened;
 
 /// A piece of a template.
 enum Piece<'s> {
-    /// What is written as it is: text, and comments, which are not.
+    /// Text and comments.
     Text(&'s str),
-    /// A statement or an expression with its brackets.
+    /// A statement or an expression, including its delimiters.
     Tag(&'s str),
     /// `{% raw %}`, and the text up to the tag that ends it.
     Raw(&'s str, &'s str),
 }
 
-/// Takes a template apart. A tag without an end, an error that the parser reports, is text.
+/// Splits a template into pieces. An unterminated tag is text; the parser reports it.
 fn pieces(source: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut rest = source;
-    // Each of the three looked for by itself would search all of the rest for the one that is not there.
+    // One search for all three: a separate search would scan the whole rest for an absent one.
     let begin = |text: &str| text.as_bytes().windows(2).position(|pair| matches!(pair, b"{%" | b"{{" | b"{#"));
     while let Some(at) = begin(rest) {
         let (text, tagged) = rest.split_at(at);
@@ -60,17 +60,18 @@ pub(crate) fn texts(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What is in a statement; empty for an expression.
+/// The content of a statement; empty for an expression.
 fn body(tag: &str) -> &str {
     let body = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
     body.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim()
 }
 
-/// What minijinja reads otherwise than jinja2 becomes what it reads alike.
+/// Translates a template where minijinja reads it differently from jinja2.
 ///
-/// `{% generation %}` marks what the assistant wrote for training, and runs what it encloses in a scope of its own, as
-/// `{% with %}` does. A newline after `{% raw %}` stays. Escapes in quoted texts are those of Python.
-pub(crate) fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String> {
+/// `{% generation %}` marks the assistant's text for training, and has its own scope, as `{% with %}` has. A newline
+/// after
+/// `{% raw %}` stays. Escapes in quoted strings are those of Python.
+pub(crate) fn to_minijinja(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     for piece in pieces(source) {
         match piece {
@@ -85,8 +86,8 @@ pub(crate) fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String
             Piece::Tag(tag) => match body(tag) {
                 "generation" => out += &tag.replacen("generation", "with", 1),
                 "endgeneration" => out += &tag.replacen("endgeneration", "endwith", 1),
-                // Their names are bound in another order, or their texts escaped otherwise.
-                body if is_bound_otherwise(body) => {
+                // minijinja binds their names in another order, or escapes their text differently.
+                body if binds_differently(body) => {
                     let body = shortened(body, 60);
                     return Err(format!("its chat template cannot be used: {body:?} is not supported"));
                 }
@@ -97,9 +98,9 @@ pub(crate) fn in_the_dialect_of_minijinja(source: &str) -> Result<String, String
     Ok(out)
 }
 
-/// Whether a tag is one that minijinja carries out otherwise: automatic escapes, several names in one `with`, and a macro
-/// whose defaults name its other arguments.
-fn is_bound_otherwise(body: &str) -> bool {
+/// Whether minijinja runs a tag differently: automatic escapes, several names in one `with`, and a macro whose defaults
+/// refer to its other arguments.
+fn binds_differently(body: &str) -> bool {
     let (word, rest) = body.split_once(char::is_whitespace).unwrap_or((body, ""));
     match word {
         "autoescape" => true,
@@ -119,7 +120,7 @@ fn is_bound_otherwise(body: &str) -> bool {
     }
 }
 
-/// A tag whose quoted texts have no escapes that minijinja reads otherwise than Python.
+/// A tag with the escapes of Python translated to those of minijinja.
 fn with_known_escapes(tag: &str) -> Result<String, String> {
     let mut out = String::with_capacity(tag.len());
     let mut quote = None;
@@ -157,7 +158,7 @@ fn with_known_escapes(tag: &str) -> Result<String, String> {
     Ok(out)
 }
 
-/// Where a tag ends that begins with two characters, quoted texts left out.
+/// The end of a tag that begins with two characters; quoted strings are skipped.
 fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
     let bytes = tag.as_bytes();
     let mut at = 2;
@@ -177,7 +178,7 @@ fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
     None
 }
 
-/// Where the tag begins that ends raw text; the end of `text` without one.
+/// The start of the tag that ends raw text; the end of `text` if there is none.
 fn end_of_raw(text: &str) -> usize {
     let is_end = |at: &usize| text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw");
     text.match_indices("{%").map(|(at, _)| at).find(is_end).unwrap_or(text.len())
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generation_tags_become_scopes_outside_of_raw_texts_and_comments() {
+    fn generation_tags_become_scopes_except_in_raw_and_comments() {
         for (source, expected) in [
             ("{% generation %}a{% endgeneration %}", "{% with %}a{% endwith %}"),
             ("{%- generation -%}a{%-endgeneration+%}", "{%- with -%}a{%-endwith+%}"),
@@ -200,19 +201,19 @@ mod tests {
             ("{% generation", "{% generation"),
             ("{{ 'a\\'{% generation %}' }}", "{{ 'a\\'{% generation %}' }}"),
         ] {
-            assert_eq!(in_the_dialect_of_minijinja(source).as_deref(), Ok(expected));
+            assert_eq!(to_minijinja(source).as_deref(), Ok(expected));
         }
     }
 
     #[test]
-    fn escapes_of_python_become_those_of_minijinja() {
+    fn python_escapes_become_minijinja_escapes() {
         for (source, expected) in [
             ("{{ '\\a\\v\\101\\0' }}", "{{ '\\u0007\\u000b\\u0041\\u0000' }}"),
             ("{{ \"\\n\\x41\\'\\d\\\\a\" }}\\a", "{{ \"\\n\\x41\\'\\d\\\\a\" }}\\a"),
             ("{% set a = 'b\\\nc' %}", "{% set a = 'bc' %}"),
         ] {
-            assert_eq!(in_the_dialect_of_minijinja(source).as_deref(), Ok(expected));
+            assert_eq!(to_minijinja(source).as_deref(), Ok(expected));
         }
-        assert!(in_the_dialect_of_minijinja("{{ '\\N{BULLET}' }}").is_err());
+        assert!(to_minijinja("{{ '\\N{BULLET}' }}").is_err());
     }
 }

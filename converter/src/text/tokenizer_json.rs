@@ -1,7 +1,8 @@
-//! `tokenizer.json` of the crate `tokenizers`: the bytes of every token, which it has whatever the kind of tokenizer.
-//! How text becomes ids, `tokenizer_section` makes of it.
+//! Reads `tokenizer.json` of the crate `tokenizers`: the bytes of every token, which are defined for any kind of
+//! tokenizer.
+//! `tokenizer_section` derives the section `TOKENIZER` from it.
 //!
-//! There are a hundred thousand tokens and as many merges. Both are read as they come; everything else becomes a tree.
+//! There are a hundred thousand tokens and as many merges. Both are parsed as a stream; everything else becomes a tree.
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;
@@ -20,46 +21,47 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
-/// Longest `tokenizer.json`; those of the published models have 2 to 8 MB. It is read whole, so this also bounds what a
-/// file that is none costs.
+/// Longest `tokenizer.json`; those of the published models have 2 to 8 MB. It is read whole, so this also limits the
+/// cost
+/// of a wrong file.
 pub(crate) const MAX_TOKENIZER_BYTES: u64 = 12 << 20;
 
-/// What to do with one that cannot be read.
-const WITHOUT: &str = "download it again, or move it away: the model then takes ids, but no text";
-/// Most of what is shown of a token.
+/// Advice for an invalid file.
+const WITHOUT: &str = "download it again, or move it away: the model then accepts ids, but no text";
+/// Most characters of a token in a message.
 const SHOWN_CHARS: usize = 60;
 
-/// What a `tokenizer.json` says.
+/// The content of a `tokenizer.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenizerJson {
     /// The bytes of every token.
     pub vocabulary: Vocabulary,
-    /// The bytes of the section `TOKENIZER`, or why the tokenizer is not known.
+    /// The bytes of the section `TOKENIZER`, or why the tokenizer is not supported.
     pub tokenizer: Result<Vec<u8>, String>,
-    /// Ids of tokens that other files name.
+    /// Ids of tokens that only other files define.
     pub named_elsewhere: Vec<u32>,
-    /// What the user should know about the tokens, a line each.
+    /// Warnings about the tokens, a line each.
     pub warnings: Vec<String>,
 }
 
-/// The model of a `tokenizer.json`, and what other files say about its tokens.
+/// The model of a `tokenizer.json`, and the other files that define its tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Around {
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// The kind of model, where it is known.
+    /// The architecture, if known.
     pub architecture: Option<Architecture>,
-    /// What other files say.
+    /// The settings of other files.
     pub settings: Settings,
 }
 
 impl Around {
-    /// A model with this number of rows, of which no other file says anything.
+    /// A model with this number of rows and no other files.
     pub fn rows(vocab_size: usize) -> Around {
         Around { vocab_size, ..Around::default() }
     }
 
-    /// Whether transformers builds the tokenizer from the tokens alone: the classes that OLMo-1 has there.
+    /// Whether transformers builds the tokenizer from the tokens alone, as it does for the classes of OLMo-1.
     fn is_rebuilt(&self) -> bool {
         let class = self.settings.class.as_deref().unwrap_or("GPTNeoXTokenizer");
         self.architecture == Some(Architecture::Olmo1) && matches!(class, "GPTNeoXTokenizer" | "GPT2Tokenizer")
@@ -69,7 +71,7 @@ impl Around {
 /// Reads the tokenizer at `path`.
 ///
 /// # Errors
-/// The file cannot be read, is no JSON, or its tokens are not those of the model.
+/// The file cannot be read, is not JSON, or its tokens do not fit the model.
 pub fn read(path: &Path, around: &Around) -> Result<TokenizerJson, Error> {
     let bytes = source_file::read_at_most(path, MAX_TOKENIZER_BYTES)?.ok_or_else(|| too_long(path))?;
     Ok(parse_with(path, &bytes, around)?)
@@ -78,7 +80,7 @@ pub fn read(path: &Path, around: &Around) -> Result<TokenizerJson, Error> {
 /// Reads the tokenizer in `bytes` of a model with `vocab_size` rows; `path` is for messages.
 ///
 /// # Errors
-/// They are no JSON, or the tokens are not those of the model.
+/// They are not JSON, or the tokens do not fit the model.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<TokenizerJson, Problem> {
     parse_with(path, bytes, &Around::rows(vocab_size))
 }
@@ -91,7 +93,7 @@ pub(crate) fn too_long(path: &Path) -> Problem {
 /// Reads the tokenizer in `bytes`; `path` is for messages.
 ///
 /// # Errors
-/// They are no JSON, or the tokens are not those of the model.
+/// They are not JSON, or the tokens do not fit the model.
 pub fn parse_with(path: &Path, bytes: &[u8], around: &Around) -> Result<TokenizerJson, Problem> {
     let vocab_size = around.vocab_size;
     let document = Document::read(path, bytes)?;
@@ -109,7 +111,7 @@ pub fn parse_with(path: &Path, bytes: &[u8], around: &Around) -> Result<Tokenize
         Ok(section) => Ok(section),
         Err(NoSection::Unknown(why)) => Err(why),
         Err(NoSection::NoMemory) => {
-            let problem = Problem::new(path, "the system does not give the memory for its merges");
+            let problem = Problem::new(path, "out of memory for its merges");
             return Err(problem.advice("close other programs or raise the limit"));
         }
     };
@@ -143,11 +145,11 @@ pub(crate) fn beyond_rows<'a>(
     ))
 }
 
-/// The file taken apart. What is null counts as absent.
+/// The parts of the file. A null counts as absent.
 struct Document<'a> {
-    /// All but `model`.
+    /// The keys other than `model`.
     root: Map<String, Value>,
-    /// All of `model` but these two.
+    /// The keys of `model` other than the next two.
     model: Map<String, Value>,
     vocab: Option<&'a RawValue>,
     merges: Option<&'a RawValue>,
@@ -155,31 +157,31 @@ struct Document<'a> {
 
 impl<'a> Document<'a> {
     fn read(path: &Path, bytes: &'a [u8]) -> Result<Document<'a>, Problem> {
-        let no_json = |error: String| Problem::no_json(path, error).advice(WITHOUT);
+        let invalid = |error: String| Problem::invalid_json(path, error).advice(WITHOUT);
         let budget = Budget::new();
         let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
         if first != Some(&b'{') {
-            strict::read(bytes, &budget).map_err(no_json)?;
-            return Err(Problem::new(path, "JSON that is no object").expected("the tokenizer.json of a model"));
+            strict::read(bytes, &budget).map_err(invalid)?;
+            return Err(Problem::new(path, "JSON that is not an object").expected("the tokenizer.json of a model"));
         }
-        let mut parts = strict::parts(bytes, &budget).map_err(no_json)?;
+        let mut parts = strict::parts(bytes, &budget).map_err(invalid)?;
         let model = parts.remove("model").filter(|model| model.get() != "null");
-        let root = trees(parts, "", &budget).map_err(no_json)?;
+        let root = trees(parts, "", &budget).map_err(invalid)?;
         let keys = Keys { path, object: &root, prefix: "" };
         let model = model.ok_or_else(|| keys.missing("model", None))?;
         if !model.get().starts_with('{') {
-            let value = strict::read(model.get().as_bytes(), &budget).map_err(no_json)?;
+            let value = strict::read(model.get().as_bytes(), &budget).map_err(invalid)?;
             return Err(keys.bad("model", &value, "an object"));
         }
-        let inside = |error: String| no_json(format!("model: {error} of it"));
+        let inside = |error: String| invalid(format!("model: {error} of it"));
         let mut parts = strict::parts(model.get().as_bytes(), &budget).map_err(inside)?;
         let [vocab, merges] = ["vocab", "merges"].map(|key| parts.remove(key).filter(|part| part.get() != "null"));
-        let model = trees(parts, "model.", &budget).map_err(no_json)?;
+        let model = trees(parts, "model.", &budget).map_err(invalid)?;
         Ok(Document { root, model, vocab, merges })
     }
 }
 
-/// Trees of the values of an object.
+/// Parses the values of an object to trees.
 fn trees(parts: BTreeMap<String, &RawValue>, prefix: &str, budget: &Budget) -> Result<Map<String, Value>, String> {
     let tree = |(key, part): (String, &RawValue)| match strict::read(part.get().as_bytes(), budget) {
         Ok(value) => Ok((key, value)),
@@ -188,12 +190,12 @@ fn trees(parts: BTreeMap<String, &RawValue>, prefix: &str, budget: &Budget) -> R
     parts.into_iter().map(tree).collect()
 }
 
-/// The tokens of the model as they are spelled, in the order of the file.
+/// The tokens of the model as spelled in the file, in its order.
 #[derive(Default)]
 struct Spelled {
-    /// All spellings, one after the other.
+    /// All spellings, concatenated.
     text: String,
-    /// Where each ends, and its id.
+    /// End of each spelling, and its id.
     entries: Vec<(u32, u32)>,
 }
 
@@ -203,23 +205,23 @@ impl Spelled {
         let vocab = document.vocab.ok_or_else(|| model.missing("vocab", None))?;
         if !vocab.get().starts_with('{') {
             let value = strict::parse(vocab.get().as_bytes());
-            let value = value.map_err(|error| Problem::no_json(model.path, error).advice(WITHOUT))?;
+            let value = value.map_err(|error| Problem::invalid_json(model.path, error).advice(WITHOUT))?;
             return Err(model.bad("vocab", &value, "an object of tokens and ids"));
         }
         let mut deserializer = serde_json::Deserializer::from_str(vocab.get());
         let read = deserializer.deserialize_map(SpelledVisitor { model, vocab_size });
-        // It was read as JSON before: only what a text cannot hold is left, half a surrogate pair.
-        read.map_err(|error| Problem::no_json(model.path, format!("model.vocab: {error} of it")))?
+        // The JSON is valid; the remaining error is a string that is not UTF-8, with half a surrogate pair.
+        read.map_err(|error| Problem::invalid_json(model.path, format!("model.vocab: {error} of it")))?
     }
 
-    /// All of them, with their ids.
+    /// The spellings and their ids.
     fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
         let begins = std::iter::once(0).chain(self.entries.iter().map(|entry| entry.0));
         begins.zip(&self.entries).map(|(begin, &(end, id))| (&self.text[begin as usize..end as usize], id))
     }
 }
 
-/// Reads an object of tokens and ids, and keeps the first problem with an id.
+/// Reads an object of tokens and ids, and stores the first problem with an id.
 struct SpelledVisitor<'a> {
     model: &'a Keys<'a>,
     vocab_size: usize,
@@ -252,7 +254,7 @@ impl<'de> Visitor<'de> for SpelledVisitor<'_> {
     }
 }
 
-/// An id that the vocabulary of a model may have; `key` says whose.
+/// Checks an id against the size of the vocabulary; `key` names it in messages.
 fn checked_id(keys: &Keys, key: impl Fn() -> String, id: Option<u64>, vocab_size: usize) -> Result<u32, Problem> {
     match id {
         // A model has fewer than 2^31 rows.
@@ -264,7 +266,7 @@ fn checked_id(keys: &Keys, key: impl Fn() -> String, id: Option<u64>, vocab_size
     }
 }
 
-/// The added tokens that the file states, each id once, in its order.
+/// The distinct added tokens of the file, in its order.
 fn stated_tokens(root: &Keys, vocab_size: usize) -> Result<Vec<(u32, Definition)>, Problem> {
     let list = match root.get("added_tokens") {
         None => return Ok(Vec::new()),
@@ -286,7 +288,7 @@ fn stated_tokens(root: &Keys, vocab_size: usize) -> Result<Vec<(u32, Definition)
             let found = format!("added_tokens: id {id} for \"{other}\" and \"{text}\"");
             return Err(Problem::new(root.path, found).expected("each id once"));
         }
-        let is_set = |key| keys.truth(key).map(|truth| truth.unwrap_or(false));
+        let is_set = |key| keys.boolean(key).map(|value| value.unwrap_or(false));
         stated.push((
             id,
             Definition {
@@ -302,7 +304,7 @@ fn stated_tokens(root: &Keys, vocab_size: usize) -> Result<Vec<(u32, Definition)
     Ok(stated)
 }
 
-/// The added tokens with the ids that `tokenizers` gives them, those included that other files name.
+/// The added tokens with the ids that `tokenizers` assigns, including those that other files define.
 fn added_tokens(
     path: &Path,
     stated: &[(u32, Definition)],
@@ -348,11 +350,11 @@ fn added_tokens(
             _ => {}
         }
         if let Some(token) = tokens.get_mut(definition.text.as_str()) {
-            token.bytes = token_of_both(&definition.text, &table);
+            token.bytes = bytes_of_both(&definition.text, &table);
         }
         let beyond = match (definition.single_word, definition.lstrip || definition.rstrip) {
-            (true, _) => "is found only as a word by itself",
-            (false, true) => "takes the spaces beside it",
+            (true, _) => "matches only as a whole word",
+            (false, true) => "strips adjacent spaces",
             (false, false) => "",
         };
         let flags = if definition.normalized { ADDED_NORMALIZED } else { 0 };
@@ -363,13 +365,13 @@ fn added_tokens(
     Ok(added)
 }
 
-/// The bytes of a token of the model that is an added one, too: the text of an added token is not spelled in bytes.
-/// `None` where they differ, so that no merge can use it.
-fn token_of_both(text: &str, table: &[Option<u8>]) -> Option<Box<[u8]>> {
+/// The bytes of a token of the model that is also an added token. An added token is plain text, not spelled in bytes.
+/// `None` where the two differ, so that no merge can use it.
+fn bytes_of_both(text: &str, table: &[Option<u8>]) -> Option<Box<[u8]>> {
     Some(token_bytes(text, table).into_boxed_slice()).filter(|bytes| **bytes == *text.as_bytes())
 }
 
-/// The ids of tokens that other files name, and a warning about them.
+/// The ids of tokens that only other files define, and a warning about them.
 fn named_elsewhere(stated: &[(u32, Definition)], added: &[Added], warnings: &mut Vec<String>) -> Vec<u32> {
     let stated: HashSet<&str> = stated.iter().map(|(_, definition)| definition.text.as_str()).collect();
     let named: Vec<&Added> = added.iter().filter(|added| !stated.contains(added.text.as_str())).collect();
@@ -379,8 +381,8 @@ fn named_elsewhere(stated: &[(u32, Definition)], added: &[Added], warnings: &mut
             more => format!(" and {more} more"),
         };
         warnings.push(format!(
-            "tokenizer_config.json, or a file or class that goes with it, names the token \"{}\"{more}, which is no \
-             added token of tokenizer.json: text with it gets id {}, as in transformers",
+            "tokenizer_config.json, or a file or class that goes with it, names the token \"{}\"{more}, which is not \
+             an added token of tokenizer.json: text with it gets id {}, as in transformers",
             shortened(&first.text, SHOWN_CHARS),
             first.id
         ));
@@ -388,7 +390,7 @@ fn named_elsewhere(stated: &[(u32, Definition)], added: &[Added], warnings: &mut
     named.iter().map(|added| added.id).collect()
 }
 
-/// The tokens of the model by their spelling, each spelling and each id once.
+/// The tokens of the model by spelling; spellings and ids are distinct.
 fn tokens<'a>(
     model: &Keys<'a>,
     spelled: &'a Spelled,
@@ -416,13 +418,15 @@ fn tokens<'a>(
                     "one token",
                 );
             }
-            Some(_) => token_of_both(text, &table),
+            Some(_) => bytes_of_both(text, &table),
             None if text.is_empty() => return bad(format!("model.vocab: id {id} without a token"), "a token"),
             None => Some(token_bytes(text, &table).into_boxed_slice()),
         };
         match tokens.entry(text) {
             Entry::Vacant(entry) => entry.insert(Token { id, bytes }),
-            Entry::Occupied(_) => return bad(format!("model.vocab: key \"{}\" twice", shown(text)), "each token once"),
+            Entry::Occupied(_) => {
+                return bad(format!("model.vocab: duplicate key \"{}\"", shown(text)), "each token once");
+            }
         };
     }
     Ok(tokens)

@@ -1,7 +1,7 @@
-//! The parts of a `tokenizer.json` around its model: what normalizer, pre-tokenizer and post-processor do to the ids.
+//! The normalizer, pre-tokenizer and post-processor of a `tokenizer.json`.
 //!
-//! `save_pretrained` writes parts that do nothing, and wraps parts in sequences. They are accepted; everything else
-//! that would change an id makes the tokenizer one that is not known.
+//! `save_pretrained` writes parts without effect, and wraps parts in sequences. Those are accepted; any other part that
+//! changes an id makes the tokenizer unsupported.
 
 use crate::model::config_json::Keys;
 use olmo_infer::internals::text::tokenizer::PreTokenizer;
@@ -9,17 +9,17 @@ use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;
 
-/// What the parts do.
+/// The effect of the parts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Parts {
-    /// Text is normalized to form C.
+    /// Whether text is normalized to NFC.
     pub(crate) nfc: bool,
     pub(crate) pre_tokenizer: PreTokenizer,
-    /// A space goes before a piece of text that has none.
+    /// Whether a space is put before a piece of text that does not begin with one.
     pub(crate) prefix_space: bool,
 }
 
-/// Reads them; the error says which part is not known.
+/// Reads the parts; the error names the unsupported one.
 pub(crate) fn read(root: &Keys) -> Result<Parts, String> {
     let nfc = normalizes(&flattened(root.get("normalizer"), "normalizer", "normalizers")?)?;
     for part in flattened(root.get("post_processor"), "post-processor", "processors")? {
@@ -30,7 +30,7 @@ pub(crate) fn read(root: &Keys) -> Result<Parts, String> {
     Ok(Parts { nfc, pre_tokenizer, prefix_space })
 }
 
-/// The parts that a value applies in order: those of sequences, of any depth, one after the other.
+/// The parts of a value in order; sequences of any depth are flattened.
 fn flattened<'a>(value: Option<&'a Value>, what: &str, list: &str) -> Result<Vec<&'a Object>, String> {
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
     let object = value.as_object().filter(|object| kind(object).is_some());
@@ -48,18 +48,18 @@ fn kind(object: &Object) -> Option<&str> {
     object.get("type").and_then(Value::as_str)
 }
 
-/// Whether a key has this truth value.
+/// Whether a key has this boolean value.
 fn is(object: &Object, key: &str, wanted: bool) -> bool {
     object.get(key).and_then(Value::as_bool) == Some(wanted)
 }
 
-/// Whether text is normalized to form C.
+/// Whether text is normalized to NFC.
 fn normalizes(parts: &[&Object]) -> Result<bool, String> {
     let mut nfc = false;
     for part in parts {
         match kind(part).unwrap_or_default() {
             "NFC" => nfc = true,
-            // With nothing to strip.
+            // It strips nothing.
             "Strip" if is(part, "strip_left", false) && is(part, "strip_right", false) => {}
             other => return Err(format!("its normalizer is {other}")),
         }
@@ -67,7 +67,7 @@ fn normalizes(parts: &[&Object]) -> Result<bool, String> {
     Ok(nfc)
 }
 
-/// Refuses a post-processor that adds ids to a text. `ByteLevel` only moves offsets.
+/// Rejects a post-processor that adds ids to a text. `ByteLevel` only changes offsets.
 fn refuse_added_ids(part: &Object) -> Result<(), String> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_string);
     match kind(part).unwrap_or_default() {
@@ -94,7 +94,7 @@ fn refuse_added_ids(part: &Object) -> Result<(), String> {
     }
 }
 
-/// How words are split, and whether a space goes before a text that has none.
+/// How words are split, and whether a space is put before a text that does not begin with one.
 fn pre_tokenizer(parts: &[&Object]) -> Result<(PreTokenizer, bool), String> {
     let unknown = || Err("its pre-tokenizer is an unknown sequence".into());
     let is_bytes = |part: &Object| kind(part) == Some("ByteLevel");
@@ -107,7 +107,7 @@ fn pre_tokenizer(parts: &[&Object]) -> Result<(PreTokenizer, bool), String> {
         [split, bytes] if kind(split) == Some("Split") && is_bytes(bytes) => {
             let found = split_pattern(split);
             match (&found, splits_words(bytes)) {
-                // A word of GPT-2 is a word of GPT-2: splitting it again changes nothing.
+                // Splitting a word of GPT-2 again changes nothing.
                 (Ok(PreTokenizer::Gpt2), true) | (_, false) => {}
                 (_, true) => return unknown(),
             }
@@ -121,7 +121,7 @@ fn pre_tokenizer(parts: &[&Object]) -> Result<(PreTokenizer, bool), String> {
     }
 }
 
-/// Whether a byte-level pre-tokenizer splits words by itself.
+/// Whether a byte-level pre-tokenizer splits into words itself.
 fn splits_words(bytes: &Object) -> bool {
     !is(bytes, "use_regex", false)
 }
@@ -130,19 +130,20 @@ fn has_prefix_space(bytes: &Object) -> bool {
     !is(bytes, "add_prefix_space", false)
 }
 
-/// The kind of words that a `Split` gives.
+/// The pre-tokenizer of a `Split`.
 fn split_pattern(split: &Object) -> Result<PreTokenizer, String> {
     let behavior = split.get("behavior").and_then(Value::as_str);
-    // The patterns cover any text without a gap, so that nothing is between the words.
+    // The patterns cover any text without a gap, so that nothing is left between the words.
     if behavior != Some("Isolated") && (behavior != Some("Removed") || !is(split, "invert", true)) {
         return Err("its pre-tokenizer splits in an unknown way".into());
     }
     let pattern = split.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
-    let known = PreTokenizer::ALL.into_iter().find(|kind| pattern.is_some_and(|pattern| is_spelled(*kind, pattern)));
+    let known =
+        PreTokenizer::ALL.into_iter().find(|kind| pattern.is_some_and(|pattern| matches_spelling(*kind, pattern)));
     known.ok_or_else(|| "its pre-tokenizer splits by an unknown pattern".into())
 }
 
-/// Spellings of each alternative of the pattern of dolma2 that match the same words.
+/// Equivalent spellings of each alternative in the pattern of dolma2.
 const DOLMA2: [&[&str]; 7] = [
     &["(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)", "(?i:'(?:[sdmt]|ll|ve|re))"],
     &[
@@ -151,7 +152,7 @@ const DOLMA2: [&[&str]; 7] = [
         r"[^\r\n\p{L}\p{N}]?\p{L}++",
         r"[^\r\n\p{L}\p{N}]?+\p{L}++",
     ],
-    // Not `{1,3}+`: in Oniguruma, which `tokenizers` uses, that repeats the repetition.
+    // Not `{1,3}+`: Oniguruma, which `tokenizers` uses, repeats that repetition.
     &[r"\p{N}{1,3}"],
     &[
         r" ?[^\s\p{L}\p{N}]+[\r\n]*",
@@ -163,7 +164,7 @@ const DOLMA2: [&[&str]; 7] = [
     &[r"\s+(?!\S)"],
     &[r"\s+", r"\s"],
 ];
-/// The same of GPT-2.
+/// Equivalent spellings for GPT-2.
 const GPT2: [&[&str]; 6] = [
     &["'s|'t|'re|'ve|'m|'ll|'d", "'(?:[sdmt]|ll|ve|re)"],
     &[r" ?\p{L}+", r" ?\p{L}++"],
@@ -173,13 +174,13 @@ const GPT2: [&[&str]; 6] = [
     &[r"\s+", r"\s"],
 ];
 
-/// Whether a pattern is that of a kind, perhaps in another spelling.
-fn is_spelled(kind: PreTokenizer, pattern: &str) -> bool {
+/// Whether a pattern is that of `kind`, in any equivalent spelling.
+fn matches_spelling(kind: PreTokenizer, pattern: &str) -> bool {
     let alternatives: &[&[&str]] = match kind {
         PreTokenizer::Dolma2 => &DOLMA2,
         PreTokenizer::Gpt2 => &GPT2,
     };
-    // What may be left of the pattern after the alternatives so far.
+    // The possible rests of the pattern after the alternatives so far.
     let mut rests = vec![pattern];
     for (i, spellings) in alternatives.iter().enumerate() {
         let separator = if i == 0 { "" } else { "|" };
@@ -201,8 +202,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_spellings_that_split_alike_and_no_others() {
-        // Which ones do is shown with `tokenizers`, by scripts/make_tokenizer_goldens.py.
+    fn accepts_only_equivalent_spellings() {
+        // scripts/make_tokenizer_goldens.py determines the equivalent ones with `tokenizers`.
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tokenizers/patterns.json");
         let json: Value = serde_json::from_slice(&std::fs::read(path).expect("read")).expect("JSON");
         let names = [(PreTokenizer::Dolma2, "dolma2", &DOLMA2[..]), (PreTokenizer::Gpt2, "gpt2", &GPT2[..])];
@@ -218,20 +219,22 @@ mod tests {
                 patterns = patterns.iter().flat_map(joined).collect();
             }
             assert!(patterns.len() >= 64 && patterns[0] == kind.pattern(), "{name}");
-            patterns.iter().for_each(|pattern| assert!(is_spelled(kind, pattern), "{pattern}"));
+            patterns.iter().for_each(|pattern| assert!(matches_spelling(kind, pattern), "{pattern}"));
             let others = json["others"][name].as_array().expect("a list");
             assert!(others.len() > 5, "{name}");
-            others.iter().for_each(|pattern| assert!(!is_spelled(kind, pattern.as_str().expect("text")), "{pattern}"));
+            others
+                .iter()
+                .for_each(|pattern| assert!(!matches_spelling(kind, pattern.as_str().expect("text")), "{pattern}"));
         }
     }
 
     #[test]
-    fn patterns_are_known_by_their_first_spellings() {
+    fn accepts_canonical_patterns_only_whole() {
         for kind in PreTokenizer::ALL {
-            assert!(is_spelled(kind, kind.pattern()), "{kind:?}");
-            assert!(!is_spelled(kind, &kind.pattern()[1..]) && !is_spelled(kind, ""), "{kind:?}");
-            assert!(!is_spelled(kind, &format!("{}|x", kind.pattern())), "{kind:?}");
+            assert!(matches_spelling(kind, kind.pattern()), "{kind:?}");
+            assert!(!matches_spelling(kind, &kind.pattern()[1..]) && !matches_spelling(kind, ""), "{kind:?}");
+            assert!(!matches_spelling(kind, &format!("{}|x", kind.pattern())), "{kind:?}");
         }
-        assert!(!is_spelled(PreTokenizer::Gpt2, PreTokenizer::Dolma2.pattern()));
+        assert!(!matches_spelling(PreTokenizer::Gpt2, PreTokenizer::Dolma2.pattern()));
     }
 }

@@ -1,8 +1,9 @@
-//! How text becomes ids, as a `tokenizer.json` says it: the section `TOKENIZER`.
+//! The section `TOKENIZER`, derived from a `tokenizer.json`.
 //!
-//! It is understood for the kind that the OLMo models have: byte-level byte pair encoding, words split as dolma2 or
-//! GPT-2 do it, at most normalization form C before. Anything else in the file that would change an id makes the
-//! tokenizer one that is not known: the model can still be packed, and then takes ids but no text.
+//! It supports the tokenizer of the OLMo models: byte-level byte pair encoding, words split as by dolma2 or GPT-2, and
+//! optionally NFC before. Anything else in the file that changes an id makes the tokenizer unsupported: the model can
+//! still
+//! be packed, and then accepts ids but no text.
 
 use crate::model::config_json::Keys;
 use crate::text::split_check;
@@ -20,23 +21,23 @@ use std::fmt;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-/// A token that is found as a whole.
+/// A token that is matched as a whole.
 pub(crate) struct Added {
     pub(crate) id: u32,
     pub(crate) text: String,
     pub(crate) flags: u32,
-    /// What it does beyond that, in words; empty for nothing.
+    /// An unsupported property for the error; empty for none.
     pub(crate) beyond: &'static str,
 }
 
 /// A token of the model.
 pub(crate) struct Token {
     pub(crate) id: u32,
-    /// Its bytes, unless it is an added token with others.
+    /// Its bytes, unless it is an added token with different ones.
     pub(crate) bytes: Option<Box<[u8]>>,
 }
 
-/// Reads how text becomes ids.
+/// Derives the section from the parts of a `tokenizer.json`.
 pub(crate) struct Reader<'a> {
     pub(crate) root: &'a Keys<'a>,
     pub(crate) model: &'a Keys<'a>,
@@ -47,7 +48,7 @@ pub(crate) struct Reader<'a> {
 
 /// Why there is no section.
 pub(crate) enum NoSection {
-    /// What is not known about the tokenizer.
+    /// Why the tokenizer is not supported.
     Unknown(String),
     /// The system gives no memory.
     NoMemory,
@@ -60,8 +61,8 @@ impl From<String> for NoSection {
 }
 
 impl Reader<'_> {
-    /// The bytes of the section, or what is not known about the tokenizer. `is_rebuilt` where transformers takes
-    /// nothing but the tokens.
+    /// The bytes of the section, or why the tokenizer is not supported. `is_rebuilt`: transformers uses only the
+    /// tokens.
     pub(crate) fn section(
         &self,
         settings: &Settings,
@@ -83,7 +84,7 @@ impl Reader<'_> {
         if is_rebuilt && (parts.pre_tokenizer != PreTokenizer::Gpt2 || !parts.nfc) {
             warnings.push(
                 "transformers 5 builds the tokenizer of OLMo-1 with the split of GPT-2 and NFC, tokenizer.json says \
-                 something else, which is followed here: ids of some texts differ"
+                 something else, which is used here: ids of some texts differ"
                     .into(),
             );
         }
@@ -120,7 +121,7 @@ impl Reader<'_> {
         made.into_iter().map(|(_, bytes)| bytes).collect()
     }
 
-    /// With `ignore_merges` a word that is a token becomes that token. It makes no difference where the merges make it.
+    /// With `ignore_merges`, a word that is a token becomes that token. This changes nothing if the merges make it too.
     fn refuse_ignored_merges(&self, single: &[U32; 256], merges: &[Merge]) -> Result<(), NoSection> {
         if self.model.get("ignore_merges").is_none_or(|value| value.as_bool() == Some(false)) {
             return Ok(());
@@ -149,16 +150,16 @@ impl Reader<'_> {
         }
     }
 
-    /// Everything of the model that would change ids.
+    /// Rejects every property of the model that changes ids.
     fn refuse_other_models(&self) -> Result<(), String> {
         match self.model.get("type").and_then(Value::as_str) {
             Some("BPE") => {}
             Some(other) => return Err(format!("its model is {other}")),
-            // Files of old versions do not say it.
+            // Files of old versions have no type.
             None if self.merges.is_some() => {}
             None => return Err("its model has no type".into()),
         }
-        // `unk_token`, `fuse_unk` and `byte_fallback` are about bytes without a token; every byte of text has one here.
+        // `unk_token`, `fuse_unk` and `byte_fallback` concern bytes without a token; every byte has one here.
         for key in ["dropout", "continuing_subword_prefix", "end_of_word_suffix"] {
             let value = self.model.get(key).filter(|value| value.as_str() != Some("") && value.as_f64() != Some(0.0));
             if let Some(value) = value {
@@ -176,10 +177,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The ids of the 256 bytes.
+    /// The ids of the 256 single bytes.
     fn single_bytes(&self) -> Result<[U32; 256], String> {
         let mut ids = [U32::new(NONE); 256];
-        // The one character that stands for the byte: another spelling of it is another token.
+        // The canonical character of the byte: another spelling of it is another token.
         for (character, byte) in (0u32..).filter_map(char::from_u32).zip(byte_table()) {
             let token = self.tokens.get(character.to_string().as_str()).filter(|token| token.bytes.is_some());
             if let (Some(byte), Some(token)) = (byte, token) {
@@ -199,17 +200,17 @@ impl Reader<'_> {
         read.map_err(|error| format!("its merges: {error} of them"))?
     }
 
-    /// The merge of a pair.
+    /// Parses a merge.
     fn merge(&self, pair: &RawValue) -> Result<Merge, &'static str> {
-        let [left, right] = pieces(pair).ok_or("is no pair")?;
+        let [left, right] = pieces(pair).ok_or("is not a pair")?;
         let token = |text: &str| {
             let token = self.tokens.get(text).and_then(|token| Some((token.id, token.bytes.as_deref()?)));
-            token.ok_or("names a token that is not there")
+            token.ok_or("names an unknown token")
         };
         let (left_token, right_token) = (token(&left)?, token(&right)?);
         let merged = token(&[left, right].concat())?;
         if merged.1.strip_prefix(left_token.1) != Some(right_token.1) {
-            return Err("makes other bytes than those of its pieces");
+            return Err("does not concatenate its pieces");
         }
         let [left, right, id] = [left_token.0, right_token.0, merged.0].map(U32::new);
         Ok(Merge { left, right, id })
@@ -224,7 +225,7 @@ impl Reader<'_> {
     }
 }
 
-/// The two pieces of a merge: a list of them, or as older versions write it, with a space between.
+/// The two pieces of a merge: a list, or in older versions a string with a space between them.
 fn pieces(pair: &RawValue) -> Option<[String; 2]> {
     if pair.get().starts_with('[') {
         return serde_json::from_str(pair.get()).ok();
@@ -233,7 +234,7 @@ fn pieces(pair: &RawValue) -> Option<[String; 2]> {
     pair.split_once(' ').map(|(left, right)| [left.into(), right.into()])
 }
 
-/// Reads a list of merges, and keeps the first problem with one.
+/// Reads a list of merges, and stores the first problem.
 struct MergesVisitor<'a>(&'a Reader<'a>);
 
 impl<'de> Visitor<'de> for MergesVisitor<'_> {
@@ -250,7 +251,7 @@ impl<'de> Visitor<'de> for MergesVisitor<'_> {
             let merge = self.0.merge(pair);
             let merge = merge.and_then(|merge| match seen.insert((merge.left.get(), merge.right.get())) {
                 true => Ok(merge),
-                false => Err("stands twice"),
+                false => Err("is a duplicate"),
             });
             match merge {
                 Ok(merge) => merges.push(merge),
@@ -288,13 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn merges_that_are_none_make_a_tokenizer_that_is_not_known() {
+    fn rejects_invalid_merges() {
         for (merges, says) in [
-            (json!([3]), "merge 0 is no pair"),
-            (json!(["a b", {"a": "b"}]), "merge 1 is no pair"),
-            (json!([["a", 3]]), "merge 0 is no pair"),
-            (json!(["a b", "b a"]), "merge 1 names a token that is not there"),
-            (json!(["a b", ["a", "b"]]), "merge 1 stands twice"),
+            (json!([3]), "merge 0 is not a pair"),
+            (json!(["a b", {"a": "b"}]), "merge 1 is not a pair"),
+            (json!([["a", 3]]), "merge 0 is not a pair"),
+            (json!(["a b", "b a"]), "merge 1 names an unknown token"),
+            (json!(["a b", ["a", "b"]]), "merge 1 is a duplicate"),
         ] {
             let mut json = byte_pairs();
             json["model"]["merges"] = merges;
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_split_otherwise_make_a_tokenizer_that_is_not_known() {
+    fn rejects_unknown_pre_tokenizers() {
         let split = json!({"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Isolated"});
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
         let splitting = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
@@ -338,13 +339,13 @@ mod tests {
     }
 
     #[test]
-    fn an_added_token_may_stand_in_the_vocabulary_too() {
+    fn accepts_added_token_in_vocabulary() {
         let without = parsed(&byte_pairs()).expect("tokens");
         assert!(without.tokenizer.is_ok() && without.vocabulary.n_entries() == 258, "{:?}", without.tokenizer);
         let mut json = byte_pairs();
         json["model"]["vocab"]["<|end|>"] = 257.into();
         assert_eq!(parsed(&json).as_ref(), Ok(&without));
-        // Merges may make it where its text is spelled as its bytes are.
+        // A merge may make it if its text equals its spelling in bytes.
         json["model"]["vocab"]["<|end|"] = 258.into();
         json["model"]["merges"] = json!(["<|end| >"]);
         assert!(parsed(&json).expect("tokens").tokenizer.is_ok());
@@ -353,7 +354,7 @@ mod tests {
         json["added_tokens"][0]["content"] = "Ġ>".into();
         json["model"]["merges"] = json!(["Ġ >"]);
         let with_merge = parsed(&json).expect("tokens");
-        assert_eq!(with_merge.tokenizer, Err("merge 0 names a token that is not there".into()));
+        assert_eq!(with_merge.tokenizer, Err("merge 0 names an unknown token".into()));
         let mut json = byte_pairs();
         json["model"]["vocab"]["<|fin|>"] = 257.into();
         let found = "id 257 for \"<|fin|>\" in model.vocab and \"<|end|>\" in added_tokens, expected one token";

@@ -1,22 +1,23 @@
-//! What else than `tokenizer.json` changes ids: `tokenizer_config.json`, `special_tokens_map.json` and
+//! The files besides `tokenizer.json` that change ids: `tokenizer_config.json`, `special_tokens_map.json` and
 //! `added_tokens.json`, as `AutoTokenizer.from_pretrained` of transformers 5 reads them.
 //!
-//! They name tokens that are found in a text as a whole, and `tokenizers` gives those that it does not have yet the
-//! next free ids. An id in a file is only what was expected.
+//! They define tokens that are matched as a whole. `tokenizers` gives new ones the next free ids; an id in a file has
+//! no
+//! effect.
 
 use crate::error::shortened;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
-/// Most tokens that they name.
+/// Most tokens that the files may define.
 const MAX_NAMED: usize = 1 << 16;
-/// Most of what is shown of a token.
+/// Most characters of a token in a message.
 const SHOWN_CHARS: usize = 60;
 /// Names that every tokenizer has, in the order in which their tokens get ids.
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A token that is found as a whole.
+/// A token that is matched as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Definition {
     pub(crate) text: String,
@@ -28,13 +29,13 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
-    /// One that only its text defines.
+    /// A special token with only a text.
     fn special(text: &str) -> Definition {
         let text = text.into();
         Definition { text, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
     }
 
-    /// An object that describes one; special tokens are not normalized unless it says so.
+    /// Parses an object. Special tokens are not normalized by default.
     fn in_object(object: &Map<String, Value>, special: Option<bool>) -> Option<Definition> {
         let is_set = |key: &str| object.get(key).and_then(Value::as_bool);
         let special = special.or(is_set("special")).unwrap_or(false);
@@ -48,7 +49,7 @@ impl Definition {
         })
     }
 
-    /// A text or an object.
+    /// Parses a string or an object.
     fn in_value(value: &Value, special: Option<bool>) -> Option<Definition> {
         match value {
             Value::String(text) => Some(Definition::special(text)),
@@ -58,31 +59,31 @@ impl Definition {
     }
 }
 
-/// What the files say.
+/// The content of the files.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// `added_tokens_decoder`, in the order of the ids. With it, the other files are not read.
+    /// `added_tokens_decoder`, in the order of the ids. If it is present, the other files are ignored.
     decoder: Option<Vec<Definition>>,
     /// `added_tokens.json`, in the order of the ids.
     legacy: Vec<(u64, Definition)>,
-    /// Tokens with a name of [`NAMES`], and the names that the files do not have.
+    /// Tokens with a name of [`NAMES`], and the names that are absent from the files.
     named: Vec<(&'static str, Definition)>,
     absent: Vec<&'static str>,
     /// Tokens with other names, in the order in which they are added.
     own: Vec<Definition>,
-    /// Tokens without one.
+    /// Tokens without a name.
     extra: Vec<Definition>,
-    /// Special tokens in a text are encoded like the text around them.
+    /// Whether special tokens in a text are encoded as plain text.
     pub(crate) split_special_tokens: bool,
-    /// A space goes before a text.
+    /// Whether a space is put before a text.
     pub(crate) add_prefix_space: bool,
-    /// The class in Python, without `Fast`.
+    /// The Python class, without `Fast`.
     pub(crate) class: Option<String>,
-    /// What is told about them.
+    /// Warnings about the files.
     pub(crate) warnings: Vec<String>,
 }
 
-/// What the objects of the files say.
+/// Reads the settings from the objects of the files.
 pub fn settings(mut config: Map<String, Value>, map: Map<String, Value>, added: &Map<String, Value>) -> Settings {
     let absent = NAMES.into_iter().filter(|name| !config.contains_key(*name) && !map.contains_key(*name));
     let mut settings = Settings { absent: absent.collect(), ..Settings::default() };
@@ -97,7 +98,7 @@ pub fn settings(mut config: Map<String, Value>, map: Map<String, Value>, added: 
     if let Some(Value::Object(list)) = &decoder {
         settings.decoder = Some(settings.decoded(list));
     } else {
-        // What it says goes before the configuration.
+        // The map precedes the configuration.
         for (key, mut value) in map.into_iter().filter(|(_, value)| !value.is_null()) {
             if let (true, Value::Array(list), Some(Value::Array(before))) =
                 (key == extra, &mut value, config.get(extra))
@@ -116,7 +117,7 @@ pub fn settings(mut config: Map<String, Value>, map: Map<String, Value>, added: 
     for key in ["add_bos_token", "add_eos_token"].into_iter().filter(|key| is_true(key)) {
         let token = if key == "add_bos_token" { "before" } else { "after" };
         settings.warnings.push(format!(
-            "tokenizer_config.json has {key}, which transformers 5 ignores beside a tokenizer.json: no token is put \
+            "tokenizer_config.json has {key}, which transformers 5 ignores with a tokenizer.json: no token is put \
              {token} a text"
         ));
     }
@@ -131,7 +132,7 @@ pub fn settings(mut config: Map<String, Value>, map: Map<String, Value>, added: 
     match extra {
         Some(Value::Object(more)) => own.extend(more.values()),
         Some(Value::Array(list)) => settings.extra = settings.definitions(list.iter(), "extra_special_tokens"),
-        Some(_) => settings.warnings.push("extra_special_tokens is no list of tokens and is ignored".into()),
+        Some(_) => settings.warnings.push("extra_special_tokens is not a list of tokens and is ignored".into()),
         None => {}
     }
     for name in NAMES {
@@ -161,7 +162,7 @@ impl Settings {
             match (id.parse(), definition) {
                 (Ok(id), Some(definition)) => found.push((id, definition)),
                 _ => self.warnings.push(format!(
-                    "tokenizer_config.json: added_tokens_decoder \"{}\" is no token and is ignored",
+                    "tokenizer_config.json: added_tokens_decoder \"{}\" is not a token and is ignored",
                     shortened(id, SHOWN_CHARS)
                 )),
             }
@@ -176,7 +177,7 @@ impl Settings {
             match Definition::in_value(value, Some(true)) {
                 Some(definition) => found.push(definition),
                 None => self.warnings.push(format!(
-                    "tokenizer_config.json: {what} is {}, which is no token and is ignored",
+                    "tokenizer_config.json: {what} is {}, which is not a token and is ignored",
                     shortened(&value.to_string(), SHOWN_CHARS)
                 )),
             }
@@ -184,7 +185,7 @@ impl Settings {
         found
     }
 
-    /// All tokens with a name. A class that builds the tokenizer has some for names that are absent.
+    /// The tokens with a name. A class that rebuilds the tokenizer has defaults for absent names.
     fn named(&self, rebuilds: bool) -> Vec<&Definition> {
         static DEFAULTS: LazyLock<[Definition; 2]> =
             LazyLock::new(|| ["<|endoftext|>", "<|padding|>"].map(Definition::special));
@@ -200,8 +201,9 @@ impl Settings {
         names.chain(&self.own).collect()
     }
 
-    /// Adds the tokens of a model as transformers does it: those of `tokenizer.json`, `stated` with their ids, then what
-    /// the other files name. `rebuilds` is the class that takes nothing of `tokenizer.json` but its tokens.
+    /// Adds the tokens of a model in the order of transformers: `stated` of `tokenizer.json` with their ids, then those
+    /// of
+    /// the other files. `rebuilds`: the class uses only the tokens of `tokenizer.json`.
     pub(crate) fn add_all(&self, stated: &[(u32, Definition)], added: &mut AddedTokens<'_>, rebuilds: bool) {
         let mut pending: Vec<Definition> = match &self.decoder {
             Some(decoder) => decoder.clone(),
@@ -228,7 +230,7 @@ impl Settings {
     }
 }
 
-/// The added tokens of a tokenizer and their ids, as `added_vocabulary.rs` of the crate `tokenizers` gives them.
+/// The added tokens of a tokenizer and their ids, as assigned by `added_vocabulary.rs` of the crate `tokenizers`.
 pub(crate) struct AddedTokens<'a> {
     /// The id of a token of the model.
     pub(crate) of_model: &'a dyn Fn(&str) -> Option<u32>,
@@ -236,13 +238,13 @@ pub(crate) struct AddedTokens<'a> {
     pub(crate) n_model: u32,
     ids: HashMap<String, u32>,
     by_id: BTreeMap<u32, Definition>,
-    /// Those that were special when they were added, whatever they became.
+    /// Texts that were special when they were added, even if redefined later.
     special: HashSet<String>,
 }
 
 impl<'a> AddedTokens<'a> {
     pub(crate) fn new(of_model: &'a dyn Fn(&str) -> Option<u32>, n_model: usize) -> AddedTokens<'a> {
-        // The file of them is shorter than 4 GiB.
+        // Their file is shorter than 4 GiB.
         let n_model = n_model as u32;
         AddedTokens { of_model, n_model, ids: HashMap::new(), by_id: BTreeMap::new(), special: HashSet::new() }
     }

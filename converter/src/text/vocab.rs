@@ -1,8 +1,9 @@
-//! `vocab.txt`, one `id<TAB>token` a line, becomes the bytes of every token.
+//! Parses `vocab.txt`, one `id<TAB>token` per line, to the bytes of every token.
 //!
-//! Tokens are spelled as GPT-2 spells them: every byte has a printable character, so that a line can hold any bytes. A
-//! token with a character outside that table is an added one (`<|endoftext|>` with a space in it, say) and stands for
-//! its own UTF-8.
+//! Tokens are spelled as in GPT-2: every byte has a printable character, so that a line can hold any bytes. A token
+//! with a
+//! character outside that table is an added one (for example `<|endoftext|>` with a space in it), and means its own
+//! UTF-8.
 
 use crate::error::{Error, Problem};
 use crate::folder::source_file;
@@ -12,24 +13,25 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// Longest `vocab.txt`; that of the published models has 1.4 MB. It is read whole, so this also bounds what a file that
-/// is none costs.
+/// Longest `vocab.txt`; that of the published models has 1.4 MB. It is read whole, so this also limits the cost of a
+/// wrong
+/// file.
 pub(crate) const MAX_VOCAB_BYTES: u64 = 4 << 20;
 
-/// A vocabulary: some ids, ascending, and the bytes of their tokens.
+/// A vocabulary: ascending ids and the bytes of their tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocabulary {
     ids: Vec<u32>,
-    /// Where the bytes of each end.
+    /// End of the bytes of each token.
     ends: Vec<u32>,
-    /// The bytes of all.
+    /// The bytes of all tokens.
     text: Vec<u8>,
 }
 
 /// Reads the vocabulary at `path` for a model with `vocab_size` rows.
 ///
 /// # Errors
-/// The file cannot be read, or a line is not `id<TAB>token` with a new id that the model may have.
+/// The file cannot be read, or a line is not `id<TAB>token` with a new and valid id.
 pub fn read(path: &Path, vocab_size: usize) -> Result<Vocabulary, Error> {
     let bytes = source_file::read_at_most(path, MAX_VOCAB_BYTES)?.ok_or_else(|| too_long(path))?;
     Ok(parse(path, &bytes, vocab_size)?)
@@ -43,13 +45,13 @@ pub(crate) fn too_long(path: &Path) -> Problem {
 /// Parses a vocabulary; `path` is for messages.
 ///
 /// # Errors
-/// A line is not an id, a tab and a token, an id is far beyond `vocab_size` or appears twice, or there is no token.
+/// A line is not an id, a tab and a token, an id is far beyond `vocab_size` or a duplicate, or there are no tokens.
 pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary, Problem> {
     let table = byte_table();
-    // A bit for each id that was seen: small, because one line with a high id makes it as long as the embedding.
+    // A bit per id: compact, because one line with a high id makes it as long as the embedding.
     let mut seen: Vec<u64> = Vec::new();
     let mut text = Vec::new();
-    // Each id, and where its bytes lie in the text.
+    // Each id, and the range of its bytes in the text.
     let mut entries: Vec<(u32, Range<u32>)> = Vec::new();
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let lines = if body.is_empty() { None } else { Some(body.split(|&byte| byte == b'\n')) };
@@ -93,10 +95,10 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize) -> Result<Vocabulary,
 }
 
 impl Vocabulary {
-    /// The vocabulary of these ids and their bytes, in ascending order.
+    /// The vocabulary with these ids and bytes, in ascending order.
     ///
     /// # Panics
-    /// When the bytes are 4 GiB or more, which no file has that is read here.
+    /// If the bytes are 4 GiB or more, which the size limits of the files exclude.
     pub fn new<'a>(entries: impl IntoIterator<Item = (u32, &'a [u8])>) -> Vocabulary {
         let mut vocabulary = Vocabulary { ids: Vec::new(), ends: Vec::new(), text: Vec::new() };
         for (id, token) in entries {
@@ -107,7 +109,7 @@ impl Vocabulary {
         vocabulary
     }
 
-    /// Number of ids that have an entry.
+    /// Number of ids with an entry.
     pub fn n_entries(&self) -> usize {
         self.ids.len()
     }
@@ -119,8 +121,9 @@ impl Vocabulary {
         self.ids.iter().copied().zip(ranges.map(|range| &self.text[range]))
     }
 
-    /// The bytes of the section, with a number for every id up to the last: made only when it is to be written, for a
-    /// file may have few tokens and high ids.
+    /// The bytes of the section, with an offset for every id up to the last. Built only for writing, as a file may have
+    /// few
+    /// tokens and high ids.
     pub fn section(&self) -> Vec<u8> {
         let n_tokens = self.ids.last().map_or(0, |last| last + 1);
         let head = VocabularyHead {
@@ -134,7 +137,7 @@ impl Vocabulary {
         let mut begin = 0u32;
         let mut id = 0;
         for (&next, &end) in self.ids.iter().zip(&self.ends) {
-            // Ids without an entry begin where this one does.
+            // Ids without an entry have the same offset.
             section.extend(std::iter::repeat_n(begin.to_le_bytes(), (next + 1 - id) as usize).flatten());
             id = next + 1;
             begin = end;
@@ -145,7 +148,7 @@ impl Vocabulary {
     }
 }
 
-/// Undoes `\\`, `\n`, `\r` and `\t`; `None` at any other escape.
+/// Decodes `\\`, `\n`, `\r` and `\t`; `None` for any other escape.
 fn unescape(token: &str) -> Option<String> {
     let mut text = String::with_capacity(token.len());
     let mut chars = token.chars();
@@ -164,14 +167,14 @@ fn unescape(token: &str) -> Option<String> {
     Some(text)
 }
 
-/// The bytes a token stands for.
+/// The bytes of a spelled token.
 pub(crate) fn token_bytes(text: &str, table: &[Option<u8>]) -> Vec<u8> {
     let byte = |c: char| table.get(c as usize).copied().flatten();
     text.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
-/// GPT-2's characters for bytes, turned around: printable Latin-1 stands for itself, the other 68 bytes in their order
-/// for the characters from U+0100 on.
+/// The inverse of GPT-2's byte-to-character table: printable Latin-1 maps to itself, the other 68 bytes in order to the
+/// characters from U+0100 on.
 pub(crate) fn byte_table() -> Vec<Option<u8>> {
     let mut table = vec![None; 256];
     for byte in 0..=255u8 {
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_become_bytes() {
+    fn parse_decodes_spelled_tokens() {
         let file = "0\t!\n1\tĠof\n3\t\\\\\n5\tâĢ\n4\t<|end of text|>\n6\tĊ\n7\t\\n\n8\ta\\r\\t\\\\n\n";
         let vocabulary = parse(Path::new("v"), file.as_bytes(), 10).unwrap();
         assert_eq!(vocabulary.n_entries(), 8);
@@ -205,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn all_256_bytes_have_a_character() {
+    fn byte_table_covers_all_bytes() {
         let mut seen: Vec<u8> = byte_table().into_iter().flatten().collect();
         seen.sort();
         assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
     }
 
     #[test]
-    fn bad_lines_are_named_by_number() {
+    fn parse_reports_line_of_error() {
         let cases = [
             ("0\ta\n1 b\n", "line 2: no tab"),
             ("0\ta\n\n2\tc\n", "line 2: no tab"),

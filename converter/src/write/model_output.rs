@@ -44,7 +44,7 @@ impl Target {
                 Error::io(folder, "cannot write the model there", source)
             }
             FolderError::Folder { source, .. } | FolderError::Io(source) => {
-                Error::io(shown, "cannot look at it", source)
+                Error::io(shown, "cannot read its metadata", source)
             }
             FolderError::IsFolder => {
                 let file = shown_path(&shown.join("model.olmo"));
@@ -251,6 +251,9 @@ mod tests {
         let absent = "/proc/absent: cannot write the model there: No such file or directory";
         assert_eq!(place("/proc/absent/m.olmo"), Err(absent.into()));
         // A file is none.
-        assert_eq!(place("/dev/null/m.olmo"), Err("/dev/null/m.olmo: cannot look at it: Not a directory".into()));
+        assert_eq!(
+            place("/dev/null/m.olmo"),
+            Err("/dev/null/m.olmo: cannot read its metadata: Not a directory".into())
+        );
     }
 }

@@ -62,7 +62,7 @@ impl ModelFile {
     /// when they are touched.
     ///
     /// # Errors
-    /// Those of [`ModelFile::open`], [`Error::Request`] when it is to be read and there is not the memory for it, and
+    /// Those of [`ModelFile::open`], [`Error::ModelTooLarge`] when it is to be read into memory, and
     /// [`Error::Changed`] when it changed while it was read.
     pub fn open_with(path: &Path, load: Load) -> Result<ModelFile, Error> {
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -291,7 +291,7 @@ impl ModelFile {
     /// A copy of the bytes of a section, the digest of which is right; `None` when the file has no such section.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the digest is wrong, and [`Error::Memory`].
+    /// [`Error::Damaged`] when the digest is wrong, and [`Error::OutOfMemory`].
     pub fn checked_section(&self, kind: u32) -> Result<Option<Vec<u8>>, Error> {
         let Some(bytes) = self.section_bytes(kind) else { return Ok(None) };
         let record = self.sections().iter().find(|record| record.kind.get() == kind);
@@ -368,8 +368,7 @@ fn kind_of(metadata: &Metadata) -> (&'static str, &'static str) {
 /// The length of a file, which is that of its mapping.
 fn address_space(index: &Index) -> Result<usize, Error> {
     let bytes = index.layout.file_bytes;
-    usize::try_from(bytes)
-        .map_err(|_| Error::Request { problem: format!("{bytes} bytes do not fit the address space of this machine") })
+    usize::try_from(bytes).map_err(|_| Error::AddressSpace { bytes })
 }
 
 /// What tells that a file was changed.

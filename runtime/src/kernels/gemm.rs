@@ -1,16 +1,14 @@
 //! The one call of the `gemm` crate: products on CPUs without kernels of ours, and a second opinion anywhere.
 
-#![allow(unsafe_code)]
+use super::grid::OutputBlock;
+use super::tiles::check_shapes;
 
-use crate::kernels::check_shapes;
-use crate::kernels::grid::Block;
-
-/// As [`crate::kernels::Isa::product_f32`], computed by the `gemm` crate on this thread. Its order of additions is its
+/// As [`super::Isa::product_f32`], computed by the `gemm` crate on this thread. Its order of additions is its
 /// own: results agree with the kernels' within rounding.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn product_f32(panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut Block, accumulate: bool) {
+pub fn product_f32(panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut OutputBlock, accumulate: bool) {
     let steps = panel.len() / width;
     let (rows, columns, out_stride) = (out.rows(), out.columns(), out.stride());
     check_shapes(panel.len(), width, steps, x.len(), x_stride, out);

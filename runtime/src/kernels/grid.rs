@@ -1,6 +1,6 @@
 //! Outputs cut into blocks that threads write at the same time.
 //!
-//! A [`Grid`] stands for the exclusive borrow of a row-major matrix and gives it away block by block; a [`Block`] is
+//! A [`OutputGrid`] stands for the exclusive borrow of a row-major matrix and gives it away block by block; a [`OutputBlock`] is
 //! the exclusive borrow of one of them. `threads.rs` hands out each block once.
 
 #![allow(unsafe_code)]
@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A row-major matrix `[rows, width]` cut into blocks that threads may write at the same time.
-pub struct Grid<'a, T = f32> {
+pub struct OutputGrid<'a, T = f32> {
     data: *mut T,
     rows: usize,
     width: usize,
@@ -20,17 +20,17 @@ pub struct Grid<'a, T = f32> {
 
 // SAFETY: a grid stands for an exclusive borrow of its data, and hands it to other threads only block by block through
 // `block`, whose caller promises that no block is handed out twice.
-unsafe impl<T: Send> Sync for Grid<'_, T> {}
+unsafe impl<T: Send> Sync for OutputGrid<'_, T> {}
 
-impl<'a, T> Grid<'a, T> {
+impl<'a, T> OutputGrid<'a, T> {
     /// Cuts `data`, rows of `width` elements, into blocks of at most `block_rows` rows and `block_columns` columns.
     ///
     /// # Panics
     /// When a size is 0 or `data` does not end with a row.
-    pub fn new(data: &'a mut [T], width: usize, block_rows: usize, block_columns: usize) -> Grid<'a, T> {
+    pub fn new(data: &'a mut [T], width: usize, block_rows: usize, block_columns: usize) -> OutputGrid<'a, T> {
         assert!(width > 0 && block_rows > 0 && block_columns > 0 && data.len().is_multiple_of(width));
         let rows = data.len() / width;
-        Grid { data: data.as_mut_ptr(), rows, width, block_rows, block_columns, owner: PhantomData }
+        OutputGrid { data: data.as_mut_ptr(), rows, width, block_rows, block_columns, owner: PhantomData }
     }
 
     fn blocks_per_row(&self) -> usize {
@@ -42,17 +42,17 @@ impl<'a, T> Grid<'a, T> {
         self.rows.div_ceil(self.block_rows) * self.blocks_per_row()
     }
 
-    /// Block `index`, counted along the rows first.
+    /// OutputBlock `index`, counted along the rows first.
     ///
     /// # Safety
-    /// No other block with this index may exist, nor a row that came of one by [`Block::into_row`].
-    pub(crate) unsafe fn block(&self, index: usize) -> Block<'a, T> {
+    /// No other block with this index may exist, nor a row that came of one by [`OutputBlock::into_row`].
+    pub(crate) unsafe fn block(&self, index: usize) -> OutputBlock<'a, T> {
         let (block_row, block_column) = (index / self.blocks_per_row(), index % self.blocks_per_row());
         let (first_row, first_column) = (block_row * self.block_rows, block_column * self.block_columns);
         assert!(first_row < self.rows && first_column < self.width);
         // SAFETY: row and column are inside the matrix, as asserted.
         let data = unsafe { self.data.add(first_row * self.width + first_column) };
-        Block {
+        OutputBlock {
             data,
             first_row,
             first_column,
@@ -64,8 +64,8 @@ impl<'a, T> Grid<'a, T> {
     }
 }
 
-/// The exclusive use of one block of a [`Grid`], or of a whole matrix.
-pub struct Block<'a, T = f32> {
+/// The exclusive use of one block of a [`OutputGrid`], or of a whole matrix.
+pub struct OutputBlock<'a, T = f32> {
     data: *mut T,
     first_row: usize,
     first_column: usize,
@@ -75,15 +75,15 @@ pub struct Block<'a, T = f32> {
     owner: PhantomData<&'a mut [T]>,
 }
 
-impl<'a, T> Block<'a, T> {
+impl<'a, T> OutputBlock<'a, T> {
     /// A whole row-major matrix as one block.
     ///
     /// # Panics
     /// When the matrix is empty or `data` does not end with a row.
-    pub fn whole(data: &'a mut [T], width: usize) -> Block<'a, T> {
+    pub fn whole(data: &'a mut [T], width: usize) -> OutputBlock<'a, T> {
         let rows = data.len() / width;
         // SAFETY: the exclusive borrow of `data` goes into the one block of this grid.
-        unsafe { Grid::new(data, width, rows.max(1), width).block(0) }
+        unsafe { OutputGrid::new(data, width, rows.max(1), width).block(0) }
     }
 
     /// Row `row` of the block.
@@ -95,12 +95,12 @@ impl<'a, T> Block<'a, T> {
         if self.columns == 0 {
             return &mut [];
         }
-        // SAFETY: `Grid::block` made the block lie inside the matrix, its elements belong to this block alone, and the
+        // SAFETY: `OutputGrid::block` made the block lie inside the matrix, its elements belong to this block alone, and the
         // borrow of `self` keeps a second row from being taken at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
     }
 
-    /// Where the block begins: good for all elements of all rows, [`Block::stride`] elements from one row to the next,
+    /// Where the block begins: good for all elements of all rows, [`OutputBlock::stride`] elements from one row to the next,
     /// as long as the block is not used otherwise.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.data
@@ -135,13 +135,13 @@ impl<'a, T> Block<'a, T> {
     ///
     /// # Panics
     /// When they are not all in the block.
-    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> Block<'_, T> {
+    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> OutputBlock<'_, T> {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.columns);
         // A part without elements may be anywhere, also where the matrix has no place: it stays where the block begins.
         let is_empty = rows.is_empty() || columns.is_empty();
         let offset = if is_empty { 0 } else { rows.start * self.stride + columns.start };
-        Block {
+        OutputBlock {
             // SAFETY: the place of an element of this block, as asserted, or its beginning.
             data: unsafe { self.data.add(offset) },
             first_row: self.first_row + rows.start,
@@ -165,7 +165,7 @@ impl<'a, T> Block<'a, T> {
 }
 
 // SAFETY: a block is an exclusive borrow of its elements, like `&mut [T]`.
-unsafe impl<T: Send> Send for Block<'_, T> {}
+unsafe impl<T: Send> Send for OutputBlock<'_, T> {}
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +175,7 @@ mod tests {
     fn parts_without_elements_point_into_the_matrix() {
         let mut data = [0u32; 128];
         let inside = data.as_ptr_range();
-        let grid = Grid::new(&mut data, 64, 2, 16);
+        let grid = OutputGrid::new(&mut data, 64, 2, 16);
         for index in 0..grid.n_blocks() {
             // SAFETY: one after the other, each is gone before the next.
             let mut block = unsafe { grid.block(index) };
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_block_is_written_by_rows_by_parts_and_by_its_pointer() {
         let mut data = [0u32; 5 * 7];
-        let grid = Grid::new(&mut data, 7, 2, 3);
+        let grid = OutputGrid::new(&mut data, 7, 2, 3);
         for index in 0..grid.n_blocks() {
             // SAFETY: each block once.
             let mut block = unsafe { grid.block(index) };
@@ -212,7 +212,7 @@ mod tests {
         }
         assert!(data.iter().all(|cell| cell % 100 == 11));
         assert_eq!(data.iter().filter(|&&cell| cell == 111).count(), 9);
-        let mut whole = Block::whole(&mut data, 7);
+        let mut whole = OutputBlock::whole(&mut data, 7);
         assert_eq!((whole.rows(), whole.columns(), whole.row(4).len()), (5, 7, 7));
     }
 }

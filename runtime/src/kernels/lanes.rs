@@ -3,14 +3,21 @@
 //! Sums run in a stated order: lane i adds elements i, i + 16, i + 32, ..., and the lanes are added as a tree, 16 to 8
 //! to 4 to 2 to 1. No operation depends on the system's libm.
 
-use super::LaneOp;
-
 /// Number of virtual lanes.
 pub const LANES: usize = 16;
 /// Keys of one block of attention.
 pub const KEY_BLOCK: usize = 64;
 
 type Lanes = [f32; LANES];
+
+/// Work over 16 virtual lanes that is compiled once for each instruction set.
+pub trait LaneOp {
+    /// What it yields.
+    type Output;
+    /// The work. `FUSED`: multiply and add in one rounding. Implementations are `#[inline(always)]`, so that they are
+    /// compiled with the features of the caller.
+    fn run<const FUSED: bool>(self) -> Self::Output;
+}
 
 /// `a * b + c`, in one rounding or in two.
 #[inline(always)]

@@ -1,7 +1,9 @@
 //! Every instruction set of this machine against the scalar oracle, bit for bit, and the oracle against f64.
 
+use super::bf16_dot::fma_flushed;
+use super::grid::OutputBlock;
+use super::isa::{Isa, Kind};
 use super::lanes::*;
-use super::*;
 use crate::format::Dtype;
 use crate::format::encodings::bf12::{CodedPanels, CodedTable, Exponents};
 use crate::format::panels::PanelShape;
@@ -65,7 +67,14 @@ fn f32_products_equal_the_oracle_for_every_shape() {
                     let before = random.normals(rows * columns);
                     let product = |isa: Isa| {
                         let mut out = before.clone();
-                        isa.product_f32(&panel, width, &x, x_stride, &mut Block::whole(&mut out, columns), accumulate);
+                        isa.product_f32(
+                            &panel,
+                            width,
+                            &x,
+                            x_stride,
+                            &mut OutputBlock::whole(&mut out, columns),
+                            accumulate,
+                        );
                         out
                     };
                     let expected = product(scalar());
@@ -103,7 +112,7 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
                 }
                 let product = |isa: Isa, no_subnormals| {
                     let mut out = vec![0.0; rows * 64];
-                    isa.product_bf16(&panel, &x, steps, &mut Block::whole(&mut out, 64), no_subnormals);
+                    isa.product_bf16(&panel, &x, steps, &mut OutputBlock::whole(&mut out, 64), no_subnormals);
                     bits(&out)
                 };
                 let expected = product(scalar(), false);
@@ -174,18 +183,18 @@ fn coded_products_equal_those_of_the_plain_panel() {
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {
                     let panel = panels.panel(number);
                     let mut expected = vec![0.0; rows * 64];
-                    scalar().product_bf16(plain, &x, steps, &mut Block::whole(&mut expected, 64), false);
+                    scalar().product_bf16(plain, &x, steps, &mut OutputBlock::whole(&mut expected, 64), false);
                     for isa in fused() {
                         for columns in [64, 61] {
                             let mut out = vec![0.0; rows * columns];
-                            isa.product_coded(&panel, &x, steps, &mut Block::whole(&mut out, columns), false);
+                            isa.product_bf12(&panel, &x, steps, &mut OutputBlock::whole(&mut out, columns), false);
                             for (found, expected) in out.chunks(columns).zip(expected.chunks(64)) {
                                 assert_eq!(bits(found), bits(&expected[..columns]), "{isa:?} {steps} {rows} {number}");
                             }
                         }
                         if !outliers {
                             let mut out = vec![0.0; rows * 64];
-                            isa.product_coded(&panel, &x, steps, &mut Block::whole(&mut out, 64), true);
+                            isa.product_bf12(&panel, &x, steps, &mut OutputBlock::whole(&mut out, 64), true);
                             assert_eq!(bits(&out), bits(&expected), "{isa:?} {steps} {rows} {number}");
                         }
                     }
@@ -223,7 +232,7 @@ fn a_bf16_sum_just_below_the_smallest_normal_number_is_a_zero() {
             let activations = [first_x, half(x)];
             for isa in fused() {
                 let mut out = [0.0; 64];
-                isa.product_bf16(&panel, &activations, 2, &mut Block::whole(&mut out, 64), false);
+                isa.product_bf16(&panel, &activations, 2, &mut OutputBlock::whole(&mut out, 64), false);
                 assert_eq!(out[0].to_bits(), f32::to_bits(expected), "{isa:?} {acc:e} {w:e} {x:e}");
             }
         }

@@ -1,9 +1,7 @@
-//! How a product is cut into passes of a kernel: tiles of rows over blocks of k, and what is fetched meanwhile.
+//! How a product is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
 
-use super::Isa;
-use super::bf12::CodedWork;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step};
-use crate::kernels::grid::Block;
+use super::grid::OutputBlock;
+use super::isa::Isa;
 
 /// Most rows of activations that one tile of a kernel takes.
 pub const TILE_ROWS: usize = 6;
@@ -11,44 +9,147 @@ pub const TILE_ROWS: usize = 6;
 const BLOCK_STEPS: usize = 1024;
 /// The same for few rows: the next block, which is fetched meanwhile, needs room too, and is needed soon.
 const FEW_ROWS_BLOCK_STEPS: usize = 256;
-/// Up to so many rows memory limits the speed as much as the arithmetic does.
+/// Up to this number of rows memory limits the speed as much as the arithmetic does.
 const FEW_ROWS: usize = 24;
 /// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six
 /// rows.
-pub const AHEAD_BYTES: usize = 1024;
+const AHEAD_BYTES: usize = 1024;
 /// Most cache lines fetched per step: those of the widest panel's steps.
 const MOST_LINES: usize = 4;
 /// Bytes of a cache line.
-pub const CACHE_LINE: usize = 64;
+const CACHE_LINE: usize = 64;
+/// Columns of the widest panel.
+const MOST_COLUMNS: usize = 64;
 
-/// Asserts that a product is possible. What follows computes with these numbers, and reads by pointers, without further
-/// checks: they are checked here whether the build has overflow checks or not.
-pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &Block) {
+/// Asserts that a product is possible: a panel of `panel` weights is `[steps][width]`, and `x` activations hold a row of
+/// `steps` at every `x_stride` for each row of `out`. Checked whether the build has overflow checks or not.
+pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &OutputBlock) {
     assert!(matches!(width, 16 | 32 | 48 | 64) && steps.checked_mul(width) == Some(panel) && out.columns() <= width);
     let last_row = out.rows().checked_sub(1).and_then(|before| before.checked_mul(x_stride));
     let end = last_row.and_then(|begin| begin.checked_add(steps));
     assert!(steps <= x_stride && end.is_some_and(|end| end <= x));
 }
 
-/// What one call of a kernel computes: `rows` outputs of `width` over `steps` steps of k.
-pub struct Work<'a, T> {
-    /// `[steps][width]`
+/// The weights of a panel in the registers (`V`) of an instruction set: an encoding as a microkernel sees it. The stream
+/// is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
+pub trait WeightStream<V, const REGISTERS: usize> {
+    /// What a weight of one step is multiplied with: an f32, or a pair of bf16.
+    type Activation;
+
+    /// Steps of the panel.
+    fn n_steps(&self) -> usize;
+
+    /// Encoded steps before the next raw one, or before the end.
+    fn next_run(&mut self) -> usize;
+
+    /// The weights of the next step, which is encoded.
+    ///
+    /// # Safety
+    /// There must be such a step, and the CPU must have the instruction set.
+    unsafe fn step(&mut self) -> [V; REGISTERS];
+
+    /// The weights of the next step, which is raw; encodings without raw steps have one run.
+    ///
+    /// # Safety
+    /// As [`WeightStream::step`].
+    unsafe fn raw_step(&mut self) -> [V; REGISTERS] {
+        unreachable!("only the stream of an encoding with raw steps has more than one run")
+    }
+}
+
+/// A microkernel, compiled for every number of rows.
+pub trait Microkernel {
+    /// Runs it for `ROWS` rows.
+    ///
+    /// # Safety
+    /// The CPU must have the microkernel's instruction set.
+    unsafe fn run<const ROWS: usize>(self);
+}
+
+/// Runs a microkernel for the rows of a tile.
+///
+/// # Safety
+/// The CPU must have the microkernel's instruction set.
+#[inline(always)]
+pub unsafe fn for_rows(kernel: impl Microkernel, n_rows: usize) {
+    // SAFETY: this function demands of its caller what each of these demands.
+    unsafe {
+        match n_rows {
+            1 => kernel.run::<1>(),
+            2 => kernel.run::<2>(),
+            3 => kernel.run::<3>(),
+            4 => kernel.run::<4>(),
+            5 => kernel.run::<5>(),
+            TILE_ROWS => kernel.run::<TILE_ROWS>(),
+            _ => unreachable!("`Tiles::next` cuts tiles of 1 to {TILE_ROWS} rows"),
+        }
+    }
+}
+
+/// A panel, or some steps of one, of plain weights `[steps][width]`: one element of 32 bits for each output and step.
+pub struct PlainWeights<'a, T> {
     pub panel: &'a [T],
     pub width: usize,
-    pub steps: usize,
-    /// Row t begins at `t * x_stride` and has at least `steps` elements.
-    pub x: &'a [T],
-    pub x_stride: usize,
     /// What to fetch meanwhile.
     pub ahead: Ahead,
+}
+
+/// What the weights of one call of a kernel meet: activations and outputs of 1 to [`TILE_ROWS`] rows.
+pub struct Rows<'r, 'out, T> {
+    /// Row t begins at `t * x_stride` and has at least `n_steps` elements.
+    x: &'r [T],
+    x_stride: usize,
+    n_steps: usize,
+    outputs: OutputBlock<'out>,
+    accumulate: bool,
+}
+
+impl<'r, 'out, T> Rows<'r, 'out, T> {
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.outputs.rows()
+    }
+
+    /// Steps of k, each with one activation of every row.
+    pub fn n_steps(&self) -> usize {
+        self.n_steps
+    }
+
+    /// The activations of each row, `n_steps` of them.
+    #[inline(always)]
+    pub fn x(&self) -> impl Iterator<Item = &'r [T]> + use<'r, 'out, T> {
+        let n_steps = self.n_steps;
+        self.x.chunks(self.x_stride).map(move |row| &row[..n_steps])
+    }
+
+    /// The outputs of row `t`, one for each column of the panel.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[inline(always)]
+    pub fn outputs(&mut self, t: usize) -> &mut [f32] {
+        self.outputs.row(t)
+    }
+
+    /// Whether the sums begin with what the outputs hold, or with +0.
+    pub fn accumulate(&self) -> bool {
+        self.accumulate
+    }
 }
 
 /// What a kernel fetches into the L2 cache while it computes: `lines` cache lines per step, at most [`MOST_LINES`], one
 /// after the other.
 #[derive(Clone, Copy)]
 pub struct Ahead {
-    pub from: *const i8,
-    pub lines: usize,
+    from: *const i8,
+    lines: usize,
+}
+
+impl Ahead {
+    /// The share of strip `strip` of a panel, which has as many strips as a step has cache lines: one line per step.
+    pub fn strip(self, strip: usize, n_steps: usize) -> Ahead {
+        Ahead { from: self.from.wrapping_add(CACHE_LINE * strip * n_steps), lines: usize::from(strip < self.lines) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -66,20 +167,11 @@ impl Ahead {
         self.from = self.from.wrapping_add(CACHE_LINE * self.lines);
     }
 
-    /// The same at a raw step of a coded panel, which is longer: stays as far ahead as it was.
+    /// Stays as far ahead as it was after a step that is `bytes` longer than the others.
     #[inline(always)]
-    pub fn fetch_raw_step(&mut self) {
-        self.fetch_step();
-        self.from = self.from.wrapping_add(RAW_STEP_BYTES - CODED_STEP_BYTES);
+    pub fn skip(&mut self, bytes: usize) {
+        self.from = self.from.wrapping_add(bytes);
     }
-}
-
-/// Where a kernel puts its outputs: up to [`TILE_ROWS`] rows of `width` accumulators.
-pub struct Outputs {
-    pub rows: [*mut f32; TILE_ROWS],
-    pub n_rows: usize,
-    /// Whether the accumulators begin with what is there, or with +0.
-    pub accumulate: bool,
 }
 
 /// The order of a product: blocks of k outermost, so that each is read from memory once, and in each block the rows in
@@ -88,7 +180,7 @@ pub struct Outputs {
 /// Weights come from memory while the cores compute: what is read once is fetched [`AHEAD_BYTES`] ahead; where several
 /// tiles read a block one after the other, each of them fetches its share of the next block.
 pub struct Tiles<'b, 'a> {
-    out: &'b mut Block<'a>,
+    out: &'b mut OutputBlock<'a>,
     steps: usize,
     accumulate: bool,
     k: usize,
@@ -97,23 +189,23 @@ pub struct Tiles<'b, 'a> {
     block_steps: usize,
     /// Cache lines that each tile fetches per step.
     ahead_lines: usize,
-    source: Source,
+    origin: Origin,
 }
 
 /// Where the weights come from.
 #[derive(Clone, Copy)]
-enum Source {
+enum Origin {
     /// A panel that begins here and is read once.
     Once(*const i8),
     /// A panel that begins here, each block of it read by several tiles; cache lines of a step.
     Blocks(*const i8, usize),
-    /// The caches. The weights that follow begin here; how many cache lines they have.
+    /// The caches. The weights that follow begin here, and have this number of cache lines.
     Caches(*const i8, usize),
 }
 
-/// One pass of a kernel: some steps of k, some rows.
+/// One call of a kernel: some steps of k, some rows.
 pub struct Tile<'t, 'a> {
-    out: &'t mut Block<'a>,
+    out: &'t mut OutputBlock<'a>,
     k: usize,
     steps: usize,
     row: usize,
@@ -123,50 +215,48 @@ pub struct Tile<'t, 'a> {
 }
 
 impl<'b, 'a> Tiles<'b, 'a> {
-    /// The tiles of a panel `[steps][width]` of 32-bit steps in memory.
-    pub fn of_panel<T>(isa: Isa, panel: &[T], width: usize, out: &'b mut Block<'a>, accumulate: bool) -> Self {
+    /// The tiles of a plain panel `[steps][width]` in memory.
+    pub fn of_panel<T>(isa: Isa, panel: &[T], width: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
         let from = panel.as_ptr().cast::<i8>();
         let n_tiles = out.rows().div_ceil(TILE_ROWS);
         let lines = width * size_of::<T>() / CACHE_LINE;
-        let source = match n_tiles * isa.strips(out.rows(), width) {
-            1 => Source::Once(from),
-            _ => Source::Blocks(from, lines),
+        let origin = match n_tiles * isa.strips(out.rows(), width) {
+            1 => Origin::Once(from),
+            _ => Origin::Blocks(from, lines),
         };
         let steps = panel.len() / width;
-        let block_steps = match source {
-            Source::Once(_) => steps,
+        let block_steps = match origin {
+            Origin::Once(_) => steps,
             _ => block_steps(out.rows()),
         };
-        Tiles::new(out, steps, block_steps, accumulate, lines.div_ceil(n_tiles), source)
+        Tiles::new(out, steps, block_steps, accumulate, lines.div_ceil(n_tiles), origin)
     }
 
-    /// The one tile of a coded panel in memory whose rows a kernel takes all at once.
-    pub fn of_coded_panel(panel: &CodedPanel, out: &'b mut Block<'a>) -> Self {
-        let from = panel.bytes().for_kernels().as_ptr().cast::<i8>();
-        let steps = panel.n_steps();
-        Tiles::new(out, steps, steps, false, CODED_STEP_BYTES / CACHE_LINE, Source::Once(from))
+    /// The one tile of a panel in memory whose rows a kernel takes all at once; `step_bytes` are most steps' bytes.
+    pub fn of_stream(bytes: &[u8], steps: usize, step_bytes: usize, out: &'b mut OutputBlock<'a>) -> Self {
+        Tiles::new(out, steps, steps, false, step_bytes / CACHE_LINE, Origin::Once(bytes.as_ptr().cast()))
     }
 
-    /// The tiles of some steps of a coded panel. They are in the caches already; the block that follows, which is about
-    /// as long, in this panel or the next, is fetched meanwhile.
-    pub fn of_coded_block(part: &CodedPanel, out: &'b mut Block<'a>, accumulate: bool) -> Self {
-        let (steps, n_tiles) = (part.n_steps(), out.rows().div_ceil(TILE_ROWS));
-        let next = part.bytes().for_kernels().as_ptr_range().end.cast::<i8>();
-        let next_lines = part.bytes().len() / CACHE_LINE;
+    /// The tiles of a block of steps, stored in `bytes`, whose weights are in the caches before they are used. The block
+    /// that follows, which is about as long, in this panel or the next, is fetched meanwhile.
+    pub fn of_block(bytes: &[u8], steps: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
+        let n_tiles = out.rows().div_ceil(TILE_ROWS);
+        let next = bytes.as_ptr_range().end.cast::<i8>();
+        let next_lines = bytes.len() / CACHE_LINE;
         let ahead_lines = next_lines.div_ceil(steps.max(1) * n_tiles);
-        Tiles::new(out, steps, steps, accumulate, ahead_lines, Source::Caches(next, next_lines))
+        Tiles::new(out, steps, steps, accumulate, ahead_lines, Origin::Caches(next, next_lines))
     }
 
     fn new(
-        out: &'b mut Block<'a>,
+        out: &'b mut OutputBlock<'a>,
         steps: usize,
         block_steps: usize,
         accumulate: bool,
         ahead_lines: usize,
-        source: Source,
+        origin: Origin,
     ) -> Self {
         let tile_rows = out.rows().div_ceil(out.rows().div_ceil(TILE_ROWS));
-        Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows, block_steps, ahead_lines, source }
+        Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows, block_steps, ahead_lines, origin }
     }
 
     /// The next tile.
@@ -190,13 +280,13 @@ impl<'b, 'a> Tiles<'b, 'a> {
     fn ahead(&self, pass: usize, steps: usize) -> Ahead {
         let from = |from: *const i8, lines: usize| from.wrapping_add(lines * CACHE_LINE);
         let before = pass * self.ahead_lines;
-        match self.source {
-            Source::Once(panel) => Ahead { from: panel.wrapping_add(AHEAD_BYTES), lines: self.ahead_lines },
-            Source::Blocks(panel, lines) => Ahead {
+        match self.origin {
+            Origin::Once(panel) => Ahead { from: panel.wrapping_add(AHEAD_BYTES), lines: self.ahead_lines },
+            Origin::Blocks(panel, lines) => Ahead {
                 from: from(panel, (self.k + steps) * lines + before * steps),
                 lines: self.ahead_lines.min(lines.saturating_sub(before)),
             },
-            Source::Caches(next, lines) => Ahead {
+            Origin::Caches(next, lines) => Ahead {
                 from: from(next, before * steps),
                 lines: if before * steps < lines { self.ahead_lines } else { 0 },
             },
@@ -210,55 +300,34 @@ pub fn block_steps(rows: usize) -> usize {
 }
 
 impl Tile<'_, '_> {
-    /// Its part of `panel`, `[steps][width]`, and of the rows of activations in `x`.
-    pub fn work<'w, T>(&self, panel: &'w [T], width: usize, x: &'w [T], x_stride: usize) -> Work<'w, T> {
-        let x = &x[self.row * x_stride + self.k..];
-        let last = (self.rows - 1) * x_stride + self.steps;
-        Work {
-            panel: &panel[self.k * width..][..self.steps * width],
-            width,
-            steps: self.steps,
-            x: &x[..last],
-            x_stride,
-            ahead: self.ahead,
-        }
+    /// What to fetch meanwhile.
+    pub fn ahead(&self) -> Ahead {
+        self.ahead
     }
 
-    /// As [`Tile::work`], for a coded panel or a part of one, all of whose steps are in this tile.
-    pub fn coded_work<'w>(
-        &self,
-        panel: &CodedPanel<'w>,
-        x: &'w [u32],
-        x_stride: usize,
-        decoded: &'w mut [Step],
-    ) -> CodedWork<'w> {
-        assert!(self.k == 0 && self.steps == panel.n_steps());
-        let x = &x[self.row * x_stride..];
-        let last = (self.rows - 1) * x_stride + self.steps;
-        CodedWork { panel: *panel, x: &x[..last], x_stride, ahead: self.ahead, decoded }
+    /// Its part of a plain panel `[steps][width]`.
+    pub fn weights<'w, T>(&self, panel: &'w [T], width: usize) -> PlainWeights<'w, T> {
+        PlainWeights { panel: &panel[self.k * width..][..self.steps * width], width, ahead: self.ahead }
     }
 
-    /// Lets `kernel` write the rows of this tile: in place, or through a buffer when the block is narrower than the
-    /// panel.
-    pub fn on_outputs(self, width: usize, kernel: impl FnOnce(&Outputs)) {
-        let (out, rows) = (self.out, self.row..self.row + self.rows);
-        let mut outputs =
-            Outputs { rows: [std::ptr::null_mut(); TILE_ROWS], n_rows: rows.len(), accumulate: self.accumulate };
-        if out.columns() == width {
-            for (to, row) in outputs.rows.iter_mut().zip(rows) {
-                *to = out.row(row).as_mut_ptr();
-            }
-            return kernel(&outputs);
+    /// Lets `kernel` compute its rows with the activations `x`, row t of the block at `t * x_stride`: in place, or
+    /// through a buffer when the block is narrower than the panel.
+    pub fn run<T>(self, width: usize, x: &[T], x_stride: usize, kernel: impl FnOnce(Rows<T>)) {
+        let columns = self.out.columns();
+        let mut out = self.out.part(self.row..self.row + self.rows, 0..columns);
+        let x = &x[self.row * x_stride + self.k..][..(self.rows - 1) * x_stride + self.steps];
+        let rows = |outputs| Rows { x, x_stride, n_steps: self.steps, outputs, accumulate: self.accumulate };
+        if columns == width {
+            return kernel(rows(out));
         }
-        let mut buffer = [[0.0f32; 64]; TILE_ROWS];
-        for ((to, buffer), row) in outputs.rows.iter_mut().zip(&mut buffer).zip(rows.clone()) {
-            buffer[..out.columns()].copy_from_slice(out.row(row));
-            *to = buffer.as_mut_ptr();
+        let mut buffer = [0.0f32; TILE_ROWS * MOST_COLUMNS];
+        let buffer = &mut buffer[..self.rows * width];
+        for (t, row) in buffer.chunks_exact_mut(width).enumerate() {
+            row[..columns].copy_from_slice(out.row(t));
         }
-        kernel(&outputs);
-        for (buffer, row) in buffer.iter().zip(rows) {
-            let columns = out.columns();
-            out.row(row).copy_from_slice(&buffer[..columns]);
+        kernel(rows(OutputBlock::whole(buffer, width)));
+        for (t, row) in buffer.chunks_exact(width).enumerate() {
+            out.row(t).copy_from_slice(&row[..columns]);
         }
     }
 }
@@ -277,7 +346,7 @@ mod tests {
         for (rows, columns, width) in [(1, 64, 64), (7, 64, 64), (8, 16, 16), (2, 5, 48), (8, 100, 32)] {
             let mut out = vec![0.0f32; rows * columns];
             let used = width.min(columns);
-            let mut whole = Block::whole(&mut out, columns);
+            let mut whole = OutputBlock::whole(&mut out, columns);
             let mut part = whole.part(0..rows, columns - used..columns);
             isa.product_f32(&panel[..3 * width], width, &x[..(rows - 1) * 4 + 3], 4, &mut part, false);
             if width == 64 {
@@ -298,7 +367,7 @@ mod tests {
         for x_stride in [6_148_914_691_236_517_206, usize::MAX / 3 + 1, usize::MAX / 2 + 1, usize::MAX] {
             let refused = catch_unwind(|| {
                 let mut out = vec![0.0; 4 * 64];
-                isa.product_f32(&[1.0; 128], 64, &[1.0; 10], x_stride, &mut Block::whole(&mut out, 64), false);
+                isa.product_f32(&[1.0; 128], 64, &[1.0; 10], x_stride, &mut OutputBlock::whole(&mut out, 64), false);
             });
             let panic = refused.expect_err("refused");
             // Not by an overflow check, which other builds do not have.

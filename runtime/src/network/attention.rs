@@ -4,11 +4,11 @@
 //! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor
 //! the queries it shares a tile with, nor the other sequences of the batch, nor the number of threads changes a bit.
 
-use crate::kernels::grid::{Block, Grid};
+use crate::kernels::backend::Backend;
+use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{KEY_BLOCK, SoftmaxBlock, SoftmaxEnd, SoftmaxState};
 use crate::network::kv_cache::LayerCache;
 use crate::network::sequence::{Row, Sequence, stretches};
-use crate::parallel::matmul::Products;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -58,7 +58,7 @@ impl Attention {
     pub(crate) fn run(
         &self,
         team: &mut Team,
-        products: Products,
+        backend: Backend,
         sequences: &[Sequence],
         rows: &[Row],
         queries: &[f32],
@@ -68,7 +68,7 @@ impl Attention {
         let tile_columns = self.heads_per_tile() * self.head_dim;
         // Only rows of one sequence share a tile: blocks of more rows than its stretch would only be fewer.
         let longest = stretches(rows).map(|stretch| stretch.len()).max().unwrap_or(1);
-        let mut grid = [Grid::new(out, width, self.positions_per_tile().min(longest), tile_columns)];
+        let mut grid = [OutputGrid::new(out, width, self.positions_per_tile().min(longest), tile_columns)];
         team.for_blocks(&mut grid, |_, mut out| {
             let (first, columns) = (out.first_row(), out.columns());
             for stretch in stretches(&rows[first..first + out.rows()]) {
@@ -76,7 +76,7 @@ impl Attention {
                 let cache = sequences[row.sequence].layer(self.layer);
                 let out = out.part(stretch, 0..columns);
                 SCRATCH.with_borrow_mut(|scratch| {
-                    Tile::new(self, products, cache, row.position, queries, &out, scratch).run(out);
+                    Tile::new(self, backend, cache, row.position, queries, &out, scratch).run(out);
                 });
             }
         });
@@ -87,7 +87,7 @@ impl Attention {
 /// are neighbours.
 struct Tile<'a> {
     attention: &'a Attention,
-    products: Products,
+    backend: Backend,
     cache: &'a LayerCache,
     kv_head: usize,
     heads: usize,
@@ -121,11 +121,11 @@ thread_local! {
 impl<'a> Tile<'a> {
     fn new(
         attention: &'a Attention,
-        products: Products,
+        backend: Backend,
         cache: &'a LayerCache,
         first: usize,
         queries: &[f32],
-        out: &Block,
+        out: &OutputBlock,
         scratch: &'a mut Scratch,
     ) -> Tile<'a> {
         let (head_dim, width) = (attention.head_dim, attention.n_heads * attention.head_dim);
@@ -138,7 +138,7 @@ impl<'a> Tile<'a> {
         scratch.softmax[..rows * heads].fill(SoftmaxState::START);
         Tile {
             attention,
-            products,
+            backend,
             cache,
             kv_head: first_head / attention.heads_per_kv,
             heads,
@@ -147,7 +147,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    fn run(mut self, mut out: Block) {
+    fn run(mut self, mut out: OutputBlock) {
         let last = self.positions.end - 1;
         let blocks = self.attention.first_visible(self.positions.start) / KEY_BLOCK..last / KEY_BLOCK + 1;
         for block in blocks {
@@ -155,7 +155,7 @@ impl<'a> Tile<'a> {
         }
         let (head_dim, padded) = (self.attention.head_dim, self.cache.padded_head_dim());
         for row in 0..self.positions.len() * self.heads {
-            self.products.isa.run(SoftmaxEnd {
+            self.backend.isa.run(SoftmaxEnd {
                 values: &self.scratch.sums[row * padded..][..head_dim],
                 state: &self.scratch.softmax[row],
                 out: &mut out.row(row / self.heads)[row % self.heads * head_dim..][..head_dim],
@@ -184,7 +184,7 @@ impl<'a> Tile<'a> {
         let queries = &self.scratch.queries[rows.start * head_dim..rows.end * head_dim];
         let scores = &mut self.scratch.scores[rows.start * KEY_BLOCK..rows.end * KEY_BLOCK];
         let keys = self.cache.keys(self.kv_head, block);
-        self.products.f32(keys, KEY_BLOCK, queries, head_dim, &mut Block::whole(scores, KEY_BLOCK), false);
+        self.backend.product_f32(keys, KEY_BLOCK, queries, head_dim, &mut OutputBlock::whole(scores, KEY_BLOCK), false);
 
         // Rows with the same visible keys are multiplied together.
         let mut begin = first;
@@ -202,7 +202,7 @@ impl<'a> Tile<'a> {
         let padded = self.cache.padded_head_dim();
         for row in rows.clone() {
             let scores = self.scratch.scores.as_chunks_mut::<KEY_BLOCK>().0;
-            let correction = self.products.isa.run(SoftmaxBlock {
+            let correction = self.backend.isa.run(SoftmaxBlock {
                 scores: &mut scores[row],
                 visible: visible.clone(),
                 state: &mut self.scratch.softmax[row],
@@ -210,11 +210,11 @@ impl<'a> Tile<'a> {
             self.scratch.sums[row * padded..][..padded].iter_mut().for_each(|sum| *sum *= correction);
         }
         let weights = &self.scratch.scores[rows.start * KEY_BLOCK + visible.start..rows.end * KEY_BLOCK];
-        let mut sums = Block::whole(&mut self.scratch.sums[..rows.end * padded], padded);
+        let mut sums = OutputBlock::whole(&mut self.scratch.sums[..rows.end * padded], padded);
         for (begin, width, values) in self.cache.values(self.kv_head, block) {
             let values = &values[visible.start * width..visible.end * width];
             let mut out = sums.part(rows.clone(), begin..begin + width);
-            self.products.f32(values, width, weights, KEY_BLOCK, &mut out, true);
+            self.backend.product_f32(values, width, weights, KEY_BLOCK, &mut out, true);
         }
     }
 }

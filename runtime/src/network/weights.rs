@@ -105,7 +105,7 @@ impl<'a> Weights<'a> {
     /// Views of the tensors of `file`, which has checked that they are there and lie where they should.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(file: &'a ModelFile) -> Result<Weights<'a>, Error> {
         let mut tensors = Tensors { file, next: 0 };
         let embed_tokens = tensors.matrix(Role::EmbedTokens);
@@ -126,15 +126,6 @@ impl<'a> Weights<'a> {
         let norm = tensors.norm(Role::Norm);
         let lm_head = if file.config().tie_word_embeddings { embed_tokens } else { tensors.matrix(Role::LmHead) };
         Ok(Weights { embed_tokens, layers, norm, lm_head })
-    }
-
-    /// The same views once more.
-    ///
-    /// # Errors
-    /// [`Error::Memory`].
-    pub(crate) fn try_clone(&self) -> Result<Weights<'a>, Error> {
-        let layers = memory::collected(self.layers.iter().copied(), "the list of layers")?;
-        Ok(Weights { layers, ..*self })
     }
 
     /// Bytes of weights that one token of decode reads: everything but the embedding, of which it reads one row.

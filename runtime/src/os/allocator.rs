@@ -1,9 +1,12 @@
-//! The allocator of the programs: when the system gives no memory, a program ends with one line and exit status 1, and
-//! leaves no temporary file behind. Rust's own way is to abort.
+//! The allocator of the programs. When an allocation fails, the program prints one line, removes its temporary files
+//! and
+//! exits with status 1. Rust's default is to abort.
 //!
-//! Code that takes no for an answer asks inside of [`memory::asking`], and gets it. The library asks so for whatever
-//! grows with a model, a text or a request; this is for everything else, other crates included. It is the system's
-//! allocator but for a look at what that gives.
+//! Code that handles a failed allocation allocates inside [`memory::asking`] and gets the error. The library does so
+//! for
+//! memory that grows with a model, a text or a request. This allocator covers everything else, including other crates.
+//! It
+//! is the system allocator with a null check.
 
 #![allow(unsafe_code)]
 
@@ -18,12 +21,12 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// For the program of that name, with which its last line begins.
+    /// For the program with this name; the error line begins with it.
     pub const fn new(program: &'static str) -> Allocator {
         Allocator { program }
     }
 
-    fn given(&self, memory: *mut u8, bytes: usize) -> *mut u8 {
+    fn checked(&self, memory: *mut u8, bytes: usize) -> *mut u8 {
         if memory.is_null() && !memory::takes_no() {
             signals::end_without_memory(self.program, bytes);
         }
@@ -31,21 +34,21 @@ impl Allocator {
     }
 }
 
-// SAFETY: every call goes to the system's allocator as it is, and what that gives is returned or never seen.
+// SAFETY: every call is forwarded to the system allocator unchanged, and its result is returned or never used.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are those of this call.
-        self.given(unsafe { System.alloc(layout) }, layout.size())
+        // SAFETY: the caller upholds the same contract that this call needs.
+        self.checked(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        self.given(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        self.checked(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         // SAFETY: as above.
-        self.given(unsafe { System.realloc(memory, layout, bytes) }, bytes)
+        self.checked(unsafe { System.realloc(memory, layout, bytes) }, bytes)
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {

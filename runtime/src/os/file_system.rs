@@ -1,16 +1,16 @@
-//! File systems by the number that Linux gives each of them, and whether a mapping is served well there.
+//! File systems by their magic number on Linux, and whether a mapping performs well on them.
 
-/// Where a file lies.
+/// The file system that a file is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileSystem {
     /// Its usual name.
     pub name: &'static str,
-    /// Whether its pages come over a network or from another process: a mapping is then filled by many small requests,
-    /// and a failed one ends the program, where large reads are fast and fail with an error.
+    /// Whether its pages come over a network or from another process. A mapping then causes many small requests, and a
+    /// failed one ends the program by SIGBUS; large reads are fast and return an error.
     pub remote: bool,
 }
 
-/// Numbers from Linux's `magic.h` and from the sources of the file systems that are not part of it.
+/// Magic numbers from Linux's `magic.h` and from the sources of file systems outside the kernel.
 const KNOWN: [(u32, &str, bool); 28] = [
     (0x0000_6969, "nfs", true),
     (0x0000_517b, "smb", true),
@@ -43,10 +43,10 @@ const KNOWN: [(u32, &str, bool); 28] = [
 ];
 
 impl FileSystem {
-    /// One that nothing is known about.
+    /// A file system that is not in the list.
     pub const UNKNOWN: FileSystem = FileSystem { name: "an unknown file system", remote: false };
 
-    /// The one with this number, the `f_type` of `statfs`.
+    /// The file system with this magic number, the `f_type` of `statfs`.
     pub fn with_magic(magic: u32) -> FileSystem {
         let known = KNOWN.iter().find(|known| known.0 == magic);
         known.map_or(FileSystem::UNKNOWN, |&(_, name, remote)| FileSystem { name, remote })
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_stands_for_one_file_system() {
+    fn magic_numbers_and_names_are_unique() {
         for (index, known) in KNOWN.iter().enumerate() {
             assert!(KNOWN[..index].iter().all(|other| other.0 != known.0 && other.1 != known.1), "{known:?}");
         }

@@ -1,5 +1,6 @@
-//! Holes of files: bytes that were never written. They are read as zeros and cost their maker nothing, whatever length
-//! they have.
+//! Holes of sparse files: ranges that were never written. They read as zeros and take no disk space, regardless of
+//! their
+//! length.
 
 #![allow(unsafe_code)]
 
@@ -8,8 +9,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-/// Bytes of `range` that lie in holes, counted until they are more than `most`; 0 where the file system does not tell.
-/// Moves the position of the file.
+/// Bytes of `range` in holes. The count stops once it exceeds `most`; it is 0 where the file system does not report
+/// holes. Moves the file position.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
 pub(crate) fn bytes_in_holes(file: &File, range: Range<u64>, most: u64) -> u64 {
     let seek = |from: u64, whence: libc::c_int| {
@@ -20,18 +21,18 @@ pub(crate) fn bytes_in_holes(file: &File, range: Range<u64>, most: u64) -> u64 {
     };
     let (mut at, mut bytes) = (range.start, 0);
     while at < range.end && bytes <= most {
-        // The end of a file counts as the beginning of a hole.
+        // The end of a file counts as the start of a hole.
         let Ok(hole) = seek(at, libc::SEEK_HOLE) else { break };
         if hole >= range.end {
             break;
         }
         let data = match seek(hole, libc::SEEK_DATA) {
             Ok(data) => data.min(range.end),
-            // Behind the last data there is none.
+            // There is no data after the hole.
             Err(libc::ENXIO) => range.end,
             Err(_) => break,
         };
-        // A file system that contradicts itself tells nothing.
+        // A file system that contradicts itself reports nothing.
         if data <= at {
             break;
         }
@@ -41,7 +42,7 @@ pub(crate) fn bytes_in_holes(file: &File, range: Range<u64>, most: u64) -> u64 {
     bytes
 }
 
-/// Elsewhere no system tells.
+/// Other systems do not report holes.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd")))]
 pub(crate) fn bytes_in_holes(_file: &File, _range: Range<u64>, _most: u64) -> u64 {
     0
@@ -54,14 +55,14 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     #[test]
-    fn holes_are_counted_up_to_what_is_asked_for() {
+    fn counts_holes_up_to_limit() {
         let file = tempfile::tempfile().expect("a file");
         const MIB: u64 = 1 << 20;
         file.set_len(16 * MIB).expect("a hole");
         file.write_all_at(&[1; 1 << 20], 4 * MIB).expect("written");
         if bytes_in_holes(&file, 0..16 * MIB, u64::MAX) == 0 {
-            // Not eprintln, which cargo shows of failed tests only.
-            let _ = writeln!(io::stderr(), "SKIPPED: this file system does not tell its holes");
+            // eprintln would be captured; cargo shows captured output for failed tests only.
+            let _ = writeln!(io::stderr(), "SKIPPED: this file system does not report holes");
             return;
         }
         for (range, most, bytes) in [

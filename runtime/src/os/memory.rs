@@ -1,26 +1,25 @@
-//! How much memory there is and how much this process took, and asking for memory so that a refusal is an error.
+//! Memory that is available and in use, and allocations whose failure is an error instead of an abort.
 
 use crate::error::Error;
 use std::cell::Cell;
 use std::collections::TryReserveError;
-use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::Path;
 
-/// What to do where nothing of this program can be made smaller.
+/// Advice for an allocation that this program cannot make smaller.
 const FREE_SOME: &str = "close other programs, or raise the limit (ulimit -v)";
 
 thread_local! {
-    /// Whether this thread asks for memory in a way that takes no for an answer.
+    /// Whether this thread handles failed allocations.
     static TAKES_NO: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `ask`, which asks for memory and takes no for an answer, as [`Vec::try_reserve`] does. Anywhere else the
-/// [`Allocator`](crate::os::allocator::Allocator) of the programs ends the program when there is none.
+/// Runs `ask`, which allocates and handles the failure, as [`Vec::try_reserve`] does. Outside of it the
+/// [`Allocator`](crate::os::allocator::Allocator) of the programs ends the program when an allocation fails.
 pub fn asking<R>(ask: impl FnOnce() -> R) -> R {
-    /// Also when `ask` panics.
+    /// Restores the flag even if `ask` panics.
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -31,77 +30,68 @@ pub fn asking<R>(ask: impl FnOnce() -> R) -> R {
     ask()
 }
 
-/// Whether this thread is inside of [`asking`].
+/// Whether this thread is inside [`asking`].
 pub fn takes_no() -> bool {
     TAKES_NO.get()
 }
 
-/// An empty vector with room for `elements`.
+/// An empty vector with capacity for `elements`.
 ///
 /// # Errors
-/// [`Error::Memory`], with `what` it is for.
+/// [`Error::OutOfMemory`]; `what` names the purpose of the memory.
 pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error> {
     let mut room = Vec::new();
     asking(|| room.try_reserve_exact(elements)).map_err(|_: TryReserveError| too_little_for::<T>(elements, what))?;
     Ok(room)
 }
 
-/// The elements of an iterator, which knows their number.
+/// Collects an iterator of known length.
 ///
 /// # Errors
-/// [`Error::Memory`], with `what` they are.
-pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
+/// [`Error::OutOfMemory`]; `what` names the elements.
+pub fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
     let mut collected = room_for(elements.len(), what)?;
-    // No more than there is room for, whatever the iterator yields.
+    // At most the reserved capacity, even if the iterator yields more than its length.
     let n = elements.len();
     collected.extend(elements.take(n));
     Ok(collected)
 }
 
-/// Makes room for `more` elements behind those of `elements`.
+/// Reserves capacity for `more` elements.
 ///
 /// # Errors
-/// [`Error::Memory`], with `what` it is for.
+/// [`Error::OutOfMemory`]; `what` names the purpose of the memory.
 pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Result<(), Error> {
     asking(|| elements.try_reserve(more)).map_err(|_: TryReserveError| too_little_for::<T>(more, what))
 }
 
-/// The error for memory for `elements` that the system does not give.
+/// The error for a failed allocation of `elements`.
 pub fn too_little_for<T>(elements: usize, what: &'static str) -> Error {
     let bytes = (elements as u64).saturating_mul(size_of::<T>() as u64);
-    Error::Memory { bytes, what, advice: FREE_SOME }
+    Error::OutOfMemory { bytes, what, advice: FREE_SOME }
 }
 
-/// Refuses to read a model of `needed` bytes where `available` are to be had.
+/// Returns an error if a model of `bytes` bytes exceeds the `available` bytes.
 ///
 /// # Errors
-/// [`Error::Request`].
-pub fn check_weights(needed: u64, available: Option<u64>) -> Result<(), Error> {
+/// [`Error::ModelTooLarge`].
+pub fn check_weights(bytes: u64, available: Option<u64>) -> Result<(), Error> {
     match available {
-        Some(available) if needed > available => {
-            let what = format!("reading the model takes {:.1} GB of memory", needed as f64 / 1e9);
-            Err(too_little(what, available, "map it instead, with --load mmap"))
-        }
+        Some(available) if bytes > available => Err(Error::ModelTooLarge { bytes, available }),
         _ => Ok(()),
     }
 }
 
-/// The error about `what` takes more than the `available` bytes.
-pub(crate) fn too_little(what: String, available: u64, advice: impl Display) -> Error {
-    let available = available as f64 / 1e9;
-    Error::Request { problem: format!("{what}, this machine has {available:.1} GB to give; {advice}") }
-}
-
-/// Bytes that this process could still get: what the kernel says is available, or the smallest limit of its control
-/// groups less what this process has, when that is less. `None` where neither can be read.
+/// Bytes that this process can still allocate: the kernel's MemAvailable, or the smallest limit of its control groups
+/// minus its own use, if that is less. `None` when neither can be read.
 pub fn available() -> Option<u64> {
     let left = group_limit().map(|limit| limit.saturating_sub(anonymous_bytes().unwrap_or(0)));
     kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(left).min()
 }
 
-/// Bytes of addresses that this process may still take under a limit on them (`ulimit -v`), a quarter less for threads
-/// and what else comes; `None` without a limit.
-pub(crate) fn address_space() -> Option<u64> {
+/// Bytes of address space left under a limit (`ulimit -v`), minus a quarter for threads and other allocations; `None`
+/// without a limit.
+pub fn address_space() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
@@ -109,12 +99,12 @@ pub(crate) fn address_space() -> Option<u64> {
     Some(left - left / 4)
 }
 
-/// Bytes of memory of this machine.
+/// Total memory of the machine in bytes.
 pub fn total() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemTotal:")
 }
 
-/// The smallest memory limit of the control groups of this process, version 2 and version 1.
+/// The smallest memory limit of the control groups of this process, versions 1 and 2.
 fn group_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     // Lines are `number:controllers:path`; the controllers are empty in version 2.
@@ -134,8 +124,8 @@ fn group_limit() -> Option<u64> {
     limits.min()
 }
 
-/// Bytes of memory that belong to this process alone, the mapped file not counted. Buffers and KV caches are kept to
-/// the end of a run, so that at the end this is the most it had.
+/// Anonymous memory of this process in bytes, without the mapped file. Buffers and KV caches are freed only at the end
+/// of a run, so that the value at the end is the peak.
 pub fn anonymous_bytes() -> Option<u64> {
     kilobytes("/proc/self/status", "RssAnon:")
 }
@@ -147,22 +137,23 @@ fn kilobytes(path: &str, key: &str) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// What is in memory of a range of addresses of this process.
+/// Resident memory of an address range of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resident {
-    /// Bytes that are mapped to memory.
+    /// Resident bytes.
     pub bytes: u64,
-    /// Bytes of these in huge pages.
+    /// Resident bytes in huge pages.
     pub huge_bytes: u64,
 }
 
-/// What is in memory at these addresses; `None` where the system does not say. The kernel looks at every page for it.
-pub(crate) fn resident(addresses: Range<usize>) -> Option<Resident> {
+/// The resident memory of an address range; `None` when the system does not report it. The kernel visits every page for
+/// this.
+pub fn resident(addresses: Range<usize>) -> Option<Resident> {
     let smaps = BufReader::new(File::open("/proc/self/smaps").ok()?);
     sum_of(smaps, addresses)
 }
 
-/// Adds up what `smaps` says about the mappings that `range` touches.
+/// Sums the `smaps` entries of the mappings that overlap `range`.
 fn sum_of(smaps: impl BufRead, range: Range<usize>) -> Option<Resident> {
     let mut sum = None;
     let mut inside = false;
@@ -170,7 +161,7 @@ fn sum_of(smaps: impl BufRead, range: Range<usize>) -> Option<Resident> {
         let line = line.ok()?;
         let mut words = line.split_whitespace();
         let (first, second) = (words.next()?, words.next().unwrap_or_default());
-        // A mapping begins with its addresses, `begin-end`; its lines are `Key: 123 kB`.
+        // A mapping starts with a line of its addresses, `begin-end`; the following lines are `Key: 123 kB`.
         let address = |text| usize::from_str_radix(text, 16).ok();
         if let Some((Some(begin), Some(end))) = first.split_once('-').map(|(a, b)| (address(a), address(b))) {
             inside = begin < range.end && range.start < end;
@@ -183,7 +174,7 @@ fn sum_of(smaps: impl BufRead, range: Range<usize>) -> Option<Resident> {
         let bytes = second.parse().unwrap_or(0) * 1024;
         match first {
             "Rss:" => sum.bytes += bytes,
-            // Each is the one that counts for its kind of mapping.
+            // Each kind of mapping has its own key.
             "FilePmdMapped:" | "AnonHugePages:" | "ShmemPmdMapped:" => sum.huge_bytes += bytes,
             _ => {}
         }
@@ -213,7 +204,7 @@ Rss:                   4 kB
 ";
 
     #[test]
-    fn only_the_mappings_of_the_range_count() {
+    fn sums_only_mappings_in_range() {
         let sum = |range| sum_of(SMAPS.as_bytes(), range);
         let both = Resident { bytes: 4196 << 10, huge_bytes: 2048 << 10 };
         assert_eq!(sum(0x7f0000000000..0x7f0000800000), Some(both));
@@ -223,7 +214,7 @@ Rss:                   4 kB
     }
 
     #[test]
-    fn the_memory_of_this_test_is_found() {
+    fn resident_finds_memory_of_this_test() {
         if !Path::new("/proc/self/smaps").exists() {
             return;
         }
@@ -233,12 +224,9 @@ Rss:                   4 kB
     }
 
     #[test]
-    fn a_model_that_does_not_fit_is_one_line_with_both_numbers() {
+    fn too_large_model_is_error_with_both_sizes() {
         let line = check_weights(6_000_000_000, Some(2_500_000_000)).expect_err("too large").to_string();
-        assert_eq!(
-            line,
-            "reading the model takes 6.0 GB of memory, this machine has 2.5 GB to give; map it instead, with --load mmap"
-        );
+        assert_eq!(line, "reading the model takes 6.0 GB of memory, 2.5 GB are available");
         assert!(check_weights(10, Some(10)).is_ok() && check_weights(10, None).is_ok());
     }
 }

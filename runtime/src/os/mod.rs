@@ -1,4 +1,4 @@
-//! What the operating system gives: memory, signals, files, and the mode in which a thread computes.
+//! The operating system: memory, signals, files, and the floating-point mode of a thread.
 
 pub mod allocator;
 #[cfg(feature = "files")]
@@ -12,4 +12,5 @@ pub mod fp_mode;
 pub mod holes;
 pub mod memory;
 pub mod signals;
+pub mod spawn;
 pub mod zeroed;

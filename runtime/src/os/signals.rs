@@ -1,10 +1,14 @@
-//! How a program of ours ends by a signal: in one line when a mapped file is cut short, and without a temporary file
-//! left behind when somebody stops it.
+//! Signal handling of the programs: one error line when a mapped file is truncated, and no temporary files left behind
+//! when the program is stopped.
 //!
-//! The library only keeps the two lists that the handlers look at: mapped ranges and names of temporary files. The
-//! handlers themselves are installed by programs, never by the library. They call nothing but what POSIX lets a signal
-//! handler call, and read nothing but atomics and memory that is never freed. They wait for no reader: what a full pipe
-//! or a stopped terminal does not take is left out, and before they write, the next signal ends the program at once.
+//! The library only keeps the two lists that the handlers read: mapped ranges and names of temporary files. The
+//! programs
+//! install the handlers, never the library. The handlers call only async-signal-safe functions, and read only atomics
+//! and
+//! memory that is never freed. They never block on a reader: output that a full pipe or a stopped terminal does not
+//! accept
+//! is dropped. Before they write, the default action of the stopping signals is restored, so that the next one ends the
+//! program at once.
 
 #![allow(unsafe_code)]
 
@@ -18,11 +22,11 @@ use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// Mappings that are known at the same time; those beyond it end the program by the signal, as without a handler.
+/// Capacity of the list of mappings. For a mapping beyond it SIGBUS ends the program, as without a handler.
 const MAX_MAPPINGS: usize = 16;
-/// Temporary files that are known at the same time: more than threads write.
+/// Capacity of the list of temporary files; more than the threads that write.
 const MAX_TEMPORARIES: usize = 512;
-/// Signals by which people, systems and limits stop a program.
+/// Signals by which users, systems and limits stop a program.
 const STOPPING: [c_int; 10] = [
     libc::SIGINT,
     libc::SIGTERM,
@@ -36,39 +40,38 @@ const STOPPING: [c_int; 10] = [
     libc::SIGPROF,
 ];
 
-/// Milliseconds for which the end waits for files that other threads are making. A disk may take that long for a name;
-/// longer waits only a thread that needs something that the stopped one holds, like the lock of the allocator.
+/// Milliseconds that the handler waits for files that other threads are creating. A slow disk may take that long to
+/// create a name; only a thread that needs a lock of the stopped thread, such as that of the allocator, takes longer.
 const MAX_WAITS: u32 = 5000;
 
-/// Milliseconds for which the line about a file waits until standard error takes it. A reader that is only
-/// busy takes it sooner.
+/// Milliseconds that the error line waits for standard error to accept it. A busy reader accepts it sooner.
 const MAX_LINE_WAIT: c_int = 1000;
 
-/// Mapped ranges. A slot is taken while `text` is not null; no address is in it until `end` is set, after the others.
+/// Mapped ranges. A slot is taken while `text` is not null. It contains no address until `end` is set, last.
 static MAPPINGS: [Range; MAX_MAPPINGS] = [const { Range::new() }; MAX_MAPPINGS];
-/// Temporary files. A slot is taken while `doomed` is not null.
+/// Temporary files. A slot is taken while `target` is not null.
 static TEMPORARIES: [Name; MAX_TEMPORARIES] = [const { Name::new() }; MAX_TEMPORARIES];
-/// "olmo-infer: error: ", null when no handler is installed.
+/// "olmo-infer: error: "; null when no handler is installed.
 static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
-/// Whether a signal has come that stops the program.
+/// Whether a stopping signal has arrived.
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 /// Whether standard output is a terminal in the middle of a line of text.
 static IS_IN_TEXT: AtomicBool = AtomicBool::new(false);
 /// Whether SIGINT only sets [`WAS_INTERRUPTED`].
 static CATCHES_INTERRUPT: AtomicBool = AtomicBool::new(false);
-/// Whether SIGINT came while it was caught.
+/// Whether SIGINT arrived while it was caught.
 static WAS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The mode of the terminal before a line is edited, null while none is.
+/// The terminal mode before line editing; null outside of it.
 static TERMINAL: AtomicPtr<libc::termios> = AtomicPtr::new(ptr::null_mut());
-/// Whether a thread has begun to say what happened.
+/// Whether a thread has started to print the error line.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
-/// A mapping and what to say when it cannot be read.
+/// A mapping and the text of its error line.
 struct Range {
     begin: AtomicUsize,
     end: AtomicUsize,
-    /// The path of the file, for the message.
+    /// The path of the file, for the error line.
     text: AtomicPtr<c_char>,
 }
 
@@ -78,42 +81,42 @@ impl Range {
     }
 }
 
-/// A temporary file that is there, or will be.
+/// A temporary file that exists or is being created.
 struct Name {
-    doomed: AtomicPtr<Doomed>,
-    /// The thread that is making it; 0 when it is made.
+    target: AtomicPtr<Target>,
+    /// The thread that is creating it; 0 once it exists.
     maker: AtomicUsize,
 }
 
 impl Name {
     const fn new() -> Name {
-        Name { doomed: AtomicPtr::new(ptr::null_mut()), maker: AtomicUsize::new(0) }
+        Name { target: AtomicPtr::new(ptr::null_mut()), maker: AtomicUsize::new(0) }
     }
 }
 
-/// A name and the open folder that it is in. Like a text it is never freed.
-struct Doomed {
+/// A name and the open directory that contains it. Never freed, like [`kept`] texts.
+struct Target {
     folder: c_int,
     name: CString,
 }
 
-/// A text that a handler may read at any time: it is never freed. There are as many as files are mapped or written.
+/// A text that a handler may read at any time, so it is never freed. There is one per mapped or written file.
 fn kept(text: Vec<u8>) -> *mut c_char {
-    // Neither a path nor a message of ours has a NUL; one that had would be left out.
+    // Paths and messages contain no NUL; a text with one would be dropped.
     CString::new(text).map_or(ptr::null_mut(), CString::into_raw)
 }
 
-/// A mapping in the list, until it is dropped.
+/// The entry of a mapping in the list, until it is dropped.
 #[derive(Debug)]
 pub struct Mapped(Option<usize>);
 
 impl Mapped {
-    /// Says that `bytes` are mapped from the file at `path`.
+    /// Registers `bytes` as a mapping of the file at `path`.
     pub fn new(bytes: &[u8], path: &Path) -> Mapped {
         let text = kept(one_line(&path.to_string_lossy()).into_bytes());
         let begin = bytes.as_ptr() as usize;
         let slot = MAPPINGS.iter().position(|range| {
-            // Claimed with an empty range, which no address is in.
+            // Claimed with an empty range, which contains no address.
             let free = range.text.compare_exchange(ptr::null_mut(), text, Ordering::AcqRel, Ordering::Relaxed);
             free.is_ok()
         });
@@ -134,48 +137,51 @@ impl Drop for Mapped {
     }
 }
 
-/// The name of a temporary file in the list, until it is dropped.
+/// The entry of a temporary file in the list, until it is dropped.
 #[derive(Debug)]
 pub struct Temporary(Option<usize>);
 
 impl Temporary {
-    /// Says that the file `name` in `folder` is to be removed when the program is stopped. The folder stays open until
-    /// this is dropped. To be called by the thread that makes the file, before it does, and
-    /// [`Temporary::park_if_stopping`] afterwards: the end waits for files that are being made.
+    /// Registers the file `name` in `folder` for removal when the program is stopped. The folder must stay open until
+    /// this
+    /// is dropped. The thread that creates the file calls this before, and [`Temporary::park_if_stopping`] after it: a
+    /// stopping program waits for files that are being created.
     pub fn new(folder: BorrowedFd<'_>, name: &OsStr) -> Temporary {
-        // A name with a NUL, which no file has, is left out.
-        let doomed = CString::new(name.as_bytes())
-            .map_or(ptr::null_mut(), |name| Box::into_raw(Box::new(Doomed { folder: folder.as_raw_fd(), name })));
+        // A name with a NUL is dropped; no file has one.
+        let target = CString::new(name.as_bytes())
+            .map_or(ptr::null_mut(), |name| Box::into_raw(Box::new(Target { folder: folder.as_raw_fd(), name })));
         let slot = TEMPORARIES.iter().position(|temporary| {
-            temporary.doomed.compare_exchange(ptr::null_mut(), doomed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            temporary.target.compare_exchange(ptr::null_mut(), target, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         if let Some(slot) = slot {
             TEMPORARIES[slot].maker.store(this_thread(), Ordering::SeqCst);
         }
         let temporary = Temporary(slot);
-        // Whoever stops the program says so before it looks at the makers. So either it sees this one and waits, or
-        // this one sees that, and makes no file.
+        // The stopping thread sets IS_STOPPING before it reads the makers. So either it sees this maker and waits, or
+        // this
+        // thread sees the flag and creates no file.
         if IS_STOPPING.load(Ordering::SeqCst) {
             temporary.made();
-            wait_for_the_end();
+            wait_for_end();
         }
         temporary
     }
 
-    /// The file is there, or will not be.
+    /// The file exists, or will not be created.
     fn made(&self) {
         if let Some(slot) = self.0 {
             TEMPORARIES[slot].maker.store(0, Ordering::SeqCst);
         }
     }
 
-    /// Does not return when the program is about to end by a signal: its files are being removed, by this thread too,
-    /// and what would fail now because of that is nobody's concern.
+    /// Does not return when the program is about to end by a signal. Its files are being removed, also by this thread,
+    /// and
+    /// errors caused by that must not be reported.
     pub fn park_if_stopping(&self) {
         self.made();
         if IS_STOPPING.load(Ordering::SeqCst) {
             remove_temporaries();
-            wait_for_the_end();
+            wait_for_end();
         }
     }
 }
@@ -184,26 +190,28 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         self.made();
         if let Some(slot) = self.0 {
-            TEMPORARIES[slot].doomed.store(ptr::null_mut(), Ordering::Release);
+            TEMPORARIES[slot].target.store(ptr::null_mut(), Ordering::Release);
         }
     }
 }
 
-/// Installs the handlers of a program. Lines on standard error begin with its name.
+/// Installs the signal handlers of a program. `program` begins its lines on standard error.
 ///
-/// * SIGBUS: temporary files are removed. Inside a mapped file one line follows, and exit status 1; elsewhere the
-///   program ends by the signal.
+/// * SIGBUS: temporary files are removed. For an address in a mapped file one error line follows, and exit status 1;
+///   otherwise the program ends by the signal.
 /// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM and SIGPROF, unless they are
-///   ignored or have a handler: temporary files are removed, a terminal in which a line is edited gets its mode back,
-///   then the program ends by the signal. SIGINT does nothing of it while [`catch_interrupts`] catches it.
-/// * SIGABRT: the same, and when the program itself raised it, exit status 1. The standard library and that of C do so
-///   where they do not get memory that they need for themselves, after a line that says so.
-/// * SIGXFSZ is ignored: writing beyond a limit on file sizes is then an error like any other. SIGCHLD is not.
+///   ignored or have a handler: temporary files are removed, the terminal mode is restored if a line is being edited,
+/// then
+///   the program ends by the signal. SIGINT does none of this while [`catch_interrupts`] catches it.
+/// * SIGABRT: the same, or exit status 1 when the program itself raised it. The Rust and C standard libraries raise it
+///   after an error line when they cannot allocate memory that they need for themselves.
+/// * SIGXFSZ is ignored: exceeding a file size limit is then an ordinary write error. SIGCHLD is reset to its default.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
     handle(libc::SIGBUS, on_bus as *const () as usize, libc::SA_SIGINFO);
-    // SAFETY: the calls have no precondition, and change how the system treats one signal each. Where SIGCHLD is
-    // ignored, as services may have it, the system keeps no status of a process that was waited for.
+    // SAFETY: the calls have no precondition, and change the disposition of one signal each. Where SIGCHLD is ignored,
+    // as
+    // in some services, the system discards the exit status of child processes.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
@@ -218,21 +226,21 @@ pub fn install(program: &str) {
     }
 }
 
-/// Says that text is being written to standard output, whole characters at a time, or no longer: whoever interrupts
-/// that from the keyboard gets a newline after the last one, where it is a terminal. Files and pipes get the text
-/// alone.
+/// Sets whether text is being written to standard output, in whole characters. If SIGINT ends the program meanwhile, a
+/// terminal gets a newline after the last character. Files and pipes get the text alone.
 pub fn set_in_text(is_in_text: bool) {
     IS_IN_TEXT.store(is_in_text && io::stdout().is_terminal(), Ordering::Release);
 }
 
-/// From here on SIGINT does not end the program but sets a flag for [`was_interrupted`], or ends it again. The flag is
-/// cleared. Without [`install`], or where SIGINT was ignored before that, this changes nothing.
+/// Chooses whether SIGINT sets a flag for [`was_interrupted`] or ends the program. Clears the flag. Has no effect
+/// without
+/// [`install`], or where SIGINT was ignored before it.
 pub fn catch_interrupts(catches: bool) {
     WAS_INTERRUPTED.store(false, Ordering::SeqCst);
     CATCHES_INTERRUPT.store(catches, Ordering::SeqCst);
 }
 
-/// Whether SIGINT came since [`catch_interrupts`] or [`forget_interrupt`].
+/// Whether SIGINT arrived since [`catch_interrupts`] or [`forget_interrupt`].
 pub fn was_interrupted() -> bool {
     WAS_INTERRUPTED.load(Ordering::SeqCst)
 }
@@ -242,47 +250,47 @@ pub fn forget_interrupt() {
     WAS_INTERRUPTED.store(false, Ordering::SeqCst);
 }
 
-/// Waits until standard input can be read; false when a caught SIGINT came first. The handler restarts a read, but not
-/// this.
+/// Waits until standard input is readable; returns false if a caught SIGINT arrives first. The handler restarts a read,
+/// but not this call.
 pub fn wait_for_input() -> bool {
     loop {
         if was_interrupted() {
             return false;
         }
         let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
-        // SAFETY: the pointer is to one entry. The timeout is for a signal between the look at the flag and the call.
+        // SAFETY: the pointer is to one entry. The timeout covers a signal between the check of the flag and the call.
         let ready = unsafe { libc::poll(&mut input, 1, 100) };
         let is_interrupt = || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
-        // After any other error the read says what is wrong.
+        // After any other error the read reports it.
         if ready > 0 || ready < 0 && !is_interrupt() {
             return true;
         }
     }
 }
 
-/// Drops what was typed in the terminal on standard input and is not read yet.
+/// Discards unread input of the terminal on standard input.
 pub fn discard_typed() {
-    // SAFETY: no precondition. Where standard input is not a terminal nothing happens.
+    // SAFETY: no precondition. The call fails without effect where standard input is not a terminal.
     unsafe { libc::tcflush(libc::STDIN_FILENO, libc::TCIFLUSH) };
 }
 
-/// While this exists a line is edited in the terminal on standard input: a signal that ends the program gives the
-/// terminal the mode back that it has now, and ends bracketed paste.
+/// A line is being edited in the terminal on standard input while this exists: a signal that ends the program restores
+/// the present terminal mode and ends bracketed paste.
 #[derive(Debug)]
 pub struct Editing {
     _private: (),
 }
 
 impl Editing {
-    /// Remembers the mode of the terminal. Where standard input is not a terminal there is nothing to give back.
+    /// Saves the terminal mode. Does nothing where standard input is not a terminal.
     pub fn begin() -> Editing {
         let mut mode = std::mem::MaybeUninit::<libc::termios>::uninit();
-        // SAFETY: the pointer is to room for one mode.
+        // SAFETY: the pointer is to memory for one mode.
         let status = unsafe { libc::tcgetattr(libc::STDIN_FILENO, mode.as_mut_ptr()) };
         if status == 0 {
-            // SAFETY: the call succeeded, so it has written all of it.
+            // SAFETY: the call succeeded, so it has initialized the mode.
             let mode = unsafe { mode.assume_init() };
-            // Never freed, as a handler may read it at any time; a line is typed by a person, and this is 60 bytes.
+            // Never freed, as a handler may read it at any time. A user types each line, and this is 60 bytes.
             TERMINAL.store(Box::into_raw(Box::new(mode)), Ordering::SeqCst);
         }
         Editing { _private: () }
@@ -295,20 +303,20 @@ impl Drop for Editing {
     }
 }
 
-/// Gives the terminal its mode back when a line is being edited; not from the background, where it is in use by another
-/// program. From here on the signals that stop the program end it at once, where they ended up here.
+/// Restores the terminal mode if a line is being edited, unless another program is in the foreground. From here on the
+/// stopping signals that have this module's handler end the program at once.
 ///
 /// Async-signal-safe: tcgetpgrp, getpgrp, tcsetattr, sigaction, sigaddset, signal, pthread_sigmask, poll and write are,
 /// and the mode is never freed.
 fn restore_terminal() {
     let mode = TERMINAL.load(Ordering::SeqCst);
     // SAFETY: the mode is complete and never freed; the other calls have no precondition.
-    let is_restored = !mode.is_null()
+    let restored = !mode.is_null()
         && unsafe {
             libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp()
                 && libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) == 0
         };
-    // SAFETY: all zeros are an empty set, and the numbers are those of signals.
+    // SAFETY: all zeros are an empty set, and the numbers are signal numbers.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         for signal in STOPPING.into_iter().filter(|&signal| handler_of(signal) == Some(on_stop as *const () as usize)) {
@@ -317,62 +325,62 @@ fn restore_terminal() {
         }
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
     }
-    if is_restored {
+    if restored {
         write_without_waiting(libc::STDOUT_FILENO, b"\x1b[?2004l\r\n", 0);
     }
 }
 
-/// Writes what a descriptor takes; after so many milliseconds without room, the rest is left out.
+/// Writes as much as a descriptor accepts. After `milliseconds` without space the rest is dropped.
 ///
 /// Async-signal-safe: poll and write are.
 fn write_without_waiting(descriptor: c_int, bytes: &[u8], milliseconds: c_int) {
     const STEP: c_int = 10;
-    // Where a pipe has room, it has this much.
+    // A pipe that is writable accepts PIPE_BUF bytes.
     for piece in bytes.chunks(libc::PIPE_BUF) {
         let has_room = (0..=milliseconds / STEP).any(|i| {
             let mut output = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
             // SAFETY: the pointer is to one entry.
             let ready = unsafe { libc::poll(&mut output, 1, if i == 0 { 0 } else { STEP }) };
-            // With a limit of no open files, which those that are open survive, nothing can be asked.
+            // With a limit of zero open files poll fails; open descriptors still work.
             let cannot_ask = ready < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL);
             cannot_ask || ready == 1 && output.revents & libc::POLLOUT != 0
         });
         if !has_room {
             return;
         }
-        // SAFETY: so many bytes are readable. Where nobody takes them nobody is left to read.
+        // SAFETY: the piece is readable. An error means that there is no reader left.
         unsafe { libc::write(descriptor, piece.as_ptr().cast(), piece.len()) };
     }
 }
 
-/// Whether nothing was said about a signal: it is not ignored, as `nohup` has it for SIGHUP, nor awaited by a profiler.
+/// Whether a signal has its default action: it is neither ignored, as SIGHUP under `nohup`, nor handled by a profiler.
 fn has_default(signal: c_int) -> bool {
     handler_of(signal) == Some(libc::SIG_DFL)
 }
 
-/// What handles a signal.
+/// The handler of a signal.
 ///
 /// Async-signal-safe: sigaction is.
 fn handler_of(signal: c_int) -> Option<usize> {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: the pointer is to room for one action; a null pointer for the new one changes nothing.
+    // SAFETY: the pointer is to memory for one action; a null pointer for the new one changes nothing.
     let status = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: the call succeeded, so it has written all of it.
+    // SAFETY: the call succeeded, so it has initialized the action.
     (status == 0).then(|| unsafe { action.assume_init() }.sa_sigaction)
 }
 
-/// Installs a handler; while it runs the signals that stop a program wait.
+/// Installs a handler; the stopping signals are blocked while it runs.
 fn handle(signal: c_int, handler: usize, flags: c_int) {
     // SAFETY: all zeros are a valid action: no flags, an empty mask, the default handler.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
     action.sa_flags = flags | libc::SA_RESTART;
     for other in STOPPING {
-        // SAFETY: the mask is a valid set, and the numbers are those of signals.
+        // SAFETY: the mask is a valid set, and the numbers are signal numbers.
         unsafe { libc::sigaddset(&mut action.sa_mask, other) };
     }
-    // SAFETY: the action is complete, and every handler has the signature that its flags say. They are
-    // async-signal-safe, see there.
+    // SAFETY: the action is complete, and every handler has the signature that its flags select. They are
+    // async-signal-safe; see there.
     unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
 }
 
@@ -385,7 +393,7 @@ extern "C" fn on_stop(signal: c_int) {
         WAS_INTERRUPTED.store(true, Ordering::SeqCst);
         return;
     }
-    leave_no_temporaries();
+    remove_all_temporaries();
     restore_terminal();
     if signal == libc::SIGINT && IS_IN_TEXT.load(Ordering::Acquire) {
         write_without_waiting(libc::STDOUT_FILENO, b"\n", 0);
@@ -393,37 +401,40 @@ extern "C" fn on_stop(signal: c_int) {
     end_by(signal);
 }
 
-/// Ends a program that has ended itself, and said why. What others send is a signal like those of [`on_stop`].
+/// Ends a program that aborted itself after its own error line. An abort sent by another process is handled like
+/// [`on_stop`].
 ///
 /// Async-signal-safe: like [`on_stop`].
 extern "C" fn on_abort(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal; one that a call sends, with a
-    // code that is not positive, has a sender.
+    // SAFETY: with SA_SIGINFO the kernel passes a valid pointer. A signal sent by a call has a code that is not
+    // positive,
+    // and a sender.
     let is_own = unsafe { (*info).si_code <= 0 && (*info).si_pid() == libc::getpid() };
     if is_own {
-        begin_the_end();
-        // SAFETY: ends the process without running anything else of it.
+        begin_ending();
+        // SAFETY: ends the process without running any other code of it.
         unsafe { libc::_exit(1) };
     }
-    leave_no_temporaries();
+    remove_all_temporaries();
     restore_terminal();
     end_by(signal);
 }
 
-/// Says which file cannot be read, and ends the program. The address is one of a read that can never succeed, so
-/// returning would only come back here.
+/// Prints which file cannot be read, and ends the program. The read at this address can never succeed, so returning
+/// would only raise the signal again.
 ///
-/// Async-signal-safe: like [`on_stop`], the texts are never freed, and nothing allocates.
+/// Async-signal-safe: like [`on_stop`]; the texts are never freed, and nothing allocates.
 extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: with SA_SIGINFO the kernel passes a pointer to the facts about the signal. One that the kernel itself
-    // sends, with a positive code, has an address; what another process sends has not.
+    // SAFETY: with SA_SIGINFO the kernel passes a valid pointer. A signal raised by the kernel has a positive code and
+    // an
+    // address; one sent by another process has none.
     let address = unsafe { if (*info).si_code > 0 { (*info).si_addr() as usize } else { 0 } };
     for range in &MAPPINGS {
         let begin = range.begin.load(Ordering::Acquire);
         if !(begin..range.end.load(Ordering::Acquire)).contains(&address) {
             continue;
         }
-        begin_the_end();
+        begin_ending();
         let mut line = Line::new();
         line.push(text(&PREFIX));
         line.push(text(&range.text));
@@ -433,44 +444,44 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
             b" of it while it is in use: cut short, or a disk error; copy or pack it again, or use --load read\n",
         );
         line.write();
-        // SAFETY: ends the process without running anything else of it.
+        // SAFETY: ends the process without running any other code of it.
         unsafe { libc::_exit(1) };
     }
-    leave_no_temporaries();
+    remove_all_temporaries();
     restore_terminal();
     end_by(signal);
 }
 
-/// Cleans up before one thread says what happened. Others that come here wait for the end.
-fn begin_the_end() {
+/// Cleans up before one thread prints the error line. Other threads wait here for the end of the process.
+fn begin_ending() {
     if IS_ENDING.swap(true, Ordering::AcqRel) {
-        make_nothing();
-        wait_for_the_end();
+        forget_own_files();
+        wait_for_end();
     }
-    leave_no_temporaries();
+    remove_all_temporaries();
     restore_terminal();
 }
 
-/// Ends a program that does not get memory it cannot do without: temporary files are removed, a terminal gets its mode
-/// back, then one line and exit status 1. Nothing here allocates.
+/// Ends the program after a failed allocation: removes temporary files, restores the terminal mode, prints one line and
+/// exits with status 1. Nothing here allocates.
 pub(crate) fn end_without_memory(program: &str, bytes: usize) -> ! {
-    begin_the_end();
+    begin_ending();
     let mut line = Line::new();
     line.push(program.as_bytes());
-    line.push(b": error: the system does not give ");
+    line.push(b": error: out of memory: cannot allocate ");
     line.push(decimal(bytes, &mut [0; 20]));
     line.push(if bytes == 1 { b" byte" } else { b" bytes" });
-    line.push(b" of memory; close other programs, or raise the limit (ulimit -v)\n");
+    line.push(b"; close other programs, or raise the limit (ulimit -v)\n");
     line.write();
-    // SAFETY: ends the process without running anything else of it.
+    // SAFETY: ends the process without running any other code of it.
     unsafe { libc::_exit(1) }
 }
 
-/// Removes temporary files when no other thread is making one. A call that is under way goes on in the system while the
-/// program ends, so one that was removed too early would be there afterwards. No new one begins.
-fn leave_no_temporaries() {
+/// Removes temporary files once no other thread is creating one. A system call in progress continues while the program
+/// ends, so a file that it creates after the removal would be left behind. No new creation starts.
+fn remove_all_temporaries() {
     IS_STOPPING.store(true, Ordering::SeqCst);
-    make_nothing();
+    forget_own_files();
     for _ in 0..MAX_WAITS {
         if TEMPORARIES.iter().all(|temporary| temporary.maker.load(Ordering::SeqCst) == 0) {
             break;
@@ -481,44 +492,45 @@ fn leave_no_temporaries() {
     remove_temporaries();
 }
 
-/// What this thread was making it makes no more: it does not return from where this is called.
-fn make_nothing() {
+/// Marks the files of this thread as not being created: it does not return to its caller.
+fn forget_own_files() {
     let own = this_thread();
     for temporary in &TEMPORARIES {
-        // Those of others stay as they are.
+        // Entries of other threads stay unchanged.
         let _ = temporary.maker.compare_exchange(own, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 
 fn remove_temporaries() {
     for temporary in &TEMPORARIES {
-        let doomed = temporary.doomed.load(Ordering::Acquire);
-        if !doomed.is_null() {
-            // SAFETY: it is never freed. That the call fails because the file is not there yet, or no more, is as good.
-            // So is a folder that another thread has just closed: the name, drawn by lot, is in no other.
-            unsafe { libc::unlinkat((*doomed).folder, (*doomed).name.as_ptr(), 0) };
+        let target = temporary.target.load(Ordering::Acquire);
+        if !target.is_null() {
+            // SAFETY: the entry is never freed. The call may fail because the file does not exist yet or any more. If
+            // another
+            // thread has just closed the folder, the random name exists in no other.
+            unsafe { libc::unlinkat((*target).folder, (*target).name.as_ptr(), 0) };
         }
     }
 }
 
-/// A number of this thread that is not 0.
+/// A non-zero number of this thread.
 fn this_thread() -> usize {
     // SAFETY: no precondition; async-signal-safe.
     unsafe { libc::pthread_self() as usize }
 }
 
-fn wait_for_the_end() -> ! {
+fn wait_for_end() -> ! {
     loop {
         // SAFETY: no precondition; async-signal-safe.
         unsafe { libc::pause() };
     }
 }
 
-/// Ends the program by the signal, as if there were no handler. The first process of a container does not end by one
-/// that has none: it ends with the status by which shells report the signal.
+/// Ends the program by the signal, as if there were no handler. PID 1 of a container is not ended by a signal with the
+/// default action: it exits with the status by which shells report the signal.
 fn end_by(signal: c_int) -> ! {
     // SAFETY: all zeros are a valid set, and the calls have no precondition. The signal is blocked while its handler
-    // runs, and comes when it no longer is.
+    // runs, and delivered once it is unblocked.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigaddset(&mut set, signal);
@@ -529,18 +541,17 @@ fn end_by(signal: c_int) -> ! {
     }
 }
 
-/// A text that is never freed, or none.
+/// The text behind a pointer; empty for a null pointer.
 fn text(text: &AtomicPtr<c_char>) -> &'static [u8] {
     let text = text.load(Ordering::Acquire);
     if text.is_null() {
         return b"";
     }
-    // SAFETY: a text with a NUL at its end, which is never freed.
+    // SAFETY: the text ends with a NUL and is never freed.
     unsafe { std::slice::from_raw_parts(text.cast(), libc::strlen(text)) }
 }
 
-/// A line on the stack, so that it is written at once. What does not fit, which no path that the system takes does, is
-/// left out.
+/// A line on the stack, so that it is written in one call. The rest of a longer line is dropped; valid paths fit.
 struct Line {
     bytes: [u8; 4096 + 512],
     length: usize,
@@ -565,7 +576,7 @@ impl Line {
     }
 }
 
-/// A number in decimal digits, without allocating.
+/// A number in decimal digits, without allocation.
 fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     loop {
@@ -584,7 +595,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn numbers_are_written_in_decimal() {
+    fn decimal_formats_smallest_and_largest_number() {
         let mut digits = [0; 20];
         assert_eq!(decimal(0, &mut digits), b"0");
         assert_eq!(decimal(1234567890, &mut digits), b"1234567890");
@@ -592,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn places_in_the_lists_are_given_back() {
+    fn dropped_entries_free_their_slots() {
         for _ in 0..2 {
             let folder = std::fs::File::open("/").expect("a folder");
             let new = |_| Temporary::new(folder.as_fd(), OsStr::new("x"));
@@ -600,7 +611,7 @@ mod tests {
             assert_eq!(held.iter().filter(|temporary| temporary.0.is_none()).count(), 1);
             let bytes = [0u8; 4];
             let held: Vec<Mapped> = (0..MAX_MAPPINGS + 1).map(|_| Mapped::new(&bytes, Path::new("x"))).collect();
-            // Other tests of this process may map a file or two meanwhile.
+            // Other tests of this process may map files meanwhile.
             assert!(held.last().is_some_and(|mapped| mapped.0.is_none()));
             assert!(held.iter().filter(|mapped| mapped.0.is_some()).count() >= MAX_MAPPINGS / 2);
         }

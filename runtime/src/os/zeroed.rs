@@ -1,7 +1,8 @@
-//! Memory of zeros for activations and KV caches, asked of the system once.
+//! Zeroed buffers for activations and KV caches.
 //!
-//! Large buffers are mapped by themselves, with the wish for huge pages: a context of some thousand positions is read
-//! for every token, and in small pages the processor would look up the place of each of them.
+//! Large buffers are mapped separately, with transparent huge pages requested: a context of several thousand positions
+//! is
+//! read for every token, and with small pages each of them would need its own TLB entry.
 
 use crate::error::Error;
 use crate::os::memory;
@@ -9,51 +10,51 @@ use memmap2::{MmapMut, MmapOptions};
 use std::ops::{Deref, DerefMut};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Buffers of at least so many bytes are mapped: a huge page of x86-64 and AArch64.
+/// Buffers of at least this many bytes are mapped: one huge page of x86-64 and AArch64.
 const MAPPED_BYTES: usize = 2 << 20;
 
-/// A buffer that begins as zeros, which the system has not had to fill yet.
-pub(crate) struct Zeros<T>(Memory<T>);
+/// A zeroed buffer; the pages of a large one are committed when they are written.
+pub struct ZeroedBuffer<T>(Memory<T>);
 
 enum Memory<T> {
     Heap(Vec<T>),
-    /// Pages of its own, as many elements as fit.
+    /// Its own pages, holding as many elements as fit.
     Mapped(MmapMut),
 }
 
-impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable + Clone> ZeroedBuffer<T> {
     /// A buffer of `elements` elements.
     ///
     /// # Errors
-    /// [`Error::Memory`], with `what` it is for.
-    pub fn new(elements: usize, what: &'static str) -> Result<Zeros<T>, Error> {
-        let refused = || Error::Memory {
+    /// [`Error::OutOfMemory`]; `what` names the purpose of the buffer.
+    pub fn new(elements: usize, what: &'static str) -> Result<ZeroedBuffer<T>, Error> {
+        let no_memory = || Error::OutOfMemory {
             bytes: (elements as u64).saturating_mul(size_of::<T>() as u64),
             what,
             advice: "ask for fewer positions or a smaller chunk",
         };
-        let bytes = elements.checked_mul(size_of::<T>()).ok_or_else(refused)?;
+        let bytes = elements.checked_mul(size_of::<T>()).ok_or_else(no_memory)?;
         if bytes >= MAPPED_BYTES {
-            let map = MmapOptions::new().len(bytes).map_anon().map_err(|_| refused())?;
-            // Only a wish: without huge pages everything works.
+            let map = MmapOptions::new().len(bytes).map_anon().map_err(|_| no_memory())?;
+            // Only a hint: everything works without huge pages.
             #[cfg(target_os = "linux")]
-            let _refused_where_unsupported = map.advise(memmap2::Advice::HugePage);
-            return Ok(Zeros(Memory::Mapped(map)));
+            let _unsupported = map.advise(memmap2::Advice::HugePage);
+            return Ok(ZeroedBuffer(Memory::Mapped(map)));
         }
-        let mut heap = memory::room_for(elements, what).map_err(|_| refused())?;
+        let mut heap = memory::room_for(elements, what).map_err(|_| no_memory())?;
         heap.resize(elements, T::new_zeroed());
-        Ok(Zeros(Memory::Heap(heap)))
+        Ok(ZeroedBuffer(Memory::Heap(heap)))
     }
 }
 
-/// No elements.
-impl<T> Default for Zeros<T> {
-    fn default() -> Zeros<T> {
-        Zeros(Memory::Heap(Vec::new()))
+/// An empty buffer.
+impl<T> Default for ZeroedBuffer<T> {
+    fn default() -> ZeroedBuffer<T> {
+        ZeroedBuffer(Memory::Heap(Vec::new()))
     }
 }
 
-impl<T: FromBytes + IntoBytes + Immutable> Deref for Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable> Deref for ZeroedBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -64,7 +65,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Deref for Zeros<T> {
     }
 }
 
-impl<T: FromBytes + IntoBytes + Immutable> DerefMut for Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable> DerefMut for ZeroedBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.0 {
             Memory::Heap(elements) => elements,
@@ -78,9 +79,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_of_all_sizes_are_zeros_that_can_be_written() {
+    fn buffers_of_all_sizes_are_zeroed_and_writable() {
         for elements in [0, 1, 1000, MAPPED_BYTES / 4 - 1, MAPPED_BYTES / 4, MAPPED_BYTES] {
-            let mut buffer = Zeros::<f32>::new(elements, "test").expect("it fits");
+            let mut buffer = ZeroedBuffer::<f32>::new(elements, "test").expect("it fits");
             assert!(buffer.len() == elements && buffer.iter().all(|&x| x == 0.0));
             buffer.fill(1.5);
             assert!(buffer.iter().all(|&x| x == 1.5));
@@ -88,10 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_there_is_not_is_refused() {
+    fn new_returns_error_when_out_of_memory() {
         for elements in [usize::MAX / 2, 1 << 50] {
-            let refused = Zeros::<f32>::new(elements, "the KV cache").err().expect("nobody has so much");
-            assert!(refused.to_string().contains("bytes of memory for the KV cache"), "{refused}");
+            let no_memory =
+                ZeroedBuffer::<f32>::new(elements, "the KV cache").err().expect("more than the address space");
+            assert!(no_memory.to_string().contains("bytes of memory for the KV cache"), "{no_memory}");
         }
     }
 }

@@ -1,58 +1,15 @@
-//! Products of weight matrices with rows of activations, on all threads of the team.
+//! Backend of weight matrices with rows of activations, on all threads of the team.
 
 use crate::error::Error;
-use crate::kernels::gemm;
-use crate::kernels::grid::{Block, Grid};
+use crate::kernels::LaneOp;
+use crate::kernels::backend::Backend;
+use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
-use crate::kernels::{Isa, LaneOp};
 use crate::network::weights::{Matrix, Panels};
-use crate::os::zeroed::Zeros;
+use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-/// Which products to use for panels of f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Products {
-    /// Instruction set of the kernels.
-    pub isa: Isa,
-    /// Whether the `gemm` crate computes the products instead.
-    pub gemm: bool,
-}
-
-impl Products {
-    /// What `--isa` and `--matmul` choose; by default the fastest kernels of this machine, or `gemm` where there are
-    /// none.
-    ///
-    /// # Errors
-    /// One line that names the option and what is possible.
-    pub fn named(isa: Option<&str>, matmul: Option<&str>) -> Result<Products, String> {
-        let isa = match isa {
-            None => Isa::best(),
-            Some(name) => Isa::named(name).ok_or_else(|| {
-                let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
-                format!("--isa {name}: this machine has {}", names.join(", "))
-            })?,
-        };
-        let gemm = match matmul {
-            None => !isa.has_products(),
-            Some("gemm") => true,
-            Some("own") if isa.has_products() => false,
-            Some("own") => return Err("--matmul own: there are no own kernels for --isa portable".into()),
-            Some(other) => return Err(format!("--matmul {other}: expected own or gemm")),
-        };
-        Ok(Products { isa, gemm })
-    }
-
-    /// See [`Isa::product_f32`].
-    pub fn f32(&self, panel: &[f32], width: usize, x: &[f32], x_stride: usize, out: &mut Block, accumulate: bool) {
-        if self.gemm {
-            gemm::product_f32(panel, width, x, x_stride, out, accumulate);
-        } else {
-            self.isa.product_f32(panel, width, x, x_stride, out, accumulate);
-        }
-    }
-}
 
 /// What bf16 weights are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +22,12 @@ pub enum Activations {
 
 /// Multiplies; owns the buffers of converted activations.
 pub struct Matmul {
-    products: Products,
+    backend: Backend,
     activations: Activations,
     /// Activations as bf16 pairs, `[rows, columns / 2]`.
-    pairs: Zeros<u32>,
+    pairs: ZeroedBuffer<u32>,
     /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
-    rounded: Zeros<f32>,
+    rounded: ZeroedBuffer<f32>,
 }
 
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
@@ -81,9 +38,9 @@ impl Matmul {
     /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(
-        products: Products,
+        backend: Backend,
         activations: Activations,
         bf16: bool,
         max_rows: usize,
@@ -91,10 +48,11 @@ impl Matmul {
     ) -> Result<Matmul, Error> {
         let rounds = bf16 && activations == Activations::Bf16;
         // What is no size is refused with those that no memory has.
-        let pairs = if rounds && !products.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
-        let rounded = if rounds && products.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
-        let (pairs, rounded) = (Zeros::new(pairs, "the activations")?, Zeros::new(rounded, "the activations")?);
-        Ok(Matmul { products, activations, pairs, rounded })
+        let pairs = if rounds && !backend.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
+        let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
+        let (pairs, rounded) =
+            (ZeroedBuffer::new(pairs, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
+        Ok(Matmul { backend, activations, pairs, rounded })
     }
 
     /// `out[t][r] = sum over k of matrix[r][k] * x[t][k]` for every matrix, in one phase of the team.
@@ -107,7 +65,7 @@ impl Matmul {
         let input = match (outputs[0].0.panels, self.activations) {
             (Panels::F32(_), _) => Input::F32 { x, stride: columns },
             (Panels::Bf16(_) | Panels::Coded(_), Activations::F32) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) if self.products.gemm => {
+            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) if self.backend.gemm => {
                 let rounded = &mut self.rounded[..x.len()];
                 team.for_rows(rounded, columns, |row, rounded| {
                     for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
@@ -119,7 +77,7 @@ impl Matmul {
             (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) => {
                 let stride = columns.div_ceil(2);
                 let pairs = &mut self.pairs[..rows * stride];
-                let (isa, min_magnitude) = (self.products.isa, AtomicU32::new(u32::MAX));
+                let (isa, min_magnitude) = (self.backend.isa, AtomicU32::new(u32::MAX));
                 team.for_rows(pairs, stride, |row, pairs| {
                     let smallest = isa.run(ToBf16 { x: &x[row * columns..][..columns], pairs });
                     min_magnitude.fetch_min(smallest, Ordering::Relaxed);
@@ -130,10 +88,10 @@ impl Matmul {
         let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
         let mut grids = outputs.map(|(matrix, out)| {
             assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
-            Grid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
+            OutputGrid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
         });
-        let products = self.products;
-        team.for_blocks(&mut grids, |index, mut out| multiply_panel(products, matrices[index], &input, &mut out));
+        let backend = self.backend;
+        team.for_blocks(&mut grids, |index, mut out| multiply_panel(backend, matrices[index], &input, &mut out));
     }
 }
 
@@ -144,35 +102,35 @@ enum Input<'a> {
 }
 
 /// One panel: the block's columns are the panel's rows.
-fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut Block) {
+fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
     let shape = &matrix.shape;
     let panel = out.first_column() / WIDTH;
     let steps = shape.panel_elements() / shape.dtype.columns_per_step();
     match (matrix.panels, input) {
         (Panels::F32(panels), &Input::F32 { x, stride }) => {
-            products.f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);
+            backend.product_f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);
         }
         (Panels::Bf16(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
-            products.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
+            backend.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
         }
         (Panels::Coded(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
-            products.isa.product_coded(&panels.panel(panel), pairs, stride, out, safe);
+            backend.isa.product_bf12(&panels.panel(panel), pairs, stride, out, safe);
         }
         (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
             let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
-            multiply_widened(products, pieces, shape.columns, x, stride, out, |pairs, out| {
-                products.isa.run(Widen { pairs, out });
+            multiply_widened(backend, pieces, shape.columns, x, stride, out, |pairs, out| {
+                backend.isa.run(Widen { pairs, out });
             });
         }
         (Panels::Coded(panels), &Input::F32 { x, stride }) => {
             let panel = panels.panel(panel);
             let mut decoded = [0; WIDEN_STEPS * WIDTH];
-            multiply_widened(products, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {
+            multiply_widened(backend, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {
                 let pairs = &mut decoded[..piece.n_steps() * WIDTH];
-                products.isa.decode(&piece, pairs);
-                products.isa.run(Widen { pairs, out });
+                backend.isa.decode(&piece, pairs);
+                backend.isa.run(Widen { pairs, out });
             });
         }
         (Panels::F32(_), Input::Pairs { .. }) => unreachable!("f32 weights take f32 activations"),
@@ -181,12 +139,12 @@ fn multiply_panel(products: Products, matrix: &Matrix, input: &Input, out: &mut 
 
 /// A bf16 panel times f32 activations: widens the panel piece by piece, each of [`WIDEN_STEPS`] steps but the last.
 fn multiply_widened<P>(
-    products: Products,
+    backend: Backend,
     pieces: impl Iterator<Item = P>,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut Block,
+    out: &mut OutputBlock,
     mut widen: impl FnMut(P, &mut [f32]),
 ) {
     thread_local! {
@@ -199,7 +157,7 @@ fn multiply_widened<P>(
             // An odd last column is not multiplied with its padding.
             let columns = (columns - first).min(2 * WIDEN_STEPS);
             widen(piece, &mut widened[..2 * columns.div_ceil(2) * WIDTH]);
-            products.f32(&widened[..columns * WIDTH], WIDTH, &x[first..], stride, out, index > 0);
+            backend.product_f32(&widened[..columns * WIDTH], WIDTH, &x[first..], stride, out, index > 0);
         }
     });
 }

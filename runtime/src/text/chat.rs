@@ -54,7 +54,7 @@ impl Role {
 pub struct Message {
     /// Who says it.
     pub role: Role,
-    /// What is said. For the assistant it begins with [`Chat::answer_prefix`].
+    /// Its text. That of the assistant begins with what the chat template puts before an answer.
     pub content: String,
 }
 
@@ -368,12 +368,12 @@ impl Chat {
     /// The chat format of `file`; `None` when the file has none. Checks the digest.
     ///
     /// # Errors
-    /// [`Error::Request`] with the reason when the model's template could not be used, [`Error::Damaged`] when the
+    /// [`Error::UnusableChatTemplate`] with the reason when the model's template could not be used, [`Error::Damaged`] when the
     /// section is not what the format describes.
     pub fn new(file: &ModelFile) -> Result<Option<Chat>, Error> {
         let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
         Chat::in_section(&bytes).map(Some).map_err(|problem| match problem {
-            NoChat::Unusable(why) => Error::Request { problem: one_line(&why) },
+            NoChat::Unusable(why) => Error::UnusableChatTemplate { problem: one_line(&why) },
             NoChat::Damaged => Error::Damaged {
                 path: file.path().to_path_buf(),
                 place: "chat format".into(),

@@ -45,10 +45,10 @@ impl Encoder {
     /// Prepares a tokenizer, which takes some milliseconds for a hundred thousand ids.
     ///
     /// # Errors
-    /// [`Error::Request`] with what the tokenizer has that no encoder can work with; [`Error::Memory`].
+    /// [`Error::UnusableTokenizer`], [`Error::OutOfMemory`].
     pub fn new(tokenizer: &Tokenizer) -> Result<Encoder, Error> {
         let pairs = BytePairs::new(&tokenizer.bytes, &tokenizer.merges).map_err(|no_pairs| match no_pairs {
-            NoPairs::Twice { left, right } => Error::Request {
+            NoPairs::Twice { left, right } => Error::UnusableTokenizer {
                 problem: format!("its tokenizer merges the pair of {left} and {right} in two ways; pack it again"),
             },
             NoPairs::NoMemory => memory::too_little_for::<Merge>(tokenizer.merges.len(), "the merges of the tokenizer"),
@@ -74,22 +74,20 @@ impl Encoder {
     /// The ids of a text.
     ///
     /// # Errors
-    /// [`Error::Request`] when the text has a token that is beyond the rows of the embedding or a word of more than
-    /// [`MAX_WORD_BYTES`], and when the added tokens of the model are too costly to find in it; [`Error::Memory`].
+    /// [`Error::NoEmbedding`] when the text has a token that is beyond the rows of the embedding; [`Error::Unencodable`]
+    /// for a word of more than [`MAX_WORD_BYTES`], and when the added tokens of the model are too costly to find;
+    /// [`Error::OutOfMemory`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let ids = self.ids(text).map_err(|refused| match refused {
             Refused::NoMemory => memory::too_little_for::<[u8; 16]>(text.len(), "the ids of the text"),
-            refused => Error::Request { problem: refused.to_string() },
+            refused => Error::Unencodable { problem: refused.to_string() },
         })?;
         match ids.iter().find(|&&id| id as usize >= self.n_rows) {
             None => Ok(ids),
-            Some(id) => Err(Error::Request {
-                problem: format!(
-                    "the text has the token \"{}\" with id {id}, beyond the {} rows of the model's embedding; leave it \
-                     out of the text, or train and pack a model that has a row for it",
-                    self.beyond.get(id).map_or("", String::as_str),
-                    self.n_rows
-                ),
+            Some(id) => Err(Error::NoEmbedding {
+                text: self.beyond.get(id).cloned().unwrap_or_default(),
+                token: *id,
+                n_rows: self.n_rows,
             }),
         }
     }
@@ -225,7 +223,7 @@ impl Finder {
         let text = |added: &&AddedToken| tokenizer.text(added);
         let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { Ok(text.to_vec()) });
         let texts: Result<Vec<Vec<u8>>, Refused> = texts.collect();
-        let unsearchable = |why: &dyn fmt::Display| Error::Request {
+        let unsearchable = |why: &dyn fmt::Display| Error::UnusableTokenizer {
             problem: format!("its added tokens cannot be searched for: {why}; pack it again"),
         };
         let texts = texts.map_err(|refused| match refused {

@@ -97,7 +97,7 @@ impl Tokenizer {
     /// The tokenizer of `file`, which has this vocabulary; `None` when it has none. Checks the digest.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the section is not what the format describes, [`Error::Request`] for a kind of tokenizer
+    /// [`Error::Damaged`] when the section is not what the format describes, [`Error::UnusableTokenizer`] for a kind of tokenizer
     /// that this version does not know.
     pub fn new(file: &ModelFile, vocabulary: &Vocabulary) -> Result<Option<Tokenizer>, Error> {
         let Some(bytes) = file.checked_section(section::TOKENIZER)? else { return Ok(None) };
@@ -110,10 +110,10 @@ impl Tokenizer {
             _ => Tokenizer::in_section(&bytes, vocabulary),
         };
         read.map(|tokenizer| Some(Tokenizer { n_rows, ..tokenizer })).map_err(|problem| match problem {
-            NoTokenizer::Unknown(why) => {
-                Error::Request { problem: format!("its tokenizer is not known to olmo-pack: {}", one_line(&why)) }
-            }
-            NoTokenizer::UnknownKind(kind) => Error::Request {
+            NoTokenizer::Unknown(why) => Error::UnusableTokenizer {
+                problem: format!("its tokenizer is not known to olmo-pack: {}", one_line(&why)),
+            },
+            NoTokenizer::UnknownKind(kind) => Error::UnusableTokenizer {
                 problem: format!("its tokenizer is of kind {kind}, which this version of olmo-infer does not know"),
             },
             NoTokenizer::Damaged(found) => Error::Damaged {
@@ -205,7 +205,7 @@ impl Tokenizer {
                 return Err(format!("merges of more than {MAX_MERGED_BYTES} bytes"));
             }
             if merged.strip_prefix(left) != Some(right) {
-                return Err(format!("merge {rank}, which makes other bytes than those of its pieces"));
+                return Err(format!("merge {rank}, which does not concatenate its pieces"));
             }
         }
         let unknown = |added: &&AddedToken| added.flags.get() & !KNOWN_FLAGS != 0;

@@ -22,7 +22,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head, and
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
         let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
         let n_bytes = bytes.len();

@@ -10,6 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 /// The programs, with their names in messages.
 const PROGRAMS: [(&str, &str); 3] = [("olmo-pack", PACK), ("olmo-infer", INFER), ("olmo-bench", BENCH)];
 
+/// Row E1: wrong, missing, swapped arguments.
+///
+/// Note on E1: An option whose value is the name of another option is refused unless `=` is between them. Too many
+/// arguments cannot occur for `olmo-infer`: all but the first are token files. An empty path, or a folder in place of a
+/// file, is status 1, as any other path that cannot be opened.
 #[test]
 fn e1_refuses_wrong_arguments() {
     let place = Place::new("e1");
@@ -64,6 +69,7 @@ fn e1_refuses_wrong_arguments() {
     report.holds("names", place.out() == ["-c", "-m.olmo"], format_args!("{:?}", place.out()));
 }
 
+/// Row E1.
 #[test]
 fn e1_refuses_arguments_that_name_another_file() {
     let place = Place::new("e1-swapped");
@@ -131,6 +137,7 @@ pub(crate) fn questions() -> Vec<String> {
     pack.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
+/// Row E2: help, version, manual pages.
 #[test]
 fn e2_help_and_version_end_with_status_0() {
     let place = Place::new("e2");
@@ -152,6 +159,7 @@ fn e2_help_and_version_end_with_status_0() {
     report.holds("at the end", anywhere.stdout.starts_with("olmo-infer "), &anywhere.stderr);
 }
 
+/// Row E.
 #[test]
 fn non_utf8_names_are_printed_in_one_line() {
     let place = Place::new("names");

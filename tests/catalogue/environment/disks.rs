@@ -16,6 +16,7 @@ pub(crate) fn can_mount() -> bool {
     mounts
 }
 
+/// Row E6: full disks, limits on file sizes, errors of any call.
 #[test]
 fn e6_full_disk_is_one_line() {
     if !can_mount() {
@@ -48,6 +49,7 @@ fn e6_full_disk_is_one_line() {
     }
 }
 
+/// Row E6.
 #[test]
 fn e6_file_size_limit_is_one_line() {
     let place = Place::new("e6-limit");
@@ -73,6 +75,7 @@ fn e6_file_size_limit_is_one_line() {
     report.holds(&script, told && finished.stderr.contains("File too large"), format_args!("{finished:?}"));
 }
 
+/// Row E19: other file systems.
 #[test]
 fn e19_writes_to_other_file_systems() {
     let place = Place::new("e19");

@@ -1,5 +1,4 @@
-//! The catalogue of bad inputs, rows E: arguments, standard streams, signals, limits and file systems, for every
-//! program that they concern.
+//! Arguments, standard streams, signals, limits and file systems, for every program that they concern.
 
 mod arguments;
 mod disks;

@@ -15,6 +15,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// Row E7: places where nothing can be written.
+///
+/// Note on E7: The weights there hold a NaN: the output is checked before them.
 #[test]
 fn e7_refuses_impossible_outputs() {
     let place = Place::new("e7");
@@ -45,6 +48,7 @@ fn e7_refuses_impossible_outputs() {
     }
 }
 
+/// Row E7.
 #[test]
 fn e7_refuses_forbidden_outputs() {
     let place = Place::new("e7-permission");
@@ -93,6 +97,7 @@ const WRITERS: [(&str, &str); 3] = [
     ("olmo-infer", "exec $INFER m.olmo t.bin --logits OUT"),
 ];
 
+/// Row E8: outputs that exist.
 #[test]
 fn e8_refuses_existing_outputs() {
     let place = Place::new("e8");
@@ -128,6 +133,7 @@ fn e8_refuses_existing_outputs() {
     }
 }
 
+/// Row E8.
 #[test]
 fn e8_follows_no_foreign_links_in_shared_folders() {
     let place = Place::new("e8-links");
@@ -158,6 +164,7 @@ fn e8_follows_no_foreign_links_in_shared_folders() {
     place.refuse(&mut report, "olmo-pack", "exec $PACK unpack m.olmo out/shared/to-real/n", 1, &["of another user"]);
 }
 
+/// Row E8.
 #[test]
 fn e8_refused_unpack_leaves_no_folder() {
     let place = Place::new("e8-unpack");
@@ -175,6 +182,7 @@ fn e8_refused_unpack_leaves_no_folder() {
     report.holds("left", left == [false; 3] && place.path("there").is_dir(), format_args!("{left:?}"));
 }
 
+/// Row E8.
 #[test]
 fn e8_replaces_outputs_with_force() {
     let place = Place::new("e8-replaced");
@@ -243,6 +251,9 @@ fn umask() -> u32 {
     u32::from_str_radix(line.trim(), 8).expect("octal")
 }
 
+/// Row E9: an output that is an input.
+///
+/// Note on E9: Names that differ by case are one inode where the file system takes them for one name.
 #[test]
 fn e9_refuses_output_that_is_an_input() {
     let place = Place::new("e9");
@@ -293,6 +304,7 @@ fn e9_refuses_output_that_is_an_input() {
     }
 }
 
+/// Row E10: several programs that write one output.
 #[test]
 fn e10_concurrent_writers_leave_one_whole_output() {
     let place = Place::new("e10");
@@ -325,6 +337,9 @@ fn e10_concurrent_writers_leave_one_whole_output() {
     }
 }
 
+/// Row E20: umask, setuid.
+///
+/// Note on E20: The programs have no setuid mode.
 #[test]
 fn e20_output_permissions_follow_umask() {
     let place = Place::new("e20");

@@ -42,6 +42,7 @@ fn begun(place: &Place, mut command: Command) -> Child {
     child
 }
 
+/// Row E11: signals.
 #[test]
 fn e11_signal_during_logits_leaves_no_file() {
     let place = Place::new("e11");
@@ -92,6 +93,8 @@ fn e11_signal_during_logits_leaves_no_file() {
     report.holds("HUP ignored", ignored.code == Some(1), format_args!("{ignored:?}"));
 }
 
+/// Row E11.
+///
 /// The kernel keeps the first process of a container from ending by a signal that it does not handle.
 #[test]
 fn e11_signal_ends_first_process_of_container() {
@@ -117,6 +120,7 @@ fn e11_signal_ends_first_process_of_container() {
     }
 }
 
+/// Row E11.
 #[test]
 fn e11_signal_during_pack_keeps_old_model() {
     // Enough to be stopped in the middle, in small pieces: a test that takes much memory cannot measure that of others.

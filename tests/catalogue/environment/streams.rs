@@ -24,6 +24,7 @@ fn printing() -> Vec<String> {
     infer.into_iter().chain(pack.map(|arguments| format!("$PACK {arguments}"))).chain(questions()).collect()
 }
 
+/// Row E3: a closed pipe.
 #[test]
 fn e3_closed_pipe_ends_program_silently() {
     let place = Place::new("e3");
@@ -45,6 +46,7 @@ fn e3_closed_pipe_ends_program_silently() {
     report.holds("head -1", status == "0\n", status);
 }
 
+/// Row E4: a full standard output, a full standard error.
 #[test]
 fn e4_full_standard_output_is_an_error() {
     let place = Place::new("e4");
@@ -74,6 +76,12 @@ fn e4_full_standard_output_is_an_error() {
     }
 }
 
+/// Row E5: streams that are closed at the start.
+///
+/// Note on E5: The runtime of Rust opens `/dev/null` in their place before the program begins, so that no file gets
+/// their descriptors; results to a closed standard output are then lost with status 0. Safe code cannot distinguish
+/// that from a `/dev/null` that the caller opened for reading and writing, such as `subprocess.DEVNULL` of Python,
+/// which must be status 0.
 #[test]
 fn e5_closed_standard_streams_corrupt_nothing() {
     let place = Place::new("e5");

@@ -5,6 +5,7 @@ use olmo_tests::catalogue::Report;
 use std::fs::{self, File, FileTimes};
 use std::time::{Duration, SystemTime};
 
+/// Row E16: locale, time zone, folders, no environment at all.
 #[test]
 fn e16_environment_changes_no_result() {
     let place = Place::new("e16");
@@ -53,6 +54,10 @@ fn e16_environment_changes_no_result() {
     }
 }
 
+/// Row E18: a wrong clock.
+///
+/// Note on E18: The clock of a machine cannot be changed for a test; the times of files can, and no time is in the
+/// file.
 #[test]
 fn e18_file_times_do_not_reach_the_model() {
     let place = Place::new("e18");

@@ -6,6 +6,7 @@ use olmo_tests::{small_config, small_olmo1};
 use serde_json::json;
 use std::fs::{self, File};
 
+/// Row W6: `config.json`: absent, malformed, with impossible values, against the shapes or a flag.
 #[test]
 fn w6_packs_without_config_json_by_flags() {
     let mut report = Report::new("W6");
@@ -25,7 +26,7 @@ fn w6_packs_without_config_json_by_flags() {
     }
     // The files of OLMo-1, without norms, and those of the others do not pass for each other.
     for (config, flags, says) in [
-        (small_config(), OLMO1_FLAGS, "norm tensors, which OLMo-1 has none of"),
+        (small_config(), OLMO1_FLAGS, "norm tensors, which OLMo-1 does not have"),
         (small_olmo1(), FLAGS, "no norm tensors, as in OLMo-1"),
     ] {
         let case = Case::of(&config);
@@ -35,6 +36,7 @@ fn w6_packs_without_config_json_by_flags() {
     }
 }
 
+/// Row W6.
 #[test]
 fn w6_refuses_malformed_config_json() {
     let mut report = Report::new("W6");
@@ -42,13 +44,13 @@ fn w6_refuses_malformed_config_json() {
         ("cut", b"{".to_vec(), &["expected JSON"]),
         ("empty", Vec::new(), &["expected JSON"]),
         ("too long", vec![b' '; (1 << 20) + 1], &["longer than 1 MiB"]),
-        ("a key twice", b"{\"a\":1,\"a\":1}".to_vec(), &["key \"a\" twice"]),
-        ("a key twice, escaped", b"{\"a\":1,\"\\u0061\":1}".to_vec(), &["key \"a\" twice"]),
+        ("a key twice", b"{\"a\":1,\"a\":1}".to_vec(), &["duplicate key \"a\""]),
+        ("a key twice, escaped", b"{\"a\":1,\"\\u0061\":1}".to_vec(), &["duplicate key \"a\""]),
         ("deep lists", b"[".repeat(500_000), &["recursion"]),
         ("deep objects", b"{\"a\":".repeat(100_000), &["recursion"]),
         ("many objects", [b"{\"a\":[", &b"{\"b\":1},".repeat(100_000)[..]].concat(), &["more than 32768 values"]),
-        ("many keys", [b"{", &b"\"\\u0061\":{},".repeat(80_000)[..]].concat(), &["key \"a\" twice"]),
-        ("a list", b"[]".to_vec(), &["JSON that is no object"]),
+        ("many keys", [b"{", &b"\"\\u0061\":{},".repeat(80_000)[..]].concat(), &["duplicate key \"a\""]),
+        ("a list", b"[]".to_vec(), &["JSON that is not an object"]),
         ("no keys", b"{}".to_vec(), &["no model_type"]),
         ("not UTF-8", b"{\"\xff\":1}".to_vec(), &["expected JSON"]),
         ("NaN", b"{\"rope_theta\": NaN}".to_vec(), &["expected JSON"]),
@@ -65,6 +67,7 @@ fn w6_refuses_malformed_config_json() {
     report.add("sparse", case.refused(case.config(), &["longer than 1 MiB"]));
 }
 
+/// Row W6.
 #[test]
 fn w6_refuses_impossible_values() {
     let mut report = Report::new("W6");

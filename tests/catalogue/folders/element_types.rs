@@ -7,6 +7,10 @@ use serde_json::json;
 use std::fs;
 use std::path::Path;
 
+/// Row W7: unsupported element types.
+///
+/// Note on W7: No flag casts: f16 is read as it is, for f64 and integers the message advises numpy's `astype`. An
+/// overflow of f64 to f32 cannot occur, as f64 is never read.
 #[test]
 fn w7_refuses_unsupported_element_types() {
     let mut report = Report::new("W7");
@@ -36,7 +40,7 @@ fn w7_refuses_unsupported_element_types() {
         ("''", 4, "element type"),
         ("[('a', '<f4')]", 4, "structured element type"),
         ("[('a', '<f4'), ('b', '<f4')]", 8, "structured element type"),
-        ("('<f4', 2)", 8, "a value that is no quoted text"),
+        ("('<f4', 2)", 8, "an unquoted value"),
         ("('<f4', (2,))", 8, "brackets nested deeper"),
     ];
     for (descr, bytes, says) in types {
@@ -45,6 +49,7 @@ fn w7_refuses_unsupported_element_types() {
     }
 }
 
+/// Row W7.
 #[test]
 fn w7_refuses_overflow_to_bf16() {
     let mut report = Report::new("W7");
@@ -58,6 +63,9 @@ fn w7_refuses_overflow_to_bf16() {
     report.add("as f32", case.packed(&["--dtype", "f32"]));
 }
 
+/// Row W8: bf16 stored as `<V2`, `|V2` or `<u2`.
+///
+/// Note on W8: No flag selects it: `V2` is bf16, and `<u2` is where `config.json` has `"dtype": "bfloat16"`.
 #[test]
 fn w8_reads_raw_16_bits_as_config_says() {
     let mut report = Report::new("W8");
@@ -95,6 +103,7 @@ fn w8_reads_raw_16_bits_as_config_says() {
     }
 }
 
+/// Row W9: object arrays (pickle).
 #[test]
 fn w9_refuses_object_arrays_unparsed() {
     let mut report = Report::new("W9");
@@ -110,6 +119,7 @@ fn w9_refuses_object_arrays_unparsed() {
     report.holds("the pickle", !Path::new("/tmp/olmo-pickle-ran").exists(), "was run");
 }
 
+/// Row W10: Fortran order.
 #[test]
 fn w10_refuses_fortran_order() {
     let mut report = Report::new("W10");
@@ -125,6 +135,7 @@ fn w10_refuses_fortran_order() {
     report.add("a vector", case.packed(&[]));
 }
 
+/// Row W11: byte orders: big-endian, none, native.
 #[test]
 fn w11_refuses_big_endian() {
     let mut report = Report::new("W11");

@@ -24,6 +24,7 @@ const KINDS: [Kind; 9] = [
     ("link through a file", |path| symlink("config.json/x", path).expect("linked"), "cannot open: Not a directory"),
 ];
 
+/// Row W22: links, folders, FIFOs, devices, sockets.
 #[test]
 fn w22_refuses_special_files() {
     let mut report = Report::new("W22");
@@ -84,6 +85,10 @@ fn ordinary_user_can_pack(case: &Case) -> bool {
     can
 }
 
+/// Row W23: unreadable files and folders, I/O errors.
+///
+/// Note on W23: ESTALE needs an NFS server that forgets a file, and EIO in the middle of an `.npy` file a broken disk;
+/// both come from the same call as the errors that are tested.
 #[test]
 fn w23_reports_unreadable_files_and_folders() {
     let case = Case::new();
@@ -126,11 +131,12 @@ fn w23_reports_unreadable_files_and_folders() {
     with_mode(&inner, 0o600);
     report.add(
         "a parent that may not be entered",
-        refused(&moved, &moved.weights, &["cannot look at it: Permission denied"]),
+        refused(&moved, &moved.weights, &["cannot read its metadata: Permission denied"]),
     );
     with_mode(&inner, 0o755);
 }
 
+/// Row W23.
 #[test]
 fn w23_reports_io_errors() {
     let mut report = Report::new("W23");
@@ -155,6 +161,7 @@ fn w23_reports_io_errors() {
     }
 }
 
+/// Row W27: hard links.
 #[test]
 fn w27_hard_links_give_the_same_bytes() {
     let mut report = Report::new("W27");

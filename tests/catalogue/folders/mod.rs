@@ -1,5 +1,4 @@
-//! The W rows of the catalogue of bad inputs: everything that can be wrong with a weights folder. `CATALOGUE.md` lists
-//! them with the rows that cannot occur.
+//! Everything that can be wrong with a weights folder.
 
 mod configuration;
 mod element_types;

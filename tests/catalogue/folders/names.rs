@@ -8,6 +8,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
+/// Row W20: duplicate names.
+///
+/// Note on W20: Two files for one tensor cannot occur: the name of a file is the name of its tensor. Names that differ
+/// by case or Unicode normalization are one file where the file system takes them for the same name; where it does not,
+/// one of them names no tensor: all names of tensors are ASCII.
 #[test]
 fn w20_refuses_duplicate_names() {
     let mut report = Report::new("W20");
@@ -28,7 +33,7 @@ fn w20_refuses_duplicate_names() {
             continue;
         }
         fs::copy(case.file(NORM), case.file(twin)).expect("copied");
-        report.add(twin, case.refused(case.file(twin), &["no parameter of this model", "--allow-extra"]));
+        report.add(twin, case.refused(case.file(twin), &["not a parameter of this model", "--allow-extra"]));
     }
     let case = Case::new();
     for twin in ["e\u{301}", "\u{e9}"] {
@@ -40,6 +45,7 @@ fn w20_refuses_duplicate_names() {
     report.add("both normal forms", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));
 }
 
+/// Row W21: names with spaces, control characters, bytes that are not UTF-8, `-rf`, 255 bytes.
 #[test]
 fn w21_handles_unusual_file_names() {
     let mut report = Report::new("W21");
@@ -58,11 +64,12 @@ fn w21_handles_unusual_file_names() {
         let case = Case::new();
         fs::write(case.weights.join(OsStr::from_bytes(name)), "x").expect("written");
         let begins = format!("{}/{}", case.weights.display(), &shown[..shown.len().min(3)]);
-        report.add(shown, case.refusal(begins, &[shown, "no parameter of this model", "--allow-extra"], &[]));
+        report.add(shown, case.refusal(begins, &[shown, "not a parameter of this model", "--allow-extra"], &[]));
         report.add(format_args!("{shown} allowed"), case.packed(&["--allow-extra"]));
     }
 }
 
+/// Row W21.
 #[test]
 fn w21_handles_unusual_folder_names() {
     let mut report = Report::new("W21");

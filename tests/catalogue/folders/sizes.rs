@@ -6,6 +6,7 @@ use olmo_tests::write_npy;
 use std::fs::File;
 use std::path::Path;
 
+/// Row W16: too little or too much data.
 #[test]
 fn w16_refuses_data_short_by_one_byte() {
     let mut report = Report::new("W16");
@@ -17,6 +18,7 @@ fn w16_refuses_data_short_by_one_byte() {
     }
 }
 
+/// Row W16.
 #[test]
 fn w16_refuses_data_short_by_a_page_or_all() {
     let mut report = Report::new("W16");
@@ -27,6 +29,7 @@ fn w16_refuses_data_short_by_a_page_or_all() {
     }
 }
 
+/// Row W16.
 #[test]
 fn w16_refuses_trailing_data() {
     let mut report = Report::new("W16");
@@ -41,6 +44,7 @@ fn w16_refuses_trailing_data() {
     }
 }
 
+/// Row W17: shapes that overflow.
 #[test]
 fn w17_refuses_overflowing_shapes() {
     let mut report = Report::new("W17");
@@ -52,7 +56,7 @@ fn w17_refuses_overflowing_shapes() {
         ("plus the header", "(4611686018427387903,)"),
         ("most", "(18446744073709551615, 18446744073709551615)"),
     ] {
-        report.add(variant, header_refused(&shaped(shape), 144, &["shape [", "is impossible", "export it again"]));
+        report.add(variant, header_refused(&shaped(shape), 144, &["shape [", "is too large", "export it again"]));
     }
     // Possible, but not in this file.
     report.add(
@@ -61,6 +65,7 @@ fn w17_refuses_overflowing_shapes() {
     );
 }
 
+/// Row W18: a dimension of 0, no dimension.
 #[test]
 fn w18_refuses_empty_shapes() {
     let mut report = Report::new("W18");
@@ -80,6 +85,7 @@ fn w18_refuses_empty_shapes() {
     }
 }
 
+/// Row W26: a sparse terabyte with a valid header.
 #[test]
 fn w26_refuses_sparse_terabyte() {
     let mut report = Report::new("W26");
@@ -99,7 +105,7 @@ fn w26_refuses_sparse_terabyte() {
     // A terabyte that is none of the model's.
     let case = Case::new();
     sparse(&case.file("extra"), &[1 << 38]);
-    report.add("extra", case.refused(case.file("extra"), &["no parameter of this model"]));
+    report.add("extra", case.refused(case.file("extra"), &["not a parameter of this model"]));
     let case = Case::new();
     let vocab = File::create(case.weights.join("vocab.txt")).expect("a file");
     vocab.set_len(1 << 40).expect("resized");

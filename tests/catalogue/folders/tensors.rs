@@ -6,6 +6,7 @@ use olmo_tests::{finish, small_config, write_npy};
 use serde_json::json;
 use std::fs;
 
+/// Row W2: missing tensors.
 #[test]
 fn w2_reports_missing_tensors() {
     let mut report = Report::new("W2");
@@ -28,6 +29,7 @@ fn tensor_names() -> Vec<String> {
     olmo_infer::internals::format::layout::tensors(&small_config()).iter().map(|spec| spec.name()).collect()
 }
 
+/// Row W2.
 #[test]
 fn w2_reports_ten_problems_and_counts_the_rest() {
     let mut report = Report::new("W2");
@@ -61,6 +63,7 @@ fn w2_reports_ten_problems_and_counts_the_rest() {
     report.add("five kinds", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));
 }
 
+/// Row W3: extra `.npy` files, a layer beyond the configuration, a head next to a tied model.
 #[test]
 fn w3_refuses_extra_tensors() {
     let mut report = Report::new("W3");
@@ -74,7 +77,7 @@ fn w3_refuses_extra_tensors() {
     for name in names {
         let case = Case::new();
         write_npy(&case.file(name), "<f4", &[1], &[0; 4]);
-        report.add(name, case.refused(case.file(name), &["no parameter of this model", "--allow-extra"]));
+        report.add(name, case.refused(case.file(name), &["not a parameter of this model", "--allow-extra"]));
         for flags in [&["--allow-extra", "--dry-run"][..], &["--allow-extra"]] {
             let finished = finish(&mut case.pack(&case.weights, flags));
             let told = finished.code == Some(0) && finished.stdout.contains("left out ");
@@ -90,6 +93,7 @@ fn w3_refuses_extra_tensors() {
     report.add("no .npy", case.packed(&[]));
 }
 
+/// Row W3.
 #[test]
 fn w3_refuses_head_of_tied_model() {
     let mut report = Report::new("W3");
@@ -110,6 +114,7 @@ fn w3_refuses_head_of_tied_model() {
     report.add("same numbers", case.packed(&[]));
 }
 
+/// Row W4: wrong shapes, transposed matrices, other ranks.
 #[test]
 fn w4_refuses_wrong_shapes() {
     let mut report = Report::new("W4");
@@ -134,6 +139,9 @@ fn w4_refuses_wrong_shapes() {
     }
 }
 
+/// Row W5: files that contradict each other.
+///
+/// Note on W5: With a `config.json`, that one decides, and the row is W4.
 #[test]
 fn w5_refuses_inconsistent_files() {
     let mut report = Report::new("W5");

@@ -3,10 +3,12 @@
 use super::{Case, NORM, resize};
 use crate::PACK;
 use olmo_tests::catalogue::{Refusal, Report, Run, command, make_fifo, measured};
+use olmo_tests::descriptors::limit_for;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+/// Row W1: the folder is absent, a file, or empty.
 #[test]
 fn w1_refuses_absent_or_empty_folder() {
     let mut report = Report::new("W1");
@@ -24,11 +26,11 @@ fn w1_refuses_absent_or_empty_folder() {
     report.add("a loop of links", case.folder_refused(path("loop"), &["Too many levels of symbolic links"]));
     let empty = path("empty");
     fs::create_dir(&empty).expect("folder");
-    report.add("empty", case.folder_refused(&empty, &["no .npy and no safetensors files", "np.save"]));
+    report.add("empty", case.folder_refused(&empty, &["no .npy or safetensors files", "np.save"]));
     fs::copy(case.config(), empty.join("config.json")).expect("copied");
     report.add(
         "config.json alone",
-        case.folder_refused(&empty, &["no .npy and no safetensors files", "<parameter name>.npy"]),
+        case.folder_refused(&empty, &["no .npy or safetensors files", "<parameter name>.npy"]),
     );
     for name in ["pytorch_model.bin", "a.bin"] {
         fs::write(empty.join(name), "x").expect("written");
@@ -45,6 +47,7 @@ fn w1_refuses_absent_or_empty_folder() {
     );
 }
 
+/// Row W25: 100,000 files, deep paths, few file descriptors.
 #[test]
 fn w25_refuses_100000_extra_files() {
     let mut report = Report::new("W25");
@@ -66,6 +69,7 @@ fn w25_refuses_100000_extra_files() {
     report.holds("left out", finished.stdout.contains("more"), finished.stderr);
 }
 
+/// Row W25.
 #[test]
 fn w25_handles_deep_paths() {
     let mut report = Report::new("W25");
@@ -86,11 +90,12 @@ fn w25_handles_deep_paths() {
     report.add("a name longer than it may be", case.folder_refused(name, &["File name too long"]));
 }
 
+/// Row W25.
 #[test]
 fn w25_packs_with_few_descriptors() {
     let mut report = Report::new("W25");
     let case = Case::new();
-    let limited = |limit: u32| {
+    let limited = |limit: usize| {
         let mut limited = command("prlimit");
         limited.arg(format!("--nofile={limit}")).arg(PACK).args([&case.weights, &case.model]).args([
             "--force",
@@ -99,7 +104,7 @@ fn w25_packs_with_few_descriptors() {
         ]);
         limited
     };
-    for limit in 3..20 {
+    for limit in (0..17).map(limit_for) {
         let run = Run::new(&mut limited(limit)).expect("ends");
         match run.status.code() {
             // Too few for the system to start it.

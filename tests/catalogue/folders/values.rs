@@ -13,6 +13,7 @@ fn poke(path: &Path, index: usize, bits: &[u8]) {
     fs::write(path, bytes).expect("written");
 }
 
+/// Row W19: NaN and infinity; -0, subnormal numbers, all zero.
 #[test]
 fn w19_refuses_non_finite_weights() {
     let mut report = Report::new("W19");

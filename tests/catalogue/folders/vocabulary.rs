@@ -4,6 +4,7 @@ use super::Case;
 use olmo_tests::catalogue::Report;
 use std::fs;
 
+/// Row W.
 #[test]
 fn refuses_malformed_vocabulary_by_line() {
     let mut report = Report::new("vocab.txt");

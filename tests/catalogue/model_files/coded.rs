@@ -10,6 +10,7 @@ use olmo_tests::crafted::{Field, claimed, write_holes_that_are_tables};
 use std::fs::File;
 use std::mem::offset_of;
 
+/// Row O26: numbers of raw steps, lengths of tables.
 #[test]
 fn o26_refuses_wrong_raw_step_counts() {
     let model = Model::coded();
@@ -48,6 +49,7 @@ fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
     (bytes, layout.file_bytes)
 }
 
+/// Row O26.
 #[test]
 fn o26_refuses_claimed_tables_cheaply() {
     let model = Model::coded();
@@ -66,6 +68,8 @@ fn o26_refuses_claimed_tables_cheaply() {
     }
 }
 
+/// Row O26.
+///
 /// Many tables, each of them good, but their digest is not: what was kept of them before that is seen would be as long
 /// as the file says, and nearly all of them are holes of the file.
 #[test]
@@ -77,6 +81,10 @@ fn o26_refuses_tables_made_of_holes() {
     model.refuse_path(&mut report, "a wrong digest", &path, &["section CODED: digest: found "]);
 }
 
+/// Row O27: tables of raw steps.
+///
+/// Note on O27: A file that is modified while it is mapped cannot change a table: tables are read into memory of the
+/// process.
 #[test]
 fn o27_refuses_wrong_raw_step_tables() {
     let model = Model::coded();

@@ -31,6 +31,10 @@ const IMPOSSIBLE: [(&str, &[u64], &str); 18] = [
     ("yarn_truncate", &[1, u64::MAX], ": yarn_truncate is set"),
 ];
 
+/// Row O10: configurations: every count, every code, claims of a huge model.
+///
+/// Note on O10: Another valid number of positions or other EOS ids make another model: only the digest of the header
+/// detects them.
 #[test]
 fn o10_refuses_impossible_configurations() {
     let model = Model::plain();
@@ -56,6 +60,7 @@ fn o10_refuses_impossible_configurations() {
     model.refuse_values(&mut report, "eos_token_ids", eos, &[0, 1], &[": eos_token_ids is set"]);
 }
 
+/// Row O10.
 #[test]
 fn o10_refuses_configuration_of_another_model() {
     let model = Model::plain();
@@ -89,6 +94,7 @@ fn o10_refuses_configuration_of_another_model() {
     }
 }
 
+/// Row O10.
 #[test]
 fn o10_refuses_impossible_olmo1_configurations() {
     let model = Model::olmo1();
@@ -140,6 +146,7 @@ fn largest(model: &Model, length: u64) -> Vec<(Field, u64)> {
     .collect()
 }
 
+/// Row O10.
 #[test]
 fn o10_refuses_header_of_a_huge_model() {
     let model = Model::plain();
@@ -173,6 +180,7 @@ fn o10_refuses_header_of_a_huge_model() {
     model.refuse_path(&mut report, "a type", &path, &[": file bytes: found 1099511627776, expected "]);
 }
 
+/// Row O11: real numbers of the configuration.
 #[test]
 fn o11_refuses_impossible_real_numbers() {
     let mut report = Report::new("O11");

@@ -8,6 +8,7 @@ use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{Stored, coded_config, write_weights};
 use std::mem::offset_of;
 
+/// Row O19: flipped bits of the data.
 #[test]
 fn o19_verify_finds_flipped_bits() {
     let mut report = Report::new("O19");
@@ -23,6 +24,7 @@ fn o19_verify_finds_flipped_bits() {
     }
 }
 
+/// Row O19.
 #[test]
 fn o19_non_finite_weights_end_the_run() {
     let model = Model::plain();
@@ -54,6 +56,7 @@ fn o19_non_finite_weights_end_the_run() {
     }
 }
 
+/// Row O20: lost, swapped and foreign blocks.
 #[test]
 fn o20_verify_finds_lost_and_moved_blocks() {
     let model = Model::plain();

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+/// Row O1: length: empty, truncated, too long, a sparse tail.
 #[test]
 fn o1_refuses_wrong_file_length() {
     let model = Model::plain();
@@ -37,6 +38,9 @@ fn o1_refuses_wrong_file_length() {
     model.refuse_path(&mut report, "sparse tail", &sparse, &["too long: has 1099511627776 bytes"]);
 }
 
+/// Row O2: special files.
+///
+/// Note on O2: Files below `/proc` are regular files of length 0, and refused as empty.
 #[test]
 fn o2_refuses_special_files() {
     let model = Model::plain();
@@ -79,6 +83,7 @@ fn a_block_device() -> Option<PathBuf> {
     devices.find_map(|entry| File::open(entry.path()).is_ok().then(|| entry.path()))
 }
 
+/// Row O3: other formats, damaged magic numbers.
 #[test]
 fn o3_refuses_other_formats_and_magics() {
     let model = Model::plain();
@@ -116,6 +121,7 @@ fn o3_refuses_other_formats_and_magics() {
     }
 }
 
+/// Row O24: many readers, a reader and a new file.
 #[test]
 fn o24_readers_keep_the_file_they_opened() {
     let model = Model::plain();
@@ -140,6 +146,7 @@ fn o24_readers_keep_the_file_they_opened() {
     assert!(twice.refused(1).contains("is the same file as"), "{}", twice.stderr);
 }
 
+/// Row O25: the temporary file of an interrupted pack.
 #[test]
 fn o25_refuses_file_of_interrupted_pack() {
     let model = Model::plain();

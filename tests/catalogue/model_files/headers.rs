@@ -7,6 +7,9 @@ use olmo_tests::catalogue::{Report, Run};
 use olmo_tests::crafted::{Field, config_field, repair_header_digest};
 use std::mem::offset_of;
 
+/// Row O4: versions.
+///
+/// Note on O4: A newer minor version is read.
 #[test]
 fn o4_refuses_other_versions() {
     let model = Model::plain();
@@ -34,6 +37,7 @@ fn o4_refuses_other_versions() {
     }
 }
 
+/// Row O5: byte order.
 #[test]
 fn o5_refuses_other_byte_order() {
     let model = Model::plain();
@@ -49,6 +53,7 @@ fn o5_refuses_other_byte_order() {
     model.refuse(&mut report, "all fields swapped", &bytes, &["big-endian"]);
 }
 
+/// Row O6: lengths in the header.
 #[test]
 fn o6_refuses_wrong_header_lengths() {
     let model = Model::plain();
@@ -75,6 +80,7 @@ fn o6_refuses_wrong_header_lengths() {
     model.refuse(&mut report, "all huge", &model.with(&all), &["truncated"]);
 }
 
+/// Row O7: digests of header and index.
 #[test]
 fn o7_refuses_wrong_digests() {
     let model = Model::coded();
@@ -117,6 +123,7 @@ fn o7_refuses_wrong_digests() {
     model.refuse(&mut report, "index_digest 0", &bytes, &[": index digest: found ", "expected 0000000000000000"]);
 }
 
+/// Row O8: reserved fields, flags, features, vocabularies.
 #[test]
 fn o8_refuses_reserved_fields_and_unknown_flags() {
     let model = Model::plain();

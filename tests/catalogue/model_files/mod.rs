@@ -1,6 +1,7 @@
-//! The catalogue of bad inputs, rows O: model files. Every program that opens one gets each of them, and refuses it in
-//! one line that names the file and the place, at once and with little memory. Digests are made right again after most
-//! changes: what is refused here somebody may have crafted.
+//! Everything that can be wrong with a model file. `olmo-infer`, `olmo-bench`, and `olmo-pack verify`, `inspect`, `unpack`
+//! and `copy` get each of these files. All six refuse what opening must refuse: in one line with the path and the field,
+//! within 1 s and 32 MiB. What opening does not check, `verify` and `copy` find, and a run ends without a crash. Digests
+//! are valid after most changes: an attacker would correct them.
 
 mod coded;
 mod configuration;

@@ -9,6 +9,7 @@ use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::Field;
 use std::mem::offset_of;
 
+/// Row O15: offsets and lengths.
 #[test]
 fn o15_refuses_wrong_offsets_and_lengths() {
     let model = Model::plain();
@@ -52,6 +53,9 @@ fn o15_refuses_wrong_offsets_and_lengths() {
     }
 }
 
+/// Row O16: alignment.
+///
+/// Note on O16: The alignments are constants of the format.
 #[test]
 fn o16_refuses_wrong_alignment() {
     let model = Model::plain();
@@ -79,6 +83,7 @@ fn o16_refuses_wrong_alignment() {
     model.refuse_values(&mut report, "data_offset", field, &values, &[": data offset: found "]);
 }
 
+/// Row O17: ranges that overlap, leave gaps, or are swapped.
 #[test]
 fn o17_refuses_overlaps_and_gaps() {
     let model = Model::plain();
@@ -111,6 +116,7 @@ fn o17_refuses_overlaps_and_gaps() {
     }
 }
 
+/// Row O18: padding that is not zero.
 #[test]
 fn o18_verify_finds_nonzero_padding() {
     let model = Model::plain();

@@ -7,6 +7,7 @@ use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::{Field, repair_digests};
 use std::mem::offset_of;
 
+/// Row O9: element types.
 #[test]
 fn o9_refuses_unknown_element_types() {
     let mut report = Report::new("O9");
@@ -28,6 +29,7 @@ fn o9_refuses_unknown_element_types() {
     }
 }
 
+/// Row O12: record counts.
 #[test]
 fn o12_refuses_wrong_record_counts() {
     let model = Model::plain();
@@ -62,6 +64,7 @@ fn o12_refuses_wrong_record_counts() {
     }
 }
 
+/// Row O13: roles, layers and kinds: unknown, twice, in another order.
 #[test]
 fn o13_refuses_wrong_record_names() {
     let model = Model::plain();
@@ -104,6 +107,7 @@ fn o13_refuses_wrong_record_names() {
     model.refuse_values(&mut report, "kind", kind(section::PROVENANCE), &[0, 1, 2, 3], &out_of_order);
 }
 
+/// Row O14: shapes.
 #[test]
 fn o14_refuses_wrong_shapes() {
     let model = Model::plain();
@@ -126,6 +130,7 @@ fn o14_refuses_wrong_shapes() {
     }
 }
 
+/// Row O28: unknown encodings, layouts and required sections.
 #[test]
 fn o28_refuses_unknown_codes() {
     let mut report = Report::new("O28");

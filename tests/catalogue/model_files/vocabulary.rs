@@ -5,6 +5,7 @@ use super::model::Model;
 use olmo_infer::internals::format::section;
 use olmo_tests::catalogue::{Report, Run};
 
+/// Row O8.
 #[test]
 fn refuses_malformed_vocabularies() {
     let model = Model::plain();

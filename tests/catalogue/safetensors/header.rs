@@ -7,6 +7,7 @@ use olmo_tests::safetensors::{self, raw};
 use serde_json::json;
 use std::fs::{self, File};
 
+/// Row S3: header lengths.
 #[test]
 fn s3_refuses_wrong_header_lengths() {
     let mut report = Report::new("S3");
@@ -30,6 +31,7 @@ fn s3_refuses_wrong_header_lengths() {
     report.add("a sparse terabyte", case.refused(case.file(), &["bad header: "]));
 }
 
+/// Row S4: malformed headers; a tensor twice, of which the crate takes the last.
 #[test]
 fn s4_refuses_malformed_headers() {
     let mut report = Report::new("S4");
@@ -60,9 +62,9 @@ fn s4_refuses_malformed_headers() {
         ("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]}}", "a: "),
         ("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":\"0,4\"}}", "a: invalid type: string"),
         ("{\"__metadata__\":{\"format\":1}}", "__metadata__: format: invalid type: integer `1`"),
-        ("{\"__metadata__\":{},\"__metadata__\":{}}", "key \"__metadata__\" twice"),
+        ("{\"__metadata__\":{},\"__metadata__\":{}}", "duplicate key \"__metadata__\""),
         (&format!("{{\"{long}\":{entry}}}"), "a name of 256 bytes"),
-        (&format!("{{\"a\":{entry},\"a\":{entry}}}"), "key \"a\" twice"),
+        (&format!("{{\"a\":{entry},\"a\":{entry}}}"), "duplicate key \"a\""),
         (&deep, "a: "),
     ];
     for (text, says) in texts {
@@ -73,7 +75,7 @@ fn s4_refuses_malformed_headers() {
     report.add("a byte 0", file_refused(&raw(b"{}\0\0\0\0\0\0", &[]), &["bad header: trailing characters"]));
     let endless = format!("{{\"a\":\"{}\"}}", "x\u{e9}".repeat(500_000));
     report.add("a text without end", file_refused(&raw(endless.as_bytes(), &[]), &["bad header: a: invalid type"]));
-    report.add("no tensors", file_refused(&raw(b"{}", &[]), &["no tensors in it, expected the weights of a model"]));
+    report.add("no tensors", file_refused(&raw(b"{}", &[]), &["no tensors, expected the weights of a model"]));
     // A second entry of the same name, which the crate would take instead of the first.
     let case = Case::new(1);
     let header = safetensors::header(&case.tensors).to_string();
@@ -82,7 +84,7 @@ fn s4_refuses_malformed_headers() {
     let twice = raw(twice.as_bytes(), &data);
     SafeTensors::deserialize(&twice).expect("a file that others read");
     fs::write(case.file(), twice).expect("written");
-    report.add("a tensor twice", case.refused(case.file(), &["bad header: key \"model.norm.weight\" twice"]));
+    report.add("a tensor twice", case.refused(case.file(), &["bad header: duplicate key \"model.norm.weight\""]));
     // What is no part of the model means nothing, and spaces mean nothing.
     let case = Case::new(1);
     case.with_header(|header| header["__metadata__"] = json!({"format": "pt", "note": "\u{1b}[31m"}));
@@ -95,6 +97,7 @@ fn s4_refuses_malformed_headers() {
     });
 }
 
+/// Row S14: headers that claim or hold a lot.
 #[test]
 fn s14_refuses_large_headers_cheaply() {
     let mut report = Report::new("S14");

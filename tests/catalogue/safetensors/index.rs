@@ -13,20 +13,21 @@ fn index_refused(words: &[&str], change: impl FnOnce(&mut Value)) -> Result<(), 
     case.refused(case.index(), words)
 }
 
+/// Row S11: malformed indexes; files outside the folder.
 #[test]
 fn s11_refuses_malformed_indexes() {
     let mut report = Report::new("S11");
     let texts: [(&str, &str); 12] = [
         ("", "EOF while parsing"),
         ("version https://git-lfs.github.com/spec/v1\n", "expected value"),
-        ("[]", "names no weight_map"),
-        ("[null, {\"a\": \"b.safetensors\"}]", "names no weight_map"),
-        ("{}", "names no weight_map"),
-        ("{\"weight_map\": {}}", "names no tensors"),
-        ("{\"weight_map\": []}", "a weight_map that is no object"),
-        ("{\"weight_map\": {\"a\": 1}}", "a: 1 in the place of a file"),
-        ("{\"weight_map\": {\"a\": \"b.safetensors\", \"a\": \"c.safetensors\"}}", "key \"a\" twice"),
-        ("{\"weight_map\": {}, \"weight_map\": {}}", "key \"weight_map\" twice"),
+        ("[]", "has no weight_map"),
+        ("[null, {\"a\": \"b.safetensors\"}]", "has no weight_map"),
+        ("{}", "has no weight_map"),
+        ("{\"weight_map\": {}}", "lists no tensors"),
+        ("{\"weight_map\": []}", "a weight_map that is not an object"),
+        ("{\"weight_map\": {\"a\": 1}}", "a: 1 instead of a file name"),
+        ("{\"weight_map\": {\"a\": \"b.safetensors\", \"a\": \"c.safetensors\"}}", "duplicate key \"a\""),
+        ("{\"weight_map\": {}, \"weight_map\": {}}", "duplicate key \"weight_map\""),
         ("{\"weight_map\": {\"a\": \"b.safetensors\"}} x", "trailing characters"),
         (&format!("{{\"weight_map\": {{\"{}\": \"b.safetensors\"}}}}", "n".repeat(256)), "a name of 256 bytes"),
     ];
@@ -66,6 +67,7 @@ fn s11_refuses_malformed_indexes() {
     }
 }
 
+/// Row S12: a missing shard; tensors in two shards, in another one, or in none; wrong metadata, which is ignored.
 #[test]
 fn s12_refuses_indexes_that_contradict_shards() {
     let mut report = Report::new("S12");
@@ -83,26 +85,26 @@ fn s12_refuses_indexes_that_contradict_shards() {
     let n_first = case.tensors.len().div_ceil(2);
     let last = case.tensors[n_first..].last().expect("a tensor").clone();
     fs::write(case.shard(2), file(&case.tensors[n_first..case.tensors.len() - 1])).expect("written");
-    let says = format!("{}: missing, expected it in this file, as the index says{again}", last.name);
+    let says = format!("{}: missing, expected it in this file, as in the index{again}", last.name);
     report.add("a tensor", case.refused(case.shard(2), &[&says]));
     let mut first = case.tensors[..n_first].to_vec();
     first.push(last.clone());
     fs::write(case.shard(1), file(&first)).expect("written");
     fs::write(case.shard(2), file(&case.tensors[n_first..])).expect("written");
-    let says = format!("{}: is here, and the index has it in {}", last.name, shard_name(2, 2));
+    let says = format!("{}: is here, but in the index it is in {}", last.name, shard_name(2, 2));
     report.add("a tensor in two shards", case.refused(case.shard(1), &[&says, again]));
     let case = Case::new(2);
     case.with_index(|index| drop(index["weight_map"].as_object_mut().expect("an object").remove(NORM)));
-    let says = format!("{NORM}: is not in the index, expected only tensors that are{again}");
+    let says = format!("{NORM}: is not in the index, expected only tensors of the index{again}");
     report.add("a tensor that the index lacks", case.refused(case.shard(2), &[&says]));
     let case = Case::new(2);
     case.with_index(|index| index["weight_map"]["model.more.weight"] = shard_name(1, 2).into());
-    let says = format!("model.more.weight: missing, expected it in this file, as the index says{again}");
+    let says = format!("model.more.weight: missing, expected it in this file, as in the index{again}");
     report.add("a tensor that is in the index alone", case.refused(case.shard(1), &[&says]));
     let case = Case::new(2);
     case.with_index(|index| index["weight_map"][NORM] = shard_name(1, 2).into());
     let lines = vec![
-        vec![format!("{}: {NORM}: is here, and the index has it in {}", case.shard(2).display(), shard_name(1, 2))],
+        vec![format!("{}: {NORM}: is here, but in the index it is in {}", case.shard(2).display(), shard_name(1, 2))],
         vec![format!("{}: {NORM}: missing, expected it in this file", case.shard(1).display())],
     ];
     let refusal = Refusal { program: "olmo-pack", status: 1, lines, more: 0 };

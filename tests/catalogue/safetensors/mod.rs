@@ -1,5 +1,5 @@
-//! The S rows of the catalogue of bad inputs: everything that can be wrong with a checkpoint in safetensors files.
-//! `CATALOGUE.md` lists them with the rows that cannot occur.
+//! Everything that can be wrong with a checkpoint in safetensors files. The rows W1 to W27 about `config.json`, names, links
+//! and unreadable folders apply to both kinds of folders.
 
 mod header;
 mod index;

@@ -12,6 +12,7 @@ fn other(name: &str) -> Tensor {
     Tensor { name: name.into(), dtype: "U8", shape: vec![1], data: vec![0] }
 }
 
+/// Row S8: element types.
 #[test]
 fn s8_refuses_unsupported_element_types() {
     let mut report = Report::new("S8");
@@ -30,6 +31,7 @@ fn s8_refuses_unsupported_element_types() {
     report.add("f32", header_refused(&[NORM, "unknown variant `f32`"], |header| header[NORM]["dtype"] = "f32".into()));
 }
 
+/// Row S9: missing and extra tensors, files next to those of the model, a head next to a tied model.
 #[test]
 fn s9_refuses_missing_and_extra_tensors() {
     let mut report = Report::new("S9");
@@ -73,6 +75,7 @@ fn s9_refuses_missing_and_extra_tensors() {
     }
 }
 
+/// Row S9.
 #[test]
 fn s9_refuses_head_of_tied_model() {
     let mut report = Report::new("S9");
@@ -88,13 +91,13 @@ fn s9_refuses_head_of_tied_model() {
     std::fs::write(&tied.model, "old").expect("written");
     head.data[5] ^= 1;
     write(&head);
-    let says =
-        "present though config.json says tie_word_embeddings: true, and its numbers are not those of the embedding";
-    let words = [HEAD, says, "transformers 5 computes with this head, 4 with the embedding", "pass --allow-extra"];
+    let says = "present although config.json sets tie_word_embeddings, and not equal to the embedding";
+    let words = [HEAD, says, "transformers 5 uses this head, 4 the embedding", "pass --allow-extra"];
     report.add("other numbers", tied.refused(tied.file(), &words));
     report.add("other numbers, let pass", tied.packed(&["--allow-extra"]));
 }
 
+/// Row S10: NaN, infinity.
 #[test]
 fn s10_refuses_non_finite_weights() {
     let mut report = Report::new("S10");

@@ -7,12 +7,13 @@ use olmo_tests::npy_header;
 use std::fs;
 use std::os::unix::fs::symlink;
 
+/// Row S1: `.npy` files too, one file and an index, shards without an index, other names.
 #[test]
 fn s1_refuses_mixed_or_misnamed_weights() {
     let mut report = Report::new("S1");
     let case = Case::new(1);
     let path = |name: &str| case.weights.join(name);
-    let question = "which of them are they? move the others to another folder";
+    let question = "keep one of them and move the others to another folder";
     fs::write(path("model.norm.weight.npy"), "anything").expect("written");
     report.add(".npy too", case.refused(&case.weights, &["both .npy files and model.safetensors", question]));
     fs::rename(path("model.safetensors"), path("model-00001-of-00002.safetensors")).expect("renamed");
@@ -52,6 +53,7 @@ fn s1_refuses_mixed_or_misnamed_weights() {
     );
 }
 
+/// Row S2: files of other formats: git-lfs pointers, error pages, pickles, empty files.
 #[test]
 fn s2_names_the_format_of_other_files() {
     let mut report = Report::new("S2");
@@ -60,7 +62,7 @@ fn s2_names_the_format_of_other_files() {
     let others: [(&[u8], &str, &str); 15] = [
         (b"", "empty file", "download it again"),
         (b"{", "text", "download it again"),
-        (lfs, "git-lfs pointer instead of the numbers", "run git lfs pull"),
+        (lfs, "git-lfs pointer instead of the weights", "run git lfs pull"),
         (b"<!DOCTYPE html>\n<html></html>", "HTML page", "download it again"),
         (b"Entry not found", "text", "download it again"),
         (b"{\"error\":\"Repository not found\"}", "text", "download it again"),
@@ -94,6 +96,7 @@ fn s2_names_the_format_of_other_files() {
     }
 }
 
+/// Row S13: links, as in the cache of the hub.
 #[test]
 fn s13_follows_links_like_the_hub_cache() {
     let mut report = Report::new("S13");

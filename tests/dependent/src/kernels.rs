@@ -8,14 +8,16 @@ use olmo_infer::internals::format::encodings::bf12::{
 };
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::kernels::grid::{Block, Grid};
+use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
     round_to_bf16,
 };
 use olmo_infer::internals::network::weights::{Matrix, Panels};
-use olmo_infer::internals::parallel::matmul::{Activations, Matmul, Products, no_subnormals};
-use olmo_infer::internals::parallel::team::{self, Team, Threads, with_team};
+use olmo_infer::internals::kernels::backend::Backend;
+use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
+use olmo_infer::internals::os::spawn;
+use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use std::path::Path;
 use std::thread;
 
@@ -31,10 +33,10 @@ pub fn products_f32(calls: &mut Calls, _: &Path) {
                 for (x, x_stride) in pairs(&[0, 1, 10, 640], &EXTREMES) {
                     calls.call(|| {
                         let mut out = vec![0.0; rows * out_width];
-                        let mut block = Block::whole(&mut out, out_width);
+                        let mut block = OutputBlock::whole(&mut out, out_width);
                         let mut out = block.part(0..rows, 0..columns);
                         let (panel, x) = (&numbers[..panel], &numbers[..x]);
-                        Products { isa, gemm }.f32(panel, width, x, x_stride, &mut out, accumulate);
+                        Backend { isa, gemm }.product_f32(panel, width, x, x_stride, &mut out, accumulate);
                     });
                 }
             }
@@ -49,7 +51,7 @@ pub fn products_bf16(calls: &mut Calls, _: &Path) {
             for (x_stride, no_subnormals) in pairs(&EXTREMES, &[false, true]) {
                 calls.call(|| {
                     let mut out = vec![0.0; rows * out_width];
-                    let mut block = Block::whole(&mut out, out_width);
+                    let mut block = OutputBlock::whole(&mut out, out_width);
                     let mut out = block.part(0..rows, 0..columns);
                     isa.product_bf16(&numbers[..panel], &numbers[..x], x_stride, &mut out, no_subnormals);
                 });
@@ -99,8 +101,8 @@ pub fn coded(calls: &mut Calls, _: &Path) {
                         for (rows, x_stride) in pairs(&[1, 4, 7], &[0, 4, 5, usize::MAX, usize::MAX / 3 + 1]) {
                             calls.call(|| {
                                 let mut out = vec![0.0; rows * 64];
-                                let mut out = Block::whole(&mut out, 64);
-                                isa.product_coded(&panels.panel(panel), &x[..40], x_stride, &mut out, true);
+                                let mut out = OutputBlock::whole(&mut out, 64);
+                                isa.product_bf12(&panels.panel(panel), &x[..40], x_stride, &mut out, true);
                             });
                         }
                     }
@@ -168,13 +170,13 @@ pub fn grids(calls: &mut Calls, _: &Path) {
         for (block_rows, block_columns) in pairs(&EXTREMES, &EXTREMES) {
             calls.call(|| {
                 let mut data = vec![0.0f32; length];
-                let mut grids = [Grid::new(&mut data, width, block_rows, block_columns)];
+                let mut grids = [OutputGrid::new(&mut data, width, block_rows, block_columns)];
                 assert!(grids[0].n_blocks() <= length);
                 let body = |team: &mut Team| team.for_blocks(&mut grids, |_, mut block| block.row(0)[0] += 1.0);
                 with_team(1, body).expect("runs");
             });
             // Nothing in memory, and as many of it as there are numbers.
-            calls.call(|| Grid::new(&mut [(); usize::MAX], width, block_rows, block_columns).n_blocks());
+            calls.call(|| OutputGrid::new(&mut [(); usize::MAX], width, block_rows, block_columns).n_blocks());
         }
         calls.call(|| {
             let mut data = vec![0u8; length];
@@ -186,17 +188,17 @@ pub fn grids(calls: &mut Calls, _: &Path) {
             with_team(2, body).expect("runs");
         });
         let mut data = vec![0u32; length];
-        calls.call(|| Block::whole(&mut data, width).rows());
-        calls.call(|| Block::<u8>::whole(&mut [], width).into_row().len());
-        calls.call(|| Block::whole(&mut [0u8; 64], 64).row(width).fill(1));
+        calls.call(|| OutputBlock::whole(&mut data, width).rows());
+        calls.call(|| OutputBlock::<u8>::whole(&mut [], width).into_row().len());
+        calls.call(|| OutputBlock::whole(&mut [0u8; 64], 64).row(width).fill(1));
         for (start, end) in pairs(&EXTREMES, &EXTREMES) {
             calls.call(|| {
-                let mut block = Block::whole(&mut data, 65);
+                let mut block = OutputBlock::whole(&mut data, 65);
                 let mut part = block.part(start..end, width..end);
                 (0..part.rows()).for_each(|row| part.row(row).fill(1));
                 part.part(end..end, end..end).into_row().fill(2);
             });
-            calls.call(|| Block::whole(&mut data, 65).part(0..2, start..end).row(1).fill(1));
+            calls.call(|| OutputBlock::whole(&mut data, 65).part(0..2, start..end).row(1).fill(1));
         }
     }
 }
@@ -204,11 +206,11 @@ pub fn grids(calls: &mut Calls, _: &Path) {
 pub fn matmul(calls: &mut Calls, _: &Path) {
     let (f32s, pairs_of_bf16) = (vec![1.0f32; 64 * 64], vec![1u32; 64 * 64]);
     for (&isa, gemm) in Isa::available().iter().flat_map(|isa| [(isa, false), (isa, true)]) {
-        let products = Products { isa, gemm };
+        let backend = Backend { isa, gemm };
         for (activations, (rows, columns)) in
             pairs(&[Activations::Bf16, Activations::F32], &pairs(&EXTREMES, &EXTREMES).collect::<Vec<_>>())
         {
-            calls.call(|| Matmul::new(products, activations, true, rows, columns).map(drop));
+            calls.call(|| Matmul::new(backend, activations, true, rows, columns).map(drop));
             let matrices = [(Dtype::F32, Panels::F32(&f32s)), (Dtype::Bf16, Panels::Bf16(&pairs_of_bf16))];
             for (dtype, panels) in matrices {
                 let matrix = Matrix { shape: PanelShape { rows, columns, dtype }, panels, min_magnitude: 0 };
@@ -217,7 +219,7 @@ pub fn matmul(calls: &mut Calls, _: &Path) {
                     calls.call(|| matrix.copy_row(row, &mut vec![0.0; columns.min(100)]));
                 }
                 calls.call(|| {
-                    let mut matmul = Matmul::new(products, activations, true, 4, 64).expect("it fits");
+                    let mut matmul = Matmul::new(backend, activations, true, 4, 64).expect("it fits");
                     let (x, mut out) = (vec![1.0; 64], vec![0.0; 64]);
                     with_team(1, |team| matmul.run(team, &x, [(&matrix, &mut out)])).expect("runs");
                 });
@@ -225,8 +227,8 @@ pub fn matmul(calls: &mut Calls, _: &Path) {
         }
     }
     for name in [None, Some(""), Some("avx512"), Some("scalar"), Some("portable")] {
-        calls.call(|| Products::named(name, name));
-        calls.call(|| Products::named(name, Some("own")));
+        calls.call(|| Backend::named(name, name));
+        calls.call(|| Backend::named(name, Some("own")));
     }
 }
 
@@ -244,10 +246,10 @@ pub fn threads(calls: &mut Calls, _: &Path) {
         }
     }
     for n in EXTREMES {
-        calls.call(|| team::has_room_for(n));
+        calls.call(|| spawn::has_room_for(n));
         calls.call(|| olmo_infer::internals::cli::command_line::threads(n));
     }
-    calls.call(|| team::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
-    calls.call(|| team::spawn("worker", false, || ()).map(|thread| thread.join()));
-    calls.call(|| thread::scope(|scope| team::start(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
+    calls.call(|| spawn::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
+    calls.call(|| spawn::spawn("worker", false, || ()).map(|thread| thread.join()));
+    calls.call(|| thread::scope(|scope| spawn::spawn_scoped(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
 }

@@ -12,14 +12,15 @@ use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::generate::batch_size::{batch_size, context_size};
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::single::Single;
 use olmo_infer::internals::network::weights::{LayerWeights, Matrix, Panels, Weights};
-use olmo_infer::internals::network::{Batch, Network, Options};
-use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::chat::{Message, Role};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 pub fn models(calls: &mut Calls, path: &Path) {
     for n_threads in [0, 1, 2, usize::MAX] {
@@ -28,8 +29,8 @@ pub fn models(calls: &mut Calls, path: &Path) {
     let model = Model::open_with(path, Load::Auto, 2).expect("a good file");
     for (positions, chunk) in pairs(&EXTREMES, &EXTREMES) {
         for isa in Isa::available() {
-            let products = Products { isa: *isa, gemm: !isa.has_products() };
-            let options = Options { chunk, products, ..Options::new(positions) };
+            let backend = Backend::of(*isa);
+            let options = Options { chunk, backend, ..Options::new(positions) };
             calls.call(|| {
                 let mut session = model.session(options).map_err(|error| error.to_string()).expect("it may fit");
                 let result = session.prefill(&[1, 2]);
@@ -63,7 +64,7 @@ pub fn models(calls: &mut Calls, path: &Path) {
 
 pub fn batches(calls: &mut Calls, path: &Path) {
     let file = ModelFile::open(path).expect("a good file");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     for (a, b) in pairs(&EXTREMES, &EXTREMES) {
         let options = Options { chunk: b, ..Options::new(a) };
         calls.call(|| batch_size(Some(a), &file, &network, &options, &[b, a]));
@@ -73,7 +74,7 @@ pub fn batches(calls: &mut Calls, path: &Path) {
         calls.call(|| context_size(None, &file, &network, &options));
         calls.call(|| Batch::new(&network, Options::new(2), a).map(|batch| batch.n_places()));
         calls.call(|| Batch::new(&network, options, 3).map(|batch| batch.options().chunk));
-        calls.call(|| Single::new(&network, options).map(|single| single.position()));
+        calls.call(|| Batch::of_one(&network, options).map(|batch| batch.position(0)));
         calls.call(|| {
             let mut batch = Batch::new(&network, Options::new(8), 2).expect("it fits");
             batch.begin(0, 8).expect("it fits");
@@ -118,10 +119,10 @@ pub fn batches(calls: &mut Calls, path: &Path) {
             calls.call(|| weights.bytes_per_token());
             calls.call(|| {
                 let network = Network::from_weights(&config, weights.clone()).expect("memory");
-                let mut single = Single::new(&network, Options::new(2)).expect("it may fit");
+                let mut batch = Batch::of_one(&network, Options::new(2)).expect("it may fit");
                 with_team(1, |team| {
-                    single.forward(team, &[1]).expect("a good token");
-                    single.logits(team, 0..1).map(<[f32]>::len)
+                    batch.forward(team, [(0, &[1][..])]).expect("a good token");
+                    batch.logits(team, 0..1).map(<[f32]>::len)
                 })
             });
         }

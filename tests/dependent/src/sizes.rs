@@ -13,8 +13,8 @@ use olmo_infer::internals::format::sizes::{Cursor, in_memory, product, sum};
 use olmo_infer::internals::format::{self, Dtype, Encoding, section};
 use olmo_infer::internals::generate::sampler::Sampler;
 use olmo_infer::internals::generate::top_k::{top_k, top_k_into};
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, Options};
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::Options;
 use olmo_infer::internals::os::memory;
 use olmo_infer::internals::text::chat::{Chat, Past, Rule};
 use olmo_infer::internals::text::stream::TextStream;
@@ -119,7 +119,7 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         for positions in [1, usize::MAX / 3 + 1, usize::MAX] {
             for chunk in [0, 1, usize::MAX] {
                 let options = Options { chunk, ..Options::new(positions) };
-                calls.call(|| Single::bytes(&config, &options));
+                calls.call(|| Batch::bytes(&config, &options));
                 calls.call(|| Batch::bytes(&config, &options, &[positions, positions, 1]));
                 calls.call(|| Batch::bytes(&config, &options, &[]));
                 calls.call(|| olmo_infer::Session::bytes(&config, &options));

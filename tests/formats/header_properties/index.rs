@@ -102,7 +102,7 @@ fn refuses_one_defect_of_an_index() {
             }
             Defect::MapTwice => {
                 metadata += ",\"weight_map\":{}";
-                words = "key \"weight_map\" twice".into();
+                words = "duplicate key \"weight_map\"".into();
             }
             Defect::Cut(_) | Defect::Tail(_) => {}
         }

@@ -197,7 +197,7 @@ fn data_size_of_shape_never_wraps() {
         let words = match (file_bytes >= preamble_bytes, fits) {
             (false, _) => "",
             (true, true) => " bytes of data, has ",
-            (true, false) => " is impossible",
+            (true, false) => " is too large",
         };
         assert_refused(read, PATH, words)
     });

@@ -143,7 +143,7 @@ fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error
             *at.get_mut(&mut sizes) = size;
             entries[2].1 = format!("({},)", sizes.join(", "));
             match () {
-                () if is_too_large => "shape is impossible, expected sizes that a file can hold",
+                () if is_too_large => "shape is too large, expected sizes that a file can hold",
                 () if is_nested => "brackets nested deeper",
                 () => "expected a header as np.save writes it",
             }
@@ -152,7 +152,7 @@ fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error
             let mut sizes: Vec<String> = array.shape.iter().map(u64::to_string).collect();
             at.get_mut(&mut sizes).insert_str(0, &"0".repeat(zeros));
             entries[2].1 = format!("({},)", sizes.join(", "));
-            "a shape with something else than plain numbers"
+            "a shape with something other than plain numbers"
         }
         Defect::Shape(shape) => {
             entries[2].1 = shape;
@@ -174,7 +174,7 @@ fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error
         Defect::KeyTwice(key, at) => {
             let again = key.get(&entries).clone();
             entries.insert(at.index(4), again);
-            "' twice, "
+            "header has duplicate key '"
         }
         Defect::ExtraKey(key, value, at) => {
             entries.insert(at.index(4), (key, value.into()));

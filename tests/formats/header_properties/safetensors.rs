@@ -244,7 +244,7 @@ fn tensor_size_of_shape_never_wraps() {
             return Ok(());
         }
         seen.count(if exact.is_some() { "other bytes" } else { "more than 64 bits" });
-        let needed = exact.map_or("more than any number of".into(), |bytes| bytes.to_string());
+        let needed = exact.map_or("more than 2^64".into(), |bytes| bytes.to_string());
         assert_refused(read, PATH, &format!(": a: shape {shape:?} needs {needed} bytes of data, its data_offsets have"))
     });
     seen.assert_each(100);

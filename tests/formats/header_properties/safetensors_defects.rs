@@ -160,18 +160,18 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
                 return Ok(());
             }
             shift(&mut file, at, -bytes);
-            refused(&file, ": the numbers lie side by side")
+            refused(&file, ": the data are contiguous")
         }
         Defect::Hole(bytes) => {
             shift(&mut file, at, bytes as i64);
             // The empty ones before it may be named as well, for they lie at the same place.
-            refused(&file, &format!("expected a begin at {begin}: the numbers lie side by side"))
+            refused(&file, &format!("expected a begin at {begin}: the data are contiguous"))
                 .and_then(|()| refused(&file, &of_tensor))
         }
         Defect::Backwards => {
             let data_bytes = file.data_bytes();
             file.tensors[at].set_range(end, begin);
-            let words = format!("{of_tensor}data_offsets [{end}, {begin}], expected an end behind {end}");
+            let words = format!("{of_tensor}data_offsets [{end}, {begin}], expected an end after {end}");
             assert_refused(read(&file.header(&file.entries()), data_bytes), PATH, &words)
         }
         Defect::Data(bytes) => {
@@ -214,7 +214,7 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
             let again = Tensor { escapes, ..file.tensors[at].clone() };
             entries.insert(place.index(entries.len() + 1), again.entry(&fields));
             let result = read(&file.header(&entries), file.data_bytes());
-            assert_refused(result, PATH, &format!("{PATH}: bad header: key \"{name}\" twice"))
+            assert_refused(result, PATH, &format!("{PATH}: bad header: duplicate key \"{name}\""))
         }
         Defect::MissingKey(key) => {
             let mut fields = fields;

@@ -15,9 +15,6 @@ mod ours;
 mod own;
 mod own_table;
 mod packing;
-// What olmo-bench times is timed in the same way beside other programs.
-#[path = "../../../runtime/src/bin/olmo-bench/passes.rs"]
-mod passes;
 mod peer;
 mod peers;
 mod peers_table;

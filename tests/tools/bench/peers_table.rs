@@ -1,4 +1,4 @@
-//! Our models beside other programs: who was how many times as fast, in pairs of neighbouring runs.
+//! Our models compared with other programs: ratios of speeds, in pairs of neighbouring runs.
 
 use crate::kind;
 use crate::numbers::{median, ratios};
@@ -11,10 +11,10 @@ const HUGE: f64 = 0.99;
 /// The part of the report, in Markdown.
 pub fn markdown(comparisons: &[Comparison]) -> String {
     let mut out = String::from(
-        "Every program with as many threads, one run of each by turns. Times as fast: how many times as fast we are, \
-         the median of the pairs of neighbouring runs, the least and the most; n is how many pairs. First token: ours \
-         is a whole process; theirs is a fresh process too, but measured from the end of its Python imports on: \
-         loading and the first logits.\n",
+        "All programs use the same number of threads and run alternately. Times as fast: the ratio of olmo-infer to \
+         the other program, as the median over pairs of neighbouring runs, with the smallest and the largest; n is the \
+         number of pairs. First token: for olmo-infer a whole process; for the others a fresh process as well, but \
+         measured from the end of its Python imports: loading and the first logits.\n",
     );
     for comparison in comparisons {
         out += &section(comparison);

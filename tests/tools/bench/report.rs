@@ -25,12 +25,12 @@ fn markdown(results: &Results, charts: &[(String, String)]) -> String {
         out += &format!("\n![{title}]({file})\n");
     }
     if !results.comparisons.is_empty() {
-        out += "\n## Beside other programs\n\n";
+        out += "\n## Compared with other programs\n\n";
         out += &peers_table::markdown(&results.comparisons);
     }
     if let Some(own) = &results.own {
-        out += "\n## By themselves\n\nShares are of the ceiling measured right before and after, medians over rounds; \
-                n is how many runs.\n\n";
+        out += "\n## olmo-infer alone\n\nShares are of the ceiling measured directly before and after, as medians over \
+                rounds; n is the number of runs.\n\n";
         out += &own_table::markdown(own);
     }
     out
@@ -41,12 +41,12 @@ fn head(results: &Results) -> String {
     let machine = &results.machine;
     let mut out = format!("# {}, random weights\n\n| | |\n|---|---|\n", results.shape);
     if let Some(own) = &results.own {
-        out += &format!("| olmo-infer by itself | {}, {} |\n", own.version.date, own.version.program);
+        out += &format!("| olmo-infer alone | {}, {} |\n", own.version.date, own.version.program);
     }
     for comparison in &results.comparisons {
         let (program, version) = (comparison.fact("version"), &comparison.version);
-        let beside = format!("{} {program}", comparison.name());
-        out += &format!("| beside {beside}, {} | {}, {} |\n", comparison.dtype, version.date, version.program);
+        let other = format!("{} {program}", comparison.name());
+        out += &format!("| compared with {other}, {} | {}, {} |\n", comparison.dtype, version.date, version.program);
     }
     out += &format!(
         "| processor | {}, {} cores |\n| memory | {} GiB |\n| kernel | Linux {} |\n",
@@ -209,9 +209,9 @@ mod tests {
     #[test]
     fn omits_unmeasured_parts() {
         let text = markdown(&Results { own: None, ..results() }, &[]);
-        assert!(text.contains("## Beside other programs") && !text.contains("## By themselves"), "{text}");
+        assert!(text.contains("## Compared with other programs") && !text.contains("## olmo-infer alone"), "{text}");
         assert!(!text.contains("NaN"), "{text}");
         let text = markdown(&Results { comparisons: Vec::new(), ..results() }, &[]);
-        assert!(!text.contains("## Beside other programs") && text.contains("## By themselves"), "{text}");
+        assert!(!text.contains("## Compared with other programs") && text.contains("## olmo-infer alone"), "{text}");
     }
 }

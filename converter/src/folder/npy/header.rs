@@ -1,7 +1,8 @@
-//! The strict grammar of `.npy` headers: it accepts what numpy writes for the few types that weights have, and says
-//! what anything else looks like. Works on bytes alone, without recursion, and allocates next to nothing.
+//! The strict grammar of `.npy` headers. It accepts what numpy writes for the types that weights have, and guesses the
+//! kind
+//! of any other file. Works on bytes alone, without recursion and almost without allocation.
 
-#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 use crate::error::Problem;
 use crate::folder::element::SourceType;
@@ -15,7 +16,7 @@ pub(crate) const MAX_HEADER_BYTES: usize = 10_000;
 pub(crate) const MAX_RANK: usize = 32;
 /// First bytes of every `.npy` file.
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// What the messages list.
+/// The accepted types, for messages.
 pub(crate) const ACCEPTED: &str = "<f4, <f2, or bfloat16 as <V2";
 
 /// An element type as the header names it.
@@ -27,7 +28,7 @@ pub enum Descr {
     F16,
     /// `<V2` or `|V2`: how numpy stores bf16, for which it has no type.
     Raw16,
-    /// `<u2`: bf16 if something else says so.
+    /// `<u2`: bf16 if the configuration declares it.
     U16,
 }
 
@@ -41,7 +42,7 @@ impl Descr {
     }
 }
 
-/// What a good header says.
+/// The values of a valid header.
 #[derive(Debug, PartialEq)]
 pub struct Checked {
     /// Element type.
@@ -50,11 +51,11 @@ pub struct Checked {
     pub fortran_order: bool,
     /// Row-major; no size is 0.
     pub shape: Vec<u64>,
-    /// Length of everything before the numbers.
+    /// Bytes before the data.
     pub preamble_bytes: usize,
 }
 
-/// What is wrong with the bytes of a file, before its name is known.
+/// A defect of a file, without its path.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Bad {
     found: String,
@@ -86,8 +87,7 @@ impl Bad {
     }
 }
 
-/// Checks everything that can be known from the first bytes and the length of the file. Nothing here allocates more
-/// than the few values it returns.
+/// Checks everything that follows from the first bytes and the length of the file. Allocates only the returned values.
 pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad> {
     if !start.starts_with(MAGIC) {
         return Err(not_npy(start));
@@ -143,7 +143,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
     Ok(Checked { descr, fortran_order, shape, preamble_bytes: preamble_bytes as usize })
 }
 
-/// A shape as numpy shows it.
+/// A shape in the notation of numpy.
 pub fn shown_shape(shape: &[u64]) -> String {
     let sizes: Vec<String> = shape.iter().map(u64::to_string).collect();
     format!("[{}]", sizes.join(", "))
@@ -174,18 +174,18 @@ pub(crate) fn numpy_header(element: SourceType, shape: &[usize]) -> Vec<u8> {
     header
 }
 
-/// A file that ends inside its header.
+/// The error for a file that ends inside its header.
 fn cut(file_bytes: u64) -> Bad {
     let plural = if file_bytes == 1 { "" } else { "s" };
     Bad::new(format!("only {file_bytes} byte{plural}")).expected("a whole .npy header")
 }
 
-/// A shape of more bytes than a file can have.
+/// The error for a shape with more bytes than a file can have.
 fn impossible(shape: String) -> Bad {
-    Bad::new(format!("{shape} is impossible")).expected("sizes that a file can hold")
+    Bad::new(format!("{shape} is too large")).expected("sizes that a file can hold")
 }
 
-/// Says what a file that does not begin like an `.npy` file looks like.
+/// The error for a file without the magic number, with a guess of its kind.
 fn not_npy(start: &[u8]) -> Bad {
     let kind = FileKind::of(start);
     let advice = match kind {
@@ -212,8 +212,8 @@ fn check_text(header: &[u8]) -> Result<(), Bad> {
     }
 }
 
-/// Brackets nest at most twice: the dictionary and the shape. Those inside quotes count too, for a parser that sees
-/// quotes differently must not be led deeper.
+/// Brackets nest at most twice: the dictionary and the shape. Those inside quotes count too, so that a parser that sees
+/// quotes differently cannot be made to recurse deeper.
 fn check_nesting(header: &[u8]) -> Result<(), Bad> {
     let mut depth = 0u32;
     for byte in header {
@@ -242,14 +242,14 @@ impl<'a> Grammar<'a> {
         while !self.take(b'}') {
             let key = self.quoted()?;
             self.expect(b':')?;
-            let again = match key {
+            let duplicate = match key {
                 b"descr" => descr.replace(check_descr(self.quoted()?)?).is_some(),
-                b"fortran_order" => order.replace(self.truth()?).is_some(),
+                b"fortran_order" => order.replace(self.boolean()?).is_some(),
                 b"shape" => shape.replace(self.sizes()?).is_some(),
                 _ => return Err(grammar(format!("key '{}'", String::from_utf8_lossy(key)))),
             };
-            if again {
-                return Err(grammar(format!("key '{}' twice", String::from_utf8_lossy(key))));
+            if duplicate {
+                return Err(grammar(format!("duplicate key '{}'", String::from_utf8_lossy(key))));
             }
             if !self.take(b',') {
                 self.expect(b'}')?;
@@ -297,17 +297,17 @@ impl<'a> Grammar<'a> {
     fn quoted(&mut self) -> Result<&'a [u8], Bad> {
         self.skip_spaces();
         let [quote @ (b'\'' | b'"'), rest @ ..] = self.rest else {
-            return Err(grammar("a value that is no quoted text".into()));
+            return Err(grammar("an unquoted value".into()));
         };
         let mut parts = rest.splitn(2, |byte| byte == quote);
         let (Some(text), Some(rest)) = (parts.next(), parts.next()) else {
-            return Err(grammar("a quote that does not end".into()));
+            return Err(grammar("an unterminated quote".into()));
         };
         self.rest = rest;
         Ok(text)
     }
 
-    fn truth(&mut self) -> Result<bool, Bad> {
+    fn boolean(&mut self) -> Result<bool, Bad> {
         self.skip_spaces();
         for (word, value) in [(b"True".as_slice(), true), (b"False", false)] {
             if let Some(rest) = self.rest.strip_prefix(word) {
@@ -318,7 +318,7 @@ impl<'a> Grammar<'a> {
         Err(grammar("fortran_order is not True or False".into()))
     }
 
-    /// A tuple of plain decimal numbers; one number needs its comma, as in Python.
+    /// A tuple of plain decimal numbers; a single number needs its comma, as in Python.
     fn sizes(&mut self) -> Result<Vec<u64>, Bad> {
         self.expect(b'(')?;
         let mut sizes = Vec::new();
@@ -330,7 +330,7 @@ impl<'a> Grammar<'a> {
             if !self.take(b',') {
                 self.expect(b')')?;
                 if sizes.len() == 1 {
-                    return Err(grammar("a shape that is no tuple".into()));
+                    return Err(grammar("a shape that is not a tuple".into()));
                 }
                 break;
             }
@@ -342,7 +342,7 @@ impl<'a> Grammar<'a> {
         self.skip_spaces();
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (number, rest) = self.rest.split_at(digits);
-        let bad = || grammar("a shape with something else than plain numbers".into());
+        let bad = || grammar("a shape with something other than plain numbers".into());
         if number.is_empty() || (digits > 1 && number[0] == b'0') {
             return Err(bad());
         }
@@ -352,12 +352,12 @@ impl<'a> Grammar<'a> {
     }
 }
 
-/// A header that numpy would not have written.
+/// The error for a header that numpy would not write.
 fn grammar(found: String) -> Bad {
     Bad::new(format!("header has {found}")).expected("a header as np.save writes it")
 }
 
-/// The element type, if it is one of the accepted.
+/// The element type, if it is accepted.
 fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
     match descr {
         b"<f4" => return Ok(Descr::F32),

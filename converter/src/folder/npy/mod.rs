@@ -22,9 +22,9 @@ pub struct NpyFile {
     pub file: SourceFile,
     /// Element type.
     pub descr: Descr,
-    /// Shape, row-major; no dimension is 0.
+    /// Row-major; no dimension is 0.
     pub shape: Vec<u64>,
-    /// Everything before the numbers, byte for byte.
+    /// All bytes before the data.
     pub preamble: Vec<u8>,
 }
 
@@ -32,11 +32,12 @@ impl NpyFile {
     /// Opens and checks the file at `path`.
     ///
     /// # Errors
-    /// What is wrong with it: not a regular file, not an `.npy` file, a type or an order that is not supported, more or
-    /// fewer bytes than its shape needs.
+    /// It is not a regular file or not an `.npy` file, its type or order is not supported, or its length does not match
+    /// its
+    /// shape.
     pub fn check(path: &Path) -> Result<NpyFile, Error> {
         let file = SourceFile::look_at(path)?;
-        // The longest legal header and what stands before it.
+        // The longest legal header and the bytes before it.
         let mut start = file.start(12 + MAX_HEADER_BYTES as u64)?;
         let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, file.identity.bytes)?;
         start.truncate(preamble_bytes);
@@ -44,10 +45,10 @@ impl NpyFile {
         Ok(NpyFile { file, descr, shape, preamble: start })
     }
 
-    /// The tensor in it, when `u2_is_bf16` answers the one question that the header leaves open.
+    /// The tensor in it. `u2_is_bf16` decides what `<u2` is, which the header leaves open.
     ///
     /// # Errors
-    /// The numbers are 16-bit integers and not called bfloat16.
+    /// The elements are 16-bit integers and not declared as bfloat16.
     pub fn tensor(self, u2_is_bf16: bool) -> Result<StoredTensor, Problem> {
         let element = match self.descr {
             Descr::F32 => SourceType::F32,
@@ -56,7 +57,7 @@ impl NpyFile {
             Descr::U16 if u2_is_bf16 => SourceType::Bf16,
             Descr::U16 => {
                 let problem = Problem::new(&self.file.path, "16-bit integers (<u2)").expected(ACCEPTED);
-                let how = "say \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')";
+                let how = "set \"dtype\": \"bfloat16\" in config.json, or save array.view('<V2')";
                 return Err(problem.advice(format!("if they are bfloat16, {how}")));
             }
         };
@@ -74,7 +75,7 @@ impl NpyFile {
 /// What is wrong with the file.
 pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Problem> {
     let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
-    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz does not agree: {error}")))?;
+    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz disagrees: {error}")))?;
     Ok(checked)
 }
 

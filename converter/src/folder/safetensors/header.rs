@@ -1,12 +1,13 @@
 //! The header of a safetensors file: eight bytes with its length, then a JSON object with the type, the shape and the
-//! range of each tensor. The numbers fill the rest of the file, without holes.
+//! byte range of each tensor. The data fill the rest of the file, without holes.
 //!
-//! What an entry is, is said by the crate `safetensors`, as for every other program that reads such files; no other
-//! module names it. But its readers want all of the file in memory, and keep the last of two tensors of one name. So
-//! the entries are collected here, behind limits of our own, and where they lie is compared with the length of the
-//! file: what is read later was checked.
+//! The crate `safetensors` parses each entry, as in every other program that reads such files; no other module names
+//! it.
+//! But its readers need the whole file in memory, and keep the last of two tensors with the same name. So the entries
+//! are
+//! collected here, within limits, and their ranges are compared with the length of the file before anything is read.
 
-#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 use crate::error::{Problem, shortened};
 use crate::folder::element::SourceType;
@@ -22,34 +23,35 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// Longest header that is read. That of the largest model that the format can hold, 1024 layers, has 1.6 MB; that of
-/// the largest published one in one file would have 0.1 MB.
+/// Longest accepted header. That of the largest model that the format can hold, 1024 layers, has 1.6 MB; that of the
+/// largest published model would have 0.1 MB in one file.
 const MAX_HEADER_BYTES: u64 = 2 << 20;
-/// Longest name of a tensor, as that of a file.
+/// Longest name of a tensor; the same limit as for file names.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
 /// Bytes before the header.
 const PREFIX_BYTES: usize = 8;
-/// Most of what is shown of an error in the header.
+/// Most characters of a header error in a message.
 const SHOWN_CHARS: usize = 400;
-/// What to do with a file that is not whole.
+/// Advice for an incomplete file.
 const ADVICE: &str = "download it again";
 
-/// What the header says of a tensor.
+/// A tensor as described by the header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Element type; one that weights do not have by its name in the header.
+    /// The element type, or its name in the header if weights cannot have it.
     pub element: Result<SourceType, String>,
     /// Row-major.
     pub shape: Vec<u64>,
-    /// Where the numbers lie in the file.
+    /// The byte range of the data in the file.
     pub range: Range<u64>,
 }
 
-/// Where the header ends and the numbers begin in a file of `file_bytes` bytes. `start` is at least its first 512
-/// bytes, or all there are.
+/// Where the header ends and the data begin in a file of `file_bytes` bytes. `start` is at least its first 512 bytes,
+/// or
+/// the whole file.
 ///
 /// # Errors
-/// It is no safetensors file, or its header is longer than a header may be or than the file.
+/// It is not a safetensors file, or its header is too long or extends beyond the file.
 pub(crate) fn header_end(path: &Path, start: &[u8], file_bytes: u64) -> Result<u64, Problem> {
     let (Some(length), Some(b'{')) = (start.first_chunk(), start.get(PREFIX_BYTES)) else {
         return Err(not_safetensors(path, start));
@@ -66,7 +68,7 @@ pub(crate) fn header_end(path: &Path, start: &[u8], file_bytes: u64) -> Result<u
     })
 }
 
-/// Says what a file looks like that has no header.
+/// The error for a file without a header, with a guess of its kind.
 fn not_safetensors(path: &Path, start: &[u8]) -> Problem {
     let kind = FileKind::of(start);
     let advice = match kind {
@@ -79,10 +81,10 @@ fn not_safetensors(path: &Path, start: &[u8]) -> Problem {
     Problem::new(path, kind.name()).expected("a safetensors file").advice(advice)
 }
 
-/// The tensors of a file of `file_bytes` bytes that begins with `start`: all of its header, and what stands before it.
+/// The tensors of a file of `file_bytes` bytes. `start` must include the whole header.
 ///
 /// # Errors
-/// What is wrong with the header, or how its ranges are not those of the file.
+/// The header is invalid, or its ranges do not cover the file.
 pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<BTreeMap<String, Entry>, Problem> {
     let data = header_end(path, start, file_bytes)?;
     let header = start.get(PREFIX_BYTES..data as usize).unwrap_or_default();
@@ -90,7 +92,7 @@ pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<BTreeMap<Stri
         let found = format!("bad header: {}", shortened(&error.to_string(), SHOWN_CHARS));
         Problem::new(path, found).expected("names with dtype, shape and data_offsets").advice(ADVICE)
     })?;
-    // header_end() has compared them.
+    // header_end() has checked that `data` is at most `file_bytes`.
     check_ranges(path, &infos, file_bytes.saturating_sub(data))?;
     let entry = |(name, info): (String, TensorInfo)| match entry(info, data) {
         Ok(entry) => Ok((name, entry)),
@@ -99,7 +101,7 @@ pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<BTreeMap<Stri
     infos.into_iter().map(entry).collect()
 }
 
-/// Checks that the ranges follow each other from the beginning to the end of `data_bytes` bytes.
+/// Checks that the ranges are contiguous and cover `data_bytes` bytes.
 fn check_ranges(path: &Path, infos: &BTreeMap<String, TensorInfo>, data_bytes: u64) -> Result<(), Problem> {
     let mut ordered: Vec<(&String, (usize, usize))> =
         infos.iter().map(|(name, info)| (name, info.data_offsets)).collect();
@@ -108,8 +110,8 @@ fn check_ranges(path: &Path, infos: &BTreeMap<String, TensorInfo>, data_bytes: u
     for (name, (begin, end)) in ordered {
         if begin != end_of_last || end < begin {
             let expected = match end < begin {
-                true => format!("an end behind {begin}"),
-                false => format!("a begin at {end_of_last}: the numbers lie side by side"),
+                true => format!("an end after {begin}"),
+                false => format!("a begin at {end_of_last}: the data are contiguous"),
             };
             let problem = Problem::new(path, format!("data_offsets [{begin}, {end}]")).tensor(name);
             return Err(problem.expected(expected).advice(ADVICE));
@@ -126,10 +128,13 @@ fn check_ranges(path: &Path, infos: &BTreeMap<String, TensorInfo>, data_bytes: u
     Err(Problem::new(path, format!("its header needs {needed} bytes of data, has {has}")).advice(ADVICE))
 }
 
-/// The entry of a tensor whose range lies in the file, where the numbers begin at `data`.
+/// The entry of a tensor with a checked range; the data begin at `data`.
 fn entry(info: TensorInfo, data: u64) -> Result<Entry, String> {
     let (begin, end) = info.data_offsets;
-    #[expect(clippy::arithmetic_side_effects, reason = "check_ranges() has found them in the file, and in this order")]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "check_ranges() has checked their order and that they are in the file"
+    )]
     let (bytes, range) = ((end - begin) as u64, data + begin as u64..data + end as u64);
     if info.shape.len() > MAX_RANK {
         return Err(format!("shape of {} dimensions, expected at most {MAX_RANK}", info.shape.len()));
@@ -141,19 +146,19 @@ fn entry(info: TensorInfo, data: u64) -> Result<Entry, String> {
         Dtype::BF16 => Ok(SourceType::Bf16),
         other => Err(format!("{other:?}")),
     };
-    // The numbers of other types are never read.
+    // Data of other types are never read.
     if let Ok(element) = element {
         let needed = product([element.bytes() as u64].iter().chain(&shape).copied());
         if needed != Ok(bytes) {
             let shape = shown_shape(&shape);
-            let needed = needed.map_or("more than any number of".into(), |needed| needed.to_string());
+            let needed = needed.map_or("more than 2^64".into(), |needed| needed.to_string());
             return Err(format!("shape {shape} needs {needed} bytes of data, its data_offsets have {bytes}"));
         }
     }
     Ok(Entry { element, shape, range })
 }
 
-/// The entries of a header by the names of their tensors.
+/// The entries of a header by tensor name.
 struct Header(BTreeMap<String, TensorInfo>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -173,7 +178,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Header, A::Error> {
         let mut infos = BTreeMap::new();
-        // Words of whoever wrote the file; only their form is looked at.
+        // Free text of the writer; only its form is checked.
         let mut metadata = BTreeMap::<String, Option<Object<String>>>::new();
         while let Some(key) = entries.next_key::<String>()? {
             if key == "__metadata__" {
@@ -193,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_an_object_of_objects() {
+    fn header_must_be_object_of_objects() {
         for (text, says) in [
             ("[]", "invalid type: sequence, expected an object at line 1 column 0"),
             ("3", "invalid type: integer `3`, expected an object at line 1 column 1"),

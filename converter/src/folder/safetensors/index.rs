@@ -1,5 +1,5 @@
-//! `model.safetensors.index.json`: which shard of a checkpoint holds which tensor. Its `metadata` is not looked at: no
-//! loader reads it, and tools that rewrite shards leave it as it was. The headers of the shards say how large they are.
+//! `model.safetensors.index.json`: the shard of each tensor of a checkpoint. Its `metadata` is ignored: no loader reads
+//! it, and tools that rewrite shards leave it unchanged. The headers of the shards have their sizes.
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::safetensors::header::MAX_NAME_BYTES;
@@ -8,15 +8,15 @@ use crate::json::strict;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Longest index; that of the largest model that the format can hold, 1024 layers, has 1.3 MB.
+/// Longest accepted index; that of the largest model that the format can hold, 1024 layers, has 1.3 MB.
 const MAX_INDEX_BYTES: u64 = 2 << 20;
-/// Most of what is shown of an error or of a name that is none.
+/// Most characters of an error or an invalid name in a message.
 const SHOWN_CHARS: usize = 200;
 
 /// The content of an index.
 #[derive(Debug)]
 pub struct ShardIndex {
-    /// Names of files by the names of the tensors in them.
+    /// File names by tensor name.
     pub files: BTreeMap<String, String>,
 }
 
@@ -24,35 +24,35 @@ impl ShardIndex {
     /// Reads the index at `path`.
     ///
     /// # Errors
-    /// The file cannot be read or is no index, or names a file that is not beside it.
+    /// The file cannot be read, is not an index, or names a file outside its folder.
     pub fn read(path: &Path) -> Result<ShardIndex, Error> {
         let bytes = source_file::read_at_most(path, MAX_INDEX_BYTES)?
-            .ok_or_else(|| Problem::new(path, "longer than 2 MiB").expected("an index of some hundred KiB"))?;
+            .ok_or_else(|| Problem::new(path, "longer than 2 MiB").expected("an index of a few hundred KiB"))?;
         Ok(ShardIndex::parse(path, &bytes)?)
     }
 
-    /// Reads an index; `path` is for messages.
+    /// Parses an index; `path` is for messages.
     ///
     /// # Errors
-    /// It is no index, or names a file that is not beside it.
+    /// It is not an index, or names a file outside its folder.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<ShardIndex, Problem> {
         let problem = |found: &str| Problem::new(path, found).expected("a weight_map from tensors to files");
         let again = |found: &str| problem(&shortened(found, SHOWN_CHARS)).advice("download it again");
         let value = strict::parse(bytes).map_err(|error| again(&error))?;
-        let weight_map = value.get("weight_map").ok_or_else(|| again("names no weight_map"))?;
-        let weight_map = weight_map.as_object().ok_or_else(|| again("a weight_map that is no object"))?;
+        let weight_map = value.get("weight_map").ok_or_else(|| again("has no weight_map"))?;
+        let weight_map = weight_map.as_object().ok_or_else(|| again("a weight_map that is not an object"))?;
         let mut files = BTreeMap::new();
         for (tensor, file) in weight_map {
-            let file = file.as_str().ok_or_else(|| again(&format!("{tensor}: {file} in the place of a file")))?;
+            let file = file.as_str().ok_or_else(|| again(&format!("{tensor}: {file} instead of a file name")))?;
             files.insert(tensor.clone(), file.to_string());
         }
         if files.is_empty() {
-            return Err(problem("names no tensors").advice("download it again"));
+            return Err(problem("lists no tensors").advice("download it again"));
         }
         if let Some(name) = files.keys().find(|name| name.len() > MAX_NAME_BYTES) {
             return Err(problem(&format!("a name of {} bytes", name.len())).advice("download it again"));
         }
-        // No path is taken from a file: whoever wrote it could name any other file of this machine.
+        // Paths are rejected: the index is untrusted and could name any file of this machine.
         if let Some((tensor, file)) = files.iter().find(|(_, file)| !is_plain_name(file)) {
             let found = format!("the file \"{}\"", shortened(file, SHOWN_CHARS));
             return Err(Problem::new(path, found)
@@ -64,7 +64,7 @@ impl ShardIndex {
     }
 }
 
-/// Whether this is the name of a safetensors file, and nothing of a path.
+/// Whether this is a plain file name of a safetensors file, without a path.
 fn is_plain_name(file: &str) -> bool {
     let is_safe = |stem: &str| !stem.is_empty() && !stem.contains(['/', '\\', '\0']);
     file.len() <= MAX_NAME_BYTES && file.strip_suffix(".safetensors").is_some_and(is_safe)

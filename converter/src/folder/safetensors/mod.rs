@@ -1,5 +1,6 @@
-//! The tensors of a checkpoint in safetensors files: one `model.safetensors`, or shards with an index. What a file
-//! holds is said by its own header; the index must say the same.
+//! The tensors of a checkpoint in safetensors files: one `model.safetensors`, or shards with an index. The headers of
+//! the
+//! files define their tensors; the index must agree with them.
 
 pub mod header;
 pub mod index;
@@ -13,39 +14,38 @@ use olmo_infer::internals::os::directory::folder_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What to do when the index and its shards are not of one piece.
+/// Advice when the index and its shards do not belong together.
 const ONE_REVISION: &str = "download the index and all shards again, of one revision";
 
-/// The files, with what their headers say.
+/// The files and the entries of their headers.
 #[derive(Clone, Debug)]
 pub struct Shards {
-    /// What says which files there are: `model.safetensors` itself, or the index.
+    /// The file that determines the set of files: `model.safetensors` itself, or the index.
     root: PathBuf,
     files: Vec<SourceFile>,
-    /// For each tensor its file and its entry there.
+    /// File number and entry of each tensor.
     tensors: BTreeMap<String, (usize, Entry)>,
 }
 
 impl Shards {
-    /// Reads the header of the only file there is.
+    /// Reads the header of a single file.
     ///
     /// # Errors
-    /// It cannot be read, or is no safetensors file.
+    /// It cannot be read, or is not a safetensors file.
     pub(crate) fn single(path: &Path) -> Result<Shards, Error> {
         let (file, entries) = read(path)?;
         if entries.is_empty() {
-            let problem = Problem::new(path, "no tensors in it").expected("the weights of a model");
+            let problem = Problem::new(path, "no tensors").expected("the weights of a model");
             return Err(problem.advice("save the model again").into());
         }
         let tensors = entries.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
         Ok(Shards { root: path.to_path_buf(), files: vec![file], tensors })
     }
 
-    /// Reads the index at `path` and the headers of the files beside it that it names.
+    /// Reads the index at `path` and the headers of its shards in the same folder.
     ///
     /// # Errors
-    /// A file is missing or is no safetensors file, or the index has tensors elsewhere than they are: all of it,
-    /// collected.
+    /// A file is missing or is not a safetensors file, or the index disagrees with a header. All defects are collected.
     pub(crate) fn of_index(path: &Path) -> Result<Shards, Error> {
         let index = ShardIndex::read(path)?;
         let mut shards = Shards { root: path.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new() };
@@ -65,14 +65,14 @@ impl Shards {
         for (tensor, file) in index.files.iter().filter(|(tensor, file)| is_lost(tensor, file)) {
             problems.push_with(|| {
                 let problem = Problem::new(folder_of(path).join(file), "missing").tensor(tensor);
-                problem.expected("it in this file, as the index says").advice(ONE_REVISION)
+                problem.expected("it in this file, as in the index").advice(ONE_REVISION)
             });
         }
         problems.result()?;
         Ok(shards)
     }
 
-    /// Adds the tensors of the file that the index calls `name`.
+    /// Adds the tensors of the file with the name `name` in the index.
     fn add(
         &mut self,
         index: &ShardIndex,
@@ -89,9 +89,9 @@ impl Shards {
                 }
                 Some(place) => {
                     problems
-                        .push(problem(format!("is here, and the index has it in {place}")).expected("it there alone"));
+                        .push(problem(format!("is here, but in the index it is in {place}")).expected("it only there"));
                 }
-                None => problems.push(problem("is not in the index".into()).expected("only tensors that are")),
+                None => problems.push(problem("is not in the index".into()).expected("only tensors of the index")),
             }
         }
         self.files.push(file);
@@ -102,30 +102,30 @@ impl Shards {
         self.tensors.keys()
     }
 
-    /// The file that holds a tensor; the index or the only file when none does.
+    /// The file that holds a tensor; without one, the index or the single file.
     pub fn place(&self, tensor: &str) -> &Path {
         self.tensors.get(tensor).map_or(&self.root, |(file, _)| &self.files[*file].path)
     }
 
-    /// What says which files there are.
+    /// The file that determines the set of files.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether the file at `path` is one of these.
+    /// Whether the file at `path` belongs to the checkpoint.
     pub fn contains(&self, path: &Path) -> bool {
         self.files.iter().any(|file| file.path == path)
     }
 
-    /// Shape of a tensor, when it is there.
+    /// Shape of a tensor, if present.
     pub fn shape(&self, tensor: &str) -> Option<&[u64]> {
         self.tensors.get(tensor).map(|(_, entry)| entry.shape.as_slice())
     }
 
-    /// A tensor, when it is there.
+    /// A tensor, if present.
     ///
     /// # Errors
-    /// Its elements have another type than weights have.
+    /// The element type is not one that weights can have.
     pub fn tensor(&self, name: &str) -> Option<Result<StoredTensor, Problem>> {
         let (file, entry) = self.tensors.get(name)?;
         let file = &self.files[*file];
@@ -148,7 +148,7 @@ impl Shards {
     }
 }
 
-/// Looks at a file and reads its header.
+/// Opens a file and reads its header.
 fn read(path: &Path) -> Result<(SourceFile, BTreeMap<String, Entry>), Error> {
     let file = match SourceFile::look_at(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -6,7 +6,7 @@ use olmo_infer::internals::cli::exit::CliExit;
 use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
-use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -111,7 +111,7 @@ pub struct Args {
     /// What to say when these are fewer than were asked for.
     pub fewer_threads: Option<String>,
     /// How products are computed.
-    pub products: Products,
+    pub backend: Backend,
     /// How the model comes into memory.
     pub load: Load,
     /// Whether to print JSON.
@@ -136,8 +136,13 @@ impl Args {
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
     let info = CommandInfoWithArgs { name: PROGRAM.name(), ..Raw::get_args_info() };
     let raw: Raw = Words::new(PROGRAM, &info, args)?.parse()?;
-    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref());
-    let products = products.map_err(|problem| CliExit::usage(PROGRAM, problem))?;
+    let backend = Backend::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(|error| {
+        let option = match error {
+            BackendError::UnknownIsa { .. } => "--isa",
+            BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => "--matmul",
+        };
+        CliExit::usage(PROGRAM, format_args!("{option} {error}"))
+    })?;
     let (threads, fewer_threads) = command_line::threads(raw.threads);
     let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
         Some(List(numbers)) => numbers,
@@ -147,7 +152,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         model: raw.model,
         threads,
         fewer_threads,
-        products,
+        backend,
         load: raw.load,
         json: raw.json,
         rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),

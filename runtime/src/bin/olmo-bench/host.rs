@@ -36,8 +36,8 @@ impl Host {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: memory::total(),
             threads,
-            isa: args.products.isa.name(),
-            gemm: args.products.gemm,
+            isa: args.backend.isa.name(),
+            gemm: args.backend.gemm,
         }
     }
 }

@@ -9,7 +9,6 @@ mod ceiling;
 mod decode;
 mod host;
 mod json;
-mod passes;
 mod peak;
 mod prefill;
 mod report;
@@ -29,6 +28,7 @@ use olmo_infer::internals::parallel::team::with_team;
 use report::Report;
 use startup::Startup;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[global_allocator]
@@ -59,7 +59,8 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
         PROGRAM.note(line);
     }
     let (file, opened) = file;
-    let network = Network::new(&file)?;
+    let file = Arc::new(file);
+    let network = Arc::new(Network::new(file.clone())?);
     let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))??;
     say("memory, one thread");
     let data = work::weights_read_by_decode(&file);

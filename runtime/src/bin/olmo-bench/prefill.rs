@@ -2,15 +2,16 @@
 
 use crate::args::Args;
 use crate::host::{self, say};
-use crate::passes::{self, random_tokens};
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
 use crate::work::prefill_flops;
 use olmo_infer::internals::error::Error;
+use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
+use std::sync::Arc;
 
 /// Prefill of one length.
 pub struct Prefill {
@@ -31,34 +32,34 @@ pub struct Outcome {
 }
 
 /// Measures every length that was asked for.
-pub fn measure(network: &Network, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
+pub fn measure(network: &Arc<Network>, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
     let config = network.config();
     // gemm chooses its instruction set itself.
-    let isa = if args.products.gemm { Isa::best() } else { args.products.isa };
+    let isa = if args.backend.gemm { Isa::best() } else { args.backend.isa };
     // gemm multiplies bf16 weights as f32, but the machine could do better.
     let dtype = network.weights().embed_tokens.shape.dtype;
     let peak = Arithmetic::new(isa, dtype, args.ceiling_time());
-    let options = |positions| Options { products: args.products, ..Options::new(positions) };
+    let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
     let mut results = Vec::new();
     for &n in &args.prefill {
         say(&format!("prefill of {n} tokens"));
         let outcome = if n > config.max_position_embeddings {
             Err(format!("the model has {} positions", config.max_position_embeddings))
-        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(n))) {
+        } else if let Some(problem) = host::too_large(Batch::bytes(config, &options(n), &[n])) {
             Err(problem)
         } else {
             let tokens = random_tokens(n, config.vocab_size);
-            let mut single = Single::new(network, options(n))?;
+            let mut batch = Batch::of_one(network, options(n))?;
             let mut ratios = Vec::new();
             // Once without a clock: the kernel then gives the memory.
-            passes::prefill(&mut single, team, &tokens)?;
+            passes::prefill(&mut batch, team, &tokens)?;
             let measured = rounds::measure(
                 args.rounds,
                 team,
                 |team| peak.pass(team),
                 |team| {
-                    let one = passes::prefill(&mut single, team, &tokens[..1])?;
-                    let seconds = passes::prefill(&mut single, team, &tokens)?;
+                    let one = passes::prefill(&mut batch, team, &tokens[..1])?;
+                    let seconds = passes::prefill(&mut batch, team, &tokens)?;
                     ratios.push(seconds / one);
                     Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
                 },

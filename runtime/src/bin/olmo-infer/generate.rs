@@ -13,12 +13,14 @@ use olmo_infer::internals::error::{Error, display_path, one_line};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::{AuthorSampling, described};
 use olmo_infer::internals::generate::batch_size::batch_size;
-use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::tokenizer::Tokenizer;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What text is made of in this run, and where it ends.
@@ -44,7 +46,7 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
     match Tokenizer::new(file, vocabulary) {
         Ok(tokenizer) => rules.hidden = tokenizer.iter().flat_map(Tokenizer::special).collect(),
         // A tokenizer that is not known says nothing about what is text; --prompt refuses it.
-        Err(Error::Request { .. }) => {}
+        Err(Error::UnusableTokenizer { .. }) => {}
         Err(damaged) => return Err(damaged.into()),
     }
     if args.prompt.as_ref().is_some_and(|prompt| prompt.chat) {
@@ -56,7 +58,7 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
 
 /// Evaluates prompts and goes on from there; `begun` is when the program began.
 pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
-    let file = opened::open(&args.model, args.load, &args.tokens)?;
+    let file = Arc::new(opened::open(&args.model, args.load, &args.tokens)?);
     let summary = evaluate(args, &file, begun)?;
     if args.timing {
         PROGRAM.tell(&summary);
@@ -64,7 +66,7 @@ pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
     Ok(())
 }
 
-fn evaluate(args: &GenerateArgs, file: &ModelFile, begun: Instant) -> Result<Summary, Failure> {
+fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Result<Summary, Failure> {
     let opened = begun.elapsed();
     let config = file.config();
     // First: it says best what a prompt lacks.
@@ -77,7 +79,7 @@ fn evaluate(args: &GenerateArgs, file: &ModelFile, begun: Instant) -> Result<Sum
     let sampling = args.sampling.resolve(author.as_ref());
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.compute.options(positions.iter().copied().max().unwrap_or(1));
-    let network = Network::new(file)?;
+    let network = Arc::new(Network::new(file.clone())?);
     let sequences = batch_size(args.compute.batch, file, &network, &options, &positions)?;
     let logits = match &args.logits {
         Some(path) if path.as_os_str() == "-" => {
@@ -113,9 +115,9 @@ fn evaluate(args: &GenerateArgs, file: &ModelFile, begun: Instant) -> Result<Sum
         sequences: inputs.len(),
         timing: measured.timing,
         bytes_per_token: network.weights().bytes_per_token(),
-        isa: options.products.isa.name(),
-        gemm: options.products.gemm,
-        suits_plain: file.is_coded() && (options.products.gemm || !options.products.isa.suits_coded()),
+        isa: options.backend.isa.name(),
+        gemm: options.backend.gemm,
+        suits_plain: file.is_coded() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
         sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),

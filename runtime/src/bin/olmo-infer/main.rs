@@ -1,5 +1,6 @@
 //! `olmo-infer`: evaluates prompts and goes on from there, talks, scores token files, turns text into ids and back.
 
+mod advice;
 mod args;
 mod failure;
 mod generate;

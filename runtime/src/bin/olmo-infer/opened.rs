@@ -8,7 +8,7 @@ use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::MAGIC;
-use olmo_infer::internals::parallel::team::start;
+use olmo_infer::internals::os::spawn::spawn_scoped;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -81,7 +81,7 @@ pub fn while_populating<T>(
             file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
         };
         // When the system gives no thread, the first pass brings the pages in itself.
-        let thread = start(scope, "olmo-page-in", populate).ok();
+        let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);
         let page_in = thread.and_then(|thread| thread.join().expect("populating does not panic").ok());

@@ -11,13 +11,15 @@ use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::batch_size::batch_size;
 use olmo_infer::internals::generate::{Run, generate};
-use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::internals::text::token_file::read_tokens_as;
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files that are read and evaluated before the next ones are: more do not make the passes fuller.
 const GROUP: usize = 512;
@@ -27,7 +29,7 @@ const MAX_LIST_BYTES: u64 = 64 << 20;
 const MAX_PATH_BYTES: usize = 4096;
 /// Scores token files.
 pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
-    let file = opened::open(&args.model, args.load, &args.tokens)?;
+    let file = Arc::new(opened::open(&args.model, args.load, &args.tokens)?);
     file.check_complete()?;
     let n_threads = used_threads(args.compute.threads);
     let score = || with_team(n_threads, |team| score_all(args, &file, team))?;
@@ -43,7 +45,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What keeps the run from going on. A file that cannot be scored does not: its object says why.
-fn score_all(args: &ScoreArgs, file: &ModelFile, team: &mut Team) -> Result<usize, Failure> {
+fn score_all(args: &ScoreArgs, file: &Arc<ModelFile>, team: &mut Team) -> Result<usize, Failure> {
     let mut out = ScoreFile::new(args)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
     let n_named = files.len();
@@ -59,7 +61,7 @@ fn score_all(args: &ScoreArgs, file: &ModelFile, team: &mut Team) -> Result<usiz
         let (n, all, path) = (before.len(), before.len() + files.len(), display_path(path));
         PROGRAM.note(format_args!("{n} of {all} files are in {path} already and are left out"));
     }
-    let network = Network::new(file)?;
+    let network = Arc::new(Network::new(file.clone())?);
     let mut progress = Progress::new(files.len());
     for group in files.chunks(GROUP) {
         n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;
@@ -110,7 +112,7 @@ fn list() -> Result<Vec<PathBuf>, Failure> {
 struct Group<'a> {
     args: &'a ScoreArgs,
     file: &'a ModelFile,
-    network: &'a Network<'a>,
+    network: &'a Arc<Network>,
     files: Vec<Scored<'a>>,
 }
 
@@ -168,7 +170,7 @@ impl<'a> Group<'a> {
     fn read(
         args: &'a ScoreArgs,
         file: &'a ModelFile,
-        network: &'a Network<'a>,
+        network: &'a Arc<Network>,
         paths: &'a [PathBuf],
     ) -> Result<Group<'a>, Failure> {
         let config = file.config();

@@ -7,13 +7,13 @@ use crate::opened::{note_clock, while_populating};
 use crate::program::PROGRAM;
 use crate::{prompts, transcript};
 use olmo_infer::Model;
+use olmo_infer::Options;
 use olmo_infer::internals::cli::command_line;
 use olmo_infer::internals::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::internals::error::shown::push_for_terminal;
 use olmo_infer::internals::error::{Error, display_path, one_line};
 use olmo_infer::internals::file::sampling::{AuthorSampling, described};
 use olmo_infer::internals::generate::batch_size::context_size;
-use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_infer::internals::os::signals;
 use olmo_infer::internals::text::chat::{Chat, ChatError, Role};
@@ -64,19 +64,18 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     if let Some(problem) = problem {
         return Err(Failure::Usage(format!("{path}: {problem}")));
     }
-    let options = Options { products: args.products, ..Options::new(1) };
-    let positions = context_size(args.positions, file, &Network::new(file)?, &options)?;
-    let of_model = |error| match error {
-        Error::Request { problem } if !problem.contains(&path.to_string()) => {
-            Failure::Refused(format!("{path}: {problem}"))
+    let options = Options { backend: args.backend, ..Options::new(1) };
+    let positions = context_size(args.positions, file, model.network(), &options).map_err(|error| match error {
+        Error::TooManyPositions { asked, most } => {
+            Failure::Refused(format!("--positions {asked}: the model has {most}, expected at most these"))
         }
+        Error::ContextTooLarge { .. } => Failure::Refused(format!("{error}; ask for fewer with --positions")),
         error => error.into(),
-    };
+    })?;
     let author = AuthorSampling::new(file)?;
     let sampling = args.sampling.resolve(author.as_ref());
     let answering = Answering { sampling, max_tokens: args.max_tokens, stops: args.stops.clone() };
-    let conversation = Conversation::new(&model, chat, Options { positions, ..options }, answering);
-    let mut conversation = conversation.map_err(of_model)?;
+    let mut conversation = Conversation::with_chat(&model, chat, Options { positions, ..options }, answering)?;
     if let Some(system) = &args.system {
         conversation.set_system(Some(system.clone())).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
     }
@@ -107,7 +106,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
 struct Talk<'a> {
     args: &'a ChatArgs,
     model: &'a Model,
-    conversation: Conversation<'a>,
+    conversation: Conversation,
     /// Whether a person is there to go on after a failure.
     in_terminal: bool,
 }
@@ -288,9 +287,7 @@ impl Talk<'_> {
                 Ok(()) => {
                     let path = display_path(&self.args.model);
                     match error {
-                        Error::NotFinite { .. } => {
-                            Failure::Runtime(Error::Request { problem: format!("{path}: {error}") })
-                        }
+                        Error::NotFinite { .. } => Failure::Fatal(format!("{path}: {error}")),
                         error => error.into(),
                     }
                 }

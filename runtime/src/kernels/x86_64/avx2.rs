@@ -1,11 +1,12 @@
 //! Products with AVX2 and FMA. One row of activations takes 64 outputs at once, eight registers; more rows take strips
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
-use crate::kernels::bf12::CodedWork;
-use crate::kernels::tiles::{Ahead, CACHE_LINE, Outputs, TILE_ROWS, Work};
-use crate::kernels::{LaneOp, fma_flushed};
+use super::super::bf16_dot::fma_flushed;
+use super::super::lanes::LaneOp;
+use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
+use super::again;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 /// Compiles lane-wise work for AVX2.
 #[target_feature(enable = "avx2,fma")]
@@ -13,36 +14,67 @@ pub fn run<O: LaneOp>(op: O) -> O::Output {
     op.run::<true>()
 }
 
-/// One step of k for one register of 8 outputs.
-trait Step<T: Copy> {
-    /// `acc` plus the products of one step; `w` are the weights of 8 outputs, `x` one activation (or pair) everywhere.
+/// What a product does at every step for one register of 8 outputs.
+trait MulAdd {
+    /// An f32, or a pair of bf16: 32 bits.
+    type Activation;
+
+    /// Products of a step for one output, which are added one after the other.
+    const N_PARTS: usize;
+
+    /// Of weights or activations of a step, what belongs to product `part`.
     ///
     /// # Safety
     /// The CPU must have AVX2 and FMA.
-    unsafe fn step(acc: __m256, w: __m256i, x: __m256i) -> __m256;
+    unsafe fn part(v: __m256i, part: usize) -> __m256i;
+
+    /// `acc` plus one product; `w` are weights of 8 outputs, `x` one activation everywhere.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2 and FMA.
+    unsafe fn mul_add(acc: __m256, w: __m256i, x: __m256i) -> __m256;
 }
 
 struct F32;
-impl Step<f32> for F32 {
+impl MulAdd for F32 {
+    type Activation = f32;
+    const N_PARTS: usize = 1;
+
     #[inline(always)]
-    unsafe fn step(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
-        // SAFETY: as the caller promised.
+    unsafe fn part(v: __m256i, _: usize) -> __m256i {
+        v
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
+        // SAFETY: this function demands the features of its caller.
         unsafe { _mm256_fmadd_ps(_mm256_castsi256_ps(w), _mm256_castsi256_ps(x), acc) }
     }
 }
 
 /// The bf16 dot product by two FMAs. Without `FLUSH` the caller has shown that nothing can be subnormal.
 struct Bf16ByFma<const FLUSH: bool>;
-impl<const FLUSH: bool> Step<u32> for Bf16ByFma<FLUSH> {
+impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
+    type Activation = u32;
+    /// First the odd, then the even one.
+    const N_PARTS: usize = 2;
+
     #[inline(always)]
-    unsafe fn step(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
-        // SAFETY: as the caller promised.
+    unsafe fn part(v: __m256i, part: usize) -> __m256i {
+        // SAFETY: this function demands the features of its caller.
         unsafe {
-            let odd = |pair| _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32(0xffff_0000u32 as i32)));
-            let even = |pair| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pair));
-            let acc = fma::<FLUSH>(odd(w), odd(x), acc);
-            fma::<FLUSH>(even(w), even(x), acc)
+            if part == 0 {
+                _mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000u32 as i32))
+            } else {
+                _mm256_slli_epi32::<16>(v)
+            }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
+        // SAFETY: this function demands the features of its caller.
+        unsafe { fma::<FLUSH>(_mm256_castsi256_ps(w), _mm256_castsi256_ps(x), acc) }
     }
 }
 
@@ -52,7 +84,7 @@ impl<const FLUSH: bool> Step<u32> for Bf16ByFma<FLUSH> {
 /// The CPU must have AVX2 and FMA.
 #[inline(always)]
 unsafe fn fma<const FLUSH: bool>(w: __m256, x: __m256, acc: __m256) -> __m256 {
-    // SAFETY: as the caller promised.
+    // SAFETY: this function demands the features of its caller.
     unsafe {
         let result = _mm256_fmadd_ps(w, x, acc);
         if !FLUSH {
@@ -84,236 +116,209 @@ fn one_by_one(w: __m256, x: __m256, acc: __m256) -> __m256 {
     unsafe { std::mem::transmute::<[f32; 8], __m256>(result) }
 }
 
-/// See [`crate::kernels::Isa::product_f32`].
-///
-/// # Safety
-/// `work` must hold its shapes, and `outputs` rows of `width` elements that nobody else uses.
-#[target_feature(enable = "avx2,fma")]
-pub unsafe fn product_f32(work: &Work<'_, f32>, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe { product::<F32, f32>(work, outputs) }
+/// The stream of a plain panel, or of the strip of one that begins at some column.
+struct Plain<'a, T, const REGISTERS: usize> {
+    /// Where the strip's next step begins.
+    at: *const T,
+    width: usize,
+    n_steps: usize,
+    ahead: Ahead,
+    panel: PhantomData<&'a [T]>,
 }
 
-/// See [`crate::kernels::Isa::product_bf16`].
-///
-/// # Safety
-/// As [`product_f32`].
-#[target_feature(enable = "avx2,fma")]
-pub unsafe fn product_bf16_by_fma(work: &Work<'_, u32>, outputs: &Outputs, no_subnormals: bool) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        if no_subnormals {
-            product::<Bf16ByFma<false>, u32>(work, outputs)
-        } else {
-            product::<Bf16ByFma<true>, u32>(work, outputs)
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn product<S: Step<T>, T: Copy>(work: &Work<'_, T>, outputs: &Outputs) {
-    // SAFETY: as the caller promised; strips of 16 tile every width.
-    unsafe {
-        if outputs.n_rows == 1 && work.width == 64 {
-            return tile::<S, T, 8, 1>(work, outputs, 0);
-        }
-        for first in (0..work.width).step_by(16) {
-            match outputs.n_rows {
-                1 => tile::<S, T, 2, 1>(work, outputs, first),
-                2 => tile::<S, T, 2, 2>(work, outputs, first),
-                3 => tile::<S, T, 2, 3>(work, outputs, first),
-                4 => tile::<S, T, 2, 4>(work, outputs, first),
-                5 => tile::<S, T, 2, 5>(work, outputs, first),
-                _ => tile::<S, T, 2, 6>(work, outputs, first),
-            }
-        }
-    }
-}
-
-/// The microkernel: `ROWS` rows of `REGISTERS * 8` accumulators, from output `first` of the panel on.
-///
-/// # Safety
-/// As [`product_f32`]; `outputs.n_rows == ROWS`, `first + REGISTERS * 8 <= width`, and `T` is 32 bits wide.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
-    work: &Work<'_, T>,
-    outputs: &Outputs,
-    first: usize,
-) {
-    const { assert!(size_of::<T>() == 4 && ROWS <= TILE_ROWS) }
-    // SAFETY: rows and panel are as large as the caller promised: `steps * width` weights, and `steps` activations
-    // after each `t * x_stride`. Prefetches may go anywhere.
-    unsafe {
-        let mut acc = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
-        if outputs.accumulate {
-            for t in 0..ROWS {
-                for r in 0..REGISTERS {
-                    acc[t][r] = _mm256_loadu_ps(outputs.rows[t].add(first + 8 * r));
-                }
-            }
-        }
-        let mut x = [work.x.as_ptr().cast::<i32>(); ROWS];
-        for t in 0..ROWS {
-            x[t] = x[t].add(t * work.x_stride);
-        }
+impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
+    /// # Panics
+    /// When the strip is not inside the panel.
+    fn new(weights: &PlainWeights<'a, T>, first: usize) -> Self {
+        const { assert!(size_of::<T>() == 4) }
+        let &PlainWeights { panel, width, ahead } = weights;
+        let (columns, n_steps) = (8 * REGISTERS, panel.len() / width);
+        assert!(first + columns <= width);
         // Strips share what there is to fetch, a line per step each.
-        let is_strip = REGISTERS * 8 < work.width;
-        let strip = first / (REGISTERS * 8);
-        let lines = if is_strip { usize::from(strip < work.ahead.lines) } else { work.ahead.lines };
-        let mut ahead = Ahead { from: work.ahead.from.wrapping_add(CACHE_LINE * strip * work.steps), lines };
-        let mut panel = work.panel.as_ptr().cast::<i32>().add(first);
-        for k in 0..work.steps {
-            ahead.fetch_step();
+        let ahead = if columns < width { ahead.strip(first / columns, n_steps) } else { ahead };
+        Plain { at: panel[first..].as_ptr(), width, n_steps, ahead, panel: PhantomData }
+    }
+}
+
+impl<T, const REGISTERS: usize> WeightStream<__m256i, REGISTERS> for Plain<'_, T, REGISTERS> {
+    type Activation = T;
+
+    fn n_steps(&self) -> usize {
+        self.n_steps
+    }
+
+    fn next_run(&mut self) -> usize {
+        self.n_steps()
+    }
+
+    #[inline(always)]
+    unsafe fn step(&mut self) -> [__m256i; REGISTERS] {
+        self.ahead.fetch_step();
+        // SAFETY: the caller makes sure that there is a step and AVX2. `Plain::new` asserts that the strip is inside
+        // the panel, `n_steps` rows of `width` weights.
+        unsafe {
             let mut w = [_mm256_setzero_si256(); REGISTERS];
             for r in 0..REGISTERS {
-                w[r] = _mm256_loadu_si256(panel.add(8 * r).cast());
+                w[r] = _mm256_loadu_si256(self.at.add(8 * r).cast());
             }
+            self.at = self.at.wrapping_add(self.width);
+            w
+        }
+    }
+}
+
+/// A call of [`tile`] for two registers of outputs whose number of rows is not yet chosen.
+struct Strip<'s, 'r, 'out, M: MulAdd> {
+    weights: Plain<'s, M::Activation, 2>,
+    rows: &'s mut Rows<'r, 'out, M::Activation>,
+    first: usize,
+}
+
+impl<M: MulAdd> Microkernel for Strip<'_, '_, '_, M> {
+    #[inline(always)]
+    unsafe fn run<const ROWS: usize>(self) {
+        // SAFETY: this function demands the features of its caller.
+        unsafe { tile::<M, _, 2, ROWS>(self.weights, self.rows, self.first) }
+    }
+}
+
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+unsafe fn product<M: MulAdd>(weights: &PlainWeights<'_, M::Activation>, mut rows: Rows<'_, '_, M::Activation>) {
+    let n_rows = rows.n_rows();
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        if n_rows == 1 && weights.width == 64 {
+            return tile::<M, _, 8, 1>(Plain::new(weights, 0), &mut rows, 0);
+        }
+        for first in (0..weights.width).step_by(16) {
+            for_rows(Strip::<M> { weights: Plain::new(weights, first), rows: &mut rows, first }, n_rows);
+        }
+    }
+}
+
+/// See [`super::super::Isa::product_f32`].
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f32>) {
+    // SAFETY: this function demands the features of its caller.
+    unsafe { product::<F32>(weights, rows) }
+}
+
+/// See [`super::super::Isa::product_bf16`].
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+pub unsafe fn product_bf16(weights: &PlainWeights<'_, u32>, rows: Rows<'_, '_, u32>, no_subnormals: bool) {
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        if no_subnormals {
+            product::<Bf16ByFma<false>>(weights, rows)
+        } else {
+            product::<Bf16ByFma<true>>(weights, rows)
+        }
+    }
+}
+
+/// A bf16 product of one row with weights that the stream widens to pairs of bf16.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+pub unsafe fn row_of_bf16<W>(weights: W, mut row: Rows<'_, '_, u32>, no_subnormals: bool)
+where
+    W: WeightStream<__m256i, 8, Activation = u32>,
+{
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        if no_subnormals {
+            tile::<Bf16ByFma<false>, W, 8, 1>(weights, &mut row, 0)
+        } else {
+            tile::<Bf16ByFma<true>, W, 8, 1>(weights, &mut row, 0)
+        }
+    }
+}
+
+/// The microkernel: `ROWS` rows of `REGISTERS * 8` accumulators over all steps, from output `first` of each row on.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
+    mut weights: W,
+    rows: &mut Rows<'_, '_, M::Activation>,
+    first: usize,
+) where
+    W: WeightStream<__m256i, REGISTERS, Activation = M::Activation>,
+{
+    const { assert!(size_of::<M::Activation>() == 4 && ROWS <= TILE_ROWS) }
+    let n_steps = rows.n_steps();
+    assert!(weights.n_steps() == n_steps && rows.n_rows() == ROWS);
+    let mut x = [std::ptr::null::<i32>(); ROWS];
+    let mut out = [std::ptr::null_mut::<f32>(); ROWS];
+    let mut x_rows = rows.x();
+    for t in 0..ROWS {
+        x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
+        out[t] = rows.outputs(t)[first..][..8 * REGISTERS].as_mut_ptr();
+    }
+    // SAFETY: each row of `Rows::x` has `n_steps` activations, as many as the stream has steps, and the slices of
+    // outputs have `REGISTERS` registers. The features are those that this function enables.
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
+        if rows.accumulate() {
             for t in 0..ROWS {
-                let x = _mm256_set1_epi32(*x[t].add(k));
                 for r in 0..REGISTERS {
-                    acc[t][r] = S::step(acc[t][r], w[r], x);
+                    acc[t][r] = _mm256_loadu_ps(out[t].add(8 * r));
                 }
             }
-            panel = panel.wrapping_add(work.width);
+        }
+        let mut k = 0;
+        loop {
+            let end = k + weights.next_run();
+            assert!(end <= n_steps);
+            while k < end {
+                let w = weights.step();
+                multiply::<M, REGISTERS, ROWS>(&mut acc, w, x, k);
+                k += 1;
+            }
+            if k == n_steps {
+                break;
+            }
+            let w = weights.raw_step();
+            multiply::<M, REGISTERS, ROWS>(&mut acc, w, x, k);
+            k += 1;
         }
         for t in 0..ROWS {
             for r in 0..REGISTERS {
-                _mm256_storeu_ps(outputs.rows[t].add(first + 8 * r), acc[t][r]);
+                _mm256_storeu_ps(out[t].add(8 * r), acc[t][r]);
             }
         }
     }
 }
 
-/// See [`crate::kernels::Isa::product_coded`]: one row, 64 outputs at once.
+/// One step of k for all accumulators.
 ///
 /// # Safety
-/// `work.x` must hold as many pairs as the panel has steps, and `outputs` one row of 64 elements that nobody else uses.
-#[target_feature(enable = "avx2,fma")]
-pub unsafe fn product_coded_by_fma(work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        if no_subnormals {
-            coded_row::<Bf16ByFma<false>>(work, outputs)
-        } else {
-            coded_row::<Bf16ByFma<true>>(work, outputs)
-        }
-    }
-}
-
-/// # Safety
-/// As [`product_coded_by_fma`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn coded_row<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
-    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
-    // pair for each of them, as the caller promised.
-    unsafe {
-        let decoder = Decoder::new(work.panel.exponents());
-        let mut ahead = work.ahead;
-        // Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
-        let mut acc = [_mm256_setzero_ps(); 8];
-        if outputs.accumulate {
-            for r in 0..8 {
-                acc[r] = _mm256_loadu_ps(outputs.rows[0].add(8 * r));
-            }
-        }
-        let mut x = work.x.as_ptr().cast::<i32>();
-        let mut bytes = work.panel.bytes().for_kernels().as_ptr();
-        for (coded, raw) in work.panel.stretches() {
-            for _ in 0..coded {
-                ahead.fetch_step();
-                let x_pair = _mm256_set1_epi32(*x);
-                for half in 0..2 {
-                    let w = decoder.half_step(bytes, half);
-                    for group in 0..4 {
-                        acc[2 * group + half] = S::step(acc[2 * group + half], w[group], x_pair);
+/// The CPU must have the instructions of `M`, and each row of `x` an element `k`.
+#[inline(always)]
+unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
+    acc: &mut [[__m256; REGISTERS]; ROWS],
+    w: [__m256i; REGISTERS],
+    x: [*const i32; ROWS],
+    k: usize,
+) {
+    // One row takes all parts of a register's weights at once; more rows share a part of all registers' weights.
+    let group = if ROWS == 1 { 1 } else { REGISTERS };
+    for first in (0..REGISTERS).step_by(group) {
+        for part in 0..M::N_PARTS {
+            let k = if part > 0 && ROWS > 1 { again(k) } else { k };
+            for t in 0..ROWS {
+                // SAFETY: this function demands the element and the instructions of its caller.
+                unsafe {
+                    let x = M::part(_mm256_set1_epi32(*x[t].add(k)), part);
+                    for r in first..first + group {
+                        acc[t][r] = M::mul_add(acc[t][r], M::part(w[r], part), x);
                     }
-                }
-                x = x.add(1);
-                bytes = bytes.add(CODED_STEP_BYTES);
-            }
-            if raw {
-                ahead.fetch_raw_step();
-                let x_pair = _mm256_set1_epi32(*x);
-                for r in 0..8 {
-                    acc[r] = S::step(acc[r], _mm256_loadu_si256(bytes.add(32 * r).cast()), x_pair);
-                }
-                x = x.add(1);
-                bytes = bytes.add(RAW_STEP_BYTES);
-            }
-        }
-        for r in 0..8 {
-            _mm256_storeu_ps(outputs.rows[0].add(8 * r), acc[r]);
-        }
-    }
-}
-
-/// What it takes to decode: the exponents of the codes in both halves, the bits of a code in every byte, and those of
-/// an exponent in a pair.
-struct Decoder {
-    exponents: __m256i,
-    code: __m256i,
-    mask: __m256i,
-}
-
-impl Decoder {
-    /// # Safety
-    /// The CPU must have AVX2.
-    #[inline(always)]
-    unsafe fn new(exponents: &Exponents) -> Decoder {
-        let bytes = exponents.to_bytes();
-        // SAFETY: 16 bytes are 128 bits.
-        unsafe {
-            Decoder {
-                exponents: _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
-                code: _mm256_set1_epi8(0xf),
-                mask: _mm256_set1_epi16(0x7f80),
-            }
-        }
-    }
-
-    /// The pairs of half a coded step: entry j holds the rows r + 16 j, r from 0 to 7 or from 8 to 15.
-    ///
-    /// # Safety
-    /// The CPU must have AVX2, and a coded step must begin at `step`.
-    #[inline(always)]
-    unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
-        // SAFETY: as the caller promised.
-        unsafe {
-            let codes = _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast());
-            // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
-            let even_codes = _mm256_and_si256(codes, self.code);
-            let odd_codes = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), self.code);
-            let even_groups = _mm256_shuffle_epi8(self.exponents, even_codes);
-            let odd_groups = _mm256_shuffle_epi8(self.exponents, odd_codes);
-            let exponents = [
-                _mm256_slli_epi16::<7>(even_groups),
-                _mm256_slli_epi16::<7>(odd_groups),
-                _mm256_srli_epi16::<1>(even_groups),
-                _mm256_srli_epi16::<1>(odd_groups),
-            ];
-            let mut pairs = [_mm256_setzero_si256(); 4];
-            for group in 0..4 {
-                let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(32 * group + 16 * half).cast()));
-                // What the shifts brought along from the other byte is outside the mask.
-                let exponent = _mm256_and_si256(exponents[group], self.mask);
-                pairs[group] = _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponent);
-            }
-            pairs
-        }
-    }
-}
-
-/// See [`crate::kernels::Isa::decode`]; `steps` and `out` are equally long.
-#[target_feature(enable = "avx2,fma")]
-pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Pairs]) {
-    // SAFETY: this function runs on CPUs with AVX2; steps and pairs have the lengths of their types.
-    unsafe {
-        let decoder = Decoder::new(exponents);
-        for (step, out) in steps.iter().zip(out) {
-            for half in 0..2 {
-                let pairs = decoder.half_step(step.as_ptr(), half);
-                for group in 0..4 {
-                    _mm256_storeu_si256(out.as_mut_ptr().add(16 * group + 8 * half).cast(), pairs[group]);
                 }
             }
         }

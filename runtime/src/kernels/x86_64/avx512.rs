@@ -1,11 +1,11 @@
 //! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
 
-use crate::format::PANEL_ROWS;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step as Pairs};
-use crate::kernels::bf12::CodedWork;
-use crate::kernels::tiles::{Outputs, TILE_ROWS, Work};
-use crate::kernels::{LaneOp, fma_flushed};
+use super::super::bf16_dot::fma_flushed;
+use super::super::lanes::LaneOp;
+use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
+use super::again;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 /// Compiles lane-wise work for AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
@@ -13,29 +13,74 @@ pub fn run<O: LaneOp>(op: O) -> O::Output {
     op.run::<true>()
 }
 
-/// What the three products have in common with each other: one step of k for one register of 16 outputs.
-trait Step<T: Copy> {
-    /// `acc` plus the products of one step; `w` are the weights of 16 outputs, `x` one activation (or pair) everywhere.
+/// What a product does at every step for one register of 16 outputs.
+trait MulAdd {
+    /// An f32, or a pair of bf16: 32 bits.
+    type Activation;
+
+    /// Products of a step for one output, which are added one after the other.
+    const N_PARTS: usize;
+
+    /// Of weights or activations of a step, what belongs to product `part`.
     ///
     /// # Safety
-    /// The CPU must have the features of the kernel that uses it.
-    unsafe fn step(acc: __m512, w: __m512i, x: __m512i) -> __m512;
+    /// The CPU must have the features of [`MulAdd::tile`].
+    unsafe fn part(v: __m512i, part: usize) -> __m512i;
+
+    /// `acc` plus one product; `w` are weights of 16 outputs, `x` one activation everywhere.
+    ///
+    /// # Safety
+    /// The CPU must have the features of [`MulAdd::tile`].
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512;
+
+    /// [`tile`], compiled for the features that it takes.
+    ///
+    /// # Safety
+    /// The CPU must have these features.
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, Self::Activation>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = Self::Activation>;
 }
 
 struct F32;
-impl Step<f32> for F32 {
+impl MulAdd for F32 {
+    type Activation = f32;
+    const N_PARTS: usize = 1;
+
     #[inline(always)]
-    unsafe fn step(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
-        // SAFETY: the caller runs on a CPU with AVX-512F.
+    unsafe fn part(v: __m512i, _: usize) -> __m512i {
+        v
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: AVX-512F is a feature of `tile`.
         unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), acc) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, f32>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = f32>,
+    {
+        // SAFETY: this function enables the features.
+        unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
     }
 }
 
 struct Bf16Dot;
-impl Step<u32> for Bf16Dot {
+impl MulAdd for Bf16Dot {
+    type Activation = u32;
+    const N_PARTS: usize = 1;
+
     #[inline(always)]
-    unsafe fn step(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
-        // SAFETY: the caller runs on a CPU with AVX512-BF16; the two types hold the same 512 bits.
+    unsafe fn part(v: __m512i, _: usize) -> __m512i {
+        v
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: AVX512-BF16 is a feature of `tile`; the two types hold the same 512 bits.
         unsafe {
             _mm512_dpbf16_ps(
                 acc,
@@ -44,20 +89,49 @@ impl Step<u32> for Bf16Dot {
             )
         }
     }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, u32>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = u32>,
+    {
+        // SAFETY: this function enables the features.
+        unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
+    }
 }
 
 /// The bf16 dot product by two FMAs. Without `FLUSH` the caller has shown that nothing can be subnormal.
 struct Bf16ByFma<const FLUSH: bool>;
-impl<const FLUSH: bool> Step<u32> for Bf16ByFma<FLUSH> {
+impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
+    type Activation = u32;
+    /// First the odd, then the even one.
+    const N_PARTS: usize = 2;
+
     #[inline(always)]
-    unsafe fn step(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
-        // SAFETY: the caller runs on a CPU with AVX-512F.
+    unsafe fn part(v: __m512i, part: usize) -> __m512i {
+        // SAFETY: AVX-512F is a feature of `tile`.
         unsafe {
-            let odd = |pair| _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xffff_0000u32 as i32)));
-            let even = |pair| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
-            let acc = fma::<FLUSH>(odd(w), odd(x), acc);
-            fma::<FLUSH>(even(w), even(x), acc)
+            if part == 0 {
+                _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000u32 as i32))
+            } else {
+                _mm512_slli_epi32::<16>(v)
+            }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: AVX-512F is a feature of `tile`.
+        unsafe { fma::<FLUSH>(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), acc) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn tile<W, const REGISTERS: usize, const ROWS: usize>(weights: W, rows: Rows<'_, '_, u32>)
+    where
+        W: WeightStream<__m512i, REGISTERS, Activation = u32>,
+    {
+        // SAFETY: this function enables the features.
+        unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
     }
 }
 
@@ -67,7 +141,7 @@ impl<const FLUSH: bool> Step<u32> for Bf16ByFma<FLUSH> {
 /// The CPU must have AVX-512F.
 #[inline(always)]
 unsafe fn fma<const FLUSH: bool>(w: __m512, x: __m512, acc: __m512) -> __m512 {
-    // SAFETY: as the caller promised.
+    // SAFETY: this function demands the feature of its caller.
     unsafe {
         let result = _mm512_fmadd_ps(w, x, acc);
         if !FLUSH {
@@ -98,266 +172,174 @@ fn one_by_one(w: __m512, x: __m512, acc: __m512) -> __m512 {
     unsafe { std::mem::transmute::<[f32; 16], __m512>(result) }
 }
 
-/// See [`crate::kernels::Isa::product_f32`].
-///
-/// # Safety
-/// `work` must hold its shapes, and `outputs` rows of `width` elements that nobody else uses.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product_f32(work: &Work<'_, f32>, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        match work.width {
-            16 => by_rows::<F32, f32, 1>(work, outputs),
-            32 => by_rows::<F32, f32, 2>(work, outputs),
-            48 => by_rows::<F32, f32, 3>(work, outputs),
-            _ => by_rows::<F32, f32, 4>(work, outputs),
-        }
+/// The stream of a plain panel.
+pub struct Plain<'a, T, const REGISTERS: usize> {
+    steps: std::slice::Iter<'a, [[T; 16]; REGISTERS]>,
+    ahead: Ahead,
+}
+
+impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
+    /// # Panics
+    /// When the panel has another width.
+    pub fn new(weights: &PlainWeights<'a, T>) -> Self {
+        const { assert!(size_of::<T>() == 4) }
+        assert!(weights.width == 16 * REGISTERS);
+        let (steps, rest) = weights.panel.as_chunks().0.as_chunks();
+        assert!(rest.is_empty());
+        Plain { steps: steps.iter(), ahead: weights.ahead }
     }
 }
 
-/// See [`crate::kernels::Isa::product_bf16`].
-///
-/// # Safety
-/// As [`product_f32`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn product_bf16(work: &Work<'_, u32>, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        match outputs.n_rows {
-            1 => dot_tile::<1>(work, outputs),
-            2 => dot_tile::<2>(work, outputs),
-            3 => dot_tile::<3>(work, outputs),
-            4 => dot_tile::<4>(work, outputs),
-            5 => dot_tile::<5>(work, outputs),
-            _ => dot_tile::<6>(work, outputs),
-        }
+impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
+    type Activation = T;
+
+    fn n_steps(&self) -> usize {
+        self.steps.len()
     }
-}
 
-/// See [`crate::kernels::Isa::product_bf16`], for CPUs without the instruction.
-///
-/// # Safety
-/// As [`product_f32`].
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product_bf16_by_fma(work: &Work<'_, u32>, outputs: &Outputs, no_subnormals: bool) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        if no_subnormals {
-            by_rows::<Bf16ByFma<false>, u32, 4>(work, outputs)
-        } else {
-            by_rows::<Bf16ByFma<true>, u32, 4>(work, outputs)
-        }
+    fn next_run(&mut self) -> usize {
+        self.n_steps()
     }
-}
 
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn by_rows<S: Step<T>, T: Copy, const REGISTERS: usize>(work: &Work<'_, T>, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        match outputs.n_rows {
-            1 => fma_tile::<S, T, REGISTERS, 1>(work, outputs),
-            2 => fma_tile::<S, T, REGISTERS, 2>(work, outputs),
-            3 => fma_tile::<S, T, REGISTERS, 3>(work, outputs),
-            4 => fma_tile::<S, T, REGISTERS, 4>(work, outputs),
-            5 => fma_tile::<S, T, REGISTERS, 5>(work, outputs),
-            _ => fma_tile::<S, T, REGISTERS, 6>(work, outputs),
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn dot_tile<const ROWS: usize>(work: &Work<'_, u32>, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe { tile::<Bf16Dot, u32, 4, ROWS>(work, outputs) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn fma_tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
-    work: &Work<'_, T>,
-    outputs: &Outputs,
-) {
-    // SAFETY: as the caller promised.
-    unsafe { tile::<S, T, REGISTERS, ROWS>(work, outputs) }
-}
-
-/// The microkernel: `ROWS` rows of `REGISTERS * 16` accumulators over all steps. Inlined into functions that enable the
-/// features.
-///
-/// # Safety
-/// As [`product_f32`], `outputs.n_rows == ROWS`, and `T` is 32 bits wide.
-#[inline(always)]
-unsafe fn tile<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(work: &Work<'_, T>, outputs: &Outputs) {
-    const { assert!(size_of::<T>() == 4 && ROWS <= TILE_ROWS) }
-    // SAFETY: rows and panel are as large as the caller promised: `steps * width` weights, and `steps` activations
-    // after each `t * x_stride`. Prefetches may go anywhere.
-    unsafe {
-        let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
-        if outputs.accumulate {
-            for t in 0..ROWS {
-                for r in 0..REGISTERS {
-                    acc[t][r] = _mm512_loadu_ps(outputs.rows[t].add(16 * r));
-                }
-            }
-        }
-        let mut x = [work.x.as_ptr().cast::<i32>(); ROWS];
-        for t in 0..ROWS {
-            x[t] = x[t].add(t * work.x_stride);
-        }
-        let mut panel = work.panel.as_ptr().cast::<i32>();
-        let mut ahead = work.ahead;
-        for k in 0..work.steps {
-            ahead.fetch_step();
+    #[inline(always)]
+    unsafe fn step(&mut self) -> [__m512i; REGISTERS] {
+        self.ahead.fetch_step();
+        // SAFETY: the caller makes sure that there is a step and AVX-512F. A register is 16 elements of 32 bits.
+        unsafe {
+            let step = self.steps.next().unwrap_unchecked();
             let mut w = [_mm512_setzero_si512(); REGISTERS];
             for r in 0..REGISTERS {
-                w[r] = _mm512_loadu_si512(panel.add(16 * r).cast());
+                w[r] = _mm512_loadu_si512(step[r].as_ptr().cast());
             }
-            multiply::<S, T, REGISTERS, ROWS>(&mut acc, w, x, k);
-            panel = panel.add(16 * REGISTERS);
+            w
+        }
+    }
+}
+
+/// A call of [`tile`] whose number of rows is not yet chosen.
+struct Tile<'r, 'out, M: MulAdd, W, const REGISTERS: usize> {
+    weights: W,
+    rows: Rows<'r, 'out, M::Activation>,
+    mul_add: PhantomData<M>,
+}
+
+impl<M: MulAdd, W, const REGISTERS: usize> Microkernel for Tile<'_, '_, M, W, REGISTERS>
+where
+    W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
+{
+    #[inline(always)]
+    unsafe fn run<const ROWS: usize>(self) {
+        // SAFETY: this function demands the features of its caller.
+        unsafe { M::tile::<W, REGISTERS, ROWS>(self.weights, self.rows) }
+    }
+}
+
+/// # Safety
+/// The CPU must have the features of `M::tile`.
+unsafe fn by_rows<M: MulAdd, W, const REGISTERS: usize>(weights: W, rows: Rows<'_, '_, M::Activation>)
+where
+    W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
+{
+    let n_rows = rows.n_rows();
+    let tile = Tile::<M, W, REGISTERS> { weights, rows, mul_add: PhantomData };
+    // SAFETY: this function demands the features of its caller.
+    unsafe { for_rows(tile, n_rows) }
+}
+
+/// See [`super::super::Isa::product_f32`].
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW.
+pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f32>) {
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        match weights.width {
+            16 => by_rows::<F32, _, 1>(Plain::new(weights), rows),
+            32 => by_rows::<F32, _, 2>(Plain::new(weights), rows),
+            48 => by_rows::<F32, _, 3>(Plain::new(weights), rows),
+            _ => by_rows::<F32, _, 4>(Plain::new(weights), rows),
+        }
+    }
+}
+
+/// How pairs of bf16 are multiplied: the same bits.
+pub enum Bf16Product {
+    /// By the bf16 dot product.
+    Dot,
+    /// By two FMAs, for CPUs without it. `no_subnormals` as in [`super::super::Isa::product_bf16`].
+    Fma { no_subnormals: bool },
+}
+
+/// A product of weights that the stream widens to pairs of bf16, see [`super::super::Isa::product_bf16`].
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW, and for [`Bf16Product::Dot`] AVX512-BF16.
+pub unsafe fn product_bf16<W>(weights: W, rows: Rows<'_, '_, u32>, product: Bf16Product)
+where
+    W: WeightStream<__m512i, 4, Activation = u32>,
+{
+    // SAFETY: this function demands the features of its caller.
+    unsafe {
+        match product {
+            Bf16Product::Dot => by_rows::<Bf16Dot, _, 4>(weights, rows),
+            Bf16Product::Fma { no_subnormals: true } => by_rows::<Bf16ByFma<false>, _, 4>(weights, rows),
+            Bf16Product::Fma { no_subnormals: false } => by_rows::<Bf16ByFma<true>, _, 4>(weights, rows),
+        }
+    }
+}
+
+/// The microkernel: `ROWS` rows of `REGISTERS * 16` accumulators over all steps. Inlined into [`MulAdd::tile`], which
+/// enables the features.
+///
+/// # Safety
+/// The CPU must have the features of `M::tile`.
+#[inline(always)]
+unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
+    mut weights: W,
+    mut rows: Rows<'_, '_, M::Activation>,
+) where
+    W: WeightStream<__m512i, REGISTERS, Activation = M::Activation>,
+{
+    const { assert!(size_of::<M::Activation>() == 4 && ROWS <= TILE_ROWS) }
+    let n_steps = rows.n_steps();
+    assert!(weights.n_steps() == n_steps && rows.n_rows() == ROWS);
+    let mut x = [std::ptr::null::<i32>(); ROWS];
+    let mut out = [std::ptr::null_mut::<f32>(); ROWS];
+    let mut x_rows = rows.x();
+    for t in 0..ROWS {
+        x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
+        out[t] = rows.outputs(t)[..16 * REGISTERS].as_mut_ptr();
+    }
+    // SAFETY: each row of `Rows::x` has `n_steps` activations, as many as the stream has steps, and the slices of
+    // outputs have `REGISTERS` registers. The features are those that this function demands.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
+        if rows.accumulate() {
+            for t in 0..ROWS {
+                for r in 0..REGISTERS {
+                    acc[t][r] = _mm512_loadu_ps(out[t].add(16 * r));
+                }
+            }
+        }
+        let mut k = 0;
+        loop {
+            let end = k + weights.next_run();
+            assert!(end <= n_steps);
+            while k < end {
+                let w = weights.step();
+                multiply::<M, REGISTERS, ROWS>(&mut acc, w, x, k);
+                k += 1;
+            }
+            if k == n_steps {
+                break;
+            }
+            let w = weights.raw_step();
+            multiply::<M, REGISTERS, ROWS>(&mut acc, w, x, k);
+            k += 1;
         }
         for t in 0..ROWS {
             for r in 0..REGISTERS {
-                _mm512_storeu_ps(outputs.rows[t].add(16 * r), acc[t][r]);
-            }
-        }
-    }
-}
-
-/// See [`crate::kernels::Isa::product_coded`].
-///
-/// # Safety
-/// `work.x` must hold `outputs.n_rows` rows of as many pairs as the panel has steps, `work.decoded` nothing or as many
-/// steps, and `outputs` rows of 64 elements that nobody else uses.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn product_coded(work: CodedWork, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        match outputs.n_rows {
-            1 => coded_dot_tile::<1>(work, outputs),
-            2 => coded_dot_tile::<2>(work, outputs),
-            3 => coded_dot_tile::<3>(work, outputs),
-            4 => coded_dot_tile::<4>(work, outputs),
-            5 => coded_dot_tile::<5>(work, outputs),
-            _ => coded_dot_tile::<6>(work, outputs),
-        }
-    }
-}
-
-/// See [`crate::kernels::Isa::product_coded`], for CPUs without the bf16 dot product.
-///
-/// # Safety
-/// As [`product_coded`].
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn product_coded_by_fma(work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        if no_subnormals {
-            coded_by_rows::<Bf16ByFma<false>>(work, outputs)
-        } else {
-            coded_by_rows::<Bf16ByFma<true>>(work, outputs)
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn coded_by_rows<S: Step<u32>>(work: CodedWork, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        match outputs.n_rows {
-            1 => coded_fma_tile::<S, 1>(work, outputs),
-            2 => coded_fma_tile::<S, 2>(work, outputs),
-            3 => coded_fma_tile::<S, 3>(work, outputs),
-            4 => coded_fma_tile::<S, 4>(work, outputs),
-            5 => coded_fma_tile::<S, 5>(work, outputs),
-            _ => coded_fma_tile::<S, 6>(work, outputs),
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn coded_dot_tile<const ROWS: usize>(work: CodedWork, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        if work.decoded.is_empty() {
-            coded_tile::<Bf16Dot, ROWS, false>(work, outputs)
-        } else {
-            coded_tile::<Bf16Dot, ROWS, true>(work, outputs)
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn coded_fma_tile<S: Step<u32>, const ROWS: usize>(work: CodedWork, outputs: &Outputs) {
-    // SAFETY: as the caller promised.
-    unsafe {
-        if work.decoded.is_empty() {
-            coded_tile::<S, ROWS, false>(work, outputs)
-        } else {
-            coded_tile::<S, ROWS, true>(work, outputs)
-        }
-    }
-}
-
-/// The microkernel over a coded panel: as [`tile`], with 64 outputs; with `DECODES` it leaves the decoded panel behind.
-/// Inlined into functions that enable the features.
-///
-/// # Safety
-/// As [`product_coded`], `outputs.n_rows == ROWS`, and with `DECODES` `work.decoded` is not empty.
-#[inline(always)]
-unsafe fn coded_tile<S: Step<u32>, const ROWS: usize, const DECODES: bool>(work: CodedWork, outputs: &Outputs) {
-    const { assert!(ROWS <= TILE_ROWS) }
-    // SAFETY: the stretches of a panel cover its steps and its bytes exactly, as `CodedPanel` makes sure, and `x` has a
-    // pair for each of them, as the caller promised. Prefetches may go anywhere.
-    unsafe {
-        let decoder = Decoder::new(work.panel.exponents());
-        let mut decoded = work.decoded.as_mut_ptr().cast::<u32>();
-        let mut ahead = work.ahead;
-        let mut acc = [[_mm512_setzero_ps(); 4]; ROWS];
-        if outputs.accumulate {
-            for t in 0..ROWS {
-                for r in 0..4 {
-                    acc[t][r] = _mm512_loadu_ps(outputs.rows[t].add(16 * r));
-                }
-            }
-        }
-        let mut x = [work.x.as_ptr().cast::<i32>(); ROWS];
-        for t in 0..ROWS {
-            x[t] = x[t].add(t * work.x_stride);
-        }
-        let mut bytes = work.panel.bytes().for_kernels().as_ptr();
-        for (coded, raw) in work.panel.stretches() {
-            for k in 0..coded {
-                ahead.fetch_step();
-                let w = decoder.step(bytes);
-                if DECODES {
-                    store(w, decoded);
-                    decoded = decoded.add(PANEL_ROWS);
-                }
-                multiply::<S, u32, 4, ROWS>(&mut acc, w, x, k);
-                bytes = bytes.add(CODED_STEP_BYTES);
-            }
-            for t in 0..ROWS {
-                x[t] = x[t].add(coded);
-            }
-            if raw {
-                ahead.fetch_raw_step();
-                let mut w = [_mm512_setzero_si512(); 4];
-                for r in 0..4 {
-                    w[r] = _mm512_loadu_si512(bytes.add(64 * r).cast());
-                }
-                if DECODES {
-                    store(w, decoded);
-                    decoded = decoded.add(PANEL_ROWS);
-                }
-                multiply::<S, u32, 4, ROWS>(&mut acc, w, x, 0);
-                bytes = bytes.add(RAW_STEP_BYTES);
-                for t in 0..ROWS {
-                    x[t] = x[t].add(1);
-                }
-            }
-        }
-        for t in 0..ROWS {
-            for r in 0..4 {
-                _mm512_storeu_ps(outputs.rows[t].add(16 * r), acc[t][r]);
+                _mm512_storeu_ps(out[t].add(16 * r), acc[t][r]);
             }
         }
     }
@@ -366,86 +348,28 @@ unsafe fn coded_tile<S: Step<u32>, const ROWS: usize, const DECODES: bool>(work:
 /// One step of k for all accumulators.
 ///
 /// # Safety
-/// The CPU must have the features of `S`, and `k` must be an element of each row of `x`.
+/// The CPU must have the instructions of `M`, and each row of `x` an element `k`.
 #[inline(always)]
-unsafe fn multiply<S: Step<T>, T: Copy, const REGISTERS: usize, const ROWS: usize>(
+unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
     acc: &mut [[__m512; REGISTERS]; ROWS],
     w: [__m512i; REGISTERS],
     x: [*const i32; ROWS],
     k: usize,
 ) {
-    for t in 0..ROWS {
-        // SAFETY: as the caller promised.
-        unsafe {
-            let x = _mm512_set1_epi32(*x[t].add(k));
-            for r in 0..REGISTERS {
-                acc[t][r] = S::step(acc[t][r], w[r], x);
+    // One row takes all parts of a register's weights at once; more rows share a part of all registers' weights.
+    let group = if ROWS == 1 { 1 } else { REGISTERS };
+    for first in (0..REGISTERS).step_by(group) {
+        for part in 0..M::N_PARTS {
+            let k = if part > 0 && ROWS > 1 { again(k) } else { k };
+            for t in 0..ROWS {
+                // SAFETY: this function demands the element and the instructions of its caller.
+                unsafe {
+                    let x = M::part(_mm512_set1_epi32(*x[t].add(k)), part);
+                    for r in first..first + group {
+                        acc[t][r] = M::mul_add(acc[t][r], M::part(w[r], part), x);
+                    }
+                }
             }
-        }
-    }
-}
-
-/// What it takes to decode: the exponents of the codes, twice, and the bits of an exponent.
-struct Decoder {
-    exponents: __m512i,
-    mask: __m512i,
-}
-
-impl Decoder {
-    /// # Safety
-    /// The CPU must have AVX-512BW.
-    #[inline(always)]
-    unsafe fn new(exponents: &Exponents) -> Decoder {
-        // SAFETY: 32 lanes of 16 bits are 512 bits.
-        unsafe {
-            let lanes = exponents.lanes();
-            Decoder { exponents: _mm512_loadu_si512(lanes.as_ptr().cast()), mask: _mm512_set1_epi16(0x7f80) }
-        }
-    }
-
-    /// The pairs of a coded step, 16 rows to a register.
-    ///
-    /// # Safety
-    /// The CPU must have AVX-512BW, and a coded step must begin at `step`.
-    #[inline(always)]
-    unsafe fn step(&self, step: *const u8) -> [__m512i; 4] {
-        // SAFETY: as the caller promised.
-        unsafe {
-            let mut codes = _mm512_loadu_si512(step.add(SIGNS_BYTES).cast());
-            let mut pairs = [_mm512_setzero_si512(); 4];
-            for r in 0..4 {
-                let signs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(step.add(32 * r).cast()));
-                // A lookup takes the low five bits of its index, and the table has 16 entries twice.
-                let exponents = _mm512_permutexvar_epi16(codes, self.exponents);
-                // The exponent where the mask is 1, sign and mantissa elsewhere.
-                pairs[r] = _mm512_ternarylogic_epi32::<0xd8>(signs, exponents, self.mask);
-                codes = _mm512_srli_epi16::<4>(codes);
-            }
-            pairs
-        }
-    }
-}
-
-/// Stores the pairs of a step.
-///
-/// # Safety
-/// The CPU must have AVX-512F, and there must be room for 64 numbers.
-#[inline(always)]
-unsafe fn store(pairs: [__m512i; 4], to: *mut u32) {
-    for r in 0..4 {
-        // SAFETY: as the caller promised.
-        unsafe { _mm512_storeu_si512(to.add(16 * r).cast(), pairs[r]) };
-    }
-}
-
-/// See [`crate::kernels::Isa::decode`]; `steps` and `out` are equally long.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Pairs]) {
-    // SAFETY: this function runs on CPUs with AVX-512BW; steps and pairs have the lengths of their types.
-    unsafe {
-        let decoder = Decoder::new(exponents);
-        for (step, out) in steps.iter().zip(out) {
-            store(decoder.step(step.as_ptr()), out.as_mut_ptr());
         }
     }
 }

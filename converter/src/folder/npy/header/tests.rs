@@ -20,7 +20,7 @@ fn check(bytes: &[u8]) -> Result<Checked, Bad> {
     Ok(checked)
 }
 
-/// The refusal of `bytes`; asserts that npyz was not asked.
+/// The error for `bytes`; asserts that npyz was not called.
 #[track_caller]
 fn refusal(bytes: &[u8]) -> String {
     let before = NPYZ_CALLS.with(Cell::get);
@@ -70,6 +70,7 @@ fn reads_headers_it_wrote() {
     }
 }
 
+/// Row W15, npyz is not called.
 #[test]
 fn refuses_foreign_headers_before_npyz() {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (2,), ";
@@ -138,13 +139,13 @@ fn each_check_gives_its_own_reason() {
         (header("<f4", "[2]", ""), "structured element type"),
         (header("((<f4", "(2,)", ""), "brackets nested deeper than a header needs"),
         (header("<f4", "((2,),)", ""), "brackets nested deeper than a header needs"),
-        // A bracket that ends a level makes room for the next one, also in a text that is refused afterwards.
+        // A closing bracket reduces the depth, also in a text that is rejected later.
         (header("<f4", "(2,)", "'a': (), 'b': ()"), "header has key 'a'"),
         (header("<f4", "(0,)", ""), "shape [0] has no elements"),
-        (header("<f4", "(00,)", ""), "header has a shape with something else than plain numbers"),
-        (header("<f4", "(02,)", ""), "header has a shape with something else than plain numbers"),
-        (header("<f4", "(,)", ""), "header has a shape with something else than plain numbers"),
-        (header("<f4", "(x2,)", ""), "header has a shape with something else than plain numbers"),
+        (header("<f4", "(00,)", ""), "header has a shape with something other than plain numbers"),
+        (header("<f4", "(02,)", ""), "header has a shape with something other than plain numbers"),
+        (header("<f4", "(,)", ""), "header has a shape with something other than plain numbers"),
+        (header("<f4", "(x2,)", ""), "header has a shape with something other than plain numbers"),
         (header(">f4", "(2,)", ""), "big-endian numbers (>f4)"),
         (header("|O", "(2,)", ""), "object array (pickle)"),
         (header("O", "(2,)", ""), "object array (pickle)"),
@@ -250,7 +251,7 @@ fn names_the_format_of_other_files() {
     let cases: [(&[u8], &str); 12] = [
         (b"", "empty file"),
         (b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0", "GGUF file"),
-        // 100 MiB is more than the header of a safetensors file can have.
+        // The header of a safetensors file is shorter than 100 MiB.
         (b"\0\0\x40\x06\0\0\0\0{\"a\":1}", "unknown bytes"),
         (b"\xff\xff\xff\xff\0\0\0\0{\"a\":1}", "unknown bytes"),
         (b"hello\x01", "unknown bytes"),

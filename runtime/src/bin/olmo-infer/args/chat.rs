@@ -9,7 +9,7 @@ use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingFlags;
-use olmo_infer::internals::parallel::matmul::Products;
+use olmo_infer::internals::kernels::backend::Backend;
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -102,7 +102,7 @@ pub struct ChatArgs {
     /// How the model comes into memory.
     pub load: Load,
     /// Which code computes the products.
-    pub products: Products,
+    pub backend: Backend,
     /// Whether to print what each answer took.
     pub timing: bool,
 }
@@ -130,7 +130,7 @@ pub(super) fn parse(words: &Words) -> Result<ChatArgs, CliExit> {
     };
     sampling.check().map_err(usage)?;
     Ok(ChatArgs {
-        products: Products::named(raw.isa.as_deref(), None).map_err(usage)?,
+        backend: values::backend(raw.isa.as_deref(), None).map_err(usage)?,
         load: raw.load,
         sampling,
         stops: raw.stop,

@@ -1,14 +1,15 @@
 //! How a run computes, on the command line.
 
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::Options;
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::matmul::Activations;
 
 /// How a run computes.
 pub struct Compute {
     /// Number of threads that are asked for, 0 for all processors.
     pub threads: usize,
     /// How products are computed.
-    pub products: Products,
+    pub backend: Backend,
     /// What bf16 weights are multiplied with.
     pub activations: Activations,
     /// Most prompt tokens in one forward pass.
@@ -23,7 +24,7 @@ impl Compute {
         let default = Options::new(positions);
         Options {
             chunk: self.chunk.unwrap_or(default.chunk),
-            products: self.products,
+            backend: self.backend,
             activations: self.activations,
             ..default
         }

@@ -12,7 +12,7 @@ use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::error::display_path;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingFlags;
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -239,7 +239,7 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
         seed: raw.seed,
     };
     sampling.check().map_err(usage)?;
-    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
+    let backend = values::backend(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     if raw.token_type.is_some() && prompt.is_some() {
         return Err(usage("--token-type is of token files, and the input is text"));
     }
@@ -268,7 +268,7 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
         load: raw.load,
         compute: Compute {
             threads: raw.threads,
-            products,
+            backend,
             activations: raw.activations,
             chunk: raw.chunk,
             batch: raw.batch,

@@ -9,7 +9,7 @@ use olmo_infer::internals::cli::exit::CliExit;
 use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
-use olmo_infer::internals::parallel::matmul::{Activations, Products};
+use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::path::{Path, PathBuf};
 
@@ -97,7 +97,7 @@ impl ScoreArgs {
 pub(super) fn parse(words: &Words) -> Result<ScoreArgs, CliExit> {
     let usage = |problem: &str| CliExit::usage(COMMAND, problem);
     let raw: Raw = words.parse()?;
-    let products = Products::named(raw.isa.as_deref(), raw.matmul.as_deref());
+    let backend = values::backend(raw.isa.as_deref(), raw.matmul.as_deref());
     Ok(ScoreArgs {
         model: values::model(&raw.model).map_err(usage)?,
         tokens: values::files(&raw.tokens).map_err(usage)?,
@@ -106,7 +106,7 @@ pub(super) fn parse(words: &Words) -> Result<ScoreArgs, CliExit> {
         load: raw.load,
         compute: Compute {
             threads: raw.threads,
-            products: products.map_err(|problem| CliExit::usage(COMMAND, problem))?,
+            backend: backend.map_err(|problem| CliExit::usage(COMMAND, problem))?,
             activations: raw.activations,
             chunk: raw.chunk,
             batch: raw.batch,

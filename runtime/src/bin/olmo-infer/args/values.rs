@@ -3,6 +3,7 @@
 use olmo_infer::internals::cli::command_line::named;
 use olmo_infer::internals::cli::words::STANDARD_INPUT;
 use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::path::PathBuf;
@@ -25,6 +26,14 @@ pub fn activations(text: &str) -> Result<Activations, String> {
         _ => None,
     };
     named(activations, "bf16 or f32")
+}
+
+/// `--isa` and `--matmul`.
+pub fn backend(isa: Option<&str>, matmul: Option<&str>) -> Result<Backend, String> {
+    Backend::named(isa, matmul).map_err(|error| match error {
+        BackendError::UnknownIsa { .. } => format!("--isa {error}"),
+        BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => format!("--matmul {error}"),
+    })
 }
 
 /// The path of the model, which is mapped and cannot be standard input.

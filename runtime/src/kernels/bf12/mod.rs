@@ -1,13 +1,16 @@
-//! Products of coded bf16 panels: decoded in the registers of the product where the memory is the limit, and block by
-//! block into the cache where several tiles of rows use the same weights.
+//! Products of bf16 panels in 12 bits a number: decoded in the registers of the product where the memory is the limit,
+//! and block by block into the cache where several tiles of rows use the same weights.
 
-use super::tiles::{Ahead, Outputs, TILE_ROWS, Tiles, block_steps, check_shapes};
 #[cfg(target_arch = "x86_64")]
-use super::x86_64::{avx2, avx512};
-use super::{Isa, Kind};
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use super::grid::OutputBlock;
+use super::isa::{Isa, Kind};
+use super::tiles::{Ahead, Rows, TILE_ROWS, Tiles, block_steps, check_shapes};
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step, decode};
-use crate::kernels::grid::Block;
 use std::cell::RefCell;
 
 thread_local! {
@@ -15,31 +18,26 @@ thread_local! {
     static BLOCK: RefCell<Vec<Step>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What one call of a kernel computes from a coded panel, or a part of one.
-pub struct CodedWork<'a> {
-    pub panel: CodedPanel<'a>,
-    /// Row t begins at `t * x_stride` and has at least as many pairs as the panel has steps.
-    pub x: &'a [u32],
-    pub x_stride: usize,
-    /// What to fetch meanwhile.
-    pub ahead: Ahead,
-    /// Where to leave the decoded panel for the tiles that follow, `[steps][64]`; empty when there are none.
-    pub decoded: &'a mut [Step],
-}
-
 impl Isa {
-    /// As [`Isa::product_bf16`], for a coded panel: the same bits.
+    /// As [`Isa::product_bf16`], for a panel in 12 bits: the same bits.
     ///
     /// # Panics
     /// As [`Isa::product_bf16`].
-    pub fn product_coded(self, panel: &CodedPanel, x: &[u32], x_stride: usize, out: &mut Block, no_subnormals: bool) {
+    pub fn product_bf12(
+        self,
+        panel: &CodedPanel,
+        x: &[u32],
+        x_stride: usize,
+        out: &mut OutputBlock,
+        no_subnormals: bool,
+    ) {
         let steps = panel.n_steps();
         check_shapes(steps * PANEL_ROWS, PANEL_ROWS, steps, x.len(), x_stride, out);
-        if out.rows() <= self.coded_rows() {
-            let mut tiles = Tiles::of_coded_panel(panel, out);
+        if out.rows() <= self.bf12_rows() {
+            let mut tiles = Tiles::of_stream(panel.bytes().for_kernels(), steps, CODED_STEP_BYTES, out);
             while let Some(tile) = tiles.next() {
-                let work = tile.coded_work(panel, x, x_stride, &mut []);
-                tile.on_outputs(PANEL_ROWS, |outputs| self.coded_tile(work, outputs, no_subnormals));
+                let ahead = tile.ahead();
+                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf12_tile(panel, ahead, rows, &mut [], no_subnormals));
             }
             return;
         }
@@ -55,8 +53,8 @@ impl Isa {
         });
     }
 
-    /// Rows of activations that a kernel for coded panels takes; 0 when there is none, and panels are decoded first.
-    fn coded_rows(self) -> usize {
+    /// Rows of activations that a kernel for 12 bits takes; 0 when there is none, and panels are decoded first.
+    fn bf12_rows(self) -> usize {
         match self.0 {
             Kind::Avx512Bf16 | Kind::Avx512 => TILE_ROWS,
             Kind::Avx2 => 1,
@@ -72,48 +70,45 @@ impl Isa {
         block: &mut [Step],
         x: &[u32],
         x_stride: usize,
-        out: &mut Block,
+        out: &mut OutputBlock,
         accumulate: bool,
         no_subnormals: bool,
     ) {
-        let first_tile_decodes = self.coded_rows() == TILE_ROWS;
+        let first_tile_decodes = self.bf12_rows() == TILE_ROWS;
         if !first_tile_decodes {
             self.decode(part, block.as_flattened_mut());
         }
-        let mut tiles = Tiles::of_coded_block(part, out, accumulate);
+        let mut tiles = Tiles::of_block(part.bytes().for_kernels(), part.n_steps(), out, accumulate);
         let mut is_first = true;
         while let Some(tile) = tiles.next() {
             if is_first && first_tile_decodes {
-                let work = tile.coded_work(part, x, x_stride, block);
-                tile.on_outputs(PANEL_ROWS, |outputs| self.coded_tile(work, outputs, no_subnormals));
+                let ahead = tile.ahead();
+                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf12_tile(part, ahead, rows, block, no_subnormals));
             } else {
-                self.bf16_tile(tile, block.as_flattened(), x, x_stride, no_subnormals);
+                let weights = tile.weights(block.as_flattened(), PANEL_ROWS);
+                tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf16_tile(&weights, rows, no_subnormals));
             }
             is_first = false;
         }
     }
 
-    /// One tile of at most [`Isa::coded_rows`] rows.
-    fn coded_tile(self, work: CodedWork, outputs: &Outputs, no_subnormals: bool) {
-        assert!(work.decoded.is_empty() || work.decoded.len() == work.panel.n_steps());
+    /// One tile of at most [`Isa::bf12_rows`] rows. Leaves the decoded weights in `decoded`, unless that is empty.
+    fn bf12_tile(self, panel: &CodedPanel, ahead: Ahead, rows: Rows<u32>, decoded: &mut [Step], no_subnormals: bool) {
         match self.0 {
-            // SAFETY: an `Isa` of this kind exists only on CPUs with these features; `Tile::coded_work` bounds `x`, a
-            // `CodedPanel` has the bytes of its steps, `decoded` is as long as the panel, and the outputs are rows of
-            // its width.
+            // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => unsafe { avx512::product_coded(work, outputs) },
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
+                avx512::product(panel, ahead, rows, decoded, self.bf16_product(no_subnormals))
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { avx512::product_coded_by_fma(work, outputs, no_subnormals) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::product_coded_by_fma(work, outputs, no_subnormals) },
-            _ => unreachable!("only for instruction sets with coded rows"),
+            Kind::Avx2 => unsafe { avx2::product(panel, ahead, rows, no_subnormals) },
+            _ => unreachable!("`Isa::bf12_rows` is 0"),
         }
     }
 
-    /// Decodes a panel, or a part of one, into `[steps][64]` pairs, as a plain panel has them; padding becomes numbers
-    /// that nobody uses.
+    /// Decodes a panel, or a part of one, into `[steps][64]` pairs, as a plain panel has them. Padding becomes numbers
+    /// that are not used.
     ///
     /// # Panics
     /// When `out` has another length.
@@ -125,7 +120,7 @@ impl Isa {
             let (to, rest_out) = out.split_at_mut(coded * PANEL_ROWS);
             let (steps, to) = (stretch.as_chunks().0, to.as_chunks_mut().0);
             match self.0 {
-                // SAFETY: an `Isa` of this kind exists only on CPUs with these features.
+                // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::decode(steps, panel.exponents(), to) },
                 // SAFETY: as above.

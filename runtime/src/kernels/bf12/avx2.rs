@@ -1,0 +1,164 @@
+//! The stream of a 12-bit panel for AVX2.
+
+use super::super::tiles::{Ahead, Rows, WeightStream};
+use super::super::x86_64::avx2;
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use std::arch::x86_64::*;
+
+/// A product of one row.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn product(panel: &CodedPanel, ahead: Ahead, row: Rows<'_, '_, u32>, no_subnormals: bool) {
+    // SAFETY: this function demands the features of its caller.
+    unsafe { avx2::row_of_bf16(Bf12::new(panel, panel.stretches(), ahead), row, no_subnormals) }
+}
+
+/// The weights of a 12-bit panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
+struct Bf12<I> {
+    decoder: Decoder,
+    /// Where the next step begins.
+    bytes: *const u8,
+    n_steps: usize,
+    stretches: I,
+    ahead: Ahead,
+}
+
+impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
+    /// `stretches` are those of the panel.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn new(panel: &CodedPanel, stretches: I, ahead: Ahead) -> Self {
+        Bf12 {
+            // SAFETY: this function demands the feature of its caller.
+            decoder: unsafe { Decoder::new(panel.exponents()) },
+            bytes: panel.bytes().for_kernels().as_ptr(),
+            n_steps: panel.n_steps(),
+            stretches,
+            ahead,
+        }
+    }
+}
+
+// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new` that
+// the panel has the bytes of such steps.
+impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
+    type Activation = u32;
+
+    fn n_steps(&self) -> usize {
+        self.n_steps
+    }
+
+    #[inline(always)]
+    fn next_run(&mut self) -> usize {
+        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+    }
+
+    #[inline(always)]
+    unsafe fn step(&mut self) -> [__m256i; 8] {
+        self.ahead.fetch_step();
+        // SAFETY: see above; this function demands the step and AVX2 of its caller.
+        unsafe {
+            let mut w = [_mm256_setzero_si256(); 8];
+            for half in 0..2 {
+                let pairs = self.decoder.half_step(self.bytes, half);
+                for group in 0..4 {
+                    w[2 * group + half] = pairs[group];
+                }
+            }
+            self.bytes = self.bytes.add(CODED_STEP_BYTES);
+            w
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn raw_step(&mut self) -> [__m256i; 8] {
+        self.ahead.fetch_step();
+        self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
+        // SAFETY: as in `step`.
+        unsafe {
+            let mut w = [_mm256_setzero_si256(); 8];
+            for r in 0..8 {
+                w[r] = _mm256_loadu_si256(self.bytes.add(32 * r).cast());
+            }
+            self.bytes = self.bytes.add(RAW_STEP_BYTES);
+            w
+        }
+    }
+}
+
+/// The exponents of the codes in both halves, the bits of a code in every byte, and those of
+/// an exponent in a pair.
+struct Decoder {
+    exponents: __m256i,
+    code: __m256i,
+    mask: __m256i,
+}
+
+impl Decoder {
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn new(exponents: &Exponents) -> Decoder {
+        let bytes = exponents.to_bytes();
+        // SAFETY: 16 bytes are 128 bits; this function demands the feature of its caller.
+        unsafe {
+            Decoder {
+                exponents: _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
+                code: _mm256_set1_epi8(0xf),
+                mask: _mm256_set1_epi16(0x7f80),
+            }
+        }
+    }
+
+    /// The pairs of half a coded step: entry j holds the rows r + 16 j, r from 0 to 7 or from 8 to 15.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, and a coded step must begin at `step`.
+    #[inline(always)]
+    unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
+        // SAFETY: a coded step is `SIGNS_BYTES`, 128, and 64 bytes of codes.
+        unsafe {
+            let codes = _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast());
+            // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
+            let even_codes = _mm256_and_si256(codes, self.code);
+            let odd_codes = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), self.code);
+            let even_groups = _mm256_shuffle_epi8(self.exponents, even_codes);
+            let odd_groups = _mm256_shuffle_epi8(self.exponents, odd_codes);
+            let exponents = [
+                _mm256_slli_epi16::<7>(even_groups),
+                _mm256_slli_epi16::<7>(odd_groups),
+                _mm256_srli_epi16::<1>(even_groups),
+                _mm256_srli_epi16::<1>(odd_groups),
+            ];
+            let mut pairs = [_mm256_setzero_si256(); 4];
+            for group in 0..4 {
+                let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(32 * group + 16 * half).cast()));
+                // What the shifts brought along from the other byte is outside the mask.
+                let exponent = _mm256_and_si256(exponents[group], self.mask);
+                pairs[group] = _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponent);
+            }
+            pairs
+        }
+    }
+}
+
+/// See [`super::super::Isa::decode`]; `steps` and `out` are equally long.
+#[target_feature(enable = "avx2,fma")]
+pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Step]) {
+    // SAFETY: this function enables AVX2; steps and pairs have the lengths of their types.
+    unsafe {
+        let decoder = Decoder::new(exponents);
+        for (step, out) in steps.iter().zip(out) {
+            for half in 0..2 {
+                let pairs = decoder.half_step(step.as_ptr(), half);
+                for group in 0..4 {
+                    _mm256_storeu_si256(out.as_mut_ptr().add(16 * group + 8 * half).cast(), pairs[group]);
+                }
+            }
+        }
+    }
+}
