@@ -20,24 +20,24 @@ cd "$(dirname "$0")/.."
 OUT=target/audit
 READER=(runtime/src/{file/{index,reader,bf12_tables},format/{layout,config},text/token_file}.rs)
 PACKER=(converter/src/{folder/{npy/header,safetensors/{header,index}},json/strict,write/{model_output,pipeline}}.rs)
-READER_TESTS=(catalogue_model_files catalogue_tokens coded_refused limits properties spec_tables)
-PACKER_TESTS=(any_fault_of_the_disk any_power_cut catalogue_folders catalogue_safetensors npy_differential pack_output
-    properties_of_headers safetensors_parsers)
+# Tests: program::module.
+READER_TESTS=(catalogue::{model_files,tokens} documents::spec_tables formats::{bf12_tables,limits,properties})
+PACKER_TESTS=(catalogue::{folders,safetensors} durability::{disk_faults,pack_output,power_cuts}
+    formats::{header_properties,npy_differential,safetensors_parsers})
 MORE_PARSERS=(runtime/src/{format/{encodings/bf12/mod,sizes,config_block},text/{chat,tokenizer,vocabulary},file/model_file}.rs
     converter/src/{model/{config_json,generation_config},folder/{npy/mod,safetensors/mod},commands/sources,text/{tokenizer_json,tokenizer_section,vocab}}.rs
     converter/src/commands/{unpack,copy}.rs)
-COVERAGE_TESTS=(catalogue_environment catalogue_text copy_writes_the_same_bytes fuzz_corpora infer_load inspect
-    model_changes_while_mapped open_reads_no_tensors pack_coded pack_config pack_safetensors pack_shapes pack_usage
-    pack_values reader_exhaustive sections_of_text text_cli tokenizer unpack_restores_the_folder verify_against
-    verify_finds_damage)
+COVERAGE_TESTS=(catalogue::{environment,text} command_line::pack durability::{changed_models,opening}
+    formats::{fuzz_corpora,reader_exhaustive,text_sections,verify} inference::load
+    packing::{bf12,config_json,copy,inspect,safetensors,shapes,unpack,values,verify_against} text::{text_cli,tokenizer})
 # Here the programs may not write their coverage file, and report it.
-NOT_COVERED=(an_error_names_the_file_that_was_to_be e6_a_limit_on_the_size_of_files e7_outputs_that_may_not_be
-    t8_a_file_that_may_not_be_read w23_files_and_folders_that_may_not_be_read)
-SANITIZER_TESTS=(batch_same_bits fuzz_corpora infer_golden infer_load infer_not_finite infer_same_bits known_answers
-    library pack_coded pack_safetensors pack_values properties reader_exhaustive score text_cli
-    unpack_restores_the_folder verify_finds_damage)
+NOT_COVERED=(error_names_the_final_file e6_file_size_limit_is_one_line e7_refuses_forbidden_outputs
+    t8_reports_unreadable_file w23_reports_unreadable_files_and_folders)
+SANITIZER_TESTS=(formats::{fuzz_corpora,properties,reader_exhaustive,verify}
+    inference::{batch_bits,golden,known_answers,load,not_finite,same_bits,score} library::sessions
+    packing::{bf12,safetensors,unpack,values} text::text_cli)
 # These leave a program less memory than the sanitizer needs.
-NOT_SANITIZED=(memory_that_the_system_does_not_give_is_one_line what_is_too_long_is_refused_with_little_memory)
+NOT_SANITIZED=(out_of_memory_is_one_line refuses_long_texts_with_little_memory)
 
 fail() {
     echo "audit: $1" >&2
@@ -49,9 +49,14 @@ needs() {
     command -v "cargo-$1" >/dev/null || fail "cargo-$1 is missing; cargo install --locked cargo-$1"
 }
 
-# The option --test before each name.
-tests() {
-    printf -- '--test\n%s\n' "$@"
+# The option --test before the program of each name, once.
+programs() {
+    printf '%s\n' "${@%%::*}" | sort -u | sed 's/^/--test\n/'
+}
+
+# What the tests of the modules have in their names, and all unit tests.
+filters() {
+    printf '%s::\n' tests "${@#*::}"
 }
 
 deny() {
@@ -61,8 +66,9 @@ deny() {
 
 coverage() {
     needs tarpaulin
-    local file chosen files=()
-    mapfile -t chosen < <(tests "${READER_TESTS[@]}" "${PACKER_TESTS[@]}" "${COVERAGE_TESTS[@]}")
+    local file chosen filters files=() all=("${READER_TESTS[@]}" "${PACKER_TESTS[@]}" "${COVERAGE_TESTS[@]}")
+    mapfile -t chosen < <(programs "${all[@]}")
+    mapfile -t filters < <(filters "${all[@]}")
     for file in "${READER[@]}" "${PACKER[@]}" "${MORE_PARSERS[@]}"; do files+=(--include-files "$file"); done
     mkdir -p "$OUT/coverage"
     # --objects names the programs, which are built first: otherwise lines that only they run do not count.
@@ -70,7 +76,7 @@ coverage() {
     cargo tarpaulin --no-run "${build[@]}"
     cargo tarpaulin "${build[@]}" --follow-exec --no-fail-fast --timeout 900 --out Stdout --out Html \
         --output-dir "$OUT/coverage" "${files[@]}" --objects "$PWD/$OUT/coverage/build/debug/tested-olmo-"{pack,infer} \
-        -- "${NOT_COVERED[@]/#/--skip=}"
+        -- "${filters[@]}" "${NOT_COVERED[@]/#/--skip=}"
 }
 
 mutants() {
@@ -92,12 +98,12 @@ mutants() {
     [ ${#files[@]} = 0 ] && reader=("${READER[@]}") packer=("${PACKER[@]}")
     local chosen status=0
     if [ ${#reader[@]} != 0 ]; then
-        mapfile -t chosen < <(tests "${READER_TESTS[@]}")
+        mapfile -t chosen < <(programs "${READER_TESTS[@]}" && echo -- && filters "${READER_TESTS[@]}")
         [ $# != 0 ] && chosen=("$@")
         mutate olmo-infer "$OUT/mutants/runtime" "${reader[@]}" -- --lib "${chosen[@]}" || status=$?
     fi
     if [ ${#packer[@]} != 0 ]; then
-        mapfile -t chosen < <(tests "${PACKER_TESTS[@]}")
+        mapfile -t chosen < <(programs "${PACKER_TESTS[@]}" && echo -- && filters "${PACKER_TESTS[@]}")
         [ $# != 0 ] && chosen=("$@")
         mutate olmo-pack "$OUT/mutants/converter" "${packer[@]}" -- --lib "${chosen[@]}" || status=$?
     fi
@@ -140,12 +146,12 @@ sanitizer() {
     local host chosen
     host=$(rustc -vV | sed -n 's/^host: //p')
     [ "$host" = x86_64-unknown-linux-gnu ] || fail "the sanitizer runs on x86_64-unknown-linux-gnu, this is $host"
-    mapfile -t chosen < <(tests "${SANITIZER_TESTS[@]}")
+    mapfile -t chosen < <(programs "${SANITIZER_TESTS[@]}" && echo -- && filters "${SANITIZER_TESTS[@]}")
     # Memory that is not freed at the end is not an error here, and detecting it needs rights that containers lack.
     # With --target, build scripts and macros are built without the sanitizer.
     export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0
     cargo test --target "$host" -p olmo-infer --lib
-    cargo test --target "$host" -p olmo-tests --no-fail-fast "${chosen[@]}" -- "${NOT_SANITIZED[@]/#/--skip=}"
+    cargo test --target "$host" -p olmo-tests --no-fail-fast "${chosen[@]}" "${NOT_SANITIZED[@]/#/--skip=}"
 }
 
 case ${1:-} in

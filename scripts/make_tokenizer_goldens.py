@@ -166,7 +166,7 @@ def cases():
     more = [{"id": last + 5, **added("<x>")}, {"id": last + 9, **added("<y>", True)}]
     case("added tokens after a gap", [[["added_tokens"], tokens + more]], says=f'has the added token "<x>" with id {last + 5}')
     case("added tokens in another order", [[["added_tokens"], tokens[::-1]]], says="has the added token")
-    case("an added token that takes spaces", [[["added_tokens"], tokens + [{"id": last + 1, **added("<x>", lstrip=True)}]]], expect="refused", says="takes the spaces")
+    case("an added token that takes spaces", [[["added_tokens"], tokens + [{"id": last + 1, **added("<x>", lstrip=True)}]]], expect="refused", says="strips adjacent")
     case("a token of the model that is added", [[["added_tokens"], tokens + [{"id": base("small-dolma2")["model"]["vocab"]["ll"], **added("ll")}]]])
     # Tokens beyond the rows.
     pad = [[["added_tokens"], tokens + [{"id": last + 1, **added("<pad>", True)}]]]
@@ -198,7 +198,7 @@ def cases():
     config("added_tokens_decoder with other special flags", {**ids, "added_tokens_decoder": special})
     config("added_tokens_decoder with other special flags, split", {**ids, "added_tokens_decoder": special, "split_special_tokens": True}, says="split_special_tokens")
     config("added_tokens_decoder that normalizes", {"added_tokens_decoder": {key: {**value, "normalized": True} for key, value in decoder.items()}}, **gpt2)
-    config("added_tokens_decoder that takes spaces", {"added_tokens_decoder": {key: {**value, "rstrip": True} for key, value in decoder.items()}}, "refused", "takes the spaces")
+    config("added_tokens_decoder that takes spaces", {"added_tokens_decoder": {key: {**value, "rstrip": True} for key, value in decoder.items()}}, "refused", "strips adjacent")
     # Other tokenizer files.
     case("special_tokens_map", files={"special_tokens_map.json": {"eos_token": "<x>", "pad_token": {"content": "<y>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}}}, says="names the token")
     case("special_tokens_map goes before", files={"tokenizer_config.json": {"eos_token": "<x>"}, "special_tokens_map.json": {"eos_token": "<y>"}}, says='names the token "<y>"')

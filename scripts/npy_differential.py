@@ -3,7 +3,7 @@
 
     npy_differential.py JUDGE [--files N] [--seed S]
 
-JUDGE is the program npy-judge of this repository (tests/tools/npy_judge.rs). Needs numpy.
+JUDGE is the program npy-judge of this repository (tests/programs/npy_judge.rs). Needs numpy.
 
 A file that both read must give the same shape and the same numbers. One that only we refuse must break one of our
 rules, found from the file and not from our message; they are listed in `rule`. One that only numpy refuses is an

@@ -61,11 +61,11 @@ pub struct Pack {
     /// the file to write
     #[argh(positional)]
     model: PathBuf,
-    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which
-    /// rounds
+    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, bf16, which rounds,
+    /// or bf12 (bf16 in 12 bits, as --encoding auto chooses)
     #[argh(option, default = "Dtype(DtypeChoice::Auto)")]
     dtype: Dtype,
-    /// how matrices stored as bf16 are coded: auto (the default: in 12 bits a number where that pays; loses nothing) or
+    /// how bf16 matrices are stored: auto (the default: bf12, in 12 bits an element, where that pays; loses nothing) or
     /// plain (in 16)
     #[argh(option, default = "Encoding(EncodingChoice::Auto)")]
     encoding: Encoding,
@@ -258,11 +258,11 @@ struct Dtype(DtypeChoice);
 
 impl FromArgValue for Dtype {
     fn from_arg_value(value: &str) -> Result<Dtype, String> {
-        [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16]
+        [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16, DtypeChoice::Bf12]
             .into_iter()
             .find(|choice| choice.name() == value)
             .map(Dtype)
-            .ok_or_else(|| "expected auto, f32 or bf16".into())
+            .ok_or_else(|| "expected auto, f32, bf16 or bf12".into())
     }
 }
 
@@ -428,6 +428,9 @@ impl Pack {
             yarn_attention_factor: self.yarn_attention_factor,
             no_yarn: self.no_yarn,
         };
+        if self.dtype.0 == DtypeChoice::Bf12 && self.encoding.0 == EncodingChoice::Plain {
+            return Err("--dtype bf12 and --encoding plain, expected one of them".into());
+        }
         if flags.no_yarn && (flags.names_yarn()) {
             return Err("--no-yarn and other --yarn flags, expected one of them".into());
         }
@@ -442,6 +445,8 @@ impl Pack {
             model: self.model.clone(),
             dtype: self.dtype.0,
             encoding: self.encoding.0,
+            tensors: Vec::new(),
+            drafts: Vec::new(),
             vocab: self.vocab.clone(),
             program: Some(chat_child::THIS_PROGRAM.into()),
             force: self.force,

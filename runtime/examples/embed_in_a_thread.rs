@@ -4,11 +4,7 @@
 //! cargo run --release -p olmo-infer --example embed_in_a_thread -- model.olmo "Four score and" "We hold these"
 //! ```
 
-use olmo_infer::Error;
-use olmo_infer::Model;
-use olmo_infer::Options;
-use olmo_infer::Sampling;
-use std::sync::Arc;
+use olmo_infer::{Error, Model, Options, Sampling};
 use std::thread;
 
 /// Most tokens of an answer.
@@ -17,18 +13,19 @@ const MAX_TOKENS: usize = 64;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().ok_or("usage: embed_in_a_thread MODEL.olmo PROMPT...")?;
-    let model = Arc::new(Model::open(path)?);
+    let model = Model::open(path)?;
     for answer in answers(&model, arguments.collect()) {
         println!("{}", answer?);
     }
     Ok(())
 }
 
-/// What the model says after each of the prompts, in their order. The sessions take turns, a pass each; to have more
-/// tokens a second in all, several sequences share each pass in a `Batch`.
-pub fn answers(model: &Arc<Model>, prompts: Vec<String>) -> Vec<Result<String, Error>> {
+/// The text that the model generates after each of the prompts, in their order. The sessions take turns, a pass each;
+/// `Model::generate` has more tokens a second in all.
+pub fn answers(model: &Model, prompts: Vec<String>) -> Vec<Result<String, Error>> {
     let spawn = |prompt: String| {
-        let model = Arc::clone(model);
+        // Another handle on the same file and threads.
+        let model = model.clone();
         thread::spawn(move || answer(&model, &prompt))
     };
     // All of them, before the first is waited for.
@@ -38,10 +35,10 @@ pub fn answers(model: &Arc<Model>, prompts: Vec<String>) -> Vec<Result<String, E
 
 fn answer(model: &Model, prompt: &str) -> Result<String, Error> {
     let prompt = model.encode(prompt)?;
-    let positions = (prompt.len() + MAX_TOKENS).min(model.config().max_position_embeddings);
+    let positions = (prompt.len() + MAX_TOKENS).min(model.max_positions());
     let mut session = model.session(Options::new(positions))?;
     session.prefill(&prompt)?;
     let tokens = session.generate(Sampling::GREEDY).collect::<Result<Vec<u32>, Error>>()?;
-    model.file().check_unchanged()?;
+    model.check_unchanged()?;
     model.decode_text(&tokens)
 }

@@ -1,13 +1,10 @@
-//! Text in, text out, shown as it comes:
+//! Text in, text out, printed as it comes:
 //!
 //! ```text
 //! cargo run --release -p olmo-infer --example generate -- model.olmo "Four score and"
 //! ```
 
-use olmo_infer::Model;
-use olmo_infer::Options;
-use olmo_infer::Sampling;
-use olmo_infer::internals::text::stream::TextStream;
+use olmo_infer::{Model, Options, Sampling, TextStream};
 use std::error::Error;
 use std::io::{self, Write};
 
@@ -22,15 +19,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     generate(&Model::open(path)?, &prompt, Sampling::GREEDY, &mut io::stdout().lock())
 }
 
-/// Writes what the model says after a prompt, token by token.
+/// Writes the text that the model generates after a prompt, token by token.
 pub fn generate(model: &Model, prompt: &str, sampling: Sampling, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let vocabulary = model.vocabulary()?.ok_or("the model has no vocabulary")?;
     let prompt = model.encode(prompt)?;
-    let positions = (prompt.len() + MAX_TOKENS).min(model.config().max_position_embeddings);
+    let positions = (prompt.len() + MAX_TOKENS).min(model.max_positions());
     let mut session = model.session(Options::new(positions))?;
     session.prefill(&prompt)?;
 
-    // A token can end in the middle of a character: the stream holds that back until the rest comes.
+    // A token can end in the middle of a character: the stream holds those bytes back until the rest comes.
     let (mut stream, mut shown) = (TextStream::default(), Vec::new());
     for token in session.generate(sampling) {
         stream.push(vocabulary.bytes(token?).unwrap_or_default(), &mut shown);
@@ -40,6 +37,6 @@ pub fn generate(model: &Model, prompt: &str, sampling: Sampling, out: &mut dyn W
     }
     stream.finish(&mut shown);
     out.write_all(&shown)?;
-    // Nobody wrote to the mapped file meanwhile.
-    Ok(model.file().check_unchanged()?)
+    // The mapped file was not written to meanwhile.
+    Ok(model.check_unchanged()?)
 }

@@ -1,53 +1,41 @@
-//! How well a model predicts the tokens of a file, little-endian u32 ids. It shows what lies below `Model` and
-//! `Session`: a whole run inside one team of threads.
+//! How well a model predicts the tokens of files, little-endian u32 ids, all files in the same passes:
 //!
 //! ```text
-//! cargo run --release -p olmo-infer --example score -- model.olmo tokens.bin
+//! cargo run --release -p olmo-infer --example score -- model.olmo a.bin b.bin
 //! ```
 
-use olmo_infer::Error;
-use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::generate::{Run, generate};
-use olmo_infer::internals::network::{Batch, Network, Options};
-use olmo_infer::internals::parallel::team::with_team;
-use olmo_infer::internals::text::token_file::read_tokens;
+use olmo_infer::{Error, Model, Options, Run};
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::thread;
+use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(model), Some(tokens)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: score MODEL.olmo TOKENS.bin".into());
-    };
-    let mean_nll = mean_nll(model.as_ref(), tokens.as_ref())?;
-    println!("{mean_nll:.9} nats a token, perplexity {:.3}", mean_nll.exp());
+    let mut arguments = env::args_os().skip(1);
+    let model = Model::open(arguments.next().ok_or("usage: score MODEL.olmo TOKENS.bin...")?)?;
+    let files: Vec<_> = arguments.collect();
+    let texts = files.iter().map(|file| Ok(ids(&fs::read(file)?))).collect::<std::io::Result<Vec<_>>>()?;
+    if texts.iter().any(|tokens| tokens.len() < 2) {
+        return Err("one token has nothing that predicts it".into());
+    }
+    for (file, mean_nll) in files.iter().zip(mean_nll(&model, &texts)?) {
+        println!("{mean_nll:.9} nats a token, perplexity {:.3}, {}", mean_nll.exp(), file.to_string_lossy());
+    }
     Ok(())
 }
 
-/// The mean over the tokens but the first of the negative logarithm of their probability, in nats.
-pub fn mean_nll(model: &Path, tokens: &Path) -> Result<f64, Error> {
-    let file = ModelFile::open(model)?;
-    let config = file.config();
-    let tokens = read_tokens(tokens, config.vocab_size, config.max_position_embeddings)?;
-    // The last token predicts nothing that is known.
-    let positions = tokens.len() - 1;
-    if positions == 0 {
-        return Err(Error::Request { problem: "one token has nothing that predicts it".into() });
-    }
-    let run = Run { visit_prompt: true, score: true, ..Run::new(&tokens, positions) };
+/// The token ids in the bytes of a file.
+fn ids(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id)).collect()
+}
 
-    let network = Network::new(&file)?;
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let sum = with_team(threads, |team| {
-        let mut batch = Batch::new(&network, Options::new(positions), 1)?;
-        let mut sum = 0.0;
-        generate(&mut batch, team, &[run], |evaluated| {
-            sum += evaluated.nll.unwrap_or_default();
-            Ok::<_, Error>(ControlFlow::Continue(()))
-        })?;
-        Ok::<_, Error>(sum)
-    })??;
-    file.check_unchanged()?;
-    Ok(sum / positions as f64)
+/// For each text the mean negative log-likelihood, in nats, of its tokens but the first.
+fn mean_nll(model: &Model, texts: &[Vec<u32>]) -> Result<Vec<f64>, Error> {
+    let runs: Vec<Run> = texts.iter().map(|tokens| Run::scoring(tokens)).collect();
+    let longest = runs.iter().map(|run| run.positions).max().unwrap_or(0);
+    let mut sums = vec![0.0; texts.len()];
+    model.generate(&runs, Options::new(longest), None, |evaluated| {
+        sums[evaluated.run] += evaluated.nll.unwrap_or_default();
+        Ok::<_, Error>(ControlFlow::Continue(()))
+    })?;
+    model.check_unchanged()?;
+    Ok(runs.iter().zip(sums).map(|(run, sum)| sum / run.positions as f64).collect())
 }

@@ -12,7 +12,6 @@ use crate::os::memory;
 use crate::session::{Resumed, Session};
 use crate::text::chat::{Chat, ChatError, Message, Role};
 use crate::text::stream::TextStream;
-use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -38,13 +37,13 @@ pub struct Answering {
 }
 
 /// The messages of a conversation and the session that has evaluated them, kept in step.
-pub struct Conversation<'m> {
-    model: &'m Model,
+pub struct Conversation {
+    model: Model,
     chat: Chat,
     vocabulary: Vocabulary,
     /// Ids that steer the model and are no text; each ends an answer.
     special: Vec<u32>,
-    session: Session<'m>,
+    session: Session,
     answering: Answering,
     /// `[system] (user assistant)*`
     messages: Vec<Message>,
@@ -80,7 +79,7 @@ pub enum End {
     Stop,
     /// It has [`Answering::max_tokens`] tokens.
     MaxTokens,
-    /// The last position is taken, or the answer has more than [`POSITION_BYTES`] of text for each.
+    /// The last position is taken, or the answer has more than 512 bytes of text for each.
     Full,
     /// The listener ended it.
     Listener,
@@ -93,8 +92,8 @@ pub enum Unanswered {
     Chat(ChatError),
     /// There is no user turn to answer.
     NoTurn,
-    /// The conversation has no ids in this model, for this reason.
-    Text(String),
+    /// The conversation cannot be encoded.
+    Text(Error),
     /// The conversation needs more positions than there are.
     TooLong {
         /// How long it is, as "310 tokens".
@@ -112,7 +111,6 @@ impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unanswered::Chat(error) => error.fmt(f),
-            Unanswered::Text(why) => f.write_str(why),
             Unanswered::NoTurn => f.write_str("there is no turn yet"),
             Unanswered::TooLong { found, positions } => {
                 write!(
@@ -121,7 +119,7 @@ impl fmt::Display for Unanswered {
                 )
             }
             Unanswered::Listener => f.write_str("the answer was interrupted before it began"),
-            Unanswered::Failed(error) => error.fmt(f),
+            Unanswered::Text(error) | Unanswered::Failed(error) => error.fmt(f),
         }
     }
 }
@@ -134,25 +132,29 @@ impl From<Error> for Unanswered {
     }
 }
 
-impl<'m> Conversation<'m> {
-    /// An empty conversation in a session with these options. `chat` is the chat format of `model`.
+impl Conversation {
+    /// An empty conversation in a session with these options.
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no tokenizer, and the errors of [`Model::session`] and [`Sampling::check`].
-    pub fn new(
-        model: &'m Model,
-        chat: Chat,
-        options: Options,
-        answering: Answering,
-    ) -> Result<Conversation<'m>, Error> {
+    /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Sampling`], and those of [`Model::encode`]
+    /// and [`Model::session`].
+    pub fn new(model: &Model, options: Options, answering: Answering) -> Result<Conversation, Error> {
+        let chat = Chat::new(model.file())?;
+        let chat = chat.ok_or_else(|| Error::NoChatTemplate { path: model.path().to_path_buf() })?;
+        Conversation::with_chat(model, chat, options, answering)
+    }
+
+    /// [`Conversation::new`] with a chat template that the caller has read.
+    #[doc(hidden)]
+    pub fn with_chat(model: &Model, chat: Chat, options: Options, answering: Answering) -> Result<Conversation, Error> {
         answering.sampling.check()?;
         // This prepares the tokenizer and reports what it lacks.
         model.encode("")?;
-        let vocabulary = model.vocabulary()?.ok_or_else(|| model.has_no("vocabulary"))?;
-        let tokenizer = Tokenizer::new(model.file(), &vocabulary)?.ok_or_else(|| model.has_no("tokenizer"))?;
+        let (vocabulary, tokenizer) = model.tokenizer()?;
         let special = tokenizer.special().collect();
         let session = model.session(options)?;
-        Ok(Conversation { model, chat, vocabulary, special, session, answering, messages: Vec::new(), n_answers: 0 })
+        let (model, messages) = (model.clone(), Vec::new());
+        Ok(Conversation { model, chat, vocabulary, special, session, answering, messages, n_answers: 0 })
     }
 
     /// The messages: `[system] (user assistant)*`.
@@ -161,7 +163,7 @@ impl<'m> Conversation<'m> {
     }
 
     /// The session, to look at its tokens and logits.
-    pub fn session(&self) -> &Session<'m> {
+    pub fn session(&self) -> &Session {
         &self.session
     }
 
@@ -260,7 +262,7 @@ impl<'m> Conversation<'m> {
             return Err(too_long(format!("{} bytes of text", text.len())));
         }
         let ids = self.model.encode(&text).map_err(|error| match error {
-            Error::Request { problem } => Unanswered::Text(problem),
+            error @ (Error::NoEmbedding { .. } | Error::Unencodable { .. }) => Unanswered::Text(error),
             error => error.into(),
         })?;
         match ids.len() {
@@ -318,7 +320,7 @@ impl<'m> Conversation<'m> {
     }
 }
 
-impl fmt::Debug for Conversation<'_> {
+impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conversation").field("messages", &self.messages).finish_non_exhaustive()
     }

@@ -3,9 +3,9 @@
 //! # The main path
 //!
 //! A [`Model`] is an open file and the threads that compute with it. A [`Session`] of it is one sequence with its KV
-//! cache: it takes in a prompt by [`Session::prefill`], and goes on with the tokens that [`Session::generate`] chooses
-//! or that the caller does, by [`Session::decode`] after a look at [`Session::logits`]. Everything that can go wrong is
-//! an [`Error`], whose text is one line for a user.
+//! cache: [`Session::prefill`] evaluates a prompt, [`Session::generate`] goes on with tokens that it chooses, and
+//! [`Session::decode`] with one that the caller chooses after [`Session::logits`]. [`Model::generate`] evaluates many
+//! sequences at once. Errors are an [`Error`], whose text is one line for a user.
 //!
 //! ```no_run
 //! use olmo_infer::{Error, Model, Options, Sampling};
@@ -16,22 +16,24 @@
 //!     let mut session = model.session(Options::new(prompt.len() + 20))?;
 //!     session.prefill(&prompt)?;
 //!     let answer = session.generate(Sampling::GREEDY).collect::<Result<Vec<u32>, Error>>()?;
-//!     model.file().check_unchanged()?; // Nobody has written to the mapped file meanwhile.
+//!     model.check_unchanged()?; // The mapped file was not written to meanwhile.
 //!     println!("{}", model.decode_text(&answer)?);
 //!     Ok(())
 //! }
 //! ```
 //!
+//! `Model` and `Session` own what they use: a struct can hold them, and a session can outlive the caller's `Model`.
 //! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has a session of its own. In
-//! the folder `examples`, `generate` shows text as it comes, `embed_in_a_thread` serves several threads, and `score`
-//! goes below these two types.
+//! the folder `examples`, `generate` prints text as it comes, `embed_in_a_thread` serves several threads, and `score`
+//! evaluates a file of tokens.
 //!
-//! They are for callers that take a token at a time: each pass wakes the threads of the model, some tens of
-//! microseconds.
+//! A result depends on the model and the tokens alone: not on the number of threads, the chunks of a prompt, the other
+//! sequences of a pass, or which of the instruction sets AVX2 and AVX-512 computed it.
 //!
-//! What holds everywhere: a result depends on the model and the tokens alone, never on the number of threads, on how a
-//! prompt is cut into chunks, on the sequences beside it, or on which of the instruction sets AVX2 and AVX-512 computed
-//! it.
+//! # Features
+//!
+//! `compute` is everything that runs a model, `text` the tokenizer and chat templates. The default, `cli`, is both and
+//! the programs; a crate that uses the library turns it off: `default-features = false, features = ["compute", "text"]`.
 
 #![cfg_attr(
     not(feature = "internals"),
@@ -45,20 +47,50 @@ compile_error!(
 
 #[cfg(feature = "manual")]
 mod cli;
-mod continuation;
-#[cfg(feature = "text")]
+#[cfg(all(feature = "compute", feature = "text"))]
 mod conversation;
 mod error;
 mod file;
 mod format;
+#[cfg(feature = "compute")]
 mod generate;
+#[cfg(feature = "compute")]
 mod kernels;
+#[cfg(feature = "compute")]
 mod model;
+#[cfg(feature = "compute")]
 mod network;
 mod os;
+#[cfg(feature = "compute")]
 mod parallel;
+#[cfg(feature = "compute")]
 mod session;
 mod text;
+
+#[cfg(feature = "compute")]
+pub use compute::*;
+pub use error::{ConfigError, Error, NotRun};
+pub use file::mapping::Load;
+pub use file::sampling::Sampling;
+pub use text::stream::TextStream;
+pub use text::vocabulary::Vocabulary;
+
+/// The public names of the rooms that run a model.
+#[cfg(feature = "compute")]
+mod compute {
+    pub use crate::generate::{Evaluated, Run, Timing};
+    pub use crate::model::Model;
+    pub use crate::network::Options;
+    pub use crate::parallel::matmul::Activations;
+    pub use crate::session::{Continuation, Resumed, Session};
+}
+
+/// Conversations: messages, and a session that has evaluated them.
+#[cfg(all(feature = "compute", feature = "text"))]
+pub mod chat {
+    pub use crate::conversation::{Answer, Answering, Conversation, End, Unanswered};
+    pub use crate::text::chat::{ChatError, Message, Role};
+}
 
 /// The rooms of this crate, for the programs and tests of its own workspace. No version promises anything of them.
 #[cfg(feature = "internals")]
@@ -67,6 +99,10 @@ pub mod internals {
     #[cfg(feature = "manual")]
     pub mod cli {
         pub use crate::cli::*;
+    }
+    #[cfg(all(feature = "compute", feature = "text"))]
+    pub mod conversation {
+        pub use crate::conversation::*;
     }
     pub mod error {
         pub use crate::error::*;
@@ -77,41 +113,26 @@ pub mod internals {
     pub mod format {
         pub use crate::format::*;
     }
+    #[cfg(feature = "compute")]
     pub mod generate {
         pub use crate::generate::*;
     }
+    #[cfg(feature = "compute")]
     pub mod kernels {
         pub use crate::kernels::*;
     }
+    #[cfg(feature = "compute")]
     pub mod network {
         pub use crate::network::*;
     }
     pub mod os {
         pub use crate::os::*;
     }
+    #[cfg(feature = "compute")]
     pub mod parallel {
         pub use crate::parallel::*;
     }
     pub mod text {
         pub use crate::text::*;
     }
-    pub mod continuation {
-        pub use crate::continuation::*;
-    }
-    #[cfg(feature = "text")]
-    pub mod conversation {
-        pub use crate::conversation::*;
-    }
-    pub mod model {
-        pub use crate::model::*;
-    }
-    pub mod session {
-        pub use crate::session::*;
-    }
 }
-
-pub use error::Error;
-pub use file::sampling::Sampling;
-pub use model::Model;
-pub use network::Options;
-pub use session::Session;

@@ -1,113 +1,193 @@
 //! An open model with its threads: where a program that uses the library begins.
 
-use crate::error::{Error, display_path};
+use crate::error::Error;
+#[cfg(feature = "text")]
+use crate::error::display_path;
 use crate::file::mapping::Load;
 use crate::file::model_file::ModelFile;
+use crate::file::sampling::{AuthorSampling, Sampling};
 use crate::format::config::ModelConfig;
-use crate::network::Options;
+use crate::generate::batch_size::batch_size;
+use crate::generate::{Evaluated, Run, Timing, generate};
+use crate::network::batch::Batch;
+use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
 use crate::session::Session;
 #[cfg(feature = "text")]
-use crate::text::chat::{Chat, ChatError, Message, Role};
+use crate::text::chat::{Chat, ChatError, Message};
 #[cfg(feature = "text")]
 use crate::text::encoder::Encoder;
 #[cfg(feature = "text")]
 use crate::text::tokenizer::Tokenizer;
 use crate::text::vocabulary::Vocabulary;
 use std::fmt;
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 #[cfg(feature = "text")]
 use std::sync::OnceLock;
 use std::thread;
 
-/// A model file and the threads that compute with it. It is `Send` and `Sync`: in an [`Arc`](std::sync::Arc) it serves
-/// any number of threads, each with a [`Session`] of its own, tasks of a thread pool among them. Their passes take
-/// turns on the threads of the model, in the order in which they came; a thread that waits for its turn does nothing
-/// else.
+/// A model file and the threads that compute with it.
 ///
-/// A process that is forked off has none of the threads. There a pass is an error, where it needs them, and the model
-/// can be dropped; the child opens its own.
+/// A clone is another handle on the same ones. Any number of threads share a model, each with a [`Session`] of its own.
+/// Their passes take turns on the threads of the model, in the order in which they came. The file stays open, and the
+/// threads run, until the last handle and the last session are dropped.
 ///
-/// The file must not be written to while it is mapped: [`ModelFile::check_unchanged`] tells, before results are handed
-/// on, that it was not. Replacing it by renaming is safe. The end of a file that is cut short meanwhile cannot be read,
-/// which is a SIGBUS; [`Load::Read`] has no such exposure, and [`crate::os::signals::install`] ends the program in one
-/// line.
+/// A forked process has none of the threads. There a pass that needs them is [`Error::NotRun`]; the child opens a model
+/// of its own.
+///
+/// The file must not be written to while it is mapped: [`Model::check_unchanged`] detects that before results are
+/// handed on. Replacing it by renaming is safe. Reading past the end of a file that was truncated meanwhile raises
+/// SIGBUS; with [`Load::Read`] it does not.
+#[derive(Clone)]
 pub struct Model {
-    file: ModelFile,
-    threads: Threads,
-    /// Made for the first text.
+    file: Arc<ModelFile>,
+    network: Arc<Network>,
+    threads: Arc<Threads>,
+    /// Prepared for the first text.
     #[cfg(feature = "text")]
-    encoder: OnceLock<Encoder>,
+    encoder: Arc<OnceLock<Encoder>>,
 }
 
 impl Model {
-    /// Opens a model file, to compute on all cores that this process may use. It is mapped, or read where mapping is no
-    /// good idea: see [`Load::Auto`].
+    /// Opens a model file with [`Load::Auto`] and a thread for each core that this process may use.
     ///
-    /// Of a mapped file nothing but the index is read here. The first pass brings the tensors in; when that is to
-    /// happen at another time, [`ModelFile::populate`] does it.
+    /// Of a mapped file only the index is read here. The first pass reads the tensors; [`Model::populate`] does so
+    /// earlier.
     ///
     /// # Errors
-    /// [`Error::Io`], and what is wrong with a file that is no good model.
+    /// Those of [`Model::open_with`].
     pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
         Model::open_with(path, Load::Auto, thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// Opens a model file in a way of one's choice, to compute with so many threads, the caller's included: see
-    /// [`Threads::new`]. The results are the same bits for any number.
+    /// Opens a model file with `n_threads` threads, the caller's included; fewer when the OS refuses some. The results
+    /// are the same bits for any number.
     ///
     /// # Errors
-    /// Those of [`ModelFile::open_with`].
+    /// [`Error::Io`], [`Error::NotAFile`], [`Error::NotOlmo`], [`Error::Version`], [`Error::Length`],
+    /// [`Error::Damaged`], [`Error::Config`] or [`Error::Map`] for the file, [`Error::ModelTooLarge`] when it is to be
+    /// read into memory, [`Error::Changed`] when it changed meanwhile, [`Error::OutOfMemory`].
     pub fn open_with(path: impl AsRef<Path>, load: Load, n_threads: usize) -> Result<Model, Error> {
+        let file = Arc::new(ModelFile::open_with(path.as_ref(), load)?);
         Ok(Model {
-            file: ModelFile::open_with(path.as_ref(), load)?,
-            threads: Threads::new(n_threads),
+            network: Arc::new(Network::new(file.clone())?),
+            file,
+            threads: Arc::new(Threads::new(n_threads)),
             #[cfg(feature = "text")]
-            encoder: OnceLock::new(),
+            encoder: Arc::default(),
         })
     }
 
-    /// The model's configuration: sizes, and the ids that end a text.
-    pub fn config(&self) -> &ModelConfig {
-        self.file.config()
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
-    /// The file, for everything else that is in it.
-    pub fn file(&self) -> &ModelFile {
-        &self.file
+    /// Number of token ids, from 0.
+    pub fn vocab_size(&self) -> usize {
+        self.file.config().vocab_size
     }
 
-    /// An empty sequence of at most [`Options::positions`] tokens, with its KV cache and buffers:
-    /// `model.session(Options::new(4096))`. [`Session::bytes`] says how much memory that is.
+    /// Most positions of a sequence.
+    pub fn max_positions(&self) -> usize {
+        self.file.config().max_position_embeddings
+    }
+
+    /// Number of layers.
+    pub fn n_layers(&self) -> usize {
+        self.file.config().n_layers()
+    }
+
+    /// Width of the residual stream.
+    pub fn hidden_size(&self) -> usize {
+        self.file.config().hidden_size
+    }
+
+    /// The token ids that end a text.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.file.config().eos_token_ids
+    }
+
+    /// The sampling that the author of the model recommends, with the seed 0; `None` without a recommendation.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than the model has, no positions, or memory that the system does not give.
-    pub fn session(&self, options: Options) -> Result<Session<'_>, Error> {
-        Session::new(&self.file, &self.threads, options)
+    /// [`Error::Damaged`], [`Error::OutOfMemory`].
+    pub fn recommended_sampling(&self) -> Result<Option<Sampling>, Error> {
+        Ok(AuthorSampling::new(&self.file)?.map(|author| author.sampling()))
     }
 
-    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: better kept than asked for
-    /// each token.
+    /// An empty sequence of at most [`Options::positions`] tokens: `model.session(Options::new(4096))`.
     ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`Error::TooManyPositions`] for more than [`Model::max_positions`], [`Error::NoPositions`],
+    /// [`Error::OutOfMemory`], [`Error::NotRun`] on a thread with a non-default floating-point mode.
+    pub fn session(&self, options: Options) -> Result<Session, Error> {
+        Session::new(&self.network, &self.threads, options)
+    }
+
+    /// Bytes of memory that [`Model::session`] allocates: KV cache and activations.
+    pub fn session_bytes(&self, options: &Options) -> u64 {
+        Batch::bytes(self.file.config(), options, &[options.positions])
+    }
+
+    /// Evaluates many sequences that share each pass, which reads every weight once for all of them. `at_once` of them
+    /// at a time, in their order; `None` for 16, or fewer when memory is short. The results of a run do not depend on
+    /// the others, to the last bit.
+    ///
+    /// `visit` is called for each position, in the order of positions for each run. [`ControlFlow::Break`] ends that
+    /// run. The threads of the model are taken until this returns, so that `visit` must not compute with the same
+    /// model: that is [`Error::NotRun`].
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`] for an empty prompt, [`Error::UnknownToken`], [`Error::Sampling`],
+    /// [`Error::TooManyPositions`] for a run of more than [`Options::positions`], [`Error::ContextTooLarge`],
+    /// [`Error::NotFinite`] with the index of the run as its sequence, those of [`Model::session`], and those that
+    /// `visit` returns. All runs end then.
+    pub fn generate<E: From<Error>>(
+        &self,
+        runs: &[Run<'_>],
+        options: Options,
+        at_once: Option<usize>,
+        visit: impl FnMut(Evaluated<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<Timing, E> {
+        for run in runs {
+            match run {
+                Run { prompt: [], .. } => return Err(Error::NoTokens.into()),
+                Run { positions: 0, .. } => return Err(Error::NoPositions.into()),
+                run => run.sampling.check()?,
+            }
+        }
+        if runs.is_empty() {
+            return Ok(Timing::default());
+        }
+        let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
+        let n_slots = batch_size(at_once, &self.file, &self.network, &options, &positions)?;
+        let mut batch = Batch::new(&self.network, options, n_slots)?;
+        self.threads.run(|team| generate(&mut batch, team, runs, visit))?
+    }
+
+    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: keep it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::OutOfMemory`].
     pub fn vocabulary(&self) -> Result<Option<Vocabulary>, Error> {
         Vocabulary::new(&self.file)
     }
 
-    /// The text of some ids. What is no UTF-8, as when they end in the middle of a character, becomes U+FFFD. To show
-    /// text as it is generated, give the bytes of a token after the other to a [`TextStream`](crate::text::stream::TextStream).
+    /// The text of some ids. Invalid UTF-8, as when they end in the middle of a character, becomes U+FFFD. To show text
+    /// as it is generated, push the bytes of each token to a [`TextStream`](crate::TextStream).
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no vocabulary, or no text for one of the ids; [`Error::Damaged`],
-    /// [`Error::Memory`].
+    /// [`Error::NoVocabulary`], [`Error::NoText`] for one of the ids, [`Error::Damaged`], [`Error::OutOfMemory`].
     pub fn decode_text(&self, ids: &[u32]) -> Result<String, Error> {
-        let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
+        let vocabulary = self.vocabulary()?.ok_or_else(|| Error::NoVocabulary { path: self.path_buf() })?;
         const WHAT: &str = "the text of tokens";
         let mut bytes = Vec::new();
         for &id in ids {
-            let of_token = vocabulary.bytes(id).ok_or_else(|| self.has_no(&format!("text for the id {id}")))?;
+            let of_token = vocabulary.bytes(id).ok_or_else(|| Error::NoText { path: self.path_buf(), token: id })?;
             memory::reserve(&mut bytes, of_token.len(), WHAT)?;
             bytes.extend_from_slice(of_token);
         }
@@ -119,60 +199,94 @@ impl Model {
         // A byte becomes a character of three at most.
         let room = memory::asking(|| text.try_reserve_exact(bytes.len().saturating_mul(3)));
         room.map_err(|_| memory::too_little_for::<[u8; 3]>(bytes.len(), WHAT))?;
-        text.extend(bytes.utf8_chunks().flat_map(|chunk| [chunk.valid(), cut_or_not(chunk.invalid())]));
+        text.extend(bytes.utf8_chunks().flat_map(|chunk| [chunk.valid(), replacement(chunk.invalid())]));
         Ok(text)
     }
 
-    /// The error about something that the file lacks.
-    pub(crate) fn has_no(&self, what: &str) -> Error {
-        Error::Request { problem: format!("{}: has no {what}", display_path(self.file.path())) }
+    /// Checks that everything read from the mapped file so far is the file that was opened. To be called before results
+    /// are handed on.
+    ///
+    /// Length and modification time decide. When only the change time differs, as after a rename, or when the file was
+    /// opened within two seconds of a change, the digests of all tensors are computed, which takes as long as reading
+    /// them. A write through another process's mapping may change no time, and is then not detected.
+    ///
+    /// # Errors
+    /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong without a sign of a change; [`Error::Io`].
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        self.file.check_unchanged()
+    }
+
+    /// Checks that a file that was changed within two seconds before it was opened is complete, by the digests of all
+    /// tensors. To be called before anything is computed from a file that may still be being copied.
+    ///
+    /// # Errors
+    /// [`Error::Unfinished`], and those of [`Model::check_unchanged`].
+    pub fn check_complete(&self) -> Result<(), Error> {
+        self.file.check_complete()
+    }
+
+    /// Brings the tensors into memory in the order of use, until `stop` returns true. Meant for a thread that runs
+    /// during the first pass. Returns whether all of them are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file was truncated or cannot be read.
+    pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<bool, Error> {
+        self.file.populate(stop).map(|populated| populated.complete)
+    }
+
+    fn path_buf(&self) -> PathBuf {
+        self.path().to_path_buf()
     }
 }
 
-/// U+FFFD for bytes that are no character, nothing for none.
-fn cut_or_not(invalid: &[u8]) -> &'static str {
+/// For the programs and tests of this workspace.
+#[doc(hidden)]
+impl Model {
+    pub fn file(&self) -> &ModelFile {
+        &self.file
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        self.file.config()
+    }
+
+    pub fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+}
+
+/// U+FFFD for invalid bytes, nothing for none.
+fn replacement(invalid: &[u8]) -> &'static str {
     if invalid.is_empty() { "" } else { "\u{fffd}" }
 }
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("path", &self.file.path()).field("config", self.config()).finish_non_exhaustive()
+        f.debug_struct("Model").field("path", &self.path()).field("config", self.config()).finish_non_exhaustive()
     }
 }
 
 /// Text.
 #[cfg(feature = "text")]
 impl Model {
-    /// The ids of a text. The first call prepares the tokenizer, which takes some milliseconds for a hundred thousand
-    /// ids.
+    /// The ids of a text. The first call prepares the tokenizer, some milliseconds for a hundred thousand ids.
     ///
     /// # Errors
-    /// [`Error::Request`] when the file has no tokenizer, or one that this version cannot work with, and where
-    /// [`Encoder::encode`] has it; [`Error::Damaged`].
+    /// [`Error::NoVocabulary`], [`Error::NoTokenizer`], [`Error::UnusableTokenizer`], [`Error::NoEmbedding`],
+    /// [`Error::Unencodable`], [`Error::Damaged`], [`Error::OutOfMemory`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.encoder()?.encode(text)
     }
 
-    /// The ids of one turn of a conversation, after which the model answers; `system` says how it is to behave.
+    /// The ids of a conversation, `[system] user (assistant user)*`, after which the model answers.
     ///
     /// # Errors
-    /// Those of [`Model::conversation`].
-    pub fn chat(&self, system: Option<&str>, user: &str) -> Result<Vec<u32>, Error> {
-        let system = system.map(|system| Message::new(Role::System, system));
-        let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, user)]).collect();
-        self.conversation(&messages)
-    }
-
-    /// The ids of a conversation, after which the model answers: `[system] user (assistant user)*`.
-    ///
-    /// # Errors
-    /// [`Error::Request`] when the file has no chat format, or one that does not take this conversation, and those of
-    /// [`Model::encode`].
-    pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
-        let chat = Chat::new(&self.file)?.ok_or_else(|| self.has_no("chat format"))?;
+    /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Messages`], and those of [`Model::encode`].
+    pub fn encode_messages(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
+        let chat = Chat::new(&self.file)?.ok_or_else(|| Error::NoChatTemplate { path: self.path_buf() })?;
         let text = chat.render(messages).map_err(|error| match error {
             ChatError::NoMemory { bytes } => memory::too_little_for::<u8>(bytes, "the text of the conversation"),
-            error => Error::Request { problem: error.to_string() },
+            error => Error::Messages { problem: error.to_string() },
         })?;
         self.encode(&text)
     }
@@ -181,15 +295,27 @@ impl Model {
         if let Some(encoder) = self.encoder.get() {
             return Ok(encoder);
         }
-        let vocabulary = self.vocabulary()?.ok_or_else(|| self.has_no("vocabulary"))?;
-        let tokenizer = Tokenizer::new(&self.file, &vocabulary)?.ok_or_else(|| self.has_no("tokenizer"))?;
-        let made = Encoder::new(&tokenizer).map_err(|error| match error {
-            Error::Request { problem } => {
-                Error::Request { problem: format!("{}: {problem}", display_path(self.file.path())) }
-            }
-            other => other,
-        })?;
+        let (_, tokenizer) = self.tokenizer()?;
+        let prepared = Encoder::new(&tokenizer).map_err(|error| self.with_path(error))?;
         // Another thread may have been faster.
-        Ok(self.encoder.get_or_init(|| made))
+        Ok(self.encoder.get_or_init(|| prepared))
+    }
+
+    /// The vocabulary and the tokenizer of the file.
+    pub(crate) fn tokenizer(&self) -> Result<(Vocabulary, Tokenizer), Error> {
+        let vocabulary = self.vocabulary()?.ok_or_else(|| Error::NoVocabulary { path: self.path_buf() })?;
+        let tokenizer = Tokenizer::new(&self.file, &vocabulary).map_err(|error| self.with_path(error))?;
+        let tokenizer = tokenizer.ok_or_else(|| Error::NoTokenizer { path: self.path_buf() })?;
+        Ok((vocabulary, tokenizer))
+    }
+
+    /// Adds the path of the model to a problem of its tokenizer.
+    fn with_path(&self, error: Error) -> Error {
+        match error {
+            Error::UnusableTokenizer { problem } => {
+                Error::UnusableTokenizer { problem: format!("{}: {problem}", display_path(self.path())) }
+            }
+            error => error,
+        }
     }
 }

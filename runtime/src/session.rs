@@ -1,32 +1,31 @@
-//! A sequence of tokens and what the model makes of it, for a caller that knows nothing of teams.
+//! A sequence of tokens and the results of the model for it.
 
-use crate::continuation::Continuation;
 use crate::error::Error;
-use crate::file::model_file::ModelFile;
 use crate::file::sampling::Sampling;
 use crate::format::config::ModelConfig;
 use crate::generate::sampler::Sampler;
-use crate::network::single::Single;
+use crate::network::batch::Batch;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
 use std::fmt;
+use std::iter::FusedIterator;
+use std::sync::Arc;
 
-/// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It can be sent to
-/// another thread.
+/// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It keeps the file and
+/// the threads of the model, and can be sent to another thread.
 ///
-/// Every pass takes a turn on the threads of the model, so that sessions of several callers can share them, and wakes
-/// them when the last one ended more than a moment ago, which takes some tens of microseconds. Where that counts - for
-/// whole runs, or many sequences at once - [`generate`](crate::generate::generate) inside
-/// [`with_team`](crate::parallel::team::with_team) is the way.
-pub struct Session<'m> {
-    single: Single<'m>,
-    threads: &'m Threads,
-    /// The sequence, `[<= positions]`. A token that was generated last is here and not evaluated yet.
+/// Every pass takes a turn on the threads of the model, and wakes them when the last one ended more than a moment ago,
+/// which takes some tens of microseconds. For many sequences [`Model::generate`](crate::Model::generate) is faster.
+pub struct Session {
+    /// Of one slot.
+    batch: Batch,
+    threads: Arc<Threads>,
+    /// The sequence, `[<= positions]`. The token that was generated last may not be evaluated yet.
     tokens: Vec<u32>,
 }
 
-/// What [`Session::resume_while`] did.
+/// The result of [`Session::resume_while`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumed {
     /// Tokens whose keys and values were there.
@@ -37,33 +36,27 @@ pub struct Resumed {
     pub complete: bool,
 }
 
-impl<'m> Session<'m> {
-    pub(crate) fn new(file: &'m ModelFile, threads: &'m Threads, options: Options) -> Result<Session<'m>, Error> {
-        let single = Single::new(&Network::new(file)?, options)?;
-        Ok(Session { single, threads, tokens: memory::room_for(options.positions, "the tokens of a session")? })
-    }
-
-    /// Bytes that a session needs: KV cache and activations.
-    pub fn bytes(config: &ModelConfig, options: &Options) -> u64 {
-        Single::bytes(config, options)
+impl Session {
+    pub(crate) fn new(network: &Arc<Network>, threads: &Arc<Threads>, options: Options) -> Result<Session, Error> {
+        let batch = Batch::of_one(network, options)?;
+        let tokens = memory::room_for(options.positions, "the tokens of a session")?;
+        Ok(Session { batch, threads: threads.clone(), tokens })
     }
 
     /// Appends tokens, any number of them, and evaluates them in chunks of [`Options::chunk`]. [`Session::logits`] then
     /// gives what the last one predicts.
     ///
     /// # Errors
-    /// [`Error::Request`] when the tokens are none, more than there are positions left, or not in the vocabulary: the
-    /// session is what it was. [`Error::NotFinite`] when what they predict is no number; the tokens stay, and nothing
-    /// can be generated after them. [`Error::NotRun`] and [`Error::Memory`] of
-    /// [`Threads::run`](crate::parallel::team::Threads::run): the tokens that are not evaluated then are not part of the
-    /// sequence.
+    /// [`Error::NoTokens`], [`Error::ContextFull`], [`Error::UnknownToken`]: the session is what it was.
+    /// [`Error::NotFinite`] when a logit is not a finite number: the tokens stay, and nothing can be generated after
+    /// them. [`Error::NotRun`], [`Error::OutOfMemory`]: the tokens that are not evaluated are not part of the sequence.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens, self.left())?;
         let before = self.tokens.len();
         self.tokens.extend(tokens);
         let evaluated = self.evaluate(&mut || true);
-        if let Err(Error::NotRun { .. } | Error::Memory { .. }) = evaluated {
-            self.tokens.truncate(before.max(self.single.position()));
+        if let Err(Error::NotRun { .. } | Error::OutOfMemory { .. }) = evaluated {
+            self.tokens.truncate(before.max(self.batch.position(0)));
         }
         evaluated.map(|_complete| ())
     }
@@ -89,12 +82,12 @@ impl<'m> Session<'m> {
     pub fn resume_while(&mut self, tokens: &[u32], mut go_on: impl FnMut() -> bool) -> Result<Resumed, Error> {
         self.check(tokens, self.options().positions)?;
         let same = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
-        let reused = self.single.truncate(same.min(tokens.len() - 1));
+        let reused = self.batch.truncate(0, same.min(tokens.len() - 1));
         self.tokens.clear();
         self.tokens.extend(tokens);
         let complete = self.evaluate(&mut go_on);
-        let evaluated = self.single.position() - reused;
-        self.tokens.truncate(self.single.position());
+        let evaluated = self.batch.position(0) - reused;
+        self.tokens.truncate(self.batch.position(0));
         Ok(Resumed { reused, evaluated, complete: complete? })
     }
 
@@ -109,7 +102,7 @@ impl<'m> Session<'m> {
     /// What the last evaluated token predicts, `[vocab_size]`; empty before the first one, and after an error of the
     /// evaluation. While [`Session::generate`] goes on, they are what its last token was chosen from.
     pub fn logits(&self) -> &[f32] {
-        self.single.computed_logits()
+        self.batch.computed_logits()
     }
 
     /// Goes on after the tokens so far, one chosen token after the other, up to one that ends a text, which is not
@@ -121,13 +114,17 @@ impl<'m> Session<'m> {
     /// # Errors
     /// An item is an error, and the last one, when nothing was evaluated before, when the values of `sampling` cannot
     /// be, and for [`Error::NotFinite`].
-    pub fn generate(&mut self, sampling: Sampling) -> Continuation<'_, 'm> {
-        Continuation::new(self, sampling)
+    pub fn generate(&mut self, sampling: Sampling) -> Continuation<'_> {
+        let mut sampler = sampling.check().and_then(|()| Sampler::new(sampling, self.config().vocab_size));
+        if let Ok(sampler) = &mut sampler {
+            self.tokens.iter().for_each(|&token| sampler.observe(token));
+        }
+        Continuation { session: self, sampler: Some(sampler), ended: false }
     }
 
     /// Forgets the sequence; the next tokens begin a new one in the same memory.
     pub fn restart(&mut self) {
-        self.single.restart();
+        self.batch.restart(0);
         self.tokens.clear();
     }
 
@@ -144,8 +141,8 @@ impl<'m> Session<'m> {
         }
         self.tokens.truncate(n);
         // A token that was generated last may not be evaluated: without it the logits are those of the end.
-        if self.single.position() > n {
-            self.single.truncate(n.saturating_sub(1));
+        if self.batch.position(0) > n {
+            self.batch.truncate(0, n.saturating_sub(1));
         }
     }
 
@@ -164,29 +161,26 @@ impl<'m> Session<'m> {
         self.options().positions - self.position()
     }
 
-    /// The model's configuration.
-    pub fn config(&self) -> &'m ModelConfig {
-        self.single.config()
+    fn config(&self) -> &ModelConfig {
+        self.batch.config()
     }
 
     /// How this session computes; the chunk is at most the positions.
     pub fn options(&self) -> &Options {
-        self.single.options()
+        self.batch.options()
     }
 
-    /// Looks whether tokens can be evaluated at `left` positions.
+    /// Checks that tokens can be evaluated at `left` positions.
     fn check(&self, tokens: &[u32], left: usize) -> Result<(), Error> {
         let (positions, vocab_size) = (self.options().positions, self.config().vocab_size);
-        let refused = |problem| Err(Error::Request { problem });
         if tokens.is_empty() {
-            return refused("no tokens to evaluate, expected at least one".into());
+            return Err(Error::NoTokens);
         }
         if tokens.len() > left {
-            let n = tokens.len();
-            return refused(format!("{n} tokens, expected at most {left}: so many are left of {positions} positions"));
+            return Err(Error::ContextFull { tokens: tokens.len(), left, positions });
         }
         match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-            Some(token) => refused(format!("token {token}, the vocabulary has ids 0 to {}", vocab_size - 1)),
+            Some(&token) => Err(Error::UnknownToken { token, vocab_size }),
             None => Ok(()),
         }
     }
@@ -195,17 +189,17 @@ impl<'m> Session<'m> {
     /// tells whether that was to the end. The threads are let go after each pass, so that a long prompt does not keep
     /// other sessions waiting.
     fn evaluate(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
-        let (begin, most) = (self.single.position(), self.options().chunk);
-        let (single, mut waiting) = (&mut self.single, &self.tokens[begin..]);
+        let (begin, most) = (self.batch.position(0), self.options().chunk);
+        let (batch, mut waiting) = (&mut self.batch, &self.tokens[begin..]);
         while !waiting.is_empty() {
             if !go_on() {
                 return Ok(false);
             }
             let (chunk, rest) = waiting.split_at(waiting.len().min(most));
             self.threads.run(|team| -> Result<(), Error> {
-                single.forward(team, chunk)?;
+                batch.forward(team, [(0, chunk)])?;
                 if rest.is_empty() {
-                    single.logits(team, chunk.len() - 1..chunk.len())?;
+                    batch.logits(team, chunk.len() - 1..chunk.len())?;
                 }
                 Ok(())
             })??;
@@ -215,15 +209,15 @@ impl<'m> Session<'m> {
     }
 
     /// The next token of [`Session::generate`]; `None` at the end.
-    pub(crate) fn extend(&mut self, sampler: &mut Sampler) -> Result<Option<u32>, Error> {
+    fn extend(&mut self, sampler: &mut Sampler) -> Result<Option<u32>, Error> {
         if self.left() == 0 {
             return Ok(None);
         }
-        if self.single.position() < self.tokens.len() {
+        if self.batch.position(0) < self.tokens.len() {
             self.evaluate(&mut || true)?;
         }
         if self.logits().is_empty() {
-            return Err(Error::Request { problem: "nothing to go on from; evaluate a prompt first".into() });
+            return Err(Error::NothingEvaluated);
         }
         let token = sampler.choose(self.logits());
         if self.config().eos_token_ids.contains(&token) {
@@ -235,8 +229,42 @@ impl<'m> Session<'m> {
     }
 }
 
-impl fmt::Debug for Session<'_> {
+impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("tokens", &self.tokens).field("options", self.options()).finish_non_exhaustive()
     }
 }
+
+/// The tokens that [`Session::generate`] chooses. It borrows the session, which goes on from the last of them when this
+/// is dropped.
+pub struct Continuation<'s> {
+    session: &'s mut Session,
+    /// Chooses the tokens, or the error that the first item is; `None` after that.
+    sampler: Option<Result<Sampler, Error>>,
+    ended: bool,
+}
+
+impl Continuation<'_> {
+    /// The session, with its logits and tokens.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+}
+
+impl Iterator for Continuation<'_> {
+    type Item = Result<u32, Error>;
+
+    fn next(&mut self) -> Option<Result<u32, Error>> {
+        if self.ended {
+            return None;
+        }
+        let next = match self.sampler.as_mut()? {
+            Ok(sampler) => self.session.extend(sampler),
+            Err(_) => self.sampler.take()?.map(|_| None),
+        };
+        self.ended = !matches!(next, Ok(Some(_)));
+        next.transpose()
+    }
+}
+
+impl FusedIterator for Continuation<'_> {}

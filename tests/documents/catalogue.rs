@@ -1,4 +1,4 @@
-//! `CATALOGUE.md` is made from the tests. `OLMO_BLESS=1 cargo test --test documents catalogue` writes it again.
+//! `CATALOGUE.md` is made from the tests. `OLMO_BLESS=1 cargo test --workspace --test documents catalogue` writes it again.
 //!
 //! The doc comment of a test names its rows, a paragraph for each:
 //!
@@ -168,7 +168,8 @@ fn rows(tests: &[Test]) -> BTreeMap<String, Row> {
 fn document(tests: &[Test]) -> String {
     let mut text = String::from(
         "# The catalogue of bad inputs and its tests\n\n\
-         Made from the doc comments of the tests: `OLMO_BLESS=1 cargo test --test documents catalogue` writes it again.\n",
+         Made from the doc comments of the tests. To write it again:\n\n    \
+         OLMO_BLESS=1 cargo test --workspace --test documents catalogue\n",
     );
     let rows = rows(tests);
     for group in &GROUPS {

@@ -1,5 +1,5 @@
 //! The hexdump in `format-spec.md` is that of the file it describes. After a change of the format or of the version,
-//! `OLMO_BLESS=1 cargo test --test documents spec_hexdump` writes the new bytes into the document.
+//! `OLMO_BLESS=1 cargo test --workspace --test documents spec_hexdump` writes the new bytes into the document.
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;

@@ -6,13 +6,15 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, LOGITS_CHUNK, Network, Options};
+use olmo_infer::internals::network::activations::LOGITS_CHUNK;
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const POSITIONS: usize = 256;
 
@@ -41,12 +43,12 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// All logits of a sequence by itself, a row for each position.
-fn alone(network: &Network, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
-    let mut single = Single::new(network, options).expect("it fits");
+fn alone(network: &Arc<Network>, team: &mut Team, options: Options, tokens: &[u32]) -> Vec<Vec<u32>> {
+    let mut batch = Batch::of_one(network, options).expect("it fits");
     let mut rows = Vec::new();
     for chunk in tokens.chunks(options.chunk.min(LOGITS_CHUNK)) {
-        single.forward(team, chunk).expect("good tokens");
-        let logits = single.logits(team, 0..chunk.len()).expect("finite");
+        batch.forward(team, [(0, chunk)]).expect("good tokens");
+        let logits = batch.logits(team, 0..chunk.len()).expect("finite");
         rows.extend(logits.chunks_exact(logits.len() / chunk.len()).map(bits));
     }
     rows
@@ -61,7 +63,7 @@ fn compare(
     what: &str,
 ) {
     let mut waiting = 0..sequences.len();
-    let mut places: Vec<Option<usize>> = vec![None; batch.n_places()];
+    let mut places: Vec<Option<usize>> = vec![None; batch.n_slots()];
     loop {
         for (place, sequence) in places.iter_mut().enumerate() {
             if sequence.is_none_or(|sequence| batch.position(place) == sequences[sequence].0.len()) {
@@ -109,7 +111,7 @@ fn batched_sequences_yield_the_bits_of_single_ones() {
     let mut random = Random(8);
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file).expect("memory");
+        let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         for activations in [Activations::Bf16, Activations::F32] {
             let scalar = Isa::named("scalar").expect("always there");
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
@@ -139,7 +141,7 @@ fn batched_sequences_yield_the_bits_of_single_ones() {
 /// What a visit saw: position, token, the bits of the logits, whether it was the last.
 type Visit = (usize, u32, Vec<u32>, bool);
 
-fn visits(network: &Network, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
+fn visits(network: &Arc<Network>, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
     let mut seen = vec![Vec::new(); runs.len()];
     with_team(threads, |team| {
         let options = options(Isa::best(), Activations::Bf16, chunk);
@@ -166,7 +168,7 @@ fn greedy_runs_do_not_depend_on_batch_size() {
         [4, 100, 25, 1, 90, 7].map(|length| -> Vec<u32> { (0..length).map(|_| random.below(101) as u32).collect() });
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file).expect("memory");
+        let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         let run = |(prompt, (positions, visit_prompt))| Run { top: 3, visit_prompt, ..Run::new(prompt, positions) };
         let asked = [(40, true), (130, false), (50, false), (20, true), (60, true), (7, false)];
         let runs: Vec<Run> = prompts.iter().map(Vec::as_slice).zip(asked).map(run).collect();
@@ -187,7 +189,7 @@ fn refused_pass_leaves_sequences_unchanged() {
     let folder = TempDir::new("batch-refused");
     let path = &models(&folder)[0];
     let file = ModelFile::open(path).expect("a good file");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     with_team(2, |team| {
         let options = options(Isa::best(), Activations::Bf16, 8);
         let tokens = [5, 6, 7, 8];
@@ -196,18 +198,18 @@ fn refused_pass_leaves_sequences_unchanged() {
         batch.begin(0, 4).expect("it fits");
         batch.forward(team, [(0, &tokens[..2])]).expect("good tokens");
         for (parts, problem) in [
-            (vec![(0, &tokens[2..3]), (1, &tokens[..1])], "there is room for 1 to 0"),
-            (vec![(0, &tokens[2..3]), (2, &tokens[..1])], "sequence 2 in a batch of 2"),
-            (vec![(0, &tokens[2..4]), (0, &tokens[..1])], "there is room for 1 to 0"),
+            (vec![(0, &tokens[2..3]), (1, &tokens[..1])], "expected 1 to 0"),
+            (vec![(0, &tokens[2..3]), (2, &tokens[..1])], "slot 2 of a batch of 2"),
+            (vec![(0, &tokens[2..4]), (0, &tokens[..1])], "expected 1 to 0"),
             (vec![(0, &tokens[2..3]), (0, &[101])], "token 101, the vocabulary has ids 0 to 100"),
             (vec![(0, &[])], "0 tokens in one forward pass"),
-            (vec![], "no sequence"),
+            (vec![], "no tokens to evaluate"),
         ] {
             let error = batch.forward(team, parts).expect_err("must be refused").to_string();
             assert!(error.contains(problem), "{error}");
             assert_eq!((batch.position(0), batch.rows().len()), (2, 0), "{problem}");
         }
-        assert!(batch.begin(1, POSITIONS + 1).expect_err("must be refused").to_string().contains("the batch has 256"));
+        assert!(batch.begin(1, POSITIONS + 1).expect_err("must be refused").to_string().contains("at most 256"));
         // Two parts of one sequence are one longer part.
         batch.forward(team, [(0, &tokens[2..3]), (0, &tokens[3..])]).expect("good tokens");
         let logits = batch.logits(team, [1]).expect("finite");

@@ -2,17 +2,19 @@
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{LOGITS_CHUNK, Network, Options};
+use olmo_infer::internals::network::activations::LOGITS_CHUNK;
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{
     Random, Stored, TempDir, map_numbers, run, skipped, small_config, small_olmo1, small_olmo3, write_weights,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 fn isa(name: &str) -> Option<Isa> {
     let found = Isa::named(name);
@@ -25,20 +27,20 @@ fn isa(name: &str) -> Option<Isa> {
 /// The bits of all logits, evaluated in chunks of that size.
 fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     let backend = Backend { isa, gemm: false };
     let options = Options { positions: tokens.len(), chunk, backend, activations };
     with_team(threads, |team| {
-        let mut single = Single::new(&network, options).expect("it fits");
+        let mut batch = Batch::of_one(&network, options).expect("it fits");
         let mut bits = Vec::new();
         // A sequence that was given up leaves no trace.
-        single.forward(team, &[1]).expect("a good token");
-        single.restart();
+        batch.forward(team, [(0, &[1][..])]).expect("a good token");
+        batch.restart(0);
         for chunk in tokens.chunks(chunk) {
-            single.forward(team, chunk).expect("good tokens");
+            batch.forward(team, [(0, chunk)]).expect("good tokens");
             for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
                 let rows = first..chunk.len().min(first + LOGITS_CHUNK);
-                bits.extend(single.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
+                bits.extend(batch.logits(team, rows).expect("finite").iter().map(|logit| logit.to_bits()));
             }
         }
         bits
@@ -58,7 +60,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
         config.max_position_embeddings = 512;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 11);
-        for spec in layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()) {
+        for spec in tensors_of(&config).iter().filter(|spec| spec.columns.is_some()) {
             // Sixteen exponents and a few outliers, for raw steps. Rounding to bf16 leaves them.
             map_numbers(&weights, &spec.name(), |i, old| {
                 let exponent = if i % 1009 == 100 { 87 } else { 124 - i as u32 % 16 };
@@ -75,7 +77,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
         for models in [vec![pack("f32", "auto")], vec![pack("bf16", "plain"), pack("bf16", "auto")]] {
             if let Some(coded) = models.get(1) {
                 let file = ModelFile::open(coded).expect("a good file");
-                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.coded_table(index)).collect();
+                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.bf12_table(index)).collect();
                 assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are coded");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }

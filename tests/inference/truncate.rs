@@ -144,7 +144,7 @@ fn refused_resume_changes_nothing() {
     let logits = bits(session.logits());
     for (tokens, says) in [
         (&[][..], "no tokens to evaluate, expected at least one"),
-        (&[1; 25], "25 tokens, expected at most 24: so many are left of 24 positions"),
+        (&[1; 25], "25 tokens, expected at most 24: 24 of 24 positions are left"),
         (&[70, 256], "token 256, the vocabulary has ids 0 to 255"),
     ] {
         assert_eq!(session.resume(tokens).expect_err("refused").to_string(), says);

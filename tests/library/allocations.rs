@@ -4,10 +4,11 @@ use crate::PACK;
 use crate::allocator::ALLOCATIONS;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::top_k::top_k_into;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{Stored, TempDir, finish, own_process, run, small_olmo3, write_weights};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[test]
@@ -27,13 +28,13 @@ fn decodes_in_own_process() {
         let path = folder.join(dtype);
         run(PACK, [weights.as_os_str(), path.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
         let file = ModelFile::open(&path).expect("a good file");
-        let network = Network::new(&file).expect("memory");
+        let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         with_team(2, |team| {
-            let mut single = Single::new(&network, Options::new(40)).expect("it fits");
+            let mut batch = Batch::of_one(&network, Options::new(40)).expect("it fits");
             let mut top = Vec::with_capacity(6);
             let mut decode = |token| {
-                single.forward(team, &[token]).expect("a good token");
-                top_k_into(single.logits(team, 0..1).expect("finite"), 5, &mut top);
+                batch.forward(team, [(0, &[token][..])]).expect("a good token");
+                top_k_into(batch.logits(team, 0..1).expect("finite"), 5, &mut top);
                 top[0].0
             };
             let mut token = decode(5);

@@ -2,25 +2,33 @@
 
 use crate::{INFER, PACK};
 use olmo_infer::Error;
+use olmo_infer::Evaluated;
+use olmo_infer::Load;
 use olmo_infer::Model;
+use olmo_infer::NotRun;
 use olmo_infer::Options;
+use olmo_infer::Run;
 use olmo_infer::Sampling;
 use olmo_infer::Session;
-use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::Vocabulary;
+use olmo_infer::chat::{Conversation, Message, Role};
 use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 /// Sampling that takes unlikely tokens, too.
 const HOT: Sampling = Sampling { temperature: 1.5, seed: 3, repetition_penalty: 1.1, ..Sampling::GREEDY };
 
-// Threads may share a model, and sessions may move between them.
-const fn is_send_and_sync<T: Send + Sync>() {}
-const fn is_send<T: Send>() {}
-const _: () = is_send_and_sync::<Model>();
-const _: () = is_send_and_sync::<Error>();
-const _: () = is_send::<Session>();
+// Threads may share a model, and sessions may move between them; a struct or a static can hold both.
+const fn is_shared<T: Send + Sync + 'static>() {}
+const fn is_sent<T: Send + 'static>() {}
+const _: () = is_shared::<Model>();
+const _: () = is_shared::<Error>();
+const _: () = is_shared::<Vocabulary>();
+const _: () = is_sent::<Session>();
+const _: () = is_sent::<Conversation>();
 
 /// Packs the demo model.
 fn packed(folder: &TempDir) -> PathBuf {
@@ -150,6 +158,113 @@ fn sessions_of_several_threads_share_a_model() {
     }
 }
 
+/// A class of a binding or a server: it has no lifetime.
+struct Held {
+    session: Session,
+    answer: Vec<u32>,
+}
+
+#[test]
+fn session_outlives_model_in_another_thread() {
+    let folder = TempDir::new("library-held");
+    let model = open(&packed(&folder));
+    let mut session = model.session(Options::new(60)).expect("it fits");
+    session.prefill(&prompt()).expect("a good prompt");
+    let expected = session.generate(HOT).collect::<Result<Vec<u32>, Error>>().expect("finite");
+
+    let mut held = Held { session: model.clone().session(Options::new(60)).expect("it fits"), answer: Vec::new() };
+    held.session.prefill(&prompt()).expect("a good prompt");
+    drop(session);
+    drop(model);
+    let held = thread::spawn(move || {
+        held.answer = held.session.generate(HOT).collect::<Result<_, _>>().expect("finite");
+        held
+    });
+    let held = held.join().expect("no panic");
+    assert_eq!(held.answer, expected);
+    assert_eq!(held.session.tokens(), [prompt(), expected].concat());
+}
+
+#[test]
+fn many_runs_give_the_tokens_of_single_sessions() {
+    let folder = TempDir::new("library-runs");
+    let model = open(&packed(&folder));
+    let prompt = prompt();
+    let prompts: Vec<&[u32]> = (1..=prompt.len()).map(|n| &prompt[..n]).collect();
+    let runs: Vec<Run> = prompts.iter().map(|prompt| Run { sampling: HOT, ..Run::new(prompt, 30) }).collect();
+    for at_once in [None, Some(1), Some(3)] {
+        let mut found = vec![Vec::new(); runs.len()];
+        let visit = |evaluated: Evaluated| {
+            found[evaluated.run].push(evaluated.next);
+            Ok::<_, Error>(ControlFlow::Continue(()))
+        };
+        let timing = model.generate(&runs, Options::new(30), at_once, visit).expect("good runs");
+        assert_eq!(timing.prefill_tokens + timing.decode_tokens, 30 * runs.len());
+        for (prompt, found) in prompts.iter().zip(found) {
+            let mut session = model.session(Options::new(31)).expect("it fits");
+            session.prefill(prompt).expect("a good prompt");
+            // The text of the demo does not end before.
+            let expected = session.generate(HOT).collect::<Result<Vec<u32>, Error>>().expect("finite");
+            assert_eq!(found, expected, "{at_once:?}, {} tokens", prompt.len());
+        }
+    }
+    let refused = |run: Run, options| model.generate(&[run], options, None, |_| Ok::<_, Error>(ControlFlow::Break(())));
+    assert!(matches!(refused(Run::new(&[], 5), Options::new(5)), Err(Error::NoTokens)));
+    assert!(matches!(refused(Run::new(&[70], 0), Options::new(5)), Err(Error::NoPositions)));
+    assert!(matches!(refused(Run::new(&[70], 6), Options::new(5)), Err(Error::TooManyPositions { asked: 6, most: 5 })));
+    let unknown = refused(Run::new(&[256], 1), Options::new(5));
+    assert!(matches!(unknown, Err(Error::UnknownToken { token: 256, vocab_size: 256 })), "{unknown:?}");
+    let bad = Run { sampling: Sampling { top_k: Some(0), ..HOT }, ..Run::new(&[70], 1) };
+    assert!(matches!(refused(bad, Options::new(5)), Err(Error::Sampling { name: "top_k", value: 0.0, .. })));
+    let none = model.generate(&[], Options::new(0), None, |_| Ok::<_, Error>(ControlFlow::Break(())));
+    assert_eq!(none.expect("nothing to do").prefill_tokens, 0);
+    // The threads of the model are taken: a session of it cannot compute meanwhile.
+    let nested = model.generate(&[Run::new(&[70], 1)], Options::new(1), None, |_| {
+        let mut session = model.session(Options::new(1))?;
+        session.prefill(&[70]).map(|()| ControlFlow::Continue(()))
+    });
+    assert!(matches!(nested, Err(Error::NotRun { why: NotRun::Nested })), "{nested:?}");
+}
+
+#[test]
+fn errors_can_be_matched_on() {
+    let folder = TempDir::new("library-errors");
+    let path = packed(&folder);
+    let model = open(&path);
+    assert!(matches!(model.session(Options::new(0)), Err(Error::NoPositions)));
+    let most = model.max_positions();
+    let refused = model.session(Options::new(most + 1));
+    assert!(
+        matches!(refused, Err(Error::TooManyPositions { asked, most: found }) if (asked, found) == (most + 1, most))
+    );
+    let mut session = model.session(Options::new(3)).expect("it fits");
+    let refused = session.generate(Sampling::GREEDY).next();
+    assert!(matches!(refused, Some(Err(Error::NothingEvaluated))), "{refused:?}");
+    assert!(matches!(session.prefill(&[]), Err(Error::NoTokens)));
+    assert!(matches!(session.prefill(&[1; 4]), Err(Error::ContextFull { tokens: 4, left: 3, positions: 3 })));
+    assert!(matches!(session.prefill(&[300]), Err(Error::UnknownToken { token: 300, vocab_size: 256 })));
+    assert!(matches!(model.decode_text(&[999]), Err(Error::NoText { token: 999, .. })));
+    assert!(matches!(model.encode_messages(&[]), Err(Error::NoChatTemplate { path: found }) if found == path));
+    let io = Model::open(folder.join("none.olmo"));
+    assert!(matches!(&io, Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound));
+    assert!(matches!(Model::open(folder.join("demo.olmo/x")), Err(Error::Io { .. })));
+    assert!(matches!(Model::open(folder.path()), Err(Error::NotAFile { .. })));
+}
+
+#[test]
+fn model_reports_its_sizes() {
+    let folder = TempDir::new("library-sizes");
+    let path = packed(&folder);
+    let model = open(&path);
+    assert_eq!((model.path(), model.vocab_size(), model.max_positions()), (path.as_path(), 256, 2048));
+    let session = model.session(Options::new(100)).expect("it fits");
+    assert_eq!(session.left(), 100);
+    assert!(model.session_bytes(&Options::new(100)) < model.session_bytes(&Options::new(200)));
+    assert_eq!(model.recommended_sampling().expect("good"), None);
+    model.check_complete().expect("it is");
+    assert!(model.populate(&|| false).expect("no error") || cfg!(not(target_os = "linux")));
+}
+
 /// The text of the error.
 #[track_caller]
 fn refused<T>(result: Result<T, Error>) -> String {
@@ -160,21 +275,21 @@ fn refused<T>(result: Result<T, Error>) -> String {
 fn refused_tokens_change_nothing() {
     let folder = TempDir::new("library-refused");
     let model = open(&packed(&folder));
-    assert_eq!(refused(model.session(Options::new(2049))), "2049 positions were asked for, the model has 2048");
+    assert_eq!(refused(model.session(Options::new(2049))), "2049 positions requested, expected at most 2048");
     assert!(refused(model.session(Options::new(0))).contains("one position"));
     assert!(
         refused(Model::open(folder.join("none.olmo"))).ends_with("none.olmo: cannot open: No such file or directory")
     );
 
     let mut session = model.session(Options::new(24)).expect("it fits");
-    let nothing = "nothing to go on from; evaluate a prompt first";
+    let nothing = "nothing to generate from; evaluate a prompt first";
     let mut tokens = session.generate(Sampling::GREEDY);
     assert_eq!(refused(tokens.next().expect("an item")), nothing);
     assert!(tokens.next().is_none());
     session.prefill(&prompt()).expect("a good prompt");
     let (before, logits) = (session.tokens().to_vec(), bits(session.logits()));
     assert_eq!(refused(session.prefill(&[])), "no tokens to evaluate, expected at least one");
-    assert_eq!(refused(session.prefill(&[1; 5])), "5 tokens, expected at most 4: so many are left of 24 positions");
+    assert_eq!(refused(session.prefill(&[1; 5])), "5 tokens, expected at most 4: 4 of 24 positions are left");
     assert_eq!(refused(session.prefill(&[1, 256])), "token 256, the vocabulary has ids 0 to 255");
     assert!(refused(session.decode(u32::MAX)).starts_with("token 4294967295"));
     let mut bad = session.generate(Sampling { top_p: f64::NAN, ..HOT });
@@ -182,7 +297,7 @@ fn refused_tokens_change_nothing() {
     assert!(bad.next().is_none());
     assert_eq!((session.tokens(), bits(session.logits())), (before.as_slice(), logits));
     session.prefill(&[1; 4]).expect("room for four");
-    assert_eq!(refused(session.decode(1)), "1 tokens, expected at most 0: so many are left of 24 positions");
+    assert_eq!(refused(session.decode(1)), "1 tokens, expected at most 0: 0 of 24 positions are left");
 }
 
 #[test]
@@ -194,6 +309,9 @@ fn encode_and_decode_round_trip() {
     assert_eq!(ids, prompt());
     assert!(model.encode("").expect("a tokenizer").is_empty());
     assert_eq!(model.decode_text(&ids).expect("text"), "Four score and seven");
-    assert_eq!(refused(model.chat(None, "Hi")), format!("{}: has no chat format", path.display()));
+    assert_eq!(
+        refused(model.encode_messages(&[Message::new(Role::User, "Hi")])),
+        format!("{}: has no chat template", path.display())
+    );
     assert_eq!(refused(model.decode_text(&[70, 999])), format!("{}: has no text for the id 999", path.display()));
 }

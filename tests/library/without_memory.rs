@@ -1,4 +1,4 @@
-//! Calls of the library that promise `Error::Memory` keep it, whichever of their allocations fails: each asks in a way
+//! Calls of the library that promise `Error::OutOfMemory` keep it, whichever of their allocations fails: each asks in a way
 //! that takes no for an answer, and gives back what it had.
 
 use crate::PACK;
@@ -19,7 +19,7 @@ fn assert_keeps_its_promise<R>(name: &str, small: u64, mut call: impl FnMut() ->
     for number in 1..=n {
         let (result, asked, unasked) = counted(number, &mut call);
         // What is kept from one call to the next is not asked for again.
-        let kept = if asked < number { result.is_ok() } else { matches!(result, Err(Error::Memory { .. })) };
+        let kept = if asked < number { result.is_ok() } else { matches!(result, Err(Error::OutOfMemory { .. })) };
         assert!(kept && unasked <= small, "{name}, allocation {number} of {n}");
     }
     assert!(call().is_ok(), "{name}, afterwards");

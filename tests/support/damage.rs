@@ -7,9 +7,9 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::{
     ConfigBlock, HEADER_BYTES, Header, SECTION_RECORD_BYTES, SectionRecord, TENSOR_RECORD_BYTES, TensorRecord, section,
 };
-use olmo_pack::commands::pack;
 use olmo_pack::commands::sources::section_name;
 use olmo_pack::commands::verify;
+use olmo_pack::encode::pool;
 use rayon::ThreadPool;
 use std::collections::BTreeSet;
 use std::mem::offset_of;
@@ -54,7 +54,7 @@ enum Verdict {
 impl Damage {
     /// Damage to be done to `packed`.
     pub fn to(packed: Packed) -> Damage {
-        Damage { packed, pool: pack::thread_pool(1).expect("a pool") }
+        Damage { packed, pool: pool::thread_pool(1).expect("a pool") }
     }
 
     /// The model file.
@@ -95,7 +95,7 @@ impl Damage {
                 return Verdict::Refused;
             }
             if let Some(i) = layout.sections.iter().position(|&extent| range(extent).contains(&at)) {
-                if kinds[i] == section::CODED {
+                if kinds[i] == section::BF12 {
                     return Verdict::Refused;
                 }
                 known = Some(range(layout.sections[i]));

@@ -5,8 +5,8 @@ use olmo_infer::Error;
 use olmo_infer::Model;
 use olmo_infer::Options;
 use olmo_infer::Sampling;
-use olmo_infer::internals::conversation::{Answer, Answering, Conversation, End, Unanswered};
-use olmo_infer::internals::text::chat::{Chat, ChatError, Message, Role, Style};
+use olmo_infer::chat::{Answer, Answering, ChatError, Conversation, End, Message, Role, Unanswered};
+use olmo_infer::internals::text::chat::{Chat, Style};
 use olmo_tests::chats::{MARKED, PLAIN, THINKING, add_text, demo_chat};
 use olmo_tests::{Stored, TempDir, repository, run, small_olmo3, write_weights};
 use std::fs;
@@ -20,9 +20,9 @@ fn chat(model: &Model) -> Chat {
     Chat::new(model.file()).expect("good").expect("a chat format")
 }
 
-fn conversation(model: &Model, positions: usize, answering: Answering) -> Conversation<'_> {
+fn conversation(model: &Model, positions: usize, answering: Answering) -> Conversation {
     let options = Options { chunk: 16, ..Options::new(positions) };
-    Conversation::new(model, chat(model), options, answering).expect("it fits")
+    Conversation::new(model, options, answering).expect("it fits")
 }
 
 fn answering(sampling: Sampling, max_tokens: Option<usize>) -> Answering {
@@ -63,7 +63,7 @@ fn with_windows(folder: &TempDir, template: &str) -> PathBuf {
 /// Compares the state after an answer with that of a new session.
 fn check(model: &Model, conversation: &Conversation, answer: &Answer, what: &str) {
     let (tokens, messages) = (conversation.session().tokens(), conversation.messages());
-    let ids = model.conversation(&messages[..messages.len() - 1]).expect("it renders");
+    let ids = model.encode_messages(&messages[..messages.len() - 1]).expect("it renders");
     assert!(tokens.starts_with(&ids), "{what}: the conversation is what the chat format makes of the messages");
     assert_eq!(answer.reused + answer.evaluated, ids.len(), "{what}");
     assert_eq!(tokens.len(), ids.len() + answer.generated, "{what}");
@@ -265,14 +265,16 @@ fn refuses_models_without_text() {
     let folder = TempDir::new("conversation-refused");
     let model = Model::open(demo_chat(PACK, &folder, PLAIN)).expect("a good file");
     let bad = answering(Sampling { top_p: 2.0, ..HOT }, None);
-    let refused = Conversation::new(&model, chat(&model), Options::new(10), bad).map(|_| ());
-    assert!(matches!(refused, Err(Error::Request { problem }) if problem.contains("top_p is 2")));
+    let refused = Conversation::new(&model, Options::new(10), bad).map(|_| ());
+    assert!(matches!(refused, Err(Error::Sampling { name: "top_p", value: 2.0, low: 0.0, high: 1.0 })));
     let bare = folder.join("bare.olmo");
     for name in ["tokenizer.json", "vocab.txt", "chat_template.jinja"] {
         fs::remove_file(folder.join("weights").join(name)).expect("removed");
     }
     run(PACK, [&folder.join("weights"), &bare]).ok();
     let without = Model::open(&bare).expect("a good file");
-    let refused = Conversation::new(&without, chat(&model), Options::new(10), answering(HOT, None)).map(|_| ());
+    let refused = Conversation::with_chat(&without, chat(&model), Options::new(10), answering(HOT, None)).map(|_| ());
     assert!(refused.expect_err("no text").to_string().ends_with("has no vocabulary"));
+    let refused = Conversation::new(&without, Options::new(10), answering(HOT, None)).map(|_| ());
+    assert!(matches!(refused, Err(Error::NoChatTemplate { path }) if path == bare));
 }

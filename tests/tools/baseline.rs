@@ -6,12 +6,14 @@
 use argh::FromArgs;
 use npyz::NpyFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{Dtype, PANEL_ROWS};
 use olmo_infer::internals::generate::{Run, generate};
-use olmo_infer::internals::network::weights::{LayerWeights, Matrix, Panels, Weights};
-use olmo_infer::internals::network::{Batch, Network, Options};
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::weights::{LayerWeights, Weights};
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::internals::text::token_file::read_tokens;
 use olmo_pack::model::config_json;
@@ -21,6 +23,7 @@ use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What can go wrong, on its way from one of the team's threads to the last line.
@@ -72,7 +75,7 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let mut read = Duration::ZERO;
     let mut heap = Vec::with_capacity(specs.len());
     for spec in &specs {
@@ -84,7 +87,9 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
     with_team(threads, |team| {
         let tensors: Vec<Vec<f32>> = specs.iter().zip(heap).map(|(spec, rows)| into_panels(spec, rows, team)).collect();
         let packed = begun.elapsed();
-        let network = Network::from_weights(&config, weights(&config, &specs, &tensors)).expect("memory");
+        // They live as long as the program.
+        let weights = weights(&config, &specs, tensors.leak());
+        let network = Arc::new(Network::from_weights(config.clone(), weights).expect("memory"));
         let mut batch = Batch::new(&network, Options::new(args.steps), 1)?;
         let run = Run { top: 5, visit_prompt: true, ..Run::new(&tokens, args.steps) };
         let timing = generate(&mut batch, team, &[run], |_| {
@@ -163,14 +168,14 @@ fn into_panels(spec: &TensorSpec, rows: Vec<f32>, team: &mut Team) -> Vec<f32> {
 }
 
 /// Views of the tensors, which lie in the order of [`layout::tensors`].
-fn weights<'a>(config: &ModelConfig, specs: &[TensorSpec], tensors: &'a [Vec<f32>]) -> Weights<'a> {
+fn weights(config: &ModelConfig, specs: &[TensorSpec], tensors: &'static [Vec<f32>]) -> Weights<'static> {
     let find = |role: Role, layer: Option<usize>| {
         let index = specs.iter().position(|spec| spec.role == role && spec.layer == layer)?;
         Some((&specs[index], tensors[index].as_slice()))
     };
     let vector = |role, layer| find(role, layer).map(|(_, numbers)| numbers);
     let matrix = |role, layer| {
-        let (spec, panels) = find(role, layer).expect("layout::tensors names every matrix of the model");
+        let (spec, panels) = find(role, layer).expect("tensors_of names every matrix of the model");
         let shape = shape(spec).expect("matrices have columns");
         // The smallest magnitude matters for bf16 only.
         Matrix { shape, panels: Panels::F32(panels), min_magnitude: 0 }

@@ -1,200 +1,17 @@
-//! bf16 matrices in 12 bits a number: which are coded, with which tables, and their panels.
-//!
-//! Two passes over the numbers of a matrix come before the one that writes it: the first counts exponents, of which the
-//! commonest get codes, the second finds the steps that hold another one. Each matrix is passed over twice before the
-//! next one is looked at, so that the second pass finds it in the page cache.
+//! Panels of bf16 matrices in 12 bits an element.
 
-use crate::encode::buffer::grow;
-use crate::error::Error;
-use crate::folder::element::{SourceType, f16_to_f32, round_to_bf16};
-use crate::model::checkpoint::Source;
+use olmo_infer::internals::format::PANEL_ROWS;
 use olmo_infer::internals::format::encodings::bf12::{
-    CodedPanel, CodedTable, Codes, Exponents, RAW_STEP_BYTES, Step, StoredStep, pays, smallest_magnitude,
+    Bf12Panel, Bf12Table, RAW_STEP_BYTES, Step, StoredStep, smallest_magnitude,
 };
 use olmo_infer::internals::format::panels::PanelShape;
-use olmo_infer::internals::format::{Dtype, PANEL_ROWS, section};
-use rayon::ThreadPool;
-use rayon::prelude::*;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Bytes looked at in one go, or one row where that is longer.
-const BLOCK: usize = 1 << 20;
-
-/// Occurrences of every biased exponent.
-type Counts = [u64; 256];
-
-/// Why the search for raw steps ended early.
-enum Stop {
-    TooMany,
-    Failed(Error),
-}
-
-/// The tables of the matrices that are coded, an entry for each source; `None` for vectors, for matrices in which too
-/// many steps are raw, and for those with the longest tables where all together are longer than a file may have them.
-/// The numbers are those that a file of bf16 matrices stores.
-///
-/// # Errors
-/// A file cannot be read or changed meanwhile, or the system does not give the memory.
-pub fn tables(pool: &ThreadPool, sources: &[Source]) -> Result<Vec<Option<CodedTable>>, Error> {
-    let shapes: Vec<Option<PanelShape>> = sources.iter().map(|source| source.spec.panel_shape(Dtype::Bf16)).collect();
-    let table = |(source, shape): (&Source, &Option<PanelShape>)| match shape {
-        Some(shape) => pool.install(|| table(source, shape)),
-        None => Ok(None),
-    };
-    let mut tables = sources.iter().zip(&shapes).map(table).collect::<Result<Vec<_>, _>>()?;
-    fit(&shapes, &mut tables, section::max_bytes(section::CODED));
-    Ok(tables)
-}
-
-/// Takes the longest tables out until those that are left have at most so many bytes together.
-fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<CodedTable>], most: u64) {
-    let bytes = |shape: &Option<PanelShape>, table: &Option<CodedTable>| match (shape, table) {
-        (Some(shape), Some(table)) => CodedTable::bytes(shape, table.n_raw_steps() as u32).unwrap_or(usize::MAX) as u64,
-        _ => 0,
-    };
-    let mut lengths: Vec<u64> = shapes.iter().zip(&*tables).map(|(shape, table)| bytes(shape, table)).collect();
-    while lengths.iter().sum::<u64>() > most {
-        let longest = (0..lengths.len()).max_by_key(|&i| lengths[i]).expect("there are some");
-        (tables[longest], lengths[longest]) = (None, 0);
-    }
-}
-
-/// What [`tables`] would be if all matrices were coded without a raw step: those of the smallest possible file.
-pub fn least_tables(sources: &[Source]) -> Vec<Option<CodedTable>> {
-    let exponents = Exponents::commonest(&[0; 256]);
-    let table = |source: &Source| {
-        let n_panels = source.spec.panel_shape(Dtype::Bf16)?.n_panels();
-        Some(CodedTable::new(exponents, std::iter::repeat_n(Vec::new(), n_panels)))
-    };
-    sources.iter().map(table).collect()
-}
-
-fn table(source: &Source, shape: &PanelShape) -> Result<Option<CodedTable>, Error> {
-    let exponents = Exponents::commonest(&*counts(source)?);
-    match raw_steps(source, shape, &exponents.codes()) {
-        Ok(panels) => Ok(Some(CodedTable::new(exponents, panels.into_iter()))),
-        Err(Stop::TooMany) => Ok(None),
-        Err(Stop::Failed(error)) => Err(error),
-    }
-}
-
-/// Counts the exponents of a matrix.
-fn counts(source: &Source) -> Result<Box<Counts>, Error> {
-    let bytes = source.tensor.bytes;
-    let count = |(mut counts, mut buffer): (Box<Counts>, Vec<u8>), block: u64| {
-        let offset = block * BLOCK as u64;
-        let length = (bytes - offset).min(BLOCK as u64) as usize;
-        grow(&mut buffer, length, &source.tensor.file.path)?;
-        source.tensor.read(offset, &mut buffer[..length])?;
-        count_exponents(source.tensor.element, &buffer[..length], &mut counts);
-        Ok((counts, buffer))
-    };
-    let nothing = || (Box::new([0; 256]), Vec::new());
-    let counted = (0..bytes.div_ceil(BLOCK as u64)).into_par_iter().try_fold(nothing, count);
-    let counted = counted.map(|counted| counted.map(|(counts, _)| counts));
-    counted.try_reduce(
-        || Box::new([0; 256]),
-        |mut sum, counts| {
-            sum.iter_mut().zip(*counts).for_each(|(sum, count)| *sum += count);
-            Ok(sum)
-        },
-    )
-}
-
-/// Adds the exponents of at most 2^32 numbers.
-fn count_exponents(source: SourceType, bytes: &[u8], counts: &mut Counts) {
-    match source {
-        SourceType::F32 => count_elements(bytes, counts, f32_exponent),
-        SourceType::F16 => count_elements(bytes, counts, f16_exponent),
-        SourceType::Bf16 => count_elements(bytes, counts, bf16_exponent),
-    }
-}
-
-/// [`count_exponents`] for elements of `N` bytes.
-fn count_elements<const N: usize>(bytes: &[u8], counts: &mut Counts, exponent: impl Fn([u8; N]) -> u8) {
-    // Neighbours often have the same exponent. With a counter for each of them one addition need not wait for the
-    // other.
-    let mut lanes = [[0u32; 256]; 4];
-    let (groups, rest) = bytes.as_chunks::<N>().0.as_chunks::<4>();
-    for group in groups {
-        for (lane, &element) in lanes.iter_mut().zip(group) {
-            lane[usize::from(exponent(element))] += 1;
-        }
-    }
-    for &element in rest {
-        lanes[0][usize::from(exponent(element))] += 1;
-    }
-    for (i, count) in counts.iter_mut().enumerate() {
-        *count += lanes.iter().map(|lane| u64::from(lane[i])).sum::<u64>();
-    }
-}
-
-/// The exponent of the bf16 number that an f32 is rounded to.
-fn f32_exponent(bytes: [u8; 4]) -> u8 {
-    (round_to_bf16(u32::from_le_bytes(bytes)) >> 7) as u8
-}
-
-/// The exponent of the bf16 number that an f16 is rounded to.
-fn f16_exponent(bytes: [u8; 2]) -> u8 {
-    (round_to_bf16(f16_to_f32(u16::from_le_bytes(bytes))) >> 7) as u8
-}
-
-/// The exponent of a bf16 number.
-fn bf16_exponent(bytes: [u8; 2]) -> u8 {
-    (u16::from_le_bytes(bytes) >> 7) as u8
-}
-
-/// The raw steps of each panel: those with an exponent that has no code.
-fn raw_steps(source: &Source, shape: &PanelShape, codes: &Codes) -> Result<Vec<Vec<u32>>, Stop> {
-    let row_bytes = shape.columns * source.tensor.element.bytes();
-    let rows_per_block = (BLOCK / row_bytes).clamp(1, PANEL_ROWS);
-    let n_raw = AtomicU64::new(0);
-    let of_panel = |(buffer, is_raw): &mut (Vec<u8>, Vec<bool>), panel: usize| {
-        is_raw.clear();
-        is_raw.resize(shape.padded_columns() / 2, false);
-        let first = panel * PANEL_ROWS;
-        let end = shape.rows.min(first + PANEL_ROWS);
-        for row in (first..end).step_by(rows_per_block) {
-            let length = rows_per_block.min(end - row) * row_bytes;
-            grow(buffer, length, &source.tensor.file.path).map_err(Stop::Failed)?;
-            let block = &mut buffer[..length];
-            source.tensor.read((row * row_bytes) as u64, block).map_err(Stop::Failed)?;
-            block.chunks_exact(row_bytes).for_each(|row| mark_raw(source.tensor.element, row, codes, is_raw));
-        }
-        let steps: Vec<u32> = (0..).zip(&*is_raw).filter(|(_, is_raw)| **is_raw).map(|(step, _)| step).collect();
-        let before = n_raw.fetch_add(steps.len() as u64, Ordering::Relaxed);
-        if pays(shape, before + steps.len() as u64) { Ok(steps) } else { Err(Stop::TooMany) }
-    };
-    let panels = (0..shape.n_panels()).into_par_iter();
-    panels.map_init(|| (Vec::new(), Vec::new()), of_panel).collect()
-}
-
-/// Marks the steps in which a row has a number without a code.
-fn mark_raw(source: SourceType, row: &[u8], codes: &Codes, is_raw: &mut [bool]) {
-    match source {
-        SourceType::F32 => mark_elements(row, codes, is_raw, f32_exponent),
-        SourceType::F16 => mark_elements(row, codes, is_raw, f16_exponent),
-        SourceType::Bf16 => mark_elements(row, codes, is_raw, bf16_exponent),
-    }
-}
-
-/// [`mark_raw`] for elements of `N` bytes.
-fn mark_elements<const N: usize>(row: &[u8], codes: &Codes, is_raw: &mut [bool], exponent: impl Fn([u8; N]) -> u8) {
-    let (pairs, rest) = row.as_chunks::<N>().0.as_chunks::<2>();
-    for (is_raw, &[even, odd]) in is_raw.iter_mut().zip(pairs) {
-        *is_raw |= !codes.has_exponent(exponent(even)) | !codes.has_exponent(exponent(odd));
-    }
-    if let (Some(is_raw), &[last]) = (is_raw.last_mut(), rest) {
-        *is_raw |= !codes.has_exponent(exponent(last));
-    }
-}
 
 /// Codes panel number `panel` of a matrix, `plain` as a plain file has it. `out` takes exactly the steps of the panel.
 /// False when a step that is not raw has a number without a code: then the numbers are not those of the table.
 ///
 /// # Panics
 /// When the lengths do not fit.
-pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &[u8], out: &mut [u8]) -> bool {
+pub fn code_panel(table: &Bf12Table, shape: &PanelShape, panel: usize, plain: &[u8], out: &mut [u8]) -> bool {
     let codes = table.exponents().codes();
     let n_rows = n_rows(shape, panel);
     let mut raw_steps = table.raw_steps(panel).iter().peekable();
@@ -220,7 +37,7 @@ pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &
 }
 
 /// Appends the steps of a panel as a plain file has them, but for padding, which can be any number.
-pub fn decode_panel(panel: &CodedPanel, out: &mut Vec<u32>) {
+pub fn decode_panel(panel: &Bf12Panel, out: &mut Vec<u32>) {
     for step in panel.steps() {
         out.extend(step.numbers(panel.exponents()));
     }
@@ -238,7 +55,7 @@ pub struct Look {
 }
 
 /// Looks at panel number `index` of a matrix.
-pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize) -> Look {
+pub fn look_at_panel(panel: &Bf12Panel, shape: &PanelShape, index: usize) -> Look {
     let codes = panel.exponents().codes();
     let n_rows = n_rows(shape, index);
     let mut look = Look::default();
@@ -290,14 +107,16 @@ fn n_columns(shape: &PanelShape, step: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::encode::panels::fill_panel;
-    use olmo_infer::internals::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanels};
+    use crate::folder::element::SourceType;
+    use olmo_infer::internals::format::Dtype;
+    use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, CODED_STEP_BYTES, Exponents};
 
     /// A matrix as an `.npy` file has it, whose exponents are mostly 100 to 115, its panels as a plain file has them,
     /// and the steps that hold another exponent.
-    fn matrix(shape: &PanelShape, outliers: &[(usize, usize)]) -> (Vec<u8>, Vec<u8>) {
+    pub fn matrix(shape: &PanelShape, outliers: &[(usize, usize)]) -> (Vec<u8>, Vec<u8>) {
         let mut state = 1u32;
         let mut numbers: Vec<u16> = (0..shape.rows * shape.columns)
             .map(|_| {
@@ -318,47 +137,16 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_tables_are_left_out_where_not_all_fit() {
-        let shape = PanelShape { rows: 64, columns: 16, dtype: Dtype::Bf16 };
-        let shapes = [Some(shape), None, Some(shape), Some(shape)];
-        let table = |n: u32| CodedTable::new(Exponents::commonest(&[0; 256]), [(0..n).collect()].into_iter());
-        // 16 exponents, a panel's number, and 1, 3 and 2 raw steps.
-        let lengths = [24, 32, 28];
-        let fitted = |most| {
-            let mut tables = [Some(table(1)), None, Some(table(3)), Some(table(2))];
-            fit(&shapes, &mut tables, most);
-            [0, 2, 3].map(|i: usize| tables[i].is_some())
-        };
-        assert_eq!(fitted(lengths.iter().sum()), [true, true, true]);
-        assert_eq!(fitted(83), [true, false, true]);
-        assert_eq!(fitted(51), [true, false, false]);
-        assert_eq!(fitted(23), [false, false, false]);
-    }
-
-    #[test]
     fn panels_are_coded_and_come_back() {
         let shape = PanelShape { rows: 70, columns: 15, dtype: Dtype::Bf16 };
-        let (rows, plain) = matrix(&shape, &[(3, 4), (69, 14)]);
-        let mut counts = [0; 256];
-        count_exponents(SourceType::Bf16, &rows, &mut counts);
-        assert_eq!((counts.iter().sum::<u64>(), counts[127]), (70 * 15, 2));
-        let exponents = Exponents::commonest(&counts);
-        assert_eq!(exponents.to_bytes(), std::array::from_fn(|i| 100 + i as u8));
-        let mut is_raw = [[false; 8]; 2];
-        for (row, bytes) in rows.chunks(30).enumerate() {
-            mark_raw(SourceType::Bf16, bytes, &exponents.codes(), &mut is_raw[row / 64]);
-        }
-        let expected = [
-            [false, false, true, false, false, false, false, false],
-            [false, false, false, false, false, false, false, true],
-        ];
-        assert_eq!(is_raw, expected);
-        let table = CodedTable::new(exponents, [vec![2], vec![7]].into_iter());
+        let (_, plain) = matrix(&shape, &[(3, 4), (69, 14)]);
+        let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
+        let table = Bf12Table::new(exponents, [vec![2], vec![7]].into_iter());
         let mut coded = vec![0xaa; 14 * CODED_STEP_BYTES + 2 * RAW_STEP_BYTES];
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             assert!(code_panel(&table, &shape, panel, plain, &mut coded[table.panel_range(&shape, panel)]));
         }
-        let panels = CodedPanels::new(&shape, coded[..].into(), &table);
+        let panels = Bf12Panels::new(&shape, coded[..].into(), &table);
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             let stored = panels.panel(panel);
             let back = stored.steps().enumerate().flat_map(|(step, stored)| {
@@ -379,12 +167,12 @@ mod tests {
         let (_, plain) = matrix(&shape, &[(3, 2)]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
         let mut out = [0; 2 * CODED_STEP_BYTES];
-        assert!(!code_panel(&CodedTable::new(exponents, [vec![]].into_iter()), &shape, 0, &plain, &mut out));
+        assert!(!code_panel(&Bf12Table::new(exponents, [vec![]].into_iter()), &shape, 0, &plain, &mut out));
         // Raw without need.
-        let table = CodedTable::new(exponents, [vec![0, 1]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![0, 1]].into_iter());
         let mut out = [0; 2 * RAW_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut out));
-        let panels = CodedPanels::new(&shape, out[..].into(), &table);
+        let panels = Bf12Panels::new(&shape, out[..].into(), &table);
         let look = look_at_panel(&panels.panel(0), &shape, 0);
         assert_eq!((look.padding, look.needless_raw), (false, true));
     }
@@ -394,28 +182,18 @@ mod tests {
         let shape = PanelShape { rows: 5, columns: 3, dtype: Dtype::Bf16 };
         let (_, plain) = matrix(&shape, &[]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
-        let table = CodedTable::new(exponents, [vec![]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![]].into_iter());
         let mut coded = [0; 2 * CODED_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut coded));
         let mut n_found = 0;
         for bit in 0..8 * coded.len() {
             let mut damaged = coded;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let panels = CodedPanels::new(&shape, damaged[..].into(), &table);
+            let panels = Bf12Panels::new(&shape, damaged[..].into(), &table);
             let look = look_at_panel(&panels.panel(0), &shape, 0);
             n_found += usize::from(look.padding);
         }
         // All bits but the twelve of each number.
         assert_eq!(n_found, 8 * coded.len() - 12 * 15);
-    }
-
-    #[test]
-    fn exponents_are_those_after_rounding() {
-        let mut counts = [0; 256];
-        let numbers = [1.0f32, 2.0 - f32::EPSILON, -0.75, 1e-40, f32::INFINITY];
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        count_exponents(SourceType::F32, &bytes, &mut counts);
-        let found: Vec<(usize, u64)> = counts.into_iter().enumerate().filter(|(_, count)| *count > 0).collect();
-        assert_eq!(found, [(0, 1), (126, 1), (127, 1), (128, 1), (255, 1)]);
     }
 }

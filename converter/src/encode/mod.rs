@@ -1,6 +1,7 @@
 //! Numbers of a checkpoint to the panels of a model file, and back.
 
 pub mod bf12;
+pub mod bf12_choice;
 pub mod buffer;
 pub mod is_bf16;
 pub mod numbers;

@@ -1,6 +1,5 @@
 //! JSON without duplicate keys. serde_json keeps the last of two equal keys; here that is an error, because two
-//! programs
-//! that read the same file must not see two models.
+//! programs that read the same file must not see two models.
 
 use crate::error::shortened;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -160,7 +159,7 @@ impl<'de> Visitor<'de> for Parts<'_> {
 
 /// The error for a duplicate key.
 fn duplicate<E: Error>(key: &str) -> E {
-    E::custom(format!("key \"{}\" duplicate", shortened(key, SHOWN_CHARS)))
+    E::custom(format!("duplicate key \"{}\"", shortened(key, SHOWN_CHARS)))
 }
 
 /// An object without duplicate keys whose values are all a `T`, read without an intermediate tree. An error in a value

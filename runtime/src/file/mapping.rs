@@ -11,7 +11,7 @@ use crate::format::mapped_bytes::MappedBytes;
 use crate::os::file_system::FileSystem;
 use crate::os::memory::{self, Resident};
 use crate::os::signals::Mapped;
-use crate::parallel::team::start;
+use crate::os::spawn::spawn_scoped;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut, MmapOptions};
@@ -95,8 +95,8 @@ impl Mapping {
     /// Maps or reads the first `length` bytes of `file`, which it has; `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::Request`] when the memory for reading it is not there; [`Error::Io`] when the system refuses to map or
-    /// to read, or the file became shorter.
+    /// [`Error::ModelTooLarge`], [`Error::AddressSpace`], [`Error::Map`], and [`Error::Io`] when it cannot be read or became
+    /// shorter.
     pub(crate) fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
         let file_system = file_system(file);
         // Only where it matters: most starts need not ask.
@@ -109,8 +109,7 @@ impl Mapping {
             let (map, begin) = read(path, file, length)?;
             return Ok(Mapping { map, begin, length, loaded, _mapped: None });
         }
-        let map = map(file, length)
-            .map_err(Error::io(path, "map all of it (see ulimit -v; where files cannot be mapped, use --load read)"))?;
+        let map = map(file, length).map_err(|source| Error::Map { path: path.to_path_buf(), source })?;
         let mapped = Some(Mapped::new(&map, path));
         Ok(Mapping { map, begin: 0, length, loaded, _mapped: mapped })
     }
@@ -200,7 +199,7 @@ impl Mapping {
                 }
                 if second.is_none() && begun.elapsed() > SLOW_STEP {
                     // When the system gives no thread, one does it all.
-                    second = start(scope, "olmo-page-in-2", rest).ok();
+                    second = spawn_scoped(scope, "olmo-page-in-2", rest).ok();
                 }
             }
             second.map_or(Ok(()), |second| second.join().expect("populating does not panic"))
@@ -286,9 +285,7 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
 /// than one, of which most would be cleared for nothing.
 fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<(Mmap, usize), Error> {
     const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
-    let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::Request {
-        problem: format!("{length} bytes do not fit the address space of this machine"),
-    })?;
+    let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::AddressSpace { bytes: length as u64 })?;
     let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
     let begin = map.as_ptr().align_offset(HUGE_PAGE);
     #[cfg(target_os = "linux")]
@@ -348,7 +345,8 @@ fn read_pieces(file: &File, ahead: Option<&Mmap>, bytes: &mut [u8]) -> io::Resul
     };
     thread::scope(|scope| {
         // When the system gives fewer threads, fewer do the work.
-        let others: Vec<_> = (1..READERS).filter_map(|i| start(scope, &format!("olmo-read-{i}"), read).ok()).collect();
+        let others: Vec<_> =
+            (1..READERS).filter_map(|i| spawn_scoped(scope, &format!("olmo-read-{i}"), read).ok()).collect();
         let own = read();
         others.into_iter().fold(own, |result, other| result.and(other.join().expect("reading does not panic")))
     })

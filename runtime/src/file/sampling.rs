@@ -38,10 +38,10 @@ impl Sampling {
     /// Looks whether every value is one that tokens can be chosen with.
     ///
     /// # Errors
-    /// [`Error::Request`] with the first one that is not.
+    /// [`Error::Sampling`] with the first one that is not.
     pub fn check(&self) -> Result<(), Error> {
         if self.top_k == Some(0) {
-            return Err(Error::Request { problem: "top_k is 0, expected at least 1".into() });
+            return Err(Error::Sampling { name: "top_k", value: 0.0, low: 1.0, high: f64::INFINITY });
         }
         let numbers = [
             ("temperature", self.temperature, 0.0, 1e6),
@@ -50,9 +50,7 @@ impl Sampling {
             ("repetition_penalty", self.repetition_penalty, 1e-3, 1e3),
         ];
         match numbers.into_iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
-            Some((name, value, low, high)) => {
-                Err(Error::Request { problem: format!("{name} is {value}, expected a number from {low} to {high}") })
-            }
+            Some((name, value, low, high)) => Err(Error::Sampling { name, value, low, high }),
             None => Ok(()),
         }
     }

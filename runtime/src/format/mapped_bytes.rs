@@ -50,7 +50,7 @@ impl<'a> MappedBytes<'a> {
     /// A copy, which stays as it is.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn copied(self) -> Result<Vec<u8>, Error> {
         let mut copy = memory::room_for(self.len(), "a copy of a part of the model file")?;
         copy.extend_from_slice(self.0);
@@ -60,7 +60,7 @@ impl<'a> MappedBytes<'a> {
     /// A copy whose XXH3-64 with `seed` is `digest`; `None` when it is not.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn checked_copy(self, seed: u64, digest: u64) -> Result<Option<Vec<u8>>, Error> {
         // What is refused takes no memory for what it claims to be, nor for its holes.
         if self.len() > UNCHECKED_COPY && self.digest(seed) != digest {

@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::file::mapping::Load;
 use crate::file::model_file::ModelFile;
-use crate::network::{Batch, Network, Options};
+use crate::network::batch::Batch;
+use crate::network::{Network, Options};
 use crate::os::memory;
 use std::cmp::Reverse;
 
@@ -18,7 +19,7 @@ const LEAST_CONTEXT: usize = 1024;
 /// `positions` are those of all sequences, `network` is that of `file`.
 ///
 /// # Errors
-/// [`Error::Request`] when the memory is not enough for what was asked for, or for one.
+/// [`Error::ContextTooLarge`] when the memory is not enough for the requested number, or for one.
 pub fn batch_size(
     asked: Option<usize>,
     file: &ModelFile,
@@ -43,7 +44,7 @@ fn model_bytes(file: &ModelFile, network: &Network) -> u64 {
 /// fit the free memory beside the model.
 ///
 /// # Errors
-/// [`Error::Request`] when the model has fewer than were asked for, or the memory is not enough.
+/// [`Error::TooManyPositions`] for more than the model has, [`Error::ContextTooLarge`].
 pub fn context_size(
     asked: Option<usize>,
     file: &ModelFile,
@@ -70,10 +71,7 @@ fn context_within(
 ) -> Result<usize, Error> {
     let beside_the_model = available.saturating_sub(model_bytes);
     let positions = match asked {
-        Some(asked) if asked > most => {
-            let problem = format!("--positions {asked}: the model has {most}, expected at most these");
-            return Err(Error::Request { problem });
-        }
+        Some(asked) if asked > most => return Err(Error::TooManyPositions { asked, most }),
         Some(asked) => asked,
         None => {
             // The most that fit, between a number that does and one that does not.
@@ -88,9 +86,7 @@ fn context_within(
     if needed(positions) <= available {
         return Ok(positions);
     }
-    let what =
-        format!("{positions} positions need {:.1} GB for the KV cache and activations", needed(positions) as f64 / 1e9);
-    Err(memory::too_little(what, available, "ask for fewer with --positions"))
+    Err(Error::ContextTooLarge { sequences: 1, positions, bytes: needed(positions), available })
 }
 
 /// As [`batch_size`], for so much available memory, of which the model takes `model_bytes` and some of the sequences
@@ -111,16 +107,11 @@ fn within(
         Some(_) => most,
         None => (2..=most).rev().find(|&n| needed(&positions[..n]) <= beside_the_model).unwrap_or(1),
     };
-    let needed = needed(&positions[..sequences]);
-    if needed <= available {
-        return Ok(sequences);
+    let bytes = needed(&positions[..sequences]);
+    match bytes <= available {
+        true => Ok(sequences),
+        false => Err(Error::ContextTooLarge { sequences, positions: positions[0], bytes, available }),
     }
-    let (what, advice) = match sequences {
-        1 => (format!("{} positions need", positions[0]), "for fewer positions or a smaller --chunk"),
-        n => (format!("{n} sequences at a time need"), "for a smaller --batch, fewer positions or a smaller --chunk"),
-    };
-    let what = format!("{what} {:.1} GB for the KV cache and activations", needed as f64 / 1e9);
-    Err(memory::too_little(what, available, format_args!("ask {advice}")))
 }
 
 #[cfg(test)]
@@ -181,8 +172,8 @@ mod tests {
         }
         let refused = |available, asked| context(available, asked).expect_err("too much");
         assert!(refused(10_244, None).contains("1024 positions need"), "{}", refused(10_244, None));
-        assert!(refused(80_004, Some(8000)).ends_with("ask for fewer with --positions"));
-        assert_eq!(refused(u64::MAX, Some(8001)), "--positions 8001: the model has 8000, expected at most these");
+        assert!(refused(80_004, Some(8000)).starts_with("8000 positions need 0.0 GB"));
+        assert_eq!(refused(u64::MAX, Some(8001)), "8001 positions requested, expected at most 8000");
         let small = context_within(u64::MAX, None, 64, 0, |positions| positions as u64);
         assert_eq!(small.expect("it fits"), 64);
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::generate::top_k::top_k_into;
-use crate::network::single::Single;
+use crate::network::batch::Batch;
 use crate::parallel::team::Team;
 use std::time::Instant;
 
@@ -23,37 +23,37 @@ pub fn random_tokens(n: usize, vocab_size: usize) -> Vec<u32> {
 }
 
 /// Evaluates `tokens` in chunks.
-pub fn feed(single: &mut Single, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
-    tokens.chunks(single.options().chunk).try_for_each(|chunk| single.forward(team, chunk))
+pub fn feed(batch: &mut Batch, team: &mut Team, tokens: &[u32]) -> Result<(), Error> {
+    tokens.chunks(batch.options().chunk).try_for_each(|chunk| batch.forward(team, [(0, chunk)]))
 }
 
 /// Begins a new sequence of `context` positions; returns the token that comes next.
-pub fn begin(single: &mut Single, team: &mut Team, context: usize) -> Result<u32, Error> {
-    single.restart();
-    let mut tokens = random_tokens(context + 1, single.config().vocab_size);
+pub fn begin(batch: &mut Batch, team: &mut Team, context: usize) -> Result<u32, Error> {
+    batch.restart(0);
+    let mut tokens = random_tokens(context + 1, batch.config().vocab_size);
     let next = tokens.pop().expect("one more than the context");
-    feed(single, team, &tokens)?;
+    feed(batch, team, &tokens)?;
     Ok(next)
 }
 
 /// Goes on greedily for `n` tokens from `token` on, which becomes the one after them; returns the seconds.
-pub fn decode(single: &mut Single, team: &mut Team, token: &mut u32, n: usize) -> Result<f64, Error> {
+pub fn decode(batch: &mut Batch, team: &mut Team, token: &mut u32, n: usize) -> Result<f64, Error> {
     let mut top = Vec::with_capacity(TOP + 1);
     let begun = Instant::now();
     for _ in 0..n {
-        single.forward(team, &[*token])?;
-        top_k_into(single.logits(team, 0..1)?, TOP, &mut top);
+        batch.forward(team, [(0, &[*token][..])])?;
+        top_k_into(batch.logits(team, 0..1)?, TOP, &mut top);
         *token = top[0].0;
     }
     Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Seconds from the tokens to the logits of the last one, in a new sequence.
-pub fn prefill(single: &mut Single, team: &mut Team, tokens: &[u32]) -> Result<f64, Error> {
-    single.restart();
+pub fn prefill(batch: &mut Batch, team: &mut Team, tokens: &[u32]) -> Result<f64, Error> {
+    batch.restart(0);
     let begun = Instant::now();
-    feed(single, team, tokens)?;
-    let last = (tokens.len() - 1) % single.options().chunk;
-    single.logits(team, last..last + 1)?;
+    feed(batch, team, tokens)?;
+    let last = (tokens.len() - 1) % batch.options().chunk;
+    batch.logits(team, last..last + 1)?;
     Ok(begun.elapsed().as_secs_f64())
 }

@@ -27,7 +27,7 @@ impl Sampler {
     /// A sampler at the beginning of its random numbers, for so many tokens. It asks for no memory later.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(sampling: Sampling, vocab_size: usize) -> Result<Sampler, Error> {
         const WHAT: &str = "the choice of tokens";
         let n_seen = if sampling.repetition_penalty == 1.0 { 0 } else { vocab_size };

@@ -5,7 +5,7 @@ use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::*;
 use crate::format::Dtype;
-use crate::format::encodings::bf12::{CodedPanels, CodedTable, Exponents};
+use crate::format::encodings::bf12::{Bf12Panels, Bf12Table, Exponents};
 use crate::format::panels::PanelShape;
 
 /// A small generator of test data; xorshift64.
@@ -128,7 +128,7 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
 }
 
 /// The panels of a plain matrix `[n_panels][steps][64]` as bf12, with the exponents from `first` on, and their table.
-fn bf12(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, CodedTable) {
+fn bf12(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, Bf12Table) {
     let exponents = Exponents::from_bytes(std::array::from_fn(|i| first + i as u8)).expect("ascending");
     let codes = exponents.codes();
     let mut bytes = Vec::new();
@@ -150,7 +150,7 @@ fn bf12(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, CodedTable) {
             raw
         })
         .collect();
-    (bytes, CodedTable::new(exponents, panels.into_iter()))
+    (bytes, Bf12Table::new(exponents, panels.into_iter()))
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn bf12_products_equal_those_of_the_plain_panel() {
             let (bytes, table) = bf12(&pairs, steps, w_range.start as u8);
             assert_eq!(table.n_raw_steps() > 0, outliers);
             let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
-            let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
+            let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
             for rows in [1, 2, 3, 4, 5, 6, 7, 13, 25] {
                 let x = random.pairs(rows * steps, x_range.clone());
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {

@@ -2,24 +2,26 @@
 
 use crate::error::Error;
 use crate::format::config::ModelConfig;
-use crate::network::LOGITS_CHUNK;
-use crate::os::zeroed::Zeros;
+use crate::os::zeroed::ZeroedBuffer;
+
+/// Most positions whose logits are computed at a time.
+pub const LOGITS_CHUNK: usize = 48;
 
 /// Activations of the rows of a pass; n of them are in use.
 pub(crate) struct Buffers {
-    pub hidden: Zeros<f32>,      // [n, hidden_size], the residual stream
-    pub block_input: Zeros<f32>, // [n, hidden_size], what a block of a pre-norm model reads; empty in others
-    pub q: Zeros<f32>,           // [n, n_heads * head_dim]
-    pub k: Zeros<f32>,           // [n, n_kv_heads * head_dim]
-    pub v: Zeros<f32>,           // [n, n_kv_heads * head_dim]
-    pub attention: Zeros<f32>,   // [n, n_heads * head_dim]
-    pub gate: Zeros<f32>,        // [n, intermediate_size]
-    pub up: Zeros<f32>,          // [n, intermediate_size]
-    pub projected: Zeros<f32>,   // [n, hidden_size], what a block adds to the residual stream
-    pub cos: [Zeros<f32>; 2],    // [n, head_dim / 2], for full and sliding layers
-    pub sin: [Zeros<f32>; 2],    // [n, head_dim / 2]
-    pub normed: Zeros<f32>,      // [LOGITS_CHUNK, hidden_size]
-    pub logits: Zeros<f32>,      // [LOGITS_CHUNK, vocab_size]
+    pub hidden: ZeroedBuffer<f32>,      // [n, hidden_size], the residual stream
+    pub block_input: ZeroedBuffer<f32>, // [n, hidden_size], what a block of a pre-norm model reads; empty in others
+    pub q: ZeroedBuffer<f32>,           // [n, n_heads * head_dim]
+    pub k: ZeroedBuffer<f32>,           // [n, n_kv_heads * head_dim]
+    pub v: ZeroedBuffer<f32>,           // [n, n_kv_heads * head_dim]
+    pub attention: ZeroedBuffer<f32>,   // [n, n_heads * head_dim]
+    pub gate: ZeroedBuffer<f32>,        // [n, intermediate_size]
+    pub up: ZeroedBuffer<f32>,          // [n, intermediate_size]
+    pub projected: ZeroedBuffer<f32>,   // [n, hidden_size], what a block adds to the residual stream
+    pub cos: [ZeroedBuffer<f32>; 2],    // [n, head_dim / 2], for full and sliding layers
+    pub sin: [ZeroedBuffer<f32>; 2],    // [n, head_dim / 2]
+    pub normed: ZeroedBuffer<f32>,      // [LOGITS_CHUNK, hidden_size]
+    pub logits: ZeroedBuffer<f32>,      // [LOGITS_CHUNK, vocab_size]
 }
 
 impl Buffers {
@@ -56,10 +58,10 @@ impl Buffers {
     /// Buffers for passes of at most `rows` rows.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(config: &ModelConfig, rows: usize) -> Result<Buffers, Error> {
         let mut sizes = Buffers::sizes(config, rows).into_iter();
-        let mut next = || Zeros::new(sizes.next().expect("a size for each buffer"), "the activations");
+        let mut next = || ZeroedBuffer::new(sizes.next().expect("a size for each buffer"), "the activations");
         Ok(Buffers {
             hidden: next()?,
             block_input: next()?,

@@ -9,7 +9,7 @@ use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::LANES;
 use crate::kernels::lanes::KEY_BLOCK;
 use crate::os::memory;
-use crate::os::zeroed::Zeros;
+use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 
 /// Widest part of a value that one product yields.
@@ -26,7 +26,7 @@ pub struct LayerCache {
     shape: Shape,
     /// `[n_kv_heads][block]`, and in a block `[head_dim][KEY_BLOCK]` keys, then the parts of the values,
     /// `[KEY_BLOCK][width of the part]` each, see [`Shape::value_parts`].
-    data: Zeros<f32>,
+    data: ZeroedBuffer<f32>,
 }
 
 /// Sizes of one layer's cache.
@@ -107,11 +107,11 @@ impl KvCache {
     /// An empty cache.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
         let mut layers = memory::room_for(config.n_layers(), "the KV cache")?;
         for shape in shapes(config, positions, chunk) {
-            let data = Zeros::new(shape.elements().unwrap_or(usize::MAX), "the KV cache")?;
+            let data = ZeroedBuffer::new(shape.elements().unwrap_or(usize::MAX), "the KV cache")?;
             layers.push(LayerCache { shape, data });
         }
         Ok(KvCache { layers })

@@ -17,7 +17,7 @@ impl Rope {
     /// belongs to full-attention layers only (`modeling_olmo3.py`).
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub fn new(config: &ModelConfig, kind: AttentionKind) -> Result<Rope, Error> {
         let (theta, yarn) = match kind {
             AttentionKind::Full => (config.rope_theta, config.yarn.as_ref()),

@@ -51,7 +51,7 @@ impl Sequence {
     /// enough is kept.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     pub(crate) fn begin(&mut self, config: &ModelConfig, positions: usize, chunk: usize) -> Result<(), Error> {
         if self.room < positions {
             // What it had goes first, so that there are never both.

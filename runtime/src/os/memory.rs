@@ -3,7 +3,6 @@
 use crate::error::Error;
 use std::cell::Cell;
 use std::collections::TryReserveError;
-use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -39,7 +38,7 @@ pub fn takes_no() -> bool {
 /// An empty vector with capacity for `elements`.
 ///
 /// # Errors
-/// [`Error::Memory`]; `what` names the purpose of the memory.
+/// [`Error::OutOfMemory`]; `what` names the purpose of the memory.
 pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error> {
     let mut room = Vec::new();
     asking(|| room.try_reserve_exact(elements)).map_err(|_: TryReserveError| too_little_for::<T>(elements, what))?;
@@ -49,8 +48,8 @@ pub fn room_for<T>(elements: usize, what: &'static str) -> Result<Vec<T>, Error>
 /// Collects an iterator of known length.
 ///
 /// # Errors
-/// [`Error::Memory`]; `what` names the elements.
-pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
+/// [`Error::OutOfMemory`]; `what` names the elements.
+pub fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'static str) -> Result<Vec<T>, Error> {
     let mut collected = room_for(elements.len(), what)?;
     // At most the reserved capacity, even if the iterator yields more than its length.
     let n = elements.len();
@@ -61,7 +60,7 @@ pub(crate) fn collected<T>(elements: impl ExactSizeIterator<Item = T>, what: &'s
 /// Reserves capacity for `more` elements.
 ///
 /// # Errors
-/// [`Error::Memory`]; `what` names the purpose of the memory.
+/// [`Error::OutOfMemory`]; `what` names the purpose of the memory.
 pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Result<(), Error> {
     asking(|| elements.try_reserve(more)).map_err(|_: TryReserveError| too_little_for::<T>(more, what))
 }
@@ -69,27 +68,18 @@ pub fn reserve<T>(elements: &mut Vec<T>, more: usize, what: &'static str) -> Res
 /// The error for a failed allocation of `elements`.
 pub fn too_little_for<T>(elements: usize, what: &'static str) -> Error {
     let bytes = (elements as u64).saturating_mul(size_of::<T>() as u64);
-    Error::Memory { bytes, what, advice: FREE_SOME }
+    Error::OutOfMemory { bytes, what, advice: FREE_SOME }
 }
 
-/// Returns an error if a model of `needed` bytes exceeds the `available` bytes.
+/// Returns an error if a model of `bytes` bytes exceeds the `available` bytes.
 ///
 /// # Errors
-/// [`Error::Request`].
-pub fn check_weights(needed: u64, available: Option<u64>) -> Result<(), Error> {
+/// [`Error::ModelTooLarge`].
+pub fn check_weights(bytes: u64, available: Option<u64>) -> Result<(), Error> {
     match available {
-        Some(available) if needed > available => {
-            let what = format!("reading the model takes {:.1} GB of memory", needed as f64 / 1e9);
-            Err(too_little(what, available, "map it instead, with --load mmap"))
-        }
+        Some(available) if bytes > available => Err(Error::ModelTooLarge { bytes, available }),
         _ => Ok(()),
     }
-}
-
-/// The error for a request, described by `what`, that exceeds the `available` bytes.
-pub(crate) fn too_little(what: String, available: u64, advice: impl Display) -> Error {
-    let available = available as f64 / 1e9;
-    Error::Request { problem: format!("{what}, this machine has {available:.1} GB to give; {advice}") }
 }
 
 /// Bytes that this process can still allocate: the kernel's MemAvailable, or the smallest limit of its control groups
@@ -101,7 +91,7 @@ pub fn available() -> Option<u64> {
 
 /// Bytes of address space left under a limit (`ulimit -v`), minus a quarter for threads and other allocations; `None`
 /// without a limit.
-pub(crate) fn address_space() -> Option<u64> {
+pub fn address_space() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
@@ -158,7 +148,7 @@ pub struct Resident {
 
 /// The resident memory of an address range; `None` when the system does not report it. The kernel visits every page for
 /// this.
-pub(crate) fn resident(addresses: Range<usize>) -> Option<Resident> {
+pub fn resident(addresses: Range<usize>) -> Option<Resident> {
     let smaps = BufReader::new(File::open("/proc/self/smaps").ok()?);
     sum_of(smaps, addresses)
 }
@@ -236,10 +226,7 @@ Rss:                   4 kB
     #[test]
     fn too_large_model_is_error_with_both_sizes() {
         let line = check_weights(6_000_000_000, Some(2_500_000_000)).expect_err("too large").to_string();
-        assert_eq!(
-            line,
-            "reading the model takes 6.0 GB of memory, this machine has 2.5 GB to give; map it instead, with --load mmap"
-        );
+        assert_eq!(line, "reading the model takes 6.0 GB of memory, 2.5 GB are available");
         assert!(check_weights(10, Some(10)).is_ok() && check_weights(10, None).is_ok());
     }
 }

@@ -12,4 +12,5 @@ pub mod fp_mode;
 pub mod holes;
 pub mod memory;
 pub mod signals;
+pub mod spawn;
 pub mod zeroed;

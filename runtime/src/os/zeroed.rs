@@ -1,8 +1,7 @@
 //! Zeroed buffers for activations and KV caches.
 //!
 //! Large buffers are mapped separately, with transparent huge pages requested: a context of several thousand positions
-//! is
-//! read for every token, and with small pages each of them would need its own TLB entry.
+//! is read for every token, and with small pages each of them would need its own TLB entry.
 
 use crate::error::Error;
 use crate::os::memory;
@@ -14,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const MAPPED_BYTES: usize = 2 << 20;
 
 /// A zeroed buffer; the pages of a large one are committed when they are written.
-pub(crate) struct Zeros<T>(Memory<T>);
+pub struct ZeroedBuffer<T>(Memory<T>);
 
 enum Memory<T> {
     Heap(Vec<T>),
@@ -22,13 +21,13 @@ enum Memory<T> {
     Mapped(MmapMut),
 }
 
-impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable + Clone> ZeroedBuffer<T> {
     /// A buffer of `elements` elements.
     ///
     /// # Errors
-    /// [`Error::Memory`]; `what` names the purpose of the buffer.
-    pub fn new(elements: usize, what: &'static str) -> Result<Zeros<T>, Error> {
-        let no_memory = || Error::Memory {
+    /// [`Error::OutOfMemory`]; `what` names the purpose of the buffer.
+    pub fn new(elements: usize, what: &'static str) -> Result<ZeroedBuffer<T>, Error> {
+        let no_memory = || Error::OutOfMemory {
             bytes: (elements as u64).saturating_mul(size_of::<T>() as u64),
             what,
             advice: "ask for fewer positions or a smaller chunk",
@@ -39,22 +38,22 @@ impl<T: FromBytes + IntoBytes + Immutable + Clone> Zeros<T> {
             // Only a hint: everything works without huge pages.
             #[cfg(target_os = "linux")]
             let _unsupported = map.advise(memmap2::Advice::HugePage);
-            return Ok(Zeros(Memory::Mapped(map)));
+            return Ok(ZeroedBuffer(Memory::Mapped(map)));
         }
         let mut heap = memory::room_for(elements, what).map_err(|_| no_memory())?;
         heap.resize(elements, T::new_zeroed());
-        Ok(Zeros(Memory::Heap(heap)))
+        Ok(ZeroedBuffer(Memory::Heap(heap)))
     }
 }
 
 /// An empty buffer.
-impl<T> Default for Zeros<T> {
-    fn default() -> Zeros<T> {
-        Zeros(Memory::Heap(Vec::new()))
+impl<T> Default for ZeroedBuffer<T> {
+    fn default() -> ZeroedBuffer<T> {
+        ZeroedBuffer(Memory::Heap(Vec::new()))
     }
 }
 
-impl<T: FromBytes + IntoBytes + Immutable> Deref for Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable> Deref for ZeroedBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -65,7 +64,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Deref for Zeros<T> {
     }
 }
 
-impl<T: FromBytes + IntoBytes + Immutable> DerefMut for Zeros<T> {
+impl<T: FromBytes + IntoBytes + Immutable> DerefMut for ZeroedBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.0 {
             Memory::Heap(elements) => elements,
@@ -81,7 +80,7 @@ mod tests {
     #[test]
     fn buffers_of_all_sizes_are_zeroed_and_writable() {
         for elements in [0, 1, 1000, MAPPED_BYTES / 4 - 1, MAPPED_BYTES / 4, MAPPED_BYTES] {
-            let mut buffer = Zeros::<f32>::new(elements, "test").expect("it fits");
+            let mut buffer = ZeroedBuffer::<f32>::new(elements, "test").expect("it fits");
             assert!(buffer.len() == elements && buffer.iter().all(|&x| x == 0.0));
             buffer.fill(1.5);
             assert!(buffer.iter().all(|&x| x == 1.5));
@@ -91,8 +90,9 @@ mod tests {
     #[test]
     fn new_returns_error_when_out_of_memory() {
         for elements in [usize::MAX / 2, 1 << 50] {
-            let no_memory = Zeros::<f32>::new(elements, "the KV cache").err().expect("more than the address space");
-            assert!(no_memory.to_string().contains("bytes of memory for the KV cache"), "{no_memory}");
+            let no_memory =
+                ZeroedBuffer::<f32>::new(elements, "the KV cache").err().expect("more than the address space");
+            assert!(no_memory.to_string().contains("bytes for the KV cache"), "{no_memory}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The barrier and the tickets of a team, and the turns of its leaders, run by loom in every order in which two and
+//! The barrier and the ranges of a team, and the turns of its leaders, run by loom in every order in which two and
 //! three threads can meet with a few interruptions, and with every value that the memory model lets a load see.
 
 use loom::cell::UnsafeCell;
@@ -23,12 +23,12 @@ mod work_ranges;
 
 use barrier::Barrier;
 use turns::Turns;
-use work_ranges::Tickets;
+use work_ranges::WorkRanges;
 
 /// A team as `threads.rs` has it, with numbers instead of tasks.
 struct Team {
     barrier: Barrier,
-    tickets: Tickets,
+    ranges: WorkRanges,
     turns: Turns,
     /// Phases so far, and runs that have not ended; with the turn.
     led: UnsafeCell<(u32, u32)>,
@@ -49,7 +49,7 @@ impl Team {
     fn new(n_threads: usize, n_items: usize, n_runs: u32) -> Team {
         Team {
             barrier: Barrier::new(n_threads, false),
-            tickets: Tickets::new(n_threads),
+            ranges: WorkRanges::new(n_threads),
             turns: Turns::new(),
             led: UnsafeCell::new((0, n_runs)),
             task: UnsafeCell::new(0),
@@ -59,7 +59,7 @@ impl Team {
 
     /// The items that thread `me` gets in this phase: each is added to, so that one handed out twice shows.
     fn do_items(&self, me: usize, task: u32) {
-        while let Some(item) = self.tickets.take(me) {
+        while let Some(item) = self.ranges.take(me) {
             // SAFETY: loom watches that no other access comes between.
             #[allow(unsafe_code)]
             self.results[item].with_mut(|result| unsafe { *result += task });
@@ -81,7 +81,7 @@ impl Team {
 
     /// One run. The last one tells the workers to leave, as dropping the threads does.
     fn lead(&self, n_phases: u32) {
-        assert!(self.tickets.n_threads() > 1);
+        assert!(self.ranges.n_threads() > 1);
         let turn = self.turns.wait();
         self.barrier.enter(0);
         // SAFETY: as above.
@@ -91,7 +91,7 @@ impl Team {
             // SAFETY: as above.
             #[allow(unsafe_code)]
             self.task.with_mut(|task| unsafe { *task = phase });
-            self.tickets.lay_out(self.results.len() as u32);
+            self.ranges.lay_out(self.results.len() as u32);
             self.barrier.begin();
             self.do_items(0, phase);
             self.barrier.wait_for_all();

@@ -16,10 +16,10 @@ use crate::error::{Error, NotRun};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::os::fp_mode;
 use crate::os::memory;
+use crate::os::spawn;
 use crate::parallel::barrier::Barrier;
 use crate::parallel::turns::Turns;
-use crate::parallel::work_ranges::Tickets;
-use memmap2::MmapOptions;
+use crate::parallel::work_ranges::WorkRanges;
 use std::any::Any;
 use std::cell::{RefCell, UnsafeCell};
 use std::io;
@@ -27,19 +27,11 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle, Scope, ScopedJoinHandle};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 /// Most threads of a team; more would only wait for each other.
 pub const MAX_THREADS: usize = 1024;
-/// Stack of a thread; what std takes when nothing else is said, and here whatever the environment says.
-const STACK_BYTES: usize = 2 << 20;
-/// Address space beside the stack without which no thread is started: a new one ends the program when it does not get
-/// the stack of its signal handlers, or no memory for what std keeps of it.
-const START_BYTES: usize = 1 << 20;
-/// Address space that a thread takes at most: malloc of glibc reserves twice 64 MiB, and does without where it must.
-const AMPLE_BYTES: usize = 256 << 20;
-
 /// What [`WORKS_FOR`] is, in errors.
 const LISTS: &str = "the list of teams that a thread works for";
 
@@ -53,8 +45,8 @@ struct Shared {
     task: UnsafeCell<Option<Task<'static>>>,
     /// The first panic of a worker, until the leader passes it on.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// The items of the current phase.
-    tickets: Tickets,
+    /// The items of the current phase that are left.
+    ranges: WorkRanges,
     /// The number of the current run.
     run: AtomicU64,
     /// The teams that the leader of the current run is in.
@@ -71,7 +63,7 @@ thread_local! {
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
 // `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
-// these, and the turns of `Threads` order the leaders, see tests/barrier_model.rs.
+// these, and the turns of `Threads` order the leaders, see barrier_model.rs.
 unsafe impl Sync for Shared {}
 // SAFETY: a task may be run by any thread, see `Task`; it is the only field that is not Send by itself.
 unsafe impl Send for Shared {}
@@ -120,7 +112,7 @@ impl Shared {
     }
 
     fn n_threads(&self) -> usize {
-        self.tickets.n_threads()
+        self.ranges.n_threads()
     }
 }
 
@@ -143,39 +135,34 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// So many threads, the caller's included, at most [`MAX_THREADS`], or fewer when the system does not give that
-    /// many: the results are the same. More than there are processors for this process is possible and slow: then
-    /// threads that wait for each other sleep at once, and are woken some hundred times a token.
+    /// Starts `n_threads` threads, the caller's included: at most [`MAX_THREADS`], and fewer when the OS refuses some,
+    /// which changes no result. More threads than processors is possible and slow: threads that wait for each other
+    /// then sleep at once, and are woken some hundred times a token.
     pub fn new(n_threads: usize) -> Threads {
-        let mut wanted = n_threads.clamp(1, MAX_THREADS);
-        loop {
-            if let Some(threads) = Threads::start(wanted) {
-                return threads;
-            }
-            wanted /= 2;
-        }
+        spawn::halving(n_threads.clamp(1, MAX_THREADS), Threads::start).expect("one thread is the caller's own")
     }
 
-    /// So many threads; `None` when the system refuses one.
-    fn start(n_threads: usize) -> Option<Threads> {
+    /// # Errors
+    /// The OS refuses a thread.
+    fn start(n_threads: usize) -> io::Result<Threads> {
         let cores = if n_threads > 1 { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
         let shared = Arc::new(Shared {
             barrier: Barrier::new(n_threads, n_threads <= cores),
             task: UnsafeCell::new(None),
             panic: Mutex::new(None),
-            tickets: Tickets::new(n_threads),
+            ranges: WorkRanges::new(n_threads),
             run: AtomicU64::new(0),
             leads_in: Mutex::new(Vec::new()),
         });
         let workers = Vec::with_capacity(n_threads - 1);
         // From here on dropping it ends the workers there are.
         let mut threads = Threads { shared, workers, turns: Turns::new(), process: process::id() };
-        let is_ample = n_threads == 1 || has_room_for(n_threads);
+        let is_ample = n_threads == 1 || spawn::has_room_for(n_threads);
         for me in 1..n_threads {
             let shared = threads.shared.clone();
-            threads.workers.push(spawn(&format!("olmo-{me}"), is_ample, move || shared.work(me)).ok()?);
+            threads.workers.push(spawn::spawn(&format!("olmo-{me}"), is_ample, move || shared.work(me))?);
         }
-        Some(threads)
+        Ok(threads)
     }
 
     /// Runs `body` on this thread, with a team of the threads and this one. Callers that find another run wait for its
@@ -188,7 +175,7 @@ impl Threads {
     ///
     /// # Errors
     /// [`Error::NotRun`] inside of another run of the same threads, or of one that it would wait for; in a process that was forked off after they were
-    /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::Memory`]. The body
+    /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::OutOfMemory`]. The body
     /// has not begun then.
     ///
     /// # Panics
@@ -262,7 +249,7 @@ impl Waits {
     /// `None` when this one, which works for the teams in `held`, would wait for itself.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     fn begin(held: &[TeamId], team: TeamId) -> Result<Option<Waits>, Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         if held.is_empty() {
@@ -310,7 +297,7 @@ impl Works {
     /// `None` when this thread works for the team already.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// [`Error::OutOfMemory`].
     fn enter(team: TeamId) -> Result<Option<Works>, Error> {
         WORKS_FOR.with_borrow_mut(|teams| {
             if teams.contains(&team) {
@@ -327,66 +314,6 @@ impl Drop for Works {
     fn drop(&mut self) {
         WORKS_FOR.with_borrow_mut(Vec::pop);
     }
-}
-
-/// Whether there is plenty of address space for so many threads, so that none needs to be looked after as it starts.
-pub fn has_room_for(n_threads: usize) -> bool {
-    is_free(n_threads.saturating_mul(AMPLE_BYTES))
-}
-
-/// Whether the system gives so much address space. Nothing is written there, and it is given back.
-fn is_free(bytes: usize) -> bool {
-    // Miri has no such mappings, and no limit.
-    cfg!(miri) || MmapOptions::new().len(bytes).no_reserve_swap().map_anon().is_ok()
-}
-
-/// Starts a thread by `spawn`, which is to say first of all that it has started. Where address space is not ample, as
-/// under `ulimit -v`, that is waited for, and none is started without enough left: what std does in a new thread has no
-/// way to fail but to end the program.
-fn guarded<H>(is_ample: bool, spawn: impl FnOnce(mpsc::SyncSender<()>) -> io::Result<H>) -> io::Result<H> {
-    if !is_ample && !is_free(STACK_BYTES + START_BYTES) {
-        return Err(io::ErrorKind::OutOfMemory.into());
-    }
-    let (started, has_started) = mpsc::sync_channel(1);
-    let thread = spawn(started)?;
-    if !is_ample {
-        let _it_has_started = has_started.recv();
-    }
-    Ok(thread)
-}
-
-/// Starts a thread of a pool, which does not end the program for want of address space as it starts; `is_ample` is what
-/// [`has_room_for`] said of all of them.
-///
-/// # Errors
-/// The system gives no thread, or too little address space is left for one.
-pub fn spawn(name: &str, is_ample: bool, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let builder = thread::Builder::new().stack_size(STACK_BYTES).name(name.into());
-    guarded(is_ample, |started| {
-        builder.spawn(move || {
-            // Nobody waits for it where there is plenty.
-            let _nobody_waits = started.send(());
-            body();
-        })
-    })
-}
-
-/// Starts a thread of a scope, for work that can be done without it.
-///
-/// # Errors
-/// The system gives no thread, or too little address space is left for one.
-pub fn start<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: &str,
-    body: impl FnOnce() -> T + Send + 'scope,
-) -> io::Result<ScopedJoinHandle<'scope, T>> {
-    let builder = thread::Builder::new().stack_size(STACK_BYTES).name(name.into());
-    guarded(is_free(AMPLE_BYTES), |started| {
-        builder.spawn_scoped(scope, move || {
-            let _nobody_waits = started.send(());
-            body()
-        })
-    })
 }
 
 /// Runs `body` with a team of `n_threads` threads, for callers that need them once: see [`Threads`].
@@ -439,9 +366,9 @@ impl Team<'_> {
             return (0..n_items).for_each(body);
         }
         let shared = self.shared;
-        shared.tickets.lay_out(u32::try_from(n_items).expect("fewer than 2^32 items"));
+        shared.ranges.lay_out(u32::try_from(n_items).expect("fewer than 2^32 items"));
         self.phase(&|me| {
-            while let Some(item) = shared.tickets.take(me) {
+            while let Some(item) = shared.ranges.take(me) {
                 body(item);
             }
         });
@@ -582,7 +509,7 @@ mod tests {
     fn a_run_inside_a_run_of_the_same_threads_is_refused() {
         for n_threads in [1, 2, 3] {
             let (threads, others) = (Threads::new(n_threads), Threads::new(2));
-            let is_refused = || assert!(refusal(threads.run(|_| ())).contains("leave that first"));
+            let is_refused = || assert!(refusal(threads.run(|_| ())).contains("end that first"));
             let outer = |team: &mut Team| {
                 is_refused();
                 team.for_each(100, |_| {

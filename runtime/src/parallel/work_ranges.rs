@@ -5,15 +5,15 @@ use super::barrier::Padded;
 use super::sync::{AtomicU64, Ordering};
 
 /// The items that are left of each thread's range.
-pub(crate) struct Tickets {
+pub(crate) struct WorkRanges {
     /// Next item in the low half, end in the high half.
     ranges: Vec<Padded<AtomicU64>>,
 }
 
-impl Tickets {
+impl WorkRanges {
     /// For so many threads, without items.
-    pub(crate) fn new(n_threads: usize) -> Tickets {
-        Tickets { ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect() }
+    pub(crate) fn new(n_threads: usize) -> WorkRanges {
+        WorkRanges { ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect() }
     }
 
     /// Number of threads.
@@ -48,7 +48,7 @@ impl Tickets {
                 } else {
                     (end - 1, u64::from(end - 1) << 32 | u64::from(next))
                 };
-                // Relaxed: the range only counts tickets, the barrier orders the data.
+                // Relaxed: the range only counts items, the barrier orders the data.
                 match range.compare_exchange_weak(packed, left, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => return Some(item as usize),
                     Err(now) => packed = now,

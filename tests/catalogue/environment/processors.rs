@@ -8,12 +8,13 @@ use olmo_infer::Options;
 use olmo_infer::Session;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::network::single::Single;
-use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use olmo_tests::catalogue::Report;
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 #[cfg(target_arch = "x86_64")]
 use std::{thread, time::Duration};
 
@@ -75,10 +76,10 @@ fn e17_refuses_changed_floating_point_mode() {
     let place = Place::new("e17");
     let mut report = Report::new("E17");
     let file = ModelFile::open(&place.path("m.olmo")).map_err(|error| error.to_string()).expect("good");
-    let network = Network::new(&file).expect("memory");
+    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     for (name, bits) in MODES {
         let result = with_mode(bits, || Batch::new(&network, Options::new(4), 1).map(|_| ()));
-        let told = result.as_ref().is_err_and(|error| error.to_string().contains("rounds or flushes otherwise"));
+        let told = result.as_ref().is_err_and(|error| error.to_string().contains("non-default floating-point mode"));
         report.holds(name, told, format_args!("{result:?}"));
     }
     // The threads of a model have the right one, whatever that of the thread is that starts them.
@@ -97,16 +98,16 @@ fn e17_refuses_changed_floating_point_mode() {
         // After the session was made, and between two passes of a run.
         session.restart();
         let result = with_mode(bits_of_mode, || prefill(&mut session));
-        let told = result.as_ref().is_err_and(|error| error.contains("rounds or flushes otherwise"));
+        let told = result.as_ref().is_err_and(|error| error.contains("non-default floating-point mode"));
         report.holds(format_args!("{name}, later"), told && session.tokens().is_empty(), format_args!("{result:?}"));
         let result = prefill(&mut session);
         report.holds(format_args!("{name}, at last"), result.is_ok() && bits(&session) == expected, "other bits");
         let result = with_team(2, |team| {
-            let mut single = Single::new(&network, Options::new(4)).expect("it fits");
-            single.forward(team, &TOKENS[..1]).expect("a good token");
+            let mut batch = Batch::of_one(&network, Options::new(4)).expect("it fits");
+            batch.forward(team, [(0, &TOKENS[..1])]).expect("a good token");
             in_mode(bits_of_mode, || {
-                let pass = single.forward(team, &TOKENS[..1]).is_err();
-                pass && single.logits(team, 0..1).is_err()
+                let pass = batch.forward(team, [(0, &TOKENS[..1])]).is_err();
+                pass && batch.logits(team, 0..1).is_err()
             })
         });
         report.holds(format_args!("{name}, in a run"), result.is_ok_and(|told| told), "no error");
@@ -123,10 +124,10 @@ fn e17_refuses_changed_floating_point_mode() {
         };
         changed.run(spoil).expect("runs");
         let logits = changed.run(|team| {
-            let mut single = Single::new(&network, Options::new(TOKENS.len())).expect("it fits");
-            single.forward(team, &TOKENS).expect("good tokens");
+            let mut batch = Batch::of_one(&network, Options::new(TOKENS.len())).expect("it fits");
+            batch.forward(team, [(0, &TOKENS[..])]).expect("good tokens");
             let last = TOKENS.len() - 1;
-            let logits = single.logits(team, last..last + 1).expect("finite");
+            let logits = batch.logits(team, last..last + 1).expect("finite");
             logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>()
         });
         report.holds(format_args!("{name}, of a worker"), logits.is_ok_and(|found| found == expected), "other bits");

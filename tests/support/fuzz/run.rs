@@ -6,14 +6,14 @@ use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
-use olmo_pack::commands::pack;
 use olmo_pack::commands::verify;
+use olmo_pack::encode::pool;
 use rayon::ThreadPool;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Edits of a valid file, anywhere in it, and a prompt. The first byte chooses the file, whether its digests are made
 /// right, and the number of tokens; the tokens follow, one byte each, then the edits.
@@ -39,22 +39,22 @@ pub fn forward(input: &[u8]) {
     let problems = verify::check(&file, pool());
     assert!(repaired || is_changed != problems.is_empty(), "changed: {is_changed}, found: {problems:?}");
     let prompt: Vec<u32> = prompt.iter().map(|&token| token.into()).collect();
-    run(&file, &prompt, problems.is_empty());
+    run(Arc::new(file), &prompt, problems.is_empty());
 }
 
 /// Computes the logits of a prompt on every instruction set. What a record of a `sound` file says of its numbers is
 /// true.
-fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
-    let network = Network::new(file).expect("memory");
+fn run(file: Arc<ModelFile>, prompt: &[u32], sound: bool) {
+    let network = Arc::new(Network::new(file.clone()).expect("memory"));
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);
     let mut first: Option<Result<Vec<u32>, String>> = None;
     for &isa in Isa::available().iter().filter(|isa| isa.has_products()) {
         let backend = Backend { isa, gemm: false };
         let options = Options { backend, ..Options::new(prompt.len().min(file.config().max_position_embeddings)) };
         let found = with_team(1, |team| -> Result<Vec<u32>, Error> {
-            let mut single = Single::new(&network, options)?;
-            single.forward(team, prompt)?;
-            let logits = single.logits(team, 0..prompt.len())?;
+            let mut batch = Batch::of_one(&network, options)?;
+            batch.forward(team, [(0, prompt)])?;
+            let logits = batch.logits(team, 0..prompt.len())?;
             assert!(logits.iter().all(|logit| logit.is_finite()));
             Ok(logits.iter().map(|logit| logit.to_bits()).collect())
         })
@@ -62,7 +62,8 @@ fn run(file: &ModelFile, prompt: &[u32], sound: bool) {
         match &found {
             Ok(logits) => assert!(known && logits.len() == prompt.len() * file.config().vocab_size),
             Err(Error::NotFinite { .. }) => assert!(known),
-            Err(Error::Request { .. }) => assert!(!known || prompt.len() > file.config().max_position_embeddings),
+            Err(Error::UnknownToken { .. }) => assert!(!known),
+            Err(Error::PassTooLong { .. }) => assert!(prompt.len() > file.config().max_position_embeddings),
             Err(error) => panic!("{error}"),
         }
         let found = found.map_err(|error| error.to_string());
@@ -80,5 +81,5 @@ fn bases() -> &'static [Packed; 5] {
 /// A pool of one thread.
 fn pool() -> &'static ThreadPool {
     static POOL: OnceLock<ThreadPool> = OnceLock::new();
-    POOL.get_or_init(|| pack::thread_pool(1).expect("a pool"))
+    POOL.get_or_init(|| pool::thread_pool(1).expect("a pool"))
 }

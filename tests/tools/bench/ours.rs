@@ -4,48 +4,51 @@
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::passes;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use std::fs;
+use std::sync::Arc;
 
 /// One sequence of a model file that is mapped.
-pub struct Ours<'m> {
-    file: &'m ModelFile,
-    single: Single<'m>,
+pub struct Ours {
+    file: Arc<ModelFile>,
+    batch: Batch,
 }
 
-impl<'m> Ours<'m> {
+impl Ours {
     /// Brings the file in, and makes a sequence of up to so many positions.
-    pub fn new(file: &'m ModelFile, network: &'m Network<'m>, positions: usize) -> Result<Ours<'m>, String> {
-        let populated = file.populate(&|| false).and_then(|_| Single::new(network, Options::new(positions)));
-        Ok(Ours { file, single: populated.map_err(text)? })
+    pub fn new(file: ModelFile, positions: usize) -> Result<Ours, String> {
+        let file = Arc::new(file);
+        file.populate(&|| false).map_err(text)?;
+        let network = Arc::new(Network::new(file.clone()).map_err(text)?);
+        Ok(Ours { file, batch: Batch::of_one(&network, Options::new(positions)).map_err(text)? })
     }
 
     /// Seconds for `n` tokens, one after the other, after `context` positions.
     pub fn decode(&mut self, threads: usize, context: usize, n: usize) -> Result<f64, String> {
-        let single = &mut self.single;
+        let batch = &mut self.batch;
         let seconds = with_team(threads, |team| {
-            let mut token = passes::begin(single, team, context)?;
-            passes::decode(single, team, &mut token, n)
+            let mut token = passes::begin(batch, team, context)?;
+            passes::decode(batch, team, &mut token, n)
         });
         seconds.and_then(|seconds| seconds).map_err(text)
     }
 
     /// Seconds from a prompt of `n` tokens to the logits of the last one.
     pub fn prefill(&mut self, threads: usize, n: usize) -> Result<f64, String> {
-        let single = &mut self.single;
-        let tokens = passes::random_tokens(n, single.config().vocab_size);
-        with_team(threads, |team| passes::prefill(single, team, &tokens)).and_then(|seconds| seconds).map_err(text)
+        let batch = &mut self.batch;
+        let tokens = passes::random_tokens(n, batch.config().vocab_size);
+        with_team(threads, |team| passes::prefill(batch, team, &tokens)).and_then(|seconds| seconds).map_err(text)
     }
 
     /// Logits of the last token of a prompt.
     pub fn logits(&mut self, threads: usize, tokens: &[u32]) -> Result<Vec<f32>, String> {
-        let single = &mut self.single;
+        let batch = &mut self.batch;
         let logits = with_team(threads, |team| {
-            single.restart();
-            passes::feed(single, team, tokens)?;
-            single.logits(team, tokens.len() - 1..tokens.len()).map(<[f32]>::to_vec)
+            batch.restart(0);
+            passes::feed(batch, team, tokens)?;
+            batch.logits(team, tokens.len() - 1..tokens.len()).map(<[f32]>::to_vec)
         });
         logits.and_then(|logits| logits).map_err(text)
     }

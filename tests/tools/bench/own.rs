@@ -8,7 +8,6 @@ use crate::results::{Crowded, OfKind, Own, Packed, Results};
 use crate::sequences;
 use crate::work::{self, Work};
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::network::Network;
 use std::path::Path;
 
 /// Whole runs whose median counts.
@@ -109,8 +108,7 @@ fn crowded(path: &Path, rounds: usize) -> Result<Crowded, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = 2 * cores;
     let file = ModelFile::open(path).map_err(|error| error.to_string())?;
-    let network = Network::new(&file).expect("memory");
-    let mut ours = Ours::new(&file, &network, CROWDED_CONTEXT + CROWDED_TOKENS)?;
+    let mut ours = Ours::new(file, CROWDED_CONTEXT + CROWDED_TOKENS)?;
     let mut crowded = Crowded { cores, threads, with_cores: Vec::new(), with_threads: Vec::new() };
     ours.decode(cores, CROWDED_CONTEXT, 1)?;
     for _ in 0..rounds {

@@ -10,7 +10,6 @@ use crate::results::{self, Comparison, Contest, Results};
 use crate::summary::{CONTEXT, PROMPTS};
 use crate::work::{self, Work};
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::network::Network;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -42,7 +41,7 @@ impl Rounds {
 }
 
 /// Our model files of one type, mapped, in the order of their kinds.
-type Mapped<'m> = Vec<(Kind, PathBuf, Ours<'m>)>;
+type Mapped = Vec<(Kind, PathBuf, Ours)>;
 
 /// Compares all types of `kinds`, and puts every comparison into `results` and into `folder` as soon as it is made.
 pub fn measure(
@@ -90,13 +89,10 @@ fn compare(
     let paths: Vec<PathBuf> = kinds.iter().map(|kind| work.model(kind)).collect();
     say("first token");
     let first_token = first_token(work, kinds, rounds, python, program, theirs)?;
-    let files = paths.iter().map(|path| ModelFile::open(path)).collect::<Result<Vec<_>, _>>();
-    let files = files.map_err(|error| error.to_string())?;
-    let networks: Vec<Network> =
-        files.iter().map(Network::new).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let mut ours: Mapped = Vec::new();
-    for ((kind, path), (file, network)) in kinds.iter().zip(paths).zip(files.iter().zip(&networks)) {
-        ours.push((*kind, path, Ours::new(file, network, PROMPTS[PROMPTS.len() - 1])?));
+    for (kind, path) in kinds.iter().zip(paths) {
+        let file = ModelFile::open(&path).map_err(|error| error.to_string())?;
+        ours.push((*kind, path, Ours::new(file, PROMPTS[PROMPTS.len() - 1])?));
     }
     say("starting");
     // It stays after an error, which names it.

@@ -1,6 +1,5 @@
 //! The strict grammar of `.npy` headers. It accepts what numpy writes for the types that weights have, and guesses the
-//! kind
-//! of any other file. Works on bytes alone, without recursion and almost without allocation.
+//! kind of any other file. Works on bytes alone, without recursion and almost without allocation.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
@@ -65,7 +64,7 @@ pub(crate) struct Bad {
 
 impl Bad {
     fn new(found: impl Into<String>) -> Bad {
-        Bad { found: found.into(), expected: None, advice: "export it duplicate" }
+        Bad { found: found.into(), expected: None, advice: "export it again" }
     }
 
     fn expected(self, expected: &'static str) -> Bad {
@@ -112,7 +111,7 @@ pub(crate) fn check_start(start: &[u8], file_bytes: u64) -> Result<Checked, Bad>
     let Some((header, _)) = start.get(prefix..).and_then(|rest| rest.split_at_checked(header_bytes as usize)) else {
         return Err(Bad::new(format!("header of {header_bytes} bytes in a file of {file_bytes} bytes"))
             .expected("a header inside the file")
-            .advice("the file is truncated, export it duplicate"));
+            .advice("the file is truncated, export it again"));
     };
     check_text(header)?;
     check_nesting(header)?;
@@ -189,9 +188,9 @@ fn impossible(shape: String) -> Bad {
 fn not_npy(start: &[u8]) -> Bad {
     let kind = FileKind::of(start);
     let advice = match kind {
-        FileKind::Empty => "export it duplicate",
+        FileKind::Empty => "export it again",
         FileKind::LfsPointer => "run git lfs pull",
-        FileKind::Html => "download it duplicate",
+        FileKind::Html => "download it again",
         FileKind::Zip => "unpack it, an .npz perhaps: one .npy file for each parameter",
         FileKind::Gzip => "decompress it",
         FileKind::Safetensors => "name it model.safetensors and move it into a folder without .npy files",
@@ -370,7 +369,7 @@ fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
     let bad = match descr {
         [b'>', ..] => Bad::new(format!("big-endian numbers ({shown})")).advice("save array.astype('<f4')"),
         [b'|' | b'<' | b'=', b'O', ..] | [b'O', ..] => {
-            Bad::new("object array (pickle), refused because it could run code").advice("save it duplicate as float32")
+            Bad::new("object array (pickle), refused because it could run code").advice("save it again as float32")
         }
         b"V2" | b"=V2" => {
             Bad::new(format!("byte order not stated ({shown})")).advice("if it is bfloat16, save array.view('<V2')")

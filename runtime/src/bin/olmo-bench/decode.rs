@@ -7,9 +7,10 @@ use crate::work::kv_bytes;
 use crate::{host, say};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
+use std::sync::Arc;
 
 /// Tokens of one round.
 const TOKENS: usize = 8;
@@ -35,7 +36,12 @@ pub struct Outcome {
 }
 
 /// Measures every context that was asked for.
-pub fn measure(network: &Network, args: &Args, ceiling: &mut Ceiling, team: &mut Team) -> Result<Vec<Decode>, Error> {
+pub fn measure(
+    network: &Arc<Network>,
+    args: &Args,
+    ceiling: &mut Ceiling,
+    team: &mut Team,
+) -> Result<Vec<Decode>, Error> {
     let config = network.config();
     let mut results = Vec::new();
     let all_tokens = TOKENS * rounds::most_rounds(args.rounds);
@@ -54,10 +60,10 @@ pub fn measure(network: &Network, args: &Args, ceiling: &mut Ceiling, team: &mut
         };
         let outcome = if needed > most || context >= most || first == 0 {
             Err(format!("the model has {most} positions"))
-        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(needed))) {
+        } else if let Some(problem) = host::too_large(Batch::bytes(config, &options(needed), &[needed])) {
             Err(problem)
         } else {
-            let mut sequence = Sequence { network, options: options(needed), single: None, first, refilled };
+            let mut sequence = Sequence { network, options: options(needed), batch: None, first, refilled };
             let mut positions = Vec::new();
             let measured = rounds::measure(
                 args.rounds,
@@ -78,9 +84,9 @@ pub fn measure(network: &Network, args: &Args, ceiling: &mut Ceiling, team: &mut
 
 /// A sequence that goes on from round to round, or begins anew.
 struct Sequence<'m> {
-    network: &'m Network<'m>,
+    network: &'m Arc<Network>,
     options: Options,
-    single: Option<(Single<'m>, u32)>,
+    batch: Option<(Batch, u32)>,
     first: usize,
     refilled: bool,
 }
@@ -88,15 +94,15 @@ struct Sequence<'m> {
 impl Sequence<'_> {
     fn round(&mut self, team: &mut Team, positions: &mut Vec<usize>) -> Result<Sample, Error> {
         let config = self.network.config();
-        let (single, token) = match &mut self.single {
-            Some(single) => single,
-            empty => empty.insert((Single::new(self.network, self.options)?, 0)),
+        let (batch, token) = match &mut self.batch {
+            Some(batch) => batch,
+            empty => empty.insert((Batch::of_one(self.network, self.options)?, 0)),
         };
-        if self.refilled || single.position() == 0 {
-            *token = passes::begin(single, team, self.first)?;
+        if self.refilled || batch.position(0) == 0 {
+            *token = passes::begin(batch, team, self.first)?;
         }
-        let first = single.position();
-        let seconds = passes::decode(single, team, token, TOKENS)?;
+        let first = batch.position(0);
+        let seconds = passes::decode(batch, team, token, TOKENS)?;
         let weights = self.network.weights().bytes_per_token() * TOKENS as u64;
         let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, position)).sum();
         positions.extend(first..first + TOKENS);

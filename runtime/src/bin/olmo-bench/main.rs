@@ -33,6 +33,7 @@ use startup::Startup;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 use zerocopy::IntoBytes;
 
@@ -76,7 +77,8 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
         let _nobody_to_tell = writeln!(std::io::stderr(), "olmo-bench: note: {line}");
     }
     let (file, opened) = file;
-    let network = Network::new(&file)?;
+    let file = Arc::new(file);
+    let network = Arc::new(Network::new(file.clone())?);
     let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))??;
     say("memory, one thread");
     let data = weights_read_by_decode(&file);

@@ -8,9 +8,10 @@ use crate::{host, say};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
+use std::sync::Arc;
 
 /// Prefill of one length.
 pub struct Prefill {
@@ -24,14 +25,14 @@ pub struct Prefill {
 pub struct Outcome {
     /// Tokens a second.
     pub tok_s: f64,
-    /// Time of the prompt / time of a single token, which is taken right before it.
+    /// Time of the prompt / time of a batch token, which is taken right before it.
     pub vs_one: f64,
     /// Operations a second, against the arithmetic peak.
     pub measured: Measured,
 }
 
 /// Measures every length that was asked for.
-pub fn measure(network: &Network, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
+pub fn measure(network: &Arc<Network>, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
     let config = network.config();
     // gemm chooses its instruction set itself.
     let isa = if args.backend.gemm { Isa::best() } else { args.backend.isa };
@@ -44,21 +45,21 @@ pub fn measure(network: &Network, args: &Args, team: &mut Team) -> Result<Vec<Pr
         say(&format!("prefill of {n} tokens"));
         let outcome = if n > config.max_position_embeddings {
             Err(format!("the model has {} positions", config.max_position_embeddings))
-        } else if let Some(problem) = host::too_large(Single::bytes(config, &options(n))) {
+        } else if let Some(problem) = host::too_large(Batch::bytes(config, &options(n), &[n])) {
             Err(problem)
         } else {
             let tokens = random_tokens(n, config.vocab_size);
-            let mut single = Single::new(network, options(n))?;
+            let mut batch = Batch::of_one(network, options(n))?;
             let mut ratios = Vec::new();
             // Once without a clock: the kernel then gives the memory.
-            passes::prefill(&mut single, team, &tokens)?;
+            passes::prefill(&mut batch, team, &tokens)?;
             let measured = rounds::measure(
                 args.rounds,
                 team,
                 |team| peak.pass(team),
                 |team| {
-                    let one = passes::prefill(&mut single, team, &tokens[..1])?;
-                    let seconds = passes::prefill(&mut single, team, &tokens)?;
+                    let one = passes::prefill(&mut batch, team, &tokens[..1])?;
+                    let seconds = passes::prefill(&mut batch, team, &tokens)?;
                     ratios.push(seconds / one);
                     Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
                 },

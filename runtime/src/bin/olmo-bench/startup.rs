@@ -6,10 +6,11 @@ use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::passes::random_tokens;
-use olmo_infer::internals::network::single::Single;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One phase.
@@ -58,7 +59,7 @@ impl Startup {
     /// Measures what comes after opening; the first to touch the tensors.
     pub fn measure(
         file: &ModelFile,
-        network: &Network,
+        network: &Arc<Network>,
         args: &Args,
         open: Phase,
         team: &mut Team,
@@ -67,9 +68,9 @@ impl Startup {
         let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
             let options = Options { backend: args.backend, ..Options::new(1) };
-            let mut single = Single::new(network, options)?;
-            single.forward(team, &token)?;
-            single.logits(team, 0..1).map(|_| ())
+            let mut batch = Batch::of_one(network, options)?;
+            batch.forward(team, [(0, &token[..])])?;
+            batch.logits(team, 0..1).map(|_| ())
         })?;
         let mapped_bytes = crate::weights_read_by_decode(file).len() as u64;
         Ok(Startup {

@@ -8,7 +8,7 @@ use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::Sampling;
 use olmo_infer::internals::generate::{Run, Timing, generate};
-use olmo_infer::internals::network::Batch;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::os::memory;
 use olmo_infer::internals::parallel::team::Team;
 use std::ops::ControlFlow;

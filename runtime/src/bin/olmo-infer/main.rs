@@ -1,5 +1,6 @@
 //! `olmo-infer MODEL.olmo`: evaluates prompts and goes on from there, scores token files, turns text into ids and back.
 
+mod advice;
 mod args;
 mod chat_args;
 #[cfg(test)]
@@ -26,11 +27,13 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::{AuthorSampling, described};
 use olmo_infer::internals::format::MAGIC;
 use olmo_infer::internals::generate::batch_size::batch_size;
-use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::os::allocator::Allocator;
 use olmo_infer::internals::os::disk::{SystemDisk, check_written};
 use olmo_infer::internals::os::signals;
-use olmo_infer::internals::parallel::team::{start, with_team};
+use olmo_infer::internals::os::spawn::spawn_scoped;
+use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::tokenizer::Tokenizer;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use printer::{Failure, Printer, TextRules, note};
@@ -42,6 +45,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use timing_line::Summary;
@@ -84,6 +88,7 @@ fn tell(line: impl Display) {
 
 fn run(args: &Args, begun: Instant) -> Result<Option<Summary>, Failure> {
     let file = ModelFile::open_with(&args.model, args.load).map_err(|error| explain(args, error))?;
+    let file = Arc::new(file);
     file.refuse_unfinished()?;
     note_clock(&file);
     match args.action {
@@ -145,7 +150,7 @@ fn used_threads(asked: usize) -> usize {
 }
 
 /// Scores token files.
-fn score(args: &Args, file: &ModelFile) -> Result<(), Failure> {
+fn score(args: &Args, file: &Arc<ModelFile>) -> Result<(), Failure> {
     file.check_complete()?;
     let n_threads = used_threads(args.threads());
     let score = || with_team(n_threads, |team| score::run(args, file, team))?;
@@ -179,7 +184,7 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
     match Tokenizer::new(file, vocabulary) {
         Ok(tokenizer) => rules.hidden = tokenizer.iter().flat_map(Tokenizer::special).collect(),
         // A tokenizer that is not known says nothing about what is text; --prompt refuses it.
-        Err(Error::Request { .. }) => {}
+        Err(Error::UnusableTokenizer { .. }) => {}
         Err(damaged) => return Err(damaged.into()),
     }
     if args.prompt.as_ref().is_some_and(|prompt| prompt.chat) {
@@ -190,7 +195,7 @@ fn text_rules<'a>(args: &'a Args, file: &'a ModelFile) -> Result<TextRules<'a>, 
 }
 
 /// Evaluates prompts and goes on from there.
-fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Failure> {
+fn generate(args: &Args, file: &Arc<ModelFile>, begun: Instant) -> Result<Summary, Failure> {
     let opened = begun.elapsed();
     let config = file.config();
     // First: it says best what a prompt lacks.
@@ -203,7 +208,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
     let sampling = args.sampling.resolve(author.as_ref());
     let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
     let options = args.options(positions.iter().copied().max().unwrap_or(1));
-    let network = Network::new(file)?;
+    let network = Arc::new(Network::new(file.clone())?);
     let sequences = batch_size(args.batch(), file, &network, &options, &positions)?;
     let logits = match &args.logits {
         Some(path) if path.as_os_str() == "-" => {
@@ -241,7 +246,7 @@ fn generate(args: &Args, file: &ModelFile, begun: Instant) -> Result<Summary, Fa
         bytes_per_token: network.weights().bytes_per_token(),
         isa: options.backend.isa.name(),
         gemm: options.backend.gemm,
-        suits_plain: file.is_coded() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
+        suits_plain: file.has_bf12() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
         sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),
@@ -291,7 +296,7 @@ fn beside_populating<T>(
             file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
         };
         // When the system gives no thread, the first pass brings the pages in itself.
-        let thread = start(scope, "olmo-page-in", populate).ok();
+        let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);
         let page_in = thread.and_then(|thread| thread.join().expect("populating does not panic").ok());

@@ -1,5 +1,6 @@
 //! What `olmo-infer` prints on standard output, and how a run can fail.
 
+use crate::advice::advice;
 use crate::args::Mode;
 use crate::tell;
 use olmo_infer::internals::error::shown::{push_for_terminal, steers};
@@ -29,6 +30,8 @@ pub enum Failure {
     Runtime(Error),
     /// The request does not fit the model or the machine.
     Refused(String),
+    /// The model cannot go on, here or with another request.
+    Fatal(String),
     /// The arguments do not fit the model.
     Usage(String),
     /// More than one thing is wrong, each with a line of its own.
@@ -54,8 +57,8 @@ impl From<io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Runtime(error) => error.fmt(f),
-            Failure::Refused(problem) | Failure::Usage(problem) => f.write_str(problem),
+            Failure::Runtime(error) => write!(f, "{error}{}", advice(error)),
+            Failure::Refused(problem) | Failure::Fatal(problem) | Failure::Usage(problem) => f.write_str(problem),
             Failure::Several(failures) => failures.iter().try_for_each(|failure| writeln!(f, "{failure}")),
             Failure::Output(error) => write!(f, "cannot write the results to standard output: {error}"),
             Failure::ReaderGone => f.write_str("standard output was closed"),

@@ -126,7 +126,9 @@ fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
 pub fn chat(file: &ModelFile) -> Result<Chat, Failure> {
     let path = display_path(file.path());
     let chat = Chat::new(file).map_err(|error| match error {
-        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}; use --prompt alone, or token ids")),
+        Error::UnusableChatTemplate { problem } => {
+            Failure::Refused(format!("{path}: {problem}; use --prompt alone, or token ids"))
+        }
         error => error.into(),
     })?;
     chat.ok_or_else(|| {
@@ -148,12 +150,14 @@ fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
     };
     let vocabulary = Vocabulary::new(file)?.ok_or_else(|| none("vocabulary"))?;
     let tokenizer = Tokenizer::new(file, &vocabulary).map_err(|error| match error {
-        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}, so {flag} cannot be used")),
+        Error::UnusableTokenizer { problem } => {
+            Failure::Refused(format!("{path}: {problem}, so {flag} cannot be used"))
+        }
         error => error.into(),
     })?;
     let tokenizer = tokenizer.ok_or_else(|| none("tokenizer"))?;
     Encoder::new(&tokenizer).map_err(|error| match error {
-        Error::Request { problem } => Failure::Refused(format!("{path}: {problem}")),
+        Error::UnusableTokenizer { problem } => Failure::Refused(format!("{path}: {problem}")),
         error => error.into(),
     })
 }

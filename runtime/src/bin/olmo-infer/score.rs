@@ -8,7 +8,8 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::MAX_POSITIONS;
 use olmo_infer::internals::generate::batch_size::batch_size;
 use olmo_infer::internals::generate::{Run, generate};
-use olmo_infer::internals::network::{Batch, Network};
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::os::disk::check_written;
 use olmo_infer::internals::parallel::team::Team;
 use olmo_infer::internals::text::token_file::read_tokens_as;
@@ -17,6 +18,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Files that are read and evaluated before the next ones are: more do not make the passes fuller.
@@ -43,7 +45,7 @@ const TOKENS: &[u8] = b",\"tokens\":";
 ///
 /// # Errors
 /// What keeps the run from going on. A file that cannot be scored does not: its object says why.
-pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Failure> {
+pub fn run(args: &Args, file: &Arc<ModelFile>, team: &mut Team) -> Result<usize, Failure> {
     let mut out = Destination::new(args)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
     let n_named = files.len();
@@ -59,7 +61,7 @@ pub fn run(args: &Args, file: &ModelFile, team: &mut Team) -> Result<usize, Fail
         let (n, all, path) = (before.len(), before.len() + files.len(), display_path(path));
         note(&format!("{n} of {all} files are in {path} already and are left out"));
     }
-    let network = Network::new(file)?;
+    let network = Arc::new(Network::new(file.clone())?);
     let mut progress = Progress::new(files.len());
     for group in files.chunks(GROUP) {
         n_failed += Group::read(args, file, &network, group)?.run(team, &mut out, &mut progress)?;
@@ -110,7 +112,7 @@ fn list() -> Result<Vec<PathBuf>, Failure> {
 struct Group<'a> {
     args: &'a Args,
     file: &'a ModelFile,
-    network: &'a Network<'a>,
+    network: &'a Arc<Network>,
     files: Vec<Scored<'a>>,
 }
 
@@ -168,7 +170,7 @@ impl<'a> Group<'a> {
     fn read(
         args: &'a Args,
         file: &'a ModelFile,
-        network: &'a Network<'a>,
+        network: &'a Arc<Network>,
         paths: &'a [PathBuf],
     ) -> Result<Group<'a>, Failure> {
         let config = file.config();

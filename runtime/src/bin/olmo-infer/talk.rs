@@ -5,13 +5,13 @@ use crate::lines::{Lines, Typed};
 use crate::printer::{Failure, note};
 use crate::{beside_populating, note_clock, prompts, tell, transcript};
 use olmo_infer::Model;
+use olmo_infer::Options;
 use olmo_infer::internals::cli::command_line;
 use olmo_infer::internals::conversation::{Answer, Answering, Conversation, End, Unanswered};
 use olmo_infer::internals::error::shown::push_for_terminal;
 use olmo_infer::internals::error::{Error, display_path, one_line};
 use olmo_infer::internals::file::sampling::{AuthorSampling, described};
 use olmo_infer::internals::generate::batch_size::context_size;
-use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_infer::internals::os::signals;
 use olmo_infer::internals::text::chat::{Chat, ChatError, Role};
@@ -33,7 +33,7 @@ Type a text, and the model answers. Ctrl-C ends the answer, Ctrl-D the program.
   /save FILE     write the conversation to FILE as JSON; /save! FILE replaces a file
   /help          print this
   /quit          end
-A line that ends in a backslash goes on in the next one. A line that begins with // is sent with a single /.";
+A line that ends in a backslash goes on in the next one. A line that begins with // is sent with a batch /.";
 
 /// Whether both ends of the program are a terminal.
 pub fn is_terminal() -> bool {
@@ -63,18 +63,17 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(format!("{path}: {problem}")));
     }
     let options = Options { backend: args.backend, ..Options::new(1) };
-    let positions = context_size(args.positions, file, &Network::new(file)?, &options)?;
-    let of_model = |error| match error {
-        Error::Request { problem } if !problem.contains(&path.to_string()) => {
-            Failure::Refused(format!("{path}: {problem}"))
+    let positions = context_size(args.positions, file, model.network(), &options).map_err(|error| match error {
+        Error::TooManyPositions { asked, most } => {
+            Failure::Refused(format!("--positions {asked}: the model has {most}, expected at most these"))
         }
+        Error::ContextTooLarge { .. } => Failure::Refused(format!("{error}; ask for fewer with --positions")),
         error => error.into(),
-    };
+    })?;
     let author = AuthorSampling::new(file)?;
     let sampling = args.sampling.resolve(author.as_ref());
     let answering = Answering { sampling, max_tokens: args.max_tokens, stops: args.stops.clone() };
-    let conversation = Conversation::new(&model, chat, Options { positions, ..options }, answering);
-    let mut conversation = conversation.map_err(of_model)?;
+    let mut conversation = Conversation::with_chat(&model, chat, Options { positions, ..options }, answering)?;
     if let Some(system) = &args.system {
         conversation.set_system(Some(system.clone())).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
     }
@@ -103,7 +102,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
 struct Talk<'a> {
     args: &'a ChatArgs,
     model: &'a Model,
-    conversation: Conversation<'a>,
+    conversation: Conversation,
     /// Whether a person is there to go on after a failure.
     in_terminal: bool,
 }
@@ -284,9 +283,7 @@ impl Talk<'_> {
                 Ok(()) => {
                     let path = display_path(&self.args.model);
                     match error {
-                        Error::NotFinite { .. } => {
-                            Failure::Runtime(Error::Request { problem: format!("{path}: {error}") })
-                        }
+                        Error::NotFinite { .. } => Failure::Fatal(format!("{path}: {error}")),
                         error => error.into(),
                     }
                 }

@@ -1,0 +1,202 @@
+//! Sequences that share each forward pass, and the memory that they take.
+
+use crate::error::Error;
+use crate::format::config::ModelConfig;
+use crate::network::activations::Buffers;
+use crate::network::kv_cache::KvCache;
+use crate::network::sequence::{Row, Sequence};
+use crate::network::{Network, Options};
+use crate::os::fp_mode;
+use crate::os::memory;
+use crate::parallel::matmul::Matmul;
+use std::sync::Arc;
+
+/// Columns of the widest matrix.
+fn widest(config: &ModelConfig) -> usize {
+    config.hidden_size.max(config.q_width()).max(config.intermediate_size)
+}
+
+/// Sequences that share each forward pass: a pass reads every weight once for all of them.
+///
+/// A sequence is in a slot, from 0, which [`Batch::begin`] gives to the next one when it has ended. The results of a
+/// sequence do not depend on the others, to the last bit.
+pub struct Batch {
+    pub(super) network: Arc<Network>,
+    pub(super) options: Options,
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) matmul: Matmul,
+    /// The tokens of the pass; row t of every buffer belongs to the token in row t here.
+    pub(super) rows: Vec<Row>,
+    pub(super) buffers: Buffers,
+    /// Rows of logits that are computed.
+    pub(super) n_logits: usize,
+}
+
+impl Batch {
+    /// Bytes of a batch with one sequence for each of `positions`, which holds at most that many: KV caches and
+    /// activations.
+    pub fn bytes(config: &ModelConfig, options: &Options, positions: &[usize]) -> u64 {
+        let rows = options.clamped(positions.len()).chunk;
+        let caches = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows));
+        let caches = caches.fold(0, u64::saturating_add);
+        let converted = [rows as u64, widest(config) as u64].into_iter().fold(4, u64::saturating_mul);
+        caches.saturating_add(Buffers::bytes(config, rows)).saturating_add(converted)
+    }
+
+    /// A batch of `n_slots` free slots.
+    ///
+    /// # Errors
+    /// [`Error::TooManyPositions`] for more than the model has, [`Error::NoPositions`], [`Error::OutOfMemory`],
+    /// [`Error::NotRun`] on a thread with a non-default floating-point mode.
+    pub fn new(network: &Arc<Network>, options: Options, n_slots: usize) -> Result<Batch, Error> {
+        fp_mode::check()?;
+        let config = network.config();
+        let (asked, most) = (options.positions, config.max_position_embeddings);
+        if asked > most {
+            return Err(Error::TooManyPositions { asked, most });
+        }
+        if asked == 0 || options.chunk == 0 || n_slots == 0 {
+            return Err(Error::NoPositions);
+        }
+        let options = options.clamped(n_slots);
+        let bf16 = network.weights().has_bf16();
+        Ok(Batch {
+            network: network.clone(),
+            options,
+            sequences: memory::collected((0..n_slots).map(|_| Sequence::without_room()), "the sequences")?,
+            matmul: Matmul::new(options.backend, options.activations, bf16, options.chunk, widest(config))?,
+            rows: memory::room_for(options.chunk, "the rows of a pass")?,
+            buffers: Buffers::new(config, options.chunk)?,
+            n_logits: 0,
+        })
+    }
+
+    /// A batch of one slot, in which a sequence has begun.
+    ///
+    /// # Errors
+    /// Those of [`Batch::new`].
+    pub fn of_one(network: &Arc<Network>, options: Options) -> Result<Batch, Error> {
+        let mut batch = Batch::new(network, options, 1)?;
+        batch.begin(0, options.positions)?;
+        Ok(batch)
+    }
+
+    /// Begins a sequence of at most `positions` positions in a slot, whose sequence is forgotten. Allocates the KV cache,
+    /// unless the slot has one that is large enough.
+    ///
+    /// # Errors
+    /// [`Error::TooManyPositions`] for more than [`Options::positions`], [`Error::OutOfMemory`].
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn begin(&mut self, slot: usize, positions: usize) -> Result<(), Error> {
+        if positions > self.options.positions {
+            return Err(Error::TooManyPositions { asked: positions, most: self.options.positions });
+        }
+        self.forget_rows();
+        self.sequences[slot].begin(self.network.config(), positions, self.options.chunk)
+    }
+
+    /// Forgets the sequence in a slot; the next tokens begin a new one in the same memory.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn restart(&mut self, slot: usize) {
+        self.forget_rows();
+        self.sequences[slot].restart();
+    }
+
+    /// Cuts the sequence in a slot back to its first `n` positions; returns the number of positions that are left: `n`,
+    /// or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten keys that
+    /// position `n` sees; the caller then evaluates the tokens again. The results that follow have the bits of a sequence
+    /// that was never longer.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn truncate(&mut self, slot: usize, n: usize) -> usize {
+        if n < self.position(slot) {
+            self.forget_rows();
+            self.sequences[slot].truncate(n);
+        }
+        self.position(slot)
+    }
+
+    fn forget_rows(&mut self) {
+        self.rows.clear();
+        self.n_logits = 0;
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.network.config()
+    }
+
+    /// Number of slots.
+    pub fn n_slots(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Number of evaluated positions of the sequence in a slot.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn position(&self, slot: usize) -> usize {
+        self.sequences[slot].position()
+    }
+
+    /// How this batch computes; the chunk is at most the positions of all sequences, and at least the number of slots.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The tokens of the last forward pass.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The result of [`Batch::logits`] for the last forward pass, `[rows, vocab_size]`; empty when that was not called
+    /// since, or failed.
+    pub fn computed_logits(&self) -> &[f32] {
+        &self.buffers.logits[..self.n_logits * self.config().vocab_size]
+    }
+
+    /// Gives every token its row and its position, or none of them.
+    pub(super) fn give_rows<'t>(&mut self, parts: impl IntoIterator<Item = (usize, &'t [u32])>) -> Result<(), Error> {
+        self.forget_rows();
+        // Takes them back when it is dropped early, also where the iterator panics.
+        struct Giving<'b>(Option<&'b mut Batch>);
+        impl Drop for Giving<'_> {
+            fn drop(&mut self) {
+                if let Some(batch) = self.0.take() {
+                    batch.rows.drain(..).for_each(|row| batch.sequences[row.sequence].step_back());
+                }
+            }
+        }
+        let mut giving = Giving(Some(self));
+        for (slot, tokens) in parts {
+            let batch = giving.0.as_mut().expect("until it is done");
+            batch.give_rows_to(slot, tokens)?;
+        }
+        if giving.0.as_ref().is_some_and(|batch| batch.rows.is_empty()) {
+            return Err(Error::NoTokens);
+        }
+        giving.0 = None;
+        Ok(())
+    }
+
+    fn give_rows_to(&mut self, slot: usize, tokens: &[u32]) -> Result<(), Error> {
+        let n_slots = self.sequences.len();
+        let sequence = self.sequences.get_mut(slot).ok_or(Error::NoSlot { slot, n_slots })?;
+        let room = sequence.left().min(self.options.chunk - self.rows.len());
+        if tokens.is_empty() || tokens.len() > room {
+            return Err(Error::PassTooLong { tokens: tokens.len(), room });
+        }
+        let vocab_size = self.network.config().vocab_size;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(Error::UnknownToken { token, vocab_size });
+        }
+        let row = |&token| Row { sequence: slot, position: sequence.advance(), token };
+        self.rows.extend(tokens.iter().map(row));
+        Ok(())
+    }
+}

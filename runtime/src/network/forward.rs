@@ -1,0 +1,247 @@
+//! The forward pass: from token ids to logits.
+
+use crate::error::Error;
+use crate::format::config::{AttentionKind, ModelConfig};
+use crate::kernels::Isa;
+use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
+use crate::network::Network;
+use crate::network::activations::LOGITS_CHUNK;
+use crate::network::attention::Attention;
+use crate::network::batch::Batch;
+use crate::network::sequence::store;
+use crate::network::weights::LayerWeights;
+use crate::os::fp_mode;
+use crate::parallel::team::Team;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+impl Batch {
+    /// Evaluates the next tokens of some sequences, each given by its slot, in one pass; at most a chunk of tokens in
+    /// all. [`Batch::logits`] then computes what they predict.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`], [`Error::NoSlot`], [`Error::PassTooLong`] for no tokens of a sequence, or more than its
+    /// positions or the chunk have room for, [`Error::UnknownToken`], [`Error::NotRun`] on a thread with a non-default
+    /// floating-point mode. Nothing is evaluated then.
+    pub fn forward<'t>(
+        &mut self,
+        team: &mut Team,
+        parts: impl IntoIterator<Item = (usize, &'t [u32])>,
+    ) -> Result<(), Error> {
+        fp_mode::check()?;
+        self.give_rows(parts)?;
+        // Its own handle: the steps below borrow the whole batch.
+        let network = self.network.clone();
+        self.embed(team, &network);
+        self.rotations(team, &network);
+        for (index, layer) in network.weights().layers.iter().enumerate() {
+            self.attention_block(team, index, layer);
+            self.mlp_block(team, index, layer);
+        }
+        Ok(())
+    }
+
+    /// `hidden[t] = embed_tokens[tokens[t]]`
+    fn embed(&mut self, team: &mut Team, network: &Network) {
+        let (embed_tokens, width) = (&network.weights().embed_tokens, network.config().hidden_size);
+        let (rows, hidden) = (&self.rows, &mut self.buffers.hidden[..self.rows.len() * width]);
+        team.for_rows(hidden, width, |t, hidden| embed_tokens.copy_row(rows[t].token as usize, hidden));
+    }
+
+    /// cos and sin of the rows' positions, for both kinds of layers.
+    fn rotations(&mut self, team: &mut Team, network: &Network) {
+        let half = network.config().head_dim / 2;
+        let rows = &self.rows;
+        for (kind, rope) in [&network.rope_full, &network.rope_sliding].into_iter().enumerate() {
+            if kind == 1 && network.config().sliding_window == 0 {
+                continue;
+            }
+            let cos = &mut self.buffers.cos[kind][..rows.len() * half];
+            let sin = &mut self.buffers.sin[kind][..rows.len() * half];
+            team.for_row_pairs(cos, sin, half, |t, cos, sin| rope.angles(rows[t].position, cos, sin));
+        }
+    }
+
+    /// With q, k and v the projections of x:
+    ///
+    /// ```text
+    /// OLMo-2, Olmo-3   x = hidden
+    ///                  hidden += rms_norm(o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v)))
+    /// OLMo-1           x = layer_norm(hidden)
+    ///                  hidden += o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
+    /// ```
+    fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
+        let (config, rows, n) = (self.network.config(), &self.rows, self.rows.len());
+        let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
+        let kind = config.layer_types[index];
+        let isa = self.options.backend.isa;
+        let b = &mut self.buffers;
+        let hidden = &b.hidden[..n * hidden_size];
+        let (q, k, v) = (&mut b.q[..n * q_width], &mut b.k[..n * kv_width], &mut b.v[..n * kv_width]);
+        let attention = &mut b.attention[..n * q_width];
+        let projected = &mut b.projected[..n * hidden_size];
+        let (cos, sin) = (&b.cos[kind as usize], &b.sin[kind as usize]);
+
+        let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        self.matmul.run(team, x, [(&layer.q_proj, q), (&layer.k_proj, k), (&layer.v_proj, v)]);
+
+        let (eps, half) = (config.rms_norm_eps as f32, config.head_dim / 2);
+        let clip = |x: &mut [f32]| {
+            if let Some(limit) = config.clip_qkv {
+                isa.run(Clip { x, limit: limit as f32 });
+            }
+        };
+        let norm_and_rotate = |norm: Option<&[f32]>, scale: f32, t: usize, x: &mut [f32]| {
+            if let Some(weight) = norm {
+                isa.run(RmsNorm { x, weight, eps, residual: None });
+            }
+            clip(x);
+            let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
+            isa.run(Rotate { x, cos, sin, scale });
+        };
+        // The scores' factor 1 / sqrt(head_dim) is multiplied onto the queries.
+        let scale = (1.0 / (config.head_dim as f64).sqrt()) as f32;
+        team.for_rows(q, q_width, |t, q| norm_and_rotate(layer.q_norm, scale, t, q));
+        team.for_row_pairs(k, v, kv_width, |t, k, v| {
+            norm_and_rotate(layer.k_norm, 1.0, t, k);
+            clip(v);
+        });
+        store(team, &mut self.sequences, index, rows, k, v);
+
+        let heads = Attention {
+            layer: index,
+            head_dim: config.head_dim,
+            n_heads: config.n_heads,
+            heads_per_kv: config.heads_per_kv(),
+            window: (kind == AttentionKind::Sliding).then_some(config.sliding_window),
+        };
+        heads.run(team, self.options.backend, &self.sequences, rows, q, attention);
+
+        self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
+        self.add_projected(team, index, layer.post_attention_layernorm);
+    }
+
+    /// ```text
+    /// OLMo-2, Olmo-3   x = hidden
+    ///                  hidden += rms_norm(down_proj(silu(gate_proj(x)) * up_proj(x)))
+    /// OLMo-1           x = layer_norm(hidden)
+    ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
+    /// ```
+    fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
+        let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.backend.isa);
+        let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
+        let b = &mut self.buffers;
+        let hidden = &b.hidden[..n * hidden_size];
+        let (gate, up) = (&mut b.gate[..n * mlp_width], &mut b.up[..n * mlp_width]);
+        let projected = &mut b.projected[..n * hidden_size];
+
+        let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        self.matmul.run(team, x, [(&layer.gate_proj, gate), (&layer.up_proj, up)]);
+        team.for_rows(gate, mlp_width, |t, gate| {
+            isa.run(SwiGlu { gate, up: &up[t * mlp_width..][..mlp_width] });
+        });
+        self.matmul.run(team, gate, [(&layer.down_proj, projected)]);
+        self.add_projected(team, index, layer.post_feedforward_layernorm);
+    }
+
+    /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that
+    /// are not finite.
+    fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
+        let (width, isa) = (self.network.config().hidden_size, self.options.backend.isa);
+        let eps = self.network.config().rms_norm_eps as f32;
+        let n = self.rows.len();
+        let hidden = &mut self.buffers.hidden[..n * width];
+        let projected = &mut self.buffers.projected[..n * width];
+        let (rows, sequences) = (&self.rows, &self.sequences);
+        team.for_row_pairs(hidden, projected, width, |t, hidden, x| {
+            match norm {
+                Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: Some(&mut *hidden) }),
+                None => hidden.iter_mut().zip(x).for_each(|(hidden, x)| *hidden += *x),
+            }
+            if !all_finite(hidden) {
+                sequences[rows[t].sequence].note_not_finite(rows[t].position, layer);
+            }
+        });
+    }
+
+    /// `lm_head(norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most [`LOGITS_CHUNK`]
+    /// of them at a time.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when a logit is not a finite number; [`Error::NotRun`] on a thread with a non-default
+    /// floating-point mode.
+    ///
+    /// # Panics
+    /// For rows beyond those of the last forward pass, or too many of them.
+    pub fn logits(
+        &mut self,
+        team: &mut Team,
+        rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
+    ) -> Result<&[f32], Error> {
+        fp_mode::check()?;
+        let (config, isa) = (self.network.config(), self.options.backend.isa);
+        let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, self.network.weights());
+        let rows = rows.into_iter();
+        let n = rows.clone().count();
+        assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));
+        self.n_logits = 0;
+        let b = &mut self.buffers;
+        let normed = &mut b.normed[..n * width];
+        let logits = &mut b.logits[..n * config.vocab_size];
+        for (normed, row) in normed.chunks_exact_mut(width).zip(rows.clone()) {
+            normed.copy_from_slice(&b.hidden[row * width..][..width]);
+        }
+        team.for_rows(normed, width, |_, x| match weights.norm {
+            Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: None }),
+            None => isa.run(LayerNorm { x, eps }),
+        });
+        self.matmul.run(team, normed, [(&weights.lm_head, &mut *logits)]);
+        // The first bad logit: its row in the high half, its token in the low one.
+        let bad = AtomicU64::new(u64::MAX);
+        team.for_rows(logits, config.vocab_size, |row, logits| {
+            if !all_finite(logits) {
+                let token = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
+                bad.fetch_min((row as u64) << 32 | token as u64, Ordering::Relaxed);
+            }
+        });
+        match bad.into_inner() {
+            u64::MAX => {
+                self.n_logits = n;
+                Ok(logits)
+            }
+            bad => {
+                let mut rows = rows;
+                let row = rows.nth((bad >> 32) as usize).map(|row| self.rows[row]).expect("one of the rows");
+                let (sequence, position) = (row.sequence, row.position);
+                let first = self.sequences[sequence].first_not_finite().filter(|first| first.0 <= position);
+                Err(Error::NotFinite { sequence, position, token: bad as u32 as usize, first })
+            }
+        }
+    }
+}
+
+/// What a block reads: the residual stream `hidden`, or in a pre-norm model its norm, which is written to `normed`.
+fn block_input<'b>(
+    team: &mut Team,
+    isa: Isa,
+    config: &ModelConfig,
+    hidden: &'b [f32],
+    normed: &'b mut [f32],
+) -> &'b [f32] {
+    if !config.architecture.is_pre_norm() {
+        return hidden;
+    }
+    let (width, eps) = (config.hidden_size, config.rms_norm_eps as f32);
+    let normed = &mut normed[..hidden.len()];
+    team.for_rows(normed, width, |t, x| {
+        x.copy_from_slice(&hidden[t * width..][..width]);
+        isa.run(LayerNorm { x, eps });
+    });
+    normed
+}
+
+/// Whether there is no infinity and no NaN. Without a branch a number: it takes a fraction of the time of writing them.
+fn all_finite(numbers: &[f32]) -> bool {
+    // The largest magnitude as bits: infinities and NaN come after every finite number.
+    let largest = numbers.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+    largest < f32::INFINITY.to_bits()
+}
