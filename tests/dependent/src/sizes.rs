@@ -121,10 +121,9 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         for positions in [1, usize::MAX / 3 + 1, usize::MAX] {
             for chunk in [0, 1, usize::MAX] {
                 let options = Options { chunk, ..Options::new(positions) };
-                calls.call(|| Batch::bytes(&config, &options));
+                calls.call(|| Batch::bytes(&config, &options, &[positions]));
                 calls.call(|| Batch::bytes(&config, &options, &[positions, positions, 1]));
                 calls.call(|| Batch::bytes(&config, &options, &[]));
-                calls.call(|| olmo_infer::Session::bytes(&config, &options));
             }
         }
     }
