@@ -1,18 +1,21 @@
 //! The command line of `olmo-pack`.
 
-use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgValue, FromArgs, SubCommands};
-use olmo_infer::internals::cli::command_line::{self, WordKind, count, number, whole_number};
-use olmo_infer::internals::cli::manual;
+use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs, SubCommands};
+use olmo_infer::internals::cli::command_line::{self, count, named, number, whole_number};
+use olmo_infer::internals::cli::exit::CliExit;
+use olmo_infer::internals::cli::program::Program;
+use olmo_infer::internals::cli::words::Words;
 use olmo_pack::commands::pack::{DtypeChoice, EncodingChoice, Request};
-use olmo_pack::error::escaped;
 use olmo_pack::model::config_json::{architecture_named, named_architectures};
 use olmo_pack::model::settings::Flags;
 use olmo_pack::text::chat_child;
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::{fs, io};
 
-/// The program's name.
-const PROGRAM: &str = "olmo-pack";
+/// This program.
+pub const PROGRAM: Program = Program::new("olmo-pack");
 
 /// What to do.
 pub enum Command {
@@ -20,8 +23,6 @@ pub enum Command {
     Pack(Box<Pack>),
     /// What the first word names.
     Named(Named),
-    /// Print this and succeed.
-    Say(String),
 }
 
 /// The commands that are named.
@@ -63,12 +64,12 @@ pub struct Pack {
     model: PathBuf,
     /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, bf16, which rounds,
     /// or bf12 (bf16 in 12 bits, as --encoding auto chooses)
-    #[argh(option, default = "Dtype(DtypeChoice::Auto)")]
-    dtype: Dtype,
+    #[argh(option, default = "DtypeChoice::Auto", from_str_fn(dtype))]
+    dtype: DtypeChoice,
     /// how bf16 matrices are stored: auto (the default: bf12, in 12 bits an element, where that pays; loses nothing) or
     /// plain (in 16)
-    #[argh(option, default = "Encoding(EncodingChoice::Auto)")]
-    encoding: Encoding,
+    #[argh(option, default = "EncodingChoice::Auto", from_str_fn(encoding))]
+    encoding: EncodingChoice,
     /// another vocabulary than the folder's: lines of an id, a tab and a token, or a tokenizer.json
     #[argh(option, arg_name = "file")]
     vocab: Option<PathBuf>,
@@ -104,8 +105,8 @@ pub struct Pack {
     #[argh(option, from_str_fn(number))]
     rms_norm_eps: Option<f64>,
     /// olmo, where config.json does not say it: largest magnitude of an element of queries, keys and values, or none
-    #[argh(option)]
-    clip_qkv: Option<ClipQkv>,
+    #[argh(option, from_str_fn(clip_qkv))]
+    clip_qkv: Option<Option<f64>>,
     /// positions the model was made for, where config.json does not say it
     #[argh(option, from_str_fn(count))]
     max_positions: Option<usize>,
@@ -135,11 +136,16 @@ pub struct Pack {
     no_yarn: bool,
     /// print the version
     #[argh(switch, short = 'V')]
-    #[expect(dead_code, reason = "answered before, see parse; defined for the help")]
+    #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
     version: bool,
-    /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
-    #[argh(option, arg_name = "what")]
-    generate: Option<String>,
+    /// print the manual page
+    #[argh(switch)]
+    #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
+    man: bool,
+    /// print completions for a shell: bash, zsh or fish
+    #[argh(option, arg_name = "shell")]
+    #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
+    completions: Option<String>,
 }
 
 /// Shows what is in a model file: its configuration, tensors, text and history.
@@ -254,107 +260,50 @@ pub struct Unpack {
 }
 
 /// `--dtype`.
-struct Dtype(DtypeChoice);
-
-impl FromArgValue for Dtype {
-    fn from_arg_value(value: &str) -> Result<Dtype, String> {
-        [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16, DtypeChoice::Bf12]
-            .into_iter()
-            .find(|choice| choice.name() == value)
-            .map(Dtype)
-            .ok_or_else(|| "expected auto, f32, bf16 or bf12".into())
-    }
-}
-
-/// `--clip-qkv`.
-struct ClipQkv(Option<f64>);
-
-impl FromArgValue for ClipQkv {
-    fn from_arg_value(value: &str) -> Result<ClipQkv, String> {
-        match value {
-            "none" => Ok(ClipQkv(None)),
-            text => number(text).map(|clip| ClipQkv(Some(clip))).map_err(|_| "expected a number or none".into()),
-        }
-    }
+fn dtype(text: &str) -> Result<DtypeChoice, String> {
+    let choices = [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16, DtypeChoice::Bf12];
+    named(choices.into_iter().find(|choice| choice.name() == text), "auto, f32, bf16 or bf12")
 }
 
 /// `--encoding`.
-struct Encoding(EncodingChoice);
+fn encoding(text: &str) -> Result<EncodingChoice, String> {
+    let mut choices = [EncodingChoice::Auto, EncodingChoice::Plain].into_iter();
+    named(choices.find(|choice| choice.name() == text), "auto or plain")
+}
 
-impl FromArgValue for Encoding {
-    fn from_arg_value(value: &str) -> Result<Encoding, String> {
-        [EncodingChoice::Auto, EncodingChoice::Plain]
-            .into_iter()
-            .find(|choice| choice.name() == value)
-            .map(Encoding)
-            .ok_or_else(|| "expected auto or plain".into())
+/// `--clip-qkv`.
+fn clip_qkv(text: &str) -> Result<Option<f64>, String> {
+    match text {
+        "none" => Ok(None),
+        text => number(text).map(Some).map_err(|_| "expected a number or none".into()),
     }
+}
+
+fn usage(problem: impl Display) -> CliExit {
+    CliExit::usage(PROGRAM, problem)
 }
 
 /// Reads the arguments after the program's name.
 ///
 /// # Errors
-/// What is wrong with them, for standard error.
-pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
-    let mut arguments = arguments.into_iter().peekable();
-    let named = Named::get_args_info().commands;
-    let command = named.iter().find(|command| arguments.peek().is_some_and(|first| first == command.name));
-    let (program, info) = match command {
-        Some(command) => (format!("{PROGRAM} {}", command.name), command.command.clone()),
-        None => (PROGRAM.to_string(), Pack::get_args_info()),
+/// Wrong usage, or what needs no files, such as `--help`.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, CliExit> {
+    let commands = Named::get_args_info().commands;
+    let info = CommandInfoWithArgs { name: PROGRAM.name(), commands, ..Pack::get_args_info() };
+    let words = Words::new(PROGRAM, &info, args)?;
+    let Some(command) = words.command() else {
+        let pack: Pack = words.parse().map_err(|exit| {
+            let first = words.without_options().and_then(|words| words.first().copied());
+            first.filter(|_| exit.is_usage()).and_then(no_command).unwrap_or(exit)
+        })?;
+        return Ok(Command::Pack(Box::new(pack)));
     };
-    let name = command.map(|command| command.name);
-    let typed = arguments.by_ref().skip(usize::from(name.is_some()));
-    let refused = |program: &str, problem: &str| Err(format!("{}; see {program} --help", escaped(problem)));
-    let words = match command_line::expand(&info, typed) {
-        Ok(words) => words,
-        Err(error) => return refused(&program, &error.to_string()),
-    };
-    if words.iter().any(|(word, kind)| *kind == WordKind::Free && word == "--version") {
-        return Ok(Command::Say(version()));
+    match words.parse()? {
+        Named::Unpack(unpack) if unpack.folder.as_os_str().is_empty() => {
+            Err(CliExit::usage(PROGRAM.command(command), "FOLDER is empty, expected a path"))
+        }
+        named => Ok(Command::Named(named)),
     }
-    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
-    match words.as_slice() {
-        ["--generate", kind] => return generate(kind).map(Command::Say),
-        ["--generate", ..] => return Err(format!("--generate takes one word, expected {}", manual::KINDS)),
-        _ => {}
-    }
-    let parsed = match name {
-        Some(name) => Named::from_args(&[PROGRAM, name], &words).map(Command::Named),
-        None => Pack::from_args(&[PROGRAM], &words).map(|pack| Command::Pack(Box::new(pack))),
-    };
-    match parsed {
-        Ok(Command::Pack(pack)) if pack.generate.is_some() => {
-            Err("--generate stands alone, as in olmo-pack --generate man; see olmo-pack --help".into())
-        }
-        Ok(Command::Named(Named::Unpack(unpack))) if unpack.folder.as_os_str().is_empty() => {
-            refused(&program, "FOLDER is empty, expected a path")
-        }
-        Ok(command) => Ok(command),
-        Err(EarlyExit { output, status: Ok(()) }) => {
-            let commands = if name.is_none() { commands() } else { String::new() };
-            Ok(Command::Say(format!("{}{commands}", manual::help(&output))))
-        }
-        Err(EarlyExit { output, .. }) => {
-            let is_flag = |word: &&str| word.starts_with('-');
-            match words.first().and_then(|first| no_command(first)) {
-                Some(problem) if name.is_none() && !words.iter().any(is_flag) => return Err(problem),
-                _ => {}
-            }
-            refused(&program, &command_line::complaint(&info, &words, &output))
-        }
-    }
-}
-
-fn version() -> String {
-    format!("olmo-pack {}\n", env!("CARGO_PKG_VERSION"))
-}
-
-/// The manual page or the completions of all commands.
-fn generate(kind: &str) -> Result<String, String> {
-    let named = Named::get_args_info().commands;
-    let info = CommandInfoWithArgs { name: PROGRAM, commands: named, ..Pack::get_args_info() };
-    manual::generate(kind, &info).map_err(|problem| escaped(&problem))
 }
 
 /// The words that name a command.
@@ -362,54 +311,53 @@ fn names() -> impl Iterator<Item = &'static str> {
     Named::COMMANDS.iter().map(|command| command.name)
 }
 
-/// The end of the help: a line for each command.
-fn commands() -> String {
-    let lines = Named::COMMANDS.iter().map(|command| format!("  {:<18}{}\n", command.name, command.description));
-    format!("\nCommands (olmo-pack <command> --help says more):\n{}", lines.collect::<String>())
-}
-
-/// What to say about a first word that was probably to be a command: it looks like one, and there is no such folder.
-fn no_command(word: &str) -> Option<String> {
+/// The error about a word that is probably meant as a command: it looks like one, and there is no such folder.
+fn no_command(word: &str) -> Option<CliExit> {
     let is_bare = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
-    // What the system says of a folder that is there is for whoever reads it.
+    // What the system says about a folder that exists is reported when it is read.
     let is_absent = || fs::metadata(word).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    (is_bare && is_absent()).then(|| {
-        if names().any(|name| name == word) {
-            return format!("{word}: a command is the first word, as in olmo-pack {word}; see olmo-pack {word} --help");
-        }
-        let names: Vec<&str> = names().collect();
-        let meant = command_line::nearest(word, names.iter().copied());
-        let meant = meant.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
-        format!(
-            "{word}: no such command and no such folder{meant}, expected {}, or a folder of weights; see olmo-pack --help",
-            names.join(", ")
-        )
-    })
+    if !is_bare || !is_absent() {
+        return None;
+    }
+    if let Some(name) = names().find(|name| *name == word) {
+        let command = PROGRAM.command(name);
+        return Some(CliExit::usage(command, format_args!("{word}: a command is the first word, as in {command}")));
+    }
+    let names: Vec<&str> = names().collect();
+    let meant = command_line::nearest(word, names.iter().copied());
+    let meant = meant.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+    let expected = names.join(", ");
+    Some(usage(format_args!(
+        "{word}: no such command and no such folder{meant}, expected {expected}, or a folder of weights"
+    )))
 }
 
 impl Pack {
-    /// The request, if the flags make sense together.
+    /// The request, if the options fit together.
     ///
     /// # Errors
-    /// Which flag does not, for standard error.
-    pub fn request(&self) -> Result<Request, String> {
+    /// Which option does not.
+    pub fn request(&self) -> Result<Request, CliExit> {
         for (name, path) in [("WEIGHTS", &self.weights), ("MODEL", &self.model)] {
             if path.as_os_str().is_empty() {
-                return Err(format!("{name} is empty, expected a path"));
+                return Err(usage(format_args!("{name} is empty, expected a path")));
             }
         }
         let architecture = match &self.arch {
             None => None,
             Some(name) => {
                 let architecture = architecture_named(name);
-                Some(architecture.ok_or_else(|| format!("--arch is {name}, expected {}", named_architectures()))?)
+                Some(
+                    architecture
+                        .ok_or_else(|| usage(format_args!("--arch is {name}, expected {}", named_architectures())))?,
+                )
             }
         };
         let eos_token_ids = match &self.eos {
             None => None,
             Some(list) => {
                 let ids: Result<Vec<u32>, _> = list.split(',').map(|id| id.trim().parse()).collect();
-                Some(ids.map_err(|_| format!("--eos is {list}, expected ids with commas between them"))?)
+                Some(ids.map_err(|_| usage(format_args!("--eos is {list}, expected ids with commas between them")))?)
             }
         };
         let flags = Flags {
@@ -417,7 +365,7 @@ impl Pack {
             head_dim: self.head_dim,
             rope_theta: self.rope_theta,
             rms_norm_eps: self.rms_norm_eps,
-            clip_qkv: self.clip_qkv.as_ref().map(|clip| clip.0),
+            clip_qkv: self.clip_qkv,
             max_positions: self.max_positions,
             eos_token_ids,
             sliding_window: self.sliding_window,
@@ -428,14 +376,14 @@ impl Pack {
             yarn_attention_factor: self.yarn_attention_factor,
             no_yarn: self.no_yarn,
         };
-        if self.dtype.0 == DtypeChoice::Bf12 && self.encoding.0 == EncodingChoice::Plain {
-            return Err("--dtype bf12 and --encoding plain, expected one of them".into());
+        if self.dtype == DtypeChoice::Bf12 && self.encoding == EncodingChoice::Plain {
+            return Err(usage("--dtype bf12 and --encoding plain, expected one of them"));
         }
-        if flags.no_yarn && (flags.names_yarn()) {
-            return Err("--no-yarn and other --yarn flags, expected one of them".into());
+        if flags.no_yarn && flags.names_yarn() {
+            return Err(usage("--no-yarn and other --yarn options, expected one of them"));
         }
         if flags.names_yarn() && flags.yarn_factor.is_none() {
-            return Err("--yarn flags without --yarn-factor, expected the factor too".into());
+            return Err(usage("--yarn options without --yarn-factor, expected the factor too"));
         }
         if let Some(problem) = self.weights.to_str().and_then(no_command) {
             return Err(problem);
@@ -443,8 +391,8 @@ impl Pack {
         Ok(Request {
             weights: self.weights.clone(),
             model: self.model.clone(),
-            dtype: self.dtype.0,
-            encoding: self.encoding.0,
+            dtype: self.dtype,
+            encoding: self.encoding,
             tensors: Vec::new(),
             drafts: Vec::new(),
             vocab: self.vocab.clone(),

@@ -6,7 +6,7 @@ use olmo_infer::internals::text::tokenizer::{NoTokenizer, PreTokenizer, Tokenize
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use olmo_pack::text::tokenizer_json;
 use olmo_tests::catalogue::{Refusal, measured};
-use olmo_tests::{Finished, TempDir, files, repository, run};
+use olmo_tests::{Finished, TempDir, files, infer_words, repository, run};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -380,9 +380,7 @@ fn x6_refuses_unusable_prompts() {
     let fixture = fixture("x6");
     fixture.pack().ok();
     let model = fixture.model();
-    let infer = |arguments: &[&str]| {
-        run(INFER, [model.as_os_str()].into_iter().chain(arguments.iter().map(|argument| argument.as_ref())))
-    };
+    let infer = |arguments: &[&str]| run(INFER, infer_words(&[model.as_os_str()], arguments));
     // Nothing but NUL, which no argument can hold, is refused for what it is.
     assert_eq!(infer(&["--prompt", "\u{feff}\u{1}\u{85}", "--max-tokens", "1"]).code, Some(0));
     assert!(infer(&["--prompt", ""]).refused(2).contains("the prompt is empty"));
@@ -392,12 +390,12 @@ fn x6_refuses_unusable_prompts() {
     let text = text.to_str().expect("UTF-8");
     for (bytes, says) in [(&b"\xc3"[..], "byte 0 is not UTF-8"), (b"ab\xed\xa0\x80", "byte 2 is not UTF-8")] {
         fs::write(text, bytes).expect("written");
-        assert!(infer(&[text, "--tokenize"]).refused(1).contains(says));
+        assert!(infer(&["tokenize", text]).refused(1).contains(says));
     }
     fs::File::create(text).expect("created").set_len(1 << 40).expect("a sparse file");
-    assert!(infer(&[text, "--tokenize"]).refused(1).contains("more than 64 MiB of text"));
-    assert!(infer(&["absent.txt", "--tokenize"]).refused(1).contains("absent.txt"));
-    assert!(infer(&["/", "--tokenize"]).refused(1).contains("/: cannot"));
+    assert!(infer(&["tokenize", text]).refused(1).contains("more than 64 MiB of text"));
+    assert!(infer(&["tokenize", "absent.txt"]).refused(1).contains("absent.txt"));
+    assert!(infer(&["tokenize", "/"]).refused(1).contains("/: cannot"));
 }
 
 /// Row X7: ids without text.
@@ -417,7 +415,7 @@ fn x7_refuses_ids_without_text() {
     let tokens = fixture.folder.join("t.bin");
     let detokenize = |ids: &[u32]| {
         fs::write(&tokens, ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()).expect("written");
-        run(INFER, [fixture.model().as_os_str(), tokens.as_os_str(), "--detokenize".as_ref()])
+        run(INFER, ["detokenize".as_ref(), fixture.model().as_os_str(), tokens.as_os_str()])
     };
     assert_eq!(detokenize(&[66, 67]).ok(), "BC");
     assert!(detokenize(&[66, 65]).refused(1).contains("token 1 is 65, which has no text"));

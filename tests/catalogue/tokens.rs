@@ -3,7 +3,10 @@
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fifo, measured};
-use olmo_tests::{Finished, Stored, TempDir, finish, npy_header, run, skipped, small_config, write_weights};
+use olmo_tests::{
+    Finished, Stored, TempDir, finish, infer_words, npy_header, run, skipped, small_config, write_weights,
+};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -44,7 +47,12 @@ impl Case {
 
     fn infer(&self, tokens: &[&Path], flags: &[&str]) -> Command {
         let mut command = measured(INFER);
-        command.arg(&self.model).args(tokens).args(["--threads", "1"]).args(flags);
+        let files: Vec<&OsStr> =
+            [self.model.as_os_str()].into_iter().chain(tokens.iter().map(|path| path.as_os_str())).collect();
+        command.args(infer_words(&files, flags));
+        if flags.first() != Some(&"detokenize") {
+            command.args(["--threads", "1"]);
+        }
         command
     }
 
@@ -245,13 +253,13 @@ fn t4_reads_ids_of_named_type() {
         report.add(name, same(&named, &expected));
         // It counts in every mode that reads ids.
         let file = case.file(&bytes[..bytes.len() / 4 * 2]);
-        let scored = finish(&mut case.infer(&[&file], &["--score", "--token-type", name]));
+        let scored = finish(&mut case.infer(&[&file], &["score", "--token-type", name]));
         report.holds(format_args!("{name} scored"), scored.stdout.contains("\"tokens\":2,"), scored.stdout);
     }
     let wide = case.file(&written(&[0, 1, 1], i64::to_le_bytes));
-    report.add("text", same(&finish(&mut case.infer(&[&wide], &["--detokenize", "--token-type", "i64"])), "abb"));
+    report.add("text", same(&finish(&mut case.infer(&[&wide], &["detokenize", "--token-type", "i64"])), "abb"));
     // What is said is believed: these zeros are ids.
-    let zeros = finish(&mut case.infer(&[&wide], &["--detokenize", "--token-type", "u32"]));
+    let zeros = finish(&mut case.infer(&[&wide], &["detokenize", "--token-type", "u32"]));
     report.add("zeros", same(&zeros, "aababa"));
     for (bytes, name, words) in [
         (

@@ -1,7 +1,9 @@
 //! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
 
 use crate::{INFER, PACK};
-use olmo_tests::{Finished, Stored, TempDir, finish, has_file_in, repository, run, small_config, write_weights};
+use olmo_tests::{
+    Finished, Stored, TempDir, finish, has_file_in, infer_words, repository, run, small_config, write_weights,
+};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -32,7 +34,7 @@ fn ids(bytes: &[u8]) -> Vec<u8> {
 impl Fixture {
     fn infer(&self, flags: &[&str]) -> Finished {
         let files = [self.model.as_os_str(), self.tokens.as_os_str()];
-        run(INFER, files.into_iter().chain(flags.iter().map(|flag| flag.as_ref())))
+        run(INFER, infer_words(&files, flags))
     }
 
     /// With the tokens on standard input.
@@ -184,8 +186,8 @@ fn dash_writes_logits_and_scores_to_stdout() {
     let failed = finish(&mut command);
     assert_eq!(failed.code, Some(1));
     assert!(failed.stderr.contains("cannot write the results to standard output"), "{}", failed.stderr);
-    let scored = fixture.infer(&["--score", "--output", "-"]);
-    assert_eq!(scored.ok(), fixture.infer(&["--score"]).ok());
+    let scored = fixture.infer(&["score", "--output", "-"]);
+    assert_eq!(scored.ok(), fixture.infer(&["score"]).ok());
     assert!(!fixture.folder.join("-").exists() && !PathBuf::from("-").exists());
 }
 
@@ -355,10 +357,11 @@ fn wrong_usage_ends_with_status_2_and_one_line() {
         ),
         (&["--text", "--top", "3"], "--top lists next tokens"),
         (&["--json", "--steps", "3", "--max-tokens", "3"], "--steps and --max-tokens exclude each other"),
-        (&["--score", "--top", "3"], "--top has no use with --tokenize, --detokenize or --score"),
-        (&["-o", "x"], "--output belongs to --score; to keep other results, redirect standard output"),
+        (&["score", "--top", "3"], "unknown option --top; see olmo-infer score --help"),
+        (&["-o", "x"], "unknown option -o (an option of olmo-infer score)"),
+        (&["--tokenise"], "unknown option --tokenise (did you mean olmo-infer tokenize?); see olmo-infer --help"),
         (&["--token-type", "f32"], "--token-type f32: expected u16, u32, i32, u64 or i64"),
-        (&["--tokenize", "--token-type", "u16"], "--token-type is of token files, and the input is text"),
+        (&["tokenize", "--token-type", "u16"], "unknown option --token-type; see olmo-infer tokenize --help"),
         (&["--text", "--json"], "exclude each other"),
         (&["--text", "--steps", "3"], "--max-tokens"),
         (&["--max-tokens", "3"], "--steps"),

@@ -1,4 +1,4 @@
-//! `--generate`: manual pages that roff takes without a warning, and completions that the shells take.
+//! `--man` and `--completions`: manual pages that roff takes without a warning, and completions that the shells take.
 
 use olmo_tests::{TempDir, finish, run, skipped};
 use std::fs;
@@ -14,7 +14,7 @@ const PROGRAMS: [(&str, &str); 3] = [
 fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").stdin(Stdio::null()).output().is_ok_and(|out| out.status.success());
     if !found {
-        skipped(format_args!("what --generate prints was not tested with {tool}, which is not installed"));
+        skipped(format_args!("manuals and completions were not tested with {tool}, which is not installed"));
     }
     found
 }
@@ -22,7 +22,7 @@ fn has(tool: &str) -> bool {
 #[test]
 fn man_pages_name_every_option() {
     for (name, program) in PROGRAMS {
-        let page = run(program, ["--generate", "man"]).ok().replace("\\-", "-");
+        let page = run(program, ["--man"]).ok().replace("\\-", "-");
         assert!(page.starts_with(".TH \"OLMO-"), "{page}");
         let help = run(program, ["--help"]).ok().to_string();
         let words = help.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
@@ -32,9 +32,13 @@ fn man_pages_name_every_option() {
             assert!(page.contains(&format!("\\fB{flag}\\fR")), "{name} {flag}");
         }
     }
-    let page = run(PROGRAMS[0].1, ["--generate", "man"]).ok().to_string();
+    let page = run(PROGRAMS[0].1, ["--man"]).ok().to_string();
     for command in ["inspect", "verify", "diff", "copy", "unpack"] {
         assert!(page.contains(&format!(".SS \"olmo\\-pack {command}\"")), "{page}");
+    }
+    let page = run(PROGRAMS[1].1, ["--man"]).ok().to_string();
+    for command in ["chat", "score", "tokenize", "detokenize"] {
+        assert!(page.contains(&format!(".SS \"olmo\\-infer {command}\"")), "{page}");
     }
 }
 
@@ -46,7 +50,7 @@ fn man_pages_are_roff_without_warnings() {
     let folder = TempDir::new("manual-pages");
     for (name, program) in PROGRAMS {
         let page = folder.join(format!("{name}.1"));
-        fs::write(&page, run(program, ["--generate", "man"]).ok()).expect("written");
+        fs::write(&page, run(program, ["--man"]).ok()).expect("written");
         let shown = finish(Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(&page));
         assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""), "{name}");
     }
@@ -58,7 +62,7 @@ fn shells_accept_their_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let scripts = PROGRAMS.map(|(name, program)| {
             let script = folder.join(format!("{name}.{shell}"));
-            fs::write(&script, run(program, ["--generate", shell]).ok()).expect("written");
+            fs::write(&script, run(program, ["--completions", shell]).ok()).expect("written");
             script
         });
         if has(shell) {
@@ -85,7 +89,7 @@ fn bash_and_fish_complete_commands_and_options() {
             continue;
         }
         let script = folder.join(shell);
-        fs::write(&script, run(PROGRAMS[0].1, ["--generate", shell]).ok()).expect("written");
+        fs::write(&script, run(PROGRAMS[0].1, ["--completions", shell]).ok()).expect("written");
         for (line, expected) in [
             ("olmo-pack ver", "verify"),
             ("olmo-pack inspect --te", "--tensors"),

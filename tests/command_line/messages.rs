@@ -74,7 +74,7 @@ fn common_mistakes_are_told_what_to_do_next() {
             "olmo-infer model.olmo prompt.txt",
             1,
             "prompt.txt: 30 bytes, expected a multiple of 4 (little-endian u32 ids) (it looks like text); give text \
-             with --prompt, or --prompt-file FILE, and make ids of it with --tokenize",
+             with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize",
         ),
         (
             "olmo-infer model.olmo weights/",
@@ -132,12 +132,28 @@ fn common_mistakes_are_told_what_to_do_next() {
         ),
         ("olmo-infer", 2, "Required positional arguments not provided: model; see olmo-infer --help"),
         ("olmo-infer none.olmo", 1, "none.olmo: cannot open: No such file or directory"),
-        ("olmo-infer --generate csh", 2, "--generate csh: expected man, bash, zsh or fish; see olmo-infer --help"),
+        ("olmo-infer --completions csh", 2, "--completions csh: expected bash, zsh or fish; see olmo-infer --help"),
         (
-            "olmo-infer model.olmo --generate man",
+            "olmo-infer --generate man",
             2,
-            "--generate stands alone, as in olmo-infer --generate man; see olmo-infer --help",
+            "unknown option --generate (did you mean --man or --completions SHELL?); see olmo-infer --help",
         ),
+        (
+            "olmo-infer model.olmo --tokenize",
+            2,
+            "unknown option --tokenize (did you mean olmo-infer tokenize?); see olmo-infer --help",
+        ),
+        (
+            "olmo-infer model.olmo tokenize",
+            2,
+            "tokenize: no such file (did you mean olmo-infer tokenize?); see olmo-infer --help",
+        ),
+        (
+            "olmo-infer scor model.olmo",
+            1,
+            "scor: no such file, and model.olmo is a model; did you mean olmo-infer score model.olmo?",
+        ),
+        ("olmo-infer model.olmo --man", 2, "--man excludes all other arguments; see olmo-infer --help"),
         (
             "olmo-pack model.olmo weights/",
             1,
@@ -208,7 +224,12 @@ fn common_mistakes_are_told_what_to_do_next() {
             "verify: a command is the first word, as in olmo-pack verify; see olmo-pack verify --help",
         ),
         ("olmo-pack diff model.olmo", 2, "Required positional arguments not provided: b; see olmo-pack diff --help"),
-        ("olmo-pack --generate", 2, "--generate takes one word, expected man, bash, zsh or fish"),
+        ("olmo-pack --completions", 2, "--completions needs a value, expected bash, zsh or fish; see olmo-pack --help"),
+        (
+            "olmo-pack --generate",
+            2,
+            "unknown option --generate (did you mean --man or --completions SHELL?); see olmo-pack --help",
+        ),
     ] {
         let program = line.split(' ').next().expect("a program");
         assert_eq!(call(&folder, line).refused(status), format!("{program}: error: {answer}"), "{line}");
@@ -230,7 +251,7 @@ fn recognizes_text_of_any_length_and_alphabet() {
 fn help_fits_terminal_and_has_examples() {
     for (program, name, commands) in [
         (PACK, "olmo-pack", &["", "inspect", "verify", "diff", "copy", "unpack"][..]),
-        (INFER, "olmo-infer", &[""]),
+        (INFER, "olmo-infer", &["", "chat", "score", "tokenize", "detokenize"]),
         (env!("CARGO_BIN_EXE_tested-olmo-bench"), "olmo-bench", &[""]),
     ] {
         for command in commands {

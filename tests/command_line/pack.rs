@@ -55,7 +55,7 @@ fn every_command_accepts_attached_values_and_version() {
     // A name, and the value of an option.
     assert!(run(PACK, ["inspect", "--", "-V"]).refused(1).contains("-V: cannot open"));
     assert!(run(PACK, ["verify", "/no/model", "--against=-V"]).refused(1).contains("/no/model: cannot open"));
-    assert_eq!(run(PACK, ["--generate=man"]).ok(), run(PACK, ["--generate", "man"]).ok());
+    assert_eq!(run(PACK, ["--completions=fish"]).ok(), run(PACK, ["--completions", "fish"]).ok());
     let help = run(PACK, ["-h"]);
     assert!(help.ok().contains("  -t, --threads ") && help.ok().contains("  -V, --version "), "{}", help.stdout);
 }

@@ -9,7 +9,7 @@ use olmo_infer::internals::format::{Encoding, section};
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{claimed, vocabulary, with_sections, write_with_holes};
 use olmo_tests::packed::{Packed, tiny_config};
-use olmo_tests::{Stored, TempDir, run, skipped, texts, write_weights};
+use olmo_tests::{Stored, TempDir, infer_words, run, skipped, texts, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -51,19 +51,19 @@ fn tokenizing_takes_16_bytes_per_byte_of_text() {
     for (what, piece) in texts::costly() {
         fs::write(&path, piece.repeat(TEXT_BYTES / piece.len())).expect("written");
         let most = texts::most_bytes(TEXT_BYTES) + FEW_BYTES;
-        let run = within(most, what, &[&model, Path::new("--tokenize"), &path]);
+        let run = within(most, what, &[Path::new("tokenize"), &model, &path]);
         assert!(run.status.success() && !run.stdout.is_empty(), "{what}: {}", run.stderr);
     }
     // A word that is longer costs as little as it is read.
     fs::write(&path, "a".repeat(TEXT_BYTES)).expect("written");
-    let run = within(2 * TEXT_BYTES as u64 + FEW_BYTES, "too long", &[&model, Path::new("--tokenize"), &path]);
+    let run = within(2 * TEXT_BYTES as u64 + FEW_BYTES, "too long", &[Path::new("tokenize"), &model, &path]);
     let says = "the text has a word, or a run of spaces or symbols, of more than 1048576 bytes, which begins \" aaaa";
     assert!(run.status.code() == Some(1) && run.stderr.contains(says), "{}", run.stderr);
     // What the system does not give is an error, wherever it is refused.
     let piece = format!("{} ", "\u{1d160}".repeat(80_000));
     fs::write(&path, piece.repeat(TEXT_BYTES / piece.len())).expect("written");
     for kib in [70_000, 100_000, 150_000, 250_000] {
-        let command = format!("ulimit -v {kib}; exec {INFER} {} --tokenize {}", model.display(), path.display());
+        let command = format!("ulimit -v {kib}; exec {INFER} tokenize {} {}", model.display(), path.display());
         let run = olmo_tests::run("sh", ["-c", &command]);
         assert!(run.refused(1).contains("memory"), "{kib} KiB: {}", run.stderr);
     }
@@ -95,8 +95,9 @@ fn holes_cost_nothing() {
     if !is_sparse(&model) {
         return;
     }
-    for more in [&[][..], &["--score"], &["--text"]] {
-        let arguments: Vec<&Path> = [&*model, &tokens].into_iter().chain(more.iter().map(Path::new)).collect();
+    for words in [&[][..], &["score"], &["--text"]] {
+        let arguments: Vec<&Path> =
+            infer_words(&[model.as_os_str(), tokens.as_os_str()], words).into_iter().map(Path::new).collect();
         // Made anew: two seconds later it is a model.
         fs::write(folder.join("now"), "").and_then(|()| fs::rename(&model, folder.join("other"))).expect("moved");
         fs::rename(folder.join("other"), &model).expect("moved back");
@@ -120,7 +121,7 @@ fn holes_cost_nothing() {
     let mut ids = vec![0; 100 << 20];
     ids.extend(99u32.to_le_bytes());
     write_with_holes(&tokens, &ids);
-    let run = within(FEW_BYTES, "ids of holes", &[&model, &tokens, Path::new("--detokenize")]);
+    let run = within(FEW_BYTES, "ids of holes", &[Path::new("detokenize"), &model, &tokens]);
     assert!(run.status.code() == Some(1) && run.stderr.contains("MiB of holes, expected ids"), "{}", run.stderr);
 }
 
@@ -137,7 +138,8 @@ fn long_tokens_are_printed_in_pieces() {
     // The vocabulary is copied from the pages of its file, and one of its tokens may be copied again.
     let most = 2 * text.len() as u64 + TOKEN_BYTES as u64 + FEW_BYTES;
     let printed = |more: &[&str]| {
-        let arguments: Vec<&Path> = [&*model, &ids].into_iter().chain(more.iter().map(Path::new)).collect();
+        let arguments: Vec<&Path> =
+            infer_words(&[model.as_os_str(), ids.as_os_str()], more).into_iter().map(Path::new).collect();
         let run = within(most, &more.join(" "), &arguments);
         assert!(run.status.success(), "{more:?}: {}", run.stderr);
         run.stdout
@@ -154,5 +156,5 @@ fn long_tokens_are_printed_in_pieces() {
     let json = printed(&["--json", "--max-tokens", "2"]);
     let last: serde_json::Value = serde_json::from_str(json.lines().last().expect("a line")).expect("JSON");
     assert!(text.starts_with(last["text"].as_str().expect("a text")));
-    assert_eq!(printed(&["--detokenize"]).len(), 2 * TOKEN_BYTES);
+    assert_eq!(printed(&["detokenize"]).len(), 2 * TOKEN_BYTES);
 }

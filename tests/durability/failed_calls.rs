@@ -76,7 +76,7 @@ fn write_to_read_only_output_is_reported() {
         (INFER, &["--version"]),
         (INFER, &[model, tokens]),
         (INFER, &[model, tokens, "--logits", "-"]),
-        (INFER, &[model, tokens, "--score"]),
+        (INFER, &["score", model, tokens]),
     ] {
         let mut command = Command::new(program);
         let finished = finish(command.args(words).stdout(File::open("/dev/null").expect("open for reading")));

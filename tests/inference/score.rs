@@ -1,4 +1,4 @@
-//! `--score`: how well the model predicts each token of token files.
+//! `olmo-infer score`: how well the model predicts each token of token files.
 
 use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, map_numbers, reference_cases, run, small_config, write_weights};
@@ -32,8 +32,8 @@ impl Fixture {
 
     fn score(&self, files: &[&Path], flags: &[&str]) -> Finished {
         let files = files.iter().map(|file| file.as_os_str());
-        let flags = ["--score"].iter().chain(flags).map(|flag| flag.as_ref());
-        run(INFER, [self.model.as_os_str()].into_iter().chain(files).chain(flags))
+        let flags = flags.iter().map(|flag| flag.as_ref());
+        run(INFER, ["score".as_ref(), self.model.as_os_str()].into_iter().chain(files).chain(flags))
     }
 }
 
@@ -55,7 +55,7 @@ fn mean_matches_the_reference() {
         let folder = TempDir::new("score-golden");
         let model = folder.join("m.olmo");
         run(PACK, [case.join("weights").as_os_str(), model.as_os_str(), "--dtype".as_ref(), "f32".as_ref()]).ok();
-        let finished = run(INFER, [model.as_os_str(), case.join("tokens.bin").as_os_str(), "--score".as_ref()]);
+        let finished = run(INFER, ["score".as_ref(), model.as_os_str(), case.join("tokens.bin").as_os_str()]);
         let found = objects(finished.ok()).remove(0);
         let (mean, wanted) = (found["mean_nll"].as_f64(), expected["mean_nll"].as_f64().expect("a mean"));
         assert!((mean.expect("a mean") - wanted).abs() < 1e-4, "{}: {mean:?} {wanted}", case.display());
@@ -177,7 +177,11 @@ fn rerun_skips_files_in_the_output() {
     ] {
         fs::write(&output, other).expect("written");
         let refused = fixture.score(&files, &flags);
-        assert!(refused.refused(1).contains("is no score, expected the output of --score"), "{}", refused.stderr);
+        assert!(
+            refused.refused(1).contains("is no score, expected the output of olmo-infer score"),
+            "{}",
+            refused.stderr
+        );
         assert_eq!(fs::read_to_string(&output).expect("read"), other);
     }
     for input in [fixture.model.as_path(), files[0]] {
@@ -213,7 +217,7 @@ fn scores_go_to_regular_files_only() {
         fs::write(&huge, head).expect("written");
         fs::OpenOptions::new().write(true).open(&huge).expect("there").set_len(1 << 40).expect("longer");
         let refused = fixture.score(&[&tokens], &["--output", &huge]);
-        assert!(refused.refused(1).contains("line 1 is no score, expected the output of --score"), "{head}");
+        assert!(refused.refused(1).contains("line 1 is no score, expected the output of olmo-infer score"), "{head}");
         assert_eq!(fs::metadata(&huge).expect("there").len(), 1 << 40);
     }
 }
@@ -289,7 +293,7 @@ fn reads_file_list_from_standard_input() {
     let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
     let score = |list: &[u8]| {
         let mut command = Command::new(INFER);
-        command.arg(&fixture.model).arg("--score").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("score").arg(&fixture.model).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("starts");
         child.stdin.take().expect("piped").write_all(list).expect("reads its input");
         let output = child.wait_with_output().expect("ends");

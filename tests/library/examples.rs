@@ -46,7 +46,7 @@ fn embed_in_a_thread_prints_answers_in_order() {
 fn score_matches_the_program() {
     let folder = TempDir::new("example-score");
     let (model, tokens) = (packed(&folder), repository().join("demo/prompt.tokens.bin"));
-    let line = run(INFER, [model.as_os_str(), "--score".as_ref(), tokens.as_os_str()]);
+    let line = run(INFER, ["score".as_ref(), model.as_os_str(), tokens.as_os_str()]);
     let line: serde_json::Value = serde_json::from_str(line.ok()).expect("a JSON object");
     let finished = run(SCORE, [&model, &tokens]);
     let (found, rest) = finished.ok().split_once(' ').expect("a number and its unit");

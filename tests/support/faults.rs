@@ -63,13 +63,13 @@ pub const RUNS: [Run; 21] = [
     run(&["olmo-infer", "m.olmo", "t.bin", "--text", "--max-tokens", "4", "--threads", "1"]),
     run(&["olmo-infer", "m.olmo", "t.bin", "--logits", "out/l.npy", "--threads", "1"]),
     run(&["olmo-infer", "m.olmo", "t.bin", "--logits", "-", "--threads", "1"]),
-    Run { is_score: true, ..run(&["olmo-infer", "m.olmo", "t.bin", "u.bin", "--score", "--threads", "1"]) },
+    Run { is_score: true, ..run(&["olmo-infer", "score", "m.olmo", "t.bin", "u.bin", "--threads", "1"]) },
     Run {
         is_score: true,
-        ..run(&["olmo-infer", "m.olmo", "t.bin", "u.bin", "--score", "--output", "out/scores", "--threads", "1"])
+        ..run(&["olmo-infer", "score", "m.olmo", "t.bin", "u.bin", "--output", "out/scores", "--threads", "1"])
     },
-    run(&["olmo-infer", "m.olmo", "t.txt", "--tokenize"]),
-    run(&["olmo-infer", "m.olmo", "t.bin", "--detokenize"]),
+    run(&["olmo-infer", "tokenize", "m.olmo", "t.txt"]),
+    run(&["olmo-infer", "detokenize", "m.olmo", "t.bin"]),
     Run { input: "turns.txt", ..run(&["olmo-infer", "chat", "m.olmo", "--max-tokens", "4", "--threads", "1"]) },
     run(&["olmo-pack", "w", "out/m.olmo", "--force", "--threads", "1"]),
     run(&["olmo-pack", "inspect", "m.olmo"]),

@@ -230,11 +230,11 @@ fn wrong_usage_is_one_line() {
     let help = run(INFER, ["chat", "--help"]);
     assert!(help.ok().starts_with("Usage: olmo-infer chat <model> [options]\n") && help.stdout.contains("--positions"));
     assert!(help.stdout.lines().all(|line| line.chars().count() <= 90), "{}", help.stdout);
-    let page = run(INFER, ["--generate", "man"]);
+    let page = run(INFER, ["--man"]);
     assert!(page.ok().contains(".SS \"olmo\\-infer chat\""), "{}", page.stdout);
-    for kind in ["man", "bash", "zsh", "fish"] {
-        let attached = run(INFER, [format!("--generate={kind}")]);
-        assert_eq!(attached.ok(), run(INFER, ["--generate", kind]).ok());
+    for kind in ["bash", "zsh", "fish"] {
+        let attached = run(INFER, [format!("--completions={kind}")]);
+        assert_eq!(attached.ok(), run(INFER, ["--completions", kind]).ok());
     }
     let refused = run(INFER, ["m.olmo", "--chat", "--prompt", "Hi", "--system", ""]);
     assert!(refused.refused(2).contains("--system is empty, expected a text; leave it out"), "{}", refused.stderr);

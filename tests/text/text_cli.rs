@@ -5,7 +5,7 @@ use olmo_infer::internals::error::shown;
 use olmo_infer::internals::format::section;
 use olmo_tests::crafted::{vocabulary, with_sections};
 use olmo_tests::terminals::{pty, screen};
-use olmo_tests::{Finished, TempDir, finish, repository, run, skipped};
+use olmo_tests::{Finished, TempDir, finish, infer_words, repository, run, skipped};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -35,13 +35,14 @@ fn demo_weights(folder: &TempDir) -> PathBuf {
 }
 
 fn infer(model: &Path, arguments: &[&str]) -> Finished {
-    run(INFER, [model.as_os_str()].into_iter().chain(arguments.iter().map(|argument| argument.as_ref())))
+    run(INFER, infer_words(&[model.as_os_str()], arguments))
 }
 
 /// With this on standard input; yields standard output as bytes.
 fn piped(model: &Path, arguments: &[&str], input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
     let mut command = Command::new(INFER);
-    command.arg(model).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(infer_words(&[model.as_os_str()], arguments));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("starts");
     child.stdin.take().expect("piped").write_all(input).expect("reads its input");
     let output = child.wait_with_output().expect("ends");
@@ -72,22 +73,22 @@ fn tokenize_and_detokenize_round_trip() {
     let folder = TempDir::new("text-tokenize");
     let model = demo(&folder);
     let text = "Four score – \u{1f600}\n".as_bytes();
-    let (code, ids, _) = piped(&model, &["--tokenize"], text);
+    let (code, ids, _) = piped(&model, &["tokenize"], text);
     assert_eq!(code, Some(0));
     assert_eq!(ids, text.iter().flat_map(|&byte| u32::from(byte).to_le_bytes()).collect::<Vec<u8>>());
-    let (code, back, _) = piped(&model, &["--detokenize"], &ids);
+    let (code, back, _) = piped(&model, &["detokenize"], &ids);
     assert_eq!((code, back.as_slice()), (Some(0), text));
     // From files, and a prompt.
     let (of_text, of_ids) = (folder.join("t.txt"), folder.join("t.bin"));
     fs::write(&of_text, text).expect("written");
     fs::write(&of_ids, &ids).expect("written");
     let path = |path: &Path| path.to_str().expect("UTF-8").to_string();
-    assert_eq!(piped(&model, &[&path(&of_text), "--tokenize"], b"").1, ids);
-    assert_eq!(infer(&model, &[&path(&of_ids), "--detokenize"]).ok().as_bytes(), text);
-    assert_eq!(infer(&model, &["--tokenize", "--prompt", "Fo"]).ok(), "F\0\0\0o\0\0\0");
-    assert_eq!(piped(&model, &["--tokenize"], b""), (Some(0), Vec::new(), String::new()));
+    assert_eq!(piped(&model, &["tokenize", &path(&of_text)], b"").1, ids);
+    assert_eq!(infer(&model, &["detokenize", &path(&of_ids)]).ok().as_bytes(), text);
+    assert_eq!(infer(&model, &["tokenize", "--prompt", "Fo"]).ok(), "F\0\0\0o\0\0\0");
+    assert_eq!(piped(&model, &["tokenize"], b""), (Some(0), Vec::new(), String::new()));
     // What is no text is named by its place.
-    let (code, out, error) = piped(&model, &["--tokenize"], b"abc\xff");
+    let (code, out, error) = piped(&model, &["tokenize"], b"abc\xff");
     assert_eq!((code, out.len()), (Some(1), 0));
     assert!(error.contains("byte 3 is not UTF-8") && error.lines().count() == 1, "{error}");
 }
@@ -101,18 +102,21 @@ fn prompt_file_is_the_prompt_byte_for_byte() {
     let name = path.to_str().expect("UTF-8");
     let prompted = |text: &[u8], flags: &[&str]| {
         fs::write(&path, text).expect("written");
-        infer(&model, &[&["--prompt-file", name], flags].concat())
+        match flags {
+            ["tokenize"] => infer(&model, &["tokenize", "--prompt-file", name]),
+            flags => infer(&model, &[&["--prompt-file", name], flags].concat()),
+        }
     };
     assert_eq!(prompted(b"Four score and seven", &["-n", "6"]).ok(), " years");
     for text in ["a\n", "a\r\nb\r\n", "\n", "--chat", "-5", "a\0b"] {
         let expected: Vec<u8> = text.bytes().flat_map(|byte| u32::from(byte).to_le_bytes()).collect();
-        let found = prompted(text.as_bytes(), &["--tokenize"]);
+        let found = prompted(text.as_bytes(), &["tokenize"]);
         assert_eq!(found.ok().as_bytes(), expected, "{text:?}");
         assert_eq!(found.stderr, "");
     }
     assert_eq!(piped(&model, &["--prompt-file=-", "-n6"], b"Four score and seven").1, b" years");
     // What an editor adds is said.
-    let marked = prompted("\u{feff}Fo".as_bytes(), &["--tokenize"]);
+    let marked = prompted("\u{feff}Fo".as_bytes(), &["tokenize"]);
     assert!(marked.ok().ends_with("F\0\0\0o\0\0\0") && marked.stdout.matches("\0\0\0").count() == 5);
     assert!(marked.stderr.contains("note: ") && marked.stderr.contains("p.txt: begins with a byte order mark"));
     for (text, code, says) in [
@@ -140,13 +144,14 @@ fn refuses_long_texts_with_little_memory() {
     let (model, text) = (demo(&folder), folder.join("t.txt"));
     fs::File::create(&text).expect("a file").set_len(1 << 40).expect("a sparse file");
     let limited = |arguments: &str| {
-        run("sh", ["-c", &format!("ulimit -v 1000000; exec {INFER} {} {arguments}", model.display())])
+        let arguments = arguments.replace('M', &model.display().to_string());
+        run("sh", ["-c", &format!("ulimit -v 1000000; exec {INFER} {arguments}")])
     };
     // Of a file the length is known, so that nothing of it is read.
     let refused =
-        run("sh", ["-c", &format!("ulimit -v 40000; exec {INFER} {} {} --tokenize", model.display(), text.display())]);
+        run("sh", ["-c", &format!("ulimit -v 40000; exec {INFER} tokenize {} {}", model.display(), text.display())]);
     assert!(refused.refused(1).contains("more than 64 MiB of text, expected less; split it"), "{}", refused.stderr);
-    let refused = limited("--detokenize /dev/zero");
+    let refused = limited("detokenize M /dev/zero");
     let says =
         "more than 67108864 tokens, expected at most 67108864, the most that are detokenized at once; split the file";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
@@ -300,8 +305,7 @@ fn chat_uses_the_format_of_the_model() {
     let packed = run(PACK, [&weights, &model]);
     assert!(packed.ok().contains("  chat        tokenizer_config.json\n"), "{}", packed.stdout);
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
-    let ids =
-        |arguments: &[&str]| infer(&model, &[&["--tokenize", "--chat"], arguments].concat()).ok().replace('\0', "");
+    let ids = |arguments: &[&str]| infer(&model, &[&["tokenize", "--chat"], arguments].concat()).ok().replace('\0', "");
     assert_eq!(ids(&["--prompt", "Hi"]), "![user]Hi");
     assert_eq!(ids(&["--prompt", "Hi", "--system", "Be brief."]), "![system]Be brief.[user]Hi");
     assert_eq!(infer(&model, &["--chat", "--prompt", "Four", "--max-tokens", "3"]).ok().len(), 3);
@@ -309,7 +313,7 @@ fn chat_uses_the_format_of_the_model() {
     let messages = folder.join("messages.json");
     let conversation = |messages: &Path, json: Value| {
         fs::write(messages, json.to_string()).expect("written");
-        infer(&model, &["--tokenize", "--messages", messages.to_str().expect("UTF-8")])
+        infer(&model, &["tokenize", "--messages", messages.to_str().expect("UTF-8")])
     };
     let message = |role: &str, content: &str| json!({"role": role, "content": content});
     let turns = json!([message("user", "Hi"), message("assistant", "Ho"), message("user", "Ha")]);
@@ -334,7 +338,7 @@ fn chat_uses_the_format_of_the_model() {
     }
     let marked = format!("\u{feff}{}", json!([message("user", "Hi")]));
     fs::write(&messages, marked).expect("written");
-    let read = infer(&model, &["--tokenize", "--messages", messages.to_str().expect("UTF-8")]);
+    let read = infer(&model, &["tokenize", "--messages", messages.to_str().expect("UTF-8")]);
     assert_eq!((read.ok().replace('\0', "").as_str(), read.stderr.as_str()), ("![user]Hi", ""));
     fs::write(&messages, "").expect("written");
     let refused = infer(&model, &["--messages", messages.to_str().expect("UTF-8")]);
@@ -379,7 +383,7 @@ fn unknown_tokenizer_disables_only_text() {
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
     let inspected = run(PACK, ["inspect".as_ref(), model.as_os_str()]);
     assert!(inspected.ok().contains("not known: its normalizer is Lowercase"), "{}", inspected.stdout);
-    assert_eq!(piped(&model, &["--detokenize"], b"H\0\0\0").1, b"H");
+    assert_eq!(piped(&model, &["detokenize"], b"H\0\0\0").1, b"H");
     // Nor does a vocabulary alone say how text is split.
     fs::remove_file(weights.join("tokenizer.json")).expect("removed");
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
@@ -434,7 +438,7 @@ fn packs_tokens_beyond_rows_and_refuses_their_text() {
     let says =
         "the text has the token \"<pad>\" with id 256, beyond the 256 rows of the model's embedding; leave it out";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
-    assert!(infer(&model, &["--tokenize", "--prompt", "<pad>"]).refused(1).contains(says));
+    assert!(infer(&model, &["tokenize", "--prompt", "<pad>"]).refused(1).contains(says));
     // The same in a vocab.txt alone, which gives text for ids.
     fs::copy(repository().join("demo/weights/vocab.txt"), weights.join("vocab.txt")).expect("copied");
     let mut lines = fs::read_to_string(weights.join("vocab.txt")).expect("read");
@@ -445,7 +449,7 @@ fn packs_tokens_beyond_rows_and_refuses_their_text() {
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
     packed.ok();
     assert!(packed.stderr.contains("warning: vocab.txt has token \"<pad>\" beyond the 256 rows"), "{}", packed.stderr);
-    assert_eq!(piped(&model, &["--detokenize"], b"H\0\0\0").1, b"H");
+    assert_eq!(piped(&model, &["detokenize"], b"H\0\0\0").1, b"H");
 }
 
 /// Row X1, next to a `vocab.txt` that contradicts it.
@@ -487,11 +491,15 @@ fn wrong_usage_is_one_line() {
         (&["--prompt", "Hi", "--min-p", "-0.1"], "--min-p -0.1: expected"),
         (&["--prompt", "Hi", "--repetition-penalty", "0"], "--repetition-penalty 0: expected"),
         (&["--prompt", "Hi", "--top-k", "0"], "--top-k 0: expected a whole number from 1"),
-        (&["--tokenize", "--detokenize"], "exclude each other"),
-        (&["--tokenize", "--seed", "3"], "--seed has no use with --tokenize"),
-        (&["--detokenize", "--prompt", "Hi"], "--prompt, --prompt-file and --chat have no use with --detokenize"),
-        (&["--tokenize", "a", "b"], "one file at a time"),
-        (&["--output", "x"], "--output belongs to --score"),
+        (&["--tokenize"], "unknown option --tokenize (did you mean olmo-infer tokenize?); see olmo-infer --help"),
+        (&["--detokenize", "t.bin"], "unknown option --detokenize (did you mean olmo-infer detokenize?)"),
+        (&["--score", "t.bin"], "unknown option --score (did you mean olmo-infer score?)"),
+        (&["tokenize", "--seed", "3"], "unknown option --seed; see olmo-infer tokenize --help"),
+        (&["detokenize", "--prompt", "Hi"], "unknown option --prompt; see olmo-infer detokenize --help"),
+        (&["tokenize", "a", "b"], "one file at a time"),
+        (&["tokenize", "a", "--prompt", "b"], "--prompt, --messages and a file exclude each other; a is a file"),
+        (&["tokenize", "--chat"], "--chat takes the text from --prompt; use --prompt - for standard input"),
+        (&["--output", "x"], "unknown option --output (an option of olmo-infer score)"),
         (&["--chat", "Hi, it's me"], "--chat takes no value; use --chat --prompt 'Hi, it'\\''s me'"),
         (&["--chat=Hi"], "--chat=Hi: --chat takes no value"),
         (&["--chat", "--prompt", ""], "the prompt is empty, expected a text"),
@@ -680,7 +688,7 @@ fn no_mode_prints_control_sequences_to_a_terminal() {
         (&[ids, "--json", "--max-tokens", "4"], false),
         // What other programs read are the bytes of the text.
         (&[ids, "--text", "--max-tokens", "20"], true),
-        (&[ids, "--detokenize"], true),
+        (&["detokenize", ids], true),
     ];
     for (arguments, is_exact) in modes {
         let piped = infer(&model, arguments);
@@ -688,7 +696,7 @@ fn no_mode_prints_control_sequences_to_a_terminal() {
         let (keyboard, line) = pty();
         let reader = screen(keyboard);
         let mut command = Command::new(INFER);
-        command.arg(&model).args(arguments).stdin(Stdio::null()).stdout(Stdio::from(line));
+        command.args(infer_words(&[model.as_os_str()], arguments)).stdin(Stdio::null()).stdout(Stdio::from(line));
         assert!(command.status().expect("starts").success(), "{arguments:?}");
         drop(command);
         let screen = String::from_utf8(reader.join().expect("no panic")).expect("text");
@@ -738,7 +746,7 @@ fn reported_prompts_have_the_ids_of_transformers() {
                 continue;
             }
             let model = model.to_str().expect("UTF-8");
-            let run = Command::new(INFER).arg(model).args(arguments).arg("--tokenize").output().expect("run");
+            let run = Command::new(INFER).args(["tokenize", model]).args(arguments).output().expect("run");
             let found: Vec<u32> = run.stdout.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id)).collect();
             let stderr = String::from_utf8_lossy(&run.stderr);
             assert_eq!(json!(found), expected[key], "{} {key}: {stderr}", case.display());

@@ -1,8 +1,13 @@
-//! What every program here does with the words of its command line before argh parses them: `--option=value`, short
-//! options, misspelt names; and what it makes of argh's complaints after that.
+//! The words of a command line before argh parses them: `--option=value`, short options, misspelt names; and argh's
+//! complaints after that, in plain words.
 
+use crate::cli::manual;
+use crate::cli::program::Program;
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 use std::fmt;
+
+/// The option of earlier versions that printed the manual page and completions.
+const GENERATE: &str = "--generate";
 
 /// What a word of the command line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +27,8 @@ pub enum WordError {
     Unknown {
         /// The word as typed, up to its `=`.
         word: String,
-        /// The option that was probably meant.
-        nearest: Option<String>,
+        /// What the user probably meant.
+        hint: Option<String>,
     },
     /// A switch was given a value.
     TakesNoValue {
@@ -44,9 +49,9 @@ pub enum WordError {
 impl fmt::Display for WordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WordError::Unknown { word, nearest } => {
+            WordError::Unknown { word, hint } => {
                 write!(f, "unknown option {word}")?;
-                nearest.as_ref().map_or(Ok(()), |nearest| write!(f, " (did you mean {nearest}?)"))
+                hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
             }
             WordError::TakesNoValue { option, value } => write!(f, "{option}={value}: {option} takes no value"),
             WordError::ValueIsOption { option, value } => {
@@ -65,6 +70,7 @@ impl fmt::Display for WordError {
 /// # Errors
 /// [`WordError`]. An option at the end that lacks its value is left to argh.
 pub fn expand(
+    program: Program,
     info: &CommandInfoWithArgs,
     words: impl IntoIterator<Item = String>,
 ) -> Result<Vec<(String, WordKind)>, WordError> {
@@ -79,7 +85,7 @@ pub fn expand(
             "-h" | "--help" => return Ok(vec![("--help".into(), WordKind::Free)]),
             "-V" | "--version" => expanded.push(("--version".into(), WordKind::Free)),
             option if option.starts_with('-') && option != "-" => {
-                let (typed, flag, attached) = find(info, option)?;
+                let (typed, flag, attached) = find(program, info, option)?;
                 expanded.push((flag.long.to_string(), WordKind::Free));
                 match (takes_value(flag), attached) {
                     (false, None) => {}
@@ -114,6 +120,7 @@ fn is_option(info: &CommandInfoWithArgs, word: &str) -> bool {
 
 /// The option that a word names, as it is typed there, and the value attached to it.
 fn find<'a, 'w>(
+    program: Program,
     info: &'a CommandInfoWithArgs,
     word: &'w str,
 ) -> Result<(&'w str, &'a FlagInfo<'static>, Option<&'w str>), WordError> {
@@ -135,8 +142,24 @@ fn find<'a, 'w>(
             _ => {}
         }
     }
-    let names = info.flags.iter().filter(|flag| !flag.hidden).map(|flag| flag.long).chain(["--help", "--version"]);
-    Err(WordError::Unknown { word: typed.into(), nearest: nearest(typed, names).map(str::to_string) })
+    Err(WordError::Unknown { word: typed.into(), hint: hint(program, info, typed) })
+}
+
+/// What an unknown option probably means.
+fn hint(program: Program, info: &CommandInfoWithArgs, typed: &str) -> Option<String> {
+    let is_typed = |flag: &FlagInfo| flag.long == typed || flag.short.is_some_and(|short| typed == format!("-{short}"));
+    if let Some(command) = info.commands.iter().find(|command| command.command.flags.iter().any(is_typed)) {
+        return Some(format!("an option of {}", program.command(command.name)));
+    }
+    if typed == GENERATE && info.flags.iter().any(|flag| flag.long == manual::MAN) {
+        return Some(format!("did you mean {} or {} SHELL?", manual::MAN, manual::COMPLETIONS));
+    }
+    let options = info.flags.iter().filter(|flag| !flag.hidden).map(|flag| flag.long).chain(["--help", "--version"]);
+    let commands = info.commands.iter().map(|command| command.name);
+    let meant = nearest(typed, options.chain(commands))?;
+    let is_command = info.commands.iter().any(|command| command.name == meant);
+    let meant = if is_command { program.command(meant).to_string() } else { meant.into() };
+    Some(format!("did you mean {meant}?"))
 }
 
 /// The name that a misspelt word probably means. Dashes, underscores and case make no difference.
@@ -207,6 +230,14 @@ fn threads_on(processors: usize, asked: usize) -> (usize, Option<String>) {
     }
 }
 
+/// A value that has a name, for argh's `from_str_fn`.
+///
+/// # Errors
+/// The names, when `value` is `None`.
+pub fn named<T>(value: Option<T>, names: &str) -> Result<T, String> {
+    value.ok_or_else(|| format!("expected {names}"))
+}
+
 /// A whole number from 0, for argh's `from_str_fn`.
 ///
 /// # Errors
@@ -273,7 +304,7 @@ mod tests {
 
     fn words(words: &[&str]) -> Result<Vec<(String, WordKind)>, WordError> {
         let info = CommandInfoWithArgs { flags: FLAGS, ..CommandInfoWithArgs::default() };
-        expand(&info, words.iter().map(ToString::to_string))
+        expand(Program::new("some"), &info, words.iter().map(ToString::to_string))
     }
 
     #[test]

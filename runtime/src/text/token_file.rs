@@ -431,7 +431,7 @@ mod tests {
         // More than the memory of any machine.
         assert_eq!(read(&[], 1 << 40), hint_and_advice("274877906944 tokens", "shorten the prompt"));
         let text = "Four score and seven years ago our fathers brought forth on this continent";
-        let advice = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
+        let advice = "give text with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize";
         assert_eq!(read(text.as_bytes(), 74), hint_and_advice("18 tokens (it looks like text)", advice));
         let wide: Vec<u8> = [5u64; 9].iter().flat_map(|id| id.to_le_bytes()).collect();
         let advice = "if so, add --token-type i64";
@@ -489,7 +489,10 @@ mod tests {
         assert!(!problem(&[5, 0, 0, 0, 0, 1, 1, 0]).contains("16-bit"), "one wrong id");
         for text in ["Four score", "Four", "Four score and seven years", "Grüße", "\u{1f600}"] {
             let line = problem(text.as_bytes());
-            assert!(line.contains(" (it looks like text)") && line.ends_with("ids of it with --tokenize"), "{line}");
+            assert!(
+                line.contains(" (it looks like text)") && line.ends_with("ids of it with olmo-infer tokenize"),
+                "{line}"
+            );
         }
         assert!(!problem(&[5, 0, 0, 0, 7]).contains("text"));
         hints(b"\x93NUMPY\x01\x00", "a .npy file", "numpy.load(FILE).astype('<u4').tofile('tokens.bin')");

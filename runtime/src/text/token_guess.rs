@@ -3,7 +3,7 @@
 /// Fewer bytes than this are read as ids of the given type, even if they are all text characters.
 const MIN_TEXT_BYTES: usize = 6;
 /// Advice for text.
-const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
+const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize";
 /// Advice for ids in a file of another program.
 const WRITE_IDS: &str = "write the ids alone, as array.astype('<u4').tofile('tokens.bin')";
 

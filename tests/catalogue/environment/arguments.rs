@@ -127,12 +127,12 @@ pub(crate) fn questions() -> Vec<String> {
         "copy --help",
         "verify -V",
         "inspect m.olmo --version",
-        "--generate man",
-        "--generate zsh",
+        "--man",
+        "--completions zsh",
     ];
     let pack = pack.map(|flags| format!("$PACK {flags}"));
     let others = ["$INFER", "$BENCH"].map(|program| {
-        ["--help", "-h", "--version", "-V", "--generate man", "--generate=man"].map(|flag| format!("{program} {flag}"))
+        ["--help", "-h", "--version", "-V", "--man", "--completions=bash"].map(|flag| format!("{program} {flag}"))
     });
     pack.into_iter().chain(others.into_iter().flatten()).collect()
 }

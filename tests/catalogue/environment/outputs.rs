@@ -151,7 +151,7 @@ fn e8_follows_no_foreign_links_in_shared_folders() {
     for link in ["link", "to-real"] {
         lchown(shared.join(link), Some(65534), None).expect("given away");
     }
-    let writers = WRITERS.into_iter().chain([("olmo-infer", "exec $INFER m.olmo t.bin --score --output OUT")]);
+    let writers = WRITERS.into_iter().chain([("olmo-infer", "exec $INFER score m.olmo t.bin --output OUT")]);
     for (program, writer) in writers {
         for output in ["out/shared/link", "out/shared/to-real/new", "out/shared/to-real/file"] {
             let link = if output.ends_with("link") { output } else { "out/shared/to-real" };

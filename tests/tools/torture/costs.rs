@@ -85,7 +85,7 @@ fn accepted(folder: &TempDir, effort: &Effort) -> Figure {
         fs::write(&path, piece.repeat(TEXT_BYTES / piece.len())).expect("written");
         for _ in 0..rounds {
             let mut command = measured(program("olmo-infer").to_str().expect("UTF-8"));
-            let run = Run::new(command.arg(&model).arg("--tokenize").arg(&path));
+            let run = Run::new(command.arg("tokenize").arg(&model).arg(&path));
             let judged = run.and_then(|run| {
                 let used = run.used.ok_or("its memory and time are not known")?;
                 (slowest, largest) = (slowest.max((used.time, what)), largest.max((used.peak_bytes, what)));
@@ -224,17 +224,17 @@ fn inputs(folder: &TempDir) -> Vec<Case> {
     lengthen(&tokens, 1 << 40);
     // Older than two seconds: a file that is newer is read once.
     sleep(Duration::from_millis(2100));
-    let with = |flag: &str| vec![model.clone(), flag.into(), tokens.clone()];
+    let with = |command: &str| vec![command.into(), model.clone(), tokens.clone()];
     let (sparse, wrong) = (folder.join("sparse.bin"), folder.join("wrong.bin"));
     let mut ids = vec![0; 200 << 20];
     ids.extend(u32::MAX.to_le_bytes());
     write_with_holes(&sparse, &ids);
     fs::write(&wrong, vec![0xff; 200 << 20]).expect("written");
-    let of_ids = |ids: PathBuf| vec![model.clone(), "--detokenize".into(), ids];
+    let of_ids = |ids: PathBuf| vec!["detokenize".into(), model.clone(), ids];
     vec![
         Case("a token file of 1 TB", "olmo-infer", vec![model.clone(), tokens.clone()]),
-        Case("a text of 1 TB", "olmo-infer", with("--tokenize")),
-        Case("ids of 1 TB", "olmo-infer", with("--detokenize")),
+        Case("a text of 1 TB", "olmo-infer", with("tokenize")),
+        Case("ids of 1 TB", "olmo-infer", with("detokenize")),
         Case("ids that are holes", "olmo-infer", of_ids(sparse)),
         Case("wrong ids of 200 MiB", "olmo-infer", of_ids(wrong)),
     ]

@@ -1,8 +1,10 @@
 //! The command line of `olmo-bench`.
 
-use argh::{ArgsInfo, FromArgs};
-use olmo_infer::internals::cli::command_line::{self, count, whole_number};
-use olmo_infer::internals::cli::exit::{self, Exit};
+use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
+use olmo_infer::internals::cli::command_line::{self, count, named, whole_number};
+use olmo_infer::internals::cli::exit::CliExit;
+use olmo_infer::internals::cli::program::Program;
+use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use std::ffi::OsString;
@@ -10,8 +12,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-const PROGRAM: &str = "olmo-bench";
-/// Rounds of a measurement when nothing else is asked for.
+/// This program.
+pub const PROGRAM: Program = Program::new("olmo-bench");
+/// Rounds of a measurement by default.
 const ROUNDS: usize = 15;
 /// The same with `--quick`.
 const QUICK_ROUNDS: usize = 5;
@@ -42,8 +45,8 @@ struct Raw {
     #[argh(option)]
     matmul: Option<String>,
     /// how the model comes into memory: auto (default), mmap or read
-    #[argh(option)]
-    load: Option<String>,
+    #[argh(option, default = "Load::Auto", from_str_fn(load))]
+    load: Load,
     /// print one JSON object
     #[argh(switch)]
     json: bool,
@@ -61,11 +64,21 @@ struct Raw {
     prefill: Option<List>,
     /// print the version
     #[argh(switch, short = 'V')]
-    #[expect(dead_code, reason = "answered before, see exit::words; defined for the help")]
+    #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
     version: bool,
-    /// print a manual page (man), or completions for a shell (bash, zsh, fish), and do no more
-    #[argh(option, arg_name = "what")]
-    generate: Option<String>,
+    /// print the manual page
+    #[argh(switch)]
+    #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
+    man: bool,
+    /// print completions for a shell: bash, zsh or fish
+    #[argh(option, arg_name = "shell")]
+    #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
+    completions: Option<String>,
+}
+
+/// `--load`.
+fn load(text: &str) -> Result<Load, String> {
+    named(Load::named(text), "auto, mmap or read")
 }
 
 /// Numbers with commas between them.
@@ -120,22 +133,16 @@ impl Args {
 }
 
 /// Parses and checks the arguments after the program's name.
-pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
-    let words = exit::words::<Raw>(PROGRAM, args)?;
-    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
-    let raw: Raw = exit::parse(PROGRAM, &words)?;
-    let usage = |problem: String| Exit::usage(PROGRAM, problem);
-    if raw.generate.is_some() {
-        return Err(usage("--generate stands alone, as in olmo-bench --generate man".into()));
-    }
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
+    let info = CommandInfoWithArgs { name: PROGRAM.name(), ..Raw::get_args_info() };
+    let raw: Raw = Words::new(PROGRAM, &info, args)?.parse()?;
     let backend = Backend::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(|error| {
-        usage(match error {
-            BackendError::UnknownIsa { .. } => format!("--isa {error}"),
-            BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => format!("--matmul {error}"),
-        })
+        let option = match error {
+            BackendError::UnknownIsa { .. } => "--isa",
+            BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => "--matmul",
+        };
+        CliExit::usage(PROGRAM, format_args!("{option} {error}"))
     })?;
-    let load =
-        exit::choice(PROGRAM, "--load", raw.load.as_deref(), "auto, mmap or read", Load::named)?.unwrap_or(Load::Auto);
     let (threads, fewer_threads) = command_line::threads(raw.threads);
     let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
         Some(List(numbers)) => numbers,
@@ -146,7 +153,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, Exit> {
         threads,
         fewer_threads,
         backend,
-        load,
+        load: raw.load,
         json: raw.json,
         rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),
         contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),

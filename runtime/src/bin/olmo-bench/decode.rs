@@ -2,9 +2,9 @@
 
 use crate::args::Args;
 use crate::ceiling::Ceiling;
+use crate::host::{self, say};
 use crate::rounds::{self, Measured, Sample};
 use crate::work::kv_bytes;
-use crate::{host, say};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes;
 use olmo_infer::internals::network::batch::Batch;

@@ -1,8 +1,9 @@
 //! The machine, and what the kernel knows about this process.
 
-use crate::args::Args;
+use crate::args::{Args, PROGRAM};
 use olmo_infer::internals::os::memory;
 use std::fs;
+use std::io::{self, IsTerminal};
 
 /// Where the figures were measured.
 pub struct Host {
@@ -72,4 +73,11 @@ pub fn too_large(bytes: u64) -> Option<String> {
     let available = memory::available()?.saturating_add(memory::anonymous_bytes().unwrap_or(0));
     let gb = |bytes: u64| bytes as f64 / 1e9;
     (bytes > available).then(|| format!("needs {:.1} GB of memory, {:.1} GB are left", gb(bytes), gb(available)))
+}
+
+/// Prints what is measured now, on a terminal.
+pub fn say(what: &str) {
+    if io::stderr().is_terminal() {
+        PROGRAM.tell(what);
+    }
 }

@@ -1,5 +1,7 @@
 //! The little of JSON that a report needs.
 
+use olmo_infer::internals::cli::json::json_string;
+
 /// An object from keys and JSON values.
 pub fn object<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let fields: Vec<String> = fields.into_iter().map(|(key, value)| format!("{}:{value}", string(key))).collect();
@@ -30,15 +32,9 @@ pub fn integer(value: impl Into<Option<u64>>) -> String {
 
 /// A string with its quotes.
 pub fn string(text: &str) -> String {
-    let escaped = text.chars().fold(String::new(), |mut line, c| {
-        match c {
-            '"' | '\\' => line.extend(['\\', c]),
-            '\0'..='\x1f' => line.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => line.push(c),
-        }
-        line
-    });
-    format!("\"{escaped}\"")
+    let mut out = Vec::new();
+    json_string(&mut out, text).expect("memory takes it");
+    String::from_utf8(out).expect("a string of JSON is UTF-8")
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
 
 use crate::args::Args;
+use crate::host::{self, say};
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
 use crate::work::prefill_flops;
-use crate::{host, say};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
@@ -25,7 +25,7 @@ pub struct Prefill {
 pub struct Outcome {
     /// Tokens a second.
     pub tok_s: f64,
-    /// Time of the prompt / time of a batch token, which is taken right before it.
+    /// Time of the prompt / time of a single token, which is taken right before it.
     pub vs_one: f64,
     /// Operations a second, against the arithmetic peak.
     pub measured: Measured,

@@ -2,6 +2,7 @@
 
 use crate::args::Args;
 use crate::host::Faults;
+use crate::work::weights_read_by_decode;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -72,7 +73,7 @@ impl Startup {
             batch.forward(team, [(0, &token[..])])?;
             batch.logits(team, 0..1).map(|_| ())
         })?;
-        let mapped_bytes = crate::weights_read_by_decode(file).len() as u64;
+        let mapped_bytes = weights_read_by_decode(file).len() as u64;
         Ok(Startup {
             open,
             load: if file.loaded().way == Load::Read { "read" } else { "mmap" },

@@ -1,7 +1,10 @@
 //! How much a forward pass reads and computes.
 
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::tensors::tensors_of;
+use zerocopy::IntoBytes;
 
 /// Positions that a layer sees from position `position`, its own included.
 fn visible(config: &ModelConfig, kind: AttentionKind, position: usize) -> u64 {
@@ -31,6 +34,15 @@ pub fn prefill_flops(config: &ModelConfig, n: usize) -> u64 {
     // A score and a weighted value for every query, key and dimension.
     let attention = 4 * seen * config.q_width() as u64;
     2 * weights * n as u64 + attention + 2 * config.vocab_size as u64 * config.hidden_size as u64
+}
+
+/// The part of the mapping that every token reads: all but an embedding that is not also the head.
+pub fn weights_read_by_decode(file: &ModelFile) -> &[u8] {
+    let first = if file.config().tie_word_embeddings { 0 } else { 1 };
+    let bytes = file.bytes();
+    let data = bytes.get(file.layout().tensors[first].offset as usize..bytes.len());
+    // Only read, and nothing follows from it.
+    data.and_then(MappedBytes::u32s).expect("the layout aligns and sizes tensors").as_bytes()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! For tests: the system's disk behind a hook that is called before each call, and what every writer of a file must
 //! keep to whatever the hook does.
 
-use crate::printer::Failure;
+use crate::failure::Failure;
 use olmo_infer::internals::os::directory::Folder;
 use olmo_infer::internals::os::disk::{Disk, SystemDisk};
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! The evaluation of prompts, up to the last line of their results.
 
-use crate::args::{Args, DEFAULT_MAX_TOKENS, Mode};
+use crate::args::generate::{DEFAULT_MAX_TOKENS, GenerateArgs, Mode};
+use crate::failure::Failure;
 use crate::logits_file::Logits;
-use crate::printer::{Failure, Printer};
+use crate::printer::Printer;
 use crate::prompts::Input;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Says which file it is about: that of the tokens, when there are several, and else the model, which is the one to be
 /// checked.
-fn of_file(args: &Args, sequence: usize, failure: Failure) -> Failure {
+fn of_file(args: &GenerateArgs, sequence: usize, failure: Failure) -> Failure {
     let path = match args.tokens.as_slice() {
         [] | [_] => &args.model,
         several => &several[sequence],
@@ -31,7 +32,7 @@ pub struct Job<'a> {
     /// In the order of the arguments.
     pub inputs: &'a [Input],
     /// The command line.
-    pub args: &'a Args,
+    pub args: &'a GenerateArgs,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Takes the results.

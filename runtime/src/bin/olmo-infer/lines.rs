@@ -1,6 +1,6 @@
 //! The lines that a user types, edited in a terminal, or those of standard input.
 
-use crate::printer::Failure;
+use crate::failure::Failure;
 use olmo_infer::internals::error::reason;
 use olmo_infer::internals::error::shown::steers;
 use olmo_infer::internals::os::signals::{self, Editing};

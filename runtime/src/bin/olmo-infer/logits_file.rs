@@ -1,8 +1,8 @@
 //! The `.npy` file of `--logits`: written without a name, and given one only when it is complete; or standard output,
 //! where the header comes first and must be right from the start.
 
-use crate::output_path::target;
-use crate::printer::Failure;
+use crate::failure::Failure;
+use crate::output_path::output_path;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::os::atomic_file::Pending;
 use olmo_infer::internals::os::directory::{Folder, Place};
@@ -98,7 +98,7 @@ impl<'d> LogitsFile<'d> {
         inputs: &[&Path],
         vocab_size: usize,
     ) -> Result<LogitsFile<'d>, Failure> {
-        let Place { folder, name, .. } = target(path, "--logits", "create", inputs)?;
+        let Place { folder, name, .. } = output_path(path, "--logits", "create", inputs)?;
         let mut buffer = Vec::new();
         // While there is no file that could be left behind.
         if memory::asking(|| buffer.try_reserve_exact(BUFFER_BYTES)).is_err() {

@@ -1,6 +1,6 @@
 //! `messages.json`: a conversation as a JSON list of `{"role": ..., "content": ...}`.
 
-use crate::printer::Failure;
+use crate::failure::Failure;
 use olmo_infer::internals::error::display_path;
 use olmo_infer::internals::text::chat::{Message, Role};
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! The place of a file that a run writes: a regular file or a new one, and none that the run reads.
 
-use crate::printer::Failure;
+use crate::failure::Failure;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::os::directory::{FolderError, Place};
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +13,7 @@ use std::{fs, io};
 /// # Errors
 /// What is there and no regular file, one of the `inputs`, a name that no file can have, or a link that leads nowhere
 /// or is not to be trusted.
-pub fn target(path: &Path, flag: &str, action: &'static str, inputs: &[&Path]) -> Result<Place, Failure> {
+pub fn output_path(path: &Path, flag: &str, action: &'static str, inputs: &[&Path]) -> Result<Place, Failure> {
     let refused =
         |found| Err(Failure::Refused(format!("{}: {found}, expected a file name for {flag}", display_path(path))));
     let io = |error| Failure::Runtime(Error::io(path, action)(error));

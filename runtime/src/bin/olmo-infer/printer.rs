@@ -1,15 +1,14 @@
-//! What `olmo-infer` prints on standard output, and how a run can fail.
+//! What a generating run prints on standard output.
 
-use crate::advice::advice;
-use crate::args::Mode;
-use crate::tell;
-use olmo_infer::internals::error::shown::{push_for_terminal, steers};
-use olmo_infer::internals::error::{Error, display_path};
+use crate::args::generate::Mode;
+use crate::failure::Failure;
+use olmo_infer::internals::cli::json::{json_characters, json_string};
+use olmo_infer::internals::error::display_path;
+use olmo_infer::internals::error::shown::push_for_terminal;
 use olmo_infer::internals::generate::Evaluated;
 use olmo_infer::internals::os::signals;
 use olmo_infer::internals::text::stream::TextStream;
 use olmo_infer::internals::text::vocabulary::{Vocabulary, quoted};
-use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,53 +17,6 @@ use std::path::{Path, PathBuf};
 pub const PIECE_BYTES: usize = 64 << 10;
 /// Bytes of a token's text that a line of positions shows. The longest token of the published models has 128.
 const SHOWN_BYTES: usize = 1 << 10;
-
-/// What a user should know of a run that goes on, as a line on standard error.
-pub fn note(line: &str) {
-    tell(format_args!("note: {line}"));
-}
-
-/// Why a run ended early.
-pub enum Failure {
-    /// The library's error.
-    Runtime(Error),
-    /// The request does not fit the model or the machine.
-    Refused(String),
-    /// The model cannot go on, here or with another request.
-    Fatal(String),
-    /// The arguments do not fit the model.
-    Usage(String),
-    /// More than one thing is wrong, each with a line of its own.
-    Several(Vec<Failure>),
-    /// Standard output does not take the results.
-    Output(io::Error),
-    /// Whoever read standard output has left: nothing more is wanted.
-    ReaderGone,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Runtime(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        if error.kind() == io::ErrorKind::BrokenPipe { Failure::ReaderGone } else { Failure::Output(error) }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Runtime(error) => write!(f, "{error}{}", advice(error)),
-            Failure::Refused(problem) | Failure::Fatal(problem) | Failure::Usage(problem) => f.write_str(problem),
-            Failure::Several(failures) => failures.iter().try_for_each(|failure| writeln!(f, "{failure}")),
-            Failure::Output(error) => write!(f, "cannot write the results to standard output: {error}"),
-            Failure::ReaderGone => f.write_str("standard output was closed"),
-        }
-    }
-}
 
 /// Prints positions in one of the modes, the results of several token files in their order.
 ///
@@ -414,50 +366,9 @@ fn json_file(out: &mut dyn Write, name: Option<&Path>) -> io::Result<()> {
     out.write_all(b",")
 }
 
-/// A string of JSON, in quotation marks.
-pub fn json_string(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    out.write_all(b"\"")?;
-    json_characters(out, text.as_bytes())?;
-    out.write_all(b"\"")
-}
-
-/// What stands between the quotation marks. Of what JSON leaves to the writer, that which steers a terminal or the
-/// order of text is escaped too.
-fn json_characters(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
-    let is_escaped = |c: char| matches!(c, '"' | '\\') || steers(c);
-    for chunk in bytes.utf8_chunks() {
-        let mut rest = chunk.valid();
-        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_escaped(c)) {
-            out.write_all(&rest.as_bytes()[..at])?;
-            match c {
-                '"' | '\\' => write!(out, "\\{c}")?,
-                c => write!(out, "\\u{:04x}", u32::from(c))?,
-            }
-            rest = &rest[at + c.len_utf8()..];
-        }
-        out.write_all(rest.as_bytes())?;
-        if !chunk.invalid().is_empty() {
-            out.write_all("\u{fffd}".as_bytes())?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strings_of_json_steer_no_terminal() {
-        let written = |text| {
-            let mut out = Vec::new();
-            json_string(&mut out, text).expect("writing to memory");
-            String::from_utf8(out).expect("UTF-8")
-        };
-        assert_eq!(written("a\"\\\n\u{1b}"), r#""a\"\\\u000a\u001b""#);
-        assert_eq!(written("a\u{202e}b\u{2028}\u{200d}"), "\"a\\u202eb\\u2028\u{200d}\"");
-        assert_eq!(written("\u{7f}\u{80}\u{9b}\u{9f}\u{a0}é"), "\"\\u007f\\u0080\\u009b\\u009f\u{a0}é\"");
-    }
 
     #[test]
     fn the_beginning_of_a_long_token_has_whole_characters() {

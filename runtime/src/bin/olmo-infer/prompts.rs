@@ -1,24 +1,25 @@
-//! What there is to evaluate: token files, or a text that becomes ids; and text and ids turned into each other alone.
+//! What a run evaluates: token files, or a text that becomes ids.
 
-use crate::args::{Args, Prompt, PromptText};
+use crate::args::generate::GenerateArgs;
+use crate::args::prompt::{Prompt, PromptText};
+use crate::failure::Failure;
 use crate::messages;
-use crate::printer::{Failure, PIECE_BYTES, harmless, note};
+use crate::program::PROGRAM;
 use olmo_infer::internals::conversation::POSITION_BYTES;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::text::chat::{Chat, ChatError, Message, Role};
 use olmo_infer::internals::text::encoder::Encoder;
-use olmo_infer::internals::text::stream::TextStream;
-use olmo_infer::internals::text::token_file::{read_text_ids, read_tokens_as};
+use olmo_infer::internals::text::token_file::read_tokens_as;
 use olmo_infer::internals::text::tokenizer::Tokenizer;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 
 /// Longest text: what a model can take is far less.
-const MAX_TEXT_BYTES: usize = 64 << 20;
+pub const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// A sequence to evaluate.
 pub struct Input {
@@ -32,7 +33,7 @@ pub struct Input {
 ///
 /// # Errors
 /// What is wrong with each bad one.
-pub fn read(args: &Args, file: &ModelFile) -> Result<Vec<Input>, Failure> {
+pub fn read(args: &GenerateArgs, file: &ModelFile) -> Result<Vec<Input>, Failure> {
     if let Some(prompt) = &args.prompt {
         return Ok(vec![of_text(args, prompt, file)?]);
     }
@@ -46,7 +47,7 @@ pub fn read(args: &Args, file: &ModelFile) -> Result<Vec<Input>, Failure> {
     if failures.is_empty() { Ok(inputs) } else { Err(Failure::Several(failures)) }
 }
 
-fn of_file(args: &Args, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
+fn of_file(args: &GenerateArgs, config: &ModelConfig, path: &Path) -> Result<Input, Failure> {
     let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
     let tokens = tokens.map_err(|error| match error {
         Error::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound && is_phrase(path) => {
@@ -64,7 +65,7 @@ fn is_phrase(path: &Path) -> bool {
     path.to_str().is_some_and(|name| name.contains(char::is_whitespace))
 }
 
-fn of_text(args: &Args, prompt: &Prompt, file: &ModelFile) -> Result<Input, Failure> {
+fn of_text(args: &GenerateArgs, prompt: &Prompt, file: &ModelFile) -> Result<Input, Failure> {
     let tokens = encoded(prompt, file)?;
     let most = file.config().max_position_embeddings;
     match tokens.len() {
@@ -77,7 +78,7 @@ fn of_text(args: &Args, prompt: &Prompt, file: &ModelFile) -> Result<Input, Fail
 }
 
 /// The ids of a prompt.
-fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
+pub fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
     let most = file.config().max_position_embeddings;
     let most_bytes = MAX_TEXT_BYTES.min(most.saturating_mul(POSITION_BYTES));
     let text = match &prompt.text {
@@ -139,19 +140,19 @@ pub fn chat(file: &ModelFile) -> Result<Chat, Failure> {
     })
 }
 
-/// The encoder of a model, which `flag` asks for.
-fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
+/// The encoder of a model, which `what` needs: an option or a command.
+pub fn encoder(file: &ModelFile, what: &str) -> Result<Encoder, Failure> {
     let path = display_path(file.path());
-    let none = |what: &str| {
+    let none = |part: &str| {
         Failure::Usage(format!(
-            "{path}: has no {what}, which {flag} needs; pack it with a tokenizer.json in the folder, or give token ids in a \
+            "{path}: has no {part}, which {what} needs; pack it with a tokenizer.json in the folder, or give token ids in a \
              file"
         ))
     };
     let vocabulary = Vocabulary::new(file)?.ok_or_else(|| none("vocabulary"))?;
     let tokenizer = Tokenizer::new(file, &vocabulary).map_err(|error| match error {
         Error::UnusableTokenizer { problem } => {
-            Failure::Refused(format!("{path}: {problem}, so {flag} cannot be used"))
+            Failure::Refused(format!("{path}: {problem}, so {what} cannot be used"))
         }
         error => error.into(),
     })?;
@@ -163,7 +164,7 @@ fn encoder(file: &ModelFile, flag: &str) -> Result<Encoder, Failure> {
 }
 
 /// A text from a file, or from standard input for `-`; `too_long` says what is wrong with more than `most_bytes`.
-fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, Failure> {
+pub fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, Failure> {
     let refused = || Err(Failure::Refused(format!("{}: {too_long}", display_path(path))));
     let mut bytes = Vec::new();
     let read = |source: &mut dyn Read, bytes: &mut Vec<u8>| {
@@ -201,10 +202,10 @@ fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, F
 }
 
 /// Notes a byte order mark in the text of a file.
-fn note_mark(path: &Path, text: &str) {
+pub fn note_mark(path: &Path, text: &str) {
     if text.starts_with('\u{feff}') {
         let (shown, remove) = (display_path(path), "to leave it out, remove it with sed '1s/^\\xEF\\xBB\\xBF//'");
-        note(&format!("{shown}: begins with a byte order mark, which becomes part of the text; {remove}"));
+        PROGRAM.note(format_args!("{shown}: begins with a byte order mark, which becomes part of the text; {remove}"));
     }
 }
 
@@ -214,64 +215,4 @@ fn is_utf16(bytes: &[u8]) -> bool {
     let is_ascii = |high: usize| pairs.iter().all(|pair| pair[high] == 0 && pair[1 - high] != 0);
     let is_marked = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
     is_marked || rest.is_empty() && !pairs.is_empty() && (is_ascii(0) || is_ascii(1))
-}
-
-/// `--tokenize`: prints the ids of a text.
-pub fn tokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
-    if io::stdout().is_terminal() {
-        return Err(Failure::Usage("token ids are no text; redirect standard output to a file or a pipe".into()));
-    }
-    let ids = match &args.prompt {
-        Some(prompt) => encoded(prompt, file)?,
-        None => {
-            let encoder = encoder(file, "--tokenize")?;
-            let path = &args.tokens[0];
-            let text = read_text(path, MAX_TEXT_BYTES, "more than 64 MiB of text, expected less; split it")?;
-            note_mark(path, &text);
-            encoder.encode(&text)?
-        }
-    };
-    file.check_unchanged()?;
-    let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
-    ids.iter().try_for_each(|id| out.write_all(&id.to_le_bytes()))?;
-    Ok(out.flush()?)
-}
-
-/// `--detokenize`: prints the bytes of ids, or text in a terminal.
-pub fn detokenize(args: &Args, file: &ModelFile) -> Result<(), Failure> {
-    let model = display_path(file.path());
-    let vocabulary = Vocabulary::new(file)?.ok_or_else(|| {
-        Failure::Usage(format!("{model}: has no vocabulary, which --detokenize needs; pack it with --vocab vocab.txt"))
-    })?;
-    let path: &PathBuf = &args.tokens[0];
-    let tokens = read_text_ids(path, args.token_type, file.config().vocab_size)?;
-    if let Some(i) = tokens.iter().position(|&token| vocabulary.bytes(token).is_none()) {
-        return Err(Failure::Refused(format!(
-            "{}: token {i} is {}, which has no text in the vocabulary of {model}; it is one of the untrained ids that fill \
-             up the embedding",
-            display_path(path),
-            tokens[i],
-        )));
-    }
-    // The texts of tokens can be long: they are not collected.
-    let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
-    let mut texts = tokens.iter().filter_map(|&token| vocabulary.bytes(token));
-    if io::stdout().is_terminal() {
-        // As --text does it.
-        let (mut text, mut shown, mut room) = (TextStream::default(), Vec::new(), Vec::new());
-        for bytes in texts {
-            for piece in bytes.chunks(PIECE_BYTES) {
-                shown.clear();
-                text.push(piece, &mut shown);
-                out.write_all(harmless(&shown, &mut room))?;
-            }
-        }
-        shown.clear();
-        text.finish(&mut shown);
-        out.write_all(harmless(&shown, &mut room))?;
-    } else {
-        texts.try_for_each(|bytes| out.write_all(bytes))?;
-    }
-    file.check_unchanged()?;
-    Ok(out.flush()?)
 }

@@ -1,9 +1,11 @@
 //! `olmo-infer chat`: the loop of a conversation, in a terminal or with lines from standard input.
 
-use crate::chat_args::ChatArgs;
+use crate::args::chat::ChatArgs;
+use crate::failure::Failure;
 use crate::lines::{Lines, Typed};
-use crate::printer::{Failure, note};
-use crate::{beside_populating, note_clock, prompts, tell, transcript};
+use crate::opened::{note_clock, while_populating};
+use crate::program::PROGRAM;
+use crate::{prompts, transcript};
 use olmo_infer::Model;
 use olmo_infer::Options;
 use olmo_infer::internals::cli::command_line;
@@ -33,7 +35,7 @@ Type a text, and the model answers. Ctrl-C ends the answer, Ctrl-D the program.
   /save FILE     write the conversation to FILE as JSON; /save! FILE replaces a file
   /help          print this
   /quit          end
-A line that ends in a backslash goes on in the next one. A line that begins with // is sent with a batch /.";
+A line that ends in a backslash goes on in the next one. A line that begins with // is sent with a single /.";
 
 /// Whether both ends of the program are a terminal.
 pub fn is_terminal() -> bool {
@@ -79,23 +81,25 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
     let most = file.config().max_position_embeddings;
     if args.positions.is_none() && positions < most {
-        note(&format!("the context has {positions} positions, what fits the free memory; the model has {most}"));
+        PROGRAM.note(format_args!(
+            "the context has {positions} positions, what fits the free memory; the model has {most}"
+        ));
     }
     if let Some(line) = fewer_threads {
-        note(&line);
+        PROGRAM.note(line);
     }
     if args.timing {
         let origin = args.sampling.origin(author.as_ref());
-        tell(format_args!("sampling: {} ({origin})", described(&sampling)));
+        PROGRAM.tell(format_args!("sampling: {} ({origin})", described(&sampling)));
     }
     let in_terminal = is_terminal();
     if in_terminal {
         let model = one_line(&args.model.file_name().unwrap_or_default().to_string_lossy());
-        tell(format_args!("{model}, {positions} positions; /help lists commands, Ctrl-D ends"));
+        PROGRAM.tell(format_args!("{model}, {positions} positions; /help lists commands, Ctrl-D ends"));
     }
     let lines = if in_terminal { Lines::of_terminal()? } else { Lines::Input };
     let mut talk = Talk { args, model: &model, conversation, in_terminal };
-    beside_populating(file, || talk.run(lines)).map(|_| ())
+    while_populating(file, || talk.run(lines)).map(|_| ())
 }
 
 /// A conversation with a user.
@@ -166,12 +170,12 @@ impl Talk<'_> {
             match typed {
                 Typed::End => return Ok(()),
                 Typed::Interrupt if was_interrupt => return Ok(()),
-                Typed::Interrupt => tell("Ctrl-C again, or Ctrl-D, ends"),
-                Typed::NotText => tell("error: the line is not UTF-8 and is dropped; set the terminal to UTF-8"),
+                Typed::Interrupt => PROGRAM.tell("Ctrl-C again, or Ctrl-D, ends"),
+                Typed::NotText => PROGRAM.error("the line is not UTF-8 and is dropped; set the terminal to UTF-8"),
                 Typed::Text(text) => match self.obey(Request::of(&text)) {
                     Ok(ControlFlow::Continue(())) => {}
                     Ok(ControlFlow::Break(())) => return Ok(()),
-                    Err(Failure::Refused(problem)) if self.in_terminal => tell(format_args!("error: {problem}")),
+                    Err(Failure::Refused(problem)) if self.in_terminal => PROGRAM.error(problem),
                     Err(failure) => return Err(failure),
                 },
             }
@@ -190,7 +194,7 @@ impl Talk<'_> {
                     return refused(Unanswered::NoTurn.to_string());
                 }
                 if self.conversation.answering().sampling.temperature == 0.0 {
-                    note("at temperature 0 an answer is always the same");
+                    PROGRAM.note("at temperature 0 an answer is always the same");
                 }
                 self.answer(|conversation, listen| conversation.retry(listen))?;
             }
@@ -198,23 +202,23 @@ impl Talk<'_> {
                 let system = Some(text).filter(|text| !text.is_empty()).map(String::from);
                 let had_system = self.conversation.messages().first().is_some_and(|first| first.role == Role::System);
                 if system.is_none() && !had_system {
-                    note("there is no system message");
+                    PROGRAM.note("there is no system message");
                     return Ok(ControlFlow::Continue(()));
                 }
                 let did = if system.is_some() { "set" } else { "removed" };
                 self.conversation.set_system(system).map_err(|error| Failure::Refused(error.to_string()))?;
-                note(&format!("system message {did}, from the beginning of the conversation"));
+                PROGRAM.note(format_args!("system message {did}, from the beginning of the conversation"));
             }
             Request::Undo => {
                 if !self.conversation.undo() {
                     return refused("there is no turn yet".into());
                 }
-                note(&format!("last turn removed, {} left", self.conversation.n_turns()));
+                PROGRAM.note(format_args!("last turn removed, {} left", self.conversation.n_turns()));
             }
-            Request::New if self.conversation.n_turns() == 0 => note("there is no turn yet"),
+            Request::New if self.conversation.n_turns() == 0 => PROGRAM.note("there is no turn yet"),
             Request::New => {
                 self.conversation.clear();
-                note("all turns removed");
+                PROGRAM.note("all turns removed");
             }
             Request::Save { path: "", .. } => return refused("/save needs the name of a file".into()),
             Request::Save { path: "-", .. } => {
@@ -250,7 +254,7 @@ impl Talk<'_> {
         // What the system says about a path, a person can do something about.
         saved.map_err(|failure| Failure::Refused(failure.to_string()))?;
         let n = self.conversation.messages().len();
-        note(&format!("{n} messages saved to {}", display_path(&path)));
+        PROGRAM.note(format_args!("{n} messages saved to {}", display_path(&path)));
         Ok(())
     }
 
@@ -265,7 +269,7 @@ impl Talk<'_> {
         signals::set_in_text(false);
         printer.finish()?;
         if let Err(Unanswered::Listener) = answer {
-            note("interrupted before the answer began; the conversation is what it was");
+            PROGRAM.note("interrupted before the answer began; the conversation is what it was");
             return Ok(());
         }
         let answer = answer.map_err(|unanswered| self.failure(unanswered))?;
@@ -314,19 +318,19 @@ impl Talk<'_> {
     fn tell_about(&self, answer: &Answer) {
         match answer.end {
             End::Model | End::Stop => {}
-            End::MaxTokens => note(&format!("the answer ends at --max-tokens {}", answer.generated)),
-            End::Listener => note("interrupted; the answer so far is kept, /undo removes it"),
-            End::Full => note("the answer ends because the context is full; make room with /undo or /new"),
+            End::MaxTokens => PROGRAM.note(format_args!("the answer ends at --max-tokens {}", answer.generated)),
+            End::Listener => PROGRAM.note("interrupted; the answer so far is kept, /undo removes it"),
+            End::Full => PROGRAM.note("the answer ends because the context is full; make room with /undo or /new"),
         }
         let (left, positions) = (self.conversation.session().left(), self.conversation.session().options().positions);
         if answer.end != End::Full && left < FEW_POSITIONS.max(positions / 8).min(positions / 2) {
-            note(&format!("{left} of {positions} positions are left; make room with /undo or /new"));
+            PROGRAM.note(format_args!("{left} of {positions} positions are left; make room with /undo or /new"));
         }
         if self.args.timing {
             let is_sampled = self.conversation.answering().sampling.temperature > 0.0;
             let seed = if is_sampled { format!("; seed {}", answer.seed) } else { String::new() };
             let speed = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
-            tell(format_args!(
+            PROGRAM.tell(format_args!(
                 "{} tokens reused; {} in prefill, {:.2} s, {:.1} tok/s; {} generated, {:.2} s, {:.1} tok/s{seed}",
                 answer.reused,
                 answer.evaluated,

@@ -1,8 +1,9 @@
 //! A conversation as `messages.json`: a list of objects with `role` and `content`, as chat templates take it.
 
+use crate::failure::Failure;
 use crate::logits_file::{open_for_sync, sync_names};
-use crate::output_path::target;
-use crate::printer::{Failure, json_string};
+use crate::output_path::output_path;
+use olmo_infer::internals::cli::json::json_string;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::os::atomic_file::Pending;
 use olmo_infer::internals::os::directory::Place;
@@ -42,7 +43,7 @@ pub fn save(
         Failure::Refused(format!("{path}: exists; save under another name, or replace it with /save! {path}"))
     };
     // First: what cannot be replaced gets no advice to replace it.
-    let Place { folder, name, entry, .. } = target(path, "/save", "create", inputs)?;
+    let Place { folder, name, entry, .. } = output_path(path, "/save", "create", inputs)?;
     if !replace && entry.is_some() {
         return Err(exists());
     }

@@ -4,13 +4,13 @@ use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality, PositionalI
 use std::fmt::Write as _;
 
 /// The page of a program.
-pub(super) fn man_page(info: &CommandInfoWithArgs) -> String {
+pub fn man_page(info: &CommandInfoWithArgs) -> String {
     let name = info.name;
     let mut page = Page::default();
     let version = env!("CARGO_PKG_VERSION");
     page.line(&format!(".TH \"{}\" 1 \"\" \"{name} {version}\" \"\"", roff(&name.to_uppercase())));
     page.line(".SH NAME");
-    page.text(&format!("{name} - {}", lower_first(summary(info.description))));
+    page.text(&format!("{name} - {}", lower_first(first_sentence(info.description))));
     page.line(".SH SYNOPSIS");
     page.synopsis(name, info);
     for command in &info.commands {
@@ -127,8 +127,8 @@ fn option(flag: &FlagInfo) -> String {
     format!("{short}\\fB{}\\fR{value}", roff(flag.long))
 }
 
-/// The first sentence of a description, as `whatis` lists it.
-fn summary(description: &str) -> &str {
+/// The first sentence of a description, without its full stop.
+pub(super) fn first_sentence(description: &str) -> &str {
     let end = description.find(". ").or(description.strip_suffix('.').map(str::len));
     description[..end.unwrap_or(description.len())].trim()
 }

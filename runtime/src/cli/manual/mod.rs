@@ -1,27 +1,42 @@
-//! Manual pages and completions for shells, made of the definitions of a command line, so that they say what `--help`
-//! says. The programs print them with `--generate`.
+//! Help, manual pages and completions for shells, from the definitions of a command line.
 
 mod completions;
 mod man_page;
 
+use crate::cli::program::Program;
 use argh::CommandInfoWithArgs;
+use man_page::first_sentence;
+pub use man_page::man_page;
 
-/// What `--generate` takes.
-pub const KINDS: &str = "man, bash, zsh or fish";
+/// The option that prints the manual page.
+pub const MAN: &str = "--man";
+/// The option that prints completions for a shell.
+pub const COMPLETIONS: &str = "--completions";
+/// The shells that have completions.
+pub const SHELLS: &str = "bash, zsh or fish";
 /// Width of the help, as argh has it.
 const HELP_COLUMNS: usize = 80;
 
-/// The manual page of a program, or the completions for a shell.
+/// The completions of a program for a shell.
 ///
 /// # Errors
-/// `kind` is none of [`KINDS`]; says so.
-pub fn generate(kind: &str, info: &CommandInfoWithArgs) -> Result<String, String> {
-    match kind {
-        "man" => Ok(man_page::man_page(info)),
+/// The shell is not one of [`SHELLS`]; names them.
+pub fn completions(shell: &str, info: &CommandInfoWithArgs) -> Result<String, String> {
+    match shell {
         "bash" => Ok(completions::bash(info)),
         "zsh" => Ok(completions::zsh(info)),
         "fish" => Ok(completions::fish(info)),
-        _ => Err(format!("--generate {kind}: expected {KINDS}")),
+        _ => Err(format!("{COMPLETIONS} {shell}: expected {SHELLS}")),
+    }
+}
+
+/// The end of the help: a line for each command, or nothing.
+pub fn commands(program: Program, info: &CommandInfoWithArgs) -> String {
+    let line = |name: &str, description: &str| format!("  {name:<18}{}.\n", first_sentence(description));
+    let lines: String = info.commands.iter().map(|command| line(command.name, command.command.description)).collect();
+    match lines.is_empty() {
+        true => lines,
+        false => format!("\nCommands ({program} <command> --help prints more):\n{lines}"),
     }
 }
 
@@ -63,7 +78,7 @@ mod tests {
 
     #[test]
     fn another_shell_is_told_what_there_is() {
-        let refused = generate("tcsh", &CommandInfoWithArgs::default());
-        assert_eq!(refused.expect_err("no kind"), "--generate tcsh: expected man, bash, zsh or fish");
+        let refused = completions("tcsh", &CommandInfoWithArgs::default());
+        assert_eq!(refused.expect_err("unknown"), "--completions tcsh: expected bash, zsh or fish");
     }
 }

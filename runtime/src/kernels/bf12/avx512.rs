@@ -67,7 +67,7 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12<I> {
 
     #[inline(always)]
     fn next_run(&mut self) -> usize {
-        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+        self.stretches.next().map_or(0, |(n_bf12, _)| n_bf12)
     }
 
     #[inline(always)]

@@ -314,12 +314,16 @@ unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
     for first in (0..REGISTERS).step_by(group) {
         for part in 0..M::N_PARTS {
             let k = if part > 0 && is_full { again(k) } else { k };
-            for t in 0..ROWS {
-                // SAFETY: this function demands the element and the instructions of its caller.
-                unsafe {
+            // SAFETY: this function demands the elements and the instructions of its caller.
+            unsafe {
+                let mut w_part = w;
+                for r in first..first + group {
+                    w_part[r] = M::part(w[r], part);
+                }
+                for t in 0..ROWS {
                     let x = M::part(_mm256_set1_epi32(*x[t].add(k)), part);
                     for r in first..first + group {
-                        acc[t][r] = M::mul_add(acc[t][r], M::part(w[r], part), x);
+                        acc[t][r] = M::mul_add(acc[t][r], w_part[r], x);
                     }
                 }
             }

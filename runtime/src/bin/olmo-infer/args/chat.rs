@@ -1,21 +1,21 @@
 //! The command line of `olmo-infer chat`, and of a bare `olmo-infer MODEL` in a terminal.
 
-use crate::args;
-use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs, SubCommandInfo};
+use crate::args::values;
+use crate::program::PROGRAM;
+use argh::{ArgsInfo, FromArgs};
 use olmo_infer::internals::cli::command_line::{count, number, whole_number};
-use olmo_infer::internals::cli::exit::{self, Exit};
-use olmo_infer::internals::cli::manual;
+use olmo_infer::internals::cli::exit::CliExit;
+use olmo_infer::internals::cli::program::Program;
+use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingFlags;
 use olmo_infer::internals::kernels::backend::Backend;
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
 
 /// The name of the command.
-const NAME: &str = "chat";
-/// The program and the command.
-const PROGRAM: &str = "olmo-infer chat";
+pub const NAME: &str = "chat";
+const COMMAND: Program = PROGRAM.command(NAME);
 
 /// Talks with a model in its own chat format: type a line, and it answers. Commands begin with a slash; /help lists
 /// them.
@@ -34,7 +34,7 @@ const PROGRAM: &str = "olmo-infer chat";
     note = "A line that ends in a backslash goes on in the next one.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
-struct Raw {
+pub(super) struct Raw {
     /// model file, made by olmo-pack
     #[argh(positional)]
     model: String,
@@ -73,8 +73,8 @@ struct Raw {
     threads: usize,
     /// how the model comes into memory: "mmap" maps the file, "read" reads all of it, "auto" (default) reads on network
     /// and FUSE file systems
-    #[argh(option)]
-    load: Option<String>,
+    #[argh(option, default = "Load::Auto", from_str_fn(values::load))]
+    load: Load,
     /// instruction set: avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the best)
     #[argh(option)]
     isa: Option<String>,
@@ -89,7 +89,7 @@ pub struct ChatArgs {
     pub model: PathBuf,
     /// The system message.
     pub system: Option<String>,
-    /// What is said about the choice of tokens.
+    /// The options of sampling.
     pub sampling: SamplingFlags,
     /// Texts that end an answer; none is empty.
     pub stops: Vec<String>,
@@ -107,52 +107,18 @@ pub struct ChatArgs {
     pub timing: bool,
 }
 
-/// Parses the arguments after the program's name where they ask for a conversation; `None` where they do not. In a
-/// terminal a model without token files, a prompt and options of other purposes asks for one too. Also answers
-/// `--generate`, which is about all commands.
-pub fn parse(words: &[OsString], in_terminal: bool) -> Result<Option<ChatArgs>, Exit> {
-    let kind = match words {
-        [first, kind] if first == "--generate" => kind.to_str(),
-        [word] => word.to_str().and_then(|word| word.strip_prefix("--generate=")),
-        _ => None,
-    };
-    match words {
-        _ if kind.is_some() => {
-            let chat = SubCommandInfo { name: NAME, command: Raw::get_args_info() };
-            let info = CommandInfoWithArgs { commands: vec![chat], ..args::info() };
-            let page = kind.map(|kind| manual::generate(kind, &info));
-            match page {
-                Some(Ok(text)) => Err(Exit::done(args::PROGRAM, text)),
-                // The program itself says what is wrong.
-                _ => Ok(None),
-            }
-        }
-        [first, rest @ ..] if first == NAME => parsed(rest).and_then(check).map(Some),
-        // What is no conversation is told by the program itself.
-        [_, ..] if in_terminal => parsed(words).ok().map(check).transpose(),
-        _ => Ok(None),
-    }
+fn usage(problem: impl Display) -> CliExit {
+    CliExit::usage(COMMAND, problem)
 }
 
-fn parsed(words: &[OsString]) -> Result<Raw, Exit> {
-    let words = exit::words::<Raw>(PROGRAM, words.iter().cloned())?;
-    let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
-    exit::parse(PROGRAM, &words)
-}
-
-fn usage(problem: impl Display) -> Exit {
-    Exit::usage(PROGRAM, problem)
-}
-
-fn check(raw: Raw) -> Result<ChatArgs, Exit> {
+/// Parses and checks the arguments after the name of the command.
+pub(super) fn parse(words: &Words) -> Result<ChatArgs, CliExit> {
+    let raw: Raw = words.parse()?;
     if raw.stop.iter().any(String::is_empty) {
         return Err(usage("--stop is empty, expected a text"));
     }
     if raw.system.as_ref().is_some_and(String::is_empty) {
         return Err(usage("--system is empty, expected a text; leave it out"));
-    }
-    if raw.model.is_empty() {
-        return Err(usage("the model is empty, expected a path"));
     }
     let sampling = SamplingFlags {
         temperature: raw.temperature,
@@ -164,13 +130,12 @@ fn check(raw: Raw) -> Result<ChatArgs, Exit> {
     };
     sampling.check().map_err(usage)?;
     Ok(ChatArgs {
-        backend: Backend::named(raw.isa.as_deref(), None).map_err(|error| usage(format!("--isa {error}")))?,
-        load: exit::choice(PROGRAM, "--load", raw.load.as_deref(), "auto, mmap or read", Load::named)?
-            .unwrap_or(Load::Auto),
+        backend: values::backend(raw.isa.as_deref(), None).map_err(usage)?,
+        load: raw.load,
         sampling,
         stops: raw.stop,
         max_tokens: raw.max_tokens,
-        model: PathBuf::from(raw.model),
+        model: values::model(&raw.model).map_err(usage)?,
         system: raw.system,
         positions: raw.positions,
         threads: raw.threads,

@@ -1,0 +1,161 @@
+//! `olmo-infer MODEL`: evaluates prompts and goes on from there.
+
+use crate::args::generate::{GenerateArgs, Mode};
+use crate::failure::Failure;
+use crate::job::Job;
+use crate::logits_file::{Logits, LogitsFile, LogitsStream};
+use crate::opened::{self, while_populating};
+use crate::printer::{Printer, TextRules};
+use crate::program::{PROGRAM, used_threads};
+use crate::prompts::{self, Input};
+use crate::timing_line::Summary;
+use olmo_infer::internals::error::{Error, display_path, one_line};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::sampling::{AuthorSampling, described};
+use olmo_infer::internals::generate::batch_size::batch_size;
+use olmo_infer::internals::network::Network;
+use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::os::disk::SystemDisk;
+use olmo_infer::internals::parallel::team::with_team;
+use olmo_infer::internals::text::tokenizer::Tokenizer;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What text is made of in this run, and where it ends.
+fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRules<'a>, Failure> {
+    let vocabulary = Vocabulary::new(file)?;
+    let mut rules =
+        TextRules { vocabulary, ends: file.config().eos_token_ids.clone(), stops: &args.stops, hidden: Vec::new() };
+    if !args.generates() {
+        return Ok(rules);
+    }
+    let Some(vocabulary) = &rules.vocabulary else {
+        // Reading the prompt says what it needs.
+        if args.prompt.is_some() || args.mode == Mode::Json && args.stops.is_empty() {
+            return Ok(rules);
+        }
+        let what = match args.mode {
+            Mode::Json => "--stop cannot be found; pack it with --vocab vocab.txt, or leave out --stop",
+            _ => "--text cannot be printed; pack it with --vocab vocab.txt, or leave out --text",
+        };
+        let model = display_path(&args.model);
+        return Err(Failure::Usage(format!("{model}: has no vocabulary, so {what}")));
+    };
+    match Tokenizer::new(file, vocabulary) {
+        Ok(tokenizer) => rules.hidden = tokenizer.iter().flat_map(Tokenizer::special).collect(),
+        // A tokenizer that is not known says nothing about what is text; --prompt refuses it.
+        Err(Error::UnusableTokenizer { .. }) => {}
+        Err(damaged) => return Err(damaged.into()),
+    }
+    if args.prompt.as_ref().is_some_and(|prompt| prompt.chat) {
+        // Special tokens have no place inside an answer.
+        rules.ends.extend(&rules.hidden);
+    }
+    Ok(rules)
+}
+
+/// Evaluates prompts and goes on from there; `begun` is when the program began.
+pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
+    let file = Arc::new(opened::open(&args.model, args.load, &args.tokens)?);
+    let summary = evaluate(args, &file, begun)?;
+    if args.timing {
+        PROGRAM.tell(&summary);
+    }
+    Ok(())
+}
+
+fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Result<Summary, Failure> {
+    let opened = begun.elapsed();
+    let config = file.config();
+    // First: it says best what a prompt lacks.
+    let inputs = prompts::read(args, file)?;
+    file.check_complete()?;
+    let rules = text_rules(args, file)?;
+    // A turn of a conversation is what the author recommends it for; everything else stays greedy.
+    let is_chat = args.prompt.as_ref().is_some_and(|prompt| prompt.chat);
+    let author = if is_chat { AuthorSampling::new(file)? } else { None };
+    let sampling = args.sampling.resolve(author.as_ref());
+    let positions: Vec<usize> = inputs.iter().map(|input| input.positions).collect();
+    let options = args.compute.options(positions.iter().copied().max().unwrap_or(1));
+    let network = Arc::new(Network::new(file.clone())?);
+    let sequences = batch_size(args.compute.batch, file, &network, &options, &positions)?;
+    let logits = match &args.logits {
+        Some(path) if path.as_os_str() == "-" => {
+            Some(Logits::Stdout(stdout_logits(args, &positions, config.vocab_size)?))
+        }
+        Some(path) => {
+            let inputs = args.inputs();
+            Some(Logits::File(LogitsFile::create(&SystemDisk, path, &inputs, config.vocab_size)?))
+        }
+        None => None,
+    };
+    note_surprises(args, &inputs);
+    let printer = Printer::new(args.mode, args.generates(), rules, &args.tokens);
+    let n_threads = used_threads(args.compute.threads);
+    let (measured, page_in) = while_populating(file, || {
+        with_team(n_threads, |team| {
+            let batch = Batch::new(&network, options, sequences)?;
+            Job { file, inputs: &inputs, args, sampling, printer, logits, begun }.run(batch, team)
+        })?
+    })?;
+    if measured.is_cut {
+        let most = config.max_position_embeddings;
+        PROGRAM.note(format_args!("the text ends because the {most} positions of the model are full"));
+    }
+    Ok(Summary {
+        opened,
+        loaded: *file.loaded(),
+        file_bytes: file.layout().file_bytes,
+        // After the results: it takes its time.
+        resident: if args.timing { file.resident() } else { None },
+        page_in,
+        first_token: measured.first_token,
+        sequences: inputs.len(),
+        timing: measured.timing,
+        bytes_per_token: network.weights().bytes_per_token(),
+        isa: options.backend.isa.name(),
+        gemm: options.backend.gemm,
+        suits_plain: file.has_bf12() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
+        threads: measured.threads,
+        anonymous_bytes: measured.anonymous_bytes,
+        sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),
+        seed: (sampling.temperature > 0.0).then_some(sampling.seed),
+    })
+}
+
+/// The logits on standard output, of a known number of positions.
+fn stdout_logits(args: &GenerateArgs, positions: &[usize], vocab_size: usize) -> Result<LogitsStream, Failure> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::Usage("logits are no text; redirect standard output to a file or a pipe".into()));
+    }
+    if args.generates() {
+        let why = "--logits - begins with the number of positions, and a text may end early";
+        return Err(Failure::Usage(format!("{why}; use --json with --steps, or write to a file")));
+    }
+    LogitsStream::create(positions.iter().sum(), vocab_size)
+}
+
+/// Notes what is done as asked and may not be what was meant.
+fn note_surprises(args: &GenerateArgs, inputs: &[Input]) {
+    let longer: Vec<&Input> = inputs.iter().filter(|input| input.positions < input.tokens.len()).collect();
+    match (longer.as_slice(), inputs) {
+        ([], _) => {}
+        ([Input { tokens, positions }], [_]) => {
+            PROGRAM.note(format_args!("--steps {positions} ends inside the prompt, which has {} tokens", tokens.len()));
+        }
+        ([first, ..], all) => {
+            PROGRAM.note(format_args!(
+                "--steps {} ends inside {} of {} prompts",
+                first.positions,
+                longer.len(),
+                all.len()
+            ));
+        }
+    }
+    if let Some(stop) = args.stops.iter().find(|stop| stop.contains("\\n")) {
+        let stop = one_line(stop);
+        PROGRAM.note(format_args!("--stop {stop} has a backslash and an n; a newline is given as in --stop $'{stop}'"));
+    }
+}

@@ -1,0 +1,92 @@
+//! The model of a run: opened with advice for a wrong first argument, and read ahead while the run computes.
+
+use crate::args;
+use crate::failure::Failure;
+use crate::program::PROGRAM;
+use olmo_infer::internals::cli::command_line::nearest;
+use olmo_infer::internals::error::{Error, display_path};
+use olmo_infer::internals::file::mapping::{Load, Populated};
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::MAGIC;
+use olmo_infer::internals::os::spawn::spawn_scoped;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Opens the model at `path`; `others` are the other files of the command line, of which one may be meant.
+pub fn open(path: &Path, load: Load, others: &[PathBuf]) -> Result<ModelFile, Failure> {
+    let file = ModelFile::open_with(path, load).map_err(|error| explain(others, error))?;
+    file.refuse_unfinished()?;
+    note_clock(&file);
+    Ok(file)
+}
+
+/// Notes that the clock makes every run read all of a model.
+pub fn note_clock(file: &ModelFile) {
+    if file.is_ahead() {
+        let path = display_path(file.path());
+        PROGRAM.note(format_args!(
+            "{path}: was changed in the future, by the clock of this machine, so that each run reads all of it; set \
+             the clock, or touch the file"
+        ));
+    }
+}
+
+/// A better error when the first argument is no model and another one is.
+fn explain(others: &[PathBuf], error: Error) -> Failure {
+    let is_model = |path: &&PathBuf| {
+        let mut magic = [0; MAGIC.len()];
+        // What cannot be read is no model.
+        // O_NONBLOCK: a FIFO, which it may be by now, must not be waited for.
+        let mut options = File::options();
+        let open = options.read(true).custom_flags(libc::O_NONBLOCK);
+        path.is_file() && open.open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
+    };
+    match (&error, others.iter().find(is_model)) {
+        // The first word is perhaps a command.
+        (Error::Io { path, source, .. }, Some(model)) if source.kind() == io::ErrorKind::NotFound => {
+            let (word, model) = (display_path(path).to_string(), display_path(model));
+            let program = match word.as_str() {
+                "inspect" | "verify" | "diff" | "copy" | "unpack" => format!("olmo-pack {word} {model}"),
+                // A misspelt command.
+                word => match nearest(word, args::COMMANDS) {
+                    Some(command) => format!("{} {model}", PROGRAM.command(command)),
+                    None => format!("{PROGRAM} {model}"),
+                },
+            };
+            Failure::Refused(format!("{word}: no such file, and {model} is a model; did you mean {program}?"))
+        }
+        (Error::NotOlmo { path, .. } | Error::NotAFile { path, .. }, Some(model)) => {
+            let (path, model) = (display_path(path), display_path(model));
+            Failure::Refused(format!(
+                "{path}: not an .olmo file, and {model} is one; are the arguments swapped? olmo-infer {model} {path}"
+            ))
+        }
+        _ => error.into(),
+    }
+}
+
+/// Runs `work` while another thread brings the file's pages in, ahead of the first pass; yields its time too.
+pub fn while_populating<T>(
+    file: &ModelFile,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<(T, Option<(Duration, Populated)>), Failure> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let populate = || {
+            let begun = Instant::now();
+            file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
+        };
+        // When the system gives no thread, the first pass brings the pages in itself.
+        let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        let page_in = thread.and_then(|thread| thread.join().expect("populating does not panic").ok());
+        // What could not be brought in ahead the work has brought in itself, or has ended there: it reads every page
+        // that this thread does, and looks at the file before its last result.
+        Ok((result?, page_in))
+    })
+}
