@@ -6,6 +6,7 @@ use olmo_tests::catalogue::{Refusal, Report, as_ordinary_user, command, make_fif
 use olmo_tests::{
     Finished, Stored, TempDir, finish, infer_words, npy_header, run, skipped, small_config, write_weights,
 };
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
