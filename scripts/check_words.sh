@@ -9,7 +9,7 @@
 #   refused ; write instead ; allowed around it
 #
 # `refused` and `allowed` are extended regular expressions of whole words, in lower case. What matches `allowed` is
-# removed before the search. A comment above an entry says why something is allowed.
+# removed before the search; with `$` a phrase may continue on the next line. A comment above an entry gives the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,9 +39,9 @@ said               ; reported, printed, stated
 anew               ; again
 (mend|mends|mended|mending) ; fix, repair
 beside             ; next to, in addition to, with
-(so|as) many       ; `n`, the requested number of                 ; as many [a-z0-9 ]+ as|(twice|half|times|exactly|just) as many
+(so|as) many       ; `n`, the requested number of                 ; as many [a-z0-9 ]+ as|(twice|half|times|exactly|just) as many|as many$
 (is|are) none      ; is not a ..., is invalid, is malformed       ; there (is|are) none
-(is|are|be|was) no ; is not a ...                                 ; there (is|are|be|was) no|(is|are|be|was) no (longer|more|less|larger|smaller|greater|slower|faster|further|worse|better|later|older|newer|wider|shorter|bigger|deeper|higher|lower|stricter)|no operation|no-op
+(is|are|be|was) no ; is not a ...                                 ; there (is|are|be|was) no|(is|are|be|was) no (longer|more|less|larger|smaller|greater|slower|faster|further|worse|better|later|older|newer|wider|shorter|bigger|deeper|higher|lower|stricter)|no operation|no-op|(is|are|be|was) no$
 by lot             ; sampled, random
 for want of        ; because there is no ..., without
 a look             ; a check
@@ -62,7 +62,7 @@ strangers?         ; untrusted sources
 
 # The field's own terms.
 # bf12 has coded and raw steps; a path can be hard-coded; CHANGELOG.md names the old name.
-coded              ; bf12                                         ; hard-coded|`coded`|coded (steps?|and raw)|raw and coded
+coded              ; bf12                                         ; hard-coded|`coded`|coded (steps?|and raw| *[0-9])|coded$|raw and coded
 (drawn|draws)      ; sampled                                      ; (charts?|lines?|bars?|axis|axes|labels?|legends?) (is|are|be|was) drawn
 (ends?|ended) a text ; stop tokens, EOS ids
 LIST

@@ -54,27 +54,27 @@ MAX_ADDED, MAX_ADDED_BYTES, MAX_MERGED_BYTES = 1 << 16, 1 << 20, 64 << 20
 MAX_DATE_BYTES = 100
 DATE = re.compile(rb"(?:[^%]|%-?[aAbBdDeFHIjmMpRSTyY%])*", re.DOTALL)
 SECTION_REQUIRED = 1
-FEATURE_CODED = 1
+FEATURE_BF12 = 1
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
 STEPS_PER_RAW_STEP = 8
 # So many panels of a matrix are decoded at a time, so that no more memory than the result is needed beside a few of
 # them.
 PANELS_AT_A_TIME = 32
-PLAIN, CODED = 0, 1
+PLAIN, BF12 = 0, 1
 F32, BF16 = 1, 2
 VECTOR, PANELS64 = 1, 2
 DTYPE_NAMES = {F32: "f32", BF16: "bf16"}
-CODED_SECTION = 5
+BF12_SECTION = 5
 SECTION_NAMES = {
-    1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", CODED_SECTION: "CODED", 6: "TOKENIZER", 7: "CHAT",
+    1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", BF12_SECTION: "BF12", 6: "TOKENIZER", 7: "CHAT",
     8: "FILES", 9: "SAMPLING",
 }
 FILE_NAMES = (
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "generation_config.json",
 )
-SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, 4: 64 << 10, CODED_SECTION: 64 << 20, 8: 64 << 20}
+SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, 4: 64 << 10, BF12_SECTION: 64 << 20, 8: 64 << 20}
 SOURCE_TYPES = {1: "f32", 2: "f16", 3: "bf16"}
 SOURCE_OF_DESCR = {"<f4": 1, "<f2": 2, "<V2": 3, "|V2": 3, "<u2": 3}
 
@@ -185,8 +185,8 @@ class Model:
         if major != VERSION_MAJOR:
             raise FormatError(f"format version {major}.{self.version_minor}, this reads {VERSION_MAJOR}.{VERSION_MINOR}")
         check_digest("header", page[: HEADER_BYTES - 8], 0, digest)
-        if self.features & ~FEATURE_CODED:
-            raise FormatError(f"needs features {self.features:#x}, of which this reader knows {FEATURE_CODED:#x}")
+        if self.features & ~FEATURE_BF12:
+            raise FormatError(f"needs features {self.features:#x}, of which this reader knows {FEATURE_BF12:#x}")
         expect("file length", length, self.file_bytes)
         expect("header length", header_bytes, HEADER_BYTES)
         if reserved_a or any(reserved_b) or any(reserved_c):
@@ -290,7 +290,7 @@ class Model:
         self.sections = {}
         previous = 0
         for kind, flags, offset, size, digest, reserved in SECTION.iter_unpack(index[end:]):
-            if kind <= previous or flags & ~SECTION_REQUIRED or any(reserved) or (kind == CODED_SECTION and not flags):
+            if kind <= previous or flags & ~SECTION_REQUIRED or any(reserved) or (kind == BF12_SECTION and not flags):
                 raise FormatError(f"section {kind}: kind out of order, unknown flags or reserved fields")
             if kind not in SECTION_NAMES and flags & SECTION_REQUIRED:
                 raise FormatError(f"section {kind}: required, and this reader does not know it")
@@ -308,7 +308,7 @@ class Model:
         sizes, self.table_bytes = [], []
         for (name, _, _, rows, columns), record in zip(self.shapes, self.records):
             encoding, n_raw = record[4:6]
-            coded = encoding == CODED and columns is not None and self.matrices == BF16
+            coded = encoding == BF12 and columns is not None and self.matrices == BF16
             if encoding != PLAIN and not coded:
                 raise FormatError(f"{name}: encoding {encoding} is not possible")
             panels, steps = -(-rows // PANEL_ROWS), -(-(columns or 0) // step)
@@ -319,9 +319,9 @@ class Model:
             else:
                 sizes.append(4 * rows if columns is None else align(rows, PANEL_ROWS) * align(columns, step) * width)
             self.table_bytes.append(N_CODES + 4 * (panels + n_raw) if coded else 0)
-        expect("features", self.features, FEATURE_CODED if any(self.table_bytes) else 0)
-        _, tables, _ = self.sections.get(CODED_SECTION, (0, None, 0))
-        expect("section CODED: length", tables, sum(self.table_bytes) or None)
+        expect("features", self.features, FEATURE_BF12 if any(self.table_bytes) else 0)
+        _, tables, _ = self.sections.get(BF12_SECTION, (0, None, 0))
+        expect("section BF12: length", tables, sum(self.table_bytes) or None)
 
         cursor = HEADER_BYTES + self.index_bytes
         for kind, (offset, section_bytes, _) in self.sections.items():
@@ -358,7 +358,7 @@ class Model:
         """The tables of coded tensors: self.tables[position] is (exponents, raw), where raw[panel, step] tells raw
         steps.
         """
-        data, at = self.section(CODED_SECTION), 0
+        data, at = self.section(BF12_SECTION), 0
         self.tables = []
         for (name, _, _, rows, columns), record, size in zip(self.shapes, self.records, self.table_bytes):
             if size == 0:
@@ -643,7 +643,7 @@ class Model:
         return chat
 
     def check(self):
-        """Looks at all sections, of which opening the file has read none but CODED: digests, and the rules of those
+        """Looks at all sections, of which opening the file has read none but BF12: digests, and the rules of those
         that version 1.0 defines. A file of which this and opening find nothing wrong is accepted."""
         for kind in self.sections:
             self.section(kind)
@@ -763,7 +763,7 @@ def listing(model):
         yield f"  {key} {value}"
     for (name, _, _, rows, columns), record in zip(model.shapes, model.records):
         shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
-        coded = f", coded, {record[5]} raw steps" if record[4] == CODED else ""
+        coded = f", coded, {record[5]} raw steps" if record[4] == BF12 else ""
         yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes{coded}"
     for kind, (offset, size, _) in model.sections.items():
         yield f"  section {SECTION_NAMES.get(kind, kind)} at {offset}, {size} bytes"

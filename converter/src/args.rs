@@ -62,11 +62,11 @@ pub struct Pack {
     /// the file to write
     #[argh(positional)]
     model: PathBuf,
-    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, or bf16, which
-    /// rounds
+    /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, bf16, which rounds,
+    /// or bf12 (bf16 in 12 bits, as --encoding auto chooses)
     #[argh(option, default = "DtypeChoice::Auto", from_str_fn(dtype))]
     dtype: DtypeChoice,
-    /// how matrices stored as bf16 are coded: auto (the default: in 12 bits a number where that pays; loses nothing) or
+    /// how bf16 matrices are stored: auto (the default: bf12, in 12 bits an element, where that pays; loses nothing) or
     /// plain (in 16)
     #[argh(option, default = "EncodingChoice::Auto", from_str_fn(encoding))]
     encoding: EncodingChoice,
@@ -261,8 +261,8 @@ pub struct Unpack {
 
 /// `--dtype`.
 fn dtype(text: &str) -> Result<DtypeChoice, String> {
-    let mut choices = [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16].into_iter();
-    named(choices.find(|choice| choice.name() == text), "auto, f32 or bf16")
+    let choices = [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16, DtypeChoice::Bf12];
+    named(choices.into_iter().find(|choice| choice.name() == text), "auto, f32, bf16 or bf12")
 }
 
 /// `--encoding`.
@@ -376,6 +376,9 @@ impl Pack {
             yarn_attention_factor: self.yarn_attention_factor,
             no_yarn: self.no_yarn,
         };
+        if self.dtype == DtypeChoice::Bf12 && self.encoding == EncodingChoice::Plain {
+            return Err(usage("--dtype bf12 and --encoding plain, expected one of them"));
+        }
         if flags.no_yarn && flags.names_yarn() {
             return Err(usage("--no-yarn and other --yarn options, expected one of them"));
         }
@@ -390,6 +393,8 @@ impl Pack {
             model: self.model.clone(),
             dtype: self.dtype,
             encoding: self.encoding,
+            tensors: Vec::new(),
+            drafts: Vec::new(),
             vocab: self.vocab.clone(),
             program: Some(chat_child::THIS_PROGRAM.into()),
             force: self.force,

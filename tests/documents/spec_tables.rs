@@ -3,10 +3,11 @@
 
 use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::{
-    CODED_STEP_BYTES, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
+    Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
 };
-use olmo_infer::internals::format::layout::{self, Role};
+use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::tensors::{Role, tensors_of};
 use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
     Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
@@ -186,7 +187,7 @@ fn constants_match_the_code() {
         ("MAX_EOS_TOKENS", config::MAX_EOS_TOKENS as u64),
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
-        ("FEATURE_CODED", format::FEATURE_CODED),
+        ("FEATURE_BF12", format::FEATURE_BF12),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
         ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
@@ -202,7 +203,7 @@ fn roles_match_the_code() {
     // Sizes that are all different, so that no two shapes can be confused.
     let config = ModelConfig { n_heads: 6, n_kv_heads: 2, head_dim: 4, ..olmo2_1b() };
     let (q, kv) = (24, 8);
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let rows = table("## Tensors", &["code", "role", "name in a checkpoint", "shape"]);
     assert_eq!(rows.len(), 14);
     for row in &rows {
@@ -231,11 +232,11 @@ fn roles_match_the_code() {
     (0..config.n_layers()).for_each(|_| expected.extend(2..=12));
     expected.extend([13, 14]);
     assert_eq!(codes, expected);
-    let tied = layout::tensors(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
+    let tied = tensors_of(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
     assert_eq!(tied.len(), specs.len() - 1);
     assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
     // OLMo-1 has the same in the same order, but for the norms.
-    let olmo1 = layout::tensors(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
+    let olmo1 = tensors_of(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
     let norms = [5, 6, 8, 12, 13];
     let matrices: Vec<_> = specs.iter().filter(|spec| !norms.contains(&spec.role.code())).copied().collect();
     assert_eq!(olmo1, matrices);
@@ -266,7 +267,7 @@ fn record_codes_match_the_code() {
     assert_eq!(meaning("layout"), format!("{vector} vector, {panels} panels of {} rows", format::PANEL_ROWS));
     let rows = table("## Encodings", &["encoding", "name", "meaning"]);
     let documented: Vec<_> = rows.iter().map(|row| (number(&row[0]) as u32, row[1].as_str())).collect();
-    let expected = [(format::ENCODING_PLAIN, "ENCODING_PLAIN"), (format::ENCODING_CODED, "ENCODING_CODED")];
+    let expected = [(format::ENCODING_PLAIN, "ENCODING_PLAIN"), (format::ENCODING_BF12, "ENCODING_BF12")];
     assert_eq!(documented, expected);
 }
 
@@ -292,12 +293,12 @@ fn bf12_steps_and_tables_match_the_code() {
         assert_eq!(number, 0x8001 | 114 << 7, "{row:?}");
     }
     let shape = PanelShape { rows: 100, columns: 5, dtype: Dtype::Bf16 };
-    let coded = CodedTable::new(exponents, [vec![1], vec![]].into_iter());
+    let coded = Bf12Table::new(exponents, [vec![1], vec![]].into_iter());
     let mut written = Vec::new();
     coded.write(&mut written);
-    assert_eq!(CodedTable::bytes(&shape, 1), Some(written.len()));
+    assert_eq!(Bf12Table::bytes(&shape, 1), Ok(written.len() as u64));
     let document = document();
-    let sentence = format!("takes {} bytes in `CODED`", written.len());
+    let sentence = format!("takes {} bytes in `BF12`", written.len());
     assert!(document.contains(&sentence), "no {sentence:?}");
     let numbers: Vec<String> =
         written[N_CODES..].as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes).to_string()).collect();
@@ -312,7 +313,7 @@ fn sections_match_the_code() {
         (section::VOCABULARY, "VOCABULARY"),
         (section::CONFIG_JSON, "CONFIG_JSON"),
         (section::PROVENANCE, "PROVENANCE"),
-        (section::CODED, "CODED"),
+        (section::BF12, "BF12"),
         (section::TOKENIZER, "TOKENIZER"),
         (section::CHAT, "CHAT"),
         (section::FILES, "FILES"),
@@ -346,21 +347,14 @@ fn panel_example_matches_the_code() {
 #[test]
 fn layout_example_matches_the_code() {
     let rows = table("## Where everything lies", &["stored type", "data_offset", "data_bytes"]);
-    let specs = layout::tensors(&olmo2_1b());
-    let plain = vec![Encoding::Plain; specs.len()];
-    let coded = specs.iter().map(|spec| match spec.columns {
-        Some(_) => Encoding::Coded { n_raw_steps: 0 },
-        None => Encoding::Plain,
-    });
-    let cases = [
-        ("f32", Dtype::F32, plain.clone()),
-        ("bf16", Dtype::Bf16, plain),
-        ("bf16, all coded, no raw step", Dtype::Bf16, coded.collect()),
-    ];
+    let specs = tensors_of(&olmo2_1b());
+    let cases =
+        [("f32", Encoding::F32), ("bf16", Encoding::Bf16), ("bf12, no raw step", Encoding::Bf12 { n_raw_steps: 0 })];
     let expected: Vec<Vec<String>> = cases
         .into_iter()
-        .map(|(name, dtype, encodings)| {
-            let layout = layout::layout(&olmo2_1b(), dtype, &encodings, &[1000, 1 << 20, 0, 7]);
+        .map(|(name, matrices)| {
+            let encodings = layout::uniform(&specs, matrices);
+            let layout = layout::layout(&specs, &encodings, &[1000, 1 << 20, 0, 7]);
             let layout = layout.expect("a possible size");
             let data_bytes = layout.file_bytes - layout.data_offset;
             vec![name.to_string(), layout.data_offset.to_string(), data_bytes.to_string()]

@@ -4,6 +4,7 @@
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::format::{Encoding, section};
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{claimed, vocabulary, with_sections, write_with_holes};
@@ -56,7 +57,7 @@ fn tokenizing_takes_16_bytes_per_byte_of_text() {
     // A word that is longer costs as little as it is read.
     fs::write(&path, "a".repeat(TEXT_BYTES)).expect("written");
     let run = within(2 * TEXT_BYTES as u64 + FEW_BYTES, "too long", &[Path::new("tokenize"), &model, &path]);
-    let says = "the text has a word, or a run of spaces or signs, of more than 1048576 bytes, which begins \" aaaa";
+    let says = "the text has a word, or a run of spaces or symbols, of more than 1048576 bytes, which begins \" aaaa";
     assert!(run.status.code() == Some(1) && run.stderr.contains(says), "{}", run.stderr);
     // What the system does not give is an error, wherever it is refused.
     let piece = format!("{} ", "\u{1d160}".repeat(80_000));
@@ -84,7 +85,7 @@ fn holes_cost_nothing() {
     let good = Packed::plain_bf16();
     // A model of numbers that were never written, which was made just now.
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 128, n_heads: 2, head_dim: 64, ..tiny_config() };
-    let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
+    let encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
     let (bytes, layout) = claimed(&good.bytes, &config, &encodings);
     let (model, tokens) = (folder.join("numbers.olmo"), folder.join("t.bin"));
     fs::write(&tokens, 1u32.to_le_bytes()).expect("written");
@@ -121,7 +122,7 @@ fn holes_cost_nothing() {
     ids.extend(99u32.to_le_bytes());
     write_with_holes(&tokens, &ids);
     let run = within(FEW_BYTES, "ids of holes", &[Path::new("detokenize"), &model, &tokens]);
-    assert!(run.status.code() == Some(1) && run.stderr.contains("was never written, expected ids"), "{}", run.stderr);
+    assert!(run.status.code() == Some(1) && run.stderr.contains("MiB of holes, expected ids"), "{}", run.stderr);
 }
 
 #[test]

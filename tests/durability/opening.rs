@@ -8,6 +8,7 @@ use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::claimed;
 use olmo_tests::packed::{Packed, tiny_config};
@@ -53,7 +54,7 @@ fn program_reads_no_tensors_before_it_computes() {
     let folder = TempDir::new("opened");
     let (model, tokens) = (folder.join("m.olmo"), folder.join("t.bin"));
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 3072, ..tiny_config() };
-    let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
+    let encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
     let (bytes, layout) = claimed(&Packed::plain_bf16().bytes, &config, &encodings);
     assert!(layout.file_bytes > 100_000_000_000);
     fs::write(&model, bytes).expect("written");

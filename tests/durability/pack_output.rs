@@ -301,7 +301,7 @@ fn model_that_reader_refuses_gets_no_name() {
     cases.push((flip(140), None, "header digest: found ".into()));
     cases.push((flip(HEADER_BYTES), None, "index digest: found ".into()));
     for &(kind, at) in &sections {
-        let says = if kind == section::CODED { "coded tables" } else { ": its digest is wrong" };
+        let says = if kind == section::BF12 { "coded tables" } else { ": its digest is wrong" };
         cases.push((flip(at), None, says.into()));
     }
     let config = |field: &'static str, value: u64| -> Change {

@@ -5,7 +5,7 @@ use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::{self, HEADER_BYTES, SECTION_RECORD_BYTES, TENSOR_RECORD_BYTES, section};
 use olmo_tests::crafted::repair_digests;
-use olmo_tests::{TempDir, run, write_coded_weights};
+use olmo_tests::{TempDir, run, write_bf12_weights};
 use std::fs;
 use std::ops::Range;
 
@@ -29,16 +29,16 @@ impl Case {
     fn new(flags: &[&str]) -> Case {
         let folder = TempDir::new("coded-refused");
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-        write_coded_weights(&weights);
+        write_bf12_weights(&weights);
         run(PACK, [weights.to_str().expect("UTF-8"), model.to_str().expect("UTF-8")].iter().chain(flags)).ok();
         let file = ModelFile::open(&model).expect("a good file");
         let (mut coded, mut gate) = (0..0, 0..0);
-        if let Some(index) = file.sections().iter().position(|record| record.kind.get() == section::CODED) {
+        if let Some(index) = file.sections().iter().position(|record| record.kind.get() == section::BF12) {
             let extent = file.layout().sections[index];
             coded = extent.offset as usize..extent.end() as usize;
             let table_bytes = |index: usize| {
                 let n_panels = file.specs()[index].rows.div_ceil(64);
-                file.coded_table(index).map_or(0, |table| 16 + 4 * (n_panels + table.n_raw_steps()))
+                file.bf12_table(index).map_or(0, |table| 16 + 4 * (n_panels + table.n_raw_steps()))
             };
             let begin = coded.start + (0..GATE_PROJ).map(table_bytes).sum::<usize>();
             gate = begin..begin + table_bytes(GATE_PROJ);
@@ -53,13 +53,13 @@ impl Case {
         HEADER_BYTES + index * TENSOR_RECORD_BYTES
     }
 
-    /// Where the record of the section `CODED` lies: it is the last one.
+    /// Where the record of the section `BF12` lies: it is the last one.
     fn section_record(&self) -> usize {
         let n_sections = u32::from_le_bytes(*self.bytes[48..].first_chunk().expect("a header")) as usize;
         self.record(self.n_tensors) + (n_sections - 1) * SECTION_RECORD_BYTES
     }
 
-    /// Opens the file with `changes`, each some bytes at an offset; digests are made right for all but `CODED`, which
+    /// Opens the file with `changes`, each some bytes at an offset; digests are made right for all but `BF12`, which
     /// has the choice.
     fn open(&self, changes: &[(usize, &[u8])], right_digest: bool) -> Result<ModelFile, Error> {
         let mut bytes = self.bytes.clone();
@@ -67,7 +67,7 @@ impl Case {
             bytes[*at..*at + change.len()].copy_from_slice(change);
         }
         if right_digest {
-            let digest = format::digest(&bytes[self.coded.clone()], section::CODED.into());
+            let digest = format::digest(&bytes[self.coded.clone()], section::BF12.into());
             let at = self.section_record() + 24;
             bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());
         }
@@ -97,7 +97,7 @@ fn opens_unchanged_file() {
     let Err(Error::Damaged { place, .. }) = case.open(&[(case.coded.start, &[0])], false) else {
         panic!("a flipped byte of the tables was not refused");
     };
-    assert_eq!(place, "section CODED: digest");
+    assert_eq!(place, "section BF12: digest");
 }
 
 /// Row O27, in the process.
@@ -105,7 +105,7 @@ fn opens_unchanged_file() {
 fn refuses_malformed_tables_by_tensor() {
     let case = Case::new(&["--dtype", "bf16"]);
     let gate = case.gate.start;
-    let place = "section CODED: model.layers.0.mlp.gate_proj.weight";
+    let place = "section BF12: model.layers.0.mlp.gate_proj.weight";
     let u32 = |number: u32| number.to_le_bytes();
     let exponents: [u8; 16] = *case.bytes[gate..].first_chunk().expect("exponents");
     let mut descending = exponents;
@@ -121,7 +121,7 @@ fn refuses_malformed_tables_by_tensor() {
     case.open(&[(gate + 20, &u32(GATE_STEPS - 1))], true).expect("a step of the panel");
     // The embedding has two panels with a raw step each; both in the second one must ascend.
     let embedding = case.coded.start;
-    let place = "section CODED: model.embed_tokens.weight";
+    let place = "section BF12: model.embed_tokens.weight";
     let counts = [u32(0), u32(2)].concat();
     for (steps, is_good) in [([3, 5], true), ([5, 3], false), ([5, 5], false)] {
         let steps_bytes = steps.map(u32).concat();
@@ -136,7 +136,7 @@ fn refuses_malformed_tables_by_tensor() {
     let up = case.gate.end;
     let exchanged = [&case.bytes[up..up + 20], &case.bytes[case.gate.clone()]].concat();
     let found = case.open(&[(gate, &exchanged)], true).err().expect("refused").to_string();
-    assert!(found.contains("section CODED: model.layers.0.mlp."), "{found}");
+    assert!(found.contains("section BF12: model.layers.0.mlp."), "{found}");
 }
 
 /// Row O26, in the process.
@@ -147,14 +147,14 @@ fn refuses_sections_that_contradict_records() {
     let bytes = case.coded.len() as u64;
     for length in [bytes - 4, bytes + 4, 0] {
         let change = length.to_le_bytes();
-        case.assert_damaged(&[(section + 16, &change)], true, "section CODED", &format!("{length} bytes"));
+        case.assert_damaged(&[(section + 16, &change)], true, "section BF12", &format!("{length} bytes"));
     }
     // Not required, and another kind.
-    case.assert_damaged(&[(section + 4, &[0; 4])], true, "section CODED", "unknown flags");
-    case.assert_damaged(&[(section, &6u32.to_le_bytes()), (section + 4, &[0; 4])], true, "section CODED", "no section");
+    case.assert_damaged(&[(section + 4, &[0; 4])], true, "section BF12", "unknown flags");
+    case.assert_damaged(&[(section, &6u32.to_le_bytes()), (section + 4, &[0; 4])], true, "section BF12", "no section");
     // A raw step more or less moves everything behind it.
     let raw = case.record(GATE_PROJ) + 20;
-    case.assert_damaged(&[(raw, &0u32.to_le_bytes())], true, "section CODED", &format!("{bytes} bytes"));
+    case.assert_damaged(&[(raw, &0u32.to_le_bytes())], true, "section BF12", &format!("{bytes} bytes"));
     case.assert_damaged(&[(raw, &2u32.to_le_bytes())], true, "model.layers.0.mlp.gate_proj.weight", "2 raw steps");
     case.assert_damaged(&[(raw, &[0xff; 4])], true, "model.layers.0.mlp.gate_proj.weight", "4294967295 raw steps");
 }
@@ -183,7 +183,7 @@ fn encoding_requires_the_feature_bit() {
         if flags[1] == "f32" {
             plain.assert_damaged(&[(encoding, &change), (24, &features(1))], false, name, "a coded tensor");
         } else {
-            plain.assert_damaged(&[(encoding, &change), (24, &features(1))], false, "section CODED", "no section");
+            plain.assert_damaged(&[(encoding, &change), (24, &features(1))], false, "section BF12", "no section");
         }
     }
     // A vector.

@@ -1,12 +1,13 @@
 //! Every limit of a configuration and of a layout: the last value inside is taken, the first one outside is refused by
 //! its key, and where the data lies changes at the very byte that the format names.
 
+use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::{
     Architecture, AttentionKind, LAYER_NORM_EPS, MAX_EOS_TOKENS, MAX_HEAD_DIM, MAX_LAYERS, MAX_POSITIONS,
     MAX_VOCAB_SIZE, MAX_WIDTH, ModelConfig, Yarn,
 };
 use olmo_infer::internals::format::layout;
-use olmo_infer::internals::format::{Dtype, Encoding};
+use olmo_infer::internals::format::tensors::tensors_of;
 
 /// A model in which every number is a small possible one.
 fn tiny(architecture: Architecture) -> ModelConfig {
@@ -197,8 +198,7 @@ fn data_from_16_mib_is_aligned_for_huge_pages() {
     let cases = [(4090, 2 << 20, 18_874_368, 18_939_904, 19_005_440), (4089, 8192, 16_756_736, 16_781_056, 16_781_312)];
     for (panels, embedding, layer, norm, file_bytes) in cases {
         let config = config(panels);
-        let encodings = vec![Encoding::Plain; 13];
-        let layout = layout::layout(&config, Dtype::F32, &encodings, &[7, 1]).expect("a possible size");
+        let layout = layout::layout(&tensors_of(&config), &[Encoding::F32; 13], &[7, 1]).expect("a possible size");
         let offsets: Vec<u64> = layout.tensors.iter().map(|extent| extent.offset).collect();
         let layer = in_layer.map(|offset| layer + offset);
         assert_eq!(offsets, [&[embedding], &layer[..], &[norm]].concat());

@@ -10,6 +10,8 @@ use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::sizes::TooLarge;
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, BYTE_ORDER_MARK, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, MAGIC, SectionRecord, TensorRecord,
     VERSION_MAJOR, VERSION_MINOR, section,
@@ -72,10 +74,10 @@ fn dtype() -> impl Strategy<Value = Dtype> {
     prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)]
 }
 
-/// The layout of a model without coded matrices, with sections of some lengths.
+/// The layout of a model without bf12 matrices, with sections of some lengths.
 fn plain_layout(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Layout> {
-    let encodings = vec![Encoding::Plain; layout::tensors(config).len()];
-    layout::layout(config, matrices, &encodings, sections).ok()
+    let specs = tensors_of(config);
+    layout::layout(&specs, &layout::uniform(&specs, Encoding::plain(matrices)), sections).ok()
 }
 
 #[test]
@@ -101,8 +103,9 @@ fn layout_is_aligned_disjoint_and_ordered() {
 #[test]
 fn tensor_sizes_match_unbounded_arithmetic() {
     check((model(1 << 20, 1), dtype()), |(config, matrices)| {
-        for spec in layout::tensors(&config) {
-            let found = layout::tensor_bytes(&spec, matrices, Encoding::Plain).expect("possible");
+        for spec in tensors_of(&config) {
+            let encoding = spec.columns.map_or(Encoding::F32, |_| Encoding::plain(matrices));
+            let found = layout::tensor_bytes(&spec, encoding).expect("possible");
             let rows = spec.rows as u128;
             let expected = match spec.columns {
                 None => rows * 4,
@@ -121,13 +124,13 @@ fn tensor_sizes_match_unbounded_arithmetic() {
 fn impossible_sizes_are_errors_and_never_wrap() {
     let spec = (edgy(usize::MAX), edgy(usize::MAX), dtype());
     check(spec, |(rows, columns, matrices)| {
-        let spec = layout::TensorSpec { role: layout::Role::LmHead, layer: None, rows, columns: Some(columns) };
+        let spec = TensorSpec { role: Role::LmHead, layer: None, rows, columns: Some(columns), is_draft: false };
         let step = if matrices == Dtype::F32 { 1u128 } else { 2 };
         let rows = (rows as u128).div_ceil(64) * 64;
         let expected = rows.checked_mul((columns as u128).div_ceil(step) * step).and_then(|n| n.checked_mul(4 / step));
-        match layout::tensor_bytes(&spec, matrices, Encoding::Plain) {
+        match layout::tensor_bytes(&spec, Encoding::plain(matrices)) {
             Ok(found) => prop_assert_eq!(Some(u128::from(found)), expected),
-            Err(layout::TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
+            Err(TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
         }
         Ok(())
     });
@@ -136,7 +139,7 @@ fn impossible_sizes_are_errors_and_never_wrap() {
 #[test]
 fn parameter_count_is_the_number_of_elements() {
     check(model(1 << 20, 6), |config| {
-        let elements: u64 = layout::tensors(&config).iter().map(|spec| spec.n_elements()).sum();
+        let elements: u64 = tensors_of(&config).iter().map(|spec| spec.n_elements()).sum();
         prop_assert_eq!(config.n_parameters(), elements);
         Ok(())
     });
@@ -202,8 +205,10 @@ impl Head {
     fn new(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Head> {
         let layout = plain_layout(config, matrices, sections)?;
         let mut index = Vec::new();
-        for (spec, &extent) in layout::tensors(config).iter().zip(&layout.tensors) {
-            index.extend_from_slice(TensorRecord::new(spec, matrices, Encoding::Plain, extent).as_bytes());
+        let specs = tensors_of(config);
+        let encodings = layout::uniform(&specs, Encoding::plain(matrices));
+        for ((spec, encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
+            index.extend_from_slice(TensorRecord::new(spec, encoding, extent).as_bytes());
         }
         // Kinds that this version does not define, and that a reader may ignore.
         for (kind, extent) in (100..).zip(&layout.sections) {
@@ -251,7 +256,7 @@ fn reads_every_possible_model() {
         let index = Head::new(&config, matrices, &sections).expect("possible").read();
         let index = index.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(index.config, config);
-        prop_assert_eq!(index.matrices, matrices);
+        prop_assert_eq!(index.encodings, layout::uniform(&index.specs, Encoding::plain(matrices)));
         prop_assert_eq!(index.sections.len(), sections.len());
         Ok(())
     });
@@ -262,7 +267,7 @@ fn reads_sections(records: &[(u32, u32, u64)]) -> bool {
     let bytes: Vec<u64> = records.iter().map(|record| record.2).collect();
     let config = model(1, 1).new_tree(&mut TestRunner::deterministic()).expect("no filter").current();
     let mut head = Head::new(&config, Dtype::F32, &bytes).expect("possible");
-    let first = HEADER_BYTES + layout::tensors(&config).len() * size_of::<TensorRecord>();
+    let first = HEADER_BYTES + tensors_of(&config).len() * size_of::<TensorRecord>();
     for (record, &(kind, flags, _)) in head.bytes[first..].chunks_exact_mut(size_of::<SectionRecord>()).zip(records) {
         let record = SectionRecord::mut_from_bytes(record).expect("a record");
         record.kind.set(kind);
@@ -284,7 +289,7 @@ fn reads_sections_only_in_ascending_order() {
     let kinds = prop::collection::vec(prop_oneof![0..11u32, 100..103u32], 0..4);
     check(kinds, |mut kinds| {
         // The tables of coded matrices, which this model has not.
-        kinds.retain(|&kind| kind != section::CODED);
+        kinds.retain(|&kind| kind != section::BF12);
         let records: Vec<(u32, u32, u64)> = kinds.iter().map(|&kind| (kind, 0, 1)).collect();
         prop_assert_eq!(reads_sections(&records), kinds.is_sorted_by(|a, b| a < b) && !kinds.contains(&0));
         Ok(())
@@ -293,7 +298,7 @@ fn reads_sections_only_in_ascending_order() {
 
 #[test]
 fn section_limits_and_required_flags_are_checked() {
-    for kind in (section::SOURCES..=section::LAST + 2).filter(|&kind| kind != section::CODED) {
+    for kind in (section::SOURCES..=section::LAST + 2).filter(|&kind| kind != section::BF12) {
         let most = section::max_bytes(kind);
         assert!(reads_sections(&[(kind, 0, 0)]) && reads_sections(&[(kind, 0, most)]), "{kind}");
         assert!(!reads_sections(&[(kind, 0, most + 1)]), "{kind}");
@@ -322,7 +327,7 @@ fn smallest_magnitude_is_zero_or_positive() {
 /// Parts of the head whose bytes may be something else under right digests: what a writer says about numbers and about
 /// sections, and what a newer writer may say.
 fn is_free(at: usize, config: &ModelConfig) -> bool {
-    let n_tensors = layout::tensors(config).len();
+    let n_tensors = tensors_of(config).len();
     let in_record = |field: Range<usize>| {
         let Some(at) = at.checked_sub(HEADER_BYTES).filter(|at| *at < n_tensors * 128) else { return false };
         field.contains(&(at % 128))

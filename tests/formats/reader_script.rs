@@ -8,15 +8,15 @@ use crate::PACK;
 use olmo_infer::internals::error::shown;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{self, Encoding, SectionRecord, section};
 use olmo_pack::folder::element::{f16_to_f32, round_to_bf16};
 use olmo_tests::crafted::{self, Field, claimed};
 use olmo_tests::packed::range;
 use olmo_tests::readers::{self, Readers};
 use olmo_tests::{
-    Finished, Stored, TempDir, coded_config, finish, npy_path, python, reference_cases, repository, run, small_config,
-    write_coded_weights, write_weights,
+    Finished, Stored, TempDir, bf12_config, finish, npy_path, python, reference_cases, repository, run, small_config,
+    write_bf12_weights, write_weights,
 };
 use std::fs;
 use std::io::Write;
@@ -147,12 +147,12 @@ fn reads_bf12_matrices_with_raw_steps() {
     let Some(python) = python("scripts/read_olmo.py", "numpy") else { return };
     let folder = TempDir::new("reader-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_coded_weights(&weights);
+    write_bf12_weights(&weights);
     assert_read_back(&python, &weights, "bf16");
     run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
     let listing = script(&python, &[&model]);
     let listing = listing.ok();
-    for line in ["gate_proj.weight [5, 17] bf16 at ", " bytes, coded, 1 raw steps\n", "  section CODED at "] {
+    for line in ["gate_proj.weight [5, 17] bf16 at ", " bytes, coded, 1 raw steps\n", "  section BF12 at "] {
         assert!(listing.contains(line), "no {line:?} in {listing}");
     }
     // Plain bf16 is read as well.
@@ -167,7 +167,7 @@ fn rows_matrices_and_panels_match_the_whole() {
     let folder = TempDir::new("reader-parts");
     let (odd, coded, model) = (folder.join("odd"), folder.join("coded"), folder.join("m.olmo"));
     write_weights(&odd, &small_config(), Stored::F32, 24);
-    write_coded_weights(&coded);
+    write_bf12_weights(&coded);
     let demo = repository().join("demo/weights");
     for (weights, flags, expected) in [
         (&demo, "--dtype f32", "23 views of 23\n"),
@@ -282,23 +282,24 @@ fn refuses_invalid_files_in_one_line() {
     }
     // The tables of coded matrices.
     let weights = folder.join("coded");
-    write_coded_weights(&weights);
+    write_bf12_weights(&weights);
     run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
     let file = ModelFile::open(&model).expect("a model");
     let mut bytes = fs::read(&model).expect("read");
-    let tables = file.layout().sections.last().expect("CODED");
+    let tables = file.layout().sections.last().expect("BF12");
     bytes[tables.offset as usize] ^= 1;
     fs::write(&bad, &bytes).expect("written");
     let line = script(&python, &[&bad]);
     let expected = format!("read_olmo.py: {}: section 5: digest: found ", bad.display());
     assert!(line.refused(1).starts_with(&expected), "{}", line.stderr);
     // Tables beyond their limit, of a file as long as it says.
-    let layer_types = vec![coded_config().layer_types[0]; 1024];
-    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..coded_config() };
-    let is_coded = |spec: &TensorSpec| matches!(spec.role, Role::GateProj | Role::UpProj);
-    let encoding =
-        |spec: &TensorSpec| if is_coded(spec) { Encoding::Coded { n_raw_steps: 0 } } else { Encoding::Plain };
-    let encodings: Vec<Encoding> = layout::tensors(&config).iter().map(encoding).collect();
+    let layer_types = vec![bf12_config().layer_types[0]; 1024];
+    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..bf12_config() };
+    let encoding = |spec: &TensorSpec| match spec.role {
+        Role::GateProj | Role::UpProj => Encoding::Bf12 { n_raw_steps: 0 },
+        _ => spec.columns.map_or(Encoding::F32, |_| Encoding::Bf16),
+    };
+    let encodings: Vec<Encoding> = tensors_of(&config).iter().map(encoding).collect();
     let (head, layout) = claimed(&fs::read(&model).expect("read"), &config, &encodings);
     fs::write(&bad, head).expect("written");
     fs::File::options().write(true).open(&bad).and_then(|file| file.set_len(layout.file_bytes)).expect("a sparse file");
@@ -307,7 +308,7 @@ fn refuses_invalid_files_in_one_line() {
     let expected = format!("read_olmo.py: {}: section 5: {n_bytes} bytes are too many", bad.display());
     assert_eq!(line.refused(1), expected);
     let ours = ModelFile::open(&bad).err().expect("refused").to_string();
-    assert!(n_bytes > 64 << 20 && ours.contains(&format!("section CODED: found {n_bytes} bytes")), "{ours}");
+    assert!(n_bytes > 64 << 20 && ours.contains(&format!("section BF12: found {n_bytes} bytes")), "{ours}");
     let missing = script(&python, &[&folder.join("missing.olmo")]);
     assert!(missing.refused(1).ends_with("missing.olmo: No such file or directory"), "{}", missing.stderr);
 }

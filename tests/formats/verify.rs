@@ -5,8 +5,9 @@ use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::bf12::{CODED_STEP_BYTES, RAW_STEP_BYTES};
-use olmo_infer::internals::format::layout::{Layout, TensorSpec};
+use olmo_infer::internals::format::layout::Layout;
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{self, Dtype, HEADER_BYTES, SectionRecord, TokenizerHead, VocabularyHead, section};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_pack::commands::copy;
@@ -15,7 +16,7 @@ use olmo_pack::commands::verify;
 use olmo_pack::encode::pool;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::packed::{Packed, range, tiny_config};
-use olmo_tests::{Stored, TempDir, coded_config, files, repository, write_coded_weights, write_weights};
+use olmo_tests::{Stored, TempDir, bf12_config, files, repository, write_bf12_weights, write_weights};
 use std::fs;
 use std::mem::offset_of;
 use std::path::Path;
@@ -29,8 +30,8 @@ fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout
 }
 
 /// Packs weights with coded matrices and raw steps.
-fn packed_coded(folder: &TempDir) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
-    write_coded_weights(&folder.join("w"));
+fn packed_bf12(folder: &TempDir) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
+    write_bf12_weights(&folder.join("w"));
     packed_as(folder, DtypeChoice::Bf16, EncodingChoice::Auto)
 }
 
@@ -61,9 +62,9 @@ fn finds_swapped_tensors_of_one_shape() {
     assert_exchanged_gate_and_up_are_found(&folder, plain);
     // Coded, and of one length: neither has a raw step.
     let folder = TempDir::new("exchanged-coded");
-    write_weights(&folder.join("w"), &coded_config(), Stored::F32, 3);
+    write_weights(&folder.join("w"), &bf12_config(), Stored::F32, 3);
     let coded = packed_as(&folder, DtypeChoice::Bf16, EncodingChoice::Auto);
-    assert!(coded.2.contains(&section::CODED));
+    assert!(coded.2.contains(&section::BF12));
     assert_exchanged_gate_and_up_are_found(&folder, coded);
 }
 
@@ -135,7 +136,7 @@ fn checks_padding_and_magnitudes_under_valid_digests() {
 #[test]
 fn checks_bf12_spelling_under_valid_digests() {
     let folder = TempDir::new("crafted-coded");
-    let (layout, specs, _) = packed_coded(&folder);
+    let (layout, specs, _) = packed_bf12(&folder);
     let path = folder.join("m.olmo");
     let original = fs::read(&path).expect("a model");
     let crafted = |tensor: &str, changes: &[(usize, u8)]| {
@@ -242,7 +243,7 @@ fn finds_damage_in_two_panels_as_in_one() {
     let places = [0, 64].map(|row| (2 * shape.element(row, 3), &[1u8][..]));
     assert_eq!(found(&with_tensor(&plain, 0, &places[..1])), padding);
     assert_eq!(found(&with_tensor(&plain, 0, &places)), padding);
-    let coded = of_two_panels(coded_config(), EncodingChoice::Auto);
+    let coded = of_two_panels(bf12_config(), EncodingChoice::Auto);
     assert_eq!(found(&coded.bytes), [""; 0]);
     // The same in codes: 17 columns are 9 steps, of which none is raw.
     let panel = 9 * CODED_STEP_BYTES;

@@ -34,7 +34,7 @@ struct Computed {
     logits: Vec<f32>,
     greedy: Vec<u64>,
     /// Matrices of the file that are coded.
-    n_coded: usize,
+    n_bf12: usize,
 }
 
 fn compute(case: &Path, dtype: &str, encoding: &str, flags: &[&str]) -> Computed {
@@ -56,8 +56,8 @@ fn compute(case: &Path, dtype: &str, encoding: &str, flags: &[&str]) -> Computed
     assert_eq!(shape[0], n_prompt + GREEDY_STEPS);
     logits.truncate(n_prompt * shape[1]);
     let file = ModelFile::open(&model).expect("a model");
-    let n_coded = (0..file.specs().len()).filter(|&index| file.coded_table(index).is_some()).count();
-    Computed { logits, greedy: next[n_prompt - 1..][..GREEDY_STEPS].to_vec(), n_coded }
+    let n_bf12 = (0..file.specs().len()).filter(|&index| file.bf12_table(index).is_some()).count();
+    Computed { logits, greedy: next[n_prompt - 1..][..GREEDY_STEPS].to_vec(), n_bf12 }
 }
 
 fn expected(case: &Path) -> (Value, Vec<f32>) {
@@ -106,7 +106,7 @@ fn bf16_files_are_as_close_as_the_reference_in_bf16() {
             let plain = compute(&case, "bf16", "plain", flags);
             let coded = compute(&case, "bf16", "auto", flags);
             // Else this would compare a plain file with itself.
-            assert!(plain.n_coded == 0 && coded.n_coded > 0, "{}: {} coded", case.display(), coded.n_coded);
+            assert!(plain.n_bf12 == 0 && coded.n_bf12 > 0, "{}: {} coded", case.display(), coded.n_bf12);
             // The portable products of coded files are the same kernels on the same numbers, too.
             assert!(plain.logits == coded.logits && plain.greedy == coded.greedy, "{} {flags:?}", case.display());
             let (max, mean) = errors(&coded.logits, &reference);

@@ -2,7 +2,7 @@
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::activations::LOGITS_CHUNK;
@@ -60,7 +60,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
         config.max_position_embeddings = 512;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 11);
-        for spec in layout::tensors(&config).iter().filter(|spec| spec.columns.is_some()) {
+        for spec in tensors_of(&config).iter().filter(|spec| spec.columns.is_some()) {
             // Sixteen exponents and a few outliers, for raw steps. Rounding to bf16 leaves them.
             map_numbers(&weights, &spec.name(), |i, old| {
                 let exponent = if i % 1009 == 100 { 87 } else { 124 - i as u32 % 16 };
@@ -77,7 +77,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
         for models in [vec![pack("f32", "auto")], vec![pack("bf16", "plain"), pack("bf16", "auto")]] {
             if let Some(coded) = models.get(1) {
                 let file = ModelFile::open(coded).expect("a good file");
-                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.coded_table(index)).collect();
+                let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.bf12_table(index)).collect();
                 assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are coded");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }

@@ -3,11 +3,11 @@
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::encodings::bf12::CodedPanels;
-use olmo_infer::internals::format::layout::{self, TensorSpec};
+use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
+use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_tests::{
-    Random, Stored, TempDir, coded_config, map_numbers, run, small_config, write_coded_weights, write_weights,
+    Random, Stored, TempDir, bf12_config, map_numbers, run, small_config, write_bf12_weights, write_weights,
 };
 use std::fs;
 use std::path::Path;
@@ -34,9 +34,10 @@ fn assert_restored(model: &Path, weights: &Path) {
 /// The encoding of each matrix of a file, by name.
 fn encodings(model: &Path) -> Vec<(String, Encoding)> {
     let file = ModelFile::open(model).expect("a good file");
-    let encoding = |index: usize| match file.coded_table(index) {
-        None => Encoding::Plain,
-        Some(table) => Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 },
+    let encoding = |index: usize| {
+        let n_raw_steps = file.bf12_table(index).map(|table| table.n_raw_steps() as u32);
+        assert_eq!(n_raw_steps.unwrap_or(0), file.encoding(index).n_raw_steps());
+        file.encoding(index)
     };
     let matrices = file.specs().iter().enumerate().filter(|(_, spec)| spec.columns.is_some());
     matrices.map(|(index, spec)| (spec.name(), encoding(index))).collect()
@@ -48,10 +49,10 @@ fn numbers(model: &Path) -> Vec<(String, Vec<u16>)> {
     let matrix = |(index, spec): (usize, &TensorSpec)| {
         let shape = spec.panel_shape(Dtype::Bf16)?;
         let stored = file.tensor_bytes(index);
-        let plain = match file.coded_table(index) {
+        let plain = match file.bf12_table(index) {
             None => stored.copied().expect("memory"),
             Some(table) => {
-                let coded = CodedPanels::new(&shape, stored, table);
+                let coded = Bf12Panels::new(&shape, stored, table);
                 let panels = (0..shape.n_panels()).map(|panel| coded.panel(panel));
                 let steps = panels.flat_map(|panel| panel.steps().map(move |step| step.numbers(panel.exponents())));
                 steps.flatten().flat_map(u32::to_le_bytes).collect()
@@ -66,7 +67,7 @@ fn numbers(model: &Path) -> Vec<(String, Vec<u16>)> {
 
 /// Cuts the numbers of all matrices to bf16.
 fn cut_to_bf16(weights: &Path, config: &ModelConfig) {
-    for spec in layout::tensors(config) {
+    for spec in tensors_of(config) {
         map_numbers(weights, &spec.name(), |_, number| f32::from_bits(number.to_bits() & 0xffff_0000));
     }
 }
@@ -75,10 +76,10 @@ fn cut_to_bf16(weights: &Path, config: &ModelConfig) {
 fn weights_of_every_kind_round_trip() {
     let folder = TempDir::new("pack-coded");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_coded_weights(&weights);
+    write_bf12_weights(&weights);
     let raw = |name: &str| {
         let encoding = encodings(&model).into_iter().find(|(found, _)| found.contains(name)).expect("a matrix").1;
-        assert_ne!(encoding, Encoding::Plain, "{name}");
+        assert_ne!(encoding, Encoding::Bf16, "{name}");
         encoding.n_raw_steps()
     };
     // The embedding with subnormal numbers and zeros of both signs, q_proj all zero.
@@ -86,7 +87,7 @@ fn weights_of_every_kind_round_trip() {
     map_numbers(&weights, "model.layers.0.mlp.down_proj.weight", |i, _| {
         [2f32.powi(-130), -2f32.powi(-133), 0.0, -0.0, f32::from_bits(0x3f80_0000), -1e38][i % 6]
     });
-    cut_to_bf16(&weights, &coded_config());
+    cut_to_bf16(&weights, &bf12_config());
     let said = pack(&weights, &model, &[]);
     assert!(said.contains("  matrices    bf16 in 12.") && said.contains(" bits, nothing lost"), "{said}");
     assert_eq!((raw("embed_tokens"), raw("gate_proj"), raw("up_proj")), (2, 1, 0));
@@ -104,7 +105,7 @@ fn weights_of_every_kind_round_trip() {
     run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--force"]).refused(1);
     // Columns 6 and 7 of row 2, column 16 of row 4: two of nine steps are too many.
     pack(&weights, &model, &["--allow-nonfinite"]);
-    assert!(encodings(&model).contains(&("model.layers.0.mlp.up_proj.weight".into(), Encoding::Plain)));
+    assert!(encodings(&model).contains(&("model.layers.0.mlp.up_proj.weight".into(), Encoding::Bf16)));
     assert_restored(&model, &weights);
     map_numbers(&weights, "model.layers.0.mlp.up_proj.weight", |i, number| if i == 84 { 1.5 } else { number });
     pack(&weights, &model, &["--allow-nonfinite"]);
@@ -119,7 +120,7 @@ fn every_source_type_round_trips() {
     for stored in [Stored::Bf16, Stored::F32OfBf16] {
         write_weights(&weights, &small_config(), stored, 8);
         pack(&weights, &model, &[]);
-        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Plain), "{stored:?}");
+        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Bf16), "{stored:?}");
         assert_restored(&model, &weights);
     }
     // Rounded: the numbers of the coded file are those of the plain one.
@@ -128,12 +129,12 @@ fn every_source_type_round_trips() {
         let plain = folder.join("p.olmo");
         pack(&weights, &model, &["--dtype", "bf16"]);
         pack(&weights, &plain, &["--dtype", "bf16", "--encoding", "plain"]);
-        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Plain), "{stored:?}");
-        assert!(encodings(&plain).iter().all(|(_, encoding)| *encoding == Encoding::Plain), "{stored:?}");
+        assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Bf16), "{stored:?}");
+        assert!(encodings(&plain).iter().all(|(_, encoding)| *encoding == Encoding::Bf16), "{stored:?}");
         run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
-        let (of_coded, of_plain) = (numbers(&model), numbers(&plain));
-        assert_eq!((of_coded.len(), of_plain.len()), (encodings(&model).len(), encodings(&model).len()));
-        for ((name, coded), (_, plain)) in of_coded.iter().zip(&of_plain) {
+        let (of_bf12, of_plain) = (numbers(&model), numbers(&plain));
+        assert_eq!((of_bf12.len(), of_plain.len()), (encodings(&model).len(), encodings(&model).len()));
+        for ((name, coded), (_, plain)) in of_bf12.iter().zip(&of_plain) {
             assert!(coded == plain, "{stored:?} {name}");
             assert!(plain.iter().any(|&bits| bits != 0), "{stored:?} {name}");
         }
@@ -164,7 +165,7 @@ fn files_have_the_predicted_size() {
     let folder = TempDir::new("pack-coded-size");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     let config = wide_config();
-    let matrices = || layout::tensors(&config).into_iter().filter(|spec| spec.columns.is_some());
+    let matrices = || tensors_of(&config).into_iter().filter(|spec| spec.columns.is_some());
     let ratio = || {
         let sizes = ["plain", "auto"].map(|encoding| {
             pack(&weights, &model, &["--encoding", encoding]);
@@ -197,7 +198,7 @@ fn files_have_the_predicted_size() {
     }
     let found = ratio();
     assert!(found <= 1.01, "{found}");
-    assert!(encodings(&model).iter().all(|(_, encoding)| *encoding == Encoding::Plain));
+    assert!(encodings(&model).iter().all(|(_, encoding)| *encoding == Encoding::Bf16));
     assert_restored(&model, &weights);
 }
 
@@ -205,15 +206,15 @@ fn files_have_the_predicted_size() {
 fn encodes_up_to_one_raw_step_in_eight() {
     let folder = TempDir::new("pack-coded-share");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
-    write_coded_weights(&weights);
+    write_bf12_weights(&weights);
     let gate = "model.layers.0.mlp.gate_proj.weight";
     let encoding = || encodings(&model).into_iter().find(|(name, _)| name == gate).expect("gate_proj").1;
     pack(&weights, &model, &["--dtype", "bf16"]);
-    assert_eq!(encoding(), Encoding::Coded { n_raw_steps: 1 });
+    assert_eq!(encoding(), Encoding::Bf12 { n_raw_steps: 1 });
     // A second of its nine steps.
     map_numbers(&weights, gate, |i, number| if i == 0 { 1e-20 } else { number });
     pack(&weights, &model, &["--dtype", "bf16"]);
-    assert_eq!(encoding(), Encoding::Plain);
+    assert_eq!(encoding(), Encoding::Bf16);
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
 }
 

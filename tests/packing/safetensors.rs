@@ -11,7 +11,7 @@ use olmo_pack::commands::unpack;
 use olmo_pack::commands::verify;
 use olmo_tests::safetensors::{convert, file, shard_name, tensors_of, write_checkpoint};
 use olmo_tests::{
-    Stored, TempDir, files, npy_path, reference_cases, repository, run, small_config, small_olmo3, write_coded_weights,
+    Stored, TempDir, files, npy_path, reference_cases, repository, run, small_config, small_olmo3, write_bf12_weights,
     write_weights,
 };
 use std::fs::{self, File};
@@ -63,7 +63,7 @@ fn assert_same_model(weights: &Path, dtype: DtypeChoice) {
             records.map(|record| (record.digest.get(), record.min_magnitude.get(), record.rounded.get())).collect()
         };
         assert_eq!(records(&found), records(&expected), "{name}");
-        for kind in [section::VOCABULARY, section::CONFIG_JSON, section::CODED] {
+        for kind in [section::VOCABULARY, section::CONFIG_JSON, section::BF12] {
             let [found, expected] = [&found, &expected].map(|model| model.checked_section(kind).expect("a good one"));
             assert_eq!(found, expected, "{name}: section {kind}");
         }
@@ -102,7 +102,7 @@ fn every_element_type_gives_the_same_model() {
         }
     }
     let folder = TempDir::new("coded");
-    write_coded_weights(folder.path());
+    write_bf12_weights(folder.path());
     assert_same_model(folder.path(), DtypeChoice::Bf16);
 }
 

@@ -83,7 +83,7 @@ fn folder_without_norms_can_only_be_olmo1() {
 /// Headers and lengths of real models; the numbers are holes.
 fn sparse(folder: &Path, config: &ModelConfig) {
     fs::create_dir_all(folder).expect("folder");
-    for spec in olmo_infer::internals::format::layout::tensors(config) {
+    for spec in olmo_infer::internals::format::tensors::tensors_of(config) {
         let path = npy_path(folder, &spec.name());
         write_npy(&path, "<f4", &spec.shape(), &[]);
         let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");
@@ -204,7 +204,7 @@ fn dry_run_predicts_exact_sizes() {
                 [weights.to_str().unwrap(), model.to_str().unwrap(), "--dry-run", "--json", "--dtype", dtype];
             let json: Value = serde_json::from_str(run(PACK, arguments).ok()).expect("JSON");
             assert_eq!(json["file_bytes"][dtype], expected, "{name} {layers} layers {dtype}");
-            let least = &json["least_coded_bytes"];
+            let least = &json["least_bf12_bytes"];
             if dtype == "f32" {
                 assert!(least.is_null());
             } else {

@@ -4,7 +4,7 @@
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::encodings::bf12::CodedPanels;
+use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::{Dtype, section};
 use olmo_tests::{
@@ -56,11 +56,11 @@ fn nearest_bf16(bits: u32) -> u32 {
 /// Asserts that every number of the folder is where `panels.rs` says.
 fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
     let file = ModelFile::open(model).expect("a valid file");
-    assert_eq!(file.matrices(), dtype, "{}", weights.display());
+    assert_eq!(file.matrices(), Some(dtype), "{}", weights.display());
     for (i, spec) in file.specs().iter().enumerate() {
         let (name, mut stored) = (spec.name(), file.tensor_bytes(i).copied().expect("memory"));
-        if let (Some(table), Some(shape)) = (file.coded_table(i), spec.panel_shape(dtype)) {
-            let panels = CodedPanels::new(&shape, file.tensor_bytes(i), table);
+        if let (Some(table), Some(shape)) = (file.bf12_table(i), spec.panel_shape(dtype)) {
+            let panels = Bf12Panels::new(&shape, file.tensor_bytes(i), table);
             let steps = (0..shape.n_panels()).flat_map(|panel| panels.panel(panel).steps());
             let steps = steps.flat_map(|step| step.numbers(table.exponents()));
             stored = steps.flat_map(u32::to_le_bytes).collect();

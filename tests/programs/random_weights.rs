@@ -6,7 +6,7 @@
 use argh::FromArgs;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout::{self, TensorSpec};
+use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -73,7 +73,7 @@ fn run(args: &Args) -> Result<String, String> {
     if !args.force && fs::read_dir(&args.folder).map_err(at(&args.folder))?.next().is_some() {
         return Err(format!("{}: not empty; --force writes into it", args.folder.display()));
     }
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let mut total_bytes = 0;
     for (position, spec) in specs.iter().enumerate() {
         let path = args.folder.join(format!("{}.npy", spec.name()));

@@ -1,13 +1,14 @@
 //! Model files that somebody crafted: any field changed, under digests that are right again.
 
-use crate::coded_config;
+use crate::bf12_config;
 use crate::packed::range;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::{self, Layout, Role, TensorSpec};
+use olmo_infer::internals::format::layout::{self, Layout};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
-    self, ConfigBlock, Dtype, Encoding, FEATURE_CODED, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord,
-    TensorRecord, VocabularyHead, section,
+    self, ConfigBlock, Encoding, FEATURE_BF12, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord,
+    VocabularyHead, section,
 };
 use std::fs::{self, File};
 use std::mem::offset_of;
@@ -126,26 +127,24 @@ pub fn repair_header_digest(file: &mut [u8]) {
     Field::of_header(at, 8).set(file, digest);
 }
 
-/// The beginning of a bf16 file of this configuration and these encodings: header and index, and zeros up to where the
-/// tables of coded matrices begin, when there are any. All of it agrees with itself, whatever length it claims. `good`
+/// The beginning of a file of this configuration and these encodings: header and index, and zeros up to where the
+/// tables of bf12 matrices begin, when there are any. All of it agrees with itself, whatever length it claims. `good`
 /// is the header of a good file. And where everything lies.
 pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Vec<u8>, Layout) {
-    let specs = layout::tensors(config);
-    let of_tables = specs
-        .iter()
-        .zip(encodings)
-        .map(|(spec, &encoding)| layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size"));
+    let specs = tensors_of(config);
+    let of_tables =
+        specs.iter().zip(encodings).map(|(spec, &encoding)| layout::table_bytes(spec, encoding).expect("a size"));
     let tables: Vec<u64> = Some(of_tables.sum()).filter(|&bytes| bytes > 0).into_iter().collect();
-    let layout = layout::layout(config, Dtype::Bf16, encodings, &tables).expect("a layout");
+    let layout = layout::layout(&specs, encodings, &tables).expect("a layout");
     let mut bytes = good[..HEADER_BYTES].to_vec();
     for ((spec, &encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
-        bytes.extend_from_slice(TensorRecord::new(spec, Dtype::Bf16, encoding, extent).as_bytes());
+        bytes.extend_from_slice(TensorRecord::new(spec, encoding, extent).as_bytes());
     }
     for (&n_bytes, extent) in tables.iter().zip(&layout.sections) {
         let at = bytes.len();
         bytes.resize(at + size_of::<SectionRecord>(), 0);
         let mut set = |field: usize, n: usize, value: u64| Field { at: at + field, bytes: n }.set(&mut bytes, value);
-        set(offset_of!(SectionRecord, kind), 4, section::CODED.into());
+        set(offset_of!(SectionRecord, kind), 4, section::BF12.into());
         set(offset_of!(SectionRecord, flags), 4, SECTION_REQUIRED.into());
         set(offset_of!(SectionRecord, offset), 8, extent.offset);
         set(offset_of!(SectionRecord, bytes), 8, n_bytes);
@@ -154,7 +153,7 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
     bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
     for (at, n, value) in [
         (offset_of!(Header, file_bytes), 8, layout.file_bytes),
-        (offset_of!(Header, required_features), 8, if tables.is_empty() { 0 } else { FEATURE_CODED }),
+        (offset_of!(Header, required_features), 8, if tables.is_empty() { 0 } else { FEATURE_BF12 }),
         (offset_of!(Header, index_bytes), 8, layout.index.bytes),
         (offset_of!(Header, data_offset), 8, layout.data_offset),
         (offset_of!(Header, data_bytes), 8, layout.file_bytes - layout.data_offset),
@@ -176,10 +175,9 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
 /// When `good` is no plain model.
 pub fn with_sections(good: &[u8], sections: &[(u32, &[u8])]) -> Vec<u8> {
     let model = ModelFile::from_bytes(Path::new("good.olmo"), good).expect("a model");
-    let (config, matrices) = (model.config(), model.matrices());
-    let encodings = vec![Encoding::Plain; model.specs().len()];
+    let encodings: Vec<Encoding> = (0..model.specs().len()).map(|index| model.encoding(index)).collect();
     let lengths: Vec<u64> = sections.iter().map(|(_, bytes)| bytes.len() as u64).collect();
-    let layout = layout::layout(config, matrices, &encodings, &lengths).expect("a layout");
+    let layout = layout::layout(model.specs(), &encodings, &lengths).expect("a layout");
     let mut bytes = vec![0; layout.file_bytes as usize];
     bytes[..HEADER_BYTES].copy_from_slice(&good[..HEADER_BYTES]);
     let mut at = HEADER_BYTES;
@@ -187,7 +185,7 @@ pub fn with_sections(good: &[u8], sections: &[(u32, &[u8])]) -> Vec<u8> {
         model.specs().iter().zip(model.records()).zip(layout.tensors.iter().enumerate())
     {
         let TensorRecord { digest, min_magnitude, rounded, .. } = *record;
-        let record = TensorRecord::new(spec, matrices, Encoding::Plain, *extent);
+        let record = TensorRecord::new(spec, encodings[index], *extent);
         let record = TensorRecord { digest, min_magnitude, rounded, ..record };
         bytes[at..at + size_of::<TensorRecord>()].copy_from_slice(record.as_bytes());
         model.tensor_bytes(index).copy_to(&mut bytes[range(*extent)]);
@@ -249,15 +247,16 @@ pub fn write_with_holes(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// Writes a file with many tables of coded matrices, each of them good and all but its exponents a hole of the file,
+/// Writes a file with many tables of bf12 matrices, each of them good and all but its exponents a hole of the file,
 /// under a digest that is not theirs. `good` is the header of a good file.
 pub fn write_holes_that_are_tables(path: &Path, good: &[u8]) {
-    let layer_types = vec![coded_config().layer_types[0]; 480];
-    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..coded_config() };
-    let specs = layout::tensors(&config);
+    let layer_types = vec![bf12_config().layer_types[0]; 480];
+    let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..bf12_config() };
+    let specs = tensors_of(&config);
     let encoding = |spec: &TensorSpec| match spec.role {
-        Role::GateProj | Role::UpProj => Encoding::Coded { n_raw_steps: 0 },
-        _ => Encoding::Plain,
+        Role::GateProj | Role::UpProj => Encoding::Bf12 { n_raw_steps: 0 },
+        _ if spec.columns.is_none() => Encoding::F32,
+        _ => Encoding::Bf16,
     };
     let encodings: Vec<Encoding> = specs.iter().map(encoding).collect();
     let (bytes, layout) = claimed(good, &config, &encodings);
@@ -267,7 +266,7 @@ pub fn write_holes_that_are_tables(path: &Path, good: &[u8]) {
     let exponents: Vec<u8> = (100..116).collect();
     let mut at = layout.sections[0].offset;
     for (spec, &encoding) in specs.iter().zip(&encodings) {
-        let n_bytes = layout::table_bytes(spec, Dtype::Bf16, encoding).expect("a size");
+        let n_bytes = layout::table_bytes(spec, encoding).expect("a size");
         if n_bytes > 0 {
             file.write_all_at(&exponents, at).expect("written");
         }

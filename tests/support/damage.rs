@@ -95,7 +95,7 @@ impl Damage {
                 return Verdict::Refused;
             }
             if let Some(i) = layout.sections.iter().position(|&extent| range(extent).contains(&at)) {
-                if kinds[i] == section::CODED {
+                if kinds[i] == section::BF12 {
                     return Verdict::Refused;
                 }
                 known = Some(range(layout.sections[i]));

@@ -25,7 +25,7 @@ pub mod terminals;
 pub mod texts;
 
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -397,7 +397,7 @@ pub fn write_weights(folder: &Path, config: &ModelConfig, stored: Stored, seed: 
     let json = serde_json::to_string_pretty(&config_json(config)).expect("json");
     fs::write(folder.join("config.json"), json).expect("config.json");
     let mut random = Random(seed);
-    for spec in layout::tensors(config) {
+    for spec in tensors_of(config) {
         let (center, scale) = match spec.columns {
             Some(columns) => (0.0, 1.5 / (columns as f32).sqrt()),
             None => (1.0, 0.25),
@@ -432,7 +432,7 @@ pub fn map_numbers(weights: &Path, tensor: &str, number: impl Fn(usize, f32) -> 
 }
 
 /// A model for coded matrices: odd columns, rows that fill no panel and that fill one and a part.
-pub fn coded_config() -> ModelConfig {
+pub fn bf12_config() -> ModelConfig {
     ModelConfig {
         hidden_size: 17,
         n_heads: 2,
@@ -445,10 +445,10 @@ pub fn coded_config() -> ModelConfig {
     }
 }
 
-/// Writes weights for [`coded_config`]. As bf16 some matrices have raw steps: the embedding steps 1 of panel 0 and 8 of
+/// Writes weights for [`bf12_config`]. As bf16 some matrices have raw steps: the embedding steps 1 of panel 0 and 8 of
 /// panel 1, `gate_proj` step 2.
-pub fn write_coded_weights(weights: &Path) {
-    write_weights(weights, &coded_config(), Stored::F32, 3);
+pub fn write_bf12_weights(weights: &Path) {
+    write_weights(weights, &bf12_config(), Stored::F32, 3);
     for (tensor, columns, outliers) in [
         ("model.embed_tokens.weight", 17, &[(0, 3), (69, 16)][..]),
         ("model.layers.0.mlp.gate_proj.weight", 17, &[(2, 5)]),

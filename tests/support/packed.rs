@@ -1,10 +1,12 @@
 //! Small models that are packed in this process, with what is known about where everything lies in them.
 
 use crate::crafted::repair_header_digest;
-use crate::{Stored, TempDir, small_config, small_olmo1, small_olmo3, write_coded_weights, write_weights};
+use crate::{Stored, TempDir, small_config, small_olmo1, small_olmo3, write_bf12_weights, write_weights};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
-use olmo_infer::internals::format::layout::{Extent, Layout, TensorSpec};
+use olmo_infer::internals::format::layout::Layout;
+use olmo_infer::internals::format::sizes::Extent;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{self, HEADER_BYTES};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
@@ -60,7 +62,7 @@ impl Packed {
 
     /// A bf16 model in 12 bits a number, with raw steps.
     pub fn coded() -> Packed {
-        Packed::of("coded bf16", DtypeChoice::Bf16, write_coded_weights)
+        Packed::of("coded bf16", DtypeChoice::Bf16, write_bf12_weights)
     }
 
     /// One of each kind.

@@ -313,7 +313,7 @@ fn change_section(random: &mut Random, kind: u32, section: &mut [u8]) {
     let (head, lists, record) = match kind {
         section::SOURCES => (48, 0, 16),
         section::VOCABULARY => (32, 16, 4),
-        section::CODED => (160, 16, 4),
+        section::BF12 => (160, 16, 4),
         section::TOKENIZER => (32, 32 + 4 * 256, 12),
         section::CHAT => (24, 24, 2),
         section::FILES => (24, 8, 8),

@@ -6,12 +6,13 @@
 use argh::FromArgs;
 use npyz::NpyFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{Dtype, PANEL_ROWS};
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::network::batch::Batch;
-use olmo_infer::internals::network::weights::{LayerWeights, Matrix, Panels, Weights};
+use olmo_infer::internals::network::weights::{LayerWeights, Weights};
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::internals::text::token_file::read_tokens;
@@ -74,7 +75,7 @@ fn run(args: &Args, begun: Instant) -> Result<String, Failure> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let mut read = Duration::ZERO;
     let mut heap = Vec::with_capacity(specs.len());
     for spec in &specs {
@@ -174,7 +175,7 @@ fn weights(config: &ModelConfig, specs: &[TensorSpec], tensors: &'static [Vec<f3
     };
     let vector = |role, layer| find(role, layer).map(|(_, numbers)| numbers);
     let matrix = |role, layer| {
-        let (spec, panels) = find(role, layer).expect("layout::tensors names every matrix of the model");
+        let (spec, panels) = find(role, layer).expect("tensors_of names every matrix of the model");
         let shape = shape(spec).expect("matrices have columns");
         // The smallest magnitude matters for bf16 only.
         Matrix { shape, panels: Panels::F32(panels), min_magnitude: 0 }

@@ -13,7 +13,7 @@ use crate::write::model_output::Target;
 use crate::write::pipeline::{SYNC_EVERY, WINDOW};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::HEADER_BYTES;
-use olmo_infer::internals::format::layout::Extent;
+use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::os::disk::Disk;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;

@@ -82,7 +82,7 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
     }
     let kinds: BTreeSet<u32> =
         [a, b].iter().flat_map(|model| model.sections()).map(|record| record.kind.get()).collect();
-    for kind in kinds.into_iter().filter(|&kind| kind != section::CODED) {
+    for kind in kinds.into_iter().filter(|&kind| kind != section::BF12) {
         if checked_section(a, kind)? == checked_section(b, kind)? {
             continue;
         }
@@ -92,16 +92,30 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
         }
     }
     // Tensors of other shapes have nothing to compare; the configuration says so.
-    if a.specs() != b.specs() {
+    if a.model_specs() != b.model_specs() {
         return Ok(difference);
     }
     let storage = [a, b].map(matrices);
     difference.storage = (storage[0] != storage[1]).then(|| storage.into());
+    if !have_same_drafts(a, b) {
+        difference.beside.push("drafts".into());
+    }
+    let n_tensors = a.model_specs().len();
     let compared: Result<Vec<Option<TensorDifference>>, Error> =
-        thread_pool(0)?.install(|| (0..a.specs().len()).into_par_iter().map(|index| tensor(a, b, index)).collect());
-    difference.n_compared = a.specs().len();
+        thread_pool(0)?.install(|| (0..n_tensors).into_par_iter().map(|index| tensor(a, b, index)).collect());
+    difference.n_compared = n_tensors;
     difference.tensors = compared?.into_iter().flatten().collect();
     Ok(difference)
+}
+
+/// Whether two files have drafts of the same matrices, in the same encodings and with the same bytes.
+fn have_same_drafts(a: &ModelFile, b: &ModelFile) -> bool {
+    let drafts = |model: &ModelFile| {
+        let drafts = (model.model_specs().len()..model.specs().len())
+            .map(|index| (model.specs()[index], model.encoding(index), model.records()[index].digest.get()));
+        drafts.collect::<Vec<_>>()
+    };
+    drafts(a) == drafts(b)
 }
 
 /// Compares the numbers of a tensor.
@@ -113,8 +127,8 @@ fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDif
             return Err(problem.advice("the file is damaged, copy or pack it again").into());
         }
     }
-    let is_stored_alike = a.coded_table(index) == b.coded_table(index);
-    if a.matrices() == b.matrices() && is_stored_alike && a.tensor_bytes(index).are(b.tensor_bytes(index)) {
+    let is_stored_alike = a.encoding(index) == b.encoding(index) && a.bf12_table(index) == b.bf12_table(index);
+    if is_stored_alike && a.tensor_bytes(index).are(b.tensor_bytes(index)) {
         return Ok(None);
     }
     let (mut of_a, mut of_b) = (Numbers::new(a, index), Numbers::new(b, index));

@@ -8,8 +8,7 @@ use crate::text::kept_files;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
-use olmo_infer::internals::format::layout::TensorSpec;
-use olmo_infer::internals::format::{self, TensorLayout, section};
+use olmo_infer::internals::format::{self, Dtype, Encoding, TensorLayout, section};
 use olmo_infer::internals::text::chat::{Chat, NoChat};
 use olmo_infer::internals::text::tokenizer::{NoTokenizer, Tokenizer};
 use olmo_infer::internals::text::vocabulary::Vocabulary;
@@ -76,7 +75,7 @@ pub fn content_digest(model: &ModelFile) -> u64 {
     for record in model.records() {
         content.extend(record.digest.get().to_le_bytes());
     }
-    let is_content = |kind| [section::VOCABULARY, section::CODED].contains(&kind);
+    let is_content = |kind| [section::VOCABULARY, section::BF12].contains(&kind);
     for record in model.sections().iter().filter(|record| is_content(record.kind.get())) {
         content.extend(record.digest.get().to_le_bytes());
     }
@@ -200,9 +199,10 @@ fn object(inspected: &Inspected) -> Value {
         json!({
             "name": spec.name(),
             "shape": spec.shape(),
-            "dtype": spec.dtype(model.matrices()).name(),
+            "dtype": model.encoding(index).dtype().name(),
+            "draft": spec.is_draft,
             "layout": layout_name(spec.layout()),
-            "encoding": encoding_name(record.encoding.get()),
+            "encoding": encoding_name(model.encoding(index)),
             "n_raw_steps": record.n_raw_steps.get(),
             "bits_per_weight": bits_per_weight(model, &[index]),
             "offset": record.offset.get(),
@@ -231,7 +231,7 @@ fn object(inspected: &Inspected) -> Value {
         "file_bytes": model.layout().file_bytes,
         "data_offset": model.layout().data_offset,
         "content_digest": format!("{:016x}", content_digest(model)),
-        "matrices": model.matrices().name(),
+        "matrices": model.matrices().map_or("mixed", Dtype::name),
         "n_parameters": model.config().n_parameters(),
         "n_tokens": text.n_tokens,
         "tokenizer": text.tokenizer_object(),
@@ -258,35 +258,34 @@ fn sampling_object(author: &AuthorSampling) -> Value {
     })
 }
 
-fn encoding_name(encoding: u32) -> String {
+fn encoding_name(encoding: Encoding) -> &'static str {
     match encoding {
-        format::ENCODING_PLAIN => "plain".into(),
-        format::ENCODING_CODED => "coded".into(),
-        other => other.to_string(),
+        Encoding::F32 | Encoding::Bf16 => "plain",
+        Encoding::Bf12 { .. } => encoding.name(),
     }
 }
 
 /// Bits that a number of these tensors takes; those of the padding inside panels count as numbers.
 pub(crate) fn bits_per_weight(model: &ModelFile, tensors: &[usize]) -> f64 {
-    let n_elements = |spec: &TensorSpec| {
-        let shape = spec.panel_shape(model.matrices());
-        shape.map_or(spec.rows, |shape| shape.n_panels() * shape.panel_elements())
+    let n_elements = |index: usize| {
+        let shape = model.specs()[index].panel_shape(model.encoding(index).dtype());
+        shape.map_or(model.specs()[index].rows, |shape| shape.n_panels() * shape.panel_elements())
     };
-    let (bits, n) = tensors.iter().fold((0, 0), |(bits, n), &index| {
-        (bits + 8 * model.records()[index].bytes.get(), n + n_elements(&model.specs()[index]))
-    });
+    let (bits, n) = tensors
+        .iter()
+        .fold((0, 0), |(bits, n), &index| (bits + 8 * model.records()[index].bytes.get(), n + n_elements(index)));
     bits as f64 / n as f64
 }
 
-/// "f32", "bf16", "bf16 in 12 bits" or "bf16, 3 of 4 in 12 bits".
+/// "f32", "bf16", "bf16 in 12 bits", "bf16, 3 of 4 in 12 bits" or "mixed, 3 of 4 in 12 bits".
 pub(crate) fn matrices(model: &ModelFile) -> String {
-    let name = model.matrices().name();
-    let matrices = (0..model.specs().len()).filter(|&index| model.specs()[index].columns.is_some());
-    let (n, n_coded) =
-        matrices.fold((0, 0), |(n, n_coded), index| (n + 1, n_coded + usize::from(model.coded_table(index).is_some())));
-    match n_coded {
+    let name = model.matrices().map_or("mixed", Dtype::name);
+    let matrices = (0..model.model_specs().len()).filter(|&index| model.specs()[index].columns.is_some());
+    let (n, n_bf12) =
+        matrices.fold((0, 0), |(n, n_bf12), index| (n + 1, n_bf12 + usize::from(model.bf12_table(index).is_some())));
+    match n_bf12 {
         0 => name.into(),
-        _ if n_coded == n => format!("{name} in 12 bits"),
-        _ => format!("{name}, {n_coded} of {n} in 12 bits"),
+        _ if n_bf12 == n => format!("{name} in 12 bits"),
+        _ => format!("{name}, {n_bf12} of {n} in 12 bits"),
     }
 }

@@ -7,7 +7,8 @@ use crate::error::{escaped, shown_path};
 use crate::folder::element::SourceType;
 use console::Style;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
-use olmo_infer::internals::format::layout::{Extent, Role, TensorSpec};
+use olmo_infer::internals::format::sizes::Extent;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{HEADER_BYTES, section};
 use olmo_infer::internals::text::chat::NoChat;
 use olmo_infer::internals::text::tokenizer::NoTokenizer;
@@ -104,14 +105,15 @@ impl Table {
         }
     }
 
-    /// A line for the tensors of all layers that have the same role.
+    /// A line for the tensors of all layers that have the same role and encoding.
     fn roles(&mut self, inspected: &Inspected) {
         let model = inspected.model;
-        let mut roles: Vec<(Role, Vec<usize>)> = Vec::new();
+        let mut roles: Vec<((u32, &str), Vec<usize>)> = Vec::new();
         for (index, spec) in model.specs().iter().enumerate() {
-            match roles.iter_mut().find(|(role, _)| *role == spec.role) {
+            let role = (spec.role_code(), model.encoding(index).name());
+            match roles.iter_mut().find(|(other, _)| *other == role) {
                 Some((_, tensors)) => tensors.push(index),
-                None => roles.push((spec.role, vec![index])),
+                None => roles.push((role, vec![index])),
             }
         }
         self.heading(&format!(
@@ -129,7 +131,7 @@ impl Table {
                 "  {name:<width$}{:>7} {:>16} {:>5} {:>6.2} {:>11}{}",
                 tensors.len(),
                 shape(spec),
-                spec.dtype(model.matrices()).name(),
+                model.encoding(tensors[0]).name(),
                 bits_per_weight(model, tensors),
                 size(bytes),
                 notes(inspected, tensors),
@@ -148,13 +150,13 @@ impl Table {
             "tensors", "shape", "type", "bits", "offset", "bytes"
         ));
         for (index, (spec, record)) in model.specs().iter().zip(model.records()).enumerate() {
-            let raw = model.coded_table(index).map_or(0, |table| table.n_raw_steps());
+            let raw = model.bf12_table(index).map_or(0, |table| table.n_raw_steps());
             let raw = if raw > 0 { format!("  {raw} raw steps") } else { String::new() };
             self.line(format_args!(
                 "  {:<width$} {:>16} {:>5} {:>6.2} {:>13} {:>13}  {}{}{raw}",
                 spec.name(),
                 shape(spec),
-                spec.dtype(model.matrices()).name(),
+                model.encoding(index).name(),
                 bits_per_weight(model, &[index]),
                 record.offset.get(),
                 record.bytes.get(),
@@ -243,7 +245,7 @@ fn holds(kind: u32) -> &'static str {
         section::VOCABULARY => "the bytes of every token",
         section::CONFIG_JSON => "config.json as it was",
         section::PROVENANCE => "how the file was made",
-        section::CODED => "the codes of exponents",
+        section::BF12 => "the tables of bf12 matrices",
         section::TOKENIZER => "how text becomes ids",
         section::CHAT => "the chat format",
         section::FILES => "small files as they were",
@@ -298,7 +300,7 @@ fn notes(inspected: &Inspected, tensors: &[usize]) -> String {
     let Inspected { model, sources, .. } = inspected;
     let mut notes: Vec<&str> = Vec::new();
     for &index in tensors {
-        let stored = model.specs()[index].dtype(model.matrices()).name();
+        let stored = model.encoding(index).dtype().name();
         let is_rounded = model.records()[index].rounded.get() != 0;
         let note = match sources.get(index).map(|source| source.dtype) {
             Some(source) if source.name() == stored => continue,

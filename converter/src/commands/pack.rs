@@ -2,7 +2,6 @@
 //! its name.
 
 use crate::commands::mistaken;
-use crate::encode::bf12_choice;
 use crate::encode::is_bf16;
 use crate::encode::pool::thread_pool;
 use crate::error::Error;
@@ -13,8 +12,8 @@ use crate::text::Text;
 use crate::write::model_output::{Output, Target};
 use crate::write::pipeline::{self, Outcome};
 use crate::write::plan::Plan;
-use olmo_infer::internals::format::Dtype;
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use crate::write::recipe::{Planned, Recipe, Wanted};
+use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_infer::internals::os::disk::Disk;
 use std::path::PathBuf;
 use zerocopy::IntoBytes;
@@ -29,6 +28,8 @@ pub enum DtypeChoice {
     F32,
     /// bf16, rounding to the nearest, ties to even.
     Bf16,
+    /// bf16 in 12 bits, where that pays.
+    Bf12,
 }
 
 impl DtypeChoice {
@@ -38,6 +39,7 @@ impl DtypeChoice {
             DtypeChoice::Auto => "auto",
             DtypeChoice::F32 => "f32",
             DtypeChoice::Bf16 => "bf16",
+            DtypeChoice::Bf12 => "bf12",
         }
     }
 }
@@ -73,6 +75,10 @@ pub struct Request {
     pub dtype: DtypeChoice,
     /// Encoding of bf16 matrices.
     pub encoding: EncodingChoice,
+    /// Encodings of single matrices, by name, instead of those that `dtype` and `encoding` choose.
+    pub tensors: Vec<(String, Wanted)>,
+    /// Encodings of drafts, by the names of their matrices. A draft is a second copy of a matrix.
+    pub drafts: Vec<(String, Wanted)>,
     /// A vocabulary other than the folder's: a `vocab.txt` or a `tokenizer.json`.
     pub vocab: Option<PathBuf>,
     /// The program `olmo-pack`, which runs a chat template in a process of its own: without one, none can be used.
@@ -103,12 +109,12 @@ pub struct Prepared {
 /// What a finished pack has to tell.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    /// Stored type of the matrices.
-    pub matrices: Dtype,
+    /// Type of the elements of the matrices; `None` when they have several.
+    pub matrices: Option<Dtype>,
     /// How many matrices there are.
     pub n_matrices: usize,
     /// How many of them are coded.
-    pub n_coded: usize,
+    pub n_bf12: usize,
     /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub bits_per_weight: f64,
     /// Length of the file.
@@ -150,37 +156,42 @@ impl Prepared {
     pub fn known_dtype(&self) -> Option<Dtype> {
         match self.request.dtype {
             DtypeChoice::F32 => Some(Dtype::F32),
-            DtypeChoice::Bf16 => Some(Dtype::Bf16),
+            DtypeChoice::Bf16 | DtypeChoice::Bf12 => Some(Dtype::Bf16),
             DtypeChoice::Auto => is_bf16::known_without_reading(&self.checkpoint.sources),
         }
     }
 
-    /// Whether matrices stored as `matrices` may be coded.
-    fn may_be_coded(&self, matrices: Dtype) -> bool {
-        matrices == Dtype::Bf16 && self.request.encoding == EncodingChoice::Auto
+    /// The encodings when matrices are stored as `matrices` unless they are named.
+    fn recipe(&self, matrices: Dtype) -> Recipe<'_> {
+        let matrices = match (matrices, self.request.encoding) {
+            (Dtype::F32, _) => Wanted::F32,
+            (Dtype::Bf16, EncodingChoice::Plain) => Wanted::Bf16,
+            (Dtype::Bf16, EncodingChoice::Auto) => Wanted::Bf12,
+        };
+        Recipe { matrices, tensors: &self.request.tensors, drafts: &self.request.drafts }
     }
 
-    /// The plan for a stored type without coded matrices.
+    /// The plan for a stored type in which bf12 matrices are plain bf16.
     ///
     /// # Errors
     /// The file would be larger than the format admits.
     pub fn plain_plan(&self, matrices: Dtype) -> Result<Plan<'_>, Error> {
-        self.plan(matrices, vec![None; self.checkpoint.sources.len()])
+        self.plan(self.recipe(matrices).plain(&self.request.weights, &self.checkpoint.sources)?)
     }
 
-    /// The plan of the smallest file that coding can give; `None` when it is not asked for.
+    /// The plan of the smallest file that bf12 can give; `None` when no matrix is to be bf12.
     ///
     /// # Errors
     /// The file would be larger than the format admits.
     pub fn least_plan(&self, matrices: Dtype) -> Result<Option<Plan<'_>>, Error> {
-        let plan = || self.plan(matrices, bf12_choice::least_tables(&self.checkpoint.sources));
-        self.may_be_coded(matrices).then(plan).transpose()
+        let tensors = self.recipe(matrices).least(&self.request.weights, &self.checkpoint.sources)?;
+        tensors.map(|tensors| self.plan(tensors)).transpose()
     }
 
-    /// The plan for a stored type and the tables of coded matrices.
-    fn plan(&self, matrices: Dtype, tables: Vec<Option<CodedTable>>) -> Result<Plan<'_>, Error> {
+    /// The plan of the file with these tensors.
+    fn plan(&self, tensors: Vec<Planned>) -> Result<Plan<'_>, Error> {
         let provenance = provenance(&self.request, &self.checkpoint);
-        Plan::new(&self.checkpoint, matrices, tables, &self.text, provenance, &self.request.weights)
+        Plan::new(&self.checkpoint, tensors, &self.text, provenance, &self.request.weights)
     }
 
     /// Reads the numbers and writes the file. `progress` is told how many bytes of how many are written.
@@ -204,7 +215,7 @@ impl Prepared {
                 self.target.check_free_space(least.layout.file_bytes)?;
                 // It holds the sections, as the next one will.
                 drop(least);
-                self.plan(matrices, bf12_choice::tables(&pool, &self.checkpoint.sources)?)?
+                self.plan(self.recipe(matrices).tensors(&pool, &self.request.weights, &self.checkpoint.sources)?)?
             }
         };
         self.target.check_free_space(plan.layout.file_bytes)?;
@@ -212,9 +223,9 @@ impl Prepared {
         let outcome = pipeline::data(&plan, &output, &pool, self.request.allow_nonfinite, progress)?;
         finish(&plan, output, &outcome)?;
         Ok(Packed {
-            matrices,
-            n_matrices: plan.sources.iter().filter(|source| source.spec.columns.is_some()).count(),
-            n_coded: plan.tables.iter().flatten().count(),
+            matrices: plan.matrices_dtype(),
+            n_matrices: plan.matrices().count(),
+            n_bf12: plan.matrices().filter(|(_, encoding, _)| matches!(encoding, Encoding::Bf12 { .. })).count(),
             bits_per_weight: plan.bits_per_weight(),
             file_bytes: plan.layout.file_bytes,
             source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.bytes).sum(),

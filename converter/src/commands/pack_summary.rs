@@ -8,8 +8,10 @@ use crate::model::checkpoint::Checkpoint;
 use crate::text::Text;
 use crate::text::vocab::Vocabulary;
 use crate::write::plan::Plan;
+use crate::write::recipe::Planned;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::sizes::Extent;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,12 +25,12 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     let mut out = format!("packed {} into {}\n", shown(&request.weights), shown(&request.model));
     out += &facts.text;
     let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
-    let coded = match packed.n_coded {
+    let bf12 = match packed.n_bf12 {
         0 => String::new(),
         n if n == packed.n_matrices => format!(" in {:.2} bits", packed.bits_per_weight),
-        n => format!(" in {:.2} bits, {n} of {} coded", packed.bits_per_weight, packed.n_matrices),
+        n => format!(" in {:.2} bits, {n} of {} in bf12", packed.bits_per_weight, packed.n_matrices),
     };
-    let _ = writeln!(out, "  matrices    {}{coded}{lossless}", packed.matrices.name());
+    let _ = writeln!(out, "  matrices    {}{bf12}{lossless}", type_name(packed.matrices));
     if packed.outcome.n_rounded > 0 {
         let _ = writeln!(
             out,
@@ -52,8 +54,8 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     let more = json!({
         "weights": shown_path(&request.weights),
         "model": shown_path(&request.model),
-        "dtype": packed.matrices.name(),
-        "coded_matrices": packed.n_coded,
+        "dtype": type_name(packed.matrices),
+        "bf12_matrices": packed.n_bf12,
         "bits_per_weight": packed.bits_per_weight,
         "file_bytes": packed.file_bytes,
         "source_bytes": packed.source_bytes,
@@ -84,15 +86,15 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     if as_json {
         let mut object = facts.json.clone();
         let sizes: serde_json::Map<String, Value> =
-            plans.iter().map(|plan| (plan.matrices.name().into(), plan.layout.file_bytes.into())).collect();
+            plans.iter().map(|plan| (type_name(plan.matrices_dtype()).into(), plan.layout.file_bytes.into())).collect();
         let more = json!({
             "dry_run": true,
             "warnings": facts.warnings,
             "dtype": known.map(Dtype::name),
             "file_bytes": sizes,
-            "least_coded_bytes": least,
+            "least_bf12_bytes": least,
             "free_bytes": free,
-            "tensors_dtype": plan.matrices.name(),
+            "tensors_dtype": type_name(plan.matrices_dtype()),
             "data_offset": plan.layout.data_offset,
             "tensors": tensors_json(plan),
         });
@@ -110,7 +112,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     }
     for plan in &plans {
         let bytes = plan.layout.file_bytes;
-        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), plan.matrices.name());
+        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), type_name(plan.matrices_dtype()));
     }
     if let Some(bytes) = least {
         let range = "at least, as bf16 in 12 bits, decided by reading all numbers";
@@ -254,27 +256,31 @@ fn names(names: &[String]) -> String {
 
 fn tensor_table(plan: &Plan<'_>) -> String {
     let mut out = format!("{:<52} {:>16} {:>6} {:>15} {:>13}\n", "tensor", "shape", "type", "offset", "bytes");
-    for (source, extent) in plan.sources.iter().zip(&plan.layout.tensors) {
-        let shape = shown_shape(&source.tensor.shape);
-        let (name, dtype) = (source.spec.name(), plan.dtype(&source.spec).name());
+    for (tensor, extent) in plan.tensors.iter().zip(&plan.layout.tensors) {
+        let shape = shown_shape(&plan.sources[tensor.source].tensor.shape);
+        let (name, dtype) = (tensor.spec.name(), tensor.stored.encoding().dtype().name());
         let _ = writeln!(out, "{name:<52} {shape:>16} {dtype:>6} {:>15} {:>13}", extent.offset, extent.bytes);
     }
     out
 }
 
 fn tensors_json(plan: &Plan<'_>) -> Vec<Value> {
-    let row =
-        |(source, extent): (&crate::model::checkpoint::Source, &olmo_infer::internals::format::layout::Extent)| {
-            json!({
-                "name": source.spec.name(),
-                "shape": source.spec.shape(),
-                "source": source.tensor.element.name(),
-                "dtype": plan.dtype(&source.spec).name(),
-                "offset": extent.offset,
-                "bytes": extent.bytes,
-            })
-        };
-    plan.sources.iter().zip(&plan.layout.tensors).map(row).collect()
+    let row = |(tensor, extent): (&Planned, &Extent)| {
+        json!({
+            "name": tensor.spec.name(),
+            "shape": tensor.spec.shape(),
+            "source": plan.sources[tensor.source].tensor.element.name(),
+            "dtype": tensor.stored.encoding().dtype().name(),
+            "offset": extent.offset,
+            "bytes": extent.bytes,
+        })
+    };
+    plan.tensors.iter().zip(&plan.layout.tensors).map(row).collect()
+}
+
+/// The type of a model's matrices, for people and for JSON.
+fn type_name(dtype: Option<Dtype>) -> &'static str {
+    dtype.map_or("mixed", Dtype::name)
 }
 
 fn merge(object: &mut Value, more: Value) {
@@ -293,7 +299,7 @@ mod tests {
 
     #[test]
     fn space_is_called_short_only_when_the_smallest_file_does_not_fit() {
-        // f32, plain bf16, coded bf16.
+        // f32, bf16, bf12.
         for (free, says) in
             [(74, ", not enough"), (75, ", perhaps not enough"), (199, ", perhaps not enough"), (200, "")]
         {

@@ -9,8 +9,8 @@ use crate::error::{Error, shown_path};
 use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::format::SectionRecord;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::TensorSpec;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -31,8 +31,8 @@ impl Sections for Head<'_> {
         &self.index.config
     }
 
-    fn specs(&self) -> &[TensorSpec] {
-        &self.index.specs
+    fn model_specs(&self) -> &[TensorSpec] {
+        &self.index.specs[..self.index.n_model_tensors()]
     }
 
     fn sections(&self) -> &[SectionRecord] {

@@ -5,8 +5,8 @@ use crate::folder::element::SourceType;
 use crate::folder::npy::{self, Descr};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::layout::TensorSpec;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{SectionRecord, SourceRecord, section};
 use std::path::Path;
 use zerocopy::FromBytes;
@@ -28,8 +28,8 @@ pub trait Sections {
     fn path(&self) -> &Path;
     /// The model's configuration.
     fn config(&self) -> &ModelConfig;
-    /// The tensors, in the order of the file.
-    fn specs(&self) -> &[TensorSpec];
+    /// The tensors of the model, in the order of the file.
+    fn model_specs(&self) -> &[TensorSpec];
     /// The entries of the sections.
     fn sections(&self) -> &[SectionRecord];
     /// The bytes of a section; `None` when the file has no such section.
@@ -45,8 +45,8 @@ impl Sections for ModelFile {
         self.config()
     }
 
-    fn specs(&self) -> &[TensorSpec] {
-        self.specs()
+    fn model_specs(&self) -> &[TensorSpec] {
+        self.model_specs()
     }
 
     fn sections(&self) -> &[SectionRecord] {
@@ -80,14 +80,17 @@ pub fn section_name(kind: u32) -> String {
     format!("section {}", section::name(kind))
 }
 
-/// Where the tensors of `model` came from, in the order of its records; `None` when the file does not say.
+/// Where the tensors of `model` came from, in the order of the file, without drafts; `None` when the file does not say.
 ///
 /// # Errors
 /// The section is damaged, or is not what `format-spec.md` describes.
 pub fn sources(model: &impl Sections) -> Result<Option<Vec<Source>>, Error> {
     let Some(bytes) = checked_section(model, section::SOURCES)? else { return Ok(None) };
-    let parsed = parse(&bytes, model.specs().len()).and_then(|sources| {
-        sources.iter().zip(model.specs()).try_for_each(|(source, spec)| check_header(model.path(), source, spec))?;
+    let parsed = parse(&bytes, model.model_specs().len()).and_then(|sources| {
+        sources
+            .iter()
+            .zip(model.model_specs())
+            .try_for_each(|(source, spec)| check_header(model.path(), source, spec))?;
         Ok(sources)
     });
     parsed.map(Some).map_err(|found| {

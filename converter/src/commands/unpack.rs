@@ -19,9 +19,9 @@ use crate::model::settings::Origin;
 use crate::text::kept_files;
 use crate::write::model_output::{PROGRAM, check_free_space, foreign};
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout::TensorSpec;
 use olmo_infer::internals::format::section;
 use olmo_infer::internals::format::sizes::{TooLarge, product, sum};
+use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::os::atomic_file::Pending;
 use olmo_infer::internals::os::directory::{Folder, FolderError, MadeFolders};
 use olmo_infer::internals::os::disk::{Disk, uninterrupted};
@@ -60,7 +60,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
         texts.push(("generation_config.json", text.into_bytes()));
     }
     let Prepared { folder: into, opened, made } = prepare(disk, folder, force)?;
-    for name in texts.iter().map(|(name, _)| name.to_string()).chain(model.specs().iter().map(source_name)) {
+    for name in texts.iter().map(|(name, _)| name.to_string()).chain(model.model_specs().iter().map(source_name)) {
         refuse_to_replace(&into, &name, &model)?;
     }
     check_free_space(folder, &into, needed_bytes(&model, &sources, &texts, &into))?;
@@ -99,7 +99,7 @@ fn generation_config(model: &ModelFile) -> Result<Option<String>, Error> {
 /// Bytes that the files take, less those of the files that they replace. What no number holds, no disk has room for.
 fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Folder) -> u64 {
     let replaced = |name: &str| folder.entry(OsStr::new(name)).ok().flatten().map_or(0, |entry| entry.bytes);
-    let of_tensors = model.specs().iter().zip(sources).map(|(spec, source)| {
+    let of_tensors = model.model_specs().iter().zip(sources).map(|(spec, source)| {
         let numbers = product([spec.n_elements(), source.dtype.bytes() as u64])?;
         let bytes = sum([header(source, spec).len() as u64, numbers])?;
         Ok(bytes.saturating_sub(replaced(&source_name(spec))))
@@ -184,14 +184,13 @@ fn prepare<'d>(disk: &'d dyn Disk, folder: &Path, force: bool) -> Result<Prepare
 
 fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> String {
     let is_rounded = |index: &usize| model.records()[*index].rounded.get() != 0;
-    let rounded: Vec<String> =
-        (0..model.specs().len()).filter(is_rounded).map(|index| model.specs()[index].name()).collect();
+    let rounded: Vec<String> = (0..sources.len()).filter(is_rounded).map(|index| model.specs()[index].name()).collect();
     let mut files = ".npy files".to_string();
     for (i, (name, _)) in texts.iter().enumerate() {
         files += if i + 1 == texts.len() { " and " } else { ", " };
         files += name;
     }
-    let mut text = format!("{}: {} {files}", escaped(&shown_path(folder)), model.specs().len());
+    let mut text = format!("{}: {} {files}", escaped(&shown_path(folder)), sources.len());
     let kept = sources.iter().all(|source| !source.header.is_empty());
     match (rounded.is_empty(), kept) {
         (true, true) => return text + ", restored exactly",

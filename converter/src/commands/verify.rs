@@ -12,10 +12,10 @@ use crate::error::{Error, Problem, escaped, shown_path};
 use crate::text::kept_files;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
-use olmo_infer::internals::format::encodings::bf12::{CodedPanels, CodedTable};
-use olmo_infer::internals::format::layout::Extent;
+use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, Bf12Table};
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::format::{
     Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, Merge, PANEL_ROWS, TensorRecord, VocabularyHead, section,
 };
@@ -70,7 +70,8 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
         return Err(Error::Several { problems, more: 0 });
     }
     unchanged?;
-    let is_rounded = model.records().iter().any(|record| record.rounded.get() != 0);
+    let of_model = model.records().iter().zip(model.model_specs());
+    let is_rounded = of_model.map(|(record, _)| record).any(|record| record.rounded.get() != 0);
     let rounded = if is_rounded { " rounded to bf16" } else { "" };
     let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}{rounded}", shown_path(weights)));
     Ok(format!(
@@ -211,9 +212,9 @@ fn padding(model: &ModelFile) -> Option<u64> {
 fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     let (spec, record) = (&model.specs()[index], &model.records()[index]);
     let bytes = model.tensor_bytes(index);
-    let shape = spec.panel_shape(model.matrices());
-    if let (Some(shape), Some(table)) = (shape, model.coded_table(index)) {
-        return coded_tensor(index, record, bytes, &shape, table);
+    let shape = spec.panel_shape(model.encoding(index).dtype());
+    if let (Some(shape), Some(table)) = (shape, model.bf12_table(index)) {
+        return bf12_tensor(index, record, bytes, &shape, table);
     }
     let mut digest = Xxh3::with_seed(index as u64);
     let mut key = u32::MAX;
@@ -240,14 +241,14 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
 }
 
 /// [`tensor`] for a coded one.
-fn coded_tensor(
+fn bf12_tensor(
     index: usize,
     record: &TensorRecord,
     bytes: MappedBytes<'_>,
     shape: &PanelShape,
-    table: &CodedTable,
+    table: &Bf12Table,
 ) -> Option<String> {
-    let panels = CodedPanels::new(shape, bytes, table);
+    let panels = Bf12Panels::new(shape, bytes, table);
     let mut digest = Xxh3::with_seed(index as u64);
     let mut smallest = None;
     let (mut padding, mut needless_raw) = (false, false);

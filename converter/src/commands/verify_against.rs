@@ -13,6 +13,7 @@ use crate::model::checkpoint::{self, EMBEDDING, HEAD, stored_name};
 use crate::model::settings::Flags;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::section;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -43,7 +44,7 @@ pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Comp
     let mut problems: Vec<Problem> = of_tensors?.into_iter().flatten().collect();
     let is_tied = model.config().tie_word_embeddings;
     let stored = |name: String| stored_name(&listing, name, is_tied);
-    let mut names: BTreeSet<String> = model.specs().iter().map(|spec| stored(spec.name())).collect();
+    let mut names: BTreeSet<String> = model.model_specs().iter().map(|spec| stored(spec.name())).collect();
     if is_tied && names.contains(EMBEDDING) && [EMBEDDING, HEAD].iter().all(|&name| listing.tensors.contains(name)) {
         // The embedding again, as packing lets it pass.
         let [embedding, head] = [EMBEDDING, HEAD].map(|name| listing.tensor(name, true));
@@ -102,7 +103,9 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing) -> Result<Option<P
         let problem = Problem::new(model.path(), found).tensor(name.clone());
         Some(problem.expected(format!("what {} has", shown_path(&listing.folder))))
     };
-    let stored = stored_name(listing, name.clone(), model.config().tie_word_embeddings);
+    // A draft holds the numbers of its matrix.
+    let of_folder = TensorSpec { is_draft: false, ..*spec };
+    let stored = stored_name(listing, of_folder.name(), model.config().tie_word_embeddings);
     if !listing.tensors.contains(&stored) {
         return Ok(problem("is not in the weights folder".into()));
     }

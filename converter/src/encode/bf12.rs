@@ -2,7 +2,7 @@
 
 use olmo_infer::internals::format::PANEL_ROWS;
 use olmo_infer::internals::format::encodings::bf12::{
-    CodedPanel, CodedTable, RAW_STEP_BYTES, Step, StoredStep, smallest_magnitude,
+    Bf12Panel, Bf12Table, RAW_STEP_BYTES, Step, StoredStep, smallest_magnitude,
 };
 use olmo_infer::internals::format::panels::PanelShape;
 
@@ -11,7 +11,7 @@ use olmo_infer::internals::format::panels::PanelShape;
 ///
 /// # Panics
 /// When the lengths do not fit.
-pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &[u8], out: &mut [u8]) -> bool {
+pub fn code_panel(table: &Bf12Table, shape: &PanelShape, panel: usize, plain: &[u8], out: &mut [u8]) -> bool {
     let codes = table.exponents().codes();
     let n_rows = n_rows(shape, panel);
     let mut raw_steps = table.raw_steps(panel).iter().peekable();
@@ -37,7 +37,7 @@ pub fn code_panel(table: &CodedTable, shape: &PanelShape, panel: usize, plain: &
 }
 
 /// Appends the steps of a panel as a plain file has them, but for padding, which can be any number.
-pub fn decode_panel(panel: &CodedPanel, out: &mut Vec<u32>) {
+pub fn decode_panel(panel: &Bf12Panel, out: &mut Vec<u32>) {
     for step in panel.steps() {
         out.extend(step.numbers(panel.exponents()));
     }
@@ -55,7 +55,7 @@ pub struct Look {
 }
 
 /// Looks at panel number `index` of a matrix.
-pub fn look_at_panel(panel: &CodedPanel, shape: &PanelShape, index: usize) -> Look {
+pub fn look_at_panel(panel: &Bf12Panel, shape: &PanelShape, index: usize) -> Look {
     let codes = panel.exponents().codes();
     let n_rows = n_rows(shape, index);
     let mut look = Look::default();
@@ -112,7 +112,7 @@ pub(super) mod tests {
     use crate::encode::panels::fill_panel;
     use crate::folder::element::SourceType;
     use olmo_infer::internals::format::Dtype;
-    use olmo_infer::internals::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanels, Exponents};
+    use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, CODED_STEP_BYTES, Exponents};
 
     /// A matrix as an `.npy` file has it, whose exponents are mostly 100 to 115, its panels as a plain file has them,
     /// and the steps that hold another exponent.
@@ -141,12 +141,12 @@ pub(super) mod tests {
         let shape = PanelShape { rows: 70, columns: 15, dtype: Dtype::Bf16 };
         let (_, plain) = matrix(&shape, &[(3, 4), (69, 14)]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
-        let table = CodedTable::new(exponents, [vec![2], vec![7]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![2], vec![7]].into_iter());
         let mut coded = vec![0xaa; 14 * CODED_STEP_BYTES + 2 * RAW_STEP_BYTES];
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             assert!(code_panel(&table, &shape, panel, plain, &mut coded[table.panel_range(&shape, panel)]));
         }
-        let panels = CodedPanels::new(&shape, coded[..].into(), &table);
+        let panels = Bf12Panels::new(&shape, coded[..].into(), &table);
         for (panel, plain) in plain.chunks(shape.panel_bytes()).enumerate() {
             let stored = panels.panel(panel);
             let back = stored.steps().enumerate().flat_map(|(step, stored)| {
@@ -167,12 +167,12 @@ pub(super) mod tests {
         let (_, plain) = matrix(&shape, &[(3, 2)]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
         let mut out = [0; 2 * CODED_STEP_BYTES];
-        assert!(!code_panel(&CodedTable::new(exponents, [vec![]].into_iter()), &shape, 0, &plain, &mut out));
+        assert!(!code_panel(&Bf12Table::new(exponents, [vec![]].into_iter()), &shape, 0, &plain, &mut out));
         // Raw without need.
-        let table = CodedTable::new(exponents, [vec![0, 1]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![0, 1]].into_iter());
         let mut out = [0; 2 * RAW_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut out));
-        let panels = CodedPanels::new(&shape, out[..].into(), &table);
+        let panels = Bf12Panels::new(&shape, out[..].into(), &table);
         let look = look_at_panel(&panels.panel(0), &shape, 0);
         assert_eq!((look.padding, look.needless_raw), (false, true));
     }
@@ -182,14 +182,14 @@ pub(super) mod tests {
         let shape = PanelShape { rows: 5, columns: 3, dtype: Dtype::Bf16 };
         let (_, plain) = matrix(&shape, &[]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");
-        let table = CodedTable::new(exponents, [vec![]].into_iter());
+        let table = Bf12Table::new(exponents, [vec![]].into_iter());
         let mut coded = [0; 2 * CODED_STEP_BYTES];
         assert!(code_panel(&table, &shape, 0, &plain, &mut coded));
         let mut n_found = 0;
         for bit in 0..8 * coded.len() {
             let mut damaged = coded;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let panels = CodedPanels::new(&shape, damaged[..].into(), &table);
+            let panels = Bf12Panels::new(&shape, damaged[..].into(), &table);
             let look = look_at_panel(&panels.panel(0), &shape, 0);
             n_found += usize::from(look.padding);
         }

@@ -8,7 +8,7 @@ use crate::encode::buffer::grow;
 use crate::error::Error;
 use crate::folder::element::{SourceType, f16_to_f32, round_to_bf16};
 use crate::model::checkpoint::Source;
-use olmo_infer::internals::format::encodings::bf12::{CodedTable, Codes, Exponents, pays};
+use olmo_infer::internals::format::encodings::bf12::{Bf12Table, Codes, Exponents, pays};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::{Dtype, PANEL_ROWS, section};
 use rayon::ThreadPool;
@@ -27,27 +27,27 @@ enum Stop {
     Failed(Error),
 }
 
-/// The tables of the matrices that are coded, an entry for each source; `None` for vectors, for matrices in which too
-/// many steps are raw, and for those with the longest tables where all together are longer than a file may have them.
-/// The numbers are those that a file of bf16 matrices stores.
+/// The tables of matrices, an entry for each; `None` for those in which too many steps are raw, and for those with the
+/// longest tables where all together are longer than a file may have them. The elements are those that a bf16 matrix
+/// stores.
 ///
 /// # Errors
 /// A file cannot be read or changed meanwhile, or the system does not give the memory.
-pub fn tables(pool: &ThreadPool, sources: &[Source]) -> Result<Vec<Option<CodedTable>>, Error> {
-    let shapes: Vec<Option<PanelShape>> = sources.iter().map(|source| source.spec.panel_shape(Dtype::Bf16)).collect();
-    let table = |(source, shape): (&Source, &Option<PanelShape>)| match shape {
+pub fn tables(pool: &ThreadPool, matrices: &[&Source]) -> Result<Vec<Option<Bf12Table>>, Error> {
+    let shapes: Vec<Option<PanelShape>> = matrices.iter().map(|source| source.spec.panel_shape(Dtype::Bf16)).collect();
+    let table = |(source, shape): (&&Source, &Option<PanelShape>)| match shape {
         Some(shape) => pool.install(|| table(source, shape)),
         None => Ok(None),
     };
-    let mut tables = sources.iter().zip(&shapes).map(table).collect::<Result<Vec<_>, _>>()?;
-    fit(&shapes, &mut tables, section::max_bytes(section::CODED));
+    let mut tables = matrices.iter().zip(&shapes).map(table).collect::<Result<Vec<_>, _>>()?;
+    fit(&shapes, &mut tables, section::max_bytes(section::BF12));
     Ok(tables)
 }
 
 /// Takes the longest tables out until those that are left have at most so many bytes together.
-fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<CodedTable>], most: u64) {
-    let bytes = |shape: &Option<PanelShape>, table: &Option<CodedTable>| match (shape, table) {
-        (Some(shape), Some(table)) => CodedTable::bytes(shape, table.n_raw_steps() as u32).unwrap_or(usize::MAX) as u64,
+fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<Bf12Table>], most: u64) {
+    let bytes = |shape: &Option<PanelShape>, table: &Option<Bf12Table>| match (shape, table) {
+        (Some(shape), Some(table)) => Bf12Table::bytes(shape, table.n_raw_steps() as u32).unwrap_or(u64::MAX),
         _ => 0,
     };
     let mut lengths: Vec<u64> = shapes.iter().zip(&*tables).map(|(shape, table)| bytes(shape, table)).collect();
@@ -57,20 +57,16 @@ fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<CodedTable>], most: u
     }
 }
 
-/// What [`tables`] would be if all matrices were coded without a raw step: those of the smallest possible file.
-pub fn least_tables(sources: &[Source]) -> Vec<Option<CodedTable>> {
-    let exponents = Exponents::commonest(&[0; 256]);
-    let table = |source: &Source| {
-        let n_panels = source.spec.panel_shape(Dtype::Bf16)?.n_panels();
-        Some(CodedTable::new(exponents, std::iter::repeat_n(Vec::new(), n_panels)))
-    };
-    sources.iter().map(table).collect()
+/// What [`tables`] would be for a matrix without a raw step: that of the smallest possible file. `None` for a vector.
+pub fn least_table(source: &Source) -> Option<Bf12Table> {
+    let n_panels = source.spec.panel_shape(Dtype::Bf16)?.n_panels();
+    Some(Bf12Table::new(Exponents::commonest(&[0; 256]), std::iter::repeat_n(Vec::new(), n_panels)))
 }
 
-fn table(source: &Source, shape: &PanelShape) -> Result<Option<CodedTable>, Error> {
+fn table(source: &Source, shape: &PanelShape) -> Result<Option<Bf12Table>, Error> {
     let exponents = Exponents::commonest(&*counts(source)?);
     match raw_steps(source, shape, &exponents.codes()) {
-        Ok(panels) => Ok(Some(CodedTable::new(exponents, panels.into_iter()))),
+        Ok(panels) => Ok(Some(Bf12Table::new(exponents, panels.into_iter()))),
         Err(Stop::TooMany) => Ok(None),
         Err(Stop::Failed(error)) => Err(error),
     }
@@ -196,7 +192,7 @@ mod tests {
     fn the_longest_tables_are_left_out_where_not_all_fit() {
         let shape = PanelShape { rows: 64, columns: 16, dtype: Dtype::Bf16 };
         let shapes = [Some(shape), None, Some(shape), Some(shape)];
-        let table = |n: u32| CodedTable::new(Exponents::commonest(&[0; 256]), [(0..n).collect()].into_iter());
+        let table = |n: u32| Bf12Table::new(Exponents::commonest(&[0; 256]), [(0..n).collect()].into_iter());
         // 16 exponents, a panel's number, and 1, 3 and 2 raw steps.
         let lengths = [24, 32, 28];
         let fitted = |most| {

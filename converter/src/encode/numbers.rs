@@ -6,7 +6,7 @@ use crate::encode::panels::extract_rows;
 use crate::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::PANEL_ROWS;
-use olmo_infer::internals::format::encodings::bf12::CodedPanels;
+use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::panels::PanelShape;
 use std::path::Path;
@@ -18,7 +18,7 @@ const VECTOR_PIECE_BYTES: usize = 1 << 20;
 pub struct Numbers<'a> {
     bytes: MappedBytes<'a>,
     shape: Option<PanelShape>,
-    coded: Option<CodedPanels<'a>>,
+    coded: Option<Bf12Panels<'a>>,
     /// The steps of a coded panel as a plain one has them.
     decoded: Vec<u32>,
 }
@@ -27,8 +27,8 @@ impl<'a> Numbers<'a> {
     /// Tensor `index` of `model`.
     pub fn new(model: &'a ModelFile, index: usize) -> Numbers<'a> {
         let bytes = model.tensor_bytes(index);
-        let shape = model.specs()[index].panel_shape(model.matrices());
-        let coded = shape.zip(model.coded_table(index)).map(|(shape, table)| CodedPanels::new(&shape, bytes, table));
+        let shape = model.specs()[index].panel_shape(model.encoding(index).dtype());
+        let coded = shape.zip(model.bf12_table(index)).map(|(shape, table)| Bf12Panels::new(&shape, bytes, table));
         Numbers { bytes, shape, coded, decoded: Vec::new() }
     }
 

@@ -1,6 +1,5 @@
 //! The weights folder as a model: checks that its tensors are exactly those of the configuration, and records the
-//! origin of
-//! each value.
+//! origin of each value.
 
 use crate::error::{Error, Problem, Problems, shown_path};
 use crate::folder::element::SourceType;
@@ -12,7 +11,7 @@ use crate::model::config_json;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::infer_config;
 use crate::model::settings::{Flags, Settings};
-use olmo_infer::internals::format::layout::{self, Role, TensorSpec};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -53,7 +52,7 @@ impl Checkpoint {
     pub fn check(listing: &Listing, flags: &Flags, allow_extra: bool) -> Result<Checkpoint, Error> {
         let generation = generation(listing)?;
         let settings = settings(listing, flags, &generation)?;
-        let specs = layout::tensors(&settings.config);
+        let specs = tensors_of(&settings.config);
         let mut problems = Problems::default();
         let mut sources = Vec::with_capacity(specs.len());
         let mut extra: BTreeSet<&str> = listing.tensors.iter().map(String::as_str).collect();

@@ -3,3 +3,4 @@
 pub mod model_output;
 pub mod pipeline;
 pub mod plan;
+pub mod recipe;

@@ -8,8 +8,9 @@ use crate::error::Error;
 use crate::model::checkpoint::Source;
 use crate::write::model_output::Output;
 use crate::write::plan::{Piece, Plan, Written};
+use crate::write::recipe::Stored;
 use olmo_infer::internals::format::Dtype;
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
+use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -203,30 +204,30 @@ fn fill_batch(
 }
 
 fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
-    let source = &plan.sources[job.piece.tensor];
+    let source = plan.source(job.piece.tensor);
     source.tensor.read(job.piece.source_offset, job.rows)?;
-    Ok(match (source.spec.columns, &plan.tables[job.piece.tensor]) {
-        (Some(_), Some(table)) => return fill_coded_panel(plan, job, table),
-        (Some(columns), None) => fill_panel(source.tensor.element, job.rows, columns, plan.matrices, job.out),
+    let stored = &plan.tensors[job.piece.tensor].stored;
+    Ok(match (source.spec.columns, stored) {
+        (Some(_), Stored::Bf12(table)) => return fill_bf12_panel(source, job, table),
+        (Some(columns), _) => fill_panel(source.tensor.element, job.rows, columns, stored.encoding().dtype(), job.out),
         (None, _) => fill_vector(source.tensor.element, job.rows, job.out),
     })
 }
 
-/// Fills a panel as in a plain file and codes it into its place.
-fn fill_coded_panel(plan: &Plan<'_>, job: Job<'_>, table: &CodedTable) -> Result<Seen, Error> {
+/// Fills a panel of plain bf16 and codes it into its place.
+fn fill_bf12_panel(source: &Source, job: Job<'_>, table: &Bf12Table) -> Result<Seen, Error> {
     thread_local! {
         static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let source = &plan.sources[job.piece.tensor];
-    let (Some(shape), Some(panel)) = (source.spec.panel_shape(plan.matrices), job.piece.panel) else {
-        unreachable!("only matrices are coded");
+    let (Some(shape), Some(panel)) = (source.spec.panel_shape(Dtype::Bf16), job.piece.panel) else {
+        unreachable!("only matrices are bf12");
     };
     PLAIN.with_borrow_mut(|plain| {
         grow(plain, shape.panel_bytes(), &source.tensor.file.path)?;
         let plain = &mut plain[..shape.panel_bytes()];
-        let seen = fill_panel(source.tensor.element, job.rows, shape.columns, plan.matrices, plain);
-        let is_coded = code_panel(table, &shape, panel, plain, job.out);
-        if is_coded { Ok(seen) } else { Err(source.tensor.file.changed().into()) }
+        let seen = fill_panel(source.tensor.element, job.rows, shape.columns, Dtype::Bf16, plain);
+        let has_codes = code_panel(table, &shape, panel, plain, job.out);
+        if has_codes { Ok(seen) } else { Err(source.tensor.file.changed().into()) }
     })
 }
 
@@ -279,7 +280,7 @@ impl<'p> Tally<'p> {
         );
         let mut finished = digests.into_iter().zip(source_digests);
         for (piece, seen) in pieces.iter().zip(seen) {
-            let source = &self.plan.sources[piece.tensor];
+            let source = self.plan.source(piece.tensor);
             self.seen.add(seen, piece.source_offset / source.tensor.element.bytes() as u64);
             if piece.last {
                 let seen = std::mem::take(&mut self.seen);
@@ -290,15 +291,16 @@ impl<'p> Tally<'p> {
                     min_magnitude: seen.min_magnitude(),
                     rounded: seen.n_changed > 0,
                 });
-                self.note(source, &seen)?;
+                self.note(piece.tensor, &seen)?;
             }
         }
         Ok(())
     }
 
     /// Judges a finished tensor.
-    fn note(&mut self, source: &Source, seen: &Seen) -> Result<(), Error> {
-        let name = source.spec.name();
+    fn note(&mut self, tensor: usize, seen: &Seen) -> Result<(), Error> {
+        let (source, planned) = (self.plan.source(tensor), &self.plan.tensors[tensor]);
+        let name = planned.spec.name();
         if let Some(first) = seen.first_nonfinite {
             if !self.allow_nonfinite {
                 let found = format!(
@@ -318,7 +320,8 @@ impl<'p> Tally<'p> {
         if seen.all_zero() {
             self.outcome.all_zero.push(name);
         }
-        if source.spec.columns.is_some() && self.plan.matrices == Dtype::Bf16 {
+        // What a draft loses does not count: the model is the other copy.
+        if !planned.spec.is_draft && planned.stored.encoding().dtype() == Dtype::Bf16 {
             self.n_elements += source.spec.n_elements();
             self.sum_relative_error += seen.sum_relative_error;
             self.outcome.n_rounded += seen.n_changed;

@@ -1,12 +1,14 @@
-//! What goes where: a pure function of the checked folder, the stored type and the tables of coded matrices. No I/O.
+//! Where everything goes: a pure function of the checked folder and of how its tensors are stored. No I/O.
 
 use crate::error::{Error, Problem};
 use crate::model::checkpoint::{Checkpoint, Source};
 use crate::text::Text;
 use crate::text::vocab::Vocabulary;
+use crate::write::recipe::{Planned, Stored};
 use olmo_infer::internals::format::config::ModelConfig;
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
-use olmo_infer::internals::format::layout::{self, Layout, TensorSpec};
+use olmo_infer::internals::format::layout::{self, Layout};
+use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, Header, SectionRecord, SourceRecord, TensorRecord, section,
 };
@@ -19,15 +21,13 @@ use zerocopy::{FromZeros, IntoBytes};
 pub struct Plan<'a> {
     /// The model's configuration.
     pub config: &'a ModelConfig,
-    /// Stored type of the matrices.
-    pub matrices: Dtype,
-    /// The tensors with their sources, in the order of the file.
+    /// The sources of the model's tensors.
     pub sources: &'a [Source],
-    /// The tables of coded tensors, an entry for each tensor.
-    pub tables: Vec<Option<CodedTable>>,
+    /// The tensors, in the order of the file: those of the model, one for each source, then the drafts.
+    pub tensors: Vec<Planned>,
     /// Where everything lies.
     pub layout: Layout,
-    /// Kinds and bytes of the sections but `CODED`. Digests in `SOURCES` are still zero.
+    /// Kinds and bytes of the sections but `BF12`. Digests in `SOURCES` are still zero.
     sections: Vec<(u32, Vec<u8>)>,
 }
 
@@ -64,14 +64,13 @@ pub struct Piece {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans the file of `checkpoint` with its matrices stored as `matrices`, those with a table coded.
+    /// Plans the file of `checkpoint` with these tensors.
     ///
     /// # Errors
     /// The file or a section would be larger than the format admits.
     pub fn new(
         checkpoint: &'a Checkpoint,
-        matrices: Dtype,
-        tables: Vec<Option<CodedTable>>,
+        tensors: Vec<Planned>,
         text: &Text,
         provenance: String,
         folder: &Path,
@@ -89,14 +88,14 @@ impl<'a> Plan<'a> {
         ];
         let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
         let sections: Vec<(u32, Vec<u8>)> = sections.collect();
-        let sources = &checkpoint.sources;
-        let encodings: Vec<Encoding> = tables.iter().map(encoding).collect();
+        let specs: Vec<TensorSpec> = tensors.iter().map(|tensor| tensor.spec).collect();
+        let encodings: Vec<Encoding> = tensors.iter().map(|tensor| tensor.stored.encoding()).collect();
         let too_large = |_| Problem::new(folder, "the model is larger than any file can be").expected("a smaller one");
         let mut lengths: Vec<(u32, u64)> = sections.iter().map(|(kind, bytes)| (*kind, bytes.len() as u64)).collect();
-        if tables.iter().any(Option::is_some) {
-            let bytes = sources.iter().zip(&encodings);
-            let bytes = bytes.map(|(source, &encoding)| layout::table_bytes(&source.spec, matrices, encoding));
-            lengths.push((section::CODED, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
+        if tensors.iter().any(|tensor| tensor.stored.table().is_some()) {
+            let bytes = specs.iter().zip(&encodings);
+            let bytes = bytes.map(|(spec, &encoding)| layout::table_bytes(spec, encoding));
+            lengths.push((section::BF12, bytes.sum::<Result<u64, _>>().map_err(too_large)?));
             lengths.sort_unstable();
         }
         for &(kind, bytes) in &lengths {
@@ -105,36 +104,51 @@ impl<'a> Plan<'a> {
                 let found = format!("section {} would have {bytes} bytes", section::name(kind));
                 let problem = Problem::new(folder, found).expected(format!("at most {most}"));
                 return Err(match kind {
-                    section::CODED => problem.advice("pack it with --encoding plain").into(),
+                    section::BF12 => problem.advice("pack it with --encoding plain").into(),
                     _ => problem.into(),
                 });
             }
         }
         let lengths: Vec<u64> = lengths.iter().map(|(_, bytes)| *bytes).collect();
-        let layout = layout::layout(config, matrices, &encodings, &lengths).map_err(too_large)?;
-        Ok(Plan { config, matrices, sources, tables, layout, sections })
+        let layout = layout::layout(&specs, &encodings, &lengths).map_err(too_large)?;
+        Ok(Plan { config, sources: &checkpoint.sources, tensors, layout, sections })
     }
 
-    /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
+    /// The matrices of the model: geometry, encoding, and bytes in the file.
+    pub fn matrices(&self) -> impl Iterator<Item = (PanelShape, Encoding, u64)> + '_ {
+        let of_model = self.tensors.iter().zip(&self.layout.tensors).take(self.sources.len());
+        of_model.filter_map(|(tensor, extent)| {
+            let encoding = tensor.stored.encoding();
+            Some((tensor.spec.panel_shape(encoding.dtype())?, encoding, extent.bytes))
+        })
+    }
+
+    /// Type of the elements of the model's matrices; `None` when they have several.
+    pub fn matrices_dtype(&self) -> Option<Dtype> {
+        let mut types = self.matrices().map(|(_, encoding, _)| encoding.dtype());
+        let first = types.next()?;
+        types.all(|dtype| dtype == first).then_some(first)
+    }
+
+    /// Bits that an element of the model's matrices takes in the file; padding inside panels counts as elements.
     pub fn bits_per_weight(&self) -> f64 {
-        let matrices = self.sources.iter().zip(&self.layout.tensors).filter_map(|(source, extent)| {
-            let shape = source.spec.panel_shape(self.matrices)?;
-            Some((extent.bytes, shape.n_panels() * shape.panel_elements()))
+        let (bytes, n_elements) = self.matrices().fold((0, 0), |sums, (shape, _, bytes)| {
+            (sums.0 + bytes, sums.1 + shape.n_panels() * shape.panel_elements())
         });
-        let (bytes, n_elements) = matrices.fold((0, 0), |sums, (bytes, n)| (sums.0 + bytes, sums.1 + n));
         8.0 * bytes as f64 / n_elements as f64
     }
 
-    /// Stored type of a tensor.
-    pub fn dtype(&self, spec: &TensorSpec) -> Dtype {
-        spec.dtype(self.matrices)
+    /// The source of a tensor.
+    pub fn source(&self, tensor: usize) -> &'a Source {
+        &self.sources[self.tensors[tensor].source]
     }
 
     /// The parts of all tensors, in the order of the file.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
-        self.sources.iter().zip(&self.layout.tensors).enumerate().flat_map(move |(tensor, (source, extent))| {
+        self.tensors.iter().zip(&self.layout.tensors).enumerate().flat_map(move |(tensor, (planned, extent))| {
+            let source = self.source(tensor);
             let element = source.tensor.element.bytes();
-            let shape = source.spec.panel_shape(self.matrices);
+            let shape = planned.spec.panel_shape(planned.stored.encoding().dtype());
             let (n_pieces, rows_per_piece, columns) = match shape {
                 None => (1, source.spec.rows, 1),
                 Some(shape) => (shape.n_panels(), format::PANEL_ROWS, shape.columns),
@@ -142,10 +156,10 @@ impl<'a> Plan<'a> {
             (0..n_pieces).map(move |i| {
                 let first = i * rows_per_piece;
                 let n_rows = rows_per_piece.min(source.spec.rows - first);
-                let range = match (shape, &self.tables[tensor]) {
+                let range = match (shape, &planned.stored) {
                     (None, _) => 0..extent.bytes as usize,
-                    (Some(shape), None) => i * shape.panel_bytes()..(i + 1) * shape.panel_bytes(),
-                    (Some(shape), Some(table)) => table.panel_range(&shape, i),
+                    (Some(shape), Stored::Bf12(table)) => table.panel_range(&shape, i),
+                    (Some(shape), _) => i * shape.panel_bytes()..(i + 1) * shape.panel_bytes(),
                 };
                 Piece {
                     tensor,
@@ -162,37 +176,33 @@ impl<'a> Plan<'a> {
 
     /// Everything before the tensor data except the header page, and the header page that makes it a model file.
     pub fn head(&self, written: &[Written]) -> (Vec<u8>, Header) {
-        let records: Vec<TensorRecord> = self
-            .sources
-            .iter()
-            .zip(&self.tables)
-            .zip(&self.layout.tensors)
-            .zip(written)
-            .map(|(((source, table), extent), written)| TensorRecord {
+        let tensors = self.tensors.iter().zip(&self.layout.tensors).zip(written);
+        let records: Vec<TensorRecord> = tensors
+            .map(|((tensor, extent), written)| TensorRecord {
                 digest: U64::new(written.digest),
                 min_magnitude: U32::new(written.min_magnitude),
                 rounded: U32::new(u32::from(written.rounded)),
-                ..TensorRecord::new(&source.spec, self.matrices, encoding(table), *extent)
+                ..TensorRecord::new(&tensor.spec, tensor.stored.encoding(), *extent)
             })
             .collect();
         let sources = sources_section(self.sources, written);
-        let mut coded = Vec::new();
-        self.tables.iter().flatten().for_each(|table| table.write(&mut coded));
-        let is_coded = !coded.is_empty();
+        let mut tables = Vec::new();
+        self.tensors.iter().filter_map(|tensor| tensor.stored.table()).for_each(|table| table.write(&mut tables));
+        let has_bf12 = !tables.is_empty();
         let mut head = vec![0; self.layout.data_offset as usize - format::HEADER_BYTES];
         let mut section_records = Vec::new();
         let sections = self.sections.iter().map(|(kind, bytes)| match *kind {
             section::SOURCES => (section::SOURCES, &sources),
             kind => (kind, bytes),
         });
-        let mut sections: Vec<_> = sections.chain(is_coded.then_some((section::CODED, &coded))).collect();
+        let mut sections: Vec<_> = sections.chain(has_bf12.then_some((section::BF12, &tables))).collect();
         sections.sort_unstable_by_key(|(kind, _)| *kind);
         for ((kind, bytes), extent) in sections.into_iter().zip(&self.layout.sections) {
             let start = extent.offset as usize - format::HEADER_BYTES;
             head[start..start + bytes.len()].copy_from_slice(bytes);
             section_records.push(SectionRecord {
                 kind: U32::new(kind),
-                flags: U32::new(if kind == section::CODED { format::SECTION_REQUIRED } else { 0 }),
+                flags: U32::new(if kind == section::BF12 { format::SECTION_REQUIRED } else { 0 }),
                 offset: U64::new(extent.offset),
                 bytes: U64::new(extent.bytes),
                 digest: U64::new(format::digest(bytes, u64::from(kind))),
@@ -208,7 +218,10 @@ impl<'a> Plan<'a> {
         header.version_minor = U16::new(format::VERSION_MINOR);
         header.byte_order = U32::new(format::BYTE_ORDER_MARK);
         header.file_bytes = U64::new(self.layout.file_bytes);
-        header.required_features = U64::new(if is_coded { format::FEATURE_CODED } else { 0 });
+        let feature = |has: bool, bit: u64| if has { bit } else { 0 };
+        let has_drafts = self.tensors.len() > self.sources.len();
+        header.required_features =
+            U64::new(feature(has_bf12, format::FEATURE_BF12) | feature(has_drafts, format::FEATURE_DRAFTS));
         header.header_bytes = U32::new(format::HEADER_BYTES as u32);
         header.n_tensors = U32::new(records.len() as u32);
         header.n_sections = U32::new(section_records.len() as u32);
@@ -219,15 +232,6 @@ impl<'a> Plan<'a> {
         header.config = ConfigBlock::new(self.config);
         header.header_digest = U64::new(header.computed_digest());
         (head, header)
-    }
-}
-
-/// The encoding of a tensor with this table.
-fn encoding(table: &Option<CodedTable>) -> Encoding {
-    match table {
-        None => Encoding::Plain,
-        // A table counts its raw steps in 32 bits.
-        Some(table) => Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 },
     }
 }
 

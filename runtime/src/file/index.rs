@@ -1,9 +1,10 @@
-//! The checked index of a model file: header, configuration, records, layout and the tables of coded matrices, read
-//! from any bytes into owned memory.
+//! The checked index of a model file: header, configuration, records, layout and the tables of bf12 matrices, read from
+//! any bytes into owned memory.
 //!
 //! Order of trust: magic, version, header digest, exact length, configuration, index digest, then every record compared
-//! with the layout that `layout.rs` computes, then the tables (`coded_tables`). Offsets are compared and never
-//! followed, so that overlap, holes and misalignment cannot be expressed, and no tensor data is read.
+//! with the tensors of the configuration and with the layout that `layout.rs` computes, then the tables
+//! (`bf12_tables`). Offsets are compared and never followed, so that overlap, holes and misalignment cannot be
+//! expressed, and no tensor data is read.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
 
@@ -11,13 +12,13 @@ use crate::error::Error;
 use crate::file::not_olmo::looks_like;
 use crate::file::reader::{ReadAt, Reader};
 use crate::format::config::ModelConfig;
-use crate::format::encodings::bf12::{self, CodedTable};
-use crate::format::layout::{self, Extent, Layout, TensorSpec, TooLarge};
-use crate::format::sizes::{in_memory, product, sum};
-use crate::format::{self, Dtype, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
+use crate::format::encodings::bf12::Bf12Table;
+use crate::format::layout::{self, Layout};
+use crate::format::sizes::{TooLarge, in_memory, product, sum};
+use crate::format::tensors::{TensorSpec, tensors_of};
+use crate::format::{self, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use std::path::Path;
 use zerocopy::FromBytes;
-use zerocopy::little_endian::{U32, U64};
 
 /// What a file says about itself, checked.
 pub struct Index {
@@ -25,18 +26,18 @@ pub struct Index {
     pub header: Header,
     /// The model's configuration.
     pub config: ModelConfig,
-    /// Stored type of the matrices.
-    pub matrices: Dtype,
-    /// The tensors, in the order of the file.
+    /// The tensors, in the order of the file: those of the model, then the drafts.
     pub specs: Vec<TensorSpec>,
+    /// How each is stored.
+    pub encodings: Vec<Encoding>,
     /// The entries of the tensors.
     pub records: Vec<TensorRecord>,
     /// The entries of the sections.
     pub sections: Vec<SectionRecord>,
     /// Where everything lies; ends at the length of the file.
     pub layout: Layout,
-    /// What steers the decoding of each tensor; `None` for plain ones.
-    pub coded_tables: Vec<Option<CodedTable>>,
+    /// The table of each tensor; `None` of those that are not bf12.
+    pub bf12_tables: Vec<Option<Bf12Table>>,
 }
 
 impl Index {
@@ -49,14 +50,20 @@ impl Index {
         let reader = Reader { path, source, length };
         let header = reader.header()?;
         let config = reader.config(&header)?;
-        let specs = layout::tensors(&config);
-        let (records, sections) = reader.index(&header, specs.len())?;
+        let mut specs = tensors_of(&config);
+        reader.check_n_tensors(&header, &specs)?;
+        let (records, sections) = reader.index(&header)?;
         reader.check_sections(&sections)?;
-        let matrices = reader.matrices(&specs, &records)?;
-        let encodings = reader.encodings(&header, matrices, &specs, &records)?;
-        let layout = reader.check_layout(&header, &config, matrices, &encodings, &records, &sections)?;
-        let coded_tables = reader.coded_tables(matrices, &specs, &encodings, &sections)?;
-        Ok(Index { header, config, matrices, specs, records, sections, layout, coded_tables })
+        reader.add_drafts(&mut specs, &records)?;
+        let encodings = reader.encodings(&header, &specs, &records)?;
+        let layout = reader.check_layout(&header, &specs, &encodings, &records, &sections)?;
+        let bf12_tables = reader.bf12_tables(&specs, &encodings, &sections)?;
+        Ok(Index { header, config, specs, encodings, records, sections, layout, bf12_tables })
+    }
+
+    /// Number of tensors of the model, which precede the drafts.
+    pub fn n_model_tensors(&self) -> usize {
+        self.specs.partition_point(|spec| !spec.is_draft)
     }
 }
 
@@ -101,7 +108,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                 format_args!("{:016x}", header.header_digest.get()),
             ));
         }
-        if header.required_features.get() & !format::FEATURE_CODED != 0 {
+        if header.required_features.get() & !format::KNOWN_FEATURES != 0 {
             return Err(version(format!("feature bits {:#x}", header.required_features.get())));
         }
         if header.file_bytes.get() != self.length {
@@ -125,8 +132,23 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         config.map_err(|source| Error::Config { path: self.path.to_path_buf(), source })
     }
 
-    fn index(&self, header: &Header, n_tensors: usize) -> Result<(Vec<TensorRecord>, Vec<SectionRecord>), Error> {
-        self.equal("number of tensors", header.n_tensors.get().into(), n_tensors as u64)?;
+    /// Compares the number of records with the tensors of the model, and the drafts that the header announces.
+    fn check_n_tensors(&self, header: &Header, specs: &[TensorSpec]) -> Result<(), Error> {
+        let found = header.n_tensors.get() as usize;
+        if header.required_features.get() & format::FEATURE_DRAFTS == 0 {
+            return self.equal("number of tensors", found as u64, specs.len() as u64);
+        }
+        let n_drafts = found.checked_sub(specs.len()).unwrap_or_default();
+        let most = specs.iter().filter(|spec| spec.columns.is_some()).count();
+        if !(1..=most).contains(&n_drafts) {
+            let expected = format_args!("{} and at most {most} drafts", specs.len());
+            return Err(self.damaged("number of tensors", found, expected));
+        }
+        Ok(())
+    }
+
+    fn index(&self, header: &Header) -> Result<(Vec<TensorRecord>, Vec<SectionRecord>), Error> {
+        let n_tensors = header.n_tensors.get() as usize;
         let n_sections = header.n_sections.get() as usize;
         if n_sections > format::MAX_SECTIONS {
             return Err(self.damaged(
@@ -166,7 +188,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             }
             previous = kind;
             let flags = record.flags.get();
-            let misses_flag = kind == section::CODED && flags != format::SECTION_REQUIRED;
+            let misses_flag = kind == section::BF12 && flags != format::SECTION_REQUIRED;
             if flags & !format::SECTION_REQUIRED != 0 || misses_flag {
                 return Err(self.damaged(place, "unknown flags", "flags of this format"));
             }
@@ -189,74 +211,87 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(())
     }
 
-    /// The stored type of the matrices, which the first record tells.
-    fn matrices(&self, specs: &[TensorSpec], records: &[TensorRecord]) -> Result<Dtype, Error> {
-        let code = records[0].dtype.get();
-        let damaged = || self.damaged(specs[0].name(), format_args!("element type {code}"), "1 (f32) or 2 (bf16)");
-        Dtype::from_code(code).ok_or_else(damaged)
+    /// Compares the records with the tensors of the model, and adds the drafts, which the rest of the records name: of
+    /// matrices of the model, in their order.
+    fn add_drafts(&self, specs: &mut Vec<TensorSpec>, records: &[TensorRecord]) -> Result<(), Error> {
+        let (of_model, of_drafts) = records.split_at_checked(specs.len()).ok_or_else(|| self.impossible())?;
+        let mut candidates: Vec<TensorSpec> = specs.iter().filter_map(TensorSpec::draft).rev().collect();
+        for (record, spec) in of_model.iter().zip(&*specs) {
+            self.check_name(record, spec)?;
+        }
+        for record in of_drafts {
+            let is_named = |spec: &TensorSpec| names(record, spec);
+            let draft = std::iter::from_fn(|| candidates.pop()).find(is_named).ok_or_else(|| {
+                let (role, layer) = (record.role.get(), record.layer.get());
+                let expected = "the drafts of matrices of the model, in their order, each once";
+                self.damaged("drafts", format_args!("role {role} in layer {layer}"), expected)
+            })?;
+            self.check_name(record, &draft)?;
+            specs.push(draft);
+        }
+        Ok(())
     }
 
-    /// The encoding of each tensor, and whether the header announces coded ones.
+    /// The encoding of each tensor, and whether the header announces them.
     fn encodings(
         &self,
         header: &Header,
-        matrices: Dtype,
         specs: &[TensorSpec],
         records: &[TensorRecord],
     ) -> Result<Vec<Encoding>, Error> {
         let encodings = specs.iter().zip(records).map(|(spec, record)| {
-            let damaged = |found: String, expected: &str| self.damaged(spec.name(), found, expected);
-            let (code, n_raw_steps) = (record.encoding.get(), record.n_raw_steps.get());
-            match (code, spec.panel_shape(matrices)) {
-                (format::ENCODING_PLAIN, _) if n_raw_steps != 0 => {
-                    Err(damaged(format!("{n_raw_steps} raw steps"), "none in a plain tensor"))
-                }
-                (format::ENCODING_PLAIN, _) => Ok(Encoding::Plain),
-                (format::ENCODING_CODED, Some(shape)) if shape.dtype == Dtype::Bf16 => {
-                    // One way to write a matrix: beyond this it is plain.
-                    if !bf12::pays(&shape, n_raw_steps.into()) {
-                        let expected = "at most one of eight steps in a coded matrix";
-                        return Err(damaged(format!("{n_raw_steps} raw steps"), expected));
-                    }
-                    Ok(Encoding::Coded { n_raw_steps })
-                }
-                (format::ENCODING_CODED, _) => Err(damaged("a coded tensor".into(), "a plain one")),
-                (code, _) => Err(damaged(format!("encoding {code}"), "0 (plain) or 1 (coded)")),
-            }
+            let (dtype, encoding) = (record.dtype.get(), record.encoding.get());
+            let encoding = Encoding::from_codes(spec, dtype, encoding, record.n_raw_steps.get());
+            encoding.map_err(|bad| self.damaged(spec.name(), bad.found, bad.expected))
         });
         let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
-        let is_coded = encodings.iter().any(|&encoding| encoding != Encoding::Plain);
-        let feature = if is_coded { format::FEATURE_CODED } else { 0 };
-        self.equal("required features", header.required_features.get(), feature)?;
+        let has_bf12 = encodings.iter().any(|encoding| matches!(encoding, Encoding::Bf12 { .. }));
+        let has_drafts = specs.iter().any(|spec| spec.is_draft);
+        let feature = |has: bool, bit: u64| if has { bit } else { 0 };
+        let features = feature(has_bf12, format::FEATURE_BF12) | feature(has_drafts, format::FEATURE_DRAFTS);
+        self.equal("required features", header.required_features.get(), features)?;
+        self.check_drafts(specs, &encodings)?;
         Ok(encodings)
     }
 
-    /// Computes where everything must lie and compares every record with it.
+    /// Refuses a draft in the encoding of its matrix.
+    fn check_drafts(&self, specs: &[TensorSpec], encodings: &[Encoding]) -> Result<(), Error> {
+        let mut all = specs.iter().zip(encodings);
+        let drafts = all.clone().filter(|(spec, _)| spec.is_draft);
+        for (draft, encoding) in drafts {
+            // Drafts are in the order of their matrices.
+            let of = all.find(|(spec, _)| spec.draft().as_ref() == Some(draft));
+            if of.is_some_and(|(_, of)| of.name() == encoding.name()) {
+                return Err(self.damaged(draft.name(), encoding.name(), "another encoding than that of its matrix"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes where everything must be and compares every record with it.
     fn check_layout(
         &self,
         header: &Header,
-        config: &ModelConfig,
-        matrices: Dtype,
+        specs: &[TensorSpec],
         encodings: &[Encoding],
         records: &[TensorRecord],
         sections: &[SectionRecord],
     ) -> Result<Layout, Error> {
         let impossible = |TooLarge| self.impossible();
-        let specs = layout::tensors(config);
         let add = |so_far: u64, (spec, &encoding): (&TensorSpec, &Encoding)| {
-            sum([so_far, layout::table_bytes(spec, matrices, encoding)?])
+            sum([so_far, layout::table_bytes(spec, encoding)?])
         };
         let tables = specs.iter().zip(encodings).try_fold(0, add).map_err(impossible)?;
-        // Each table has some bytes: the section is there exactly when a tensor is coded.
+        // Each table has some bytes: the section is there exactly when a tensor is bf12.
         let expected = Some(tables).filter(|&tables| tables > 0);
-        let found = sections.iter().find(|record| record.kind.get() == section::CODED);
+        let found = sections.iter().find(|record| record.kind.get() == section::BF12);
         let found = found.map(|record| record.bytes.get());
         if found != expected {
             let describe = |bytes: Option<u64>| bytes.map_or("no section".into(), |bytes| format!("{bytes} bytes"));
-            return Err(self.damaged("section CODED", describe(found), describe(expected)));
+            return Err(self.damaged("section BF12", describe(found), describe(expected)));
         }
         let section_bytes: Vec<u64> = sections.iter().map(|record| record.bytes.get()).collect();
-        let layout = layout::layout(config, matrices, encodings, &section_bytes).map_err(impossible)?;
+        let layout = layout::layout(specs, encodings, &section_bytes).map_err(impossible)?;
         self.equal("file bytes", header.file_bytes.get(), layout.file_bytes)?;
         self.equal("data offset", header.data_offset.get(), layout.data_offset)?;
         self.equal("data bytes", header.data_bytes.get(), layout.data_bytes())?;
@@ -270,32 +305,43 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
                 ));
             }
         }
-        for (((record, spec), &encoding), extent) in records.iter().zip(&specs).zip(encodings).zip(&layout.tensors) {
-            self.check_tensor(record, &TensorRecord::new(spec, matrices, encoding, *extent), spec)?;
+        for (((record, spec), &encoding), extent) in records.iter().zip(specs).zip(encodings).zip(&layout.tensors) {
+            self.check_tensor(record, &TensorRecord::new(spec, encoding, *extent), spec)?;
         }
         Ok(layout)
     }
 
+    /// Compares role, layer and shape of a record with those of its tensor.
+    fn check_name(&self, record: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
+        let fields = [
+            ("role", record.role.get().into(), spec.role_code().into()),
+            ("layer", record.layer.get().into(), spec.layer_code().into()),
+            ("layout", record.layout.get().into(), spec.layout().code().into()),
+            ("rows", record.rows.get(), spec.rows as u64),
+            ("columns", record.columns.get(), spec.columns.unwrap_or(1) as u64),
+        ];
+        self.check_fields(fields, spec)
+    }
+
+    /// Compares fields of a record, each a name, what was found and what is expected.
+    fn check_fields<const N: usize>(&self, fields: [(&str, u64, u64); N], spec: &TensorSpec) -> Result<(), Error> {
+        match fields.into_iter().find(|(_, found, expected)| found != expected) {
+            // A good file has thousands of these fields: names are put together only for messages.
+            Some((field, found, expected)) => Err(self.damaged(format!("{}: {field}", spec.name()), found, expected)),
+            None => Ok(()),
+        }
+    }
+
     fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
-        // A good file has thousands of these fields: names are put together only for messages.
         let place = |field: &str| format!("{}: {field}", spec.name());
         let fields = [
-            ("role", found.role.get().into(), expected.role.get().into()),
-            ("layer", found.layer.get().into(), expected.layer.get().into()),
             ("element type", found.dtype.get().into(), expected.dtype.get().into()),
-            ("layout", found.layout.get().into(), expected.layout.get().into()),
             ("encoding", found.encoding.get().into(), expected.encoding.get().into()),
             ("raw steps", found.n_raw_steps.get().into(), expected.n_raw_steps.get().into()),
-            ("rows", found.rows.get(), expected.rows.get()),
-            ("columns", found.columns.get(), expected.columns.get()),
             ("offset", found.offset.get(), expected.offset.get()),
             ("bytes", found.bytes.get(), expected.bytes.get()),
         ];
-        for (field, found, expected) in fields {
-            if found != expected {
-                return Err(self.damaged(place(field), found, expected));
-            }
-        }
+        self.check_fields(fields, spec)?;
         if !(0.0..f32::INFINITY).contains(&f32::from_bits(found.min_magnitude.get()))
             || found.min_magnitude.get() >> 31 != 0
         {
@@ -311,24 +357,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
     }
 }
 
-impl TensorRecord {
-    /// The record of a tensor; digest, smallest magnitude and `rounded` are the writer's to fill in.
-    pub fn new(spec: &TensorSpec, matrices: Dtype, encoding: Encoding, extent: Extent) -> TensorRecord {
-        TensorRecord {
-            role: U32::new(spec.role.code()),
-            layer: U32::new(spec.layer_code()),
-            dtype: U32::new(spec.dtype(matrices).code()),
-            layout: U32::new(spec.layout().code()),
-            encoding: U32::new(encoding.code()),
-            n_raw_steps: U32::new(encoding.n_raw_steps()),
-            rows: U64::new(spec.rows as u64),
-            columns: U64::new(spec.columns.unwrap_or(1) as u64),
-            offset: U64::new(extent.offset),
-            bytes: U64::new(extent.bytes),
-            digest: U64::new(0),
-            min_magnitude: U32::new(0),
-            rounded: U32::new(0),
-            reserved: [0; 56],
-        }
-    }
+/// Whether a record has the role and the layer of a tensor.
+fn names(record: &TensorRecord, spec: &TensorSpec) -> bool {
+    (record.role.get(), record.layer.get()) == (spec.role_code(), spec.layer_code())
 }

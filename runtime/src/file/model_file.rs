@@ -6,10 +6,13 @@ use crate::error::Error;
 use crate::file::index::Index;
 use crate::file::mapping::{Load, Loaded, Mapping, Populated};
 use crate::format::config::ModelConfig;
-use crate::format::encodings::bf12::CodedTable;
-use crate::format::layout::{Extent, Layout, TensorSpec};
+use crate::format::encodings::bf12::Bf12Table;
+use crate::format::layout::Layout;
 use crate::format::mapped_bytes::MappedBytes;
-use crate::format::{self, Dtype, Header, SectionRecord, TensorRecord, section};
+use crate::format::matrix::{Matrix, Panels};
+use crate::format::sizes::Extent;
+use crate::format::tensors::TensorSpec;
+use crate::format::{self, Dtype, Encoding, Header, SectionRecord, TensorRecord, section};
 use crate::os::holes::bytes_in_holes;
 use crate::os::memory::Resident;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -49,7 +52,7 @@ struct Source {
 }
 
 impl ModelFile {
-    /// Opens, checks and maps a file. Reads the header page, the index and the tables of coded matrices, and no tensor
+    /// Opens, checks and maps a file. Reads the header page, the index and the tables of bf12 matrices, and no tensor
     /// data.
     ///
     /// # Errors
@@ -227,14 +230,19 @@ impl ModelFile {
         &self.index.config
     }
 
-    /// Stored type of the matrices.
-    pub fn matrices(&self) -> Dtype {
-        self.index.matrices
-    }
-
-    /// The tensors, in the order of the file.
+    /// The tensors, in the order of the file: those of the model, then the drafts.
     pub fn specs(&self) -> &[TensorSpec] {
         &self.index.specs
+    }
+
+    /// The tensors of the model, in the order of the file.
+    pub fn model_specs(&self) -> &[TensorSpec] {
+        &self.index.specs[..self.index.n_model_tensors()]
+    }
+
+    /// How tensor `index` is stored.
+    pub fn encoding(&self, index: usize) -> Encoding {
+        self.index.encodings[index]
     }
 
     /// The index entries of [`ModelFile::specs`].
@@ -272,14 +280,30 @@ impl ModelFile {
         self.range(self.index.layout.tensors[index])
     }
 
-    /// What steers the decoding of tensor `index`; `None` when it is plain.
-    pub fn coded_table(&self, index: usize) -> Option<&CodedTable> {
-        self.index.coded_tables[index].as_ref()
+    /// The table of tensor `index`; `None` unless it is bf12.
+    pub fn bf12_table(&self, index: usize) -> Option<&Bf12Table> {
+        self.index.bf12_tables[index].as_ref()
     }
 
-    /// Whether any tensor is coded.
-    pub fn is_coded(&self) -> bool {
-        self.index.coded_tables.iter().any(Option::is_some)
+    /// Type of the elements of the model's matrices; `None` when they have several.
+    pub fn matrices(&self) -> Option<Dtype> {
+        let matrices = (0..self.model_specs().len()).filter(|&index| self.specs()[index].columns.is_some());
+        let mut types = matrices.map(|index| self.encoding(index).dtype());
+        let first = types.next()?;
+        types.all(|dtype| dtype == first).then_some(first)
+    }
+
+    /// Whether a tensor of the model is bf12.
+    pub fn has_bf12(&self) -> bool {
+        self.model_specs().iter().zip(&self.index.bf12_tables).any(|(_, table)| table.is_some())
+    }
+
+    /// Tensor `index` as a matrix, in place; `None` for a vector.
+    pub fn matrix(&self, index: usize) -> Option<Matrix<'_>> {
+        let encoding = self.encoding(index);
+        let shape = self.specs()[index].panel_shape(encoding.dtype())?;
+        let panels = Panels::new(encoding, &shape, self.tensor_bytes(index), self.bf12_table(index));
+        Some(Matrix { shape, panels, min_magnitude: self.records()[index].min_magnitude.get() })
     }
 
     /// The bytes of a section, in place; `None` when the file has no such section.
@@ -332,7 +356,7 @@ impl ModelFile {
 /// long as they claim to be. Those of the codes are read when the file is opened, whatever they are.
 fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(), Error> {
     let sections = index.sections.iter().zip(&index.layout.sections);
-    let mut sections = sections.filter(|(record, _)| record.kind.get() != section::CODED);
+    let mut sections = sections.filter(|(record, _)| record.kind.get() != section::BF12);
     let with_holes = sections
         .find(|(_, extent)| bytes_in_holes(file, extent.offset..extent.end(), MAX_SECTION_HOLES) > MAX_SECTION_HOLES);
     match with_holes {

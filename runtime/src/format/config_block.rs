@@ -1,11 +1,13 @@
 //! The model's configuration as it stands in the header.
 
-use super::NONE;
 use crate::error::ConfigError;
 use crate::format::config::{Architecture, AttentionKind, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
 use std::mem::offset_of;
 use zerocopy::little_endian::{F64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// "None" of an optional token id; `layer` of a tensor that belongs to no layer.
+pub const NONE: u32 = u32::MAX;
 
 /// The fixed block of configuration values in the header.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -1,4 +1,4 @@
-//! What a tensor's record says of its elements: their type, their order and their encoding.
+//! The codes in a tensor's record: type, order and encoding of its elements.
 
 /// Element type of stored numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The code in a [`super::TensorRecord`].
+    /// The code in a [`crate::format::header::TensorRecord`].
     pub fn code(self) -> u32 {
         match self {
             Dtype::F32 => 1,
@@ -53,12 +53,12 @@ impl Dtype {
 pub enum TensorLayout {
     /// Consecutive elements: the norm vectors.
     Vector,
-    /// Panels of [`super::PANEL_ROWS`] rows, see `panels.rs`: every matrix.
+    /// Panels of [`crate::format::panels::PANEL_ROWS`] rows, see `panels.rs`: every matrix.
     Panels64,
 }
 
 impl TensorLayout {
-    /// The code in a [`super::TensorRecord`].
+    /// The code in a [`crate::format::header::TensorRecord`].
     pub fn code(self) -> u32 {
         match self {
             TensorLayout::Vector => 1,
@@ -67,37 +67,7 @@ impl TensorLayout {
     }
 }
 
-/// Encoding of a tensor: the elements as they are.
+/// [`crate::format::header::TensorRecord::encoding`]: the elements as they are.
 pub const ENCODING_PLAIN: u32 = 0;
-/// Encoding of a bf16 matrix: 12 bits an element, see `coded.rs`. It comes with [`super::FEATURE_CODED`].
-pub const ENCODING_CODED: u32 = 1;
-
-/// How the bits of a tensor's elements are coded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// As they are.
-    Plain,
-    /// In 12 bits each, see `coded.rs`.
-    Coded {
-        /// Steps that are stored as they are.
-        n_raw_steps: u32,
-    },
-}
-
-impl Encoding {
-    /// The code in a [`super::TensorRecord`].
-    pub fn code(self) -> u32 {
-        match self {
-            Encoding::Plain => ENCODING_PLAIN,
-            Encoding::Coded { .. } => ENCODING_CODED,
-        }
-    }
-
-    /// Steps stored raw; 0 when plain.
-    pub fn n_raw_steps(self) -> u32 {
-        match self {
-            Encoding::Plain => 0,
-            Encoding::Coded { n_raw_steps } => n_raw_steps,
-        }
-    }
-}
+/// [`crate::format::header::TensorRecord::encoding`]: bf16 elements in 12 bits each.
+pub const ENCODING_BF12: u32 = 1;

@@ -15,7 +15,11 @@
 //! Sizes are those of matrices in memory or in a file, which `layout.rs` has computed with checks: of others they are
 //! refused by a panic. The position of an element is bare arithmetic, for the converter computes every one.
 
-use crate::format::{Dtype, PANEL_ROWS};
+use crate::format::kinds::Dtype;
+use crate::format::sizes::{TooLarge, product};
+
+/// Rows of a panel.
+pub const PANEL_ROWS: usize = 64;
 
 const POSSIBLE: &str = "a matrix of a possible size";
 
@@ -58,6 +62,15 @@ impl PanelShape {
     /// For more columns than a matrix can have.
     pub fn panel_bytes(&self) -> usize {
         self.panel_elements().checked_mul(self.dtype.bytes()).expect(POSSIBLE)
+    }
+
+    /// Bytes of all panels of elements as they are.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub fn plain_bytes(&self) -> Result<u64, TooLarge> {
+        let columns = self.columns.checked_next_multiple_of(self.dtype.columns_per_step()).ok_or(TooLarge)?;
+        product([self.n_panels(), PANEL_ROWS, columns, self.dtype.bytes()])
     }
 
     /// Position of (row, column) among the elements of the matrix, padding included; of a row and a column that it does

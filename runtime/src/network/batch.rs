@@ -1,7 +1,6 @@
 //! Sequences that share each forward pass, and the memory that they take.
 
 use crate::error::Error;
-use crate::format::Dtype;
 use crate::format::config::ModelConfig;
 use crate::network::activations::Buffers;
 use crate::network::kv_cache::KvCache;
@@ -60,7 +59,7 @@ impl Batch {
             return Err(Error::NoPositions);
         }
         let options = options.clamped(n_slots);
-        let bf16 = network.weights().embed_tokens.shape.dtype == Dtype::Bf16;
+        let bf16 = network.weights().has_bf16();
         Ok(Batch {
             network: network.clone(),
             options,

@@ -2,77 +2,10 @@
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
-use crate::format::encodings::bf12::CodedPanels;
-use crate::format::layout::Role;
-use crate::format::panels::PanelShape;
-use crate::format::{Dtype, PANEL_ROWS};
+use crate::format::Dtype;
+use crate::format::matrix::Matrix;
+use crate::format::tensors::Role;
 use crate::os::memory;
-
-/// A matrix `[rows, columns]` in panels.
-#[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    /// Geometry.
-    pub shape: PanelShape,
-    /// Its numbers.
-    pub panels: Panels<'a>,
-    /// Bits of the smallest magnitude that is not zero, as f32; 0 when all are zero.
-    pub min_magnitude: u32,
-}
-
-/// The numbers of a matrix, padding included.
-#[derive(Clone, Copy)]
-pub enum Panels<'a> {
-    /// `[panel][columns][64]`
-    F32(&'a [f32]),
-    /// `[panel][columns / 2][64]`, each the bf16 numbers of two columns, the even one in the low half.
-    Bf16(&'a [u32]),
-    /// The same, coded in 12 bits a number.
-    Coded(CodedPanels<'a>),
-}
-
-impl Matrix<'_> {
-    /// Copies row `row` as f32 into `out`, `[columns]`.
-    ///
-    /// # Panics
-    /// When there is no such row, or `out` has another length.
-    pub fn copy_row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.shape.rows && out.len() == self.shape.columns);
-        match self.panels {
-            Panels::F32(panels) => {
-                for (column, out) in out.iter_mut().enumerate() {
-                    *out = panels[self.shape.element(row, column)];
-                }
-            }
-            Panels::Bf16(panels) => {
-                let steps = 0..self.shape.columns.div_ceil(2);
-                let pairs = steps.map(|step| panels[self.shape.element(row, 2 * step) / 2]);
-                widen_pairs(pairs, out);
-            }
-            Panels::Coded(panels) => {
-                let panel = panels.panel(row / PANEL_ROWS);
-                widen_pairs(panel.row(row % PANEL_ROWS), out);
-            }
-        }
-    }
-
-    /// Bytes in the file.
-    pub fn bytes(&self) -> u64 {
-        match self.panels {
-            Panels::Coded(panels) => panels.bytes(),
-            _ => (self.shape.n_panels() as u64).saturating_mul(self.shape.panel_bytes() as u64),
-        }
-    }
-}
-
-/// Pairs of bf16 numbers as f32, as many as `out` has room for.
-fn widen_pairs(pairs: impl Iterator<Item = u32>, out: &mut [f32]) {
-    for (out, pair) in out.chunks_mut(2).zip(pairs) {
-        out[0] = f32::from_bits(pair << 16);
-        if let Some(odd) = out.get_mut(1) {
-            *odd = f32::from_bits(pair & 0xffff_0000);
-        }
-    }
-}
 
 /// The tensors of one layer. OLMo-1 has no norms behind its projections and blocks, and no weights in those before.
 #[derive(Clone, Copy)]
@@ -128,6 +61,15 @@ impl<'a> Weights<'a> {
         Ok(Weights { embed_tokens, layers, norm, lm_head })
     }
 
+    /// Whether a matrix has bf16 elements.
+    pub fn has_bf16(&self) -> bool {
+        let of_layer = |l: &LayerWeights| {
+            [l.q_proj, l.k_proj, l.v_proj, l.o_proj, l.gate_proj, l.up_proj, l.down_proj].map(|m| m.shape.dtype)
+        };
+        let in_layers = self.layers.iter().flat_map(of_layer);
+        in_layers.chain([self.lm_head.shape.dtype]).any(|dtype| dtype == Dtype::Bf16)
+    }
+
     /// Bytes of weights that one token of decode reads: everything but the embedding, of which it reads one row.
     pub fn bytes_per_token(&self) -> u64 {
         let norm = |weights: Option<&[f32]>| weights.map_or(0, |weights| size_of_val(weights) as u64);
@@ -141,7 +83,7 @@ impl<'a> Weights<'a> {
 }
 
 /// Walks over the tensors in the order of the file, which is the order of the fields above. Which of the norms a model
-/// has is for `layout.rs` to say.
+/// has `tensors_of` states.
 struct Tensors<'a> {
     file: &'a ModelFile,
     next: usize,
@@ -150,7 +92,7 @@ struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     fn take(&mut self, role: Role) -> usize {
         let index = self.next;
-        assert_eq!(self.file.specs()[index].role, role, "the order of layout::tensors");
+        assert_eq!(self.file.specs()[index].role, role, "the order of tensors_of");
         self.next += 1;
         index
     }
@@ -164,15 +106,6 @@ impl<'a> Tensors<'a> {
 
     fn matrix(&mut self, role: Role) -> Matrix<'a> {
         let index = self.take(role);
-        let (spec, bytes) = (&self.file.specs()[index], self.file.tensor_bytes(index));
-        let shape = spec.panel_shape(self.file.matrices()).expect("matrices have columns");
-        const ALIGNED: &str = "the layout aligns and sizes tensors";
-        let panels = match (shape.dtype, self.file.coded_table(index)) {
-            (_, Some(table)) => Panels::Coded(CodedPanels::new(&shape, bytes, table)),
-            (Dtype::F32, None) => Panels::F32(bytes.f32s().expect(ALIGNED)),
-            (Dtype::Bf16, None) => Panels::Bf16(bytes.u32s().expect(ALIGNED)),
-        };
-        let min_magnitude = self.file.records()[index].min_magnitude.get();
-        Matrix { shape, panels, min_magnitude }
+        self.file.matrix(index).expect("matrices have columns")
     }
 }

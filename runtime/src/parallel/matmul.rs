@@ -1,11 +1,12 @@
-//! Backend of weight matrices with rows of activations, on all threads of the team.
+//! Products of weight matrices with rows of activations, on all threads of the team.
 
 use crate::error::Error;
+use crate::format::Dtype;
+use crate::format::matrix::{Matrix, Panels};
 use crate::kernels::LaneOp;
 use crate::kernels::backend::Backend;
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{ToBf16, round_to_bf16};
-use crate::network::weights::{Matrix, Panels};
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
@@ -57,45 +58,54 @@ impl Matmul {
 
     /// `out[t][r] = sum over k of matrix[r][k] * x[t][k]` for every matrix, in one phase of the team.
     ///
-    /// `x` is `[rows, columns]` with the columns of the matrices, which they share with their element type; each output
-    /// is `[rows, matrix rows]`.
+    /// `x` is `[rows, columns]` with the columns of the matrices, which they share; each output is
+    /// `[rows, matrix rows]`. A matrix is multiplied as its own encoding requires, regardless of the others.
     pub fn run<const N: usize>(&mut self, team: &mut Team, x: &[f32], outputs: [(&Matrix, &mut [f32]); N]) {
         let columns = outputs[0].0.shape.columns;
         let rows = x.len() / columns;
-        let input = match (outputs[0].0.panels, self.activations) {
-            (Panels::F32(_), _) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::F32) => Input::F32 { x, stride: columns },
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) if self.backend.gemm => {
-                let rounded = &mut self.rounded[..x.len()];
-                team.for_rows(rounded, columns, |row, rounded| {
-                    for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
-                        *rounded = f32::from_bits(u32::from(round_to_bf16(x)) << 16);
-                    }
-                });
-                Input::F32 { x: rounded, stride: columns }
-            }
-            (Panels::Bf16(_) | Panels::Coded(_), Activations::Bf16) => {
-                let stride = columns.div_ceil(2);
-                let pairs = &mut self.pairs[..rows * stride];
-                let (isa, min_magnitude) = (self.backend.isa, AtomicU32::new(u32::MAX));
-                team.for_rows(pairs, stride, |row, pairs| {
-                    let smallest = isa.run(ToBf16 { x: &x[row * columns..][..columns], pairs });
-                    min_magnitude.fetch_min(smallest, Ordering::Relaxed);
-                });
-                Input::Pairs { pairs, stride, min_magnitude: min_magnitude.into_inner() }
-            }
+        let (backend, activations) = (self.backend, self.activations);
+        let rounds = |matrix: &Matrix| activations == Activations::Bf16 && matrix.shape.dtype == Dtype::Bf16;
+        let exact = Input::F32 { x, stride: columns };
+        let rounded = match outputs.iter().any(|(matrix, _)| rounds(matrix)) {
+            true => self.rounded(team, x, columns),
+            false => exact,
         };
         let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
+        let inputs = matrices.map(|matrix| if rounds(matrix) { rounded } else { exact });
         let mut grids = outputs.map(|(matrix, out)| {
             assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
             OutputGrid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
         });
-        let backend = self.backend;
-        team.for_blocks(&mut grids, |index, mut out| multiply_panel(backend, matrices[index], &input, &mut out));
+        team.for_blocks(&mut grids, |index, mut out| {
+            multiply_panel(backend, matrices[index], &inputs[index], &mut out);
+        });
+    }
+
+    /// `x` rounded to bf16, as the kernels or `gemm` take it.
+    fn rounded<'a>(&'a mut self, team: &mut Team, x: &'a [f32], columns: usize) -> Input<'a> {
+        let rows = x.len() / columns;
+        if self.backend.gemm {
+            let rounded = &mut self.rounded[..x.len()];
+            team.for_rows(rounded, columns, |row, rounded| {
+                for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
+                    *rounded = f32::from_bits(u32::from(round_to_bf16(x)) << 16);
+                }
+            });
+            return Input::F32 { x: rounded, stride: columns };
+        }
+        let stride = columns.div_ceil(2);
+        let pairs = &mut self.pairs[..rows * stride];
+        let (isa, min_magnitude) = (self.backend.isa, AtomicU32::new(u32::MAX));
+        team.for_rows(pairs, stride, |row, pairs| {
+            let smallest = isa.run(ToBf16 { x: &x[row * columns..][..columns], pairs });
+            min_magnitude.fetch_min(smallest, Ordering::Relaxed);
+        });
+        Input::Pairs { pairs, stride, min_magnitude: min_magnitude.into_inner() }
     }
 }
 
 /// Activations in the form that the kernels take.
+#[derive(Clone, Copy)]
 enum Input<'a> {
     F32 { x: &'a [f32], stride: usize },
     Pairs { pairs: &'a [u32], stride: usize, min_magnitude: u32 },
@@ -114,7 +124,7 @@ fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut Ou
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
             backend.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
         }
-        (Panels::Coded(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
+        (Panels::Bf12(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
             let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
             backend.isa.product_bf12(&panels.panel(panel), pairs, stride, out, safe);
         }
@@ -124,7 +134,7 @@ fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut Ou
                 backend.isa.run(Widen { pairs, out });
             });
         }
-        (Panels::Coded(panels), &Input::F32 { x, stride }) => {
+        (Panels::Bf12(panels), &Input::F32 { x, stride }) => {
             let panel = panels.panel(panel);
             let mut decoded = [0; WIDEN_STEPS * WIDTH];
             multiply_widened(backend, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {

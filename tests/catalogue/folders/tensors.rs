@@ -26,7 +26,7 @@ fn w2_reports_missing_tensors() {
 
 /// The names of the tensors in the order of the model file.
 fn tensor_names() -> Vec<String> {
-    olmo_infer::internals::format::layout::tensors(&small_config()).iter().map(|spec| spec.name()).collect()
+    olmo_infer::internals::format::tensors::tensors_of(&small_config()).iter().map(|spec| spec.name()).collect()
 }
 
 /// Row W2.

@@ -3,9 +3,10 @@
 use super::model::Model;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::format::{Encoding, SectionRecord, TensorRecord, section};
+use olmo_tests::bf12_config;
 use olmo_tests::catalogue::Report;
-use olmo_tests::coded_config;
 use olmo_tests::crafted::{Field, claimed, write_holes_that_are_tables};
 use std::fs::File;
 use std::mem::offset_of;
@@ -19,31 +20,31 @@ fn o26_refuses_wrong_raw_step_counts() {
     let n_raw_steps = offset_of!(TensorRecord, n_raw_steps);
     let gate = field("gate_proj", n_raw_steps);
     assert_eq!(gate.get(&model.good), 1);
-    model.refuse_values(&mut report, "gate_proj", gate, &[0], &["section CODED: found "]);
+    model.refuse_values(&mut report, "gate_proj", gate, &[0], &["section BF12: found "]);
     let too_many = [2, 9, 10, 1 << 16, 1 << 31, u64::MAX];
     let words = ["gate_proj.weight: found ", " raw steps, expected at most one of eight steps"];
     model.refuse_values(&mut report, "gate_proj", gate, &too_many, &words);
     let words = ["q_norm.weight: found ", " raw steps, expected none in a plain tensor"];
     model.refuse_values(&mut report, "q_norm", field("q_norm", n_raw_steps), &[1, u64::MAX], &words);
-    let bytes = model.section_field(section::CODED, offset_of!(SectionRecord, bytes), 8);
+    let bytes = model.section_field(section::BF12, offset_of!(SectionRecord, bytes), 8);
     let right = bytes.get(&model.good);
     let values = [0, 4, right - 4, right - 1, right + 1, right + 4, 64 << 20];
     model.refuse_values(
         &mut report,
-        "CODED",
+        "BF12",
         bytes,
         &values,
-        &["section CODED: found ", &format!("expected {right} bytes")],
+        &["section BF12: found ", &format!("expected {right} bytes")],
     );
     let beyond = [(64 << 20) + 1, 1 << 63, u64::MAX];
-    model.refuse_values(&mut report, "CODED", bytes, &beyond, &["section CODED: found ", "expected at most 67108864"]);
+    model.refuse_values(&mut report, "BF12", bytes, &beyond, &["section BF12: found ", "expected at most 67108864"]);
 }
 
 /// An embedding with as many raw steps as a coded matrix can have, in a file of 19 GB.
 fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
-    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 768, ..coded_config() };
-    let mut encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
-    encodings[0] = Encoding::Coded { n_raw_steps: (1 << 24) / 64 * 384 / 8 };
+    let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 768, ..bf12_config() };
+    let mut encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
+    encodings[0] = Encoding::Bf12 { n_raw_steps: (1 << 24) / 64 * 384 / 8 };
     let (mut bytes, layout) = claimed(&model.good, &config, &encodings);
     bytes.extend_from_slice(tables);
     (bytes, layout.file_bytes)
@@ -64,7 +65,7 @@ fn o26_refuses_claimed_tables_cheaply() {
         let (bytes, length) = claimed_tables(&model, &tables);
         let path = model.write("claimed.olmo", &bytes);
         File::options().write(true).open(&path).expect("open").set_len(length).expect("a sparse file");
-        model.refuse_path(&mut report, variant, &path, &["section CODED: model.embed_tokens.weight: found ", says]);
+        model.refuse_path(&mut report, variant, &path, &["section BF12: model.embed_tokens.weight: found ", says]);
     }
 }
 
@@ -78,7 +79,7 @@ fn o26_refuses_tables_made_of_holes() {
     let mut report = Report::new("O26");
     let path = model.write("holes.olmo", &[]);
     write_holes_that_are_tables(&path, &model.good);
-    model.refuse_path(&mut report, "a wrong digest", &path, &["section CODED: digest: found "]);
+    model.refuse_path(&mut report, "a wrong digest", &path, &["section BF12: digest: found "]);
 }
 
 /// Row O27: tables of raw steps.
@@ -90,11 +91,11 @@ fn o27_refuses_wrong_raw_step_tables() {
     let model = Model::coded();
     let mut report = Report::new("O27");
     // The embedding's table is the first: 16 exponents, the raw steps of two panels, and one step of each.
-    let says = ["section CODED: model.embed_tokens.weight: found "];
+    let says = ["section BF12: model.embed_tokens.weight: found "];
     let u32_at =
         |at: usize, value: u32| move |bytes: &mut [u8]| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     let mut refuse = |variant: &str, change: &dyn Fn(&mut [u8])| {
-        model.refuse(&mut report, variant, &model.with_section(section::CODED, change), &says);
+        model.refuse(&mut report, variant, &model.with_section(section::BF12, change), &says);
     };
     refuse("exponents exchanged", &|bytes| bytes.swap(3, 4));
     refuse("an exponent twice", &|bytes| bytes[4] = bytes[3]);
@@ -115,6 +116,6 @@ fn o27_refuses_wrong_raw_step_tables() {
     }
     // Not repaired.
     let mut bytes = model.good.clone();
-    bytes[model.file.layout().sections[model.section(section::CODED)].offset as usize] ^= 0x40;
-    model.refuse(&mut report, "a flipped bit", &bytes, &["section CODED: digest: found "]);
+    bytes[model.file.layout().sections[model.section(section::BF12)].offset as usize] ^= 0x40;
+    model.refuse(&mut report, "a flipped bit", &bytes, &["section BF12: digest: found "]);
 }

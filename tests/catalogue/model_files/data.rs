@@ -5,7 +5,7 @@ use super::model::Model;
 use olmo_infer::internals::format::{HEADER_BYTES, TensorRecord, digest};
 use olmo_tests::catalogue::{Report, Run};
 use olmo_tests::crafted::{Field, repair_digests};
-use olmo_tests::{Stored, coded_config, write_weights};
+use olmo_tests::{Stored, bf12_config, write_weights};
 use std::mem::offset_of;
 
 /// Row O19: flipped bits of the data.
@@ -60,7 +60,7 @@ fn o19_non_finite_weights_end_the_run() {
 #[test]
 fn o20_verify_finds_lost_and_moved_blocks() {
     let model = Model::plain();
-    let other = Model::new("other", &["--dtype", "f32"], |from| write_weights(from, &coded_config(), Stored::F32, 4));
+    let other = Model::new("other", &["--dtype", "f32"], |from| write_weights(from, &bf12_config(), Stored::F32, 4));
     assert_eq!(model.good.len(), other.good.len());
     let mut report = Report::new("O20");
     let data = model.file.layout().data_offset as usize;

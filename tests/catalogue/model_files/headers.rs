@@ -112,7 +112,7 @@ fn o7_refuses_wrong_digests() {
         ("min_magnitude", Field::of_tensor(last, offset_of!(TensorRecord, min_magnitude), 4)),
         ("reserved", Field::of_tensor(last, size_of::<TensorRecord>() - 1, 1)),
         ("kind", model.section_field(section::SOURCES, offset_of!(SectionRecord, kind), 4)),
-        ("reserved of a section", model.section_field(section::CODED, size_of::<SectionRecord>() - 1, 1)),
+        ("reserved of a section", model.section_field(section::BF12, size_of::<SectionRecord>() - 1, 1)),
     ] {
         flip(name, field.at, ": index digest: found ");
     }

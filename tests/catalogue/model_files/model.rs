@@ -7,7 +7,7 @@ use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_infer::internals::format::{SectionRecord, digest};
 use olmo_tests::catalogue::{Refusal, Report, Run, measured};
 use olmo_tests::crafted::{Field, repair_digests};
-use olmo_tests::{Stored, TempDir, coded_config, run, small_olmo1, small_olmo3, write_coded_weights, write_weights};
+use olmo_tests::{Stored, TempDir, bf12_config, run, small_olmo1, small_olmo3, write_bf12_weights, write_weights};
 use std::fs;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
@@ -40,12 +40,12 @@ impl Model {
 
     /// One layer in f32.
     pub(crate) fn plain() -> Model {
-        Model::new("plain", &["--dtype", "f32"], |from| write_weights(from, &coded_config(), Stored::F32, 3))
+        Model::new("plain", &["--dtype", "f32"], |from| write_weights(from, &bf12_config(), Stored::F32, 3))
     }
 
     /// One layer in coded bf16, some matrices with raw steps.
     pub(crate) fn coded() -> Model {
-        Model::new("coded", &["--dtype", "bf16"], write_coded_weights)
+        Model::new("coded", &["--dtype", "bf16"], write_bf12_weights)
     }
 
     /// An Olmo-3 with YaRN and a window, as small as the others.
@@ -58,7 +58,7 @@ impl Model {
     /// An OLMo-1 that clips, of the sizes of the others.
     pub(crate) fn olmo1() -> Model {
         let ModelConfig { architecture, rms_norm_eps, clip_qkv, .. } = small_olmo1();
-        let config = ModelConfig { architecture, rms_norm_eps, clip_qkv, ..coded_config() };
+        let config = ModelConfig { architecture, rms_norm_eps, clip_qkv, ..bf12_config() };
         Model::new("olmo1", &["--dtype", "f32"], move |from| write_weights(from, &config, Stored::F32, 3))
     }
 

@@ -3,7 +3,7 @@
 use super::header;
 use super::model::Model;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout::Extent;
+use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::format::{HEADER_BYTES, Header, SectionRecord, TensorRecord, section};
 use olmo_tests::catalogue::Report;
 use olmo_tests::crafted::Field;

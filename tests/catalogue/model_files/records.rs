@@ -161,9 +161,9 @@ fn o28_refuses_unknown_codes() {
     let says = ["q_proj.weight: found a coded tensor, expected a plain one"];
     plain.refuse_values(&mut report, "coded f32", q_proj, &[1], &says);
     let q_proj = Field::of_tensor(coded.tensor("q_proj"), encoding, 4);
-    coded.refuse_values(&mut report, "one plain among coded", q_proj, &[0], &["section CODED: found "]);
+    coded.refuse_values(&mut report, "one plain among coded", q_proj, &[0], &["section BF12: found "]);
     let features = header(offset_of!(Header, required_features), 8);
     coded.refuse_values(&mut report, "no feature", features, &[0], &["required features: found 0, expected 1"]);
-    let flags = coded.section_field(section::CODED, offset_of!(SectionRecord, flags), 4);
-    coded.refuse_values(&mut report, "CODED not required", flags, &[0], &["section CODED: found unknown flags"]);
+    let flags = coded.section_field(section::BF12, offset_of!(SectionRecord, flags), 4);
+    coded.refuse_values(&mut report, "BF12 not required", flags, &[0], &["section BF12: found unknown flags"]);
 }

@@ -3,20 +3,20 @@
 use crate::{Calls, EXTREMES, pairs};
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::{
-    CODED_STEP_BYTES, CodedPanels, CodedTable, Exponents, N_CODES, RAW_STEP_BYTES, coded_bytes, decode, pays,
+    Bf12Panels, Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, bf12_bytes, decode, pays,
     smallest_magnitude,
 };
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
     round_to_bf16,
 };
-use olmo_infer::internals::network::weights::{Matrix, Panels};
-use olmo_infer::internals::kernels::backend::Backend;
-use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::os::spawn;
+use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use std::path::Path;
 use std::thread;
@@ -70,7 +70,7 @@ pub fn coded(calls: &mut Calls, _: &Path) {
     let raw: [&[u32]; 8] = [&[], &[0], &[4], &[5], &[u32::MAX], &[1, 0], &[2, 2], &[0, 1, 2, 3, 4]];
     let lists = pairs(&raw, &raw).map(|(a, b)| vec![a, b]).chain([vec![], vec![&raw[0][..]], vec![&raw[5][..]]]);
     for lists in lists {
-        let table = CodedTable::new(exponents(), lists.iter().map(|list| list.to_vec()));
+        let table = Bf12Table::new(exponents(), lists.iter().map(|list| list.to_vec()));
         let n_raw = table.n_raw_steps() as u32;
         for (rows, columns) in pairs(&[0, 64, 65, 128, 1 << 48, usize::MAX], &[0, 1, 9, 10, 1 << 48, usize::MAX]) {
             let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
@@ -78,12 +78,12 @@ pub fn coded(calls: &mut Calls, _: &Path) {
                 calls.call(|| table.panel_range(&shape, panel));
                 calls.call(|| table.raw_steps(panel).len());
             }
-            calls.call(|| CodedTable::bytes(&shape, n_raw));
-            let exact = coded_bytes(&shape, n_raw).and_then(|bytes| usize::try_from(bytes).ok());
+            calls.call(|| Bf12Table::bytes(&shape, n_raw));
+            let exact = bf12_bytes(&shape, n_raw).and_then(|bytes| usize::try_from(bytes).ok());
             for length in [0, 960, 1920, 4096].into_iter().chain(exact).filter(|&length| length <= bytes.len()) {
                 // Most have lengths that do not fit together, which is refused here.
                 let mut made = None;
-                calls.call(|| made = Some(CodedPanels::new(&shape, bytes[..length].into(), &table)));
+                calls.call(|| made = Some(Bf12Panels::new(&shape, bytes[..length].into(), &table)));
                 let Some(panels) = made else { continue };
                 calls.call(|| panels.bytes());
                 for panel in [0, 1, 2, usize::MAX] {
@@ -120,12 +120,12 @@ pub fn coding(calls: &mut Calls, _: &Path) {
         calls.call(|| codes.encode(&[u32::MAX; 64], rows, columns));
         let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
         for n_raw in [0, 1, u32::MAX] {
-            calls.call(|| coded_bytes(&shape, n_raw));
+            calls.call(|| bf12_bytes(&shape, n_raw));
             calls.call(|| pays(&shape, n_raw.into()));
-            calls.call(|| CodedTable::bytes(&shape, n_raw));
-            calls.call(|| CodedTable::read(&mut [7u8; 100].as_slice(), &shape, n_raw));
+            calls.call(|| Bf12Table::bytes(&shape, n_raw));
+            calls.call(|| Bf12Table::read(&mut [7u8; 100].as_slice(), &shape, n_raw));
             let ascending: Vec<u8> = (0..N_CODES as u8).chain([0; 200]).collect();
-            calls.call(|| CodedTable::read(&mut ascending.as_slice(), &shape, n_raw));
+            calls.call(|| Bf12Table::read(&mut ascending.as_slice(), &shape, n_raw));
         }
         calls.call(|| pays(&shape, u64::MAX));
     }
@@ -251,5 +251,6 @@ pub fn threads(calls: &mut Calls, _: &Path) {
     }
     calls.call(|| spawn::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
     calls.call(|| spawn::spawn("worker", false, || ()).map(|thread| thread.join()));
-    calls.call(|| thread::scope(|scope| spawn::spawn_scoped(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
+    calls
+        .call(|| thread::scope(|scope| spawn::spawn_scoped(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
 }

@@ -7,14 +7,15 @@ use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout::{self, Extent, Layout, Role, TensorSpec};
+use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
-use olmo_infer::internals::format::sizes::{Cursor, in_memory, product, sum};
+use olmo_infer::internals::format::sizes::{Cursor, Extent, in_memory, product, sum};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{self, Dtype, Encoding, section};
 use olmo_infer::internals::generate::sampler::Sampler;
 use olmo_infer::internals::generate::top_k::{top_k, top_k_into};
-use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::Options;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::os::memory;
 use olmo_infer::internals::text::chat::{Chat, Past, Rule};
 use olmo_infer::internals::text::stream::TextStream;
@@ -33,12 +34,13 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
             calls.call(|| shape.panel_bytes());
             calls.call(|| shape.element(columns, rows));
             for columns in [None, Some(columns)] {
-                let spec = TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns };
+                let spec =
+                    TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
-                for encoding in [Encoding::Plain, Encoding::Coded { n_raw_steps: u32::MAX }] {
-                    calls.call(|| layout::tensor_bytes(&spec, dtype, encoding));
-                    calls.call(|| layout::table_bytes(&spec, dtype, encoding));
+                for encoding in [Encoding::plain(dtype), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
+                    calls.call(|| layout::tensor_bytes(&spec, encoding));
+                    calls.call(|| layout::table_bytes(&spec, encoding));
                 }
             }
         }
@@ -109,20 +111,19 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         calls.call(|| (config.q_width(), config.kv_width(), config.n_layers()));
         calls.call(|| config.heads_per_kv());
         calls.call(|| config.n_parameters());
-        let n_tensors = layout::tensors(&config).len();
+        let specs = tensors_of(&config);
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let encodings = vec![Encoding::Plain; n_tensors];
-            calls.call(|| layout::layout(&config, dtype, &encodings, &[u64::MAX]));
-            calls.call(|| layout::layout(&config, dtype, &encodings, &[1]).map(|layout| layout.data_bytes()));
-            calls.call(|| layout::layout(&config, dtype, &[], &[]));
+            let encodings = layout::uniform(&specs, Encoding::plain(dtype));
+            calls.call(|| layout::layout(&specs, &encodings, &[u64::MAX]));
+            calls.call(|| layout::layout(&specs, &encodings, &[1]).map(|layout| layout.data_bytes()));
+            calls.call(|| layout::layout(&specs, &[], &[]));
         }
         for positions in [1, usize::MAX / 3 + 1, usize::MAX] {
             for chunk in [0, 1, usize::MAX] {
                 let options = Options { chunk, ..Options::new(positions) };
-                calls.call(|| Batch::bytes(&config, &options));
+                calls.call(|| Batch::bytes(&config, &options, &[positions]));
                 calls.call(|| Batch::bytes(&config, &options, &[positions, positions, 1]));
                 calls.call(|| Batch::bytes(&config, &options, &[]));
-                calls.call(|| olmo_infer::Session::bytes(&config, &options));
             }
         }
     }

@@ -6,8 +6,10 @@ use crate::packed::{Packed, get_u64, put_u64, repair_index};
 use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::config::{Architecture, ModelConfig};
-use olmo_infer::internals::format::encodings::bf12::CodedTable;
-use olmo_infer::internals::format::layout::{self, Extent, TensorSpec};
+use olmo_infer::internals::format::encodings::bf12::Bf12Table;
+use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::sizes::Extent;
+use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, PANEL_ROWS, SECTION_RECORD_BYTES, SectionRecord,
     TENSOR_RECORD_BYTES, TensorLayout, TensorRecord, section,
@@ -116,17 +118,17 @@ fn section_records(head: &[u8]) -> impl Iterator<Item = (usize, SectionRecord)> 
 
 /// Whether the tables of coded matrices are too long to be tried.
 fn has_long_tables(head: &[u8]) -> bool {
-    let is_long = |record: SectionRecord| record.kind.get() == section::CODED && record.bytes.get() > MAX_TABLE_BYTES;
+    let is_long = |record: SectionRecord| record.kind.get() == section::BF12 && record.bytes.get() > MAX_TABLE_BYTES;
     section_records(head).any(|(_, record)| is_long(record))
 }
 
 /// Makes the digests of the tables, the index and the header right, as far as all of their bytes are there.
 fn repair(head: &mut [u8]) {
     let records: Vec<(usize, SectionRecord)> = section_records(head).collect();
-    for (at, record) in records.iter().filter(|(_, record)| record.kind.get() == section::CODED) {
+    for (at, record) in records.iter().filter(|(_, record)| record.kind.get() == section::BF12) {
         let begin = usize::try_from(record.offset.get()).unwrap_or(usize::MAX);
         let tables = begin.checked_add(record.bytes.get() as usize).and_then(|end| head.get(begin..end));
-        if let Some(digest) = tables.map(|tables| format::digest(tables, section::CODED.into())) {
+        if let Some(digest) = tables.map(|tables| format::digest(tables, section::BF12.into())) {
             put_u64(head, at + offset_of!(SectionRecord, digest), digest);
         }
     }
@@ -145,24 +147,26 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     if config.n_layers() > MAX_LAYERS {
         return None;
     }
-    let specs = layout::tensors(&config);
+    let specs = tensors_of(&config);
     let matrices = if base.name.contains("f32") { Dtype::F32 } else { Dtype::Bf16 };
     let tables = tables(&specs, matrices, coded)?;
-    let encodings: Vec<Encoding> = tables.iter().map(|table| encoding(table.as_ref())).collect();
+    let plain = layout::uniform(&specs, if matrices == Dtype::F32 { Encoding::F32 } else { Encoding::Bf16 });
+    let encodings: Vec<Encoding> =
+        tables.iter().zip(plain).map(|(table, plain)| encoding(table.as_ref(), plain)).collect();
     let mut sections = base_sections(base);
     if tables.iter().any(Option::is_some) {
         let mut bytes = Vec::new();
         tables.iter().flatten().for_each(|table| table.write(&mut bytes));
-        sections.push((section::CODED, bytes));
+        sections.push((section::BF12, bytes));
         sections.sort_unstable_by_key(|(kind, _)| *kind);
     }
     let section_bytes: Vec<u64> = sections.iter().map(|section| section.1.len() as u64).collect();
-    let layout = layout::layout(&config, matrices, &encodings, &section_bytes).ok()?;
+    let layout = layout::layout(&specs, &encodings, &section_bytes).ok()?;
 
     let mut header = Header::read_from_prefix(&base.bytes).ok()?.0;
     header.config = ConfigBlock::new(&config);
     header.file_bytes = U64::new(layout.file_bytes);
-    header.required_features = U64::new(if tables.iter().any(Option::is_some) { format::FEATURE_CODED } else { 0 });
+    header.required_features = U64::new(if tables.iter().any(Option::is_some) { format::FEATURE_BF12 } else { 0 });
     header.n_tensors = U32::new(specs.len() as u32);
     header.n_sections = U32::new(sections.len() as u32);
     header.index_bytes = U64::new(layout.index.bytes);
@@ -170,7 +174,7 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     header.data_bytes = U64::new(layout.file_bytes - layout.data_offset);
     let mut out = header.as_bytes().to_vec();
     for ((spec, &encoding), &extent) in specs.iter().zip(&encodings).zip(&layout.tensors) {
-        out.extend(TensorRecord::new(spec, matrices, encoding, extent).as_bytes());
+        out.extend(TensorRecord::new(spec, encoding, extent).as_bytes());
     }
     for ((kind, _), extent) in sections.iter().zip(&layout.sections) {
         out.extend(section_record(*kind, *extent).as_bytes());
@@ -184,13 +188,13 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
 
 /// The sections of `base` but its tables.
 fn base_sections(base: &Packed) -> Vec<(u32, Vec<u8>)> {
-    let sections = base.kinds.iter().zip(&base.layout.sections).filter(|(kind, _)| **kind != section::CODED);
+    let sections = base.kinds.iter().zip(&base.layout.sections).filter(|(kind, _)| **kind != section::BF12);
     sections.map(|(&kind, &extent)| (kind, base.bytes[crate::packed::range(extent)].to_vec())).collect()
 }
 
 /// The record of a section; its digest is looked at by `verify` alone, or made right afterwards.
 fn section_record(kind: u32, extent: Extent) -> SectionRecord {
-    let flags = if kind == section::CODED { format::SECTION_REQUIRED } else { 0 };
+    let flags = if kind == section::BF12 { format::SECTION_REQUIRED } else { 0 };
     SectionRecord {
         kind: U32::new(kind),
         flags: U32::new(flags),
@@ -202,7 +206,7 @@ fn section_record(kind: u32, extent: Extent) -> SectionRecord {
 }
 
 /// A table without raw steps for each matrix that is to be coded; `None` when they are too long.
-fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Option<CodedTable>>> {
+fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Option<Bf12Table>>> {
     let exponents = olmo_infer::internals::format::encodings::bf12::Exponents::commonest(&[0; 256]);
     let panels = |spec: &TensorSpec| spec.columns.map(|_| spec.rows.div_ceil(PANEL_ROWS)).unwrap_or_default();
     if !coded || matrices == Dtype::F32 {
@@ -212,24 +216,29 @@ fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Opti
         return None;
     }
     let table = |spec: &TensorSpec| {
-        spec.columns.map(|_| CodedTable::new(exponents, std::iter::repeat_n(Vec::new(), panels(spec))))
+        spec.columns.map(|_| Bf12Table::new(exponents, std::iter::repeat_n(Vec::new(), panels(spec))))
     };
     Some(specs.iter().map(table).collect())
 }
 
-/// The encoding of a tensor with this table.
-fn encoding(table: Option<&CodedTable>) -> Encoding {
-    table.map_or(Encoding::Plain, |table| Encoding::Coded { n_raw_steps: table.n_raw_steps() as u32 })
+/// The encoding of a tensor with this table, or without one.
+fn encoding(table: Option<&Bf12Table>, plain: Encoding) -> Encoding {
+    table.map_or(plain, |table| Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 })
 }
 
 /// What the rest of the program relies on when an index was accepted.
 fn assert_sound(index: &Index, length: u64) {
-    let Index { header, config, matrices, specs, records, sections, layout, coded_tables } = index;
+    let Index { header, config, specs, encodings, records, sections, layout, bf12_tables } = index;
     config.validate().expect("a possible configuration");
     assert_eq!(ConfigBlock::new(config).as_bytes(), header.config.as_bytes());
     assert_eq!(layout.file_bytes, length);
-    assert!(records.len() == specs.len() && layout.tensors.len() == specs.len() && coded_tables.len() == specs.len());
-    assert!(specs.len() == expected_tensors(config) && layout.sections.len() == sections.len());
+    assert!(
+        records.len() == specs.len()
+            && encodings.len() == specs.len()
+            && layout.tensors.len() == specs.len()
+            && bf12_tables.len() == specs.len()
+    );
+    assert!(index.n_model_tensors() == expected_tensors(config) && layout.sections.len() == sections.len());
     // Ascending, disjoint, aligned, inside the file: in exact arithmetic.
     let mut end = u128::from(layout.index.offset) + u128::from(layout.index.bytes);
     assert_eq!(layout.index.offset, HEADER_BYTES as u64);
@@ -243,7 +252,7 @@ fn assert_sound(index: &Index, length: u64) {
     assert!(end <= u128::from(length));
     for (i, (record, spec)) in records.iter().zip(specs).enumerate() {
         assert_eq!((record.offset.get(), record.bytes.get()), (layout.tensors[i].offset, layout.tensors[i].bytes));
-        assert_eq!(u128::from(record.bytes.get()), stored_bytes(spec, *matrices, coded_tables[i].as_ref()));
+        assert_eq!(u128::from(record.bytes.get()), stored_bytes(spec, encodings[i].dtype(), bf12_tables[i].as_ref()));
         let smallest = f32::from_bits(record.min_magnitude.get());
         assert!(smallest.is_finite() && smallest.is_sign_positive());
     }
@@ -257,15 +266,15 @@ fn expected_tensors(config: &ModelConfig) -> usize {
 }
 
 /// Bytes of a tensor in exact arithmetic.
-fn stored_bytes(spec: &TensorSpec, matrices: Dtype, table: Option<&CodedTable>) -> u128 {
-    let (rows, element) = (spec.rows as u128, spec.dtype(matrices).bytes() as u128);
+fn stored_bytes(spec: &TensorSpec, dtype: Dtype, table: Option<&Bf12Table>) -> u128 {
+    let (rows, element) = (spec.rows as u128, dtype.bytes() as u128);
     if spec.layout() == TensorLayout::Vector {
         return rows * element;
     }
-    let steps = spec.columns.expect("a matrix").div_ceil(matrices.columns_per_step()) as u128;
+    let steps = spec.columns.expect("a matrix").div_ceil(dtype.columns_per_step()) as u128;
     let panels = rows.div_ceil(PANEL_ROWS as u128);
     match table {
-        None => panels * steps * matrices.columns_per_step() as u128 * PANEL_ROWS as u128 * element,
+        None => panels * steps * dtype.columns_per_step() as u128 * PANEL_ROWS as u128 * element,
         Some(table) => panels * steps * 192 + table.n_raw_steps() as u128 * 64,
     }
 }

@@ -6,6 +6,7 @@ use crate::figure::Figure;
 use crate::programs::{good, program};
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout;
+use olmo_infer::internals::format::tensors::tensors_of;
 use olmo_infer::internals::format::{Encoding, MAX_TOKENS_BEYOND, section};
 use olmo_tests::catalogue::{Run, measured};
 use olmo_tests::crafted::{
@@ -14,7 +15,7 @@ use olmo_tests::crafted::{
 use olmo_tests::packed::Packed;
 use olmo_tests::safetensors::raw;
 use olmo_tests::{
-    Stored, TempDir, coded_config, config_json, npy_path, repository, small_config, texts, write_npy, write_weights,
+    Stored, TempDir, bf12_config, config_json, npy_path, repository, small_config, texts, write_npy, write_weights,
 };
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -189,12 +190,12 @@ fn lengthen(path: &Path, length: u64) -> File {
 /// end.
 fn models(folder: &TempDir) -> Vec<Case> {
     let good = Packed::plain_bf16().bytes;
-    let layer = coded_config().layer_types[0];
+    let layer = bf12_config().layer_types[0];
     let holes = folder.join("holes.olmo");
     write_holes_that_are_tables(&holes, &good);
 
-    let config = ModelConfig { layer_types: vec![layer; 1024], ..coded_config() };
-    let encodings = vec![Encoding::Plain; layout::tensors(&config).len()];
+    let config = ModelConfig { layer_types: vec![layer; 1024], ..bf12_config() };
+    let encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
     let (mut bytes, layout) = claimed(&good, &config, &encodings);
     let last = bytes.len() - 1;
     bytes[last] = 1;

@@ -3,8 +3,8 @@
 use crate::Effort;
 use crate::figure::Figure;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::layout::Extent;
 use olmo_infer::internals::format::section;
+use olmo_infer::internals::format::sizes::Extent;
 use olmo_pack::commands::sources::section_name;
 use olmo_pack::commands::verify;
 use olmo_pack::error::Error;
@@ -164,7 +164,7 @@ impl Places {
         for (record, &extent) in model.sections().iter().zip(&layout.sections) {
             let kind = record.kind.get();
             let says = format!(": {}: its digest is wrong; ", section_name(kind));
-            extents.push((extent, Some(says).filter(|_| kind != section::CODED)));
+            extents.push((extent, Some(says).filter(|_| kind != section::BF12)));
         }
         for (spec, &extent) in model.specs().iter().zip(&layout.tensors) {
             extents.push((extent, Some(format!(": {}: its digest is wrong; ", spec.name()))));

@@ -25,7 +25,7 @@ impl ModelFacts {
     pub fn new(file: &ModelFile, network: &Network) -> ModelFacts {
         ModelFacts {
             path: file.path().display().to_string(),
-            dtype: file.matrices().name(),
+            dtype: file.matrices().map_or("mixed", |dtype| dtype.name()),
             file_bytes: file.layout().file_bytes,
             bytes_per_token: network.weights().bytes_per_token(),
         }

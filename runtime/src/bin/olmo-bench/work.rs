@@ -2,8 +2,8 @@
 
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
-use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
+use olmo_infer::internals::format::tensors::tensors_of;
 use zerocopy::IntoBytes;
 
 /// Positions that a layer sees from position `position`, its own included.
@@ -28,7 +28,7 @@ pub fn kv_bytes(config: &ModelConfig, position: usize) -> u64 {
 /// Multiplications and additions of a forward pass over `n` tokens from position 0: the matrices of the layers and the
 /// visible part of attention for all of them, the head for the last.
 pub fn prefill_flops(config: &ModelConfig, n: usize) -> u64 {
-    let in_layers = layout::tensors(config).into_iter().filter(|spec| spec.layer.is_some() && spec.columns.is_some());
+    let in_layers = tensors_of(config).into_iter().filter(|spec| spec.layer.is_some() && spec.columns.is_some());
     let weights: u64 = in_layers.map(|spec| spec.n_elements()).sum();
     let seen: u64 = (0..n).map(|position| visible_in_all_layers(config, position)).sum();
     // A score and a weighted value for every query, key and dimension.

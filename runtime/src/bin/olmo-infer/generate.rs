@@ -117,7 +117,7 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
         bytes_per_token: network.weights().bytes_per_token(),
         isa: options.backend.isa.name(),
         gemm: options.backend.gemm,
-        suits_plain: file.is_coded() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
+        suits_plain: file.has_bf12() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
         sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),

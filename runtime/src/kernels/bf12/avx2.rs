@@ -2,7 +2,7 @@
 
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx2;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
 /// A product of one row.
@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn product(panel: &CodedPanel, ahead: Ahead, row: Rows<'_, '_, u32>, no_subnormals: bool) {
+pub unsafe fn product(panel: &Bf12Panel, ahead: Ahead, row: Rows<'_, '_, u32>, no_subnormals: bool) {
     // SAFETY: this function demands the features of its caller.
     unsafe { avx2::row_of_bf16(Bf12::new(panel, panel.stretches(), ahead), row, no_subnormals) }
 }
@@ -31,7 +31,7 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     /// # Safety
     /// The CPU must have AVX2.
     #[inline(always)]
-    unsafe fn new(panel: &CodedPanel, stretches: I, ahead: Ahead) -> Self {
+    unsafe fn new(panel: &Bf12Panel, stretches: I, ahead: Ahead) -> Self {
         Bf12 {
             // SAFETY: this function demands the feature of its caller.
             decoder: unsafe { Decoder::new(panel.exponents()) },
@@ -43,7 +43,7 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     }
 }
 
-// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new` that
+// SAFETY of the steps: `Bf12Panel::stretches` asserts that its steps are those of the panel, and `Bf12Panels::new` that
 // the panel has the bytes of such steps.
 impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
     type Activation = u32;
@@ -54,7 +54,7 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
 
     #[inline(always)]
     fn next_run(&mut self) -> usize {
-        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+        self.stretches.next().map_or(0, |(n_bf12, _)| n_bf12)
     }
 
     #[inline(always)]

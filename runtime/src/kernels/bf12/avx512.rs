@@ -2,7 +2,7 @@
 
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx512::{self, Bf16Product};
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
 /// One tile of a product. Leaves the decoded weights in `decoded`, unless that is empty.
@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// As [`avx512::product_bf16`].
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn product(
-    panel: &CodedPanel,
+    panel: &Bf12Panel,
     ahead: Ahead,
     rows: Rows<'_, '_, u32>,
     decoded: &mut [Step],
@@ -44,7 +44,7 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     /// # Safety
     /// The CPU must have AVX-512BW.
     #[inline(always)]
-    unsafe fn new(panel: &CodedPanel, stretches: I, ahead: Ahead) -> Self {
+    unsafe fn new(panel: &Bf12Panel, stretches: I, ahead: Ahead) -> Self {
         Bf12 {
             // SAFETY: this function demands the feature of its caller.
             decoder: unsafe { Decoder::new(panel.exponents()) },
@@ -56,7 +56,7 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     }
 }
 
-// SAFETY of the steps: `CodedPanel::stretches` asserts that its steps are those of the panel, and `CodedPanels::new` that
+// SAFETY of the steps: `Bf12Panel::stretches` asserts that its steps are those of the panel, and `Bf12Panels::new` that
 // the panel has the bytes of such steps.
 impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12<I> {
     type Activation = u32;
@@ -67,7 +67,7 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12<I> {
 
     #[inline(always)]
     fn next_run(&mut self) -> usize {
-        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+        self.stretches.next().map_or(0, |(n_bf12, _)| n_bf12)
     }
 
     #[inline(always)]
@@ -105,7 +105,7 @@ struct Kept<'a, S> {
 
 impl<'a, S: WeightStream<__m512i, 4>> Kept<'a, S> {
     /// # Panics
-    /// When `steps` are not as many as those of the stream.
+    /// When `steps` has another length than the stream.
     fn new(stream: S, steps: &'a mut [Step]) -> Self {
         assert!(steps.len() == stream.n_steps());
         Kept { stream, steps: steps.iter_mut() }
@@ -115,7 +115,8 @@ impl<'a, S: WeightStream<__m512i, 4>> Kept<'a, S> {
     /// The CPU must have AVX-512F, and this must be one of the stream's steps.
     #[inline(always)]
     unsafe fn keep(&mut self, w: [__m512i; 4]) {
-        // SAFETY: `Kept::new` asserts that there is a place for each step; this function demands the rest of its caller.
+        // SAFETY: `Kept::new` asserts that there is a place for each step; this function demands the rest of its
+        // caller.
         unsafe { store(w, self.steps.next().unwrap_unchecked()) }
     }
 }

@@ -10,7 +10,7 @@ use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::tiles::{Ahead, Rows, TILE_ROWS, Tiles, block_steps, check_shapes};
 use crate::format::PANEL_ROWS;
-use crate::format::encodings::bf12::{CODED_STEP_BYTES, CodedPanel, RAW_STEP_BYTES, Step, decode};
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, Step, decode};
 use std::cell::RefCell;
 
 thread_local! {
@@ -25,7 +25,7 @@ impl Isa {
     /// As [`Isa::product_bf16`].
     pub fn product_bf12(
         self,
-        panel: &CodedPanel,
+        panel: &Bf12Panel,
         x: &[u32],
         x_stride: usize,
         out: &mut OutputBlock,
@@ -66,7 +66,7 @@ impl Isa {
     #[expect(clippy::too_many_arguments, reason = "the shapes of a product and the place for its weights")]
     fn product_of_block(
         self,
-        part: &CodedPanel,
+        part: &Bf12Panel,
         block: &mut [Step],
         x: &[u32],
         x_stride: usize,
@@ -93,7 +93,7 @@ impl Isa {
     }
 
     /// One tile of at most [`Isa::bf12_rows`] rows. Leaves the decoded weights in `decoded`, unless that is empty.
-    fn bf12_tile(self, panel: &CodedPanel, ahead: Ahead, rows: Rows<u32>, decoded: &mut [Step], no_subnormals: bool) {
+    fn bf12_tile(self, panel: &Bf12Panel, ahead: Ahead, rows: Rows<u32>, decoded: &mut [Step], no_subnormals: bool) {
         match self.0 {
             // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
             #[cfg(target_arch = "x86_64")]
@@ -112,7 +112,7 @@ impl Isa {
     ///
     /// # Panics
     /// When `out` has another length.
-    pub fn decode(self, panel: &CodedPanel, out: &mut [u32]) {
+    pub fn decode(self, panel: &Bf12Panel, out: &mut [u32]) {
         assert_eq!(out.len(), panel.n_steps() * PANEL_ROWS);
         let (mut bytes, mut out) = (panel.bytes().for_kernels(), out);
         for (coded, raw) in panel.stretches() {

@@ -1,266 +1,38 @@
-//! Matrices of bf16 numbers in 12 bits each, without losing a bit: the encoding `ENCODING_CODED` of `format-spec.md`.
+//! bf12: bf16 matrices in 12 bits an element, without losing a bit.
 //!
-//! The exponents of a trained matrix are few: 16 of the 256 cover nearly all of its numbers. A number is stored as a
-//! byte of sign and mantissa and a code of four bits for the exponent. A step of a panel, two columns of 64 rows, is
+//! A trained matrix has few exponents: 16 of the 256 cover nearly all of its elements. An element is stored as a byte of
+//! sign and mantissa and a code of four bits for the exponent. A step of a panel, two columns of 64 rows, is
 //!
 //! ```text
 //! 128 bytes   [64][2]  sign and mantissa of (row, column): bit 7 the sign, bits 0 to 6 the mantissa
 //!  64 bytes   [16][2]  u16: bits 4j to 4j + 3 of entry (r, column) are the code of row r + 16 j
 //! ```
 //!
-//! so that a kernel gets 32 numbers by a load that extends the sign, a shift of the codes, a lookup of the exponents
+//! so that a kernel gets 32 elements by a load that extends the sign, a shift of the codes, a lookup of the exponents
 //! and a blend. A step with an exponent that has no code is stored raw, as in a plain panel, 256 bytes. Which steps are
-//! raw stands in a [`CodedTable`], which is read into owned memory and checked when the file is opened.
-
-#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+//! raw is in the [`Bf12Table`], which is read into owned memory and checked when the file is opened.
 
 // What runs at every step: lengths were compared before, and a check of each number would cost as much as the decoding.
-#[expect(clippy::arithmetic_side_effects, reason = "CodedPanels::new has compared what it is made of")]
+#[expect(clippy::arithmetic_side_effects, reason = "Bf12Panels::new has compared what it is made of")]
 mod panels;
 #[expect(clippy::arithmetic_side_effects, reason = "positions in arrays of a fixed size")]
 mod step;
+mod table;
 
-pub use panels::{CodedPanel, CodedPanels, StoredStep};
+pub use panels::{Bf12Panel, Bf12Panels, StoredStep};
 pub use step::{
     CODED_STEP_BYTES, Codes, Exponents, N_CODES, RAW_STEP_BYTES, SIGNS_BYTES, Step, decode, smallest_magnitude,
 };
+pub use table::{BadTable, Bf12Table, STEPS_PER_RAW_STEP, matrix_bytes, pays};
 
-use crate::format::Dtype;
-use crate::format::panels::PanelShape;
-use crate::format::sizes::{TooLarge, in_memory, product, sum};
-use crate::os::memory;
-use std::io::{self, Read};
-use std::ops::Range;
+use crate::format::encodings::bf16;
+use crate::format::panels::PANEL_ROWS;
 
-/// A matrix is coded when at most one step in so many is raw: with more, the smaller file no longer pays for the search
-/// for raw steps.
-pub const STEPS_PER_RAW_STEP: u64 = 8;
-
-/// What is not in the data of a coded matrix: its exponents, and which steps are raw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodedTable {
-    exponents: Exponents,
-    /// Raw steps before each panel, and in all; `[n_panels + 1]`, from 0.
-    raw_before: Vec<u32>,
-    /// The raw steps of each panel, ascending, counted from the panel's first.
-    raw_steps: Vec<u32>,
-}
-
-impl CodedTable {
-    /// A table of a matrix whose panels have these raw steps, each list ascending.
-    ///
-    /// # Panics
-    /// When there are 2^32 raw steps or more.
-    pub fn new(exponents: Exponents, panels: impl Iterator<Item = Vec<u32>>) -> CodedTable {
-        let mut table = CodedTable { exponents, raw_before: vec![0], raw_steps: Vec::new() };
-        for mut steps in panels {
-            table.raw_steps.append(&mut steps);
-            table.raw_before.push(u32::try_from(table.raw_steps.len()).expect("a matrix has fewer raw steps"));
-        }
-        table
-    }
-
-    /// Number of raw steps.
-    pub fn n_raw_steps(&self) -> usize {
-        self.raw_steps.len()
-    }
-
-    /// The exponents.
-    pub fn exponents(&self) -> &Exponents {
-        &self.exponents
-    }
-
-    /// The raw steps of a panel, ascending.
-    #[expect(clippy::arithmetic_side_effects, reason = "raw_before has an entry more than there are panels")]
-    pub fn raw_steps(&self, panel: usize) -> &[u32] {
-        &self.raw_steps[self.raw_before[panel] as usize..self.raw_before[panel + 1] as usize]
-    }
-
-    /// Where a panel's steps lie among the bytes of the matrix.
-    ///
-    /// # Panics
-    /// When there is no such panel.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "CodedPanels::new has compared the last end with the bytes of the matrix"
-    )]
-    pub fn panel_range(&self, shape: &PanelShape, panel: usize) -> Range<usize> {
-        let begin = |panel: usize| {
-            let raw = self.raw_before[panel] as usize * (RAW_STEP_BYTES - CODED_STEP_BYTES);
-            panel * n_steps(shape) * CODED_STEP_BYTES + raw
-        };
-        begin(panel)..begin(panel + 1)
-    }
-
-    /// Bytes of the table in the file; `None` when that is no size.
-    pub fn bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<usize> {
-        let bytes = || -> Result<usize, TooLarge> {
-            let numbers = sum([shape.n_panels() as u64, n_raw_steps.into()])?;
-            in_memory(sum([product([numbers, 4])?, N_CODES as u64])?)
-        };
-        bytes().ok()
-    }
-
-    /// Appends the table as the file has it.
-    #[expect(clippy::arithmetic_side_effects, reason = "raw_before ascends")]
-    pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.exponents.to_bytes());
-        let counts = self.raw_before.windows(2).map(|ends| ends[1] - ends[0]);
-        out.extend(counts.chain(self.raw_steps.iter().copied()).flat_map(u32::to_le_bytes));
-    }
-
-    /// Reads and checks the table of a matrix of `shape` with `n_raw_steps` raw steps from `source`, which has
-    /// [`CodedTable::bytes`] of it. What is kept grows with what was read and found good, whatever the numbers claim.
-    ///
-    /// # Errors
-    /// [`BadTable`].
-    pub fn read(source: &mut impl Read, shape: &PanelShape, n_raw_steps: u32) -> Result<CodedTable, BadTable> {
-        let wrong = |found: String, expected| BadTable::Wrong { found, expected };
-        let mut exponents = [0; N_CODES];
-        source.read_exact(&mut exponents)?;
-        let exponents = Exponents::from_bytes(exponents)
-            .ok_or_else(|| wrong(format!("exponents {exponents:?}"), "ascending exponents"))?;
-
-        let mut raw_before = vec![0];
-        let mut before = 0u32;
-        for_numbers(source, shape.n_panels(), &mut raw_before, |count, _| {
-            let found = || format!("a panel with {count} raw steps after {before} others");
-            let sum = before.checked_add(count).filter(|&sum| sum <= n_raw_steps);
-            before = sum.ok_or_else(|| wrong(found(), "the raw steps of the record"))?;
-            Ok(before)
-        })?;
-        if before != n_raw_steps {
-            return Err(wrong(format!("{before} raw steps"), "the raw steps of the record"));
-        }
-
-        let mut raw_steps = Vec::new();
-        let mut ends = raw_before[1..].iter().copied();
-        let (mut end, mut previous) = (0, None);
-        for_numbers(source, n_raw_steps as usize, &mut raw_steps, |step, so_far| {
-            while so_far == end as usize {
-                (end, previous) = (ends.next().expect("the counts add up"), None);
-            }
-            if step as usize >= n_steps(shape) || previous.is_some_and(|previous| previous >= step) {
-                let after = previous.map_or(String::new(), |previous| format!(" after {previous}"));
-                return Err(wrong(format!("raw step {step}{after}"), "ascending steps of the panel"));
-            }
-            previous = Some(step);
-            Ok(step)
-        })?;
-        Ok(CodedTable { exponents, raw_before, raw_steps })
-    }
-}
-
-/// Appends to `out` what `number` makes of the next `n` numbers of `source`, which is read in small pieces, and of how
-/// many there are in `out` before each.
-#[expect(clippy::arithmetic_side_effects, reason = "at most what is left is read, in pieces of a fixed size")]
-fn for_numbers(
-    source: &mut impl Read,
-    n: usize,
-    out: &mut Vec<u32>,
-    mut number: impl FnMut(u32, usize) -> Result<u32, BadTable>,
-) -> Result<(), BadTable> {
-    let mut piece = [0; 1 << 14];
-    let mut left = n;
-    while left > 0 {
-        let bytes = &mut piece[..4 * left.min((1 << 14) / 4)];
-        source.read_exact(bytes)?;
-        left -= bytes.len() / 4;
-        memory::asking(|| out.try_reserve(bytes.len() / 4)).map_err(|_| BadTable::Memory(n.saturating_mul(4)))?;
-        for &bytes in bytes.as_chunks().0 {
-            out.push(number(u32::from_le_bytes(bytes), out.len())?);
-        }
-    }
-    Ok(())
-}
-
-/// Why a table could not be read.
-#[derive(Debug)]
-pub enum BadTable {
-    /// The source failed, or ended early.
-    Io(io::Error),
-    /// The system does not give the memory for it, so many bytes.
-    Memory(usize),
-    /// Something in it is not what a table has.
-    Wrong {
-        /// What was found.
-        found: String,
-        /// What belongs there.
-        expected: &'static str,
-    },
-}
-
-impl From<io::Error> for BadTable {
-    fn from(error: io::Error) -> BadTable {
-        BadTable::Io(error)
-    }
-}
-
-/// Steps of one panel of a bf16 matrix.
-fn n_steps(shape: &PanelShape) -> usize {
-    shape.columns.div_ceil(Dtype::Bf16.columns_per_step())
-}
-
-/// Bytes of a coded matrix; `None` when that is no size.
-pub fn coded_bytes(shape: &PanelShape, n_raw_steps: u32) -> Option<u64> {
-    let coded = product([shape.n_panels(), n_steps(shape), CODED_STEP_BYTES]).ok()?;
-    let more_of_raw = product([n_raw_steps as usize, RAW_STEP_BYTES - CODED_STEP_BYTES]).ok()?;
-    sum([coded, more_of_raw]).ok()
-}
-
-/// Whether a matrix with so many raw steps is coded or stays plain.
-pub fn pays(shape: &PanelShape, n_raw_steps: u64) -> bool {
-    let steps = product([shape.n_panels(), n_steps(shape)]);
-    u32::try_from(n_raw_steps).is_ok() && steps.is_ok_and(|steps| n_raw_steps <= steps / STEPS_PER_RAW_STEP)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_table_is_refused() {
-        let shape = PanelShape { rows: 65, columns: 6, dtype: Dtype::Bf16 };
-        let ascending: [u8; N_CODES] = std::array::from_fn(|i| i as u8);
-        let table = |exponents: [u8; N_CODES], numbers: &[u32]| {
-            let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
-            exponents.into_iter().chain(numbers).collect::<Vec<u8>>()
-        };
-        assert!(CodedTable::read(&mut table(ascending, &[1, 1, 2, 0]).as_slice(), &shape, 2).is_ok());
-        let mut equal = ascending;
-        equal[3] = 2;
-        let cases = [
-            (table(equal, &[1, 1, 2, 0]), 2, "exponents"),
-            (table(ascending, &[2, 1, 2, 0]), 2, "a panel with 1 raw steps after 2 others"),
-            (table(ascending, &[u32::MAX, 3, 2, 0]), 2, "a panel with 4294967295 raw steps"),
-            (table(ascending, &[0, 1, 2, 0]), 2, "1 raw steps"),
-            (table(ascending, &[2, 0, 1, 1]), 2, "raw step 1 after 1"),
-            (table(ascending, &[2, 0, 2, 1]), 2, "raw step 1 after 2"),
-            (table(ascending, &[1, 1, 3, 0]), 2, "raw step 3"),
-        ];
-        for (bytes, n_raw, expected) in cases {
-            match CodedTable::read(&mut bytes.as_slice(), &shape, n_raw) {
-                Err(BadTable::Wrong { found, .. }) => assert!(found.starts_with(expected), "{found}, not {expected}"),
-                other => panic!("{other:?}, expected {expected}"),
-            }
-        }
-        let whole = table(ascending, &[1, 1, 2, 0]);
-        for length in 0..whole.len() {
-            let read = CodedTable::read(&mut &whole[..length], &shape, 2);
-            assert!(
-                matches!(&read, Err(BadTable::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof),
-                "{read:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn sizes_are_checked() {
-        let shape = PanelShape { rows: 128, columns: 2048, dtype: Dtype::Bf16 };
-        assert_eq!(coded_bytes(&shape, 0), Some(2 * 1024 * 192));
-        assert_eq!(coded_bytes(&shape, 7), Some(2 * 1024 * 192 + 7 * 64));
-        assert!(pays(&shape, 256) && !pays(&shape, 257));
-        let huge = PanelShape { rows: usize::MAX, columns: usize::MAX, dtype: Dtype::Bf16 };
-        assert_eq!(coded_bytes(&huge, 0), None);
-    }
+/// Copies row `row` as f32 into `out`, which has its columns.
+///
+/// # Panics
+/// When there is no such row.
+pub fn copy_row(panels: &Bf12Panels, row: usize, out: &mut [f32]) {
+    let panel = panels.panel(row / PANEL_ROWS);
+    bf16::widen_pairs(panel.row(row % PANEL_ROWS), out);
 }

@@ -1,39 +1,36 @@
-//! The panels of a coded matrix, walked step by step.
+//! The panels of a bf12 matrix, walked step by step.
 
-use super::step::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, Step, decode, decode_row};
-use super::{CodedTable, coded_bytes, n_steps};
-use crate::format::PANEL_ROWS;
+use crate::format::encodings::bf12::step::{CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, Step, decode, decode_row};
+use crate::format::encodings::bf12::table::{Bf12Table, n_steps};
 use crate::format::mapped_bytes::MappedBytes;
-use crate::format::panels::PanelShape;
+use crate::format::panels::{PANEL_ROWS, PanelShape};
 
-/// A coded matrix: its data and its table.
+/// A bf12 matrix: its data and its table.
 #[derive(Clone, Copy)]
-pub struct CodedPanels<'a> {
+pub struct Bf12Panels<'a> {
     bytes: MappedBytes<'a>,
-    table: &'a CodedTable,
+    table: &'a Bf12Table,
     shape: PanelShape,
 }
 
-impl<'a> CodedPanels<'a> {
+impl<'a> Bf12Panels<'a> {
     /// The matrix of `shape` in `bytes`, with the table that was read for it.
     ///
     /// # Panics
     /// When the lengths do not fit together.
-    pub fn new(shape: &PanelShape, bytes: MappedBytes<'a>, table: &'a CodedTable) -> CodedPanels<'a> {
-        assert_eq!(table.raw_before.len(), shape.n_panels() + 1);
-        let n_raw = u32::try_from(table.raw_steps.len()).expect("as CodedTable has made sure");
-        assert_eq!(coded_bytes(shape, n_raw), Some(bytes.len() as u64));
-        CodedPanels { bytes, table, shape: *shape }
+    pub fn new(shape: &PanelShape, bytes: MappedBytes<'a>, table: &'a Bf12Table) -> Bf12Panels<'a> {
+        assert!(table.fits(shape, bytes.len()), "a table of another matrix");
+        Bf12Panels { bytes, table, shape: *shape }
     }
 
     /// One panel.
     ///
     /// # Panics
     /// When there is no such panel.
-    pub fn panel(&self, panel: usize) -> CodedPanel<'a> {
-        CodedPanel {
+    pub fn panel(&self, panel: usize) -> Bf12Panel<'a> {
+        Bf12Panel {
             bytes: self.bytes.get(self.table.panel_range(&self.shape, panel)).expect("the table is of these bytes"),
-            exponents: &self.table.exponents,
+            exponents: self.table.exponents(),
             raw_steps: self.table.raw_steps(panel),
             first_step: 0,
             n_steps: n_steps(&self.shape),
@@ -68,9 +65,9 @@ impl StoredStep {
     }
 }
 
-/// One panel of a coded matrix, or some consecutive steps of one.
+/// One panel of a bf12 matrix, or some consecutive steps of one.
 #[derive(Clone, Copy)]
-pub struct CodedPanel<'a> {
+pub struct Bf12Panel<'a> {
     bytes: MappedBytes<'a>,
     exponents: &'a Exponents,
     /// Its raw steps, ascending, counted from the panel's first step.
@@ -80,7 +77,7 @@ pub struct CodedPanel<'a> {
     n_steps: usize,
 }
 
-impl<'a> CodedPanel<'a> {
+impl<'a> Bf12Panel<'a> {
     /// Number of steps.
     pub fn n_steps(&self) -> usize {
         self.n_steps
@@ -99,7 +96,7 @@ impl<'a> CodedPanel<'a> {
     /// Runs of coded steps, each but the last followed by one raw step: `(coded steps, whether a raw step follows)`.
     ///
     /// # Panics
-    /// When the raw steps do not ascend inside the panel; [`CodedTable::read`] has checked that.
+    /// When the raw steps do not ascend inside the panel; [`Bf12Table::read`] has checked that.
     pub fn stretches(&self) -> impl Iterator<Item = (usize, bool)> {
         let last = self.first_step + self.n_steps;
         let ends = self.raw_steps.iter().map(|&step| (step as usize, true)).chain([(last, false)]);
@@ -131,7 +128,7 @@ impl<'a> CodedPanel<'a> {
     ///
     /// # Panics
     /// When there are not so many.
-    pub fn split_at(&self, steps: usize) -> (CodedPanel<'a>, CodedPanel<'a>) {
+    pub fn split_at(&self, steps: usize) -> (Bf12Panel<'a>, Bf12Panel<'a>) {
         assert!(steps <= self.n_steps);
         let at = self.first_step + steps;
         let (raw_before, raw_after) =
@@ -139,13 +136,13 @@ impl<'a> CodedPanel<'a> {
         let bytes = steps * CODED_STEP_BYTES + raw_before.len() * (RAW_STEP_BYTES - CODED_STEP_BYTES);
         let (before, after) = self.bytes.split_at(bytes).expect("a panel has the bytes of its steps");
         (
-            CodedPanel { bytes: before, raw_steps: raw_before, n_steps: steps, ..*self },
-            CodedPanel { bytes: after, raw_steps: raw_after, first_step: at, n_steps: self.n_steps - steps, ..*self },
+            Bf12Panel { bytes: before, raw_steps: raw_before, n_steps: steps, ..*self },
+            Bf12Panel { bytes: after, raw_steps: raw_after, first_step: at, n_steps: self.n_steps - steps, ..*self },
         )
     }
 
     /// Parts of `steps` steps each, the last one shorter when they do not divide.
-    pub fn chunks(&self, steps: usize) -> impl Iterator<Item = CodedPanel<'a>> {
+    pub fn chunks(&self, steps: usize) -> impl Iterator<Item = Bf12Panel<'a>> {
         let mut rest = *self;
         std::iter::from_fn(move || {
             let (part, after) = rest.split_at(steps.min(rest.n_steps));
@@ -172,7 +169,7 @@ impl<'a> CodedPanel<'a> {
 mod tests {
     use super::super::step::tests::{some_exponents, step};
     use super::*;
-    use crate::format::Dtype;
+    use crate::format::kinds::Dtype;
 
     #[test]
     fn raw_steps_are_found_in_their_place() {
@@ -193,12 +190,12 @@ mod tests {
                 steps.push(step);
             }
         }
-        let table = CodedTable::new(exponents, raw.into_iter());
+        let table = Bf12Table::new(exponents, raw.into_iter());
         let mut written = Vec::new();
         table.write(&mut written);
-        assert_eq!(CodedTable::bytes(&shape, 4), Some(written.len()));
-        assert_eq!(CodedTable::read(&mut written.as_slice(), &shape, 4).ok().as_ref(), Some(&table));
-        let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
+        assert_eq!(Bf12Table::bytes(&shape, 4), Ok(written.len() as u64));
+        assert_eq!(Bf12Table::read(&mut written.as_slice(), &shape, 4).ok().as_ref(), Some(&table));
+        let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
         for (panel, steps) in steps.chunks(5).enumerate() {
             let panel = panels.panel(panel);
             assert!(panel.steps().map(|step| step.numbers(&exponents)).eq(steps.iter().copied()));
@@ -216,8 +213,8 @@ mod tests {
     fn a_table_of_another_matrix_is_never_walked_beyond_the_panel() {
         let shape = PanelShape { rows: 64, columns: 10, dtype: Dtype::Bf16 };
         let bytes = [0; 5 * CODED_STEP_BYTES + (RAW_STEP_BYTES - CODED_STEP_BYTES)];
-        let table = CodedTable::new(some_exponents(), [vec![100]].into_iter());
-        let panels = CodedPanels::new(&shape, bytes[..].into(), &table);
+        let table = Bf12Table::new(some_exponents(), [vec![100]].into_iter());
+        let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
         let first = std::panic::catch_unwind(|| panels.panel(0).stretches().next());
         assert!(first.is_err(), "{first:?}");
     }

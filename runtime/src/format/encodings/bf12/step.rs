@@ -1,6 +1,6 @@
-//! One step of a coded matrix: two columns of 64 rows, and the exponents that have codes.
+//! One step of a bf12 matrix: two columns of 64 rows, and the exponents that have codes.
 
-use crate::format::PANEL_ROWS;
+use crate::format::panels::PANEL_ROWS;
 
 /// Bytes of a coded step.
 pub const CODED_STEP_BYTES: usize = SIGNS_BYTES + CODES_BYTES;

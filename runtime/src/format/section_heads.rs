@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{F64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Head of the [`super::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point
+/// Head of the [`crate::format::section::VOCABULARY`] section: `n_tokens + 1` u32 offsets follow, then the text they point
 /// into.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -16,7 +16,7 @@ pub struct VocabularyHead {
     pub text_bytes: U64,
 }
 
-/// One entry of the [`super::section::SOURCES`] section, in the order of the tensor records; the header bytes of all
+/// One entry of the [`crate::format::section::SOURCES`] section, in the order of the tensor records; the header bytes of all
 /// entries follow the last one.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -42,7 +42,7 @@ pub const ADDED_SPLIT: u32 = 4;
 /// Most ids that the vocabulary may have beyond the rows of the embedding.
 pub const MAX_TOKENS_BEYOND: usize = 1024;
 
-/// Head of the [`super::section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`super::NONE`], then
+/// Head of the [`crate::format::section::TOKENIZER`] section: 256 u32 ids of single bytes follow, or [`crate::format::config_block::NONE`], then
 /// `n_merges` [`Merge`]s in the order of their ranks, then `n_added` [`AddedToken`]s.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -99,7 +99,7 @@ pub const CHAT_BLANK: u32 = 4;
 /// Flag of a [`ChatHead`]: texts contain formats of dates between NULs.
 pub const CHAT_DATES: u32 = 8;
 
-/// Head of the [`super::section::CHAT`] section.
+/// Head of the [`crate::format::section::CHAT`] section.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct ChatHead {
@@ -129,7 +129,7 @@ pub struct ChatStyle {
     pub one_turn_bytes: U32,
 }
 
-/// Head of the [`super::section::FILES`] section: `n_files` [`FileRecord`]s follow, then the bytes of the files.
+/// Head of the [`crate::format::section::FILES`] section: `n_files` [`FileRecord`]s follow, then the bytes of the files.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct FilesHead {
@@ -149,7 +149,7 @@ pub struct FileRecord {
     pub bytes: U32,
 }
 
-/// The only names that files of the [`super::section::FILES`] section have, in the order of their codes. A file has a
+/// The only names that files of the [`crate::format::section::FILES`] section have, in the order of their codes. A file has a
 /// code and no name, so that no path can be made of it.
 pub const FILE_NAMES: [&str; 7] = [
     "tokenizer.json",
@@ -161,7 +161,7 @@ pub const FILE_NAMES: [&str; 7] = [
     "generation_config.json",
 ];
 
-/// The [`super::section::SAMPLING`] section: how the model's author recommends to choose tokens.
+/// The [`crate::format::section::SAMPLING`] section: how the model's author recommends to choose tokens.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct SamplingBlock {

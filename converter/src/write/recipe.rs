@@ -1,0 +1,174 @@
+//! Which encoding each tensor of the file gets, and of which matrices it has drafts.
+
+use crate::encode::bf12_choice;
+use crate::error::{Error, Problem};
+use crate::model::checkpoint::Source;
+use olmo_infer::internals::format::Encoding;
+use olmo_infer::internals::format::encodings::bf12::Bf12Table;
+use olmo_infer::internals::format::tensors::TensorSpec;
+use rayon::ThreadPool;
+use std::path::Path;
+
+/// The encoding to store a matrix in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// f32.
+    F32,
+    /// bf16, rounded to nearest even.
+    Bf16,
+    /// bf16 in 12 bits where that pays, else plain bf16.
+    Bf12,
+}
+
+/// How a tensor is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// f32.
+    F32,
+    /// bf16.
+    Bf16,
+    /// bf16 in 12 bits.
+    Bf12(Bf12Table),
+}
+
+impl Stored {
+    /// As its record states it.
+    pub fn encoding(&self) -> Encoding {
+        match self {
+            Stored::F32 => Encoding::F32,
+            Stored::Bf16 => Encoding::Bf16,
+            // A table counts its raw steps in 32 bits.
+            Stored::Bf12(table) => Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 },
+        }
+    }
+
+    /// Its table.
+    pub fn table(&self) -> Option<&Bf12Table> {
+        match self {
+            Stored::F32 | Stored::Bf16 => None,
+            Stored::Bf12(table) => Some(table),
+        }
+    }
+}
+
+/// A tensor of the file to write.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What it is.
+    pub spec: TensorSpec,
+    /// Position of its source.
+    pub source: usize,
+    /// How it is stored.
+    pub stored: Stored,
+}
+
+/// Encodings for all tensors of a folder.
+#[derive(Clone, Debug)]
+pub struct Recipe<'a> {
+    /// That of the matrices without another one.
+    pub matrices: Wanted,
+    /// Those of single matrices, by name.
+    pub tensors: &'a [(String, Wanted)],
+    /// Those of drafts, by the names of their matrices.
+    pub drafts: &'a [(String, Wanted)],
+}
+
+/// A tensor, the position of its source, and the encoding to store it in.
+type Choice = (TensorSpec, usize, Wanted);
+
+impl Recipe<'_> {
+    /// The tensors of the file, bf12 ones stored as plain bf16.
+    ///
+    /// # Errors
+    /// A name is not that of a matrix of `sources`, which are those of the folder `weights`.
+    pub fn plain(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Planned>, Error> {
+        let plain = |wanted| if wanted == Wanted::F32 { Stored::F32 } else { Stored::Bf16 };
+        let planned = |(spec, source, wanted)| Planned { spec, source, stored: plain(wanted) };
+        Ok(self.choices(weights, sources)?.into_iter().map(planned).collect())
+    }
+
+    /// The tensors of the smallest possible file: bf12 matrices have no raw steps. `None` when no matrix is bf12.
+    ///
+    /// # Errors
+    /// As those of [`Recipe::plain`].
+    pub fn least(&self, weights: &Path, sources: &[Source]) -> Result<Option<Vec<Planned>>, Error> {
+        let choices = self.choices(weights, sources)?;
+        if choices.iter().all(|(.., wanted)| *wanted != Wanted::Bf12) {
+            return Ok(None);
+        }
+        let tables = choices.iter().filter(|(.., wanted)| *wanted == Wanted::Bf12);
+        let tables: Vec<_> = tables.map(|(_, source, _)| bf12_choice::least_table(&sources[*source])).collect();
+        Ok(Some(planned(choices, tables)))
+    }
+
+    /// The tensors of the file. Reads the elements of bf12 matrices.
+    ///
+    /// # Errors
+    /// As those of [`Recipe::plain`]; a file cannot be read or changes, an allocation fails, or a draft would have the
+    /// encoding of its matrix.
+    pub fn tensors(&self, pool: &ThreadPool, weights: &Path, sources: &[Source]) -> Result<Vec<Planned>, Error> {
+        let choices = self.choices(weights, sources)?;
+        let of_bf12 = choices.iter().filter(|(.., wanted)| *wanted == Wanted::Bf12);
+        let of_bf12: Vec<&Source> = of_bf12.map(|(_, source, _)| &sources[*source]).collect();
+        let tables = bf12_choice::tables(pool, &of_bf12)?;
+        let tensors = planned(choices, tables);
+        for draft in tensors.iter().filter(|tensor| tensor.spec.is_draft) {
+            let name = draft.stored.encoding().name();
+            // The tensors of the model come first, in the order of their sources.
+            if tensors[draft.source].stored.encoding().name() == name {
+                let found = format!("as {name}, as the matrix is");
+                return Err(same_encoding(weights, &sources[draft.source], &found));
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// The tensors of the model, then the drafts in the order of their matrices.
+    fn choices(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Choice>, Error> {
+        let is_matrix = |name: &str| sources.iter().any(|s| s.spec.columns.is_some() && s.spec.name() == name);
+        if let Some((name, _)) = self.tensors.iter().chain(self.drafts).find(|(name, _)| !is_matrix(name)) {
+            let problem = Problem::new(weights, format!("{name} is not a matrix of the model"));
+            return Err(problem.expected("the name of a matrix").into());
+        }
+        let by_name = |list: &[(String, Wanted)], name: &str| {
+            let named = list.iter().rfind(|(of, _)| of == name);
+            named.map(|(_, wanted)| *wanted)
+        };
+        let own = sources.iter().enumerate().map(|(index, source)| {
+            let wanted = match source.spec.columns {
+                Some(_) if self.tensors.is_empty() => self.matrices,
+                Some(_) => by_name(self.tensors, &source.spec.name()).unwrap_or(self.matrices),
+                None => Wanted::F32,
+            };
+            (source.spec, index, wanted)
+        });
+        let mut choices: Vec<Choice> = own.collect();
+        for (index, source) in sources.iter().enumerate() {
+            let Some((draft, wanted)) = source.spec.draft().zip(by_name(self.drafts, &source.spec.name())) else {
+                continue;
+            };
+            if choices[index].2 == wanted {
+                return Err(same_encoding(weights, source, "as the matrix is"));
+            }
+            choices.push((draft, index, wanted));
+        }
+        Ok(choices)
+    }
+}
+
+/// The error about a draft that would be a copy of its matrix.
+fn same_encoding(weights: &Path, source: &Source, found: &str) -> Error {
+    let problem = Problem::new(weights, format!("its draft would be stored {found}")).tensor(source.spec.name());
+    problem.expected("another encoding").into()
+}
+
+/// The tensors with their tables: one entry of `tables` for each that is to be bf12, `None` where that does not pay.
+fn planned(choices: Vec<Choice>, tables: Vec<Option<Bf12Table>>) -> Vec<Planned> {
+    let mut tables = tables.into_iter();
+    let mut stored = |wanted| match wanted {
+        Wanted::F32 => Stored::F32,
+        Wanted::Bf16 => Stored::Bf16,
+        Wanted::Bf12 => tables.next().flatten().map_or(Stored::Bf16, Stored::Bf12),
+    };
+    choices.into_iter().map(|(spec, source, wanted)| Planned { spec, source, stored: stored(wanted) }).collect()
+}
