@@ -107,9 +107,10 @@ fn short_options_equal_long_options() {
     assert_eq!(run(INFER, [fixture.model.to_str().expect("UTF-8"), "-p=Fou", "-n2"]).ok(), "r ");
     assert!(fixture.infer(&["-V"]).ok().starts_with("olmo-infer "));
     let help = run(INFER, ["-h"]);
-    for short in ["  -p, --prompt ", "  -n, --max-tokens ", "  -t, --threads ", "  -o, --output ", "  -V, --version "] {
+    for short in ["  -p, --prompt ", "  -n, --max-tokens ", "  -t, --threads ", "  -V, --version "] {
         assert!(help.ok().contains(short), "{short}: {}", help.stdout);
     }
+    assert!(run(INFER, ["score", "-h"]).ok().contains("  -o, --output "));
     // Help answers whatever comes after it.
     assert_eq!(fixture.infer(&["--help", "--nonsense"]).ok(), help.stdout);
 }

@@ -3,8 +3,9 @@
 //! folder is exchanged for a link: no other folder gets a file.
 
 use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::os::hooked_disk::{Call, HookedDisk};
 use olmo_pack::error::Error;
-use olmo_tests::disks::{Call, Fault, Hooked, Plan};
+use olmo_tests::disks::{Fault, Plan};
 use olmo_tests::runs::{Runs, Work};
 use olmo_tests::{TempDir, files, on_one_processor};
 use std::collections::BTreeMap;
@@ -185,7 +186,8 @@ fn early_fsync_failure_is_reported() {
             Call::Sync(_) if !is_told.swap(true, Ordering::SeqCst) => Err(io::Error::from_raw_os_error(EIO)),
             _ => Ok(usize::MAX),
         };
-        let error = large.run(work, true, &Hooked(hook)).expect_err("some of it may not be on the disk").to_string();
+        let error =
+            large.run(work, true, &HookedDisk(hook)).expect_err("some of it may not be on the disk").to_string();
         assert!(error.ends_with("cannot bring it to the disk: Input/output error"), "{work:?}: {error}");
         assert!(files(&large.out()).values().eq([b"old"]), "{work:?}");
     }
@@ -203,7 +205,7 @@ fn unsupported_preallocation_is_accepted_and_failure_reported() {
                 Call::Allocate(..) => Err(io::Error::from_raw_os_error(number)),
                 _ => Ok(usize::MAX),
             };
-            let result = runs.run(work, true, &Hooked(hook));
+            let result = runs.run(work, true, &HookedDisk(hook));
             assert_eq!(result.is_ok(), is_survived, "{work:?}, error {number}: {result:?}");
         }
     }
@@ -228,7 +230,7 @@ fn name_taken_meanwhile_is_left_alone() {
             }
             _ => Ok(usize::MAX),
         };
-        runs.run(work, true, &Hooked(hook)).expect("another name is drawn");
+        runs.run(work, true, &HookedDisk(hook)).expect("another name is drawn");
         let planted = planted.into_inner().expect("no panic").expect("a name was drawn");
         assert!(planted.extension().is_some_and(|extension| extension == "tmp"));
         assert_eq!(fs::read(&planted).expect("still there"), b"theirs");
@@ -278,7 +280,7 @@ impl Exchange {
     /// Exchanges the folder before each call in turn; yields how many there are.
     fn at_every_call(&self, work: Work, force: bool, unnamed: bool) -> usize {
         self.prepare(work, force, &Files::new());
-        self.runs.run(work, force, &Hooked(|_: Call<'_>| Ok(usize::MAX))).expect("done");
+        self.runs.run(work, force, &HookedDisk(|_: Call<'_>| Ok(usize::MAX))).expect("done");
         let new = files(&self.runs.out());
         for at in 1.. {
             self.prepare(work, force, &new);
@@ -292,7 +294,7 @@ impl Exchange {
                     _ => Ok(usize::MAX),
                 }
             };
-            let result = self.runs.run(work, force, &Hooked(hook));
+            let result = self.runs.run(work, force, &HookedDisk(hook));
             let place = format!("{work:?}, force {force}, unnamed {unnamed}, call {at}: {result:?}");
             assert!(files(&self.other) == theirs, "the other folder has {:?}, {place}", files(&self.other).keys());
             if n_calls.into_inner() < at {

@@ -4,12 +4,13 @@ use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::{self, HEADER_BYTES, SectionRecord, section};
 use olmo_infer::internals::os::disk::{Disk, SystemDisk};
+use olmo_infer::internals::os::hooked_disk::{Call, HookedDisk};
 use olmo_pack::commands::copy;
 use olmo_pack::commands::pack::{self, Request};
 use olmo_pack::commands::verify;
 use olmo_pack::write::model_output::Target;
 use olmo_tests::crafted::{Field, config_field, repair_digests};
-use olmo_tests::disks::{Call, Fault, Hooked, Plan};
+use olmo_tests::disks::{Fault, Plan};
 use olmo_tests::packed::range;
 use olmo_tests::{Stored, TempDir, npy_path, repository, run, small_config, write_weights};
 use std::collections::BTreeSet;
@@ -256,7 +257,7 @@ fn writes_whole_windows_in_order_with_zeros_between() {
     write_weights(&weights, &config, Stored::F32, 1);
     let request = Request { weights, model: model.clone(), ..Request::default() };
     let (writes, steps) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    let disk = Hooked(|call: Call<'_>| {
+    let disk = HookedDisk(|call: Call<'_>| {
         if let Call::Write(_, bytes, offset) = call {
             writes.lock().expect("no panic").push((offset, bytes.len() as u64));
         }
@@ -279,7 +280,7 @@ fn writes_whole_windows_in_order_with_zeros_between() {
 /// Packs to `model` on a disk with this hook, without `--force`.
 fn pack_on(weights: &Path, model: &Path, hook: impl Fn(Call<'_>) -> io::Result<usize> + Sync) -> Result<(), String> {
     let request = Request { weights: weights.into(), model: model.into(), ..Request::default() };
-    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&Hooked(hook), &|_, _| {}));
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&HookedDisk(hook), &|_, _| {}));
     packed.map(|_| ()).map_err(|error| error.to_string())
 }
 
@@ -346,7 +347,7 @@ fn model_that_reader_refuses_gets_no_name() {
                 }
                 Ok(usize::MAX)
             };
-            let copied = copy::run(&good, &model, false, &Hooked(hook), &|_, _| {});
+            let copied = copy::run(&good, &model, false, &HookedDisk(hook), &|_, _| {});
             for refused in [pack_on(&weights, &model, hook), copied.map(|_| ()).map_err(|error| error.to_string())] {
                 let line = refused.expect_err("refused");
                 let begins = format!("{}: not written: the reader would reject it: ", model.display());

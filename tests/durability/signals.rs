@@ -7,10 +7,10 @@
 use libc::{SIGINT, SIGTERM};
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::os::atomic_file::Pending;
+use olmo_infer::internals::os::atomic_file::AtomicFile;
 use olmo_infer::internals::os::directory::Folder;
+use olmo_infer::internals::os::hooked_disk::{Call, HookedDisk};
 use olmo_infer::internals::os::signals;
-use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::packed::Packed;
 use olmo_tests::{TempDir, files, own_process};
 use std::env;
@@ -42,11 +42,11 @@ fn make_files(folder: &Path) {
         let (folder, name) = (folder.to_path_buf(), OsString::from(format!("file-{thread}")));
         spawn(move || {
             // A disk that syncs at once.
-            let disk = Hooked(|_: Call<'_>| Ok(usize::MAX));
+            let disk = HookedDisk(|_: Call<'_>| Ok(usize::MAX));
             let (folder, _made) = Folder::make(&disk, &folder).expect("a folder");
             let folder = Arc::new(folder);
             loop {
-                let file = Pending::create(&disk, &folder, "tested").expect("a new file");
+                let file = AtomicFile::create(&disk, &folder, "tested").expect("a new file");
                 file.write_at(b"1", 0).expect("there is room");
                 file.publish(&name, true).expect("in place");
             }

@@ -1,9 +1,9 @@
 //! A file is complete however slowly the disk takes it: the numbers are filled much faster than they are written here.
 
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::os::hooked_disk::{Call, HookedDisk};
 use olmo_pack::commands::pack::{self, Request};
 use olmo_pack::commands::verify;
-use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::{Stored, TempDir, small_config, write_weights};
 use std::thread;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn slow_disk_gets_every_byte() {
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_weights(&weights, &config, Stored::F32, 4);
     let request = Request { weights, model: model.clone(), ..Request::default() };
-    let slow_disk = Hooked(|call: Call<'_>| {
+    let slow_disk = HookedDisk(|call: Call<'_>| {
         if matches!(call, Call::Write(..)) {
             thread::sleep(Duration::from_millis(100));
         }

@@ -3,8 +3,8 @@
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::os::hooked_disk::{Call, HookedDisk};
 use olmo_pack::commands::copy;
-use olmo_tests::disks::{Call, Hooked};
 use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -142,7 +142,7 @@ fn header_modified_during_copy_is_reported() {
     let folder = TempDir::new("copy-header");
     let (model, to) = (packed(&folder), folder.join("c.olmo"));
     // After the model was opened and before it is read.
-    let disk = Hooked(|call: Call<'_>| {
+    let disk = HookedDisk(|call: Call<'_>| {
         if let Call::Allocate(..) = call {
             File::options().write(true).open(&model).expect("the model").write_all_at(b"x", 4000).expect("changed");
         }

@@ -155,7 +155,7 @@ fn refuses_long_texts_with_little_memory() {
     let says =
         "more than 67108864 tokens, expected at most 67108864, the most that are detokenized at once; split the file";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
-    let refused = limited("--prompt - < /dev/zero");
+    let refused = limited("M --prompt - < /dev/zero");
     let says = "standard input: more than 1048576 bytes, too many for the 2048 positions of the model";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
 }

@@ -4,6 +4,7 @@
 //! many times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was
 //! packed.
 
+use crate::commands::read_back;
 use crate::commands::sources::section_name;
 use crate::commands::verify;
 use crate::encode::buffer::grow;
@@ -73,7 +74,7 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     output.sync()?;
     output.write_at(&header, 0)?;
     output.sync()?;
-    output.publish()?;
+    output.publish(read_back::check)?;
     Ok(format!("{}: {length} bytes, every digest checked", escaped(&shown_path(to))))
 }
 

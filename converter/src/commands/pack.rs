@@ -2,6 +2,7 @@
 //! its name.
 
 use crate::commands::mistaken;
+use crate::commands::read_back;
 use crate::encode::is_bf16;
 use crate::encode::pool::thread_pool;
 use crate::error::Error;
@@ -242,7 +243,7 @@ fn finish(plan: &Plan<'_>, output: Output<'_>, outcome: &Outcome) -> Result<(), 
     output.sync()?;
     output.write_at(header.as_bytes(), 0)?;
     output.sync()?;
-    output.publish()
+    output.publish(read_back::check)
 }
 
 /// How the file was made; no time, host or path, so that the same input gives the same bytes.

@@ -14,20 +14,22 @@ use crate::encode::numbers::Numbers;
 use crate::encode::pool::thread_pool;
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::folder::element::narrow;
-use crate::folder::npy::header::numpy_header;
+use crate::folder::npy::header_of;
 use crate::model::settings::Origin;
 use crate::text::kept_files;
-use crate::write::model_output::{PROGRAM, check_free_space, foreign};
+use crate::write::model_output::{PROGRAM, check_free_space};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::section;
 use olmo_infer::internals::format::sizes::{TooLarge, product, sum};
 use olmo_infer::internals::format::tensors::TensorSpec;
-use olmo_infer::internals::os::atomic_file::Pending;
-use olmo_infer::internals::os::directory::{Folder, FolderError, MadeFolders};
-use olmo_infer::internals::os::disk::{Disk, uninterrupted};
+use olmo_infer::internals::os::atomic_file::{AtomicFile, FolderSync};
+use olmo_infer::internals::os::directory::Folder;
+use olmo_infer::internals::os::disk::Disk;
+use olmo_infer::internals::os::made_folders::MadeFolders;
+use olmo_infer::internals::os::place::FolderError;
 use rayon::prelude::*;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -59,7 +61,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     {
         texts.push(("generation_config.json", text.into_bytes()));
     }
-    let Prepared { folder: into, opened, made } = prepare(disk, folder, force)?;
+    let Prepared { folder: into, names, made } = prepare(disk, folder, force)?;
     for name in texts.iter().map(|(name, _)| name.to_string()).chain(model.model_specs().iter().map(source_name)) {
         refuse_to_replace(&into, &name, &model)?;
     }
@@ -67,7 +69,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     let into = Arc::new(into);
     let unpacking = Unpacking { model: &model, sources: &sources, texts: &texts, folder, into, force, disk };
     let n_written = AtomicUsize::new(0);
-    let written = unpacking.write_all(&opened, &n_written);
+    let written = unpacking.write_all(&names, &n_written);
     let written = written.and_then(|()| Ok(model.check_unchanged()?));
     written.map_err(|error| with_count(error, n_written.into_inner()))?;
     made.keep();
@@ -113,7 +115,7 @@ fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &
 /// What stands before the numbers of a tensor: the header that was kept, or that of numpy where there was none.
 fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
     match source.header.is_empty() {
-        true => numpy_header(source.dtype, &spec.shape()),
+        true => header_of(source.dtype, &spec.shape()),
         false => source.header.clone(),
     }
 }
@@ -152,8 +154,7 @@ fn refuse_to_replace(folder: &Folder, name: &str, model: &ModelFile) -> Result<(
 /// The folder that is unpacked into.
 struct Prepared<'d> {
     folder: Folder,
-    /// For its names to be brought to the disk.
-    opened: File,
+    names: FolderSync<'d>,
     /// Those folders that were made: they go again when nothing is written.
     made: MadeFolders<'d>,
 }
@@ -169,7 +170,7 @@ fn prepare<'d>(disk: &'d dyn Disk, folder: &Path, force: bool) -> Result<Prepare
     let cannot_make = |source| Error::io(folder, "cannot make the folder", source);
     let (into, made) = Folder::make(disk, folder).map_err(|error| match error {
         FolderError::Folder { source, .. } | FolderError::Io(source) => cannot_make(source),
-        FolderError::ForeignLink { ref link } => foreign(link, &error).into(),
+        FolderError::ForeignLink { ref link } => Problem::new(link, error.to_string()).into(),
         error => cannot_make(io::Error::other(error)),
     })?;
     let is_empty = into.is_empty().map_err(|source| Error::io(folder, "cannot read the folder", source))?;
@@ -177,9 +178,9 @@ fn prepare<'d>(disk: &'d dyn Disk, folder: &Path, force: bool) -> Result<Prepare
         let problem = Problem::new(folder, "not an empty folder").expected("a new or an empty one");
         return Err(problem.advice("--force replaces the files of the same names").into());
     }
-    let opened = uninterrupted(|| disk.open_folder(&into));
-    let opened = opened.map_err(|source| Error::io(folder, "cannot open the folder", source))?;
-    Ok(Prepared { folder: into, opened, made })
+    let names = FolderSync::open(disk, &into);
+    let names = names.map_err(|source| Error::io(folder, "cannot open the folder", source))?;
+    Ok(Prepared { folder: into, names, made })
 }
 
 fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path) -> String {
@@ -222,8 +223,8 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    /// Writes the files, counting them in `n_written`; `opened` is the folder.
-    fn write_all(&self, opened: &File, n_written: &AtomicUsize) -> Result<(), Error> {
+    /// Writes the files, counting them in `n_written`, and makes their `names` durable.
+    fn write_all(&self, names: &FolderSync, n_written: &AtomicUsize) -> Result<(), Error> {
         for (name, bytes) in self.texts {
             let mut file = self.create(name.to_string())?;
             file.append(bytes)?;
@@ -237,16 +238,14 @@ impl Unpacking<'_> {
         };
         // Not rayon's own pool, which panics when a thread cannot be started.
         thread_pool(0)?.install(|| (0..self.sources.len()).into_par_iter().try_for_each(write))?;
-        // Makes the new names last.
-        let synced = uninterrupted(|| self.disk.sync_folder(opened));
-        synced.map_err(|source| Error::io(self.folder, "cannot write", source))
+        names.sync().map_err(|source| Error::io(self.folder, "cannot write", source))
     }
 
     /// Begins a file of the folder.
     fn create(&self, name: String) -> Result<Growing<'_>, Error> {
         let path = self.folder.join(&name);
-        match Pending::create(self.disk, &self.into, PROGRAM) {
-            Ok(file) => Ok(Growing { file, path, name, replace: self.force, bytes: 0 }),
+        match AtomicFile::create(self.disk, &self.into, PROGRAM) {
+            Ok(file) => Ok(Growing { file, path, name, replace: self.force }),
             Err(source) => Err(Error::io(path, "cannot create", source)),
         }
     }
@@ -301,19 +300,15 @@ impl Unpacking<'_> {
 
 /// A file of the folder that is written from its beginning to its end. Dropped before it is kept, it leaves nothing.
 struct Growing<'d> {
-    file: Pending<'d>,
+    file: AtomicFile<'d>,
     path: PathBuf,
     name: String,
     replace: bool,
-    bytes: u64,
 }
 
 impl Growing<'_> {
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let written = self.file.write_at(bytes, self.bytes);
-        written.map_err(|source| Error::io(&self.path, "cannot write", source))?;
-        self.bytes += bytes.len() as u64;
-        Ok(())
+        self.file.append(bytes).map_err(|source| Error::io(&self.path, "cannot write", source))
     }
 
     /// Waits until the content is on the disk and gives the file its name.

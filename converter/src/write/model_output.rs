@@ -1,10 +1,10 @@
 //! Where a model goes, and the way there: what may stand in it, the room that it finds, and the words of its failures.
 
-use crate::commands::read_back;
 use crate::error::{Error, Problem, shown_path};
-use olmo_infer::internals::os::atomic_file::Pending;
-use olmo_infer::internals::os::directory::{Entry, Folder, FolderError, Place};
-use olmo_infer::internals::os::disk::{Disk, uninterrupted};
+use olmo_infer::internals::os::atomic_file::{AtomicFile, FolderSync};
+use olmo_infer::internals::os::directory::{Entry, Folder};
+use olmo_infer::internals::os::disk::Disk;
+use olmo_infer::internals::os::place::{FolderError, Place};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -51,7 +51,7 @@ impl Target {
                 problem("is a folder").advice(format!("name a file in it, as in {file}")).into()
             }
             FolderError::TooManyLinks => Problem::new(shown, error.to_string()).expected("a path for the model").into(),
-            FolderError::ForeignLink { ref link } => foreign(link, &error).into(),
+            FolderError::ForeignLink { ref link } => Problem::new(link, error.to_string()).into(),
             error => problem(&error.to_string()).into(),
         })?;
         if let Some(entry) = &existing {
@@ -126,23 +126,18 @@ impl Target {
     /// # Errors
     /// The folder cannot be opened, or no file can be created there.
     pub fn create(self, disk: &dyn Disk) -> Result<Output<'_>, Error> {
-        let folder = uninterrupted(|| disk.open_folder(&self.folder));
-        let folder =
-            folder.map_err(|error| Error::io(self.folder.path(), "cannot open the folder for the model", error))?;
-        let file = Pending::create(disk, &self.folder, PROGRAM);
+        let names = FolderSync::open(disk, &self.folder);
+        let names =
+            names.map_err(|error| Error::io(self.folder.path(), "cannot open the folder for the model", error))?;
+        let file = AtomicFile::create(disk, &self.folder, PROGRAM);
         let file = file.map_err(|error| Error::io(&self.shown, "cannot create it", error))?;
-        Ok(Output { disk, target: self, folder, file })
+        Ok(Output { target: self, names, file })
     }
 }
 
 /// Bytes that the user may still write to the file system of `folder`.
 fn free_bytes(folder: &Folder) -> Result<u64, Error> {
     folder.free_bytes().map_err(|error| Error::io(folder.path(), "cannot ask for free space", error))
-}
-
-/// The problem of a link that is not followed.
-pub(crate) fn foreign(link: &Path, error: &FolderError) -> Problem {
-    Problem::new(link, error.to_string()).expected("one of your own").advice("give the path that it leads to")
 }
 
 /// Refuses to write `needed` bytes to `folder` when there is no room; `shown` is for the message.
@@ -157,10 +152,9 @@ pub(crate) fn check_free_space(shown: &Path, folder: &Folder, needed: u64) -> Re
 
 /// A model on its way. Dropped before [`Output::publish`], it leaves nothing behind.
 pub struct Output<'d> {
-    disk: &'d dyn Disk,
     target: Target,
-    folder: File,
-    file: Pending<'d>,
+    names: FolderSync<'d>,
+    file: AtomicFile<'d>,
 }
 
 impl Output<'_> {
@@ -204,16 +198,16 @@ impl Output<'_> {
         self.file.sync().map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
     }
 
-    /// Reads the file as its readers will, gives it its name and brings the name to the disk.
+    /// Checks the file with `check`, which gets it and its path for messages, gives it its name and makes that durable.
     ///
     /// # Errors
     /// The file is no model or cannot be put in place, and what was there is still there; or it is in place, and only
     /// the name may get lost.
-    pub fn publish(self) -> Result<(), Error> {
-        read_back::check(self.file.file(), &self.target.shown)?;
+    pub fn publish(self, check: impl FnOnce(&File, &Path) -> Result<(), Error>) -> Result<(), Error> {
+        check(self.file.file(), &self.target.shown)?;
         let Target { shown, name, replace, .. } = self.target;
         self.file.publish(&name, replace).map_err(|error| Error::io(&shown, "cannot put it in place", error))?;
-        uninterrupted(|| self.disk.sync_folder(&self.folder)).map_err(|error| {
+        self.names.sync().map_err(|error| {
             Error::io(&shown, "is in place, but its name may not survive a power cut: cannot sync its folder", error)
         })
     }

@@ -1,7 +1,7 @@
-//! The one layer through which files are written, so that tests can make every call of it fail, and the rules that all
-//! callers of it share: interrupted calls are made again, short writes are continued.
+//! The one layer through which files are written, so that tests can make every call of it fail.
 
 use crate::os::directory::Folder;
+use crate::os::retry::uninterrupted;
 use rustix::fs::{AtFlags, Mode, OFlags};
 #[cfg(target_os = "linux")]
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
@@ -16,71 +16,67 @@ use std::os::unix::fs::FileExt;
 #[cfg(target_os = "linux")]
 use std::path::PathBuf;
 
-/// How often a call may be interrupted in a row. More than any signals do, and less than forever.
-const MAX_INTERRUPTIONS: u32 = 1000;
-
-/// The operations that change the disk, and the one that must come before them. Names are those of one folder, which is
-/// held open.
+/// The calls that change a disk, and the one that must precede them. Names are those of a folder that is held open.
 pub trait Disk: Sync {
-    /// Makes a folder in another.
+    /// Creates a folder in another.
     ///
     /// # Errors
-    /// The system's, also when the name exists.
+    /// The OS returns an error, also when the name exists.
     fn make_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Removes a folder that is empty from another.
     ///
     /// # Errors
-    /// The system's, also when it is not empty.
+    /// The OS returns an error, also when it is not empty.
     fn remove_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Opens `folder` for [`Disk::sync_folder`].
     ///
     /// # Errors
-    /// The system's.
+    /// The OS returns an error.
     fn open_folder(&self, folder: &Folder) -> io::Result<File>;
-    /// Opens a new file without a name in `folder`, to be written and read back; it goes when it is closed.
+    /// Opens a new file without a name in `folder`, for writing and reading; closed, it is gone.
     ///
     /// # Errors
-    /// The system's, also when it knows no such files.
+    /// The OS returns an error, also when it has no such files.
     fn create_unnamed(&self, folder: &Folder) -> io::Result<File>;
-    /// Creates a file that must not exist yet, to be written and read back.
+    /// Creates a file that must not exist yet, for writing and reading.
     ///
     /// # Errors
-    /// The system's, also when it exists.
+    /// The OS returns an error, also when it exists.
     fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File>;
-    /// Reserves space, so that a full disk is found out before anything is written.
+    /// Reserves space, so that a full disk is an error before anything is written.
     ///
     /// # Errors
-    /// The system's, also when it cannot reserve.
+    /// The OS returns an error, also when it cannot reserve.
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()>;
     /// Writes `bytes`, or fewer of them from their beginning on, and returns how many.
     ///
     /// # Errors
-    /// The system's.
+    /// The OS returns an error.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize>;
-    /// Brings the file to the disk.
+    /// Makes the content durable: fsync.
     ///
     /// # Errors
-    /// The system's.
+    /// The OS returns an error.
     fn sync(&self, file: &File) -> io::Result<()>;
     /// Gives an unnamed file a name that must not exist yet.
     ///
     /// # Errors
-    /// The system's, also when the name exists.
+    /// The OS returns an error, also when the name exists.
     fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Renames; without `replace` the new name must not exist yet.
     ///
     /// # Errors
-    /// The system's, also when the name exists.
+    /// The OS returns an error, also when the name exists.
     fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()>;
     /// Removes a temporary file.
     ///
     /// # Errors
-    /// The system's.
+    /// The OS returns an error.
     fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
-    /// Brings the names of an open folder to the disk.
+    /// Makes the names of an open folder durable: fsync.
     ///
     /// # Errors
-    /// The system's; but file systems without names to sync say so with EINVAL, which is none.
+    /// The OS returns one. EINVAL (a file system without directory sync) is ignored.
     fn sync_folder(&self, folder: &File) -> io::Result<()>;
 }
 
@@ -168,8 +164,8 @@ impl Disk for SystemDisk {
     }
 }
 
-/// What a renaming that replaces nothing came to. Where the file system cannot do it in one step, a look and the
-/// renaming that replaces must do.
+/// The result of a rename that replaces nothing. Where the file system cannot do it in one step, a check and a rename
+/// that replaces must do.
 fn or_two_steps(renamed: rustix::io::Result<()>, folder: &Folder, from: &OsStr, to: &OsStr) -> io::Result<()> {
     match renamed {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match folder.entry(to)? {
@@ -180,28 +176,12 @@ fn or_two_steps(renamed: rustix::io::Result<()>, folder: &Folder, from: &OsStr, 
     }
 }
 
-/// Makes a call again for as long as a signal interrupts it.
+/// Checks that what was written to an output has arrived, as far as the OS knows: network file systems report it only
+/// when the file is closed. A descriptor that is not open for writing has taken nothing: std ignores its error on
+/// standard output.
 ///
 /// # Errors
-/// Those of the call.
-pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let mut n_interruptions = 0;
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted && n_interruptions < MAX_INTERRUPTIONS => {
-                n_interruptions += 1;
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Asks whether what was written to an output has arrived, as far as the system knows: file systems of other machines
-/// tell only when it is closed. A descriptor that is not open for writing, whose error std takes for success where it
-/// is standard output, has taken nothing.
-///
-/// # Errors
-/// It has not, or the system does not say.
+/// It has not, or the OS returns another error.
 pub fn check_written(output: impl AsFd) -> io::Result<()> {
     if rustix::fs::fcntl_getfl(&output)? & OFlags::ACCMODE == OFlags::RDONLY {
         return Err(Errno::BADF.into());
@@ -210,7 +190,7 @@ pub fn check_written(output: impl AsFd) -> io::Result<()> {
     Ok(nix::unistd::close(output.as_fd().try_clone_to_owned()?)?)
 }
 
-/// Writes all of `bytes`, in as many writes as the disk needs.
+/// Writes all of `bytes`, in as many calls as the disk needs.
 pub(crate) fn write_all_at(disk: &dyn Disk, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;
     while written < bytes.len() {
@@ -235,7 +215,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
-    fn a_renaming_in_two_steps_replaces_nothing_either() {
+    fn rename_in_two_steps_replaces_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         let (opened, _) = Folder::make(&SystemDisk, folder.path()).expect("there");
@@ -253,7 +233,7 @@ mod tests {
             );
             fs::remove_file(&to).expect("removed");
         }
-        // What another error says is true, whoever has the name now; and what is done is not done again.
+        // Another error is passed on, and a rename that is done is not done again.
         for (renamed, expected) in [(Err(Errno::EXIST), Err(Some(Errno::EXIST.raw_os_error()))), (Ok(()), Ok(()))] {
             assert_eq!(two_steps(renamed).map_err(number), expected);
             assert!(from.exists() && !to.exists());
@@ -261,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_synced_are_no_error_and_other_failures_are() {
+    fn sync_of_folder_ignores_only_einval() {
         let number = |error: io::Error| error.raw_os_error();
         // A device has nothing to sync, and says so as such file systems do.
         let device = File::open("/dev/null").expect("a device");

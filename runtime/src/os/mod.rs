@@ -10,7 +10,15 @@ pub mod disk;
 pub mod file_system;
 pub mod fp_mode;
 pub mod holes;
+#[cfg(all(feature = "files", feature = "internals"))]
+pub mod hooked_disk;
+#[cfg(feature = "files")]
+pub mod made_folders;
 pub mod memory;
+#[cfg(feature = "files")]
+pub mod place;
+#[cfg(feature = "files")]
+pub mod retry;
 pub mod signals;
 pub mod spawn;
 pub mod zeroed;

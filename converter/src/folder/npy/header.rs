@@ -4,7 +4,6 @@
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 use crate::error::Problem;
-use crate::folder::element::SourceType;
 use crate::folder::file_kind::FileKind;
 use olmo_infer::internals::format::sizes::{TooLarge, product, sum};
 use std::path::Path;
@@ -148,32 +147,6 @@ pub fn shown_shape(shape: &[u64]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
-/// The header that numpy writes before so many numbers of this type: version 1.0, room for a longer first dimension,
-/// the numbers at a multiple of 64 bytes. `shape` is that of a vector or a matrix.
-#[expect(clippy::arithmetic_side_effects, reason = "texts of a few dozen bytes")]
-pub(crate) fn numpy_header(element: SourceType, shape: &[usize]) -> Vec<u8> {
-    let descr = match element {
-        SourceType::F32 => "<f4",
-        SourceType::F16 => "<f2",
-        SourceType::Bf16 => "<V2",
-    };
-    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
-    let comma = if sizes.len() == 1 { "," } else { "" };
-    let first = sizes.first().map_or(0, String::len);
-    let sizes = sizes.join(", ");
-    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}{comma}), }}");
-    // As numpy counts: 21 digits for the first dimension, and never less than one byte of padding.
-    let text = format!("{text:<0$}", text.len() + 21_usize.saturating_sub(first));
-    let end = 10 + text.len() + 1;
-    let header_bytes = end + 64 - end % 64 - 10;
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    // Two sizes of at most 20 digits.
-    header.extend((header_bytes as u16).to_le_bytes());
-    header.extend(format!("{text:<0$}\n", header_bytes - 1).as_bytes());
-    header
-}
-
-/// The error for a file that ends inside its header.
 fn cut(file_bytes: u64) -> Bad {
     let plural = if file_bytes == 1 { "" } else { "s" };
     Bad::new(format!("only {file_bytes} byte{plural}")).expected("a whole .npy header")
@@ -357,7 +330,7 @@ fn grammar(found: String) -> Bad {
 }
 
 /// The element type, if it is accepted.
-fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
+pub(crate) fn check_descr(descr: &[u8]) -> Result<Descr, Bad> {
     match descr {
         b"<f4" => return Ok(Descr::F32),
         b"<f2" => return Ok(Descr::F16),

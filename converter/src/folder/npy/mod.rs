@@ -1,18 +1,19 @@
 //! The `.npy` reader: a strict check of the header, and reads of the numbers at known offsets.
 //!
-//! npyz's header parser is made for honest files: on a hostile one it allocates what the file claims, recurses without
-//! a limit and multiplies unchecked. So every header is first read by the flat grammar of `npy_header`; npyz then
-//! parses a header that *we* write from the checked values, and must come to the same type, shape and order. It never
-//! sees a byte of the file. No other module names npyz.
+//! npyz's header parser is made for trusted files: on a hostile one it allocates what the file claims, recurses without
+//! a limit and multiplies unchecked. So the flat grammar of `header` checks every header first; npyz then reads the same
+//! bytes, and must find the same type, shape and order. No other module names npyz.
 
 pub mod header;
 
 use crate::error::{Error, Problem};
 use crate::folder::element::SourceType;
-use crate::folder::npy::header::{ACCEPTED, MAX_HEADER_BYTES, check_start};
+use crate::folder::npy::header::{ACCEPTED, MAX_HEADER_BYTES, check_descr, check_start};
 pub use crate::folder::npy::header::{Checked, Descr, shown_shape};
 use crate::folder::source_file::SourceFile;
 use crate::folder::stored_tensor::StoredTensor;
+use npyz::WriterBuilder;
+use npyz::write_options::WriteOptions;
 use std::path::Path;
 
 /// A checked `.npy` file.
@@ -74,48 +75,39 @@ impl NpyFile {
 /// What is wrong with the file.
 pub fn check(path: &Path, start: &[u8], file_bytes: u64) -> Result<Checked, Problem> {
     let checked = check_start(start, file_bytes).map_err(|bad| bad.problem(path))?;
-    confirm_with_npyz(&checked).map_err(|error| Problem::new(path, format!("npyz disagrees: {error}")))?;
+    confirm_with_npyz(&start[..checked.preamble_bytes], &checked)
+        .map_err(|error| Problem::new(path, format!("npyz disagrees: {error}")))?;
     Ok(checked)
 }
 
-/// Lets npyz read a header of our own with the checked values, and compares.
-pub(crate) fn confirm_with_npyz(checked: &Checked) -> Result<(), String> {
+/// Lets npyz read a header that the grammar accepts, and compares.
+pub(crate) fn confirm_with_npyz(preamble: &[u8], checked: &Checked) -> Result<(), String> {
     #[cfg(test)]
     NPYZ_CALLS.with(|calls| calls.set(calls.get() + 1));
-    compare_with_npyz(&header_for(checked), checked)
-}
-
-/// The element type as npyz spells it.
-fn descr_of(checked: &Checked) -> &'static str {
-    match checked.descr {
-        Descr::F32 => "<f4",
-        Descr::F16 => "<f2",
-        Descr::Raw16 => "|V2",
-        Descr::U16 => "<u2",
-    }
-}
-
-/// A header with the checked values.
-pub(crate) fn header_for(checked: &Checked) -> Vec<u8> {
-    let sizes: String = checked.shape.iter().map(|size| format!("{size}, ")).collect();
-    let (descr, order) = (descr_of(checked), if checked.fortran_order { "True" } else { "False" });
-    let text = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({sizes}), }}\n");
-    // Version 2.0 has room for any length; 32 dimensions of 20 digits stay far below its limit.
-    let mut header = b"\x93NUMPY\x02\x00".to_vec();
-    header.extend((text.len() as u32).to_le_bytes());
-    header.extend(text.as_bytes());
-    header
-}
-
-/// Compares what npyz reads in `header`, which is one of ours, with the checked values.
-pub(crate) fn compare_with_npyz(header: &[u8], checked: &Checked) -> Result<(), String> {
-    let header = npyz::NpyHeader::from_reader(header).map_err(|error| error.to_string())?;
+    let header = npyz::NpyHeader::from_reader(preamble).map_err(|error| error.to_string())?;
     let (descr, shape, order) = (header.dtype().descr(), header.shape(), header.order());
     let checked_order = if checked.fortran_order { npyz::Order::Fortran } else { npyz::Order::C };
-    if shape != checked.shape || order != checked_order || descr != format!("'{}'", descr_of(checked)) {
+    let is_descr = check_descr(descr.trim_matches('\'').as_bytes()).is_ok_and(|descr| descr == checked.descr);
+    if shape != checked.shape || order != checked_order || !is_descr {
         return Err(format!("it reads {descr} {shape:?} {order:?}"));
     }
     Ok(())
+}
+
+/// The header of an array with elements of this type.
+///
+/// # Panics
+/// When the array has more elements than a `u64` counts.
+pub(crate) fn header_of(element: SourceType, shape: &[usize]) -> Vec<u8> {
+    let descr = match element {
+        SourceType::F32 => "<f4",
+        SourceType::F16 => "<f2",
+        SourceType::Bf16 => "<V2",
+    };
+    let dtype = npyz::DType::new_scalar(descr.parse().expect("a type of numpy"));
+    let shape: Vec<u64> = shape.iter().map(|&size| size as u64).collect();
+    let header = WriteOptions::new_header_only().dtype(dtype).shape(&shape).writer(Vec::new());
+    header.write_header_only().expect("memory takes it")
 }
 
 #[cfg(test)]

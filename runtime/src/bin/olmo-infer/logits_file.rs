@@ -2,20 +2,15 @@
 //! where the header comes first and must be right from the start.
 
 use crate::failure::Failure;
+use crate::output_file::OutputFile;
 use crate::output_path::output_path;
-use olmo_infer::internals::error::{Error, display_path};
-use olmo_infer::internals::os::atomic_file::Pending;
-use olmo_infer::internals::os::directory::{Folder, Place};
-use olmo_infer::internals::os::disk::{Disk, uninterrupted};
+use npyz::WriterBuilder;
+use npyz::write_options::WriteOptions;
+use olmo_infer::internals::error::display_path;
+use olmo_infer::internals::os::disk::Disk;
 use olmo_infer::internals::os::memory;
-use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, BufWriter, Stdout, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Bytes before the numbers: room for any shape, and a multiple of 64 as the format wants.
-const HEADER_BYTES: usize = 128;
+use std::path::Path;
 
 /// Bytes that are written at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -76,16 +71,9 @@ impl LogitsStream {
 
 /// An array `[positions, vocab_size]` of f32 that grows by rows.
 pub struct LogitsFile<'d> {
-    disk: &'d dyn Disk,
-    path: PathBuf,
-    name: OsString,
-    /// The folder of the name; none where it may be written to and not read.
-    folder: Option<File>,
-    out: Pending<'d>,
+    out: OutputFile<'d>,
     /// What is not written yet.
     buffer: Vec<u8>,
-    /// Bytes that are.
-    bytes: u64,
     vocab_size: usize,
     rows: usize,
 }
@@ -98,21 +86,18 @@ impl<'d> LogitsFile<'d> {
         inputs: &[&Path],
         vocab_size: usize,
     ) -> Result<LogitsFile<'d>, Failure> {
-        let Place { folder, name, .. } = output_path(path, "--logits", "create", inputs)?;
+        let place = output_path(path, "--logits", "create", inputs)?;
         let mut buffer = Vec::new();
         // While there is no file that could be left behind.
         if memory::asking(|| buffer.try_reserve_exact(BUFFER_BYTES)).is_err() {
             return Err(Failure::Refused(format!(
-                "{}: the system does not give the 1 MiB of memory that writing it takes; raise the limit (ulimit -v)",
+                "{}: out of memory: cannot allocate 1 MiB for writing it; raise the limit (ulimit -v)",
                 display_path(path)
             )));
         }
-        let synced = open_for_sync(disk, &folder).map_err(Error::io(path, "create"))?;
-        let out = Pending::create(disk, &Arc::new(folder), "olmo-infer").map_err(Error::io(path, "create"))?;
-        let path = path.to_path_buf();
-        let mut file = LogitsFile { disk, path, name, folder: synced, out, buffer, bytes: 0, vocab_size, rows: 0 };
-        file.write_bytes(&header(0, vocab_size))?;
-        Ok(file)
+        let out = OutputFile::create(disk, place, path)?;
+        buffer.extend(header(0, vocab_size));
+        Ok(LogitsFile { out, buffer, vocab_size, rows: 0 })
     }
 
     /// Appends the logits of one position.
@@ -122,14 +107,11 @@ impl<'d> LogitsFile<'d> {
         logits.iter().try_for_each(|logit| self.write_bytes(&logit.to_le_bytes()))
     }
 
-    /// Writes the final shape, gives the file its name and brings that to the disk.
+    /// Writes the final shape, which takes as many bytes as the first one, and gives the file its name.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.flush()?;
-        let header = header(self.rows, self.vocab_size);
-        let written = self.out.write_at(&header, 0).and_then(|()| self.out.sync());
-        written.map_err(Error::io(&self.path, "write"))?;
-        self.out.publish(&self.name, true).map_err(Error::io(&self.path, "create"))?;
-        Ok(sync_names(self.disk, self.folder.as_ref(), &self.path)?)
+        self.out.write_beginning(&header(self.rows, self.vocab_size))?;
+        Ok(self.out.publish(true)?)
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -141,43 +123,31 @@ impl<'d> LogitsFile<'d> {
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        self.out.write_at(&self.buffer, self.bytes).map_err(Error::io(&self.path, "write"))?;
-        self.bytes += self.buffer.len() as u64;
+        self.out.append(&self.buffer)?;
         self.buffer.clear();
         Ok(())
     }
 }
 
-/// Opens a folder to bring its names to the disk later: what would fail after the name is there must fail before. None
-/// where the folder may be written to and not read.
-pub fn open_for_sync(disk: &dyn Disk, folder: &Folder) -> io::Result<Option<File>> {
-    match uninterrupted(|| disk.open_folder(folder)) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-        opened => opened.map(Some),
-    }
-}
-
-/// Brings the name of the file at `path` to the disk.
-pub fn sync_names(disk: &dyn Disk, folder: Option<&File>, path: &Path) -> Result<(), Error> {
-    let survives = folder.map_or(Ok(()), |folder| uninterrupted(|| disk.sync_folder(folder)));
-    survives.map_err(Error::io(path, "make its name survive a power cut, though it is in place"))
-}
-
-/// Magic, version 1.0, length, and the description padded with spaces to [`HEADER_BYTES`].
+/// The header of an array of `rows` rows: 128 bytes, whatever their number.
 fn header(rows: usize, vocab_size: usize) -> Vec<u8> {
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend((HEADER_BYTES as u16 - 10).to_le_bytes());
-    let shape = (rows, vocab_size);
-    write!(header, "{{'descr': '<f4', 'fortran_order': False, 'shape': {shape:?}, }}").expect("writing to memory");
-    header.resize(HEADER_BYTES - 1, b' ');
-    header.push(b'\n');
-    header
+    let dtype = npyz::DType::new_scalar("<f4".parse().expect("a type of numpy"));
+    let shape = [rows as u64, vocab_size as u64];
+    let header = WriteOptions::new_header_only().dtype(dtype).shape(&shape).writer(Vec::new());
+    header.write_header_only().expect("memory takes it")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hooked::assert_whole_or_not_at_all;
+    use crate::whole_file::assert_whole_or_not_at_all;
+
+    #[test]
+    fn header_has_the_same_length_for_any_shape() {
+        for (rows, vocab_size) in [(0, 1), (1, 50_304), (1 << 40, 100_352)] {
+            assert_eq!(header(rows, vocab_size).len(), 128, "{rows} {vocab_size}");
+        }
+    }
 
     /// Row E8, `--logits`.
     #[test]

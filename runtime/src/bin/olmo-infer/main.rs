@@ -4,13 +4,12 @@ mod advice;
 mod args;
 mod failure;
 mod generate;
-#[cfg(test)]
-mod hooked;
 mod job;
 mod lines;
 mod logits_file;
 mod messages;
 mod opened;
+mod output_file;
 mod output_path;
 mod printer;
 mod program;
@@ -22,6 +21,8 @@ mod talk;
 mod timing_line;
 mod tokenize;
 mod transcript;
+#[cfg(test)]
+mod whole_file;
 
 use args::Command;
 use failure::Failure;

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use olmo_infer::internals::error::{Error, display_path};
-use olmo_infer::internals::os::directory::{FolderError, Place};
+use olmo_infer::internals::os::place::{FolderError, Place};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
@@ -28,7 +28,9 @@ pub fn output_path(path: &Path, flag: &str, action: &'static str, inputs: &[&Pat
         Err(FolderError::NoName) if path.file_name().is_none() => return refused("no name"),
         Err(FolderError::NoName) => return refused("no such folder"),
         Err(FolderError::TooManyLinks) => return Err(io(rustix::io::Errno::LOOP.into())),
-        Err(error @ FolderError::ForeignLink { .. }) => return Err(foreign(&error)),
+        Err(ref error @ FolderError::ForeignLink { ref link }) => {
+            return Err(Failure::Refused(format!("{}: {error}", display_path(link))));
+        }
         Err(FolderError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
             return nowhere();
         }
@@ -50,13 +52,4 @@ pub fn output_path(path: &Path, flag: &str, action: &'static str, inputs: &[&Pat
         return refused("is an input of this run");
     }
     Ok(place)
-}
-
-/// The failure of a link that is not followed.
-fn foreign(error: &FolderError) -> Failure {
-    let link = match error {
-        FolderError::ForeignLink { link } => display_path(link).to_string(),
-        _ => String::new(),
-    };
-    Failure::Refused(format!("{link}: {error}, expected one of your own; give the path that it leads to"))
 }

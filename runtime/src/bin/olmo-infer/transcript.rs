@@ -1,17 +1,14 @@
 //! A conversation as `messages.json`: a list of objects with `role` and `content`, as chat templates take it.
 
 use crate::failure::Failure;
-use crate::logits_file::{open_for_sync, sync_names};
+use crate::output_file::OutputFile;
 use crate::output_path::output_path;
 use olmo_infer::internals::cli::json::json_string;
 use olmo_infer::internals::error::{Error, display_path};
-use olmo_infer::internals::os::atomic_file::Pending;
-use olmo_infer::internals::os::directory::Place;
 use olmo_infer::internals::os::disk::Disk;
 use olmo_infer::internals::text::chat::Message;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 /// The text of the file.
 fn json(messages: &[Message]) -> io::Result<Vec<u8>> {
@@ -43,26 +40,23 @@ pub fn save(
         Failure::Refused(format!("{path}: exists; save under another name, or replace it with /save! {path}"))
     };
     // First: what cannot be replaced gets no advice to replace it.
-    let Place { folder, name, entry, .. } = output_path(path, "/save", "create", inputs)?;
-    if !replace && entry.is_some() {
+    let place = output_path(path, "/save", "create", inputs)?;
+    if !replace && place.entry.is_some() {
         return Err(exists());
     }
-    let synced = open_for_sync(disk, &folder).map_err(Error::io(path, "create"))?;
-    let out = Pending::create(disk, &Arc::new(folder), "olmo-infer").map_err(Error::io(path, "create"))?;
-    let bytes = json(messages).map_err(Error::io(path, "write"))?;
-    out.write_at(&bytes, 0).and_then(|()| out.sync()).map_err(Error::io(path, "write"))?;
-    match out.publish(&name, replace) {
-        // Another program has made it meanwhile.
-        Err(error) if !replace && error.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
-        published => published.map_err(Error::io(path, "create"))?,
+    let mut out = OutputFile::create(disk, place, path)?;
+    out.append(&json(messages).map_err(Error::io(path, "write"))?)?;
+    match out.publish(replace) {
+        // Another program has created it meanwhile.
+        Err(Error::Io { source, .. }) if !replace && source.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
+        published => Ok(published?),
     }
-    Ok(sync_names(disk, synced.as_ref(), path)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hooked::assert_whole_or_not_at_all;
+    use crate::whole_file::assert_whole_or_not_at_all;
     use olmo_infer::internals::text::chat::Role;
 
     #[test]

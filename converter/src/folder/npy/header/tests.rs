@@ -1,7 +1,8 @@
 //! Headers that numpy writes, and everything else.
 
 use super::*;
-use crate::folder::npy::{NPYZ_CALLS, compare_with_npyz, confirm_with_npyz, header_for};
+use crate::folder::element::SourceType;
+use crate::folder::npy::{NPYZ_CALLS, confirm_with_npyz, header_of};
 use std::cell::Cell;
 
 /// A file of version 1.0 with this header text and `data` bytes of numbers.
@@ -16,7 +17,7 @@ fn file(text: &str, data: usize) -> Vec<u8> {
 
 fn check(bytes: &[u8]) -> Result<Checked, Bad> {
     let checked = check_start(&bytes[..bytes.len().min(12 + MAX_HEADER_BYTES)], bytes.len() as u64)?;
-    confirm_with_npyz(&checked).expect("npyz agrees");
+    confirm_with_npyz(&bytes[..checked.preamble_bytes], &checked).expect("npyz agrees");
     Ok(checked)
 }
 
@@ -60,8 +61,8 @@ fn reads_headers_it_wrote() {
     let shapes: [&[usize]; 5] = [&[1], &[2048], &[100_352, 2048], &[1, usize::MAX / 8], &[usize::MAX / 8, 1]];
     for element in [SourceType::F32, SourceType::F16, SourceType::Bf16] {
         for shape in shapes {
-            let header = numpy_header(element, shape);
-            assert!(header.len() == 128 && header.ends_with(b" \n"), "{shape:?}");
+            let header = header_of(element, shape);
+            assert!(header.len() == 128 && header.ends_with(b"\n"), "{shape:?}");
             let bytes = shape.iter().product::<usize>() * element.bytes();
             let checked = check_start(&header, (header.len() + bytes) as u64).expect("a header");
             assert!(checked.shape.iter().map(|&size| size as usize).eq(shape.iter().copied()), "{shape:?}");
@@ -194,8 +195,8 @@ fn refuses_each_missing_key() {
 #[test]
 fn refuses_what_npyz_reads_differently() {
     let checked = || check(&file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 48)).expect("good");
-    let header = header_for(&checked());
-    assert_eq!(compare_with_npyz(&header, &checked()), Ok(()));
+    let header = file("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", 0);
+    assert_eq!(confirm_with_npyz(&header, &checked()), Ok(()));
     let read = Err("it reads '<f4' [3, 4] C".to_string());
     for other in [
         Checked { descr: Descr::F16, ..checked() },
@@ -203,9 +204,9 @@ fn refuses_what_npyz_reads_differently() {
         Checked { shape: vec![4, 3], ..checked() },
         Checked { shape: vec![3], ..checked() },
     ] {
-        assert_eq!(compare_with_npyz(&header, &other), read, "{other:?}");
+        assert_eq!(confirm_with_npyz(&header, &other), read, "{other:?}");
     }
-    let cut = compare_with_npyz(&header[..header.len() - 1], &checked());
+    let cut = confirm_with_npyz(&header[..header.len() - 1], &checked());
     assert_eq!(cut, Err("failed to fill whole buffer".into()));
 }
 

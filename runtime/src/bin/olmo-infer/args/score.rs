@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "score";
 const COMMAND: Program = PROGRAM.command(NAME);
 
-/// Prints how well the model predicts each token of token files, a JSON object for each file.
+/// Prints how well the model predicts the tokens of files, as JSON lines.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     subcommand,

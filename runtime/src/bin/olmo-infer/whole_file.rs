@@ -1,86 +1,14 @@
-//! For tests: the system's disk behind a hook that is called before each call, and what every writer of a file must
-//! keep to whatever the hook does.
+//! For tests: what every writer of a file must hold to, whatever happens at a call of the disk.
 
 use crate::failure::Failure;
-use olmo_infer::internals::os::directory::Folder;
-use olmo_infer::internals::os::disk::{Disk, SystemDisk};
+use olmo_infer::internals::os::disk::Disk;
+use olmo_infer::internals::os::hooked_disk::{Call, HookedDisk};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Mutex;
-
-/// The system's disk behind a hook, which may let a call fail.
-pub struct Hooked<F>(pub Mutex<F>);
-
-impl<F: FnMut(&'static str) -> io::Result<()> + Send> Hooked<F> {
-    fn call(&self, name: &'static str) -> io::Result<()> {
-        (self.0.lock().expect("no panic"))(name)
-    }
-}
-
-impl<F: FnMut(&'static str) -> io::Result<()> + Send> Disk for Hooked<F> {
-    fn make_folder(&self, _: &Folder, _: &OsStr) -> io::Result<()> {
-        unreachable!("no folder is made")
-    }
-
-    fn remove_folder(&self, _: &Folder, _: &OsStr) -> io::Result<()> {
-        unreachable!("no folder is made")
-    }
-
-    fn open_folder(&self, folder: &Folder) -> io::Result<File> {
-        self.call("open_folder")?;
-        SystemDisk.open_folder(folder)
-    }
-
-    fn create_unnamed(&self, folder: &Folder) -> io::Result<File> {
-        self.call("create_unnamed")?;
-        SystemDisk.create_unnamed(folder)
-    }
-
-    fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File> {
-        self.call("create_named")?;
-        SystemDisk.create_named(folder, name)
-    }
-
-    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
-        self.call("allocate")?;
-        SystemDisk.allocate(file, bytes)
-    }
-
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.call("write_at")?;
-        // Never all at once.
-        SystemDisk.write_at(file, &bytes[..bytes.len().div_ceil(2)], offset)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.call("sync")?;
-        SystemDisk.sync(file)
-    }
-
-    fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()> {
-        self.call("link")?;
-        SystemDisk.link(file, folder, name)
-    }
-
-    fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
-        self.call("rename")?;
-        SystemDisk.rename(folder, from, to, replace)
-    }
-
-    fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()> {
-        self.call("remove")?;
-        SystemDisk.remove(folder, name)
-    }
-
-    fn sync_folder(&self, folder: &File) -> io::Result<()> {
-        self.call("sync_folder")?;
-        SystemDisk.sync_folder(folder)
-    }
-}
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -126,7 +54,8 @@ pub fn assert_whole_or_not_at_all(replaces: bool, new: &[u8], write: impl Fn(&dy
                 old.iter().for_each(|(name, bytes)| fs::write(path.join(name), bytes).expect("written"));
             }
             let (n_calls, met) = (Mutex::new(0), Mutex::new("none"));
-            let hook = |name| {
+            let hook = |call: Call<'_>| {
+                let name = call.name();
                 let mut n_calls = n_calls.lock().expect("no panic");
                 *n_calls += 1;
                 if *n_calls == at {
@@ -145,9 +74,14 @@ pub fn assert_whole_or_not_at_all(replaces: bool, new: &[u8], write: impl Fn(&dy
                 {
                     return Err(io::Error::from_raw_os_error(number));
                 }
-                if name == "create_unnamed" && !unnamed { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+                match call {
+                    Call::CreateUnnamed(_) if !unnamed => Err(io::ErrorKind::Unsupported.into()),
+                    // Never all at once.
+                    Call::Write(_, bytes, _) => Ok(bytes.len().div_ceil(2)),
+                    _ => Ok(usize::MAX),
+                }
             };
-            let result = write(&Hooked(Mutex::new(hook)), &out.join("file")).map_err(|failure| failure.to_string());
+            let result = write(&HookedDisk(hook), &out.join("file")).map_err(|failure| failure.to_string());
             let met = met.into_inner().expect("no panic");
             let place = format!("{happens:?} at call {at}, {met}, unnamed {unnamed}: {result:?}");
             assert_eq!(files(&other), old, "in another folder: {place}");
