@@ -1,8 +1,8 @@
-//! The way of a file to its name: an unnamed or temporary file in a folder that is held open, and the name last. The
-//! file appears whole or not at all.
+//! Atomic replacement of files: data goes to an unnamed or temporary file in a folder that is held open, and the file
+//! gets its name last. The file appears whole or not at all.
 //!
-//! Until the name is there nothing of the new file can be taken for it, and the old file is untouched; an existing
-//! inode is never written to, so a process that has the old file mapped goes on undisturbed.
+//! Until then the old file is unchanged. No existing inode is written to, so a process that has mapped the old file is
+//! not affected.
 
 use crate::os::directory::Folder;
 use crate::os::disk::{Disk, uninterrupted, write_all_at};
@@ -14,23 +14,23 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// How many names are tried for a temporary file.
+/// Most names that are tried for a temporary file.
 const MAX_NAMES: u32 = 1000;
 
-/// A name that a file has before its own; it goes when the value does.
+/// A temporary name; removed on drop.
 struct Temporary<'d> {
     disk: &'d dyn Disk,
-    /// Lets a signal that stops the program remove it. Goes before the folder is closed.
+    /// Lets a signal that stops the program remove the name. Dropped before the folder is closed.
     named: signals::Temporary,
     folder: Arc<Folder>,
-    /// Empty when the name is gone.
+    /// Empty after the file was renamed.
     name: OsString,
 }
 
 impl Temporary<'_> {
-    /// Tries names in `folder` until `make` finds one free; it must refuse one that is taken, and thus never meets a
-    /// file or a link that someone put there. Nor does a signal that comes before the file is there remove the one of
-    /// another process, in a container with the same process ids say: names are drawn by lot.
+    /// Tries random names in `folder` until `make` succeeds. `make` must fail if the name exists, so that it never opens
+    /// an existing file or link. Names are random because a signal before `make` removes the name: it must not be that
+    /// of another process, which may have the same process id in another container.
     fn make<'d, T>(
         disk: &'d dyn Disk,
         folder: &Arc<Folder>,
@@ -39,8 +39,8 @@ impl Temporary<'_> {
     ) -> io::Result<(T, Temporary<'d>)> {
         let mut number = 0;
         loop {
-            let lot = RandomState::new().hash_one(number);
-            let name = OsString::from(format!(".{program}-{lot:016x}.tmp"));
+            let random = RandomState::new().hash_one(number);
+            let name = OsString::from(format!(".{program}-{random:016x}.tmp"));
             let named = signals::Temporary::new(folder.as_fd(), &name);
             match uninterrupted(|| make(&name)) {
                 Ok(made) => {
@@ -53,7 +53,7 @@ impl Temporary<'_> {
         }
     }
 
-    /// Renames the file to its own name. The temporary one goes in any case.
+    /// Renames the file to its final name. If that fails, removes the temporary name.
     fn rename(mut self, to: &OsStr, replace: bool) -> io::Result<()> {
         let renamed = uninterrupted(|| self.disk.rename(&self.folder, &self.name, to, replace));
         if renamed.is_err() {
@@ -68,13 +68,13 @@ impl Temporary<'_> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if !self.name.is_empty() {
-            // Nobody is left to tell; an error before this one is the one to report.
+            // A drop cannot return an error, and an earlier error is already reported.
             let _ = uninterrupted(|| self.disk.remove(&self.folder, &self.name));
         }
     }
 }
 
-/// A file without its name. Dropped before [`Pending::publish`], it leaves nothing behind.
+/// A file without its final name. If dropped before [`Pending::publish`], it is removed.
 pub struct Pending<'d> {
     disk: &'d dyn Disk,
     folder: Arc<Folder>,
@@ -84,15 +84,15 @@ pub struct Pending<'d> {
 }
 
 impl<'d> Pending<'d> {
-    /// Opens a new file in `folder`: without a name, or where the system knows no such files with a temporary one, in
-    /// which `program` shows.
+    /// Creates a file in `folder`: without a name, or with a temporary one that contains `program` if the file system
+    /// does not support unnamed files.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the OS.
     pub fn create(disk: &'d dyn Disk, folder: &Arc<Folder>, program: &'static str) -> io::Result<Pending<'d>> {
         let (file, temporary) = match uninterrupted(|| disk.create_unnamed(folder)) {
             Ok(file) => (file, None),
-            // These a named file would meet too. Anything else may only say that unnamed ones are not known here.
+            // A named file would fail in the same way. Other errors may mean that unnamed files are not supported.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -110,7 +110,7 @@ impl<'d> Pending<'d> {
         Ok(Pending { disk, folder: folder.clone(), program, file, temporary })
     }
 
-    /// The file, to be read back.
+    /// The file, for reading.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -118,7 +118,7 @@ impl<'d> Pending<'d> {
     /// Reserves `bytes`.
     ///
     /// # Errors
-    /// The system's, also when it cannot reserve.
+    /// Those of [`Disk::allocate`].
     pub fn allocate(&self, bytes: u64) -> io::Result<()> {
         uninterrupted(|| self.disk.allocate(&self.file, bytes))
     }
@@ -126,29 +126,29 @@ impl<'d> Pending<'d> {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the OS.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         write_all_at(self.disk, &self.file, bytes, offset)
     }
 
-    /// Brings everything written so far to the disk.
+    /// Makes everything written so far durable (fsync).
     ///
     /// # Errors
-    /// The system's; something that was written may be lost.
+    /// Those of the OS; written data may be lost.
     pub fn sync(&self) -> io::Result<()> {
         uninterrupted(|| self.disk.sync(&self.file))
     }
 
-    /// Gives the file its name, which must be free unless `replace` says otherwise. A link there is replaced, not
-    /// followed. The folder has still to be brought to the disk.
+    /// Gives the file its final name, which must be free unless `replace` is true. A link of that name is replaced, not
+    /// followed. The caller must still sync the folder.
     ///
     /// # Errors
-    /// The system's; what was there is then still there.
+    /// Those of the OS; an existing file is then unchanged.
     pub fn publish(self, name: &OsStr, replace: bool) -> io::Result<()> {
         let link = |name: &OsStr| self.disk.link(&self.file, &self.folder, name);
         match self.temporary {
             Some(temporary) => temporary.rename(name, replace),
-            // Where nothing is to be replaced there is never a second name that could be left behind.
+            // A free name is linked directly, without a temporary name that a crash could leave behind.
             None if replace && self.folder.entry(name)?.is_some() => {
                 let ((), temporary) = Temporary::make(self.disk, &self.folder, self.program, link)?;
                 temporary.rename(name, true)

@@ -1,9 +1,8 @@
-//! The folder that a file is put into, held open: whatever happens to its path afterwards, what is written goes into
-//! the folder that was looked at.
+//! The folder of an output file, held open: the file is written into the folder that was checked, even if its path
+//! changes afterwards.
 //!
-//! A path is walked name by name, so that every link on the way is seen and judged. One that somebody else has put into
-//! a folder where everybody may put something, as `/tmp` is, is not followed, as the kernel has it where
-//! `fs.protected_symlinks` is set.
+//! Paths are walked name by name, so that every link is checked. A link of another user in a sticky, world-writable
+//! folder such as `/tmp` is not followed. The kernel has the same rule with `fs.protected_symlinks`.
 
 use crate::os::disk::{Disk, uninterrupted};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
@@ -22,13 +21,13 @@ const MAX_LINKS: usize = 40;
 /// Most folders above another: a path has 4096 bytes.
 const MAX_DEPTH: usize = 4096;
 
-/// Opens a place without what is in it, for which a folder need not be readable.
+/// Opens a folder without its contents, which needs no read permission.
 #[cfg(target_os = "linux")]
 const PLACE: OFlags = OFlags::PATH;
 #[cfg(not(target_os = "linux"))]
 const PLACE: OFlags = OFlags::empty();
 
-/// The folder of a path; that of a bare name is ".".
+/// The folder of a path; "." for a bare name.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -37,29 +36,29 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Why a path leads nowhere. `Display` gives the reason without the path.
+/// Why a path cannot be resolved. `Display` prints the reason without the path.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FolderError {
-    /// A folder on the way is not there, or the system refuses it.
+    /// A folder of the path does not exist or cannot be opened.
     Folder {
         /// The folder that the last name is in.
         folder: PathBuf,
-        /// The system's answer.
+        /// The error of the OS.
         source: io::Error,
     },
-    /// The system refuses the last name.
+    /// The error of the OS for the last name.
     Io(io::Error),
     /// There are more links than the kernel follows.
     TooManyLinks,
-    /// A link of another user, in a folder where everybody may put something.
+    /// A link of another user in a sticky, world-writable folder.
     ForeignLink {
         /// The link.
         link: PathBuf,
     },
-    /// A folder is there.
+    /// The path is that of an existing folder.
     IsFolder,
-    /// The path is that of a folder, and none is there.
+    /// The path has the form of a folder, such as `a/`, and does not exist.
     NoName,
 }
 
@@ -83,7 +82,7 @@ impl From<io::Error> for FolderError {
     }
 }
 
-/// What a name of a folder stands for.
+/// The file type, inode and length behind a name.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// A regular file.
@@ -126,15 +125,15 @@ impl AsFd for Folder {
 }
 
 impl Folder {
-    /// Where it was when it was opened, for messages.
+    /// The path by which it was opened, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What a name stands for, links not followed; `None` for nothing.
+    /// The entry of a name, without following links; `None` if it does not exist.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the OS.
     pub fn entry(&self, name: &OsStr) -> io::Result<Option<Entry>> {
         let stat = uninterrupted(|| Ok(rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW)?));
         match stat {
@@ -144,16 +143,16 @@ impl Folder {
         }
     }
 
-    /// Bytes that the user may still write to its file system.
+    /// Free bytes of its file system for this user.
     ///
     /// # Errors
-    /// The system does not say.
+    /// Those of the OS.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let stat = uninterrupted(|| Ok(rustix::fs::fstatvfs(self)?))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Whether there is no name in it.
+    /// Whether the folder has no entries.
     ///
     /// # Errors
     /// It cannot be read.
@@ -161,16 +160,16 @@ impl Folder {
         listed(self.open(".", OFlags::DIRECTORY)?)?.next().transpose().map(|first| first.is_none())
     }
 
-    /// Whether it is the folder with this device and inode, or lies in it.
+    /// Whether it is the folder with this device and inode, or is inside it.
     ///
     /// # Errors
-    /// The system's; folders above it may not be open to everybody.
-    pub fn lies_in(&self, inode: (u64, u64)) -> io::Result<bool> {
+    /// Those of the OS; the user may not be allowed to open the folders above it.
+    pub fn is_inside(&self, inode: (u64, u64)) -> io::Result<bool> {
         let mut own = Entry::new(&stat(self)?).inode;
         let mut above = self.open("..", PLACE | OFlags::DIRECTORY)?;
         for _ in 0..MAX_DEPTH {
             let next = Entry::new(&stat(&above)?).inode;
-            // Only the root is above itself.
+            // Only the root is its own parent.
             if own == inode || own == next {
                 return Ok(own == inode);
             }
@@ -180,10 +179,10 @@ impl Folder {
         Ok(false)
     }
 
-    /// Opens the file of this name for appending and reading, or makes it; a link is not followed.
+    /// Opens or creates the file of this name, for appending and reading. Does not follow links.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the OS.
     pub fn open_to_append(&self, name: &OsStr) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         Ok(open_at(self, name, flags)?.into())
@@ -195,11 +194,10 @@ impl Folder {
     }
 }
 
-/// The names in the folder at `path`, in no order. Unlike those of std, which panics, they end well where the system
-/// fails to close the folder.
+/// The names in the folder at `path`, in unspecified order. Does not panic if closing the folder fails, as std does.
 ///
 /// # Errors
-/// It cannot be opened or, each time, not be read on.
+/// The folder cannot be opened. An item is an error if reading the folder fails.
 pub fn names(path: &Path) -> io::Result<impl Iterator<Item = io::Result<OsString>> + use<>> {
     listed(open_at(CWD, path.as_os_str(), OFlags::DIRECTORY)?)
 }
@@ -225,29 +223,29 @@ fn stat(file: impl AsFd) -> io::Result<Stat> {
     uninterrupted(|| Ok(rustix::fs::fstat(file)?))
 }
 
-/// Where a file is, or may be: a name in a folder that is held open. The name is that of no link.
+/// A resolved path of a file that may not exist: a name in a folder that is held open. The name is not that of a link.
 #[derive(Debug)]
 pub struct Place {
     /// The folder.
     pub folder: Folder,
     /// The name.
     pub name: OsString,
-    /// What is there.
+    /// The existing file, if there is one.
     pub entry: Option<Entry>,
-    /// Whether the path ended in a link, which leads here.
+    /// Whether the path ended in a link to this name.
     pub is_linked: bool,
 }
 
 impl Place {
-    /// Follows a path. Changes nothing.
+    /// Resolves a path. Changes nothing.
     ///
     /// # Errors
-    /// It leads nowhere, or to a folder.
+    /// The path cannot be resolved, or is that of a folder.
     pub fn find(path: &Path) -> Result<Place, FolderError> {
         if path.as_os_str().is_empty() {
             return Err(FolderError::NoName);
         }
-        // As it is shown: links at its end followed.
+        // The path for messages, with the links at its end followed.
         let mut shown = path.to_path_buf();
         let mut is_linked = false;
         let mut walk = Walk::new(path)?;
@@ -279,25 +277,25 @@ impl Place {
     }
 }
 
-/// What is a link at one moment and none at the next.
+/// The error for a name that was a link and is no longer one.
 fn changed() -> io::Error {
     io::Error::from(Errno::LOOP)
 }
 
-/// The way along a path.
+/// A walk along a path.
 struct Walk {
-    /// The folder that was reached.
+    /// The current folder.
     at: Folder,
-    /// Names that are still ahead.
+    /// The remaining names.
     ahead: VecDeque<OsString>,
-    /// How many of them, the last ones, are of the path itself and not of a link.
+    /// The number of remaining names, at the end, that are from the path itself and not from a link.
     n_given: usize,
     n_links: usize,
-    /// Whether the path, or a link at its end, ends as only that of a folder does.
+    /// Whether the path, or a link at its end, ends with `/` or `/.`.
     ends_in_folder: bool,
 }
 
-/// What a link is, and its text.
+/// The metadata and the text of a link.
 struct Link(Stat, PathBuf);
 
 impl Walk {
@@ -311,7 +309,7 @@ impl Walk {
         Ok(walk)
     }
 
-    /// Puts the names of a path before those that are ahead.
+    /// Puts the names of a path before the remaining ones.
     fn push(&mut self, path: &Path) {
         let bytes = path.as_os_str().as_bytes();
         self.ends_in_folder |= self.ahead.is_empty() && (bytes.ends_with(b"/") || bytes.ends_with(b"/."));
@@ -325,10 +323,10 @@ impl Walk {
         self.ahead.pop_front()
     }
 
-    /// Goes into a folder, or where a link leads.
+    /// Enters a folder, or follows a link.
     fn enter(&mut self, name: &OsStr) -> Result<(), FolderError> {
         match self.enter_folder(name) {
-            // So the system answers for a link too.
+            // The OS returns these errors for a link too.
             Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOTDIR | Errno::LOOP)) => {
                 let link = self.link(name)?.ok_or(error)?;
                 self.follow(name, link).map(|_| ())
@@ -337,16 +335,16 @@ impl Walk {
         }
     }
 
-    /// Goes into a folder, which is none when it is a link.
+    /// Enters a folder. A link to a folder is an error.
     fn enter_folder(&mut self, name: &OsStr) -> io::Result<()> {
         let descriptor = self.at.open(name, PLACE | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
         self.at = Folder { descriptor, path: self.at.path.join(name) };
         Ok(())
     }
 
-    /// The link of this name; `None` when it is something else.
+    /// The link of this name; `None` if it is not a link.
     fn link(&self, name: &OsStr) -> io::Result<Option<Link>> {
-        // Held open, so that the one that is judged is the one that is read.
+        // Held open, so that the checked link is the one that is read.
         #[cfg(target_os = "linux")]
         let (link, name) = (self.at.open(name, OFlags::PATH | OFlags::NOFOLLOW)?, c"");
         #[cfg(target_os = "linux")]
@@ -362,7 +360,7 @@ impl Walk {
         Ok(Some(Link(of_link, PathBuf::from(OsString::from_vec(text.into_bytes())))))
     }
 
-    /// Goes where a link leads; yields its text.
+    /// Follows a link and returns its text.
     fn follow(&mut self, name: &OsStr, Link(of_link, text): Link) -> Result<PathBuf, FolderError> {
         self.n_links += 1;
         if self.n_links > MAX_LINKS {
@@ -383,15 +381,15 @@ impl Walk {
     }
 }
 
-/// Folders that were made on the way to one; dropped before [`MadeFolders::keep`], those of them go that are empty.
+/// Folders that [`Folder::make`] created. Unless [`MadeFolders::keep`] is called, dropping this removes the empty ones.
 pub struct MadeFolders<'d> {
     disk: &'d dyn Disk,
-    /// The folder that each is in, its name, and what it is.
+    /// Parent, name, and device and inode of each.
     made: Vec<(Folder, OsString, (u64, u64))>,
 }
 
 impl MadeFolders<'_> {
-    /// Lets them stay.
+    /// Keeps the folders.
     pub fn keep(mut self) {
         self.made.clear();
     }
@@ -400,9 +398,9 @@ impl MadeFolders<'_> {
 impl Drop for MadeFolders<'_> {
     fn drop(&mut self) {
         while let Some((folder, name, inode)) = self.made.pop() {
-            // Not one that somebody else has put there meanwhile.
+            // Another process may have replaced the folder.
             let is_it = folder.entry(&name).is_ok_and(|entry| entry.is_some_and(|entry| entry.inode == inode));
-            // One with something in it stays, and those above it; an error before this one is the one to report.
+            // A folder that is not empty stays, and so do those above it. An earlier error is already reported.
             if !is_it || uninterrupted(|| self.disk.remove_folder(&folder, &name)).is_err() {
                 return self.made.clear();
             }
@@ -411,13 +409,13 @@ impl Drop for MadeFolders<'_> {
 }
 
 impl Folder {
-    /// Opens a folder. It and those above it are made, as far as they are missing, and their names brought to the disk.
+    /// Opens a folder. Creates it and its missing parents, and makes their names durable (fsync).
     ///
     /// # Errors
-    /// The system's; a name on the way is that of something else, or of a link that leads nowhere. What was made then
-    /// goes again.
+    /// Those of the OS; a name of the path is not that of a folder, or is a dangling link. Created folders are then
+    /// removed.
     pub fn make<'d>(disk: &'d dyn Disk, path: &Path) -> Result<(Folder, MadeFolders<'d>), FolderError> {
-        // Which the system refuses too, and a walk of no steps would end where it begins.
+        // The OS returns an error too. Without this check the walk would end in the current folder.
         if path.as_os_str().is_empty() {
             return Err(FolderError::NoName);
         }
@@ -438,12 +436,12 @@ impl Folder {
 }
 
 impl MadeFolders<'_> {
-    /// Makes a folder where the walk is, and goes into it.
+    /// Creates a folder in the current folder of the walk, and enters it.
     fn make(&mut self, walk: &mut Walk, name: &OsStr) -> Result<(), FolderError> {
         let parent = Folder { descriptor: walk.at.descriptor.try_clone()?, path: walk.at.path.clone() };
         let opened = uninterrupted(|| self.disk.open_folder(&parent))?;
         match uninterrupted(|| self.disk.make_folder(&parent, name)) {
-            // Somebody else was faster. A link is none of ours to follow: it was not there when the path was looked at.
+            // Another process created the name first. A link is not followed: it did not exist when the walk came here.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return walk.enter_folder(name).map_err(|_| error.into());
             }
@@ -469,20 +467,20 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn the_folder_of_a_path_is_where_a_file_beside_it_would_be() {
+    fn folder_of_returns_parent_or_current_folder() {
         for (path, folder) in [("m", "."), ("./m", "."), ("a/m", "a"), ("../m", ".."), ("/m", "/"), ("/", "/")] {
             assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
         }
     }
 
-    /// What a path leads to, and what is there.
+    /// The resolved path, whether it exists, and whether the given path ended in a link.
     fn found(path: PathBuf) -> Result<(PathBuf, bool, bool), String> {
         let place = Place::find(&path).map_err(|error| error.to_string())?;
         Ok((place.folder.path().join(place.name), place.entry.is_some(), place.is_linked))
     }
 
     #[test]
-    fn paths_lead_where_the_kernel_finds_them() {
+    fn find_resolves_paths_as_the_kernel_does() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         fs::create_dir_all(path("a/b")).expect("folders");
@@ -500,12 +498,12 @@ mod tests {
             ("to-a/new", "to-a/new", false, false),
             ("to-a/b/to-file", "to-a/b/../file", true, true),
             ("dangling", "a/b/absent", false, true),
-            // Of a link to a folder what is above is above the folder.
+            // `..` after a link to a folder is the parent of that folder.
             ("to-a/b/../../dangling", "a/b/absent", false, true),
         ] {
             assert_eq!(found(path(given)), Ok((path(leads_to), is_there, is_linked)), "{given}");
         }
-        for (given, says) in [
+        for (given, message) in [
             ("a", "is a folder"),
             ("a/", "is a folder"),
             ("a/b/..", "is a folder"),
@@ -520,7 +518,7 @@ mod tests {
             ("absent/x", "No such file or directory (os error 2)"),
             ("dangling/x", "No such file or directory (os error 2)"),
         ] {
-            assert_eq!(found(path(given)), Err(says.into()), "{given}");
+            assert_eq!(found(path(given)), Err(message.into()), "{given}");
         }
         assert_eq!(found(PathBuf::new()), Err("no file name at its end".into()));
         assert_eq!(found("/".into()), Err("is a folder".into()));
@@ -528,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_somebody_else_where_all_may_write_is_not_followed() {
+    fn foreign_link_in_sticky_folder_is_not_followed() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         fs::create_dir_all(path("shared/real")).expect("folders");
@@ -538,7 +536,7 @@ mod tests {
         let links = ["shared/link", "shared/to-real/file"];
         let open = fs::Permissions::from_mode(0o1777);
         fs::set_permissions(path("shared"), open.clone()).expect("open to all");
-        // Our own.
+        // Links of the same user.
         for link in links {
             found(path(link)).expect("followed");
         }
@@ -553,17 +551,17 @@ mod tests {
                 assert_eq!(made, Err(foreign.into()), "{link}");
             }
         } else {
-            // Past the test runner, which keeps what passing tests print.
+            // Directly to standard error: the test runner hides the output of passing tests.
             writeln!(io::stderr(), "\nSKIPPED: links of another user, which only root can make").expect("taken");
         }
-        // A folder where not all may write, or that is not sticky, where they could replace anything.
+        // A folder that is not world-writable, and one that is not sticky, where any user could replace any file.
         for mode in [0o1775, 0o777] {
             fs::set_permissions(path("shared"), fs::Permissions::from_mode(mode)).expect("changed");
             for link in links {
                 found(path(link)).expect("followed");
             }
         }
-        // Links of whom the folder belongs to.
+        // Links of the owner of the folder.
         fs::set_permissions(path("shared"), open).expect("open to all");
         if is_root {
             std::os::unix::fs::chown(path("shared"), Some(65534), None).expect("given away");
@@ -574,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_made_as_far_as_they_are_missing_and_go_again() {
+    fn make_creates_missing_folders_and_drop_removes_them() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("there")).expect("a folder");
@@ -608,14 +606,14 @@ mod tests {
         let (_, made) = Folder::make(&SystemDisk, &path("kept/too")).expect("made");
         made.keep();
         let (_, made) = Folder::make(&SystemDisk, &path("kept/more/most")).expect("made");
-        // What has something in it stays, and so does what is not ours.
+        // A folder that is not empty stays, and so does one that existed before.
         fs::write(path("kept/more/file"), "").expect("written");
         drop(made);
         assert!(path("kept/too").is_dir() && path("kept/more/file").exists() && !path("kept/more/most").exists());
     }
 
     #[test]
-    fn a_folder_is_empty_when_it_has_no_name() {
+    fn is_empty_counts_hidden_names() {
         let folder = tempfile::tempdir().expect("a folder");
         let (opened, _) = Folder::make(&SystemDisk, folder.path()).expect("there");
         assert!(opened.is_empty().expect("read"));
@@ -627,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_lies_in_itself_and_in_those_above_it() {
+    fn folder_is_inside_itself_and_its_parents() {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(folder.path().join("a/b")).expect("folders");
         let opened = |path: &str| Folder::make(&SystemDisk, &folder.path().join(path)).expect("there").0;
@@ -635,7 +633,7 @@ mod tests {
         let b = opened("a/b");
         for (above, expected) in [("a/b", true), ("a", true), (".", true), ("..", true), ("a/b/c", false)] {
             fs::create_dir_all(folder.path().join(above)).expect("there");
-            assert_eq!(b.lies_in(inode(above)).expect("known"), expected, "{above}");
+            assert_eq!(b.is_inside(inode(above)).expect("known"), expected, "{above}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The one layer through which files are written, so that tests can make every call of it fail, and the rules that all
-//! callers of it share: interrupted calls are made again, short writes are continued.
+//! The layer through which all files are written, so that tests can make each of its calls fail. Its callers repeat
+//! interrupted calls and continue short writes.
 
 use crate::os::directory::Folder;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -16,71 +16,72 @@ use std::os::unix::fs::FileExt;
 #[cfg(target_os = "linux")]
 use std::path::PathBuf;
 
-/// How often a call may be interrupted in a row. More than any signals do, and less than forever.
+/// Most interruptions of a call in a row: more than signals cause in practice, but a bound.
 const MAX_INTERRUPTIONS: u32 = 1000;
 
-/// The operations that change the disk, and the one that must come before them. Names are those of one folder, which is
-/// held open.
+/// The operations that change the disk, and opening a folder for [`Disk::sync_folder`]. Names are relative to a folder
+/// that is held open. All errors are those of the OS.
 pub trait Disk: Sync {
-    /// Makes a folder in another.
+    /// Creates a folder in another.
     ///
     /// # Errors
-    /// The system's, also when the name exists.
+    /// The name exists.
     fn make_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
-    /// Removes a folder that is empty from another.
+    /// Removes an empty folder from another.
     ///
     /// # Errors
-    /// The system's, also when it is not empty.
+    /// It is not empty.
     fn remove_folder(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
     /// Opens `folder` for [`Disk::sync_folder`].
     ///
     /// # Errors
-    /// The system's.
+    /// The folder cannot be read.
     fn open_folder(&self, folder: &Folder) -> io::Result<File>;
-    /// Opens a new file without a name in `folder`, to be written and read back; it goes when it is closed.
+    /// Creates a file without a name in `folder`, for writing and reading. The OS removes it when it is closed.
     ///
     /// # Errors
-    /// The system's, also when it knows no such files.
+    /// The file system does not support such files.
     fn create_unnamed(&self, folder: &Folder) -> io::Result<File>;
-    /// Creates a file that must not exist yet, to be written and read back.
+    /// Creates a file for writing and reading.
     ///
     /// # Errors
-    /// The system's, also when it exists.
+    /// The name exists.
     fn create_named(&self, folder: &Folder, name: &OsStr) -> io::Result<File>;
-    /// Reserves space, so that a full disk is found out before anything is written.
+    /// Reserves space, so that a full disk is detected before anything is written.
     ///
     /// # Errors
-    /// The system's, also when it cannot reserve.
+    /// The disk is full, or the file system does not support this.
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()>;
-    /// Writes `bytes`, or fewer of them from their beginning on, and returns how many.
+    /// Writes `bytes`, or a prefix of them, and returns the number written.
     ///
     /// # Errors
-    /// The system's.
+    /// The write fails.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize>;
-    /// Brings the file to the disk.
+    /// Makes the file durable (fsync).
     ///
     /// # Errors
-    /// The system's.
+    /// Data may be lost.
     fn sync(&self, file: &File) -> io::Result<()>;
-    /// Gives an unnamed file a name that must not exist yet.
+    /// Gives an unnamed file a name.
     ///
     /// # Errors
-    /// The system's, also when the name exists.
+    /// The name exists.
     fn link(&self, file: &File, folder: &Folder, name: &OsStr) -> io::Result<()>;
-    /// Renames; without `replace` the new name must not exist yet.
+    /// Renames a file; `replace` permits that the new name exists.
     ///
     /// # Errors
-    /// The system's, also when the name exists.
+    /// Without `replace`, the new name exists.
     fn rename(&self, folder: &Folder, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()>;
     /// Removes a temporary file.
     ///
     /// # Errors
-    /// The system's.
+    /// The file cannot be removed.
     fn remove(&self, folder: &Folder, name: &OsStr) -> io::Result<()>;
-    /// Brings the names of an open folder to the disk.
+    /// Makes the names in an open folder durable (fsync). EINVAL, from a file system without directory sync, is
+    /// ignored.
     ///
     /// # Errors
-    /// The system's; but file systems without names to sync say so with EINVAL, which is none.
+    /// Names may be lost.
     fn sync_folder(&self, folder: &File) -> io::Result<()>;
 }
 
@@ -103,7 +104,7 @@ impl Disk for SystemDisk {
     #[cfg(target_os = "linux")]
     fn create_unnamed(&self, folder: &Folder) -> io::Result<File> {
         let file: File = folder.open(".", OFlags::TMPFILE | OFlags::RDWR)?.into();
-        // It gets its name through /proc; without that it would be lost at the end.
+        // It gets its name through /proc, so check now that /proc is mounted.
         std::fs::metadata(descriptor_path(&file))?;
         Ok(file)
     }
@@ -168,8 +169,8 @@ impl Disk for SystemDisk {
     }
 }
 
-/// What a renaming that replaces nothing came to. Where the file system cannot do it in one step, a look and the
-/// renaming that replaces must do.
+/// Returns the result of a rename that must not replace a file. If the file system does not support that, checks that
+/// the name is free and renames: another process may create the name in between.
 fn or_two_steps(renamed: rustix::io::Result<()>, folder: &Folder, from: &OsStr, to: &OsStr) -> io::Result<()> {
     match renamed {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match folder.entry(to)? {
@@ -180,7 +181,7 @@ fn or_two_steps(renamed: rustix::io::Result<()>, folder: &Folder, from: &OsStr, 
     }
 }
 
-/// Makes a call again for as long as a signal interrupts it.
+/// Repeats a call while signals interrupt it.
 ///
 /// # Errors
 /// Those of the call.
@@ -196,21 +197,20 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// Asks whether what was written to an output has arrived, as far as the system knows: file systems of other machines
-/// tell only when it is closed. A descriptor that is not open for writing, whose error std takes for success where it
-/// is standard output, has taken nothing.
+/// Returns the delayed error of earlier writes to an output: network file systems report some errors only on close. A
+/// descriptor that is not open for writing is an error too; std ignores that error for standard output.
 ///
 /// # Errors
-/// It has not, or the system does not say.
+/// A write was lost, or the check itself fails.
 pub fn check_written(output: impl AsFd) -> io::Result<()> {
     if rustix::fs::fcntl_getfl(&output)? & OFlags::ACCMODE == OFlags::RDONLY {
         return Err(Errno::BADF.into());
     }
-    // Of a copy: the next file to be opened would get the number of standard output.
+    // Closes a copy: otherwise the next open file would get the descriptor number of standard output.
     Ok(nix::unistd::close(output.as_fd().try_clone_to_owned()?)?)
 }
 
-/// Writes all of `bytes`, in as many writes as the disk needs.
+/// Writes all of `bytes`, and continues short writes.
 pub(crate) fn write_all_at(disk: &dyn Disk, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;
     while written < bytes.len() {
@@ -235,7 +235,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
-    fn a_renaming_in_two_steps_replaces_nothing_either() {
+    fn rename_in_two_steps_replaces_no_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         let (opened, _) = Folder::make(&SystemDisk, folder.path()).expect("there");
@@ -253,7 +253,7 @@ mod tests {
             );
             fs::remove_file(&to).expect("removed");
         }
-        // What another error says is true, whoever has the name now; and what is done is not done again.
+        // Other results are returned unchanged, and nothing is renamed again.
         for (renamed, expected) in [(Err(Errno::EXIST), Err(Some(Errno::EXIST.raw_os_error()))), (Ok(()), Ok(()))] {
             assert_eq!(two_steps(renamed).map_err(number), expected);
             assert!(from.exists() && !to.exists());
@@ -261,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_synced_are_no_error_and_other_failures_are() {
+    fn sync_folder_ignores_einval_only() {
         let number = |error: io::Error| error.raw_os_error();
-        // A device has nothing to sync, and says so as such file systems do.
+        // A device returns the same error as a file system without directory sync.
         let device = File::open("/dev/null").expect("a device");
         assert_eq!(SystemDisk.sync(&device).map_err(number), Err(Some(Errno::INVAL.raw_os_error())));
         assert_eq!(SystemDisk.sync_folder(&device).map_err(number), Ok(()));
