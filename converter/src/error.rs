@@ -1,8 +1,8 @@
 //! Errors with the values that a user needs to fix them, one line each.
 
 use olmo_infer::internals::error::reason;
+use olmo_infer::internals::error::shown::is_display_control;
 pub use olmo_infer::internals::error::shown::one_line as escaped;
-use olmo_infer::internals::error::shown::steers;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -262,7 +262,7 @@ pub(crate) fn json_line(value: &serde_json::Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
         match c {
-            c if steers(c) => {
+            c if is_display_control(c) => {
                 let _ = write!(line, "\\u{:04x}", u32::from(c));
             }
             c => line.push(c),

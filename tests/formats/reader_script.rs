@@ -337,7 +337,7 @@ fn listing_escapes_control_characters() {
     let index = file.sections().iter().position(|record| record.kind.get() == section::PROVENANCE).expect("a section");
     let provenance = range(file.layout().sections[index]);
     // Every character that steers, but for the one that ends a line, and some that writing needs.
-    let steering: String = (char::MIN..=char::MAX).filter(|&c| c != '\n' && shown::steers(c)).collect();
+    let steering: String = (char::MIN..=char::MAX).filter(|&c| c != '\n' && shown::is_display_control(c)).collect();
     let (key, mut value) = ("\u{1b}]0;k\u{7}", format!("{steering}é\u{200d}\u{ad}\\"));
     let n_left = provenance.len() - key.len() - 1;
     value.extend(std::iter::repeat_n('x', n_left.checked_sub(value.len()).expect("room for the text")));
@@ -352,7 +352,7 @@ fn listing_escapes_control_characters() {
     let listing = listing.ok();
     let line = format!("\n  {}={}\n", shown::one_line(key), shown::one_line(&value));
     assert!(listing.ends_with(&line), "no {line:?} in {listing:?}");
-    assert!(!listing.contains(|c: char| c != '\n' && shown::steers(c)), "{listing:?}");
+    assert!(!listing.contains(|c: char| c != '\n' && shown::is_display_control(c)), "{listing:?}");
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl Refusal {
     }
 
     fn check_lines(&self, stderr: &str) -> Result<(), String> {
-        if stderr.contains(|c: char| shown::steers(c) && c != '\n') {
+        if stderr.contains(|c: char| shown::is_display_control(c) && c != '\n') {
             return Err(format!("a character that steers in {stderr:?}"));
         }
         if let Some(word) = FORBIDDEN.iter().find(|word| stderr.contains(**word)) {

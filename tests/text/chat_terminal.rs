@@ -382,7 +382,7 @@ fn answers_to_piped_turns_send_no_control_sequence() {
     let reader = screen(keyboard);
     assert!(run(Stdio::from(line)).status.success());
     let screen = String::from_utf8(reader.join().expect("no panic")).expect("text");
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\n' | '\t' | '\r');
     assert!(piped.contains(steers), "another program gets what was said: {piped:?}");
     assert!(screen.contains('\u{fffd}') && !screen.contains(steers), "{screen:?}");
 }
@@ -420,7 +420,7 @@ fn answers_send_no_control_sequence() {
     terminal.expect(PASTE_OFF);
     let answer = terminal.expect(PASTE_ON);
     assert!(answer.contains('\u{fffd}') && answer.chars().count() > 200, "{answer:?}");
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\n' | '\t');
     let lines = answer.split("\r\n");
     assert!(lines.clone().all(|line| !line.contains(steers)), "{answer:?}");
     terminal.expect_prompt();
@@ -454,7 +454,7 @@ fn pasted_text_sends_no_control_sequence() {
     let screen = terminal.screen();
     assert!(screen.contains("RED") && screen.contains('\u{fffd}'), "{screen:?}");
     // Escape, line ends and the keys of the editor are its own.
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\u{1b}' | '\r' | '\n' | '\u{7}');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\u{1b}' | '\r' | '\n' | '\u{7}');
     assert!(!screen.contains(steers), "{screen:?}");
 }
 

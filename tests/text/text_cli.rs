@@ -680,7 +680,7 @@ fn no_mode_prints_control_sequences_to_a_terminal() {
     let folder = TempDir::new("text-steers");
     let (model, ids) = (steering(&folder), folder.join("t.bin"));
     fs::write(&ids, (0..12u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).expect("written");
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\n' | '\t' | '\r');
     let ids = ids.to_str().expect("UTF-8");
     let modes: [(&[&str], bool); 5] = [
         (&[ids], false),

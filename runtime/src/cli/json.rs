@@ -1,6 +1,6 @@
 //! JSON on a line.
 
-use crate::error::shown::steers;
+use crate::error::shown::is_display_control;
 use std::io::{self, Write};
 
 /// A string of JSON, in quotation marks.
@@ -13,7 +13,7 @@ pub fn json_string(out: &mut dyn Write, text: &str) -> io::Result<()> {
 /// The characters between the quotation marks. Control characters for terminals and for the order of text are escaped
 /// too, which JSON leaves to the writer.
 pub fn json_characters(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
-    let is_escaped = |c: char| matches!(c, '"' | '\\') || steers(c);
+    let is_escaped = |c: char| matches!(c, '"' | '\\') || is_display_control(c);
     for chunk in bytes.utf8_chunks() {
         let mut rest = chunk.valid();
         while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_escaped(c)) {

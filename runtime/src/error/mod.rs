@@ -1,7 +1,7 @@
-//! Everything that can go wrong in the runtime, with the values that say what to do about it.
+//! The errors of the runtime.
 //!
-//! `Display` gives one line: where, what was found, what was expected, what to do. Library code returns these; only
-//! the binaries print.
+//! `Display` prints one line: where, what was found, what was expected, what to do. Library code returns errors; only
+//! the programs print them.
 
 mod config_error;
 pub mod shown;
@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused an operation on a file.
+    /// The OS returned an error for an operation on a file.
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried, as in "cannot {action}".
+        /// The operation, as in "cannot {action}".
         action: &'static str,
-        /// The system's answer.
+        /// The error of the OS.
         source: io::Error,
     },
     /// The path names something that is not a regular file.
@@ -34,7 +34,7 @@ pub enum Error {
         /// What to do about it.
         advice: &'static str,
     },
-    /// The file is no `.olmo` file.
+    /// The file is not an `.olmo` file.
     NotOlmo {
         /// The file.
         path: PathBuf,
@@ -73,7 +73,7 @@ pub enum Error {
         place: String,
         /// The value found.
         found: String,
-        /// What the format says.
+        /// The value that the format requires.
         expected: String,
     },
     /// The file was changed just before it was opened, and parts of it are not written.
@@ -139,12 +139,12 @@ pub enum Error {
         /// Bytes of the file.
         bytes: u64,
     },
-    /// The threads of a model cannot run something here; nothing of it has begun.
+    /// The threads of a model cannot run this work here. None of it has begun.
     NotRun {
         /// Why.
         why: NotRun,
     },
-    /// More positions than there can be.
+    /// More positions than the model or the session has.
     TooManyPositions {
         /// The requested number.
         asked: usize,
@@ -185,9 +185,9 @@ pub enum Error {
         /// Ids are below this.
         vocab_size: usize,
     },
-    /// Tokens are to be generated after none.
+    /// Generation was requested before any token was evaluated.
     NothingEvaluated,
-    /// A value of the sampling with which no token can be chosen.
+    /// A sampling value out of range.
     Sampling {
         /// Its field.
         name: &'static str,
@@ -263,17 +263,17 @@ pub enum Error {
     },
 }
 
-/// Why threads do not run something.
+/// Why threads do not run a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotRun {
-    /// It is part of another run of the same threads, for the end of which it would wait.
+    /// It is inside another run of the same threads, and would wait for itself.
     Nested,
-    /// It would wait for a run that waits for the end of one that it is part of.
+    /// A deadlock: it would wait for a run that waits for an enclosing run of this one.
     Circle,
-    /// This process was forked off after the threads were started, and has none of them.
+    /// This process was forked after the threads were started, and has none of them.
     Forked,
-    /// The processor rounds or flushes otherwise than by default on this thread.
+    /// This thread has a non-default floating-point mode.
     Rounding,
 }
 
@@ -305,7 +305,7 @@ impl Error {
     }
 }
 
-/// A path for an error line; `-` is standard input, and `""` a path of nothing.
+/// A path for an error line; `-` is standard input, and an empty path is `""`.
 pub fn display_path(path: &Path) -> impl fmt::Display {
     match path.to_string_lossy().as_ref() {
         "-" => "standard input".into(),
@@ -314,8 +314,8 @@ pub fn display_path(path: &Path) -> impl fmt::Display {
     }
 }
 
-/// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say
-/// nothing to a user.
+/// The OS message of an error, without the "(os error 2)" that Rust appends. `UnexpectedEof` comes from Rust itself and
+/// gets a message that a user understands.
 pub fn reason(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return "the file ends before its length".into();
@@ -354,7 +354,7 @@ impl fmt::Display for Error {
             }
             Error::Length { path, found, expected, is_stated } => {
                 let what = if found < expected { "truncated" } else { "too long" };
-                let whose = if *is_stated { "as its header says" } else { "at least, for the header" };
+                let whose = if *is_stated { "as its header states" } else { "at least, for the header" };
                 write!(
                     f,
                     "{}: {what}: has {found} bytes, expected {expected} {whose}; copy or pack it again",
@@ -465,7 +465,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// One of each, with values that no text of ours is in.
+    /// One error of each variant. The values do not occur in the texts of the messages.
     fn all() -> Vec<Error> {
         let path = || PathBuf::from("m");
         let source = || io::Error::from(io::ErrorKind::NotFound);
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_one_line_without_an_option_of_a_program() {
+    fn messages_are_one_line_without_program_options() {
         let all = all();
         for error in &all {
             let text = error.to_string();
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_name_the_values() {
+    fn messages_contain_the_values() {
         for (error, text) in [
             (
                 Error::ContextTooLarge { sequences: 3, positions: 9, bytes: 2_000_000_000, available: 500_000_000 },

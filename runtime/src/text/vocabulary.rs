@@ -1,7 +1,7 @@
 //! The vocabulary: the bytes of every token.
 
 use crate::error::Error;
-use crate::error::shown::steers;
+use crate::error::shown::is_display_control;
 use crate::file::model_file::ModelFile;
 use crate::format::{VocabularyHead, section};
 use std::fmt::Write;
@@ -68,7 +68,7 @@ fn parts(bytes: &[u8], n_tokens: usize) -> Option<(&[U32], &[u8])> {
 }
 
 /// Escapes bytes for a double-quoted string in a line of output: `"` and `\` with a backslash, control characters
-/// ([`steers`]) as `\n`, `\t`, `\r` or `\xHH`, invalid UTF-8 as `\xHH`.
+/// ([`is_display_control`]) as `\n`, `\t`, `\r` or `\xHH`, invalid UTF-8 as `\xHH`.
 pub fn quoted(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -78,7 +78,7 @@ pub fn quoted(bytes: &[u8]) -> String {
                 '\n' => out.push_str("\\n"),
                 '\t' => out.push_str("\\t"),
                 '\r' => out.push_str("\\r"),
-                _ if steers(c) => {
+                _ if is_display_control(c) => {
                     let mut utf8 = [0; 4];
                     c.encode_utf8(&mut utf8).bytes().for_each(|byte| push_hex(&mut out, byte));
                 }

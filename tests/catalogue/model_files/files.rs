@@ -25,12 +25,12 @@ fn o1_refuses_wrong_file_length() {
         model.refuse(&mut report, format!("{cut} bytes"), &model.good[..cut], &[&has]);
     }
     for cut in [HEADER_BYTES, HEADER_BYTES + 1, 5000, length / 2, length - 4096, length - 1] {
-        let has = format!("truncated: has {cut} bytes, expected {length} as its header says");
+        let has = format!("truncated: has {cut} bytes, expected {length} as its header states");
         model.refuse(&mut report, format!("{cut} bytes"), &model.good[..cut], &[&has]);
     }
     for more in [1, 64, 4095, 4096, 1 << 20] {
         let long = [&model.good[..], &vec![0; more]].concat();
-        let has = format!("too long: has {} bytes, expected {length} as its header says", long.len());
+        let has = format!("too long: has {} bytes, expected {length} as its header states", long.len());
         model.refuse(&mut report, format!("{more} more"), &long, &[&has]);
     }
     let sparse = model.write("sparse.olmo", &model.good);

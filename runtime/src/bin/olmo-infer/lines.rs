@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use olmo_infer::internals::error::reason;
-use olmo_infer::internals::error::shown::steers;
+use olmo_infer::internals::error::shown::is_display_control;
 use olmo_infer::internals::os::signals::{self, Editing};
 use rustyline::completion::Completer;
 use rustyline::config::Config;
@@ -148,7 +148,7 @@ impl Highlighter for Shown {
 
 /// In a text newlines and tabs are none.
 fn steers_in_text(c: char) -> bool {
-    steers(c) && !matches!(c, '\n' | '\t')
+    is_display_control(c) && !matches!(c, '\n' | '\t')
 }
 
 impl Completer for Shown {
