@@ -253,7 +253,7 @@ fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[c
         // From then on times say that the file has not changed just now; a mapping in memory moves none.
         sleep(Duration::from_millis(2100));
         for round in 0..rounds {
-            neighbour.beside(habit, seed * 1000 + round, || {
+            neighbour.disturb(habit, seed * 1000 + round, || {
                 for command in commands {
                     let ended = command.run(&places, &[]);
                     places.clear();

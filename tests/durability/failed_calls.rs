@@ -55,7 +55,7 @@ fn failure_at_close_is_reported() {
         let closes = undisturbed.calls.iter().find(|calls| calls.name == "close").expect("files are closed");
         // The last ones of the main thread.
         let told = (closes.first..=closes.last).rev().any(|at| {
-            let (status, stderr) = undisturbed.told_with("close", at, "error=EDQUOT");
+            let (status, stderr) = undisturbed.outcome_with("close", at, "error=EDQUOT");
             status == Some(1) && stderr.contains(of_output) && stderr.contains("Disk quota exceeded")
         });
         assert!(told, "{run:?} does not hear of {of_output}");

@@ -2,7 +2,7 @@
 
 use crate::PACK;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
-use olmo_tests::descriptors::limit_beside;
+use olmo_tests::descriptors::limit_above;
 use olmo_tests::{Finished, Stored, TempDir, run, skipped, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -71,8 +71,8 @@ fn out_of_memory_is_one_line() {
 
 #[test]
 fn descriptor_limit_skips_inherited_descriptors() {
-    assert_eq!(limit_beside(&[], 0), 3);
-    assert_eq!(limit_beside(&[], 5), 8);
-    assert_eq!(limit_beside(&[3, 4, 200], 1), 6);
-    assert_eq!(limit_beside(&[4], 2), 6);
+    assert_eq!(limit_above(&[], 0), 3);
+    assert_eq!(limit_above(&[], 5), 8);
+    assert_eq!(limit_above(&[3, 4, 200], 1), 6);
+    assert_eq!(limit_above(&[4], 2), 6);
 }

@@ -58,8 +58,7 @@ impl Call<'_> {
     }
 }
 
-/// The system's disk behind a hook. The hook refuses a call with an error, or says how many bytes a write may take at
-/// most.
+/// The system's disk behind a hook. The hook returns an error to fail a call, or the most bytes that a write may take.
 pub struct Hooked<F>(pub F);
 
 impl<F: Fn(Call<'_>) -> io::Result<usize> + Sync> Disk for Hooked<F> {

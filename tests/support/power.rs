@@ -4,7 +4,7 @@
 //! The disk is taken to be as bad as the rules for programs allow. Of what was written to a file after its last sync
 //! any 512 bytes may be there or not, in any order, and what is not there are the bytes from before, or garbage. The
 //! length may be any between that of the last sync and the present one. A name given after the last sync of its folder
-//! may be there or not, whatever is known of the bytes of its file, and whatever happened to the names before it.
+//! may be there or not, regardless of the bytes of its file and of the names before it.
 
 use crate::recording::{Inode, Operation, Recording};
 use crate::{Random, TempDir};
@@ -18,11 +18,11 @@ use std::path::PathBuf;
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
-/// What stands where nothing was written yet, in the worst case.
+/// The content of bytes that were not written yet, in the worst case.
 const GARBAGE: u8 = 0xa5;
-/// Up to so many sectors, writes or names, every subset is looked at.
+/// Up to this number of sectors, writes or names, every subset is tried.
 const ALL_SUBSETS: usize = 8;
-/// So many failures tell what is wrong.
+/// The number of failures that are reported.
 const ENOUGH_FAILURES: usize = 10;
 
 impl Recording {
@@ -225,8 +225,8 @@ impl<'r> Moment<'r> {
         names
     }
 
-    /// Contents of all files that are always looked at: those of the file that is being written, beside the others.
-    /// There is at most one such file when one thread writes.
+    /// Contents of all files that are always checked: those of the file that is being written, with the others
+    /// unchanged. There is at most one such file when one thread writes.
     fn chosen_contents(&self) -> Vec<BTreeMap<Inode, Vec<u8>>> {
         let mut uncertain =
             self.files.iter().filter(|(_, file)| file.bytes != file.synced.len() || !file.writes.is_empty());
@@ -251,7 +251,7 @@ struct State {
 pub struct Judge {
     scratch: TempDir,
     seen: HashSet<u64>,
-    /// Whether a content that is no whole model is opened as one.
+    /// Whether a content that is not a whole model is opened as one.
     opens: HashMap<u64, bool>,
     failures: Vec<String>,
 }
@@ -305,8 +305,8 @@ impl Judge {
         }
     }
 
-    /// Each name must be absent, old or whole and new, at the end of the run only new. Whatever else there is of a new
-    /// file, under whatever name, must not pass for a model.
+    /// Each name must be absent, old or whole and new, at the end of the run only new. Other contents of a new file,
+    /// under any name, must not pass for a model.
     fn judge(&mut self, recording: &Recording, state: &State, done: bool) -> Result<(), String> {
         let hashes: BTreeMap<Inode, u64> = state.contents.iter().map(|(inode, bytes)| (*inode, hash(bytes))).collect();
         let names: Vec<_> = state.names.iter().map(|(name, inode)| (name, hashes.get(inode))).collect();

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// A file, whatever its names.
+/// A file, under any of its names.
 pub type Inode = u64;
 
 /// A recorded operation that may be lost.

@@ -87,7 +87,7 @@ impl Runs {
         self.folder.join("above/out")
     }
 
-    /// What the program is told for the same as [`Runs::run`].
+    /// The arguments of the program for the work of [`Runs::run`].
     pub fn arguments(&self, work: Work, force: bool) -> Vec<OsString> {
         let (from, to) = match work {
             Work::Pack => (self.weights(), self.out().join("m.olmo")),

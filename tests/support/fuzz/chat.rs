@@ -37,7 +37,7 @@ thread_local! {
 /// A chat template. What is derived of it survives being written and read, and gives the text of the template.
 ///
 /// # Panics
-/// When it does not, or code of ours panics.
+/// When it does not, or our code panics.
 pub fn chat_template(input: &[u8]) {
     let Ok(template) = str::from_utf8(input) else { return };
     if template.len() > MAX_TEMPLATE_BYTES || may_grow(template) {

@@ -27,7 +27,7 @@ pub fn run(effort: &Effort) -> Vec<Figure> {
         let mut figure = Figure::new(format!("a neighbour, {habit:?}"), rounds * READING.len() as u64);
         let before = neighbour.n_changes.load(Ordering::Relaxed);
         for round in 0..rounds {
-            neighbour.beside(habit, effort.seed.wrapping_add(round), || {
+            neighbour.disturb(habit, effort.seed.wrapping_add(round), || {
                 for command in READING {
                     let ended = command.run(&places, &[]);
                     places.clear();
