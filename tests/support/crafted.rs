@@ -128,7 +128,7 @@ pub fn repair_header_digest(file: &mut [u8]) {
 }
 
 /// The beginning of a file of this configuration and these encodings, and its layout: header, index, and zeros up to
-/// the tables of bf12 matrices, if there are any. It is consistent whatever length it claims. `good` is the header of a
+/// the tables of bf12 matrices, if there are any. It is consistent for any length that it claims. `good` is the header of a
 /// good file.
 pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Vec<u8>, Layout) {
     let specs = tensors_of(config);

@@ -1,5 +1,5 @@
-//! A chart of horizontal bars in groups, as SVG. Every bar has its name and its number beside it, so nothing has to be
-//! looked up in a legend, and colours only repeat what the names say.
+//! A chart of horizontal bars in groups, as SVG. Every bar has its name and its number next to it, so that the chart
+//! needs no legend; colours only repeat the names.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -41,7 +41,7 @@ pub struct Bar {
     pub name: String,
     /// Its length.
     pub value: f64,
-    /// The number as written beside it.
+    /// The number as printed next to it.
     pub text: String,
     /// Whose it is.
     pub colour: Colour,

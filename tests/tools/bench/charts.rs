@@ -10,7 +10,7 @@ use std::path::Path;
 
 const DTYPES: [&str; 2] = ["f32", "bf16"];
 
-/// Draws all charts for which something was measured into `folder`; returns file names and titles, in order.
+/// Writes a chart into `folder` for everything that was measured; returns file names and titles, in order.
 pub fn draw(results: &Results, folder: &Path) -> Result<Vec<(String, String)>, String> {
     let mut drawn = Vec::new();
     for (name, chart) in all(results) {

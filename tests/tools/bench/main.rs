@@ -1,9 +1,9 @@
 //! `bench`, what `make bench` and `make bench-peers` run: makes a model of random weights in a published shape and
-//! measures all of its way, from the folder to the last token, beside what it would have been without the model file;
-//! or, with `--peers`, beside other programs.
+//! measures all of its way, from the folder to the last token, and the same without the model file; or, with `--peers`,
+//! compares with other programs.
 //!
-//! Whatever is compared is measured by turns in the same run. What was measured goes into `results.json`; the report
-//! and its charts are made from that alone, so that both commands add to the same report.
+//! Things that are compared are measured by turns in the same run. Results go into `results.json`; the report and its
+//! charts are made from that alone, so that both commands add to the same report.
 
 mod bars;
 mod charts;
@@ -137,7 +137,7 @@ fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
     Ok(Some(earlier))
 }
 
-/// Measures one part of the results, and puts it beside the other part when there is one.
+/// Measures one part of the results and keeps the other part, if there is one.
 fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> {
     let machine = Machine::read();
     let earlier = earlier(args, &machine)?;

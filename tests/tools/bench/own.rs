@@ -34,14 +34,14 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// So many runs, or one.
+    /// The usual number of runs, or one.
     fn runs(self, usual: usize) -> usize {
         if self == Effort::Quick { 1 } else { usual }
     }
 }
 
-/// Measures all kinds, and puts each into `results` and into `folder` as soon as it is measured, in the place of what
-/// another run found; each model file is removed before the next is made.
+/// Measures all kinds. Each result replaces that of an earlier run in `results` and in `folder` at once; each model
+/// file is removed before the next is made.
 pub fn measure(
     work: &Work,
     kinds: &[Kind],

@@ -13,7 +13,7 @@ pub struct Figure {
     failed: u64,
     /// The first failures, in words.
     failures: Vec<String>,
-    /// What else is to be told.
+    /// A note for the report.
     note: String,
 }
 

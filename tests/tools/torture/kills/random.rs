@@ -26,7 +26,7 @@ const KILLS: [(Work, &[i32], u64); 4] = [
 ];
 /// After this many kills an undisturbed run is timed again: what else the machine does changes.
 const KILLS_PER_LOOK: u64 = 20;
-/// The run is taken to be as long as the middle one of the last so many that were timed.
+/// The run is taken to be as long as the median of the last `N_TIMED` that were timed.
 const N_TIMED: usize = 5;
 /// Of fewer kills than this a part of the run may get none by chance.
 const FEW: u64 = 100;
