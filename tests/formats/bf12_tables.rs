@@ -27,7 +27,7 @@ struct Case {
 
 impl Case {
     fn new(flags: &[&str]) -> Case {
-        let folder = TempDir::new("coded-refused");
+        let folder = TempDir::new("bf12-refused");
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
         write_bf12_weights(&weights);
         run(PACK, [weights.to_str().expect("UTF-8"), model.to_str().expect("UTF-8")].iter().chain(flags)).ok();

@@ -211,7 +211,7 @@ fn names_all_of_a_few_rounded_tensors() {
 /// Packs numbers that are stored like this, flips the lowest bit of the first one of tensor 3, and unpacks: the tensor is
 /// not restored, for a reason that begins with `says`, and what was is not half there.
 #[track_caller]
-fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
+fn assert_damage_is_reported(stored: Stored, dtype: DtypeChoice, says: &str) {
     let folder = TempDir::new("damaged");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), stored, 12);
@@ -241,17 +241,17 @@ fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
 #[test]
 fn damaged_tensor_is_an_error() {
     let says = "the restored numbers are not those that were packed";
-    assert_damage_is_told(Stored::F32, DtypeChoice::Auto, says);
+    assert_damage_is_reported(Stored::F32, DtypeChoice::Auto, says);
 }
 
 #[test]
 fn damaged_rounded_tensor_is_an_error() {
-    assert_damage_is_told(Stored::F32, DtypeChoice::Bf16, "its digest is wrong");
+    assert_damage_is_reported(Stored::F32, DtypeChoice::Bf16, "its digest is wrong");
 }
 
 #[test]
 fn refuses_values_outside_the_element_type() {
-    assert_damage_is_told(Stored::F16, DtypeChoice::Auto, "has values that are no f16 numbers");
+    assert_damage_is_reported(Stored::F16, DtypeChoice::Auto, "has values that are no f16 numbers");
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Packed {
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
         write(&weights);
         fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
-        let encoding = if name.starts_with("coded") { EncodingChoice::Auto } else { EncodingChoice::Plain };
+        let encoding = if name.starts_with("bf12") { EncodingChoice::Auto } else { EncodingChoice::Plain };
         let request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
         let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
         packed.unwrap_or_else(|error| panic!("{name}: {error}"));

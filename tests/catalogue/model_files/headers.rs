@@ -83,7 +83,7 @@ fn o6_refuses_wrong_header_lengths() {
 /// Row O7: digests of header and index.
 #[test]
 fn o7_refuses_wrong_digests() {
-    let model = Model::coded();
+    let model = Model::bf12();
     let mut report = Report::new("O7");
     let mut flip = |variant: &str, at: usize, place: &str| {
         let mut bytes = model.good.clone();

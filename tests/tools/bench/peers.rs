@@ -132,7 +132,7 @@ fn contest(what: &str, size: usize, tokens: usize, kinds: &[Kind]) -> Contest {
     Contest { what: what.to_string(), size, tokens, theirs: Vec::new(), ours }
 }
 
-/// Rounds of ours, theirs, and ours again when there are two of ours; one warm-up round is not timed.
+/// Timed rounds: our first model, the other program, our second model if there is one. A warm-up round is not timed.
 fn by_turns(
     peer: &mut Peer,
     ours: &mut Mapped,

@@ -160,7 +160,7 @@ fn model_files(effort: &Effort) -> Figure {
     figure
 }
 
-/// The [`LOCALES`] that the system has, in its spelling: an unknown locale has no effect.
+/// The installed [`LOCALES`], as the system spells them: an unknown locale has no effect.
 fn locales() -> Vec<String> {
     let known =
         Command::new("locale").arg("-a").stderr(Stdio::null()).output().map_or(Vec::new(), |known| known.stdout);
