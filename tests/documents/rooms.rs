@@ -116,7 +116,7 @@ fn code(text: &str) -> String {
     uncommented.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// All sources of a crate, but for those of tests.
+/// All sources of a crate, without those of tests.
 fn sources(source: &Path) -> Vec<Source> {
     let (mut sources, mut folders) = (Vec::new(), vec![source.to_path_buf()]);
     while let Some(folder) = folders.pop() {

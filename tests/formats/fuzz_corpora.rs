@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Changed inputs of each target, but for the slow ones.
+/// Changed inputs of each target, except the slow ones.
 const CHANGED: usize = 3000;
 /// Changed inputs of the target that computes a forward pass.
 const CHANGED_FORWARD: usize = 150;

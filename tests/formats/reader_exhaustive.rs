@@ -6,7 +6,7 @@
 use olmo_tests::damage::{Damage, Report, Thoroughness};
 use olmo_tests::packed::Packed;
 
-/// Runs `part` for each kind of file and asserts that all its tries, at least so many, came out as expected.
+/// Runs `part` for each kind of file and asserts that all its tries, at least `at_least`, came out as expected.
 fn assert_all_found(at_least: usize, part: impl Fn(&Damage, Report<'_>) + Sync) {
     let tried_of = |packed: Packed| {
         let damage = Damage::to(packed);

@@ -20,7 +20,8 @@ fn s1_refuses_mixed_or_misnamed_weights() {
     let words = ["both .npy files and model-00001-of-00002.safetensors", question];
     report.add("a shard and .npy files", case.refused(&case.weights, &words));
     fs::remove_file(path("model.norm.weight.npy")).expect("removed");
-    let words = ["model-00001-of-00002.safetensors without an index", "model.safetensors.index.json next to the shards"];
+    let words =
+        ["model-00001-of-00002.safetensors without an index", "model.safetensors.index.json next to the shards"];
     report.add("shards without an index", case.refused(&case.weights, &words));
     fs::rename(path("model-00001-of-00002.safetensors"), path("weights.safetensors")).expect("renamed");
     let words = ["no model.safetensors, but weights.safetensors", "rename it to model.safetensors"];
