@@ -12,8 +12,8 @@ use std::path::Path;
 /// it.
 fn with_threads(threads: u32, arguments: &str) -> Finished {
     let is_root = fs::metadata("/proc/self").expect("proc").uid() == 0;
-    let nobody = if is_root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
-    run("sh", ["-c", &format!("exec {nobody} prlimit --nproc={threads} {PACK} {arguments}")])
+    let as_user = if is_root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
+    run("sh", ["-c", &format!("exec {as_user} prlimit --nproc={threads} {PACK} {arguments}")])
 }
 
 /// Row E13.

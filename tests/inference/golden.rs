@@ -1,7 +1,7 @@
 //! The forward pass against transformers: every reference case, packed as f32 and as bf16.
 //!
 //! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
-//! `../shared/golden`; a clone has not, and the test says so.
+//! `../shared/golden`; without that folder the test reports that it skipped them.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -33,7 +33,7 @@ struct Computed {
     /// Of the prompt's positions.
     logits: Vec<f32>,
     greedy: Vec<u64>,
-    /// Matrices of the file that are coded.
+    /// Number of bf12 matrices in the file.
     n_bf12: usize,
 }
 
@@ -106,8 +106,8 @@ fn bf16_files_are_as_close_as_the_reference_in_bf16() {
             let plain = compute(&case, "bf16", "plain", flags);
             let coded = compute(&case, "bf16", "auto", flags);
             // Else this would compare a plain file with itself.
-            assert!(plain.n_bf12 == 0 && coded.n_bf12 > 0, "{}: {} coded", case.display(), coded.n_bf12);
-            // The portable products of coded files are the same kernels on the same numbers, too.
+            assert!(plain.n_bf12 == 0 && coded.n_bf12 > 0, "{}: {} bf12", case.display(), coded.n_bf12);
+            // The portable products of bf12 files are the same kernels on the same numbers, too.
             assert!(plain.logits == coded.logits && plain.greedy == coded.greedy, "{} {flags:?}", case.display());
             let (max, mean) = errors(&coded.logits, &reference);
             let is_bounded = max <= bound("max_abs") || of_weights > bound("max_abs");

@@ -10,7 +10,7 @@ use olmo_infer::internals::error::Error;
 use olmo_tests::TempDir;
 use olmo_tests::chats::{MARKED, demo_chat};
 
-/// Lets each allocation of a call fail in turn. `small` are those that take no no: some words, whatever the model is.
+/// Lets each allocation of a call fail in turn. `small` bounds those that cannot fail: some words, for any model.
 #[track_caller]
 fn assert_keeps_its_promise<R>(name: &str, small: u64, mut call: impl FnMut() -> Result<R, Error>) {
     let (result, n, unasked) = counted(0, &mut call);

@@ -28,7 +28,7 @@ const CTRL_D: &str = "\u{4}";
 const BACKSPACE: &str = "\u{7f}";
 const LEFT: &str = "\u{1b}[D";
 const UP: &str = "\u{1b}[A";
-/// What rustyline writes before and after a line, so that the terminal tells what is pasted.
+/// What rustyline writes before and after a line, so that the terminal marks pasted text.
 const PASTE_ON: &str = "\u{1b}[?2004h";
 const PASTE_OFF: &str = "\u{1b}[?2004l";
 
@@ -192,7 +192,7 @@ fn edits_lines_and_obeys_commands() {
     terminal.expect("at temperature 0 an answer is always the same");
     terminal.expect(" years\r\n");
     terminal.expect_prompt();
-    // The line before the last one, and one that goes on in the next line.
+    // The line before the last one, and one that continues in the next line.
     terminal.type_keys(&format!("{UP}{UP}{UP}\r"));
     terminal.expect(" our f\r\n");
     terminal.expect_prompt();
@@ -231,7 +231,7 @@ fn ctrl_c_ends_the_answer_and_keeps_it() {
     terminal.type_keys(&format!("/save {}\r", file.display()));
     terminal.expect("2 messages saved");
     terminal.expect_prompt();
-    // It goes on from there.
+    // The conversation continues from there.
     let messages = saved(&file);
     let spoken = messages[1]["content"].as_str().expect("a text").to_string();
     let speech = fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech");
@@ -305,7 +305,7 @@ fn ctrl_c_before_the_prompt_keeps_the_conversation() {
     notes.read_exact(&mut [0; PIPE_BYTES]).expect("what filled it");
     let note = b"olmo-infer: note: the answer ends at --max-tokens 6\n";
     let mut noted = vec![0; note.len()];
-    notes.read_exact(&mut noted).expect("the program goes on");
+    notes.read_exact(&mut noted).expect("the program continues");
     assert_eq!(noted, note);
     terminal.expect_prompt();
     // That interrupt was not meant for the next answer.
@@ -383,7 +383,7 @@ fn answers_to_piped_turns_send_no_control_sequence() {
     assert!(run(Stdio::from(line)).status.success());
     let screen = String::from_utf8(reader.join().expect("no panic")).expect("text");
     let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
-    assert!(piped.contains(steers), "another program gets what was said: {piped:?}");
+    assert!(piped.contains(steers), "another program gets the text unchanged: {piped:?}");
     assert!(screen.contains('\u{fffd}') && !screen.contains(steers), "{screen:?}");
 }
 
@@ -424,7 +424,7 @@ fn answers_send_no_control_sequence() {
     let lines = answer.split("\r\n");
     assert!(lines.clone().all(|line| !line.contains(steers)), "{answer:?}");
     terminal.expect_prompt();
-    // The model did say what would steer it.
+    // The conversation keeps the control characters of the answer.
     let file = folder.join("m.json");
     terminal.type_keys(&format!("/save {}\r", file.display()));
     terminal.expect("2 messages saved");
