@@ -8,8 +8,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Runs the program with at most `threads` of the user. The limit does not hold for root, which becomes `nobody` for
-/// it.
+/// Runs the program with at most `threads` of the user. The limit does not hold for root, which changes to an
+/// unprivileged user.
 fn with_threads(threads: u32, arguments: &str) -> Finished {
     let is_root = fs::metadata("/proc/self").expect("proc").uid() == 0;
     let as_user = if is_root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
