@@ -413,7 +413,7 @@ fn t7_refuses_other_data_from_pipes() {
 
 /// Row T8: folder, unreadable file, absent file, devices.
 #[test]
-fn t8_refuses_what_is_not_a_token_file() {
+fn t8_refuses_other_kinds_of_files() {
     let mut report = Report::new("T8");
     let case = Case::new();
     let path = |name: &str| case.folder.join(name);

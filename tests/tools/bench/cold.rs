@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_at_dropped_pages_does_not_load_them() {
+    fn checking_dropped_pages_does_not_load_them() {
         let path = std::env::temp_dir().join(format!("olmo-bench-dropped-{}", std::process::id()));
         std::fs::write(&path, vec![7; 4 << 20]).expect("written");
         let left = drop_pages(&path).expect("dropped");
