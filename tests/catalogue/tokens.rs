@@ -68,7 +68,7 @@ impl Case {
         self.refused(self.file(bytes), words, &[])
     }
 
-    /// What is printed for these ids.
+    /// The output for these ids.
     fn printed(&self, ids: &[u8]) -> String {
         finish(&mut self.infer(&[&self.file(ids)], &[])).ok().to_string()
     }

@@ -222,7 +222,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
     edges.iter_mut().enumerate().for_each(|(index, edges)| {
         edges.remove(&index);
     });
-    // What names nothing that is left, or is named by nothing that is left, is in no circle.
+    // A file that names no file that is left, or is named by none, is in no circle.
     let mut left: BTreeSet<usize> = (0..sources.len()).collect();
     loop {
         let ends = |&index: &usize| {

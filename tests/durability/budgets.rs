@@ -1,5 +1,5 @@
-//! What is accepted has its costs too: memory for each byte that is really there, and no more for what a file claims.
-//! The processor's time has limits here only where the work of another order would exceed them many times.
+//! Memory is bounded by the bytes that an accepted input really has, not by the lengths that it claims. Limits of
+//! processor time only detect work of a higher order, which would exceed them many times.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::config::ModelConfig;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// What a run takes that has next to nothing to do, and then some.
+/// More than a run takes that has next to nothing to do.
 const FEW_BYTES: u64 = 24 * MIB;
 /// More than enough for every run here, also on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(30);

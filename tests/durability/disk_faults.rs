@@ -37,7 +37,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 struct Case {
     runs: Runs,
     work: Work,
-    /// What a whole run leaves there.
+    /// The files of a complete run.
     new: Files,
 }
 
@@ -270,7 +270,7 @@ impl Exchange {
     }
 
     fn exchange(&self) {
-        // Where it is not made yet there is only the link.
+        // Before the folder is created there is only the link.
         let _ = fs::rename(self.runs.out(), &self.moved);
         symlink(&self.other, self.runs.out()).expect("linked");
     }

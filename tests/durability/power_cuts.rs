@@ -8,7 +8,7 @@ use olmo_tests::runs::{Runs, all_recordings};
 
 /// Random states at each moment of a run.
 const TRIES: u64 = 50;
-/// The same where a bad one is to be found.
+/// The same for orders in which a bad state must be found.
 const TRIES_FOR_BAD: u64 = 100;
 
 #[track_caller]

@@ -1,8 +1,8 @@
 //! Row E11: a signal leaves no temporary file where many threads are making some, in processes of their own that end by
 //! it.
 //!
-//! What may go wrong lasts for microseconds: a file that the system is making while the handler removes files and ends
-//! the program. So these processes do nothing else than make files, and are stopped many times.
+//! The race that is tested lasts for microseconds: the OS creates a file while the handler removes files and ends the
+//! program. So these processes only create files, and are stopped many times.
 
 use libc::{SIGINT, SIGTERM};
 use olmo_infer::internals::file::mapping::Load;

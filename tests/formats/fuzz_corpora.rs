@@ -1,5 +1,5 @@
-//! What the fuzzer has collected and every input that once showed a defect, run again; and a few thousand changes of
-//! each, so that something is tried where there is no fuzzer.
+//! Inputs that the fuzzer collected, and every input that once showed a defect, run again; and a few thousand changes
+//! of each, so that tests without a fuzzer try new inputs as well.
 
 use olmo_tests::fuzz::{self, TARGETS};
 use olmo_tests::{Random, repository};

@@ -427,7 +427,7 @@ fn export_follows_no_link() {
         assert!(fs::symlink_metadata(&path).expect("written").is_file(), "{name}");
         assert_eq!(source_bits(&path), source_bits(&npy_path(&weights, name)), "{name}");
     }
-    // What cannot be replaced is one line, and no part is left.
+    // A name that cannot be replaced gives one line, and no part is left.
     let folder_there = npy_path(&exported, &names[0]);
     fs::remove_file(&folder_there).and_then(|()| fs::create_dir(&folder_there)).expect("a folder");
     assert_eq!(export().refused(1), format!("read_olmo.py: {}: Is a directory", folder_there.display()));

@@ -245,7 +245,7 @@ fn finds_damage_in_two_panels_as_in_one() {
     assert_eq!(found(&with_tensor(&plain, 0, &places)), padding);
     let coded = of_two_panels(bf12_config(), EncodingChoice::Auto);
     assert_eq!(found(&coded.bytes), [""; 0]);
-    // The same in codes: 17 columns are 9 steps, of which none is raw.
+    // The same in bf12: 17 columns are 9 steps, none of them raw.
     let panel = 9 * CODED_STEP_BYTES;
     assert_eq!(coded.layout.tensors[0].bytes, 2 * panel as u64);
     let places = [0, panel].map(|panel| (panel + 8 * CODED_STEP_BYTES + 1, &[1u8][..]));

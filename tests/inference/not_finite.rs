@@ -24,7 +24,7 @@ fn error_about(spoil: impl Fn(&Path)) -> String {
     error_about_model(&small_config(), spoil)
 }
 
-/// The same of another model.
+/// The same for another model.
 fn error_about_model(config: &ModelConfig, spoil: impl Fn(&Path)) -> String {
     let folder = TempDir::new("not-finite");
     let weights = folder.join("w");

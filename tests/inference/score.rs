@@ -137,7 +137,7 @@ fn rerun_skips_files_in_the_output() {
     assert_eq!(fixture.score(&files[..2], &flags).ok(), "");
     let first = fs::read_to_string(&output).expect("written");
     assert_eq!(first.lines().count(), 2);
-    // What was cut short is done again, and nothing else.
+    // A truncated line is computed again, and nothing else.
     let line = fixture.score(&files[2..3], &[]).ok().to_string();
     for cut in [0, 1, 5, 9, 30, line.len() - 1] {
         fs::write(&output, first.clone() + &line[..cut]).expect("written");
@@ -247,7 +247,7 @@ fn whole_lines_are_never_truncated() {
     let output = fixture.folder.join("scores.jsonl");
     let flags = ["--output", output.to_str().expect("UTF-8")];
     fixture.score(&[&tokens], &flags).ok();
-    // Not even to its own length, which would change its time.
+    // Not even truncated to its own length, which would change its time.
     let before = fs::metadata(&output).expect("there").modified().expect("a time");
     std::thread::sleep(Duration::from_millis(20));
     fixture.score(&[&tokens], &flags).ok();

@@ -83,7 +83,7 @@ fn keys_are_kept_unless_the_ring_overwrote_them() {
         session.prefill(&tokens).expect("good tokens");
         assert_eq!(session.resume(&[&tokens[..cut], &[3]].concat()).expect("good tokens"), reused, "{cut}");
     }
-    // What was written after an earlier cut counts too.
+    // Positions written after an earlier cut count too.
     session.restart();
     session.prefill(&tokens).expect("good tokens");
     session.resume(&[&tokens[..250], &[3]].concat()).expect("good tokens");

@@ -127,10 +127,10 @@ fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
     let begun = Instant::now();
     loop {
         let mut status = 0;
-        // SAFETY: the child is ours, and the status is written to a place that lives here.
+        // SAFETY: the child belongs to this process, and `status` outlives the call.
         match unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } {
             0 if begun.elapsed() > Duration::from_secs(20) => {
-                // SAFETY: the child is ours and was not waited for.
+                // SAFETY: the child belongs to this process and was not waited for.
                 unsafe { libc::kill(child, libc::SIGKILL) };
             }
             0 => thread::sleep(Duration::from_millis(1)),

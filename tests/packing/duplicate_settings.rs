@@ -158,7 +158,7 @@ fn refuses_contradictory_duplicates_by_both_keys() {
             in_nested("sliding_attention", json!({"rope_type": "default", "rope_theta": 77})),
             "rope_parameters.rope_theta is 10000 and rope_parameters.sliding_attention.rope_theta is 77",
         ),
-        // What 5.13 and later make of the YaRN of 5.0 to 5.12: they have lost it.
+        // 5.13 and later lose the YaRN of 5.0 to 5.12.
         (
             in_nested("full_attention", default.clone()),
             "rope_parameters.rope_type is yarn and rope_parameters.full_attention.rope_type is default",

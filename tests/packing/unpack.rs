@@ -208,8 +208,8 @@ fn names_all_of_a_few_rounded_tensors() {
     assert!(said.ends_with(says), "{said}");
 }
 
-/// Packs numbers that are stored like this, flips the lowest bit of the first one of tensor 3, and unpacks: the tensor is
-/// not restored, for a reason that begins with `says`, and what was is not half there.
+/// Packs numbers of this type, flips the lowest bit of the first one of tensor 3, and unpacks: the tensor is not
+/// restored, for a reason that begins with `says`, and no incomplete file is left.
 #[track_caller]
 fn assert_damage_is_reported(stored: Stored, dtype: DtypeChoice, says: &str) {
     let folder = TempDir::new("damaged");

@@ -25,7 +25,7 @@ const HANG: Duration = Duration::from_secs(20);
 const ATTEMPTS: usize = 4;
 /// Longest file whose bytes are compared; of longer ones, which are sparse here, size and times are.
 const MAX_COMPARED_BYTES: u64 = 4 << 20;
-/// What no message has: traces of a panic and words of Rust.
+/// Text that no message may contain: traces of a panic and words of Rust.
 const FORBIDDEN: [&str; 6] = ["panicked", "RUST_BACKTRACE", "Err(", "Some(", "Os {", "called `"];
 /// The program that measures memory.
 const PEAK_MEMORY: &str = "peak-memory";
@@ -110,7 +110,7 @@ impl Refusal {
     /// or changed. `prepare` is called again when the machine was too busy to judge the time.
     ///
     /// # Errors
-    /// What is not as it must be.
+    /// The first check that fails.
     pub fn check(&self, folder: &Path, prepare: impl Fn() -> Command) -> Result<(), String> {
         let before = fingerprint(folder);
         let mut run = Run::new(&mut prepare())?;
@@ -129,7 +129,7 @@ impl Refusal {
     /// Checks that a program refused in this way.
     ///
     /// # Errors
-    /// What is not as it must be.
+    /// The first check that fails.
     pub fn judge(&self, run: &Run) -> Result<(), String> {
         self.check_run(run).map_err(|failure| format!("{failure}\n{}", run.stderr.trim_end()))
     }
@@ -201,11 +201,11 @@ pub struct Run {
     pub stderr: String,
     /// Time from start to end.
     pub took: Duration,
-    /// What it used, of programs that [`measured`] runs.
+    /// The resources that it used, for programs that [`measured`] runs.
     pub used: Option<Used>,
 }
 
-/// What a program used.
+/// The resources that a program used.
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
     /// Most memory at a time.
@@ -305,7 +305,7 @@ fn fingerprint(path: &Path) -> u64 {
             sum = sum.wrapping_add(fingerprint(&entry.expect("an entry").path()));
         }
     } else if metadata.is_file() {
-        // Not of others: a folder's time changes with a temporary file that is gone again, a FIFO's with its use.
+        // Times of files only: a folder's time changes with a temporary file that is gone again, a FIFO's with its use.
         (metadata.size(), metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
         if metadata.size() <= MAX_COMPARED_BYTES {
             fs::read(path).ok().hash(&mut hasher);

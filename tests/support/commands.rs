@@ -112,7 +112,7 @@ impl Ended {
     /// Status 0, or 1 with an error line on standard error: no other status, no signal.
     ///
     /// # Errors
-    /// What it is instead.
+    /// When it ended in any other way.
     pub fn in_a_line(&self) -> Result<(), String> {
         // `verify` has a line for every place.
         let is_told = self.stderr.contains(": error: ");

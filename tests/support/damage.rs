@@ -42,7 +42,7 @@ pub struct Damage {
     pool: ThreadPool,
 }
 
-/// What must come of a damaged file.
+/// The required reaction to a damaged file.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     /// Opening refuses it.

@@ -23,7 +23,7 @@ fn inherited() -> Vec<usize> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_inherited).collect()
 }
 
-/// The same next to these descriptors.
+/// The same for a process with these descriptors.
 pub fn limit_above(inherited: &[usize], n_free: usize) -> usize {
     let free = (3..).filter(|number| !inherited.contains(number));
     match n_free {

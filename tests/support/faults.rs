@@ -238,7 +238,7 @@ impl Stage {
     }
 }
 
-/// What is printed without what differs from run to run.
+/// The output without lines that differ from run to run.
 fn without_times(stdout: Vec<u8>) -> Vec<u8> {
     let lines = stdout.split_inclusive(|&byte| byte == b'\n').filter(|line| !line.starts_with(TIME.as_bytes()));
     lines.collect::<Vec<_>>().concat()

@@ -1,4 +1,4 @@
-//! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and
+//! Shared code of the tests: temporary folders, running the two programs, small weights folders; [`packed`] models, and
 //! the bodies of the [`fuzz`] targets.
 //!
 //! The paths of the programs come from the tests (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo does not pass them

@@ -16,7 +16,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 /// The content of bytes that were not written yet, in the worst case.
 const GARBAGE: u8 = 0xa5;
@@ -53,12 +53,12 @@ fn subsets(n: usize) -> Vec<Vec<bool>> {
     }
 }
 
-/// What is certain of a file at a moment, and what is not.
+/// The certain and the uncertain writes of a file at a moment.
 #[derive(Default)]
 struct Uncertain<'r> {
     /// Its bytes at the last sync.
     synced: Vec<u8>,
-    /// What was written since.
+    /// The writes since.
     writes: Vec<(usize, &'r [u8])>,
     /// Its length now.
     bytes: usize,
@@ -82,7 +82,7 @@ impl<'r> Uncertain<'r> {
         self.writes.iter().flat_map(|(offset, bytes)| sectors(*offset, bytes.len())).collect()
     }
 
-    /// What was there before the writes, `bytes` long, or garbage where they go.
+    /// The content before the writes, `bytes` long, or garbage in their ranges.
     fn before(&self, bytes: usize, garbage: bool) -> Vec<u8> {
         let mut content = self.synced.clone();
         content.resize(self.bytes, 0);
@@ -169,7 +169,7 @@ struct Moment<'r> {
     files: BTreeMap<Inode, Uncertain<'r>>,
     /// The names at the last sync of the folder.
     names_synced: BTreeMap<PathBuf, Inode>,
-    /// What was done to the names since: a name gets this file, and perhaps another name goes.
+    /// The renames since: a name gets this file, and possibly another name goes.
     names_since: Vec<(PathBuf, Inode, Option<PathBuf>)>,
 }
 
@@ -241,7 +241,7 @@ impl<'r> Moment<'r> {
     }
 }
 
-/// What is on the disk after a power cut.
+/// The content of the disk after a power cut.
 struct State {
     names: BTreeMap<PathBuf, Inode>,
     contents: BTreeMap<Inode, Vec<u8>>,
@@ -284,7 +284,7 @@ impl Judge {
         self.opens.len() as u64
     }
 
-    /// What was found wrong.
+    /// The failures.
     pub fn failures(&self) -> &[String] {
         &self.failures
     }

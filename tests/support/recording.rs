@@ -30,14 +30,14 @@ pub enum Operation {
     SyncFolder,
 }
 
-/// What a run did to the disk.
+/// The disk operations of a run.
 #[derive(Clone, Debug)]
 pub struct Recording {
     /// All of it, in order.
     pub operations: Vec<Operation>,
-    /// What was there before.
+    /// The files before it.
     pub(crate) old: BTreeMap<PathBuf, (Inode, Vec<u8>)>,
-    /// What is there at the end.
+    /// The files after it.
     pub(crate) new: BTreeMap<PathBuf, (Inode, Vec<u8>)>,
 }
 

@@ -137,10 +137,10 @@ impl Runs {
     }
 }
 
-/// What all kinds of runs do to the disk, by name.
+/// The disk operations of all kinds of runs, by name.
 pub fn all_recordings(runs: &Runs) -> Vec<(String, Recording)> {
     let record_all = || {
-        // What two threads do at once could not be put in order.
+        // Operations of two threads at once would have no order.
         on_one_processor();
         [(Work::Pack, "pack"), (Work::Copy, "copy"), (Work::Unpack, "unpack")]
             .into_iter()

@@ -41,7 +41,7 @@ fn names() -> Names {
     names.map(|(name, text)| (name.into(), text.into())).to_vec()
 }
 
-/// What transformers makes of a conversation.
+/// The text that transformers renders for a conversation.
 struct Case {
     messages: Vec<Message>,
     /// Its text, or `None` for an error.
@@ -158,7 +158,7 @@ fn chat_format_renders_like_transformers() {
                 continue;
             }
         };
-        // What is written into a file and read again is the same.
+        // A written and read format is the same.
         assert_eq!(Chat::in_section(&chat_section::section(&chat)).as_ref(), Ok(&chat), "{name}");
         for case in cases {
             match (chat.render_at(&case.messages, || NOW), &case.text) {

@@ -269,7 +269,7 @@ fn ctrl_c_after_an_answer_keeps_the_conversation() {
     for _ in 0..TURNS {
         terminal.expect_prompt();
         terminal.type_keys("Four score and seven\r");
-        // Where it meets the prompt it is answered there; no second one follows.
+        // An interrupt at the prompt is handled there; no second one follows.
         terminal.expect("note: the answer ends at --max-tokens 6");
         terminal.type_keys(CTRL_C);
         thread::sleep(Duration::from_millis(50));
@@ -471,7 +471,7 @@ fn bare_model_in_a_terminal_begins_a_conversation() {
     terminal.type_keys(CTRL_D);
     assert_eq!(terminal.end().code(), Some(0));
     assert!(!terminal.screen().contains('\u{1b}'), "this terminal takes no escapes: {:?}", terminal.screen());
-    // What is not a conversation stays what it was.
+    // Generation without a conversation is unchanged.
     let Some(mut terminal) =
         Terminal::start("xterm", &[path(&model), "--prompt", "Four score and", "--max-tokens", "6"])
     else {

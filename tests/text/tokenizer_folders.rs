@@ -31,7 +31,7 @@ fn changed(case: &Value) -> Value {
     json
 }
 
-/// What olmo-pack makes of the folder of a case.
+/// The result of packing the folder of a case.
 fn read(case: &Value) -> TokenizerJson {
     let folder = TempDir::new("tokenizer-folder");
     let tokenizer = folder.join("tokenizer.json");

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What can go wrong, on its way from one of the team's threads to the last line.
+/// Errors of the team's threads and of the program.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Columns that are moved at a time, so that a tile of 64 rows stays in the L1 cache.

@@ -30,7 +30,7 @@ fn waiting_for_a_reader(place: &Place) -> Child {
     begun(place, with_default_signals(place, INFER))
 }
 
-/// The same of a command that ends with the name of the program.
+/// The same for a command that ends with the name of the program.
 fn begun(place: &Place, mut command: Command) -> Child {
     command.args(["m.olmo", "t.bin", "--steps", "4000", "--top", "101", "--logits", "out/l.npy"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().expect("starts");
@@ -54,7 +54,7 @@ fn e11_signal_during_logits_leaves_no_file() {
         let child = waiting_for_a_reader(&place);
         signals.iter().for_each(|signal| kill(&child, signal));
         let output = child.wait_with_output().expect("ends");
-        // Of two different ones either may come first.
+        // Of two different signals either may arrive first.
         let by_signal = output.status.signal() == Some(number) || signals == ["INT", "TERM"];
         let silent = output.stderr.is_empty();
         report.holds(format_args!("{signals:?}"), by_signal && silent, output.status);

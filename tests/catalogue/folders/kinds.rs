@@ -106,7 +106,7 @@ fn w23_reports_unreadable_files_and_folders() {
     };
     let with_mode = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).expect("changed");
     if is_root() {
-        // Where nothing may be written that is found out first.
+        // An unwritable folder would be found first.
         with_mode(&case.folder.join("out"), 0o777);
     }
     fs::write(case.weights.join("vocab.txt"), "0\ta\n").expect("written");

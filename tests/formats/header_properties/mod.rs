@@ -1,8 +1,8 @@
 //! Properties of the readers of weights headers, `.npy` and safetensors, on 10,000 random cases each: what a writer
 //! writes is read unchanged, one defect anywhere is refused in one line that names the place, and no size wraps.
 //!
-//! What a case must give is known from how it was made, or computed in 128 bits; no parser is asked. A case that fails
-//! is made as small as it gets and printed; it becomes a test of its own then.
+//! The expected result follows from how a case was made, or is computed in 128 bits, without a parser. A failing case
+//! is minimized and printed; it then becomes a test of its own.
 
 mod index;
 mod npy;

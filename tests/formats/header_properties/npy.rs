@@ -25,7 +25,7 @@ pub struct Array {
     pub descr: (&'static str, Descr, u64),
     pub shape: Vec<u64>,
     pub version: u8,
-    /// What the preamble is a multiple of: 16 in old versions of numpy, later 64.
+    /// The preamble is a multiple of this: 16 in old versions of numpy, later 64.
     pub alignment: usize,
     /// Whether there is room for a first dimension of 21 digits, as newer versions of numpy leave it.
     pub room: bool,
@@ -193,7 +193,7 @@ fn data_size_of_shape_never_wraps() {
         }
         let fits = exact.is_some_and(|bytes| bytes <= u64::MAX.into());
         seen.count(if fits { "other bytes" } else { "more than 64 bits" });
-        // What is cut inside the header is refused before the sizes are looked at.
+        // A header that is cut is refused before its sizes are checked.
         let words = match (file_bytes >= preamble_bytes, fits) {
             (false, _) => "",
             (true, true) => " bytes of data, has ",

@@ -118,7 +118,7 @@ fn defect() -> impl Strategy<Value = Defect> {
     ]
 }
 
-/// What the reader makes of the array with this defect, and words that its line must have.
+/// The result of reading the array with this defect, and words that its line must contain.
 fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error::Problem>, &'static str) {
     let mut entries = array.entries();
     let mut data_bytes = array.data_bytes();

@@ -30,7 +30,7 @@ pub struct Tensor {
     /// The dimensions, and the range of the numbers behind the header, as JSON.
     pub shape: Vec<String>,
     pub offsets: Vec<String>,
-    /// What they are in numbers.
+    /// The dimensions as numbers.
     pub sizes: Vec<u64>,
     pub range: (u64, u64),
     /// The order of the three keys, and whether the name is spelled with escapes.

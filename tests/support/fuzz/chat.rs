@@ -26,7 +26,7 @@ const STACK_BYTES: usize = 256 << 20;
 const THREAD: &str = "fuzzed-template";
 /// Longest reason why a template cannot be used.
 const MAX_REASON_BYTES: usize = 2000;
-/// When the conversation takes place that is compared.
+/// The time of the conversation that is compared.
 const NOW: DateTime = DateTime::constant(2026, 11, 30, 9, 5, 0, 0);
 
 thread_local! {

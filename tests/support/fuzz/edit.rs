@@ -23,7 +23,7 @@ impl Edit {
         })
     }
 
-    /// Whether it is to be made after what the target derives from the others.
+    /// Whether it is applied after the target has derived the other fields.
     pub fn is_late(&self) -> bool {
         self.operation & 8 != 0
     }

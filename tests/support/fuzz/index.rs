@@ -227,7 +227,7 @@ fn encoding(table: Option<&Bf12Table>, plain: Encoding) -> Encoding {
     table.map_or(plain, |table| Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 })
 }
 
-/// What the rest of the program relies on when an index was accepted.
+/// Asserts the properties of an accepted index that the program relies on.
 fn assert_sound(index: &Index, length: u64) {
     let Index { header, config, specs, encodings, records, sections, layout, bf12_tables } = index;
     config.validate().expect("a possible configuration");

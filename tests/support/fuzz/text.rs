@@ -214,7 +214,7 @@ pub fn tokenizer_sections() -> (Vec<u8>, Vec<u8>) {
     SECTIONS.get_or_init(read).clone()
 }
 
-/// What is encoded has the bytes that it had, unless it was normalized or got spaces.
+/// Encoded text has its original bytes, unless it was normalized or got spaces.
 fn assert_text_comes_back(tokenizer: &Tokenizer, text: &str) {
     let Ok(encoder) = Encoder::new(tokenizer) else { return };
     let ids = encoder.encode(text).expect("every id has a row");

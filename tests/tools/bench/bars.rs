@@ -17,9 +17,9 @@ const GAP: i32 = 12;
 
 /// A chart.
 pub struct Chart {
-    /// What is shown.
+    /// The measured quantity.
     pub title: String,
-    /// What is good, and where the numbers come from.
+    /// The better direction, and the origin of the numbers.
     pub subtitle: String,
     /// Name and unit of the axis.
     pub axis: String,

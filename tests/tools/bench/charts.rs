@@ -16,7 +16,7 @@ pub fn draw(results: &Results, folder: &Path) -> Result<Vec<(String, String)>, S
     for (name, chart) in all(results) {
         let file = format!("{name}.svg");
         let path = folder.join(&file);
-        // What is left of an earlier report would look like a part of this one.
+        // A chart of an earlier report would look like a part of this one.
         let _not_there = fs::remove_file(&path);
         if let Some(svg) = chart.svg() {
             fs::write(&path, svg).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -33,7 +33,7 @@ fn drop_pages(path: &Path) -> io::Result<Option<f64>> {
     file.sync_all()?;
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
     let left = share_in_memory(&file)?;
-    // What looking has brought in again.
+    // The check has loaded pages again.
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
     Ok(left)
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What a reader of the figures must know about it.
+/// The facts that a reader of the figures needs.
 #[derive(Serialize, Deserialize)]
 pub struct Machine {
     /// Name of the processor.

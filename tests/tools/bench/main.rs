@@ -118,8 +118,8 @@ fn kinds(names: Option<&str>) -> Result<Vec<Kind>, String> {
     }
 }
 
-/// What another run left in the folder of the report. An error when that cannot be read or is not of this machine and
-/// this shape, since the new results would take its place.
+/// The results of an earlier run in the folder of the report. It is an error when they cannot be read, or belong to
+/// another machine or shape, since the new results would replace them.
 fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
     let elsewhere = |problem: String| format!("{problem}; give another folder with --report");
     let Some(earlier) = Results::earlier(&args.report).map_err(elsewhere)? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What several measurements of the same thing amount to.
+//! Statistics of repeated measurements.
 
 use serde_json::Value;
 

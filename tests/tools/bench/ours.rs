@@ -66,7 +66,7 @@ fn text(error: Error) -> String {
     error.to_string()
 }
 
-/// Of the mappings of `path` in the text of `/proc/self/smaps`.
+/// The share of huge pages in the mappings of `path`, from the text of `/proc/self/smaps`.
 fn huge_share(smaps: &str, path: &str) -> f64 {
     let (mut inside, mut resident, mut huge) = (false, 0.0, 0.0);
     for line in smaps.lines() {

@@ -27,7 +27,7 @@ const CROWDED_TOKENS: usize = 8;
 pub enum Effort {
     /// A first impression.
     Quick,
-    /// What `make bench` does.
+    /// The runs of `make bench`.
     Usual,
     /// All contexts and lengths of olmo-bench too.
     Full,

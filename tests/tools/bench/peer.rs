@@ -16,7 +16,7 @@ pub struct Program {
     pub name: &'static str,
     script: &'static str,
     converter: &'static str,
-    /// What the converter makes is called so.
+    /// The suffix of the converter's output.
     suffix: &'static str,
 }
 
@@ -42,7 +42,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// Of a virtual environment, with the scripts of the repository that this was built in.
+    /// A Python of a virtual environment, with the scripts of the repository that this was built in.
     pub fn new(environment: &Path) -> Result<Python, String> {
         let scripts = repository().join("scripts/peers");
         let python = environment.join("bin/python");

@@ -49,7 +49,7 @@ pub struct Own {
     pub baseline: Vec<Value>,
 }
 
-/// What was measured on one model file.
+/// The measurements of one model file.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct OfKind {
     /// Name of the kind.
@@ -134,7 +134,7 @@ pub struct Comparison {
     /// Root mean square of the differences between its logits and ours, relative to ours: shows that both run the same
     /// model.
     pub logits_differ: f64,
-    /// What was measured by turns.
+    /// The measurements by turns.
     pub contests: Vec<Contest>,
 }
 

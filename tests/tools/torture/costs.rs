@@ -119,7 +119,7 @@ fn long(mib: usize, begin: &str, piece: &str, end: &str) -> String {
     format!("{begin}{}{end}", piece.repeat((mib << 20) / piece.len() - 1))
 }
 
-/// What `entry` makes of 0 to `n`, with commas between.
+/// A list of `entry` for 0 to `n`, with commas between.
 fn list(n: usize, entry: impl Fn(usize) -> String) -> String {
     (0..n).map(entry).collect::<Vec<_>>().join(",")
 }

@@ -1,4 +1,4 @@
-//! What a part of the torture found out, and the table of all of it.
+//! The result of a part of the torture, and the table of all results.
 
 use std::fmt::Write;
 

@@ -45,7 +45,7 @@ struct Stage<'r> {
     work: Work,
     /// Whether it replaces old files.
     force: bool,
-    /// What it leaves when nothing happens.
+    /// The files of an undisturbed run.
     new: BTreeMap<String, Vec<u8>>,
 }
 
@@ -59,7 +59,7 @@ impl<'r> Stage<'r> {
         Stage { runs, work, force, new: files(&runs.out()) }
     }
 
-    /// What it does, for people.
+    /// Its description for people.
     fn name(&self) -> String {
         let place = if self.force { "old files" } else { "no files" };
         format!("{}, {place}", format!("{:?}", self.work).to_lowercase())

@@ -16,13 +16,13 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What is done to the file.
+/// Changes of the file.
 const CHANGES: [&str; 3] = ["cut short", "written to", "replaced"];
 /// The name of every damaged file, each in its own folder, so that output does not depend on the copy.
 const VICTIM: &str = "victim.olmo";
 /// From this age on a file does not count as recently changed.
 const AGED: Duration = Duration::from_millis(2100);
-/// Of fewer runs than this all may be over before the change.
+/// With fewer runs than this all may be over before the change.
 const FEW: u64 = 20;
 /// The number of files that age at the same time.
 const N_AGEING: usize = 12;
@@ -134,7 +134,7 @@ fn prepare() -> Result<(Files, Vec<Phase>), String> {
     Ok((Files { folder, first, second, ageing: VecDeque::new(), n_copies: 0 }, phases))
 }
 
-/// What a phase yields for either model.
+/// The output of a phase for either model.
 struct Expected<'a> {
     phase: &'a Phase,
     results: [Vec<u8>; 2],

@@ -108,7 +108,7 @@ impl Ended {
     }
 }
 
-/// What fails.
+/// The call that fails, and how.
 struct Injection<'a> {
     /// The names of the calls.
     calls: &'a str,
