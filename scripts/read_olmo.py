@@ -3,20 +3,20 @@
 
     read_olmo.py MODEL                  lists what is in the file
     read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
-    read_olmo.py --judge                of each path on standard input, a line of JSON: what is in the file, under the
-                                        keys of olmo-pack inspect --json, or why it is refused,
-                                        which it also is where it cannot be read
+    read_olmo.py --judge                prints a line of JSON for each path on standard input: the facts of the file,
+                                        under the keys of olmo-pack inspect --json, or why it is refused or cannot be
+                                        read
 
-A file is accepted, by each of them, as format-spec.md has it: what opening it and its sections say is right. Of the
-tensors only the digests are looked at, by --export. That `min_magnitude` is the smallest of their magnitudes, and that
-padding is zero, is what olmo-pack verify checks.
+Each of them checks the header, the index and the sections of a file as format-spec.md defines them. Of the tensors only
+the digests are checked, by --export. olmo-pack verify also checks that `min_magnitude` is their smallest magnitude, and
+that padding is zero.
 
-In a program, `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint. Where that is too much,
-`Model(path)` opens the file, and of it
+In a program, `read(path)` returns {name: array}, every array f32 in the shape of the checkpoint. If that is too much,
+`Model(path)` opens the file:
 
-    model.rows(name, start, stop)   decodes some rows of a matrix to f32, and reads the panels that they lie in
+    model.rows(name, start, stop)   decodes some rows of a matrix to f32, and reads only the panels of these rows
     model.matrix(name)              decodes a whole matrix
-    model.panels(name)              is a view of a plain matrix in the file, of which nothing is read or copied
+    model.panels(name)              is a view of a plain matrix in the file; it reads and copies nothing
 """
 
 import argparse
@@ -58,8 +58,7 @@ FEATURE_BF12 = 1
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
 STEPS_PER_RAW_STEP = 8
-# So many panels of a matrix are decoded at a time, so that no more memory than the result is needed beside a few of
-# them.
+# Panels of a matrix that are decoded at a time, so that decoding needs little memory in addition to the result.
 PANELS_AT_A_TIME = 32
 PLAIN, BF12 = 0, 1
 F32, BF16 = 1, 2
@@ -97,12 +96,13 @@ CHAT = struct.Struct("<6I")
 CHAT_STYLE = struct.Struct("<12H14II")
 PRE_TOKENIZERS = {1: "dolma2", 2: "GPT-2"}
 WITHOUT_SYSTEM, WITH_SYSTEM, TAKES_BLANK, HAS_DATES = 1, 2, 4, 8
-# What steers a terminal or the order of text stands escaped in lines: control characters, separators of lines and
-# paragraphs, what turns the order around, and annotations.
-STEERING = (
+# Characters that control a terminal or the order of text are escaped in lines: control characters, separators of lines
+# and paragraphs, bidirectional controls, and annotations.
+DISPLAY_CONTROLS = (
     *range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC),
 )
-ESCAPES = {code: f"\\u{{{code:x}}}" for code in STEERING} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+ESCAPES = {code: f"\\u{{{code:x}}}" for code in DISPLAY_CONTROLS}
+ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 # Bytes that no UTF-8 text has.
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
@@ -122,7 +122,7 @@ LAYER_TENSORS = (
 
 
 class FormatError(Exception):
-    """The file is not what format-spec.md describes; the text says where."""
+    """The file does not follow format-spec.md; the text names the place."""
 
 
 def expect(place, found, expected):
@@ -220,7 +220,7 @@ class Model:
         within("tie_word_embeddings", 0, 1)
         within("rope_type", 0, 1 if olmo3 else 0)
         within("rms_norm_eps", LAYER_NORM_EPS if olmo1 else 1e-12, LAYER_NORM_EPS if olmo1 else 1)
-        # Only +0 says that nothing is clipped.
+        # Only +0 means that nothing is clipped.
         if struct.pack("<d", config["clip_qkv"]) != bytes(8):
             if not olmo1:
                 raise FormatError("clip_qkv: only OLMo-1 clips")
@@ -241,7 +241,7 @@ class Model:
             ("yarn_truncate", 0, 1),
         ):
             within(name, low if yarn else 0, high if yarn else 0)
-            # Only +0 says that there is none.
+            # Only +0 means that there is none.
             if not yarn and name.startswith("yarn_") and struct.pack("<d", config[name]) != bytes(8):
                 raise FormatError(f"{name}: found {config[name]}, expected 0")
         if yarn and config["rope_theta"] <= 1:
@@ -300,7 +300,7 @@ class Model:
             previous = kind
 
     def _check_layout(self):
-        """Computes where everything lies, and compares it with the index."""
+        """Computes the layout, and compares it with the index."""
         self.matrices = self.records[0][2]
         if self.matrices not in DTYPE_NAMES:
             raise FormatError(f"element type {self.matrices} is unknown")
@@ -355,7 +355,7 @@ class Model:
         expect("data length", self.data_bytes, cursor - self.data_offset)
 
     def _read_tables(self):
-        """The tables of coded tensors: self.tables[position] is (exponents, raw), where raw[panel, step] tells raw
+        """The tables of bf12 tensors: self.tables[position] is (exponents, raw), where raw[panel, step] is true for raw
         steps.
         """
         data, at = self.section(BF12_SECTION), 0
@@ -380,7 +380,7 @@ class Model:
             at += size
 
     def _decode(self, data, exponents, raw):
-        """The bf16 numbers of a coded matrix, in the order of plain panels."""
+        """The bf16 numbers of a bf12 matrix, in the order of plain panels."""
         raw = raw.reshape(-1)
         sizes = np.where(raw, RAW_STEP_BYTES, CODED_STEP_BYTES)
         offsets = np.cumsum(sizes) - sizes
@@ -410,8 +410,8 @@ class Model:
         return self.tensor(self._matrix_position(name))
 
     def rows(self, name, start, stop):
-        """Rows start to stop of a matrix, [stop - start, columns] f32. Reads the panels that they lie in, and checks no
-        digest, which is that of all of them. A range that the matrix does not have is an IndexError."""
+        """Rows start to stop of a matrix, [stop - start, columns] f32. Reads only the panels of these rows, and
+        checks no digest, as it covers all panels. A range that the matrix does not have is an IndexError."""
         position = self._matrix_position(name)
         rows = self.shapes[position][3]
         if not 0 <= start <= stop <= rows:
@@ -419,17 +419,17 @@ class Model:
         return self._rows(position, start, stop)
 
     def panels(self, name):
-        """The panels of a plain matrix where they lie in the file, as a numpy.memmap that cannot be written to. Nothing
-        is read before it is used, and no digest is checked.
+        """The panels of a plain matrix in the file, as a read-only numpy.memmap. Nothing is read before it is used, and
+        no digest is checked.
 
         f32     [panels, columns, 64] float32: row r, column c is at [r // 64, c, r % 64]
         bf16    [panels, (columns + 1) // 2, 64, 2] uint16: it is at [r // 64, c // 2, r % 64, c % 2]
 
-        What lies beyond the last row and column is zero. A coded matrix has no such view: that is a ValueError.
+        Elements beyond the last row and column are zero. A bf12 matrix has no such view: that is a ValueError.
         """
         position = self._matrix_position(name)
         if self.tables[position] is not None:
-            raise ValueError(f"{name}: is coded in 12 bits; rows() and matrix() decode it")
+            raise ValueError(f"{name}: is bf12; rows() and matrix() decode it")
         return self._panels(position)
 
     def _matrix_position(self, name):
@@ -451,7 +451,7 @@ class Model:
         return self._data(position).view("<u2").reshape(-1, align(columns, 2) // 2, PANEL_ROWS, 2)
 
     def _decoded_panels(self, position, first, end):
-        """Some panels of a coded matrix as they would be if it were plain."""
+        """Some panels of a bf12 matrix, decoded to plain panels."""
         exponents, raw = self.tables[position]
 
         def begin(panel):
@@ -527,7 +527,7 @@ class Model:
         return sources
 
     def provenance(self):
-        """{key: value} of how the file was made, empty when it does not say."""
+        """{key: value} of how the file was made, empty without such a section."""
         text = utf8("provenance", self.section(4) or b"")
         lines = text.removesuffix("\n").split("\n") if text else []
         pairs = (line.removesuffix("\r").partition("=") for line in lines)
@@ -628,7 +628,7 @@ class Model:
                 formats = some.split("\0")[1::2]
                 is_open = some.count("\0") % 2 == 1
                 if is_open or (formats and not chat["has_dates"]) or not all(map(is_date, formats)):
-                    raise FormatError("chat: a date that is none")
+                    raise FormatError("chat: an invalid date format")
             for rule in rules:
                 cut, strip_cut, strip = rule >> 8, rule >> 4 & 15, rule & 15
                 possible = cut <= 2 and strip_cut <= (6 if cut else 0) and strip <= 6
@@ -701,7 +701,7 @@ def utf8(place, data):
 
 
 def one_line(text):
-    """Text of a file or a path for a line: what steers is escaped, so that the line stays one."""
+    """Text of a file or a path for a line: display controls are escaped, so that it stays one line."""
     return text.translate(ESCAPES)
 
 
@@ -712,7 +712,7 @@ def is_date(text):
 
 
 def npy_header(data):
-    """(element type, shape) of everything before the numbers of an .npy file, as format-spec.md has it."""
+    """(element type, shape) of everything before the numbers of an .npy file, as format-spec.md defines it."""
     begin = {b"\x01\x00": 10, b"\x02\x00": 12, b"\x03\x00": 12}.get(data[6:8])
     if data[:6] != b"\x93NUMPY" or begin is None or len(data) < begin:
         raise FormatError("sources: a header that does not begin like one")
@@ -763,7 +763,7 @@ def listing(model):
         yield f"  {key} {value}"
     for (name, _, _, rows, columns), record in zip(model.shapes, model.records):
         shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
-        coded = f", coded, {record[5]} raw steps" if record[4] == BF12 else ""
+        coded = f", bf12, {record[5]} raw steps" if record[4] == BF12 else ""
         yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes{coded}"
     for kind, (offset, size, _) in model.sections.items():
         yield f"  section {SECTION_NAMES.get(kind, kind)} at {offset}, {size} bytes"
@@ -816,7 +816,7 @@ def judged(path):
         numbers.update(model._data(position).tobytes() if vector else model._rows(position, 0, rows).tobytes())
         tensors.append({
             "name": name, "shape": [rows] if vector else [rows, columns], "dtype": DTYPE_NAMES[record[2]],
-            "layout": "vector" if vector else "panels64", "encoding": "coded" if record[4] else "plain",
+            "layout": "vector" if vector else "panels64", "encoding": "bf12" if record[4] else "plain",
             "n_raw_steps": record[5], "offset": record[8], "bytes": record[9], "digest": f"{record[10]:016x}",
             "min_magnitude": struct.unpack("<f", struct.pack("<I", record[11]))[0], "rounded": bool(record[12]),
             "source_dtype": source[0], "source_digest": None if source[2] is None else f"{source[2]:016x}",
@@ -862,7 +862,7 @@ def judge():
             answer = judged(path)
         except (FormatError, OSError, MemoryError) as error:
             answer = {"refused": reason(error)}
-        # The only character that steers of those that JSON in ASCII has.
+        # JSON in ASCII has only this display control.
         print(json.dumps(answer).replace("\x7f", "\\u007f"), flush=True)
 
 
@@ -904,7 +904,7 @@ def main():
         judge() if arguments.judge else show(arguments.model, arguments.export)
         sys.stdout.flush()
     except BrokenPipeError:
-        # A reader that has seen enough is no error.
+        # A closed pipe is not an error.
         discard_output()
     except (FormatError, OSError, MemoryError) as error:
         discard_output()

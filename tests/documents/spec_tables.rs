@@ -1,5 +1,5 @@
-//! `format-spec.md` and the code say the same: every table of the document is read and compared with the structs,
-//! constants and functions that define the format.
+//! `format-spec.md` agrees with the code: every table of the document is read and compared with the structs, constants
+//! and functions that define the format.
 
 use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::{
@@ -84,7 +84,7 @@ fn type_bytes(text: &str) -> Option<usize> {
         "u32" => 4,
         "u64" | "f64" => 8,
         "struct" => return None,
-        other => panic!("{other:?} is no type of the format"),
+        other => panic!("unknown type {other:?}"),
     };
     Some(bytes * count)
 }
@@ -221,7 +221,7 @@ fn roles_match_the_code() {
                 "kv" => kv,
                 "f" => config.intermediate_size,
                 "V" => config.vocab_size,
-                other => panic!("{other:?} is no size"),
+                other => panic!("unknown size {other:?}"),
             })
             .collect();
         assert_eq!(spec.shape(), sizes, "{}", row[1]);
@@ -235,7 +235,7 @@ fn roles_match_the_code() {
     let tied = tensors_of(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
     assert_eq!(tied.len(), specs.len() - 1);
     assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
-    // OLMo-1 has the same in the same order, but for the norms.
+    // OLMo-1 has the same in the same order, without the norms.
     let olmo1 = tensors_of(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
     let norms = [5, 6, 8, 12, 13];
     let matrices: Vec<_> = specs.iter().filter(|spec| !norms.contains(&spec.role.code())).copied().collect();

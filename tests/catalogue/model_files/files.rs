@@ -1,4 +1,4 @@
-//! Rows O1 to O3, O24 and O25: what is no model file, other formats, and files with readers or unfinished.
+//! Rows O1 to O3, O24 and O25: files that are not model files, other formats, and files with readers or unfinished.
 
 use super::HUGE;
 use super::model::Model;
@@ -151,7 +151,7 @@ fn o24_readers_keep_the_file_they_opened() {
 fn o25_refuses_file_of_interrupted_pack() {
     let model = Model::plain();
     let mut report = Report::new("O25");
-    // The header comes last, whatever else is there.
+    // The header comes last.
     let mut bytes = model.good.clone();
     bytes[..HEADER_BYTES].fill(0);
     let says = ["zeros, as an unfinished copy or packing leaves"];

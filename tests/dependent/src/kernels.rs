@@ -64,7 +64,7 @@ fn exponents() -> Exponents {
     Exponents::commonest(&[0; 256])
 }
 
-pub fn coded(calls: &mut Calls, _: &Path) {
+pub fn bf12(calls: &mut Calls, _: &Path) {
     let bytes = vec![0x11u8; 1 << 16];
     let x = vec![0x3f80_3f80u32; 1024];
     let raw: [&[u32]; 8] = [&[], &[0], &[4], &[5], &[u32::MAX], &[1, 0], &[2, 2], &[0, 1, 2, 3, 4]];
