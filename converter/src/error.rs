@@ -257,8 +257,7 @@ pub fn shown_path(path: &Path) -> String {
 }
 
 /// `value` as one line of JSON. Control and bidirectional characters that JSON does not require to be escaped are
-/// escaped
-/// too; they occur only in strings.
+/// escaped too; they occur only in strings.
 pub(crate) fn json_line(value: &serde_json::Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {

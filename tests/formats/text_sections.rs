@@ -80,7 +80,7 @@ fn vocabulary_has_the_length_of_its_head() {
     ] {
         let model = changed(&file, section::VOCABULARY, |section| Field { at, bytes: length }.set(section, value));
         let error = Vocabulary::new(&model).err().expect(name).to_string();
-        let found = format!("m.olmo: vocabulary: found {n_bytes} bytes, expected the length that its head says");
+        let found = format!("m.olmo: vocabulary: found {n_bytes} bytes, expected the length in its head");
         assert_eq!(error, found + DAMAGED, "{name}");
     }
 }
@@ -115,7 +115,7 @@ fn unsupported_tokenizer_gives_the_reason() {
     };
     assert_eq!(
         head(offset_of!(TokenizerHead, kind), 77),
-        "its tokenizer is of kind 77, which this version of olmo-infer does not know"
+        "its tokenizer is of kind 77, which this version of olmo-infer does not support"
     );
     let pre_tokenizer = head(offset_of!(TokenizerHead, pre_tokenizer), 9);
     let expected = "m.olmo: tokenizer: found pre-tokenizer 9, expected what format-spec.md describes";
@@ -128,7 +128,7 @@ fn unsupported_tokenizer_gives_the_reason() {
         section[size_of::<TokenizerHead>()..][..8].copy_from_slice("why\n\u{1b}\u{9b}m".as_bytes());
     });
     let error = tokenizer(&open(&unknown)).expect_err("not known").to_string();
-    let rest = error.strip_prefix("its tokenizer is not known to olmo-pack: why\\n\\u{1b}\\u{9b}m");
+    let rest = error.strip_prefix("olmo-pack does not support its tokenizer: why\\n\\u{1b}\\u{9b}m");
     let rest = rest.expect("one line");
     assert!(!rest.is_empty() && rest.bytes().all(|byte| byte == b'z'), "{rest}");
     let folder = TempDir::new("sections-unknown");

@@ -53,6 +53,9 @@ fn score_matches_the_program() {
     let (found, expected): (f64, _) = (found.parse().expect("a number"), line["mean_nll"].as_f64().expect("a number"));
     assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found} {expected}");
     assert!(rest.starts_with("nats a token, perplexity "), "{rest}");
+    // Several files in the same passes: the same bits, a line each.
+    let line = finished.ok();
+    assert_eq!(run(SCORE, [&model, &tokens, &tokens]).ok(), line.repeat(2));
 
     let one = folder.join("one.bin");
     fs::write(&one, 70u32.to_le_bytes()).expect("written");

@@ -108,8 +108,7 @@ fn nested_run_of_one_team_is_refused() {
         (from_the_body, refused.into_inner())
     });
     let (from_the_body, refused) = inner.expect("runs");
-    let line =
-        "this run would wait for the end of another one that it is part of; leave that first, or open the model twice";
+    let line = "this run would wait for the end of a run that it is part of; end that first, or open the model twice";
     assert_eq!((from_the_body, refused), (Err(line.into()), 1000));
 }
 

@@ -147,7 +147,8 @@ fn refuses_long_texts_with_little_memory() {
         run("sh", ["-c", &format!("ulimit -v 40000; exec {INFER} {} {} --tokenize", model.display(), text.display())]);
     assert!(refused.refused(1).contains("more than 64 MiB of text, expected less; split it"), "{}", refused.stderr);
     let refused = limited("--detokenize /dev/zero");
-    let says = "more than 67108864 tokens, expected at most 67108864, as many as become text in one go; split the file";
+    let says =
+        "more than 67108864 tokens, expected at most 67108864, the most that are detokenized at once; split the file";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
     let refused = limited("--prompt - < /dev/zero");
     let says = "standard input: more than 1048576 bytes, too many for the 2048 positions of the model";
@@ -373,7 +374,7 @@ fn unknown_tokenizer_disables_only_text() {
     let packed = run(PACK, [&weights, &model]);
     assert!(packed.ok().contains("  tokenizer   none: its normalizer is Lowercase\n"), "{}", packed.stdout);
     let refused = infer(&model, &["--prompt", "Hi"]);
-    let says = "its tokenizer is not known to olmo-pack: its normalizer is Lowercase, so --prompt cannot be used";
+    let says = "olmo-pack does not support its tokenizer: its normalizer is Lowercase, so --prompt cannot be used";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
     run(PACK, ["verify".as_ref(), model.as_os_str()]).ok();
     let inspected = run(PACK, ["inspect".as_ref(), model.as_os_str()]);

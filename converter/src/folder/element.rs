@@ -1,8 +1,7 @@
 //! The element types of `.npy` files, and their exact conversion to f32 and back.
 //!
 //! All conversions work on bit patterns, so that NaN payloads, signed zeros and denormals survive: a conversion
-//! instruction
-//! of the processor would quiet NaNs.
+//! instruction of the processor would quiet NaNs.
 
 use olmo_infer::internals::format::Dtype;
 

@@ -34,8 +34,7 @@ pub struct Listing {
     /// Names of the tensors, sorted, so that the directory order does not matter.
     pub tensors: BTreeSet<String>,
     /// Weights files that cannot hold a tensor of the model: `.npy` files with names that are not UTF-8, safetensors
-    /// files
-    /// that do not belong to the checkpoint.
+    /// files that do not belong to the checkpoint.
     pub strays: Vec<PathBuf>,
     /// Whether `config.json` is there.
     pub has_config_json: bool,
@@ -73,8 +72,7 @@ impl Listing {
     ///
     /// # Errors
     /// It does not exist, is not a folder or not readable, has no weights or two kinds of them, or has safetensors
-    /// files that
-    /// are invalid or do not belong together.
+    /// files that are invalid or do not belong together.
     pub fn read(folder: &Path) -> Result<Listing, Error> {
         let expected = "a folder of .npy or safetensors files";
         let metadata = fs::metadata(folder).map_err(|error| match error.kind() {

@@ -144,11 +144,9 @@ fn changed(path: &Path) -> Problem {
 }
 
 /// Rejects a file of `folder` that is a link, or behind one, to a file elsewhere: the author of an untrusted folder
-/// could
-/// put a file of its user into the model. A link into the folder itself is followed. So is one into the blobs of a
-/// `huggingface_hub` cache: that which contains the folder, or the blobs of any model, as older versions left them in
-/// other
-/// folders.
+/// could put a file of its user into the model. A link into the folder itself is followed. So is one into the blobs of
+/// a `huggingface_hub` cache: that which contains the folder, or the blobs of any model, as older versions left them in
+/// other folders.
 ///
 /// # Errors
 /// The target of the link, or the error of the OS.

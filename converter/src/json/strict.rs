@@ -1,6 +1,5 @@
 //! JSON without duplicate keys. serde_json keeps the last of two equal keys; here that is an error, because two
-//! programs
-//! that read the same file must not see two models.
+//! programs that read the same file must not see two models.
 
 use crate::error::shortened;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};

@@ -1,6 +1,5 @@
 //! The weights folder as a model: checks that its tensors are exactly those of the configuration, and records the
-//! origin of
-//! each value.
+//! origin of each value.
 
 use crate::error::{Error, Problem, Problems, shown_path};
 use crate::folder::element::SourceType;

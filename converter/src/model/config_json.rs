@@ -1,8 +1,7 @@
 //! `config.json` as transformers 4.x and 5.x write it.
 //!
 //! A key that the class of transformers would silently default is an error here: those defaults are not the values of
-//! the
-//! released models. Only keys that transformers itself omits may be absent.
+//! the released models. Only keys that transformers itself omits may be absent.
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;

@@ -1,6 +1,5 @@
 //! `generation_config.json`: the EOS ids and the recommended sampling settings. transformers generates with this file
-//! and
-//! not with `config.json`; the EOS ids of instruct models differ, as they also stop at the end of a turn.
+//! and not with `config.json`; the EOS ids of instruct models differ, as they also stop at the end of a turn.
 
 use crate::error::{Error, Problem, escaped, shortened};
 use crate::folder::source_file;
@@ -70,8 +69,7 @@ impl GenerationConfig {
     }
 
     /// Parses the file in `bytes`; `path` is for messages. Invalid sampling settings are not an error, as no weight
-    /// depends on
-    /// them: they are dropped with a warning.
+    /// depends on them: they are dropped with a warning.
     ///
     /// # Errors
     /// They are not JSON, or have invalid token ids.

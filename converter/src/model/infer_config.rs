@@ -2,8 +2,7 @@
 //! constants of the published OLMo-2 models if the widths match exactly.
 //!
 //! Shapes do not determine a window, a RoPE base, the number of heads, or the clipping of OLMo-1. An Olmo-3 model with
-//! the
-//! constants of OLMo-2 generates fluent nonsense without an error, so every uncertain value must be given.
+//! the constants of OLMo-2 generates fluent nonsense without an error, so every uncertain value must be given.
 
 use crate::error::{Error, Problem};
 use crate::folder::listing::Listing;

@@ -5,8 +5,7 @@
 //! full-attention layers only: the models were trained so, though transformers 5.0 to 5.12 computed otherwise.
 //!
 //! A file that was saved again can state a value in several of these spellings. It is accepted if they agree. If they
-//! do
-//! not, versions of transformers read it differently, and it is rejected.
+//! do not, versions of transformers read it differently, and it is rejected.
 
 use crate::error::Problem;
 use crate::model::config_json::Keys;
@@ -114,8 +113,7 @@ pub fn yarn_of_flags(flags: &Flags, max_positions: usize) -> Option<Option<Yarn>
 }
 
 /// transformers 4.x: `rope_theta` and `rope_scaling`. A null `rope_scaling` counts as absent, as later versions write
-/// it
-/// next to `rope_parameters`.
+/// it next to `rope_parameters`.
 fn top_level(at: &Keys<'_>, max_positions: usize) -> Result<Spelling, Problem> {
     let theta = at.real("rope_theta")?;
     let Some(keys) = at.keys("rope_scaling", "rope_scaling.")? else {
@@ -256,8 +254,7 @@ fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Proble
 }
 
 /// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, or 1 without stretching (`modeling_rope_utils.py`). The value
-/// is
-/// stored in the file, so the logarithm is that of libm, which is the same on every machine.
+/// is stored in the file, so the logarithm is that of libm, which is the same on every machine.
 fn mscale(factor: f64, m: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * libm::log(factor) + 1.0 }
 }

@@ -1,11 +1,8 @@
 //! Chat templates run in a child process.
 //!
 //! A template is untrusted code: it can overflow the stack, exhaust memory, and make the interpreter panic. So the
-//! program
-//! starts itself with [`ARGUMENT`]. That process drops its privileges and lowers its limits, reads the template, and
-//! writes
-//! the bytes of a section `CHAT`. The packing process survives any outcome: it validates the answer like an untrusted
-//! file,
+//! program starts itself with [`ARGUMENT`]. That process lowers its resource limits, reads the template, and writes the
+//! bytes of a section `CHAT`. The packing process survives any outcome: it validates the answer like an untrusted file,
 //! and treats a crash as an unusable template.
 
 use crate::error::Error;
@@ -38,8 +35,7 @@ const MEMORY_MIB: u64 = 128;
 /// Stack of the thread that runs the template: published templates nest only a few values.
 const STACK_BYTES: usize = 16 << 20;
 /// CPU time limit in seconds; published templates use a few hundredths. Waiting does not count. A slower machine, or
-/// one
-/// with contended caches and cores, needs more: a template near the limit can be usable on one machine and not on
+/// one with contended caches and cores, needs more: a template near the limit can be usable on one machine and not on
 /// another.
 const CPU_SECONDS: u64 = 5;
 /// Longest wall-clock wait: the process may be stopped, or wait long for a CPU.
@@ -331,7 +327,7 @@ pub fn serve() -> Result<(), Error> {
     stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(|error| failed("cannot write", error))
 }
 
-/// Drops the rights that a template does not need, permanently.
+/// Lowers the resource limits of this process for good; the kernel kills it when its parent dies.
 fn limit() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // Memory already mapped does not count; sanitizers map much.

@@ -1,6 +1,5 @@
 //! Probe contents for chat templates: contents that reveal what is stripped or cut, contents with the strings, lengths
-//! and
-//! numbers of the template itself, and random ones.
+//! and numbers of the template itself, and random ones.
 
 use crate::text::jinja::Names;
 use crate::text::template_source::{tags, texts};

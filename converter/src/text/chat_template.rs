@@ -203,8 +203,7 @@ impl Deriver<'_> {
     }
 
     /// Finds contents that the template treats specially: blank ones, those with a string of the template, and those
-    /// with a
-    /// length that it may test.
+    /// with a length that it may test.
     fn find_exceptions(&self, chat: &mut Chat, tried: &Tried) -> Result<(), String> {
         let unsupported = || "its chat template does more than put text around each turn".to_string();
         let think = chat_probes::think_begin(&self.think_end);
@@ -222,8 +221,7 @@ impl Deriver<'_> {
             }
         }
         // A string that the template acts on is reserved: no message may contain it. Shorter strings would occur in
-        // normal
-        // messages.
+        // normal messages.
         let reserve = |chat: &mut Chat, texts: &[&String]| {
             let longest = texts.iter().max_by_key(|text| text.trim().chars().count());
             let text = longest.map(|text| text.trim().to_string()).unwrap_or_default();
@@ -267,8 +265,7 @@ impl Deriver<'_> {
     }
 
     /// Whether the template's output equals that of `chat`, or `chat` rejects the messages, for conversations of one to
-    /// four
-    /// turns in which message `i` is `content(i)`.
+    /// four turns in which message `i` is `content(i)`.
     fn agrees<'c>(&self, chat: &Chat, content: impl Fn(usize) -> &'c String) -> bool {
         [false, true].into_iter().filter(|&with_system| has_style(chat, with_system)).all(|with_system| {
             let most = if chat.takes_turns(with_system) { 4 } else { 1 };
@@ -309,8 +306,7 @@ impl Deriver<'_> {
     }
 
     /// Compares `chat` with the template on conversations not used for the derivation. A style whose conversations of
-    /// several
-    /// turns differ keeps only the first turn.
+    /// several turns differ keeps only the first turn.
     fn verify(&self, mut chat: Chat, tried: &Tried) -> Result<Chat, String> {
         for with_system in [false, true] {
             if !has_style(&chat, with_system) {
@@ -413,8 +409,7 @@ mod tests {
     }
 
     /// Whether the derived format rejects the conversation of these user messages and answers. If it accepts them, it
-    /// must
-    /// reproduce the template.
+    /// must reproduce the template.
     #[track_caller]
     fn is_refused(template: &str, contents: &[&str]) -> bool {
         let names = vec![("bos_token".to_string(), "<|endoftext|>".to_string())];

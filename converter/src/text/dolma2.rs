@@ -1,6 +1,5 @@
 //! The tokenizer of OLMo-2 and Olmo-3, recognized by its vocabulary: a `vocab.txt` has no merges, but in this
-//! vocabulary the
-//! id of a token is its rank.
+//! vocabulary the id of a token is its rank.
 
 use crate::text::vocab::Vocabulary;
 use olmo_infer::internals::format::{ADDED_SPECIAL, AddedToken, Merge, TOKENIZER_BYTE_PAIRS, TokenizerHead, digest};
@@ -18,8 +17,7 @@ const DIGEST: u64 = 0x64f9_2485_44ab_d515;
 const SPECIAL: [u32; 8] = [100_257, 100_258, 100_259, 100_260, 100_264, 100_265, 100_276, 100_277];
 
 /// The section `TOKENIZER` for the vocabulary of dolma2; `None` for any other. The names of the added tokens may
-/// differ, as
-/// in Olmo-3's instruct models.
+/// differ, as in Olmo-3's instruct models.
 pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
     if !vocabulary.iter().map(|(id, _)| id).eq(0..N_TOKENS as u32) {
         return None;

@@ -2,8 +2,7 @@
 //! `utils/chat_template_utils.py`, on top of minijinja.
 //!
 //! Where minijinja and jinja2 differ, this follows jinja2 or reports an error. `tests/chat_templates` compares both
-//! with the
-//! real library, and lists the expressions that still print differently: no known chat template uses them.
+//! with the real library, and lists the expressions that still print differently: no known chat template uses them.
 
 use crate::error::shortened;
 use crate::text::python_json::tojson;

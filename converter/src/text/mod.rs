@@ -107,13 +107,11 @@ impl Text {
     }
 
     /// Reads the text files of `folder`. `vocab` replaces its vocabulary: a `vocab.txt` or a `tokenizer.json`.
-    /// `program` runs a
-    /// chat template. Rejects a file that `target` would replace.
+    /// `program` runs a chat template. Rejects a file that `target` would replace.
     ///
     /// # Errors
     /// A file cannot be read, has invalid content, or contradicts another. An unsupported tokenizer or chat template is
-    /// not an
-    /// error.
+    /// not an error.
     pub fn read(
         folder: &Path,
         vocab: Option<&Path>,

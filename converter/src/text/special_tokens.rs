@@ -1,6 +1,5 @@
 //! The variables for tokens in a chat template, and the choice of a model's template, as in transformers 5. The rules
-//! are in
-//! `tests/chat_templates/README.md`.
+//! are in `tests/chat_templates/README.md`.
 
 use crate::text::jinja::Names;
 use olmo_infer::internals::format::config::Architecture;
@@ -101,8 +100,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The template in effect; `None` if there is none, an error if it is not found. `special_tokens_map.json` precedes
-    /// the
-    /// template files, and those precede `tokenizer_config.json`.
+    /// the template files, and those precede `tokenizer_config.json`.
     pub fn template(&self, files: &TemplateFiles) -> Result<Option<(String, Origin)>, String> {
         if let Some(value) = self.map().and_then(|map| map.get("chat_template")).filter(|value| !value.is_null()) {
             return default_of(value).map(|template| Some((template, Origin::SpecialTokensMap)));

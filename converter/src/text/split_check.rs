@@ -2,8 +2,7 @@
 //!
 //! Some versions of transformers save the tokenizer of OLMo-2 and Olmo-3 with the split of GPT-2. Its ids are valid and
 //! detokenize correctly, but the model was trained with other ids. Every token made by merges was once inside a word:
-//! if
-//! the split cannot produce such a word, it is the wrong one.
+//! if the split cannot produce such a word, it is the wrong one.
 
 use olmo_infer::internals::text::tokenizer::PreTokenizer;
 

@@ -69,8 +69,7 @@ fn body(tag: &str) -> &str {
 /// Translates a template where minijinja reads it differently from jinja2.
 ///
 /// `{% generation %}` marks the assistant's text for training, and has its own scope, as `{% with %}` has. A newline
-/// after
-/// `{% raw %}` stays. Escapes in quoted strings are those of Python.
+/// after `{% raw %}` stays. Escapes in quoted strings are those of Python.
 pub(crate) fn to_minijinja(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len());
     for piece in pieces(source) {

@@ -1,6 +1,5 @@
 //! Reads `tokenizer.json` of the crate `tokenizers`: the bytes of every token, which are defined for any kind of
-//! tokenizer.
-//! `tokenizer_section` derives the section `TOKENIZER` from it.
+//! tokenizer. `tokenizer_section` derives the section `TOKENIZER` from it.
 //!
 //! There are a hundred thousand tokens and as many merges. Both are parsed as a stream; everything else becomes a tree.
 
@@ -22,8 +21,7 @@ use std::fmt;
 use std::path::Path;
 
 /// Longest `tokenizer.json`; those of the published models have 2 to 8 MB. It is read whole, so this also limits the
-/// cost
-/// of a wrong file.
+/// cost of a wrong file.
 pub(crate) const MAX_TOKENIZER_BYTES: u64 = 12 << 20;
 
 /// Advice for an invalid file.

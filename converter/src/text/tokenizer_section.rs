@@ -2,8 +2,7 @@
 //!
 //! It supports the tokenizer of the OLMo models: byte-level byte pair encoding, words split as by dolma2 or GPT-2, and
 //! optionally NFC before. Anything else in the file that changes an id makes the tokenizer unsupported: the model can
-//! still
-//! be packed, and then accepts ids but no text.
+//! still be packed, and then accepts ids but no text.
 
 use crate::model::config_json::Keys;
 use crate::text::split_check;
@@ -50,7 +49,7 @@ pub(crate) struct Reader<'a> {
 pub(crate) enum NoSection {
     /// Why the tokenizer is not supported.
     Unknown(String),
-    /// The system gives no memory.
+    /// Out of memory.
     NoMemory,
 }
 

@@ -2,8 +2,7 @@
 //! `added_tokens.json`, as `AutoTokenizer.from_pretrained` of transformers 5 reads them.
 //!
 //! They define tokens that are matched as a whole. `tokenizers` gives new ones the next free ids; an id in a file has
-//! no
-//! effect.
+//! no effect.
 
 use crate::error::shortened;
 use serde_json::{Map, Value};
@@ -202,8 +201,7 @@ impl Settings {
     }
 
     /// Adds the tokens of a model in the order of transformers: `stated` of `tokenizer.json` with their ids, then those
-    /// of
-    /// the other files. `rebuilds`: the class uses only the tokens of `tokenizer.json`.
+    /// of the other files. `rebuilds`: the class uses only the tokens of `tokenizer.json`.
     pub(crate) fn add_all(&self, stated: &[(u32, Definition)], added: &mut AddedTokens<'_>, rebuilds: bool) {
         let mut pending: Vec<Definition> = match &self.decoder {
             Some(decoder) => decoder.clone(),

@@ -1,9 +1,8 @@
 //! Parses `vocab.txt`, one `id<TAB>token` per line, to the bytes of every token.
 //!
 //! Tokens are spelled as in GPT-2: every byte has a printable character, so that a line can hold any bytes. A token
-//! with a
-//! character outside that table is an added one (for example `<|endoftext|>` with a space in it), and means its own
-//! UTF-8.
+//! with a character outside that table is an added one (for example `<|endoftext|>` with a space in it), and means its
+//! own UTF-8.
 
 use crate::error::{Error, Problem};
 use crate::folder::source_file;
@@ -14,8 +13,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 /// Longest `vocab.txt`; that of the published models has 1.4 MB. It is read whole, so this also limits the cost of a
-/// wrong
-/// file.
+/// wrong file.
 pub(crate) const MAX_VOCAB_BYTES: u64 = 4 << 20;
 
 /// A vocabulary: ascending ids and the bytes of their tokens.
@@ -122,8 +120,7 @@ impl Vocabulary {
     }
 
     /// The bytes of the section, with an offset for every id up to the last. Built only for writing, as a file may have
-    /// few
-    /// tokens and high ids.
+    /// few tokens and high ids.
     pub fn section(&self) -> Vec<u8> {
         let n_tokens = self.ids.last().map_or(0, |last| last + 1);
         let head = VocabularyHead {

@@ -100,7 +100,7 @@ mod tests {
             (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),
             (
                 BadTable::Memory(4),
-                "the system does not give 4 bytes of memory for the tables of the model; close other programs, or \
+                "out of memory: cannot allocate 4 bytes for the tables of the model; close other programs, or \
                  raise the limit (ulimit -v)",
             ),
             (

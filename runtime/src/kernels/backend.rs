@@ -20,7 +20,8 @@ impl Backend {
         Backend { isa, gemm: !isa.has_products() }
     }
 
-    /// The backend with an instruction set of [`Isa::named`], the fastest by default, and with `own` or `gemm` products.
+    /// The backend with an instruction set of [`Isa::named`], the fastest by default, and with products by its `own`
+    /// kernels or by `gemm`.
     ///
     /// # Errors
     /// [`BackendError`].
@@ -56,7 +57,7 @@ impl Backend {
     }
 }
 
-/// Why a name stands for no backend.
+/// Why a backend cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendError {
     /// This machine has no instruction set of that name.

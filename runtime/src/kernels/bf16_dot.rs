@@ -13,8 +13,8 @@ fn flush(x: f32) -> f32 {
 }
 
 /// `w * x + acc` as the bf16 dot instruction computes it: subnormal inputs are zeros, the result is rounded to 24 bits
-/// whatever its exponent, and becomes zero of its sign when it is then below 2^-126. `w * x` must be exact in f64, as
-/// it is for bf16 numbers.
+/// regardless of its exponent, and becomes zero of its sign when it is then below 2^-126. `w * x` must be exact in f64,
+/// as it is for bf16 numbers.
 #[inline(always)]
 pub fn fma_flushed(w: f32, x: f32, acc: f32) -> f32 {
     let (w, x, acc) = (flush(w), flush(x), flush(acc));

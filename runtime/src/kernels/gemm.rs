@@ -1,4 +1,5 @@
-//! The one call of the `gemm` crate: products on CPUs without kernels of ours, and a second opinion anywhere.
+//! The one call of the `gemm` crate: products on CPUs for which there are no kernels here, and a second opinion on the
+//! others.
 
 use super::grid::OutputBlock;
 use super::tiles::check_shapes;

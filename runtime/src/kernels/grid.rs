@@ -1,7 +1,7 @@
 //! Outputs cut into blocks that threads write at the same time.
 //!
-//! A [`OutputGrid`] stands for the exclusive borrow of a row-major matrix and gives it away block by block; a [`OutputBlock`] is
-//! the exclusive borrow of one of them. `threads.rs` hands out each block once.
+//! An [`OutputGrid`] is the exclusive borrow of a row-major matrix, given away block by block; an [`OutputBlock`] is
+//! the exclusive borrow of one block. The team hands out each block once.
 
 #![allow(unsafe_code)]
 
@@ -18,8 +18,8 @@ pub struct OutputGrid<'a, T = f32> {
     owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a grid stands for an exclusive borrow of its data, and hands it to other threads only block by block through
-// `block`, whose caller promises that no block is handed out twice.
+// SAFETY: a grid holds the exclusive borrow of its data, and gives other threads only blocks, through `block`, which
+// demands of its caller that no block exists twice.
 unsafe impl<T: Send> Sync for OutputGrid<'_, T> {}
 
 impl<'a, T> OutputGrid<'a, T> {
@@ -95,13 +95,13 @@ impl<'a, T> OutputBlock<'a, T> {
         if self.columns == 0 {
             return &mut [];
         }
-        // SAFETY: `OutputGrid::block` made the block lie inside the matrix, its elements belong to this block alone, and the
-        // borrow of `self` keeps a second row from being taken at the same time.
+        // SAFETY: `OutputGrid::block` asserts that the block begins inside the matrix and cuts it at its ends. Its
+        // elements belong to this block alone, and the borrow of `self` prevents a second row at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.columns) }
     }
 
-    /// Where the block begins: good for all elements of all rows, [`OutputBlock::stride`] elements from one row to the next,
-    /// as long as the block is not used otherwise.
+    /// The first element of the block. The pointer is valid for all elements of all rows, with [`OutputBlock::stride`]
+    /// elements from one row to the next, as long as the block is not used otherwise.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.data
     }
@@ -138,7 +138,7 @@ impl<'a, T> OutputBlock<'a, T> {
     pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> OutputBlock<'_, T> {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.columns);
-        // A part without elements may be anywhere, also where the matrix has no place: it stays where the block begins.
+        // A part without elements begins where the block does: rows.start may be one past the last row.
         let is_empty = rows.is_empty() || columns.is_empty();
         let offset = if is_empty { 0 } else { rows.start * self.stride + columns.start };
         OutputBlock {

@@ -63,7 +63,7 @@ impl Isa {
         }
     }
 
-    /// Whether coded panels are decoded as fast as memory gives them; without AVX-512 that takes the processor longer.
+    /// Whether this decodes bf12 panels as fast as memory delivers them.
     pub fn suits_bf12(self) -> bool {
         matches!(self.0, Kind::Avx512Bf16 | Kind::Avx512)
     }
@@ -73,8 +73,8 @@ impl Isa {
         self.0 != Kind::Portable
     }
 
-    /// How often a product of so many rows goes over a panel, tile by tile of rows: AVX2 has registers for 16 outputs
-    /// of several rows at a time.
+    /// How often a tile of a product of `rows` rows reads its panel: AVX2 has registers for 16 outputs of several rows
+    /// at a time.
     pub(super) fn strips(self, rows: usize, width: usize) -> usize {
         match self.0 {
             Kind::Avx2 if rows > 1 || width != 64 => width / 16,

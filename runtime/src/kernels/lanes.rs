@@ -64,7 +64,7 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     const HIGHEST: f32 = 88.722_84;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+    // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const TAYLOR: [f32; 8] = [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
     let clamped = if x < LOWEST { LOWEST } else { x };

@@ -3,14 +3,14 @@
 //! Two kinds of code live here. The products of panels with activations ([`products`], [`bf12`]) are written per
 //! instruction set (`x86_64`, `scalar`): one microkernel each, over a stream of weights. Everything else ([`lanes`]) is
 //! written once over 16 virtual lanes and compiled for each set. Every output of a product is one accumulator that runs
-//! over k in one order, whatever the number of rows, so that prefill, decode, chunks and batches give the same bits:
+//! over k in one order for any number of rows, so that prefill, decode, chunks and batches give the same bits:
 //!
 //! * f32: `acc = fma(w[k], x[k], acc)` for ascending k.
 //! * bf16: the activations are rounded to bf16, and for each pair first
 //!   `acc = fma(w[k+1], x[k+1], acc)`, then `acc = fma(w[k], x[k], acc)`, both with subnormal inputs and results as
 //!   zeros: what the instruction `vdpbf16ps` does. `format-spec.md` has the details.
 //!
-//! The instruction set `scalar` is the oracle of the tests. `portable` is for CPUs without kernels of ours: its products
+//! The instruction set `scalar` is the oracle of the tests. `portable` is for CPUs without kernels here: its products
 //! come from the `gemm` crate, the rest multiplies and adds separately.
 
 #![allow(unsafe_code)]

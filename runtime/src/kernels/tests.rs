@@ -127,8 +127,8 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
     }
 }
 
-/// The panels of a plain matrix `[n_panels][steps][64]` coded, with the exponents from `first` on, and their table.
-fn coded(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, Bf12Table) {
+/// The panels of a plain matrix `[n_panels][steps][64]` as bf12, with the exponents from `first` on, and their table.
+fn bf12(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, Bf12Table) {
     let exponents = Exponents::from_bytes(std::array::from_fn(|i| first + i as u8)).expect("ascending");
     let codes = exponents.codes();
     let mut bytes = Vec::new();
@@ -154,7 +154,7 @@ fn coded(pairs: &[u32], steps: usize, first: u8) -> (Vec<u8>, Bf12Table) {
 }
 
 #[test]
-fn coded_products_equal_those_of_the_plain_panel() {
+fn bf12_products_equal_those_of_the_plain_panel() {
     let mut random = Random(0xfeed_beef_1234_5678);
     for (w_range, outliers, x_range) in
         [(110..126, false, 110..135), (110..126, true, 110..135), (40..56, true, 50..80), (0..16, true, 100..160)]
@@ -174,7 +174,7 @@ fn coded_products_equal_those_of_the_plain_panel() {
                     pairs[at] = u32::from(random.bf16(0..160));
                 }
             }
-            let (bytes, table) = coded(&pairs, steps, w_range.start as u8);
+            let (bytes, table) = bf12(&pairs, steps, w_range.start as u8);
             assert_eq!(table.n_raw_steps() > 0, outliers);
             let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
             let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
@@ -313,7 +313,7 @@ fn layer_norm_is_the_definition_however_far_the_mean_is_from_zero() {
 }
 
 #[test]
-fn clipping_keeps_what_is_no_number() {
+fn clipping_keeps_nan() {
     for isa in Isa::available() {
         let mut x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 8.0, -8.5];
         isa.run(Clip { x: &mut x, limit: 8.0 });
@@ -335,7 +335,7 @@ fn softmax_blocks_equal_the_oracle_and_the_definition() {
                 let correction =
                     isa.run(SoftmaxBlock { scores: &mut scores, visible: visible.clone(), state: &mut state });
                 value *= correction;
-                // Values 1, 2, 3, ... stand in for V.
+                // The values of V are 1, 2, 3, ...
                 scores.iter().zip(1..).for_each(|(weight, v)| value = weight.mul_add(v as f32, value));
             }
             let mut out = [0.0];

@@ -21,8 +21,8 @@ const CACHE_LINE: usize = 64;
 /// Columns of the widest panel.
 const MOST_COLUMNS: usize = 64;
 
-/// Asserts that a product is possible: a panel of `panel` weights is `[steps][width]`, and `x` activations hold a row of
-/// `steps` at every `x_stride` for each row of `out`. Checked whether the build has overflow checks or not.
+/// Asserts that a product is possible: `panel` weights are `[steps][width]`, and `x` activations have a row of `steps`
+/// at every multiple of `x_stride` for each row of `out`. Does not rely on the overflow checks of the build.
 pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride: usize, out: &OutputBlock) {
     assert!(matches!(width, 16 | 32 | 48 | 64) && steps.checked_mul(width) == Some(panel) && out.columns() <= width);
     let last_row = out.rows().checked_sub(1).and_then(|before| before.checked_mul(x_stride));
@@ -30,8 +30,8 @@ pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride
     assert!(steps <= x_stride && end.is_some_and(|end| end <= x));
 }
 
-/// The weights of a panel in the registers (`V`) of an instruction set: an encoding as a microkernel sees it. The stream
-/// is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
+/// The weights of a panel in the registers (`V`) of an instruction set: an encoding as a microkernel sees it. The
+/// stream is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
 pub trait WeightStream<V, const REGISTERS: usize> {
     /// What a weight of one step is multiplied with: an f32, or a pair of bf16.
     type Activation;
@@ -237,8 +237,8 @@ impl<'b, 'a> Tiles<'b, 'a> {
         Tiles::new(out, steps, steps, false, step_bytes / CACHE_LINE, Origin::Once(bytes.as_ptr().cast()))
     }
 
-    /// The tiles of a block of steps, stored in `bytes`, whose weights are in the caches before they are used. The block
-    /// that follows, which is about as long, in this panel or the next, is fetched meanwhile.
+    /// The tiles of a block of steps, stored in `bytes`, whose weights are in the caches before they are used. The
+    /// block that follows, which is about as long, in this panel or the next, is fetched meanwhile.
     pub fn of_block(bytes: &[u8], steps: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
         let n_tiles = out.rows().div_ceil(TILE_ROWS);
         let next = bytes.as_ptr_range().end.cast::<i8>();

@@ -1,12 +1,9 @@
 //! The allocator of the programs. When an allocation fails, the program prints one line, removes its temporary files
-//! and
-//! exits with status 1. Rust's default is to abort.
+//! and exits with status 1. Rust's default is to abort.
 //!
 //! Code that handles a failed allocation allocates inside [`memory::asking`] and gets the error. The library does so
-//! for
-//! memory that grows with a model, a text or a request. This allocator covers everything else, including other crates.
-//! It
-//! is the system allocator with a null check.
+//! for memory that grows with a model, a text or a request. This allocator covers everything else, including other
+//! crates. It is the system allocator with a null check.
 
 #![allow(unsafe_code)]
 

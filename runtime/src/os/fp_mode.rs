@@ -1,7 +1,6 @@
 //! The floating-point mode of the processor. Every result assumes the default mode: round to nearest, ties to even,
-//! with
-//! subnormal numbers. A library in the same process may have changed it for the calling thread, and new threads inherit
-//! it.
+//! with subnormal numbers. A library in the same process may have changed it for the calling thread, and new threads
+//! inherit it.
 
 #![allow(unsafe_code)]
 
@@ -53,8 +52,7 @@ mod mode {
         let default = mode & !NON_DEFAULT | MASKS;
         if mode != default {
             // SAFETY: as above, it reads a u32. No reserved bit is set that was not set before, and the mode is the one
-            // that
-            // the compiler assumes.
+            // that the compiler assumes.
             unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const default, options(nostack, readonly)) };
         }
     }
@@ -124,8 +122,7 @@ mod tests {
         for bits in [1u32 << 15, 1 << 6, 1 << 13, 2 << 13, 3 << 13] {
             let mut mode = 0u32;
             // SAFETY: both instructions take the address of a live u32, and the mode is a valid one. Only the code
-            // under
-            // test computes with it.
+            // under test computes with it.
             unsafe {
                 std::arch::asm!("stmxcsr [{}]", in(reg) &mut mode);
                 std::arch::asm!("ldmxcsr [{}]", in(reg) &(mode | bits));

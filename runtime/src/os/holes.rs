@@ -1,6 +1,5 @@
 //! Holes of sparse files: ranges that were never written. They read as zeros and take no disk space, regardless of
-//! their
-//! length.
+//! their length.
 
 #![allow(unsafe_code)]
 

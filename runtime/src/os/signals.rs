@@ -2,13 +2,10 @@
 //! when the program is stopped.
 //!
 //! The library only keeps the two lists that the handlers read: mapped ranges and names of temporary files. The
-//! programs
-//! install the handlers, never the library. The handlers call only async-signal-safe functions, and read only atomics
-//! and
-//! memory that is never freed. They never block on a reader: output that a full pipe or a stopped terminal does not
-//! accept
-//! is dropped. Before they write, the default action of the stopping signals is restored, so that the next one ends the
-//! program at once.
+//! programs install the handlers, never the library. The handlers call only async-signal-safe functions, and read only
+//! atomics and memory that is never freed. They never block on a reader: output that a full pipe or a stopped terminal
+//! does not accept is dropped. Before they write, the default action of the stopping signals is restored, so that the
+//! next one ends the program at once.
 
 #![allow(unsafe_code)]
 
@@ -143,9 +140,8 @@ pub struct Temporary(Option<usize>);
 
 impl Temporary {
     /// Registers the file `name` in `folder` for removal when the program is stopped. The folder must stay open until
-    /// this
-    /// is dropped. The thread that creates the file calls this before, and [`Temporary::park_if_stopping`] after it: a
-    /// stopping program waits for files that are being created.
+    /// this is dropped. The thread that creates the file calls this before, and [`Temporary::park_if_stopping`] after
+    /// it: a stopping program waits for files that are being created.
     pub fn new(folder: BorrowedFd<'_>, name: &OsStr) -> Temporary {
         // A name with a NUL is dropped; no file has one.
         let target = CString::new(name.as_bytes())
@@ -158,8 +154,7 @@ impl Temporary {
         }
         let temporary = Temporary(slot);
         // The stopping thread sets IS_STOPPING before it reads the makers. So either it sees this maker and waits, or
-        // this
-        // thread sees the flag and creates no file.
+        // this thread sees the flag and creates no file.
         if IS_STOPPING.load(Ordering::SeqCst) {
             temporary.made();
             wait_for_end();
@@ -175,8 +170,7 @@ impl Temporary {
     }
 
     /// Does not return when the program is about to end by a signal. Its files are being removed, also by this thread,
-    /// and
-    /// errors caused by that must not be reported.
+    /// and errors caused by that must not be reported.
     pub fn park_if_stopping(&self) {
         self.made();
         if IS_STOPPING.load(Ordering::SeqCst) {
@@ -201,17 +195,15 @@ impl Drop for Temporary {
 ///   otherwise the program ends by the signal.
 /// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM and SIGPROF, unless they are
 ///   ignored or have a handler: temporary files are removed, the terminal mode is restored if a line is being edited,
-/// then
-///   the program ends by the signal. SIGINT does none of this while [`catch_interrupts`] catches it.
-/// * SIGABRT: the same, or exit status 1 when the program itself raised it. The Rust and C standard libraries raise it
-///   after an error line when they cannot allocate memory that they need for themselves.
+///   then the program ends by the signal. SIGINT does none of this while [`catch_interrupts`] catches it.
+/// * SIGABRT: the same; if the program itself raised it, exit status 1. The Rust and C standard libraries raise it after
+///   an error line when they cannot allocate memory that they need for themselves.
 /// * SIGXFSZ is ignored: exceeding a file size limit is then an ordinary write error. SIGCHLD is reset to its default.
 pub fn install(program: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
     handle(libc::SIGBUS, on_bus as *const () as usize, libc::SA_SIGINFO);
     // SAFETY: the calls have no precondition, and change the disposition of one signal each. Where SIGCHLD is ignored,
-    // as
-    // in some services, the system discards the exit status of child processes.
+    // as in some services, the system discards the exit status of child processes.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
@@ -233,8 +225,7 @@ pub fn set_in_text(is_in_text: bool) {
 }
 
 /// Chooses whether SIGINT sets a flag for [`was_interrupted`] or ends the program. Clears the flag. Has no effect
-/// without
-/// [`install`], or where SIGINT was ignored before it.
+/// without [`install`], or where SIGINT was ignored before it.
 pub fn catch_interrupts(catches: bool) {
     WAS_INTERRUPTED.store(false, Ordering::SeqCst);
     CATCHES_INTERRUPT.store(catches, Ordering::SeqCst);
@@ -407,8 +398,7 @@ extern "C" fn on_stop(signal: c_int) {
 /// Async-signal-safe: like [`on_stop`].
 extern "C" fn on_abort(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid pointer. A signal sent by a call has a code that is not
-    // positive,
-    // and a sender.
+    // positive, and a sender.
     let is_own = unsafe { (*info).si_code <= 0 && (*info).si_pid() == libc::getpid() };
     if is_own {
         begin_ending();
@@ -426,8 +416,7 @@ extern "C" fn on_abort(signal: c_int, info: *mut libc::siginfo_t, _context: *mut
 /// Async-signal-safe: like [`on_stop`]; the texts are never freed, and nothing allocates.
 extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid pointer. A signal raised by the kernel has a positive code and
-    // an
-    // address; one sent by another process has none.
+    // an address; one sent by another process has none.
     let address = unsafe { if (*info).si_code > 0 { (*info).si_addr() as usize } else { 0 } };
     for range in &MAPPINGS {
         let begin = range.begin.load(Ordering::Acquire);
@@ -506,8 +495,7 @@ fn remove_temporaries() {
         let target = temporary.target.load(Ordering::Acquire);
         if !target.is_null() {
             // SAFETY: the entry is never freed. The call may fail because the file does not exist yet or any more. If
-            // another
-            // thread has just closed the folder, the random name exists in no other.
+            // another thread has just closed the folder, the random name exists in no other.
             unsafe { libc::unlinkat((*target).folder, (*target).name.as_ptr(), 0) };
         }
     }

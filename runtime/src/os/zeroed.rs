@@ -1,8 +1,7 @@
 //! Zeroed buffers for activations and KV caches.
 //!
 //! Large buffers are mapped separately, with transparent huge pages requested: a context of several thousand positions
-//! is
-//! read for every token, and with small pages each of them would need its own TLB entry.
+//! is read for every token, and with small pages each of them would need its own TLB entry.
 
 use crate::error::Error;
 use crate::os::memory;
@@ -93,7 +92,7 @@ mod tests {
         for elements in [usize::MAX / 2, 1 << 50] {
             let no_memory =
                 ZeroedBuffer::<f32>::new(elements, "the KV cache").err().expect("more than the address space");
-            assert!(no_memory.to_string().contains("bytes of memory for the KV cache"), "{no_memory}");
+            assert!(no_memory.to_string().contains("bytes for the KV cache"), "{no_memory}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The primitives of the barrier, the work ranges and the turns, in a file of their own so that the model checker of
-//! `tests/barrier_model.rs` can replace them.
+//! `barrier_model.rs` can replace them.
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Condvar, Mutex};

@@ -509,7 +509,7 @@ mod tests {
     fn a_run_inside_a_run_of_the_same_threads_is_refused() {
         for n_threads in [1, 2, 3] {
             let (threads, others) = (Threads::new(n_threads), Threads::new(2));
-            let is_refused = || assert!(refusal(threads.run(|_| ())).contains("leave that first"));
+            let is_refused = || assert!(refusal(threads.run(|_| ())).contains("end that first"));
             let outer = |team: &mut Team| {
                 is_refused();
                 team.for_each(100, |_| {

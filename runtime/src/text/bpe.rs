@@ -1,9 +1,9 @@
 //! Byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909): the bytes of a word become ids.
 //!
-//! A word begins as the ids of its bytes. As long as there are neighbours that a merge names, the merge of the lowest
-//! rank is carried out, the leftmost first: what `models/bpe/word.rs` of the crate `tokenizers` does.
+//! A word starts as the ids of its bytes. While any adjacent pair has a merge, the merge with the lowest rank is
+//! applied, leftmost first, as in `models/bpe/word.rs` of the crate `tokenizers`.
 //!
-//! A word of n bytes takes 16 n bytes of memory, and time in O(n log n).
+//! A word of n bytes takes 16 n bytes of memory and O(n log n) time.
 
 use crate::format::{Merge, NONE};
 use crate::os::memory;
@@ -12,26 +12,26 @@ use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, TryReserveError};
 use zerocopy::little_endian::U32;
 
-/// Longest word in bytes. Its memory is taken at once; words of people are far shorter.
+/// Longest word in bytes. Its memory is allocated at once; words of natural language are far shorter.
 pub const MAX_WORD_BYTES: usize = 1 << 20;
 
-/// Two ids that stand side by side.
+/// Two adjacent ids.
 type Pair = (u32, u32);
 
 /// The merges of a tokenizer, by their pairs.
 pub struct BytePairs {
     bytes: [U32; 256],
     ranks: HashMap<Pair, u32>,
-    /// By their ranks.
+    /// In the order of their ranks.
     merges: Vec<Merge>,
 }
 
-/// Why there are no ids.
+/// Why a word cannot be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoIds {
     /// A word of more than [`MAX_WORD_BYTES`].
     LongWord,
-    /// The system gives no memory.
+    /// Out of memory.
     NoMemory,
 }
 
@@ -41,30 +41,30 @@ impl From<TryReserveError> for NoIds {
     }
 }
 
-/// A word while it is merged; its memory is used again for the next one.
+/// The state of a word during merging. Its memory is reused for the next word.
 #[derive(Default)]
 pub struct Word {
     pieces: Vec<Slot>,
-    /// Pairs that a merge names: its rank, and where the left piece stands.
+    /// Pairs that have a merge: its rank, and the position of the left piece.
     pairs: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
-/// Why merges make no [`BytePairs`].
+/// Why merges are rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPairs {
-    /// A pair of these ids stands twice.
+    /// Two merges of the same pair.
     Twice {
         /// Id of the left piece.
         left: u32,
         /// Id of the right piece.
         right: u32,
     },
-    /// The system gives no memory.
+    /// Out of memory.
     NoMemory,
 }
 
-/// A piece stands in the slots of its bytes: its id in the first one, [`NONE`] in the others, its length in the first
-/// and in the last one. So its neighbours on both sides are found.
+/// A piece occupies the slots of its bytes: its id is in the first one, [`NONE`] in the others, its length in the first
+/// and the last one. So both neighbours can be found.
 #[derive(Clone, Copy)]
 struct Slot {
     id: u32,
@@ -72,7 +72,7 @@ struct Slot {
 }
 
 impl BytePairs {
-    /// Ids of single bytes and merges in the order of their ranks.
+    /// Builds the tables from the ids of single bytes and the merges in the order of their ranks.
     ///
     /// # Errors
     /// [`NoPairs`].
@@ -103,10 +103,11 @@ impl BytePairs {
         pairs.clear();
         memory::asking(|| pieces.try_reserve_exact(bytes.len()))?;
         pieces.extend(bytes.iter().map(|&byte| Slot { id: self.bytes[usize::from(byte)].get(), length: 1 }));
-        // As many pairs as there can be: those that are no longer there are dropped before there are more.
+        // The largest number of valid pairs: stale ones are dropped before the heap grows beyond it.
         memory::asking(|| pairs.try_reserve_exact(bytes.len()))?;
-        let named = pieces.windows(2).zip(0..).filter_map(|(pair, at)| Some((self.rank(pair[0].id, pair[1].id)?, at)));
-        pairs.extend(named.map(Reverse));
+        let mergeable =
+            pieces.windows(2).zip(0..).filter_map(|(pair, at)| Some((self.rank(pair[0].id, pair[1].id)?, at)));
+        pairs.extend(mergeable.map(Reverse));
         while let Some(Reverse((rank, at))) = pairs.pop() {
             let merge = &self.merges[rank as usize];
             let left = at as usize;
@@ -137,27 +138,27 @@ impl BytePairs {
         Ok(())
     }
 
-    /// The rank of the merge that names a pair.
+    /// The rank of the merge of a pair.
     fn rank(&self, left: u32, right: u32) -> Option<u32> {
         self.ranks.get(&(left, right)).copied()
     }
 }
 
-/// Where the right piece of a pair stands, when the piece at `left` and the next one still are what `merge` names.
+/// The position of the right piece of a pair, if the piece at `left` and the next one still match `merge`.
 fn right_of(pieces: &[Slot], merge: &Merge, left: usize) -> Option<usize> {
     let piece = pieces[left];
     let right = left + piece.length as usize;
-    // A piece that became a part of another has no id, which no merge names.
-    let is_there = piece.id == merge.left.get() && pieces.get(right)?.id == merge.right.get();
-    is_there.then_some(right)
+    // A piece that became part of another has no id, so no merge matches it.
+    let is_valid = piece.id == merge.left.get() && pieces.get(right)?.id == merge.right.get();
+    is_valid.then_some(right)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The ids of a word, merged by looking at all pairs again and again.
-    fn slow(pairs: &BytePairs, bytes: &[u8]) -> Vec<u32> {
+    /// The ids of a word by the naive algorithm, which scans all pairs for every merge.
+    fn naive(pairs: &BytePairs, bytes: &[u8]) -> Vec<u32> {
         let mut ids: Vec<u32> = bytes.iter().map(|&byte| pairs.bytes[usize::from(byte)].get()).collect();
         loop {
             let merges = ids.windows(2).enumerate();
@@ -168,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn merges_as_looking_at_all_pairs_does() {
+    fn encode_matches_naive_algorithm() {
         let bytes: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
         let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
-        // Some ids are made in two ways.
+        // Some ids are made by two merges.
         let merges = [
             (a, b, 256),
             (a, a, 257),
@@ -195,13 +196,13 @@ mod tests {
             for length in 0..=9 {
                 let mut ids = Vec::new();
                 pairs.encode(&bytes[..length], &mut word, &mut ids).expect("a short word");
-                assert_eq!(ids, slow(&pairs, &bytes[..length]), "{bytes:?}");
+                assert_eq!(ids, naive(&pairs, &bytes[..length]), "{bytes:?}");
             }
         }
         assert!(BytePairs::new(&bytes, &[merges[0], merges[0]]).is_err());
     }
 
-    /// Merges that double `a` so often: of 2, 4, 8, ... bytes.
+    /// `n` merges that double runs of `a`: to 2, 4, 8, ... bytes.
     fn doubling(n: u32) -> BytePairs {
         let bytes: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
         let ids = || std::iter::once(u32::from(b'a')).chain(256..);
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_takes_sixteen_bytes_of_memory_for_each_of_its_own() {
+    fn encode_takes_16_bytes_of_memory_per_byte() {
         let pairs = doubling(20);
         let (mut word, mut ids) = (Word::default(), Vec::new());
         let longest = vec![b'a'; MAX_WORD_BYTES];
@@ -226,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn pairs_that_are_no_longer_there_take_no_room() {
-        // Every merge makes two new pairs beside it.
+    fn stale_pairs_do_not_grow_the_heap() {
+        // Every merge makes two new adjacent pairs.
         let bytes: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
         let (a, b) = (u32::from(b'a'), u32::from(b'b'));
         let merge = |(left, right, id)| Merge { left: U32::new(left), right: U32::new(right), id: U32::new(id) };
@@ -249,7 +250,7 @@ mod tests {
                 let mut ids = Vec::new();
                 let mut word = Word::default();
                 pairs.encode(&text, &mut word, &mut ids).expect("a short word");
-                assert_eq!(ids, slow(&pairs, &text));
+                assert_eq!(ids, naive(&pairs, &text));
                 assert!(word.pairs.capacity() <= length.max(4), "{} pairs", word.pairs.capacity());
             }
         }

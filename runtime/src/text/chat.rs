@@ -1,7 +1,7 @@
-//! The format of conversations: the texts that a model's chat template puts around the turns.
+//! The chat format: the texts that a model's chat template puts around the turns of a conversation.
 //!
-//! The converter has run the template and derived its pieces, so that nothing here interprets templates. The section is
-//! copied before it is checked: text that lies in a mapped file would stop being UTF-8 when the file is changed.
+//! The converter has run the template and derived the pieces, so nothing here interprets templates. The section is
+//! copied before it is checked: text in a mapped file would stop being UTF-8 if the file were modified.
 
 use crate::error::{Error, one_line};
 use crate::file::model_file::ModelFile;
@@ -15,28 +15,28 @@ use std::fmt;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-/// Encloses a date's format in a text of a section with [`CHAT_DATES`]. No other NUL is in the texts.
+/// Encloses a date format in the texts of a section with [`CHAT_DATES`]. The texts contain no other NUL.
 const DATE: char = '\0';
-/// Longest text of a conversation, and most bytes of messages times texts that no message may contain: each is looked
-/// for in each.
+/// Longest rendered conversation. Most bytes of messages times number of reserved texts: each reserved text is searched
+/// in each message.
 const MAX_RENDERED_BYTES: usize = 64 << 20;
 const MAX_COMPARED: usize = 1 << 30;
-/// Longest format of a date.
+/// Longest date format.
 const MAX_FORMAT_BYTES: usize = 100;
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Says how the model is to behave; only at the beginning.
+    /// Instructions for the model; only at the start of a conversation.
     System,
-    /// Asks.
+    /// The user.
     User,
     /// The model.
     Assistant,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Role; 3] = [Role::System, Role::User, Role::Assistant];
 
     /// Its name in `messages.json` and in chat templates.
@@ -52,7 +52,7 @@ impl Role {
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Who says it.
+    /// Its author.
     pub role: Role,
     /// Its text. That of the assistant begins with what the chat template puts before an answer.
     pub content: String,
@@ -68,38 +68,38 @@ impl Message {
 /// Why a conversation cannot be rendered. Messages are counted from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChatError {
-    /// The format has no place for a system message.
+    /// The format does not support a system message.
     NoSystem,
     /// The format needs a system message.
     NeedsSystem,
     /// Roles are not `[system] user (assistant user)*`.
     Order {
-        /// The first message that does not fit; the number of messages where one is missing.
+        /// The first message with a wrong role; the number of messages if one is missing.
         index: usize,
-        /// Its role, or `None` at the end.
+        /// Its role; `None` at the end.
         found: Option<Role>,
-        /// What would fit.
+        /// The expected role.
         expected: &'static str,
     },
     /// Only one turn can be rendered, for this reason.
     OneTurn(String),
-    /// The template treats a message that contains this text in a way of its own.
+    /// A message contains a text that the template treats specially.
     Reserved {
         /// The message.
         index: usize,
         /// The text in it.
         text: String,
     },
-    /// The template treats a message of which nothing but white space is left in a way of its own.
+    /// A message is blank, which the template treats specially.
     Blank {
         /// The message.
         index: usize,
     },
-    /// The text would have more than 64 MiB, or there are too many texts that it may not contain.
+    /// The text would exceed 64 MiB, or there are too many reserved texts to search.
     TooLong,
-    /// The system does not give the memory for the text.
+    /// Out of memory for the text.
     NoMemory {
-        /// How much more was asked for.
+        /// Size of the failed allocation.
         bytes: usize,
     },
 }
@@ -119,12 +119,12 @@ impl fmt::Display for ChatError {
             ChatError::OneTurn(why) => write!(f, "the model's chat format takes a single turn: {}", one_line(why)),
             ChatError::Reserved { index, text } => {
                 let text = one_line(text);
-                write!(f, "message {index} contains \"{text}\", to which the chat template gives a meaning of its own")
+                write!(f, "message {index} contains \"{text}\", which the chat template treats specially")
             }
             ChatError::Blank { index } => write!(f, "message {index} is empty, expected a text"),
             ChatError::NoMemory { bytes } => write!(
                 f,
-                "the system does not give {bytes} bytes of memory for the text of the conversation; close other \
+                "out of memory: cannot allocate {bytes} bytes for the text of the conversation; close other \
                  programs, or raise the limit (ulimit -v)"
             ),
             ChatError::TooLong => f.write_str(
@@ -135,51 +135,51 @@ impl fmt::Display for ChatError {
     }
 }
 
-/// What a template does with the content of a message before it writes it: always a part of it.
+/// The part of a message's content that a template writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// What is dropped of an answer's thinking.
+    /// The part to drop before the end of an answer's thinking.
     pub cut: Cut,
-    /// What is stripped when something was cut.
+    /// What to strip after a cut.
     pub strip_cut: Strip,
-    /// What is stripped in any case, afterwards.
+    /// What to strip in any case, afterwards.
     pub strip: Strip,
 }
 
-/// What a [`Rule`] drops.
+/// The part that a [`Rule`] drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cut {
     /// Nothing.
     #[default]
     Nothing,
-    /// All up to and including the last occurrence of the text that ends thinking.
+    /// Everything up to and including the last end of thinking.
     ToLast,
-    /// All up to and including the first one.
+    /// Everything up to and including the first end of thinking.
     ToFirst,
 }
 
-/// What a [`Rule`] strips.
+/// The characters that a [`Rule`] strips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strip {
     /// Nothing.
     #[default]
     Nothing,
-    /// White space at the beginning.
+    /// Leading white space.
     Left,
-    /// White space at the end.
+    /// Trailing white space.
     Right,
     /// White space at both ends.
     Both,
-    /// Newlines at the beginning.
+    /// Leading newlines.
     NewlinesLeft,
-    /// Newlines at the end.
+    /// Trailing newlines.
     NewlinesRight,
     /// Newlines at both ends.
     NewlinesBoth,
 }
 
 impl Strip {
-    /// All of them, by their codes.
+    /// In the order of their codes.
     pub const ALL: [Strip; 7] = [
         Strip::Nothing,
         Strip::Left,
@@ -190,7 +190,7 @@ impl Strip {
         Strip::NewlinesBoth,
     ];
 
-    /// What is left of a text.
+    /// Strips a text.
     pub fn apply(self, text: &str) -> &str {
         match self {
             Strip::Nothing => text,
@@ -204,7 +204,7 @@ impl Strip {
     }
 }
 
-/// White space as Python's `str.strip` has it: that of Unicode and the four separators U+001C to U+001F.
+/// White space as in Python's `str.strip`: that of Unicode and the separators U+001C to U+001F.
 pub fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -225,7 +225,7 @@ impl Rule {
             Cut::ToLast => 1,
             Cut::ToFirst => 2,
         };
-        // The codes are the places in `Strip::ALL`.
+        // The codes are the indices in `Strip::ALL`.
         cut << 8 | (self.strip_cut as u16) << 4 | self.strip as u16
     }
 
@@ -234,7 +234,7 @@ impl Rule {
         Rule::all().find(|rule| rule.code() == code)
     }
 
-    /// What is written of `content`; `think_end` ends thinking.
+    /// The part of `content` to write; `think_end` ends thinking.
     pub fn apply<'c>(self, content: &'c str, think_end: &str) -> &'c str {
         let found = match self.cut {
             Cut::Nothing => None,
@@ -246,7 +246,7 @@ impl Rule {
     }
 }
 
-/// Which of the past turns of a conversation, those that have an answer.
+/// The position of a past turn, which has an answer, in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Past {
     /// The only one.
@@ -260,10 +260,10 @@ pub enum Past {
 }
 
 impl Past {
-    /// All of them, in the order of the section.
+    /// In the order of the section.
     pub const ALL: [Past; 4] = [Past::Only, Past::First, Past::Middle, Past::Last];
 
-    /// The turn `index` of `n_past`.
+    /// The position of turn `index` among `n_past`.
     pub fn of(index: usize, n_past: usize) -> Past {
         match (index, n_past.saturating_sub(1).saturating_sub(index)) {
             (0, 0) => Past::Only,
@@ -274,41 +274,41 @@ impl Past {
     }
 }
 
-/// Texts and rules of conversations with a system message, or of those without. Pairs are for conversations of a single
-/// turn and of several, lists of four for the past turns in the order of [`Past::ALL`].
+/// Texts and rules of conversations with a system message, or of those without. Pairs are for conversations of one turn
+/// and of several; arrays of four are for past turns in the order of [`Past::ALL`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Style {
-    /// Before the first content, that of the system or of the first user turn.
+    /// Before the first content, of the system message or the first user turn.
     pub open: [String; 2],
-    /// Between the content of the system and the first user turn.
+    /// Between the system message and the first user turn.
     pub after_system: [String; 2],
-    /// After the last user turn: it asks for an answer.
+    /// After the last user turn; it prompts the answer.
     pub ask: [String; 2],
     /// Between a past user turn and its answer.
     pub reply: [String; 4],
     /// Between a past answer and the next user turn.
     pub next: [String; 4],
-    /// What is written of the system's content.
+    /// The rule for the system message.
     pub system: [Rule; 2],
-    /// What is written of the last user turn.
+    /// The rule for the last user turn.
     pub last_user: [Rule; 2],
-    /// What is written of a past user turn.
+    /// The rules for past user turns.
     pub user: [Rule; 4],
-    /// What is written of a past answer.
+    /// The rules for past answers.
     pub assistant: [Rule; 4],
-    /// Why only one turn can be rendered; `None` when conversations can.
+    /// Why only one turn can be rendered; `None` if conversations can.
     pub one_turn: Option<String>,
 }
 
 impl Style {
-    /// Its texts in the order of the section.
+    /// The texts in the order of the section.
     pub fn texts(&self) -> [&str; N_TEXTS] {
         let texts = self.open.iter().chain(&self.after_system).chain(&self.ask).chain(&self.reply).chain(&self.next);
         let mut texts = texts.map(String::as_str);
         std::array::from_fn(|_| texts.next().expect("as many as the fields have"))
     }
 
-    /// Its rules in the order of the section.
+    /// The rules in the order of the section.
     pub fn rules(&self) -> [Rule; N_RULES] {
         let rules = self.system.iter().chain(&self.last_user).chain(&self.user).chain(&self.assistant);
         let mut rules = rules.copied();
@@ -333,43 +333,43 @@ impl Style {
     }
 }
 
-/// Texts of a [`Style`].
+/// Number of texts of a [`Style`].
 pub const N_TEXTS: usize = 14;
-/// Rules of a [`Style`].
+/// Number of rules of a [`Style`].
 pub const N_RULES: usize = 12;
 
-/// How conversations become text.
+/// The chat format of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chat {
-    /// Without a system message, where the template takes that.
+    /// Without a system message, if the template supports that.
     pub alone: Option<Style>,
-    /// With one, where the template takes one.
+    /// With a system message, if the template supports one.
     pub with_system: Option<Style>,
-    /// Ends the thinking part of an answer, as `</think>`; empty where no rule cuts.
+    /// The text that ends thinking, as `</think>`; empty if no rule cuts.
     pub think_end: String,
-    /// Texts that no message may contain: the template acts on them.
+    /// Texts that no message may contain, as the template treats them specially.
     pub reserved: Vec<String>,
-    /// Whether a message may be blank, after its rule.
+    /// Whether a message may be blank after its rule.
     pub takes_blank: bool,
-    /// Whether the texts contain formats of dates.
+    /// Whether the texts contain date formats.
     pub has_dates: bool,
 }
 
-/// Why a section gives no chat format.
+/// Why a section has no usable chat format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoChat {
     /// The converter could not use the template, for this reason.
     Unusable(String),
-    /// It is not what the format describes.
+    /// The section violates the format.
     Damaged,
 }
 
 impl Chat {
-    /// The chat format of `file`; `None` when the file has none. Checks the digest.
+    /// The chat format of `file`; `None` without one. Checks the digest.
     ///
     /// # Errors
-    /// [`Error::UnusableChatTemplate`] with the reason when the model's template could not be used, [`Error::Damaged`] when the
-    /// section is not what the format describes.
+    /// [`Error::UnusableChatTemplate`] with the reason when the template could not be used, [`Error::Damaged`] when the
+    /// section violates the format.
     pub fn new(file: &ModelFile) -> Result<Option<Chat>, Error> {
         let Some(bytes) = file.checked_section(section::CHAT)? else { return Ok(None) };
         Chat::in_section(&bytes).map(Some).map_err(|problem| match problem {
@@ -383,7 +383,7 @@ impl Chat {
         })
     }
 
-    /// The chat format in the bytes of a section.
+    /// Parses a section.
     ///
     /// # Errors
     /// [`NoChat`].
@@ -397,12 +397,12 @@ impl Chat {
         }
     }
 
-    /// Whether a system message can be given.
+    /// Whether a system message is supported.
     pub fn takes_system(&self) -> bool {
         self.with_system.is_some()
     }
 
-    /// Whether more than one turn can be rendered.
+    /// Whether conversations of several turns are supported.
     pub fn takes_turns(&self, with_system: bool) -> bool {
         self.style(with_system).is_some_and(|style| style.one_turn.is_none())
     }
@@ -411,7 +411,7 @@ impl Chat {
         if with_system { self.with_system.as_ref() } else { self.alone.as_ref() }
     }
 
-    /// The text of a conversation that asks for an answer: `[system] user (assistant user)*`. Dates are those of now.
+    /// Renders a conversation `[system] user (assistant user)*` as the prompt for an answer, with the present date.
     ///
     /// # Errors
     /// [`ChatError`].
@@ -419,7 +419,7 @@ impl Chat {
         self.render_at(messages, || jiff::tz::TimeZone::system().to_datetime(jiff::Timestamp::now()))
     }
 
-    /// [`Chat::render`] with another clock, which is asked only for texts with dates.
+    /// [`Chat::render`] with another clock, which is called only for texts with dates.
     ///
     /// # Errors
     /// [`ChatError`].
@@ -447,9 +447,9 @@ impl Chat {
         }
         pieces.extend([Piece::Content(style.last_user[several], &last[0]), Piece::Text(&style.ask[several])]);
         let content_bytes = messages.iter().fold(0usize, |sum, message| sum.saturating_add(message.content.len()));
-        // An empty message is looked at, too.
-        let looked_at = content_bytes.saturating_add(messages.len());
-        if looked_at.saturating_mul(self.reserved.len()) > MAX_COMPARED {
+        // An empty message costs a search too.
+        let searched_bytes = content_bytes.saturating_add(messages.len());
+        if searched_bytes.saturating_mul(self.reserved.len()) > MAX_COMPARED {
             return Err(ChatError::TooLong);
         }
         let now = self.has_dates.then(now);
@@ -457,7 +457,7 @@ impl Chat {
         for piece in pieces {
             match piece {
                 Piece::Text(around) => {
-                    // Dates may write less than their formats.
+                    // A date can be shorter than its format.
                     around_bytes = around_bytes.saturating_add(around.len());
                     if around_bytes > MAX_RENDERED_BYTES {
                         return Err(ChatError::TooLong);
@@ -473,7 +473,7 @@ impl Chat {
         Ok(text)
     }
 
-    /// What is written of the content of message `index`.
+    /// The part of message `index` to write.
     fn written<'c>(&self, rule: Rule, content: &'c str, index: usize) -> Result<&'c str, ChatError> {
         if let Some(text) = self.reserved.iter().find(|text| content.contains(text.as_str())) {
             return Err(ChatError::Reserved { index, text: text.clone() });
@@ -485,8 +485,8 @@ impl Chat {
         }
     }
 
-    /// What the text that asks for an answer already begins of it, as `<think>`, in a conversation of `n_user_turns`:
-    /// the content of the assistant's message is this and what is generated.
+    /// The part of the answer that the prompt already contains, as `<think>`, in a conversation of `n_user_turns`. The
+    /// content of the assistant's message is this prefix and the generated text.
     pub fn answer_prefix(&self, with_system: bool, n_user_turns: usize) -> &str {
         let Some(style) = self.style(with_system).filter(|style| style.one_turn.is_none()) else { return "" };
         let (several, past) = if n_user_turns > 1 { (1, Past::Last) } else { (0, Past::Only) };
@@ -494,13 +494,12 @@ impl Chat {
     }
 }
 
-/// A piece of a rendered conversation.
 enum Piece<'c> {
     Text(&'c str),
     Content(Rule, &'c Message),
 }
 
-/// Checks that roles alternate; `before` messages precede.
+/// Checks that roles alternate; `before` messages precede `turns`.
 fn check_order(turns: &[Message], before: usize) -> Result<(), ChatError> {
     for (index, message) in turns.iter().enumerate() {
         let (role, expected) = match index % 2 {
@@ -517,7 +516,7 @@ fn check_order(turns: &[Message], before: usize) -> Result<(), ChatError> {
     }
 }
 
-/// Appends a text in which formats of dates are written out.
+/// Appends a text with its date formats expanded.
 fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) -> Result<(), ChatError> {
     let Some(now) = now else { return append(text, out) };
     for (i, part) in text.split(DATE).enumerate() {
@@ -530,7 +529,7 @@ fn with_dates(text: &str, now: Option<DateTime>, out: &mut String) -> Result<(),
     Ok(())
 }
 
-/// Appends a text, up to the longest one of a conversation.
+/// Appends a text, up to the largest size of a conversation.
 fn append(text: &str, out: &mut String) -> Result<(), ChatError> {
     if out.len() + text.len() > MAX_RENDERED_BYTES {
         return Err(ChatError::TooLong);
@@ -540,7 +539,7 @@ fn append(text: &str, out: &mut String) -> Result<(), ChatError> {
     Ok(())
 }
 
-/// A date in a format of `strftime`, of which those are known that need no locale and no time zone.
+/// A date in a `strftime` format. Only conversions without locale and time zone are supported.
 pub fn date(format: &str, now: DateTime) -> Option<String> {
     if format.len() > MAX_FORMAT_BYTES {
         return None;
@@ -549,7 +548,7 @@ pub fn date(format: &str, now: DateTime) -> Option<String> {
     while let Some(at) = rest.find('%') {
         let conversion = rest[at + 1..].trim_start_matches('-');
         let known = conversion.starts_with(|c| "aAbBdDeFHIjmMpRSTyY%".contains(c));
-        // One flag at most.
+        // At most one flag.
         if !known || rest.len() - at - 1 - conversion.len() > 1 {
             return None;
         }
@@ -558,7 +557,7 @@ pub fn date(format: &str, now: DateTime) -> Option<String> {
     jiff::fmt::strtime::format(format, now).ok()
 }
 
-/// Reads what follows the head of a section.
+/// Reads the data after the head of a section.
 struct Reader<'a> {
     rest: &'a [u8],
 }

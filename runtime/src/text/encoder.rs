@@ -1,8 +1,9 @@
-//! Text becomes ids, as `format-spec.md` describes under `TOKENIZER`: added tokens, normalization, words, byte pairs.
+//! Encodes text to ids, as specified in `format-spec.md` under `TOKENIZER`: added tokens, normalization, words, byte
+//! pairs.
 //!
-//! Beside a text of n bytes this takes at most 16 n bytes of memory and 64 MiB: normalization makes at most three bytes
-//! of one, each of which is an id at most, and one word is merged at a time. The time is in O(n log n). Where the
-//! system does not give the memory, and where a text would take more, that is an error.
+//! A text of n bytes takes at most 16 n bytes and 64 MiB in addition: normalization makes at most three bytes of one,
+//! each of which becomes at most one id, and one word is merged at a time. The time is O(n log n). A failed allocation
+//! is an error, and so is a text that would exceed these bounds.
 
 use crate::error::Error;
 use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken, Merge};
@@ -18,31 +19,31 @@ use std::fmt;
 use unicode_normalization_alignments::UnicodeNormalization;
 use unicode_normalization_alignments::char::canonical_combining_class;
 
-/// Most bytes of a token that an error shows.
+/// Most bytes of a token in an error message.
 const SHOWN_BYTES: usize = 60;
-/// Most characters of a word that an error shows.
+/// Most characters of a word in an error message.
 const SHOWN_CHARS: usize = 20;
-/// Most bytes of combining marks behind a character; scripts have a few, and normalization collects all of them.
+/// Most bytes of combining marks after a character. Scripts have a few; normalization collects all of them.
 const MAX_MARKS_BYTES: usize = 128 << 10;
-/// Bytes beyond the tokens found in a text that may be looked at while a longer one is looked for: so many for each
-/// byte of the text, and so many in any case. Where they are not enough, the added tokens were made to cost time.
+/// Limit on the bytes scanned beyond the matched tokens while searching for longer ones: a number per byte of the text,
+/// and a constant. Added tokens that exceed it were made to cost time.
 const LOOK_AHEAD: (u64, u64) = (64, 1 << 28);
 
-/// Encodes text with the tokenizer of a model, whose merges it has in tables of its own.
+/// Encodes text with the tokenizer of a model. Holds its own tables of the merges.
 pub struct Encoder {
     nfc: bool,
     prefix_space: bool,
     n_rows: usize,
-    /// The ids from `n_rows` on that have an entry in the vocabulary, and their bytes for people.
+    /// The ids from `n_rows` on with an entry in the vocabulary, and their escaped bytes for messages.
     beyond: BTreeMap<u32, String>,
-    as_given: Finder,
+    unnormalized: Finder,
     normalized: Finder,
     words: Words,
     pairs: BytePairs,
 }
 
 impl Encoder {
-    /// Prepares a tokenizer, which takes some milliseconds for a hundred thousand ids.
+    /// Builds the tables, which takes some milliseconds for a hundred thousand ids.
     ///
     /// # Errors
     /// [`Error::UnusableTokenizer`], [`Error::OutOfMemory`].
@@ -64,18 +65,18 @@ impl Encoder {
             prefix_space: tokenizer.prefix_space,
             n_rows: tokenizer.n_rows,
             beyond: beyond.collect(),
-            as_given: Finder::new(tokenizer, |added| !is_normalized(added), false)?,
+            unnormalized: Finder::new(tokenizer, |added| !is_normalized(added), false)?,
             normalized: Finder::new(tokenizer, is_normalized, tokenizer.nfc)?,
             words: Words::new(tokenizer.pre_tokenizer),
             pairs,
         })
     }
 
-    /// The ids of a text.
+    /// Encodes a text.
     ///
     /// # Errors
-    /// [`Error::NoEmbedding`] when the text has a token that is beyond the rows of the embedding; [`Error::Unencodable`]
-    /// for a word of more than [`MAX_WORD_BYTES`], and when the added tokens of the model are too costly to find;
+    /// [`Error::NoEmbedding`] when the text has a token beyond the rows of the embedding; [`Error::Unencodable`] for a
+    /// word of more than [`MAX_WORD_BYTES`], and when searching for the added tokens is too costly;
     /// [`Error::OutOfMemory`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let ids = self.ids(text).map_err(|refused| match refused {
@@ -94,7 +95,7 @@ impl Encoder {
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, Refused> {
         let (mut ids, mut word) = (Vec::new(), Word::default());
-        self.as_given.split(text, &mut ids, |piece, ids| {
+        self.unnormalized.split(text, &mut ids, |piece, ids| {
             let piece = if self.nfc { nfc(piece)? } else { Cow::Borrowed(piece) };
             self.normalized.split(&piece, ids, |piece, ids| self.words_of(piece, &mut word, ids))
         })?;
@@ -107,7 +108,7 @@ impl Encoder {
             |bytes: &str| self.pairs.encode(bytes.as_bytes(), word, ids).map_err(|no| Refused::of(no, bytes));
         let mut rest = text;
         if self.prefix_space && !text.is_empty() && !text.starts_with(' ') {
-            // Only the first word has the space: it is the same whatever comes far behind it.
+            // Only the first word has the space, and text far after it does not affect it.
             let mut end = text.len().min(MAX_WORD_BYTES + 8);
             while !text.is_char_boundary(end) {
                 end -= 1;
@@ -127,16 +128,16 @@ impl Encoder {
     }
 }
 
-/// Why a text gets no ids.
+/// Why a text is rejected.
 #[derive(Debug)]
 enum Refused {
-    /// A word is too long, which begins so.
+    /// A word is too long; it begins with this text.
     LongWord(String),
-    /// More marks than [`MAX_MARKS_BYTES`] follow each other.
+    /// A character is followed by more marks than [`MAX_MARKS_BYTES`].
     Marks,
-    /// The added tokens take too long to find.
+    /// Searching for the added tokens takes too long.
     Costly,
-    /// The system gives no memory.
+    /// Out of memory.
     NoMemory,
 }
 
@@ -160,32 +161,32 @@ impl fmt::Display for Refused {
         match self {
             Refused::LongWord(begin) => write!(
                 f,
-                "the text has a word, or a run of spaces or signs, of more than {MAX_WORD_BYTES} bytes, which begins \
+                "the text has a word, or a run of spaces or symbols, of more than {MAX_WORD_BYTES} bytes, which begins \
                  \"{}\"; break it up with spaces and newlines",
                 quoted(begin.as_bytes())
             ),
             Refused::Marks => write!(
                 f,
-                "the text has more than {MAX_MARKS_BYTES} bytes of combining marks behind one character, expected a \
+                "the text has more than {MAX_MARKS_BYTES} bytes of combining marks after one character, expected a \
                  few; leave them out"
             ),
             Refused::Costly => f.write_str(
                 "the added tokens of the model take too long to find in this text; use a shorter one, and check where \
                  the model comes from",
             ),
-            Refused::NoMemory => f.write_str("the system gives no memory"),
+            Refused::NoMemory => f.write_str("out of memory"),
         }
     }
 }
 
-/// Normalization form C of Unicode 9, which the crate `tokenizers` has.
+/// Normalization form C of Unicode 9, as in the crate `tokenizers`.
 fn nfc(text: &str) -> Result<Cow<'_, str>, Refused> {
     if text.is_ascii() {
         return Ok(Cow::Borrowed(text));
     }
     let mut marks = 0;
     for c in text.chars() {
-        marks = if begins_anew(c) { 0 } else { marks + c.len_utf8() };
+        marks = if starts_sequence(c) { 0 } else { marks + c.len_utf8() };
         if marks > MAX_MARKS_BYTES {
             return Err(Refused::Marks);
         }
@@ -199,26 +200,25 @@ fn nfc(text: &str) -> Result<Cow<'_, str>, Refused> {
     Ok(Cow::Owned(normalized))
 }
 
-/// Whether marks behind a character are none of what stands before it. Three characters of class 0 are nothing but marks
-/// once they are decomposed.
-fn begins_anew(c: char) -> bool {
+/// Whether a character starts a new sequence of combining marks. Three characters of class 0 decompose to marks only.
+fn starts_sequence(c: char) -> bool {
     canonical_combining_class(c) == 0 && !matches!(c, '\u{f73}' | '\u{f75}' | '\u{f81}')
 }
 
-/// Finds added tokens: the leftmost first, the longest of those that begin at one place.
+/// Finds added tokens: leftmost first, the longest of those that begin at one position.
 struct Finder {
-    /// `None` when there are none to find.
+    /// `None` without tokens.
     automaton: Option<AhoCorasick>,
-    /// The id of each; `None` for one whose text is encoded like the text around it.
+    /// The id of each; `None` for a token that is encoded as plain text.
     ids: Vec<Option<u32>>,
-    /// Bytes of the longest one.
+    /// Length of the longest token in bytes.
     longest: usize,
 }
 
 impl Finder {
     fn new(tokenizer: &Tokenizer, wanted: impl FnMut(&&AddedToken) -> bool, normalizes: bool) -> Result<Finder, Error> {
         let added: Vec<&AddedToken> = tokenizer.added.iter().filter(wanted).collect();
-        // What is looked for in normalized text is normalized, too.
+        // Tokens that are searched in normalized text are normalized too.
         let normalized = |text: &[u8]| nfc(&String::from_utf8_lossy(text)).map(|text| text.into_owned().into_bytes());
         let text = |added: &&AddedToken| tokenizer.text(added);
         let texts = added.iter().map(text).map(|text| if normalizes { normalized(text) } else { Ok(text.to_vec()) });
@@ -231,7 +231,7 @@ impl Finder {
             refused => unsearchable(&refused),
         })?;
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        // A DFA, which is chosen for few patterns by default, takes up to 1 KiB for each of their bytes.
+        // A DFA, the default for few patterns, takes up to 1 KiB per byte of the patterns.
         let kind = Some(AhoCorasickKind::ContiguousNFA);
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).kind(kind).build(texts);
         let automaton = automaton.map_err(|error| unsearchable(&error))?;
@@ -240,7 +240,7 @@ impl Finder {
         Ok(Finder { automaton: (!ids.is_empty()).then_some(automaton), ids, longest })
     }
 
-    /// Appends the ids of the tokens that it finds, and lets `other` append those of what lies between them.
+    /// Appends the ids of the tokens found, and calls `other` for the text between them.
     fn split(
         &self,
         text: &str,
@@ -251,7 +251,7 @@ impl Finder {
         let mut look_ahead = per_byte * text.len() as u64 + at_least;
         let mut end = 0;
         for found in self.automaton.iter().flat_map(|automaton| automaton.find_iter(text)) {
-            // The search goes on until no longer token can begin here, and from the end of this one again.
+            // The search continues until no longer token can match, and restarts at the end of this one.
             let beyond = (self.longest - found.len()) as u64;
             look_ahead = look_ahead.checked_sub(beyond).ok_or(Refused::Costly)?;
             let Some(id) = self.ids[found.pattern().as_usize()] else { continue };
@@ -267,13 +267,13 @@ impl Finder {
 /// Splits text into words.
 struct Words {
     pattern: Regex,
-    /// Whether a run of white space that ends with a newline is a word whatever follows.
+    /// Whether a run of white space ending with a newline is a word regardless of the following text.
     newlines_end: bool,
 }
 
 impl Words {
     fn new(kind: PreTokenizer) -> Words {
-        // The crate knows no look-ahead: `of` does what `\s+(?!\S)` would.
+        // The crate has no look-ahead: `of` implements `\s+(?!\S)`.
         let pattern = kind.pattern().replace(r"\s+(?!\S)|", "");
         Words {
             pattern: Regex::new(&pattern).expect("the patterns of all kinds are patterns"),
@@ -281,16 +281,16 @@ impl Words {
         }
     }
 
-    /// The words of a text, which they cover without a gap.
+    /// The words of a text, which cover it without a gap.
     fn of<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
         let mut rest = text;
         std::iter::from_fn(move || {
-            // No pattern looks back: what stands before does not matter.
+            // The patterns have no look-behind, so the preceding text does not matter.
             let mut end = self.pattern.find(rest)?.end();
             let last = rest[..end].chars().next_back()?;
             let ends_here = self.newlines_end && matches!(last, '\r' | '\n');
             if end < rest.len() && last.is_whitespace() && !ends_here {
-                // A run of white space leaves its last character to the word that follows, unless it is the only one.
+                // A run of white space leaves its last character to the next word, unless it is the only one.
                 let shorter = end - last.len_utf8();
                 end = if shorter == 0 { end } else { shorter };
             }
@@ -307,16 +307,15 @@ mod tests {
     use crate::text::vocabulary::Vocabulary;
     use zerocopy::little_endian::U32;
 
-    /// CRC-32 as zlib computes it.
     fn crc32(bytes: impl IntoIterator<Item = u8>) -> u32 {
         !bytes.into_iter().fold(!0, |crc, byte| {
             (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
         })
     }
 
-    /// Every code point, in the contexts and in the order of `scripts/make_tokenizer_goldens.py`.
+    /// Every code point, in the contexts and the order of `scripts/make_tokenizer_goldens.py`.
     #[test]
-    fn normalizes_and_classes_code_points_as_tokenizers_does() {
+    fn normalizes_and_classifies_code_points_like_tokenizers() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tokenizers/unicode.txt");
         let blocks = std::fs::read_to_string(path).expect("read");
         assert_eq!((blocks.lines().count(), crc32(*b"123456789")), (272, 0xcbf4_3926));
@@ -344,11 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_counted_as_the_normalizer_collects_them() {
+    fn marks_are_counted_as_collected_by_normalizer() {
         for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
-            // It collects up to the next one of class 0 of what the character is decomposed into.
+            // The normalizer collects up to the next character of class 0 in the decomposition.
             let collected = c.to_string().nfd().all(|(c, _)| canonical_combining_class(c) != 0);
-            assert_eq!(begins_anew(c), !collected, "U+{:04X}", u32::from(c));
+            assert_eq!(starts_sequence(c), !collected, "U+{:04X}", u32::from(c));
         }
         let text = format!("a{}", "\u{f73}".repeat(MAX_MARKS_BYTES / 3 + 1));
         assert!(matches!(nfc(&text), Err(Refused::Marks)));
@@ -356,13 +355,13 @@ mod tests {
 
     #[test]
     fn normalizes_by_unicode_9() {
-        // U+08D3 came with Unicode 11, where it has a combining class that U+0301 goes past.
+        // U+08D3 was added in Unicode 11, with a combining class that U+0301 is reordered past.
         assert_eq!(nfc("A\u{8d3}\u{301}").expect("short"), "A\u{8d3}\u{301}");
         assert_eq!(nfc("A\u{301}\u{323}").expect("short"), "\u{1ea0}\u{301}");
     }
 
     #[test]
-    fn searching_for_long_added_tokens_takes_bounded_memory() {
+    fn search_for_long_added_tokens_takes_bounded_memory() {
         // 64 tokens of 16 KiB: a DFA takes 135 MB for these.
         let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
         let token = |i: usize| (0..16 << 10).map(|at| b'a' + (((at * (i + 7)) >> 3) % 26) as u8).collect::<Vec<u8>>();
@@ -389,15 +388,15 @@ mod tests {
             n_rows: 320,
         };
         let encoder = Encoder::new(&tokenizer).expect("an encoder");
-        let bytes = encoder.as_given.automaton.as_ref().expect("tokens to find").memory_usage();
+        let bytes = encoder.unnormalized.automaton.as_ref().expect("tokens to find").memory_usage();
         assert!(bytes < 96 << 20, "{bytes} bytes");
         assert_eq!(encoder.encode(str::from_utf8(&texts[300]).expect("text")).expect("ids"), [300]);
     }
 
     #[test]
-    fn texts_that_would_cost_too_much_are_refused() {
+    fn rejects_texts_that_cost_too_much() {
         let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
-        // The second of these tokens is looked for at each of the first.
+        // The second token is searched at each match of the first.
         let long = format!("{}!", "x".repeat(500 << 10));
         let bytes = [(0..=255).collect(), b"x".to_vec(), long.into_bytes()].concat();
         let head = [258, 0, bytes.len() as u32, 0];
@@ -423,7 +422,8 @@ mod tests {
             let word = |length: usize| format!("{begin}{}", "a".repeat(length));
             assert!(refused(word(MAX_WORD_BYTES - 2)).is_ok(), "{begin:?}");
             let long = refused(word(MAX_WORD_BYTES + 1)).expect_err("refused");
-            let says = "the text has a word, or a run of spaces or signs, of more than 1048576 bytes, which begins \"";
+            let says =
+                "the text has a word, or a run of spaces or symbols, of more than 1048576 bytes, which begins \"";
             assert!(long.starts_with(says), "{begin:?}: {long}");
         }
         let marks = |bytes: usize| format!("a{}b", "\u{301}".repeat(bytes / 2));
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_space_goes_before_pieces_without_one() {
+    fn prefix_space_precedes_pieces_without_one() {
         let single: [U32; 256] = std::array::from_fn(|byte| U32::new(byte as u32));
         let bytes: Vec<u8> = (0..=255).chain(*b"<x><y>").collect();
         let head = [258, 0, bytes.len() as u32, 0];
@@ -456,7 +456,7 @@ mod tests {
         let ids = |text: &str| encoder.encode(text).expect("ids with rows");
         let of = |text: &[u8]| text.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>();
         assert_eq!(ids("a<x> b<x><x>c"), [&of(b" a")[..], &[256], &of(b" b"), &[256, 256], &of(b" c")].concat());
-        // The text of a token that is split is a part of the piece around it.
+        // The text of a split token is part of the surrounding piece.
         assert_eq!(ids("a<y>b<x>"), [&of(b" a<y>b")[..], &[256]].concat());
         assert_eq!([ids(""), ids("\n")], [vec![], of(b" \n")]);
         // A token without a row.
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_those_of_the_patterns() {
+    fn words_match_patterns() {
         let split = |kind: PreTokenizer, text| Words::new(kind).of(text).collect::<Vec<_>>();
         let text = "Hello,  world's 12345 tests\r\n\n  end  ";
         assert_eq!(
@@ -480,7 +480,7 @@ mod tests {
         );
         assert_eq!(split(PreTokenizer::Gpt2, "a\n\nb"), ["a", "\n", "\n", "b"]);
         assert_eq!(split(PreTokenizer::Dolma2, "I'M \u{a0}x"), ["I", "'M", " ", "\u{a0}x"]);
-        // Only a plain space belongs to the word of GPT-2 that follows.
+        // In GPT-2 only a plain space belongs to the following word.
         let wide = "\u{3000}\u{3000}é\u{0}\u{301}";
         assert_eq!(split(PreTokenizer::Dolma2, wide), ["\u{3000}", "\u{3000}é", "\u{0}\u{301}"]);
         assert_eq!(split(PreTokenizer::Gpt2, wide), ["\u{3000}", "\u{3000}", "é", "\u{0}\u{301}"]);

@@ -1,4 +1,4 @@
-//! Text to ids and ids to text: tokenizer, vocabulary, chat template, token files.
+//! Tokenizer, vocabulary, chat format and token files.
 
 pub mod bpe;
 #[cfg(feature = "chat")]

@@ -1,15 +1,15 @@
-//! Token files: ids and nothing else, little-endian u32 ones if the caller does not name another type.
+//! Token files: a sequence of ids without a header, little-endian u32 unless the caller names another type.
 
 use crate::error::Error;
 use crate::os::holes::bytes_in_holes;
 use crate::os::memory;
-use crate::text::token_guess::{Guess, guess_kind, is_wide, no_ids, wider};
+use crate::text::token_guess::{Guess, guess_kind, is_wide, other_file, wider};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// How the ids of a token file are stored; little-endian.
+/// The type of the ids in a token file; little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenType {
     /// 16 bits.
@@ -20,14 +20,14 @@ pub enum TokenType {
     I32,
     /// 64 bits.
     U64,
-    /// 64 bits, signed: numpy's default for integers.
+    /// 64 bits, signed: the default integer type of numpy.
     I64,
 }
 
 impl TokenType {
     const ALL: [TokenType; 5] = [TokenType::U16, TokenType::U32, TokenType::I32, TokenType::U64, TokenType::I64];
 
-    /// The type of this name.
+    /// The type with this name.
     pub fn named(name: &str) -> Option<TokenType> {
         TokenType::ALL.into_iter().find(|token_type| token_type.name() == name)
     }
@@ -43,7 +43,6 @@ impl TokenType {
         }
     }
 
-    /// Bytes of one id.
     fn bytes(self) -> usize {
         match self {
             TokenType::U16 => 2,
@@ -52,7 +51,7 @@ impl TokenType {
         }
     }
 
-    /// The number in the bytes of one id.
+    /// Decodes one id.
     fn number(self, bytes: &[u8]) -> i128 {
         let unsigned = bytes.iter().rev().fold(0, |number, &byte| number << 8 | i128::from(byte));
         let is_negative = bytes.last().is_some_and(|byte| byte >> 7 == 1);
@@ -63,56 +62,54 @@ impl TokenType {
     }
 }
 
-/// Most ids that become text in one go, which the positions of a model do not limit: as many as the longest text that
-/// becomes ids, 64 MiB, can give.
+/// Most ids that are detokenized at once, where the positions of a model are no limit: the number of ids that the
+/// longest text, 64 MiB, can have.
 pub const MAX_TEXT_IDS: usize = 1 << 26;
 
-/// Bytes by which the kind of a file is told that is too long to be read.
+/// Bytes read of an oversized file to guess its kind.
 const HEAD_BYTES: u64 = 64;
-/// Bytes that are read and checked at a time; the first of them tell the kind of a longer file.
+/// Bytes that are read and checked at a time. The first ones serve to guess the kind of a longer file.
 const PIECE_BYTES: usize = 64 << 10;
-/// Bytes of holes that a file of ids may have: some tools for copying make some of zeros.
+/// Bytes of holes allowed in a file of ids: some copy tools turn zeros into holes.
 const MAX_HOLES: u64 = 1 << 20;
 
-/// How many ids there may be.
+/// The largest number of ids.
 #[derive(Clone, Copy)]
 struct Limit {
     most: usize,
-    /// Whose limit it is.
-    whose: &'static str,
-    /// What to do about it.
+    /// The origin of the limit.
+    origin: &'static str,
+    /// Advice for the user.
     advice: &'static str,
 }
 
 impl Limit {
     fn of_positions(most: usize) -> Limit {
-        Limit { most, whose: "the positions of the model", advice: "; shorten the prompt" }
+        Limit { most, origin: "the positions of the model", advice: "; shorten the prompt" }
     }
 
     fn of_text() -> Limit {
-        Limit { most: MAX_TEXT_IDS, whose: "as many as become text in one go", advice: "; split the file" }
+        Limit { most: MAX_TEXT_IDS, origin: "the most that are detokenized at once", advice: "; split the file" }
     }
 }
 
 /// Reads and checks a token file of little-endian u32 ids; `-` is standard input.
 ///
-/// No more is read than a model of `max_tokens` positions can use and one id beyond, and nothing behind an id that is
-/// wrong, so that a huge file or an endless pipe costs nothing. Good ids take four bytes each, those of a pipe up to
-/// twice that.
+/// At most `max_tokens` ids and one more are read, and nothing after an invalid id, so that a huge file or an endless
+/// pipe costs nothing. Valid ids take four bytes each, those of a pipe up to twice that.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Tokens`] when there are no ids, half an id, an id outside the vocabulary, or too many,
-/// when every second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file was never written, and for
-/// memory that the system does not give.
+/// [`Error::Io`], or [`Error::Tokens`] for no ids, a partial id, an id outside the vocabulary, or too many ids, when
+/// every second id is 0, as in a file of 64-bit ids, when more than 1 MiB of a file are holes, and when out of memory.
 pub fn read_tokens(path: &Path, vocab_size: usize, max_tokens: usize) -> Result<Vec<u32>, Error> {
     read_tokens_as(path, None, vocab_size, max_tokens)
 }
 
-/// As [`read_tokens`] for ids of a type, or for little-endian u32 ids without one. A type that is named is believed,
-/// but for text, files of other programs, and ids of 16 bits of which every second one is 0.
+/// As [`read_tokens`], for ids of `token_type`, or little-endian u32 ids for `None`. A named type is trusted, except
+/// for text, files of other programs, and 16-bit ids of which every second one is 0.
 ///
 /// # Errors
-/// Those of [`read_tokens`].
+/// As [`read_tokens`].
 pub fn read_tokens_as(
     path: &Path,
     token_type: Option<TokenType>,
@@ -122,10 +119,10 @@ pub fn read_tokens_as(
     read(path, token_type, vocab_size, Limit::of_positions(max_tokens))
 }
 
-/// As [`read_tokens_as`] for ids that are not evaluated but become text: at most [`MAX_TEXT_IDS`].
+/// As [`read_tokens_as`], for ids that are detokenized and not evaluated: at most [`MAX_TEXT_IDS`].
 ///
 /// # Errors
-/// Those of [`read_tokens`].
+/// As [`read_tokens`].
 pub fn read_text_ids(path: &Path, token_type: Option<TokenType>, vocab_size: usize) -> Result<Vec<u32>, Error> {
     read(path, token_type, vocab_size, Limit::of_text())
 }
@@ -148,7 +145,7 @@ fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Li
     }
     if metadata.is_file() {
         if bytes_in_holes(&file, 0..length, MAX_HOLES) > MAX_HOLES {
-            let problem = "more than 1 MiB of it was never written, expected ids; make it again";
+            let problem = "more than 1 MiB of holes, expected ids; write it again";
             return Err(Error::Tokens { path: path.to_path_buf(), problem: problem.into() });
         }
         file.rewind().map_err(Error::io(path, "read"))?;
@@ -157,7 +154,7 @@ fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Li
     ids.read(&mut file.take(most_bytes))
 }
 
-/// Opens a regular file, a pipe or a terminal; a pipe waits for its writer.
+/// Opens a regular file, a pipe or a terminal; opening a pipe waits for its writer.
 fn open(path: &Path) -> Result<File, Error> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
     if metadata.is_dir() {
@@ -167,29 +164,29 @@ fn open(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open(path).map_err(Error::io(path, "open"))
 }
 
-/// What bytes may be that are not all ids of this type.
+/// Guesses what bytes are that are not all ids of this type.
 fn kind_of(bytes: &[u8], token_type: Option<TokenType>, vocab_size: usize) -> Option<Guess> {
     let width = token_type.unwrap_or(TokenType::U32).bytes();
-    // What they are read as is no guess.
+    // The type they were read as is not a guess.
     guess_kind(bytes, vocab_size).filter(|guess| guess.id_bytes != Some(width))
 }
 
-/// The error about a file of too many ids.
-fn too_many(path: &Path, found: &str, Limit { most, whose, advice }: Limit, guess: Option<Guess>) -> Error {
-    let (hint, advice) = said(guess, advice);
-    let problem = format!("{found}{hint}, expected at most {most}, {whose}{advice}");
+/// The error for too many ids.
+fn too_many(path: &Path, found: &str, Limit { most, origin, advice }: Limit, guess: Option<Guess>) -> Error {
+    let (hint, advice) = hint_and_advice(guess, advice);
+    let problem = format!("{found}{hint}, expected at most {most}, {origin}{advice}");
     Error::Tokens { path: path.to_path_buf(), problem }
 }
 
-/// A guess in parentheses, and what to do: `advice` when there is none.
-fn said(guess: Option<Guess>, advice: &str) -> (String, String) {
+/// A guess in parentheses and its advice; `advice` without a guess.
+fn hint_and_advice(guess: Option<Guess>, advice: &str) -> (String, String) {
     match guess {
         Some(Guess { what, advice, .. }) => (format!(" (it looks like {what})"), format!("; {advice}")),
         None => (String::new(), advice.into()),
     }
 }
 
-/// The little-endian u32 ids in `bytes`, all of them below `vocab_size` and at most `max_tokens`; `path` is for
+/// Checks the little-endian u32 ids in `bytes`: all below `vocab_size` and at most `max_tokens`. `path` is for
 /// messages.
 ///
 /// # Errors
@@ -199,14 +196,14 @@ pub fn parse(path: &Path, bytes: &[u8], vocab_size: usize, max_tokens: usize) ->
     Ids { path, token_type: None, vocab_size, limit, bytes: Some(bytes.len() as u64) }.read(&mut &*bytes)
 }
 
-/// How ids are read.
+/// Parameters for reading ids.
 struct Ids<'a> {
     /// For messages.
     path: &'a Path,
     token_type: Option<TokenType>,
     vocab_size: usize,
     limit: Limit,
-    /// How many bytes there are, where that is known; a file below `/proc` says 0.
+    /// The number of bytes, if known; 0 for a file in `/proc`.
     bytes: Option<u64>,
 }
 
@@ -228,8 +225,8 @@ impl Ids<'_> {
         if !n_bytes.is_multiple_of(width as u64) {
             return self.half(n_bytes, &head);
         }
-        // The last byte of a longer source comes later.
-        self.refuse_no_ids(&head, head.last().copied().filter(|_| is_all))?;
+        // The last byte of a longer source is not read yet.
+        self.refuse_other_file(&head, head.last().copied().filter(|_| is_all))?;
         let mut tokens = Vec::new();
         let known = (n_bytes / width as u64).min(self.limit.most as u64) as usize;
         memory::asking(|| tokens.try_reserve_exact(known)).map_err(|_| self.no_memory())?;
@@ -248,25 +245,25 @@ impl Ids<'_> {
         if tokens.len() > self.limit.most {
             return Err(self.too_many(&head));
         }
-        // A file below /proc says 0, and has what it has.
+        // A file in /proc reports length 0 and has its content.
         if self.bytes.is_some_and(|bytes| bytes > read as u64) {
             return Err(Error::io(self.path, "read all of it")(io::ErrorKind::UnexpectedEof.into()));
         }
         if !read.is_multiple_of(width) {
             return self.half(read as u64, &head);
         }
-        self.refuse_no_ids(&head, last)?;
-        self.refuse_others(&tokens)?;
+        self.refuse_other_file(&head, last)?;
+        self.refuse_wider(&tokens)?;
         Ok(tokens)
     }
 
-    /// Reads up to [`PIECE_BYTES`], fewer only at the end.
+    /// Reads up to [`PIECE_BYTES`]; fewer only at the end.
     fn fill(&self, source: &mut dyn Read, piece: &mut Vec<u8>) -> Result<(), Error> {
         let read = source.take(PIECE_BYTES as u64).read_to_end(piece);
         read.map(|_| ()).map_err(Error::io(self.path, "read"))
     }
 
-    /// Appends the whole ids of a piece; `head` is the first one.
+    /// Appends the whole ids of a piece; `head` is the first piece.
     fn append(&self, piece: &[u8], head: &[u8], tokens: &mut Vec<u32>) -> Result<(), Error> {
         let read_as = self.token_type.unwrap_or(TokenType::U32);
         let ids = piece.chunks_exact(read_as.bytes());
@@ -276,8 +273,9 @@ impl Ids<'_> {
             match u32::try_from(number) {
                 Ok(token) if (token as usize) < self.vocab_size => tokens.push(token),
                 _ => {
-                    let (hint, advice) = said(self.kind(head), "; make them with the tokenizer of this model");
-                    // The padding or the mask of another program.
+                    let (hint, advice) =
+                        hint_and_advice(self.kind(head), "; make them with the tokenizer of this model");
+                    // The padding or mask value of another program.
                     let negative = match u32::try_from(number).map(u32::cast_signed) {
                         Ok(signed) if signed < 0 && hint.is_empty() => format!(" ({signed} as a signed number)"),
                         _ => String::new(),
@@ -294,15 +292,17 @@ impl Ids<'_> {
         Ok(())
     }
 
-    /// Refuses what begins and ends as a file of another program does, where a type is named that any bytes could have.
-    fn refuse_no_ids(&self, head: &[u8], last: Option<u8>) -> Result<(), Error> {
-        let Some(Guess { what, advice, .. }) = self.token_type.and_then(|_| no_ids(head, last)) else { return Ok(()) };
+    /// Rejects a file that begins and ends like a file of another program, if the named type would accept any bytes.
+    fn refuse_other_file(&self, head: &[u8], last: Option<u8>) -> Result<(), Error> {
+        let Some(Guess { what, advice, .. }) = self.token_type.and_then(|_| other_file(head, last)) else {
+            return Ok(());
+        };
         let name = self.token_type.unwrap_or(TokenType::U32).name();
         self.wrong(format!("looks like {what}, expected little-endian {name} ids; {advice}"))
     }
 
-    /// Refuses ids that are rather those of a wider type.
-    fn refuse_others(&self, tokens: &[u32]) -> Result<(), Error> {
+    /// Rejects ids that look like those of a wider type.
+    fn refuse_wider(&self, tokens: &[u32]) -> Result<(), Error> {
         if let (Some(TokenType::U16), Some(wider)) = (self.token_type, wider(tokens, self.vocab_size)) {
             let looks = format!("every second id is 0, or nearly (it looks like {wider} ids)");
             return self.wrong(format!("{looks}; use --token-type {wider}"));
@@ -324,19 +324,19 @@ impl Ids<'_> {
     fn half<T>(&self, n_bytes: u64, head: &[u8]) -> Result<T, Error> {
         let read_as = self.token_type.unwrap_or(TokenType::U32);
         let plural = if n_bytes == 1 { "" } else { "s" };
-        let (hint, advice) = said(self.kind(head), "");
+        let (hint, advice) = hint_and_advice(self.kind(head), "");
         let expected = format!("expected a multiple of {} (little-endian {} ids)", read_as.bytes(), read_as.name());
         self.wrong(format!("{n_bytes} byte{plural}, {expected}{hint}{advice}"))
     }
 
     fn too_many(&self, head: &[u8]) -> Error {
-        // The rest tells no more.
+        // The first bytes suffice for the guess.
         let head = &head[..head.len().min(HEAD_BYTES as usize)];
         too_many(self.path, &format!("more than {} tokens", self.limit.most), self.limit, self.kind(head))
     }
 
     fn no_memory(&self) -> Error {
-        let problem = "the system gives no memory for its ids (see ulimit -v); use a shorter file, or split it";
+        let problem = "out of memory for its ids (see ulimit -v); use a shorter file, or split it";
         Error::Tokens { path: self.path.to_path_buf(), problem: problem.into() }
     }
 
@@ -359,7 +359,7 @@ mod tests {
         ids.read(&mut &*bytes).map_err(|error| error.to_string())
     }
 
-    /// A source that tells how much was taken of it.
+    /// A source that counts the bytes read.
     struct Counted<'a>(&'a [u8], &'a mut usize);
 
     impl Read for Counted<'_> {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn long_sources_are_read_a_piece_at_a_time_and_no_further_than_the_first_wrong_id() {
+    fn reading_stops_at_piece_with_first_invalid_id() {
         const N: usize = 100_000;
         let good: Vec<u32> = (0..N as u32).map(|i| i % 99 + 1).collect();
         let bytes = |ids: &[u32]| -> Vec<u8> { ids.iter().flat_map(|id| id.to_le_bytes()).collect() };
@@ -397,7 +397,7 @@ mod tests {
         let half = [bytes(&good), vec![7]].concat();
         let refused = read(&half, None, N).0.expect_err("half an id");
         assert_eq!(refused, format!("t.bin: {} bytes, expected a multiple of 4 (little-endian u32 ids)", 4 * N + 1));
-        // Ids of another width are told by what they are altogether.
+        // Ids of another width are detected from all ids.
         let wide: Vec<u32> = good.iter().flat_map(|&id| [id, 0]).collect();
         assert!(read(&bytes(&wide), None, 2 * N).0.expect_err("wide").contains("it looks like 64-bit ids"));
         let narrow = read(&bytes(&good), Some(TokenType::U16), 2 * N).0.expect_err("wide");
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_room_for_the_positions_of_the_model_and_a_longer_one_is_not_read() {
+    fn rejects_more_ids_than_positions_without_reading() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("t.bin");
         let read = |bytes: &[u8], length: u64| {
@@ -423,44 +423,44 @@ mod tests {
             read_tokens(&path, 100, 3).map_err(|error| error.to_string())
         };
         assert_eq!(read(&[7, 0, 0, 0], 12), Ok(vec![7, 0, 0]));
-        let said = |found: &str, advice: &str| {
+        let hint_and_advice = |found: &str, advice: &str| {
             let path = path.display();
             Err(format!("{path}: {found}, expected at most 3, the positions of the model; {advice}"))
         };
-        assert_eq!(read(&[], 16), said("4 tokens", "shorten the prompt"));
-        // There is no such memory.
-        assert_eq!(read(&[], 1 << 40), said("274877906944 tokens", "shorten the prompt"));
+        assert_eq!(read(&[], 16), hint_and_advice("4 tokens", "shorten the prompt"));
+        // More than the memory of any machine.
+        assert_eq!(read(&[], 1 << 40), hint_and_advice("274877906944 tokens", "shorten the prompt"));
         let text = "Four score and seven years ago our fathers brought forth on this continent";
         let advice = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
-        assert_eq!(read(text.as_bytes(), 74), said("18 tokens (it looks like text)", advice));
+        assert_eq!(read(text.as_bytes(), 74), hint_and_advice("18 tokens (it looks like text)", advice));
         let wide: Vec<u8> = [5u64; 9].iter().flat_map(|id| id.to_le_bytes()).collect();
         let advice = "if so, add --token-type i64";
-        assert_eq!(read(&wide, 72), said("18 tokens (it looks like 64-bit ids)", advice));
+        assert_eq!(read(&wide, 72), hint_and_advice("18 tokens (it looks like 64-bit ids)", advice));
         std::fs::remove_file(&path).expect("removed");
         let missing = read_tokens(&path, 100, 3).expect_err("no file").to_string();
         assert_eq!(missing, format!("{}: cannot open: No such file or directory", path.display()));
     }
 
     #[test]
-    fn ids_that_become_text_are_limited_by_no_model() {
+    fn ids_to_detokenize_are_not_limited_by_positions() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("t.bin");
         let bytes = 4 * MAX_TEXT_IDS as u64;
         std::fs::File::create(&path).expect("a file").set_len(bytes + 4).expect("longer");
         let line = read_text_ids(&path, Some(TokenType::U32), 100).expect_err("one too many").to_string();
-        let says = "67108865 tokens, expected at most 67108864, as many as become text in one go; split the file";
+        let says = "67108865 tokens, expected at most 67108864, the most that are detokenized at once; split the file";
         assert_eq!(line, format!("{}: {says}", path.display()));
-        // As many as fit, were they written.
+        // The largest accepted length, but all of it is a hole.
         OpenOptions::new().write(true).open(&path).expect("a file").set_len(bytes).expect("shorter");
         let line = read_text_ids(&path, Some(TokenType::U32), 100).expect_err("a hole").to_string();
-        let says = "more than 1 MiB of it was never written, expected ids; make it again";
+        let says = "more than 1 MiB of holes, expected ids; write it again";
         assert_eq!(line, format!("{}: {says}", path.display()));
         OpenOptions::new().write(true).open(&path).expect("a file").set_len(MAX_HOLES).expect("shorter");
         assert_eq!(read_text_ids(&path, Some(TokenType::U32), 100).expect("zeros").len() as u64, MAX_HOLES / 4);
     }
 
     #[test]
-    fn a_folder_has_no_tokens() {
+    fn rejects_folder() {
         let folder = std::env::temp_dir();
         let line = read_tokens(&folder, 100, 3).expect_err("a folder").to_string();
         let expected = "is a folder, expected a regular file; give a file of little-endian u32 ids";
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_values() {
+    fn errors_name_found_and_expected_values() {
         assert_eq!(problem(b""), "t.bin: no tokens, expected at least one little-endian u32 id");
         assert_eq!(problem(&[0; 7]), "t.bin: 7 bytes, expected a multiple of 4 (little-endian u32 ids)");
         assert_eq!(
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_files_that_are_no_u16_ids_in_a_vocabulary_of_all_of_them() {
+    fn rejects_other_files_read_as_u16_ids() {
         let read = |bytes: &[u8]| checked(bytes, TokenType::U16, 100_352, 100);
         let ids = |ids: &[u64], width: usize| -> Vec<u8> {
             ids.iter().flat_map(|id| id.to_le_bytes()[..width].to_vec()).collect()
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_64_bit_ids_unless_the_type_is_named() {
+    fn rejects_64_bit_ids_unless_type_is_named() {
         let wide = [5, 0, 0, 0, 0, 0, 0, 0];
         let says = "t.bin: every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with \
                     --token-type u32 if these zeros are ids";
@@ -536,7 +536,7 @@ mod tests {
         assert_eq!(read(&wide, TokenType::I64), Ok(vec![5]));
         assert_eq!(read(&wide, TokenType::U64), Ok(vec![5]));
         assert_eq!(read(&[5, 0, 99, 0, 7, 0], TokenType::U16), Ok(vec![5, 99, 7]));
-        // The values are checked all the same.
+        // The values are checked nevertheless.
         for (bytes, token_type, says) in [
             (&[0; 16][..], TokenType::U32, "more than 3 tokens, expected at most 3"),
             (&[0; 8], TokenType::U16, "more than 3 tokens, expected at most 3"),
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_not_what_it_still_has() {
+    fn rejects_file_truncated_while_reading() {
         let limit = Limit::of_positions(10);
         let ids = |bytes| Ids { path: Path::new("t.bin"), token_type: None, vocab_size: 100, limit, bytes };
         let read = |bytes| ids(bytes).read(&mut &[5u8, 0, 0, 0, 7, 0, 0, 0][..]).map_err(|error| error.to_string());

@@ -1,20 +1,20 @@
-//! What a file may be that does not hold little-endian u32 ids, told from its bytes for a line of error.
+//! Guesses what a file without little-endian u32 ids contains, from its bytes, for an error message.
 
-/// Fewer bytes are taken for ids of the type that was named, whatever characters they are.
+/// Fewer bytes than this are read as ids of the given type, even if they are all text characters.
 const MIN_TEXT_BYTES: usize = 6;
-/// What to do with text.
+/// Advice for text.
 const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with --tokenize";
-/// What to do with ids in a file of another program.
+/// Advice for ids in a file of another program.
 const WRITE_IDS: &str = "write the ids alone, as array.astype('<u4').tofile('tokens.bin')";
 
-/// A kind of file and what to do about it.
+/// A kind of file, with advice.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Guess {
-    /// With its article.
+    /// Including its article.
     pub(crate) what: String,
-    /// What to do; a phrase without punctuation around it.
+    /// What to do; a phrase without surrounding punctuation.
     pub(crate) advice: String,
-    /// Bytes of an id, if they are little-endian ids of a type that can be read.
+    /// Bytes per id, for little-endian ids of a supported type.
     pub(crate) id_bytes: Option<usize>,
 }
 
@@ -22,39 +22,39 @@ fn guess(what: impl Into<String>, advice: impl Into<String>) -> Option<Guess> {
     Some(Guess { what: what.into(), advice: advice.into(), id_bytes: None })
 }
 
-/// What `bytes` may be, which are no u32 ids below `vocab_size`: all of a file, or its first 64.
+/// Guesses what `bytes` are that are not u32 ids below `vocab_size`: a whole file, or its first 64 bytes.
 pub(crate) fn guess_kind(bytes: &[u8], vocab_size: usize) -> Option<Guess> {
     known_file(bytes).or_else(|| text(bytes)).or_else(|| numbers(bytes, vocab_size as u64))
 }
 
-/// What `bytes` are that hold no ids of any type, all of a file or its first many: a file of another program, or text.
-/// `last` is the last byte of the file, where that is known.
-pub(crate) fn no_ids(bytes: &[u8], last: Option<u8>) -> Option<Guess> {
-    // Two bytes alone are also an id; the last one of a pickle is a dot.
+/// Guesses what `bytes` are that do not hold ids of any type, such as a file of another program or text: a whole file,
+/// or its first bytes. `last` is the last byte of the file, if known.
+pub(crate) fn other_file(bytes: &[u8], last: Option<u8>) -> Option<Guess> {
+    // Two bytes alone are also an id; a pickle ends with a dot.
     let is_pickle = matches!(bytes, [0x80, 2..=5, ..]);
-    // A few ids may have the bytes of characters by chance.
+    // The bytes of a few ids may all be characters by chance.
     let text = || text(bytes).filter(|_| bytes.len() >= MIN_TEXT_BYTES);
     known_file(bytes).filter(|_| !is_pickle || last == Some(b'.')).or_else(text)
 }
 
-/// The wider type that little-endian u16 ids look like: every second one is 0, or is the upper half of a larger id.
+/// The wider type that little-endian u16 ids look like: every second one is 0, or the upper half of a larger id.
 pub(crate) fn wider(ids: &[u32], vocab_size: usize) -> Option<&'static str> {
     let (pairs, rest) = ids.as_chunks::<2>();
     let words = || pairs.iter().map(|[low, high]| low | high << 16);
     if !rest.is_empty() || pairs.is_empty() || !words().all(|id| (id as usize) < vocab_size) {
         return None;
     }
-    // Of a few ids some may be small.
+    // Among a few ids, some may be small.
     let has_zeros = pairs.iter().all(|[_, high]| *high == 0);
     (has_zeros || pairs.len() >= 4).then(|| if is_wide(words()) { "i64" } else { "u32" })
 }
 
-/// Whether little-endian u32 ids look like 64-bit ones: every second one is zero.
+/// Whether little-endian u32 ids look like 64-bit ids: every second one is zero.
 pub(crate) fn is_wide(ids: impl ExactSizeIterator<Item = u32>) -> bool {
     ids.len() > 0 && ids.len().is_multiple_of(2) && ids.skip(1).step_by(2).all(|id| id == 0)
 }
 
-/// Files that are known by their first bytes.
+/// Kinds of files with a known magic number.
 fn known_file(bytes: &[u8]) -> Option<Guess> {
     let within = |text: &[u8]| bytes[..bytes.len().min(256)].windows(text.len()).any(|window| window == text);
     match bytes {
@@ -112,11 +112,11 @@ fn text(bytes: &[u8]) -> Option<Guess> {
     }
 }
 
-/// Whether these bytes are text in UTF-8, or the beginning of one. Ids are none: their upper bytes are zeros.
+/// Whether these bytes are UTF-8 text, or the beginning of it. Ids are not: their upper bytes are zeros.
 fn is_text(bytes: &[u8]) -> bool {
     let (text, whole) = match str::from_utf8(bytes) {
         Ok(text) => (text, true),
-        // The last character may be cut.
+        // The last character may be truncated.
         Err(error) => (str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(), error.error_len().is_none()),
     };
     whole && !text.is_empty() && text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
@@ -135,7 +135,7 @@ fn numbers(bytes: &[u8], vocab_size: u64) -> Option<Guess> {
     let is_id = |id: u64| id < vocab_size;
     let is_float_id = |id: f64| id.fract() == 0.0 && id.is_sign_positive() && id < vocab_size as f64;
     if let (words @ [_, ..], []) = bytes.as_chunks::<8>() {
-        // -1 and the like are padding, and it is the other numbers that tell.
+        // Negative numbers like -1 are padding; the other numbers decide.
         let is_signed_id = |word: &[u8; 8]| {
             let id = i64::from_le_bytes(*word);
             id < 0 && id >= i64::from(i32::MIN) || u64::try_from(id).is_ok_and(is_id)
@@ -162,7 +162,7 @@ fn numbers(bytes: &[u8], vocab_size: u64) -> Option<Guess> {
         }
     }
     if let (words @ [_, ..], []) = bytes.as_chunks::<2>() {
-        // The upper half of a 32-bit id is mostly zero; one wrong id among them is one wrong id.
+        // The upper half of a 32-bit id is mostly zero; one wrong id among valid ones is one wrong id.
         let zeros = words.iter().skip(1).step_by(2).filter(|word| **word == [0; 2]).count();
         let is_narrow = zeros <= words.len() / 4;
         if is_narrow && words.iter().all(|word| is_id(u16::from_le_bytes(*word).into())) {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_type_of_numbers_that_are_ids() {
+    fn guesses_type_of_ids() {
         let ids = [5, 0, 99, 7, 70, 3];
         let what = |bytes: &[u8]| guess_kind(bytes, 100).map(|guess| guess.what);
         let cases: [(Vec<u8>, Option<&str>); 12] = [
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn names_files_of_other_programs() {
+    fn guesses_files_of_other_programs() {
         let npy = b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n";
         for (bytes, expected) in [
             (&npy[..], "a .npy file of <i8"),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn every_second_zero_is_a_64_bit_id() {
+    fn is_wide_detects_alternate_zeros() {
         for (ids, expected) in [
             (&[5u32, 0][..], true),
             (&[0, 0], true),

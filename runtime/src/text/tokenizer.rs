@@ -1,6 +1,6 @@
-//! How text becomes ids, as the model file says it: the kind of tokenizer, its merges and added tokens, checked.
+//! The tokenizer section of a model file, checked: pre-tokenizer, merges and added tokens.
 //!
-//! Nothing here needs a crate for text; `encoder.rs` does the work.
+//! This module needs no text-processing crate; `encoder.rs` does the work.
 
 use crate::error::{Error, one_line};
 use crate::file::model_file::ModelFile;
@@ -12,17 +12,17 @@ use crate::text::vocabulary::Vocabulary;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-/// How text is split into words before pairs are merged.
+/// The split of text into words before pairs are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PreTokenizer {
-    /// As cl100k and dolma2 do it: letters with a character before them, numbers in threes.
+    /// That of cl100k and dolma2: letters with one preceding character, digits in groups of three.
     Dolma2,
-    /// As GPT-2 does it: letters and numbers with a space before them.
+    /// That of GPT-2: letters and digits with a preceding space.
     Gpt2,
 }
 
 impl PreTokenizer {
-    /// All of them.
+    /// All pre-tokenizers.
     pub const ALL: [PreTokenizer; 2] = [PreTokenizer::Dolma2, PreTokenizer::Gpt2];
 
     /// The code in a [`TokenizerHead`].
@@ -33,7 +33,7 @@ impl PreTokenizer {
         }
     }
 
-    /// Its name for people.
+    /// Its name in messages.
     pub fn name(self) -> &'static str {
         match self {
             PreTokenizer::Dolma2 => "dolma2",
@@ -41,7 +41,7 @@ impl PreTokenizer {
         }
     }
 
-    /// The pattern of a word, as `tokenizer.json` has it.
+    /// The pattern of a word in the syntax of `tokenizer.json`.
     pub fn pattern(self) -> &'static str {
         match self {
             PreTokenizer::Dolma2 => {
@@ -52,13 +52,13 @@ impl PreTokenizer {
     }
 }
 
-/// Flags of added tokens.
+/// All defined flags of added tokens.
 const KNOWN_FLAGS: u32 = ADDED_NORMALIZED | ADDED_SPECIAL | ADDED_SPLIT;
-/// Most added tokens; published models have some tens.
+/// Most added tokens; published models have a few dozen.
 const MAX_ADDED: usize = 1 << 16;
-/// Longest added tokens, all together.
+/// Largest total size of the added tokens.
 const MAX_ADDED_BYTES: usize = 1 << 20;
-/// Most bytes of tokens that merges name, all together; dolma2's name 1.3 MB.
+/// Largest total size of the tokens that merges make; those of dolma2 have 1.3 MB.
 const MAX_MERGED_BYTES: usize = 64 << 20;
 
 /// A copy of the tokenizer section.
@@ -66,39 +66,39 @@ const MAX_MERGED_BYTES: usize = 64 << 20;
 pub struct Tokenizer {
     /// Pattern of words.
     pub pre_tokenizer: PreTokenizer,
-    /// Whether text is brought to normalization form C first.
+    /// Whether text is normalized to NFC first.
     pub nfc: bool,
-    /// Whether a piece of text between added tokens that does not begin with a space gets one.
+    /// Whether a space is put before a piece of text between added tokens that does not begin with one.
     pub prefix_space: bool,
-    /// Number of rows of the embedding: text that needs an id from here on is refused.
+    /// Number of rows of the embedding. Text with a token beyond them is rejected.
     pub n_rows: usize,
-    /// The ids of single bytes; [`NONE`] for one that has none.
+    /// The ids of single bytes; [`NONE`] for a byte without one.
     pub bytes: [U32; 256],
-    /// Pairs that are merged, in the order of their ranks.
+    /// Merges in the order of their ranks.
     pub merges: Vec<Merge>,
-    /// Tokens that are found as a whole.
+    /// Tokens that are matched as a whole.
     pub added: Vec<AddedToken>,
     /// The bytes of all ids.
     pub vocabulary: Vocabulary,
 }
 
-/// Why a section gives no tokenizer.
+/// Why a section has no usable tokenizer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NoTokenizer {
-    /// `olmo-pack` did not know it, and says why.
+    /// `olmo-pack` did not support it, for this reason.
     Unknown(String),
-    /// A kind that this version does not know, by its code.
+    /// A kind that this version does not support, by its code.
     UnknownKind(u32),
-    /// It is not what the format describes.
+    /// The section violates the format.
     Damaged(String),
 }
 
 impl Tokenizer {
-    /// The tokenizer of `file`, which has this vocabulary; `None` when it has none. Checks the digest.
+    /// The tokenizer of `file`, which has this vocabulary; `None` without one. Checks the digest.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the section is not what the format describes, [`Error::UnusableTokenizer`] for a kind of tokenizer
-    /// that this version does not know.
+    /// [`Error::Damaged`] when the section violates the format, [`Error::UnusableTokenizer`] for a kind of tokenizer
+    /// that this version does not support.
     pub fn new(file: &ModelFile, vocabulary: &Vocabulary) -> Result<Option<Tokenizer>, Error> {
         let Some(bytes) = file.checked_section(section::TOKENIZER)? else { return Ok(None) };
         let n_rows = file.config().vocab_size;
@@ -111,10 +111,10 @@ impl Tokenizer {
         };
         read.map(|tokenizer| Some(Tokenizer { n_rows, ..tokenizer })).map_err(|problem| match problem {
             NoTokenizer::Unknown(why) => Error::UnusableTokenizer {
-                problem: format!("its tokenizer is not known to olmo-pack: {}", one_line(&why)),
+                problem: format!("olmo-pack does not support its tokenizer: {}", one_line(&why)),
             },
             NoTokenizer::UnknownKind(kind) => Error::UnusableTokenizer {
-                problem: format!("its tokenizer is of kind {kind}, which this version of olmo-infer does not know"),
+                problem: format!("its tokenizer is of kind {kind}, which this version of olmo-infer does not support"),
             },
             NoTokenizer::Damaged(found) => Error::Damaged {
                 path: file.path().to_path_buf(),
@@ -125,10 +125,10 @@ impl Tokenizer {
         })
     }
 
-    /// The tokenizer in the bytes of a section, for a model with a row for every id of the vocabulary.
+    /// Parses a section, for a model with a row for every id of the vocabulary.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The defect, or why the tokenizer is not supported.
     pub fn in_section(bytes: &[u8], vocabulary: &Vocabulary) -> Result<Tokenizer, NoTokenizer> {
         let damaged = |found: String| NoTokenizer::Damaged(found);
         let (head, rest) =
@@ -140,7 +140,7 @@ impl Tokenizer {
                 let why =
                     why.filter(|_| bytes[size_of_val(&head.kind)..size_of::<TokenizerHead>()].iter().all(|&b| b == 0));
                 let unknown = |why: &str| NoTokenizer::Unknown(why.into());
-                return Err(why.map_or_else(|| damaged("a reason that is none".into()), unknown));
+                return Err(why.map_or_else(|| damaged("an invalid reason".into()), unknown));
             }
             kind => return Err(NoTokenizer::UnknownKind(kind)),
         }
@@ -160,7 +160,7 @@ impl Tokenizer {
         if head.reserved != [0; 8] {
             return Err(damaged("reserved fields that are not zero".into()));
         }
-        let too_short = || damaged(format!("{} bytes, not those of its lists", bytes.len()));
+        let too_short = || damaged(format!("{} bytes, not the length of its lists", bytes.len()));
         let (single, rest) = <[U32; 256]>::ref_from_prefix(rest).map_err(|_| too_short())?;
         let (merges, rest) =
             <[Merge]>::ref_from_prefix_with_elems(rest, head.n_merges.get() as usize).map_err(|_| too_short())?;
@@ -181,8 +181,8 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Checks ids and flags. That no pair stands twice is for whoever looks pairs up. Ids may be named again and again,
-    /// and their bytes are those of the file: what is looked at has a limit.
+    /// Checks ids and flags; [`BytePairs`](crate::text::bpe::BytePairs) rejects duplicate pairs. Merges may repeat ids
+    /// of long tokens in the file, so the number of compared bytes is limited.
     fn check(&self) -> Result<(), String> {
         let bytes_of = |id: U32| {
             let bytes = self.vocabulary.bytes(id.get());
@@ -217,8 +217,8 @@ impl Tokenizer {
         if self.added.len() > MAX_ADDED || n_bytes > MAX_ADDED_BYTES {
             return Err(format!("{} added tokens of {n_bytes} bytes", self.added.len()));
         }
-        let no_text = |added: &&AddedToken| str::from_utf8(self.text(added)).is_err();
-        if let Some(added) = self.added.iter().find(no_text) {
+        let is_not_text = |added: &&AddedToken| str::from_utf8(self.text(added)).is_err();
+        if let Some(added) = self.added.iter().find(is_not_text) {
             return Err(format!("the added token {}, which is not UTF-8", added.id));
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Tokenizer {
         self.vocabulary.bytes(added.id.get()).unwrap_or_default()
     }
 
-    /// Ids that steer the model and are no text.
+    /// The ids of special tokens.
     pub fn special(&self) -> impl Iterator<Item = u32> {
         self.added.iter().filter(|added| added.flags.get() & ADDED_SPECIAL != 0).map(|added| added.id.get())
     }
@@ -247,7 +247,7 @@ mod tests {
     use zerocopy::IntoBytes;
     use zerocopy::little_endian::U64;
 
-    /// The section of a vocabulary of these tokens.
+    /// A vocabulary section with these tokens.
     fn vocabulary(tokens: &[&[u8]]) -> Vec<u8> {
         let text = tokens.concat();
         let head = VocabularyHead {
@@ -265,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_words_has_a_code_and_a_name() {
+    fn pre_tokenizers_have_codes_and_names() {
         let kinds = PreTokenizer::ALL.map(|kind| (kind.code(), kind.name()));
         assert_eq!(kinds, [(1, "dolma2"), (2, "GPT-2")]);
     }
 
     #[test]
-    fn long_tokens_that_merges_name_again_and_again_have_a_limit() {
+    fn rejects_merges_of_too_many_bytes() {
         const HALF: usize = 512 << 10;
         let (left, right) = (vec![b'l'; HALF], vec![b'r'; HALF]);
         let whole = [left.as_slice(), &right].concat();

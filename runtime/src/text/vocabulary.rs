@@ -1,4 +1,4 @@
-//! The bytes of every token.
+//! The vocabulary: the bytes of every token.
 
 use crate::error::Error;
 use crate::error::shown::steers;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-/// A copy of the vocabulary section, which its clones share.
+/// A copy of the vocabulary section, shared by its clones.
 #[derive(Clone)]
 pub struct Vocabulary {
     section: Arc<Vec<u8>>,
@@ -17,12 +17,11 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary in `file`, `None` when it has none. Copies it and checks the digest, so that no wrong text is
-    /// printed (about a megabyte); offsets are checked when a token is looked up.
+    /// The vocabulary of `file`; `None` without one. Copies the section (about a megabyte) and checks its digest, so
+    /// that no wrong text is printed. Offsets are checked when a token is looked up.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the digest is wrong or the section's length does not follow from its head, and
-    /// [`Error::OutOfMemory`].
+    /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::OutOfMemory`].
     pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
         let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
         let n_bytes = bytes.len();
@@ -30,13 +29,12 @@ impl Vocabulary {
             path: file.path().to_path_buf(),
             place: "vocabulary".into(),
             found: format!("{n_bytes} bytes"),
-            expected: "the length that its head says".into(),
+            expected: "the length in its head".into(),
         };
         Vocabulary::of(bytes).ok_or_else(damaged).map(Some)
     }
 
-    /// The vocabulary in the bytes of a section, which are copied; `None` when their length does not follow from its
-    /// head.
+    /// Copies a vocabulary from the bytes of a section; `None` when their length does not match the head.
     pub fn in_section(bytes: &[u8]) -> Option<Vocabulary> {
         Vocabulary::of(bytes.to_vec())
     }
@@ -49,7 +47,7 @@ impl Vocabulary {
         is_good.then(|| Vocabulary { section: Arc::new(section), n_tokens })
     }
 
-    /// Number of ids, those without an entry included.
+    /// Number of ids, including those without an entry.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
@@ -64,13 +62,13 @@ impl Vocabulary {
     }
 }
 
-/// `[n_tokens + 1]` offsets, and the text that follows.
+/// `[n_tokens + 1]` offsets, and the text after them.
 fn parts(bytes: &[u8], n_tokens: usize) -> Option<(&[U32], &[u8])> {
     <[U32]>::ref_from_prefix_with_elems(bytes, n_tokens.checked_add(1)?).ok()
 }
 
-/// Bytes for a line of output between double quotes: `"` and `\` with a backslash, what [`steers`] as `\n`, `\t`, `\r`
-/// or `\xHH`, bytes that are not UTF-8 as `\xHH`.
+/// Escapes bytes for a double-quoted string in a line of output: `"` and `\` with a backslash, control characters
+/// ([`steers`]) as `\n`, `\t`, `\r` or `\xHH`, invalid UTF-8 as `\xHH`.
 pub fn quoted(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -101,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoting_escapes_what_would_break_the_line() {
+    fn quoted_escapes_quotes_and_control_characters() {
         for (bytes, expected) in [
             (&b" of"[..], " of"),
             (b"\"", "\\\""),

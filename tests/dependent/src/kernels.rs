@@ -3,21 +3,21 @@
 use crate::{Calls, EXTREMES, pairs};
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::{
-    CODED_STEP_BYTES, Bf12Panels, Bf12Table, Exponents, N_CODES, RAW_STEP_BYTES, bf12_bytes, decode, pays,
+    Bf12Panels, Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, bf12_bytes, decode, pays,
     smallest_magnitude,
 };
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
     round_to_bf16,
 };
-use olmo_infer::internals::kernels::backend::Backend;
-use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::os::spawn;
+use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
-use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use std::path::Path;
 use std::thread;
 
@@ -251,5 +251,6 @@ pub fn threads(calls: &mut Calls, _: &Path) {
     }
     calls.call(|| spawn::spawn("a name\0with a zero", true, || ()).map(|thread| thread.join()));
     calls.call(|| spawn::spawn("worker", false, || ()).map(|thread| thread.join()));
-    calls.call(|| thread::scope(|scope| spawn::spawn_scoped(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
+    calls
+        .call(|| thread::scope(|scope| spawn::spawn_scoped(scope, "worker", || 1).map(|thread| thread.join().is_ok())));
 }

@@ -3,20 +3,21 @@
 use crate::sizes::{bad_configurations, tiny};
 use crate::{Calls, EXTREMES, pairs, shown};
 use olmo_infer::Error;
+use olmo_infer::Evaluated;
 use olmo_infer::Model;
 use olmo_infer::Sampling;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::Dtype;
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::generate::batch_size::{batch_size, context_size};
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::network::batch::Batch;
-use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::kernels::backend::Backend;
-use olmo_infer::internals::format::matrix::{Matrix, Panels};
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::weights::{LayerWeights, Weights};
+use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::chat::{Message, Role};
 use std::ops::ControlFlow;
@@ -49,6 +50,14 @@ pub fn models(calls: &mut Calls, path: &Path) {
         let sampling = Sampling { temperature: 1.0, top_k: Some(n), repetition_penalty: 1.1, ..Sampling::GREEDY };
         calls.call(|| session.generate(sampling).take(2).collect::<Result<Vec<u32>, Error>>());
         calls.call(|| model.decode_text(&[n as u32]));
+        calls.call(|| model.session_bytes(&Options::new(n)));
+        for positions in EXTREMES {
+            calls.call(|| {
+                let run = Run { top: n, score: true, ..Run::new(&[1, 2, 3], positions) };
+                let visit = |_: Evaluated| Ok::<_, Error>(ControlFlow::Continue(()));
+                model.generate(&[run, run], Options::new(n), Some(n.min(2)), visit)
+            });
+        }
         let file = model.file();
         calls.call(|| file.tensor_bytes(n).len());
         calls.call(|| file.bf12_table(n).is_some());
@@ -58,14 +67,14 @@ pub fn models(calls: &mut Calls, path: &Path) {
     }
     for text in ["", "a", "\0\u{10ffff}", &"ab ".repeat(1000)] {
         calls.call(|| model.encode(text));
-        calls.call(|| model.chat(Some(text), text));
-        calls.call(|| model.conversation(&[Message::new(Role::Assistant, text)]));
+        calls.call(|| model.encode_messages(&[Message::new(Role::System, text), Message::new(Role::User, text)]));
+        calls.call(|| model.encode_messages(&[Message::new(Role::Assistant, text)]));
     }
 }
 
 pub fn batches(calls: &mut Calls, path: &Path) {
-    let file = ModelFile::open(path).expect("a good file");
-    let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
+    let file = Arc::new(ModelFile::open(path).expect("a good file"));
+    let network = Arc::new(Network::new(file.clone()).expect("memory"));
     for (a, b) in pairs(&EXTREMES, &EXTREMES) {
         let options = Options { chunk: b, ..Options::new(a) };
         calls.call(|| batch_size(Some(a), &file, &network, &options, &[b, a]));
@@ -73,7 +82,7 @@ pub fn batches(calls: &mut Calls, path: &Path) {
         calls.call(|| batch_size(Some(a), &file, &network, &options, &[]));
         calls.call(|| context_size(Some(a), &file, &network, &options));
         calls.call(|| context_size(None, &file, &network, &options));
-        calls.call(|| Batch::new(&network, Options::new(2), a).map(|batch| batch.n_places()));
+        calls.call(|| Batch::new(&network, Options::new(2), a).map(|batch| batch.n_slots()));
         calls.call(|| Batch::new(&network, options, 3).map(|batch| batch.options().chunk));
         calls.call(|| Batch::of_one(&network, options).map(|batch| batch.position(0)));
         calls.call(|| {
@@ -97,11 +106,11 @@ pub fn batches(calls: &mut Calls, path: &Path) {
         });
     }
     // Tensors that are not those of the configuration.
-    let numbers = vec![0.5f32; 4096];
+    let numbers: &'static [f32] = vec![0.5; 4096].leak();
     for config in bad_configurations().into_iter().chain([tiny()]) {
         for shape in [(2, 2), (64, 64), (config.q_width(), config.hidden_size), (usize::MAX, usize::MAX)] {
             let shape = PanelShape { rows: shape.0, columns: shape.1, dtype: Dtype::F32 };
-            let matrix = Matrix { shape, panels: Panels::F32(&numbers), min_magnitude: 0 };
+            let matrix = Matrix { shape, panels: Panels::F32(numbers), min_magnitude: 0 };
             let norm = Some(&numbers[..2]);
             let layer = LayerWeights {
                 q_proj: matrix,
@@ -119,7 +128,7 @@ pub fn batches(calls: &mut Calls, path: &Path) {
             let weights = Weights { embed_tokens: matrix, layers: vec![layer; 2], norm, lm_head: matrix };
             calls.call(|| weights.bytes_per_token());
             calls.call(|| {
-                let network = Network::from_weights(&config, weights.clone()).expect("memory");
+                let network = Arc::new(Network::from_weights(config.clone(), weights.clone()).expect("memory"));
                 let mut batch = Batch::of_one(&network, Options::new(2)).expect("it may fit");
                 with_team(1, |team| {
                     batch.forward(team, [(0, &[1][..])]).expect("a good token");

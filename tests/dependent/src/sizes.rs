@@ -7,15 +7,15 @@ use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout::{Layout, self};
-use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
-use olmo_infer::internals::format::sizes::{Cursor, Extent, in_memory, product, sum};
+use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::sizes::{Cursor, Extent, in_memory, product, sum};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{self, Dtype, Encoding, section};
 use olmo_infer::internals::generate::sampler::Sampler;
 use olmo_infer::internals::generate::top_k::{top_k, top_k_into};
-use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::Options;
+use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::os::memory;
 use olmo_infer::internals::text::chat::{Chat, Past, Rule};
 use olmo_infer::internals::text::stream::TextStream;
@@ -34,7 +34,8 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
             calls.call(|| shape.panel_bytes());
             calls.call(|| shape.element(columns, rows));
             for columns in [None, Some(columns)] {
-                let spec = TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
+                let spec =
+                    TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
                 for encoding in [Encoding::plain(dtype), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
@@ -120,10 +121,9 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         for positions in [1, usize::MAX / 3 + 1, usize::MAX] {
             for chunk in [0, 1, usize::MAX] {
                 let options = Options { chunk, ..Options::new(positions) };
-                calls.call(|| Batch::bytes(&config, &options));
+                calls.call(|| Batch::bytes(&config, &options, &[positions]));
                 calls.call(|| Batch::bytes(&config, &options, &[positions, positions, 1]));
                 calls.call(|| Batch::bytes(&config, &options, &[]));
-                calls.call(|| olmo_infer::Session::bytes(&config, &options));
             }
         }
     }

@@ -1,6 +1,5 @@
 //! The strict grammar of `.npy` headers. It accepts what numpy writes for the types that weights have, and guesses the
-//! kind
-//! of any other file. Works on bytes alone, without recursion and almost without allocation.
+//! kind of any other file. Works on bytes alone, without recursion and almost without allocation.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 

@@ -33,8 +33,7 @@ impl NpyFile {
     ///
     /// # Errors
     /// It is not a regular file or not an `.npy` file, its type or order is not supported, or its length does not match
-    /// its
-    /// shape.
+    /// its shape.
     pub fn check(path: &Path) -> Result<NpyFile, Error> {
         let file = SourceFile::look_at(path)?;
         // The longest legal header and the bytes before it.

@@ -2,10 +2,9 @@
 //! byte range of each tensor. The data fill the rest of the file, without holes.
 //!
 //! The crate `safetensors` parses each entry, as in every other program that reads such files; no other module names
-//! it.
-//! But its readers need the whole file in memory, and keep the last of two tensors with the same name. So the entries
-//! are
-//! collected here, within limits, and their ranges are compared with the length of the file before anything is read.
+//! it. But its readers need the whole file in memory, and keep the last of two tensors with the same name. So the
+//! entries are collected here, within limits, and their ranges are compared with the length of the file before anything
+//! is read.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
@@ -47,8 +46,7 @@ pub struct Entry {
 }
 
 /// Where the header ends and the data begin in a file of `file_bytes` bytes. `start` is at least its first 512 bytes,
-/// or
-/// the whole file.
+/// or the whole file.
 ///
 /// # Errors
 /// It is not a safetensors file, or its header is too long or extends beyond the file.

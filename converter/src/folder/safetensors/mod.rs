@@ -1,6 +1,5 @@
 //! The tensors of a checkpoint in safetensors files: one `model.safetensors`, or shards with an index. The headers of
-//! the
-//! files define their tensors; the index must agree with them.
+//! the files define their tensors; the index must agree with them.
 
 pub mod header;
 pub mod index;

@@ -54,7 +54,7 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
 
     #[inline(always)]
     fn next_run(&mut self) -> usize {
-        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+        self.stretches.next().map_or(0, |(n_bf12, _)| n_bf12)
     }
 
     #[inline(always)]

@@ -67,7 +67,7 @@ impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12<I> {
 
     #[inline(always)]
     fn next_run(&mut self) -> usize {
-        self.stretches.next().map_or(0, |(n_coded, _)| n_coded)
+        self.stretches.next().map_or(0, |(n_bf12, _)| n_bf12)
     }
 
     #[inline(always)]
@@ -105,7 +105,7 @@ struct Kept<'a, S> {
 
 impl<'a, S: WeightStream<__m512i, 4>> Kept<'a, S> {
     /// # Panics
-    /// When `steps` are not as many as those of the stream.
+    /// When `steps` has another length than the stream.
     fn new(stream: S, steps: &'a mut [Step]) -> Self {
         assert!(steps.len() == stream.n_steps());
         Kept { stream, steps: steps.iter_mut() }
@@ -115,7 +115,8 @@ impl<'a, S: WeightStream<__m512i, 4>> Kept<'a, S> {
     /// The CPU must have AVX-512F, and this must be one of the stream's steps.
     #[inline(always)]
     unsafe fn keep(&mut self, w: [__m512i; 4]) {
-        // SAFETY: `Kept::new` asserts that there is a place for each step; this function demands the rest of its caller.
+        // SAFETY: `Kept::new` asserts that there is a place for each step; this function demands the rest of its
+        // caller.
         unsafe { store(w, self.steps.next().unwrap_unchecked()) }
     }
 }

@@ -261,7 +261,7 @@ unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
         x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
         out[t] = rows.outputs(t)[first..][..8 * REGISTERS].as_mut_ptr();
     }
-    // SAFETY: each row of `Rows::x` has `n_steps` activations, as many as the stream has steps, and the slices of
+    // SAFETY: each row of `Rows::x` has `n_steps` activations and the stream `n_steps` steps; the slices of
     // outputs have `REGISTERS` registers. The features are those that this function enables.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
@@ -309,15 +309,21 @@ unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
 ) {
     // One row takes all parts of a register's weights at once; more rows share a part of all registers' weights.
     let group = if ROWS == 1 { 1 } else { REGISTERS };
+    // Accumulators, weights, a part of them, and activations of all rows: whether they take all 16 registers.
+    let is_full = ROWS > 1 && ROWS * REGISTERS + 2 * REGISTERS + ROWS >= 16;
     for first in (0..REGISTERS).step_by(group) {
         for part in 0..M::N_PARTS {
-            let k = if part > 0 && ROWS > 1 { again(k) } else { k };
-            for t in 0..ROWS {
-                // SAFETY: this function demands the element and the instructions of its caller.
-                unsafe {
+            let k = if part > 0 && is_full { again(k) } else { k };
+            // SAFETY: this function demands the elements and the instructions of its caller.
+            unsafe {
+                let mut w_part = w;
+                for r in first..first + group {
+                    w_part[r] = M::part(w[r], part);
+                }
+                for t in 0..ROWS {
                     let x = M::part(_mm256_set1_epi32(*x[t].add(k)), part);
                     for r in first..first + group {
-                        acc[t][r] = M::mul_add(acc[t][r], M::part(w[r], part), x);
+                        acc[t][r] = M::mul_add(acc[t][r], w_part[r], x);
                     }
                 }
             }

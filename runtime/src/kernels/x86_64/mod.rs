@@ -3,8 +3,8 @@
 pub mod avx2;
 pub mod avx512;
 
-/// `k`, which the compiler takes for another number: what was loaded from there is loaded again. Loads are cheap; to keep
-/// the activations of all rows takes registers that the accumulators need.
+/// `k`, hidden from the compiler, which then loads again what it has loaded from there. Loads are cheap; keeping the
+/// activations of all rows takes registers that the accumulators need.
 #[inline(always)]
 fn again(mut k: usize) -> usize {
     // SAFETY: no instruction.
