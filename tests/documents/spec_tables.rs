@@ -7,7 +7,7 @@ use olmo_infer::internals::format::encodings::bf12::{
 };
 use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
-use olmo_infer::internals::format::tensors::{Role, tensors_of};
+use olmo_infer::internals::format::tensors::{self, Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
     Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
@@ -188,6 +188,8 @@ fn constants_match_the_code() {
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
         ("FEATURE_BF12", format::FEATURE_BF12),
+        ("FEATURE_DRAFTS", format::FEATURE_DRAFTS),
+        ("DRAFT_ROLE", u64::from(tensors::DRAFT_ROLE)),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
         ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
@@ -243,6 +245,10 @@ fn roles_match_the_code() {
     let sentence = "without the codes 5, 6, 8, 12 and 13";
     assert!(document().contains(sentence), "no {sentence:?}");
     assert_eq!(olmo1.len(), 7 * config.n_layers() + 2);
+    let draft = specs.last().and_then(TensorSpec::draft).expect("the head is a matrix");
+    let sentence = format!("for example {} for the draft of the head", draft.role_code());
+    assert!(document().contains(&sentence), "no {sentence:?}");
+    assert_eq!(draft.name(), "draft.lm_head.weight");
 }
 
 #[test]
@@ -274,7 +280,7 @@ fn record_codes_match_the_code() {
 #[test]
 fn bf12_steps_and_tables_match_the_code() {
     let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + 2 * i as u8)).expect("ascending");
-    let rows = table("### Coded matrices", &["row", "column", "sign and mantissa", "code"]);
+    let rows = table("### bf12 matrices", &["row", "column", "sign and mantissa", "code"]);
     assert!(rows.len() >= 5);
     for row in rows {
         let (at, column) = (number(&row[0]) as usize, number(&row[1]) as usize);

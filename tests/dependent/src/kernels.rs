@@ -3,18 +3,18 @@
 use crate::{Calls, EXTREMES, pairs};
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::{
-    CODED_STEP_BYTES, Bf12Panels, Bf12Table, Exponents, N_CODES, RAW_STEP_BYTES, bf12_bytes, decode, pays,
+    Bf12Panels, Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, decode, matrix_bytes, pays,
     smallest_magnitude,
 };
+use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
     round_to_bf16,
 };
-use olmo_infer::internals::format::matrix::{Matrix, Panels};
-use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::parallel::team::{self, Team, Threads, with_team};
 use std::path::Path;
@@ -78,7 +78,7 @@ pub fn coded(calls: &mut Calls, _: &Path) {
                 calls.call(|| table.raw_steps(panel).len());
             }
             calls.call(|| Bf12Table::bytes(&shape, n_raw));
-            let exact = bf12_bytes(&shape, n_raw).and_then(|bytes| usize::try_from(bytes).ok());
+            let exact = matrix_bytes(&shape, n_raw).ok().and_then(|bytes| usize::try_from(bytes).ok());
             for length in [0, 960, 1920, 4096].into_iter().chain(exact).filter(|&length| length <= bytes.len()) {
                 // Most have lengths that do not fit together, which is refused here.
                 let mut made = None;
@@ -119,7 +119,7 @@ pub fn coding(calls: &mut Calls, _: &Path) {
         calls.call(|| codes.encode(&[u32::MAX; 64], rows, columns));
         let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
         for n_raw in [0, 1, u32::MAX] {
-            calls.call(|| bf12_bytes(&shape, n_raw));
+            calls.call(|| matrix_bytes(&shape, n_raw));
             calls.call(|| pays(&shape, n_raw.into()));
             calls.call(|| Bf12Table::bytes(&shape, n_raw));
             calls.call(|| Bf12Table::read(&mut [7u8; 100].as_slice(), &shape, n_raw));

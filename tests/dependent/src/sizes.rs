@@ -7,10 +7,10 @@ use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig, Yarn};
-use olmo_infer::internals::format::layout::{Layout, self};
-use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
-use olmo_infer::internals::format::sizes::{Cursor, Extent, in_memory, product, sum};
+use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::sizes::{Cursor, Extent, in_memory, product, sum};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{self, Dtype, Encoding, section};
 use olmo_infer::internals::generate::sampler::Sampler;
 use olmo_infer::internals::generate::top_k::{top_k, top_k_into};
@@ -34,7 +34,8 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
             calls.call(|| shape.panel_bytes());
             calls.call(|| shape.element(columns, rows));
             for columns in [None, Some(columns)] {
-                let spec = TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
+                let spec =
+                    TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
                 for encoding in [Encoding::plain(dtype), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
