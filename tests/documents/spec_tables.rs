@@ -7,7 +7,7 @@ use olmo_infer::internals::format::encodings::bf12::{
 };
 use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
-use olmo_infer::internals::format::tensors::{Role, tensors_of};
+use olmo_infer::internals::format::tensors::{self, Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
     Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
@@ -193,6 +193,8 @@ fn constants_match_the_code() {
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
         ("FEATURE_BF12", format::FEATURE_BF12),
+        ("FEATURE_DRAFTS", format::FEATURE_DRAFTS),
+        ("DRAFT_ROLE", u64::from(tensors::DRAFT_ROLE)),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
         ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
@@ -248,6 +250,10 @@ fn roles_match_the_code() {
     let sentence = "without the codes 5, 6, 8, 12 and 13";
     assert!(prose().contains(sentence), "no {sentence:?}");
     assert_eq!(olmo1.len(), 7 * config.n_layers() + 2);
+    let draft = specs.last().and_then(TensorSpec::draft).expect("the head is a matrix");
+    let sentence = format!("for example {} for the draft of the head", draft.role_code());
+    assert!(document().contains(&sentence), "no {sentence:?}");
+    assert_eq!(draft.name(), "draft.lm_head.weight");
 }
 
 #[test]

@@ -17,13 +17,17 @@ fn o9_refuses_unknown_element_types() {
         let first = ["model.embed_tokens.weight: found element type ", "expected 1 (f32) or 2 (bf16)"];
         model.refuse_values(&mut report, "first", dtype("embed_tokens"), &wrong, &first);
         let is_f32 = dtype("embed_tokens").get(&model.good) == 1;
-        let other = if is_f32 { 2 } else { 1 };
         for tensor in ["q_proj", "down_proj", "lm_head"] {
-            let says = format!("{tensor}.weight: element type: found ");
-            model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 3, other, u64::MAX], &[&says]);
+            let says = format!("{tensor}.weight: found element type ");
+            let expected = "expected 1 (f32) or 2 (bf16)";
+            model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 3, u64::MAX], &[&says, expected]);
+            // The other type has other sizes, and f32 matrices are not bf12.
+            let contradicted = format!("{tensor}.weight: found encoding 1 (bf12), expected 0 (plain)");
+            let (other, says) = if is_f32 { (2, "file bytes: found ") } else { (1, contradicted.as_str()) };
+            model.refuse_values(&mut report, tensor, dtype(tensor), &[other], &[says]);
         }
         for tensor in ["q_norm", "model.norm"] {
-            let says = format!("{tensor}.weight: element type: found ");
+            let says = format!("{tensor}.weight: found element type ");
             model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 2, 3, u64::MAX], &[&says, "expected 1"]);
         }
     }
