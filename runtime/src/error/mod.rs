@@ -99,6 +99,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, with the values.
         problem: String,
+        /// What to do about it.
+        remedy: TokenRemedy,
     },
     /// A file cannot be mapped.
     Map {
@@ -263,6 +265,43 @@ pub enum Error {
     },
 }
 
+/// What to do about tokens that cannot be used with a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenRemedy {
+    /// The problem says it.
+    Stated,
+    /// In these words.
+    Other(String),
+    /// The file is text, of which a tokenizer makes ids.
+    Encode,
+    /// The file is text in UTF-16.
+    EncodeUtf16,
+    /// Its ids have another type, as `i64`.
+    ReadAs {
+        /// Its name.
+        token_type: &'static str,
+        /// Whether that is a guess from the values.
+        is_guess: bool,
+    },
+    /// Its ids have 64 bits, unless every second id is 0 on purpose.
+    ReadAs64Bits,
+}
+
+impl fmt::Display for TokenRemedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TokenRemedy::Stated => Ok(()),
+            TokenRemedy::Other(text) => f.write_str(text),
+            TokenRemedy::Encode => f.write_str("encode it first"),
+            TokenRemedy::EncodeUtf16 => f.write_str("convert it to UTF-8 and encode it first"),
+            TokenRemedy::ReadAs { token_type, is_guess: true } => write!(f, "if so, read it as {token_type}"),
+            TokenRemedy::ReadAs { token_type, is_guess: false } => write!(f, "read it as {token_type}"),
+            TokenRemedy::ReadAs64Bits => f.write_str("read it as i64, or name the type u32 if these zeros are ids"),
+        }
+    }
+}
+
 /// Why threads do not run something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -379,7 +418,10 @@ impl fmt::Display for Error {
                 display_path(path)
             ),
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),
-            Error::Tokens { path, problem } => write!(f, "{}: {problem}", display_path(path)),
+            Error::Tokens { path, problem, remedy: TokenRemedy::Stated } => {
+                write!(f, "{}: {problem}", display_path(path))
+            }
+            Error::Tokens { path, problem, remedy } => write!(f, "{}: {problem}; {remedy}", display_path(path)),
             Error::Map { path, source } => {
                 write!(f, "{}: cannot map all of it: {} (see ulimit -v)", display_path(path), reason(source))
             }
@@ -473,6 +515,17 @@ mod tests {
         let config = ConfigError { key: "k", found: "f".into(), expected: "e".into() };
         let reasons = [NotRun::Nested, NotRun::Circle, NotRun::Forked, NotRun::Rounding];
         let mut all: Vec<Error> = reasons.map(|why| Error::NotRun { why }).into();
+        let read_as = |is_guess| TokenRemedy::ReadAs { token_type: "i64", is_guess };
+        let remedies = [
+            TokenRemedy::Stated,
+            TokenRemedy::Other("o".into()),
+            TokenRemedy::Encode,
+            TokenRemedy::EncodeUtf16,
+            read_as(true),
+            read_as(false),
+            TokenRemedy::ReadAs64Bits,
+        ];
+        all.extend(remedies.map(|remedy| Error::Tokens { path: path(), problem: problem(), remedy }));
         all.extend([
             Error::Io { path: path(), action: "a", source: source() },
             Error::NotAFile { path: path(), found: "f", advice: "a" },
@@ -485,7 +538,6 @@ mod tests {
             Error::Unfinished { path: path() },
             Error::Changed { path: path() },
             Error::Config { path: path(), source: config },
-            Error::Tokens { path: path(), problem: problem() },
             Error::Map { path: path(), source: source() },
             Error::OutOfMemory { bytes: 1, what: "w", advice: "a" },
             Error::ModelTooLarge { bytes: 2, available: 1 },
