@@ -69,7 +69,7 @@ mod text;
 
 #[cfg(feature = "compute")]
 pub use compute::*;
-pub use error::{ConfigError, Error, NotRun, TokenRemedy};
+pub use error::{ConfigError, Error, NotRun};
 pub use file::mapping::Load;
 pub use file::sampling::Sampling;
 pub use text::stream::TextStream;
