@@ -7,7 +7,7 @@ use olmo_infer::internals::generate::top_k::top_k_into;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
-use olmo_tests::{Stored, TempDir, finish, own_process, run, small_olmo3, write_weights};
+use olmo_tests::{Stored, TempDir, finish, is_own_process, own_process, run, small_olmo3, write_weights};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +21,9 @@ fn decode_allocates_nothing() {
 #[test]
 #[ignore = "runs in a process of its own"]
 fn decodes_in_own_process() {
+    if !is_own_process() {
+        return;
+    }
     let folder = TempDir::new("allocations");
     let weights = folder.join("w");
     write_weights(&weights, &small_olmo3(), Stored::F32, 2);

@@ -40,6 +40,9 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is a folder of it")
 }
 
+/// Set for processes of [`own_process`].
+const OWN_PROCESS: &str = "OLMO_OWN_PROCESS";
+
 /// Families of models that have reference cases in `../shared`, and are not supported yet.
 pub const UNSUPPORTED: [&str; 3] = ["flex_olmo", "olmo_hybrid", "olmoe"];
 
@@ -216,8 +219,14 @@ pub fn own_process(module: &str, test: &str) -> Command {
     command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]).arg(env::current_exe().expect("this program"));
     command
         .args(["--exact", &format!("{module}::{test}"), "--ignored", "--nocapture", "--test-threads", "1"])
+        .env(OWN_PROCESS, "1")
         .stdin(Stdio::null());
     command
+}
+
+/// Whether this process is one of [`own_process`]: not when a user runs all ignored tests.
+pub fn is_own_process() -> bool {
+    env::var_os(OWN_PROCESS).is_some()
 }
 
 /// A small, fast generator of test data (SplitMix64); the same numbers for the same seed everywhere.
