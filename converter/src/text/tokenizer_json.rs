@@ -5,8 +5,8 @@
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;
+use crate::json::keys::Keys;
 use crate::json::strict::{self, Budget};
-use crate::model::config_json::Keys;
 use crate::text::tokenizer_section::{Added, NoSection, Reader, Token};
 use crate::text::tokenizer_settings::{AddedTokens, Definition, Settings};
 use crate::text::vocab::{Vocabulary, byte_table, token_bytes};
