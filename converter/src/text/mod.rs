@@ -236,7 +236,7 @@ fn reject_other_vocabulary(
     let differs = |id: &u32| bytes.get(id) != other_bytes.get(id);
     let id = bytes.keys().chain(other_bytes.keys()).copied().filter(differs).min().unwrap_or(0);
     let shown = |bytes: Option<&&[u8]>| match bytes {
-        Some(bytes) => format!("\"{}\"", olmo_infer::internals::text::vocabulary::quoted(bytes)),
+        Some(bytes) => format!("\"{}\"", olmo_infer::internals::error::shown::quoted(bytes)),
         None => "no token".into(),
     };
     let found = format!("id {id} is {}", shown(bytes.get(&id)));

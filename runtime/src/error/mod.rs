@@ -307,11 +307,7 @@ impl Error {
 
 /// A path for an error line; `-` is standard input, and `""` a path of nothing.
 pub fn display_path(path: &Path) -> impl fmt::Display {
-    match path.to_string_lossy().as_ref() {
-        "-" => "standard input".into(),
-        "" => "\"\"".into(),
-        path => one_line(path),
-    }
+    if path.as_os_str() == "-" { "standard input".into() } else { one_line(&shown::path_text(path)) }
 }
 
 /// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say
