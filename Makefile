@@ -12,7 +12,7 @@ LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 FUZZ := npy_header=350s safetensors_header=250s shard_index=150s index_raw=350s index_repaired=400s config_json=300s \
 	vocab_txt=300s tokens=50s forward=350s tokenizer_json=250s tokenizer_section=250s chat_template=300s
 
-.PHONY: demo test check audit bench bench-peers torture fuzz venv
+.PHONY: demo quick test check audit bench bench-peers torture fuzz venv
 
 ## Packs the demo weights and generates text.
 demo:
@@ -24,6 +24,13 @@ demo:
 	@echo '$$ olmo-infer demo.olmo --prompt "Four score and seven"'
 	@echo
 	@target/release/olmo-infer $(DEMO)/demo.olmo --prompt "Four score and seven" --max-tokens 2000 --timing
+
+## What an edit of a kernel is most likely to break, in less than a minute: formatting, the format, the rooms, kernels and
+## threads, and the demo model from its weights to its last word.
+quick:
+	cargo fmt --all --check
+	cargo test --workspace --lib --test documents --test inference -- \
+		kernels:: parallel:: format:: encode:: spec_ rooms:: unsafe_files:: demo::
 
 ## All tests.
 test:
@@ -64,7 +71,7 @@ bench-peers: .venv-peers/installed
 torture:
 	cargo build --workspace
 	cargo build --release --workspace
-	cargo test --release -p olmo-tests --test barrier_model -- --ignored
+	cargo test --release --workspace --test barrier_model -- --ignored
 	target/release/torture
 
 ## Fuzzes everything that reads bytes from outside, for an hour at most, and adds to fuzz/FIGURES.md.

@@ -3,20 +3,22 @@
 
     read_olmo.py MODEL                  lists what is in the file
     read_olmo.py MODEL --export DIR     writes every tensor as an f32 .npy file
-    read_olmo.py --judge                of each path on standard input, a line of JSON: what is in the file, under the
-                                        keys of olmo-pack inspect --json, or why it is refused,
-                                        which it also is where it cannot be read
+    read_olmo.py --judge                prints a line of JSON for each path on standard input: the facts of the file,
+                                        under the keys of olmo-pack inspect --json, or why it is refused or cannot be
+                                        read
 
-A file is accepted, by each of them, as format-spec.md has it: what opening it and its sections say is right. Of the
-tensors only the digests are looked at, by --export. That `min_magnitude` is the smallest of their magnitudes, and that
-padding is zero, is what olmo-pack verify checks.
+Each of them checks the header, the index and the sections of a file as format-spec.md defines them. Of the tensors only
+the digests are checked, by --export. olmo-pack verify also checks that `min_magnitude` is their smallest magnitude, and
+that padding is zero.
 
-In a program, `read(path)` gives {name: array}, every array f32 in the shape of the checkpoint. Where that is too much,
-`Model(path)` opens the file, and of it
+In a program, `read(path)` returns {name: array}, every array f32 in the shape of the checkpoint. If that is too much,
+`Model(path)` opens the file:
 
-    model.rows(name, start, stop)   decodes some rows of a matrix to f32, and reads the panels that they lie in
+    model.rows(name, start, stop)   decodes some rows of a matrix to f32, and reads only the panels of these rows
     model.matrix(name)              decodes a whole matrix
-    model.panels(name)              is a view of a plain matrix in the file, of which nothing is read or copied
+    model.panels(name)              is a view of a plain matrix in the file; it reads and copies nothing
+
+The name of a draft, a second copy of a matrix, is that of the matrix after "draft.".
 """
 
 import argparse
@@ -54,17 +56,19 @@ MAX_ADDED, MAX_ADDED_BYTES, MAX_MERGED_BYTES = 1 << 16, 1 << 20, 64 << 20
 MAX_DATE_BYTES = 100
 DATE = re.compile(rb"(?:[^%]|%-?[aAbBdDeFHIjmMpRSTyY%])*", re.DOTALL)
 SECTION_REQUIRED = 1
-FEATURE_BF12 = 1
+FEATURE_BF12, FEATURE_DRAFTS = 1, 2
+DRAFT_ROLE = 0x100
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
 STEPS_PER_RAW_STEP = 8
-# So many panels of a matrix are decoded at a time, so that no more memory than the result is needed beside a few of
-# them.
+# Panels of a matrix that are decoded at a time, so that decoding needs little memory in addition to the result.
 PANELS_AT_A_TIME = 32
 PLAIN, BF12 = 0, 1
 F32, BF16 = 1, 2
 VECTOR, PANELS64 = 1, 2
 DTYPE_NAMES = {F32: "f32", BF16: "bf16"}
+# Columns of a step of a panel, and bytes of an element.
+STEP_COLUMNS, WIDTHS = {F32: 1, BF16: 2}, {F32: 4, BF16: 2}
 BF12_SECTION = 5
 SECTION_NAMES = {
     1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", BF12_SECTION: "BF12", 6: "TOKENIZER", 7: "CHAT",
@@ -97,12 +101,13 @@ CHAT = struct.Struct("<6I")
 CHAT_STYLE = struct.Struct("<12H14II")
 PRE_TOKENIZERS = {1: "dolma2", 2: "GPT-2"}
 WITHOUT_SYSTEM, WITH_SYSTEM, TAKES_BLANK, HAS_DATES = 1, 2, 4, 8
-# What steers a terminal or the order of text stands escaped in lines: control characters, separators of lines and
-# paragraphs, what turns the order around, and annotations.
-STEERING = (
+# Characters that control a terminal or the order of text are escaped in lines: control characters, separators of lines
+# and paragraphs, bidirectional controls, and annotations.
+DISPLAY_CONTROLS = (
     *range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC),
 )
-ESCAPES = {code: f"\\u{{{code:x}}}" for code in STEERING} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+ESCAPES = {code: f"\\u{{{code:x}}}" for code in DISPLAY_CONTROLS}
+ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 # Bytes that no UTF-8 text has.
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
@@ -122,7 +127,7 @@ LAYER_TENSORS = (
 
 
 class FormatError(Exception):
-    """The file is not what format-spec.md describes; the text says where."""
+    """The file does not follow format-spec.md; the text names the place."""
 
 
 def expect(place, found, expected):
@@ -150,9 +155,9 @@ def without_waiting(path, flags):
 class Model:
     """An open file: its configuration, tensors and sections.
 
-    `config` is a dict, `shapes` are [(name, role, layer, rows, columns or None)] in the order of the file, and `bytes`
-    is the whole file as a numpy.memmap. Names are those of the checkpoint; one that the file does not have is a
-    KeyError.
+    `config` is a dict, `shapes` are [(name, role, layer, rows, columns or None)] in the order of the file, those of
+    drafts after the first `n_model_tensors`, and `bytes` is the whole file as a numpy.memmap. Names are those of the
+    checkpoint, after "draft." for a draft; one that the file does not have is a KeyError.
     """
 
     def __init__(self, path):
@@ -185,15 +190,22 @@ class Model:
         if major != VERSION_MAJOR:
             raise FormatError(f"format version {major}.{self.version_minor}, this reads {VERSION_MAJOR}.{VERSION_MINOR}")
         check_digest("header", page[: HEADER_BYTES - 8], 0, digest)
-        if self.features & ~FEATURE_BF12:
-            raise FormatError(f"needs features {self.features:#x}, of which this reader knows {FEATURE_BF12:#x}")
+        known = FEATURE_BF12 | FEATURE_DRAFTS
+        if self.features & ~known:
+            raise FormatError(f"needs features {self.features:#x}, of which this reader knows {known:#x}")
         expect("file length", length, self.file_bytes)
         expect("header length", header_bytes, HEADER_BYTES)
         if reserved_a or any(reserved_b) or any(reserved_c):
             raise FormatError("header: reserved fields are not zero")
         self._read_config(config)
         self.shapes = self._tensor_shapes()
-        expect("number of tensors", self.n_tensors, len(self.shapes))
+        self.n_model_tensors = len(self.shapes)
+        if self.features & FEATURE_DRAFTS:
+            n_matrices = sum(columns is not None for *_, columns in self.shapes)
+            if not 1 <= self.n_tensors - self.n_model_tensors <= n_matrices:
+                raise FormatError(f"number of tensors: found {self.n_tensors}, no possible number of drafts")
+        else:
+            expect("number of tensors", self.n_tensors, self.n_model_tensors)
         if self.n_sections > MAX_SECTIONS:
             raise FormatError(f"{self.n_sections} sections, more than {MAX_SECTIONS}")
         expect("index length", self.index_bytes, self.n_tensors * TENSOR.size + self.n_sections * SECTION.size)
@@ -220,7 +232,7 @@ class Model:
         within("tie_word_embeddings", 0, 1)
         within("rope_type", 0, 1 if olmo3 else 0)
         within("rms_norm_eps", LAYER_NORM_EPS if olmo1 else 1e-12, LAYER_NORM_EPS if olmo1 else 1)
-        # Only +0 says that nothing is clipped.
+        # Only +0 means that nothing is clipped.
         if struct.pack("<d", config["clip_qkv"]) != bytes(8):
             if not olmo1:
                 raise FormatError("clip_qkv: only OLMo-1 clips")
@@ -241,7 +253,7 @@ class Model:
             ("yarn_truncate", 0, 1),
         ):
             within(name, low if yarn else 0, high if yarn else 0)
-            # Only +0 says that there is none.
+            # Only +0 means that there is none.
             if not yarn and name.startswith("yarn_") and struct.pack("<d", config[name]) != bytes(8):
                 raise FormatError(f"{name}: found {config[name]}, expected 0")
         if yarn and config["rope_theta"] <= 1:
@@ -299,27 +311,44 @@ class Model:
             self.sections[kind] = (offset, size, digest)
             previous = kind
 
+    def _add_drafts(self):
+        """Adds the drafts to the shapes: the records after those of the model name matrices of it, in their order, each
+        at most once, and each in another encoding than that of the matrix."""
+        matrices = iter(list(enumerate(self.shapes)))
+        for record in self.records[self.n_model_tensors :]:
+            for position, (name, role, layer, rows, columns) in matrices:
+                if columns is not None and record[:2] == (DRAFT_ROLE | role, layer):
+                    break
+            else:
+                raise FormatError(f"drafts: role {record[0]} in layer {record[1]} is not the next draft of a matrix")
+            self.shapes.append((f"draft.{name}", DRAFT_ROLE | role, layer, rows, columns))
+            if (record[2], record[4]) == (self.records[position][2], self.records[position][4]):
+                raise FormatError(f"draft.{name}: has the encoding of its matrix")
+
     def _check_layout(self):
-        """Computes where everything lies, and compares it with the index."""
-        self.matrices = self.records[0][2]
-        if self.matrices not in DTYPE_NAMES:
-            raise FormatError(f"element type {self.matrices} is unknown")
-        step, width = (1, 4) if self.matrices == F32 else (2, 2)
+        """Computes where everything is, and compares it with the index."""
+        self._add_drafts()
         sizes, self.table_bytes = [], []
         for (name, _, _, rows, columns), record in zip(self.shapes, self.records):
-            encoding, n_raw = record[4:6]
-            coded = encoding == BF12 and columns is not None and self.matrices == BF16
-            if encoding != PLAIN and not coded:
+            dtype, encoding, n_raw = record[2], *record[4:6]
+            if dtype not in (DTYPE_NAMES if columns is not None else (F32,)):
+                raise FormatError(f"{name}: element type {dtype} is not possible")
+            is_bf12 = encoding == BF12 and dtype == BF16
+            if encoding != PLAIN and not is_bf12:
                 raise FormatError(f"{name}: encoding {encoding} is not possible")
+            step = STEP_COLUMNS[dtype]
             panels, steps = -(-rows // PANEL_ROWS), -(-(columns or 0) // step)
-            if n_raw > (panels * steps // STEPS_PER_RAW_STEP if coded else 0):
+            if n_raw > (panels * steps // STEPS_PER_RAW_STEP if is_bf12 else 0):
                 raise FormatError(f"{name}: {n_raw} raw steps are too many")
-            if coded:
+            if columns is None:
+                sizes.append(4 * rows)
+            elif is_bf12:
                 sizes.append(panels * steps * CODED_STEP_BYTES + n_raw * (RAW_STEP_BYTES - CODED_STEP_BYTES))
             else:
-                sizes.append(4 * rows if columns is None else align(rows, PANEL_ROWS) * align(columns, step) * width)
-            self.table_bytes.append(N_CODES + 4 * (panels + n_raw) if coded else 0)
-        expect("features", self.features, FEATURE_BF12 if any(self.table_bytes) else 0)
+                sizes.append(align(rows, PANEL_ROWS) * align(columns, step) * WIDTHS[dtype])
+            self.table_bytes.append(N_CODES + 4 * (panels + n_raw) if is_bf12 else 0)
+        # The drafts were counted when the header was read.
+        expect("features", self.features & FEATURE_BF12, FEATURE_BF12 if any(self.table_bytes) else 0)
         _, tables, _ = self.sections.get(BF12_SECTION, (0, None, 0))
         expect("section BF12: length", tables, sum(self.table_bytes) or None)
 
@@ -335,14 +364,15 @@ class Model:
         expect("data offset", self.data_offset, cursor)
         group = None
         for position, (name, role, layer, rows, columns) in enumerate(self.shapes):
-            cursor = align(cursor, TENSOR_ALIGNMENT if layer == group else group_alignment)
-            group = layer
+            its_group = (position >= self.n_model_tensors, layer)
+            cursor = align(cursor, TENSOR_ALIGNMENT if its_group == group else group_alignment)
+            group = its_group
             vector = columns is None
-            expected = (
-                role, layer, F32 if vector else self.matrices, VECTOR if vector else PANELS64, *self.records[position][4:6],
-                rows, 1 if vector else columns, cursor, sizes[position],
-            )
             record = self.records[position]
+            expected = (
+                role, layer, record[2], VECTOR if vector else PANELS64, *record[4:6], rows, 1 if vector else columns,
+                cursor, sizes[position],
+            )
             expect(f"{name}: record", record[:10], expected)
             magnitude, rounded, reserved = record[11:]
             if magnitude >= 0x7F800000 or rounded > 1 or any(reserved):
@@ -355,7 +385,7 @@ class Model:
         expect("data length", self.data_bytes, cursor - self.data_offset)
 
     def _read_tables(self):
-        """The tables of coded tensors: self.tables[position] is (exponents, raw), where raw[panel, step] tells raw
+        """The tables of bf12 tensors: self.tables[position] is (exponents, raw), where raw[panel, step] is true for raw
         steps.
         """
         data, at = self.section(BF12_SECTION), 0
@@ -380,7 +410,7 @@ class Model:
             at += size
 
     def _decode(self, data, exponents, raw):
-        """The bf16 numbers of a coded matrix, in the order of plain panels."""
+        """The bf16 numbers of a bf12 matrix, in the order of plain panels."""
         raw = raw.reshape(-1)
         sizes = np.where(raw, RAW_STEP_BYTES, CODED_STEP_BYTES)
         offsets = np.cumsum(sizes) - sizes
@@ -410,8 +440,8 @@ class Model:
         return self.tensor(self._matrix_position(name))
 
     def rows(self, name, start, stop):
-        """Rows start to stop of a matrix, [stop - start, columns] f32. Reads the panels that they lie in, and checks no
-        digest, which is that of all of them. A range that the matrix does not have is an IndexError."""
+        """Rows start to stop of a matrix, [stop - start, columns] f32. Reads only the panels of these rows, and
+        checks no digest, as it covers all panels. A range that the matrix does not have is an IndexError."""
         position = self._matrix_position(name)
         rows = self.shapes[position][3]
         if not 0 <= start <= stop <= rows:
@@ -419,17 +449,17 @@ class Model:
         return self._rows(position, start, stop)
 
     def panels(self, name):
-        """The panels of a plain matrix where they lie in the file, as a numpy.memmap that cannot be written to. Nothing
-        is read before it is used, and no digest is checked.
+        """The panels of a plain matrix in the file, as a read-only numpy.memmap. Nothing is read before it is used, and
+        no digest is checked.
 
         f32     [panels, columns, 64] float32: row r, column c is at [r // 64, c, r % 64]
         bf16    [panels, (columns + 1) // 2, 64, 2] uint16: it is at [r // 64, c // 2, r % 64, c % 2]
 
-        What lies beyond the last row and column is zero. A coded matrix has no such view: that is a ValueError.
+        Elements beyond the last row and column are zero. A bf12 matrix has no such view: that is a ValueError.
         """
         position = self._matrix_position(name)
         if self.tables[position] is not None:
-            raise ValueError(f"{name}: is coded in 12 bits; rows() and matrix() decode it")
+            raise ValueError(f"{name}: is bf12; rows() and matrix() decode it")
         return self._panels(position)
 
     def _matrix_position(self, name):
@@ -446,12 +476,12 @@ class Model:
     def _panels(self, position):
         """A plain matrix as panels() gives it."""
         columns = self.shapes[position][4]
-        if self.matrices == F32:
+        if self.records[position][2] == F32:
             return self._data(position).view("<f4").reshape(-1, columns, PANEL_ROWS)
         return self._data(position).view("<u2").reshape(-1, align(columns, 2) // 2, PANEL_ROWS, 2)
 
     def _decoded_panels(self, position, first, end):
-        """Some panels of a coded matrix as they would be if it were plain."""
+        """Some panels of a bf12 matrix, decoded to plain panels."""
         exponents, raw = self.tables[position]
 
         def begin(panel):
@@ -463,13 +493,13 @@ class Model:
 
     def _rows(self, position, start, stop):
         """Rows of a matrix that has them, f32."""
-        columns, is_coded = self.shapes[position][4], self.tables[position] is not None
+        columns, is_bf12 = self.shapes[position][4], self.tables[position] is not None
         rows = np.empty((stop - start, columns), dtype=np.float32)
         end = -(-stop // PANEL_ROWS)
         for first in range(start // PANEL_ROWS, end, PANELS_AT_A_TIME):
             last = min(first + PANELS_AT_A_TIME, end)
-            panels = self._decoded_panels(position, first, last) if is_coded else self._panels(position)[first:last]
-            if self.matrices == F32:
+            panels = self._decoded_panels(position, first, last) if is_bf12 else self._panels(position)[first:last]
+            if self.records[position][2] == F32:
                 decoded = panels.transpose(0, 2, 1).reshape(-1, columns)
             else:
                 upper = panels.transpose(0, 2, 1, 3).reshape(-1, align(columns, 2))
@@ -507,15 +537,16 @@ class Model:
         return [data[text_at + a : text_at + b] for a, b in zip(offsets, offsets[1:])]
 
     def sources(self):
-        """Where each tensor came from, [(element type, header of its .npy file, digest)], or None."""
+        """Where each tensor of the model came from, [(element type, header of its .npy file, digest)], or None."""
         data = self.section(1)
         if data is None:
             return None
-        at = SOURCE.size * len(self.shapes)
+        of_model = self.shapes[: self.n_model_tensors]
+        at = SOURCE.size * len(of_model)
         if len(data) < at:
             raise FormatError("sources: no room for the entries")
         sources = []
-        for (name, _, _, rows, columns), (dtype, size, digest) in zip(self.shapes, SOURCE.iter_unpack(data[:at])):
+        for (name, _, _, rows, columns), (dtype, size, digest) in zip(of_model, SOURCE.iter_unpack(data[:at])):
             header = data[at : at + size]
             if dtype not in SOURCE_TYPES or len(header) != size:
                 raise FormatError(f"sources: {name}: element type, or no room for its header")
@@ -527,7 +558,7 @@ class Model:
         return sources
 
     def provenance(self):
-        """{key: value} of how the file was made, empty when it does not say."""
+        """{key: value} of how the file was made, empty without such a section."""
         text = utf8("provenance", self.section(4) or b"")
         lines = text.removesuffix("\n").split("\n") if text else []
         pairs = (line.removesuffix("\r").partition("=") for line in lines)
@@ -628,7 +659,7 @@ class Model:
                 formats = some.split("\0")[1::2]
                 is_open = some.count("\0") % 2 == 1
                 if is_open or (formats and not chat["has_dates"]) or not all(map(is_date, formats)):
-                    raise FormatError("chat: a date that is none")
+                    raise FormatError("chat: an invalid date format")
             for rule in rules:
                 cut, strip_cut, strip = rule >> 8, rule >> 4 & 15, rule & 15
                 possible = cut <= 2 and strip_cut <= (6 if cut else 0) and strip <= 6
@@ -701,7 +732,7 @@ def utf8(place, data):
 
 
 def one_line(text):
-    """Text of a file or a path for a line: what steers is escaped, so that the line stays one."""
+    """Text of a file or a path for a line: display controls are escaped, so that it stays one line."""
     return text.translate(ESCAPES)
 
 
@@ -712,7 +743,7 @@ def is_date(text):
 
 
 def npy_header(data):
-    """(element type, shape) of everything before the numbers of an .npy file, as format-spec.md has it."""
+    """(element type, shape) of everything before the numbers of an .npy file, as format-spec.md defines it."""
     begin = {b"\x01\x00": 10, b"\x02\x00": 12, b"\x03\x00": 12}.get(data[6:8])
     if data[:6] != b"\x93NUMPY" or begin is None or len(data) < begin:
         raise FormatError("sources: a header that does not begin like one")
@@ -754,17 +785,24 @@ def read(path):
     return {shape[0]: model.tensor(position) for position, shape in enumerate(model.shapes)}
 
 
+def matrices_name(model):
+    """The element type of the matrices of the model, or "mixed"."""
+    matrices = zip(model.shapes[: model.n_model_tensors], model.records)
+    types = {DTYPE_NAMES[record[2]] for (*_, columns), record in matrices if columns is not None}
+    return types.pop() if len(types) == 1 else "mixed"
+
+
 def listing(model):
     """The lines that describe a file."""
-    yield f"format 1.{model.version_minor}, {model.file_bytes} bytes, matrices in {DTYPE_NAMES[model.matrices]}"
+    yield f"format 1.{model.version_minor}, {model.file_bytes} bytes, matrices in {matrices_name(model)}"
     for key, value in model.config.items():
         if key == "sliding_layers":
             value = "".join("S" if slides else "F" for slides in value)
         yield f"  {key} {value}"
     for (name, _, _, rows, columns), record in zip(model.shapes, model.records):
         shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
-        coded = f", coded, {record[5]} raw steps" if record[4] == BF12 else ""
-        yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes{coded}"
+        encoding = f", bf12, {record[5]} raw steps" if record[4] == BF12 else ""
+        yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes{encoding}"
     for kind, (offset, size, _) in model.sections.items():
         yield f"  section {SECTION_NAMES.get(kind, kind)} at {offset}, {size} bytes"
     vocabulary = model.vocabulary()
@@ -782,7 +820,9 @@ def judged(path):
     """What is in a file, under the keys of `olmo-pack inspect --json`, and a digest of all numbers."""
     model = Model(path)
     model.check()
-    config, sources = model.config, model.sources() or [(None, b"", None)] * len(model.shapes)
+    config, unknown = model.config, (None, b"", None)
+    sources = model.sources() or [unknown] * model.n_model_tensors
+    sources += [unknown] * (len(model.shapes) - model.n_model_tensors)
     names = {1: "olmo2", 2: "olmo3", 3: "olmo"}
     none = lambda id: None if id == NONE else id
     yarn = {
@@ -816,7 +856,8 @@ def judged(path):
         numbers.update(model._data(position).tobytes() if vector else model._rows(position, 0, rows).tobytes())
         tensors.append({
             "name": name, "shape": [rows] if vector else [rows, columns], "dtype": DTYPE_NAMES[record[2]],
-            "layout": "vector" if vector else "panels64", "encoding": "coded" if record[4] else "plain",
+            "draft": position >= model.n_model_tensors, "layout": "vector" if vector else "panels64",
+            "encoding": "bf12" if record[4] else "plain",
             "n_raw_steps": record[5], "offset": record[8], "bytes": record[9], "digest": f"{record[10]:016x}",
             "min_magnitude": struct.unpack("<f", struct.pack("<I", record[11]))[0], "rounded": bool(record[12]),
             "source_dtype": source[0], "source_digest": None if source[2] is None else f"{source[2]:016x}",
@@ -824,7 +865,7 @@ def judged(path):
     vocabulary = model.vocabulary()
     return {
         "format": f"{VERSION_MAJOR}.{model.version_minor}", "file_bytes": model.file_bytes,
-        "data_offset": model.data_offset, "matrices": DTYPE_NAMES[model.matrices],
+        "data_offset": model.data_offset, "matrices": matrices_name(model),
         "n_tokens": None if vocabulary is None else len(vocabulary), "tokenizer": tokenizer, "chat": chat,
         "sampling": sampling, "files": [{"name": name, "bytes": len(data)} for name, data in model.files().items()],
         "config": {
@@ -862,7 +903,7 @@ def judge():
             answer = judged(path)
         except (FormatError, OSError, MemoryError) as error:
             answer = {"refused": reason(error)}
-        # The only character that steers of those that JSON in ASCII has.
+        # JSON in ASCII has only this display control.
         print(json.dumps(answer).replace("\x7f", "\\u007f"), flush=True)
 
 
@@ -904,7 +945,7 @@ def main():
         judge() if arguments.judge else show(arguments.model, arguments.export)
         sys.stdout.flush()
     except BrokenPipeError:
-        # A reader that has seen enough is no error.
+        # A closed pipe is not an error.
         discard_output()
     except (FormatError, OSError, MemoryError) as error:
         discard_output()

@@ -1,8 +1,8 @@
 //! A conversation with a model: its messages, and a session that has evaluated them. It reads and prints nothing.
 //!
-//! For every answer the whole conversation is rendered by the chat format and encoded, and the session resumes where
-//! these ids differ from those it has evaluated. So a chat template may rewrite the past, as those do that drop the
-//! thinking of earlier answers: what the model evaluates is always what one prefill of the conversation would be.
+//! For every answer the chat template renders the whole conversation, which is encoded again. The session resumes where
+//! these ids differ from those that it has evaluated. So a chat template may change earlier turns, for example drop the
+//! thinking of earlier answers: the result is always that of one prefill of the conversation.
 
 use crate::error::Error;
 use crate::file::sampling::Sampling;
@@ -18,19 +18,19 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-/// Bytes of text that a position may have; the longest token of the published models has 128. More text than that is
-/// refused before it is encoded.
+/// Most bytes of text for each position; the longest token of the published models has 128. Longer text is rejected
+/// before it is encoded.
 pub const POSITION_BYTES: usize = 512;
 
-/// Bytes of a token's text that are told in one go. Nothing bounds a text but the file that has it.
+/// Most bytes of a token's text in one call of the listener. Only the size of the model file bounds that text.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// How answers are chosen and where they end.
+/// Options of answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answering {
     /// How tokens are chosen. Each answer takes the next seed.
     pub sampling: Sampling,
-    /// Most tokens of an answer; `None` for as many as there are positions.
+    /// Most tokens of an answer; `None` for all positions left.
     pub max_tokens: Option<usize>,
     /// Texts that end an answer and are not part of it; none is empty.
     pub stops: Vec<String>,
@@ -41,7 +41,7 @@ pub struct Conversation {
     model: Model,
     chat: Chat,
     vocabulary: Vocabulary,
-    /// Ids that steer the model and are no text; each ends an answer.
+    /// Ids of special tokens, which are not text; each ends an answer.
     special: Vec<u32>,
     session: Session,
     answering: Answering,
@@ -51,7 +51,7 @@ pub struct Conversation {
     n_answers: u64,
 }
 
-/// What an answer took and how it ended.
+/// Counts and times of an answer, and why it ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Answer {
     /// Why it ended.
@@ -60,13 +60,13 @@ pub struct Answer {
     pub reused: usize,
     /// Tokens of the conversation that were evaluated.
     pub evaluated: usize,
-    /// Time for these.
+    /// Time for the evaluated tokens.
     pub prefill: Duration,
     /// Tokens that were generated.
     pub generated: usize,
-    /// Time for them, that of the listener included.
+    /// Time for the generated tokens, that of the listener included.
     pub decode: Duration,
-    /// The seed of its random numbers.
+    /// The seed for sampling.
     pub seed: u64,
 }
 
@@ -75,20 +75,20 @@ pub struct Answer {
 pub enum End {
     /// The model ended it.
     Model,
-    /// One of [`Answering::stops`] came.
+    /// The text contains one of [`Answering::stops`].
     Stop,
     /// It has [`Answering::max_tokens`] tokens.
     MaxTokens,
-    /// The last position is taken, or the answer has more than 512 bytes of text for each.
+    /// The last position is taken, or the answer has more than 512 bytes of text for each position.
     Full,
     /// The listener ended it.
     Listener,
 }
 
-/// Why there is no answer. The messages are what they were before.
+/// Why there is no answer. The messages are unchanged.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// The chat format does not take this conversation.
+    /// The chat template does not accept this conversation.
     Chat(ChatError),
     /// There is no user turn to answer.
     NoTurn,
@@ -96,7 +96,7 @@ pub enum Unanswered {
     Text(Error),
     /// The conversation needs more positions than there are.
     TooLong {
-        /// How long it is, as "310 tokens".
+        /// Its length, as in "310 tokens".
         found: String,
         /// The positions of the session, one of which an answer needs.
         positions: usize,
@@ -144,11 +144,11 @@ impl Conversation {
         Conversation::with_chat(model, chat, options, answering)
     }
 
-    /// [`Conversation::new`] with a chat template that the caller has read.
+    /// [`Conversation::new`] with the chat template `chat`.
     #[doc(hidden)]
     pub fn with_chat(model: &Model, chat: Chat, options: Options, answering: Answering) -> Result<Conversation, Error> {
         answering.sampling.check()?;
-        // This prepares the tokenizer and reports what it lacks.
+        // This prepares the tokenizer and returns its errors early.
         model.encode("")?;
         let (vocabulary, tokenizer) = model.tokenizer()?;
         let special = tokenizer.special().collect();
@@ -162,12 +162,12 @@ impl Conversation {
         &self.messages
     }
 
-    /// The session, to look at its tokens and logits.
+    /// The session, with its tokens and logits.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// How answers are chosen.
+    /// The options of answers.
     pub fn answering(&self) -> &Answering {
         &self.answering
     }
@@ -182,11 +182,11 @@ impl Conversation {
         usize::from(self.messages.first().is_some_and(|message| message.role == Role::System))
     }
 
-    /// Sets the system message, which is first in the conversation, or removes it. The next answer evaluates all of the
+    /// Sets the system message, which is first in the conversation, or removes it. The next answer evaluates the whole
     /// conversation.
     ///
     /// # Errors
-    /// [`ChatError::NoSystem`] or [`ChatError::NeedsSystem`] where the chat format does not take that.
+    /// [`ChatError::NoSystem`] or [`ChatError::NeedsSystem`] if the chat template does not accept that.
     pub fn set_system(&mut self, system: Option<String>) -> Result<(), ChatError> {
         match (&system, &self.chat) {
             (Some(_), Chat { with_system: None, .. }) => return Err(ChatError::NoSystem),
@@ -198,7 +198,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Removes the last user turn and its answer, and tells whether there was one.
+    /// Removes the last user turn and its answer. Returns whether there was one.
     pub fn undo(&mut self) -> bool {
         let is_there = self.n_turns() > 0;
         if is_there {
@@ -212,12 +212,12 @@ impl Conversation {
         self.messages.truncate(self.n_system());
     }
 
-    /// Asks for the answer to a new user turn. Both become part of the conversation. `listen` is called with each piece
-    /// of the answer's text, which may be empty, and with an empty one before each pass over the conversation; where it
-    /// breaks, the answer ends, and what was said of it is kept.
+    /// Generates the answer to a new user turn, and appends both to the conversation. Calls `listen` with each piece of
+    /// the answer's text, which may be empty, and with an empty piece before each pass over the conversation. If it
+    /// breaks, the answer ends and the text so far is kept.
     ///
     /// # Errors
-    /// [`Unanswered`]; the conversation is then what it was.
+    /// [`Unanswered`]; the conversation is then unchanged.
     pub fn ask(
         &mut self,
         user: impl Into<String>,
@@ -227,10 +227,10 @@ impl Conversation {
         self.answer_or(listen, |messages| messages.truncate(messages.len() - 1))
     }
 
-    /// Answers the last user turn again, with the next seed. The new answer takes the place of the old one.
+    /// Answers the last user turn again, with the next seed. The new answer replaces the old one.
     ///
     /// # Errors
-    /// [`Unanswered`]; the conversation is then what it was.
+    /// [`Unanswered`]; the conversation is then unchanged.
     pub fn retry(&mut self, listen: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Answer, Unanswered> {
         if self.n_turns() == 0 {
             return Err(Unanswered::NoTurn);
@@ -239,8 +239,7 @@ impl Conversation {
         self.answer_or(listen, |messages| messages.extend(old))
     }
 
-    /// Answers the user turn at the end; without an answer, also where the listener panics, `undo` makes the messages
-    /// what they were.
+    /// Answers the user turn at the end. Without an answer, or if the listener panics, `undo` restores the messages.
     fn answer_or(
         &mut self,
         listen: &mut dyn FnMut(&str) -> ControlFlow<()>,
@@ -253,7 +252,7 @@ impl Conversation {
         answer.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// The ids of the conversation as it is, of which the last message is that of a user.
+    /// The ids of the conversation, whose last message is that of a user.
     fn ids(&self) -> Result<Vec<u32>, Unanswered> {
         let positions = self.session.options().positions;
         let too_long = |found: String| Unanswered::TooLong { found, positions };
@@ -284,11 +283,11 @@ impl Conversation {
         self.n_answers += 1;
         let prefix = self.chat.answer_prefix(self.n_system() == 1, self.n_turns() + 1).to_string();
         let most_bytes = self.session.options().positions.saturating_mul(POSITION_BYTES);
-        let mut said =
-            Said { content: prefix.clone(), most_bytes, stream: TextStream::new(&self.answering.stops), listen };
+        let mut answer =
+            AnswerText { content: prefix.clone(), most_bytes, stream: TextStream::new(&self.answering.stops), listen };
         let begun = Instant::now();
         let (mut generated, mut end) = (0, None);
-        if (said.listen)(&prefix).is_break() {
+        if (answer.listen)(&prefix).is_break() {
             end = Some(End::Listener);
         }
         let mut tokens = self.session.generate(Sampling { seed, ..self.answering.sampling });
@@ -307,10 +306,10 @@ impl Conversation {
                 break End::Model;
             }
             generated += 1;
-            end = said.push(self.vocabulary.bytes(token).unwrap_or_default())?;
+            end = answer.push(self.vocabulary.bytes(token).unwrap_or_default())?;
         };
-        said.finish()?;
-        let content = said.content;
+        answer.finish()?;
+        let content = answer.content;
         if end == End::Listener && content == prefix {
             return Err(Unanswered::Listener);
         }
@@ -326,28 +325,28 @@ impl fmt::Debug for Conversation {
     }
 }
 
-/// What was said of an answer.
-struct Said<'l> {
+/// The text of an answer while it is generated.
+struct AnswerText<'l> {
     content: String,
-    /// Of the content.
+    /// The limit for `content`.
     most_bytes: usize,
     stream: TextStream,
     listen: &'l mut dyn FnMut(&str) -> ControlFlow<()>,
 }
 
-impl Said<'_> {
-    /// Takes the bytes of a token; yields why the answer ends with it.
+impl AnswerText<'_> {
+    /// Appends the bytes of a token. Returns why the answer ends with it, if it does.
     fn push(&mut self, bytes: &[u8]) -> Result<Option<End>, Error> {
-        // A token without text is told too: the listener may end the answer.
+        // The listener is called for a token without text too: it may end the answer.
         let mut pieces = bytes.chunks(PIECE_BYTES);
         let (mut shown, mut piece) = (Vec::new(), pieces.next().unwrap_or_default());
         loop {
             shown.clear();
             let is_stopped = self.stream.push(piece, &mut shown);
-            match (is_stopped, self.tell(&shown)?) {
+            match (is_stopped, self.emit(&shown)?) {
                 (true, _) => return Ok(Some(End::Stop)),
                 (false, ControlFlow::Break(())) => return Ok(Some(End::Listener)),
-                // No conversation could go on after it.
+                // A conversation with a longer answer would be rejected by `ids`.
                 _ if self.content.len() > self.most_bytes => return Ok(Some(End::Full)),
                 (false, ControlFlow::Continue(())) => {}
             }
@@ -358,18 +357,18 @@ impl Said<'_> {
         }
     }
 
-    /// Tells what was held back, at the end of an answer.
+    /// Emits the text that was held back, at the end of an answer.
     fn finish(&mut self) -> Result<(), Error> {
         let mut shown = Vec::new();
         self.stream.finish(&mut shown);
         if !shown.is_empty() {
-            let _at_its_end = self.tell(&shown)?;
+            let _at_its_end = self.emit(&shown)?;
         }
         Ok(())
     }
 
-    fn tell(&mut self, shown: &[u8]) -> Result<ControlFlow<()>, Error> {
-        // Whole characters come out of a stream.
+    fn emit(&mut self, shown: &[u8]) -> Result<ControlFlow<()>, Error> {
+        // A stream returns whole characters.
         let text = String::from_utf8_lossy(shown);
         let no_memory = |_| memory::too_little_for::<u8>(text.len(), "the answer");
         memory::asking(|| self.content.try_reserve(text.len())).map_err(no_memory)?;
@@ -383,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_ends_where_no_conversation_could_go_on_after_it() {
+    fn an_answer_ends_beyond_the_byte_limit() {
         let (mut longest, mut n_pieces) = (0, 0);
         let mut listen = |piece: &str| {
             longest = longest.max(piece.len());
@@ -391,12 +390,13 @@ mod tests {
             ControlFlow::Continue(())
         };
         let stream = TextStream::new(&["y".into()]);
-        let mut said = Said { content: String::new(), most_bytes: 3 * PIECE_BYTES, stream, listen: &mut listen };
-        assert_eq!(said.push(&vec![b'x'; 2 * PIECE_BYTES]).expect("memory"), None);
-        assert_eq!(said.push(b"").expect("memory"), None);
-        assert_eq!(said.push(&vec![b'x'; 100 * PIECE_BYTES]).expect("memory"), Some(End::Full));
-        assert_eq!(said.content.len(), 4 * PIECE_BYTES);
-        assert_eq!(said.push(b"xyx").expect("memory"), Some(End::Stop));
+        let mut answer =
+            AnswerText { content: String::new(), most_bytes: 3 * PIECE_BYTES, stream, listen: &mut listen };
+        assert_eq!(answer.push(&vec![b'x'; 2 * PIECE_BYTES]).expect("memory"), None);
+        assert_eq!(answer.push(b"").expect("memory"), None);
+        assert_eq!(answer.push(&vec![b'x'; 100 * PIECE_BYTES]).expect("memory"), Some(End::Full));
+        assert_eq!(answer.content.len(), 4 * PIECE_BYTES);
+        assert_eq!(answer.push(b"xyx").expect("memory"), Some(End::Stop));
         assert_eq!((longest, n_pieces), (PIECE_BYTES, 6));
     }
 }

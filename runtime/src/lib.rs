@@ -3,8 +3,8 @@
 //! # The main path
 //!
 //! A [`Model`] is an open file and the threads that compute with it. A [`Session`] of it is one sequence with its KV
-//! cache: [`Session::prefill`] evaluates a prompt, [`Session::generate`] goes on with tokens that it chooses, and
-//! [`Session::decode`] with one that the caller chooses after [`Session::logits`]. [`Model::generate`] evaluates many
+//! cache: [`Session::prefill`] evaluates a prompt, [`Session::generate`] appends tokens that it chooses, and
+//! [`Session::decode`] one that the caller chooses after [`Session::logits`]. [`Model::generate`] evaluates many
 //! sequences at once. Errors are an [`Error`], whose text is one line for a user.
 //!
 //! ```no_run
@@ -23,9 +23,9 @@
 //! ```
 //!
 //! `Model` and `Session` own what they use: a struct can hold them, and a session can outlive the caller's `Model`.
-//! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has a session of its own. In
-//! the folder `examples`, `generate` prints text as it comes, `embed_in_a_thread` serves several threads, and `score`
-//! evaluates a file of tokens.
+//! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has its own session. In the
+//! folder `examples`, `generate` prints text as it is generated, `embed_in_a_thread` serves several threads, and
+//! `score` evaluates a file of tokens.
 //!
 //! A result depends on the model and the tokens alone: not on the number of threads, the chunks of a prompt, the other
 //! sequences of a pass, or which of the instruction sets AVX2 and AVX-512 computed it.
@@ -33,7 +33,7 @@
 //! # Features
 //!
 //! `compute` is everything that runs a model, `text` the tokenizer and chat templates. The default, `cli`, is both and
-//! the programs; a crate that uses the library turns it off: `default-features = false, features = ["compute", "text"]`.
+//! the programs. A crate that uses the library disables it: `default-features = false, features = ["compute", "text"]`.
 
 #![cfg_attr(
     not(feature = "internals"),

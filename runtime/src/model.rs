@@ -1,4 +1,4 @@
-//! An open model with its threads: where a program that uses the library begins.
+//! An open model with its threads: the entry point of the library.
 
 use crate::error::Error;
 #[cfg(feature = "text")]
@@ -31,15 +31,15 @@ use std::thread;
 
 /// A model file and the threads that compute with it.
 ///
-/// A clone is another handle on the same ones. Any number of threads share a model, each with a [`Session`] of its own.
-/// Their passes take turns on the threads of the model, in the order in which they came. The file stays open, and the
+/// A clone is another handle on the same file and threads. Any number of threads share a model, each with its own
+/// [`Session`]. Their passes take turns on the threads of the model, in order of arrival. The file stays open, and the
 /// threads run, until the last handle and the last session are dropped.
 ///
-/// A forked process has none of the threads. There a pass that needs them is [`Error::NotRun`]; the child opens a model
-/// of its own.
+/// A forked process has none of the threads: a pass that needs them returns [`Error::NotRun`]. The child opens its own
+/// model.
 ///
-/// The file must not be written to while it is mapped: [`Model::check_unchanged`] detects that before results are
-/// handed on. Replacing it by renaming is safe. Reading past the end of a file that was truncated meanwhile raises
+/// The file must not be written to while it is mapped. Call [`Model::check_unchanged`] to detect that before results are
+/// used. Replacing the file by renaming is safe. Reading past the end of a file that was truncated meanwhile raises
 /// SIGBUS; with [`Load::Read`] it does not.
 #[derive(Clone)]
 pub struct Model {
@@ -54,8 +54,7 @@ pub struct Model {
 impl Model {
     /// Opens a model file with [`Load::Auto`] and a thread for each core that this process may use.
     ///
-    /// Of a mapped file only the index is read here. The first pass reads the tensors; [`Model::populate`] does so
-    /// earlier.
+    /// For a mapped file this reads only the index. The first pass reads the tensors, or [`Model::populate`] before it.
     ///
     /// # Errors
     /// Those of [`Model::open_with`].
@@ -63,8 +62,8 @@ impl Model {
         Model::open_with(path, Load::Auto, thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// Opens a model file with `n_threads` threads, the caller's included; fewer when the OS refuses some. The results
-    /// are the same bits for any number.
+    /// Opens a model file with `n_threads` threads, the caller's included; fewer if the OS cannot create them. The
+    /// results are the same bits for any number.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::NotAFile`], [`Error::NotOlmo`], [`Error::Version`], [`Error::Length`],
@@ -106,7 +105,7 @@ impl Model {
         self.file.config().hidden_size
     }
 
-    /// The token ids that end a text.
+    /// The EOS ids.
     pub fn eos_ids(&self) -> &[u32] {
         &self.file.config().eos_token_ids
     }
@@ -133,13 +132,13 @@ impl Model {
         Batch::bytes(self.file.config(), options, &[options.positions])
     }
 
-    /// Evaluates many sequences that share each pass, which reads every weight once for all of them. `at_once` of them
-    /// at a time, in their order; `None` for 16, or fewer when memory is short. The results of a run do not depend on
+    /// Evaluates many sequences together: each pass reads every weight once for all of them. Evaluates `at_once` of them
+    /// at a time, in their order; `None` means 16, or fewer if memory is short. The results of a run do not depend on
     /// the others, to the last bit.
     ///
-    /// `visit` is called for each position, in the order of positions for each run. [`ControlFlow::Break`] ends that
-    /// run. The threads of the model are taken until this returns, so that `visit` must not compute with the same
-    /// model: that is [`Error::NotRun`].
+    /// Calls `visit` for each position, in the order of positions for each run. [`ControlFlow::Break`] ends that run.
+    /// This holds the threads of the model until it returns, so `visit` cannot compute with the same model: that returns
+    /// [`Error::NotRun`].
     ///
     /// # Errors
     /// [`Error::NoTokens`] for an empty prompt, [`Error::UnknownToken`], [`Error::Sampling`],
@@ -169,7 +168,7 @@ impl Model {
         self.threads.run(|team| generate(&mut batch, team, runs, visit))?
     }
 
-    /// The bytes of every token; `None` when the file has none. Copies about a megabyte: keep it.
+    /// The bytes of every token; `None` if the file has no vocabulary. Copies about a megabyte, so keep the result.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::OutOfMemory`].
@@ -177,8 +176,8 @@ impl Model {
         Vocabulary::new(&self.file)
     }
 
-    /// The text of some ids. Invalid UTF-8, as when they end in the middle of a character, becomes U+FFFD. To show text
-    /// as it is generated, push the bytes of each token to a [`TextStream`](crate::TextStream).
+    /// The text of `ids`. Invalid UTF-8 becomes U+FFFD, such as a character that is cut at the end. To print text as it
+    /// is generated, push the bytes of each token to a [`TextStream`](crate::TextStream).
     ///
     /// # Errors
     /// [`Error::NoVocabulary`], [`Error::NoText`] for one of the ids, [`Error::Damaged`], [`Error::OutOfMemory`].
@@ -196,28 +195,27 @@ impl Model {
             Err(other) => other.into_bytes(),
         };
         let mut text = String::new();
-        // A byte becomes a character of three at most.
+        // A byte becomes at most one U+FFFD, which has three bytes.
         let room = memory::asking(|| text.try_reserve_exact(bytes.len().saturating_mul(3)));
         room.map_err(|_| memory::too_little_for::<[u8; 3]>(bytes.len(), WHAT))?;
         text.extend(bytes.utf8_chunks().flat_map(|chunk| [chunk.valid(), replacement(chunk.invalid())]));
         Ok(text)
     }
 
-    /// Checks that everything read from the mapped file so far is the file that was opened. To be called before results
-    /// are handed on.
+    /// Checks that the mapped file has not changed since it was opened. Call this before results are used.
     ///
-    /// Length and modification time decide. When only the change time differs, as after a rename, or when the file was
-    /// opened within two seconds of a change, the digests of all tensors are computed, which takes as long as reading
-    /// them. A write through another process's mapping may change no time, and is then not detected.
+    /// Compares length and modification time. If only the change time differs, as after a rename, or if the file was
+    /// opened within two seconds of a change, this computes the digests of all tensors, which takes as long as reading
+    /// them. A write through a mapping of another process may change no time, and is then not detected.
     ///
     /// # Errors
-    /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong without a sign of a change; [`Error::Io`].
+    /// [`Error::Changed`]; [`Error::Damaged`] for a wrong digest without a sign of a change; [`Error::Io`].
     pub fn check_unchanged(&self) -> Result<(), Error> {
         self.file.check_unchanged()
     }
 
-    /// Checks that a file that was changed within two seconds before it was opened is complete, by the digests of all
-    /// tensors. To be called before anything is computed from a file that may still be being copied.
+    /// Checks by the digests of all tensors that a file is complete if it was changed within two seconds before it was
+    /// opened. Call this before the first pass if another process may still be copying the file.
     ///
     /// # Errors
     /// [`Error::Unfinished`], and those of [`Model::check_unchanged`].
@@ -225,8 +223,8 @@ impl Model {
         self.file.check_complete()
     }
 
-    /// Brings the tensors into memory in the order of use, until `stop` returns true. Meant for a thread that runs
-    /// during the first pass. Returns whether all of them are in memory.
+    /// Reads the tensors into memory in the order of use, until `stop` returns true. Meant for a thread that runs during
+    /// the first pass. Returns whether all tensors are in memory.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read.
@@ -255,7 +253,7 @@ impl Model {
     }
 }
 
-/// U+FFFD for invalid bytes, nothing for none.
+/// U+FFFD for invalid bytes, "" for no bytes.
 fn replacement(invalid: &[u8]) -> &'static str {
     if invalid.is_empty() { "" } else { "\u{fffd}" }
 }
@@ -269,7 +267,7 @@ impl fmt::Debug for Model {
 /// Text.
 #[cfg(feature = "text")]
 impl Model {
-    /// The ids of a text. The first call prepares the tokenizer, some milliseconds for a hundred thousand ids.
+    /// The ids of a text. The first call prepares the tokenizer, which takes some milliseconds for 100,000 ids.
     ///
     /// # Errors
     /// [`Error::NoVocabulary`], [`Error::NoTokenizer`], [`Error::UnusableTokenizer`], [`Error::NoEmbedding`],
@@ -278,7 +276,7 @@ impl Model {
         self.encoder()?.encode(text)
     }
 
-    /// The ids of a conversation, `[system] user (assistant user)*`, after which the model answers.
+    /// The ids of a conversation, `[system] user (assistant user)*`, up to the beginning of the answer.
     ///
     /// # Errors
     /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Messages`], and those of [`Model::encode`].
@@ -297,7 +295,7 @@ impl Model {
         }
         let (_, tokenizer) = self.tokenizer()?;
         let prepared = Encoder::new(&tokenizer).map_err(|error| self.with_path(error))?;
-        // Another thread may have been faster.
+        // Another thread may have set it first.
         Ok(self.encoder.get_or_init(|| prepared))
     }
 
@@ -309,7 +307,7 @@ impl Model {
         Ok((vocabulary, tokenizer))
     }
 
-    /// Adds the path of the model to a problem of its tokenizer.
+    /// Adds the path of the model to an error of its tokenizer.
     fn with_path(&self, error: Error) -> Error {
         match error {
             Error::UnusableTokenizer { problem } => {

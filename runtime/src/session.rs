@@ -1,4 +1,4 @@
-//! A sequence of tokens and the results of the model for it.
+//! A sequence of tokens and its logits.
 
 use crate::error::Error;
 use crate::file::sampling::Sampling;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 /// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It keeps the file and
 /// the threads of the model, and can be sent to another thread.
 ///
-/// Every pass takes a turn on the threads of the model, and wakes them when the last one ended more than a moment ago,
-/// which takes some tens of microseconds. For many sequences [`Model::generate`](crate::Model::generate) is faster.
+/// Every pass takes a turn on the threads of the model. If they are parked, it wakes them first, which takes some tens
+/// of microseconds. For many sequences [`Model::generate`](crate::Model::generate) is faster.
 pub struct Session {
-    /// Of one slot.
+    /// With one slot.
     batch: Batch,
     threads: Arc<Threads>,
     /// The sequence, `[<= positions]`. The token that was generated last may not be evaluated yet.
@@ -28,11 +28,11 @@ pub struct Session {
 /// The result of [`Session::resume_while`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumed {
-    /// Tokens whose keys and values were there.
+    /// Tokens whose keys and values were in the cache.
     pub reused: usize,
     /// Tokens that were evaluated.
     pub evaluated: usize,
-    /// Whether all of them were.
+    /// Whether all tokens are evaluated.
     pub complete: bool,
 }
 
@@ -43,13 +43,13 @@ impl Session {
         Ok(Session { batch, threads: threads.clone(), tokens })
     }
 
-    /// Appends tokens, any number of them, and evaluates them in chunks of [`Options::chunk`]. [`Session::logits`] then
-    /// gives what the last one predicts.
+    /// Appends tokens and evaluates them in chunks of [`Options::chunk`]. [`Session::logits`] then returns the logits
+    /// after the last one.
     ///
     /// # Errors
-    /// [`Error::NoTokens`], [`Error::ContextFull`], [`Error::UnknownToken`]: the session is what it was.
+    /// [`Error::NoTokens`], [`Error::ContextFull`], [`Error::UnknownToken`]: the session is unchanged.
     /// [`Error::NotFinite`] when a logit is not a finite number: the tokens stay, and nothing can be generated after
-    /// them. [`Error::NotRun`], [`Error::OutOfMemory`]: the tokens that are not evaluated are not part of the sequence.
+    /// them. [`Error::NotRun`], [`Error::OutOfMemory`]: the tokens that were not evaluated are removed.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens, self.left())?;
         let before = self.tokens.len();
@@ -61,31 +61,31 @@ impl Session {
         evaluated.map(|_complete| ())
     }
 
-    /// Makes `tokens` the sequence. What it has in common with the sequence so far is kept, the rest is evaluated:
-    /// [`Session::logits`] gives what the last token predicts, with the bits of a new session after a
-    /// [`Session::prefill`] of `tokens`. Yields the number of tokens that were not evaluated again.
+    /// Replaces the sequence by `tokens`. Keeps the common prefix with the present sequence and evaluates the rest.
+    /// [`Session::logits`] then has the bits of a new session after [`Session::prefill`] of `tokens`. Returns the number
+    /// of tokens that were not evaluated again.
     ///
-    /// At least the last token is evaluated. The costs of a cut are those of [`Session::truncate`].
+    /// At least the last token is evaluated. A cut costs what [`Session::truncate`] states.
     ///
     /// # Errors
-    /// Those of [`Session::prefill`], for as many positions as the session has.
+    /// Those of [`Session::prefill`], for all positions of the session.
     pub fn resume(&mut self, tokens: &[u32]) -> Result<usize, Error> {
         self.resume_while(tokens, || true).map(|resumed| resumed.reused)
     }
 
-    /// [`Session::resume`] that asks before each pass, of at most [`Options::chunk`] tokens, whether to go on. Where
-    /// the answer is no, the session keeps the tokens that are evaluated by then. It has the logits of the last one where
-    /// nothing was to be cut and nothing was evaluated, else none.
+    /// [`Session::resume`] that calls `proceed` before each pass of at most [`Options::chunk`] tokens, and stops when it
+    /// returns false. The session then keeps the tokens evaluated so far. [`Session::logits`] is empty then, unless
+    /// nothing was cut and nothing was evaluated.
     ///
     /// # Errors
     /// Those of [`Session::resume`].
-    pub fn resume_while(&mut self, tokens: &[u32], mut go_on: impl FnMut() -> bool) -> Result<Resumed, Error> {
+    pub fn resume_while(&mut self, tokens: &[u32], mut proceed: impl FnMut() -> bool) -> Result<Resumed, Error> {
         self.check(tokens, self.options().positions)?;
         let same = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
         let reused = self.batch.truncate(0, same.min(tokens.len() - 1));
         self.tokens.clear();
         self.tokens.extend(tokens);
-        let complete = self.evaluate(&mut go_on);
+        let complete = self.evaluate(&mut proceed);
         let evaluated = self.batch.position(0) - reused;
         self.tokens.truncate(self.batch.position(0));
         Ok(Resumed { reused, evaluated, complete: complete? })
@@ -99,21 +99,21 @@ impl Session {
         self.prefill(&[token])
     }
 
-    /// What the last evaluated token predicts, `[vocab_size]`; empty before the first one, and after an error of the
-    /// evaluation. While [`Session::generate`] goes on, they are what its last token was chosen from.
+    /// The logits after the last evaluated token, `[vocab_size]`; empty before the first one, and after an error of the
+    /// evaluation. During [`Session::generate`] they are those that its last token was chosen from.
     pub fn logits(&self) -> &[f32] {
         self.batch.computed_logits()
     }
 
-    /// Goes on after the tokens so far, one chosen token after the other, up to one that ends a text, which is not
-    /// handed out, or to the last position. They become part of the sequence: a caller does not give them to
-    /// [`Session::decode`] again. Each is handed out before it is evaluated, so that the last one costs no pass.
+    /// Generates tokens after the sequence, up to an EOS id, which is not returned, or to the last position. They are
+    /// appended to the sequence: do not pass them to [`Session::decode`] again. Each token is returned before it is
+    /// evaluated, so that the last one costs no pass.
     ///
     /// The same seed gives the same tokens on every machine.
     ///
     /// # Errors
-    /// An item is an error, and the last one, when nothing was evaluated before, when the values of `sampling` cannot
-    /// be, and for [`Error::NotFinite`].
+    /// The iterator ends after an error: [`Error::NothingEvaluated`], [`Error::Sampling`], or one of
+    /// [`Session::prefill`].
     pub fn generate(&mut self, sampling: Sampling) -> Continuation<'_> {
         let mut sampler = sampling.check().and_then(|()| Sampler::new(sampling, self.config().vocab_size));
         if let Ok(sampler) = &mut sampler {
@@ -122,41 +122,41 @@ impl Session {
         Continuation { session: self, sampler: Some(sampler), ended: false }
     }
 
-    /// Forgets the sequence; the next tokens begin a new one in the same memory.
+    /// Removes all tokens; the next ones begin a new sequence in the same memory.
     pub fn restart(&mut self) {
         self.batch.restart(0);
         self.tokens.clear();
     }
 
-    /// Cuts the sequence back to its first `n` tokens; does nothing where it has no more than that. What follows has
-    /// the bits of a session that has seen these tokens only.
+    /// Cuts the sequence back to its first `n` tokens; does nothing if it has at most `n`. Later results have the bits
+    /// of a session that has seen these tokens only.
     ///
-    /// The cut itself takes no time. The last token that is left is evaluated again by the next call that evaluates,
-    /// so that [`Session::generate`] can go on; [`Session::logits`] is empty until then. A layer with a sliding window
-    /// keeps its window and about [`Options::chunk`] more positions: after a longer cut of a sequence longer than that,
-    /// all `n` tokens are evaluated again by that call.
+    /// The cut itself takes no time. The next call that evaluates tokens evaluates the last remaining token again;
+    /// [`Session::logits`] is empty until then. A layer with a sliding window keeps its window and about
+    /// [`Options::chunk`] more positions: after a longer cut of a sequence longer than that, the call evaluates all `n`
+    /// tokens again.
     pub fn truncate(&mut self, n: usize) {
         if n >= self.tokens.len() {
             return;
         }
         self.tokens.truncate(n);
-        // A token that was generated last may not be evaluated: without it the logits are those of the end.
+        // The last generated token may not be evaluated. If only that one is cut, the logits are still valid.
         if self.batch.position(0) > n {
             self.batch.truncate(0, n.saturating_sub(1));
         }
     }
 
-    /// The tokens of the sequence, given and generated.
+    /// The tokens of the sequence, those of prompts and generated ones.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Number of tokens so far, which is the position of the next one.
+    /// Number of tokens, which is the position of the next one.
     pub fn position(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Number of tokens that there is still room for.
+    /// Number of positions left.
     pub fn left(&self) -> usize {
         self.options().positions - self.position()
     }
@@ -165,7 +165,7 @@ impl Session {
         self.batch.config()
     }
 
-    /// How this session computes; the chunk is at most the positions.
+    /// The options of this session; the chunk is at most the positions.
     pub fn options(&self) -> &Options {
         self.batch.options()
     }
@@ -185,14 +185,14 @@ impl Session {
         }
     }
 
-    /// Evaluates the tokens that are not yet, of which there are some, as long as `go_on` says so before each pass;
-    /// tells whether that was to the end. The threads are let go after each pass, so that a long prompt does not keep
-    /// other sessions waiting.
-    fn evaluate(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
+    /// Evaluates the tokens that are not evaluated yet, of which there is at least one, while `proceed` returns true
+    /// before each pass. Returns whether all are evaluated. Each pass takes its own turn on the threads, so that a long
+    /// prompt does not block other sessions.
+    fn evaluate(&mut self, proceed: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         let (begin, most) = (self.batch.position(0), self.options().chunk);
         let (batch, mut waiting) = (&mut self.batch, &self.tokens[begin..]);
         while !waiting.is_empty() {
-            if !go_on() {
+            if !proceed() {
                 return Ok(false);
             }
             let (chunk, rest) = waiting.split_at(waiting.len().min(most));
@@ -235,11 +235,11 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The tokens that [`Session::generate`] chooses. It borrows the session, which goes on from the last of them when this
-/// is dropped.
+/// The tokens that [`Session::generate`] chooses. It borrows the session; after it is dropped, the session continues
+/// after the last of them.
 pub struct Continuation<'s> {
     session: &'s mut Session,
-    /// Chooses the tokens, or the error that the first item is; `None` after that.
+    /// Chooses the tokens; or the error that is the first item, then `None`.
     sampler: Option<Result<Sampler, Error>>,
     ended: bool,
 }

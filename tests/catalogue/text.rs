@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The demo's weights in a folder of their own, and what packing it says after `change`.
+/// The demo's weights in a folder of their own; they are changed and packed.
 struct Fixture {
     folder: TempDir,
     weights: PathBuf,
@@ -41,7 +41,7 @@ impl Fixture {
         run(PACK, ["--force".as_ref(), self.weights.as_os_str(), self.model().as_os_str()])
     }
 
-    /// Packing must be refused in a line that says this, and leave nothing.
+    /// Packing must be refused in a line that contains this, and leave nothing.
     #[track_caller]
     fn assert_refused(&self, says: &str) {
         let refusal = Refusal::one_line("olmo-pack", format!("{}/", self.weights.display()), &[says]);
@@ -53,7 +53,7 @@ impl Fixture {
         refusal.check(self.folder.path(), pack).unwrap_or_else(|failure| panic!("{says}: {failure}"));
     }
 
-    /// Packing must go well, and say this about the tokenizer or the chat format.
+    /// Packing must succeed, and print this about the tokenizer or the chat format.
     #[track_caller]
     fn assert_packed(&self, says: &str) {
         let finished = self.pack();
@@ -216,7 +216,7 @@ fn sections() -> (Vec<u8>, Vec<u8>) {
 fn x2_refuses_merges_of_unknown_bytes() {
     let fixture = fixture("x2-bytes");
     let mut json = fixture.tokenizer();
-    // A raw space beside the character that stands for it is another token.
+    // A raw space, in addition to the character for it, is another token.
     json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 255);
     json["model"]["vocab"][" "] = json!(255);
     fixture.write("tokenizer.json", json.to_string());
@@ -228,7 +228,7 @@ fn x2_refuses_merges_of_unknown_bytes() {
     let first = sections().expect("known");
     assert_eq!(first[32 + 4 * 32..][..4], 32u32.to_le_bytes(), "the id of the space");
     (0..20).for_each(|_| assert_eq!(sections().as_ref(), Ok(&first)));
-    // Where one of the characters stands for no byte, pieces have other bytes than the whole.
+    // When one character has no byte, pieces have other bytes than the whole.
     json["model"]["vocab"].as_object_mut().expect("an object").retain(|_, id| *id != 254);
     json["model"]["vocab"][" "] = json!(null);
     json["model"]["vocab"].as_object_mut().expect("an object").remove(" ");
@@ -332,7 +332,7 @@ fn x4_warns_of_unusable_chat_templates() {
         let lines = packed.stderr.lines().count();
         assert!(lines == 1 && packed.stderr.starts_with("olmo-pack: warning: no chat format: "), "{}", packed.stderr);
     }
-    // A step that would take as long as a number says.
+    // A step whose duration depends on a number.
     fixture.write("chat_template.jinja", "{{ [1] * 9000000000000000000 }}");
     fixture.assert_packed("repeated sequence is too large");
     fixture.write("chat_template.jinja", b"\xff");

@@ -20,7 +20,7 @@ const VOCAB_SIZE: u32 = 101;
 /// Positions of the model.
 const CONTEXT: usize = 64;
 
-/// A model with a vocabulary of a few tokens, and room for token files beside it.
+/// A model with a vocabulary of a few tokens, and a folder for token files.
 struct Case {
     folder: TempDir,
     model: PathBuf,
@@ -68,7 +68,7 @@ impl Case {
         self.refused(self.file(bytes), words, &[])
     }
 
-    /// What is printed for these ids.
+    /// The output for these ids.
     fn printed(&self, ids: &[u8]) -> String {
         finish(&mut self.infer(&[&self.file(ids)], &[])).ok().to_string()
     }
@@ -79,7 +79,7 @@ fn ids(ids: impl IntoIterator<Item = u32>) -> Vec<u8> {
     ids.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-/// Says how a run differs from a good one that printed `expected`.
+/// Reports how a run differs from a good one that printed `expected`.
 fn same(finished: &Finished, expected: &str) -> Result<(), String> {
     match (finished.code, finished.stdout == expected) {
         (Some(0), true) => Ok(()),
@@ -87,7 +87,7 @@ fn same(finished: &Finished, expected: &str) -> Result<(), String> {
     }
 }
 
-/// Writes to a pipe until it is done or nobody reads any more.
+/// Writes to a pipe until it is done or the reader closes it.
 fn feed(mut writer: impl Write + Send + 'static, bytes: Vec<u8>, endless: bool) {
     thread::spawn(move || while writer.write_all(&bytes).is_ok() && endless {});
 }
@@ -135,7 +135,7 @@ fn t2_refuses_partial_token() {
         let words = [&says, "expected a multiple of 4 (little-endian u32 ids)"];
         report.add(length, case.bytes_refused(&vec![0; length], &words));
     }
-    // One byte and more than the context is too many, whatever the byte.
+    // Too many tokens and one more byte: the number of tokens is reported.
     report.add("more", case.bytes_refused(&[0; 4 * CONTEXT + 5], &["65 tokens, expected at most 64"]));
 }
 
@@ -258,7 +258,7 @@ fn t4_reads_ids_of_named_type() {
     }
     let wide = case.file(&written(&[0, 1, 1], i64::to_le_bytes));
     report.add("text", same(&finish(&mut case.infer(&[&wide], &["detokenize", "--token-type", "i64"])), "abb"));
-    // What is said is believed: these zeros are ids.
+    // The flag decides: these zeros are ids.
     let zeros = finish(&mut case.infer(&[&wide], &["detokenize", "--token-type", "u32"]));
     report.add("zeros", same(&zeros, "aababa"));
     for (bytes, name, words) in [
@@ -413,7 +413,7 @@ fn t7_refuses_other_data_from_pipes() {
 
 /// Row T8: folder, unreadable file, absent file, devices.
 #[test]
-fn t8_refuses_what_is_not_a_token_file() {
+fn t8_refuses_other_kinds_of_files() {
     let mut report = Report::new("T8");
     let case = Case::new();
     let path = |name: &str| case.folder.join(name);

@@ -1,4 +1,4 @@
-//! `olmo-infer` as its users meet it: what it prints, what it reads, and what it says when something is wrong.
+//! `olmo-infer` as a user runs it: its output, its inputs, and its error messages.
 
 use crate::{INFER, PACK};
 use olmo_tests::{
@@ -111,7 +111,7 @@ fn short_options_equal_long_options() {
         assert!(help.ok().contains(short), "{short}: {}", help.stdout);
     }
     assert!(run(INFER, ["score", "-h"]).ok().contains("  -o, --output "));
-    // Help answers whatever comes after it.
+    // Help is printed regardless of the arguments behind it.
     assert_eq!(fixture.infer(&["--help", "--nonsense"]).ok(), help.stdout);
 }
 
@@ -174,7 +174,7 @@ fn dash_writes_logits_and_scores_to_stdout() {
         let refused = fixture.infer(&[&["--logits", "-"], flags].concat());
         assert!(refused.refused(2).contains("--logits - begins with the number of positions"), "{}", refused.stderr);
     }
-    // A reader that leaves is no error; standard output that is full is one.
+    // A closed pipe is not an error; a full standard output is one.
     let mut command = Command::new(INFER);
     command.args([&fixture.model, &fixture.tokens]).args(["--logits", "-", "--steps", "1500"]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
@@ -447,7 +447,7 @@ fn accepts_large_top_and_thread_counts() {
     for threads in [0, 1, processors, processors + 1, 300_000] {
         let finished = fixture.infer(&["--steps", "3", "--threads", &threads.to_string()]);
         assert_eq!(finished.ok(), expected, "{threads} threads");
-        // More than there are processors for are not started, which is said.
+        // Threads beyond the number of processors are not started, which a note reports.
         let note =
             finished.stderr.starts_with(&format!("olmo-infer: note: --threads {threads}: this process may use "));
         assert_eq!((note, finished.stderr.lines().count()), (threads > processors, usize::from(threads > processors)));
@@ -488,7 +488,7 @@ fn signal_or_out_of_memory_leaves_no_partial_logits() {
     let logits = out.join("l.npy");
     let left = || fs::read_dir(&out).expect("a folder").count();
     for signal in ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "VTALRM", "PROF", "ABRT"] {
-        // Whatever the caller ignores. It waits, because nobody reads what it prints.
+        // Independent of the signals that the caller ignores. The program waits for a reader of its output.
         let mut command = Command::new("env");
         command.arg("--default-signal").arg(INFER).args([&fixture.model, &fixture.tokens]);
         command.args(["--steps", "2000", "--top", "200", "--logits"]).arg(&logits);

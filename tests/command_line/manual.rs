@@ -10,7 +10,7 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("olmo-bench", env!("CARGO_BIN_EXE_tested-olmo-bench")),
 ];
 
-/// Whether a tool is there; says loudly what was not tested without it.
+/// Whether a tool is installed; reports what was not tested without it.
 fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").stdin(Stdio::null()).output().is_ok_and(|out| out.status.success());
     if !found {

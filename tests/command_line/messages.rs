@@ -1,4 +1,4 @@
-//! What new users do wrong at first, and what they are told: each answer is one line that says what to do next.
+//! Common mistakes of new users: the answer to each is one line with the next step.
 
 use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
@@ -37,7 +37,7 @@ fn call(folder: &TempDir, line: &str) -> Finished {
 }
 
 #[test]
-fn common_mistakes_are_told_what_to_do_next() {
+fn common_mistakes_are_answered_with_next_step() {
     let folder = folder();
     for (line, status, answer) in [
         (

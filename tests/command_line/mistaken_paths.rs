@@ -1,4 +1,4 @@
-//! Paths that are not quite those that were meant: what is said names what to type, or does it.
+//! Slightly wrong paths: the message names the right one, or the program takes it.
 
 use crate::PACK;
 use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// What packing `weights` says against it.
+/// The error of packing `weights`.
 #[track_caller]
 fn refused(weights: &Path, model: &Path) -> String {
     run(PACK, [weights, model]).refused(1).to_string()
@@ -68,7 +68,7 @@ fn copies_into_a_folder_like_cp() {
     assert!(fs::read(other.join("m.olmo")).expect("read") == fs::read(&model).expect("read"));
     assert!(copy(&[]).refused(1).contains("other/m.olmo: exists, expected a file name for the model; pass --force"));
     copy(&["--force"]).ok();
-    // The folder that it lies in.
+    // The folder of the model itself.
     let here = run(PACK, ["copy".as_ref(), model.as_os_str(), folder.path().as_os_str(), "--force".as_ref()]);
     assert!(here.refused(1).contains("m.olmo: is the same file as"), "{}", here.stderr);
     let line = refused(&weights, &other);

@@ -116,7 +116,7 @@ fn code(text: &str) -> String {
     uncommented.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// All sources of a crate, but for those of tests.
+/// All sources of a crate, without those of tests.
 fn sources(source: &Path) -> Vec<Source> {
     let (mut sources, mut folders) = (Vec::new(), vec![source.to_path_buf()]);
     while let Some(folder) = folders.pop() {
@@ -222,7 +222,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
     edges.iter_mut().enumerate().for_each(|(index, edges)| {
         edges.remove(&index);
     });
-    // What names nothing that is left, or is named by nothing that is left, is in no circle.
+    // A file that names no file that is left, or is named by none, is in no circle.
     let mut left: BTreeSet<usize> = (0..sources.len()).collect();
     loop {
         let ends = |&index: &usize| {

@@ -94,5 +94,5 @@ fn hexdump_matches_the_file() {
     }
     assert!(dump.contains(CONFIG), "the document shows another config.json");
     let length = format!("{} bytes", file.len());
-    assert!(dump.contains(&length), "the document does not say {length:?}");
+    assert!(dump.contains(&length), "the document does not state {length:?}");
 }

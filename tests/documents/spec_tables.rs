@@ -1,5 +1,5 @@
-//! `format-spec.md` and the code say the same: every table of the document is read and compared with the structs,
-//! constants and functions that define the format.
+//! `format-spec.md` agrees with the code: every table of the document is read and compared with the structs, constants
+//! and functions that define the format.
 
 use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::{
@@ -7,7 +7,7 @@ use olmo_infer::internals::format::encodings::bf12::{
 };
 use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
-use olmo_infer::internals::format::tensors::{Role, tensors_of};
+use olmo_infer::internals::format::tensors::{self, Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
     Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
@@ -44,6 +44,11 @@ macro_rules! fields {
 /// The text of the document.
 fn document() -> String {
     fs::read_to_string(repository().join("format-spec.md")).expect("format-spec.md")
+}
+
+/// The text of the document as one line: sentences may continue on the next line.
+fn prose() -> String {
+    document().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The rows of the table whose header line begins with these column names, after the heading; cells without backticks.
@@ -84,7 +89,7 @@ fn type_bytes(text: &str) -> Option<usize> {
         "u32" => 4,
         "u64" | "f64" => 8,
         "struct" => return None,
-        other => panic!("{other:?} is no type of the format"),
+        other => panic!("unknown type {other:?}"),
     };
     Some(bytes * count)
 }
@@ -188,6 +193,8 @@ fn constants_match_the_code() {
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
         ("FEATURE_BF12", format::FEATURE_BF12),
+        ("FEATURE_DRAFTS", format::FEATURE_DRAFTS),
+        ("DRAFT_ROLE", u64::from(tensors::DRAFT_ROLE)),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
         ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
@@ -221,7 +228,7 @@ fn roles_match_the_code() {
                 "kv" => kv,
                 "f" => config.intermediate_size,
                 "V" => config.vocab_size,
-                other => panic!("{other:?} is no size"),
+                other => panic!("unknown size {other:?}"),
             })
             .collect();
         assert_eq!(spec.shape(), sizes, "{}", row[1]);
@@ -235,14 +242,18 @@ fn roles_match_the_code() {
     let tied = tensors_of(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
     assert_eq!(tied.len(), specs.len() - 1);
     assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
-    // OLMo-1 has the same in the same order, but for the norms.
+    // OLMo-1 has the same in the same order, without the norms.
     let olmo1 = tensors_of(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
     let norms = [5, 6, 8, 12, 13];
     let matrices: Vec<_> = specs.iter().filter(|spec| !norms.contains(&spec.role.code())).copied().collect();
     assert_eq!(olmo1, matrices);
     let sentence = "without the codes 5, 6, 8, 12 and 13";
-    assert!(document().contains(sentence), "no {sentence:?}");
+    assert!(prose().contains(sentence), "no {sentence:?}");
     assert_eq!(olmo1.len(), 7 * config.n_layers() + 2);
+    let draft = specs.last().and_then(TensorSpec::draft).expect("the head is a matrix");
+    let sentence = format!("for example {} for the draft of the head", draft.role_code());
+    assert!(document().contains(&sentence), "no {sentence:?}");
+    assert_eq!(draft.name(), "draft.lm_head.weight");
 }
 
 #[test]
@@ -274,7 +285,7 @@ fn record_codes_match_the_code() {
 #[test]
 fn bf12_steps_and_tables_match_the_code() {
     let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + 2 * i as u8)).expect("ascending");
-    let rows = table("### Coded matrices", &["row", "column", "sign and mantissa", "code"]);
+    let rows = table("### bf12 matrices", &["row", "column", "sign and mantissa", "code"]);
     assert!(rows.len() >= 5);
     for row in rows {
         let (at, column) = (number(&row[0]) as usize, number(&row[1]) as usize);
@@ -297,7 +308,7 @@ fn bf12_steps_and_tables_match_the_code() {
     let mut written = Vec::new();
     coded.write(&mut written);
     assert_eq!(Bf12Table::bytes(&shape, 1), Ok(written.len() as u64));
-    let document = document();
+    let document = prose();
     let sentence = format!("takes {} bytes in `BF12`", written.len());
     assert!(document.contains(&sentence), "no {sentence:?}");
     let numbers: Vec<String> =
@@ -325,7 +336,7 @@ fn sections_match_the_code() {
     let documented: Vec<_> = rows.iter().map(|row| (number(&row[0]), row[1].clone(), number(&row[3]))).collect();
     assert_eq!(documented, expected);
     let unknown = format!("Kinds without a row here are limited to {} bytes.", section::max_bytes(1000));
-    assert!(document().contains(&unknown), "no sentence {unknown:?}");
+    assert!(prose().contains(&unknown), "no sentence {unknown:?}");
 }
 
 #[test]
@@ -334,7 +345,7 @@ fn panel_example_matches_the_code() {
     let bytes = |dtype| shape(dtype).n_panels() * shape(dtype).panel_bytes();
     let sentence =
         format!("= {} bytes in f32 and 2 x 64 x 4 x 2 = {} bytes in bf16", bytes(Dtype::F32), bytes(Dtype::Bf16));
-    assert!(document().contains(&sentence), "no {sentence:?}");
+    assert!(prose().contains(&sentence), "no {sentence:?}");
     let rows = table("## Panels", &["row", "column", "number in f32", "number in bf16"]);
     assert!(rows.len() >= 7);
     for row in rows {
@@ -346,7 +357,7 @@ fn panel_example_matches_the_code() {
 
 #[test]
 fn layout_example_matches_the_code() {
-    let rows = table("## Where everything lies", &["stored type", "data_offset", "data_bytes"]);
+    let rows = table("## Layout", &["stored type", "data_offset", "data_bytes"]);
     let specs = tensors_of(&olmo2_1b());
     let cases =
         [("f32", Encoding::F32), ("bf16", Encoding::Bf16), ("bf12, no raw step", Encoding::Bf12 { n_raw_steps: 0 })];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Whether the word is in the code, comments left out. No text of ours holds `//` before it on a line.
+/// Whether the word is in the code, comments left out. No string in our sources has `//` before it on a line.
 fn has_unsafe(source: &str) -> bool {
     let code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
     let mut words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
@@ -26,7 +26,7 @@ fn find_below(folder: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Where tests and tools need it. No other file of theirs may have any.
+/// Files of tests and tools that need it. No other file of tests and tools may have any.
 const IN_TESTS: [&str; 6] = [
     // A floating-point mode that no safe code can set.
     "tests/catalogue/environment/processors.rs",

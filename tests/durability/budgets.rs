@@ -1,5 +1,5 @@
-//! What is accepted has its costs too: memory for each byte that is really there, and no more for what a file claims.
-//! The processor's time has limits here only where the work of another order would exceed them many times.
+//! Memory is bounded by the bytes that an accepted input really has, not by the lengths that it claims. Limits of
+//! processor time only detect work of a higher order, which would exceed them many times.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::format::config::ModelConfig;
@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// What a run takes that has next to nothing to do, and then some.
+/// More than a run takes that has next to nothing to do.
 const FEW_BYTES: u64 = 24 * MIB;
-/// More than enough for whatever is done here, on a busy machine too.
+/// More than enough for every run here, also on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
 /// Runs olmo-infer to its end, within so much memory.
@@ -59,7 +59,7 @@ fn tokenizing_takes_16_bytes_per_byte_of_text() {
     let run = within(2 * TEXT_BYTES as u64 + FEW_BYTES, "too long", &[Path::new("tokenize"), &model, &path]);
     let says = "the text has a word, or a run of spaces or symbols, of more than 1048576 bytes, which begins \" aaaa";
     assert!(run.status.code() == Some(1) && run.stderr.contains(says), "{}", run.stderr);
-    // What the system does not give is an error, wherever it is refused.
+    // A failed allocation is an error, wherever it happens.
     let piece = format!("{} ", "\u{1d160}".repeat(80_000));
     fs::write(&path, piece.repeat(TEXT_BYTES / piece.len())).expect("written");
     for kib in [70_000, 100_000, 150_000, 250_000] {
@@ -98,7 +98,7 @@ fn holes_cost_nothing() {
     for words in [&[][..], &["score"], &["--text"]] {
         let arguments: Vec<&Path> =
             infer_words(&[model.as_os_str(), tokens.as_os_str()], words).into_iter().map(Path::new).collect();
-        // Made anew: two seconds later it is a model.
+        // A new file: from an age of two seconds on it counts as a model.
         fs::write(folder.join("now"), "").and_then(|()| fs::rename(&model, folder.join("other"))).expect("moved");
         fs::rename(folder.join("other"), &model).expect("moved back");
         let run = within(FEW_BYTES, "a model of holes", &arguments);

@@ -81,9 +81,9 @@ fn run_while(model: &Path, flags: &[&str], change: impl FnOnce()) -> Finished {
     waiting.finish()
 }
 
-/// One line of error that says `says`, exit status 1, and not all of the results.
+/// Asserts one error line that contains `says`, exit status 1, and incomplete results.
 #[track_caller]
-fn assert_told(finished: &Finished, expected_lines: usize, says: &str) {
+fn assert_reported(finished: &Finished, expected_lines: usize, says: &str) {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
     assert!(finished.stderr.starts_with("olmo-infer: error: ") && finished.stderr.contains("m.olmo"), "{finished:?}");
@@ -107,9 +107,9 @@ fn o21_truncated_model_is_one_line() {
     for length in [0, 4096, good.len() as u64 / 2] {
         fs::write(&model, &good).expect("written");
         let finished = run_while(&model, &[], || set_length(&model, length));
-        // By the handler, by the thread that brings the pages in, or by a look at the file before the first pass.
+        // Found by the handler, by the thread that loads pages, or by a check of the file before the first pass.
         let says = if finished.stderr.contains("cut short") { "cut short" } else { "changed while it was in use" };
-        assert_told(&finished, 20, says);
+        assert_reported(&finished, 20, says);
     }
 }
 
@@ -120,7 +120,7 @@ fn o21_length_change_is_one_line() {
     let good = fs::read(&model).expect("read");
     for length in [good.len() as u64 - 1, good.len() as u64 + 1] {
         fs::write(&model, &good).expect("written");
-        assert_told(&run_while(&model, &[], || set_length(&model, length)), 20, "changed while it was in use");
+        assert_reported(&run_while(&model, &[], || set_length(&model, length)), 20, "changed while it was in use");
     }
 }
 
@@ -134,7 +134,7 @@ fn o21_modified_model_is_one_line() {
         let finished = run_while(&model, flags, || {
             File::options().write(true).open(&model).expect("open").write_all(&bad).expect("written");
         });
-        assert_told(&finished, 20, "changed while it was in use");
+        assert_reported(&finished, 20, "changed while it was in use");
     }
 }
 
@@ -153,7 +153,7 @@ fn o21_hidden_modification_does_not_crash() {
         file.write_all(&bytes).expect("written");
         file.set_times(FileTimes::new().set_modified(modified)).expect("hidden");
     });
-    assert_told(&finished, 20, "changed while it was in use");
+    assert_reported(&finished, 20, "changed while it was in use");
 }
 
 /// Row O21.
@@ -173,12 +173,12 @@ fn o21_length_and_times_decide_for_older_files() {
 
     let finished = run_while(&cut, &[], || set_length(&cut, 4096));
     let says = if finished.stderr.contains("cut short") { "cut short" } else { "changed while it was in use" };
-    assert_told(&finished, 20, says);
-    assert_told(&run_while(&grown, &[], || set_length(&grown, length + 1)), 20, "changed while it was in use");
+    assert_reported(&finished, 20, says);
+    assert_reported(&run_while(&grown, &[], || set_length(&grown, length + 1)), 20, "changed while it was in use");
     let write = || {
         File::options().write(true).open(&written).expect("open").write_all(&bad).expect("written");
     };
-    assert_told(&run_while(&written, &[], write), 20, "changed while it was in use");
+    assert_reported(&run_while(&written, &[], write), 20, "changed while it was in use");
     let expected = run_while(&model, &[], || {}).ok().to_string();
     assert_eq!(run_while(&replaced, &[], || fs::rename(&other, &replaced).expect("replaced")).ok(), expected);
     assert_eq!(run_while(&removed, &[], || fs::remove_file(&removed).expect("removed")).ok(), expected);
@@ -243,17 +243,17 @@ fn library_reports_modified_model() {
     file.check_unchanged().expect("it still has the old file");
 }
 
-/// Runs commands beside a neighbour with each habit in turn, `rounds` times. None may end by a signal.
+/// Runs commands while a neighbour with each habit in turn changes the model, `rounds` times. None may end by a signal.
 #[track_caller]
-fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[commands::Command], rounds: u64) {
+fn assert_errors_under_a_neighbour(folder: &TempDir, model: &Path, commands: &[commands::Command], rounds: u64) {
     let places = Places::new([PACK, INFER], folder, model);
     let neighbour = Neighbour::new(model);
     let mut failed = Vec::new();
     for (seed, habit) in (1..).zip(HABITS) {
-        // From then on times say that the file has not changed just now; a mapping in memory moves none.
+        // From then on the file's times no longer count as recent; a change by mapping in memory changes none.
         sleep(Duration::from_millis(2100));
         for round in 0..rounds {
-            neighbour.beside(habit, seed * 1000 + round, || {
+            neighbour.disturb(habit, seed * 1000 + round, || {
                 for command in commands {
                     let ended = command.run(&places, &[]);
                     places.clear();
@@ -271,7 +271,7 @@ fn assert_lines_beside_a_neighbour(folder: &TempDir, model: &Path, commands: &[c
 fn concurrent_rewrites_end_no_command_by_a_signal() {
     let folder = TempDir::in_memory("neighbour");
     let model = demo_chat(PACK, &folder, MARKED);
-    assert_lines_beside_a_neighbour(&folder, &model, &READING, 6);
+    assert_errors_under_a_neighbour(&folder, &model, &READING, 6);
 }
 
 #[test]
@@ -287,5 +287,5 @@ fn concurrent_rewrites_of_long_tokens_do_not_crash() {
     run(PACK, [&weights, &model]).ok();
     let printing = ["lines", "json", "text", "detokenize"];
     let commands: Vec<_> = READING.into_iter().filter(|command| printing.contains(&command.name)).collect();
-    assert_lines_beside_a_neighbour(&folder, &model, &commands, 20);
+    assert_errors_under_a_neighbour(&folder, &model, &commands, 20);
 }

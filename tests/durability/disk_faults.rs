@@ -27,9 +27,9 @@ const ENOSYS: i32 = 38;
 const EOPNOTSUPP: i32 = 95;
 const EDQUOT: i32 = 122;
 
-/// The one call whose failure a run may survive: a file system that knows no unnamed files says so with many numbers,
-/// and a temporary file with a name does as well. Not the removal of such a file either: it comes after an error only,
-/// which is then the one to report.
+/// The one call whose failure a run may survive: a file system without unnamed files returns one of many errors, and a
+/// temporary file with a name serves as well. The removal of such a file is not one of them: it comes only after an
+/// error, which is then the one to report.
 const SURVIVED: [&str; 1] = ["create_unnamed"];
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -38,7 +38,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 struct Case {
     runs: Runs,
     work: Work,
-    /// What a whole run leaves there.
+    /// The files of a complete run.
     new: Files,
 }
 
@@ -110,7 +110,7 @@ impl Case {
         // A folder that was made for nothing goes again.
         let is_made = self.work == Work::Unpack && !force && !plan.clean_up_fails;
         assert!(!is_made || !left.is_empty() || !self.runs.out().exists(), "an empty folder after {place}");
-        // What is one file must not be new after an error that does not say so.
+        // A single output file must not be new after an error, unless the error reports that it is.
         let says_new = error.contains("is in place, but its name may not survive a power cut");
         if self.new.len() == 1 {
             assert_eq!(left.iter().all(is_new) && !left.is_empty(), says_new, "{place}");
@@ -180,7 +180,7 @@ fn early_fsync_failure_is_reported() {
     for work in [Work::Pack, Work::Copy] {
         assert_eq!(n_syncs(&large, work), n_syncs(&small, work) + 1, "{work:?}");
         large.prepare(work, true);
-        // As the system does it, an error is told once.
+        // The OS reports a write error once.
         let is_told = AtomicBool::new(false);
         let hook = |call: Call<'_>| match call {
             Call::Sync(_) if !is_told.swap(true, Ordering::SeqCst) => Err(io::Error::from_raw_os_error(EIO)),
@@ -217,7 +217,7 @@ fn name_taken_meanwhile_is_left_alone() {
     for (work, unnamed) in [(Work::Pack, true), (Work::Pack, false), (Work::Unpack, false)] {
         runs.prepare(work, true);
         let planted = Mutex::new(None);
-        // Whoever was faster has a file of the first name that was drawn.
+        // Another process already has a file of the first random name.
         let hook = |call: Call<'_>| match call {
             Call::CreateUnnamed(_) if !unnamed => Err(io::ErrorKind::Unsupported.into()),
             Call::CreateNamed(folder, name) | Call::Link(_, folder, name) => {
@@ -230,8 +230,8 @@ fn name_taken_meanwhile_is_left_alone() {
             }
             _ => Ok(usize::MAX),
         };
-        runs.run(work, true, &HookedDisk(hook)).expect("another name is drawn");
-        let planted = planted.into_inner().expect("no panic").expect("a name was drawn");
+        runs.run(work, true, &HookedDisk(hook)).expect("another random name");
+        let planted = planted.into_inner().expect("no panic").expect("a random name");
         assert!(planted.extension().is_some_and(|extension| extension == "tmp"));
         assert_eq!(fs::read(&planted).expect("still there"), b"theirs");
         fs::remove_file(&planted).expect("removed");
@@ -252,7 +252,7 @@ struct Exchange {
 impl Exchange {
     fn new() -> Exchange {
         let runs = Runs::new();
-        let above = runs.out().parent().expect("it lies in a folder").to_path_buf();
+        let above = runs.out().parent().expect("a path in a folder").to_path_buf();
         Exchange { runs, moved: above.join("moved"), other: above.join("other") }
     }
 
@@ -272,7 +272,7 @@ impl Exchange {
     }
 
     fn exchange(&self) {
-        // Where it is not made yet there is only the link.
+        // Before the folder is created there is only the link.
         let _ = fs::rename(self.runs.out(), &self.moved);
         symlink(&self.other, self.runs.out()).expect("linked");
     }

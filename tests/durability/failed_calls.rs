@@ -6,7 +6,7 @@ use olmo_tests::{TempDir, finish, repository, skipped};
 use std::fs::File;
 use std::process::Command;
 
-/// Of the calls of each name one in so many fails.
+/// One of this number of calls of each name fails.
 const STRIDE: usize = 9;
 /// Calls by which a folder is looked at, and how many of the first of them fail in any case.
 const LOOKING: [&str; 3] = ["close", "getdents64", "statx"];
@@ -41,7 +41,7 @@ fn failed_system_call_is_survived_or_reported() {
 
 /// Row E6.
 ///
-/// File systems of other machines tell of a full disk when a file is closed.
+/// Network file systems may report a full disk only when a file is closed.
 #[test]
 fn failure_at_close_is_reported() {
     if !has_strace() {
@@ -55,7 +55,7 @@ fn failure_at_close_is_reported() {
         let closes = undisturbed.calls.iter().find(|calls| calls.name == "close").expect("files are closed");
         // The last ones of the main thread.
         let told = (closes.first..=closes.last).rev().any(|at| {
-            let (status, stderr) = undisturbed.told_with("close", at, "error=EDQUOT");
+            let (status, stderr) = undisturbed.outcome_with("close", at, "error=EDQUOT");
             status == Some(1) && stderr.contains(of_output) && stderr.contains("Disk quota exceeded")
         });
         assert!(told, "{run:?} does not hear of {of_output}");

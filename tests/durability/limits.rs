@@ -2,17 +2,18 @@
 
 use crate::PACK;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
-use olmo_tests::descriptors::limit_beside;
+use olmo_tests::descriptors::limit_above;
 use olmo_tests::{Finished, Stored, TempDir, run, skipped, small_config, write_weights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Runs the program with at most `threads` of the user. The limit does not hold for root, who becomes nobody for it.
+/// Runs the program with at most `threads` of the user. The limit does not hold for root, which changes to an
+/// unprivileged user.
 fn with_threads(threads: u32, arguments: &str) -> Finished {
     let is_root = fs::metadata("/proc/self").expect("proc").uid() == 0;
-    let nobody = if is_root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
-    run("sh", ["-c", &format!("exec {nobody} prlimit --nproc={threads} {PACK} {arguments}")])
+    let as_user = if is_root { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
+    run("sh", ["-c", &format!("exec {as_user} prlimit --nproc={threads} {PACK} {arguments}")])
 }
 
 /// Row E13.
@@ -71,8 +72,8 @@ fn out_of_memory_is_one_line() {
 
 #[test]
 fn descriptor_limit_skips_inherited_descriptors() {
-    assert_eq!(limit_beside(&[], 0), 3);
-    assert_eq!(limit_beside(&[], 5), 8);
-    assert_eq!(limit_beside(&[3, 4, 200], 1), 6);
-    assert_eq!(limit_beside(&[4], 2), 6);
+    assert_eq!(limit_above(&[], 0), 3);
+    assert_eq!(limit_above(&[], 5), 8);
+    assert_eq!(limit_above(&[3, 4, 200], 1), 6);
+    assert_eq!(limit_above(&[4], 2), 6);
 }

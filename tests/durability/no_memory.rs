@@ -1,5 +1,5 @@
-//! Memory that the system does not give ends a program with one line, whichever allocation it is for. `make torture`
-//! tries every allocation; here some of each command fail.
+//! A failed allocation ends a program with one line. `make torture` tries every allocation; here some of each command
+//! fail.
 
 use crate::{INFER, PACK};
 use olmo_tests::chats::{MARKED, demo_chat};

@@ -1,5 +1,5 @@
-//! Opening a model reads its header, its index and the tables of coded matrices, and nothing of its tensors. What a run
-//! uses of these can be brought in beside it.
+//! Opening a model reads its header, its index and the tables of bf12 matrices, and nothing of its tensors. The parts
+//! that a run uses can be loaded meanwhile.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::file::index::Index;
@@ -38,7 +38,7 @@ impl ReadAt for Watched<'_> {
 
 #[test]
 fn opening_reads_no_tensors() {
-    for packed in [Packed::plain_f32(), Packed::plain_bf16(), Packed::coded()] {
+    for packed in [Packed::plain_f32(), Packed::plain_bf16(), Packed::bf12()] {
         let file = Watched { bytes: &packed.bytes, ends: RefCell::default() };
         let index = Index::read(Path::new("m.olmo"), &file, packed.bytes.len() as u64).expect("a good file");
         let ends = file.ends.into_inner();
@@ -82,7 +82,7 @@ fn embedding_is_populated_only_when_tied() {
         let wanted = model.layout().file_bytes - model.layout().tensors[first].offset;
         if populated.complete {
             assert_eq!(populated.bytes as u64, wanted, "{}", packed.name);
-            // Pages are counted whole, where the system says how many there are.
+            // Pages are counted whole, if the OS reports how many there are.
             assert!(model.resident().is_none_or(|resident| resident.bytes >= wanted), "{}: {wanted}", packed.name);
         } else {
             olmo_tests::skipped("this system cannot bring pages in ahead of their use");

@@ -1,4 +1,4 @@
-//! The model file gets its name last: whatever goes wrong before, the old file stays and nothing else is left.
+//! The model file gets its name last: after any failure before that the old file stays and nothing else is left.
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -53,7 +53,7 @@ fn existing_file_is_replaced_only_with_force() {
     let line = run(PACK, [&weights, &model]).refused(1).to_string();
     assert!(line.contains("m.olmo: exists") && line.contains("--force"), "{line}");
     assert!(run(PACK, [text(&weights), text(&model), "--dry-run"]).refused(1).contains("exists"));
-    // Someone has the old file open, under another name too.
+    // Another process has the old file open, under another name too.
     let old = File::open(&model).expect("open");
     fs::hard_link(&model, folder.join("link")).expect("linked");
     run(PACK, [text(&weights), text(&model), "--force"]).ok();
@@ -218,7 +218,7 @@ fn unsyncable_folder_is_refused_before_writing() {
 fn disk_error_in_the_middle_is_reported() {
     let folder = TempDir::new("middle");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
-    // More than the 128 MiB after which the disk is set to work beside the writing.
+    // More than the 128 MiB after which syncing begins in parallel with writing.
     let config = olmo_infer::internals::format::config::ModelConfig {
         vocab_size: 250_000,
         hidden_size: 72,
@@ -237,7 +237,7 @@ fn disk_error_in_the_middle_is_reported() {
     fs::remove_file(&model).expect("removed");
     let middle = calls.iter().position(|call| *call == "sync").expect("a sync") + 1;
     let (result, calls) = pack(middle);
-    // The writing goes on meanwhile, so the fault may meet a write instead; either must be told.
+    // Writing continues meanwhile, so the fault may meet a write instead; either must be reported.
     assert!(matches!(calls[middle - 1], "sync" | "write_at"), "{calls:?}");
     assert!(result.expect_err("told").to_string().contains("Input/output error"));
     assert!(!model.exists());
@@ -247,7 +247,7 @@ fn disk_error_in_the_middle_is_reported() {
 fn writes_whole_windows_in_order_with_zeros_between() {
     let folder = TempDir::new("batches");
     let (weights, model) = (folder.join("weights"), folder.join("m.olmo"));
-    // 35 MB: memory of earlier batches is used again, so that old numbers lie in it where zeros must be.
+    // 35 MB: memory of earlier batches is used again, with old numbers where zeros must be.
     let config = olmo_infer::internals::format::config::ModelConfig {
         vocab_size: 60_000,
         hidden_size: 72,
@@ -294,15 +294,15 @@ fn model_that_reader_refuses_gets_no_name() {
     let file = ModelFile::open(&good).expect("a model");
     let sections: Vec<(u32, usize)> = file.sections().iter().map(|s| (s.kind.get(), s.offset.get() as usize)).collect();
     let (n_tensors, bytes) = (file.specs().len(), file.layout().data_offset as usize);
-    // What a fault of the writer leaves in the file, and what is said of it. Those with a section are under right
-    // digests.
+    // The damage that a fault of the writer leaves in the file, and the message about it. Those with a section have
+    // matching digests.
     type Change<'c> = Box<dyn Fn(&mut [u8]) + Sync + 'c>;
     let mut cases: Vec<(Change, Option<usize>, String)> = Vec::new();
     let flip = |at: usize| -> Change { Box::new(move |head: &mut [u8]| head[at] ^= 1) };
     cases.push((flip(140), None, "header digest: found ".into()));
     cases.push((flip(HEADER_BYTES), None, "index digest: found ".into()));
     for &(kind, at) in &sections {
-        let says = if kind == section::BF12 { "coded tables" } else { ": its digest is wrong" };
+        let says = if kind == section::BF12 { "section BF12: " } else { ": its digest is wrong" };
         cases.push((flip(at), None, says.into()));
     }
     let config = |field: &'static str, value: u64| -> Change {
@@ -407,7 +407,7 @@ fn whole_file_is_preallocated_before_writing() {
 fn full_disk_error_reports_free_space() {
     let (_folder, weights, model) = folder_with_weights("full");
     let target = Target::new(&model, false).expect("a place");
-    let free = target.free_bytes().expect("the system says it");
+    let free = target.free_bytes().expect("the OS reports it");
     assert!(free > 1 << 20, "{free} bytes are free");
     target.check_free_space(free / 2).expect("room");
     let line = target.check_free_space(u64::MAX).expect_err("no disk is so large").to_string();
@@ -452,7 +452,7 @@ fn temporary_names_are_retried_a_bounded_number_of_times() {
         let result = pack_on(&weights, &model, |call| match call {
             Call::CreateUnnamed(_) => Err(io::ErrorKind::Unsupported.into()),
             Call::CreateNamed(_, name) => {
-                assert!(drawn.lock().expect("no panic").insert(name.to_os_string()), "drawn again");
+                assert!(drawn.lock().expect("no panic").insert(name.to_os_string()), "the same name again");
                 Err(kind.into())
             }
             _ => Ok(usize::MAX),

@@ -1,5 +1,5 @@
-//! Whatever a power cut leaves of a run: each name is absent, old, or whole and new, and nothing else passes for a
-//! model. The order of writes and syncs is what makes it so: with any of them left out or moved it is no longer.
+//! A power cut at any time leaves each name absent, old, or whole and new, and nothing else passes for a model. The
+//! order of writes and syncs guarantees it: the checks fail when any of them is left out or moved.
 
 use olmo_tests::Random;
 use olmo_tests::power::Judge;
@@ -8,7 +8,7 @@ use olmo_tests::runs::{Runs, all_recordings};
 
 /// Random states at each moment of a run.
 const TRIES: u64 = 50;
-/// The same where a bad one is to be found.
+/// The same for orders in which a bad state must be found.
 const TRIES_FOR_BAD: u64 = 100;
 
 #[track_caller]

@@ -1,8 +1,8 @@
 //! Row E11: a signal leaves no temporary file where many threads are making some, in processes of their own that end by
 //! it.
 //!
-//! What may go wrong lasts for microseconds: a file that the system is making while the handler removes files and ends
-//! the program. So these processes do nothing else than make files, and are stopped many times.
+//! The race that is tested lasts for microseconds: the OS creates a file while the handler removes files and ends the
+//! program. So these processes only create files, and are stopped many times.
 
 use libc::{SIGINT, SIGTERM};
 use olmo_infer::internals::file::mapping::Load;
@@ -25,9 +25,9 @@ use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-/// Tells a process of its own where it is to make files.
+/// Passes to the tested process the folder in which it makes files.
 const FOLDER: &str = "OLMO_TESTED_FOLDER";
-/// Tells it of which model it is to read what is cut off.
+/// Passes to it the model that it reads while the file is cut off.
 const MODEL: &str = "OLMO_TESTED_MODEL";
 /// How often each process is stopped. Where the handler does not wait nearly every one leaves files behind.
 const TIMES: u64 = 40;
@@ -59,7 +59,7 @@ fn has_files(folder: &Path) -> bool {
     (0..THREADS).all(|thread| folder.join(format!("file-{thread}")).exists())
 }
 
-/// Waits until `is_so`, and says whether it came to be.
+/// Waits until `is_so`; returns false after a time limit.
 fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < HANG {
@@ -144,7 +144,7 @@ fn full_stderr_delays_no_exit() {
         command.env(FOLDER, folder.path()).env(MODEL, &path).stdout(Stdio::null()).stderr(end);
         let mut child = command.spawn().expect("it starts");
         if !signal.is_empty() {
-            // While it waits for somebody who reads its line.
+            // While it waits for a reader of its line.
             let is_cut = || fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
             assert!(wait_until(|| is_cut() || child.try_wait().expect("a child").is_some()));
             sleep(Duration::from_millis(100));

@@ -1,4 +1,4 @@
-//! What steers the decoding of coded matrices is checked when a file is opened, under right digests too.
+//! Tables that control the decoding of bf12 matrices are checked when a file is opened, also under matching digests.
 
 use crate::PACK;
 use olmo_infer::internals::error::Error;
@@ -19,15 +19,15 @@ struct Case {
     folder: TempDir,
     bytes: Vec<u8>,
     n_tensors: usize,
-    /// Where the tables lie.
+    /// The extent of the tables.
     coded: Range<usize>,
-    /// Where the table of `gate_proj` lies.
+    /// The extent of the table of `gate_proj`.
     gate: Range<usize>,
 }
 
 impl Case {
     fn new(flags: &[&str]) -> Case {
-        let folder = TempDir::new("coded-refused");
+        let folder = TempDir::new("bf12-refused");
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
         write_bf12_weights(&weights);
         run(PACK, [weights.to_str().expect("UTF-8"), model.to_str().expect("UTF-8")].iter().chain(flags)).ok();
@@ -48,12 +48,12 @@ impl Case {
         Case { bytes: fs::read(&model).expect("read"), folder, n_tensors, coded, gate }
     }
 
-    /// Where the record of a tensor lies.
+    /// The offset of the record of a tensor.
     fn record(&self, index: usize) -> usize {
         HEADER_BYTES + index * TENSOR_RECORD_BYTES
     }
 
-    /// Where the record of the section `BF12` lies: it is the last one.
+    /// The offset of the record of the section `BF12`, which is the last one.
     fn section_record(&self) -> usize {
         let n_sections = u32::from_le_bytes(*self.bytes[48..].first_chunk().expect("a header")) as usize;
         self.record(self.n_tensors) + (n_sections - 1) * SECTION_RECORD_BYTES
@@ -127,7 +127,7 @@ fn refuses_malformed_tables_by_tensor() {
         let steps_bytes = steps.map(u32).concat();
         let changes: &[(usize, &[u8])] = &[(embedding + 16, &counts), (embedding + 24, &steps_bytes)];
         match is_good {
-            // Where the raw steps lie says nothing about the length.
+            // The positions of the raw steps do not change the length.
             true => drop(case.open(changes, true).expect("ascending")),
             false => case.assert_damaged(changes, true, place, &format!("raw step {} after {}", steps[1], steps[0])),
         }
@@ -164,7 +164,10 @@ fn encoding_requires_the_feature_bit() {
     let coded = Case::new(&["--dtype", "bf16"]);
     let features = |bits: u64| bits.to_le_bytes();
     coded.assert_damaged(&[(24, &features(0))], true, "required features", "0");
-    for bits in [2, 3, 1 << 63] {
+    for bits in [2, 3] {
+        coded.assert_damaged(&[(24, &features(bits))], true, "number of tensors", "14");
+    }
+    for bits in [4, 5, 1 << 63] {
         let refused = coded.open(&[(24, &features(bits))], true).err().expect("refused");
         assert!(
             matches!(&refused, Error::Version { found, .. } if *found == format!("feature bits {bits:#x}")),
@@ -181,7 +184,7 @@ fn encoding_requires_the_feature_bit() {
         plain.assert_damaged(&[(encoding + 4, &1u32.to_le_bytes())], false, name, "1 raw steps");
         let change = 1u32.to_le_bytes();
         if flags[1] == "f32" {
-            plain.assert_damaged(&[(encoding, &change), (24, &features(1))], false, name, "a coded tensor");
+            plain.assert_damaged(&[(encoding, &change), (24, &features(1))], false, name, "encoding 1 (bf12)");
         } else {
             plain.assert_damaged(&[(encoding, &change), (24, &features(1))], false, "section BF12", "no section");
         }
@@ -189,5 +192,5 @@ fn encoding_requires_the_feature_bit() {
     // A vector.
     let norm = coded.record(4) + 16;
     let name = "model.layers.0.self_attn.q_norm.weight";
-    coded.assert_damaged(&[(norm, &1u32.to_le_bytes())], true, name, "a coded tensor");
+    coded.assert_damaged(&[(norm, &1u32.to_le_bytes())], true, name, "encoding 1 (bf12)");
 }

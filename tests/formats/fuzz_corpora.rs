@@ -1,5 +1,5 @@
-//! What the fuzzer has collected and every input that once showed a defect, run again; and a few thousand changes of
-//! each, so that something is tried where there is no fuzzer.
+//! Inputs that the fuzzer collected, and every input that once showed a defect, run again; and a few thousand changes
+//! of each, so that tests without a fuzzer try new inputs as well.
 
 use olmo_tests::fuzz::{self, TARGETS};
 use olmo_tests::{Random, repository};
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Changed inputs of each target, but for the slow ones.
+/// Changed inputs of each target, except the slow ones.
 const CHANGED: usize = 3000;
 /// Changed inputs of the target that computes a forward pass.
 const CHANGED_FORWARD: usize = 150;

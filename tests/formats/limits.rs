@@ -1,5 +1,5 @@
 //! Every limit of a configuration and of a layout: the last value inside is taken, the first one outside is refused by
-//! its key, and where the data lies changes at the very byte that the format names.
+//! its key, and the offset of the data changes at the very byte that the format names.
 
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::{
@@ -48,7 +48,7 @@ fn long_context() -> ModelConfig {
     ModelConfig { yarn: Some(yarn), sliding_window: 2, layer_types, ..tiny(Architecture::Olmo3) }
 }
 
-/// Says which key is refused, if any.
+/// The key that is refused, if any.
 fn refused(config: &ModelConfig) -> Option<&'static str> {
     config.validate().err().map(|error| error.key)
 }

@@ -20,7 +20,7 @@ fn count(said: &str, what: &str) -> usize {
 }
 
 #[test]
-fn every_difference_to_numpy_is_a_documented_rule() {
+fn every_difference_from_numpy_is_a_documented_rule() {
     let Some(python) = python("scripts/npy_differential.py", "numpy") else { return };
     let mut script = Command::new(python);
     script.arg("-B").arg(repository().join("scripts/npy_differential.py")).arg(JUDGE);

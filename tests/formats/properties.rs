@@ -169,7 +169,7 @@ fn configuration_round_trips() {
 
 #[test]
 fn configuration_block_has_one_spelling() {
-    // Whatever a block with a changed byte says, it says it in its one spelling, or nothing.
+    // A block with a changed byte is invalid, or it is the one spelling of another configuration.
     let change = (0..size_of::<ConfigBlock>(), 1..=255u8);
     check((model(1 << 12, 4), change), |(config, (at, bits))| {
         let mut block = ConfigBlock::new(&config);
@@ -288,7 +288,7 @@ fn refuses_more_sections_than_a_file_can_have() {
 fn reads_sections_only_in_ascending_order() {
     let kinds = prop::collection::vec(prop_oneof![0..11u32, 100..103u32], 0..4);
     check(kinds, |mut kinds| {
-        // The tables of coded matrices, which this model has not.
+        // This model does not have the tables of bf12 matrices.
         kinds.retain(|&kind| kind != section::BF12);
         let records: Vec<(u32, u32, u64)> = kinds.iter().map(|&kind| (kind, 0, 1)).collect();
         prop_assert_eq!(reads_sections(&records), kinds.is_sorted_by(|a, b| a < b) && !kinds.contains(&0));
@@ -324,8 +324,8 @@ fn smallest_magnitude_is_zero_or_positive() {
     });
 }
 
-/// Parts of the head whose bytes may be something else under right digests: what a writer says about numbers and about
-/// sections, and what a newer writer may say.
+/// Parts of the head whose bytes may differ under matching digests: what a writer states about numbers and sections,
+/// and fields for newer writers.
 fn is_free(at: usize, config: &ModelConfig) -> bool {
     let n_tensors = tensors_of(config).len();
     let in_record = |field: Range<usize>| {

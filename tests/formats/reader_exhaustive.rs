@@ -6,7 +6,7 @@
 use olmo_tests::damage::{Damage, Report, Thoroughness};
 use olmo_tests::packed::Packed;
 
-/// Runs `part` for each kind of file and asserts that all its tries, at least so many, came out as expected.
+/// Runs `part` for each kind of file and asserts that all its tries, at least `at_least`, came out as expected.
 fn assert_all_found(at_least: usize, part: impl Fn(&Damage, Report<'_>) + Sync) {
     let tried_of = |packed: Packed| {
         let damage = Damage::to(packed);
@@ -21,7 +21,7 @@ fn assert_all_found(at_least: usize, part: impl Fn(&Damage, Report<'_>) + Sync) 
         println!("{}: {} bytes, {tried} tries", damage.packed().name, damage.packed().bytes.len());
         tried
     };
-    let files = [Packed::plain_f32(), Packed::plain_bf16(), Packed::coded(), Packed::olmo1()];
+    let files = [Packed::plain_f32(), Packed::plain_bf16(), Packed::bf12(), Packed::olmo1()];
     let tried: usize = files.map(tried_of).iter().sum();
     assert!(tried >= at_least, "{tried} tries");
 }

@@ -1,8 +1,8 @@
 //! `scripts/read_olmo.py`, written from `format-spec.md` alone, reads what `olmo-pack` writes: every array is the
 //! source's, bit for bit.
 //!
-//! Needs a Python with numpy: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Without it the tests say that
-//! they were skipped.
+//! Needs a Python with numpy: `.venv/bin/python`, or the one in `OLMO_PYTHON`. Without it the tests report that they
+//! were skipped.
 
 use crate::PACK;
 use olmo_infer::internals::error::shown;
@@ -59,7 +59,7 @@ for position, (name, _, _, rows, columns) in enumerate(model.shapes):
     for start, stop in ((-1, 1), (2, 1), (0, rows + 1)):
         assert f"it has {rows}" in refused(IndexError, lambda: model.rows(name, start, stop))
     if model.tables[position] is not None:
-        assert "is coded" in refused(ValueError, lambda: model.panels(name))
+        assert "is bf12" in refused(ValueError, lambda: model.panels(name))
         continue
     views += 1
     panels = model.panels(name)
@@ -152,13 +152,13 @@ fn reads_bf12_matrices_with_raw_steps() {
     run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
     let listing = script(&python, &[&model]);
     let listing = listing.ok();
-    for line in ["gate_proj.weight [5, 17] bf16 at ", " bytes, coded, 1 raw steps\n", "  section BF12 at "] {
+    for line in ["gate_proj.weight [5, 17] bf16 at ", " bytes, bf12, 1 raw steps\n", "  section BF12 at "] {
         assert!(listing.contains(line), "no {line:?} in {listing}");
     }
     // Plain bf16 is read as well.
     let arguments = [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()];
     run(PACK, arguments.iter().chain(&["--encoding".as_ref(), "plain".as_ref()])).ok();
-    assert!(!script(&python, &[&model]).ok().contains("coded"));
+    assert!(!script(&python, &[&model]).ok().contains("bf12"));
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn refuses_invalid_files_in_one_line() {
         let line = line.refused(1);
         assert!(line.starts_with(&format!("read_olmo.py: {}: {expected}", bad.display())), "{expected}: {line}");
     }
-    // The tables of coded matrices.
+    // The tables of bf12 matrices.
     let weights = folder.join("coded");
     write_bf12_weights(&weights);
     run(PACK, [weights.as_os_str(), model.as_os_str(), "--force".as_ref(), "--dtype".as_ref(), "bf16".as_ref()]).ok();
@@ -292,7 +292,7 @@ fn refuses_invalid_files_in_one_line() {
     let line = script(&python, &[&bad]);
     let expected = format!("read_olmo.py: {}: section 5: digest: found ", bad.display());
     assert!(line.refused(1).starts_with(&expected), "{}", line.stderr);
-    // Tables beyond their limit, of a file as long as it says.
+    // Tables beyond their limit, of a file whose length matches its header.
     let layer_types = vec![bf12_config().layer_types[0]; 1024];
     let config = ModelConfig { layer_types, intermediate_size: 1 << 20, ..bf12_config() };
     let encoding = |spec: &TensorSpec| match spec.role {
@@ -336,8 +336,8 @@ fn listing_escapes_control_characters() {
     let file = ModelFile::open(&model).expect("a model");
     let index = file.sections().iter().position(|record| record.kind.get() == section::PROVENANCE).expect("a section");
     let provenance = range(file.layout().sections[index]);
-    // Every character that steers, but for the one that ends a line, and some that writing needs.
-    let steering: String = (char::MIN..=char::MAX).filter(|&c| c != '\n' && shown::steers(c)).collect();
+    // Every display control, except the one that ends a line, and some characters that text needs.
+    let steering: String = (char::MIN..=char::MAX).filter(|&c| c != '\n' && shown::is_display_control(c)).collect();
     let (key, mut value) = ("\u{1b}]0;k\u{7}", format!("{steering}é\u{200d}\u{ad}\\"));
     let n_left = provenance.len() - key.len() - 1;
     value.extend(std::iter::repeat_n('x', n_left.checked_sub(value.len()).expect("room for the text")));
@@ -352,7 +352,7 @@ fn listing_escapes_control_characters() {
     let listing = listing.ok();
     let line = format!("\n  {}={}\n", shown::one_line(key), shown::one_line(&value));
     assert!(listing.ends_with(&line), "no {line:?} in {listing:?}");
-    assert!(!listing.contains(|c: char| c != '\n' && shown::steers(c)), "{listing:?}");
+    assert!(!listing.contains(|c: char| c != '\n' && shown::is_display_control(c)), "{listing:?}");
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn unreadable_path_does_not_stop_the_next() {
         paths.extend(path.as_os_str().as_encoded_bytes());
         paths.push(b'\n');
     }
-    // Nobody writes to the pipe: what waits for that would wait for good.
+    // The pipe has no writer: a reader that waits for one never ends.
     let mut judge = Command::new("timeout");
     judge.arg("60").arg(&python).arg("-B").arg(repository().join("scripts/read_olmo.py")).arg("--judge");
     let mut judge = judge.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the script starts");
@@ -427,7 +427,7 @@ fn export_follows_no_link() {
         assert!(fs::symlink_metadata(&path).expect("written").is_file(), "{name}");
         assert_eq!(source_bits(&path), source_bits(&npy_path(&weights, name)), "{name}");
     }
-    // What cannot be replaced is one line, and no part is left.
+    // A name that cannot be replaced gives one line, and no part is left.
     let folder_there = npy_path(&exported, &names[0]);
     fs::remove_file(&folder_there).and_then(|()| fs::create_dir(&folder_there)).expect("a folder");
     assert_eq!(export().refused(1), format!("read_olmo.py: {}: Is a directory", folder_there.display()));

@@ -1,5 +1,5 @@
-//! Headers and indexes of safetensors checkpoints, read from memory: what is inside every limit is taken as it stands,
-//! what is one beyond is refused.
+//! Headers and indexes of safetensors checkpoints, read from memory: a value inside every limit is taken unchanged, one
+//! beyond it is refused.
 
 use olmo_pack::folder::element::SourceType;
 use olmo_pack::folder::safetensors::header::{Entry, check};
@@ -14,7 +14,7 @@ const MAX_BYTES: usize = 2 << 20;
 /// Longest name.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Reads a header of a file with so many bytes of data.
+/// Reads a header of a file with `data_bytes` bytes of data.
 fn read_text(header: &str, data_bytes: u64) -> Result<BTreeMap<String, Entry>, String> {
     let start = raw(header.as_bytes(), &[]);
     check(Path::new("m.safetensors"), &start, start.len() as u64 + data_bytes).map_err(|problem| problem.to_string())

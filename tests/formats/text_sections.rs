@@ -1,5 +1,4 @@
-//! The sections of a model file that are about text: what is wrong with one is told with its values, also where digests
-//! are right.
+//! The sections of a model file that are about text: an error reports the wrong values, also when the digests match.
 
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -21,7 +20,7 @@ use std::fs;
 use std::mem::offset_of;
 use std::path::Path;
 
-/// What an error says that a damaged file causes.
+/// The end of every error that a damaged file causes.
 const DAMAGED: &str = "; the file is damaged, copy or pack it again";
 
 fn open(bytes: &[u8]) -> ModelFile {
@@ -120,7 +119,7 @@ fn unsupported_tokenizer_gives_the_reason() {
     let pre_tokenizer = head(offset_of!(TokenizerHead, pre_tokenizer), 9);
     let expected = "m.olmo: tokenizer: found pre-tokenizer 9, expected what format-spec.md describes";
     assert_eq!(pre_tokenizer, format!("{expected}{DAMAGED}"));
-    // The reason stands behind the head, and stays one line.
+    // The reason follows the head, and stays one line.
     let unknown = changed_bytes(&file, section::TOKENIZER, |section| {
         section.fill(b'z');
         section[..size_of::<TokenizerHead>()].fill(0);
@@ -159,11 +158,11 @@ fn template_runs_after_all_other_checks() {
 }
 
 #[test]
-fn absent_sections_are_none() {
+fn absent_section_reads_as_none() {
     let model = open(&Packed::plain_f32().bytes);
-    assert!(!tokenizer(&model).expect("none is no error"));
+    assert!(!tokenizer(&model).expect("absent is allowed"));
     assert!(model.section_bytes(section::CHAT).is_none());
-    assert_eq!(model.checked_section(section::CHAT).expect("none is no error"), None);
+    assert_eq!(model.checked_section(section::CHAT).expect("absent is allowed"), None);
 }
 
 #[test]

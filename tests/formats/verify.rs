@@ -23,13 +23,13 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// Packs random weights in process, plain, and returns where everything lies.
+/// Packs random weights in process, plain, and returns the layout.
 fn packed(folder: &TempDir, config: &ModelConfig, dtype: DtypeChoice) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
     write_weights(&folder.join("w"), config, Stored::F32, 3);
     packed_as(folder, dtype, EncodingChoice::Plain)
 }
 
-/// Packs weights with coded matrices and raw steps.
+/// Packs weights with bf12 matrices and raw steps.
 fn packed_bf12(folder: &TempDir) -> (Layout, Vec<TensorSpec>, Vec<u32>) {
     write_bf12_weights(&folder.join("w"));
     packed_as(folder, DtypeChoice::Bf16, EncodingChoice::Auto)
@@ -60,7 +60,7 @@ fn finds_swapped_tensors_of_one_shape() {
     let folder = TempDir::new("exchanged");
     let plain = packed(&folder, &tiny_config(), DtypeChoice::F32);
     assert_exchanged_gate_and_up_are_found(&folder, plain);
-    // Coded, and of one length: neither has a raw step.
+    // bf12, and of one length: neither has a raw step.
     let folder = TempDir::new("exchanged-coded");
     write_weights(&folder.join("w"), &bf12_config(), Stored::F32, 3);
     let coded = packed_as(&folder, DtypeChoice::Bf16, EncodingChoice::Auto);
@@ -115,7 +115,7 @@ fn checks_padding_and_magnitudes_under_valid_digests() {
             fs::write(&path, bytes).expect("written");
             verify::run(&path).map_err(|error| error.to_string())
         };
-        // A row past the last: no element lies there.
+        // A row past the last, which has no element.
         let found = crafted(shape.element(spec.rows, 0), 1.0).expect_err("found");
         assert!(found.contains("q_proj.weight: padding in its panels that is not zero"), "{found}");
         if dtype == Dtype::Bf16 {
@@ -218,7 +218,7 @@ fn with_tensor(file: &Packed, index: usize, changes: &[(usize, &[u8])]) -> Vec<u
     bytes
 }
 
-/// What `verify` says of a file in memory, one line a problem.
+/// The output of `verify` for a file in memory, one line a problem.
 fn found(bytes: &[u8]) -> Vec<String> {
     let model = ModelFile::from_bytes(Path::new("m.olmo"), bytes).expect("a good index");
     let problems = verify::check(&model, &pool::thread_pool(1).expect("a pool")).into_iter();
@@ -245,7 +245,7 @@ fn finds_damage_in_two_panels_as_in_one() {
     assert_eq!(found(&with_tensor(&plain, 0, &places)), padding);
     let coded = of_two_panels(bf12_config(), EncodingChoice::Auto);
     assert_eq!(found(&coded.bytes), [""; 0]);
-    // The same in codes: 17 columns are 9 steps, of which none is raw.
+    // The same in bf12: 17 columns are 9 steps, none of them raw.
     let panel = 9 * CODED_STEP_BYTES;
     assert_eq!(coded.layout.tensors[0].bytes, 2 * panel as u64);
     let places = [0, panel].map(|panel| (panel + 8 * CODED_STEP_BYTES + 1, &[1u8][..]));
@@ -255,7 +255,7 @@ fn finds_damage_in_two_panels_as_in_one() {
 
 #[test]
 fn finds_needless_raw_steps_in_two_panels_as_in_one() {
-    let file = Packed::coded();
+    let file = Packed::bf12();
     let raw = ["model.embed_tokens.weight: a raw step whose exponents all have codes"];
     // The outliers, row 0 of column 3 and row 5 of column 16 of the panels, become 1. Panel 0 has a raw step.
     let second = 9 * CODED_STEP_BYTES + (RAW_STEP_BYTES - CODED_STEP_BYTES);

@@ -91,7 +91,7 @@ fn json_names_the_file_in_every_object() {
     for file in files {
         let alone = infer(folder.path(), &[&["m.olmo", file], &flags[..]].concat());
         for expected in alone.ok().lines() {
-            let line = lines.next().expect("as many lines");
+            let line = lines.next().expect("the same number of lines");
             let mut object: serde_json::Value = serde_json::from_str(line).expect("JSON");
             assert_eq!(object.as_object_mut().expect("an object").remove("file"), Some(file.into()));
             let expected: serde_json::Value = serde_json::from_str(expected).expect("JSON");
@@ -241,7 +241,7 @@ fn prints_the_first_file_while_computing() {
     assert_eq!(first.lines().chain(rest.lines()).count(), 3 * 401 + 2);
     // A pipe takes this much without a reader: nothing but the printing itself holds the lines back.
     assert!(first.len() + rest.len() < 64 << 10, "{} bytes", first.len() + rest.len());
-    assert!(in_all >= 10, "{in_all} ticks are too few to tell");
+    assert!(in_all >= 10, "{in_all} ticks are too few to compare");
     assert!(2 * at_first < in_all, "the first lines came after {at_first} of {in_all} ticks");
 }
 

@@ -149,7 +149,7 @@ fn visits(network: &Arc<Network>, threads: usize, places: usize, chunk: usize, r
         let timing = generate(&mut batch, team, runs, |evaluated| {
             let logits = bits(evaluated.logits);
             seen[evaluated.run].push((evaluated.position, evaluated.token, logits, evaluated.is_last));
-            // One of them ends early, while the others go on.
+            // One of them ends early, while the others continue.
             let ends = evaluated.run == 2 && evaluated.position == 30;
             Ok::<_, Error>(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });

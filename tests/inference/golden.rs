@@ -1,7 +1,7 @@
 //! The forward pass against transformers: every reference case, packed as f32 and as bf16.
 //!
 //! The cases in `tests/golden` come from `scripts/make_goldens.py`. Developers have more of the same kind in
-//! `../shared/golden`; a clone has not, and the test says so.
+//! `../shared/golden`; without that folder the test reports that it skipped them.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -33,7 +33,7 @@ struct Computed {
     /// Of the prompt's positions.
     logits: Vec<f32>,
     greedy: Vec<u64>,
-    /// Matrices of the file that are coded.
+    /// Number of bf12 matrices in the file.
     n_bf12: usize,
 }
 
@@ -97,17 +97,17 @@ fn bf16_files_are_as_close_as_the_reference_in_bf16() {
     for case in cases() {
         let (json, reference) = expected(&case);
         let bound = |key: &str| json["bf16_reference"][key].as_f64().expect("a number");
-        // Exact arithmetic on the same rounded weights. Where a position is so sensitive that rounding the weights alone
-        // goes further than the reference in bf16 (olmo3_long_mixed: 0.429 against 0.415 at one of 500 positions), the
-        // largest error of the reference is luck, and that of the weights is not ours.
+        // Exact arithmetic on the same rounded weights. At a sensitive position rounding the weights alone can exceed the
+        // error of the reference in bf16 (olmo3_long_mixed: 0.429 against 0.415 at one of 500 positions). The largest
+        // error of the reference is then chance, and no arithmetic here could stay below it.
         let exact = compute(&case, "bf16", "plain", &["--isa", "scalar", "--activations", "f32"]);
         let (of_weights, _) = errors(&exact.logits, &reference);
         for flags in [&[][..], &["--activations", "f32"], &["--isa", "portable"]] {
             let plain = compute(&case, "bf16", "plain", flags);
             let coded = compute(&case, "bf16", "auto", flags);
             // Else this would compare a plain file with itself.
-            assert!(plain.n_bf12 == 0 && coded.n_bf12 > 0, "{}: {} coded", case.display(), coded.n_bf12);
-            // The portable products of coded files are the same kernels on the same numbers, too.
+            assert!(plain.n_bf12 == 0 && coded.n_bf12 > 0, "{}: {} bf12", case.display(), coded.n_bf12);
+            // The portable products of bf12 files are the same kernels on the same numbers, too.
             assert!(plain.logits == coded.logits && plain.greedy == coded.greedy, "{} {flags:?}", case.display());
             let (max, mean) = errors(&coded.logits, &reference);
             let is_bounded = max <= bound("max_abs") || of_weights > bound("max_abs");

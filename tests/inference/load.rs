@@ -120,7 +120,7 @@ fn unknown_load_mode_is_wrong_usage() {
     assert!(finished.refused(2).contains("--load fast: expected auto, mmap or read"), "{}", finished.stderr);
 }
 
-/// A program that has its model in memory and waits, because nobody reads what it prints.
+/// A program that has its model in memory and waits, because its output is not read.
 struct Waiting(Child);
 
 impl Waiting {

@@ -1,4 +1,4 @@
-//! What `olmo-infer` computes: the right numbers, the same bits.
+//! The output of `olmo-infer`: the right numbers, the same bits.
 
 mod batch;
 mod batch_bits;

@@ -19,13 +19,13 @@ fn packed_run(folder: &TempDir, weights: &Path) -> Finished {
     run(INFER, [paths[1].as_str(), &tokens, "--steps", "6", "--chunk", "2"])
 }
 
-/// Weights for `spoil` to spoil, and what is said about them.
-fn told(spoil: impl Fn(&Path)) -> String {
-    told_of(&small_config(), spoil)
+/// The error line about weights that `spoil` has changed.
+fn error_about(spoil: impl Fn(&Path)) -> String {
+    error_about_model(&small_config(), spoil)
 }
 
-/// The same of another model.
-fn told_of(config: &ModelConfig, spoil: impl Fn(&Path)) -> String {
+/// The same for another model.
+fn error_about_model(config: &ModelConfig, spoil: impl Fn(&Path)) -> String {
     let folder = TempDir::new("not-finite");
     let weights = folder.join("w");
     write_weights(&weights, config, Stored::F32, 1);
@@ -46,7 +46,7 @@ fn fill_vector(weights: &Path, tensor: &str, value: f32) {
 fn reports_nan_with_its_layer() {
     for layer in [0, 1] {
         let norm = format!("model.layers.{layer}.post_feedforward_layernorm.weight");
-        let line = told(|weights| fill_vector(weights, &norm, f32::NAN));
+        let line = error_about(|weights| fill_vector(weights, &norm, f32::NAN));
         let says = format!(
             "at position 0 is not a finite number, the first ones were computed at position 0 in layer {layer};"
         );
@@ -60,7 +60,7 @@ fn reports_nan_of_olmo1_in_attention_and_mlp() {
     for (layer, matrix) in [(1, "self_attn.v_proj"), (0, "mlp.down_proj")] {
         let tensor = format!("model.layers.{layer}.{matrix}.weight");
         let spoil = |weights: &Path| map_numbers(weights, &tensor, |i, old| if i == 40 { f32::NAN } else { old });
-        let line = told_of(&small_olmo1(), spoil);
+        let line = error_about_model(&small_olmo1(), spoil);
         let says = format!("the first ones were computed at position 0 in layer {layer};");
         assert!(line.contains(&says), "{line}");
     }
@@ -69,7 +69,7 @@ fn reports_nan_of_olmo1_in_attention_and_mlp() {
 #[test]
 fn reports_infinity_with_its_position() {
     let width = small_config().hidden_size;
-    let line = told(|weights| {
+    let line = error_about(|weights| {
         map_numbers(weights, "model.embed_tokens.weight", |i, old| if i / width == 9 { f32::INFINITY } else { old });
     });
     assert!(
@@ -80,6 +80,6 @@ fn reports_infinity_with_its_position() {
 
 #[test]
 fn reports_overflow_in_the_head() {
-    let line = told(|weights| fill_vector(weights, "model.norm.weight", f32::INFINITY));
+    let line = error_about(|weights| fill_vector(weights, "model.norm.weight", f32::INFINITY));
     assert!(line.contains("which comes from the last norm or the head"), "{line}");
 }

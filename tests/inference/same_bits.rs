@@ -78,7 +78,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
             if let Some(coded) = models.get(1) {
                 let file = ModelFile::open(coded).expect("a good file");
                 let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.bf12_table(index)).collect();
-                assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are coded");
+                assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are bf12");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }
             for activations in [Activations::Bf16, Activations::F32] {
@@ -131,7 +131,7 @@ fn head_shapes_and_windows_give_the_same_bits() {
                 assert!(found == expected, "{name} {isa:?} {threads} threads, chunk {chunk}");
             }
         }
-        // Matrices of every shape, plain and coded.
+        // Matrices of every shape, plain and bf12.
         let pack = |encoding: &str| {
             let arguments = [weights.as_os_str(), model.as_os_str()];
             let flags = ["--force", "--dtype", "bf16", "--encoding", encoding].map(AsRef::as_ref);
@@ -143,7 +143,7 @@ fn head_shapes_and_windows_give_the_same_bits() {
         for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
             for (threads, chunk) in [(2, 150), (3, 61)] {
                 let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
-                assert!(found == expected, "{name} coded {isa:?} {threads} threads, chunk {chunk}");
+                assert!(found == expected, "{name} bf12 {isa:?} {threads} threads, chunk {chunk}");
             }
         }
     }

@@ -96,7 +96,7 @@ fn prints_an_object_per_file_in_order() {
     assert_eq!(names, files.iter().map(|file| file.to_str().expect("UTF-8")).collect::<Vec<_>>());
     assert_eq!((&found[0]["tokens"], numbers(&found[0]["nll"]).len()), (&json!(60), 59));
     assert_eq!(found[1], json!({"file": names[1], "tokens": 1, "mean_nll": null, "perplexity": null, "nll": []}));
-    // A shorter text is scored alike, whatever stands beside it.
+    // A shorter text has the same scores, regardless of the other texts.
     assert_eq!(numbers(&found[2]["nll"]), numbers(&found[0]["nll"])[..8]);
     for (i, says) in [(3, "No such file"), (4, "token 1 is 1073741824"), (5, "expected at most"), (6, "no tokens")] {
         let problem = found[i]["error"].as_str().expect("an error");
@@ -137,7 +137,7 @@ fn rerun_skips_files_in_the_output() {
     assert_eq!(fixture.score(&files[..2], &flags).ok(), "");
     let first = fs::read_to_string(&output).expect("written");
     assert_eq!(first.lines().count(), 2);
-    // What was cut short is done again, and nothing else.
+    // A truncated line is computed again, and nothing else.
     let line = fixture.score(&files[2..3], &[]).ok().to_string();
     for cut in [0, 1, 5, 9, 30, line.len() - 1] {
         fs::write(&output, first.clone() + &line[..cut]).expect("written");
@@ -146,7 +146,7 @@ fn rerun_skips_files_in_the_output() {
     }
     fixture.score(&files, &flags).ok();
     assert_eq!(fs::read_to_string(&output).expect("read"), fixture.score(&files, &[]).ok());
-    // What failed counts as failed again, and is told.
+    // A file that failed before counts as failed again, with a note.
     let absent = fixture.folder.join("absent.bin");
     assert_eq!(fixture.score(&[&absent], &flags).code, Some(1));
     let with_error = fs::read(&output).expect("read");
@@ -159,7 +159,7 @@ fn rerun_skips_files_in_the_output() {
     );
     assert!(error.contains("one file could not be scored"), "{error}");
     assert_eq!(fs::read(&output).expect("read"), with_error);
-    // But not where nobody asks for it.
+    // A failed file counts only in a run that names it.
     assert_eq!(fixture.score(&[files[0]], &flags).ok(), "");
     // A file that is named twice is scored once.
     let twice = fixture.score(&[files[0], files[0]], &[]);
@@ -231,7 +231,7 @@ fn two_runs_do_not_write_to_one_file() {
     let flags = ["--output", output.to_str().expect("UTF-8")];
     // As a run does it.
     let file = fs::File::create(&output).expect("created");
-    file.lock().expect("nobody else has it");
+    file.lock().expect("not locked");
     let second = fixture.score(&[&tokens], &flags);
     assert!(second.refused(1).contains("another run writes to it"), "{}", second.stderr);
     drop(file);
@@ -247,7 +247,7 @@ fn whole_lines_are_never_truncated() {
     let output = fixture.folder.join("scores.jsonl");
     let flags = ["--output", output.to_str().expect("UTF-8")];
     fixture.score(&[&tokens], &flags).ok();
-    // Not even to its own length, which would change its time.
+    // Not even truncated to its own length, which would change its time.
     let before = fs::metadata(&output).expect("there").modified().expect("a time");
     std::thread::sleep(Duration::from_millis(20));
     fixture.score(&[&tokens], &flags).ok();
@@ -310,7 +310,7 @@ fn reads_file_list_from_standard_input() {
     let (code, _, error) = score(b"");
     assert_eq!(code, Some(2));
     assert!(String::from_utf8_lossy(&error).contains("no files to score"));
-    // What is no path is told with its line.
+    // An invalid path is reported with its line.
     let long = [b"a\n\nb\n", &b"x".repeat(4097)[..]].concat();
     for (bad, says) in [
         (&b"a\nb\xff\nc\xff\n"[..], "line 2 of the list of files is not UTF-8"),

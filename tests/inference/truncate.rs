@@ -27,7 +27,7 @@ fn fresh(model: &Model, tokens: &[u32]) -> Vec<u32> {
     bits(session.logits())
 }
 
-/// Cuts a session at every length and goes on with other tokens, and from there back to the first ones.
+/// Cuts a session at every length and continues with other tokens, and from there back to the first ones.
 fn cut_everywhere(model: &Model, tokens: &[u32], other: &[u32], chunk: usize) {
     let options = Options { chunk, ..Options::new(tokens.len() + other.len()) };
     let mut session = model.session(options).expect("it fits");
@@ -83,7 +83,7 @@ fn keys_are_kept_unless_the_ring_overwrote_them() {
         session.prefill(&tokens).expect("good tokens");
         assert_eq!(session.resume(&[&tokens[..cut], &[3]].concat()).expect("good tokens"), reused, "{cut}");
     }
-    // What was written after an earlier cut counts too.
+    // Positions written after an earlier cut count too.
     session.restart();
     session.prefill(&tokens).expect("good tokens");
     session.resume(&[&tokens[..250], &[3]].concat()).expect("good tokens");
@@ -130,7 +130,7 @@ fn truncated_session_continues() {
     assert_eq!(spoken(&mut session, 12), first);
     session.truncate(0);
     assert_eq!(session.position(), 0);
-    assert!(session.generate(Sampling::GREEDY).next().expect("an item").is_err(), "there is nothing to go on from");
+    assert!(session.generate(Sampling::GREEDY).next().expect("an item").is_err(), "an empty session has no logits");
     session.prefill(&prompt).expect("a good prompt");
     assert_eq!(spoken(&mut session, 12), first);
 }

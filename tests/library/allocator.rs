@@ -1,4 +1,4 @@
-//! The allocator of these tests: the system's, which counts, and fails where a test says so.
+//! The allocator of these tests: the system allocator with a counter, which fails where a test requires it.
 
 use olmo_infer::internals::os::memory;
 use std::alloc::{GlobalAlloc, Layout, System};

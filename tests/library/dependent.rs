@@ -1,5 +1,5 @@
-//! The library in a program of somebody else, built without overflow checks: whatever its public functions are given,
-//! they return or panic. The program is in `dependent/`, a workspace of its own.
+//! The library in another program, built without overflow checks: for any arguments its public functions return or
+//! panic. The program is in `dependent/`, a workspace of its own.
 
 use crate::PACK;
 use olmo_tests::{TempDir, finish, repository, run};
@@ -15,7 +15,7 @@ const MIN_CALLS: usize = 1_000_000;
 fn every_public_function_returns_or_panics() {
     let (folder, target) = (TempDir::new("dependent"), repository().join("target/dependent"));
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Its own profile says how it is built, not what this test was built with, and a jobserver of make may not be open.
+    // Its own profile decides how it is built, not that of this test, and a jobserver of make may not be open.
     for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS"] {
         cargo.env_remove(variable);
     }

@@ -1,4 +1,4 @@
-//! The examples of the library do what they say, with the demo model.
+//! The examples of the library print what their comments state, with the demo model.
 
 use crate::{INFER, PACK};
 use olmo_tests::{TempDir, repository, run};

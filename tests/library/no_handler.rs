@@ -1,5 +1,5 @@
-//! The library leaves the signals of a program as they are: SECURITY.md says that who uses it decides for himself. In
-//! processes of their own, one of which dies of it.
+//! The library leaves the signals of a program unchanged: SECURITY.md leaves them to the program that uses it. The
+//! tests run in processes of their own, one of which dies of a signal.
 
 use crate::PACK;
 use libc::SIGBUS;
@@ -14,7 +14,7 @@ use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
-/// Tells a process of its own which model it is to open.
+/// Passes to the tested process the model that it opens.
 const MODEL: &str = "OLMO_TESTED_MODEL";
 
 fn packed(folder: &TempDir) -> PathBuf {
@@ -24,7 +24,7 @@ fn packed(folder: &TempDir) -> PathBuf {
     model
 }
 
-/// The model of a process of its own; none when somebody runs all ignored tests.
+/// The model of the tested process; none when a user runs all ignored tests.
 fn own_model() -> Option<PathBuf> {
     env::var_os(MODEL).map(PathBuf::from)
 }

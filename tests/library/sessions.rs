@@ -117,7 +117,7 @@ fn generated_tokens_are_part_of_the_sequence() {
     let mut taken: Vec<u32> = session.generate(Sampling::GREEDY).take(5).collect::<Result<_, _>>().expect("finite");
     taken.extend(session.generate(Sampling::GREEDY).take(3).collect::<Result<Vec<u32>, _>>().expect("finite"));
     assert_eq!(session.position(), prompt.len() + 8);
-    session.prefill(&prompt[..4]).expect("it goes on");
+    session.prefill(&prompt[..4]).expect("the session continues");
 
     let mut other = model.session(Options::new(60)).expect("it fits");
     other.prefill(&[&prompt, taken.as_slice(), &prompt[..4]].concat()).expect("the same tokens");
@@ -139,7 +139,7 @@ fn sessions_of_several_threads_share_a_model() {
             let mut session = model.session(Options::new(100)).expect("it fits");
             session.prefill(&prompt()).expect("a good prompt");
             session.generate(HOT).for_each(|token| assert!(token.is_ok()));
-            // Begun in one thread, it goes on in another.
+            // A session begun in one thread continues in another.
             let session = thread::scope(|scope| {
                 let thread = scope.spawn(move || {
                     session.restart();

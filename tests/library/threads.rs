@@ -102,7 +102,7 @@ fn nested_run_of_one_team_is_refused() {
         let refused = AtomicUsize::new(0);
         team.for_each(1000, |_| {
             refused.fetch_add(usize::from(threads.run(|_| ()).is_err()), Ordering::Relaxed);
-            // Other threads are none of theirs.
+            // Other threads may run.
             with_team(1, |_| ()).expect("runs");
         });
         (from_the_body, refused.into_inner())
@@ -112,7 +112,7 @@ fn nested_run_of_one_team_is_refused() {
     assert_eq!((from_the_body, refused), (Err(line.into()), 1000));
 }
 
-/// Does something in a forked child, which says by its exit status whether it went well. One that hangs is killed.
+/// Runs something in a forked child, whose exit status is whether it succeeded. A child that hangs is killed.
 #[allow(unsafe_code)]
 fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
     // SAFETY: the child begins with one thread, and those that the parent has besides hold no lock: it is a process of
@@ -127,10 +127,10 @@ fn forked(work: impl FnOnce() -> bool) -> Option<i32> {
     let begun = Instant::now();
     loop {
         let mut status = 0;
-        // SAFETY: the child is ours, and the status is written to a place that lives here.
+        // SAFETY: the child belongs to this process, and `status` outlives the call.
         match unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } {
             0 if begun.elapsed() > Duration::from_secs(20) => {
-                // SAFETY: the child is ours and was not waited for.
+                // SAFETY: the child belongs to this process and was not waited for.
                 unsafe { libc::kill(child, libc::SIGKILL) };
             }
             0 => thread::sleep(Duration::from_millis(1)),
@@ -158,7 +158,7 @@ fn forks_in_own_process() {
     let in_the_child = || {
         let refused = session.prefill(&[17]).expect_err("the threads are elsewhere").to_string();
         let told = refused.starts_with("this process was forked off") && refused.ends_with("the model in this process");
-        // Nothing has changed, and dropping waits for nobody.
+        // Nothing has changed, and dropping waits for no thread.
         let same = session.tokens() == [5];
         drop(open(&path, 2));
         let own = logits(&open(&path, 2), &[5, 17]).is_ok_and(|found| found == expected);
@@ -174,7 +174,7 @@ fn forks_in_own_process() {
     assert_eq!(logits(&model.expect("the parent has it"), &[5, 17]).expect("good"), expected);
 }
 
-/// Says which model the test below computes with in a process of its own.
+/// Passes the model of the test below to a process of its own.
 const MODEL: &str = "OLMO_TEST_THREADS_MODEL";
 
 #[test]

@@ -1,5 +1,5 @@
-//! Calls of the library that promise `Error::OutOfMemory` keep it, whichever of their allocations fails: each asks in a way
-//! that takes no for an answer, and gives back what it had.
+//! Every allocation of a library call that documents `Error::OutOfMemory` is fallible: when it fails, the call returns
+//! that error and releases its memory.
 
 use crate::PACK;
 use crate::allocator::counted;
@@ -10,15 +10,15 @@ use olmo_infer::internals::error::Error;
 use olmo_tests::TempDir;
 use olmo_tests::chats::{MARKED, demo_chat};
 
-/// Lets each allocation of a call fail in turn. `small` are those that take no no: some words, whatever the model is.
+/// Lets each allocation of a call fail in turn. `small` bounds those that cannot fail: some words, for any model.
 #[track_caller]
-fn assert_keeps_its_promise<R>(name: &str, small: u64, mut call: impl FnMut() -> Result<R, Error>) {
+fn assert_returns_memory_errors<R>(name: &str, small: u64, mut call: impl FnMut() -> Result<R, Error>) {
     let (result, n, unasked) = counted(0, &mut call);
     assert!(result.is_ok() && unasked <= small, "{name}: {unasked} allocations take no no, {n} do");
     drop(result);
     for number in 1..=n {
         let (result, asked, unasked) = counted(number, &mut call);
-        // What is kept from one call to the next is not asked for again.
+        // Memory kept between calls is not allocated again.
         let kept = if asked < number { result.is_ok() } else { matches!(result, Err(Error::OutOfMemory { .. })) };
         assert!(kept && unasked <= small, "{name}, allocation {number} of {n}");
     }
@@ -31,20 +31,20 @@ fn every_fallible_allocation_returns_memory_error() {
     let folder = TempDir::new("library-without-memory");
     let path = demo_chat(PACK, &folder, MARKED);
     let model = Model::open_with(&path, olmo_infer::internals::file::mapping::Load::Mmap, 1).expect("a model");
-    assert_keeps_its_promise("Model::session", 0, || model.session(Options::new(64)));
+    assert_returns_memory_errors("Model::session", 0, || model.session(Options::new(64)));
     let mut session = model.session(Options::new(64)).expect("it fits");
-    assert_keeps_its_promise("Session::prefill", 0, || {
+    assert_returns_memory_errors("Session::prefill", 0, || {
         session.restart();
         session.prefill(&[70, 111, 117, 114])
     });
-    assert_keeps_its_promise("Session::decode", 0, || session.decode(32));
-    assert_keeps_its_promise("Session::resume", 0, || session.resume(&[70, 111, 32]));
-    assert_keeps_its_promise("Session::generate", 0, || {
+    assert_returns_memory_errors("Session::decode", 0, || session.decode(32));
+    assert_returns_memory_errors("Session::resume", 0, || session.resume(&[70, 111, 32]));
+    assert_returns_memory_errors("Session::generate", 0, || {
         session.generate(Sampling::GREEDY).take(3).try_for_each(|id| id.map(|_| ()))
     });
-    assert_keeps_its_promise("Model::vocabulary", 1, || model.vocabulary());
-    assert_keeps_its_promise("Model::decode_text", 1, || model.decode_text(&[70, 111]));
+    assert_returns_memory_errors("Model::vocabulary", 1, || model.vocabulary());
+    assert_returns_memory_errors("Model::decode_text", 1, || model.decode_text(&[70, 111]));
     model.encode("Four").expect("ids");
     // The tables of a search for words are bounded, and asked for by the crate.
-    assert_keeps_its_promise("Model::encode", 100, || model.encode("Four score <|x|> and"));
+    assert_returns_memory_errors("Model::encode", 100, || model.encode("Four score <|x|> and"));
 }

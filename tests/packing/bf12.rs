@@ -1,4 +1,4 @@
-//! bf16 matrices in 12 bits: nothing is lost, the size is what it should be, and what cannot be coded stays plain.
+//! bf16 matrices in bf12: nothing is lost, the size is as expected, and a matrix that bf12 does not shrink stays plain.
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -94,7 +94,7 @@ fn weights_of_every_kind_round_trip() {
     assert_restored(&model, &weights);
     let json = run(PACK, ["inspect".as_ref(), model.as_os_str(), "--json".as_ref()]);
     let json: serde_json::Value = serde_json::from_str(json.ok()).expect("JSON");
-    assert_eq!((&json["tensors"][0]["encoding"], &json["tensors"][0]["n_raw_steps"]), (&"coded".into(), &2.into()));
+    assert_eq!((&json["tensors"][0]["encoding"], &json["tensors"][0]["n_raw_steps"]), (&"bf12".into(), &2.into()));
     // Infinities and NaN, when they are let in.
     map_numbers(&weights, "model.layers.0.mlp.up_proj.weight", |i, number| match i {
         40 => f32::INFINITY,
@@ -123,7 +123,7 @@ fn every_source_type_round_trips() {
         assert!(encodings(&model).iter().all(|(_, encoding)| *encoding != Encoding::Bf16), "{stored:?}");
         assert_restored(&model, &weights);
     }
-    // Rounded: the numbers of the coded file are those of the plain one.
+    // Rounded: the numbers of the bf12 file are those of the plain one.
     for stored in [Stored::F32, Stored::F16] {
         write_weights(&weights, &small_config(), stored, 8);
         let plain = folder.join("p.olmo");
@@ -139,7 +139,7 @@ fn every_source_type_round_trips() {
             assert!(plain.iter().any(|&bits| bits != 0), "{stored:?} {name}");
         }
     }
-    // In f32 files nothing is coded, and the option changes no byte.
+    // In f32 files no matrix is bf12, and the option changes no byte.
     write_weights(&weights, &small_config(), Stored::F32, 8);
     pack(&weights, &model, &[]);
     let auto = fs::read(&model).expect("read");

@@ -1,5 +1,5 @@
-//! A folder that says the same thing twice is packed when both agree, and refused with both keys when they do not.
-//! What agrees gives the same file as what is said once, but for the kept text and where values come from.
+//! A folder with two values of one setting is packed when they agree, and refused with both keys when they do not.
+//! Equal values give the same file as one value, except for the kept text and the origins.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -158,7 +158,7 @@ fn refuses_contradictory_duplicates_by_both_keys() {
             in_nested("sliding_attention", json!({"rope_type": "default", "rope_theta": 77})),
             "rope_parameters.rope_theta is 10000 and rope_parameters.sliding_attention.rope_theta is 77",
         ),
-        // What 5.13 and later make of the YaRN of 5.0 to 5.12: they have lost it.
+        // 5.13 and later lose the YaRN of 5.0 to 5.12.
         (
             in_nested("full_attention", default.clone()),
             "rope_parameters.rope_type is yarn and rope_parameters.full_attention.rope_type is default",
@@ -168,7 +168,7 @@ fn refuses_contradictory_duplicates_by_both_keys() {
             "rope_parameters.rope_type is default and rope_parameters.full_attention.rope_type is yarn",
         ),
         (flat(json!({"factor": 2.0})), "rope_parameters.full_attention.rope_type is yarn with other values"),
-        // No base where transformers takes its own and not the one beside.
+        // No base where transformers takes its own and not the outer one.
         (in_nested("full_attention", json!({"rope_type": "default"})), "no rope_parameters.full_attention.rope_theta"),
         (
             case.with(|json| {

@@ -1,4 +1,4 @@
-//! What `olmo-pack` makes of weights folders, and what it makes of model files.
+//! The results of `olmo-pack` for weights folders and for model files.
 
 mod bf12;
 mod config_json;

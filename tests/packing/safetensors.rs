@@ -73,7 +73,7 @@ fn assert_same_model(weights: &Path, dtype: DtypeChoice) {
     }
 }
 
-/// Folders of `.npy` files in the repository and beside it.
+/// Folders of `.npy` files in the repository and in `../shared`.
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![repository().join("demo/weights")];
     folders.extend(reference_cases().0.into_iter().map(|case| case.join("weights")));
@@ -116,7 +116,7 @@ fn tensors_may_be_in_any_order_and_at_any_offset() {
     let expected = content_digest(&ModelFile::open(&model).expect("a model"));
     let mut tensors = tensors_of(&weights);
     tensors.reverse();
-    // One byte longer, and every number lies at an odd offset.
+    // One byte longer, so that every number is at an odd offset.
     let mut header = olmo_tests::safetensors::header(&tensors).to_string();
     header += if header.len().is_multiple_of(2) { " " } else { "" };
     let data: Vec<u8> = tensors.iter().flat_map(|tensor| tensor.data.clone()).collect();
@@ -219,7 +219,7 @@ fn files_may_be_links_as_in_the_hub_cache() {
     pack(&request(&weights, &expected));
     let digest = |path: &Path| content_digest(&ModelFile::open(path).expect("a model"));
     assert_eq!(digest(&model), digest(&expected));
-    // A blob that is a shard is no place for the model.
+    // A blob that is a shard is not a valid output path.
     let blob = fs::canonicalize(snapshot.join(shard_name(2, 3))).expect("a blob");
     let before = fs::read(&blob).expect("read");
     let arguments = [snapshot.to_str().expect("UTF-8"), blob.to_str().expect("UTF-8"), "--force"];
@@ -272,7 +272,7 @@ fn shards_modified_while_packing_are_reported() {
     }
 }
 
-/// What packing `folder` with these flags says.
+/// The result of packing `folder` with these flags.
 fn packed(folder: &Path, model: &Path, flags: &[&str]) -> olmo_tests::Finished {
     let paths = [folder.to_str().expect("UTF-8"), model.to_str().expect("UTF-8"), "--force"];
     run(PACK, paths.into_iter().chain(flags.iter().copied()))
@@ -287,7 +287,7 @@ fn generation_config_json_sets_eos_ids() {
     for (text, ids) in [
         (r#"{"eos_token_id": [7, 1], "max_new_tokens": 9}"#, vec![7, 1]),
         (r#"{"eos_token_id": 7}"#, vec![7]),
-        // What it does not say is said by config.json.
+        // Values that it lacks come from config.json.
         (r#"{"eos_token_id": null}"#, vec![1]),
         (r#"{"do_sample": true}"#, vec![1]),
     ] {

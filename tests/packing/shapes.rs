@@ -1,4 +1,4 @@
-//! Names and shapes of tensors: what they tell where no config.json does, and how long they make the model file.
+//! Names and shapes of tensors: what they determine without a config.json, and how long they make the model file.
 
 use crate::PACK;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};

@@ -1,5 +1,5 @@
-//! Packing loses nothing: `unpack` gives the folder back byte for byte, whatever the element type, the spelling of the
-//! headers or the stored type. Only rounding to bf16 cannot be undone, and then it says so.
+//! Packing loses nothing: `unpack` restores the folder byte for byte, for every element type, spelling of the headers
+//! and stored type. Only rounding to bf16 cannot be undone, which `unpack` then reports.
 
 use crate::PACK;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -39,7 +39,7 @@ fn assert_same_files(found: &Path, expected: &Path) {
     }
 }
 
-/// Packs `weights`, unpacks it and compares; returns what `unpack` said.
+/// Packs `weights`, unpacks it and compares; returns the output of `unpack`.
 #[track_caller]
 fn assert_restored(weights: &Path, dtype: DtypeChoice, stored: Dtype) {
     let folder = TempDir::new("unpack");
@@ -106,7 +106,7 @@ fn raw_16_bit_files_round_trip() {
 
 #[test]
 fn every_16_bit_pattern_round_trips() {
-    // Zeros of both signs, subnormal and normal numbers; infinity and NaN are no weights.
+    // Zeros of both signs, subnormal and normal numbers; infinity and NaN are invalid weights.
     let config = ModelConfig { vocab_size: 2048, hidden_size: 32, n_heads: 4, head_dim: 8, ..small_config() };
     for (stored, exponent_bits) in [(Stored::F16, 0x7c00u16), (Stored::Bf16, 0x7f80)] {
         let folder = TempDir::new("patterns");
@@ -208,10 +208,10 @@ fn names_all_of_a_few_rounded_tensors() {
     assert!(said.ends_with(says), "{said}");
 }
 
-/// Packs numbers that are stored like this, flips the lowest bit of the first one of tensor 3, and unpacks: the tensor is
-/// not restored, for a reason that begins with `says`, and what was is not half there.
+/// Packs numbers of this type, flips the lowest bit of the first one of tensor 3, and unpacks: the tensor is not
+/// restored, for a reason that begins with `says`, and no incomplete file is left.
 #[track_caller]
-fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
+fn assert_damage_is_reported(stored: Stored, dtype: DtypeChoice, says: &str) {
     let folder = TempDir::new("damaged");
     let (weights, model, back) = (folder.join("w"), folder.join("m.olmo"), folder.join("back"));
     write_weights(&weights, &small_config(), stored, 12);
@@ -241,17 +241,17 @@ fn assert_damage_is_told(stored: Stored, dtype: DtypeChoice, says: &str) {
 #[test]
 fn damaged_tensor_is_an_error() {
     let says = "the restored numbers are not those that were packed";
-    assert_damage_is_told(Stored::F32, DtypeChoice::Auto, says);
+    assert_damage_is_reported(Stored::F32, DtypeChoice::Auto, says);
 }
 
 #[test]
 fn damaged_rounded_tensor_is_an_error() {
-    assert_damage_is_told(Stored::F32, DtypeChoice::Bf16, "its digest is wrong");
+    assert_damage_is_reported(Stored::F32, DtypeChoice::Bf16, "its digest is wrong");
 }
 
 #[test]
 fn refuses_values_outside_the_element_type() {
-    assert_damage_is_told(Stored::F16, DtypeChoice::Auto, "has values that are no f16 numbers");
+    assert_damage_is_reported(Stored::F16, DtypeChoice::Auto, "has values that are no f16 numbers");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn refuses_model_without_provenance() {
         let model = ModelFile::open(&model).expect("a model");
         (model.specs().len(), model.sections().len())
     };
-    // Sections that nobody knows and nobody needs.
+    // Unknown sections that are not required.
     for index in 0..n_sections {
         let kind = Field::of_section(n_tensors, index, offset_of!(SectionRecord, kind), 4);
         assert_eq!(index == 0, kind.get(&bytes) == u64::from(section::SOURCES));
@@ -316,8 +316,8 @@ fn writes_through_no_existing_name() {
     let mine = folder.join("mine");
     fs::write(&mine, "mine").expect("written");
     fs::create_dir(&back).expect("folder");
-    // Names on the way are drawn by lot, so only the last one can be planted; that a taken name on the way is refused
-    // by the system is in any_fault_of_the_disk.
+    // Temporary names are random, so only the last one can be planted; any_fault_of_the_disk covers a temporary name
+    // that is taken.
     symlink(&mine, back.join("config.json")).expect("linked");
     unpack::run(&model, &back, true, &SystemDisk).expect("unpacked");
     assert_eq!(fs::read(&mine).expect("read"), b"mine");
@@ -364,7 +364,7 @@ fn error_names_the_final_file() {
     assert!(!line.contains(".tmp") && files(&back).keys().all(|name| !name.ends_with(".tmp")), "{line}");
 }
 
-/// Files of a folder beside its numbers, as transformers writes them.
+/// Files of a folder, in addition to its weights, as transformers writes them.
 fn small_files() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         // Line ends and spaces that no parser keeps, and no line end at last.

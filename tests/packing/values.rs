@@ -1,4 +1,4 @@
-//! Packed files hold exactly the numbers of their folders, whatever the type, the threads and the order of the
+//! Packed files hold exactly the numbers of their folders, for every type, number of threads and order of the
 //! directory.
 
 use crate::PACK;
@@ -14,7 +14,7 @@ use olmo_tests::{
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The golden folders of this repository and, where they are, those beside it.
+/// The golden folders of this repository and, if they exist, those in `../shared`.
 fn golden_folders() -> Vec<PathBuf> {
     reference_cases().0.into_iter().map(|case| case.join("weights")).collect()
 }
@@ -53,7 +53,7 @@ fn nearest_bf16(bits: u32) -> u32 {
     if below < above || (below == above && low & 0x1_0000 == 0) { low } else { high }
 }
 
-/// Asserts that every number of the folder is where `panels.rs` says.
+/// Asserts that every number of the folder is where `panels.rs` puts it.
 fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
     let file = ModelFile::open(model).expect("a valid file");
     assert_eq!(file.matrices(), Some(dtype), "{}", weights.display());
@@ -151,7 +151,7 @@ fn one_f32_weight_makes_auto_take_f32() {
     fs::write(&head, bytes).expect("written");
     pack(&weights, &model, &[]);
     assert_holds(&model, &weights, Dtype::F32);
-    // A norm that is no bf16 does not count: norms are f32 in every file.
+    // A norm with numbers that are not bf16 does not count: norms are f32 in every file.
     write_weights(&weights, &small_config(), Stored::F32OfBf16, 3);
     let norm = npy_path(&weights, "model.norm.weight");
     let mut bytes = fs::read(&norm).expect("read");

@@ -1,6 +1,6 @@
 //! A library for `LD_PRELOAD` in whose malloc the allocation with the number `NO_MEMORY_AT` fails, and with
-//! `NO_MEMORY_ON` set all that follow. With the number 0 none does, and their number is said on standard error at the
-//! end. A test compiles it with rustc: it is no part of any program.
+//! `NO_MEMORY_ON` set all that follow. With the number 0 none fails, and their number is printed on standard error at
+//! the end. A test compiles it with rustc: no program contains it.
 
 #![no_std]
 
@@ -76,19 +76,19 @@ static END: extern "C" fn() = end;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn malloc(bytes: usize) -> *mut c_void {
-    // SAFETY: as the caller has it.
+    // SAFETY: the caller keeps malloc's contract.
     if fails() { null_mut() } else { unsafe { __libc_malloc(bytes) } }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn calloc(n: usize, bytes: usize) -> *mut c_void {
-    // SAFETY: as the caller has it.
+    // SAFETY: the caller keeps calloc's contract.
     if fails() { null_mut() } else { unsafe { __libc_calloc(n, bytes) } }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn realloc(old: *mut c_void, bytes: usize) -> *mut c_void {
-    // SAFETY: as the caller has it.
+    // SAFETY: the caller keeps realloc's contract.
     if fails() { null_mut() } else { unsafe { __libc_realloc(old, bytes) } }
 }
 
@@ -97,19 +97,19 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, alignment: usize, byt
     if fails() {
         return ENOMEM;
     }
-    // SAFETY: as the caller has it.
+    // SAFETY: the caller keeps posix_memalign's contract.
     let memory = unsafe { __libc_memalign(alignment, bytes) };
     if memory.is_null() {
         return ENOMEM;
     }
-    // SAFETY: as the caller has it.
+    // SAFETY: the caller keeps posix_memalign's contract.
     unsafe { *out = memory };
     0
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn aligned_alloc(alignment: usize, bytes: usize) -> *mut c_void {
-    // SAFETY: as the caller has it.
+    // SAFETY: the caller keeps aligned_alloc's contract.
     if fails() { null_mut() } else { unsafe { __libc_memalign(alignment, bytes) } }
 }
 
@@ -119,6 +119,6 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     unsafe { abort() }
 }
 
-/// What the precompiled core names and nobody calls: a panic aborts.
+/// The precompiled core refers to it; it is never called, as a panic aborts.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}

@@ -1,5 +1,5 @@
-//! Tells what olmo-pack's reader makes of `.npy` files, many in one process: `scripts/npy_differential.py` compares
-//! that with numpy.
+//! Reports how olmo-pack's reader reads `.npy` files, many in one process: `scripts/npy_differential.py` compares that
+//! with numpy.
 //!
 //! Standard input holds batches, all numbers being little-endian u32: how many files, then each one's length and bytes.
 //! After each batch standard output gets an answer for each file: 1 or 0 for accepted or refused, the length of what

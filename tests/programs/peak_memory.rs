@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Waits for a child. std does too, but does not tell what was used.
+/// Waits for a child. std does too, but does not report its resource usage.
 #[allow(unsafe_code)]
 fn wait(process: u32) -> (ExitStatus, u64, u64) {
     let (mut status, process) = (0, libc::pid_t::try_from(process).expect("a process id"));

@@ -33,7 +33,7 @@ struct Args {
     /// olmo1-1b, olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b or tiny
     #[argh(option)]
     shape: String,
-    /// f32 (default), or bf16: raw 16-bit files and a config.json that says bfloat16
+    /// f32 (default), or bf16: raw 16-bit files and a config.json with bfloat16
     #[argh(option, default = "String::from(\"f32\")")]
     dtype: String,
     /// let 0.03 % of the weights have magnitudes spread over 60 powers of two
@@ -100,7 +100,7 @@ fn shape(name: &str) -> Option<ModelConfig> {
         _ => return None,
     };
     let (olmo1, olmo3) = (architecture == Architecture::Olmo1, architecture == Architecture::Olmo3);
-    // What depends on the release: rows, positions, and the ids of the tokenizer that end a text and fill it up.
+    // Values that depend on the release: rows, positions, and the EOS and padding ids of the tokenizer.
     let (vocab_size, max_position_embeddings, eos, pad) = match (name, architecture) {
         ("tiny", _) => (503, 4096, 1, 0),
         (_, Architecture::Olmo1) => (50304, 2048, 50279, 1),

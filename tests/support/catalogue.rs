@@ -1,6 +1,5 @@
-//! The runner of the catalogue of bad inputs: runs a program on a prepared case and checks everything that a refusal
-//! must keep, whatever its reason. What is wrong with a variant is returned, not panicked, so that one run of a table
-//! shows all of it.
+//! Runs a program on a bad input and checks what every refusal must keep, whichever row of the catalogue it belongs to.
+//! A failed variant is returned, not a panic, so that one run of a row reports all of them.
 
 use crate::TempDir;
 use olmo_infer::internals::error::shown;
@@ -26,7 +25,7 @@ const HANG: Duration = Duration::from_secs(20);
 const ATTEMPTS: usize = 4;
 /// Longest file whose bytes are compared; of longer ones, which are sparse here, size and times are.
 const MAX_COMPARED_BYTES: u64 = 4 << 20;
-/// What no message has: traces of a panic and words of Rust.
+/// Text that no message may contain: traces of a panic and words of Rust.
 const FORBIDDEN: [&str; 6] = ["panicked", "RUST_BACKTRACE", "Err(", "Some(", "Os {", "called `"];
 /// The program that measures memory.
 const PEAK_MEMORY: &str = "peak-memory";
@@ -37,7 +36,7 @@ const NOBODY: u32 = 65_534;
 static SLOWEST_MICROSECONDS: AtomicU64 = AtomicU64::new(0);
 static MOST_BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// The failures of the variants of one row, told all at once at the end of the test.
+/// The failures of the variants of one row, reported together at the end of the test.
 pub struct Report {
     row: &'static str,
     variants: usize,
@@ -88,7 +87,7 @@ impl Drop for Report {
     }
 }
 
-/// What a refusal must say.
+/// The line that a refusal must print.
 pub struct Refusal {
     /// The program's name in its messages.
     pub program: &'static str,
@@ -111,7 +110,7 @@ impl Refusal {
     /// or changed. `prepare` is called again when the machine was too busy to judge the time.
     ///
     /// # Errors
-    /// What is not as it must be.
+    /// The first check that fails.
     pub fn check(&self, folder: &Path, prepare: impl Fn() -> Command) -> Result<(), String> {
         let before = fingerprint(folder);
         let mut run = Run::new(&mut prepare())?;
@@ -130,7 +129,7 @@ impl Refusal {
     /// Checks that a program refused in this way.
     ///
     /// # Errors
-    /// What is not as it must be.
+    /// The first check that fails.
     pub fn judge(&self, run: &Run) -> Result<(), String> {
         self.check_run(run).map_err(|failure| format!("{failure}\n{}", run.stderr.trim_end()))
     }
@@ -157,8 +156,8 @@ impl Refusal {
     }
 
     fn check_lines(&self, stderr: &str) -> Result<(), String> {
-        if stderr.contains(|c: char| shown::steers(c) && c != '\n') {
-            return Err(format!("a character that steers in {stderr:?}"));
+        if stderr.contains(|c: char| shown::is_display_control(c) && c != '\n') {
+            return Err(format!("a control character in {stderr:?}"));
         }
         if let Some(word) = FORBIDDEN.iter().find(|word| stderr.contains(**word)) {
             return Err(format!("{word:?} in the message"));
@@ -186,7 +185,7 @@ impl Refusal {
         }
         // The system's own words, or what would be right, or what to do.
         if ![": cannot ", ", expected ", "; "].iter().any(|part| line.contains(part)) {
-            return Err("a line does not say what to do".into());
+            return Err("a line without an expected value or a next step".into());
         }
         Ok(())
     }
@@ -202,11 +201,11 @@ pub struct Run {
     pub stderr: String,
     /// Time from start to end.
     pub took: Duration,
-    /// What it used, of programs that [`measured`] runs.
+    /// The resources that it used, for programs that [`measured`] runs.
     pub used: Option<Used>,
 }
 
-/// What a program used.
+/// The resources that a program used.
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
     /// Most memory at a time.
@@ -268,14 +267,15 @@ pub fn command(program: &str) -> Command {
     command
 }
 
-/// The same for one of ours whose memory is to be known: it runs under `peak-memory`, which cargo builds beside it.
+/// The same for one of our programs whose memory is measured: it runs under `peak-memory`, which cargo builds next to
+/// it.
 pub fn measured(program: &str) -> Command {
     let mut command = command(Path::new(program).with_file_name(PEAK_MEMORY).to_str().expect("UTF-8"));
     command.arg(program);
     command
 }
 
-/// Lets the command run as an ordinary user, to whom permissions apply. Whoever runs the tests as one stays himself.
+/// Runs the command as an ordinary user, to whom permissions apply. A test run that is not root's stays as it is.
 pub fn as_ordinary_user(command: &mut Command) {
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
@@ -305,7 +305,7 @@ fn fingerprint(path: &Path) -> u64 {
             sum = sum.wrapping_add(fingerprint(&entry.expect("an entry").path()));
         }
     } else if metadata.is_file() {
-        // Not of others: a folder's time changes with a temporary file that is gone again, a FIFO's with its use.
+        // Times of files only: a folder's time changes with a temporary file that is gone again, a FIFO's with its use.
         (metadata.size(), metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
         if metadata.size() <= MAX_COMPARED_BYTES {
             fs::read(path).ok().hash(&mut hasher);

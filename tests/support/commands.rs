@@ -15,8 +15,7 @@ pub struct Command {
     pub name: &'static str,
     /// Whether `olmo-pack` does it.
     packs: bool,
-    /// `M` stands for the model, `IDS` for a file of token ids, `W` for a weights folder, `OUT` for a place that is
-    /// free.
+    /// `M` is replaced by the model, `IDS` by a file of token ids, `W` by a weights folder, `OUT` by a free path.
     arguments: &'static str,
     /// What is on standard input.
     input: &'static str,
@@ -53,7 +52,7 @@ pub const READING: [Command; 16] = [
 /// The command that makes one.
 pub const PACKING: Command = pack("pack", "W OUT");
 
-/// Where what the arguments stand for lies.
+/// The paths that replace the placeholders.
 pub struct Places<'a> {
     /// `olmo-pack` and `olmo-infer`.
     pub programs: [&'a str; 2],
@@ -88,7 +87,7 @@ impl<'a> Places<'a> {
         let _not_there = fs::remove_file(&self.out).or_else(|_| fs::remove_dir_all(&self.out));
     }
 
-    /// Names beside `out` that should not be there.
+    /// Names next to `out` that should not be there.
     pub fn left_over(&self) -> Vec<String> {
         let folder = self.out.parent().expect("a folder");
         let names = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
@@ -110,10 +109,10 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Status 0, or 1 with a line of error on standard error: never another one, nor a signal.
+    /// Status 0, or 1 with an error line on standard error: no other status, no signal.
     ///
     /// # Errors
-    /// What it is instead.
+    /// When it ended in any other way.
     pub fn in_a_line(&self) -> Result<(), String> {
         // `verify` has a line for every place.
         let is_told = self.stderr.contains(": error: ");

@@ -1,4 +1,4 @@
-//! Model files that somebody crafted: any field changed, under digests that are right again.
+//! Crafted model files: any field changed, with digests that match again.
 
 use crate::bf12_config;
 use crate::packed::range;
@@ -42,7 +42,7 @@ impl Field {
         Field { at: HEADER_BYTES + index * size_of::<TensorRecord>() + at, bytes }
     }
 
-    /// A field of the record of section number `index` of a file with so many tensors.
+    /// A field of the record of section number `index` in a file with `n_tensors` tensors.
     pub fn of_section(n_tensors: usize, index: usize, at: usize, bytes: usize) -> Field {
         let first = HEADER_BYTES + n_tensors * size_of::<TensorRecord>();
         Field { at: first + index * size_of::<SectionRecord>() + at, bytes }
@@ -127,9 +127,9 @@ pub fn repair_header_digest(file: &mut [u8]) {
     Field::of_header(at, 8).set(file, digest);
 }
 
-/// The beginning of a file of this configuration and these encodings: header and index, and zeros up to where the
-/// tables of bf12 matrices begin, when there are any. All of it agrees with itself, whatever length it claims. `good`
-/// is the header of a good file. And where everything lies.
+/// The beginning of a file of this configuration and these encodings, and its layout: header, index, and zeros up to
+/// the tables of bf12 matrices, if there are any. It is consistent for any length that it claims. `good` is the header of a
+/// good file.
 pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Vec<u8>, Layout) {
     let specs = tensors_of(config);
     let of_tables =
@@ -169,10 +169,10 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
     (bytes, layout)
 }
 
-/// The bytes of a plain model in which these sections, in the order of their kinds, are in the place of its own.
+/// The bytes of a plain model with these sections, in the order of their kinds, instead of its own.
 ///
 /// # Panics
-/// When `good` is no plain model.
+/// When `good` is not a plain model.
 pub fn with_sections(good: &[u8], sections: &[(u32, &[u8])]) -> Vec<u8> {
     let model = ModelFile::from_bytes(Path::new("good.olmo"), good).expect("a model");
     let encodings: Vec<Encoding> = (0..model.specs().len()).map(|index| model.encoding(index)).collect();

@@ -1,5 +1,5 @@
-//! Damage to a small model file, tried exhaustively: what must be refused when the file is opened, and what `verify`
-//! must find and name, follows from where the changed bytes lie.
+//! Damage to a small model file, tried exhaustively. Where the changed bytes are decides what opening must refuse and
+//! what `verify` must find and name.
 
 use crate::crafted::repair_header_digest;
 use crate::packed::{Packed, range, repair_index};
@@ -42,12 +42,12 @@ pub struct Damage {
     pool: ThreadPool,
 }
 
-/// What must come of a damaged file.
+/// The required reaction to a damaged file.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     /// Opening refuses it.
     Refused,
-    /// `verify` says exactly this.
+    /// `verify` prints exactly this.
     Found(BTreeSet<String>),
 }
 
@@ -67,12 +67,12 @@ impl Damage {
         self.packed.layout.data_offset as usize
     }
 
-    /// One past the last byte that is checked when the file is opened, but for the tables of coded matrices.
+    /// One past the last byte that is checked when the file is opened, without the tables of bf12 matrices.
     fn index_end(&self) -> usize {
         self.packed.layout.index.end() as usize
     }
 
-    /// What opening and `verify` say of `bytes`.
+    /// The results of opening and of `verify` for `bytes`.
     fn verdict(&self, bytes: &[u8]) -> Verdict {
         let Ok(model) = ModelFile::from_bytes(Path::new("m.olmo"), bytes) else { return Verdict::Refused };
         let problems = verify::check(&model, &self.pool).into_iter();
@@ -81,7 +81,7 @@ impl Damage {
         )
     }
 
-    /// What they must say when the bytes at `changed`, and no others, are not the right ones.
+    /// The expected result when the bytes at `changed`, and no others, are wrong.
     fn expected(&self, changed: impl IntoIterator<Item = usize>) -> Verdict {
         let Packed { layout, specs, kinds, .. } = &self.packed;
         let mut found = BTreeSet::new();
@@ -107,7 +107,7 @@ impl Damage {
                 padding = padding.or(Some(at));
             }
         }
-        // Only the first byte of padding is told.
+        // Only the first nonzero byte of padding is reported.
         found.extend(padding.map(|at| format!("byte {at}: padding that is not zero")));
         Verdict::Found(found)
     }
@@ -180,7 +180,7 @@ impl Damage {
         }
     }
 
-    /// Tries a changed header or index under right digests: only what stands for itself may pass.
+    /// Tries a changed header or index with matching digests: only fields that nothing else depends on may pass.
     fn try_repaired(&self, changed: &[u8], window: &Range<usize>, free: &[bool]) -> Result<(), String> {
         let mut bytes = changed.to_vec();
         if window.end > HEADER_BYTES {

@@ -8,10 +8,10 @@ const CLOSE_ON_EXEC: u32 = 0o2_000_000;
 /// The limit on file descriptors (`prlimit --nofile`) under which a program that this process starts can open `n_free`
 /// files. A limit is a largest number, and `make -j` and `flock` leave their descriptors open in all they start.
 pub fn limit_for(n_free: usize) -> usize {
-    limit_beside(&inherited(), n_free)
+    limit_above(&inherited(), n_free)
 }
 
-/// The descriptors that every program inherits from this process, beside its standard streams.
+/// The descriptors that every program inherits from this process, in addition to its standard streams.
 fn inherited() -> Vec<usize> {
     let entries = fs::read_dir("/proc/self/fdinfo").expect("proc").flatten();
     let is_inherited = |number: &usize| {
@@ -23,8 +23,8 @@ fn inherited() -> Vec<usize> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_inherited).collect()
 }
 
-/// The same next to these descriptors.
-pub fn limit_beside(inherited: &[usize], n_free: usize) -> usize {
+/// The same for a process with these descriptors.
+pub fn limit_above(inherited: &[usize], n_free: usize) -> usize {
     let free = (3..).filter(|number| !inherited.contains(number));
     match n_free {
         0 => 3,

@@ -31,7 +31,7 @@ const EXCLUDED: [(&str, &str); 9] = [
 const FIRST_OF_MAIN: &str = "rt_sigaction(SIGXFSZ, ";
 /// Lines of `olmo-pack` that no two runs have in common begin so.
 const TIME: &str = "  time ";
-/// What stands in `out/scores` before a run.
+/// The content of `out/scores` before a run.
 const OLD_SCORE: &str = "{\"file\":\"earlier\",\"tokens\":1}\n";
 
 /// Most characters of standard error that a failure repeats.
@@ -86,7 +86,7 @@ pub fn has_strace() -> bool {
     traced.is_ok_and(|status| status.success())
 }
 
-/// The calls of one name, in one thread at most as many.
+/// The calls of one name. One thread makes at most this number of them.
 #[derive(Debug)]
 pub struct Calls {
     /// The name.
@@ -238,7 +238,7 @@ impl Stage {
     }
 }
 
-/// What is printed without what differs from run to run.
+/// The output without lines that differ from run to run.
 fn without_times(stdout: Vec<u8>) -> Vec<u8> {
     let lines = stdout.split_inclusive(|&byte| byte == b'\n').filter(|line| !line.starts_with(TIME.as_bytes()));
     lines.collect::<Vec<_>>().concat()
@@ -261,7 +261,7 @@ impl Undisturbed<'_> {
     }
 
     /// Exit status and standard error with that fault.
-    pub fn told_with(&self, name: &str, at: usize, fault: &str) -> (Option<i32>, String) {
+    pub fn outcome_with(&self, name: &str, at: usize, fault: &str) -> (Option<i32>, String) {
         let inject = format!("inject={name}:{fault}:when={at}");
         let ended = self.stage.ended(self.run, &["-e", &format!("trace={name}"), "-e", &inject]);
         (ended.status, ended.stderr)
@@ -275,7 +275,7 @@ impl Undisturbed<'_> {
             (Some(0), _) => return Ok(()),
             (Some(1), _) => {}
             (_, Some(signal)) => return Err(format!("ended by signal {signal}")),
-            _ => return Err("no status of ours".into()),
+            _ => return Err("an unexpected status".into()),
         }
         let is = |line: &str, kind: &str| line.starts_with(&format!("{}: {kind}: ", self.run.words[0]));
         let errors = ended.stderr.lines().filter(|line| is(line, "error")).count();
@@ -285,7 +285,7 @@ impl Undisturbed<'_> {
             return Err("not one line".into());
         }
         if !self.begins(&ended.stdout, &expected.stdout) {
-            return Err("output that is no beginning of the right one".into());
+            return Err("output that is not a prefix of the expected one".into());
         }
         for (name, bytes) in &ended.files {
             let is_old = bytes == b"old" || name == "scores" && bytes == OLD_SCORE.as_bytes();
@@ -300,8 +300,8 @@ impl Undisturbed<'_> {
         Ok(())
     }
 
-    /// Whether this is the beginning of what was to be written. A file that could not be scored has a line that says
-    /// so.
+    /// Whether this is a prefix of the expected output. A file that could not be scored has an error in its line
+    /// instead.
     fn begins(&self, found: &[u8], expected: &[u8]) -> bool {
         if !self.run.is_score {
             return expected.starts_with(found);

@@ -1,8 +1,8 @@
-//! What several tests share: temporary folders, running the two programs, small weights folders; [`packed`] models, and
+//! Shared code of the tests: temporary folders, running the two programs, small weights folders; [`packed`] models, and
 //! the bodies of the [`fuzz`] targets.
 //!
-//! The paths of the programs come from the tests (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo does not tell them to
-//! a library.
+//! The paths of the programs come from the tests (`env!("CARGO_BIN_EXE_tested-olmo-pack")`): cargo does not pass them
+//! to a library.
 
 pub mod catalogue;
 pub mod chats;
@@ -40,10 +40,10 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is a folder of it")
 }
 
-/// Families of models whose reference cases are beside this repository, and which are not supported yet.
+/// Families of models that have reference cases in `../shared`, and are not supported yet.
 pub const UNSUPPORTED: [&str; 3] = ["flex_olmo", "olmo_hybrid", "olmoe"];
 
-/// The reference cases of this repository and, where they are, those beside it: folders with `weights` and
+/// The reference cases of this repository and, if they exist, those in `../shared`: folders with `weights` and
 /// `expected.json`. The second list has those of [`UNSUPPORTED`] families.
 pub fn reference_cases() -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut cases = Vec::new();
@@ -67,13 +67,13 @@ pub fn reference_cases() -> (Vec<PathBuf>, Vec<PathBuf>) {
     (supported, unsupported)
 }
 
-/// Says that something was not tested and why, past the test runner, which keeps what passing tests print.
+/// Reports a skipped test and the reason, past the test runner, which hides what passing tests print.
 pub fn skipped(why: impl Display) {
     writeln!(io::stderr(), "\nSKIPPED: {why}").expect("standard error takes the line");
 }
 
-/// A Python that has these modules, for `script`: `.venv/bin/python`, or the one that `OLMO_PYTHON` names. Says loudly
-/// what is missing.
+/// A Python that has these modules, for `script`: `.venv/bin/python`, or the one in `OLMO_PYTHON`. Reports what is
+/// missing.
 pub fn python(script: &str, modules: &str) -> Option<PathBuf> {
     let named = env::var_os("OLMO_PYTHON").map(PathBuf::from);
     let python = named.unwrap_or_else(|| repository().join(".venv/bin/python"));
@@ -155,7 +155,7 @@ impl Finished {
         &self.stdout
     }
 
-    /// Asserts the exit status, an empty standard output and exactly one line of error, and returns that line.
+    /// Asserts the exit status, an empty standard output and exactly one error line, and returns that line.
     #[track_caller]
     pub fn refused(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
@@ -290,7 +290,7 @@ pub fn npy_path(weights: &Path, tensor: &str) -> PathBuf {
     weights.join(format!("{tensor}.npy"))
 }
 
-/// A two-layer grouped-query OLMo-2 whose sizes are no multiples of anything.
+/// A two-layer grouped-query OLMo-2 whose sizes are not multiples of any block size.
 pub fn small_config() -> ModelConfig {
     ModelConfig {
         architecture: Architecture::Olmo2,
@@ -431,7 +431,7 @@ pub fn map_numbers(weights: &Path, tensor: &str, number: impl Fn(usize, f32) -> 
     fs::write(&path, bytes).expect("written");
 }
 
-/// A model for coded matrices: odd columns, rows that fill no panel and that fill one and a part.
+/// A model for bf12 matrices: odd columns; fewer rows than a panel, and more than one panel.
 pub fn bf12_config() -> ModelConfig {
     ModelConfig {
         hidden_size: 17,

@@ -30,20 +30,20 @@ pub enum Habit {
 /// All of them.
 pub const HABITS: [Habit; 3] = [Habit::Rewrites, Habit::Cuts, Habit::Grows];
 
-/// A model that a neighbour has, and how often he did something to it.
+/// A model that another process changes, and the number of changes.
 pub struct Neighbour {
     path: PathBuf,
     good: Vec<u8>,
     sections: Range<usize>,
     /// The texts of its tokens.
     tokens: Range<usize>,
-    /// What he writes there.
+    /// What it writes there.
     bad: [Vec<u8>; BAD.len()],
     /// How often the file was changed.
     pub n_changes: AtomicU64,
 }
 
-/// Beginnings of characters, of which whoever decodes text without another look reads more bytes than there are.
+/// Truncated characters, for which an unchecked decoder reads past the end of the text.
 const BAD: [&[u8]; 4] = [b"\xf0", b"\xe2\x80", b"\xff\xfe", b"\xc3"];
 
 impl Neighbour {
@@ -63,8 +63,8 @@ impl Neighbour {
         Neighbour { path: path.to_path_buf(), good, sections, tokens, bad, n_changes: AtomicU64::new(0) }
     }
 
-    /// Runs `body` while the neighbour follows his habit; the file is whole again afterwards.
-    pub fn beside<R>(&self, habit: Habit, seed: u64, body: impl FnOnce() -> R) -> R {
+    /// Runs `body` while the neighbour follows its habit; the file is whole again afterwards.
+    pub fn disturb<R>(&self, habit: Habit, seed: u64, body: impl FnOnce() -> R) -> R {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| self.follow(habit, seed, &stop));
@@ -77,8 +77,8 @@ impl Neighbour {
     fn follow(&self, habit: Habit, seed: u64, stop: &AtomicBool) {
         let mut random = Random(seed);
         let file = File::options().read(true).write(true).open(&self.path).expect("open");
-        // SAFETY: whoever else maps the file believes nothing that he reads in it: that is what is tested. It is cut
-        // and grown by this thread alone, and whole whenever the mapping is written to.
+        // SAFETY: a program that maps the file trusts no byte of it: that is what is tested. Only this thread changes
+        // its length, and the file is whole whenever the mapping is written to.
         let mut map = unsafe { MmapMut::map_mut(&file) }.expect("mapped");
         let length = self.good.len() as u64;
         while !stop.load(Ordering::Relaxed) {

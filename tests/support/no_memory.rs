@@ -7,11 +7,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process;
 
-/// What a line says that tells of it: ours, that of the standard library for what it needs itself, and glibc's.
+/// Parts of the lines that report it: ours, that of the standard library for its own allocations, and glibc's.
 const TELLING: [&str; 3] = [": error: ", "memory allocation of ", "Fatal glibc error: "];
 
-/// Commands that read headers by npyz. Behind it, the crate stacker asks glibc once a thread where its stack lies, and
-/// frees what that has not made when it gets no memory for the answer.
+/// Commands that read headers by npyz. Its dependency stacker asks glibc once a thread for the bounds of the stack, and
+/// frees an uninitialized value when that allocation fails.
 const READ_NPY: [&str; 2] = ["pack", "unpack"];
 const SIGSEGV: i32 = 11;
 
@@ -73,7 +73,7 @@ impl<'a> WithoutMemory<'a> {
         // Several threads may meet it at once.
         let n_lines = if goes_on { n_lines.min(1) } else { n_lines };
         let fault = match ended.code {
-            // That of packing tells how long it took.
+            // The output of packing contains its duration.
             Some(0) if ended.stdout != self.expected.0.stdout && self.command.name != PACKING.name => {
                 "status 0 with another output"
             }

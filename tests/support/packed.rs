@@ -1,4 +1,4 @@
-//! Small models that are packed in this process, with what is known about where everything lies in them.
+//! Small models that are packed in this process, and their layouts.
 
 use crate::crafted::repair_header_digest;
 use crate::{Stored, TempDir, small_config, small_olmo1, small_olmo3, write_bf12_weights, write_weights};
@@ -14,9 +14,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-/// Where the digest of a tensor lies in its record.
+/// The offset of the digest in a tensor record.
 const DIGEST_IN_TENSOR_RECORD: usize = 56;
-/// Where the digest of a section lies in its record.
+/// The offset of the digest in a section record.
 const DIGEST_IN_SECTION_RECORD: usize = 24;
 
 /// A model file in memory.
@@ -25,7 +25,7 @@ pub struct Packed {
     pub name: &'static str,
     /// All of the file.
     pub bytes: Vec<u8>,
-    /// Where everything lies.
+    /// Its layout.
     pub layout: Layout,
     /// Its tensors.
     pub specs: Vec<TensorSpec>,
@@ -60,14 +60,14 @@ impl Packed {
         Packed::of("OLMo-1, plain f32, tied", DtypeChoice::F32, |folder| write_weights(folder, &config, Stored::F32, 5))
     }
 
-    /// A bf16 model in 12 bits a number, with raw steps.
-    pub fn coded() -> Packed {
-        Packed::of("coded bf16", DtypeChoice::Bf16, write_bf12_weights)
+    /// A bf16 model with bf12 matrices and raw steps.
+    pub fn bf12() -> Packed {
+        Packed::of("bf12", DtypeChoice::Bf16, write_bf12_weights)
     }
 
     /// One of each kind.
     pub fn all() -> [Packed; 5] {
-        [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::coded(), Packed::olmo1()]
+        [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::bf12(), Packed::olmo1()]
     }
 
     fn of(name: &'static str, dtype: DtypeChoice, write: impl FnOnce(&Path)) -> Packed {
@@ -75,7 +75,7 @@ impl Packed {
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
         write(&weights);
         fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
-        let encoding = if name.starts_with("coded") { EncodingChoice::Auto } else { EncodingChoice::Plain };
+        let encoding = if name.starts_with("bf12") { EncodingChoice::Auto } else { EncodingChoice::Plain };
         let request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
         let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
         packed.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -94,7 +94,7 @@ impl Packed {
         }
     }
 
-    /// Makes the digests of tensors, sections, index and header those of `bytes`, whose records lie as in this model.
+    /// Sets the digests of tensors, sections, index and header to those of `bytes`, which has the layout of this model.
     pub fn repair_all(&self, bytes: &mut [u8]) {
         let records = HEADER_BYTES + self.specs.len() * format::TENSOR_RECORD_BYTES;
         for (index, &extent) in self.layout.tensors.iter().enumerate() {
@@ -123,7 +123,7 @@ pub fn tiny_config() -> ModelConfig {
     }
 }
 
-/// An extent of a file that lies in memory.
+/// The range of an extent that is in memory.
 pub fn range(extent: Extent) -> Range<usize> {
     extent.offset as usize..extent.end() as usize
 }

@@ -4,7 +4,7 @@
 //! The disk is taken to be as bad as the rules for programs allow. Of what was written to a file after its last sync
 //! any 512 bytes may be there or not, in any order, and what is not there are the bytes from before, or garbage. The
 //! length may be any between that of the last sync and the present one. A name given after the last sync of its folder
-//! may be there or not, whatever is known of the bytes of its file, and whatever happened to the names before it.
+//! may be there or not, regardless of the bytes of its file and of the names before it.
 
 use crate::recording::{Inode, Operation, Recording};
 use crate::{Random, TempDir};
@@ -16,13 +16,13 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
-/// What stands where nothing was written yet, in the worst case.
+/// The content of bytes that were not written yet, in the worst case.
 const GARBAGE: u8 = 0xa5;
-/// Up to so many sectors, writes or names, every subset is looked at.
+/// Up to this number of sectors, writes or names, every subset is tried.
 const ALL_SUBSETS: usize = 8;
-/// So many failures tell what is wrong.
+/// The number of failures that are reported.
 const ENOUGH_FAILURES: usize = 10;
 
 impl Recording {
@@ -53,12 +53,12 @@ fn subsets(n: usize) -> Vec<Vec<bool>> {
     }
 }
 
-/// What is certain of a file at a moment, and what is not.
+/// The certain and the uncertain writes of a file at a moment.
 #[derive(Default)]
 struct Uncertain<'r> {
     /// Its bytes at the last sync.
     synced: Vec<u8>,
-    /// What was written since.
+    /// The writes since.
     writes: Vec<(usize, &'r [u8])>,
     /// Its length now.
     bytes: usize,
@@ -82,7 +82,7 @@ impl<'r> Uncertain<'r> {
         self.writes.iter().flat_map(|(offset, bytes)| sectors(*offset, bytes.len())).collect()
     }
 
-    /// What was there before the writes, `bytes` long, or garbage where they go.
+    /// The content before the writes, `bytes` long, or garbage in their ranges.
     fn before(&self, bytes: usize, garbage: bool) -> Vec<u8> {
         let mut content = self.synced.clone();
         content.resize(self.bytes, 0);
@@ -169,7 +169,7 @@ struct Moment<'r> {
     files: BTreeMap<Inode, Uncertain<'r>>,
     /// The names at the last sync of the folder.
     names_synced: BTreeMap<PathBuf, Inode>,
-    /// What was done to the names since: a name gets this file, and perhaps another name goes.
+    /// The renames since: a name gets this file, and possibly another name goes.
     names_since: Vec<(PathBuf, Inode, Option<PathBuf>)>,
 }
 
@@ -225,8 +225,8 @@ impl<'r> Moment<'r> {
         names
     }
 
-    /// Contents of all files that are always looked at: those of the file that is being written, beside the others.
-    /// There is at most one such file when one thread writes.
+    /// Contents of all files that are always checked: those of the file that is being written, with the others
+    /// unchanged. There is at most one such file when one thread writes.
     fn chosen_contents(&self) -> Vec<BTreeMap<Inode, Vec<u8>>> {
         let mut uncertain =
             self.files.iter().filter(|(_, file)| file.bytes != file.synced.len() || !file.writes.is_empty());
@@ -241,7 +241,7 @@ impl<'r> Moment<'r> {
     }
 }
 
-/// What is on the disk after a power cut.
+/// The content of the disk after a power cut.
 struct State {
     names: BTreeMap<PathBuf, Inode>,
     contents: BTreeMap<Inode, Vec<u8>>,
@@ -251,7 +251,7 @@ struct State {
 pub struct Judge {
     scratch: TempDir,
     seen: HashSet<u64>,
-    /// Whether a content that is no whole model is opened as one.
+    /// Whether a content that is not a whole model is opened as one.
     opens: HashMap<u64, bool>,
     failures: Vec<String>,
 }
@@ -284,7 +284,7 @@ impl Judge {
         self.opens.len() as u64
     }
 
-    /// What was found wrong.
+    /// The failures.
     pub fn failures(&self) -> &[String] {
         &self.failures
     }
@@ -305,8 +305,8 @@ impl Judge {
         }
     }
 
-    /// Each name must be absent, old or whole and new, at the end of the run only new. Whatever else there is of a new
-    /// file, under whatever name, must not pass for a model.
+    /// Each name must be absent, old or whole and new, at the end of the run only new. Other contents of a new file,
+    /// under any name, must not pass for a model.
     fn judge(&mut self, recording: &Recording, state: &State, done: bool) -> Result<(), String> {
         let hashes: BTreeMap<Inode, u64> = state.contents.iter().map(|(inode, bytes)| (*inode, hash(bytes))).collect();
         let names: Vec<_> = state.names.iter().map(|(name, inode)| (name, hashes.get(inode))).collect();

@@ -43,7 +43,7 @@ const REALS: [f64; 14] = [
     1.000_000_000_000_000_2,
     0.999_999_999_999_999_9,
 ];
-/// What `inspect --json` tells of a file that the script tells, too; of a tensor all but the bits of a number.
+/// What both `inspect --json` and the script report of a file; of a tensor all but the bits of a number.
 const COMPARED: [&str; 13] = [
     "format",
     "file_bytes",
@@ -70,7 +70,7 @@ pub struct Readers {
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        // Where it has ended before, that was told.
+        // A script that has ended was reported before.
         let _ = self.script.kill();
         let _ = self.script.wait();
     }
@@ -107,20 +107,20 @@ impl Readers {
         }
     }
 
-    /// What the script says of a file.
+    /// The script's answer for a file.
     fn ask(&mut self, path: &Path) -> Result<Value, String> {
         let mut line = String::new();
         writeln!(self.questions, "{}", path.display())
             .and_then(|()| self.questions.flush())
             .and_then(|()| self.answers.read_line(&mut line))
             .map_err(|error| format!("the script has ended: {error}"))?;
-        serde_json::from_str(&line).map_err(|error| format!("the script says {line:?}: {error}"))
+        serde_json::from_str(&line).map_err(|error| format!("the script printed {line:?}: {error}"))
     }
 }
 
 /// Compares what both have read.
 fn same(path: &Path, ours: &str, told: &Value) -> Result<(), String> {
-    let mut ours: Value = serde_json::from_str(ours).map_err(|error| format!("inspect says no JSON: {error}"))?;
+    let mut ours: Value = serde_json::from_str(ours).map_err(|error| format!("inspect did not print JSON: {error}"))?;
     for tensor in ours["tensors"].as_array_mut().into_iter().flatten() {
         tensor.as_object_mut().map(|tensor| tensor.remove("bits_per_weight"));
     }
@@ -158,7 +158,7 @@ fn numbers(path: &Path) -> Result<Vec<u8>, olmo_infer::internals::error::Error> 
 /// How many of the bases have texts; they are the last ones.
 const N_WITH_TEXT: usize = 4;
 
-/// The files that are changed: one of each kind of weights, and two with everything that a file may say of text.
+/// The files that are changed: one of each kind of weights, and two with every text section.
 pub fn bases() -> Vec<Packed> {
     let mut bases: Vec<Packed> = Packed::all().into();
     bases.push(with_text("byte pairs, a chat format", MARKED));
@@ -409,7 +409,7 @@ fn repair(base: &Packed, bytes: &mut [u8]) {
     crafted::repair_digests(bytes);
 }
 
-/// Compares `n` changed files, of a seed, and tells each outcome: whether both accepted it.
+/// Compares `n` changed files, of a seed, and reports each outcome: whether both accepted it.
 ///
 /// # Errors
 /// The script does not start.
@@ -444,7 +444,7 @@ fn keep(bytes: &[u8], seed: u64, i: u64) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// A section that both must read: where a test wants to know that the bases have one.
+/// The kinds of sections in the bases, for tests that each kind is covered.
 pub fn kinds_of_all(bases: &[Packed]) -> Vec<u32> {
     (section::SOURCES..=section::LAST).filter(|kind| bases.iter().any(|base| base.kinds.contains(kind))).collect()
 }

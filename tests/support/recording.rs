@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// A file, whatever its names.
+/// A file, under any of its names.
 pub type Inode = u64;
 
 /// A recorded operation that may be lost.
@@ -30,14 +30,14 @@ pub enum Operation {
     SyncFolder,
 }
 
-/// What a run did to the disk.
+/// The disk operations of a run.
 #[derive(Clone, Debug)]
 pub struct Recording {
     /// All of it, in order.
     pub operations: Vec<Operation>,
-    /// What was there before.
+    /// The files before it.
     pub(crate) old: BTreeMap<PathBuf, (Inode, Vec<u8>)>,
-    /// What is there at the end.
+    /// The files after it.
     pub(crate) new: BTreeMap<PathBuf, (Inode, Vec<u8>)>,
 }
 

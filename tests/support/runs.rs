@@ -87,7 +87,7 @@ impl Runs {
         self.folder.join("above/out")
     }
 
-    /// What the program is told for the same as [`Runs::run`].
+    /// The arguments of the program for the work of [`Runs::run`].
     pub fn arguments(&self, work: Work, force: bool) -> Vec<OsString> {
         let (from, to) = match work {
             Work::Pack => (self.weights(), self.out().join("m.olmo")),
@@ -137,10 +137,10 @@ impl Runs {
     }
 }
 
-/// What all kinds of runs do to the disk, by name.
+/// The disk operations of all kinds of runs, by name.
 pub fn all_recordings(runs: &Runs) -> Vec<(String, Recording)> {
     let record_all = || {
-        // What two threads do at once could not be put in order.
+        // Operations of two threads at once would have no order.
         on_one_processor();
         [(Work::Pack, "pack"), (Work::Copy, "copy"), (Work::Unpack, "unpack")]
             .into_iter()

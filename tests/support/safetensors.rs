@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Tensor {
     /// Its name.
     pub name: String,
-    /// Its type, as headers have it.
+    /// Its type as spelled in headers.
     pub dtype: &'static str,
     /// Its shape.
     pub shape: Vec<u64>,
@@ -19,7 +19,7 @@ pub struct Tensor {
     pub data: Vec<u8>,
 }
 
-/// The file with this header, whatever it is, and these bytes behind it.
+/// A file of this header, valid or not, and these bytes.
 pub fn raw(header: &[u8], data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header, data].concat()
 }
@@ -85,7 +85,7 @@ pub fn index_path(folder: &Path) -> PathBuf {
     folder.join("model.safetensors.index.json")
 }
 
-/// Writes `model.safetensors`, or so many shards with their index.
+/// Writes `model.safetensors`, or `n_shards` shards with their index.
 pub fn write_checkpoint(folder: &Path, tensors: &[Tensor], n_shards: usize) {
     if n_shards == 1 {
         fs::write(folder.join("model.safetensors"), file(tensors)).expect("written");

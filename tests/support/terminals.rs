@@ -10,7 +10,7 @@ use std::thread::{JoinHandle, spawn};
 /// A terminal: where keys are typed and the screen is read, and the side of the program.
 ///
 /// # Panics
-/// When the system gives none.
+/// When the OS has none.
 pub fn pty() -> (File, OwnedFd) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
@@ -19,7 +19,7 @@ pub fn pty() -> (File, OwnedFd) {
     (File::from(master), line)
 }
 
-/// Reads a screen until nobody writes to it any more.
+/// Reads a screen until its last writer closes it.
 pub fn screen(mut keyboard: File) -> JoinHandle<Vec<u8>> {
     spawn(move || {
         let (mut screen, mut bytes) = (Vec::new(), [0; 4096]);

@@ -43,7 +43,7 @@ fn each_line_is_a_turn_with_its_answer_on_stdout() {
     let flags = ["--max-tokens", "12", "--seed", "5"];
     let talked = chat(&model, &[&flags[..], &["--system", "S"]].concat(), "Four\n\nscore\n");
     talked.ok();
-    // What the template makes of these turns, as one prompt each; an answer that ends in a newline has no other one.
+    // The prompts that the template renders for these turns. An answer that ends in a newline has only this one.
     let of_prompt = |prompt: String, seed: &str| {
         let arguments = ["--prompt", &prompt, "--max-tokens", "12", "--seed", seed];
         run(INFER, [model.as_os_str()].into_iter().chain(arguments.map(AsRef::as_ref))).ok().to_string()

@@ -41,7 +41,7 @@ fn names() -> Names {
     names.map(|(name, text)| (name.into(), text.into())).to_vec()
 }
 
-/// What transformers makes of a conversation.
+/// The text that transformers renders for a conversation.
 struct Case {
     messages: Vec<Message>,
     /// Its text, or `None` for an error.
@@ -127,7 +127,7 @@ fn expressions_print_like_jinja2_or_fail() {
         match (rendered, line["text"].as_str()) {
             (Ok(rendered), Some(text)) if rendered == text => n_same += 1,
             (Ok(_), Some(_)) => differing.push(source.to_string()),
-            // An error on either side: such a template is told, or transformers does not run it.
+            // An error on either side: such a template is reported, or transformers does not run it.
             _ => {}
         }
     }
@@ -158,7 +158,7 @@ fn chat_format_renders_like_transformers() {
                 continue;
             }
         };
-        // What is written into a file and read again is the same.
+        // A written and read format is the same.
         assert_eq!(Chat::in_section(&chat_section::section(&chat)).as_ref(), Ok(&chat), "{name}");
         for case in cases {
             match (chat.render_at(&case.messages, || NOW), &case.text) {
@@ -281,7 +281,7 @@ const MAX_HOSTILE_BYTES: u64 = 192 << 20;
 const SLOW: &str =
     "{% for i in range(70000) %}{% set a = i %}{% endfor %}{% for m in messages %}{{ m.content }};{% endfor %}";
 
-/// Templates that end their process, or try to, each with a name and a part of what is said of it.
+/// Templates that end their process, or try to, each with a name and a part of the message.
 fn hostile() -> Vec<(String, String, &'static str)> {
     let mut templates = Vec::new();
     let mut add = |name: &str, template: String, says| templates.push((name.to_string(), template, says));
@@ -334,7 +334,7 @@ fn hostile() -> Vec<(String, String, &'static str)> {
     ] {
         add(&format!("a cycle {name}"), format!("{cycle}{use_it}"), "");
     }
-    add("a cycle as JSON, told", format!("{cycle}{{{{ ns|tojson }}}}"), deep);
+    add("a cycle as JSON, reported", format!("{cycle}{{{{ ns|tojson }}}}"), deep);
     let nested = "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}";
     add("a deep list", format!("{nested}{{{{ n.x }}}}"), "");
     add("a deep list, dropped", nested.to_string(), "");
@@ -452,7 +452,7 @@ fn template_that_ends_its_process_is_a_warning() {
     });
     let wrong = wrong.into_inner().expect("a lock");
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), templates.len(), wrong.join("\n"));
-    // What was said is what --chat repeats.
+    // `--chat` repeats the message of packing.
     let said = run(PACK, ["inspect".as_ref(), weights[0].with_extension("olmo").as_os_str()]);
     assert!(said.ok().contains("its chat template "), "{}", said.stdout);
 }

@@ -28,7 +28,7 @@ const CTRL_D: &str = "\u{4}";
 const BACKSPACE: &str = "\u{7f}";
 const LEFT: &str = "\u{1b}[D";
 const UP: &str = "\u{1b}[A";
-/// What rustyline writes before and after a line, so that the terminal tells what is pasted.
+/// What rustyline writes before and after a line, so that the terminal marks pasted text.
 const PASTE_ON: &str = "\u{1b}[?2004h";
 const PASTE_OFF: &str = "\u{1b}[?2004l";
 
@@ -192,7 +192,7 @@ fn edits_lines_and_obeys_commands() {
     terminal.expect("at temperature 0 an answer is always the same");
     terminal.expect(" years\r\n");
     terminal.expect_prompt();
-    // The line before the last one, and one that goes on in the next line.
+    // The line before the last one, and one that continues in the next line.
     terminal.type_keys(&format!("{UP}{UP}{UP}\r"));
     terminal.expect(" our f\r\n");
     terminal.expect_prompt();
@@ -231,7 +231,7 @@ fn ctrl_c_ends_the_answer_and_keeps_it() {
     terminal.type_keys(&format!("/save {}\r", file.display()));
     terminal.expect("2 messages saved");
     terminal.expect_prompt();
-    // It goes on from there.
+    // The conversation continues from there.
     let messages = saved(&file);
     let spoken = messages[1]["content"].as_str().expect("a text").to_string();
     let speech = fs::read_to_string(repository().join("demo/speech.txt")).expect("the speech");
@@ -269,7 +269,7 @@ fn ctrl_c_after_an_answer_keeps_the_conversation() {
     for _ in 0..TURNS {
         terminal.expect_prompt();
         terminal.type_keys("Four score and seven\r");
-        // Where it meets the prompt it is answered there; no second one follows.
+        // An interrupt at the prompt is handled there; no second one follows.
         terminal.expect("note: the answer ends at --max-tokens 6");
         terminal.type_keys(CTRL_C);
         thread::sleep(Duration::from_millis(50));
@@ -305,7 +305,7 @@ fn ctrl_c_before_the_prompt_keeps_the_conversation() {
     notes.read_exact(&mut [0; PIPE_BYTES]).expect("what filled it");
     let note = b"olmo-infer: note: the answer ends at --max-tokens 6\n";
     let mut noted = vec![0; note.len()];
-    notes.read_exact(&mut noted).expect("the program goes on");
+    notes.read_exact(&mut noted).expect("the program continues");
     assert_eq!(noted, note);
     terminal.expect_prompt();
     // That interrupt was not meant for the next answer.
@@ -382,8 +382,8 @@ fn answers_to_piped_turns_send_no_control_sequence() {
     let reader = screen(keyboard);
     assert!(run(Stdio::from(line)).status.success());
     let screen = String::from_utf8(reader.join().expect("no panic")).expect("text");
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
-    assert!(piped.contains(steers), "another program gets what was said: {piped:?}");
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\n' | '\t' | '\r');
+    assert!(piped.contains(steers), "another program gets the text unchanged: {piped:?}");
     assert!(screen.contains('\u{fffd}') && !screen.contains(steers), "{screen:?}");
 }
 
@@ -420,11 +420,11 @@ fn answers_send_no_control_sequence() {
     terminal.expect(PASTE_OFF);
     let answer = terminal.expect(PASTE_ON);
     assert!(answer.contains('\u{fffd}') && answer.chars().count() > 200, "{answer:?}");
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\n' | '\t');
     let lines = answer.split("\r\n");
     assert!(lines.clone().all(|line| !line.contains(steers)), "{answer:?}");
     terminal.expect_prompt();
-    // The model did say what would steer it.
+    // The conversation keeps the control characters of the answer.
     let file = folder.join("m.json");
     terminal.type_keys(&format!("/save {}\r", file.display()));
     terminal.expect("2 messages saved");
@@ -454,7 +454,7 @@ fn pasted_text_sends_no_control_sequence() {
     let screen = terminal.screen();
     assert!(screen.contains("RED") && screen.contains('\u{fffd}'), "{screen:?}");
     // Escape, line ends and the keys of the editor are its own.
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\u{1b}' | '\r' | '\n' | '\u{7}');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\u{1b}' | '\r' | '\n' | '\u{7}');
     assert!(!screen.contains(steers), "{screen:?}");
 }
 
@@ -471,7 +471,7 @@ fn bare_model_in_a_terminal_begins_a_conversation() {
     terminal.type_keys(CTRL_D);
     assert_eq!(terminal.end().code(), Some(0));
     assert!(!terminal.screen().contains('\u{1b}'), "this terminal takes no escapes: {:?}", terminal.screen());
-    // What is not a conversation stays what it was.
+    // Generation without a conversation is unchanged.
     let Some(mut terminal) =
         Terminal::start("xterm", &[path(&model), "--prompt", "Four score and", "--max-tokens", "6"])
     else {

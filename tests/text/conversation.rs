@@ -40,7 +40,7 @@ fn collect(text: &mut String) -> impl FnMut(&str) -> ControlFlow<()> {
 fn ask(conversation: &mut Conversation, user: &str) -> (Answer, String) {
     let mut text = String::new();
     let answer = conversation.ask(user, &mut collect(&mut text)).expect("an answer");
-    assert_eq!(conversation.messages().last(), Some(&Message::new(Role::Assistant, &text)), "what was told is kept");
+    assert_eq!(conversation.messages().last(), Some(&Message::new(Role::Assistant, &text)), "the printed text is kept");
     (answer, text)
 }
 
@@ -173,7 +173,7 @@ fn answers_end_at_stops_limits_context_and_callback() {
         if text.ends_with("years") { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let answer = left.ask("Four score and seven", listen).expect("an answer");
-    assert_eq!((answer.end, last(&left).as_str()), (End::Listener, " years"), "what was said is kept");
+    assert_eq!((answer.end, last(&left).as_str()), (End::Listener, " years"), "the printed text is kept");
     let (_, text) = ask(&mut left, " ago our");
     assert!(text.starts_with(" fathers"), "{text}");
 }

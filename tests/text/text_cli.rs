@@ -87,7 +87,7 @@ fn tokenize_and_detokenize_round_trip() {
     assert_eq!(infer(&model, &["detokenize", &path(&of_ids)]).ok().as_bytes(), text);
     assert_eq!(infer(&model, &["tokenize", "--prompt", "Fo"]).ok(), "F\0\0\0o\0\0\0");
     assert_eq!(piped(&model, &["tokenize"], b""), (Some(0), Vec::new(), String::new()));
-    // What is no text is named by its place.
+    // Invalid UTF-8 is reported with its position.
     let (code, out, error) = piped(&model, &["tokenize"], b"abc\xff");
     assert_eq!((code, out.len()), (Some(1), 0));
     assert!(error.contains("byte 3 is not UTF-8") && error.lines().count() == 1, "{error}");
@@ -115,7 +115,7 @@ fn prompt_file_is_the_prompt_byte_for_byte() {
         assert_eq!(found.stderr, "");
     }
     assert_eq!(piped(&model, &["--prompt-file=-", "-n6"], b"Four score and seven").1, b" years");
-    // What an editor adds is said.
+    // A byte order mark, as some editors add it, is reported.
     let marked = prompted("\u{feff}Fo".as_bytes(), &["tokenize"]);
     assert!(marked.ok().ends_with("F\0\0\0o\0\0\0") && marked.stdout.matches("\0\0\0").count() == 5);
     assert!(marked.stderr.contains("note: ") && marked.stderr.contains("p.txt: begins with a byte order mark"));
@@ -162,7 +162,7 @@ fn refuses_long_texts_with_little_memory() {
 
 #[test]
 fn text_ends_at_a_character_boundary() {
-    // This model says every byte of a text by itself.
+    // This model generates every byte of a text as a token.
     let folder = TempDir::new("text-characters");
     let model = demo(&folder);
     let mut n_replaced = 0;
@@ -170,7 +170,7 @@ fn text_ends_at_a_character_boundary() {
         let flags = ["--prompt", "Four score", "--temperature", "9", "--seed", "1", "--max-tokens", &n.to_string()];
         let (code, text, _) = piped(&model, &flags, b"");
         assert_eq!(code, Some(0));
-        // Bytes that are no text pass, an unfinished character at the end does not.
+        // Invalid bytes in the middle pass, an unfinished character at the end does not.
         let last = text.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
         assert!(
             str::from_utf8(last).is_ok_and(str::is_empty) || str::from_utf8(last).unwrap_err().error_len().is_some()
@@ -207,7 +207,7 @@ fn seed_gives_the_same_text_for_any_thread_count() {
     assert_ne!(draw(&["--seed", "2"]), first);
     assert_ne!(draw(&["--seed", "1", "--top-k", "2"]), first);
     assert_ne!(draw(&[]), draw(&[]), "without a seed the text is another one each time");
-    // What is certain is drawn always, and a penalty keeps it from coming again.
+    // A certain token is always sampled, and a penalty prevents its repetition.
     let certain = infer(&model, &["--prompt", "Four score", "--top-p", "0", "--max-tokens", "10"]);
     assert_eq!(certain.ok(), " and seven");
     let penalty = ["--prompt", "Four score", "--repetition-penalty", "1000", "--max-tokens", "10"];
@@ -258,7 +258,7 @@ fn chat_samples_as_recommended() {
     assert!(changed.stderr.contains("(flags, the rest by the model's author)"), "{}", changed.stderr);
     let cold = chat(&["--temperature", "0"]);
     assert_eq!(cold.ok(), greedy);
-    // Whatever continues a text stays greedy.
+    // Continuing a text stays greedy.
     let prompt = infer(&model, &["--prompt", "Four score and seven", "--max-tokens", "30", "--timing"]);
     assert_eq!(prompt.stdout, cold.stdout);
     assert!(prompt.stderr.contains("; greedy (default)"), "{}", prompt.stderr);
@@ -271,7 +271,7 @@ fn chat_samples_as_recommended() {
         penalized.stderr
     );
     assert_ne!(penalized.stdout, cold.stdout);
-    // What transformers cannot generate with is no reason to refuse the model.
+    // Settings that transformers cannot generate with do not make the model invalid.
     let said = pack(json!({"do_sample": true, "temperature": -1.0}));
     assert!(
         said.contains("olmo-pack: warning: generation_config.json: temperature is -1.0, expected a number from"),
@@ -355,7 +355,7 @@ fn chat_uses_the_format_of_the_model() {
         let refused = infer(&model, &[&["--messages", "m.json"], flags].concat());
         assert!(refused.refused(2).contains("--messages is the whole conversation"), "{}", refused.stderr);
     }
-    // A file of its own goes first, and a template that cannot be used is told and does no harm.
+    // A file of its own takes precedence, and a template that cannot be used is reported and does no harm.
     fs::write(weights.join("chat_template.jinja"), "{{ nothing.at.all }}").expect("written");
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
     assert!(packed.ok().contains("  chat        none: its chat template cannot be used"), "{}", packed.stdout);
@@ -384,7 +384,7 @@ fn unknown_tokenizer_disables_only_text() {
     let inspected = run(PACK, ["inspect".as_ref(), model.as_os_str()]);
     assert!(inspected.ok().contains("not known: its normalizer is Lowercase"), "{}", inspected.stdout);
     assert_eq!(piped(&model, &["detokenize"], b"H\0\0\0").1, b"H");
-    // Nor does a vocabulary alone say how text is split.
+    // A vocabulary alone does not define how text is split, either.
     fs::remove_file(weights.join("tokenizer.json")).expect("removed");
     let packed = run(PACK, ["--force".as_ref(), weights.as_os_str(), model.as_os_str()]);
     assert!(packed.ok().contains("add the model's tokenizer.json"), "{}", packed.stdout);
@@ -528,8 +528,8 @@ fn small_pipe(room: usize) -> (PipeReader, PipeWriter, usize) {
     (out, end, capacity - room)
 }
 
-/// The program with whatever signals the caller ignores, saying a speech.
-fn speaking(model: &Path, threads: &str) -> Command {
+/// The program with default signal actions, generating a speech.
+fn generating(model: &Path, threads: &str) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal").arg(INFER).arg(model).args(["--prompt", "Four score and seven"]);
     command.args(["--max-tokens", "1400", "--threads", threads]);
@@ -560,7 +560,7 @@ fn interrupt_ends_the_program_by_the_signal() {
     let model = demo(&folder);
     // A pipe with no place for all of the text, so that the program cannot be done before it is interrupted.
     let (mut out, end, filling) = small_pipe(600);
-    let mut command = speaking(&model, "1");
+    let mut command = generating(&model, "1");
     let mut child = command.stdout(end).spawn().expect("starts");
     // The command holds the writing end, which would keep the pipe open.
     drop(command);
@@ -584,12 +584,12 @@ fn interrupt_ends_the_line_on_a_terminal() {
     let model = demo(&folder);
     for is_stopped in [false, true] {
         let (mut keyboard, line) = pty();
-        let mut command = speaking(&model, "1");
+        let mut command = generating(&model, "1");
         let child = command.stdin(Stdio::null()).stdout(Stdio::from(line)).spawn().expect("starts");
         drop(command);
         let mut begin = [0; 20];
         keyboard.read_exact(&mut begin).expect("some text");
-        // It goes on when the signal is there.
+        // It continues when the signal has been sent.
         let id = child.id().to_string();
         finish(Command::new("kill").args(["-STOP", &id])).ok();
         if is_stopped {
@@ -615,7 +615,7 @@ fn full_pipe_delays_no_signal() {
         for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
             // Each character is a write of its own, so that no room is left.
             let (out, end, _) = small_pipe(50);
-            let mut command = speaking(&model, threads);
+            let mut command = generating(&model, threads);
             let mut child = command.stdout(end).spawn().expect("starts");
             drop(command);
             while rustix::io::ioctl_fionread(&out).expect("a pipe") < 4096 {
@@ -624,9 +624,9 @@ fn full_pipe_delays_no_signal() {
             }
             thread::sleep(Duration::from_millis(20));
             end_by(child, signal, number);
-            // The other end is full too when the program has something to say.
+            // The pipe of its message is full too.
             let (_unread, end, _) = small_pipe(0);
-            let mut command = speaking(&model, threads);
+            let mut command = generating(&model, threads);
             command.args(["--prompt-file", "/no/such/file"]).stdout(Stdio::null()).stderr(end);
             let child = command.spawn().expect("starts");
             drop(command);
@@ -665,8 +665,8 @@ fn error_is_one_write() {
     }
 }
 
-/// A demo whose every token steers something, by a vocabulary of the same length.
-fn steering(folder: &TempDir) -> PathBuf {
+/// A demo whose every token has a display control, by a vocabulary of the same length.
+fn with_display_controls(folder: &TempDir) -> PathBuf {
     let model = demo(folder);
     let good = fs::read(&model).expect("a model");
     let texts = ["a\u{1b}[2J", "b\u{202e}c", "d\u{200d}\n", "\u{9b}m", "e\u{2066}", "\u{2028}"];
@@ -678,9 +678,9 @@ fn steering(folder: &TempDir) -> PathBuf {
 #[test]
 fn no_mode_prints_control_sequences_to_a_terminal() {
     let folder = TempDir::new("text-steers");
-    let (model, ids) = (steering(&folder), folder.join("t.bin"));
+    let (model, ids) = (with_display_controls(&folder), folder.join("t.bin"));
     fs::write(&ids, (0..12u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).expect("written");
-    let steers = |c: char| shown::steers(c) && !matches!(c, '\n' | '\t' | '\r');
+    let steers = |c: char| shown::is_display_control(c) && !matches!(c, '\n' | '\t' | '\r');
     let ids = ids.to_str().expect("UTF-8");
     let modes: [(&[&str], bool); 5] = [
         (&[ids], false),

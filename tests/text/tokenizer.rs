@@ -24,7 +24,7 @@ fn texts() -> Vec<String> {
     lines.lines().map(|line| serde_json::from_str(line).expect("a JSON string")).collect()
 }
 
-/// Compares the ids of the first texts with those in a file, and that they stand for the same bytes.
+/// Compares the ids of the first texts with those in a file, and their bytes with the texts.
 fn assert_ids(vocabulary: &vocab::Vocabulary, section: &[u8], ids: &str, n_texts: usize, normalizes: bool) {
     let tokens = vocabulary.section();
     let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
@@ -121,7 +121,7 @@ fn unsupported_model_options_disable_text() {
     }
     assert_eq!([json!(null), json!("x")].map(|value| with("unk_token", value)), [Ok(()), Ok(())]);
     assert_eq!(with("unk_token", json!(3)), Err("its model has unk_token 3".into()));
-    // Files of old versions do not say that it is one of byte pairs; merges do.
+    // Files of old versions do not name the type; merges imply byte pairs.
     let mut json = demo();
     let model = json["model"].as_object_mut().expect("an object");
     model.remove("type").expect("it has one");

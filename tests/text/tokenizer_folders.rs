@@ -1,5 +1,6 @@
-//! Small folders with a tokenizer, each a change of one of ours, against the ids that transformers gives: the cases of
-//! `scripts/make_tokenizer_goldens.py`. Ids are the same, or olmo-pack says why they may not be.
+//! Small folders with a tokenizer, each a changed copy of one in this repository, compared with the ids of
+//! transformers: the cases of `scripts/make_tokenizer_goldens.py`. Ids are the same, or olmo-pack states why they may
+//! differ.
 
 use olmo_infer::internals::format::config::Architecture;
 use olmo_infer::internals::text::encoder::Encoder;
@@ -30,7 +31,7 @@ fn changed(case: &Value) -> Value {
     json
 }
 
-/// What olmo-pack makes of the folder of a case.
+/// The result of packing the folder of a case.
 fn read(case: &Value) -> TokenizerJson {
     let folder = TempDir::new("tokenizer-folder");
     let tokenizer = folder.join("tokenizer.json");

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What can go wrong, on its way from one of the team's threads to the last line.
+/// Errors of the team's threads and of the program.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Columns that are moved at a time, so that a tile of 64 rows stays in the L1 cache.
@@ -167,7 +167,7 @@ fn into_panels(spec: &TensorSpec, rows: Vec<f32>, team: &mut Team) -> Vec<f32> {
     panels
 }
 
-/// Views of the tensors, which lie in the order of [`layout::tensors`].
+/// Views of the tensors, in the order of [`layout::tensors`].
 fn weights(config: &ModelConfig, specs: &[TensorSpec], tensors: &'static [Vec<f32>]) -> Weights<'static> {
     let find = |role: Role, layer: Option<usize>| {
         let index = specs.iter().position(|spec| spec.role == role && spec.layer == layer)?;

@@ -168,6 +168,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    /// Row W24, texts.
     #[test]
     fn read_all_rejects_file_modified_meanwhile() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -195,6 +196,7 @@ mod tests {
         assert_eq!(read_at_most(&folder.path().join("empty"), 9).expect("read"), Some(Vec::new()));
     }
 
+    /// Row W22, links within a cache of the hub and out of one.
     #[test]
     fn links_are_followed_within_folder_and_into_cache_blobs() {
         let root = tempfile::tempdir().expect("a folder");

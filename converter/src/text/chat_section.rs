@@ -104,6 +104,7 @@ mod tests {
         assert_eq!(Chat::in_section(&unusable("why")), Err(NoChat::Unusable("why".into())));
     }
 
+    /// Row X3, chat formats.
     #[test]
     fn rejects_truncated_extended_and_invalid_sections() {
         let good = section(&chat());

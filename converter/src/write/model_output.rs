@@ -72,7 +72,7 @@ impl Target {
     pub fn refuse_inside(&self, input: &Path) -> Result<(), Problem> {
         let Ok(metadata) = fs::metadata(input) else { return Ok(()) };
         // Whoever may not look at the folders above reads no weights in them either.
-        if self.folder.lies_in((metadata.dev(), metadata.ino())).unwrap_or(false) {
+        if self.folder.is_inside((metadata.dev(), metadata.ino())).unwrap_or(false) {
             return Err(Problem::new(&self.shown, "lies in the weights folder")
                 .expected("a path outside")
                 .advice("write the model beside the folder"));

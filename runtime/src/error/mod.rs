@@ -1,28 +1,32 @@
-//! Everything that can go wrong in the runtime, with the values that say what to do about it.
+//! The errors of the runtime.
 //!
-//! `Display` gives one line: where, what was found, what was expected, what to do. Library code returns these; only
-//! the binaries print.
+//! `Display` prints one line: where, what was found, what was expected, what to do. Library code returns errors; only
+//! the programs print them.
 
 mod config_error;
+mod not_run;
 pub mod shown;
+mod token_remedy;
 
 pub use config_error::ConfigError;
+pub use not_run::NotRun;
 pub use shown::one_line;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+pub use token_remedy::TokenRemedy;
 
 /// An error of the runtime.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused an operation on a file.
+    /// The OS returned an error for an operation on a file.
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried, as in "cannot {action}".
+        /// The operation, as in "cannot {action}".
         action: &'static str,
-        /// The system's answer.
+        /// The error of the OS.
         source: io::Error,
     },
     /// The path names something that is not a regular file.
@@ -34,7 +38,7 @@ pub enum Error {
         /// What to do about it.
         advice: &'static str,
     },
-    /// The file is no `.olmo` file.
+    /// The file is not an `.olmo` file.
     NotOlmo {
         /// The file.
         path: PathBuf,
@@ -73,7 +77,7 @@ pub enum Error {
         place: String,
         /// The value found.
         found: String,
-        /// What the format says.
+        /// The value that the format requires.
         expected: String,
     },
     /// The file was changed just before it was opened, and parts of it are not written.
@@ -93,12 +97,15 @@ pub enum Error {
         /// The value in question.
         source: ConfigError,
     },
-    /// The tokens cannot be used with this model.
+    /// The tokens in a file cannot be used with this model. Only the programs read such files.
+    #[doc(hidden)]
     Tokens {
         /// The file, or `-` for standard input.
         path: PathBuf,
         /// What is wrong, with the values.
         problem: String,
+        /// What to do about it.
+        remedy: TokenRemedy,
     },
     /// A file cannot be mapped.
     Map {
@@ -139,12 +146,12 @@ pub enum Error {
         /// Bytes of the file.
         bytes: u64,
     },
-    /// The threads of a model cannot run something here; nothing of it has begun.
+    /// The threads of a model cannot run this work here. None of it has begun.
     NotRun {
         /// Why.
         why: NotRun,
     },
-    /// More positions than there can be.
+    /// More positions than the model or the session has.
     TooManyPositions {
         /// The requested number.
         asked: usize,
@@ -185,9 +192,9 @@ pub enum Error {
         /// Ids are below this.
         vocab_size: usize,
     },
-    /// Tokens are to be generated after none.
+    /// Generation was requested before any token was evaluated.
     NothingEvaluated,
-    /// A value of the sampling with which no token can be chosen.
+    /// A sampling value out of range.
     Sampling {
         /// Its field.
         name: &'static str,
@@ -263,41 +270,6 @@ pub enum Error {
     },
 }
 
-/// Why threads do not run something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NotRun {
-    /// It is part of another run of the same threads, for the end of which it would wait.
-    Nested,
-    /// It would wait for a run that waits for the end of one that it is part of.
-    Circle,
-    /// This process was forked off after the threads were started, and has none of them.
-    Forked,
-    /// The processor rounds or flushes otherwise than by default on this thread.
-    Rounding,
-}
-
-impl fmt::Display for NotRun {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            NotRun::Nested => {
-                "this run would wait for the end of a run that it is part of; end that first, or open the model twice"
-            }
-            NotRun::Circle => {
-                "this run would wait for one that waits for it; let runs inside of others begin in the same order everywhere"
-            }
-            NotRun::Forked => {
-                "this process was forked off after the threads of the model were started; open the model in this \
-                 process"
-            }
-            NotRun::Rounding => {
-                "this thread has a non-default floating-point mode (FTZ/DAZ or rounding), which would change results; call \
-                 from a thread whose mode no other library has changed"
-            }
-        })
-    }
-}
-
 impl Error {
     /// An [`Error::Io`] for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -305,13 +277,13 @@ impl Error {
     }
 }
 
-/// A path for an error line; `-` is standard input, and `""` a path of nothing.
+/// A path for an error line; `-` is standard input, and an empty path is `""`.
 pub fn display_path(path: &Path) -> impl fmt::Display {
     if path.as_os_str() == "-" { "standard input".into() } else { one_line(&shown::path_text(path)) }
 }
 
-/// The system's words for an error, without Rust's "(os error 2)"; Rust's own for one that the system does not have say
-/// nothing to a user.
+/// The OS message of an error, without the "(os error 2)" that Rust appends. `UnexpectedEof` comes from Rust itself and
+/// gets a message that a user understands.
 pub fn reason(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return "the file ends before its length".into();
@@ -350,7 +322,7 @@ impl fmt::Display for Error {
             }
             Error::Length { path, found, expected, is_stated } => {
                 let what = if found < expected { "truncated" } else { "too long" };
-                let whose = if *is_stated { "as its header says" } else { "at least, for the header" };
+                let whose = if *is_stated { "as its header states" } else { "at least, for the header" };
                 write!(
                     f,
                     "{}: {what}: has {found} bytes, expected {expected} {whose}; copy or pack it again",
@@ -375,7 +347,10 @@ impl fmt::Display for Error {
                 display_path(path)
             ),
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),
-            Error::Tokens { path, problem } => write!(f, "{}: {problem}", display_path(path)),
+            Error::Tokens { path, problem, remedy: TokenRemedy::Stated } => {
+                write!(f, "{}: {problem}", display_path(path))
+            }
+            Error::Tokens { path, problem, remedy } => write!(f, "{}: {problem}; {remedy}", display_path(path)),
             Error::Map { path, source } => {
                 write!(f, "{}: cannot map all of it: {} (see ulimit -v)", display_path(path), reason(source))
             }
@@ -457,94 +432,4 @@ impl std::error::Error for Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    /// One of each, with values that no text of ours is in.
-    fn all() -> Vec<Error> {
-        let path = || PathBuf::from("m");
-        let source = || io::Error::from(io::ErrorKind::NotFound);
-        let problem = || "p".to_string();
-        let config = ConfigError { key: "k", found: "f".into(), expected: "e".into() };
-        let reasons = [NotRun::Nested, NotRun::Circle, NotRun::Forked, NotRun::Rounding];
-        let mut all: Vec<Error> = reasons.map(|why| Error::NotRun { why }).into();
-        all.extend([
-            Error::Io { path: path(), action: "a", source: source() },
-            Error::NotAFile { path: path(), found: "f", advice: "a" },
-            Error::NotOlmo { path: path(), found: "f", advice: "a" },
-            Error::Version { path: path(), found: "f".into(), supported: "s".into(), is_older: true },
-            Error::Version { path: path(), found: "f".into(), supported: "s".into(), is_older: false },
-            Error::Length { path: path(), found: 1, expected: 2, is_stated: true },
-            Error::Length { path: path(), found: 2, expected: 1, is_stated: false },
-            Error::Damaged { path: path(), place: "p".into(), found: "f".into(), expected: "e".into() },
-            Error::Unfinished { path: path() },
-            Error::Changed { path: path() },
-            Error::Config { path: path(), source: config },
-            Error::Tokens { path: path(), problem: problem() },
-            Error::Map { path: path(), source: source() },
-            Error::OutOfMemory { bytes: 1, what: "w", advice: "a" },
-            Error::ModelTooLarge { bytes: 2, available: 1 },
-            Error::ContextTooLarge { sequences: 1, positions: 2, bytes: 2, available: 1 },
-            Error::ContextTooLarge { sequences: 3, positions: 2, bytes: 2, available: 1 },
-            Error::AddressSpace { bytes: 1 },
-            Error::TooManyPositions { asked: 2, most: 1 },
-            Error::NoPositions,
-            Error::NoTokens,
-            Error::ContextFull { tokens: 2, left: 1, positions: 3 },
-            Error::PassTooLong { tokens: 2, room: 1 },
-            Error::NoSlot { slot: 2, n_slots: 2 },
-            Error::UnknownToken { token: 2, vocab_size: 2 },
-            Error::NothingEvaluated,
-            Error::Sampling { name: "top_k", value: 0.0, low: 1.0, high: f64::INFINITY },
-            Error::Sampling { name: "top_p", value: 2.0, low: 0.0, high: 1.0 },
-            Error::NoVocabulary { path: path() },
-            Error::NoTokenizer { path: path() },
-            Error::NoChatTemplate { path: path() },
-            Error::NoText { path: path(), token: 1 },
-            Error::UnusableTokenizer { problem: problem() },
-            Error::UnusableChatTemplate { problem: problem() },
-            Error::Messages { problem: problem() },
-            Error::NoEmbedding { text: "t".into(), token: 1, n_rows: 1 },
-            Error::Unencodable { problem: problem() },
-            Error::NotFinite { sequence: 0, position: 1, token: 2, first: Some((0, 1)) },
-            Error::NotFinite { sequence: 0, position: 1, token: 2, first: None },
-        ]);
-        all
-    }
-
-    #[test]
-    fn texts_are_one_line_without_an_option_of_a_program() {
-        let all = all();
-        for error in &all {
-            let text = error.to_string();
-            assert!(!text.contains("--") && !text.contains('\n') && !text.contains("  "), "{text}");
-        }
-        let (_, variants) = include_str!("mod.rs").split_once("\npub enum Error {").expect("the enum");
-        let variants = variants.split("\n}\n").next().expect("its variants").lines();
-        let is_variant =
-            |line: &&str| line.strip_prefix("    ").is_some_and(|line| line.starts_with(char::is_uppercase));
-        let listed: HashSet<_> = all.iter().map(std::mem::discriminant).collect();
-        assert_eq!(listed.len(), variants.filter(is_variant).count(), "a variant is missing in the list");
-    }
-
-    #[test]
-    fn texts_name_the_values() {
-        for (error, text) in [
-            (
-                Error::ContextTooLarge { sequences: 3, positions: 9, bytes: 2_000_000_000, available: 500_000_000 },
-                "3 sequences at a time need 2.0 GB for the KV cache and activations, 0.5 GB of memory are available",
-            ),
-            (
-                Error::Sampling { name: "top_k", value: 0.0, low: 1.0, high: f64::INFINITY },
-                "top_k is 0, expected at least 1",
-            ),
-            (
-                Error::OutOfMemory { bytes: 7, what: "the KV cache", advice: "ask for fewer positions" },
-                "out of memory: cannot allocate 7 bytes for the KV cache; ask for fewer positions",
-            ),
-        ] {
-            assert_eq!(error.to_string(), text);
-        }
-    }
-}
+mod tests;

@@ -1,20 +1,20 @@
-//! Text of strangers for people: one rule for everything that the programs print.
+//! Printing text from untrusted sources: one rule for all output of the programs.
 //!
-//! A character steers when it does more than to show something at its place: control characters, which terminals obey
-//! (all of Cc), the separators of lines and paragraphs, and those that turn the order around in which the text up to
-//! their end is shown, so that a line reads as something that it does not say. Lines escape them, tables and JSON too;
-//! text that goes to a terminal has U+FFFD in their place, but for newlines and tabs.
+//! Display controls are the control characters, which terminals execute (all of Cc), the separators of lines and
+//! paragraphs, and the bidirectional embeddings, overrides and isolates, which change the display order of other text
+//! and so can make a line read as something else. Lines, tables and JSON escape them. Text for a terminal has U+FFFD
+//! instead, except for newlines and tabs.
 //!
-//! Everything that writing needs stays: the joiners of emoji and of scripts, and the marks of direction, which turn
-//! nothing around but what stands beside them.
+//! Characters that writing needs are kept: the joiners of emoji and scripts, and the direction marks, which affect
+//! their neighbours only.
 
 use std::convert::Infallible;
 use std::path::Path;
 
-/// Whether a character steers: a terminal, or the order in which others are shown.
-pub fn steers(c: char) -> bool {
+/// Whether a character is a display control.
+pub fn is_display_control(c: char) -> bool {
     let is_format = matches!(c,
-        // Separators of lines and paragraphs, embeddings and overrides, isolates, and the deprecated ones behind them.
+        // Separators of lines and paragraphs, embeddings and overrides, isolates, and the deprecated ones that follow.
         '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
         // Annotations, which can hide the text that they enclose.
         | '\u{fff9}'..='\u{fffb}');
@@ -48,34 +48,34 @@ fn replaced(text: &str, replacement: impl Fn(char) -> Option<String>) -> String 
     out
 }
 
-/// Text for a line: control characters are escaped as in Rust, `\n` and `\u{202e}`, so that it remains one line. It has at
+/// Text for a line: display controls are escaped as in Rust, `\n` and `\u{202e}`, so that it remains one line. It has at
 /// most ten bytes for each character of the text.
 pub fn one_line(text: &str) -> String {
     replaced(text, |c| match c {
         '\n' | '\r' | '\t' => Some(c.escape_default().to_string()),
-        c => steers(c).then(|| c.escape_unicode().to_string()),
+        c => is_display_control(c).then(|| c.escape_unicode().to_string()),
     })
 }
 
-/// Text for a terminal: U+FFFD for control characters other than newlines and tabs.
+/// Text for a terminal: U+FFFD for display controls other than newlines and tabs.
 pub fn for_terminal(text: &str) -> String {
-    replaced(text, |c| (steers(c) && !matches!(c, '\n' | '\t')).then(|| '\u{fffd}'.into()))
+    replaced(text, |c| (is_display_control(c) && !matches!(c, '\n' | '\t')).then(|| '\u{fffd}'.into()))
 }
 
-/// Escapes bytes for a double-quoted string in a line of output: `"` and `\` with a backslash, control characters
-/// ([`steers`]) as `\n`, `\t`, `\r` or `\xHH`, invalid UTF-8 as `\xHH`.
+/// Escapes bytes for a double-quoted string in a line of output: `"` and `\` with a backslash, display controls
+/// as `\n`, `\t`, `\r` or `\xHH`, invalid UTF-8 as `\xHH`.
 pub fn quoted(bytes: &[u8]) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02X}")).collect::<String>();
     let escape = |c: char| match c {
         '"' | '\\' => Some(format!("\\{c}")),
         '\n' | '\t' | '\r' => Some(c.escape_default().to_string()),
-        c => steers(c).then(|| hex(c.encode_utf8(&mut [0; 4]).as_bytes())),
+        c => is_display_control(c).then(|| hex(c.encode_utf8(&mut [0; 4]).as_bytes())),
     };
     bytes.utf8_chunks().map(|chunk| replaced(chunk.valid(), escape) + &hex(chunk.invalid())).collect()
 }
 
-/// Hands text for a string of JSON to `put`, without the quotation marks. Control characters for terminals and for the
-/// order of text are escaped too, which JSON leaves to the writer.
+/// Hands text for a string of JSON to `put`, without the quotation marks. Display controls are escaped too, which JSON leaves
+/// to the writer.
 ///
 /// # Errors
 /// Those of `put`.
@@ -87,14 +87,14 @@ pub fn json_characters<E>(text: &str, put: impl FnMut(&str) -> Result<(), E>) ->
     replace(text, escape, put)
 }
 
-/// A line of JSON with control characters escaped, which are in its strings only.
+/// A line of JSON with display controls escaped, which are in its strings only.
 pub fn json_line(json: &str) -> String {
     replaced(json, json_escape)
 }
 
-/// All control characters have four hexadecimal digits.
+/// All display controls have four hexadecimal digits.
 fn json_escape(c: char) -> Option<String> {
-    steers(c).then(|| format!("\\u{:04x}", u32::from(c)))
+    is_display_control(c).then(|| format!("\\u{:04x}", u32::from(c)))
 }
 
 /// A path as text: bytes that are not UTF-8 as `\xHH`, an empty path as `""`.
@@ -137,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn what_writing_needs_stays() {
-        // A family, a word of Persian, one of Hebrew with a mark of direction, a soft hyphen, a flag of tags.
+    fn joiners_and_direction_marks_are_kept() {
+        // A family emoji, a Persian word, a Hebrew word with direction marks, a soft hyphen, a tag-sequence flag.
         let family = "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}\u{fe0f}";
         let scripts = "می\u{200c}خواهم \u{200e}שלום\u{200f} a\u{ad}b \u{61c}\u{1f3f4}\u{e0067}\u{e007f} x\u{301}";
         for text in [family, scripts, "\"a\\b\" \u{2027}\u{202f}\u{2065}\u{2070}\u{feff}"] {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn json_line_escapes_control_characters() {
+    fn json_line_escapes_display_controls() {
         assert_eq!(json_line("{\"a\u{9b}\":\"\u{202e}é\\n\"}"), "{\"a\\u009b\":\"\\u202eé\\n\"}");
     }
 

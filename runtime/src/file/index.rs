@@ -138,10 +138,10 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         if header.required_features.get() & format::FEATURE_DRAFTS == 0 {
             return self.equal("number of tensors", found as u64, specs.len() as u64);
         }
-        let n_drafts = found.checked_sub(specs.len()).unwrap_or_default();
+        let n_drafts = found.saturating_sub(specs.len());
         let most = specs.iter().filter(|spec| spec.columns.is_some()).count();
         if !(1..=most).contains(&n_drafts) {
-            let expected = format_args!("{} and at most {most} drafts", specs.len());
+            let expected = format_args!("{} and 1 to {most} drafts", specs.len());
             return Err(self.damaged("number of tensors", found, expected));
         }
         Ok(())
@@ -211,22 +211,19 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(())
     }
 
-    /// Compares the records with the tensors of the model, and adds the drafts, which the rest of the records name: of
-    /// matrices of the model, in their order.
+    /// Adds the drafts that the records after those of the model name: of matrices of the model, in their order.
     fn add_drafts(&self, specs: &mut Vec<TensorSpec>, records: &[TensorRecord]) -> Result<(), Error> {
-        let (of_model, of_drafts) = records.split_at_checked(specs.len()).ok_or_else(|| self.impossible())?;
-        let mut candidates: Vec<TensorSpec> = specs.iter().filter_map(TensorSpec::draft).rev().collect();
-        for (record, spec) in of_model.iter().zip(&*specs) {
-            self.check_name(record, spec)?;
+        let of_drafts = records.get(specs.len()..).unwrap_or_default();
+        if of_drafts.is_empty() {
+            return Ok(());
         }
+        let mut candidates = specs.iter().filter_map(TensorSpec::draft).collect::<Vec<_>>().into_iter();
         for record in of_drafts {
-            let is_named = |spec: &TensorSpec| names(record, spec);
-            let draft = std::iter::from_fn(|| candidates.pop()).find(is_named).ok_or_else(|| {
+            let draft = candidates.find(|spec| names(record, spec)).ok_or_else(|| {
                 let (role, layer) = (record.role.get(), record.layer.get());
                 let expected = "the drafts of matrices of the model, in their order, each once";
                 self.damaged("drafts", format_args!("role {role} in layer {layer}"), expected)
             })?;
-            self.check_name(record, &draft)?;
             specs.push(draft);
         }
         Ok(())
@@ -311,37 +308,26 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         Ok(layout)
     }
 
-    /// Compares role, layer and shape of a record with those of its tensor.
-    fn check_name(&self, record: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
-        let fields = [
-            ("role", record.role.get().into(), spec.role_code().into()),
-            ("layer", record.layer.get().into(), spec.layer_code().into()),
-            ("layout", record.layout.get().into(), spec.layout().code().into()),
-            ("rows", record.rows.get(), spec.rows as u64),
-            ("columns", record.columns.get(), spec.columns.unwrap_or(1) as u64),
-        ];
-        self.check_fields(fields, spec)
-    }
-
-    /// Compares fields of a record, each a name, what was found and what is expected.
-    fn check_fields<const N: usize>(&self, fields: [(&str, u64, u64); N], spec: &TensorSpec) -> Result<(), Error> {
-        match fields.into_iter().find(|(_, found, expected)| found != expected) {
-            // A good file has thousands of these fields: names are put together only for messages.
-            Some((field, found, expected)) => Err(self.damaged(format!("{}: {field}", spec.name()), found, expected)),
-            None => Ok(()),
-        }
-    }
-
     fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
+        // A good file has thousands of these fields: names are put together only for messages.
         let place = |field: &str| format!("{}: {field}", spec.name());
         let fields = [
+            ("role", found.role.get().into(), expected.role.get().into()),
+            ("layer", found.layer.get().into(), expected.layer.get().into()),
             ("element type", found.dtype.get().into(), expected.dtype.get().into()),
+            ("layout", found.layout.get().into(), expected.layout.get().into()),
             ("encoding", found.encoding.get().into(), expected.encoding.get().into()),
             ("raw steps", found.n_raw_steps.get().into(), expected.n_raw_steps.get().into()),
+            ("rows", found.rows.get(), expected.rows.get()),
+            ("columns", found.columns.get(), expected.columns.get()),
             ("offset", found.offset.get(), expected.offset.get()),
             ("bytes", found.bytes.get(), expected.bytes.get()),
         ];
-        self.check_fields(fields, spec)?;
+        for (field, found, expected) in fields {
+            if found != expected {
+                return Err(self.damaged(place(field), found, expected));
+            }
+        }
         if !(0.0..f32::INFINITY).contains(&f32::from_bits(found.min_magnitude.get()))
             || found.min_magnitude.get() >> 31 != 0
         {

@@ -1,4 +1,4 @@
-//! How many sequences are evaluated at a time.
+//! The number of sequences in a batch and of positions in a session, limited by free memory.
 
 use crate::error::Error;
 use crate::file::mapping::Load;
@@ -8,18 +8,18 @@ use crate::network::{Network, Options};
 use crate::os::memory;
 use std::cmp::Reverse;
 
-/// Sequences at a time when nobody asked for a number: up to about so many, a pass costs little more than for one.
+/// Default number of sequences at a time: up to about this number, a pass costs little more than for one.
 const DEFAULT: usize = 16;
-/// Positions of a single sequence where no number was asked for and less memory is free beside the model.
+/// Least default number of positions of a single sequence, even if the free memory is less.
 const LEAST_CONTEXT: usize = 1024;
 
-/// How many sequences to evaluate at a time: as many as were asked for, else `DEFAULT`, or fewer when their KV
-/// caches would not fit the free memory beside the model, whose pages would have to be read again for every pass.
+/// The number of sequences to evaluate at a time: the requested number, else `DEFAULT`, or fewer if their KV caches and
+/// the model together would exceed the free memory. Pages of the model would then be read again in every pass.
 ///
 /// `positions` are those of all sequences, `network` is that of `file`.
 ///
 /// # Errors
-/// [`Error::ContextTooLarge`] when the memory is not enough for the requested number, or for one.
+/// [`Error::ContextTooLarge`] when memory is too small for the requested number, or for one sequence.
 pub fn batch_size(
     asked: Option<usize>,
     file: &ModelFile,
@@ -33,15 +33,15 @@ pub fn batch_size(
 
 /// Bytes that the model will take of the available memory.
 fn model_bytes(file: &ModelFile, network: &Network) -> u64 {
-    // What was read is no longer available, what is mapped still counts as that.
+    // Memory of a model that was read is already allocated. Pages of a mapped model still count as available.
     match file.loaded().way {
         Load::Read => 0,
         _ => network.weights().bytes_per_token(),
     }
 }
 
-/// How many positions a single sequence gets: `asked`, else those of the model, or fewer when their KV cache would not
-/// fit the free memory beside the model.
+/// The number of positions of a single sequence: `asked`, else those of the model, or fewer if their KV cache and the
+/// model together would exceed the free memory.
 ///
 /// # Errors
 /// [`Error::TooManyPositions`] for more than the model has, [`Error::ContextTooLarge`].
@@ -55,13 +55,13 @@ pub fn context_size(
     let needed = |positions| Batch::bytes(network.config(), &Options { positions, ..*options }, &[positions]);
     let (available, model) = (memory::available().unwrap_or(u64::MAX), model_bytes(file, network));
     match memory::address_space() {
-        // The model has its addresses already.
+        // The addresses of the model are already taken.
         Some(left) if left < available.saturating_sub(model) => context_within(left, asked, most, 0, needed),
         _ => context_within(available, asked, most, model, needed),
     }
 }
 
-/// As [`context_size`], for this much available memory.
+/// As [`context_size`], for `available` bytes of memory.
 fn context_within(
     available: u64,
     asked: Option<usize>,
@@ -69,16 +69,16 @@ fn context_within(
     model_bytes: u64,
     needed: impl Fn(usize) -> u64,
 ) -> Result<usize, Error> {
-    let beside_the_model = available.saturating_sub(model_bytes);
+    let free = available.saturating_sub(model_bytes);
     let positions = match asked {
         Some(asked) if asked > most => return Err(Error::TooManyPositions { asked, most }),
         Some(asked) => asked,
         None => {
-            // The most that fit, between a number that does and one that does not.
+            // Bisects between a number that fits and one that does not.
             let (mut fits, mut fails) = (LEAST_CONTEXT.min(most), most + 1);
             while fails - fits > 1 {
                 let middle = fits + (fails - fits) / 2;
-                if needed(middle) <= beside_the_model { fits = middle } else { fails = middle }
+                if needed(middle) <= free { fits = middle } else { fails = middle }
             }
             fits
         }
@@ -89,8 +89,8 @@ fn context_within(
     Err(Error::ContextTooLarge { sequences: 1, positions, bytes: needed(positions), available })
 }
 
-/// As [`batch_size`], for so much available memory, of which the model takes `model_bytes` and some of the sequences
-/// what `needed` says.
+/// As [`batch_size`], for `available` bytes of memory, of which the model takes `model_bytes`, and `needed` returns the
+/// bytes of a batch of sequences.
 fn within(
     available: u64,
     asked: Option<usize>,
@@ -98,14 +98,14 @@ fn within(
     model_bytes: u64,
     needed: impl Fn(&[usize]) -> u64,
 ) -> Result<usize, Error> {
-    // Whatever sequences meet, they take no more than the largest do.
+    // Any batch of n sequences takes at most the memory of the n largest.
     let mut positions = positions.to_vec();
     positions.sort_unstable_by_key(|&positions| Reverse(positions));
     let most = asked.unwrap_or(DEFAULT).min(positions.len());
-    let beside_the_model = available.saturating_sub(model_bytes);
+    let free = available.saturating_sub(model_bytes);
     let sequences = match asked {
         Some(_) => most,
-        None => (2..=most).rev().find(|&n| needed(&positions[..n]) <= beside_the_model).unwrap_or(1),
+        None => (2..=most).rev().find(|&n| needed(&positions[..n]) <= free).unwrap_or(1),
     };
     let bytes = needed(&positions[..sequences]);
     match bytes <= available {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_fit_beside_the_model_unless_a_number_was_asked_for() {
+    fn default_batch_fits_free_memory_and_requested_batch_is_checked() {
         let sequences = |available, asked, positions: &[usize]| within(available, asked, positions, 1000, needed);
         let many = [10; 40];
         for (available, asked, expected) in [
@@ -140,7 +140,7 @@ mod tests {
         ] {
             assert_eq!(sequences(available, asked, &many).ok(), Some(expected), "{available} {asked:?}");
         }
-        // The largest may meet, in whatever order they come.
+        // The two largest may share a pass, regardless of their order.
         assert_eq!(sequences(1000 + 5 + 90 + 80, None, &[1, 80, 2, 90, 3]).ok(), Some(2));
         assert_eq!(sequences(u64::MAX, None, &[7]).ok(), Some(1));
         let refused = |available, asked| match sequences(available, asked, &many) {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_has_the_positions_that_fit_beside_the_model() {
+    fn default_context_fits_free_memory_and_requested_context_is_checked() {
         let context = |available, asked| {
             context_within(available, asked, 8000, 100_000, |positions| 10 * positions as u64 + 5)
                 .map_err(|error| error.to_string())
@@ -162,7 +162,7 @@ mod tests {
             (180_005, None, 8000),
             (180_004, None, 7999),
             (120_005, None, 2000),
-            // Fewer are of little use: the pages of the model have to be read again.
+            // The least default: pages of the model are then read again.
             (110_000, None, 1024),
             (10_245, None, 1024),
             (80_005, Some(8000), 8000),

@@ -1,7 +1,7 @@
-//! The loop of generation: prompts in chunks, then a token at a time, greedy or sampled; for one sequence or many.
+//! The generation loop: prompts in chunks, then one token at a time, greedy or sampled, for one sequence or many.
 //!
-//! Each forward pass takes a token of every active run, and as much of their prompts as there is room for. When a run
-//! has ended, the next one takes its slot.
+//! Each forward pass takes one token of every active run, and as much of their prompts as the chunk has room for. When
+//! a run ends, the next one takes its slot.
 
 pub mod batch_size;
 #[cfg(feature = "internals")]
@@ -35,7 +35,7 @@ pub struct Evaluated<'a> {
     pub logits: &'a [f32],
     /// The most likely next tokens and their logits, most likely first.
     pub top: &'a [(u32, f32)],
-    /// The token that the sequence goes on with: that of the prompt, or the chosen one.
+    /// The next token of the sequence: that of the prompt, or the chosen one.
     pub next: u32,
     /// Negative log-likelihood of `next`, in nats; `None` without [`Run::score`].
     pub nll: Option<f64>,
@@ -43,31 +43,31 @@ pub struct Evaluated<'a> {
     pub is_last: bool,
 }
 
-/// What a call of [`Model::generate`](crate::Model::generate) took.
+/// Tokens, passes and times of a call of [`Model::generate`](crate::Model::generate).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// Tokens evaluated in passes that took in some of a prompt.
+    /// Tokens evaluated in passes with tokens of a prompt.
     pub prefill_tokens: usize,
-    /// Time for them, the visits included.
+    /// Time of these passes, including the calls of `visit`.
     pub prefill: Duration,
-    /// Tokens evaluated in passes that took in none: one of every live sequence.
+    /// Tokens evaluated in the other passes: one of every active run.
     pub decode_tokens: usize,
     /// Number of these passes.
     pub decode_passes: usize,
-    /// Time for them, the visits included.
+    /// Time of these passes, including the calls of `visit`.
     pub decode: Duration,
 }
 
-/// Evaluates prompts and goes on from there, as many of `runs` at a time as the batch has slots. Calls `visit` in the
-/// order of positions for each run, until it breaks or all positions of the run are done; a break ends that run only.
-/// Runs begin in their order.
+/// Evaluates the prompts of `runs` and generates tokens after them. Runs begin in their order, in free slots of the
+/// batch. Calls `visit` for each run in the order of its positions, until `visit` breaks or all positions are done. A
+/// break ends that run only.
 ///
 /// # Errors
-/// Those of [`Batch::begin`], [`Batch::forward`] and [`Batch::logits`], and whatever `visit` returns; all runs end
-/// then. The sequence of [`Error::NotFinite`] is the index of the run.
+/// Those of [`Batch::begin`], [`Batch::forward`], [`Batch::logits`] and `visit`; all runs end then. The sequence of
+/// [`Error::NotFinite`] is the index of the run.
 ///
 /// # Panics
-/// When a prompt is empty or no position is asked for.
+/// When a run has an empty prompt or no positions.
 pub fn generate<E: From<Error>>(
     batch: &mut Batch,
     team: &mut Team,

@@ -1,4 +1,4 @@
-//! Timed forward passes and tokens to run them on, for `olmo-bench` and the tool that compares it with other programs.
+//! Timed forward passes and tokens for them, for `olmo-bench` and the tool that compares it with other programs.
 
 use crate::error::Error;
 use crate::generate::top_k::top_k_into;
@@ -36,7 +36,7 @@ pub fn begin(batch: &mut Batch, team: &mut Team, context: usize) -> Result<u32, 
     Ok(next)
 }
 
-/// Goes on greedily for `n` tokens from `token` on, which becomes the one after them; returns the seconds.
+/// Decodes `n` tokens greedily, starting with `token`; stores the next token there and returns the seconds.
 pub fn decode(batch: &mut Batch, team: &mut Team, token: &mut u32, n: usize) -> Result<f64, Error> {
     let mut top = Vec::with_capacity(TOP + 1);
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! The choice of the next token: the most likely one, or one drawn at random.
+//! The choice of the next token: greedy or sampled.
 //!
 //! The steps and their order are those of `generation/logits_process.py` of transformers: repetition penalty,
 //! temperature, top-k, top-p, min-p. Everything is computed in one order in f64, so that the same seed gives the same
@@ -15,16 +15,16 @@ use rand_pcg::rand_core::{RngCore, SeedableRng};
 pub struct Sampler {
     sampling: Sampling,
     random: Pcg64,
-    /// Tokens that have occurred; empty when that does not matter.
+    /// Tokens that have occurred; empty without a repetition penalty.
     seen: Vec<bool>,
-    /// Tokens and what they weigh.
+    /// Tokens and their weights.
     candidates: Vec<(u32, f64)>,
     logits: Vec<f32>,
     top: Vec<(u32, f32)>,
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its random numbers, for so many tokens. It asks for no memory later.
+    /// A sampler for a vocabulary of `vocab_size` tokens. It allocates nothing after this.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -44,14 +44,14 @@ impl Sampler {
         })
     }
 
-    /// Notes that a token has occurred, in the prompt or after it.
+    /// Records that a token has occurred, in the prompt or after it.
     pub fn observe(&mut self, token: u32) {
         if let Some(seen) = self.seen.get_mut(token as usize) {
             *seen = true;
         }
     }
 
-    /// The token to go on with after these logits, `[vocab_size]`, all of them finite.
+    /// The next token for these logits, `[vocab_size]`, which must be finite.
     pub fn choose(&mut self, logits: &[f32]) -> u32 {
         let Sampling { temperature, top_k: most, top_p, min_p, repetition_penalty, .. } = self.sampling;
         self.logits.clear();
@@ -59,7 +59,7 @@ impl Sampler {
         for (logit, _) in self.logits.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
             let penalty = repetition_penalty as f32;
             let penalized = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-            // Finite, whatever the model says.
+            // A small or large penalty must not make a logit infinite.
             *logit = penalized.clamp(f32::MIN, f32::MAX);
         }
         if temperature == 0.0 {
@@ -88,7 +88,7 @@ impl Sampler {
         self.candidates.retain(|&(_, weight)| weight >= min_p);
         self.candidates.sort_unstable_by_key(|&(token, _)| token);
         let total: f64 = self.candidates.iter().map(|(_, weight)| weight).sum();
-        // 53 random bits: a number from 0 to 1, the latter excepted.
+        // 53 random bits: a number in [0, 1).
         let mut left = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
         for &(token, weight) in &self.candidates {
             left -= weight;
@@ -96,16 +96,16 @@ impl Sampler {
                 return token;
             }
         }
-        // Rounding can leave a little: that belongs to the last one with any weight.
+        // Rounding can leave a small rest: the last token with a positive weight is chosen.
         let last = self.candidates.iter().rev().find(|(_, weight)| *weight > 0.0);
         last.expect("the most likely token stays and weighs 1").0
     }
 }
 
-/// Keeps the most likely tokens, the fewest that together have the probability `top_p`; of equal ones the lower ids.
+/// Keeps the fewest most likely tokens whose probabilities sum to `top_p`; ties keep the lower ids.
 fn keep_likely(candidates: &mut Vec<(u32, f64)>, top_p: f64) {
     let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
-    // All that weigh less than this have less than 1 - top_p together: they need not be sorted.
+    // The tokens that weigh less than this have less than 1 - top_p together, so they need not be sorted.
     let bound = (1.0 - top_p) * total / candidates.len() as f64;
     candidates.retain(|&(_, weight)| weight >= bound);
     candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -123,7 +123,7 @@ mod tests {
 
     const HOT: Sampling = Sampling { temperature: 1.0, seed: 7, ..Sampling::GREEDY };
 
-    /// How often each of four tokens comes, of 10,000, when their probabilities are 0.5, 0.3, 0.15 and 0.05.
+    /// Counts of four tokens in 10,000 samples; their probabilities are 0.3, 0.5, 0.05 and 0.15.
     fn counts(sampling: Sampling) -> [usize; 4] {
         let logits = [0.3f32, 0.5, 0.05, 0.15].map(|p| p.ln() + 3.0);
         let mut sampler = Sampler::new(sampling, 4).expect("memory");
@@ -135,14 +135,14 @@ mod tests {
     #[track_caller]
     fn assert_near(counts: [usize; 4], expected: [f64; 4]) {
         for (count, expected) in counts.into_iter().zip(expected) {
-            // Five standard deviations of 10,000 draws are at most 250.
+            // Five standard deviations of a count in 10,000 samples are at most 250.
             assert!((count as f64 - 10_000.0 * expected).abs() < 250.0, "{counts:?}");
             assert!(expected > 0.0 || count == 0, "{counts:?}");
         }
     }
 
     #[test]
-    fn tokens_come_as_often_as_they_are_likely() {
+    fn tokens_are_sampled_with_their_probabilities() {
         assert_near(counts(HOT), [0.3, 0.5, 0.05, 0.15]);
         let squares = [0.09, 0.25, 0.0025, 0.0225].map(|square| square / 0.365);
         assert_near(counts(Sampling { temperature: 0.5, ..HOT }), squares);
@@ -158,18 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_tokens_and_another_one_others() {
-        let draw = |seed| {
+    fn same_seed_gives_same_tokens_and_another_seed_others() {
+        let sample = |seed| {
             let mut sampler = Sampler::new(Sampling { seed, ..HOT }, 100).expect("memory");
             let logits: Vec<f32> = (0..100u16).map(|i| f32::from(i % 7)).collect();
             (0..50).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
         };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
+        assert_eq!(sample(1), sample(1));
+        assert_ne!(sample(1), sample(2));
     }
 
     #[test]
-    fn values_that_choose_nothing_are_refused() {
+    fn rejects_values_out_of_range() {
         assert!(HOT.check().is_ok() && Sampling::GREEDY.check().is_ok());
         let bad = [
             Sampling { top_k: Some(0), ..HOT },
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_occurred_becomes_less_likely() {
+    fn penalty_makes_seen_tokens_less_likely() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
         let mut sampler = Sampler::new(sampling, 4).expect("memory");
         assert_eq!(sampler.choose(&[1.0, 3.0, 2.0, -1.0]), 1);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn large_differences_and_low_temperatures_are_no_trouble() {
+    fn choose_handles_extreme_logits_penalties_and_temperatures() {
         let sampling = Sampling { temperature: 1e-6, top_p: 0.9, ..HOT };
         assert_eq!(Sampler::new(sampling, 3).expect("memory").choose(&[-3e38, 3e38, 2.9e38]), 1);
         for repetition_penalty in [1e-3, 1e3] {

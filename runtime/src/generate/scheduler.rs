@@ -30,7 +30,7 @@ impl<'a> ActiveRun<'a> {
         Ok(ActiveRun { index, run, sampler, position: 0, next: [0], taken: 0, ended: false })
     }
 
-    /// The token after `position`: that of the prompt, or the one to go on with.
+    /// The token after `position`: that of the prompt, or a chosen one.
     pub fn choose(&mut self, position: usize, found: &Found, logits: &[f32]) -> u32 {
         match (self.run.prompt.get(position + 1), &mut self.sampler) {
             (Some(&token), _) => token,
@@ -43,7 +43,7 @@ impl<'a> ActiveRun<'a> {
         }
     }
 
-    /// The tokens that are known and not evaluated: the rest of the prompt, or the one generated last.
+    /// The known tokens that are not evaluated: the rest of the prompt, or the last generated token.
     fn known(&self) -> &[u32] {
         match self.run.evaluated_prompt().get(self.position..) {
             Some(rest) if !rest.is_empty() => rest,
@@ -55,7 +55,7 @@ impl<'a> ActiveRun<'a> {
         self.position < self.run.evaluated_prompt().len()
     }
 
-    /// Whether what the token at `position` predicts is wanted.
+    /// Whether `visit` is called for `position`.
     pub fn visits(&self, position: usize) -> bool {
         self.run.visit_prompt || position + 1 >= self.run.evaluated_prompt().len()
     }
@@ -65,7 +65,7 @@ impl<'a> ActiveRun<'a> {
 pub(super) struct Found {
     /// The largest logits.
     pub top: Vec<(u32, f32)>,
-    /// Logarithm of the sum of their exponentials, when it is wanted.
+    /// Logarithm of the sum of their exponentials, for runs with [`Run::score`].
     pub log_sum_exp: Option<f64>,
 }
 

@@ -1,8 +1,8 @@
 //! Scaled dot-product attention with online softmax: one algorithm for every number of queries and every length.
 //!
-//! A query visits the blocks of keys it can see in ascending order. Blocks lie at absolute multiples of [`KEY_BLOCK`],
-//! and inside a block only the visible keys are added, in ascending order; so neither the chunk a query comes in, nor
-//! the queries it shares a tile with, nor the other sequences of the batch, nor the number of threads changes a bit.
+//! A query visits the blocks of its visible keys in ascending order. Blocks begin at absolute multiples of
+//! [`KEY_BLOCK`], and in a block only the visible keys are added, in ascending order. So the result does not depend on
+//! the chunk of the query, the other queries of its tile, the other sequences of the batch or the number of threads.
 
 use crate::kernels::backend::Backend;
 use crate::kernels::grid::{OutputBlock, OutputGrid};
@@ -13,7 +13,7 @@ use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Most rows (queries times heads) of a tile, and most numbers in them: what stays in the L1 cache.
+/// Most rows (queries times heads) of a tile, and most elements in them, so that a tile stays in the L1 cache.
 const TILE_ROWS: usize = 24;
 const TILE_ELEMENTS: usize = 4096;
 
@@ -46,7 +46,7 @@ impl Attention {
         (rows / self.heads_per_tile()).max(1)
     }
 
-    /// First position that the query at `position` sees.
+    /// First visible position of the query at `position`.
     fn first_visible(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
@@ -66,7 +66,7 @@ impl Attention {
     ) {
         let width = self.n_heads * self.head_dim;
         let tile_columns = self.heads_per_tile() * self.head_dim;
-        // Only rows of one sequence share a tile: blocks of more rows than its stretch would only be fewer.
+        // Rows of a tile are of one sequence. Blocks of more rows than the longest stretch would give less parallelism.
         let longest = stretches(rows).map(|stretch| stretch.len()).max().unwrap_or(1);
         let mut grid = [OutputGrid::new(out, width, self.positions_per_tile().min(longest), tile_columns)];
         team.for_blocks(&mut grid, |_, mut out| {
@@ -83,8 +83,8 @@ impl Attention {
     }
 }
 
-/// Some heads, all of one key/value head, of some consecutive queries. A row is one head of one query; rows of a query
-/// are neighbours.
+/// Consecutive queries and some of their heads, which share one key/value head. A row is one head of one query; the rows
+/// of a query are adjacent.
 struct Tile<'a> {
     attention: &'a Attention,
     backend: Backend,
@@ -96,7 +96,7 @@ struct Tile<'a> {
     scratch: &'a mut Scratch,
 }
 
-/// The numbers of a tile. Each thread has one for all its tiles: a token has hundreds of them.
+/// The buffers of a tile. Each thread uses one for all its tiles, because a token has hundreds of tiles.
 struct Scratch {
     /// `[rows][head_dim]`
     queries: [f32; TILE_ELEMENTS],
@@ -163,7 +163,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Keys of block `block` that the query at `position` sees, counted from the block's first.
+    /// Visible keys of the query at `position` in block `block`, counted from the first key of the block.
     fn visible(&self, position: usize, block: usize) -> Range<usize> {
         let first = block * KEY_BLOCK;
         let begin = self.attention.first_visible(position).max(first);
@@ -171,7 +171,7 @@ impl<'a> Tile<'a> {
         begin.min(end).max(first) - first..end.max(first) - first
     }
 
-    /// Adds one block of keys to all rows that see any of it.
+    /// Adds one block of keys to all rows that see at least one of them.
     fn visit(&mut self, block: usize) {
         let head_dim = self.attention.head_dim;
         // Visibility begins and ends later for later positions, so the rows that see something are consecutive.

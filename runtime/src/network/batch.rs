@@ -1,4 +1,4 @@
-//! Sequences that share each forward pass, and the memory that they take.
+//! Sequences that share each forward pass, and their memory.
 
 use crate::error::Error;
 use crate::format::config::ModelConfig;
@@ -18,8 +18,8 @@ fn widest(config: &ModelConfig) -> usize {
 
 /// Sequences that share each forward pass: a pass reads every weight once for all of them.
 ///
-/// A sequence is in a slot, from 0, which [`Batch::begin`] gives to the next one when it has ended. The results of a
-/// sequence do not depend on the others, to the last bit.
+/// Each sequence has a slot, numbered from 0. When it has ended, [`Batch::begin`] starts another in its slot. The
+/// results of a sequence do not depend on the others, to the last bit.
 pub struct Batch {
     pub(super) network: Arc<Network>,
     pub(super) options: Options,
@@ -160,7 +160,7 @@ impl Batch {
         &self.buffers.logits[..self.n_logits * self.config().vocab_size]
     }
 
-    /// Gives every token its row and its position, or none of them.
+    /// Gives every token its row and its position; on an error, no token.
     pub(super) fn give_rows<'t>(&mut self, parts: impl IntoIterator<Item = (usize, &'t [u32])>) -> Result<(), Error> {
         self.forget_rows();
         // Takes them back when it is dropped early, also where the iterator panics.

@@ -143,8 +143,7 @@ impl Batch {
         self.add_projected(team, index, layer.post_feedforward_layernorm);
     }
 
-    /// `hidden += rms_norm(projected)`, without the norm where a block has none behind it; takes note of numbers that
-    /// are not finite.
+    /// `hidden += rms_norm(projected)`, without the norm if the block has none after it. Records non-finite activations.
     fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
         let (width, isa) = (self.network.config().hidden_size, self.options.backend.isa);
         let eps = self.network.config().rms_norm_eps as f32;
@@ -239,7 +238,8 @@ fn block_input<'b>(
     normed
 }
 
-/// Whether there is no infinity and no NaN. Without a branch a number: it takes a fraction of the time of writing them.
+/// Whether there is no infinity and no NaN. Branch-free for each element, so it takes a fraction of the time of writing
+/// them.
 fn all_finite(numbers: &[f32]) -> bool {
     // The largest magnitude as bits: infinities and NaN come after every finite number.
     let largest = numbers.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));

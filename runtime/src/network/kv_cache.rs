@@ -1,8 +1,8 @@
-//! Keys and values of the positions seen so far, laid out as the panels that the products read.
+//! The KV cache: keys and values of the evaluated positions, in the panel layout that the products read.
 //!
-//! Positions are grouped in blocks of [`KEY_BLOCK`], at absolute multiples; the keys of a block and its values lie side
-//! by side, in the order in which attention reads them, so that a head is one stream of memory. A layer with a sliding
-//! window keeps a ring of as many blocks as its window and one chunk of a prompt can touch.
+//! Positions are grouped in blocks of [`KEY_BLOCK`], at absolute multiples. The values of a block follow its keys, in
+//! the order in which attention reads them, so that each head is one stream of memory. A layer with a sliding window
+//! keeps a ring of blocks, enough for its window and one chunk of a prompt.
 
 use crate::error::Error;
 use crate::format::config::{AttentionKind, ModelConfig};
@@ -12,7 +12,7 @@ use crate::os::memory;
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 
-/// Widest part of a value that one product yields.
+/// Most columns of a value that one product computes.
 const VALUE_PANEL: usize = 64;
 
 /// The cache of all layers of one sequence, in f32.
@@ -34,22 +34,21 @@ pub struct LayerCache {
 struct Shape {
     n_kv_heads: usize,
     head_dim: usize,
-    /// `head_dim` with the padding of the last part of a value.
+    /// `head_dim` rounded up to whole vectors.
     padded_head_dim: usize,
     /// Blocks kept; position p is in block `p / KEY_BLOCK % n_blocks`.
     n_blocks: usize,
-    /// Number of positions that a query sees, its own included; `None` for all.
+    /// Number of visible positions, the query's own included; `None` for all.
     window: Option<usize>,
 }
 
 impl Shape {
-    /// For `positions` in all, at most `chunk` of them added at a time.
+    /// The shape for at most `positions` positions, added in chunks of at most `chunk`.
     fn new(config: &ModelConfig, kind: AttentionKind, positions: usize, chunk: usize) -> Shape {
         let all = positions.div_ceil(KEY_BLOCK).max(1);
         let n_blocks = match kind {
             AttentionKind::Full => all,
-            // The first query of a chunk sees `window` positions, the last one `chunk - 1` later; both ends may lie
-            // inside a block.
+            // A chunk touches `window + chunk - 1` positions, and both ends may be inside a block.
             AttentionKind::Sliding => {
                 all.min(config.sliding_window.saturating_add(chunk.max(1) - 1).div_ceil(KEY_BLOCK) + 1)
             }
@@ -63,7 +62,7 @@ impl Shape {
         }
     }
 
-    /// Whether no position that a query at `next` sees was overwritten by one of the first `written` positions.
+    /// Whether the cache still has every position that a query at `next` sees, after `written` positions were stored.
     fn holds(&self, next: usize, written: usize) -> bool {
         let first = self.window.map_or(0, |window| next.saturating_add(1).saturating_sub(window));
         written <= first.saturating_add(self.positions())
@@ -83,8 +82,7 @@ impl Shape {
         self.n_blocks * self.block_elements()
     }
 
-    /// Elements of the cache; `None` when they are more than a memory can have, in which case the sizes above are
-    /// wrong.
+    /// Elements of the cache; `None` on overflow, in which case the sizes above are wrong.
     fn elements(&self) -> Option<usize> {
         let in_block = self.head_dim.checked_add(self.padded_head_dim)?.checked_mul(KEY_BLOCK)?;
         in_block.checked_mul(self.n_blocks)?.checked_mul(self.n_kv_heads)
@@ -117,7 +115,7 @@ impl KvCache {
         Ok(KvCache { layers })
     }
 
-    /// Whether the sequence can go on at position `next` after `written` positions were stored: whether all layers
+    /// Whether the sequence can continue at position `next` after `written` positions were stored: whether all layers
     /// still have the keys and values that `next` and later positions see.
     pub fn holds(&self, next: usize, written: usize) -> bool {
         self.layers.iter().all(|layer| layer.shape.holds(next, written))
@@ -131,7 +129,7 @@ impl KvCache {
         &self.layers[layer]
     }
 
-    /// The same, to store something in it.
+    /// The cache of a layer, mutably.
     ///
     /// # Panics
     /// When there is no such layer.

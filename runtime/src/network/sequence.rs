@@ -1,5 +1,4 @@
-//! Sequences that are evaluated together: each has its own position and KV cache, and gives some rows to a forward
-//! pass.
+//! Sequences that are evaluated together. Each has its own position and KV cache, and some rows of a forward pass.
 
 use crate::error::Error;
 use crate::format::config::ModelConfig;
@@ -19,7 +18,7 @@ pub struct Row {
     pub token: u32,
 }
 
-/// The stretches of neighbouring rows that belong to one sequence; their positions are consecutive.
+/// Runs of adjacent rows of one sequence; their positions are consecutive.
 pub(crate) fn stretches(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
     let mut end = 0;
     rows.chunk_by(|a, b| a.sequence == b.sequence).map(move |stretch| {
@@ -29,32 +28,31 @@ pub(crate) fn stretches(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// A sequence: what it has seen, and how much more it can hold.
+/// A sequence: its KV cache, its position and its capacity.
 pub struct Sequence {
     cache: KvCache,
     room: usize,
     position: usize,
-    /// Number of positions in the cache when it was last cut back, those after the cut included: the slots of a ring
-    /// may hold any of them.
+    /// Most positions that were stored before a cut: the slots of a ring may still hold positions after the cut.
     written: usize,
-    /// Position and layer of the first numbers that were not finite: the layer in the low half, all bits without any.
+    /// Position (high half) and layer (low half) of the first non-finite activations; all bits set if there are none.
     not_finite: AtomicU64,
 }
 
 impl Sequence {
-    /// A sequence without memory, which can hold nothing.
+    /// A sequence of capacity zero, without memory.
     pub(crate) fn without_room() -> Sequence {
         Sequence { cache: KvCache::default(), room: 0, position: 0, written: 0, not_finite: AtomicU64::new(u64::MAX) }
     }
 
-    /// Begins anew, with room for `positions` positions, at most `chunk` of them added at a time. Memory that is large
+    /// Begins a new sequence of at most `positions` positions, added in chunks of at most `chunk`. Memory that is large
     /// enough is kept.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub(crate) fn begin(&mut self, config: &ModelConfig, positions: usize, chunk: usize) -> Result<(), Error> {
         if self.room < positions {
-            // What it had goes first, so that there are never both.
+            // Frees the old cache first, so that both never exist at once.
             *self = Sequence::without_room();
             self.cache = KvCache::new(config, positions, chunk)?;
             self.room = positions;
@@ -63,15 +61,15 @@ impl Sequence {
         Ok(())
     }
 
-    /// Begins anew in the same memory.
+    /// Begins a new sequence in the same memory.
     pub(crate) fn restart(&mut self) {
-        // What the cache holds beyond the position is never looked at.
+        // Cache contents beyond the position are never read.
         self.position = 0;
         self.written = 0;
         *self.not_finite.get_mut() = u64::MAX;
     }
 
-    /// Forgets all positions from `n` on, or all positions where a ring no longer has what position `n` sees.
+    /// Removes all positions from `n` on, or all positions if a ring no longer has the keys that position `n` sees.
     pub(crate) fn truncate(&mut self, n: usize) {
         if n >= self.position {
             return;
@@ -81,19 +79,19 @@ impl Sequence {
             return self.restart();
         }
         self.position = n;
-        // The first mark is the only one: one before the cut stays, and hides none after it that a new pass would miss.
+        // Only the first mark is stored. One before the cut remains valid; one after it is removed.
         let mark = self.not_finite.get_mut();
         if *mark >> 32 >= n as u64 {
             *mark = u64::MAX;
         }
     }
 
-    /// Notes that numbers that are not finite came out of a layer.
+    /// Records that a layer computed non-finite activations.
     pub(crate) fn note_not_finite(&self, position: usize, layer: usize) {
         self.not_finite.fetch_min((position as u64) << 32 | layer as u64, Ordering::Relaxed);
     }
 
-    /// Position and layer of the first of them.
+    /// Position and layer of the first non-finite activations.
     pub(crate) fn first_not_finite(&self) -> Option<(usize, usize)> {
         let first = self.not_finite.load(Ordering::Relaxed);
         (first != u64::MAX).then_some(((first >> 32) as usize, first as u32 as usize))
@@ -104,7 +102,7 @@ impl Sequence {
         self.position
     }
 
-    /// Positions that are left.
+    /// Number of positions left.
     pub(crate) fn left(&self) -> usize {
         self.room - self.position
     }

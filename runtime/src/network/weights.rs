@@ -7,9 +7,9 @@ use crate::format::matrix::Matrix;
 use crate::format::tensors::Role;
 use crate::os::memory;
 
-/// The tensors of one layer. OLMo-1 has no norms behind its projections and blocks, and no weights in those before.
+/// The tensors of one layer. OLMo-1 has no norms after its projections and blocks, and no weights in those before them.
 #[derive(Clone, Copy)]
-#[allow(missing_docs, reason = "the fields are the checkpoint's names; shapes stand beside them")]
+#[allow(missing_docs, reason = "the fields are the checkpoint's names, with their shapes")]
 pub struct LayerWeights<'a> {
     pub q_proj: Matrix<'a>,                            // [n_heads * head_dim, hidden_size]
     pub k_proj: Matrix<'a>,                            // [n_kv_heads * head_dim, hidden_size]
@@ -26,7 +26,7 @@ pub struct LayerWeights<'a> {
 
 /// All tensors of a model.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "the fields are the checkpoint's names; shapes stand beside them")]
+#[allow(missing_docs, reason = "the fields are the checkpoint's names, with their shapes")]
 pub struct Weights<'a> {
     pub embed_tokens: Matrix<'a>, // [vocab_size, hidden_size]
     pub layers: Vec<LayerWeights<'a>>,
@@ -35,7 +35,7 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Views of the tensors of `file`, which has checked that they are there and lie where they should.
+    /// Views of the tensors of `file`, which has checked their presence and their offsets.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -70,7 +70,7 @@ impl<'a> Weights<'a> {
         in_layers.chain([self.lm_head.shape.dtype]).any(|dtype| dtype == Dtype::Bf16)
     }
 
-    /// Bytes of weights that one token of decode reads: everything but the embedding, of which it reads one row.
+    /// Bytes of weights that decoding one token reads: all except the embedding, of which it reads one row.
     pub fn bytes_per_token(&self) -> u64 {
         let norm = |weights: Option<&[f32]>| weights.map_or(0, |weights| size_of_val(weights) as u64);
         let layer = |l: &LayerWeights| {
@@ -82,8 +82,8 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Walks over the tensors in the order of the file, which is the order of the fields above. Which of the norms a model
-/// has `tensors_of` states.
+/// Reads the tensors in the order of the file, which is the order of the fields above. `tensors_of` defines which norms
+/// a model has.
 struct Tensors<'a> {
     file: &'a ModelFile,
     next: usize,
@@ -97,7 +97,7 @@ impl<'a> Tensors<'a> {
         index
     }
 
-    /// The weights of a norm, where it has some.
+    /// The weights of a norm; `None` if the model has no such norm or no weights for it.
     fn norm(&mut self, role: Role) -> Option<&'a [f32]> {
         self.file.specs().get(self.next).filter(|spec| spec.role == role)?;
         let bytes = self.file.tensor_bytes(self.take(role));

@@ -110,7 +110,7 @@ impl Folder {
     ///
     /// # Errors
     /// The OS returns an error; the folders above it may not be searchable.
-    pub fn lies_in(&self, inode: (u64, u64)) -> io::Result<bool> {
+    pub fn is_inside(&self, inode: (u64, u64)) -> io::Result<bool> {
         let mut own = Entry::new(&stat(self)?).inode;
         let mut above = self.open("..", PLACE | OFlags::DIRECTORY)?;
         for _ in 0..MAX_DEPTH {
@@ -204,7 +204,7 @@ mod tests {
         let b = opened("a/b");
         for (above, expected) in [("a/b", true), ("a", true), (".", true), ("..", true), ("a/b/c", false)] {
             fs::create_dir_all(folder.path().join(above)).expect("there");
-            assert_eq!(b.lies_in(inode(above)).expect("known"), expected, "{above}");
+            assert_eq!(b.is_inside(inode(above)).expect("known"), expected, "{above}");
         }
     }
 }

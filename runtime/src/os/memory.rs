@@ -146,8 +146,7 @@ pub struct Resident {
     pub huge_bytes: u64,
 }
 
-/// The resident memory of an address range; `None` when the system does not report it. The kernel visits every page for
-/// this.
+/// The resident memory of an address range; `None` if the OS does not report it. The kernel visits every page for this.
 pub fn resident(addresses: Range<usize>) -> Option<Resident> {
     let smaps = BufReader::new(File::open("/proc/self/smaps").ok()?);
     sum_of(smaps, addresses)

@@ -1,11 +1,11 @@
-//! Where the threads of a team meet: a leader begins phases, workers take part in each, and the leader goes on when all
+//! The barrier of a team: the leader begins a phase, all workers take part in it, and the leader continues when all
 //! have arrived.
 //!
-//! Whoever waits spins for a moment, then yields, then parks. No call of the system is made while everybody is quick.
+//! A waiting thread spins briefly, then yields, then parks. Short waits make no system call.
 
 use super::sync::{AtomicBool, AtomicU32, AtomicUsize, Mutex, Ordering, Thread, current, fence, park, wait_a_moment};
 
-/// A value on cache lines of its own, so that threads do not slow each other by writing neighbours.
+/// A value on its own cache lines, which avoids false sharing.
 #[repr(align(128))]
 pub(crate) struct Padded<T>(pub(crate) T);
 
@@ -22,7 +22,7 @@ pub(crate) struct Barrier {
     stop: AtomicBool,
     /// One for each thread.
     sleepers: Vec<Padded<Sleeper>>,
-    /// Whether spinning is of use: not with more threads than cores.
+    /// Whether waiting threads spin. With more threads than cores, spinning only takes time from the others.
     spin: bool,
 }
 
@@ -34,7 +34,7 @@ struct Sleeper {
 }
 
 impl Barrier {
-    /// A barrier for so many threads, the leader included.
+    /// A barrier for `n_threads` threads, the leader included.
     pub(crate) fn new(n_threads: usize, spin: bool) -> Barrier {
         let sleeper = || Sleeper { thread: Mutex::new(None), asleep: AtomicBool::new(false) };
         Barrier {
@@ -46,15 +46,15 @@ impl Barrier {
         }
     }
 
-    /// Makes the calling thread the one that waits as number `me`. Comes before everything else that it does here.
+    /// Registers the calling thread as number `me`, before any other call that it makes here.
     pub(crate) fn enter(&self, me: usize) {
-        // Nobody panics while holding these locks.
+        // No thread panics while it holds one of these locks.
         *self.sleepers[me].0.thread.lock().expect("not poisoned") = Some(current());
     }
 
     /// The leader begins a phase for all workers.
     pub(crate) fn begin(&self) {
-        // Relaxed: workers look at it after they have seen the new phase.
+        // Relaxed: workers read it after they have seen the new phase.
         self.pending.0.store(self.sleepers.len() - 1, Ordering::Relaxed);
         self.next();
     }
@@ -64,7 +64,7 @@ impl Barrier {
         self.wait(0, &|| self.pending.0.load(Ordering::Acquire) == 0);
     }
 
-    /// The leader tells the workers to leave.
+    /// The leader ends the workers.
     pub(crate) fn stop(&self) {
         // Relaxed: as `pending`.
         self.stop.store(true, Ordering::Relaxed);
@@ -76,7 +76,7 @@ impl Barrier {
         (1..self.sleepers.len()).for_each(|worker| self.wake(worker));
     }
 
-    /// A worker waits for the phase after `seen`, which is counted on; false when it is to leave.
+    /// A worker waits for the phase after `seen`, and increments `seen`. Returns false if the worker must end.
     pub(crate) fn next_phase(&self, me: usize, seen: &mut u32) -> bool {
         self.wait(me, &|| self.phase.0.load(Ordering::Acquire) != *seen);
         *seen = seen.wrapping_add(1);
@@ -90,7 +90,7 @@ impl Barrier {
         }
     }
 
-    /// Waits until `ready`; `me` sleeps when it takes longer than a moment.
+    /// Waits until `ready`; thread `me` parks if that takes longer than a moment.
     fn wait(&self, me: usize, ready: &dyn Fn() -> bool) {
         if wait_a_moment(self.spin, ready) {
             return;
@@ -98,7 +98,8 @@ impl Barrier {
         let asleep = &self.sleepers[me].0.asleep;
         loop {
             asleep.store(true, Ordering::Relaxed);
-            // With the fence in `wake`: either it sees that we sleep, or we see what it made ready.
+            // Pairs with the fence in `wake`: either `wake` sees that this thread sleeps, or this thread sees the
+            // condition that `wake` announces.
             fence(Ordering::SeqCst);
             let is_ready = ready();
             if !is_ready {
@@ -111,7 +112,7 @@ impl Barrier {
         }
     }
 
-    /// Wakes a thread that sleeps, after something was made ready for it.
+    /// Wakes thread `index` if it sleeps. Called after its condition became true.
     fn wake(&self, index: usize) {
         fence(Ordering::SeqCst);
         let sleeper = &self.sleepers[index].0;

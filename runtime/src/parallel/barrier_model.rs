@@ -1,17 +1,17 @@
-//! The barrier and the ranges of a team, and the turns of its leaders, run by loom in every order in which two and
-//! three threads can meet with a few interruptions, and with every value that the memory model lets a load see.
+//! Model checks of the barrier, the work ranges and the turns. Loom runs two and three threads in every order with a
+//! few preemptions, and with every value that the memory model allows a load to return.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-/// What these are made of here: loom's.
+/// Loom's primitives in place of those of std.
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use loom::sync::{Condvar, Mutex};
     pub(crate) use loom::thread::{Thread, current, park};
 
-    /// Without patience: every wait gets as far as parking.
+    /// Checks once and does not spin, so that every wait reaches the park.
     pub(crate) fn wait_a_moment(_spin: bool, ready: &dyn Fn() -> bool) -> bool {
         ready()
     }
@@ -25,16 +25,16 @@ use barrier::Barrier;
 use turns::Turns;
 use work_ranges::WorkRanges;
 
-/// A team as `threads.rs` has it, with numbers instead of tasks.
+/// A team as in `team.rs`, with numbers instead of tasks.
 struct Team {
     barrier: Barrier,
     ranges: WorkRanges,
     turns: Turns,
-    /// Phases so far, and runs that have not ended; with the turn.
+    /// Phases so far, and runs that have not ended; protected by the turn.
     led: UnsafeCell<(u32, u32)>,
     /// Written by the leader between phases, read by the workers in them.
     task: UnsafeCell<u32>,
-    /// A place for each item, written by the one thread that takes it, read by the leader between phases.
+    /// One result for each item, written by the thread that takes the item, read by the leader between phases.
     results: Vec<UnsafeCell<u32>>,
 }
 
@@ -57,10 +57,10 @@ impl Team {
         }
     }
 
-    /// The items that thread `me` gets in this phase: each is added to, so that one handed out twice shows.
+    /// Adds `task` to the result of every item that thread `me` takes; the sum shows an item that is taken twice.
     fn do_items(&self, me: usize, task: u32) {
         while let Some(item) = self.ranges.take(me) {
-            // SAFETY: loom watches that no other access comes between.
+            // SAFETY: loom reports a concurrent access.
             #[allow(unsafe_code)]
             self.results[item].with_mut(|result| unsafe { *result += task });
         }
@@ -79,7 +79,7 @@ impl Team {
         }
     }
 
-    /// One run. The last one tells the workers to leave, as dropping the threads does.
+    /// One run. The last run ends the workers, as dropping `Threads` does.
     fn lead(&self, n_phases: u32) {
         assert!(self.ranges.n_threads() > 1);
         let turn = self.turns.wait();
@@ -91,7 +91,7 @@ impl Team {
             // SAFETY: as above.
             #[allow(unsafe_code)]
             self.task.with_mut(|task| unsafe { *task = phase });
-            self.ranges.lay_out(self.results.len() as u32);
+            self.ranges.assign(self.results.len() as u32);
             self.barrier.begin();
             self.do_items(0, phase);
             self.barrier.wait_for_all();
@@ -115,14 +115,14 @@ impl Team {
     }
 }
 
-/// Runs a team in every order in which at most so many threads are interrupted where they need not be: without a bound
-/// it would take days. Each of the leaders has one run of `n_phases` phases.
+/// Checks a team in every order with at most `preemptions` preemptions; without a bound the check would take days. Each
+/// leader has one run of `n_phases` phases.
 fn model(n_threads: usize, n_leaders: usize, n_phases: u32, n_items: usize, preemptions: usize) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(move || {
         let team = Arc::new(Team::new(n_threads, n_items, n_leaders as u32));
-        // No leader is a joining thread: loom takes being unparked for the end of the other.
+        // No leader joins threads: loom would take an unpark for the end of the joined thread.
         let lead = (0..n_leaders).map(|_| 0);
         let threads: Vec<_> = lead
             .chain(1..n_threads)

@@ -48,7 +48,7 @@ impl Matmul {
         max_columns: usize,
     ) -> Result<Matmul, Error> {
         let rounds = bf16 && activations == Activations::Bf16;
-        // What is no size is refused with those that no memory has.
+        // A size that overflows saturates, and its allocation then fails.
         let pairs = if rounds && !backend.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
         let (pairs, rounded) =
@@ -198,7 +198,8 @@ impl LaneOp for Widen<'_> {
 ///
 /// A bf16 number of exponent e is a multiple of 2^(e - 7), so every product is a multiple of
 /// 2^(e_w + e_x - 14), and so is every rounded sum; with e_w + e_x >= -112 that is a multiple of 2^-126, the smallest
-/// normal number. Zero stands for no number at all, subnormal weights for a no.
+/// normal number. A magnitude of zero or `u32::MAX` means that there are no non-zero numbers: the result is true. With
+/// subnormal weights or activations it is false.
 pub fn no_subnormals(min_weight: u32, min_activation: u32) -> bool {
     let exponent = |bits: u32| (bits >> 23) as i32 - 127;
     let normal = |bits: u32| bits >> 23 != 0;

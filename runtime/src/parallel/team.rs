@@ -1,14 +1,14 @@
-//! The team: threads that stay together for the life of a model or a run and meet at bounded spin waits.
+//! The thread pool: threads that live as long as a model or a run, and meet at a barrier.
 //!
-//! Whoever calls [`Threads::run`] is the leader of a team until it returns. It runs the forward pass as ordinary
-//! sequential code and hands each phase to the workers; between phases these spin for a moment, then yield, then park,
-//! so that a slow reader of the output or a missing core costs power for a fraction of a millisecond only. A token has
-//! about 100 phases, so waking parked threads for each of them would show. Between runs they wait in the same way:
-//! nothing is handed over when a run begins or ends. A thread that waits for its turn to lead does nothing else.
+//! The thread that calls [`Threads::run`] leads the team until the call returns. It runs the forward pass as sequential
+//! code and hands each phase to the workers. Between phases workers spin briefly, then yield, then park: while the
+//! leader waits for a slow reader of the output or for a core, they use power for a fraction of a millisecond only. A
+//! token has about 100 phases, and waking parked threads for each of them would take measurable time. Workers wait in
+//! the same way between runs, so that beginning and ending a run costs nothing. A caller that waits for its turn blocks.
 //!
-//! Work is cut into items. Each thread owns a contiguous range of them, so that it streams through memory, and takes
-//! items from the end of another's range when its own is used up. Every item is computed by exactly one thread and the
-//! items do not depend on the number of threads, so the results do not either.
+//! Work is divided into items. Each thread has a contiguous range of them, so that it streams through memory. When its
+//! range is empty, it takes items from the end of other ranges. Exactly one thread computes each item, and the items do
+//! not depend on the number of threads, so the results do not either.
 
 #![allow(unsafe_code)]
 
@@ -32,7 +32,7 @@ use std::thread::{self, JoinHandle};
 
 /// Most threads of a team; more would only wait for each other.
 pub const MAX_THREADS: usize = 1024;
-/// What [`WORKS_FOR`] is, in errors.
+/// The name of [`WORKS_FOR`] and [`WAITING`] in errors.
 const LISTS: &str = "the list of teams that a thread works for";
 
 /// What a thread runs in a phase; the argument is its index.
@@ -45,19 +45,19 @@ struct Shared {
     task: UnsafeCell<Option<Task<'static>>>,
     /// The first panic of a worker, until the leader passes it on.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// The items of the current phase that are left.
+    /// The remaining items of the current phase.
     ranges: WorkRanges,
     /// The number of the current run.
     run: AtomicU64,
-    /// The teams that the leader of the current run is in.
+    /// The teams that the leader of the current run works for.
     leads_in: Mutex<Vec<TeamId>>,
 }
 
-/// Tells teams apart: where the one's [`Shared`] lies.
+/// Identifies a team: the address of its [`Shared`].
 type TeamId = usize;
 
 thread_local! {
-    /// The teams that this thread works for now, as their leader or as a worker, those around them included.
+    /// The teams that this thread works for, as leader or worker, including those of the enclosing runs.
     static WORKS_FOR: RefCell<Vec<TeamId>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -69,7 +69,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    /// The life of a worker: a phase after another until the stop.
+    /// The loop of a worker: runs phases until the leader stops it.
     fn work(&self, me: usize) {
         self.barrier.enter(me);
         let (mut seen, mut run) = (0, 0);
@@ -86,7 +86,7 @@ impl Shared {
                 task(me);
             };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                // Nobody panics while holding this lock.
+                // No thread panics while it holds this lock.
                 let mut first = self.panic.lock().expect("not poisoned");
                 match &mut *first {
                     // One is enough, and dropping another could panic.
@@ -100,8 +100,8 @@ impl Shared {
 
     /// A worker takes part in a new run.
     fn join_run(&self) {
-        // The mode comes from whoever started this thread, or from an item of an earlier run. Where it cannot be set
-        // no result is better than another one.
+        // This thread inherited its floating-point mode from its creator, or an item of an earlier run changed it. If it
+        // cannot be restored, this panics: results with other bits must not be returned.
         fp_mode::restore().unwrap_or_else(|error| panic!("{error}"));
         let leads_in = self.leads_in.lock().expect("not poisoned");
         WORKS_FOR.with_borrow_mut(|teams| teams.clone_from(&leads_in));
@@ -116,16 +116,16 @@ impl Shared {
     }
 }
 
-/// The leader's handle on the threads of a run. It stays on the leader's thread, which is the one the others wake.
+/// The leader's handle on the threads of a run. It is not Send: workers wake the leader's thread.
 pub struct Team<'a> {
     shared: &'a Shared,
     stays_here: PhantomData<*const ()>,
 }
 
-/// Threads that wait until there is something to do.
+/// A thread pool.
 ///
-/// Any number of callers may have them run something at a time; they take turns, in the order in which they came. With
-/// one thread, which is the caller's own, they do not wait for each other.
+/// Any number of callers may share it. They take turns, in order of arrival. A pool of one thread uses the caller's own,
+/// and its callers do not wait for each other.
 pub struct Threads {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -135,15 +135,15 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts `n_threads` threads, the caller's included: at most [`MAX_THREADS`], and fewer when the OS refuses some,
-    /// which changes no result. More threads than processors is possible and slow: threads that wait for each other
-    /// then sleep at once, and are woken some hundred times a token.
+    /// Starts `n_threads` threads, the caller's included: at most [`MAX_THREADS`], and fewer when the OS cannot create
+    /// them. The number changes no result. More threads than processors are slow: waiting threads then park at once,
+    /// and are woken about a hundred times a token.
     pub fn new(n_threads: usize) -> Threads {
         spawn::halving(n_threads.clamp(1, MAX_THREADS), Threads::start).expect("one thread is the caller's own")
     }
 
     /// # Errors
-    /// The OS refuses a thread.
+    /// The OS cannot create a thread.
     fn start(n_threads: usize) -> io::Result<Threads> {
         let cores = if n_threads > 1 { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
         let shared = Arc::new(Shared {
@@ -155,7 +155,7 @@ impl Threads {
             leads_in: Mutex::new(Vec::new()),
         });
         let workers = Vec::with_capacity(n_threads - 1);
-        // From here on dropping it ends the workers there are.
+        // From here on dropping it ends the workers that were started.
         let mut threads = Threads { shared, workers, turns: Turns::new(), process: process::id() };
         let is_ample = n_threads == 1 || spawn::has_room_for(n_threads);
         for me in 1..n_threads {
@@ -165,21 +165,20 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Runs `body` on this thread, with a team of the threads and this one. Callers that find another run wait for its
-    /// end.
+    /// Runs `body` on this thread, with a team of this thread and the pool. Waits until earlier runs have ended.
     ///
-    /// Inside the body, and inside the items that it hands to the team, a run of other threads is possible, and one of
-    /// the same threads is an error, as is one for which two callers would wait for each other's threads. A thread that
-    /// the body started and waits for must not have these threads run something: it would wait for the end of the body.
-    /// After a fork inside the body the child has no team.
+    /// The body and its items may run other pools. A run of the same pool inside the body is an error, and so is a run
+    /// for which two callers would wait for each other's pools. If the body starts a thread and waits for it, that
+    /// thread must not run this pool: it would wait for the end of the body, a deadlock that is not detected. After a
+    /// fork inside the body the child has no team.
     ///
     /// # Errors
-    /// [`Error::NotRun`] inside of another run of the same threads, or of one that it would wait for; in a process that was forked off after they were
-    /// started; and on a thread whose processor rounds or flushes otherwise than by default. [`Error::OutOfMemory`]. The body
-    /// has not begun then.
+    /// The body has not begun if this returns an error. [`Error::NotRun`] inside another run of the same pool, for a
+    /// deadlock with other callers, in a process that was forked after the threads were started, and on a thread with a
+    /// non-default floating-point mode. [`Error::OutOfMemory`].
     ///
     /// # Panics
-    /// When the body does, or an item that it hands to the team. The threads are good for further runs.
+    /// When the body or one of its items panics. The threads remain usable.
     pub fn run<R>(&self, body: impl FnOnce(&mut Team<'_>) -> R) -> Result<R, Error> {
         let refused = |why| Err(Error::NotRun { why });
         if !self.workers.is_empty() && self.process != process::id() {
@@ -196,7 +195,7 @@ impl Threads {
         let Some(waits) = waits else { return refused(NotRun::Circle) };
         let _turn = self.turns.wait();
         drop(waits);
-        // Relaxed: workers look at it after they have seen a phase of this run.
+        // Relaxed: workers read it after they have seen a phase of this run.
         shared.run.fetch_add(1, Ordering::Relaxed);
         let mut leads_in = shared.leads_in.lock().expect("not poisoned");
         WORKS_FOR.with_borrow(|teams| {
@@ -218,35 +217,35 @@ impl Drop for Threads {
         }
         let workers = std::mem::take(&mut self.workers);
         if self.process != process::id() {
-            // After a fork there is nobody to tell or to wait for, and the handles stand for nothing.
+            // A forked process has none of the threads, so the handles are invalid.
             std::mem::forget(workers);
             return;
         }
         self.shared.barrier.stop();
         for worker in workers {
-            // It panics outside of items only, and has been told to leave.
+            // A worker catches the panics of items. A panic elsewhere has already ended it.
             let _ended = worker.join();
         }
     }
 }
 
-/// A caller that waits for its turn while it works for other teams.
+/// A caller that waits for its turn on one team while it works for others.
 struct Waiting {
     number: u64,
-    /// For these.
+    /// The teams that it works for.
     held: Vec<TeamId>,
-    /// For the turn of this one.
+    /// The team that it waits for.
     team: TeamId,
 }
 
-/// All of them. Nobody else can be waited for by somebody who holds what others wait for.
+/// All such callers. Only they can be part of a deadlock: other callers hold no team while they wait.
 static WAITING: Mutex<Vec<Waiting>> = Mutex::new(Vec::new());
 
-/// A caller is among those that wait, when it works for other teams, as long as this lives.
+/// The entry of a caller in [`WAITING`], until it is dropped; `None` for a caller that works for no other team.
 struct Waits(Option<u64>);
 
 impl Waits {
-    /// `None` when this one, which works for the teams in `held`, would wait for itself.
+    /// `None` if a caller that works for the teams in `held` would wait for itself.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -255,9 +254,9 @@ impl Waits {
         if held.is_empty() {
             return Ok(Some(Waits(None)));
         }
-        // Nobody panics while holding this lock.
+        // No thread panics while it holds this lock.
         let mut waiting = WAITING.lock().expect("not poisoned");
-        // Teams the end of whose runs would be waited for, each once.
+        // The teams whose runs this caller would wait for, directly or through other callers; each once.
         let mut awaited = memory::room_for(waiting.len() + 1, LISTS)?;
         awaited.push(team);
         let mut at = 0;
@@ -288,13 +287,13 @@ impl Drop for Waits {
     }
 }
 
-/// This thread leads a team as long as this lives.
+/// This thread leads a team until this is dropped.
 struct Works {
     stays_here: PhantomData<*const ()>,
 }
 
 impl Works {
-    /// `None` when this thread works for the team already.
+    /// `None` if this thread already works for the team.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -316,10 +315,10 @@ impl Drop for Works {
     }
 }
 
-/// Runs `body` with a team of `n_threads` threads, for callers that need them once: see [`Threads`].
+/// Runs `body` with a new team of `n_threads` threads, which end after it.
 ///
 /// # Errors
-/// [`Error::NotRun`] on a thread whose processor rounds or flushes otherwise than by default.
+/// [`Error::NotRun`] on a thread with a non-default floating-point mode.
 ///
 /// # Panics
 /// As [`Threads::run`].
@@ -345,7 +344,7 @@ impl Team<'_> {
         shared.barrier.begin();
         let own = catch_unwind(AssertUnwindSafe(|| task(0)));
         shared.barrier.wait_for_all();
-        // Taken in any case: it is none of the next phase.
+        // Taken in any case, so that the next phase does not find it.
         let of_a_worker = shared.panic.lock().expect("not poisoned").take();
         if let Err(panic) = own {
             // One is enough, and dropping another could panic.
@@ -357,16 +356,17 @@ impl Team<'_> {
         }
     }
 
-    /// Runs `body` once for every item below `n_items`, in no order. One item runs here, without waking anybody.
+    /// Runs `body` once for every item below `n_items`, in unspecified order. A single item runs on this thread, and
+    /// wakes no worker.
     ///
     /// # Panics
-    /// When `body` does, or for 2^32 items or more.
+    /// When `body` panics, and for 2^32 items or more.
     pub fn for_each(&mut self, n_items: usize, body: impl Fn(usize) + Sync) {
         if n_items <= 1 || self.n_threads() == 1 {
             return (0..n_items).for_each(body);
         }
         let shared = self.shared;
-        shared.ranges.lay_out(u32::try_from(n_items).expect("fewer than 2^32 items"));
+        shared.ranges.assign(u32::try_from(n_items).expect("fewer than 2^32 items"));
         self.phase(&|me| {
             while let Some(item) = shared.ranges.take(me) {
                 body(item);
@@ -389,7 +389,7 @@ impl Team<'_> {
         });
     }
 
-    /// Runs `body` once for every row of a row-major matrix of that width, with the row's index.
+    /// Runs `body` once for every row of a row-major matrix of width `width`, with the row's index.
     pub fn for_rows<T: Send>(&mut self, data: &mut [T], width: usize, body: impl Fn(usize, &mut [T]) + Sync) {
         let mut rows = OutputGrid::new(data, width, 1, width);
         self.for_blocks_of(&mut rows, |row, block| body(row, block.into_row()));
@@ -489,7 +489,7 @@ mod tests {
             let body = |team: &mut Team| {
                 let panics = |item| assert!(!culprits.contains(&item), "item {item}");
                 assert!(catch_unwind(AssertUnwindSafe(|| team.for_each(8, panics))).is_err());
-                // That of the other thread is not left for the next phase.
+                // The panic of the other thread does not reach the next phase.
                 team.for_each(8, |_| ());
                 team.for_each(8, panics);
             };
@@ -500,7 +500,7 @@ mod tests {
         }
     }
 
-    /// What a run in another run says.
+    /// The message of a run that returned an error.
     fn refusal(result: Result<(), Error>) -> String {
         result.expect_err("an error").to_string()
     }
@@ -514,9 +514,9 @@ mod tests {
                 is_refused();
                 team.for_each(100, |_| {
                     is_refused();
-                    thread::sleep(Duration::from_micros(10)); // So that every thread gets some.
+                    thread::sleep(Duration::from_micros(10)); // So that every thread gets some items.
                 });
-                // On threads of others that a run of these waits for, too, workers and all.
+                // Also on the threads of another pool, leader and workers, while a run of this one waits for them.
                 others.run(|team| team.for_each(100, |_| is_refused())).expect("they are free");
                 team.for_each(3, |_| {
                     others.run(|team| team.for_each(100, |_| is_refused())).expect("each item gets its turn");
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_threads_are_started_than_are_of_use() {
+    fn number_of_threads_is_clamped() {
         for n_threads in [0, 1] {
             assert_eq!(Threads::new(n_threads).run(|team| team.n_threads()).expect("runs"), 1);
         }
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_would_wait_for_each_other_are_told() {
+    fn one_of_the_callers_in_a_deadlock_gets_an_error() {
         for n in [2, 3] {
             let all: Vec<Threads> = (0..n).map(|_| Threads::new(2)).collect();
             let all_lead = std::sync::Barrier::new(n);
@@ -574,8 +574,8 @@ mod tests {
                 let callers: Vec<_> = callers.collect();
                 callers.into_iter().map(|caller| caller.join().expect("no panic")).collect::<Vec<_>>()
             });
-            let is_told = |ended: &&Result<(), Error>| matches!(ended, Err(Error::NotRun { why: NotRun::Circle }));
-            assert_eq!(ended.iter().filter(is_told).count(), 1, "{ended:?}");
+            let is_circle = |ended: &&Result<(), Error>| matches!(ended, Err(Error::NotRun { why: NotRun::Circle }));
+            assert_eq!(ended.iter().filter(is_circle).count(), 1, "{ended:?}");
             assert_eq!(ended.iter().filter(|ended| ended.is_ok()).count(), n - 1, "{ended:?}");
             assert!(WAITING.lock().expect("not poisoned").is_empty());
         }

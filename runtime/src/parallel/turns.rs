@@ -1,19 +1,19 @@
-//! Callers that take turns, in the order in which they came.
+//! Turns of callers, in order of arrival.
 
 use super::sync::{Condvar, Mutex};
 
-/// Callers that wait are spread over so many conditions, so that the end of a turn wakes few but the next one.
+/// Number of condition variables that waiting callers share. The end of a turn wakes only the callers of one of them.
 const CONDITIONS: usize = 16;
 
 /// Hands out turns, one at a time.
 pub(crate) struct Turns {
     numbers: Mutex<Numbers>,
-    /// Caller number n waits at n modulo [`CONDITIONS`].
+    /// Caller n waits for condition n modulo [`CONDITIONS`].
     called: [Condvar; CONDITIONS],
 }
 
 struct Numbers {
-    /// The number of the next caller that comes.
+    /// The number that the next caller gets.
     next: u64,
     /// The number of the caller whose turn it is.
     now: u64,
@@ -27,9 +27,9 @@ impl Turns {
         Turns { numbers: Mutex::new(Numbers { next: 0, now: 0 }), called: std::array::from_fn(|_| Condvar::new()) }
     }
 
-    /// Waits until all who came before have had their turns. Who waits here does nothing else.
+    /// Blocks until all earlier callers have had their turns.
     pub(crate) fn wait(&self) -> Turn<'_> {
-        // Nobody panics while holding this lock.
+        // No thread panics while it holds this lock.
         let mut numbers = self.numbers.lock().expect("not poisoned");
         let mine = numbers.next;
         numbers.next += 1;

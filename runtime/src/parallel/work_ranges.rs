@@ -1,17 +1,17 @@
-//! Which thread does which item of a phase: each has a range of its own, and takes from the end of others' when that is
-//! used up. No item is handed out twice.
+//! The assignment of the items of a phase to threads. Each thread has its own range. When that is empty, it takes items
+//! from the end of other ranges. No item is taken twice.
 
 use super::barrier::Padded;
 use super::sync::{AtomicU64, Ordering};
 
-/// The items that are left of each thread's range.
+/// The remaining items of each thread's range.
 pub(crate) struct WorkRanges {
     /// Next item in the low half, end in the high half.
     ranges: Vec<Padded<AtomicU64>>,
 }
 
 impl WorkRanges {
-    /// For so many threads, without items.
+    /// Empty ranges for `n_threads` threads.
     pub(crate) fn new(n_threads: usize) -> WorkRanges {
         WorkRanges { ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect() }
     }
@@ -21,9 +21,9 @@ impl WorkRanges {
         self.ranges.len()
     }
 
-    /// Lays out `n_items` new items, while nobody takes any: those of thread t are from t * n / threads to
-    /// (t + 1) * n / threads.
-    pub(crate) fn lay_out(&self, n_items: u32) {
+    /// Assigns `n_items` new items: thread t gets those from t * n / threads to (t + 1) * n / threads. No thread may call
+    /// [`WorkRanges::take`] at the same time.
+    pub(crate) fn assign(&self, n_items: u32) {
         let n_threads = self.ranges.len() as u64;
         let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads;
         for (thread, range) in self.ranges.iter().enumerate() {
@@ -31,7 +31,7 @@ impl WorkRanges {
         }
     }
 
-    /// The next item for thread `me`, its own or another's.
+    /// Takes the next item for thread `me`, from its own range or from another.
     pub(crate) fn take(&self, me: usize) -> Option<usize> {
         let n_threads = self.ranges.len();
         for other in (me..n_threads).chain(0..me) {

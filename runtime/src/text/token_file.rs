@@ -1,6 +1,6 @@
 //! Token files: a sequence of ids without a header, little-endian u32 unless the caller names another type.
 
-use crate::error::Error;
+use crate::error::{Error, TokenRemedy};
 use crate::os::holes::bytes_in_holes;
 use crate::os::memory;
 use crate::text::token_guess::{Guess, guess_kind, is_wide, other_file, wider};
@@ -85,11 +85,11 @@ struct Limit {
 
 impl Limit {
     fn of_positions(most: usize) -> Limit {
-        Limit { most, origin: "the positions of the model", advice: "; shorten the prompt" }
+        Limit { most, origin: "the positions of the model", advice: "shorten the prompt" }
     }
 
     fn of_text() -> Limit {
-        Limit { most: MAX_TEXT_IDS, origin: "the most that are detokenized at once", advice: "; split the file" }
+        Limit { most: MAX_TEXT_IDS, origin: "the most that are detokenized at once", advice: "split the file" }
     }
 }
 
@@ -145,8 +145,8 @@ fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Li
     }
     if metadata.is_file() {
         if bytes_in_holes(&file, 0..length, MAX_HOLES) > MAX_HOLES {
-            let problem = "more than 1 MiB of holes, expected ids; write it again";
-            return Err(Error::Tokens { path: path.to_path_buf(), problem: problem.into() });
+            let (problem, remedy) = ("more than 1 MiB of holes, expected ids".into(), other("write it again"));
+            return Err(Error::Tokens { path: path.to_path_buf(), problem, remedy });
         }
         file.rewind().map_err(Error::io(path, "read"))?;
     }
@@ -173,16 +173,20 @@ fn kind_of(bytes: &[u8], token_type: Option<TokenType>, vocab_size: usize) -> Op
 
 /// The error for too many ids.
 fn too_many(path: &Path, found: &str, Limit { most, origin, advice }: Limit, guess: Option<Guess>) -> Error {
-    let (hint, advice) = hint_and_advice(guess, advice);
-    let problem = format!("{found}{hint}, expected at most {most}, {origin}{advice}");
-    Error::Tokens { path: path.to_path_buf(), problem }
+    let (hint, remedy) = hint_and_remedy(guess, other(advice));
+    let problem = format!("{found}{hint}, expected at most {most}, {origin}");
+    Error::Tokens { path: path.to_path_buf(), problem, remedy }
 }
 
-/// A guess in parentheses and its advice; `advice` without a guess.
-fn hint_and_advice(guess: Option<Guess>, advice: &str) -> (String, String) {
+fn other(advice: &str) -> TokenRemedy {
+    TokenRemedy::Other(advice.into())
+}
+
+/// A guess in parentheses and its remedy; `remedy` without a guess.
+fn hint_and_remedy(guess: Option<Guess>, remedy: TokenRemedy) -> (String, TokenRemedy) {
     match guess {
-        Some(Guess { what, advice, .. }) => (format!(" (it looks like {what})"), format!("; {advice}")),
-        None => (String::new(), advice.into()),
+        Some(Guess { what, remedy, .. }) => (format!(" (it looks like {what})"), remedy),
+        None => (String::new(), remedy),
     }
 }
 
@@ -215,7 +219,8 @@ impl Ids<'_> {
         let mut head = Vec::new();
         self.fill(source, &mut head)?;
         if head.is_empty() {
-            return self.wrong(format!("no tokens, expected at least one little-endian {name} id"));
+            let problem = format!("no tokens, expected at least one little-endian {name} id");
+            return self.wrong(problem, TokenRemedy::Stated);
         }
         let is_all = head.len() < PIECE_BYTES;
         if is_all && head.len() > self.limit.most.saturating_mul(width) {
@@ -273,8 +278,8 @@ impl Ids<'_> {
             match u32::try_from(number) {
                 Ok(token) if (token as usize) < self.vocab_size => tokens.push(token),
                 _ => {
-                    let (hint, advice) =
-                        hint_and_advice(self.kind(head), "; make them with the tokenizer of this model");
+                    let unknown = other("make them with the tokenizer of this model");
+                    let (hint, remedy) = hint_and_remedy(self.kind(head), unknown);
                     // The padding or mask value of another program.
                     let negative = match u32::try_from(number).map(u32::cast_signed) {
                         Ok(signed) if signed < 0 && hint.is_empty() => format!(" ({signed} as a signed number)"),
@@ -285,7 +290,7 @@ impl Ids<'_> {
                         Some(last) => format!("the vocabulary has ids 0 to {last}"),
                         None => "the vocabulary is empty".into(),
                     };
-                    return self.wrong(format!("token {index} is {number}{negative}, {expected}{hint}{advice}"));
+                    return self.wrong(format!("token {index} is {number}{negative}, {expected}{hint}"), remedy);
                 }
             }
         }
@@ -294,39 +299,36 @@ impl Ids<'_> {
 
     /// Rejects a file that begins and ends like a file of another program, if the named type would accept any bytes.
     fn refuse_other_file(&self, head: &[u8], last: Option<u8>) -> Result<(), Error> {
-        let Some(Guess { what, advice, .. }) = self.token_type.and_then(|_| other_file(head, last)) else {
+        let Some(Guess { what, remedy, .. }) = self.token_type.and_then(|_| other_file(head, last)) else {
             return Ok(());
         };
         let name = self.token_type.unwrap_or(TokenType::U32).name();
-        self.wrong(format!("looks like {what}, expected little-endian {name} ids; {advice}"))
+        self.wrong(format!("looks like {what}, expected little-endian {name} ids"), remedy)
     }
 
     /// Rejects ids that look like those of a wider type.
     fn refuse_wider(&self, tokens: &[u32]) -> Result<(), Error> {
         if let (Some(TokenType::U16), Some(wider)) = (self.token_type, wider(tokens, self.vocab_size)) {
             let looks = format!("every second id is 0, or nearly (it looks like {wider} ids)");
-            return self.wrong(format!("{looks}; use --token-type {wider}"));
+            return self.wrong(looks, TokenRemedy::ReadAs { token_type: wider, is_guess: false });
         }
         if self.token_type.is_none() && is_wide(tokens.iter().copied()) {
-            return self.wrong(
-                "every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with --token-type \
-                 u32 if these zeros are ids"
-                    .into(),
-            );
+            let problem = "every second id is 0 (it looks like 64-bit ids)".into();
+            return self.wrong(problem, TokenRemedy::ReadAs64Bits);
         }
         Ok(())
     }
 
-    fn wrong<T>(&self, problem: String) -> Result<T, Error> {
-        Err(Error::Tokens { path: self.path.to_path_buf(), problem })
+    fn wrong<T>(&self, problem: String, remedy: TokenRemedy) -> Result<T, Error> {
+        Err(Error::Tokens { path: self.path.to_path_buf(), problem, remedy })
     }
 
     fn half<T>(&self, n_bytes: u64, head: &[u8]) -> Result<T, Error> {
         let read_as = self.token_type.unwrap_or(TokenType::U32);
         let plural = if n_bytes == 1 { "" } else { "s" };
-        let (hint, advice) = hint_and_advice(self.kind(head), "");
+        let (hint, remedy) = hint_and_remedy(self.kind(head), TokenRemedy::Stated);
         let expected = format!("expected a multiple of {} (little-endian {} ids)", read_as.bytes(), read_as.name());
-        self.wrong(format!("{n_bytes} byte{plural}, {expected}{hint}{advice}"))
+        self.wrong(format!("{n_bytes} byte{plural}, {expected}{hint}"), remedy)
     }
 
     fn too_many(&self, head: &[u8]) -> Error {
@@ -336,8 +338,8 @@ impl Ids<'_> {
     }
 
     fn no_memory(&self) -> Error {
-        let problem = "out of memory for its ids (see ulimit -v); use a shorter file, or split it";
-        Error::Tokens { path: self.path.to_path_buf(), problem: problem.into() }
+        let problem = "out of memory for its ids (see ulimit -v)".into();
+        Error::Tokens { path: self.path.to_path_buf(), problem, remedy: other("use a shorter file, or split it") }
     }
 
     fn kind(&self, bytes: &[u8]) -> Option<Guess> {
@@ -431,10 +433,10 @@ mod tests {
         // More than the memory of any machine.
         assert_eq!(read(&[], 1 << 40), hint_and_advice("274877906944 tokens", "shorten the prompt"));
         let text = "Four score and seven years ago our fathers brought forth on this continent";
-        let advice = "give text with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize";
+        let advice = "encode it first";
         assert_eq!(read(text.as_bytes(), 74), hint_and_advice("18 tokens (it looks like text)", advice));
         let wide: Vec<u8> = [5u64; 9].iter().flat_map(|id| id.to_le_bytes()).collect();
-        let advice = "if so, add --token-type i64";
+        let advice = "if so, read it as i64";
         assert_eq!(read(&wide, 72), hint_and_advice("18 tokens (it looks like 64-bit ids)", advice));
         std::fs::remove_file(&path).expect("removed");
         let missing = read_tokens(&path, 100, 3).expect_err("no file").to_string();
@@ -484,15 +486,12 @@ mod tests {
             assert!(line.contains(&format!(" (it looks like {hint}); ")) && line.ends_with(advice), "{line}");
         };
         hints(&[0, 0, 0, 7], "big-endian 32-bit ids", ".astype('<u4').tofile('tokens.bin')");
-        hints(&[5, 0, 7, 0], "16-bit ids", "; if so, add --token-type u16");
-        hints(&[5, 0, 7, 0, 9, 0], "16-bit ids", "; if so, add --token-type u16");
+        hints(&[5, 0, 7, 0], "16-bit ids", "; if so, read it as u16");
+        hints(&[5, 0, 7, 0, 9, 0], "16-bit ids", "; if so, read it as u16");
         assert!(!problem(&[5, 0, 0, 0, 0, 1, 1, 0]).contains("16-bit"), "one wrong id");
         for text in ["Four score", "Four", "Four score and seven years", "Grüße", "\u{1f600}"] {
             let line = problem(text.as_bytes());
-            assert!(
-                line.contains(" (it looks like text)") && line.ends_with("ids of it with olmo-infer tokenize"),
-                "{line}"
-            );
+            assert!(line.contains(" (it looks like text)") && line.ends_with("; encode it first"), "{line}");
         }
         assert!(!problem(&[5, 0, 0, 0, 7]).contains("text"));
         hints(b"\x93NUMPY\x01\x00", "a .npy file", "numpy.load(FILE).astype('<u4').tofile('tokens.bin')");
@@ -513,10 +512,10 @@ mod tests {
             (b"\x80\x04\x95\x0b\0\0\0.".to_vec(), "looks like a Python pickle"),
             (b"Four score".to_vec(), "looks like text"),
             (b"1 2 3\n".to_vec(), "looks like decimal numbers in text"),
-            (ids(&[5, 7], 4), "looks like u32 ids); use --token-type u32"),
-            (ids(&large, 4), "looks like u32 ids); use --token-type u32"),
-            (ids(&[5, 7], 8), "looks like i64 ids); use --token-type i64"),
-            (ids(&large, 8), "looks like i64 ids); use --token-type i64"),
+            (ids(&[5, 7], 4), "looks like u32 ids); read it as u32"),
+            (ids(&large, 4), "looks like u32 ids); read it as u32"),
+            (ids(&[5, 7], 8), "looks like i64 ids); read it as i64"),
+            (ids(&large, 8), "looks like i64 ids); read it as i64"),
         ] {
             let line = read(&bytes).expect_err("must be refused");
             assert!(line.contains(says), "{line}");
@@ -530,8 +529,8 @@ mod tests {
     #[test]
     fn rejects_64_bit_ids_unless_type_is_named() {
         let wide = [5, 0, 0, 0, 0, 0, 0, 0];
-        let says = "t.bin: every second id is 0 (it looks like 64-bit ids); read it with --token-type i64, or with \
-                    --token-type u32 if these zeros are ids";
+        let says = "t.bin: every second id is 0 (it looks like 64-bit ids); read it as i64, or name the type \
+                    u32 if these zeros are ids";
         assert_eq!(problem(&wide), says);
         let read = |bytes: &[u8], token_type| checked(bytes, token_type, 100, 3);
         assert_eq!(read(&wide, TokenType::U32), Ok(vec![5, 0]));
@@ -549,7 +548,7 @@ mod tests {
                 &[5, 0, 0, 0],
                 TokenType::I64,
                 "4 bytes, expected a multiple of 8 (little-endian i64 ids) (it looks like \
-                                             32-bit ids); if so, leave out --token-type",
+                                             32-bit ids); if so, read it as u32",
             ),
             (&[0xff; 4], TokenType::I32, "token 0 is -1, the vocabulary has ids 0 to 99"),
             (&[0xff; 8], TokenType::I64, "token 0 is -1, the vocabulary has ids 0 to 99"),

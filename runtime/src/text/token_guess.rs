@@ -1,9 +1,9 @@
 //! Guesses what a file without little-endian u32 ids contains, from its bytes, for an error message.
 
+use crate::error::TokenRemedy;
+
 /// Fewer bytes than this are read as ids of the given type, even if they are all text characters.
 const MIN_TEXT_BYTES: usize = 6;
-/// Advice for text.
-const TEXT: &str = "give text with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize";
 /// Advice for ids in a file of another program.
 const WRITE_IDS: &str = "write the ids alone, as array.astype('<u4').tofile('tokens.bin')";
 
@@ -12,14 +12,14 @@ const WRITE_IDS: &str = "write the ids alone, as array.astype('<u4').tofile('tok
 pub(crate) struct Guess {
     /// Including its article.
     pub(crate) what: String,
-    /// What to do; a phrase without surrounding punctuation.
-    pub(crate) advice: String,
+    /// What to do.
+    pub(crate) remedy: TokenRemedy,
     /// Bytes per id, for little-endian ids of a supported type.
     pub(crate) id_bytes: Option<usize>,
 }
 
 fn guess(what: impl Into<String>, advice: impl Into<String>) -> Option<Guess> {
-    Some(Guess { what: what.into(), advice: advice.into(), id_bytes: None })
+    Some(Guess { what: what.into(), remedy: TokenRemedy::Other(advice.into()), id_bytes: None })
 }
 
 /// Guesses what `bytes` are that are not u32 ids below `vocab_size`: a whole file, or its first 64 bytes.
@@ -97,10 +97,10 @@ fn npy_type(bytes: &[u8]) -> Option<&str> {
 }
 
 fn text(bytes: &[u8]) -> Option<Guess> {
-    let utf16 = "convert it with iconv -f UTF-16 -t UTF-8, and give it with --prompt-file";
+    let of_text = |what: &str, remedy| Some(Guess { what: what.into(), remedy, id_bytes: None });
     match bytes {
-        [0xff, 0xfe, _, 0, ..] | [0xfe, 0xff, 0, _, ..] => guess("text in UTF-16", utf16),
-        _ if bytes.starts_with(b"\xef\xbb\xbf") => guess("text with a byte order mark", TEXT),
+        [0xff, 0xfe, _, 0, ..] | [0xfe, 0xff, 0, _, ..] => of_text("text in UTF-16", TokenRemedy::EncodeUtf16),
+        _ if bytes.starts_with(b"\xef\xbb\xbf") => of_text("text with a byte order mark", TokenRemedy::Encode),
         _ if !is_text(bytes) => None,
         _ if bytes.iter().all(|byte| byte.is_ascii_digit() || b" \t\r\n,;[]".contains(byte))
             && bytes.iter().any(u8::is_ascii_digit) =>
@@ -108,7 +108,7 @@ fn text(bytes: &[u8]) -> Option<Guess> {
             let advice = "write them as 32-bit numbers, as numpy.array([1, 2, 3], '<u4').tofile('tokens.bin')";
             guess("decimal numbers in text", advice)
         }
-        _ => guess("text", TEXT),
+        _ => of_text("text", TokenRemedy::Encode),
     }
 }
 
@@ -124,9 +124,9 @@ fn is_text(bytes: &[u8]) -> bool {
 
 /// Numbers of another type that are all ids of the vocabulary.
 fn numbers(bytes: &[u8], vocab_size: u64) -> Option<Guess> {
-    let ids = |id_bytes: usize, advice: &str| {
+    let ids = |id_bytes: usize, token_type| {
         let what = format!("{}-bit ids", 8 * id_bytes);
-        Some(Guess { what, advice: advice.into(), id_bytes: Some(id_bytes) })
+        Some(Guess { what, remedy: TokenRemedy::ReadAs { token_type, is_guess: true }, id_bytes: Some(id_bytes) })
     };
     let converted = |what: &str| guess(what, WRITE_IDS);
     if bytes.iter().all(|&byte| byte == 0) {
@@ -141,7 +141,7 @@ fn numbers(bytes: &[u8], vocab_size: u64) -> Option<Guess> {
             id < 0 && id >= i64::from(i32::MIN) || u64::try_from(id).is_ok_and(is_id)
         };
         if words.iter().all(is_signed_id) {
-            return ids(8, "if so, add --token-type i64");
+            return ids(8, "i64");
         }
         if words.iter().all(|word| is_id(u64::from_be_bytes(*word))) {
             return converted("big-endian 64-bit ids");
@@ -152,7 +152,7 @@ fn numbers(bytes: &[u8], vocab_size: u64) -> Option<Guess> {
     }
     if let (words @ [_, ..], []) = bytes.as_chunks::<4>() {
         if words.iter().all(|word| is_id(u32::from_le_bytes(*word).into())) {
-            return ids(4, "if so, leave out --token-type");
+            return ids(4, "u32");
         }
         if words.iter().all(|word| is_id(u32::from_be_bytes(*word).into())) {
             return converted("big-endian 32-bit ids");
@@ -166,7 +166,7 @@ fn numbers(bytes: &[u8], vocab_size: u64) -> Option<Guess> {
         let zeros = words.iter().skip(1).step_by(2).filter(|word| **word == [0; 2]).count();
         let is_narrow = zeros <= words.len() / 4;
         if is_narrow && words.iter().all(|word| is_id(u16::from_le_bytes(*word).into())) {
-            return ids(2, "if so, add --token-type u16");
+            return ids(2, "u16");
         }
         if is_narrow && words.iter().all(|word| is_id(u16::from_be_bytes(*word).into())) {
             return converted("big-endian 16-bit ids");

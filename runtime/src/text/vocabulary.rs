@@ -20,6 +20,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::OutOfMemory`].
+    #[doc(hidden)]
     pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
         let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
         let n_bytes = bytes.len();
@@ -33,6 +34,7 @@ impl Vocabulary {
     }
 
     /// Copies a vocabulary from the bytes of a section; `None` when their length does not match the head.
+    #[doc(hidden)]
     pub fn in_section(bytes: &[u8]) -> Option<Vocabulary> {
         Vocabulary::of(bytes.to_vec())
     }

@@ -154,7 +154,7 @@ fn e2_help_and_version_end_with_status_0() {
             report.holds(format_args!("{question} {streams}"), finished.code == Some(0), &finished.stderr);
         }
     }
-    // Wherever it stands.
+    // At any position.
     let anywhere = place.sh("$INFER m.olmo t.bin --steps 3 --version");
     report.holds("at the end", anywhere.stdout.starts_with("olmo-infer "), &anywhere.stderr);
 }

@@ -30,7 +30,7 @@ fn e13_runs_with_low_limits() {
         report.holds(format_args!("{limit}, verify"), verify.code == Some(0), format_args!("{verify:?}"));
     }
     fs::remove_file(place.path("out/m.olmo")).expect("removed");
-    // Too little is one line that says of what.
+    // A limit that is too low ends in one line that names it.
     for (program, script, words) in [
         ("olmo-infer", "$INFER m.olmo t.bin", &["t.bin: cannot open: Too many open files"][..]),
         ("olmo-pack", "$PACK w out/m.olmo", &["Too many open files"]),

@@ -189,7 +189,7 @@ fn e8_replaces_outputs_with_force() {
     let mut report = Report::new("E8");
     let before = place.sh("$PACK inspect m.olmo").ok().to_string();
     for (program, writer) in WRITERS {
-        // Somebody else has the old file by another name, open, mapped, or runs it.
+        // Another process has the old file by another name, open, mapped, or runs it.
         let (path, old) = place.old("m");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
         fs::hard_link(&path, place.path("out/same")).expect("a link");
@@ -228,7 +228,7 @@ fn e8_replaces_outputs_with_force() {
     let output = reader.wait_with_output().expect("ends");
     report.holds("mapped", output.status.success(), output.status);
     report.holds("replaced", place.sh("$PACK inspect m.olmo").ok() == before, "another model");
-    // A program that runs: the new file may take its name, and the running one goes on.
+    // A running program: the new file may take its name, and the running one continues.
     fs::copy("/bin/sleep", place.path("out/running")).expect("copied");
     let mut running = loop {
         match Command::new(place.path("out/running")).arg("60").spawn() {

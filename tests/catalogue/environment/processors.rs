@@ -32,7 +32,7 @@ fn e15_processor_count_changes_no_result() {
         let finished = place.sh(script);
         report.holds(script, finished.stdout == expected, format_args!("{finished:?}"));
     }
-    // Without any kernel of ours the products are other sums of the same numbers.
+    // Without our kernels the products are other sums of the same numbers.
     let portable = place.sh("$INFER m.olmo t.bin --json --isa portable");
     let as_many = portable.ok().lines().count() == expected.lines().count();
     report.holds("portable", as_many, &portable.stdout);
@@ -45,7 +45,7 @@ fn e15_processor_count_changes_no_result() {
     let moved = Command::new("taskset").args(["-a", "-c", "-p", "0", &child.id().to_string()]).output();
     drop(moved.expect("taskset runs"));
     let output = child.wait_with_output().expect("ends");
-    // It may have been moved before it looked how many there are, and says so then.
+    // It may have been moved before it counted the processors, and then prints a note.
     let stderr = String::from_utf8_lossy(&output.stderr);
     let is_quiet = stderr.lines().all(|line| line.starts_with("olmo-infer: note: --threads 2: "));
     report.holds("moved", output.status.success() && is_quiet, format_args!("{}: {stderr}", output.status));
@@ -82,7 +82,7 @@ fn e17_refuses_changed_floating_point_mode() {
         let told = result.as_ref().is_err_and(|error| error.to_string().contains("non-default floating-point mode"));
         report.holds(name, told, format_args!("{result:?}"));
     }
-    // The threads of a model have the right one, whatever that of the thread is that starts them.
+    // The threads of a model have the default mode, regardless of that of the thread that starts them.
     let open = || Model::open_with(place.path("m.olmo"), Load::Auto, 3);
     let prefill = |session: &mut Session| session.prefill(&TOKENS).map_err(|error| error.to_string());
     let bits = |session: &Session| session.logits().iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>();

@@ -24,13 +24,13 @@ fn with_default_signals(place: &Place, program: &str) -> Command {
     command
 }
 
-/// A run, in a process group of its own, that has begun its logits file and waits, because nobody reads what it prints.
-/// In a group whose other processes have no parent in this session, as that of a job left behind, SIGTSTP does nothing.
+/// A run in its own process group that has begun its logits file and waits for a reader of its output. In a group whose
+/// other processes have no parent in this session, as that of a job left behind, SIGTSTP does nothing.
 fn waiting_for_a_reader(place: &Place) -> Child {
     begun(place, with_default_signals(place, INFER))
 }
 
-/// The same of a command that ends with the name of the program.
+/// The same for a command that ends with the name of the program.
 fn begun(place: &Place, mut command: Command) -> Child {
     command.args(["m.olmo", "t.bin", "--steps", "4000", "--top", "101", "--logits", "out/l.npy"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().expect("starts");
@@ -54,7 +54,7 @@ fn e11_signal_during_logits_leaves_no_file() {
         let child = waiting_for_a_reader(&place);
         signals.iter().for_each(|signal| kill(&child, signal));
         let output = child.wait_with_output().expect("ends");
-        // Of two different ones either may come first.
+        // Of two different signals either may arrive first.
         let by_signal = output.status.signal() == Some(number) || signals == ["INT", "TERM"];
         let silent = output.stderr.is_empty();
         report.holds(format_args!("{signals:?}"), by_signal && silent, output.status);
@@ -75,7 +75,7 @@ fn e11_signal_during_logits_leaves_no_file() {
             fs::remove_file(place.path("out").join(name)).expect("removed");
         });
     }
-    // Stopped and continued it goes on.
+    // Stopped and continued, it finishes.
     let mut child = waiting_for_a_reader(&place);
     kill(&child, "TSTP");
     let begun = Instant::now();
@@ -88,7 +88,7 @@ fn e11_signal_during_logits_leaves_no_file() {
     let status = child.wait().expect("ends");
     let (shape, _) = olmo_tests::read_f32_npy(&path);
     report.holds("TSTP, CONT", status.success() && shape == [4000, 101], format_args!("{status} {shape:?}"));
-    // A signal that was ignored from the start stays ignored, as nohup has it.
+    // A signal that was ignored from the start stays ignored, as under nohup.
     let ignored = place.sh("trap '' HUP; $INFER m.olmo & sleep 0.2; kill -HUP $!; wait $!");
     report.holds("HUP ignored", ignored.code == Some(1), format_args!("{ignored:?}"));
 }

@@ -60,7 +60,7 @@ fn e4_full_standard_output_is_an_error() {
             && finished.stderr.contains("No space left on device");
         report.holds(&script, told, format_args!("{:?} {}", finished.code, finished.stderr));
     }
-    // A full standard error changes no status and is no panic.
+    // A full standard error changes no status and does not panic.
     for (script, code) in [
         ("$INFER m.olmo t.bin --timing", 0),
         ("$INFER absent t.bin", 1),

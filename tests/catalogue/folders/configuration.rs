@@ -122,7 +122,7 @@ fn w6_refuses_impossible_values() {
     let text = fs::read_to_string(case.config()).expect("read").replace("10000.0", "1e999");
     fs::write(case.config(), text).expect("written");
     report.add("rope_theta 1e999", case.refused(case.config(), &["number out of range"]));
-    // What contradicts the shapes is told by the tensors.
+    // A value that contradicts the shapes is reported with the tensors.
     let case = Case::new();
     set(&case, json!({"vocab_size": 100}));
     let line = |tensor: &str| {

@@ -67,7 +67,7 @@ fn w7_refuses_overflow_to_bf16() {
 ///
 /// Note on W8: No flag selects it: `V2` is bf16, and `<u2` is where `config.json` has `"dtype": "bfloat16"`.
 #[test]
-fn w8_reads_raw_16_bits_as_config_says() {
+fn w8_reads_raw_16_bits_by_config_dtype() {
     let mut report = Report::new("W8");
     for descr in ["'<V2'", "'|V2'"] {
         let case = Case::new();
@@ -85,7 +85,7 @@ fn w8_reads_raw_16_bits_as_config_says() {
     for (descr, says) in [("'>V2'", "big-endian"), ("'>u2'", "big-endian")] {
         report.add(descr, header_refused(&typed(descr), 72, &[says]));
     }
-    // A number type is no advice for bytes that are probably bf16.
+    // The message does not suggest a number type for bytes that are probably bf16.
     for descr in ["V2", "=V2"] {
         let says = format!("byte order not stated ({descr})");
         let outcome = header_refused(&typed(&format!("'{descr}'")), 72, &[&says, "if it is bfloat16", "view('<V2')"]);

@@ -105,7 +105,7 @@ fn w14_refuses_wrong_header_lengths() {
         });
         report.add(format_args!("longer than the file in version {version}.0"), outcome);
     }
-    // A length that is legal and wrong: the end of the text is no newline.
+    // A length that is legal and wrong: the text does not end with a newline.
     for length in [1, 2, 60, 115, 117] {
         let outcome = spoiled(NORM, &["export it again"], |path| {
             fs::write(path, versioned([2, 0], length)).expect("written");
@@ -114,7 +114,7 @@ fn w14_refuses_wrong_header_lengths() {
     }
 }
 
-/// Headers of a norm that numpy would not write, and what is said of them.
+/// Headers of a norm that numpy would not write, and parts of their messages.
 fn tricks() -> Vec<(String, &'static str)> {
     let good = "'descr': '<f4', 'fortran_order': False, 'shape': (36,), ";
     let numbers = "a shape with something other than plain numbers";

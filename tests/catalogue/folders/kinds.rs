@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-/// Something that is no regular file.
+/// A file that is not a regular file: its name, how to make it, and a part of the message.
 type Kind = (&'static str, fn(&Path), &'static str);
 
 const KINDS: [Kind; 9] = [
@@ -74,7 +74,7 @@ fn is_block_device(entry: &fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_block_device())
 }
 
-/// Whether an ordinary user can run the program and see a temporary folder; says so loudly if not.
+/// Whether an ordinary user can run the program and see a temporary folder; reports it if not.
 fn ordinary_user_can_pack(case: &Case) -> bool {
     let mut command = case.pack(&case.weights, &["--dry-run"]);
     as_ordinary_user(&mut command);
@@ -106,7 +106,7 @@ fn w23_reports_unreadable_files_and_folders() {
     };
     let with_mode = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).expect("changed");
     if is_root() {
-        // Where nothing may be written that is found out first.
+        // An unwritable folder would be found first.
         with_mode(&case.folder.join("out"), 0o777);
     }
     fs::write(case.weights.join("vocab.txt"), "0\ta\n").expect("written");

@@ -25,14 +25,14 @@ const O_PROJ: &str = "model.layers.1.self_attn.o_proj.weight";
 const UP_PROJ: &str = "model.layers.0.mlp.up_proj.weight";
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
-/// All that the shapes do not say, for a folder without `config.json`.
+/// Everything that the shapes do not determine, for a folder without `config.json`.
 const FLAGS: [&str; 10] =
     ["--arch", "olmo2", "--head-dim", "6", "--rope-theta", "1e4", "--rms-norm-eps", "1e-6", "--max-positions", "64"];
 /// The same for an OLMo-1.
 const OLMO1_FLAGS: [&str; 10] =
     ["--arch", "olmo", "--head-dim", "6", "--rope-theta", "1e4", "--max-positions", "64", "--clip-qkv", "0.75"];
 
-/// A good folder beside an old "model" that must survive.
+/// A good folder, and an old "model" that must survive.
 struct Case {
     folder: TempDir,
     weights: PathBuf,
@@ -114,7 +114,7 @@ fn spoiled(tensor: &str, words: &[&str], spoil: impl FnOnce(&Path)) -> Result<()
     case.refused(case.file(tensor), words)
 }
 
-/// The refusal of a norm with this header text and so many bytes of zeros.
+/// The refusal of a norm with this header text and `data` zero bytes.
 fn header_refused(text: &str, data: usize, words: &[&str]) -> Result<(), String> {
     spoiled(NORM, words, |path| write_header(path, text, data))
 }
@@ -142,7 +142,7 @@ fn resize(path: &Path, change: i64) {
     file.set_len(length.checked_add_signed(change).expect("a length")).expect("resized");
 }
 
-/// Puts something else in the place of a file.
+/// Replaces a file by something else.
 fn replaced(path: &Path, make: impl FnOnce(&Path)) {
     fs::remove_file(path).expect("removed");
     make(path);

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 #[test]
 fn w20_refuses_duplicate_names() {
     let mut report = Report::new("W20");
-    // On a file system that tells cases and normal forms apart these are names of nothing.
+    // On a file system that distinguishes cases and normal forms these names belong to no tensor.
     let twins = [
         "MODEL.NORM.WEIGHT",
         "model.norm.Weight",

@@ -102,7 +102,7 @@ fn w26_refuses_sparse_terabyte() {
         report
             .add(format_args!("{tensor} {shape:?}"), spoiled(tensor, &["shape [", &says], |path| sparse(path, shape)));
     }
-    // A terabyte that is none of the model's.
+    // A terabyte that does not belong to the model.
     let case = Case::new();
     sparse(&case.file("extra"), &[1 << 38]);
     report.add("extra", case.refused(case.file("extra"), &["not a parameter of this model"]));

@@ -84,7 +84,7 @@ fn w3_refuses_extra_tensors() {
             report.holds(format_args!("{name} {flags:?}"), told && finished.stdout.contains(name), finished.stdout);
         }
     }
-    // Files that are no .npy do not matter.
+    // Files other than .npy do not matter.
     let case = Case::new();
     for name in ["README.md", ".DS_Store", "extra.npy.txt", "npy", "extra.NPY"] {
         fs::write(case.weights.join(name), "x").expect("written");

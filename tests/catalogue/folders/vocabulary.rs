@@ -1,4 +1,4 @@
-//! Beside the rows: `vocab.txt`.
+//! `vocab.txt`, which has no row of its own.
 
 use super::Case;
 use olmo_tests::catalogue::Report;

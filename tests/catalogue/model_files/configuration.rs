@@ -9,7 +9,7 @@ use olmo_tests::crafted::{CONFIG_REALS, Field, config_field, repair_digests};
 use std::fs::File;
 use std::mem::offset_of;
 
-/// Integers that no model has, with the key that the message names and what it says about it.
+/// Integers that no model has, with the key that the message names and its text.
 const IMPOSSIBLE: [(&str, &[u64], &str); 18] = [
     ("architecture", &[0, 4, 1 << 31, u64::MAX], ": architecture is "),
     ("architecture", &[3], ": rms_norm_eps is 1e-6"),

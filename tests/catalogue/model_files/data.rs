@@ -1,6 +1,6 @@
 //! Rows O19 and O20: damaged data.
 
-use super::is_no_crash;
+use super::ends_without_crash;
 use super::model::Model;
 use olmo_infer::internals::format::{HEADER_BYTES, TensorRecord, digest};
 use olmo_tests::catalogue::{Report, Run};
@@ -12,13 +12,13 @@ use std::mem::offset_of;
 #[test]
 fn o19_verify_finds_flipped_bits() {
     let mut report = Report::new("O19");
-    for model in [Model::plain(), Model::coded()] {
+    for model in [Model::plain(), Model::bf12()] {
         for (spec, extent) in model.file.specs().iter().zip(&model.file.layout().tensors) {
             for (at, bit) in [(extent.offset, 0x40), (extent.end() - 1, 0x01)] {
                 let mut bytes = model.good.clone();
                 bytes[at as usize] ^= bit;
                 let says = format!(": {}: its digest is wrong", spec.name());
-                model.refuse_when_looked_at(&mut report, &format!("{} {at}", spec.name()), &bytes, &[&says]);
+                model.refuse_when_checked(&mut report, &format!("{} {at}", spec.name()), &bytes, &[&says]);
             }
         }
     }
@@ -69,8 +69,8 @@ fn o20_verify_finds_lost_and_moved_blocks() {
         change(&mut bytes);
         assert_ne!(bytes, model.good);
         let path = model.write("bad.olmo", &bytes);
-        model.damage_is_told(&mut report, variant, &path, "model.");
-        let infer = Run::new(&mut model.opener("olmo-infer", &path)).and_then(|run| is_no_crash(&run));
+        model.damage_is_reported(&mut report, variant, &path, "model.");
+        let infer = Run::new(&mut model.opener("olmo-infer", &path)).and_then(|run| ends_without_crash(&run));
         report.add(format_args!("{variant}, olmo-infer"), infer);
     };
     for page in 0..3 {

@@ -1,4 +1,4 @@
-//! Rows O1 to O3, O24 and O25: what is no model file, other formats, and files with readers or unfinished.
+//! Rows O1 to O3, O24 and O25: files that are not model files, other formats, and files with readers or unfinished.
 
 use super::HUGE;
 use super::model::Model;
@@ -25,12 +25,12 @@ fn o1_refuses_wrong_file_length() {
         model.refuse(&mut report, format!("{cut} bytes"), &model.good[..cut], &[&has]);
     }
     for cut in [HEADER_BYTES, HEADER_BYTES + 1, 5000, length / 2, length - 4096, length - 1] {
-        let has = format!("truncated: has {cut} bytes, expected {length} as its header says");
+        let has = format!("truncated: has {cut} bytes, expected {length} as its header states");
         model.refuse(&mut report, format!("{cut} bytes"), &model.good[..cut], &[&has]);
     }
     for more in [1, 64, 4095, 4096, 1 << 20] {
         let long = [&model.good[..], &vec![0; more]].concat();
-        let has = format!("too long: has {} bytes, expected {length} as its header says", long.len());
+        let has = format!("too long: has {} bytes, expected {length} as its header states", long.len());
         model.refuse(&mut report, format!("{more} more"), &long, &[&has]);
     }
     let sparse = model.write("sparse.olmo", &model.good);
@@ -151,7 +151,7 @@ fn o24_readers_keep_the_file_they_opened() {
 fn o25_refuses_file_of_interrupted_pack() {
     let model = Model::plain();
     let mut report = Report::new("O25");
-    // The header comes last, whatever else is there.
+    // The header comes last.
     let mut bytes = model.good.clone();
     bytes[..HEADER_BYTES].fill(0);
     let says = ["zeros, as an unfinished copy or packing leaves"];

@@ -20,7 +20,7 @@ fn o4_refuses_other_versions() {
             if value == 0 { "pack the weights again with olmo-pack" } else { "use the olmo-infer that came with" };
         let says = format!("needs format {value}.0, this program reads format 1.0; {advice}");
         model.refuse(&mut report, format!("major {value}"), &model.with(&[(major, value)]), &[&says]);
-        // Of a version with another layout nothing is known but this field.
+        // In a version with another layout only this field is known.
         let mut bytes = model.good.clone();
         bytes[HEADER_BYTES..].fill(0x5a);
         major.set(&mut bytes, value);
@@ -83,7 +83,7 @@ fn o6_refuses_wrong_header_lengths() {
 /// Row O7: digests of header and index.
 #[test]
 fn o7_refuses_wrong_digests() {
-    let model = Model::coded();
+    let model = Model::bf12();
     let mut report = Report::new("O7");
     let mut flip = |variant: &str, at: usize, place: &str| {
         let mut bytes = model.good.clone();
@@ -177,7 +177,9 @@ fn o8_refuses_reserved_fields_and_unknown_flags() {
     );
     let features = header(offset_of!(Header, required_features), 8);
     let newer = ["needs feature bits 0x", "this program reads format 1.0"];
-    model.refuse_values(&mut report, "required_features", features, &[2, 3, 1 << 32, 1 << 63, u64::MAX], &newer);
+    model.refuse_values(&mut report, "required_features", features, &[4, 5, 1 << 32, 1 << 63, u64::MAX], &newer);
+    let no_drafts = ["number of tensors: found 14, expected 14 and 1 to 9 drafts"];
+    model.refuse_values(&mut report, "required_features", features, &[2, 3], &no_drafts);
     model.refuse_values(&mut report, "required_features", features, &[1], &["required features: found 1, expected 0"]);
     let optional = header(offset_of!(Header, optional_features), 8);
     let newer = model.write("newer.olmo", &model.with(&[(optional, u64::MAX)]));

@@ -1,6 +1,6 @@
 //! The model that is changed and opened by every program.
 
-use super::is_no_crash;
+use super::ends_without_crash;
 use crate::{BENCH, INFER, PACK};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
@@ -43,9 +43,9 @@ impl Model {
         Model::new("plain", &["--dtype", "f32"], |from| write_weights(from, &bf12_config(), Stored::F32, 3))
     }
 
-    /// One layer in coded bf16, some matrices with raw steps.
-    pub(crate) fn coded() -> Model {
-        Model::new("coded", &["--dtype", "bf16"], write_bf12_weights)
+    /// One layer in bf12, some matrices with raw steps.
+    pub(crate) fn bf12() -> Model {
+        Model::new("bf12", &["--dtype", "bf16"], write_bf12_weights)
     }
 
     /// An Olmo-3 with YaRN and a window, as small as the others.
@@ -66,12 +66,12 @@ impl Model {
         self.file.specs().len()
     }
 
-    /// Where the tensor with this in its name stands in the index.
+    /// The position in the index of the tensor with `part` in its name.
     pub(crate) fn tensor(&self, part: &str) -> usize {
         self.file.specs().iter().position(|spec| spec.name().contains(part)).expect("a tensor")
     }
 
-    /// Where this kind of section stands in the index.
+    /// The position in the index of this kind of section.
     pub(crate) fn section(&self, kind: u32) -> usize {
         self.file.sections().iter().position(|record| record.kind.get() == kind).expect("a section")
     }
@@ -145,25 +145,25 @@ impl Model {
         self.refuse_path(report, variant.as_ref(), &path, words);
     }
 
-    /// Sets one field to each of the values, and wants each refused with its words.
+    /// Sets one field to each of the values, and expects a refusal of each with `words`.
     pub(crate) fn refuse_values(&self, report: &mut Report, name: &str, field: Field, values: &[u64], words: &[&str]) {
         for &value in values {
             self.refuse(report, format!("{name} = {value:#x}"), &self.with(&[(field, value)]), words);
         }
     }
 
-    /// Everybody may open the file, and those who look at the tensors find the damage.
-    pub(crate) fn refuse_when_looked_at(&self, report: &mut Report, variant: &str, bytes: &[u8], words: &[&str]) {
+    /// Every program opens the file, and those that check the tensors report the damage.
+    pub(crate) fn refuse_when_checked(&self, report: &mut Report, variant: &str, bytes: &[u8], words: &[&str]) {
         let path = self.write("bad.olmo", bytes);
         self.refuse_by(report, variant, &path, &CHECKERS, words);
         for opener in ["olmo-infer", "inspect"] {
-            let outcome = Run::new(&mut self.opener(opener, &path)).and_then(|run| is_no_crash(&run));
+            let outcome = Run::new(&mut self.opener(opener, &path)).and_then(|run| ends_without_crash(&run));
             report.add(format_args!("{variant}, {opener}"), outcome);
         }
     }
 
-    /// Everybody who looks at the tensors finds damage in `place`, one line for each that is damaged.
-    pub(crate) fn damage_is_told(&self, report: &mut Report, variant: &str, path: &Path, place: &str) {
+    /// Every program that checks the tensors reports damage in `place`, one line for each damaged tensor.
+    pub(crate) fn damage_is_reported(&self, report: &mut Report, variant: &str, path: &Path, place: &str) {
         for opener in CHECKERS {
             let run = Run::new(&mut self.opener(opener, path)).expect("ends");
             let begins = format!("olmo-pack: error: {}: ", path.display());

@@ -1,4 +1,4 @@
-//! Rows O15 to O18: where tensors and sections lie, and the padding between them.
+//! Rows O15 to O18: extents of tensors and sections, and the padding between them.
 
 use super::header;
 use super::model::Model;
@@ -45,7 +45,7 @@ fn o15_refuses_wrong_offsets_and_lengths() {
             let words = [": found ", "the file is damaged"];
             match ModelFile::open(&path) {
                 Ok(_) => {
-                    model.damage_is_told(&mut report, "section", &path, &format!("section {}", section::name(kind)))
+                    model.damage_is_reported(&mut report, "section", &path, &format!("section {}", section::name(kind)))
                 }
                 Err(_) => model.refuse_path(&mut report, &format!("section {value}"), &path, &words),
             }
@@ -132,7 +132,7 @@ fn o18_verify_finds_nonzero_padding() {
             let mut bytes = model.good.clone();
             bytes[at as usize] = 1;
             let says = format!(": byte {at}: padding that is not zero");
-            model.refuse_when_looked_at(&mut report, &format!("byte {at}"), &bytes, &[&says]);
+            model.refuse_when_checked(&mut report, &format!("byte {at}"), &bytes, &[&says]);
         }
     }
 }

@@ -11,19 +11,23 @@ use std::mem::offset_of;
 #[test]
 fn o9_refuses_unknown_element_types() {
     let mut report = Report::new("O9");
-    for model in [Model::plain(), Model::coded()] {
+    for model in [Model::plain(), Model::bf12()] {
         let dtype = |tensor: &str| Field::of_tensor(model.tensor(tensor), offset_of!(TensorRecord, dtype), 4);
         let wrong = [0, 3, 4, 1 << 31, u64::MAX];
         let first = ["model.embed_tokens.weight: found element type ", "expected 1 (f32) or 2 (bf16)"];
         model.refuse_values(&mut report, "first", dtype("embed_tokens"), &wrong, &first);
         let is_f32 = dtype("embed_tokens").get(&model.good) == 1;
-        let other = if is_f32 { 2 } else { 1 };
         for tensor in ["q_proj", "down_proj", "lm_head"] {
-            let says = format!("{tensor}.weight: element type: found ");
-            model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 3, other, u64::MAX], &[&says]);
+            let says = format!("{tensor}.weight: found element type ");
+            let expected = "expected 1 (f32) or 2 (bf16)";
+            model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 3, u64::MAX], &[&says, expected]);
+            // The other type has other sizes, and f32 matrices are not bf12.
+            let contradicted = format!("{tensor}.weight: found encoding 1 (bf12), expected 0 (plain)");
+            let (other, says) = if is_f32 { (2, "file bytes: found ") } else { (1, contradicted.as_str()) };
+            model.refuse_values(&mut report, tensor, dtype(tensor), &[other], &[says]);
         }
         for tensor in ["q_norm", "model.norm"] {
-            let says = format!("{tensor}.weight: element type: found ");
+            let says = format!("{tensor}.weight: found element type ");
             model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 2, 3, u64::MAX], &[&says, "expected 1"]);
         }
     }
@@ -134,13 +138,13 @@ fn o14_refuses_wrong_shapes() {
 #[test]
 fn o28_refuses_unknown_codes() {
     let mut report = Report::new("O28");
-    let coded = Model::coded();
+    let coded = Model::bf12();
     let plain = Model::plain();
     let [layout, encoding] = [offset_of!(TensorRecord, layout), offset_of!(TensorRecord, encoding)];
     for model in [&coded, &plain] {
         for tensor in ["embed_tokens", "down_proj", "q_norm"] {
             let field = |at| Field::of_tensor(model.tensor(tensor), at, 4);
-            let says = [&format!("{tensor}.weight: found encoding "), "expected 0 (plain) or 1 (coded)"];
+            let says = [&format!("{tensor}.weight: found encoding "), "expected 0 (plain) or 1 (bf12)"];
             let says = says.map(|says: &str| says);
             model.refuse_values(&mut report, "encoding", field(encoding), &[2, 3, 1 << 31, u64::MAX], &says);
             let wrong = if tensor == "q_norm" { 2 } else { 1 };
@@ -148,8 +152,8 @@ fn o28_refuses_unknown_codes() {
             model.refuse_values(&mut report, "layout", field(layout), &[0, wrong, 3, u64::MAX], &[&says]);
         }
         let norm = Field::of_tensor(model.tensor("q_norm"), encoding, 4);
-        let says = ["q_norm.weight: found a coded tensor, expected a plain one"];
-        model.refuse_values(&mut report, "a coded vector", norm, &[1], &says);
+        let says = ["q_norm.weight: found encoding 1 (bf12), expected 0 (plain), as every f32 tensor has"];
+        model.refuse_values(&mut report, "a bf12 vector", norm, &[1], &says);
         // A kind that this reader does not know: passed over, or refused when it must be known.
         let kind = model.section_field(model.file.sections().last().expect("one").kind.get(), 0, 4);
         let flags = Field { at: kind.at + offset_of!(SectionRecord, flags), bytes: 4 };
@@ -158,10 +162,10 @@ fn o28_refuses_unknown_codes() {
         model.refuse(&mut report, "a required section", &bytes, &says);
     }
     let q_proj = Field::of_tensor(plain.tensor("q_proj"), encoding, 4);
-    let says = ["q_proj.weight: found a coded tensor, expected a plain one"];
-    plain.refuse_values(&mut report, "coded f32", q_proj, &[1], &says);
+    let says = ["q_proj.weight: found encoding 1 (bf12), expected 0 (plain), as every f32 tensor has"];
+    plain.refuse_values(&mut report, "bf12 in an f32 file", q_proj, &[1], &says);
     let q_proj = Field::of_tensor(coded.tensor("q_proj"), encoding, 4);
-    coded.refuse_values(&mut report, "one plain among coded", q_proj, &[0], &["section BF12: found "]);
+    coded.refuse_values(&mut report, "one plain matrix among bf12", q_proj, &[0], &["section BF12: found "]);
     let features = header(offset_of!(Header, required_features), 8);
     coded.refuse_values(&mut report, "no feature", features, &[0], &["required features: found 0, expected 1"]);
     let flags = coded.section_field(section::BF12, offset_of!(SectionRecord, flags), 4);

@@ -1,6 +1,6 @@
-//! Of row O8: vocabularies that are none.
+//! Row O8: malformed vocabularies.
 
-use super::is_no_crash;
+use super::ends_without_crash;
 use super::model::Model;
 use olmo_infer::internals::format::section;
 use olmo_tests::catalogue::{Report, Run};
@@ -31,7 +31,7 @@ fn refuses_malformed_vocabularies() {
         let bytes = model.with_section(section::VOCABULARY, set(at, u32::MAX.into(), 4));
         let path = model.write("bad.olmo", &bytes);
         model.refuse_by(&mut report, &format!("offset at {at}"), &path, &["verify"], &[": section VOCABULARY: "]);
-        let outcome = Run::new(&mut model.opener("olmo-infer", &path)).and_then(|run| is_no_crash(&run));
+        let outcome = Run::new(&mut model.opener("olmo-infer", &path)).and_then(|run| ends_without_crash(&run));
         report.add(format_args!("offset at {at}, olmo-infer"), outcome);
     }
 }

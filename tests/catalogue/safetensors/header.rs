@@ -1,4 +1,4 @@
-//! Rows S3 and S4: lengths of headers, and headers that are none.
+//! Rows S3 and S4: lengths of headers, and malformed headers.
 
 use super::{Case, NORM, file_refused, header_refused};
 use ::safetensors::SafeTensors;
@@ -85,7 +85,7 @@ fn s4_refuses_malformed_headers() {
     SafeTensors::deserialize(&twice).expect("a file that others read");
     fs::write(case.file(), twice).expect("written");
     report.add("a tensor twice", case.refused(case.file(), &["bad header: duplicate key \"model.norm.weight\""]));
-    // What is no part of the model means nothing, and spaces mean nothing.
+    // Unknown keys and spaces do not matter.
     let case = Case::new(1);
     case.with_header(|header| header["__metadata__"] = json!({"format": "pt", "note": "\u{1b}[31m"}));
     report.add("other metadata", case.packed(&[]));
@@ -101,7 +101,7 @@ fn s4_refuses_malformed_headers() {
 #[test]
 fn s14_refuses_large_headers_cheaply() {
     let mut report = Report::new("S14");
-    // As many as a header can have.
+    // The most entries that a header can have.
     let case = Case::new(1);
     let entries: Vec<String> = (0..30_000)
         .map(|i| format!("\"{i:05}\":{{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[{i},{}]}}", i + 1))
@@ -121,5 +121,5 @@ fn s14_refuses_large_headers_cheaply() {
         let header = format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":[{sizes}],\"data_offsets\":[0,4]}}}}");
         file_refused(&raw(header.as_bytes(), &[0; 4]), &["a: shape of 900000 dimensions, expected at most 32"])
     });
-    report.add("a header that says too little", header_refused(&["0 bytes of data"], |header| *header = json!({})));
+    report.add("a header with too few tensors", header_refused(&["0 bytes of data"], |header| *header = json!({})));
 }

@@ -1,4 +1,4 @@
-//! Rows S11 and S12: indexes that are none, and indexes that do not fit their shards.
+//! Rows S11 and S12: malformed indexes, and indexes that do not match their shards.
 
 use super::{Case, NORM};
 use olmo_tests::catalogue::{Refusal, Report};
@@ -45,7 +45,7 @@ fn s11_refuses_malformed_indexes() {
     let case = Case::new(2);
     fs::write(case.index(), " ".repeat((2 << 20) + 1)).expect("written");
     report.add("longer than an index", case.refused(case.index(), &["longer than 2 MiB, expected an index"]));
-    // Files elsewhere, and what is no file of weights.
+    // Files elsewhere, and files that do not hold weights.
     let long = format!("{}.safetensors", "n".repeat(255));
     for name in [
         "../weights/model-00001-of-00002.safetensors",
@@ -72,7 +72,7 @@ fn s11_refuses_malformed_indexes() {
 fn s12_refuses_indexes_that_contradict_shards() {
     let mut report = Report::new("S12");
     let again = "; download the index and all shards again, of one revision";
-    // A shard that is missing, whatever else is.
+    // Missing shards.
     let case = Case::new(2);
     fs::remove_file(case.shard(1)).expect("removed");
     report.add("a shard", case.refused(case.shard(1), &["missing, expected a shard of the model; download it"]));
@@ -109,7 +109,7 @@ fn s12_refuses_indexes_that_contradict_shards() {
     ];
     let refusal = Refusal { program: "olmo-pack", status: 1, lines, more: 0 };
     report.add("a tensor elsewhere", refusal.check(case.folder.path(), || case.pack(&[])));
-    // No loader reads the metadata: whatever it says, the headers of the shards count.
+    // No loader reads the metadata: only the headers of the shards count.
     let metadata = [
         json!({"total_size": 1, "total_parameters": 1}),
         json!({"total_size": 1.5e300}),

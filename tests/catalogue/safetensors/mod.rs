@@ -1,5 +1,5 @@
-//! Everything that can be wrong with a checkpoint in safetensors files. The rows W1 to W27 about `config.json`, names, links
-//! and unreadable folders apply to both kinds of folders.
+//! Everything that can be wrong with a checkpoint in safetensors files. The rows W1 to W27 about `config.json`, names,
+//! links and unreadable folders apply to both kinds of folders.
 
 mod header;
 mod index;
@@ -22,7 +22,7 @@ const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
 const O_PROJ: &str = "model.layers.1.self_attn.o_proj.weight";
 
-/// A good checkpoint beside an old "model" that must survive.
+/// A good checkpoint, and an old "model" that must survive.
 struct Case {
     folder: TempDir,
     weights: PathBuf,
@@ -31,7 +31,7 @@ struct Case {
 }
 
 impl Case {
-    /// One in so many files.
+    /// A checkpoint in `n_shards` files.
     fn new(n_shards: usize) -> Case {
         Case::of(&small_config(), n_shards)
     }
@@ -64,14 +64,14 @@ impl Case {
         self.weights.join(shard_name(number, 2))
     }
 
-    /// Writes the only file anew, with a header that was changed.
+    /// Writes the only file again, with a changed header.
     fn with_header(&self, change: impl FnOnce(&mut Value)) {
         let mut header = safetensors::header(&self.tensors);
         change(&mut header);
         fs::write(self.file(), safetensors::with_header(&header, &self.tensors)).expect("written");
     }
 
-    /// Writes the index anew.
+    /// Writes the index again.
     fn with_index(&self, change: impl FnOnce(&mut Value)) {
         let mut index = serde_json::from_slice(&fs::read(self.index()).expect("read")).expect("JSON");
         change(&mut index);

@@ -52,7 +52,7 @@ fn s5_refuses_overlaps_and_gaps() {
             drop(header.as_object_mut().expect("an object").remove(O_PROJ))
         }),
     );
-    // Two of one shape that exchange their places are what the header says they are.
+    // Two tensors of one shape whose ranges are exchanged are read by the header.
     let case = Case::new(1);
     let (a, b) = ("model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.v_proj.weight");
     case.with_header(|header| {

@@ -41,7 +41,7 @@ fn s9_refuses_missing_and_extra_tensors() {
     for (name, says) in [
         (NORM, "missing, expected a tensor [36]; export the whole model"),
         (O_PROJ, "missing (layer 1 of 2), expected a tensor [36, 36]"),
-        (HEAD, "missing, expected a tensor [101, 36]; export it, or say \"tie_word_embeddings\": true"),
+        (HEAD, "missing, expected a tensor [101, 36]; export it, or set \"tie_word_embeddings\": true"),
     ] {
         write_checkpoint(&case.weights, &without(name), 1);
         report.add(name, case.refused(case.file(), &[&format!("{name}: {says}")]));
@@ -63,7 +63,7 @@ fn s9_refuses_missing_and_extra_tensors() {
             report.add(format_args!("{name:?} in {n_shards}, let pass"), case.packed(&["--allow-extra"]));
         }
     }
-    // A file beside the model's, whatever is in it.
+    // A file that is not one of the model's, with any content.
     for n_shards in [1, 2] {
         let case = Case::new(n_shards);
         let stray = case.weights.join("model-00007-of-00007.safetensors");

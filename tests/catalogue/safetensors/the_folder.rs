@@ -18,9 +18,10 @@ fn s1_refuses_mixed_or_misnamed_weights() {
     report.add(".npy too", case.refused(&case.weights, &["both .npy files and model.safetensors", question]));
     fs::rename(path("model.safetensors"), path("model-00001-of-00002.safetensors")).expect("renamed");
     let words = ["both .npy files and model-00001-of-00002.safetensors", question];
-    report.add("a shard beside .npy", case.refused(&case.weights, &words));
+    report.add("a shard and .npy files", case.refused(&case.weights, &words));
     fs::remove_file(path("model.norm.weight.npy")).expect("removed");
-    let words = ["model-00001-of-00002.safetensors without an index", "model.safetensors.index.json beside the shards"];
+    let words =
+        ["model-00001-of-00002.safetensors without an index", "model.safetensors.index.json next to the shards"];
     report.add("shards without an index", case.refused(&case.weights, &words));
     fs::rename(path("model-00001-of-00002.safetensors"), path("weights.safetensors")).expect("renamed");
     let words = ["no model.safetensors, but weights.safetensors", "rename it to model.safetensors"];
@@ -33,7 +34,7 @@ fn s1_refuses_mixed_or_misnamed_weights() {
     fs::remove_file(case.file()).expect("removed");
     fs::write(case.weights.join("model.norm.weight.npy"), "anything").expect("written");
     let words = ["both .npy files and model.safetensors.index.json", question];
-    report.add(".npy beside an index", case.refused(&case.weights, &words));
+    report.add(".npy files and an index", case.refused(&case.weights, &words));
     fs::remove_file(case.weights.join("model.norm.weight.npy")).expect("removed");
     report.add("shards alone", case.packed(&[]));
 

@@ -3,7 +3,7 @@
 use crate::{Calls, EXTREMES, pairs};
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::{
-    Bf12Panels, Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, bf12_bytes, decode, pays,
+    Bf12Panels, Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, decode, matrix_bytes, pays,
     smallest_magnitude,
 };
 use olmo_infer::internals::format::matrix::{Matrix, Panels};
@@ -64,7 +64,7 @@ fn exponents() -> Exponents {
     Exponents::commonest(&[0; 256])
 }
 
-pub fn coded(calls: &mut Calls, _: &Path) {
+pub fn bf12(calls: &mut Calls, _: &Path) {
     let bytes = vec![0x11u8; 1 << 16];
     let x = vec![0x3f80_3f80u32; 1024];
     let raw: [&[u32]; 8] = [&[], &[0], &[4], &[5], &[u32::MAX], &[1, 0], &[2, 2], &[0, 1, 2, 3, 4]];
@@ -79,7 +79,7 @@ pub fn coded(calls: &mut Calls, _: &Path) {
                 calls.call(|| table.raw_steps(panel).len());
             }
             calls.call(|| Bf12Table::bytes(&shape, n_raw));
-            let exact = bf12_bytes(&shape, n_raw).and_then(|bytes| usize::try_from(bytes).ok());
+            let exact = matrix_bytes(&shape, n_raw).ok().and_then(|bytes| usize::try_from(bytes).ok());
             for length in [0, 960, 1920, 4096].into_iter().chain(exact).filter(|&length| length <= bytes.len()) {
                 // Most have lengths that do not fit together, which is refused here.
                 let mut made = None;
@@ -120,7 +120,7 @@ pub fn coding(calls: &mut Calls, _: &Path) {
         calls.call(|| codes.encode(&[u32::MAX; 64], rows, columns));
         let shape = PanelShape { rows, columns, dtype: Dtype::Bf16 };
         for n_raw in [0, 1, u32::MAX] {
-            calls.call(|| bf12_bytes(&shape, n_raw));
+            calls.call(|| matrix_bytes(&shape, n_raw));
             calls.call(|| pays(&shape, n_raw.into()));
             calls.call(|| Bf12Table::bytes(&shape, n_raw));
             calls.call(|| Bf12Table::read(&mut [7u8; 100].as_slice(), &shape, n_raw));

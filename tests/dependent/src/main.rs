@@ -44,9 +44,9 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// One call, whose result is looked at by nobody.
+    /// One call, whose result is dropped.
     pub fn call<T>(&mut self, call: impl FnOnce() -> T) {
-        // Whatever it has left behind is used by nobody, or is safe to use.
+        // What it has left behind is not used again, or is safe to use.
         match catch_unwind(AssertUnwindSafe(|| drop(black_box(call())))) {
             Ok(()) => self.returned += 1,
             Err(_) => self.panicked += 1,
@@ -79,7 +79,7 @@ fn main() {
     let groups: [Group; 16] = [
         ("products of f32", kernels::products_f32),
         ("products of bf16", kernels::products_bf16),
-        ("coded panels", kernels::coded),
+        ("bf12 panels", kernels::bf12),
         ("coding", kernels::coding),
         ("lanes", kernels::lanes),
         ("grids", kernels::grids),

@@ -43,7 +43,7 @@ fn reads_every_index() {
 enum Defect {
     /// Another name of a file.
     File(String),
-    /// What stands for the name of a file or for the map.
+    /// Another value instead of the name of a file or of the map.
     NoFile(&'static str),
     NoMap(&'static str),
     LongName(usize),

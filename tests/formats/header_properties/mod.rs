@@ -1,8 +1,8 @@
-//! Properties of what reads the headers of weights, `.npy` and safetensors, on 10,000 random cases each: what a writer
-//! writes is read as what it is, one defect anywhere is refused in one line that says where it is, and no size wraps.
+//! Properties of the readers of weights headers, `.npy` and safetensors, on 10,000 random cases each: what a writer
+//! writes is read unchanged, one defect anywhere is refused in one line that names the place, and no size wraps.
 //!
-//! What a case must give is known from how it was made, or computed in 128 bits; no parser is asked. A case that fails
-//! is made as small as it gets and printed; it becomes a test of its own then.
+//! The expected result follows from how a case was made, or is computed in 128 bits, without a parser. A failing case
+//! is minimized and printed; it then becomes a test of its own.
 
 mod index;
 mod npy;
@@ -19,7 +19,7 @@ use std::path::Path;
 /// Most bytes that the numbers of a good tensor take: sums of some of them are still lengths of files.
 const MAX_DATA_BYTES: u64 = 1 << 58;
 
-/// Sizes of at most `rank` dimensions, each by itself of any size that is no 0.
+/// Sizes of at most `rank` dimensions, each of any size except 0.
 fn sizes(rank: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(edgy(usize::MAX).prop_map(|size| size as u64), rank)
 }
@@ -39,7 +39,7 @@ fn assert_refused<T>(result: Result<T, Problem>, path: &str, words: &str) -> Res
     let Err(problem) = result else { return Err(TestCaseError::fail(format!("not refused: {words}"))) };
     let line = problem.to_string();
     prop_assert!(problem.path == Path::new(path) && line.starts_with(&format!("{path}: ")), "{}", line);
-    prop_assert!(!line.chars().any(char::is_control), "{:?} is no line", line);
+    prop_assert!(!line.chars().any(char::is_control), "{:?} is not one line", line);
     prop_assert!(line.contains(words), "{:?} without {:?}", line, words);
     Ok(())
 }
@@ -59,7 +59,7 @@ impl Seen {
         count.set(count.get() + 1);
     }
 
-    /// Asserts that there were at least so many cases of each kind.
+    /// Asserts that there were at least `least` cases of each kind.
     fn assert_each(&self, least: usize) {
         for (kind, count) in &self.kinds {
             assert!(count.get() >= least, "{kind}: {} cases", count.get());

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The file in messages.
 pub const PATH: &str = "weights/lm_head.weight.npy";
-/// As much of a file as the reader wants to see.
+/// The most bytes of a file that the reader needs.
 const START_BYTES: usize = 10_012;
 /// The element types that are read, as numpy names them.
 const DESCRS: [(&str, Descr, u64); 5] = [
@@ -25,7 +25,7 @@ pub struct Array {
     pub descr: (&'static str, Descr, u64),
     pub shape: Vec<u64>,
     pub version: u8,
-    /// What the preamble is a multiple of: 16 in old versions of numpy, later 64.
+    /// The preamble is a multiple of this: 16 in old versions of numpy, later 64.
     pub alignment: usize,
     /// Whether there is room for a first dimension of 21 digits, as newer versions of numpy leave it.
     pub room: bool,
@@ -34,7 +34,7 @@ pub struct Array {
 }
 
 impl Array {
-    /// Arrays with a size that a file can have; `shape` says which sizes.
+    /// Arrays with a size that a file can have, and sizes of `shape`.
     pub fn any(shape: impl Strategy<Value = Vec<u64>>) -> impl Strategy<Value = Array> {
         let descr = prop::sample::select(DESCRS.to_vec());
         let alignment = prop::sample::select(vec![16, 64]);
@@ -81,7 +81,7 @@ impl Array {
         if self.version == 1 { 10 } else { 12 }
     }
 
-    /// What the reader makes of the file with this preamble and so many bytes of numbers.
+    /// The result of reading a file with this preamble and `data_bytes` bytes of numbers.
     pub fn read(&self, mut preamble: Vec<u8>, data_bytes: u64) -> Result<Checked, olmo_pack::error::Problem> {
         let file_bytes = preamble.len() as u64 + data_bytes;
         // No more of the numbers than it looks at: there may be an exabyte.
@@ -193,7 +193,7 @@ fn data_size_of_shape_never_wraps() {
         }
         let fits = exact.is_some_and(|bytes| bytes <= u64::MAX.into());
         seen.count(if fits { "other bytes" } else { "more than 64 bits" });
-        // What is cut inside the header is refused before the sizes are looked at.
+        // A header that is cut is refused before its sizes are checked.
         let words = match (file_bytes >= preamble_bytes, fits) {
             (false, _) => "",
             (true, true) => " bytes of data, has ",

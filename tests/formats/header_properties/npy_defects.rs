@@ -19,25 +19,25 @@ enum Defect {
     /// Another length of the header.
     HeaderBytes(u32),
     FortranOrder,
-    /// What stands for the element type.
+    /// Another value instead of the element type.
     Descr(String),
-    /// What stands for the order.
+    /// Another value instead of the order.
     Order(&'static str),
-    /// What stands for a dimension.
+    /// Another value instead of a dimension.
     Size(Index, String),
     /// A dimension with zeros before it.
     LeadingZeros(Index, usize),
-    /// The shape is no tuple, or has more dimensions than there can be.
+    /// The shape is not a tuple, or has too many dimensions.
     Shape(String),
     ManyDimensions(usize),
     MissingKey(Index),
-    /// Which key stands once more, and where.
+    /// The repeated key, and its position.
     KeyTwice(Index, Index),
-    /// Another key, its value and where it stands.
+    /// Another key, its value and its position.
     ExtraKey(String, &'static str, Index),
-    /// What stands behind the dictionary.
+    /// Bytes behind the dictionary.
     Tail(String),
-    /// So many bytes of numbers more or fewer.
+    /// More or fewer bytes of numbers than the shape has.
     Data(i64),
     /// The file ends inside the preamble.
     Cut(Index),
@@ -47,13 +47,13 @@ enum Defect {
     LastByte(u8),
 }
 
-/// Texts of so many characters, with which neither a quote nor a bracket begins or ends.
+/// Texts of `length` characters, without quotes and brackets.
 fn text(length: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = String> {
     let chars: Vec<char> = (' '..='~').filter(|c| !"'\"()[]{}".contains(*c)).collect();
     prop::collection::vec(select(chars), length).prop_map(String::from_iter)
 }
 
-/// Element types that numpy has and no parameter, and what is no type of numpy's.
+/// Element types of numpy that no parameter has, and types that numpy does not have.
 fn other_descr() -> impl Strategy<Value = String> {
     let order = select(vec!["<", ">", "|", "=", ""]);
     let kind = select("bifucmMOSUVF?".chars().collect::<Vec<_>>());
@@ -118,7 +118,7 @@ fn defect() -> impl Strategy<Value = Defect> {
     ]
 }
 
-/// What the reader makes of the array with this defect, and words that its line must have.
+/// The result of reading the array with this defect, and words that its line must contain.
 fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error::Problem>, &'static str) {
     let mut entries = array.entries();
     let mut data_bytes = array.data_bytes();
@@ -156,7 +156,7 @@ fn read(array: &Array, defect: Defect) -> (Result<npy::Checked, olmo_pack::error
         }
         Defect::Shape(shape) => {
             entries[2].1 = shape;
-            // As many numbers as the shape seems to say.
+            // The number of elements that the shape seems to have.
             data_bytes = 3 * array.descr.2;
             ""
         }

@@ -16,7 +16,7 @@ pub const PATH: &str = "weights/model.safetensors";
 /// The element types of weights, as headers name them, and the bytes of a number.
 pub const DTYPES: [(&str, SourceType, u64); 3] =
     [("F32", SourceType::F32, 4), ("F16", SourceType::F16, 2), ("BF16", SourceType::Bf16, 2)];
-/// Other types that the crate `safetensors` knows. What has one of them is told and not read.
+/// Other types that the crate `safetensors` knows. A tensor of such a type is reported, not read.
 pub const OTHER_DTYPES: [&str; 17] = [
     "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "I32", "U32", "C64",
     "F64", "I64", "U64",
@@ -27,10 +27,10 @@ pub const OTHER_DTYPES: [&str; 17] = [
 pub struct Tensor {
     pub name: String,
     pub dtype: &'static str,
-    /// The dimensions, and where the numbers lie behind the header, as JSON.
+    /// The dimensions, and the range of the numbers behind the header, as JSON.
     pub shape: Vec<String>,
     pub offsets: Vec<String>,
-    /// What they are in numbers.
+    /// The dimensions as numbers.
     pub sizes: Vec<u64>,
     pub range: (u64, u64),
     /// The order of the three keys, and whether the name is spelled with escapes.
@@ -91,7 +91,7 @@ pub struct File {
 }
 
 impl File {
-    /// Files of so many tensors, without holes.
+    /// Files of `n` tensors, without holes.
     pub fn any(n: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = File> {
         let end = *n.end();
         let names = prop::collection::btree_set(name(), n).prop_map(Vec::from_iter).prop_shuffle();
@@ -169,7 +169,7 @@ fn tensor(name: String) -> impl Strategy<Value = Tensor> {
     )
 }
 
-/// What the reader makes of the file with this header and so many bytes of numbers.
+/// The result of reading a file with this header and `data_bytes` bytes of numbers.
 pub fn read(header: &[u8], data_bytes: u64) -> Result<BTreeMap<String, Entry>, Problem> {
     let start = raw(header, &[]);
     let file_bytes = start.len() as u64 + data_bytes;
@@ -210,7 +210,7 @@ fn reads_every_header() {
 
 #[test]
 fn tensor_size_of_shape_never_wraps() {
-    let seen = Seen::new(&["read", "other bytes", "more than 64 bits", "a file that no one can have"]);
+    let seen = Seen::new(&["read", "other bytes", "more than 64 bits", "an impossible file size"]);
     let shape = prop_oneof![
         sizes(1..=4),
         sizes(1..=32),
@@ -234,7 +234,7 @@ fn tensor_size_of_shape_never_wraps() {
         let file_bytes = data.checked_add(bytes).unwrap_or(data.max(data.wrapping_add(bytes)));
         let read = header::check(Path::new(PATH), &start, file_bytes);
         if data.checked_add(bytes).is_none() {
-            seen.count("a file that no one can have");
+            seen.count("an impossible file size");
             return assert_refused(read, PATH, "(truncated?)");
         }
         if exact == Some(bytes.into()) {

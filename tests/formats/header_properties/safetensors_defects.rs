@@ -13,25 +13,25 @@ use std::path::Path;
 /// One thing that is wrong, of one tensor where it is one.
 #[derive(Clone, Debug)]
 enum Defect {
-    /// The numbers of the tensor and of all behind it lie nearer to the beginning, by this part of the way in 2^64ths.
+    /// The numbers of the tensor and of all behind it are nearer to the beginning, by this part of the way in 2^64ths.
     Overlap(u64),
-    /// They lie so many bytes further from it.
+    /// They are farther from it by this number of bytes.
     Hole(u64),
     /// The offsets are exchanged.
     Backwards,
-    /// So many bytes of numbers more or fewer.
+    /// More or fewer bytes of numbers than the header has.
     Data(i64),
-    /// A dimension is so many times as long, or there is one more of that length.
+    /// A dimension is multiplied by this factor, or there is one more of that length.
     Count(Index, u64),
     /// The type has numbers of another length.
     OtherType,
     ManyDimensions(usize),
     UnknownType(String),
-    /// The tensor stands once more at this place, perhaps in another spelling.
+    /// The tensor is repeated at this position, perhaps in another spelling.
     Twice(Index, bool),
     MissingKey(Index),
     KeyTwice(Index, Index),
-    /// What stands for one of the offsets, for a dimension, or for all of an entry.
+    /// Another value instead of one of the offsets, of a dimension, or of a whole entry.
     Offset(bool, String),
     Size(Index, String),
     Entry(&'static str),
@@ -43,11 +43,11 @@ enum Defect {
     HeaderBytes(u64, u8),
     /// The first byte of the header.
     FirstByte(u8),
-    /// Bytes that are no UTF-8, in the name of the tensor.
+    /// Invalid UTF-8 in the name of the tensor.
     Utf8(&'static [u8]),
     /// A control character, unescaped in the name of the tensor.
     Control(u8),
-    /// What stands behind the header.
+    /// Bytes behind the header.
     Tail(Vec<u8>),
     /// The file ends inside the header or before it.
     Cut(Index),
@@ -129,9 +129,9 @@ fn victim(file: &mut File, at: Index) -> usize {
     at
 }
 
-/// Where a tensor stands in the header.
+/// The position of a tensor in the header.
 fn place(file: &File, at: usize) -> usize {
-    file.order.iter().position(|&tensor| tensor == at).expect("it stands there")
+    file.order.iter().position(|&tensor| tensor == at).expect("every tensor has a position")
 }
 
 /// Asserts that this file with this defect of the tensor at `at` is refused.
@@ -139,12 +139,12 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
     let good = file.header(&file.entries());
     prop_assert!(read(&good, file.data_bytes()).is_ok(), "not good before");
     let (begin, end) = file.tensors[at].range;
-    // How the line goes on behind the path when it is about the tensor, and when the reader of JSON says so.
+    // The line after the path, when it is about the tensor and when the JSON reader reports it.
     let name = escaped(&file.tensors[at].name);
     let of_tensor = format!("{PATH}: {name}: ");
     let of_entry = format!("{PATH}: bad header: {name}: ");
     let entry_refused = |file: &File, fields: &[(&str, String)], words: &str| {
-        // Metadata would move the entry; here it does not matter where it stands.
+        // Metadata would move the entry; its position does not matter here.
         let mut entries = File { metadata: None, ..file.clone() }.entries();
         entries[place(file, at)] = file.tensors[at].entry(fields);
         assert_refused(read(&file.header(&entries), file.data_bytes()), PATH, &format!("{of_entry}{words}"))
@@ -155,7 +155,7 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
     match defect {
         Defect::Overlap(part) => {
             let bytes = (u128::from(begin) * u128::from(part)).div_ceil(u64::MAX.into()) as i64;
-            // Nothing lies before it when all tensors there are empty.
+            // The numbers cannot move when all tensors before them are empty.
             if bytes == 0 {
                 return Ok(());
             }
@@ -164,7 +164,7 @@ fn assert_defect_refused(mut file: File, at: usize, defect: Defect) -> Result<()
         }
         Defect::Hole(bytes) => {
             shift(&mut file, at, bytes as i64);
-            // The empty ones before it may be named as well, for they lie at the same place.
+            // Empty tensors before it may be named as well, as they have the same offset.
             refused(&file, &format!("expected a begin at {begin}: the data are contiguous"))
                 .and_then(|()| refused(&file, &of_tensor))
         }

@@ -1,4 +1,4 @@
-//! Properties of how numbers and texts are written: coded matrices, bf16 and f16, and what is shown of logits and tokens.
+//! Properties of how numbers and texts are written: bf12 matrices, bf16 and f16, and the display of logits and tokens.
 
 use crate::property::check;
 use olmo_infer::internals::error::shown::quoted;
@@ -58,7 +58,7 @@ fn tables_round_trip_and_have_one_spelling() {
         let at = at.index(bytes.len());
         bytes[at] ^= bits;
         if let Some(other) = read(&bytes) {
-            // Another table, whose panels still lie where the matrix has bytes.
+            // Another table, whose panels still fit the bytes of the matrix.
             prop_assert_ne!(&other, &table);
             let end = other.panel_range(&shape, shape.n_panels() - 1).end as u64;
             prop_assert_eq!(Ok(end), matrix_bytes(&shape, n_raw_steps));
@@ -82,7 +82,7 @@ fn bf16_rounding_is_to_nearest_even() {
         let exact = f64::from(value);
         let distance = |bits: u32| {
             let value = f32::from_bits(bits);
-            // What lies beyond the largest number is as far as the next number would be.
+            // Infinity counts as the number after the largest finite one.
             if value.is_finite() { (f64::from(value) - exact).abs() } else { (2f64.powi(128) - exact.abs()).abs() }
         };
         let (below, above) = (bits & 0xffff_0000, (bits & 0xffff_0000).wrapping_add(0x1_0000));

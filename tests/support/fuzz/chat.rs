@@ -26,7 +26,7 @@ const STACK_BYTES: usize = 256 << 20;
 const THREAD: &str = "fuzzed-template";
 /// Longest reason why a template cannot be used.
 const MAX_REASON_BYTES: usize = 2000;
-/// When the conversation takes place that is compared.
+/// The time of the conversation that is compared.
 const NOW: DateTime = DateTime::constant(2026, 11, 30, 9, 5, 0, 0);
 
 thread_local! {
@@ -37,7 +37,7 @@ thread_local! {
 /// A chat template. What is derived of it survives being written and read, and gives the text of the template.
 ///
 /// # Panics
-/// When it does not, or code of ours panics.
+/// When it does not, or our code panics.
 pub fn chat_template(input: &[u8]) {
     let Ok(template) = str::from_utf8(input) else { return };
     if template.len() > MAX_TEMPLATE_BYTES || may_grow(template) {

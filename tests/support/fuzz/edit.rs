@@ -15,7 +15,7 @@ pub struct Edit {
 }
 
 impl Edit {
-    /// The edits in the rest of an input; what is no whole edit counts for nothing.
+    /// The edits in the rest of an input; an incomplete edit is ignored.
     pub fn all(input: &[u8]) -> impl Iterator<Item = Edit> + Clone {
         input.as_chunks::<EDIT_BYTES>().0.iter().take(MAX_EDITS).map(|bytes| {
             let [low, high, operation, value @ ..] = *bytes;
@@ -23,12 +23,12 @@ impl Edit {
         })
     }
 
-    /// Whether it is to be made after what the target derives from the others.
+    /// Whether it is applied after the target has derived the other fields.
     pub fn is_late(&self) -> bool {
         self.operation & 8 != 0
     }
 
-    /// Changes `bytes`; `place` says where an offset lies. What would end behind the last byte ends there.
+    /// Changes `bytes`; `place` maps an offset to a position. An edit that would pass the last byte ends there.
     pub fn apply(&self, bytes: &mut [u8], place: impl Fn(usize) -> usize) {
         let at = place(usize::from(self.offset)) % bytes.len();
         let width = (1 << (self.operation & 3)).min(bytes.len() - at);

@@ -25,10 +25,10 @@ use zerocopy::{FromBytes, IntoBytes};
 const NAME: &str = "fuzz";
 /// Bytes of the header that edits reach directly: all fields, and some of what is reserved behind them.
 const EDITED_HEADER_BYTES: usize = 512;
-/// Longest tables of coded matrices that are tried: the reader takes memory for them, a small part of the file's
+/// Longest tables of bf12 matrices that are tried: the reader allocates memory for them, a small part of the file's
 /// length.
 const MAX_TABLE_BYTES: u64 = 64 << 10;
-/// Most layers of an index that a target makes anew, for the speed.
+/// Most layers of an index that a target rebuilds, for speed.
 const MAX_LAYERS: usize = 32;
 
 /// Bytes at the beginning of a file that claims a length; the rest are zeros that take no memory.
@@ -49,7 +49,8 @@ impl ReadAt for Pretended<'_> {
     }
 }
 
-/// The beginning of a model file as it is: once as the whole file, once as that of a file as long as its header says.
+/// Reads the input as the beginning of a model file: once as the whole file, once as a file of the length in its
+/// header.
 ///
 /// # Panics
 /// When an accepted index has not the properties of a layout.
@@ -67,11 +68,11 @@ pub fn index_raw(input: &[u8]) {
     }
 }
 
-/// Edits of a valid file whose digests are made right afterwards. The first byte chooses the file, and whether the
-/// index is made anew for the configuration that the edits leave; late edits come after that.
+/// Edits a valid file and repairs its digests. The first byte chooses the file, and whether the index is rebuilt for
+/// the configuration that the edits leave; late edits come after that.
 ///
 /// # Panics
-/// When an accepted index has not the properties of a layout, or an index made anew is refused.
+/// When an accepted index does not have the properties of a layout, or a rebuilt index is refused.
 pub fn index_repaired(input: &[u8]) {
     let Some((&choice, edits)) = input.split_first() else { return };
     let base = &bases()[usize::from(choice) % bases().len()];
@@ -102,12 +103,12 @@ fn bases() -> &'static [Packed; 5] {
     BASES.get_or_init(Packed::all)
 }
 
-/// Where an edit's offset lies: in the fields of the header, or behind the header page.
+/// The position of an edit's offset: in the fields of the header, or behind the header page.
 fn place(offset: usize) -> usize {
     if offset < EDITED_HEADER_BYTES { offset } else { offset - EDITED_HEADER_BYTES + HEADER_BYTES }
 }
 
-/// The records of the sections in a file that says it has them, as far as they lie in `head`: each with its offset.
+/// The section records that are complete in `head`, each with its offset.
 fn section_records(head: &[u8]) -> impl Iterator<Item = (usize, SectionRecord)> {
     let header = Header::ref_from_prefix(head).map(|(header, _)| header).ok();
     let (n_tensors, n_sections) = header.map_or((0, 0), |header| (header.n_tensors.get(), header.n_sections.get()));
@@ -116,7 +117,7 @@ fn section_records(head: &[u8]) -> impl Iterator<Item = (usize, SectionRecord)> 
     offsets.filter_map(|at| Some((at, SectionRecord::read_from_prefix(head.get(at..)?).ok()?.0)))
 }
 
-/// Whether the tables of coded matrices are too long to be tried.
+/// Whether the tables of bf12 matrices are too long to be tried.
 fn has_long_tables(head: &[u8]) -> bool {
     let is_long = |record: SectionRecord| record.kind.get() == section::BF12 && record.bytes.get() > MAX_TABLE_BYTES;
     section_records(head).any(|(_, record)| is_long(record))
@@ -139,8 +140,8 @@ fn repair(head: &mut [u8]) {
     }
 }
 
-/// The beginning of a file for the configuration in the header of `head`, with the sections of `base`, coded if wanted
-/// and possible; `None` when there is no such model or it has many layers.
+/// The beginning of a file for the configuration in the header of `head`, with the sections of `base`; matrices are
+/// bf12 if `coded` and possible. `None` when there is no such model or it has many layers.
 fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     let (edited, _) = Header::ref_from_prefix(head).ok()?;
     let config = edited.config.to_config().ok().filter(|config| config.validate().is_ok())?;
@@ -205,7 +206,7 @@ fn section_record(kind: u32, extent: Extent) -> SectionRecord {
     }
 }
 
-/// A table without raw steps for each matrix that is to be coded; `None` when they are too long.
+/// A table without raw steps for each bf12 matrix; `None` when they are too long.
 fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Option<Bf12Table>>> {
     let exponents = olmo_infer::internals::format::encodings::bf12::Exponents::commonest(&[0; 256]);
     let panels = |spec: &TensorSpec| spec.columns.map(|_| spec.rows.div_ceil(PANEL_ROWS)).unwrap_or_default();
@@ -226,7 +227,7 @@ fn encoding(table: Option<&Bf12Table>, plain: Encoding) -> Encoding {
     table.map_or(plain, |table| Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 })
 }
 
-/// What the rest of the program relies on when an index was accepted.
+/// Asserts the properties of an accepted index that the program relies on.
 fn assert_sound(index: &Index, length: u64) {
     let Index { header, config, specs, encodings, records, sections, layout, bf12_tables } = index;
     config.validate().expect("a possible configuration");

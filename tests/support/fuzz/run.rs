@@ -42,8 +42,8 @@ pub fn forward(input: &[u8]) {
     run(Arc::new(file), &prompt, problems.is_empty());
 }
 
-/// Computes the logits of a prompt on every instruction set. What a record of a `sound` file says of its numbers is
-/// true.
+/// Computes the logits of a prompt on every instruction set. The records of a `sound` file describe its numbers
+/// correctly.
 fn run(file: Arc<ModelFile>, prompt: &[u32], sound: bool) {
     let network = Arc::new(Network::new(file.clone()).expect("memory"));
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);

@@ -25,7 +25,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "index_raw" => {
             Packed::all().iter().map(|packed| packed.bytes[..packed.layout.data_offset as usize].to_vec()).collect()
         }
-        // Each file as it is, and made anew, plain and coded.
+        // Each file unchanged, and rebuilt, plain and bf12.
         "index_repaired" => {
             (0..5).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
         }
@@ -80,7 +80,7 @@ fn safetensors_headers() -> Vec<Vec<u8>> {
     let sets = [vec![], vec![&a], vec![&b, &a], vec![&a, &b, &c], vec![&other, &c, &b]];
     let file = |tensors: Vec<&Tensor>| safetensors::file(&tensors.into_iter().cloned().collect::<Vec<_>>());
     let mut all: Vec<Vec<u8>> = sets.map(|tensors| [&[0; 8], file(tensors).as_slice()].concat()).into();
-    // Others are written as they stand, also those that are wrong.
+    // Other numbers are written verbatim, also wrong ones.
     let huge = u64::MAX.to_string();
     for (shape, from, to) in
         [("[2]", "0", "8"), ("[2]", "4", "12"), ("[2]", "8", "0"), (&format!("[{huge}]"), "0", &huge)]

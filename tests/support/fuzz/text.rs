@@ -74,7 +74,7 @@ pub fn safetensors_header(input: &[u8]) {
         let elements = entry.shape.iter().map(|&size| u128::from(size)).product::<u128>();
         assert_eq!(elements * element.bytes() as u128, u128::from(entry.range.end - entry.range.start), "{entry:?}");
     }
-    // The crate wants all of the file, and looks at the sizes of types that are not read here as well.
+    // The crate needs the whole file, and also checks the sizes of types that are not read here.
     if file_bytes > 1 << 16 || entries.values().any(|entry| entry.element.is_err()) {
         return;
     }
@@ -100,7 +100,7 @@ pub fn safetensors_header(input: &[u8]) {
 /// A `model.safetensors.index.json`.
 ///
 /// # Panics
-/// When an accepted index names a file that may lie elsewhere, or is another one for serde_json's own reader of maps.
+/// When an accepted index names a file outside the folder, or serde_json's own reader of maps reads it differently.
 pub fn shard_index(input: &[u8]) {
     let Ok(index) = ShardIndex::parse(Path::new(NAME), input) else { return };
     assert!(!index.files.is_empty());
@@ -116,7 +116,7 @@ pub fn shard_index(input: &[u8]) {
 /// A `config.json`. A first byte below 9, which no JSON has, chooses flags and is left out.
 ///
 /// # Panics
-/// When an accepted configuration is impossible, does not fit the format, or is another when the JSON is written anew.
+/// When an accepted configuration is impossible, does not fit the format, or changes when the JSON is written again.
 pub fn config_json(input: &[u8]) {
     let (flags, text) = match input {
         [choice @ 0..9, text @ ..] => (flags(*choice), text),
@@ -129,7 +129,7 @@ pub fn config_json(input: &[u8]) {
     assert_eq!(settings.config_json.as_deref(), Some(text));
     let value = strict::parse(text).expect("it was JSON before");
     let again = json::parse(path, serde_json::to_vec(&value).expect("a value"), &flags);
-    let again = again.unwrap_or_else(|problem| panic!("not when it is written anew: {problem}"));
+    let again = again.unwrap_or_else(|problem| panic!("refused when it is written again: {problem}"));
     assert_eq!((again.config, again.u2_is_bf16), (settings.config, settings.u2_is_bf16));
 }
 
@@ -214,7 +214,7 @@ pub fn tokenizer_sections() -> (Vec<u8>, Vec<u8>) {
     SECTIONS.get_or_init(read).clone()
 }
 
-/// What is encoded has the bytes that it had, unless it was normalized or got spaces.
+/// Encoded text has its original bytes, unless it was normalized or got spaces.
 fn assert_text_comes_back(tokenizer: &Tokenizer, text: &str) {
     let Ok(encoder) = Encoder::new(tokenizer) else { return };
     let ids = encoder.encode(text).expect("every id has a row");
@@ -263,7 +263,7 @@ fn token_bytes(token: &str) -> Vec<u8> {
 /// A token file, behind two bytes that choose the size of the vocabulary and the number of positions.
 ///
 /// # Panics
-/// When it is accepted or refused otherwise than the format says, or the ids are not those of the bytes.
+/// When the result differs from format-spec.md, or the ids are not those of the bytes.
 pub fn tokens(input: &[u8]) {
     let Some(([vocabulary, positions], bytes)) = input.split_first_chunk() else { return };
     let vocab_size = [1, 300, 100_352, 1 << 24][usize::from(vocabulary % 4)];

@@ -1,5 +1,5 @@
-//! A chart of horizontal bars in groups, as SVG. Every bar has its name and its number beside it, so nothing has to be
-//! looked up in a legend, and colours only repeat what the names say.
+//! A chart of horizontal bars in groups, as SVG. Every bar has its name and its number next to it, so that the chart
+//! needs no legend; colours only repeat the names.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -17,9 +17,9 @@ const GAP: i32 = 12;
 
 /// A chart.
 pub struct Chart {
-    /// What is shown.
+    /// The measured quantity.
     pub title: String,
-    /// What is good, and where the numbers come from.
+    /// The better direction, and the origin of the numbers.
     pub subtitle: String,
     /// Name and unit of the axis.
     pub axis: String,
@@ -41,7 +41,7 @@ pub struct Bar {
     pub name: String,
     /// Its length.
     pub value: f64,
-    /// The number as written beside it.
+    /// The number as printed next to it.
     pub text: String,
     /// Whose it is.
     pub colour: Colour,

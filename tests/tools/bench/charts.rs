@@ -10,13 +10,13 @@ use std::path::Path;
 
 const DTYPES: [&str; 2] = ["f32", "bf16"];
 
-/// Draws all charts for which something was measured into `folder`; returns file names and titles, in order.
+/// Writes a chart into `folder` for everything that was measured; returns file names and titles, in order.
 pub fn draw(results: &Results, folder: &Path) -> Result<Vec<(String, String)>, String> {
     let mut drawn = Vec::new();
     for (name, chart) in all(results) {
         let file = format!("{name}.svg");
         let path = folder.join(&file);
-        // What is left of an earlier report would look like a part of this one.
+        // A chart of an earlier report would look like a part of this one.
         let _not_there = fs::remove_file(&path);
         if let Some(svg) = chart.svg() {
             fs::write(&path, svg).map_err(|error| format!("{}: {error}", path.display()))?;

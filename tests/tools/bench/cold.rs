@@ -1,4 +1,5 @@
-//! Starts from the disk: a run after the file's pages were dropped, beside the disk itself after the same dropping.
+//! Starts from the disk: a run after the file's pages were dropped, and a plain read of the file after the same
+//! dropping.
 
 use crate::results::Cold;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -24,22 +25,23 @@ pub fn round(model: &Path, run: impl Fn() -> Result<f64, String>) -> Result<Cold
     Ok(Cold { disk, cold, warm, left })
 }
 
-/// Asks the kernel to forget what it holds of a file; returns the share that it still holds, where the file system says
-/// so. No process may have the file mapped.
+/// Drops the kernel's cached pages of a file; returns the share that stays, if the file system reports it. No process
+/// may have the file mapped.
 fn drop_pages(path: &Path) -> io::Result<Option<f64>> {
     let file = File::open(path)?;
     // Pages that were not written yet would stay.
     file.sync_all()?;
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
     let left = share_in_memory(&file)?;
-    // What looking has brought in again.
+    // The check has loaded pages again.
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
     Ok(left)
 }
 
-/// The share of a file that is in memory, where the file system says so. The places that were looked at are afterwards.
+/// The share of a file that is in memory, if the file system reports it. Every page that is checked is in memory
+/// afterwards.
 fn share_in_memory(file: &File) -> io::Result<Option<f64>> {
-    // A look at a page that is not there makes the kernel read it: that one alone, and not those behind it too.
+    // Checking an absent page makes the kernel read it: without readahead, only that page.
     rustix::fs::fadvise(file, 0, None, Advice::Random)?;
     let bytes = file.metadata()?.len();
     let mut here = 0;
@@ -55,8 +57,8 @@ fn share_in_memory(file: &File) -> io::Result<Option<f64>> {
     Ok(Some(here as f64 / SAMPLES as f64))
 }
 
-/// Whether the page at `offset` can be read without waiting for the disk; `None` where the file system does not say. A
-/// page that cannot may be on its way afterwards.
+/// Whether the page at `offset` can be read without waiting for the disk; `None` if the file system does not report it.
+/// A page that cannot may be on its way afterwards.
 fn is_in_memory(file: &File, offset: u64) -> io::Result<Option<bool>> {
     let mut byte = [0];
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) {
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_at_dropped_pages_does_not_load_them() {
+    fn checking_dropped_pages_does_not_load_them() {
         let path = std::env::temp_dir().join(format!("olmo-bench-dropped-{}", std::process::id()));
         std::fs::write(&path, vec![7; 4 << 20]).expect("written");
         let left = drop_pages(&path).expect("dropped");

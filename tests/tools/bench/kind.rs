@@ -7,7 +7,7 @@ pub struct Kind {
     pub name: &'static str,
     /// Its name for people.
     pub label: &'static str,
-    /// What the matrices are, as the type of `olmo-pack`, `olmo-bench` and the peers.
+    /// The type of the matrices, as `olmo-pack`, `olmo-bench` and the peers name it.
     pub dtype: &'static str,
     /// How `olmo-pack` is asked for it.
     pub pack: &'static [&'static str],

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What a reader of the figures must know about it.
+/// The facts that a reader of the figures needs.
 #[derive(Serialize, Deserialize)]
 pub struct Machine {
     /// Name of the processor.
@@ -22,7 +22,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads what /proc says.
+    /// Reads the facts in /proc.
     pub fn read() -> Machine {
         let field = |path: &str, key: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();
@@ -47,7 +47,7 @@ impl Machine {
         (self.memory_bytes as f64 / (1u64 << 30) as f64).round() as u64
     }
 
-    /// Whether figures of both may stand in one report.
+    /// Whether figures of both may be in one report.
     pub fn is_like(&self, other: &Machine) -> bool {
         let facts = |of: &Machine| (of.cpu.clone(), of.cores, of.kernel.clone(), of.memory_gib());
         facts(self) == facts(other)

@@ -1,9 +1,9 @@
 //! `bench`, what `make bench` and `make bench-peers` run: makes a model of random weights in a published shape and
-//! measures all of its way, from the folder to the last token, beside what it would have been without the model file;
-//! or, with `--peers`, beside other programs.
+//! measures all of its way, from the folder to the last token, and the same without the model file; or, with `--peers`,
+//! compares with other programs.
 //!
-//! Whatever is compared is measured by turns in the same run. What was measured goes into `results.json`; the report
-//! and its charts are made from that alone, so that both commands add to the same report.
+//! Things that are compared are measured by turns in the same run. Results go into `results.json`; the report and its
+//! charts are made from that alone, so that both commands add to the same report.
 
 mod bars;
 mod charts;
@@ -118,8 +118,8 @@ fn kinds(names: Option<&str>) -> Result<Vec<Kind>, String> {
     }
 }
 
-/// What another run left in the folder of the report. An error when that cannot be read or is not of this machine and
-/// this shape, since the new results would take its place.
+/// The results of an earlier run in the folder of the report. It is an error when they cannot be read, or belong to
+/// another machine or shape, since the new results would replace them.
 fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
     let elsewhere = |problem: String| format!("{problem}; give another folder with --report");
     let Some(earlier) = Results::earlier(&args.report).map_err(elsewhere)? else { return Ok(None) };
@@ -137,7 +137,7 @@ fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
     Ok(Some(earlier))
 }
 
-/// Measures one part of the results, and puts it beside the other part when there is one.
+/// Measures one part of the results and keeps the other part, if there is one.
 fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> {
     let machine = Machine::read();
     let earlier = earlier(args, &machine)?;

@@ -1,4 +1,4 @@
-//! What several measurements of the same thing amount to.
+//! Statistics of repeated measurements.
 
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub fn ratios(slow: &[f64], fast: &[f64]) -> Option<(f64, f64, f64)> {
     Some((median(pairs()), least, most))
 }
 
-/// A number of a JSON object; NaN when it is none.
+/// A number of a JSON object; NaN for any other value.
 pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }

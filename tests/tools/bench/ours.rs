@@ -17,7 +17,7 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Brings the file in, and makes a sequence of up to so many positions.
+    /// Loads the file, and makes a sequence of up to `positions` positions.
     pub fn new(file: ModelFile, positions: usize) -> Result<Ours, String> {
         let file = Arc::new(file);
         file.populate(&|| false).map_err(text)?;
@@ -53,7 +53,7 @@ impl Ours {
         logits.and_then(|logits| logits).map_err(text)
     }
 
-    /// Share of the mapped pages of the file that is in huge pages; 0 when the kernel does not say.
+    /// Share of the mapped pages of the file that is in huge pages; 0 when the kernel does not report it.
     pub fn huge_share(&self) -> f64 {
         let (Ok(smaps), Ok(path)) = (fs::read_to_string("/proc/self/smaps"), self.file.path().canonicalize()) else {
             return 0.0;
@@ -66,7 +66,7 @@ fn text(error: Error) -> String {
     error.to_string()
 }
 
-/// Of the mappings of `path` in the text of `/proc/self/smaps`.
+/// The share of huge pages in the mappings of `path`, from the text of `/proc/self/smaps`.
 fn huge_share(smaps: &str, path: &str) -> f64 {
     let (mut inside, mut resident, mut huge) = (false, 0.0, 0.0);
     for line in smaps.lines() {

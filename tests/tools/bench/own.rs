@@ -27,21 +27,21 @@ const CROWDED_TOKENS: usize = 8;
 pub enum Effort {
     /// A first impression.
     Quick,
-    /// What `make bench` does.
+    /// The runs of `make bench`.
     Usual,
     /// All contexts and lengths of olmo-bench too.
     Full,
 }
 
 impl Effort {
-    /// So many runs, or one.
+    /// The usual number of runs, or one.
     fn runs(self, usual: usize) -> usize {
         if self == Effort::Quick { 1 } else { usual }
     }
 }
 
-/// Measures all kinds, and puts each into `results` and into `folder` as soon as it is measured, in the place of what
-/// another run found; each model file is removed before the next is made.
+/// Measures all kinds. Each result replaces that of an earlier run in `results` and in `folder` at once; each model
+/// file is removed before the next is made.
 pub fn measure(
     work: &Work,
     kinds: &[Kind],

@@ -1,4 +1,4 @@
-//! Packing a folder beside copying it.
+//! Packing a folder, compared with copying it.
 
 use crate::kind::Kind;
 use crate::programs::{Programs, failure, output};
@@ -61,7 +61,7 @@ impl Packing<'_> {
         let seconds = begun.elapsed().as_secs_f64();
         if !status.success() {
             let mut stderr = Vec::new();
-            // The status says already that it failed.
+            // The exit status reports the failure already.
             let _without_a_reason = child.stderr.take().map(|mut pipe| pipe.read_to_end(&mut stderr));
             return Err(failure(&name.to_string_lossy(), status, &stderr));
         }

@@ -1,5 +1,5 @@
-//! One program that we are compared with: a Python script of `scripts/peers` that answers a line of JSON to a line of
-//! request, as its `protocol.py` says. It computes only between the two.
+//! One program that we are compared with: a Python script of `scripts/peers` that answers each request with one line of
+//! JSON, as `protocol.py` defines. It computes only between the two.
 
 use crate::numbers::number;
 use crate::programs::{json, output};
@@ -16,7 +16,7 @@ pub struct Program {
     pub name: &'static str,
     script: &'static str,
     converter: &'static str,
-    /// What the converter makes is called so.
+    /// The suffix of the converter's output.
     suffix: &'static str,
 }
 
@@ -27,7 +27,7 @@ pub const PROGRAMS: [Program; 2] = [
 ];
 
 impl Program {
-    /// Where its model of a type lies.
+    /// The path of its model of a type.
     pub fn model(&self, folder: &Path, dtype: &str) -> PathBuf {
         folder.join(format!("peer-{dtype}{}", self.suffix))
     }
@@ -42,7 +42,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// Of a virtual environment, with the scripts of the repository that this was built in.
+    /// A Python of a virtual environment, with the scripts of the repository that this was built in.
     pub fn new(environment: &Path) -> Result<Python, String> {
         let scripts = repository().join("scripts/peers");
         let python = environment.join("bin/python");
@@ -95,7 +95,7 @@ pub struct Peer {
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
     log: PathBuf,
-    /// What it said of itself.
+    /// The facts that it reported about itself.
     pub facts: Value,
 }
 
@@ -113,7 +113,7 @@ impl Peer {
     }
 
     fn ask(&mut self, request: &str) -> Result<Value, String> {
-        // When it is gone, its log says more than the pipe does.
+        // When it has ended, its log has the reason.
         let _seen_in_the_answer = writeln!(self.requests, "{request}").and_then(|()| self.requests.flush());
         self.answer()
     }
@@ -132,7 +132,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It only waits for requests: nothing is lost, and there is nobody to tell of a failure.
+        // It only waits for requests: nothing is lost, and there is no caller that could use a failure.
         let _gone_already = self.child.kill();
         let _status = self.child.wait();
     }

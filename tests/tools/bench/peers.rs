@@ -1,5 +1,5 @@
-//! Our models beside other programs, by turns: a noisy minute hits everyone. One type at a time, and its files are
-//! removed before the next; while one program computes, the others wait for a request.
+//! Our models and other programs, measured by turns, so that noise affects all of them. One type at a time, and its
+//! files are removed before the next; while one program computes, the others wait for a request.
 
 use crate::kind::Kind;
 use crate::machine;
@@ -28,7 +28,7 @@ const SAME_MODEL: f64 = 0.1;
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub struct Rounds {
-    /// Only so many rounds of everything.
+    /// At most this number of rounds of everything.
     pub at_most: usize,
     /// Threads of every program.
     pub threads: usize,
@@ -75,7 +75,7 @@ pub fn measure(
     Ok(())
 }
 
-/// One program beside our model files of one type.
+/// Compares one program with our model files of one type.
 fn compare(
     work: &Work,
     kinds: &[Kind],
@@ -132,7 +132,7 @@ fn contest(what: &str, size: usize, tokens: usize, kinds: &[Kind]) -> Contest {
     Contest { what: what.to_string(), size, tokens, theirs: Vec::new(), ours }
 }
 
-/// Rounds of ours, theirs, ours again when there are two of ours; once before that without a clock.
+/// Timed rounds: our first model, the other program, our second model if there is one. A warm-up round is not timed.
 fn by_turns(
     peer: &mut Peer,
     ours: &mut Mapped,
@@ -204,7 +204,7 @@ fn check_same_model(peer: &mut Peer, ours: &mut Mapped, prompt: &[u32], rounds: 
     Ok(median(distances))
 }
 
-/// Root mean square of the differences, by that of `ours`; NaN when they are not as many.
+/// Root mean square of the differences, relative to that of `ours`; NaN when the lengths differ.
 fn distance(ours: &[f32], theirs: &[f64]) -> f64 {
     if ours.len() != theirs.len() {
         return f64::NAN;

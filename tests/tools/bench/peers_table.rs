@@ -5,7 +5,7 @@ use crate::numbers::{median, ratios};
 use crate::results::{Comparison, Contest, Ours};
 use crate::summary::per_second;
 
-/// Below this share of huge pages a run is said to be handicapped.
+/// Below this share of huge pages a run is reported as handicapped.
 const HUGE: f64 = 0.99;
 
 /// The part of the report, in Markdown.
@@ -65,7 +65,7 @@ fn line(contest: &Contest, ours: &Ours) -> String {
     format!("| {what} | {label} | {own} | {theirs} | {ratio} | {n} |\n")
 }
 
-/// What to know when a file of ours was not mapped in huge pages before every run.
+/// A note for a comparison in which a file of our own was not mapped in huge pages before every run.
 fn not_huge(comparison: &Comparison) -> String {
     let mut least: Vec<(&str, f64)> = Vec::new();
     for ours in comparison.contests.iter().flat_map(|contest| &contest.ours) {

@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-/// The programs that cargo built beside this one.
+/// The programs that cargo built next to this one.
 pub struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
     /// Looks for them.
-    pub fn beside_this_one() -> Result<Programs, String> {
+    pub fn next_to_this_one() -> Result<Programs, String> {
         let own = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         let programs = Programs { folder: own.parent().map(Path::to_path_buf).unwrap_or_default() };
         for name in ["olmo-pack", "olmo-infer", "olmo-bench", "random-weights", "baseline"] {
@@ -42,7 +42,7 @@ impl Programs {
     /// Measures a model.
     pub fn olmo_bench(&self, model: &Path, options: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(self.path("olmo-bench"));
-        // Its progress is for whoever waits.
+        // A user who waits needs its progress.
         command.arg(model).arg("--json").args(options).stderr(Stdio::inherit());
         json(&mut command)
     }
@@ -69,7 +69,7 @@ impl Programs {
         thread::scope(|scope| scope.spawn(run).join()).map_err(|_| String::from("no processor to run on"))?
     }
 
-    /// A whole run without the model file: what the program says, and `wall_s`, the time of the process.
+    /// A whole run without the model file: the program's output, and `wall_s`, the time of the process.
     pub fn baseline(&self, weights: &Path, tokens: &Path) -> Result<Value, String> {
         let mut command = Command::new(self.path("baseline"));
         command.arg(weights).arg(tokens).arg("--json");
@@ -80,7 +80,7 @@ impl Programs {
     }
 }
 
-/// Runs a program and returns its standard output; a failure is its last line of error.
+/// Runs a program and returns its standard output; a failure is its last error line.
 pub fn output(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;

@@ -23,7 +23,7 @@ pub struct Results {
     pub weights_bytes: u64,
     /// olmo-pack and olmo-infer by themselves.
     pub own: Option<Own>,
-    /// Beside other programs, by type and program.
+    /// Compared with other programs, by type and program.
     pub comparisons: Vec<Comparison>,
 }
 
@@ -45,18 +45,18 @@ pub struct Own {
     pub copies: Vec<f64>,
     /// By kind of model file.
     pub kinds: Vec<OfKind>,
-    /// What each run of the baseline said.
+    /// The output of each run of the baseline.
     pub baseline: Vec<Value>,
 }
 
-/// What was measured on one model file.
+/// The measurements of one model file.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct OfKind {
     /// Name of the kind.
     pub kind: String,
     /// The packings.
     pub packed: Vec<Packed>,
-    /// What `olmo-bench` said.
+    /// The output of `olmo-bench`.
     pub bench: Value,
     /// Whole runs of one token, everything in memory, in seconds.
     pub one_token: Vec<f64>,
@@ -97,7 +97,7 @@ pub struct Crowded {
     pub with_threads: Vec<f64>,
 }
 
-/// So many sequences in one process.
+/// A number of sequences in one process.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Sequences {
     /// How many.
@@ -115,12 +115,12 @@ pub struct Cold {
     pub cold: f64,
     /// The same with the pages in memory.
     pub warm: f64,
-    /// Share of the file that was still in memory after dropping, the larger of the two times; `None` where the file
-    /// system does not say.
+    /// Share of the file that was still in memory after dropping, the larger of the two times; `None` if the file
+    /// system does not report it.
     pub left: Option<f64>,
 }
 
-/// One program beside our model files of the same type.
+/// One program compared with our model files of the same type.
 #[derive(Serialize, Deserialize)]
 pub struct Comparison {
     /// Of this comparison.
@@ -131,9 +131,10 @@ pub struct Comparison {
     pub dtype: String,
     /// The program: `name`, `version`, `settings`, `build`.
     pub peer: Value,
-    /// Root mean square of the differences of its logits from ours, by that of ours: the two run the same model.
+    /// Root mean square of the differences between its logits and ours, relative to ours: shows that both run the same
+    /// model.
     pub logits_differ: f64,
-    /// What was measured by turns.
+    /// The measurements by turns.
     pub contests: Vec<Contest>,
 }
 
@@ -186,7 +187,7 @@ impl Results {
         }
     }
 
-    /// Takes a comparison in, in the place of an earlier one of the same type and program.
+    /// Adds a comparison; it replaces an earlier one of the same type and program.
     pub fn put(&mut self, comparison: Comparison) {
         let same = |other: &Comparison| other.dtype == comparison.dtype && other.name() == comparison.name();
         match self.comparisons.iter().position(same) {
@@ -203,7 +204,7 @@ impl Results {
         let temporary = folder.join(format!("{FILE}.tmp"));
         let written = fs::write(&temporary, text + "\n").and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|error| {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             let _half_a_file = fs::remove_file(&temporary);
             format!("{}: cannot write the results: {error}", path.display())
         })
@@ -216,7 +217,7 @@ impl Comparison {
         self.fact("name")
     }
 
-    /// Something that the program said of itself.
+    /// A fact that the program reported about itself.
     pub fn fact(&self, key: &str) -> &str {
         self.peer[key].as_str().unwrap_or("unknown")
     }

@@ -12,7 +12,7 @@ const RUNS: usize = 3;
 const FEW: usize = 8;
 const MANY: usize = 56;
 
-/// Tokens a second of 1 to 16 sequences that go on together from a prompt of a few tokens.
+/// Tokens a second of 1 to 16 sequences that run together from a prompt of a few tokens.
 pub fn measure(programs: &Programs, model: &Path, prompt: &Path, quick: bool) -> Result<Vec<Sequences>, String> {
     let mut results: Vec<Sequences> = NUMBERS.map(|n| Sequences { n, tok_s: Vec::new() }).into();
     for _ in 0..if quick { 1 } else { RUNS } {
@@ -20,7 +20,7 @@ pub fn measure(programs: &Programs, model: &Path, prompt: &Path, quick: bool) ->
             let prompts = vec![prompt; *n];
             let few = programs.olmo_infer(model, &prompts, FEW)?;
             let many = programs.olmo_infer(model, &prompts, MANY)?;
-            // In a model without size the difference is noise. The round keeps its place beside those of other numbers.
+            // In a tiny model the difference is noise. The round keeps its position among those of other numbers.
             tok_s.push((many > few).then(|| (*n * (MANY - FEW)) as f64 / (many - few)));
         }
     }

@@ -4,9 +4,9 @@ use crate::kind::{self, Kind};
 use crate::numbers::{median, number};
 use crate::results::{Comparison, Contest, OfKind, Own, Results};
 
-/// Lengths of prompts that are measured beside other programs and shown, ascending.
+/// Lengths of prompts that are measured with other programs and shown, ascending.
 pub const PROMPTS: [usize; 2] = [128, 512];
-/// Context at which decode is measured beside other programs and shown.
+/// Context at which decode is measured with other programs and shown.
 pub const CONTEXT: usize = 16;
 
 /// One program and one kind of model file. A figure that was not measured is NaN.
@@ -15,7 +15,7 @@ pub struct Row {
     pub program: String,
     /// The kind of file, for people.
     pub label: String,
-    /// The kind of file when it is one of ours.
+    /// The kind of file for our own programs.
     pub kind: Option<Kind>,
     /// Type of the matrices.
     pub dtype: String,
@@ -29,7 +29,7 @@ pub struct Row {
     pub cold: f64,
 }
 
-/// All rows, the types in order, ours before the others. With peers, figures that were measured beside them are those.
+/// All rows, the types in order, ours before the others. With peers, our figures are those measured by turns with them.
 pub fn rows(results: &Results) -> Vec<Row> {
     let mut rows = Vec::new();
     for dtype in ["f32", "bf16"] {
@@ -91,7 +91,7 @@ fn our_rate(comparison: &Comparison, what: &str, size: usize, kind: &str) -> f64
     ours.map_or(f64::NAN, |(contest, ours)| per_second(contest, &ours.seconds))
 }
 
-/// What `olmo-bench` said of one context or prompt.
+/// A figure of `olmo-bench` for one context or prompt.
 fn entry(of: Option<&OfKind>, list: &str, key: &str, size: usize) -> f64 {
     let entries = of.and_then(|of| of.bench[list].as_array());
     let entry = entries.and_then(|entries| entries.iter().find(|entry| entry[key] == size));

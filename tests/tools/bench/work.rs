@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Ids of "Four score and seven" in OLMo's vocabulary.
 const FOUR_SCORE: [u32; 4] = [28070, 5573, 323, 8254];
 
-/// Where they lie, and the programs that make them.
+/// Their paths, and the programs that make them.
 pub struct Work {
     /// The programs.
     pub programs: Programs,
@@ -38,7 +38,7 @@ impl Work {
         let folder = env::var_os("OLMO_BENCH_DIR").map_or_else(|| usual.to_path_buf(), PathBuf::from);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let work = Work {
-            programs: Programs::beside_this_one()?,
+            programs: Programs::next_to_this_one()?,
             shape: shape.to_string(),
             weights: folder.join(format!("{shape}-weights")),
             four_score: folder.join("fourscore.bin"),
@@ -55,7 +55,7 @@ impl Work {
         Ok(work)
     }
 
-    /// "Four score and seven", or the ids that stand for it.
+    /// "Four score and seven", or ids instead of it.
     pub fn prompt(&self) -> Vec<u32> {
         self.ids(&FOUR_SCORE)
     }
@@ -79,7 +79,7 @@ impl Work {
     /// Makes the folder of weights, unless an earlier run left it; returns its length. `folders` is how many times that
     /// will be on the disk at once.
     pub fn generate(&self, folders: f64) -> Result<u64, String> {
-        // Only a folder of holes says how large this shape is before it takes any space.
+        // A folder of holes has the size of this shape and takes no space.
         let copy = self.copy();
         self.will_make(&copy);
         self.programs.random_weights(&self.shape, &copy, true)?;
@@ -109,7 +109,7 @@ impl Work {
         }
     }
 
-    /// Packs the weights, `times` times; with `copies`, each time beside a copy of the folder.
+    /// Packs the weights `times` times; with `copies`, each time together with a copy of the folder.
     pub fn pack(&self, kind: &Kind, times: usize, mut copies: Option<&mut Vec<f64>>) -> Result<Vec<Packed>, String> {
         let (copy, model) = (self.copy(), self.model(kind));
         self.will_make(&copy);
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removing_a_missing_file_is_no_error() {
+    fn removing_a_missing_file_succeeds() {
         let folder = env::temp_dir().join(format!("olmo-bench-remove-{}", std::process::id()));
         fs::create_dir_all(folder.join("inside")).expect("a folder");
         fs::write(folder.join("file"), "x").expect("written");

@@ -3,7 +3,7 @@
 
 use crate::Effort;
 use crate::figure::Figure;
-use crate::programs::{good, middling_config, packed, program, told, write_tokens};
+use crate::programs::{describe_run, good, middling_config, packed, program, write_tokens};
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::kernels::Isa;
 use olmo_tests::{Random, Stored, TempDir, write_weights};
@@ -80,7 +80,7 @@ impl Variant {
         command.arg(model).arg(folder.join("tokens.bin")).arg("--logits").arg(to).args(&self.flags);
         let output = command.args(["--steps", &POSITIONS.to_string()]).stdin(Stdio::null()).output();
         let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
-        if output.status.success() { Ok(()) } else { Err(told(&self.flags.join(" "), &output)) }
+        if output.status.success() { Ok(()) } else { Err(describe_run(&self.flags.join(" "), &output)) }
     }
 }
 
@@ -160,7 +160,7 @@ fn model_files(effort: &Effort) -> Figure {
     figure
 }
 
-/// Those of [`LOCALES`] that the system has, as it spells them: others would do nothing.
+/// The installed [`LOCALES`], as the system spells them: an unknown locale has no effect.
 fn locales() -> Vec<String> {
     let known =
         Command::new("locale").arg("-a").stderr(Stdio::null()).output().map_or(Vec::new(), |known| known.stdout);
@@ -204,5 +204,5 @@ fn pack_differently(folder: &TempDir, threads: usize, i: usize, locales: &[Strin
     command.env("LC_ALL", &locales[i % locales.len()]).env("TZ", ["UTC", "Asia/Tokyo"][i % 2]);
     let output = command.stdin(Stdio::null()).output().map_err(problem)?;
     fs::remove_dir_all(&shuffled).map_err(problem)?;
-    if output.status.success() { read(&model) } else { Err(told("olmo-pack", &output)) }
+    if output.status.success() { read(&model) } else { Err(describe_run("olmo-pack", &output)) }
 }

@@ -5,7 +5,7 @@ use crate::figure::Figure;
 use crate::programs::program;
 use olmo_tests::faults::{RUNS, Stage, has_strace};
 
-/// What calls answer instead, as `strace` writes it.
+/// Injected results of calls, as `strace` spells them.
 const FAULTS: [&str; 6] = ["EIO", "EINTR", "ENOMEM", "EACCES", "ENOSPC", "EMFILE"];
 /// Calls that may also do nothing: a file that has become shorter, a disk that takes no byte.
 const MAY_DO_NOTHING: [&str; 5] = ["getdents64", "pread64", "pwrite64", "readlinkat", "write"];

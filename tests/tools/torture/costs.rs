@@ -1,5 +1,5 @@
-//! What it costs to refuse files of strangers that are made to cost much, and to accept texts that are: processor time
-//! and memory of the programs as they are shipped.
+//! The cost of refusing crafted, expensive files and of accepting expensive texts: processor time and memory of the
+//! programs as they are shipped.
 
 use crate::Effort;
 use crate::figure::Figure;
@@ -114,12 +114,12 @@ fn judge(run: &Run) -> Result<(Duration, u64), String> {
     }
 }
 
-/// `piece` again and again up to so many MiB, between a beginning and an end.
+/// `piece` repeated up to `mib` MiB, between a beginning and an end.
 fn long(mib: usize, begin: &str, piece: &str, end: &str) -> String {
     format!("{begin}{}{end}", piece.repeat((mib << 20) / piece.len() - 1))
 }
 
-/// What `entry` makes of 0 to `n`, with commas between.
+/// A list of `entry` for 0 to `n`, with commas between.
 fn list(n: usize, entry: impl Fn(usize) -> String) -> String {
     (0..n).map(entry).collect::<Vec<_>>().join(",")
 }
@@ -146,8 +146,8 @@ fn folders(folder: &TempDir) -> Vec<Case> {
             "tokenizer.json",
             vocab(&format!("\"x\":{}", ROWS + MAX_TOKENS_BEYOND)).into(),
         ),
-        ("400,000 tokens, a number in the place of an id", "tokenizer.json", vocab("\"x\":1.5").into()),
-        ("vocab.txt with a line that is none", "vocab.txt", (lines + "x").into()),
+        ("400,000 tokens, a fraction as an id", "tokenizer.json", vocab("\"x\":1.5").into()),
+        ("vocab.txt with an incomplete line", "vocab.txt", (lines + "x").into()),
         ("an index of lists", "model.safetensors.index.json", long(1, "[", "[0],", "0]").into()),
         ("an index of tensors", "model.safetensors.index.json", format!("{{\"weight_map\":{{{index}}}}}").into()),
         ("a header of tensors", "model.safetensors", raw(format!("{{{}}}", list(30_000, entry)).as_bytes(), &[])),
@@ -186,7 +186,7 @@ fn lengthen(path: &Path, length: u64) -> File {
     file
 }
 
-/// Model files: tables of coded matrices that are good holes under a wrong digest, and an index that is wrong at its
+/// Model files: tables of bf12 matrices that are valid holes under a wrong digest, and an index that is wrong at its
 /// end.
 fn models(folder: &TempDir) -> Vec<Case> {
     let good = Packed::plain_bf16().bytes;
@@ -204,7 +204,7 @@ fn models(folder: &TempDir) -> Vec<Case> {
     fs::write(&wrong, &bytes).expect("written");
     lengthen(&wrong, layout.file_bytes);
 
-    // Sections and tensors that nobody wrote.
+    // Sections and tensors that are holes.
     let tokens = folder.join("tokens.olmo");
     let holes_in_text = vocabulary(&[b"a", &vec![0; 100 << 20], b"b"]);
     write_with_holes(&tokens, &with_sections(&good, &[(section::VOCABULARY, &holes_in_text)]));
@@ -216,7 +216,7 @@ fn models(folder: &TempDir) -> Vec<Case> {
     both.chain(of("a token that is a hole", &tokens)).collect()
 }
 
-/// Token files and texts beside a good model.
+/// Token files and texts for a good model.
 fn inputs(folder: &TempDir) -> Vec<Case> {
     let (model, tokens) = (folder.join("good.olmo"), folder.join("long.bin"));
     good("olmo-pack", [repository().join("demo/weights"), model.clone()]).expect("packed");

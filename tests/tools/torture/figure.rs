@@ -1,4 +1,4 @@
-//! What a part of the torture found out, and the table of all of it.
+//! The result of a part of the torture, and the table of all results.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ pub struct Figure {
     failed: u64,
     /// The first failures, in words.
     failures: Vec<String>,
-    /// What else is to be told.
+    /// A note for the report.
     note: String,
 }
 

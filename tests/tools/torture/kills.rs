@@ -1,5 +1,5 @@
-//! The programs as they are shipped, killed and hindered: whatever happens, a name is absent, old, or whole and new,
-//! and after an error or a signal that asks to end, nothing else is left.
+//! The programs as they are shipped, killed and hindered: a name is always absent, old, or whole and new, and after an
+//! error or a signal that asks to end, nothing else is left.
 
 mod crowds;
 mod every_call;
@@ -45,7 +45,7 @@ struct Stage<'r> {
     work: Work,
     /// Whether it replaces old files.
     force: bool,
-    /// What it leaves when nothing happens.
+    /// The files of an undisturbed run.
     new: BTreeMap<String, Vec<u8>>,
 }
 
@@ -59,7 +59,7 @@ impl<'r> Stage<'r> {
         Stage { runs, work, force, new: files(&runs.out()) }
     }
 
-    /// What it does, for people.
+    /// Its description for people.
     fn name(&self) -> String {
         let place = if self.force { "old files" } else { "no files" };
         format!("{}, {place}", format!("{:?}", self.work).to_lowercase())
@@ -72,8 +72,8 @@ impl<'r> Stage<'r> {
         [program].into_iter().chain(self.runs.arguments(self.work, self.force)).collect()
     }
 
-    /// Looks at what was left: old or whole new files, and at most so many temporary ones, which pass for a model only
-    /// when they are whole. `done` says that all must be new.
+    /// Checks what was left: old or whole new files, and at most `most_left` temporary ones, which pass for a model
+    /// only when they are whole. With `done`, all must be new.
     fn judge(&self, most_left: usize, done: bool) -> Result<(), String> {
         let found = files(&self.runs.out());
         let (temporary, named): (Vec<_>, Vec<_>) = found.iter().partition(|(name, _)| name.ends_with(".tmp"));

@@ -40,7 +40,7 @@ struct Args {
     report: PathBuf,
 }
 
-/// What a part is told.
+/// The settings of a part.
 pub struct Effort {
     /// Seed of everything that is random.
     pub seed: u64,
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         let begun = Instant::now();
         figures.extend(run(&effort));
         eprintln!("torture: {name}: {:.0} s", begun.elapsed().as_secs_f64());
-        // After each part: whoever ends the next one early keeps the figures of those before.
+        // After each part, so that a user who ends the next one early keeps the figures of those before.
         table = figure::table(&figures, &effort_line(&args));
         if let Err(error) = fs::create_dir_all(&args.report).and_then(|()| fs::write(&path, &table)) {
             eprintln!("torture: error: {}: {error}", path.display());

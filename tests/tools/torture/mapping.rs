@@ -6,7 +6,7 @@
 
 use crate::Effort;
 use crate::figure::Figure;
-use crate::programs::{middling_config, packed, program, told, write_tokens};
+use crate::programs::{describe_run, middling_config, packed, program, write_tokens};
 use olmo_tests::{Random, Stored, TempDir};
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -16,15 +16,15 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What is done to the file.
+/// Changes of the file.
 const CHANGES: [&str; 3] = ["cut short", "written to", "replaced"];
-/// What suffers is called, each in a folder of its own: no result then shows which of them it was.
+/// The name of every damaged file, each in its own folder, so that output does not depend on the copy.
 const VICTIM: &str = "victim.olmo";
-/// From this age on a file is not taken to have been changed just before.
+/// From this age on a file does not count as recently changed.
 const AGED: Duration = Duration::from_millis(2100);
-/// Of fewer runs than this all may be over before the change.
+/// With fewer runs than this all may be over before the change.
 const FEW: u64 = 20;
-/// So many wait until they are that old.
+/// The number of files that age at the same time.
 const N_AGEING: usize = 12;
 
 /// A command that is tested.
@@ -134,7 +134,7 @@ fn prepare() -> Result<(Files, Vec<Phase>), String> {
     Ok((Files { folder, first, second, ageing: VecDeque::new(), n_copies: 0 }, phases))
 }
 
-/// What a phase yields for either model.
+/// The output of a phase for either model.
 struct Expected<'a> {
     phase: &'a Phase,
     results: [Vec<u8>; 2],
@@ -161,7 +161,7 @@ impl<'a> Expected<'a> {
             let output = Expected::command(phase, &folder).output().map_err(io)?;
             took = begun.elapsed();
             fs::remove_dir_all(&folder).map_err(io)?;
-            if output.status.success() { Ok(output.stdout) } else { Err(told(phase.program, &output)) }
+            if output.status.success() { Ok(output.stdout) } else { Err(describe_run(phase.program, &output)) }
         };
         let results = [result(first)?, result(second.clone())?];
         let second = fs::read(&second).map_err(io)?;
@@ -234,7 +234,10 @@ impl<'a> Expected<'a> {
         let output = output.map_err(io)?;
         let place = || {
             let after = delay.as_secs_f64() * 1e3;
-            format!("{change} to {cut} of {length} bytes after {after:.1} ms: {}", told(self.phase.program, &output))
+            format!(
+                "{change} to {cut} of {length} bytes after {after:.1} ms: {}",
+                describe_run(self.phase.program, &output)
+            )
         };
         let stderr = String::from_utf8_lossy(&output.stderr);
         // A file that is opened while it is written to may be damaged for as long as `verify` looks, in several places.

@@ -21,13 +21,13 @@ pub fn run(effort: &Effort) -> Vec<Figure> {
     let places = Places::new(programs, &folder, &model);
     let neighbour = Neighbour::new(&model);
     let figures = HABITS.map(|habit| {
-        // From then on times say that the file has not changed just now.
+        // From then on the file's times no longer count as recent.
         sleep(Duration::from_millis(2100));
         let rounds = effort.times(100);
         let mut figure = Figure::new(format!("a neighbour, {habit:?}"), rounds * READING.len() as u64);
         let before = neighbour.n_changes.load(Ordering::Relaxed);
         for round in 0..rounds {
-            neighbour.beside(habit, effort.seed.wrapping_add(round), || {
+            neighbour.disturb(habit, effort.seed.wrapping_add(round), || {
                 for command in READING {
                     let ended = command.run(&places, &[]);
                     places.clear();

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// A program that cargo built beside this one.
+/// A program that cargo built next to this one.
 pub fn program(name: &str) -> PathBuf {
     env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name))).unwrap_or_else(|| name.into())
 }
@@ -22,11 +22,11 @@ pub fn run<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) 
 /// The output of a run that must succeed.
 pub fn good<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) -> Result<Vec<u8>, String> {
     let output = run(name, arguments)?;
-    if output.status.success() { Ok(output.stdout) } else { Err(told(name, &output)) }
+    if output.status.success() { Ok(output.stdout) } else { Err(describe_run(name, &output)) }
 }
 
 /// How a run ended, in a line.
-pub fn told(name: &str, output: &Output) -> String {
+pub fn describe_run(name: &str, output: &Output) -> String {
     format!("{name}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end().replace('\n', " | "))
 }
 

@@ -137,7 +137,7 @@ fn program(path: &Path, arguments: &[&std::ffi::OsStr]) -> Result<(), String> {
     Err(format!("{}: {}", path.display(), String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// What `look` says while a bit of the file is flipped.
+/// The result of `look` while a bit of the file is flipped.
 fn flipped<T>(path: &Path, at: u64, bit: usize, look: impl FnOnce() -> T) -> Result<T, String> {
     let cannot = |error: std::io::Error| format!("{}: {error}", path.display());
     let file = File::options().read(true).write(true).open(path).map_err(cannot)?;
@@ -149,9 +149,9 @@ fn flipped<T>(path: &Path, at: u64, bit: usize, look: impl FnOnce() -> T) -> Res
     Ok(found)
 }
 
-/// Where everything lies in the good file.
+/// The layout of the good file.
 struct Places {
-    /// Extents and what an error must say about them; `None` where opening must refuse the file.
+    /// Extents and what an error about them must contain; `None` where opening must refuse the file.
     extents: Vec<(Extent, Option<String>)>,
     file_bytes: u64,
 }
@@ -172,7 +172,7 @@ impl Places {
         Ok(Places { extents, file_bytes: layout.file_bytes })
     }
 
-    /// Whether `found` is what must be said about a flip of byte `at`, and nothing else.
+    /// Whether `found` is the expected error about a flip of byte `at`, and nothing else.
     fn judge(&self, at: u64, found: Result<String, Error>) -> Result<(), String> {
         let error = found.err().ok_or("not found")?;
         let within = |extent: &Extent| (extent.offset..extent.end()).contains(&at);

@@ -149,6 +149,7 @@ mod tests {
         }
     }
 
+    /// Row E8, `--logits`.
     #[test]
     fn the_file_is_whole_or_not_there_and_in_no_other_folder() {
         let rows = [[0.0f32, 1.5], [-2.0, 3.0]];

@@ -1,5 +1,6 @@
 //! `olmo-infer score`: how well the model predicts each token of token files, a JSON object for each file.
 
+use crate::advice::Advised;
 use crate::args::score::ScoreArgs;
 use crate::failure::Failure;
 use crate::opened::{self, while_populating};
@@ -176,7 +177,7 @@ impl<'a> Group<'a> {
         let config = file.config();
         let read = |path: &'a PathBuf| {
             let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
-            Scored { path, tokens: tokens.map_err(|error| error.to_string()), nll: Vec::new() }
+            Scored { path, tokens: tokens.map_err(|error| Advised(&error).to_string()), nll: Vec::new() }
         };
         Ok(Group { args, file, network, files: paths.iter().map(read).collect() })
     }

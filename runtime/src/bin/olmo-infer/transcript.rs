@@ -68,6 +68,7 @@ mod tests {
         assert_eq!(text, lines.join("\n"));
     }
 
+    /// Row E8, `/save`.
     #[test]
     fn the_file_is_whole_or_not_there_and_in_no_other_folder() {
         let messages = [Message::new(Role::User, "Four score")];

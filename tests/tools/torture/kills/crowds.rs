@@ -1,4 +1,4 @@
-//! Many programs at one file: packs that race for a name, and readers while it is packed anew.
+//! Many programs at one file: packs that race for a name, and readers while it is packed again.
 
 use crate::Effort;
 use crate::figure::Figure;

@@ -38,7 +38,7 @@ pub fn run(effort: &Effort) -> Vec<Figure> {
     figures
 }
 
-/// What is known of the calls of an undisturbed run.
+/// The calls of an undisturbed run.
 pub struct Trace {
     /// Their names.
     names: BTreeSet<String>,
@@ -85,7 +85,7 @@ fn every_call(stage: &Stage, trace: &Trace, stride: u64) -> Figure {
     figure
 }
 
-/// The same where the system knows no unnamed files: the call that opens one fails.
+/// The same on a system without unnamed files: the call that opens one fails.
 fn every_call_with_named_files(stage: &Stage, trace: &Trace, stride: u64) -> Figure {
     let mut figure = Figure::new(format!("kills at every call, named files: {}", stage.name()), MANY / 10 / stride);
     if trace.unnamed == 0 {

@@ -31,7 +31,7 @@ pub fn run(_: &Effort) -> Vec<Figure> {
     figures
 }
 
-/// With named files when there is a trace that says how.
+/// Packs, with named files when there is a trace of such a run.
 fn pack(stage: &Stage, named: Option<&Trace>) -> Figure {
     let files = if named.is_some() { ", named files" } else { "" };
     let mut figure = Figure::new(format!("calls that fail{files}: {}", stage.name()), 20);
@@ -103,12 +103,12 @@ impl Ended {
     fn judge_status(&self) -> Result<(), String> {
         match self.status {
             Some(1) if self.stderr.lines().count() == 1 => Ok(()),
-            status => Err(format!("it ended with {status:?} and said {:?}", self.stderr)),
+            status => Err(format!("it ended with {status:?} and printed {:?}", self.stderr)),
         }
     }
 }
 
-/// What fails.
+/// The call that fails, and how.
 struct Injection<'a> {
     /// The names of the calls.
     calls: &'a str,

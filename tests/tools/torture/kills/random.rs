@@ -17,18 +17,18 @@ const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
-/// What is killed, by which signals in turn, and how often.
+/// The runs that are killed, the signals in turn, and how often.
 const KILLS: [(Work, &[i32], u64); 4] = [
     (Work::Pack, &[SIGKILL], 1000),
     (Work::Pack, &[SIGINT, SIGTERM], 300),
     (Work::Copy, &[SIGKILL, SIGINT, SIGTERM], 300),
     (Work::Unpack, &[SIGKILL, SIGINT, SIGTERM], 300),
 ];
-/// After this many kills an undisturbed run is timed again: what else the machine does changes.
+/// After this many kills an undisturbed run is timed again, because the load of the machine changes.
 const KILLS_PER_LOOK: u64 = 20;
-/// The run is taken to be as long as the middle one of the last so many that were timed.
+/// The run is taken to be as long as the median of the last `N_TIMED` that were timed.
 const N_TIMED: usize = 5;
-/// Of fewer kills than this a part of the run may get none by chance.
+/// With fewer kills than this a part of the run may get none by chance.
 const FEW: u64 = 100;
 
 /// Runs the part.
@@ -97,7 +97,7 @@ fn kill(stage: &Stage, signals: &[i32], kills: u64, random: &mut Random) -> Figu
     figure
 }
 
-/// What a user calls a signal.
+/// The usual name of a signal.
 fn name(signal: i32) -> &'static str {
     match signal {
         SIGINT => "SIGINT",

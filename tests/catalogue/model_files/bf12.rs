@@ -1,4 +1,4 @@
-//! Rows O26 and O27: raw steps and tables of coded matrices.
+//! Rows O26 and O27: raw steps and tables of bf12 matrices.
 
 use super::model::Model;
 use olmo_infer::internals::format::config::ModelConfig;
@@ -14,7 +14,7 @@ use std::mem::offset_of;
 /// Row O26: numbers of raw steps, lengths of tables.
 #[test]
 fn o26_refuses_wrong_raw_step_counts() {
-    let model = Model::coded();
+    let model = Model::bf12();
     let mut report = Report::new("O26");
     let field = |tensor: &str, at| Field::of_tensor(model.tensor(tensor), at, 4);
     let n_raw_steps = offset_of!(TensorRecord, n_raw_steps);
@@ -40,7 +40,7 @@ fn o26_refuses_wrong_raw_step_counts() {
     model.refuse_values(&mut report, "BF12", bytes, &beyond, &["section BF12: found ", "expected at most 67108864"]);
 }
 
-/// An embedding with as many raw steps as a coded matrix can have, in a file of 19 GB.
+/// An embedding with the most raw steps that a bf12 matrix can have, in a file of 19 GB.
 fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
     let config = ModelConfig { vocab_size: 1 << 24, hidden_size: 768, ..bf12_config() };
     let mut encodings = layout::uniform(&tensors_of(&config), Encoding::Bf16);
@@ -53,7 +53,7 @@ fn claimed_tables(model: &Model, tables: &[u8]) -> (Vec<u8>, u64) {
 /// Row O26.
 #[test]
 fn o26_refuses_claimed_tables_cheaply() {
-    let model = Model::coded();
+    let model = Model::bf12();
     let mut report = Report::new("O26");
     let exponents: Vec<u8> = (100..116).collect();
     let one_each: Vec<u8> = (0..(1 << 24) / 64).flat_map(|_| 48u32.to_le_bytes()).collect();
@@ -71,11 +71,11 @@ fn o26_refuses_claimed_tables_cheaply() {
 
 /// Row O26.
 ///
-/// Many tables, each of them good, but their digest is not: what was kept of them before that is seen would be as long
-/// as the file says, and nearly all of them are holes of the file.
+/// Many tables, each of them valid, under a wrong digest, nearly all of them holes. A reader that keeps tables before
+/// it has checked the digest would need as much memory as the file claims.
 #[test]
 fn o26_refuses_tables_made_of_holes() {
-    let model = Model::coded();
+    let model = Model::bf12();
     let mut report = Report::new("O26");
     let path = model.write("holes.olmo", &[]);
     write_holes_that_are_tables(&path, &model.good);
@@ -88,7 +88,7 @@ fn o26_refuses_tables_made_of_holes() {
 /// process.
 #[test]
 fn o27_refuses_wrong_raw_step_tables() {
-    let model = Model::coded();
+    let model = Model::bf12();
     let mut report = Report::new("O27");
     // The embedding's table is the first: 16 exponents, the raw steps of two panels, and one step of each.
     let says = ["section BF12: model.embed_tokens.weight: found "];
