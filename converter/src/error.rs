@@ -1,11 +1,10 @@
 //! Errors with the values that a user needs to fix them, one line each.
 
 use olmo_infer::internals::error::reason;
-use olmo_infer::internals::error::shown::is_display_control;
-pub use olmo_infer::internals::error::shown::one_line as escaped;
-use std::fmt::{self, Write as _};
+use olmo_infer::internals::error::shown;
+pub use olmo_infer::internals::error::shown::{one_line as escaped, path_text as shown_path};
+use std::fmt;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Most problems of a folder that are printed.
@@ -244,31 +243,9 @@ impl fmt::Display for Error {
     }
 }
 
-/// A path for error messages: invalid UTF-8 as `\xHH`, an empty path as `""`.
-pub fn shown_path(path: &Path) -> String {
-    let mut shown = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        shown += chunk.valid();
-        for byte in chunk.invalid() {
-            let _ = write!(shown, "\\x{byte:02x}");
-        }
-    }
-    if shown.is_empty() { "\"\"".into() } else { shown }
-}
-
-/// `value` as one line of JSON. Control and bidirectional characters that JSON does not require to be escaped are
-/// escaped too; they occur only in strings.
+/// `value` as one line of JSON, control characters escaped.
 pub(crate) fn json_line(value: &serde_json::Value) -> String {
-    let mut line = String::new();
-    for c in value.to_string().chars() {
-        match c {
-            c if is_display_control(c) => {
-                let _ = write!(line, "\\u{:04x}", u32::from(c));
-            }
-            c => line.push(c),
-        }
-    }
-    line
+    shown::json_line(&value.to_string())
 }
 
 /// The beginning of a text that may be as long as a file.

@@ -5,7 +5,7 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::section;
 use olmo_infer::internals::os::disk::SystemDisk;
-use olmo_pack::commands::inspect::content_digest;
+use olmo_pack::commands::facts::content_digest;
 use olmo_pack::commands::pack::{self, DtypeChoice, Request};
 use olmo_pack::commands::unpack;
 use olmo_pack::commands::verify;

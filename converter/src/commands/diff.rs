@@ -3,7 +3,7 @@
 //! The model is the configuration, the numbers of the tensors and the bytes of the tokens, whatever types and encodings
 //! hold them. How it was made, what was kept of the sources and how text becomes ids is told, and does not count.
 
-use crate::commands::inspect::{config_object, matrices};
+use crate::commands::facts::{config_object, matrices};
 use crate::commands::sources::checked_section;
 use crate::encode::numbers::Numbers;
 use crate::encode::pool::thread_pool;

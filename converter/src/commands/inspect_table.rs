@@ -1,7 +1,7 @@
 //! What `olmo-pack inspect` shows to people. Headings are bold, and what only explains is dim, on a terminal that takes
 //! it.
 
-use crate::commands::inspect::{Inspected, OfText, bits_per_weight, config_object, content_digest, matrices};
+use crate::commands::facts::{Inspected, OfText, bits_per_weight, config_object, content_digest, matrices};
 use crate::commands::units::{count, size};
 use crate::error::{escaped, shown_path};
 use crate::folder::element::SourceType;

@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod diff;
+pub mod facts;
 pub mod inspect;
 pub mod inspect_table;
 pub mod mistaken;

@@ -143,7 +143,9 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
         target.refuse_replacing(&request.weights.join(name))?;
     }
     let (vocab, program) = (request.vocab.as_deref(), request.program.as_deref());
-    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings, &target)?;
+    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings, &|path, inode| {
+        target.refuse_same(path, inode)
+    })?;
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 

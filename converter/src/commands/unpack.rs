@@ -7,7 +7,7 @@
 //! conversations, come back byte for byte. Of a model file that did not keep them, `generation_config.json` is written
 //! with what decides about the model, the ids that end a text.
 
-use crate::commands::inspect::provenance;
+use crate::commands::facts::provenance;
 use crate::commands::sources::{Source, checked_section, section_name, sources};
 use crate::encode::buffer::reserve;
 use crate::encode::numbers::Numbers;

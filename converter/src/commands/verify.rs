@@ -3,7 +3,7 @@
 //! Opening covers the header, the index and the layout. What is left are the digests of sections and tensors, the zeros
 //! between them, and what a record says about its numbers. All tensors are read once, on all cores.
 
-use crate::commands::inspect::content_digest;
+use crate::commands::facts::content_digest;
 use crate::commands::sources::{Sections, checked_section, section_name, sources};
 use crate::commands::verify_against;
 use crate::encode::bf12::look_at_panel;

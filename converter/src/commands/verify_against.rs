@@ -1,6 +1,6 @@
 //! `olmo-pack verify MODEL --against WEIGHTS`: whether a model file holds the numbers of a weights folder.
 
-use crate::commands::inspect::config_object;
+use crate::commands::facts::config_object;
 use crate::commands::sources::checked_section;
 use crate::encode::buffer::reserve;
 use crate::encode::numbers::Numbers;

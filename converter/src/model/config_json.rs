@@ -3,18 +3,18 @@
 //! A key that the class of transformers would silently default is an error here: those defaults are not the values of
 //! the released models. Only keys that transformers itself omits may be absent.
 
-use crate::error::{Error, Problem, shortened};
+use crate::error::{Error, Problem};
 use crate::folder::source_file;
+use crate::json::keys::{Keys, token_id};
 use crate::json::strict;
+use crate::model::rope_json::refuse_partial_rotation;
 use crate::model::settings::{Flags, Origin, Origins, Settings, merged, shown_ids};
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, MAX_LAYERS, ModelConfig};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::Path;
 
 /// Longest `config.json`; real ones have about 1 KiB.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
-/// Most characters of a value in a message.
-const SHOWN_CHARS: usize = 60;
 
 /// Reads the configuration at `path`.
 ///
@@ -43,99 +43,6 @@ pub fn parse(path: &Path, bytes: Vec<u8>, flags: &Flags) -> Result<Settings, Pro
     let u2_is_bf16 = reader.dtype()? == Some("bfloat16");
     let tokenizer_class = object.get("tokenizer_class").and_then(Value::as_str).map(String::from);
     Ok(Settings { config, origins: reader.origins, u2_is_bf16, tokenizer_class, config_json: Some(bytes) })
-}
-
-/// The keys of one JSON object; null counts as absent.
-pub(crate) struct Keys<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) object: &'a Map<String, Value>,
-    /// The prefix of keys in messages.
-    pub(crate) prefix: &'static str,
-}
-
-impl<'a> Keys<'a> {
-    /// The value of `key`, if present and not null.
-    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
-    }
-
-    /// The error for an invalid value.
-    pub(crate) fn bad(&self, key: &str, found: &Value, expected: &str) -> Problem {
-        let found = shortened(&found.to_string(), SHOWN_CHARS);
-        Problem::new(self.path, format!("{}{key} is {found}", self.prefix)).expected(expected)
-    }
-
-    /// The error for a missing key.
-    pub(crate) fn missing(&self, key: &str, flag: Option<&str>) -> Problem {
-        let problem = Problem::new(self.path, format!("no {}{key}", self.prefix)).expected("the model's value");
-        match flag {
-            Some(flag) => problem.advice(format!("add it or pass {flag}")),
-            None => problem.advice("add it"),
-        }
-    }
-
-    /// A non-negative integer; 4096.0 counts as one.
-    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, Problem> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let count = whole(value).and_then(|count| usize::try_from(count).ok());
-        count.map(Some).ok_or_else(|| self.bad(key, value, "a whole number"))
-    }
-
-    pub(crate) fn real(&self, key: &str) -> Result<Option<f64>, Problem> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.bad(key, value, "a number"))
-    }
-
-    /// A boolean.
-    pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>, Problem> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.bad(key, value, "true or false"))
-    }
-
-    /// A string.
-    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, Problem> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_str().map(Some).ok_or_else(|| self.bad(key, value, "text"))
-    }
-
-    /// A token id or a list of them.
-    pub(crate) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>, Problem> {
-        let id = |value: &Value| token_id(value).ok_or_else(|| self.bad(key, value, "a token id or a list of them"));
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Array(list)) => list.iter().map(id).collect::<Result<_, _>>().map(Some),
-            Some(value) => Ok(Some(vec![id(value)?])),
-        }
-    }
-
-    /// Rejects rotation of only a part of each head.
-    pub(crate) fn refuse_partial_rotation(&self) -> Result<(), Problem> {
-        match self.get("partial_rotary_factor") {
-            Some(value) if value.as_f64() != Some(1.0) => {
-                Err(self.bad("partial_rotary_factor", value, "1 or null").advice("OLMo models rotate all of a head"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// An object.
-    pub(crate) fn keys(&self, key: &str, prefix: &'static str) -> Result<Option<Keys<'a>>, Problem> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Keys { path: self.path, object, prefix })),
-            Some(other) => Err(self.bad(key, other, "an object or null")),
-        }
-    }
-}
-
-/// A non-negative integer; 4096.0 counts as one.
-fn whole(value: &Value) -> Option<u64> {
-    let whole = |real: f64| (real.fract() == 0.0 && (0.0..9e15).contains(&real)).then_some(real as u64);
-    value.as_u64().or_else(|| value.as_f64().and_then(whole))
-}
-
-fn token_id(value: &Value) -> Option<u32> {
-    whole(value).and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX)
 }
 
 /// Builds a [`ModelConfig`] and records the origin of its values.
@@ -245,7 +152,7 @@ impl Reader<'_> {
                 return Err(at.bad(key, &true.into(), "false").advice("projections with a bias are not supported"));
             }
         }
-        at.refuse_partial_rotation()?;
+        refuse_partial_rotation(at)?;
         for key in ["quantization_config", "compression_config"] {
             if let Some(value) = at.get(key) {
                 return Err(at.bad(key, value, "null").advice("export the unquantized weights"));

@@ -3,8 +3,9 @@
 
 use crate::error::{Error, Problem, escaped, shortened};
 use crate::folder::source_file;
+use crate::json::keys::Keys;
 use crate::json::strict;
-use crate::model::config_json::{Keys, MAX_CONFIG_BYTES};
+use crate::model::config_json::MAX_CONFIG_BYTES;
 use olmo_infer::internals::file::sampling::Sampling;
 use olmo_infer::internals::file::sampling::{AuthorSampling, MAX_TOP_K};
 use serde_json::{Map, Value};

@@ -8,7 +8,7 @@
 //! do not, versions of transformers read it differently, and it is rejected.
 
 use crate::error::Problem;
-use crate::model::config_json::Keys;
+use crate::json::keys::Keys;
 use crate::model::settings::{Flags, Origin, Origins};
 use olmo_infer::internals::format::config::{Architecture, Yarn};
 use serde_json::Value;
@@ -218,7 +218,7 @@ fn contradiction<A: Display, B: Display>(at: &Keys<'_>, a: (&str, A), b: (&str, 
 
 /// The scaling that an object describes.
 fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Problem> {
-    keys.refuse_partial_rotation()?;
+    refuse_partial_rotation(keys)?;
     let kind = match (keys.text("rope_type")?, keys.text("type")?) {
         (Some(new), Some(old)) if new != old => {
             return Err(keys.bad("type", &old.into(), &format!("{new} as rope_type says")));
@@ -271,4 +271,14 @@ fn disagree(at: &Keys<'_>, key: &str, old: f64, new: f64) -> Problem {
     Problem::new(at.path, format!("{key} is {old} {place} and {new} in rope_parameters"))
         .expected("the same in both")
         .advice("remove the wrong one")
+}
+
+/// Rejects rotation of only a part of each head.
+pub(crate) fn refuse_partial_rotation(keys: &Keys<'_>) -> Result<(), Problem> {
+    match keys.get("partial_rotary_factor") {
+        Some(value) if value.as_f64() != Some(1.0) => {
+            Err(keys.bad("partial_rotary_factor", value, "1 or null").advice("OLMo models rotate all of a head"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -27,7 +27,6 @@ use crate::text::chat_files::Present;
 use crate::text::kept_files::KeptFiles;
 use crate::text::tokenizer_json::{Around, beyond_rows};
 use crate::text::vocab::Vocabulary;
-use crate::write::model_output::Target;
 use olmo_infer::internals::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use olmo_infer::internals::text::tokenizer::{NoTokenizer, Tokenizer};
 use serde_json::{Map, Value};
@@ -41,6 +40,9 @@ use zerocopy::{FromZeros, IntoBytes};
 
 /// Longest of the small files; real ones have a few KiB.
 pub(crate) const MAX_BYTES: u64 = 4 << 20;
+
+/// Rejects an input, with its device and inode, that the model would replace.
+pub type RefuseTarget<'a> = dyn Fn(&Path, (u64, u64)) -> Result<(), Problem> + 'a;
 
 /// The text sections of a model file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -117,12 +119,12 @@ impl Text {
         vocab: Option<&Path>,
         program: Option<&Path>,
         settings: &Settings,
-        target: &Target,
+        refuse_target: &RefuseTarget<'_>,
     ) -> Result<Text, Error> {
         let (vocab_size, architecture) = (settings.config.vocab_size, settings.config.architecture);
         let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
             let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
-            target.refuse_same(&path, (metadata.dev(), metadata.ino()))?;
+            refuse_target(&path, (metadata.dev(), metadata.ino()))?;
             Ok(path)
         };
         let present = |name: &str| -> Result<Option<PathBuf>, Error> {
@@ -234,7 +236,7 @@ fn reject_other_vocabulary(
     let differs = |id: &u32| bytes.get(id) != other_bytes.get(id);
     let id = bytes.keys().chain(other_bytes.keys()).copied().filter(differs).min().unwrap_or(0);
     let shown = |bytes: Option<&&[u8]>| match bytes {
-        Some(bytes) => format!("\"{}\"", olmo_infer::internals::text::vocabulary::quoted(bytes)),
+        Some(bytes) => format!("\"{}\"", olmo_infer::internals::error::shown::quoted(bytes)),
         None => "no token".into(),
     };
     let found = format!("id {id} is {}", shown(bytes.get(&id)));

@@ -22,7 +22,7 @@ pub(crate) fn warning<'a>(kind: PreTokenizer, merged: impl Iterator<Item = &'a [
     if n == 0 || n * ONE_IN < tokens.len() || n_other * 4 > n {
         return None;
     }
-    let example = olmo_infer::internals::text::vocabulary::quoted(impossible(kind).next()?);
+    let example = olmo_infer::internals::error::shown::quoted(impossible(kind).next()?);
     let models = |kind| match kind {
         PreTokenizer::Dolma2 => "OLMo-2 and Olmo-3",
         PreTokenizer::Gpt2 => "OLMo-1",

@@ -5,8 +5,8 @@
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;
+use crate::json::keys::Keys;
 use crate::json::strict::{self, Budget};
-use crate::model::config_json::Keys;
 use crate::text::tokenizer_section::{Added, NoSection, Reader, Token};
 use crate::text::tokenizer_settings::{AddedTokens, Definition, Settings};
 use crate::text::vocab::{Vocabulary, byte_table, token_bytes};
@@ -133,7 +133,7 @@ pub(crate) fn beyond_rows<'a>(
     vocab_size: usize,
     mut tokens: impl Iterator<Item = &'a [u8]>,
 ) -> Option<String> {
-    let first = shortened(&olmo_infer::internals::text::vocabulary::quoted(tokens.next()?), SHOWN_CHARS);
+    let first = shortened(&olmo_infer::internals::error::shown::quoted(tokens.next()?), SHOWN_CHARS);
     let (has, them) = match tokens.count() {
         0 => (format!("token \"{first}\""), "it"),
         more => (format!("token \"{first}\" and {more} more"), "one of them"),

@@ -3,7 +3,7 @@
 //! `save_pretrained` writes parts without effect, and wraps parts in sequences. Those are accepted; any other part that
 //! changes an id makes the tokenizer unsupported.
 
-use crate::model::config_json::Keys;
+use crate::json::keys::Keys;
 use olmo_infer::internals::text::tokenizer::PreTokenizer;
 use serde_json::{Map, Value};
 

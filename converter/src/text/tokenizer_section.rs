@@ -4,7 +4,7 @@
 //! optionally NFC before. Anything else in the file that changes an id makes the tokenizer unsupported: the model can
 //! still be packed, and then accepts ids but no text.
 
-use crate::model::config_json::Keys;
+use crate::json::keys::Keys;
 use crate::text::split_check;
 use crate::text::tokenizer_parts;
 use crate::text::tokenizer_settings::Settings;

@@ -1,6 +1,6 @@
 //! JSON on a line.
 
-use crate::error::shown::is_display_control;
+use crate::error::shown;
 use std::io::{self, Write};
 
 /// A string of JSON, in quotation marks.
@@ -10,21 +10,10 @@ pub fn json_string(out: &mut dyn Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")
 }
 
-/// The characters between the quotation marks. Control characters for terminals and for the order of text are escaped
-/// too, which JSON leaves to the writer.
+/// The characters of a string, without the quotation marks. Invalid UTF-8 becomes U+FFFD.
 pub fn json_characters(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
-    let is_escaped = |c: char| matches!(c, '"' | '\\') || is_display_control(c);
     for chunk in bytes.utf8_chunks() {
-        let mut rest = chunk.valid();
-        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_escaped(c)) {
-            out.write_all(&rest.as_bytes()[..at])?;
-            match c {
-                '"' | '\\' => write!(out, "\\{c}")?,
-                c => write!(out, "\\u{:04x}", u32::from(c))?,
-            }
-            rest = &rest[at + c.len_utf8()..];
-        }
-        out.write_all(rest.as_bytes())?;
+        shown::json_characters(chunk.valid(), |piece| out.write_all(piece.as_bytes()))?;
         if !chunk.invalid().is_empty() {
             out.write_all("\u{fffd}".as_bytes())?;
         }

@@ -279,11 +279,7 @@ impl Error {
 
 /// A path for an error line; `-` is standard input, and an empty path is `""`.
 pub fn display_path(path: &Path) -> impl fmt::Display {
-    match path.to_string_lossy().as_ref() {
-        "-" => "standard input".into(),
-        "" => "\"\"".into(),
-        path => one_line(path),
-    }
+    if path.as_os_str() == "-" { "standard input".into() } else { one_line(&shown::path_text(path)) }
 }
 
 /// The OS message of an error, without the "(os error 2)" that Rust appends. `UnexpectedEof` comes from Rust itself and

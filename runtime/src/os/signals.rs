@@ -9,7 +9,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::error::one_line;
+use crate::error::display_path;
 use libc::{c_char, c_int};
 use std::ffi::{CString, OsStr};
 use std::io::{self, IsTerminal};
@@ -110,7 +110,7 @@ pub struct Mapped(Option<usize>);
 impl Mapped {
     /// Registers `bytes` as a mapping of the file at `path`.
     pub fn new(bytes: &[u8], path: &Path) -> Mapped {
-        let text = kept(one_line(&path.to_string_lossy()).into_bytes());
+        let text = kept(display_path(path).to_string().into_bytes());
         let begin = bytes.as_ptr() as usize;
         let slot = MAPPINGS.iter().position(|range| {
             // Claimed with an empty range, which contains no address.

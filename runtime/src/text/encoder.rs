@@ -6,11 +6,11 @@
 //! is an error, and so is a text that would exceed these bounds.
 
 use crate::error::Error;
+use crate::error::shown::quoted;
 use crate::format::{ADDED_NORMALIZED, ADDED_SPLIT, AddedToken, Merge};
 use crate::os::memory;
 use crate::text::bpe::{BytePairs, MAX_WORD_BYTES, NoIds, NoPairs, Word};
 use crate::text::tokenizer::{PreTokenizer, Tokenizer};
-use crate::text::vocabulary::quoted;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::Regex;
 use std::borrow::Cow;

@@ -1,10 +1,8 @@
 //! The vocabulary: the bytes of every token.
 
 use crate::error::Error;
-use crate::error::shown::is_display_control;
 use crate::file::model_file::ModelFile;
 use crate::format::{VocabularyHead, section};
-use std::fmt::Write;
 use std::sync::Arc;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -67,52 +65,4 @@ impl Vocabulary {
 /// `[n_tokens + 1]` offsets, and the text after them.
 fn parts(bytes: &[u8], n_tokens: usize) -> Option<(&[U32], &[u8])> {
     <[U32]>::ref_from_prefix_with_elems(bytes, n_tokens.checked_add(1)?).ok()
-}
-
-/// Escapes bytes for a double-quoted string in a line of output: `"` and `\` with a backslash, control characters
-/// ([`is_display_control`]) as `\n`, `\t`, `\r` or `\xHH`, invalid UTF-8 as `\xHH`.
-pub fn quoted(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' | '\\' => out.extend(['\\', c]),
-                '\n' => out.push_str("\\n"),
-                '\t' => out.push_str("\\t"),
-                '\r' => out.push_str("\\r"),
-                _ if is_display_control(c) => {
-                    let mut utf8 = [0; 4];
-                    c.encode_utf8(&mut utf8).bytes().for_each(|byte| push_hex(&mut out, byte));
-                }
-                _ => out.push(c),
-            }
-        }
-        chunk.invalid().iter().for_each(|&byte| push_hex(&mut out, byte));
-    }
-    out
-}
-
-fn push_hex(out: &mut String, byte: u8) {
-    write!(out, "\\x{byte:02X}").expect("writing to a String does not fail");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoted_escapes_quotes_and_control_characters() {
-        for (bytes, expected) in [
-            (&b" of"[..], " of"),
-            (b"\"", "\\\""),
-            (b"a\\b", "a\\\\b"),
-            (b"\n\t\r\0\x7f", "\\n\\t\\r\\x00\\x7F"),
-            ("é\u{85}".as_bytes(), "é\\xC2\\x85"),
-            ("a\u{202e}b".as_bytes(), "a\\xE2\\x80\\xAEb"),
-            (b"\xe4\xbd x", "\\xE4\\xBD x"),
-            (b"\xff", "\\xFF"),
-        ] {
-            assert_eq!(quoted(bytes), expected);
-        }
-    }
 }

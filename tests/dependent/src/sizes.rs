@@ -21,7 +21,8 @@ use olmo_infer::internals::text::chat::{Chat, Past, Rule};
 use olmo_infer::internals::text::stream::TextStream;
 use olmo_infer::internals::text::token_file::{self, TokenType};
 use olmo_infer::internals::text::tokenizer::Tokenizer;
-use olmo_infer::internals::text::vocabulary::{Vocabulary, quoted};
+use olmo_infer::internals::error::shown::quoted;
+use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::path::Path;
 
 pub fn layouts(calls: &mut Calls, _: &Path) {

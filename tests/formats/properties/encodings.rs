@@ -1,11 +1,11 @@
 //! Properties of how numbers and texts are written: bf12 matrices, bf16 and f16, and the display of logits and tokens.
 
 use crate::property::check;
+use olmo_infer::internals::error::shown::quoted;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::{Bf12Table, Exponents, N_CODES, decode, matrix_bytes};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::generate::top_k::top_k;
-use olmo_infer::internals::text::vocabulary::quoted;
 use olmo_pack::folder::element::{f16_to_f32, f32_to_f16, round_to_bf16};
 use olmo_pack::folder::npy::shown_shape;
 use proptest::prelude::*;

@@ -8,6 +8,7 @@ use crate::peak::Peak;
 use crate::prefill::{self, Prefill};
 use crate::rounds::Measured;
 use crate::startup::{Phase, Startup};
+use olmo_infer::internals::error::shown::path_text;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::network::Network;
 use std::fmt::Write;
@@ -24,7 +25,7 @@ impl ModelFacts {
     /// Reads them from the open file.
     pub fn new(file: &ModelFile, network: &Network) -> ModelFacts {
         ModelFacts {
-            path: file.path().display().to_string(),
+            path: path_text(file.path()),
             dtype: file.matrices().map_or("mixed", |dtype| dtype.name()),
             file_bytes: file.layout().file_bytes,
             bytes_per_token: network.weights().bytes_per_token(),

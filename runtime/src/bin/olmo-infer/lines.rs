@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use olmo_infer::internals::error::reason;
-use olmo_infer::internals::error::shown::is_display_control;
+use olmo_infer::internals::error::shown::for_terminal;
 use olmo_infer::internals::os::signals::{self, Editing};
 use rustyline::completion::Completer;
 use rustyline::config::Config;
@@ -135,20 +135,13 @@ pub struct Shown;
 
 impl Highlighter for Shown {
     fn highlight<'l>(&self, line: &'l str, _position: usize) -> Cow<'l, str> {
-        match line.contains(steers_in_text) {
-            true => line.replace(steers_in_text, "\u{fffd}").into(),
-            false => line.into(),
-        }
+        let shown = for_terminal(line);
+        if shown == line { line.into() } else { shown.into() }
     }
 
     fn highlight_char(&self, line: &str, _position: usize, _kind: CmdKind) -> bool {
-        line.contains(steers_in_text)
+        for_terminal(line) != line
     }
-}
-
-/// In a text newlines and tabs are none.
-fn steers_in_text(c: char) -> bool {
-    is_display_control(c) && !matches!(c, '\n' | '\t')
 }
 
 impl Completer for Shown {

@@ -4,11 +4,11 @@ use crate::args::generate::Mode;
 use crate::failure::Failure;
 use olmo_infer::internals::cli::json::{json_characters, json_string};
 use olmo_infer::internals::error::display_path;
-use olmo_infer::internals::error::shown::push_for_terminal;
+use olmo_infer::internals::error::shown::{for_terminal, quoted};
 use olmo_infer::internals::generate::Evaluated;
 use olmo_infer::internals::os::signals;
 use olmo_infer::internals::text::stream::TextStream;
-use olmo_infer::internals::text::vocabulary::{Vocabulary, quoted};
+use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -118,9 +118,9 @@ impl<'a> Printer<'a> {
         let flow = match format.mode {
             Mode::Text if more_follows => ControlFlow::Continue(()),
             Mode::Text => {
-                let mut for_terminal = Vec::new();
                 let end = format.continued(text, evaluated, &mut |shown| {
-                    let shown = if *to_terminal { harmless(shown, &mut for_terminal) } else { shown };
+                    let harmless = to_terminal.then(|| for_terminal(&String::from_utf8_lossy(shown)));
+                    let shown = harmless.as_ref().map_or(shown, String::as_bytes);
                     out.write_all(shown)?;
                     if let (true, Some(byte)) = (is_current, shown.last()) {
                         *ends_in_newline = *byte == b'\n';
@@ -341,13 +341,6 @@ fn beginning(bytes: &[u8]) -> &[u8] {
     let is_inside = |at: usize| bytes.get(at).is_some_and(|byte| byte >> 6 == 0b10);
     let end = (SHOWN_BYTES - 3..=SHOWN_BYTES).rev().find(|&end| !is_inside(end)).unwrap_or(SHOWN_BYTES);
     &bytes[..bytes.len().min(end)]
-}
-
-/// Whole characters without what a terminal would obey; `room` is for the copy of those with some.
-pub fn harmless<'t>(text: &'t [u8], room: &'t mut Vec<u8>) -> &'t [u8] {
-    room.clear();
-    push_for_terminal(&String::from_utf8_lossy(text), room);
-    room
 }
 
 /// Whether more positions are wanted.

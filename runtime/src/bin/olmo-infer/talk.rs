@@ -10,7 +10,7 @@ use olmo_infer::Model;
 use olmo_infer::Options;
 use olmo_infer::internals::cli::command_line;
 use olmo_infer::internals::conversation::{Answer, Answering, Conversation, End, Unanswered};
-use olmo_infer::internals::error::shown::push_for_terminal;
+use olmo_infer::internals::error::shown::for_terminal;
 use olmo_infer::internals::error::{Error, display_path, one_line};
 use olmo_infer::internals::file::sampling::{AuthorSampling, described};
 use olmo_infer::internals::generate::batch_size::context_size;
@@ -358,15 +358,8 @@ impl Printer {
     fn print(&mut self, text: &str) -> ControlFlow<()> {
         if !text.is_empty() {
             let mut out = io::stdout().lock();
-            let mut for_terminal = Vec::new();
-            let shown = match self.to_terminal {
-                true => {
-                    push_for_terminal(text, &mut for_terminal);
-                    &for_terminal
-                }
-                false => text.as_bytes(),
-            };
-            let written = out.write_all(shown).and_then(|()| out.flush());
+            let harmless = self.to_terminal.then(|| for_terminal(text));
+            let written = out.write_all(harmless.as_deref().unwrap_or(text).as_bytes()).and_then(|()| out.flush());
             self.failure = written.err().map(Failure::from);
             self.ends_in_newline = text.ends_with('\n');
         }

@@ -3,9 +3,10 @@
 use crate::args::text::{DetokenizeArgs, Source, TokenizeArgs};
 use crate::failure::Failure;
 use crate::opened;
-use crate::printer::{PIECE_BYTES, harmless};
+use crate::printer::PIECE_BYTES;
 use crate::prompts::{MAX_TEXT_BYTES, encoded, encoder, note_mark, read_text};
 use olmo_infer::internals::error::display_path;
+use olmo_infer::internals::error::shown::for_terminal;
 use olmo_infer::internals::text::stream::TextStream;
 use olmo_infer::internals::text::token_file::read_text_ids;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
@@ -57,17 +58,17 @@ pub fn detokenize(args: &DetokenizeArgs) -> Result<(), Failure> {
     let mut texts = tokens.iter().filter_map(|&token| vocabulary.bytes(token));
     if io::stdout().is_terminal() {
         // As --text does it.
-        let (mut text, mut shown, mut room) = (TextStream::default(), Vec::new(), Vec::new());
+        let (mut text, mut shown) = (TextStream::default(), Vec::new());
         for bytes in texts {
             for piece in bytes.chunks(PIECE_BYTES) {
                 shown.clear();
                 text.push(piece, &mut shown);
-                out.write_all(harmless(&shown, &mut room))?;
+                out.write_all(for_terminal(&String::from_utf8_lossy(&shown)).as_bytes())?;
             }
         }
         shown.clear();
         text.finish(&mut shown);
-        out.write_all(harmless(&shown, &mut room))?;
+        out.write_all(for_terminal(&String::from_utf8_lossy(&shown)).as_bytes())?;
     } else {
         texts.try_for_each(|bytes| out.write_all(bytes))?;
     }
