@@ -248,7 +248,10 @@ fn refuses_impossible_values_by_key() {
     let olmo2 = config_json(&small_config());
     let cases = [
         (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3; only OLMo-1"),
-        (json!({"model_type": "olmoe"}), "model_type is \"olmoe\", expected olmo, olmo2 or olmo3; OLMoE is known and"),
+        (
+            json!({"model_type": "olmoe"}),
+            "model_type is \"olmoe\", expected olmo, olmo2 or olmo3; OLMoE is not supported",
+        ),
         (json!({"model_type": "flex_olmo"}), "olmo2 or olmo3; FlexOlmo is not supported yet"),
         (
             json!({"model_type": "olmo_hybrid"}),
@@ -385,7 +388,7 @@ fn refuses_lenient_json() {
     };
     assert!(read("{\"a\": 1, \"a\": 2}").contains("duplicate key \"a\""));
     assert!(read("{\"r\": {\"b\": 1, \"b\": 1}}").contains("duplicate key \"b\""));
-    assert!(read("[]").contains("no object"));
+    assert!(read("[]").contains("not an object"));
     for text in ["", "{", "{\"a\": NaN}", "{\"a\": 1e999}", "{} x", "\u{feff}{}"] {
         assert_eq!(read(text).lines().count(), 1, "{text}");
     }

@@ -159,7 +159,7 @@ fn tricks() -> Vec<(String, &'static str)> {
         ("{'descr': '<f4', 'fortran_order': 'False', 'shape': (36,), }".into(), "fortran_order is not True or False"),
         ("{'descr': '<f4', 'fortran_order': Falsely, 'shape': (36,), }".into(), "'l' where '}' belongs"),
         ("__import__('os').system('true')".into(), "'_' where '{' belongs"),
-        ("{'descr': __import__('os'), 'fortran_order': False, 'shape': (36,), }".into(), "no quoted text"),
+        ("{'descr': __import__('os'), 'fortran_order': False, 'shape': (36,), }".into(), "an unquoted value"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os')}".into(), "'_' where '(' belongs"),
         (typed(&format!("'{}'", "(".repeat(50))), "brackets nested deeper"),
         (typed("'{({'"), "brackets nested deeper"),

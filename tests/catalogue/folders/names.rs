@@ -39,7 +39,7 @@ fn w20_refuses_duplicate_names() {
     for twin in ["e\u{301}", "\u{e9}"] {
         fs::copy(case.file(NORM), case.file(twin)).expect("copied");
     }
-    let line = |twin: &str| vec![format!("{}: no parameter", case.file(twin).display())];
+    let line = |twin: &str| vec![format!("{}: not a parameter", case.file(twin).display())];
     let lines = vec![line("e\u{301}"), line("\u{e9}")];
     let refusal = Refusal { program: "olmo-pack", status: 1, lines, more: 0 };
     report.add("both normal forms", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));

@@ -57,7 +57,7 @@ fn w2_reports_ten_problems_and_counts_the_rest() {
         line(UP_PROJ, "truncated?"),
         line(O_PROJ, "shape [36, 35]"),
         line(NORM, "float64"),
-        line("more", "no parameter"),
+        line("more", "not a parameter"),
     ];
     let refusal = Refusal { program: "olmo-pack", status: 1, lines, more: 0 };
     report.add("five kinds", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));
@@ -102,7 +102,7 @@ fn w3_refuses_head_of_tied_model() {
     let head = case.file(HEAD);
     report.add(
         "other numbers",
-        case.refused(&head, &["tie_word_embeddings: true", "are not those of the embedding", "--allow-extra"]),
+        case.refused(&head, &["sets tie_word_embeddings", "not equal to the embedding", "--allow-extra"]),
     );
     report.add("other numbers, allowed", case.packed(&["--allow-extra"]));
     fs::write(&case.model, "old").expect("written");

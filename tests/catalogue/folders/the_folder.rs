@@ -34,7 +34,7 @@ fn w1_refuses_absent_or_empty_folder() {
     );
     for name in ["pytorch_model.bin", "a.bin"] {
         fs::write(empty.join(name), "x").expect("written");
-        report.add(name, case.folder_refused(&empty, &["no safetensors files, but ", name, "np.save"]));
+        report.add(name, case.folder_refused(&empty, &["or safetensors files, but ", name, "np.save"]));
     }
     let swapped = Refusal::one_line("olmo-pack", format!("{}: ", case.weights.display()), &["the arguments swapped?"]);
     report.add(
@@ -62,7 +62,7 @@ fn w25_refuses_100000_extra_files() {
             .expect("renamed");
     }
     fs::write(&case.model, "old").expect("written");
-    let line = |i: usize| vec![format!("{}: no parameter", case.file(&format!("{i:06}")).display())];
+    let line = |i: usize| vec![format!("{}: not a parameter", case.file(&format!("{i:06}")).display())];
     let refusal = Refusal { program: "olmo-pack", status: 1, lines: (0..10).map(line).collect(), more: 99_990 };
     report.add("no parameters", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));
     let finished = Run::new(&mut case.pack(&case.weights, &["--allow-extra"])).expect("ends");

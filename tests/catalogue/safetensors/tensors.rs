@@ -51,7 +51,8 @@ fn s9_refuses_missing_and_extra_tensors() {
     let refusal = Refusal { program: "olmo-pack", status: 1, lines: (0..10).map(line).collect(), more: 12 };
     report.add("nearly all", refusal.check(case.folder.path(), || case.pack(&[])));
 
-    let says = "no parameter of this model, expected only the tensors of the model; remove it, or pass --allow-extra";
+    let says =
+        "not a parameter of this model, expected only the tensors of the model; remove it, or pass --allow-extra";
     for name in ["model.layers.2.self_attn.q_proj.weight", "model.norm.weight ", "rotary.inv_freq", "a\u{1b}[31m\nb"] {
         let mut tensors = case.tensors.clone();
         tensors.push(other(name));
