@@ -284,15 +284,16 @@ impl fmt::Display for NotRun {
                 "this run would wait for the end of a run that it is part of; end that first, or open the model twice"
             }
             NotRun::Circle => {
-                "this run would wait for one that waits for it; let runs inside of others begin in the same order everywhere"
+                "this run would wait for one that waits for it; let runs inside of others begin in the \
+                 same order everywhere"
             }
             NotRun::Forked => {
                 "this process was forked off after the threads of the model were started; open the model in this \
                  process"
             }
             NotRun::Rounding => {
-                "this thread has a non-default floating-point mode (FTZ/DAZ or rounding), which would change results; call \
-                 from a thread whose mode no other library has changed"
+                "this thread has a non-default floating-point mode (FTZ/DAZ or rounding), which would change results; \
+                 call from a thread whose mode no other library has changed"
             }
         })
     }
@@ -368,14 +369,14 @@ impl fmt::Display for Error {
             ),
             Error::Unfinished { path } => write!(
                 f,
-                "{}: changed less than two seconds before it was opened and has holes of more than 16 MiB, as a file that \
-                 is still being copied; wait until it is whole, and run again",
+                "{}: changed less than two seconds before it was opened and has holes of more than 16 MiB, as a file \
+                 that is still being copied; wait until it is whole, and run again",
                 display_path(path)
             ),
             Error::Changed { path } => write!(
                 f,
-                "{}: changed while it was in use; results discarded; replace a model by renaming, as olmo-pack does, and \
-                 run again",
+                "{}: changed while it was in use; results discarded; replace a model by renaming, as olmo-pack does, \
+                 and run again",
                 display_path(path)
             ),
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),

@@ -28,9 +28,9 @@ struct Temporary<'d> {
 }
 
 impl Temporary<'_> {
-    /// Tries random names in `folder` until `make` succeeds. `make` must fail if the name exists, so that it never opens
-    /// an existing file or link. Names are random because a signal before `make` removes the name: it must not be that
-    /// of another process, which may have the same process id in another container.
+    /// Tries random names in `folder` until `make` succeeds. `make` must fail if the name exists, so that it never
+    /// opens an existing file or link. Names are random because a signal before `make` removes the name: it must not be
+    /// that of another process, which may have the same process id in another container.
     fn make<'d, T>(
         disk: &'d dyn Disk,
         folder: &Arc<Folder>,
