@@ -38,8 +38,8 @@ use std::thread;
 /// A forked process has none of the threads: a pass that needs them returns [`Error::NotRun`]. The child opens its own
 /// model.
 ///
-/// The file must not be written to while it is mapped. Call [`Model::check_unchanged`] to detect that before results are
-/// used. Replacing the file by renaming is safe. Reading past the end of a file that was truncated meanwhile raises
+/// The file must not be written to while it is mapped. Call [`Model::check_unchanged`] to detect that before results
+/// are used. Replacing the file by renaming is safe. Reading past the end of a file that was truncated meanwhile raises
 /// SIGBUS; with [`Load::Read`] it does not.
 #[derive(Clone)]
 pub struct Model {
@@ -132,13 +132,13 @@ impl Model {
         Batch::bytes(self.file.config(), options, &[options.positions])
     }
 
-    /// Evaluates many sequences together: each pass reads every weight once for all of them. Evaluates `at_once` of them
-    /// at a time, in their order; `None` means 16, or fewer if memory is short. The results of a run do not depend on
-    /// the others, to the last bit.
+    /// Evaluates many sequences together: each pass reads every weight once for all of them. Evaluates `at_once` of
+    /// them at a time, in their order; `None` means 16, or fewer if memory is short. The results of a run do not depend
+    /// on the others, to the last bit.
     ///
     /// Calls `visit` for each position, in the order of positions for each run. [`ControlFlow::Break`] ends that run.
-    /// This holds the threads of the model until it returns, so `visit` cannot compute with the same model: that returns
-    /// [`Error::NotRun`].
+    /// This holds the threads of the model until it returns, so `visit` cannot compute with the same model: that
+    /// returns [`Error::NotRun`].
     ///
     /// # Errors
     /// [`Error::NoTokens`] for an empty prompt, [`Error::UnknownToken`], [`Error::Sampling`],
@@ -223,8 +223,8 @@ impl Model {
         self.file.check_complete()
     }
 
-    /// Reads the tensors into memory in the order of use, until `stop` returns true. Meant for a thread that runs during
-    /// the first pass. Returns whether all tensors are in memory.
+    /// Reads the tensors into memory in the order of use, until `stop` returns true. Meant for a thread that runs
+    /// during the first pass. Returns whether all tensors are in memory.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read.

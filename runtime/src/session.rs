@@ -62,8 +62,8 @@ impl Session {
     }
 
     /// Replaces the sequence by `tokens`. Keeps the common prefix with the present sequence and evaluates the rest.
-    /// [`Session::logits`] then has the bits of a new session after [`Session::prefill`] of `tokens`. Returns the number
-    /// of tokens that were not evaluated again.
+    /// [`Session::logits`] then has the bits of a new session after [`Session::prefill`] of `tokens`. Returns the
+    /// number of tokens that were not evaluated again.
     ///
     /// At least the last token is evaluated. A cut costs what [`Session::truncate`] states.
     ///
@@ -73,8 +73,8 @@ impl Session {
         self.resume_while(tokens, || true).map(|resumed| resumed.reused)
     }
 
-    /// [`Session::resume`] that calls `proceed` before each pass of at most [`Options::chunk`] tokens, and stops when it
-    /// returns false. The session then keeps the tokens evaluated so far. [`Session::logits`] is empty then, unless
+    /// [`Session::resume`] that calls `proceed` before each pass of at most [`Options::chunk`] tokens, and stops when
+    /// it returns false. The session then keeps the tokens evaluated so far. [`Session::logits`] is empty then, unless
     /// nothing was cut and nothing was evaluated.
     ///
     /// # Errors

@@ -336,14 +336,14 @@ impl fmt::Display for Error {
             ),
             Error::Unfinished { path } => write!(
                 f,
-                "{}: changed less than two seconds before it was opened and has holes of more than 16 MiB, as a file that \
-                 is still being copied; wait until it is whole, and run again",
+                "{}: changed less than two seconds before it was opened and has holes of more than 16 MiB, as a file \
+                 that is still being copied; wait until it is whole, and run again",
                 display_path(path)
             ),
             Error::Changed { path } => write!(
                 f,
-                "{}: changed while it was in use; results discarded; replace a model by renaming, as olmo-pack does, and \
-                 run again",
+                "{}: changed while it was in use; results discarded; replace a model by renaming, as olmo-pack does, \
+                 and run again",
                 display_path(path)
             ),
             Error::Config { path, source } => write!(f, "{}: {source}; pack the weights again", display_path(path)),

@@ -104,8 +104,8 @@ impl<'a> Slots<'a> {
         Ok(())
     }
 
-    /// Decides how many tokens of each run the next pass takes: one of each, and as many of the prompts as there is room
-    /// for, slot by slot.
+    /// Decides how many tokens of each run the next pass takes: one of each, and as many of the prompts as there is
+    /// room for, slot by slot.
     pub fn share_rows(&mut self, most_rows: usize) {
         let mut room = most_rows - self.active().count();
         for active in self.0.iter_mut().flatten() {

@@ -83,8 +83,8 @@ impl Attention {
     }
 }
 
-/// Consecutive queries and some of their heads, which share one key/value head. A row is one head of one query; the rows
-/// of a query are adjacent.
+/// Consecutive queries and some of their heads, which share one key/value head. A row is one head of one query; the
+/// rows of a query are adjacent.
 struct Tile<'a> {
     attention: &'a Attention,
     backend: Backend,

@@ -81,8 +81,8 @@ impl Batch {
         Ok(batch)
     }
 
-    /// Begins a sequence of at most `positions` positions in a slot, whose sequence is forgotten. Allocates the KV cache,
-    /// unless the slot has one that is large enough.
+    /// Begins a sequence of at most `positions` positions in a slot, whose sequence is forgotten. Allocates the KV
+    /// cache, unless the slot has one that is large enough.
     ///
     /// # Errors
     /// [`Error::TooManyPositions`] for more than [`Options::positions`], [`Error::OutOfMemory`].
@@ -107,9 +107,9 @@ impl Batch {
     }
 
     /// Cuts the sequence in a slot back to its first `n` positions; returns the number of positions that are left: `n`,
-    /// or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten keys that
-    /// position `n` sees; the caller then evaluates the tokens again. The results that follow have the bits of a sequence
-    /// that was never longer.
+    /// or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten keys
+    /// that position `n` sees; the caller then evaluates the tokens again. The results that follow have the bits of a
+    /// sequence that was never longer.
     ///
     /// # Panics
     /// When there is no such slot.

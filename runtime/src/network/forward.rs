@@ -143,7 +143,8 @@ impl Batch {
         self.add_projected(team, index, layer.post_feedforward_layernorm);
     }
 
-    /// `hidden += rms_norm(projected)`, without the norm if the block has none after it. Records non-finite activations.
+    /// `hidden += rms_norm(projected)`, without the norm if the block has none after it. Records non-finite
+    /// activations.
     fn add_projected(&mut self, team: &mut Team, layer: usize, norm: Option<&[f32]>) {
         let (width, isa) = (self.network.config().hidden_size, self.options.backend.isa);
         let eps = self.network.config().rms_norm_eps as f32;

@@ -4,7 +4,8 @@
 //! code and hands each phase to the workers. Between phases workers spin briefly, then yield, then park: while the
 //! leader waits for a slow reader of the output or for a core, they use power for a fraction of a millisecond only. A
 //! token has about 100 phases, and waking parked threads for each of them would take measurable time. Workers wait in
-//! the same way between runs, so that beginning and ending a run costs nothing. A caller that waits for its turn blocks.
+//! the same way between runs, so that beginning and ending a run costs nothing. A caller that waits for its turn
+//! blocks.
 //!
 //! Work is divided into items. Each thread has a contiguous range of them, so that it streams through memory. When its
 //! range is empty, it takes items from the end of other ranges. Exactly one thread computes each item, and the items do
@@ -100,8 +101,8 @@ impl Shared {
 
     /// A worker takes part in a new run.
     fn join_run(&self) {
-        // This thread inherited its floating-point mode from its creator, or an item of an earlier run changed it. If it
-        // cannot be restored, this panics: results with other bits must not be returned.
+        // This thread inherited its floating-point mode from its creator, or an item of an earlier run changed it. If
+        // it cannot be restored, this panics: results with other bits must not be returned.
         fp_mode::restore().unwrap_or_else(|error| panic!("{error}"));
         let leads_in = self.leads_in.lock().expect("not poisoned");
         WORKS_FOR.with_borrow_mut(|teams| teams.clone_from(&leads_in));
@@ -124,8 +125,8 @@ pub struct Team<'a> {
 
 /// A thread pool.
 ///
-/// Any number of callers may share it. They take turns, in order of arrival. A pool of one thread uses the caller's own,
-/// and its callers do not wait for each other.
+/// Any number of callers may share it. They take turns, in order of arrival. A pool of one thread uses the caller's
+/// own, and its callers do not wait for each other.
 pub struct Threads {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,

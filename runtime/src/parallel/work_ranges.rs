@@ -21,8 +21,8 @@ impl WorkRanges {
         self.ranges.len()
     }
 
-    /// Assigns `n_items` new items: thread t gets those from t * n / threads to (t + 1) * n / threads. No thread may call
-    /// [`WorkRanges::take`] at the same time.
+    /// Assigns `n_items` new items: thread t gets those from t * n / threads to (t + 1) * n / threads. No thread may
+    /// call [`WorkRanges::take`] at the same time.
     pub(crate) fn assign(&self, n_items: u32) {
         let n_threads = self.ranges.len() as u64;
         let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads;
