@@ -35,7 +35,7 @@ pub enum Named {
     Verify(Verify),
     /// Compare two files.
     Diff(Diff),
-    /// Write a file anew.
+    /// Write a file again.
     Copy(Copy),
     /// Restore the folder.
     Unpack(Unpack),
@@ -55,8 +55,8 @@ pub enum Named {
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 pub struct Pack {
-    /// the folder: model.safetensors, or its shards with their index, or a NAME.npy file for every parameter; beside
-    /// them config.json, generation_config.json, and for text tokenizer.json or vocab.txt
+    /// the folder: model.safetensors, or its shards with their index, or a NAME.npy file for every parameter; next
+    /// to them config.json, generation_config.json, and for text tokenizer.json or vocab.txt
     #[argh(positional)]
     weights: PathBuf,
     /// the file to write
@@ -76,47 +76,46 @@ pub struct Pack {
     /// replace an existing file; a symbolic link stays, and what it points to is replaced
     #[argh(switch)]
     force: bool,
-    /// leave out tensors and files that are no parameter of the model, instead of refusing
+    /// leave out tensors and files that are not parameters of the model, instead of refusing
     #[argh(switch)]
     allow_extra: bool,
     /// accept NaN and infinity among the weights
     #[argh(switch)]
     allow_nonfinite: bool,
-    /// print the plan and write nothing; reads no weights, so where the numbers decide about type and encoding all
-    /// sizes are shown
+    /// print the plan and write nothing; reads no weights, so all sizes that type and encoding can give are shown
     #[argh(switch)]
     pub dry_run: bool,
     /// print one JSON object instead of the summary
     #[argh(switch)]
     pub json: bool,
-    /// threads; 0, the default, for all cores the process may use, which are the most
+    /// number of threads (default and 0: all cores that this process may use, which are the most)
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
-    /// olmo (the first OLMo), olmo2 or olmo3, where config.json does not say it
+    /// olmo (the first OLMo), olmo2 or olmo3, if config.json does not have it
     #[argh(option)]
     arch: Option<String>,
-    /// width of one head, where config.json does not say it
+    /// width of one head, if config.json does not have it
     #[argh(option, from_str_fn(count))]
     head_dim: Option<usize>,
-    /// base of the rotary embedding, where config.json does not say it
+    /// base of the rotary embedding, if config.json does not have it
     #[argh(option, from_str_fn(number))]
     rope_theta: Option<f64>,
-    /// olmo2 and olmo3, where config.json does not say it: epsilon of the norms
+    /// olmo2 and olmo3, if config.json does not have it: epsilon of the norms
     #[argh(option, from_str_fn(number))]
     rms_norm_eps: Option<f64>,
-    /// olmo, where config.json does not say it: largest magnitude of an element of queries, keys and values, or none
+    /// olmo, if config.json does not have it: largest magnitude of an element of queries, keys and values, or none
     #[argh(option, from_str_fn(clip_qkv))]
     clip_qkv: Option<Option<f64>>,
-    /// positions the model was made for, where config.json does not say it
+    /// positions the model was made for, if config.json does not have it
     #[argh(option, from_str_fn(count))]
     max_positions: Option<usize>,
-    /// ids that end a text, with commas between them, where neither generation_config.json nor config.json says it
+    /// EOS ids with commas between them, if neither generation_config.json nor config.json has them
     #[argh(option)]
     eos: Option<String>,
-    /// olmo3, where config.json does not say it: window of the sliding layers, the current position included
+    /// olmo3, if config.json does not have it: window of the sliding layers, the current position included
     #[argh(option, from_str_fn(count))]
     sliding_window: Option<usize>,
-    /// olmo3, where config.json does not say it: ratio of the context lengths, YaRN's factor
+    /// olmo3, if config.json does not have it: ratio of the context lengths, YaRN's factor
     #[argh(option, from_str_fn(number))]
     yarn_factor: Option<f64>,
     /// with --yarn-factor: context length of pre-training; the model's positions if absent
@@ -131,7 +130,7 @@ pub struct Pack {
     /// with --yarn-factor: factor on cos and sin; 0.1 ln(factor) + 1 if absent
     #[argh(option, from_str_fn(number))]
     yarn_attention_factor: Option<f64>,
-    /// olmo3, where config.json does not say it: no scaling of the rotary embedding
+    /// olmo3, if config.json does not have it: no scaling of the rotary embedding
     #[argh(switch)]
     no_yarn: bool,
     /// print the version
@@ -186,12 +185,12 @@ pub struct Verify {
     /// the file
     #[argh(positional)]
     pub model: PathBuf,
-    /// compare its numbers with those of this weights folder, too
+    /// also compare its weights with those of this folder
     #[argh(option, arg_name = "weights")]
     pub against: Option<PathBuf>,
 }
 
-/// Compares two model files, whatever types and encodings hold their numbers.
+/// Compares two model files, regardless of the types and encodings of their weights.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     subcommand,
@@ -221,7 +220,7 @@ pub struct Diff {
     help_triggers("-h", "--help", "help"),
     example = "olmo-pack copy model.olmo /fast/model.olmo",
     example = "olmo-pack copy /nfs/model.olmo model.olmo --force",
-    note = "Mends the start of a file that came by cp, rsync or a download.",
+    note = "Makes a file that came by cp, rsync or a download start as fast as a packed one.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 pub struct Copy {
@@ -314,7 +313,7 @@ fn names() -> impl Iterator<Item = &'static str> {
 /// The error about a word that is probably meant as a command: it looks like one, and there is no such folder.
 fn no_command(word: &str) -> Option<CliExit> {
     let is_bare = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
-    // What the system says about a folder that exists is reported when it is read.
+    // Errors about a folder that exists are reported when it is read.
     let is_absent = || fs::metadata(word).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     if !is_bare || !is_absent() {
         return None;

@@ -25,7 +25,7 @@ use std::time::Instant;
 static ALLOCATOR: Allocator = Allocator::new("olmo-pack");
 
 fn main() -> ExitCode {
-    // Before anything that a stranger's template could make use of.
+    // First: a template of an untrusted folder could make use of anything that was set up.
     if std::env::args_os().skip(1).eq([chat_child::ARGUMENT]) {
         return chat_child::serve().map_or_else(fail, |()| ExitCode::SUCCESS);
     }

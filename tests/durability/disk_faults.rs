@@ -188,7 +188,7 @@ fn early_fsync_failure_is_reported() {
         };
         let error =
             large.run(work, true, &HookedDisk(hook)).expect_err("some of it may not be on the disk").to_string();
-        assert!(error.ends_with("cannot bring it to the disk: Input/output error"), "{work:?}: {error}");
+        assert!(error.ends_with("cannot make it durable: Input/output error"), "{work:?}: {error}");
         assert!(files(&large.out()).values().eq([b"old"]), "{work:?}");
     }
 }

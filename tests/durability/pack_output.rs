@@ -108,8 +108,8 @@ fn impossible_outputs_are_refused_before_weights_are_read() {
     refused(&folder.join("out/m.olmo/"), "no file name at its end");
     refused(&folder.join("out/m.olmo/."), "no file name at its end");
     refused(&npy_path(&weights, "model.norm.weight").join("m.olmo"), "Not a directory");
-    refused(&weights.join("m.olmo"), "lies in the weights folder");
-    refused(&weights.join("../weights/m.olmo"), "lies in the weights folder");
+    refused(&weights.join("m.olmo"), "is inside the weights folder");
+    refused(&weights.join("../weights/m.olmo"), "is inside the weights folder");
     refused(&folder.join("out").join("n".repeat(256)), "File name too long");
     // The same file by another name.
     fs::hard_link(npy_path(&weights, "model.norm.weight"), &model).expect("linked");

@@ -126,7 +126,7 @@ fn checks_padding_and_magnitudes_under_valid_digests() {
         for small in [2f32.powi(-100), 2f32.powi(-130)] {
             let found = crafted(shape.element(1, 1), small).expect_err("found");
             assert!(
-                found.contains(&format!("q_proj.weight: its smallest magnitude is {small:e}, the index says ")),
+                found.contains(&format!("q_proj.weight: its smallest magnitude is {small:e}, the index states ")),
                 "{found}"
             );
         }

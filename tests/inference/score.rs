@@ -86,11 +86,7 @@ fn prints_an_object_per_file_in_order() {
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let finished = fixture.score(&files, &[]);
     assert_eq!(finished.code, Some(1));
-    assert!(
-        finished.stderr.ends_with("error: 4 files could not be scored; their lines say why\n"),
-        "{}",
-        finished.stderr
-    );
+    assert!(finished.stderr.ends_with("error: 4 files could not be scored; see their lines\n"), "{}", finished.stderr);
     let found = objects(&finished.stdout);
     let names: Vec<&str> = found.iter().map(|object| object["file"].as_str().expect("a name")).collect();
     assert_eq!(names, files.iter().map(|file| file.to_str().expect("UTF-8")).collect::<Vec<_>>());
@@ -178,7 +174,7 @@ fn rerun_skips_files_in_the_output() {
         fs::write(&output, other).expect("written");
         let refused = fixture.score(&files, &flags);
         assert!(
-            refused.refused(1).contains("is no score, expected the output of olmo-infer score"),
+            refused.refused(1).contains("is not a score, expected the output of olmo-infer score"),
             "{}",
             refused.stderr
         );
@@ -217,7 +213,10 @@ fn scores_go_to_regular_files_only() {
         fs::write(&huge, head).expect("written");
         fs::OpenOptions::new().write(true).open(&huge).expect("there").set_len(1 << 40).expect("longer");
         let refused = fixture.score(&[&tokens], &["--output", &huge]);
-        assert!(refused.refused(1).contains("line 1 is no score, expected the output of olmo-infer score"), "{head}");
+        assert!(
+            refused.refused(1).contains("line 1 is not a score, expected the output of olmo-infer score"),
+            "{head}"
+        );
         assert_eq!(fs::metadata(&huge).expect("there").len(), 1 << 40);
     }
 }
@@ -273,11 +272,7 @@ fn non_finite_scores_are_errors_of_their_file() {
     ];
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let finished = fixture.score(&files, &[]);
-    assert!(
-        finished.stderr.ends_with("error: 2 files could not be scored; their lines say why\n"),
-        "{}",
-        finished.stderr
-    );
+    assert!(finished.stderr.ends_with("error: 2 files could not be scored; see their lines\n"), "{}", finished.stderr);
     let found = objects(&finished.stdout);
     let has_error: Vec<bool> = found.iter().map(|object| object["error"].is_string()).collect();
     assert_eq!(has_error, [false, true, false, true]);

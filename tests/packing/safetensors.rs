@@ -238,7 +238,7 @@ fn refuses_output_among_the_shards() {
     convert(&weights, &checkpoint, 2);
     let before = files(&checkpoint);
     let refused = run(PACK, [&checkpoint, &checkpoint.join("m.olmo")]);
-    assert!(refused.refused(1).contains("lies in the weights folder"), "{}", refused.stderr);
+    assert!(refused.refused(1).contains("is inside the weights folder"), "{}", refused.stderr);
     assert!(files(&checkpoint) == before);
 }
 

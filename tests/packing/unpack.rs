@@ -251,7 +251,7 @@ fn damaged_rounded_tensor_is_an_error() {
 
 #[test]
 fn refuses_values_outside_the_element_type() {
-    assert_damage_is_reported(Stored::F16, DtypeChoice::Auto, "has values that are no f16 numbers");
+    assert_damage_is_reported(Stored::F16, DtypeChoice::Auto, "has values that are not f16 numbers");
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn refuses_model_without_provenance() {
     repair_digests(&mut bytes);
     fs::write(&model, bytes).expect("written");
     let refused = unpack::run(&model, &back, false, &SystemDisk).expect_err("refused").to_string();
-    let says = "m.olmo: does not say what it was packed from (no section SOURCES); it cannot be unpacked";
+    let says = "m.olmo: has no section SOURCES, which names what it was packed from; it cannot be unpacked";
     assert!(refused.ends_with(says), "{refused}");
     assert!(!back.exists());
 }

@@ -234,7 +234,7 @@ fn chat_samples_as_recommended() {
     };
     let said = pack(json!({"do_sample": true, "temperature": 9.0, "top_p": 0.99, "top_k": 60, "num_beams": 3}));
     assert!(
-        said.contains("  sampling    temperature 9, top-k 60, top-p 0.99, as generation_config.json says\n"),
+        said.contains("  sampling    temperature 9, top-k 60, top-p 0.99, from generation_config.json\n"),
         "{said}"
     );
     assert!(

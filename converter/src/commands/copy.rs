@@ -1,8 +1,8 @@
 //! `olmo-pack copy MODEL COPY`: the same bytes in a new file, checked on the way and written as packing writes them.
 //!
-//! A file that was copied or downloaded by other means can lie in the page cache in small pieces, and takes
-//! many times longer to be mapped. Written anew in whole huge pages it is mapped as quickly as on the day it was
-//! packed.
+//! A file that was copied or downloaded by other means may be in small pieces in the page cache, and then takes
+//! many times longer to be mapped. Written again in whole huge pages it is mapped as quickly as a
+//! packed one.
 
 use crate::commands::read_back;
 use crate::commands::sources::section_name;
@@ -21,12 +21,12 @@ use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 use zerocopy::IntoBytes;
 
-/// Copies the model at `from` to `to` and returns one line that says so. `progress` is told how many bytes of how many
+/// Copies the model at `from` to `to` and returns a line for the user. `progress` gets how many bytes of how many
 /// are written.
 ///
 /// # Errors
-/// `from` is no model, is damaged, or changes meanwhile; `to`, or in a folder `to` the file of the same name, exists and `force` is not given, is the same file, or
-/// cannot be written. What was at `to` then still is.
+/// `from` is not a model, is damaged, or changes meanwhile; `to`, or in a folder `to` the file of the same name, exists
+/// and `force` is not given, is the same file, or cannot be written. What was at `to` then still is.
 pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn Fn(u64, u64)) -> Result<String, Error> {
     let model = ModelFile::open(from)?;
     // Into a folder, as cp does.
@@ -34,11 +34,11 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
     let to = in_folder.as_deref().unwrap_or(to);
     let target = Target::new(to, force)?;
     // Not through the mapping, where a file that is cut short ends the program.
-    // What is there by now is no FIFO, and its digests are those of the model that was opened, or it is refused.
+    // A FIFO that is there by now, or a file with other digests than the model that was opened, is rejected.
     let source = source_file::open(from)?;
     let metadata = source.metadata().map_err(|error| Error::io(from, "cannot read its metadata", error))?;
     target.refuse_same(from, (metadata.dev(), metadata.ino()))?;
-    // What the digests do not cover: whether sections fit together, as `verify` has it. That they stay those is what
+    // What the digests do not cover: whether sections fit together, as `verify` checks it. That they stay those is what
     // the digests on the way are for.
     verify::accepted(&model)?;
     let length = model.layout().file_bytes;

@@ -1,7 +1,7 @@
 //! `olmo-pack diff A B`: what two model files have in common.
 //!
-//! The model is the configuration, the numbers of the tensors and the bytes of the tokens, whatever types and encodings
-//! hold them. How it was made, what was kept of the sources and how text becomes ids is told, and does not count.
+//! The model is the configuration, the numbers of the tensors and the bytes of the tokens, regardless of their types
+//! and encodings. How it was made, the kept source files and the tokenizer are reported, and do not count.
 
 use crate::commands::facts::{config_object, matrices};
 use crate::commands::sources::checked_section;
@@ -51,12 +51,12 @@ pub struct TensorDifference {
 
 impl Difference {
     /// Whether both files hold the same model.
-    pub fn is_none(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.config.is_empty() && self.tensors.is_empty() && !self.vocabulary
     }
 }
 
-/// Compares two files, and says how they differ: whether they hold the same model, and what to show.
+/// Compares two files; yields whether they hold the same model, and what to print.
 ///
 /// # Errors
 /// [`Error::Model`] when a file cannot be opened, or damage.
@@ -66,7 +66,7 @@ pub fn run(a: &Path, b: &Path, as_json: bool) -> Result<(bool, String), Error> {
     model_a.check_unchanged()?;
     model_b.check_unchanged()?;
     let shown = if as_json { json_text(a, b, &difference) } else { text(a, b, &difference) };
-    Ok((difference.is_none(), shown))
+    Ok((difference.is_empty(), shown))
 }
 
 /// What is different.
@@ -91,7 +91,7 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
             kind => difference.beside.push(section::name(kind)),
         }
     }
-    // Tensors of other shapes have nothing to compare; the configuration says so.
+    // Tensors of other shapes cannot be compared; the configuration differs then.
     if a.model_specs() != b.model_specs() {
         return Ok(difference);
     }
@@ -157,7 +157,7 @@ fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDif
 fn text(a: &Path, b: &Path, difference: &Difference) -> String {
     let mut out = String::new();
     let (a, b) = (shown_path(a), shown_path(b));
-    let same = if difference.is_none() { "the same model" } else { "different models" };
+    let same = if difference.is_empty() { "the same model" } else { "different models" };
     let _ = writeln!(out, "{}", escaped(&format!("{a} and {b}: {same}")));
     for (key, a, b) in &difference.config {
         let _ = writeln!(out, "{}", escaped(&format!("  {key:<24} {a} / {b}")));
@@ -205,7 +205,7 @@ fn json_text(a: &Path, b: &Path, difference: &Difference) -> String {
         difference.config.iter().map(|(key, a, b)| (key.clone(), json!([a, b]))).collect();
     let object = json!({
         "files": [shown_path(a), shown_path(b)],
-        "same": difference.is_none(),
+        "same": difference.is_empty(),
         "config": config,
         "n_compared": difference.n_compared,
         "tensors": difference.tensors.iter().map(tensor).collect::<Vec<_>>(),

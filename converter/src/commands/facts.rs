@@ -1,4 +1,4 @@
-//! What a model file says about itself, for the commands that show or compare it.
+//! Facts of a model file for the commands that show or compare it.
 
 use crate::commands::sources::{Source, checked_section};
 use crate::error::Error;
@@ -13,10 +13,10 @@ use olmo_infer::internals::text::vocabulary::Vocabulary;
 use serde_json::{Value, json};
 use zerocopy::IntoBytes;
 
-/// What is read of a file to describe it.
+/// The parts of a file that describe it.
 pub(crate) struct Inspected<'a> {
     pub model: &'a ModelFile,
-    /// Where the tensors come from; none when the file does not say.
+    /// Where the tensors come from; empty when the file has no section `SOURCES`.
     pub sources: Vec<Source>,
     /// The lines `key=value`.
     pub provenance: Vec<(String, String)>,
@@ -24,7 +24,7 @@ pub(crate) struct Inspected<'a> {
     pub text: OfText,
 }
 
-/// What a file says about text.
+/// The text sections of a file.
 pub(crate) struct OfText {
     pub n_tokens: Option<u32>,
     pub tokenizer: Option<Result<Tokenizer, NoTokenizer>>,
@@ -53,9 +53,8 @@ impl OfText {
     }
 }
 
-/// XXH3-64 of the configuration, the digests of the tensors and those of the vocabulary and of the tables of coded
-/// tensors: the same for two files exactly when they hold the same model in the same encodings, whatever else they say
-/// about it.
+/// XXH3-64 of the configuration, the digests of the tensors and those of the vocabulary and of the bf12 tables: the
+/// same for two files exactly when they hold the same model in the same encodings.
 pub fn content_digest(model: &ModelFile) -> u64 {
     let mut content = model.header().config.as_bytes().to_vec();
     for record in model.records() {
@@ -120,7 +119,7 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
     })
 }
 
-/// Bits that a number of these tensors takes; those of the padding inside panels count as numbers.
+/// Bits per weight of these tensors; padding inside panels counts as weights.
 pub(crate) fn bits_per_weight(model: &ModelFile, tensors: &[usize]) -> f64 {
     let n_elements = |index: usize| {
         let shape = model.specs()[index].panel_shape(model.encoding(index).dtype());

@@ -167,7 +167,7 @@ impl Table {
         }
     }
 
-    /// How the file was made. Where several values come from is said once.
+    /// How the file was made. The origin of several values is printed once.
     fn provenance(&mut self, pairs: &[(String, String)]) {
         self.heading("provenance");
         let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
@@ -191,7 +191,7 @@ impl Table {
         }
     }
 
-    /// What lies where.
+    /// The parts of the file and their offsets.
     fn file(&mut self, inspected: &Inspected) {
         let (model, layout) = (inspected.model, inspected.model.layout());
         self.heading(&format!("{:<NAME$} {:>13} {:>13}", "file", "offset", "size"));
@@ -258,7 +258,7 @@ fn chat(text: &OfText) -> String {
     let chat = match &text.chat {
         None => return "none".into(),
         Some(Err(NoChat::Unusable(why))) => return format!("none: {}", escaped(why)),
-        Some(Err(NoChat::Damaged)) => return "damaged; olmo-pack verify says more".into(),
+        Some(Err(NoChat::Damaged)) => return "damaged; see olmo-pack verify".into(),
         Some(Ok(chat)) => chat,
     };
     let system = match (&chat.alone, &chat.with_system) {
@@ -287,7 +287,7 @@ fn tokenizer(text: &OfText) -> String {
         ),
         Some(Err(NoTokenizer::Unknown(why))) => format!("not known: {}", escaped(why)),
         Some(Err(NoTokenizer::UnknownKind(kind))) => format!("of kind {kind}, which this version does not know"),
-        Some(Err(NoTokenizer::Damaged(_))) => "damaged; olmo-pack verify says more".into(),
+        Some(Err(NoTokenizer::Damaged(_))) => "damaged; see olmo-pack verify".into(),
     }
 }
 

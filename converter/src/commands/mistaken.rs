@@ -1,5 +1,4 @@
-//! What was probably meant by arguments that cannot be right: swapped ones, and files of other programs in the place of
-//! the weights folder.
+//! Advice for arguments that cannot be right: swapped ones, and files of other programs instead of the weights folder.
 
 use crate::error::{Error, Problem, shown_path};
 use crate::folder::source_file;
@@ -7,13 +6,13 @@ use olmo_infer::internals::format::MAGIC;
 use std::io::Read;
 use std::path::Path;
 
-/// A better error for `weights` that could not be listed, when what stands there, or at `model`, says what was meant.
+/// A better error for `weights` that could not be listed, when the file there, or at `model`, shows what was meant.
 pub(crate) fn explain(weights: &Path, model: &Path, error: Error) -> Error {
     if !weights.is_file() {
         return error;
     }
     let mut head = Vec::new();
-    // What cannot be read says nothing more than the error.
+    // If it cannot be read, the first error is the one to report.
     let _unread = source_file::open(weights).map(|file| file.take(16).read_to_end(&mut head));
     let folder = weights.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let pack_folder = |folder: &Path| format!("olmo-pack {} {}", shown_path(folder), shown_path(model));

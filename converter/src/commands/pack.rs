@@ -86,7 +86,7 @@ pub struct Request {
     pub program: Option<PathBuf>,
     /// Replace an existing file.
     pub force: bool,
-    /// Leave out what is no tensor of the model.
+    /// Leave out tensors that the model does not have.
     pub allow_extra: bool,
     /// Accept NaN and infinity.
     pub allow_nonfinite: bool,
@@ -107,14 +107,14 @@ pub struct Prepared {
     request: Request,
 }
 
-/// What a finished pack has to tell.
+/// The results of a finished pack.
 #[derive(Clone, Debug)]
 pub struct Packed {
     /// Type of the elements of the matrices; `None` when they have several.
     pub matrices: Option<Dtype>,
     /// How many matrices there are.
     pub n_matrices: usize,
-    /// How many of them are coded.
+    /// How many of them are bf12.
     pub n_bf12: usize,
     /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub bits_per_weight: f64,
@@ -126,7 +126,7 @@ pub struct Packed {
     pub outcome: Outcome,
 }
 
-/// Checks the folder, what it says about text, and the target.
+/// Checks the folder, its text files, and the target.
 ///
 /// # Errors
 /// What is wrong with them. Costs a header of each file, no numbers.
@@ -150,7 +150,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
 }
 
 impl Prepared {
-    /// What the user should know before anything is written, a line each.
+    /// Warnings, a line each, before anything is written.
     pub fn warnings(&self) -> Vec<String> {
         [self.checkpoint.warnings.as_slice(), &self.text.warnings].concat()
     }
@@ -197,7 +197,7 @@ impl Prepared {
         Plan::new(&self.checkpoint, tensors, &self.text, provenance, &self.request.weights)
     }
 
-    /// Reads the numbers and writes the file. `progress` is told how many bytes of how many are written.
+    /// Reads the weights and writes the file. `progress` gets how many bytes of how many are written.
     ///
     /// # Errors
     /// A file cannot be read, changed meanwhile or holds numbers that are not accepted; the target cannot be written.
@@ -237,8 +237,7 @@ impl Prepared {
     }
 }
 
-/// Index and sections, then the header page that makes it a model, each brought to the disk before the next; then the
-/// name.
+/// Index and sections, then the header page that makes it a model, with an fsync before each next step; then the name.
 fn finish(plan: &Plan<'_>, output: Output<'_>, outcome: &Outcome) -> Result<(), Error> {
     let (head, header) = plan.head(&outcome.written);
     output.write_at(&head, size_of_val(&header) as u64)?;

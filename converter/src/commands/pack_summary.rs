@@ -1,4 +1,4 @@
-//! What a pack and a dry run tell: one screen for people, one JSON object for programs.
+//! The output of a pack and a dry run: one screen for people, one JSON object for programs.
 
 use crate::commands::pack::{Packed, Prepared, Request};
 use crate::commands::units::size;
@@ -149,7 +149,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Describes a checked folder and what it says about text.
+    /// Describes a checked folder and its text files.
     pub fn new(checkpoint: &Checkpoint, of_text: &Text) -> Facts {
         let config = &checkpoint.settings.config;
         let mut text = format!("  model       {}\n", model_line(config));
@@ -173,7 +173,7 @@ impl Facts {
         let _ = writeln!(text, "  chat        {}", escaped(&of_text.chat.origin()));
         let author = checkpoint.generation.sampling.map(|author| author.to_string());
         if let Some(author) = &author {
-            let _ = writeln!(text, "  sampling    {author}, as generation_config.json says");
+            let _ = writeln!(text, "  sampling    {author}, from generation_config.json");
         }
         let origins: serde_json::Map<String, Value> =
             checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();

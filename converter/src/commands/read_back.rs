@@ -15,7 +15,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The index of a file, and what stands before its tensors.
+/// The index of a file, and the bytes before its tensors.
 struct Head<'a> {
     path: &'a Path,
     index: Index,
@@ -50,10 +50,10 @@ impl Sections for Head<'_> {
 /// Refuses a file that readers refuse; `shown` is for messages.
 ///
 /// # Errors
-/// [`Error::Unreadable`], or it cannot be read, or the system does not give the memory.
+/// [`Error::Unreadable`], or it cannot be read, or there is not enough memory.
 pub(crate) fn check(file: &File, shown: &Path) -> Result<(), Error> {
     let unreadable = |problem: String| {
-        // Without the name, which is told once, and the advice, which is for those who did not write it.
+        // Without the name, which is printed once, and the advice, which is for other users of the file.
         let found = problem.strip_prefix(&format!("{}: ", shown_path(shown))).unwrap_or(&problem);
         let found = found.rsplit_once("; ").map_or(found, |(found, _)| found);
         Error::Unreadable { path: shown.to_path_buf(), found: found.into() }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Problem};
 use crate::folder::element::SourceType;
 use crate::folder::npy::{self, Descr};
+use olmo_infer::internals::file::index;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
@@ -65,22 +66,24 @@ impl Sections for ModelFile {
 pub fn checked_section(model: &impl Sections, kind: u32) -> Result<Option<Vec<u8>>, Error> {
     let record = model.sections().iter().find(|record| record.kind.get() == kind);
     let (Some(bytes), Some(record)) = (model.section_bytes(kind), record) else { return Ok(None) };
-    match bytes.checked_copy(u64::from(kind), record.digest.get())? {
-        Some(copy) => Ok(Some(copy)),
-        // In the words about tensors.
-        None => {
+    match index::checked_section(model.path(), record, bytes) {
+        Ok(copy) => Ok(Some(copy)),
+        // In the words for tensors.
+        Err(olmo_infer::Error::Damaged { .. }) => {
             let problem = Problem::new(model.path(), "its digest is wrong").tensor(section_name(kind));
             Err(problem.advice("the file is damaged, copy or pack it again").into())
         }
+        Err(error) => Err(error.into()),
     }
 }
 
-/// A section's name in messages, where those of tensors stand.
+/// A section's name in messages, in place of the name of a tensor.
 pub fn section_name(kind: u32) -> String {
     format!("section {}", section::name(kind))
 }
 
-/// Where the tensors of `model` came from, in the order of the file, without drafts; `None` when the file does not say.
+/// Where the tensors of `model` came from, in the order of the file, without drafts; `None` when the file has no
+/// section `SOURCES`.
 ///
 /// # Errors
 /// The section is damaged, or is not what `format-spec.md` describes.
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_section_is_refused() {
+    fn invalid_sections_are_refused() {
         let cases = [
             (section(&[(1, 3)], 2), 1, "entry 0: a header of 3 bytes where 2 are left"),
             (section(&[(1, u32::MAX)], 2), 1, "entry 0: a header of 4294967295 bytes where 2 are left"),

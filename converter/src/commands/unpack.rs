@@ -3,9 +3,9 @@
 //! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the
 //! source type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are
 //! written as they are stored, and the summary names them. Tensors of safetensors files become `.npy` files too, with
-//! the headers that numpy would write. The small files beside them, `config.json` and those of the tokenizer and of
+//! the headers that npyz writes. The small files next to them, `config.json` and those of the tokenizer and of
 //! conversations, come back byte for byte. Of a model file that did not keep them, `generation_config.json` is written
-//! with what decides about the model, the ids that end a text.
+//! with the part that belongs to the model, the EOS ids.
 
 use crate::commands::facts::provenance;
 use crate::commands::sources::{Source, checked_section, section_name, sources};
@@ -46,12 +46,12 @@ const SHOWN_TENSORS: usize = 3;
 /// not at all.
 ///
 /// # Errors
-/// The model cannot be opened or does not say where it came from, the folder has files or no room, a file cannot be
+/// The model cannot be opened or has no section `SOURCES`, the folder has files or no room, a file cannot be
 /// written, or a tensor's numbers are not those that were packed.
 pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<String, Error> {
     let model = ModelFile::open(model)?;
     let Some(sources) = sources(&model)? else {
-        let problem = Problem::new(model.path(), "does not say what it was packed from (no section SOURCES)");
+        let problem = Problem::new(model.path(), "has no section SOURCES, which names what it was packed from");
         return Err(problem.advice("it cannot be unpacked").into());
     };
     let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes));
@@ -76,7 +76,7 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     Ok(summary(&model, &sources, &texts, folder))
 }
 
-/// A file beside the tensors: its name and its bytes.
+/// A file next to the tensors: its name and its bytes.
 type Text = (&'static str, Vec<u8>);
 
 /// The small files that the section `FILES` keeps, each under one of the names of the format.
@@ -89,8 +89,8 @@ fn kept_files(model: &ModelFile) -> Result<Vec<Text>, Error> {
     Ok(files.into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect())
 }
 
-/// What a `generation_config.json` must say, when the ids that end a text are not those of `config.json`: without it
-/// the folder would be packed into another model.
+/// The `generation_config.json` that is needed when the EOS ids are not those of `config.json`: without it the folder
+/// would be packed into another model.
 fn generation_config(model: &ModelFile) -> Result<Option<String>, Error> {
     let is_from_there =
         |(key, origin): &(String, String)| key == "eos_token_id" && origin == Origin::GenerationConfigJson.name();
@@ -112,7 +112,7 @@ fn needed_bytes(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &
     all.unwrap_or(u64::MAX)
 }
 
-/// What stands before the numbers of a tensor: the header that was kept, or that of numpy where there was none.
+/// The bytes before the elements of a tensor: the header that was kept, or a new one.
 fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
     match source.header.is_empty() {
         true => header_of(source.dtype, &spec.shape()),
@@ -133,7 +133,7 @@ fn with_count(error: Error, n_written: usize) -> Error {
     }
 }
 
-/// Refuses to replace the model itself, and what is no file.
+/// Rejects names of the model itself, and of anything but files.
 fn refuse_to_replace(folder: &Folder, name: &str, model: &ModelFile) -> Result<(), Error> {
     let path = folder.path().join(name);
     let entry =
@@ -260,9 +260,9 @@ impl Unpacking<'_> {
             Error::from(problem.advice("the file is damaged, copy or pack it again"))
         };
         if !exact {
-            return Err(not_restored(&format!("has values that are no {} numbers", source.dtype.name())));
+            return Err(not_restored(&format!("has values that are not {} numbers", source.dtype.name())));
         }
-        // What was rounded is no longer what the source had: only its own digest tells.
+        // Rounded weights differ from the source: only their own digest can be compared.
         if record.rounded.get() != 0 && self.model.tensor_bytes(index).digest(index as u64) != record.digest.get() {
             return Err(not_restored("its digest is wrong"));
         }

@@ -1,7 +1,7 @@
 //! `olmo-pack verify MODEL`: every bit of a model file that opening it does not check.
 //!
 //! Opening covers the header, the index and the layout. What is left are the digests of sections and tensors, the zeros
-//! between them, and what a record says about its numbers. All tensors are read once, on all cores.
+//! between them, and the facts in a record about its weights. All tensors are read once, on all cores.
 
 use crate::commands::facts::content_digest;
 use crate::commands::sources::{Sections, checked_section, section_name, sources};
@@ -38,7 +38,7 @@ const VECTOR_PIECE_BYTES: usize = 64 << 10;
 /// Bits of f32 infinity.
 const INFINITY: u32 = 0x7f80_0000;
 
-/// Verifies the file at `path` and returns one line that says what was verified.
+/// Verifies the file at `path` and returns a line for the user.
 ///
 /// # Errors
 /// [`Error::Model`] when the file cannot be opened, else [`Error::Several`] with every place that is damaged.
@@ -102,7 +102,7 @@ fn problem(model: &impl Sections, place: String, found: impl Into<String>) -> Pr
     Problem::new(model.path(), found).tensor(place).advice(ADVICE)
 }
 
-/// Refuses a file whose sections are not right: it is not accepted, as `format-spec.md` has it.
+/// Refuses a file whose sections are not right: `format-spec.md` requires it.
 ///
 /// # Errors
 /// [`Error::Several`], or the one [`Error::Problem`].
@@ -120,7 +120,7 @@ pub fn sections(model: &impl Sections) -> Vec<Problem> {
     section_errors(model).into_iter().flat_map(Error::into_problems).collect()
 }
 
-/// The same as errors, among which lack of memory is one that says nothing about the file.
+/// The same as errors; one of them may be lack of memory, which does not mean that the file is damaged.
 pub(crate) fn section_errors(model: &impl Sections) -> Vec<Error> {
     let check = |kind: u32| -> Result<(), Error> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
@@ -179,7 +179,7 @@ fn tokenizer(model: &impl Sections, bytes: &[u8]) -> Result<(), Error> {
     let tokens = tokens.copied()?;
     let (Ok(()), Some(vocabulary)) = (vocabulary(&tokens, model.config().vocab_size), Vocabulary::in_section(&tokens))
     else {
-        // That is told of the vocabulary.
+        // Reported for the vocabulary.
         return Ok(());
     };
     match Tokenizer::in_section(bytes, &vocabulary) {
@@ -240,7 +240,7 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     smallest_magnitude(record, key.wrapping_add(1))
 }
 
-/// [`tensor`] for a coded one.
+/// [`tensor`] for bf12.
 fn bf12_tensor(
     index: usize,
     record: &TensorRecord,
@@ -278,7 +278,7 @@ fn smallest_magnitude(record: &TensorRecord, magnitude: u32) -> Option<String> {
     let stated = record.min_magnitude.get();
     (found != stated).then(|| {
         let (found, stated) = (f32::from_bits(found), f32::from_bits(stated));
-        format!("its smallest magnitude is {found:e}, the index says {stated:e}")
+        format!("its smallest magnitude is {found:e}, the index states {stated:e}")
     })
 }
 
@@ -294,8 +294,8 @@ fn smallest_key_bf16(words: &[u32]) -> u32 {
     (u32::from(key.wrapping_add(1)) << 16).wrapping_sub(1)
 }
 
-/// Whether panel number `panel` has anything but zeros where no element lies: rows past the last one, and the column
-/// that pairs an odd last one.
+/// Whether panel number `panel` has anything but zeros where there is no element: rows past the last one, and the
+/// column that pairs an odd last one.
 fn panel_padding(shape: &PanelShape, panel: usize, words: &[u32]) -> bool {
     // In both types a row takes one word of each step.
     let (steps, _) = words.as_chunks::<PANEL_ROWS>();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_that_is_none_is_refused() {
+    fn invalid_vocabularies_are_refused() {
         let section = |n_tokens: u32, offsets: &[u32], text: &[u8], text_bytes: u64| {
             let head = VocabularyHead {
                 n_tokens: U32::new(n_tokens),

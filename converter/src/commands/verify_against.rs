@@ -35,7 +35,7 @@ pub struct Compared {
 /// before they are compared.
 ///
 /// # Errors
-/// The folder is none, or a file of it cannot be read.
+/// `folder` is not a folder, or a file of it cannot be read.
 pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Compared, Error> {
     let listing = Listing::read(folder)?;
     let compare = |index: usize| tensor(model, index, &listing);
@@ -81,7 +81,7 @@ fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) 
                 None => compared.note = Some("; the text of config.json differs and means the same"),
                 Some((key, value)) => {
                     let theirs = theirs.get(key).cloned().unwrap_or_default();
-                    let expected = format!("{theirs} as {} says", shown_path(&listing.folder.join("config.json")));
+                    let expected = format!("{theirs} as in {}", shown_path(&listing.folder.join("config.json")));
                     let problem = problem(format!("was packed with another configuration: {key} is {value}"));
                     compared.problems.push(problem.expected(expected).advice("pack the folder again"));
                 }

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// What tells whether a file is still the one that was looked at.
+/// Facts that change when a file is replaced or written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Device and inode.
@@ -31,22 +31,22 @@ impl Identity {
     }
 }
 
-/// A file that was looked at. It is opened anew for each read, so that a model of many files needs few descriptors; the
-/// identity says that it is still the same one. It is read and not mapped: a mapped file that is cut short ends the
+/// A file that was checked. It is opened again for each read, so that a model of many files needs few descriptors; its
+/// identity shows that it is still the same one. It is read and not mapped: a mapped file that is cut short ends the
 /// program.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     /// Where it is.
     pub path: PathBuf,
-    /// What it was when it was looked at.
+    /// Its identity when it was checked.
     pub identity: Identity,
 }
 
 impl SourceFile {
-    /// Looks at the file at `path`.
+    /// Checks the file at `path`.
     ///
     /// # Errors
-    /// The system's, or that it is no regular file.
+    /// The OS returns an error, or it is not a regular file.
     pub fn look_at(path: &Path) -> Result<SourceFile, Error> {
         let file = open(path)?;
         Ok(SourceFile { path: path.to_path_buf(), identity: Identity::of(path, &file)? })
@@ -88,7 +88,7 @@ impl SourceFile {
 /// Opens a regular file for reading; a FIFO is refused instead of waited for.
 ///
 /// # Errors
-/// The system's, or that it is no regular file.
+/// The OS returns an error, or it is not a regular file.
 pub fn open(path: &Path) -> Result<File, Error> {
     let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
     let file = File::options()

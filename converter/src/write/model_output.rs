@@ -1,4 +1,4 @@
-//! Where a model goes, and the way there: what may stand in it, the room that it finds, and the words of its failures.
+//! The output of olmo-pack: which target is accepted, the free space that it needs, and its errors.
 
 use crate::error::{Error, Problem, shown_path};
 use olmo_infer::internals::os::atomic_file::{AtomicFile, FolderSync};
@@ -65,17 +65,17 @@ impl Target {
         Ok(Target { shown: shown.to_path_buf(), folder: Arc::new(folder), name, replace, existing })
     }
 
-    /// Refuses a target that is, or lies in, `input`.
+    /// Rejects a target that is `input` or inside it.
     ///
     /// # Errors
     /// It does.
     pub fn refuse_inside(&self, input: &Path) -> Result<(), Problem> {
         let Ok(metadata) = fs::metadata(input) else { return Ok(()) };
-        // Whoever may not look at the folders above reads no weights in them either.
+        // A user who may not search the folders above cannot read weights in them either.
         if self.folder.is_inside((metadata.dev(), metadata.ino())).unwrap_or(false) {
-            return Err(Problem::new(&self.shown, "lies in the weights folder")
+            return Err(Problem::new(&self.shown, "is inside the weights folder")
                 .expected("a path outside")
-                .advice("write the model beside the folder"));
+                .advice("write the model next to the folder"));
         }
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Target {
     pub fn refuse_replacing(&self, input: &Path) -> Result<(), Problem> {
         match fs::metadata(input) {
             Ok(metadata) => self.refuse_same(input, (metadata.dev(), metadata.ino())),
-            // Then there is nothing to lose; whoever reads it says what is wrong.
+            // Then nothing is lost; its reader reports what is wrong.
             Err(_) => Ok(()),
         }
     }
@@ -107,7 +107,7 @@ impl Target {
     /// Bytes that the user may still write to the file system of the target.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The OS returns an error.
     pub fn free_bytes(&self) -> Result<u64, Error> {
         free_bytes(&self.folder)
     }
@@ -115,13 +115,13 @@ impl Target {
     /// Refuses a file of `needed` bytes for which there is no room.
     ///
     /// # Errors
-    /// There is none, or the system does not say.
+    /// There is none, or the OS returns an error.
     pub fn check_free_space(&self, needed: u64) -> Result<(), Error> {
         check_free_space(&self.shown, &self.folder, needed)
     }
 
-    /// Opens the file that will become the target, and the folder that will have its name: what would fail after the
-    /// name is there must fail before.
+    /// Opens the file that will become the target, and the folder for the fsync of its name: an error after the name
+    /// exists would be too late.
     ///
     /// # Errors
     /// The folder cannot be opened, or no file can be created there.
@@ -166,10 +166,10 @@ impl Output<'_> {
     /// Reserves `bytes`.
     ///
     /// # Errors
-    /// There is not enough room, or the disk fails. File systems that cannot reserve are no error.
+    /// There is not enough room, or the disk fails. A file system that cannot reserve is not an error.
     pub fn allocate(&self, bytes: u64) -> Result<(), Error> {
         match self.file.allocate(bytes) {
-            // Not known to the file system or the kernel, which some say with EINVAL, or not permitted in a sandbox.
+            // Unknown to the file system or the kernel, some of which return EINVAL, or not permitted in a sandbox.
             Err(error)
                 if matches!(
                     Errno::from_io_error(&error),
@@ -190,19 +190,19 @@ impl Output<'_> {
         self.file.write_at(bytes, offset).map_err(|error| self.cannot_write(error, bytes.len() as u64))
     }
 
-    /// Brings everything written so far to the disk.
+    /// Makes everything written so far durable: fsync.
     ///
     /// # Errors
     /// The system's; something that was written may be lost.
     pub fn sync(&self) -> Result<(), Error> {
-        self.file.sync().map_err(|error| Error::io(&self.target.shown, "cannot bring it to the disk", error))
+        self.file.sync().map_err(|error| Error::io(&self.target.shown, "cannot make it durable", error))
     }
 
     /// Checks the file with `check`, which gets it and its path for messages, gives it its name and makes that durable.
     ///
     /// # Errors
-    /// The file is no model or cannot be put in place, and what was there is still there; or it is in place, and only
-    /// the name may get lost.
+    /// The file is not a model or cannot be put in place, and the old file is still there; or it is in place, and only
+    /// its name may get lost.
     pub fn publish(self, check: impl FnOnce(&File, &Path) -> Result<(), Error>) -> Result<(), Error> {
         check(self.file.file(), &self.target.shown)?;
         let Target { shown, name, replace, .. } = self.target;
@@ -244,7 +244,7 @@ mod tests {
         let place = |path: &str| Target::new(Path::new(path), false).map(|_| ()).map_err(|error| error.to_string());
         let absent = "/proc/absent: cannot write the model there: No such file or directory";
         assert_eq!(place("/proc/absent/m.olmo"), Err(absent.into()));
-        // A file is none.
+        // A file is not a folder.
         assert_eq!(
             place("/dev/null/m.olmo"),
             Err("/dev/null/m.olmo: cannot read its metadata: Not a directory".into())

@@ -180,7 +180,7 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, name)| name)
 }
 
-/// Whether a word is one of the names but for dashes, underscores and case.
+/// Whether a word is this name, except for dashes, underscores and case.
 pub fn is_name_of(word: &str, name: &str) -> bool {
     letters(word) == letters(name)
 }
@@ -211,9 +211,8 @@ pub fn complaint(info: &CommandInfoWithArgs, words: &[&str], output: &str) -> St
     line.trim_end_matches('.').to_string()
 }
 
-/// The number of threads to use where `--threads` asks for so many, 0 standing for all processors of this process: no
-/// more than these, for threads beyond them would only wait. With it what to say on standard error when fewer are used
-/// than were asked for.
+/// The number of threads to use for `--threads`, 0 for all processors of this process: more threads would only wait.
+/// With it a note when fewer are used than requested.
 pub fn threads(asked: usize) -> (usize, Option<String>) {
     threads_on(std::thread::available_parallelism().map_or(1, usize::from), asked)
 }

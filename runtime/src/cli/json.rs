@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_of_json_steer_no_terminal() {
+    fn json_strings_escape_display_controls() {
         let written = |text| {
             let mut out = Vec::new();
             json_string(&mut out, text).expect("writing to memory");

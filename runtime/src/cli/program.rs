@@ -44,13 +44,13 @@ impl Program {
     }
 
     /// Prints a line on standard error.
-    pub fn tell(self, line: impl Display) {
+    pub fn print_line(self, line: impl Display) {
         self.lines([line]);
     }
 
-    /// Prints what the user should know of a run that goes on.
+    /// Prints a note.
     pub fn note(self, line: impl Display) {
-        self.tell(format_args!("note: {line}"));
+        self.print_line(format_args!("note: {line}"));
     }
 
     /// Prints each line as a warning.

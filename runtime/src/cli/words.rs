@@ -71,7 +71,7 @@ impl Words {
         self.command
     }
 
-    /// Puts [`STANDARD_INPUT`] in the place of each `-` that is not the value of an option.
+    /// Replaces each `-` that is not the value of an option by [`STANDARD_INPUT`].
     pub fn mark_standard_input(&mut self) {
         let is_dash = |(word, kind): &&mut (String, WordKind)| word == "-" && *kind != WordKind::Value;
         self.words.iter_mut().filter(is_dash).for_each(|(word, _)| *word = STANDARD_INPUT.into());
@@ -109,7 +109,7 @@ mod tests {
 
     /// Some program.
     #[derive(ArgsInfo, FromArgs)]
-    #[expect(dead_code, reason = "only what argh says of it is used")]
+    #[expect(dead_code, reason = "only its definitions are used")]
     struct Demo {
         /// takes a value
         #[argh(option)]

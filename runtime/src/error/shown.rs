@@ -48,8 +48,8 @@ fn replaced(text: &str, replacement: impl Fn(char) -> Option<String>) -> String 
     out
 }
 
-/// Text for a line: display controls are escaped as in Rust, `\n` and `\u{202e}`, so that it remains one line. It has at
-/// most ten bytes for each character of the text.
+/// Text for a line: display controls are escaped as in Rust, `\n` and `\u{202e}`, so that it remains one line. It has
+/// at most ten bytes for each character of the text.
 pub fn one_line(text: &str) -> String {
     replaced(text, |c| match c {
         '\n' | '\r' | '\t' => Some(c.escape_default().to_string()),
@@ -74,8 +74,8 @@ pub fn quoted(bytes: &[u8]) -> String {
     bytes.utf8_chunks().map(|chunk| replaced(chunk.valid(), escape) + &hex(chunk.invalid())).collect()
 }
 
-/// Hands text for a string of JSON to `put`, without the quotation marks. Display controls are escaped too, which JSON leaves
-/// to the writer.
+/// Hands text for a string of JSON to `put`, without the quotation marks. Display controls are escaped too, which JSON
+/// leaves to the writer.
 ///
 /// # Errors
 /// Those of `put`.
@@ -112,7 +112,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
-    fn what_steers_is_escaped_in_lines_and_replaced_in_terminals() {
+    fn display_controls_are_escaped_in_lines_and_replaced_in_terminals() {
         let terminal = for_terminal;
         for (c, line) in [
             ('\u{1b}', "\\u{1b}"),

@@ -14,6 +14,7 @@ use crate::file::reader::{ReadAt, Reader};
 use crate::format::config::ModelConfig;
 use crate::format::encodings::bf12::Bf12Table;
 use crate::format::layout::{self, Layout};
+use crate::format::mapped_bytes::MappedBytes;
 use crate::format::sizes::{TooLarge, in_memory, product, sum};
 use crate::format::tensors::{TensorSpec, tensors_of};
 use crate::format::{self, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
@@ -346,4 +347,18 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
 /// Whether a record has the role and the layer of a tensor.
 fn names(record: &TensorRecord, spec: &TensorSpec) -> bool {
     (record.role.get(), record.layer.get()) == (spec.role_code(), spec.layer_code())
+}
+
+/// A copy of the bytes of a section, whose digest is that of its record; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Damaged`] when the digest is wrong, and [`Error::OutOfMemory`].
+pub fn checked_section(path: &Path, record: &SectionRecord, bytes: MappedBytes<'_>) -> Result<Vec<u8>, Error> {
+    let (seed, stated) = (u64::from(record.kind.get()), record.digest.get());
+    bytes.checked_copy(seed, stated)?.ok_or_else(|| Error::Damaged {
+        path: path.to_path_buf(),
+        place: format!("digest of section {}", section::name(record.kind.get())),
+        found: format!("{:016x}", bytes.digest(seed)),
+        expected: format!("{stated:016x}"),
+    })
 }

@@ -3,7 +3,7 @@
 //! Nothing that steers the computation is read from the mapping, and no tensor data is read at open.
 
 use crate::error::Error;
-use crate::file::index::Index;
+use crate::file::index::{Index, checked_section};
 use crate::file::mapping::{Load, Loaded, Mapping, Populated};
 use crate::format::config::ModelConfig;
 use crate::format::encodings::bf12::Bf12Table;
@@ -317,18 +317,9 @@ impl ModelFile {
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong, and [`Error::OutOfMemory`].
     pub fn checked_section(&self, kind: u32) -> Result<Option<Vec<u8>>, Error> {
-        let Some(bytes) = self.section_bytes(kind) else { return Ok(None) };
         let record = self.sections().iter().find(|record| record.kind.get() == kind);
-        let stated = record.map_or(0, |record| record.digest.get());
-        match bytes.checked_copy(u64::from(kind), stated)? {
-            Some(copy) => Ok(Some(copy)),
-            None => Err(Error::Damaged {
-                path: self.path.clone(),
-                place: format!("digest of section {}", format::section::name(kind)),
-                found: format!("{:016x}", bytes.digest(u64::from(kind))),
-                expected: format!("{stated:016x}"),
-            }),
-        }
+        let (Some(record), Some(bytes)) = (record, self.section_bytes(kind)) else { return Ok(None) };
+        checked_section(&self.path, record, bytes).map(Some)
     }
 
     fn range(&self, extent: Extent) -> MappedBytes<'_> {

@@ -1,5 +1,4 @@
-//! A folder that is held open: whatever happens to its path afterwards, its names are those of the folder that was
-//! opened.
+//! A folder that is held open: another folder that gets its path later has no effect.
 
 use crate::os::retry::uninterrupted;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
@@ -140,8 +139,8 @@ impl Folder {
     }
 }
 
-/// The names in the folder at `path`, in no order. Unlike `std::fs::read_dir`, this does not panic where the OS fails to
-/// close the folder.
+/// The names in the folder at `path`, in no order. Unlike `std::fs::read_dir`, this does not panic where the OS fails
+/// to close the folder.
 ///
 /// # Errors
 /// It cannot be opened or, each time, not be read on.

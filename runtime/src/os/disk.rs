@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn sync_of_folder_ignores_only_einval() {
         let number = |error: io::Error| error.raw_os_error();
-        // A device has nothing to sync, and says so as such file systems do.
+        // A device has nothing to sync, and returns what such file systems return.
         let device = File::open("/dev/null").expect("a device");
         assert_eq!(SystemDisk.sync(&device).map_err(number), Err(Some(Errno::INVAL.raw_os_error())));
         assert_eq!(SystemDisk.sync_folder(&device).map_err(number), Ok(()));

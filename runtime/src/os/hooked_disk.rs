@@ -55,8 +55,8 @@ impl Call<'_> {
     }
 }
 
-/// The disk of this machine, with a hook before each call: it returns an error, or the most bytes that a write may take.
-/// Nothing is synced.
+/// The disk of this machine, with a hook before each call: it returns an error, or the most bytes that a write may
+/// take. Nothing is synced.
 pub struct HookedDisk<F>(pub F);
 
 impl<F: Fn(Call<'_>) -> io::Result<usize> + Sync> Disk for HookedDisk<F> {

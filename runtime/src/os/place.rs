@@ -1,7 +1,7 @@
 //! Where a path leads: a name in a folder that is held open.
 //!
-//! A path is walked name by name, so that every link on the way is checked. A link of another user, in a folder where all
-//! users may create files, as in `/tmp`, is not followed: the kernel does the same with `fs.protected_symlinks`.
+//! A path is walked name by name, so that every link on the way is checked. A link of another user, in a folder where
+//! all users may create files, as in `/tmp`, is not followed: the kernel does the same with `fs.protected_symlinks`.
 
 use crate::os::directory::{Entry, Folder, PLACE, folder_of, open_at, stat};
 use crate::os::retry::uninterrupted;

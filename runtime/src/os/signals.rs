@@ -196,7 +196,8 @@ impl Drop for Temporary {
 /// * SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM and SIGPROF, unless they are
 ///   ignored or have a handler: temporary files are removed, the terminal mode is restored if a line is being edited,
 ///   then the program ends by the signal. SIGINT does none of this while [`catch_interrupts`] catches it.
-/// * SIGABRT: the same; if the program itself raised it, exit status 1. The Rust and C standard libraries raise it after
+/// * SIGABRT: the same; if the program itself raised it, exit status 1. The Rust and C standard libraries raise it
+/// after
 ///   an error line when they cannot allocate memory that they need for themselves.
 /// * SIGXFSZ is ignored: exceeding a file size limit is then an ordinary write error. SIGCHLD is reset to its default.
 pub fn install(program: &str) {

@@ -273,13 +273,13 @@ fn e9_refuses_output_that_is_an_input() {
     symlink("t.bin", place.path("soft-tokens")).expect("a link");
     symlink("w", place.path("soft-w")).expect("a link");
     for (program, script, words) in [
-        ("olmo-pack", format!("exec $PACK w {tensor} --force"), "lies in the weights folder"),
-        ("olmo-pack", "exec $PACK w w/m.olmo".into(), "lies in the weights folder"),
-        ("olmo-pack", "exec $PACK w soft-w/m.olmo".into(), "lies in the weights folder"),
-        ("olmo-pack", "exec $PACK soft-w w/m.olmo".into(), "lies in the weights folder"),
-        ("olmo-pack", "exec $PACK w ./out/../w/m.olmo".into(), "lies in the weights folder"),
+        ("olmo-pack", format!("exec $PACK w {tensor} --force"), "is inside the weights folder"),
+        ("olmo-pack", "exec $PACK w w/m.olmo".into(), "is inside the weights folder"),
+        ("olmo-pack", "exec $PACK w soft-w/m.olmo".into(), "is inside the weights folder"),
+        ("olmo-pack", "exec $PACK soft-w w/m.olmo".into(), "is inside the weights folder"),
+        ("olmo-pack", "exec $PACK w ./out/../w/m.olmo".into(), "is inside the weights folder"),
         ("olmo-pack", "exec $PACK w hard-tensor --force".into(), "is the same file as"),
-        ("olmo-pack", "exec $PACK w soft-tensor --force".into(), "lies in the weights folder"),
+        ("olmo-pack", "exec $PACK w soft-tensor --force".into(), "is inside the weights folder"),
         ("olmo-pack", "exec $PACK w hard-config --force".into(), "is the same file as"),
         ("olmo-pack", "exec $PACK w hard-generation --force".into(), "is the same file as"),
         ("olmo-pack", "exec $PACK unpack u/config.json u --force".into(), "is the model that is unpacked"),

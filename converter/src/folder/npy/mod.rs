@@ -1,8 +1,8 @@
 //! The `.npy` reader: a strict check of the header, and reads of the numbers at known offsets.
 //!
 //! npyz's header parser is made for trusted files: on a hostile one it allocates what the file claims, recurses without
-//! a limit and multiplies unchecked. So the flat grammar of `header` checks every header first; npyz then reads the same
-//! bytes, and must find the same type, shape and order. No other module names npyz.
+//! a limit and multiplies unchecked. So the flat grammar of `header` checks every header first; npyz then reads the
+//! same bytes, and must find the same type, shape and order. No other module names npyz.
 
 pub mod header;
 

@@ -53,7 +53,7 @@ struct Raw {
     /// rounds of each measurement (default 15)
     #[argh(option, from_str_fn(count))]
     rounds: Option<usize>,
-    /// a first impression: few rounds, short ceilings, few sizes
+    /// a quick run: few rounds, short ceilings, few sizes
     #[argh(switch)]
     quick: bool,
     /// contexts of decode (default 16,1024,4000), or none
@@ -92,9 +92,7 @@ impl FromStr for List {
         }
         let number = |part: &str| match part.trim().parse() {
             Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!(
-                "expected whole numbers from 1 with commas between them, or none; {part:?} is no such number"
-            )),
+            _ => Err(format!("expected whole numbers from 1 with commas between them, or none; {part:?} is not one")),
         };
         let mut numbers = text.split(',').map(number).collect::<Result<Vec<usize>, String>>()?;
         numbers.sort_unstable();
@@ -108,7 +106,7 @@ pub struct Args {
     pub model: PathBuf,
     /// Number of threads to ask for.
     pub threads: usize,
-    /// What to say when these are fewer than were asked for.
+    /// The note for fewer threads than requested.
     pub fewer_threads: Option<String>,
     /// How products are computed.
     pub backend: Backend,
@@ -126,7 +124,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// How long one look at a ceiling takes.
+    /// How long one measurement of a ceiling takes.
     pub fn ceiling_time(&self) -> Duration {
         Duration::from_millis(if self.quick { 100 } else { 300 })
     }

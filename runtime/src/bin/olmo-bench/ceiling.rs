@@ -109,7 +109,7 @@ impl<'a> Ceiling<'a> {
         self.best_gb_s
     }
 
-    /// Reads on for the time of a pass, and says how fast: 1e9 bytes a second.
+    /// Reads for the time of a pass; yields 1e9 bytes a second.
     pub fn pass(&mut self, team: &mut Team) -> f64 {
         let (pattern, bytes) = (self.pattern, AtomicU64::new(0));
         let begun = Instant::now();
@@ -131,7 +131,7 @@ impl<'a> Ceiling<'a> {
 
 /// Reads `steps` and yields the number of bytes that were read: the streams are equally long, a rest is left out.
 fn read(steps: &[[u64; STEP]], pattern: Pattern) -> u64 {
-    // Whatever instruction set computes, the ceiling is that of the machine.
+    // The ceiling is that of the machine, regardless of the instruction set that computes.
     let isa = Isa::best();
     let ahead = pattern.prefetch_bytes;
     let sums = match pattern.streams {

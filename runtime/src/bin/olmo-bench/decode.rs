@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::ceiling::Ceiling;
-use crate::host::{self, say};
+use crate::host::{self, progress};
 use crate::rounds::{self, Measured, Sample};
 use crate::work::kv_bytes;
 use olmo_infer::internals::error::Error;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Tokens of one round.
 const TOKENS: usize = 8;
-/// Up to this context the sequence is filled anew for every round; beyond, the rounds go on in one sequence.
+/// Up to this context the sequence is filled again for every round; beyond, the rounds continue one sequence.
 const REFILLED: usize = 256;
 
 /// Decode at one context.
@@ -47,10 +47,10 @@ pub fn measure(
     let all_tokens = TOKENS * rounds::most_rounds(args.rounds);
     let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
     for &context in &args.contexts {
-        say(&format!("decode at context {context}"));
+        progress(&format!("decode at context {context}"));
         let most = config.max_position_embeddings;
         let refilled = context <= REFILLED;
-        // In one sequence the contexts lie around the one asked for.
+        // In one sequence the contexts are around the requested one.
         let (first, needed) = match refilled {
             true => (context, context + TOKENS),
             false => {
@@ -82,7 +82,7 @@ pub fn measure(
     Ok(results)
 }
 
-/// A sequence that goes on from round to round, or begins anew.
+/// A sequence that continues from round to round, or begins again.
 struct Sequence<'m> {
     network: &'m Arc<Network>,
     options: Options,

@@ -67,7 +67,7 @@ impl Faults {
     }
 }
 
-/// Why a sequence of so many bytes does not fit; `None` when it does, or nobody knows.
+/// Why a sequence of `bytes` does not fit; `None` when it does, or when the free memory is unknown.
 pub fn too_large(bytes: u64) -> Option<String> {
     // What was freed by earlier sessions is still counted as used.
     let available = memory::available()?.saturating_add(memory::anonymous_bytes().unwrap_or(0));
@@ -76,8 +76,8 @@ pub fn too_large(bytes: u64) -> Option<String> {
 }
 
 /// Prints what is measured now, on a terminal.
-pub fn say(what: &str) {
+pub fn progress(what: &str) {
     if io::stderr().is_terminal() {
-        PROGRAM.tell(what);
+        PROGRAM.print_line(what);
     }
 }

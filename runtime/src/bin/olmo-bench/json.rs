@@ -13,7 +13,7 @@ pub fn array(values: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", values.into_iter().collect::<Vec<_>>().join(","))
 }
 
-/// A number to six digits; `null` for what is none.
+/// A number to six digits; `null` for infinity, NaN and `None`.
 pub fn number(value: impl Into<Option<f64>>) -> String {
     match value.into().filter(|value| value.is_finite()) {
         Some(0.0) => String::from("0"),

@@ -18,7 +18,7 @@ mod work;
 
 use args::{Args, PROGRAM};
 use ceiling::{Ceiling, OneThread};
-use host::{Host, say};
+use host::{Host, progress};
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::os::allocator::Allocator;
@@ -62,14 +62,14 @@ fn run(args: &Args, begun: Instant) -> Result<Report, Error> {
     let file = Arc::new(file);
     let network = Arc::new(Network::new(file.clone())?);
     let startup = with_team(args.threads, |team| Startup::measure(&file, &network, args, opened, team))??;
-    say("memory, one thread");
+    progress("memory, one thread");
     let data = work::weights_read_by_decode(&file);
     let one_thread = with_team(1, |team| OneThread::measure(data, args.ceiling_time(), team))?;
     with_team(args.threads, |team| {
-        say("memory, all threads");
+        progress("memory, all threads");
         let mut ceiling = Ceiling::tune(data, args.ceiling_time(), team);
         let read_gb_s = ceiling.best_gb_s();
-        say("arithmetic");
+        progress("arithmetic");
         let peaks = peak::all(args.ceiling_time(), team);
         let decode = decode::measure(&network, args, &mut ceiling, team)?;
         let prefill = prefill::measure(&network, args, team)?;

@@ -82,11 +82,11 @@ impl Arithmetic {
         Arithmetic { body: Loop::of(isa, dtype), time }
     }
 
-    /// Computes for the time of a pass, and says how fast: 1e9 operations a second.
+    /// Computes for the time of a pass; yields 1e9 operations a second.
     pub fn pass(&self, team: &mut Team) -> f64 {
         let body = self.body;
         let items = ITEMS * team.n_threads();
-        // Every item does the same, so one run of the loop says how much that is.
+        // All items do the same work: one run of the loop measures it.
         let operations = items * body.run();
         let begun = Instant::now();
         let mut rounds = 0;

@@ -1,7 +1,7 @@
 //! Prefill: a prompt in one go, its share of the arithmetic peak, and its time in tokens.
 
 use crate::args::Args;
-use crate::host::{self, say};
+use crate::host::{self, progress};
 use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
 use crate::work::prefill_flops;
@@ -42,7 +42,7 @@ pub fn measure(network: &Arc<Network>, args: &Args, team: &mut Team) -> Result<V
     let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
     let mut results = Vec::new();
     for &n in &args.prefill {
-        say(&format!("prefill of {n} tokens"));
+        progress(&format!("prefill of {n} tokens"));
         let outcome = if n > config.max_position_embeddings {
             Err(format!("the model has {} positions", config.max_position_embeddings))
         } else if let Some(problem) = host::too_large(Batch::bytes(config, &options(n), &[n])) {

@@ -75,7 +75,7 @@ impl Report {
         writeln!(out, "{}, {} cores, Linux {}", host.cpu, host.cores, host.kernel)?;
         writeln!(out, "{} threads, {}{gemm}", host.threads, host.isa)?;
         if model.bytes_per_token < CACHED_BYTES {
-            writeln!(out, "This model fits the caches: shares of the read ceiling say nothing about memory.")?;
+            writeln!(out, "This model fits the caches: shares of the read ceiling do not show the speed of memory.")?;
         }
         writeln!(out)?;
         let way = |p: Pattern| {

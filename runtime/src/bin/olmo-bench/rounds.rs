@@ -1,4 +1,4 @@
-//! Measuring beside a ceiling that drifts: rounds of a ceiling, the work, the ceiling again.
+//! Measuring against a ceiling that drifts: rounds of a ceiling, the work, the ceiling again.
 
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::parallel::team::Team;
@@ -31,7 +31,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Whether so many rounds were disturbed that the share says little.
+    /// Whether too many rounds were disturbed for the share to mean much.
     pub fn is_noisy(&self) -> bool {
         self.dropped > self.kept
     }

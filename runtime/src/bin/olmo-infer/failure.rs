@@ -11,7 +11,7 @@ pub enum Failure {
     Runtime(Error),
     /// The request does not fit the model or the machine.
     Refused(String),
-    /// The model cannot go on, here or with another request.
+    /// The model cannot continue, here or with another request.
     Fatal(String),
     /// The arguments do not fit the model.
     Usage(String),

@@ -1,4 +1,4 @@
-//! `olmo-infer MODEL`: evaluates prompts and goes on from there.
+//! `olmo-infer MODEL`: evaluates prompts and continues them.
 
 use crate::args::generate::{GenerateArgs, Mode};
 use crate::failure::Failure;
@@ -32,7 +32,7 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
         return Ok(rules);
     }
     let Some(vocabulary) = &rules.vocabulary else {
-        // Reading the prompt says what it needs.
+        // Reading the prompt reports what it needs.
         if args.prompt.is_some() || args.mode == Mode::Json && args.stops.is_empty() {
             return Ok(rules);
         }
@@ -45,7 +45,7 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
     };
     match Tokenizer::new(file, vocabulary) {
         Ok(tokenizer) => rules.hidden = tokenizer.iter().flat_map(Tokenizer::special).collect(),
-        // A tokenizer that is not known says nothing about what is text; --prompt refuses it.
+        // An unknown tokenizer has no special tokens; --prompt refuses it.
         Err(Error::UnusableTokenizer { .. }) => {}
         Err(damaged) => return Err(damaged.into()),
     }
@@ -56,12 +56,12 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
     Ok(rules)
 }
 
-/// Evaluates prompts and goes on from there; `begun` is when the program began.
+/// Evaluates prompts and continues them; `begun` is when the program began.
 pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
     let file = Arc::new(opened::open(&args.model, args.load, &args.tokens)?);
     let summary = evaluate(args, &file, begun)?;
     if args.timing {
-        PROGRAM.tell(&summary);
+        PROGRAM.print_line(&summary);
     }
     Ok(())
 }
@@ -69,7 +69,7 @@ pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
 fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Result<Summary, Failure> {
     let opened = begun.elapsed();
     let config = file.config();
-    // First: it says best what a prompt lacks.
+    // First: its errors are the most specific.
     let inputs = prompts::read(args, file)?;
     file.check_complete()?;
     let rules = text_rules(args, file)?;
@@ -128,7 +128,7 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
 /// The logits on standard output, of a known number of positions.
 fn stdout_logits(args: &GenerateArgs, positions: &[usize], vocab_size: usize) -> Result<LogitsStream, Failure> {
     if io::stdout().is_terminal() {
-        return Err(Failure::Usage("logits are no text; redirect standard output to a file or a pipe".into()));
+        return Err(Failure::Usage("logits are not text; redirect standard output to a file or a pipe".into()));
     }
     if args.generates() {
         let why = "--logits - begins with the number of positions, and a text may end early";

@@ -15,8 +15,7 @@ use olmo_infer::internals::parallel::team::Team;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// Says which file it is about: that of the tokens, when there are several, and else the model, which is the one to be
-/// checked.
+/// Names the file in question: that of the tokens when there are several, otherwise the model.
 fn of_file(args: &GenerateArgs, sequence: usize, failure: Failure) -> Failure {
     let path = match args.tokens.as_slice() {
         [] | [_] => &args.model,
@@ -51,7 +50,7 @@ pub struct Measured {
     pub first_token: Duration,
     /// Number of threads.
     pub threads: usize,
-    /// Whether the positions of the model ended a text that nothing else had ended.
+    /// Whether the text ends only because the positions of the model are full.
     pub is_cut: bool,
     /// Memory of the process itself.
     pub anonymous_bytes: Option<u64>,
@@ -78,9 +77,9 @@ impl Job<'_> {
                 first_token.get_or_insert_with(|| self.begun.elapsed());
             }
             let is_prompt = evaluated.position + 1 < input.tokens.len().min(input.positions);
-            // JSON says at once when the text has ended.
+            // JSON ends at once with the text.
             if evaluated.is_last || generates && self.args.mode == Mode::Json && !is_prompt {
-                // The results of a file that was written to meanwhile are worth nothing: the last one is held back.
+                // If the model was written to meanwhile, the results are discarded: the last one is held back.
                 self.file.check_unchanged()?;
             }
             if let Some(file) = &mut self.logits {

@@ -62,7 +62,7 @@ impl Lines {
         }
     }
 
-    /// The next text. A line that ends in a backslash goes on in the next one, the backslash being left out.
+    /// The next text. A line that ends in a backslash continues in the next one, without the backslash.
     ///
     /// # Errors
     /// The terminal or standard input cannot be read, or is not text.
@@ -130,7 +130,7 @@ impl Lines {
     }
 }
 
-/// What is typed or pasted, as the terminal shows it: by the rule for all text, what steers is U+FFFD.
+/// Typed or pasted text as the terminal shows it: display controls are U+FFFD, as in all text.
 pub struct Shown;
 
 impl Highlighter for Shown {
@@ -163,7 +163,7 @@ fn editor(config: Config, history: MemHistory) -> Result<Editor<Shown, MemHistor
 
 fn config() -> Result<Config, Failure> {
     let history = Config::builder().max_history_size(MAX_HISTORY).and_then(|config| config.history_ignore_dups(true));
-    // No colours, but what is shown is never what was typed as it is, whatever NO_COLOR and TERM say.
+    // No colours; but with ColorMode::Forced the highlighter runs regardless of NO_COLOR and TERM.
     let shown = history.map(|config| config.behavior(Behavior::Stdio).color_mode(ColorMode::Forced).build());
     shown.map_err(failure)
 }

@@ -129,7 +129,7 @@ impl<'d> LogitsFile<'d> {
     }
 }
 
-/// The header of an array of `rows` rows: 128 bytes, whatever their number.
+/// The header of an array of `rows` rows: 128 bytes for any number.
 fn header(rows: usize, vocab_size: usize) -> Vec<u8> {
     let dtype = npyz::DType::new_scalar("<f4".parse().expect("a type of numpy"));
     let shape = [rows as u64, vocab_size as u64];

@@ -1,4 +1,4 @@
-//! `olmo-infer`: evaluates prompts and goes on from there, talks, scores token files, turns text into ids and back.
+//! `olmo-infer`: evaluates prompts and continues them, chats, scores token files, turns text into ids and back.
 
 mod advice;
 mod args;

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::path::Path;
 
-/// A message as the file has it. Other keys would change what a chat template writes, and are refused.
+/// A message as stored in the file. Other keys would change what a chat template writes, and are refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {

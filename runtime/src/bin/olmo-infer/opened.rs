@@ -35,12 +35,11 @@ pub fn note_clock(file: &ModelFile) {
     }
 }
 
-/// A better error when the first argument is no model and another one is.
+/// A better error when the first argument is not a model and another one is.
 fn explain(others: &[PathBuf], error: Error) -> Failure {
     let is_model = |path: &&PathBuf| {
         let mut magic = [0; MAGIC.len()];
-        // What cannot be read is no model.
-        // O_NONBLOCK: a FIFO, which it may be by now, must not be waited for.
+        // A file that cannot be read is not a model. O_NONBLOCK: do not wait for a FIFO that may be there by now.
         let mut options = File::options();
         let open = options.read(true).custom_flags(libc::O_NONBLOCK);
         path.is_file() && open.open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
@@ -80,7 +79,7 @@ pub fn while_populating<T>(
             let begun = Instant::now();
             file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
         };
-        // When the system gives no thread, the first pass brings the pages in itself.
+        // Without another thread, the first pass brings the pages in itself.
         let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();
         let result = work();
         stop.store(true, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::{fs, io};
 
 /// Where `flag` names a file, links followed. It is only looked at: opening a pipe would wait for its other end.
-/// `action` is what could not be done where the system refuses it.
+/// `action` is for errors of the OS.
 ///
 /// # Errors
 /// What is there and no regular file, one of the `inputs`, a name that no file can have, or a link that leads nowhere

@@ -32,7 +32,7 @@ pub struct Printer<'a> {
     to_terminal: bool,
     /// The last byte printed is a newline, or there is none.
     ends_in_newline: bool,
-    /// Nobody reads the output any more.
+    /// The output has no reader any more.
     mute: bool,
 }
 
@@ -63,9 +63,9 @@ enum End {
 pub struct TextRules<'a> {
     /// The bytes of every token.
     pub vocabulary: Option<Vocabulary>,
-    /// Ids that end a text.
+    /// EOS ids.
     pub ends: Vec<u32>,
-    /// Ids that are no text and are not shown.
+    /// Special tokens, which are not shown.
     pub hidden: Vec<u32>,
     /// Texts that end it.
     pub stops: &'a [String],
@@ -201,7 +201,7 @@ struct Format<'a> {
 }
 
 impl<'a> Format<'a> {
-    /// Shows the text of the next token in pieces, and says whether the text ends there.
+    /// Shows the text of the next token in pieces; yields how the text ends there, if it does.
     fn continued(
         &self,
         text: &mut TextStream,
@@ -303,7 +303,7 @@ impl<'a> Format<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// ` ("text")`, or nothing for a token without text; `...` stands for what is left out of a long one.
+    /// ` ("text")`, or nothing for a token without text; `...` replaces the rest of a long one.
     fn in_parenthesis(&self, out: &mut dyn Write, token: u32) -> io::Result<()> {
         let Some(bytes) = self.bytes(token) else { return Ok(()) };
         let begin = beginning(bytes);

@@ -30,8 +30,8 @@ impl Progress {
         self.shown = Some(Instant::now());
         let rate = self.n_tokens as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
         let line = format!("{} of {} files, {rate:.0} tokens/s", self.n_files, self.of_files);
-        // Where it does not take the line, nobody is left to tell.
-        let _nobody_to_tell = write!(io::stderr(), "\r\x1b[K{line}");
+        // No result depends on whether standard error takes it.
+        let _lost = write!(io::stderr(), "\r\x1b[K{line}");
     }
 }
 
@@ -39,7 +39,7 @@ impl Drop for Progress {
     /// Clears the line, so that what follows begins at its beginning.
     fn drop(&mut self) {
         if self.shown.is_some() {
-            let _nobody_to_tell = write!(io::stderr(), "\r\x1b[K");
+            let _lost = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }

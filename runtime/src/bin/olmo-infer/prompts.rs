@@ -91,7 +91,7 @@ pub fn encoded(prompt: &Prompt, file: &ModelFile) -> Result<Vec<u32>, Failure> {
     if let PromptText::File(path) = &prompt.text {
         note_mark(path, &text);
     }
-    // An empty file of messages is no conversation.
+    // An empty file of messages is not a conversation.
     if text.is_empty() && !matches!(prompt.text, PromptText::Messages(_)) {
         return Err(Failure::Usage("the prompt is empty, expected a text".into()));
     }
@@ -163,7 +163,7 @@ pub fn encoder(file: &ModelFile, what: &str) -> Result<Encoder, Failure> {
     })
 }
 
-/// A text from a file, or from standard input for `-`; `too_long` says what is wrong with more than `most_bytes`.
+/// A text from a file, or from standard input for `-`; `too_long` is the error for more than `most_bytes`.
 pub fn read_text(path: &Path, most_bytes: usize, too_long: &str) -> Result<String, Failure> {
     let refused = || Err(Failure::Refused(format!("{}: {too_long}", display_path(path))));
     let mut bytes = Vec::new();
@@ -209,7 +209,7 @@ pub fn note_mark(path: &Path, text: &str) {
     }
 }
 
-/// Whether bytes are text in UTF-16: with its mark, or letters of ASCII with a zero beside each.
+/// Whether bytes are text in UTF-16: with its mark, or ASCII letters each next to a zero.
 fn is_utf16(bytes: &[u8]) -> bool {
     let (pairs, rest) = bytes.as_chunks::<2>();
     let is_ascii = |high: usize| pairs.iter().all(|pair| pair[high] == 0 && pair[1 - high] != 0);

@@ -36,8 +36,8 @@ pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
     let score = || with_team(n_threads, |team| score_all(args, &file, team))?;
     match while_populating(&file, score)?.0 {
         0 => Ok(()),
-        1 => Err(Failure::Refused("one file could not be scored; its line says why".into())),
-        n => Err(Failure::Refused(format!("{n} files could not be scored; their lines say why"))),
+        1 => Err(Failure::Refused("one file could not be scored; see its line".into())),
+        n => Err(Failure::Refused(format!("{n} files could not be scored; see their lines"))),
     }
 }
 
@@ -45,7 +45,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
 /// arguments, or of the list on standard input.
 ///
 /// # Errors
-/// What keeps the run from going on. A file that cannot be scored does not: its object says why.
+/// Errors that end the run. A file that cannot be scored is not one: its object has the reason.
 fn score_all(args: &ScoreArgs, file: &Arc<ModelFile>, team: &mut Team) -> Result<usize, Failure> {
     let mut out = ScoreFile::new(args)?;
     let files = if args.tokens.is_empty() { list()? } else { args.tokens.clone() };
@@ -156,7 +156,7 @@ impl Scored<'_> {
         write!(line, ",\"mean_nll\":{},\"perplexity\":{},\"nll\":[", number(mean), number(mean.exp()))?;
         for (i, &nll) in self.nll.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
-            // The logits are f32: more digits would say nothing.
+            // The logits are f32: more digits would be noise.
             let nll = nll as f32;
             let nll = if nll.is_finite() { nll.to_string() } else { "null".into() };
             write!(line, "{comma}{nll}")?;
@@ -186,7 +186,7 @@ impl<'a> Group<'a> {
     fn run(mut self, team: &mut Team, out: &mut ScoreFile, progress: &mut Progress) -> Result<usize, Failure> {
         let mut n_written = 0;
         self.write_done(&mut n_written, out, progress)?;
-        // Again for those that were evaluated together with one whose logits are no numbers.
+        // Again for those that were evaluated together with one whose logits are not numbers.
         while n_written < self.files.len() {
             match self.evaluate(&mut n_written, team, out, progress) {
                 Err((i, Failure::Runtime(error @ Error::NotFinite { .. }))) => {
@@ -203,7 +203,7 @@ impl<'a> Group<'a> {
         Ok(self.files.iter().filter(|file| file.tokens.is_err()).count())
     }
 
-    /// Evaluates the files that are not done, together. Fails with the index of the file whose logits are no numbers.
+    /// Evaluates the files that are not done, together. Fails with the index of the file whose logits are not numbers.
     fn evaluate(
         &mut self,
         n_written: &mut usize,
@@ -227,7 +227,7 @@ impl<'a> Group<'a> {
                 file.nll.extend(evaluated.nll);
                 progress.n_tokens += 1;
                 if evaluated.is_last {
-                    // The results of a model that was written to meanwhile are worth nothing.
+                    // If the model was written to meanwhile, the results are discarded.
                     self.file.check_unchanged()?;
                     self.write_done(n_written, out, progress)?;
                 }
@@ -240,7 +240,7 @@ impl<'a> Group<'a> {
         })
     }
 
-    /// Writes the lines of files that are done and stand before all that are not.
+    /// Writes the lines of files that are done and precede all that are not.
     fn write_done(&self, n_written: &mut usize, out: &mut ScoreFile, progress: &mut Progress) -> Result<(), Failure> {
         while let Some(file) = self.files.get(*n_written).filter(|file| file.is_done()) {
             out.write(&file.line()?)?;

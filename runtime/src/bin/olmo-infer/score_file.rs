@@ -12,15 +12,15 @@ use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a line up to the end of its name. An argument has at most 128 KiB on Linux, of which JSON makes six times
-/// as many.
+/// Bytes of a line up to the end of its name. An argument has at most 128 KiB on Linux, which are up to six times as
+/// many in JSON.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
 /// Longest line: one with all positions that a model can have. A number of them has at most 48 digits and a comma, and
 /// there is room for the name in an error.
 const MAX_LINE_BYTES: u64 = 64 * MAX_POSITIONS as u64 + 4 * MAX_HEAD_BYTES;
 /// How every object begins.
 pub const BEGINNING: &[u8] = b"{\"file\":";
-/// How it goes on for a file that could not be scored.
+/// How it continues for a file that could not be scored.
 pub const ERROR: &[u8] = b",\"error\":";
 /// And for one that was.
 pub const TOKENS: &[u8] = b",\"tokens\":";
@@ -29,7 +29,7 @@ pub const TOKENS: &[u8] = b",\"tokens\":";
 pub struct ScoreFile {
     /// A file with lines of earlier runs; `None` for standard output.
     file: Option<(PathBuf, File)>,
-    /// The files that it has lines of, as JSON has them, and whether the line is an error.
+    /// The files that it has lines of, in JSON, and whether the line is an error.
     names: HashMap<Vec<u8>, bool>,
 }
 
@@ -44,7 +44,7 @@ impl ScoreFile {
         };
         let file = place.folder.open_to_append(&place.name).map_err(Error::io(&path, "open for writing"))?;
         // Two runs would each take the unfinished line of the other for one that was left behind. Where files cannot be
-        // locked nobody is kept out.
+        // locked, other runs are not excluded.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return refused("another run writes to it".into());
         }
@@ -63,7 +63,7 @@ impl ScoreFile {
                     break;
                 }
                 Line::Unfinished | Line::Other => {
-                    return refused(format!("line {number} is no score, expected the output of olmo-infer score"));
+                    return refused(format!("line {number} is not a score, expected the output of olmo-infer score"));
                 }
             }
         }
@@ -99,14 +99,14 @@ impl ScoreFile {
     }
 }
 
-/// What stands at some place of an output.
+/// A line of an output.
 #[derive(Debug, PartialEq)]
 enum Line {
     /// Nothing: it ends there.
     None,
     /// A whole line.
     Score {
-        /// The file, as JSON has it.
+        /// The file, in JSON.
         name: Vec<u8>,
         /// Whether the line is an error.
         has_failed: bool,
@@ -120,7 +120,8 @@ enum Line {
 }
 
 impl Line {
-    /// Reads a line. No more of it is kept than its name takes, and no more read than a line of ours can have.
+    /// Reads a line. No more of it is kept than its name takes, and no more is read than a line of this program can
+    /// have.
     fn read(reader: &mut impl BufRead) -> io::Result<Line> {
         let mut head = Vec::new();
         let mut bytes = reader.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut head)? as u64;
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_of_a_line_is_read_than_one_of_ours_can_have() {
+    fn lines_are_read_up_to_the_longest_possible() {
         let whole = b"{\"file\":\"a\",\"tokens\":1}\n";
         let read = |bytes: &[u8]| Line::read(&mut &*bytes).expect("memory can be read");
         let score = |has_failed, bytes| Line::Score { name: b"\"a\"".to_vec(), has_failed, bytes };

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// With fewer positions left than this, or an eighth of them, the user is told; of a small context it is half.
+/// With fewer positions left than this, or an eighth of them, a note is printed; of a small context it is half.
 const FEW_POSITIONS: usize = 512;
 
 const HELP: &str = "\
@@ -35,7 +35,7 @@ Type a text, and the model answers. Ctrl-C ends the answer, Ctrl-D the program.
   /save FILE     write the conversation to FILE as JSON; /save! FILE replaces a file
   /help          print this
   /quit          end
-A line that ends in a backslash goes on in the next one. A line that begins with // is sent with a single /.";
+A line that ends in a backslash continues in the next one. A line that begins with // is sent with a single /.";
 
 /// Whether both ends of the program are a terminal.
 pub fn is_terminal() -> bool {
@@ -90,12 +90,12 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
     if args.timing {
         let origin = args.sampling.origin(author.as_ref());
-        PROGRAM.tell(format_args!("sampling: {} ({origin})", described(&sampling)));
+        PROGRAM.print_line(format_args!("sampling: {} ({origin})", described(&sampling)));
     }
     let in_terminal = is_terminal();
     if in_terminal {
         let model = one_line(&args.model.file_name().unwrap_or_default().to_string_lossy());
-        PROGRAM.tell(format_args!("{model}, {positions} positions; /help lists commands, Ctrl-D ends"));
+        PROGRAM.print_line(format_args!("{model}, {positions} positions; /help lists commands, Ctrl-D ends"));
     }
     let lines = if in_terminal { Lines::of_terminal()? } else { Lines::Input };
     let mut talk = Talk { args, model: &model, conversation, in_terminal };
@@ -107,7 +107,7 @@ struct Talk<'a> {
     args: &'a ChatArgs,
     model: &'a Model,
     conversation: Conversation,
-    /// Whether a person is there to go on after a failure.
+    /// Whether a person can continue after a failure.
     in_terminal: bool,
 }
 
@@ -170,7 +170,7 @@ impl Talk<'_> {
             match typed {
                 Typed::End => return Ok(()),
                 Typed::Interrupt if was_interrupt => return Ok(()),
-                Typed::Interrupt => PROGRAM.tell("Ctrl-C again, or Ctrl-D, ends"),
+                Typed::Interrupt => PROGRAM.print_line("Ctrl-C again, or Ctrl-D, ends"),
                 Typed::NotText => PROGRAM.error("the line is not UTF-8 and is dropped; set the terminal to UTF-8"),
                 Typed::Text(text) => match self.obey(Request::of(&text)) {
                     Ok(ControlFlow::Continue(())) => {}
@@ -251,14 +251,14 @@ impl Talk<'_> {
         };
         let inputs: [&Path; 1] = [&self.args.model];
         let saved = transcript::save(&SystemDisk, self.conversation.messages(), &path, replace, &inputs);
-        // What the system says about a path, a person can do something about.
+        // The user can give another path.
         saved.map_err(|failure| Failure::Refused(failure.to_string()))?;
         let n = self.conversation.messages().len();
         PROGRAM.note(format_args!("{n} messages saved to {}", display_path(&path)));
         Ok(())
     }
 
-    /// Prints an answer as it comes.
+    /// Prints an answer while it is generated.
     fn answer(
         &mut self,
         ask: impl FnOnce(&mut Conversation, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Answer, Unanswered>,
@@ -274,7 +274,7 @@ impl Talk<'_> {
         }
         let answer = answer.map_err(|unanswered| self.failure(unanswered))?;
         self.model.file().check_unchanged()?;
-        self.tell_about(&answer);
+        self.note_end(&answer);
         Ok(())
     }
 
@@ -314,8 +314,8 @@ impl Talk<'_> {
         }
     }
 
-    /// Tells how an answer ended, where the model did not end it, and what it took.
-    fn tell_about(&self, answer: &Answer) {
+    /// Notes how an answer ended, unless the model ended it, and how long it took.
+    fn note_end(&self, answer: &Answer) {
         match answer.end {
             End::Model | End::Stop => {}
             End::MaxTokens => PROGRAM.note(format_args!("the answer ends at --max-tokens {}", answer.generated)),
@@ -330,7 +330,7 @@ impl Talk<'_> {
             let is_sampled = self.conversation.answering().sampling.temperature > 0.0;
             let seed = if is_sampled { format!("; seed {}", answer.seed) } else { String::new() };
             let speed = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
-            PROGRAM.tell(format_args!(
+            PROGRAM.print_line(format_args!(
                 "{} tokens reused; {} in prefill, {:.2} s, {:.1} tok/s; {} generated, {:.2} s, {:.1} tok/s{seed}",
                 answer.reused,
                 answer.evaluated,

@@ -23,7 +23,7 @@ pub struct Summary {
     pub file_bytes: u64,
     /// How much of it is in memory and in huge pages at the end.
     pub resident: Option<Resident>,
-    /// Bringing the file's pages in, beside the computation.
+    /// Bringing the file's pages in, during the computation.
     pub page_in: Option<(Duration, Populated)>,
     /// From the start of the program to the first predicted token after a prompt.
     pub first_token: Duration,
@@ -37,15 +37,15 @@ pub struct Summary {
     pub isa: &'static str,
     /// Whether the `gemm` crate computed the products.
     pub gemm: bool,
-    /// Whether weights are coded in 12 bits, and would be read faster plain where memory is fast.
+    /// Whether weights are bf12, and would be read faster as bf16 where memory is fast.
     pub suits_plain: bool,
     /// Number of threads.
     pub threads: usize,
     /// Memory of the process itself.
     pub anonymous_bytes: Option<u64>,
-    /// How tokens were chosen, and who says so.
+    /// How tokens were sampled, and the origin of these values.
     pub sampling: String,
-    /// Where the random numbers began, when tokens were drawn.
+    /// The seed, when tokens were sampled.
     pub seed: Option<u64>,
 }
 
@@ -133,12 +133,11 @@ fn reason(loaded: &Loaded) -> String {
     }
 }
 
-/// Why a model lies in small pages under `kernel`, and what to do about it.
+/// Why a model is in small pages under `kernel`, and what to do about it.
 fn small_pages(loaded: &Loaded, kernel: &str) -> String {
     let name = loaded.file_system.name;
     if loaded.way == Load::Read {
-        return "the system gave few; see /sys/kernel/mm/transparent_hugepage/enabled, and whether memory is short"
-            .into();
+        return "the OS gave few; see /sys/kernel/mm/transparent_hugepage/enabled, and whether memory is short".into();
     }
     match large_pages_since(loaded.file_system) {
         Some(since) if version(kernel).is_some_and(|version| version < since) => format!(
@@ -148,7 +147,7 @@ fn small_pages(loaded: &Loaded, kernel: &str) -> String {
         ),
         Some(_) => format!(
             "the page cache has the file in small pieces, as small writes leave it, or reading it without advice ({name}, \
-             Linux {kernel}); write it anew with olmo-pack copy, or use --load read"
+             Linux {kernel}); write it again with olmo-pack copy, or use --load read"
         ),
         None => {
             format!("{name} under Linux {kernel} may not have them; copy the file to ext4 or xfs, or use --load read")
@@ -186,7 +185,7 @@ mod tests {
             (Load::Mmap, "xfs", "10.2", ["as small writes leave it", "olmo-pack copy"]),
             (Load::Mmap, "ext4", "", ["as small writes leave it", "olmo-pack copy"]),
             (Load::Mmap, "overlayfs", "6.18.1", ["overlayfs under Linux 6.18.1", "copy the file to ext4"]),
-            (Load::Read, "nfs", "6.18.1", ["the system gave few", "transparent_hugepage"]),
+            (Load::Read, "nfs", "6.18.1", ["the OS gave few", "transparent_hugepage"]),
         ] {
             let text = small_pages(&loaded(way, name), kernel);
             assert!(parts.iter().all(|part| text.contains(part)), "{text}");

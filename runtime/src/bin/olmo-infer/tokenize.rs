@@ -19,7 +19,7 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<(), Failure> {
     let others: Vec<PathBuf> = args.file().map(Path::to_path_buf).into_iter().collect();
     let file = &opened::open(&args.model, args.load, &others)?;
     if io::stdout().is_terminal() {
-        return Err(Failure::Usage("token ids are no text; redirect standard output to a file or a pipe".into()));
+        return Err(Failure::Usage("token ids are not text; redirect standard output to a file or a pipe".into()));
     }
     let ids = match &args.text {
         Source::Prompt(prompt) => encoded(prompt, file)?,
@@ -57,7 +57,7 @@ pub fn detokenize(args: &DetokenizeArgs) -> Result<(), Failure> {
     let mut out = BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock());
     let mut texts = tokens.iter().filter_map(|&token| vocabulary.bytes(token));
     if io::stdout().is_terminal() {
-        // As --text does it.
+        // As with --text.
         let (mut text, mut shown) = (TextStream::default(), Vec::new());
         for bytes in texts {
             for piece in bytes.chunks(PIECE_BYTES) {

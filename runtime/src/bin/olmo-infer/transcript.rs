@@ -27,7 +27,7 @@ fn json(messages: &[Message]) -> io::Result<Vec<u8>> {
 /// are.
 ///
 /// # Errors
-/// [`Failure::Refused`] for a path that cannot be written to, and what the system says.
+/// [`Failure::Refused`] for a path that cannot be written to, and errors of the OS.
 pub fn save(
     disk: &dyn Disk,
     messages: &[Message],

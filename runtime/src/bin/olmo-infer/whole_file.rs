@@ -1,4 +1,4 @@
-//! For tests: what every writer of a file must hold to, whatever happens at a call of the disk.
+//! For tests: every writer of a file leaves the old one or the whole new one, for every fault at every call.
 
 use crate::failure::Failure;
 use olmo_infer::internals::os::disk::Disk;
@@ -34,7 +34,7 @@ enum Happens {
 
 /// Lets a writer of `new` to the path that it is given meet every fault at every call, and the folder be exchanged
 /// before every call: there is the old file, or the whole new one, and nothing else; no other folder has changed.
-/// `replaces` says whether there is an old file.
+/// `replaces` is whether there is an old file.
 pub fn assert_whole_or_not_at_all(replaces: bool, new: &[u8], write: impl Fn(&dyn Disk, &Path) -> Result<(), Failure>) {
     const EINTR: i32 = 4;
     let folder = tempfile::tempdir().expect("a folder");

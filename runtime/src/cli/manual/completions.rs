@@ -12,7 +12,7 @@ pub(super) fn bash(info: &CommandInfoWithArgs) -> String {
 }
 
 /// The script of argh_complete 0.1.19 for zsh completes commands and options. Here other words are files, and what
-/// begins without the name of a command goes on with the options of the program itself, which stand as one more command
+/// begins without the name of a command continues with the options of the program itself, which are one more command
 /// in the script.
 pub(super) fn zsh(info: &CommandInfoWithArgs) -> String {
     const UNNAMED: &str = "unnamed";
@@ -32,7 +32,7 @@ pub(super) fn zsh(info: &CommandInfoWithArgs) -> String {
         .replace("if (( CURRENT == 1 )); then\n", "if (( CURRENT == 1 )); then\n                _files\n")
 }
 
-/// The script for fish. That of argh_complete 0.1.19 completes no option after the first file, and wants fish 4.
+/// The script for fish. That of argh_complete 0.1.19 completes no option after the first file, and needs fish 4.
 pub(super) fn fish(info: &CommandInfoWithArgs) -> String {
     let program = info.name;
     let names: Vec<&str> = info.commands.iter().map(|command| command.name).collect();

@@ -117,7 +117,7 @@ fn visible<'a>(arguments: &'a [PositionalInfo<'a>]) -> impl Iterator<Item = &'a 
     arguments.iter().filter(|argument| !argument.hidden)
 }
 
-/// An option with the name of its value, and what stands for it in short.
+/// An option with the name of its value, and its short form.
 fn option(flag: &FlagInfo) -> String {
     let short = flag.short.map_or(String::new(), |short| format!("\\fB\\-{short}\\fR, "));
     let value = match flag.kind {

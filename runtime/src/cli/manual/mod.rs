@@ -14,7 +14,7 @@ pub const MAN: &str = "--man";
 pub const COMPLETIONS: &str = "--completions";
 /// The shells that have completions.
 pub const SHELLS: &str = "bash, zsh or fish";
-/// Width of the help, as argh has it.
+/// Width of the help, that of argh.
 const HELP_COLUMNS: usize = 80;
 
 /// The completions of a program for a shell.
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn another_shell_is_told_what_there_is() {
+    fn unknown_shells_are_refused_with_the_known_ones() {
         let refused = completions("tcsh", &CommandInfoWithArgs::default());
         assert_eq!(refused.expect_err("unknown"), "--completions tcsh: expected bash, zsh or fish");
     }

@@ -31,7 +31,7 @@ const COMMAND: Program = PROGRAM.command(NAME);
     note = "In a terminal, lines are edited, Ctrl-C ends an answer, Ctrl-D the program.",
     note = "Otherwise each line of standard input is a turn, answers are on standard output,",
     note = "and the first failure ends the program.",
-    note = "A line that ends in a backslash goes on in the next one.",
+    note = "A line that ends in a backslash continues in the next one.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 pub(super) struct Raw {
@@ -44,7 +44,7 @@ pub(super) struct Raw {
     /// end answers before this text; can be given several times
     #[argh(option)]
     stop: Vec<String>,
-    /// most tokens of an answer (default: as many as there is room for)
+    /// most tokens of an answer (default: up to the end of the context)
     #[argh(option, short = 'n', from_str_fn(count))]
     max_tokens: Option<usize>,
     /// sampling temperature; 0 is greedy (default: what the model's author recommends)

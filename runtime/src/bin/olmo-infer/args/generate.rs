@@ -51,7 +51,7 @@ pub(super) struct Raw {
     /// token files; "-" or nothing is standard input
     #[argh(positional)]
     tokens: Vec<String>,
-    /// text to go on from; "-" reads it from standard input
+    /// text to continue; "-" reads it from standard input
     #[argh(option, short = 'p')]
     prompt: Option<String>,
     /// as --prompt, the text of a file: every byte of it, a newline at its end included
@@ -168,7 +168,7 @@ pub struct GenerateArgs {
     pub model: PathBuf,
     /// Token files, `-` for standard input; at least one, but with a prompt none.
     pub tokens: Vec<PathBuf>,
-    /// The text to go on from.
+    /// The text to continue.
     pub prompt: Option<Prompt>,
     /// Texts that end the output; none is empty.
     pub stops: Vec<String>,
@@ -279,7 +279,7 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
     })
 }
 
-/// What to say about a token file that does not exist and has the name of an option or of a command.
+/// The error about a token file that does not exist and has the name of an option or of a command.
 fn meant_option(info: &CommandInfoWithArgs, path: &Path) -> Option<String> {
     // After `--` it may begin with a dash.
     let is_word = |word: &&str| {

@@ -23,7 +23,7 @@ pub const COMMANDS: [&str; 4] = [chat::NAME, score::NAME, text::TOKENIZE, text::
 
 /// What to do.
 pub enum Command {
-    /// Evaluate prompts and go on from there: without the name of a command.
+    /// Evaluate prompts and continue them: without the name of a command.
     Generate(GenerateArgs),
     /// Talk with a model.
     Chat(ChatArgs),

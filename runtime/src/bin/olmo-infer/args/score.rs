@@ -28,7 +28,7 @@ const COMMAND: Program = PROGRAM.command(NAME);
     example = "find . -name '*.bin' | olmo-infer score model.olmo > scores.jsonl",
     note = "An object has the mean negative log-likelihood, the perplexity, and the negative\n\
             log-likelihood of each token after the first.",
-    note = "A run that was stopped goes on with the same --output.",
+    note = "A run that was stopped continues with the same --output.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 pub(super) struct Raw {
