@@ -38,7 +38,7 @@ impl ReadAt for Watched<'_> {
 
 #[test]
 fn opening_reads_no_tensors() {
-    for packed in [Packed::plain_f32(), Packed::plain_bf16(), Packed::coded()] {
+    for packed in [Packed::plain_f32(), Packed::plain_bf16(), Packed::bf12()] {
         let file = Watched { bytes: &packed.bytes, ends: RefCell::default() };
         let index = Index::read(Path::new("m.olmo"), &file, packed.bytes.len() as u64).expect("a good file");
         let ends = file.ends.into_inner();
