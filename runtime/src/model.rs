@@ -24,9 +24,7 @@ use crate::text::vocabulary::Vocabulary;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-#[cfg(feature = "text")]
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 /// A model file and the threads that compute with it.
@@ -44,7 +42,8 @@ use std::thread;
 #[derive(Clone)]
 pub struct Model {
     file: Arc<ModelFile>,
-    network: Arc<Network>,
+    /// Made for the first session: its tables are computed in the default floating-point mode only.
+    network: Arc<OnceLock<Arc<Network>>>,
     threads: Arc<Threads>,
     /// Prepared for the first text.
     #[cfg(feature = "text")]
@@ -72,8 +71,8 @@ impl Model {
     pub fn open_with(path: impl AsRef<Path>, load: Load, n_threads: usize) -> Result<Model, Error> {
         let file = Arc::new(ModelFile::open_with(path.as_ref(), load)?);
         Ok(Model {
-            network: Arc::new(Network::new(file.clone())?),
             file,
+            network: Arc::default(),
             threads: Arc::new(Threads::new(n_threads)),
             #[cfg(feature = "text")]
             encoder: Arc::default(),
@@ -124,7 +123,7 @@ impl Model {
     /// [`Error::TooManyPositions`] for more than [`Model::max_positions`], [`Error::NoPositions`],
     /// [`Error::OutOfMemory`], [`Error::NotRun`] on a thread with a non-default floating-point mode.
     pub fn session(&self, options: Options) -> Result<Session, Error> {
-        Session::new(&self.network, &self.threads, options)
+        Session::new(self.network()?, &self.threads, options)
     }
 
     /// Bytes of memory that [`Model::session`] allocates: KV cache and activations.
@@ -163,8 +162,9 @@ impl Model {
             return Ok(Timing::default());
         }
         let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
-        let n_slots = batch_size(at_once, &self.file, &self.network, &options, &positions)?;
-        let mut batch = Batch::new(&self.network, options, n_slots)?;
+        let network = self.network()?;
+        let n_slots = batch_size(at_once, &self.file, network, &options, &positions)?;
+        let mut batch = Batch::new(network, options, n_slots)?;
         self.threads.run(|team| generate(&mut batch, team, runs, visit))?
     }
 
@@ -248,8 +248,15 @@ impl Model {
         self.file.config()
     }
 
-    pub fn network(&self) -> &Arc<Network> {
-        &self.network
+    /// # Errors
+    /// Those of [`Network::new`].
+    pub fn network(&self) -> Result<&Arc<Network>, Error> {
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        let network = Arc::new(Network::new(self.file.clone())?);
+        // Another thread may have been faster.
+        Ok(self.network.get_or_init(|| network))
     }
 }
 

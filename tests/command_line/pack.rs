@@ -19,7 +19,7 @@ fn wrong_arguments_are_one_line_that_names_help() {
             &["w", "m", "--vocab=a", "--vocab=b"],
             "--vocab b: --vocab is given twice, expected once; see olmo-pack --help",
         ),
-        (&["w", "m", "--dtype", "f16"], "expected auto, f32 or bf16; see olmo-pack --help"),
+        (&["w", "m", "--dtype", "f16"], "expected auto, f32, bf16 or bf12; see olmo-pack --help"),
         (&["w", "m", "--thre\u{1b}[31mads\u{7}"], "--thre\\u{1b}[31mads\\u{7}"),
         (&["w", "m", "--threads", "a\nb"], "--threads a\\nb: expected a whole number from 0; see olmo-pack --help"),
         (&["unpack", "m", ""], "FOLDER is empty, expected a path; see olmo-pack unpack --help"),

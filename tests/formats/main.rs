@@ -1,6 +1,7 @@
 //! Readers of files, and what they make of damaged and of random ones.
 
 mod bf12_tables;
+mod drafts;
 mod fuzz_corpora;
 mod header_properties;
 mod limits;

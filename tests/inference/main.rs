@@ -6,6 +6,7 @@ mod demo;
 mod golden;
 mod known_answers;
 mod load;
+mod mixed;
 mod not_finite;
 mod same_bits;
 mod score;

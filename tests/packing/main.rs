@@ -6,6 +6,7 @@ mod copy;
 mod diff;
 mod duplicate_settings;
 mod inspect;
+mod mixed;
 mod random_weights;
 mod safetensors;
 mod shapes;

@@ -10,6 +10,7 @@ use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{self, HEADER_BYTES};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
+use olmo_pack::write::recipe::Wanted;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -60,14 +61,19 @@ impl Packed {
         Packed::of("OLMo-1, plain f32, tied", DtypeChoice::F32, |folder| write_weights(folder, &config, Stored::F32, 5))
     }
 
-    /// A bf16 model with bf12 matrices and raw steps.
+    /// A bf12 model, with raw steps.
     pub fn bf12() -> Packed {
         Packed::of("bf12", DtypeChoice::Bf16, write_bf12_weights)
     }
 
+    /// A model of f32, bf16 and bf12 matrices, with drafts in each of these encodings.
+    pub fn mixed() -> Packed {
+        Packed::of("mixed", DtypeChoice::Bf16, write_bf12_weights)
+    }
+
     /// One of each kind.
-    pub fn all() -> [Packed; 5] {
-        [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::bf12(), Packed::olmo1()]
+    pub fn all() -> [Packed; 6] {
+        [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::bf12(), Packed::olmo1(), Packed::mixed()]
     }
 
     fn of(name: &'static str, dtype: DtypeChoice, write: impl FnOnce(&Path)) -> Packed {
@@ -75,8 +81,11 @@ impl Packed {
         let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
         write(&weights);
         fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
-        let encoding = if name.starts_with("bf12") { EncodingChoice::Auto } else { EncodingChoice::Plain };
-        let request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
+        let encoding = if name == "bf12" { EncodingChoice::Auto } else { EncodingChoice::Plain };
+        let mut request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
+        if name == "mixed" {
+            (request.tensors, request.drafts) = mix();
+        }
         let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
         packed.unwrap_or_else(|error| panic!("{name}: {error}"));
         Packed::read(name, &model)
@@ -107,6 +116,25 @@ impl Packed {
         }
         repair_index(bytes, range(self.layout.index));
     }
+}
+
+/// Encodings of single matrices of [`crate::bf12_config`], of which the others are bf16, and of drafts.
+pub fn mix() -> (Vec<(String, Wanted)>, Vec<(String, Wanted)>) {
+    let list = |list: &[(&str, Wanted)]| list.iter().map(|(name, wanted)| (name.to_string(), *wanted)).collect();
+    let tensors = [
+        ("model.embed_tokens.weight", Wanted::F32),
+        ("model.layers.0.self_attn.k_proj.weight", Wanted::F32),
+        ("model.layers.0.self_attn.v_proj.weight", Wanted::Bf12),
+        ("model.layers.0.mlp.gate_proj.weight", Wanted::Bf12),
+    ];
+    let drafts = [
+        ("model.layers.0.mlp.gate_proj.weight", Wanted::F32),
+        ("model.layers.0.mlp.up_proj.weight", Wanted::Bf12),
+        ("model.embed_tokens.weight", Wanted::Bf12),
+        ("lm_head.weight", Wanted::Bf12),
+        ("model.layers.0.self_attn.k_proj.weight", Wanted::Bf16),
+    ];
+    (list(&tensors), list(&drafts))
 }
 
 /// The smallest model that has everything: odd columns, rows that fill no panel.

@@ -5,7 +5,6 @@
 //! packed one.
 
 use crate::commands::read_back;
-use crate::commands::sources::section_name;
 use crate::commands::verify;
 use crate::encode::buffer::grow;
 use crate::error::{Error, Problem, escaped, shown_path};
@@ -13,8 +12,8 @@ use crate::folder::source_file;
 use crate::write::model_output::Target;
 use crate::write::pipeline::{SYNC_EVERY, WINDOW};
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::parts::Part;
 use olmo_infer::internals::format::HEADER_BYTES;
-use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::os::disk::Disk;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -81,7 +80,7 @@ pub fn run(from: &Path, to: &Path, force: bool, disk: &dyn Disk, progress: &dyn 
 /// The digests of the parts of a file that comes in order, window by window, and the zeros between them.
 struct Digests<'a> {
     model: &'a ModelFile,
-    /// Index, sections and tensors in the order of the file: where, seed, digest, name.
+    /// All parts after the header page, in the order of the file.
     parts: Vec<Part>,
     /// The first part that is not complete, and what is known of it.
     current: usize,
@@ -90,30 +89,9 @@ struct Digests<'a> {
     gap: u64,
 }
 
-struct Part {
-    extent: Extent,
-    seed: u64,
-    digest: u64,
-    name: String,
-}
-
 impl Digests<'_> {
     fn new(model: &ModelFile) -> Digests<'_> {
-        let layout = model.layout();
-        let header = model.header();
-        let index = Part { extent: layout.index, seed: 0, digest: header.index_digest.get(), name: "index".into() };
-        let sections = model.sections().iter().zip(&layout.sections).map(|(record, &extent)| {
-            let kind = record.kind.get();
-            Part { extent, seed: u64::from(kind), digest: record.digest.get(), name: section_name(kind) }
-        });
-        let tensors = model.records().iter().zip(model.specs()).zip(&layout.tensors).enumerate();
-        let tensors = tensors.map(|(index, ((record, spec), &extent))| Part {
-            extent,
-            seed: index as u64,
-            digest: record.digest.get(),
-            name: spec.name(),
-        });
-        let parts: Vec<Part> = [index].into_iter().chain(sections).chain(tensors).collect();
+        let parts: Vec<Part> = model.index().parts().collect();
         Digests { model, current: 0, state: Xxh3::with_seed(parts[0].seed), gap: HEADER_BYTES as u64, parts }
     }
 
@@ -130,7 +108,7 @@ impl Digests<'_> {
                 return Ok(());
             }
             if self.state.digest() != part.digest {
-                return Err(self.damaged(part.name.clone(), "its digest is wrong"));
+                return Err(self.damaged(self.model.index().part_name(part.kind), "its digest is wrong"));
             }
             self.gap = part.extent.end();
             self.current += 1;

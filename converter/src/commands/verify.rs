@@ -200,8 +200,8 @@ fn padding(model: &ModelFile) -> Option<u64> {
     let layout = model.layout();
     let header = Extent { offset: 0, bytes: HEADER_BYTES as u64 };
     let end = Extent { offset: layout.file_bytes, bytes: 0 };
-    let parts = [header, layout.index].into_iter().chain(layout.sections.iter().copied());
-    let parts: Vec<Extent> = parts.chain(layout.tensors.iter().copied()).chain([end]).collect();
+    let parts = model.index().parts().map(|part| part.extent);
+    let parts: Vec<Extent> = std::iter::once(header).chain(parts).chain([end]).collect();
     parts.windows(2).find_map(|pair| {
         let gap = model.bytes().get(pair[0].end() as usize..pair[1].offset as usize)?;
         gap.first_not_zero().map(|at| pair[0].end() + at as u64)

@@ -1,60 +1,20 @@
-//! Guesses the kind of a wrong file from its first bytes, for error messages.
+//! Names of the kinds of files that users pass instead of weights.
 
-/// Kinds of files that users pass instead of weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileKind {
-    Empty,
-    /// The placeholder of a large file in a checkout without git-lfs.
-    LfsPointer,
-    Html,
-    Zip,
-    Gzip,
-    Gguf,
-    /// A pickle of protocol 2 or later, also at the start of an old `torch.save` file.
-    Pickle,
-    Npy,
-    Safetensors,
-    Text,
-    Unknown,
-}
+use olmo_infer::internals::file::file_kind::FileKind;
 
-impl FileKind {
-    /// The kind of a file that begins with `start`: at least its first 512 bytes, or the whole file.
-    pub(crate) fn of(start: &[u8]) -> FileKind {
-        let lower: Vec<u8> = start.iter().take(512).map(u8::to_ascii_lowercase).collect();
-        let text = lower.trim_ascii_start();
-        let length = start.first_chunk::<8>().map(|&length| u64::from_le_bytes(length));
-        match start {
-            [] => FileKind::Empty,
-            _ if start.starts_with(b"version https://git-lfs") => FileKind::LfsPointer,
-            _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => FileKind::Html,
-            [b'P', b'K', 3 | 5, 4 | 6, ..] => FileKind::Zip,
-            [0x1f, 0x8b, ..] => FileKind::Gzip,
-            [b'G', b'G', b'U', b'F', ..] => FileKind::Gguf,
-            [0x80, 2..=5, ..] => FileKind::Pickle,
-            _ if start.starts_with(b"\x93NUMPY") => FileKind::Npy,
-            [_, _, _, _, _, _, _, _, b'{', ..] if length.is_some_and(|length| length < 100 << 20) => {
-                FileKind::Safetensors
-            }
-            _ if lower.iter().all(|&b| b.is_ascii_graphic() || b.is_ascii_whitespace()) => FileKind::Text,
-            _ => FileKind::Unknown,
-        }
-    }
-
-    /// Its name in messages.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            FileKind::Empty => "empty file",
-            FileKind::LfsPointer => "git-lfs pointer instead of the weights",
-            FileKind::Html => "HTML page",
-            FileKind::Zip => "zip archive",
-            FileKind::Gzip => "gzip file",
-            FileKind::Gguf => "GGUF file",
-            FileKind::Pickle => "pickle, which could run code",
-            FileKind::Npy => ".npy file",
-            FileKind::Safetensors => "safetensors file",
-            FileKind::Text => "text",
-            FileKind::Unknown => "unknown bytes",
-        }
+/// The name of a kind in messages.
+pub(crate) fn name(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::Empty => "empty file",
+        FileKind::LfsPointer => "git-lfs pointer instead of the weights",
+        FileKind::Html => "HTML page",
+        FileKind::Zip => "zip archive",
+        FileKind::Gzip => "gzip file",
+        FileKind::Gguf => "GGUF file",
+        FileKind::Pickle => "pickle, which could run code",
+        FileKind::Npy => ".npy file",
+        FileKind::Safetensors => "safetensors file",
+        FileKind::Text => "text",
+        FileKind::OlmoAsText | FileKind::Elf | FileKind::Zeros | FileKind::Unknown => "unknown bytes",
     }
 }

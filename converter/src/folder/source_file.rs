@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Problem, shown_path};
 use crate::folder::hub_cache;
+use olmo_infer::internals::os::file_state::FileState;
 use rustix::fs::OFlags;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,21 +14,18 @@ use std::path::{Path, PathBuf};
 pub struct Identity {
     /// Device and inode.
     pub inode: (u64, u64),
-    /// Length.
-    pub bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    state: FileState,
 }
 
 impl Identity {
     fn of(path: &Path, file: &File) -> Result<Identity, Error> {
         let metadata = file.metadata().map_err(|error| Error::io(path, "cannot read its metadata", error))?;
-        Ok(Identity {
-            inode: (metadata.dev(), metadata.ino()),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
+        Ok(Identity { inode: (metadata.dev(), metadata.ino()), state: FileState::of(&metadata) })
+    }
+
+    /// Length.
+    pub fn bytes(&self) -> u64 {
+        self.state.written.bytes
     }
 }
 
@@ -57,7 +55,7 @@ impl SourceFile {
     /// # Errors
     /// As those of [`SourceFile::read`].
     pub fn start(&self, limit: u64) -> Result<Vec<u8>, Error> {
-        let mut start = vec![0; self.identity.bytes.min(limit) as usize];
+        let mut start = vec![0; self.identity.bytes().min(limit) as usize];
         self.read(0, &mut start)?;
         Ok(start)
     }
@@ -116,10 +114,10 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, E
 
 /// All bytes of the file that was `identity` when it was looked at.
 fn read_all(path: &Path, file: &File, identity: Identity, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-    if identity.bytes > limit {
+    if identity.bytes() > limit {
         return Ok(None);
     }
-    let mut bytes = Vec::with_capacity(identity.bytes as usize);
+    let mut bytes = Vec::with_capacity(identity.bytes() as usize);
     // A file may be longer than its metadata report: it grows, or it is in /sys.
     let read = file.take(limit + 1).read_to_end(&mut bytes);
     // A modification is reported first, as for weights.
@@ -127,10 +125,10 @@ fn read_all(path: &Path, file: &File, identity: Identity, limit: u64) -> Result<
         return Err(changed(path).into());
     }
     read.map_err(|error| Error::io(path, "cannot read", error))?;
-    if (bytes.len() as u64) < identity.bytes {
+    if (bytes.len() as u64) < identity.bytes() {
         return Err(Error::io(path, "cannot read", io::Error::from(io::ErrorKind::UnexpectedEof)));
     }
-    if identity.bytes == 0 && !bytes.is_empty() {
+    if identity.bytes() == 0 && !bytes.is_empty() {
         let problem =
             Problem::new(path, "reports length 0 but has bytes, as files in /proc do").expected("a file on a disk");
         return Err(problem.advice("copy it").into());

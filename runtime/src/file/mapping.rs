@@ -17,6 +17,7 @@ use memmap2::Advice;
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -142,7 +143,7 @@ impl Mapping {
         memory::resident(self.bytes().addresses())
     }
 
-    /// Brings the bytes from `first` on into this process, in order, in huge pages where the system has them so. `stop`
+    /// Brings the bytes in `range` into this process, in order, in huge pages where the system has them so. `stop`
     /// ends it early. When the bytes come from a disk a second thread joins in, so that one piece is on its way while
     /// the other is waited for.
     ///
@@ -152,7 +153,7 @@ impl Mapping {
     pub(crate) fn populate(
         &self,
         path: &Path,
-        first: usize,
+        range: Range<usize>,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Populated, Error> {
         if self.loaded.way == Load::Read {
@@ -164,15 +165,16 @@ impl Mapping {
         // Only a hint, refused by kernels without huge pages for files. It also makes what comes from the disk come in
         // huge pages, which later runs find in the page cache.
         let _refused_where_unsupported = self.map.advise(Advice::HugePage);
-        let next = AtomicUsize::new(first);
+        let end = range.end.min(self.length);
+        let next = AtomicUsize::new(range.start);
         let (done, unable) = (AtomicUsize::new(0), AtomicBool::new(false));
         // Returns whether there may be more to do.
         let step = || -> io::Result<bool> {
             let at = next.fetch_add(POPULATE_STEP, Ordering::Relaxed);
-            if at >= self.length || unable.load(Ordering::Relaxed) || stop() {
+            if at >= end || unable.load(Ordering::Relaxed) || stop() {
                 return Ok(false);
             }
-            let bytes = POPULATE_STEP.min(self.length - at);
+            let bytes = POPULATE_STEP.min(end - at);
             match self.map.advise_range(Advice::PopulateRead, at, bytes) {
                 // This file system cannot do it: the first pass brings the tensors in.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => unable.store(true, Ordering::Relaxed),
@@ -206,7 +208,7 @@ impl Mapping {
         });
         result.map_err(Error::io(path, "read all of it into memory (truncated, or an I/O error)"))?;
         let bytes = done.into_inner();
-        Ok(Populated { bytes, complete: bytes == self.length.saturating_sub(first) })
+        Ok(Populated { bytes, complete: bytes == end.saturating_sub(range.start) })
     }
 
     /// Elsewhere the first pass brings the tensors in.
@@ -217,7 +219,7 @@ impl Mapping {
     pub(crate) fn populate(
         &self,
         _path: &Path,
-        _first: usize,
+        _range: Range<usize>,
         _stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Populated, Error> {
         Ok(Populated { bytes: 0, complete: self.loaded.way == Load::Read })
@@ -388,7 +390,7 @@ mod tests {
                 let mapping = Mapping::new("m".as_ref(), &file, length, load).expect("in memory");
                 assert_eq!(mapping.loaded().way, load);
                 assert!(mapping.bytes().are(bytes.as_slice().into()), "{length} bytes, {load:?}");
-                let populated = mapping.populate("m".as_ref(), 0, &|| false).expect("brought in");
+                let populated = mapping.populate("m".as_ref(), 0..length, &|| false).expect("brought in");
                 assert!(populated.complete || cfg!(not(target_os = "linux")), "{length} bytes, {load:?}");
             }
         }
@@ -410,7 +412,7 @@ mod tests {
         // A mapping notices when it is brought in.
         let mapping = Mapping::new("m.olmo".as_ref(), &file, long, Load::Mmap).expect("mapped");
         if cfg!(target_os = "linux") {
-            let error = mapping.populate("m.olmo".as_ref(), 0, &|| false).expect_err("too short").to_string();
+            let error = mapping.populate("m.olmo".as_ref(), 0..long, &|| false).expect_err("too short").to_string();
             assert!(error.starts_with("m.olmo: cannot read all of it into memory (truncated"), "{error}");
         }
     }
@@ -421,7 +423,7 @@ mod tests {
         let mapping = Mapping::new("m".as_ref(), &file, 4 * POPULATE_STEP, Load::Mmap).expect("mapped");
         let steps = AtomicUsize::new(0);
         let stop = || steps.fetch_add(1, Ordering::Relaxed) >= 2;
-        let populated = mapping.populate("m".as_ref(), 0, &stop).expect("brought in");
+        let populated = mapping.populate("m".as_ref(), 0..4 * POPULATE_STEP, &stop).expect("brought in");
         assert!(!populated.complete && populated.bytes <= 2 * POPULATE_STEP, "{populated:?}");
     }
 }

@@ -3,8 +3,11 @@
 //! Nothing that steers the computation is read from the mapping, and no tensor data is read at open.
 
 use crate::error::Error;
+use crate::file::freshness::MappedFile;
 use crate::file::index::{Index, checked_section};
 use crate::file::mapping::{Load, Loaded, Mapping, Populated};
+use crate::file::not_olmo::not_a_file;
+use crate::file::parts::{Part, PartKind};
 use crate::format::config::ModelConfig;
 use crate::format::encodings::bf12::Bf12Table;
 use crate::format::layout::Layout;
@@ -12,25 +15,17 @@ use crate::format::mapped_bytes::MappedBytes;
 use crate::format::matrix::{Matrix, Panels};
 use crate::format::sizes::Extent;
 use crate::format::tensors::TensorSpec;
-use crate::format::{self, Dtype, Encoding, Header, SectionRecord, TensorRecord, section};
+use crate::format::{Dtype, Encoding, Header, SectionRecord, TensorRecord, section};
 use crate::os::holes::bytes_in_holes;
 use crate::os::memory::Resident;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// A change that is older than this when the file is opened is complete. It is more than a tick of the clocks by which
-/// file systems note changes (1 to 10 ms, whole or even seconds on some), and leaves time to a call that writes many
-/// megabytes on a busy machine: it bears the time of its beginning.
-const COMPLETE_AFTER: Duration = Duration::from_secs(2);
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes of holes that the sections of a file may have. No packer leaves any; some tools for copying make some of
 /// zeros.
 const MAX_SECTION_HOLES: u64 = 1 << 20;
-/// Bytes of holes for which a file that was just changed is still read.
-const MAX_FRESH_HOLES: u64 = 16 << 20;
 
 /// An open and checked `.olmo` file.
 pub struct ModelFile {
@@ -38,17 +33,7 @@ pub struct ModelFile {
     index: Index,
     mapping: Mapping,
     /// Where the bytes come from, unless they were copied.
-    source: Option<Source>,
-}
-
-/// The file behind a mapping.
-struct Source {
-    file: File,
-    opened: State,
-    /// Whether it was changed in the future, by the clock of this machine.
-    is_ahead: bool,
-    /// The last state in which its bytes are known to be those that were opened.
-    good: Mutex<Option<State>>,
+    source: Option<MappedFile>,
 }
 
 impl ModelFile {
@@ -84,10 +69,7 @@ impl ModelFile {
         let index = Index::read(path, &file, metadata.len())?;
         refuse_holes_in_sections(path, &file, &index)?;
         let mapping = Mapping::new(path, &file, address_space(&index)?, load)?;
-        let opened = State::of(&metadata);
-        // One that was changed within the last moments is not known to be good: its next change may bear the same time.
-        let good = Mutex::new((!opened.is_fresh(now)).then_some(opened));
-        let source = Some(Source { file, opened, is_ahead: opened.is_ahead(now), good });
+        let source = Some(MappedFile::new(path, file, &metadata, now));
         let mut model = ModelFile { path: path.to_path_buf(), index, mapping, source };
         if model.loaded().way == Load::Read {
             // From here on the copy is what counts.
@@ -122,29 +104,7 @@ impl ModelFile {
     /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong and nothing says that this was not always so.
     pub fn check_unchanged(&self) -> Result<(), Error> {
         let Some(source) = &self.source else { return Ok(()) };
-        let good = self.compared(source)?;
-        // Nobody panics while holding this lock.
-        *source.good.lock().expect("not poisoned") = Some(good);
-        Ok(())
-    }
-
-    /// The state of the file now, when that is still the one that was opened.
-    fn compared(&self, source: &Source) -> Result<State, Error> {
-        let metadata = source.file.metadata().map_err(Error::io(&self.path, "read its metadata"))?;
-        let now = State::of(&metadata);
-        let changed = || Err(Error::Changed { path: self.path.clone() });
-        if now.written != source.opened.written {
-            return changed();
-        }
-        if *source.good.lock().expect("not poisoned") == Some(now) {
-            return Ok(now);
-        }
-        match self.first_damaged() {
-            None => Ok(now),
-            // Not a trace of a change: it may have been so when it was opened.
-            Some(damage) if now == source.opened => Err(damage),
-            Some(_) => changed(),
-        }
+        source.check_unchanged(|| self.first_damaged())
     }
 
     /// Makes sure that a file that was changed within the last two seconds before it was opened is complete, by the
@@ -156,9 +116,7 @@ impl ModelFile {
     pub fn check_complete(&self) -> Result<(), Error> {
         self.refuse_unfinished()?;
         let Some(source) = &self.source else { return Ok(()) };
-        let is_good = source.good.lock().expect("not poisoned").is_some();
-        // What is found is not kept: the next look must be a new one.
-        if is_good { Ok(()) } else { self.compared(source).map(|_| ()) }
+        source.check_complete(|| self.first_damaged())
     }
 
     /// Refuses a file that was changed within the last two seconds before it was opened and whose tensors have holes of
@@ -170,49 +128,41 @@ impl ModelFile {
     /// [`Error::Unfinished`].
     pub fn refuse_unfinished(&self) -> Result<(), Error> {
         let Some(source) = &self.source else { return Ok(()) };
-        // By a clock that is behind a file would be a new one for ever.
-        if source.is_ahead || source.good.lock().expect("not poisoned").is_some() {
-            return Ok(());
-        }
         let Layout { data_offset, file_bytes, .. } = self.index.layout;
-        match bytes_in_holes(&source.file, data_offset..file_bytes, MAX_FRESH_HOLES) > MAX_FRESH_HOLES {
-            true => Err(Error::Unfinished { path: self.path.clone() }),
-            false => Ok(()),
-        }
+        source.refuse_unfinished(data_offset..file_bytes)
     }
 
     /// Whether the file was changed more than two seconds after it was opened, by the clock of this machine, which is
     /// then wrong, or that of the server of the file. Whether such a file is complete its times cannot tell, so that
     /// [`ModelFile::check_complete`] and [`ModelFile::check_unchanged`] read all of it each time.
     pub fn is_ahead(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.is_ahead)
+        self.source.as_ref().is_some_and(MappedFile::is_ahead)
     }
 
     /// The first section or tensor whose bytes are not those that its digest was made of. Reads all of them.
     fn first_damaged(&self) -> Option<Error> {
-        let sections = self.sections().iter().zip(&self.index.layout.sections);
-        let sections = sections.map(|(record, &extent)| {
-            let kind = record.kind.get();
-            (
-                format!("section {}", format::section::name(kind)),
-                self.range(extent),
-                u64::from(kind),
-                record.digest.get(),
-            )
-        });
-        let tensors = self.records().iter().zip(self.specs()).enumerate();
-        let tensors = tensors
-            .map(|(index, (record, spec))| (spec.name(), self.tensor_bytes(index), index as u64, record.digest.get()));
-        let mut damaged = sections.chain(tensors).filter_map(|(name, bytes, seed, expected)| {
-            let found = bytes.digest(seed);
-            (found != expected).then(|| Error::Damaged {
+        // The index was checked when it was read.
+        let parts = self.index.parts().filter(|part| part.kind != PartKind::Index);
+        let mut damaged = parts.filter_map(|Part { kind, extent, seed, digest }| {
+            let found = self.range(extent).digest(seed);
+            (found != digest).then(|| Error::Damaged {
                 path: self.path.clone(),
-                place: format!("{name}: digest"),
+                place: format!("{}: digest", self.index.part_name(kind)),
                 found: format!("{found:016x}"),
-                expected: format!("{expected:016x}"),
+                expected: format!("{digest:016x}"),
             })
         });
         damaged.next()
+    }
+
+    /// What it says about itself, checked.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Whether the digest of tensor `index` is that of its bytes.
+    pub fn has_digest(&self, index: usize) -> bool {
+        self.tensor_bytes(index).digest(index as u64) == self.records()[index].digest.get()
     }
 
     /// The path it was opened by.
@@ -330,7 +280,7 @@ impl ModelFile {
     /// Brings the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
     /// thread beside the first pass; `stop` ends it early.
     ///
-    /// The embedding is left out when the head does not share it: a run reads a few of its rows.
+    /// The embedding is left out when the head does not share it: a run reads a few of its rows. So are drafts.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
@@ -339,7 +289,9 @@ impl ModelFile {
             Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,
             _ => self.index.layout.data_offset,
         };
-        self.mapping.populate(&self.path, first as usize, stop)
+        let first_draft = self.index.layout.tensors.get(self.index.n_model_tensors());
+        let end = first_draft.map_or(self.index.layout.file_bytes, |draft| draft.offset);
+        self.mapping.populate(&self.path, first as usize..end as usize, stop)
     }
 }
 
@@ -361,92 +313,16 @@ fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(
     }
 }
 
-/// The error for something else than a regular file.
-fn not_a_file(path: &Path, metadata: &Metadata) -> Error {
-    let (found, advice) = kind_of(metadata);
-    Error::NotAFile { path: path.to_path_buf(), found, advice }
-}
-
-/// A kind of file for an error line, and what to do about it.
-fn kind_of(metadata: &Metadata) -> (&'static str, &'static str) {
-    let kind = metadata.file_type();
-    const COPY: &str = "a model is mapped: copy it into a file first";
-    match () {
-        _ if kind.is_dir() => ("a folder", "pack a weights folder first: olmo-pack weights/ model.olmo"),
-        _ if kind.is_fifo() => ("a pipe", COPY),
-        _ if kind.is_socket() => ("a socket", COPY),
-        // Of characters or of blocks: Unix knows no other kinds.
-        _ => ("a device", COPY),
-    }
-}
-
 /// The length of a file, which is that of its mapping.
 fn address_space(index: &Index) -> Result<usize, Error> {
     let bytes = index.layout.file_bytes;
     usize::try_from(bytes).map_err(|_| Error::AddressSpace { bytes })
 }
 
-/// What tells that a file was changed.
-#[derive(Clone, Copy, PartialEq)]
-struct State {
-    written: Written,
-    /// Seconds and nanoseconds of the last change of the file or of what the system keeps about it, its names among
-    /// them. No call sets it to a time of one's choice.
-    changed: (i64, i64),
-}
-
-/// What writing to a file changes.
-#[derive(Clone, Copy, PartialEq)]
-struct Written {
-    bytes: u64,
-    /// Seconds and nanoseconds.
-    modified: (i64, i64),
-}
-
-impl State {
-    fn of(metadata: &Metadata) -> State {
-        let written = Written { bytes: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) };
-        State { written, changed: (metadata.ctime(), metadata.ctime_nsec()) }
-    }
-
-    /// Whether the last change before `now` is so recent that it may not be complete, or that another one could bear
-    /// the same time. One in the future, by another clock, is.
-    fn is_fresh(&self, now: Duration) -> bool {
-        now < self.changed_at() + COMPLETE_AFTER
-    }
-
-    /// Whether the last change lies further ahead of `now` than clocks of one machine are apart.
-    fn is_ahead(&self, now: Duration) -> bool {
-        now + COMPLETE_AFTER < self.changed_at()
-    }
-
-    /// Since 1970.
-    fn changed_at(&self) -> Duration {
-        let (seconds, nanoseconds) = self.changed;
-        Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
-
-    #[test]
-    fn a_change_is_fresh_for_two_seconds_and_ahead_of_a_clock_that_is_behind() {
-        let state = State { written: Written { bytes: 1, modified: (0, 0) }, changed: (1000, 500) };
-        for (milliseconds, is_fresh, is_ahead) in [
-            (0, true, true),
-            (997_999, true, true),
-            (998_001, true, false),
-            (1_001_999, true, false),
-            (1_002_001, false, false),
-            (2_000_000, false, false),
-        ] {
-            let now = Duration::from_millis(milliseconds);
-            assert_eq!((state.is_fresh(now), state.is_ahead(now)), (is_fresh, is_ahead), "{milliseconds}");
-        }
-    }
 
     #[test]
     fn what_is_no_regular_file_is_refused_by_its_kind() {

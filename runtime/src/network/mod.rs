@@ -18,6 +18,7 @@ use crate::kernels::backend::Backend;
 use crate::network::owned_weights::OwnedWeights;
 use crate::network::rope::Rope;
 use crate::network::weights::Weights;
+use crate::os::fp_mode;
 use crate::parallel::matmul::Activations;
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ impl Network {
     /// The network of `file`, which it keeps open.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; [`Error::NotRun`] on a thread with a non-default floating-point mode.
     pub fn new(file: Arc<ModelFile>) -> Result<Network, Error> {
         Network::with(file.config().clone(), OwnedWeights::of_file(file)?)
     }
@@ -51,6 +52,7 @@ impl Network {
     }
 
     fn with(config: ModelConfig, weights: OwnedWeights) -> Result<Network, Error> {
+        fp_mode::check()?;
         let rope_full = Rope::new(&config, AttentionKind::Full)?;
         let rope_sliding = Rope::new(&config, AttentionKind::Sliding)?;
         Ok(Network { config, weights, rope_full, rope_sliding })

@@ -7,6 +7,7 @@ pub mod atomic_file;
 pub mod directory;
 #[cfg(feature = "files")]
 pub mod disk;
+pub mod file_state;
 pub mod file_system;
 pub mod fp_mode;
 pub mod holes;

@@ -81,6 +81,10 @@ fn e17_refuses_changed_floating_point_mode() {
         let result = with_mode(bits, || Batch::new(&network, Options::new(4), 1).map(|_| ()));
         let told = result.as_ref().is_err_and(|error| error.to_string().contains("non-default floating-point mode"));
         report.holds(name, told, format_args!("{result:?}"));
+        let open = || ModelFile::open(&place.path("m.olmo")).and_then(|file| Network::new(Arc::new(file)).map(|_| ()));
+        let result = with_mode(bits, open);
+        let told = result.as_ref().is_err_and(|error| error.to_string().contains("non-default floating-point mode"));
+        report.holds(format_args!("{name}, tables"), told, format_args!("{result:?}"));
     }
     // The threads of a model have the default mode, regardless of that of the thread that starts them.
     let open = || Model::open_with(place.path("m.olmo"), Load::Auto, 3);

@@ -98,8 +98,8 @@ pub fn index_repaired(input: &[u8]) {
 }
 
 /// The files that are edited.
-fn bases() -> &'static [Packed; 5] {
-    static BASES: OnceLock<[Packed; 5]> = OnceLock::new();
+fn bases() -> &'static [Packed; 6] {
+    static BASES: OnceLock<[Packed; 6]> = OnceLock::new();
     BASES.get_or_init(Packed::all)
 }
 

@@ -4,7 +4,8 @@
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 use crate::error::Problem;
-use crate::folder::file_kind::FileKind;
+use crate::folder::file_kind;
+use olmo_infer::internals::file::file_kind::FileKind;
 use olmo_infer::internals::format::sizes::{TooLarge, product, sum};
 use std::path::Path;
 
@@ -170,7 +171,7 @@ fn not_npy(start: &[u8]) -> Bad {
         _ if MAGIC.starts_with(start) => return cut(start.len() as u64),
         _ => "export each parameter with np.save",
     };
-    Bad::new(kind.name()).expected("an .npy file").advice(advice)
+    Bad::new(file_kind::name(kind)).expected("an .npy file").advice(advice)
 }
 
 /// Printable ASCII, then spaces, then one newline.

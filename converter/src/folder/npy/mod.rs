@@ -39,7 +39,7 @@ impl NpyFile {
         let file = SourceFile::look_at(path)?;
         // The longest legal header and the bytes before it.
         let mut start = file.start(12 + MAX_HEADER_BYTES as u64)?;
-        let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, file.identity.bytes)?;
+        let Checked { descr, shape, preamble_bytes, .. } = check(path, &start, file.identity.bytes())?;
         start.truncate(preamble_bytes);
         start.shrink_to_fit();
         Ok(NpyFile { file, descr, shape, preamble: start })
@@ -62,7 +62,7 @@ impl NpyFile {
             }
         };
         let offset = self.preamble.len() as u64;
-        let bytes = self.file.identity.bytes - offset;
+        let bytes = self.file.identity.bytes() - offset;
         let NpyFile { file, shape, preamble, .. } = self;
         Ok(StoredTensor { file, name: None, element, shape, offset, bytes, npy_header: preamble })
     }

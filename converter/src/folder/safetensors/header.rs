@@ -10,9 +10,10 @@
 
 use crate::error::{Problem, shortened};
 use crate::folder::element::SourceType;
-use crate::folder::file_kind::FileKind;
+use crate::folder::file_kind;
 use crate::folder::npy::header::{MAX_RANK, shown_shape};
 use crate::json::strict::{Object, insert_next};
+use olmo_infer::internals::file::file_kind::FileKind;
 use olmo_infer::internals::format::sizes::{product, sum};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -76,7 +77,7 @@ fn not_safetensors(path: &Path, start: &[u8]) -> Problem {
         FileKind::Gzip => "decompress it",
         _ => ADVICE,
     };
-    Problem::new(path, kind.name()).expected("a safetensors file").advice(advice)
+    Problem::new(path, file_kind::name(kind)).expected("a safetensors file").advice(advice)
 }
 
 /// The tensors of a file of `file_bytes` bytes. `start` must include the whole header.

@@ -156,7 +156,7 @@ fn read(path: &Path) -> Result<(SourceFile, BTreeMap<String, Entry>), Error> {
         looked_at => looked_at?,
     };
     let start = file.start(512)?;
-    let end = header_end(path, &start, file.identity.bytes)?;
-    let entries = check(path, &file.start(end)?, file.identity.bytes)?;
+    let end = header_end(path, &start, file.identity.bytes())?;
+    let entries = check(path, &file.start(end)?, file.identity.bytes())?;
     Ok((file, entries))
 }
