@@ -30,6 +30,23 @@ impl Source {
         modules
     }
 
+    /// The modules with a body in this file that surround a place in its code.
+    fn inline_modules(&self, place: usize) -> Vec<String> {
+        let mut open = Vec::new();
+        for line in self.code[..place].split_inclusive('\n') {
+            let words = line.trim_end().strip_suffix(" {").map(|head| head.rsplit(' ').take(2).collect::<Vec<_>>());
+            for (index, c) in line.char_indices() {
+                let is_module = |words: &&Vec<&str>| words.get(1) == Some(&"mod") && line[index..].trim_end() == "{";
+                match c {
+                    '{' => open.push(words.as_ref().filter(is_module).map(|words| words[0].to_string())),
+                    '}' => drop(open.pop()),
+                    _ => {}
+                }
+            }
+        }
+        open.into_iter().flatten().collect()
+    }
+
     /// All paths that begin with one of `roots`, those of `use` with braces taken apart; and, with `crate` among them,
     /// those that begin with `super` or with a module that the file declares.
     fn names(&self, roots: &[&str]) -> Vec<Name> {
@@ -56,7 +73,11 @@ impl Source {
             let is_first = !self.code[..at].ends_with("::");
             if is_first && self.code[end..].starts_with("::") {
                 let start = match word {
-                    "super" if is_crate => Some(modules[..modules.len().saturating_sub(1)].to_vec()),
+                    "super" if is_crate => {
+                        let mut around = [&modules[..], &self.inline_modules(at)].concat();
+                        around.pop();
+                        Some(around)
+                    }
                     _ if roots.contains(&word) => Some(Vec::new()),
                     _ if is_crate && declared.contains(word) => Some([&modules[..], &[word.to_string()]].concat()),
                     _ => None,

@@ -51,7 +51,7 @@ fn score_matches_the_program() {
     let finished = run(SCORE, [&model, &tokens]);
     let (found, rest) = finished.ok().split_once(' ').expect("a number and its unit");
     let (found, expected): (f64, _) = (found.parse().expect("a number"), line["mean_nll"].as_f64().expect("a number"));
-    assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found} {expected}");
+    assert!((found - expected).abs() <= 1e-9, "{found} {expected}");
     assert!(rest.starts_with("nats a token, perplexity "), "{rest}");
     // Several files in the same passes: the same bits, a line each.
     let line = finished.ok();

@@ -4,6 +4,7 @@
 //! contents, and `refs/main` with the newest revision.
 
 use crate::error::{Problem, shown_path};
+use crate::folder::source_file::read_at_most;
 use olmo_infer::internals::os::directory::{folder_of, names};
 use std::path::{Path, PathBuf};
 
@@ -39,19 +40,6 @@ pub(crate) fn explain(folder: &Path) -> Option<Problem> {
     })
 }
 
-/// The `blobs` folder that links in `folder` point to, if `folder` is a revision or inside one.
-pub(crate) fn blobs_of(folder: &Path) -> Option<PathBuf> {
-    let snapshots = folder.ancestors().find(|above| above.file_name().is_some_and(|name| name == "snapshots"))?;
-    Some(folder_of(snapshots).join("blobs"))
-}
-
-/// Whether a file is a blob of a model in a cache.
-pub(crate) fn is_blob(file: &Path) -> bool {
-    let blobs = folder_of(file);
-    let is_model = |name: &str| name.starts_with("models--");
-    blobs.ends_with("blobs") && folder_of(blobs).file_name().and_then(|name| name.to_str()).is_some_and(is_model)
-}
-
 /// The error for the folder of all cached models.
 fn of_hub(folder: &Path) -> Option<Problem> {
     let models = folders(folder, |name| name.starts_with("models--"));
@@ -74,8 +62,7 @@ fn folders(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 
 /// The revision in `refs/main`, next to `snapshots`.
 fn main_revision(snapshots: &Path) -> Option<String> {
-    let bytes = crate::folder::source_file::read_at_most(&folder_of(snapshots).join("refs/main"), MAX_REVISION_BYTES)
-        .ok()??;
+    let bytes = read_at_most(&folder_of(snapshots).join("refs/main"), MAX_REVISION_BYTES).ok()??;
     Some(String::from_utf8(bytes).ok()?.trim().to_string())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod element;
 pub mod file_kind;
+pub mod hub_blobs;
 pub mod hub_cache;
 pub mod listing;
 pub mod npy;

@@ -1,7 +1,7 @@
 //! Files that packing reads: opened without blocking, and checked at every read to be unmodified.
 
 use crate::error::{Error, Problem, shown_path};
-use crate::folder::hub_cache;
+use crate::folder::hub_blobs;
 use olmo_infer::internals::os::file_state::FileState;
 use rustix::fs::OFlags;
 use std::fs::{self, File};
@@ -152,7 +152,7 @@ pub(crate) fn refuse_link_out_of(folder: &Path, path: &Path) -> Result<(), Error
     let resolved = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io(path, "cannot open", error));
     let (target, folder) = (resolved(path)?, resolved(folder)?);
     let is_blob =
-        || hub_cache::blobs_of(&folder).is_some_and(|blobs| target.starts_with(blobs)) || hub_cache::is_blob(&target);
+        || hub_blobs::blobs_of(&folder).is_some_and(|blobs| target.starts_with(blobs)) || hub_blobs::is_blob(&target);
     // A target that is not a file is rejected when it is opened, with its kind.
     if target.starts_with(&folder) || is_blob() || !target.is_file() {
         return Ok(());

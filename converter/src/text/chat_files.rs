@@ -6,8 +6,8 @@ use crate::text::chat_child::{self, NoFormat};
 use crate::text::chat_section;
 use crate::text::jinja::Names;
 use crate::text::kept_files::KeptFiles;
+use crate::text::part::{MAX_BYTES, Part, too_long};
 use crate::text::special_tokens::{Origin, Sources, TemplateFiles};
-use crate::text::{self, MAX_BYTES, Part};
 use olmo_infer::internals::error::one_line;
 use olmo_infer::internals::format::config::Architecture;
 use olmo_infer::internals::os::directory::names;
@@ -121,7 +121,7 @@ fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Err
     let single = match (folder.present)(SINGLE)? {
         None => None,
         Some(path) => {
-            let bytes = kept.read(SINGLE, &path, MAX_BYTES, || text::too_long(&path))?;
+            let bytes = kept.read(SINGLE, &path, MAX_BYTES, || too_long(&path))?;
             Some(str::from_utf8(bytes).map_err(|_| not_text(&path))?.to_string())
         }
     };
@@ -141,7 +141,7 @@ fn templates(folder: &Folder, kept: &mut KeptFiles) -> Result<TemplateFiles, Err
         match name.to_str() {
             Some(name @ ("default.jinja" | "file.jinja")) => {
                 let Some(path) = (folder.present)(&format!("{MORE_TEMPLATES}/{name}"))? else { continue };
-                let bytes = source_file::read_at_most(&path, MAX_BYTES)?.ok_or_else(|| text::too_long(&path))?;
+                let bytes = source_file::read_at_most(&path, MAX_BYTES)?.ok_or_else(|| too_long(&path))?;
                 let template = Some(String::from_utf8(bytes).map_err(|_| not_text(&path))?);
                 if name == "default.jinja" { files.default = template } else { file = template }
             }

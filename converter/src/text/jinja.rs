@@ -7,10 +7,11 @@
 use crate::error::shortened;
 use crate::text::python_json::tojson;
 use crate::text::python_text::{lines_of, text_method};
+use crate::text::template_error::{MAX_TEXT_BYTES, invalid};
 use crate::text::template_source::to_minijinja;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, Value, context};
+use minijinja::{Environment, Error, State, Value, context};
 use minijinja_contrib::pycompat;
 use olmo_infer::internals::text::chat::{Message, is_python_space};
 use std::io;
@@ -19,8 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Steps per render; published templates need a few thousand.
 const FUEL: u64 = 1_000_000;
-/// Longest output of a template.
-pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Longest reason for an unusable template.
 const MAX_REASON_CHARS: usize = 300;
 /// The name of the template in the environment.
@@ -93,10 +92,6 @@ impl Template {
 
 fn one_line_reason(error: Error) -> String {
     shortened(&format!("its chat template cannot be used: {error}").replace('\n', " "), MAX_REASON_CHARS)
-}
-
-pub(crate) fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
 /// Whether minijinja prints a value as Python does: floats near 1, and strings without characters that Python escapes.

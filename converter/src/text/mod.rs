@@ -8,10 +8,12 @@ pub mod chat_template;
 pub mod dolma2;
 pub mod jinja;
 pub mod kept_files;
+pub mod part;
 pub mod python_json;
 pub mod python_text;
 pub mod special_tokens;
 pub mod split_check;
+pub mod template_error;
 pub mod template_source;
 pub mod tokenizer_json;
 pub mod tokenizer_parts;
@@ -25,6 +27,8 @@ use crate::json::strict;
 use crate::model::settings::Settings;
 use crate::text::chat_files::Present;
 use crate::text::kept_files::KeptFiles;
+pub use crate::text::part::Part;
+use crate::text::part::{MAX_BYTES, too_long};
 use crate::text::tokenizer_json::{Around, beyond_rows};
 use crate::text::vocab::Vocabulary;
 use olmo_infer::internals::format::{TOKENIZER_UNKNOWN, TokenizerHead};
@@ -37,9 +41,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
-
-/// Longest of the small files; real ones have a few KiB.
-pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
 /// Rejects an input, with its device and inode, that the model would replace.
 pub type RefuseTarget<'a> = dyn Fn(&Path, (u64, u64)) -> Result<(), Problem> + 'a;
@@ -57,32 +58,6 @@ pub struct Text {
     pub warnings: Vec<String>,
     /// The files for the section `FILES`.
     pub files: KeptFiles,
-}
-
-/// A section that may be missing.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Part {
-    /// The folder has no source for it.
-    #[default]
-    Absent,
-    /// The folder lacks a source; the advice names it.
-    Missing(&'static str),
-    /// The source cannot be used, for this reason.
-    Unknown(String),
-    /// The bytes, and the name of the source file.
-    Known(Vec<u8>, &'static str),
-}
-
-impl Part {
-    /// For messages: the source, or why there is none.
-    pub fn origin(&self) -> String {
-        match self {
-            Part::Absent => "none".into(),
-            Part::Missing(problem) => format!("none: {problem}"),
-            Part::Unknown(problem) => format!("none: {problem}"),
-            Part::Known(_, name) => (*name).into(),
-        }
-    }
 }
 
 impl Text {
@@ -242,11 +217,6 @@ fn reject_other_vocabulary(
     let found = format!("id {id} is {}", shown(bytes.get(&id)));
     let expected = format!("{} as in {}", shown(other_bytes.get(&id)), crate::error::shown_path(json));
     Err(Problem::new(path, found).expected(expected).advice("remove the one of another model").into())
-}
-
-/// The error for a file of more than [`MAX_BYTES`].
-pub(crate) fn too_long(path: &Path) -> Problem {
-    Problem::new(path, "longer than 4 MiB").expected("a file of a few KiB")
 }
 
 /// The object of a JSON file, which is kept; empty if there is no file, or if it is ignored.

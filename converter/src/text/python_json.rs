@@ -1,6 +1,6 @@
 //! The filter `tojson` of chat templates, with the output of Python's `json.dumps`.
 
-use crate::text::jinja::invalid;
+use crate::text::template_error::invalid;
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Error, Value};
 use serde::Serialize;

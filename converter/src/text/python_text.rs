@@ -1,6 +1,6 @@
 //! The methods of Python's `str` that chat templates call and minijinja lacks or implements differently.
 
-use crate::text::jinja::{MAX_TEXT_BYTES, invalid};
+use crate::text::template_error::{MAX_TEXT_BYTES, invalid};
 use minijinja::value::{Kwargs, Rest, Tuple, from_args};
 use minijinja::{Error, Value};
 use olmo_infer::internals::text::chat::is_python_space;

@@ -161,7 +161,7 @@ fn o10_refuses_header_of_a_huge_model() {
     };
     let path = sparse("sparse.olmo", &model.with(&largest(&model, HUGE)));
     model.refuse_path(&mut report, "a sparse file", &path, &[": index digest: found "]);
-    // With an index of zeros under its right digest, and then with a type in its first record.
+    // With an index of zeros under its right digest, and then with a type in each record.
     let n_bytes = header(offset_of!(Header, index_bytes), 8).get(&tiny) as usize;
     let mut crafted = [&model.with(&largest(&model, HUGE))[..HEADER_BYTES], &vec![0; n_bytes]].concat();
     repair_digests(&mut crafted);
@@ -174,7 +174,10 @@ fn o10_refuses_header_of_a_huge_model() {
     repair_digests(&mut crafted);
     let path = sparse("untyped.olmo", &crafted);
     model.refuse_path(&mut report, "no type", &path, &["model.embed_tokens.weight: found element type 0"]);
-    Field::of_tensor(0, offset_of!(TensorRecord, dtype), 4).set(&mut crafted, 1);
+    let n_tensors = header(offset_of!(Header, n_tensors), 4).get(&crafted) as usize;
+    for tensor in 0..n_tensors {
+        Field::of_tensor(tensor, offset_of!(TensorRecord, dtype), 4).set(&mut crafted, 1);
+    }
     repair_digests(&mut crafted);
     let path = sparse("typed.olmo", &crafted);
     model.refuse_path(&mut report, "a type", &path, &[": file bytes: found 1099511627776, expected "]);

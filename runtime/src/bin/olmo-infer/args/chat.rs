@@ -117,6 +117,9 @@ pub(super) fn parse(words: &Words) -> Result<ChatArgs, CliExit> {
     if raw.stop.iter().any(String::is_empty) {
         return Err(usage("--stop is empty, expected a text"));
     }
+    if raw.model.is_empty() {
+        return Err(usage("the model is empty, expected a path"));
+    }
     if raw.system.as_ref().is_some_and(String::is_empty) {
         return Err(usage("--system is empty, expected a text; leave it out"));
     }

@@ -39,7 +39,6 @@ pub fn backend(isa: Option<&str>, matmul: Option<&str>) -> Result<Backend, Strin
 /// The path of the model, which is mapped and cannot be standard input.
 pub fn model(text: &str) -> Result<PathBuf, &'static str> {
     match text {
-        "" => Err("the model is empty, expected a path"),
         STANDARD_INPUT => Err("the model is mapped and cannot come from standard input"),
         path => Ok(PathBuf::from(path)),
     }
