@@ -72,7 +72,7 @@ fn reports_rounded_and_bf12_tensors() {
     run(PACK, [weights.to_str().unwrap(), model.to_str().unwrap(), "--dtype", "bf16"]).ok();
     let shown = inspect(&model, &[]);
     let line = shown.ok().lines().find(|line| line.contains(".mlp.up_proj.")).expect("a line").to_string();
-    assert!(line.contains(" bf16 ") && line.ends_with("  rounded from f32"), "{line}");
+    assert!(line.contains(" bf12 ") && line.ends_with("  rounded from f32"), "{line}");
     assert!(shown.stdout.contains("3 x sliding, 1 x full: SSSF"), "{}", shown.stdout);
     assert!(shown.stdout.contains("rope_type yarn, factor 8.0, "), "{}", shown.stdout);
     assert!(shown.stdout.contains("vocabulary               none: ids only"), "{}", shown.stdout);
