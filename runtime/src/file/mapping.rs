@@ -9,8 +9,8 @@
 use crate::error::Error;
 use crate::format::mapped_bytes::MappedBytes;
 use crate::os::file_system::FileSystem;
+use crate::os::mapped_ranges::Mapped;
 use crate::os::memory::{self, Resident};
-use crate::os::signals::Mapped;
 use crate::os::spawn::spawn_scoped;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;

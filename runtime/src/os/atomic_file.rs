@@ -7,7 +7,7 @@
 use crate::os::directory::Folder;
 use crate::os::disk::{Disk, write_all_at};
 use crate::os::retry::uninterrupted;
-use crate::os::signals;
+use crate::os::temporary_names;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -22,7 +22,7 @@ const MAX_NAMES: u32 = 1000;
 struct Temporary<'d> {
     disk: &'d dyn Disk,
     /// Lets a signal that stops the program remove it. Dropped before the folder is closed.
-    named: signals::Temporary,
+    named: temporary_names::Temporary,
     folder: Arc<Folder>,
     /// Empty when the name is gone.
     name: OsString,
@@ -42,7 +42,7 @@ impl Temporary<'_> {
         loop {
             let random = RandomState::new().hash_one(number);
             let name = OsString::from(format!(".{program}-{random:016x}.tmp"));
-            let named = signals::Temporary::new(folder.as_fd(), &name);
+            let named = temporary_names::Temporary::new(folder.as_fd(), &name);
             match uninterrupted(|| make(&name)) {
                 Ok(made) => {
                     named.park_if_stopping();

@@ -15,11 +15,15 @@ pub mod holes;
 pub mod hooked_disk;
 #[cfg(feature = "files")]
 pub mod made_folders;
+pub mod mapped_ranges;
 pub mod memory;
 #[cfg(feature = "files")]
 pub mod place;
+mod raw_line;
 #[cfg(feature = "files")]
 pub mod retry;
 pub mod signals;
 pub mod spawn;
+pub mod temporary_names;
+pub mod terminal;
 pub mod zeroed;

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use olmo_infer::internals::error::reason;
 use olmo_infer::internals::error::shown::for_terminal;
-use olmo_infer::internals::os::signals::{self, Editing};
+use olmo_infer::internals::os::terminal::{self, Editing};
 use rustyline::completion::Completer;
 use rustyline::config::Config;
 use rustyline::error::{ReadlineError, Signal};
@@ -106,7 +106,7 @@ impl Lines {
                         let empty = MemHistory::with_config(&config);
                         let history = mem::replace(editor.history_mut(), empty);
                         **editor = self::editor(config, history)?;
-                        signals::discard_typed();
+                        terminal::discard_typed();
                         Ok(Typed::NotText)
                     }
                     Err(error) => Err(failure(error)),
@@ -115,7 +115,7 @@ impl Lines {
             Lines::Plain => {
                 let mut out = io::stdout().lock();
                 out.write_all(prompt.as_bytes()).and_then(|()| out.flush())?;
-                if !signals::wait_for_input() {
+                if !terminal::wait_for_input() {
                     // Behind the ^C of the terminal.
                     out.write_all(b"\n").and_then(|()| out.flush())?;
                     return Ok(Typed::Interrupt);

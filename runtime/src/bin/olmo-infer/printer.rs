@@ -6,7 +6,7 @@ use olmo_infer::internals::cli::json::{json_characters, json_string};
 use olmo_infer::internals::error::display_path;
 use olmo_infer::internals::error::shown::{for_terminal, quoted};
 use olmo_infer::internals::generate::Evaluated;
-use olmo_infer::internals::os::signals;
+use olmo_infer::internals::os::terminal;
 use olmo_infer::internals::text::stream::TextStream;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -101,7 +101,7 @@ impl<'a> Printer<'a> {
 
     /// Prints the heading of the first file.
     pub fn begin(&mut self) -> Result<(), Failure> {
-        signals::set_in_text(self.format.mode == Mode::Text);
+        terminal::set_in_text(self.format.mode == Mode::Text);
         self.heading()
     }
 
@@ -180,7 +180,7 @@ impl<'a> Printer<'a> {
 
     /// Ends the output. Results count as printed only after this.
     pub fn finish(mut self) -> Result<(), Failure> {
-        signals::set_in_text(false);
+        terminal::set_in_text(false);
         if self.mute {
             // What is left in the buffer has no reader.
             let (_stdout, _unread) = self.out.into_parts();

@@ -15,7 +15,7 @@ use olmo_infer::internals::error::{Error, display_path, one_line};
 use olmo_infer::internals::file::sampling::{AuthorSampling, described};
 use olmo_infer::internals::generate::batch_size::context_size;
 use olmo_infer::internals::os::disk::SystemDisk;
-use olmo_infer::internals::os::signals;
+use olmo_infer::internals::os::terminal;
 use olmo_infer::internals::text::chat::{Chat, ChatError, Role};
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -153,19 +153,19 @@ impl Request<'_> {
 impl Talk<'_> {
     fn run(&mut self, lines: Lines) -> Result<(), Failure> {
         // To the end of the conversation: Ctrl-C that comes a moment after an answer must not lose it.
-        signals::catch_interrupts(self.in_terminal);
+        terminal::catch_interrupts(self.in_terminal);
         let ended = self.converse(lines);
-        signals::catch_interrupts(false);
+        terminal::catch_interrupts(false);
         ended
     }
 
     fn converse(&mut self, mut lines: Lines) -> Result<(), Failure> {
         let mut was_interrupt = false;
         loop {
-            signals::forget_interrupt();
+            terminal::forget_interrupt();
             let typed = lines.next()?;
             // From here on it is about the answer.
-            signals::forget_interrupt();
+            terminal::forget_interrupt();
             let is_interrupt = typed == Typed::Interrupt;
             match typed {
                 Typed::End => return Ok(()),
@@ -264,9 +264,9 @@ impl Talk<'_> {
         ask: impl FnOnce(&mut Conversation, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Answer, Unanswered>,
     ) -> Result<(), Failure> {
         let mut printer = Printer { to_terminal: io::stdout().is_terminal(), ends_in_newline: true, failure: None };
-        signals::set_in_text(!self.in_terminal);
+        terminal::set_in_text(!self.in_terminal);
         let answer = ask(&mut self.conversation, &mut |text| printer.print(text));
-        signals::set_in_text(false);
+        terminal::set_in_text(false);
         printer.finish()?;
         if let Err(Unanswered::Listener) = answer {
             PROGRAM.note("interrupted before the answer began; the conversation is what it was");
@@ -363,7 +363,7 @@ impl Printer {
             self.failure = written.err().map(Failure::from);
             self.ends_in_newline = text.ends_with('\n');
         }
-        match self.failure.is_some() || signals::was_interrupted() {
+        match self.failure.is_some() || terminal::was_interrupted() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
