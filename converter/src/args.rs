@@ -190,7 +190,7 @@ pub struct Verify {
     pub against: Option<PathBuf>,
 }
 
-/// Compares two model files, regardless of the types and encodings of their weights.
+/// Compares the weights of two model files, also of different encodings.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     subcommand,

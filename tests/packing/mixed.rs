@@ -32,7 +32,7 @@ fn request(weights: &Path, model: &Path) -> Request {
 /// Weights that bf16 holds exactly, in which no matrix has too many raw steps for bf12.
 fn write_exact_weights(weights: &Path) {
     write_weights(weights, &bf12_config(), Stored::F32OfBf16, 3);
-    for tensor in mix().0.iter().chain(&mix().1).map(|(name, _)| name) {
+    for tensor in mix().iter().flatten().map(|(name, _)| name) {
         map_numbers(weights, tensor, |i, _| 1.5 * 2f32.powi(-(i as i32 % 16)) * if i % 3 == 0 { -1.0 } else { 1.0 });
     }
 }
@@ -50,7 +50,7 @@ fn mixed_model_has_the_chosen_encodings() {
     let folder = TempDir::new("mixed");
     let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
     write_bf12_weights(&weights);
-    let (tensors, drafts) = mix();
+    let [tensors, drafts] = mix();
     packed(Request { tensors, drafts, ..request(&weights, &model) }).expect("packed");
     verify::run(&model).expect("a good file");
     let file = ModelFile::open(&model).expect("a good file");
@@ -98,7 +98,7 @@ fn mixed_model_passes_through_every_command() {
     let (weights, model, whole) = (folder.join("w"), folder.join("m.olmo"), folder.join("f32.olmo"));
     write_exact_weights(&weights);
     packed(Request { dtype: DtypeChoice::F32, ..request(&weights, &whole) }).expect("packed");
-    let (tensors, drafts) = mix();
+    let [tensors, drafts] = mix();
     packed(Request { tensors, drafts, ..request(&weights, &model) }).expect("packed");
 
     let said = verify::run(&model).expect("a good file");

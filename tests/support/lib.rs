@@ -186,7 +186,7 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A
 /// The arguments of `olmo-infer`: the command first, where `words` begin with one, then `files`, then the other words.
 pub fn infer_words<'a>(files: &[&'a OsStr], words: &[&'a str]) -> Vec<&'a OsStr> {
     let is_command = |word: &&str| ["chat", "tokenize", "detokenize", "score"].contains(word);
-    let (command, rest) = words.split_at(usize::from(words.first().is_some_and(|word| is_command(word))));
+    let (command, rest) = words.split_at(usize::from(words.first().is_some_and(is_command)));
     let as_os = |word: &&'a str| OsStr::new(*word);
     command.iter().map(as_os).chain(files.iter().copied()).chain(rest.iter().map(as_os)).collect()
 }

@@ -84,7 +84,7 @@ impl Packed {
         let encoding = if name == "bf12" { EncodingChoice::Auto } else { EncodingChoice::Plain };
         let mut request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
         if name == "mixed" {
-            (request.tensors, request.drafts) = mix();
+            [request.tensors, request.drafts] = mix();
         }
         let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
         packed.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -119,7 +119,7 @@ impl Packed {
 }
 
 /// Encodings of single matrices of [`crate::bf12_config`], of which the others are bf16, and of drafts.
-pub fn mix() -> (Vec<(String, Wanted)>, Vec<(String, Wanted)>) {
+pub fn mix() -> [Vec<(String, Wanted)>; 2] {
     let list = |list: &[(&str, Wanted)]| list.iter().map(|(name, wanted)| (name.to_string(), *wanted)).collect();
     let tensors = [
         ("model.embed_tokens.weight", Wanted::F32),
@@ -134,7 +134,7 @@ pub fn mix() -> (Vec<(String, Wanted)>, Vec<(String, Wanted)>) {
         ("lm_head.weight", Wanted::Bf12),
         ("model.layers.0.self_attn.k_proj.weight", Wanted::Bf16),
     ];
-    (list(&tensors), list(&drafts))
+    [list(&tensors), list(&drafts)]
 }
 
 /// The smallest model that has everything: odd columns, rows that fill no panel.

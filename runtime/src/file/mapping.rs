@@ -287,7 +287,7 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
 /// than one, of which most would be cleared for nothing.
 fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<(Mmap, usize), Error> {
     const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
-    let padded = length.checked_add(HUGE_PAGE).ok_or_else(|| Error::AddressSpace { bytes: length as u64 })?;
+    let padded = length.checked_add(HUGE_PAGE).ok_or(Error::AddressSpace { bytes: length as u64 })?;
     let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
     let begin = map.as_ptr().align_offset(HUGE_PAGE);
     #[cfg(target_os = "linux")]

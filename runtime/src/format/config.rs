@@ -154,6 +154,7 @@ impl ModelConfig {
     ///
     /// # Panics
     /// Without key/value heads.
+    #[expect(clippy::arithmetic_side_effects, reason = "division panics as documented, and cannot overflow")]
     pub fn heads_per_kv(&self) -> usize {
         self.n_heads / self.n_kv_heads
     }

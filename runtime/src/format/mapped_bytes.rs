@@ -119,7 +119,7 @@ impl<'a> MappedBytes<'a> {
     /// The addresses where they lie.
     pub(crate) fn addresses(self) -> Range<usize> {
         let begin = self.0.as_ptr().addr();
-        begin..begin + self.0.len()
+        begin..begin.saturating_add(self.0.len())
     }
 }
 

@@ -78,6 +78,7 @@ impl PanelShape {
     ///
     /// # Panics
     /// For more columns than a matrix can have.
+    #[expect(clippy::arithmetic_side_effects, reason = "the divisors are constants above 0")]
     pub fn element(&self, row: usize, column: usize) -> usize {
         let step = self.dtype.columns_per_step();
         let before = (column / step).wrapping_mul(PANEL_ROWS).wrapping_add(row % PANEL_ROWS);

@@ -99,7 +99,7 @@ fn o3_refuses_other_formats_and_magics() {
         ("ELF", b"\x7fELF\x02\x01\x01\0".to_vec(), &["a program"]),
         ("gzip", b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), &["gzip data", "unpack it first"]),
         ("text", b"This is a model, trust me.\r\n".to_vec(), &["but text"]),
-        ("html", b"<!DOCTYPE html><html><title>404".to_vec(), &["but text"]),
+        ("html", b"<!DOCTYPE html><html><title>404".to_vec(), &["an HTML page"]),
         ("git-lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:00".to_vec(), &["git lfs pull"]),
         ("tokens", [70, 0, 0, 0, 111, 0, 0, 0].to_vec(), &["unknown data", "are the arguments swapped?"]),
         ("noise", (0..99).map(|i: u8| i.wrapping_mul(167) | 128).collect(), &["unknown data"]),
