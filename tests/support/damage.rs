@@ -232,8 +232,13 @@ impl Damage {
         ] {
             mark(config + field, bytes);
         }
-        for tensor in 0..self.packed.specs.len() {
-            mark(HEADER_BYTES + tensor * TENSOR_RECORD_BYTES + offset_of!(TensorRecord, rounded), 4);
+        for (tensor, spec) in self.packed.specs.iter().enumerate() {
+            let record = HEADER_BYTES + tensor * TENSOR_RECORD_BYTES;
+            mark(record + offset_of!(TensorRecord, rounded), 4);
+            if spec.is_draft {
+                // A draft of another matrix of the same shape.
+                mark(record + offset_of!(TensorRecord, role), 4);
+            }
         }
         let sections = HEADER_BYTES + self.packed.specs.len() * TENSOR_RECORD_BYTES;
         for section in 0..self.packed.kinds.len() {
