@@ -46,8 +46,35 @@ impl FileKind {
                 FileKind::Safetensors
             }
             _ if start.iter().all(|&byte| byte == 0) => FileKind::Zeros,
-            _ if lower.iter().all(|&b| b.is_ascii_graphic() || b.is_ascii_whitespace()) => FileKind::Text,
+            _ if is_text(&start[..start.len().min(64)]) => FileKind::Text,
             _ => FileKind::Unknown,
+        }
+    }
+}
+
+/// Whether bytes are UTF-8 text without control characters; a character may be cut at their end.
+fn is_text(bytes: &[u8]) -> bool {
+    let text = match str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+        Err(_) => return false,
+    };
+    !text.is_empty() && text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_utf8_in_its_first_64_bytes() {
+        let cut = [&b"x".repeat(63)[..], "ü".as_bytes()].concat();
+        for text in ["über 64 Zeichen".as_bytes(), b"tab\tand\r\nline", &cut, &[&b"y".repeat(64)[..], &[0xff]].concat()]
+        {
+            assert_eq!(FileKind::of(text), FileKind::Text, "{text:?}");
+        }
+        for other in [&b"escape \x1b"[..], &[b'a', 0xff, b'b'], &[0xc3], b"\x01"] {
+            assert_eq!(FileKind::of(other), FileKind::Unknown, "{other:?}");
         }
     }
 }

@@ -271,10 +271,10 @@ fn file_system(_file: &File) -> FileSystem {
 
 /// The first `length` bytes of the file, mapped; the caller has checked that it has them.
 fn map(file: &File, length: usize) -> io::Result<Mmap> {
-    // SAFETY: the mapping is read-only and never longer than the file. The contract of a mapping also says that nobody
-    // changes the file meanwhile, which no program can enforce: `MappedBytes` gives copies, and views of numbers
-    // without invalid bit patterns, so a changed file gives changed numbers. A truncated one raises SIGBUS; README.md
-    // says so.
+    // SAFETY: the mapping is read-only and never longer than the file. The contract of a mapping also requires that no
+    // process changes the file meanwhile, which no program can enforce: `MappedBytes` gives copies, and views of
+    // numbers without invalid bit patterns, so a changed file gives changed numbers. A truncated one raises SIGBUS, as
+    // the documentation of `Model` and SECURITY.md state.
     unsafe { MmapOptions::new().len(length).map(file) }
 }
 

@@ -3,8 +3,9 @@
 //! Names are those of `config.json` as transformers writes it. [`ModelConfig::validate`] is the one place that says
 //! what a possible model is; the converter runs it before it plans a file and the reader before it believes one.
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Error};
 use crate::format::sizes::{TooLarge, product, sum};
+use crate::os::memory;
 use std::fmt;
 
 /// Largest `hidden_size`, `n_heads * head_dim` and `intermediate_size` the format admits.
@@ -135,6 +136,20 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// A copy.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn try_clone(&self) -> Result<ModelConfig, Error> {
+        const WHAT: &str = "the configuration";
+        Ok(ModelConfig {
+            layer_types: memory::collected(self.layer_types.iter().copied(), WHAT)?,
+            eos_token_ids: memory::collected(self.eos_token_ids.iter().copied(), WHAT)?,
+            yarn: self.yarn.clone(),
+            ..*self
+        })
+    }
+
     /// Number of transformer layers.
     pub fn n_layers(&self) -> usize {
         self.layer_types.len()

@@ -37,7 +37,7 @@ impl Network {
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::NotRun`] on a thread with a non-default floating-point mode.
     pub fn new(file: Arc<ModelFile>) -> Result<Network, Error> {
-        Network::with(file.config().clone(), OwnedWeights::of_file(file)?)
+        Network::with(file.config().try_clone()?, OwnedWeights::of_file(file)?)
     }
 
     /// A network whose weights are anywhere; their shapes must be those of [`crate::format::layout::tensors`].
