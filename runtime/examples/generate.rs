@@ -1,4 +1,4 @@
-//! Text in, text out, printed as it comes:
+//! Continues a text and prints it as it is generated:
 //!
 //! ```text
 //! cargo run --release -p olmo-infer --example generate -- model.olmo "Four score and"

@@ -111,7 +111,7 @@ fn holes_cost_nothing() {
     let model = folder.join("tokens.olmo");
     write_with_holes(&model, &holes);
     let run = within(FEW_BYTES, "a token of holes", &[&model, &tokens]);
-    let says = "section VOCABULARY: found a hole that nobody has written, expected its bytes; the file is damaged";
+    let says = "section VOCABULARY: found a hole that was never written, expected its bytes; the file is damaged";
     assert!(run.status.code() == Some(1) && run.stderr.contains(says), "{}", run.stderr);
     // Ids that were never written, the last of which is wrong.
     let model = folder.join("good.olmo");

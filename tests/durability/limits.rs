@@ -65,7 +65,7 @@ fn out_of_memory_is_one_line() {
         run("sh", ["-c", &script])
     };
     let limited = pack("ulimit -v 250000;");
-    assert!(limited.refused(1).contains("bytes of memory, which the system does not give"), "{}", limited.stderr);
+    assert!(limited.refused(1).contains(" bytes; close other programs or raise the limit"), "{}", limited.stderr);
     assert!(!model.exists());
     pack("").ok();
 }

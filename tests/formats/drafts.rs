@@ -108,7 +108,7 @@ fn refuses_drafts_of_other_tensors() {
         };
         case.refuses(exchange, says);
     }
-    // A draft in the place of a tensor of the model.
+    // A draft where a tensor of the model is expected.
     case.refuses(|bytes| tensor(1, offset_of!(TensorRecord, role)).set(bytes, 0x102), "q_proj.weight: role: found 258");
     // Shapes: those of the matrix.
     let name = "draft.model.layers.0.mlp.up_proj.weight";

@@ -78,7 +78,7 @@ fn backends() -> Vec<Backend> {
 fn mixed_model_equals_the_composition_of_whole_ones() {
     let folder = TempDir::new("mixed-logits");
     write(&folder.join("w"));
-    // Networks of weights that belong to no file of theirs borrow as long as the program lives.
+    // Networks of weights from several files borrow them for `'static`.
     let whole: Vec<&'static ModelFile> = WHOLE
         .iter()
         .enumerate()

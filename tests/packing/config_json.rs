@@ -434,8 +434,8 @@ fn olmo1_flags_fill_gaps_and_must_not_contradict() {
         assert!(settings.origins.0.contains(&("clip_qkv", origin)));
     }
     for (flags, says) in [
-        (clip(None), "clip_qkv is 0.75, expected none as --clip-qkv says"),
-        (clip(Some(8.0)), "clip_qkv is 0.75, expected 8 as --clip-qkv says"),
+        (clip(None), "clip_qkv is 0.75, expected none as set by --clip-qkv"),
+        (clip(Some(8.0)), "clip_qkv is 0.75, expected 8 as set by --clip-qkv"),
         (
             Flags { rms_norm_eps: Some(1e-5), ..Flags::default() },
             "--rms-norm-eps for an olmo model, expected an olmo2 or",

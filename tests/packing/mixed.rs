@@ -1,4 +1,4 @@
-//! Models whose matrices have several encodings, and drafts: what `olmo-pack` writes of them, and what it makes of them.
+//! Models whose matrices have several encodings, and drafts: how `olmo-pack` writes them and reads them.
 
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::os::disk::SystemDisk;

@@ -308,7 +308,7 @@ fn generation_config_json_sets_eos_ids() {
     packed(&weights, &model, &["--eos", "7,1"]).ok();
     let refused = packed(&weights, &model, &["--eos", "1"]);
     let says =
-        "generation_config.json: eos_token_id is 7,1, expected 1 as --eos says; correct one of them or leave out";
+        "generation_config.json: eos_token_id is 7,1, expected 1 as set by --eos; correct one of them or leave out";
     assert!(refused.refused(1).contains(says), "{}", refused.stderr);
     // The folder that is unpacked is packed into the same model again.
     let (back, again) = (folder.join("back"), folder.join("again.olmo"));

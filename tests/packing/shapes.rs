@@ -72,12 +72,15 @@ fn folder_without_norms_can_only_be_olmo1() {
     // Neither family passes for the other.
     let olmo2 = most.replace("olmo ", "olmo2 ");
     let line = pack(&format!("{olmo2} --rms-norm-eps 1e-6")).refused(1).to_string();
-    assert!(line.contains("no norm tensors, as in OLMo-1, expected an olmo2 model as --arch says"), "{line}");
+    assert!(line.contains("no norm tensors, as in OLMo-1, expected an olmo2 model as set by --arch"), "{line}");
     fs::remove_dir_all(&weights).expect("removed");
     write_weights(&weights, &small_config(), Stored::F32, 1);
     fs::remove_file(weights.join("config.json")).expect("removed");
     let line = pack(&format!("{most} --clip-qkv none")).refused(1).to_string();
-    assert!(line.contains("norm tensors, which OLMo-1 does not have, expected an olmo model as --arch says"), "{line}");
+    assert!(
+        line.contains("norm tensors, which OLMo-1 does not have, expected an olmo model as set by --arch"),
+        "{line}"
+    );
 }
 
 /// Headers and lengths of real models; the numbers are holes.

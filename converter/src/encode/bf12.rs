@@ -6,8 +6,8 @@ use olmo_infer::internals::format::encodings::bf12::{
 };
 use olmo_infer::internals::format::panels::PanelShape;
 
-/// Codes panel number `panel` of a matrix, `plain` as a plain file has it. `out` takes exactly the steps of the panel.
-/// False when a step that is not raw has a number without a code: then the numbers are not those of the table.
+/// Encodes panel `panel` of a matrix from `plain`, its plain layout. `out` has exactly the length of the panel's steps.
+/// False when a step that is not raw has an element without a code: the table is then that of other elements.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -36,14 +36,14 @@ pub fn code_panel(table: &Bf12Table, shape: &PanelShape, panel: usize, plain: &[
     true
 }
 
-/// Appends the steps of a panel as a plain file has them, but for padding, which can be any number.
+/// Appends the steps of a panel in the plain layout; padding can have any value.
 pub fn decode_panel(panel: &Bf12Panel, out: &mut Vec<u32>) {
     for step in panel.steps() {
         out.extend(step.numbers(panel.exponents()));
     }
 }
 
-/// What `verify` wants to know of a coded panel.
+/// What `verify` checks in a bf12 panel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// Padding that is not zero.
@@ -114,8 +114,8 @@ pub(super) mod tests {
     use olmo_infer::internals::format::Dtype;
     use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, CODED_STEP_BYTES, Exponents};
 
-    /// A matrix as an `.npy` file has it, whose exponents are mostly 100 to 115, its panels as a plain file has them,
-    /// and the steps that hold another exponent.
+    /// A matrix in the order of an `.npy` file, and its panels in the plain layout. Exponents are 100 to 115, except at
+    /// `outliers`.
     pub fn matrix(shape: &PanelShape, outliers: &[(usize, usize)]) -> (Vec<u8>, Vec<u8>) {
         let mut state = 1u32;
         let mut numbers: Vec<u16> = (0..shape.rows * shape.columns)
@@ -137,7 +137,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn panels_are_coded_and_come_back() {
+    fn panels_round_trip_through_bf12() {
         let shape = PanelShape { rows: 70, columns: 15, dtype: Dtype::Bf16 };
         let (_, plain) = matrix(&shape, &[(3, 4), (69, 14)]);
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| 100 + i as u8)).expect("ascending");

@@ -32,7 +32,7 @@ enum Stop {
 /// stores.
 ///
 /// # Errors
-/// A file cannot be read or changed meanwhile, or the system does not give the memory.
+/// A file cannot be read or changed meanwhile; out of memory.
 pub fn tables(pool: &ThreadPool, matrices: &[&Source]) -> Result<Vec<Option<Bf12Table>>, Error> {
     let shapes: Vec<Option<PanelShape>> = matrices.iter().map(|source| source.spec.panel_shape(Dtype::Bf16)).collect();
     let table = |(source, shape): (&&Source, &Option<PanelShape>)| match shape {
@@ -44,7 +44,7 @@ pub fn tables(pool: &ThreadPool, matrices: &[&Source]) -> Result<Vec<Option<Bf12
     Ok(tables)
 }
 
-/// Takes the longest tables out until those that are left have at most so many bytes together.
+/// Removes the longest tables until the others have at most `most` bytes together.
 fn fit(shapes: &[Option<PanelShape>], tables: &mut [Option<Bf12Table>], most: u64) {
     let bytes = |shape: &Option<PanelShape>, table: &Option<Bf12Table>| match (shape, table) {
         (Some(shape), Some(table)) => Bf12Table::bytes(shape, table.n_raw_steps() as u32).unwrap_or(u64::MAX),

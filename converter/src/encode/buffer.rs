@@ -7,7 +7,7 @@ use std::path::Path;
 /// Makes `buffer` at least `bytes` long, for work on `path`.
 ///
 /// # Errors
-/// The system does not give the memory.
+/// Out of memory.
 pub(crate) fn grow(buffer: &mut Vec<u8>, bytes: usize, path: &Path) -> Result<(), Error> {
     if buffer.len() < bytes {
         reserve(buffer, bytes, path)?;
@@ -19,12 +19,12 @@ pub(crate) fn grow(buffer: &mut Vec<u8>, bytes: usize, path: &Path) -> Result<()
 /// Makes room for `elements` in `buffer`, which is empty or to be overwritten.
 ///
 /// # Errors
-/// The system does not give the memory.
+/// Out of memory.
 pub(crate) fn reserve<T>(buffer: &mut Vec<T>, elements: usize, path: &Path) -> Result<(), Error> {
     let more = elements.saturating_sub(buffer.len());
     memory::asking(|| buffer.try_reserve_exact(more)).map_err(|_| {
         let bytes = elements.saturating_mul(size_of::<T>());
-        let problem = Problem::new(path, format!("needs {bytes} bytes of memory, which the system does not give"));
+        let problem = Problem::new(path, format!("out of memory: cannot allocate {bytes} bytes"));
         problem.advice("close other programs or raise the limit").into()
     })
 }
@@ -41,6 +41,6 @@ mod tests {
         grow(&mut buffer, 2, Path::new("m")).expect("enough already");
         assert_eq!(buffer.len(), 5);
         let line = grow(&mut buffer, 1 << 62, Path::new("m")).expect_err("too much").to_string();
-        assert!(line.starts_with("m: needs 4611686018427387904 bytes of memory"), "{line}");
+        assert!(line.starts_with("m: out of memory: cannot allocate 4611686018427387904 bytes"), "{line}");
     }
 }

@@ -15,7 +15,7 @@ fn undecided(sources: &[Source]) -> impl Iterator<Item = &Source> {
     sources.iter().filter(|source| source.spec.columns.is_some() && source.tensor.element != SourceType::Bf16)
 }
 
-/// The smallest lossless type, when the types of the files say it.
+/// The smallest lossless type, when the element types of the files decide it.
 pub fn known_without_reading(sources: &[Source]) -> Option<Dtype> {
     undecided(sources).next().is_none().then_some(Dtype::Bf16)
 }
@@ -26,10 +26,10 @@ enum Stop {
     Failed(Error),
 }
 
-/// Reads the matrices until a number is no bf16.
+/// Reads the matrices until an element is not exact in bf16.
 ///
 /// # Errors
-/// A file cannot be read or changed meanwhile, or the system does not give the memory.
+/// A file cannot be read or changed meanwhile; out of memory.
 pub fn all_bf16(pool: &rayon::ThreadPool, sources: &[Source]) -> Result<bool, Error> {
     let blocks: Vec<(&Source, u64)> = undecided(sources)
         .flat_map(|source| (0..source.tensor.bytes.div_ceil(BLOCK)).map(move |i| (source, i * BLOCK)))

@@ -19,7 +19,7 @@ pub struct Numbers<'a> {
     bytes: MappedBytes<'a>,
     shape: Option<PanelShape>,
     coded: Option<Bf12Panels<'a>>,
-    /// The steps of a coded panel as a plain one has them.
+    /// The steps of a bf12 panel, decoded to the plain layout.
     decoded: Vec<u32>,
 }
 
@@ -42,10 +42,10 @@ impl<'a> Numbers<'a> {
         self.shape.map_or(VECTOR_PIECE_BYTES / 4, |shape| shape.columns * PANEL_ROWS.min(shape.rows))
     }
 
-    /// Asks for the memory that decoding takes, and for that of the numbers of a piece; `path` is for messages.
+    /// Reserves memory for decoding and for the elements of a piece; `path` is for messages.
     ///
     /// # Errors
-    /// The system does not give it.
+    /// Out of memory.
     pub fn memory(&mut self, path: &Path) -> Result<Vec<u32>, Error> {
         reserve(&mut self.decoded, self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes() / 4), path)?;
         let mut bits = Vec::new();

@@ -208,7 +208,7 @@ fn round_tile(tile: &mut Tile, seen: &mut Seen, index: impl Fn(usize, usize) -> 
     }
 }
 
-/// Writes the columns of `tile` one after the other, as many as `steps` has room for.
+/// Writes the first `steps.len()` columns of `tile` one after the other.
 #[inline]
 fn transpose<const COLUMNS: usize>(tile: &[[u32; COLUMNS]; PANEL_ROWS], steps: &mut [[[u8; 4]; PANEL_ROWS]]) {
     for (column, step) in steps.iter_mut().enumerate() {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn panels_are_what_the_format_says_and_come_back() {
+    fn panels_match_the_format_and_round_trip() {
         for (rows, columns) in [(1, 1), (64, 16), (63, 17), (65, 15), (130, 33), (64, 2), (200, 47)] {
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 for source in [SourceType::F32, SourceType::F16, SourceType::Bf16] {

@@ -17,7 +17,7 @@ pub enum SourceType {
     F32,
     /// `<f2`.
     F16,
-    /// bf16 in raw 16 bits: `<V2`, `|V2`, or `<u2` when `config.json` says bfloat16.
+    /// bf16 in raw 16 bits: `<V2`, `|V2`, or `<u2` with bfloat16 in `config.json`.
     Bf16,
 }
 

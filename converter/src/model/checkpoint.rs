@@ -146,8 +146,8 @@ pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &Generation
 /// The source of the expected shapes, for messages.
 fn authority(settings: &Settings) -> &'static str {
     match settings.config_json {
-        Some(_) => "config.json says",
-        None => "model.embed_tokens.weight and q_proj, k_proj and gate_proj of model.layers.0 say",
+        Some(_) => "in config.json",
+        None => "derived from model.embed_tokens.weight and q_proj, k_proj and gate_proj of model.layers.0",
     }
 }
 

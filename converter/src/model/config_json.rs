@@ -186,7 +186,7 @@ impl Reader<'_> {
         };
         match (plain("dtype")?, plain("torch_dtype")?) {
             (Some(new), Some(old)) if new != old => {
-                Err(self.at.bad("torch_dtype", &old.into(), &format!("{new} as dtype says")))
+                Err(self.at.bad("torch_dtype", &old.into(), &format!("{new} to match dtype")))
             }
             (new, old) => Ok(new.or(old)),
         }
@@ -221,7 +221,7 @@ impl Reader<'_> {
             && rule != flag
         {
             return Err(Problem::new(path, format!("hidden_size / num_attention_heads is {rule}"))
-                .expected(format!("{flag} as --head-dim says"))
+                .expected(format!("{flag} as set by --head-dim"))
                 .advice("add head_dim to config.json or leave out --head-dim"));
         }
         if let Some(rule) = rule {
@@ -373,7 +373,7 @@ mod tests {
                 6,
                 None,
                 Some(8),
-                Err("c: hidden_size / num_attention_heads is 4, expected 8 as --head-dim says; add head_dim to \
+                Err("c: hidden_size / num_attention_heads is 4, expected 8 as set by --head-dim; add head_dim to \
                      config.json or leave out --head-dim"
                     .into()),
             ),
@@ -381,7 +381,7 @@ mod tests {
                 6,
                 Some(8),
                 Some(4),
-                Err("c: head_dim is 8, expected 4 as --head-dim says; correct one of them or leave out --head-dim"
+                Err("c: head_dim is 8, expected 4 as set by --head-dim; correct one of them or leave out --head-dim"
                     .into()),
             ),
         ] {

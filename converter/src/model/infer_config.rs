@@ -183,7 +183,7 @@ fn refuse_other_architecture(listing: &Listing, flags: &Flags, has_norms: bool) 
                 false => "no norm tensors, as in OLMo-1",
             };
             Err(Problem::new(&listing.folder, found)
-                .expected(format!("an {} model as --arch says", architecture.name()))
+                .expected(format!("an {} model as set by --arch", architecture.name()))
                 .advice("pass the --arch of this model, or export the whole model"))
         }
         _ => Ok(()),

@@ -221,7 +221,7 @@ fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Proble
     refuse_partial_rotation(keys)?;
     let kind = match (keys.text("rope_type")?, keys.text("type")?) {
         (Some(new), Some(old)) if new != old => {
-            return Err(keys.bad("type", &old.into(), &format!("{new} as rope_type says")));
+            return Err(keys.bad("type", &old.into(), &format!("{new} to match rope_type")));
         }
         (new, old) => new.or(old),
     };

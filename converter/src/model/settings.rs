@@ -153,7 +153,7 @@ impl Settings {
         let key = "eos_token_id";
         if let Some(flag) = flags.eos_token_ids.as_ref().filter(|flag| **flag != ids) {
             return Err(Problem::new(path, format!("{key} is {}", shown_ids(&ids)))
-                .expected(format!("{} as --eos says", shown_ids(flag)))
+                .expected(format!("{} as set by --eos", shown_ids(flag)))
                 .advice("correct one of them or leave out --eos"));
         }
         self.config.eos_token_ids = ids;
@@ -185,7 +185,7 @@ pub fn merged<T: PartialEq + Debug + Clone + Display>(
 ) -> Result<Option<T>, Problem> {
     match (json, flag) {
         (Some(json), Some(flag)) if json != flag => Err(Problem::new(path, format!("{key} is {json}"))
-            .expected(format!("{flag} as {flag_name} says"))
+            .expected(format!("{flag} as set by {flag_name}"))
             .advice(format!("correct one of them or leave out {flag_name}"))),
         (Some(json), _) => {
             origins.note(key, Origin::ConfigJson);

@@ -348,7 +348,7 @@ fn limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Mapped address space of this process in bytes; 0 if the system does not report it.
+/// Mapped address space of this process in bytes; 0 without `VmSize` in `/proc/self/status`.
 fn mapped_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")?.trim().parse().ok());

@@ -1,7 +1,7 @@
 //! Reads `tokenizer.json` of the crate `tokenizers`: the bytes of every token, which are defined for any kind of
 //! tokenizer. `tokenizer_section` derives the section `TOKENIZER` from it.
 //!
-//! There are a hundred thousand tokens and as many merges. Both are parsed as a stream; everything else becomes a tree.
+//! A tokenizer has about 100,000 tokens and 100,000 merges. Both are parsed as a stream; all else becomes a tree.
 
 use crate::error::{Error, Problem, shortened};
 use crate::folder::source_file;

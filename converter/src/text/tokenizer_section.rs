@@ -82,8 +82,8 @@ impl Reader<'_> {
         };
         if is_rebuilt && (parts.pre_tokenizer != PreTokenizer::Gpt2 || !parts.nfc) {
             warnings.push(
-                "transformers 5 builds the tokenizer of OLMo-1 with the split of GPT-2 and NFC, tokenizer.json says \
-                 something else, which is used here: ids of some texts differ"
+                "transformers 5 builds the tokenizer of OLMo-1 with the split of GPT-2 and NFC; tokenizer.json \
+                 differs and is used here: ids of some texts differ"
                     .into(),
             );
         }

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn parse_reports_line_of_error() {
+    fn parse_errors_name_the_line() {
         let cases = [
             ("0\ta\n1 b\n", "line 2: no tab"),
             ("0\ta\n\n2\tc\n", "line 2: no tab"),

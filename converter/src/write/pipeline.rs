@@ -1,5 +1,5 @@
 //! From source files to tensor data: batches of pieces are filled on all threads while another thread writes the batch
-//! before. Anonymous memory is a few batches, whatever the model's size.
+//! before. Anonymous memory is a few batches, regardless of the model's size.
 
 use crate::encode::bf12::code_panel;
 use crate::encode::buffer::{grow, reserve};
@@ -28,8 +28,8 @@ const BATCH_WINDOWS: usize = 2;
 /// Batches on their way: one is filled, one written, one waits.
 const N_BATCHES: usize = 3;
 
-/// After this many bytes the disk is set to work beside the writing. Left alone the kernel waits until a tenth of the
-/// memory is dirty, then slows the writer down, and the disk idles meanwhile.
+/// After this many bytes the file is synced while writing continues. Without that the kernel waits until a tenth of the
+/// memory is dirty, with an idle disk, and then slows the writer down.
 pub(crate) const SYNC_EVERY: u64 = 128 << 20;
 
 /// What was seen while the numbers were written.
@@ -58,11 +58,11 @@ struct Batch {
     bytes: Vec<u8>,
 }
 
-/// Writes everything from the beginning of the file to its end; what stands before the tensor data is zeros.
+/// Writes the whole file; the bytes before the tensor data are zeros.
 ///
 /// # Errors
-/// A source cannot be read, changed meanwhile or holds numbers that are not accepted; the output cannot be written; the
-/// system does not give a thread or the memory.
+/// A source cannot be read, changed meanwhile or holds numbers that are not accepted; the output cannot be written; a
+/// thread cannot be started; out of memory.
 pub fn data(
     plan: &Plan<'_>,
     output: &Output<'_>,
@@ -116,11 +116,11 @@ fn write_batches(
             at += window.len() as u64;
             progress(at, plan.layout.file_bytes);
         }
-        // While one is under way, another need not be asked for; when one failed, the end will tell.
+        // A full channel has a sync pending; a closed one had a sync fail, whose error `data` returns.
         if at >= next_sync && sync.try_send(()).is_ok() {
             next_sync = at + SYNC_EVERY;
         }
-        // Nobody takes it when all batches are filled; those on their way must still be written.
+        // Fails once all batches are filled, when the receiver is gone; full batches must still be written.
         let _ = empty.send(batch);
     }
     Ok(at)
@@ -159,7 +159,7 @@ fn fill_batches(
         let seen = fill_batch(plan, &pieces, &mut source_bytes, fresh, &mut batch.bytes[carried.len()..filled_bytes])?;
         tally.add(&pieces, &seen, &source_bytes, &batch.bytes, offset)?;
 
-        // The windows that are complete go on their way, the rest begins the next batch.
+        // Complete windows are sent; the rest begins the next batch.
         batch.length = (window_end - offset) as usize;
         batch.offset = offset;
         carried.clear();

@@ -25,7 +25,7 @@ pub struct Plan<'a> {
     pub sources: &'a [Source],
     /// The tensors, in the order of the file: those of the model, one for each source, then the drafts.
     pub tensors: Vec<Planned>,
-    /// Where everything lies.
+    /// Offsets and lengths in the file.
     pub layout: Layout,
     /// Kinds and bytes of the sections but `BF12`. Digests in `SOURCES` are still zero.
     sections: Vec<(u32, Vec<u8>)>,

@@ -1,7 +1,7 @@
 use super::*;
 use std::collections::HashSet;
 
-/// One of each, with values that no text of ours is in.
+/// One of each variant, with values that contain no words of the messages.
 fn all() -> Vec<Error> {
     let path = || PathBuf::from("m");
     let source = || io::Error::from(io::ErrorKind::NotFound);

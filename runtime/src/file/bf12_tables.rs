@@ -45,7 +45,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         self.read_tables(specs, encodings, record, |table| table)
     }
 
-    /// Reads and checks all tables, and keeps of each what `keep` makes of it.
+    /// Reads and checks all tables, and returns the result of `keep` for each.
     fn read_tables<T>(
         &self,
         specs: &[TensorSpec],
@@ -91,7 +91,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_table_that_cannot_be_read_says_whose_fault_it_is() {
+    fn bad_table_errors_name_the_cause() {
         let source: &[u8] = &[];
         let reader = Reader { path: Path::new("m.olmo"), source, length: 0 };
         let spec = TensorSpec { role: Role::GateProj, layer: Some(3), rows: 2, columns: Some(2), is_draft: false };

@@ -37,7 +37,7 @@ impl MappedFile {
         self.is_ahead
     }
 
-    /// Refuses a file that changed. Where its state does not tell, `first_damaged` decides, which reads all of it.
+    /// Refuses a file that changed. Where its state does not decide, `first_damaged` does, which reads all of it.
     pub fn check_unchanged(&self, first_damaged: impl FnOnce() -> Option<Error>) -> Result<(), Error> {
         let good = self.compared(first_damaged)?;
         // No thread panics while holding this lock.

@@ -6,7 +6,7 @@
 //! (`bf12_tables`). Offsets are compared and never followed, so that overlap, holes and misalignment cannot be
 //! expressed, and no tensor data is read.
 
-#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 use crate::error::Error;
 use crate::file::not_olmo::looks_like;
@@ -21,7 +21,7 @@ use crate::format::{self, Encoding, Header, MAGIC, SectionRecord, TensorRecord, 
 use std::path::Path;
 use zerocopy::FromBytes;
 
-/// What a file says about itself, checked.
+/// The checked contents of a file, except its tensor data.
 pub struct Index {
     /// The first page.
     pub header: Header,
@@ -35,7 +35,7 @@ pub struct Index {
     pub records: Vec<TensorRecord>,
     /// The entries of the sections.
     pub sections: Vec<SectionRecord>,
-    /// Where everything lies; ends at the length of the file.
+    /// Offsets and lengths; ends at the length of the file.
     pub layout: Layout,
     /// The table of each tensor; `None` of those that are not bf12.
     pub bf12_tables: Vec<Option<Bf12Table>>,

@@ -66,14 +66,14 @@ pub struct Loaded {
     pub way: Load,
     /// Why that one.
     pub reason: Reason,
-    /// Where the file lies.
+    /// The file system of the file.
     pub file_system: FileSystem,
 }
 
 /// Why a file is mapped or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Somebody wanted it so.
+    /// The caller chose it.
     Asked,
     /// It suits the file system.
     FileSystem,
@@ -83,7 +83,7 @@ pub enum Reason {
 
 /// Bytes in memory, those of the whole file in order.
 pub struct Mapping {
-    /// Tells the program's handlers about the file; goes before the map does.
+    /// Registers the file with the program's handlers; dropped before `map`.
     _mapped: Option<Mapped>,
     map: Mmap,
     /// Where the file begins in `map`: its copy is aligned to huge pages.
@@ -143,12 +143,12 @@ impl Mapping {
         memory::resident(self.bytes().addresses())
     }
 
-    /// Brings the bytes in `range` into this process, in order, in huge pages where the system has them so. `stop`
-    /// ends it early. When the bytes come from a disk a second thread joins in, so that one piece is on its way while
-    /// the other is waited for.
+    /// Pages the bytes in `range` into this process, in order, in huge pages where the page cache has them. `stop`
+    /// ends it early. When the bytes come from a disk a second thread joins in, so that the disk always has a request.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
+    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel returns an error instead of raising
+    /// SIGBUS.
     #[cfg(target_os = "linux")]
     pub(crate) fn populate(
         &self,
@@ -200,7 +200,7 @@ impl Mapping {
                     break;
                 }
                 if second.is_none() && begun.elapsed() > SLOW_STEP {
-                    // When the system gives no thread, one does it all.
+                    // If no second thread can be started, this one does all of the work.
                     second = spawn_scoped(scope, "olmo-page-in-2", rest).ok();
                 }
             }
@@ -237,7 +237,7 @@ pub struct Populated {
 
 /// Whether to map or to read a file of `length` bytes, with `memory` bytes to be had.
 fn choose(load: Load, file_system: FileSystem, length: u64, memory: Option<u64>) -> (Load, Reason) {
-    // Room is left for what a run needs beside the weights.
+    // A run needs memory in addition to the weights.
     let fits = memory.is_none_or(|memory| length.saturating_add(length / 8) <= memory);
     match load {
         Load::Mmap | Load::Read => (load, Reason::Asked),
@@ -247,7 +247,7 @@ fn choose(load: Load, file_system: FileSystem, length: u64, memory: Option<u64>)
     }
 }
 
-/// Where a file lies.
+/// The file system of `file`.
 #[cfg(target_os = "linux")]
 fn file_system(file: &File) -> FileSystem {
     use std::os::fd::AsRawFd;
@@ -263,7 +263,7 @@ fn file_system(file: &File) -> FileSystem {
     FileSystem::with_magic(found.f_type as u32)
 }
 
-/// Where a file lies: only Linux numbers its file systems.
+/// Unknown: only Linux numbers its file systems.
 #[cfg(not(target_os = "linux"))]
 fn file_system(_file: &File) -> FileSystem {
     FileSystem::UNKNOWN
@@ -302,8 +302,8 @@ fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result
 }
 
 /// A mapping through which the pages of a piece are ordered before it is read: they then come by requests of 2 MiB,
-/// where plain reads of a network file system make many of 128 KiB. Its bytes are never touched, so that whatever fails
-/// is an error of the read.
+/// where plain reads of a network file system make many of 128 KiB. Its bytes are never touched, so that any failure is
+/// an error of the read.
 #[cfg(target_os = "linux")]
 fn ahead(file: &File, length: usize) -> Option<Mmap> {
     let map = map(file, length).ok()?;
@@ -334,7 +334,7 @@ fn read_pieces(file: &File, ahead: Option<&Mmap>, bytes: &mut [u8]) -> io::Resul
     let pieces = Mutex::new(bytes.chunks_mut(READ_PIECE).enumerate());
     let read = || -> io::Result<()> {
         while !failed.load(Ordering::Relaxed) {
-            // Nobody panics while holding this lock.
+            // No thread panics while holding this lock.
             let Some((index, piece)) = pieces.lock().expect("not poisoned").next() else { break };
             let at = index * READ_PIECE;
             if let Some(map) = ahead {
@@ -346,7 +346,7 @@ fn read_pieces(file: &File, ahead: Option<&Mmap>, bytes: &mut [u8]) -> io::Resul
         Ok(())
     };
     thread::scope(|scope| {
-        // When the system gives fewer threads, fewer do the work.
+        // The work needs none of the other threads: those that cannot be started are left out.
         let others: Vec<_> =
             (1..READERS).filter_map(|i| spawn_scoped(scope, &format!("olmo-read-{i}"), read).ok()).collect();
         let own = read();
@@ -362,7 +362,7 @@ mod tests {
     const LOCAL: FileSystem = FileSystem { name: "ext4", remote: false };
     const REMOTE: FileSystem = FileSystem { name: "nfs", remote: true };
 
-    /// An unnamed file of so many bytes without pattern, and the bytes.
+    /// An unnamed file of `length` bytes without pattern, and the bytes.
     fn file_of(length: usize) -> (File, Vec<u8>) {
         let bytes: Vec<u8> = (0..length as u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8).collect();
         let mut file = tempfile::tempfile().expect("a file");
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn bringing_in_stops_when_told() {
+    fn populate_stops_when_asked() {
         let (file, _) = file_of(4 * POPULATE_STEP);
         let mapping = Mapping::new("m".as_ref(), &file, 4 * POPULATE_STEP, Load::Mmap).expect("mapped");
         let steps = AtomicUsize::new(0);

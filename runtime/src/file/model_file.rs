@@ -1,6 +1,6 @@
 //! The one open model file: its checked index in owned memory, tensor data where [`Mapping`] has it.
 //!
-//! Nothing that steers the computation is read from the mapping, and no tensor data is read at open.
+//! No value that controls the computation is read from the mapping, and no tensor data is read at open.
 
 use crate::error::Error;
 use crate::file::freshness::MappedFile;
@@ -56,7 +56,7 @@ impl ModelFile {
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = file.map_err(|error| match fs::metadata(path) {
-            // Which the system refuses to open, in words that do not say so.
+            // The error of opening a socket does not name the reason.
             Ok(metadata) if metadata.file_type().is_socket() => not_a_file(path, &metadata),
             _ => Error::io(path, "open")(error),
         })?;
@@ -79,8 +79,7 @@ impl ModelFile {
         Ok(model)
     }
 
-    /// Checks the bytes of a file that lies in memory, and copies them to where kernels can use them; `name` is for
-    /// messages.
+    /// Checks the bytes of a file in memory, and copies them to where kernels can use them; `name` is for messages.
     ///
     /// # Errors
     /// As [`ModelFile::open_with`].
@@ -101,7 +100,7 @@ impl ModelFile {
     /// What another process writes through a mapping of its own may move no time, and is then not noticed.
     ///
     /// # Errors
-    /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong and nothing says that this was not always so.
+    /// [`Error::Changed`]; [`Error::Damaged`] when a digest is wrong and nothing shows that the file changed.
     pub fn check_unchanged(&self) -> Result<(), Error> {
         let Some(source) = &self.source else { return Ok(()) };
         source.check_unchanged(|| self.first_damaged())
@@ -120,9 +119,9 @@ impl ModelFile {
     }
 
     /// Refuses a file that was changed within the last two seconds before it was opened and whose tensors have holes of
-    /// more than 16 MiB: it is one of which a copy has set the length and not written all yet, and its digests, which
-    /// would be computed for as long as it claims to be, would say the same. A model that has such holes for good is
-    /// taken two seconds later. Costs a few calls of the system.
+    /// more than 16 MiB: a copy has set its length and not written all of it yet. Its digests would show the same, in a
+    /// time that grows with the claimed length. A model that has such holes for good is accepted two seconds later.
+    /// Costs a few system calls.
     ///
     /// # Errors
     /// [`Error::Unfinished`].
@@ -133,8 +132,8 @@ impl ModelFile {
     }
 
     /// Whether the file was changed more than two seconds after it was opened, by the clock of this machine, which is
-    /// then wrong, or that of the server of the file. Whether such a file is complete its times cannot tell, so that
-    /// [`ModelFile::check_complete`] and [`ModelFile::check_unchanged`] read all of it each time.
+    /// then wrong, or that of the server of the file. The times of such a file do not show whether it is complete, so
+    /// that [`ModelFile::check_complete`] and [`ModelFile::check_unchanged`] read all of it each time.
     pub fn is_ahead(&self) -> bool {
         self.source.as_ref().is_some_and(MappedFile::is_ahead)
     }
@@ -155,7 +154,7 @@ impl ModelFile {
         damaged.next()
     }
 
-    /// What it says about itself, checked.
+    /// The checked index.
     pub fn index(&self) -> &Index {
         &self.index
     }
@@ -205,7 +204,7 @@ impl ModelFile {
         &self.index.sections
     }
 
-    /// Where everything lies.
+    /// Offsets and lengths in the file.
     pub fn layout(&self) -> &Layout {
         &self.index.layout
     }
@@ -274,16 +273,19 @@ impl ModelFile {
 
     fn range(&self, extent: Extent) -> MappedBytes<'_> {
         // The layout ends at the length of the file, which is a usize.
-        self.bytes().get(extent.offset as usize..extent.end() as usize).expect("the layout lies in the file")
+        self.bytes()
+            .get(extent.offset as usize..extent.end() as usize)
+            .expect("the layout ends at the length of the file")
     }
 
-    /// Brings the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
-    /// thread beside the first pass; `stop` ends it early.
+    /// Pages the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
+    /// thread that runs during the first pass; `stop` ends it early.
     ///
     /// The embedding is left out when the head does not share it: a run reads a few of its rows. So are drafts.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel says so here instead of with SIGBUS.
+    /// [`Error::Io`] when the file was truncated or cannot be read: the kernel returns an error instead of raising
+    /// SIGBUS.
     pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
         let first = match self.index.layout.tensors.get(1) {
             Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,
@@ -295,8 +297,8 @@ impl ModelFile {
     }
 }
 
-/// Refuses a file whose sections were not written. Their digests would be computed, and their texts be taken for as
-/// long as they claim to be. Those of the codes are read when the file is opened, whatever they are.
+/// Refuses a file whose sections have holes. The time for their digests and the size of their texts would grow with the
+/// claimed length. `BF12` is left out: opening a file reads and checks all of it.
 fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(), Error> {
     let sections = index.sections.iter().zip(&index.layout.sections);
     let mut sections = sections.filter(|(record, _)| record.kind.get() != section::BF12);
@@ -307,7 +309,7 @@ fn refuse_holes_in_sections(path: &Path, file: &File, index: &Index) -> Result<(
         Some((record, _)) => Err(Error::Damaged {
             path: path.to_path_buf(),
             place: format!("section {}", section::name(record.kind.get())),
-            found: "a hole that nobody has written".into(),
+            found: "a hole that was never written".into(),
             expected: "its bytes".into(),
         }),
     }
@@ -325,7 +327,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn what_is_no_regular_file_is_refused_by_its_kind() {
+    fn open_errors_name_kind_of_irregular_file() {
         // A socket's path has at most 107 bytes, which those of other folders for temporary files may exceed.
         let folder = tempfile::tempdir_in("/tmp").expect("a folder");
         let socket = folder.path().join("socket");

@@ -11,7 +11,7 @@ pub trait ReadAt {
     /// Fills `out` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// The system's; there are not so many bytes.
+    /// The OS returns an error; fewer bytes remain.
     fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
 }
 

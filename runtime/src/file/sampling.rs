@@ -1,4 +1,4 @@
-//! How tokens are chosen when a model's author says it and flags override that.
+//! Sampling settings: those of a model's author, and flags that override them.
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
@@ -12,7 +12,7 @@ use zerocopy::FromBytes;
 pub struct Sampling {
     /// What logits are divided by; at 0 the most likely token is taken.
     pub temperature: f64,
-    /// Only so many of the most likely tokens.
+    /// Only the `top_k` most likely tokens.
     pub top_k: Option<usize>,
     /// Only the most likely tokens that together have this probability.
     pub top_p: f64,
@@ -56,12 +56,12 @@ impl Sampling {
     }
 }
 
-/// The sampling that the author of a model recommends, as its `generation_config.json` has it. Its seed is 0.
+/// The sampling that the `generation_config.json` of a model recommends. Its seed is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuthorSampling(Sampling);
 
 impl AuthorSampling {
-    /// The one in `file`; `None` when its author says nothing. Checks the digest and every value.
+    /// The one in `file`; `None` without a recommendation. Checks the digest and every value.
     ///
     /// # Errors
     /// [`Error::Damaged`].
@@ -130,7 +130,7 @@ impl AuthorSampling {
     }
 }
 
-/// Most rows that a model has: more tokens than that are no limit.
+/// Most rows that a model has: a larger `top_k` excludes no token.
 pub const MAX_TOP_K: usize = 1 << 24;
 
 impl fmt::Display for AuthorSampling {
@@ -155,7 +155,7 @@ pub fn described(sampling: &Sampling) -> String {
     parts.join(", ")
 }
 
-/// What flags say about the choice of tokens; `None` where they say nothing.
+/// The sampling flags; `None` for one that is not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SamplingFlags {
     /// `--temperature`
@@ -196,13 +196,13 @@ impl SamplingFlags {
         }
     }
 
-    /// The choice of tokens: each flag overrides the author's value. A temperature of 0 is greedy.
-    /// Where no one gives a temperature, a flag that says from where to draw means 1, and else it is greedy. Without a
-    /// seed it is another one each time.
+    /// The settings of a run: each flag overrides the author's value. A temperature of 0 is greedy.
+    /// Without a temperature from a flag, or one above 0 from the author, it is 1 with a flag for top-k, top-p or min-p
+    /// (or for the seed, when there is no author) and else 0. Without a seed, a random one is taken each time.
     pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
         let base = author.map_or(Sampling::GREEDY, AuthorSampling::sampling);
         let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
-        // A seed alone is no wish for another temperature than the author's.
+        // A seed alone does not override the author's temperature.
         let draws = draws || author.is_none() && self.seed.is_some();
         let undrawn = if draws { 1.0 } else { 0.0 };
         let of_author = if base.temperature > 0.0 { base.temperature } else { undrawn };
@@ -220,7 +220,7 @@ impl SamplingFlags {
     /// Where [`SamplingFlags::resolve`] takes its values from, for people.
     pub fn origin(&self, author: Option<&AuthorSampling>) -> &'static str {
         let given = SamplingFlags { seed: None, ..*self } != SamplingFlags::default();
-        // Without an author the seed alone is why the answer is drawn.
+        // Without an author the seed alone turns sampling on.
         let given = given || author.is_none() && self.seed.is_some();
         match (author.is_some(), given) {
             (true, true) => "flags, the rest by the model's author",

@@ -1,7 +1,7 @@
-//! The shape of a model and every value that the forward pass needs beside the weights.
+//! The shape of a model and every other value that the forward pass needs in addition to the weights.
 //!
-//! Names are those of `config.json` as transformers writes it. [`ModelConfig::validate`] is the one place that says
-//! what a possible model is; the converter runs it before it plans a file and the reader before it believes one.
+//! Names are those of `config.json` as transformers writes it. [`ModelConfig::validate`] is the one definition
+//! of a possible model; the converter runs it before it plans a file and the reader before it believes one.
 
 use crate::error::{ConfigError, Error};
 use crate::format::sizes::{TooLarge, product, sum};
@@ -127,7 +127,7 @@ pub struct ModelConfig {
     pub layer_types: Vec<AttentionKind>,
     /// Whether the head uses the embedding matrix.
     pub tie_word_embeddings: bool,
-    /// Ids that end a text.
+    /// EOS ids.
     pub eos_token_ids: Vec<u32>,
     /// Id that begins a text, when the model has one.
     pub bos_token_id: Option<u32>,
@@ -174,7 +174,7 @@ impl ModelConfig {
         self.n_heads / self.n_kv_heads
     }
 
-    /// Number of weights of all tensors, tied ones once; `u64::MAX` where no model has so many.
+    /// Number of weights of all tensors, tied ones once; `u64::MAX` when that overflows.
     pub fn n_parameters(&self) -> u64 {
         let sizes = [self.hidden_size, self.intermediate_size, self.q_width(), self.kv_width(), self.vocab_size];
         let [h, f, q, kv, v] = sizes.map(|size| size as u64);
@@ -355,7 +355,7 @@ mod tests {
                 let error = config.validate().expect_err(key);
                 assert_eq!(error, ConfigError { key, found: found.to_string(), expected: format!("1 to {most}") });
             }
-            // So many heads have no room for their numbers.
+            // Heads have a limit together with head_dim, too.
             let expected = (key == "num_attention_heads").then(|| "heads * head_dim of at most 1048576".to_string());
             let mut config = ModelConfig { n_kv_heads: 1, ..olmo3() };
             *size(&mut config) = most;

@@ -1,4 +1,4 @@
-//! The model's configuration as it stands in the header.
+//! The model's configuration as stored in the header.
 
 use crate::error::ConfigError;
 use crate::format::config::{Architecture, AttentionKind, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
@@ -63,7 +63,7 @@ pub struct ConfigBlock {
     pub n_eos_token_ids: U32,
     /// Zero.
     pub reserved: U32,
-    /// Ids that end a text; unused ones are [`NONE`].
+    /// EOS ids; unused entries are [`NONE`].
     pub eos_token_ids: [U32; MAX_EOS_TOKENS],
     /// Bit `l % 8` of byte `l / 8` is 1 when layer `l` has sliding-window attention.
     pub sliding_layers: [u8; MAX_LAYERS / 8],
@@ -129,7 +129,7 @@ impl ConfigBlock {
         block
     }
 
-    /// The configuration in this block. Whether the values make a possible model is [`ModelConfig::validate`]'s to say.
+    /// The configuration in this block. [`ModelConfig::validate`] checks whether the values make a possible model.
     ///
     /// # Errors
     /// The first field with a code, a flag or a value without a use that the format does not allow.
@@ -168,7 +168,7 @@ impl ConfigBlock {
             vocab_size: self.vocab_size.get() as usize,
             max_position_embeddings: self.max_position_embeddings.get() as usize,
             rms_norm_eps: self.rms_norm_eps.get(),
-            // Only +0 stands for none; validate() has a word for -0.
+            // Only +0 means no clipping; validate() refuses -0.
             clip_qkv: Some(self.clip_qkv.get()).filter(|clip| clip.to_bits() != 0),
             rope_theta: self.rope_theta.get(),
             rope_theta_sliding: self.rope_theta_sliding.get(),

@@ -31,7 +31,7 @@ impl Dtype {
         }
     }
 
-    /// Consecutive columns that lie side by side in a panel: what one step of the product consumes.
+    /// Consecutive columns that are adjacent in a panel: what one step of the product consumes.
     pub fn columns_per_step(self) -> usize {
         match self {
             Dtype::F32 => 1,
@@ -48,7 +48,7 @@ impl Dtype {
     }
 }
 
-/// How the elements of a tensor lie in its bytes.
+/// The order of a tensor's elements in its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorLayout {
     /// Consecutive elements: the norm vectors.

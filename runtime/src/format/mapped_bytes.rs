@@ -1,9 +1,9 @@
-//! Bytes that may change while they are looked at: those of a mapped file, which others may write to.
+//! Bytes that may change while they are read: those of a mapped file, which other processes may write to.
 //!
-//! A slice of them would be believed by everything it is given to: text that was checked would be decoded without
-//! another look, a length that was compared would be read again. So there is no way to a `&[u8]` or a `&str` from here.
-//! There are copies, for whatever steers anything, and views of numbers, whose every bit pattern is a number: whoever
-//! changes them changes results, and nothing else.
+//! A function that takes a slice relies on its staying the same: it decodes checked text without another check, or
+//! reads a compared length again. So this type has no public method that returns a `&[u8]` or a `&str`. It has copies,
+//! for all values that control the program, and views of numbers, for which every bit pattern is valid: a change of the
+//! file changes results, and nothing else.
 
 use crate::error::Error;
 use crate::os::memory;
@@ -12,7 +12,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 use zerocopy::FromBytes;
 
-/// So many bytes are copied at once, before their digest is looked at.
+/// Most bytes that are copied at once, before their digest is checked.
 const UNCHECKED_COPY: usize = 4 << 20;
 
 /// Bytes of a file in memory, which may be mapped.
@@ -20,7 +20,7 @@ const UNCHECKED_COPY: usize = 4 << 20;
 pub struct MappedBytes<'a>(&'a [u8]);
 
 impl<'a> From<&'a [u8]> for MappedBytes<'a> {
-    /// Takes bytes that nobody else can change as well.
+    /// Also takes bytes that no other process can change.
     fn from(bytes: &'a [u8]) -> MappedBytes<'a> {
         MappedBytes(bytes)
     }
@@ -42,7 +42,7 @@ impl<'a> MappedBytes<'a> {
         self.0.get(range).map(MappedBytes)
     }
 
-    /// The first `bytes` of them, and the rest; `None` when there are not so many.
+    /// The first `bytes` of them, and the rest; `None` when there are fewer.
     pub fn split_at(self, bytes: usize) -> Option<(MappedBytes<'a>, MappedBytes<'a>)> {
         self.0.split_at_checked(bytes).map(|(first, rest)| (MappedBytes(first), MappedBytes(rest)))
     }
@@ -111,12 +111,12 @@ impl<'a> MappedBytes<'a> {
         <[u32]>::ref_from_bytes(self.0).ok()
     }
 
-    /// For the kernels of coded matrices, which compute with the bytes and believe none.
+    /// For the kernels of bf12 matrices, which compute with the bytes and trust none.
     pub(crate) fn for_kernels(self) -> &'a [u8] {
         self.0
     }
 
-    /// The addresses where they lie.
+    /// Their addresses.
     pub(crate) fn addresses(self) -> Range<usize> {
         let begin = self.0.as_ptr().addr();
         begin..begin.saturating_add(self.0.len())
@@ -142,7 +142,7 @@ mod tests {
         let part = |range| bytes.get(range).expect("inside");
         assert_eq!((part(0..7).u32s(), part(1..9).f32s()), (None, None));
         assert!(bytes.get(4..13).is_none() && bytes.split_at(13).is_none());
-        let (first, rest) = bytes.split_at(4).expect("so many");
+        let (first, rest) = bytes.split_at(4).expect("12 bytes");
         assert_eq!((first.u32s(), rest.u32s()), (Some(&words[..1]), Some(&words[1..])));
         assert!(first.are(part(0..4)) && !first.are(part(4..8)));
         assert_eq!(part(1..4).first_not_zero(), None);

@@ -1,7 +1,7 @@
 //! The `.olmo` file for both sides, as `format-spec.md` describes it: structs, sizes, where everything is stored, and the
 //! encodings of matrices. No I/O.
 
-#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 pub mod config;
 mod config_block;

@@ -1,4 +1,4 @@
-//! The panel layout of matrices: where element (row, column) lies. One definition for the converter, which fills
+//! The panel layout of matrices: where element (row, column) is. One definition for the converter, which fills
 //! panels, and for everything that reads them without a kernel.
 //!
 //! A matrix `[rows, columns]` is cut into panels of [`PANEL_ROWS`] rows. Inside a panel the columns run outermost, in

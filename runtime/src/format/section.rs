@@ -27,7 +27,7 @@ pub const fn max_bytes(kind: u32) -> u64 {
         // Read within 100 ms. That is one step in sixteen of a model of 32e9 numbers; of more raw steps the packer
         // leaves the matrices with the most plain.
         BF12 => 64 << 20,
-        // Four bytes for each of the most ids that a model has, and as many of text.
+        // Four bytes for each of the most ids that a model has, and four bytes of text.
         VOCABULARY => 128 << 20,
         SOURCES => 64 << 20,
         // A tokenizer.json of 12 MiB, and six files of at most 4 MiB.

@@ -35,7 +35,7 @@ pub const TOKENIZER_UNKNOWN: u32 = 0;
 pub const TOKENIZER_BYTE_PAIRS: u32 = 1;
 /// Flag of an added token: it is looked for in normalized text, not in the text as it is given.
 pub const ADDED_NORMALIZED: u32 = 1;
-/// Flag of an added token: it steers the model and is no text, like the one that ends a text.
+/// Flag of an added token: it is a special (control) token and not text, like the EOS token.
 pub const ADDED_SPECIAL: u32 = 2;
 /// Flag of an added token: where it is found, its text is encoded like any other text.
 pub const ADDED_SPLIT: u32 = 4;
@@ -85,7 +85,7 @@ pub struct AddedToken {
     pub flags: U32,
 }
 
-/// [`ChatHead::kind`]: the template could not be used, and a sentence says why.
+/// [`ChatHead::kind`]: the template could not be used, and a sentence gives the reason.
 pub const CHAT_UNUSABLE: u32 = 0;
 /// [`ChatHead::kind`]: conversations can be rendered.
 pub const CHAT_PIECES: u32 = 1;

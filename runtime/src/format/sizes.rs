@@ -1,7 +1,7 @@
 //! All arithmetic on sizes that a file or a checkpoint states: sums, products and a cursor whose every step is checked.
-//! A result that is no size is [`TooLarge`], never a number that has wrapped.
+//! A result that exceeds its type or a file is [`TooLarge`], never a number that has wrapped.
 
-#![deny(clippy::arithmetic_side_effects, reason = "its operands come from files that anybody can have written")]
+#![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
 /// Where files end at the latest: offsets are signed numbers of 64 bits to the system.
 pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_results_are_sizes_and_the_next_are_none() {
+    fn results_beyond_the_largest_are_too_large() {
         assert_eq!(product([u64::MAX, 1]), Ok(u64::MAX));
         assert_eq!(product([1 << 32, 1u64 << 32]), Err(TooLarge));
         assert_eq!(product([0u64; 0]), Ok(1));
@@ -161,7 +161,7 @@ mod proofs {
     }
 
     #[kani::proof]
-    fn what_is_taken_lies_in_the_file_side_by_side() {
+    fn taken_extents_are_adjacent_and_inside_the_file() {
         let mut cursor = somewhere();
         let (begin, first, second): (u64, u64, u64) = (cursor.0, kani::any(), kani::any());
         if let (Ok(one), Ok(two)) = (cursor.take(first), cursor.take(second)) {

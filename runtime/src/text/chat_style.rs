@@ -173,14 +173,14 @@ impl Style {
     pub fn texts(&self) -> [&str; N_TEXTS] {
         let texts = self.open.iter().chain(&self.after_system).chain(&self.ask).chain(&self.reply).chain(&self.next);
         let mut texts = texts.map(String::as_str);
-        std::array::from_fn(|_| texts.next().expect("as many as the fields have"))
+        std::array::from_fn(|_| texts.next().expect("the texts and rules of all fields"))
     }
 
     /// The rules in the order of the section.
     pub fn rules(&self) -> [Rule; N_RULES] {
         let rules = self.system.iter().chain(&self.last_user).chain(&self.user).chain(&self.assistant);
         let mut rules = rules.copied();
-        std::array::from_fn(|_| rules.next().expect("as many as the fields have"))
+        std::array::from_fn(|_| rules.next().expect("the texts and rules of all fields"))
     }
 
     /// Texts and rules in the order of the section.

@@ -62,8 +62,8 @@ impl TokenType {
     }
 }
 
-/// Most ids that are detokenized at once, where the positions of a model are no limit: the number of ids that the
-/// longest text, 64 MiB, can have.
+/// Most ids that are detokenized at once, regardless of the positions of a model: the number of ids that the longest
+/// text, 64 MiB, can have.
 pub const MAX_TEXT_IDS: usize = 1 << 26;
 
 /// Bytes read of an oversized file to guess its kind.

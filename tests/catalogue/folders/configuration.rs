@@ -32,7 +32,7 @@ fn w6_packs_without_config_json_by_flags() {
         let case = Case::of(&config);
         fs::remove_file(case.config()).expect("removed");
         let begins = format!("{}: ", case.weights.display());
-        report.add(says, case.refusal(begins, &[says, "as --arch says"], &flags));
+        report.add(says, case.refusal(begins, &[says, "as set by --arch"], &flags));
     }
 }
 
@@ -126,7 +126,7 @@ fn w6_refuses_impossible_values() {
     let case = Case::new();
     set(&case, json!({"vocab_size": 100}));
     let line = |tensor: &str| {
-        vec![format!("{}: shape [101, 36], expected [100, 36] as config.json says", case.file(tensor).display())]
+        vec![format!("{}: shape [101, 36], expected [100, 36] as in config.json", case.file(tensor).display())]
     };
     let refusal = Refusal { program: "olmo-pack", status: 1, lines: vec![line(EMBEDDING), line(HEAD)], more: 0 };
     report.add("vocab_size 100", refusal.check(case.folder.path(), || case.pack(&case.weights, &[])));

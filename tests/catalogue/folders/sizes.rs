@@ -98,7 +98,7 @@ fn w26_refuses_sparse_terabyte() {
         (EMBEDDING, &[1 << 30, 256], "[101, 36]"),
         (EMBEDDING, &[101, 36, 1 << 26], "[101, 36]"),
     ] {
-        let says = format!(", expected {expected} as config.json says");
+        let says = format!(", expected {expected} as in config.json");
         report
             .add(format_args!("{tensor} {shape:?}"), spoiled(tensor, &["shape [", &says], |path| sparse(path, shape)));
     }

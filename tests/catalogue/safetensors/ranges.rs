@@ -123,9 +123,9 @@ fn s7_refuses_shapes_that_contradict_ranges() {
         report.add(format_args!("{dtype} {shape}"), outcome);
     }
     for (dtype, shape, says) in [
-        ("BF16", json!([72]), "shape [72], expected [36] as config.json says"),
-        ("F32", json!([6, 6]), "shape [6, 6], expected [36] as config.json says"),
-        ("F32", json!([36, 1]), "shape [36, 1], expected [36] as config.json says"),
+        ("BF16", json!([72]), "shape [72], expected [36] as in config.json"),
+        ("F32", json!([6, 6]), "shape [6, 6], expected [36] as in config.json"),
+        ("F32", json!([36, 1]), "shape [36, 1], expected [36] as in config.json"),
     ] {
         let outcome = header_refused(&[NORM, says, "correct config.json"], |header| {
             header[NORM]["dtype"] = dtype.into();

@@ -43,7 +43,7 @@ impl<'a> Bf12Panels<'a> {
     }
 }
 
-/// A copy of a step as it lies in the file.
+/// A copy of a step as stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoredStep {
     /// In 12 bits a number.
@@ -109,7 +109,7 @@ impl<'a> Bf12Panel<'a> {
         })
     }
 
-    /// The steps as they lie in the file.
+    /// The steps as stored in the file.
     pub fn steps(&self) -> impl Iterator<Item = StoredStep> + use<'a> {
         let (mut left, mut raw_steps) = (self.bytes.for_kernels(), self.raw_steps);
         (self.first_step..self.first_step + self.n_steps).map(move |step| {
@@ -127,7 +127,7 @@ impl<'a> Bf12Panel<'a> {
     /// The first `steps` steps, and the rest.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are fewer.
     pub fn split_at(&self, steps: usize) -> (Bf12Panel<'a>, Bf12Panel<'a>) {
         assert!(steps <= self.n_steps);
         let at = self.first_step + steps;

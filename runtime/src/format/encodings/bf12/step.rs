@@ -77,14 +77,14 @@ const NO_CODE: u8 = 0x80;
 pub struct Codes([u8; 256]);
 
 impl Codes {
-    /// Whether numbers with this biased exponent can be coded.
+    /// Whether this biased exponent has a code.
     #[inline]
     pub fn has_exponent(&self, exponent: u8) -> bool {
         self.0[usize::from(exponent)] != NO_CODE
     }
 
-    /// Codes a step. Of the first `n_rows` rows, both columns are coded, or only the even one when `n_columns` is 1;
-    /// the rest is padding, and becomes zero bytes and code 0. `None` when a number has an exponent without a code.
+    /// Encodes both columns of the first `n_rows` rows of a step, or only the even column when `n_columns` is 1. The
+    /// rest is padding, and becomes zero bytes and code 0. `None` when an element has an exponent without a code.
     ///
     /// # Panics
     /// For more rows than a step has.
@@ -130,8 +130,8 @@ pub(super) fn decode_row(step: &[u8; CODED_STEP_BYTES], lanes: &[u16; 2 * N_CODE
     u32::from(even) | u32::from(odd) << 16
 }
 
-/// Decodes a coded step. Padding becomes positive numbers that nobody uses: its rows are not read, and its column meets
-/// zeros.
+/// Decodes a coded step. Padding becomes positive numbers without effect: its rows are not read, and its column is
+/// multiplied by zeros.
 pub fn decode(step: &[u8; CODED_STEP_BYTES], exponents: &Exponents) -> Step {
     let lanes = exponents.lanes();
     std::array::from_fn(|row| decode_row(step, &lanes, row))

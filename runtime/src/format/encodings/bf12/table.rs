@@ -52,7 +52,7 @@ impl Bf12Table {
         &self.raw_steps[self.raw_before[panel] as usize..self.raw_before[panel + 1] as usize]
     }
 
-    /// Where a panel's steps lie among the bytes of the matrix.
+    /// The range of a panel's steps in the bytes of the matrix.
     ///
     /// # Panics
     /// When there is no such panel.
@@ -78,7 +78,7 @@ impl Bf12Table {
         in_memory(bytes).map(|_| bytes)
     }
 
-    /// Whether it has the panels of a matrix of `shape`, whose data it describes as so many bytes.
+    /// Whether it describes a matrix of `shape` whose data has `bytes` bytes.
     pub(super) fn fits(&self, shape: &PanelShape, bytes: usize) -> bool {
         let n_raw = u32::try_from(self.raw_steps.len());
         let n_panels = self.raw_before.len().checked_sub(1);
@@ -86,7 +86,7 @@ impl Bf12Table {
         n_panels == Some(shape.n_panels()) && stated == Some(bytes as u64)
     }
 
-    /// Appends the table as the file has it.
+    /// Appends the table as stored in a file.
     #[expect(clippy::arithmetic_side_effects, reason = "raw_before ascends")]
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.exponents.to_bytes());
@@ -95,7 +95,7 @@ impl Bf12Table {
     }
 
     /// Reads and checks the table of a matrix of `shape` with `n_raw_steps` raw steps from `source`, which has
-    /// [`Bf12Table::bytes`] of it. What is kept grows with what was read and found good, whatever the numbers claim.
+    /// [`Bf12Table::bytes`] of it. Memory grows with what was read and found valid, not with what the numbers claim.
     ///
     /// # Errors
     /// [`BadTable`].
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_table_is_refused() {
+    fn rejects_invalid_table() {
         let shape = PanelShape { rows: 65, columns: 6, dtype: Dtype::Bf16 };
         let ascending: [u8; N_CODES] = std::array::from_fn(|i| i as u8);
         let table = |exponents: [u8; N_CODES], numbers: &[u32]| {
