@@ -36,8 +36,10 @@ quick:
 test:
 	cargo test --workspace
 
-## Formatting, lints and documentation, all without a warning.
+## Words and commit subjects, then formatting, lints and documentation, all without a warning.
 check:
+	scripts/check_words.sh
+	scripts/check_commits.sh
 	cargo fmt --all --check
 	cargo fmt --manifest-path tests/dependent/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
