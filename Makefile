@@ -30,7 +30,7 @@ demo:
 quick:
 	cargo fmt --all --check
 	cargo test --workspace --lib --test documents --test inference -- \
-		kernels:: parallel:: format:: encode:: spec_ rooms:: unsafe_files:: demo::
+		kernels:: parallel:: format:: file:: encode:: spec_ rooms:: unsafe_files:: demo::
 
 ## All tests.
 test:
@@ -43,6 +43,8 @@ check:
 	cargo fmt --all --check
 	cargo fmt --manifest-path tests/dependent/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check --package olmo-infer --lib --no-default-features --features compute,text
+	cargo check --package olmo-pack
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
 ## Checks that need more tools than the toolchain, see scripts/audit.sh. The mutants of all files take hours and are not
