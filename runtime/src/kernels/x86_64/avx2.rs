@@ -140,7 +140,8 @@ impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
     }
 }
 
-impl<T, const REGISTERS: usize> WeightStream<__m256i, REGISTERS> for Plain<'_, T, REGISTERS> {
+// SAFETY: `n_steps` is what `Plain::new` computed from the panel, whose steps are one run.
+unsafe impl<T, const REGISTERS: usize> WeightStream<__m256i, REGISTERS> for Plain<'_, T, REGISTERS> {
     type Activation = T;
 
     fn n_steps(&self) -> usize {

@@ -190,7 +190,8 @@ impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
     }
 }
 
-impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
+// SAFETY: `Plain::new` cuts the panel into the steps of `steps`, which are one run.
+unsafe impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
     type Activation = T;
 
     fn n_steps(&self) -> usize {
