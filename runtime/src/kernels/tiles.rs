@@ -34,10 +34,10 @@ pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride
 /// stream is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
 ///
 /// # Safety
-/// Microkernels take as many steps as the safe functions state. Before the first step [`WeightStream::n_steps`] is the
-/// number of steps of the stream, all of which can be read. [`WeightStream::next_run`], called before the first step
-/// and after each raw one, is the number of encoded steps from there on. Where they end before the stream does, the
-/// next step is raw.
+/// Microkernels take as many steps as the safe functions state. [`WeightStream::n_steps`] is the number of steps of the
+/// whole stream, however many were taken, and all of them can be read. [`WeightStream::next_run`], called before the
+/// first step and after each raw one, is the number of encoded steps from there on. Where they end before the stream
+/// does, the next step is raw.
 pub unsafe trait WeightStream<V, const REGISTERS: usize> {
     /// What a weight of one step is multiplied with: an f32, or a pair of bf16.
     type Activation;

@@ -175,6 +175,7 @@ fn one_by_one(w: __m512, x: __m512, acc: __m512) -> __m512 {
 /// The stream of a plain panel.
 pub struct Plain<'a, T, const REGISTERS: usize> {
     steps: std::slice::Iter<'a, [[T; 16]; REGISTERS]>,
+    n_steps: usize,
     ahead: Ahead,
 }
 
@@ -186,16 +187,16 @@ impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
         assert!(weights.width == 16 * REGISTERS);
         let (steps, rest) = weights.panel.as_chunks().0.as_chunks();
         assert!(rest.is_empty());
-        Plain { steps: steps.iter(), ahead: weights.ahead }
+        Plain { steps: steps.iter(), n_steps: steps.len(), ahead: weights.ahead }
     }
 }
 
-// SAFETY: `Plain::new` cuts the panel into the steps of `steps`, which are one run.
+// SAFETY: `n_steps` is what `Plain::new` counted in the panel, whose steps are one run.
 unsafe impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
     type Activation = T;
 
     fn n_steps(&self) -> usize {
-        self.steps.len()
+        self.n_steps
     }
 
     fn next_run(&mut self) -> usize {
