@@ -33,6 +33,9 @@ impl Isa {
     ) {
         let steps = panel.n_steps();
         check_shapes(steps * PANEL_ROWS, PANEL_ROWS, steps, x.len(), x_stride, out);
+        if steps == 0 {
+            (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
+        }
         if out.rows() <= self.bf12_rows() {
             let mut tiles = Tiles::of_stream(panel.bytes().for_kernels(), steps, CODED_STEP_BYTES, out);
             while let Some(tile) = tiles.next() {
