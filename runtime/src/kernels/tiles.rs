@@ -1,5 +1,7 @@
 //! How a product is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
 
+#![allow(unsafe_code, reason = "a prefetch, and the contracts of the microkernels")]
+
 use super::grid::OutputBlock;
 use super::isa::Isa;
 

@@ -1,5 +1,7 @@
 //! The stream of a 12-bit panel for AVX-512.
 
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx512::{self, Bf16Product};
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};

@@ -1,6 +1,8 @@
 //! Products of bf16 panels in 12 bits a number: decoded in the registers of the product where the memory is the limit,
 //! and block by block into the cache where several tiles of rows use the same weights.
 
+#![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,8 @@
 //! Products with AVX2 and FMA. One row of activations takes 64 outputs at once, eight registers; more rows take strips
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
 use super::super::bf16_dot::fma_flushed;
 use super::super::lanes::LaneOp;
 use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};

@@ -1,5 +1,7 @@
 //! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
 
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
 use super::super::bf16_dot::fma_flushed;
 use super::super::lanes::LaneOp;
 use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
