@@ -193,9 +193,10 @@ fn upward_names(sources: &[Source], within: &str, roots: &[&str], table: &str) -
             continue;
         };
         for Name { line, segments } in source.names(roots) {
-            let named = segments.iter().find(|segment| *segment != "internals");
-            let is_room = named.filter(|named| allowed.contains_key(*named) || source.path.starts_with("bin"));
-            if let Some(named) = is_room.filter(|named| **named != room && !may.contains(*named)) {
+            // Every name counts, also one that is no room: the crate's root names rooms above again, as `crate::Model`.
+            let named = segments.iter().find(|segment| *segment != "internals").map_or("*", String::as_str);
+            let is_own = roots.contains(&"crate") && named == room;
+            if !is_own && !may.contains(named) {
                 wrong.push(format!("{file}:{line}: {room} may not name {named}"));
             }
         }
@@ -227,6 +228,41 @@ fn converter_names_only_rooms_below() {
     let mut wrong = upward_names(&sources, "converter/src", &["crate"], "converter/src");
     wrong.extend(upward_names(&sources, "converter/src", &["olmo_infer"], "The converter and the runtime"));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn upward_names_are_found_in_every_spelling() {
+    let wrong = |path: &str, code: &str, roots: &[&str], table: &str| {
+        let source = Source { path: path.into(), code: code.into() };
+        upward_names(&[source], "src", roots, table).concat()
+    };
+    for (path, code, named) in [
+        ("os/disk.rs", "use crate::format::layout;", "format"),
+        ("os/disk.rs", "use crate::{error, kernels::grid};", "kernels"),
+        ("os/disk.rs", "fn f() { super::super::text::chat() }", "text"),
+        ("network/forward.rs", "\nuse crate::Model;", "Model"),
+        ("format/sizes.rs", "use crate::{error::Error, Sampling};", "Sampling"),
+        ("format/sizes.rs", "use crate::internals::Session;", "Session"),
+        ("format/sizes.rs", "use crate::*;", "*"),
+    ] {
+        let (room, line) = (path.split('/').next().expect("a room"), 1 + code.matches('\n').count());
+        let expected = format!("src/{path}:{line}: {room} may not name {named}");
+        assert_eq!(wrong(path, code, &["crate"], "runtime/src"), expected);
+    }
+    for (code, named) in [
+        ("use olmo_infer::internals::kernels::isa;", "kernels"),
+        ("use olmo_infer::internals::{error, model};", "model"),
+        ("use olmo_infer::Model;", "Model"),
+        ("use olmo_infer::internals::*;", "*"),
+    ] {
+        let expected = format!("src/model/shapes.rs:1: model may not name {named}");
+        assert_eq!(wrong("model/shapes.rs", code, &["olmo_infer"], "The converter and the runtime"), expected);
+    }
+    for code in ["use crate::error::Error;", "use crate::format::layout;", "use super::sizes;"] {
+        assert_eq!(wrong("format/kinds.rs", code, &["crate"], "runtime/src"), "");
+    }
+    let code = "use olmo_infer::Error; use olmo_infer::internals::{format::layout, os};";
+    assert_eq!(wrong("model/shapes.rs", code, &["olmo_infer"], "The converter and the runtime"), "");
 }
 
 /// Files that name each other, each circle once.

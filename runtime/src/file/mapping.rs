@@ -4,7 +4,7 @@
 //! run: the way for local disks. Over a network or FUSE a request that fails would end the program with SIGBUS: there
 //! the file is read once, in large pieces by several threads.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the mapping of a file that others can change")]
 
 use crate::error::Error;
 use crate::format::mapped_bytes::MappedBytes;

@@ -1,6 +1,8 @@
 //! The one call of the `gemm` crate: products on CPUs for which there are no kernels here, and a second opinion on the
 //! others.
 
+#![allow(unsafe_code, reason = "the call of the `gemm` crate")]
+
 use super::grid::OutputBlock;
 use super::tiles::check_shapes;
 

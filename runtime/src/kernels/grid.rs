@@ -3,7 +3,7 @@
 //! An [`OutputGrid`] is the exclusive borrow of a row-major matrix, given away block by block; an [`OutputBlock`] is
 //! the exclusive borrow of one block. The team hands out each block once.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "disjoint blocks of one output for several threads")]
 
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -13,7 +13,6 @@
 //! The instruction set `scalar` is the oracle of the tests. `portable` is for CPUs without kernels here: its products
 //! come from the `gemm` crate, the rest multiplies and adds separately.
 
-#![allow(unsafe_code)]
 // Loops over fixed numbers of registers and lanes read best, and unroll, with indices.
 #![allow(clippy::needless_range_loop)]
 

@@ -1,5 +1,7 @@
 //! The products of plain panels, and what an instruction set runs of everything else.
 
+#![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
+
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::LaneOp;

@@ -210,6 +210,33 @@ fn bf12_products_equal_those_of_the_plain_panel() {
 }
 
 #[test]
+fn products_without_steps_are_zeros() {
+    let shape = PanelShape { rows: 64, columns: 2, dtype: Dtype::Bf16 };
+    let (bytes, table) = bf12(&[0x3f80_3f80; 64], 1, 112);
+    let (no_steps, _) = Bf12Panels::new(&shape, bytes[..].into(), &table).panel(0).split_at(0);
+    for rows in [1, 2, 7, 25] {
+        for columns in [64, 61] {
+            let outputs = |product: &dyn Fn(&mut OutputBlock)| {
+                let mut out = vec![f32::NAN; rows * columns];
+                product(&mut OutputBlock::whole(&mut out, columns));
+                bits(&out)
+            };
+            let expected = outputs(&|out| scalar().product_bf16(&[], &[], 0, out, false));
+            assert_eq!(expected, vec![0; rows * columns]);
+            for isa in fused() {
+                assert_eq!(outputs(&|out| isa.product_f32(&[], 64, &[], 0, out, false)), expected, "{isa:?} {rows}");
+                for no_subnormals in [false, true] {
+                    let bf16 = outputs(&|out| isa.product_bf16(&[], &[], 0, out, no_subnormals));
+                    assert_eq!(bf16, expected, "{isa:?} {rows} {columns}");
+                    let bf12 = outputs(&|out| isa.product_bf12(&no_steps, &[], 0, out, no_subnormals));
+                    assert_eq!(bf12, expected, "{isa:?} {rows} {columns}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_bf16_sum_just_below_the_smallest_normal_number_is_a_zero() {
     // 2^-126 - 2^-150 rounds up to 2^-126 in the steps of subnormal numbers, and is flushed by the instruction.
     let smallest = f32::MIN_POSITIVE;

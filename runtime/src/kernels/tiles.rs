@@ -1,5 +1,7 @@
 //! How a product is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
 
+#![allow(unsafe_code, reason = "a prefetch, and the contracts of the microkernels")]
+
 use super::grid::OutputBlock;
 use super::isa::Isa;
 
@@ -32,7 +34,13 @@ pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride
 
 /// The weights of a panel in the registers (`V`) of an instruction set: an encoding as a microkernel sees it. The
 /// stream is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
-pub trait WeightStream<V, const REGISTERS: usize> {
+///
+/// # Safety
+/// Microkernels take as many steps as the safe functions state. [`WeightStream::n_steps`] is the number of steps of the
+/// whole stream, however many were taken, and all of them can be read. [`WeightStream::next_run`], called before the
+/// first step and after each raw one, is the number of encoded steps from there on. Where they end before the stream
+/// does, the next step is raw.
+pub unsafe trait WeightStream<V, const REGISTERS: usize> {
     /// What a weight of one step is multiplied with: an f32, or a pair of bf16.
     type Activation;
 

@@ -5,7 +5,7 @@
 //! for memory that grows with a model, a text or a request. This allocator covers everything else, including other
 //! crates. It is the system allocator with a null check.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "a global allocator")]
 
 use crate::os::memory;
 use crate::os::signals;

@@ -2,7 +2,7 @@
 //! with subnormal numbers. A library in the same process may have changed it for the calling thread, and new threads
 //! inherit it.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "registers of the CPU")]
 
 use crate::error::{Error, NotRun};
 

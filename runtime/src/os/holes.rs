@@ -1,7 +1,7 @@
 //! Holes of sparse files: ranges that were never written. They read as zeros and take no disk space, regardless of
 //! their length.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "a system call")]
 
 use std::fs::File;
 use std::io;

@@ -1,6 +1,6 @@
 //! Output of signal handlers: without allocation, and without waiting for a reader.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "system calls of signal handlers")]
 
 use libc::{c_char, c_int};
 use std::ffi::CString;

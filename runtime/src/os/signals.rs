@@ -7,7 +7,7 @@
 //! does not accept is dropped. Before they write, the default action of the stopping signals is restored, so that the
 //! next one ends the program at once.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "signal handlers")]
 
 use crate::os::raw_line::{Line, decimal, kept, text};
 use crate::os::{mapped_ranges, temporary_names, terminal};

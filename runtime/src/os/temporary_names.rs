@@ -1,6 +1,6 @@
 //! The list of temporary files that a stopping program removes. Nothing in it is freed.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "pointers that signal handlers read")]
 
 use libc::c_int;
 use std::ffi::{CString, OsStr};

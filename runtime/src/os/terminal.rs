@@ -1,6 +1,6 @@
 //! The terminal of a program: the mode while a line is edited, and SIGINT from the keyboard.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "system calls, and the mode that signal handlers restore")]
 
 use crate::os::raw_line::write_without_waiting;
 use std::io::{self, IsTerminal};

@@ -1,6 +1,8 @@
 //! Model checks of the barrier, the work ranges and the turns. Loom runs two and three threads in every order with a
 //! few preemptions, and with every value that the memory model allows a load to return.
 
+#![allow(unsafe_code, reason = "cells whose every access loom checks")]
+
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
@@ -39,10 +41,8 @@ struct Team {
 }
 
 // SAFETY: loom's cells report every access that the barrier does not order; that is what is tested here.
-#[allow(unsafe_code)]
 unsafe impl Sync for Team {}
 // SAFETY: as above.
-#[allow(unsafe_code)]
 unsafe impl Send for Team {}
 
 impl Team {
@@ -61,7 +61,6 @@ impl Team {
     fn do_items(&self, me: usize, task: u32) {
         while let Some(item) = self.ranges.take(me) {
             // SAFETY: loom reports a concurrent access.
-            #[allow(unsafe_code)]
             self.results[item].with_mut(|result| unsafe { *result += task });
         }
     }
@@ -71,7 +70,6 @@ impl Team {
         let mut seen = 0;
         while self.barrier.next_phase(me, &mut seen) {
             // SAFETY: as above.
-            #[allow(unsafe_code)]
             let task = self.task.with(|task| unsafe { *task });
             assert_eq!(task, seen, "the task of the phase that was begun");
             self.do_items(me, task);
@@ -85,11 +83,9 @@ impl Team {
         let turn = self.turns.wait();
         self.barrier.enter(0);
         // SAFETY: as above.
-        #[allow(unsafe_code)]
         let before = self.led.with(|led| unsafe { (*led).0 });
         for phase in before + 1..=before + n_phases {
             // SAFETY: as above.
-            #[allow(unsafe_code)]
             self.task.with_mut(|task| unsafe { *task = phase });
             self.ranges.assign(self.results.len() as u32);
             self.barrier.begin();
@@ -97,13 +93,11 @@ impl Team {
             self.barrier.wait_for_all();
             for result in &self.results {
                 // SAFETY: as above.
-                #[allow(unsafe_code)]
                 let result = result.with(|result| unsafe { *result });
                 assert_eq!(result, (1..=phase).sum::<u32>(), "every item once in every phase");
             }
         }
         // SAFETY: as above.
-        #[allow(unsafe_code)]
         let runs_left = self.led.with_mut(|led| unsafe {
             *led = ((*led).0 + n_phases, (*led).1 - 1);
             (*led).1

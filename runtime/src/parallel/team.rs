@@ -11,7 +11,7 @@
 //! range is empty, it takes items from the end of other ranges. Exactly one thread computes each item, and the items do
 //! not depend on the number of threads, so the results do not either.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "a task that workers borrow from the leader")]
 
 use crate::error::{Error, NotRun};
 use crate::kernels::grid::{OutputBlock, OutputGrid};

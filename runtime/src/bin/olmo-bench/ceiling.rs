@@ -3,7 +3,7 @@
 //! The bytes of the model's own mapping are added up in registers. How a core asks for its next lines decides how much
 //! of the memory's speed it sees, so several ways are tried and the best one is the ceiling.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "a prefetch")]
 
 use crate::rounds::median;
 use olmo_infer::internals::kernels::{Isa, LaneOp};

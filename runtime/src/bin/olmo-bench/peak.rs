@@ -1,6 +1,6 @@
 //! How fast the threads can multiply and add when everything stays in registers.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "intrinsics of each instruction set")]
 
 use crate::rounds::median;
 use olmo_infer::internals::format::Dtype;

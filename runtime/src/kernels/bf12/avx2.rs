@@ -1,5 +1,7 @@
 //! The stream of a 12-bit panel for AVX2.
 
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
 use super::super::tiles::{Ahead, Rows, WeightStream};
 use super::super::x86_64::avx2;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
@@ -43,9 +45,9 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     }
 }
 
-// SAFETY of the steps: `Bf12Panel::stretches` asserts that its steps are those of the panel, and `Bf12Panels::new` that
-// the panel has the bytes of such steps.
-impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
+// SAFETY: `Bf12Panel::stretches` asserts that its runs and raw steps are the `n_steps` of the panel. `Bf12Panels::new`
+// asserts that the matrix, and `Bf12Panel::split_at` that a part of a panel, has the bytes of such steps.
+unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
     type Activation = u32;
 
     fn n_steps(&self) -> usize {

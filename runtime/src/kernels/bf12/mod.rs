@@ -1,6 +1,8 @@
 //! Products of bf16 panels in 12 bits a number: decoded in the registers of the product where the memory is the limit,
 //! and block by block into the cache where several tiles of rows use the same weights.
 
+#![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -33,6 +35,9 @@ impl Isa {
     ) {
         let steps = panel.n_steps();
         check_shapes(steps * PANEL_ROWS, PANEL_ROWS, steps, x.len(), x_stride, out);
+        if steps == 0 {
+            (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
+        }
         if out.rows() <= self.bf12_rows() {
             let mut tiles = Tiles::of_stream(panel.bytes().for_kernels(), steps, CODED_STEP_BYTES, out);
             while let Some(tile) = tiles.next() {

@@ -1,6 +1,8 @@
 //! Products with AVX2 and FMA. One row of activations takes 64 outputs at once, eight registers; more rows take strips
 //! of 16 outputs, two registers of weights times up to six rows, twelve accumulators.
 
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
 use super::super::bf16_dot::fma_flushed;
 use super::super::lanes::LaneOp;
 use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
@@ -140,7 +142,8 @@ impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
     }
 }
 
-impl<T, const REGISTERS: usize> WeightStream<__m256i, REGISTERS> for Plain<'_, T, REGISTERS> {
+// SAFETY: `n_steps` is what `Plain::new` computed from the panel, whose steps are one run.
+unsafe impl<T, const REGISTERS: usize> WeightStream<__m256i, REGISTERS> for Plain<'_, T, REGISTERS> {
     type Activation = T;
 
     fn n_steps(&self) -> usize {

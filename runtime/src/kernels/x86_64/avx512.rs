@@ -1,5 +1,7 @@
 //! Products with AVX-512: four registers of weights times up to six rows of activations, 24 accumulators.
 
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
 use super::super::bf16_dot::fma_flushed;
 use super::super::lanes::LaneOp;
 use super::super::tiles::{Ahead, Microkernel, PlainWeights, Rows, TILE_ROWS, WeightStream, for_rows};
@@ -175,6 +177,7 @@ fn one_by_one(w: __m512, x: __m512, acc: __m512) -> __m512 {
 /// The stream of a plain panel.
 pub struct Plain<'a, T, const REGISTERS: usize> {
     steps: std::slice::Iter<'a, [[T; 16]; REGISTERS]>,
+    n_steps: usize,
     ahead: Ahead,
 }
 
@@ -186,15 +189,16 @@ impl<'a, T, const REGISTERS: usize> Plain<'a, T, REGISTERS> {
         assert!(weights.width == 16 * REGISTERS);
         let (steps, rest) = weights.panel.as_chunks().0.as_chunks();
         assert!(rest.is_empty());
-        Plain { steps: steps.iter(), ahead: weights.ahead }
+        Plain { steps: steps.iter(), n_steps: steps.len(), ahead: weights.ahead }
     }
 }
 
-impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
+// SAFETY: `n_steps` is what `Plain::new` counted in the panel, whose steps are one run.
+unsafe impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plain<'_, T, REGISTERS> {
     type Activation = T;
 
     fn n_steps(&self) -> usize {
-        self.steps.len()
+        self.n_steps
     }
 
     fn next_run(&mut self) -> usize {

@@ -1,5 +1,7 @@
 //! The microkernels of x86-64.
 
+#![allow(unsafe_code, reason = "an empty line of assembly")]
+
 pub mod avx2;
 pub mod avx512;
 
