@@ -19,6 +19,7 @@ mod work;
 use args::{Args, PROGRAM};
 use ceiling::{Ceiling, OneThread};
 use host::{Host, progress};
+use olmo_infer::internals::cli::advice::of_load;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::os::allocator::Allocator;
@@ -47,7 +48,10 @@ fn main() -> ExitCode {
             PROGRAM.print(&text, ExitCode::SUCCESS)
         }
         Err(error) => {
-            PROGRAM.error(error);
+            match of_load(&error) {
+                Some(advice) => PROGRAM.error(format_args!("{error}; {advice}")),
+                None => PROGRAM.error(error),
+            }
             ExitCode::FAILURE
         }
     }
