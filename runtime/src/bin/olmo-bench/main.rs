@@ -36,7 +36,7 @@ use std::time::Instant;
 static ALLOCATOR: Allocator = Allocator::new("olmo-bench");
 
 fn main() -> ExitCode {
-    signals::install("olmo-bench");
+    signals::install("olmo-bench", "copy or pack it again, or use --load read");
     let begun = Instant::now();
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
