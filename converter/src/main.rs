@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq([chat_child::ARGUMENT]) {
         return chat_child::serve().map_or_else(fail, |()| ExitCode::SUCCESS);
     }
-    signals::install("olmo-pack");
+    signals::install("olmo-pack", "copy or pack it again");
     match args::parse(std::env::args_os().skip(1)) {
         Ok(Command::Pack(arguments)) => match arguments.request() {
             Ok(request) => answer(pack(&arguments, request).map(Answer::from)),

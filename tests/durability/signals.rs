@@ -164,7 +164,7 @@ fn full_stderr_delays_no_exit() {
 #[ignore = "runs in a process of its own, and ends only by a signal"]
 fn makes_files_in_own_process() {
     let Some(folder) = env::var_os(FOLDER) else { return };
-    signals::install("tested");
+    signals::install("tested", "advice");
     make_files(Path::new(&folder));
     sleep(2 * HANG);
     panic!("it was not stopped");
@@ -175,7 +175,7 @@ fn makes_files_in_own_process() {
 fn makes_files_and_reads_truncated_model_in_own_process() {
     let Some(folder) = env::var_os(FOLDER) else { return };
     let path = PathBuf::from(env::var_os(MODEL).expect("a model"));
-    signals::install("tested");
+    signals::install("tested", "advice");
     make_files(Path::new(&folder));
     let model = ModelFile::open_with(&path, Load::Mmap).expect("a good file");
     assert!(wait_until(|| has_files(Path::new(&folder))), "no files");

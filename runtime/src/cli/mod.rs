@@ -1,5 +1,6 @@
 //! The command line of the programs: options, errors about them, help, manual pages, and the lines that they print.
 
+pub mod advice;
 pub mod command_line;
 pub mod exit;
 pub mod json;

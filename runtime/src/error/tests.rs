@@ -97,9 +97,8 @@ fn texts_name_the_values() {
     }
 }
 
-/// Sources that may name options of the programs: the programs themselves, the flags of sampling, which the programs
-/// share, and the handler of SIGBUS, which only the programs install.
-const NAME_OPTIONS: [&str; 4] = ["bin", "cli", "file/sampling.rs", "os/signals.rs"];
+/// Sources that may name options of the programs: those of the programs themselves.
+const NAME_OPTIONS: [&str; 2] = ["bin", "cli"];
 
 /// Adds the lines below `folder` that name an option in code.
 fn lines_with_options(root: &Path, folder: &Path, found: &mut Vec<String>) {

@@ -48,7 +48,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// The one that `--load` calls `name`.
+    /// The one of this name: `auto`, `mmap` or `read`.
     pub fn named(name: &str) -> Option<Load> {
         match name {
             "auto" => Some(Load::Auto),
@@ -96,8 +96,8 @@ impl Mapping {
     /// Maps or reads the first `length` bytes of `file`, which it has; `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::ModelTooLarge`], [`Error::AddressSpace`], [`Error::Map`], and [`Error::Io`] when it cannot be read or became
-    /// shorter.
+    /// [`Error::ModelTooLarge`], [`Error::OutOfMemory`], [`Error::AddressSpace`], [`Error::Map`], and [`Error::Io`] when
+    /// it cannot be read or became shorter.
     pub(crate) fn new(path: &Path, file: &File, length: usize, load: Load) -> Result<Mapping, Error> {
         let file_system = file_system(file);
         // Only where it matters: most starts need not ask.
@@ -286,9 +286,12 @@ fn read(path: &Path, file: &File, length: usize) -> Result<(Mmap, usize), Error>
 /// Memory of this process, filled with `length` bytes, and where they begin: in huge pages, unless the file is smaller
 /// than one, of which most would be cleared for nothing.
 fn filled(path: &Path, length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<(Mmap, usize), Error> {
-    const NO_MEMORY: &str = "get memory to read it into (is the address space limited? see ulimit -v)";
     let padded = length.checked_add(HUGE_PAGE).ok_or(Error::AddressSpace { bytes: length as u64 })?;
-    let mut map = MmapMut::map_anon(padded).map_err(Error::io(path, NO_MEMORY))?;
+    let mut map = MmapMut::map_anon(padded).map_err(|_| Error::OutOfMemory {
+        bytes: padded as u64,
+        what: "a copy of the model",
+        advice: "map the model instead, or raise the limit (ulimit -v)",
+    })?;
     let begin = map.as_ptr().align_offset(HUGE_PAGE);
     #[cfg(target_os = "linux")]
     if length >= HUGE_PAGE {

@@ -1,10 +1,9 @@
-//! Sampling settings: those of a model's author, and flags that override them.
+//! How tokens are chosen, and the values that the author of a model recommends.
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
 use crate::format::{SamplingBlock, section};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use zerocopy::FromBytes;
 
 /// How the next token is chosen: `Sampling { temperature: 0.7, top_p: 0.95, seed: 1, ..Sampling::GREEDY }`.
@@ -155,82 +154,6 @@ pub fn described(sampling: &Sampling) -> String {
     parts.join(", ")
 }
 
-/// The sampling flags; `None` for one that is not given.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SamplingFlags {
-    /// `--temperature`
-    pub temperature: Option<f64>,
-    /// `--top-k`
-    pub top_k: Option<usize>,
-    /// `--top-p`
-    pub top_p: Option<f64>,
-    /// `--min-p`
-    pub min_p: Option<f64>,
-    /// `--repetition-penalty`
-    pub repetition_penalty: Option<f64>,
-    /// `--seed`
-    pub seed: Option<u64>,
-}
-
-impl SamplingFlags {
-    /// Looks whether every value is one that tokens can be chosen with.
-    ///
-    /// # Errors
-    /// The first one that is not, in words about its flag.
-    pub fn check(&self) -> Result<(), String> {
-        let numbers = [
-            ("--temperature", self.temperature, 0.0, 1e6),
-            ("--top-p", self.top_p, 0.0, 1.0),
-            ("--min-p", self.min_p, 0.0, 1.0),
-            ("--repetition-penalty", self.repetition_penalty, 1e-3, 1e3),
-        ];
-        for (flag, value, low, high) in numbers {
-            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
-                let shown = if value.abs() < 1e16 { value.to_string() } else { format!("{value:e}") };
-                return Err(format!("{flag} {shown}: expected a number from {low} to {high}"));
-            }
-        }
-        match self.top_k {
-            Some(0) => Err("--top-k must be at least 1".into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// The settings of a run: each flag overrides the author's value. A temperature of 0 is greedy.
-    /// Without a temperature from a flag, or one above 0 from the author, it is 1 with a flag for top-k, top-p or min-p
-    /// (or for the seed, when there is no author) and else 0. Without a seed, a random one is taken each time.
-    pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
-        let base = author.map_or(Sampling::GREEDY, AuthorSampling::sampling);
-        let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
-        // A seed alone does not override the author's temperature.
-        let draws = draws || author.is_none() && self.seed.is_some();
-        let undrawn = if draws { 1.0 } else { 0.0 };
-        let of_author = if base.temperature > 0.0 { base.temperature } else { undrawn };
-        Sampling {
-            temperature: self.temperature.unwrap_or(of_author),
-            top_k: self.top_k.or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            // The keys of std's hasher are random.
-            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-        }
-    }
-
-    /// Where [`SamplingFlags::resolve`] takes its values from, for people.
-    pub fn origin(&self, author: Option<&AuthorSampling>) -> &'static str {
-        let given = SamplingFlags { seed: None, ..*self } != SamplingFlags::default();
-        // Without an author the seed alone turns sampling on.
-        let given = given || author.is_none() && self.seed.is_some();
-        match (author.is_some(), given) {
-            (true, true) => "flags, the rest by the model's author",
-            (true, false) => "by the model's author",
-            (false, true) => "flags",
-            (false, false) => "default",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,50 +215,6 @@ mod tests {
         ] {
             assert_eq!(AuthorSampling::of(impossible), None, "{impossible:?}");
         }
-    }
-
-    #[test]
-    fn flags_alone_mean_what_they_meant_without_an_author() {
-        let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(None) };
-        let none = SamplingFlags::default();
-        assert_eq!(resolve(none), Sampling::GREEDY);
-        let hot = Sampling { temperature: 1.0, ..Sampling::GREEDY };
-        assert_eq!(resolve(SamplingFlags { seed: Some(3), ..none }), hot);
-        assert_eq!(resolve(SamplingFlags { top_k: Some(3), ..none }), Sampling { top_k: Some(3), ..hot });
-        assert_eq!(resolve(SamplingFlags { min_p: Some(0.5), ..none }), Sampling { min_p: 0.5, ..hot });
-        let flags = SamplingFlags { temperature: Some(0.0), top_p: Some(0.5), ..none };
-        assert_eq!(resolve(flags), Sampling { top_p: 0.5, ..Sampling::GREEDY });
-        let flags = SamplingFlags { repetition_penalty: Some(1.1), ..none };
-        assert_eq!(resolve(flags), Sampling { repetition_penalty: 1.1, ..Sampling::GREEDY });
-        assert_eq!(SamplingFlags { seed: Some(77), ..none }.resolve(None).seed, 77);
-        assert_ne!(none.resolve(None).seed, none.resolve(None).seed);
-    }
-
-    #[test]
-    fn a_flag_overrides_its_value_alone() {
-        let author = author(AUTHOR);
-        let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(Some(&author)) };
-        let none = SamplingFlags::default();
-        assert_eq!(resolve(none), AUTHOR);
-        assert_eq!(resolve(SamplingFlags { seed: Some(1), ..none }), AUTHOR);
-        assert_eq!(resolve(SamplingFlags { top_p: Some(0.5), ..none }), Sampling { top_p: 0.5, ..AUTHOR });
-        let greedy = resolve(SamplingFlags { temperature: Some(0.0), ..none });
-        assert_eq!(greedy, Sampling { temperature: 0.0, ..AUTHOR });
-        // An author who does not draw does not keep a user from it.
-        let still = AuthorSampling::of(Sampling::GREEDY).expect("possible");
-        let drawn = SamplingFlags { top_k: Some(9), ..none }.resolve(Some(&still));
-        assert_eq!((drawn.temperature, drawn.top_k), (1.0, Some(9)));
-        let seeded = SamplingFlags { seed: Some(3), ..none };
-        assert_eq!(seeded.resolve(Some(&still)), Sampling { seed: 3, ..Sampling::GREEDY });
-        assert_eq!((seeded.origin(Some(&still)), seeded.origin(None)), ("by the model's author", "flags"));
-        let huge = SamplingFlags { temperature: Some(1e300), ..none }.check();
-        assert_eq!(huge, Err("--temperature 1e300: expected a number from 0 to 1000000".into()));
-        assert_eq!(none.origin(Some(&author)), "by the model's author");
-        assert_eq!(
-            SamplingFlags { top_k: Some(9), ..none }.origin(Some(&author)),
-            "flags, the rest by the model's author"
-        );
-        assert_eq!((none.origin(None), SamplingFlags { top_k: Some(9), ..none }.origin(None)), ("default", "flags"));
     }
 
     #[test]

@@ -32,10 +32,14 @@ const STOPPING: [c_int; 10] = [
 /// "olmo-infer: error: "; null when no handler is installed.
 static PREFIX: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
+/// What to do about a model that cannot be read, and a newline; null when no handler is installed.
+static ADVICE: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+
 /// Whether a thread has started to print the error line.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Installs the signal handlers of a program. `program` begins its lines on standard error.
+/// Installs the signal handlers of a program. `program` begins its lines on standard error; `advice` ends the line about
+/// a mapped file that cannot be read.
 ///
 /// * SIGBUS: temporary files are removed. For an address in a mapped file one error line follows, and exit status 1;
 ///   otherwise the program ends by the signal.
@@ -45,8 +49,9 @@ static IS_ENDING: AtomicBool = AtomicBool::new(false);
 /// * SIGABRT: the same; if the program itself raised it, exit status 1. The Rust and C standard libraries raise it
 ///   after an error line when they cannot allocate memory that they need for themselves.
 /// * SIGXFSZ is ignored: exceeding a file size limit is then an ordinary write error. SIGCHLD is reset to its default.
-pub fn install(program: &str) {
+pub fn install(program: &str, advice: &str) {
     PREFIX.store(kept(format!("{program}: error: ").into_bytes()), Ordering::Release);
+    ADVICE.store(kept(format!("{advice}\n").into_bytes()), Ordering::Release);
     handle(libc::SIGBUS, on_bus as *const () as usize, libc::SA_SIGINFO);
     // SAFETY: the calls have no precondition, and change the disposition of one signal each. Where SIGCHLD is ignored,
     // as in some services, the system discards the exit status of child processes.
@@ -164,9 +169,8 @@ extern "C" fn on_bus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut l
         line.push(path);
         line.push(b": cannot read byte ");
         line.push(decimal(offset, &mut [0; 20]));
-        line.push(
-            b" of it while it is in use: cut short, or a disk error; copy or pack it again, or use --load read\n",
-        );
+        line.push(b" of it while it is in use: cut short, or a disk error; ");
+        line.push(text(&ADVICE));
         line.write();
         // SAFETY: ends the process without running any other code of it.
         unsafe { libc::_exit(1) };

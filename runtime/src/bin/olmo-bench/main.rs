@@ -19,6 +19,7 @@ mod work;
 use args::{Args, PROGRAM};
 use ceiling::{Ceiling, OneThread};
 use host::{Host, progress};
+use olmo_infer::internals::cli::advice::of_load;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::os::allocator::Allocator;
@@ -35,7 +36,7 @@ use std::time::Instant;
 static ALLOCATOR: Allocator = Allocator::new("olmo-bench");
 
 fn main() -> ExitCode {
-    signals::install("olmo-bench");
+    signals::install("olmo-bench", "copy or pack it again, or use --load read");
     let begun = Instant::now();
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
@@ -47,7 +48,10 @@ fn main() -> ExitCode {
             PROGRAM.print(&text, ExitCode::SUCCESS)
         }
         Err(error) => {
-            PROGRAM.error(error);
+            match of_load(&error) {
+                Some(advice) => PROGRAM.error(format_args!("{error}; {advice}")),
+                None => PROGRAM.error(error),
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
 //! The errors of the library for the user of a command: with the options that help, which the library does not know.
 
 use olmo_infer::Error;
+use olmo_infer::internals::cli::advice::of_load;
 use olmo_infer::internals::error::{TokenRemedy, display_path};
 use std::fmt;
 
@@ -11,8 +12,6 @@ impl fmt::Display for Advised<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = self.0;
         let advice = match error {
-            Error::Map { .. } => "where files cannot be mapped, use --load read",
-            Error::ModelTooLarge { .. } => "map it instead, with --load mmap",
             Error::ContextTooLarge { sequences: 1, .. } => "ask for fewer positions or a smaller --chunk",
             Error::ContextTooLarge { .. } => "ask for a smaller --batch, fewer positions or a smaller --chunk",
             Error::Tokens { path, problem, remedy } => {
@@ -21,7 +20,10 @@ impl fmt::Display for Advised<'_> {
                     None => error.fmt(f),
                 };
             }
-            _ => return error.fmt(f),
+            error => match of_load(error) {
+                Some(advice) => advice,
+                None => return error.fmt(f),
+            },
         };
         write!(f, "{error}; {advice}")
     }
@@ -68,6 +70,10 @@ mod tests {
                 too_large(2),
                 "2 sequences at a time need 0.0 GB for the KV cache and activations, 0.0 GB of memory are available; ask \
                  for a smaller --batch, fewer positions or a smaller --chunk",
+            ),
+            (
+                Error::ModelTooLarge { bytes: 2, available: 1 },
+                "reading the model takes 0.0 GB of memory, 0.0 GB are available; map it instead, with --load mmap",
             ),
             (Error::NoTokens, "no tokens to evaluate, expected at least one"),
         ] {

@@ -15,6 +15,7 @@ mod printer;
 mod program;
 mod progress;
 mod prompts;
+mod sampling_flags;
 mod score;
 mod score_file;
 mod talk;
@@ -39,7 +40,7 @@ use std::time::Instant;
 static ALLOCATOR: Allocator = Allocator::new("olmo-infer");
 
 fn main() -> ExitCode {
-    signals::install("olmo-infer");
+    signals::install("olmo-infer", "copy or pack it again, or use --load read");
     let begun = Instant::now();
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let command = match args::parse(&words, talk::is_terminal()) {

@@ -2,13 +2,13 @@
 
 use crate::args::values;
 use crate::program::PROGRAM;
+use crate::sampling_flags::SamplingFlags;
 use argh::{ArgsInfo, FromArgs};
 use olmo_infer::internals::cli::command_line::{count, number, whole_number};
 use olmo_infer::internals::cli::exit::CliExit;
 use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
-use olmo_infer::internals::file::sampling::SamplingFlags;
 use olmo_infer::internals::kernels::backend::Backend;
 use std::fmt::Display;
 use std::path::PathBuf;

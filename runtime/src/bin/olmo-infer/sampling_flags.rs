@@ -1,0 +1,137 @@
+//! The options of sampling, and the sampling that they and the author of the model give.
+
+use olmo_infer::Sampling;
+use olmo_infer::internals::file::sampling::AuthorSampling;
+use std::hash::{BuildHasher, RandomState};
+
+/// The options of sampling; `None` where the user gives none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SamplingFlags {
+    /// `--temperature`
+    pub temperature: Option<f64>,
+    /// `--top-k`
+    pub top_k: Option<usize>,
+    /// `--top-p`
+    pub top_p: Option<f64>,
+    /// `--min-p`
+    pub min_p: Option<f64>,
+    /// `--repetition-penalty`
+    pub repetition_penalty: Option<f64>,
+    /// `--seed`
+    pub seed: Option<u64>,
+}
+
+impl SamplingFlags {
+    /// Checks that tokens can be chosen with every value.
+    ///
+    /// # Errors
+    /// A text about the first value that is out of range.
+    pub fn check(&self) -> Result<(), String> {
+        let numbers = [
+            ("--temperature", self.temperature, 0.0, 1e6),
+            ("--top-p", self.top_p, 0.0, 1.0),
+            ("--min-p", self.min_p, 0.0, 1.0),
+            ("--repetition-penalty", self.repetition_penalty, 1e-3, 1e3),
+        ];
+        for (flag, value, low, high) in numbers {
+            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+                let shown = if value.abs() < 1e16 { value.to_string() } else { format!("{value:e}") };
+                return Err(format!("{flag} {shown}: expected a number from {low} to {high}"));
+            }
+        }
+        match self.top_k {
+            Some(0) => Err("--top-k must be at least 1".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The sampling of a run: each option overrides the author's value. A temperature of 0 is greedy. Without any
+    /// temperature, an option that limits the tokens to draw from means 1; otherwise the run is greedy. Without a seed
+    /// each run has another one.
+    pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
+        let base = author.map_or(Sampling::GREEDY, AuthorSampling::sampling);
+        let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        // A seed alone keeps the author's temperature.
+        let draws = draws || author.is_none() && self.seed.is_some();
+        let undrawn = if draws { 1.0 } else { 0.0 };
+        let of_author = if base.temperature > 0.0 { base.temperature } else { undrawn };
+        Sampling {
+            temperature: self.temperature.unwrap_or(of_author),
+            top_k: self.top_k.or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
+            // The keys of std's hasher are random.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+        }
+    }
+
+    /// Where the values of [`SamplingFlags::resolve`] come from, for messages.
+    pub fn origin(&self, author: Option<&AuthorSampling>) -> &'static str {
+        let given = SamplingFlags { seed: None, ..*self } != SamplingFlags::default();
+        // Without an author the seed alone makes the answer random.
+        let given = given || author.is_none() && self.seed.is_some();
+        match (author.is_some(), given) {
+            (true, true) => "flags, the rest by the model's author",
+            (true, false) => "by the model's author",
+            (false, true) => "flags",
+            (false, false) => "default",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHOR: Sampling =
+        Sampling { temperature: 0.6, top_k: Some(50), top_p: 0.95, min_p: 0.0, repetition_penalty: 1.1, seed: 0 };
+
+    fn author(sampling: Sampling) -> AuthorSampling {
+        AuthorSampling::of(sampling).expect("possible")
+    }
+
+    #[test]
+    fn flags_alone_mean_what_they_meant_without_an_author() {
+        let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(None) };
+        let none = SamplingFlags::default();
+        assert_eq!(resolve(none), Sampling::GREEDY);
+        let hot = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+        assert_eq!(resolve(SamplingFlags { seed: Some(3), ..none }), hot);
+        assert_eq!(resolve(SamplingFlags { top_k: Some(3), ..none }), Sampling { top_k: Some(3), ..hot });
+        assert_eq!(resolve(SamplingFlags { min_p: Some(0.5), ..none }), Sampling { min_p: 0.5, ..hot });
+        let flags = SamplingFlags { temperature: Some(0.0), top_p: Some(0.5), ..none };
+        assert_eq!(resolve(flags), Sampling { top_p: 0.5, ..Sampling::GREEDY });
+        let flags = SamplingFlags { repetition_penalty: Some(1.1), ..none };
+        assert_eq!(resolve(flags), Sampling { repetition_penalty: 1.1, ..Sampling::GREEDY });
+        assert_eq!(SamplingFlags { seed: Some(77), ..none }.resolve(None).seed, 77);
+        assert_ne!(none.resolve(None).seed, none.resolve(None).seed);
+    }
+
+    #[test]
+    fn a_flag_overrides_its_value_alone() {
+        let author = author(AUTHOR);
+        let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(Some(&author)) };
+        let none = SamplingFlags::default();
+        assert_eq!(resolve(none), AUTHOR);
+        assert_eq!(resolve(SamplingFlags { seed: Some(1), ..none }), AUTHOR);
+        assert_eq!(resolve(SamplingFlags { top_p: Some(0.5), ..none }), Sampling { top_p: 0.5, ..AUTHOR });
+        let greedy = resolve(SamplingFlags { temperature: Some(0.0), ..none });
+        assert_eq!(greedy, Sampling { temperature: 0.0, ..AUTHOR });
+        // An author who does not draw does not keep a user from it.
+        let still = AuthorSampling::of(Sampling::GREEDY).expect("possible");
+        let drawn = SamplingFlags { top_k: Some(9), ..none }.resolve(Some(&still));
+        assert_eq!((drawn.temperature, drawn.top_k), (1.0, Some(9)));
+        let seeded = SamplingFlags { seed: Some(3), ..none };
+        assert_eq!(seeded.resolve(Some(&still)), Sampling { seed: 3, ..Sampling::GREEDY });
+        assert_eq!((seeded.origin(Some(&still)), seeded.origin(None)), ("by the model's author", "flags"));
+        let huge = SamplingFlags { temperature: Some(1e300), ..none }.check();
+        assert_eq!(huge, Err("--temperature 1e300: expected a number from 0 to 1000000".into()));
+        assert_eq!(none.origin(Some(&author)), "by the model's author");
+        assert_eq!(
+            SamplingFlags { top_k: Some(9), ..none }.origin(Some(&author)),
+            "flags, the rest by the model's author"
+        );
+        assert_eq!((none.origin(None), SamplingFlags { top_k: Some(9), ..none }.origin(None)), ("default", "flags"));
+    }
+}
