@@ -193,7 +193,7 @@ fn upward_names(sources: &[Source], within: &str, roots: &[&str], table: &str) -
             continue;
         };
         for Name { line, segments } in source.names(roots) {
-            // Every name counts, also one that is no room: the crate's root names rooms above again, as `crate::Model`.
+            // Names outside the rooms count, too: the root exports rooms above again, as `crate::Model`.
             let named = segments.iter().find(|segment| *segment != "internals").map_or("*", String::as_str);
             let is_own = roots.contains(&"crate") && named == room;
             if !is_own && !may.contains(named) {
