@@ -42,7 +42,7 @@ impl<'a, T> OutputGrid<'a, T> {
         self.rows.div_ceil(self.block_rows) * self.blocks_per_row()
     }
 
-    /// OutputBlock `index`, counted along the rows first.
+    /// Block `index`, counted along the rows first.
     ///
     /// # Safety
     /// No other block with this index may exist, nor a row that came of one by [`OutputBlock::into_row`].
@@ -64,7 +64,7 @@ impl<'a, T> OutputGrid<'a, T> {
     }
 }
 
-/// The exclusive use of one block of a [`OutputGrid`], or of a whole matrix.
+/// The exclusive use of one block of an [`OutputGrid`], or of a whole matrix.
 pub struct OutputBlock<'a, T = f32> {
     data: *mut T,
     first_row: usize,

@@ -1,4 +1,4 @@
-//! The stream of a 12-bit panel for AVX2.
+//! The stream of a bf12 panel for AVX2.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
@@ -17,7 +17,7 @@ pub unsafe fn product(panel: &Bf12Panel, ahead: Ahead, row: Rows<'_, '_, u32>, n
     unsafe { avx2::row_of_bf16(Bf12::new(panel, panel.stretches(), ahead), row, no_subnormals) }
 }
 
-/// The weights of a 12-bit panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
+/// The weights of a bf12 panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
 struct Bf12<I> {
     decoder: Decoder,
     /// Where the next step begins.
@@ -92,8 +92,7 @@ unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12
     }
 }
 
-/// The exponents of the codes in both halves, the bits of a code in every byte, and those of
-/// an exponent in a pair.
+/// The exponents of the codes in both halves, the bits of a code in every byte, and those of an exponent in a pair.
 struct Decoder {
     exponents: __m256i,
     code: __m256i,

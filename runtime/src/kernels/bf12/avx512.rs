@@ -1,4 +1,4 @@
-//! The stream of a 12-bit panel for AVX-512.
+//! The stream of a bf12 panel for AVX-512.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
@@ -30,7 +30,7 @@ pub unsafe fn product(
     }
 }
 
-/// The weights of a 12-bit panel, decoded.
+/// The weights of a bf12 panel, decoded.
 struct Bf12<I> {
     decoder: Decoder,
     /// Where the next step begins.

@@ -1,4 +1,4 @@
-//! Products of bf16 panels in 12 bits a number: decoded in the registers of the product where the memory is the limit,
+//! Products of bf16 panels in 12 bits an element: decoded in the registers of the product where the memory is the limit,
 //! and block by block into the cache where several tiles of rows use the same weights.
 
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 impl Isa {
-    /// As [`Isa::product_bf16`], for a panel in 12 bits: the same bits.
+    /// As [`Isa::product_bf16`], for a bf12 panel: the same bits.
     ///
     /// # Panics
     /// As [`Isa::product_bf16`].
@@ -58,7 +58,7 @@ impl Isa {
         });
     }
 
-    /// Rows of activations that a kernel for 12 bits takes; 0 when there is none, and panels are decoded first.
+    /// Rows of activations that a kernel for bf12 takes; 0 when there is none, and panels are decoded first.
     fn bf12_rows(self) -> usize {
         match self.0 {
             Kind::Avx512Bf16 | Kind::Avx512 => TILE_ROWS,
