@@ -23,9 +23,9 @@ pub fn product_f32(panel: &[f32], width: usize, x: &[f32], x_stride: usize, out:
     let (lhs, lhs_column_stride, lhs_row_stride) = (panel.as_ptr(), signed(width), 1);
     let (rhs, rhs_column_stride, rhs_row_stride) = (x.as_ptr(), signed(x_stride), 1);
     let (alpha, beta) = (1.0, 1.0);
-    // SAFETY: lhs is read at r + k * width < panel.len(), rhs at k + t * x_stride < x.len(), and dst written at
-    // r + t * out_stride for r < columns and t < rows, the elements of this block, for all of which the pointer is
-    // good.
+    // SAFETY: `check_shapes` asserts that lhs, read at r + k * width, stays below panel.len(), and rhs, read at
+    // k + t * x_stride, below x.len(). dst is written at r + t * out_stride for r < columns and t < rows, the elements
+    // of this block, for which `OutputBlock::as_mut_ptr` is valid.
     unsafe {
         gemm::gemm(
             m,

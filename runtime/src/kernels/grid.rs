@@ -42,7 +42,7 @@ impl<'a, T> OutputGrid<'a, T> {
         self.rows.div_ceil(self.block_rows) * self.blocks_per_row()
     }
 
-    /// OutputBlock `index`, counted along the rows first.
+    /// Block `index`, counted along the rows first.
     ///
     /// # Safety
     /// No other block with this index may exist, nor a row that came of one by [`OutputBlock::into_row`].
@@ -50,7 +50,7 @@ impl<'a, T> OutputGrid<'a, T> {
         let (block_row, block_column) = (index / self.blocks_per_row(), index % self.blocks_per_row());
         let (first_row, first_column) = (block_row * self.block_rows, block_column * self.block_columns);
         assert!(first_row < self.rows && first_column < self.width);
-        // SAFETY: row and column are inside the matrix, as asserted.
+        // SAFETY: the assertion above: row and column are inside the matrix.
         let data = unsafe { self.data.add(first_row * self.width + first_column) };
         OutputBlock {
             data,
@@ -64,7 +64,7 @@ impl<'a, T> OutputGrid<'a, T> {
     }
 }
 
-/// The exclusive use of one block of a [`OutputGrid`], or of a whole matrix.
+/// The exclusive use of one block of an [`OutputGrid`], or of a whole matrix.
 pub struct OutputBlock<'a, T = f32> {
     data: *mut T,
     first_row: usize,
@@ -142,7 +142,7 @@ impl<'a, T> OutputBlock<'a, T> {
         let is_empty = rows.is_empty() || columns.is_empty();
         let offset = if is_empty { 0 } else { rows.start * self.stride + columns.start };
         OutputBlock {
-            // SAFETY: the place of an element of this block, as asserted, or its beginning.
+            // SAFETY: the place of an element of this block, as the assertions above state, or its beginning.
             data: unsafe { self.data.add(offset) },
             first_row: self.first_row + rows.start,
             first_column: self.first_column + columns.start,
@@ -159,7 +159,8 @@ impl<'a, T> OutputBlock<'a, T> {
     /// When it has another number of rows.
     pub fn into_row(self) -> &'a mut [T] {
         assert!(self.rows == 1);
-        // SAFETY: as in `row`; the block is consumed, so its elements are borrowed once, for as long as the grid was.
+        // SAFETY: `OutputGrid::block` asserts that the block is inside the matrix. The block is consumed, so its
+        // elements are borrowed once, for as long as the grid was.
         unsafe { std::slice::from_raw_parts_mut(self.data, self.columns) }
     }
 }

@@ -15,10 +15,10 @@ impl Isa {
     /// Runs lane-wise work compiled for this instruction set.
     pub fn run<O: LaneOp>(self, op: O) -> O::Output {
         match self.0 {
-            // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
+            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::run(op) },
-            // SAFETY: as above.
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::run(op) },
             Kind::Portable => op.run::<false>(),
@@ -61,10 +61,10 @@ impl Isa {
     /// One tile of an f32 product.
     fn f32_tile(self, weights: &PlainWeights<f32>, rows: Rows<f32>) {
         match self.0 {
-            // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
+            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::product_f32(weights, rows) },
-            // SAFETY: as above.
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::product_f32(weights, rows) },
             Kind::Portable => unreachable!("the portable products come from gemm"),
@@ -94,12 +94,12 @@ impl Isa {
     /// One tile of a bf16 product.
     pub(super) fn bf16_tile(self, weights: &PlainWeights<u32>, rows: Rows<u32>, no_subnormals: bool) {
         match self.0 {
-            // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
+            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
                 avx512::product_bf16(avx512::Plain::new(weights), rows, self.bf16_product(no_subnormals))
             },
-            // SAFETY: as above.
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::product_bf16(weights, rows, no_subnormals) },
             Kind::Portable => unreachable!("the portable products come from gemm"),

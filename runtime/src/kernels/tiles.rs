@@ -80,7 +80,7 @@ pub trait Microkernel {
 /// The CPU must have the microkernel's instruction set.
 #[inline(always)]
 pub unsafe fn for_rows(kernel: impl Microkernel, n_rows: usize) {
-    // SAFETY: this function demands of its caller what each of these demands.
+    // SAFETY: `# Safety` demands the features of `Microkernel::run`, which `Isa::available` detects.
     unsafe {
         match n_rows {
             1 => kernel.run::<1>(),

@@ -77,7 +77,7 @@ impl Team {
         }
     }
 
-    /// One run. The last run ends the workers, as dropping `Threads` does.
+    /// One run. The last run ends the workers, as dropping `Team` does.
     fn lead(&self, n_phases: u32) {
         assert!(self.ranges.n_threads() > 1);
         let turn = self.turns.wait();

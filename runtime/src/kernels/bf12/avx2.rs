@@ -1,4 +1,4 @@
-//! The stream of a 12-bit panel for AVX2.
+//! The stream of a bf12 panel for AVX2.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
@@ -13,11 +13,11 @@ use std::arch::x86_64::*;
 /// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn product(panel: &Bf12Panel, ahead: Ahead, row: Rows<'_, '_, u32>, no_subnormals: bool) {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: the attribute enables AVX2 and FMA.
     unsafe { avx2::row_of_bf16(Bf12::new(panel, panel.stretches(), ahead), row, no_subnormals) }
 }
 
-/// The weights of a 12-bit panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
+/// The weights of a bf12 panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
 struct Bf12<I> {
     decoder: Decoder,
     /// Where the next step begins.
@@ -35,7 +35,7 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     #[inline(always)]
     unsafe fn new(panel: &Bf12Panel, stretches: I, ahead: Ahead) -> Self {
         Bf12 {
-            // SAFETY: this function demands the feature of its caller.
+            // SAFETY: `# Safety` demands AVX2, which `product` enables.
             decoder: unsafe { Decoder::new(panel.exponents()) },
             bytes: panel.bytes().for_kernels().as_ptr(),
             n_steps: panel.n_steps(),
@@ -62,7 +62,8 @@ unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12
     #[inline(always)]
     unsafe fn step(&mut self) -> [__m256i; 8] {
         self.ahead.fetch_step();
-        // SAFETY: see above; this function demands the step and AVX2 of its caller.
+        // SAFETY: `avx2::tile` takes the steps that `next_run` states, which the `unsafe impl` shows to be there, and
+        // enables AVX2.
         unsafe {
             let mut w = [_mm256_setzero_si256(); 8];
             for half in 0..2 {
@@ -80,7 +81,8 @@ unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12
     unsafe fn raw_step(&mut self) -> [__m256i; 8] {
         self.ahead.fetch_step();
         self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
-        // SAFETY: as in `step`.
+        // SAFETY: `avx2::tile` takes a raw step where a run ends before the stream does, which the `unsafe impl` shows
+        // to be there, and enables AVX2.
         unsafe {
             let mut w = [_mm256_setzero_si256(); 8];
             for r in 0..8 {
@@ -92,8 +94,7 @@ unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12
     }
 }
 
-/// The exponents of the codes in both halves, the bits of a code in every byte, and those of
-/// an exponent in a pair.
+/// The exponents of the codes in both halves, the bits of a code in every byte, and those of an exponent in a pair.
 struct Decoder {
     exponents: __m256i,
     code: __m256i,
@@ -106,7 +107,7 @@ impl Decoder {
     #[inline(always)]
     unsafe fn new(exponents: &Exponents) -> Decoder {
         let bytes = exponents.to_bytes();
-        // SAFETY: 16 bytes are 128 bits; this function demands the feature of its caller.
+        // SAFETY: 16 bytes are 128 bits. `# Safety` demands AVX2, which `product` and `decode` enable.
         unsafe {
             Decoder {
                 exponents: _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
@@ -122,7 +123,7 @@ impl Decoder {
     /// The CPU must have AVX2, and a coded step must begin at `step`.
     #[inline(always)]
     unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
-        // SAFETY: a coded step is `SIGNS_BYTES`, 128, and 64 bytes of codes.
+        // SAFETY: `# Safety` demands AVX2 and a coded step: `SIGNS_BYTES`, 128, and 64 bytes of codes.
         unsafe {
             let codes = _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast());
             // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
@@ -151,7 +152,7 @@ impl Decoder {
 /// See [`super::super::Isa::decode`]; `steps` and `out` are equally long.
 #[target_feature(enable = "avx2,fma")]
 pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Step]) {
-    // SAFETY: this function enables AVX2; steps and pairs have the lengths of their types.
+    // SAFETY: the attribute enables AVX2. `[u8; CODED_STEP_BYTES]` is a coded step, and `Step` has 64 pairs.
     unsafe {
         let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {

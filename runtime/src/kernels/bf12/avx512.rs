@@ -1,4 +1,4 @@
-//! The stream of a 12-bit panel for AVX-512.
+//! The stream of a bf12 panel for AVX-512.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
@@ -19,7 +19,7 @@ pub unsafe fn product(
     decoded: &mut [Step],
     product: Bf16Product,
 ) {
-    // SAFETY: this function demands of its caller what each of these demands.
+    // SAFETY: the attribute enables AVX-512F and AVX-512BW; `# Safety` demands AVX512-BF16 where `product` needs it.
     unsafe {
         let stream = Bf12::new(panel, panel.stretches(), ahead);
         if decoded.is_empty() {
@@ -30,7 +30,7 @@ pub unsafe fn product(
     }
 }
 
-/// The weights of a 12-bit panel, decoded.
+/// The weights of a bf12 panel, decoded.
 struct Bf12<I> {
     decoder: Decoder,
     /// Where the next step begins.
@@ -48,7 +48,7 @@ impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
     #[inline(always)]
     unsafe fn new(panel: &Bf12Panel, stretches: I, ahead: Ahead) -> Self {
         Bf12 {
-            // SAFETY: this function demands the feature of its caller.
+            // SAFETY: `# Safety` demands AVX-512BW, which `product` enables.
             decoder: unsafe { Decoder::new(panel.exponents()) },
             bytes: panel.bytes().for_kernels().as_ptr(),
             n_steps: panel.n_steps(),
@@ -75,7 +75,8 @@ unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12
     #[inline(always)]
     unsafe fn step(&mut self) -> [__m512i; 4] {
         self.ahead.fetch_step();
-        // SAFETY: see above; this function demands the step and AVX-512BW of its caller.
+        // SAFETY: `avx512::tile` takes the steps that `next_run` states, which the `unsafe impl` shows to be there.
+        // `MulAdd::tile` enables AVX-512BW.
         unsafe {
             let w = self.decoder.step(self.bytes);
             self.bytes = self.bytes.add(CODED_STEP_BYTES);
@@ -87,7 +88,8 @@ unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m512i, 4> for Bf12
     unsafe fn raw_step(&mut self) -> [__m512i; 4] {
         self.ahead.fetch_step();
         self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
-        // SAFETY: as in `step`.
+        // SAFETY: `avx512::tile` takes a raw step where a run ends before the stream does, which the `unsafe impl`
+        // shows to be there. `MulAdd::tile` enables AVX-512F.
         unsafe {
             let mut w = [_mm512_setzero_si512(); 4];
             for r in 0..4 {
@@ -117,8 +119,8 @@ impl<'a, S: WeightStream<__m512i, 4>> Kept<'a, S> {
     /// The CPU must have AVX-512F, and this must be one of the stream's steps.
     #[inline(always)]
     unsafe fn keep(&mut self, w: [__m512i; 4]) {
-        // SAFETY: `Kept::new` asserts that there is a place for each step; this function demands the rest of its
-        // caller.
+        // SAFETY: `Kept::new` asserts that there is a place for each step of the stream, and `# Safety` demands that
+        // this is one of them, and AVX-512F.
         unsafe { store(w, self.steps.next().unwrap_unchecked()) }
     }
 }
@@ -138,7 +140,7 @@ unsafe impl<S: WeightStream<__m512i, 4>> WeightStream<__m512i, 4> for Kept<'_, S
 
     #[inline(always)]
     unsafe fn step(&mut self) -> [__m512i; 4] {
-        // SAFETY: this function demands the step and AVX-512F of its caller.
+        // SAFETY: `# Safety` demands the step and AVX-512F, for `stream` and `keep` alike.
         unsafe {
             let w = self.stream.step();
             self.keep(w);
@@ -148,7 +150,7 @@ unsafe impl<S: WeightStream<__m512i, 4>> WeightStream<__m512i, 4> for Kept<'_, S
 
     #[inline(always)]
     unsafe fn raw_step(&mut self) -> [__m512i; 4] {
-        // SAFETY: as in `step`.
+        // SAFETY: `# Safety` demands the raw step and AVX-512F, for `stream` and `keep` alike.
         unsafe {
             let w = self.stream.raw_step();
             self.keep(w);
@@ -169,7 +171,7 @@ impl Decoder {
     #[inline(always)]
     unsafe fn new(exponents: &Exponents) -> Decoder {
         let lanes = exponents.lanes();
-        // SAFETY: 32 lanes of 16 bits are 512 bits; this function demands the feature of its caller.
+        // SAFETY: 32 lanes of 16 bits are 512 bits. `# Safety` demands AVX-512BW, which `product` and `decode` enable.
         unsafe { Decoder { exponents: _mm512_loadu_si512(lanes.as_ptr().cast()), mask: _mm512_set1_epi16(0x7f80) } }
     }
 
@@ -179,7 +181,7 @@ impl Decoder {
     /// The CPU must have AVX-512BW, and a coded step must begin at `step`.
     #[inline(always)]
     unsafe fn step(&self, step: *const u8) -> [__m512i; 4] {
-        // SAFETY: a coded step is `SIGNS_BYTES`, 128, and 64 bytes of codes.
+        // SAFETY: `# Safety` demands AVX-512BW and a coded step: `SIGNS_BYTES`, 128, and 64 bytes of codes.
         unsafe {
             let mut codes = _mm512_loadu_si512(step.add(SIGNS_BYTES).cast());
             let mut pairs = [_mm512_setzero_si512(); 4];
@@ -203,7 +205,7 @@ impl Decoder {
 #[inline(always)]
 unsafe fn store(pairs: [__m512i; 4], to: &mut Step) {
     for (r, to) in to.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        // SAFETY: 16 pairs are a register; this function demands the feature of its caller.
+        // SAFETY: 16 pairs are a register, and `# Safety` demands AVX-512F.
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs[r]) };
     }
 }
@@ -211,7 +213,7 @@ unsafe fn store(pairs: [__m512i; 4], to: &mut Step) {
 /// See [`super::super::Isa::decode`]; `steps` and `out` are equally long.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Step]) {
-    // SAFETY: this function enables AVX-512BW; a step has the length of its type.
+    // SAFETY: the attribute enables AVX-512BW, and `[u8; CODED_STEP_BYTES]` is a coded step.
     unsafe {
         let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {

@@ -1,5 +1,5 @@
-//! Products of bf16 panels in 12 bits a number: decoded in the registers of the product where the memory is the limit,
-//! and block by block into the cache where several tiles of rows use the same weights.
+//! Products of bf16 panels in 12 bits an element: decoded in the registers of the product where the memory is the
+//! limit, and block by block into the cache where several tiles of rows use the same weights.
 
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 impl Isa {
-    /// As [`Isa::product_bf16`], for a panel in 12 bits: the same bits.
+    /// As [`Isa::product_bf16`], for a bf12 panel: the same bits.
     ///
     /// # Panics
     /// As [`Isa::product_bf16`].
@@ -58,7 +58,7 @@ impl Isa {
         });
     }
 
-    /// Rows of activations that a kernel for 12 bits takes; 0 when there is none, and panels are decoded first.
+    /// Rows of activations that a kernel for bf12 takes; 0 when there is none, and panels are decoded first.
     fn bf12_rows(self) -> usize {
         match self.0 {
             Kind::Avx512Bf16 | Kind::Avx512 => TILE_ROWS,
@@ -100,12 +100,12 @@ impl Isa {
     /// One tile of at most [`Isa::bf12_rows`] rows. Leaves the decoded weights in `decoded`, unless that is empty.
     fn bf12_tile(self, panel: &Bf12Panel, ahead: Ahead, rows: Rows<u32>, decoded: &mut [Step], no_subnormals: bool) {
         match self.0 {
-            // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
+            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
                 avx512::product(panel, ahead, rows, decoded, self.bf16_product(no_subnormals))
             },
-            // SAFETY: as above.
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::product(panel, ahead, rows, no_subnormals) },
             _ => unreachable!("`Isa::bf12_rows` is 0"),
@@ -125,10 +125,10 @@ impl Isa {
             let (to, rest_out) = out.split_at_mut(coded * PANEL_ROWS);
             let (steps, to) = (stretch.as_chunks().0, to.as_chunks_mut().0);
             match self.0 {
-                // SAFETY: `Isa::available` makes this kind only where it found the CPU to have these features.
+                // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::decode(steps, panel.exponents(), to) },
-                // SAFETY: as above.
+                // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => unsafe { avx2::decode(steps, panel.exponents(), to) },
                 _ => to.iter_mut().zip(steps).for_each(|(to, step)| *to = decode(step, panel.exponents())),

@@ -49,7 +49,7 @@ impl MulAdd for F32 {
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
-        // SAFETY: this function demands the features of its caller.
+        // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
         unsafe { _mm256_fmadd_ps(_mm256_castsi256_ps(w), _mm256_castsi256_ps(x), acc) }
     }
 }
@@ -63,7 +63,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
 
     #[inline(always)]
     unsafe fn part(v: __m256i, part: usize) -> __m256i {
-        // SAFETY: this function demands the features of its caller.
+        // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
         unsafe {
             if part == 0 {
                 _mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000u32 as i32))
@@ -75,7 +75,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
-        // SAFETY: this function demands the features of its caller.
+        // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
         unsafe { fma::<FLUSH>(_mm256_castsi256_ps(w), _mm256_castsi256_ps(x), acc) }
     }
 }
@@ -86,7 +86,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
 /// The CPU must have AVX2 and FMA.
 #[inline(always)]
 unsafe fn fma<const FLUSH: bool>(w: __m256, x: __m256, acc: __m256) -> __m256 {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
     unsafe {
         let result = _mm256_fmadd_ps(w, x, acc);
         if !FLUSH {
@@ -114,7 +114,7 @@ fn one_by_one(w: __m256, x: __m256, acc: __m256) -> __m256 {
     let lanes = |v| unsafe { std::mem::transmute::<__m256, [f32; 8]>(v) };
     let (w, x, acc) = (lanes(w), lanes(x), lanes(acc));
     let result: [f32; 8] = std::array::from_fn(|i| fma_flushed(w[i], x[i], acc[i]));
-    // SAFETY: as above.
+    // SAFETY: 8 lanes of f32 are 256 bits, as in `lanes`.
     unsafe { std::mem::transmute::<[f32; 8], __m256>(result) }
 }
 
@@ -157,8 +157,8 @@ unsafe impl<T, const REGISTERS: usize> WeightStream<__m256i, REGISTERS> for Plai
     #[inline(always)]
     unsafe fn step(&mut self) -> [__m256i; REGISTERS] {
         self.ahead.fetch_step();
-        // SAFETY: the caller makes sure that there is a step and AVX2. `Plain::new` asserts that the strip is inside
-        // the panel, `n_steps` rows of `width` weights.
+        // SAFETY: `tile` asserts that it takes no more than `n_steps` steps, and `Isa::available` detects AVX2.
+        // `Plain::new` asserts that the strip is inside the panel, `n_steps` rows of `width` weights.
         unsafe {
             let mut w = [_mm256_setzero_si256(); REGISTERS];
             for r in 0..REGISTERS {
@@ -180,7 +180,7 @@ struct Strip<'s, 'r, 'out, M: MulAdd> {
 impl<M: MulAdd> Microkernel for Strip<'_, '_, '_, M> {
     #[inline(always)]
     unsafe fn run<const ROWS: usize>(self) {
-        // SAFETY: this function demands the features of its caller.
+        // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
         unsafe { tile::<M, _, 2, ROWS>(self.weights, self.rows, self.first) }
     }
 }
@@ -189,7 +189,7 @@ impl<M: MulAdd> Microkernel for Strip<'_, '_, '_, M> {
 /// The CPU must have AVX2 and FMA.
 unsafe fn product<M: MulAdd>(weights: &PlainWeights<'_, M::Activation>, mut rows: Rows<'_, '_, M::Activation>) {
     let n_rows = rows.n_rows();
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
     unsafe {
         if n_rows == 1 && weights.width == 64 {
             return tile::<M, _, 8, 1>(Plain::new(weights, 0), &mut rows, 0);
@@ -205,7 +205,7 @@ unsafe fn product<M: MulAdd>(weights: &PlainWeights<'_, M::Activation>, mut rows
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f32>) {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
     unsafe { product::<F32>(weights, rows) }
 }
 
@@ -214,7 +214,7 @@ pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f3
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 pub unsafe fn product_bf16(weights: &PlainWeights<'_, u32>, rows: Rows<'_, '_, u32>, no_subnormals: bool) {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
     unsafe {
         if no_subnormals {
             product::<Bf16ByFma<false>>(weights, rows)
@@ -232,7 +232,7 @@ pub unsafe fn row_of_bf16<W>(weights: W, mut row: Rows<'_, '_, u32>, no_subnorma
 where
     W: WeightStream<__m256i, 8, Activation = u32>,
 {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
     unsafe {
         if no_subnormals {
             tile::<Bf16ByFma<false>, W, 8, 1>(weights, &mut row, 0)
@@ -264,8 +264,10 @@ unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
         x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
         out[t] = rows.outputs(t)[first..][..8 * REGISTERS].as_mut_ptr();
     }
-    // SAFETY: each row of `Rows::x` has `n_steps` activations and the stream `n_steps` steps; the slices of
-    // outputs have `REGISTERS` registers. The features are those that this function enables.
+    // SAFETY: each row of `Rows::x` is a slice of `n_steps` activations: `check_shapes` asserts that `x` has them, and
+    // `Tile::run` cuts them out. The first assertion above compares `n_steps` with the stream, whose contract
+    // (`WeightStream`) covers the steps up to there; `end <= n_steps` keeps within them. `out` points to slices of
+    // `REGISTERS` registers, cut above. The features are those that this function enables.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
         if rows.accumulate() {
@@ -317,7 +319,8 @@ unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
     for first in (0..REGISTERS).step_by(group) {
         for part in 0..M::N_PARTS {
             let k = if part > 0 && is_full { again(k) } else { k };
-            // SAFETY: this function demands the elements and the instructions of its caller.
+            // SAFETY: `tile`, the only caller, stays below the `n_steps` elements of each row, and enables AVX2 and
+            // FMA.
             unsafe {
                 let mut w_part = w;
                 for r in first..first + group {

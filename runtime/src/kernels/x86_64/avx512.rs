@@ -56,7 +56,7 @@ impl MulAdd for F32 {
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
-        // SAFETY: AVX-512F is a feature of `tile`.
+        // SAFETY: `# Safety` demands the features of `MulAdd::tile`, AVX-512F among them.
         unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), acc) }
     }
 
@@ -65,7 +65,7 @@ impl MulAdd for F32 {
     where
         W: WeightStream<__m512i, REGISTERS, Activation = f32>,
     {
-        // SAFETY: this function enables the features.
+        // SAFETY: the attribute enables the features.
         unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
     }
 }
@@ -82,7 +82,8 @@ impl MulAdd for Bf16Dot {
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
-        // SAFETY: AVX512-BF16 is a feature of `tile`; the two types hold the same 512 bits.
+        // SAFETY: `# Safety` demands the features of `MulAdd::tile`, AVX512-BF16 among them. The two types hold
+        // the same 512 bits.
         unsafe {
             _mm512_dpbf16_ps(
                 acc,
@@ -97,7 +98,7 @@ impl MulAdd for Bf16Dot {
     where
         W: WeightStream<__m512i, REGISTERS, Activation = u32>,
     {
-        // SAFETY: this function enables the features.
+        // SAFETY: the attribute enables the features.
         unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
     }
 }
@@ -111,7 +112,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
 
     #[inline(always)]
     unsafe fn part(v: __m512i, part: usize) -> __m512i {
-        // SAFETY: AVX-512F is a feature of `tile`.
+        // SAFETY: `# Safety` demands the features of `MulAdd::tile`, AVX-512F among them.
         unsafe {
             if part == 0 {
                 _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000u32 as i32))
@@ -123,7 +124,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
 
     #[inline(always)]
     unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
-        // SAFETY: AVX-512F is a feature of `tile`.
+        // SAFETY: `# Safety` demands the features of `MulAdd::tile`, AVX-512F among them.
         unsafe { fma::<FLUSH>(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), acc) }
     }
 
@@ -132,7 +133,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
     where
         W: WeightStream<__m512i, REGISTERS, Activation = u32>,
     {
-        // SAFETY: this function enables the features.
+        // SAFETY: the attribute enables the features.
         unsafe { tile::<Self, W, REGISTERS, ROWS>(weights, rows) }
     }
 }
@@ -143,7 +144,7 @@ impl<const FLUSH: bool> MulAdd for Bf16ByFma<FLUSH> {
 /// The CPU must have AVX-512F.
 #[inline(always)]
 unsafe fn fma<const FLUSH: bool>(w: __m512, x: __m512, acc: __m512) -> __m512 {
-    // SAFETY: this function demands the feature of its caller.
+    // SAFETY: `# Safety` demands AVX-512F, which `Isa::available` detects.
     unsafe {
         let result = _mm512_fmadd_ps(w, x, acc);
         if !FLUSH {
@@ -170,7 +171,7 @@ fn one_by_one(w: __m512, x: __m512, acc: __m512) -> __m512 {
     let lanes = |v| unsafe { std::mem::transmute::<__m512, [f32; 16]>(v) };
     let (w, x, acc) = (lanes(w), lanes(x), lanes(acc));
     let result: [f32; 16] = std::array::from_fn(|i| fma_flushed(w[i], x[i], acc[i]));
-    // SAFETY: as above.
+    // SAFETY: 16 lanes of f32 are 512 bits, as in `lanes`.
     unsafe { std::mem::transmute::<[f32; 16], __m512>(result) }
 }
 
@@ -207,7 +208,8 @@ unsafe impl<T, const REGISTERS: usize> WeightStream<__m512i, REGISTERS> for Plai
 
     #[inline(always)]
     unsafe fn step(&mut self) -> [__m512i; REGISTERS] {
-        // SAFETY: the caller makes sure that there is a step and AVX-512F. A register is 16 elements of 32 bits.
+        // SAFETY: `tile` asserts that it takes no more than `n_steps` steps, and `Isa::available` detects AVX-512F. A
+        // register is 16 elements of 32 bits, as `Plain::new` asserts.
         unsafe {
             let step = self.steps.next().unwrap_unchecked();
             let mut w = [_mm512_setzero_si512(); REGISTERS];
@@ -234,7 +236,7 @@ where
 {
     #[inline(always)]
     unsafe fn run<const ROWS: usize>(self) {
-        // SAFETY: this function demands the features of its caller.
+        // SAFETY: `Microkernel::run` demands the features of `M::tile`; `by_rows` makes the only `Tile`.
         unsafe { M::tile::<W, REGISTERS, ROWS>(self.weights, self.rows) }
     }
 }
@@ -247,7 +249,7 @@ where
 {
     let n_rows = rows.n_rows();
     let tile = Tile::<M, W, REGISTERS> { weights, rows, mul_add: PhantomData };
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands the features of `M::tile`, which `Isa::available` detects.
     unsafe { for_rows(tile, n_rows) }
 }
 
@@ -256,7 +258,7 @@ where
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW.
 pub unsafe fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f32>) {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands the features of `F32::tile`, which `Isa::available` detects.
     unsafe {
         match weights.width {
             16 => by_rows::<F32, _, 1>(Plain::new(weights), rows),
@@ -283,7 +285,8 @@ pub unsafe fn product_bf16<W>(weights: W, rows: Rows<'_, '_, u32>, product: Bf16
 where
     W: WeightStream<__m512i, 4, Activation = u32>,
 {
-    // SAFETY: this function demands the features of its caller.
+    // SAFETY: `# Safety` demands them, and `Isa::bf16_product` makes `Dot` only where `Isa::available` detected
+    // AVX512-BF16.
     unsafe {
         match product {
             Bf16Product::Dot => by_rows::<Bf16Dot, _, 4>(weights, rows),
@@ -315,8 +318,10 @@ unsafe fn tile<M: MulAdd, W, const REGISTERS: usize, const ROWS: usize>(
         x[t] = x_rows.next().expect("activations of each row").as_ptr().cast();
         out[t] = rows.outputs(t)[..16 * REGISTERS].as_mut_ptr();
     }
-    // SAFETY: each row of `Rows::x` has `n_steps` activations and the stream `n_steps` steps; the slices of
-    // outputs have `REGISTERS` registers. The features are those that this function demands.
+    // SAFETY: each row of `Rows::x` is a slice of `n_steps` activations: `check_shapes` asserts that `x` has them, and
+    // `Tile::run` cuts them out. The first assertion above compares `n_steps` with the stream, whose contract
+    // (`WeightStream`) covers the steps up to there; `end <= n_steps` keeps within them. `out` points to slices of
+    // `REGISTERS` registers, cut above. `M::tile`, the only caller, enables the features.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
         if rows.accumulate() {
@@ -368,7 +373,8 @@ unsafe fn multiply<M: MulAdd, const REGISTERS: usize, const ROWS: usize>(
     for first in (0..REGISTERS).step_by(group) {
         for part in 0..M::N_PARTS {
             let k = if part > 0 && is_full { again(k) } else { k };
-            // SAFETY: this function demands the elements and the instructions of its caller.
+            // SAFETY: `tile`, the only caller, stays below the `n_steps` elements of each row; `M::tile` enables the
+            // instructions.
             unsafe {
                 let mut w_part = w;
                 for r in first..first + group {

@@ -9,7 +9,7 @@ pub mod avx512;
 /// activations of all rows takes registers that the accumulators need.
 #[inline(always)]
 fn again(mut k: usize) -> usize {
-    // SAFETY: no instruction.
+    // SAFETY: the line of assembly is a comment: no instruction.
     unsafe { std::arch::asm!("/* {0} */", inout(reg) k, options(nomem, nostack, preserves_flags)) };
     k
 }
