@@ -53,6 +53,7 @@ pub struct Conversation {
 
 /// Counts and times of an answer, and why it ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Answer {
     /// Why it ended.
     pub end: End,
@@ -72,6 +73,7 @@ pub struct Answer {
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// The model ended it.
     Model,
@@ -87,6 +89,7 @@ pub enum End {
 
 /// Why there is no answer. The messages are unchanged.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Unanswered {
     /// The chat template does not accept this conversation.
     Chat(ChatError),
@@ -124,7 +127,15 @@ impl fmt::Display for Unanswered {
     }
 }
 
-impl std::error::Error for Unanswered {}
+impl std::error::Error for Unanswered {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Unanswered::Chat(error) => Some(error),
+            Unanswered::Text(error) | Unanswered::Failed(error) => Some(error),
+            Unanswered::NoTurn | Unanswered::TooLong { .. } | Unanswered::Listener => None,
+        }
+    }
+}
 
 impl From<Error> for Unanswered {
     fn from(error: Error) -> Unanswered {
@@ -139,14 +150,17 @@ impl Conversation {
     /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Sampling`], and those of [`Model::encode`]
     /// and [`Model::session`].
     pub fn new(model: &Model, options: Options, answering: Answering) -> Result<Conversation, Error> {
-        let chat = Chat::new(model.file())?;
-        let chat = chat.ok_or_else(|| Error::NoChatTemplate { path: model.path().to_path_buf() })?;
-        Conversation::with_chat(model, chat, options, answering)
+        Conversation::with(model, model.chat()?, options, answering)
     }
 
     /// [`Conversation::new`] with the chat template `chat`.
+    #[cfg(feature = "internals")]
     #[doc(hidden)]
     pub fn with_chat(model: &Model, chat: Chat, options: Options, answering: Answering) -> Result<Conversation, Error> {
+        Conversation::with(model, chat, options, answering)
+    }
+
+    fn with(model: &Model, chat: Chat, options: Options, answering: Answering) -> Result<Conversation, Error> {
         answering.sampling.check()?;
         // This prepares the tokenizer and returns its errors early.
         model.encode("")?;

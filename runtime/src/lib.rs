@@ -22,7 +22,8 @@
 //! }
 //! ```
 //!
-//! `Model` and `Session` own what they use: a struct can hold them, and a session can outlive the caller's `Model`.
+//! `Model` and `Session` own what they use: a struct can hold them, and a session can outlive the caller's `Model`. What
+//! lives for one call borrows: [`Run`] its prompt, [`Evaluated`] the logits, [`Continuation`] the session.
 //! `Model` is `Send` and `Sync`, `Session` is `Send`: threads share one model, and each has its own session. In the
 //! folder `examples`, `generate` prints text as it is generated, `embed_in_a_thread` serves several threads, and
 //! `score` evaluates a file of tokens.
@@ -33,7 +34,8 @@
 //! # Features
 //!
 //! `compute` is everything that runs a model, `text` the tokenizer and chat templates. The default, `cli`, is both and
-//! the programs. A crate that uses the library disables it: `default-features = false, features = ["compute", "text"]`.
+//! the features of the programs, with `internals`: every room of the crate, which no version keeps stable. A dependency
+//! therefore sets `default-features = false, features = ["compute", "text"]`.
 
 #![cfg_attr(
     not(feature = "internals"),
@@ -69,7 +71,7 @@ mod text;
 
 #[cfg(feature = "compute")]
 pub use compute::*;
-pub use error::{ConfigError, Error, NotRun};
+pub use error::{ChatError, ConfigError, Error, NotRun};
 pub use file::mapping::Load;
 pub use file::sampling::Sampling;
 pub use text::stream::TextStream;

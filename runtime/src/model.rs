@@ -6,6 +6,7 @@ use crate::error::display_path;
 use crate::file::mapping::Load;
 use crate::file::model_file::ModelFile;
 use crate::file::sampling::{AuthorSampling, Sampling};
+#[cfg(feature = "internals")]
 use crate::format::config::ModelConfig;
 use crate::generate::batch_size::batch_size;
 use crate::generate::{Evaluated, Run, Timing, generate};
@@ -53,7 +54,7 @@ pub struct Model {
 impl Model {
     /// Opens a model file with [`Load::Auto`] and a thread for each core that this process may use.
     ///
-    /// For a mapped file this reads only the index. The first pass reads the tensors, or [`Model::populate`] before it.
+    /// For a mapped file this reads only the index and the bf12 tables. The first pass reads the tensors, or [`Model::populate`] before it.
     ///
     /// # Errors
     /// Those of [`Model::open_with`].
@@ -123,7 +124,7 @@ impl Model {
     /// [`Error::TooManyPositions`] for more than [`Model::max_positions`], [`Error::NoPositions`],
     /// [`Error::OutOfMemory`], [`Error::NotRun`] on a thread with a non-default floating-point mode.
     pub fn session(&self, options: Options) -> Result<Session, Error> {
-        Session::new(self.network()?, &self.threads, options)
+        Session::new(self.shared_network()?, &self.threads, options)
     }
 
     /// Bytes of memory that [`Model::session`] allocates: KV cache and activations.
@@ -161,8 +162,8 @@ impl Model {
         if runs.is_empty() {
             return Ok(Timing::default());
         }
-        let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
-        let network = self.network()?;
+        let positions = memory::collected(runs.iter().map(|run| run.positions), "the positions of the runs")?;
+        let network = self.shared_network()?;
         let n_slots = batch_size(at_once, &self.file, network, &options, &positions)?;
         let mut batch = Batch::new(network, options, n_slots)?;
         self.threads.run(|team| generate(&mut batch, team, runs, visit))?
@@ -173,7 +174,7 @@ impl Model {
     /// # Errors
     /// [`Error::Damaged`], [`Error::OutOfMemory`].
     pub fn vocabulary(&self) -> Result<Option<Vocabulary>, Error> {
-        Vocabulary::new(&self.file)
+        Vocabulary::of_file(&self.file)
     }
 
     /// The text of `ids`. Invalid UTF-8 becomes U+FFFD, such as a character that is cut at the end. To print text as it
@@ -232,12 +233,23 @@ impl Model {
         self.file.populate(stop).map(|populated| populated.complete)
     }
 
+    /// The network, made for the first caller.
+    fn shared_network(&self) -> Result<&Arc<Network>, Error> {
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        let network = Arc::new(Network::new(self.file.clone())?);
+        // Another thread may have been faster.
+        Ok(self.network.get_or_init(|| network))
+    }
+
     fn path_buf(&self) -> PathBuf {
         self.path().to_path_buf()
     }
 }
 
 /// For the programs and tests of this workspace.
+#[cfg(feature = "internals")]
 #[doc(hidden)]
 impl Model {
     pub fn file(&self) -> &ModelFile {
@@ -251,12 +263,7 @@ impl Model {
     /// # Errors
     /// Those of [`Network::new`].
     pub fn network(&self) -> Result<&Arc<Network>, Error> {
-        if let Some(network) = self.network.get() {
-            return Ok(network);
-        }
-        let network = Arc::new(Network::new(self.file.clone())?);
-        // Another thread may have been faster.
-        Ok(self.network.get_or_init(|| network))
+        self.shared_network()
     }
 }
 
@@ -267,7 +274,7 @@ fn replacement(invalid: &[u8]) -> &'static str {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("path", &self.path()).field("config", self.config()).finish_non_exhaustive()
+        f.debug_struct("Model").field("path", &self.path()).field("config", self.file.config()).finish_non_exhaustive()
     }
 }
 
@@ -288,10 +295,9 @@ impl Model {
     /// # Errors
     /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Messages`], and those of [`Model::encode`].
     pub fn encode_messages(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
-        let chat = Chat::new(&self.file)?.ok_or_else(|| Error::NoChatTemplate { path: self.path_buf() })?;
-        let text = chat.render(messages).map_err(|error| match error {
+        let text = self.chat()?.render(messages).map_err(|error| match error {
             ChatError::NoMemory { bytes } => memory::too_little_for::<u8>(bytes, "the text of the conversation"),
-            error => Error::Messages { problem: error.to_string() },
+            source => Error::Messages { source },
         })?;
         self.encode(&text)
     }
@@ -314,12 +320,18 @@ impl Model {
         Ok((vocabulary, tokenizer))
     }
 
-    /// Adds the path of the model to an error of its tokenizer.
+    /// The chat template of the file.
+    pub(crate) fn chat(&self) -> Result<Chat, Error> {
+        let chat = Chat::new(&self.file).map_err(|error| self.with_path(error))?;
+        chat.ok_or_else(|| Error::NoChatTemplate { path: self.path_buf() })
+    }
+
+    /// Adds the path of the model to an error of its tokenizer or chat template.
     fn with_path(&self, error: Error) -> Error {
+        let at_path = |problem: String| format!("{}: {problem}", display_path(self.path()));
         match error {
-            Error::UnusableTokenizer { problem } => {
-                Error::UnusableTokenizer { problem: format!("{}: {problem}", display_path(self.path())) }
-            }
+            Error::UnusableTokenizer { problem } => Error::UnusableTokenizer { problem: at_path(problem) },
+            Error::UnusableChatTemplate { problem } => Error::UnusableChatTemplate { problem: at_path(problem) },
             error => error,
         }
     }

@@ -27,6 +27,7 @@ pub struct Session {
 
 /// The result of [`Session::resume_while`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Resumed {
     /// Tokens whose keys and values were in the cache.
     pub reused: usize,

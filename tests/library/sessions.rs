@@ -11,7 +11,8 @@ use olmo_infer::Run;
 use olmo_infer::Sampling;
 use olmo_infer::Session;
 use olmo_infer::Vocabulary;
-use olmo_infer::chat::{Conversation, Message, Role};
+use olmo_infer::chat::{Answering, ChatError, Conversation, Message, Role};
+use olmo_tests::chats::{MARKED, demo_chat};
 use olmo_tests::{TempDir, read_f32_npy, repository, run};
 use std::fs;
 use std::ops::ControlFlow;
@@ -308,10 +309,35 @@ fn encode_and_decode_round_trip() {
     let ids = model.encode("Four score and seven").expect("a tokenizer");
     assert_eq!(ids, prompt());
     assert!(model.encode("").expect("a tokenizer").is_empty());
+    assert_eq!(model.eos_ids(), model.config().eos_token_ids);
+    assert!(!model.eos_ids().is_empty());
     assert_eq!(model.decode_text(&ids).expect("text"), "Four score and seven");
     assert_eq!(
         refused(model.encode_messages(&[Message::new(Role::User, "Hi")])),
         format!("{}: has no chat template", path.display())
     );
     assert_eq!(refused(model.decode_text(&[70, 999])), format!("{}: has no text for the id 999", path.display()));
+}
+
+#[test]
+fn unusable_chat_template_error_names_model() {
+    let folder = TempDir::new("library-unusable-chat");
+    let path = demo_chat(PACK, &folder, "{% for");
+    let model = open(&path);
+    let begin = format!("{}: its chat template", path.display());
+    let error = model.encode_messages(&[Message::new(Role::User, "Hi")]).expect_err("unusable");
+    assert!(matches!(error, Error::UnusableChatTemplate { .. }) && error.to_string().starts_with(&begin), "{error}");
+    let answering = Answering { sampling: Sampling::GREEDY, max_tokens: None, stops: Vec::new() };
+    let error = Conversation::new(&model, Options::new(8), answering).expect_err("unusable").to_string();
+    assert!(error.starts_with(&begin), "{error}");
+}
+
+#[test]
+fn messages_error_holds_its_reason() {
+    let folder = TempDir::new("library-messages");
+    let model = open(&demo_chat(PACK, &folder, MARKED));
+    let error = model.encode_messages(&[Message::new(Role::Assistant, "Hi")]).expect_err("no user message");
+    let Error::Messages { source: ChatError::Order { index: 0, found: Some("assistant"), .. } } = error else {
+        panic!("{error}");
+    };
 }

@@ -5,10 +5,15 @@ use crate::PACK;
 use crate::allocator::counted;
 use olmo_infer::Model;
 use olmo_infer::Options;
+use olmo_infer::Run;
 use olmo_infer::Sampling;
 use olmo_infer::internals::error::Error;
+use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::network::Network;
 use olmo_tests::TempDir;
 use olmo_tests::chats::{MARKED, demo_chat};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Lets each allocation of a call fail in turn. `small` bounds those that cannot fail: some words, for any model.
 #[track_caller]
@@ -31,6 +36,10 @@ fn every_fallible_allocation_returns_memory_error() {
     let folder = TempDir::new("library-without-memory");
     let path = demo_chat(PACK, &folder, MARKED);
     let model = Model::open_with(&path, olmo_infer::internals::file::mapping::Load::Mmap, 1).expect("a model");
+    // The views and the file that they borrow are kept in one allocation of self_cell, and shared in another.
+    let file = Arc::new(ModelFile::open(&path).expect("a model"));
+    assert_returns_memory_errors("Network::new", 2, || Network::new(file.clone()).map(Arc::new));
+    model.network().expect("made once for all sessions");
     assert_returns_memory_errors("Model::session", 0, || model.session(Options::new(64)));
     let mut session = model.session(Options::new(64)).expect("it fits");
     assert_returns_memory_errors("Session::prefill", 0, || {
@@ -41,6 +50,11 @@ fn every_fallible_allocation_returns_memory_error() {
     assert_returns_memory_errors("Session::resume", 0, || session.resume(&[70, 111, 32]));
     assert_returns_memory_errors("Session::generate", 0, || {
         session.generate(Sampling::GREEDY).take(3).try_for_each(|id| id.map(|_| ()))
+    });
+    let prompt = [70, 111, 117, 114];
+    let runs = [Run { top: usize::MAX, ..Run::new(&prompt, 6) }; 2];
+    assert_returns_memory_errors("Model::generate", 8, || {
+        model.generate(&runs, Options::new(6), Some(2), |_| Ok::<_, Error>(ControlFlow::Continue(())))
     });
     assert_returns_memory_errors("Model::vocabulary", 1, || model.vocabulary());
     assert_returns_memory_errors("Model::decode_text", 1, || model.decode_text(&[70, 111]));

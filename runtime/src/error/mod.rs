@@ -3,11 +3,13 @@
 //! `Display` prints one line: where, what was found, what was expected, what to do. Library code returns errors; only
 //! the programs print them.
 
+mod chat_error;
 mod config_error;
 mod not_run;
 pub mod shown;
 mod token_remedy;
 
+pub use chat_error::ChatError;
 pub use config_error::ConfigError;
 pub use not_run::NotRun;
 pub use shown::one_line;
@@ -240,7 +242,7 @@ pub enum Error {
     /// The chat template of the model does not accept these messages.
     Messages {
         /// Why.
-        problem: String,
+        source: ChatError,
     },
     /// A text has a token for which the embedding of the model has no row.
     NoEmbedding {
@@ -400,8 +402,8 @@ impl fmt::Display for Error {
             Error::NoText { path, token } => write!(f, "{}: has no text for the id {token}", display_path(path)),
             Error::UnusableTokenizer { problem }
             | Error::UnusableChatTemplate { problem }
-            | Error::Messages { problem }
             | Error::Unencodable { problem } => f.write_str(problem),
+            Error::Messages { source } => source.fmt(f),
             Error::NoEmbedding { text, token, n_rows } => write!(
                 f,
                 "the text has the token \"{text}\" with id {token}, beyond the {n_rows} rows of the model's embedding; \
@@ -426,6 +428,7 @@ impl std::error::Error for Error {
         match self {
             Error::Io { source, .. } | Error::Map { source, .. } => Some(source),
             Error::Config { source, .. } => Some(source),
+            Error::Messages { source } => Some(source),
             _ => None,
         }
     }

@@ -23,7 +23,7 @@ impl fmt::Display for NotRun {
                 "this run would wait for the end of a run that it is part of; end that first, or open the model twice"
             }
             NotRun::Circle => {
-                "this run would wait for one that waits for it; let runs inside of others begin in the same order everywhere"
+                "this run would wait for one that waits for it; let runs inside others begin in the same order everywhere"
             }
             NotRun::Forked => {
                 "this process was forked off after the threads of the model were started; open the model in this \

@@ -54,7 +54,7 @@ fn all() -> Vec<Error> {
         Error::NoText { path: path(), token: 1 },
         Error::UnusableTokenizer { problem: problem() },
         Error::UnusableChatTemplate { problem: problem() },
-        Error::Messages { problem: problem() },
+        Error::Messages { source: ChatError::Order { index: 1, found: Some("user"), expected: "e" } },
         Error::NoEmbedding { text: "t".into(), token: 1, n_rows: 1 },
         Error::Unencodable { problem: problem() },
         Error::NotFinite { sequence: 0, position: 1, token: 2, first: Some((0, 1)) },

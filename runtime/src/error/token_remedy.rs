@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenRemedy {
-    /// The problem contains it.
+    /// The problem states it.
     Stated,
     /// In these words.
     Other(String),

@@ -13,10 +13,11 @@ pub mod top_k;
 
 use crate::error::Error;
 use crate::generate::scheduler::{ActiveRun, Found, Slots};
-use crate::generate::top_k::top_k_into;
+use crate::generate::top_k::{top_k_into, top_k_room};
 use crate::kernels::lanes::LogSumExp;
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::batch::Batch;
+use crate::os::memory;
 use crate::parallel::team::Team;
 pub use run::Run;
 use std::ops::ControlFlow;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 /// One evaluated position.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Evaluated<'a> {
     /// Index of the run that it belongs to.
     pub run: usize,
@@ -45,6 +47,7 @@ pub struct Evaluated<'a> {
 
 /// Tokens, passes and times of a call of [`Model::generate`](crate::Model::generate).
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct Timing {
     /// Tokens evaluated in passes with tokens of a prompt.
     pub prefill_tokens: usize,
@@ -64,7 +67,7 @@ pub struct Timing {
 ///
 /// # Errors
 /// Those of [`Batch::begin`], [`Batch::forward`], [`Batch::logits`] and `visit`; all runs end then. The sequence of
-/// [`Error::NotFinite`] is the index of the run.
+/// [`Error::NotFinite`] is the index of the run. [`Error::OutOfMemory`] before any pass.
 ///
 /// # Panics
 /// When a run has an empty prompt or no positions.
@@ -78,9 +81,10 @@ pub fn generate<E: From<Error>>(
     let (vocab_size, most_rows, isa) = (batch.config().vocab_size, batch.options().chunk, batch.options().backend.isa);
     let n_top = |run: &Run| run.top.clamp(1, vocab_size);
     let most_top = runs.iter().map(n_top).max().unwrap_or(1);
-    let nothing = |_| Found { top: Vec::with_capacity(most_top + 1), log_sum_exp: None };
-    let mut founds: Vec<Found> = (0..most_rows.min(LOGITS_CHUNK)).map(nothing).collect();
-    let mut visited = Vec::with_capacity(most_rows);
+    let room = top_k_room(most_top, vocab_size);
+    let nothing = |_| Ok(Found { top: memory::room_for(room, "the most likely tokens")?, log_sum_exp: None });
+    let mut founds = (0..most_rows.min(LOGITS_CHUNK)).map(nothing).collect::<Result<Vec<Found>, Error>>()?;
+    let mut visited = memory::room_for(most_rows, "the rows of a pass")?;
     let mut slots = Slots::new(batch.n_slots());
     let mut waiting = runs.iter().copied().enumerate();
     let mut timing = Timing::default();

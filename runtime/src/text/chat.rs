@@ -3,6 +3,7 @@
 //! The converter has run the template and derived the pieces, so nothing here interprets templates. The section is
 //! copied before it is checked: text in a mapped file would stop being UTF-8 if the file were modified.
 
+pub use crate::error::ChatError;
 use crate::error::{Error, one_line};
 use crate::file::model_file::ModelFile;
 use crate::format::{
@@ -11,7 +12,7 @@ use crate::format::{
 };
 use crate::os::memory;
 pub use crate::text::chat_style::{Cut, N_RULES, N_TEXTS, Past, Rule, Strip, Style, is_python_space};
-pub use crate::text::message::{ChatError, Message, Role};
+pub use crate::text::message::{Message, Role};
 use jiff::civil::DateTime;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -194,7 +195,7 @@ fn check_order(turns: &[Message], before: usize) -> Result<(), ChatError> {
             _ => (Role::Assistant, "an assistant message: the roles are [system], user, assistant, user, ..."),
         };
         if message.role != role {
-            return Err(ChatError::Order { index: before + index, found: Some(message.role), expected });
+            return Err(ChatError::Order { index: before + index, found: Some(message.role.name()), expected });
         }
     }
     match turns.len() % 2 {

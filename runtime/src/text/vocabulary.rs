@@ -20,8 +20,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::OutOfMemory`].
-    #[doc(hidden)]
-    pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
+    pub(crate) fn of_file(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
         let Some(bytes) = file.checked_section(section::VOCABULARY)? else { return Ok(None) };
         let n_bytes = bytes.len();
         let damaged = || Error::Damaged {
@@ -31,12 +30,6 @@ impl Vocabulary {
             expected: "the length in its head".into(),
         };
         Vocabulary::of(bytes).ok_or_else(damaged).map(Some)
-    }
-
-    /// Copies a vocabulary from the bytes of a section; `None` when their length does not match the head.
-    #[doc(hidden)]
-    pub fn in_section(bytes: &[u8]) -> Option<Vocabulary> {
-        Vocabulary::of(bytes.to_vec())
     }
 
     fn of(section: Vec<u8>) -> Option<Vocabulary> {
@@ -59,6 +52,24 @@ impl Vocabulary {
         let begin = offsets.get(token)?.get() as usize;
         let end = offsets.get(token.checked_add(1)?)?.get() as usize;
         text.get(begin..end).filter(|bytes| !bytes.is_empty())
+    }
+}
+
+/// For the programs and tests of this workspace.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+impl Vocabulary {
+    /// The vocabulary of `file`; `None` without one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the digest is wrong or the length does not match the head, and [`Error::OutOfMemory`].
+    pub fn new(file: &ModelFile) -> Result<Option<Vocabulary>, Error> {
+        Vocabulary::of_file(file)
+    }
+
+    /// Copies a vocabulary from the bytes of a section; `None` when their length does not match the head.
+    pub fn in_section(bytes: &[u8]) -> Option<Vocabulary> {
+        Vocabulary::of(bytes.to_vec())
     }
 }
 

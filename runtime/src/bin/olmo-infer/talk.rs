@@ -317,10 +317,11 @@ impl Talk<'_> {
     /// Notes how an answer ended, unless the model ended it, and how long it took.
     fn note_end(&self, answer: &Answer) {
         match answer.end {
-            End::Model | End::Stop => {}
             End::MaxTokens => PROGRAM.note(format_args!("the answer ends at --max-tokens {}", answer.generated)),
             End::Listener => PROGRAM.note("interrupted; the answer so far is kept, /undo removes it"),
             End::Full => PROGRAM.note("the answer ends because the context is full; make room with /undo or /new"),
+            // The model, or a text of --stop.
+            _ => {}
         }
         let (left, positions) = (self.conversation.session().left(), self.conversation.session().options().positions);
         if answer.end != End::Full && left < FEW_POSITIONS.max(positions / 8).min(positions / 2) {
