@@ -82,7 +82,7 @@ pub struct Pack {
     /// accept NaN and infinity among the weights
     #[argh(switch)]
     allow_nonfinite: bool,
-    /// print the plan and write nothing; reads no weights, so all sizes that type and encoding can give are shown
+    /// print the plan and write nothing; shows every possible size if type or encoding depends on the weights
     #[argh(switch)]
     pub dry_run: bool,
     /// print one JSON object instead of the summary

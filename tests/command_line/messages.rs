@@ -2,7 +2,9 @@
 
 use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, finish, repository, run, small_config, write_weights};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 /// A folder with a weights folder, a model of it without text, the demo model, and files of other kinds.
@@ -69,6 +71,35 @@ fn common_mistakes_are_answered_with_next_step() {
             1,
             "tokens.bin: not an .olmo file, and model.olmo is one; are the arguments swapped? olmo-infer model.olmo \
              tokens.bin",
+        ),
+        (
+            "olmo-infer score tokens.bin model.olmo",
+            1,
+            "tokens.bin: not an .olmo file, and model.olmo is one; are the arguments swapped? olmo-infer score \
+             model.olmo tokens.bin",
+        ),
+        (
+            "olmo-infer tokenize prompt.txt model.olmo",
+            1,
+            "prompt.txt: not an .olmo file, and model.olmo is one; are the arguments swapped? olmo-infer tokenize \
+             model.olmo prompt.txt",
+        ),
+        (
+            "olmo-infer detokenize tokens.bin model.olmo",
+            1,
+            "tokens.bin: not an .olmo file, and model.olmo is one; are the arguments swapped? olmo-infer detokenize \
+             model.olmo tokens.bin",
+        ),
+        (
+            "olmo-infer score inspect model.olmo",
+            1,
+            "inspect: no such file, and model.olmo is a model; did you mean olmo-infer score model.olmo?",
+        ),
+        (
+            "olmo-infer detokenize demo.olmo prompt.txt",
+            1,
+            "prompt.txt: 30 bytes, expected a multiple of 4 (little-endian u32 ids) (it looks like text); make ids of \
+             it with olmo-infer tokenize",
         ),
         (
             "olmo-infer model.olmo prompt.txt",
@@ -148,11 +179,14 @@ fn common_mistakes_are_answered_with_next_step() {
             2,
             "tokenize: no such file (did you mean olmo-infer tokenize?); see olmo-infer --help",
         ),
+        ("olmo-infer model.olmo chat", 2, "chat: no such file (did you mean olmo-infer chat?); see olmo-infer --help"),
         (
             "olmo-infer scor model.olmo",
             1,
             "scor: no such file, and model.olmo is a model; did you mean olmo-infer score model.olmo?",
         ),
+        ("olmo-infer chat --man", 2, "unknown option --man (an option of olmo-infer); see olmo-infer chat --help"),
+        ("olmo-infer --completions ", 2, "--completions \"\": expected bash, zsh or fish; see olmo-infer --help"),
         ("olmo-infer model.olmo --man", 2, "--man excludes all other arguments; see olmo-infer --help"),
         (
             "olmo-pack model.olmo weights/",
@@ -233,6 +267,57 @@ fn common_mistakes_are_answered_with_next_step() {
     ] {
         let program = line.split(' ').next().expect("a program");
         assert_eq!(call(&folder, line).refused(status), format!("{program}: error: {answer}"), "{line}");
+    }
+}
+
+#[test]
+fn score_of_text_advises_only_to_tokenize() {
+    let folder = folder();
+    let scored = call(&folder, "olmo-infer score demo.olmo prompt.txt");
+    let advice = "(it looks like text); make ids of it with olmo-infer tokenize\"";
+    assert!(scored.code == Some(1) && scored.stdout.contains(advice), "{scored:?}");
+}
+
+#[test]
+fn options_of_the_program_are_named_at_its_commands() {
+    let folder = folder();
+    for option in ["--top", "--steps", "--text", "--logits"] {
+        let finished = call(&folder, &format!("olmo-infer score model.olmo tokens.bin {option} 3"));
+        let problem = format!("unknown option {option} (an option of olmo-infer); see olmo-infer score --help");
+        assert_eq!(finished.refused(2), format!("olmo-infer: error: {problem}"));
+    }
+    let finished = call(&folder, "olmo-infer tokenize model.olmo prompt.txt --timing");
+    assert!(finished.refused(2).contains("unknown option --timing (an option of olmo-infer); see"), "{finished:?}");
+    let finished = call(&folder, "olmo-pack inspect model.olmo --force");
+    assert!(finished.refused(2).contains("unknown option --force (an option of olmo-pack); see"), "{finished:?}");
+}
+
+#[test]
+fn only_paths_that_are_not_utf_8_are_to_be_renamed() {
+    let not_text = OsStr::from_bytes(b"\xff");
+    for (before, is_path) in [
+        (&["m.olmo"][..], true),
+        (&["score", "m.olmo", "--"], true),
+        (&["m.olmo", "--json"], true),
+        (&["m.olmo", "--prompt"], false),
+        (&["tokenize", "m.olmo", "-p"], false),
+        (&["m.olmo", "--no-such-option"], false),
+    ] {
+        let finished = finish(Command::new(INFER).args(before).arg(not_text).stdin(Stdio::null()));
+        let line = finished.refused(2);
+        assert!(line.contains("an argument is not UTF-8: \"\\xFF\", expected "), "{line}");
+        assert_eq!(line.contains("rename the file"), is_path, "{before:?}: {line}");
+        assert_eq!(line.contains("expected UTF-8; see"), !is_path, "{before:?}: {line}");
+    }
+}
+
+#[test]
+fn help_on_a_full_disk_fails_without_naming_results() {
+    for option in ["--help", "--version"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+        let failed = finish(Command::new(INFER).arg(option).stdout(full));
+        let line = "olmo-infer: error: cannot write to standard output: No space left";
+        assert!(failed.code == Some(1) && failed.stderr.starts_with(line), "{failed:?}");
     }
 }
 

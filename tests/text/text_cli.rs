@@ -494,8 +494,14 @@ fn wrong_usage_is_one_line() {
         (&["--tokenize"], "unknown option --tokenize (did you mean olmo-infer tokenize?); see olmo-infer --help"),
         (&["--detokenize", "t.bin"], "unknown option --detokenize (did you mean olmo-infer detokenize?)"),
         (&["--score", "t.bin"], "unknown option --score (did you mean olmo-infer score?)"),
-        (&["tokenize", "--seed", "3"], "unknown option --seed; see olmo-infer tokenize --help"),
-        (&["detokenize", "--prompt", "Hi"], "unknown option --prompt; see olmo-infer detokenize --help"),
+        (
+            &["tokenize", "--seed", "3"],
+            "unknown option --seed (an option of olmo-infer); see olmo-infer tokenize --help",
+        ),
+        (
+            &["detokenize", "--prompt", "Hi"],
+            "unknown option --prompt (an option of olmo-infer); see olmo-infer detokenize --help",
+        ),
         (&["tokenize", "a", "b"], "one file at a time"),
         (&["tokenize", "a", "--prompt", "b"], "--prompt, --messages and a file exclude each other; a is a file"),
         (&["tokenize", "--chat"], "--chat takes the text from --prompt; use --prompt - for standard input"),

@@ -9,6 +9,9 @@ use std::fmt;
 /// The option of earlier versions that printed the manual page and completions.
 const GENERATE: &str = "--generate";
 
+/// What to do without an option for the output.
+const REDIRECT: &str = "redirect standard output: > FILE";
+
 /// What a word of the command line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordKind {
@@ -29,6 +32,8 @@ pub enum WordError {
         word: String,
         /// What the user probably meant.
         hint: Option<String>,
+        /// What to do instead.
+        advice: Option<&'static str>,
     },
     /// A switch was given a value.
     TakesNoValue {
@@ -49,9 +54,10 @@ pub enum WordError {
 impl fmt::Display for WordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WordError::Unknown { word, hint } => {
+            WordError::Unknown { word, hint, advice } => {
                 write!(f, "unknown option {word}")?;
-                hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
+                hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))?;
+                advice.map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
             WordError::TakesNoValue { option, value } => write!(f, "{option}={value}: {option} takes no value"),
             WordError::ValueIsOption { option, value } => {
@@ -63,7 +69,8 @@ impl fmt::Display for WordError {
 
 /// The words after the name of a program or of its command, as argh takes them, and what they are: short options under
 /// their long names, `--option=value` as two words. A request for help leaves nothing but `--help`, because argh takes
-/// no other option after it; `-V` becomes `--version` even where `info` has no such switch.
+/// no other option after it; `-V` becomes `--version` even where `info` has no such switch. `info` defines `program`,
+/// and `whole` the program with all its commands.
 ///
 /// A value may begin with `-`, but must not be the name of another option unless it is attached by `=`.
 ///
@@ -72,6 +79,7 @@ impl fmt::Display for WordError {
 pub fn expand(
     program: Program,
     info: &CommandInfoWithArgs,
+    whole: &CommandInfoWithArgs,
     words: impl IntoIterator<Item = String>,
 ) -> Result<Vec<(String, WordKind)>, WordError> {
     let mut expanded = Vec::new();
@@ -85,7 +93,7 @@ pub fn expand(
             "-h" | "--help" => return Ok(vec![("--help".into(), WordKind::Free)]),
             "-V" | "--version" => expanded.push(("--version".into(), WordKind::Free)),
             option if option.starts_with('-') && option != "-" => {
-                let (typed, flag, attached) = find(program, info, option)?;
+                let (typed, flag, attached) = find(program, info, whole, option)?;
                 expanded.push((flag.long.to_string(), WordKind::Free));
                 match (takes_value(flag), attached) {
                     (false, None) => {}
@@ -122,6 +130,7 @@ fn is_option(info: &CommandInfoWithArgs, word: &str) -> bool {
 fn find<'a, 'w>(
     program: Program,
     info: &'a CommandInfoWithArgs,
+    whole: &CommandInfoWithArgs,
     word: &'w str,
 ) -> Result<(&'w str, &'a FlagInfo<'static>, Option<&'w str>), WordError> {
     let (typed, value) = word.split_once('=').map_or((word, None), |(typed, value)| (typed, Some(value)));
@@ -142,15 +151,25 @@ fn find<'a, 'w>(
             _ => {}
         }
     }
-    Err(WordError::Unknown { word: typed.into(), hint: hint(program, info, typed) })
+    let place = place(program, whole, typed);
+    let is_output = place.is_some() && ["-o", "--output"].contains(&typed);
+    let hint = place.map(|place| format!("an option of {place}")).or_else(|| hint(program, info, typed));
+    Err(WordError::Unknown { word: typed.into(), hint, advice: is_output.then_some(REDIRECT) })
+}
+
+/// The program or the command of `whole` that has this option.
+fn place(program: Program, whole: &CommandInfoWithArgs, typed: &str) -> Option<Program> {
+    let is_typed = |flag: &FlagInfo| flag.long == typed || flag.short.is_some_and(|short| typed == format!("-{short}"));
+    let program = Program::new(program.name());
+    if whole.flags.iter().any(is_typed) {
+        return Some(program);
+    }
+    let command = whole.commands.iter().find(|command| command.command.flags.iter().any(is_typed))?;
+    Some(program.command(command.name))
 }
 
 /// What an unknown option probably means.
 fn hint(program: Program, info: &CommandInfoWithArgs, typed: &str) -> Option<String> {
-    let is_typed = |flag: &FlagInfo| flag.long == typed || flag.short.is_some_and(|short| typed == format!("-{short}"));
-    if let Some(command) = info.commands.iter().find(|command| command.command.flags.iter().any(is_typed)) {
-        return Some(format!("an option of {}", program.command(command.name)));
-    }
     if typed == GENERATE && info.flags.iter().any(|flag| flag.long == manual::MAN) {
         return Some(format!("did you mean {} or {} SHELL?", manual::MAN, manual::COMPLETIONS));
     }
@@ -189,6 +208,11 @@ fn letters(word: &str) -> String {
     word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// The value of an option as messages show it.
+pub fn shown_value(value: &str) -> &str {
+    if value.is_empty() { "\"\"" } else { value }
+}
+
 /// A complaint of argh in plain words; `words` are those it was given. Is not yet escaped.
 pub fn complaint(info: &CommandInfoWithArgs, words: &[&str], output: &str) -> String {
     let output = output.trim();
@@ -196,7 +220,7 @@ pub fn complaint(info: &CommandInfoWithArgs, words: &[&str], output: &str) -> St
         let (option, value) = (pair[0], pair[1]);
         let begins = format!("Error parsing option '{option}' with value '{value}': ");
         if let Some(problem) = output.strip_prefix(&begins) {
-            let shown = if value.is_empty() { "\"\"" } else { value };
+            let shown = shown_value(value);
             return match problem {
                 "duplicate values provided" => format!("{option} {shown}: {option} is given twice, expected once"),
                 problem => format!("{option} {shown}: {problem}"),
@@ -303,7 +327,7 @@ mod tests {
 
     fn words(words: &[&str]) -> Result<Vec<(String, WordKind)>, WordError> {
         let info = CommandInfoWithArgs { flags: FLAGS, ..CommandInfoWithArgs::default() };
-        expand(Program::new("some"), &info, words.iter().map(ToString::to_string))
+        expand(Program::new("some"), &info, &info, words.iter().map(ToString::to_string))
     }
 
     #[test]

@@ -36,6 +36,6 @@ impl CliExit {
             self.program.error(&self.text);
             return ExitCode::from(2);
         }
-        self.program.print(self.text.trim_end(), ExitCode::SUCCESS)
+        self.program.print_text(self.text.trim_end())
     }
 }

@@ -63,15 +63,24 @@ impl Program {
         self.lines(problem.to_string().lines().map(|line| format!("error: {line}")));
     }
 
-    /// Prints a text with a newline at its end, and yields `status`, or that of a failure. A reader that has left is
+    /// Prints results with a newline at their end, and yields `status`, or that of a failure. A reader that has left is
     /// not a failure.
-    pub fn print(self, text: &str, status: ExitCode) -> ExitCode {
+    pub fn print(self, results: &str, status: ExitCode) -> ExitCode {
+        self.write(results, status, "cannot write the results to standard output")
+    }
+
+    /// As [`Program::print`], for a text that is not a result.
+    pub(crate) fn print_text(self, text: &str) -> ExitCode {
+        self.write(text, ExitCode::SUCCESS, "cannot write to standard output")
+    }
+
+    fn write(self, text: &str, status: ExitCode, problem: &str) -> ExitCode {
         let line_end = if text.ends_with('\n') { "" } else { "\n" };
         let mut stdout = io::stdout().lock();
         let written = write!(stdout, "{text}{line_end}").and_then(|()| stdout.flush());
         match written.and_then(|()| check_written(&stdout)) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                self.error(format_args!("cannot write the results to standard output: {}", reason(&error)));
+                self.error(format_args!("{problem}: {}", reason(&error)));
                 ExitCode::FAILURE
             }
             _ => status,

@@ -30,18 +30,25 @@ impl Words {
         info: &CommandInfoWithArgs,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<Words, CliExit> {
-        let words: Result<Vec<String>, OsString> = args.into_iter().map(OsString::into_string).collect();
-        let words = words.map_err(|word| {
-            let advice = "expected text; rename the file or give another path to it";
-            CliExit::usage(program, format_args!("an argument is not UTF-8: {word:?}, {advice}"))
-        })?;
+        let args: Vec<OsString> = args.into_iter().collect();
+        let words: Vec<String> = args.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let whole = info;
         let command = info.commands.iter().find(|command| words.first().is_some_and(|first| first == command.name));
         let (named, info) = match command {
             Some(command) => (program.command(command.name), &command.command),
             None => (program, info),
         };
-        let words = words.into_iter().skip(usize::from(command.is_some()));
-        let words = command_line::expand(named, info, words).map_err(|error| CliExit::usage(named, error))?;
+        let n_names = usize::from(command.is_some());
+        let expand = |words: &[String]| command_line::expand(named, info, whole, words[n_names..].iter().cloned());
+        if let Some(at) = args.iter().position(|word| word.to_str().is_none()) {
+            // What the word is depends on those before it only.
+            let expanded = expand(&words[..=at]).unwrap_or_default();
+            let is_path = expanded.last().is_some_and(|(last, kind)| *last == words[at] && *kind != WordKind::Value);
+            let expected = if is_path { "text; rename the file or give another path to it" } else { "UTF-8" };
+            let word = &args[at];
+            return Err(CliExit::usage(named, format_args!("an argument is not UTF-8: {word:?}, expected {expected}")));
+        }
+        let words = expand(&words).map_err(|error| CliExit::usage(named, error))?;
         let is_option = |name: &str| words.iter().any(|(word, kind)| *kind == WordKind::Free && word == name);
         if is_option("--version") {
             return Err(CliExit::done(program, format!("{} {}", program.name(), env!("CARGO_PKG_VERSION"))));

@@ -1,7 +1,7 @@
 //! The target for chat templates, which are programs.
 //!
 //! `olmo-pack` runs them in a process of its own, whose death is a reason and no finding; that is tried in
-//! `tests/chat_templates.rs`. Here they are run in this process, so that the fuzzer sees where they go: templates that
+//! `tests/text/chat_templates.rs`. Here they are run in this process, so that the fuzzer sees where they go: templates that
 //! can nest values without end, or make lists of any length, are left out, and what the interpreter itself panics on.
 
 use crate::repository;

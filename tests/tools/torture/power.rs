@@ -1,4 +1,4 @@
-//! Power cuts at every moment of small runs: what `tests/any_power_cut.rs` looks at, for many more states.
+//! Power cuts at every moment of small runs: what `tests/durability/power_cuts.rs` checks, for many more states.
 
 use crate::Effort;
 use crate::figure::Figure;

@@ -6,16 +6,31 @@ use olmo_infer::internals::error::{TokenRemedy, display_path};
 use std::fmt;
 
 /// An error of the library with advice about options.
-pub struct Advised<'a>(pub &'a Error);
+pub struct Advised<'a> {
+    error: &'a Error,
+    takes_text: bool,
+}
+
+impl<'a> Advised<'a> {
+    /// For a command that takes text or token files.
+    pub fn new(error: &'a Error) -> Advised<'a> {
+        Advised { error, takes_text: true }
+    }
+
+    /// For a command that takes token files only.
+    pub fn for_ids(error: &'a Error) -> Advised<'a> {
+        Advised { error, takes_text: false }
+    }
+}
 
 impl fmt::Display for Advised<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.0;
+        let error = self.error;
         let advice = match error {
             Error::ContextTooLarge { sequences: 1, .. } => "ask for fewer positions or a smaller --chunk",
             Error::ContextTooLarge { .. } => "ask for a smaller --batch, fewer positions or a smaller --chunk",
             Error::Tokens { path, problem, remedy } => {
-                return match of_tokens(remedy) {
+                return match of_tokens(remedy, self.takes_text) {
                     Some(advice) => write!(f, "{}: {problem}; {advice}", display_path(path)),
                     None => error.fmt(f),
                 };
@@ -30,8 +45,12 @@ impl fmt::Display for Advised<'_> {
 }
 
 /// What to do about a token file; `None` where no option helps.
-fn of_tokens(remedy: &TokenRemedy) -> Option<String> {
+fn of_tokens(remedy: &TokenRemedy, takes_text: bool) -> Option<String> {
     Some(match remedy {
+        TokenRemedy::Encode if !takes_text => "make ids of it with olmo-infer tokenize".into(),
+        TokenRemedy::EncodeUtf16 if !takes_text => {
+            "convert it with iconv -f UTF-16 -t UTF-8, and make ids of it with olmo-infer tokenize".into()
+        }
         TokenRemedy::Encode => {
             "give text with --prompt, or --prompt-file FILE, and make ids of it with olmo-infer tokenize".into()
         }
@@ -77,7 +96,16 @@ mod tests {
             ),
             (Error::NoTokens, "no tokens to evaluate, expected at least one"),
         ] {
-            assert_eq!(Advised(&error).to_string(), line);
+            assert_eq!(Advised::new(&error).to_string(), line);
+        }
+        for (remedy, line) in [
+            (TokenRemedy::Encode, "t.bin: 4 bytes; make ids of it with olmo-infer tokenize"),
+            (
+                TokenRemedy::EncodeUtf16,
+                "t.bin: 4 bytes; convert it with iconv -f UTF-16 -t UTF-8, and make ids of it with olmo-infer tokenize",
+            ),
+        ] {
+            assert_eq!(Advised::for_ids(&tokens(remedy)).to_string(), line);
         }
     }
 }

@@ -38,7 +38,7 @@ impl From<io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Runtime(error) => Advised(error).fmt(f),
+            Failure::Runtime(error) => Advised::new(error).fmt(f),
             Failure::Refused(problem) | Failure::Fatal(problem) | Failure::Usage(problem) => f.write_str(problem),
             Failure::Several(failures) => failures.iter().try_for_each(|failure| writeln!(f, "{failure}")),
             Failure::Output(error) => write!(f, "cannot write the results to standard output: {}", reason(error)),

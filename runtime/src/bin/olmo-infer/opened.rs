@@ -4,6 +4,7 @@ use crate::args;
 use crate::failure::Failure;
 use crate::program::PROGRAM;
 use olmo_infer::internals::cli::command_line::nearest;
+use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -16,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Opens the model at `path`; `others` are the other files of the command line, of which one may be meant.
-pub fn open(path: &Path, load: Load, others: &[PathBuf]) -> Result<ModelFile, Failure> {
-    let file = ModelFile::open_with(path, load).map_err(|error| explain(others, error))?;
+/// Opens the model at `path` for `program`; `others` are the other files of the command line, of which one may be meant.
+pub fn open(program: Program, path: &Path, load: Load, others: &[PathBuf]) -> Result<ModelFile, Failure> {
+    let file = ModelFile::open_with(path, load).map_err(|error| explain(program, others, error))?;
     file.refuse_unfinished()?;
     note_clock(&file);
     Ok(file)
@@ -36,7 +37,7 @@ pub fn note_clock(file: &ModelFile) {
 }
 
 /// A better error when the first argument is not a model and another one is.
-fn explain(others: &[PathBuf], error: Error) -> Failure {
+fn explain(program: Program, others: &[PathBuf], error: Error) -> Failure {
     let is_model = |path: &&PathBuf| {
         let mut magic = [0; MAGIC.len()];
         // A file that cannot be read is not a model. O_NONBLOCK: do not wait for a FIFO that may be there by now.
@@ -45,23 +46,24 @@ fn explain(others: &[PathBuf], error: Error) -> Failure {
         path.is_file() && open.open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
     };
     match (&error, others.iter().find(is_model)) {
-        // The first word is perhaps a command.
         (Error::Io { path, source, .. }, Some(model)) if source.kind() == io::ErrorKind::NotFound => {
             let (word, model) = (display_path(path).to_string(), display_path(model));
-            let program = match word.as_str() {
+            let meant = match word.as_str() {
+                _ if program != PROGRAM => format!("{program} {model}"),
+                // The first word is perhaps a command.
                 "inspect" | "verify" | "diff" | "copy" | "unpack" => format!("olmo-pack {word} {model}"),
                 // A misspelt command.
                 word => match nearest(word, args::COMMANDS) {
                     Some(command) => format!("{} {model}", PROGRAM.command(command)),
-                    None => format!("{PROGRAM} {model}"),
+                    None => format!("{program} {model}"),
                 },
             };
-            Failure::Refused(format!("{word}: no such file, and {model} is a model; did you mean {program}?"))
+            Failure::Refused(format!("{word}: no such file, and {model} is a model; did you mean {meant}?"))
         }
         (Error::NotOlmo { path, .. } | Error::NotAFile { path, .. }, Some(model)) => {
             let (path, model) = (display_path(path), display_path(model));
             Failure::Refused(format!(
-                "{path}: not an .olmo file, and {model} is one; are the arguments swapped? olmo-infer {model} {path}"
+                "{path}: not an .olmo file, and {model} is one; are the arguments swapped? {program} {model} {path}"
             ))
         }
         _ => error.into(),

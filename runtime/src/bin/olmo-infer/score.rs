@@ -1,7 +1,7 @@
 //! `olmo-infer score`: how well the model predicts each token of token files, a JSON object for each file.
 
 use crate::advice::Advised;
-use crate::args::score::ScoreArgs;
+use crate::args::score::{COMMAND, ScoreArgs};
 use crate::failure::Failure;
 use crate::opened::{self, while_populating};
 use crate::program::{PROGRAM, used_threads};
@@ -30,7 +30,7 @@ const MAX_LIST_BYTES: u64 = 64 << 20;
 const MAX_PATH_BYTES: usize = 4096;
 /// Scores token files.
 pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
-    let file = Arc::new(opened::open(&args.model, args.load, &args.tokens)?);
+    let file = Arc::new(opened::open(COMMAND, &args.model, args.load, &args.tokens)?);
     file.check_complete()?;
     let n_threads = used_threads(args.compute.threads);
     let score = || with_team(n_threads, |team| score_all(args, &file, team))?;
@@ -177,7 +177,7 @@ impl<'a> Group<'a> {
         let config = file.config();
         let read = |path: &'a PathBuf| {
             let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
-            Scored { path, tokens: tokens.map_err(|error| Advised(&error).to_string()), nll: Vec::new() }
+            Scored { path, tokens: tokens.map_err(|error| Advised::for_ids(&error).to_string()), nll: Vec::new() }
         };
         Ok(Group { args, file, network, files: paths.iter().map(read).collect() })
     }

@@ -1,6 +1,7 @@
 //! `olmo-infer tokenize` and `olmo-infer detokenize`: text to ids, and ids to text.
 
-use crate::args::text::{DetokenizeArgs, Source, TokenizeArgs};
+use crate::advice::Advised;
+use crate::args::text::{DETOKENIZE_COMMAND, DetokenizeArgs, Source, TOKENIZE_COMMAND, TokenizeArgs};
 use crate::failure::Failure;
 use crate::opened;
 use crate::printer::PIECE_BYTES;
@@ -17,7 +18,7 @@ use std::slice;
 /// Prints the ids of a text.
 pub fn tokenize(args: &TokenizeArgs) -> Result<(), Failure> {
     let others: Vec<PathBuf> = args.file().map(Path::to_path_buf).into_iter().collect();
-    let file = &opened::open(&args.model, args.load, &others)?;
+    let file = &opened::open(TOKENIZE_COMMAND, &args.model, args.load, &others)?;
     if io::stdout().is_terminal() {
         return Err(Failure::Usage("token ids are not text; redirect standard output to a file or a pipe".into()));
     }
@@ -38,13 +39,14 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<(), Failure> {
 
 /// Prints the bytes of ids, or text in a terminal.
 pub fn detokenize(args: &DetokenizeArgs) -> Result<(), Failure> {
-    let file = &opened::open(&args.model, args.load, slice::from_ref(&args.tokens))?;
+    let file = &opened::open(DETOKENIZE_COMMAND, &args.model, args.load, slice::from_ref(&args.tokens))?;
     let model = display_path(file.path());
     let vocabulary = Vocabulary::new(file)?.ok_or_else(|| {
         Failure::Usage(format!("{model}: has no vocabulary, which detokenize needs; pack it with --vocab vocab.txt"))
     })?;
     let path = &args.tokens;
-    let tokens = read_text_ids(path, args.token_type, file.config().vocab_size)?;
+    let tokens = read_text_ids(path, args.token_type, file.config().vocab_size)
+        .map_err(|error| Failure::Refused(Advised::for_ids(&error).to_string()))?;
     if let Some(i) = tokens.iter().position(|&token| vocabulary.bytes(token).is_none()) {
         return Err(Failure::Refused(format!(
             "{}: token {i} is {}, which has no text in the vocabulary of {model}; it is one of the untrained ids that fill \

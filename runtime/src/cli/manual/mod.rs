@@ -3,6 +3,7 @@
 mod completions;
 mod man_page;
 
+use crate::cli::command_line::shown_value;
 use crate::cli::program::Program;
 use argh::CommandInfoWithArgs;
 use man_page::first_sentence;
@@ -26,7 +27,7 @@ pub fn completions(shell: &str, info: &CommandInfoWithArgs) -> Result<String, St
         "bash" => Ok(completions::bash(info)),
         "zsh" => Ok(completions::zsh(info)),
         "fish" => Ok(completions::fish(info)),
-        _ => Err(format!("{COMPLETIONS} {shell}: expected {SHELLS}")),
+        _ => Err(format!("{COMPLETIONS} {}: expected {SHELLS}", shown_value(shell))),
     }
 }
 
@@ -80,5 +81,7 @@ mod tests {
     fn unknown_shells_are_refused_with_the_known_ones() {
         let refused = completions("tcsh", &CommandInfoWithArgs::default());
         assert_eq!(refused.expect_err("unknown"), "--completions tcsh: expected bash, zsh or fish");
+        let refused = completions("", &CommandInfoWithArgs::default());
+        assert_eq!(refused.expect_err("empty"), "--completions \"\": expected bash, zsh or fish");
     }
 }

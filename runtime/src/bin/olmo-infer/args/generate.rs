@@ -288,7 +288,8 @@ fn meant_option(info: &CommandInfoWithArgs, path: &Path) -> Option<String> {
     let word = path.to_str().filter(is_word).filter(|_| !path.exists())?;
     let options = info.flags.iter().map(|flag| (flag.long, flag.long.to_string()));
     let commands = info.commands.iter().map(|command| (command.name, PROGRAM.command(command.name).to_string()));
-    let (_, meant) = options.chain(commands).find(|(name, _)| command_line::is_name_of(word, name))?;
+    // A command first: `chat` is one, and nearly `--chat`.
+    let (_, meant) = commands.chain(options).find(|(name, _)| command_line::is_name_of(word, name))?;
     Some(format!("{word}: no such file (did you mean {meant}?)"))
 }
 

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// The name of the command.
 pub const NAME: &str = "score";
-const COMMAND: Program = PROGRAM.command(NAME);
+/// The program with this command.
+pub const COMMAND: Program = PROGRAM.command(NAME);
 
 /// Prints how well the model predicts the tokens of files, as JSON lines.
 #[derive(ArgsInfo, FromArgs)]

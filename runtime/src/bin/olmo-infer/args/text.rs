@@ -16,6 +16,10 @@ use std::path::{Path, PathBuf};
 pub const TOKENIZE: &str = "tokenize";
 /// The command that prints text.
 pub const DETOKENIZE: &str = "detokenize";
+/// The program with the command that prints ids.
+pub const TOKENIZE_COMMAND: Program = PROGRAM.command(TOKENIZE);
+/// The program with the command that prints text.
+pub const DETOKENIZE_COMMAND: Program = PROGRAM.command(DETOKENIZE);
 
 /// Prints the token ids of a text as little-endian u32.
 #[derive(ArgsInfo, FromArgs)]
@@ -85,8 +89,7 @@ impl TokenizeArgs {
 
 /// Parses and checks the arguments after `tokenize`.
 pub(super) fn parse_tokenize(words: &Words) -> Result<TokenizeArgs, CliExit> {
-    const COMMAND: Program = PROGRAM.command(TOKENIZE);
-    let usage = |problem: &str| CliExit::usage(COMMAND, problem);
+    let usage = |problem: &str| CliExit::usage(TOKENIZE_COMMAND, problem);
     let Tokenize { model, text, prompt, prompt_file, chat, system, messages, load } = words.parse()?;
     if chat && prompt.is_none() && prompt_file.is_none() && messages.is_none() {
         return Err(usage("--chat takes the text from --prompt; use --prompt - for standard input"));
@@ -95,10 +98,10 @@ pub(super) fn parse_tokenize(words: &Words) -> Result<TokenizeArgs, CliExit> {
     let text = match (prompt, text.first()) {
         (Some(prompt), None) => Source::Prompt(prompt),
         (Some(_), Some(_)) => {
-            let path = display_path(&only_file(COMMAND, &text)?).to_string();
+            let path = display_path(&only_file(TOKENIZE_COMMAND, &text)?).to_string();
             return Err(usage(&format!("--prompt, --messages and a file exclude each other; {path} is a file")));
         }
-        (None, _) => Source::File(only_file(COMMAND, &text)?),
+        (None, _) => Source::File(only_file(TOKENIZE_COMMAND, &text)?),
     };
     Ok(TokenizeArgs { model: values::model(&model).map_err(usage)?, text, load })
 }
@@ -144,10 +147,9 @@ pub struct DetokenizeArgs {
 
 /// Parses and checks the arguments after `detokenize`.
 pub(super) fn parse_detokenize(words: &Words) -> Result<DetokenizeArgs, CliExit> {
-    const COMMAND: Program = PROGRAM.command(DETOKENIZE);
     let Detokenize { model, tokens, token_type, load } = words.parse()?;
-    let model = values::model(&model).map_err(|problem| CliExit::usage(COMMAND, problem))?;
-    Ok(DetokenizeArgs { model, tokens: only_file(COMMAND, &tokens)?, token_type, load })
+    let model = values::model(&model).map_err(|problem| CliExit::usage(DETOKENIZE_COMMAND, problem))?;
+    Ok(DetokenizeArgs { model, tokens: only_file(DETOKENIZE_COMMAND, &tokens)?, token_type, load })
 }
 
 /// The one file of a command, standard input without any.
