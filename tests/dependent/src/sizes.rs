@@ -2,6 +2,7 @@
 
 use crate::{Calls, EXTREMES, pairs, shown};
 use olmo_infer::Sampling;
+use olmo_infer::internals::error::shown::quoted;
 use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -21,7 +22,6 @@ use olmo_infer::internals::text::chat::{Chat, Past, Rule};
 use olmo_infer::internals::text::stream::TextStream;
 use olmo_infer::internals::text::token_file::{self, TokenType};
 use olmo_infer::internals::text::tokenizer::Tokenizer;
-use olmo_infer::internals::error::shown::quoted;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::path::Path;
 
