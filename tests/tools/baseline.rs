@@ -167,7 +167,7 @@ fn into_panels(spec: &TensorSpec, rows: Vec<f32>, team: &mut Team) -> Vec<f32> {
     panels
 }
 
-/// Views of the tensors, in the order of [`layout::tensors`].
+/// Views of the tensors, in the order of [`tensors_of`].
 fn weights(config: &ModelConfig, specs: &[TensorSpec], tensors: &'static [Vec<f32>]) -> Weights<'static> {
     let find = |role: Role, layer: Option<usize>| {
         let index = specs.iter().position(|spec| spec.role == role && spec.layer == layer)?;
