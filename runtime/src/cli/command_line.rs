@@ -1,8 +1,8 @@
 //! The words of a command line before argh parses them: `--option=value`, short options, misspelt names; and argh's
 //! complaints after that, in plain words.
 
-use crate::cli::manual;
 use crate::cli::program::Program;
+use crate::cli::program::{COMPLETIONS, MAN};
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 use std::fmt;
 
@@ -170,8 +170,8 @@ fn place(program: Program, whole: &CommandInfoWithArgs, typed: &str) -> Option<P
 
 /// What an unknown option probably means.
 fn hint(program: Program, info: &CommandInfoWithArgs, typed: &str) -> Option<String> {
-    if typed == GENERATE && info.flags.iter().any(|flag| flag.long == manual::MAN) {
-        return Some(format!("did you mean {} or {} SHELL?", manual::MAN, manual::COMPLETIONS));
+    if typed == GENERATE && info.flags.iter().any(|flag| flag.long == MAN) {
+        return Some(format!("did you mean {} or {} SHELL?", MAN, COMPLETIONS));
     }
     let options = info.flags.iter().filter(|flag| !flag.hidden).map(|flag| flag.long).chain(["--help", "--version"]);
     let commands = info.commands.iter().map(|command| command.name);

@@ -7,6 +7,11 @@ use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+/// The option that prints the manual page.
+pub const MAN: &str = "--man";
+/// The option that prints completions for a shell.
+pub const COMPLETIONS: &str = "--completions";
+
 /// A program, or one of its commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {

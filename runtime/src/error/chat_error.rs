@@ -1,6 +1,6 @@
 //! Why a conversation cannot be rendered.
 
-use crate::error::one_line;
+use crate::error::shown::one_line;
 use std::fmt;
 
 /// Why a conversation cannot be rendered. Messages are counted from 0.

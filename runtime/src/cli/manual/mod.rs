@@ -5,14 +5,11 @@ mod man_page;
 
 use crate::cli::command_line::shown_value;
 use crate::cli::program::Program;
+pub use crate::cli::program::{COMPLETIONS, MAN};
 use argh::CommandInfoWithArgs;
 use man_page::first_sentence;
 pub use man_page::man_page;
 
-/// The option that prints the manual page.
-pub const MAN: &str = "--man";
-/// The option that prints completions for a shell.
-pub const COMPLETIONS: &str = "--completions";
 /// The shells that have completions.
 pub const SHELLS: &str = "bash, zsh or fish";
 /// Width of the help, that of argh.
