@@ -327,56 +327,6 @@ impl LaneOp for LogSumExp<'_> {
     }
 }
 
-/// Rounds a row to bf16, two numbers to a `u32` with the even one in the low half; an odd last one gets a zero. Yields
-/// the bits of the smallest magnitude that is not zero, or `u32::MAX`.
-pub struct ToBf16<'a> {
-    /// `[width]`
-    pub x: &'a [f32],
-    /// `[width / 2]`, rounded up.
-    pub pairs: &'a mut [u32],
-}
-
-impl LaneOp for ToBf16<'_> {
-    type Output = u32;
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) -> u32 {
-        let mut smallest = [u32::MAX; LANES];
-        let (chunks, rest) = self.x.as_chunks::<{ 2 * LANES }>();
-        let (pairs, pairs_rest) = self.pairs.split_at_mut(chunks.len() * LANES);
-        for (chunk, pairs) in chunks.iter().zip(pairs.as_chunks_mut::<LANES>().0) {
-            for i in 0..LANES {
-                let (even, odd) = (round_to_bf16(chunk[2 * i]), round_to_bf16(chunk[2 * i + 1]));
-                smallest[i] = smallest[i].min(nonzero_magnitude(even)).min(nonzero_magnitude(odd));
-                pairs[i] = u32::from(even) | u32::from(odd) << 16;
-            }
-        }
-        for (pair, x) in pairs_rest.iter_mut().zip(rest.chunks(2)) {
-            let (even, odd) = (round_to_bf16(x[0]), x.get(1).map_or(0, |&x| round_to_bf16(x)));
-            smallest[0] = smallest[0].min(nonzero_magnitude(even)).min(nonzero_magnitude(odd));
-            *pair = u32::from(even) | u32::from(odd) << 16;
-        }
-        smallest.into_iter().fold(u32::MAX, u32::min)
-    }
-}
-
-/// Bits of |x| as f32; zeros become the largest number, so that a minimum passes over them.
-#[inline(always)]
-fn nonzero_magnitude(x: u16) -> u32 {
-    let magnitude = u32::from(x & 0x7fff) << 16;
-    if magnitude == 0 { u32::MAX } else { magnitude }
-}
-
-/// The nearest bf16 number, ties to even; subnormal f32 numbers become zeros of their sign, NaN stays NaN.
-#[inline(always)]
-pub fn round_to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let magnitude = bits & 0x7fff_ffff;
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    let rounded = if magnitude > 0x7f80_0000 { bits | 0x0040_0000 } else { rounded };
-    let rounded = if magnitude < 0x0080_0000 { bits & 0x8000_0000 } else { rounded };
-    (rounded >> 16) as u16
-}
-
 /// e^x of every element, for the tests of [`exp`].
 #[cfg(test)]
 pub struct Exp<'a>(pub &'a mut [f32]);

@@ -18,13 +18,14 @@
 
 pub mod backend;
 pub mod bf12;
-mod bf16_dot;
+pub mod bf16;
 pub mod gemm;
 pub mod grid;
 pub mod isa;
 pub mod lanes;
 pub mod products;
 mod scalar;
+pub mod streaming;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

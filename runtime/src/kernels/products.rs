@@ -1,4 +1,4 @@
-//! The products of plain panels, and what an instruction set runs of everything else.
+//! The products of f32 panels, and what an instruction set runs of everything else.
 
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
@@ -6,10 +6,9 @@ use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::LaneOp;
 use super::scalar;
-use super::tiles::{PlainWeights, Rows, Tiles, check_shapes};
+use super::tiles::{PanelPart, Rows, Tiles, check_shapes};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{avx2, avx512};
-use crate::format::PANEL_ROWS;
 
 impl Isa {
     /// Runs lane-wise work compiled for this instruction set.
@@ -59,7 +58,7 @@ impl Isa {
     }
 
     /// One tile of an f32 product.
-    fn f32_tile(self, weights: &PlainWeights<f32>, rows: Rows<f32>) {
+    fn f32_tile(self, weights: &PanelPart, rows: Rows) {
         match self.0 {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
@@ -69,50 +68,6 @@ impl Isa {
             Kind::Avx2 => unsafe { avx2::product_f32(weights, rows) },
             Kind::Portable => unreachable!("the portable products come from gemm"),
             _ => scalar::product_f32(weights, rows),
-        }
-    }
-
-    /// As [`Isa::product_f32`], for a bf16 panel `[k / 2][64][2]` and activations rounded to bf16, two to a `u32`, the
-    /// even one in the low half. `no_subnormals` promises that no product or sum can be subnormal, see
-    /// `matmul::no_subnormals`; it changes the speed and not the result.
-    ///
-    /// # Panics
-    /// As [`Isa::product_f32`].
-    pub fn product_bf16(self, panel: &[u32], x: &[u32], x_stride: usize, out: &mut OutputBlock, no_subnormals: bool) {
-        let steps = panel.len() / PANEL_ROWS;
-        check_shapes(panel.len(), PANEL_ROWS, steps, x.len(), x_stride, out);
-        if steps == 0 {
-            (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
-        }
-        let mut tiles = Tiles::of_panel(self, panel, PANEL_ROWS, out, false);
-        while let Some(tile) = tiles.next() {
-            let weights = tile.weights(panel, PANEL_ROWS);
-            tile.run(PANEL_ROWS, x, x_stride, |rows| self.bf16_tile(&weights, rows, no_subnormals));
-        }
-    }
-
-    /// One tile of a bf16 product.
-    pub(super) fn bf16_tile(self, weights: &PlainWeights<u32>, rows: Rows<u32>, no_subnormals: bool) {
-        match self.0 {
-            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
-                avx512::product_bf16(avx512::Plain::new(weights), rows, self.bf16_product(no_subnormals))
-            },
-            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::product_bf16(weights, rows, no_subnormals) },
-            Kind::Portable => unreachable!("the portable products come from gemm"),
-            _ => scalar::product_bf16(weights, rows),
-        }
-    }
-
-    /// How AVX-512 multiplies pairs of bf16.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn bf16_product(self, no_subnormals: bool) -> avx512::Bf16Product {
-        match self.0 {
-            Kind::Avx512Bf16 => avx512::Bf16Product::Dot,
-            _ => avx512::Bf16Product::Fma { no_subnormals },
         }
     }
 }

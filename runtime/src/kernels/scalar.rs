@@ -1,33 +1,57 @@
 //! The fused oracle: the definition of the products, one operation at a time. For tests; every other instruction set
 //! gives the same bits.
 
-use super::bf16_dot::{fma_flushed, split_pair};
-use super::tiles::{PlainWeights, Rows};
+use super::bf16::dot::{BLOCK_STEPS, add_step, dot_step, split_pair};
+use super::bf16::{Bf16Panel, Bf16Rows};
+use super::grid::OutputBlock;
+use super::isa::{Isa, Kind};
+use super::tiles::{PanelPart, Rows};
+use crate::format::PANEL_ROWS;
 
 /// See [`super::Isa::product_f32`].
-pub fn product_f32(weights: &PlainWeights<'_, f32>, rows: Rows<'_, '_, f32>) {
-    for_each_output(weights, rows, |acc, w, x| w.mul_add(x, acc));
-}
-
-/// See [`super::Isa::product_bf16`].
-pub fn product_bf16(weights: &PlainWeights<'_, u32>, rows: Rows<'_, '_, u32>) {
-    for_each_output(weights, rows, |acc, w, x| {
-        let ((w_even, w_odd), (x_even, x_odd)) = (split_pair(w), split_pair(x));
-        fma_flushed(w_even, x_even, fma_flushed(w_odd, x_odd, acc))
-    });
-}
-
-fn for_each_output<T: Copy>(
-    weights: &PlainWeights<'_, T>,
-    mut rows: Rows<'_, '_, T>,
-    mul_add: impl Fn(f32, T, T) -> f32,
-) {
+pub fn product_f32(weights: &PanelPart, mut rows: Rows) {
     for (t, x) in rows.x().enumerate() {
         if !rows.accumulate() {
             rows.outputs(t).fill(0.0);
         }
         for (w, &x) in weights.panel.chunks_exact(weights.width).zip(x) {
-            rows.outputs(t).iter_mut().zip(w).for_each(|(acc, &w)| *acc = mul_add(*acc, w, x));
+            rows.outputs(t).iter_mut().zip(w).for_each(|(acc, &w)| *acc = w.mul_add(x, *acc));
         }
+    }
+}
+
+/// See [`super::Isa::product_bf16`].
+pub fn product_bf16(panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock) {
+    let n_steps = x.columns.div_ceil(2);
+    let mut decoded = vec![0; n_steps * PANEL_ROWS];
+    for (index, panel) in panels.iter().enumerate() {
+        match panel {
+            Bf16Panel::Plain(pairs) => decoded.copy_from_slice(pairs),
+            Bf16Panel::Bf12(panel) => Isa(Kind::Scalar).decode(panel, &mut decoded),
+        }
+        for (t, x) in x.words.chunks_exact(n_steps).enumerate() {
+            let mut sums = [0.0; PANEL_ROWS];
+            for (w, x) in decoded.chunks(BLOCK_STEPS * PANEL_ROWS).zip(x.chunks(BLOCK_STEPS)) {
+                add_block(&mut sums, w, x);
+            }
+            let outputs = out.row(t)[index * PANEL_ROWS..].iter_mut();
+            outputs.zip(sums).for_each(|(out, sum)| *out = sum);
+        }
+    }
+}
+
+/// Adds the products of a block: `w` is `[steps][64]`, `x` `[steps]`.
+fn add_block(sums: &mut [f32; PANEL_ROWS], w: &[u32], x: &[u32]) {
+    let (mut even, mut odd) = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+    for (w, &x) in w.as_chunks::<PANEL_ROWS>().0.iter().zip(x) {
+        let (x_even, x_odd) = split_pair(x);
+        for r in 0..PANEL_ROWS {
+            let (w_even, w_odd) = split_pair(w[r]);
+            even[r] = dot_step(w_even, x_even, even[r]);
+            odd[r] = dot_step(w_odd, x_odd, odd[r]);
+        }
+    }
+    for r in 0..PANEL_ROWS {
+        sums[r] = add_step(sums[r], add_step(even[r], odd[r]));
     }
 }

@@ -1,6 +1,7 @@
 //! Every instruction set of this machine against the scalar oracle, bit for bit, and the oracle against f64.
 
-use super::bf16_dot::fma_flushed;
+use super::bf16::dot::dot_step;
+use super::bf16::{Arrangement, Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::*;
@@ -35,6 +36,12 @@ impl Random {
         if bits & 0xff00 == 0 { 0 } else { ((bits & 0x807f) | exponent << 7) as u16 }
     }
 
+    /// Such numbers as f32; never subnormal, as rounding leaves them.
+    fn bf16s(&mut self, n: usize, exponents: std::ops::Range<u32>) -> Vec<f32> {
+        let number = |bits: u16| f32::from_bits(u32::from(if bits & 0x7f80 == 0 { bits & 0x8000 } else { bits }) << 16);
+        (0..n).map(|_| number(self.bf16(exponents.clone()))).collect()
+    }
+
     fn pairs(&mut self, n: usize, exponents: std::ops::Range<u32>) -> Vec<u32> {
         (0..n)
             .map(|_| u32::from(self.bf16(exponents.clone())) | u32::from(self.bf16(exponents.clone())) << 16)
@@ -49,6 +56,22 @@ fn fused() -> impl Iterator<Item = Isa> {
 
 fn scalar() -> Isa {
     Isa::named("scalar").expect("always there")
+}
+
+/// [`Isa::product_bf16`] with activations that are rounded for it; rows as long as the panels are wide.
+fn product_bf16(isa: Isa, panels: &[Bf16Panel], x: &[f32], out: &mut OutputBlock, no_subnormals: bool) {
+    let (rows, columns, arrangement) = (out.rows(), 2 * panels[0].n_steps(), isa.arrangement());
+    let (group_rows, group_words) = (arrangement.group_rows(), arrangement.group_words(columns));
+    // What is not written must not matter.
+    let mut words = vec![0x7fc1_7fc1; rows.div_ceil(group_rows) * group_words];
+    let mut min_magnitude = u32::MAX;
+    if columns > 0 {
+        for (words, x) in words.chunks_mut(group_words).zip(x.chunks(group_rows * columns)) {
+            min_magnitude = min_magnitude.min(isa.run(RoundGroup { x, columns, arrangement, words }));
+        }
+    }
+    let x = Bf16Rows { words: &words, rows, columns, arrangement, min_magnitude };
+    isa.product_bf16(panels, &x, out, no_subnormals);
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -104,15 +127,11 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
         for steps in [1, 3, 64, 515] {
             for rows in [1, 2, 5, 6, 8, 13] {
                 let panel = random.pairs(steps * 64, w_range.clone());
-                let mut x = random.pairs(rows * steps, x_range.clone());
-                // Activations are never subnormal: rounding made them zeros.
-                for pair in &mut x {
-                    *pair &= if *pair & 0x7f80 == 0 { 0xffff_8000 } else { u32::MAX };
-                    *pair &= if *pair & 0x7f80_0000 == 0 { 0x8000_ffff } else { u32::MAX };
-                }
+                let x = random.bf16s(rows * 2 * steps, x_range.clone());
                 let product = |isa: Isa, no_subnormals| {
                     let mut out = vec![0.0; rows * 64];
-                    isa.product_bf16(&panel, &x, steps, &mut OutputBlock::whole(&mut out, 64), no_subnormals);
+                    let mut block = OutputBlock::whole(&mut out, 64);
+                    product_bf16(isa, &[Bf16Panel::Plain(&panel)], &x, &mut block, no_subnormals);
                     bits(&out)
                 };
                 let expected = product(scalar(), false);
@@ -179,22 +198,25 @@ fn bf12_products_equal_those_of_the_plain_panel() {
             let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
             let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
             for rows in [1, 2, 3, 4, 5, 6, 7, 13, 25] {
-                let x = random.pairs(rows * steps, x_range.clone());
+                let x = random.bf16s(rows * 2 * steps, x_range.clone());
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {
                     let panel = panels.panel(number);
                     let mut expected = vec![0.0; rows * 64];
-                    scalar().product_bf16(plain, &x, steps, &mut OutputBlock::whole(&mut expected, 64), false);
+                    let mut block = OutputBlock::whole(&mut expected, 64);
+                    product_bf16(scalar(), &[Bf16Panel::Plain(plain)], &x, &mut block, false);
                     for isa in fused() {
                         for columns in [64, 61] {
                             let mut out = vec![0.0; rows * columns];
-                            isa.product_bf12(&panel, &x, steps, &mut OutputBlock::whole(&mut out, columns), false);
+                            let mut block = OutputBlock::whole(&mut out, columns);
+                            product_bf16(isa, &[Bf16Panel::Bf12(panel)], &x, &mut block, false);
                             for (found, expected) in out.chunks(columns).zip(expected.chunks(64)) {
                                 assert_eq!(bits(found), bits(&expected[..columns]), "{isa:?} {steps} {rows} {number}");
                             }
                         }
                         if !outliers {
                             let mut out = vec![0.0; rows * 64];
-                            isa.product_bf12(&panel, &x, steps, &mut OutputBlock::whole(&mut out, 64), true);
+                            let mut block = OutputBlock::whole(&mut out, 64);
+                            product_bf16(isa, &[Bf16Panel::Bf12(panel)], &x, &mut block, true);
                             assert_eq!(bits(&out), bits(&expected), "{isa:?} {steps} {rows} {number}");
                         }
                     }
@@ -221,14 +243,14 @@ fn products_without_steps_are_zeros() {
                 product(&mut OutputBlock::whole(&mut out, columns));
                 bits(&out)
             };
-            let expected = outputs(&|out| scalar().product_bf16(&[], &[], 0, out, false));
+            let expected = outputs(&|out| product_bf16(scalar(), &[Bf16Panel::Plain(&[])], &[], out, false));
             assert_eq!(expected, vec![0; rows * columns]);
             for isa in fused() {
                 assert_eq!(outputs(&|out| isa.product_f32(&[], 64, &[], 0, out, false)), expected, "{isa:?} {rows}");
                 for no_subnormals in [false, true] {
-                    let bf16 = outputs(&|out| isa.product_bf16(&[], &[], 0, out, no_subnormals));
+                    let bf16 = outputs(&|out| product_bf16(isa, &[Bf16Panel::Plain(&[])], &[], out, no_subnormals));
                     assert_eq!(bf16, expected, "{isa:?} {rows} {columns}");
-                    let bf12 = outputs(&|out| isa.product_bf12(&no_steps, &[], 0, out, no_subnormals));
+                    let bf12 = outputs(&|out| product_bf16(isa, &[Bf16Panel::Bf12(no_steps)], &[], out, no_subnormals));
                     assert_eq!(bf12, expected, "{isa:?} {rows} {columns}");
                 }
             }
@@ -248,19 +270,21 @@ fn a_bf16_sum_just_below_the_smallest_normal_number_is_a_zero() {
         (f32::from_bits(smallest.to_bits() + 1), -power(-75), power(-75), smallest),
         (power(-127), power(-60), power(-60), power(-120)),
     ] {
-        assert_eq!(fma_flushed(w, x, acc).to_bits(), f32::to_bits(expected), "{acc:e} {w:e} {x:e}");
+        assert_eq!(dot_step(w, x, acc).to_bits(), f32::to_bits(expected), "{acc:e} {w:e} {x:e}");
         // The same through the kernels: two steps, the first of which makes the accumulator.
         if acc.abs() == smallest {
+            // Both steps in the even chain, whose sum is then added to +0 twice.
             let half = |x: f32| x.to_bits() >> 16;
-            let (first_w, first_x) = (half(acc.signum() * power(-63)), half(power(-63)));
+            let (first_w, first_x) = (half(acc.signum() * power(-63)), power(-63));
             let mut panel = vec![0; 128];
             panel[0] = first_w;
             panel[64] = half(w);
-            let activations = [first_x, half(x)];
+            let activations = [first_x, 0.0, x, 0.0];
             for isa in fused() {
                 let mut out = [0.0; 64];
-                isa.product_bf16(&panel, &activations, 2, &mut OutputBlock::whole(&mut out, 64), false);
-                assert_eq!(out[0].to_bits(), f32::to_bits(expected), "{isa:?} {acc:e} {w:e} {x:e}");
+                let mut block = OutputBlock::whole(&mut out, 64);
+                product_bf16(isa, &[Bf16Panel::Plain(&panel)], &activations, &mut block, false);
+                assert_eq!(out[0].to_bits(), f32::to_bits(expected + 0.0), "{isa:?} {acc:e} {w:e} {x:e}");
             }
         }
     }
@@ -299,12 +323,14 @@ fn lane_operations_equal_the_oracle_for_every_length() {
             bits(&gate)
         };
         fused().for_each(|isa| assert_eq!(swiglu(isa), swiglu(scalar()), "{isa:?} {width}"));
-        let to_bf16 = |isa: Isa| {
-            let mut pairs = vec![0; width.div_ceil(2)];
-            let smallest = isa.run(ToBf16 { x: &x, pairs: &mut pairs });
-            (smallest, pairs)
-        };
-        fused().for_each(|isa| assert_eq!(to_bf16(isa), to_bf16(scalar()), "{isa:?} {width}"));
+        for arrangement in [Arrangement::Pairs, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles] {
+            let round = |isa: Isa| {
+                let mut words = vec![7; arrangement.group_words(width)];
+                let smallest = isa.run(RoundGroup { x: &x, columns: width, arrangement, words: &mut words });
+                (smallest, words)
+            };
+            fused().for_each(|isa| assert_eq!(round(isa), round(scalar()), "{isa:?} {width} {arrangement:?}"));
+        }
         let rotate = |isa: Isa| {
             let mut heads = [x.clone(), other.clone()].concat();
             isa.run(Rotate { x: &mut heads, cos: &weight, sin: &other, scale: 0.3 });

@@ -1,6 +1,6 @@
-//! How a product is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
+//! How an f32 product is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
 
-#![allow(unsafe_code, reason = "a prefetch, and the contracts of the microkernels")]
+#![allow(unsafe_code, reason = "a prefetch")]
 
 use super::grid::OutputBlock;
 use super::isa::Isa;
@@ -13,13 +13,10 @@ const BLOCK_STEPS: usize = 1024;
 const FEW_ROWS_BLOCK_STEPS: usize = 256;
 /// Up to this number of rows memory limits the speed as much as the arithmetic does.
 const FEW_ROWS: usize = 24;
-/// Bytes fetched ahead of weights that are read once, into the L2 cache: 1 to 4 KiB read fastest, 1 KiB also with six
-/// rows.
-const AHEAD_BYTES: usize = 1024;
 /// Most cache lines fetched per step: those of the widest panel's steps.
 const MOST_LINES: usize = 4;
 /// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
+pub const CACHE_LINE: usize = 64;
 /// Columns of the widest panel.
 const MOST_COLUMNS: usize = 64;
 
@@ -32,87 +29,27 @@ pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride
     assert!(steps <= x_stride && end.is_some_and(|end| end <= x));
 }
 
-/// The weights of a panel in the registers (`V`) of an instruction set: an encoding as a microkernel sees it. The
-/// stream is runs of encoded steps, each but the last followed by one raw step, and prefetches what follows.
-///
-/// # Safety
-/// Microkernels take as many steps as the safe functions state. [`WeightStream::n_steps`] is the number of steps of the
-/// whole stream, however many were taken, and all of them can be read. [`WeightStream::next_run`], called before the
-/// first step and after each raw one, is the number of encoded steps from there on. Where they end before the stream
-/// does, the next step is raw.
-pub unsafe trait WeightStream<V, const REGISTERS: usize> {
-    /// What a weight of one step is multiplied with: an f32, or a pair of bf16.
-    type Activation;
-
-    /// Steps of the panel.
-    fn n_steps(&self) -> usize;
-
-    /// Encoded steps before the next raw one, or before the end.
-    fn next_run(&mut self) -> usize;
-
-    /// The weights of the next step, which is encoded.
-    ///
-    /// # Safety
-    /// There must be such a step, and the CPU must have the instruction set.
-    unsafe fn step(&mut self) -> [V; REGISTERS];
-
-    /// The weights of the next step, which is raw; encodings without raw steps have one run.
-    ///
-    /// # Safety
-    /// As [`WeightStream::step`].
-    unsafe fn raw_step(&mut self) -> [V; REGISTERS] {
-        unreachable!("only the stream of an encoding with raw steps has more than one run")
-    }
-}
-
-/// A microkernel, compiled for every number of rows.
-pub trait Microkernel {
-    /// Runs it for `ROWS` rows.
-    ///
-    /// # Safety
-    /// The CPU must have the microkernel's instruction set.
-    unsafe fn run<const ROWS: usize>(self);
-}
-
-/// Runs a microkernel for the rows of a tile.
-///
-/// # Safety
-/// The CPU must have the microkernel's instruction set.
-#[inline(always)]
-pub unsafe fn for_rows(kernel: impl Microkernel, n_rows: usize) {
-    // SAFETY: `# Safety` demands the features of `Microkernel::run`, which `Isa::available` detects.
-    unsafe {
-        match n_rows {
-            1 => kernel.run::<1>(),
-            2 => kernel.run::<2>(),
-            3 => kernel.run::<3>(),
-            4 => kernel.run::<4>(),
-            5 => kernel.run::<5>(),
-            TILE_ROWS => kernel.run::<TILE_ROWS>(),
-            _ => unreachable!("`Tiles::next` cuts tiles of 1 to {TILE_ROWS} rows"),
-        }
-    }
-}
-
-/// A panel, or some steps of one, of plain weights `[steps][width]`: one element of 32 bits for each output and step.
-pub struct PlainWeights<'a, T> {
-    pub panel: &'a [T],
+/// An f32 panel, or some steps of one, `[steps][width]`.
+pub struct PanelPart<'a> {
+    /// The weights.
+    pub panel: &'a [f32],
+    /// Weights of a step.
     pub width: usize,
     /// What to fetch meanwhile.
     pub ahead: Ahead,
 }
 
 /// What the weights of one call of a kernel meet: activations and outputs of 1 to [`TILE_ROWS`] rows.
-pub struct Rows<'r, 'out, T> {
+pub struct Rows<'r, 'out> {
     /// Row t begins at `t * x_stride` and has at least `n_steps` elements.
-    x: &'r [T],
+    x: &'r [f32],
     x_stride: usize,
     n_steps: usize,
     outputs: OutputBlock<'out>,
     accumulate: bool,
 }
 
-impl<'r, 'out, T> Rows<'r, 'out, T> {
+impl<'r, 'out> Rows<'r, 'out> {
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
         self.outputs.rows()
@@ -125,7 +62,7 @@ impl<'r, 'out, T> Rows<'r, 'out, T> {
 
     /// The activations of each row, `n_steps` of them.
     #[inline(always)]
-    pub fn x(&self) -> impl Iterator<Item = &'r [T]> + use<'r, 'out, T> {
+    pub fn x(&self) -> impl Iterator<Item = &'r [f32]> + use<'r, 'out> {
         let n_steps = self.n_steps;
         self.x.chunks(self.x_stride).map(move |row| &row[..n_steps])
     }
@@ -154,6 +91,9 @@ pub struct Ahead {
 }
 
 impl Ahead {
+    /// Nothing.
+    pub const NOTHING: Ahead = Ahead { from: std::ptr::null(), lines: 0 };
+
     /// The share of strip `strip` of a panel, which has as many strips as a step has cache lines: one line per step.
     pub fn strip(self, strip: usize, n_steps: usize) -> Ahead {
         Ahead { from: self.from.wrapping_add(CACHE_LINE * strip * n_steps), lines: usize::from(strip < self.lines) }
@@ -165,11 +105,9 @@ impl Ahead {
     /// Fetches the lines of one step.
     #[inline(always)]
     pub fn fetch_step(&mut self) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         for line in 0..MOST_LINES {
             if line < self.lines {
-                // SAFETY: every x86-64 has the instruction, and it may be given any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(CACHE_LINE * line)) };
+                prefetch(self.from.wrapping_add(CACHE_LINE * line));
             }
         }
         self.from = self.from.wrapping_add(CACHE_LINE * self.lines);
@@ -182,10 +120,27 @@ impl Ahead {
     }
 }
 
-/// The order of a product: blocks of k outermost, so that each is read from memory once, and in each block the rows in
+/// Fetches a cache line into the L2 cache.
+#[inline(always)]
+pub fn prefetch(line: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it may be given any address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _no_hint_here = line;
+}
+
+/// Rows of a tile when `rows` are cut into tiles of nearly equal height.
+pub fn tile_rows(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(TILE_ROWS))
+}
+
+/// The order of an f32 product: blocks of k outermost, so that each is read from memory once, and in each block the rows in
 /// tiles of nearly equal height. Between blocks of k the accumulators rest in the output, which changes no bit.
 ///
-/// Weights come from memory while the cores compute: what is read once is fetched [`AHEAD_BYTES`] ahead; where several
+/// Weights come from memory while the cores compute: what is read once is fetched some bytes ahead (`Streaming`); where several
 /// tiles read a block one after the other, each of them fetches its share of the next block.
 pub struct Tiles<'b, 'a> {
     out: &'b mut OutputBlock<'a>,
@@ -203,12 +158,10 @@ pub struct Tiles<'b, 'a> {
 /// Where the weights come from.
 #[derive(Clone, Copy)]
 enum Origin {
-    /// A panel that begins here and is read once.
+    /// A panel that is read once: what to fetch at its beginning.
     Once(*const i8),
     /// A panel that begins here, each block of it read by several tiles; cache lines of a step.
     Blocks(*const i8, usize),
-    /// The caches. The weights that follow begin here, and have this number of cache lines.
-    Caches(*const i8, usize),
 }
 
 /// One call of a kernel: some steps of k, some rows.
@@ -223,47 +176,17 @@ pub struct Tile<'t, 'a> {
 }
 
 impl<'b, 'a> Tiles<'b, 'a> {
-    /// The tiles of a plain panel `[steps][width]` in memory.
-    pub fn of_panel<T>(isa: Isa, panel: &[T], width: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
+    /// The tiles of a panel `[steps][width]`.
+    pub fn of_panel(isa: Isa, panel: &[f32], width: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
         let from = panel.as_ptr().cast::<i8>();
         let n_tiles = out.rows().div_ceil(TILE_ROWS);
-        let lines = width * size_of::<T>() / CACHE_LINE;
-        let origin = match n_tiles * isa.strips(out.rows(), width) {
-            1 => Origin::Once(from),
-            _ => Origin::Blocks(from, lines),
+        let (lines, steps) = (width * size_of::<f32>() / CACHE_LINE, panel.len() / width);
+        let (origin, block_steps) = match n_tiles * isa.strips(out.rows(), width) {
+            1 => (Origin::Once(from.wrapping_add(isa.1.ahead_bytes)), steps),
+            _ => (Origin::Blocks(from, lines), block_steps(out.rows())),
         };
-        let steps = panel.len() / width;
-        let block_steps = match origin {
-            Origin::Once(_) => steps,
-            _ => block_steps(out.rows()),
-        };
-        Tiles::new(out, steps, block_steps, accumulate, lines.div_ceil(n_tiles), origin)
-    }
-
-    /// The one tile of a panel in memory whose rows a kernel takes all at once; `step_bytes` are most steps' bytes.
-    pub fn of_stream(bytes: &[u8], steps: usize, step_bytes: usize, out: &'b mut OutputBlock<'a>) -> Self {
-        Tiles::new(out, steps, steps, false, step_bytes / CACHE_LINE, Origin::Once(bytes.as_ptr().cast()))
-    }
-
-    /// The tiles of a block of steps, stored in `bytes`, whose weights are in the caches before they are used. The
-    /// block that follows, which is about as long, in this panel or the next, is fetched meanwhile.
-    pub fn of_block(bytes: &[u8], steps: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
-        let n_tiles = out.rows().div_ceil(TILE_ROWS);
-        let next = bytes.as_ptr_range().end.cast::<i8>();
-        let next_lines = bytes.len() / CACHE_LINE;
-        let ahead_lines = next_lines.div_ceil(steps.max(1) * n_tiles);
-        Tiles::new(out, steps, steps, accumulate, ahead_lines, Origin::Caches(next, next_lines))
-    }
-
-    fn new(
-        out: &'b mut OutputBlock<'a>,
-        steps: usize,
-        block_steps: usize,
-        accumulate: bool,
-        ahead_lines: usize,
-        origin: Origin,
-    ) -> Self {
-        let tile_rows = out.rows().div_ceil(out.rows().div_ceil(TILE_ROWS));
+        let tile_rows = tile_rows(out.rows().max(1));
+        let ahead_lines = lines.div_ceil(n_tiles);
         Tiles { out, steps, accumulate, k: 0, row: 0, tile_rows, block_steps, ahead_lines, origin }
     }
 
@@ -289,38 +212,29 @@ impl<'b, 'a> Tiles<'b, 'a> {
         let from = |from: *const i8, lines: usize| from.wrapping_add(lines * CACHE_LINE);
         let before = pass * self.ahead_lines;
         match self.origin {
-            Origin::Once(panel) => Ahead { from: panel.wrapping_add(AHEAD_BYTES), lines: self.ahead_lines },
+            Origin::Once(from) => Ahead { from, lines: self.ahead_lines },
             Origin::Blocks(panel, lines) => Ahead {
                 from: from(panel, (self.k + steps) * lines + before * steps),
                 lines: self.ahead_lines.min(lines.saturating_sub(before)),
-            },
-            Origin::Caches(next, lines) => Ahead {
-                from: from(next, before * steps),
-                lines: if before * steps < lines { self.ahead_lines } else { 0 },
             },
         }
     }
 }
 
 /// Steps of a block that the tiles of `rows` rows read one after the other.
-pub fn block_steps(rows: usize) -> usize {
+fn block_steps(rows: usize) -> usize {
     if rows <= FEW_ROWS { FEW_ROWS_BLOCK_STEPS } else { BLOCK_STEPS }
 }
 
 impl Tile<'_, '_> {
-    /// What to fetch meanwhile.
-    pub fn ahead(&self) -> Ahead {
-        self.ahead
-    }
-
-    /// Its part of a plain panel `[steps][width]`.
-    pub fn weights<'w, T>(&self, panel: &'w [T], width: usize) -> PlainWeights<'w, T> {
-        PlainWeights { panel: &panel[self.k * width..][..self.steps * width], width, ahead: self.ahead }
+    /// Its part of a panel `[steps][width]`.
+    pub fn weights<'w>(&self, panel: &'w [f32], width: usize) -> PanelPart<'w> {
+        PanelPart { panel: &panel[self.k * width..][..self.steps * width], width, ahead: self.ahead }
     }
 
     /// Lets `kernel` compute its rows with the activations `x`, row t of the block at `t * x_stride`: in place, or
     /// through a buffer when the block is narrower than the panel.
-    pub fn run<T>(self, width: usize, x: &[T], x_stride: usize, kernel: impl FnOnce(Rows<T>)) {
+    pub fn run(self, width: usize, x: &[f32], x_stride: usize, kernel: impl FnOnce(Rows)) {
         let columns = self.out.columns();
         let mut out = self.out.part(self.row..self.row + self.rows, 0..columns);
         let x = &x[self.row * x_stride + self.k..][..(self.rows - 1) * x_stride + self.steps];
@@ -343,6 +257,7 @@ impl Tile<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::bf16::{Bf16Panel, Bf16Rows};
     use std::panic::catch_unwind;
 
     /// The oracle with every way to place its outputs, small enough for Miri.
@@ -350,7 +265,7 @@ mod tests {
     fn scalar_products_stay_inside_their_blocks() {
         let isa = Isa::named("scalar").expect("always there");
         let (panel, x) = (vec![1.0; 3 * 64], vec![1.0; 8 * 4]);
-        let (pairs, x_pairs) = (vec![0x3f80_3f80; 3 * 64], vec![0x3f80_3f80; 8 * 4]);
+        let (pairs, x_pairs) = (vec![0x3f80_3f80; 3 * 64], vec![0x3f80_3f80; 8 * 3]);
         for (rows, columns, width) in [(1, 64, 64), (7, 64, 64), (8, 16, 16), (2, 5, 48), (8, 100, 32)] {
             let mut out = vec![0.0f32; rows * columns];
             let used = width.min(columns);
@@ -358,7 +273,10 @@ mod tests {
             let mut part = whole.part(0..rows, columns - used..columns);
             isa.product_f32(&panel[..3 * width], width, &x[..(rows - 1) * 4 + 3], 4, &mut part, false);
             if width == 64 {
-                isa.product_bf16(&pairs, &x_pairs[..(rows - 1) * 4 + 3], 4, &mut part, true);
+                let words = &x_pairs[..rows * 3];
+                let arrangement = isa.arrangement();
+                let x = Bf16Rows { words, rows, columns: 6, arrangement, min_magnitude: 0x3f80_0000 };
+                isa.product_bf16(&[Bf16Panel::Plain(&pairs)], &x, &mut part, true);
             }
             let expected = if width == 64 { 6.0 } else { 3.0 };
             for row in out.chunks(columns) {

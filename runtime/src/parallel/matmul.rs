@@ -5,8 +5,9 @@ use crate::format::Dtype;
 use crate::format::matrix::{Matrix, Panels};
 use crate::kernels::LaneOp;
 use crate::kernels::backend::Backend;
+use crate::kernels::bf16::{Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
-use crate::kernels::lanes::{ToBf16, round_to_bf16};
+
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
@@ -25,8 +26,8 @@ pub enum Activations {
 pub struct Matmul {
     backend: Backend,
     activations: Activations,
-    /// Activations as bf16 pairs, `[rows, columns / 2]`.
-    pairs: ZeroedBuffer<u32>,
+    /// Activations rounded to bf16, as the kernels take them.
+    words: ZeroedBuffer<u32>,
     /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
     rounded: ZeroedBuffer<f32>,
 }
@@ -49,11 +50,14 @@ impl Matmul {
     ) -> Result<Matmul, Error> {
         let rounds = bf16 && activations == Activations::Bf16;
         // A size that overflows saturates, and its allocation then fails.
-        let pairs = if rounds && !backend.gemm { max_rows.saturating_mul(max_columns.div_ceil(2)) } else { 0 };
+        let arrangement = backend.isa.arrangement();
+        let groups = max_rows.div_ceil(arrangement.group_rows());
+        let words =
+            if rounds && !backend.gemm { groups.saturating_mul(arrangement.group_words(max_columns)) } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
-        let (pairs, rounded) =
-            (ZeroedBuffer::new(pairs, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
-        Ok(Matmul { backend, activations, pairs, rounded })
+        let (words, rounded) =
+            (ZeroedBuffer::new(words, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
+        Ok(Matmul { backend, activations, words, rounded })
     }
 
     /// `out[t][r] = sum over k of matrix[r][k] * x[t][k]` for every matrix, in one phase of the team.
@@ -93,14 +97,17 @@ impl Matmul {
             });
             return Input::F32 { x: rounded, stride: columns };
         }
-        let stride = columns.div_ceil(2);
-        let pairs = &mut self.pairs[..rows * stride];
-        let (isa, min_magnitude) = (self.backend.isa, AtomicU32::new(u32::MAX));
-        team.for_rows(pairs, stride, |row, pairs| {
-            let smallest = isa.run(ToBf16 { x: &x[row * columns..][..columns], pairs });
+        let (isa, arrangement) = (self.backend.isa, self.backend.isa.arrangement());
+        let (group_rows, group_words) = (arrangement.group_rows(), arrangement.group_words(columns));
+        let words = &mut self.words[..rows.div_ceil(group_rows) * group_words];
+        let min_magnitude = AtomicU32::new(u32::MAX);
+        team.for_rows(words, group_words, |group, words| {
+            let rows = group * group_rows..rows.min((group + 1) * group_rows);
+            let x = &x[rows.start * columns..rows.end * columns];
+            let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
             min_magnitude.fetch_min(smallest, Ordering::Relaxed);
         });
-        Input::Pairs { pairs, stride, min_magnitude: min_magnitude.into_inner() }
+        Input::Bf16(Bf16Rows { words, rows, columns, arrangement, min_magnitude: min_magnitude.into_inner() })
     }
 }
 
@@ -108,7 +115,7 @@ impl Matmul {
 #[derive(Clone, Copy)]
 enum Input<'a> {
     F32 { x: &'a [f32], stride: usize },
-    Pairs { pairs: &'a [u32], stride: usize, min_magnitude: u32 },
+    Bf16(Bf16Rows<'a>),
 }
 
 /// One panel: the block's columns are the panel's rows.
@@ -120,13 +127,13 @@ fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut Ou
         (Panels::F32(panels), &Input::F32 { x, stride }) => {
             backend.product_f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);
         }
-        (Panels::Bf16(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
-            let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
-            backend.isa.product_bf16(&panels[panel * steps..][..steps], pairs, stride, out, safe);
+        (Panels::Bf16(panels), Input::Bf16(x)) => {
+            let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
+            backend.isa.product_bf16(&[Bf16Panel::Plain(&panels[panel * steps..][..steps])], x, out, safe);
         }
-        (Panels::Bf12(panels), &Input::Pairs { pairs, stride, min_magnitude }) => {
-            let safe = no_subnormals(matrix.min_magnitude, min_magnitude);
-            backend.isa.product_bf12(&panels.panel(panel), pairs, stride, out, safe);
+        (Panels::Bf12(panels), Input::Bf16(x)) => {
+            let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
+            backend.isa.product_bf16(&[Bf16Panel::Bf12(panels.panel(panel))], x, out, safe);
         }
         (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
             let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
@@ -143,7 +150,7 @@ fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut Ou
                 backend.isa.run(Widen { pairs, out });
             });
         }
-        (Panels::F32(_), Input::Pairs { .. }) => unreachable!("f32 weights take f32 activations"),
+        (Panels::F32(_), Input::Bf16(_)) => unreachable!("f32 weights take f32 activations"),
     }
 }
 

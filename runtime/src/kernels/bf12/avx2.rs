@@ -1,101 +1,12 @@
-//! The stream of a bf12 panel for AVX2.
+//! Decodes bf12 steps with AVX2.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
-use super::super::tiles::{Ahead, Rows, WeightStream};
-use super::super::x86_64::avx2;
-use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, Exponents, RAW_STEP_BYTES, SIGNS_BYTES, Step};
+use crate::format::encodings::bf12::{CODED_STEP_BYTES, Exponents, SIGNS_BYTES, Step};
 use std::arch::x86_64::*;
 
-/// A product of one row.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-pub unsafe fn product(panel: &Bf12Panel, ahead: Ahead, row: Rows<'_, '_, u32>, no_subnormals: bool) {
-    // SAFETY: the attribute enables AVX2 and FMA.
-    unsafe { avx2::row_of_bf16(Bf12::new(panel, panel.stretches(), ahead), row, no_subnormals) }
-}
-
-/// The weights of a bf12 panel, decoded. Register 2 j + h holds the rows 16 j + 8 h to 16 j + 8 h + 7.
-struct Bf12<I> {
-    decoder: Decoder,
-    /// Where the next step begins.
-    bytes: *const u8,
-    n_steps: usize,
-    stretches: I,
-    ahead: Ahead,
-}
-
-impl<I: Iterator<Item = (usize, bool)>> Bf12<I> {
-    /// `stretches` are those of the panel.
-    ///
-    /// # Safety
-    /// The CPU must have AVX2.
-    #[inline(always)]
-    unsafe fn new(panel: &Bf12Panel, stretches: I, ahead: Ahead) -> Self {
-        Bf12 {
-            // SAFETY: `# Safety` demands AVX2, which `product` enables.
-            decoder: unsafe { Decoder::new(panel.exponents()) },
-            bytes: panel.bytes().for_kernels().as_ptr(),
-            n_steps: panel.n_steps(),
-            stretches,
-            ahead,
-        }
-    }
-}
-
-// SAFETY: `Bf12Panel::stretches` asserts that its runs and raw steps are the `n_steps` of the panel. `Bf12Panels::new`
-// asserts that the matrix, and `Bf12Panel::split_at` that a part of a panel, has the bytes of such steps.
-unsafe impl<I: Iterator<Item = (usize, bool)>> WeightStream<__m256i, 8> for Bf12<I> {
-    type Activation = u32;
-
-    fn n_steps(&self) -> usize {
-        self.n_steps
-    }
-
-    #[inline(always)]
-    fn next_run(&mut self) -> usize {
-        self.stretches.next().map_or(0, |(n_bf12, _)| n_bf12)
-    }
-
-    #[inline(always)]
-    unsafe fn step(&mut self) -> [__m256i; 8] {
-        self.ahead.fetch_step();
-        // SAFETY: `avx2::tile` takes the steps that `next_run` states, which the `unsafe impl` shows to be there, and
-        // enables AVX2.
-        unsafe {
-            let mut w = [_mm256_setzero_si256(); 8];
-            for half in 0..2 {
-                let pairs = self.decoder.half_step(self.bytes, half);
-                for group in 0..4 {
-                    w[2 * group + half] = pairs[group];
-                }
-            }
-            self.bytes = self.bytes.add(CODED_STEP_BYTES);
-            w
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn raw_step(&mut self) -> [__m256i; 8] {
-        self.ahead.fetch_step();
-        self.ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
-        // SAFETY: `avx2::tile` takes a raw step where a run ends before the stream does, which the `unsafe impl` shows
-        // to be there, and enables AVX2.
-        unsafe {
-            let mut w = [_mm256_setzero_si256(); 8];
-            for r in 0..8 {
-                w[r] = _mm256_loadu_si256(self.bytes.add(32 * r).cast());
-            }
-            self.bytes = self.bytes.add(RAW_STEP_BYTES);
-            w
-        }
-    }
-}
-
 /// The exponents of the codes in both halves, the bits of a code in every byte, and those of an exponent in a pair.
-struct Decoder {
+pub struct Decoder {
     exponents: __m256i,
     code: __m256i,
     mask: __m256i,
@@ -105,9 +16,9 @@ impl Decoder {
     /// # Safety
     /// The CPU must have AVX2.
     #[inline(always)]
-    unsafe fn new(exponents: &Exponents) -> Decoder {
+    pub unsafe fn new(exponents: &Exponents) -> Decoder {
         let bytes = exponents.to_bytes();
-        // SAFETY: 16 bytes are 128 bits. `# Safety` demands AVX2, which `product` and `decode` enable.
+        // SAFETY: 16 bytes are 128 bits. `# Safety` demands AVX2, which callers enable.
         unsafe {
             Decoder {
                 exponents: _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())),
@@ -122,7 +33,7 @@ impl Decoder {
     /// # Safety
     /// The CPU must have AVX2, and a coded step must begin at `step`.
     #[inline(always)]
-    unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
+    pub unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
         // SAFETY: `# Safety` demands AVX2 and a coded step: `SIGNS_BYTES`, 128, and 64 bytes of codes.
         unsafe {
             let codes = _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast());

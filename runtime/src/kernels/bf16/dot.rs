@@ -1,4 +1,9 @@
-//! The bf16 dot product by its definition: what the instruction `vdpbf16ps` computes.
+//! The definition of a bf16 product, one operation at a time: what the tile instruction `tdpbf16ps` computes.
+
+/// Columns of a matrix that a product sums apart from the others, in two chains: those of even and those of odd number.
+pub const BLOCK_COLUMNS: usize = 32;
+/// Steps of a panel in such a block: each has an even and an odd column.
+pub const BLOCK_STEPS: usize = BLOCK_COLUMNS / 2;
 
 /// The two bf16 numbers of a step as f32: (even k, odd k).
 #[inline(always)]
@@ -12,11 +17,11 @@ fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
 }
 
-/// `w * x + acc` as the bf16 dot instruction computes it: subnormal inputs are zeros, the result is rounded to 24 bits
+/// `w * x + acc` as the instruction computes it: subnormal inputs are zeros, the result is rounded to 24 bits
 /// regardless of its exponent, and becomes zero of its sign when it is then below 2^-126. `w * x` must be exact in f64,
 /// as it is for bf16 numbers.
 #[inline(always)]
-pub fn fma_flushed(w: f32, x: f32, acc: f32) -> f32 {
+pub fn dot_step(w: f32, x: f32, acc: f32) -> f32 {
     let (w, x, acc) = (flush(w), flush(x), flush(acc));
     let result = w.mul_add(x, acc);
     if result.abs() <= f32::MIN_POSITIVE {
@@ -25,7 +30,7 @@ pub fn fma_flushed(w: f32, x: f32, acc: f32) -> f32 {
     result
 }
 
-/// The rare end of [`fma_flushed`]. A result of exactly 2^-126 may have been rounded up to it by the coarser steps of
+/// The rare end of [`dot_step`]. A result of exactly 2^-126 may have been rounded up to it by the coarser steps of
 /// subnormal numbers; with 24 bits it would have stayed below, if the exact sum is below 2^-126 - 2^-151.
 #[cold]
 fn flush_tiny(w: f32, x: f32, acc: f32, result: f32) -> f32 {
@@ -34,4 +39,10 @@ fn flush_tiny(w: f32, x: f32, acc: f32, result: f32) -> f32 {
     let sum = f64::from(w) * f64::from(x) + f64::from(acc);
     let half_step = smallest * 2f64.powi(-25);
     if result.abs() == f32::MIN_POSITIVE && sum.abs() >= smallest - half_step { result } else { 0f32.copysign(result) }
+}
+
+/// `a + b` as the instruction computes it: subnormal inputs are zeros, and so is a subnormal sum, which is exact.
+#[inline(always)]
+pub fn add_step(a: f32, b: f32) -> f32 {
+    flush(flush(a) + flush(b))
 }

@@ -1,0 +1,664 @@
+//! bf16 products with AVX-512, by FMA or by the bf16 dot product: the same bits. The weights of a group of blocks are
+//! widened to f32 or regrouped, and then multiplied.
+
+#![allow(unsafe_code, reason = "intrinsics on raw pointers")]
+
+use super::dot::{BLOCK_STEPS, add_step, dot_step};
+use super::group::{BLOCK_LINES, Few, Fetch, Group, GroupRows};
+use super::panel::Bf16Panel;
+use crate::format::PANEL_ROWS;
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
+use crate::kernels::bf12::avx512::Decoder;
+use crate::kernels::isa::{Isa, Kind};
+use crate::kernels::tiles::{Ahead, TILE_ROWS};
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Registers of a step: 64 outputs.
+const REGISTERS: usize = PANEL_ROWS / 16;
+
+/// A way to multiply.
+trait Multiply {
+    /// Steps of a chain over a whole block: two of the panel's at a time, or one.
+    const CHAIN_STEPS: usize;
+
+    /// Of two steps of the panel, the first of even number, the weights of step `part` of the chains: those of the even
+    /// and those of the odd columns. `part` is less than [`Multiply::CHAIN_STEPS`] / 8.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512F and AVX-512BW.
+    unsafe fn unpack(first: __m512i, second: __m512i, part: usize) -> (__m512i, __m512i);
+
+    /// `acc` plus the products of a step of the chain.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions.
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512;
+
+    /// `a + b`.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512F.
+    unsafe fn add(a: __m512, b: __m512) -> __m512;
+
+    /// [`tile`] with the instructions.
+    ///
+    /// # Safety
+    /// As [`tile`], and the CPU must have the instructions.
+    unsafe fn tile<const ROWS: usize>(group: &Group, rows: &mut GroupRows);
+
+    /// [`plain`] with the instructions.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions.
+    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few);
+
+    /// [`coded`] with the instructions.
+    ///
+    /// # Safety
+    /// As [`coded`], and the CPU must have the instructions.
+    unsafe fn coded<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few);
+}
+
+/// Steps of a chain that two steps of the panel give.
+const fn parts<M: Multiply>() -> usize {
+    M::CHAIN_STEPS / (BLOCK_STEPS / 2)
+}
+
+/// FMA on f32 numbers. Without `FLUSH` the caller has shown that nothing can be subnormal.
+struct Fma<const FLUSH: bool>;
+
+impl<const FLUSH: bool> Multiply for Fma<FLUSH> {
+    const CHAIN_STEPS: usize = BLOCK_STEPS;
+
+    #[inline(always)]
+    unsafe fn unpack(first: __m512i, second: __m512i, part: usize) -> (__m512i, __m512i) {
+        let pairs = if part == 0 { first } else { second };
+        // SAFETY: `# Safety` demands AVX-512F.
+        unsafe {
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            (_mm512_slli_epi32::<16>(pairs), odd)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: `# Safety` demands AVX-512F.
+        unsafe {
+            let (w, x) = (_mm512_castsi512_ps(w), _mm512_castsi512_ps(x));
+            let result = _mm512_fmadd_ps(w, x, acc);
+            if !FLUSH {
+                return result;
+            }
+            let magnitude = |v| _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
+            let smallest = _mm512_set1_epi32(f32::MIN_POSITIVE.to_bits() as i32);
+            // A subnormal weight shows by its exponent; the result shows the rest.
+            let subnormal_weight =
+                _mm512_cmplt_epi32_mask(magnitude(w), smallest) & _mm512_test_epi32_mask(magnitude(w), magnitude(w));
+            let tiny_result = _mm512_cmple_epi32_mask(magnitude(result), smallest);
+            if subnormal_weight | tiny_result == 0 {
+                return result;
+            }
+            one_by_one(dot_step, w, x, acc)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `# Safety` demands AVX-512F.
+        unsafe { if FLUSH { one_by_one(|a, b, _| add_step(a, b), a, b, a) } else { _mm512_add_ps(a, b) } }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn tile<const ROWS: usize>(group: &Group, rows: &mut GroupRows) {
+        // SAFETY: `# Safety`, and the attribute enables the features.
+        unsafe { tile::<Self, ROWS>(group, rows) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
+        // SAFETY: the attribute enables the features.
+        unsafe { plain::<Self, N, ROWS>(pairs, fetch, rows) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn coded<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
+        // SAFETY: `# Safety`, and the attribute enables the features.
+        unsafe { coded::<Self, ROWS>(panel, fetch, rows) }
+    }
+}
+
+/// The bf16 dot product, which adds first the product of the high halves and then that of the low ones. So a word has
+/// the columns of two steps: that of the first in its high half.
+struct Dot;
+
+impl Multiply for Dot {
+    const CHAIN_STEPS: usize = BLOCK_STEPS / 2;
+
+    #[inline(always)]
+    unsafe fn unpack(first: __m512i, second: __m512i, _: usize) -> (__m512i, __m512i) {
+        const HIGH: __mmask32 = 0xaaaa_aaaa;
+        // SAFETY: `# Safety` demands AVX-512BW.
+        unsafe {
+            let even = _mm512_mask_blend_epi16(HIGH, second, _mm512_slli_epi32::<16>(first));
+            let odd = _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<16>(second), first);
+            (even, odd)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        // SAFETY: any 512 bits are 32 bf16 numbers. `# Safety` demands AVX512-BF16.
+        unsafe {
+            let pairs = |v| std::mem::transmute::<__m512i, __m512bh>(v);
+            _mm512_dpbf16_ps(acc, pairs(w), pairs(x))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `# Safety` demands AVX-512F.
+        unsafe {
+            // What VDPBF16PS leaves is never subnormal, but a sum may be.
+            let sum = _mm512_add_ps(a, b);
+            let bits = _mm512_castps_si512(sum);
+            let exponent = _mm512_set1_epi32(0x7f80_0000);
+            let is_zero_or_subnormal = _mm512_testn_epi32_mask(bits, exponent);
+            let sign = _mm512_set1_epi32(i32::MIN);
+            _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, is_zero_or_subnormal, bits, sign))
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn tile<const ROWS: usize>(group: &Group, rows: &mut GroupRows) {
+        // SAFETY: `# Safety`, and the attribute enables the features.
+        unsafe { tile::<Self, ROWS>(group, rows) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
+        // SAFETY: the attribute enables the features.
+        unsafe { plain::<Self, N, ROWS>(pairs, fetch, rows) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn coded<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
+        // SAFETY: `# Safety`, and the attribute enables the features.
+        unsafe { coded::<Self, ROWS>(panel, fetch, rows) }
+    }
+}
+
+/// An operation on each lane.
+#[cold]
+#[target_feature(enable = "avx512f")]
+fn one_by_one(operation: impl Fn(f32, f32, f32) -> f32, a: __m512, b: __m512, c: __m512) -> __m512 {
+    // SAFETY: 16 lanes of f32 are 512 bits, in both directions.
+    let lanes = |v| unsafe { std::mem::transmute::<__m512, [f32; 16]>(v) };
+    let (a, b, c) = (lanes(a), lanes(b), lanes(c));
+    let result: [f32; 16] = std::array::from_fn(|i| operation(a[i], b[i], c[i]));
+    // SAFETY: 16 lanes of f32 are 512 bits, as in `lanes`.
+    unsafe { std::mem::transmute::<[f32; 16], __m512>(result) }
+}
+
+/// By which instruction.
+#[derive(Clone, Copy)]
+pub enum By {
+    /// FMA.
+    Fma {
+        /// As in [`crate::kernels::Isa::product_bf16`].
+        no_subnormals: bool,
+    },
+    /// The bf16 dot product.
+    Dot,
+}
+
+impl By {
+    /// Words of a block: `[2 parts][steps of a chain][64]`.
+    pub const fn block_words(self) -> usize {
+        match self {
+            By::Fma { .. } => 2 * Fma::<false>::CHAIN_STEPS * PANEL_ROWS,
+            By::Dot => 2 * Dot::CHAIN_STEPS * PANEL_ROWS,
+        }
+    }
+}
+
+/// Arranges some steps of a panel in the blocks of a group.
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn fill(by: By, panel: &Bf16Panel, ahead: Ahead, blocks: &mut [u32]) {
+    assert!(blocks.len() == panel.n_steps().div_ceil(BLOCK_STEPS) * by.block_words());
+    // SAFETY: the attribute enables the features, and the assertion above shows the blocks.
+    unsafe {
+        match by {
+            By::Fma { .. } => fill_for::<Fma<false>>(panel, ahead, blocks),
+            By::Dot => fill_for::<Dot>(panel, ahead, blocks),
+        }
+    }
+}
+
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW, and the blocks must have room for the steps of the panel.
+#[inline(always)]
+unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mut [u32]) {
+    // SAFETY: `# Safety` demands a place for each step. A plain panel is read by whole steps of 64 pairs;
+    // `Bf12Panel::stretches` asserts that its runs and raw steps are those of the panel, and `Bf12Panels::new` and
+    // `split_at` that it has their bytes.
+    unsafe {
+        let mut out = Arranged::<M>::new(blocks);
+        match panel {
+            Bf16Panel::Plain(pairs) => {
+                for step in pairs.as_chunks::<PANEL_ROWS>().0 {
+                    let w = load(step.as_ptr().cast());
+                    ahead.fetch_step();
+                    out.put(w);
+                }
+            }
+            Bf16Panel::Bf12(panel) => {
+                let decoder = Decoder::new(panel.exponents());
+                let mut bytes = panel.bytes().for_kernels().as_ptr();
+                for (coded, raw) in panel.stretches() {
+                    for _ in 0..coded {
+                        ahead.fetch_step();
+                        out.put(decoder.step(bytes));
+                        bytes = bytes.add(CODED_STEP_BYTES);
+                    }
+                    if raw {
+                        ahead.fetch_step();
+                        ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
+                        out.put(load(bytes));
+                        bytes = bytes.add(RAW_STEP_BYTES);
+                    }
+                }
+            }
+        }
+        out.end();
+    }
+}
+
+/// The 64 pairs of a plain step.
+///
+/// # Safety
+/// They must be there, and the CPU must have AVX-512F.
+#[inline(always)]
+unsafe fn load(step: *const u8) -> [__m512i; REGISTERS] {
+    // SAFETY: `# Safety`.
+    unsafe {
+        let mut w = [_mm512_setzero_si512(); REGISTERS];
+        for r in 0..REGISTERS {
+            w[r] = _mm512_loadu_si512(step.add(64 * r).cast());
+        }
+        w
+    }
+}
+
+/// Where the next step goes.
+struct Arranged<'b, M> {
+    blocks: &'b mut [u32],
+    step: usize,
+    /// The step before, if its number is even.
+    first: [__m512i; REGISTERS],
+    multiply: PhantomData<M>,
+}
+
+impl<'b, M: Multiply> Arranged<'b, M> {
+    /// # Safety
+    /// The CPU must have AVX-512F.
+    #[inline(always)]
+    unsafe fn new(blocks: &'b mut [u32]) -> Self {
+        // SAFETY: `# Safety`.
+        let first = unsafe { [_mm512_setzero_si512(); REGISTERS] };
+        Arranged { blocks, step: 0, first, multiply: PhantomData }
+    }
+
+    /// # Safety
+    /// There must be a place for this step in the blocks, and the CPU must have AVX-512F and AVX-512BW.
+    #[inline(always)]
+    unsafe fn put(&mut self, pairs: [__m512i; REGISTERS]) {
+        if self.step % 2 == 0 {
+            self.first = pairs;
+        } else {
+            // SAFETY: `# Safety`.
+            unsafe { self.store(pairs) };
+        }
+        self.step += 1;
+    }
+
+    /// Stores the step that is left without a second one, beside weights of +0.
+    ///
+    /// # Safety
+    /// As [`Arranged::put`].
+    #[inline(always)]
+    unsafe fn end(mut self) {
+        if self.step % 2 == 1 {
+            // SAFETY: `# Safety`.
+            unsafe { self.store([_mm512_setzero_si512(); REGISTERS]) };
+        }
+    }
+
+    /// # Safety
+    /// As [`Arranged::put`].
+    #[inline(always)]
+    unsafe fn store(&mut self, second: [__m512i; REGISTERS]) {
+        let (block, pair) = (self.step / BLOCK_STEPS, self.step % BLOCK_STEPS / 2);
+        // A pair of steps is one or two steps of a chain.
+        let at = (2 * block * M::CHAIN_STEPS + pair * M::CHAIN_STEPS / (BLOCK_STEPS / 2)) * PANEL_ROWS;
+        // SAFETY: block, part and step of the chain are inside `[2][CHAIN_STEPS][64]` of a block that is there.
+        unsafe {
+            let even = self.blocks.as_mut_ptr().add(at);
+            for part in 0..parts::<M>() {
+                for r in 0..REGISTERS {
+                    let (evens, odds) = M::unpack(self.first[r], second[r], part);
+                    let even = even.add(part * PANEL_ROWS + 16 * r);
+                    _mm512_storeu_si512(even.cast(), evens);
+                    _mm512_storeu_si512(even.add(M::CHAIN_STEPS * PANEL_ROWS).cast(), odds);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of some blocks with a few rows to their outputs: the weights stay in registers. `decoded` has room
+/// for the pairs of the blocks.
+///
+/// # Safety
+/// As [`multiply`].
+pub unsafe fn few(by: By, blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mut [u32]) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        match by {
+            By::Fma { no_subnormals: true } => few_for::<Fma<false>>(blocks, fetch, rows, decoded),
+            By::Fma { no_subnormals: false } => few_for::<Fma<true>>(blocks, fetch, rows, decoded),
+            By::Dot => few_for::<Dot>(blocks, fetch, rows, decoded),
+        }
+    }
+}
+
+/// # Safety
+/// The CPU must have the instructions of `M`.
+unsafe fn few_for<M: Multiply>(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mut [u32]) {
+    // SAFETY: `# Safety`. Coded steps are all coded where there are no raw ones.
+    unsafe {
+        match blocks {
+            Bf16Panel::Plain(pairs) => plain_by_rows::<M>(pairs, fetch, rows),
+            Bf16Panel::Bf12(panel) => match (rows.n_rows(), panel.stretches().any(|(_, raw)| raw)) {
+                (1, false) => M::coded::<1>(panel, fetch, rows),
+                (2, false) => M::coded::<2>(panel, fetch, rows),
+                (3, false) => M::coded::<3>(panel, fetch, rows),
+                _ => {
+                    let decoded = &mut decoded[..blocks.n_steps() * PANEL_ROWS];
+                    Isa(Kind::Avx512).decode(panel, decoded);
+                    plain_by_rows::<M>(decoded, fetch, rows);
+                }
+            },
+        }
+    }
+}
+
+/// Up to 24 accumulators.
+///
+/// # Safety
+/// The CPU must have the instructions of `M`.
+unsafe fn plain_by_rows<M: Multiply>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        match rows.n_rows() {
+            1 => M::plain::<4, 1>(pairs, fetch, rows),
+            2 => M::plain::<4, 2>(pairs, fetch, rows),
+            3 => M::plain::<4, 3>(pairs, fetch, rows),
+            4 => M::plain::<2, 4>(pairs, fetch, rows),
+            5 => M::plain::<2, 5>(pairs, fetch, rows),
+            TILE_ROWS => M::plain::<2, TILE_ROWS>(pairs, fetch, rows),
+            _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
+        }
+    }
+}
+
+/// Blocks of pairs `[steps][64]` times `ROWS` rows, `N` registers of outputs at a time.
+///
+/// # Safety
+/// The CPU must have the features of `M::plain`.
+#[inline(always)]
+unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], mut fetch: Fetch, rows: &mut Few) {
+    for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
+        for first in (0..PANEL_ROWS).step_by(16 * N) {
+            // SAFETY: `# Safety`. The registers are inside the 64 pairs of whole steps.
+            unsafe {
+                let weights = |k: usize| {
+                    let at = block.as_ptr().add(k * PANEL_ROWS + first);
+                    std::array::from_fn(|r| _mm512_loadu_si512(at.add(16 * r).cast()))
+                };
+                let mut fetch = || fetch.lines(BLOCK_LINES / 4 * 16 * N / PANEL_ROWS);
+                Chains::<M, N, ROWS>::run(rows, block.len() / PANEL_ROWS, weights, &mut fetch, first);
+            }
+        }
+        rows.next_block();
+    }
+}
+
+/// Blocks of coded steps times `ROWS` rows.
+///
+/// # Safety
+/// The CPU must have the features of `M::coded`, and the steps must all be coded.
+#[inline(always)]
+unsafe fn coded<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fetch, rows: &mut Few) {
+    let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
+    assert!(steps.len() == panel.n_steps() && rest.is_empty());
+    // SAFETY: `# Safety`. The assertion shows coded steps.
+    unsafe {
+        let decoder = Decoder::new(panel.exponents());
+        for block in steps.chunks(BLOCK_STEPS) {
+            let weights = |k: usize| decoder.step(block[k].as_ptr());
+            Chains::<M, REGISTERS, ROWS>::run(rows, block.len(), weights, || fetch.lines(BLOCK_LINES / 4), 0);
+            rows.next_block();
+        }
+    }
+}
+
+/// The two chains of a block, for `ROWS` rows of `N` registers of outputs.
+struct Chains<M, const N: usize, const ROWS: usize> {
+    even: [[__m512; N]; ROWS],
+    odd: [[__m512; N]; ROWS],
+    x: [*const u32; ROWS],
+    multiply: PhantomData<M>,
+}
+
+impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
+    /// Both chains over the steps of a block, their sum, and that added to the outputs from `first` on. `weights` are
+    /// the pairs of a step; `between` is called four times in a whole block.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions of `M`, and `weights` must be callable for each step.
+    #[inline(always)]
+    unsafe fn run(
+        rows: &mut Few,
+        n_steps: usize,
+        weights: impl Fn(usize) -> [__m512i; N],
+        mut between: impl FnMut(),
+        first: usize,
+    ) {
+        assert!(rows.n_rows() == ROWS && n_steps <= BLOCK_STEPS);
+        let mut x = [std::ptr::null(); ROWS];
+        for t in 0..ROWS {
+            x[t] = rows.x(t)[..2 * M::CHAIN_STEPS].as_ptr();
+        }
+        // SAFETY: `# Safety`. The activations are slices of two parts of a block, cut above.
+        unsafe {
+            let zeros = [[_mm512_setzero_ps(); N]; ROWS];
+            let mut chains = Chains::<M, N, ROWS> { even: zeros, odd: zeros, x, multiply: PhantomData };
+            if n_steps == BLOCK_STEPS {
+                for k in (0..BLOCK_STEPS).step_by(2) {
+                    if k % 4 == 0 {
+                        between();
+                    }
+                    let (first, second) = (weights(k), weights(k + 1));
+                    (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
+                }
+            } else {
+                for k in (0..n_steps).step_by(2) {
+                    if k + 1 < n_steps {
+                        let (first, second) = (weights(k), weights(k + 1));
+                        (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
+                    } else {
+                        // A step without a second one, beside weights of +0.
+                        chains.step(weights(k), [_mm512_setzero_si512(); N], k, 0);
+                    }
+                }
+            }
+            let accumulate = rows.accumulate();
+            for t in 0..ROWS {
+                let sums = rows.sums(t)[first..][..16 * N].as_mut_ptr();
+                for r in 0..N {
+                    let sum = sums.add(16 * r);
+                    let before = if accumulate { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(sum, M::add(before, M::add(chains.even[t][r], chains.odd[t][r])));
+                }
+            }
+        }
+    }
+
+    /// Step `part` of those that steps `k` and `k + 1` of the panel give, of both chains.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions of `M`, and the steps must be in the block.
+    #[inline(always)]
+    unsafe fn step(&mut self, first: [__m512i; N], second: [__m512i; N], k: usize, part: usize) {
+        let k = k * parts::<M>() / 2 + part;
+        // SAFETY: `# Safety`.
+        unsafe {
+            for r in 0..N {
+                let (even, odd) = M::unpack(first[r], second[r], part);
+                for t in 0..ROWS {
+                    let x_even = _mm512_set1_epi32(self.x[t].add(k).cast::<i32>().read());
+                    let x_odd = _mm512_set1_epi32(self.x[t].add(M::CHAIN_STEPS + k).cast::<i32>().read());
+                    self.even[t][r] = M::mul_add(self.even[t][r], even, x_even);
+                    self.odd[t][r] = M::mul_add(self.odd[t][r], odd, x_odd);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of a group of blocks with rows of activations to their outputs.
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW, and for [`By::Dot`] AVX512-BF16.
+pub unsafe fn multiply(by: By, group: &Group, rows: &mut GroupRows) {
+    assert!(group.blocks.len() == group.n_blocks() * by.block_words());
+    // SAFETY: `# Safety`.
+    unsafe {
+        match by {
+            By::Fma { no_subnormals: true } => by_rows::<Fma<false>>(group, rows),
+            By::Fma { no_subnormals: false } => by_rows::<Fma<true>>(group, rows),
+            By::Dot => by_rows::<Dot>(group, rows),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Multiply::tile`].
+unsafe fn by_rows<M: Multiply>(group: &Group, rows: &mut GroupRows) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        match rows.n_rows() {
+            1 => M::tile::<1>(group, rows),
+            2 => M::tile::<2>(group, rows),
+            3 => M::tile::<3>(group, rows),
+            4 => M::tile::<4>(group, rows),
+            5 => M::tile::<5>(group, rows),
+            TILE_ROWS => M::tile::<TILE_ROWS>(group, rows),
+            _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
+        }
+    }
+}
+
+/// The microkernel: `ROWS` rows of 64 outputs, block by block. Inlined into [`Multiply::tile`], which enables the
+/// features.
+///
+/// # Safety
+/// The CPU must have the features of `M::tile`, and the group the words of `M` for each of its blocks.
+#[inline(always)]
+unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRows) {
+    assert!(rows.n_rows() == ROWS);
+    let block_words = 2 * M::CHAIN_STEPS * PANEL_ROWS;
+    let mut x = [std::ptr::null::<u32>(); ROWS];
+    let mut sums = [std::ptr::null_mut::<f32>(); ROWS];
+    for t in 0..ROWS {
+        x[t] = rows.x(t)[..group.n_blocks() * 2 * M::CHAIN_STEPS].as_ptr();
+        sums[t] = rows.sums(t)[..PANEL_ROWS].as_mut_ptr();
+    }
+    let (mut fetch, mut left, mut accumulate) = (group.fetch, group.n_steps, group.accumulate);
+    // SAFETY: `# Safety` demands the blocks. The slices above have the activations of as many blocks, and the outputs.
+    unsafe {
+        let mut w = group.blocks.as_ptr();
+        while left > 0 {
+            fetch.lines(group.lines);
+            // A whole block has a number of steps that the compiler knows.
+            if left >= BLOCK_STEPS {
+                add_block::<M, ROWS>(w, M::CHAIN_STEPS, x, sums, accumulate);
+            } else {
+                let n_steps = (left * M::CHAIN_STEPS).div_ceil(BLOCK_STEPS);
+                add_block::<M, ROWS>(w, n_steps, x, sums, accumulate);
+            }
+            accumulate = true;
+            left = left.saturating_sub(BLOCK_STEPS);
+            w = w.wrapping_add(block_words);
+            for t in 0..ROWS {
+                x[t] = x[t].wrapping_add(2 * M::CHAIN_STEPS);
+            }
+        }
+    }
+}
+
+/// One block: both chains, of `n_steps` steps each, their sum, and that added to the outputs.
+///
+/// # Safety
+/// As [`tile`]: weights of the block, activations of each row, and outputs must be there.
+#[inline(always)]
+unsafe fn add_block<M: Multiply, const ROWS: usize>(
+    w: *const u32,
+    n_steps: usize,
+    x: [*const u32; ROWS],
+    sums: [*mut f32; ROWS],
+    accumulate: bool,
+) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        let even = chain::<M, ROWS>(w, n_steps, x);
+        let odd = chain::<M, ROWS>(w.add(M::CHAIN_STEPS * PANEL_ROWS), n_steps, x.map(|x| x.add(M::CHAIN_STEPS)));
+        for t in 0..ROWS {
+            for r in 0..REGISTERS {
+                let sum = sums[t].add(16 * r);
+                let before = if accumulate { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
+                _mm512_storeu_ps(sum, M::add(before, M::add(even[t][r], odd[t][r])));
+            }
+        }
+    }
+}
+
+/// The sums of the products of one part.
+///
+/// # Safety
+/// As [`add_block`].
+#[inline(always)]
+unsafe fn chain<M: Multiply, const ROWS: usize>(
+    w: *const u32,
+    n_steps: usize,
+    x: [*const u32; ROWS],
+) -> [[__m512; REGISTERS]; ROWS] {
+    // SAFETY: `# Safety`.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
+        for k in 0..n_steps {
+            let weights = load(w.add(k * PANEL_ROWS).cast());
+            for t in 0..ROWS {
+                let x = _mm512_set1_epi32(x[t].add(k).cast::<i32>().read());
+                for r in 0..REGISTERS {
+                    acc[t][r] = M::mul_add(acc[t][r], weights[r], x);
+                }
+            }
+        }
+        acc
+    }
+}

@@ -1,0 +1,241 @@
+//! Products of bf16 weights, plain or in 12 bits, with activations rounded to bf16.
+//!
+//! Weights go through a scratch in the caches: block by block they are decoded and arranged as the instruction set
+//! multiplies them, and then meet all rows. With few rows the memory limits the speed; then a block at a time is taken
+//! from each of several panels by turns, since memory delivers several streams faster than one.
+
+#![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod dot;
+mod group;
+mod panel;
+mod rows;
+
+pub use panel::Bf16Panel;
+pub use rows::{Arrangement, Bf16Rows, RoundGroup, round_to_bf16};
+
+use crate::format::PANEL_ROWS;
+use crate::kernels::grid::OutputBlock;
+use crate::kernels::isa::{Isa, Kind};
+use crate::kernels::scalar;
+use crate::kernels::streaming::Streaming;
+use crate::kernels::tiles::{Ahead, CACHE_LINE, TILE_ROWS, tile_rows};
+use dot::BLOCK_STEPS;
+use group::{Few, Fetch, Group, GroupRows};
+use std::cell::RefCell;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+/// Blocks of weights that a pass over many rows covers: they and the activations of a tile stay in the L1 cache, or
+/// close to it.
+const GROUP_BLOCKS: usize = 4;
+/// Blocks that are taken from one panel before it is the turn of the next.
+const TURN_BLOCKS: usize = 4;
+
+/// A cache line of the scratch.
+#[derive(Clone, FromBytes, IntoBytes, Immutable)]
+#[repr(C, align(64))]
+struct Line([u32; CACHE_LINE / 4]);
+
+thread_local! {
+    /// The scratch of this thread.
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Isa {
+    /// How this instruction set takes activations.
+    pub fn arrangement(self) -> Arrangement {
+        match self.0 {
+            Kind::Avx512Bf16 => Arrangement::Halves,
+            Kind::Avx512 | Kind::Avx2 => Arrangement::Floats,
+            Kind::Portable | Kind::Scalar => Arrangement::Pairs,
+        }
+    }
+
+    /// The products of some panels, of equally many steps, with rows of activations:
+    ///
+    /// ```text
+    /// out[t][64 p + r] = sum over k of panels[p][k][r] * x[t][k]
+    /// ```
+    ///
+    /// in the order that `format-spec.md` defines. The block has the columns of the panels, of the last one some or
+    /// all. `no_subnormals` promises that no product or sum can be subnormal, see `matmul::no_subnormals`; it changes
+    /// the speed and not the result.
+    ///
+    /// # Panics
+    /// When the shapes do not fit, when the activations are arranged for another instruction set, or on `portable`,
+    /// which has no products.
+    pub fn product_bf16(self, panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock, no_subnormals: bool) {
+        let n_steps = x.columns.div_ceil(2);
+        assert!(!panels.is_empty() && panels.len() <= Streaming::MAX_PANELS && out.columns().div_ceil(PANEL_ROWS) == panels.len());
+        assert!(panels.iter().all(|panel| panel.n_steps() == n_steps));
+        assert!(x.arrangement == self.arrangement() && x.rows == out.rows());
+        let groups = x.rows.div_ceil(x.arrangement.group_rows());
+        assert!(groups.checked_mul(x.arrangement.group_words(x.columns)) == Some(x.words.len()));
+        if n_steps == 0 {
+            return (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
+        }
+        if self.0 == Kind::Scalar {
+            return scalar::product_bf16(panels, x, out);
+        }
+        let block_words = self.block_words();
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(GROUP_BLOCKS * block_words * 4 / CACHE_LINE, Line::new_zeroed());
+            let scratch = <[u32]>::mut_from_bytes(scratch.as_mut_slice().as_mut_bytes()).expect("aligned");
+            if x.rows <= TILE_ROWS {
+                self.by_turns(panels, x, out, no_subnormals, scratch);
+            } else {
+                for (index, panel) in panels.iter().enumerate() {
+                    let columns = index * PANEL_ROWS..out.columns().min((index + 1) * PANEL_ROWS);
+                    let mut out = out.part(0..x.rows, columns);
+                    self.by_groups(*panel, x, &mut out, no_subnormals, scratch);
+                }
+            }
+        });
+    }
+
+    /// Some blocks of each panel by turns, for the rows of one tile.
+    fn by_turns(
+        self,
+        panels: &[Bf16Panel],
+        x: &Bf16Rows,
+        out: &mut OutputBlock,
+        no_subnormals: bool,
+        scratch: &mut [u32],
+    ) {
+        let mut rest = [Bf16Panel::Plain(&[]); Streaming::MAX_PANELS];
+        rest[..panels.len()].copy_from_slice(panels);
+        let n_steps = panels[0].n_steps();
+        for first_step in (0..n_steps).step_by(TURN_BLOCKS * BLOCK_STEPS) {
+            for (index, panel) in rest[..panels.len()].iter_mut().enumerate() {
+                let (blocks, after) = panel.split_at((TURN_BLOCKS * BLOCK_STEPS).min(n_steps - first_step));
+                *panel = after;
+                let columns = index * PANEL_ROWS..out.columns().min((index + 1) * PANEL_ROWS);
+                whole_panel(out.part(0..x.rows, columns), |sums| {
+                    self.few(&blocks, &mut Few::new(x, first_step, sums), scratch, no_subnormals);
+                });
+            }
+        }
+    }
+
+    /// Groups of blocks of one panel, each for all rows, tile by tile. The tiles fetch the next group meanwhile.
+    fn by_groups(
+        self,
+        panel: Bf16Panel,
+        x: &Bf16Rows,
+        out: &mut OutputBlock,
+        no_subnormals: bool,
+        scratch: &mut [u32],
+    ) {
+        let (columns, tile_rows) = (out.columns(), tile_rows(x.rows));
+        let (n_steps, mut rest) = (panel.n_steps(), panel);
+        for first_step in (0..n_steps).step_by(GROUP_BLOCKS * BLOCK_STEPS) {
+            let (part, after) = rest.split_at((GROUP_BLOCKS * BLOCK_STEPS).min(n_steps - first_step));
+            rest = after;
+            let n_blocks = part.n_steps().div_ceil(BLOCK_STEPS);
+            let blocks = &mut scratch[..n_blocks * self.block_words()];
+            self.fill(&part, Ahead::NOTHING, blocks);
+            // The group that follows, in this panel or the next, is about as long.
+            let lines = part.n_steps() * part.step_bytes() / CACHE_LINE;
+            let lines_of_tile = lines.div_ceil(x.rows.div_ceil(tile_rows));
+            let lines_of_block = lines_of_tile.div_ceil(n_blocks * self.visits());
+            for (tile, row) in (0..x.rows).step_by(tile_rows).enumerate() {
+                let before = lines.min(tile * lines_of_tile);
+                let from = after.begin().wrapping_add(before * CACHE_LINE);
+                let fetch = Fetch::new(from);
+                let group = Group { blocks, n_steps: part.n_steps(), accumulate: first_step > 0, fetch, lines: lines_of_block };
+                whole_panel(out.part(row..x.rows.min(row + tile_rows), 0..columns), |sums| {
+                    self.multiply(&group, GroupRows::new(*x, row, first_step, sums), no_subnormals);
+                });
+            }
+        }
+    }
+
+    /// Some blocks times the rows of a tile.
+    fn few(self, blocks: &Bf16Panel, rows: &mut Few, scratch: &mut [u32], no_subnormals: bool) {
+        let fetch = Fetch::new(blocks.begin().wrapping_add(self.1.ahead_bytes));
+        match self.0 {
+            // SAFETY: as in `multiply`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
+                avx512::few(self.by(no_subnormals), blocks, fetch, rows, scratch);
+            },
+            // SAFETY: as in `multiply`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::few(blocks, fetch, rows, scratch, no_subnormals) },
+            _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
+        }
+    }
+
+    /// Words of a block of weights in the scratch.
+    fn block_words(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => self.by(true).block_words(),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => avx2::BLOCK_WORDS,
+            _ => 0,
+        }
+    }
+
+    /// How often a tile of many rows visits each block.
+    fn visits(self) -> usize {
+        if self.0 == Kind::Avx2 { 4 } else { 1 }
+    }
+
+    /// Arranges some steps of a panel in blocks.
+    fn fill(self, panel: &Bf16Panel, ahead: Ahead, blocks: &mut [u32]) {
+        match self.0 {
+            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::fill(self.by(true), panel, ahead, blocks) },
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::fill(panel, ahead, blocks) },
+            _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
+        }
+    }
+
+    /// Multiplies a group of blocks with the rows of a tile.
+    fn multiply(self, group: &Group, mut rows: GroupRows, no_subnormals: bool) {
+        match self.0 {
+            // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW, and the first only
+            // where it found AVX512-BF16; `Isa::by` yields `By::Dot` for that one alone.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::multiply(self.by(no_subnormals), group, &mut rows) },
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::multiply(group, &mut rows, no_subnormals) },
+            _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
+        }
+    }
+
+    /// How AVX-512 multiplies.
+    #[cfg(target_arch = "x86_64")]
+    fn by(self, no_subnormals: bool) -> avx512::By {
+        match self.0 {
+            Kind::Avx512Bf16 => avx512::By::Dot,
+            _ => avx512::By::Fma { no_subnormals },
+        }
+    }
+}
+
+/// Lets `body` use the outputs of a tile: in place, or through a buffer when they are fewer than those of a panel.
+fn whole_panel(mut out: OutputBlock, body: impl FnOnce(OutputBlock)) {
+    let (rows, columns) = (out.rows(), out.columns());
+    if columns == PANEL_ROWS {
+        return body(out);
+    }
+    let mut buffer = [0.0f32; TILE_ROWS * PANEL_ROWS];
+    let buffer = &mut buffer[..rows * PANEL_ROWS];
+    for (t, row) in buffer.chunks_exact_mut(PANEL_ROWS).enumerate() {
+        row[..columns].copy_from_slice(out.row(t));
+    }
+    body(OutputBlock::whole(buffer, PANEL_ROWS));
+    for (t, row) in buffer.chunks_exact(PANEL_ROWS).enumerate() {
+        out.row(t).copy_from_slice(&row[..columns]);
+    }
+}

@@ -1,0 +1,154 @@
+//! Rows of activations rounded to bf16, arranged as an instruction set reads them.
+
+use super::dot::{BLOCK_COLUMNS, BLOCK_STEPS};
+use crate::kernels::lanes::{LANES, LaneOp};
+
+/// How the activations of a row lie in memory. All but [`Arrangement::Pairs`] fill the last block of columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrangement {
+    /// Pairs as in a panel: `[columns / 2]`, the even column in the low half.
+    Pairs,
+    /// f32 numbers, block by block first the even and then the odd columns: `[blocks][2][16]`.
+    Floats,
+    /// Pairs of two even, then pairs of two odd columns, of each block: `[blocks][2][8]`. The bf16 dot product of
+    /// AVX-512 adds the high half first, so the column that comes first is there.
+    Halves,
+    /// Pairs, the rows in groups of 16 and in them block by block: `[rows / 16][blocks][16][16]`, tiles of AMX.
+    Tiles,
+}
+
+impl Arrangement {
+    /// Rows that lie together.
+    pub fn group_rows(self) -> usize {
+        match self {
+            Arrangement::Tiles => 16,
+            _ => 1,
+        }
+    }
+
+    /// Words of such a group of rows of `columns` columns.
+    pub fn group_words(self, columns: usize) -> usize {
+        let blocks = columns.div_ceil(BLOCK_COLUMNS);
+        match self {
+            Arrangement::Pairs => columns.div_ceil(2),
+            Arrangement::Floats => blocks * BLOCK_COLUMNS,
+            Arrangement::Halves => blocks * BLOCK_STEPS,
+            Arrangement::Tiles => blocks * BLOCK_STEPS * 16,
+        }
+    }
+
+    /// Words of the steps from the first to step `step`, which begins a block, of one row.
+    pub(in crate::kernels) fn words_before(self, step: usize) -> usize {
+        match self {
+            Arrangement::Floats => 2 * step,
+            Arrangement::Tiles => 16 * step,
+            Arrangement::Pairs | Arrangement::Halves => step,
+        }
+    }
+}
+
+/// Rows of activations in an arrangement, whole groups of them.
+#[derive(Clone, Copy)]
+pub struct Bf16Rows<'a> {
+    /// Group after group.
+    pub words: &'a [u32],
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub columns: usize,
+    /// How they are arranged.
+    pub arrangement: Arrangement,
+    /// Bits of the smallest magnitude that is not zero, as f32; `u32::MAX` when all are zero.
+    pub min_magnitude: u32,
+}
+
+/// Rounds a group of rows to bf16: to nearest, ties to even, see [`round_to_bf16`]. Yields the bits of the smallest
+/// magnitude that is not zero, or `u32::MAX`.
+pub struct RoundGroup<'a> {
+    /// `[rows][columns]`, at most [`Arrangement::group_rows`] rows.
+    pub x: &'a [f32],
+    /// Columns of a row.
+    pub columns: usize,
+    /// How to arrange them.
+    pub arrangement: Arrangement,
+    /// [`Arrangement::group_words`] of them.
+    pub words: &'a mut [u32],
+}
+
+impl LaneOp for RoundGroup<'_> {
+    type Output = u32;
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) -> u32 {
+        const { assert!(LANES == BLOCK_STEPS) }
+        let mut smallest = [u32::MAX; LANES];
+        for (row, x) in self.x.chunks_exact(self.columns).enumerate() {
+            for (block, x) in x.chunks(BLOCK_COLUMNS).enumerate() {
+                let mut columns = [0.0; BLOCK_COLUMNS];
+                let x: &[f32; BLOCK_COLUMNS] = match x.try_into() {
+                    Ok(whole) => whole,
+                    Err(_) => {
+                        columns[..x.len()].copy_from_slice(x);
+                        &columns
+                    }
+                };
+                let (mut even, mut odd) = ([0u32; LANES], [0u32; LANES]);
+                for i in 0..LANES {
+                    (even[i], odd[i]) = (round_to_bf16(x[2 * i]).into(), round_to_bf16(x[2 * i + 1]).into());
+                    smallest[i] = smallest[i].min(nonzero_magnitude(even[i])).min(nonzero_magnitude(odd[i]));
+                }
+                match self.arrangement {
+                    Arrangement::Pairs => {
+                        let words = &mut self.words[block * BLOCK_STEPS..];
+                        for (i, word) in words.iter_mut().take(BLOCK_STEPS).enumerate() {
+                            *word = even[i] | odd[i] << 16;
+                        }
+                    }
+                    Arrangement::Floats => {
+                        let words = &mut self.words[block * BLOCK_COLUMNS..][..BLOCK_COLUMNS];
+                        for i in 0..LANES {
+                            (words[i], words[LANES + i]) = (even[i] << 16, odd[i] << 16);
+                        }
+                    }
+                    Arrangement::Halves => {
+                        let words = &mut self.words[block * BLOCK_STEPS..][..BLOCK_STEPS];
+                        for i in 0..LANES / 2 {
+                            words[i] = even[2 * i + 1] | even[2 * i] << 16;
+                            words[LANES / 2 + i] = odd[2 * i + 1] | odd[2 * i] << 16;
+                        }
+                        // Of a last odd step: times a weight of +0 this is -0, which changes no sum.
+                        let n_steps = (self.columns - block * BLOCK_COLUMNS).div_ceil(2);
+                        if n_steps < BLOCK_STEPS && n_steps % 2 == 1 {
+                            words[n_steps / 2] = words[n_steps / 2] & 0xffff_0000 | 0x8000;
+                            words[LANES / 2 + n_steps / 2] = words[LANES / 2 + n_steps / 2] & 0xffff_0000 | 0x8000;
+                        }
+                    }
+                    Arrangement::Tiles => {
+                        let words = &mut self.words[(block * 16 + row) * BLOCK_STEPS..][..BLOCK_STEPS];
+                        for i in 0..LANES {
+                            words[i] = even[i] | odd[i] << 16;
+                        }
+                    }
+                }
+            }
+        }
+        smallest.into_iter().fold(u32::MAX, u32::min)
+    }
+}
+
+/// Bits of |x| as f32; zeros become the largest number, so that a minimum passes over them.
+#[inline(always)]
+fn nonzero_magnitude(x: u32) -> u32 {
+    let magnitude = (x & 0x7fff) << 16;
+    if magnitude == 0 { u32::MAX } else { magnitude }
+}
+
+/// The nearest bf16 number, ties to even; subnormal f32 numbers become zeros of their sign, NaN stays NaN.
+#[inline(always)]
+pub fn round_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let rounded = if magnitude > 0x7f80_0000 { bits | 0x0040_0000 } else { rounded };
+    let rounded = if magnitude < 0x0080_0000 { bits & 0x8000_0000 } else { rounded };
+    (rounded >> 16) as u16
+}
