@@ -25,6 +25,7 @@ pub mod isa;
 pub mod lanes;
 pub mod products;
 mod scalar;
+pub mod tile_product;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
