@@ -23,6 +23,7 @@ pub mod gemm;
 pub mod grid;
 pub mod isa;
 pub mod lanes;
+pub mod packed_rows;
 pub mod products;
 mod scalar;
 pub mod tile_product;
@@ -33,5 +34,7 @@ mod x86_64;
 pub use isa::Isa;
 pub use lanes::{LANES, LaneOp};
 
+#[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
+mod amx_tests;
 #[cfg(test)]
 mod tests;

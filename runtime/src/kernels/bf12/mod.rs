@@ -4,6 +4,8 @@
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
 #[cfg(target_arch = "x86_64")]
+pub mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;

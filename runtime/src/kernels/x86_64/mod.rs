@@ -2,6 +2,10 @@
 
 #![allow(unsafe_code, reason = "an empty line of assembly")]
 
+#[allow(dead_code, reason = "no `Isa` takes it yet")]
+pub mod amx;
+#[allow(dead_code, reason = "no `Isa` takes it yet")]
+pub mod amx_detection;
 pub mod avx2;
 pub mod avx512;
 
