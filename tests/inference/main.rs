@@ -10,6 +10,7 @@ mod mixed;
 mod not_finite;
 mod same_bits;
 mod score;
+mod tile_products;
 mod truncate;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");

@@ -165,6 +165,18 @@ impl<'a, T> OutputBlock<'a, T> {
     }
 }
 
+impl<'a, T> OutputBlock<'a, T> {
+    /// The rows of a block of whole rows, one after the other.
+    ///
+    /// # Panics
+    /// When they are longer than the block is wide.
+    pub fn into_rows(self) -> &'a mut [T] {
+        assert!(self.columns == self.stride);
+        // SAFETY: as in `OutputBlock::into_row`; the assertion shows that nothing is between two rows.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.stride) }
+    }
+}
+
 // SAFETY: a block is an exclusive borrow of its elements, like `&mut [T]`.
 unsafe impl<T: Send> Send for OutputBlock<'_, T> {}
 

@@ -1,12 +1,17 @@
 //! The instruction sets of this machine.
 
-/// An instruction set that this machine has. Only [`Isa::best`], [`Isa::named`] and [`Isa::available`] make one, after
-/// asking the CPU.
+use super::streaming::Streaming;
+use std::sync::OnceLock;
+
+/// An instruction set that this machine has, and how it reads weights from memory. Only [`Isa::best`], [`Isa::named`]
+/// and [`Isa::available`] make one, after asking the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(pub(super) Kind);
+pub struct Isa(pub(super) Kind, pub(super) Streaming);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// The tiles of AMX for bf16, and AVX-512.
+    Amx,
     /// AVX-512 with the bf16 dot product.
     Avx512Bf16,
     /// AVX-512 without it.
@@ -17,45 +22,34 @@ pub(super) enum Kind {
 }
 
 impl Isa {
-    /// Every instruction set that this machine has, the fastest first; `scalar` is the last.
+    /// Every instruction set that this machine has. Each has what the ones after it need; `scalar` is the last.
     pub fn available() -> &'static [Isa] {
-        // Each has what the ones after it need.
-        #[cfg(target_arch = "x86_64")]
-        {
-            static ALL: [Isa; 5] =
-                [Isa(Kind::Avx512Bf16), Isa(Kind::Avx512), Isa(Kind::Avx2), Isa(Kind::Portable), Isa(Kind::Scalar)];
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-            let first = match (avx2, avx512) {
-                (_, true) if is_x86_feature_detected!("avx512bf16") => 0,
-                (_, true) => 1,
-                (true, false) => 2,
-                (false, false) => 3,
-            };
-            &ALL[first..]
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            static ALL: [Isa; 2] = [Isa(Kind::Portable), Isa(Kind::Scalar)];
-            &ALL
-        }
+        static ALL: OnceLock<Vec<Isa>> = OnceLock::new();
+        ALL.get_or_init(|| {
+            let isa = |kind| Isa(kind, Streaming::of_this_cpu(kind == Kind::Amx));
+            detected().chain([Kind::Portable, Kind::Scalar]).map(isa).collect()
+        })
     }
 
     /// The fastest instruction set of this machine.
     pub fn best() -> Isa {
-        Isa::available()[0]
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let is_slow = |isa: &&Isa| isa.0 == Kind::Avx512Bf16 && !dot_is_fast();
+            *Isa::available().iter().find(|isa| !is_slow(isa)).expect("scalar is always there")
+        })
     }
 
-    /// The best available set of a family: `avx512`, `avx2`, `portable` or `scalar`.
+    /// The instruction set of a name of [`Isa::name`], if this machine has it.
     pub fn named(name: &str) -> Option<Isa> {
-        let family = |isa: &&Isa| isa.name().strip_suffix("+bf16").unwrap_or(isa.name()) == name;
-        Isa::available().iter().find(family).copied()
+        Isa::available().iter().find(|isa| isa.name() == name).copied()
     }
 
-    /// Name for people: `avx512+bf16`, `avx512`, `avx2`, `portable` or `scalar`.
+    /// `amx`, `avx512-bf16`, `avx512`, `avx2`, `portable` or `scalar`.
     pub fn name(self) -> &'static str {
         match self.0 {
-            Kind::Avx512Bf16 => "avx512+bf16",
+            Kind::Amx => "amx",
+            Kind::Avx512Bf16 => "avx512-bf16",
             Kind::Avx512 => "avx512",
             Kind::Avx2 => "avx2",
             Kind::Portable => "portable",
@@ -63,9 +57,20 @@ impl Isa {
         }
     }
 
+    /// How it reads weights from memory.
+    pub fn streaming(self) -> Streaming {
+        self.1
+    }
+
+    /// The same, reading weights in another way. Changes no result.
+    #[must_use]
+    pub fn with_streaming(self, streaming: Streaming) -> Isa {
+        Isa(self.0, streaming)
+    }
+
     /// Whether this decodes bf12 panels as fast as memory delivers them.
     pub fn suits_bf12(self) -> bool {
-        matches!(self.0, Kind::Avx512Bf16 | Kind::Avx512)
+        matches!(self.0, Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512)
     }
 
     /// Whether products come from the kernels here; otherwise they come from the `gemm` crate.
@@ -73,12 +78,41 @@ impl Isa {
         self.0 != Kind::Portable
     }
 
-    /// How often a tile of a product of `rows` rows reads its panel: AVX2 has registers for 16 outputs of several rows
-    /// at a time.
+    /// How often a tile of an f32 product of `rows` rows reads its panel: AVX2 has registers for 16 outputs of several
+    /// rows at a time.
     pub(super) fn strips(self, rows: usize, width: usize) -> usize {
         match self.0 {
             Kind::Avx2 if rows > 1 || width != 64 => width / 16,
             _ => 1,
         }
     }
+}
+
+/// The kinds for which there are microkernels here.
+#[cfg(target_arch = "x86_64")]
+fn detected() -> impl Iterator<Item = Kind> {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let dot = avx512 && is_x86_feature_detected!("avx512bf16");
+    // In the order of `Isa::available`: a processor with tiles has the dot product too.
+    let amx = dot && super::x86_64::amx_detection::is_available();
+    let kinds = [(amx, Kind::Amx), (dot, Kind::Avx512Bf16), (avx512, Kind::Avx512), (avx2, Kind::Avx2)];
+    kinds.into_iter().filter_map(|(is_there, kind)| is_there.then_some(kind))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detected() -> impl Iterator<Item = Kind> {
+    std::iter::empty()
+}
+
+/// Whether the bf16 dot product takes less time here than the two FMAs in its place. It is one or the other by a factor
+/// of two: Intel's processors have two units for FMA and half of one for the dot product.
+#[cfg(target_arch = "x86_64")]
+fn dot_is_fast() -> bool {
+    super::bf16::dot_is_fast()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn dot_is_fast() -> bool {
+    false
 }

@@ -23,9 +23,11 @@ pub mod gemm;
 pub mod grid;
 pub mod isa;
 pub mod lanes;
+pub mod packed_rows;
 pub mod products;
 mod scalar;
 pub mod streaming;
+pub mod tile_product;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -33,5 +35,7 @@ mod x86_64;
 pub use isa::Isa;
 pub use lanes::{LANES, LaneOp};
 
+#[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
+mod amx_tests;
 #[cfg(test)]
 mod tests;

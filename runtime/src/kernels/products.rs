@@ -16,7 +16,7 @@ impl Isa {
         match self.0 {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::run(op) },
+            Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512::run(op) },
             // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::run(op) },
@@ -62,7 +62,7 @@ impl Isa {
         match self.0 {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::product_f32(weights, rows) },
+            Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512::product_f32(weights, rows) },
             // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::product_f32(weights, rows) },

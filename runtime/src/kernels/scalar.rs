@@ -5,6 +5,7 @@ use super::bf16::dot::{BLOCK_STEPS, add_step, dot_step, split_pair};
 use super::bf16::{Bf16Panel, Bf16Rows};
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
+use super::streaming::Streaming;
 use super::tiles::{PanelPart, Rows};
 use crate::format::PANEL_ROWS;
 
@@ -27,7 +28,7 @@ pub fn product_bf16(panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock) {
     for (index, panel) in panels.iter().enumerate() {
         match panel {
             Bf16Panel::Plain(pairs) => decoded.copy_from_slice(pairs),
-            Bf16Panel::Bf12(panel) => Isa(Kind::Scalar).decode(panel, &mut decoded),
+            Bf16Panel::Bf12(panel) => Isa(Kind::Scalar, Streaming::of_this_cpu(false)).decode(panel, &mut decoded),
         }
         for (t, x) in x.words.chunks_exact(n_steps).enumerate() {
             let mut sums = [0.0; PANEL_ROWS];

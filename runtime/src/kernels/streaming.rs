@@ -13,13 +13,14 @@ impl Streaming {
     /// Most panels.
     pub const MAX_PANELS: usize = 8;
 
-    /// What measured best on processors like this one, see `olmo-bench --sweep`.
-    pub fn of_this_cpu() -> Streaming {
+    /// What measured best on processors like this one, with tiles or without, see `olmo-bench --sweep`.
+    pub fn of_this_cpu(tiles: bool) -> Streaming {
         #[cfg(target_arch = "x86_64")]
         if is_made_by(b"GenuineIntel") {
-            // Emerald Rapids: 1 KiB leaves a third of the memory's rate unused.
-            return Streaming { panels: 1, ahead_bytes: 8192 };
+            // Emerald Rapids: 1 KiB leaves a third of the memory's rate unused, except with tiles.
+            return Streaming { panels: 1, ahead_bytes: if tiles { 2048 } else { 8192 } };
         }
+        let _no_tiles_elsewhere = tiles;
         // Zen 3: 1 to 4 KiB within the noise of each other, 2 KiB best; Zen 4 and 5: from 1 KiB on all alike.
         Streaming { panels: 1, ahead_bytes: 2048 }
     }

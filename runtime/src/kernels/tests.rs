@@ -61,12 +61,12 @@ fn scalar() -> Isa {
 /// [`Isa::product_bf16`] with activations that are rounded for it; rows as long as the panels are wide.
 fn product_bf16(isa: Isa, panels: &[Bf16Panel], x: &[f32], out: &mut OutputBlock, no_subnormals: bool) {
     let (rows, columns, arrangement) = (out.rows(), 2 * panels[0].n_steps(), isa.arrangement());
-    let (group_rows, group_words) = (arrangement.group_rows(), arrangement.group_words(columns));
+    let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
     // What is not written must not matter.
-    let mut words = vec![0x7fc1_7fc1; rows.div_ceil(group_rows) * group_words];
+    let mut words = vec![0x7fc1_7fc1; rows * row_words];
     let mut min_magnitude = u32::MAX;
     if columns > 0 {
-        for (words, x) in words.chunks_mut(group_words).zip(x.chunks(group_rows * columns)) {
+        for (words, x) in words.chunks_mut(group_rows * row_words).zip(x.chunks(group_rows * columns)) {
             min_magnitude = min_magnitude.min(isa.run(RoundGroup { x, columns, arrangement, words }));
         }
     }
@@ -325,7 +325,7 @@ fn lane_operations_equal_the_oracle_for_every_length() {
         fused().for_each(|isa| assert_eq!(swiglu(isa), swiglu(scalar()), "{isa:?} {width}"));
         for arrangement in [Arrangement::Pairs, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles] {
             let round = |isa: Isa| {
-                let mut words = vec![7; arrangement.group_words(width)];
+                let mut words = vec![7; arrangement.row_words(width)];
                 let smallest = isa.run(RoundGroup { x: &x, columns: width, arrangement, words: &mut words });
                 (smallest, words)
             };

@@ -26,4 +26,5 @@ pub mod signals;
 pub mod spawn;
 pub mod temporary_names;
 pub mod terminal;
+pub mod tile_permission;
 pub mod zeroed;

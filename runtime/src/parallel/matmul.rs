@@ -7,6 +7,8 @@ use crate::kernels::LaneOp;
 use crate::kernels::backend::Backend;
 use crate::kernels::bf16::{Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
+use crate::kernels::packed_rows::{ALIGNMENT_WORDS, aligned};
+use crate::kernels::streaming::Streaming;
 
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
@@ -35,6 +37,8 @@ pub struct Matmul {
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
 const WIDEN_STEPS: usize = 128;
 const WIDTH: usize = crate::format::PANEL_ROWS;
+/// Up to this number of rows memory limits the speed.
+const FEW_ROWS: usize = 6;
 
 impl Matmul {
     /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
@@ -51,9 +55,8 @@ impl Matmul {
         let rounds = bf16 && activations == Activations::Bf16;
         // A size that overflows saturates, and its allocation then fails.
         let arrangement = backend.isa.arrangement();
-        let groups = max_rows.div_ceil(arrangement.group_rows());
-        let words =
-            if rounds && !backend.gemm { groups.saturating_mul(arrangement.group_words(max_columns)) } else { 0 };
+        let words = max_rows.saturating_mul(arrangement.row_words(max_columns)).saturating_add(ALIGNMENT_WORDS);
+        let words = if rounds && !backend.gemm { words } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
         let (words, rounded) =
             (ZeroedBuffer::new(words, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
@@ -74,14 +77,16 @@ impl Matmul {
             true => self.rounded(team, x, columns),
             false => exact,
         };
+        // By turns only where memory is the limit, and in pieces that leave work for every thread.
+        let panels = if rows <= FEW_ROWS { backend.isa.streaming().panels.clamp(1, Streaming::MAX_PANELS) } else { 1 };
         let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
         let inputs = matrices.map(|matrix| if rounds(matrix) { rounded } else { exact });
         let mut grids = outputs.map(|(matrix, out)| {
             assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
-            OutputGrid::new(out, matrix.shape.rows, rows.max(1), WIDTH)
+            OutputGrid::new(out, matrix.shape.rows, rows.clamp(1, backend.isa.chunk_rows()), panels * WIDTH)
         });
         team.for_blocks(&mut grids, |index, mut out| {
-            multiply_panel(backend, matrices[index], &inputs[index], &mut out);
+            multiply_panels(backend, matrices[index], &inputs[index], &mut out);
         });
     }
 
@@ -98,12 +103,11 @@ impl Matmul {
             return Input::F32 { x: rounded, stride: columns };
         }
         let (isa, arrangement) = (self.backend.isa, self.backend.isa.arrangement());
-        let (group_rows, group_words) = (arrangement.group_rows(), arrangement.group_words(columns));
-        let words = &mut self.words[..rows.div_ceil(group_rows) * group_words];
+        let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
+        let words = aligned(&mut self.words, rows * row_words);
         let min_magnitude = AtomicU32::new(u32::MAX);
-        team.for_rows(words, group_words, |group, words| {
-            let rows = group * group_rows..rows.min((group + 1) * group_rows);
-            let x = &x[rows.start * columns..rows.end * columns];
+        team.for_row_groups(words, row_words, group_rows, |first, words| {
+            let x = &x[first * columns..][..words.len() / row_words * columns];
             let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
             min_magnitude.fetch_min(smallest, Ordering::Relaxed);
         });
@@ -118,30 +122,44 @@ enum Input<'a> {
     Bf16(Bf16Rows<'a>),
 }
 
-/// One panel: the block's columns are the panel's rows.
-fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
+/// The panels of a block of outputs, whose columns are the panels' rows.
+fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
+    let (first, n) = (out.first_column() / WIDTH, out.columns().div_ceil(WIDTH));
+    let steps = matrix.shape.panel_elements() / matrix.shape.dtype.columns_per_step();
+    if let Input::Bf16(x) = input {
+        let panel = |index: usize| match matrix.panels {
+            Panels::Bf16(panels) => Bf16Panel::Plain(&panels[index * steps..][..steps]),
+            Panels::Bf12(panels) => Bf16Panel::Bf12(panels.panel(index)),
+            Panels::F32(_) => unreachable!("f32 weights take f32 activations"),
+        };
+        let panels: [Bf16Panel; Streaming::MAX_PANELS] = std::array::from_fn(|i| panel(first + i.min(n - 1)));
+        let x = x.part(out.first_row()..out.first_row() + out.rows());
+        let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
+        return backend.isa.product_bf16(&panels[..n], &x, out, safe);
+    }
+    for index in 0..n {
+        let columns = index * WIDTH..out.columns().min((index + 1) * WIDTH);
+        multiply_exactly(backend, matrix, first + index, input, &mut out.part(0..out.rows(), columns));
+    }
+}
+
+/// Panel `panel` times activations as they are.
+fn multiply_exactly(backend: Backend, matrix: &Matrix, panel: usize, input: &Input, out: &mut OutputBlock) {
     let shape = &matrix.shape;
-    let panel = out.first_column() / WIDTH;
     let steps = shape.panel_elements() / shape.dtype.columns_per_step();
-    match (matrix.panels, input) {
-        (Panels::F32(panels), &Input::F32 { x, stride }) => {
+    let &Input::F32 { x, stride } = input else { unreachable!("`multiply_panels` has taken the others") };
+    let x = &x[out.first_row() * stride..];
+    match matrix.panels {
+        Panels::F32(panels) => {
             backend.product_f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);
         }
-        (Panels::Bf16(panels), Input::Bf16(x)) => {
-            let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
-            backend.isa.product_bf16(&[Bf16Panel::Plain(&panels[panel * steps..][..steps])], x, out, safe);
-        }
-        (Panels::Bf12(panels), Input::Bf16(x)) => {
-            let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
-            backend.isa.product_bf16(&[Bf16Panel::Bf12(panels.panel(panel))], x, out, safe);
-        }
-        (Panels::Bf16(panels), &Input::F32 { x, stride }) => {
+        Panels::Bf16(panels) => {
             let pieces = panels[panel * steps..][..steps].chunks(WIDEN_STEPS * WIDTH);
             multiply_widened(backend, pieces, shape.columns, x, stride, out, |pairs, out| {
                 backend.isa.run(Widen { pairs, out });
             });
         }
-        (Panels::Bf12(panels), &Input::F32 { x, stride }) => {
+        Panels::Bf12(panels) => {
             let panel = panels.panel(panel);
             let mut decoded = [0; WIDEN_STEPS * WIDTH];
             multiply_widened(backend, panel.chunks(WIDEN_STEPS), shape.columns, x, stride, out, |piece, out| {
@@ -150,7 +168,6 @@ fn multiply_panel(backend: Backend, matrix: &Matrix, input: &Input, out: &mut Ou
                 backend.isa.run(Widen { pairs, out });
             });
         }
-        (Panels::F32(_), Input::Bf16(_)) => unreachable!("f32 weights take f32 activations"),
     }
 }
 

@@ -396,6 +396,19 @@ impl Team<'_> {
         self.for_blocks_of(&mut rows, |row, block| body(row, block.into_row()));
     }
 
+    /// As [`Team::for_rows`] for groups of `rows` rows, of which the last may have fewer; `body` gets the index of the
+    /// first row of its group.
+    pub fn for_row_groups<T: Send>(
+        &mut self,
+        data: &mut [T],
+        width: usize,
+        rows: usize,
+        body: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let mut groups = OutputGrid::new(data, width, rows, width);
+        self.for_blocks_of(&mut groups, |_, block| body(block.first_row(), block.into_rows()));
+    }
+
     /// As [`Team::for_rows`] for two matrices of the same shape, row by row together.
     pub fn for_row_pairs(
         &mut self,

@@ -10,16 +10,20 @@ use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
+use olmo_infer::internals::kernels::bf16::{Arrangement, Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
-    Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu, ToBf16,
-    round_to_bf16,
+    Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu,
 };
 use olmo_infer::internals::os::spawn;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
 use std::path::Path;
 use std::thread;
+
+/// Every way to arrange activations.
+const ARRANGEMENTS: [Arrangement; 4] =
+    [Arrangement::Pairs, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles];
 
 /// Outputs: rows, width of a row, columns of the block.
 const OUTPUTS: [(usize, usize, usize); 8] =
@@ -46,14 +50,17 @@ pub fn products_f32(calls: &mut Calls, _: &Path) {
 
 pub fn products_bf16(calls: &mut Calls, _: &Path) {
     let numbers = vec![0x3f80_3f80u32; 1024];
-    for (&isa, (rows, out_width, columns)) in Isa::available().iter().flat_map(|isa| OUTPUTS.map(|out| (isa, out))) {
-        for (panel, x) in pairs(&[0, 1, 64, 192, 640], &[0, 1, 10, 640]) {
-            for (x_stride, no_subnormals) in pairs(&EXTREMES, &[false, true]) {
+    for (&isa, (rows, out_width, out_columns)) in Isa::available().iter().flat_map(|isa| OUTPUTS.map(|out| (isa, out)))
+    {
+        for (panel, x) in pairs(&[0, 1, 64, 192, 640], &[0, 1, 32, 128, 800]) {
+            for (columns, no_subnormals) in pairs(&EXTREMES, &[false, true]) {
                 calls.call(|| {
                     let mut out = vec![0.0; rows * out_width];
                     let mut block = OutputBlock::whole(&mut out, out_width);
-                    let mut out = block.part(0..rows, 0..columns);
-                    isa.product_bf16(&numbers[..panel], &numbers[..x], x_stride, &mut out, no_subnormals);
+                    let mut out = block.part(0..rows, 0..out_columns);
+                    let (panel, arrangement) = (Bf16Panel::Plain(&numbers[..panel]), isa.arrangement());
+                    let x = Bf16Rows { words: &numbers[..x], rows, columns, arrangement, min_magnitude: 0 };
+                    isa.product_bf16(&[panel], &x, &mut out, no_subnormals);
                 });
             }
         }
@@ -98,11 +105,16 @@ pub fn bf12(calls: &mut Calls, _: &Path) {
                         for pairs in [0, 64, 320, 640] {
                             calls.call(|| isa.decode(&panels.panel(panel), &mut vec![0; pairs]));
                         }
-                        for (rows, x_stride) in pairs(&[1, 4, 7], &[0, 4, 5, usize::MAX, usize::MAX / 3 + 1]) {
+                        for (rows, columns) in pairs(&[1, 4, 7, 20], &[0, 8, 9, 10, 32, usize::MAX, usize::MAX / 3 + 1])
+                        {
                             calls.call(|| {
                                 let mut out = vec![0.0; rows * 64];
                                 let mut out = OutputBlock::whole(&mut out, 64);
-                                isa.product_bf12(&panels.panel(panel), &x[..40], x_stride, &mut out, true);
+                                let panel = Bf16Panel::Bf12(panels.panel(panel));
+                                let arrangement = isa.arrangement();
+                                let words = &x[..40.min(x.len())];
+                                let x = Bf16Rows { words, rows, columns, arrangement, min_magnitude: 0 };
+                                isa.product_bf16(&[panel], &x, &mut out, true);
                             });
                         }
                     }
@@ -150,7 +162,9 @@ pub fn lanes(calls: &mut Calls, _: &Path) {
         calls.call(|| isa.run(SwiGlu { gate: &mut x, up: &other }));
         calls.call(|| isa.run(Rotate { x: &mut x, cos: &other, sin: &residual, scale: f32::MAX }));
         calls.call(|| isa.run(LogSumExp(&x)));
-        calls.call(|| isa.run(ToBf16 { x: &x, pairs: &mut vec![0; b] }));
+        for (arrangement, columns) in pairs(&ARRANGEMENTS, &[0, 1, a, b]) {
+            calls.call(|| isa.run(RoundGroup { x: &x, columns, arrangement, words: &mut vec![0; b] }));
+        }
         let mut state = SoftmaxState::START;
         for (start, end) in pairs(&EXTREMES, &EXTREMES) {
             let mut scores = [f32::NEG_INFINITY; KEY_BLOCK];

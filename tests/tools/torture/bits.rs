@@ -97,7 +97,7 @@ fn variants(effort: &Effort) -> Vec<Variant> {
     for chunk in [1, 7, 64, POSITIONS] {
         // The portable code does not fuse multiplication and addition: it has bits of its own, which infer_golden holds
         // to a tolerance.
-        for isa in ["avx512", "avx2", "scalar"].iter().filter(|isa| Isa::named(isa).is_some()) {
+        for isa in ["amx", "avx512-bf16", "avx512", "avx2", "scalar"].iter().filter(|isa| Isa::named(isa).is_some()) {
             all.push(release(format!("--chunk {chunk} --isa {isa} --threads 2")));
         }
     }

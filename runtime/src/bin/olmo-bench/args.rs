@@ -38,7 +38,7 @@ struct Raw {
     /// number of threads (default and 0: all cores this process may use, which are the most)
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
-    /// instruction set: avx512, avx2, portable or scalar (default: the best)
+    /// instruction set: amx, avx512-bf16, avx512, avx2, portable or scalar (default: the fastest)
     #[argh(option)]
     isa: Option<String>,
     /// products by "own" kernels or by the "gemm" crate (default: own where there are any)

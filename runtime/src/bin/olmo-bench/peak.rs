@@ -44,9 +44,9 @@ impl Loop {
     fn of(isa: Isa, dtype: Dtype) -> Loop {
         match (isa.name(), dtype) {
             #[cfg(target_arch = "x86_64")]
-            ("avx512+bf16", Dtype::Bf16) => Loop::Avx512Bf16,
+            ("avx512-bf16", Dtype::Bf16) => Loop::Avx512Bf16,
             #[cfg(target_arch = "x86_64")]
-            ("avx512+bf16" | "avx512", _) => Loop::Avx512,
+            ("amx" | "avx512-bf16" | "avx512", _) => Loop::Avx512,
             #[cfg(target_arch = "x86_64")]
             ("avx2", _) => Loop::Avx2,
             _ => Loop::Lanes(isa),

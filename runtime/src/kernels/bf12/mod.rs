@@ -3,6 +3,8 @@
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
 #[cfg(target_arch = "x86_64")]
+pub mod amx;
+#[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
@@ -27,7 +29,7 @@ impl Isa {
             match self.0 {
                 // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::decode(steps, panel.exponents(), to) },
+                Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512::decode(steps, panel.exponents(), to) },
                 // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => unsafe { avx2::decode(steps, panel.exponents(), to) },

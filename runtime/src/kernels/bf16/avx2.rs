@@ -3,12 +3,11 @@
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::dot::{BLOCK_STEPS, add_step, dot_step};
-use super::group::{BLOCK_LINES, Few, Fetch, Group, GroupRows};
+use super::group::{BLOCK_LINES, Fetch, Few, Group, GroupRows};
 use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, SIGNS_BYTES};
 use crate::kernels::bf12::avx2::Decoder;
-use crate::kernels::isa::{Isa, Kind};
 use crate::kernels::tiles::{Ahead, TILE_ROWS};
 use std::arch::x86_64::*;
 
@@ -129,7 +128,7 @@ pub unsafe fn few(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mu
                     };
                 }
                 let decoded = &mut decoded[..n_steps * PANEL_ROWS];
-                Isa(Kind::Avx2).decode(panel, decoded);
+                rows.isa().decode(panel, decoded);
                 return plain_by_rows(decoded, fetch, rows, no_subnormals);
             }
         };

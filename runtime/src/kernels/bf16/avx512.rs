@@ -4,15 +4,16 @@
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::dot::{BLOCK_STEPS, add_step, dot_step};
-use super::group::{BLOCK_LINES, Few, Fetch, Group, GroupRows};
+use super::group::{BLOCK_LINES, Fetch, Few, Group, GroupRows};
 use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
 use crate::kernels::bf12::avx512::Decoder;
-use crate::kernels::isa::{Isa, Kind};
 use crate::kernels::tiles::{Ahead, TILE_ROWS};
 use std::arch::x86_64::*;
+use std::hint::black_box;
 use std::marker::PhantomData;
+use std::time::{Duration, Instant};
 
 /// Registers of a step: 64 outputs.
 const REGISTERS: usize = PANEL_ROWS / 16;
@@ -222,6 +223,40 @@ impl By {
     }
 }
 
+/// Whether the dot product takes less time than two FMAs: some microseconds of both, by turns.
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn dot_is_fast() -> bool {
+    const TRIES: usize = 9;
+    const ROUNDS: usize = 64;
+    /// More than the products that are under way at a time.
+    const CHAINS: usize = 16;
+    let ones = black_box(_mm512_set1_epi32(0x3f80_3f80));
+    let mut shortest = [Duration::MAX; 2];
+    for _ in 0..TRIES {
+        for (way, shortest) in shortest.iter_mut().enumerate() {
+            let mut acc = black_box([_mm512_setzero_ps(); CHAINS]);
+            let begun = Instant::now();
+            for _ in 0..ROUNDS {
+                for acc in &mut acc {
+                    // SAFETY: the attribute enables the instructions.
+                    *acc = unsafe {
+                        match way {
+                            0 => Dot::mul_add(*acc, ones, ones),
+                            _ => Fma::<false>::mul_add(Fma::<false>::mul_add(*acc, ones, ones), ones, ones),
+                        }
+                    };
+                }
+            }
+            black_box(acc);
+            *shortest = begun.elapsed().min(*shortest);
+        }
+    }
+    shortest[0] < shortest[1]
+}
+
 /// Arranges some steps of a panel in the blocks of a group.
 ///
 /// # Safety
@@ -388,7 +423,7 @@ unsafe fn few_for<M: Multiply>(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few,
                 (3, false) => M::coded::<3>(panel, fetch, rows),
                 _ => {
                     let decoded = &mut decoded[..blocks.n_steps() * PANEL_ROWS];
-                    Isa(Kind::Avx512).decode(panel, decoded);
+                    rows.isa().decode(panel, decoded);
                     plain_by_rows::<M>(decoded, fetch, rows);
                 }
             },

@@ -4,6 +4,7 @@ use super::dot::BLOCK_STEPS;
 use super::rows::Bf16Rows;
 use crate::format::PANEL_ROWS;
 use crate::kernels::grid::OutputBlock;
+use crate::kernels::isa::Isa;
 use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS, prefetch};
 
 /// Weights of 64 outputs that are multiplied with several rows.
@@ -54,7 +55,7 @@ impl<'r, 'out> GroupRows<'r, 'out> {
     /// The activations of row `t` from the group's first step on.
     #[inline(always)]
     pub fn x(&self, t: usize) -> &'r [u32] {
-        let words = self.x.arrangement.group_words(self.x.columns);
+        let words = self.x.arrangement.row_words(self.x.columns);
         &self.x.words[(self.first_row + t) * words..][..words][self.x.arrangement.words_before(self.first_step)..]
     }
 
@@ -90,6 +91,7 @@ impl Fetch {
 
 /// A few rows of activations, at some block, and their outputs of one panel.
 pub struct Few<'r, 'out> {
+    isa: Isa,
     x: [&'r [u32]; TILE_ROWS],
     /// Words of a block.
     block_words: usize,
@@ -103,15 +105,20 @@ impl<'r, 'out> Few<'r, 'out> {
     ///
     /// # Panics
     /// When the outputs have another width than a panel, or too many rows.
-    pub fn new(x: &Bf16Rows<'r>, first_step: usize, sums: OutputBlock<'out>) -> Self {
+    pub fn new(isa: Isa, x: &Bf16Rows<'r>, first_step: usize, sums: OutputBlock<'out>) -> Self {
         assert!(sums.columns() == PANEL_ROWS && sums.rows() <= TILE_ROWS);
         let arrangement = x.arrangement;
-        let (words, before) = (arrangement.group_words(x.columns), arrangement.words_before(first_step));
+        let (words, before) = (arrangement.row_words(x.columns), arrangement.words_before(first_step));
         let mut rows = x.words.chunks_exact(words);
         let mut x: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
         x.iter_mut().zip(rows.by_ref()).for_each(|(x, row)| *x = &row[before..]);
         let block_words = arrangement.words_before(BLOCK_STEPS);
-        Few { x, block_words, accumulate: first_step > 0, sums }
+        Few { isa, x, block_words, accumulate: first_step > 0, sums }
+    }
+
+    /// The instruction set, to decode with.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Goes on to the next block.

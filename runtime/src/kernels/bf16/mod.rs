@@ -19,14 +19,21 @@ pub use panel::Bf16Panel;
 pub use rows::{Arrangement, Bf16Rows, RoundGroup, round_to_bf16};
 
 use crate::format::PANEL_ROWS;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::bf12;
 use crate::kernels::grid::OutputBlock;
 use crate::kernels::isa::{Isa, Kind};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::packed_rows::PackedRows;
 use crate::kernels::scalar;
 use crate::kernels::streaming::Streaming;
 use crate::kernels::tiles::{Ahead, CACHE_LINE, TILE_ROWS, tile_rows};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::x86_64::amx;
 use dot::BLOCK_STEPS;
-use group::{Few, Fetch, Group, GroupRows};
+use group::{Fetch, Few, Group, GroupRows};
 use std::cell::RefCell;
+use std::ops::Range;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// Blocks of weights that a pass over many rows covers: they and the activations of a tile stay in the L1 cache, or
@@ -49,9 +56,19 @@ impl Isa {
     /// How this instruction set takes activations.
     pub fn arrangement(self) -> Arrangement {
         match self.0 {
+            Kind::Amx => Arrangement::Tiles,
             Kind::Avx512Bf16 => Arrangement::Halves,
             Kind::Avx512 | Kind::Avx2 => Arrangement::Floats,
             Kind::Portable | Kind::Scalar => Arrangement::Pairs,
+        }
+    }
+
+    /// Rows of activations to multiply at a time: more would leave the caches.
+    pub fn chunk_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => amx::CHUNK_ROWS,
+            _ => usize::MAX,
         }
     }
 
@@ -70,16 +87,23 @@ impl Isa {
     /// which has no products.
     pub fn product_bf16(self, panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock, no_subnormals: bool) {
         let n_steps = x.columns.div_ceil(2);
-        assert!(!panels.is_empty() && panels.len() <= Streaming::MAX_PANELS && out.columns().div_ceil(PANEL_ROWS) == panels.len());
+        assert!(
+            !panels.is_empty()
+                && panels.len() <= Streaming::MAX_PANELS
+                && out.columns().div_ceil(PANEL_ROWS) == panels.len()
+        );
         assert!(panels.iter().all(|panel| panel.n_steps() == n_steps));
         assert!(x.arrangement == self.arrangement() && x.rows == out.rows());
-        let groups = x.rows.div_ceil(x.arrangement.group_rows());
-        assert!(groups.checked_mul(x.arrangement.group_words(x.columns)) == Some(x.words.len()));
+        assert!(x.rows.checked_mul(x.arrangement.row_words(x.columns)) == Some(x.words.len()));
         if n_steps == 0 {
             return (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
         if self.0 == Kind::Scalar {
             return scalar::product_bf16(panels, x, out);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Kind::Amx {
+            return self.by_tiles(panels, x, out);
         }
         let block_words = self.block_words();
         SCRATCH.with_borrow_mut(|scratch| {
@@ -89,12 +113,28 @@ impl Isa {
                 self.by_turns(panels, x, out, no_subnormals, scratch);
             } else {
                 for (index, panel) in panels.iter().enumerate() {
-                    let columns = index * PANEL_ROWS..out.columns().min((index + 1) * PANEL_ROWS);
-                    let mut out = out.part(0..x.rows, columns);
+                    let mut out = out.part(0..x.rows, columns_of(index, out));
                     self.by_groups(*panel, x, &mut out, no_subnormals, scratch);
                 }
             }
         });
+    }
+
+    /// The products with tiles.
+    #[cfg(target_arch = "x86_64")]
+    fn by_tiles(self, panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock) {
+        let packed = PackedRows::new(x.words, x.rows, x.columns.div_ceil(2));
+        for (index, panel) in panels.iter().enumerate() {
+            let mut out = out.part(0..x.rows, columns_of(index, out));
+            // SAFETY: `Isa::available` makes this kind only where it found AMX and the permission, and no tiles are in
+            // use here.
+            unsafe {
+                match panel {
+                    Bf16Panel::Plain(pairs) => amx::product_bf16(pairs, &packed, &mut out, self.1.ahead_bytes),
+                    Bf16Panel::Bf12(panel) => bf12::amx::product(self, panel, &packed, &mut out, self.1.ahead_bytes),
+                }
+            }
+        }
     }
 
     /// Some blocks of each panel by turns, for the rows of one tile.
@@ -113,9 +153,8 @@ impl Isa {
             for (index, panel) in rest[..panels.len()].iter_mut().enumerate() {
                 let (blocks, after) = panel.split_at((TURN_BLOCKS * BLOCK_STEPS).min(n_steps - first_step));
                 *panel = after;
-                let columns = index * PANEL_ROWS..out.columns().min((index + 1) * PANEL_ROWS);
-                whole_panel(out.part(0..x.rows, columns), |sums| {
-                    self.few(&blocks, &mut Few::new(x, first_step, sums), scratch, no_subnormals);
+                whole_panel(out.part(0..x.rows, columns_of(index, out)), |sums| {
+                    self.few(&blocks, &mut Few::new(self, x, first_step, sums), scratch, no_subnormals);
                 });
             }
         }
@@ -146,7 +185,8 @@ impl Isa {
                 let before = lines.min(tile * lines_of_tile);
                 let from = after.begin().wrapping_add(before * CACHE_LINE);
                 let fetch = Fetch::new(from);
-                let group = Group { blocks, n_steps: part.n_steps(), accumulate: first_step > 0, fetch, lines: lines_of_block };
+                let group =
+                    Group { blocks, n_steps: part.n_steps(), accumulate: first_step > 0, fetch, lines: lines_of_block };
                 whole_panel(out.part(row..x.rows.min(row + tile_rows), 0..columns), |sums| {
                     self.multiply(&group, GroupRows::new(*x, row, first_step, sums), no_subnormals);
                 });
@@ -223,6 +263,11 @@ impl Isa {
     }
 }
 
+/// The columns of panel `index`.
+fn columns_of(index: usize, out: &OutputBlock) -> Range<usize> {
+    index * PANEL_ROWS..out.columns().min((index + 1) * PANEL_ROWS)
+}
+
 /// Lets `body` use the outputs of a tile: in place, or through a buffer when they are fewer than those of a panel.
 fn whole_panel(mut out: OutputBlock, body: impl FnOnce(OutputBlock)) {
     let (rows, columns) = (out.rows(), out.columns());
@@ -238,4 +283,11 @@ fn whole_panel(mut out: OutputBlock, body: impl FnOnce(OutputBlock)) {
     for (t, row) in buffer.chunks_exact(PANEL_ROWS).enumerate() {
         out.row(t).copy_from_slice(&row[..columns]);
     }
+}
+
+/// Whether the bf16 dot product is faster than two FMAs.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn dot_is_fast() -> bool {
+    // SAFETY: `Isa::best` asks only where `Isa::available` found AVX512-BF16.
+    unsafe { avx512::dot_is_fast() }
 }

@@ -2,6 +2,7 @@
 
 use super::dot::{BLOCK_COLUMNS, BLOCK_STEPS};
 use crate::kernels::lanes::{LANES, LaneOp};
+use std::ops::Range;
 
 /// How the activations of a row lie in memory. All but [`Arrangement::Pairs`] fill the last block of columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,8 @@ pub enum Arrangement {
     /// Pairs of two even, then pairs of two odd columns, of each block: `[blocks][2][8]`. The bf16 dot product of
     /// AVX-512 adds the high half first, so the column that comes first is there.
     Halves,
-    /// Pairs, the rows in groups of 16 and in them block by block: `[rows / 16][blocks][16][16]`, tiles of AMX.
+    /// Pairs, the rows in groups of 16, the last with the rows that are left, and in them block by block:
+    /// `[groups][blocks][rows of the group][16]`. Tiles of AMX.
     Tiles,
 }
 
@@ -26,14 +28,13 @@ impl Arrangement {
         }
     }
 
-    /// Words of such a group of rows of `columns` columns.
-    pub fn group_words(self, columns: usize) -> usize {
+    /// Words of a row of `columns` columns.
+    pub fn row_words(self, columns: usize) -> usize {
         let blocks = columns.div_ceil(BLOCK_COLUMNS);
         match self {
             Arrangement::Pairs => columns.div_ceil(2),
             Arrangement::Floats => blocks * BLOCK_COLUMNS,
-            Arrangement::Halves => blocks * BLOCK_STEPS,
-            Arrangement::Tiles => blocks * BLOCK_STEPS * 16,
+            Arrangement::Halves | Arrangement::Tiles => blocks * BLOCK_STEPS,
         }
     }
 
@@ -41,13 +42,12 @@ impl Arrangement {
     pub(in crate::kernels) fn words_before(self, step: usize) -> usize {
         match self {
             Arrangement::Floats => 2 * step,
-            Arrangement::Tiles => 16 * step,
-            Arrangement::Pairs | Arrangement::Halves => step,
+            Arrangement::Pairs | Arrangement::Halves | Arrangement::Tiles => step,
         }
     }
 }
 
-/// Rows of activations in an arrangement, whole groups of them.
+/// Rows of activations in an arrangement.
 #[derive(Clone, Copy)]
 pub struct Bf16Rows<'a> {
     /// Group after group.
@@ -62,6 +62,19 @@ pub struct Bf16Rows<'a> {
     pub min_magnitude: u32,
 }
 
+impl<'a> Bf16Rows<'a> {
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// When they are not all there, or do not begin with a group and end with one or with the last row.
+    pub fn part(&self, rows: Range<usize>) -> Bf16Rows<'a> {
+        let group = self.arrangement.group_rows();
+        assert!(rows.start.is_multiple_of(group) && (rows.end.is_multiple_of(group) || rows.end == self.rows));
+        let row = self.arrangement.row_words(self.columns);
+        Bf16Rows { words: &self.words[rows.start * row..rows.end * row], rows: rows.len(), ..*self }
+    }
+}
+
 /// Rounds a group of rows to bf16: to nearest, ties to even, see [`round_to_bf16`]. Yields the bits of the smallest
 /// magnitude that is not zero, or `u32::MAX`.
 pub struct RoundGroup<'a> {
@@ -71,7 +84,7 @@ pub struct RoundGroup<'a> {
     pub columns: usize,
     /// How to arrange them.
     pub arrangement: Arrangement,
-    /// [`Arrangement::group_words`] of them.
+    /// [`Arrangement::row_words`] of them for each row.
     pub words: &'a mut [u32],
 }
 
@@ -81,6 +94,7 @@ impl LaneOp for RoundGroup<'_> {
     fn run<const FUSED: bool>(self) -> u32 {
         const { assert!(LANES == BLOCK_STEPS) }
         let mut smallest = [u32::MAX; LANES];
+        let rows = self.x.len() / self.columns;
         for (row, x) in self.x.chunks_exact(self.columns).enumerate() {
             for (block, x) in x.chunks(BLOCK_COLUMNS).enumerate() {
                 let mut columns = [0.0; BLOCK_COLUMNS];
@@ -123,7 +137,7 @@ impl LaneOp for RoundGroup<'_> {
                         }
                     }
                     Arrangement::Tiles => {
-                        let words = &mut self.words[(block * 16 + row) * BLOCK_STEPS..][..BLOCK_STEPS];
+                        let words = &mut self.words[(block * rows + row) * BLOCK_STEPS..][..BLOCK_STEPS];
                         for i in 0..LANES {
                             words[i] = even[i] | odd[i] << 16;
                         }

@@ -1,4 +1,6 @@
-//! The microkernels of f32 products for x86-64.
+//! The microkernels of f32 products for x86-64, and the tiles of AMX.
 
+pub mod amx;
+pub mod amx_detection;
 pub mod avx2;
 pub mod avx512;

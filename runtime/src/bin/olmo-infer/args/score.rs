@@ -53,7 +53,7 @@ pub(super) struct Raw {
     /// and FUSE file systems
     #[argh(option, default = "Load::Auto", from_str_fn(values::load))]
     load: Load,
-    /// instruction set: avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the best)
+    /// instruction set: amx, avx512-bf16, avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the fastest)
     #[argh(option)]
     isa: Option<String>,
     /// products by "own" kernels or by the "gemm" crate (default: own where there are any)
