@@ -1,14 +1,14 @@
 //! The arithmetic, chosen by instruction set at run time.
 //!
-//! Two kinds of code live here. The products of panels with activations ([`products`], [`bf12`]) are written per
-//! instruction set (`x86_64`, `scalar`): one microkernel each, over a stream of weights. Everything else ([`lanes`]) is
-//! written once over 16 virtual lanes and compiled for each set. Every output of a product is one accumulator that runs
-//! over k in one order for any number of rows, so that prefill, decode, chunks and batches give the same bits:
+//! Two kinds of code live here. The products of panels with activations ([`products`], [`bf16`]) are written per
+//! instruction set (`x86_64`, `bf16`, `scalar`). Everything else ([`lanes`]) is written once over 16 virtual lanes and
+//! compiled for each set. Every output of a product is summed over k in one order for any number of rows, so that
+//! prefill, decode, chunks and batches give the same bits:
 //!
 //! * f32: `acc = fma(w[k], x[k], acc)` for ascending k.
-//! * bf16: the activations are rounded to bf16, and for each pair first
-//!   `acc = fma(w[k+1], x[k+1], acc)`, then `acc = fma(w[k], x[k], acc)`, both with subnormal inputs and results as
-//!   zeros: what the instruction `vdpbf16ps` does. `format-spec.md` has the details.
+//! * bf16: the activations are rounded to bf16. In each block of 32 columns the products of even columns are one chain of
+//!   fused operations from +0, those of odd columns another, and the sum of both is added to the output; subnormal
+//!   inputs and results are zeros: what the instruction `tdpbf16ps` does. `format-spec.md` has the details.
 //!
 //! The instruction set `scalar` is the oracle of the tests. `portable` is for CPUs without kernels here: its products
 //! come from the `gemm` crate, the rest multiplies and adds separately.
