@@ -5,6 +5,7 @@ use super::bf16::{Arrangement, Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::*;
+use super::streaming::Streaming;
 use crate::format::Dtype;
 use crate::format::encodings::bf12::{Bf12Panels, Bf12Table, Exponents};
 use crate::format::panels::PanelShape;
@@ -140,6 +141,56 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
                     if w_range.start + x_range.start >= 142 {
                         assert_eq!(product(isa, true), expected, "{isa:?} {w_range:?} {x_range:?} {steps} {rows}");
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_keep_their_signs_in_blocks_of_every_length() {
+    let mut random = Random(0x5eed_0f_2e05);
+    // Zeros, numbers whose products are flushed to zeros of their sign, and sums that cancel.
+    let numbers = [0x0000, 0x8000, 0x1c80, 0x9c80, 0x3f80, 0xbf80];
+    for steps in 1..=50 {
+        for rows in [1, 2, 4, 7, 17] {
+            let mut number = || numbers[random.bits() as usize % if steps % 3 == 0 { 4 } else { 6 }];
+            let panel: Vec<u32> = (0..steps * 64).map(|_| number() | number() << 16).collect();
+            let x: Vec<f32> = (0..rows * 2 * steps).map(|_| f32::from_bits(number() << 16)).collect();
+            let product = |isa: Isa| {
+                let mut out = vec![f32::NAN; rows * 64];
+                let mut block = OutputBlock::whole(&mut out, 64);
+                product_bf16(isa, &[Bf16Panel::Plain(&panel)], &x, &mut block, false);
+                bits(&out)
+            };
+            let expected = product(scalar());
+            fused().for_each(|isa| assert_eq!(product(isa), expected, "{isa:?} {steps} {rows}"));
+        }
+    }
+}
+
+#[test]
+fn several_panels_by_turns_equal_one_after_the_other() {
+    let mut random = Random(0xabcd_ef01_2345);
+    let steps = 16 * 9 + 3;
+    for n in [1, 2, 5, 8] {
+        for (rows, missing) in [(1, 0), (3, 0), (6, 5), (13, 5)] {
+            let panels: Vec<Vec<u32>> = (0..n).map(|_| random.pairs(steps * 64, 110..135)).collect();
+            let panels: Vec<Bf16Panel> = panels.iter().map(|panel| Bf16Panel::Plain(panel)).collect();
+            let x = random.bf16s(rows * 2 * steps, 110..135);
+            let columns = 64 * n - missing;
+            let mut expected = vec![0.0; rows * columns];
+            let mut whole = OutputBlock::whole(&mut expected, columns);
+            for (index, panel) in panels.iter().enumerate() {
+                let mut part = whole.part(0..rows, 64 * index..columns.min(64 * index + 64));
+                product_bf16(scalar(), &[*panel], &x, &mut part, false);
+            }
+            for isa in fused() {
+                for ahead_bytes in [0, 4096] {
+                    let isa = isa.with_streaming(Streaming { panels: n, ahead_bytes });
+                    let mut out = vec![f32::NAN; rows * columns];
+                    product_bf16(isa, &panels, &x, &mut OutputBlock::whole(&mut out, columns), true);
+                    assert_eq!(bits(&out), bits(&expected), "{isa:?} {n} {rows}");
                 }
             }
         }
