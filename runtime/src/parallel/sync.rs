@@ -1,7 +1,7 @@
 //! The primitives of the barrier, the work ranges and the turns, in a file of their own so that the model checker of
 //! `barrier_model.rs` can replace them.
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 pub(crate) use std::sync::{Condvar, Mutex};
 pub(crate) use std::thread::{Thread, current, park};
 use std::time::{Duration, Instant};

@@ -20,9 +20,8 @@ use crate::os::memory;
 use crate::os::spawn;
 use crate::parallel::barrier::Barrier;
 use crate::parallel::turns::Turns;
-use crate::parallel::work_ranges::WorkRanges;
 use std::any::Any;
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -36,7 +35,7 @@ pub const MAX_THREADS: usize = 1024;
 /// The name of [`WORKS_FOR`] and [`WAITING`] in errors.
 const LISTS: &str = "the list of teams that a thread works for";
 
-/// What a thread runs in a phase; the argument is its index.
+/// What the threads run in a phase; the argument is an item.
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 /// What the threads share.
@@ -46,8 +45,6 @@ struct Shared {
     task: UnsafeCell<Option<Task<'static>>>,
     /// The first panic of a worker, until the leader passes it on.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// The remaining items of the current phase.
-    ranges: WorkRanges,
     /// The number of the current run.
     run: AtomicU64,
     /// The teams that the leader of the current run works for.
@@ -63,8 +60,8 @@ thread_local! {
 }
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
-// `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
-// these, and the turns of `Threads` order the leaders, see barrier_model.rs.
+// `wait_for_all` and before the next `begin`; workers read it between `take` and `report`. The barrier orders these, and
+// the turns of `Threads` order the leaders, see barrier_model.rs.
 unsafe impl Sync for Shared {}
 // SAFETY: a task may be run by any thread, see `Task`; it is the only field that is not Send by itself.
 unsafe impl Send for Shared {}
@@ -75,8 +72,11 @@ impl Shared {
         self.barrier.enter(me);
         let (mut seen, mut run) = (0, 0);
         while self.barrier.next_phase(me, &mut seen) {
-            // SAFETY: the leader wrote the task before it began the phase, and keeps it until all have arrived.
-            let task = unsafe { *self.task.get() }.expect("a task is set before the phase changes");
+            let Some(first) = self.barrier.take(me) else { continue };
+            // SAFETY: the leader wrote the task before it began the phase, and keeps it until this thread has reported
+            // the items that it takes, of which there is one now.
+            let task = unsafe { *self.task.get() }.expect("a task is set before there are items");
+            let n_taken = Cell::new(1);
             let work = || {
                 // Relaxed: the leader wrote it before it began the phase.
                 let current = self.run.load(Ordering::Relaxed);
@@ -84,7 +84,11 @@ impl Shared {
                     self.join_run();
                     run = current;
                 }
-                task(me);
+                task(first);
+                while let Some(item) = self.barrier.take(me) {
+                    n_taken.set(n_taken.get() + 1);
+                    task(item);
+                }
             };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
                 // No thread panics while it holds this lock.
@@ -95,7 +99,7 @@ impl Shared {
                     first => *first = Some(panic),
                 }
             }
-            self.barrier.arrive();
+            self.barrier.report(n_taken.get());
         }
     }
 
@@ -113,7 +117,7 @@ impl Shared {
     }
 
     fn n_threads(&self) -> usize {
-        self.ranges.n_threads()
+        self.barrier.n_threads()
     }
 }
 
@@ -151,7 +155,6 @@ impl Threads {
             barrier: Barrier::new(n_threads, n_threads <= cores),
             task: UnsafeCell::new(None),
             panic: Mutex::new(None),
-            ranges: WorkRanges::new(n_threads),
             run: AtomicU64::new(0),
             leads_in: Mutex::new(Vec::new()),
         });
@@ -333,18 +336,26 @@ impl Team<'_> {
         self.shared.n_threads()
     }
 
-    /// One phase: every thread runs `task` with its index, and all have finished when this returns.
-    fn phase(&mut self, task: Task<'_>) {
+    /// One phase: the threads run `task` for every item below `n_items`, and have finished when this returns.
+    fn phase(&mut self, n_items: u32, task: Task<'_>) {
         let shared = self.shared;
-        if self.n_threads() == 1 {
-            return task(0);
-        }
+        let barrier = &shared.barrier;
         // SAFETY: no worker reads the slot now (see `Sync for Shared`), and this function does not return, not even by
         // a panic, before every worker has finished with the task: the longer lifetime is never used.
         unsafe { *shared.task.get() = Some(std::mem::transmute::<Task<'_>, Task<'static>>(task)) };
-        shared.barrier.begin();
-        let own = catch_unwind(AssertUnwindSafe(|| task(0)));
-        shared.barrier.wait_for_all();
+        barrier.begin(n_items);
+        let n_taken = Cell::new(0);
+        let own = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(item) = barrier.take(0) {
+                n_taken.set(n_taken.get() + 1);
+                task(item);
+            }
+        }));
+        if own.is_err() {
+            barrier.cancel();
+        }
+        barrier.report(n_taken.get());
+        barrier.wait_for_all();
         // Taken in any case, so that the next phase does not find it.
         let of_a_worker = shared.panic.lock().expect("not poisoned").take();
         if let Err(panic) = own {
@@ -366,13 +377,7 @@ impl Team<'_> {
         if n_items <= 1 || self.n_threads() == 1 {
             return (0..n_items).for_each(body);
         }
-        let shared = self.shared;
-        shared.ranges.assign(u32::try_from(n_items).expect("fewer than 2^32 items"));
-        self.phase(&|me| {
-            while let Some(item) = shared.ranges.take(me) {
-                body(item);
-            }
-        });
+        self.phase(u32::try_from(n_items).expect("fewer than 2^32 items"), &body);
     }
 
     /// Runs `body` once for every block of every grid; `body` gets the index of the grid and its part of the output.
