@@ -6,13 +6,12 @@
 //!
 //! A waiting thread spins briefly, then yields, then parks. Short waits make no system call.
 
-use super::sync::{AtomicBool, AtomicU32, Mutex, Ordering, Thread, current, fence, park, wait_a_moment};
+use super::padded::Padded;
+use super::sync::{
+    AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, Thread, current, fence, park, spin_briefly, wait_a_moment,
+};
 use super::work_ranges::WorkRanges;
 use std::cell::Cell;
-
-/// A value on its own cache lines, which avoids false sharing.
-#[repr(align(128))]
-pub(crate) struct Padded<T>(pub(crate) T);
 
 /// The meeting point of a leader, which is thread 0, and workers.
 ///
@@ -25,8 +24,9 @@ pub(crate) struct Barrier {
     items: WorkRanges,
     /// Items of the current phase that are not reported as done.
     left: Padded<AtomicU32>,
-    /// Number of the current phase; a change is the signal to look for items.
-    phase: Padded<AtomicU32>,
+    /// Number of the current phase in the high half, number of threads that it is for in the low half. A change is the
+    /// signal to look for items.
+    phase: Padded<AtomicU64>,
     /// Set before the last phase change.
     stop: AtomicBool,
     /// One for each thread.
@@ -49,7 +49,7 @@ impl Barrier {
         Barrier {
             items: WorkRanges::new(n_threads),
             left: Padded(AtomicU32::new(0)),
-            phase: Padded(AtomicU32::new(0)),
+            phase: Padded(AtomicU64::new(0)),
             stop: AtomicBool::new(false),
             sleepers: (0..n_threads).map(|_| Padded(sleeper())).collect(),
             spin,
@@ -67,12 +67,13 @@ impl Barrier {
         self.sleepers.len()
     }
 
-    /// The leader begins a phase of `n_items` items, after all those of the last phase are done.
-    pub(crate) fn begin(&self, n_items: u32) {
+    /// The leader begins a phase of `n_items` items for the threads below `n_threads`, after all items of the last phase
+    /// are done.
+    pub(crate) fn begin(&self, n_items: u32, n_threads: usize) {
         // Relaxed: whoever takes an item sees it. It is set before the first of them can be taken.
         self.left.0.store(n_items, Ordering::Relaxed);
-        self.items.assign(n_items);
-        self.next();
+        self.items.assign(n_items, n_threads);
+        self.next(n_threads);
     }
 
     /// Thread `me` takes an item of the current phase, which does not end before it is reported.
@@ -92,32 +93,46 @@ impl Barrier {
         self.report(self.items.clear());
     }
 
+    /// Whether every item is done, at once or within microseconds.
+    pub(crate) fn is_over_soon(&self) -> bool {
+        spin_briefly(&|| self.is_over())
+    }
+
     /// The leader waits until every item is done.
     pub(crate) fn wait_for_all(&self) {
-        self.wait(0, &|| self.left.0.load(Ordering::Acquire) == 0);
+        self.wait(0, &|| self.is_over());
+    }
+
+    fn is_over(&self) -> bool {
+        self.left.0.load(Ordering::Acquire) == 0
     }
 
     /// The leader ends the workers.
     pub(crate) fn stop(&self) {
         // Relaxed: workers read it after they have seen the new phase.
         self.stop.store(true, Ordering::Relaxed);
-        self.next();
+        self.next(self.n_threads());
     }
 
-    fn next(&self) {
-        self.phase.0.fetch_add(1, Ordering::Release);
-        (1..self.sleepers.len()).for_each(|worker| self.wake(worker));
+    /// The next phase, for the threads below `n_threads`.
+    fn next(&self, n_threads: usize) {
+        // Only leaders change it, by turns.
+        let number = (self.phase.0.load(Ordering::Relaxed) >> 32) as u32;
+        let phase = u64::from(number.wrapping_add(1)) << 32 | n_threads as u64;
+        self.phase.0.store(phase, Ordering::Release);
+        (1..n_threads).for_each(|worker| self.wake(worker));
     }
 
-    /// A worker waits for a phase other than `seen`, and sets `seen` to it. Returns false if the worker must end. The
-    /// phase may be over already.
+    /// A worker waits for a phase other than `seen` that is for it, and sets `seen` to its number. Returns false if the
+    /// worker must end. The phase may be over already.
     pub(crate) fn next_phase(&self, me: usize, seen: &mut u32) -> bool {
-        let current = Cell::new(*seen);
+        let number = Cell::new(*seen);
         self.wait(me, &|| {
-            current.set(self.phase.0.load(Ordering::Acquire));
-            current.get() != *seen
+            let phase = self.phase.0.load(Ordering::Acquire);
+            number.set((phase >> 32) as u32);
+            number.get() != *seen && me < phase as u32 as usize
         });
-        *seen = current.get();
+        *seen = number.get();
         !self.stop.load(Ordering::Relaxed)
     }
 

@@ -13,6 +13,10 @@ mod sync {
     pub(crate) use loom::sync::{Condvar, Mutex};
     pub(crate) use loom::thread::{Thread, current, park};
 
+    pub(crate) fn spin_briefly(ready: &dyn Fn() -> bool) -> bool {
+        ready()
+    }
+
     /// Checks once and does not spin, so that every wait reaches the park.
     pub(crate) fn wait_a_moment(_spin: bool, ready: &dyn Fn() -> bool) -> bool {
         ready()
@@ -20,6 +24,7 @@ mod sync {
 }
 
 mod barrier;
+mod padded;
 mod turns;
 mod work_ranges;
 
@@ -94,33 +99,34 @@ impl Team {
             Some(first) => self.barrier.report(self.do_items(0, first, phase)),
             None => (),
         }
-        self.barrier.wait_for_all();
+        if !self.barrier.is_over_soon() {
+            self.barrier.wait_for_all();
+        }
     }
 
-    /// One run. The last run ends the workers, as dropping `Team` does. In the first phase the leader panics if
-    /// `panics`.
-    fn lead(&self, n_phases: u32, panics: bool) {
-        assert!(self.barrier.n_threads() > 1);
+    /// One run. The last run ends the workers, as dropping `Team` does.
+    fn lead(&self, case: Case) {
         let turn = self.turns.wait();
         self.barrier.enter(0);
         // SAFETY: as above.
         let before = self.led.with(|led| unsafe { (*led).0 });
-        for phase in before + 1..=before + n_phases {
+        for phase in before + 1..=before + case.n_phases {
+            let n_threads = case.n_threads - usize::from(case.fewer && phase % 2 == 0);
             // SAFETY: as above.
             self.task.with_mut(|task| unsafe { *task = phase });
-            self.barrier.begin(self.results.len() as u32);
-            self.lead_phase(phase, panics && phase == 1);
+            self.barrier.begin(self.results.len() as u32, n_threads);
+            self.lead_phase(phase, case.panics && phase == 1);
             for result in &self.results {
                 // SAFETY: as above.
                 let result = result.with(|result| unsafe { *result });
                 let sum = (1..=phase).sum::<u32>();
                 // An item that was given up was not done in the first phase.
-                assert!(result == sum || panics && result == sum - 1, "every item once in every phase");
+                assert!(result == sum || case.panics && result == sum - 1, "every item once in every phase");
             }
         }
         // SAFETY: as above.
         let runs_left = self.led.with_mut(|led| unsafe {
-            *led = ((*led).0 + n_phases, (*led).1 - 1);
+            *led = ((*led).0 + case.n_phases, (*led).1 - 1);
             (*led).1
         });
         drop(turn);
@@ -141,13 +147,16 @@ struct Case {
     n_items: usize,
     /// Whether leaders panic in their first phase.
     panics: bool,
+    /// Whether every second phase is for all threads but one.
+    fewer: bool,
 }
 
-const TWO_THREADS: Case = Case { n_threads: 2, n_leaders: 1, n_phases: 2, n_items: 2, panics: false };
+const TWO_THREADS: Case = Case { n_threads: 2, n_leaders: 1, n_phases: 2, n_items: 2, panics: false, fewer: false };
 const THREE_THREADS: Case = Case { n_threads: 3, n_phases: 1, ..TWO_THREADS };
 const TWO_LEADERS: Case = Case { n_leaders: 2, n_phases: 1, ..TWO_THREADS };
 /// Three phases: a worker that was late for the first may come in any of the others.
 const LATE: Case = Case { n_phases: 3, ..TWO_THREADS };
+const FEWER: Case = Case { fewer: true, ..LATE };
 const PANIC: Case = Case { panics: true, n_items: 3, ..TWO_THREADS };
 
 impl Case {
@@ -164,7 +173,7 @@ impl Case {
                 .map(|me| {
                     let team = team.clone();
                     thread::spawn(move || match me {
-                        0 => team.lead(self.n_phases, self.panics),
+                        0 => team.lead(self),
                         me => team.work(me),
                     })
                 })
@@ -195,6 +204,11 @@ fn late_worker_takes_part_in_a_later_phase_with_one_preemption() {
 }
 
 #[test]
+fn phases_for_fewer_threads_end_with_one_preemption() {
+    FEWER.check(1);
+}
+
+#[test]
 fn panic_of_the_leader_ends_the_phase_with_one_preemption() {
     PANIC.check(1);
 }
@@ -221,6 +235,12 @@ fn two_leaders_take_turns_with_three_preemptions() {
 #[ignore = "takes minutes: make torture runs it"]
 fn late_worker_takes_part_in_a_later_phase_with_two_preemptions() {
     LATE.check(2);
+}
+
+#[test]
+#[ignore = "takes minutes: make torture runs it"]
+fn phases_for_fewer_threads_end_with_two_preemptions() {
+    FEWER.check(2);
 }
 
 #[test]

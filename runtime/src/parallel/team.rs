@@ -10,6 +10,9 @@
 //! Work is divided into items. Each thread has a contiguous range of them, so that it streams through memory. When its
 //! range is empty, it takes items from the end of other ranges. Exactly one thread computes each item, and the items do
 //! not depend on the number of threads, so the results do not either.
+//!
+//! Other programs can take cores away. A phase therefore ends when its items are done, whether or not all threads have
+//! taken part, and fewer threads take part while that is faster (`strength.rs`).
 
 #![allow(unsafe_code, reason = "a task that workers borrow from the leader")]
 
@@ -19,6 +22,7 @@ use crate::os::fp_mode;
 use crate::os::memory;
 use crate::os::spawn;
 use crate::parallel::barrier::Barrier;
+use crate::parallel::strength::Strength;
 use crate::parallel::turns::Turns;
 use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
@@ -27,8 +31,9 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// Most threads of a team; more would only wait for each other.
 pub const MAX_THREADS: usize = 1024;
@@ -43,6 +48,8 @@ struct Shared {
     barrier: Barrier,
     /// What to run in the current phase.
     task: UnsafeCell<Option<Task<'static>>>,
+    /// How many threads take part; of the leader.
+    strength: Mutex<Strength>,
     /// The first panic of a worker, until the leader passes it on.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// The number of the current run.
@@ -124,6 +131,8 @@ impl Shared {
 /// The leader's handle on the threads of a run. It is not Send: workers wake the leader's thread.
 pub struct Team<'a> {
     shared: &'a Shared,
+    /// None in a team of one thread, whose leaders do not wait for each other.
+    strength: Option<MutexGuard<'a, Strength>>,
     stays_here: PhantomData<*const ()>,
 }
 
@@ -154,6 +163,7 @@ impl Threads {
         let shared = Arc::new(Shared {
             barrier: Barrier::new(n_threads, n_threads <= cores),
             task: UnsafeCell::new(None),
+            strength: Mutex::new(Strength::new(n_threads)),
             panic: Mutex::new(None),
             run: AtomicU64::new(0),
             leads_in: Mutex::new(Vec::new()),
@@ -191,7 +201,7 @@ impl Threads {
         fp_mode::check()?;
         let shared = &*self.shared;
         let Some(_works) = Works::enter(shared.id())? else { return refused(NotRun::Nested) };
-        let mut team = Team { shared, stays_here: PhantomData };
+        let mut team = Team { shared, strength: None, stays_here: PhantomData };
         if self.workers.is_empty() {
             return Ok(body(&mut team));
         }
@@ -210,6 +220,9 @@ impl Threads {
         })?;
         drop(leads_in);
         shared.barrier.enter(0);
+        // A body that panicked has left it as good as any other.
+        let strength = team.strength.insert(shared.strength.lock().unwrap_or_else(PoisonError::into_inner));
+        strength.begin_run();
         Ok(body(&mut team))
     }
 }
@@ -340,10 +353,16 @@ impl Team<'_> {
     fn phase(&mut self, n_items: u32, task: Task<'_>) {
         let shared = self.shared;
         let barrier = &shared.barrier;
+        let begun = Instant::now();
+        let n_threads = self.strength.as_mut().map_or(1, |strength| strength.begin_phase(begun));
+        if n_threads == 1 {
+            (0..n_items as usize).for_each(task);
+            return self.end_phase();
+        }
         // SAFETY: no worker reads the slot now (see `Sync for Shared`), and this function does not return, not even by
         // a panic, before every worker has finished with the task: the longer lifetime is never used.
         unsafe { *shared.task.get() = Some(std::mem::transmute::<Task<'_>, Task<'static>>(task)) };
-        barrier.begin(n_items);
+        barrier.begin(n_items, n_threads);
         let n_taken = Cell::new(0);
         let own = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = barrier.take(0) {
@@ -355,7 +374,14 @@ impl Team<'_> {
             barrier.cancel();
         }
         barrier.report(n_taken.get());
-        barrier.wait_for_all();
+        if !barrier.is_over_soon() {
+            let wait = Strength::begin_wait(begun, n_taken.get());
+            barrier.wait_for_all();
+            if let Some(strength) = &mut self.strength {
+                strength.end_wait(wait);
+            }
+        }
+        self.end_phase();
         // Taken in any case, so that the next phase does not find it.
         let of_a_worker = shared.panic.lock().expect("not poisoned").take();
         if let Err(panic) = own {
@@ -365,6 +391,12 @@ impl Team<'_> {
         }
         if let Some(panic) = of_a_worker {
             resume_unwind(panic);
+        }
+    }
+
+    fn end_phase(&mut self) {
+        if let Some(strength) = &mut self.strength {
+            strength.end_phase(Instant::now());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The assignment of the items of a phase to threads. Each thread has its own range. When that is empty, it takes items
 //! from the end of other ranges. No item is taken twice.
 
-use super::barrier::Padded;
+use super::padded::Padded;
 use super::sync::{AtomicU64, Ordering};
 
 /// The remaining items of each thread's range.
@@ -16,12 +16,12 @@ impl WorkRanges {
         WorkRanges { ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect() }
     }
 
-    /// Assigns `n_items` new items: thread t gets those from t * n / threads to (t + 1) * n / threads. All
-    /// earlier items have been taken. Whoever takes a new one sees what the caller wrote before.
-    pub(crate) fn assign(&self, n_items: u32) {
-        let n_threads = self.ranges.len() as u64;
-        let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads;
-        for (thread, range) in self.ranges.iter().enumerate() {
+    /// Assigns `n_items` new items to the threads below `n_threads`: thread t gets those from t * n / threads to
+    /// (t + 1) * n / threads. All earlier items have been taken. Whoever takes a new one sees what the caller wrote
+    /// before.
+    pub(crate) fn assign(&self, n_items: u32, n_threads: usize) {
+        let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads as u64;
+        for (thread, range) in self.ranges[..n_threads].iter().enumerate() {
             // Only a range with items is changed by others. A thread that has read an earlier value changes the range
             // only if it is the same as this one; then it takes an item of this one.
             range.0.store(bound(thread + 1) << 32 | bound(thread), Ordering::Release);

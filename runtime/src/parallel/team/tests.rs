@@ -58,7 +58,7 @@ fn a_phase_ends_without_a_worker_that_does_not_come() {
     let barrier = Barrier::new(2, false);
     barrier.enter(0);
     for n_items in [5, 0, 2] {
-        barrier.begin(n_items);
+        barrier.begin(n_items, 2);
         assert_eq!(std::iter::from_fn(|| barrier.take(0)).count(), n_items as usize);
         barrier.report(n_items);
         barrier.wait_for_all();
