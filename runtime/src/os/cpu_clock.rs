@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// The time that the calling thread has run so far; it stands still while the thread waits for a core or for anything
+/// The time that the calling thread has run so far; it does not advance while the thread waits for a core or for anything
 /// else. `None` where the OS has no such clock.
 pub fn of_this_thread() -> Option<Duration> {
     if cfg!(miri) {
@@ -24,7 +24,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn clock_runs_with_work_and_stands_still_in_sleep() {
+    fn clock_runs_with_work_and_not_in_sleep() {
         let Some(before) = of_this_thread() else { return };
         std::thread::sleep(Duration::from_millis(50));
         let slept = of_this_thread().expect("as before") - before;

@@ -2,7 +2,7 @@
 //!
 //! It waits for items, not for threads. A worker takes part by taking an item, and only while it has items that it has
 //! not reported does the phase depend on it. A worker that comes late, because another program has its core, finds no
-//! item and waits for the next phase; nobody has waited for it.
+//! item and waits for the next phase; the leader has not waited for it.
 //!
 //! A waiting thread spins briefly, then yields, then parks. Short waits make no system call.
 
@@ -70,7 +70,7 @@ impl Barrier {
     /// The leader begins a phase of `n_items` items for the threads below `n_threads`, after all items of the last phase
     /// are done.
     pub(crate) fn begin(&self, n_items: u32, n_threads: usize) {
-        // Relaxed: whoever takes an item sees it. It is set before the first of them can be taken.
+        // Relaxed: a thread that takes an item sees it. It is set before the first of them can be taken.
         self.left.0.store(n_items, Ordering::Relaxed);
         self.items.assign(n_items, n_threads);
         self.next(n_threads);

@@ -22,7 +22,7 @@ const LONGEST_LOSSY_HOLD: Duration = Duration::from_secs(5);
 const LONG_WAIT: Duration = Duration::from_micros(300);
 /// A pause between two phases that is not counted: the leader may wait for a reader of its output.
 const PAUSE: Duration = Duration::from_millis(1);
-/// The least share of lost time that matters, whatever the number of threads.
+/// The least share of lost time that matters, for any number of threads.
 const LEAST_LOSS: f64 = 0.1;
 /// n threads with a core each are at least n^0.5 times as fast as one: they share the memory.
 const SCALING: f64 = 0.5;
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_less_takes_part_beside_one_busy_loop() {
+    fn one_thread_less_takes_part_next_to_one_busy_loop() {
         for most in [2, 3, 16, 100] {
             let strength = &mut Strength::new(most);
             let busy = |n_threads| if n_threads == most { 0.5 } else { 0.01 };

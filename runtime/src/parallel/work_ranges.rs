@@ -17,7 +17,7 @@ impl WorkRanges {
     }
 
     /// Assigns `n_items` new items to the threads below `n_threads`: thread t gets those from t * n / threads to
-    /// (t + 1) * n / threads. All earlier items have been taken. Whoever takes a new one sees what the caller wrote
+    /// (t + 1) * n / threads. All earlier items have been taken. A thread that takes a new one sees what the caller wrote
     /// before.
     pub(crate) fn assign(&self, n_items: u32, n_threads: usize) {
         let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads as u64;

@@ -18,7 +18,7 @@ const RUNS: usize = 5;
 const BASELINE_RUNS: usize = 2;
 /// Times that the folder is copied and packed by turns.
 const PACKINGS: usize = 3;
-/// Rounds of decode with as many threads as cores, and with more; and the same beside a busy loop.
+/// Rounds of decode with as many threads as cores, and with more; and the same next to a busy loop.
 const CROWDED_ROUNDS: usize = 9;
 /// Context and tokens of such a round.
 const CROWDED_CONTEXT: usize = 16;
@@ -97,10 +97,10 @@ fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Res
     say("more threads than cores");
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let crowded = crowded(&model, [cores, 2 * cores], effort.runs(CROWDED_ROUNDS))?;
-    say("beside a busy loop");
+    say("next to a busy loop");
     let busy = match cores {
         1 => None,
-        _ => Some(beside_busy_loop(|| self::crowded(&model, [cores - 1, cores], effort.runs(CROWDED_ROUNDS)))?),
+        _ => Some(next_to_busy_loop(|| self::crowded(&model, [cores - 1, cores], effort.runs(CROWDED_ROUNDS)))?),
     };
     say("several sequences");
     let sequences = sequences::measure(programs, &model, &work.four_score, effort == Effort::Quick)?;
@@ -136,7 +136,7 @@ fn crowded(path: &Path, [cores, threads]: [usize; 2], rounds: usize) -> Result<C
 }
 
 /// Runs `measure` while another thread always has something to do, as another program may.
-fn beside_busy_loop<R>(measure: impl FnOnce() -> R) -> R {
+fn next_to_busy_loop<R>(measure: impl FnOnce() -> R) -> R {
     let ends = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

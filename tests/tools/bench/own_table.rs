@@ -105,7 +105,7 @@ fn lines(own: &Own) -> Vec<Line> {
         }
     }
     lines.push(line("decode with more threads than cores", &|of| crowded(Some(&of.crowded))));
-    lines.push(line("decode beside a busy loop", &|of| crowded(of.busy.as_ref())));
+    lines.push(line("decode next to a busy loop", &|of| crowded(of.busy.as_ref())));
     lines.push(line("first token after the pages were dropped", &|of| cold(&of.cold)));
     let numbers: Vec<usize> = own.kinds[0].sequences.iter().map(|of| of.n).collect();
     for n in numbers {

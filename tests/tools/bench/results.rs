@@ -67,7 +67,7 @@ pub struct OfKind {
     pub verify: Vec<f64>,
     /// Decode with more threads than cores.
     pub crowded: Crowded,
-    /// Decode beside a busy loop, with a thread for each core but one and with a thread for each. Older results, and
+    /// Decode next to a busy loop, with a thread for each core but one and with a thread for each. Older results, and
     /// those of one core, have none.
     #[serde(default)]
     pub busy: Option<Crowded>,
