@@ -33,6 +33,9 @@ struct Args {
     /// olmo1-1b, olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b or tiny
     #[argh(option)]
     shape: String,
+    /// another number of layers than the shape has
+    #[argh(option)]
+    layers: Option<usize>,
     /// f32 (default), or bf16: raw 16-bit files and a config.json with bfloat16
     #[argh(option, default = "String::from(\"f32\")")]
     dtype: String,
@@ -62,7 +65,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<String, String> {
-    let config = shape(&args.shape).ok_or_else(|| format!("--shape {}: no such shape, see --help", args.shape))?;
+    let mut config = shape(&args.shape).ok_or_else(|| format!("--shape {}: no such shape, see --help", args.shape))?;
+    if let Some(n_layers) = args.layers {
+        config.layer_types = config.layer_types.iter().copied().cycle().take(n_layers).collect();
+    }
     let dtype = [Dtype::F32, Dtype::Bf16].into_iter().find(|dtype| dtype.name() == args.dtype);
     let dtype = dtype.ok_or_else(|| format!("--dtype {}: expected f32 or bf16", args.dtype))?;
     let at = |path: &Path| {

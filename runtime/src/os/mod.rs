@@ -3,6 +3,8 @@
 pub mod allocator;
 #[cfg(feature = "files")]
 pub mod atomic_file;
+#[cfg(feature = "compute")]
+pub mod cpu_clock;
 #[cfg(feature = "files")]
 pub mod directory;
 #[cfg(feature = "files")]

@@ -2,6 +2,8 @@
 
 pub mod barrier;
 pub mod matmul;
+mod padded;
+mod strength;
 mod sync;
 pub mod team;
 pub mod turns;

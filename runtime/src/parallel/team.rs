@@ -10,6 +10,9 @@
 //! Work is divided into items. Each thread has a contiguous range of them, so that it streams through memory. When its
 //! range is empty, it takes items from the end of other ranges. Exactly one thread computes each item, and the items do
 //! not depend on the number of threads, so the results do not either.
+//!
+//! Other programs can take cores away. A phase therefore ends when its items are done, whether or not all threads have
+//! taken part, and fewer threads take part while that is faster (`strength.rs`).
 
 #![allow(unsafe_code, reason = "a task that workers borrow from the leader")]
 
@@ -19,24 +22,25 @@ use crate::os::fp_mode;
 use crate::os::memory;
 use crate::os::spawn;
 use crate::parallel::barrier::Barrier;
+use crate::parallel::strength::Strength;
 use crate::parallel::turns::Turns;
-use crate::parallel::work_ranges::WorkRanges;
 use std::any::Any;
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// Most threads of a team; more would only wait for each other.
 pub const MAX_THREADS: usize = 1024;
 /// The name of [`WORKS_FOR`] and [`WAITING`] in errors.
 const LISTS: &str = "the list of teams that a thread works for";
 
-/// What a thread runs in a phase; the argument is its index.
+/// What the threads run in a phase; the argument is an item.
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 /// What the threads share.
@@ -44,10 +48,10 @@ struct Shared {
     barrier: Barrier,
     /// What to run in the current phase.
     task: UnsafeCell<Option<Task<'static>>>,
+    /// How many threads take part; of the leader.
+    strength: Mutex<Strength>,
     /// The first panic of a worker, until the leader passes it on.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// The remaining items of the current phase.
-    ranges: WorkRanges,
     /// The number of the current run.
     run: AtomicU64,
     /// The teams that the leader of the current run works for.
@@ -63,8 +67,8 @@ thread_local! {
 }
 
 // SAFETY: `task` is the only field that is not Sync by itself. The leader writes it while no worker reads: after
-// `wait_for_all` and before the next `begin`; workers read it between `next_phase` and `arrive`. The barrier orders
-// these, and the turns of `Threads` order the leaders, see barrier_model.rs.
+// `wait_for_all` and before the next `begin`; workers read it between `take` and `report`. The barrier orders these, and
+// the turns of `Threads` order the leaders, see barrier_model.rs.
 unsafe impl Sync for Shared {}
 // SAFETY: a task may be run by any thread, see `Task`; it is the only field that is not Send by itself.
 unsafe impl Send for Shared {}
@@ -75,8 +79,11 @@ impl Shared {
         self.barrier.enter(me);
         let (mut seen, mut run) = (0, 0);
         while self.barrier.next_phase(me, &mut seen) {
-            // SAFETY: the leader wrote the task before it began the phase, and keeps it until all have arrived.
-            let task = unsafe { *self.task.get() }.expect("a task is set before the phase changes");
+            let Some(first) = self.barrier.take(me) else { continue };
+            // SAFETY: the leader wrote the task before it began the phase, and keeps it until this thread has reported
+            // the items that it takes, of which there is one now.
+            let task = unsafe { *self.task.get() }.expect("a task is set before there are items");
+            let n_taken = Cell::new(1);
             let work = || {
                 // Relaxed: the leader wrote it before it began the phase.
                 let current = self.run.load(Ordering::Relaxed);
@@ -84,7 +91,11 @@ impl Shared {
                     self.join_run();
                     run = current;
                 }
-                task(me);
+                task(first);
+                while let Some(item) = self.barrier.take(me) {
+                    n_taken.set(n_taken.get() + 1);
+                    task(item);
+                }
             };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
                 // No thread panics while it holds this lock.
@@ -95,7 +106,7 @@ impl Shared {
                     first => *first = Some(panic),
                 }
             }
-            self.barrier.arrive();
+            self.barrier.report(n_taken.get());
         }
     }
 
@@ -113,13 +124,15 @@ impl Shared {
     }
 
     fn n_threads(&self) -> usize {
-        self.ranges.n_threads()
+        self.barrier.n_threads()
     }
 }
 
 /// The leader's handle on the threads of a run. It is not Send: workers wake the leader's thread.
 pub struct Team<'a> {
     shared: &'a Shared,
+    /// None in a team of one thread, whose leaders do not wait for each other.
+    strength: Option<MutexGuard<'a, Strength>>,
     stays_here: PhantomData<*const ()>,
 }
 
@@ -150,8 +163,8 @@ impl Threads {
         let shared = Arc::new(Shared {
             barrier: Barrier::new(n_threads, n_threads <= cores),
             task: UnsafeCell::new(None),
+            strength: Mutex::new(Strength::new(n_threads)),
             panic: Mutex::new(None),
-            ranges: WorkRanges::new(n_threads),
             run: AtomicU64::new(0),
             leads_in: Mutex::new(Vec::new()),
         });
@@ -188,7 +201,7 @@ impl Threads {
         fp_mode::check()?;
         let shared = &*self.shared;
         let Some(_works) = Works::enter(shared.id())? else { return refused(NotRun::Nested) };
-        let mut team = Team { shared, stays_here: PhantomData };
+        let mut team = Team { shared, strength: None, stays_here: PhantomData };
         if self.workers.is_empty() {
             return Ok(body(&mut team));
         }
@@ -207,6 +220,9 @@ impl Threads {
         })?;
         drop(leads_in);
         shared.barrier.enter(0);
+        // A body that panicked has left it as good as any other.
+        let strength = team.strength.insert(shared.strength.lock().unwrap_or_else(PoisonError::into_inner));
+        strength.begin_run();
         Ok(body(&mut team))
     }
 }
@@ -333,18 +349,39 @@ impl Team<'_> {
         self.shared.n_threads()
     }
 
-    /// One phase: every thread runs `task` with its index, and all have finished when this returns.
-    fn phase(&mut self, task: Task<'_>) {
+    /// One phase: the threads run `task` for every item below `n_items`, and have finished when this returns.
+    fn phase(&mut self, n_items: u32, task: Task<'_>) {
         let shared = self.shared;
-        if self.n_threads() == 1 {
-            return task(0);
+        let barrier = &shared.barrier;
+        let begun = Instant::now();
+        let n_threads = self.strength.as_mut().map_or(1, |strength| strength.begin_phase(begun));
+        if n_threads == 1 {
+            (0..n_items as usize).for_each(task);
+            return self.end_phase();
         }
         // SAFETY: no worker reads the slot now (see `Sync for Shared`), and this function does not return, not even by
         // a panic, before every worker has finished with the task: the longer lifetime is never used.
         unsafe { *shared.task.get() = Some(std::mem::transmute::<Task<'_>, Task<'static>>(task)) };
-        shared.barrier.begin();
-        let own = catch_unwind(AssertUnwindSafe(|| task(0)));
-        shared.barrier.wait_for_all();
+        barrier.begin(n_items, n_threads);
+        let n_taken = Cell::new(0);
+        let own = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(item) = barrier.take(0) {
+                n_taken.set(n_taken.get() + 1);
+                task(item);
+            }
+        }));
+        if own.is_err() {
+            barrier.cancel();
+        }
+        barrier.report(n_taken.get());
+        if !barrier.is_over_soon() {
+            let wait = Strength::begin_wait(begun, n_taken.get());
+            barrier.wait_for_all();
+            if let Some(strength) = &mut self.strength {
+                strength.end_wait(wait);
+            }
+        }
+        self.end_phase();
         // Taken in any case, so that the next phase does not find it.
         let of_a_worker = shared.panic.lock().expect("not poisoned").take();
         if let Err(panic) = own {
@@ -357,6 +394,12 @@ impl Team<'_> {
         }
     }
 
+    fn end_phase(&mut self) {
+        if let Some(strength) = &mut self.strength {
+            strength.end_phase(Instant::now());
+        }
+    }
+
     /// Runs `body` once for every item below `n_items`, in unspecified order. A single item runs on this thread, and
     /// wakes no worker.
     ///
@@ -366,13 +409,7 @@ impl Team<'_> {
         if n_items <= 1 || self.n_threads() == 1 {
             return (0..n_items).for_each(body);
         }
-        let shared = self.shared;
-        shared.ranges.assign(u32::try_from(n_items).expect("fewer than 2^32 items"));
-        self.phase(&|me| {
-            while let Some(item) = shared.ranges.take(me) {
-                body(item);
-            }
-        });
+        self.phase(u32::try_from(n_items).expect("fewer than 2^32 items"), &body);
     }
 
     /// Runs `body` once for every block of every grid; `body` gets the index of the grid and its part of the output.

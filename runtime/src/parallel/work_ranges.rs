@@ -1,7 +1,7 @@
 //! The assignment of the items of a phase to threads. Each thread has its own range. When that is empty, it takes items
 //! from the end of other ranges. No item is taken twice.
 
-use super::barrier::Padded;
+use super::padded::Padded;
 use super::sync::{AtomicU64, Ordering};
 
 /// The remaining items of each thread's range.
@@ -16,18 +16,15 @@ impl WorkRanges {
         WorkRanges { ranges: (0..n_threads).map(|_| Padded(AtomicU64::new(0))).collect() }
     }
 
-    /// Number of threads.
-    pub(crate) fn n_threads(&self) -> usize {
-        self.ranges.len()
-    }
-
-    /// Assigns `n_items` new items: thread t gets those from t * n / threads to (t + 1) * n / threads. No thread may
-    /// call [`WorkRanges::take`] at the same time.
-    pub(crate) fn assign(&self, n_items: u32) {
-        let n_threads = self.ranges.len() as u64;
-        let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads;
-        for (thread, range) in self.ranges.iter().enumerate() {
-            range.0.store(bound(thread + 1) << 32 | bound(thread), Ordering::Relaxed);
+    /// Assigns `n_items` new items to the threads below `n_threads`: thread t gets those from t * n / threads to
+    /// (t + 1) * n / threads. All earlier items have been taken. A thread that takes a new one sees what the caller wrote
+    /// before.
+    pub(crate) fn assign(&self, n_items: u32, n_threads: usize) {
+        let bound = |thread: usize| u64::from(n_items) * thread as u64 / n_threads as u64;
+        for (thread, range) in self.ranges[..n_threads].iter().enumerate() {
+            // Only a range with items is changed by others. A thread that has read an earlier value changes the range
+            // only if it is the same as this one; then it takes an item of this one.
+            range.0.store(bound(thread + 1) << 32 | bound(thread), Ordering::Release);
         }
     }
 
@@ -48,13 +45,20 @@ impl WorkRanges {
                 } else {
                     (end - 1, u64::from(end - 1) << 32 | u64::from(next))
                 };
-                // Relaxed: the range only counts items, the barrier orders the data.
-                match range.compare_exchange_weak(packed, left, Ordering::Relaxed, Ordering::Relaxed) {
+                // Acquire: what was written before the items were assigned. The exchanges of others between that store
+                // and this one do not break the order, and what the items write is ordered by the barrier.
+                match range.compare_exchange_weak(packed, left, Ordering::Acquire, Ordering::Relaxed) {
                     Ok(_) => return Some(item as usize),
                     Err(now) => packed = now,
                 }
             }
         }
         None
+    }
+
+    /// Takes all items; returns how many.
+    pub(crate) fn clear(&self) -> u32 {
+        let n_items = |packed: u64| (packed >> 32) as u32 - packed as u32;
+        self.ranges.iter().map(|range| n_items(range.0.swap(0, Ordering::Relaxed))).sum()
     }
 }

@@ -9,6 +9,8 @@ use crate::sequences;
 use crate::work::{self, Work};
 use olmo_infer::internals::file::model_file::ModelFile;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 /// Whole runs whose median counts.
 const RUNS: usize = 5;
@@ -16,7 +18,7 @@ const RUNS: usize = 5;
 const BASELINE_RUNS: usize = 2;
 /// Times that the folder is copied and packed by turns.
 const PACKINGS: usize = 3;
-/// Rounds of decode with as many threads as cores, and with more.
+/// Rounds of decode with as many threads as cores, and with more; and the same next to a busy loop.
 const CROWDED_ROUNDS: usize = 9;
 /// Context and tokens of such a round.
 const CROWDED_CONTEXT: usize = 16;
@@ -93,20 +95,35 @@ fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Res
     say("olmo-pack verify, warm");
     let verify = (0..effort.runs(RUNS)).map(|_| programs.verify_on_one_processor(&model)).collect::<Result<_, _>>()?;
     say("more threads than cores");
-    let crowded = crowded(&model, effort.runs(CROWDED_ROUNDS))?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let crowded = crowded(&model, [cores, 2 * cores], effort.runs(CROWDED_ROUNDS))?;
+    say("next to a busy loop");
+    let busy = match cores {
+        1 => None,
+        _ => Some(next_to_busy_loop(|| self::crowded(&model, [cores - 1, cores], effort.runs(CROWDED_ROUNDS)))?),
+    };
     say("several sequences");
     let sequences = sequences::measure(programs, &model, &work.four_score, effort == Effort::Quick)?;
     // Last: it leaves the pages of the file as the disk gave them.
     say("olmo-infer, cold");
     let run = || programs.olmo_infer(&model, &[&work.one_token], 1);
     let cold = (0..effort.runs(RUNS)).map(|_| cold::round(&model, run)).collect::<Result<_, _>>()?;
-    Ok(OfKind { kind: kind.name.to_string(), packed, bench, one_token, four_score, verify, crowded, sequences, cold })
+    Ok(OfKind {
+        kind: kind.name.to_string(),
+        packed,
+        bench,
+        one_token,
+        four_score,
+        verify,
+        crowded,
+        busy,
+        sequences,
+        cold,
+    })
 }
 
-/// Decode with a thread for each core and with twice as many, by turns.
-fn crowded(path: &Path, rounds: usize) -> Result<Crowded, String> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = 2 * cores;
+/// Decode with two numbers of threads, by turns.
+fn crowded(path: &Path, [cores, threads]: [usize; 2], rounds: usize) -> Result<Crowded, String> {
     let file = ModelFile::open(path).map_err(|error| error.to_string())?;
     let mut ours = Ours::new(file, CROWDED_CONTEXT + CROWDED_TOKENS)?;
     let mut crowded = Crowded { cores, threads, with_cores: Vec::new(), with_threads: Vec::new() };
@@ -116,4 +133,19 @@ fn crowded(path: &Path, rounds: usize) -> Result<Crowded, String> {
         crowded.with_threads.push(ours.decode(threads, CROWDED_CONTEXT, CROWDED_TOKENS)?);
     }
     Ok(crowded)
+}
+
+/// Runs `measure` while another thread always has something to do, as another program may.
+fn next_to_busy_loop<R>(measure: impl FnOnce() -> R) -> R {
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let result = measure();
+        ends.store(true, Ordering::Relaxed);
+        result
+    })
 }

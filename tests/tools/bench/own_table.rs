@@ -3,7 +3,7 @@
 
 use crate::kind;
 use crate::numbers::{median, number, ratios};
-use crate::results::{Cold, OfKind, Own};
+use crate::results::{Cold, Crowded, OfKind, Own};
 use serde_json::Value;
 
 /// A line of the table, where `n` is how many runs a median is of: its name, a cell for each type, the baseline's cell.
@@ -104,7 +104,8 @@ fn lines(own: &Own) -> Vec<Line> {
             lines.push(beside(&name, &cell, baseline));
         }
     }
-    lines.push(line("decode with more threads than cores", &crowded));
+    lines.push(line("decode with more threads than cores", &|of| crowded(Some(&of.crowded))));
+    lines.push(line("decode next to a busy loop", &|of| crowded(of.busy.as_ref())));
     lines.push(line("first token after the pages were dropped", &|of| cold(&of.cold)));
     let numbers: Vec<usize> = own.kinds[0].sequences.iter().map(|of| of.n).collect();
     for n in numbers {
@@ -117,9 +118,9 @@ fn lines(own: &Own) -> Vec<Line> {
     lines
 }
 
-/// Decode with more threads than cores, against one for each.
-fn crowded(of: &OfKind) -> String {
-    let crowded = &of.crowded;
+/// Decode with one number of threads, against another.
+fn crowded(crowded: Option<&Crowded>) -> String {
+    let Some(crowded) = crowded else { return String::from("not measured") };
     match ratios(&crowded.with_threads, &crowded.with_cores) {
         Some((middle, least, most)) => format!(
             "{} threads take {middle:.2} x the time of {} ({least:.2} to {most:.2}), n = {}",

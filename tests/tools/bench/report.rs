@@ -122,6 +122,7 @@ mod tests {
             four_score: vec![2.0],
             verify: vec![0.5, 0.75, 1.0],
             crowded: Crowded { cores: 2, threads: 4, with_cores: vec![1.0], with_threads: vec![1.5] },
+            busy: Some(Crowded { cores: 1, threads: 2, with_cores: vec![2.0], with_threads: vec![1.9] }),
             // The second round of one sequence gave nothing.
             sequences: vec![
                 Sequences { n: 1, tok_s: vec![Some(10.0), None, Some(20.0)] },

@@ -67,6 +67,10 @@ pub struct OfKind {
     pub verify: Vec<f64>,
     /// Decode with more threads than cores.
     pub crowded: Crowded,
+    /// Decode next to a busy loop, with a thread for each core but one and with a thread for each. Older results, and
+    /// those of one core, have none.
+    #[serde(default)]
+    pub busy: Option<Crowded>,
     /// Several sequences at once, ascending.
     pub sequences: Vec<Sequences>,
     /// Starts after the file's pages were dropped.
@@ -84,16 +88,16 @@ pub struct Packed {
     pub file_bytes: u64,
 }
 
-/// Decode with a thread for each core, and with more, by turns.
+/// Decode with two numbers of threads by turns, for instance one for each core, and more.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Crowded {
     /// Threads of the first.
     pub cores: usize,
     /// Threads of the second.
     pub threads: usize,
-    /// Seconds of the same tokens with a thread for each core.
+    /// Seconds of the same tokens with the first.
     pub with_cores: Vec<f64>,
-    /// And with more.
+    /// And with the second.
     pub with_threads: Vec<f64>,
 }
 

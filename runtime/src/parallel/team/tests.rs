@@ -54,6 +54,22 @@ fn many_phases_and_pauses_neither_lose_nor_repeat_work() {
 }
 
 #[test]
+fn a_phase_ends_without_a_worker_that_does_not_come() {
+    let barrier = Barrier::new(2, false);
+    barrier.enter(0);
+    for n_items in [5, 0, 2] {
+        barrier.begin(n_items, 2);
+        assert_eq!(std::iter::from_fn(|| barrier.take(0)).count(), n_items as usize);
+        barrier.report(n_items);
+        barrier.wait_for_all();
+    }
+    // It comes now, and finds that there is nothing to do.
+    let mut seen = 0;
+    assert!(barrier.next_phase(1, &mut seen));
+    assert_eq!((seen, barrier.take(1)), (3, None));
+}
+
+#[test]
 fn a_panic_reaches_the_caller_once_and_the_threads_stay_usable() {
     let threads = Threads::new(2);
     for n in 0..100 {
