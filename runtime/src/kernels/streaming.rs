@@ -13,7 +13,7 @@ impl Streaming {
     /// Most panels.
     pub const MAX_PANELS: usize = 8;
 
-    /// What measured best on processors like this one, with tiles or without, see `olmo-bench --sweep`.
+    /// What measured best on processors like this one, with tiles or without, as the sweep of `olmo-bench` shows.
     pub fn of_this_cpu(tiles: bool) -> Streaming {
         #[cfg(target_arch = "x86_64")]
         if is_made_by(b"GenuineIntel") {
