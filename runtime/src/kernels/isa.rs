@@ -1,5 +1,7 @@
 //! The instruction sets of this machine.
 
+#![allow(unsafe_code, reason = "a call of code for a detected instruction set")]
+
 use super::streaming::Streaming;
 use std::sync::OnceLock;
 
@@ -109,7 +111,8 @@ fn detected() -> impl Iterator<Item = Kind> {
 /// of two: Intel's processors have two units for FMA and half of one for the dot product.
 #[cfg(target_arch = "x86_64")]
 fn dot_is_fast() -> bool {
-    super::bf16::dot_is_fast()
+    // SAFETY: `Isa::best` asks about `Kind::Avx512Bf16`, which `detected` yields only where the CPU has it.
+    unsafe { super::x86_64::dot_speed::dot_is_fast() }
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -61,6 +61,9 @@ impl Decoder {
 }
 
 /// See [`super::super::Isa::decode`]; `steps` and `out` are equally long.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Step]) {
     // SAFETY: the attribute enables AVX2. `[u8; CODED_STEP_BYTES]` is a coded step, and `Step` has 64 pairs.

@@ -57,6 +57,9 @@ unsafe fn store(pairs: [__m512i; 4], to: &mut Step) {
 }
 
 /// See [`super::super::Isa::decode`]; `steps` and `out` are equally long.
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut [Step]) {
     // SAFETY: the attribute enables AVX-512BW, and `[u8; CODED_STEP_BYTES]` is a coded step.

@@ -11,6 +11,8 @@ use crate::kernels::bf12::avx2::Decoder;
 use crate::kernels::tiles::{Ahead, TILE_ROWS};
 use std::arch::x86_64::*;
 
+/// Rows up to which weights stay in registers: with more, reading the activations takes longer than the products.
+pub const FEW_ROWS: usize = 4;
 /// Outputs of a strip: two registers, times up to six rows the twelve accumulators that leave room for weights.
 const STRIP: usize = 16;
 /// Numbers of a strip in one of the two parts, even and odd, of a block.
@@ -160,10 +162,8 @@ unsafe fn plain_by_rows_for<const FLUSH: bool>(pairs: &[u32], fetch: Fetch, rows
             1 => plain::<4, 1, FLUSH>(pairs, fetch, rows),
             2 => plain::<2, 2, FLUSH>(pairs, fetch, rows),
             3 => plain::<2, 3, FLUSH>(pairs, fetch, rows),
-            4 => plain::<1, 4, FLUSH>(pairs, fetch, rows),
-            5 => plain::<1, 5, FLUSH>(pairs, fetch, rows),
-            TILE_ROWS => plain::<1, TILE_ROWS, FLUSH>(pairs, fetch, rows),
-            _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
+            FEW_ROWS => plain::<1, FEW_ROWS, FLUSH>(pairs, fetch, rows),
+            _ => unreachable!("few rows are 1 to {FEW_ROWS}"),
         }
     }
 }
@@ -184,8 +184,8 @@ unsafe fn plain<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
             // SAFETY: the attribute enables AVX2 and FMA. The registers of a strip, `REGISTERS` from `first` on, are
             // inside the 64 pairs of whole steps.
             unsafe {
-                // One row reads faster with two lines a step, more rows with all of a strip's lines at once.
-                if ROWS > 1 {
+                // Up to three rows read faster with some lines a step, four with all of a strip's lines at once.
+                if REGISTERS == 1 {
                     fetch.lines(BLOCK_LINES * 8 * REGISTERS / PANEL_ROWS);
                 }
                 let mut chains = Chains::<REGISTERS, ROWS, FLUSH>::new(rows, n_steps);
@@ -196,8 +196,8 @@ unsafe fn plain<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
                 // A whole block has a number of steps that the compiler knows.
                 if n_steps == BLOCK_STEPS {
                     for k in 0..BLOCK_STEPS {
-                        if ROWS == 1 {
-                            fetch.lines(2);
+                        if REGISTERS > 1 {
+                            fetch.lines(REGISTERS / 2);
                         }
                         chains.step(weights(k), k);
                     }
@@ -354,7 +354,7 @@ unsafe fn by_rows<const FLUSH: bool>(group: &Group, rows: &mut GroupRows) {
 /// The CPU must have AVX2 and FMA, and the group [`BLOCK_WORDS`] for each of its blocks.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(group: &Group, rows: &mut GroupRows) {
-    const { assert!(REGISTERS % 2 == 0 && PANEL_ROWS % (8 * REGISTERS) == 0) }
+    const { assert!(REGISTERS.is_multiple_of(2) && PANEL_ROWS.is_multiple_of(8 * REGISTERS)) }
     assert!(rows.n_rows() == ROWS);
     let mut fetch = group.fetch;
     for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {

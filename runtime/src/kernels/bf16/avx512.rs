@@ -11,9 +11,7 @@ use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES
 use crate::kernels::bf12::avx512::Decoder;
 use crate::kernels::tiles::{Ahead, TILE_ROWS};
 use std::arch::x86_64::*;
-use std::hint::black_box;
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
 
 /// Registers of a step: 64 outputs.
 const REGISTERS: usize = PANEL_ROWS / 16;
@@ -223,40 +221,6 @@ impl By {
     }
 }
 
-/// Whether the dot product takes less time than two FMAs: some microseconds of both, by turns.
-///
-/// # Safety
-/// The CPU must have AVX-512F and AVX512-BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn dot_is_fast() -> bool {
-    const TRIES: usize = 9;
-    const ROUNDS: usize = 64;
-    /// More than the products that are under way at a time.
-    const CHAINS: usize = 16;
-    let ones = black_box(_mm512_set1_epi32(0x3f80_3f80));
-    let mut shortest = [Duration::MAX; 2];
-    for _ in 0..TRIES {
-        for (way, shortest) in shortest.iter_mut().enumerate() {
-            let mut acc = black_box([_mm512_setzero_ps(); CHAINS]);
-            let begun = Instant::now();
-            for _ in 0..ROUNDS {
-                for acc in &mut acc {
-                    // SAFETY: the attribute enables the instructions.
-                    *acc = unsafe {
-                        match way {
-                            0 => Dot::mul_add(*acc, ones, ones),
-                            _ => Fma::<false>::mul_add(Fma::<false>::mul_add(*acc, ones, ones), ones, ones),
-                        }
-                    };
-                }
-            }
-            black_box(acc);
-            *shortest = begun.elapsed().min(*shortest);
-        }
-    }
-    shortest[0] < shortest[1]
-}
-
 /// Arranges some steps of a panel in the blocks of a group.
 ///
 /// # Safety
@@ -351,7 +315,7 @@ impl<'b, M: Multiply> Arranged<'b, M> {
     /// There must be a place for this step in the blocks, and the CPU must have AVX-512F and AVX-512BW.
     #[inline(always)]
     unsafe fn put(&mut self, pairs: [__m512i; REGISTERS]) {
-        if self.step % 2 == 0 {
+        if self.step.is_multiple_of(2) {
             self.first = pairs;
         } else {
             // SAFETY: `# Safety`.

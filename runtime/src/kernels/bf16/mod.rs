@@ -109,7 +109,7 @@ impl Isa {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.resize(GROUP_BLOCKS * block_words * 4 / CACHE_LINE, Line::new_zeroed());
             let scratch = <[u32]>::mut_from_bytes(scratch.as_mut_slice().as_mut_bytes()).expect("aligned");
-            if x.rows <= TILE_ROWS {
+            if x.rows <= self.few_rows() {
                 self.by_turns(panels, x, out, no_subnormals, scratch);
             } else {
                 for (index, panel) in panels.iter().enumerate() {
@@ -196,7 +196,9 @@ impl Isa {
 
     /// Some blocks times the rows of a tile.
     fn few(self, blocks: &Bf16Panel, rows: &mut Few, scratch: &mut [u32], no_subnormals: bool) {
-        let fetch = Fetch::new(blocks.begin().wrapping_add(self.1.ahead_bytes));
+        // Several rows take longer for a line: the memory is less in a hurry, and bursts can be longer.
+        let ahead_bytes = self.1.ahead_bytes * if rows.n_rows() == 1 { 1 } else { 2 };
+        let fetch = Fetch::new(blocks.begin().wrapping_add(ahead_bytes));
         match self.0 {
             // SAFETY: as in `multiply`.
             #[cfg(target_arch = "x86_64")]
@@ -218,6 +220,15 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => avx2::BLOCK_WORDS,
             _ => 0,
+        }
+    }
+
+    /// Rows up to which the memory limits the speed, and weights stay in registers.
+    fn few_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => avx2::FEW_ROWS,
+            _ => TILE_ROWS,
         }
     }
 
@@ -283,11 +294,4 @@ fn whole_panel(mut out: OutputBlock, body: impl FnOnce(OutputBlock)) {
     for (t, row) in buffer.chunks_exact(PANEL_ROWS).enumerate() {
         out.row(t).copy_from_slice(&row[..columns]);
     }
-}
-
-/// Whether the bf16 dot product is faster than two FMAs.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn dot_is_fast() -> bool {
-    // SAFETY: `Isa::best` asks only where `Isa::available` found AVX512-BF16.
-    unsafe { avx512::dot_is_fast() }
 }

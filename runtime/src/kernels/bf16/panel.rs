@@ -39,7 +39,7 @@ impl<'a> Bf16Panel<'a> {
     }
 
     /// Where the bytes begin. To prefetch from.
-    pub(in crate::kernels) fn begin(&self) -> *const i8 {
+    pub(crate) fn begin(&self) -> *const i8 {
         match self {
             Bf16Panel::Plain(pairs) => pairs.as_ptr().cast(),
             Bf16Panel::Bf12(panel) => panel.bytes().for_kernels().as_ptr().cast(),
@@ -47,7 +47,7 @@ impl<'a> Bf16Panel<'a> {
     }
 
     /// Bytes of most steps.
-    pub(in crate::kernels) fn step_bytes(&self) -> usize {
+    pub(crate) fn step_bytes(&self) -> usize {
         match self {
             Bf16Panel::Plain(_) => PANEL_ROWS * size_of::<u32>(),
             Bf16Panel::Bf12(_) => CODED_STEP_BYTES,

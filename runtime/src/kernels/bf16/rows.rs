@@ -39,7 +39,7 @@ impl Arrangement {
     }
 
     /// Words of the steps from the first to step `step`, which begins a block, of one row.
-    pub(in crate::kernels) fn words_before(self, step: usize) -> usize {
+    pub(crate) fn words_before(self, step: usize) -> usize {
         match self {
             Arrangement::Floats => 2 * step,
             Arrangement::Pairs | Arrangement::Halves | Arrangement::Tiles => step,

@@ -4,3 +4,4 @@ pub mod amx;
 pub mod amx_detection;
 pub mod avx2;
 pub mod avx512;
+pub mod dot_speed;
