@@ -128,10 +128,10 @@ impl<const FLUSH: bool> Multiply for Fma<FLUSH> {
 }
 
 /// The bf16 dot product, which adds first the product of the high halves and then that of the low ones. So a word has
-/// the columns of two steps: that of the first in its high half.
-struct Dot;
+/// the columns of two steps: that of the first in its high half. It flushes by itself; additions do with `FLUSH`.
+struct Dot<const FLUSH: bool>;
 
-impl Multiply for Dot {
+impl<const FLUSH: bool> Multiply for Dot<FLUSH> {
     const CHAIN_STEPS: usize = BLOCK_STEPS / 2;
 
     #[inline(always)]
@@ -158,8 +158,11 @@ impl Multiply for Dot {
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         // SAFETY: `# Safety` demands AVX-512F.
         unsafe {
-            // What VDPBF16PS leaves is never subnormal, but a sum may be.
             let sum = _mm512_add_ps(a, b);
+            if !FLUSH {
+                return sum;
+            }
+            // What VDPBF16PS leaves is never subnormal, but a sum may be.
             let bits = _mm512_castps_si512(sum);
             let exponent = _mm512_set1_epi32(0x7f80_0000);
             let is_zero_or_subnormal = _mm512_testn_epi32_mask(bits, exponent);
@@ -208,7 +211,10 @@ pub enum By {
         no_subnormals: bool,
     },
     /// The bf16 dot product.
-    Dot,
+    Dot {
+        /// As in [`crate::kernels::Isa::product_bf16`].
+        no_subnormals: bool,
+    },
 }
 
 impl By {
@@ -216,7 +222,7 @@ impl By {
     pub const fn block_words(self) -> usize {
         match self {
             By::Fma { .. } => 2 * Fma::<false>::CHAIN_STEPS * PANEL_ROWS,
-            By::Dot => 2 * Dot::CHAIN_STEPS * PANEL_ROWS,
+            By::Dot { .. } => 2 * Dot::<false>::CHAIN_STEPS * PANEL_ROWS,
         }
     }
 }
@@ -232,7 +238,7 @@ pub unsafe fn fill(by: By, panel: &Bf16Panel, ahead: Ahead, blocks: &mut [u32]) 
     unsafe {
         match by {
             By::Fma { .. } => fill_for::<Fma<false>>(panel, ahead, blocks),
-            By::Dot => fill_for::<Dot>(panel, ahead, blocks),
+            By::Dot { .. } => fill_for::<Dot<false>>(panel, ahead, blocks),
         }
     }
 }
@@ -369,7 +375,8 @@ pub unsafe fn few(by: By, blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, deco
         match by {
             By::Fma { no_subnormals: true } => few_for::<Fma<false>>(blocks, fetch, rows, decoded),
             By::Fma { no_subnormals: false } => few_for::<Fma<true>>(blocks, fetch, rows, decoded),
-            By::Dot => few_for::<Dot>(blocks, fetch, rows, decoded),
+            By::Dot { no_subnormals: true } => few_for::<Dot<false>>(blocks, fetch, rows, decoded),
+            By::Dot { no_subnormals: false } => few_for::<Dot<true>>(blocks, fetch, rows, decoded),
         }
     }
 }
@@ -550,7 +557,8 @@ pub unsafe fn multiply(by: By, group: &Group, rows: &mut GroupRows) {
         match by {
             By::Fma { no_subnormals: true } => by_rows::<Fma<false>>(group, rows),
             By::Fma { no_subnormals: false } => by_rows::<Fma<true>>(group, rows),
-            By::Dot => by_rows::<Dot>(group, rows),
+            By::Dot { no_subnormals: true } => by_rows::<Dot<false>>(group, rows),
+            By::Dot { no_subnormals: false } => by_rows::<Dot<true>>(group, rows),
         }
     }
 }

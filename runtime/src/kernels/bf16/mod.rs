@@ -268,7 +268,7 @@ impl Isa {
     #[cfg(target_arch = "x86_64")]
     fn by(self, no_subnormals: bool) -> avx512::By {
         match self.0 {
-            Kind::Avx512Bf16 => avx512::By::Dot,
+            Kind::Avx512Bf16 => avx512::By::Dot { no_subnormals },
             _ => avx512::By::Fma { no_subnormals },
         }
     }
