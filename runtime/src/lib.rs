@@ -29,7 +29,8 @@
 //! `score` evaluates a file of tokens.
 //!
 //! A result depends on the model and the tokens alone: not on the number of threads, the chunks of a prompt, the other
-//! sequences of a pass, or which of the instruction sets AVX2 and AVX-512 computed it.
+//! sequences of a pass, or which of the instruction sets AVX2, AVX-512 and AMX
+//! computed it.
 //!
 //! # Features
 //!

@@ -5,8 +5,9 @@
 use super::streaming::Streaming;
 use std::sync::OnceLock;
 
-/// An instruction set that this machine has, and how it reads weights from memory. Only [`Isa::best`], [`Isa::named`]
-/// and [`Isa::available`] make one, after asking the CPU.
+/// An instruction set that this machine has, and how it reads weights from memory. They all come from
+/// [`Isa::available`], which asks the CPU; the first call also asks Linux for the permission to use AMX, if there is
+/// any, and has it for the whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(pub(super) Kind, pub(super) Streaming);
 

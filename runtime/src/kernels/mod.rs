@@ -6,9 +6,9 @@
 //! prefill, decode, chunks and batches give the same bits:
 //!
 //! * f32: `acc = fma(w[k], x[k], acc)` for ascending k.
-//! * bf16: the activations are rounded to bf16. In each block of 32 columns the products of even columns are one chain of
-//!   fused operations from +0, those of odd columns another, and the sum of both is added to the output; subnormal
-//!   inputs and results are zeros: what the instruction `tdpbf16ps` does. `format-spec.md` has the details.
+//! * bf16: the activations are rounded to bf16. In each block of 32 columns the products of even columns are one
+//!   chain of fused operations from +0, those of odd columns another, and the sum of both is added to the output;
+//!   subnormal inputs and results are zeros: what the instruction `tdpbf16ps` does. `format-spec.md` has the details.
 //!
 //! The instruction set `scalar` is the oracle of the tests. `portable` is for CPUs without kernels here: its products
 //! come from the `gemm` crate, the rest multiplies and adds separately.
@@ -35,7 +35,5 @@ mod x86_64;
 pub use isa::Isa;
 pub use lanes::{LANES, LaneOp};
 
-#[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
-mod amx_tests;
 #[cfg(test)]
 mod tests;

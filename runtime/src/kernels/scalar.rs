@@ -2,10 +2,10 @@
 //! gives the same bits.
 
 use super::bf16::dot::{BLOCK_STEPS, add_step, dot_step, split_pair};
-use super::bf16::{Bf16Panel, Bf16Rows};
+use super::bf16::panel::Bf16Panel;
+use super::bf16::rows::Bf16Rows;
 use super::grid::OutputBlock;
-use super::isa::{Isa, Kind};
-use super::streaming::Streaming;
+use super::isa::Isa;
 use super::tiles::{PanelPart, Rows};
 use crate::format::PANEL_ROWS;
 
@@ -22,13 +22,13 @@ pub fn product_f32(weights: &PanelPart, mut rows: Rows) {
 }
 
 /// See [`super::Isa::product_bf16`].
-pub fn product_bf16(panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock) {
+pub fn product_bf16(isa: Isa, panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock) {
     let n_steps = x.columns.div_ceil(2);
     let mut decoded = vec![0; n_steps * PANEL_ROWS];
     for (index, panel) in panels.iter().enumerate() {
         match panel {
             Bf16Panel::Plain(pairs) => decoded.copy_from_slice(pairs),
-            Bf16Panel::Bf12(panel) => Isa(Kind::Scalar, Streaming::of_this_cpu(false)).decode(panel, &mut decoded),
+            Bf16Panel::Bf12(panel) => isa.decode(panel, &mut decoded),
         }
         for (t, x) in x.words.chunks_exact(n_steps).enumerate() {
             let mut sums = [0.0; PANEL_ROWS];

@@ -15,8 +15,9 @@ impl Streaming {
 
     /// What measured best on processors like this one, with tiles or without, as the sweep of `olmo-bench` shows.
     pub fn of_this_cpu(tiles: bool) -> Streaming {
-        #[cfg(target_arch = "x86_64")]
-        if is_made_by(b"GenuineIntel") {
+        // Miri has no such instruction.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if super::x86_64::cpuid::is_made_by(b"GenuineIntel") {
             // Emerald Rapids: 1 KiB leaves a third of the memory's rate unused, except with tiles.
             return Streaming { panels: 1, ahead_bytes: if tiles { 2048 } else { 8192 } };
         }
@@ -24,11 +25,4 @@ impl Streaming {
         // Zen 3: 1 to 4 KiB within the noise of each other, 2 KiB best; Zen 4 and 5: from 1 KiB on all alike.
         Streaming { panels: 1, ahead_bytes: 2048 }
     }
-}
-
-/// Whether the CPU states this vendor.
-#[cfg(target_arch = "x86_64")]
-fn is_made_by(vendor: &[u8; 12]) -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0);
-    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == vendor
 }

@@ -91,9 +91,6 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing.
-    pub const NOTHING: Ahead = Ahead { from: std::ptr::null(), lines: 0 };
-
     /// The share of strip `strip` of a panel, which has as many strips as a step has cache lines: one line per step.
     pub fn strip(self, strip: usize, n_steps: usize) -> Ahead {
         Ahead { from: self.from.wrapping_add(CACHE_LINE * strip * n_steps), lines: usize::from(strip < self.lines) }
@@ -111,12 +108,6 @@ impl Ahead {
             }
         }
         self.from = self.from.wrapping_add(CACHE_LINE * self.lines);
-    }
-
-    /// Stays as far ahead as it was after a step that is `bytes` longer than the others.
-    #[inline(always)]
-    pub fn skip(&mut self, bytes: usize) {
-        self.from = self.from.wrapping_add(bytes);
     }
 }
 

@@ -132,7 +132,8 @@ fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut O
             Panels::Bf12(panels) => Bf16Panel::Bf12(panels.panel(index)),
             Panels::F32(_) => unreachable!("f32 weights take f32 activations"),
         };
-        let panels: [Bf16Panel; Streaming::MAX_PANELS] = std::array::from_fn(|i| panel(first + i.min(n - 1)));
+        let panels: [Bf16Panel; Streaming::MAX_PANELS] =
+            std::array::from_fn(|i| if i < n { panel(first + i) } else { Bf16Panel::Plain(&[]) });
         let x = x.part(out.first_row()..out.first_row() + out.rows());
         let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
         return backend.isa.product_bf16(&panels[..n], &x, out, safe);
@@ -232,4 +233,36 @@ pub fn no_subnormals(min_weight: u32, min_activation: u32) -> bool {
         return true;
     }
     normal(min_weight) && normal(min_activation) && exponent(min_weight) + exponent(min_activation) >= -112
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_subnormal_from_the_bound_on() {
+        let power = |exponent: i32| f32::powi(2.0, exponent).to_bits();
+        for (weight, activation, expected) in [
+            (power(-60), power(-52), true),
+            (power(-60), power(-53), false),
+            (power(-61), power(-52), false),
+            // Rounded down to a power of two.
+            (power(-60) | 0x007f_0000, power(-53) | 0x007f_0000, false),
+            (power(-126), power(14), true),
+            (0x0001_0000, power(100), false),
+            (power(100), 0x0001_0000, false),
+            (0, power(-126), true),
+            (0x0001_0000, u32::MAX, true),
+        ] {
+            assert_eq!(no_subnormals(weight, activation), expected, "{weight:08x} {activation:08x}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_overflows_is_an_error() {
+        for isa in crate::kernels::Isa::available() {
+            let error = Matmul::new(Backend::of(*isa), Activations::Bf16, true, 1, usize::MAX).err();
+            assert!(matches!(error, Some(Error::OutOfMemory { .. })), "{isa:?}");
+        }
+    }
 }

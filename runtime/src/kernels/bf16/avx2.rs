@@ -2,13 +2,13 @@
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
-use super::dot::{BLOCK_STEPS, add_step, dot_step};
+use super::dot::{BLOCK_STEPS, dot_step};
 use super::group::{BLOCK_LINES, Fetch, Few, Group, GroupRows};
 use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, SIGNS_BYTES};
 use crate::kernels::bf12::avx2::Decoder;
-use crate::kernels::tiles::{Ahead, TILE_ROWS};
+use crate::kernels::tiles::TILE_ROWS;
 use std::arch::x86_64::*;
 
 /// Rows up to which weights stay in registers: with more, reading the activations takes longer than the products.
@@ -25,7 +25,7 @@ pub const BLOCK_WORDS: usize = 2 * BLOCK_STEPS * PANEL_ROWS;
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn fill(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mut [u32]) {
+pub unsafe fn fill(panel: &Bf16Panel, blocks: &mut [u32]) {
     assert!(blocks.len() == panel.n_steps().div_ceil(BLOCK_STEPS) * BLOCK_WORDS);
     let mut out = Widened { blocks: blocks.as_mut_ptr(), step: 0 };
     // SAFETY: the assertion above: there is a place for each step. A plain panel is read by whole steps of 64 pairs;
@@ -35,7 +35,6 @@ pub unsafe fn fill(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mut [u32]) {
         match panel {
             Bf16Panel::Plain(pairs) => {
                 for step in pairs.as_chunks::<PANEL_ROWS>().0 {
-                    ahead.fetch_step();
                     out.put(load(step.as_ptr().cast()));
                 }
             }
@@ -44,7 +43,6 @@ pub unsafe fn fill(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mut [u32]) {
                 let mut bytes = panel.bytes().for_kernels().as_ptr();
                 for (coded, raw) in panel.stretches() {
                     for _ in 0..coded {
-                        ahead.fetch_step();
                         let mut w = [_mm256_setzero_si256(); 8];
                         for half in 0..2 {
                             let pairs = decoder.half_step(bytes, half);
@@ -56,8 +54,6 @@ pub unsafe fn fill(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mut [u32]) {
                         bytes = bytes.add(CODED_STEP_BYTES);
                     }
                     if raw {
-                        ahead.fetch_step();
-                        ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
                         out.put(load(bytes));
                         bytes = bytes.add(RAW_STEP_BYTES);
                     }
@@ -466,28 +462,39 @@ unsafe fn fma<const FLUSH: bool>(w: __m256, x: __m256, acc: __m256) -> __m256 {
         if _mm256_movemask_epi8(_mm256_or_si256(subnormal_weight, tiny_result)) == 0 {
             return result;
         }
-        one_by_one(dot_step, w, x, acc)
+        one_by_one(w, x, acc)
     }
 }
 
-/// `a + b`; with `FLUSH` as [`add_step`] computes it.
+/// `a + b`; with `FLUSH` as `add_step` computes it.
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 #[inline(always)]
 unsafe fn add<const FLUSH: bool>(a: __m256, b: __m256) -> __m256 {
     // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
-    unsafe { if FLUSH { one_by_one(|a, b, _| add_step(a, b), a, b, a) } else { _mm256_add_ps(a, b) } }
+    unsafe {
+        let sum = _mm256_add_ps(a, b);
+        if !FLUSH {
+            return sum;
+        }
+        // What a chain leaves is never subnormal, but a sum may be.
+        let exponent = _mm256_set1_epi32(0x7f80_0000);
+        let bits = _mm256_castps_si256(sum);
+        let is_tiny = _mm256_cmpeq_epi32(_mm256_and_si256(bits, exponent), _mm256_setzero_si256());
+        let sign = _mm256_set1_ps(-0.0);
+        _mm256_blendv_ps(sum, _mm256_and_ps(sum, sign), _mm256_castsi256_ps(is_tiny))
+    }
 }
 
-/// An operation on each lane.
+/// [`dot_step`] on each lane.
 #[cold]
 #[target_feature(enable = "avx2,fma")]
-fn one_by_one(operation: impl Fn(f32, f32, f32) -> f32, a: __m256, b: __m256, c: __m256) -> __m256 {
+fn one_by_one(w: __m256, x: __m256, acc: __m256) -> __m256 {
     // SAFETY: 8 lanes of f32 are 256 bits, in both directions.
     let lanes = |v| unsafe { std::mem::transmute::<__m256, [f32; 8]>(v) };
-    let (a, b, c) = (lanes(a), lanes(b), lanes(c));
-    let result: [f32; 8] = std::array::from_fn(|i| operation(a[i], b[i], c[i]));
+    let (w, x, acc) = (lanes(w), lanes(x), lanes(acc));
+    let result: [f32; 8] = std::array::from_fn(|i| dot_step(w[i], x[i], acc[i]));
     // SAFETY: 8 lanes of f32 are 256 bits, as in `lanes`.
     unsafe { std::mem::transmute::<[f32; 8], __m256>(result) }
 }

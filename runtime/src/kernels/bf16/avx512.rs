@@ -3,13 +3,13 @@
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
-use super::dot::{BLOCK_STEPS, add_step, dot_step};
+use super::dot::{BLOCK_STEPS, dot_step};
 use super::group::{BLOCK_LINES, Fetch, Few, Group, GroupRows};
 use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
 use crate::kernels::bf12::avx512::Decoder;
-use crate::kernels::tiles::{Ahead, TILE_ROWS};
+use crate::kernels::tiles::TILE_ROWS;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -98,14 +98,14 @@ impl<const FLUSH: bool> Multiply for Fma<FLUSH> {
             if subnormal_weight | tiny_result == 0 {
                 return result;
             }
-            one_by_one(dot_step, w, x, acc)
+            one_by_one(w, x, acc)
         }
     }
 
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         // SAFETY: `# Safety` demands AVX-512F.
-        unsafe { if FLUSH { one_by_one(|a, b, _| add_step(a, b), a, b, a) } else { _mm512_add_ps(a, b) } }
+        unsafe { add::<FLUSH>(a, b) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -157,18 +157,7 @@ impl<const FLUSH: bool> Multiply for Dot<FLUSH> {
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         // SAFETY: `# Safety` demands AVX-512F.
-        unsafe {
-            let sum = _mm512_add_ps(a, b);
-            if !FLUSH {
-                return sum;
-            }
-            // What VDPBF16PS leaves is never subnormal, but a sum may be.
-            let bits = _mm512_castps_si512(sum);
-            let exponent = _mm512_set1_epi32(0x7f80_0000);
-            let is_zero_or_subnormal = _mm512_testn_epi32_mask(bits, exponent);
-            let sign = _mm512_set1_epi32(i32::MIN);
-            _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, is_zero_or_subnormal, bits, sign))
-        }
+        unsafe { add::<FLUSH>(a, b) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -190,14 +179,33 @@ impl<const FLUSH: bool> Multiply for Dot<FLUSH> {
     }
 }
 
-/// An operation on each lane.
+/// `a + b`; with `FLUSH` as `add_step` computes it.
+///
+/// # Safety
+/// The CPU must have AVX-512F.
+#[inline(always)]
+unsafe fn add<const FLUSH: bool>(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: `# Safety` demands AVX-512F.
+    unsafe {
+        let sum = _mm512_add_ps(a, b);
+        if !FLUSH {
+            return sum;
+        }
+        // What a chain leaves is never subnormal, but a sum may be.
+        let bits = _mm512_castps_si512(sum);
+        let is_tiny = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f80_0000));
+        _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, is_tiny, bits, _mm512_set1_epi32(i32::MIN)))
+    }
+}
+
+/// [`dot_step`] on each lane.
 #[cold]
 #[target_feature(enable = "avx512f")]
-fn one_by_one(operation: impl Fn(f32, f32, f32) -> f32, a: __m512, b: __m512, c: __m512) -> __m512 {
+fn one_by_one(w: __m512, x: __m512, acc: __m512) -> __m512 {
     // SAFETY: 16 lanes of f32 are 512 bits, in both directions.
     let lanes = |v| unsafe { std::mem::transmute::<__m512, [f32; 16]>(v) };
-    let (a, b, c) = (lanes(a), lanes(b), lanes(c));
-    let result: [f32; 16] = std::array::from_fn(|i| operation(a[i], b[i], c[i]));
+    let (w, x, acc) = (lanes(w), lanes(x), lanes(acc));
+    let result: [f32; 16] = std::array::from_fn(|i| dot_step(w[i], x[i], acc[i]));
     // SAFETY: 16 lanes of f32 are 512 bits, as in `lanes`.
     unsafe { std::mem::transmute::<[f32; 16], __m512>(result) }
 }
@@ -232,13 +240,13 @@ impl By {
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn fill(by: By, panel: &Bf16Panel, ahead: Ahead, blocks: &mut [u32]) {
+pub unsafe fn fill(by: By, panel: &Bf16Panel, blocks: &mut [u32]) {
     assert!(blocks.len() == panel.n_steps().div_ceil(BLOCK_STEPS) * by.block_words());
     // SAFETY: the attribute enables the features, and the assertion above shows the blocks.
     unsafe {
         match by {
-            By::Fma { .. } => fill_for::<Fma<false>>(panel, ahead, blocks),
-            By::Dot { .. } => fill_for::<Dot<false>>(panel, ahead, blocks),
+            By::Fma { .. } => fill_for::<Fma<false>>(panel, blocks),
+            By::Dot { .. } => fill_for::<Dot<false>>(panel, blocks),
         }
     }
 }
@@ -246,7 +254,7 @@ pub unsafe fn fill(by: By, panel: &Bf16Panel, ahead: Ahead, blocks: &mut [u32]) 
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW, and the blocks must have room for the steps of the panel.
 #[inline(always)]
-unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mut [u32]) {
+unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, blocks: &mut [u32]) {
     // SAFETY: `# Safety` demands a place for each step. A plain panel is read by whole steps of 64 pairs;
     // `Bf12Panel::stretches` asserts that its runs and raw steps are those of the panel, and `Bf12Panels::new` and
     // `split_at` that it has their bytes.
@@ -256,7 +264,6 @@ unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mu
             Bf16Panel::Plain(pairs) => {
                 for step in pairs.as_chunks::<PANEL_ROWS>().0 {
                     let w = load(step.as_ptr().cast());
-                    ahead.fetch_step();
                     out.put(w);
                 }
             }
@@ -265,13 +272,10 @@ unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, mut ahead: Ahead, blocks: &mu
                 let mut bytes = panel.bytes().for_kernels().as_ptr();
                 for (coded, raw) in panel.stretches() {
                     for _ in 0..coded {
-                        ahead.fetch_step();
                         out.put(decoder.step(bytes));
                         bytes = bytes.add(CODED_STEP_BYTES);
                     }
                     if raw {
-                        ahead.fetch_step();
-                        ahead.skip(RAW_STEP_BYTES - CODED_STEP_BYTES);
                         out.put(load(bytes));
                         bytes = bytes.add(RAW_STEP_BYTES);
                     }

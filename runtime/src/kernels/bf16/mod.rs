@@ -1,8 +1,8 @@
 //! Products of bf16 weights, plain or in 12 bits, with activations rounded to bf16.
 //!
-//! Weights go through a scratch in the caches: block by block they are decoded and arranged as the instruction set
-//! multiplies them, and then meet all rows. With few rows the memory limits the speed; then a block at a time is taken
-//! from each of several panels by turns, since memory delivers several streams faster than one.
+//! With few rows the memory limits the speed: weights go from memory to registers, some blocks of each of several panels
+//! by turns, since some memories deliver several streams faster than one. With many rows they go through a scratch in
+//! the caches: some blocks are decoded and arranged as the instruction set multiplies them, and then meet all rows.
 
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
@@ -12,8 +12,8 @@ mod avx2;
 mod avx512;
 pub mod dot;
 mod group;
-mod panel;
-mod rows;
+pub(super) mod panel;
+pub(super) mod rows;
 
 pub use panel::Bf16Panel;
 pub use rows::{Arrangement, Bf16Rows, RoundGroup, round_to_bf16};
@@ -27,7 +27,7 @@ use crate::kernels::isa::{Isa, Kind};
 use crate::kernels::packed_rows::PackedRows;
 use crate::kernels::scalar;
 use crate::kernels::streaming::Streaming;
-use crate::kernels::tiles::{Ahead, CACHE_LINE, TILE_ROWS, tile_rows};
+use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS, tile_rows};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::x86_64::amx;
 use dot::BLOCK_STEPS;
@@ -41,6 +41,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 const GROUP_BLOCKS: usize = 4;
 /// Blocks that are taken from one panel before it is the turn of the next.
 const TURN_BLOCKS: usize = 4;
+// The pairs of a turn are decoded into the scratch of a group, whose blocks have at least as many words.
+const _: () = assert!(TURN_BLOCKS <= GROUP_BLOCKS);
 
 /// A cache line of the scratch.
 #[derive(Clone, FromBytes, IntoBytes, Immutable)]
@@ -95,11 +97,11 @@ impl Isa {
         assert!(panels.iter().all(|panel| panel.n_steps() == n_steps));
         assert!(x.arrangement == self.arrangement() && x.rows == out.rows());
         assert!(x.rows.checked_mul(x.arrangement.row_words(x.columns)) == Some(x.words.len()));
-        if n_steps == 0 {
+        if n_steps == 0 || x.rows == 0 {
             return (0..out.rows()).for_each(|row| out.row(row).fill(0.0));
         }
         if self.0 == Kind::Scalar {
-            return scalar::product_bf16(panels, x, out);
+            return scalar::product_bf16(self, panels, x, out);
         }
         #[cfg(target_arch = "x86_64")]
         if self.0 == Kind::Amx {
@@ -176,7 +178,7 @@ impl Isa {
             rest = after;
             let n_blocks = part.n_steps().div_ceil(BLOCK_STEPS);
             let blocks = &mut scratch[..n_blocks * self.block_words()];
-            self.fill(&part, Ahead::NOTHING, blocks);
+            self.fill(&part, blocks);
             // The group that follows, in this panel or the next, is about as long.
             let lines = part.n_steps() * part.step_bytes() / CACHE_LINE;
             let lines_of_tile = lines.div_ceil(x.rows.div_ceil(tile_rows));
@@ -197,7 +199,7 @@ impl Isa {
     /// Some blocks times the rows of a tile.
     fn few(self, blocks: &Bf16Panel, rows: &mut Few, scratch: &mut [u32], no_subnormals: bool) {
         // Several rows take longer for a line: the memory is less in a hurry, and bursts can be longer.
-        let ahead_bytes = self.1.ahead_bytes * if rows.n_rows() == 1 { 1 } else { 2 };
+        let ahead_bytes = self.1.ahead_bytes.saturating_mul(if rows.n_rows() == 1 { 1 } else { 2 });
         let fetch = Fetch::new(blocks.begin().wrapping_add(ahead_bytes));
         match self.0 {
             // SAFETY: as in `multiply`.
@@ -238,14 +240,14 @@ impl Isa {
     }
 
     /// Arranges some steps of a panel in blocks.
-    fn fill(self, panel: &Bf16Panel, ahead: Ahead, blocks: &mut [u32]) {
+    fn fill(self, panel: &Bf16Panel, blocks: &mut [u32]) {
         match self.0 {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::fill(self.by(true), panel, ahead, blocks) },
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::fill(self.by(true), panel, blocks) },
             // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::fill(panel, ahead, blocks) },
+            Kind::Avx2 => unsafe { avx2::fill(panel, blocks) },
             _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
         }
     }
@@ -295,3 +297,6 @@ fn whole_panel(mut out: OutputBlock, body: impl FnOnce(OutputBlock)) {
         out.row(t).copy_from_slice(&row[..columns]);
     }
 }
+
+#[cfg(test)]
+mod tests;

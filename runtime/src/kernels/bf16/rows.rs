@@ -28,13 +28,13 @@ impl Arrangement {
         }
     }
 
-    /// Words of a row of `columns` columns.
+    /// Words of a row of `columns` columns; a size that overflows saturates.
     pub fn row_words(self, columns: usize) -> usize {
         let blocks = columns.div_ceil(BLOCK_COLUMNS);
         match self {
             Arrangement::Pairs => columns.div_ceil(2),
-            Arrangement::Floats => blocks * BLOCK_COLUMNS,
-            Arrangement::Halves | Arrangement::Tiles => blocks * BLOCK_STEPS,
+            Arrangement::Floats => blocks.saturating_mul(BLOCK_COLUMNS),
+            Arrangement::Halves | Arrangement::Tiles => blocks.saturating_mul(BLOCK_STEPS),
         }
     }
 
@@ -95,6 +95,8 @@ impl LaneOp for RoundGroup<'_> {
         const { assert!(LANES == BLOCK_STEPS) }
         let mut smallest = [u32::MAX; LANES];
         let rows = self.x.len() / self.columns;
+        let words = rows * self.arrangement.row_words(self.columns);
+        assert!(rows <= self.arrangement.group_rows() && self.words.len() == words);
         for (row, x) in self.x.chunks_exact(self.columns).enumerate() {
             for (block, x) in x.chunks(BLOCK_COLUMNS).enumerate() {
                 let mut columns = [0.0; BLOCK_COLUMNS];

@@ -6,9 +6,10 @@ use super::super::grid::OutputBlock;
 use super::super::packed_rows::{PackedRows, pack};
 use super::super::tile_product::{TILE_PAIRS, tile_product};
 use super::amx;
+use super::cpuid::cpuid;
 use crate::format::PANEL_ROWS;
 use crate::os::tile_permission;
-use std::arch::x86_64::{__cpuid_count, _xgetbv, CpuidResult};
+use std::arch::x86_64::_xgetbv;
 use std::sync::OnceLock;
 
 /// Whether the processor has AMX for bf16, with AVX-512 to decode weights, the system grants the use of it, and its
@@ -22,20 +23,6 @@ pub fn is_available() -> bool {
 /// Whether there are tiles, and this process may use them.
 pub fn has_tiles() -> bool {
     cpu_has_tiles() && tile_permission::is_granted()
-}
-
-/// A leaf of `CPUID`; zeros when there is no such leaf.
-fn cpuid(leaf: u32, part: u32) -> CpuidResult {
-    // Older compilers call the function unsafe.
-    #[allow(unused_unsafe, reason = "newer compilers do not")]
-    // SAFETY: every x86-64 has the instruction, and answers for leaf 0.
-    unsafe {
-        if leaf <= __cpuid_count(0, 0).eax {
-            __cpuid_count(leaf, part)
-        } else {
-            CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 }
-        }
-    }
 }
 
 /// Whether the processor has tiles of 16 rows of 64 bytes and products of bf16, enabled by the OS, and AVX-512.
@@ -70,6 +57,8 @@ unsafe fn agrees() -> bool {
     const COLUMNS: usize = 16;
     // The exponents of each row, those of the weights being 0 to 127: of subnormal numbers too.
     const EXPONENTS: [(u64, u64); 4] = [(100, 30), (40, 50), (180, 76), (0, 256)];
+    /// A square of tiles needs more than 16 rows.
+    const ROWS: usize = 20;
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut number = |(first, n): (u64, u64)| {
         state ^= state << 13;
@@ -80,9 +69,10 @@ unsafe fn agrees() -> bool {
     };
     let mut pair = |exponents| number(exponents) | number(exponents) << 16;
     let weights: Vec<u32> = (0..STEPS * COLUMNS).map(|_| pair((0, 128))).collect();
-    let x: Vec<u32> = EXPONENTS.iter().flat_map(|&exponents| [exponents; STEPS]).map(&mut pair).collect();
+    let x: Vec<u32> =
+        EXPONENTS.iter().cycle().take(ROWS).flat_map(|&exponents| [exponents; STEPS]).map(&mut pair).collect();
 
-    let rows = EXPONENTS.len();
+    let rows = ROWS;
     let panel: Vec<u32> = weights.chunks_exact(COLUMNS).flat_map(|row| row.repeat(PANEL_ROWS / COLUMNS)).collect();
     let mut words = vec![0; PackedRows::words(rows, STEPS)];
     pack(&x, STEPS, rows, STEPS, &mut words);

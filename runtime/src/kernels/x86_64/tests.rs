@@ -1,14 +1,14 @@
-//! Products with AMX against the emulation of its instruction, bit for bit, and the permission in threads and processes.
-//! All of it is skipped, with a line, where there is no AMX.
+//! Products with AMX against the emulation of its instruction, bit for bit, and the permission in threads and
+//! processes. All of it is skipped, with a line, where there is no AMX.
 
 #![allow(unsafe_code, reason = "products that need AMX, a fork, a filter of system calls")]
 
-use super::bf12;
-use super::grid::OutputBlock;
-use super::isa::Isa;
-use super::packed_rows::{ALIGNMENT_WORDS, PackedRows, aligned, pack};
-use super::tile_product::{TILE_PAIRS, tile_product};
-use super::x86_64::{amx, amx_detection};
+use super::super::bf12;
+use super::super::grid::OutputBlock;
+use super::super::isa::Isa;
+use super::super::packed_rows::{ALIGNMENT_WORDS, PackedRows, aligned, pack};
+use super::super::tile_product::{TILE_PAIRS, tile_product};
+use super::{amx, amx_detection};
 use crate::format::Dtype;
 use crate::format::encodings::bf12::{Bf12Panels, Bf12Table, Exponents};
 use crate::format::panels::{PANEL_ROWS, PanelShape};
