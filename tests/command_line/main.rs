@@ -1,5 +1,6 @@
 //! The command lines of the programs: usage, messages, manual pages.
 
+mod bench;
 mod infer;
 mod manual;
 mod messages;

@@ -1,5 +1,6 @@
 //! The command line of `olmo-bench`.
 
+use crate::ways;
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 use olmo_infer::internals::cli::command_line::{self, count, named, whole_number};
 use olmo_infer::internals::cli::exit::CliExit;
@@ -7,6 +8,7 @@ use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::kernels::backend::{Backend, BackendError};
+use olmo_infer::internals::kernels::streaming::Streaming;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -18,6 +20,10 @@ pub const PROGRAM: Program = Program::new("olmo-bench");
 const ROUNDS: usize = 15;
 /// The same with `--quick`.
 const QUICK_ROUNDS: usize = 5;
+/// Rounds of a sweep, whose variants are many.
+const SWEEP_ROUNDS: usize = 7;
+/// The same with `--quick`.
+const QUICK_SWEEP_ROUNDS: usize = 3;
 
 /// Measures a model against the machine: memory and arithmetic ceilings, start-up, decode and prefill.
 #[derive(ArgsInfo, FromArgs)]
@@ -27,6 +33,13 @@ const QUICK_ROUNDS: usize = 5;
     example = "olmo-bench model.olmo",
     example = "olmo-bench model.olmo --quick --threads 4",
     example = "olmo-bench model.olmo --contexts 16 --prefill none --json",
+    example = "olmo-bench model.olmo --sweep --quick",
+    note = "--sweep measures every instruction set of this machine. Decode of one token is measured\n\
+            with 1, 2, 4 and 8 panels of weights read by turns and 0 to 16384 bytes fetched\n\
+            ahead, as a share of the read ceiling; with the panels and bytes that the program\n\
+            takes by itself: a pass over 2, 4, 8 and 16 tokens in passes over one, and prefill\n\
+            of 512 tokens as a share of the arithmetic peak of the instruction set. A 1B model\n\
+            takes about two minutes with --quick.",
     note = "Shares are medians over rounds of result / mean of the ceilings right before\n\
             and after.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
@@ -44,13 +57,20 @@ struct Raw {
     /// products by "own" kernels or by the "gemm" crate (default: own where there are any)
     #[argh(option)]
     matmul: Option<String>,
+    /// how kernels read weights that they need once, as PANELS:BYTES: panels read by turns, 1 to 8,
+    /// and bytes fetched ahead (default: by the kind of processor); changes speed, never a result
+    #[argh(option, from_str_fn(streaming))]
+    streaming: Option<Streaming>,
+    /// compare all instruction sets, or that of --isa, and ways to read weights; see below
+    #[argh(switch)]
+    sweep: bool,
     /// how the model comes into memory: auto (default), mmap or read
     #[argh(option, default = "Load::Auto", from_str_fn(load))]
     load: Load,
     /// print one JSON object
     #[argh(switch)]
     json: bool,
-    /// rounds of each measurement (default 15)
+    /// rounds of each measurement (default 15, with --sweep 7)
     #[argh(option, from_str_fn(count))]
     rounds: Option<usize>,
     /// a quick run: few rounds, short ceilings, few sizes
@@ -74,6 +94,16 @@ struct Raw {
     #[argh(option, arg_name = "shell")]
     #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
     completions: Option<String>,
+}
+
+/// `--streaming`.
+fn streaming(text: &str) -> Result<Streaming, String> {
+    let way = text
+        .split_once(':')
+        .and_then(|(panels, bytes)| Some(Streaming { panels: panels.parse().ok()?, ahead_bytes: bytes.parse().ok()? }));
+    let is_possible = |way: &Streaming| (1..=Streaming::MAX_PANELS).contains(&way.panels);
+    let expected = || format!("expected panels, 1 to {}, and bytes, as 1:2048", Streaming::MAX_PANELS);
+    way.filter(is_possible).ok_or_else(expected)
 }
 
 /// `--load`.
@@ -100,6 +130,15 @@ impl FromStr for List {
     }
 }
 
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One way to compute, by contexts and lengths.
+    Report,
+    /// All ways.
+    Sweep,
+}
+
 /// The checked command line.
 pub struct Args {
     /// Model file.
@@ -108,6 +147,10 @@ pub struct Args {
     pub threads: usize,
     /// The note for fewer threads than requested.
     pub fewer_threads: Option<String>,
+    /// What is measured.
+    pub mode: Mode,
+    /// Whether an instruction set was named: the only one of a sweep.
+    pub one_isa: bool,
     /// How products are computed.
     pub backend: Backend,
     /// How the model comes into memory.
@@ -134,13 +177,40 @@ impl Args {
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
     let info = CommandInfoWithArgs { name: PROGRAM.name(), ..Raw::get_args_info() };
     let raw: Raw = Words::new(PROGRAM, &info, args)?.parse()?;
-    let backend = Backend::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(|error| {
+    let mut backend = Backend::named(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(|error| {
         let option = match error {
             BackendError::UnknownIsa { .. } => "--isa",
             BackendError::UnknownProducts { .. } | BackendError::NoKernels { .. } => "--matmul",
         };
         CliExit::usage(PROGRAM, format_args!("{option} {error}"))
     })?;
+    let usage = |problem| Err(CliExit::usage(PROGRAM, problem));
+    if raw.sweep {
+        let own = [
+            ("--matmul", raw.matmul.is_some()),
+            ("--streaming", raw.streaming.is_some()),
+            ("--contexts", raw.contexts.is_some()),
+            ("--prefill", raw.prefill.is_some()),
+        ];
+        if let Some((option, _)) = own.into_iter().find(|(_, is_given)| *is_given) {
+            return usage(format!("{option} does not go with --sweep, which has its own"));
+        }
+        if !ways::paths().any(|isa| isa == backend.isa) {
+            return usage(format!("--sweep: {} reads weights in one way only", backend.isa.name()));
+        }
+    }
+    if let Some(streaming) = raw.streaming {
+        if backend.gemm {
+            return usage(String::from("--streaming does not go with gemm, which reads weights in its own way"));
+        }
+        backend.isa = backend.isa.with_streaming(streaming);
+    }
+    let rounds = match (raw.sweep, raw.quick) {
+        (true, true) => QUICK_SWEEP_ROUNDS,
+        (true, false) => SWEEP_ROUNDS,
+        (false, true) => QUICK_ROUNDS,
+        (false, false) => ROUNDS,
+    };
     let (threads, fewer_threads) = command_line::threads(raw.threads);
     let list = |asked: Option<List>, usual: &[usize], quick: &[usize]| match asked {
         Some(List(numbers)) => numbers,
@@ -150,10 +220,12 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         model: raw.model,
         threads,
         fewer_threads,
+        mode: if raw.sweep { Mode::Sweep } else { Mode::Report },
+        one_isa: raw.isa.is_some(),
         backend,
         load: raw.load,
         json: raw.json,
-        rounds: raw.rounds.unwrap_or(if raw.quick { QUICK_ROUNDS } else { ROUNDS }),
+        rounds: raw.rounds.unwrap_or(rounds),
         contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),
         prefill: list(raw.prefill, &[2, 4, 8, 16, 32, 128, 512, 2048], &[8, 128, 512]),
         quick: raw.quick,

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "a prefetch")]
 
+use crate::json::{integer, object, string};
 use crate::rounds::median;
 use olmo_infer::internals::kernels::{Isa, LaneOp};
 use olmo_infer::internals::parallel::team::Team;
@@ -44,6 +45,22 @@ pub struct Pattern {
     pub prefetch_bytes: usize,
     /// Where to.
     pub prefetch_to: Cache,
+}
+
+impl Pattern {
+    /// For a table.
+    pub fn text(self) -> String {
+        format!("{} streams a thread, {} B ahead into {:?}", self.streams, self.prefetch_bytes, self.prefetch_to)
+    }
+
+    /// For programs.
+    pub fn json(self) -> String {
+        object([
+            ("streams", integer(self.streams as u64)),
+            ("prefetch_bytes", integer(self.prefetch_bytes as u64)),
+            ("prefetch_to", string(&format!("{:?}", self.prefetch_to))),
+        ])
+    }
 }
 
 /// The read ceiling of a team.

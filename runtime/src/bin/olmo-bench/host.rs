@@ -1,6 +1,8 @@
 //! The machine, and what the kernel knows about this process.
 
 use crate::args::{Args, PROGRAM};
+use crate::json::{integer, object, string};
+use olmo_infer::internals::kernels::streaming::Streaming;
 use olmo_infer::internals::os::memory;
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -9,6 +11,8 @@ use std::io::{self, IsTerminal};
 pub struct Host {
     /// Name of the processor.
     pub cpu: String,
+    /// Vendor, family and model of the processor, as a line of the table of `Streaming` names it.
+    pub kind: String,
     /// Release of the kernel.
     pub kernel: String,
     /// Cores that this process may use.
@@ -19,6 +23,8 @@ pub struct Host {
     pub threads: usize,
     /// Instruction set of the run.
     pub isa: &'static str,
+    /// How its kernels read weights.
+    pub streaming: Streaming,
     /// Whether the `gemm` crate computed the products.
     pub gemm: bool,
 }
@@ -28,17 +34,42 @@ impl Host {
     pub fn read(args: &Args, threads: usize) -> Host {
         let unknown = || String::from("unknown");
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model_name = cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|l| l.split_once(':'));
+        let field = |name: &str| {
+            let fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+            fields.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        let kind = [("", "vendor_id"), ("family ", "cpu family"), ("model ", "model")];
+        let kind: Vec<String> = kind.iter().filter_map(|(name, key)| Some(format!("{name}{}", field(key)?))).collect();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_string());
         Host {
-            cpu: model_name.map_or_else(unknown, |(_, name)| name.trim().to_string()),
+            cpu: field("model name").map_or_else(unknown, String::from),
+            kind: if kind.is_empty() { unknown() } else { kind.join(", ") },
             kernel: kernel.unwrap_or_else(|_| unknown()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: memory::total(),
             threads,
             isa: args.backend.isa.name(),
+            streaming: args.backend.isa.streaming(),
             gemm: args.backend.gemm,
         }
+    }
+}
+
+impl Host {
+    /// For programs.
+    pub fn json(&self) -> String {
+        let own = [("panels", self.streaming.panels), ("ahead_bytes", self.streaming.ahead_bytes)];
+        object([
+            ("cpu", string(&self.cpu)),
+            ("kind", string(&self.kind)),
+            ("kernel", string(&self.kernel)),
+            ("cores", integer(self.cores as u64)),
+            ("memory_bytes", integer(self.memory_bytes)),
+            ("threads", integer(self.threads as u64)),
+            ("isa", string(self.isa)),
+            ("matmul", string(if self.gemm { "gemm" } else { "own" })),
+            ("streaming", object(own.map(|(key, value)| (key, integer(value as u64))))),
+        ])
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "intrinsics of each instruction set")]
 
 use crate::rounds::median;
+use crate::ways;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::kernels::{Isa, LANES, LaneOp};
 use olmo_infer::internals::parallel::team::Team;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Steps of a loop that a thread runs before it takes the next item: about a tenth of a millisecond.
 const STEPS: usize = 50_000;
+/// Passes of a loop over tiles, each of four products of 16 cycles: about a fiftieth of a millisecond.
+const TILE_PASSES: usize = 1_000;
 /// Items of a thread between two looks at the clock.
 const ITEMS: usize = 16;
 /// Passes whose median counts.
@@ -35,14 +38,16 @@ enum Loop {
     Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    Tiles(Isa),
     Lanes(Isa),
 }
 
 impl Loop {
-    /// The fastest loop of an instruction set for weights of a type. Without a bf16 dot product bf16 weights are
-    /// multiplied as f32.
+    /// The fastest loop of an instruction set for weights of a type. Without tiles and a bf16 dot product bf16 weights
+    /// are multiplied as f32.
     fn of(isa: Isa, dtype: Dtype) -> Loop {
         match (isa.name(), dtype) {
+            ("amx", Dtype::Bf16) => Loop::Tiles(isa),
             #[cfg(target_arch = "x86_64")]
             ("avx512-bf16", Dtype::Bf16) => Loop::Avx512Bf16,
             #[cfg(target_arch = "x86_64")]
@@ -65,6 +70,7 @@ impl Loop {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Loop::Avx2 => unsafe { x86::fma_256() },
+            Loop::Tiles(isa) => isa.repeat_tile_products(TILE_PASSES).expect("`Loop::of` has found tiles"),
             Loop::Lanes(isa) => isa.run(Lanes),
         }
     }
@@ -106,7 +112,7 @@ impl Arithmetic {
 /// The peaks of every instruction set for which there are kernels, and every type that it computes differently.
 pub fn all(time: Duration, team: &mut Team) -> Vec<Peak> {
     let mut peaks = Vec::new();
-    for &isa in Isa::available().iter().filter(|isa| isa.has_products() && isa.name() != "scalar") {
+    for isa in ways::paths() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let arithmetic = Arithmetic::new(isa, dtype, time);
             let passes: Vec<f64> = (0..TRIES).map(|_| arithmetic.pass(team)).collect();

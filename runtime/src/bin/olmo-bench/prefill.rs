@@ -8,10 +8,12 @@ use crate::work::prefill_flops;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Prefill of one length.
 pub struct Prefill {
@@ -33,40 +35,52 @@ pub struct Outcome {
 
 /// Measures every length that was asked for.
 pub fn measure(network: &Arc<Network>, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
-    let config = network.config();
-    // gemm chooses its instruction set itself.
-    let isa = if args.backend.gemm { Isa::best() } else { args.backend.isa };
-    // gemm multiplies bf16 weights as f32, but the machine could do better.
-    let dtype = network.weights().embed_tokens.shape.dtype;
-    let peak = Arithmetic::new(isa, dtype, args.ceiling_time());
-    let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
-    let mut results = Vec::new();
-    for &n in &args.prefill {
-        progress(&format!("prefill of {n} tokens"));
-        let outcome = if n > config.max_position_embeddings {
-            Err(format!("the model has {} positions", config.max_position_embeddings))
-        } else if let Some(problem) = host::too_large(Batch::bytes(config, &options(n), &[n])) {
-            Err(problem)
-        } else {
-            let tokens = random_tokens(n, config.vocab_size);
-            let mut batch = Batch::of_one(network, options(n))?;
-            let mut ratios = Vec::new();
-            // Once without a clock: the kernel then gives the memory.
-            passes::prefill(&mut batch, team, &tokens)?;
-            let measured = rounds::measure(
-                args.rounds,
-                team,
-                |team| peak.pass(team),
-                |team| {
-                    let one = passes::prefill(&mut batch, team, &tokens[..1])?;
-                    let seconds = passes::prefill(&mut batch, team, &tokens)?;
-                    ratios.push(seconds / one);
-                    Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
-                },
-            )?;
-            Ok(Outcome { tok_s: n as f64 / measured.seconds, vs_one: median(&ratios), measured })
-        };
-        results.push(Prefill { tokens: n, outcome });
+    let of = |&tokens: &usize| Prefill::measure(network, args.backend, tokens, args.rounds, args.ceiling_time(), team);
+    args.prefill.iter().map(of).collect()
+}
+
+impl Prefill {
+    /// Measures one length.
+    pub fn measure(
+        network: &Arc<Network>,
+        backend: Backend,
+        tokens: usize,
+        rounds: usize,
+        ceiling_time: Duration,
+        team: &mut Team,
+    ) -> Result<Prefill, Error> {
+        progress(&format!("{}, prefill of {tokens} tokens", backend.isa.name()));
+        let (config, n) = (network.config(), tokens);
+        let options = Options { backend, ..Options::new(n) };
+        if n > config.max_position_embeddings {
+            let problem = format!("the model has {} positions", config.max_position_embeddings);
+            return Ok(Prefill { tokens, outcome: Err(problem) });
+        }
+        if let Some(problem) = host::too_large(Batch::bytes(config, &options, &[n])) {
+            return Ok(Prefill { tokens, outcome: Err(problem) });
+        }
+        // gemm chooses its instruction set itself.
+        let isa = if backend.gemm { Isa::best() } else { backend.isa };
+        // gemm multiplies bf16 weights as f32, but the machine could do better.
+        let dtype = network.weights().embed_tokens.shape.dtype;
+        let peak = Arithmetic::new(isa, dtype, ceiling_time);
+        let ids = random_tokens(n, config.vocab_size);
+        let mut batch = Batch::of_one(network, options)?;
+        let mut ratios = Vec::new();
+        // Once without a clock: the kernel then gives the memory.
+        passes::prefill(&mut batch, team, &ids)?;
+        let measured = rounds::measure(
+            rounds,
+            team,
+            |team| peak.pass(team),
+            |team| {
+                let one = passes::prefill(&mut batch, team, &ids[..1])?;
+                let seconds = passes::prefill(&mut batch, team, &ids)?;
+                ratios.push(seconds / one);
+                Ok(Sample { amount: prefill_flops(config, n) as f64, seconds })
+            },
+        )?;
+        let outcome = Outcome { tok_s: n as f64 / measured.seconds, vs_one: median(&ratios), measured };
+        Ok(Prefill { tokens, outcome: Ok(outcome) })
     }
-    Ok(results)
 }

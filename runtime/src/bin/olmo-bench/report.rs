@@ -2,36 +2,15 @@
 
 use crate::ceiling::{OneThread, Pattern};
 use crate::decode::{self, Decode};
+use crate::facts::ModelFacts;
 use crate::host::Host;
 use crate::json::{array, integer, number, object, string};
 use crate::peak::Peak;
 use crate::prefill::{self, Prefill};
 use crate::rounds::Measured;
 use crate::startup::{Phase, Startup};
-use olmo_infer::internals::error::shown::path_text;
-use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::network::Network;
+use crate::ways;
 use std::fmt::Write;
-
-/// What is measured.
-pub struct ModelFacts {
-    path: String,
-    dtype: &'static str,
-    file_bytes: u64,
-    bytes_per_token: u64,
-}
-
-impl ModelFacts {
-    /// Reads them from the open file.
-    pub fn new(file: &ModelFile, network: &Network) -> ModelFacts {
-        ModelFacts {
-            path: path_text(file.path()),
-            dtype: file.matrices().map_or("mixed", |dtype| dtype.name()),
-            file_bytes: file.layout().file_bytes,
-            bytes_per_token: network.weights().bytes_per_token(),
-        }
-    }
-}
 
 /// Everything that was measured.
 pub struct Report {
@@ -57,9 +36,6 @@ pub struct Report {
     pub anonymous_bytes: Option<u64>,
 }
 
-/// Reading less than this per token, caches and not memory are measured.
-const CACHED_BYTES: u64 = 256 << 20;
-
 impl Report {
     /// For people.
     pub fn table(&self) -> String {
@@ -70,19 +46,13 @@ impl Report {
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
         let (host, model, start) = (&self.host, &self.model, &self.startup);
-        let gemm = if host.gemm { " with gemm" } else { "" };
-        writeln!(out, "{} ({}, {:.3} GB)", model.path, model.dtype, model.file_bytes as f64 / 1e9)?;
-        writeln!(out, "{}, {} cores, Linux {}", host.cpu, host.cores, host.kernel)?;
-        writeln!(out, "{} threads, {}{gemm}", host.threads, host.isa)?;
-        if model.bytes_per_token < CACHED_BYTES {
-            writeln!(out, "This model fits the caches: shares of the read ceiling do not show the speed of memory.")?;
-        }
-        writeln!(out)?;
-        let way = |p: Pattern| {
-            format!("{} streams a thread, {} B ahead into {:?}", p.streams, p.prefetch_bytes, p.prefetch_to)
+        let how = match host.gemm {
+            true => format!("{} with gemm", host.isa),
+            false => format!("{}, {}", host.isa, ways::text(host.streaming)),
         };
-        writeln!(out, "read, all threads   {:8.1} GB/s   {}", self.read_gb_s, way(self.pattern))?;
-        writeln!(out, "read, one thread    {:8.1} GB/s   {}", self.one_thread.gb_s, way(self.one_thread.pattern))?;
+        writeln!(out, "{}", model.head(host, &how))?;
+        writeln!(out, "read, all threads   {:8.1} GB/s   {}", self.read_gb_s, self.pattern.text())?;
+        writeln!(out, "read, one thread    {:8.1} GB/s   {}", self.one_thread.gb_s, self.one_thread.pattern.text())?;
         for peak in &self.peaks {
             let name = format!("{} {}", peak.isa, peak.dtype.name());
             writeln!(out, "{name:<19} {:8.1} GFLOP/s", peak.gflop_s)?;
@@ -140,13 +110,6 @@ impl Report {
     /// For programs.
     pub fn json(&self) -> String {
         let (host, model, start) = (&self.host, &self.model, &self.startup);
-        let pattern = |p: Pattern| {
-            object([
-                ("streams", integer(p.streams as u64)),
-                ("prefetch_bytes", integer(p.prefetch_bytes as u64)),
-                ("prefetch_to", string(&format!("{:?}", p.prefetch_to))),
-            ])
-        };
         let phase = |phase: &Phase| {
             object([
                 ("ms", number(phase.time.as_secs_f64() * 1e3)),
@@ -186,9 +149,9 @@ impl Report {
         });
         let ceiling = object([
             ("read_gb_s", number(self.read_gb_s)),
-            ("read_pattern", pattern(self.pattern)),
+            ("read_pattern", self.pattern.json()),
             ("one_thread_gb_s", number(self.one_thread.gb_s)),
-            ("one_thread_pattern", pattern(self.one_thread.pattern)),
+            ("one_thread_pattern", self.one_thread.pattern.json()),
             ("gflop_s", self.peaks_of(host.isa)),
             ("gflop_s_by_isa", object(self.isa_names().into_iter().map(|isa| (isa, self.peaks_of(isa))))),
         ]);
@@ -202,29 +165,14 @@ impl Report {
             ("huge_mapped_bytes", integer(start.huge_mapped_bytes)),
             ("mapped_bytes", integer(start.mapped_bytes)),
         ]);
-        let host = object([
-            ("cpu", string(&host.cpu)),
-            ("kernel", string(&host.kernel)),
-            ("cores", integer(host.cores as u64)),
-            ("memory_bytes", integer(host.memory_bytes)),
-            ("threads", integer(host.threads as u64)),
-            ("isa", string(host.isa)),
-            ("matmul", string(if host.gemm { "gemm" } else { "own" })),
-        ]);
-        let model = object([
-            ("path", string(&model.path)),
-            ("dtype", string(model.dtype)),
-            ("file_bytes", integer(model.file_bytes)),
-            ("bytes_per_token", integer(model.bytes_per_token)),
-        ]);
         let all = object([
-            ("model", model),
+            ("model", model.json()),
             ("ceiling", ceiling),
             ("decode", array(decode)),
             ("prefill", array(prefill)),
             ("startup", startup),
             ("memory", object([("anonymous_bytes", integer(self.anonymous_bytes))])),
-            ("host", host),
+            ("host", host.json()),
         ]);
         all + "\n"
     }
@@ -243,7 +191,7 @@ impl Report {
 }
 
 /// Share and rounds, for a line of the table.
-fn share(measured: &Measured) -> String {
+pub fn share(measured: &Measured) -> String {
     let share = measured.share.map_or_else(|| String::from("     -"), |share| format!("{:5.1} %", share * 100.0));
     let dropped = match measured.dropped {
         0 => String::new(),
@@ -253,7 +201,7 @@ fn share(measured: &Measured) -> String {
 }
 
 /// What every measurement in rounds has.
-fn rounds(measured: &Measured) -> [(&'static str, String); 6] {
+pub fn rounds(measured: &Measured) -> [(&'static str, String); 6] {
     [
         ("share", number(measured.share)),
         ("ceiling", number(measured.ceiling)),

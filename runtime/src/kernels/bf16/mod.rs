@@ -122,6 +122,23 @@ impl Isa {
         });
     }
 
+    /// Multiplies tiles of bf16 numbers that stay in registers, to measure how fast a thread can; yields the number of
+    /// multiplications and additions. `None` for instruction sets without tiles.
+    pub fn repeat_tile_products(self, passes: usize) -> Option<usize> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => {
+                // SAFETY: as in `by_tiles`.
+                unsafe { amx::repeat_products(passes) };
+                Some(passes * amx::PASS_OPERATIONS)
+            }
+            _ => {
+                let _no_tiles = passes;
+                None
+            }
+        }
+    }
+
     /// The products with tiles.
     #[cfg(target_arch = "x86_64")]
     fn by_tiles(self, panels: &[Bf16Panel], x: &Bf16Rows, out: &mut OutputBlock) {

@@ -220,6 +220,17 @@ fn is_own_process(name: &str) -> bool {
 }
 
 #[test]
+fn repeated_products_are_counted() {
+    for isa in Isa::available() {
+        // Four products a pass, each of 16 rows, 16 outputs and 32 columns.
+        let counted = (isa.name() == "amx").then_some(3 * 4 * 2 * 16 * 16 * 32);
+        assert_eq!(isa.repeat_tile_products(3), counted, "{}", isa.name());
+    }
+    // What follows finds the tiles as it needs them.
+    assert!(!has_tiles() || is_right(60));
+}
+
+#[test]
 fn older_and_younger_threads_may_use_tiles() {
     if !is_own_process("older_and_younger_threads_may_use_tiles") {
         return;
