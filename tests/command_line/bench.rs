@@ -5,7 +5,7 @@ use olmo_infer::internals::kernels::Isa;
 use olmo_tests::{Stored, TempDir, run, small_config, write_weights};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const BENCH: &str = env!("CARGO_BIN_EXE_tested-olmo-bench");
 
@@ -20,7 +20,7 @@ fn model(positions: usize) -> (TempDir, PathBuf) {
     (folder, model)
 }
 
-fn bench(model: &PathBuf, words: &str) -> olmo_tests::Finished {
+fn bench(model: &Path, words: &str) -> olmo_tests::Finished {
     run(BENCH, [model.as_os_str()].into_iter().chain(words.split(' ').map(std::ffi::OsStr::new)))
 }
 

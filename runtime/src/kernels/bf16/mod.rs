@@ -34,7 +34,7 @@ use dot::BLOCK_STEPS;
 use group::{Fetch, Few, Group, GroupRows};
 use std::cell::RefCell;
 use std::ops::Range;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Blocks of weights that a pass over many rows covers: they and the activations of a tile stay in the L1 cache, or
 /// close to it.
@@ -44,14 +44,18 @@ const TURN_BLOCKS: usize = 4;
 // The pairs of a turn are decoded into the scratch of a group, whose blocks have at least as many words.
 const _: () = assert!(TURN_BLOCKS <= GROUP_BLOCKS);
 
+/// Lines of the blocks of a group where they are largest: two chains of f32.
+const SCRATCH_LINES: usize = GROUP_BLOCKS * 2 * BLOCK_STEPS * PANEL_ROWS * size_of::<u32>() / CACHE_LINE;
+
 /// A cache line of the scratch.
-#[derive(Clone, FromBytes, IntoBytes, Immutable)]
+#[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C, align(64))]
 struct Line([u32; CACHE_LINE / 4]);
 
 thread_local! {
-    /// The scratch of this thread.
-    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// The scratch of this thread: the blocks of a group, 32 KiB. It is there from the beginning, because a thread may
+    /// take its first item at any token.
+    static SCRATCH: RefCell<[Line; SCRATCH_LINES]> = const { RefCell::new([const { Line([0; CACHE_LINE / 4]) }; SCRATCH_LINES]) };
 }
 
 impl Isa {
@@ -107,9 +111,7 @@ impl Isa {
         if self.0 == Kind::Amx {
             return self.by_tiles(panels, x, out);
         }
-        let block_words = self.block_words();
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(GROUP_BLOCKS * block_words * 4 / CACHE_LINE, Line::new_zeroed());
             let scratch = <[u32]>::mut_from_bytes(scratch.as_mut_slice().as_mut_bytes()).expect("aligned");
             if x.rows <= self.few_rows() {
                 self.by_turns(panels, x, out, no_subnormals, scratch);

@@ -179,7 +179,8 @@ fn every_set_handles_infinities_and_an_odd_number_of_columns() {
     for columns in [1usize, 31, 33, 63, 65, 97] {
         for rows in [1, 3, 5, 8, 17] {
             let steps = columns.div_ceil(2);
-            let mut half = |r: usize| if r % 7 == 0 { 0x7f80 } else { random.number(100..150).to_bits() >> 16 };
+            let mut half =
+                |r: usize| if r.is_multiple_of(7) { 0x7f80 } else { random.number(100..150).to_bits() >> 16 };
             let mut panel: Vec<u32> = (0..steps * PANEL_ROWS).map(|i| half(i) | half(i + 3) << 16).collect();
             // The odd column that is missing is stored as zeros.
             panel[(steps - 1) * PANEL_ROWS..].iter_mut().for_each(|pair| *pair &= 0xffff);
