@@ -124,7 +124,7 @@ fn a_sweep_refuses_what_it_decides_itself() {
 }
 
 #[test]
-fn a_report_tells_how_weights_were_read() {
+fn a_report_prints_how_weights_were_read() {
     let isa = Isa::best();
     if !isa.has_products() {
         return olmo_tests::skipped("--streaming: no kernels for this processor");

@@ -162,10 +162,12 @@ impl Barrier {
     fn wake(&self, index: usize) {
         fence(Ordering::SeqCst);
         let sleeper = &self.sleepers[index].0;
-        if sleeper.asleep.load(Ordering::Relaxed)
-            && let Some(thread) = &*sleeper.thread.lock().expect("not poisoned")
-        {
-            thread.unpark();
+        if sleeper.asleep.load(Ordering::Relaxed) {
+            // The thread would wait for the lock if it were still held when it wakes and leads another run.
+            let thread = sleeper.thread.lock().expect("not poisoned").clone();
+            if let Some(thread) = thread {
+                thread.unpark();
+            }
         }
     }
 }

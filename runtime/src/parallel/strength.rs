@@ -35,8 +35,11 @@ pub(crate) struct Strength {
     now: usize,
     state: State,
     hold: Duration,
+    window: Window,
     /// None until the next phase begins.
-    window: Option<Window>,
+    piece: Option<Piece>,
+    /// The time that the calling thread has run.
+    clock: fn() -> Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,8 +54,18 @@ enum State {
     Trial { before: usize },
 }
 
-/// A stretch of time with the same number of threads.
+/// What is known about the present number of threads: sums over pieces of time. Runs may be shorter than a window.
+#[derive(Default)]
 struct Window {
+    time: Duration,
+    /// The time that the leader had work, but no core.
+    without_core: Duration,
+    /// The part of the leader's waits for others that items do not explain.
+    stalled: Duration,
+}
+
+/// A stretch of time of one leader without pauses.
+struct Piece {
     begun: Instant,
     /// The time that the leader had run when it began.
     ran: Option<Duration>,
@@ -61,7 +74,6 @@ struct Window {
     /// The leader's waits for others, and how long it ran in them.
     waited: Duration,
     ran_waiting: Duration,
-    /// The part of the waits that items do not explain.
     stalled: Duration,
 }
 
@@ -75,28 +87,58 @@ pub(crate) struct Wait {
 
 impl Strength {
     pub(crate) fn new(most: usize) -> Strength {
-        Strength { most, now: most, state: State::Full { lost_before: false }, hold: SHORTEST_HOLD, window: None }
+        Strength {
+            most,
+            now: most,
+            state: State::Full { lost_before: false },
+            hold: SHORTEST_HOLD,
+            window: Window::default(),
+            piece: None,
+            clock: cpu_clock::of_this_thread,
+        }
     }
 
     /// Another thread may lead from now on.
     pub(crate) fn begin_run(&mut self) {
-        self.window = None;
+        // That of a run that panicked.
+        self.piece = None;
+    }
+
+    /// The leader that began the run has ended it.
+    pub(crate) fn end_run(&mut self, now: Instant) {
+        self.end_piece(now);
     }
 
     /// The number of threads for a phase that begins now, the leader included.
     pub(crate) fn begin_phase(&mut self, now: Instant) -> usize {
-        let length = self.window_length();
-        match &self.window {
-            Some(window) if now.saturating_duration_since(window.ended) > PAUSE => self.window = None,
-            Some(window) if now.saturating_duration_since(window.begun) >= length => {
-                let loss = window.loss(now);
-                self.judge(now, loss);
-                self.window = None;
-            }
-            _ => (),
+        if self.end_hold(now) {
+            (self.window, self.piece) = (Window::default(), None);
         }
-        self.window.get_or_insert_with(|| Window::new(now));
+        if self.piece.as_ref().is_some_and(|piece| now.saturating_duration_since(piece.ended) > PAUSE) {
+            self.end_piece(now);
+        }
+        let length = self.piece.as_ref().map_or(Duration::ZERO, |piece| now.saturating_duration_since(piece.begun));
+        if self.window.time + length >= self.window_length() {
+            self.end_piece(now);
+            let loss = self.window.loss();
+            self.window = Window::default();
+            self.judge(now, loss);
+        }
+        self.piece.get_or_insert_with(|| Piece::new(now, (self.clock)()));
         self.now
+    }
+
+    /// Adds the piece to the window.
+    fn end_piece(&mut self, now: Instant) {
+        let Some(piece) = self.piece.take() else { return };
+        let is_after_pause = now.saturating_duration_since(piece.ended) > PAUSE;
+        let time = if is_after_pause { piece.ended } else { now }.saturating_duration_since(piece.begun);
+        let working = time.saturating_sub(piece.waited);
+        // If the leader ran in the pause, this is too much, and a loss is overlooked.
+        let ran = ran_since(piece.ran, (self.clock)()).map_or(working, |ran| ran.saturating_sub(piece.ran_waiting));
+        self.window.time += time;
+        self.window.without_core += working.saturating_sub(ran);
+        self.window.stalled += piece.stalled;
     }
 
     fn window_length(&self) -> Duration {
@@ -104,8 +146,8 @@ impl Strength {
     }
 
     pub(crate) fn end_phase(&mut self, now: Instant) {
-        if let Some(window) = &mut self.window {
-            window.ended = now;
+        if let Some(piece) = &mut self.piece {
+            piece.ended = now;
         }
     }
 
@@ -118,14 +160,25 @@ impl Strength {
     }
 
     pub(crate) fn end_wait(&mut self, wait: Wait) {
-        let Some(window) = &mut self.window else { return };
+        let Some(piece) = &mut self.piece else { return };
         let waited = wait.begun.elapsed();
-        window.waited += waited;
-        window.ran_waiting += ran_since(wait.ran).unwrap_or_default();
+        piece.waited += waited;
+        piece.ran_waiting += ran_since(wait.ran, (self.clock)()).unwrap_or_default();
         let stalled = waited.saturating_sub(wait.expected);
         if stalled >= LONG_WAIT {
-            window.stalled += stalled;
+            piece.stalled += stalled;
         }
+    }
+
+    /// Tries all threads if the best number has been kept for long enough; returns whether that is so.
+    fn end_hold(&mut self, now: Instant) -> bool {
+        let State::Hold { until, lossy } = self.state else { return false };
+        if now < until {
+            return false;
+        }
+        self.state = if lossy { State::Full { lost_before: true } } else { State::Trial { before: self.now } };
+        self.now = self.most;
+        true
     }
 
     /// Changes the number of threads after a window in which the share `loss` of the time was lost.
@@ -153,16 +206,7 @@ impl Strength {
                     self.keep(now, lossy)
                 }
             }
-            State::Hold { until, .. } if now < until => return,
-            State::Hold { lossy: true, .. } => {
-                self.now = self.most;
-                State::Full { lost_before: true }
-            }
-            State::Hold { .. } => {
-                let before = self.now;
-                self.now = self.most;
-                State::Trial { before }
-            }
+            State::Hold { .. } => return,
             State::Trial { before } if loss > TRIAL_LIMIT * limit => {
                 self.now = before;
                 self.keep(now, false)
@@ -185,26 +229,24 @@ impl Strength {
     }
 }
 
-impl Window {
-    fn new(now: Instant) -> Window {
+impl Piece {
+    fn new(now: Instant, ran: Option<Duration>) -> Piece {
         let zero = Duration::ZERO;
-        let ran = cpu_clock::of_this_thread();
-        Window { begun: now, ran, ended: now, waited: zero, ran_waiting: zero, stalled: zero }
-    }
-
-    /// The share of the time until `now` that was lost: by waiting for threads without a core, or because the leader
-    /// had none itself.
-    fn loss(&self, now: Instant) -> f64 {
-        let time = now.saturating_duration_since(self.begun);
-        let working = time.saturating_sub(self.waited);
-        let ran = ran_since(self.ran).map_or(working, |ran| ran.saturating_sub(self.ran_waiting));
-        (self.stalled + working.saturating_sub(ran)).as_secs_f64() / time.as_secs_f64().max(1e-9)
+        Piece { begun: now, ran, ended: now, waited: zero, ran_waiting: zero, stalled: zero }
     }
 }
 
-/// How long this thread has run since its clock was `before`.
-fn ran_since(before: Option<Duration>) -> Option<Duration> {
-    Some(cpu_clock::of_this_thread()?.saturating_sub(before?))
+impl Window {
+    /// The share of the time that was lost: by waiting for threads without a core, or because the leader had none
+    /// itself.
+    fn loss(&self) -> f64 {
+        (self.stalled + self.without_core).as_secs_f64() / self.time.as_secs_f64().max(1e-9)
+    }
+}
+
+/// How long a thread has run between two looks at its clock.
+fn ran_since(before: Option<Duration>, now: Option<Duration>) -> Option<Duration> {
+    Some(now?.saturating_sub(before?))
 }
 
 /// The speed of `n_threads` threads with a core each, in that of one.
@@ -216,21 +258,45 @@ fn speed(n_threads: usize) -> f64 {
 mod tests {
     use super::*;
 
-    /// Milliseconds that `strength` spends with each number of threads, in `time` from now on; index 0 is not used.
-    /// `loss` is the share of the time that is lost with a number of threads.
-    fn spend(strength: &mut Strength, time: Duration, loss: impl Fn(usize) -> f64) -> Vec<u128> {
+    /// A team of `most` threads whose leader always has a core.
+    fn strength(most: usize) -> Strength {
+        Strength { clock: || None, ..Strength::new(most) }
+    }
+
+    /// Milliseconds that `strength` spends with each number of threads, in `time` from now on; index 0 is not used. Each
+    /// phase takes one millisecond. `loss` is the share of it that is lost with a number of threads, at a millisecond.
+    fn spend(strength: &mut Strength, time: Duration, loss: impl Fn(usize, usize) -> f64) -> Vec<usize> {
+        spend_in_runs(strength, time, usize::MAX, loss)
+    }
+
+    /// As [`spend`] in runs of `phases` phases, with pauses between them that do not count.
+    fn spend_in_runs(
+        strength: &mut Strength,
+        time: Duration,
+        phases: usize,
+        loss: impl Fn(usize, usize) -> f64,
+    ) -> Vec<usize> {
+        const PHASE: Duration = Duration::from_millis(1);
         let mut spent = vec![0; strength.most + 1];
+        // The next disturbance begins now.
         let begun = Instant::now();
         let mut now = begun;
-        while now < begun + time {
-            let length = strength.window_length();
-            now += length;
-            spent[strength.now] += length.as_millis();
-            strength.judge(now, loss(strength.now));
+        strength.begin_run();
+        for at in 0..time.as_millis() as usize {
+            if at > 0 && at % phases == 0 {
+                strength.end_run(now);
+                now += 2 * PAUSE;
+                strength.begin_run();
+            }
+            let n_threads = strength.begin_phase(now);
+            strength.window.stalled += PHASE.mul_f64(loss(n_threads, at));
+            spent[n_threads] += 1;
+            now += PHASE;
+            strength.end_phase(now);
         }
-        // The next disturbance begins now.
+        strength.end_run(now);
         if let State::Hold { until, .. } = &mut strength.state {
-            *until -= time;
+            *until -= now - begun;
         }
         spent
     }
@@ -240,43 +306,51 @@ mod tests {
     #[test]
     fn all_threads_take_part_while_little_is_lost() {
         for most in [2, 3, 16, 100] {
-            let spent = spend(&mut Strength::new(most), 10 * SECOND, |_| 0.09);
-            assert_eq!(spent[..most].iter().sum::<u128>(), 0, "{most} {spent:?}");
+            let spent = spend(&mut strength(most), 10 * SECOND, |_, _| 0.09);
+            assert_eq!(spent[..most].iter().sum::<usize>(), 0, "{most} {spent:?}");
         }
         // Every other window loses much.
-        let strength = &mut Strength::new(2);
-        let windows = std::cell::Cell::new(0);
-        let every_other = |_: usize| {
-            windows.set(windows.get() + 1);
-            if windows.get() % 2 == 0 { 0.9 } else { 0.0 }
-        };
-        assert_eq!(spend(strength, 10 * SECOND, every_other)[1], 0);
+        let every_other = |_, at: usize| if (at / 25).is_multiple_of(2) { 0.9 } else { 0.0 };
+        assert_eq!(spend(&mut strength(2), 10 * SECOND, every_other)[1], 0);
     }
 
     #[test]
     fn one_thread_less_takes_part_next_to_one_busy_loop() {
         for most in [2, 3, 16, 100] {
-            let strength = &mut Strength::new(most);
-            let busy = |n_threads| if n_threads == most { 0.5 } else { 0.01 };
+            let strength = &mut strength(most);
+            let busy = |n_threads, _| if n_threads == most { 0.5 } else { 0.01 };
             let spent = spend(strength, 10 * SECOND, busy);
             assert!(spent[most] < 400, "{most} {spent:?}");
             assert!(spent[most - 1] > 9500, "{most} {spent:?}");
             // The loop has ended.
-            let spent = spend(strength, SECOND, |_| 0.0);
+            let spent = spend(strength, SECOND, |_, _| 0.0);
             assert!(spent[most] > 450, "{most} {spent:?}");
             assert_eq!(strength.now, most);
         }
     }
 
     #[test]
+    fn runs_that_are_shorter_than_a_window_are_judged_together() {
+        for most in [2, 16] {
+            let strength = &mut strength(most);
+            let busy = |n_threads, _| if n_threads == most { 0.5 } else { 0.01 };
+            let spent = spend_in_runs(strength, SECOND, 5, busy);
+            assert!(spent[most - 1] > 500, "{most} {spent:?}");
+            let spent = spend_in_runs(strength, SECOND, 5, |_, _| 0.0);
+            assert!(spent[most] > 900, "{most} {spent:?}");
+            assert_eq!(strength.now, most);
+        }
+    }
+
+    #[test]
     fn many_threads_that_lose_time_are_kept_if_fewer_lose_as_much() {
-        let spent = spend(&mut Strength::new(16), 60 * SECOND, |n_threads| if n_threads == 1 { 0.3 } else { 0.6 });
+        let spent = spend(&mut strength(16), 60 * SECOND, |n_threads, _| if n_threads == 1 { 0.3 } else { 0.6 });
         assert!(spent[15] + spent[16] > 54_000, "{spent:?}");
     }
 
     #[test]
     fn about_half_of_the_threads_take_part_if_those_have_cores() {
-        let spent = spend(&mut Strength::new(16), 10 * SECOND, |n_threads| if n_threads > 8 { 0.8 } else { 0.0 });
-        assert!(spent[5..=8].iter().sum::<u128>() > 9000, "{spent:?}");
+        let spent = spend(&mut strength(16), 10 * SECOND, |n_threads, _| if n_threads > 8 { 0.8 } else { 0.0 });
+        assert!(spent[5..=8].iter().sum::<usize>() > 9000, "{spent:?}");
     }
 }

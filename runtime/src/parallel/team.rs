@@ -201,9 +201,8 @@ impl Threads {
         fp_mode::check()?;
         let shared = &*self.shared;
         let Some(_works) = Works::enter(shared.id())? else { return refused(NotRun::Nested) };
-        let mut team = Team { shared, strength: None, stays_here: PhantomData };
         if self.workers.is_empty() {
-            return Ok(body(&mut team));
+            return Ok(body(&mut Team { shared, strength: None, stays_here: PhantomData }));
         }
         let waits = WORKS_FOR.with_borrow(|teams| Waits::begin(&teams[..teams.len() - 1], shared.id()))?;
         let Some(waits) = waits else { return refused(NotRun::Circle) };
@@ -221,9 +220,15 @@ impl Threads {
         drop(leads_in);
         shared.barrier.enter(0);
         // A body that panicked has left it as good as any other.
-        let strength = team.strength.insert(shared.strength.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut strength = shared.strength.lock().unwrap_or_else(PoisonError::into_inner);
         strength.begin_run();
-        Ok(body(&mut team))
+        // Dropped before the turn, so that the next leader does not wait for the lock.
+        let mut team = Team { shared, strength: Some(strength), stays_here: PhantomData };
+        let result = body(&mut team);
+        if let Some(strength) = &mut team.strength {
+            strength.end_run(Instant::now());
+        }
+        Ok(result)
     }
 }
 

@@ -41,8 +41,8 @@ pub unsafe fn fill(panel: &Bf16Panel, blocks: &mut [u32]) {
             Bf16Panel::Bf12(panel) => {
                 let decoder = Decoder::new(panel.exponents());
                 let mut bytes = panel.bytes().for_kernels().as_ptr();
-                for (coded, raw) in panel.stretches() {
-                    for _ in 0..coded {
+                for (n_bf12, raw) in panel.stretches() {
+                    for _ in 0..n_bf12 {
                         let mut w = [_mm256_setzero_si256(); 8];
                         for half in 0..2 {
                             let pairs = decoder.half_step(bytes, half);
@@ -120,9 +120,9 @@ pub unsafe fn few(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mu
                 let has_raw_steps = panel.stretches().any(|(_, raw)| raw);
                 if rows.n_rows() == 1 && !has_raw_steps {
                     return if no_subnormals {
-                        coded_row::<false>(panel, fetch, rows)
+                        bf12_row::<false>(panel, fetch, rows)
                     } else {
-                        coded_row::<true>(panel, fetch, rows)
+                        bf12_row::<true>(panel, fetch, rows)
                     };
                 }
                 let decoded = &mut decoded[..n_steps * PANEL_ROWS];
@@ -207,15 +207,15 @@ unsafe fn plain<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
     }
 }
 
-/// Blocks of coded steps times one row, half of the outputs at a time.
+/// Blocks of bf12 steps times one row, half of the outputs at a time.
 ///
 /// # Safety
-/// The CPU must have AVX2 and FMA, and the steps must all be coded.
+/// The CPU must have AVX2 and FMA, and no step may be raw.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn coded_row<const FLUSH: bool>(panel: &Bf12Panel, mut fetch: Fetch, row: &mut Few) {
+unsafe fn bf12_row<const FLUSH: bool>(panel: &Bf12Panel, mut fetch: Fetch, row: &mut Few) {
     let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
     assert!(steps.len() == panel.n_steps() && rest.is_empty());
-    // SAFETY: the attribute enables AVX2 and FMA, and the assertion shows coded steps.
+    // SAFETY: the attribute enables AVX2 and FMA, and the assertion shows bf12 steps.
     unsafe {
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
@@ -362,7 +362,7 @@ unsafe fn strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(g
         }
         let (mut left, mut accumulate) = (group.n_steps, group.accumulate);
         // SAFETY: `# Safety` demands the blocks, and the strips from `first` on are inside one. The slices above have
-        // the activations of as many blocks, and the outputs.
+        // the activations of these blocks, and the outputs.
         unsafe {
             let mut w = group.blocks.as_ptr().add(first / STRIP * 2 * PART);
             while left > 0 {

@@ -52,11 +52,11 @@ trait Multiply {
     /// The CPU must have the instructions.
     unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few);
 
-    /// [`coded`] with the instructions.
+    /// [`bf12`] with the instructions.
     ///
     /// # Safety
-    /// As [`coded`], and the CPU must have the instructions.
-    unsafe fn coded<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few);
+    /// As [`bf12`], and the CPU must have the instructions.
+    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few);
 }
 
 /// Steps of a chain that two steps of the panel give.
@@ -121,9 +121,9 @@ impl<const FLUSH: bool> Multiply for Fma<FLUSH> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn coded<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
+    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
         // SAFETY: `# Safety`, and the attribute enables the features.
-        unsafe { coded::<Self, ROWS>(panel, fetch, rows) }
+        unsafe { bf12::<Self, ROWS>(panel, fetch, rows) }
     }
 }
 
@@ -173,9 +173,9 @@ impl<const FLUSH: bool> Multiply for Dot<FLUSH> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn coded<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
+    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
         // SAFETY: `# Safety`, and the attribute enables the features.
-        unsafe { coded::<Self, ROWS>(panel, fetch, rows) }
+        unsafe { bf12::<Self, ROWS>(panel, fetch, rows) }
     }
 }
 
@@ -270,8 +270,8 @@ unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, blocks: &mut [u32]) {
             Bf16Panel::Bf12(panel) => {
                 let decoder = Decoder::new(panel.exponents());
                 let mut bytes = panel.bytes().for_kernels().as_ptr();
-                for (coded, raw) in panel.stretches() {
-                    for _ in 0..coded {
+                for (n_bf12, raw) in panel.stretches() {
+                    for _ in 0..n_bf12 {
                         out.put(decoder.step(bytes));
                         bytes = bytes.add(CODED_STEP_BYTES);
                     }
@@ -334,7 +334,7 @@ impl<'b, M: Multiply> Arranged<'b, M> {
         self.step += 1;
     }
 
-    /// Stores the step that is left without a second one, beside weights of +0.
+    /// Stores the step that is left without a second one, with weights of +0.
     ///
     /// # Safety
     /// As [`Arranged::put`].
@@ -388,14 +388,14 @@ pub unsafe fn few(by: By, blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, deco
 /// # Safety
 /// The CPU must have the instructions of `M`.
 unsafe fn few_for<M: Multiply>(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mut [u32]) {
-    // SAFETY: `# Safety`. Coded steps are all coded where there are no raw ones.
+    // SAFETY: `# Safety`. Bf12 steps are all in 12 bits where there are no raw ones.
     unsafe {
         match blocks {
             Bf16Panel::Plain(pairs) => plain_by_rows::<M>(pairs, fetch, rows),
             Bf16Panel::Bf12(panel) => match (rows.n_rows(), panel.stretches().any(|(_, raw)| raw)) {
-                (1, false) => M::coded::<1>(panel, fetch, rows),
-                (2, false) => M::coded::<2>(panel, fetch, rows),
-                (3, false) => M::coded::<3>(panel, fetch, rows),
+                (1, false) => M::bf12::<1>(panel, fetch, rows),
+                (2, false) => M::bf12::<2>(panel, fetch, rows),
+                (3, false) => M::bf12::<3>(panel, fetch, rows),
                 _ => {
                     let decoded = &mut decoded[..blocks.n_steps() * PANEL_ROWS];
                     rows.isa().decode(panel, decoded);
@@ -447,15 +447,15 @@ unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], m
     }
 }
 
-/// Blocks of coded steps times `ROWS` rows.
+/// Blocks of bf12 steps times `ROWS` rows.
 ///
 /// # Safety
-/// The CPU must have the features of `M::coded`, and the steps must all be coded.
+/// The CPU must have the features of `M::bf12`, and no step may be raw.
 #[inline(always)]
-unsafe fn coded<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fetch, rows: &mut Few) {
+unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fetch, rows: &mut Few) {
     let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
     assert!(steps.len() == panel.n_steps() && rest.is_empty());
-    // SAFETY: `# Safety`. The assertion shows coded steps.
+    // SAFETY: `# Safety`. The assertion shows bf12 steps.
     unsafe {
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
@@ -511,7 +511,7 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
                         let (first, second) = (weights(k), weights(k + 1));
                         (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
                     } else {
-                        // A step without a second one, beside weights of +0.
+                        // A step without a second one, with weights of +0.
                         chains.step(weights(k), [_mm512_setzero_si512(); N], k, 0);
                     }
                 }
@@ -600,7 +600,7 @@ unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRo
         sums[t] = rows.sums(t)[..PANEL_ROWS].as_mut_ptr();
     }
     let (mut fetch, mut left, mut accumulate) = (group.fetch, group.n_steps, group.accumulate);
-    // SAFETY: `# Safety` demands the blocks. The slices above have the activations of as many blocks, and the outputs.
+    // SAFETY: `# Safety` demands the blocks. The slices above have the activations of these blocks, and the outputs.
     unsafe {
         let mut w = group.blocks.as_ptr();
         while left > 0 {

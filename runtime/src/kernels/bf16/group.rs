@@ -121,7 +121,7 @@ impl<'r, 'out> Few<'r, 'out> {
         self.isa
     }
 
-    /// Goes on to the next block.
+    /// Continues with the next block.
     #[inline(always)]
     pub fn next_block(&mut self) {
         for x in &mut self.x {

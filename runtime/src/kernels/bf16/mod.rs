@@ -41,7 +41,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const GROUP_BLOCKS: usize = 4;
 /// Blocks that are taken from one panel before it is the turn of the next.
 const TURN_BLOCKS: usize = 4;
-// The pairs of a turn are decoded into the scratch of a group, whose blocks have at least as many words.
+// The pairs of a turn are decoded into the scratch of a group, whose blocks have no fewer words.
 const _: () = assert!(TURN_BLOCKS <= GROUP_BLOCKS);
 
 /// Lines of the blocks of a group where they are largest: two chains of f32.

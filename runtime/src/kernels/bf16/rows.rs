@@ -4,7 +4,7 @@ use super::dot::{BLOCK_COLUMNS, BLOCK_STEPS};
 use crate::kernels::lanes::{LANES, LaneOp};
 use std::ops::Range;
 
-/// How the activations of a row lie in memory. All but [`Arrangement::Pairs`] fill the last block of columns.
+/// How the activations of a row are stored in memory. All but [`Arrangement::Pairs`] fill the last block of columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
     /// Pairs as in a panel: `[columns / 2]`, the even column in the low half.
@@ -20,7 +20,7 @@ pub enum Arrangement {
 }
 
 impl Arrangement {
-    /// Rows that lie together.
+    /// Rows that are stored together.
     pub fn group_rows(self) -> usize {
         match self {
             Arrangement::Tiles => 16,

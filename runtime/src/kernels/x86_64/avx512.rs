@@ -62,7 +62,7 @@ unsafe fn tile<const REGISTERS: usize, const ROWS: usize>(weights: &PanelPart, m
         out[t] = rows.outputs(t)[..width].as_mut_ptr();
     }
     // SAFETY: each row of `Rows::x` is a slice of `n_steps` activations, and `out` points to slices of `REGISTERS`
-    // registers, cut above. The first assertion shows that the panel has `n_steps` rows of as many weights. The
+    // registers, cut above. The first assertion shows that the panel has `n_steps` rows of `width` weights. The
     // features are those that this function enables.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];

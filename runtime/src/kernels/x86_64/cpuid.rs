@@ -1,4 +1,4 @@
-//! What the processor says of itself.
+//! What the processor reports about itself.
 
 #![allow(unsafe_code, reason = "an instruction that every x86-64 has")]
 
