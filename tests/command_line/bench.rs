@@ -117,7 +117,7 @@ fn a_sweep_refuses_what_it_decides_itself() {
         ("--streaming 1:-1", "expected panels, 1 to 8, and bytes, as 1:2048"),
         ("--streaming 1:2:3", "expected panels, 1 to 8, and bytes, as 1:2048"),
     ] {
-        let finished = bench(&PathBuf::from("absent.olmo"), words);
+        let finished = bench(Path::new("absent.olmo"), words);
         let line = finished.refused(2);
         assert!(line.contains(expected), "{words}: {line}");
     }
