@@ -77,6 +77,8 @@ impl Shared {
     /// The loop of a worker: runs phases until the leader stops it.
     fn work(&self, me: usize) {
         self.barrier.enter(me);
+        // Now, because this thread may take its first item at any token.
+        WORKS_FOR.with_borrow_mut(|teams| teams.reserve(1));
         let (mut seen, mut run) = (0, 0);
         while self.barrier.next_phase(me, &mut seen) {
             let Some(first) = self.barrier.take(me) else { continue };

@@ -8,7 +8,7 @@ use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, SIGNS_BYTES};
 use crate::kernels::bf12::avx2::Decoder;
-use crate::kernels::tiles::TILE_ROWS;
+use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// Rows up to which weights stay in registers: with more, reading the activations takes longer than the products.
@@ -222,7 +222,9 @@ unsafe fn bf12_row<const FLUSH: bool>(panel: &Bf12Panel, mut fetch: Fetch, row: 
             for half in 0..2 {
                 let mut chains = Chains::<4, 1, FLUSH>::new(row, block.len());
                 for (k, step) in block.iter().enumerate() {
-                    fetch.lines(2);
+                    if half == 0 {
+                        fetch.lines(CODED_STEP_BYTES / CACHE_LINE);
+                    }
                     chains.step(decoder.half_step(step.as_ptr(), half), k);
                 }
                 chains.end(row, |r| 16 * r + 8 * half);
