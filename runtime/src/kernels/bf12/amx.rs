@@ -22,11 +22,11 @@ thread_local! {
     static DECODED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See [`Isa::product_bf16`]; `x` has the steps of the panel, and `isa` decodes. What is `ahead` bytes after the steps
+/// See `Isa::product_bf16`; `x` has the steps of the panel, and `isa` decodes. What is `ahead` bytes after the steps
 /// that are decoded is fetched into the L2 cache, unless that is 0.
 ///
 /// # Safety
-/// As [`Tiles::new`].
+/// As `Tiles::new`.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -73,7 +73,7 @@ pub unsafe fn product(isa: Isa, panel: &Bf12Panel, x: &PackedRows, out: &mut Out
 /// it is full, from its beginning again.
 ///
 /// # Safety
-/// As [`Tiles::new`].
+/// As `Tiles::new`.
 unsafe fn decode_and_add(
     isa: Isa,
     steps: &Bf12Panel,
