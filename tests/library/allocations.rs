@@ -8,8 +8,8 @@ use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{Stored, TempDir, finish, is_own_process, own_process, run, small_olmo3, write_weights};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
 
 #[test]
 fn decode_allocates_nothing() {
@@ -33,6 +33,12 @@ fn decodes_in_own_process() {
         let file = ModelFile::open(&path).expect("a good file");
         let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
         with_team(2, |team| {
+            // Starting a thread allocates, and one that starts late would do so between two tokens: each waits here for
+            // the other, so both have begun.
+            let both = Barrier::new(2);
+            team.for_each(2, |_| {
+                both.wait();
+            });
             let mut batch = Batch::of_one(&network, Options::new(40)).expect("it fits");
             let mut top = Vec::with_capacity(6);
             let mut decode = |token| {

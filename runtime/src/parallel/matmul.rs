@@ -183,10 +183,10 @@ fn multiply_widened<P>(
     mut widen: impl FnMut(P, &mut [f32]),
 ) {
     thread_local! {
-        static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        // There from the beginning, because a thread may take its first item at any token.
+        static WIDENED: RefCell<[f32; 2 * WIDEN_STEPS * WIDTH]> = const { RefCell::new([0.0; 2 * WIDEN_STEPS * WIDTH]) };
     }
     WIDENED.with_borrow_mut(|widened| {
-        widened.resize(2 * WIDEN_STEPS * WIDTH, 0.0);
         for (index, piece) in pieces.enumerate() {
             let first = 2 * index * WIDEN_STEPS;
             // An odd last column is not multiplied with its padding.
