@@ -65,6 +65,12 @@ impl Isa {
         self.1
     }
 
+    /// Bytes fetched ahead of an f32 panel. AVX2 reads one in order, which processors see by themselves; fetching far ahead
+    /// of them costs a fifth of the rate on Zen 3.
+    pub(super) fn f32_ahead_bytes(self) -> usize {
+        if self.0 == Kind::Avx2 { self.1.ahead_bytes / 4 } else { self.1.ahead_bytes }
+    }
+
     /// The same, reading weights in another way. Changes no result.
     #[must_use]
     pub fn with_streaming(self, streaming: Streaming) -> Isa {

@@ -123,6 +123,14 @@ pub fn prefetch(line: *const i8) {
     let _no_hint_here = line;
 }
 
+/// Fetches a cache line into the L1 cache.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub fn prefetch_near(line: *const i8) {
+    // SAFETY: every x86-64 has the instruction, and it may be given any address.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) }
+}
+
 /// Rows of a tile when `rows` are cut into tiles of nearly equal height.
 pub fn tile_rows(rows: usize) -> usize {
     rows.div_ceil(rows.div_ceil(TILE_ROWS))
@@ -173,7 +181,7 @@ impl<'b, 'a> Tiles<'b, 'a> {
         let n_tiles = out.rows().div_ceil(TILE_ROWS);
         let (lines, steps) = (width * size_of::<f32>() / CACHE_LINE, panel.len() / width);
         let (origin, block_steps) = match n_tiles * isa.strips(out.rows(), width) {
-            1 => (Origin::Once(from.wrapping_add(isa.1.ahead_bytes)), steps),
+            1 => (Origin::Once(from.wrapping_add(isa.f32_ahead_bytes())), steps),
             _ => (Origin::Blocks(from, lines), block_steps(out.rows())),
         };
         let tile_rows = tile_rows(out.rows().max(1));

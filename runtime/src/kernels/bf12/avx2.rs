@@ -28,32 +28,48 @@ impl Decoder {
         }
     }
 
-    /// The pairs of half a coded step: entry j holds the rows r + 16 j, r from 0 to 7 or from 8 to 15.
+    /// The pairs of a coded step, as a plain step has them; `bytes` moves behind it.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, and a coded step must begin at `bytes`.
+    #[inline(always)]
+    pub unsafe fn step(&self, bytes: &mut *const u8) -> [__m256i; 8] {
+        // SAFETY: `# Safety` demands AVX2 and a coded step.
+        unsafe {
+            let mut pairs = [_mm256_setzero_si256(); 8];
+            for half in 0..2 {
+                let of_half = self.groups::<4, 0>(*bytes, half);
+                for group in 0..4 {
+                    pairs[2 * group + half] = of_half[group];
+                }
+            }
+            *bytes = bytes.add(CODED_STEP_BYTES);
+            pairs
+        }
+    }
+
+    /// Some pairs of half a coded step: entry j holds the rows 16 g + r of the group g = FIRST + 4 / N * j, r from 0 to
+    /// 7 or from 8 to 15.
     ///
     /// # Safety
     /// The CPU must have AVX2, and a coded step must begin at `step`.
     #[inline(always)]
-    pub unsafe fn half_step(&self, step: *const u8, half: usize) -> [__m256i; 4] {
+    pub unsafe fn groups<const N: usize, const FIRST: usize>(&self, step: *const u8, half: usize) -> [__m256i; N] {
         // SAFETY: `# Safety` demands AVX2 and a coded step: `SIGNS_BYTES`, 128, and 64 bytes of codes.
         unsafe {
             let codes = _mm256_loadu_si256(step.add(SIGNS_BYTES + 32 * half).cast());
-            // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
-            let even_codes = _mm256_and_si256(codes, self.code);
-            let odd_codes = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), self.code);
-            let even_groups = _mm256_shuffle_epi8(self.exponents, even_codes);
-            let odd_groups = _mm256_shuffle_epi8(self.exponents, odd_codes);
-            let exponents = [
-                _mm256_slli_epi16::<7>(even_groups),
-                _mm256_slli_epi16::<7>(odd_groups),
-                _mm256_srli_epi16::<1>(even_groups),
-                _mm256_srli_epi16::<1>(odd_groups),
-            ];
-            let mut pairs = [_mm256_setzero_si256(); 4];
-            for group in 0..4 {
+            let mut pairs = [_mm256_setzero_si256(); N];
+            for j in 0..N {
+                let group = FIRST + 4 / N * j;
+                // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
+                let codes = if group % 2 == 0 { codes } else { _mm256_srli_epi16::<4>(codes) };
+                let exponents = _mm256_shuffle_epi8(self.exponents, _mm256_and_si256(codes, self.code));
+                let exponent =
+                    if group < 2 { _mm256_slli_epi16::<7>(exponents) } else { _mm256_srli_epi16::<1>(exponents) };
+                // What the shift brought along from the other byte is outside the mask.
+                let exponent = _mm256_and_si256(exponent, self.mask);
                 let signs = _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(32 * group + 16 * half).cast()));
-                // What the shifts brought along from the other byte is outside the mask.
-                let exponent = _mm256_and_si256(exponents[group], self.mask);
-                pairs[group] = _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponent);
+                pairs[j] = _mm256_or_si256(_mm256_andnot_si256(self.mask, signs), exponent);
             }
             pairs
         }
@@ -70,11 +86,9 @@ pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut
     unsafe {
         let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {
-            for half in 0..2 {
-                let pairs = decoder.half_step(step.as_ptr(), half);
-                for group in 0..4 {
-                    _mm256_storeu_si256(out.as_mut_ptr().add(16 * group + 8 * half).cast(), pairs[group]);
-                }
+            let pairs = decoder.step(&mut step.as_ptr());
+            for r in 0..8 {
+                _mm256_storeu_si256(out.as_mut_ptr().add(8 * r).cast(), pairs[r]);
             }
         }
     }

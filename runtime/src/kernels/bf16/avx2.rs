@@ -1,347 +1,139 @@
-//! bf16 products with AVX2 and FMA. Weights are widened to f32, a group of blocks at a time, and multiplied by FMA.
+//! bf16 products with AVX2 and FMA: pairs are split into f32 as they are multiplied. There are registers for both chains
+//! of a block where the rows are few; otherwise one is multiplied after the other.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::dot::{BLOCK_STEPS, dot_step};
-use super::group::{BLOCK_LINES, Fetch, Few, Group, GroupRows};
-use super::panel::Bf16Panel;
+use super::group::{Fetch, GroupRows};
 use crate::format::PANEL_ROWS;
-use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, SIGNS_BYTES};
+use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES};
 use crate::kernels::bf12::avx2::Decoder;
-use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS};
+use crate::kernels::tiles::TILE_ROWS;
 use std::arch::x86_64::*;
 
-/// Rows up to which weights stay in registers: with more, reading the activations takes longer than the products.
-pub const FEW_ROWS: usize = 4;
-/// Outputs of a strip: two registers, times up to six rows the twelve accumulators that leave room for weights.
-const STRIP: usize = 16;
-/// Numbers of a strip in one of the two parts, even and odd, of a block.
-const PART: usize = BLOCK_STEPS * STRIP;
-/// Words of a block: `[4 strips][2 parts][16 steps][16 outputs]`, f32.
-pub const BLOCK_WORDS: usize = 2 * BLOCK_STEPS * PANEL_ROWS;
+/// Rows of [`bf12`].
+pub const BF12_ROWS: usize = 3;
+/// Steps of a whole block without a branch.
+const UNROLL: usize = 4;
 
-/// Widens some steps of a panel into the blocks of a group.
+/// The sums of one chain: `REGISTERS * 8` outputs of each row.
+type Sums<const REGISTERS: usize, const ROWS: usize> = [[__m256; REGISTERS]; ROWS];
+
+/// Adds the products of some blocks of pairs `[steps][64]` with the rows of a tile to their outputs.
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-pub unsafe fn fill(panel: &Bf16Panel, blocks: &mut [u32]) {
-    assert!(blocks.len() == panel.n_steps().div_ceil(BLOCK_STEPS) * BLOCK_WORDS);
-    let mut out = Widened { blocks: blocks.as_mut_ptr(), step: 0 };
-    // SAFETY: the assertion above: there is a place for each step. A plain panel is read by whole steps of 64 pairs;
-    // `Bf12Panel::stretches` asserts that its runs and raw steps are those of the panel, and `Bf12Panels::new` and
-    // `split_at` that it has their bytes. The attribute enables AVX2.
-    unsafe {
-        match panel {
-            Bf16Panel::Plain(pairs) => {
-                for step in pairs.as_chunks::<PANEL_ROWS>().0 {
-                    out.put(load(step.as_ptr().cast()));
-                }
-            }
-            Bf16Panel::Bf12(panel) => {
-                let decoder = Decoder::new(panel.exponents());
-                let mut bytes = panel.bytes().for_kernels().as_ptr();
-                for (n_bf12, raw) in panel.stretches() {
-                    for _ in 0..n_bf12 {
-                        let mut w = [_mm256_setzero_si256(); 8];
-                        for half in 0..2 {
-                            let pairs = decoder.half_step(bytes, half);
-                            for group in 0..4 {
-                                w[2 * group + half] = pairs[group];
-                            }
-                        }
-                        out.put(w);
-                        bytes = bytes.add(CODED_STEP_BYTES);
-                    }
-                    if raw {
-                        out.put(load(bytes));
-                        bytes = bytes.add(RAW_STEP_BYTES);
-                    }
-                }
-            }
-        }
-    }
-    const { assert!(SIGNS_BYTES < CODED_STEP_BYTES && RAW_STEP_BYTES == 4 * PANEL_ROWS) }
-}
-
-/// The 64 pairs of a plain step.
-///
-/// # Safety
-/// They must be there, and the CPU must have AVX2.
-#[inline(always)]
-unsafe fn load(step: *const u8) -> [__m256i; 8] {
-    let mut w = [std::mem::MaybeUninit::<__m256i>::uninit(); 8];
-    for r in 0..8 {
-        // SAFETY: `# Safety` demands 64 pairs of four bytes and AVX2.
-        w[r].write(unsafe { _mm256_loadu_si256(step.add(32 * r).cast()) });
-    }
-    // SAFETY: the loop has written all eight.
-    w.map(|w| unsafe { w.assume_init() })
-}
-
-/// Where the next step goes.
-struct Widened {
-    blocks: *mut u32,
-    step: usize,
-}
-
-impl Widened {
-    /// # Safety
-    /// There must be a place for this step in the blocks, and the CPU must have AVX2.
-    #[inline(always)]
-    unsafe fn put(&mut self, pairs: [__m256i; 8]) {
-        let (block, step) = (self.step / BLOCK_STEPS, self.step % BLOCK_STEPS);
-        self.step += 1;
-        // SAFETY: `# Safety`: block, strip, part, step and half are inside `[4][2][16][16]` of a block that is there.
-        unsafe {
-            let block = self.blocks.add(block * BLOCK_WORDS + step * STRIP);
-            for r in 0..8 {
-                let even = block.add(r / 2 * 2 * PART + r % 2 * 8);
-                _mm256_storeu_si256(even.cast(), _mm256_slli_epi32::<16>(pairs[r]));
-                let odd = _mm256_and_si256(pairs[r], _mm256_set1_epi32(0xffff_0000u32 as i32));
-                _mm256_storeu_si256(even.add(PART).cast(), odd);
-            }
-        }
-    }
-}
-
-/// Adds the products of some blocks with a few rows to their outputs: the weights stay in registers. `decoded` has room
-/// for the pairs of the blocks.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA.
-pub unsafe fn few(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mut [u32], no_subnormals: bool) {
-    let n_steps = blocks.n_steps();
-    // SAFETY: `# Safety` demands AVX2 and FMA. Plain weights are whole steps of 64 pairs, and decoded ones too.
-    unsafe {
-        let pairs = match blocks {
-            Bf16Panel::Plain(pairs) => pairs,
-            Bf16Panel::Bf12(panel) => {
-                let has_raw_steps = panel.stretches().any(|(_, raw)| raw);
-                if rows.n_rows() == 1 && !has_raw_steps {
-                    return if no_subnormals {
-                        bf12_row::<false>(panel, fetch, rows)
-                    } else {
-                        bf12_row::<true>(panel, fetch, rows)
-                    };
-                }
-                let decoded = &mut decoded[..n_steps * PANEL_ROWS];
-                rows.isa().decode(panel, decoded);
-                return plain_by_rows(decoded, fetch, rows, no_subnormals);
-            }
-        };
-        plain_by_rows(pairs, fetch, rows, no_subnormals);
-    }
-}
-
-/// # Safety
-/// As [`plain`].
-unsafe fn plain_by_rows(pairs: &[u32], fetch: Fetch, rows: &mut Few, no_subnormals: bool) {
-    // SAFETY: `# Safety`.
-    unsafe {
-        if no_subnormals {
-            plain_by_rows_for::<false>(pairs, fetch, rows);
-        } else {
-            plain_by_rows_for::<true>(pairs, fetch, rows);
-        }
-    }
-}
-
-/// Eight to twelve accumulators keep two multipliers of four cycles busy.
-///
-/// # Safety
-/// As [`plain`].
-unsafe fn plain_by_rows_for<const FLUSH: bool>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
-    // SAFETY: `# Safety`.
-    unsafe {
-        match rows.n_rows() {
-            1 => plain::<4, 1, FLUSH>(pairs, fetch, rows),
-            2 => plain::<2, 2, FLUSH>(pairs, fetch, rows),
-            3 => plain::<2, 3, FLUSH>(pairs, fetch, rows),
-            FEW_ROWS => plain::<1, FEW_ROWS, FLUSH>(pairs, fetch, rows),
-            _ => unreachable!("few rows are 1 to {FEW_ROWS}"),
-        }
-    }
-}
-
-/// Blocks of pairs `[steps][64]` times `ROWS` rows, `REGISTERS * 8` outputs at a time.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn plain<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    pairs: &[u32],
-    mut fetch: Fetch,
-    rows: &mut Few,
-) {
-    for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
-        let n_steps = block.len() / PANEL_ROWS;
-        for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {
-            // SAFETY: the attribute enables AVX2 and FMA. The registers of a strip, `REGISTERS` from `first` on, are
-            // inside the 64 pairs of whole steps.
-            unsafe {
-                // Up to three rows read faster with some lines a step, four with all of a strip's lines at once.
-                if REGISTERS == 1 {
-                    fetch.lines(BLOCK_LINES * 8 * REGISTERS / PANEL_ROWS);
-                }
-                let mut chains = Chains::<REGISTERS, ROWS, FLUSH>::new(rows, n_steps);
-                let weights = |k: usize| {
-                    let at = block.as_ptr().add(k * PANEL_ROWS + first);
-                    std::array::from_fn(|r| _mm256_loadu_si256(at.add(8 * r).cast()))
-                };
-                // A whole block has a number of steps that the compiler knows.
-                if n_steps == BLOCK_STEPS {
-                    for k in 0..BLOCK_STEPS {
-                        if REGISTERS > 1 {
-                            fetch.lines(REGISTERS / 2);
-                        }
-                        chains.step(weights(k), k);
-                    }
-                } else {
-                    (0..n_steps).for_each(|k| chains.step(weights(k), k));
-                }
-                chains.end(rows, |r| first + 8 * r);
-            }
-        }
-        rows.next_block();
-    }
-}
-
-/// Blocks of bf12 steps times one row, half of the outputs at a time.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA, and no step may be raw.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn bf12_row<const FLUSH: bool>(panel: &Bf12Panel, mut fetch: Fetch, row: &mut Few) {
-    let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
-    assert!(steps.len() == panel.n_steps() && rest.is_empty());
-    // SAFETY: the attribute enables AVX2 and FMA, and the assertion shows bf12 steps.
-    unsafe {
-        let decoder = Decoder::new(panel.exponents());
-        for block in steps.chunks(BLOCK_STEPS) {
-            for half in 0..2 {
-                let mut chains = Chains::<4, 1, FLUSH>::new(row, block.len());
-                for (k, step) in block.iter().enumerate() {
-                    if half == 0 {
-                        fetch.lines(CODED_STEP_BYTES / CACHE_LINE);
-                    }
-                    chains.step(decoder.half_step(step.as_ptr(), half), k);
-                }
-                chains.end(row, |r| 16 * r + 8 * half);
-            }
-            row.next_block();
-        }
-    }
-}
-
-/// The two chains of a block, for `ROWS` rows of `REGISTERS` registers of outputs.
-struct Chains<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool> {
-    even: [[__m256; REGISTERS]; ROWS],
-    odd: [[__m256; REGISTERS]; ROWS],
-    x: [*const u32; ROWS],
-}
-
-impl<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool> Chains<REGISTERS, ROWS, FLUSH> {
-    /// # Safety
-    /// The CPU must have AVX2 and FMA.
-    #[inline(always)]
-    unsafe fn new(rows: &Few, n_steps: usize) -> Self {
-        assert!(rows.n_rows() == ROWS && n_steps <= BLOCK_STEPS);
-        let mut x = [std::ptr::null(); ROWS];
-        for t in 0..ROWS {
-            x[t] = rows.x(t)[..2 * BLOCK_STEPS].as_ptr();
-        }
-        // SAFETY: `# Safety`.
-        let zeros = unsafe { [[_mm256_setzero_ps(); REGISTERS]; ROWS] };
-        Chains { even: zeros, odd: zeros, x }
-    }
-
-    /// One step of both.
-    ///
-    /// # Safety
-    /// The CPU must have AVX2 and FMA, and `k` must be below the number of steps of [`Chains::new`].
-    #[inline(always)]
-    unsafe fn step(&mut self, pairs: [__m256i; REGISTERS], k: usize) {
-        // SAFETY: `# Safety`: the activations are slices of two parts of a block, see `Chains::new`.
-        unsafe {
-            for r in 0..REGISTERS {
-                let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[r]));
-                let odd = _mm256_castsi256_ps(_mm256_and_si256(pairs[r], _mm256_set1_epi32(0xffff_0000u32 as i32)));
-                for t in 0..ROWS {
-                    let x_even = _mm256_broadcast_ss(&*self.x[t].add(k).cast());
-                    let x_odd = _mm256_broadcast_ss(&*self.x[t].add(BLOCK_STEPS + k).cast());
-                    self.even[t][r] = fma::<FLUSH>(even, x_even, self.even[t][r]);
-                    self.odd[t][r] = fma::<FLUSH>(odd, x_odd, self.odd[t][r]);
-                }
-            }
-        }
-    }
-
-    /// Adds the sum of both to the outputs: register `r` has those from `column(r)` on.
-    ///
-    /// # Safety
-    /// The CPU must have AVX2 and FMA.
-    #[inline(always)]
-    unsafe fn end(self, rows: &mut Few, column: impl Fn(usize) -> usize) {
-        for t in 0..ROWS {
-            // SAFETY: `# Safety`.
-            unsafe { add_to_sums::<REGISTERS, FLUSH>(rows, t, [self.even[t], self.odd[t]], &column) };
-        }
-    }
-}
-
-/// Adds the sum of two chains to the outputs of row `t`: register `r` has those from `column(r)` on.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA.
-#[inline(always)]
-unsafe fn add_to_sums<const REGISTERS: usize, const FLUSH: bool>(
-    rows: &mut Few,
-    t: usize,
-    [even, odd]: [[__m256; REGISTERS]; 2],
-    column: impl Fn(usize) -> usize,
-) {
-    let accumulate = rows.accumulate();
-    let sums = &mut rows.sums(t)[..PANEL_ROWS];
-    for r in 0..REGISTERS {
-        let sums = sums[column(r)..][..8].as_mut_ptr();
-        // SAFETY: eight outputs, cut above; `# Safety` demands AVX2 and FMA.
-        unsafe {
-            let before = if accumulate { _mm256_loadu_ps(sums) } else { _mm256_setzero_ps() };
-            _mm256_storeu_ps(sums, add::<FLUSH>(before, add::<FLUSH>(even[r], odd[r])));
-        }
-    }
-}
-
-/// Adds the products of a group of blocks with rows of activations to their outputs.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA.
-pub unsafe fn multiply(group: &Group, rows: &mut GroupRows, no_subnormals: bool) {
-    assert!(group.blocks.len() == group.n_blocks() * BLOCK_WORDS);
+pub unsafe fn plain(pairs: &[u32], fetch: Fetch, rows: &mut GroupRows, no_subnormals: bool) {
     // SAFETY: `# Safety` demands AVX2 and FMA.
     unsafe {
         if no_subnormals {
-            by_rows::<false>(group, rows);
+            plain_by_rows::<false>(pairs, fetch, rows);
         } else {
-            by_rows::<true>(group, rows);
+            plain_by_rows::<true>(pairs, fetch, rows);
         }
     }
 }
 
 /// # Safety
-/// As [`strips`].
-unsafe fn by_rows<const FLUSH: bool>(group: &Group, rows: &mut GroupRows) {
+/// The CPU must have AVX2 and FMA.
+unsafe fn plain_by_rows<const FLUSH: bool>(pairs: &[u32], fetch: Fetch, rows: &mut GroupRows) {
     // SAFETY: `# Safety`.
     unsafe {
         match rows.n_rows() {
-            1 => strips::<8, 1, FLUSH>(group, rows),
-            2 => strips::<4, 2, FLUSH>(group, rows),
-            3 => strips::<4, 3, FLUSH>(group, rows),
-            4 => strips::<2, 4, FLUSH>(group, rows),
-            5 => strips::<2, 5, FLUSH>(group, rows),
-            TILE_ROWS => strips::<2, TILE_ROWS, FLUSH>(group, rows),
+            1 => strips_of_both::<4, 1, FLUSH>(pairs, fetch, rows),
+            2 => strips_of_both::<2, 2, FLUSH>(pairs, fetch, rows),
+            3 => strips::<4, 3, FLUSH>(pairs, fetch, rows),
+            4 => strips::<2, 4, FLUSH>(pairs, fetch, rows),
+            5 => strips::<2, 5, FLUSH>(pairs, fetch, rows),
+            TILE_ROWS => strips::<2, TILE_ROWS, FLUSH>(pairs, fetch, rows),
             _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
+        }
+    }
+}
+
+/// As [`plain`] for bf12, with at most [`BF12_ROWS`] rows.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+///
+/// # Panics
+/// When a step is raw.
+pub unsafe fn bf12(panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows, no_subnormals: bool) {
+    // SAFETY: `# Safety` demands AVX2 and FMA.
+    unsafe {
+        if no_subnormals {
+            bf12_by_rows::<false>(panel, fetch, rows);
+        } else {
+            bf12_by_rows::<true>(panel, fetch, rows);
+        }
+    }
+}
+
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+unsafe fn bf12_by_rows<const FLUSH: bool>(panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        match rows.n_rows() {
+            1 => bf12_strips::<4, 1, FLUSH>(panel, fetch, rows),
+            2 => bf12_strips::<2, 2, FLUSH>(panel, fetch, rows),
+            BF12_ROWS => bf12_strips::<2, BF12_ROWS, FLUSH>(panel, fetch, rows),
+            _ => unreachable!("bf12 kernels take 1 to {BF12_ROWS} rows"),
+        }
+    }
+}
+
+/// The rows of a tile: the activations of the next block, and the outputs.
+struct Operands<const ROWS: usize> {
+    x: [*const u32; ROWS],
+    sums: [*mut f32; ROWS],
+    accumulate: bool,
+}
+
+impl<const ROWS: usize> Operands<ROWS> {
+    /// Of `n_blocks` blocks.
+    ///
+    /// # Panics
+    /// When there are other rows, or too few activations.
+    fn new(rows: &mut GroupRows, n_blocks: usize) -> Self {
+        assert!(rows.n_rows() == ROWS);
+        let mut operands =
+            Operands { x: [std::ptr::null(); ROWS], sums: [std::ptr::null_mut(); ROWS], accumulate: rows.accumulate() };
+        for t in 0..ROWS {
+            operands.x[t] = rows.x(t)[..n_blocks * 2 * BLOCK_STEPS].as_ptr();
+            operands.sums[t] = rows.sums(t)[..PANEL_ROWS].as_mut_ptr();
+        }
+        operands
+    }
+
+    /// Continues with the next block.
+    #[inline(always)]
+    fn next_block(&mut self) {
+        for t in 0..ROWS {
+            self.x[t] = self.x[t].wrapping_add(2 * BLOCK_STEPS);
+        }
+        self.accumulate = true;
+    }
+
+    /// Adds the sum of two chains to the outputs: register `r` has those from `column(r)` on.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2 and FMA, and the columns must be those of a panel.
+    #[inline(always)]
+    unsafe fn add<const REGISTERS: usize, const FLUSH: bool>(
+        &self,
+        [even, odd]: [Sums<REGISTERS, ROWS>; 2],
+        column: impl Fn(usize) -> usize,
+    ) {
+        for t in 0..ROWS {
+            for r in 0..REGISTERS {
+                // SAFETY: `# Safety`. There are 64 outputs of each row, see `Operands::new`.
+                unsafe {
+                    let sums = self.sums[t].add(column(r));
+                    let before = if self.accumulate { _mm256_loadu_ps(sums) } else { _mm256_setzero_ps() };
+                    _mm256_storeu_ps(sums, add::<FLUSH>(before, add::<FLUSH>(even[t][r], odd[t][r])));
+                }
+            }
         }
     }
 }
@@ -349,96 +141,260 @@ unsafe fn by_rows<const FLUSH: bool>(group: &Group, rows: &mut GroupRows) {
 /// The microkernel: `ROWS` rows, `REGISTERS * 8` outputs at a time, block by block.
 ///
 /// # Safety
-/// The CPU must have AVX2 and FMA, and the group [`BLOCK_WORDS`] for each of its blocks.
+/// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(group: &Group, rows: &mut GroupRows) {
-    const { assert!(REGISTERS.is_multiple_of(2) && PANEL_ROWS.is_multiple_of(8 * REGISTERS)) }
-    assert!(rows.n_rows() == ROWS);
-    let mut fetch = group.fetch;
-    for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {
-        let mut x = [std::ptr::null::<u32>(); ROWS];
-        let mut sums = [std::ptr::null_mut::<f32>(); ROWS];
-        for t in 0..ROWS {
-            x[t] = rows.x(t)[..group.n_blocks() * 2 * BLOCK_STEPS].as_ptr();
-            sums[t] = rows.sums(t)[first..][..8 * REGISTERS].as_mut_ptr();
-        }
-        let (mut left, mut accumulate) = (group.n_steps, group.accumulate);
-        // SAFETY: `# Safety` demands the blocks, and the strips from `first` on are inside one. The slices above have
-        // the activations of these blocks, and the outputs.
-        unsafe {
-            let mut w = group.blocks.as_ptr().add(first / STRIP * 2 * PART);
-            while left > 0 {
-                fetch.lines(group.lines);
+unsafe fn strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    pairs: &[u32],
+    mut fetch: Fetch,
+    rows: &mut GroupRows,
+) {
+    let mut operands = Operands::<ROWS>::new(rows, pairs.len().div_ceil(BLOCK_STEPS * PANEL_ROWS));
+    for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
+        let n_steps = block.len() / PANEL_ROWS;
+        for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {
+            // SAFETY: `# Safety` demands AVX2 and FMA. The registers from `first` on are inside the 64 pairs of whole
+            // steps, and there are activations of whole blocks.
+            unsafe {
+                let (w, x) = (block.as_ptr().add(first), operands.x);
                 // A whole block has a number of steps that the compiler knows.
-                if left >= BLOCK_STEPS {
-                    add_block::<REGISTERS, ROWS, FLUSH>(w.cast(), BLOCK_STEPS, x, sums, accumulate);
+                let sums = if n_steps == BLOCK_STEPS {
+                    [
+                        chain::<REGISTERS, ROWS, false, FLUSH>(w, BLOCK_STEPS, x, &mut fetch),
+                        chain::<REGISTERS, ROWS, true, FLUSH>(w, BLOCK_STEPS, x, &mut fetch),
+                    ]
                 } else {
-                    add_block::<REGISTERS, ROWS, FLUSH>(w.cast(), left, x, sums, accumulate);
-                }
-                accumulate = true;
-                left = left.saturating_sub(BLOCK_STEPS);
-                w = w.wrapping_add(BLOCK_WORDS);
-                for t in 0..ROWS {
-                    x[t] = x[t].wrapping_add(2 * BLOCK_STEPS);
+                    [
+                        chain::<REGISTERS, ROWS, false, FLUSH>(w, n_steps, x, &mut fetch),
+                        chain::<REGISTERS, ROWS, true, FLUSH>(w, n_steps, x, &mut fetch),
+                    ]
+                };
+                operands.add::<REGISTERS, FLUSH>(sums, |r| first + 8 * r);
+            }
+        }
+        operands.next_block();
+    }
+}
+
+/// The sums of the products of the even or the odd columns of a block.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA; the weights of `n_steps` steps, and the activations of a block must be there.
+#[inline(always)]
+unsafe fn chain<const REGISTERS: usize, const ROWS: usize, const ODD: bool, const FLUSH: bool>(
+    w: *const u32,
+    n_steps: usize,
+    x: [*const u32; ROWS],
+    fetch: &mut Fetch,
+) -> Sums<REGISTERS, ROWS> {
+    // SAFETY: `# Safety`.
+    unsafe {
+        let part = if ODD { BLOCK_STEPS } else { 0 };
+        let mut sums = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
+        let unroll = if n_steps == BLOCK_STEPS { UNROLL } else { 1 };
+        for first in (0..n_steps).step_by(unroll) {
+            fetch.lines(REGISTERS * unroll / 4);
+            for k in first..first + unroll {
+                let w = w.add(k * PANEL_ROWS);
+                // What is fewer stays in registers.
+                if REGISTERS > ROWS {
+                    let mut activations = [_mm256_setzero_ps(); ROWS];
+                    for t in 0..ROWS {
+                        activations[t] = _mm256_broadcast_ss(&*x[t].add(part + k).cast());
+                    }
+                    for r in 0..REGISTERS {
+                        let weights = column::<ODD>(_mm256_loadu_si256(w.add(8 * r).cast()));
+                        for t in 0..ROWS {
+                            sums[t][r] = fma::<FLUSH>(weights, activations[t], sums[t][r]);
+                        }
+                    }
+                } else {
+                    let mut weights = [_mm256_setzero_ps(); REGISTERS];
+                    for r in 0..REGISTERS {
+                        weights[r] = column::<ODD>(_mm256_loadu_si256(w.add(8 * r).cast()));
+                    }
+                    add_products::<REGISTERS, ROWS, FLUSH>(&mut sums, weights, x, part + k);
                 }
             }
+        }
+        sums
+    }
+}
+
+/// As [`strips`], both chains at the same time.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn strips_of_both<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    pairs: &[u32],
+    mut fetch: Fetch,
+    rows: &mut GroupRows,
+) {
+    let mut operands = Operands::<ROWS>::new(rows, pairs.len().div_ceil(BLOCK_STEPS * PANEL_ROWS));
+    for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
+        let n_steps = block.len() / PANEL_ROWS;
+        for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {
+            // SAFETY: as in `strips`.
+            unsafe {
+                let (w, x) = (block.as_ptr().add(first), operands.x);
+                let sums = if n_steps == BLOCK_STEPS {
+                    both_chains::<REGISTERS, ROWS, FLUSH>(w, BLOCK_STEPS, x, &mut fetch)
+                } else {
+                    both_chains::<REGISTERS, ROWS, FLUSH>(w, n_steps, x, &mut fetch)
+                };
+                operands.add::<REGISTERS, FLUSH>(sums, |r| first + 8 * r);
+            }
+        }
+        operands.next_block();
+    }
+}
+
+/// The sums of the products of the even and of the odd columns of a block.
+///
+/// # Safety
+/// As [`chain`].
+#[inline(always)]
+unsafe fn both_chains<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    w: *const u32,
+    n_steps: usize,
+    x: [*const u32; ROWS],
+    fetch: &mut Fetch,
+) -> [Sums<REGISTERS, ROWS>; 2] {
+    // SAFETY: `# Safety`.
+    unsafe {
+        let mut sums = [[[_mm256_setzero_ps(); REGISTERS]; ROWS]; 2];
+        let unroll = if n_steps == BLOCK_STEPS { UNROLL } else { 1 };
+        for first in (0..n_steps).step_by(unroll) {
+            fetch.lines_near(REGISTERS * unroll / 2);
+            for k in first..first + unroll {
+                let mut pairs = [_mm256_setzero_si256(); REGISTERS];
+                for r in 0..REGISTERS {
+                    pairs[r] = _mm256_loadu_si256(w.add(k * PANEL_ROWS + 8 * r).cast());
+                }
+                add_pairs::<REGISTERS, ROWS, FLUSH>(&mut sums, pairs, x, k);
+            }
+        }
+        sums
+    }
+}
+
+/// Blocks of bf12 steps times `ROWS` rows, `REGISTERS * 8` outputs at a time, as they are decoded.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn bf12_strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    panel: &Bf12Panel,
+    mut fetch: Fetch,
+    rows: &mut GroupRows,
+) {
+    const { assert!(REGISTERS == 4 || REGISTERS == 2) }
+    let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
+    assert!(steps.len() == panel.n_steps() && rest.is_empty());
+    let mut operands = Operands::<ROWS>::new(rows, steps.len().div_ceil(BLOCK_STEPS));
+    // SAFETY: `# Safety` demands AVX2 and FMA. A block has at most `BLOCK_STEPS` steps.
+    unsafe {
+        let decoder = Decoder::new(panel.exponents());
+        for block in steps.chunks(BLOCK_STEPS) {
+            for half in 0..2 {
+                bf12_strip::<REGISTERS, ROWS, 0, FLUSH>(&decoder, block, half, &mut fetch, &operands);
+                if REGISTERS == 2 {
+                    bf12_strip::<REGISTERS, ROWS, 1, FLUSH>(&decoder, block, half, &mut fetch, &operands);
+                }
+            }
+            operands.next_block();
         }
     }
 }
 
-/// One block of `n_steps` steps: both chains, their sum, and that added to the outputs.
+/// A block of bf12 steps times `ROWS` rows, for the outputs of `Decoder::groups::<REGISTERS, FIRST>`.
 ///
 /// # Safety
-/// As [`strips`]: weights of the block, activations of each row, and outputs must be there.
+/// The CPU must have AVX2 and FMA, and the block at most [`BLOCK_STEPS`] steps.
 #[inline(always)]
-unsafe fn add_block<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    w: *const f32,
-    n_steps: usize,
+unsafe fn bf12_strip<const REGISTERS: usize, const ROWS: usize, const FIRST: usize, const FLUSH: bool>(
+    decoder: &Decoder,
+    block: &[[u8; CODED_STEP_BYTES]],
+    half: usize,
+    fetch: &mut Fetch,
+    operands: &Operands<ROWS>,
+) {
+    // SAFETY: `# Safety`. There are activations of whole blocks, see `Operands::new`.
+    unsafe {
+        let mut sums = [[[_mm256_setzero_ps(); REGISTERS]; ROWS]; 2];
+        for (k, step) in block.iter().enumerate() {
+            // The three lines of a step, over the strips.
+            match REGISTERS {
+                4 => fetch.lines_near(2 - half),
+                _ => fetch.lines_near(usize::from(FIRST == 0 || half == 0)),
+            }
+            let pairs = decoder.groups::<REGISTERS, FIRST>(step.as_ptr(), half);
+            add_pairs::<REGISTERS, ROWS, FLUSH>(&mut sums, pairs, operands.x, k);
+        }
+        operands.add::<REGISTERS, FLUSH>(sums, |r| 16 * (FIRST + 4 / REGISTERS * r) + 8 * half);
+    }
+}
+
+/// Adds the products of step `k` of a block to both chains.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA, and the activations of a block must be there.
+#[inline(always)]
+unsafe fn add_pairs<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    [even, odd]: &mut [Sums<REGISTERS, ROWS>; 2],
+    pairs: [__m256i; REGISTERS],
     x: [*const u32; ROWS],
-    sums: [*mut f32; ROWS],
-    accumulate: bool,
+    k: usize,
 ) {
     // SAFETY: `# Safety`.
     unsafe {
-        let even = chain::<REGISTERS, ROWS, FLUSH>(w, n_steps, x);
-        let odd = chain::<REGISTERS, ROWS, FLUSH>(w.add(PART), n_steps, x.map(|x| x.add(BLOCK_STEPS)));
+        let mut weights = [_mm256_setzero_ps(); REGISTERS];
+        for r in 0..REGISTERS {
+            weights[r] = column::<false>(pairs[r]);
+        }
+        add_products::<REGISTERS, ROWS, FLUSH>(even, weights, x, k);
+        for r in 0..REGISTERS {
+            weights[r] = column::<true>(pairs[r]);
+        }
+        add_products::<REGISTERS, ROWS, FLUSH>(odd, weights, x, BLOCK_STEPS + k);
+    }
+}
+
+/// Adds the products of the weights of one column with the activations at `at`.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA, and the activations must be there.
+#[inline(always)]
+unsafe fn add_products<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    sums: &mut Sums<REGISTERS, ROWS>,
+    weights: [__m256; REGISTERS],
+    x: [*const u32; ROWS],
+    at: usize,
+) {
+    // SAFETY: `# Safety`.
+    unsafe {
         for t in 0..ROWS {
+            let x = _mm256_broadcast_ss(&*x[t].add(at).cast());
             for r in 0..REGISTERS {
-                let sum = sums[t].add(8 * r);
-                let before = if accumulate { _mm256_loadu_ps(sum) } else { _mm256_setzero_ps() };
-                _mm256_storeu_ps(sum, add::<FLUSH>(before, add::<FLUSH>(even[t][r], odd[t][r])));
+                sums[t][r] = fma::<FLUSH>(weights[r], x, sums[t][r]);
             }
         }
     }
 }
 
-/// The sums of the products of one part.
+/// The weights of the even or the odd column of pairs.
 ///
 /// # Safety
-/// As [`add_block`].
+/// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn chain<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    w: *const f32,
-    n_steps: usize,
-    x: [*const u32; ROWS],
-) -> [[__m256; REGISTERS]; ROWS] {
+unsafe fn column<const ODD: bool>(pairs: __m256i) -> __m256 {
     // SAFETY: `# Safety`.
     unsafe {
-        let mut acc = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
-        for k in 0..n_steps {
-            let w = w.add(k * STRIP);
-            let mut weights = [_mm256_setzero_ps(); REGISTERS];
-            for r in 0..REGISTERS {
-                weights[r] = _mm256_loadu_ps(w.add(r / 2 * 2 * PART + r % 2 * 8));
-            }
-            for t in 0..ROWS {
-                let x = _mm256_broadcast_ss(&*x[t].add(k).cast());
-                for r in 0..REGISTERS {
-                    acc[t][r] = fma::<FLUSH>(weights[r], x, acc[t][r]);
-                }
-            }
-        }
-        acc
+        _mm256_castsi256_ps(if ODD {
+            _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32))
+        } else {
+            _mm256_slli_epi32::<16>(pairs)
+        })
     }
 }
 

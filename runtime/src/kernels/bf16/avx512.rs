@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::dot::{BLOCK_STEPS, dot_step};
-use super::group::{BLOCK_LINES, Fetch, Few, Group, GroupRows};
+use super::group::{BLOCK_LINES, Fetch, Group, GroupRows};
 use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
@@ -50,13 +50,13 @@ trait Multiply {
     ///
     /// # Safety
     /// The CPU must have the instructions.
-    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few);
+    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut GroupRows);
 
     /// [`bf12`] with the instructions.
     ///
     /// # Safety
     /// As [`bf12`], and the CPU must have the instructions.
-    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few);
+    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows);
 }
 
 /// Steps of a chain that two steps of the panel give.
@@ -115,13 +115,13 @@ impl<const FLUSH: bool> Multiply for Fma<FLUSH> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
+    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut GroupRows) {
         // SAFETY: the attribute enables the features.
         unsafe { plain::<Self, N, ROWS>(pairs, fetch, rows) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
+    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows) {
         // SAFETY: `# Safety`, and the attribute enables the features.
         unsafe { bf12::<Self, ROWS>(panel, fetch, rows) }
     }
@@ -167,13 +167,13 @@ impl<const FLUSH: bool> Multiply for Dot<FLUSH> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
+    unsafe fn plain<const N: usize, const ROWS: usize>(pairs: &[u32], fetch: Fetch, rows: &mut GroupRows) {
         // SAFETY: the attribute enables the features.
         unsafe { plain::<Self, N, ROWS>(pairs, fetch, rows) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut Few) {
+    unsafe fn bf12<const ROWS: usize>(panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows) {
         // SAFETY: `# Safety`, and the attribute enables the features.
         unsafe { bf12::<Self, ROWS>(panel, fetch, rows) }
     }
@@ -368,40 +368,54 @@ impl<'b, M: Multiply> Arranged<'b, M> {
     }
 }
 
-/// Adds the products of some blocks with a few rows to their outputs: the weights stay in registers. `decoded` has room
-/// for the pairs of the blocks.
+/// Rows of [`few_bf12`].
+pub const BF12_ROWS: usize = 3;
+
+/// Adds the products of some blocks with a few rows to their outputs: the weights stay in registers.
 ///
 /// # Safety
 /// As [`multiply`].
-pub unsafe fn few(by: By, blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mut [u32]) {
+pub unsafe fn few(by: By, pairs: &[u32], fetch: Fetch, rows: &mut GroupRows) {
     // SAFETY: `# Safety`.
     unsafe {
         match by {
-            By::Fma { no_subnormals: true } => few_for::<Fma<false>>(blocks, fetch, rows, decoded),
-            By::Fma { no_subnormals: false } => few_for::<Fma<true>>(blocks, fetch, rows, decoded),
-            By::Dot { no_subnormals: true } => few_for::<Dot<false>>(blocks, fetch, rows, decoded),
-            By::Dot { no_subnormals: false } => few_for::<Dot<true>>(blocks, fetch, rows, decoded),
+            By::Fma { no_subnormals: true } => plain_by_rows::<Fma<false>>(pairs, fetch, rows),
+            By::Fma { no_subnormals: false } => plain_by_rows::<Fma<true>>(pairs, fetch, rows),
+            By::Dot { no_subnormals: true } => plain_by_rows::<Dot<false>>(pairs, fetch, rows),
+            By::Dot { no_subnormals: false } => plain_by_rows::<Dot<true>>(pairs, fetch, rows),
+        }
+    }
+}
+
+/// As [`few`] for at most [`BF12_ROWS`] rows.
+///
+/// # Safety
+/// As [`multiply`].
+///
+/// # Panics
+/// When a step is raw.
+pub unsafe fn few_bf12(by: By, panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        match by {
+            By::Fma { no_subnormals: true } => bf12_by_rows::<Fma<false>>(panel, fetch, rows),
+            By::Fma { no_subnormals: false } => bf12_by_rows::<Fma<true>>(panel, fetch, rows),
+            By::Dot { no_subnormals: true } => bf12_by_rows::<Dot<false>>(panel, fetch, rows),
+            By::Dot { no_subnormals: false } => bf12_by_rows::<Dot<true>>(panel, fetch, rows),
         }
     }
 }
 
 /// # Safety
 /// The CPU must have the instructions of `M`.
-unsafe fn few_for<M: Multiply>(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few, decoded: &mut [u32]) {
-    // SAFETY: `# Safety`. Bf12 steps are all in 12 bits where there are no raw ones.
+unsafe fn bf12_by_rows<M: Multiply>(panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows) {
+    // SAFETY: `# Safety`.
     unsafe {
-        match blocks {
-            Bf16Panel::Plain(pairs) => plain_by_rows::<M>(pairs, fetch, rows),
-            Bf16Panel::Bf12(panel) => match (rows.n_rows(), panel.stretches().any(|(_, raw)| raw)) {
-                (1, false) => M::bf12::<1>(panel, fetch, rows),
-                (2, false) => M::bf12::<2>(panel, fetch, rows),
-                (3, false) => M::bf12::<3>(panel, fetch, rows),
-                _ => {
-                    let decoded = &mut decoded[..blocks.n_steps() * PANEL_ROWS];
-                    rows.isa().decode(panel, decoded);
-                    plain_by_rows::<M>(decoded, fetch, rows);
-                }
-            },
+        match rows.n_rows() {
+            1 => M::bf12::<1>(panel, fetch, rows),
+            2 => M::bf12::<2>(panel, fetch, rows),
+            BF12_ROWS => M::bf12::<BF12_ROWS>(panel, fetch, rows),
+            _ => unreachable!("bf12 kernels take 1 to {BF12_ROWS} rows"),
         }
     }
 }
@@ -410,7 +424,7 @@ unsafe fn few_for<M: Multiply>(blocks: &Bf16Panel, fetch: Fetch, rows: &mut Few,
 ///
 /// # Safety
 /// The CPU must have the instructions of `M`.
-unsafe fn plain_by_rows<M: Multiply>(pairs: &[u32], fetch: Fetch, rows: &mut Few) {
+unsafe fn plain_by_rows<M: Multiply>(pairs: &[u32], fetch: Fetch, rows: &mut GroupRows) {
     // SAFETY: `# Safety`.
     unsafe {
         match rows.n_rows() {
@@ -430,7 +444,7 @@ unsafe fn plain_by_rows<M: Multiply>(pairs: &[u32], fetch: Fetch, rows: &mut Few
 /// # Safety
 /// The CPU must have the features of `M::plain`.
 #[inline(always)]
-unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], mut fetch: Fetch, rows: &mut Few) {
+unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], mut fetch: Fetch, rows: &mut GroupRows) {
     for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
         for first in (0..PANEL_ROWS).step_by(16 * N) {
             // SAFETY: `# Safety`. The registers are inside the 64 pairs of whole steps.
@@ -452,7 +466,7 @@ unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], m
 /// # Safety
 /// The CPU must have the features of `M::bf12`, and no step may be raw.
 #[inline(always)]
-unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fetch, rows: &mut Few) {
+unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fetch, rows: &mut GroupRows) {
     let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
     assert!(steps.len() == panel.n_steps() && rest.is_empty());
     // SAFETY: `# Safety`. The assertion shows bf12 steps.
@@ -482,7 +496,7 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
     /// The CPU must have the instructions of `M`, and `weights` must be callable for each step.
     #[inline(always)]
     unsafe fn run(
-        rows: &mut Few,
+        rows: &mut GroupRows,
         n_steps: usize,
         weights: impl Fn(usize) -> [__m512i; N],
         mut between: impl FnMut(),

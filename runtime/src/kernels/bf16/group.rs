@@ -4,8 +4,9 @@ use super::dot::BLOCK_STEPS;
 use super::rows::Bf16Rows;
 use crate::format::PANEL_ROWS;
 use crate::kernels::grid::OutputBlock;
-use crate::kernels::isa::Isa;
-use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS, prefetch};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::tiles::prefetch_near;
+use crate::kernels::tiles::{CACHE_LINE, prefetch};
 
 /// Weights of 64 outputs that are multiplied with several rows.
 pub struct Group<'a> {
@@ -59,6 +60,16 @@ impl<'r, 'out> GroupRows<'r, 'out> {
         &self.x.words[(self.first_row + t) * words..][..words][self.x.arrangement.words_before(self.first_step)..]
     }
 
+    /// Continues with the next block.
+    pub fn next_block(&mut self) {
+        self.first_step += BLOCK_STEPS;
+    }
+
+    /// Whether the sums begin with what the outputs hold, or with +0.
+    pub fn accumulate(&self) -> bool {
+        self.first_step > 0
+    }
+
     /// The outputs of row `t`, 64.
     #[inline(always)]
     pub fn sums(&mut self, t: usize) -> &mut [f32] {
@@ -71,86 +82,39 @@ pub const BLOCK_LINES: usize = BLOCK_STEPS * PANEL_ROWS * size_of::<u32>() / CAC
 
 /// What a kernel fetches into the L2 cache while it multiplies, line after line.
 #[derive(Clone, Copy)]
-pub struct Fetch(*const i8);
+pub struct Fetch {
+    from: *const i8,
+    /// Bytes from one request to the next: those of a line, or fewer where each line is requested more than once.
+    step: usize,
+}
 
 impl Fetch {
     /// From `from` on.
     pub fn new(from: *const i8) -> Fetch {
-        Fetch(from)
+        Fetch { from, step: CACHE_LINE }
+    }
+
+    /// The part of tile `tile` of `n_tiles` tiles which fetch the lines of `bytes` bytes from `from` on.
+    pub fn of_tile(from: *const i8, bytes: usize, tile: usize, n_tiles: usize) -> Fetch {
+        Fetch { from: from.wrapping_add(bytes * tile / n_tiles), step: CACHE_LINE / n_tiles }
     }
 
     /// Fetches the next `lines` lines.
     #[inline(always)]
     pub fn lines(&mut self, lines: usize) {
         for line in 0..lines {
-            prefetch(self.0.wrapping_add(CACHE_LINE * line));
+            prefetch(self.from.wrapping_add(self.step * line));
         }
-        self.0 = self.0.wrapping_add(CACHE_LINE * lines);
-    }
-}
-
-/// A few rows of activations, at some block, and their outputs of one panel.
-pub struct Few<'r, 'out> {
-    isa: Isa,
-    x: [&'r [u32]; TILE_ROWS],
-    /// Words of a block.
-    block_words: usize,
-    accumulate: bool,
-    /// Whole rows of 64.
-    sums: OutputBlock<'out>,
-}
-
-impl<'r, 'out> Few<'r, 'out> {
-    /// At the block that begins with step `first_step` of the panel.
-    ///
-    /// # Panics
-    /// When the outputs have another width than a panel, or too many rows.
-    pub fn new(isa: Isa, x: &Bf16Rows<'r>, first_step: usize, sums: OutputBlock<'out>) -> Self {
-        assert!(sums.columns() == PANEL_ROWS && sums.rows() <= TILE_ROWS);
-        let arrangement = x.arrangement;
-        let (words, before) = (arrangement.row_words(x.columns), arrangement.words_before(first_step));
-        let mut rows = x.words.chunks_exact(words);
-        let mut x: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
-        x.iter_mut().zip(rows.by_ref()).for_each(|(x, row)| *x = &row[before..]);
-        let block_words = arrangement.words_before(BLOCK_STEPS);
-        Few { isa, x, block_words, accumulate: first_step > 0, sums }
+        self.from = self.from.wrapping_add(self.step * lines);
     }
 
-    /// The instruction set, to decode with.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// Continues with the next block.
+    /// Fetches the next `lines` lines into the L1 cache.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub fn next_block(&mut self) {
-        for x in &mut self.x {
-            *x = x.get(self.block_words..).unwrap_or_default();
+    pub fn lines_near(&mut self, lines: usize) {
+        for line in 0..lines {
+            prefetch_near(self.from.wrapping_add(self.step * line));
         }
-        self.accumulate = true;
-    }
-
-    /// Number of rows.
-    #[inline(always)]
-    pub fn n_rows(&self) -> usize {
-        self.sums.rows()
-    }
-
-    /// The activations of row `t` from the block on.
-    #[inline(always)]
-    pub fn x(&self, t: usize) -> &'r [u32] {
-        self.x[t]
-    }
-
-    /// Whether the sums begin with what the outputs hold, or with +0.
-    #[inline(always)]
-    pub fn accumulate(&self) -> bool {
-        self.accumulate
-    }
-
-    /// The outputs of row `t`, 64.
-    #[inline(always)]
-    pub fn sums(&mut self, t: usize) -> &mut [f32] {
-        self.sums.row(t)
+        self.from = self.from.wrapping_add(self.step * lines);
     }
 }

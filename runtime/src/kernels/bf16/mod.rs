@@ -19,6 +19,7 @@ pub use panel::Bf16Panel;
 pub use rows::{Arrangement, Bf16Rows, RoundGroup, round_to_bf16};
 
 use crate::format::PANEL_ROWS;
+use crate::format::encodings::bf12::Bf12Panel;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf12;
 use crate::kernels::grid::OutputBlock;
@@ -31,7 +32,7 @@ use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS, tile_rows};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::x86_64::amx;
 use dot::BLOCK_STEPS;
-use group::{Fetch, Few, Group, GroupRows};
+use group::{Fetch, Group, GroupRows};
 use std::cell::RefCell;
 use std::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -158,7 +159,7 @@ impl Isa {
         }
     }
 
-    /// Some blocks of each panel by turns, for the rows of one tile.
+    /// Some blocks of each panel by turns, each for all rows, tile by tile.
     fn by_turns(
         self,
         panels: &[Bf16Panel],
@@ -170,15 +171,40 @@ impl Isa {
         let mut rest = [Bf16Panel::Plain(&[]); Streaming::MAX_PANELS];
         rest[..panels.len()].copy_from_slice(panels);
         let n_steps = panels[0].n_steps();
-        for first_step in (0..n_steps).step_by(TURN_BLOCKS * BLOCK_STEPS) {
+        // A turn stays in the L1 cache for the tiles that follow the first one.
+        let has_turns = panels.len() > 1 || x.rows > TILE_ROWS;
+        let turn_steps = if has_turns { TURN_BLOCKS * BLOCK_STEPS } else { n_steps };
+        for first_step in (0..n_steps).step_by(turn_steps) {
             for (index, panel) in rest[..panels.len()].iter_mut().enumerate() {
-                let (blocks, after) = panel.split_at((TURN_BLOCKS * BLOCK_STEPS).min(n_steps - first_step));
+                let (mut turn, after) = panel.split_at(turn_steps.min(n_steps - first_step));
                 *panel = after;
-                whole_panel(out.part(0..x.rows, columns_of(index, out)), |sums| {
-                    self.few(&blocks, &mut Few::new(self, x, first_step, sums), scratch, no_subnormals);
-                });
+                let mut out = out.part(0..x.rows, columns_of(index, out));
+                let mut step = first_step;
+                while turn.n_steps() > 0 {
+                    let (part, form) = self.few_part(&turn, x.rows);
+                    self.few(&part, form, x, step, &mut out, no_subnormals, scratch);
+                    step += part.n_steps();
+                    turn = turn.split_at(part.n_steps()).1;
+                }
             }
         }
+    }
+
+    /// The blocks at the beginning of a turn that are multiplied in one form with `n_rows` rows.
+    fn few_part<'a>(self, turn: &Bf16Panel<'a>, n_rows: usize) -> (Bf16Panel<'a>, Form) {
+        let Bf16Panel::Bf12(panel) = turn else { return (*turn, Form::Stored) };
+        let n_steps = panel.n_steps();
+        if n_rows > self.bf12_rows() {
+            return (turn.split_at(n_steps.min(TURN_BLOCKS * BLOCK_STEPS)).0, Form::Decoded);
+        }
+        // The kernels have no branch for raw steps: a block with one is decoded.
+        let coded = panel.coded_steps();
+        let (whole, form) = match coded / BLOCK_STEPS * BLOCK_STEPS {
+            _ if coded == n_steps => (n_steps, Form::Stored),
+            0 => (n_steps.min(BLOCK_STEPS), Form::Decoded),
+            whole => (whole, Form::Stored),
+        };
+        (turn.split_at(whole).0, form)
     }
 
     /// Groups of blocks of one panel, each for all rows, tile by tile. The tiles fetch the next group meanwhile.
@@ -215,21 +241,82 @@ impl Isa {
         }
     }
 
-    /// Some blocks times the rows of a tile.
-    fn few(self, blocks: &Bf16Panel, rows: &mut Few, scratch: &mut [u32], no_subnormals: bool) {
-        // Several rows take longer for a line: the memory is less in a hurry, and bursts can be longer.
-        let ahead_bytes = self.1.ahead_bytes.saturating_mul(if rows.n_rows() == 1 { 1 } else { 2 });
-        let fetch = Fetch::new(blocks.begin().wrapping_add(ahead_bytes));
+    /// Some blocks, from step `step` of a panel on, times all rows.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, how they are stored, and a scratch")]
+    fn few(
+        self,
+        part: &Bf16Panel,
+        form: Form,
+        x: &Bf16Rows,
+        step: usize,
+        out: &mut OutputBlock,
+        no_subnormals: bool,
+        scratch: &mut [u32],
+    ) {
+        let columns = out.columns();
+        let stored = part;
+        let part = match (stored, form) {
+            (Bf16Panel::Bf12(panel), Form::Decoded) => {
+                let pairs = &mut scratch[..panel.n_steps() * PANEL_ROWS];
+                self.decode(panel, pairs);
+                Bf16Panel::Plain(pairs)
+            }
+            _ => *stored,
+        };
+        // The lines of several rows, and those that are decoded, take longer: the memory is less in a hurry, and bursts
+        // can be longer.
+        let is_slow = x.rows > 1 || matches!(stored, Bf16Panel::Bf12(_));
+        let ahead_bytes = self.1.ahead_bytes.saturating_mul(if is_slow { 2 } else { 1 });
+        let (from, bytes) = (stored.begin().wrapping_add(ahead_bytes), stored.n_steps() * stored.step_bytes());
+        let tile_rows = tile_rows(x.rows);
+        let n_tiles = x.rows.div_ceil(tile_rows);
+        for (tile, row) in (0..x.rows).step_by(tile_rows).enumerate() {
+            let rows = row..x.rows.min(row + tile_rows);
+            let fetch = Fetch::of_tile(from, bytes, tile, n_tiles);
+            whole_panel(out.part(rows.clone(), 0..columns), |sums| {
+                let rows = &mut GroupRows::new(*x, rows.start, step, sums);
+                match &part {
+                    Bf16Panel::Plain(pairs) => self.few_plain(pairs, fetch, rows, no_subnormals),
+                    Bf16Panel::Bf12(panel) => self.few_bf12(panel, fetch, rows, no_subnormals),
+                }
+            });
+        }
+    }
+
+    /// Some blocks of plain weights times the rows of a tile.
+    fn few_plain(self, pairs: &[u32], fetch: Fetch, rows: &mut GroupRows, no_subnormals: bool) {
         match self.0 {
             // SAFETY: as in `multiply`.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
-                avx512::few(self.by(no_subnormals), blocks, fetch, rows, scratch);
-            },
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::few(self.by(no_subnormals), pairs, fetch, rows) },
             // SAFETY: as in `multiply`.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::few(blocks, fetch, rows, scratch, no_subnormals) },
+            Kind::Avx2 => unsafe { avx2::plain(pairs, fetch, rows, no_subnormals) },
             _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
+        }
+    }
+
+    /// Some blocks in 12 bits, without raw steps, times at most [`Isa::bf12_rows`] rows.
+    fn few_bf12(self, panel: &Bf12Panel, fetch: Fetch, rows: &mut GroupRows, no_subnormals: bool) {
+        match self.0 {
+            // SAFETY: as in `multiply`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::few_bf12(self.by(no_subnormals), panel, fetch, rows) },
+            // SAFETY: as in `multiply`.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::bf12(panel, fetch, rows, no_subnormals) },
+            _ => unreachable!("`bf12_rows` is 0"),
+        }
+    }
+
+    /// Rows that are multiplied with steps in 12 bits as they are decoded, without a scratch.
+    fn bf12_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => avx512::BF12_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => avx2::BF12_ROWS,
+            _ => 0,
         }
     }
 
@@ -238,8 +325,6 @@ impl Isa {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => self.by(true).block_words(),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2::BLOCK_WORDS,
             _ => 0,
         }
     }
@@ -247,8 +332,7 @@ impl Isa {
     /// Rows up to which the memory limits the speed, and weights stay in registers.
     fn few_rows(self) -> usize {
         match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2::FEW_ROWS,
+            Kind::Avx2 => usize::MAX,
             _ => TILE_ROWS,
         }
     }
@@ -264,9 +348,6 @@ impl Isa {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::fill(self.by(true), panel, blocks) },
-            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::fill(panel, blocks) },
             _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
         }
     }
@@ -278,9 +359,6 @@ impl Isa {
             // where it found AVX512-BF16; `Isa::by` yields `By::Dot` for that one alone.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::multiply(self.by(no_subnormals), group, &mut rows) },
-            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::multiply(group, &mut rows, no_subnormals) },
             _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
         }
     }
@@ -293,6 +371,15 @@ impl Isa {
             _ => avx512::By::Fma { no_subnormals },
         }
     }
+}
+
+/// How weights are multiplied with few rows.
+#[derive(Clone, Copy)]
+enum Form {
+    /// As they are stored.
+    Stored,
+    /// As plain pairs, decoded into the scratch.
+    Decoded,
 }
 
 /// The columns of panel `index`.

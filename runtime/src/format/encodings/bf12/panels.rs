@@ -109,6 +109,11 @@ impl<'a> Bf12Panel<'a> {
         })
     }
 
+    /// Steps before the first raw one; all if there is none.
+    pub fn coded_steps(&self) -> usize {
+        self.raw_steps.first().map_or(self.n_steps, |&raw| (raw as usize - self.first_step).min(self.n_steps))
+    }
+
     /// The steps as stored in the file.
     pub fn steps(&self) -> impl Iterator<Item = StoredStep> + use<'a> {
         let (mut left, mut raw_steps) = (self.bytes.for_kernels(), self.raw_steps);
@@ -203,7 +208,9 @@ mod tests {
         }
         let stretches: Vec<_> = panels.panel(0).stretches().collect();
         assert_eq!(stretches, [(0, true), (2, true), (0, true), (0, false)]);
+        assert_eq!(panels.panel(0).coded_steps(), 0);
         let (first, rest) = panels.panel(0).split_at(3);
+        assert_eq!((first.coded_steps(), first.split_at(1).1.coded_steps(), rest.coded_steps()), (0, 2, 0));
         assert_eq!(first.stretches().collect::<Vec<_>>(), [(0, true), (2, false)]);
         assert_eq!(rest.stretches().collect::<Vec<_>>(), [(0, true), (0, true), (0, false)]);
         assert_eq!(rest.row(7).collect::<Vec<_>>(), [steps[3][7], steps[4][7]]);
