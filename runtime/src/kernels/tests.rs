@@ -374,7 +374,9 @@ fn lane_operations_equal_the_oracle_for_every_length() {
             bits(&gate)
         };
         fused().for_each(|isa| assert_eq!(swiglu(isa), swiglu(scalar()), "{isa:?} {width}"));
-        for arrangement in [Arrangement::Pairs, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles] {
+        for arrangement in
+            [Arrangement::Pairs, Arrangement::Columns, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles]
+        {
             let round = |isa: Isa| {
                 let mut words = vec![7; arrangement.row_words(width)];
                 let smallest = isa.run(RoundGroup { x: &x, columns: width, arrangement, words: &mut words });

@@ -22,8 +22,8 @@ use std::path::Path;
 use std::thread;
 
 /// Every way to arrange activations.
-const ARRANGEMENTS: [Arrangement; 4] =
-    [Arrangement::Pairs, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles];
+const ARRANGEMENTS: [Arrangement; 5] =
+    [Arrangement::Pairs, Arrangement::Columns, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles];
 
 /// Outputs: rows, width of a row, columns of the block.
 const OUTPUTS: [(usize, usize, usize); 8] =

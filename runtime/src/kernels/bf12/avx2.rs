@@ -62,7 +62,7 @@ impl Decoder {
             for j in 0..N {
                 let group = FIRST + 4 / N * j;
                 // The lower bytes of the lanes are exponents of groups 0 and 1, the upper ones of groups 2 and 3.
-                let codes = if group % 2 == 0 { codes } else { _mm256_srli_epi16::<4>(codes) };
+                let codes = if group.is_multiple_of(2) { codes } else { _mm256_srli_epi16::<4>(codes) };
                 let exponents = _mm256_shuffle_epi8(self.exponents, _mm256_and_si256(codes, self.code));
                 let exponent =
                     if group < 2 { _mm256_slli_epi16::<7>(exponents) } else { _mm256_srli_epi16::<1>(exponents) };

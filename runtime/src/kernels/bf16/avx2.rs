@@ -16,8 +16,9 @@ pub const BF12_ROWS: usize = 3;
 /// Steps of a whole block without a branch.
 const UNROLL: usize = 4;
 
-/// The sums of one chain: `REGISTERS * 8` outputs of each row.
-type Sums<const REGISTERS: usize, const ROWS: usize> = [[__m256; REGISTERS]; ROWS];
+/// The sums of both chains for `REGISTERS * 8` outputs of each row. The first register of two has the outputs 0, 1, 4 and
+/// 5, the second one 2, 3, 6 and 7 of the eight: each the sum of the even and then that of the odd columns.
+type Sums<const REGISTERS: usize, const ROWS: usize> = [[[__m256; 2]; REGISTERS]; ROWS];
 
 /// Adds the products of some blocks of pairs `[steps][64]` with the rows of a tile to their outputs.
 ///
@@ -40,12 +41,12 @@ unsafe fn plain_by_rows<const FLUSH: bool>(pairs: &[u32], fetch: Fetch, rows: &m
     // SAFETY: `# Safety`.
     unsafe {
         match rows.n_rows() {
-            1 => strips_of_both::<4, 1, FLUSH>(pairs, fetch, rows),
-            2 => strips_of_both::<2, 2, FLUSH>(pairs, fetch, rows),
-            3 => strips::<4, 3, FLUSH>(pairs, fetch, rows),
-            4 => strips::<2, 4, FLUSH>(pairs, fetch, rows),
-            5 => strips::<2, 5, FLUSH>(pairs, fetch, rows),
-            TILE_ROWS => strips::<2, TILE_ROWS, FLUSH>(pairs, fetch, rows),
+            1 => strips::<4, 1, FLUSH>(pairs, fetch, rows),
+            2 => strips::<2, 2, FLUSH>(pairs, fetch, rows),
+            3 => strips::<1, 3, FLUSH>(pairs, fetch, rows),
+            4 => strips::<1, 4, FLUSH>(pairs, fetch, rows),
+            5 => strips_by_chains::<2, 5, FLUSH>(pairs, fetch, rows),
+            TILE_ROWS => strips_by_chains::<2, TILE_ROWS, FLUSH>(pairs, fetch, rows),
             _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
         }
     }
@@ -75,9 +76,9 @@ unsafe fn bf12_by_rows<const FLUSH: bool>(panel: &Bf12Panel, fetch: Fetch, rows:
     // SAFETY: `# Safety`.
     unsafe {
         match rows.n_rows() {
-            1 => bf12_strips::<4, 1, FLUSH>(panel, fetch, rows),
-            2 => bf12_strips::<2, 2, FLUSH>(panel, fetch, rows),
-            BF12_ROWS => bf12_strips::<2, BF12_ROWS, FLUSH>(panel, fetch, rows),
+            1 => bf12_strips::<1, FLUSH>(panel, fetch, rows),
+            2 => bf12_strips::<2, FLUSH>(panel, fetch, rows),
+            BF12_ROWS => bf12_strips::<BF12_ROWS, FLUSH>(panel, fetch, rows),
             _ => unreachable!("bf12 kernels take 1 to {BF12_ROWS} rows"),
         }
     }
@@ -115,25 +116,17 @@ impl<const ROWS: usize> Operands<ROWS> {
         self.accumulate = true;
     }
 
-    /// Adds the sum of two chains to the outputs: register `r` has those from `column(r)` on.
+    /// Adds eight sums of a block to the outputs of row `t` from `column` on.
     ///
     /// # Safety
     /// The CPU must have AVX2 and FMA, and the columns must be those of a panel.
     #[inline(always)]
-    unsafe fn add<const REGISTERS: usize, const FLUSH: bool>(
-        &self,
-        [even, odd]: [Sums<REGISTERS, ROWS>; 2],
-        column: impl Fn(usize) -> usize,
-    ) {
-        for t in 0..ROWS {
-            for r in 0..REGISTERS {
-                // SAFETY: `# Safety`. There are 64 outputs of each row, see `Operands::new`.
-                unsafe {
-                    let sums = self.sums[t].add(column(r));
-                    let before = if self.accumulate { _mm256_loadu_ps(sums) } else { _mm256_setzero_ps() };
-                    _mm256_storeu_ps(sums, add::<FLUSH>(before, add::<FLUSH>(even[t][r], odd[t][r])));
-                }
-            }
+    unsafe fn add<const FLUSH: bool>(&self, t: usize, column: usize, sums: __m256) {
+        // SAFETY: `# Safety`. There are 64 outputs of each row, see `Operands::new`.
+        unsafe {
+            let out = self.sums[t].add(column);
+            let before = if self.accumulate { _mm256_loadu_ps(out) } else { _mm256_setzero_ps() };
+            _mm256_storeu_ps(out, flush::<FLUSH>(_mm256_add_ps(before, flush::<FLUSH>(sums))));
         }
     }
 }
@@ -158,29 +151,28 @@ unsafe fn strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
                 let (w, x) = (block.as_ptr().add(first), operands.x);
                 // A whole block has a number of steps that the compiler knows.
                 let sums = if n_steps == BLOCK_STEPS {
-                    [
-                        chain::<REGISTERS, ROWS, false, FLUSH>(w, BLOCK_STEPS, x, &mut fetch),
-                        chain::<REGISTERS, ROWS, true, FLUSH>(w, BLOCK_STEPS, x, &mut fetch),
-                    ]
+                    chains::<REGISTERS, ROWS, FLUSH>(w, BLOCK_STEPS, x, &mut fetch)
                 } else {
-                    [
-                        chain::<REGISTERS, ROWS, false, FLUSH>(w, n_steps, x, &mut fetch),
-                        chain::<REGISTERS, ROWS, true, FLUSH>(w, n_steps, x, &mut fetch),
-                    ]
+                    chains::<REGISTERS, ROWS, FLUSH>(w, n_steps, x, &mut fetch)
                 };
-                operands.add::<REGISTERS, FLUSH>(sums, |r| first + 8 * r);
+                for t in 0..ROWS {
+                    for r in 0..REGISTERS {
+                        let [low, high] = sums[t][r];
+                        operands.add::<FLUSH>(t, first + 8 * r, _mm256_hadd_ps(low, high));
+                    }
+                }
             }
         }
         operands.next_block();
     }
 }
 
-/// The sums of the products of the even or the odd columns of a block.
+/// Both chains of a block.
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA; the weights of `n_steps` steps, and the activations of a block must be there.
 #[inline(always)]
-unsafe fn chain<const REGISTERS: usize, const ROWS: usize, const ODD: bool, const FLUSH: bool>(
+unsafe fn chains<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
     w: *const u32,
     n_steps: usize,
     x: [*const u32; ROWS],
@@ -188,81 +180,7 @@ unsafe fn chain<const REGISTERS: usize, const ROWS: usize, const ODD: bool, cons
 ) -> Sums<REGISTERS, ROWS> {
     // SAFETY: `# Safety`.
     unsafe {
-        let part = if ODD { BLOCK_STEPS } else { 0 };
-        let mut sums = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
-        let unroll = if n_steps == BLOCK_STEPS { UNROLL } else { 1 };
-        for first in (0..n_steps).step_by(unroll) {
-            fetch.lines(REGISTERS * unroll / 4);
-            for k in first..first + unroll {
-                let w = w.add(k * PANEL_ROWS);
-                // What is fewer stays in registers.
-                if REGISTERS > ROWS {
-                    let mut activations = [_mm256_setzero_ps(); ROWS];
-                    for t in 0..ROWS {
-                        activations[t] = _mm256_broadcast_ss(&*x[t].add(part + k).cast());
-                    }
-                    for r in 0..REGISTERS {
-                        let weights = column::<ODD>(_mm256_loadu_si256(w.add(8 * r).cast()));
-                        for t in 0..ROWS {
-                            sums[t][r] = fma::<FLUSH>(weights, activations[t], sums[t][r]);
-                        }
-                    }
-                } else {
-                    let mut weights = [_mm256_setzero_ps(); REGISTERS];
-                    for r in 0..REGISTERS {
-                        weights[r] = column::<ODD>(_mm256_loadu_si256(w.add(8 * r).cast()));
-                    }
-                    add_products::<REGISTERS, ROWS, FLUSH>(&mut sums, weights, x, part + k);
-                }
-            }
-        }
-        sums
-    }
-}
-
-/// As [`strips`], both chains at the same time.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn strips_of_both<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    pairs: &[u32],
-    mut fetch: Fetch,
-    rows: &mut GroupRows,
-) {
-    let mut operands = Operands::<ROWS>::new(rows, pairs.len().div_ceil(BLOCK_STEPS * PANEL_ROWS));
-    for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
-        let n_steps = block.len() / PANEL_ROWS;
-        for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {
-            // SAFETY: as in `strips`.
-            unsafe {
-                let (w, x) = (block.as_ptr().add(first), operands.x);
-                let sums = if n_steps == BLOCK_STEPS {
-                    both_chains::<REGISTERS, ROWS, FLUSH>(w, BLOCK_STEPS, x, &mut fetch)
-                } else {
-                    both_chains::<REGISTERS, ROWS, FLUSH>(w, n_steps, x, &mut fetch)
-                };
-                operands.add::<REGISTERS, FLUSH>(sums, |r| first + 8 * r);
-            }
-        }
-        operands.next_block();
-    }
-}
-
-/// The sums of the products of the even and of the odd columns of a block.
-///
-/// # Safety
-/// As [`chain`].
-#[inline(always)]
-unsafe fn both_chains<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    w: *const u32,
-    n_steps: usize,
-    x: [*const u32; ROWS],
-    fetch: &mut Fetch,
-) -> [Sums<REGISTERS, ROWS>; 2] {
-    // SAFETY: `# Safety`.
-    unsafe {
-        let mut sums = [[[_mm256_setzero_ps(); REGISTERS]; ROWS]; 2];
+        let mut sums = [[[_mm256_setzero_ps(); 2]; REGISTERS]; ROWS];
         let unroll = if n_steps == BLOCK_STEPS { UNROLL } else { 1 };
         for first in (0..n_steps).step_by(unroll) {
             fetch.lines_near(REGISTERS * unroll / 2);
@@ -278,17 +196,91 @@ unsafe fn both_chains<const REGISTERS: usize, const ROWS: usize, const FLUSH: bo
     }
 }
 
-/// Blocks of bf12 steps times `ROWS` rows, `REGISTERS * 8` outputs at a time, as they are decoded.
+/// As [`strips`], one chain after the other: with five rows and more, twice the outputs at a time save more instructions
+/// than reading the weights twice costs.
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn bf12_strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    panel: &Bf12Panel,
+unsafe fn strips_by_chains<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
+    pairs: &[u32],
     mut fetch: Fetch,
     rows: &mut GroupRows,
 ) {
-    const { assert!(REGISTERS == 4 || REGISTERS == 2) }
+    let mut operands = Operands::<ROWS>::new(rows, pairs.len().div_ceil(BLOCK_STEPS * PANEL_ROWS));
+    for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
+        let n_steps = block.len() / PANEL_ROWS;
+        for first in (0..PANEL_ROWS).step_by(8 * REGISTERS) {
+            // SAFETY: as in `strips`.
+            unsafe {
+                let (w, x) = (block.as_ptr().add(first), operands.x);
+                let [even, odd] = if n_steps == BLOCK_STEPS {
+                    [
+                        chain::<REGISTERS, ROWS, false, FLUSH>(w, BLOCK_STEPS, x, &mut fetch),
+                        chain::<REGISTERS, ROWS, true, FLUSH>(w, BLOCK_STEPS, x, &mut fetch),
+                    ]
+                } else {
+                    [
+                        chain::<REGISTERS, ROWS, false, FLUSH>(w, n_steps, x, &mut fetch),
+                        chain::<REGISTERS, ROWS, true, FLUSH>(w, n_steps, x, &mut fetch),
+                    ]
+                };
+                for t in 0..ROWS {
+                    for r in 0..REGISTERS {
+                        operands.add::<FLUSH>(t, first + 8 * r, _mm256_add_ps(even[t][r], odd[t][r]));
+                    }
+                }
+            }
+        }
+        operands.next_block();
+    }
+}
+
+/// The sums of the products of the even or the odd columns of a block.
+///
+/// # Safety
+/// As [`chains`].
+#[inline(always)]
+unsafe fn chain<const REGISTERS: usize, const ROWS: usize, const ODD: bool, const FLUSH: bool>(
+    w: *const u32,
+    n_steps: usize,
+    x: [*const u32; ROWS],
+    fetch: &mut Fetch,
+) -> [[__m256; REGISTERS]; ROWS] {
+    // SAFETY: `# Safety`.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
+        let unroll = if n_steps == BLOCK_STEPS { UNROLL } else { 1 };
+        for first in (0..n_steps).step_by(unroll) {
+            fetch.lines(REGISTERS * unroll / 4);
+            for k in first..first + unroll {
+                let mut weights = [_mm256_setzero_ps(); REGISTERS];
+                for r in 0..REGISTERS {
+                    let pairs = _mm256_loadu_si256(w.add(k * PANEL_ROWS + 8 * r).cast());
+                    weights[r] = _mm256_castsi256_ps(if ODD {
+                        _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32))
+                    } else {
+                        _mm256_slli_epi32::<16>(pairs)
+                    });
+                }
+                for t in 0..ROWS {
+                    let x = _mm256_broadcast_ss(&*x[t].add(2 * k + usize::from(ODD)).cast());
+                    for r in 0..REGISTERS {
+                        sums[t][r] = fma::<FLUSH>(weights[r], x, sums[t][r]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Blocks of bf12 steps times `ROWS` rows, 16 outputs at a time, as they are decoded.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn bf12_strips<const ROWS: usize, const FLUSH: bool>(panel: &Bf12Panel, mut fetch: Fetch, rows: &mut GroupRows) {
     let (steps, rest) = panel.bytes().for_kernels().as_chunks::<CODED_STEP_BYTES>();
     assert!(steps.len() == panel.n_steps() && rest.is_empty());
     let mut operands = Operands::<ROWS>::new(rows, steps.len().div_ceil(BLOCK_STEPS));
@@ -296,23 +288,43 @@ unsafe fn bf12_strips<const REGISTERS: usize, const ROWS: usize, const FLUSH: bo
     unsafe {
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
-            for half in 0..2 {
-                bf12_strip::<REGISTERS, ROWS, 0, FLUSH>(&decoder, block, half, &mut fetch, &operands);
-                if REGISTERS == 2 {
-                    bf12_strip::<REGISTERS, ROWS, 1, FLUSH>(&decoder, block, half, &mut fetch, &operands);
-                }
+            if let Ok(block) = <&[_; BLOCK_STEPS]>::try_from(block) {
+                // Its number of steps is one that the compiler knows.
+                bf12_block::<ROWS, FLUSH>(&decoder, block, &mut fetch, &operands);
+            } else {
+                bf12_block::<ROWS, FLUSH>(&decoder, block, &mut fetch, &operands);
             }
             operands.next_block();
         }
     }
 }
 
-/// A block of bf12 steps times `ROWS` rows, for the outputs of `Decoder::groups::<REGISTERS, FIRST>`.
+/// A block of bf12 steps times `ROWS` rows.
+///
+/// # Safety
+/// As [`bf12_strip`].
+#[inline(always)]
+unsafe fn bf12_block<const ROWS: usize, const FLUSH: bool>(
+    decoder: &Decoder,
+    block: &[[u8; CODED_STEP_BYTES]],
+    fetch: &mut Fetch,
+    operands: &Operands<ROWS>,
+) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        for half in 0..2 {
+            bf12_strip::<ROWS, 0, FLUSH>(decoder, block, half, fetch, operands);
+            bf12_strip::<ROWS, 1, FLUSH>(decoder, block, half, fetch, operands);
+        }
+    }
+}
+
+/// A block of bf12 steps times `ROWS` rows, for the outputs of `Decoder::groups::<2, FIRST>`.
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA, and the block at most [`BLOCK_STEPS`] steps.
 #[inline(always)]
-unsafe fn bf12_strip<const REGISTERS: usize, const ROWS: usize, const FIRST: usize, const FLUSH: bool>(
+unsafe fn bf12_strip<const ROWS: usize, const FIRST: usize, const FLUSH: bool>(
     decoder: &Decoder,
     block: &[[u8; CODED_STEP_BYTES]],
     half: usize,
@@ -321,80 +333,57 @@ unsafe fn bf12_strip<const REGISTERS: usize, const ROWS: usize, const FIRST: usi
 ) {
     // SAFETY: `# Safety`. There are activations of whole blocks, see `Operands::new`.
     unsafe {
-        let mut sums = [[[_mm256_setzero_ps(); REGISTERS]; ROWS]; 2];
-        for (k, step) in block.iter().enumerate() {
-            // The three lines of a step, over the strips.
-            match REGISTERS {
-                4 => fetch.lines_near(2 - half),
-                _ => fetch.lines_near(usize::from(FIRST == 0 || half == 0)),
+        let mut sums = [[[_mm256_setzero_ps(); 2]; 2]; ROWS];
+        let unroll = if block.len() == BLOCK_STEPS { UNROLL } else { 1 };
+        for first in (0..block.len()).step_by(unroll) {
+            // Three of the four strips fetch one of the three lines of each step.
+            fetch.lines_near(usize::from(FIRST == 0 || half == 0) * unroll);
+            for k in first..first + unroll {
+                let pairs = decoder.groups::<2, FIRST>(block.as_ptr().add(k).cast(), half);
+                add_pairs::<2, ROWS, FLUSH>(&mut sums, pairs, operands.x, k);
             }
-            let pairs = decoder.groups::<REGISTERS, FIRST>(step.as_ptr(), half);
-            add_pairs::<REGISTERS, ROWS, FLUSH>(&mut sums, pairs, operands.x, k);
         }
-        operands.add::<REGISTERS, FLUSH>(sums, |r| 16 * (FIRST + 4 / REGISTERS * r) + 8 * half);
+        for t in 0..ROWS {
+            for r in 0..2 {
+                let [low, high] = sums[t][r];
+                let column = 16 * (FIRST + 2 * r) + 8 * half;
+                operands.add::<FLUSH>(t, column, _mm256_hadd_ps(low, high));
+            }
+        }
     }
 }
 
-/// Adds the products of step `k` of a block to both chains.
+/// Adds the products of step `k` of a block. A bf16 number with zeros behind it is an f32: interleaving pairs with zeros
+/// splits them.
 ///
 /// # Safety
 /// The CPU must have AVX2 and FMA, and the activations of a block must be there.
 #[inline(always)]
 unsafe fn add_pairs<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    [even, odd]: &mut [Sums<REGISTERS, ROWS>; 2],
+    sums: &mut Sums<REGISTERS, ROWS>,
     pairs: [__m256i; REGISTERS],
     x: [*const u32; ROWS],
     k: usize,
 ) {
     // SAFETY: `# Safety`.
     unsafe {
-        let mut weights = [_mm256_setzero_ps(); REGISTERS];
+        let zero = _mm256_setzero_si256();
+        let mut weights = [[_mm256_setzero_ps(); 2]; REGISTERS];
         for r in 0..REGISTERS {
-            weights[r] = column::<false>(pairs[r]);
+            weights[r] = [
+                _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, pairs[r])),
+                _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, pairs[r])),
+            ];
         }
-        add_products::<REGISTERS, ROWS, FLUSH>(even, weights, x, k);
-        for r in 0..REGISTERS {
-            weights[r] = column::<true>(pairs[r]);
-        }
-        add_products::<REGISTERS, ROWS, FLUSH>(odd, weights, x, BLOCK_STEPS + k);
-    }
-}
-
-/// Adds the products of the weights of one column with the activations at `at`.
-///
-/// # Safety
-/// The CPU must have AVX2 and FMA, and the activations must be there.
-#[inline(always)]
-unsafe fn add_products<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool>(
-    sums: &mut Sums<REGISTERS, ROWS>,
-    weights: [__m256; REGISTERS],
-    x: [*const u32; ROWS],
-    at: usize,
-) {
-    // SAFETY: `# Safety`.
-    unsafe {
         for t in 0..ROWS {
-            let x = _mm256_broadcast_ss(&*x[t].add(at).cast());
+            // The activations of both columns, everywhere.
+            let x = _mm256_castpd_ps(_mm256_broadcast_sd(&*x[t].add(2 * k).cast()));
             for r in 0..REGISTERS {
-                sums[t][r] = fma::<FLUSH>(weights[r], x, sums[t][r]);
+                for part in 0..2 {
+                    sums[t][r][part] = fma::<FLUSH>(weights[r][part], x, sums[t][r][part]);
+                }
             }
         }
-    }
-}
-
-/// The weights of the even or the odd column of pairs.
-///
-/// # Safety
-/// The CPU must have AVX2.
-#[inline(always)]
-unsafe fn column<const ODD: bool>(pairs: __m256i) -> __m256 {
-    // SAFETY: `# Safety`.
-    unsafe {
-        _mm256_castsi256_ps(if ODD {
-            _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32))
-        } else {
-            _mm256_slli_epi32::<16>(pairs)
-        })
     }
 }
 
@@ -424,19 +413,17 @@ unsafe fn fma<const FLUSH: bool>(w: __m256, x: __m256, acc: __m256) -> __m256 {
     }
 }
 
-/// `a + b`; with `FLUSH` as `add_step` computes it.
+/// With `FLUSH` subnormal numbers become zeros of their sign. What a chain leaves is never subnormal, but a sum may be.
 ///
 /// # Safety
-/// The CPU must have AVX2 and FMA.
+/// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn add<const FLUSH: bool>(a: __m256, b: __m256) -> __m256 {
-    // SAFETY: `# Safety` demands AVX2 and FMA, which `Isa::available` detects.
+unsafe fn flush<const FLUSH: bool>(sum: __m256) -> __m256 {
+    if !FLUSH {
+        return sum;
+    }
+    // SAFETY: `# Safety`.
     unsafe {
-        let sum = _mm256_add_ps(a, b);
-        if !FLUSH {
-            return sum;
-        }
-        // What a chain leaves is never subnormal, but a sum may be.
         let exponent = _mm256_set1_epi32(0x7f80_0000);
         let bits = _mm256_castps_si256(sum);
         let is_tiny = _mm256_cmpeq_epi32(_mm256_and_si256(bits, exponent), _mm256_setzero_si256());

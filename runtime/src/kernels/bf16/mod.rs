@@ -65,7 +65,8 @@ impl Isa {
         match self.0 {
             Kind::Amx => Arrangement::Tiles,
             Kind::Avx512Bf16 => Arrangement::Halves,
-            Kind::Avx512 | Kind::Avx2 => Arrangement::Floats,
+            Kind::Avx512 => Arrangement::Floats,
+            Kind::Avx2 => Arrangement::Columns,
             Kind::Portable | Kind::Scalar => Arrangement::Pairs,
         }
     }

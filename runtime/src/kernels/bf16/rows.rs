@@ -9,6 +9,8 @@ use std::ops::Range;
 pub enum Arrangement {
     /// Pairs as in a panel: `[columns / 2]`, the even column in the low half.
     Pairs,
+    /// f32 numbers in the order of the columns.
+    Columns,
     /// f32 numbers, block by block first the even and then the odd columns: `[blocks][2][16]`.
     Floats,
     /// Pairs of two even, then pairs of two odd columns, of each block: `[blocks][2][8]`. The bf16 dot product of
@@ -33,7 +35,7 @@ impl Arrangement {
         let blocks = columns.div_ceil(BLOCK_COLUMNS);
         match self {
             Arrangement::Pairs => columns.div_ceil(2),
-            Arrangement::Floats => blocks.saturating_mul(BLOCK_COLUMNS),
+            Arrangement::Columns | Arrangement::Floats => blocks.saturating_mul(BLOCK_COLUMNS),
             Arrangement::Halves | Arrangement::Tiles => blocks.saturating_mul(BLOCK_STEPS),
         }
     }
@@ -41,7 +43,7 @@ impl Arrangement {
     /// Words of the steps from the first to step `step`, which begins a block, of one row.
     pub(crate) fn words_before(self, step: usize) -> usize {
         match self {
-            Arrangement::Floats => 2 * step,
+            Arrangement::Columns | Arrangement::Floats => 2 * step,
             Arrangement::Pairs | Arrangement::Halves | Arrangement::Tiles => step,
         }
     }
@@ -117,6 +119,12 @@ impl LaneOp for RoundGroup<'_> {
                         let words = &mut self.words[block * BLOCK_STEPS..];
                         for (i, word) in words.iter_mut().take(BLOCK_STEPS).enumerate() {
                             *word = even[i] | odd[i] << 16;
+                        }
+                    }
+                    Arrangement::Columns => {
+                        let words = &mut self.words[block * BLOCK_COLUMNS..][..BLOCK_COLUMNS];
+                        for i in 0..LANES {
+                            (words[2 * i], words[2 * i + 1]) = (even[i] << 16, odd[i] << 16);
                         }
                     }
                     Arrangement::Floats => {

@@ -52,7 +52,7 @@ fn every_number_is_in_its_place() {
         let smallest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).min().expect("numbers");
         let pairs: Vec<Vec<u32>> = (0..rows).map(|t| pairs_of(&x, columns, t)).collect();
         let steps = columns.div_ceil(2);
-        for arrangement in [Arrangement::Pairs, Arrangement::Floats, Arrangement::Halves] {
+        for arrangement in [Arrangement::Pairs, Arrangement::Columns, Arrangement::Floats, Arrangement::Halves] {
             let (words, found) = arranged(&x, columns, arrangement);
             assert_eq!(found, smallest, "{arrangement:?} {columns}");
             for (t, words) in words.chunks_exact(arrangement.row_words(columns)).enumerate() {
@@ -60,6 +60,9 @@ fn every_number_is_in_its_place() {
                     let (even, odd, i) = (pair & 0xffff, pair >> 16, k % BLOCK_STEPS);
                     let at = |words_of_block: usize| k / BLOCK_STEPS * words_of_block;
                     match arrangement {
+                        Arrangement::Columns => {
+                            assert_eq!((words[2 * k], words[2 * k + 1]), (even << 16, odd << 16));
+                        }
                         Arrangement::Floats => {
                             let block = &words[at(2 * BLOCK_STEPS)..];
                             assert_eq!((block[i], block[BLOCK_STEPS + i]), (even << 16, odd << 16));
