@@ -4,12 +4,16 @@ use super::dot::{BLOCK_COLUMNS, BLOCK_STEPS};
 use crate::kernels::lanes::{LANES, LaneOp};
 use std::ops::Range;
 
+/// Words after a row of [`Arrangement::Columns`].
+const GAP: usize = 16;
+
 /// How the activations of a row are stored in memory. All but [`Arrangement::Pairs`] fill the last block of columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
     /// Pairs as in a panel: `[columns / 2]`, the even column in the low half.
     Pairs,
-    /// f32 numbers in the order of the columns.
+    /// f32 numbers in the order of the columns, and a cache line that is not used: rows of a tile would fall into the same
+    /// sets of the L1 cache where their length is a power of two.
     Columns,
     /// f32 numbers, block by block first the even and then the odd columns: `[blocks][2][16]`.
     Floats,
@@ -35,7 +39,8 @@ impl Arrangement {
         let blocks = columns.div_ceil(BLOCK_COLUMNS);
         match self {
             Arrangement::Pairs => columns.div_ceil(2),
-            Arrangement::Columns | Arrangement::Floats => blocks.saturating_mul(BLOCK_COLUMNS),
+            Arrangement::Columns => blocks.saturating_mul(BLOCK_COLUMNS).saturating_add(GAP),
+            Arrangement::Floats => blocks.saturating_mul(BLOCK_COLUMNS),
             Arrangement::Halves | Arrangement::Tiles => blocks.saturating_mul(BLOCK_STEPS),
         }
     }
