@@ -1,8 +1,9 @@
 //! Products of bf16 weights, plain or in 12 bits, with activations rounded to bf16.
 //!
 //! With few rows the memory limits the speed: weights go from memory to registers, some blocks of each of several panels
-//! by turns, since some memories deliver several streams faster than one. With many rows they go through a scratch in
-//! the caches: some blocks are decoded and arranged as the instruction set multiplies them, and then meet all rows.
+//! by turns, since some memories deliver several streams faster than one. AVX2 does the same with many rows: a turn stays
+//! in the L1 cache for all of them. AVX-512 arranges some blocks as its instructions take them, in a scratch in the
+//! caches, before they meet all rows.
 
 #![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
@@ -228,7 +229,7 @@ impl Isa {
             // The group that follows, in this panel or the next, is about as long.
             let lines = part.n_steps() * part.step_bytes() / CACHE_LINE;
             let lines_of_tile = lines.div_ceil(x.rows.div_ceil(tile_rows));
-            let lines_of_block = lines_of_tile.div_ceil(n_blocks * self.visits());
+            let lines_of_block = lines_of_tile.div_ceil(n_blocks);
             for (tile, row) in (0..x.rows).step_by(tile_rows).enumerate() {
                 let before = lines.min(tile * lines_of_tile);
                 let from = after.begin().wrapping_add(before * CACHE_LINE);
@@ -330,17 +331,12 @@ impl Isa {
         }
     }
 
-    /// Rows up to which the memory limits the speed, and weights stay in registers.
+    /// Rows up to which weights are multiplied as they are; with more they are arranged first.
     fn few_rows(self) -> usize {
         match self.0 {
             Kind::Avx2 => usize::MAX,
             _ => TILE_ROWS,
         }
-    }
-
-    /// How often a tile of many rows visits each block.
-    fn visits(self) -> usize {
-        if self.0 == Kind::Avx2 { 4 } else { 1 }
     }
 
     /// Arranges some steps of a panel in blocks.
