@@ -250,6 +250,7 @@ fn bf12_products_equal_those_of_the_plain_panel() {
             let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
             for rows in [1, 2, 3, 4, 5, 6, 7, 13, 25] {
                 let x = random.bf16s(rows * 2 * steps, x_range.clone());
+                let mut of_all = vec![0.0; rows * 64 * n_panels];
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {
                     let panel = panels.panel(number);
                     let mut expected = vec![0.0; rows * 64];
@@ -276,6 +277,16 @@ fn bf12_products_equal_those_of_the_plain_panel() {
                         isa.decode(&panel, &mut decoded);
                         assert_eq!(decoded, plain, "{isa:?}");
                     }
+                    for (all, expected) in of_all.chunks_mut(64 * n_panels).zip(expected.chunks(64)) {
+                        all[64 * number..][..64].copy_from_slice(expected);
+                    }
+                }
+                let all: Vec<Bf16Panel> = (0..n_panels).map(|number| Bf16Panel::Bf12(panels.panel(number))).collect();
+                for isa in fused() {
+                    let mut out = vec![f32::NAN; of_all.len()];
+                    let mut block = OutputBlock::whole(&mut out, 64 * n_panels);
+                    product_bf16(isa, &all, &x, &mut block, false);
+                    assert_eq!(bits(&out), bits(&of_all), "{isa:?} {steps} {rows}, by turns");
                 }
             }
         }

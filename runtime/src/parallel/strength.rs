@@ -3,8 +3,9 @@
 //! A thread that loses its core in the middle of an item delays the end of the phase by a slice of the scheduler, often
 //! longer than the phase. While that recurs, fewer threads are faster, because each of them has a core. The leader
 //! sums up the time that the team loses in this way. If it is more than a thread is worth, it tries fewer threads and
-//! keeps the best number for a while, then all threads again. A disturbance that ends is forgotten in less than a
-//! second, and one that lasts costs a short trial now and then. The number changes no result.
+//! keeps the best number for a while, then all threads again. A disturbance that ends is forgotten after half a second,
+//! or after five where fewer threads lost time as well; one that lasts costs a short trial now and then. The number
+//! changes no result.
 
 use crate::os::cpu_clock;
 use std::time::{Duration, Instant};

@@ -32,9 +32,10 @@ impl Group<'_> {
 /// Rows of activations, and their outputs of one panel.
 pub struct GroupRows<'r, 'out> {
     x: Bf16Rows<'r>,
-    /// The first of them.
+    /// The first of them, and the words of each.
     first_row: usize,
-    /// Step of the panel at which the group begins.
+    row_words: usize,
+    /// Step of the panel at which the next block begins.
     first_step: usize,
     /// Whole rows of 64.
     sums: OutputBlock<'out>,
@@ -45,7 +46,7 @@ impl<'r, 'out> GroupRows<'r, 'out> {
     /// When the outputs have another width than a panel.
     pub fn new(x: Bf16Rows<'r>, first_row: usize, first_step: usize, sums: OutputBlock<'out>) -> Self {
         assert!(sums.columns() == PANEL_ROWS);
-        GroupRows { x, first_row, first_step, sums }
+        GroupRows { x, first_row, row_words: x.arrangement.row_words(x.columns), first_step, sums }
     }
 
     /// Number of rows.
@@ -53,11 +54,11 @@ impl<'r, 'out> GroupRows<'r, 'out> {
         self.sums.rows()
     }
 
-    /// The activations of row `t` from the group's first step on.
+    /// The activations of row `t` from the next block on.
     #[inline(always)]
     pub fn x(&self, t: usize) -> &'r [u32] {
-        let words = self.x.arrangement.row_words(self.x.columns);
-        &self.x.words[(self.first_row + t) * words..][..words][self.x.arrangement.words_before(self.first_step)..]
+        &self.x.words[(self.first_row + t) * self.row_words..][..self.row_words]
+            [self.x.arrangement.words_before(self.first_step)..]
     }
 
     /// Continues with the next block.
