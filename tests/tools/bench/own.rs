@@ -137,6 +137,13 @@ fn crowded(path: &Path, [cores, threads]: [usize; 2], rounds: usize) -> Result<C
 
 /// Runs `measure` while another thread always has something to do, as another program may.
 fn next_to_busy_loop<R>(measure: impl FnOnce() -> R) -> R {
+    /// Ends the loop even where the measurement panics.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let ends = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -144,8 +151,7 @@ fn next_to_busy_loop<R>(measure: impl FnOnce() -> R) -> R {
                 std::hint::spin_loop();
             }
         });
-        let result = measure();
-        ends.store(true, Ordering::Relaxed);
-        result
+        let _end = End(&ends);
+        measure()
     })
 }
