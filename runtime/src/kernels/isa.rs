@@ -65,8 +65,8 @@ impl Isa {
         self.1
     }
 
-    /// Bytes fetched ahead of an f32 panel. AVX2 reads one in order, which processors see by themselves; fetching far ahead
-    /// of them costs a fifth of the rate on Zen 3.
+    /// Bytes fetched ahead of an f32 panel that is read once, in one go. AVX2 reads it in order, which processors see by
+    /// themselves; fetching far ahead costs a fifth of the rate on Zen 3.
     pub(super) fn f32_ahead_bytes(self) -> usize {
         if self.0 == Kind::Avx2 { self.1.ahead_bytes / 4 } else { self.1.ahead_bytes }
     }

@@ -28,22 +28,21 @@ impl Decoder {
         }
     }
 
-    /// The pairs of a coded step, as a plain step has them; `bytes` moves behind it.
+    /// The pairs of a coded step, as a plain step has them.
     ///
     /// # Safety
-    /// The CPU must have AVX2, and a coded step must begin at `bytes`.
+    /// The CPU must have AVX2, and a coded step must begin at `step`.
     #[inline(always)]
-    pub unsafe fn step(&self, bytes: &mut *const u8) -> [__m256i; 8] {
+    unsafe fn step(&self, step: *const u8) -> [__m256i; 8] {
         // SAFETY: `# Safety` demands AVX2 and a coded step.
         unsafe {
             let mut pairs = [_mm256_setzero_si256(); 8];
             for half in 0..2 {
-                let of_half = self.groups::<4, 0>(*bytes, half);
+                let of_half = self.groups::<4, 0>(step, half);
                 for group in 0..4 {
                     pairs[2 * group + half] = of_half[group];
                 }
             }
-            *bytes = bytes.add(CODED_STEP_BYTES);
             pairs
         }
     }
@@ -86,7 +85,7 @@ pub fn decode(steps: &[[u8; CODED_STEP_BYTES]], exponents: &Exponents, out: &mut
     unsafe {
         let decoder = Decoder::new(exponents);
         for (step, out) in steps.iter().zip(out) {
-            let pairs = decoder.step(&mut step.as_ptr());
+            let pairs = decoder.step(step.as_ptr());
             for r in 0..8 {
                 _mm256_storeu_si256(out.as_mut_ptr().add(8 * r).cast(), pairs[r]);
             }

@@ -16,8 +16,8 @@ pub const BF12_ROWS: usize = 3;
 /// Steps of a whole block without a branch.
 const UNROLL: usize = 4;
 
-/// The sums of both chains for `REGISTERS * 8` outputs of each row. The first register of two has the outputs 0, 1, 4 and
-/// 5, the second one 2, 3, 6 and 7 of the eight: each the sum of the even and then that of the odd columns.
+/// The sums of both chains for `REGISTERS * 8` outputs of each row. The first register of two has the outputs 0, 1, 4
+/// and 5, the second one 2, 3, 6 and 7 of the eight: each the sum of the even and then that of the odd columns.
 type Sums<const REGISTERS: usize, const ROWS: usize> = [[[__m256; 2]; REGISTERS]; ROWS];
 
 /// Adds the products of some blocks of pairs `[steps][64]` with the rows of a tile to their outputs.
@@ -377,7 +377,7 @@ unsafe fn add_pairs<const REGISTERS: usize, const ROWS: usize, const FLUSH: bool
         }
         for t in 0..ROWS {
             // The activations of both columns, everywhere.
-            let x = _mm256_castpd_ps(_mm256_broadcast_sd(&*x[t].add(2 * k).cast()));
+            let x = _mm256_castpd_ps(_mm256_set1_pd(x[t].add(2 * k).cast::<f64>().read_unaligned()));
             for r in 0..REGISTERS {
                 for part in 0..2 {
                     sums[t][r][part] = fma::<FLUSH>(weights[r][part], x, sums[t][r][part]);

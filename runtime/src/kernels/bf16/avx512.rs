@@ -9,7 +9,7 @@ use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
 use crate::kernels::bf12::avx512::Decoder;
-use crate::kernels::tiles::TILE_ROWS;
+use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -368,6 +368,9 @@ impl<'b, M: Multiply> Arranged<'b, M> {
     }
 }
 
+/// Cache lines of a block of bf12 steps.
+const CODED_BLOCK_LINES: usize = BLOCK_STEPS * CODED_STEP_BYTES / CACHE_LINE;
+
 /// Rows of [`few_bf12`].
 pub const BF12_ROWS: usize = 3;
 
@@ -474,7 +477,7 @@ unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fet
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
             let weights = |k: usize| decoder.step(block[k].as_ptr());
-            Chains::<M, REGISTERS, ROWS>::run(rows, block.len(), weights, || fetch.lines(BLOCK_LINES / 4), 0);
+            Chains::<M, REGISTERS, ROWS>::run(rows, block.len(), weights, || fetch.lines(CODED_BLOCK_LINES / 4), 0);
             rows.next_block();
         }
     }

@@ -41,9 +41,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// Blocks of weights that a pass over many rows covers: they and the activations of a tile stay in the L1 cache, or
 /// close to it.
 const GROUP_BLOCKS: usize = 4;
-/// Blocks that are taken from one panel before it is the turn of the next.
+/// Blocks that are taken from one panel before it is the turn of the next, that meet all rows of several tiles, or that
+/// are decoded together.
 const TURN_BLOCKS: usize = 4;
-// The pairs of a turn are decoded into the scratch of a group, whose blocks have no fewer words.
+// They are decoded into the scratch of a group, whose blocks have no fewer words.
 const _: () = assert!(TURN_BLOCKS <= GROUP_BLOCKS);
 
 /// Lines of the blocks of a group where they are largest: two chains of f32.
@@ -161,7 +162,7 @@ impl Isa {
         }
     }
 
-    /// Some blocks of each panel by turns, each for all rows, tile by tile.
+    /// Blocks of each panel by turns, each for all rows, tile by tile; a single panel and tile in one go.
     fn by_turns(
         self,
         panels: &[Bf16Panel],
@@ -265,9 +266,9 @@ impl Isa {
             }
             _ => *stored,
         };
-        // The lines of several rows, and those that are decoded, take longer: the memory is less in a hurry, and bursts
+        // The lines of several rows, and those that AVX2 decodes, take longer: the memory is less in a hurry, and bursts
         // can be longer.
-        let is_slow = x.rows > 1 || matches!(stored, Bf16Panel::Bf12(_));
+        let is_slow = x.rows > 1 || self.0 == Kind::Avx2 && matches!(stored, Bf16Panel::Bf12(_));
         let ahead_bytes = self.1.ahead_bytes.saturating_mul(if is_slow { 2 } else { 1 });
         let (from, bytes) = (stored.begin().wrapping_add(ahead_bytes), stored.n_steps() * stored.step_bytes());
         let tile_rows = tile_rows(x.rows);
@@ -291,7 +292,7 @@ impl Isa {
             // SAFETY: as in `multiply`.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::few(self.by(no_subnormals), pairs, fetch, rows) },
-            // SAFETY: as in `multiply`.
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::plain(pairs, fetch, rows, no_subnormals) },
             _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
@@ -304,7 +305,7 @@ impl Isa {
             // SAFETY: as in `multiply`.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::few_bf12(self.by(no_subnormals), panel, fetch, rows) },
-            // SAFETY: as in `multiply`.
+            // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::bf12(panel, fetch, rows, no_subnormals) },
             _ => unreachable!("`bf12_rows` is 0"),
@@ -345,7 +346,7 @@ impl Isa {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::fill(self.by(true), panel, blocks) },
-            _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
+            _ => unreachable!("AVX2 and scalar products take panels as they are, the portable ones come from gemm"),
         }
     }
 
@@ -356,7 +357,7 @@ impl Isa {
             // where it found AVX512-BF16; `Isa::by` yields `By::Dot` for that one alone.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::multiply(self.by(no_subnormals), group, &mut rows) },
-            _ => unreachable!("scalar products take panels as they are, the portable ones come from gemm"),
+            _ => unreachable!("AVX2 and scalar products take panels as they are, the portable ones come from gemm"),
         }
     }
 
@@ -370,7 +371,7 @@ impl Isa {
     }
 }
 
-/// How weights are multiplied with few rows.
+/// How weights are multiplied that are not arranged first.
 #[derive(Clone, Copy)]
 enum Form {
     /// As they are stored.
