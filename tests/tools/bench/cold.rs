@@ -97,10 +97,14 @@ mod tests {
     fn checking_dropped_pages_does_not_load_them() {
         let path = std::env::temp_dir().join(format!("olmo-bench-dropped-{}", std::process::id()));
         std::fs::write(&path, vec![7; 4 << 20]).expect("written");
-        let left = drop_pages(&path).expect("dropped");
-        let here = is_in_memory(&File::open(&path).expect("opens"), 0).expect("looked at");
+        // The kernel keeps pages that it is still busy with, so on a busy disk not every dropping succeeds.
+        let agrees = (0..20).any(|_| {
+            let left = drop_pages(&path).expect("dropped");
+            let here = is_in_memory(&File::open(&path).expect("opens"), 0).expect("looked at");
+            // A file system in memory drops nothing.
+            here == left.map(|left| left > 0.5)
+        });
         std::fs::remove_file(&path).expect("removed");
-        // A file system in memory drops nothing.
-        assert_eq!(here, left.map(|left| left > 0.5));
+        assert!(agrees);
     }
 }
