@@ -109,7 +109,7 @@ impl<'a> Bf12Panel<'a> {
         })
     }
 
-    /// Steps before the first raw one; all if there is none.
+    /// Steps before the first raw one, or all steps.
     pub fn coded_steps(&self) -> usize {
         self.raw_steps.first().map_or(self.n_steps, |&raw| (raw as usize - self.first_step).min(self.n_steps))
     }
