@@ -616,7 +616,7 @@ unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRo
         x[t] = rows.x(t)[..group.n_blocks() * 2 * M::CHAIN_STEPS].as_ptr();
         sums[t] = rows.sums(t)[..PANEL_ROWS].as_mut_ptr();
     }
-    let (mut fetch, mut left, mut accumulate) = (group.fetch, group.n_steps, group.accumulate);
+    let (mut fetch, mut left, mut accumulate) = (group.fetch, group.n_steps, rows.accumulate());
     // SAFETY: `# Safety` demands the blocks. The slices above have the activations of these blocks, and the outputs.
     unsafe {
         let mut w = group.blocks.as_ptr();

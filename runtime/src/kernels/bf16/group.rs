@@ -14,8 +14,6 @@ pub struct Group<'a> {
     pub blocks: &'a [u32],
     /// Steps in all blocks; only the last block may have fewer than the others.
     pub n_steps: usize,
-    /// Whether the sums begin with what the outputs hold, or with +0.
-    pub accumulate: bool,
     /// What to fetch meanwhile.
     pub fetch: Fetch,
     /// Lines of that to fetch before each block.

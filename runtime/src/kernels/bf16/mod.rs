@@ -235,8 +235,7 @@ impl Isa {
                 let before = lines.min(tile * lines_of_tile);
                 let from = after.begin().wrapping_add(before * CACHE_LINE);
                 let fetch = Fetch::new(from);
-                let group =
-                    Group { blocks, n_steps: part.n_steps(), accumulate: first_step > 0, fetch, lines: lines_of_block };
+                let group = Group { blocks, n_steps: part.n_steps(), fetch, lines: lines_of_block };
                 whole_panel(out.part(row..x.rows.min(row + tile_rows), 0..columns), |sums| {
                     self.multiply(&group, GroupRows::new(*x, row, first_step, sums), no_subnormals);
                 });
