@@ -106,8 +106,8 @@ fn checks_padding_and_magnitudes_under_valid_digests() {
         let shape = PanelShape { rows: spec.rows, columns, dtype };
         let crafted = |element: usize, value: f32| {
             let mut bytes = original.clone();
-            let at = extent.offset as usize + element * dtype.bytes();
-            bytes[at..at + dtype.bytes()].copy_from_slice(&value.to_le_bytes()[4 - dtype.bytes()..]);
+            let at = extent.offset as usize + element * (dtype.bits() / 8);
+            bytes[at..at + (dtype.bits() / 8)].copy_from_slice(&value.to_le_bytes()[4 - (dtype.bits() / 8)..]);
             let digest = format::digest(&bytes[extent.offset as usize..extent.end() as usize], index as u64);
             let at = HEADER_BYTES + 128 * index + 56;
             bytes[at..at + 8].copy_from_slice(&digest.to_le_bytes());

@@ -112,7 +112,7 @@ fn batched_sequences_yield_the_bits_of_single_ones() {
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
         let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
-        for activations in [Activations::Bf16, Activations::F32] {
+        for activations in [Activations::Auto, Activations::F32] {
             let scalar = Isa::named("scalar").expect("always there");
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
                 .map(|length| {
@@ -144,7 +144,7 @@ type Visit = (usize, u32, Vec<u32>, bool);
 fn visits(network: &Arc<Network>, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
     let mut seen = vec![Vec::new(); runs.len()];
     with_team(threads, |team| {
-        let options = options(Isa::best(), Activations::Bf16, chunk);
+        let options = options(Isa::best(), Activations::Auto, chunk);
         let mut batch = Batch::new(network, options, places).expect("it fits");
         let timing = generate(&mut batch, team, runs, |evaluated| {
             let logits = bits(evaluated.logits);
@@ -191,7 +191,7 @@ fn refused_pass_leaves_sequences_unchanged() {
     let file = ModelFile::open(path).expect("a good file");
     let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     with_team(2, |team| {
-        let options = options(Isa::best(), Activations::Bf16, 8);
+        let options = options(Isa::best(), Activations::Auto, 8);
         let tokens = [5, 6, 7, 8];
         let expected = alone(&network, team, options, &tokens);
         let mut batch = Batch::new(&network, options, 2).expect("it fits");

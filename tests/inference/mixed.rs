@@ -144,7 +144,7 @@ fn mixed_model_equals_the_composition_of_whole_ones() {
         let composed = Arc::new(Network::from_weights(mixed.config().clone(), composed).expect("memory"));
         let network = Arc::new(Network::new(Arc::new(mixed)).expect("memory"));
         for backend in backends() {
-            for activations in [Activations::Bf16, Activations::F32] {
+            for activations in [Activations::Auto, Activations::F32] {
                 let expected = logits(&composed, backend, activations, 40);
                 for chunk in [40, 1, 7] {
                     let found = logits(&network, backend, activations, chunk);
@@ -170,11 +170,11 @@ fn matrices_in_one_pass_are_computed_each_as_alone() {
     let mut random = Random(7);
     let x: Vec<f32> = (0..3 * columns).map(|_| random.float() - 0.5).collect();
     for backend in backends() {
-        for activations in [Activations::Bf16, Activations::F32] {
+        for activations in [Activations::Auto, Activations::F32] {
             for [a, b, c] in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0, 1]] {
                 let matrices = [&views[a].layers[0].q_proj, &views[b].layers[0].k_proj, &views[c].layers[0].v_proj];
                 let mut outputs = matrices.map(|matrix| vec![0f32; 3 * matrix.shape.rows]);
-                let mut matmul = Matmul::new(backend, activations, true, 3, columns).expect("memory");
+                let mut matmul = Matmul::new(backend, activations, matrices.map(|matrix| *matrix), 3, columns).expect("memory");
                 let mut alone = outputs.clone();
                 with_team(2, |team| {
                     for (matrix, out) in matrices.iter().zip(&mut alone) {

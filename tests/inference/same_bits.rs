@@ -81,7 +81,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
                 assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are bf12");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }
-            for activations in [Activations::Bf16, Activations::F32] {
+            for activations in [Activations::Auto, Activations::F32] {
                 let expected = logits(&models[0], &tokens, scalar, activations, 1, tokens.len());
                 let compare = |isa: Isa, threads, chunk| {
                     for model in &models {
@@ -124,10 +124,10 @@ fn head_shapes_and_windows_give_the_same_bits() {
         let (weights, model) = (folder.join(&name), folder.join(format!("{name}.olmo")));
         write_weights(&weights, &config, Stored::F32, 4);
         run(PACK, [&weights, &model]).ok();
-        let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, tokens.len());
+        let expected = logits(&model, &tokens, scalar, Activations::Auto, 1, tokens.len());
         for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
             for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
-                let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
+                let found = logits(&model, &tokens, *isa, Activations::Auto, threads, chunk);
                 assert!(found == expected, "{name} {isa:?} {threads} threads, chunk {chunk}");
             }
         }
@@ -138,11 +138,11 @@ fn head_shapes_and_windows_give_the_same_bits() {
             run(PACK, arguments.iter().chain(&flags)).ok();
         };
         pack("plain");
-        let expected = logits(&model, &tokens, scalar, Activations::Bf16, 1, tokens.len());
+        let expected = logits(&model, &tokens, scalar, Activations::Auto, 1, tokens.len());
         pack("auto");
         for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
             for (threads, chunk) in [(2, 150), (3, 61)] {
-                let found = logits(&model, &tokens, *isa, Activations::Bf16, threads, chunk);
+                let found = logits(&model, &tokens, *isa, Activations::Auto, threads, chunk);
                 assert!(found == expected, "{name} bf12 {isa:?} {threads} threads, chunk {chunk}");
             }
         }

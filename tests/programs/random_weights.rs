@@ -214,7 +214,7 @@ struct Tensor<'a> {
 impl Tensor<'_> {
     /// Writes the file on all cores and returns its length.
     fn write(&self, path: &Path, sparse: bool) -> io::Result<u64> {
-        let data_bytes = self.spec.n_elements() * self.dtype.bytes() as u64;
+        let data_bytes = self.spec.n_elements() * (self.dtype.bits() / 8) as u64;
         let file = File::create(path)?;
         file.write_all_at(&npy_header(self.spec, self.dtype), 0)?;
         if sparse {
@@ -232,7 +232,7 @@ impl Tensor<'_> {
                     return Ok(());
                 }
                 let chunk = &mut buffer[..(data_bytes - offset).min(CHUNK_BYTES) as usize];
-                self.fill(chunk, offset / self.dtype.bytes() as u64);
+                self.fill(chunk, offset / (self.dtype.bits() / 8) as u64);
                 file.write_all_at(chunk, HEADER_BYTES + offset)?;
             }
         };

@@ -331,7 +331,7 @@ mod tests {
             for at in 0..shape.n_panels() * shape.panel_elements() {
                 let (panel, at_in_panel) = (at / shape.panel_elements(), at % shape.panel_elements());
                 let mut bytes = vec![0; shape.panel_bytes()];
-                bytes[at_in_panel * dtype.bytes()] = 1;
+                bytes[at_in_panel * (dtype.bits() / 8)] = 1;
                 let words: Vec<u32> = bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
                 assert_eq!(panel_padding(&shape, panel, &words), !elements.contains(&at), "{shape:?} {at}");
             }

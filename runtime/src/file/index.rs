@@ -238,15 +238,17 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         records: &[TensorRecord],
     ) -> Result<Vec<Encoding>, Error> {
         let encodings = specs.iter().zip(records).map(|(spec, record)| {
-            let (dtype, encoding) = (record.dtype.get(), record.encoding.get());
-            let encoding = Encoding::from_codes(spec, dtype, encoding, record.n_raw_steps.get());
+            let encoding = Encoding::from_codes(spec, &record.codes());
             encoding.map_err(|bad| self.damaged(spec.name(), bad.found, bad.expected))
         });
         let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
         let has_bf12 = encodings.iter().any(|encoding| matches!(encoding, Encoding::Bf12 { .. }));
+        let has_quantized = encodings.iter().any(|encoding| encoding.dtype().is_quantized());
         let has_drafts = specs.iter().any(|spec| spec.is_draft);
         let feature = |has: bool, bit: u64| if has { bit } else { 0 };
-        let features = feature(has_bf12, format::FEATURE_BF12) | feature(has_drafts, format::FEATURE_DRAFTS);
+        let features = feature(has_bf12, format::FEATURE_BF12)
+            | feature(has_drafts, format::FEATURE_DRAFTS)
+            | feature(has_quantized, format::FEATURE_QUANTIZED);
         self.equal("required features", header.required_features.get(), features)?;
         self.check_drafts(specs, &encodings)?;
         Ok(encodings)

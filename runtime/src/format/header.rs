@@ -2,7 +2,8 @@
 //! the offsets and sizes of these structs.
 
 use crate::format::config_block::ConfigBlock;
-use crate::format::matrix::Encoding;
+use crate::format::encodings::quantized::N_LEVELS;
+use crate::format::matrix::{Codes, Encoding};
 use crate::format::sizes::Extent;
 use crate::format::tensors::TensorSpec;
 use std::mem::offset_of;
@@ -46,8 +47,10 @@ pub const SECTION_REQUIRED: u32 = 1;
 pub const FEATURE_BF12: u64 = 1;
 /// Required feature: a matrix has a draft.
 pub const FEATURE_DRAFTS: u64 = 2;
+/// Required feature: a matrix is int8 or int4.
+pub const FEATURE_QUANTIZED: u64 = 4;
 /// All required features that this reader knows.
-pub const KNOWN_FEATURES: u64 = FEATURE_BF12 | FEATURE_DRAFTS;
+pub const KNOWN_FEATURES: u64 = FEATURE_BF12 | FEATURE_DRAFTS | FEATURE_QUANTIZED;
 
 /// The first page of a file.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -107,7 +110,7 @@ pub struct TensorRecord {
     pub layout: U32,
     /// Code of the [`Encoding`].
     pub encoding: U32,
-    /// [`Encoding::n_raw_steps`].
+    /// Steps of a bf12 matrix that are stored raw.
     pub n_raw_steps: U32,
     /// Rows; the length of a vector.
     pub rows: U64,
@@ -123,8 +126,10 @@ pub struct TensorRecord {
     pub min_magnitude: U32,
     /// 1 when the stored numbers are not exactly those of the source.
     pub rounded: U32,
+    /// The levels of an int4 matrix, [`crate::format::encodings::quantized::Levels`]; zeros of every other tensor.
+    pub levels: [i8; N_LEVELS],
     /// Zero.
-    pub reserved: [u8; 56],
+    pub reserved: [u8; 40],
 }
 
 /// One section of the index.
@@ -153,13 +158,14 @@ pub fn digest(bytes: &[u8], seed: u64) -> u64 {
 impl TensorRecord {
     /// The record of a tensor; digest, smallest magnitude and `rounded` are the writer's to fill in.
     pub fn new(spec: &TensorSpec, encoding: Encoding, extent: Extent) -> TensorRecord {
+        let codes = encoding.codes();
         TensorRecord {
             role: U32::new(spec.role_code()),
             layer: U32::new(spec.layer_code()),
-            dtype: U32::new(encoding.dtype().code()),
+            dtype: U32::new(codes.dtype),
             layout: U32::new(spec.layout().code()),
-            encoding: U32::new(encoding.code()),
-            n_raw_steps: U32::new(encoding.n_raw_steps()),
+            encoding: U32::new(codes.encoding),
+            n_raw_steps: U32::new(codes.n_raw_steps),
             rows: U64::new(spec.rows as u64),
             columns: U64::new(spec.columns.unwrap_or(1) as u64),
             offset: U64::new(extent.offset),
@@ -167,8 +173,15 @@ impl TensorRecord {
             digest: U64::new(0),
             min_magnitude: U32::new(0),
             rounded: U32::new(0),
-            reserved: [0; 56],
+            levels: codes.levels,
+            reserved: [0; _],
         }
+    }
+
+    /// What it says about the encoding of its tensor.
+    pub fn codes(&self) -> Codes {
+        let (dtype, encoding, n_raw_steps) = (self.dtype.get(), self.encoding.get(), self.n_raw_steps.get());
+        Codes { dtype, encoding, n_raw_steps, levels: self.levels }
     }
 }
 

@@ -3,7 +3,6 @@
 //! alignments cannot be expressed.
 
 use crate::format::header;
-use crate::format::kinds::Dtype;
 use crate::format::matrix::Encoding;
 use crate::format::sizes::{Cursor, Extent, TooLarge, product, sum};
 use crate::format::tensors::TensorSpec;
@@ -43,7 +42,7 @@ pub fn uniform(specs: &[TensorSpec], matrices: Encoding) -> Vec<Encoding> {
 pub fn tensor_bytes(spec: &TensorSpec, encoding: Encoding) -> Result<u64, TooLarge> {
     match spec.panel_shape(encoding.dtype()) {
         Some(shape) => encoding.matrix_bytes(&shape),
-        None => product([spec.rows, Dtype::F32.bytes()]),
+        None => product([spec.rows, size_of::<f32>()]),
     }
 }
 

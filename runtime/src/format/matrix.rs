@@ -1,10 +1,13 @@
 //! The encodings of tensors, and matrices in them: the one place that chooses between the modules of `encodings`.
 
 use crate::format::encodings::bf12::{self, Bf12Panels, Bf12Table};
-use crate::format::encodings::{bf16, f32};
-use crate::format::kinds::{Dtype, ENCODING_BF12, ENCODING_PLAIN};
+use crate::format::encodings::quantized::{Elements, Levels, N_LEVELS, Quantization, QuantizedPanels, Scales};
+use crate::format::encodings::{bf16, f32, quantized};
+use crate::format::kinds::{
+    Dtype, ENCODING_BF12, ENCODING_F16_SCALES, ENCODING_PLAIN, ENCODING_ROW_SCALES_16, ENCODING_ROW_SCALES_32,
+};
 use crate::format::mapped_bytes::MappedBytes;
-use crate::format::panels::PanelShape;
+use crate::format::panels::{PANEL_ROWS, PanelShape};
 use crate::format::sizes::TooLarge;
 use crate::format::tensors::TensorSpec;
 
@@ -20,6 +23,21 @@ pub enum Encoding {
         /// Steps that are stored as they are.
         n_raw_steps: u32,
     },
+    /// int8 or int4, with scales.
+    Quantized(Quantization),
+}
+
+/// What a record says about the encoding of its tensor: fields of [`crate::format::header::TensorRecord`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Codes {
+    /// Code of the [`Dtype`].
+    pub dtype: u32,
+    /// Code of the encoding.
+    pub encoding: u32,
+    /// Steps stored raw; 0 unless it is bf12.
+    pub n_raw_steps: u32,
+    /// The levels of int4; 0 of all others.
+    pub levels: [i8; N_LEVELS],
 }
 
 /// A code in a record that its tensor cannot have.
@@ -36,18 +54,22 @@ impl Encoding {
     ///
     /// # Errors
     /// [`BadCode`].
-    pub fn from_codes(spec: &TensorSpec, dtype: u32, encoding: u32, n_raw_steps: u32) -> Result<Encoding, BadCode> {
+    pub fn from_codes(spec: &TensorSpec, codes: &Codes) -> Result<Encoding, BadCode> {
         let bad = |found: String, expected| Err(BadCode { found, expected });
-        let dtype = match (Dtype::from_code(dtype), spec.columns) {
+        let &Codes { dtype: code, encoding, n_raw_steps, levels } = codes;
+        let dtype = match (Dtype::from_code(code), spec.columns) {
             (Some(Dtype::F32), _) => Dtype::F32,
-            (Some(Dtype::Bf16), Some(_)) => Dtype::Bf16,
-            (_, None) => return bad(format!("element type {dtype}"), "1 (f32), as in every vector"),
-            (None, Some(_)) => return bad(format!("element type {dtype}"), "1 (f32) or 2 (bf16)"),
+            (Some(dtype), Some(_)) => dtype,
+            (_, None) => return bad(format!("element type {code}"), "1 (f32), as in every vector"),
+            (None, Some(_)) => return bad(format!("element type {code}"), "1 (f32), 2 (bf16), 3 (int8) or 4 (int4)"),
         };
+        if n_raw_steps != 0 && encoding != ENCODING_BF12 {
+            return bad(format!("{n_raw_steps} raw steps"), "none, as in every tensor that is not bf12");
+        }
+        if levels != [0; N_LEVELS] && dtype != Dtype::Int4 {
+            return bad("levels".into(), "zeros, as in every tensor that is not int4");
+        }
         match (dtype, encoding, spec.panel_shape(dtype)) {
-            (_, ENCODING_PLAIN, _) if n_raw_steps != 0 => {
-                bad(format!("{n_raw_steps} raw steps"), "none in a plain tensor")
-            }
             (Dtype::F32, ENCODING_PLAIN, _) => Ok(Encoding::F32),
             (Dtype::Bf16, ENCODING_PLAIN, _) => Ok(Encoding::Bf16),
             // One way to write a matrix: beyond this it is plain.
@@ -55,16 +77,55 @@ impl Encoding {
                 bad(format!("{n_raw_steps} raw steps"), "at most one of eight steps in a bf12 matrix")
             }
             (Dtype::Bf16, ENCODING_BF12, Some(_)) => Ok(Encoding::Bf12 { n_raw_steps }),
-            (_, ENCODING_BF12, _) => bad("encoding 1 (bf12)".into(), "0 (plain), as every f32 tensor has"),
-            _ => bad(format!("encoding {encoding}"), "0 (plain) or 1 (bf12)"),
+            (Dtype::F32, ENCODING_BF12, _) => {
+                bad("encoding 1 (bf12)".into(), "0 (plain), as every f32 tensor has")
+            }
+            (Dtype::F32, ..) => bad(format!("encoding {encoding}"), "0 (plain), as every f32 tensor has"),
+            (Dtype::Bf16, ..) => bad(format!("encoding {encoding}"), "0 (plain) or 1 (bf12)"),
+            (Dtype::Int8 | Dtype::Int4, ..) => {
+                let scales = match encoding {
+                    ENCODING_F16_SCALES => Scales::F16,
+                    ENCODING_ROW_SCALES_32 => Scales::Row32,
+                    ENCODING_ROW_SCALES_16 => Scales::Row16,
+                    _ => return bad(format!("encoding {encoding}"), "2, 3 or 4 (scales), as in int8 and int4 tensors"),
+                };
+                let elements = match (dtype, Levels::new(levels)) {
+                    (Dtype::Int8, _) => Elements::Int8,
+                    (_, Ok(levels)) => Elements::Int4(levels),
+                    (_, Err(_)) => return bad(format!("levels {levels:?}"), "16 ascending levels from -127 on"),
+                };
+                Ok(Encoding::Quantized(Quantization { elements, scales }))
+            }
         }
     }
 
-    /// Elements of `dtype`, as they are.
-    pub fn plain(dtype: Dtype) -> Encoding {
+    /// What its record says.
+    pub fn codes(self) -> Codes {
+        let plain = Codes { dtype: self.dtype().code(), encoding: ENCODING_PLAIN, ..Codes::default() };
+        match self {
+            Encoding::F32 | Encoding::Bf16 => plain,
+            Encoding::Bf12 { n_raw_steps } => Codes { encoding: ENCODING_BF12, n_raw_steps, ..plain },
+            Encoding::Quantized(quantization) => {
+                let encoding = match quantization.scales {
+                    Scales::F16 => ENCODING_F16_SCALES,
+                    Scales::Row32 => ENCODING_ROW_SCALES_32,
+                    Scales::Row16 => ENCODING_ROW_SCALES_16,
+                };
+                let levels = match quantization.elements {
+                    Elements::Int8 => [0; N_LEVELS],
+                    Elements::Int4(levels) => *levels.get(),
+                };
+                Codes { encoding, levels, ..plain }
+            }
+        }
+    }
+
+    /// Elements of `dtype`, f32 or bf16, as they are; `None` of types that have scales.
+    pub fn plain(dtype: Dtype) -> Option<Encoding> {
         match dtype {
-            Dtype::F32 => Encoding::F32,
-            Dtype::Bf16 => Encoding::Bf16,
+            Dtype::F32 => Some(Encoding::F32),
+            Dtype::Bf16 => Some(Encoding::Bf16),
+            Dtype::Int8 | Dtype::Int4 => None,
         }
     }
 
@@ -73,22 +134,8 @@ impl Encoding {
         match self {
             Encoding::F32 => Dtype::F32,
             Encoding::Bf16 | Encoding::Bf12 { .. } => Dtype::Bf16,
-        }
-    }
-
-    /// [`crate::format::header::TensorRecord::encoding`].
-    pub fn code(self) -> u32 {
-        match self {
-            Encoding::F32 | Encoding::Bf16 => ENCODING_PLAIN,
-            Encoding::Bf12 { .. } => ENCODING_BF12,
-        }
-    }
-
-    /// Steps stored raw; 0 unless it is bf12.
-    pub fn n_raw_steps(self) -> u32 {
-        match self {
-            Encoding::F32 | Encoding::Bf16 => 0,
-            Encoding::Bf12 { n_raw_steps } => n_raw_steps,
+            Encoding::Quantized(Quantization { elements: Elements::Int8, .. }) => Dtype::Int8,
+            Encoding::Quantized(Quantization { elements: Elements::Int4(_), .. }) => Dtype::Int4,
         }
     }
 
@@ -98,6 +145,26 @@ impl Encoding {
             Encoding::F32 => "f32",
             Encoding::Bf16 => "bf16",
             Encoding::Bf12 { .. } => "bf12",
+            Encoding::Quantized(quantization) => match (quantization.elements, quantization.scales) {
+                (Elements::Int8, Scales::Row32) => "int8",
+                (Elements::Int8, Scales::Row16) => "int8-16",
+                (Elements::Int8, Scales::F16) => "int8-f16",
+                (Elements::Int4(_), Scales::Row32) => "int4",
+                (Elements::Int4(_), Scales::Row16) => "int4-16",
+                (Elements::Int4(_), Scales::F16) => "int4-f16",
+            },
+        }
+    }
+
+    /// Bytes of a panel of a matrix of `shape`; `None` where they differ from panel to panel.
+    ///
+    /// # Panics
+    /// For more columns than a matrix can have.
+    pub fn panel_bytes(self, shape: &PanelShape) -> Option<usize> {
+        match self {
+            Encoding::F32 | Encoding::Bf16 => Some(shape.panel_bytes()),
+            Encoding::Bf12 { .. } => None,
+            Encoding::Quantized(quantization) => Some(quantization.panel_bytes(shape.columns)),
         }
     }
 
@@ -110,6 +177,7 @@ impl Encoding {
             Encoding::F32 => f32::matrix_bytes(shape),
             Encoding::Bf16 => bf16::matrix_bytes(shape),
             Encoding::Bf12 { n_raw_steps } => bf12::matrix_bytes(shape, n_raw_steps),
+            Encoding::Quantized(quantization) => quantized::matrix_bytes(&quantization, shape),
         }
     }
 
@@ -119,7 +187,7 @@ impl Encoding {
     /// [`TooLarge`] when they leave the range of file sizes.
     pub fn table_bytes(self, shape: &PanelShape) -> Result<u64, TooLarge> {
         match self {
-            Encoding::F32 | Encoding::Bf16 => Ok(0),
+            Encoding::F32 | Encoding::Bf16 | Encoding::Quantized(_) => Ok(0),
             Encoding::Bf12 { n_raw_steps } => Bf12Table::bytes(shape, n_raw_steps),
         }
     }
@@ -145,6 +213,8 @@ pub enum Panels<'a> {
     Bf16(&'a [u32]),
     /// The same in 12 bits an element.
     Bf12(Bf12Panels<'a>),
+    /// int8 or int4, with scales.
+    Quantized(QuantizedPanels<'a>),
 }
 
 impl<'a> Panels<'a> {
@@ -163,6 +233,9 @@ impl<'a> Panels<'a> {
             Encoding::F32 => Panels::F32(f32::panels(shape, bytes).expect(SIZED)),
             Encoding::Bf16 => Panels::Bf16(bf16::panels(shape, bytes).expect(SIZED)),
             Encoding::Bf12 { .. } => Panels::Bf12(Bf12Panels::new(shape, bytes, table.expect("a table for each"))),
+            Encoding::Quantized(quantization) => {
+                Panels::Quantized(QuantizedPanels::new(quantization, shape, bytes).expect(SIZED))
+            }
         }
     }
 }
@@ -178,6 +251,7 @@ impl Matrix<'_> {
             Panels::F32(panels) => f32::copy_row(panels, &self.shape, row, out),
             Panels::Bf16(panels) => bf16::copy_row(panels, &self.shape, row, out),
             Panels::Bf12(panels) => bf12::copy_row(&panels, row, out),
+            Panels::Quantized(panels) => panels.panel(row / PANEL_ROWS).copy_row(row % PANEL_ROWS, out),
         }
     }
 
@@ -187,6 +261,7 @@ impl Matrix<'_> {
             Panels::F32(panels) => size_of_val(panels) as u64,
             Panels::Bf16(panels) => size_of_val(panels) as u64,
             Panels::Bf12(panels) => panels.bytes(),
+            Panels::Quantized(panels) => panels.bytes(),
         }
     }
 }
@@ -200,32 +275,49 @@ mod tests {
     fn encoding_is_refused_where_codes_contradict() {
         let matrix = TensorSpec { role: Role::LmHead, layer: None, rows: 64, columns: Some(32), is_draft: false };
         let vector = TensorSpec { role: Role::Norm, columns: None, ..matrix };
+        let levels: [i8; 16] = std::array::from_fn(|i| 3 * i as i8 - 20);
+        let codes = |dtype, encoding, n_raw_steps| Codes { dtype, encoding, n_raw_steps, levels: [0; 16] };
+        let int4 = |encoding| Codes { levels, ..codes(4, encoding, 0) };
+        let quantized = |elements, scales| Encoding::Quantized(Quantization { elements, scales });
+        let of_levels = Elements::Int4(Levels::new(levels).expect("ascending"));
         let good = [
-            (&vector, (1, 0, 0), Encoding::F32),
-            (&matrix, (1, 0, 0), Encoding::F32),
-            (&matrix, (2, 0, 0), Encoding::Bf16),
-            (&matrix, (2, 1, 2), Encoding::Bf12 { n_raw_steps: 2 }),
+            (&vector, codes(1, 0, 0), Encoding::F32),
+            (&matrix, codes(1, 0, 0), Encoding::F32),
+            (&matrix, codes(2, 0, 0), Encoding::Bf16),
+            (&matrix, codes(2, 1, 2), Encoding::Bf12 { n_raw_steps: 2 }),
+            (&matrix, codes(3, 2, 0), quantized(Elements::Int8, Scales::F16)),
+            (&matrix, codes(3, 3, 0), quantized(Elements::Int8, Scales::Row32)),
+            (&matrix, int4(3), quantized(of_levels, Scales::Row32)),
+            (&matrix, int4(4), quantized(of_levels, Scales::Row16)),
         ];
-        for (spec, (dtype, encoding, n_raw_steps), expected) in good {
-            assert_eq!(Encoding::from_codes(spec, dtype, encoding, n_raw_steps), Ok(expected));
-            assert_eq!((expected.dtype().code(), expected.code()), (dtype, encoding));
-            assert_eq!(expected.n_raw_steps(), n_raw_steps);
+        for (spec, codes, expected) in good {
+            assert_eq!(Encoding::from_codes(spec, &codes), Ok(expected));
+            assert_eq!(expected.codes(), codes);
         }
         let bad = [
-            (&vector, (2, 0, 0), "element type 2"),
-            (&vector, (3, 0, 0), "element type 3"),
-            (&vector, (1, 1, 0), "encoding 1 (bf12)"),
-            (&vector, (1, 0, 1), "1 raw steps"),
-            (&matrix, (0, 0, 0), "element type 0"),
-            (&matrix, (3, 0, 0), "element type 3"),
-            (&matrix, (1, 1, 0), "encoding 1 (bf12)"),
-            (&matrix, (2, 2, 0), "encoding 2"),
-            (&matrix, (1, u32::MAX, 0), "encoding 4294967295"),
-            (&matrix, (2, 0, 1), "1 raw steps"),
-            (&matrix, (2, 1, 3), "3 raw steps"),
+            (&vector, codes(2, 0, 0), "element type 2"),
+            (&vector, codes(3, 0, 0), "element type 3"),
+            (&vector, codes(1, 1, 0), "encoding 1 (bf12)"),
+            (&vector, codes(1, 0, 1), "1 raw steps"),
+            (&vector, codes(1, 2, 0), "encoding 2"),
+            (&matrix, codes(0, 0, 0), "element type 0"),
+            (&matrix, codes(5, 0, 0), "element type 5"),
+            (&matrix, codes(1, 1, 0), "encoding 1 (bf12)"),
+            (&matrix, codes(2, 2, 0), "encoding 2"),
+            (&matrix, codes(1, u32::MAX, 0), "encoding 4294967295"),
+            (&matrix, codes(2, 0, 1), "1 raw steps"),
+            (&matrix, codes(2, 1, 3), "3 raw steps"),
+            (&matrix, codes(3, 0, 0), "encoding 0"),
+            (&matrix, codes(3, 1, 0), "encoding 1"),
+            (&matrix, codes(3, 5, 0), "encoding 5"),
+            (&matrix, codes(3, 2, 1), "1 raw steps"),
+            (&matrix, Codes { levels, ..codes(3, 2, 0) }, "levels"),
+            (&matrix, Codes { levels, ..codes(2, 0, 0) }, "levels"),
+            (&matrix, codes(4, 3, 0), "levels [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"),
+            (&matrix, int4(1), "encoding 1"),
         ];
-        for (spec, (dtype, encoding, n_raw_steps), found) in bad {
-            let refused = Encoding::from_codes(spec, dtype, encoding, n_raw_steps).expect_err(found);
+        for (spec, codes, found) in bad {
+            let refused = Encoding::from_codes(spec, &codes).expect_err(found);
             assert_eq!(refused.found, found);
         }
     }

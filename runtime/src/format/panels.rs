@@ -56,25 +56,26 @@ impl PanelShape {
         self.padded_columns().checked_mul(PANEL_ROWS).expect(POSSIBLE)
     }
 
-    /// Bytes of one panel.
+    /// Bytes of one panel of elements as they are, without scales.
     ///
     /// # Panics
     /// For more columns than a matrix can have.
     pub fn panel_bytes(&self) -> usize {
-        self.panel_elements().checked_mul(self.dtype.bytes()).expect(POSSIBLE)
+        // A panel of each type has whole bytes: it has 64 rows.
+        self.panel_elements().checked_mul(self.dtype.bits()).expect(POSSIBLE) / 8
     }
 
-    /// Bytes of all panels of elements as they are.
+    /// Bytes of all panels of elements as they are, without scales.
     ///
     /// # Errors
     /// [`TooLarge`].
     pub fn plain_bytes(&self) -> Result<u64, TooLarge> {
         let columns = self.columns.checked_next_multiple_of(self.dtype.columns_per_step()).ok_or(TooLarge)?;
-        product([self.n_panels(), PANEL_ROWS, columns, self.dtype.bytes()])
+        product([self.n_panels(), PANEL_ROWS / 8, columns, self.dtype.bits()])
     }
 
-    /// Position of (row, column) among the elements of the matrix, padding included; of a row and a column that it does
-    /// not have, any number.
+    /// Position of (row, column) among the elements of an f32 or bf16 matrix, padding included; of a row and a column that
+    /// it does not have, any number.
     ///
     /// # Panics
     /// For more columns than a matrix can have.

@@ -9,6 +9,8 @@
 //! * bf16: the activations are rounded to bf16. In each block of 32 columns the products of even columns are one
 //!   chain of fused operations from +0, those of odd columns another, and the sum of both is added to the output;
 //!   subnormal inputs and results are zeros: what the instruction `tdpbf16ps` does. `format-spec.md` has the details.
+//! * int8 and int4: the activations are rounded to integers. The sum of the products of a block of 32 columns is exact;
+//!   [`quantized`] states how blocks are added.
 //!
 //! The instruction set `scalar` is the oracle of the tests. `portable` is for CPUs without kernels here: its products
 //! come from the `gemm` crate, the rest multiplies and adds separately.
@@ -25,6 +27,7 @@ pub mod isa;
 pub mod lanes;
 pub mod packed_rows;
 pub mod products;
+pub mod quantized;
 mod scalar;
 pub mod streaming;
 pub mod tile_product;

@@ -59,12 +59,12 @@ impl Batch {
             return Err(Error::NoPositions);
         }
         let options = options.clamped(n_slots);
-        let bf16 = network.weights().has_bf16();
+        let matrices = network.weights().matrices();
         Ok(Batch {
             network: network.clone(),
             options,
             sequences: memory::collected((0..n_slots).map(|_| Sequence::without_room()), "the sequences")?,
-            matmul: Matmul::new(options.backend, options.activations, bf16, options.chunk, widest(config))?,
+            matmul: Matmul::new(options.backend, options.activations, matrices, options.chunk, widest(config))?,
             rows: memory::room_for(options.chunk, "the rows of a pass")?,
             buffers: Buffers::new(config, options.chunk)?,
             n_logits: 0,

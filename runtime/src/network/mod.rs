@@ -79,16 +79,16 @@ pub struct Options {
     /// Which code computes the products.
     #[doc(hidden)]
     pub backend: Backend,
-    /// What bf16 weights are multiplied with.
+    /// What weights are multiplied with.
     pub activations: Activations,
 }
 
 impl Options {
-    /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens, bf16 activations.
+    /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens.
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
         let backend = Backend::of(isa);
-        Options { positions, chunk: 512, backend, activations: Activations::Bf16 }
+        Options { positions, chunk: 512, backend, activations: Activations::Auto }
     }
 
     /// With a chunk that is no longer than the sequences together, and has a row for each of them.

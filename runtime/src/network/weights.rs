@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
-use crate::format::Dtype;
 use crate::format::matrix::Matrix;
 use crate::format::tensors::Role;
 use crate::os::memory;
@@ -61,13 +60,11 @@ impl<'a> Weights<'a> {
         Ok(Weights { embed_tokens, layers, norm, lm_head })
     }
 
-    /// Whether a matrix has bf16 elements.
-    pub fn has_bf16(&self) -> bool {
-        let of_layer = |l: &LayerWeights| {
-            [l.q_proj, l.k_proj, l.v_proj, l.o_proj, l.gate_proj, l.up_proj, l.down_proj].map(|m| m.shape.dtype)
-        };
-        let in_layers = self.layers.iter().flat_map(of_layer);
-        in_layers.chain([self.lm_head.shape.dtype]).any(|dtype| dtype == Dtype::Bf16)
+    /// The matrices that are multiplied.
+    pub fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> {
+        let of_layer =
+            |l: &LayerWeights<'a>| [l.q_proj, l.k_proj, l.v_proj, l.o_proj, l.gate_proj, l.up_proj, l.down_proj];
+        self.layers.iter().flat_map(of_layer).chain([self.lm_head])
     }
 
     /// Bytes of weights that decoding one token reads: all except the embedding, of which it reads one row.

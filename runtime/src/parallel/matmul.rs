@@ -1,13 +1,14 @@
 //! Products of weight matrices with rows of activations, on all threads of the team.
 
 use crate::error::Error;
-use crate::format::Dtype;
+use crate::format::encodings::quantized::{BLOCK_COLUMNS, Elements, QuantizedPanel};
 use crate::format::matrix::{Matrix, Panels};
 use crate::kernels::LaneOp;
 use crate::kernels::backend::Backend;
 use crate::kernels::bf16::{Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::packed_rows::{ALIGNMENT_WORDS, aligned};
+use crate::kernels::quantized::{Form, Precision, QuantizeRow, QuantizedRows};
 use crate::kernels::streaming::Streaming;
 
 use crate::os::zeroed::ZeroedBuffer;
@@ -15,13 +16,47 @@ use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What bf16 weights are multiplied with.
+/// What weights are multiplied with that are not f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activations {
-    /// Activations rounded to bf16, the default: what the bf16 dot product of the hardware takes.
-    Bf16,
+    /// What suits the weights, the default: bf16 for bf16 weights, which is what the dot products of the hardware take;
+    /// 16-bit integers for int8, whose own error they do not add to; 8-bit integers for int4.
+    Auto,
+    /// 16-bit integers for all quantized weights.
+    Int16,
+    /// 8-bit integers for all quantized weights.
+    Int8,
     /// Activations as they are; the weights are widened.
     F32,
+}
+
+impl Activations {
+    /// How activations for a matrix are converted.
+    fn conversion(self, backend: Backend, matrix: &Matrix) -> Conversion {
+        match (&matrix.panels, self) {
+            (Panels::F32(_), _) | (_, Activations::F32) => Conversion::None,
+            (Panels::Bf16(_) | Panels::Bf12(_), _) => Conversion::Bf16,
+            (Panels::Quantized(panels), _) => {
+                let quantization = panels.quantization();
+                let precision = match (self, quantization.elements) {
+                    (Activations::Int16, _) | (Activations::Auto, Elements::Int8) => Precision::Int16,
+                    _ => Precision::Int8,
+                };
+                Conversion::Integers(backend.isa.form(&quantization, precision))
+            }
+        }
+    }
+}
+
+/// Forms of integers that one instruction set takes: one of 16 bits, and two of 8.
+const MOST_FORMS: usize = 3;
+
+/// How activations are converted for a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Conversion {
+    None,
+    Bf16,
+    Integers(Form),
 }
 
 /// Multiplies; owns the buffers of converted activations.
@@ -32,6 +67,8 @@ pub struct Matmul {
     words: ZeroedBuffer<u32>,
     /// Activations rounded to bf16, for `gemm`, `[rows, columns]`.
     rounded: ZeroedBuffer<f32>,
+    /// Activations rounded to integers, in each form that a matrix needs.
+    integers: [Option<(Form, ZeroedBuffer<u32>)>; MOST_FORMS],
 }
 
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
@@ -41,26 +78,40 @@ const WIDTH: usize = crate::format::PANEL_ROWS;
 const FEW_ROWS: usize = 6;
 
 impl Matmul {
-    /// For products of at most `max_rows` rows of activations with at most `max_columns` columns, bf16 weights or not.
+    /// For products of these matrices with at most `max_rows` rows of activations of at most `max_columns` columns.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn new(
+    pub fn new<'m>(
         backend: Backend,
         activations: Activations,
-        bf16: bool,
+        matrices: impl IntoIterator<Item = Matrix<'m>>,
         max_rows: usize,
         max_columns: usize,
     ) -> Result<Matmul, Error> {
-        let rounds = bf16 && activations == Activations::Bf16;
+        const WHAT: &str = "the activations";
+        let (mut rounds, mut integers) = (false, [const { None }; MOST_FORMS]);
+        for matrix in matrices {
+            match activations.conversion(backend, &matrix) {
+                Conversion::None => {}
+                Conversion::Bf16 => rounds = true,
+                Conversion::Integers(form) => {
+                    let is_it = |buffer: &&mut Option<(Form, _)>| buffer.as_ref().is_none_or(|(of, _)| *of == form);
+                    let buffer = integers.iter_mut().find(is_it).expect("room for each form");
+                    if buffer.is_none() {
+                        let words = max_rows.saturating_mul(form.row_words(max_columns));
+                        *buffer = Some((form, ZeroedBuffer::new(words, WHAT)?));
+                    }
+                }
+            }
+        }
         // A size that overflows saturates, and its allocation then fails.
         let arrangement = backend.isa.arrangement();
         let words = max_rows.saturating_mul(arrangement.row_words(max_columns)).saturating_add(ALIGNMENT_WORDS);
         let words = if rounds && !backend.gemm { words } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
-        let (words, rounded) =
-            (ZeroedBuffer::new(words, "the activations")?, ZeroedBuffer::new(rounded, "the activations")?);
-        Ok(Matmul { backend, activations, words, rounded })
+        let (words, rounded) = (ZeroedBuffer::new(words, WHAT)?, ZeroedBuffer::new(rounded, WHAT)?);
+        Ok(Matmul { backend, activations, words, rounded, integers })
     }
 
     /// `out[t][r] = sum over k of matrix[r][k] * x[t][k]` for every matrix, in one phase of the team.
@@ -70,17 +121,32 @@ impl Matmul {
     pub fn run<const N: usize>(&mut self, team: &mut Team, x: &[f32], outputs: [(&Matrix, &mut [f32]); N]) {
         let columns = outputs[0].0.shape.columns;
         let rows = x.len() / columns;
-        let (backend, activations) = (self.backend, self.activations);
-        let rounds = |matrix: &Matrix| activations == Activations::Bf16 && matrix.shape.dtype == Dtype::Bf16;
+        let backend = self.backend;
+        let conversions = outputs.each_ref().map(|(matrix, _)| self.activations.conversion(backend, matrix));
+        for (form, words) in self.integers.iter_mut().flatten() {
+            if conversions.contains(&Conversion::Integers(*form)) {
+                to_integers(backend, team, x, columns, *form, words);
+            }
+        }
         let exact = Input::F32 { x, stride: columns };
-        let rounded = match outputs.iter().any(|(matrix, _)| rounds(matrix)) {
-            true => self.rounded(team, x, columns),
+        let rounded = match conversions.contains(&Conversion::Bf16) {
+            true => to_bf16(backend, team, x, columns, &mut self.words, &mut self.rounded),
             false => exact,
         };
+        let integers = &self.integers;
+        let inputs = conversions.map(|conversion| match conversion {
+            Conversion::None => exact,
+            Conversion::Bf16 => rounded,
+            Conversion::Integers(form) => {
+                let buffer = integers.iter().flatten().find(|(of, _)| *of == form);
+                let (_, words) = buffer.expect("a buffer for each form of the matrices");
+                let words = &words[..rows * form.row_words(columns)];
+                Input::Integers(QuantizedRows { words, rows, columns, form })
+            }
+        });
         // By turns only where memory is the limit, and in pieces that leave work for every thread.
         let panels = if rows <= FEW_ROWS { backend.isa.streaming().panels.clamp(1, Streaming::MAX_PANELS) } else { 1 };
         let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
-        let inputs = matrices.map(|matrix| if rounds(matrix) { rounded } else { exact });
         let mut grids = outputs.map(|(matrix, out)| {
             assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
             OutputGrid::new(out, matrix.shape.rows, rows.clamp(1, backend.isa.chunk_rows()), panels * WIDTH)
@@ -89,30 +155,46 @@ impl Matmul {
             multiply_panels(backend, matrices[index], &inputs[index], &mut out);
         });
     }
+}
 
-    /// `x` rounded to bf16, as the kernels or `gemm` take it.
-    fn rounded<'a>(&'a mut self, team: &mut Team, x: &'a [f32], columns: usize) -> Input<'a> {
-        let rows = x.len() / columns;
-        if self.backend.gemm {
-            let rounded = &mut self.rounded[..x.len()];
-            team.for_rows(rounded, columns, |row, rounded| {
-                for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
-                    *rounded = f32::from_bits(u32::from(round_to_bf16(x)) << 16);
-                }
-            });
-            return Input::F32 { x: rounded, stride: columns };
-        }
-        let (isa, arrangement) = (self.backend.isa, self.backend.isa.arrangement());
-        let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
-        let words = aligned(&mut self.words, rows * row_words);
-        let min_magnitude = AtomicU32::new(u32::MAX);
-        team.for_row_groups(words, row_words, group_rows, |first, words| {
-            let x = &x[first * columns..][..words.len() / row_words * columns];
-            let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
-            min_magnitude.fetch_min(smallest, Ordering::Relaxed);
+/// Rounds `x` to bf16, as the kernels take it in `words`, or `gemm` in `rounded`.
+fn to_bf16<'a>(
+    backend: Backend,
+    team: &mut Team,
+    x: &'a [f32],
+    columns: usize,
+    words: &'a mut [u32],
+    rounded: &'a mut [f32],
+) -> Input<'a> {
+    let rows = x.len() / columns;
+    if backend.gemm {
+        let rounded = &mut rounded[..x.len()];
+        team.for_rows(rounded, columns, |row, rounded| {
+            for (rounded, &x) in rounded.iter_mut().zip(&x[row * columns..]) {
+                *rounded = f32::from_bits(u32::from(round_to_bf16(x)) << 16);
+            }
         });
-        Input::Bf16(Bf16Rows { words, rows, columns, arrangement, min_magnitude: min_magnitude.into_inner() })
+        return Input::F32 { x: rounded, stride: columns };
     }
+    let (isa, arrangement) = (backend.isa, backend.isa.arrangement());
+    let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
+    let words = aligned(words, rows * row_words);
+    let min_magnitude = AtomicU32::new(u32::MAX);
+    team.for_row_groups(words, row_words, group_rows, |first, words| {
+        let x = &x[first * columns..][..words.len() / row_words * columns];
+        let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
+        min_magnitude.fetch_min(smallest, Ordering::Relaxed);
+    });
+    Input::Bf16(Bf16Rows { words, rows, columns, arrangement, min_magnitude: min_magnitude.into_inner() })
+}
+
+/// Rounds `x` to integers, in the form that the kernels take.
+fn to_integers(backend: Backend, team: &mut Team, x: &[f32], columns: usize, form: Form, words: &mut [u32]) {
+    let row_words = form.row_words(columns);
+    let words = &mut words[..x.len() / columns * row_words];
+    team.for_row_groups(words, row_words, 1, |row, words| {
+        backend.isa.run(QuantizeRow { x: &x[row * columns..][..columns], form, words });
+    });
 }
 
 /// Activations in the form that the kernels take.
@@ -120,6 +202,7 @@ impl Matmul {
 enum Input<'a> {
     F32 { x: &'a [f32], stride: usize },
     Bf16(Bf16Rows<'a>),
+    Integers(QuantizedRows<'a>),
 }
 
 /// The panels of a block of outputs, whose columns are the panels' rows.
@@ -130,13 +213,20 @@ fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut O
         let panel = |index: usize| match matrix.panels {
             Panels::Bf16(panels) => Bf16Panel::Plain(&panels[index * steps..][..steps]),
             Panels::Bf12(panels) => Bf16Panel::Bf12(panels.panel(index)),
-            Panels::F32(_) => unreachable!("f32 weights take f32 activations"),
+            Panels::F32(_) | Panels::Quantized(_) => unreachable!("their activations are not bf16"),
         };
         let panels: [Bf16Panel; Streaming::MAX_PANELS] =
             std::array::from_fn(|i| if i < n { panel(first + i) } else { Bf16Panel::Plain(&[]) });
         let x = x.part(out.first_row()..out.first_row() + out.rows());
         let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
         return backend.isa.product_bf16(&panels[..n], &x, out, safe);
+    }
+    if let (Input::Integers(x), Panels::Quantized(matrix)) = (input, matrix.panels) {
+        // A panel that is not there is never read: the first one in its place.
+        let panels: [QuantizedPanel; Streaming::MAX_PANELS] =
+            std::array::from_fn(|i| matrix.panel(if i < n { first + i } else { first }));
+        let x = x.part(out.first_row()..out.first_row() + out.rows());
+        return backend.isa.product_quantized(&panels[..n], &x, out);
     }
     for index in 0..n {
         let columns = index * WIDTH..out.columns().min((index + 1) * WIDTH);
@@ -169,10 +259,28 @@ fn multiply_exactly(backend: Backend, matrix: &Matrix, panel: usize, input: &Inp
                 backend.isa.run(Widen { pairs, out });
             });
         }
+        Panels::Quantized(panels) => {
+            let panel = panels.panel(panel);
+            let pieces = (0..panel.n_blocks()).step_by(2 * WIDEN_STEPS / BLOCK_COLUMNS);
+            multiply_widened(backend, pieces, shape.columns, x, stride, out, |block, out| {
+                widen_blocks(&panel, block, out);
+            });
+        }
     }
 }
 
-/// A bf16 panel times f32 activations: widens the panel piece by piece, each of [`WIDEN_STEPS`] steps but the last.
+/// Widens blocks of a quantized panel, from block `first` on, to f32 `[columns][64]`.
+fn widen_blocks(panel: &QuantizedPanel, first: usize, out: &mut [f32]) {
+    for (block, out) in out.chunks_mut(BLOCK_COLUMNS * WIDTH).enumerate() {
+        for row in 0..WIDTH {
+            let numbers = panel.numbers(first + block, row);
+            out.chunks_exact_mut(WIDTH).zip(numbers).for_each(|(column, number)| column[row] = number);
+        }
+    }
+}
+
+/// A panel times activations as they are: widens the panel piece by piece, each of twice [`WIDEN_STEPS`] columns but the
+/// last.
 fn multiply_widened<P>(
     backend: Backend,
     pieces: impl Iterator<Item = P>,
@@ -238,6 +346,8 @@ pub fn no_subnormals(min_weight: u32, min_activation: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Dtype;
+    use crate::format::panels::PanelShape;
 
     #[test]
     fn nothing_is_subnormal_from_the_bound_on() {
@@ -260,8 +370,10 @@ mod tests {
 
     #[test]
     fn a_size_that_overflows_is_an_error() {
+        let shape = PanelShape { rows: 0, columns: 0, dtype: Dtype::Bf16 };
+        let bf16_matrix = Matrix { shape, panels: Panels::Bf16(&[]), min_magnitude: 0 };
         for isa in crate::kernels::Isa::available() {
-            let error = Matmul::new(Backend::of(*isa), Activations::Bf16, true, 1, usize::MAX).err();
+            let error = Matmul::new(Backend::of(*isa), Activations::Auto, [bf16_matrix], 1, usize::MAX).err();
             assert!(matches!(error, Some(Error::OutOfMemory { .. })), "{isa:?}");
         }
     }

@@ -222,18 +222,18 @@ pub fn matmul(calls: &mut Calls, _: &Path) {
     for (&isa, gemm) in Isa::available().iter().flat_map(|isa| [(isa, false), (isa, true)]) {
         let backend = Backend { isa, gemm };
         for (activations, (rows, columns)) in
-            pairs(&[Activations::Bf16, Activations::F32], &pairs(&EXTREMES, &EXTREMES).collect::<Vec<_>>())
+            pairs(&[Activations::Auto, Activations::F32], &pairs(&EXTREMES, &EXTREMES).collect::<Vec<_>>())
         {
-            calls.call(|| Matmul::new(backend, activations, true, rows, columns).map(drop));
             let matrices = [(Dtype::F32, Panels::F32(&f32s)), (Dtype::Bf16, Panels::Bf16(&pairs_of_bf16))];
             for (dtype, panels) in matrices {
                 let matrix = Matrix { shape: PanelShape { rows, columns, dtype }, panels, min_magnitude: 0 };
+                calls.call(|| Matmul::new(backend, activations, [matrix], rows, columns).map(drop));
                 calls.call(|| matrix.bytes());
                 for row in [0, 63, 64, usize::MAX] {
                     calls.call(|| matrix.copy_row(row, &mut vec![0.0; columns.min(100)]));
                 }
                 calls.call(|| {
-                    let mut matmul = Matmul::new(backend, activations, true, 4, 64).expect("it fits");
+                    let mut matmul = Matmul::new(backend, activations, [matrix], 4, 64).expect("it fits");
                     let (x, mut out) = (vec![1.0; 64], vec![0.0; 64]);
                     with_team(1, |team| matmul.run(team, &x, [(&matrix, &mut out)])).expect("runs");
                 });

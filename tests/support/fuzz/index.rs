@@ -268,7 +268,7 @@ fn expected_tensors(config: &ModelConfig) -> usize {
 
 /// Bytes of a tensor in exact arithmetic.
 fn stored_bytes(spec: &TensorSpec, dtype: Dtype, table: Option<&Bf12Table>) -> u128 {
-    let (rows, element) = (spec.rows as u128, dtype.bytes() as u128);
+    let (rows, element) = (spec.rows as u128, (dtype.bits() / 8) as u128);
     if spec.layout() == TensorLayout::Vector {
         return rows * element;
     }

@@ -3,3 +3,4 @@
 pub mod bf12;
 pub mod bf16;
 pub mod f32;
+pub mod quantized;

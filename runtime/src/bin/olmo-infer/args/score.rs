@@ -59,8 +59,8 @@ pub(super) struct Raw {
     /// products by "own" kernels or by the "gemm" crate (default: own where there are any)
     #[argh(option)]
     matmul: Option<String>,
-    /// bf16 weights are multiplied with activations rounded to "bf16" (default) or with "f32" ones
-    #[argh(option, default = "Activations::Bf16", from_str_fn(values::activations))]
+    /// what weights are multiplied with: "auto" (default: bf16 for bf16 weights, int16 for int8, int8 for int4), "int16" or "int8" for int8 and int4 weights, or "f32"
+    #[argh(option, default = "Activations::Auto", from_str_fn(values::activations))]
     activations: Activations,
     /// most tokens of a file in one forward pass (default 512); changes speed and memory, never a result
     #[argh(option, from_str_fn(count))]

@@ -21,11 +21,13 @@ pub fn token_type(text: &str) -> Result<TokenType, String> {
 /// `--activations`.
 pub fn activations(text: &str) -> Result<Activations, String> {
     let activations = match text {
-        "bf16" => Some(Activations::Bf16),
+        "auto" => Some(Activations::Auto),
+        "int16" => Some(Activations::Int16),
+        "int8" => Some(Activations::Int8),
         "f32" => Some(Activations::F32),
         _ => None,
     };
-    named(activations, "bf16 or f32")
+    named(activations, "auto, int16, int8 or f32")
 }
 
 /// `--isa` and `--matmul`.

@@ -1,0 +1,209 @@
+//! Every instruction set against the scalar definition, bit for bit, and the definition against f64.
+
+use super::rows::integers_of;
+use super::*;
+use crate::format::Dtype;
+use crate::format::encodings::quantized::{Levels, QuantizedPanels, Scales, matrix_bytes};
+use crate::format::panels::PanelShape;
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// From -1 to 1.
+    fn number(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+fn quantizations() -> impl Iterator<Item = Quantization> {
+    let levels = |factor: i8| Levels::new(std::array::from_fn(|i| (i as i8 - 8) * factor)).expect("ascending");
+    // Narrow, narrow up to the ends, and wide.
+    let ends = Levels::new(std::array::from_fn(|i| if i == 15 { 63 } else { i as i8 - 64 })).expect("ascending");
+    let elements = [Elements::Int8, levels(7).into(), ends.into(), levels(15).into()];
+    let all = [Scales::F16, Scales::Row32, Scales::Row16].map(|scales| elements.map(|elements| (elements, scales)));
+    all.into_iter().flatten().map(|(elements, scales)| Quantization { elements, scales })
+}
+
+impl From<Levels> for Elements {
+    fn from(levels: Levels) -> Elements {
+        Elements::Int4(levels)
+    }
+}
+
+fn shape_of(quantization: &Quantization, rows: usize, columns: usize) -> PanelShape {
+    let dtype = if quantization.elements == Elements::Int8 { Dtype::Int8 } else { Dtype::Int4 };
+    PanelShape { rows, columns, dtype }
+}
+
+/// A matrix of any bytes but in its scales, which are finite.
+fn matrix(random: &mut Random, quantization: &Quantization, shape: &PanelShape) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::new();
+    for _ in 0..shape.n_panels() {
+        for _ in 0..quantization.factor_bytes() / 4 {
+            bytes.extend((random.number() * 0.01).to_le_bytes());
+        }
+        for _ in 0..shape.columns.div_ceil(32) {
+            let scales = quantization.scale_bytes();
+            match quantization.scales {
+                Scales::F16 => (0..scales / 2).for_each(|_| {
+                    bytes.extend((random.bits() as u16 & 0xbbff).to_le_bytes());
+                }),
+                _ => (0..scales).for_each(|_| bytes.push(random.bits() as u8)),
+            }
+            (0..quantization.element_bytes()).for_each(|_| bytes.push((random.bits() >> 13) as u8));
+        }
+    }
+    assert_eq!(matrix_bytes(quantization, shape), Ok(bytes.len() as u64));
+    bytes
+}
+
+fn product(isa: Isa, panels: &QuantizedPanels, x: &[f32], shape: &PanelShape, precision: Precision) -> Vec<f32> {
+    let form = isa.form(&panels.quantization(), precision);
+    let (rows, row_words) = (x.len() / shape.columns, form.row_words(shape.columns));
+    let mut words = vec![u32::MAX; rows * row_words];
+    for (x, words) in x.chunks(shape.columns).zip(words.chunks_mut(row_words)) {
+        isa.run(QuantizeRow { x, form, words });
+    }
+    let x = QuantizedRows { words: &words, rows, columns: shape.columns, form };
+    let all: Vec<QuantizedPanel> = (0..shape.n_panels()).map(|panel| panels.panel(panel)).collect();
+    let mut out = vec![f32::NAN; rows * shape.rows];
+    isa.product_quantized(&all, &x, &mut OutputBlock::whole(&mut out, shape.rows));
+    out
+}
+
+fn fused() -> impl Iterator<Item = Isa> {
+    Isa::available().iter().copied().filter(|isa| isa.0 != Kind::Portable)
+}
+
+fn scalar() -> Isa {
+    Isa::named("scalar").expect("always there")
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect()
+}
+
+#[test]
+fn all_instruction_sets_give_the_bits_of_the_definition() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for quantization in quantizations() {
+        for (rows, columns, n) in [(64, 32, 1), (70, 33, 2), (130, 100, 3), (64, 256, 4), (5, 1, 5), (64, 160, 53)] {
+            let shape = shape_of(&quantization, rows, columns);
+            let bytes = matrix(&mut random, &quantization, &shape);
+            let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+            let x: Vec<f32> = (0..n * columns).map(|_| random.number()).collect();
+            for precision in [Precision::Int16, Precision::Int8] {
+                let expected = product(scalar(), &panels, &x, &shape, precision);
+                for isa in fused() {
+                    let found = product(isa, &panels, &x, &shape, precision);
+                    assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?} {rows} {columns} {n}");
+                }
+                // A row by itself, and panel by panel.
+                for t in 0..n {
+                    let row = product(Isa::best(), &panels, &x[t * columns..][..columns], &shape, precision);
+                    assert_eq!(bits(&row), bits(&expected[t * rows..][..rows]), "{quantization:?} {t}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_definition_is_near_the_exact_product() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for quantization in quantizations() {
+        let shape = shape_of(&quantization, 64, 96);
+        let bytes = matrix(&mut random, &quantization, &shape);
+        let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+        let x: Vec<f32> = (0..96).map(|_| random.number()).collect();
+        for (precision, error) in [(Precision::Int16, 2e-5), (Precision::Int8, 5e-3)] {
+            let found = product(scalar(), &panels, &x, &shape, precision);
+            for (r, &found) in found.iter().enumerate() {
+                let mut row = [0.0; 96];
+                panels.panel(0).copy_row(r, &mut row);
+                let terms = row.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                // Half a unit of the activations in each term, and the rounding of the sums.
+                let magnitude: f64 = row.iter().map(|&w| f64::from(w).abs()).sum();
+                let exact: f64 = terms.sum();
+                assert!((exact - f64::from(found)).abs() <= error * magnitude, "{quantization:?} {precision:?} {r}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_integers_do_not_overflow() {
+    for quantization in quantizations() {
+        let shape = shape_of(&quantization, 64, 64);
+        let n_bytes = matrix_bytes(&quantization, &shape).expect("small") as usize;
+        for byte in [0x00, 0xff] {
+            let mut bytes = vec![byte; n_bytes];
+            let elements = quantization.element_bytes();
+            for block in bytes[quantization.factor_bytes()..].chunks_mut(quantization.block_bytes()) {
+                let scales = block.len() - elements;
+                block[..scales].as_chunks_mut().0.iter_mut().for_each(|scale| *scale = [0, 0x3c]);
+            }
+            if quantization.factor_bytes() > 0 {
+                bytes[..4 * 64].as_chunks_mut().0.iter_mut().for_each(|factor| *factor = 1.0f32.to_le_bytes());
+            }
+            let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+            for sign in [1.0, -1.0] {
+                for precision in [Precision::Int16, Precision::Int8] {
+                    let x = [sign * 2.0; 64];
+                    let expected = product(scalar(), &panels, &x, &shape, precision);
+                    let mut row = [0.0; 64];
+                    panels.panel(0).copy_row(3, &mut row);
+                    let exact: f32 = row.iter().map(|w| w * sign * 2.0).sum();
+                    assert!((expected[3] - exact).abs() <= 1e-4 * exact.abs(), "{} {exact}", expected[3]);
+                    for isa in fused() {
+                        let found = product(isa, &panels, &x, &shape, precision);
+                        assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?} {byte} {sign}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_give_no_number() {
+    for quantization in quantizations() {
+        let shape = shape_of(&quantization, 64, 64);
+        let bytes = matrix(&mut Random(7), &quantization, &shape);
+        let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+        for odd_one in [f32::NAN, f32::INFINITY] {
+            let mut x = [0.5; 64];
+            x[40] = odd_one;
+            for isa in fused() {
+                let found = product(isa, &panels, &x, &shape, Precision::Int8);
+                assert!(found.iter().all(|x| x.is_nan()), "{isa:?} {quantization:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_are_those_of_the_form() {
+    // The forms of this machine hold the same integers.
+    let x: Vec<f32> = (0..64).map(|i| (i as f32 - 31.5) * 0.37).collect();
+    for quantization in quantizations() {
+        for precision in [Precision::Int16, Precision::Int8] {
+            let all = fused().map(|isa| {
+                let form = isa.form(&quantization, precision);
+                let mut words = vec![0; form.row_words(64)];
+                isa.run(QuantizeRow { x: &x, form, words: &mut words });
+                words.chunks(form.block_words()).map(|words| integers_of(words, form.arrangement)).collect::<Vec<_>>()
+            });
+            let all: Vec<_> = all.collect();
+            assert!(all.windows(2).all(|two| two[0] == two[1]), "{quantization:?}");
+        }
+    }
+}
