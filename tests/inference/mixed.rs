@@ -174,7 +174,8 @@ fn matrices_in_one_pass_are_computed_each_as_alone() {
             for [a, b, c] in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0, 1]] {
                 let matrices = [&views[a].layers[0].q_proj, &views[b].layers[0].k_proj, &views[c].layers[0].v_proj];
                 let mut outputs = matrices.map(|matrix| vec![0f32; 3 * matrix.shape.rows]);
-                let mut matmul = Matmul::new(backend, activations, matrices.map(|matrix| *matrix), 3, columns).expect("memory");
+                let mut matmul =
+                    Matmul::new(backend, activations, matrices.map(|matrix| *matrix), 3, columns).expect("memory");
                 let mut alone = outputs.clone();
                 with_team(2, |team| {
                     for (matrix, out) in matrices.iter().zip(&mut alone) {
