@@ -17,6 +17,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod portable;
 pub mod rows;
 mod scalar;
 #[cfg(test)]
@@ -50,6 +51,9 @@ enum Family {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Plain code.
+    Portable,
+    /// The definition.
     Scalar,
 }
 
@@ -61,6 +65,7 @@ impl Family {
             Family::Avx512 => avx512::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
             Family::Avx2 => avx2::TILE_ROWS,
+            Family::Portable => GROUP_SUMS,
             Family::Scalar => 1,
         }
     }
@@ -127,7 +132,8 @@ impl Isa {
             Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 if is_x86_feature_detected!("avx512vnni") => Family::Avx512,
             #[cfg(target_arch = "x86_64")]
             Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 | Kind::Avx2 => Family::Avx2,
-            _ => Family::Scalar,
+            Kind::Scalar => Family::Scalar,
+            _ => Family::Portable,
         }
     }
 
@@ -189,9 +195,10 @@ impl Isa {
         is_first: bool,
     ) {
         match self.family() {
-            Family::Scalar => {
+            Family::Scalar => scalar::add_blocks(panel, blocks, x, sums),
+            Family::Portable => {
                 let _no_fetch = is_first;
-                scalar::add_blocks(panel, blocks, x, sums);
+                portable::add_blocks(panel, blocks, x, sums);
             }
             // SAFETY: `family` has asked for the byte dot product, and `Isa::available` makes these kinds only where it
             // found AVX-512F and AVX-512BW.
