@@ -80,6 +80,7 @@ fn main() {
         ("products of f32", kernels::products_f32),
         ("products of bf16", kernels::products_bf16),
         ("bf12 panels", kernels::bf12),
+        ("quantized panels", kernels::quantized),
         ("coding", kernels::coding),
         ("lanes", kernels::lanes),
         ("grids", kernels::grids),
