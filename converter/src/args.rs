@@ -9,6 +9,7 @@ use olmo_pack::commands::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::model::config_json::{architecture_named, named_architectures};
 use olmo_pack::model::settings::Flags;
 use olmo_pack::text::chat_child;
+use olmo_pack::write::recipe::Wanted;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -63,9 +64,14 @@ pub struct Pack {
     #[argh(positional)]
     model: PathBuf,
     /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, bf16, which rounds,
-    /// or bf12 (bf16 in 12 bits, as --encoding auto chooses)
+    /// bf12 (bf16 in 12 bits, as --encoding auto chooses), int8 (8.25 bits, which loses little), or int4 (4.25 bits, with
+    /// an int8 head and embedding)
     #[argh(option, default = "DtypeChoice::Auto", from_str_fn(dtype))]
     dtype: DtypeChoice,
+    /// encoding of the matrices of a name, in place of that of --dtype, such as lm_head=int8 or layers.0.*=bf16; * stands
+    /// for any characters; can be given several times, and the last one that names a matrix wins
+    #[argh(option, arg_name = "pattern=encoding", from_str_fn(tensor))]
+    tensor: Vec<(String, Wanted)>,
     /// how bf16 matrices are stored: auto (the default: bf12, in 12 bits an element, where that pays; loses nothing) or
     /// plain (in 16)
     #[argh(option, default = "EncodingChoice::Auto", from_str_fn(encoding))]
@@ -260,8 +266,15 @@ pub struct Unpack {
 
 /// `--dtype`.
 fn dtype(text: &str) -> Result<DtypeChoice, String> {
-    let choices = [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16, DtypeChoice::Bf12];
-    named(choices.into_iter().find(|choice| choice.name() == text), "auto, f32, bf16 or bf12")
+    let choice = DtypeChoice::ALL.into_iter().find(|choice| choice.name() == text);
+    named(choice, "auto, f32, bf16, bf12, int8 or int4")
+}
+
+/// `--tensor`.
+fn tensor(text: &str) -> Result<(String, Wanted), String> {
+    let (pattern, name) = text.rsplit_once('=').ok_or("expected PATTERN=ENCODING, such as lm_head=int8")?;
+    let wanted = Wanted::named(name).ok_or_else(|| format!("{name} is no encoding, expected {}", Wanted::NAMES))?;
+    Ok((pattern.to_string(), wanted))
 }
 
 /// `--encoding`.
@@ -392,7 +405,7 @@ impl Pack {
             model: self.model.clone(),
             dtype: self.dtype,
             encoding: self.encoding,
-            tensors: Vec::new(),
+            tensors: self.tensor.clone(),
             drafts: Vec::new(),
             vocab: self.vocab.clone(),
             program: Some(chat_child::THIS_PROGRAM.into()),

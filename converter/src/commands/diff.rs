@@ -4,7 +4,9 @@
 //! and encodings. How it was made, the kept source files and the tokenizer are reported, and do not count.
 
 use crate::commands::facts::{config_object, matrices};
+use crate::commands::role_losses::{self, RoleLoss};
 use crate::commands::sources::checked_section;
+use crate::encode::loss::Loss;
 use crate::encode::numbers::Numbers;
 use crate::encode::pool::thread_pool;
 use crate::error::{Error, Problem, escaped, json_line, shown_path};
@@ -26,6 +28,8 @@ pub struct Difference {
     pub config: Vec<(String, Value, Value)>,
     /// Tensors with other numbers.
     pub tensors: Vec<TensorDifference>,
+    /// How far those are apart that have two encodings, role by role; nothing where their numbers are the same.
+    pub losses: Vec<RoleLoss>,
     /// Number of tensors that were compared.
     pub n_compared: usize,
     /// Whether the tokens have other bytes, or one file has none.
@@ -47,6 +51,10 @@ pub struct TensorDifference {
     pub n_elements: u64,
     /// The largest difference; NaN when one of the two is not a finite number and the other is another one.
     pub largest: f64,
+    /// Whether the two have different encodings.
+    pub is_recoded: bool,
+    /// What the second one loses if the first one is right.
+    pub loss: Loss,
 }
 
 impl Difference {
@@ -104,7 +112,16 @@ pub fn compare(a: &ModelFile, b: &ModelFile) -> Result<Difference, Error> {
     let compared: Result<Vec<Option<TensorDifference>>, Error> =
         thread_pool(0)?.install(|| (0..n_tensors).into_par_iter().map(|index| tensor(a, b, index)).collect());
     difference.n_compared = n_tensors;
-    difference.tensors = compared?.into_iter().flatten().collect();
+    let compared = compared?;
+    let recoded = a.model_specs().iter().zip(&compared).filter_map(|(spec, compared)| {
+        let of = compared.as_ref().filter(|of| of.is_recoded)?;
+        Some((spec, of.loss))
+    });
+    difference.losses = role_losses::of_roles(recoded);
+    difference.tensors = compared.into_iter().flatten().filter(|tensor| tensor.n_different > 0).collect();
+    if difference.tensors.iter().all(|tensor| !tensor.is_recoded) {
+        difference.losses.clear();
+    }
     Ok(difference)
 }
 
@@ -118,7 +135,7 @@ fn have_same_drafts(a: &ModelFile, b: &ModelFile) -> bool {
     drafts(a) == drafts(b)
 }
 
-/// Compares the numbers of a tensor.
+/// Compares the numbers of a tensor; `None` when its bytes are the same.
 fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDifference>, Error> {
     for model in [a, b] {
         if !model.has_digest(index) {
@@ -133,23 +150,27 @@ fn tensor(a: &ModelFile, b: &ModelFile, index: usize) -> Result<Option<TensorDif
     let (mut of_a, mut of_b) = (Numbers::new(a, index), Numbers::new(b, index));
     let (mut bits_a, mut bits_b) = (of_a.memory(a.path())?, of_b.memory(b.path())?);
     let name = a.specs()[index].name();
-    let mut found = TensorDifference { name, n_different: 0, n_elements: 0, largest: 0.0 };
+    let is_recoded = a.encoding(index).name() != b.encoding(index).name();
+    let loss = Loss::default();
+    let mut found = TensorDifference { name, n_different: 0, n_elements: 0, largest: 0.0, is_recoded, loss };
     for piece in 0..of_a.n_pieces() {
         bits_a.clear();
         bits_b.clear();
         of_a.piece(piece, &mut bits_a);
         of_b.piece(piece, &mut bits_b);
         found.n_elements += bits_a.len() as u64;
+        found.loss.squares += bits_a.iter().map(|&a| f64::from(f32::from_bits(a)).powi(2)).sum::<f64>();
         for (&a, &b) in bits_a.iter().zip(&bits_b).filter(|(a, b)| a != b) {
             found.n_different += 1;
             let difference = (f64::from(f32::from_bits(a)) - f64::from(f32::from_bits(b))).abs();
+            found.loss.squared_errors += difference * difference;
             // NaN is larger than all numbers here, and stays.
             if !(found.largest.is_nan() || difference <= found.largest) {
                 found.largest = difference;
             }
         }
     }
-    Ok((found.n_different > 0).then_some(found))
+    Ok(Some(found))
 }
 
 /// For people.
@@ -161,17 +182,24 @@ fn text(a: &Path, b: &Path, difference: &Difference) -> String {
     for (key, a, b) in &difference.config {
         let _ = writeln!(out, "{}", escaped(&format!("  {key:<24} {a} / {b}")));
     }
-    for tensor in difference.tensors.iter().take(LISTED) {
+    for (i, line) in role_losses::lines(&difference.losses).iter().enumerate() {
+        // Of many numbers that all differ a little the errors say more than a list.
+        if !difference.losses.is_empty() {
+            let _ = writeln!(out, "  {:<24} {line}", if i == 0 { "other encodings" } else { "" });
+        }
+    }
+    let listed: Vec<&TensorDifference> = difference.tensors.iter().filter(|tensor| !tensor.is_recoded).collect();
+    for tensor in listed.iter().take(LISTED) {
         let _ = writeln!(
             out,
             "  {:<50} {} of {} numbers differ, by at most {:e}",
             tensor.name, tensor.n_different, tensor.n_elements, tensor.largest
         );
     }
-    let n = difference.tensors.len();
-    if n > LISTED {
-        let _ = writeln!(out, "  and {} more tensors", n - LISTED);
+    if listed.len() > LISTED {
+        let _ = writeln!(out, "  and {} more tensors", listed.len() - LISTED);
     }
+    let n = difference.tensors.len();
     match difference.n_compared {
         0 => out += "  tensors                  not compared: their shapes differ\n",
         compared => {
@@ -198,6 +226,7 @@ fn json_text(a: &Path, b: &Path, difference: &Difference) -> String {
             "n_different": tensor.n_different,
             "n_elements": tensor.n_elements,
             "largest_difference": tensor.largest,
+            "relative_rms_error": tensor.loss.relative_rms(),
         })
     };
     let config: serde_json::Map<String, Value> =
@@ -208,6 +237,8 @@ fn json_text(a: &Path, b: &Path, difference: &Difference) -> String {
         "config": config,
         "n_compared": difference.n_compared,
         "tensors": difference.tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "relative_rms_error": role_losses::total(&difference.losses).relative_rms(),
+        "relative_rms_error_by_role": role_losses::json(&difference.losses),
         "vocabulary": !difference.vocabulary,
         "also_different": difference.beside,
         "stored_as": difference.storage,

@@ -1,5 +1,6 @@
 //! Facts of a model file for the commands that show or compare it.
 
+use crate::commands::pack::counted;
 use crate::commands::sources::{Source, checked_section};
 use crate::error::Error;
 use crate::text::kept_files;
@@ -131,10 +132,17 @@ pub(crate) fn bits_per_weight(model: &ModelFile, tensors: &[usize]) -> f64 {
     bits as f64 / n as f64
 }
 
-/// "f32", "bf16", "bf16 in 12 bits", "bf16, 3 of 4 in 12 bits" or "mixed, 3 of 4 in 12 bits".
+/// "f32", "bf16", "bf16 in 12 bits", "bf16, 3 of 4 in 12 bits", "mixed, 3 of 4 in 12 bits", "int8" or "7 int4, 2 int8".
 pub(crate) fn matrices(model: &ModelFile) -> String {
     let name = model.matrices().map_or("mixed", Dtype::name);
     let matrices = (0..model.model_specs().len()).filter(|&index| model.specs()[index].columns.is_some());
+    if matrices.clone().any(|index| model.encoding(index).dtype().is_quantized()) {
+        let counts = counted(matrices.map(|index| model.encoding(index).name()));
+        return match counts.as_slice() {
+            [(name, _)] => (*name).into(),
+            counts => counts.iter().map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", "),
+        };
+    }
     let (n, n_bf12) =
         matrices.fold((0, 0), |(n, n_bf12), index| (n + 1, n_bf12 + usize::from(model.bf12_table(index).is_some())));
     match n_bf12 {

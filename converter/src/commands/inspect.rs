@@ -7,6 +7,7 @@ use crate::commands::verify;
 use crate::error::{Error, json_line, shown_path};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
+use olmo_infer::internals::format::encodings::quantized::{Elements, N_LEVELS, Quantization};
 use olmo_infer::internals::format::{self, Dtype, Encoding, TensorLayout, section};
 use olmo_infer::internals::text::chat::NoChat;
 use olmo_infer::internals::text::tokenizer::NoTokenizer;
@@ -63,6 +64,7 @@ fn object(inspected: &Inspected) -> Value {
             "layout": layout_name(spec.layout()),
             "encoding": encoding_name(model.encoding(index)),
             "n_raw_steps": record.n_raw_steps.get(),
+            "levels": levels(model.encoding(index)),
             "bits_per_weight": bits_per_weight(model, &[index]),
             "offset": record.offset.get(),
             "bytes": record.bytes.get(),
@@ -82,8 +84,12 @@ fn object(inspected: &Inspected) -> Value {
             "digest": format!("{:016x}", record.digest.get()),
         })
     };
-    let provenance: serde_json::Map<String, Value> =
-        provenance.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+    let mut by_key: serde_json::Map<String, Value> = serde_json::Map::new();
+    for (key, value) in provenance {
+        // A key that comes several times, as `tensor` does, has all its values.
+        let before = by_key.get(key).and_then(Value::as_str).map(|before| format!("{before}, {value}"));
+        by_key.insert(key.clone(), before.unwrap_or_else(|| value.clone()).into());
+    }
     json!({
         "path": shown_path(model.path()),
         "format": format!("{}.{}", header.version_major.get(), header.version_minor.get()),
@@ -100,7 +106,7 @@ fn object(inspected: &Inspected) -> Value {
         "config": config_object(model.config()),
         "tensors": (0..model.specs().len()).map(tensor).collect::<Vec<_>>(),
         "sections": model.sections().iter().map(section).collect::<Vec<_>>(),
-        "provenance": provenance,
+        "provenance": by_key,
     })
 }
 
@@ -148,9 +154,17 @@ fn sampling_object(author: &AuthorSampling) -> Value {
     })
 }
 
+/// The levels of an int4 matrix.
+fn levels(encoding: Encoding) -> Option<[i8; N_LEVELS]> {
+    match encoding {
+        Encoding::Quantized(Quantization { elements: Elements::Int4(levels), .. }) => Some(*levels.get()),
+        _ => None,
+    }
+}
+
 fn encoding_name(encoding: Encoding) -> &'static str {
     match encoding {
         Encoding::F32 | Encoding::Bf16 => "plain",
-        Encoding::Bf12 { .. } => encoding.name(),
+        Encoding::Bf12 { .. } | Encoding::Quantized(_) => encoding.name(),
     }
 }

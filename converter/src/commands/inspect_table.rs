@@ -6,10 +6,12 @@ use crate::commands::units::{count, size};
 use crate::error::{escaped, shown_path};
 use crate::folder::element::SourceType;
 use console::Style;
+use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::encodings::quantized::{Elements, Levels, Quantization};
 use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::format::tensors::TensorSpec;
-use olmo_infer::internals::format::{HEADER_BYTES, section};
+use olmo_infer::internals::format::{Encoding, HEADER_BYTES, section};
 use olmo_infer::internals::text::chat::NoChat;
 use olmo_infer::internals::text::tokenizer::NoTokenizer;
 use serde_json::Value;
@@ -36,6 +38,7 @@ pub(crate) fn text(inspected: &Inspected, every_tensor: bool) -> String {
         true => table.tensors(inspected),
         false => table.roles(inspected),
     }
+    table.levels(inspected.model);
     table.file(inspected);
     table.provenance(&inspected.provenance);
     table.0
@@ -117,7 +120,7 @@ impl Table {
             }
         }
         self.heading(&format!(
-            "{:<NAME$}{:>7} {:>16} {:>5} {:>6} {:>11}",
+            "{:<NAME$}{:>7} {:>16} {:>8} {:>6} {:>11}",
             "tensors", "count", "shape", "type", "bits", "size"
         ));
         for (_, tensors) in &roles {
@@ -128,7 +131,7 @@ impl Table {
             };
             let bytes = tensors.iter().map(|&index| model.records()[index].bytes.get()).sum();
             self.line(format_args!(
-                "  {name:<width$}{:>7} {:>16} {:>5} {:>6.2} {:>11}{}",
+                "  {name:<width$}{:>7} {:>16} {:>8} {:>6.2} {:>11}{}",
                 tensors.len(),
                 shape(spec),
                 model.encoding(tensors[0]).name(),
@@ -146,14 +149,14 @@ impl Table {
     fn tensors(&mut self, inspected: &Inspected) {
         let model = inspected.model;
         self.heading(&format!(
-            "{:<NAME$} {:>16} {:>5} {:>6} {:>13} {:>13}  digest",
+            "{:<NAME$} {:>16} {:>8} {:>6} {:>13} {:>13}  digest",
             "tensors", "shape", "type", "bits", "offset", "bytes"
         ));
         for (index, (spec, record)) in model.specs().iter().zip(model.records()).enumerate() {
             let raw = model.bf12_table(index).map_or(0, |table| table.n_raw_steps());
             let raw = if raw > 0 { format!("  {raw} raw steps") } else { String::new() };
             self.line(format_args!(
-                "  {:<width$} {:>16} {:>5} {:>6.2} {:>13} {:>13}  {}{}{raw}",
+                "  {:<width$} {:>16} {:>8} {:>6.2} {:>13} {:>13}  {}{}{raw}",
                 spec.name(),
                 shape(spec),
                 model.encoding(index).name(),
@@ -164,6 +167,22 @@ impl Table {
                 notes(inspected, &[index]),
                 width = NAME - 2,
             ));
+        }
+    }
+
+    /// The levels of int4 matrices, each of the different ones once.
+    fn levels(&mut self, model: &ModelFile) {
+        let mut seen: Vec<Levels> = Vec::new();
+        for index in 0..model.specs().len() {
+            let Encoding::Quantized(Quantization { elements: Elements::Int4(levels), .. }) = model.encoding(index)
+            else {
+                continue;
+            };
+            if !seen.contains(&levels) {
+                seen.push(levels);
+                let shown: Vec<String> = levels.get().iter().map(i8::to_string).collect();
+                self.value("levels of int4", shown.join(" "));
+            }
         }
     }
 
@@ -306,6 +325,7 @@ fn notes(inspected: &Inspected, tensors: &[usize]) -> String {
             Some(source) if source.name() == stored => continue,
             Some(SourceType::F32) if is_rounded => "rounded from f32",
             Some(SourceType::F16) if is_rounded => "rounded from f16",
+            Some(SourceType::Bf16) if is_rounded => "rounded from bf16",
             None if is_rounded => "rounded",
             None => continue,
             Some(SourceType::F32) => "from f32",

@@ -10,6 +10,7 @@ pub mod pack;
 pub mod pack_summary;
 pub mod progress;
 pub mod read_back;
+pub mod role_losses;
 pub mod sources;
 pub mod units;
 pub mod unpack;

@@ -3,6 +3,7 @@
 
 use crate::commands::mistaken;
 use crate::commands::read_back;
+use crate::commands::role_losses::{self, RoleLoss};
 use crate::encode::is_bf16;
 use crate::encode::pool::thread_pool;
 use crate::error::Error;
@@ -10,6 +11,7 @@ use crate::folder::listing::{self, Listing};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::settings::Flags;
 use crate::text::Text;
+use crate::write::grade::Grade;
 use crate::write::model_output::{Output, Target};
 use crate::write::pipeline::{self, Outcome};
 use crate::write::plan::Plan;
@@ -31,9 +33,23 @@ pub enum DtypeChoice {
     Bf16,
     /// bf16 in 12 bits, where that pays.
     Bf12,
+    /// [`Grade::Int8`].
+    Int8,
+    /// [`Grade::Int4`].
+    Int4,
 }
 
 impl DtypeChoice {
+    /// All of them.
+    pub const ALL: [DtypeChoice; 6] = [
+        DtypeChoice::Auto,
+        DtypeChoice::F32,
+        DtypeChoice::Bf16,
+        DtypeChoice::Bf12,
+        DtypeChoice::Int8,
+        DtypeChoice::Int4,
+    ];
+
     /// As it is written in `--dtype`.
     pub fn name(self) -> &'static str {
         match self {
@@ -41,6 +57,8 @@ impl DtypeChoice {
             DtypeChoice::F32 => "f32",
             DtypeChoice::Bf16 => "bf16",
             DtypeChoice::Bf12 => "bf12",
+            DtypeChoice::Int8 => "int8",
+            DtypeChoice::Int4 => "int4",
         }
     }
 }
@@ -76,7 +94,8 @@ pub struct Request {
     pub dtype: DtypeChoice,
     /// Encoding of bf16 matrices.
     pub encoding: EncodingChoice,
-    /// Encodings of single matrices, by name, instead of those that `dtype` and `encoding` choose.
+    /// Encodings of the matrices that a pattern names, instead of those that `dtype` and `encoding` choose; the last
+    /// pattern wins.
     pub tensors: Vec<(String, Wanted)>,
     /// Encodings of drafts, by the names of their matrices. A draft is a second copy of a matrix.
     pub drafts: Vec<(String, Wanted)>,
@@ -116,6 +135,10 @@ pub struct Packed {
     pub n_matrices: usize,
     /// How many of them are bf12.
     pub n_bf12: usize,
+    /// Names of the encodings, with the number of matrices of each.
+    pub encodings: Vec<(&'static str, usize)>,
+    /// What quantized matrices lost, role by role.
+    pub losses: Vec<RoleLoss>,
     /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub bits_per_weight: f64,
     /// Length of the file.
@@ -160,18 +183,22 @@ impl Prepared {
         match self.request.dtype {
             DtypeChoice::F32 => Some(Dtype::F32),
             DtypeChoice::Bf16 | DtypeChoice::Bf12 => Some(Dtype::Bf16),
+            DtypeChoice::Int8 => Some(Dtype::Int8),
+            DtypeChoice::Int4 => Some(Dtype::Int4),
             DtypeChoice::Auto => is_bf16::known_without_reading(&self.checkpoint.sources),
         }
     }
 
-    /// The encodings when matrices are stored as `matrices` unless they are named.
+    /// The encodings when most matrices are stored as `matrices` unless a pattern names them.
     fn recipe(&self, matrices: Dtype) -> Recipe<'_> {
-        let matrices = match (matrices, self.request.encoding) {
-            (Dtype::F32, _) => Wanted::F32,
-            (Dtype::Bf16, EncodingChoice::Plain) => Wanted::Bf16,
-            (Dtype::Bf16, EncodingChoice::Auto) => Wanted::Bf12,
+        let grade = match (matrices, self.request.encoding) {
+            (Dtype::F32, _) => Grade::All(Wanted::F32),
+            (Dtype::Bf16, EncodingChoice::Plain) => Grade::All(Wanted::Bf16),
+            (Dtype::Bf16, EncodingChoice::Auto) => Grade::All(Wanted::Bf12),
+            (Dtype::Int8, _) => Grade::Int8,
+            (Dtype::Int4, _) => Grade::Int4,
         };
-        Recipe { matrices, tensors: &self.request.tensors, drafts: &self.request.drafts }
+        Recipe { grade, tensors: &self.request.tensors, drafts: &self.request.drafts }
     }
 
     /// The plan for a stored type in which bf12 matrices are plain bf16.
@@ -229,12 +256,35 @@ impl Prepared {
             matrices: plan.matrices_dtype(),
             n_matrices: plan.matrices().count(),
             n_bf12: plan.matrices().filter(|(_, encoding, _)| matches!(encoding, Encoding::Bf12 { .. })).count(),
+            encodings: counted(plan.matrices().map(|(_, encoding, _)| encoding.name())),
+            losses: losses(&plan, &outcome),
             bits_per_weight: plan.bits_per_weight(),
             file_bytes: plan.layout.file_bytes,
             source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.bytes).sum(),
             outcome,
         })
     }
+}
+
+/// The different names, in the order of their first ones, each with how many there are.
+pub(crate) fn counted(names: impl Iterator<Item = &'static str>) -> Vec<(&'static str, usize)> {
+    let mut counts: Vec<(&'static str, usize)> = Vec::new();
+    for name in names {
+        match counts.iter_mut().find(|(of, _)| *of == name) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    // The most frequent first.
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    counts
+}
+
+/// What the quantized matrices lost. Drafts do not count: the model is the other copy.
+fn losses(plan: &Plan<'_>, outcome: &Outcome) -> Vec<RoleLoss> {
+    let is_lossy = |tensor: &Planned| tensor.stored.encoding().dtype().is_quantized() && !tensor.spec.is_draft;
+    let of_tensors = plan.tensors.iter().zip(&outcome.losses).filter(|(tensor, _)| is_lossy(tensor));
+    role_losses::of_roles(of_tensors.map(|(tensor, loss)| (&tensor.spec, *loss)))
 }
 
 /// Index and sections, then the header page that makes it a model, with an fsync before each next step; then the name.
@@ -250,6 +300,9 @@ fn finish(plan: &Plan<'_>, output: Output<'_>, outcome: &Outcome) -> Result<(), 
 /// How the file was made; no time, host or path, so that the same input gives the same bytes.
 fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
     let mut lines = format!("writer=olmo-pack {}\ndtype={}\n", env!("CARGO_PKG_VERSION"), request.dtype.name());
+    for (pattern, wanted) in &request.tensors {
+        lines += &format!("tensor={pattern}={}\n", wanted.name());
+    }
     if !checkpoint.is_npy {
         lines += "weights=safetensors\n";
     }

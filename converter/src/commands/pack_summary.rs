@@ -1,6 +1,7 @@
 //! The output of a pack and a dry run: one screen for people, one JSON object for programs.
 
 use crate::commands::pack::{Packed, Prepared, Request};
+use crate::commands::role_losses;
 use crate::commands::units::size;
 use crate::error::{Error, escaped, json_line, shown_path};
 use crate::folder::npy::shown_shape;
@@ -12,7 +13,7 @@ use crate::write::recipe::Planned;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_infer::internals::format::sizes::Extent;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -24,13 +25,10 @@ const LISTED_NAMES: usize = 3;
 pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -> String {
     let mut out = format!("packed {} into {}\n", shown(&request.weights), shown(&request.model));
     out += &facts.text;
-    let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
-    let bf12 = match packed.n_bf12 {
-        0 => String::new(),
-        n if n == packed.n_matrices => format!(" in {:.2} bits", packed.bits_per_weight),
-        n => format!(" in {:.2} bits, {n} of {} in bf12", packed.bits_per_weight, packed.n_matrices),
-    };
-    let _ = writeln!(out, "  matrices    {}{bf12}{lossless}", type_name(packed.matrices));
+    let _ = writeln!(out, "  matrices    {}", matrices_line(packed));
+    for (i, line) in role_losses::lines(&packed.losses).iter().enumerate().filter(|_| !packed.losses.is_empty()) {
+        let _ = writeln!(out, "  {:<12}{line}", if i == 0 { "lost" } else { "" });
+    }
     if packed.outcome.n_rounded > 0 {
         let _ = writeln!(
             out,
@@ -48,6 +46,22 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     out
 }
 
+/// How the matrices are stored.
+fn matrices_line(packed: &Packed) -> String {
+    let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
+    let bits = format!(" in {:.2} bits", packed.bits_per_weight);
+    if !packed.losses.is_empty() {
+        let counts: Vec<String> = packed.encodings.iter().map(|(name, n)| format!("{n} {name}")).collect();
+        return counts.join(", ") + &bits;
+    }
+    let bf12 = match packed.n_bf12 {
+        0 => String::new(),
+        n if n == packed.n_matrices => bits,
+        n => format!("{bits}, {n} of {} in bf12", packed.n_matrices),
+    };
+    format!("{}{bf12}{lossless}", type_name(packed.matrices))
+}
+
 /// The end of a pack, for programs.
 pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -> String {
     let mut object = facts.json.clone();
@@ -56,6 +70,9 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "model": shown_path(&request.model),
         "dtype": type_name(packed.matrices),
         "bf12_matrices": packed.n_bf12,
+        "encodings": packed.encodings.iter().map(|(name, n)| ((*name).into(), (*n).into())).collect::<Map<_, _>>(),
+        "relative_rms_error": role_losses::total(&packed.losses).relative_rms(),
+        "relative_rms_error_by_role": role_losses::json(&packed.losses),
         "bits_per_weight": packed.bits_per_weight,
         "file_bytes": packed.file_bytes,
         "source_bytes": packed.source_bytes,
@@ -86,7 +103,7 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     if as_json {
         let mut object = facts.json.clone();
         let sizes: serde_json::Map<String, Value> =
-            plans.iter().map(|plan| (type_name(plan.matrices_dtype()).into(), plan.layout.file_bytes.into())).collect();
+            plans.iter().map(|plan| (plan_name(plan, known).into(), plan.layout.file_bytes.into())).collect();
         let more = json!({
             "dry_run": true,
             "warnings": facts.warnings,
@@ -106,13 +123,17 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     match known {
         Some(dtype) => {
             let table = if least.is_some() { "; the table is that of the plain file" } else { "" };
-            let _ = writeln!(out, "  matrices    {}{table}", dtype.name());
+            let bits = match dtype.is_quantized() {
+                true => format!(" in {:.2} bits", plan.bits_per_weight()),
+                false => String::new(),
+            };
+            let _ = writeln!(out, "  matrices    {}{bits}{table}", dtype.name());
         }
         None => out += "  matrices    f32 or bf16, decided by reading all numbers; the table is that of plain f32\n",
     }
     for plan in &plans {
         let bytes = plan.layout.file_bytes;
-        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), type_name(plan.matrices_dtype()));
+        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), plan_name(plan, known));
     }
     if let Some(bytes) = least {
         let range = "at least, as bf16 in 12 bits, decided by reading all numbers";
@@ -255,11 +276,11 @@ fn names(names: &[String]) -> String {
 }
 
 fn tensor_table(plan: &Plan<'_>) -> String {
-    let mut out = format!("{:<52} {:>16} {:>6} {:>15} {:>13}\n", "tensor", "shape", "type", "offset", "bytes");
+    let mut out = format!("{:<52} {:>16} {:>8} {:>15} {:>13}\n", "tensor", "shape", "type", "offset", "bytes");
     for (tensor, extent) in plan.tensors.iter().zip(&plan.layout.tensors) {
         let shape = shown_shape(&plan.sources[tensor.source].tensor.shape);
-        let (name, dtype) = (tensor.spec.name(), tensor.stored.encoding().dtype().name());
-        let _ = writeln!(out, "{name:<52} {shape:>16} {dtype:>6} {:>15} {:>13}", extent.offset, extent.bytes);
+        let (name, stored) = (tensor.spec.name(), tensor.stored.encoding().name());
+        let _ = writeln!(out, "{name:<52} {shape:>16} {stored:>8} {:>15} {:>13}", extent.offset, extent.bytes);
     }
     out
 }
@@ -271,11 +292,17 @@ fn tensors_json(plan: &Plan<'_>) -> Vec<Value> {
             "shape": tensor.spec.shape(),
             "source": plan.sources[tensor.source].tensor.element.name(),
             "dtype": tensor.stored.encoding().dtype().name(),
+            "encoding": tensor.stored.encoding().name(),
             "offset": extent.offset,
             "bytes": extent.bytes,
         })
     };
     plan.tensors.iter().zip(&plan.layout.tensors).map(row).collect()
+}
+
+/// What the plan of a dry run is for: the grade of quantized models, which have several types.
+fn plan_name(plan: &Plan<'_>, known: Option<Dtype>) -> &'static str {
+    type_name(plan.matrices_dtype().or(known.filter(|dtype| dtype.is_quantized())))
 }
 
 /// The type of a model's matrices, for people and for JSON.

@@ -1,8 +1,8 @@
 //! `olmo-pack unpack MODEL DIR`: the weights folder that a model file was packed from, byte for byte.
 //!
 //! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the
-//! source type; their digest must be that of the source. Only rounding to bf16 cannot be undone: those tensors are
-//! written as they are stored, and the summary names them. Tensors of safetensors files become `.npy` files too, with
+//! source type; their digest must be that of the source. Rounding to bf16 cannot be undone: those tensors are written as
+//! they are stored, and the summary names them. A model whose quantized matrices lost something is refused. Tensors of safetensors files become `.npy` files too, with
 //! the headers that npyz writes. The small files next to them, `config.json` and those of the tokenizer and of
 //! conversations, come back byte for byte. Of a model file that did not keep them, `generation_config.json` is written
 //! with the part that belongs to the model, the EOS ids.
@@ -46,7 +46,7 @@ const SHOWN_TENSORS: usize = 3;
 /// not at all.
 ///
 /// # Errors
-/// The model cannot be opened or has no section `SOURCES`, the folder has files or no room, a file cannot be
+/// The model cannot be opened, has no section `SOURCES` or is quantized with losses, the folder has files or no room, a file cannot be
 /// written, or a tensor's numbers are not those that were packed.
 pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<String, Error> {
     let model = ModelFile::open(model)?;
@@ -54,6 +54,14 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
         let problem = Problem::new(model.path(), "has no section SOURCES, which names what it was packed from");
         return Err(problem.advice("it cannot be unpacked").into());
     };
+    let is_lossy =
+        |index: &usize| model.encoding(*index).dtype().is_quantized() && model.records()[*index].rounded.get() != 0;
+    if let Some(index) = (0..model.model_specs().len()).find(is_lossy) {
+        let found =
+            format!("is {}: the file does not have the numbers that it was made of", model.encoding(index).name());
+        let problem = Problem::new(model.path(), found).tensor(model.specs()[index].name());
+        return Err(problem.advice("it cannot be unpacked").into());
+    }
     let config = checked_section(&model, section::CONFIG_JSON)?.map(|bytes| ("config.json", bytes));
     let mut texts: Vec<Text> = config.into_iter().chain(kept_files(&model)?).collect();
     if texts.iter().all(|(name, _)| *name != "generation_config.json")

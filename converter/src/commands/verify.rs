@@ -8,16 +8,18 @@ use crate::commands::sources::{Sections, checked_section, section_name, sources}
 use crate::commands::verify_against;
 use crate::encode::bf12::look_at_panel;
 use crate::encode::pool::thread_pool;
+use crate::encode::quantized_look::{self, Look};
 use crate::error::{Error, Problem, escaped, shown_path};
 use crate::text::kept_files;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::AuthorSampling;
 use olmo_infer::internals::format::encodings::bf12::{Bf12Panels, Bf12Table};
+use olmo_infer::internals::format::encodings::quantized::{Quantization, QuantizedPanels};
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::format::{
-    Dtype, HEADER_BYTES, MAX_TOKENS_BEYOND, Merge, PANEL_ROWS, TensorRecord, VocabularyHead, section,
+    Dtype, Encoding, HEADER_BYTES, MAX_TOKENS_BEYOND, Merge, PANEL_ROWS, TensorRecord, VocabularyHead, section,
 };
 use olmo_infer::internals::os::memory;
 use olmo_infer::internals::text::bpe::{BytePairs, NoPairs};
@@ -71,8 +73,14 @@ fn verified(path: &Path, weights: Option<&Path>) -> Result<String, Error> {
     }
     unchanged?;
     let of_model = model.records().iter().zip(model.model_specs());
-    let is_rounded = of_model.map(|(record, _)| record).any(|record| record.rounded.get() != 0);
-    let rounded = if is_rounded { " rounded to bf16" } else { "" };
+    let mut rounded: Vec<&str> = Vec::new();
+    for (index, _) in of_model.enumerate().filter(|(_, (record, _))| record.rounded.get() != 0) {
+        let name = model.encoding(index).dtype().name();
+        if !rounded.contains(&name) {
+            rounded.push(name);
+        }
+    }
+    let rounded = if rounded.is_empty() { String::new() } else { format!(" rounded to {}", rounded.join(" and ")) };
     let same = weights.map_or(String::new(), |weights| format!(", the numbers of {}{rounded}", shown_path(weights)));
     Ok(format!(
         "{}: ok{}, {} tensors, {} sections, {} bytes, content digest {:016x}{}",
@@ -216,6 +224,9 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
     if let (Some(shape), Some(table)) = (shape, model.bf12_table(index)) {
         return bf12_tensor(index, record, bytes, &shape, table);
     }
+    if let (Some(shape), Encoding::Quantized(quantization)) = (shape, model.encoding(index)) {
+        return quantized_tensor(index, record, bytes, &shape, quantization);
+    }
     let mut digest = Xxh3::with_seed(index as u64);
     let mut key = u32::MAX;
     let mut padding = false;
@@ -270,6 +281,38 @@ fn bf12_tensor(
         return Some("a raw step whose exponents all have codes".into());
     }
     smallest_magnitude(record, smallest.map_or(0, |bits| u32::from(bits) << 16))
+}
+
+/// [`tensor`] for int8 and int4.
+fn quantized_tensor(
+    index: usize,
+    record: &TensorRecord,
+    bytes: MappedBytes<'_>,
+    shape: &PanelShape,
+    quantization: Quantization,
+) -> Option<String> {
+    let panels = QuantizedPanels::new(quantization, shape, bytes).expect("the layout sizes tensors");
+    let mut digest = Xxh3::with_seed(index as u64);
+    let mut look = Look::default();
+    for panel in 0..shape.n_panels() {
+        let stored = panels.panel(panel);
+        stored.factors().add_to(&mut digest);
+        stored.blocks().add_to(&mut digest);
+        look.add(quantized_look::look_at_panel(&stored, shape, panel));
+    }
+    if digest.digest() != record.digest.get() {
+        return Some("its digest is wrong".into());
+    }
+    if look.padding {
+        return Some("padding in its panels that is not zero".into());
+    }
+    if look.not_finite {
+        return Some("a scale that is not a finite number".into());
+    }
+    if look.minus_128 {
+        return Some("an element -128, expected -127 to 127".into());
+    }
+    smallest_magnitude(record, 0)
 }
 
 /// Compares the smallest magnitude in a record with the one that was found, as bits of f32; 0 when there is none.

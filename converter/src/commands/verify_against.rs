@@ -1,14 +1,15 @@
 //! `olmo-pack verify MODEL --against WEIGHTS`: whether a model file holds the numbers of a weights folder.
 
 use crate::commands::facts::config_object;
-use crate::commands::sources::checked_section;
-use crate::encode::buffer::reserve;
+use crate::commands::sources::{Source, checked_section, sources};
+use crate::encode::buffer::{grow, reserve};
 use crate::encode::numbers::Numbers;
 use crate::error::{Error, Problem, shown_path};
 use crate::folder::element::{round_to_bf16, widen};
 use crate::folder::listing::Listing;
 use crate::folder::npy::shown_shape;
 use crate::folder::source_file::read_at_most;
+use crate::folder::stored_tensor::StoredTensor;
 use crate::model::checkpoint::{self, EMBEDDING, HEAD, stored_name};
 use crate::model::settings::Flags;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -18,9 +19,13 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Longest `config.json` that is compared.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Bytes of a tensor that are read at a time.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// What the comparison of a model with a folder gave.
 #[derive(Debug, Default)]
@@ -31,14 +36,15 @@ pub struct Compared {
     pub note: Option<&'static str>,
 }
 
-/// Compares `model` with the weights in `folder`. Numbers that were rounded when the model was packed are rounded again
-/// before they are compared.
+/// Compares `model` with the weights in `folder`. Numbers that were rounded to bf16 when the model was packed are rounded
+/// again before they are compared; those that were quantized are compared by the digest of what they were made of.
 ///
 /// # Errors
 /// `folder` is not a folder, or a file of it cannot be read.
 pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Compared, Error> {
     let listing = Listing::read(folder)?;
-    let compare = |index: usize| tensor(model, index, &listing);
+    let sources = sources(model)?.unwrap_or_default();
+    let compare = |index: usize| tensor(model, index, &listing, &sources);
     let of_tensors: Result<Vec<Option<Problem>>, Error> =
         pool.install(|| (0..model.specs().len()).into_par_iter().map(compare).collect());
     let mut problems: Vec<Problem> = of_tensors?.into_iter().flatten().collect();
@@ -96,7 +102,7 @@ fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) 
 }
 
 /// In what a tensor differs from the one of its name in the folder.
-fn tensor(model: &ModelFile, index: usize, listing: &Listing) -> Result<Option<Problem>, Error> {
+fn tensor(model: &ModelFile, index: usize, listing: &Listing, sources: &[Source]) -> Result<Option<Problem>, Error> {
     let (spec, record) = (&model.specs()[index], &model.records()[index]);
     let name = spec.name();
     let problem = |found: String| {
@@ -113,6 +119,12 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing) -> Result<Option<P
     let shape: Vec<u64> = spec.shape().iter().map(|&size| size as u64).collect();
     if source.shape != shape {
         return Ok(problem(format!("has the shape {}, not {}", shown_shape(&shape), shown_shape(&source.shape))));
+    }
+    if record.rounded.get() != 0 && model.encoding(index).dtype().is_quantized() {
+        // The sources are those of the tensors of the model; a draft has that of its matrix.
+        let at = model.model_specs().iter().position(|spec| *spec == of_folder);
+        let differs = digest_differs(&source, at.and_then(|at| sources.get(at)))?;
+        return Ok(if differs { problem("was made of other numbers".into()) } else { None });
     }
     let mut numbers = Numbers::new(model, index);
     let (mut found, mut expected, mut bytes) = (numbers.memory(model.path())?, Vec::new(), Vec::new());
@@ -133,4 +145,21 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing) -> Result<Option<P
         n_different += found.iter().zip(&expected).filter(|(found, expected)| found != expected).count() as u64;
     }
     Ok((n_different > 0).then(|| problem(format!("{n_different} of its {n_elements} numbers are others"))).flatten())
+}
+
+/// Whether the numbers of a tensor in the folder are not those that a tensor was packed from, as far as the file says
+/// what these were.
+fn digest_differs(tensor: &StoredTensor, source: Option<&Source>) -> Result<bool, Error> {
+    let Some(source) = source else { return Ok(true) };
+    let mut digest = Xxh3::with_seed(0);
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while at < tensor.bytes {
+        let length = (tensor.bytes - at).min(PIECE_BYTES);
+        grow(&mut bytes, length as usize, &tensor.file.path)?;
+        tensor.read(at, &mut bytes[..length as usize])?;
+        digest.update(&bytes[..length as usize]);
+        at += length;
+    }
+    Ok(tensor.element != source.dtype || digest.digest() != source.digest)
 }

@@ -5,10 +5,11 @@ use crate::encode::buffer::reserve;
 use crate::encode::panels::extract_rows;
 use crate::error::Error;
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::PANEL_ROWS;
 use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
+use olmo_infer::internals::format::encodings::quantized::QuantizedPanels;
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::panels::PanelShape;
+use olmo_infer::internals::format::{Encoding, PANEL_ROWS};
 use std::path::Path;
 
 /// Bytes of a vector that are one piece.
@@ -19,6 +20,9 @@ pub struct Numbers<'a> {
     bytes: MappedBytes<'a>,
     shape: Option<PanelShape>,
     coded: Option<Bf12Panels<'a>>,
+    quantized: Option<QuantizedPanels<'a>>,
+    /// A row of a quantized panel.
+    row: Vec<f32>,
     /// The steps of a bf12 panel, decoded to the plain layout.
     decoded: Vec<u32>,
 }
@@ -29,7 +33,11 @@ impl<'a> Numbers<'a> {
         let bytes = model.tensor_bytes(index);
         let shape = model.specs()[index].panel_shape(model.encoding(index).dtype());
         let coded = shape.zip(model.bf12_table(index)).map(|(shape, table)| Bf12Panels::new(&shape, bytes, table));
-        Numbers { bytes, shape, coded, decoded: Vec::new() }
+        let quantized = match (model.encoding(index), shape) {
+            (Encoding::Quantized(quantization), Some(shape)) => QuantizedPanels::new(quantization, &shape, bytes),
+            _ => None,
+        };
+        Numbers { bytes, shape, coded, quantized, row: Vec::new(), decoded: Vec::new() }
     }
 
     /// Number of pieces.
@@ -48,6 +56,8 @@ impl<'a> Numbers<'a> {
     /// Out of memory.
     pub fn memory(&mut self, path: &Path) -> Result<Vec<u32>, Error> {
         reserve(&mut self.decoded, self.coded.and(self.shape).map_or(0, |shape| shape.panel_bytes() / 4), path)?;
+        let columns = self.quantized.and(self.shape).map_or(0, |shape| shape.columns);
+        reserve(&mut self.row, columns, path)?;
         let mut bits = Vec::new();
         reserve(&mut bits, self.piece_elements(), path)?;
         Ok(bits)
@@ -61,6 +71,14 @@ impl<'a> Numbers<'a> {
             let begin = piece * VECTOR_PIECE_BYTES;
             return bits.extend_from_slice(words(begin..self.bytes.len().min(begin + VECTOR_PIECE_BYTES)));
         };
+        if let Some(panels) = &self.quantized {
+            self.row.resize(shape.columns, 0.0);
+            for row in 0..PANEL_ROWS.min(shape.rows - piece * PANEL_ROWS) {
+                panels.panel(piece).copy_row(row, &mut self.row);
+                bits.extend(self.row.iter().map(|number| number.to_bits()));
+            }
+            return;
+        }
         let plain = match &self.coded {
             Some(panels) => {
                 self.decoded.clear();

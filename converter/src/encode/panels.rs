@@ -3,6 +3,7 @@
 //! One pass over the source does everything that has to see each number: it moves it to its place, finds NaN and
 //! infinity, keeps the smallest magnitude that is not zero and measures what rounding loses.
 
+use crate::encode::loss::Loss;
 use crate::folder::element::{INFINITY, MAGNITUDE, SourceType, f16_to_f32, round_to_bf16};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::{Dtype, PANEL_ROWS};
@@ -33,6 +34,8 @@ pub struct Seen {
     pub max_relative_error: f64,
     /// Sum of the relative errors.
     pub sum_relative_error: f64,
+    /// What quantization lost.
+    pub loss: Loss,
 }
 
 impl Default for Seen {
@@ -46,6 +49,7 @@ impl Default for Seen {
             n_changed: 0,
             max_relative_error: 0.0,
             sum_relative_error: 0.0,
+            loss: Loss::default(),
         }
     }
 }
@@ -73,6 +77,26 @@ impl Seen {
         self.n_changed += piece.n_changed;
         self.max_relative_error = self.max_relative_error.max(piece.max_relative_error);
         self.sum_relative_error += piece.sum_relative_error;
+        self.loss.add(&piece.loss);
+    }
+
+    /// Looks at a row of numbers that are to be quantized, the first of which is number `first`. Yields the largest
+    /// magnitude; `None` when one is not finite or larger than `limit`. The smallest magnitude is not kept.
+    pub(super) fn look_at_row(&mut self, row: &[u32], first: u64, limit: f32) -> Option<f32> {
+        let largest = row.iter().fold(0, |largest, bits| largest.max(bits & MAGNITUDE));
+        self.any_bits |= largest;
+        if largest <= limit.to_bits() {
+            return Some(f32::from_bits(largest));
+        }
+        for (index, bits) in (first..).zip(row) {
+            let magnitude = bits & MAGNITUDE;
+            if magnitude >= INFINITY {
+                self.note_nonfinite(index);
+            } else if magnitude > limit.to_bits() {
+                self.first_overflow = self.first_overflow.or(Some(index));
+            }
+        }
+        None
     }
 
     /// Looks at stored numbers. Padding may be among them: zeros change nothing.
@@ -115,7 +139,7 @@ impl Seen {
     }
 }
 
-/// Fills one panel of type `dtype` from up to 64 consecutive rows of `columns` elements; missing rows become zeros.
+/// Fills one panel of type `dtype`, f32 or bf16, from up to 64 consecutive rows of `columns` elements; missing rows become zeros.
 ///
 /// # Panics
 /// When the lengths do not fit: `rows` must hold whole rows, `panel` exactly one panel.
@@ -184,6 +208,7 @@ fn fill<const N: usize>(
                 let first = first / 2;
                 transpose::<{ TILE_COLUMNS / 2 }>(&pairs, &mut steps[first..first + width.div_ceil(2)]);
             }
+            Dtype::Int8 | Dtype::Int4 => unreachable!("quantized.rs fills these"),
         }
     }
     seen
@@ -264,6 +289,7 @@ pub fn extract_rows(shape: &PanelShape, words: &[u32], panel: usize, out: &mut V
                     (Dtype::F32, _) => word,
                     (Dtype::Bf16, 0) => word << 16,
                     (Dtype::Bf16, _) => word & 0xffff_0000,
+                    (Dtype::Int8 | Dtype::Int4, _) => unreachable!("numbers.rs takes these from their blocks"),
                 };
             }
         }
@@ -291,7 +317,7 @@ mod tests {
                 let (at, bits) = (shape.element(row, column), bits[row * shape.columns + column]);
                 match shape.dtype {
                     Dtype::F32 => out[at * 4..][..4].copy_from_slice(&bits.to_le_bytes()),
-                    Dtype::Bf16 => out[at * 2..][..2].copy_from_slice(&round_to_bf16(bits).to_le_bytes()),
+                    _ => out[at * 2..][..2].copy_from_slice(&round_to_bf16(bits).to_le_bytes()),
                 }
             }
         }
@@ -329,7 +355,7 @@ mod tests {
                     assert_eq!(filled, placed(&shape, &bits), "{shape:?} {source:?}");
                     let stored: Vec<u32> = match dtype {
                         Dtype::F32 => bits.clone(),
-                        Dtype::Bf16 => bits.iter().map(|&b| u32::from(round_to_bf16(b)) << 16).collect(),
+                        _ => bits.iter().map(|&b| u32::from(round_to_bf16(b)) << 16).collect(),
                     };
                     assert_eq!(back, stored, "{shape:?} {source:?}");
                     if dtype == Dtype::F32 || source == SourceType::Bf16 {

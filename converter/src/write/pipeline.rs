@@ -3,14 +3,18 @@
 
 use crate::encode::bf12::code_panel;
 use crate::encode::buffer::{grow, reserve};
+use crate::encode::loss::Loss;
 use crate::encode::panels::{Seen, fill_panel, fill_vector};
+use crate::encode::quantized::PanelEncoder;
+use crate::encode::scale_search::ScaleSearch;
 use crate::error::Error;
 use crate::model::checkpoint::Source;
 use crate::write::model_output::Output;
 use crate::write::plan::{Piece, Plan, Written};
 use crate::write::recipe::Stored;
-use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
+use olmo_infer::internals::format::encodings::quantized::Quantization;
+use olmo_infer::internals::format::{Dtype, Encoding};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -41,7 +45,9 @@ pub struct Outcome {
     pub all_zero: Vec<String>,
     /// Names of tensors with NaN or infinity, and how many.
     pub nonfinite: Vec<(String, u64)>,
-    /// How many numbers rounding changed.
+    /// What quantization lost, one entry a tensor.
+    pub losses: Vec<Loss>,
+    /// How many numbers rounding to bf16 changed.
     pub n_rounded: u64,
     /// Largest relative error of rounding.
     pub max_relative_error: f64,
@@ -209,6 +215,9 @@ fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
     let stored = &plan.tensors[job.piece.tensor].stored;
     Ok(match (source.spec.columns, stored) {
         (Some(_), Stored::Bf12(table)) => return fill_bf12_panel(source, job, table),
+        (Some(columns), Stored::Quantized(quantization)) => {
+            return fill_quantized_panel(source, job, columns, *quantization);
+        }
         (Some(columns), _) => fill_panel(source.tensor.element, job.rows, columns, stored.encoding().dtype(), job.out),
         (None, _) => fill_vector(source.tensor.element, job.rows, job.out),
     })
@@ -228,6 +237,25 @@ fn fill_bf12_panel(source: &Source, job: Job<'_>, table: &Bf12Table) -> Result<S
         let seen = fill_panel(source.tensor.element, job.rows, shape.columns, Dtype::Bf16, plain);
         let has_codes = code_panel(table, &shape, panel, plain, job.out);
         if has_codes { Ok(seen) } else { Err(source.tensor.file.changed().into()) }
+    })
+}
+
+/// Fills a panel of int8 or int4.
+fn fill_quantized_panel(
+    source: &Source,
+    job: Job<'_>,
+    columns: usize,
+    quantization: Quantization,
+) -> Result<Seen, Error> {
+    thread_local! {
+        static ENCODER: RefCell<Option<PanelEncoder>> = const { RefCell::new(None) };
+    }
+    ENCODER.with_borrow_mut(|kept| {
+        let encoder = match kept.take() {
+            Some(encoder) if encoder.is_for(quantization, columns) => encoder,
+            _ => PanelEncoder::new(quantization, columns, &source.tensor.file.path)?,
+        };
+        Ok(kept.insert(encoder).fill(source.tensor.element, job.rows, columns, job.out))
     })
 }
 
@@ -300,28 +328,38 @@ impl<'p> Tally<'p> {
     /// Judges a finished tensor.
     fn note(&mut self, tensor: usize, seen: &Seen) -> Result<(), Error> {
         let (source, planned) = (self.plan.source(tensor), &self.plan.tensors[tensor]);
-        let name = planned.spec.name();
+        let (name, encoding) = (planned.spec.name(), planned.stored.encoding());
         if let Some(first) = seen.first_nonfinite {
-            if !self.allow_nonfinite {
+            if !self.allow_nonfinite || encoding.dtype().is_quantized() {
                 let found = format!(
                     "{} of its numbers are NaN or infinite, the first at {}",
                     seen.n_nonfinite,
                     position(source, first)
                 );
                 let problem = source.tensor.problem(found).expected("finite numbers");
-                return Err(problem.advice("export it again, or pass --allow-nonfinite").into());
+                let advice = match encoding.dtype().is_quantized() {
+                    false => "export it again, or pass --allow-nonfinite".into(),
+                    true => format!("export it again: {} has no others", encoding.name()),
+                };
+                return Err(problem.advice(advice).into());
             }
             self.outcome.nonfinite.push((name.clone(), seen.n_nonfinite));
         }
         if let Some(first) = seen.first_overflow {
-            let found = format!("the number at {} is too large for bf16", position(source, first));
-            return Err(source.tensor.problem(found).expected("less than 3.4e38").advice("use --dtype f32").into());
+            let found = format!("the number at {} is too large for {}", position(source, first), encoding.name());
+            let most = match encoding {
+                Encoding::Quantized(quantization) => format!("{:.1e}", ScaleSearch::new(&quantization).limit()),
+                _ => "3.4e38".into(),
+            };
+            let problem = source.tensor.problem(found).expected(format!("less than {most}"));
+            return Err(problem.advice("use --dtype f32").into());
         }
         if seen.all_zero() {
             self.outcome.all_zero.push(name);
         }
         // What a draft loses does not count: the model is the other copy.
-        if !planned.spec.is_draft && planned.stored.encoding().dtype() == Dtype::Bf16 {
+        self.outcome.losses.push(seen.loss);
+        if !planned.spec.is_draft && encoding.dtype() == Dtype::Bf16 {
             self.n_elements += source.spec.n_elements();
             self.sum_relative_error += seen.sum_relative_error;
             self.outcome.n_rounded += seen.n_changed;

@@ -156,10 +156,13 @@ impl<'a> Plan<'a> {
             (0..n_pieces).map(move |i| {
                 let first = i * rows_per_piece;
                 let n_rows = rows_per_piece.min(source.spec.rows - first);
-                let range = match (shape, &planned.stored) {
+                let range = match (shape, planned.stored.table()) {
                     (None, _) => 0..extent.bytes as usize,
-                    (Some(shape), Stored::Bf12(table)) => table.panel_range(&shape, i),
-                    (Some(shape), _) => i * shape.panel_bytes()..(i + 1) * shape.panel_bytes(),
+                    (Some(shape), Some(table)) => table.panel_range(&shape, i),
+                    (Some(shape), None) => {
+                        let bytes = planned.stored.encoding().panel_bytes(&shape).expect("panels of one length");
+                        i * bytes..(i + 1) * bytes
+                    }
                 };
                 Piece {
                     tensor,
@@ -220,8 +223,12 @@ impl<'a> Plan<'a> {
         header.file_bytes = U64::new(self.layout.file_bytes);
         let feature = |has: bool, bit: u64| if has { bit } else { 0 };
         let has_drafts = self.tensors.len() > self.sources.len();
-        header.required_features =
-            U64::new(feature(has_bf12, format::FEATURE_BF12) | feature(has_drafts, format::FEATURE_DRAFTS));
+        let has_quantized = self.tensors.iter().any(|tensor| matches!(tensor.stored, Stored::Quantized(_)));
+        header.required_features = U64::new(
+            feature(has_bf12, format::FEATURE_BF12)
+                | feature(has_drafts, format::FEATURE_DRAFTS)
+                | feature(has_quantized, format::FEATURE_QUANTIZED),
+        );
         header.header_bytes = U32::new(format::HEADER_BYTES as u32);
         header.n_tensors = U32::new(records.len() as u32);
         header.n_sections = U32::new(section_records.len() as u32);

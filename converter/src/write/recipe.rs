@@ -1,10 +1,14 @@
 //! Which encoding each tensor of the file gets, and of which matrices it has drafts.
 
 use crate::encode::bf12_choice;
+use crate::encode::levels::LEVELS;
 use crate::error::{Error, Problem};
 use crate::model::checkpoint::Source;
+use crate::write::grade::Grade;
+use crate::write::pattern::{names, role_word};
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
+use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::format::tensors::TensorSpec;
 use rayon::ThreadPool;
 use std::path::Path;
@@ -18,6 +22,34 @@ pub enum Wanted {
     Bf16,
     /// bf16 in 12 bits where that pays, else plain bf16.
     Bf12,
+    /// int8 or int4.
+    Quantized(Quantization),
+}
+
+impl Wanted {
+    /// The names of [`Wanted::named`].
+    pub const NAMES: &str = "f32, bf16, bf12, int8, int8-16, int8-f16, int4, int4-16 or int4-f16";
+
+    /// The encoding of this name.
+    pub fn named(name: &str) -> Option<Wanted> {
+        let of_elements = |elements| {
+            let scales = [Scales::Row32, Scales::Row16, Scales::F16];
+            scales.map(|scales| Wanted::Quantized(Quantization { elements, scales }))
+        };
+        let quantized = [Elements::Int8, Elements::Int4(LEVELS)].into_iter().flat_map(of_elements);
+        let mut all = [Wanted::F32, Wanted::Bf16, Wanted::Bf12].into_iter().chain(quantized);
+        all.find(|wanted| wanted.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wanted::F32 => "f32",
+            Wanted::Bf16 => "bf16",
+            Wanted::Bf12 => "bf12",
+            Wanted::Quantized(quantization) => Encoding::Quantized(quantization).name(),
+        }
+    }
 }
 
 /// How a tensor is stored.
@@ -29,6 +61,8 @@ pub enum Stored {
     Bf16,
     /// bf16 in 12 bits.
     Bf12(Bf12Table),
+    /// int8 or int4.
+    Quantized(Quantization),
 }
 
 impl Stored {
@@ -39,13 +73,14 @@ impl Stored {
             Stored::Bf16 => Encoding::Bf16,
             // A table counts its raw steps in 32 bits.
             Stored::Bf12(table) => Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 },
+            Stored::Quantized(quantization) => Encoding::Quantized(*quantization),
         }
     }
 
     /// Its table.
     pub fn table(&self) -> Option<&Bf12Table> {
         match self {
-            Stored::F32 | Stored::Bf16 => None,
+            Stored::F32 | Stored::Bf16 | Stored::Quantized(_) => None,
             Stored::Bf12(table) => Some(table),
         }
     }
@@ -65,9 +100,9 @@ pub struct Planned {
 /// Encodings for all tensors of a folder.
 #[derive(Clone, Debug)]
 pub struct Recipe<'a> {
-    /// That of the matrices without another one.
-    pub matrices: Wanted,
-    /// Those of single matrices, by name.
+    /// Those of the matrices without another one.
+    pub grade: Grade,
+    /// Those of the matrices that a pattern names; the last pattern wins.
     pub tensors: &'a [(String, Wanted)],
     /// Those of drafts, by the names of their matrices.
     pub drafts: &'a [(String, Wanted)],
@@ -80,9 +115,13 @@ impl Recipe<'_> {
     /// The tensors of the file, bf12 ones stored as plain bf16.
     ///
     /// # Errors
-    /// A name is not that of a matrix of `sources`, which are those of the folder `weights`.
+    /// A pattern or a name is not that of a matrix of `sources`, which are those of the folder `weights`.
     pub fn plain(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Planned>, Error> {
-        let plain = |wanted| if wanted == Wanted::F32 { Stored::F32 } else { Stored::Bf16 };
+        let plain = |wanted| match wanted {
+            Wanted::F32 => Stored::F32,
+            Wanted::Bf16 | Wanted::Bf12 => Stored::Bf16,
+            Wanted::Quantized(quantization) => Stored::Quantized(quantization),
+        };
         let planned = |(spec, source, wanted)| Planned { spec, source, stored: plain(wanted) };
         Ok(self.choices(weights, sources)?.into_iter().map(planned).collect())
     }
@@ -125,26 +164,33 @@ impl Recipe<'_> {
 
     /// The tensors of the model, then the drafts in the order of their matrices.
     fn choices(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Choice>, Error> {
-        let is_matrix = |name: &str| sources.iter().any(|s| s.spec.columns.is_some() && s.spec.name() == name);
-        if let Some((name, _)) = self.tensors.iter().chain(self.drafts).find(|(name, _)| !is_matrix(name)) {
+        let matrices: Vec<&TensorSpec> =
+            sources.iter().map(|source| &source.spec).filter(|spec| spec.columns.is_some()).collect();
+        let has = |is_it: &dyn Fn(&str) -> bool| matrices.iter().any(|spec| is_it(&spec.name()));
+        if let Some((pattern, _)) = self.tensors.iter().find(|(pattern, _)| !has(&|name| names(pattern, name))) {
+            let problem = Problem::new(weights, format!("{pattern} names no matrix of the model"));
+            return Err(problem.expected(expected_names(&matrices)).into());
+        }
+        if let Some((name, _)) = self.drafts.iter().find(|(draft, _)| !has(&|name| name == draft)) {
             let problem = Problem::new(weights, format!("{name} is not a matrix of the model"));
             return Err(problem.expected("the name of a matrix").into());
         }
-        let by_name = |list: &[(String, Wanted)], name: &str| {
-            let named = list.iter().rfind(|(of, _)| of == name);
-            named.map(|(_, wanted)| *wanted)
-        };
+        let by_pattern = |name: &str| self.tensors.iter().rfind(|(pattern, _)| names(pattern, name));
+        let draft_of = |name: &str| self.drafts.iter().rfind(|(of, _)| of == name).map(|(_, wanted)| *wanted);
         let own = sources.iter().enumerate().map(|(index, source)| {
             let wanted = match source.spec.columns {
-                Some(_) if self.tensors.is_empty() => self.matrices,
-                Some(_) => by_name(self.tensors, &source.spec.name()).unwrap_or(self.matrices),
+                Some(_) if self.tensors.is_empty() => self.grade.wanted(&source.spec),
+                Some(_) => match by_pattern(&source.spec.name()) {
+                    Some((_, wanted)) => *wanted,
+                    None => self.grade.wanted(&source.spec),
+                },
                 None => Wanted::F32,
             };
             (source.spec, index, wanted)
         });
         let mut choices: Vec<Choice> = own.collect();
         for (index, source) in sources.iter().enumerate() {
-            let Some((draft, wanted)) = source.spec.draft().zip(by_name(self.drafts, &source.spec.name())) else {
+            let Some((draft, wanted)) = source.spec.draft().zip(draft_of(&source.spec.name())) else {
                 continue;
             };
             if choices[index].2 == wanted {
@@ -154,6 +200,18 @@ impl Recipe<'_> {
         }
         Ok(choices)
     }
+}
+
+/// What a pattern can be, for messages.
+fn expected_names(matrices: &[&TensorSpec]) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for word in matrices.iter().map(|spec| role_word(spec)) {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    let last = matrices.iter().filter_map(|spec| spec.layer).max().unwrap_or_default();
+    format!("{}, layers.0 to layers.{last}, or names with * for any characters", words.join(", "))
 }
 
 /// The error about a draft that would be a copy of its matrix.
@@ -169,6 +227,7 @@ fn planned(choices: Vec<Choice>, tables: Vec<Option<Bf12Table>>) -> Vec<Planned>
         Wanted::F32 => Stored::F32,
         Wanted::Bf16 => Stored::Bf16,
         Wanted::Bf12 => tables.next().flatten().map_or(Stored::Bf16, Stored::Bf12),
+        Wanted::Quantized(quantization) => Stored::Quantized(quantization),
     };
     choices.into_iter().map(|(spec, source, wanted)| Planned { spec, source, stored: stored(wanted) }).collect()
 }
