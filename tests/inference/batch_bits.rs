@@ -25,7 +25,7 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
         config.max_position_embeddings = POSITIONS;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 21);
-        for dtype in ["f32", "bf16"] {
+        for dtype in ["f32", "bf16", "int8", "int4"] {
             let model = folder.join(format!("{name}-{dtype}.olmo"));
             run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
             models.push(model);
