@@ -56,17 +56,25 @@ MAX_ADDED, MAX_ADDED_BYTES, MAX_MERGED_BYTES = 1 << 16, 1 << 20, 64 << 20
 MAX_DATE_BYTES = 100
 DATE = re.compile(rb"(?:[^%]|%-?[aAbBdDeFHIjmMpRSTyY%])*", re.DOTALL)
 SECTION_REQUIRED = 1
-FEATURE_BF12, FEATURE_DRAFTS = 1, 2
+FEATURE_BF12, FEATURE_DRAFTS, FEATURE_QUANTIZED = 1, 2, 4
 DRAFT_ROLE = 0x100
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
 STEPS_PER_RAW_STEP = 8
 # Panels of a matrix that are decoded at a time, so that decoding needs little memory in addition to the result.
 PANELS_AT_A_TIME = 32
-PLAIN, BF12 = 0, 1
-F32, BF16 = 1, 2
+BLOCK_COLUMNS, N_LEVELS, ELEMENT_OFFSET = 32, 16, 128
+PLAIN, BF12, F16_SCALES, ROW_SCALES_32, ROW_SCALES_16 = range(5)
+F32, BF16, INT8, INT4 = 1, 2, 3, 4
 VECTOR, PANELS64 = 1, 2
-DTYPE_NAMES = {F32: "f32", BF16: "bf16"}
+DTYPE_NAMES = {F32: "f32", BF16: "bf16", INT8: "int8", INT4: "int4"}
+ENCODINGS = {
+    F32: (PLAIN,), BF16: (PLAIN, BF12), INT8: (F16_SCALES, ROW_SCALES_32, ROW_SCALES_16),
+    INT4: (F16_SCALES, ROW_SCALES_32, ROW_SCALES_16),
+}
+# Of quantized panels: bytes of the scales of a block by encoding, and of its elements by type.
+SCALE_BYTES = {F16_SCALES: 2 * PANEL_ROWS, ROW_SCALES_32: PANEL_ROWS, ROW_SCALES_16: 2 * PANEL_ROWS}
+ELEMENT_BYTES = {INT8: BLOCK_COLUMNS * PANEL_ROWS, INT4: BLOCK_COLUMNS * PANEL_ROWS // 2}
 # Columns of a step of a panel, and bytes of an element.
 STEP_COLUMNS, WIDTHS = {F32: 1, BF16: 2}, {F32: 4, BF16: 2}
 BF12_SECTION = 5
@@ -92,7 +100,7 @@ CONFIG_FIELDS = (
     "yarn_factor yarn_beta_fast yarn_beta_slow yarn_attention_factor yarn_original_max_position_embeddings "
     "yarn_truncate bos_token_id pad_token_id n_eos_token_ids reserved"
 ).split()
-TENSOR = struct.Struct("<6I5Q2I56s")
+TENSOR = struct.Struct("<6I5Q2I16s40s")
 SECTION = struct.Struct("<2I3Q32s")
 SAMPLING = struct.Struct("<4d2I")
 SOURCE = struct.Struct("<2IQ")
@@ -147,6 +155,17 @@ def align(offset, alignment):
     return -(-offset // alignment) * alignment
 
 
+def factor_bytes(encoding):
+    """Bytes of the factors of the rows of a panel."""
+    return 0 if encoding == F16_SCALES else 4 * PANEL_ROWS
+
+
+def widened(panels):
+    """The rows of panels of bf16 numbers, f32."""
+    upper = panels.transpose(0, 2, 1, 3).reshape(panels.shape[0] * PANEL_ROWS, -1)
+    return (upper.astype("<u4") << 16).view("<f4")
+
+
 def without_waiting(path, flags):
     """Opens as os.open, but waits for no writer of a pipe and takes no terminal."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
@@ -190,7 +209,7 @@ class Model:
         if major != VERSION_MAJOR:
             raise FormatError(f"format version {major}.{self.version_minor}, this reads {VERSION_MAJOR}.{VERSION_MINOR}")
         check_digest("header", page[: HEADER_BYTES - 8], 0, digest)
-        known = FEATURE_BF12 | FEATURE_DRAFTS
+        known = FEATURE_BF12 | FEATURE_DRAFTS | FEATURE_QUANTIZED
         if self.features & ~known:
             raise FormatError(f"needs features {self.features:#x}, of which this reader knows {known:#x}")
         expect("file length", length, self.file_bytes)
@@ -333,22 +352,29 @@ class Model:
             dtype, encoding, n_raw = record[2], *record[4:6]
             if dtype not in (DTYPE_NAMES if columns is not None else (F32,)):
                 raise FormatError(f"{name}: element type {dtype} is not possible")
-            is_bf12 = encoding == BF12 and dtype == BF16
-            if encoding != PLAIN and not is_bf12:
+            if encoding not in ENCODINGS[dtype]:
                 raise FormatError(f"{name}: encoding {encoding} is not possible")
-            step = STEP_COLUMNS[dtype]
+            levels = np.frombuffer(record[13], np.int8).astype(int)
+            if np.any(np.diff(levels) <= 0) or levels[0] < -127 if dtype == INT4 else np.any(levels):
+                raise FormatError(f"{name}: levels {levels} are not possible")
+            is_bf12, is_quantized = encoding == BF12, dtype in ELEMENT_BYTES
+            step = BLOCK_COLUMNS if is_quantized else STEP_COLUMNS[dtype]
             panels, steps = -(-rows // PANEL_ROWS), -(-(columns or 0) // step)
             if n_raw > (panels * steps // STEPS_PER_RAW_STEP if is_bf12 else 0):
                 raise FormatError(f"{name}: {n_raw} raw steps are too many")
             if columns is None:
                 sizes.append(4 * rows)
+            elif is_quantized:
+                sizes.append(panels * (factor_bytes(encoding) + steps * (SCALE_BYTES[encoding] + ELEMENT_BYTES[dtype])))
             elif is_bf12:
                 sizes.append(panels * steps * CODED_STEP_BYTES + n_raw * (RAW_STEP_BYTES - CODED_STEP_BYTES))
             else:
                 sizes.append(align(rows, PANEL_ROWS) * align(columns, step) * WIDTHS[dtype])
             self.table_bytes.append(N_CODES + 4 * (panels + n_raw) if is_bf12 else 0)
         # The drafts were counted when the header was read.
-        expect("features", self.features & FEATURE_BF12, FEATURE_BF12 if any(self.table_bytes) else 0)
+        is_quantized = any(record[2] in ELEMENT_BYTES for record in self.records)
+        features = (FEATURE_BF12 if any(self.table_bytes) else 0) | (FEATURE_QUANTIZED if is_quantized else 0)
+        expect("features", self.features & ~FEATURE_DRAFTS, features)
         _, tables, _ = self.sections.get(BF12_SECTION, (0, None, 0))
         expect("section BF12: length", tables, sum(self.table_bytes) or None)
 
@@ -374,7 +400,7 @@ class Model:
                 cursor, sizes[position],
             )
             expect(f"{name}: record", record[:10], expected)
-            magnitude, rounded, reserved = record[11:]
+            magnitude, rounded, _, reserved = record[11:]
             if magnitude >= 0x7F800000 or rounded > 1 or any(reserved):
                 raise FormatError(f"{name}: smallest magnitude, rounded or reserved fields are not possible")
             cursor += sizes[position]
@@ -455,12 +481,20 @@ class Model:
         f32     [panels, columns, 64] float32: row r, column c is at [r // 64, c, r % 64]
         bf16    [panels, (columns + 1) // 2, 64, 2] uint16: it is at [r // 64, c // 2, r % 64, c % 2]
 
-        Elements beyond the last row and column are zero. A bf12 matrix has no such view: that is a ValueError.
+        Elements beyond the last row and column are zero. A matrix of another encoding has no such view: that is a
+        ValueError.
         """
         position = self._matrix_position(name)
-        if self.tables[position] is not None:
-            raise ValueError(f"{name}: is bf12; rows() and matrix() decode it")
+        if self.records[position][4] != PLAIN:
+            raise ValueError(f"{name}: is {self.encoding(position)}; rows() and matrix() decode it")
         return self._panels(position)
+
+    def encoding(self, position):
+        """How the elements of a tensor are stored, by name."""
+        dtype, encoding = self.records[position][2], self.records[position][4]
+        if dtype in ELEMENT_BYTES:
+            return DTYPE_NAMES[dtype] + {F16_SCALES: "-f16", ROW_SCALES_32: "", ROW_SCALES_16: "-16"}[encoding]
+        return "bf12" if encoding == BF12 else DTYPE_NAMES[dtype]
 
     def _matrix_position(self, name):
         position = self.positions[name]
@@ -491,19 +525,50 @@ class Model:
         data = self._data(position)[begin(first) : begin(end)]
         return self._decode(data, exponents, raw[first:end]).reshape(end - first, -1, PANEL_ROWS, 2)
 
+    def _quantized_rows(self, position, first, end):
+        """The rows of some panels of a quantized matrix, f32; columns that fill the last block included."""
+        dtype, encoding, levels = self.records[position][2], self.records[position][4], self.records[position][13]
+        panel_bytes = self.records[position][9] // -(-self.shapes[position][3] // PANEL_ROWS)
+        data = self._data(position).reshape(-1, panel_bytes)[first:end]
+        factors = np.ascontiguousarray(data[:, : factor_bytes(encoding)]).view("<f4")
+        blocks = data[:, factor_bytes(encoding) :].reshape(end - first, -1, SCALE_BYTES[encoding] + ELEMENT_BYTES[dtype])
+        scales, elements = np.split(blocks, [SCALE_BYTES[encoding]], axis=2)
+        scales = np.ascontiguousarray(scales)
+        # [panel, block, half or 1, row]
+        if encoding == F16_SCALES:
+            scales = scales.view("<f2").astype(np.float32)[:, :, None, :]
+        else:
+            scales = scales.view(np.int8).astype(np.float32).reshape(*scales.shape[:2], -1, PANEL_ROWS)
+        scales = np.repeat(scales, BLOCK_COLUMNS // scales.shape[2], axis=2)
+        if dtype == INT8:
+            # [panel, block, quad, row, column of the quad]
+            integers = elements.reshape(*elements.shape[:2], 8, PANEL_ROWS, 4).astype(np.int16) - ELEMENT_OFFSET
+        else:
+            octets = elements.reshape(*elements.shape[:2], 4, 1, PANEL_ROWS, 4)
+            integers = np.frombuffer(levels, np.int8)[np.concatenate([octets & 15, octets >> 4], axis=3)]
+            integers = integers.reshape(*elements.shape[:2], 8, PANEL_ROWS, 4)
+        # [panel, block, column of the block, row]
+        integers = integers.transpose(0, 1, 2, 4, 3).reshape(*elements.shape[:2], BLOCK_COLUMNS, PANEL_ROWS)
+        numbers = integers.astype(np.float32) * scales
+        if factors.size:
+            numbers = numbers * factors[:, None, None, :]
+        return numbers.transpose(0, 3, 1, 2).reshape((end - first) * PANEL_ROWS, -1)
+
     def _rows(self, position, start, stop):
         """Rows of a matrix that has them, f32."""
-        columns, is_bf12 = self.shapes[position][4], self.tables[position] is not None
+        columns, encoding = self.shapes[position][4], self.records[position][4]
         rows = np.empty((stop - start, columns), dtype=np.float32)
         end = -(-stop // PANEL_ROWS)
         for first in range(start // PANEL_ROWS, end, PANELS_AT_A_TIME):
             last = min(first + PANELS_AT_A_TIME, end)
-            panels = self._decoded_panels(position, first, last) if is_bf12 else self._panels(position)[first:last]
-            if self.records[position][2] == F32:
-                decoded = panels.transpose(0, 2, 1).reshape(-1, columns)
+            if self.records[position][2] in ELEMENT_BYTES:
+                decoded = self._quantized_rows(position, first, last)
+            elif encoding == BF12:
+                decoded = widened(self._decoded_panels(position, first, last))
+            elif self.records[position][2] == BF16:
+                decoded = widened(self._panels(position)[first:last])
             else:
-                upper = panels.transpose(0, 2, 1, 3).reshape(-1, align(columns, 2))
-                decoded = (upper.astype("<u4") << 16).view("<f4")
+                decoded = self._panels(position)[first:last].transpose(0, 2, 1).reshape(-1, columns)
             top = first * PANEL_ROWS
             low, high = max(start, top), min(stop, top + len(decoded))
             rows[low - start : high - start] = decoded[low - top : high - top, :columns]
@@ -799,9 +864,10 @@ def listing(model):
         if key == "sliding_layers":
             value = "".join("S" if slides else "F" for slides in value)
         yield f"  {key} {value}"
-    for (name, _, _, rows, columns), record in zip(model.shapes, model.records):
+    for position, ((name, _, _, rows, columns), record) in enumerate(zip(model.shapes, model.records)):
         shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
-        encoding = f", bf12, {record[5]} raw steps" if record[4] == BF12 else ""
+        raw = f", {record[5]} raw steps" if record[4] == BF12 else ""
+        encoding = "" if record[4] == PLAIN else f", {model.encoding(position)}{raw}"
         yield f"  {name} {shape} {DTYPE_NAMES[record[2]]} at {record[8]}, {record[9]} bytes{encoding}"
     for kind, (offset, size, _) in model.sections.items():
         yield f"  section {SECTION_NAMES.get(kind, kind)} at {offset}, {size} bytes"
@@ -857,8 +923,8 @@ def judged(path):
         tensors.append({
             "name": name, "shape": [rows] if vector else [rows, columns], "dtype": DTYPE_NAMES[record[2]],
             "draft": position >= model.n_model_tensors, "layout": "vector" if vector else "panels64",
-            "encoding": "bf12" if record[4] else "plain",
-            "n_raw_steps": record[5], "offset": record[8], "bytes": record[9], "digest": f"{record[10]:016x}",
+            "encoding": "plain" if record[4] == PLAIN else model.encoding(position), "n_raw_steps": record[5],
+            "levels": np.frombuffer(record[13], np.int8).tolist() if record[2] == INT4 else None, "offset": record[8], "bytes": record[9], "digest": f"{record[10]:016x}",
             "min_magnitude": struct.unpack("<f", struct.pack("<I", record[11]))[0], "rounded": bool(record[12]),
             "source_dtype": source[0], "source_digest": None if source[2] is None else f"{source[2]:016x}",
         })

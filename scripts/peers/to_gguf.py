@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Write a folder of float32 OLMo-2 weights as a GGUF file for llama.cpp, matrices in f32 or bf16, norms in f32.
+"""Write a folder of float32 OLMo-2 weights as a GGUF file for llama.cpp. The norms are f32.
+
+A q4_0 file has its embedding and its head in q8_0, as ours of 4 bits has them in int8.
 
     to_gguf.py weights/ model.gguf --dtype bf16
 
@@ -45,7 +47,29 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{LAYER[part]}.weight"
 
 
-def write(weights: Weights, path: Path, bf16: bool) -> None:
+TYPES = {
+    "f32": (gguf.LlamaFileType.ALL_F32, gguf.GGMLQuantizationType.F32),
+    "bf16": (gguf.LlamaFileType.MOSTLY_BF16, gguf.GGMLQuantizationType.BF16),
+    "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0),
+    "q4_0": (gguf.LlamaFileType.MOSTLY_Q4_0, gguf.GGMLQuantizationType.Q4_0),
+}
+
+
+def type_of(name: str, dtype: str) -> gguf.GGMLQuantizationType:
+    """How a matrix is stored."""
+    if dtype == "q4_0" and name in ("model.embed_tokens.weight", "lm_head.weight"):
+        dtype = "q8_0"
+    return TYPES[dtype][1]
+
+
+def stored(tensor: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """The bytes of a matrix."""
+    if kind == gguf.GGMLQuantizationType.F32:
+        return np.ascontiguousarray(tensor)
+    return to_bf16(tensor) if kind == gguf.GGMLQuantizationType.BF16 else gguf.quants.quantize(tensor, kind)
+
+
+def write(weights: Weights, path: Path, dtype: str) -> None:
     """Writes the file, a tensor at a time."""
     config = weights.config
     if config["model_type"] != "olmo2":
@@ -60,27 +84,25 @@ def write(weights: Weights, path: Path, bf16: bool) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16 if bf16 else gguf.LlamaFileType.ALL_F32)
+    writer.add_file_type(TYPES[dtype][0])
     writer.add_tokenizer_model("none")
 
-    def as_bf16(tensor: np.ndarray) -> bool:
-        return bf16 and tensor.ndim == 2
-
+    kinds = {}
     for name in weights.names:
         tensor = weights.tensor(name)
-        if as_bf16(tensor):
-            # The shape of raw types is given in bytes.
-            shape = (*tensor.shape[:-1], 2 * tensor.shape[-1])
-            kind = gguf.GGMLQuantizationType.BF16
-            writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.uint8), 2 * tensor.size, raw_dtype=kind)
-        else:
-            writer.add_tensor_info(gguf_name(name), tensor.shape, tensor.dtype, tensor.nbytes)
+        kind = type_of(name, dtype) if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
+        kinds[name] = kind
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        # The shape of raw types is given in bytes.
+        row_bytes = tensor.shape[-1] // block * block_bytes
+        shape = (*tensor.shape[:-1], row_bytes)
+        size = row_bytes * (tensor.size // tensor.shape[-1])
+        writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.uint8), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name in weights.names:
-        tensor = weights.tensor(name)
-        writer.write_tensor_data(to_bf16(tensor) if as_bf16(tensor) else np.ascontiguousarray(tensor))
+        writer.write_tensor_data(stored(weights.tensor(name), kinds[name]))
     writer.close()
 
 
@@ -88,9 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a folder of OLMo-2 weights as a GGUF file.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--dtype", choices=["f32", "bf16"], required=True)
+    parser.add_argument("--dtype", choices=list(TYPES), required=True)
     args = parser.parse_args()
-    write(Weights(args.weights), args.output, args.dtype == "bf16")
+    write(Weights(args.weights), args.output, args.dtype)
 
 
 if __name__ == "__main__":

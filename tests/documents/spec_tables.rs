@@ -5,6 +5,9 @@ use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, M
 use olmo_infer::internals::format::encodings::bf12::{
     Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
 };
+use olmo_infer::internals::format::encodings::quantized::{
+    self, BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, Levels, N_LEVELS, Quantization, QuantizedPanels, Scales,
+};
 use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::tensors::{self, Role, TensorSpec, tensors_of};
@@ -84,7 +87,7 @@ fn type_bytes(text: &str) -> Option<usize> {
         None => (text, 1),
     };
     let bytes = match element {
-        "u8" => 1,
+        "u8" | "i8" => 1,
         "u16" => 2,
         "u32" => 4,
         "u64" | "f64" => 8,
@@ -134,7 +137,7 @@ fn struct_tables_match_the_structs() {
     assert_struct("ConfigBlock", size_of::<ConfigBlock>(), fields);
     let fields = fields!(TensorRecord:
         role, layer, dtype, layout, encoding, n_raw_steps, rows, columns, offset, bytes, digest, min_magnitude,
-        rounded, reserved,
+        rounded, levels, reserved,
     );
     assert_struct("TensorRecord", size_of::<TensorRecord>(), fields);
     let fields = fields!(SectionRecord: kind, flags, offset, bytes, digest, reserved);
@@ -194,11 +197,15 @@ fn constants_match_the_code() {
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
         ("FEATURE_BF12", format::FEATURE_BF12),
         ("FEATURE_DRAFTS", format::FEATURE_DRAFTS),
+        ("FEATURE_QUANTIZED", format::FEATURE_QUANTIZED),
         ("DRAFT_ROLE", u64::from(tensors::DRAFT_ROLE)),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
         ("RAW_STEP_BYTES", RAW_STEP_BYTES as u64),
         ("STEPS_PER_RAW_STEP", STEPS_PER_RAW_STEP),
+        ("BLOCK_COLUMNS", BLOCK_COLUMNS as u64),
+        ("N_LEVELS", N_LEVELS as u64),
+        ("ELEMENT_OFFSET", u64::from(ELEMENT_OFFSET)),
     ];
     let rows = table("## Conventions", &["constant", "value", "meaning"]);
     let documented: Vec<_> = rows.iter().map(|row| (row[0].as_str(), number(&row[1]))).collect();
@@ -271,14 +278,20 @@ fn architectures_match_the_code() {
 fn record_codes_match_the_code() {
     let rows = table("### `TensorRecord` (128 bytes)", &["offset", "size", "type", "name", "meaning", "rule"]);
     let meaning = |name: &str| rows.iter().find(|row| row[3] == name).expect("a row")[4].clone();
-    let (f32, bf16) = (Dtype::F32, Dtype::Bf16);
-    let expected = format!("{} {}, {} {}", f32.code(), f32.name(), bf16.code(), bf16.name());
-    assert!(meaning("dtype").ends_with(&expected), "{}", meaning("dtype"));
+    let types = [Dtype::F32, Dtype::Bf16, Dtype::Int8, Dtype::Int4];
+    let types = types.map(|dtype| format!("{} {}", dtype.code(), dtype.name())).join(", ");
+    assert_eq!(meaning("dtype"), format!("stored element type: {types}"));
     let (vector, panels) = (TensorLayout::Vector.code(), TensorLayout::Panels64.code());
     assert_eq!(meaning("layout"), format!("{vector} vector, {panels} panels of {} rows", format::PANEL_ROWS));
     let rows = table("## Encodings", &["encoding", "name", "meaning"]);
     let documented: Vec<_> = rows.iter().map(|row| (number(&row[0]) as u32, row[1].as_str())).collect();
-    let expected = [(format::ENCODING_PLAIN, "ENCODING_PLAIN"), (format::ENCODING_BF12, "ENCODING_BF12")];
+    let expected = [
+        (format::ENCODING_PLAIN, "ENCODING_PLAIN"),
+        (format::ENCODING_BF12, "ENCODING_BF12"),
+        (format::ENCODING_F16_SCALES, "ENCODING_F16_SCALES"),
+        (format::ENCODING_ROW_SCALES_32, "ENCODING_ROW_SCALES_32"),
+        (format::ENCODING_ROW_SCALES_16, "ENCODING_ROW_SCALES_16"),
+    ];
     assert_eq!(documented, expected);
 }
 
@@ -315,6 +328,45 @@ fn bf12_steps_and_tables_match_the_code() {
         written[N_CODES..].as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes).to_string()).collect();
     let sentence = format!("the numbers {}", numbers.join(", "));
     assert!(document.contains(&sentence), "no {sentence:?}");
+}
+
+/// Every way to quantize a matrix.
+fn quantizations() -> impl Iterator<Item = (Encoding, Quantization)> {
+    let levels = Levels::new(std::array::from_fn(|i| 5 * i as i8 - 40)).expect("ascending");
+    let all = [Elements::Int8, Elements::Int4(levels)]
+        .map(|elements| [Scales::F16, Scales::Row32, Scales::Row16].map(|scales| Quantization { elements, scales }));
+    all.into_iter().flatten().map(|quantization| (Encoding::Quantized(quantization), quantization))
+}
+
+#[test]
+fn sizes_of_quantized_matrices_match_the_code() {
+    let heads = ["dtype", "encoding", "bytes of factors of a panel", "bytes of scales of a block"];
+    let heads = [&heads[..], &["bytes of elements of a block", "bits an element"]].concat();
+    let rows = table("### int8 and int4 matrices", &heads);
+    let expected: Vec<Vec<String>> = quantizations()
+        .map(|(encoding, of)| {
+            let bits = 8.0 * of.block_bytes() as f64 / (format::PANEL_ROWS * BLOCK_COLUMNS) as f64;
+            let sizes = [of.factor_bytes(), of.scale_bytes(), of.element_bytes()].map(|bytes| bytes.to_string());
+            let code = encoding.codes().encoding.to_string();
+            [&[encoding.dtype().name().to_string(), code][..], &sizes, &[bits.to_string()]].concat()
+        })
+        .collect();
+    assert_eq!(rows, expected);
+    // The example: which bytes decide about the element of row 65 and column 38.
+    let (_, quantization) = quantizations().find(|(encoding, _)| encoding.name() == "int4").expect("int4");
+    let shape = PanelShape { rows: 100, columns: 40, dtype: Dtype::Int4 };
+    let mut bytes = vec![0u8; quantized::matrix_bytes(&quantization, &shape).expect("small") as usize];
+    bytes[2436..2440].copy_from_slice(&0.5f32.to_le_bytes());
+    bytes[3777] = 3;
+    bytes[3846] = 0x90;
+    let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+    let mut row = [0.0; 40];
+    panels.panel(1).copy_row(1, &mut row);
+    assert_eq!(row[38], 5.0 * 3.0 * 0.5);
+    let document = prose();
+    for place in ["the f32 at 2436", "the i8 at 3777", "bits 4 to 7 of byte 3840 + 4 + 2 = 3846"] {
+        assert!(document.contains(place), "no {place:?}");
+    }
 }
 
 #[test]
@@ -359,8 +411,14 @@ fn panel_example_matches_the_code() {
 fn layout_example_matches_the_code() {
     let rows = table("## Layout", &["stored type", "data_offset", "data_bytes"]);
     let specs = tensors_of(&olmo2_1b());
-    let cases =
-        [("f32", Encoding::F32), ("bf16", Encoding::Bf16), ("bf12, no raw step", Encoding::Bf12 { n_raw_steps: 0 })];
+    let quantized = |name| quantizations().find(|(encoding, _)| encoding.name() == name).expect("a name").0;
+    let cases = [
+        ("f32", Encoding::F32),
+        ("bf16", Encoding::Bf16),
+        ("bf12, no raw step", Encoding::Bf12 { n_raw_steps: 0 }),
+        ("int8, encoding 3", quantized("int8")),
+        ("int4, encoding 3", quantized("int4")),
+    ];
     let expected: Vec<Vec<String>> = cases
         .into_iter()
         .map(|(name, matrices)| {

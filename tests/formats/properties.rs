@@ -77,7 +77,7 @@ fn dtype() -> impl Strategy<Value = Dtype> {
 /// The layout of a model without bf12 matrices, with sections of some lengths.
 fn plain_layout(config: &ModelConfig, matrices: Dtype, sections: &[u64]) -> Option<Layout> {
     let specs = tensors_of(config);
-    layout::layout(&specs, &layout::uniform(&specs, Encoding::plain(matrices)), sections).ok()
+    layout::layout(&specs, &layout::uniform(&specs, Encoding::plain(matrices).expect("f32 or bf16")), sections).ok()
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn layout_is_aligned_disjoint_and_ordered() {
 fn tensor_sizes_match_unbounded_arithmetic() {
     check((model(1 << 20, 1), dtype()), |(config, matrices)| {
         for spec in tensors_of(&config) {
-            let encoding = spec.columns.map_or(Encoding::F32, |_| Encoding::plain(matrices));
+            let encoding = spec.columns.map_or(Encoding::F32, |_| Encoding::plain(matrices).expect("f32 or bf16"));
             let found = layout::tensor_bytes(&spec, encoding).expect("possible");
             let rows = spec.rows as u128;
             let expected = match spec.columns {
@@ -128,7 +128,7 @@ fn impossible_sizes_are_errors_and_never_wrap() {
         let step = if matrices == Dtype::F32 { 1u128 } else { 2 };
         let rows = (rows as u128).div_ceil(64) * 64;
         let expected = rows.checked_mul((columns as u128).div_ceil(step) * step).and_then(|n| n.checked_mul(4 / step));
-        match layout::tensor_bytes(&spec, Encoding::plain(matrices)) {
+        match layout::tensor_bytes(&spec, Encoding::plain(matrices).expect("f32 or bf16")) {
             Ok(found) => prop_assert_eq!(Some(u128::from(found)), expected),
             Err(TooLarge) => prop_assert!(expected.is_none_or(|bytes| bytes > u128::from(u64::MAX))),
         }
@@ -206,7 +206,7 @@ impl Head {
         let layout = plain_layout(config, matrices, sections)?;
         let mut index = Vec::new();
         let specs = tensors_of(config);
-        let encodings = layout::uniform(&specs, Encoding::plain(matrices));
+        let encodings = layout::uniform(&specs, Encoding::plain(matrices).expect("f32 or bf16"));
         for ((spec, encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
             index.extend_from_slice(TensorRecord::new(spec, encoding, extent).as_bytes());
         }
@@ -256,7 +256,7 @@ fn reads_every_possible_model() {
         let index = Head::new(&config, matrices, &sections).expect("possible").read();
         let index = index.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(index.config, config);
-        prop_assert_eq!(index.encodings, layout::uniform(&index.specs, Encoding::plain(matrices)));
+        prop_assert_eq!(index.encodings, layout::uniform(&index.specs, Encoding::plain(matrices).expect("f32 or bf16")));
         prop_assert_eq!(index.sections.len(), sections.len());
         Ok(())
     });

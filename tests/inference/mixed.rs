@@ -1,6 +1,7 @@
 //! A model of several encodings computes each matrix as a model that is wholly in its encoding does.
 
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::batch::Batch;
@@ -10,17 +11,26 @@ use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
+use olmo_pack::encode::levels::LEVELS;
 use olmo_pack::write::recipe::Wanted;
 use olmo_tests::{Random, Stored, TempDir, small_config, write_weights};
 use std::path::Path;
 use std::sync::Arc;
 
 /// The encodings of a whole model.
-const WHOLE: [(DtypeChoice, EncodingChoice); 3] = [
+const WHOLE: [(DtypeChoice, EncodingChoice); 5] = [
     (DtypeChoice::F32, EncodingChoice::Plain),
     (DtypeChoice::Bf16, EncodingChoice::Plain),
     (DtypeChoice::Bf12, EncodingChoice::Auto),
+    (DtypeChoice::Int8, EncodingChoice::Auto),
+    // Its embedding and its head are int8.
+    (DtypeChoice::Int4, EncodingChoice::Auto),
 ];
+
+/// As the models of these types have it.
+fn quantized(elements: Elements) -> Wanted {
+    Wanted::Quantized(Quantization { elements, scales: Scales::Row32 })
+}
 
 type Choices = Vec<(String, Wanted)>;
 
@@ -100,12 +110,25 @@ fn mixed_model_equals_the_composition_of_whole_ones() {
             .map(|(name, wanted)| (in_layer(layer, name), wanted))
         })
         .collect();
+    let integers: Choices = (0..layers)
+        .flat_map(|layer| {
+            [
+                ("self_attn.q_proj", quantized(Elements::Int4(LEVELS))),
+                ("self_attn.k_proj", quantized(Elements::Int8)),
+                ("mlp.up_proj", quantized(Elements::Int8)),
+                ("mlp.down_proj", quantized(Elements::Int4(LEVELS))),
+            ]
+            .map(|(name, wanted)| (in_layer(layer, name), wanted))
+        })
+        .collect();
     let embedding = vec![("model.embed_tokens.weight".to_string(), Wanted::F32)];
     let drafts = vec![("lm_head.weight".to_string(), Wanted::Bf16), (in_layer(0, "mlp.up_proj"), Wanted::F32)];
     let cases = [
         (2, head(Wanted::F32), vec![]),
         (0, head(Wanted::Bf16), vec![]),
-        (2, everywhere, vec![]),
+        (2, everywhere.clone(), vec![]),
+        (2, integers, vec![]),
+        (4, everywhere, vec![]),
         (1, embedding, vec![]),
         (2, vec![], drafts),
     ];
@@ -118,6 +141,8 @@ fn mixed_model_equals_the_composition_of_whole_ones() {
                 Wanted::F32 => 0,
                 Wanted::Bf16 => 1,
                 Wanted::Bf12 => 2,
+                Wanted::Quantized(Quantization { elements: Elements::Int8, .. }) => 3,
+                Wanted::Quantized(Quantization { elements: Elements::Int4(_), .. }) => 4,
             });
             &views[index]
         };
@@ -144,7 +169,7 @@ fn mixed_model_equals_the_composition_of_whole_ones() {
         let composed = Arc::new(Network::from_weights(mixed.config().clone(), composed).expect("memory"));
         let network = Arc::new(Network::new(Arc::new(mixed)).expect("memory"));
         for backend in backends() {
-            for activations in [Activations::Auto, Activations::F32] {
+            for activations in [Activations::Auto, Activations::Int8, Activations::F32] {
                 let expected = logits(&composed, backend, activations, 40);
                 for chunk in [40, 1, 7] {
                     let found = logits(&network, backend, activations, chunk);
@@ -171,10 +196,11 @@ fn matrices_in_one_pass_are_computed_each_as_alone() {
     let x: Vec<f32> = (0..3 * columns).map(|_| random.float() - 0.5).collect();
     for backend in backends() {
         for activations in [Activations::Auto, Activations::F32] {
-            for [a, b, c] in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0, 1]] {
+            for [a, b, c] in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0, 1], [3, 4, 1], [4, 0, 3], [2, 3, 3]] {
                 let matrices = [&views[a].layers[0].q_proj, &views[b].layers[0].k_proj, &views[c].layers[0].v_proj];
                 let mut outputs = matrices.map(|matrix| vec![0f32; 3 * matrix.shape.rows]);
-                let mut matmul = Matmul::new(backend, activations, matrices.map(|matrix| *matrix), 3, columns).expect("memory");
+                let mut matmul =
+                    Matmul::new(backend, activations, matrices.map(|matrix| *matrix), 3, columns).expect("memory");
                 let mut alone = outputs.clone();
                 with_team(2, |team| {
                     for (matrix, out) in matrices.iter().zip(&mut alone) {
@@ -193,7 +219,7 @@ fn matrices_in_one_pass_are_computed_each_as_alone() {
     // With activations as they are, and weights that bf16 holds, every encoding gives the same bits.
     let network = |file: ModelFile| Arc::new(Network::new(Arc::new(file)).expect("memory"));
     let backend = Backend { isa: Isa::best(), gemm: false };
-    let [_, bf16, bf12] = <[ModelFile; 3]>::try_from(whole).ok().expect("three").map(network);
+    let [_, bf16, bf12, ..] = <[ModelFile; 5]>::try_from(whole).ok().expect("five").map(network);
     if backend.isa.has_products() {
         assert_eq!(logits(&bf16, backend, Activations::F32, 7), logits(&bf12, backend, Activations::F32, 7));
     }

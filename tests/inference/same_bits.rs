@@ -74,14 +74,31 @@ fn threads_chunks_and_isas_give_the_same_bits() {
             run(PACK, arguments.iter().chain(&flags)).ok();
             model
         };
-        for models in [vec![pack("f32", "auto")], vec![pack("bf16", "plain"), pack("bf16", "auto")]] {
+        let quantized = |all: &str, head: &str| {
+            let model = folder.join(format!("{name}-{all}-{head}.olmo"));
+            let arguments = [weights.as_os_str(), model.as_os_str()];
+            let (all, head) = (format!("*={all}"), format!("lm_head={head}"));
+            let flags = ["--dtype", "int8", "--tensor", &all, "--tensor", &head].map(AsRef::as_ref);
+            run(PACK, arguments.iter().chain(&flags)).ok();
+            vec![model]
+        };
+        let models = [
+            vec![pack("f32", "auto")],
+            vec![pack("bf16", "plain"), pack("bf16", "auto")],
+            quantized("int8", "int8-f16"),
+            quantized("int4", "int8-16"),
+            quantized("int4-16", "int4-f16"),
+        ];
+        for models in models {
             if let Some(coded) = models.get(1) {
                 let file = ModelFile::open(coded).expect("a good file");
                 let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.bf12_table(index)).collect();
                 assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are bf12");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }
-            for activations in [Activations::Auto, Activations::F32] {
+            let is_quantized = models.len() == 1;
+            let activations = [Activations::Auto, Activations::F32, Activations::Int16, Activations::Int8];
+            for activations in activations.into_iter().take(if is_quantized { 4 } else { 2 }) {
                 let expected = logits(&models[0], &tokens, scalar, activations, 1, tokens.len());
                 let compare = |isa: Isa, threads, chunk| {
                     for model in &models {

@@ -245,16 +245,13 @@ impl Tensor<'_> {
 
     /// The bytes of the numbers from element `first` on.
     fn fill(&self, bytes: &mut [u8], first: u64) {
-        match self.dtype {
-            Dtype::F32 => {
-                for (i, slot) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                    *slot = self.value(first + i as u64).to_le_bytes();
-                }
+        if self.dtype == Dtype::Bf16 {
+            for (i, slot) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                *slot = to_bf16(self.value(first + i as u64)).to_le_bytes();
             }
-            Dtype::Bf16 => {
-                for (i, slot) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                    *slot = to_bf16(self.value(first + i as u64)).to_le_bytes();
-                }
+        } else {
+            for (i, slot) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *slot = self.value(first + i as u64).to_le_bytes();
             }
         }
     }
@@ -305,10 +302,7 @@ fn to_bf16(value: f32) -> u16 {
 /// The header that `numpy.save` writes for a C-ordered array: version 1.0, padded to a multiple of 64 bytes with room
 /// for a longer first dimension.
 fn npy_header(spec: &TensorSpec, dtype: Dtype) -> Vec<u8> {
-    let descr = match dtype {
-        Dtype::F32 => "<f4",
-        Dtype::Bf16 => "<u2",
-    };
+    let descr = if dtype == Dtype::Bf16 { "<u2" } else { "<f4" };
     let shape = match spec.columns {
         Some(columns) => format!("({}, {columns})", spec.rows),
         None => format!("({},)", spec.rows),

@@ -77,9 +77,7 @@ impl Encoding {
                 bad(format!("{n_raw_steps} raw steps"), "at most one of eight steps in a bf12 matrix")
             }
             (Dtype::Bf16, ENCODING_BF12, Some(_)) => Ok(Encoding::Bf12 { n_raw_steps }),
-            (Dtype::F32, ENCODING_BF12, _) => {
-                bad("encoding 1 (bf12)".into(), "0 (plain), as every f32 tensor has")
-            }
+            (Dtype::F32, ENCODING_BF12, _) => bad("encoding 1 (bf12)".into(), "0 (plain), as every f32 tensor has"),
             (Dtype::F32, ..) => bad(format!("encoding {encoding}"), "0 (plain), as every f32 tensor has"),
             (Dtype::Bf16, ..) => bad(format!("encoding {encoding}"), "0 (plain) or 1 (bf12)"),
             (Dtype::Int8 | Dtype::Int4, ..) => {

@@ -82,7 +82,7 @@ impl Isa {
         matches!(self.0, Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512)
     }
 
-    /// Whether products come from the kernels here; otherwise they come from the `gemm` crate.
+    /// Whether f32 and bf16 products come from the kernels here; otherwise they come from the `gemm` crate.
     pub fn has_products(self) -> bool {
         self.0 != Kind::Portable
     }

@@ -6,6 +6,9 @@ use olmo_infer::internals::format::encodings::bf12::{
     Bf12Panels, Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, decode, matrix_bytes, pays,
     smallest_magnitude,
 };
+use olmo_infer::internals::format::encodings::quantized::{
+    Elements, Levels, Quantization, QuantizedPanels, Scales, matrix_bytes as quantized_bytes,
+};
 use olmo_infer::internals::format::matrix::{Matrix, Panels};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::kernels::Isa;
@@ -15,6 +18,7 @@ use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu,
 };
+use olmo_infer::internals::kernels::quantized::{Arrangement as Order, Form, Precision, QuantizeRow, QuantizedRows};
 use olmo_infer::internals::os::spawn;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
 use olmo_infer::internals::parallel::team::{Team, Threads, with_team};
@@ -24,6 +28,12 @@ use std::thread;
 /// Every way to arrange activations.
 const ARRANGEMENTS: [Arrangement; 5] =
     [Arrangement::Pairs, Arrangement::Columns, Arrangement::Floats, Arrangement::Halves, Arrangement::Tiles];
+
+/// Every way to arrange integers.
+const ORDERS: [Order; 3] = [Order::Words, Order::Bytes, Order::Halves];
+/// Columns of rows of integers, and all their words.
+const SHAPES: [(usize, usize); 8] =
+    [(32, 20), (32, 12), (33, 40), (32, 80), (32, 140), (33, 800), (usize::MAX, 40), (usize::MAX / 3 + 1, 0)];
 
 /// Outputs: rows, width of a row, columns of the block.
 const OUTPUTS: [(usize, usize, usize); 8] =
@@ -62,6 +72,64 @@ pub fn products_bf16(calls: &mut Calls, _: &Path) {
                     let x = Bf16Rows { words: &numbers[..x], rows, columns, arrangement, min_magnitude: 0 };
                     isa.product_bf16(&[panel], &x, &mut out, no_subnormals);
                 });
+            }
+        }
+    }
+}
+
+pub fn quantized(calls: &mut Calls, _: &Path) {
+    let bytes = vec![0x81u8; 1 << 14];
+    let words = vec![0x3f80_3f80u32; 1024];
+    let levels: [i8; 16] = std::array::from_fn(|code| code as i8 - 8);
+    for first in [-128, -127, 0, 127] {
+        calls.call(|| Levels::new(std::array::from_fn(|code| if code == 0 { first } else { levels[code] })));
+    }
+    let elements = [Elements::Int8, Elements::Int4(Levels::new(levels).expect("ascending"))];
+    let forms = pairs(&[Precision::Int16, Precision::Int8], &ORDERS)
+        .map(|(precision, arrangement)| Form { precision, arrangement });
+    let forms: Vec<Form> = forms.collect();
+    for (&form, columns) in forms.iter().flat_map(|form| EXTREMES.map(|columns| (form, columns))) {
+        calls.call(|| form.row_words(columns));
+        calls.call(|| {
+            let x = QuantizedRows { words: &words, rows: columns, columns, form };
+            (x.part(0..columns).rows, x.from_block(columns, columns).len())
+        });
+    }
+    for (&form, &isa) in forms.iter().flat_map(|form| Isa::available().iter().map(move |isa| (form, isa))) {
+        for (x, words) in pairs(&[0, 1, 32, 33, 100], &[0, 12, 20, 24, 40, 80]) {
+            calls.call(|| isa.run(QuantizeRow { x: &vec![1.0; x], form, words: &mut vec![0; words] }));
+        }
+    }
+    for (elements, scales) in pairs(&elements, &[Scales::F16, Scales::Row32, Scales::Row16]) {
+        let quantization = Quantization { elements, scales };
+        let dtype = if elements == Elements::Int8 { Dtype::Int8 } else { Dtype::Int4 };
+        for (rows, columns) in pairs(&[0, 64, 65, 128, 1 << 48, usize::MAX], &[0, 1, 32, 33, 1 << 48, usize::MAX]) {
+            let shape = PanelShape { rows, columns, dtype };
+            calls.call(|| quantization.panel_bytes(columns));
+            let exact = quantized_bytes(&quantization, &shape).ok().and_then(|bytes| usize::try_from(bytes).ok());
+            for length in [0, 2432, 4096].into_iter().chain(exact).filter(|&length| length <= bytes.len()) {
+                let Some(panels) = QuantizedPanels::new(quantization, &shape, bytes[..length].into()) else { continue };
+                for panel in [0, 1, 2, usize::MAX] {
+                    for at in EXTREMES {
+                        calls.call(|| panels.panel(panel).numbers(at, at));
+                        calls.call(|| panels.panel(panel).factor(at));
+                        calls.call(|| panels.panel(panel).copy_row(at, &mut vec![0.0; at.min(100)]));
+                    }
+                    for (&isa, &form) in
+                        Isa::available().iter().flat_map(|isa| forms.iter().map(move |form| (isa, form)))
+                    {
+                        for (n, (columns, n_words)) in
+                            [1, 4, 7, 20].into_iter().flat_map(|n| SHAPES.map(|shape| (n, shape)))
+                        {
+                            calls.call(|| {
+                                let mut out = vec![0.0; n * 64];
+                                let x = QuantizedRows { words: &words[..n_words], rows: n, columns, form };
+                                let mut out = OutputBlock::whole(&mut out, 64);
+                                isa.product_quantized(&[panels.panel(panel)], &x, &mut out);
+                            });
+                        }
+                    }
+                }
             }
         }
     }

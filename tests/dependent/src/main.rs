@@ -76,10 +76,11 @@ fn main() {
         println!("a call does not return");
         exit(3);
     });
-    let groups: [Group; 16] = [
+    let groups: [Group; 17] = [
         ("products of f32", kernels::products_f32),
         ("products of bf16", kernels::products_bf16),
         ("bf12 panels", kernels::bf12),
+        ("quantized panels", kernels::quantized),
         ("coding", kernels::coding),
         ("lanes", kernels::lanes),
         ("grids", kernels::grids),

@@ -39,7 +39,7 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
                     TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
-                for encoding in [Encoding::plain(dtype), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
+                for encoding in [Encoding::plain(dtype).expect("f32 or bf16"), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
                     calls.call(|| layout::tensor_bytes(&spec, encoding));
                     calls.call(|| layout::table_bytes(&spec, encoding));
                 }
@@ -114,7 +114,7 @@ pub fn configurations(calls: &mut Calls, _: &Path) {
         calls.call(|| config.n_parameters());
         let specs = tensors_of(&config);
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let encodings = layout::uniform(&specs, Encoding::plain(dtype));
+            let encodings = layout::uniform(&specs, Encoding::plain(dtype).expect("f32 or bf16"));
             calls.call(|| layout::layout(&specs, &encodings, &[u64::MAX]));
             calls.call(|| layout::layout(&specs, &encodings, &[1]).map(|layout| layout.data_bytes()));
             calls.call(|| layout::layout(&specs, &[], &[]));

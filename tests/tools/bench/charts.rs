@@ -1,14 +1,12 @@
 //! The charts of the report.
 
 use crate::bars::{Bar, Chart, Colour, Group};
-use crate::kind;
+use crate::kind::{self, DTYPES};
 use crate::numbers::{median, number};
 use crate::results::{OfKind, Results};
 use crate::summary::{self, CONTEXT, PROMPTS, Row};
 use std::fs;
 use std::path::Path;
-
-const DTYPES: [&str; 2] = ["f32", "bf16"];
 
 /// Writes a chart into `folder` for everything that was measured; returns file names and titles, in order.
 pub fn draw(results: &Results, folder: &Path) -> Result<Vec<(String, String)>, String> {

@@ -13,11 +13,16 @@ pub struct Kind {
     pub pack: &'static [&'static str],
 }
 
+/// The types of matrices, in the order of the report.
+pub const DTYPES: [&str; 4] = ["f32", "bf16", "int8", "int4"];
+
 /// All kinds, in the order of the report.
-pub const KINDS: [Kind; 3] = [
+pub const KINDS: [Kind; 5] = [
     Kind { name: "f32", label: "f32", dtype: "f32", pack: &["--dtype", "f32"] },
     Kind { name: "bf16-plain", label: "bf16 plain", dtype: "bf16", pack: &["--dtype", "bf16", "--encoding", "plain"] },
     Kind { name: "bf16", label: "bf16 in 12 bits", dtype: "bf16", pack: &["--dtype", "bf16"] },
+    Kind { name: "int8", label: "int8", dtype: "int8", pack: &["--dtype", "int8"] },
+    Kind { name: "int4", label: "int4", dtype: "int4", pack: &["--dtype", "int4"] },
 ];
 
 /// The kind of a name in results.

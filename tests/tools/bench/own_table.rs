@@ -57,7 +57,8 @@ fn lines(own: &Own) -> Vec<Line> {
             format!("{} GB/s, one thread {}", one(&ceiling["read_gb_s"]), one(&ceiling["one_thread_gb_s"]))
         }),
         line("arithmetic peak", &|of| {
-            let dtype = kind::named(&of.kind).map_or("", |kind| kind.dtype);
+            // All quantized weights meet the same integers.
+            let dtype = kind::named(&of.kind).map_or("", |kind| kind.dtype).replace("int4", "int8");
             format!("{} GFLOP/s", one(&of.bench["ceiling"]["gflop_s"][dtype]))
         }),
         beside("load: open and page-in", &load_time, seconds(load)),

@@ -18,15 +18,39 @@ pub struct Program {
     converter: &'static str,
     /// The suffix of the converter's output.
     suffix: &'static str,
+    /// Its name of each type of ours that it has.
+    types: &'static [(&'static str, &'static str)],
 }
 
 /// All of them; the last one holds a model in memory of its own, which pushes ours out of it.
 pub const PROGRAMS: [Program; 2] = [
-    Program { name: "llama.cpp", script: "llama_cpp_peer.py", converter: "to_gguf.py", suffix: ".gguf" },
-    Program { name: "transformers", script: "torch_peer.py", converter: "to_safetensors.py", suffix: "-hf" },
+    Program {
+        name: "llama.cpp",
+        script: "llama_cpp_peer.py",
+        converter: "to_gguf.py",
+        suffix: ".gguf",
+        types: &[("f32", "f32"), ("bf16", "bf16"), ("int8", "q8_0"), ("int4", "q4_0")],
+    },
+    Program {
+        name: "transformers",
+        script: "torch_peer.py",
+        converter: "to_safetensors.py",
+        suffix: "-hf",
+        types: &[("f32", "f32"), ("bf16", "bf16")],
+    },
 ];
 
+/// What the program of this name calls one of our types; `None` when it has no such type.
+pub fn type_of(program: &str, dtype: &str) -> Option<&'static str> {
+    PROGRAMS.iter().find(|of| of.name == program)?.type_of(dtype)
+}
+
 impl Program {
+    /// What it calls one of our types; `None` when it has no such type.
+    pub fn type_of(&self, dtype: &str) -> Option<&'static str> {
+        self.types.iter().find(|(ours, _)| *ours == dtype).map(|(_, theirs)| *theirs)
+    }
+
     /// The path of its model of a type.
     pub fn model(&self, folder: &Path, dtype: &str) -> PathBuf {
         folder.join(format!("peer-{dtype}{}", self.suffix))

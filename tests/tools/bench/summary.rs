@@ -2,6 +2,7 @@
 
 use crate::kind::{self, Kind};
 use crate::numbers::{median, number};
+use crate::peer;
 use crate::results::{Comparison, Contest, OfKind, Own, Results};
 
 /// Lengths of prompts that are measured with other programs and shown, ascending.
@@ -32,7 +33,7 @@ pub struct Row {
 /// All rows, the types in order, ours before the others. With peers, our figures are those measured by turns with them.
 pub fn rows(results: &Results) -> Vec<Row> {
     let mut rows = Vec::new();
-    for dtype in ["f32", "bf16"] {
+    for dtype in kind::DTYPES {
         let compared = || results.comparisons.iter().filter(|comparison| comparison.dtype == dtype);
         // The first comparison has the machine's memory to itself.
         let first = compared().next();
@@ -62,7 +63,7 @@ pub fn rows(results: &Results) -> Vec<Row> {
             };
             rows.push(Row {
                 program: comparison.name().to_string(),
-                label: dtype.to_string(),
+                label: peer::type_of(comparison.name(), dtype).unwrap_or(dtype).to_string(),
                 kind: None,
                 dtype: dtype.to_string(),
                 decode: rate("decode", CONTEXT),

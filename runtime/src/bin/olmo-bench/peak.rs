@@ -38,15 +38,28 @@ enum Loop {
     Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// The dot product of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bytes,
+    /// Products of 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx2Words,
     Tiles(Isa),
     Lanes(Isa),
 }
 
 impl Loop {
     /// The fastest loop of an instruction set for weights of a type. Without tiles and a bf16 dot product bf16 weights
-    /// are multiplied as f32.
+    /// are multiplied as f32; integers on other machines count as f32 too.
     fn of(isa: Isa, dtype: Dtype) -> Loop {
+        let is_integer = dtype.is_quantized();
         match (isa.name(), dtype) {
+            #[cfg(target_arch = "x86_64")]
+            ("amx" | "avx512-bf16" | "avx512", _) if is_integer && is_x86_feature_detected!("avx512vnni") => {
+                Loop::Avx512Bytes
+            }
+            #[cfg(target_arch = "x86_64")]
+            ("amx" | "avx512-bf16" | "avx512" | "avx2", _) if is_integer => Loop::Avx2Words,
             ("amx", Dtype::Bf16) => Loop::Tiles(isa),
             #[cfg(target_arch = "x86_64")]
             ("avx512-bf16", Dtype::Bf16) => Loop::Avx512Bf16,
@@ -70,6 +83,12 @@ impl Loop {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Loop::Avx2 => unsafe { x86::fma_256() },
+            // SAFETY: as above; `Loop::of` has asked for the dot product.
+            #[cfg(target_arch = "x86_64")]
+            Loop::Avx512Bytes => unsafe { x86::dot_bytes_512() },
+            // SAFETY: as above; all of them have AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Loop::Avx2Words => unsafe { x86::words_256() },
             Loop::Tiles(isa) => isa.repeat_tile_products(TILE_PASSES).expect("`Loop::of` has found tiles"),
             Loop::Lanes(isa) => isa.run(Lanes),
         }
@@ -113,7 +132,7 @@ impl Arithmetic {
 pub fn all(time: Duration, team: &mut Team) -> Vec<Peak> {
     let mut peaks = Vec::new();
     for isa in ways::paths() {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
             let arithmetic = Arithmetic::new(isa, dtype, time);
             let passes: Vec<f64> = (0..TRIES).map(|_| arithmetic.pass(team)).collect();
             peaks.push(Peak { isa: isa.name(), dtype, gflop_s: median(&passes) });
@@ -194,5 +213,32 @@ mod x86 {
         }
         black_box(sums);
         2 * 8 * CHAINS_256 * STEPS
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub fn dot_bytes_512() -> usize {
+        let bytes = _mm512_set1_epi32(black_box(0x0102_0304));
+        let mut sums = [_mm512_setzero_si512(); CHAINS_512];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, bytes, bytes);
+            }
+        }
+        black_box(sums);
+        2 * 64 * CHAINS_512 * STEPS
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub fn words_256() -> usize {
+        let words = _mm256_set1_epi32(black_box(0x0001_0002));
+        let mut sums = [_mm256_setzero_si256(); CHAINS_256];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                // Of the sum, so that no product is computed once for all.
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, words));
+            }
+        }
+        black_box(sums);
+        2 * 16 * CHAINS_256 * STEPS
     }
 }

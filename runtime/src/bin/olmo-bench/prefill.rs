@@ -6,6 +6,7 @@ use crate::peak::Arithmetic;
 use crate::rounds::{self, Measured, Sample, median};
 use crate::work::prefill_flops;
 use olmo_infer::internals::error::Error;
+use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
@@ -61,8 +62,10 @@ impl Prefill {
         }
         // gemm chooses its instruction set itself.
         let isa = if backend.gemm { Isa::best() } else { backend.isa };
-        // gemm multiplies bf16 weights as f32, but the machine could do better.
-        let dtype = network.weights().embed_tokens.shape.dtype;
+        // That of the layers, which are most of the work. gemm multiplies bf16 weights as f32, but the machine could do
+        // better.
+        let layers = &network.weights().layers;
+        let dtype = layers.first().map_or(Dtype::F32, |layer| layer.gate_proj.shape.dtype);
         let peak = Arithmetic::new(isa, dtype, ceiling_time);
         let ids = random_tokens(n, config.vocab_size);
         let mut batch = Batch::of_one(network, options)?;

@@ -7,14 +7,18 @@
 #![allow(unsafe_code, reason = "loads through pointers")]
 
 use super::rows::{Arrangement, HEAD_WORDS};
-use super::{MOST_TILE_ROWS, Tile};
+use super::{GROUP_SUMS, TURN_BLOCKS, Tile};
 use crate::format::PANEL_ROWS;
-use crate::format::encodings::quantized::{ELEMENT_OFFSET, Elements, N_LEVELS, Scales};
+use crate::format::encodings::quantized::{BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, N_LEVELS, Scales};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
-/// Rows that are multiplied together: more do not fit the registers.
-pub const TILE_ROWS: usize = 4;
-const _: () = assert!(TILE_ROWS <= MOST_TILE_ROWS);
+/// Rows that are multiplied together.
+pub const TILE_ROWS: usize = GROUP_SUMS;
+/// Rows whose sums stay in registers.
+const STRIP_ROWS: usize = 4;
+/// More rows than this meet weights that are expanded before.
+const FEW_ROWS: usize = 2 * STRIP_ROWS;
 
 /// Rows of a panel in a register.
 const LANES: usize = 8;
@@ -31,7 +35,7 @@ const NARROW_OFFSET: u8 = 64;
 pub unsafe fn add_blocks(tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (tile.quantization.elements, tile.form.arrangement) {
+        match (tile.quantization.elements, tile.x.form.arrangement) {
             (Elements::Int8, _) => by_rows::<false, false>(tile),
             (Elements::Int4(_), Arrangement::Bytes) => by_rows::<true, true>(tile),
             (Elements::Int4(_), _) => by_rows::<true, false>(tile),
@@ -43,13 +47,26 @@ pub unsafe fn add_blocks(tile: Tile) {
 /// As for [`add_blocks`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn by_rows<const INT4: bool, const BYTES: bool>(tile: Tile) {
+    let turn = TURN_BLOCKS * tile.quantization.block_bytes();
     // SAFETY: the caller's promise.
     unsafe {
-        match tile.sums.len() {
-            1 => strips::<INT4, BYTES, 1, 8>(tile),
-            2 => strips::<INT4, BYTES, 2, 4>(tile),
-            3 => strips::<INT4, BYTES, 3, 2>(tile),
-            _ => strips::<INT4, BYTES, 4, 2>(tile),
+        if tile.sums.len() > FEW_ROWS {
+            for (index, blocks) in tile.blocks.chunks(turn).enumerate() {
+                let first = tile.first + index * TURN_BLOCKS;
+                expanded::<INT4, BYTES>(Tile { blocks, first, sums: tile.sums, ..tile });
+            }
+            return;
+        }
+        for (index, sums) in tile.sums.chunks_mut(STRIP_ROWS).enumerate() {
+            let x = &tile.x.part(index * STRIP_ROWS..index * STRIP_ROWS + sums.len());
+            let ahead_bytes = tile.ahead_bytes.filter(|_| index == 0);
+            let tile = Tile { x, ahead_bytes, sums, ..tile };
+            match tile.sums.len() {
+                1 => strips::<INT4, BYTES, 1, 8>(tile),
+                2 => strips::<INT4, BYTES, 2, 4>(tile),
+                3 => strips::<INT4, BYTES, 3, 2>(tile),
+                _ => strips::<INT4, BYTES, STRIP_ROWS, 2>(tile),
+            }
         }
     }
 }
@@ -64,6 +81,29 @@ struct Constants {
     ones: __m256i,
 }
 
+impl Constants {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn new(elements: Elements, offset: u8) -> Constants {
+        let mut levels = [0u8; 2 * N_LEVELS];
+        if let Elements::Int4(of_matrix) = elements {
+            let with_offset = |code: usize| of_matrix.get()[code % N_LEVELS].cast_unsigned().wrapping_add(offset);
+            levels = std::array::from_fn(with_offset);
+        }
+        Constants {
+            // SAFETY: 32 bytes.
+            levels: unsafe { _mm256_loadu_si256(levels.as_ptr().cast()) },
+            low_bits: _mm256_set1_epi8(0xf),
+            even_bytes: _mm256_set1_epi16(0xff),
+            ones: _mm256_set1_epi16(1),
+        }
+    }
+}
+
+/// The offset of weights that meet rows of bytes or of words.
+const fn offset_of(bytes: bool) -> u8 {
+    if bytes { NARROW_OFFSET } else { ELEMENT_OFFSET }
+}
+
 /// The blocks for strips of `WIDTH` registers of panel rows.
 ///
 /// # Safety
@@ -72,25 +112,14 @@ struct Constants {
 unsafe fn strips<const INT4: bool, const BYTES: bool, const ROWS: usize, const WIDTH: usize>(tile: Tile) {
     let quantization = tile.quantization;
     let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
-    let block_words = tile.form.block_words();
+    let block_words = tile.x.form.block_words();
     assert!(tile.sums.len() == ROWS);
-    assert!(tile.rows[..ROWS].iter().all(|row| row.len() / block_words >= tile.blocks.len() / block_bytes));
-    let offset = if BYTES { NARROW_OFFSET } else { ELEMENT_OFFSET };
-    let mut levels = [0u8; 2 * N_LEVELS];
-    if let Elements::Int4(of_matrix) = quantization.elements {
-        let with_offset = |code: usize| of_matrix.get()[code % N_LEVELS].cast_unsigned().wrapping_add(offset);
-        levels = std::array::from_fn(with_offset);
-    }
-    let constants = Constants {
-        // SAFETY: 32 bytes.
-        levels: unsafe { _mm256_loadu_si256(levels.as_ptr().cast()) },
-        low_bits: _mm256_set1_epi8(0xf),
-        even_bytes: _mm256_set1_epi16(0xff),
-        ones: _mm256_set1_epi16(1),
-    };
+    let rows: [&[u32]; ROWS] = std::array::from_fn(|row| tile.row(row));
+    let offset = offset_of(BYTES);
+    let constants = Constants::new(quantization.elements, offset);
     for (index, block) in tile.blocks.chunks_exact(block_bytes).enumerate() {
         let (scales, elements) = block.split_at(scale_bytes);
-        let x: [*const u32; ROWS] = std::array::from_fn(|row| tile.rows[row][index * block_words..].as_ptr());
+        let x: [*const u32; ROWS] = std::array::from_fn(|row| rows[row][index * block_words..].as_ptr());
         if let Some(ahead) = tile.ahead_bytes {
             fetch(scales.as_ptr().wrapping_add(ahead));
             if scale_bytes > 64 {
@@ -157,35 +186,152 @@ unsafe fn octet_products<const INT4: bool, const BYTES: bool, const ROWS: usize,
     constants: &Constants,
     sums: &mut [[__m256i; WIDTH]; ROWS],
 ) {
-    for y in 0..WIDTH {
-        // SAFETY: the caller's promise.
-        let weights = unsafe {
-            let load = |quad: usize| _mm256_loadu_si256(at.add(quad * QUAD_BYTES + y * 32).cast());
-            if INT4 {
-                let codes = load(0);
-                let low = _mm256_and_si256(codes, constants.low_bits);
-                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), constants.low_bits);
-                [low, high].map(|codes| _mm256_shuffle_epi8(constants.levels, codes))
-            } else {
-                [load(0), load(1)]
-            }
-        };
-        for (quad, weights) in weights.into_iter().enumerate() {
+    for quad in 0..2 {
+        // Rows inside: activations for all registers of a strip would not stay in registers.
+        let mut weights = [_mm256_setzero_si256(); WIDTH];
+        for y in 0..WIDTH {
+            // SAFETY: the caller's promise.
+            weights[y] = unsafe { quad_of::<INT4>(at.add(y * 32), quad, constants) };
+        }
+        for row in 0..ROWS {
             if BYTES {
-                for row in 0..ROWS {
-                    // SAFETY: the caller's promise.
-                    let x = _mm256_set1_epi32(unsafe { *x[row].add(quad) }.cast_signed());
-                    let pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), constants.ones);
+                // SAFETY: the caller's promise.
+                let x = _mm256_set1_epi32(unsafe { *x[row].add(quad) }.cast_signed());
+                for y in 0..WIDTH {
+                    let pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(weights[y], x), constants.ones);
                     sums[row][y] = _mm256_add_epi32(sums[row][y], pairs);
                 }
             } else {
+                // SAFETY: the caller's promise.
+                let word = |i: usize| _mm256_set1_epi32(unsafe { *x[row].add(2 * quad + i) }.cast_signed());
+                let (even_x, odd_x) = (word(0), word(1));
+                for y in 0..WIDTH {
+                    let even = _mm256_and_si256(weights[y], constants.even_bytes);
+                    let odd = _mm256_srli_epi16::<8>(weights[y]);
+                    sums[row][y] = _mm256_add_epi32(sums[row][y], _mm256_madd_epi16(even, even_x));
+                    sums[row][y] = _mm256_add_epi32(sums[row][y], _mm256_madd_epi16(odd, odd_x));
+                }
+            }
+        }
+    }
+}
+
+/// The weights of eight rows with their offset: of quad 0 or 1 of the octet of columns at `at`.
+///
+/// # Safety
+/// As for [`add_blocks`]; a register of weights of the octet can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quad_of<const INT4: bool>(at: *const u8, quad: usize, constants: &Constants) -> __m256i {
+    // SAFETY: the caller's promise.
+    let load = |quad: usize| unsafe { _mm256_loadu_si256(at.add(quad * QUAD_BYTES).cast()) };
+    match (INT4, quad) {
+        (false, _) => load(quad),
+        (true, 0) => _mm256_shuffle_epi8(constants.levels, _mm256_and_si256(load(0), constants.low_bits)),
+        (true, _) => {
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(load(0)), constants.low_bits);
+            _mm256_shuffle_epi8(constants.levels, high)
+        }
+    }
+}
+
+/// Registers of panel rows.
+const GROUPS: usize = PANEL_ROWS / LANES;
+/// Quads of a block.
+const QUADS: usize = BLOCK_COLUMNS / 4;
+
+/// The weights of a block as they are multiplied: bytes, or even columns and odd columns as 16-bit numbers; and its
+/// scales, of its first and of its second half.
+struct ExpandedBlock {
+    weights: [[[__m256i; 2]; GROUPS]; QUADS],
+    scales: [[__m256; GROUPS]; 2],
+}
+
+/// The blocks for many rows: expands them, so that each row needs few instructions.
+///
+/// # Safety
+/// As for [`add_blocks`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
+    let quantization = tile.quantization;
+    let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
+    let constants = Constants::new(quantization.elements, offset_of(BYTES));
+    let mut blocks = [const { MaybeUninit::<ExpandedBlock>::uninit() }; TURN_BLOCKS];
+    let n_blocks = tile.blocks.len() / block_bytes;
+    assert!(n_blocks <= TURN_BLOCKS);
+    for (out, block) in blocks.iter_mut().zip(tile.blocks.chunks_exact(block_bytes)) {
+        let out = out.as_mut_ptr();
+        let (scales, elements) = block.split_at(scale_bytes);
+        if let Some(ahead) = tile.ahead_bytes {
+            fetch(scales.as_ptr().wrapping_add(ahead));
+        }
+        for quad in 0..QUADS {
+            for y in 0..GROUPS {
+                // SAFETY: each block has four octets of the columns of 64 rows.
+                let weights = unsafe {
+                    let octet = quad / 2 * QUAD_BYTES * if INT4 { 1 } else { 2 };
+                    let at = elements.as_ptr().add(octet + 32 * y);
+                    if let Some(ahead) = tile.ahead_bytes.filter(|_| y % 2 == 0 && (!INT4 || quad % 2 == 0)) {
+                        fetch(at.wrapping_add(ahead));
+                    }
+                    quad_of::<INT4>(at, quad % 2, &constants)
+                };
                 let even = _mm256_and_si256(weights, constants.even_bytes);
                 let odd = _mm256_srli_epi16::<8>(weights);
-                for row in 0..ROWS {
-                    // SAFETY: the caller's promise.
-                    let word = |i: usize| _mm256_set1_epi32(unsafe { *x[row].add(2 * quad + i) }.cast_signed());
-                    sums[row][y] = _mm256_add_epi32(sums[row][y], _mm256_madd_epi16(even, word(0)));
-                    sums[row][y] = _mm256_add_epi32(sums[row][y], _mm256_madd_epi16(odd, word(1)));
+                // SAFETY: a place of this block.
+                unsafe { (*out).weights[quad][y] = if BYTES { [weights; 2] } else { [even, odd] } };
+            }
+        }
+        for half in 0..2 {
+            for y in 0..GROUPS {
+                // SAFETY: the scales of a block, and a place of this block.
+                unsafe { (*out).scales[half][y] = scales_of(quantization.scales, scales.as_ptr(), y, half) };
+            }
+        }
+    }
+    // SAFETY: all weights and scales of these blocks were written.
+    let blocks = blocks[..n_blocks].iter().map(|block| unsafe { block.assume_init_ref() });
+    let is_half = quantization.scales == Scales::Row16;
+    let block_words = tile.x.form.block_words();
+    for row in 0..tile.sums.len() {
+        let words = tile.row(row);
+        let out = tile.sums[row].as_mut_ptr();
+        for (block, words) in blocks.clone().zip(words.chunks_exact(block_words)) {
+            let scale = _mm256_set1_ps(f32::from_bits(words[0]));
+            let mut sums = [_mm256_setzero_si256(); GROUPS];
+            for half in 0..2 {
+                if half == 0 || is_half {
+                    // The words hold 64 times the sum of the integers.
+                    let sum = words[if is_half { 2 + half } else { 1 }].cast_signed();
+                    sums = [_mm256_set1_epi32(sum * (i32::from(offset_of(BYTES)) / 64)); GROUPS];
+                }
+                for quad in QUADS / 2 * half..QUADS / 2 * (half + 1) {
+                    let word = |at: usize| _mm256_set1_epi32(words[HEAD_WORDS + at].cast_signed());
+                    if BYTES {
+                        let x = word(quad);
+                        for y in 0..GROUPS {
+                            let pairs = _mm256_maddubs_epi16(block.weights[quad][y][0], x);
+                            sums[y] = _mm256_add_epi32(sums[y], _mm256_madd_epi16(pairs, constants.ones));
+                        }
+                    } else {
+                        let (even_x, odd_x) = (word(2 * quad), word(2 * quad + 1));
+                        for y in 0..GROUPS {
+                            let [even, odd] = block.weights[quad][y];
+                            sums[y] = _mm256_add_epi32(sums[y], _mm256_madd_epi16(even, even_x));
+                            sums[y] = _mm256_add_epi32(sums[y], _mm256_madd_epi16(odd, odd_x));
+                        }
+                    }
+                }
+                if half == 0 && !is_half {
+                    continue;
+                }
+                for y in 0..GROUPS {
+                    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[y]), scale);
+                    // SAFETY: eight of the sums of the row.
+                    unsafe {
+                        let out = out.add(y * LANES);
+                        _mm256_storeu_ps(out, _mm256_fmadd_ps(product, block.scales[half][y], _mm256_loadu_ps(out)));
+                    }
                 }
             }
         }

@@ -5,15 +5,14 @@
 
 #![allow(unsafe_code, reason = "loads through pointers")]
 
+use super::Tile;
 use super::rows::{Arrangement, HEAD_WORDS};
-use super::{MOST_TILE_ROWS, Tile};
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::quantized::{BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, N_LEVELS, Scales};
 use std::arch::x86_64::*;
 
 /// Rows that are multiplied together.
 pub const TILE_ROWS: usize = 6;
-const _: () = assert!(TILE_ROWS <= MOST_TILE_ROWS);
 
 /// Rows of a panel in a register.
 const LANES: usize = 16;
@@ -30,7 +29,7 @@ const OCTET_WORDS: usize = 2;
 pub unsafe fn add_blocks(tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (tile.quantization.elements, tile.form.arrangement) {
+        match (tile.quantization.elements, tile.x.form.arrangement) {
             (Elements::Int8, Arrangement::Halves) => by_rows::<false, true>(tile),
             (Elements::Int8, _) => by_rows::<false, false>(tile),
             (Elements::Int4(_), Arrangement::Halves) => by_rows::<true, true>(tile),
@@ -64,9 +63,9 @@ unsafe fn by_rows<const INT4: bool, const HALVES: bool>(tile: Tile) {
 unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const WIDTH: usize>(tile: Tile) {
     let quantization = tile.quantization;
     let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
-    let block_words = tile.form.block_words();
+    let block_words = tile.x.form.block_words();
     assert!(tile.sums.len() == ROWS);
-    assert!(tile.rows[..ROWS].iter().all(|row| row.len() / block_words >= tile.blocks.len() / block_bytes));
+    let rows: [&[u32]; ROWS] = std::array::from_fn(|row| tile.row(row));
     let mut levels = [0u8; 4 * N_LEVELS];
     if let Elements::Int4(of_matrix) = quantization.elements {
         let with_offset = |code: usize| of_matrix.get()[code % N_LEVELS].cast_unsigned().wrapping_add(ELEMENT_OFFSET);
@@ -78,7 +77,7 @@ unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const 
     let is_half = quantization.scales == Scales::Row16;
     for (index, block) in tile.blocks.chunks_exact(block_bytes).enumerate() {
         let (scales, elements) = block.split_at(scale_bytes);
-        let x: [*const u32; ROWS] = std::array::from_fn(|row| tile.rows[row][index * block_words..].as_ptr());
+        let x: [*const u32; ROWS] = std::array::from_fn(|row| rows[row][index * block_words..].as_ptr());
         if let Some(ahead) = tile.ahead_bytes {
             fetch(scales.as_ptr().wrapping_add(ahead));
             if scale_bytes > 64 {
@@ -114,9 +113,8 @@ unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const 
                             if INT4 {
                                 let codes = load(octet);
                                 let high = _mm512_srli_epi16::<4>(codes);
-                                [codes, high].map(|codes| {
-                                    _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, low_bits))
-                                })
+                                [codes, high]
+                                    .map(|codes| _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, low_bits)))
                             } else {
                                 [load(2 * octet), load(2 * octet + 1)]
                             }

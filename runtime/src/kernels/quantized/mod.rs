@@ -17,6 +17,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod portable;
 pub mod rows;
 mod scalar;
 #[cfg(test)]
@@ -36,12 +37,11 @@ use std::ops::Range;
 const TURN_BLOCKS: usize = 4;
 /// Rows of panels whose sums are kept at a time: 12 KiB.
 const GROUP_SUMS: usize = 48;
+/// Up to this number of rows a panel is read in one go.
+const FEW_ROWS: usize = 4;
 /// As many for few rows, so that little is cleared.
 const FEW_SUMS: usize = 8;
 const _: () = assert!(GROUP_SUMS >= Streaming::MAX_PANELS);
-
-/// Most rows of a tile.
-const MOST_TILE_ROWS: usize = 6;
 
 /// The code that multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,9 @@ enum Family {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Plain code.
+    Portable,
+    /// The definition.
     Scalar,
 }
 
@@ -62,6 +65,7 @@ impl Family {
             Family::Avx512 => avx512::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]
             Family::Avx2 => avx2::TILE_ROWS,
+            Family::Portable => GROUP_SUMS,
             Family::Scalar => 1,
         }
     }
@@ -74,10 +78,10 @@ struct Tile<'a> {
     quantization: Quantization,
     /// The blocks, [`Quantization::block_bytes`] each.
     blocks: &'a [u8],
-    /// The rows, from the block that the first of `blocks` is multiplied with, [`Form::block_words`] each.
-    rows: [&'a [u32]; MOST_TILE_ROWS],
-    /// How the rows are stored.
-    form: Form,
+    /// The rows.
+    x: &'a QuantizedRows<'a>,
+    /// The block of the rows that the first of `blocks` is multiplied with.
+    first: usize,
     /// Bytes from each line of `blocks` to the one that is fetched meanwhile; `None` fetches nothing.
     ahead_bytes: Option<usize>,
     /// What the products are added to, for each row.
@@ -89,23 +93,21 @@ impl<'a> Tile<'a> {
     fn new(
         panel: &QuantizedPanel<'a>,
         blocks: Range<usize>,
-        x: &QuantizedRows<'a>,
+        x: &'a QuantizedRows<'a>,
         sums: &'a mut [[f32; PANEL_ROWS]],
         ahead_bytes: Option<usize>,
     ) -> Tile<'a> {
-        assert!(sums.len() == x.rows && x.rows <= MOST_TILE_ROWS);
-        let (quantization, form) = (panel.quantization(), x.form);
-        let (bytes, words) = (quantization.block_bytes(), form.block_words());
-        let all = panel.blocks().for_kernels();
-        let of_row = |row| if row < x.rows { &x.from_block(row, blocks.start)[..blocks.len() * words] } else { &[] };
-        Tile {
-            quantization,
-            blocks: &all[blocks.start * bytes..blocks.end * bytes],
-            rows: std::array::from_fn(of_row),
-            form,
-            ahead_bytes,
-            sums,
-        }
+        assert!(sums.len() == x.rows);
+        let quantization = panel.quantization();
+        let (bytes, all) = (quantization.block_bytes(), panel.blocks().for_kernels());
+        let first = blocks.start;
+        Tile { quantization, blocks: &all[first * bytes..blocks.end * bytes], x, first, ahead_bytes, sums }
+    }
+
+    /// The words of row `row`, [`Form::block_words`] for each of the blocks.
+    fn row(&self, row: usize) -> &'a [u32] {
+        let n_blocks = self.blocks.len() / self.quantization.block_bytes();
+        &self.x.from_block(row, self.first)[..n_blocks * self.x.form.block_words()]
     }
 }
 
@@ -130,7 +132,8 @@ impl Isa {
             Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 if is_x86_feature_detected!("avx512vnni") => Family::Avx512,
             #[cfg(target_arch = "x86_64")]
             Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 | Kind::Avx2 => Family::Avx2,
-            _ => Family::Scalar,
+            Kind::Scalar => Family::Scalar,
+            _ => Family::Portable,
         }
     }
 
@@ -161,7 +164,7 @@ impl Isa {
     fn group<const SUMS: usize>(self, panels: &[QuantizedPanel], x: &QuantizedRows, out: &mut OutputBlock) {
         let (n_blocks, tile_rows) = (panels[0].n_blocks(), self.family().tile_rows());
         let mut sums = [[0.0f32; PANEL_ROWS]; SUMS];
-        let has_turns = panels.len() > 1 || x.rows > tile_rows;
+        let has_turns = panels.len() > 1 || x.rows > FEW_ROWS;
         let turn = if has_turns { TURN_BLOCKS } else { n_blocks.max(1) };
         for first in (0..n_blocks).step_by(turn) {
             let blocks = first..n_blocks.min(first + turn);
@@ -192,9 +195,10 @@ impl Isa {
         is_first: bool,
     ) {
         match self.family() {
-            Family::Scalar => {
+            Family::Scalar => scalar::add_blocks(panel, blocks, x, sums),
+            Family::Portable => {
                 let _no_fetch = is_first;
-                scalar::add_blocks(panel, blocks, x, sums);
+                portable::add_blocks(panel, blocks, x, sums);
             }
             // SAFETY: `family` has asked for the byte dot product, and `Isa::available` makes these kinds only where it
             // found AVX-512F and AVX-512BW.

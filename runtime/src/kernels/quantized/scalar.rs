@@ -6,12 +6,7 @@ use crate::format::encodings::quantized::{BLOCK_COLUMNS, QuantizedPanel, Scales}
 use std::ops::Range;
 
 /// Adds the products of some blocks of a panel with rows to `sums`, one for each row.
-pub fn add_blocks(
-    panel: &QuantizedPanel,
-    blocks: Range<usize>,
-    x: &QuantizedRows,
-    sums: &mut [[f32; PANEL_ROWS]],
-) {
+pub fn add_blocks(panel: &QuantizedPanel, blocks: Range<usize>, x: &QuantizedRows, sums: &mut [[f32; PANEL_ROWS]]) {
     // One scale for a block is one term, two are two.
     let width = match panel.quantization().scales {
         Scales::F16 | Scales::Row32 => BLOCK_COLUMNS,

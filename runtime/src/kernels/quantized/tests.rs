@@ -79,10 +79,6 @@ fn product(isa: Isa, panels: &QuantizedPanels, x: &[f32], shape: &PanelShape, pr
     out
 }
 
-fn fused() -> impl Iterator<Item = Isa> {
-    Isa::available().iter().copied().filter(|isa| isa.0 != Kind::Portable)
-}
-
 fn scalar() -> Isa {
     Isa::named("scalar").expect("always there")
 }
@@ -102,7 +98,7 @@ fn all_instruction_sets_give_the_bits_of_the_definition() {
             let x: Vec<f32> = (0..n * columns).map(|_| random.number()).collect();
             for precision in [Precision::Int16, Precision::Int8] {
                 let expected = product(scalar(), &panels, &x, &shape, precision);
-                for isa in fused() {
+                for &isa in Isa::available() {
                     let found = product(isa, &panels, &x, &shape, precision);
                     assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?} {rows} {columns} {n}");
                 }
@@ -163,7 +159,7 @@ fn the_largest_integers_do_not_overflow() {
                     panels.panel(0).copy_row(3, &mut row);
                     let exact: f32 = row.iter().map(|w| w * sign * 2.0).sum();
                     assert!((expected[3] - exact).abs() <= 1e-4 * exact.abs(), "{} {exact}", expected[3]);
-                    for isa in fused() {
+                    for &isa in Isa::available() {
                         let found = product(isa, &panels, &x, &shape, precision);
                         assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?} {byte} {sign}");
                     }
@@ -182,7 +178,7 @@ fn activations_that_are_not_finite_give_no_number() {
         for odd_one in [f32::NAN, f32::INFINITY] {
             let mut x = [0.5; 64];
             x[40] = odd_one;
-            for isa in fused() {
+            for &isa in Isa::available() {
                 let found = product(isa, &panels, &x, &shape, Precision::Int8);
                 assert!(found.iter().all(|x| x.is_nan()), "{isa:?} {quantization:?}");
             }
@@ -196,7 +192,7 @@ fn integers_are_those_of_the_form() {
     let x: Vec<f32> = (0..64).map(|i| (i as f32 - 31.5) * 0.37).collect();
     for quantization in quantizations() {
         for precision in [Precision::Int16, Precision::Int8] {
-            let all = fused().map(|isa| {
+            let all = Isa::available().iter().map(|isa| {
                 let form = isa.form(&quantization, precision);
                 let mut words = vec![0; form.row_words(64)];
                 isa.run(QuantizeRow { x: &x, form, words: &mut words });
