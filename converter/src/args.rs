@@ -64,8 +64,8 @@ pub struct Pack {
     #[argh(positional)]
     model: PathBuf,
     /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, bf16, which rounds,
-    /// bf12 (bf16 in 12 bits, as --encoding auto chooses), int8 (8.25 bits, which loses little), or int4 (4.25 bits, with
-    /// an int8 head and embedding)
+    /// bf12 (bf16 in 12 bits, as --encoding auto chooses), int8 (8.25 bits), or int4 (4.25 bits, the head int8); both
+    /// round, and the summary says how far
     #[argh(option, default = "DtypeChoice::Auto", from_str_fn(dtype))]
     dtype: DtypeChoice,
     /// encoding of the matrices of a name, in place of that of --dtype, such as lm_head=int8 or layers.0.*=bf16; * stands

@@ -54,12 +54,16 @@ impl OfText {
     }
 }
 
-/// XXH3-64 of the configuration, the digests of the tensors and those of the vocabulary and of the bf12 tables: the
+/// XXH3-64 of the configuration, the digests of the tensors, each with its levels where it has some, and those of the
+/// vocabulary and of the bf12 tables: the
 /// same for two files exactly when they hold the same model in the same encodings.
 pub fn content_digest(model: &ModelFile) -> u64 {
     let mut content = model.header().config.as_bytes().to_vec();
     for record in model.records() {
         content.extend(record.digest.get().to_le_bytes());
+        if record.levels != [0; _] {
+            content.extend(record.levels.as_bytes());
+        }
     }
     let is_content = |kind| [section::VOCABULARY, section::BF12].contains(&kind);
     for record in model.sections().iter().filter(|record| is_content(record.kind.get())) {

@@ -198,7 +198,8 @@ impl Prepared {
             (Dtype::Int8, _) => Grade::Int8,
             (Dtype::Int4, _) => Grade::Int4,
         };
-        Recipe { grade, tensors: &self.request.tensors, drafts: &self.request.drafts }
+        let config = &self.checkpoint.settings.config;
+        Recipe { grade, config, tensors: &self.request.tensors, drafts: &self.request.drafts }
     }
 
     /// The plan for a stored type in which bf12 matrices are plain bf16.

@@ -7,6 +7,7 @@ pub mod is_bf16;
 pub mod levels;
 pub mod loss;
 pub mod nearest;
+pub mod nearest_level;
 pub mod numbers;
 pub mod panels;
 pub mod pool;

@@ -3,7 +3,7 @@
 use crate::encode::buffer::reserve;
 use crate::encode::nearest::zero_code;
 use crate::encode::panels::Seen;
-use crate::encode::scale_search::{Best, ScaleSearch};
+use crate::encode::scale_search::{Encoded, ScaleSearch, limit};
 use crate::error::Error;
 use crate::folder::element::{SourceType, f32_to_f16, widen};
 use olmo_infer::internals::format::PANEL_ROWS;
@@ -23,19 +23,6 @@ pub struct PanelEncoder {
     row: Vec<u32>,
 }
 
-/// A row of a block.
-struct BlockRow {
-    /// Codes of int4, or bytes of int8 elements.
-    codes: [u8; BLOCK_COLUMNS],
-    /// The scales of its halves.
-    scales: [f32; 2],
-    /// What they stand for, without the factor of the row.
-    numbers: [f32; BLOCK_COLUMNS],
-    /// Sum of the squares of its numbers, and of the errors.
-    squares: f32,
-    squared_errors: f32,
-}
-
 impl PanelEncoder {
     /// For matrices of up to `columns` columns; `path` is for messages.
     ///
@@ -44,7 +31,8 @@ impl PanelEncoder {
     pub fn new(quantization: Quantization, columns: usize, path: &Path) -> Result<PanelEncoder, Error> {
         let mut row = Vec::new();
         reserve(&mut row, columns, path)?;
-        Ok(PanelEncoder { quantization, search: ScaleSearch::new(&quantization), row })
+        let search = ScaleSearch::new(&quantization, padding_code(&quantization));
+        Ok(PanelEncoder { quantization, search, row })
     }
 
     /// Whether it fills panels of matrices of this kind.
@@ -66,7 +54,7 @@ impl PanelEncoder {
         for (index, bytes) in rows.enumerate() {
             self.row.clear();
             widen(source, bytes, &mut self.row);
-            let largest = seen.look_at_row(&self.row, (index * columns) as u64, self.search.limit());
+            let largest = seen.look_at_row(&self.row, (index * columns) as u64, limit(&self.quantization));
             if let Some(largest) = largest {
                 self.fill_row(largest, panel, index, &mut seen);
             }
@@ -100,52 +88,45 @@ impl PanelEncoder {
         for (bits, block) in self.row.chunks(BLOCK_COLUMNS).zip(blocks) {
             let mut x = [0.0; BLOCK_COLUMNS];
             x.iter_mut().zip(bits).for_each(|(x, &bits)| *x = f32::from_bits(bits) * inverse);
-            let mut row = self.encode(&x);
-            row.codes[bits.len()..].fill(padding(&self.quantization) & 0xf);
-            self.put(&row, block, index);
+            let (scales, mut row) = self.encode(&x);
+            row.codes[bits.len()..].fill(padding_code(&self.quantization));
+            self.put(scales, &row.codes, block, index);
             squares += f64::from(row.squares);
             squared_errors += f64::from(row.squared_errors);
+            let is_changed = |number: f32, bits: u32| u32::from((number * factor).to_bits() != bits);
             let pairs = row.numbers.iter().zip(bits);
-            seen.n_changed += pairs.map(|(number, bits)| u64::from((number * factor).to_bits() != *bits)).sum::<u64>();
+            let n_changed = pairs.fold(0u32, |n, (number, bits)| n.wrapping_add(is_changed(*number, *bits)));
+            seen.n_changed += u64::from(n_changed);
         }
         let square = f64::from(factor) * f64::from(factor);
         seen.loss.squares += square * squares;
         seen.loss.squared_errors += square * squared_errors;
     }
 
-    /// Finds scales and integers.
-    fn encode(&self, x: &[f32; BLOCK_COLUMNS]) -> BlockRow {
-        let mut row = BlockRow {
-            codes: [0; BLOCK_COLUMNS],
-            scales: [0.0; 2],
-            numbers: [0.0; BLOCK_COLUMNS],
-            squares: 0.0,
-            squared_errors: 0.0,
-        };
-        let mut add = |best: Best| {
-            row.squares += best.squares;
-            row.squared_errors += best.error;
-            best.scale
-        };
-        if self.quantization.scales == Scales::Row16 {
-            let halves = x.as_chunks::<HALF>().0.iter().zip(&mut row.scales);
-            let codes = row.codes.as_chunks_mut::<HALF>().0.iter_mut().zip(row.numbers.as_chunks_mut::<HALF>().0);
-            for ((x, scale), (codes, numbers)) in halves.zip(codes) {
-                *scale = add(self.search.best(x));
-                (*codes, *numbers) = self.search.nearest.encode(x, *scale);
-            }
-        } else {
-            let scale = add(self.search.best(x));
-            row.scales = [scale; 2];
-            (row.codes, row.numbers) = self.search.nearest.encode(x, scale);
+    /// The scales of the halves of a block, and its numbers.
+    fn encode(&self, x: &[f32; BLOCK_COLUMNS]) -> ([f32; 2], Encoded<BLOCK_COLUMNS>) {
+        if self.quantization.scales != Scales::Row16 {
+            let whole = self.search.encode(x);
+            return ([whole.scale; 2], whole);
         }
-        row
+        let (first, second) = x.split_at(HALF);
+        let half = |x: &[f32]| self.search.encode::<HALF>(x.first_chunk().expect("half a block"));
+        let (first, second) = (half(first), half(second));
+        let codes = [first.codes, second.codes];
+        let numbers = [first.numbers, second.numbers];
+        let both = Encoded {
+            scale: 0.0,
+            codes: *codes.as_flattened().first_chunk().expect("two halves"),
+            numbers: *numbers.as_flattened().first_chunk().expect("two halves"),
+            squares: first.squares + second.squares,
+            squared_errors: first.squared_errors + second.squared_errors,
+        };
+        ([first.scale, second.scale], both)
     }
 
     /// Writes a row of a block.
-    fn put(&self, row: &BlockRow, block: &mut [u8], index: usize) {
+    fn put(&self, [first, second]: [f32; 2], codes: &[u8; BLOCK_COLUMNS], block: &mut [u8], index: usize) {
         let (scales, elements) = block.split_at_mut(self.quantization.scale_bytes());
-        let [first, second] = row.scales;
         match self.quantization.scales {
             Scales::F16 => {
                 let half = f32_to_f16(first.to_bits()).expect("a scale that can be stored");
@@ -159,18 +140,189 @@ impl PanelEncoder {
         }
         let words = elements.as_chunks_mut::<4>().0.iter_mut().skip(index).step_by(PANEL_ROWS);
         match self.quantization.elements {
-            Elements::Int8 => words.zip(row.codes.as_chunks::<4>().0).for_each(|(word, quad)| *word = *quad),
-            Elements::Int4(_) => words.zip(row.codes.as_chunks::<8>().0).for_each(|(word, octet)| {
+            Elements::Int8 => words.zip(codes.as_chunks::<4>().0).for_each(|(word, quad)| *word = *quad),
+            Elements::Int4(_) => words.zip(codes.as_chunks::<8>().0).for_each(|(word, octet)| {
                 *word = std::array::from_fn(|i| octet[i] | octet[i + 4] << 4);
             }),
         }
     }
 }
 
+/// The byte or the code of an element that is padding.
+fn padding_code(quantization: &Quantization) -> u8 {
+    match quantization.elements {
+        Elements::Int8 => ELEMENT_OFFSET,
+        Elements::Int4(levels) => zero_code(&levels),
+    }
+}
+
 /// A byte of elements that are padding.
 pub fn padding(quantization: &Quantization) -> u8 {
     match quantization.elements {
-        Elements::Int8 => ELEMENT_OFFSET,
-        Elements::Int4(levels) => zero_code(&levels) * 0x11,
+        Elements::Int8 => padding_code(quantization),
+        Elements::Int4(_) => padding_code(quantization) * 0x11,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::levels::LEVELS;
+    use crate::encode::loss::Loss;
+    use crate::folder::element::INFINITY;
+    use olmo_infer::internals::format::Dtype;
+    use olmo_infer::internals::format::encodings::quantized::{Levels, QuantizedPanels, f16_to_f32};
+    use olmo_infer::internals::format::panels::PanelShape;
+
+    const ROWS: usize = 5;
+
+    fn all() -> Vec<Quantization> {
+        let of_elements =
+            |elements| [Scales::F16, Scales::Row32, Scales::Row16].map(|scales| Quantization { elements, scales });
+        [Elements::Int8, Elements::Int4(LEVELS)].into_iter().flat_map(of_elements).collect()
+    }
+
+    /// About normal numbers, of another size in each row; the first row has an outlier.
+    fn numbers(columns: usize) -> Vec<f32> {
+        let mut state = 7u32;
+        let mut uniform = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut numbers: Vec<f32> = (0..ROWS * columns)
+            .map(|at| (0..4).map(|_| uniform()).sum::<f32>() * 0.01 * (1 + at / columns) as f32)
+            .collect();
+        numbers[3] = 0.5;
+        numbers
+    }
+
+    /// A panel of these rows, what was seen, and the numbers that it stands for.
+    fn encoded(quantization: Quantization, numbers: &[f32], columns: usize) -> (Vec<u8>, Seen, Vec<Vec<f32>>) {
+        let rows: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let mut encoder = PanelEncoder::new(quantization, columns, Path::new("")).expect("memory");
+        let mut panel = vec![0xaa; quantization.panel_bytes(columns)];
+        let seen = encoder.fill(SourceType::F32, &rows, columns, &mut panel);
+        let dtype = if quantization.elements == Elements::Int8 { Dtype::Int8 } else { Dtype::Int4 };
+        let shape = PanelShape { rows: numbers.len() / columns, columns, dtype };
+        let panels = QuantizedPanels::new(quantization, &shape, panel[..].into()).expect("its length");
+        let back = (0..shape.rows).map(|row| {
+            let mut out = vec![0.0; columns];
+            panels.panel(0).copy_row(row, &mut out);
+            out
+        });
+        let back = back.collect();
+        (panel, seen, back)
+    }
+
+    /// The scales of a row in a block of a panel, with its factor.
+    fn scales(quantization: Quantization, panel: &[u8], block: usize, row: usize) -> [f32; 2] {
+        let (factors, blocks) = panel.split_at(quantization.factor_bytes());
+        let factor = factors.as_chunks().0.get(row).map_or(1.0, |&factor| f32::from_le_bytes(factor));
+        let scales = &blocks[block * quantization.block_bytes()..];
+        let small = |at: usize| f32::from(scales[at].cast_signed()) * factor;
+        match quantization.scales {
+            Scales::F16 => [f16_to_f32(u16::from_le_bytes(scales.as_chunks().0[row])); 2],
+            Scales::Row32 => [small(row); 2],
+            Scales::Row16 => [small(row), small(PANEL_ROWS + row)],
+        }
+    }
+
+    #[test]
+    fn every_number_is_the_nearest_that_its_scale_has() {
+        let columns = 70;
+        let numbers = numbers(columns);
+        for quantization in all() {
+            let (panel, seen, back) = encoded(quantization, &numbers, columns);
+            let integers: Vec<f32> = match quantization.elements {
+                Elements::Int8 => (-127..=127).map(|integer| integer as f32).collect(),
+                Elements::Int4(levels) => levels.get().iter().map(|&level| f32::from(level)).collect(),
+            };
+            let mut loss = Loss::default();
+            for (row, back) in back.iter().enumerate() {
+                for (column, &found) in back.iter().enumerate() {
+                    let wanted = numbers[row * columns + column];
+                    let scale = scales(quantization, &panel, column / 32, row)[column % 32 / 16];
+                    let distance = |integer: &f32| (wanted - integer * scale).abs();
+                    let least = integers.iter().map(distance).fold(f32::INFINITY, f32::min);
+                    let error = (wanted - found).abs();
+                    assert!(error <= least + 1e-5 * scale.abs(), "{quantization:?} [{row}, {column}]");
+                    loss.squares += f64::from(wanted).powi(2);
+                    loss.squared_errors += f64::from(error).powi(2);
+                }
+            }
+            assert!((seen.loss.relative_rms() / loss.relative_rms() - 1.0).abs() < 1e-3, "{seen:?} {loss:?}");
+            let most = if quantization.elements == Elements::Int8 { 0.007 } else { 0.09 };
+            assert!((0.2 * most..most).contains(&loss.relative_rms()), "{quantization:?}: {}", loss.relative_rms());
+            assert!(seen.n_changed > 0 && seen.min_magnitude() == 0 && !seen.all_zero());
+        }
+    }
+
+    #[test]
+    fn numbers_of_the_encoding_stay_as_they_are() {
+        let columns = 64;
+        for quantization in all() {
+            let (integers, largest) = match quantization.elements {
+                Elements::Int8 => ((-127..=127).collect::<Vec<i32>>(), 127.0),
+                // Numbers over their factor are multiples of a power of two where the largest number is.
+                Elements::Int4(levels) => (levels.get().map(i32::from).to_vec(), -63.0),
+            };
+            let mut numbers = vec![0.0; columns];
+            for (column, number) in numbers.iter_mut().enumerate() {
+                *number = integers[column * 7 % integers.len()] as f32 * 0.25;
+            }
+            // Each group has the number that decides its scale.
+            (0..columns).step_by(16).for_each(|column| numbers[column] = largest * 0.25);
+            let (_, seen, back) = encoded(quantization, &numbers, columns);
+            if quantization.elements == Elements::Int8 {
+                assert_eq!((&back[0], seen.n_changed), (&numbers, 0), "{quantization:?}");
+                assert_eq!(seen.loss.relative_rms(), 0.0);
+            } else {
+                assert!(seen.loss.relative_rms() < 0.01, "{quantization:?}: {}", seen.loss.relative_rms());
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_are_padding_without_a_factor() {
+        for quantization in all() {
+            let (panel, seen, back) = encoded(quantization, &[0.0; 40], 40);
+            let scales = quantization.scale_bytes();
+            assert!(panel[..quantization.factor_bytes() + scales].iter().all(|&byte| byte == 0));
+            assert!(
+                panel[quantization.factor_bytes() + scales..][..64].iter().all(|&byte| byte == padding(&quantization))
+            );
+            assert!(back[0].iter().all(|&number| number == 0.0) && seen.all_zero() && seen.n_changed == 0);
+        }
+        let with_zero = Levels::new(std::array::from_fn(|i| i as i8 - 3)).expect("ascending");
+        assert_eq!(padding(&Quantization { elements: Elements::Int4(with_zero), scales: Scales::F16 }), 0x33);
+    }
+
+    #[test]
+    fn small_and_large_numbers_keep_their_precision() {
+        for quantization in all().into_iter().filter(|quantization| quantization.scales != Scales::F16) {
+            for size in [1e-33, 1e-20, 1e20, 8e37] {
+                let numbers: Vec<f32> = numbers(64).iter().map(|number| number * size).collect();
+                let (_, seen, back) = encoded(quantization, &numbers, 64);
+                assert!(seen.loss.relative_rms() < 0.09, "{quantization:?} {size}");
+                assert!(back.as_flattened().iter().all(|number| number.is_finite()));
+            }
+            let (_, _, back) = encoded(quantization, &[1e-42; 64], 64);
+            assert!(back[0].iter().all(|number| number.abs() < 1e-36));
+        }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_stored_are_found() {
+        for quantization in all() {
+            let mut numbers = numbers(40);
+            (numbers[50], numbers[90], numbers[91]) = (f32::from_bits(INFINITY), f32::NAN, f32::NAN);
+            numbers[10] = limit(&quantization) * 1.01;
+            let (_, seen, back) = encoded(quantization, &numbers, 40);
+            assert_eq!((seen.n_nonfinite, seen.first_nonfinite, seen.first_overflow), (3, Some(50), Some(10)));
+            assert!(back[..3].as_flattened().iter().all(|number| number.is_finite()));
+            numbers.iter_mut().for_each(|number| *number = number.min(limit(&quantization)).max(0.0));
+            let (_, seen, back) = encoded(quantization, &numbers, 40);
+            assert!(seen.first_overflow.is_none() && back.as_flattened().iter().all(|number| number.is_finite()));
+        }
     }
 }

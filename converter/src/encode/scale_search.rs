@@ -1,13 +1,16 @@
-//! The scale of a group of numbers: of some candidates the one with the smallest squared error.
+//! The scale of a group of numbers: the one of some candidates that has the smallest squared error.
 
-use crate::encode::nearest::{Nearest, rounded, squares_and_largest};
-use olmo_infer::internals::format::encodings::quantized::{Quantization, Scales};
+use crate::encode::nearest::{Nearest, int8_squared_errors, rounded, squared_errors, squares_and_largest};
+use crate::encode::nearest_level::NearestLevel;
+use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 
-/// What the scale that reaches the largest number exactly is multiplied with to get candidates, for int8. Larger scales
-/// are worth a look: which of them rounds best is chance.
+/// What the scale that makes an int8 of the largest number is multiplied with to get candidates: the largest number may
+/// be cut a little, and which of the larger scales rounds best is chance.
 const INT8_FACTORS: [f32; 5] = [1.0, 0.985, 1.015, 1.03, 1.045];
-/// The same for int4. Each is tried with both signs, because levels reach further on one side.
-const INT4_FACTORS: [f32; 7] = [1.0, 0.76, 0.84, 0.92, 1.08, 1.16, 1.24];
+/// Where among the levels the largest number can lie. Scales have both signs, because levels reach further on one side.
+const INT4_STARTS: [f32; 6] = [-64.0, 56.5, -53.5, -61.0, -67.0, 53.5];
+/// The largest int4 number over the largest scale: no start leads to a larger scale.
+const INT4_LARGEST: f32 = 50.4;
 /// Largest f16 number.
 const LARGEST_F16: f32 = 65504.0;
 /// Smallest f16 number that is not denormal: 2^-14.
@@ -15,85 +18,115 @@ const SMALLEST_NORMAL_F16: f32 = f32::from_bits(0x3880_0000);
 /// Smallest f16 number above 0: 2^-24.
 const SMALLEST_F16: f32 = f32::from_bits(0x3380_0000);
 
-/// The best scale so far.
-pub struct Best {
-    /// Squares of the numbers.
-    pub squares: f32,
-    /// Squares of its errors.
-    pub error: f32,
-    /// The scale.
+/// A group of numbers as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Encoded<const N: usize> {
+    /// The scale: 0 where zeros are the best.
     pub scale: f32,
-    /// What would be best for the same integers.
-    refined: f32,
+    /// Codes of int4, or bytes of int8 elements; of a scale of 0 they are any.
+    pub codes: [u8; N],
+    /// What they stand for.
+    pub numbers: [f32; N],
+    /// Sum of the squares of the numbers.
+    pub squares: f32,
+    /// Sum of the squares of the errors.
+    pub squared_errors: f32,
 }
 
-/// Finds scales of matrices that are quantized alike.
+/// Encodes groups of matrices that are quantized alike.
 pub struct ScaleSearch {
-    /// The integers that the scales are for.
-    pub nearest: Nearest,
+    nearest: Nearest,
     scales: Scales,
+    /// The code where the scale is 0.
+    zero: u8,
 }
 
 impl ScaleSearch {
-    /// For matrices that are quantized like this.
-    pub fn new(quantization: &Quantization) -> ScaleSearch {
-        ScaleSearch { nearest: Nearest::new(&quantization.elements), scales: quantization.scales }
-    }
-
-    /// The largest magnitude of numbers that can be stored.
-    pub fn limit(&self) -> f32 {
-        match self.scales {
-            Scales::F16 => LARGEST_F16 * self.nearest.largest(),
-            // Products that are rounded up must not become infinite.
-            Scales::Row32 | Scales::Row16 => f32::MAX / 4.0,
-        }
+    /// For matrices that are quantized like this; `zero` is the code where the scale is 0.
+    pub fn new(quantization: &Quantization, zero: u8) -> ScaleSearch {
+        ScaleSearch { nearest: Nearest::new(&quantization.elements), scales: quantization.scales, zero }
     }
 
     /// The factor of a row whose largest magnitude is `largest`: its largest numbers get the largest scales.
     pub fn factor(&self, largest: f32) -> f32 {
+        let largest_number = match self.nearest {
+            Nearest::Int8 => 127.0,
+            Nearest::Int4(_) => INT4_LARGEST,
+        };
         match self.scales {
             Scales::F16 => 1.0,
             _ if largest == 0.0 => 0.0,
             // Of smaller factors the inverse would be infinite.
-            Scales::Row32 | Scales::Row16 => (largest / (127.0 * self.nearest.largest())).max(f32::MIN_POSITIVE),
+            Scales::Row32 | Scales::Row16 => (largest / (127.0 * largest_number)).max(f32::MIN_POSITIVE),
         }
     }
 
-    /// The scale of `x`, numbers over the factor of their row; 0 where nothing is better than zeros.
-    pub fn best<const N: usize>(&self, x: &[f32; N]) -> Best {
+    /// Encodes `x`, numbers over the factor of their row.
+    pub fn encode<const N: usize>(&self, x: &[f32; N]) -> Encoded<N> {
         let (squares, largest) = squares_and_largest(x);
-        let full = largest / self.nearest.largest();
-        let mut best = Best { squares, error: squares, scale: 0.0, refined: 0.0 };
-        match self.nearest {
-            Nearest::Int8 => INT8_FACTORS.iter().for_each(|factor| self.attempt(x, full * factor, &mut best)),
-            Nearest::Int4(_) => {
-                for factor in INT4_FACTORS {
-                    self.attempt(x, full * factor, &mut best);
-                    self.attempt(x, -full * factor, &mut best);
+        let zeros = Encoded { scale: 0.0, codes: [self.zero; N], numbers: [0.0; N], squares, squared_errors: squares };
+        if largest == 0.0 {
+            return zeros;
+        }
+        let scale = match &self.nearest {
+            Nearest::Int8 => self.int8_scale(x, largest),
+            Nearest::Int4(nearest) => self.int4_scale(nearest, x, largest),
+        };
+        if scale == 0.0 {
+            return zeros;
+        }
+        let (codes, numbers) = self.nearest.encode(x, scale);
+        let squared_errors = squared_errors(x, &numbers);
+        if squared_errors < squares { Encoded { scale, codes, numbers, squares, squared_errors } } else { zeros }
+    }
+
+    fn int8_scale<const N: usize>(&self, x: &[f32; N], largest: f32) -> f32 {
+        let (mut least, mut best) = (f32::INFINITY, 0.0);
+        for factor in INT8_FACTORS {
+            let scale = self.storable(largest / 127.0 * factor);
+            if scale != 0.0 && scale != best {
+                let error = int8_squared_errors(x, scale);
+                if error < least {
+                    (least, best) = (error, scale);
                 }
-                self.attempt(x, best.refined, &mut best);
             }
         }
         best
     }
 
-    /// Keeps the storable scale next to `scale` if it is better.
-    fn attempt<const N: usize>(&self, x: &[f32; N], scale: f32, best: &mut Best) {
-        let scale = self.storable(scale);
-        if scale != 0.0 && scale != best.scale {
-            let fit = self.nearest.fit(x, scale);
-            if fit.error < best.error {
-                *best = Best { error: fit.error, scale, refined: fit.best_scale, ..*best };
+    fn int4_scale<const N: usize>(&self, nearest: &NearestLevel, x: &[f32; N], largest: f32) -> f32 {
+        let (mut least, mut best) = (f32::INFINITY, 0.0);
+        let extreme = x.iter().copied().find(|x| x.abs() == largest).unwrap_or(largest);
+        for start in INT4_STARTS {
+            let projection = nearest.project(x, extreme / start);
+            if projection.error < least {
+                (least, best) = (projection.error, projection.scale);
             }
         }
+        self.storable(best)
     }
 
     /// The number nearest to `scale` that can be stored.
     fn storable(&self, scale: f32) -> f32 {
         match self.scales {
             Scales::F16 => nearest_f16(scale),
-            Scales::Row32 | Scales::Row16 => rounded(scale.clamp(-127.0, 127.0)),
+            Scales::Row32 | Scales::Row16 => {
+                let scale = if scale < 127.0 { scale } else { 127.0 };
+                let nearest = rounded(if scale > -127.0 { scale } else { -127.0 });
+                // A small scale is better than none, most of the time.
+                if nearest == 0.0 { 1f32.copysign(scale) } else { nearest }
+            }
         }
+    }
+}
+
+/// The largest magnitude of numbers that can be stored.
+pub fn limit(quantization: &Quantization) -> f32 {
+    match (quantization.scales, quantization.elements) {
+        (Scales::F16, Elements::Int8) => LARGEST_F16 * 127.0,
+        (Scales::F16, Elements::Int4(_)) => LARGEST_F16 * INT4_LARGEST,
+        // Products that are rounded up must not become infinite.
+        (Scales::Row32 | Scales::Row16, _) => f32::MAX / 4.0,
     }
 }
 

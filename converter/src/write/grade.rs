@@ -2,6 +2,7 @@
 
 use crate::encode::levels::LEVELS;
 use crate::write::recipe::Wanted;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec};
 
@@ -12,18 +13,25 @@ pub enum Grade {
     All(Wanted),
     /// int8.
     Int8,
-    /// int4; the embedding and the head, which lose more by it, are int8.
+    /// int4, and int8 where int4 costs most for its bytes: the head, and `v_proj` where several queries share a value,
+    /// for there it is small. An embedding that is not the head is int4, as a token reads one row of it.
     Int4,
 }
 
 impl Grade {
-    /// The encoding of a matrix.
-    pub fn wanted(self, spec: &TensorSpec) -> Wanted {
+    /// The encoding of a matrix of a model.
+    pub fn wanted(self, spec: &TensorSpec, config: &ModelConfig) -> Wanted {
         let quantized = |elements| Wanted::Quantized(Quantization { elements, scales: Scales::Row32 });
-        match (self, spec.role) {
-            (Grade::All(wanted), _) => wanted,
-            (Grade::Int8, _) | (Grade::Int4, Role::EmbedTokens | Role::LmHead) => quantized(Elements::Int8),
-            (Grade::Int4, _) => quantized(Elements::Int4(LEVELS)),
+        let is_sensitive = match spec.role {
+            Role::LmHead => true,
+            Role::EmbedTokens => config.tie_word_embeddings,
+            Role::VProj => config.n_kv_heads < config.n_heads,
+            _ => false,
+        };
+        match self {
+            Grade::All(wanted) => wanted,
+            Grade::Int4 if !is_sensitive => quantized(Elements::Int4(LEVELS)),
+            Grade::Int8 | Grade::Int4 => quantized(Elements::Int8),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::encode::buffer::{grow, reserve};
 use crate::encode::loss::Loss;
 use crate::encode::panels::{Seen, fill_panel, fill_vector};
 use crate::encode::quantized::PanelEncoder;
-use crate::encode::scale_search::ScaleSearch;
+use crate::encode::scale_search::limit;
 use crate::error::Error;
 use crate::model::checkpoint::Source;
 use crate::write::model_output::Output;
@@ -348,7 +348,7 @@ impl<'p> Tally<'p> {
         if let Some(first) = seen.first_overflow {
             let found = format!("the number at {} is too large for {}", position(source, first), encoding.name());
             let most = match encoding {
-                Encoding::Quantized(quantization) => format!("{:.1e}", ScaleSearch::new(&quantization).limit()),
+                Encoding::Quantized(quantization) => format!("{:.1e}", limit(&quantization)),
                 _ => "3.4e38".into(),
             };
             let problem = source.tensor.problem(found).expected(format!("less than {most}"));

@@ -7,6 +7,7 @@ use crate::model::checkpoint::Source;
 use crate::write::grade::Grade;
 use crate::write::pattern::{names, role_word};
 use olmo_infer::internals::format::Encoding;
+use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::format::tensors::TensorSpec;
@@ -102,6 +103,8 @@ pub struct Planned {
 pub struct Recipe<'a> {
     /// Those of the matrices without another one.
     pub grade: Grade,
+    /// The configuration of the model.
+    pub config: &'a ModelConfig,
     /// Those of the matrices that a pattern names; the last pattern wins.
     pub tensors: &'a [(String, Wanted)],
     /// Those of drafts, by the names of their matrices.
@@ -179,10 +182,10 @@ impl Recipe<'_> {
         let draft_of = |name: &str| self.drafts.iter().rfind(|(of, _)| of == name).map(|(_, wanted)| *wanted);
         let own = sources.iter().enumerate().map(|(index, source)| {
             let wanted = match source.spec.columns {
-                Some(_) if self.tensors.is_empty() => self.grade.wanted(&source.spec),
+                Some(_) if self.tensors.is_empty() => self.grade.wanted(&source.spec, self.config),
                 Some(_) => match by_pattern(&source.spec.name()) {
                     Some((_, wanted)) => *wanted,
-                    None => self.grade.wanted(&source.spec),
+                    None => self.grade.wanted(&source.spec, self.config),
                 },
                 None => Wanted::F32,
             };

@@ -1,0 +1,130 @@
+//! The nearest levels of int4 matrices, and the scales that they fit.
+//!
+//! A number over its scale is taken to a multiple of a half: the limits between levels are such multiples, so the nearest
+//! level is that of the number itself. The loops are over arrays of 16-bit integers, without calls or branches, for the
+//! vectors of any processor; sums of integers are exact in every order.
+
+use crate::encode::nearest::ROUNDER;
+use olmo_infer::internals::format::encodings::quantized::{Levels, N_LEVELS};
+
+/// Finds the nearest levels.
+pub struct NearestLevel {
+    levels: [i16; N_LEVELS],
+    /// A number in halves above limit `j` is nearer to level `j + 1` than to level `j`.
+    limits: [i16; N_LEVELS - 1],
+    /// Level `j + 1` less level `j`.
+    steps: [i16; N_LEVELS - 1],
+}
+
+/// What a scale makes of numbers, and the scale that the levels it leads to fit best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Projection {
+    /// Squared errors with the best scale, 16 times.
+    pub error: f32,
+    /// The best scale.
+    pub scale: f32,
+}
+
+impl NearestLevel {
+    /// Of these levels.
+    pub fn new(levels: &Levels) -> NearestLevel {
+        let levels = levels.get().map(i16::from);
+        let limits = std::array::from_fn(|j| levels[j] + levels[j + 1] - 1);
+        NearestLevel { levels, limits, steps: std::array::from_fn(|j| levels[j + 1] - levels[j]) }
+    }
+
+    /// The codes of the levels nearest to numbers over a scale, and the levels.
+    // Inlined into its callers the compiler takes the loops over arrays apart, which takes longer.
+    #[inline(never)]
+    pub fn encode<const N: usize>(&self, x: &[f32; N], scale: f32) -> ([u8; N], [i16; N]) {
+        let halves = halves(x, scale);
+        let mut codes = [0i16; N];
+        for limit in self.limits {
+            for (code, &halves) in codes.iter_mut().zip(&halves) {
+                *code = code.wrapping_add(i16::from(halves > limit));
+            }
+        }
+        (codes.map(|code| code as u8), self.nearest(&halves))
+    }
+
+    /// The levels nearest to numbers in halves.
+    #[inline]
+    fn nearest<const N: usize>(&self, halves: &[i16; N]) -> [i16; N] {
+        let mut levels = [self.levels[0]; N];
+        for (&limit, &step) in self.limits.iter().zip(&self.steps) {
+            for (level, &halves) in levels.iter_mut().zip(halves) {
+                let above = if halves > limit { step } else { 0 };
+                *level = level.wrapping_add(above);
+            }
+        }
+        levels
+    }
+
+    /// What a scale, which is not zero, makes of numbers.
+    #[inline(never)]
+    pub fn project<const N: usize>(&self, x: &[f32; N], scale: f32) -> Projection {
+        let halves = halves(x, scale);
+        let (mut errors, mut products, mut squares) = (0i32, 0i32, 0i32);
+        for (&halves, level) in halves.iter().zip(self.nearest(&halves)) {
+            // In quarters of the scale: the middle of the half in which the number is, less the level.
+            let error = i32::from(halves.wrapping_mul(2).wrapping_add(1).wrapping_sub(level.wrapping_mul(4)));
+            let level = i32::from(level);
+            errors = errors.wrapping_add(error.wrapping_mul(error));
+            products = products.wrapping_add(error.wrapping_mul(level));
+            squares = squares.wrapping_add(level.wrapping_mul(level));
+        }
+        if squares == 0 {
+            return Projection { error: f32::INFINITY, scale };
+        }
+        let (errors, products, squares) = (errors as f32, products as f32, squares as f32);
+        let error = (errors - products * products / squares) * (scale * scale);
+        Projection { error, scale: scale * (1.0 + products / squares / 4.0) }
+    }
+}
+
+/// Numbers over a scale in halves: `i` stands for all between `i / 2` and `(i + 1) / 2`.
+#[inline]
+fn halves<const N: usize>(x: &[f32; N], scale: f32) -> [i16; N] {
+    let twice_inverse = 2.0 / scale;
+    let mut out = [0; N];
+    for (out, x) in out.iter_mut().zip(x) {
+        let halves = x * twice_inverse - 0.5;
+        let halves = if halves < 255.0 { halves } else { 255.0 };
+        let halves = if halves > -255.0 { halves } else { -255.0 };
+        *out = (halves + ROUNDER).to_bits() as i16;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::levels::LEVELS;
+
+    #[test]
+    fn projection_leads_to_a_scale_that_is_no_worse() {
+        let nearest = NearestLevel::new(&LEVELS);
+        let mut state = 1u32;
+        for _ in 0..1000 {
+            let x: [f32; 32] = std::array::from_fn(|_| {
+                state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            });
+            for scale in [1.0 / 60.0, -1.0 / 64.0, 1.0 / 50.0] {
+                let (_, levels) = nearest.encode(&x, scale);
+                let error = |scale: f32| -> f32 {
+                    x.iter().zip(levels).map(|(x, level)| (x - f32::from(level) * scale).powi(2)).sum()
+                };
+                let projection = nearest.project(&x, scale);
+                assert!(error(projection.scale) <= 1.003 * error(scale), "{projection:?}");
+                assert!((projection.error / 16.0 / error(projection.scale) - 1.0).abs() < 0.1, "{projection:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_have_no_best_scale() {
+        let levels = Levels::new(std::array::from_fn(|i| i as i8 - 8)).expect("ascending");
+        assert_eq!(NearestLevel::new(&levels).project(&[0.0; 16], 1.0).error, f32::INFINITY);
+    }
+}
