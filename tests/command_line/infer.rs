@@ -373,7 +373,7 @@ fn wrong_usage_ends_with_status_2_and_one_line() {
         (&["--isa", "avx9000"], "this machine has"),
         (&["--isa", "portable", "--matmul", "own"], "no own kernels"),
         (&["--matmul", "blas"], "expected own or gemm"),
-        (&["--activations", "f16"], "expected bf16 or f32"),
+        (&["--activations", "f16"], "expected auto, int16, int8 or f32"),
         (&["--isa", "a\nb"], "--isa a\\nb"),
         (&["--isa", "-"], "--isa -:"),
     ] {
