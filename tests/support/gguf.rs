@@ -189,6 +189,14 @@ pub fn keys(config: &ModelConfig) -> Vec<(String, Meta)> {
         add("rope.scaling.factor", Meta::F32(yarn.factor as f32));
         add("rope.scaling.attn_factor", Meta::F32(yarn.attention_factor as f32));
         add("rope.scaling.original_context_length", count(yarn.original_max_position_embeddings));
+        for (key, beta, usual) in [("fast", yarn.beta_fast, 32.0), ("slow", yarn.beta_slow, 1.0)] {
+            if beta != usual {
+                add(&format!("rope.scaling.yarn_beta_{key}"), Meta::F32(beta as f32));
+            }
+        }
+    }
+    if config.rope_theta_sliding != config.rope_theta {
+        add("rope.freq_base_swa", Meta::F32(config.rope_theta_sliding as f32));
     }
     if config.sliding_window > 0 {
         let slides = config.layer_types.iter().map(|kind| *kind == AttentionKind::Sliding);

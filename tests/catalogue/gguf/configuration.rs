@@ -6,7 +6,7 @@ use olmo_tests::gguf::{Gguf, Meta, keys};
 use olmo_tests::{small_olmo1, small_olmo3};
 use std::fs;
 
-fn set(key: &str, value: impl Into<Meta>) -> impl FnOnce(&mut Gguf) + use<> {
+fn set<V: Into<Meta>>(key: &str, value: V) -> impl FnOnce(&mut Gguf) + use<V> {
     let (key, value) = (key.to_string(), value.into());
     let key = if key.contains('.') && !key.starts_with('.') { key } else { format!("olmo2{key}") };
     move |gguf| gguf.set(&key, value)
@@ -66,11 +66,11 @@ fn g11_refuses_impossible_values() {
             (Meta::Bool(true), "true or false, expected a whole number"),
         ] {
             let words = [&format!("{key}: ")[..], says];
-            report.add(format_args!("{key} {value:?}"), refused(&words, |gguf| gguf.set(&key, value)));
+            report.add(format!("{key} {value:?}"), refused(&words, |gguf| gguf.set(&key, value)));
         }
         for value in [Meta::U32(0), Meta::U32(u32::MAX), Meta::U64(u64::MAX)] {
             let words = ["m.gguf: ", "expected "];
-            report.add(format_args!("{key} {value:?}"), refused(&words, |gguf| gguf.set(&key, value)));
+            report.add(format!("{key} {value:?}"), refused(&words, |gguf| gguf.set(&key, value)));
         }
     }
     for (key, value, says) in [
@@ -85,7 +85,7 @@ fn g11_refuses_impossible_values() {
         ("tokenizer.ggml.eos_token_id", Meta::U64(1 << 40), "eos_token_id"),
         ("tokenizer.ggml.bos_token_id", Meta::from("x"), "tokenizer.ggml.bos_token_id: text"),
     ] {
-        report.add(format_args!("{key} {value:?}"), refused(&[says], set(key, value)));
+        report.add(format!("{key} {value:?}"), refused(&[says], set(key, value)));
     }
     for (value, says) in [
         (Meta::Bools(vec![true; 3]), "3 items, expected 2, one for each layer"),
@@ -95,7 +95,7 @@ fn g11_refuses_impossible_values() {
     ] {
         let words = ["olmo2.attention.sliding_window_pattern: ", says];
         report.add(
-            format_args!("{value:?}"),
+            format!("{value:?}"),
             refused(&words, |gguf| {
                 gguf.set("olmo2.attention.sliding_window", Meta::U32(5));
                 gguf.set("olmo2.attention.sliding_window_pattern", value);

@@ -16,11 +16,11 @@ fn g5_refuses_overlaps_gaps_and_alignments() {
     }
     for value in [Meta::U32(0), Meta::U32(1), Meta::U32(4), Meta::U32(24), Meta::U32(33), Meta::U32(1 << 21)] {
         let words = ["general.alignment: ", "expected a power of two from 8 to 1048576"];
-        report.add(format_args!("{value:?}"), refused(&words, |gguf| gguf.set("general.alignment", value)));
+        report.add(format!("{value:?}"), refused(&words, |gguf| gguf.set("general.alignment", value)));
     }
     for value in [Meta::I32(-32), Meta::U64(u64::MAX), Meta::from("32"), Meta::Bool(true), Meta::F32(32.0)] {
         let words = ["general.alignment: ", "expected a power of two from 8 to 1048576"];
-        report.add(format_args!("{value:?}"), refused(&words, |gguf| gguf.set("general.alignment", value)));
+        report.add(format!("{value:?}"), refused(&words, |gguf| gguf.set("general.alignment", value)));
     }
     // Another one than the data have.
     report.add("64 for 32", refused(&["expected data at "], |gguf| gguf.set("general.alignment", Meta::U32(64))));
