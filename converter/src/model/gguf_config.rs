@@ -319,6 +319,9 @@ impl Reader<'_> {
             let (json, _) = text.split_once([' ', ',']).unwrap_or((&text, ""));
             let json = if json == "no" { text[2..].trim() } else { json };
             match KEYS.iter().find(|(key, _)| *key == json) {
+                Some((json @ "rms_norm_eps", _)) if self.name == "olmo" => {
+                    text.replacen(json, &self.key("attention.layer_norm_epsilon"), 1)
+                }
                 Some((json, own)) => text.replacen(json, &self.key(own), 1),
                 None => text.replace("config.json", "the file"),
             }

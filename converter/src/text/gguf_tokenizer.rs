@@ -57,14 +57,18 @@ pub fn read(metadata: &Metadata, vocab_size: usize, architecture: Architecture) 
         Some("gpt2") => {}
         Some(other) => return Ok(Found::Unknown(format!("{MODEL} is {}", shortened(other, SHOWN_CHARS)))),
     }
-    let parts = match parts(metadata, architecture)? {
-        Ok(parts) => parts,
-        Err(why) => return Ok(Found::Unknown(why)),
+    let (parts, unknown) = match parts(metadata, architecture)? {
+        Ok(parts) => (parts, None),
+        // Its tokens still give text for ids.
+        Err(why) => (Value::Null, Some(why)),
     };
     let document = document(metadata, vocab_size, parts)?;
     let around = Around::rows(vocab_size);
     let read = tokenizer_json::parse_with(metadata.path(), &document, &around);
     let mut read = read.map_err(in_own_words)?;
+    if let Some(why) = unknown {
+        read.tokenizer = Err(why);
+    }
     for warning in &mut read.warnings {
         *warning = warning.replacen("tokenizer.json", "the GGUF file", 1);
     }

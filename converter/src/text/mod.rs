@@ -69,6 +69,8 @@ impl Text {
         match &self.tokenizer {
             Part::Absent | Part::Missing(_) => None,
             Part::Known(bytes, _) => Some(bytes.clone()),
+            // A reader refuses the section without tokens.
+            Part::Unknown(_) if self.vocabulary.is_none() => None,
             Part::Unknown(why) => {
                 let mut head = TokenizerHead::new_zeroed();
                 head.kind = U32::new(TOKENIZER_UNKNOWN);

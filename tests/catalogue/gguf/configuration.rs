@@ -78,7 +78,7 @@ fn g11_refuses_impossible_values() {
         (".attention.layer_norm_rms_epsilon", Meta::F32(0.0), "olmo2.attention.layer_norm_rms_epsilon is 0"),
         (".rope.freq_base", Meta::F32(f32::INFINITY), "inf, expected a finite number"),
         (".rope.freq_base", Meta::F32(-1.0), "olmo2.rope.freq_base is -1"),
-        (".rope.freq_base", Meta::F64(f64::MAX), "olmo2.rope.freq_base is 1797"),
+        (".rope.freq_base", Meta::F64(f64::MAX), "olmo2.rope.freq_base is 1.797"),
         (".attention.head_count", Meta::U32(5), "olmo2.attention.head_count is 5, expected a divisor of"),
         (".attention.head_count_kv", Meta::U32(4), "olmo2.attention.head_count_kv is 4"),
         (".attention.sliding_window", Meta::U32(1 << 30), "olmo2.attention.sliding_window is "),
@@ -106,7 +106,7 @@ fn g11_refuses_impossible_values() {
     let mut case = Case::of(&small_olmo1());
     for (key, value, says) in [
         ("olmo.attention.clamp_kqv", Meta::F32(-1.0), "olmo.attention.clamp_kqv is -1"),
-        ("olmo.attention.layer_norm_epsilon", Meta::F32(1e-3), "rms_norm_eps is 0.001"),
+        ("olmo.attention.layer_norm_epsilon", Meta::F32(1e-3), "olmo.attention.layer_norm_epsilon is 0.001"),
     ] {
         case.gguf.keys = keys(&small_olmo1());
         case.gguf.set(key, value);
