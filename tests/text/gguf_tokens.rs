@@ -22,6 +22,8 @@ fn tokenizer(name: &str) -> Value {
     let mut json: Value = serde_json::from_slice(&fs::read(path).expect("read")).expect("JSON");
     let added = json["added_tokens"].as_array_mut().expect("a list");
     added.retain(|token| !NOT_DESCRIBED.contains(&token["content"].as_str().expect("text")));
+    // The ids follow each other, as `tokenizers` gives them.
+    (700..).zip(added).for_each(|(id, token)| token["id"] = id.into());
     json
 }
 
