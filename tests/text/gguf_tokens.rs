@@ -13,15 +13,13 @@ use std::fs;
 use std::path::Path;
 
 const PACK: &str = env!("CARGO_BIN_EXE_tested-olmo-pack");
-/// Tokens of the added ones that the metadata cannot describe: they match only after NFC, or only before.
-const NOT_DESCRIBED: [&str; 3] = ["é", "éte", "<|end"];
-
 /// A small tokenizer of this repository.
 fn tokenizer(name: &str) -> Value {
     let path = repository().join("tests/tokenizers").join(name).join("tokenizer.json");
     let mut json: Value = serde_json::from_slice(&fs::read(path).expect("read")).expect("JSON");
     let added = json["added_tokens"].as_array_mut().expect("a list");
-    added.retain(|token| !NOT_DESCRIBED.contains(&token["content"].as_str().expect("text")));
+    // The metadata do not describe tokens that match only before NFC, or only after it.
+    added.retain(|token| token["content"].as_str().expect("text").is_ascii());
     // The ids follow each other, as `tokenizers` gives them.
     (700..).zip(added).for_each(|(id, token)| token["id"] = id.into());
     json

@@ -293,7 +293,7 @@ impl Listing {
     }
 }
 
-/// Whether the file at `path` begins with these bytes. One that cannot be read does not: the error about it comes later.
+/// Whether the file at `path` begins with these bytes. One that cannot be read does not: its error comes later.
 fn begins_with(path: &Path, bytes: &[u8]) -> bool {
     let mut head = Vec::new();
     let read = source_file::open(path).map(|file| file.take(bytes.len() as u64).read_to_end(&mut head));

@@ -1,4 +1,4 @@
-//! The header of a GGUF file: metadata by key, and the type, the shape and the place of each tensor. The data follow it,
+//! The header of a GGUF file: metadata by key, and the type, the shape and the place of each tensor. The data follow,
 //! each tensor at the next multiple of an alignment.
 //!
 //! Nothing is allocated in proportion to a number before the bytes that it counts are there, and they are at most

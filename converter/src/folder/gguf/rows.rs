@@ -89,8 +89,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Fills `out` with the blocks of whole rows from row `first` on, in the order of the checkpoint and as the file has
-    /// them: for an encoding that stores them without a loss. Nothing without blocks.
+    /// Fills `out` with the blocks of whole rows from row `first` on, unchanged, in the order of the checkpoint: for an
+    /// encoding that stores them without a loss. Nothing without blocks.
     ///
     /// # Errors
     /// As [`Rows::read`].
