@@ -2,7 +2,7 @@
 //! each tensor at the next multiple of an alignment.
 //!
 //! Nothing is allocated in proportion to a number before the bytes that it counts are there, and they are at most
-//! [`MAX_HEADER_BYTES`].
+//! 16 MiB.
 
 #![deny(clippy::arithmetic_side_effects, reason = "its operands come from untrusted files")]
 
