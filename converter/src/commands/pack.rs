@@ -7,7 +7,7 @@ use crate::commands::role_losses::{self, RoleLoss};
 use crate::encode::is_bf16;
 use crate::encode::pool::thread_pool;
 use crate::error::Error;
-use crate::folder::listing::{self, Listing};
+use crate::folder::listing::{self, Container, Listing};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::settings::Flags;
 use crate::text::Text;
@@ -18,7 +18,7 @@ use crate::write::plan::Plan;
 use crate::write::recipe::{Planned, Recipe, Wanted};
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_infer::internals::os::disk::Disk;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zerocopy::IntoBytes;
 
 /// How the stored type of the matrices is chosen.
@@ -86,7 +86,7 @@ impl EncodingChoice {
 /// What to pack and how.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The weights folder.
+    /// The weights folder, or a GGUF file.
     pub weights: PathBuf,
     /// The file to write.
     pub model: PathBuf,
@@ -162,13 +162,17 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for source in &checkpoint.sources {
         target.refuse_same(&source.tensor.file.path, source.tensor.file.identity.inode)?;
     }
-    for name in ["config.json", "generation_config.json", listing::INDEX] {
-        target.refuse_replacing(&request.weights.join(name))?;
-    }
     let (vocab, program) = (request.vocab.as_deref(), request.program.as_deref());
-    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings, &|path, inode| {
-        target.refuse_same(path, inode)
-    })?;
+    let refuse_same = |path: &Path, inode| target.refuse_same(path, inode);
+    let text = match listing.gguf() {
+        Some(gguf) => Text::of_gguf(&gguf.metadata, vocab, program, &checkpoint.settings, &refuse_same)?,
+        None => {
+            for name in ["config.json", "generation_config.json", listing::INDEX] {
+                target.refuse_replacing(&request.weights.join(name))?;
+            }
+            Text::read(&listing.folder, vocab, program, &checkpoint.settings, &refuse_same)?
+        }
+    };
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 
@@ -304,8 +308,8 @@ fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
     for (pattern, wanted) in &request.tensors {
         lines += &format!("tensor={pattern}={}\n", wanted.name());
     }
-    if !checkpoint.is_npy {
-        lines += "weights=safetensors\n";
+    if checkpoint.container != Container::Npy {
+        lines += &format!("weights={}\n", checkpoint.container.name());
     }
     for (key, origin) in &checkpoint.settings.origins.0 {
         lines += &format!("{key}={}\n", origin.name());
