@@ -23,6 +23,7 @@ pub mod gemm;
 pub mod grid;
 pub mod isa;
 pub mod lanes;
+pub mod numbers;
 pub mod packed_rows;
 pub mod products;
 mod scalar;
