@@ -377,7 +377,6 @@ fn wrong_usage_ends_with_status_2_and_one_line() {
         (&["--kv", "f16"], "--kv f16: expected f32 or bf16; see olmo-infer --help"),
         (&["--kv", ""], "--kv \"\": expected f32 or bf16; see olmo-infer --help"),
         (&["score", "--kv", "q8"], "--kv q8: expected f32 or bf16; see olmo-infer score --help"),
-        (&["chat", "--kv", "q8"], "--kv q8: expected f32 or bf16; see olmo-infer chat --help"),
         (&["--isa", "a\nb"], "--isa a\\nb"),
         (&["--isa", "-"], "--isa -:"),
     ] {

@@ -32,8 +32,8 @@ impl Isa {
     /// out[t][r] = (out[t][r] if ACCUMULATE else 0) + sum over k of panel[k][r] * x[t][k]
     /// ```
     ///
-    /// `panel` is `[k][width]`, of f32 or of bf16, which is widened; `width` is 16, 32, 48 or 64; `x` holds the rows `x[t * x_stride ..][..k]`; the block has
-    /// at most `width` columns.
+    /// `panel` is `[k][width]`, of f32 or of bf16, which is widened; `width` is 16, 32, 48 or 64; `x` holds the rows
+    /// `x[t * x_stride ..][..k]`; the block has at most `width` columns.
     ///
     /// # Panics
     /// When the shapes do not fit, or on `portable`, which has no products.

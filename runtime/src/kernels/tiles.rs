@@ -1,4 +1,5 @@
-//! How a product with f32 activations is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
+//! How a product with f32 activations is cut into calls of a kernel: tiles of rows over blocks of k, and what is
+//! prefetched meanwhile.
 
 #![allow(unsafe_code, reason = "a prefetch")]
 
