@@ -184,6 +184,7 @@ fn common_mistakes_are_answered_with_next_step() {
             1,
             "scor: no such file, and model.olmo is a model; did you mean olmo-infer score model.olmo?",
         ),
+        ("olmo-infer chat m.olmo --kv q8", 2, "--kv q8: expected f32 or bf16; see olmo-infer chat --help"),
         ("olmo-infer chat --man", 2, "unknown option --man (an option of olmo-infer); see olmo-infer chat --help"),
         ("olmo-infer --completions ", 2, "--completions \"\": expected bash, zsh or fish; see olmo-infer --help"),
         ("olmo-infer model.olmo --man", 2, "--man excludes all other arguments; see olmo-infer --help"),

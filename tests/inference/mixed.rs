@@ -65,7 +65,7 @@ fn write(weights: &Path) {
 fn logits(network: &Arc<Network>, backend: Backend, activations: Activations, chunk: usize) -> Vec<u32> {
     let mut random = Random(3);
     let tokens: Vec<u32> = (0..40).map(|_| random.below(101) as u32).collect();
-    let options = Options { positions: tokens.len(), chunk, backend, activations };
+    let options = Options { chunk, backend, activations, ..Options::new(tokens.len()) };
     with_team(2, |team| {
         let mut batch = Batch::of_one(network, options).expect("it fits");
         let mut bits = Vec::new();
