@@ -9,7 +9,7 @@ use olmo_pack::commands::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::model::config_json::{architecture_named, named_architectures};
 use olmo_pack::model::settings::Flags;
 use olmo_pack::text::chat_child;
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;

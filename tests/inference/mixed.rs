@@ -12,7 +12,7 @@ use olmo_infer::internals::parallel::matmul::{Activations, Matmul};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::encode::levels::LEVELS;
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use olmo_tests::{Random, Stored, TempDir, small_config, write_weights};
 use std::path::Path;
 use std::sync::Arc;

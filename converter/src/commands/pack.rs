@@ -1,6 +1,7 @@
 //! The converter's main path: look at the folder, choose the stored type and the encodings, plan, fill, write, give it
 //! its name.
 
+use crate::commands::counted::counted;
 use crate::commands::mistaken;
 use crate::commands::read_back;
 use crate::commands::role_losses::{self, RoleLoss};
@@ -15,7 +16,8 @@ use crate::write::grade::Grade;
 use crate::write::model_output::{Output, Target};
 use crate::write::pipeline::{self, Outcome};
 use crate::write::plan::Plan;
-use crate::write::recipe::{Planned, Recipe, Wanted};
+use crate::write::recipe::{Planned, Recipe};
+use crate::write::wanted::Wanted;
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_infer::internals::os::disk::Disk;
 use std::path::{Path, PathBuf};
@@ -269,20 +271,6 @@ impl Prepared {
             outcome,
         })
     }
-}
-
-/// The different names, in the order of their first ones, each with how many there are.
-pub(crate) fn counted(names: impl Iterator<Item = &'static str>) -> Vec<(&'static str, usize)> {
-    let mut counts: Vec<(&'static str, usize)> = Vec::new();
-    for name in names {
-        match counts.iter_mut().find(|(of, _)| *of == name) {
-            Some((_, n)) => *n += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    // The most frequent first.
-    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    counts
 }
 
 /// What the quantized matrices lost. Drafts do not count: the model is the other copy.
