@@ -156,5 +156,5 @@ fn a_report_counts_the_bytes_of_its_kv_cache() {
     };
     let (wide, narrow) = (json("f32"), json("bf16"));
     assert_eq!((&wide["host"]["kv"], &narrow["host"]["kv"]), (&Value::from("f32"), &Value::from("bf16")));
-    assert!(bytes(&wide) > bytes(&narrow), "{} {}", bytes(&wide), bytes(&narrow));
+    assert!(bytes(&wide) > 1.01 * bytes(&narrow), "{} {}", bytes(&wide), bytes(&narrow));
 }

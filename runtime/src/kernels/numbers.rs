@@ -13,7 +13,7 @@ pub enum Numbers<'a> {
 
 impl<'a> Numbers<'a> {
     /// How many there are.
-    pub fn len(self) -> usize {
+    pub(super) fn len(self) -> usize {
         match self {
             Numbers::F32(numbers) => numbers.len(),
             Numbers::Bf16(numbers) => numbers.len(),
