@@ -256,7 +256,10 @@ fn reads_every_possible_model() {
         let index = Head::new(&config, matrices, &sections).expect("possible").read();
         let index = index.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(index.config, config);
-        prop_assert_eq!(index.encodings, layout::uniform(&index.specs, Encoding::plain(matrices).expect("f32 or bf16")));
+        prop_assert_eq!(
+            index.encodings,
+            layout::uniform(&index.specs, Encoding::plain(matrices).expect("f32 or bf16"))
+        );
         prop_assert_eq!(index.sections.len(), sections.len());
         Ok(())
     });

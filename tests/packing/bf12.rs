@@ -36,7 +36,7 @@ fn encodings(model: &Path) -> Vec<(String, Encoding)> {
     let file = ModelFile::open(model).expect("a good file");
     let encoding = |index: usize| {
         let n_raw_steps = file.bf12_table(index).map(|table| table.n_raw_steps() as u32);
-        assert_eq!(n_raw_steps.unwrap_or(0), file.encoding(index).n_raw_steps());
+        assert_eq!(n_raw_steps.unwrap_or(0), file.encoding(index).codes().n_raw_steps);
         file.encoding(index)
     };
     let matrices = file.specs().iter().enumerate().filter(|(_, spec)| spec.columns.is_some());
@@ -80,7 +80,7 @@ fn weights_of_every_kind_round_trip() {
     let raw = |name: &str| {
         let encoding = encodings(&model).into_iter().find(|(found, _)| found.contains(name)).expect("a matrix").1;
         assert_ne!(encoding, Encoding::Bf16, "{name}");
-        encoding.n_raw_steps()
+        encoding.codes().n_raw_steps
     };
     // The embedding with subnormal numbers and zeros of both signs, q_proj all zero.
     map_numbers(&weights, "model.layers.0.self_attn.q_proj.weight", |_, _| 0.0);

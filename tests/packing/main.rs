@@ -7,6 +7,7 @@ mod diff;
 mod duplicate_settings;
 mod inspect;
 mod mixed;
+mod quantized;
 mod random_weights;
 mod safetensors;
 mod shapes;

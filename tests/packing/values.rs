@@ -78,7 +78,7 @@ fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
                 Some(columns) => {
                     let shape = PanelShape { rows: spec.rows, columns, dtype };
                     let at = shape.element(at / columns, at % columns);
-                    (word(at, (dtype.bits() / 8)), if dtype == Dtype::Bf16 { nearest_bf16(bits) } else { bits })
+                    (word(at, dtype.bits() / 8), if dtype == Dtype::Bf16 { nearest_bf16(bits) } else { bits })
                 }
             };
             assert_eq!(found, expected, "{name} element {at}");
