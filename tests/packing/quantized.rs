@@ -47,13 +47,15 @@ fn encodings(model: &Path) -> Vec<(String, &'static str)> {
     matrices.map(|index| (file.specs()[index].name(), file.encoding(index).name())).collect()
 }
 
-/// The logits of a few tokens.
+/// The logits of a text that the demo model knows, a row for each token.
 fn logits(folder: &TempDir, model: &Path) -> Vec<f32> {
     let (tokens, out) = (folder.join("t.bin"), folder.join("logits.npy"));
-    let ids: Vec<u8> = [3u32, 17, 99, 4, 56, 23].iter().flat_map(|id| id.to_le_bytes()).collect();
+    let ids: Vec<u8> = b"Four score and seven".iter().flat_map(|&id| u32::from(id).to_le_bytes()).collect();
     fs::write(&tokens, ids).expect("written");
-    run(INFER, [model.as_os_str(), tokens.as_os_str(), "--logits".as_ref(), out.as_os_str()]).ok();
-    let logits = read_f32_npy(&out).1;
+    let words = ["--max-tokens", "1", "--logits"].map(AsRef::as_ref);
+    run(INFER, [model.as_os_str(), tokens.as_os_str()].into_iter().chain(words).chain([out.as_os_str()])).ok();
+    let (_, mut logits) = read_f32_npy(&out);
+    logits.truncate(20 * 256);
     fs::remove_file(out).expect("removed");
     logits
 }
@@ -70,12 +72,12 @@ fn grades_are_packed_verified_and_run() {
     let encoding = |name: &str| ["*=", name].concat();
     let [int8_16, int8_f16, int4_16, int4_f16] = ["int8-16", "int8-f16", "int4-16", "int4-f16"].map(encoding);
     for (name, flags, most) in [
-        ("int8", &["--dtype", "int8"][..], 0.03),
-        ("int8-16", &["--tensor", &int8_16], 0.03),
-        ("int8-f16", &["--tensor", &int8_f16], 0.03),
-        ("int4", &["--dtype", "int4"], 0.4),
-        ("int4-16", &["--tensor", &int4_16], 0.4),
-        ("int4-f16", &["--tensor", &int4_f16], 0.4),
+        ("int8", &["--dtype", "int8"][..], 0.01),
+        ("int8-16", &["--tensor", &int8_16], 0.01),
+        ("int8-f16", &["--tensor", &int8_f16], 0.01),
+        ("int4", &["--dtype", "int4"], 0.1),
+        ("int4-16", &["--tensor", &int4_16], 0.1),
+        ("int4-f16", &["--tensor", &int4_f16], 0.1),
     ] {
         let (model, finished) = pack(&folder, "q.olmo", flags);
         let said = finished.ok();
@@ -90,8 +92,7 @@ fn grades_are_packed_verified_and_run() {
         let found = logits(&folder, &model);
         let error: f32 = found.iter().zip(&expected).map(|(found, expected)| (found - expected).powi(2)).sum();
         let error = (error / size).sqrt();
-        println!("{name}: {error}");
-        assert!(error > 1e-6 && error < most, "{name}: {error}");
+        assert!(error > most / 20.0 && error < most, "{name}: {error}");
         let said = command(&["verify", "--against"], &[&model]);
         assert_eq!(said.code, Some(2));
         let against = [PathBuf::from("--against"), weights.clone()];
