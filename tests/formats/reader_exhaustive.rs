@@ -21,7 +21,14 @@ fn assert_all_found(at_least: usize, part: impl Fn(&Damage, Report<'_>) + Sync) 
         println!("{}: {} bytes, {tried} tries", damage.packed().name, damage.packed().bytes.len());
         tried
     };
-    let files = [Packed::plain_f32(), Packed::plain_bf16(), Packed::bf12(), Packed::olmo1(), Packed::mixed()];
+    let files = [
+        Packed::plain_f32(),
+        Packed::plain_bf16(),
+        Packed::bf12(),
+        Packed::olmo1(),
+        Packed::mixed(),
+        Packed::quantized(),
+    ];
     let tried: usize = files.map(tried_of).iter().sum();
     assert!(tried >= at_least, "{tried} tries");
 }

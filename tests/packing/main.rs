@@ -8,6 +8,7 @@ mod duplicate_settings;
 mod gguf;
 mod inspect;
 mod mixed;
+mod quantized;
 mod random_weights;
 mod safetensors;
 mod shapes;

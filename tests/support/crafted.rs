@@ -7,8 +7,8 @@ use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
-    self, ConfigBlock, Encoding, FEATURE_BF12, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord,
-    VocabularyHead, section,
+    self, ConfigBlock, Encoding, FEATURE_BF12, FEATURE_QUANTIZED, HEADER_BYTES, Header, SECTION_REQUIRED,
+    SectionRecord, TensorRecord, VocabularyHead, section,
 };
 use std::fs::{self, File};
 use std::mem::offset_of;
@@ -149,11 +149,13 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
         set(offset_of!(SectionRecord, offset), 8, extent.offset);
         set(offset_of!(SectionRecord, bytes), 8, n_bytes);
     }
+    let has_quantized = encodings.iter().any(|encoding| encoding.dtype().is_quantized());
+    let features = if tables.is_empty() { 0 } else { FEATURE_BF12 } | if has_quantized { FEATURE_QUANTIZED } else { 0 };
     let block = ConfigBlock::new(config);
     bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
     for (at, n, value) in [
         (offset_of!(Header, file_bytes), 8, layout.file_bytes),
-        (offset_of!(Header, required_features), 8, if tables.is_empty() { 0 } else { FEATURE_BF12 }),
+        (offset_of!(Header, required_features), 8, features),
         (offset_of!(Header, index_bytes), 8, layout.index.bytes),
         (offset_of!(Header, data_offset), 8, layout.data_offset),
         (offset_of!(Header, data_bytes), 8, layout.file_bytes - layout.data_offset),

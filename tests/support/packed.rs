@@ -71,9 +71,22 @@ impl Packed {
         Packed::of("mixed", DtypeChoice::Bf16, write_bf12_weights)
     }
 
+    /// A model of int8 and int4 matrices with scales of each kind, and a quantized draft.
+    pub fn quantized() -> Packed {
+        Packed::of("quantized", DtypeChoice::Int4, |folder| write_weights(folder, &tiny_config(), Stored::F32, 3))
+    }
+
     /// One of each kind.
-    pub fn all() -> [Packed; 6] {
-        [Packed::plain_f32(), Packed::plain_bf16(), Packed::olmo3(), Packed::bf12(), Packed::olmo1(), Packed::mixed()]
+    pub fn all() -> [Packed; 7] {
+        [
+            Packed::plain_f32(),
+            Packed::plain_bf16(),
+            Packed::olmo3(),
+            Packed::bf12(),
+            Packed::olmo1(),
+            Packed::mixed(),
+            Packed::quantized(),
+        ]
     }
 
     fn of(name: &'static str, dtype: DtypeChoice, write: impl FnOnce(&Path)) -> Packed {
@@ -83,8 +96,10 @@ impl Packed {
         fs::write(weights.join("vocab.txt"), "0\ta\n1\tbc\n4\td\n").expect("written");
         let encoding = if name == "bf12" { EncodingChoice::Auto } else { EncodingChoice::Plain };
         let mut request = Request { weights, model: model.clone(), dtype, encoding, threads: 1, ..Request::default() };
-        if name == "mixed" {
-            [request.tensors, request.drafts] = mix();
+        match name {
+            "mixed" => [request.tensors, request.drafts] = mix(),
+            "quantized" => [request.tensors, request.drafts] = quantized_mix(),
+            _ => {}
         }
         let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
         packed.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -135,6 +150,19 @@ pub fn mix() -> [Vec<(String, Wanted)>; 2] {
         ("model.layers.0.self_attn.k_proj.weight", Wanted::Bf16),
     ];
     [list(&tensors), list(&drafts)]
+}
+
+/// Every encoding of quantized matrices once, where the others are those of the grade int4, and a draft.
+pub fn quantized_mix() -> [Vec<(String, Wanted)>; 2] {
+    let named = |(name, encoding): &(&str, &str)| (name.to_string(), Wanted::named(encoding).expect("an encoding"));
+    let tensors = [
+        ("q_proj", "int8-16"),
+        ("k_proj", "int8-f16"),
+        ("v_proj", "int4-f16"),
+        ("gate_proj", "int4-16"),
+        ("up_proj", "f32"),
+    ];
+    [tensors.iter().map(named).collect(), [("lm_head.weight", "int4")].iter().map(named).collect()]
 }
 
 /// The smallest model that has everything: odd columns, rows that fill no panel.

@@ -4,7 +4,7 @@
 //! sums have their own lanes, and so an order that is the same on every machine.
 
 use crate::encode::nearest_level::NearestLevel;
-use olmo_infer::internals::format::encodings::quantized::{ELEMENT_OFFSET, Elements, Levels};
+use olmo_infer::internals::format::encodings::quantized::{ELEMENT_OFFSET, Elements};
 
 /// Adding and subtracting it rounds a number of small magnitude to the nearest integer, ties to even: 1.5 * 2^23. The
 /// lower bits of the sum are those of the integer.
@@ -18,11 +18,6 @@ pub enum Nearest {
     Int8,
     /// Of the levels.
     Int4(NearestLevel),
-}
-
-/// The code of zero, or of the first level where no level is zero.
-pub fn zero_code(levels: &Levels) -> u8 {
-    levels.get().iter().position(|&level| level == 0).unwrap_or_default() as u8
 }
 
 /// The integer nearest to a number of small magnitude, ties to even.
@@ -129,6 +124,7 @@ pub fn squared_errors<const N: usize>(x: &[f32; N], numbers: &[f32; N]) -> f32 {
 mod tests {
     use super::*;
     use crate::encode::levels::LEVELS;
+    use olmo_infer::internals::format::encodings::quantized::Levels;
 
     /// Numbers around all limits between integers, and beyond them.
     fn numbers() -> Vec<[f32; 16]> {
@@ -165,12 +161,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn zero_code_is_that_of_a_zero_where_there_is_one() {
-        let with_zero = Levels::new(std::array::from_fn(|i| 2 * i as i8 - 14)).expect("ascending");
-        assert_eq!((zero_code(&LEVELS), zero_code(&with_zero)), (0, 7));
     }
 
     #[test]

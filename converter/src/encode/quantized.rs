@@ -1,7 +1,6 @@
 //! Panels of int8 and int4 matrices.
 
 use crate::encode::buffer::reserve;
-use crate::encode::nearest::zero_code;
 use crate::encode::panels::Seen;
 use crate::encode::scale_search::{Encoded, ScaleSearch, limit};
 use crate::error::Error;
@@ -31,7 +30,7 @@ impl PanelEncoder {
     pub fn new(quantization: Quantization, columns: usize, path: &Path) -> Result<PanelEncoder, Error> {
         let mut row = Vec::new();
         reserve(&mut row, columns, path)?;
-        let search = ScaleSearch::new(&quantization, padding_code(&quantization));
+        let search = ScaleSearch::new(&quantization, padding(&quantization));
         Ok(PanelEncoder { quantization, search, row })
     }
 
@@ -87,9 +86,15 @@ impl PanelEncoder {
         let blocks = blocks.chunks_exact_mut(self.quantization.block_bytes());
         for (bits, block) in self.row.chunks(BLOCK_COLUMNS).zip(blocks) {
             let mut x = [0.0; BLOCK_COLUMNS];
-            x.iter_mut().zip(bits).for_each(|(x, &bits)| *x = f32::from_bits(bits) * inverse);
+            // What fills a last block up are the same numbers again: they choose the same scales.
+            x.iter_mut().zip(bits.iter().cycle()).for_each(|(x, &bits)| *x = f32::from_bits(bits) * inverse);
             let (scales, mut row) = self.encode(&x);
-            row.codes[bits.len()..].fill(padding_code(&self.quantization));
+            if bits.len() < BLOCK_COLUMNS {
+                row.codes[bits.len()..].fill(padding(&self.quantization));
+                let pairs = || x.iter().zip(row.numbers).take(bits.len());
+                row.squares = pairs().map(|(x, _)| x * x).sum();
+                row.squared_errors = pairs().map(|(x, number)| (x - number) * (x - number)).sum();
+            }
             self.put(scales, &row.codes, block, index);
             squares += f64::from(row.squares);
             squared_errors += f64::from(row.squared_errors);
@@ -148,19 +153,11 @@ impl PanelEncoder {
     }
 }
 
-/// The byte or the code of an element that is padding.
-fn padding_code(quantization: &Quantization) -> u8 {
-    match quantization.elements {
-        Elements::Int8 => ELEMENT_OFFSET,
-        Elements::Int4(levels) => zero_code(&levels),
-    }
-}
-
-/// A byte of elements that are padding.
+/// A byte of elements that are padding, and the code of one: of int8 the integer 0, of int4 the first level.
 pub fn padding(quantization: &Quantization) -> u8 {
     match quantization.elements {
-        Elements::Int8 => padding_code(quantization),
-        Elements::Int4(_) => padding_code(quantization) * 0x11,
+        Elements::Int8 => ELEMENT_OFFSET,
+        Elements::Int4(_) => 0,
     }
 }
 
@@ -171,7 +168,7 @@ mod tests {
     use crate::encode::loss::Loss;
     use crate::folder::element::INFINITY;
     use olmo_infer::internals::format::Dtype;
-    use olmo_infer::internals::format::encodings::quantized::{Levels, QuantizedPanels, f16_to_f32};
+    use olmo_infer::internals::format::encodings::quantized::{QuantizedPanels, f16_to_f32};
     use olmo_infer::internals::format::panels::PanelShape;
 
     const ROWS: usize = 5;
@@ -251,8 +248,8 @@ mod tests {
                 }
             }
             assert!((seen.loss.relative_rms() / loss.relative_rms() - 1.0).abs() < 1e-3, "{seen:?} {loss:?}");
-            let most = if quantization.elements == Elements::Int8 { 0.007 } else { 0.09 };
-            assert!((0.2 * most..most).contains(&loss.relative_rms()), "{quantization:?}: {}", loss.relative_rms());
+            let most = if quantization.elements == Elements::Int8 { 0.01 } else { 0.12 };
+            assert!((0.3 * most..most).contains(&loss.relative_rms()), "{quantization:?}: {}", loss.relative_rms());
             assert!(seen.n_changed > 0 && seen.min_magnitude() == 0 && !seen.all_zero());
         }
     }
@@ -293,8 +290,6 @@ mod tests {
             );
             assert!(back[0].iter().all(|&number| number == 0.0) && seen.all_zero() && seen.n_changed == 0);
         }
-        let with_zero = Levels::new(std::array::from_fn(|i| i as i8 - 3)).expect("ascending");
-        assert_eq!(padding(&Quantization { elements: Elements::Int4(with_zero), scales: Scales::F16 }), 0x33);
     }
 
     #[test]
@@ -303,8 +298,8 @@ mod tests {
             for size in [1e-33, 1e-20, 1e20, 8e37] {
                 let numbers: Vec<f32> = numbers(64).iter().map(|number| number * size).collect();
                 let (_, seen, back) = encoded(quantization, &numbers, 64);
-                assert!(seen.loss.relative_rms() < 0.09, "{quantization:?} {size}");
-                assert!(back.as_flattened().iter().all(|number| number.is_finite()));
+                assert!(seen.loss.relative_rms() < 0.12, "{quantization:?} {size}");
+                assert!(back.concat().iter().all(|number| number.is_finite()));
             }
             let (_, _, back) = encoded(quantization, &[1e-42; 64], 64);
             assert!(back[0].iter().all(|number| number.abs() < 1e-36));
@@ -319,10 +314,10 @@ mod tests {
             numbers[10] = limit(&quantization) * 1.01;
             let (_, seen, back) = encoded(quantization, &numbers, 40);
             assert_eq!((seen.n_nonfinite, seen.first_nonfinite, seen.first_overflow), (3, Some(50), Some(10)));
-            assert!(back[..3].as_flattened().iter().all(|number| number.is_finite()));
+            assert!(back[..3].concat().iter().all(|number| number.is_finite()));
             numbers.iter_mut().for_each(|number| *number = number.min(limit(&quantization)).max(0.0));
             let (_, seen, back) = encoded(quantization, &numbers, 40);
-            assert!(seen.first_overflow.is_none() && back.as_flattened().iter().all(|number| number.is_finite()));
+            assert!(seen.first_overflow.is_none() && back.concat().iter().all(|number| number.is_finite()));
         }
     }
 }

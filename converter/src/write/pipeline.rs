@@ -346,11 +346,11 @@ impl<'p> Tally<'p> {
             self.outcome.nonfinite.push((name.clone(), seen.n_nonfinite));
         }
         if let Some(first) = seen.first_overflow {
-            let found = format!("the number at {} is too large for {}", position(source, first), encoding.name());
-            let most = match encoding {
-                Encoding::Quantized(quantization) => format!("{:.1e}", limit(&quantization)),
-                _ => "3.4e38".into(),
+            let (name, most) = match encoding {
+                Encoding::Quantized(quantization) => (encoding.name(), format!("{:.1e}", limit(&quantization))),
+                _ => (encoding.dtype().name(), "3.4e38".into()),
             };
+            let found = format!("the number at {} is too large for {name}", position(source, first));
             let problem = source.tensor.problem(found).expected(format!("less than {most}"));
             return Err(problem.advice("use --dtype f32").into());
         }

@@ -24,7 +24,7 @@ fn o26_refuses_wrong_raw_step_counts() {
     let too_many = [2, 9, 10, 1 << 16, 1 << 31, u64::MAX];
     let words = ["gate_proj.weight: found ", " raw steps, expected at most one of eight steps"];
     model.refuse_values(&mut report, "gate_proj", gate, &too_many, &words);
-    let words = ["q_norm.weight: found ", " raw steps, expected none in a plain tensor"];
+    let words = ["q_norm.weight: found ", " raw steps, expected none, as in every tensor that is not bf12"];
     model.refuse_values(&mut report, "q_norm", field("q_norm", n_raw_steps), &[1, u64::MAX], &words);
     let bytes = model.section_field(section::BF12, offset_of!(SectionRecord, bytes), 8);
     let right = bytes.get(&model.good);

@@ -9,6 +9,7 @@ mod data;
 mod files;
 mod headers;
 mod model;
+mod quantized;
 mod ranges;
 mod records;
 mod vocabulary;

@@ -48,6 +48,13 @@ impl Model {
         Model::new("bf12", &["--dtype", "bf16"], write_bf12_weights)
     }
 
+    /// One layer in int4, and each other encoding of quantized matrices once.
+    pub(crate) fn quantized() -> Model {
+        let flags =
+            ["--dtype", "int4", "--tensor", "q_proj=int4-16", "--tensor", "k_proj=int8-f16", "--tensor", "up_proj=f32"];
+        Model::new("quantized", &flags, |from| write_weights(from, &bf12_config(), Stored::F32, 3))
+    }
+
     /// An Olmo-3 with YaRN and a window, as small as the others.
     pub(crate) fn yarn() -> Model {
         let layer_types = vec![AttentionKind::Sliding, AttentionKind::Full];

@@ -13,14 +13,18 @@ fn o9_refuses_unknown_element_types() {
     let mut report = Report::new("O9");
     for model in [Model::plain(), Model::bf12()] {
         let dtype = |tensor: &str| Field::of_tensor(model.tensor(tensor), offset_of!(TensorRecord, dtype), 4);
-        let wrong = [0, 3, 4, 1 << 31, u64::MAX];
-        let first = ["model.embed_tokens.weight: found element type ", "expected 1 (f32) or 2 (bf16)"];
+        let wrong = [0, 5, 1 << 31, u64::MAX];
+        let expected = "expected 1 (f32), 2 (bf16), 3 (int8) or 4 (int4)";
+        let first = ["model.embed_tokens.weight: found element type ", expected];
         model.refuse_values(&mut report, "first", dtype("embed_tokens"), &wrong, &first);
         let is_f32 = dtype("embed_tokens").get(&model.good) == 1;
         for tensor in ["q_proj", "down_proj", "lm_head"] {
             let says = format!("{tensor}.weight: found element type ");
-            let expected = "expected 1 (f32) or 2 (bf16)";
-            model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 3, u64::MAX], &[&says, expected]);
+            model.refuse_values(&mut report, tensor, dtype(tensor), &[0, 5, u64::MAX], &[&says, expected]);
+            // Quantized matrices have scales.
+            let says = format!("{tensor}.weight: found encoding ");
+            let scales = "expected 2, 3 or 4 (scales), as in int8 and int4 tensors";
+            model.refuse_values(&mut report, tensor, dtype(tensor), &[3, 4], &[&says, scales]);
             // The other type has other sizes, and f32 matrices are not bf12.
             let contradicted = format!("{tensor}.weight: found encoding 1 (bf12), expected 0 (plain)");
             let (other, says) = if is_f32 { (2, "file bytes: found ") } else { (1, contradicted.as_str()) };
@@ -144,8 +148,13 @@ fn o28_refuses_unknown_codes() {
     for model in [&coded, &plain] {
         for tensor in ["embed_tokens", "down_proj", "q_norm"] {
             let field = |at| Field::of_tensor(model.tensor(tensor), at, 4);
-            let says = [&format!("{tensor}.weight: found encoding "), "expected 0 (plain) or 1 (bf12)"];
-            let says = says.map(|says: &str| says);
+            let record = model.file.records()[model.tensor(tensor)];
+            let says = match (record.n_raw_steps.get(), record.dtype.get()) {
+                (0, 1) => "expected 0 (plain), as every f32 tensor has",
+                (0, _) => "expected 0 (plain) or 1 (bf12)",
+                _ => "raw steps, expected none, as in every tensor that is not bf12",
+            };
+            let says = [&format!("{tensor}.weight: found "), says];
             model.refuse_values(&mut report, "encoding", field(encoding), &[2, 3, 1 << 31, u64::MAX], &says);
             let wrong = if tensor == "q_norm" { 2 } else { 1 };
             let says = format!("{tensor}.weight: layout: found ");

@@ -7,6 +7,7 @@ use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::config::{Architecture, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
+use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
@@ -14,6 +15,7 @@ use olmo_infer::internals::format::{
     self, ConfigBlock, Dtype, Encoding, HEADER_BYTES, Header, PANEL_ROWS, SECTION_RECORD_BYTES, SectionRecord,
     TENSOR_RECORD_BYTES, TensorLayout, TensorRecord, section,
 };
+use olmo_pack::encode::levels::LEVELS;
 use std::io;
 use std::mem::offset_of;
 use std::path::Path;
@@ -98,8 +100,8 @@ pub fn index_repaired(input: &[u8]) {
 }
 
 /// The files that are edited.
-fn bases() -> &'static [Packed; 6] {
-    static BASES: OnceLock<[Packed; 6]> = OnceLock::new();
+fn bases() -> &'static [Packed; 7] {
+    static BASES: OnceLock<[Packed; 7]> = OnceLock::new();
     BASES.get_or_init(Packed::all)
 }
 
@@ -151,7 +153,10 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     let specs = tensors_of(&config);
     let matrices = if base.name.contains("f32") { Dtype::F32 } else { Dtype::Bf16 };
     let tables = tables(&specs, matrices, coded)?;
-    let plain = layout::uniform(&specs, if matrices == Dtype::F32 { Encoding::F32 } else { Encoding::Bf16 });
+    let plain = match base.name == "quantized" {
+        true => specs.iter().enumerate().map(|(index, spec)| quantized(index, spec)).collect(),
+        false => layout::uniform(&specs, if matrices == Dtype::F32 { Encoding::F32 } else { Encoding::Bf16 }),
+    };
     let encodings: Vec<Encoding> =
         tables.iter().zip(plain).map(|(table, plain)| encoding(table.as_ref(), plain)).collect();
     let mut sections = base_sections(base);
@@ -167,7 +172,11 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     let mut header = Header::read_from_prefix(&base.bytes).ok()?.0;
     header.config = ConfigBlock::new(&config);
     header.file_bytes = U64::new(layout.file_bytes);
-    header.required_features = U64::new(if tables.iter().any(Option::is_some) { format::FEATURE_BF12 } else { 0 });
+    let feature = |has: bool, bit: u64| if has { bit } else { 0 };
+    header.required_features = U64::new(
+        feature(tables.iter().any(Option::is_some), format::FEATURE_BF12)
+            | feature(encodings.iter().any(|encoding| encoding.dtype().is_quantized()), format::FEATURE_QUANTIZED),
+    );
     header.n_tensors = U32::new(specs.len() as u32);
     header.n_sections = U32::new(sections.len() as u32);
     header.index_bytes = U64::new(layout.index.bytes);
@@ -222,6 +231,16 @@ fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Opti
     Some(specs.iter().map(table).collect())
 }
 
+/// An encoding with scales for a matrix, another one for its neighbour.
+fn quantized(index: usize, spec: &TensorSpec) -> Encoding {
+    if spec.columns.is_none() {
+        return Encoding::F32;
+    }
+    let elements = if index.is_multiple_of(2) { Elements::Int8 } else { Elements::Int4(LEVELS) };
+    let scales = [Scales::F16, Scales::Row32, Scales::Row16][index % 3];
+    Encoding::Quantized(Quantization { elements, scales })
+}
+
 /// The encoding of a tensor with this table, or without one.
 fn encoding(table: Option<&Bf12Table>, plain: Encoding) -> Encoding {
     table.map_or(plain, |table| Encoding::Bf12 { n_raw_steps: table.n_raw_steps() as u32 })
@@ -253,7 +272,7 @@ fn assert_sound(index: &Index, length: u64) {
     assert!(end <= u128::from(length));
     for (i, (record, spec)) in records.iter().zip(specs).enumerate() {
         assert_eq!((record.offset.get(), record.bytes.get()), (layout.tensors[i].offset, layout.tensors[i].bytes));
-        assert_eq!(u128::from(record.bytes.get()), stored_bytes(spec, encodings[i].dtype(), bf12_tables[i].as_ref()));
+        assert_eq!(u128::from(record.bytes.get()), stored_bytes(spec, encodings[i], bf12_tables[i].as_ref()));
         let smallest = f32::from_bits(record.min_magnitude.get());
         assert!(smallest.is_finite() && smallest.is_sign_positive());
     }
@@ -267,13 +286,23 @@ fn expected_tensors(config: &ModelConfig) -> usize {
 }
 
 /// Bytes of a tensor in exact arithmetic.
-fn stored_bytes(spec: &TensorSpec, dtype: Dtype, table: Option<&Bf12Table>) -> u128 {
+fn stored_bytes(spec: &TensorSpec, encoding: Encoding, table: Option<&Bf12Table>) -> u128 {
+    let dtype = encoding.dtype();
     let (rows, element) = (spec.rows as u128, (dtype.bits() / 8) as u128);
     if spec.layout() == TensorLayout::Vector {
         return rows * element;
     }
     let steps = spec.columns.expect("a matrix").div_ceil(dtype.columns_per_step()) as u128;
     let panels = rows.div_ceil(PANEL_ROWS as u128);
+    if let Encoding::Quantized(Quantization { elements, scales }) = encoding {
+        let elements = if elements == Elements::Int8 { 2048 } else { 1024 };
+        let (factors, scales) = match scales {
+            Scales::F16 => (0, 128),
+            Scales::Row32 => (256, 64),
+            Scales::Row16 => (256, 128),
+        };
+        return panels * (factors + steps * (scales + elements));
+    }
     match table {
         None => panels * steps * dtype.columns_per_step() as u128 * PANEL_ROWS as u128 * element,
         Some(table) => panels * steps * 192 + table.n_raw_steps() as u128 * 64,

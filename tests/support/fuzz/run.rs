@@ -73,8 +73,8 @@ fn run(file: Arc<ModelFile>, prompt: &[u32], sound: bool) {
 }
 
 /// The files that are edited.
-fn bases() -> &'static [Packed; 6] {
-    static BASES: OnceLock<[Packed; 6]> = OnceLock::new();
+fn bases() -> &'static [Packed; 7] {
+    static BASES: OnceLock<[Packed; 7]> = OnceLock::new();
     BASES.get_or_init(Packed::all)
 }
 

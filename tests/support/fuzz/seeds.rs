@@ -26,15 +26,15 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "index_raw" => {
             Packed::all().iter().map(|packed| packed.bytes[..packed.layout.data_offset as usize].to_vec()).collect()
         }
-        // Each file unchanged, and rebuilt, plain and bf12.
+        // Each file unchanged, and rebuilt, as it is and as bf12.
         "index_repaired" => {
-            (0..5).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
+            (0..7).flat_map(|base| [base, base | 0x80, base | 0xc0]).map(|choice| vec![choice]).collect()
         }
         "tokens" => tokens(),
         "chat_template" => super::chat::seeds(),
         // Each file as it is, with one to four tokens.
-        "forward" => (0..20)
-            .map(|i| [&[(i % 5) | ((i / 5) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 5]].concat())
+        "forward" => (0..28)
+            .map(|i| [&[(i % 7) | ((i / 7) << 4) | 0x80][..], &[1, 2, 3, 4][..1 + i as usize / 7]].concat())
             .collect(),
         _ => panic!("no fuzz target {target}"),
     }
