@@ -35,13 +35,13 @@ fn pack(weights: &Path, model: &Path, dtype: DtypeChoice) -> (ModelFile, Vec<Str
     (ModelFile::open(model).expect("a model"), warnings)
 }
 
-/// Compares the models of a folder and of a GGUF file in every type.
+/// Compares the models of a folder and of a GGUF file in some types.
 #[track_caller]
-fn assert_same(weights: &Path, gguf: &Gguf) {
+fn assert_same(weights: &Path, gguf: &Gguf, types: &[DtypeChoice]) {
     let folder = TempDir::new("gguf");
     let file = folder.join("m.gguf");
     fs::write(&file, gguf.bytes()).expect("written");
-    for dtype in [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16] {
+    for &dtype in types {
         let (expected, _) = pack(weights, &folder.join("expected.olmo"), dtype);
         let (found, warnings) = pack(&file, &folder.join("found.olmo"), dtype);
         let name = format!("{} as {}", weights.display(), dtype.name());
@@ -72,7 +72,8 @@ fn gguf_file_gives_model_of_its_folder() {
         for stored in [Stored::F32, Stored::F16, Stored::Bf16] {
             let folder = TempDir::new("gguf-folder");
             write_weights(&folder.join("w"), config, stored, seed);
-            assert_same(&folder.join("w"), &of_folder(&folder.join("w"), config));
+            let types = [DtypeChoice::Auto, DtypeChoice::F32, DtypeChoice::Bf16, DtypeChoice::Int8, DtypeChoice::Int4];
+            assert_same(&folder.join("w"), &of_folder(&folder.join("w"), config), &types);
         }
     }
 }
@@ -160,7 +161,7 @@ fn blocks_give_their_numbers() {
                 ModelConfig { architecture: config.architecture, rms_norm_eps: config.rms_norm_eps, ..block_config() };
             let folder = TempDir::new("gguf-blocks");
             let gguf = with_blocks(&folder.join("w"), &config, |_| Some(kind));
-            assert_same(&folder.join("w"), &gguf);
+            assert_same(&folder.join("w"), &gguf, &[DtypeChoice::F32, DtypeChoice::Bf16]);
             let listing_file = folder.join("m.gguf");
             fs::write(&listing_file, gguf.bytes()).expect("written");
             // The blocks themselves, in the order of the checkpoint.
@@ -176,6 +177,72 @@ fn blocks_give_their_numbers() {
             assert_eq!(numbers, elements, "{name}");
         }
     }
+}
+
+/// The numbers of all matrices.
+fn all_numbers(model: &ModelFile) -> Vec<Vec<f32>> {
+    let matrices = (0..model.specs().len()).filter_map(|index| model.matrix(index));
+    matrices
+        .map(|matrix| {
+            let mut numbers = vec![0.0; matrix.shape.rows * matrix.shape.columns];
+            let rows = numbers.chunks_exact_mut(matrix.shape.columns).enumerate();
+            rows.for_each(|(row, numbers)| matrix.copy_row(row, numbers));
+            numbers
+        })
+        .collect()
+}
+
+#[test]
+fn blocks_are_stored_as_they_are() {
+    let olmo1 = ModelConfig { architecture: small_olmo1().architecture, rms_norm_eps: 1e-5, ..block_config() };
+    for (kind, grade, other, encoding) in [
+        (8, DtypeChoice::Int8, DtypeChoice::Int4, "int8-f16"),
+        (2, DtypeChoice::Int4, DtypeChoice::Int8, "int4-f16"),
+        (20, DtypeChoice::Int4, DtypeChoice::Int8, "int4-f16"),
+    ] {
+        for config in [block_config(), olmo1.clone()] {
+            let folder = TempDir::new("gguf-kept");
+            // The head of files of 4 bits is Q6_K.
+            let kind_of = |name: &str| Some(if name == "output.weight" && kind != 8 { 14 } else { kind });
+            let gguf = with_blocks(&folder.join("w"), &config, kind_of);
+            fs::write(folder.join("m.gguf"), gguf.bytes()).expect("written");
+            let (exact, _) = pack(&folder.join("w"), &folder.join("f32.olmo"), DtypeChoice::F32);
+            for dtype in [DtypeChoice::Auto, grade] {
+                let (kept, _) = pack(&folder.join("m.gguf"), &folder.join("kept.olmo"), dtype);
+                let encodings = kept.specs().iter().enumerate().filter(|(_, spec)| spec.columns.is_some());
+                for (index, spec) in encodings {
+                    let is_head = spec.name() == "lm_head.weight" && kind != 8;
+                    let expected = if is_head { "int8" } else { encoding };
+                    assert_eq!(kept.encoding(index).name(), expected, "{}", spec.name());
+                    assert_eq!(kept.records()[index].rounded.get() == 0, expected == encoding, "{}", spec.name());
+                }
+                let names = kept.specs().iter().filter(|spec| spec.columns.is_some());
+                for ((spec, kept), exact) in names.zip(all_numbers(&kept)).zip(all_numbers(&exact)) {
+                    let is_recoded = kind != 8 && spec.name() == "lm_head.weight";
+                    assert!(is_recoded || kept == exact, "{encoding} {}", spec.name());
+                }
+                verify::run(&folder.join("kept.olmo")).expect("good");
+            }
+            let (coded, _) = pack(&folder.join("m.gguf"), &folder.join("other.olmo"), other);
+            let gate = coded.specs().iter().position(|spec| spec.name().contains("gate_proj")).expect("a matrix");
+            assert_eq!(coded.encoding(gate).name(), other.name());
+        }
+    }
+}
+
+#[test]
+fn an_integer_of_minus_128_is_refused() {
+    let folder = TempDir::new("gguf-128");
+    let mut gguf = with_blocks(&folder.join("w"), &block_config(), |_| Some(8));
+    let tensor = gguf.tensors.iter_mut().find(|tensor| tensor.name == "output.weight").expect("a head");
+    tensor.data[34 * 70 + 5] = 0x80;
+    fs::write(folder.join("m.gguf"), gguf.bytes()).expect("written");
+    let error = prepared(&folder.join("m.gguf"), &folder.join("m.olmo"), DtypeChoice::Auto)
+        .write(&SystemDisk, &|_, _| ())
+        .expect_err("refused");
+    let error = error.to_string();
+    assert!(error.contains("lm_head.weight") && error.contains("-128"), "{error}");
+    pack(&folder.join("m.gguf"), &folder.join("m.olmo"), DtypeChoice::Bf16);
 }
 
 #[test]

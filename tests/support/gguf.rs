@@ -263,7 +263,11 @@ pub fn blocks(kind: TensorType, n_elements: u64, random: &mut crate::Random) -> 
     for _ in 0..n_blocks {
         // From 2^-9 to 2^-8.
         let scale = (0x1800 + random.below(0x400) as u16).to_le_bytes();
-        let codes: Vec<u8> = (2..kind.block_bytes).map(|_| random.bits() as u8).collect();
+        let mut codes: Vec<u8> = (2..kind.block_bytes).map(|_| random.bits() as u8).collect();
+        if kind.name == "Q8_0" {
+            // No quantizer writes -128.
+            codes.iter_mut().filter(|code| **code == 0x80).for_each(|code| *code = 0x81);
+        }
         // Only that of Q6_K is at the end.
         data.extend(if kind.name == "Q6_K" { [&codes, &scale[..]].concat() } else { [&scale[..], &codes].concat() });
     }

@@ -205,7 +205,8 @@ impl Prepared {
             (Dtype::Int4, _) => Grade::Int4,
         };
         let config = &self.checkpoint.settings.config;
-        Recipe { grade, config, tensors: &self.request.tensors, drafts: &self.request.drafts }
+        let keeps_blocks = self.request.dtype == DtypeChoice::Auto;
+        Recipe { grade, keeps_blocks, config, tensors: &self.request.tensors, drafts: &self.request.drafts }
     }
 
     /// The plan for a stored type in which bf12 matrices are plain bf16.

@@ -9,7 +9,7 @@ use crate::write::wanted::Wanted;
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
-use olmo_infer::internals::format::encodings::quantized::Quantization;
+use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization};
 use olmo_infer::internals::format::tensors::TensorSpec;
 use rayon::ThreadPool;
 use std::path::Path;
@@ -64,6 +64,9 @@ pub struct Planned {
 pub struct Recipe<'a> {
     /// Those of the matrices without another one.
     pub grade: Grade,
+    /// Whether the blocks of a GGUF file are stored as they are, whatever the grade; blocks that suit the grade always
+    /// are.
+    pub keeps_blocks: bool,
     /// The configuration of the model.
     pub config: &'a ModelConfig,
     /// Those of the matrices that a pattern names; the last pattern wins.
@@ -126,6 +129,23 @@ impl Recipe<'_> {
         Ok(tensors)
     }
 
+    /// The encoding of a matrix that no pattern names.
+    fn of_grade(&self, source: &Source) -> Wanted {
+        let wanted = self.grade.wanted(&source.spec, self.config);
+        let Some(blocks) = source.tensor.rows.blocks else { return wanted };
+        let Some(of_blocks) = blocks.quantization() else {
+            return if self.keeps_blocks { Grade::Int8.wanted(&source.spec, self.config) } else { wanted };
+        };
+        let is_int8 = |of: Quantization| of.elements == Elements::Int8;
+        let suits = match (self.grade, wanted) {
+            // Where the grade is wider, that would gain nothing.
+            (Grade::Int4, _) if !is_int8(of_blocks) => true,
+            (_, Wanted::Quantized(of)) => is_int8(of) == is_int8(of_blocks),
+            _ => false,
+        };
+        if suits || self.keeps_blocks { Wanted::Quantized(of_blocks) } else { wanted }
+    }
+
     /// The tensors of the model, then the drafts in the order of their matrices.
     fn choices(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Choice>, Error> {
         let matrices: Vec<&TensorSpec> =
@@ -143,10 +163,10 @@ impl Recipe<'_> {
         let draft_of = |name: &str| self.drafts.iter().rfind(|(of, _)| of == name).map(|(_, wanted)| *wanted);
         let own = sources.iter().enumerate().map(|(index, source)| {
             let wanted = match source.spec.columns {
-                Some(_) if self.tensors.is_empty() => self.grade.wanted(&source.spec, self.config),
+                Some(_) if self.tensors.is_empty() => self.of_grade(source),
                 Some(_) => match by_pattern(&source.spec.name()) {
                     Some((_, wanted)) => *wanted,
-                    None => self.grade.wanted(&source.spec, self.config),
+                    None => self.of_grade(source),
                 },
                 None => Wanted::F32,
             };

@@ -4,6 +4,9 @@
 //! number of Q6_K has a second factor of 8 bits, and is rounded to f32 once, as llama.cpp rounds it.
 
 use crate::folder::element::f16_to_f32;
+use olmo_infer::internals::format::encodings::quantized::{
+    BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, Levels, Quantization, Scales,
+};
 
 /// The sixteen levels of IQ4_NL.
 const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -47,6 +50,35 @@ impl BlockType {
             BlockType::Iq4Nl => "IQ4_NL",
             BlockType::Q6K => "Q6_K",
         }
+    }
+
+    /// The encoding that stores such blocks as they are; `None` where there is none.
+    pub fn quantization(self) -> Option<Quantization> {
+        let int4 = |levels| Elements::Int4(Levels::new(levels).expect("ascending"));
+        let elements = match self {
+            BlockType::Q8_0 => Elements::Int8,
+            BlockType::Q4_0 => int4(std::array::from_fn(|code| code as i8 - 8)),
+            BlockType::Iq4Nl => int4(LEVELS),
+            BlockType::Q6K => return None,
+        };
+        Some(Quantization { elements, scales: Scales::F16 })
+    }
+
+    /// The f16 scale of a block that an encoding stores as it is, and its elements as that encoding has them: integers
+    /// plus 128, or codes.
+    ///
+    /// # Panics
+    /// When it is no such block.
+    pub fn scale_and_codes(self, block: &[u8]) -> ([u8; 2], [u8; BLOCK_COLUMNS]) {
+        assert!(block.len() == self.bytes() && self.quantization().is_some());
+        let (scale, bytes) = ([block[0], block[1]], &block[2..]);
+        (
+            scale,
+            std::array::from_fn(|i| match self {
+                BlockType::Q8_0 => bytes[i] ^ ELEMENT_OFFSET,
+                _ => bytes[i % 16] >> (4 * (i / 16)) & 15,
+            }),
+        )
     }
 
     /// Appends the numbers of whole blocks as little-endian f32.
