@@ -27,7 +27,7 @@ const WHOLE: [(DtypeChoice, EncodingChoice); 5] = [
     (DtypeChoice::Int4, EncodingChoice::Auto),
 ];
 
-/// As the models of these types have it.
+/// The encoding that models of these types use.
 fn quantized(elements: Elements) -> Wanted {
     Wanted::Quantized(Quantization { elements, scales: Scales::Row32 })
 }

@@ -155,7 +155,7 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing, sources: &[Source]
     Ok((n_different > 0).then(|| problem(format!("{n_different} of its {n_elements} numbers are others"))).flatten())
 }
 
-/// Whether the numbers of a tensor in the folder are not those that a tensor was packed from, as far as the file says
+/// Whether the numbers of a tensor in the folder are not those that a tensor was packed from, as far as the file states
 /// what these were.
 fn digest_differs(tensor: &StoredTensor, source: Option<&Source>) -> Result<bool, Error> {
     let Some(source) = source else { return Ok(true) };

@@ -64,7 +64,7 @@ pub struct Planned {
 pub struct Recipe<'a> {
     /// Those of the matrices without another one.
     pub grade: Grade,
-    /// Whether the blocks of a GGUF file are stored as they are, whatever the grade; blocks that suit the grade always
+    /// Whether the blocks of a GGUF file are stored as they are, with any grade; blocks that suit the grade always
     /// are.
     pub keeps_blocks: bool,
     /// The configuration of the model.

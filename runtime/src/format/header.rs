@@ -178,7 +178,7 @@ impl TensorRecord {
         }
     }
 
-    /// What it says about the encoding of its tensor.
+    /// What it states about the encoding of its tensor.
     pub fn codes(&self) -> Codes {
         let (dtype, encoding, n_raw_steps) = (self.dtype.get(), self.encoding.get(), self.n_raw_steps.get());
         Codes { dtype, encoding, n_raw_steps, levels: self.levels }

@@ -27,7 +27,7 @@ pub enum Encoding {
     Quantized(Quantization),
 }
 
-/// What a record says about the encoding of its tensor: fields of [`crate::format::header::TensorRecord`].
+/// What a record states about the encoding of its tensor: fields of [`crate::format::header::TensorRecord`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Codes {
     /// Code of the [`Dtype`].
@@ -97,7 +97,7 @@ impl Encoding {
         }
     }
 
-    /// What its record says.
+    /// What its record states.
     pub fn codes(self) -> Codes {
         let plain = Codes { dtype: self.dtype().code(), encoding: ENCODING_PLAIN, ..Codes::default() };
         match self {

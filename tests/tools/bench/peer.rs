@@ -18,7 +18,7 @@ pub struct Program {
     converter: &'static str,
     /// The suffix of the converter's output.
     suffix: &'static str,
-    /// Its name of each type of ours that it has.
+    /// Its name of each of our types that it has.
     types: &'static [(&'static str, &'static str)],
 }
 

@@ -68,7 +68,7 @@ impl BlockType {
     /// plus 128, or codes.
     ///
     /// # Panics
-    /// When it is no such block.
+    /// When it is not such a block.
     pub fn scale_and_codes(self, block: &[u8]) -> ([u8; 2], [u8; BLOCK_COLUMNS]) {
         assert!(block.len() == self.bytes() && self.quantization().is_some());
         let (scale, bytes) = ([block[0], block[1]], &block[2..]);

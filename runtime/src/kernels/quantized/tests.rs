@@ -69,7 +69,7 @@ fn product(isa: Isa, panels: &QuantizedPanels, x: &[f32], shape: &PanelShape, pr
     by_panels(isa, panels, x, shape, precision, shape.n_panels())
 }
 
-/// The product, with so many panels at a time.
+/// The product, with `at_a_time` panels at a time.
 fn by_panels(
     isa: Isa,
     panels: &QuantizedPanels,
@@ -113,7 +113,7 @@ fn all_instruction_sets_give_the_bits_of_the_definition() {
             let bytes = matrix(&mut random, &quantization, &shape);
             let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
             let mut x: Vec<f32> = (0..n * columns).map(|_| random.number()).collect();
-            // Blocks of zeros, of numbers that are too small, and of large ones beside ordinary ones.
+            // Blocks of zeros, of numbers that are too small, and of large ones next to ordinary ones.
             for (block, factor) in x.chunks_mut(32).zip([1.0, 0.0, 1e-32, 1e30, 1e-20].into_iter().cycle()) {
                 block.iter_mut().for_each(|x| *x *= factor);
             }

@@ -136,7 +136,7 @@ impl<'a> QuantizedPanel<'a> {
     /// Copies row `row` as f32 into `out`, which has the columns of the matrix.
     ///
     /// # Panics
-    /// When there is no such row, or there are not so many columns.
+    /// When there is no such row, or there are fewer columns.
     pub fn copy_row(&self, row: usize, out: &mut [f32]) {
         for (block, out) in out.chunks_mut(BLOCK_COLUMNS).enumerate() {
             out.copy_from_slice(&self.numbers(block, row)[..out.len()]);

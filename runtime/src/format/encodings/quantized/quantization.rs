@@ -1,4 +1,4 @@
-//! What a record says about a quantized matrix, and the sizes that follow from it.
+//! What a record states about a quantized matrix, and the sizes that follow from it.
 
 use crate::format::kinds::BLOCK_COLUMNS;
 use crate::format::panels::{PANEL_ROWS, PanelShape};
