@@ -9,7 +9,7 @@ DEMO := target/demo
 LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 
 # Targets of `make fuzz` with their seconds, 55 minutes in total.
-FUZZ := npy_header=350s safetensors_header=250s shard_index=150s index_raw=350s index_repaired=400s config_json=300s \
+FUZZ := npy_header=300s safetensors_header=200s gguf_header=250s shard_index=100s index_raw=350s index_repaired=400s config_json=300s \
 	vocab_txt=300s tokens=50s forward=350s tokenizer_json=250s tokenizer_section=250s chat_template=300s
 
 .PHONY: demo quick test check audit bench bench-peers torture fuzz venv

@@ -28,7 +28,7 @@ FIGURES=fuzz/FIGURES.md
 # text, a header page with an index, 32 edits, 32 edits with a prompt, a tokenizer, a template.
 declare -A LONGEST=(
     [npy_header]=512 [safetensors_header]=1024 [config_json]=4096 [vocab_txt]=1024 [index_raw]=8192
-    [shard_index]=2048 [index_repaired]=353 [tokens]=256 [forward]=358 [tokenizer_json]=8192 [tokenizer_section]=12288
+    [gguf_header]=2048 [shard_index]=2048 [index_repaired]=353 [tokens]=256 [forward]=358 [tokenizer_json]=8192 [tokenizer_section]=12288
     [chat_template]=2048
 )
 
@@ -100,7 +100,7 @@ row() {
 totals() {
     awk -F' *[|] *' '
         BEGIN {
-            split("npy_header safetensors_header shard_index index_raw index_repaired config_json vocab_txt " \
+            split("npy_header safetensors_header gguf_header shard_index index_raw index_repaired config_json vocab_txt " \
                 "tokenizer_json tokenizer_section tokens forward", order, " ")
             split("1e8 1e7 1e7 1e8 1e7 1e7 1e7 1e7 1e7 1e7 1e6", wanted, " ")
         }

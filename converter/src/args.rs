@@ -9,7 +9,7 @@ use olmo_pack::commands::pack::{DtypeChoice, EncodingChoice, Request};
 use olmo_pack::model::config_json::{architecture_named, named_architectures};
 use olmo_pack::model::settings::Flags;
 use olmo_pack::text::chat_child;
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -42,13 +42,14 @@ pub enum Named {
     Unpack(Unpack),
 }
 
-/// Packs a folder of OLMo weights, as they are published or one .npy file for each parameter, into one file, which
-/// olmo-infer runs.
+/// Packs a folder of OLMo weights, as they are published or one .npy file for each parameter, or a GGUF file, into one
+/// file, which olmo-infer runs.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     help_triggers("-h", "--help", "help"),
     usage = "<weights> <model> [options]\n       olmo-pack <command> ...",
     example = "olmo-pack weights/ model.olmo",
+    example = "olmo-pack model.gguf model.olmo",
     example = "olmo-pack weights/ model.olmo --dry-run",
     example = "olmo-pack weights/ model.olmo --dtype bf16 --force",
     example = "olmo-pack weights/ model.olmo --vocab vocab.txt --arch olmo2",
@@ -57,7 +58,8 @@ pub enum Named {
 )]
 pub struct Pack {
     /// the folder: model.safetensors, or its shards with their index, or a NAME.npy file for every parameter; next
-    /// to them config.json, generation_config.json, and for text tokenizer.json or vocab.txt
+    /// to them config.json, generation_config.json, and for text tokenizer.json or vocab.txt. Or a GGUF file: F32,
+    /// F16, BF16, Q8_0, Q4_0 or IQ4_NL
     #[argh(positional)]
     weights: PathBuf,
     /// the file to write
@@ -191,7 +193,7 @@ pub struct Verify {
     /// the file
     #[argh(positional)]
     pub model: PathBuf,
-    /// also compare its weights with those of this folder
+    /// also compare its weights with those of this folder or GGUF file
     #[argh(option, arg_name = "weights")]
     pub against: Option<PathBuf>,
 }

@@ -84,6 +84,7 @@ mod compute {
     pub use crate::generate::{Evaluated, Run, Timing};
     pub use crate::model::Model;
     pub use crate::network::Options;
+    pub use crate::network::kv_type::KvType;
     pub use crate::parallel::matmul::Activations;
     pub use crate::session::{Continuation, Resumed, Session};
 }

@@ -2,6 +2,7 @@
 
 mod environment;
 mod folders;
+mod gguf;
 mod model_files;
 mod safetensors;
 mod text;

@@ -108,6 +108,8 @@ fn a_sweep_refuses_what_it_decides_itself() {
         ("--sweep --prefill none", "--prefill does not go with --sweep"),
         ("--sweep --matmul own", "--matmul does not go with --sweep"),
         ("--sweep --streaming 1:2048", "--streaming does not go with --sweep"),
+        ("--sweep --kv f32", "--kv does not go with --sweep"),
+        ("--kv q8", "--kv q8: expected f32 or bf16"),
         ("--sweep --isa scalar", "--sweep: scalar reads weights in one way only"),
         ("--sweep --isa portable", "--sweep: portable reads weights in one way only"),
         ("--streaming 1:2048 --matmul gemm", "--streaming does not go with gemm"),
@@ -137,4 +139,22 @@ fn a_report_prints_how_weights_were_read() {
     assert_eq!(own["ahead_bytes"], isa.streaming().ahead_bytes);
     let forced = &json(&format!("{words} --streaming 4:512"))["host"]["streaming"];
     assert_eq!((&forced["panels"], &forced["ahead_bytes"]), (&Value::from(4), &Value::from(512)));
+}
+
+#[test]
+fn a_report_counts_the_bytes_of_its_kv_cache() {
+    let (_folder, model) = model(64);
+    let json = |kv: &str| -> Value {
+        let words = format!("--quick --rounds 1 --contexts 16 --prefill 2 --json --kv {kv}");
+        serde_json::from_str(bench(&model, &words).ok()).expect("JSON")
+    };
+    // Bytes a token: rate / tokens a second.
+    let bytes = |json: &Value| {
+        let decode = &json["decode"][0];
+        let field = |name: &str| decode[name].as_f64().expect("a number");
+        field("gb_s") * 1e9 / field("tok_s")
+    };
+    let (wide, narrow) = (json("f32"), json("bf16"));
+    assert_eq!((&wide["host"]["kv"], &narrow["host"]["kv"]), (&Value::from("f32"), &Value::from("bf16")));
+    assert!(bytes(&wide) > 1.01 * bytes(&narrow), "{} {}", bytes(&wide), bytes(&narrow));
 }

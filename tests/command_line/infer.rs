@@ -373,7 +373,10 @@ fn wrong_usage_ends_with_status_2_and_one_line() {
         (&["--isa", "avx9000"], "this machine has"),
         (&["--isa", "portable", "--matmul", "own"], "no own kernels"),
         (&["--matmul", "blas"], "expected own or gemm"),
-        (&["--activations", "f16"], "expected bf16 or f32"),
+        (&["--activations", "f16"], "expected auto, int16, int8 or f32"),
+        (&["--kv", "f16"], "--kv f16: expected f32 or bf16; see olmo-infer --help"),
+        (&["--kv", ""], "--kv \"\": expected f32 or bf16; see olmo-infer --help"),
+        (&["score", "--kv", "q8"], "--kv q8: expected f32 or bf16; see olmo-infer score --help"),
         (&["--isa", "a\nb"], "--isa a\\nb"),
         (&["--isa", "-"], "--isa -:"),
     ] {

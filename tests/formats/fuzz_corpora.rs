@@ -81,8 +81,8 @@ fn assert_target_holds(name: &str, n_changed: usize) {
 
 #[test]
 fn every_fuzz_target_has_a_test() {
-    let tested = "npy_header safetensors_header shard_index config_json vocab_txt tokenizer_json tokenizer_section \
-                  index_raw index_repaired tokens forward chat_template";
+    let tested = "npy_header safetensors_header shard_index gguf_header config_json vocab_txt tokenizer_json \
+                  tokenizer_section index_raw index_repaired tokens forward chat_template";
     assert_eq!(TARGETS.map(|target| target.0).join(" "), tested);
 }
 
@@ -108,6 +108,12 @@ fn safetensors_headers_are_refused_or_read_as_by_crate() {
 #[test]
 fn shard_indexes_are_refused_or_name_siblings() {
     assert_target_holds("shard_index", CHANGED);
+}
+
+/// Row G3, random changes.
+#[test]
+fn gguf_headers_are_refused_or_describe_their_file() {
+    assert_target_holds("gguf_header", CHANGED);
 }
 
 #[test]
@@ -153,6 +159,21 @@ fn changed_models_are_refused_found_damaged_or_run() {
 #[test]
 fn chat_templates_render_or_give_a_reason() {
     assert_target_holds("chat_template", CHANGED_TEMPLATES);
+}
+
+/// `OLMO_FUZZ_TARGET` names the target, `OLMO_FUZZ_RUNS` is how many inputs are tried, `OLMO_FUZZ_SEED` makes them others.
+#[test]
+#[ignore = "takes its target and its number of runs from the environment"]
+fn one_target_holds_for_many_changed_inputs() {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let name = std::env::var("OLMO_FUZZ_TARGET").expect("OLMO_FUZZ_TARGET names a target");
+    let (body, inputs) = (fuzz::target(&name), all_inputs(&name));
+    let mut random = Random(number("OLMO_FUZZ_SEED").unwrap_or(2));
+    for _ in 0..number("OLMO_FUZZ_RUNS").expect("OLMO_FUZZ_RUNS is a number") {
+        let input = changed(&mut random, &inputs);
+        let _shown = Shown(Path::new("a changed input"), &input);
+        body(&input);
+    }
 }
 
 #[test]

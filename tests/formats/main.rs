@@ -3,6 +3,7 @@
 mod bf12_tables;
 mod drafts;
 mod fuzz_corpora;
+mod gguf_golden;
 mod header_properties;
 mod limits;
 mod npy_differential;

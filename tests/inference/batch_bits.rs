@@ -8,6 +8,7 @@ use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::activations::LOGITS_CHUNK;
 use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::{Team, with_team};
@@ -25,7 +26,7 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
         config.max_position_embeddings = POSITIONS;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 21);
-        for dtype in ["f32", "bf16"] {
+        for dtype in ["f32", "bf16", "int8", "int4"] {
             let model = folder.join(format!("{name}-{dtype}.olmo"));
             run(PACK, [weights.as_os_str(), model.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
             models.push(model);
@@ -34,8 +35,8 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
     models
 }
 
-fn options(isa: Isa, activations: Activations, chunk: usize) -> Options {
-    Options { positions: POSITIONS, chunk, backend: Backend { isa, gemm: false }, activations }
+fn options(isa: Isa, activations: Activations, kv: KvType, chunk: usize) -> Options {
+    Options { positions: POSITIONS, chunk, backend: Backend { isa, gemm: false }, activations, kv }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -112,22 +113,25 @@ fn batched_sequences_yield_the_bits_of_single_ones() {
     for path in models(&folder) {
         let file = ModelFile::open(&path).expect("a good file");
         let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
-        for activations in [Activations::Auto, Activations::F32] {
+        for (activations, kv) in
+            [(Activations::Auto, KvType::F32), (Activations::Auto, KvType::Bf16), (Activations::F32, KvType::F32)]
+        {
             let scalar = Isa::named("scalar").expect("always there");
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
                 .map(|length| {
                     let tokens: Vec<u32> = (0..length).map(|_| random.below(101) as u32).collect();
                     let expected =
-                        with_team(1, |team| alone(&network, team, options(scalar, activations, 48), &tokens))
+                        with_team(1, |team| alone(&network, team, options(scalar, activations, kv, 48), &tokens))
                             .expect("runs");
                     (tokens, expected)
                 })
                 .into();
             for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
                 for (threads, places, chunk) in [(1, 3, 48), (2, 7, 20), (3, 2, 512), (2, 4, 1)] {
-                    let what = format!("{path:?} {activations:?} {isa:?} {threads} threads, {places} places, {chunk}");
+                    let what =
+                        format!("{path:?} {activations:?} {kv:?} {isa:?} {threads} threads, {places} places, {chunk}");
                     with_team(threads, |team| {
-                        let options = options(*isa, activations, chunk);
+                        let options = options(*isa, activations, kv, chunk);
                         let mut batch = Batch::new(&network, options, places).expect("it fits");
                         compare(&mut batch, team, &mut random, &sequences, &what);
                     })
@@ -144,7 +148,7 @@ type Visit = (usize, u32, Vec<u32>, bool);
 fn visits(network: &Arc<Network>, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
     let mut seen = vec![Vec::new(); runs.len()];
     with_team(threads, |team| {
-        let options = options(Isa::best(), Activations::Auto, chunk);
+        let options = options(Isa::best(), Activations::Auto, KvType::F32, chunk);
         let mut batch = Batch::new(network, options, places).expect("it fits");
         let timing = generate(&mut batch, team, runs, |evaluated| {
             let logits = bits(evaluated.logits);
@@ -191,7 +195,7 @@ fn refused_pass_leaves_sequences_unchanged() {
     let file = ModelFile::open(path).expect("a good file");
     let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     with_team(2, |team| {
-        let options = options(Isa::best(), Activations::Auto, 8);
+        let options = options(Isa::best(), Activations::Auto, KvType::F32, 8);
         let tokens = [5, 6, 7, 8];
         let expected = alone(&network, team, options, &tokens);
         let mut batch = Batch::new(&network, options, 2).expect("it fits");

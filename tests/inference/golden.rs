@@ -92,6 +92,25 @@ fn f32_files_give_reference_logits_and_ids() {
     }
 }
 
+/// A KV cache in bf16 loses less than the reference in bf16, which rounds keys and values in the same way: 2 of some 20
+/// roundings of a layer, those of weights not counted. Independent errors add up as their squares do, so that about
+/// sqrt(2 / 20) = 0.32 of its error is expected. The bound is half of it, for layers where these two weigh more.
+#[test]
+fn bf16_keys_and_values_lose_half_of_the_reference_in_bf16_at_most() {
+    for case in cases() {
+        let (json, _) = expected(&case);
+        let bound = |key: &str| json["bf16_reference"][key].as_f64().expect("a number") / 2.0;
+        for flags in [&[][..], &["--isa", "portable"], &["--matmul", "gemm"], &["--chunk", "5"]] {
+            let whole = compute(&case, "f32", "auto", flags);
+            let rounded = compute(&case, "f32", "auto", &[flags, &["--kv", "bf16"]].concat());
+            let (max, mean) = errors(&rounded.logits, &whole.logits);
+            assert!(mean > 0.0, "{} {flags:?}: nothing was rounded", case.display());
+            assert!(max <= bound("max_abs"), "{} {flags:?}: off by {max}", case.display());
+            assert!(mean <= bound("mean_abs"), "{} {flags:?}: off by {mean} in the mean", case.display());
+        }
+    }
+}
+
 #[test]
 fn bf16_files_are_as_close_as_the_reference_in_bf16() {
     for case in cases() {

@@ -12,7 +12,7 @@ use olmo_infer::internals::parallel::matmul::{Activations, Matmul};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::encode::levels::LEVELS;
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use olmo_tests::{Random, Stored, TempDir, small_config, write_weights};
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ fn write(weights: &Path) {
 fn logits(network: &Arc<Network>, backend: Backend, activations: Activations, chunk: usize) -> Vec<u32> {
     let mut random = Random(3);
     let tokens: Vec<u32> = (0..40).map(|_| random.below(101) as u32).collect();
-    let options = Options { positions: tokens.len(), chunk, backend, activations };
+    let options = Options { chunk, backend, activations, ..Options::new(tokens.len()) };
     with_team(2, |team| {
         let mut batch = Batch::of_one(network, options).expect("it fits");
         let mut bits = Vec::new();

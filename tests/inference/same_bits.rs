@@ -7,6 +7,7 @@ use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::activations::LOGITS_CHUNK;
 use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::with_team;
@@ -24,12 +25,20 @@ fn isa(name: &str) -> Option<Isa> {
     found
 }
 
+/// What products take and caches keep: with f32 and with bf16 numbers.
+#[derive(Clone, Copy, Debug)]
+struct Types {
+    activations: Activations,
+    kv: KvType,
+}
+
 /// The bits of all logits, evaluated in chunks of that size.
-fn logits(model: &Path, tokens: &[u32], isa: Isa, activations: Activations, threads: usize, chunk: usize) -> Vec<u32> {
+fn logits(model: &Path, tokens: &[u32], isa: Isa, types: Types, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
     let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     let backend = Backend { isa, gemm: false };
-    let options = Options { positions: tokens.len(), chunk, backend, activations };
+    let Types { activations, kv } = types;
+    let options = Options { positions: tokens.len(), chunk, backend, activations, kv };
     with_team(threads, |team| {
         let mut batch = Batch::of_one(&network, options).expect("it fits");
         let mut bits = Vec::new();
@@ -82,29 +91,31 @@ fn threads_chunks_and_isas_give_the_same_bits() {
             run(PACK, arguments.iter().chain(&flags)).ok();
             vec![model]
         };
+        let all = [Activations::Auto, Activations::F32, Activations::Int16, Activations::Int8];
         let models = [
-            vec![pack("f32", "auto")],
-            vec![pack("bf16", "plain"), pack("bf16", "auto")],
-            quantized("int8", "int8-f16"),
-            quantized("int4", "int8-16"),
-            quantized("int4-16", "int4-f16"),
+            (vec![pack("f32", "auto")], &all[..2]),
+            (vec![pack("bf16", "plain"), pack("bf16", "auto")], &all[..2]),
+            (quantized("int8", "int8-f16"), &all[..]),
+            (quantized("int4", "int8-16"), &all[..]),
+            (quantized("int4-16", "int4-f16"), &all[..]),
         ];
-        for models in models {
+        for (models, activations) in models {
             if let Some(coded) = models.get(1) {
                 let file = ModelFile::open(coded).expect("a good file");
                 let tables: Vec<_> = (0..file.specs().len()).filter_map(|index| file.bf12_table(index)).collect();
                 assert_eq!(tables.len(), 7 * config.n_layers() + 2, "all matrices are bf12");
                 assert!(tables.iter().all(|table| table.n_raw_steps() > 0), "and have raw steps");
             }
-            let is_quantized = models.len() == 1;
-            let activations = [Activations::Auto, Activations::F32, Activations::Int16, Activations::Int8];
-            for activations in activations.into_iter().take(if is_quantized { 4 } else { 2 }) {
-                let expected = logits(&models[0], &tokens, scalar, activations, 1, tokens.len());
+            let mut results = Vec::new();
+            let with_f32 = activations.iter().map(|&activations| (activations, KvType::F32));
+            for (activations, kv) in with_f32.chain([(Activations::Auto, KvType::Bf16)]) {
+                let types = Types { activations, kv };
+                let expected = logits(&models[0], &tokens, scalar, types, 1, tokens.len());
                 let compare = |isa: Isa, threads, chunk| {
                     for model in &models {
-                        let found = logits(model, &tokens, isa, activations, threads, chunk);
+                        let found = logits(model, &tokens, isa, types, threads, chunk);
                         let model = model.display();
-                        assert!(found == expected, "{model} {activations:?} {isa:?} {threads} threads, chunk {chunk}");
+                        assert!(found == expected, "{model} {types:?} {isa:?} {threads} threads, chunk {chunk}");
                     }
                 };
                 for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
@@ -112,7 +123,9 @@ fn threads_chunks_and_isas_give_the_same_bits() {
                         compare(*isa, threads, chunk);
                     }
                 }
+                results.push(expected);
             }
+            assert!(results.first() != results.last(), "{name}: keys and values are rounded");
         }
     }
 }
@@ -141,11 +154,14 @@ fn head_shapes_and_windows_give_the_same_bits() {
         let (weights, model) = (folder.join(&name), folder.join(format!("{name}.olmo")));
         write_weights(&weights, &config, Stored::F32, 4);
         run(PACK, [&weights, &model]).ok();
-        let expected = logits(&model, &tokens, scalar, Activations::Auto, 1, tokens.len());
-        for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
-            for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
-                let found = logits(&model, &tokens, *isa, Activations::Auto, threads, chunk);
-                assert!(found == expected, "{name} {isa:?} {threads} threads, chunk {chunk}");
+        for kv in [KvType::F32, KvType::Bf16] {
+            let types = Types { activations: Activations::Auto, kv };
+            let expected = logits(&model, &tokens, scalar, types, 1, tokens.len());
+            for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+                for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
+                    let found = logits(&model, &tokens, *isa, types, threads, chunk);
+                    assert!(found == expected, "{name} {kv:?} {isa:?} {threads} threads, chunk {chunk}");
+                }
             }
         }
         // Matrices of every shape, plain and bf12.
@@ -155,11 +171,12 @@ fn head_shapes_and_windows_give_the_same_bits() {
             run(PACK, arguments.iter().chain(&flags)).ok();
         };
         pack("plain");
-        let expected = logits(&model, &tokens, scalar, Activations::Auto, 1, tokens.len());
+        let types = Types { activations: Activations::Auto, kv: KvType::F32 };
+        let expected = logits(&model, &tokens, scalar, types, 1, tokens.len());
         pack("auto");
         for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
             for (threads, chunk) in [(2, 150), (3, 61)] {
-                let found = logits(&model, &tokens, *isa, Activations::Auto, threads, chunk);
+                let found = logits(&model, &tokens, *isa, types, threads, chunk);
                 assert!(found == expected, "{name} bf12 {isa:?} {threads} threads, chunk {chunk}");
             }
         }

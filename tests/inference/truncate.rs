@@ -2,6 +2,7 @@
 
 use crate::PACK;
 use olmo_infer::Error;
+use olmo_infer::KvType;
 use olmo_infer::Model;
 use olmo_infer::Options;
 use olmo_infer::Sampling;
@@ -22,24 +23,28 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 
 /// The logits after a sequence that is evaluated in a session of its own.
 fn fresh(model: &Model, tokens: &[u32]) -> Vec<u32> {
-    let mut session = model.session(Options::new(tokens.len())).expect("it fits");
+    fresh_with(model, tokens, KvType::F32)
+}
+
+fn fresh_with(model: &Model, tokens: &[u32], kv: KvType) -> Vec<u32> {
+    let mut session = model.session(Options { kv, ..Options::new(tokens.len()) }).expect("it fits");
     session.prefill(tokens).expect("good tokens");
     bits(session.logits())
 }
 
 /// Cuts a session at every length and continues with other tokens, and from there back to the first ones.
-fn cut_everywhere(model: &Model, tokens: &[u32], other: &[u32], chunk: usize) {
-    let options = Options { chunk, ..Options::new(tokens.len() + other.len()) };
+fn cut_everywhere(model: &Model, tokens: &[u32], other: &[u32], chunk: usize, kv: KvType) {
+    let options = Options { chunk, kv, ..Options::new(tokens.len() + other.len()) };
     let mut session = model.session(options).expect("it fits");
-    let all = fresh(model, tokens);
+    let all = fresh_with(model, tokens, kv);
     for cut in (0..tokens.len()).rev() {
         session.resume(tokens).expect("good tokens");
-        assert_eq!(bits(session.logits()), all, "chunk {chunk}, cut {cut}: resumed");
+        assert_eq!(bits(session.logits()), all, "{kv:?}, chunk {chunk}, cut {cut}: resumed");
         session.truncate(cut);
         assert_eq!((session.tokens(), session.logits()), (&tokens[..cut], &[][..]));
         session.prefill(other).expect("good tokens");
-        let expected = fresh(model, &[&tokens[..cut], other].concat());
-        assert_eq!(bits(session.logits()), expected, "chunk {chunk}, cut {cut}");
+        let expected = fresh_with(model, &[&tokens[..cut], other].concat(), kv);
+        assert_eq!(bits(session.logits()), expected, "{kv:?}, chunk {chunk}, cut {cut}");
     }
 }
 
@@ -53,16 +58,17 @@ fn truncated_session_yields_logits_of_a_new_one() {
     let mut full = small_config();
     full.max_position_embeddings = 512;
     // Passes and threads: the smallest pass keeps the fewest positions.
-    let (several, one) = (&[(1, 1), (2, 7), (1, 512)][..], &[(2, 7)][..]);
+    let several = &[(1, 1, KvType::F32), (2, 7, KvType::F32), (1, 512, KvType::F32), (2, 7, KvType::Bf16)][..];
+    let one = &[(2, 7, KvType::F32)][..];
     for (name, config, ways) in [("full", full, one), ("windows", windows, several)] {
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 7);
         let path = packed(&folder, &weights);
         let mut tokens = |n: usize| (0..n).map(|_| random.below(101) as u32).collect::<Vec<u32>>();
         let (first, other) = (tokens(150), tokens(9));
-        for &(n_threads, chunk) in ways {
+        for &(n_threads, chunk, kv) in ways {
             let model = Model::open_with(&path, Load::Auto, n_threads).expect("a good file");
-            cut_everywhere(&model, &first, &other, chunk);
+            cut_everywhere(&model, &first, &other, chunk, kv);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::allocator::ALLOCATIONS;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::generate::top_k::top_k_into;
 use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_tests::{Stored, TempDir, finish, is_own_process, own_process, run, small_olmo3, write_weights};
@@ -27,8 +28,8 @@ fn decodes_in_own_process() {
     let folder = TempDir::new("allocations");
     let weights = folder.join("w");
     write_weights(&weights, &small_olmo3(), Stored::F32, 2);
-    for dtype in ["f32", "bf16"] {
-        let path = folder.join(dtype);
+    for (dtype, kv) in [("f32", KvType::F32), ("bf16", KvType::F32), ("bf16", KvType::Bf16)] {
+        let path = folder.join(format!("{dtype}-{kv:?}"));
         run(PACK, [weights.as_os_str(), path.as_os_str(), "--dtype".as_ref(), dtype.as_ref()]).ok();
         let file = ModelFile::open(&path).expect("a good file");
         let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
@@ -39,7 +40,7 @@ fn decodes_in_own_process() {
             team.for_each(2, |_| {
                 both.wait();
             });
-            let mut batch = Batch::of_one(&network, Options::new(40)).expect("it fits");
+            let mut batch = Batch::of_one(&network, Options { kv, ..Options::new(40) }).expect("it fits");
             let mut top = Vec::with_capacity(6);
             let mut decode = |token| {
                 batch.forward(team, [(0, &[token][..])]).expect("a good token");
@@ -51,9 +52,9 @@ fn decodes_in_own_process() {
             for _ in 0..30 {
                 token = decode(token);
             }
-            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}");
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype} {kv:?}");
 
-            let mut batch = Batch::new(&network, Options::new(40), 3).expect("it fits");
+            let mut batch = Batch::new(&network, Options { kv, ..Options::new(40) }, 3).expect("it fits");
             (0..3).for_each(|place| batch.begin(place, 40).expect("it fits"));
             let mut decode = |tokens: &mut [u32; 3]| {
                 let parts = tokens.iter().enumerate().map(|(place, token)| (place, std::slice::from_ref(token)));
@@ -68,7 +69,7 @@ fn decodes_in_own_process() {
             decode(&mut tokens);
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             (0..30).for_each(|_| decode(&mut tokens));
-            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype}, three sequences");
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{dtype} {kv:?}, three sequences");
         })
         .expect("runs");
     }

@@ -3,6 +3,7 @@
 use crate::{INFER, PACK};
 use olmo_infer::Error;
 use olmo_infer::Evaluated;
+use olmo_infer::KvType;
 use olmo_infer::Load;
 use olmo_infer::Model;
 use olmo_infer::NotRun;
@@ -261,6 +262,10 @@ fn model_reports_its_sizes() {
     let session = model.session(Options::new(100)).expect("it fits");
     assert_eq!(session.left(), 100);
     assert!(model.session_bytes(&Options::new(100)) < model.session_bytes(&Options::new(200)));
+    let bytes = |positions, kv| model.session_bytes(&Options { kv, ..Options::new(positions) });
+    // With a chunk of 512 both have the same activations: the rest is the KV cache of 1,024 positions.
+    let cache = |kv| bytes(2048, kv) - bytes(1024, kv);
+    assert_eq!(cache(KvType::F32), 2 * cache(KvType::Bf16));
     assert_eq!(model.recommended_sampling().expect("good"), None);
     model.check_complete().expect("it is");
     assert!(model.populate(&|| false).expect("no error") || cfg!(not(target_os = "linux")));

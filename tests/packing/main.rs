@@ -5,6 +5,7 @@ mod config_json;
 mod copy;
 mod diff;
 mod duplicate_settings;
+mod gguf;
 mod inspect;
 mod mixed;
 mod quantized;

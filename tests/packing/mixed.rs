@@ -6,7 +6,7 @@ use olmo_pack::commands::inspect::{self, Form};
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
 use olmo_pack::commands::{copy, diff, unpack, verify};
 use olmo_pack::encode::numbers::Numbers;
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use olmo_tests::packed::mix;
 use olmo_tests::{Stored, TempDir, bf12_config, files, map_numbers, write_bf12_weights, write_weights};
 use std::fs;

@@ -5,7 +5,7 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_pack::commands::pack::{self, DtypeChoice, Request};
 use olmo_pack::encode::numbers::Numbers;
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use olmo_tests::{
     Finished, Random, Stored, TempDir, map_numbers, npy_path, read_f32_npy, repository, run, small_config, small_olmo1,
     write_weights,

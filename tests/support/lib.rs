@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod disks;
 pub mod faults;
 pub mod fuzz;
+pub mod gguf;
 pub mod neighbour;
 pub mod no_memory;
 pub mod packed;

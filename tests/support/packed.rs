@@ -10,7 +10,7 @@ use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::format::{self, HEADER_BYTES};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_pack::commands::pack::{self, DtypeChoice, EncodingChoice, Request};
-use olmo_pack::write::recipe::Wanted;
+use olmo_pack::write::wanted::Wanted;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;

@@ -4,6 +4,7 @@ mod chat_piped;
 mod chat_templates;
 mod chat_terminal;
 mod conversation;
+mod gguf_tokens;
 mod text_cli;
 mod tokenizer;
 mod tokenizer_folders;

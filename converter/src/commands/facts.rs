@@ -1,6 +1,6 @@
 //! Facts of a model file for the commands that show or compare it.
 
-use crate::commands::pack::counted;
+use crate::commands::counted::counted;
 use crate::commands::sources::{Source, checked_section};
 use crate::error::Error;
 use crate::text::kept_files;

@@ -31,10 +31,6 @@ pub(crate) fn explain(weights: &Path, model: &Path, error: Error) -> Error {
                 format!("run it with olmo-infer {path}, or restore its folder with olmo-pack unpack {path} FOLDER");
             ("a model file", advice)
         }
-        head if head.starts_with(b"GGUF") => (
-            "a GGUF file, llama.cpp's format, which cannot be packed",
-            "get the original checkpoint and pack its folder".into(),
-        ),
         head if head.starts_with(b"PK\x03\x04") => {
             ("a PyTorch archive, which cannot be packed", "save the model as safetensors or .npy files".into())
         }

@@ -1,6 +1,7 @@
 //! The commands.
 
 pub mod copy;
+pub mod counted;
 pub mod diff;
 pub mod facts;
 pub mod inspect;

@@ -1,13 +1,14 @@
 //! The converter's main path: look at the folder, choose the stored type and the encodings, plan, fill, write, give it
 //! its name.
 
+use crate::commands::counted::counted;
 use crate::commands::mistaken;
 use crate::commands::read_back;
 use crate::commands::role_losses::{self, RoleLoss};
 use crate::encode::is_bf16;
 use crate::encode::pool::thread_pool;
 use crate::error::Error;
-use crate::folder::listing::{self, Listing};
+use crate::folder::listing::{self, Container, Listing};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::settings::Flags;
 use crate::text::Text;
@@ -15,10 +16,11 @@ use crate::write::grade::Grade;
 use crate::write::model_output::{Output, Target};
 use crate::write::pipeline::{self, Outcome};
 use crate::write::plan::Plan;
-use crate::write::recipe::{Planned, Recipe, Wanted};
+use crate::write::recipe::{Planned, Recipe};
+use crate::write::wanted::Wanted;
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_infer::internals::os::disk::Disk;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zerocopy::IntoBytes;
 
 /// How the stored type of the matrices is chosen.
@@ -86,7 +88,7 @@ impl EncodingChoice {
 /// What to pack and how.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The weights folder.
+    /// The weights folder, or a GGUF file.
     pub weights: PathBuf,
     /// The file to write.
     pub model: PathBuf,
@@ -162,13 +164,17 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
     for source in &checkpoint.sources {
         target.refuse_same(&source.tensor.file.path, source.tensor.file.identity.inode)?;
     }
-    for name in ["config.json", "generation_config.json", listing::INDEX] {
-        target.refuse_replacing(&request.weights.join(name))?;
-    }
     let (vocab, program) = (request.vocab.as_deref(), request.program.as_deref());
-    let text = Text::read(&listing.folder, vocab, program, &checkpoint.settings, &|path, inode| {
-        target.refuse_same(path, inode)
-    })?;
+    let refuse_same = |path: &Path, inode| target.refuse_same(path, inode);
+    let text = match listing.gguf() {
+        Some(gguf) => Text::of_gguf(&gguf.metadata, vocab, program, &checkpoint.settings, &refuse_same)?,
+        None => {
+            for name in ["config.json", "generation_config.json", listing::INDEX] {
+                target.refuse_replacing(&request.weights.join(name))?;
+            }
+            Text::read(&listing.folder, vocab, program, &checkpoint.settings, &refuse_same)?
+        }
+    };
     Ok(Prepared { checkpoint, text, target, request: request.clone() })
 }
 
@@ -199,7 +205,8 @@ impl Prepared {
             (Dtype::Int4, _) => Grade::Int4,
         };
         let config = &self.checkpoint.settings.config;
-        Recipe { grade, config, tensors: &self.request.tensors, drafts: &self.request.drafts }
+        let keeps_blocks = self.request.dtype == DtypeChoice::Auto;
+        Recipe { grade, keeps_blocks, config, tensors: &self.request.tensors, drafts: &self.request.drafts }
     }
 
     /// The plan for a stored type in which bf12 matrices are plain bf16.
@@ -267,20 +274,6 @@ impl Prepared {
     }
 }
 
-/// The different names, in the order of their first ones, each with how many there are.
-pub(crate) fn counted(names: impl Iterator<Item = &'static str>) -> Vec<(&'static str, usize)> {
-    let mut counts: Vec<(&'static str, usize)> = Vec::new();
-    for name in names {
-        match counts.iter_mut().find(|(of, _)| *of == name) {
-            Some((_, n)) => *n += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    // The most frequent first.
-    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    counts
-}
-
 /// What the quantized matrices lost. Drafts do not count: the model is the other copy.
 fn losses(plan: &Plan<'_>, outcome: &Outcome) -> Vec<RoleLoss> {
     let is_lossy = |tensor: &Planned| tensor.stored.encoding().dtype().is_quantized() && !tensor.spec.is_draft;
@@ -304,8 +297,8 @@ fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
     for (pattern, wanted) in &request.tensors {
         lines += &format!("tensor={pattern}={}\n", wanted.name());
     }
-    if !checkpoint.is_npy {
-        lines += "weights=safetensors\n";
+    if checkpoint.container != Container::Npy {
+        lines += &format!("weights={}\n", checkpoint.container.name());
     }
     for (key, origin) in &checkpoint.settings.origins.0 {
         lines += &format!("{key}={}\n", origin.name());

@@ -4,6 +4,7 @@ use crate::commands::pack::{Packed, Prepared, Request};
 use crate::commands::role_losses;
 use crate::commands::units::size;
 use crate::error::{Error, escaped, json_line, shown_path};
+use crate::folder::listing::Container;
 use crate::folder::npy::shown_shape;
 use crate::model::checkpoint::Checkpoint;
 use crate::text::Text;
@@ -174,12 +175,13 @@ impl Facts {
     pub fn new(checkpoint: &Checkpoint, of_text: &Text) -> Facts {
         let config = &checkpoint.settings.config;
         let mut text = format!("  model       {}\n", model_line(config));
-        let counts = checkpoint.element_counts();
-        let tensors: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
-        let files = match (checkpoint.is_npy, checkpoint.n_files()) {
-            (true, _) => "files".into(),
-            (false, 1) => "in one safetensors file".into(),
-            (false, n) => format!("in {n} safetensors files"),
+        let counts = checkpoint.type_counts();
+        let tensors: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let files = match (checkpoint.container, checkpoint.n_files()) {
+            (Container::Npy, _) => "files".into(),
+            (Container::Gguf, _) => "in one GGUF file".into(),
+            (Container::Safetensors, 1) => "in one safetensors file".into(),
+            (Container::Safetensors, n) => format!("in {n} safetensors files"),
         };
         let tensors = tensors.join(", ");
         let tied = if config.tie_word_embeddings { ", head tied to the embedding" } else { "" };
@@ -199,14 +201,14 @@ impl Facts {
         let origins: serde_json::Map<String, Value> =
             checkpoint.settings.origins.0.iter().map(|(key, origin)| ((*key).into(), origin.name().into())).collect();
         let sources: serde_json::Map<String, Value> =
-            counts.iter().map(|(kind, count)| (kind.name().into(), (*count).into())).collect();
+            counts.iter().map(|(kind, count)| ((*kind).into(), (*count).into())).collect();
         let json = json!({
             "architecture": config.architecture.name(),
             "n_parameters": config.n_parameters(),
             "n_tensors": checkpoint.sources.len(),
             "tied": config.tie_word_embeddings,
             "sources": sources,
-            "source_format": if checkpoint.is_npy { "npy" } else { "safetensors" },
+            "source_format": checkpoint.container.name(),
             "source_files": checkpoint.n_files(),
             "origins": origins,
             "vocabulary_tokens": vocabulary,
@@ -290,7 +292,7 @@ fn tensors_json(plan: &Plan<'_>) -> Vec<Value> {
         json!({
             "name": tensor.spec.name(),
             "shape": tensor.spec.shape(),
-            "source": plan.sources[tensor.source].tensor.element.name(),
+            "source": plan.sources[tensor.source].tensor.type_name(),
             "dtype": tensor.stored.encoding().dtype().name(),
             "encoding": tensor.stored.encoding().name(),
             "offset": extent.offset,

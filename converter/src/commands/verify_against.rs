@@ -62,7 +62,7 @@ pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Comp
     let extra = extra.map(|name| listing.problem(name, "is not in the model file"));
     problems.extend(extra.chain(listing.strays.iter().map(|path| listing.stray(path))));
     let mut compared = Compared { problems, note: None };
-    if listing.has_config_json {
+    if listing.has_config_json || listing.gguf().is_some() {
         configuration(model, &listing, &mut compared)?;
     }
     Ok(compared)
@@ -71,7 +71,10 @@ pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Comp
 /// Compares the configuration. What counts is what it means: the text can differ in spaces, or be that of another
 /// version of transformers.
 fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) -> Result<(), Error> {
-    let json = read_at_most(&listing.folder.join("config.json"), MAX_CONFIG_BYTES)?;
+    let json = match listing.gguf() {
+        Some(_) => None,
+        None => read_at_most(&listing.folder.join("config.json"), MAX_CONFIG_BYTES)?,
+    };
     if json.is_some() && checked_section(model, section::CONFIG_JSON)? == json {
         return Ok(());
     }
@@ -80,14 +83,19 @@ fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) 
     let settings = checkpoint::generation(listing)
         .and_then(|generation| checkpoint::settings(listing, &Flags::default(), &generation));
     match settings {
-        Ok(settings) => {
+        Ok((settings, _)) => {
             let (ours, theirs) = (config_object(model.config()), config_object(&settings.config));
             let differs = ours.as_object().into_iter().flatten().find(|(key, value)| theirs.get(key) != Some(value));
             match differs {
+                None if listing.gguf().is_some() => {}
                 None => compared.note = Some("; the text of config.json differs and means the same"),
                 Some((key, value)) => {
                     let theirs = theirs.get(key).cloned().unwrap_or_default();
-                    let expected = format!("{theirs} as in {}", shown_path(&listing.folder.join("config.json")));
+                    let file = match listing.gguf() {
+                        Some(gguf) => gguf.path().to_path_buf(),
+                        None => listing.folder.join("config.json"),
+                    };
+                    let expected = format!("{theirs} as in {}", shown_path(&file));
                     let problem = problem(format!("was packed with another configuration: {key} is {value}"));
                     compared.problems.push(problem.expected(expected).advice("pack the folder again"));
                 }

@@ -4,6 +4,7 @@ pub mod bf12;
 pub mod bf12_choice;
 pub mod buffer;
 pub mod is_bf16;
+pub mod kept_blocks;
 pub mod levels;
 pub mod loss;
 pub mod nearest;

@@ -3,12 +3,9 @@
 //! The loops are over arrays and without calls or branches, so that the compiler turns them into vector instructions;
 //! sums have their own lanes, and so an order that is the same on every machine.
 
-use crate::encode::nearest_level::NearestLevel;
+use crate::encode::nearest_level::{NearestLevel, ROUNDER};
 use olmo_infer::internals::format::encodings::quantized::{ELEMENT_OFFSET, Elements};
 
-/// Adding and subtracting it rounds a number of small magnitude to the nearest integer, ties to even: 1.5 * 2^23. The
-/// lower bits of the sum are those of the integer.
-pub(super) const ROUNDER: f32 = 12_582_912.0;
 /// Partial sums of a loop.
 const LANES: usize = 8;
 

@@ -4,8 +4,11 @@
 //! level is that of the number itself. The loops are over arrays of 16-bit integers, without calls or branches, for the
 //! vectors of any processor; sums of integers are exact in every order.
 
-use crate::encode::nearest::ROUNDER;
 use olmo_infer::internals::format::encodings::quantized::{Levels, N_LEVELS};
+
+/// Adding and subtracting it rounds a number of small magnitude to the nearest integer, ties to even: 1.5 * 2^23. The
+/// lower bits of the sum are those of the integer.
+pub(super) const ROUNDER: f32 = 12_582_912.0;
 
 /// Finds the nearest levels.
 pub struct NearestLevel {

@@ -62,7 +62,7 @@ impl PanelEncoder {
     }
 
     /// Makes a panel of padding.
-    fn clear(&self, panel: &mut [u8]) {
+    pub(super) fn clear(&self, panel: &mut [u8]) {
         let (factors, blocks) = panel.split_at_mut(self.quantization.factor_bytes());
         factors.fill(0);
         let padding = padding(&self.quantization);
@@ -130,7 +130,7 @@ impl PanelEncoder {
     }
 
     /// Writes a row of a block.
-    fn put(&self, [first, second]: [f32; 2], codes: &[u8; BLOCK_COLUMNS], block: &mut [u8], index: usize) {
+    pub(super) fn put(&self, [first, second]: [f32; 2], codes: &[u8; BLOCK_COLUMNS], block: &mut [u8], index: usize) {
         let (scales, elements) = block.split_at_mut(self.quantization.scale_bytes());
         match self.quantization.scales {
             Scales::F16 => {

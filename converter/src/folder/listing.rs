@@ -1,13 +1,17 @@
 //! The content of a weights folder: the tensors, in any kind of file, and the other files.
 
 use crate::error::{Error, Problem, shown_path};
+use crate::folder::gguf::GgufFile;
+use crate::folder::gguf::header::MAGIC as GGUF;
+use crate::folder::gguf::names;
 use crate::folder::npy::NpyFile;
 use crate::folder::safetensors::Shards;
+use crate::folder::source_file;
 use crate::folder::stored_tensor::StoredTensor;
 use olmo_infer::internals::os::directory::names as names_in;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +28,30 @@ enum Weights {
     Npy,
     /// Safetensors files.
     Safetensors(Shards),
+    /// One GGUF file.
+    Gguf(Box<GgufFile>),
+}
+
+/// The kind of the files that hold the tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// `.npy` files.
+    Npy,
+    /// Safetensors files.
+    Safetensors,
+    /// A GGUF file.
+    Gguf,
+}
+
+impl Container {
+    /// The name in JSON and in the provenance.
+    pub fn name(self) -> &'static str {
+        match self {
+            Container::Npy => "npy",
+            Container::Safetensors => "safetensors",
+            Container::Gguf => "gguf",
+        }
+    }
 }
 
 /// The content of a weights folder.
@@ -55,6 +83,8 @@ struct Names {
     has_index: bool,
     /// `.bin` files.
     bin: BTreeSet<PathBuf>,
+    /// `.gguf` files.
+    gguf: BTreeSet<PathBuf>,
 }
 
 impl Names {
@@ -68,17 +98,20 @@ impl Names {
 }
 
 impl Listing {
-    /// Lists `folder`, and reads the headers of its safetensors files.
+    /// Lists `folder`, and reads the headers of its safetensors files. It can also be a GGUF file.
     ///
     /// # Errors
     /// It does not exist, is not a folder or not readable, has no weights or two kinds of them, or has safetensors
     /// files that are invalid or do not belong together.
     pub fn read(folder: &Path) -> Result<Listing, Error> {
-        let expected = "a folder of .npy or safetensors files";
+        let expected = "a folder of .npy or safetensors files, or a GGUF file";
         let metadata = fs::metadata(folder).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::from(Problem::new(folder, "no such folder").expected(expected)),
             _ => Error::io(folder, "cannot read its metadata", error),
         })?;
+        if metadata.is_file() && begins_with(folder, &GGUF) {
+            return Listing::of_gguf(folder);
+        }
         if !metadata.is_dir() {
             return Err(Problem::new(folder, "not a folder").expected(expected).into());
         }
@@ -95,11 +128,20 @@ impl Listing {
                 bytes if bytes.ends_with(b".npy") => names.add_npy(&path(), name.to_str()),
                 bytes if bytes.ends_with(b".safetensors") => names.safetensors.extend([path()]),
                 bytes if bytes.ends_with(b".bin") => names.bin.extend([path()]),
+                bytes if bytes.ends_with(b".gguf") => names.gguf.extend([path()]),
                 _ => {}
             }
         }
         listing.choose(names)?;
         Ok(listing)
+    }
+
+    /// The content of a GGUF file.
+    fn of_gguf(file: &Path) -> Result<Listing, Error> {
+        let gguf = GgufFile::open(file)?;
+        let tensors = gguf.names().cloned().collect();
+        let folder = file.to_path_buf();
+        Ok(Listing { folder, tensors, weights: Weights::Gguf(Box::new(gguf)), ..Listing::default() })
     }
 
     /// Determines which files are the weights.
@@ -151,15 +193,37 @@ impl Listing {
 
     /// The error for a folder without readable weights.
     fn no_weights(&self, names: &Names) -> Problem {
+        if let Some(gguf) = names.gguf.first() {
+            let found = format!("no .npy or safetensors files, but {}", shown_name(gguf));
+            let problem = Problem::new(&self.folder, found).expected("the weights of a model, or a GGUF file");
+            return problem.advice(format!("give the file: {}", shown_path(gguf)));
+        }
         let but = names.bin.first().map_or(String::new(), |path| format!(", but {}", shown_name(path)));
         Problem::new(&self.folder, format!("no .npy or safetensors files{but}"))
             .expected(format!("{SINGLE}, or one <parameter name>.npy for each tensor"))
             .advice("save the model with save_pretrained, or each parameter with np.save")
     }
 
+    /// The kind of the files that hold the tensors.
+    pub fn container(&self) -> Container {
+        match self.weights {
+            Weights::Npy => Container::Npy,
+            Weights::Safetensors(_) => Container::Safetensors,
+            Weights::Gguf(_) => Container::Gguf,
+        }
+    }
+
     /// Whether the tensors are in `.npy` files.
     pub fn is_npy(&self) -> bool {
-        matches!(self.weights, Weights::Npy)
+        self.container() == Container::Npy
+    }
+
+    /// The file, if the tensors are in a GGUF file.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        match &self.weights {
+            Weights::Gguf(gguf) => Some(gguf),
+            Weights::Npy | Weights::Safetensors(_) => None,
+        }
     }
 
     /// The file that holds a tensor; if it is missing, the file that should hold or list it.
@@ -167,19 +231,28 @@ impl Listing {
         match &self.weights {
             Weights::Npy => self.folder.join(format!("{tensor}.npy")),
             Weights::Safetensors(shards) => shards.place(tensor).to_path_buf(),
+            Weights::Gguf(gguf) => gguf.path().to_path_buf(),
+        }
+    }
+
+    /// The name of a tensor in its file.
+    fn own_name(&self, tensor: &str) -> String {
+        match self.container() {
+            Container::Gguf => names::of_gguf(tensor).unwrap_or_else(|| tensor.into()),
+            Container::Npy | Container::Safetensors => tensor.into(),
         }
     }
 
     /// A problem with a tensor, present or missing.
     pub fn problem(&self, tensor: &str, found: impl Into<String>) -> Problem {
         let problem = Problem::new(self.path(tensor), found);
-        if self.is_npy() { problem } else { problem.tensor(tensor) }
+        if self.is_npy() { problem } else { problem.tensor(self.own_name(tensor)) }
     }
 
     /// A problem with one of the strays.
     pub fn stray(&self, path: &Path) -> Problem {
         match &self.weights {
-            Weights::Npy => Problem::new(path, "not a parameter of this model"),
+            Weights::Npy | Weights::Gguf(_) => Problem::new(path, "not a parameter of this model"),
             Weights::Safetensors(shards) => {
                 Problem::new(path, format!("not one of the files of {}", shown_name(shards.root())))
             }
@@ -188,7 +261,7 @@ impl Listing {
 
     /// A tensor in one line, for lists.
     pub fn shown(&self, tensor: &str) -> String {
-        if self.is_npy() { shown_path(&self.path(tensor)) } else { tensor.to_string() }
+        if self.is_npy() { shown_path(&self.path(tensor)) } else { self.own_name(tensor) }
     }
 
     /// The shape of a tensor.
@@ -201,6 +274,7 @@ impl Listing {
             Weights::Safetensors(shards) => {
                 Ok(shards.shape(tensor).ok_or_else(|| self.problem(tensor, "missing"))?.to_vec())
             }
+            Weights::Gguf(gguf) => Ok(gguf.shape(tensor).ok_or_else(|| self.problem(tensor, "missing"))?.to_vec()),
         }
     }
 
@@ -214,8 +288,16 @@ impl Listing {
             Weights::Safetensors(shards) => {
                 Ok(shards.tensor(tensor).ok_or_else(|| self.problem(tensor, "missing"))??)
             }
+            Weights::Gguf(gguf) => Ok(gguf.tensor(tensor).ok_or_else(|| self.problem(tensor, "missing"))??),
         }
     }
+}
+
+/// Whether the file at `path` begins with these bytes. One that cannot be read does not: its error comes later.
+fn begins_with(path: &Path, bytes: &[u8]) -> bool {
+    let mut head = Vec::new();
+    let read = source_file::open(path).map(|file| file.take(bytes.len() as u64).read_to_end(&mut head));
+    read.is_ok() && head == bytes
 }
 
 /// The name of a file, for messages about its folder.

@@ -1,7 +1,8 @@
-//! The weights folder: its tensors, their files, and their offsets in them.
+//! The weights folder or file: its tensors, their files, and their offsets in them.
 
 pub mod element;
 pub mod file_kind;
+pub mod gguf;
 pub mod hub_blobs;
 pub mod hub_cache;
 pub mod listing;

@@ -65,21 +65,42 @@ impl SourceFile {
     /// # Errors
     /// The system's, or that the file is no longer the one that was looked at.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let file = open(&self.path)?;
-        let unchanged = || match Identity::of(&self.path, &file)? {
+        self.opened(|file| file.read(offset, out))
+    }
+
+    /// Opens the file for several reads.
+    ///
+    /// # Errors
+    /// Those of `read`, or that the file is no longer the one that was looked at.
+    pub(crate) fn opened(&self, read: impl FnOnce(&Opened) -> Result<(), Error>) -> Result<(), Error> {
+        let file = Opened { path: &self.path, file: open(&self.path)? };
+        let unchanged = || match Identity::of(&self.path, &file.file)? {
             identity if identity == self.identity => Ok(()),
             _ => Err(Error::from(self.changed())),
         };
         unchanged()?;
-        let read = file.read_exact_at(out, offset);
+        let read = read(&file);
         // First whether it changed: that explains a read past the end better than the read's own error.
         unchanged()?;
-        read.map_err(|error| Error::io(&self.path, "cannot read", error))
+        read
     }
 
     /// That the file is no longer the one that was looked at.
     pub fn changed(&self) -> Problem {
         changed(&self.path)
+    }
+}
+
+/// A file that is open.
+pub(crate) struct Opened<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl Opened<'_> {
+    /// Fills `out` from `offset` on.
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        self.file.read_exact_at(out, offset).map_err(|error| Error::io(self.path, "cannot read", error))
     }
 }
 

@@ -2,25 +2,29 @@
 
 use crate::error::{Error, Problem};
 use crate::folder::element::{SourceType, widen};
+use crate::folder::gguf::rows::{Place, Rows};
 use crate::folder::source_file::SourceFile;
 
 /// Elements that are compared at a time.
 const BLOCK: usize = 256 << 10;
 
-/// The location, type and shape of a tensor's elements: little-endian, row-major.
+/// The location, type and shape of a tensor's elements: little-endian, row-major. What a file has in another form is
+/// read as f32.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
     /// The file.
     pub file: SourceFile,
     /// Its name in the file; `None` for a file that holds one tensor.
     pub name: Option<String>,
-    /// Element type.
+    /// Element type, as it is read.
     pub element: SourceType,
+    /// How the rows of a GGUF file differ from those that are read.
+    pub rows: Rows,
     /// Row-major.
     pub shape: Vec<u64>,
     /// Offset of the data in the file.
     pub offset: u64,
-    /// Length of the data.
+    /// Length of the data that are read.
     pub bytes: u64,
     /// All bytes before the data of an `.npy` file; empty for other files.
     pub npy_header: Vec<u8>,
@@ -41,7 +45,28 @@ impl StoredTensor {
     /// # Errors
     /// The OS returns an error, or the file is no longer the one that was checked.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        self.file.read(self.offset + offset, out)
+        match self.rows.are_plain() {
+            true => self.file.read(self.offset + offset, out),
+            false => self.rows.read(self.place(), offset, out),
+        }
+    }
+
+    /// Reads the blocks of whole rows from row `first` on, as the file has them. [`Rows::blocks`] are what they are.
+    ///
+    /// # Errors
+    /// As [`StoredTensor::read`].
+    pub fn read_blocks(&self, first: u64, out: &mut [u8]) -> Result<(), Error> {
+        self.rows.read_blocks(self.place(), first, out)
+    }
+
+    fn place(&self) -> Place<'_> {
+        let columns = self.shape.last().copied().unwrap_or_default();
+        Place { file: &self.file, data: self.offset, row_bytes: columns * self.element.bytes() as u64 }
+    }
+
+    /// The name of the type in the file, for messages and JSON.
+    pub fn type_name(&self) -> &'static str {
+        self.rows.blocks.map_or(self.element.name(), |block| block.name())
     }
 
     /// Whether `other` has the same elements, bit for bit as f32, regardless of their types. Both are read block by

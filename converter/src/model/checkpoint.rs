@@ -3,12 +3,14 @@
 
 use crate::error::{Error, Problem, Problems, shown_path};
 use crate::folder::element::SourceType;
-use crate::folder::listing::Listing;
+use crate::folder::gguf::blocks::BlockType;
+use crate::folder::listing::{Container, Listing};
 use crate::folder::npy::shown_shape;
 use crate::folder::source_file;
 use crate::folder::stored_tensor::StoredTensor;
 use crate::model::config_json;
 use crate::model::generation_config::GenerationConfig;
+use crate::model::gguf_config;
 use crate::model::infer_config;
 use crate::model::settings::{Flags, Settings};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
@@ -34,8 +36,8 @@ pub struct Checkpoint {
     pub settings: Settings,
     /// The tensors, in the order of the model file.
     pub sources: Vec<Source>,
-    /// Whether they are in `.npy` files; otherwise in safetensors files.
-    pub is_npy: bool,
+    /// The kind of their files.
+    pub container: Container,
     /// Tensors and files that do not belong to the model, skipped by `--allow-extra`.
     pub ignored: Vec<String>,
     /// The content of `generation_config.json`.
@@ -51,12 +53,12 @@ impl Checkpoint {
     /// All defects of the folder, collected.
     pub fn check(listing: &Listing, flags: &Flags, allow_extra: bool) -> Result<Checkpoint, Error> {
         let generation = generation(listing)?;
-        let settings = settings(listing, flags, &generation)?;
+        let (settings, of_gguf) = settings(listing, flags, &generation)?;
         let specs = tensors_of(&settings.config);
         let mut problems = Problems::default();
         let mut sources = Vec::with_capacity(specs.len());
         let mut extra: BTreeSet<&str> = listing.tensors.iter().map(String::as_str).collect();
-        let mut warnings = generation.warnings.clone();
+        let mut warnings = [generation.warnings.clone(), of_gguf].concat();
         for spec in specs {
             let name = stored_name(listing, spec.name(), settings.config.tie_word_embeddings);
             if !extra.remove(name.as_str()) {
@@ -92,16 +94,16 @@ impl Checkpoint {
         problems.result()?;
         let strays = listing.strays.iter().map(|path| shown_path(path));
         let ignored = extra.iter().map(|name| listing.shown(name)).chain(strays).collect();
-        Ok(Checkpoint { settings, sources, is_npy: listing.is_npy(), ignored, generation, warnings })
+        Ok(Checkpoint { settings, sources, container: listing.container(), ignored, generation, warnings })
     }
 
-    /// Element types of the sources, with the number of tensors of each.
-    pub fn element_counts(&self) -> Vec<(SourceType, usize)> {
-        [SourceType::F32, SourceType::F16, SourceType::Bf16]
-            .into_iter()
-            .map(|kind| (kind, self.sources.iter().filter(|source| source.tensor.element == kind).count()))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+    /// The types of the sources in their files, with the number of tensors of each.
+    pub fn type_counts(&self) -> Vec<(&'static str, usize)> {
+        let elements = [SourceType::F32, SourceType::F16, SourceType::Bf16].map(SourceType::name);
+        let blocks = [BlockType::Q8_0, BlockType::Q4_0, BlockType::Iq4Nl, BlockType::Q6K].map(BlockType::name);
+        let of_type = |name| self.sources.iter().filter(|source| source.tensor.type_name() == name).count();
+        let counts = elements.into_iter().chain(blocks).map(|name| (name, of_type(name)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Number of source files.
@@ -126,8 +128,19 @@ fn file_of(listing: &Listing, name: &str) -> Result<PathBuf, Error> {
 }
 
 /// The configuration of a folder: from `config.json`, or from shapes and flags, with the EOS ids of
-/// `generation_config.json`.
-pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &GenerationConfig) -> Result<Settings, Error> {
+/// `generation_config.json`. That of a GGUF file comes from its metadata, with warnings for the user.
+pub(crate) fn settings(
+    listing: &Listing,
+    flags: &Flags,
+    generation: &GenerationConfig,
+) -> Result<(Settings, Vec<String>), Error> {
+    if let Some(gguf) = listing.gguf() {
+        return Ok(gguf_config::read(gguf, flags)?);
+    }
+    Ok((of_folder(listing, flags, generation)?, Vec::new()))
+}
+
+fn of_folder(listing: &Listing, flags: &Flags, generation: &GenerationConfig) -> Result<Settings, Error> {
     let read = |flags: &Flags| match listing.has_config_json {
         true => config_json::read(&file_of(listing, "config.json")?, flags),
         false => infer_config::infer(listing, flags),
@@ -144,9 +157,10 @@ pub(crate) fn settings(listing: &Listing, flags: &Flags, generation: &Generation
 }
 
 /// The source of the expected shapes, for messages.
-fn authority(settings: &Settings) -> &'static str {
+fn authority(listing: &Listing, settings: &Settings) -> &'static str {
     match settings.config_json {
         Some(_) => "in config.json",
+        None if listing.gguf().is_some() => "in the metadata",
         None => "derived from model.embed_tokens.weight and q_proj, k_proj and gate_proj of model.layers.0",
     }
 }
@@ -162,6 +176,7 @@ fn missing(listing: &Listing, settings: &Settings, spec: &TensorSpec) -> Problem
         Role::LmHead => {
             problem.advice("export it, or set \"tie_word_embeddings\": true if the model has no separate head")
         }
+        _ if listing.gguf().is_some() => problem.advice("convert the whole model"),
         _ => problem.advice("export the whole model"),
     }
 }
@@ -183,9 +198,11 @@ fn check_tensor(listing: &Listing, name: &str, spec: &TensorSpec, settings: &Set
     if tensor.shape == wanted {
         return Ok(Source { spec: *spec, tensor });
     }
-    let expected = format!("{} as {}", shown_shape(&wanted), authority(settings));
+    let expected = format!("{} as {}", shown_shape(&wanted), authority(listing, settings));
     let reversed: Vec<u64> = tensor.shape.iter().rev().copied().collect();
-    let advice = if reversed == wanted && wanted.len() == 2 {
+    let advice = if listing.gguf().is_some() {
+        "convert the model again"
+    } else if reversed == wanted && wanted.len() == 2 {
         match listing.is_npy() {
             true => "it looks transposed: save np.ascontiguousarray(array.T)",
             false => "it looks transposed: save tensor.T.contiguous()",

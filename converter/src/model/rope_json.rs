@@ -255,7 +255,7 @@ fn scaling(keys: &Keys<'_>, max_positions: usize) -> Result<Option<Yarn>, Proble
 
 /// YaRN's factor on cos and sin: `0.1 * m * ln(s) + 1`, or 1 without stretching (`modeling_rope_utils.py`). The value
 /// is stored in the file, so the logarithm is that of libm, which is the same on every machine.
-fn mscale(factor: f64, m: f64) -> f64 {
+pub(crate) fn mscale(factor: f64, m: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * libm::log(factor) + 1.0 }
 }
 

@@ -81,6 +81,8 @@ pub enum Origin {
     ConfigJson,
     /// The key of that name in `generation_config.json`.
     GenerationConfigJson,
+    /// The metadata of a GGUF file.
+    Gguf,
     /// Names and shapes of the tensors.
     Shapes,
     /// A constant of every published OLMo-2.
@@ -97,6 +99,7 @@ impl Origin {
         match self {
             Origin::ConfigJson => "config.json",
             Origin::GenerationConfigJson => "generation_config.json",
+            Origin::Gguf => "GGUF metadata",
             Origin::Shapes => "shapes",
             Origin::PublishedOlmo2 => "published OLMo-2 constants",
             Origin::Flag => "flag",

@@ -1,9 +1,11 @@
 //! The files of a folder that define its chat format.
 
 use crate::error::{Error, Problem, shortened};
+use crate::folder::gguf::metadata::Metadata;
 use crate::folder::source_file;
 use crate::text::chat_child::{self, NoFormat};
 use crate::text::chat_section;
+use crate::text::gguf_tokenizer::named_token;
 use crate::text::jinja::Names;
 use crate::text::kept_files::KeptFiles;
 use crate::text::part::{MAX_BYTES, Part, too_long};
@@ -57,6 +59,21 @@ pub fn read(folder: &Folder, architecture: Architecture, kept: &mut KeptFiles) -
     let files = templates(folder, kept)?;
     let is_kept = files.default.is_none() && !files.has_others;
     Ok(Template { found: sources.template(&files), names: sources.names(), is_kept })
+}
+
+/// The template in the metadata of a GGUF file, with the texts of its special tokens.
+///
+/// # Errors
+/// A value has the wrong type.
+pub(crate) fn of_gguf(metadata: &Metadata, architecture: Architecture) -> Result<Template, Problem> {
+    let mut config = Map::new();
+    for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding")] {
+        let text = named_token(metadata, &format!("tokenizer.ggml.{key}_token_id"))?;
+        config.extend(text.map(|text| (format!("{name}_token"), text.into())));
+    }
+    let names = Sources { config: &config, map: None, architecture, class: None }.names();
+    let found = metadata.text("tokenizer.chat_template")?.map(|template| (template.to_string(), Origin::Gguf));
+    Ok(Template { found: Ok(found), names, is_kept: true })
 }
 
 impl Template {

@@ -32,10 +32,8 @@ pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
     for (id, token) in (0..256).zip(&tokens) {
         single[usize::from(token[0])] = U32::new(id);
     }
-    let added = (N_RANKS as u32..N_TOKENS as u32).map(|id| AddedToken {
-        id: U32::new(id),
-        flags: U32::new(if SPECIAL.contains(&id) { ADDED_SPECIAL } else { 0 }),
-    });
+    let added = (N_RANKS as u32..N_TOKENS as u32)
+        .map(|id| AddedToken { id: U32::new(id), flags: U32::new(if is_special(id) { ADDED_SPECIAL } else { 0 }) });
     let (merges, added) = (merges(&tokens)?, added.collect::<Vec<_>>());
     let head = TokenizerHead {
         kind: U32::new(TOKENIZER_BYTE_PAIRS),
@@ -47,6 +45,11 @@ pub fn section(vocabulary: &Vocabulary) -> Option<Vec<u8>> {
         reserved: [0; 8],
     };
     Some([head.as_bytes(), single.as_bytes(), merges.as_bytes(), added.as_bytes()].concat())
+}
+
+/// Whether an added token of this vocabulary is special.
+pub(crate) fn is_special(id: u32) -> bool {
+    SPECIAL.contains(&id)
 }
 
 /// The merge of each token longer than a byte, for tokens in the order of their ranks: the two pieces that remain after

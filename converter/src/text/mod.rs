@@ -6,6 +6,7 @@ pub mod chat_probes;
 pub mod chat_section;
 pub mod chat_template;
 pub mod dolma2;
+pub mod gguf_tokenizer;
 pub mod jinja;
 pub mod kept_files;
 pub mod part;
@@ -22,14 +23,16 @@ pub mod tokenizer_settings;
 pub mod vocab;
 
 use crate::error::{Error, Problem};
+use crate::folder::gguf::metadata::Metadata;
 use crate::folder::source_file;
 use crate::json::strict;
 use crate::model::settings::Settings;
 use crate::text::chat_files::Present;
+use crate::text::gguf_tokenizer::Found;
 use crate::text::kept_files::KeptFiles;
 pub use crate::text::part::Part;
 use crate::text::part::{MAX_BYTES, too_long};
-use crate::text::tokenizer_json::{Around, beyond_rows};
+use crate::text::tokenizer_json::{Around, TokenizerJson, beyond_rows};
 use crate::text::vocab::Vocabulary;
 use olmo_infer::internals::format::{TOKENIZER_UNKNOWN, TokenizerHead};
 use olmo_infer::internals::text::tokenizer::{NoTokenizer, Tokenizer};
@@ -66,6 +69,8 @@ impl Text {
         match &self.tokenizer {
             Part::Absent | Part::Missing(_) => None,
             Part::Known(bytes, _) => Some(bytes.clone()),
+            // A reader refuses the section without tokens.
+            Part::Unknown(_) if self.vocabulary.is_none() => None,
             Part::Unknown(why) => {
                 let mut head = TokenizerHead::new_zeroed();
                 head.kind = U32::new(TOKENIZER_UNKNOWN);
@@ -138,27 +143,79 @@ impl Text {
         let of_folder = chat_files::Folder { path: folder, present: &present, config: &config_json, map: &map, class };
         let template = chat_files::read(&of_folder, architecture, &mut files)?;
         let mut text = Text::default();
+        let settings = tokenizer_settings::settings(config_json, map, &added);
+        let around = Around { vocab_size, architecture: Some(architecture), settings };
+        text.tokens(json.as_deref(), txt.as_deref(), &around, &mut files)?;
+        // Last, as it takes longest and needs a child process.
+        let (chat, mut warnings) = template.format(folder, program)?;
+        warnings.append(&mut text.warnings);
+        Ok(Text { files, chat, warnings, ..text })
+    }
+
+    /// Reads the texts in the metadata of a GGUF file. The arguments are those of [`Text::read`].
+    ///
+    /// # Errors
+    /// As those of [`Text::read`].
+    pub fn of_gguf(
+        metadata: &Metadata,
+        vocab: Option<&Path>,
+        program: Option<&Path>,
+        settings: &Settings,
+        refuse_target: &RefuseTarget<'_>,
+    ) -> Result<Text, Error> {
+        let (vocab_size, architecture) = (settings.config.vocab_size, settings.config.architecture);
+        let template = chat_files::of_gguf(metadata, architecture)?;
+        let (mut text, mut files) = (Text::default(), KeptFiles::default());
+        match vocab {
+            Some(path) => {
+                let metadata = fs::metadata(path).map_err(|error| Error::io(path, "cannot open", error))?;
+                refuse_target(path, (metadata.dev(), metadata.ino()))?;
+                let is_json = path.extension().is_some_and(|extension| extension == "json");
+                let (json, txt) = if is_json { (Some(path), None) } else { (None, Some(path)) };
+                let around = Around { vocab_size, architecture: Some(architecture), ..Around::default() };
+                text.tokens(json, txt, &around, &mut files)?;
+            }
+            None => match gguf_tokenizer::read(metadata, vocab_size, architecture)? {
+                Found::Absent => {}
+                Found::Unknown(why) => text.tokenizer = Part::Unknown(why),
+                Found::Tokenizer(read) => drop(text.take(read, "tokenizer.ggml")),
+            },
+        }
+        let (chat, mut warnings) = template.format(metadata.path(), program)?;
+        warnings.append(&mut text.warnings);
+        Ok(Text { files, chat, warnings, ..text })
+    }
+
+    /// Takes a tokenizer from the source with this name. Returns the ids of tokens that only other files define.
+    fn take(&mut self, read: TokenizerJson, name: &'static str) -> Vec<u32> {
+        self.warnings.extend(read.warnings);
+        self.tokenizer = match read.tokenizer {
+            Ok(section) => readable(section, &read.vocabulary, name),
+            Err(problem) => Part::Unknown(problem),
+        };
+        self.vocabulary = Some(read.vocabulary);
+        read.named_elsewhere
+    }
+
+    /// Reads the vocabulary in a `tokenizer.json`, a `vocab.txt` or both, and keeps them.
+    fn tokens(
+        &mut self,
+        json: Option<&Path>,
+        txt: Option<&Path>,
+        around: &Around,
+        files: &mut KeptFiles,
+    ) -> Result<(), Error> {
+        let (text, vocab_size) = (self, around.vocab_size);
         let mut named_elsewhere = Vec::new();
-        if let Some(path) = &json {
-            let settings = tokenizer_settings::settings(config_json, map, &added);
-            let around = Around { vocab_size, architecture: Some(architecture), settings };
+        if let Some(path) = json {
             let limit = tokenizer_json::MAX_TOKENIZER_BYTES;
             let bytes = files.read("tokenizer.json", path, limit, || tokenizer_json::too_long(path))?;
-            let read = tokenizer_json::parse_with(path, bytes, &around)?;
-            text.vocabulary = Some(read.vocabulary);
-            text.warnings.extend(read.warnings);
-            named_elsewhere = read.named_elsewhere;
-            text.tokenizer = match read.tokenizer {
-                Ok(section) => {
-                    text.vocabulary.as_ref().map_or(Part::Absent, |vocabulary| readable(section, vocabulary))
-                }
-                Err(problem) => Part::Unknown(problem),
-            };
+            named_elsewhere = text.take(tokenizer_json::parse_with(path, bytes, around)?, "tokenizer.json");
         }
-        if let Some(path) = &txt {
+        if let Some(path) = txt {
             let bytes = files.read("vocab.txt", path, vocab::MAX_VOCAB_BYTES, || vocab::too_long(path))?;
             let vocabulary = vocab::parse(path, bytes, vocab_size)?;
-            if let (Some(other), Some(json)) = (&text.vocabulary, &json) {
+            if let (Some(other), Some(json)) = (&text.vocabulary, json) {
                 reject_other_vocabulary(path, &vocabulary, json, other, &named_elsewhere)?;
             } else {
                 let beyond = vocabulary.iter().filter(|(id, _)| *id as usize >= vocab_size).map(|(_, token)| token);
@@ -172,20 +229,17 @@ impl Text {
                 text.vocabulary = Some(vocabulary);
             }
         }
-        // Last, as it takes longest and needs a child process.
-        let (chat, mut warnings) = template.format(folder, program)?;
-        warnings.append(&mut text.warnings);
-        Ok(Text { files, chat, warnings, ..text })
+        Ok(())
     }
 }
 
 /// A tokenizer that the runtime accepts, or why it does not: sections beyond its limits are not written.
-fn readable(section: Vec<u8>, vocabulary: &Vocabulary) -> Part {
+fn readable(section: Vec<u8>, vocabulary: &Vocabulary, name: &'static str) -> Part {
     let tokens = vocabulary.section();
     let read = olmo_infer::internals::text::vocabulary::Vocabulary::in_section(&tokens)
         .map(|tokens| Tokenizer::in_section(&section, &tokens));
     match read {
-        Some(Ok(_)) => Part::Known(section, "tokenizer.json"),
+        Some(Ok(_)) => Part::Known(section, name),
         Some(Err(NoTokenizer::Damaged(found))) => Part::Unknown(format!("it has {found}")),
         _ => Part::Unknown("it cannot be stored".into()),
     }

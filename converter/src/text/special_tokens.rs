@@ -138,6 +138,8 @@ pub enum Origin {
     TokenizerConfig,
     /// `special_tokens_map.json`.
     SpecialTokensMap,
+    /// The metadata of a GGUF file.
+    Gguf,
 }
 
 impl Origin {
@@ -147,6 +149,7 @@ impl Origin {
             Origin::File => "chat_template.jinja",
             Origin::TokenizerConfig => "tokenizer_config.json",
             Origin::SpecialTokensMap => "special_tokens_map.json",
+            Origin::Gguf => "tokenizer.chat_template",
         }
     }
 }

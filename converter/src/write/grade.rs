@@ -1,7 +1,7 @@
 //! The encodings of a whole model: what matrices get that no pattern names.
 
 use crate::encode::levels::LEVELS;
-use crate::write::recipe::Wanted;
+use crate::write::wanted::Wanted;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec};

@@ -6,3 +6,4 @@ pub mod pattern;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
+pub mod wanted;

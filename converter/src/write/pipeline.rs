@@ -7,11 +7,12 @@ use crate::encode::loss::Loss;
 use crate::encode::panels::{Seen, fill_panel, fill_vector};
 use crate::encode::quantized::PanelEncoder;
 use crate::encode::scale_search::limit;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::model::checkpoint::Source;
 use crate::write::model_output::Output;
 use crate::write::plan::{Piece, Plan, Written};
 use crate::write::recipe::Stored;
+use olmo_infer::internals::format::PANEL_ROWS;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use olmo_infer::internals::format::encodings::quantized::Quantization;
 use olmo_infer::internals::format::{Dtype, Encoding};
@@ -255,7 +256,20 @@ fn fill_quantized_panel(
             Some(encoder) if encoder.is_for(quantization, columns) => encoder,
             _ => PanelEncoder::new(quantization, columns, &source.tensor.file.path)?,
         };
-        Ok(kept.insert(encoder).fill(source.tensor.element, job.rows, columns, job.out))
+        let encoder = kept.insert(encoder);
+        let blocks = source.tensor.rows.blocks.filter(|blocks| blocks.quantization() == Some(quantization));
+        let Some(kind) = blocks else {
+            return Ok(encoder.fill(source.tensor.element, job.rows, columns, job.out));
+        };
+        let n_rows = job.rows.len() / (columns * size_of::<f32>());
+        let first_row = job.piece.panel.map_or(0, |panel| panel * PANEL_ROWS);
+        let mut blocks = Vec::new();
+        grow(&mut blocks, n_rows * columns / kind.elements() * kind.bytes(), &source.tensor.file.path)?;
+        source.tensor.read_blocks(first_row as u64, &mut blocks)?;
+        encoder.keep(kind, &blocks, job.rows, columns, job.out).ok_or_else(|| {
+            let problem = Problem::new(&source.tensor.file.path, "has an integer of -128").tensor(source.spec.name());
+            problem.expected("-127 to 127").advice("pack it with --dtype bf16").into()
+        })
     })
 }
 

@@ -1,57 +1,18 @@
 //! Which encoding each tensor of the file gets, and of which matrices it has drafts.
 
 use crate::encode::bf12_choice;
-use crate::encode::levels::LEVELS;
 use crate::error::{Error, Problem};
 use crate::model::checkpoint::Source;
 use crate::write::grade::Grade;
 use crate::write::pattern::{names, role_word};
+use crate::write::wanted::Wanted;
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
-use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
+use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization};
 use olmo_infer::internals::format::tensors::TensorSpec;
 use rayon::ThreadPool;
 use std::path::Path;
-
-/// The encoding to store a matrix in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// f32.
-    F32,
-    /// bf16, rounded to nearest even.
-    Bf16,
-    /// bf16 in 12 bits where that pays, else plain bf16.
-    Bf12,
-    /// int8 or int4.
-    Quantized(Quantization),
-}
-
-impl Wanted {
-    /// The names of [`Wanted::named`].
-    pub const NAMES: &str = "f32, bf16, bf12, int8, int8-16, int8-f16, int4, int4-16 or int4-f16";
-
-    /// The encoding of this name.
-    pub fn named(name: &str) -> Option<Wanted> {
-        let of_elements = |elements| {
-            let scales = [Scales::Row32, Scales::Row16, Scales::F16];
-            scales.map(|scales| Wanted::Quantized(Quantization { elements, scales }))
-        };
-        let quantized = [Elements::Int8, Elements::Int4(LEVELS)].into_iter().flat_map(of_elements);
-        let mut all = [Wanted::F32, Wanted::Bf16, Wanted::Bf12].into_iter().chain(quantized);
-        all.find(|wanted| wanted.name() == name)
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Wanted::F32 => "f32",
-            Wanted::Bf16 => "bf16",
-            Wanted::Bf12 => "bf12",
-            Wanted::Quantized(quantization) => Encoding::Quantized(quantization).name(),
-        }
-    }
-}
 
 /// How a tensor is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +64,9 @@ pub struct Planned {
 pub struct Recipe<'a> {
     /// Those of the matrices without another one.
     pub grade: Grade,
+    /// Whether the blocks of a GGUF file are stored as they are, whatever the grade; blocks that suit the grade always
+    /// are.
+    pub keeps_blocks: bool,
     /// The configuration of the model.
     pub config: &'a ModelConfig,
     /// Those of the matrices that a pattern names; the last pattern wins.
@@ -165,6 +129,23 @@ impl Recipe<'_> {
         Ok(tensors)
     }
 
+    /// The encoding of a matrix that no pattern names.
+    fn of_grade(&self, source: &Source) -> Wanted {
+        let wanted = self.grade.wanted(&source.spec, self.config);
+        let Some(blocks) = source.tensor.rows.blocks else { return wanted };
+        let Some(of_blocks) = blocks.quantization() else {
+            return if self.keeps_blocks { Grade::Int8.wanted(&source.spec, self.config) } else { wanted };
+        };
+        let is_int8 = |of: Quantization| of.elements == Elements::Int8;
+        let suits = match (self.grade, wanted) {
+            // Where the grade is wider, that would gain nothing.
+            (Grade::Int4, _) if !is_int8(of_blocks) => true,
+            (_, Wanted::Quantized(of)) => is_int8(of) == is_int8(of_blocks),
+            _ => false,
+        };
+        if suits || self.keeps_blocks { Wanted::Quantized(of_blocks) } else { wanted }
+    }
+
     /// The tensors of the model, then the drafts in the order of their matrices.
     fn choices(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Choice>, Error> {
         let matrices: Vec<&TensorSpec> =
@@ -182,10 +163,10 @@ impl Recipe<'_> {
         let draft_of = |name: &str| self.drafts.iter().rfind(|(of, _)| of == name).map(|(_, wanted)| *wanted);
         let own = sources.iter().enumerate().map(|(index, source)| {
             let wanted = match source.spec.columns {
-                Some(_) if self.tensors.is_empty() => self.grade.wanted(&source.spec, self.config),
+                Some(_) if self.tensors.is_empty() => self.of_grade(source),
                 Some(_) => match by_pattern(&source.spec.name()) {
                     Some((_, wanted)) => *wanted,
-                    None => self.grade.wanted(&source.spec, self.config),
+                    None => self.of_grade(source),
                 },
                 None => Wanted::F32,
             };

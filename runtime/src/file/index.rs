@@ -15,7 +15,7 @@ use crate::format::config::ModelConfig;
 use crate::format::encodings::bf12::Bf12Table;
 use crate::format::layout::{self, Layout};
 use crate::format::mapped_bytes::MappedBytes;
-use crate::format::sizes::{TooLarge, in_memory, product, sum};
+use crate::format::sizes::{Extent, TooLarge, in_memory, product, sum};
 use crate::format::tensors::{TensorSpec, tensors_of};
 use crate::format::{self, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use std::path::Path;
@@ -306,12 +306,19 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             }
         }
         for (((record, spec), &encoding), extent) in records.iter().zip(specs).zip(encodings).zip(&layout.tensors) {
-            self.check_tensor(record, &TensorRecord::new(spec, encoding, *extent), spec)?;
+            self.check_tensor(record, spec, encoding, *extent)?;
         }
         Ok(layout)
     }
 
-    fn check_tensor(&self, found: &TensorRecord, expected: &TensorRecord, spec: &TensorSpec) -> Result<(), Error> {
+    fn check_tensor(
+        &self,
+        found: &TensorRecord,
+        spec: &TensorSpec,
+        encoding: Encoding,
+        extent: Extent,
+    ) -> Result<(), Error> {
+        let expected = TensorRecord::new(spec, encoding, extent);
         // A good file has thousands of these fields: names are put together only for messages.
         let place = |field: &str| format!("{}: {field}", spec.name());
         let fields = [
@@ -335,6 +342,9 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             || found.min_magnitude.get() >> 31 != 0
         {
             return Err(self.damaged(place("smallest magnitude"), found.min_magnitude.get(), "a positive number"));
+        }
+        if encoding.dtype().is_quantized() && found.min_magnitude.get() != 0 {
+            return Err(self.damaged(place("smallest magnitude"), found.min_magnitude.get(), "0, as of all integers"));
         }
         if found.rounded.get() > 1 {
             return Err(self.damaged(place("rounded"), found.rounded.get(), "0 or 1"));

@@ -10,8 +10,7 @@ use std::path::Path;
 pub(super) fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
     const PACK: &str = "make one with olmo-pack weights/ model.olmo";
     const FOLDER: &str = "pack its folder with olmo-pack FOLDER model.olmo";
-    const ORIGINAL: &str =
-        "it cannot be packed: get the original checkpoint, and pack its folder with olmo-pack FOLDER model.olmo";
+    const GGUF: &str = "pack it with olmo-pack FILE model.olmo";
     match FileKind::of(head) {
         FileKind::Empty => ("an empty file", PACK),
         FileKind::LfsPointer => ("a git-lfs pointer", "run git lfs pull"),
@@ -19,7 +18,7 @@ pub(super) fn looks_like(head: &[u8]) -> (&'static str, &'static str) {
         FileKind::Html => ("an HTML page", "download it again"),
         FileKind::Zip => ("a zip or PyTorch archive", PACK),
         FileKind::Gzip => ("gzip data", "unpack it first"),
-        FileKind::Gguf => ("a GGUF file, llama.cpp's format", ORIGINAL),
+        FileKind::Gguf => ("a GGUF file, llama.cpp's format", GGUF),
         FileKind::Elf => ("a program", PACK),
         FileKind::Pickle => ("a pickle, as PyTorch writes", PACK),
         FileKind::Npy => ("a .npy file", FOLDER),

@@ -1,6 +1,7 @@
 //! The codes in a tensor's record: type, order and encoding of its elements.
 
-use crate::format::encodings::quantized::BLOCK_COLUMNS;
+/// Columns of a block of an int8 or int4 matrix.
+pub const BLOCK_COLUMNS: usize = 32;
 
 /// Element type of stored numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Dtype {
         }
     }
 
-    /// Columns of which a panel has a whole number: what one step of the product consumes.
+    /// A panel has a multiple of this many columns: what one step of the product consumes.
     pub fn columns_per_step(self) -> usize {
         match self {
             Dtype::F32 => 1,
@@ -89,9 +90,9 @@ impl TensorLayout {
 pub const ENCODING_PLAIN: u32 = 0;
 /// [`crate::format::header::TensorRecord::encoding`]: bf16 elements in 12 bits each.
 pub const ENCODING_BF12: u32 = 1;
-/// [`crate::format::header::TensorRecord::encoding`]: integers, and an f16 for each block of 32 columns.
+/// [`crate::format::header::TensorRecord::encoding`]: integers, and an f16 for each block.
 pub const ENCODING_F16_SCALES: u32 = 2;
-/// [`crate::format::header::TensorRecord::encoding`]: integers, an i8 for each block of 32 columns, and an f32 for each row.
+/// [`crate::format::header::TensorRecord::encoding`]: integers, an i8 for each block, and an f32 for each row.
 pub const ENCODING_ROW_SCALES_32: u32 = 3;
 /// [`crate::format::header::TensorRecord::encoding`]: integers, an i8 for each 16 columns, and an f32 for each row.
 pub const ENCODING_ROW_SCALES_16: u32 = 4;

@@ -111,7 +111,7 @@ impl<'a> MappedBytes<'a> {
         <[u32]>::ref_from_bytes(self.0).ok()
     }
 
-    /// For the kernels of bf12 matrices, which compute with the bytes and trust none.
+    /// For what computes with the bytes and trusts none: kernels and decoders of bf12 and quantized matrices.
     pub(crate) fn for_kernels(self) -> &'a [u8] {
         self.0
     }

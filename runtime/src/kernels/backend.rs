@@ -3,6 +3,7 @@
 use super::gemm;
 use super::grid::OutputBlock;
 use super::isa::Isa;
+use super::numbers::Numbers;
 use std::fmt;
 
 /// The kernels of an instruction set, or the `gemm` crate in their place.
@@ -39,7 +40,24 @@ impl Backend {
         }
     }
 
-    /// See [`Isa::product_f32`].
+    /// See [`Isa::product`].
+    pub fn product(
+        &self,
+        panel: Numbers,
+        width: usize,
+        x: &[f32],
+        x_stride: usize,
+        out: &mut OutputBlock,
+        accumulate: bool,
+    ) {
+        match panel {
+            Numbers::Bf16(panel) if self.gemm => gemm::product_bf16(panel, width, x, x_stride, out, accumulate),
+            Numbers::F32(panel) if self.gemm => gemm::product_f32(panel, width, x, x_stride, out, accumulate),
+            _ => self.isa.product(panel, width, x, x_stride, out, accumulate),
+        }
+    }
+
+    /// As [`Backend::product`] for f32.
     pub fn product_f32(
         &self,
         panel: &[f32],
@@ -49,11 +67,7 @@ impl Backend {
         out: &mut OutputBlock,
         accumulate: bool,
     ) {
-        if self.gemm {
-            gemm::product_f32(panel, width, x, x_stride, out, accumulate);
-        } else {
-            self.isa.product_f32(panel, width, x, x_stride, out, accumulate);
-        }
+        self.product(Numbers::F32(panel), width, x, x_stride, out, accumulate);
     }
 }
 

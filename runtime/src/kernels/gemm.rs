@@ -4,7 +4,12 @@
 #![allow(unsafe_code, reason = "the call of the `gemm` crate")]
 
 use super::grid::OutputBlock;
+use super::numbers::widened;
 use super::tiles::check_shapes;
+use std::cell::RefCell;
+
+/// Numbers that are widened at a time: 16 KiB of f32, which stay in the L1 cache.
+const PIECE: usize = 4096;
 
 /// As [`super::Isa::product_f32`], computed by the `gemm` crate on this thread. Its order of additions is its
 /// own: results agree with the kernels' within rounding.
@@ -49,4 +54,27 @@ pub fn product_f32(panel: &[f32], width: usize, x: &[f32], x_stride: usize, out:
             gemm::Parallelism::None,
         );
     }
+}
+
+/// As [`product_f32`] for a panel of bf16 numbers, which is widened piece by piece.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn product_bf16(panel: &[u16], width: usize, x: &[f32], x_stride: usize, out: &mut OutputBlock, accumulate: bool) {
+    thread_local! {
+        // There from the beginning, because a thread may take its first item at any token.
+        static WIDENED: RefCell<[f32; PIECE]> = const { RefCell::new([0.0; PIECE]) };
+    }
+    check_shapes(panel.len(), width, panel.len() / width, x.len(), x_stride, out);
+    if panel.is_empty() {
+        return product_f32(&[], width, x, x_stride, out, accumulate);
+    }
+    let steps = PIECE / width;
+    WIDENED.with_borrow_mut(|wide| {
+        for (index, numbers) in panel.chunks(steps * width).enumerate() {
+            let wide = &mut wide[..numbers.len()];
+            wide.iter_mut().zip(numbers).for_each(|(wide, &number)| *wide = widened(number));
+            product_f32(wide, width, &x[index * steps..], x_stride, out, accumulate || index > 0);
+        }
+    });
 }

@@ -100,7 +100,7 @@ impl Isa {
 /// The kinds for which there are microkernels here.
 #[cfg(target_arch = "x86_64")]
 fn detected() -> impl Iterator<Item = Kind> {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     let dot = avx512 && is_x86_feature_detected!("avx512bf16");
     // In the order of `Isa::available`: a processor with tiles has the dot product too.

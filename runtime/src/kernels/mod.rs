@@ -5,7 +5,7 @@
 //! compiled for each set. Every output of a product is summed over k in one order for any number of rows, so that
 //! prefill, decode, chunks and batches give the same bits:
 //!
-//! * f32: `acc = fma(w[k], x[k], acc)` for ascending k.
+//! * f32: `acc = fma(w[k], x[k], acc)` for ascending k. Panels of keys and values may be bf16; they are widened.
 //! * bf16: the activations are rounded to bf16. In each block of 32 columns the products of even columns are one
 //!   chain of fused operations from +0, those of odd columns another, and the sum of both is added to the output;
 //!   subnormal inputs and results are zeros: what the instruction `tdpbf16ps` does. `format-spec.md` has the details.
@@ -25,6 +25,7 @@ pub mod gemm;
 pub mod grid;
 pub mod isa;
 pub mod lanes;
+pub mod numbers;
 pub mod packed_rows;
 pub mod products;
 pub mod quantized;

@@ -6,17 +6,25 @@ use super::bf16::panel::Bf16Panel;
 use super::bf16::rows::Bf16Rows;
 use super::grid::OutputBlock;
 use super::isa::Isa;
+use super::numbers::{Numbers, widened};
 use super::tiles::{PanelPart, Rows};
 use crate::format::PANEL_ROWS;
 
-/// See [`super::Isa::product_f32`].
-pub fn product_f32(weights: &PanelPart, mut rows: Rows) {
+/// See [`super::Isa::product`].
+pub fn product(weights: &PanelPart, rows: Rows) {
+    match weights.panel {
+        Numbers::F32(panel) => product_of(panel, |w| w, weights.width, rows),
+        Numbers::Bf16(panel) => product_of(panel, widened, weights.width, rows),
+    }
+}
+
+fn product_of<N: Copy>(panel: &[N], number: impl Fn(N) -> f32, width: usize, mut rows: Rows) {
     for (t, x) in rows.x().enumerate() {
         if !rows.accumulate() {
             rows.outputs(t).fill(0.0);
         }
-        for (w, &x) in weights.panel.chunks_exact(weights.width).zip(x) {
-            rows.outputs(t).iter_mut().zip(w).for_each(|(acc, &w)| *acc = w.mul_add(x, *acc));
+        for (w, &x) in panel.chunks_exact(width).zip(x) {
+            rows.outputs(t).iter_mut().zip(w).for_each(|(acc, &w)| *acc = number(w).mul_add(x, *acc));
         }
     }
 }

@@ -1,9 +1,11 @@
-//! How an f32 product is cut into calls of a kernel: tiles of rows over blocks of k, and what is prefetched meanwhile.
+//! How a product with f32 activations is cut into calls of a kernel: tiles of rows over blocks of k, and what is
+//! prefetched meanwhile.
 
 #![allow(unsafe_code, reason = "a prefetch")]
 
 use super::grid::OutputBlock;
 use super::isa::Isa;
+use super::numbers::Numbers;
 
 /// Most rows of activations that one tile of a kernel takes.
 pub const TILE_ROWS: usize = 6;
@@ -29,10 +31,10 @@ pub fn check_shapes(panel: usize, width: usize, steps: usize, x: usize, x_stride
     assert!(steps <= x_stride && end.is_some_and(|end| end <= x));
 }
 
-/// An f32 panel, or some steps of one, `[steps][width]`.
+/// A panel, or some steps of one, `[steps][width]`.
 pub struct PanelPart<'a> {
     /// The weights.
-    pub panel: &'a [f32],
+    pub panel: Numbers<'a>,
     /// Weights of a step.
     pub width: usize,
     /// What to fetch meanwhile.
@@ -176,10 +178,10 @@ pub struct Tile<'t, 'a> {
 
 impl<'b, 'a> Tiles<'b, 'a> {
     /// The tiles of a panel `[steps][width]`.
-    pub fn of_panel(isa: Isa, panel: &[f32], width: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
-        let from = panel.as_ptr().cast::<i8>();
+    pub fn of_panel(isa: Isa, panel: Numbers, width: usize, out: &'b mut OutputBlock<'a>, accumulate: bool) -> Self {
+        let from = panel.begin();
         let n_tiles = out.rows().div_ceil(TILE_ROWS);
-        let (lines, steps) = (width * size_of::<f32>() / CACHE_LINE, panel.len() / width);
+        let (lines, steps) = ((width * panel.number_bytes()).div_ceil(CACHE_LINE), panel.len() / width);
         let (origin, block_steps) = match n_tiles * isa.strips(out.rows(), width) {
             1 => (Origin::Once(from.wrapping_add(isa.f32_ahead_bytes())), steps),
             _ => (Origin::Blocks(from, lines), block_steps(out.rows())),
@@ -227,8 +229,9 @@ fn block_steps(rows: usize) -> usize {
 
 impl Tile<'_, '_> {
     /// Its part of a panel `[steps][width]`.
-    pub fn weights<'w>(&self, panel: &'w [f32], width: usize) -> PanelPart<'w> {
-        PanelPart { panel: &panel[self.k * width..][..self.steps * width], width, ahead: self.ahead }
+    pub fn weights<'w>(&self, panel: Numbers<'w>, width: usize) -> PanelPart<'w> {
+        let numbers = self.k * width..(self.k + self.steps) * width;
+        PanelPart { panel: panel.part(numbers), width, ahead: self.ahead }
     }
 
     /// Lets `kernel` compute its rows with the activations `x`, row t of the block at `t * x_stride`: in place, or

@@ -3,6 +3,10 @@
 //! A query visits the blocks of its visible keys in ascending order. Blocks begin at absolute multiples of
 //! [`KEY_BLOCK`], and in a block only the visible keys are added, in ascending order. So the result does not depend on
 //! the chunk of the query, the other queries of its tile, the other sequences of the batch or the number of threads.
+//!
+//! Keys (after rotation) and values may be stored in bf16, see `KvType`. A query then sees the rounded numbers, those of
+//! its own position included. Queries, scores, weights and sums are f32 in any case, and so are the products: the
+//! kernels widen what they load.
 
 use crate::kernels::backend::Backend;
 use crate::kernels::grid::{OutputBlock, OutputGrid};
@@ -184,7 +188,7 @@ impl<'a> Tile<'a> {
         let queries = &self.scratch.queries[rows.start * head_dim..rows.end * head_dim];
         let scores = &mut self.scratch.scores[rows.start * KEY_BLOCK..rows.end * KEY_BLOCK];
         let keys = self.cache.keys(self.kv_head, block);
-        self.backend.product_f32(keys, KEY_BLOCK, queries, head_dim, &mut OutputBlock::whole(scores, KEY_BLOCK), false);
+        self.backend.product(keys, KEY_BLOCK, queries, head_dim, &mut OutputBlock::whole(scores, KEY_BLOCK), false);
 
         // Rows with the same visible keys are multiplied together.
         let mut begin = first;
@@ -212,9 +216,78 @@ impl<'a> Tile<'a> {
         let weights = &self.scratch.scores[rows.start * KEY_BLOCK + visible.start..rows.end * KEY_BLOCK];
         let mut sums = OutputBlock::whole(&mut self.scratch.sums[..rows.end * padded], padded);
         for (begin, width, values) in self.cache.values(self.kv_head, block) {
-            let values = &values[visible.start * width..visible.end * width];
+            let values = values.part(visible.start * width..visible.end * width);
             let mut out = sums.part(rows.clone(), begin..begin + width);
-            self.backend.product_f32(values, width, weights, KEY_BLOCK, &mut out, true);
+            self.backend.product(values, width, weights, KEY_BLOCK, &mut out, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+    use crate::network::kv_cache::tests::config;
+    use crate::network::kv_type::KvType;
+    use crate::network::sequence::store;
+    use crate::parallel::team::with_team;
+
+    const POSITIONS: usize = 200;
+    /// Largest relative error of a number that is rounded to bf16.
+    const ROUNDING: f32 = 1.0 / 256.0;
+
+    /// Numbers between -2 and 2.
+    fn numbers(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| 2.0 * (seed + i as f32 * 0.731).sin()).collect()
+    }
+
+    /// The result of all queries, in a cache of that type.
+    fn attention(heads: &Attention, isa: Isa, kv: KvType, queries: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
+        let rows: Vec<Row> = (0..POSITIONS).map(|position| Row { sequence: 0, position, token: 0 }).collect();
+        let mut sequences = [Sequence::without_room()];
+        sequences[0].begin(&config(), kv, POSITIONS, POSITIONS).expect("memory");
+        let mut out = vec![0.0; queries.len()];
+        with_team(2, |team| {
+            store(team, &mut sequences, heads.layer, &rows, keys, values);
+            heads.run(team, Backend::of(isa), &sequences, &rows, queries, &mut out);
+        })
+        .expect("runs");
+        out
+    }
+
+    /// Rounding moves the score of a key by at most `d = ROUNDING * sum |q k|`, so its weight by a factor of at most
+    /// `e^(2 d)`, and its value by `ROUNDING * |v|`: the result moves by at most `(ROUNDING + e^(2 d) - 1) * max |v|`.
+    #[test]
+    fn bf16_keys_and_values_move_the_result_within_the_bound() {
+        let config = config();
+        let (dim, kv_width, width) = (config.head_dim, config.kv_width(), config.q_width());
+        let scale = (dim as f32).sqrt().recip();
+        let queries: Vec<f32> = numbers(POSITIONS * width, 0.3).iter().map(|q| q * scale).collect();
+        let (keys, values) = (numbers(POSITIONS * kv_width, 0.1), numbers(POSITIONS * kv_width, 0.2));
+        for isa in Isa::available() {
+            for (layer, window) in [(0, None), (1, Some(config.sliding_window))] {
+                let heads_per_kv = config.heads_per_kv();
+                let heads = Attention { layer, head_dim: dim, n_heads: config.n_heads, heads_per_kv, window };
+                let result = |kv| attention(&heads, *isa, kv, &queries, &keys, &values);
+                let (exact, rounded) = (result(KvType::F32), result(KvType::Bf16));
+                assert!(exact != rounded);
+                for (i, query) in queries.chunks_exact(dim).enumerate() {
+                    let (position, kv_head) = (i / config.n_heads, i % config.n_heads / heads_per_kv);
+                    let of = |all: &[f32], seen: usize| -> Vec<f32> {
+                        all[seen * kv_width + kv_head * dim..][..dim].to_vec()
+                    };
+                    let visible = heads.first_visible(position)..position + 1;
+                    let magnitude = |seen| query.iter().zip(of(&keys, seen)).map(|(q, k)| (q * k).abs()).sum::<f32>();
+                    let moved = ROUNDING * visible.clone().map(magnitude).fold(0.0, f32::max);
+                    for d in 0..dim {
+                        let largest = visible.clone().map(|seen| of(&values, seen)[d].abs()).fold(0.0, f32::max);
+                        // And f32 arithmetic.
+                        let bound = (ROUNDING + (2.0 * moved).exp_m1() + 1e-5) * largest;
+                        let error = (exact[i * dim + d] - rounded[i * dim + d]).abs();
+                        assert!(error <= bound, "{isa:?} layer {layer} query {i}: {error}, expected {bound} at most");
+                    }
+                }
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ impl Batch {
     /// activations.
     pub fn bytes(config: &ModelConfig, options: &Options, positions: &[usize]) -> u64 {
         let rows = options.clamped(positions.len()).chunk;
-        let caches = positions.iter().map(|&positions| KvCache::bytes(config, positions, rows));
+        let caches = positions.iter().map(|&positions| KvCache::bytes(config, options.kv, positions, rows));
         let caches = caches.fold(0, u64::saturating_add);
         let converted = [rows as u64, widest(config) as u64].into_iter().fold(4, u64::saturating_mul);
         caches.saturating_add(Buffers::bytes(config, rows)).saturating_add(converted)
@@ -94,7 +94,8 @@ impl Batch {
             return Err(Error::TooManyPositions { asked: positions, most: self.options.positions });
         }
         self.forget_rows();
-        self.sequences[slot].begin(self.network.config(), positions, self.options.chunk)
+        let Options { kv, chunk, .. } = self.options;
+        self.sequences[slot].begin(self.network.config(), kv, positions, chunk)
     }
 
     /// Forgets the sequence in a slot; the next tokens begin a new one in the same memory.

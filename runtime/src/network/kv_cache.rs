@@ -7,7 +7,10 @@
 use crate::error::Error;
 use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::LANES;
+use crate::kernels::bf16::round_to_bf16;
 use crate::kernels::lanes::KEY_BLOCK;
+use crate::kernels::numbers::Numbers;
+use crate::network::kv_type::KvType;
 use crate::os::memory;
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
@@ -15,7 +18,7 @@ use crate::parallel::team::Team;
 /// Most columns of a value that one product computes.
 const VALUE_PANEL: usize = 64;
 
-/// The cache of all layers of one sequence, in f32.
+/// The cache of all layers of one sequence.
 #[derive(Default)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -26,7 +29,23 @@ pub struct LayerCache {
     shape: Shape,
     /// `[n_kv_heads][block]`, and in a block `[head_dim][KEY_BLOCK]` keys, then the parts of the values,
     /// `[KEY_BLOCK][width of the part]` each, see [`Shape::value_parts`].
-    data: ZeroedBuffer<f32>,
+    data: Data,
+}
+
+/// The numbers of a layer, in the type that was asked for.
+enum Data {
+    F32(ZeroedBuffer<f32>),
+    Bf16(ZeroedBuffer<u16>),
+}
+
+impl Data {
+    fn new(kv: KvType, elements: usize) -> Result<Data, Error> {
+        const WHAT: &str = "the KV cache";
+        Ok(match kv {
+            KvType::F32 => Data::F32(ZeroedBuffer::new(elements, WHAT)?),
+            KvType::Bf16 => Data::Bf16(ZeroedBuffer::new(elements, WHAT)?),
+        })
+    }
 }
 
 /// Sizes of one layer's cache.
@@ -96,9 +115,10 @@ fn shapes(config: &ModelConfig, positions: usize, chunk: usize) -> impl Iterator
 
 impl KvCache {
     /// Bytes of a cache for `positions` positions, added in chunks of at most `chunk`.
-    pub fn bytes(config: &ModelConfig, positions: usize, chunk: usize) -> u64 {
+    pub fn bytes(config: &ModelConfig, kv: KvType, positions: usize, chunk: usize) -> u64 {
         shapes(config, positions, chunk).fold(0, |sum: u64, shape| {
-            sum.saturating_add(shape.elements().map_or(u64::MAX, |elements| 4u64.saturating_mul(elements as u64)))
+            let bytes = |elements: usize| kv.bytes().saturating_mul(elements as u64);
+            sum.saturating_add(shape.elements().map_or(u64::MAX, bytes))
         })
     }
 
@@ -106,10 +126,10 @@ impl KvCache {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn new(config: &ModelConfig, positions: usize, chunk: usize) -> Result<KvCache, Error> {
+    pub fn new(config: &ModelConfig, kv: KvType, positions: usize, chunk: usize) -> Result<KvCache, Error> {
         let mut layers = memory::room_for(config.n_layers(), "the KV cache")?;
         for shape in shapes(config, positions, chunk) {
-            let data = ZeroedBuffer::new(shape.elements().unwrap_or(usize::MAX), "the KV cache")?;
+            let data = Data::new(kv, shape.elements().unwrap_or(usize::MAX))?;
             layers.push(LayerCache { shape, data });
         }
         Ok(KvCache { layers })
@@ -142,17 +162,33 @@ impl LayerCache {
     /// Stores keys and values, both `[n][n_kv_heads * head_dim]`, of the positions from `first` on.
     pub fn store(&mut self, first: usize, keys: &[f32], values: &[f32]) {
         let shape = self.shape;
-        for (head, cache) in self.data.chunks_exact_mut(shape.head_elements()).enumerate() {
-            shape.store(cache, head, first, keys, values);
+        let size = shape.head_elements();
+        match &mut self.data {
+            Data::F32(data) => {
+                for (head, cache) in data.chunks_exact_mut(size).enumerate() {
+                    shape.store(cache, head, first, keys, values, |x| x);
+                }
+            }
+            Data::Bf16(data) => {
+                for (head, cache) in data.chunks_exact_mut(size).enumerate() {
+                    shape.store(cache, head, first, keys, values, round_to_bf16);
+                }
+            }
         }
     }
 
     /// As [`LayerCache::store`], the heads shared by the threads of the team.
     pub fn store_in_parallel(&mut self, team: &mut Team, first: usize, keys: &[f32], values: &[f32]) {
         let shape = self.shape;
-        team.for_rows(&mut self.data, shape.head_elements(), |head, cache| {
-            shape.store(cache, head, first, keys, values);
-        });
+        let size = shape.head_elements();
+        match &mut self.data {
+            Data::F32(data) => team.for_rows(data, size, |head, cache| {
+                shape.store(cache, head, first, keys, values, |x| x);
+            }),
+            Data::Bf16(data) => team.for_rows(data, size, |head, cache| {
+                shape.store(cache, head, first, keys, values, round_to_bf16);
+            }),
+        }
     }
 
     /// `head_dim` with the padding of [`LayerCache::values`].
@@ -161,27 +197,43 @@ impl LayerCache {
     }
 
     /// Keys of a head in block `block` of the sequence, `[head_dim][KEY_BLOCK]`.
-    pub fn keys(&self, head: usize, block: usize) -> &[f32] {
-        &self.block(head, block)[..self.shape.head_dim * KEY_BLOCK]
+    pub fn keys(&self, head: usize, block: usize) -> Numbers<'_> {
+        self.block(head, block).part(0..self.shape.head_dim * KEY_BLOCK)
     }
 
     /// Values of a head in block `block` of the sequence, part by part: first dimension, width, and
     /// `[KEY_BLOCK][width]`.
-    pub fn values(&self, head: usize, block: usize) -> impl Iterator<Item = (usize, usize, &[f32])> {
-        let shape = self.shape;
-        let values = &self.block(head, block)[shape.head_dim * KEY_BLOCK..];
-        shape.value_parts().map(move |(begin, width)| (begin, width, &values[begin * KEY_BLOCK..][..width * KEY_BLOCK]))
+    pub fn values(&self, head: usize, block: usize) -> impl Iterator<Item = (usize, usize, Numbers<'_>)> {
+        let (block, first) = (self.block(head, block), self.shape.head_dim * KEY_BLOCK);
+        self.shape.value_parts().map(move |(begin, width)| {
+            let part = first + begin * KEY_BLOCK..first + (begin + width) * KEY_BLOCK;
+            (begin, width, block.part(part))
+        })
     }
 
-    fn block(&self, head: usize, block: usize) -> &[f32] {
+    fn block(&self, head: usize, block: usize) -> Numbers<'_> {
         let (shape, size) = (self.shape, self.shape.block_elements());
-        &self.data[head * shape.head_elements() + block % shape.n_blocks * size..][..size]
+        let begin = head * shape.head_elements() + block % shape.n_blocks * size;
+        let numbers = match &self.data {
+            Data::F32(data) => Numbers::F32(data),
+            Data::Bf16(data) => Numbers::Bf16(data),
+        };
+        numbers.part(begin..begin + size)
     }
 }
 
 impl Shape {
-    /// Stores one head of `keys` and `values`, both `[n][n_kv_heads * head_dim]`, in that head's part of the cache.
-    fn store(self, cache: &mut [f32], head: usize, first: usize, keys: &[f32], values: &[f32]) {
+    /// Stores one head of `keys` and `values`, both `[n][n_kv_heads * head_dim]`, in that head's part of the cache, as
+    /// `stored` makes them.
+    fn store<T>(
+        self,
+        cache: &mut [T],
+        head: usize,
+        first: usize,
+        keys: &[f32],
+        values: &[f32],
+        stored: impl Fn(f32) -> T,
+    ) {
         let (head_dim, kv_width) = (self.head_dim, self.n_kv_heads * self.head_dim);
         for (i, (key, value)) in keys.chunks_exact(kv_width).zip(values.chunks_exact(kv_width)).enumerate() {
             let (key, value) = (&key[head * head_dim..][..head_dim], &value[head * head_dim..][..head_dim]);
@@ -190,12 +242,13 @@ impl Shape {
             let block = &mut cache[block * self.block_elements()..][..self.block_elements()];
             let (keys, values) = block.split_at_mut(head_dim * KEY_BLOCK);
             for (to, &key) in keys.iter_mut().skip(column).step_by(KEY_BLOCK).zip(key) {
-                *to = key;
+                *to = stored(key);
             }
             for (begin, width) in self.value_parts() {
                 let used = width.min(head_dim - begin);
                 let at = begin * KEY_BLOCK + column * width;
-                values[at..at + used].copy_from_slice(&value[begin..begin + used]);
+                let numbers = value[begin..begin + used].iter();
+                values[at..at + used].iter_mut().zip(numbers).for_each(|(to, &value)| *to = stored(value));
             }
         }
     }
@@ -204,5 +257,99 @@ impl Shape {
     fn value_parts(self) -> impl Iterator<Item = (usize, usize)> {
         let padded = self.padded_head_dim;
         (0..padded).step_by(VALUE_PANEL).map(move |begin| (begin, VALUE_PANEL.min(padded - begin)))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::format::config::Architecture;
+    use crate::kernels::numbers::widened;
+
+    /// A full and a sliding layer, with a head that is not a whole number of vectors.
+    pub(in crate::network) fn config() -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Olmo3,
+            hidden_size: 40,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 84,
+            intermediate_size: 40,
+            vocab_size: 100,
+            max_position_embeddings: 4096,
+            rms_norm_eps: 1e-6,
+            clip_qkv: None,
+            rope_theta: 1e4,
+            rope_theta_sliding: 1e4,
+            yarn: None,
+            sliding_window: 70,
+            layer_types: vec![AttentionKind::Full, AttentionKind::Sliding],
+            tie_word_embeddings: false,
+            eos_token_ids: vec![0],
+            bos_token_id: None,
+            pad_token_id: None,
+        }
+    }
+
+    /// The widened numbers.
+    fn f32s(numbers: Numbers) -> Vec<f32> {
+        match numbers {
+            Numbers::F32(numbers) => numbers.to_vec(),
+            Numbers::Bf16(numbers) => numbers.iter().map(|&bits| widened(bits)).collect(),
+        }
+    }
+
+    #[test]
+    fn bf16_takes_half_the_memory_and_the_bytes_that_are_stated() {
+        let allocated = |kv| {
+            let cache = KvCache::new(&config(), kv, 1000, 32).expect("memory");
+            let bytes = cache.layers.iter().map(|layer| match &layer.data {
+                Data::F32(data) => size_of_val::<[f32]>(data),
+                Data::Bf16(data) => size_of_val::<[u16]>(data),
+            });
+            bytes.sum::<usize>() as u64
+        };
+        for kv in [KvType::F32, KvType::Bf16] {
+            assert_eq!(allocated(kv), KvCache::bytes(&config(), kv, 1000, 32), "{kv:?}");
+        }
+        assert_eq!(allocated(KvType::F32), 2 * allocated(KvType::Bf16));
+        // 16 blocks of all positions, and 3 for a window of 70 and a chunk of 32.
+        assert_eq!(allocated(KvType::Bf16), (16 + 3) * 64 * (84 + 96) * 2 * 2);
+    }
+
+    #[test]
+    fn bf16_numbers_are_rounded_to_nearest_even_when_they_are_stored() {
+        let width = config().kv_width();
+        let number = |bits: u32| f32::from_bits(bits);
+        // Ties to the even neighbour below and above, what is beyond a tie, a subnormal number, the largest that stays
+        // finite.
+        let some = [
+            (0x3f80_8000, 0x3f80_0000),
+            (0x3f81_8000, 0x3f82_0000),
+            (0xbf80_8001, 0xbf81_0000),
+            (0x8040_0000, 0x8000_0000),
+            (0x7f7f_7fff, 0x7f7f_0000),
+        ];
+        let numbers: Vec<f32> = (0..2 * width).map(|i| number(some[i % some.len()].0)).collect();
+        let values: Vec<f32> = numbers.iter().rev().copied().collect();
+        let rounded = |x: f32| some.iter().find(|some| some.0 == x.to_bits()).map(|some| some.1);
+        for (kv, first) in [(KvType::Bf16, 0), (KvType::Bf16, 63), (KvType::F32, 63)] {
+            let mut cache = KvCache::new(&config(), kv, 200, 2).expect("memory");
+            for layer in 0..2 {
+                cache.layer_mut(layer).store(first, &numbers, &values);
+                for i in 0..2 * width {
+                    let (token, head, dim) = (i / width, i % width / 84, i % 84);
+                    let (block, column) = ((first + token) / KEY_BLOCK, (first + token) % KEY_BLOCK);
+                    let layer = cache.layer(layer);
+                    let key = f32s(layer.keys(head, block))[dim * KEY_BLOCK + column];
+                    let part = layer.values(head, block).find(|&(begin, width, _)| dim < begin + width);
+                    let (begin, part_width, part) = part.expect("a part of every dimension");
+                    let value = f32s(part)[column * part_width + dim - begin];
+                    let expected = |x: f32| if kv == KvType::F32 { Some(x.to_bits()) } else { rounded(x) };
+                    assert_eq!(Some(key.to_bits()), expected(numbers[i]), "{kv:?} {first} key {i}");
+                    assert_eq!(Some(value.to_bits()), expected(values[i]), "{kv:?} {first} value {i}");
+                }
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ mod attention;
 pub mod batch;
 mod forward;
 mod kv_cache;
+pub mod kv_type;
 mod owned_weights;
 mod rope;
 pub mod sequence;
@@ -15,6 +16,7 @@ use crate::file::model_file::ModelFile;
 use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::Isa;
 use crate::kernels::backend::Backend;
+use crate::network::kv_type::KvType;
 use crate::network::owned_weights::OwnedWeights;
 use crate::network::rope::Rope;
 use crate::network::weights::Weights;
@@ -81,14 +83,17 @@ pub struct Options {
     pub backend: Backend,
     /// What weights are multiplied with.
     pub activations: Activations,
+    /// What keys and values are stored as.
+    pub kv: KvType,
 }
 
 impl Options {
-    /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens.
+    /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens, a KV cache in
+    /// f32.
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
         let backend = Backend::of(isa);
-        Options { positions, chunk: 512, backend, activations: Activations::Auto }
+        Options { positions, chunk: 512, backend, activations: Activations::Auto, kv: KvType::F32 }
     }
 
     /// With a chunk that is no longer than the sequences together, and has a row for each of them.

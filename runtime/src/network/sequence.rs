@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::format::config::ModelConfig;
 use crate::network::kv_cache::{KvCache, LayerCache};
+use crate::network::kv_type::KvType;
 use crate::parallel::team::Team;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,15 +47,21 @@ impl Sequence {
     }
 
     /// Begins a new sequence of at most `positions` positions, added in chunks of at most `chunk`. Memory that is large
-    /// enough is kept.
+    /// enough is kept; its `kv` is that of all sequences in this memory.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub(crate) fn begin(&mut self, config: &ModelConfig, positions: usize, chunk: usize) -> Result<(), Error> {
+    pub(crate) fn begin(
+        &mut self,
+        config: &ModelConfig,
+        kv: KvType,
+        positions: usize,
+        chunk: usize,
+    ) -> Result<(), Error> {
         if self.room < positions {
             // Frees the old cache first, so that both never exist at once.
             *self = Sequence::without_room();
-            self.cache = KvCache::new(config, positions, chunk)?;
+            self.cache = KvCache::new(config, kv, positions, chunk)?;
             self.room = positions;
         }
         self.restart();

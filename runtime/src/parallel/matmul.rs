@@ -8,7 +8,7 @@ use crate::kernels::backend::Backend;
 use crate::kernels::bf16::{Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::packed_rows::{ALIGNMENT_WORDS, aligned};
-use crate::kernels::quantized::{Form, Precision, QuantizeRow, QuantizedRows};
+use crate::kernels::quantized::{Form, Precision, QuantizeRow, QuantizedRows, widen_blocks};
 use crate::kernels::streaming::Streaming;
 
 use crate::os::zeroed::ZeroedBuffer;
@@ -269,16 +269,6 @@ fn multiply_exactly(backend: Backend, matrix: &Matrix, panel: usize, input: &Inp
     }
 }
 
-/// Widens blocks of a quantized panel, from block `first` on, to f32 `[columns][64]`.
-fn widen_blocks(panel: &QuantizedPanel, first: usize, out: &mut [f32]) {
-    for (block, out) in out.chunks_mut(BLOCK_COLUMNS * WIDTH).enumerate() {
-        for row in 0..WIDTH {
-            let numbers = panel.numbers(first + block, row);
-            out.chunks_exact_mut(WIDTH).zip(numbers).for_each(|(column, number)| column[row] = number);
-        }
-    }
-}
-
 /// A panel times activations as they are: widens the panel piece by piece, each of twice [`WIDEN_STEPS`] columns but the
 /// last.
 fn multiply_widened<P>(
@@ -347,6 +337,7 @@ pub fn no_subnormals(min_weight: u32, min_activation: u32) -> bool {
 mod tests {
     use super::*;
     use crate::format::Dtype;
+    use crate::format::encodings::quantized::{Quantization, QuantizedPanels, Scales};
     use crate::format::panels::PanelShape;
 
     #[test]
@@ -371,10 +362,17 @@ mod tests {
     #[test]
     fn a_size_that_overflows_is_an_error() {
         let shape = PanelShape { rows: 0, columns: 0, dtype: Dtype::Bf16 };
-        let bf16_matrix = Matrix { shape, panels: Panels::Bf16(&[]), min_magnitude: 0 };
+        let bf16 = Matrix { shape, panels: Panels::Bf16(&[]), min_magnitude: 0 };
+        let quantization = Quantization { elements: Elements::Int8, scales: Scales::F16 };
+        let panels = QuantizedPanels::new(quantization, &shape, [][..].into()).expect("no panels");
+        let int8 = Matrix { panels: Panels::Quantized(panels), ..bf16 };
         for isa in crate::kernels::Isa::available() {
-            let error = Matmul::new(Backend::of(*isa), Activations::Auto, [bf16_matrix], 1, usize::MAX).err();
-            assert!(matches!(error, Some(Error::OutOfMemory { .. })), "{isa:?}");
+            for matrix in [bf16, int8] {
+                for (rows, columns) in [(1, usize::MAX), (usize::MAX, 32), (usize::MAX / 80, 33)] {
+                    let error = Matmul::new(Backend::of(*isa), Activations::Auto, [matrix], rows, columns).err();
+                    assert!(matches!(error, Some(Error::OutOfMemory { .. })), "{isa:?} {rows} {columns}");
+                }
+            }
         }
     }
 }

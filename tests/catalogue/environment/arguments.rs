@@ -84,7 +84,11 @@ fn e1_refuses_arguments_that_name_another_file() {
     for (program, script, words) in [
         ("olmo-pack", "exec $PACK m.olmo w", &["w: is a folder", "are the arguments swapped?"][..]),
         ("olmo-pack", "exec $PACK m.olmo out/n.olmo", &["m.olmo: not a folder"]),
-        ("olmo-pack", "exec $PACK m.gguf out/n.olmo", &["m.gguf: not a folder"]),
+        (
+            "olmo-pack",
+            "exec $PACK m.gguf out/n.olmo",
+            &["m.gguf: 8 bytes of the header at 8 of 8 bytes, expected a whole file"],
+        ),
         ("olmo-pack", "exec $PACK m.safetensors out/n.olmo", &["m.safetensors: not a folder"]),
         ("olmo-pack", "exec $PACK ./absent out/n.olmo", &["absent: no such folder"]),
         ("olmo-pack", "exec $PACK verify w", &["w: is a folder", "olmo-pack weights/ model.olmo"]),

@@ -92,7 +92,7 @@ fn o3_refuses_other_formats_and_magics() {
     let with_magic = |magic: &[u8]| [magic, rest].concat();
     let text_mode = ["text-mode transfer", "copy it again in binary mode"];
     for (name, bytes, words) in [
-        ("GGUF", b"GGUF\x03\0\0\0and so on".to_vec(), &["a GGUF file", "olmo-pack FOLDER"][..]),
+        ("GGUF", b"GGUF\x03\0\0\0and so on".to_vec(), &["a GGUF file", "olmo-pack FILE"][..]),
         ("safetensors", b"\x40\0\0\0\0\0\0\0{\"__metadata__\":{}".to_vec(), &["a safetensors checkpoint"]),
         ("npy", b"\x93NUMPY\x01\0\x76\0{'descr'".to_vec(), &["a .npy file"]),
         ("zip", b"PK\x03\x04\x14\0\0\0".to_vec(), &["a zip or PyTorch archive"]),

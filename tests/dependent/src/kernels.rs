@@ -18,6 +18,7 @@ use olmo_infer::internals::kernels::grid::{OutputBlock, OutputGrid};
 use olmo_infer::internals::kernels::lanes::{
     Clip, KEY_BLOCK, LayerNorm, LogSumExp, RmsNorm, Rotate, SoftmaxBlock, SoftmaxEnd, SoftmaxState, SwiGlu,
 };
+use olmo_infer::internals::kernels::numbers::Numbers;
 use olmo_infer::internals::kernels::quantized::{Arrangement as Order, Form, Precision, QuantizeRow, QuantizedRows};
 use olmo_infer::internals::os::spawn;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul, no_subnormals};
@@ -40,18 +41,19 @@ const OUTPUTS: [(usize, usize, usize); 8] =
     [(1, 64, 64), (2, 64, 16), (4, 64, 64), (4, 16, 16), (4, 1, 1), (7, 100, 33), (3, 65, 65), (25, 48, 48)];
 
 pub fn products_f32(calls: &mut Calls, _: &Path) {
-    let numbers = vec![1.0f32; 1024];
+    let (numbers, bits) = (vec![1.0f32; 1024], vec![0x3f80u16; 1024]);
     for (isa, gemm) in pairs(Isa::available(), &[false, true]) {
         for ((rows, out_width, columns), accumulate) in pairs(&OUTPUTS, &[false, true]) {
             for (width, panel) in pairs(&[0, 1, 16, 48, 64, 65, 1 << 48, usize::MAX], &[0, 16, 192, 640]) {
                 for (x, x_stride) in pairs(&[0, 1, 10, 640], &EXTREMES) {
-                    calls.call(|| {
-                        let mut out = vec![0.0; rows * out_width];
-                        let mut block = OutputBlock::whole(&mut out, out_width);
-                        let mut out = block.part(0..rows, 0..columns);
-                        let (panel, x) = (&numbers[..panel], &numbers[..x]);
-                        Backend { isa, gemm }.product_f32(panel, width, x, x_stride, &mut out, accumulate);
-                    });
+                    for panel in [Numbers::F32(&numbers[..panel]), Numbers::Bf16(&bits[..panel])] {
+                        calls.call(|| {
+                            let mut out = vec![0.0; rows * out_width];
+                            let mut block = OutputBlock::whole(&mut out, out_width);
+                            let mut out = block.part(0..rows, 0..columns);
+                            Backend { isa, gemm }.product(panel, width, &numbers[..x], x_stride, &mut out, accumulate);
+                        });
+                    }
                 }
             }
         }

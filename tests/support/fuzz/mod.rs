@@ -5,12 +5,14 @@
 
 mod chat;
 mod edit;
+mod gguf;
 mod index;
 mod run;
 mod seeds;
 mod text;
 
 pub use chat::chat_template;
+pub use gguf::gguf_header;
 pub use index::{index_raw, index_repaired};
 pub use run::forward;
 pub use seeds::seeds;
@@ -23,10 +25,11 @@ pub use text::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("npy_header", npy_header),
     ("safetensors_header", safetensors_header),
     ("shard_index", shard_index),
+    ("gguf_header", gguf_header),
     ("config_json", config_json),
     ("vocab_txt", vocab_txt),
     ("tokenizer_json", tokenizer_json),

@@ -14,6 +14,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "npy_header" => npy_headers(),
         "safetensors_header" => safetensors_headers(),
         "shard_index" => shard_indexes(),
+        "gguf_header" => super::gguf::seeds(),
         "config_json" => configs(),
         "vocab_txt" => vocabularies(),
         "tokenizer_json" => tokenizers(),

@@ -57,7 +57,7 @@ fn lines(own: &Own) -> Vec<Line> {
             format!("{} GB/s, one thread {}", one(&ceiling["read_gb_s"]), one(&ceiling["one_thread_gb_s"]))
         }),
         line("arithmetic peak", &|of| {
-            // All quantized weights meet the same integers.
+            // Of integers there is one peak.
             let dtype = kind::named(&of.kind).map_or("", |kind| kind.dtype).replace("int4", "int8");
             format!("{} GFLOP/s", one(&of.bench["ceiling"]["gflop_s"][dtype]))
         }),

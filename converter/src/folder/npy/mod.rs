@@ -8,6 +8,7 @@ pub mod header;
 
 use crate::error::{Error, Problem};
 use crate::folder::element::SourceType;
+use crate::folder::gguf::rows::Rows;
 use crate::folder::npy::header::{ACCEPTED, MAX_HEADER_BYTES, check_descr, check_start};
 pub use crate::folder::npy::header::{Checked, Descr, shown_shape};
 use crate::folder::source_file::SourceFile;
@@ -64,7 +65,8 @@ impl NpyFile {
         let offset = self.preamble.len() as u64;
         let bytes = self.file.identity.bytes() - offset;
         let NpyFile { file, shape, preamble, .. } = self;
-        Ok(StoredTensor { file, name: None, element, shape, offset, bytes, npy_header: preamble })
+        let rows = Rows::default();
+        Ok(StoredTensor { file, name: None, element, rows, shape, offset, bytes, npy_header: preamble })
     }
 }
 

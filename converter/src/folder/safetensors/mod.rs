@@ -5,6 +5,7 @@ pub mod header;
 pub mod index;
 
 use crate::error::{Error, Problem, Problems};
+use crate::folder::gguf::rows::Rows;
 use crate::folder::safetensors::header::{Entry, check, header_end};
 use crate::folder::safetensors::index::ShardIndex;
 use crate::folder::source_file::SourceFile;
@@ -139,6 +140,7 @@ impl Shards {
             file: file.clone(),
             name: Some(name.to_string()),
             element,
+            rows: Rows::default(),
             shape: entry.shape.clone(),
             offset: entry.range.start,
             bytes: entry.range.end - entry.range.start,

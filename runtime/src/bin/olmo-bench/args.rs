@@ -9,6 +9,7 @@ use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use olmo_infer::internals::kernels::streaming::Streaming;
+use olmo_infer::internals::network::kv_type::KvType;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -61,6 +62,9 @@ struct Raw {
     /// and bytes fetched ahead (default: by the kind of processor); changes speed, never a result
     #[argh(option, from_str_fn(streaming))]
     streaming: Option<Streaming>,
+    /// keys and values are kept as "f32" (default) or rounded to "bf16", which halves their memory
+    #[argh(option, from_str_fn(kv))]
+    kv: Option<KvType>,
     /// compare all instruction sets, or that of --isa, and ways to read weights; see below
     #[argh(switch)]
     sweep: bool,
@@ -104,6 +108,11 @@ fn streaming(text: &str) -> Result<Streaming, String> {
     let is_possible = |way: &Streaming| (1..=Streaming::MAX_PANELS).contains(&way.panels);
     let expected = || format!("expected panels, 1 to {}, and bytes, as 1:2048", Streaming::MAX_PANELS);
     way.filter(is_possible).ok_or_else(expected)
+}
+
+/// `--kv`.
+fn kv(text: &str) -> Result<KvType, String> {
+    named(KvType::named(text), "f32 or bf16")
 }
 
 /// `--load`.
@@ -153,6 +162,8 @@ pub struct Args {
     pub one_isa: bool,
     /// How products are computed.
     pub backend: Backend,
+    /// What keys and values are stored as.
+    pub kv: KvType,
     /// How the model comes into memory.
     pub load: Load,
     /// Whether to print JSON.
@@ -189,6 +200,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         let own = [
             ("--matmul", raw.matmul.is_some()),
             ("--streaming", raw.streaming.is_some()),
+            ("--kv", raw.kv.is_some()),
             ("--contexts", raw.contexts.is_some()),
             ("--prefill", raw.prefill.is_some()),
         ];
@@ -223,6 +235,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         mode: if raw.sweep { Mode::Sweep } else { Mode::Report },
         one_isa: raw.isa.is_some(),
         backend,
+        kv: raw.kv.unwrap_or_default(),
         load: raw.load,
         json: raw.json,
         rounds: raw.rounds.unwrap_or(rounds),

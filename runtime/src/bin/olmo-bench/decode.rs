@@ -45,7 +45,7 @@ pub fn measure(
     let config = network.config();
     let mut results = Vec::new();
     let all_tokens = TOKENS * rounds::most_rounds(args.rounds);
-    let options = |positions| Options { backend: args.backend, ..Options::new(positions) };
+    let options = |positions| Options { backend: args.backend, kv: args.kv, ..Options::new(positions) };
     for &context in &args.contexts {
         progress(&format!("decode at context {context}"));
         let most = config.max_position_embeddings;
@@ -93,7 +93,7 @@ struct Sequence<'m> {
 
 impl Sequence<'_> {
     fn round(&mut self, team: &mut Team, positions: &mut Vec<usize>) -> Result<Sample, Error> {
-        let config = self.network.config();
+        let (config, kv) = (self.network.config(), self.options.kv);
         let (batch, token) = match &mut self.batch {
             Some(batch) => batch,
             empty => empty.insert((Batch::of_one(self.network, self.options)?, 0)),
@@ -104,7 +104,7 @@ impl Sequence<'_> {
         let first = batch.position(0);
         let seconds = passes::decode(batch, team, token, TOKENS)?;
         let weights = self.network.weights().bytes_per_token() * TOKENS as u64;
-        let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, position)).sum();
+        let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, kv, position)).sum();
         positions.extend(first..first + TOKENS);
         Ok(Sample { amount: (weights + keys_and_values) as f64, seconds })
     }

@@ -3,6 +3,7 @@
 use crate::args::{Args, PROGRAM};
 use crate::json::{integer, object, string};
 use olmo_infer::internals::kernels::streaming::Streaming;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::os::memory;
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -27,6 +28,8 @@ pub struct Host {
     pub streaming: Streaming,
     /// Whether the `gemm` crate computed the products.
     pub gemm: bool,
+    /// What keys and values are stored as.
+    pub kv: KvType,
 }
 
 impl Host {
@@ -51,6 +54,7 @@ impl Host {
             isa: args.backend.isa.name(),
             streaming: args.backend.isa.streaming(),
             gemm: args.backend.gemm,
+            kv: args.kv,
         }
     }
 }
@@ -68,6 +72,7 @@ impl Host {
             ("threads", integer(self.threads as u64)),
             ("isa", string(self.isa)),
             ("matmul", string(if self.gemm { "gemm" } else { "own" })),
+            ("kv", string(self.kv.name())),
             ("streaming", object(own.map(|(key, value)| (key, integer(value as u64))))),
         ])
     }

@@ -9,7 +9,6 @@ use olmo_infer::internals::error::Error;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
-use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
@@ -36,23 +35,25 @@ pub struct Outcome {
 
 /// Measures every length that was asked for.
 pub fn measure(network: &Arc<Network>, args: &Args, team: &mut Team) -> Result<Vec<Prefill>, Error> {
-    let of = |&tokens: &usize| Prefill::measure(network, args.backend, tokens, args.rounds, args.ceiling_time(), team);
+    let options = Options { backend: args.backend, kv: args.kv, ..Options::new(1) };
+    let of = |&tokens: &usize| Prefill::measure(network, options, tokens, args.rounds, args.ceiling_time(), team);
     args.prefill.iter().map(of).collect()
 }
 
 impl Prefill {
-    /// Measures one length.
+    /// Measures one length, with `options` except for their positions.
     pub fn measure(
         network: &Arc<Network>,
-        backend: Backend,
+        options: Options,
         tokens: usize,
         rounds: usize,
         ceiling_time: Duration,
         team: &mut Team,
     ) -> Result<Prefill, Error> {
+        let backend = options.backend;
         progress(&format!("{}, prefill of {tokens} tokens", backend.isa.name()));
         let (config, n) = (network.config(), tokens);
-        let options = Options { backend, ..Options::new(n) };
+        let options = Options { positions: n, ..options };
         if n > config.max_position_embeddings {
             let problem = format!("the model has {} positions", config.max_position_embeddings);
             return Ok(Prefill { tokens, outcome: Err(problem) });

@@ -50,6 +50,7 @@ impl Report {
             true => format!("{} with gemm", host.isa),
             false => format!("{}, {}", host.isa, ways::text(host.streaming)),
         };
+        let how = format!("{how}, {} KV cache", host.kv.name());
         writeln!(out, "{}", model.head(host, &how))?;
         writeln!(out, "read, all threads   {:8.1} GB/s   {}", self.read_gb_s, self.pattern.text())?;
         writeln!(out, "read, one thread    {:8.1} GB/s   {}", self.one_thread.gb_s, self.one_thread.pattern.text())?;

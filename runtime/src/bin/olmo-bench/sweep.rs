@@ -17,6 +17,7 @@ use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::kernels::streaming::Streaming;
 use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
 use std::sync::Arc;
@@ -94,7 +95,7 @@ impl Sweep {
                 passes: passes.next().expect("passes of each instruction set"),
                 prefill: Prefill::measure(
                     network,
-                    Backend::of(isa),
+                    Options { backend: Backend::of(isa), ..Options::new(1) },
                     PROMPT,
                     args.rounds.div_ceil(2),
                     args.ceiling_time(),
@@ -183,7 +184,7 @@ fn variants(
             before = after;
         }
     }
-    let gigabytes = (network.weights().bytes_per_token() + kv_bytes(network.config(), 0)) as f64 / 1e9;
+    let gigabytes = (network.weights().bytes_per_token() + kv_bytes(network.config(), KvType::F32, 0)) as f64 / 1e9;
     let measured = |Running { isa, results, .. }: Running| {
         let of = |value: &dyn Fn((f64, f64)) -> f64| median(&results.iter().map(|&r| value(r)).collect::<Vec<f64>>());
         Variant {

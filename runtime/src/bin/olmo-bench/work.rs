@@ -4,6 +4,7 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
 use olmo_infer::internals::format::tensors::tensors_of;
+use olmo_infer::internals::network::kv_type::KvType;
 use zerocopy::IntoBytes;
 
 /// Positions that a layer sees from position `position`, its own included.
@@ -20,9 +21,9 @@ fn visible_in_all_layers(config: &ModelConfig, position: usize) -> u64 {
     config.layer_types.iter().map(|&kind| visible(config, kind, position)).sum()
 }
 
-/// Bytes of keys and values (f32) that the token at `position` reads.
-pub fn kv_bytes(config: &ModelConfig, position: usize) -> u64 {
-    visible_in_all_layers(config, position) * 2 * 4 * config.kv_width() as u64
+/// Bytes of keys and values that the token at `position` reads.
+pub fn kv_bytes(config: &ModelConfig, kv: KvType, position: usize) -> u64 {
+    visible_in_all_layers(config, position) * 2 * kv.bytes() * config.kv_width() as u64
 }
 
 /// Multiplications and additions of a forward pass over `n` tokens from position 0: the matrices of the layers and the
@@ -77,8 +78,9 @@ mod tests {
     #[test]
     fn the_published_1b_shape_has_these_numbers() {
         let config = olmo2_1b();
-        assert_eq!(kv_bytes(&config, 0), 262_144);
-        assert_eq!(kv_bytes(&config, 1023), 1024 * 262_144);
+        assert_eq!(kv_bytes(&config, KvType::F32, 0), 262_144);
+        assert_eq!(kv_bytes(&config, KvType::F32, 1023), 1024 * 262_144);
+        assert_eq!(kv_bytes(&config, KvType::Bf16, 1023), 1024 * 131_072);
         // Layers 2 * 1,073,741,824; attention 131,072 a visible position; head 2 * 205,520,896.
         assert_eq!(prefill_flops(&config, 1), 2_147_483_648 + 131_072 + 411_041_792);
         assert_eq!(prefill_flops(&config, 3) - prefill_flops(&config, 1), 2 * 2_147_483_648 + 5 * 131_072);
@@ -88,7 +90,7 @@ mod tests {
     fn a_sliding_window_bounds_what_is_read() {
         let layer_types = vec![AttentionKind::Sliding; 16];
         let config = ModelConfig { sliding_window: 100, layer_types, ..olmo2_1b() };
-        assert_eq!(kv_bytes(&config, 50), 51 * 262_144);
-        assert_eq!(kv_bytes(&config, 500), 100 * 262_144);
+        assert_eq!(kv_bytes(&config, KvType::F32, 50), 51 * 262_144);
+        assert_eq!(kv_bytes(&config, KvType::F32, 500), 100 * 262_144);
     }
 }

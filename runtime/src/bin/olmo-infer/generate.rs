@@ -120,6 +120,7 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
         suits_plain: file.has_bf12() && (options.backend.gemm || !options.backend.isa.suits_bf12()),
         threads: measured.threads,
         anonymous_bytes: measured.anonymous_bytes,
+        kv: options.kv,
         sampling: format!("{} ({})", described(&sampling), args.sampling.origin(author.as_ref())),
         seed: (sampling.temperature > 0.0).then_some(sampling.seed),
     })

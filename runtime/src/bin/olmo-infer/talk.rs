@@ -64,7 +64,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     if let Some(problem) = problem {
         return Err(Failure::Usage(format!("{path}: {problem}")));
     }
-    let options = Options { backend: args.backend, ..Options::new(1) };
+    let options = Options { backend: args.backend, kv: args.kv, ..Options::new(1) };
     let positions = context_size(args.positions, file, model.network()?, &options).map_err(|error| match error {
         Error::TooManyPositions { asked, most } => {
             Failure::Refused(format!("--positions {asked}: the model has {most}, expected at most these"))

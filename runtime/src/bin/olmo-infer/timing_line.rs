@@ -2,6 +2,7 @@
 
 use olmo_infer::internals::file::mapping::{Load, Loaded, Populated, Reason};
 use olmo_infer::internals::generate::Timing;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::os::file_system::FileSystem;
 use olmo_infer::internals::os::memory::Resident;
 use std::fmt;
@@ -43,6 +44,8 @@ pub struct Summary {
     pub threads: usize,
     /// Memory of the process itself.
     pub anonymous_bytes: Option<u64>,
+    /// What keys and values were stored as.
+    pub kv: KvType,
     /// How tokens were sampled, and the origin of these values.
     pub sampling: String,
     /// The seed, when tokens were sampled.
@@ -92,6 +95,9 @@ impl fmt::Display for Summary {
         write!(f, "; {}{products}, {} threads", self.isa, self.threads)?;
         if let Some(bytes) = self.anonymous_bytes {
             write!(f, ", {:.1} MB anonymous memory", bytes as f64 / 1e6)?;
+        }
+        if self.kv == KvType::Bf16 {
+            write!(f, ", KV cache in bf16")?;
         }
         write!(f, "; {}", self.sampling)?;
         if let Some(seed) = self.seed {

@@ -7,9 +7,9 @@
 #![allow(unsafe_code, reason = "loads through pointers")]
 
 use super::rows::{Arrangement, HEAD_WORDS};
-use super::{GROUP_SUMS, TURN_BLOCKS, Tile};
+use super::tile::{GROUP_SUMS, TURN_BLOCKS, Tile, level_bytes};
 use crate::format::PANEL_ROWS;
-use crate::format::encodings::quantized::{BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, N_LEVELS, Scales};
+use crate::format::encodings::quantized::{BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, Scales};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -18,7 +18,7 @@ pub const TILE_ROWS: usize = GROUP_SUMS;
 /// Rows whose sums stay in registers.
 const STRIP_ROWS: usize = 4;
 /// More rows than this meet weights that are expanded before.
-const FEW_ROWS: usize = 2 * STRIP_ROWS;
+const STRIPS_MOST_ROWS: usize = 2 * STRIP_ROWS;
 
 /// Rows of a panel in a register.
 const LANES: usize = 8;
@@ -27,18 +27,23 @@ const QUAD_BYTES: usize = 4 * PANEL_ROWS;
 /// The offset of narrow levels.
 const NARROW_OFFSET: u8 = 64;
 
-/// Adds the products of the blocks to the sums.
+/// Adds the products of the blocks with the rows to their sums.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
+///
+/// # Panics
+/// When the rows are arranged for another instruction set.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn add_blocks(tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (tile.quantization.elements, tile.x.form.arrangement) {
-            (Elements::Int8, _) => by_rows::<false, false>(tile),
+        // It decides how many words of a block are read.
+        match (tile.quantization().elements, tile.x.form.arrangement) {
+            (Elements::Int8, Arrangement::Words) => by_rows::<false, false>(tile),
+            (Elements::Int4(_), Arrangement::Words) => by_rows::<true, false>(tile),
             (Elements::Int4(_), Arrangement::Bytes) => by_rows::<true, true>(tile),
-            (Elements::Int4(_), _) => by_rows::<true, false>(tile),
+            (_, other) => panic!("{other:?} are not for AVX2"),
         }
     }
 }
@@ -47,20 +52,19 @@ pub unsafe fn add_blocks(tile: Tile) {
 /// As for [`add_blocks`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn by_rows<const INT4: bool, const BYTES: bool>(tile: Tile) {
-    let turn = TURN_BLOCKS * tile.quantization.block_bytes();
     // SAFETY: the caller's promise.
     unsafe {
-        if tile.sums.len() > FEW_ROWS {
-            for (index, blocks) in tile.blocks.chunks(turn).enumerate() {
-                let first = tile.first + index * TURN_BLOCKS;
-                expanded::<INT4, BYTES>(Tile { blocks, first, sums: tile.sums, ..tile });
+        if tile.sums.len() > STRIPS_MOST_ROWS {
+            for first in tile.blocks.clone().step_by(TURN_BLOCKS) {
+                let blocks = first..tile.blocks.end.min(first + TURN_BLOCKS);
+                expanded::<INT4, BYTES>(Tile { blocks, sums: tile.sums, ..tile });
             }
             return;
         }
         for (index, sums) in tile.sums.chunks_mut(STRIP_ROWS).enumerate() {
             let x = &tile.x.part(index * STRIP_ROWS..index * STRIP_ROWS + sums.len());
             let ahead_bytes = tile.ahead_bytes.filter(|_| index == 0);
-            let tile = Tile { x, ahead_bytes, sums, ..tile };
+            let tile = Tile { blocks: tile.blocks.clone(), x, ahead_bytes, sums, ..tile };
             match tile.sums.len() {
                 1 => strips::<INT4, BYTES, 1, 8>(tile),
                 2 => strips::<INT4, BYTES, 2, 4>(tile),
@@ -84,11 +88,7 @@ struct Constants {
 impl Constants {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn new(elements: Elements, offset: u8) -> Constants {
-        let mut levels = [0u8; 2 * N_LEVELS];
-        if let Elements::Int4(of_matrix) = elements {
-            let with_offset = |code: usize| of_matrix.get()[code % N_LEVELS].cast_unsigned().wrapping_add(offset);
-            levels = std::array::from_fn(with_offset);
-        }
+        let levels: [u8; 32] = level_bytes(elements, offset);
         Constants {
             // SAFETY: 32 bytes.
             levels: unsafe { _mm256_loadu_si256(levels.as_ptr().cast()) },
@@ -110,48 +110,49 @@ const fn offset_of(bytes: bool) -> u8 {
 /// As for [`add_blocks`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn strips<const INT4: bool, const BYTES: bool, const ROWS: usize, const WIDTH: usize>(tile: Tile) {
-    let quantization = tile.quantization;
+    let quantization = tile.quantization();
     let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
     let block_words = tile.x.form.block_words();
     assert!(tile.sums.len() == ROWS);
     let rows: [&[u32]; ROWS] = std::array::from_fn(|row| tile.row(row));
-    let offset = offset_of(BYTES);
+    let (offset, has_halves) = (offset_of(BYTES), quantization.scales == Scales::Row16);
     let constants = Constants::new(quantization.elements, offset);
-    for (index, block) in tile.blocks.chunks_exact(block_bytes).enumerate() {
+    for (index, block) in tile.bytes().chunks_exact(block_bytes).enumerate() {
         let (scales, elements) = block.split_at(scale_bytes);
         let x: [*const u32; ROWS] = std::array::from_fn(|row| rows[row][index * block_words..].as_ptr());
         if let Some(ahead) = tile.ahead_bytes {
-            fetch(scales.as_ptr().wrapping_add(ahead));
-            if scale_bytes > 64 {
-                fetch(scales.as_ptr().wrapping_add(ahead + 64));
-            }
+            fetch_lines(scales.as_ptr().wrapping_add(ahead), scale_bytes / 64);
         }
         for strip in 0..PANEL_ROWS / (LANES * WIDTH) {
             let first = strip * WIDTH;
             let mut sums = [[_mm256_setzero_si256(); WIDTH]; ROWS];
             for half in 0..2 {
                 for octet in 2 * half..2 * half + 2 {
-                    // SAFETY: each block has four octets of the columns of 64 rows, and each row words for them.
+                    // SAFETY: `chunks_exact` gives whole blocks, four octets of the columns of 64 rows, and `Tile::row`
+                    // words of the arrangement for all of them.
                     unsafe {
                         let at = elements.as_ptr().add(octet * QUAD_BYTES * if INT4 { 1 } else { 2 } + first * 32);
                         if let Some(ahead) = tile.ahead_bytes {
-                            fetch_strip::<WIDTH>(at.wrapping_add(ahead), strip);
+                            fetch_lines(at.wrapping_add(ahead), WIDTH / 2);
                             if !INT4 {
-                                fetch_strip::<WIDTH>(at.wrapping_add(ahead + QUAD_BYTES), strip);
+                                fetch_lines(at.wrapping_add(ahead + QUAD_BYTES), WIDTH / 2);
                             }
                         }
                         let x = x.map(|x| x.add(HEAD_WORDS + octet * if BYTES { 2 } else { 4 }));
                         octet_products::<INT4, BYTES, ROWS, WIDTH>(at, x, &constants, &mut sums);
                     }
                 }
-                let is_half = quantization.scales == Scales::Row16;
-                if half == 0 && !is_half {
+                if half == 0 && !has_halves {
                     continue;
                 }
+                let scales: [__m256; WIDTH] = std::array::from_fn(|y| {
+                    // SAFETY: the scales of a block.
+                    unsafe { scales_of(quantization.scales, scales.as_ptr(), first + y, half) }
+                });
                 for row in 0..ROWS {
                     // SAFETY: the head of a block of the row.
                     let (scale, correction) = unsafe {
-                        let part = if is_half { 2 + half } else { 1 };
+                        let part = if has_halves { 2 + half } else { 1 };
                         (f32::from_bits(*x[row]), (*x[row].add(part)).cast_signed())
                     };
                     // The words hold 64 times the sum of the integers.
@@ -159,11 +160,10 @@ unsafe fn strips<const INT4: bool, const BYTES: bool, const ROWS: usize, const W
                     for y in 0..WIDTH {
                         let sum = _mm256_add_epi32(sums[row][y], _mm256_set1_epi32(correction));
                         let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scale));
-                        // SAFETY: eight of the scales of the block, and of the sums of the row.
+                        // SAFETY: eight of the sums of the row.
                         unsafe {
-                            let scale = scales_of(quantization.scales, scales.as_ptr(), first + y, half);
                             let out = tile.sums[row].as_mut_ptr().add((first + y) * LANES);
-                            _mm256_storeu_ps(out, _mm256_fmadd_ps(product, scale, _mm256_loadu_ps(out)));
+                            _mm256_storeu_ps(out, _mm256_fmadd_ps(product, scales[y], _mm256_loadu_ps(out)));
                         }
                         sums[row][y] = _mm256_setzero_si256();
                     }
@@ -253,17 +253,17 @@ struct ExpandedBlock {
 /// As for [`add_blocks`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
-    let quantization = tile.quantization;
+    let quantization = tile.quantization();
     let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
     let constants = Constants::new(quantization.elements, offset_of(BYTES));
     let mut blocks = [const { MaybeUninit::<ExpandedBlock>::uninit() }; TURN_BLOCKS];
-    let n_blocks = tile.blocks.len() / block_bytes;
+    let n_blocks = tile.blocks.len();
     assert!(n_blocks <= TURN_BLOCKS);
-    for (out, block) in blocks.iter_mut().zip(tile.blocks.chunks_exact(block_bytes)) {
+    for (out, block) in blocks.iter_mut().zip(tile.bytes().chunks_exact(block_bytes)) {
         let out = out.as_mut_ptr();
         let (scales, elements) = block.split_at(scale_bytes);
         if let Some(ahead) = tile.ahead_bytes {
-            fetch(scales.as_ptr().wrapping_add(ahead));
+            fetch_lines(block.as_ptr().wrapping_add(ahead), block_bytes / 64);
         }
         for quad in 0..QUADS {
             for y in 0..GROUPS {
@@ -271,9 +271,6 @@ unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
                 let weights = unsafe {
                     let octet = quad / 2 * QUAD_BYTES * if INT4 { 1 } else { 2 };
                     let at = elements.as_ptr().add(octet + 32 * y);
-                    if let Some(ahead) = tile.ahead_bytes.filter(|_| y % 2 == 0 && (!INT4 || quad % 2 == 0)) {
-                        fetch(at.wrapping_add(ahead));
-                    }
                     quad_of::<INT4>(at, quad % 2, &constants)
                 };
                 let even = _mm256_and_si256(weights, constants.even_bytes);
@@ -291,7 +288,7 @@ unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
     }
     // SAFETY: all weights and scales of these blocks were written.
     let blocks = blocks[..n_blocks].iter().map(|block| unsafe { block.assume_init_ref() });
-    let is_half = quantization.scales == Scales::Row16;
+    let has_halves = quantization.scales == Scales::Row16;
     let block_words = tile.x.form.block_words();
     for row in 0..tile.sums.len() {
         let words = tile.row(row);
@@ -300,9 +297,9 @@ unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
             let scale = _mm256_set1_ps(f32::from_bits(words[0]));
             let mut sums = [_mm256_setzero_si256(); GROUPS];
             for half in 0..2 {
-                if half == 0 || is_half {
+                if half == 0 || has_halves {
                     // The words hold 64 times the sum of the integers.
-                    let sum = words[if is_half { 2 + half } else { 1 }].cast_signed();
+                    let sum = words[if has_halves { 2 + half } else { 1 }].cast_signed();
                     sums = [_mm256_set1_epi32(sum * (i32::from(offset_of(BYTES)) / 64)); GROUPS];
                 }
                 for quad in QUADS / 2 * half..QUADS / 2 * (half + 1) {
@@ -322,7 +319,7 @@ unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
                         }
                     }
                 }
-                if half == 0 && !is_half {
+                if half == 0 && !has_halves {
                     continue;
                 }
                 for y in 0..GROUPS {
@@ -367,20 +364,11 @@ unsafe fn small(at: *const u8) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
 }
 
-/// Fetches the line at an address, which may be anywhere.
+/// Fetches lines from an address on, which may be anywhere.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fetch(at: *const u8) {
-    _mm_prefetch::<_MM_HINT_T0>(at.cast());
-}
-
-/// Fetches the lines of a quad for one strip.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn fetch_strip<const WIDTH: usize>(at: *const u8, strip: usize) {
-    for line in 0..WIDTH.div_ceil(2) {
-        if WIDTH > 1 || strip.is_multiple_of(2) {
-            fetch(at.wrapping_add(64 * line));
-        }
+fn fetch_lines(at: *const u8, lines: usize) {
+    for line in 0..lines {
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * line).cast());
     }
 }

@@ -5,10 +5,10 @@
 
 #![allow(unsafe_code, reason = "loads through pointers")]
 
-use super::Tile;
 use super::rows::{Arrangement, HEAD_WORDS};
+use super::tile::{Tile, level_bytes};
 use crate::format::PANEL_ROWS;
-use crate::format::encodings::quantized::{BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, N_LEVELS, Scales};
+use crate::format::encodings::quantized::{BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, Scales};
 use std::arch::x86_64::*;
 
 /// Rows that are multiplied together.
@@ -21,19 +21,24 @@ const QUAD_BYTES: usize = 4 * PANEL_ROWS;
 /// Words of an octet of columns.
 const OCTET_WORDS: usize = 2;
 
-/// Adds the products of the blocks to the sums.
+/// Adds the products of the blocks with the rows to their sums.
 ///
 /// # Safety
 /// The processor has AVX-512F, AVX-512BW and AVX-512VNNI.
+///
+/// # Panics
+/// When the rows are arranged for another instruction set.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub unsafe fn add_blocks(tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (tile.quantization.elements, tile.x.form.arrangement) {
+        // It decides how many words of a block are read.
+        match (tile.quantization().elements, tile.x.form.arrangement) {
             (Elements::Int8, Arrangement::Halves) => by_rows::<false, true>(tile),
-            (Elements::Int8, _) => by_rows::<false, false>(tile),
+            (Elements::Int8, Arrangement::Bytes) => by_rows::<false, false>(tile),
             (Elements::Int4(_), Arrangement::Halves) => by_rows::<true, true>(tile),
-            (Elements::Int4(_), _) => by_rows::<true, false>(tile),
+            (Elements::Int4(_), Arrangement::Bytes) => by_rows::<true, false>(tile),
+            (_, Arrangement::Words) => panic!("words are not for AVX-512"),
         }
     }
 }
@@ -61,21 +66,17 @@ unsafe fn by_rows<const INT4: bool, const HALVES: bool>(tile: Tile) {
 /// As for [`add_blocks`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const WIDTH: usize>(tile: Tile) {
-    let quantization = tile.quantization;
+    let quantization = tile.quantization();
     let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
     let block_words = tile.x.form.block_words();
     assert!(tile.sums.len() == ROWS);
     let rows: [&[u32]; ROWS] = std::array::from_fn(|row| tile.row(row));
-    let mut levels = [0u8; 4 * N_LEVELS];
-    if let Elements::Int4(of_matrix) = quantization.elements {
-        let with_offset = |code: usize| of_matrix.get()[code % N_LEVELS].cast_unsigned().wrapping_add(ELEMENT_OFFSET);
-        levels = std::array::from_fn(with_offset);
-    }
+    let levels: [u8; 64] = level_bytes(quantization.elements, ELEMENT_OFFSET);
     // SAFETY: 64 bytes.
     let levels = unsafe { _mm512_loadu_si512(levels.as_ptr().cast()) };
     let low_bits = _mm512_set1_epi8(0xf);
-    let is_half = quantization.scales == Scales::Row16;
-    for (index, block) in tile.blocks.chunks_exact(block_bytes).enumerate() {
+    let has_halves = quantization.scales == Scales::Row16;
+    for (index, block) in tile.bytes().chunks_exact(block_bytes).enumerate() {
         let (scales, elements) = block.split_at(scale_bytes);
         let x: [*const u32; ROWS] = std::array::from_fn(|row| rows[row][index * block_words..].as_ptr());
         if let Some(ahead) = tile.ahead_bytes {
@@ -90,17 +91,17 @@ unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const 
             let mut low = [[_mm512_setzero_si512(); WIDTH]; ROWS];
             let mut high = [[_mm512_setzero_si512(); WIDTH]; ROWS];
             for half in 0..2 {
-                if half == 0 || is_half {
+                if half == 0 || has_halves {
                     for row in 0..ROWS {
                         // SAFETY: the head of a block of the row. It holds 64 times the sum of the integers.
-                        let sum = unsafe { *x[row].add(if is_half { 2 + half } else { 1 }) }.cast_signed();
+                        let sum = unsafe { *x[row].add(if has_halves { 2 + half } else { 1 }) }.cast_signed();
                         low[row] = [_mm512_set1_epi32(sum * (i32::from(ELEMENT_OFFSET) / 64)); WIDTH];
                         high[row] = [_mm512_setzero_si512(); WIDTH];
                     }
                 }
                 for octet in 2 * half..2 * half + 2 {
                     for y in 0..WIDTH {
-                        // SAFETY: each block has four octets of the columns of 64 rows.
+                        // SAFETY: `chunks_exact` gives whole blocks, four octets of the columns of 64 rows.
                         let weights = unsafe {
                             let at = elements.as_ptr().add((first + y) * 64);
                             let load = |quad: usize| {
@@ -121,7 +122,7 @@ unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const 
                         };
                         for row in 0..ROWS {
                             for (quad, weights) in weights.into_iter().enumerate() {
-                                // SAFETY: each row has words for the octets of a block, with halves twice as many.
+                                // SAFETY: `Tile::row` has words of the arrangement for each block.
                                 let word = |at: usize| unsafe {
                                     let at = HEAD_WORDS + at + OCTET_WORDS * octet + quad;
                                     _mm512_set1_epi32((*x[row].add(at)).cast_signed())
@@ -136,9 +137,13 @@ unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const 
                         }
                     }
                 }
-                if half == 0 && !is_half {
+                if half == 0 && !has_halves {
                     continue;
                 }
+                let scales: [__m512; WIDTH] = std::array::from_fn(|y| {
+                    // SAFETY: the scales of a block.
+                    unsafe { scales_of(quantization.scales, scales.as_ptr(), first + y, half) }
+                });
                 for row in 0..ROWS {
                     // SAFETY: the head of a block of the row.
                     let scale = f32::from_bits(unsafe { *x[row] });
@@ -148,11 +153,10 @@ unsafe fn strips<const INT4: bool, const HALVES: bool, const ROWS: usize, const 
                             false => low[row][y],
                         };
                         let product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(scale));
-                        // SAFETY: sixteen of the scales of the block, and of the sums of the row.
+                        // SAFETY: sixteen of the sums of the row.
                         unsafe {
-                            let scale = scales_of(quantization.scales, scales.as_ptr(), first + y, half);
                             let out = tile.sums[row].as_mut_ptr().add((first + y) * LANES);
-                            _mm512_storeu_ps(out, _mm512_fmadd_ps(product, scale, _mm512_loadu_ps(out)));
+                            _mm512_storeu_ps(out, _mm512_fmadd_ps(product, scales[y], _mm512_loadu_ps(out)));
                         }
                     }
                 }

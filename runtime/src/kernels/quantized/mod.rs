@@ -22,7 +22,9 @@ pub mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod tile;
 
+pub use portable::widen_blocks;
 pub use rows::{Arrangement, Form, Precision, QuantizeRow, QuantizedRows};
 
 use super::grid::OutputBlock;
@@ -30,16 +32,11 @@ use super::isa::{Isa, Kind};
 use super::streaming::Streaming;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::quantized::{BLOCK_COLUMNS, Elements, Quantization, QuantizedPanel};
-use std::ops::Range;
+use tile::{GROUP_SUMS, TURN_BLOCKS, Tile};
 
-/// Blocks that are taken from one panel before it is the turn of the next, or that meet all rows of a group: they stay
-/// in the L1 cache.
-const TURN_BLOCKS: usize = 4;
-/// Rows of panels whose sums are kept at a time: 12 KiB.
-const GROUP_SUMS: usize = 48;
 /// Up to this number of rows a panel is read in one go.
-const FEW_ROWS: usize = 4;
-/// As many for few rows, so that little is cleared.
+const ONE_GO_ROWS: usize = 4;
+/// Rows of panels whose sums are kept where there are few, so that little is cleared.
 const FEW_SUMS: usize = 8;
 const _: () = assert!(GROUP_SUMS >= Streaming::MAX_PANELS);
 
@@ -71,46 +68,6 @@ impl Family {
     }
 }
 
-/// The operands of a tile: some blocks of a panel, and some rows.
-#[cfg(target_arch = "x86_64")]
-struct Tile<'a> {
-    /// How the panel is quantized.
-    quantization: Quantization,
-    /// The blocks, [`Quantization::block_bytes`] each.
-    blocks: &'a [u8],
-    /// The rows.
-    x: &'a QuantizedRows<'a>,
-    /// The block of the rows that the first of `blocks` is multiplied with.
-    first: usize,
-    /// Bytes from each line of `blocks` to the one that is fetched meanwhile; `None` fetches nothing.
-    ahead_bytes: Option<usize>,
-    /// What the products are added to, for each row.
-    sums: &'a mut [[f32; PANEL_ROWS]],
-}
-
-#[cfg(target_arch = "x86_64")]
-impl<'a> Tile<'a> {
-    fn new(
-        panel: &QuantizedPanel<'a>,
-        blocks: Range<usize>,
-        x: &'a QuantizedRows<'a>,
-        sums: &'a mut [[f32; PANEL_ROWS]],
-        ahead_bytes: Option<usize>,
-    ) -> Tile<'a> {
-        assert!(sums.len() == x.rows);
-        let quantization = panel.quantization();
-        let (bytes, all) = (quantization.block_bytes(), panel.blocks().for_kernels());
-        let first = blocks.start;
-        Tile { quantization, blocks: &all[first * bytes..blocks.end * bytes], x, first, ahead_bytes, sums }
-    }
-
-    /// The words of row `row`, [`Form::block_words`] for each of the blocks.
-    fn row(&self, row: usize) -> &'a [u32] {
-        let n_blocks = self.blocks.len() / self.quantization.block_bytes();
-        &self.x.from_block(row, self.first)[..n_blocks * self.x.form.block_words()]
-    }
-}
-
 impl Isa {
     /// How this instruction set takes activations for weights of `quantization`.
     pub fn form(self, quantization: &Quantization, precision: Precision) -> Form {
@@ -131,7 +88,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 if is_x86_feature_detected!("avx512vnni") => Family::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 | Kind::Avx2 => Family::Avx2,
+            Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 | Kind::Avx2 if is_x86_feature_detected!("f16c") => {
+                Family::Avx2
+            }
             Kind::Scalar => Family::Scalar,
             _ => Family::Portable,
         }
@@ -164,14 +123,17 @@ impl Isa {
     fn group<const SUMS: usize>(self, panels: &[QuantizedPanel], x: &QuantizedRows, out: &mut OutputBlock) {
         let (n_blocks, tile_rows) = (panels[0].n_blocks(), self.family().tile_rows());
         let mut sums = [[0.0f32; PANEL_ROWS]; SUMS];
-        let has_turns = panels.len() > 1 || x.rows > FEW_ROWS;
+        let has_turns = panels.len() > 1 || x.rows > ONE_GO_ROWS;
         let turn = if has_turns { TURN_BLOCKS } else { n_blocks.max(1) };
         for first in (0..n_blocks).step_by(turn) {
             let blocks = first..n_blocks.min(first + turn);
             for (panel, sums) in panels.iter().zip(sums.chunks_mut(x.rows)) {
                 for row in (0..x.rows).step_by(tile_rows) {
                     let rows = row..x.rows.min(row + tile_rows);
-                    self.tile(panel, blocks.clone(), &x.part(rows.clone()), &mut sums[rows], row == 0);
+                    // The first tile that reads the blocks fetches those that follow.
+                    let ahead_bytes = (row == 0).then_some(self.1.ahead_bytes);
+                    let (x, sums) = (&x.part(rows.clone()), &mut sums[rows]);
+                    self.add_blocks(Tile { panel, blocks: blocks.clone(), x, ahead_bytes, sums });
                 }
             }
         }
@@ -184,35 +146,19 @@ impl Isa {
         }
     }
 
-    /// Adds the products of some blocks of a panel with the rows of a tile to `sums`. The first tile that reads the
-    /// blocks fetches those that follow.
-    fn tile(
-        self,
-        panel: &QuantizedPanel,
-        blocks: Range<usize>,
-        x: &QuantizedRows,
-        sums: &mut [[f32; PANEL_ROWS]],
-        is_first: bool,
-    ) {
+    /// Adds the products of some blocks of a panel with some rows to sums.
+    fn add_blocks(self, tile: Tile) {
         match self.family() {
-            Family::Scalar => scalar::add_blocks(panel, blocks, x, sums),
-            Family::Portable => {
-                let _no_fetch = is_first;
-                portable::add_blocks(panel, blocks, x, sums);
-            }
+            Family::Scalar => scalar::add_blocks(tile),
+            Family::Portable => portable::add_blocks(tile),
             // SAFETY: `family` has asked for the byte dot product, and `Isa::available` makes these kinds only where it
             // found AVX-512F and AVX-512BW.
             #[cfg(target_arch = "x86_64")]
-            Family::Avx512 => unsafe { avx512::add_blocks(Tile::new(panel, blocks, x, sums, self.ahead(is_first))) },
-            // SAFETY: `Isa::available` makes these kinds only where it found AVX2, FMA and F16C.
+            Family::Avx512 => unsafe { avx512::add_blocks(tile) },
+            // SAFETY: `family` has asked for F16C, and `Isa::available` makes these kinds only where it found AVX2 and
+            // FMA.
             #[cfg(target_arch = "x86_64")]
-            Family::Avx2 => unsafe { avx2::add_blocks(Tile::new(panel, blocks, x, sums, self.ahead(is_first))) },
+            Family::Avx2 => unsafe { avx2::add_blocks(tile) },
         }
-    }
-
-    /// Bytes from a line to the one that is fetched meanwhile.
-    #[cfg(target_arch = "x86_64")]
-    fn ahead(self, is_first: bool) -> Option<usize> {
-        is_first.then_some(self.1.ahead_bytes)
     }
 }

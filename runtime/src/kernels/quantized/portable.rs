@@ -1,26 +1,27 @@
-//! Products of quantized weights in plain code that compilers vectorise.
+//! Products of quantized weights in plain code, for machines without kernels of their own: compilers vectorise the
+//! integers. Where the target has no fused multiplication, each block ends with slow ones.
 
-use super::rows::{QuantizedRows, integers_of};
+use super::rows::integers_of;
+use super::tile::Tile;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::quantized::{
     BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, QuantizedPanel, Scales, f16_to_f32,
 };
-use std::ops::Range;
 
 /// The elements of a quad of columns, `[64][4]`.
 type Quad = [i8; 4 * PANEL_ROWS];
 /// Quads of a block.
 const QUADS: usize = BLOCK_COLUMNS / 4;
 
-/// Adds the products of some blocks of a panel with rows to `sums`, one for each row.
-pub fn add_blocks(panel: &QuantizedPanel, blocks: Range<usize>, x: &QuantizedRows, sums: &mut [[f32; PANEL_ROWS]]) {
-    let quantization = panel.quantization();
-    let (block_bytes, scale_bytes) = (quantization.block_bytes(), quantization.scale_bytes());
-    let bytes = panel.blocks().for_kernels().chunks_exact(block_bytes);
+/// Adds the products of the blocks with the rows to their sums.
+pub fn add_blocks(tile: Tile) {
+    let quantization = tile.quantization();
+    let bytes = tile.bytes().chunks_exact(quantization.block_bytes());
+    let Tile { blocks, x, sums, .. } = tile;
     // Without a second scale the whole block is one part.
     let parts = if quantization.scales == Scales::Row16 { 2 } else { 1 };
-    for (block, bytes) in blocks.clone().zip(bytes.skip(blocks.start)) {
-        let (scales, elements) = bytes.split_at(scale_bytes);
+    for (block, bytes) in blocks.zip(bytes) {
+        let (scales, elements) = bytes.split_at(quantization.scale_bytes());
         let quads = quads_of(quantization.elements, elements);
         let scales: [[f32; PANEL_ROWS]; 2] = std::array::from_fn(|part| scales_of(quantization.scales, scales, part));
         for (t, sums) in sums.iter_mut().enumerate() {
@@ -38,6 +39,30 @@ pub fn add_blocks(panel: &QuantizedPanel, blocks: Range<usize>, x: &QuantizedRow
                 for (r, sum) in sums.iter_mut().enumerate() {
                     *sum = (products[r] as f32 * x_scale).mul_add(scales[part][r], *sum);
                 }
+            }
+        }
+    }
+}
+
+/// Widens blocks of a panel, from block `first` on, to f32 `[columns][64]`: integer times scale, times the factor of the
+/// row.
+///
+/// # Panics
+/// When there are no such blocks.
+pub fn widen_blocks(panel: &QuantizedPanel, first: usize, out: &mut [f32]) {
+    let quantization = panel.quantization();
+    let factors: [f32; PANEL_ROWS] = std::array::from_fn(|row| panel.factor(row));
+    let blocks = panel.blocks().for_kernels().chunks_exact(quantization.block_bytes()).skip(first);
+    let out = out.chunks_mut(BLOCK_COLUMNS * PANEL_ROWS);
+    assert!(blocks.len() >= out.len());
+    for (out, bytes) in out.zip(blocks) {
+        let (scales, elements) = bytes.split_at(quantization.scale_bytes());
+        let quads = quads_of(quantization.elements, elements);
+        let scales: [[f32; PANEL_ROWS]; 2] = std::array::from_fn(|part| scales_of(quantization.scales, scales, part));
+        for (column, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
+            let (quad, scales) = (&quads[column / 4], &scales[column / (BLOCK_COLUMNS / 2)]);
+            for (row, out) in out.iter_mut().enumerate() {
+                *out = f32::from(quad[4 * row + column % 4]) * scales[row] * factors[row];
             }
         }
     }

@@ -23,7 +23,7 @@ impl Precision {
     }
 }
 
-/// How the integers of a block are stored after its [`BlockHead`].
+/// How the integers of a block are stored after its head, [`HEAD_WORDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
     /// i16, of each quad of columns first 0 and 2, then 1 and 3: `[8][2][2]`.
@@ -122,6 +122,8 @@ impl LaneOp for QuantizeRow<'_> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
         assert!(self.words.len() == self.form.row_words(self.x.len()));
+        // Bytes and 16-bit integers do not go together.
+        assert!(self.form.arrangement != Arrangement::Bytes || self.form.precision == Precision::Int8);
         let blocks = self.words.chunks_exact_mut(self.form.block_words());
         for (x, words) in self.x.chunks(BLOCK_COLUMNS).zip(blocks) {
             let mut block = [0.0f32; BLOCK_COLUMNS];

@@ -1,12 +1,12 @@
 //! The definition of the products of quantized weights, one operation at a time.
 
-use super::rows::{QuantizedRows, integers_of};
-use crate::format::PANEL_ROWS;
-use crate::format::encodings::quantized::{BLOCK_COLUMNS, QuantizedPanel, Scales};
-use std::ops::Range;
+use super::rows::integers_of;
+use super::tile::Tile;
+use crate::format::encodings::quantized::{BLOCK_COLUMNS, Scales};
 
-/// Adds the products of some blocks of a panel with rows to `sums`, one for each row.
-pub fn add_blocks(panel: &QuantizedPanel, blocks: Range<usize>, x: &QuantizedRows, sums: &mut [[f32; PANEL_ROWS]]) {
+/// Adds the products of the blocks with the rows to their sums.
+pub fn add_blocks(tile: Tile) {
+    let Tile { panel, blocks, x, sums, .. } = tile;
     // One scale for a block is one term, two are two.
     let width = match panel.quantization().scales {
         Scales::F16 | Scales::Row32 => BLOCK_COLUMNS,

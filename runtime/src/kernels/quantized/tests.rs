@@ -66,6 +66,18 @@ fn matrix(random: &mut Random, quantization: &Quantization, shape: &PanelShape) 
 }
 
 fn product(isa: Isa, panels: &QuantizedPanels, x: &[f32], shape: &PanelShape, precision: Precision) -> Vec<f32> {
+    by_panels(isa, panels, x, shape, precision, shape.n_panels())
+}
+
+/// The product, with so many panels at a time.
+fn by_panels(
+    isa: Isa,
+    panels: &QuantizedPanels,
+    x: &[f32],
+    shape: &PanelShape,
+    precision: Precision,
+    at_a_time: usize,
+) -> Vec<f32> {
     let form = isa.form(&panels.quantization(), precision);
     let (rows, row_words) = (x.len() / shape.columns, form.row_words(shape.columns));
     let mut words = vec![u32::MAX; rows * row_words];
@@ -75,7 +87,12 @@ fn product(isa: Isa, panels: &QuantizedPanels, x: &[f32], shape: &PanelShape, pr
     let x = QuantizedRows { words: &words, rows, columns: shape.columns, form };
     let all: Vec<QuantizedPanel> = (0..shape.n_panels()).map(|panel| panels.panel(panel)).collect();
     let mut out = vec![f32::NAN; rows * shape.rows];
-    isa.product_quantized(&all, &x, &mut OutputBlock::whole(&mut out, shape.rows));
+    let mut whole = OutputBlock::whole(&mut out, shape.rows);
+    for (index, panels) in all.chunks(at_a_time).enumerate() {
+        let first = index * at_a_time * PANEL_ROWS;
+        let columns = first..shape.rows.min(first + at_a_time * PANEL_ROWS);
+        isa.product_quantized(panels, &x, &mut whole.part(0..rows, columns));
+    }
     out
 }
 
@@ -95,17 +112,23 @@ fn all_instruction_sets_give_the_bits_of_the_definition() {
             let shape = shape_of(&quantization, rows, columns);
             let bytes = matrix(&mut random, &quantization, &shape);
             let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
-            let x: Vec<f32> = (0..n * columns).map(|_| random.number()).collect();
+            let mut x: Vec<f32> = (0..n * columns).map(|_| random.number()).collect();
+            // Blocks of zeros, of numbers that are too small, and of large ones beside ordinary ones.
+            for (block, factor) in x.chunks_mut(32).zip([1.0, 0.0, 1e-32, 1e30, 1e-20].into_iter().cycle()) {
+                block.iter_mut().for_each(|x| *x *= factor);
+            }
             for precision in [Precision::Int16, Precision::Int8] {
                 let expected = product(scalar(), &panels, &x, &shape, precision);
                 for &isa in Isa::available() {
                     let found = product(isa, &panels, &x, &shape, precision);
                     assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?} {rows} {columns} {n}");
                 }
-                // A row by itself, and panel by panel.
-                for t in 0..n {
-                    let row = product(Isa::best(), &panels, &x[t * columns..][..columns], &shape, precision);
-                    assert_eq!(bits(&row), bits(&expected[t * rows..][..rows]), "{quantization:?} {t}");
+                for &isa in Isa::available() {
+                    let found = by_panels(isa, &panels, &x, &shape, precision, 1);
+                    assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?} {rows} {columns} {n}");
+                    // The last row by itself.
+                    let row = product(isa, &panels, &x[(n - 1) * columns..], &shape, precision);
+                    assert_eq!(bits(&row), bits(&expected[(n - 1) * rows..]), "{isa:?} {quantization:?}");
                 }
             }
         }
@@ -145,7 +168,7 @@ fn the_largest_integers_do_not_overflow() {
             let elements = quantization.element_bytes();
             for block in bytes[quantization.factor_bytes()..].chunks_mut(quantization.block_bytes()) {
                 let scales = block.len() - elements;
-                block[..scales].as_chunks_mut().0.iter_mut().for_each(|scale| *scale = [0, 0x3c]);
+                block[..scales].as_chunks_mut().0.iter_mut().for_each(|scale| *scale = [0x3c, 0x3c]);
             }
             if quantization.factor_bytes() > 0 {
                 bytes[..4 * 64].as_chunks_mut().0.iter_mut().for_each(|factor| *factor = 1.0f32.to_le_bytes());
@@ -179,9 +202,50 @@ fn activations_that_are_not_finite_give_no_number() {
             let mut x = [0.5; 64];
             x[40] = odd_one;
             for &isa in Isa::available() {
-                let found = product(isa, &panels, &x, &shape, Precision::Int8);
-                assert!(found.iter().all(|x| x.is_nan()), "{isa:?} {quantization:?}");
+                for precision in [Precision::Int16, Precision::Int8] {
+                    let found = product(isa, &panels, &x, &shape, precision);
+                    assert!(found.iter().all(|x| x.is_nan()), "{isa:?} {quantization:?} {precision:?}");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn scales_that_are_not_finite_are_the_same_everywhere() {
+    for quantization in quantizations() {
+        let shape = shape_of(&quantization, 64, 64);
+        let mut bytes = matrix(&mut Random(9), &quantization, &shape);
+        // The first scale or factor NaN, the second infinite.
+        let bad: &[u8] = match quantization.scales {
+            Scales::F16 => &[1, 0x7e, 0, 0x7c],
+            _ => &[1, 0, 0xc0, 0x7f, 0, 0, 0x80, 0xff],
+        };
+        bytes[..bad.len()].copy_from_slice(bad);
+        let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+        let x: Vec<f32> = (0..5 * 64).map(|i| (i as f32 - 100.5) * 0.01).collect();
+        let expected = product(scalar(), &panels, &x, &shape, Precision::Int16);
+        assert!(expected[0].is_nan() && !expected[1].is_finite() && expected[2].is_finite());
+        for &isa in Isa::available() {
+            let found = product(isa, &panels, &x, &shape, Precision::Int16);
+            assert_eq!(bits(&found), bits(&expected), "{isa:?} {quantization:?}");
+        }
+    }
+}
+
+#[test]
+fn widened_blocks_are_the_rows() {
+    for quantization in quantizations() {
+        let shape = shape_of(&quantization, 64, 100);
+        let bytes = matrix(&mut Random(5), &quantization, &shape);
+        let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
+        let mut widened = vec![0.0; 68 * 64];
+        widen_blocks(&panels.panel(0), 1, &mut widened);
+        for row in 0..64 {
+            let mut expected = [0.0; 100];
+            panels.panel(0).copy_row(row, &mut expected);
+            let found: Vec<f32> = widened.iter().skip(row).step_by(64).copied().collect();
+            assert_eq!(bits(&found), bits(&expected[32..]), "{quantization:?} {row}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! f32 products with AVX-512: up to four registers of weights, 64 outputs, times up to six rows.
+//! Products with f32 activations by AVX-512: up to four registers of weights, 64 outputs, times up to six rows.
 
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::super::lanes::LaneOp;
+use super::super::numbers::Numbers;
 use super::super::tiles::{PanelPart, Rows, TILE_ROWS};
 use std::arch::x86_64::*;
 
@@ -12,34 +13,76 @@ pub fn run<O: LaneOp>(op: O) -> O::Output {
     op.run::<true>()
 }
 
-/// See [`super::super::Isa::product_f32`].
+/// A number of a panel: f32, or the bits of bf16.
+trait Number: Sized {
+    /// Sixteen numbers as f32.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512F, and `at` must be valid for reads of sixteen numbers.
+    unsafe fn load(at: *const Self) -> __m512;
+}
+
+impl Number for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(at: *const f32) -> __m512 {
+        // SAFETY: `# Safety`.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+}
+
+impl Number for u16 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(at: *const u16) -> __m512 {
+        // SAFETY: `# Safety`; sixteen of them are 32 bytes.
+        let bits = unsafe { _mm256_loadu_si256(at.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+    }
+}
+
+/// See [`super::super::Isa::product`].
 ///
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW.
-pub unsafe fn product_f32(weights: &PanelPart, rows: Rows) {
+pub unsafe fn product(weights: &PanelPart, rows: Rows) {
+    // SAFETY: `# Safety`.
+    unsafe {
+        match weights.panel {
+            Numbers::F32(panel) => by_width(panel, weights, rows),
+            Numbers::Bf16(panel) => by_width(panel, weights, rows),
+        }
+    }
+}
+
+/// `panel` are the numbers of `weights`.
+///
+/// # Safety
+/// The CPU must have AVX-512F and AVX-512BW.
+unsafe fn by_width<N: Number>(panel: &[N], weights: &PanelPart, rows: Rows) {
     // SAFETY: `# Safety` demands the features of `tile`, which `Isa::available` detects.
     unsafe {
         match weights.width {
-            16 => by_rows::<1>(weights, rows),
-            32 => by_rows::<2>(weights, rows),
-            48 => by_rows::<3>(weights, rows),
-            _ => by_rows::<4>(weights, rows),
+            16 => by_rows::<N, 1>(panel, weights, rows),
+            32 => by_rows::<N, 2>(panel, weights, rows),
+            48 => by_rows::<N, 3>(panel, weights, rows),
+            _ => by_rows::<N, 4>(panel, weights, rows),
         }
     }
 }
 
 /// # Safety
 /// The CPU must have the features of [`tile`].
-unsafe fn by_rows<const REGISTERS: usize>(weights: &PanelPart, rows: Rows) {
+unsafe fn by_rows<N: Number, const REGISTERS: usize>(panel: &[N], weights: &PanelPart, rows: Rows) {
     // SAFETY: `# Safety`.
     unsafe {
         match rows.n_rows() {
-            1 => tile::<REGISTERS, 1>(weights, rows),
-            2 => tile::<REGISTERS, 2>(weights, rows),
-            3 => tile::<REGISTERS, 3>(weights, rows),
-            4 => tile::<REGISTERS, 4>(weights, rows),
-            5 => tile::<REGISTERS, 5>(weights, rows),
-            TILE_ROWS => tile::<REGISTERS, TILE_ROWS>(weights, rows),
+            1 => tile::<N, REGISTERS, 1>(panel, weights, rows),
+            2 => tile::<N, REGISTERS, 2>(panel, weights, rows),
+            3 => tile::<N, REGISTERS, 3>(panel, weights, rows),
+            4 => tile::<N, REGISTERS, 4>(panel, weights, rows),
+            5 => tile::<N, REGISTERS, 5>(panel, weights, rows),
+            TILE_ROWS => tile::<N, REGISTERS, TILE_ROWS>(panel, weights, rows),
             _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
         }
     }
@@ -50,8 +93,8 @@ unsafe fn by_rows<const REGISTERS: usize>(weights: &PanelPart, rows: Rows) {
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn tile<const REGISTERS: usize, const ROWS: usize>(weights: &PanelPart, mut rows: Rows) {
-    let &PanelPart { panel, width, mut ahead } = weights;
+unsafe fn tile<N: Number, const REGISTERS: usize, const ROWS: usize>(panel: &[N], weights: &PanelPart, mut rows: Rows) {
+    let &PanelPart { width, mut ahead, .. } = weights;
     let n_steps = rows.n_steps();
     assert!(width == 16 * REGISTERS && panel.len() == n_steps * width && rows.n_rows() == ROWS);
     let mut x = [std::ptr::null::<f32>(); ROWS];
@@ -77,7 +120,7 @@ unsafe fn tile<const REGISTERS: usize, const ROWS: usize>(weights: &PanelPart, m
         for k in 0..n_steps {
             let mut w = [_mm512_setzero_ps(); REGISTERS];
             for r in 0..REGISTERS {
-                w[r] = _mm512_loadu_ps(at.add(16 * r));
+                w[r] = N::load(at.add(16 * r));
             }
             at = at.wrapping_add(width);
             // After the loads: before them, products of 12 to 18 rows take a tenth longer.

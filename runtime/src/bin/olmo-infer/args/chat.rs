@@ -10,6 +10,7 @@ use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::kernels::backend::Backend;
+use olmo_infer::internals::network::kv_type::KvType;
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -78,6 +79,9 @@ pub(super) struct Raw {
     /// instruction set: amx, avx512-bf16, avx512, avx2, portable, or scalar, the slow oracle of the tests (default: the fastest)
     #[argh(option)]
     isa: Option<String>,
+    /// keys and values are kept as "f32" (default) or rounded to "bf16", which halves their memory
+    #[argh(option, default = "KvType::F32", from_str_fn(values::kv))]
+    kv: KvType,
     /// print on stderr what each answer took
     #[argh(switch)]
     timing: bool,
@@ -103,6 +107,8 @@ pub struct ChatArgs {
     pub load: Load,
     /// Which code computes the products.
     pub backend: Backend,
+    /// What keys and values are stored as.
+    pub kv: KvType,
     /// Whether to print what each answer took.
     pub timing: bool,
 }
@@ -134,6 +140,7 @@ pub(super) fn parse(words: &Words) -> Result<ChatArgs, CliExit> {
     sampling.check().map_err(usage)?;
     Ok(ChatArgs {
         backend: values::backend(raw.isa.as_deref(), None).map_err(usage)?,
+        kv: raw.kv,
         load: raw.load,
         sampling,
         stops: raw.stop,

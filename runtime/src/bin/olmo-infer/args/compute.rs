@@ -2,6 +2,7 @@
 
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::Options;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::parallel::matmul::Activations;
 
 /// How a run computes.
@@ -12,6 +13,8 @@ pub struct Compute {
     pub backend: Backend,
     /// What bf16 weights are multiplied with.
     pub activations: Activations,
+    /// What keys and values are stored as.
+    pub kv: KvType,
     /// Most prompt tokens in one forward pass.
     pub chunk: Option<usize>,
     /// Most token files to evaluate at a time.
@@ -26,6 +29,7 @@ impl Compute {
             chunk: self.chunk.unwrap_or(default.chunk),
             backend: self.backend,
             activations: self.activations,
+            kv: self.kv,
             ..default
         }
     }

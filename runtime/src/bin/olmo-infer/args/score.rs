@@ -9,6 +9,7 @@ use olmo_infer::internals::cli::exit::CliExit;
 use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,9 @@ pub(super) struct Raw {
     /// what weights are multiplied with: "auto" (default: bf16 for bf16 weights, int16 for int8, int8 for int4), "int16" or "int8" for int8 and int4 weights, or "f32"
     #[argh(option, default = "Activations::Auto", from_str_fn(values::activations))]
     activations: Activations,
+    /// keys and values are kept as "f32" (default) or rounded to "bf16", which halves their memory
+    #[argh(option, default = "KvType::F32", from_str_fn(values::kv))]
+    kv: KvType,
     /// most tokens of a file in one forward pass (default 512); changes speed and memory, never a result
     #[argh(option, from_str_fn(count))]
     chunk: Option<usize>,
@@ -109,6 +113,7 @@ pub(super) fn parse(words: &Words) -> Result<ScoreArgs, CliExit> {
             threads: raw.threads,
             backend: backend.map_err(|problem| CliExit::usage(COMMAND, problem))?,
             activations: raw.activations,
+            kv: raw.kv,
             chunk: raw.chunk,
             batch: raw.batch,
         },

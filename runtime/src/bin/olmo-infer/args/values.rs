@@ -4,6 +4,7 @@ use olmo_infer::internals::cli::command_line::named;
 use olmo_infer::internals::cli::words::STANDARD_INPUT;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::kernels::backend::{Backend, BackendError};
+use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::path::PathBuf;
@@ -28,6 +29,11 @@ pub fn activations(text: &str) -> Result<Activations, String> {
         _ => None,
     };
     named(activations, "auto, int16, int8 or f32")
+}
+
+/// `--kv`.
+pub fn kv(text: &str) -> Result<KvType, String> {
+    named(KvType::named(text), "f32 or bf16")
 }
 
 /// `--isa` and `--matmul`.

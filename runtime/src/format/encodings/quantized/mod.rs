@@ -14,7 +14,6 @@
 mod panels;
 mod quantization;
 
+pub use crate::format::kinds::BLOCK_COLUMNS;
 pub use panels::{QuantizedPanel, QuantizedPanels, f16_to_f32};
-pub use quantization::{
-    BLOCK_COLUMNS, BadLevels, ELEMENT_OFFSET, Elements, Levels, N_LEVELS, Quantization, Scales, matrix_bytes,
-};
+pub use quantization::{BadLevels, ELEMENT_OFFSET, Elements, Levels, N_LEVELS, Quantization, Scales, matrix_bytes};

@@ -1,8 +1,7 @@
 //! The panels of a quantized matrix.
 
-use crate::format::encodings::quantized::quantization::{
-    BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, Quantization, Scales, matrix_bytes,
-};
+use crate::format::encodings::quantized::quantization::{ELEMENT_OFFSET, Elements, Quantization, Scales, matrix_bytes};
+use crate::format::kinds::BLOCK_COLUMNS;
 use crate::format::mapped_bytes::MappedBytes;
 use crate::format::panels::{PANEL_ROWS, PanelShape};
 

@@ -1,10 +1,9 @@
 //! What a record says about a quantized matrix, and the sizes that follow from it.
 
+use crate::format::kinds::BLOCK_COLUMNS;
 use crate::format::panels::{PANEL_ROWS, PanelShape};
 use crate::format::sizes::{TooLarge, product, sum};
 
-/// Columns of a block.
-pub const BLOCK_COLUMNS: usize = 32;
 /// Levels of an int4 matrix.
 pub const N_LEVELS: usize = 16;
 /// What is added to an int8 element to store it.
