@@ -148,7 +148,8 @@ fn refuses_encodings_that_contradict() {
     case.refuses(|bytes| encoding(1).set(bytes, 1), "section BF12: found ");
     let says = "q_proj.weight: found 1 raw steps, expected none, as in every tensor that is not bf12";
     case.refuses(|bytes| raw(1).set(bytes, 1), says);
-    for code in [0, 3, 255, u32::MAX.into()] {
+    case.refuses(|bytes| dtype(2).set(bytes, 3), "k_proj.weight: found encoding 0, expected 2, 3 or 4 (scales)");
+    for code in [0, 5, 255, u32::MAX.into()] {
         case.refuses(|bytes| dtype(2).set(bytes, code), &format!("k_proj.weight: found element type {code}, expected"));
     }
     for code in [2, 255, u32::MAX.into()] {
