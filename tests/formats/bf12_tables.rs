@@ -167,7 +167,8 @@ fn encoding_requires_the_feature_bit() {
     for bits in [2, 3] {
         coded.assert_damaged(&[(24, &features(bits))], true, "number of tensors", "14");
     }
-    for bits in [4, 5, 1 << 63] {
+    coded.assert_damaged(&[(24, &features(5))], true, "required features", "5");
+    for bits in [8, 9, 1 << 63] {
         let refused = coded.open(&[(24, &features(bits))], true).err().expect("refused");
         assert!(
             matches!(&refused, Error::Version { found, .. } if *found == format!("feature bits {bits:#x}")),

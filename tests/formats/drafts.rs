@@ -66,7 +66,8 @@ fn refuses_drafts_that_the_header_contradicts() {
     assert_eq!(features.get(&case.good.bytes), 3);
     case.refuses(|bytes| features.set(bytes, 1), "number of tensors: found 19, expected 14");
     case.refuses(|bytes| features.set(bytes, 2), "required features: found 2, expected 3");
-    case.refuses(|bytes| features.set(bytes, 7), "needs feature bits 0x7");
+    case.refuses(|bytes| features.set(bytes, 7), "required features: found 7, expected 3");
+    case.refuses(|bytes| features.set(bytes, 11), "needs feature bits 0xb");
     for n in [0, 13, 14, 24, u32::MAX.into()] {
         let says = format!("number of tensors: found {n}, expected 14 and 1 to 9 drafts");
         case.refuses(|bytes| n_tensors.set(bytes, n), &says);
@@ -145,8 +146,10 @@ fn refuses_encodings_that_contradict() {
     case.refuses(|bytes| encoding(3).set(bytes, 0), "section BF12: found ");
     case.refuses(|bytes| encoding(2).set(bytes, 1), "k_proj.weight: found encoding 1 (bf12), expected 0 (plain)");
     case.refuses(|bytes| encoding(1).set(bytes, 1), "section BF12: found ");
-    case.refuses(|bytes| raw(1).set(bytes, 1), "q_proj.weight: found 1 raw steps, expected none in a plain tensor");
-    for code in [0, 3, 255, u32::MAX.into()] {
+    let says = "q_proj.weight: found 1 raw steps, expected none, as in every tensor that is not bf12";
+    case.refuses(|bytes| raw(1).set(bytes, 1), says);
+    case.refuses(|bytes| dtype(2).set(bytes, 3), "k_proj.weight: found encoding 0, expected 2, 3 or 4 (scales)");
+    for code in [0, 5, 255, u32::MAX.into()] {
         case.refuses(|bytes| dtype(2).set(bytes, code), &format!("k_proj.weight: found element type {code}, expected"));
     }
     for code in [2, 255, u32::MAX.into()] {

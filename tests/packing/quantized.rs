@@ -52,7 +52,7 @@ fn logits(folder: &TempDir, model: &Path) -> Vec<f32> {
     let (tokens, out) = (folder.join("t.bin"), folder.join("logits.npy"));
     let ids: Vec<u8> = b"Four score and seven".iter().flat_map(|&id| u32::from(id).to_le_bytes()).collect();
     fs::write(&tokens, ids).expect("written");
-    let words = ["--max-tokens", "1", "--logits"].map(AsRef::as_ref);
+    let words = ["--steps", "1", "--logits"].map(AsRef::as_ref);
     run(INFER, [model.as_os_str(), tokens.as_os_str()].into_iter().chain(words).chain([out.as_os_str()])).ok();
     let (_, mut logits) = read_f32_npy(&out);
     logits.truncate(20 * 256);

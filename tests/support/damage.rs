@@ -235,6 +235,10 @@ impl Damage {
         for (tensor, spec) in self.packed.specs.iter().enumerate() {
             let record = HEADER_BYTES + tensor * TENSOR_RECORD_BYTES;
             mark(record + offset_of!(TensorRecord, rounded), 4);
+            // Other levels that ascend make another matrix.
+            if self.packed.bytes[record + offset_of!(TensorRecord, levels)] != 0 {
+                mark(record + offset_of!(TensorRecord, levels), 16);
+            }
             if spec.is_draft {
                 // A draft of another matrix of the same shape.
                 mark(record + offset_of!(TensorRecord, role), 4);
