@@ -9,10 +9,11 @@ def exact(rows: torch.Tensor) -> torch.Tensor:
 
 
 def i16(rows: torch.Tensor) -> torch.Tensor:
-    """16-bit integers with one scale for the row."""
-    largest = rows.abs().amax(-1, keepdim=True)
-    integers = torch.round(rows * (32512 / largest.clamp_min(1e-30)))
-    return integers * (largest / 32512)
+    """16-bit integers with a scale for each 32 columns."""
+    blocks = rows.unflatten(-1, (-1, 32))
+    largest = blocks.abs().amax(-1, keepdim=True)
+    integers = torch.round(blocks * (32512 / largest.clamp_min(1e-30)))
+    return (integers * (largest / 32512)).flatten(-2)
 
 
 def i8(rows: torch.Tensor, block: int = 32, f16_scale: bool = False) -> torch.Tensor:

@@ -1,6 +1,6 @@
 //! How often names occur.
 
-/// The different names, in the order of their first ones, each with how many there are.
+/// The different names, each with how many there are: the most frequent first, then in the order of their first ones.
 pub(crate) fn counted(names: impl Iterator<Item = &'static str>) -> Vec<(&'static str, usize)> {
     let mut counts: Vec<(&'static str, usize)> = Vec::new();
     for name in names {

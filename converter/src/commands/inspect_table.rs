@@ -321,6 +321,10 @@ fn notes(inspected: &Inspected, tensors: &[usize]) -> String {
     for &index in tensors {
         let stored = model.encoding(index).dtype().name();
         let is_rounded = model.records()[index].rounded.get() != 0;
+        if model.encoding(index).dtype().is_quantized() && !is_rounded {
+            // Blocks of a GGUF file, whose source counts as f32.
+            continue;
+        }
         let note = match sources.get(index).map(|source| source.dtype) {
             Some(source) if source.name() == stored => continue,
             Some(SourceType::F32) if is_rounded => "rounded from f32",

@@ -203,7 +203,7 @@ fn summary(model: &ModelFile, sources: &[Source], texts: &[Text], folder: &Path)
     let kept = sources.iter().all(|source| !source.header.is_empty());
     match (rounded.is_empty(), kept) {
         (true, true) => return text + ", restored exactly",
-        (true, false) => return text + ", the numbers restored exactly, from safetensors files",
+        (true, false) => return text + ", the numbers restored exactly; the source was not a folder of .npy files",
         (false, _) => {}
     }
     let more = match rounded.len().saturating_sub(SHOWN_TENSORS) {

@@ -10,9 +10,10 @@ use rayon::prelude::*;
 /// Bytes looked at in one go.
 const BLOCK: u64 = 1 << 20;
 
-/// The sources of matrices whose numbers may or may not be bf16.
+/// The sources of matrices whose numbers may or may not be bf16. Blocks of a GGUF file are stored as they are.
 fn undecided(sources: &[Source]) -> impl Iterator<Item = &Source> {
-    sources.iter().filter(|source| source.spec.columns.is_some() && source.tensor.element != SourceType::Bf16)
+    let is_plain = |source: &&Source| source.spec.columns.is_some() && source.tensor.rows.blocks.is_none();
+    sources.iter().filter(is_plain).filter(|source| source.tensor.element != SourceType::Bf16)
 }
 
 /// The smallest lossless type, when the element types of the files decide it.

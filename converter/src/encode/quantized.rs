@@ -30,7 +30,7 @@ impl PanelEncoder {
     pub fn new(quantization: Quantization, columns: usize, path: &Path) -> Result<PanelEncoder, Error> {
         let mut row = Vec::new();
         reserve(&mut row, columns, path)?;
-        let search = ScaleSearch::new(&quantization, padding(&quantization));
+        let search = ScaleSearch::new(&quantization, zero_code(&quantization));
         Ok(PanelEncoder { quantization, search, row })
     }
 
@@ -150,6 +150,14 @@ impl PanelEncoder {
                 *word = std::array::from_fn(|i| octet[i] | octet[i + 4] << 4);
             }),
         }
+    }
+}
+
+/// What encodes an element where the scale is 0: the integer 0, or a level whose product with 0 is +0.
+fn zero_code(quantization: &Quantization) -> u8 {
+    match quantization.elements {
+        Elements::Int8 => ELEMENT_OFFSET,
+        Elements::Int4(levels) => levels.get().iter().position(|&level| level >= 0).unwrap_or(0) as u8,
     }
 }
 
@@ -280,15 +288,15 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_padding_without_a_factor() {
+    fn zeros_become_zeros_without_a_sign() {
         for quantization in all() {
             let (panel, seen, back) = encoded(quantization, &[0.0; 40], 40);
             let scales = quantization.scale_bytes();
             assert!(panel[..quantization.factor_bytes() + scales].iter().all(|&byte| byte == 0));
-            assert!(
-                panel[quantization.factor_bytes() + scales..][..64].iter().all(|&byte| byte == padding(&quantization))
-            );
-            assert!(back[0].iter().all(|&number| number == 0.0) && seen.all_zero() && seen.n_changed == 0);
+            assert!(back[0].iter().all(|number| number.to_bits() == 0), "{quantization:?}");
+            assert!(seen.all_zero() && seen.n_changed == 0);
+            let (_, seen, back) = encoded(quantization, &[-0.0; 40], 40);
+            assert!(back[0].iter().all(|number| number.to_bits() == 0) && seen.n_changed == 40);
         }
     }
 

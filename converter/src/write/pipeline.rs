@@ -268,7 +268,7 @@ fn fill_quantized_panel(
         source.tensor.read_blocks(first_row as u64, &mut blocks)?;
         encoder.keep(kind, &blocks, job.rows, columns, job.out).ok_or_else(|| {
             let problem = Problem::new(&source.tensor.file.path, "has an integer of -128").tensor(source.spec.name());
-            problem.expected("-127 to 127").advice("pack it with --dtype bf16").into()
+            problem.expected("-127 to 127").advice("pack it with --dtype f32, which is exact").into()
         })
     })
 }
