@@ -250,7 +250,8 @@ mod tests {
                     let distance = |integer: &f32| (wanted - integer * scale).abs();
                     let least = integers.iter().map(distance).fold(f32::INFINITY, f32::min);
                     let error = (wanted - found).abs();
-                    assert!(error <= least + 1e-5 * scale.abs(), "{quantization:?} [{row}, {column}]");
+                    // Numbers over a scale are up to 127, and rounded a few times.
+                    assert!(error <= least + 5e-5 * scale.abs(), "{quantization:?} [{row}, {column}]");
                     loss.squares += f64::from(wanted).powi(2);
                     loss.squared_errors += f64::from(error).powi(2);
                 }

@@ -97,9 +97,21 @@ fn o29_verify_finds_bytes_that_no_writer_makes() {
         ("a factor that is NaN", "lm_head", 4, vec![0, 0, 0xc0, 0xff], "a scale that is not a finite number"),
         ("a scale that is infinite", "k_proj", 2, vec![0, 0x7c], "a scale that is not a finite number"),
         ("-128", "k_proj", 128, vec![0], "an element -128, expected -127 to 127"),
-        ("a scale of no row", "k_proj", 127, vec![1], "padding in its panels that is not zero"),
-        ("an element of no row", "k_proj", 128 + 255, vec![0x81], "padding in its panels that is not zero"),
-        ("a code of no row", "gate_proj", 256 + 64 + 255, vec![0x10], "padding in its panels that is not zero"),
+        ("a scale of no row", "k_proj", 127, vec![1], "padding in its panels that is not that of the format"),
+        (
+            "an element of no row",
+            "k_proj",
+            128 + 255,
+            vec![0x81],
+            "padding in its panels that is not that of the format",
+        ),
+        (
+            "a code of no row",
+            "gate_proj",
+            256 + 64 + 255,
+            vec![0x10],
+            "padding in its panels that is not that of the format",
+        ),
     ] {
         let index = model.tensor(tensor);
         let extent = model.file.layout().tensors[index];
