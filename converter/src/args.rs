@@ -67,10 +67,10 @@ pub struct Pack {
     model: PathBuf,
     /// stored type of the matrices: auto (the default: bf16 if that loses nothing, else f32), f32, bf16, which rounds,
     /// bf12 (bf16 in 12 bits, as --encoding auto chooses), int8 (8.25 bits), or int4 (4.25 bits, the head int8); both
-    /// round, and the summary says how far
+    /// round, and the summary has the errors
     #[argh(option, default = "DtypeChoice::Auto", from_str_fn(dtype))]
     dtype: DtypeChoice,
-    /// encoding of the matrices of a name, in place of that of --dtype, such as lm_head=int8 or layers.0.*=bf16; * stands
+    /// encoding of the matrices of a name, in place of that of --dtype, such as lm_head=int8 or layers.0.*=bf16, with *
     /// for any characters; can be given several times, and the last one that names a matrix wins
     #[argh(option, arg_name = "pattern=encoding", from_str_fn(tensor))]
     tensor: Vec<(String, Wanted)>,
@@ -275,7 +275,7 @@ fn dtype(text: &str) -> Result<DtypeChoice, String> {
 /// `--tensor`.
 fn tensor(text: &str) -> Result<(String, Wanted), String> {
     let (pattern, name) = text.rsplit_once('=').ok_or("expected PATTERN=ENCODING, such as lm_head=int8")?;
-    let wanted = Wanted::named(name).ok_or_else(|| format!("{name} is no encoding, expected {}", Wanted::NAMES))?;
+    let wanted = Wanted::named(name).ok_or_else(|| format!("{name} is not an encoding, expected {}", Wanted::NAMES))?;
     Ok((pattern.to_string(), wanted))
 }
 

@@ -1,4 +1,4 @@
-//! int8 and int4: how `olmo-pack` writes quantized models, and what its commands make of them.
+//! int8 and int4: how `olmo-pack` writes quantized models, and its commands on them.
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -143,7 +143,7 @@ fn patterns_choose_encodings_and_the_last_wins() {
         let (_, finished) = pack(&folder, "x.olmo", &["--tensor", wrong]);
         assert!(finished.refused(1).contains(says), "{finished:?}");
     }
-    for (wrong, says) in [("q_proj", "PATTERN=ENCODING"), ("q_proj=int5", "int5 is no encoding, expected f32, ")] {
+    for (wrong, says) in [("q_proj", "PATTERN=ENCODING"), ("q_proj=int5", "int5 is not an encoding, expected f32, ")] {
         let (_, finished) = pack(&folder, "x.olmo", &["--tensor", wrong]);
         assert!(finished.refused(2).contains(says), "{finished:?}");
     }
@@ -162,7 +162,7 @@ fn embedding_of_tied_model_is_its_head() {
 }
 
 #[test]
-fn losses_are_told_for_people_and_for_programs() {
+fn losses_are_printed_for_people_and_for_programs() {
     let folder = TempDir::new("quantized-losses");
     weights(&folder);
     let (model, finished) = pack(&folder, "m.olmo", &["--dtype", "int4", "--json"]);

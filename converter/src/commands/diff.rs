@@ -183,7 +183,7 @@ fn text(a: &Path, b: &Path, difference: &Difference) -> String {
         let _ = writeln!(out, "{}", escaped(&format!("  {key:<24} {a} / {b}")));
     }
     for (i, line) in role_losses::lines(&difference.losses).iter().enumerate() {
-        // Of many numbers that all differ a little the errors say more than a list.
+        // Of many numbers that all differ a little the errors are clearer than a list.
         if !difference.losses.is_empty() {
             let _ = writeln!(out, "  {:<24} {line}", if i == 0 { "other encodings" } else { "" });
         }

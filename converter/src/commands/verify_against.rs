@@ -155,8 +155,8 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing, sources: &[Source]
     Ok((n_different > 0).then(|| problem(format!("{n_different} of its {n_elements} numbers are others"))).flatten())
 }
 
-/// Whether the numbers of a tensor in the folder are not those that a tensor was packed from, as far as the file says
-/// what these were.
+/// Whether the numbers of a tensor in the folder are not those that a tensor was packed from; true where the file does not
+/// have their digest.
 fn digest_differs(tensor: &StoredTensor, source: Option<&Source>) -> Result<bool, Error> {
     let Some(source) = source else { return Ok(true) };
     let mut digest = Xxh3::with_seed(0);

@@ -50,7 +50,7 @@ impl Nearest {
         }
     }
 
-    /// Codes of int4, or bytes of int8 elements, and the numbers that they stand for with this scale, which is not zero.
+    /// Codes of int4, or bytes of int8 elements, and the numbers that they are with this scale, which is not zero.
     pub fn encode<const N: usize>(&self, x: &[f32; N], scale: f32) -> ([u8; N], [f32; N]) {
         match self {
             Nearest::Int8 => {

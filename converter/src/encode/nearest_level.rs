@@ -85,7 +85,7 @@ impl NearestLevel {
     }
 }
 
-/// Numbers over a scale in halves: `i` stands for all between `i / 2` and `(i + 1) / 2`.
+/// Numbers over a scale in halves: `i` is any number between `i / 2` and `(i + 1) / 2`.
 #[inline]
 fn halves<const N: usize>(x: &[f32; N], scale: f32) -> [i16; N] {
     let twice_inverse = 2.0 / scale;

@@ -80,7 +80,7 @@ impl PanelEncoder {
         if let Some(slot) = factors.as_chunks_mut::<4>().0.get_mut(index) {
             *slot = factor.to_le_bytes();
         }
-        // A row of zeros has the factor 0, and what stands for zeros with any factor.
+        // A row of zeros has the factor 0, and the codes of zeros.
         let inverse = if factor == 0.0 { 0.0 } else { 1.0 / factor };
         let (mut squares, mut squared_errors) = (0.0, 0.0);
         let blocks = blocks.chunks_exact_mut(self.quantization.block_bytes());
@@ -193,7 +193,7 @@ mod tests {
         numbers
     }
 
-    /// A panel of these rows, what was seen, and the numbers that it stands for.
+    /// A panel of these rows, what was seen, and the numbers that are read from it.
     fn encoded(quantization: Quantization, numbers: &[f32], columns: usize) -> (Vec<u8>, Seen, Vec<Vec<f32>>) {
         let rows: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let mut encoder = PanelEncoder::new(quantization, columns, Path::new("")).expect("memory");

@@ -7,7 +7,7 @@ use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization
 /// What the scale that makes an int8 of the largest number is multiplied with to get candidates: the largest number may
 /// be cut a little, and which of the larger scales rounds best is chance.
 const INT8_FACTORS: [f32; 5] = [1.0, 0.985, 1.015, 1.03, 1.045];
-/// Where among the levels the largest number can lie. Scales have both signs, because levels reach further on one side.
+/// Places of the largest number among the levels. Scales have both signs, because levels reach further on one side.
 const INT4_STARTS: [f32; 6] = [-64.0, 56.5, -53.5, -61.0, -67.0, 53.5];
 /// The largest int4 number over the largest scale: no start leads to a larger scale.
 const INT4_LARGEST: f32 = 50.4;
@@ -25,7 +25,7 @@ pub struct Encoded<const N: usize> {
     pub scale: f32,
     /// Codes of int4, or bytes of int8 elements; of a scale of 0 they are any.
     pub codes: [u8; N],
-    /// What they stand for.
+    /// The numbers that are read from them.
     pub numbers: [f32; N],
     /// Sum of the squares of the numbers.
     pub squares: f32,

@@ -2,7 +2,7 @@
 
 use olmo_infer::internals::format::tensors::TensorSpec;
 
-/// Whether `pattern` names a tensor: a run of whole parts of its name between dots, in which `*` stands for any
+/// Whether `pattern` names a tensor: a run of whole parts of its name between dots, with `*` for any
 /// characters. `q_proj` names that matrix of every layer, `layers.1` all of layer 1, and `*` everything.
 pub fn names(pattern: &str, tensor: &str) -> bool {
     let pattern = format!("*.{pattern}.*");
@@ -12,7 +12,7 @@ pub fn names(pattern: &str, tensor: &str) -> bool {
 /// Whether `text` is `pattern` with some text for every `*`.
 fn is_like(pattern: &[u8], text: &[u8]) -> bool {
     let (mut in_pattern, mut in_text) = (0, 0);
-    // The last star, and where the text after what it stands for begins.
+    // The last star, and where the text after its part begins.
     let mut star: Option<(usize, usize)> = None;
     while in_text < text.len() {
         match pattern.get(in_pattern) {
