@@ -39,7 +39,8 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
                     TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
-                for encoding in [Encoding::plain(dtype).expect("f32 or bf16"), Encoding::Bf12 { n_raw_steps: u32::MAX }] {
+                for encoding in [Encoding::plain(dtype).expect("f32 or bf16"), Encoding::Bf12 { n_raw_steps: u32::MAX }]
+                {
                     calls.call(|| layout::tensor_bytes(&spec, encoding));
                     calls.call(|| layout::table_bytes(&spec, encoding));
                 }
