@@ -9,7 +9,7 @@ fn wrong_arguments_are_one_line_that_names_help() {
     let cases: [(&[&str], &str); 16] = [
         (&[], "Required positional arguments not provided: weights model; see olmo-pack --help"),
         (&["w", "m", "--dtyp", "f32"], "unknown option --dtyp (did you mean --dtype?); see olmo-pack --help"),
-        (&["w", "m", "--dtype=f16"], "--dtype f16: expected auto, f32, bf16 or bf12; see olmo-pack --help"),
+        (&["w", "m", "--dtype=f16"], "--dtype f16: expected auto, f32, bf16, bf12, int8 or int4; see olmo-pack --help"),
         (&["w", "m", "--force=yes"], "--force=yes: --force takes no value; see olmo-pack --help"),
         (&["w", "m", "-t=two"], "--threads two: expected a whole number from 0; see olmo-pack --help"),
         (&["w", "m", "--head-dim", "0"], "--head-dim 0: expected a whole number from 1; see olmo-pack --help"),
@@ -19,7 +19,7 @@ fn wrong_arguments_are_one_line_that_names_help() {
             &["w", "m", "--vocab=a", "--vocab=b"],
             "--vocab b: --vocab is given twice, expected once; see olmo-pack --help",
         ),
-        (&["w", "m", "--dtype", "f16"], "expected auto, f32, bf16 or bf12; see olmo-pack --help"),
+        (&["w", "m", "--dtype", "f16"], "expected auto, f32, bf16, bf12, int8 or int4; see olmo-pack --help"),
         (&["w", "m", "--thre\u{1b}[31mads\u{7}"], "--thre\\u{1b}[31mads\\u{7}"),
         (&["w", "m", "--threads", "a\nb"], "--threads a\\nb: expected a whole number from 0; see olmo-pack --help"),
         (&["unpack", "m", ""], "FOLDER is empty, expected a path; see olmo-pack unpack --help"),
