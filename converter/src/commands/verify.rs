@@ -246,7 +246,7 @@ fn tensor(model: &ModelFile, index: usize) -> Option<String> {
         return Some("its digest is wrong".into());
     }
     if padding {
-        return Some("padding in its panels that is not that of the format".into());
+        return Some("padding in its panels that is not zero".into());
     }
     smallest_magnitude(record, key.wrapping_add(1))
 }
@@ -304,7 +304,7 @@ fn quantized_tensor(
         return Some("its digest is wrong".into());
     }
     if look.padding {
-        return Some("padding in its panels that is not zero".into());
+        return Some("padding in its panels that is not that of the format".into());
     }
     if look.not_finite {
         return Some("a scale that is not a finite number".into());
