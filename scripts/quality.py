@@ -42,12 +42,11 @@ from lowbits.ours import Packer  # noqa: E402
 # Encodings of olmo-pack: label, arguments of olmo-pack, rounding of activations for int8 and for int4 matrices.
 OURS = [
     ("int8", ["--dtype", "int8"], "i16", "i8"),
-    ("int8, --activations int8", ["--dtype", "int8"], "i8", "i8"),
+    ("int8, --activations i8", ["--dtype", "int8"], "i8", "i8"),
     ("int8-f16", ["--dtype", "int8", "--tensor", "*=int8-f16"], "i16", "i8"),
-    ("int8-16", ["--dtype", "int8", "--tensor", "*=int8-16"], "i16", "i8"),
     ("int4", ["--dtype", "int4"], "i16", "i8"),
     ("int4, all matrices", ["--dtype", "int4", "--tensor", "*=int4"], "i16", "i8"),
-    ("int4-16", ["--dtype", "int4", "--tensor", "*=int4-16", "--tensor", "lm_head=int8"], "i16", "i8"),
+    ("int4-16, head int8", ["--dtype", "int4", "--tensor", "*=int4-16", "--tensor", "lm_head=int8"], "i16", "i8"),
 ]
 THEIRS = ["Q8_0", "Q4_0", "IQ4_NL", "Q4_K_M"]
 ROUNDINGS = {"i16": activations.i16, "i8": activations.i8}

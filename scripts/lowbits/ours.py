@@ -67,7 +67,7 @@ class Packer:
     def through(self, arguments: list[str]) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, str]]:
         """The matrices after olmo-pack with `arguments`, the bytes of each in the file, and its encoding."""
         path = self.folder.with_suffix(".olmo")
-        subprocess.run([self.program, self.folder, path, "--force", *arguments], check=True, capture_output=True)
+        subprocess.run([self.program, self.folder, path, "--force", *arguments], check=True, stdout=subprocess.DEVNULL)
         model = read_olmo.Model(str(path))
         matrices, sizes, encodings = {}, {}, {}
         for name in self.names:
