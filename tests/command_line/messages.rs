@@ -247,9 +247,9 @@ fn common_mistakes_are_answered_with_next_step() {
             "model.olmo: exists, expected a file name for the model; pass --force to replace it",
         ),
         (
-            "olmo-pack inspect model.olmo --tensr",
+            "olmo-pack inspect model.olmo --tensos",
             2,
-            "unknown option --tensr (did you mean --tensors?); see olmo-pack inspect --help",
+            "unknown option --tensos (did you mean --tensors?); see olmo-pack inspect --help",
         ),
         (
             "olmo-pack --force verify model.olmo",
