@@ -401,7 +401,8 @@ class Model:
             )
             expect(f"{name}: record", record[:10], expected)
             magnitude, rounded, _, reserved = record[11:]
-            if magnitude >= 0x7F800000 or rounded > 1 or any(reserved):
+            is_possible = magnitude == 0 if record[2] in ELEMENT_BYTES else magnitude < 0x7F800000
+            if not is_possible or rounded > 1 or any(reserved):
                 raise FormatError(f"{name}: smallest magnitude, rounded or reserved fields are not possible")
             cursor += sizes[position]
         cursor = align(cursor, group_alignment)

@@ -129,6 +129,6 @@ fn o29_verify_finds_bytes_that_no_writer_makes() {
     }
     let smallest = Field::of_tensor(model.tensor("gate_proj"), offset_of!(TensorRecord, min_magnitude), 4);
     let path = model.write("bad.olmo", &model.with(&[(smallest, 0x3f80_0000)]));
-    let says = "gate_proj.weight: its smallest magnitude is 0e0, the index states 1e0";
+    let says = "gate_proj.weight: smallest magnitude: found 1065353216, expected 0, as of all integers";
     model.refuse_by(&mut report, "a smallest magnitude", &path, &["verify"], &[says]);
 }
