@@ -42,7 +42,7 @@ from lowbits.ours import Packer  # noqa: E402
 # Encodings of olmo-pack: label, arguments of olmo-pack, rounding of activations for int8 and for int4 matrices.
 OURS = [
     ("int8", ["--dtype", "int8"], "i16", "i8"),
-    ("int8, --activations i8", ["--dtype", "int8"], "i8", "i8"),
+    ("int8, --activations int8", ["--dtype", "int8"], "i8", "i8"),
     ("int8-f16", ["--dtype", "int8", "--tensor", "*=int8-f16"], "i16", "i8"),
     ("int4", ["--dtype", "int4"], "i16", "i8"),
     ("int4, all matrices", ["--dtype", "int4", "--tensor", "*=int4"], "i16", "i8"),
