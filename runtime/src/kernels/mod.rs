@@ -40,4 +40,6 @@ pub use isa::Isa;
 pub use lanes::{LANES, LaneOp};
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

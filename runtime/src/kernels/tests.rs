@@ -5,22 +5,13 @@ use super::bf16::{Arrangement, Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use super::grid::OutputBlock;
 use super::isa::{Isa, Kind};
 use super::lanes::*;
+use super::random::Random;
 use super::streaming::Streaming;
 use crate::format::Dtype;
 use crate::format::encodings::bf12::{Bf12Panels, Bf12Table, Exponents};
 use crate::format::panels::PanelShape;
 
-/// A small generator of test data; xorshift64.
-struct Random(u64);
-
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     /// Roughly normal with standard deviation 1.
     fn normal(&mut self) -> f32 {
         (0..12).map(|_| (self.bits() >> 40) as f32 / (1 << 24) as f32).sum::<f32>() - 6.0

@@ -4,22 +4,17 @@
 use super::dot::{BLOCK_STEPS, add_step, dot_step};
 use super::*;
 use crate::kernels::packed_rows::pack;
+use crate::kernels::random::Random;
 use crate::kernels::tile_product::tile_product;
 
-/// xorshift64.
-struct Random(u64);
-
 impl Random {
-    fn bits(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 20) as u32
+    fn word(&mut self) -> u32 {
+        (self.bits() >> 20) as u32
     }
 
     /// A bf16 number with an exponent in the range, as f32.
     fn number(&mut self, exponents: Range<u32>) -> f32 {
-        let (bits, n) = (self.bits(), exponents.len() as u32);
+        let (bits, n) = (self.word(), exponents.len() as u32);
         f32::from_bits(((bits & 0x807f) | (exponents.start + (bits >> 16) % n) << 7) << 16)
     }
 }

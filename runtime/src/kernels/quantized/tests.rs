@@ -5,20 +5,11 @@ use super::*;
 use crate::format::Dtype;
 use crate::format::encodings::quantized::{Levels, QuantizedPanels, Scales, matrix_bytes};
 use crate::format::panels::PanelShape;
-
-/// xorshift64.
-struct Random(u64);
+use crate::kernels::random::Random;
 
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     /// From -1 to 1.
-    fn number(&mut self) -> f32 {
+    fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 }
@@ -48,7 +39,7 @@ fn matrix(random: &mut Random, quantization: &Quantization, shape: &PanelShape) 
     let mut bytes: Vec<u8> = Vec::new();
     for _ in 0..shape.n_panels() {
         for _ in 0..quantization.factor_bytes() / 4 {
-            bytes.extend((random.number() * 0.01).to_le_bytes());
+            bytes.extend((random.unit() * 0.01).to_le_bytes());
         }
         for _ in 0..shape.columns.div_ceil(32) {
             let scales = quantization.scale_bytes();
@@ -112,7 +103,7 @@ fn all_instruction_sets_give_the_bits_of_the_definition() {
             let shape = shape_of(&quantization, rows, columns);
             let bytes = matrix(&mut random, &quantization, &shape);
             let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
-            let mut x: Vec<f32> = (0..n * columns).map(|_| random.number()).collect();
+            let mut x: Vec<f32> = (0..n * columns).map(|_| random.unit()).collect();
             // Blocks of zeros, of numbers that are too small, and of large ones next to ordinary ones.
             for (block, factor) in x.chunks_mut(32).zip([1.0, 0.0, 1e-32, 1e30, 1e-20].into_iter().cycle()) {
                 block.iter_mut().for_each(|x| *x *= factor);
@@ -142,7 +133,7 @@ fn the_definition_is_near_the_exact_product() {
         let shape = shape_of(&quantization, 64, 96);
         let bytes = matrix(&mut random, &quantization, &shape);
         let panels = QuantizedPanels::new(quantization, &shape, bytes[..].into()).expect("its length");
-        let x: Vec<f32> = (0..96).map(|_| random.number()).collect();
+        let x: Vec<f32> = (0..96).map(|_| random.unit()).collect();
         for (precision, error) in [(Precision::Int16, 2e-5), (Precision::Int8, 5e-3)] {
             let found = product(scalar(), &panels, &x, &shape, precision);
             for (r, &found) in found.iter().enumerate() {

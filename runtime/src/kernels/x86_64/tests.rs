@@ -7,6 +7,7 @@ use super::super::bf12;
 use super::super::grid::OutputBlock;
 use super::super::isa::Isa;
 use super::super::packed_rows::{ALIGNMENT_WORDS, PackedRows, aligned, pack};
+use super::super::random::Random;
 use super::super::tile_product::{TILE_PAIRS, tile_product};
 use super::{amx, amx_detection};
 use crate::format::Dtype;
@@ -31,19 +32,9 @@ fn has_tiles() -> bool {
     found
 }
 
-/// xorshift64.
-struct Random(u64);
-
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     /// Pairs of bf16 numbers with exponents in the range.
-    fn pairs(&mut self, n: usize, exponents: &Range<u32>) -> Vec<u32> {
+    fn pairs_in(&mut self, n: usize, exponents: &Range<u32>) -> Vec<u32> {
         let mut number = || {
             let bits = (self.bits() >> 16) as u32;
             bits & 0x807f | (exponents.start + (bits >> 16) % exponents.len() as u32) << 7
@@ -109,8 +100,8 @@ fn bf16_products_equal_the_emulation() {
     let mut random = Random(0x1234_5678_9abc_def1);
     for (w_range, x_range) in &EXPONENTS {
         for (steps, rows) in shapes() {
-            let panel = random.pairs(steps * PANEL_ROWS, w_range);
-            let x = random.pairs(rows[rows.len() - 1] * steps, x_range);
+            let panel = random.pairs_in(steps * PANEL_ROWS, w_range);
+            let x = random.pairs_in(rows[rows.len() - 1] * steps, x_range);
             let expected = expected(&panel, &x, steps);
             for rows in rows {
                 for (columns, ahead) in [(64, 0), (64, 2048), (61, 0), (1, 0)] {
@@ -154,7 +145,7 @@ fn bf12_products_equal_the_emulation() {
         let exponents = Exponents::from_bytes(std::array::from_fn(|i| first + i as u8)).expect("ascending");
         let w_range = u32::from(first)..u32::from(first) + 16;
         for (steps, rows) in shapes() {
-            let mut panel = random.pairs(steps * PANEL_ROWS, &w_range);
+            let mut panel = random.pairs_in(steps * PANEL_ROWS, &w_range);
             for _ in 0..steps.div_ceil(10) {
                 let at = random.bits() as usize % panel.len();
                 panel[at] = random.bits() as u32;
@@ -162,7 +153,7 @@ fn bf12_products_equal_the_emulation() {
             let (bytes, table) = bf12(&panel, exponents);
             let shape = PanelShape { rows: PANEL_ROWS, columns: 2 * steps, dtype: Dtype::Bf16 };
             let coded = Bf12Panels::new(&shape, bytes[..].into(), &table).panel(0);
-            let x = random.pairs(rows[rows.len() - 1] * steps, &x_range);
+            let x = random.pairs_in(rows[rows.len() - 1] * steps, &x_range);
             let expected = expected(&panel, &x, steps);
             for rows in rows {
                 for (columns, ahead) in [(64, 0), (64, 2048), (61, 0)] {
@@ -195,7 +186,7 @@ fn products_without_steps_are_zeros() {
 /// One product, right or wrong.
 fn is_right(seed: u64) -> bool {
     let mut random = Random(seed);
-    let (panel, x) = (random.pairs(40 * PANEL_ROWS, &(110..130)), random.pairs(20 * 40, &(110..130)));
+    let (panel, x) = (random.pairs_in(40 * PANEL_ROWS, &(110..130)), random.pairs_in(20 * 40, &(110..130)));
     // SAFETY: only called where `amx_detection::is_available` is true.
     product(&x, 40, 20, PANEL_ROWS, |x, out| unsafe { amx::product_bf16(&panel, x, out, 0) })
         == expected(&panel, &x, 40)
