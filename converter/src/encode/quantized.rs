@@ -11,6 +11,8 @@ use olmo_infer::internals::format::encodings::quantized::{
 };
 use std::path::Path;
 
+/// Sums of squares in f32 below this have lost digits.
+const SMALLEST_SQUARES: f32 = 1e-30;
 /// Columns of half a block.
 const HALF: usize = BLOCK_COLUMNS / 2;
 
@@ -96,8 +98,16 @@ impl PanelEncoder {
                 row.squared_errors = pairs().map(|(x, number)| (x - number) * (x - number)).sum();
             }
             self.put(scales, &row.codes, block, index);
-            squares += f64::from(row.squares);
-            squared_errors += f64::from(row.squared_errors);
+            if self.quantization.scales == Scales::F16 && row.squares < SMALLEST_SQUARES {
+                // No factor has made these numbers large enough for squares in f32.
+                let wide = |x: f32| f64::from(x);
+                let pairs = || x.iter().zip(row.numbers).take(bits.len());
+                squares += pairs().map(|(&x, _)| wide(x) * wide(x)).sum::<f64>();
+                squared_errors += pairs().map(|(&x, number)| (wide(x) - wide(number)).powi(2)).sum::<f64>();
+            } else {
+                squares += f64::from(row.squares);
+                squared_errors += f64::from(row.squared_errors);
+            }
             let is_changed = |number: f32, bits: u32| u32::from((number * factor).to_bits() != bits);
             let pairs = row.numbers.iter().zip(bits);
             let n_changed = pairs.fold(0u32, |n, (number, bits)| n.wrapping_add(is_changed(*number, *bits)));
@@ -312,6 +322,15 @@ mod tests {
             }
             let (_, _, back) = encoded(quantization, &[1e-42; 64], 64);
             assert!(back[0].iter().all(|number| number.abs() < 1e-36));
+        }
+    }
+
+    #[test]
+    fn numbers_below_every_f16_scale_are_lost_and_counted() {
+        for quantization in all().into_iter().filter(|quantization| quantization.scales == Scales::F16) {
+            let (_, seen, back) = encoded(quantization, &[1e-30; 64], 64);
+            assert!(back[0].iter().all(|&number| number == 0.0));
+            assert_eq!((seen.loss.relative_rms(), seen.n_changed), (1.0, 64), "{quantization:?}");
         }
     }
 
