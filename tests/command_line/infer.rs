@@ -334,6 +334,27 @@ fn closed_pipe_ends_run_silently() {
 
 /// Row E1.
 #[test]
+fn activations_decide_about_the_logits_of_quantized_models() {
+    let fixture = fixture();
+    run(
+        PACK,
+        [&repository().join("demo/weights"), &fixture.model]
+            .map(|path| path.as_os_str())
+            .into_iter()
+            .chain(["--force", "--dtype", "int8"].map(AsRef::as_ref)),
+    )
+    .ok();
+    let logits = |activations: &str| {
+        let path = fixture.folder.join(format!("{activations}.npy"));
+        let flags = ["--activations", activations, "--logits", path.to_str().expect("UTF-8")];
+        fixture.infer(&flags).ok();
+        fs::read(path).expect("logits")
+    };
+    let [auto, int16, int8, f32] = ["auto", "int16", "int8", "f32"].map(logits);
+    assert!(auto == int16 && int16 != int8 && int8 != f32 && f32 != int16);
+}
+
+#[test]
 fn wrong_usage_ends_with_status_2_and_one_line() {
     let fixture = fixture();
     for (flags, problem) in [
@@ -377,6 +398,8 @@ fn wrong_usage_ends_with_status_2_and_one_line() {
         (&["--kv", "f16"], "--kv f16: expected f32 or bf16; see olmo-infer --help"),
         (&["--kv", ""], "--kv \"\": expected f32 or bf16; see olmo-infer --help"),
         (&["score", "--kv", "q8"], "--kv q8: expected f32 or bf16; see olmo-infer score --help"),
+        (&["--activations", "int8"], "m.olmo has no int8 or int4 matrices; leave the option out"),
+        (&["score", "--activations", "int16"], "--activations int16: "),
         (&["--isa", "a\nb"], "--isa a\\nb"),
         (&["--isa", "-"], "--isa -:"),
     ] {

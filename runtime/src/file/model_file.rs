@@ -247,6 +247,11 @@ impl ModelFile {
         self.model_specs().iter().zip(&self.index.bf12_tables).any(|(_, table)| table.is_some())
     }
 
+    /// Whether a matrix of the model is int8 or int4.
+    pub fn has_quantized(&self) -> bool {
+        (0..self.model_specs().len()).any(|index| self.encoding(index).dtype().is_quantized())
+    }
+
     /// Tensor `index` as a matrix, in place; `None` for a vector.
     pub fn matrix(&self, index: usize) -> Option<Matrix<'_>> {
         let encoding = self.encoding(index);

@@ -10,6 +10,7 @@ use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::MAGIC;
 use olmo_infer::internals::os::spawn::spawn_scoped;
+use olmo_infer::internals::parallel::matmul::Activations;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,6 +24,20 @@ pub fn open(program: Program, path: &Path, load: Load, others: &[PathBuf]) -> Re
     file.refuse_unfinished()?;
     note_clock(&file);
     Ok(file)
+}
+
+/// Refuses integers as activations where no weights are multiplied with them.
+pub fn refuse_useless(activations: Activations, file: &ModelFile) -> Result<(), Failure> {
+    let name = match activations {
+        Activations::Int16 => "int16",
+        Activations::Int8 => "int8",
+        Activations::Auto | Activations::F32 => return Ok(()),
+    };
+    if file.has_quantized() {
+        return Ok(());
+    }
+    let path = display_path(file.path());
+    Err(Failure::Usage(format!("--activations {name}: {path} has no int8 or int4 matrices; leave the option out")))
 }
 
 /// Notes that the clock makes every run read all of a model.

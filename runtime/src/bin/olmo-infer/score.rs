@@ -31,6 +31,7 @@ const MAX_PATH_BYTES: usize = 4096;
 /// Scores token files.
 pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
     let file = Arc::new(opened::open(COMMAND, &args.model, args.load, &args.tokens)?);
+    opened::refuse_useless(args.compute.activations, &file)?;
     file.check_complete()?;
     let n_threads = used_threads(args.compute.threads);
     let score = || with_team(n_threads, |team| score_all(args, &file, team))?;

@@ -11,7 +11,7 @@ pub struct Compute {
     pub threads: usize,
     /// How products are computed.
     pub backend: Backend,
-    /// What bf16 weights are multiplied with.
+    /// What weights are multiplied with.
     pub activations: Activations,
     /// What keys and values are stored as.
     pub kv: KvType,
