@@ -11,7 +11,7 @@ use olmo_pack::commands::verify;
 use olmo_pack::folder::element::f16_to_f32;
 use olmo_pack::folder::gguf::tensor_type::TensorType;
 use olmo_pack::folder::listing::Listing;
-use olmo_tests::gguf::{Gguf, Meta, blocks, interleaved, of_folder};
+use olmo_tests::gguf::{Gguf, Meta, Tensor, blocks, interleaved, of_folder};
 use olmo_tests::{
     Random, Stored, TempDir, reference_cases, run, small_config, small_olmo1, small_olmo3, write_npy, write_weights,
 };
@@ -228,6 +228,54 @@ fn blocks_are_stored_as_they_are() {
             assert_eq!(coded.encoding(gate).name(), other.name());
         }
     }
+}
+
+#[test]
+fn blocks_are_shown_as_they_are_stored() {
+    for (kind, encodings) in [(8, "9 int8-f16 in 8.50 bits"), (2, "8 int4-f16, 1 int8")] {
+        let folder = TempDir::new("gguf-shown");
+        let kind_of = |name: &str| Some(if name == "output.weight" && kind != 8 { 14 } else { kind });
+        let gguf = with_blocks(&folder.join("w"), &block_config(), kind_of);
+        let file = folder.join("m.gguf");
+        fs::write(&file, gguf.bytes()).expect("written");
+        let model = folder.join("m.olmo");
+        let pack = |flags: &[&str]| {
+            let arguments = [file.to_str(), model.to_str()].map(|argument| argument.expect("UTF-8"));
+            run(PACK, arguments.iter().chain(flags)).ok().to_string()
+        };
+        let planned = pack(&["--dry-run"]);
+        assert_eq!(planned.matches("  size  ").count(), 1, "{planned}");
+        let planned_json: serde_json::Value = serde_json::from_str(&pack(&["--dry-run", "--json"])).expect("JSON");
+        let packed = pack(&[]);
+        let json: serde_json::Value = serde_json::from_str(&pack(&["--force", "--json"])).expect("JSON");
+        let bytes = fs::metadata(&model).expect("a model").len();
+        assert!(planned.contains(&format!("({bytes} bytes)")), "{planned}");
+        let sizes = planned_json["file_bytes"].as_object().expect("sizes");
+        assert_eq!(sizes.values().collect::<Vec<_>>(), [&serde_json::Value::from(bytes)]);
+        for text in [&planned, &packed] {
+            assert!(text.contains(encodings), "{text}");
+        }
+        // Only the head was recoded.
+        assert_eq!(packed.contains("nothing lost"), kind == 8, "{packed}");
+        assert_eq!(packed.contains("relative RMS error"), kind != 8, "{packed}");
+        let data: usize = gguf.tensors.iter().map(|tensor| tensor.data.len()).sum();
+        assert_eq!(json["source_bytes"], data);
+        assert!(verify::run_against(&model, &file).expect("the same").contains(": ok, the numbers of "));
+    }
+}
+
+#[test]
+fn superfluous_tensors_of_other_types_can_be_left_out() {
+    let folder = TempDir::new("gguf-extra");
+    let mut gguf = with_blocks(&folder.join("w"), &block_config(), |_| Some(8));
+    // Q5_K, which is not read.
+    let extra = Tensor { name: "extra.weight".into(), kind: 13, shape: vec![1, 256], data: vec![0; 176], offset: None };
+    gguf.tensors.push(extra);
+    fs::write(folder.join("m.gguf"), gguf.bytes()).expect("written");
+    let arguments = ["m.gguf", "m.olmo"].map(|name| folder.join(name));
+    let line = run(PACK, &arguments).refused(1).to_string();
+    assert!(line.contains("extra.weight") && line.contains("--allow-extra"), "{line}");
+    run(PACK, arguments.iter().map(|path| path.as_os_str()).chain(["--allow-extra".as_ref()])).ok();
 }
 
 #[test]

@@ -184,9 +184,7 @@ fn text(a: &Path, b: &Path, difference: &Difference) -> String {
     }
     for (i, line) in role_losses::lines(&difference.losses).iter().enumerate() {
         // Of many numbers that all differ a little the errors are worth more than a list.
-        if !difference.losses.is_empty() {
-            let _ = writeln!(out, "  {:<24} {line}", if i == 0 { "other encodings" } else { "" });
-        }
+        let _ = writeln!(out, "  {:<24} {line}", if i == 0 { "other encodings" } else { "" });
     }
     let listed: Vec<&TensorDifference> = difference.tensors.iter().filter(|tensor| !tensor.is_recoded).collect();
     for tensor in listed.iter().take(LISTED) {

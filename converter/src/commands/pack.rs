@@ -264,14 +264,19 @@ impl Prepared {
             matrices: plan.matrices_dtype(),
             n_matrices: plan.matrices().count(),
             n_bf12: plan.matrices().filter(|(_, encoding, _)| matches!(encoding, Encoding::Bf12 { .. })).count(),
-            encodings: counted(plan.matrices().map(|(_, encoding, _)| encoding.name())),
+            encodings: encoding_counts(&plan),
             losses: losses(&plan, &outcome),
             bits_per_weight: plan.bits_per_weight(),
             file_bytes: plan.layout.file_bytes,
-            source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.bytes).sum(),
+            source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.stored_bytes()).sum(),
             outcome,
         })
     }
+}
+
+/// The names of the encodings of the model's matrices, with the number of matrices of each.
+pub(crate) fn encoding_counts(plan: &Plan<'_>) -> Vec<(&'static str, usize)> {
+    counted(plan.matrices().map(|(_, encoding, _)| encoding.name()))
 }
 
 /// What the quantized matrices lost. Drafts do not count: the model is the other copy.

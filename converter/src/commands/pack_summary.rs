@@ -1,6 +1,6 @@
 //! The output of a pack and a dry run: one screen for people, one JSON object for programs.
 
-use crate::commands::pack::{Packed, Prepared, Request};
+use crate::commands::pack::{Packed, Prepared, Request, encoding_counts};
 use crate::commands::role_losses;
 use crate::commands::units::size;
 use crate::error::{Error, escaped, json_line, shown_path};
@@ -27,7 +27,7 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     let mut out = format!("packed {} into {}\n", shown(&request.weights), shown(&request.model));
     out += &facts.text;
     let _ = writeln!(out, "  matrices    {}", matrices_line(packed));
-    for (i, line) in role_losses::lines(&packed.losses).iter().enumerate().filter(|_| !packed.losses.is_empty()) {
+    for (i, line) in role_losses::lines(&packed.losses).iter().enumerate() {
         let _ = writeln!(out, "  {:<12}{line}", if i == 0 { "lost" } else { "" });
     }
     if packed.outcome.n_rounded > 0 {
@@ -49,11 +49,11 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
 
 /// How the matrices are stored.
 fn matrices_line(packed: &Packed) -> String {
-    let lossless = if packed.outcome.n_rounded == 0 { ", nothing lost" } else { "" };
+    let is_lossless = packed.outcome.n_rounded == 0 && role_losses::total(&packed.losses).squared_errors == 0.0;
+    let lossless = if is_lossless { ", nothing lost" } else { "" };
     let bits = format!(" in {:.2} bits", packed.bits_per_weight);
     if !packed.losses.is_empty() {
-        let counts: Vec<String> = packed.encodings.iter().map(|(name, n)| format!("{n} {name}")).collect();
-        return counts.join(", ") + &bits;
+        return listed(&packed.encodings) + &bits + lossless;
     }
     let bf12 = match packed.n_bf12 {
         0 => String::new(),
@@ -61,6 +61,12 @@ fn matrices_line(packed: &Packed) -> String {
         n => format!("{bits}, {n} of {} in bf12", packed.n_matrices),
     };
     format!("{}{bf12}{lossless}", type_name(packed.matrices))
+}
+
+/// Names, each with how many there are.
+fn listed(counts: &[(&'static str, usize)]) -> String {
+    let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    counts.join(", ")
 }
 
 /// The end of a pack, for programs.
@@ -94,21 +100,29 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
 pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     let facts = Facts::new(&prepared.checkpoint, &prepared.text);
     let known = prepared.known_dtype();
-    let plans = match known {
-        Some(dtype) => vec![prepared.plain_plan(dtype)?],
-        None => vec![prepared.plain_plan(Dtype::F32)?, prepared.plain_plan(Dtype::Bf16)?],
-    };
+    let possible_types = known.map_or(vec![Dtype::F32, Dtype::Bf16], |dtype| vec![dtype]);
+    let plans: Vec<Plan<'_>> =
+        possible_types.iter().map(|&dtype| prepared.plain_plan(dtype)).collect::<Result<_, _>>()?;
+    let names: Vec<&str> = plans
+        .iter()
+        .zip(&possible_types)
+        .map(|(plan, &dtype)| match plan.matrices_dtype() {
+            // Each of two plans has the name of what is not decided yet.
+            None if known.is_none() || dtype.is_quantized() => dtype.name(),
+            stored => type_name(stored),
+        })
+        .collect();
     let least = prepared.least_plan(known.unwrap_or(Dtype::Bf16))?.map(|plan| plan.layout.file_bytes);
     let free = prepared.target.free_bytes()?;
     let plan = &plans[0];
     if as_json {
         let mut object = facts.json.clone();
         let sizes: serde_json::Map<String, Value> =
-            plans.iter().map(|plan| (plan_name(plan, known).into(), plan.layout.file_bytes.into())).collect();
+            names.iter().zip(&plans).map(|(name, plan)| ((*name).into(), plan.layout.file_bytes.into())).collect();
         let more = json!({
             "dry_run": true,
             "warnings": facts.warnings,
-            "dtype": known.map(Dtype::name),
+            "dtype": known.map(|_| names[0]),
             "file_bytes": sizes,
             "least_bf12_bytes": least,
             "free_bytes": free,
@@ -122,19 +136,20 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
     let mut out = tensor_table(plan);
     out += &facts.text;
     match known {
-        Some(dtype) => {
+        Some(_) => {
             let table = if least.is_some() { "; the table is that of the plain file" } else { "" };
-            let bits = match dtype.is_quantized() {
-                true => format!(" in {:.2} bits", plan.bits_per_weight()),
-                false => String::new(),
+            let is_quantized = plan.matrices().any(|(_, encoding, _)| encoding.dtype().is_quantized());
+            let matrices = match is_quantized {
+                true => format!("{} in {:.2} bits", listed(&encoding_counts(plan)), plan.bits_per_weight()),
+                false => names[0].to_string(),
             };
-            let _ = writeln!(out, "  matrices    {}{bits}{table}", dtype.name());
+            let _ = writeln!(out, "  matrices    {matrices}{table}");
         }
         None => out += "  matrices    f32 or bf16, decided by reading all numbers; the table is that of plain f32\n",
     }
-    for plan in &plans {
+    for (name, plan) in names.iter().zip(&plans) {
         let bytes = plan.layout.file_bytes;
-        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {}", size(bytes), plan_name(plan, known));
+        let _ = writeln!(out, "  size        {} ({bytes} bytes) as {name}", size(bytes));
     }
     if let Some(bytes) = least {
         let range = "at least, as bf16 in 12 bits, decided by reading all numbers";
@@ -300,11 +315,6 @@ fn tensors_json(plan: &Plan<'_>) -> Vec<Value> {
         })
     };
     plan.tensors.iter().zip(&plan.layout.tensors).map(row).collect()
-}
-
-/// What the plan of a dry run is for: the grade of quantized models, which have several types.
-fn plan_name(plan: &Plan<'_>, known: Option<Dtype>) -> &'static str {
-    type_name(plan.matrices_dtype().or(known.filter(|dtype| dtype.is_quantized())))
 }
 
 /// The type of a model's matrices, for people and for JSON.

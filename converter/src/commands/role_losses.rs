@@ -38,8 +38,11 @@ pub fn total(losses: &[RoleLoss]) -> Loss {
     })
 }
 
-/// For people: the error of all, then those of the roles, a few in a line.
+/// For people: the error of all, then those of the roles, a few in a line; no line where nothing is lost.
 pub fn lines(losses: &[RoleLoss]) -> Vec<String> {
+    if total(losses).squared_errors == 0.0 {
+        return Vec::new();
+    }
     let percent = |loss: &Loss| format!("{:.2} %", 100.0 * loss.relative_rms());
     let first = format!("{} relative RMS error", percent(&total(losses)));
     let of_roles = losses.chunks(ROLES_IN_A_LINE).map(|some| {
@@ -68,5 +71,7 @@ mod tests {
         let losses = of_roles(specs.iter().zip(losses));
         assert_eq!(lines(&losses), ["70.71 % relative RMS error", "q_proj 50.00 %, down_proj 100.00 %"]);
         assert_eq!(json(&losses)["q_proj"], 0.5);
+        let kept = [RoleLoss { role: "q_proj".into(), loss: Loss { squares: 1.0, squared_errors: 0.0 } }];
+        assert!(lines(&kept).is_empty() && lines(&[]).is_empty());
     }
 }

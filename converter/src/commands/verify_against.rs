@@ -97,12 +97,13 @@ fn configuration(model: &ModelFile, listing: &Listing, compared: &mut Compared) 
                     };
                     let expected = format!("{theirs} as in {}", shown_path(&file));
                     let problem = problem(format!("was packed with another configuration: {key} is {value}"));
-                    compared.problems.push(problem.expected(expected).advice("pack the folder again"));
+                    compared.problems.push(problem.expected(expected).advice("pack it again, with the same options"));
                 }
             }
         }
         Err(error) => {
-            let found = format!("was packed with another config.json, and not with this one: {error}");
+            let what = if listing.gguf().is_some() { "other metadata" } else { "another config.json" };
+            let found = format!("was packed with {what}, and not with what is there: {error}");
             compared.problems.push(problem(found.lines().next().unwrap_or_default().to_string()));
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Problem};
 use crate::folder::element::{SourceType, widen};
+use crate::folder::gguf::blocks::BlockType;
 use crate::folder::gguf::rows::{Place, Rows};
 use crate::folder::source_file::SourceFile;
 
@@ -57,6 +58,12 @@ impl StoredTensor {
     /// As [`StoredTensor::read`].
     pub fn read_blocks(&self, first: u64, out: &mut [u8]) -> Result<(), Error> {
         self.rows.read_blocks(self.place(), first, out)
+    }
+
+    /// Length of the data in the file.
+    pub fn stored_bytes(&self) -> u64 {
+        let wide = |kind: BlockType| (kind.elements() * self.element.bytes()) as u64;
+        self.rows.blocks.map_or(self.bytes, |kind| self.bytes / wide(kind) * kind.bytes() as u64)
     }
 
     fn place(&self) -> Place<'_> {

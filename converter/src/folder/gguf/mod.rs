@@ -99,7 +99,7 @@ impl GgufFile {
         let info = self.tensors.get(name)?;
         let own_name = names::of_gguf(name).unwrap_or_else(|| name.into());
         let Some(readable) = info.kind.readable() else {
-            let problem = Problem::new(self.path(), format!("type {}", info.kind.name)).tensor(own_name);
+            let problem = Problem::new(self.path(), format!("type {}", info.kind.name)).tensor(name);
             return Some(Err(problem.expected("F32, F16, BF16, Q8_0, Q4_0 or IQ4_NL").advice(OTHER_FILE)));
         };
         let (element, blocks) = match readable {
@@ -167,16 +167,17 @@ impl GgufFile {
             Some(Readable::Blocks(BlockType::Q6K)) => head.as_ref() != Some(*name),
             Some(_) => false,
         };
-        let mut refused = self.tensors.iter().filter(is_refused);
+        // A tensor without a name there is superfluous, and its type does not count.
+        let refused = self.tensors.iter().filter(is_refused);
+        let mut refused = refused.filter_map(|(name, info)| Some((names::of_gguf(name)?, info)));
         let Some((name, info)) = refused.next() else { return Ok(()) };
         let more = match refused.count() {
             0 => String::new(),
             more => format!(", and {more} more tensors of such types"),
         };
-        let own_name = names::of_gguf(name).unwrap_or_else(|| name.clone());
         let found =
             format!("type {}{more}; storing it in another type would add a second error to its own", info.kind.name);
-        let problem = Problem::new(self.path(), found).tensor(own_name);
+        let problem = Problem::new(self.path(), found).tensor(name);
         Err(problem.expected("F32, F16, BF16, Q8_0, Q4_0 or IQ4_NL").advice(OTHER_FILE))
     }
 }
