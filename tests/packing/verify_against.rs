@@ -43,7 +43,8 @@ fn compares_the_weights_of_a_folder() {
         std::fs::remove_file(npy_path(&other, "model.layers.9.mlp.up_proj.weight")).expect("removed");
         std::fs::write(other.join("config.json"), "{}").expect("written");
         let refused = against(&other).refused(1).to_string();
-        let says = "has the numbers of this folder, but was packed with another config.json, and not with this one: ";
+        let says =
+            "has the numbers of this folder, but was packed with another config.json, and not with what is there: ";
         assert!(refused.contains(says) && refused.contains("config.json: no model_type"), "{refused}");
         // The text may differ, its meaning may not.
         let mut config = config_json(&small_config());
