@@ -102,11 +102,6 @@ impl Text {
         refuse_target: &RefuseTarget<'_>,
     ) -> Result<Text, Error> {
         let (vocab_size, architecture) = (settings.config.vocab_size, settings.config.architecture);
-        let not_the_target = |path: PathBuf| -> Result<PathBuf, Error> {
-            let metadata = fs::metadata(&path).map_err(|error| Error::io(&path, "cannot open", error))?;
-            refuse_target(&path, (metadata.dev(), metadata.ino()))?;
-            Ok(path)
-        };
         let present = |name: &str| -> Result<Option<PathBuf>, Error> {
             let path = folder.join(name);
             match fs::symlink_metadata(&path) {
@@ -114,18 +109,14 @@ impl Text {
                 Err(error) => Err(Error::io(path, "cannot read its metadata", error)),
                 // A dangling link exists, and is an error.
                 Ok(_) => {
-                    let path = not_the_target(path)?;
+                    not_the_target(&path, refuse_target)?;
                     source_file::refuse_link_out_of(folder, &path)?;
                     Ok(Some(path))
                 }
             }
         };
-        let is_json = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
         let (json, txt) = match vocab {
-            Some(path) => {
-                let path = not_the_target(path.to_path_buf())?;
-                if is_json(&path) { (Some(path), None) } else { (None, Some(path)) }
-            }
+            Some(path) => given(path, refuse_target)?,
             None => (None, present("vocab.txt")?),
         };
         let json = match json {
@@ -168,12 +159,9 @@ impl Text {
         let (mut text, mut files) = (Text::default(), KeptFiles::default());
         match vocab {
             Some(path) => {
-                let metadata = fs::metadata(path).map_err(|error| Error::io(path, "cannot open", error))?;
-                refuse_target(path, (metadata.dev(), metadata.ino()))?;
-                let is_json = path.extension().is_some_and(|extension| extension == "json");
-                let (json, txt) = if is_json { (Some(path), None) } else { (None, Some(path)) };
+                let (json, txt) = given(path, refuse_target)?;
                 let around = Around { vocab_size, architecture: Some(architecture), ..Around::default() };
-                text.tokens(json, txt, &around, &mut files)?;
+                text.tokens(json.as_deref(), txt.as_deref(), &around, &mut files)?;
             }
             None => match gguf_tokenizer::read(metadata, vocab_size, architecture)? {
                 Found::Absent => {}
@@ -231,6 +219,20 @@ impl Text {
         }
         Ok(())
     }
+}
+
+/// Refuses a file that the target would replace.
+fn not_the_target(path: &Path, refuse_target: &RefuseTarget<'_>) -> Result<(), Error> {
+    let metadata = fs::metadata(path).map_err(|error| Error::io(path, "cannot open", error))?;
+    Ok(refuse_target(path, (metadata.dev(), metadata.ino()))?)
+}
+
+/// The vocabulary that a user names, as a `tokenizer.json` or as a `vocab.txt`.
+fn given(path: &Path, refuse_target: &RefuseTarget<'_>) -> Result<(Option<PathBuf>, Option<PathBuf>), Error> {
+    not_the_target(path, refuse_target)?;
+    let path = path.to_path_buf();
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    Ok(if is_json { (Some(path), None) } else { (None, Some(path)) })
 }
 
 /// A tokenizer that the runtime accepts, or why it does not: sections beyond its limits are not written.
