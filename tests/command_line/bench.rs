@@ -148,13 +148,11 @@ fn a_report_counts_the_bytes_of_its_kv_cache() {
         let words = format!("--quick --rounds 1 --contexts 16 --prefill 2 --json --kv {kv}");
         serde_json::from_str(bench(&model, &words).ok()).expect("JSON")
     };
-    // Bytes a token: rate / tokens a second.
-    let bytes = |json: &Value| {
-        let decode = &json["decode"][0];
-        let field = |name: &str| decode[name].as_f64().expect("a number");
-        field("gb_s") * 1e9 / field("tok_s")
-    };
+    let bytes = |json: &Value| json["decode"][0]["bytes_per_token"].as_f64().expect("a number");
     let (wide, narrow) = (json("f32"), json("bf16"));
     assert_eq!((&wide["host"]["kv"], &narrow["host"]["kv"]), (&Value::from("f32"), &Value::from("bf16")));
-    assert!(bytes(&wide) > 1.01 * bytes(&narrow), "{} {}", bytes(&wide), bytes(&narrow));
+    // Two bytes less of each key and value of positions 0 to 16, for the first token, up to 23, for the eighth.
+    let (config, visible) = (small_config(), (17 + 24) as f64 / 2.0);
+    let saved = 2.0 * 2.0 * visible * (config.kv_width() * config.layer_types.len()) as f64;
+    assert_eq!(bytes(&wide) - bytes(&narrow), saved);
 }

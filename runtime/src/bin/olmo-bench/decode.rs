@@ -31,6 +31,8 @@ pub struct Outcome {
     pub tok_s: f64,
     /// Mean number of positions before a token.
     pub mean_context: f64,
+    /// Mean number of bytes of weights, keys and values that a token reads.
+    pub bytes_per_token: f64,
     /// Bytes of weights, keys and values a second, against the read ceiling.
     pub measured: Measured,
 }
@@ -64,22 +66,29 @@ pub fn measure(
             Err(problem)
         } else {
             let mut sequence = Sequence { network, options: options(needed), batch: None, first, refilled };
-            let mut positions = Vec::new();
-            let measured = rounds::measure(
-                args.rounds,
-                team,
-                |team| ceiling.pass(team),
-                |team| sequence.round(team, &mut positions),
-            )?;
+            let mut read = Read::default();
+            let measured =
+                rounds::measure(args.rounds, team, |team| ceiling.pass(team), |team| sequence.round(team, &mut read))?;
             Ok(Outcome {
                 tok_s: TOKENS as f64 / measured.seconds,
-                mean_context: positions.iter().sum::<usize>() as f64 / positions.len() as f64,
+                mean_context: read.positions as f64 / read.tokens as f64,
+                bytes_per_token: read.bytes as f64 / read.tokens as f64,
                 measured,
             })
         };
         results.push(Decode { context, outcome });
     }
     Ok(results)
+}
+
+/// What the tokens of all rounds read.
+#[derive(Default)]
+struct Read {
+    tokens: usize,
+    /// Sum of the positions of the tokens.
+    positions: usize,
+    /// Bytes of weights, keys and values.
+    bytes: u64,
 }
 
 /// A sequence that continues from round to round, or begins again.
@@ -92,7 +101,7 @@ struct Sequence<'m> {
 }
 
 impl Sequence<'_> {
-    fn round(&mut self, team: &mut Team, positions: &mut Vec<usize>) -> Result<Sample, Error> {
+    fn round(&mut self, team: &mut Team, read: &mut Read) -> Result<Sample, Error> {
         let (config, kv) = (self.network.config(), self.options.kv);
         let (batch, token) = match &mut self.batch {
             Some(batch) => batch,
@@ -105,7 +114,10 @@ impl Sequence<'_> {
         let seconds = passes::decode(batch, team, token, TOKENS)?;
         let weights = self.network.weights().bytes_per_token() * TOKENS as u64;
         let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, kv, position)).sum();
-        positions.extend(first..first + TOKENS);
-        Ok(Sample { amount: (weights + keys_and_values) as f64, seconds })
+        let bytes = weights + keys_and_values;
+        read.tokens += TOKENS;
+        read.positions += (first..first + TOKENS).sum::<usize>();
+        read.bytes += bytes;
+        Ok(Sample { amount: bytes as f64, seconds })
     }
 }

@@ -125,6 +125,7 @@ impl Report {
                 Ok(outcome) => {
                     let own = [
                         ("mean_context", number(outcome.mean_context)),
+                        ("bytes_per_token", number(outcome.bytes_per_token)),
                         ("tok_s", number(outcome.tok_s)),
                         ("gb_s", number(outcome.measured.rate)),
                     ];
