@@ -332,7 +332,6 @@ fn closed_pipe_ends_run_silently() {
     assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
 }
 
-/// Row E1.
 #[test]
 fn activations_decide_about_the_logits_of_quantized_models() {
     let fixture = fixture();
@@ -354,6 +353,7 @@ fn activations_decide_about_the_logits_of_quantized_models() {
     assert!(auto == int16 && int16 != int8 && int8 != f32 && f32 != int16);
 }
 
+/// Row E1.
 #[test]
 fn wrong_usage_ends_with_status_2_and_one_line() {
     let fixture = fixture();
