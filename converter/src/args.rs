@@ -78,6 +78,10 @@ pub struct Pack {
     /// plain (in 16)
     #[argh(option, default = "EncodingChoice::Auto", from_str_fn(encoding))]
     encoding: EncodingChoice,
+    /// a text, such as a chapter of a book: the model is run over 2048 of its tokens, and the scales of int8 and int4
+    /// suit the numbers that occur there; needs as much space as the model in bf16 while it packs
+    #[argh(option, arg_name = "text")]
+    calibrate: Option<PathBuf>,
     /// another vocabulary than the folder's: lines of an id, a tab and a token, or a tokenizer.json
     #[argh(option, arg_name = "file")]
     vocab: Option<PathBuf>,
@@ -409,6 +413,7 @@ impl Pack {
             encoding: self.encoding,
             tensors: self.tensor.clone(),
             drafts: Vec::new(),
+            calibrate: self.calibrate.clone(),
             vocab: self.vocab.clone(),
             program: Some(chat_child::THIS_PROGRAM.into()),
             force: self.force,

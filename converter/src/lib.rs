@@ -7,6 +7,7 @@ compile_error!(
     "olmo-pack writes files with calls that only Linux has (O_TMPFILE, linkat); pack there, and copy the .olmo file"
 );
 
+pub mod calibrate;
 pub mod commands;
 pub mod encode;
 pub mod error;

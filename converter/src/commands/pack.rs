@@ -1,25 +1,29 @@
 //! The converter's main path: look at the folder, choose the stored type and the encodings, plan, fill, write, give it
 //! its name.
 
+use crate::calibrate;
+use crate::calibrate::passages::Passages;
 use crate::commands::counted::counted;
 use crate::commands::mistaken;
 use crate::commands::read_back;
 use crate::commands::role_losses::{self, RoleLoss};
+use crate::encode::importance::Importance;
 use crate::encode::is_bf16;
 use crate::encode::pool::thread_pool;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::folder::listing::{self, Container, Listing};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::settings::Flags;
-use crate::text::Text;
+use crate::text::{self, Text};
 use crate::write::grade::Grade;
 use crate::write::model_output::{Output, Target};
 use crate::write::pipeline::{self, Outcome};
 use crate::write::plan::Plan;
-use crate::write::recipe::{Planned, Recipe};
+use crate::write::recipe::{Planned, Recipe, Stored};
 use crate::write::wanted::Wanted;
 use olmo_infer::internals::format::{Dtype, Encoding};
 use olmo_infer::internals::os::disk::Disk;
+use rayon::ThreadPool;
 use std::path::{Path, PathBuf};
 use zerocopy::IntoBytes;
 
@@ -101,6 +105,8 @@ pub struct Request {
     pub tensors: Vec<(String, Wanted)>,
     /// Encodings of drafts, by the names of their matrices. A draft is a second copy of a matrix.
     pub drafts: Vec<(String, Wanted)>,
+    /// A text to run the model over, so that the scales of quantized matrices suit the columns that matter there.
+    pub calibrate: Option<PathBuf>,
     /// A vocabulary other than the folder's: a `vocab.txt` or a `tokenizer.json`.
     pub vocab: Option<PathBuf>,
     /// The program `olmo-pack`, which runs a chat template in a process of its own: without one, none can be used.
@@ -125,6 +131,8 @@ pub struct Prepared {
     pub text: Text,
     /// Where the model goes.
     pub target: Target,
+    /// The parts of the text to calibrate with.
+    pub passages: Option<Passages>,
     request: Request,
 }
 
@@ -143,6 +151,8 @@ pub struct Packed {
     pub losses: Vec<RoleLoss>,
     /// Bits that a number of the matrices takes in the file; those of the padding inside panels count as numbers.
     pub bits_per_weight: f64,
+    /// The text that the model was calibrated with: the numbers of tokens used and present.
+    pub calibrated: Option<(usize, usize)>,
     /// Length of the file.
     pub file_bytes: u64,
     /// Bytes of numbers read.
@@ -175,7 +185,15 @@ pub fn prepare(request: &Request) -> Result<Prepared, Error> {
             Text::read(&listing.folder, vocab, program, &checkpoint.settings, &refuse_same)?
         }
     };
-    Ok(Prepared { checkpoint, text, target, request: request.clone() })
+    let config = &checkpoint.settings.config;
+    let read = |path: &PathBuf| {
+        text::not_the_target(path, &refuse_same)?;
+        Passages::read(path, &text, config.vocab_size, config.max_position_embeddings)
+    };
+    let passages = request.calibrate.as_ref().map(read).transpose()?;
+    let prepared = Prepared { checkpoint, text, target, passages, request: request.clone() };
+    prepared.refuse_useless_text()?;
+    Ok(prepared)
 }
 
 impl Prepared {
@@ -226,9 +244,50 @@ impl Prepared {
         tensors.map(|tensors| self.plan(tensors)).transpose()
     }
 
+    /// Refuses a text to calibrate with where no scale is to be found.
+    fn refuse_useless_text(&self) -> Result<(), Error> {
+        let Some(passages) = &self.passages else { return Ok(()) };
+        let plan = self.plain_plan(self.known_dtype().unwrap_or(Dtype::Bf16))?;
+        let is_searched = |tensor: &Planned| match tensor.stored {
+            Stored::Quantized(quantization) => {
+                pipeline::kept_blocks(&self.checkpoint.sources[tensor.source], quantization).is_none()
+            }
+            _ => false,
+        };
+        if plan.tensors.iter().any(is_searched) {
+            return Ok(());
+        }
+        let problem = Problem::new(&passages.path, "nothing to calibrate: no matrix is rounded to int8 or int4");
+        Err(problem.advice("pass --dtype int4 or leave --calibrate out").into())
+    }
+
+    /// The plan of the copy that is run to calibrate.
+    ///
+    /// # Errors
+    /// The file would be larger than the format admits.
+    pub fn copy_plan(&self) -> Result<Plan<'_>, Error> {
+        let config = &self.checkpoint.settings.config;
+        let recipe = Recipe { grade: Grade::All(Wanted::Bf16), keeps_blocks: true, config, tensors: &[], drafts: &[] };
+        self.plan(recipe.plain(&self.request.weights, &self.checkpoint.sources)?)
+    }
+
+    /// How much the errors in the columns of the matrices count, if there is a text to calibrate with.
+    fn importance(
+        &self,
+        disk: &dyn Disk,
+        pool: &ThreadPool,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Option<Importance>, Error> {
+        let Some(passages) = &self.passages else { return Ok(None) };
+        let plan = self.copy_plan()?;
+        self.target.check_free_space(plan.layout.file_bytes)?;
+        let copy = self.target.clone().create(disk)?;
+        calibrate::run::importance(&plan, copy, passages, pool, progress).map(Some)
+    }
+
     /// The plan of the file with these tensors.
     fn plan(&self, tensors: Vec<Planned>) -> Result<Plan<'_>, Error> {
-        let provenance = provenance(&self.request, &self.checkpoint);
+        let provenance = provenance(&self.request, &self.checkpoint, self.passages.as_ref());
         Plan::new(&self.checkpoint, tensors, &self.text, provenance, &self.request.weights)
     }
 
@@ -241,12 +300,13 @@ impl Prepared {
         let pool = thread_pool(self.request.threads)?;
         // Before anything is read: a folder that cannot be written to should not cost the reading of all numbers.
         let output = self.target.clone().create(disk)?;
+        let importance = self.importance(disk, &pool, progress)?;
         let matrices = match self.known_dtype() {
             Some(matrices) => matrices,
             None if is_bf16::all_bf16(&pool, &self.checkpoint.sources)? => Dtype::Bf16,
             None => Dtype::F32,
         };
-        let plan = match self.least_plan(matrices)? {
+        let mut plan = match self.least_plan(matrices)? {
             None => self.plain_plan(matrices)?,
             Some(least) => {
                 // Where even that finds no room, two passes over all numbers would be in vain.
@@ -258,6 +318,7 @@ impl Prepared {
         };
         self.target.check_free_space(plan.layout.file_bytes)?;
         output.allocate(plan.layout.file_bytes)?;
+        plan.importance = importance;
         let outcome = pipeline::data(&plan, &output, &pool, self.request.allow_nonfinite, progress)?;
         finish(&plan, output, &outcome)?;
         Ok(Packed {
@@ -267,6 +328,7 @@ impl Prepared {
             encodings: encoding_counts(&plan),
             losses: losses(&plan, &outcome),
             bits_per_weight: plan.bits_per_weight(),
+            calibrated: self.passages.as_ref().map(|passages| (passages.n_used(), passages.n_tokens)),
             file_bytes: plan.layout.file_bytes,
             source_bytes: self.checkpoint.sources.iter().map(|source| source.tensor.stored_bytes()).sum(),
             outcome,
@@ -297,10 +359,13 @@ fn finish(plan: &Plan<'_>, output: Output<'_>, outcome: &Outcome) -> Result<(), 
 }
 
 /// How the file was made; no time, host or path, so that the same input gives the same bytes.
-fn provenance(request: &Request, checkpoint: &Checkpoint) -> String {
+fn provenance(request: &Request, checkpoint: &Checkpoint, passages: Option<&Passages>) -> String {
     let mut lines = format!("writer=olmo-pack {}\ndtype={}\n", env!("CARGO_PKG_VERSION"), request.dtype.name());
     for (pattern, wanted) in &request.tensors {
         lines += &format!("tensor={pattern}={}\n", wanted.name());
+    }
+    if let Some(passages) = passages {
+        lines += &format!("calibrated=text {:016x}, {} tokens\n", passages.digest, passages.n_used());
     }
     if checkpoint.container != Container::Npy {
         lines += &format!("weights={}\n", checkpoint.container.name());

@@ -30,6 +30,9 @@ pub fn text(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
     for (i, line) in role_losses::lines(&packed.losses).iter().enumerate() {
         let _ = writeln!(out, "  {:<12}{line}", if i == 0 { "lost" } else { "" });
     }
+    if let Some((n_used, n_tokens)) = packed.calibrated {
+        let _ = writeln!(out, "  calibrated  with {n_used} of {n_tokens} tokens");
+    }
     if packed.outcome.n_rounded > 0 {
         let _ = writeln!(
             out,
@@ -80,6 +83,7 @@ pub fn json(request: &Request, facts: &Facts, packed: &Packed, time: Duration) -
         "encodings": packed.encodings.iter().map(|(name, n)| ((*name).into(), (*n).into())).collect::<Map<_, _>>(),
         "relative_rms_error": role_losses::total(&packed.losses).relative_rms(),
         "relative_rms_error_by_role": role_losses::json(&packed.losses),
+        "calibrated_tokens": packed.calibrated.map(|(n_used, _)| n_used),
         "bits_per_weight": packed.bits_per_weight,
         "file_bytes": packed.file_bytes,
         "source_bytes": packed.source_bytes,
@@ -146,6 +150,11 @@ pub fn dry_run(prepared: &Prepared, as_json: bool) -> Result<String, Error> {
             let _ = writeln!(out, "  matrices    {matrices}{table}");
         }
         None => out += "  matrices    f32 or bf16, decided by reading all numbers; the table is that of plain f32\n",
+    }
+    if let Some(passages) = &prepared.passages {
+        let (n_used, n_tokens) = (passages.n_used(), passages.n_tokens);
+        let copy = size(prepared.copy_plan()?.layout.file_bytes);
+        let _ = writeln!(out, "  calibrated  with {n_used} of {n_tokens} tokens, by a copy of {copy} while packing");
     }
     for (name, plan) in names.iter().zip(&plans) {
         let bytes = plan.layout.file_bytes;

@@ -3,6 +3,7 @@
 pub mod bf12;
 pub mod bf12_choice;
 pub mod buffer;
+pub mod importance;
 pub mod is_bf16;
 pub mod kept_blocks;
 pub mod levels;
@@ -15,3 +16,4 @@ pub mod pool;
 pub mod quantized;
 pub mod quantized_look;
 pub mod scale_search;
+pub mod sums;

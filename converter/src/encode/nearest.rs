@@ -1,13 +1,10 @@
 //! The nearest integers of an encoding.
 //!
-//! The loops are over arrays and without calls or branches, so that the compiler turns them into vector instructions;
-//! sums have their own lanes, and so an order that is the same on every machine.
+//! The loops are over arrays and without calls or branches, so that the compiler turns them into vector instructions.
 
 use crate::encode::nearest_level::{NearestLevel, ROUNDER};
+use crate::encode::sums::{LANES, sum};
 use olmo_infer::internals::format::encodings::quantized::{ELEMENT_OFFSET, Elements};
-
-/// Partial sums of a loop.
-const LANES: usize = 8;
 
 /// Finds the nearest integers of an encoding.
 pub enum Nearest {
@@ -21,24 +18,6 @@ pub enum Nearest {
 #[inline]
 pub fn rounded(x: f32) -> f32 {
     (x + ROUNDER) - ROUNDER
-}
-
-fn sum(lanes: [f32; LANES]) -> f32 {
-    let halves: [f32; LANES / 2] = std::array::from_fn(|i| lanes[i] + lanes[i + LANES / 2]);
-    (halves[0] + halves[2]) + (halves[1] + halves[3])
-}
-
-/// The sum of the squares of numbers, and the largest magnitude.
-pub fn squares_and_largest<const N: usize>(x: &[f32; N]) -> (f32, f32) {
-    let (mut squares, mut largest) = ([0f32; LANES], [0f32; LANES]);
-    for x in x.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            squares[lane] += x[lane] * x[lane];
-            let magnitude = x[lane].abs();
-            largest[lane] = if magnitude > largest[lane] { magnitude } else { largest[lane] };
-        }
-    }
-    (sum(squares), largest.into_iter().fold(0.0, f32::max))
 }
 
 impl Nearest {
@@ -105,22 +84,11 @@ pub fn int8_squared_errors<const N: usize>(x: &[f32; N], scale: f32) -> f32 {
     sum(lanes)
 }
 
-/// The sum of the squares of differences.
-pub fn squared_errors<const N: usize>(x: &[f32; N], numbers: &[f32; N]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    for (x, numbers) in x.as_chunks::<LANES>().0.iter().zip(numbers.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            let error = x[lane] - numbers[lane];
-            lanes[lane] += error * error;
-        }
-    }
-    sum(lanes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::encode::levels::LEVELS;
+    use crate::encode::sums::squared_errors;
     use olmo_infer::internals::format::encodings::quantized::Levels;
 
     /// Numbers around all limits between integers, and beyond them.
@@ -161,10 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_is_a_magnitude() {
-        let mut x = [0.5f32; 16];
-        x[11] = -3.0;
-        assert_eq!(squares_and_largest(&x), (12.75, 3.0));
+    fn ties_are_rounded_to_even() {
         assert_eq!([2.5, 3.5, -0.5, 126.51].map(rounded), [2.0, 4.0, -0.0, 127.0]);
     }
 }

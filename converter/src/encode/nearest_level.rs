@@ -4,6 +4,7 @@
 //! level is that of the number itself. The loops are over arrays of 16-bit integers, without calls or branches, for the
 //! vectors of any processor; sums of integers are exact in every order.
 
+use crate::encode::sums::{LANES, sum};
 use olmo_infer::internals::format::encodings::quantized::{Levels, N_LEVELS};
 
 /// Adding and subtracting it rounds a number of small magnitude to the nearest integer, ties to even: 1.5 * 2^23. The
@@ -26,6 +27,18 @@ pub struct Projection {
     pub error: f32,
     /// The best scale.
     pub scale: f32,
+}
+
+impl Projection {
+    /// With the sums of the squares of errors in quarters of `scale`, of the products of errors and levels, and of the
+    /// squares of levels.
+    fn of([errors, products, squares]: [f32; 3], scale: f32) -> Projection {
+        if squares == 0.0 {
+            return Projection { error: f32::INFINITY, scale };
+        }
+        let error = (errors - products * products / squares) * (scale * scale);
+        Projection { error, scale: scale * (1.0 + products / squares / 4.0) }
+    }
 }
 
 impl NearestLevel {
@@ -69,20 +82,38 @@ impl NearestLevel {
         let halves = halves(x, scale);
         let (mut errors, mut products, mut squares) = (0i32, 0i32, 0i32);
         for (&halves, level) in halves.iter().zip(self.nearest(&halves)) {
-            // In quarters of the scale: the middle of the half in which the number is, less the level.
-            let error = i32::from(halves.wrapping_mul(2).wrapping_add(1).wrapping_sub(level.wrapping_mul(4)));
-            let level = i32::from(level);
+            let (error, level) = (i32::from(quarters(halves, level)), i32::from(level));
             errors = errors.wrapping_add(error.wrapping_mul(error));
             products = products.wrapping_add(error.wrapping_mul(level));
             squares = squares.wrapping_add(level.wrapping_mul(level));
         }
-        if squares == 0 {
-            return Projection { error: f32::INFINITY, scale };
-        }
-        let (errors, products, squares) = (errors as f32, products as f32, squares as f32);
-        let error = (errors - products * products / squares) * (scale * scale);
-        Projection { error, scale: scale * (1.0 + products / squares / 4.0) }
+        Projection::of([errors as f32, products as f32, squares as f32], scale)
     }
+
+    /// As [`NearestLevel::project`]; the square of an error counts as often as its weight says.
+    #[inline(never)]
+    pub fn project_weighted<const N: usize>(&self, x: &[f32; N], weights: &[f32; N], scale: f32) -> Projection {
+        let halves = halves(x, scale);
+        let levels = self.nearest(&halves);
+        let (mut errors, mut products, mut squares) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+        let of_lanes = halves.as_chunks::<LANES>().0.iter().zip(levels.as_chunks::<LANES>().0);
+        for ((halves, levels), weights) in of_lanes.zip(weights.as_chunks::<LANES>().0) {
+            for lane in 0..LANES {
+                let error = f32::from(quarters(halves[lane], levels[lane]));
+                let (level, weight) = (f32::from(levels[lane]), weights[lane]);
+                errors[lane] += weight * (error * error);
+                products[lane] += weight * (error * level);
+                squares[lane] += weight * (level * level);
+            }
+        }
+        Projection::of([errors, products, squares].map(sum), scale)
+    }
+}
+
+/// The error of a level in quarters of the scale: the middle of the half in which the number is, less the level.
+#[inline]
+fn quarters(halves: i16, level: i16) -> i16 {
+    halves.wrapping_mul(2).wrapping_add(1).wrapping_sub(level.wrapping_mul(4))
 }
 
 /// Numbers over a scale in halves: `i` is every number between `i / 2` and `(i + 1) / 2`.
@@ -126,8 +157,24 @@ mod tests {
     }
 
     #[test]
+    fn weights_count_as_repetitions() {
+        let nearest = NearestLevel::new(&LEVELS);
+        let x: [f32; 16] = std::array::from_fn(|i| (i * i * 37 % 101) as f32 - 50.0);
+        // The first number three times, in place of the last two.
+        let mut repeated = x;
+        repeated[14..].fill(x[0]);
+        let weights = std::array::from_fn(|i| [3.0, 1.0, 0.0][usize::from(i > 0) + usize::from(i >= 14)]);
+        for scale in [0.7, 1.0, -0.9] {
+            assert_eq!(nearest.project_weighted(&x, &[1.0; 16], scale), nearest.project(&x, scale));
+            assert_eq!(nearest.project_weighted(&x, &weights, scale), nearest.project(&repeated, scale));
+        }
+    }
+
+    #[test]
     fn zeros_have_no_best_scale() {
         let levels = Levels::new(std::array::from_fn(|i| i as i8 - 8)).expect("ascending");
-        assert_eq!(NearestLevel::new(&levels).project(&[0.0; 16], 1.0).error, f32::INFINITY);
+        let nearest = NearestLevel::new(&levels);
+        assert_eq!(nearest.project(&[0.0; 16], 1.0).error, f32::INFINITY);
+        assert_eq!(nearest.project_weighted(&[1.0; 16], &[0.0; 16], 1.0).error, f32::INFINITY);
     }
 }

@@ -42,11 +42,19 @@ impl PanelEncoder {
     }
 
     /// Fills a panel from up to 64 consecutive rows of `columns` elements. Rows with numbers that cannot be stored
-    /// become zeros.
+    /// become zeros. `weights` has how often the squares of errors count in each column; without, they count alike.
     ///
     /// # Panics
-    /// When the lengths do not fit: `rows` must hold whole rows, `panel` exactly one panel.
-    pub fn fill(&mut self, source: SourceType, rows: &[u8], columns: usize, panel: &mut [u8]) -> Seen {
+    /// When the lengths do not fit: `rows` must hold whole rows, `panel` exactly one panel, `weights` all columns.
+    pub fn fill(
+        &mut self,
+        source: SourceType,
+        rows: &[u8],
+        columns: usize,
+        weights: Option<&[f32]>,
+        panel: &mut [u8],
+    ) -> Seen {
+        assert!(weights.is_none_or(|weights| weights.len() == columns));
         assert_eq!(panel.len(), self.quantization.panel_bytes(columns));
         let rows = rows.chunks_exact(columns * source.bytes());
         assert!(rows.remainder().is_empty() && (1..=PANEL_ROWS).contains(&rows.len()));
@@ -57,7 +65,7 @@ impl PanelEncoder {
             widen(source, bytes, &mut self.row);
             let largest = seen.look_at_row(&self.row, (index * columns) as u64, limit(&self.quantization));
             if let Some(largest) = largest {
-                self.fill_row(largest, panel, index, &mut seen);
+                self.fill_row(largest, weights, panel, index, &mut seen);
             }
         }
         seen
@@ -76,7 +84,7 @@ impl PanelEncoder {
     }
 
     /// Fills row number `index` with the numbers of `row`, whose largest magnitude is `largest`.
-    fn fill_row(&self, largest: f32, panel: &mut [u8], index: usize, seen: &mut Seen) {
+    fn fill_row(&self, largest: f32, weights: Option<&[f32]>, panel: &mut [u8], index: usize, seen: &mut Seen) {
         let factor = self.search.factor(largest);
         let (factors, blocks) = panel.split_at_mut(self.quantization.factor_bytes());
         if let Some(slot) = factors.as_chunks_mut::<4>().0.get_mut(index) {
@@ -86,11 +94,17 @@ impl PanelEncoder {
         let inverse = if factor == 0.0 { 0.0 } else { 1.0 / factor };
         let (mut squares, mut squared_errors) = (0.0, 0.0);
         let blocks = blocks.chunks_exact_mut(self.quantization.block_bytes());
+        let mut weights = weights.map(|weights| weights.chunks(BLOCK_COLUMNS));
         for (bits, block) in self.row.chunks(BLOCK_COLUMNS).zip(blocks) {
             let mut x = [0.0; BLOCK_COLUMNS];
+            let weights = weights.as_mut().and_then(Iterator::next).map(|weights| {
+                let mut of_block = [0.0; BLOCK_COLUMNS];
+                of_block.iter_mut().zip(weights.iter().cycle()).for_each(|(to, weight)| *to = *weight);
+                of_block
+            });
             // What fills a last block up are the same numbers again: they choose the same scales.
             x.iter_mut().zip(bits.iter().cycle()).for_each(|(x, &bits)| *x = f32::from_bits(bits) * inverse);
-            let (scales, mut row) = self.encode(&x);
+            let (scales, mut row) = self.encode(&x, weights.as_ref());
             if bits.len() < BLOCK_COLUMNS {
                 row.codes[bits.len()..].fill(padding(&self.quantization));
                 let pairs = || x.iter().zip(row.numbers).take(bits.len());
@@ -119,14 +133,20 @@ impl PanelEncoder {
     }
 
     /// The scales of the halves of a block, and its numbers.
-    fn encode(&self, x: &[f32; BLOCK_COLUMNS]) -> ([f32; 2], Encoded<BLOCK_COLUMNS>) {
+    fn encode(
+        &self,
+        x: &[f32; BLOCK_COLUMNS],
+        weights: Option<&[f32; BLOCK_COLUMNS]>,
+    ) -> ([f32; 2], Encoded<BLOCK_COLUMNS>) {
         if self.quantization.scales != Scales::Row16 {
-            let whole = self.search.encode(x);
+            let whole = self.search.encode(x, weights);
             return ([whole.scale; 2], whole);
         }
-        let (first, second) = x.split_at(HALF);
-        let half = |x: &[f32]| self.search.encode::<HALF>(x.first_chunk().expect("half a block"));
-        let (first, second) = (half(first), half(second));
+        let half_from = |at: usize| {
+            let half = |all: &[f32; BLOCK_COLUMNS]| -> [f32; HALF] { std::array::from_fn(|i| all[at + i]) };
+            self.search.encode(&half(x), weights.map(half).as_ref())
+        };
+        let (first, second) = (half_from(0), half_from(HALF));
         let codes = [first.codes, second.codes];
         let numbers = [first.numbers, second.numbers];
         let both = Encoded {
@@ -213,10 +233,19 @@ mod tests {
 
     /// A panel of these rows, what was seen, and the numbers that it holds.
     fn encoded(quantization: Quantization, numbers: &[f32], columns: usize) -> (Vec<u8>, Seen, Vec<Vec<f32>>) {
+        encoded_with(quantization, numbers, columns, None)
+    }
+
+    fn encoded_with(
+        quantization: Quantization,
+        numbers: &[f32],
+        columns: usize,
+        weights: Option<&[f32]>,
+    ) -> (Vec<u8>, Seen, Vec<Vec<f32>>) {
         let rows: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let mut encoder = PanelEncoder::new(quantization, columns, Path::new("")).expect("memory");
         let mut panel = vec![0xaa; quantization.panel_bytes(columns)];
-        let seen = encoder.fill(SourceType::F32, &rows, columns, &mut panel);
+        let seen = encoder.fill(SourceType::F32, &rows, columns, weights, &mut panel);
         let dtype = if quantization.elements == Elements::Int8 { Dtype::Int8 } else { Dtype::Int4 };
         let shape = PanelShape { rows: numbers.len() / columns, columns, dtype };
         let panels = QuantizedPanels::new(quantization, &shape, panel[..].into()).expect("its length");
@@ -295,6 +324,28 @@ mod tests {
             } else {
                 assert!(seen.loss.relative_rms() < 0.01, "{quantization:?}: {}", seen.loss.relative_rms());
             }
+        }
+    }
+
+    #[test]
+    fn weights_lower_the_errors_that_count() {
+        let columns = 70;
+        let numbers = numbers(columns);
+        let weights: Vec<f32> = (0..columns).map(|column| [1e-3, 1.0, 40.0][column * column % 3]).collect();
+        for quantization in all() {
+            let error = |weights_of_search: Option<&[f32]>| -> f32 {
+                let (_, _, back) = encoded_with(quantization, &numbers, columns, weights_of_search);
+                let errors = back.concat().into_iter().zip(&numbers).map(|(found, wanted)| (found - wanted).powi(2));
+                errors.zip(weights.iter().cycle()).map(|(error, weight)| error * weight).sum()
+            };
+            let (plain, weighted) = (error(None), error(Some(&weights)));
+            // In 8 bits chance has a part in which scale rounds best.
+            let most = if quantization.elements == Elements::Int8 { 0.98 } else { 0.9 };
+            assert!(weighted < most * plain, "{quantization:?}: {weighted} {plain}");
+            assert_eq!(
+                encoded_with(quantization, &numbers, columns, Some(&[1.0; 70])).0,
+                encoded(quantization, &numbers, columns).0
+            );
         }
     }
 

@@ -105,7 +105,7 @@ mod tests {
                 let rows: Vec<u8> = (0..5 * 35).flat_map(|i| (0.1 + i as f32).to_le_bytes()).collect();
                 let mut good = vec![0; quantization.panel_bytes(35)];
                 let mut encoder = PanelEncoder::new(quantization, 35, Path::new("")).expect("memory");
-                encoder.fill(SourceType::F32, &rows, 35, &mut good);
+                encoder.fill(SourceType::F32, &rows, 35, None, &mut good);
                 let look = |bytes: &[u8]| {
                     let panels = QuantizedPanels::new(quantization, &shape, bytes.into()).expect("its length");
                     look_at_panel(&panels.panel(0), &shape, 0)

@@ -1,7 +1,8 @@
 //! The scale of a group of numbers: the one of some candidates that has the smallest squared error.
 
-use crate::encode::nearest::{Nearest, int8_squared_errors, rounded, squared_errors, squares_and_largest};
+use crate::encode::nearest::{Nearest, int8_squared_errors, rounded};
 use crate::encode::nearest_level::NearestLevel;
+use crate::encode::sums::{squared_errors, squares_and_largest, weighted_squared_errors, weighted_squares};
 use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 
 /// What the scale that makes an int8 of the largest number is multiplied with to get candidates: the largest number may
@@ -61,31 +62,38 @@ impl ScaleSearch {
         }
     }
 
-    /// Encodes `x`, numbers over the factor of their row.
-    pub fn encode<const N: usize>(&self, x: &[f32; N]) -> Encoded<N> {
+    /// Encodes `x`, numbers over the factor of their row. The square of an error counts as often as `weights` says.
+    pub fn encode<const N: usize>(&self, x: &[f32; N], weights: Option<&[f32; N]>) -> Encoded<N> {
         let (squares, largest) = squares_and_largest(x);
         let zeros = Encoded { scale: 0.0, codes: [self.zero; N], numbers: [0.0; N], squares, squared_errors: squares };
         if largest == 0.0 {
             return zeros;
         }
         let scale = match &self.nearest {
-            Nearest::Int8 => self.int8_scale(x, largest),
-            Nearest::Int4(nearest) => self.int4_scale(nearest, x, largest),
+            Nearest::Int8 => self.int8_scale(x, weights, largest),
+            Nearest::Int4(nearest) => self.int4_scale(nearest, x, weights, largest),
         };
         if scale == 0.0 {
             return zeros;
         }
         let (codes, numbers) = self.nearest.encode(x, scale);
         let squared_errors = squared_errors(x, &numbers);
-        if squared_errors < squares { Encoded { scale, codes, numbers, squares, squared_errors } } else { zeros }
+        let gains = match weights {
+            None => squared_errors < squares,
+            Some(weights) => weighted_squared_errors(x, &numbers, weights) < weighted_squares(x, weights),
+        };
+        if gains { Encoded { scale, codes, numbers, squares, squared_errors } } else { zeros }
     }
 
-    fn int8_scale<const N: usize>(&self, x: &[f32; N], largest: f32) -> f32 {
+    fn int8_scale<const N: usize>(&self, x: &[f32; N], weights: Option<&[f32; N]>, largest: f32) -> f32 {
         let (mut least, mut best) = (f32::INFINITY, 0.0);
         for factor in INT8_FACTORS {
             let scale = self.storable(largest / 127.0 * factor);
             if scale != 0.0 && scale != best {
-                let error = int8_squared_errors(x, scale);
+                let error = match weights {
+                    None => int8_squared_errors(x, scale),
+                    Some(weights) => weighted_squared_errors(x, &self.nearest.encode(x, scale).1, weights),
+                };
                 if error < least {
                     (least, best) = (error, scale);
                 }
@@ -94,11 +102,20 @@ impl ScaleSearch {
         best
     }
 
-    fn int4_scale<const N: usize>(&self, nearest: &NearestLevel, x: &[f32; N], largest: f32) -> f32 {
+    fn int4_scale<const N: usize>(
+        &self,
+        nearest: &NearestLevel,
+        x: &[f32; N],
+        weights: Option<&[f32; N]>,
+        largest: f32,
+    ) -> f32 {
         let (mut least, mut best) = (f32::INFINITY, 0.0);
         let extreme = x.iter().copied().find(|x| x.abs() == largest).unwrap_or(largest);
         for start in INT4_STARTS {
-            let projection = nearest.project(x, extreme / start);
+            let projection = match weights {
+                None => nearest.project(x, extreme / start),
+                Some(weights) => nearest.project_weighted(x, weights, extreme / start),
+            };
             if projection.error < least {
                 (least, best) = (projection.error, projection.scale);
             }

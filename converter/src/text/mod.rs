@@ -222,7 +222,10 @@ impl Text {
 }
 
 /// Refuses a file that the target would replace.
-fn not_the_target(path: &Path, refuse_target: &RefuseTarget<'_>) -> Result<(), Error> {
+///
+/// # Errors
+/// It would, or there is no such file.
+pub(crate) fn not_the_target(path: &Path, refuse_target: &RefuseTarget<'_>) -> Result<(), Error> {
     let metadata = fs::metadata(path).map_err(|error| Error::io(path, "cannot open", error))?;
     Ok(refuse_target(path, (metadata.dev(), metadata.ino()))?)
 }

@@ -190,6 +190,17 @@ impl Output<'_> {
         self.file.write_at(bytes, offset).map_err(|error| self.cannot_write(error, bytes.len() as u64))
     }
 
+    /// Another handle on the file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn handle(&self) -> Result<File, Error> {
+        self.file
+            .file()
+            .try_clone()
+            .map_err(|error| Error::io(&self.target.shown, "cannot read what was written", error))
+    }
+
     /// Makes everything written so far durable: fsync.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use crate::encode::panels::{Seen, fill_panel, fill_vector};
 use crate::encode::quantized::PanelEncoder;
 use crate::encode::scale_search::limit;
 use crate::error::{Error, Problem};
+use crate::folder::gguf::blocks::BlockType;
 use crate::model::checkpoint::Source;
 use crate::write::model_output::Output;
 use crate::write::plan::{Piece, Plan, Written};
@@ -217,7 +218,8 @@ fn fill_piece(plan: &Plan<'_>, job: Job<'_>) -> Result<Seen, Error> {
     Ok(match (source.spec.columns, stored) {
         (Some(_), Stored::Bf12(table)) => return fill_bf12_panel(source, job, table),
         (Some(columns), Stored::Quantized(quantization)) => {
-            return fill_quantized_panel(source, job, columns, *quantization);
+            let importance = plan.importance.as_ref().and_then(|all| all.of(&source.spec, plan.config));
+            return fill_quantized_panel(source, job, columns, *quantization, importance);
         }
         (Some(columns), _) => fill_panel(source.tensor.element, job.rows, columns, stored.encoding().dtype(), job.out),
         (None, _) => fill_vector(source.tensor.element, job.rows, job.out),
@@ -241,12 +243,18 @@ fn fill_bf12_panel(source: &Source, job: Job<'_>, table: &Bf12Table) -> Result<S
     })
 }
 
+/// The blocks of a source that are stored as they are.
+pub fn kept_blocks(source: &Source, quantization: Quantization) -> Option<BlockType> {
+    source.tensor.rows.blocks.filter(|blocks| blocks.quantization() == Some(quantization))
+}
+
 /// Fills a panel of int8 or int4.
 fn fill_quantized_panel(
     source: &Source,
     job: Job<'_>,
     columns: usize,
     quantization: Quantization,
+    importance: Option<&[f32]>,
 ) -> Result<Seen, Error> {
     thread_local! {
         static ENCODER: RefCell<Option<PanelEncoder>> = const { RefCell::new(None) };
@@ -257,9 +265,8 @@ fn fill_quantized_panel(
             _ => PanelEncoder::new(quantization, columns, &source.tensor.file.path)?,
         };
         let encoder = kept.insert(encoder);
-        let blocks = source.tensor.rows.blocks.filter(|blocks| blocks.quantization() == Some(quantization));
-        let Some(kind) = blocks else {
-            return Ok(encoder.fill(source.tensor.element, job.rows, columns, job.out));
+        let Some(kind) = kept_blocks(source, quantization) else {
+            return Ok(encoder.fill(source.tensor.element, job.rows, columns, importance, job.out));
         };
         let n_rows = job.rows.len() / (columns * size_of::<f32>());
         let first_row = job.piece.panel.map_or(0, |panel| panel * PANEL_ROWS);

@@ -1,5 +1,6 @@
 //! Where everything goes: a pure function of the checked folder and of how its tensors are stored. No I/O.
 
+use crate::encode::importance::Importance;
 use crate::error::{Error, Problem};
 use crate::model::checkpoint::{Checkpoint, Source};
 use crate::text::Text;
@@ -27,6 +28,8 @@ pub struct Plan<'a> {
     pub tensors: Vec<Planned>,
     /// Offsets and lengths in the file.
     pub layout: Layout,
+    /// How much the errors in the columns of quantized matrices count; without, all alike.
+    pub importance: Option<Importance>,
     /// Kinds and bytes of the sections but `BF12`. Digests in `SOURCES` are still zero.
     sections: Vec<(u32, Vec<u8>)>,
 }
@@ -111,7 +114,7 @@ impl<'a> Plan<'a> {
         }
         let lengths: Vec<u64> = lengths.iter().map(|(_, bytes)| *bytes).collect();
         let layout = layout::layout(&specs, &encodings, &lengths).map_err(too_large)?;
-        Ok(Plan { config, sources: &checkpoint.sources, tensors, layout, sections })
+        Ok(Plan { config, sources: &checkpoint.sources, tensors, layout, importance: None, sections })
     }
 
     /// The matrices of the model: geometry, encoding, and bytes in the file.

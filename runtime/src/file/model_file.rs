@@ -60,6 +60,14 @@ impl ModelFile {
             Ok(metadata) if metadata.file_type().is_socket() => not_a_file(path, &metadata),
             _ => Error::io(path, "open")(error),
         })?;
+        ModelFile::of(file, path, load)
+    }
+
+    /// As [`ModelFile::open_with`] for a file that is open; `path` is for messages.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::open_with`].
+    pub fn of(file: File, path: &Path, load: Load) -> Result<ModelFile, Error> {
         // Before the look at the file: a change after it is no older than this.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let metadata = file.metadata().map_err(Error::io(path, "read its metadata"))?;

@@ -8,6 +8,7 @@ use crate::network::Network;
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::attention::Attention;
 use crate::network::batch::Batch;
+use crate::network::observer::{Inputs, Observer};
 use crate::network::sequence::store;
 use crate::network::weights::LayerWeights;
 use crate::os::fp_mode;
@@ -27,6 +28,19 @@ impl Batch {
         team: &mut Team,
         parts: impl IntoIterator<Item = (usize, &'t [u32])>,
     ) -> Result<(), Error> {
+        self.forward_observed(team, parts, &mut |_, _, _| ())
+    }
+
+    /// As [`Batch::forward`]; `observer` sees what the matrices of the layers are multiplied with.
+    ///
+    /// # Errors
+    /// Those of [`Batch::forward`].
+    pub fn forward_observed<'t>(
+        &mut self,
+        team: &mut Team,
+        parts: impl IntoIterator<Item = (usize, &'t [u32])>,
+        observer: &mut Observer<'_>,
+    ) -> Result<(), Error> {
         fp_mode::check()?;
         self.give_rows(parts)?;
         // Its own handle: the steps below borrow the whole batch.
@@ -34,8 +48,8 @@ impl Batch {
         self.embed(team, &network);
         self.rotations(team, &network);
         for (index, layer) in network.weights().layers.iter().enumerate() {
-            self.attention_block(team, index, layer);
-            self.mlp_block(team, index, layer);
+            self.attention_block(team, index, layer, observer);
+            self.mlp_block(team, index, layer, observer);
         }
         Ok(())
     }
@@ -69,7 +83,7 @@ impl Batch {
     /// OLMo-1           x = layer_norm(hidden)
     ///                  hidden += o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
     /// ```
-    fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
+    fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights, observer: &mut Observer<'_>) {
         let (config, rows, n) = (self.network.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
@@ -82,6 +96,7 @@ impl Batch {
         let (cos, sin) = (&b.cos[kind as usize], &b.sin[kind as usize]);
 
         let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        observer(index, Inputs::Attention, x);
         self.matmul.run(team, x, [(&layer.q_proj, q), (&layer.k_proj, k), (&layer.v_proj, v)]);
 
         let (eps, half) = (config.rms_norm_eps as f32, config.head_dim / 2);
@@ -116,6 +131,7 @@ impl Batch {
         };
         heads.run(team, self.options.backend, &self.sequences, rows, q, attention);
 
+        observer(index, Inputs::AttentionOutput, attention);
         self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
         self.add_projected(team, index, layer.post_attention_layernorm);
     }
@@ -126,7 +142,7 @@ impl Batch {
     /// OLMo-1           x = layer_norm(hidden)
     ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
     /// ```
-    fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights) {
+    fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights, observer: &mut Observer<'_>) {
         let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.backend.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
@@ -135,10 +151,12 @@ impl Batch {
         let projected = &mut b.projected[..n * hidden_size];
 
         let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        observer(index, Inputs::Mlp, x);
         self.matmul.run(team, x, [(&layer.gate_proj, gate), (&layer.up_proj, up)]);
         team.for_rows(gate, mlp_width, |t, gate| {
             isa.run(SwiGlu { gate, up: &up[t * mlp_width..][..mlp_width] });
         });
+        observer(index, Inputs::MlpOutput, gate);
         self.matmul.run(team, gate, [(&layer.down_proj, projected)]);
         self.add_projected(team, index, layer.post_feedforward_layernorm);
     }
@@ -163,6 +181,30 @@ impl Batch {
         });
     }
 
+    /// `norm(hidden)`, what the head is multiplied with, for some rows of the last forward pass, `[rows, hidden_size]`;
+    /// at most [`LOGITS_CHUNK`] of them at a time.
+    ///
+    /// # Panics
+    /// For rows beyond those of the last forward pass, or too many of them.
+    pub fn head_input(&mut self, team: &mut Team, rows: impl IntoIterator<Item = usize, IntoIter: Clone>) -> &[f32] {
+        let (config, isa) = (self.network.config(), self.options.backend.isa);
+        let (width, eps, norm) = (config.hidden_size, config.rms_norm_eps as f32, self.network.weights().norm);
+        let rows = rows.into_iter();
+        let n = rows.clone().count();
+        assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));
+        self.n_logits = 0;
+        let b = &mut self.buffers;
+        let normed = &mut b.normed[..n * width];
+        for (normed, row) in normed.chunks_exact_mut(width).zip(rows) {
+            normed.copy_from_slice(&b.hidden[row * width..][..width]);
+        }
+        team.for_rows(normed, width, |_, x| match norm {
+            Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: None }),
+            None => isa.run(LayerNorm { x, eps }),
+        });
+        normed
+    }
+
     /// `lm_head(norm(hidden))` for some rows of the last forward pass, `[rows, vocab_size]`; at most [`LOGITS_CHUNK`]
     /// of them at a time.
     ///
@@ -178,23 +220,11 @@ impl Batch {
         rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
     ) -> Result<&[f32], Error> {
         fp_mode::check()?;
-        let (config, isa) = (self.network.config(), self.options.backend.isa);
-        let (width, eps, weights) = (config.hidden_size, config.rms_norm_eps as f32, self.network.weights());
         let rows = rows.into_iter();
-        let n = rows.clone().count();
-        assert!(n <= LOGITS_CHUNK && rows.clone().all(|row| row < self.rows.len()));
-        self.n_logits = 0;
-        let b = &mut self.buffers;
-        let normed = &mut b.normed[..n * width];
+        let n = self.head_input(team, rows.clone()).len() / self.network.config().hidden_size;
+        let (config, weights, b) = (self.network.config(), self.network.weights(), &mut self.buffers);
         let logits = &mut b.logits[..n * config.vocab_size];
-        for (normed, row) in normed.chunks_exact_mut(width).zip(rows.clone()) {
-            normed.copy_from_slice(&b.hidden[row * width..][..width]);
-        }
-        team.for_rows(normed, width, |_, x| match weights.norm {
-            Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: None }),
-            None => isa.run(LayerNorm { x, eps }),
-        });
-        self.matmul.run(team, normed, [(&weights.lm_head, &mut *logits)]);
+        self.matmul.run(team, &b.normed[..n * config.hidden_size], [(&weights.lm_head, &mut *logits)]);
         // The first bad logit: its row in the high half, its token in the low one.
         let bad = AtomicU64::new(u64::MAX);
         team.for_rows(logits, config.vocab_size, |row, logits| {

@@ -6,6 +6,7 @@ pub mod batch;
 mod forward;
 mod kv_cache;
 pub mod kv_type;
+pub mod observer;
 mod owned_weights;
 mod rope;
 pub mod sequence;
