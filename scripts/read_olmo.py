@@ -624,11 +624,14 @@ class Model:
         return sources
 
     def provenance(self):
-        """{key: value} of how the file was made, empty without such a section."""
+        """{key: value} of how the file was made, empty without such a section. The values of a key that comes several
+        times are in one text."""
         text = utf8("provenance", self.section(4) or b"")
         lines = text.removesuffix("\n").split("\n") if text else []
-        pairs = (line.removesuffix("\r").partition("=") for line in lines)
-        return {key: value for key, _, value in pairs}
+        found = {}
+        for key, _, value in (line.removesuffix("\r").partition("=") for line in lines):
+            found[key] = f"{found[key]}, {value}" if key in found else value
+        return found
 
     def tokenizer(self):
         """How text becomes ids, a dict, or None. Of a tokenizer that the packer did not know it has `why`, and of one

@@ -1,6 +1,7 @@
 //! The results of `olmo-pack` for weights folders and for model files.
 
 mod bf12;
+mod calibrate;
 mod config_json;
 mod copy;
 mod diff;

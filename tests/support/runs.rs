@@ -2,11 +2,11 @@
 
 use crate::disks::Plan;
 use crate::recording::Recording;
-use crate::{Stored, TempDir, on_one_processor, small_config, write_weights};
+use crate::{Stored, TempDir, on_one_processor, repository, small_config, write_weights};
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_infer::internals::os::disk::Disk;
 use olmo_pack::commands::copy;
-use olmo_pack::commands::pack::{self, Request};
+use olmo_pack::commands::pack::{self, DtypeChoice, Request};
 use olmo_pack::commands::unpack;
 use olmo_pack::error::Error;
 use std::ffi::OsString;
@@ -19,6 +19,8 @@ use std::thread;
 pub enum Work {
     /// Weights to a model.
     Pack,
+    /// Weights to a model in int4, with the help of a text.
+    Calibrate,
     /// A model to another.
     Copy,
     /// A model to weights.
@@ -67,6 +69,12 @@ impl Runs {
         let runs = Runs { folder };
         write_weights(&runs.weights(), config, Stored::F32, 1);
         fs::create_dir(runs.folder.join("above")).expect("a folder");
+        let for_text = ModelConfig { vocab_size: 256, ..config.clone() };
+        write_weights(&runs.weights_for_text(), &for_text, Stored::F32, 1);
+        for name in ["tokenizer.json", "vocab.txt"] {
+            let from = repository().join("demo/weights").join(name);
+            fs::copy(from, runs.weights_for_text().join(name)).expect("copied");
+        }
         let (packed, _) = Plan::sound().run(|disk| runs.pack_to(&runs.model(), false, disk));
         packed.expect("packed");
         runs
@@ -82,6 +90,11 @@ impl Runs {
         self.folder.join("m.olmo")
     }
 
+    /// Weights with a tokenizer whose ids are bytes.
+    fn weights_for_text(&self) -> PathBuf {
+        self.folder.join("above/text")
+    }
+
     /// Where [`Runs::run`] writes: into this folder, which only [`Work::Unpack`] makes.
     pub fn out(&self) -> PathBuf {
         self.folder.join("above/out")
@@ -91,6 +104,7 @@ impl Runs {
     pub fn arguments(&self, work: Work, force: bool) -> Vec<OsString> {
         let (from, to) = match work {
             Work::Pack => (self.weights(), self.out().join("m.olmo")),
+            Work::Calibrate => (self.weights_for_text(), self.out().join("m.olmo")),
             Work::Copy => (self.model(), self.out().join("m.olmo")),
             Work::Unpack => (self.model(), self.out()),
         };
@@ -98,6 +112,10 @@ impl Runs {
         arguments.extend(force.then(|| "--force".into()));
         match work {
             Work::Pack => arguments.extend(["--threads".into(), "1".into()]),
+            Work::Calibrate => {
+                arguments.extend(["--threads", "1", "--dtype", "int4", "--calibrate"].map(OsString::from));
+                arguments.push(text().into());
+            }
             Work::Copy => arguments.insert(0, "copy".into()),
             Work::Unpack => arguments.insert(0, "unpack".into()),
         }
@@ -111,6 +129,12 @@ impl Runs {
     pub fn run(&self, work: Work, force: bool, disk: &dyn Disk) -> Result<(), Error> {
         match work {
             Work::Pack => self.pack_to(&self.out().join("m.olmo"), force, disk),
+            Work::Calibrate => {
+                let (weights, model) = (self.weights_for_text(), self.out().join("m.olmo"));
+                let (dtype, calibrate) = (DtypeChoice::Int4, Some(text()));
+                let request = Request { weights, model, force, dtype, calibrate, threads: 1, ..Request::default() };
+                pack::prepare(&request)?.write(disk, &|_, _| {}).map(|_| ())
+            }
             Work::Copy => copy::run(&self.model(), &self.out().join("m.olmo"), force, disk, &|_, _| {}).map(|_| ()),
             Work::Unpack => unpack::run(&self.model(), &self.out(), force, disk).map(|_| ()),
         }
@@ -135,6 +159,11 @@ impl Runs {
             fs::write(self.out().join(name.file_name()), "old").expect("written");
         }
     }
+}
+
+/// A text that the model can be run over.
+fn text() -> PathBuf {
+    repository().join("demo/speech.txt")
 }
 
 /// The disk operations of all kinds of runs, by name.

@@ -281,7 +281,7 @@ impl Prepared {
         let Some(passages) = &self.passages else { return Ok(None) };
         let plan = self.copy_plan()?;
         self.target.check_free_space(plan.layout.file_bytes)?;
-        let copy = self.target.clone().create(disk)?;
+        let copy = self.target.clone().create_scratch(disk)?;
         calibrate::run::importance(&plan, copy, passages, pool, progress).map(Some)
     }
 

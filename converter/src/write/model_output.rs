@@ -120,6 +120,18 @@ impl Target {
         check_free_space(&self.shown, &self.folder, needed)
     }
 
+    /// Opens a file next to the target that is read by this process only, and is gone when it ends; it cannot be
+    /// published.
+    ///
+    /// # Errors
+    /// Those of [`Target::create`].
+    pub fn create_scratch(self, disk: &dyn Disk) -> Result<Output<'_>, Error> {
+        let mut output = self.create(disk)?;
+        let unnamed = output.file.unname();
+        unnamed.map_err(|error| Error::io(&output.target.shown, "cannot remove a temporary name next to it", error))?;
+        Ok(output)
+    }
+
     /// Opens the file that will become the target, and the folder for the fsync of its name: an error after the name
     /// exists would be too late.
     ///

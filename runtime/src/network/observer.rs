@@ -1,7 +1,7 @@
 //! What a caller can see of a forward pass.
 
 /// Rows that matrices are multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Inputs {
     /// Of `q_proj`, `k_proj` and `v_proj`, `[n, hidden_size]`.
     Attention,

@@ -113,6 +113,19 @@ impl<'d> AtomicFile<'d> {
         Ok(AtomicFile { disk, folder: folder.clone(), program, file, temporary, bytes: 0 })
     }
 
+    /// Removes the temporary name, if there is one: the file is gone when its last handle is, even where the program is
+    /// killed. It can get no name any more.
+    ///
+    /// # Errors
+    /// The OS returns an error.
+    pub fn unname(&mut self) -> io::Result<()> {
+        if let Some(temporary) = &mut self.temporary {
+            uninterrupted(|| self.disk.remove(&self.folder, &temporary.name))?;
+            temporary.name.clear();
+        }
+        Ok(())
+    }
+
     /// The file, for reading.
     pub fn file(&self) -> &File {
         &self.file
