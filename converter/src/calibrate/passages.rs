@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const MAX_BYTES: u64 = 64 << 20;
 /// Most passages: more were measured to change little.
 const MOST_PASSAGES: usize = 8;
-/// Tokens of a passage, in models with as many positions.
+/// Tokens of a passage, where the model has the positions.
 const PASSAGE_TOKENS: usize = 256;
 /// Fewest tokens of a text.
 const FEWEST_TOKENS: usize = 128;

@@ -90,7 +90,7 @@ impl NearestLevel {
         Projection::of([errors as f32, products as f32, squares as f32], scale)
     }
 
-    /// As [`NearestLevel::project`]; the square of an error counts as often as its weight says.
+    /// As [`NearestLevel::project`]; the square of an error is multiplied with its weight.
     #[inline(never)]
     pub fn project_weighted<const N: usize>(&self, x: &[f32; N], weights: &[f32; N], scale: f32) -> Projection {
         let halves = halves(x, scale);

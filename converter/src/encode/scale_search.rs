@@ -62,7 +62,7 @@ impl ScaleSearch {
         }
     }
 
-    /// Encodes `x`, numbers over the factor of their row. The square of an error counts as often as `weights` says.
+    /// Encodes `x`, numbers over the factor of their row. The square of an error is multiplied with its weight.
     pub fn encode<const N: usize>(&self, x: &[f32; N], weights: Option<&[f32; N]>) -> Encoded<N> {
         let (squares, largest) = squares_and_largest(x);
         let zeros = Encoded { scale: 0.0, codes: [self.zero; N], numbers: [0.0; N], squares, squared_errors: squares };
