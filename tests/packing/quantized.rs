@@ -210,7 +210,7 @@ fn quantized_model_is_not_unpacked_unless_exact() {
     // Integers from -127 to 127, each group with both ends.
     map_numbers(&weights, "lm_head.weight", |i, _| if i % 36 % 16 == 0 { 127.0 } else { (i * 7 % 255) as f32 - 127.0 });
     let (model, finished) = pack(&folder, "m.olmo", &["--dtype", "f32", "--tensor", "lm_head=int8"]);
-    assert!(finished.ok().contains("0.00 % relative RMS error"), "{finished:?}");
+    assert!(finished.ok().contains("nothing lost"), "{finished:?}");
     assert!(command(&["unpack"], &[&model, &to]).ok().contains("restored exactly"));
     assert!(olmo_tests::files(&to) == olmo_tests::files(&weights));
 }
