@@ -2,6 +2,7 @@
 
 mod batch;
 mod batch_bits;
+mod branches;
 mod demo;
 mod golden;
 mod known_answers;

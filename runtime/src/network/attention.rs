@@ -11,8 +11,7 @@
 use crate::kernels::backend::Backend;
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::lanes::{KEY_BLOCK, SoftmaxBlock, SoftmaxEnd, SoftmaxState};
-use crate::network::kv_cache::LayerCache;
-use crate::network::sequence::{Row, Sequence, stretches};
+use crate::network::sequence::{LayerView, Row, Sequence, stretches};
 use crate::parallel::team::Team;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -77,7 +76,7 @@ impl Attention {
             let (first, columns) = (out.first_row(), out.columns());
             for stretch in stretches(&rows[first..first + out.rows()]) {
                 let row = rows[first + stretch.start];
-                let cache = sequences[row.sequence].layer(self.layer);
+                let cache = LayerView::new(sequences, row.sequence, self.layer);
                 let out = out.part(stretch, 0..columns);
                 SCRATCH.with_borrow_mut(|scratch| {
                     Tile::new(self, backend, cache, row.position, queries, &out, scratch).run(out);
@@ -92,7 +91,7 @@ impl Attention {
 struct Tile<'a> {
     attention: &'a Attention,
     backend: Backend,
-    cache: &'a LayerCache,
+    cache: LayerView<'a>,
     kv_head: usize,
     heads: usize,
     /// Positions of the queries.
@@ -126,7 +125,7 @@ impl<'a> Tile<'a> {
     fn new(
         attention: &'a Attention,
         backend: Backend,
-        cache: &'a LayerCache,
+        cache: LayerView<'a>,
         first: usize,
         queries: &[f32],
         out: &OutputBlock,
@@ -227,6 +226,7 @@ impl<'a> Tile<'a> {
 mod tests {
     use super::*;
     use crate::kernels::Isa;
+    use crate::network::Options;
     use crate::network::kv_cache::tests::config;
     use crate::network::kv_type::KvType;
     use crate::network::sequence::store;
@@ -245,7 +245,7 @@ mod tests {
     fn attention(heads: &Attention, isa: Isa, kv: KvType, queries: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
         let rows: Vec<Row> = (0..POSITIONS).map(|position| Row { sequence: 0, position, token: 0 }).collect();
         let mut sequences = [Sequence::without_room()];
-        sequences[0].begin(&config(), kv, POSITIONS, POSITIONS).expect("memory");
+        sequences[0].begin(&config(), &Options { kv, ..Options::new(POSITIONS) }, POSITIONS).expect("memory");
         let mut out = vec![0.0; queries.len()];
         with_team(2, |team| {
             store(team, &mut sequences, heads.layer, &rows, keys, values);

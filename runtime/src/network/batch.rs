@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::format::config::ModelConfig;
 use crate::network::activations::Buffers;
 use crate::network::kv_cache::KvCache;
-use crate::network::sequence::{Row, Sequence};
+use crate::network::sequence::{self, Row, Sequence};
 use crate::network::{Network, Options};
 use crate::os::fp_mode;
 use crate::os::memory;
@@ -88,23 +88,58 @@ impl Batch {
     /// [`Error::TooManyPositions`] for more than [`Options::positions`], [`Error::OutOfMemory`].
     ///
     /// # Panics
-    /// When there is no such slot.
+    /// When there is no such slot, or its sequence has branches.
     pub fn begin(&mut self, slot: usize, positions: usize) -> Result<(), Error> {
         if positions > self.options.positions {
             return Err(Error::TooManyPositions { asked: positions, most: self.options.positions });
         }
         self.forget_rows();
-        let Options { kv, chunk, .. } = self.options;
-        self.sequences[slot].begin(self.network.config(), kv, positions, chunk)
+        sequence::release(&mut self.sequences, slot);
+        self.sequences[slot].begin(self.network.config(), &self.options, positions)
+    }
+
+    /// Lets the slot `branch` continue the first `n` positions of the sequence in the slot `stem`, up to `positions`
+    /// positions in all. Keys and values are shared: the stem stays as it is until its branches have ended, by
+    /// [`Batch::release`] or because their slots begin another sequence. The results that follow have the bits of a
+    /// sequence that was evaluated by itself.
+    ///
+    /// `false`, with nothing changed, where layers with a sliding window have overwritten keys that position `n` sees, and
+    /// where the stem is itself a branch that shares position `n`.
+    ///
+    /// # Errors
+    /// [`Error::TooManyPositions`] for more than [`Options::positions`], [`Error::OutOfMemory`].
+    ///
+    /// # Panics
+    /// When there are no such slots or positions, or `branch` has branches.
+    pub fn fork(&mut self, stem: usize, n: usize, branch: usize, positions: usize) -> Result<bool, Error> {
+        if positions > self.options.positions {
+            return Err(Error::TooManyPositions { asked: positions, most: self.options.positions });
+        }
+        assert!(stem != branch && n <= self.position(stem) && n <= positions, "positions of another sequence");
+        if !sequence::can_fork(&self.sequences, stem, n) {
+            return Ok(false);
+        }
+        self.forget_rows();
+        sequence::release(&mut self.sequences, branch);
+        sequence::fork(&mut self.sequences, [stem, branch], n, self.network.config(), &self.options, positions)?;
+        Ok(true)
+    }
+
+    /// Forgets the sequence in a slot, so that its stem has a branch less; its memory is kept.
+    ///
+    /// # Panics
+    /// When there is no such slot, or its sequence has branches.
+    pub fn release(&mut self, slot: usize) {
+        self.forget_rows();
+        sequence::release(&mut self.sequences, slot);
     }
 
     /// Forgets the sequence in a slot; the next tokens begin a new one in the same memory.
     ///
     /// # Panics
-    /// When there is no such slot.
+    /// When there is no such slot, or its sequence has branches.
     pub fn restart(&mut self, slot: usize) {
-        self.forget_rows();
-        self.sequences[slot].restart();
+        self.release(slot);
     }
 
     /// Cuts the sequence in a slot back to its first `n` positions; returns the number of positions that are left: `n`,
@@ -113,7 +148,7 @@ impl Batch {
     /// sequence that was never longer.
     ///
     /// # Panics
-    /// When there is no such slot.
+    /// When there is no such slot, or its sequence is a branch or has branches.
     pub fn truncate(&mut self, slot: usize, n: usize) -> usize {
         if n < self.position(slot) {
             self.forget_rows();
@@ -188,6 +223,7 @@ impl Batch {
     fn give_rows_to(&mut self, slot: usize, tokens: &[u32]) -> Result<(), Error> {
         let n_slots = self.sequences.len();
         let sequence = self.sequences.get_mut(slot).ok_or(Error::NoSlot { slot, n_slots })?;
+        assert!(!sequence.has_branches(), "a stem stays as it is");
         let room = sequence.left().min(self.options.chunk - self.rows.len());
         if tokens.is_empty() || tokens.len() > room {
             return Err(Error::PassTooLong { tokens: tokens.len(), room });

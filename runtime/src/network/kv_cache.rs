@@ -191,6 +191,16 @@ impl LayerCache {
         }
     }
 
+    /// Copies block `from_block` of another cache of this layer, which holds the same type, to block `block`.
+    pub fn copy_block(&mut self, block: usize, from: &LayerCache, from_block: usize) {
+        let (to_shape, from_shape) = (self.shape, from.shape);
+        match (&mut self.data, &from.data) {
+            (Data::F32(to), Data::F32(from)) => to_shape.copy_block(to, block, from_shape, from, from_block),
+            (Data::Bf16(to), Data::Bf16(from)) => to_shape.copy_block(to, block, from_shape, from, from_block),
+            _ => unreachable!("all sequences of a batch have one type"),
+        }
+    }
+
     /// `head_dim` with the padding of [`LayerCache::values`].
     pub fn padded_head_dim(&self) -> usize {
         self.shape.padded_head_dim
@@ -223,6 +233,16 @@ impl LayerCache {
 }
 
 impl Shape {
+    /// Copies a block of all heads from a cache of another number of blocks.
+    fn copy_block<T: Copy>(self, to: &mut [T], block: usize, from_shape: Shape, from: &[T], from_block: usize) {
+        let size = self.block_elements();
+        let heads = to.chunks_exact_mut(self.head_elements()).zip(from.chunks_exact(from_shape.head_elements()));
+        for (to, from) in heads {
+            let from = &from[from_block % from_shape.n_blocks * size..][..size];
+            to[block % self.n_blocks * size..][..size].copy_from_slice(from);
+        }
+    }
+
     /// Stores one head of `keys` and `values`, both `[n][n_kv_heads * head_dim]`, in that head's part of the cache, as
     /// `stored` makes them.
     fn store<T>(

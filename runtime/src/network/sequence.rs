@@ -2,9 +2,12 @@
 
 use crate::error::Error;
 use crate::format::config::ModelConfig;
+use crate::kernels::lanes::KEY_BLOCK;
+use crate::kernels::numbers::Numbers;
+use crate::network::Options;
 use crate::network::kv_cache::{KvCache, LayerCache};
-use crate::network::kv_type::KvType;
 use crate::parallel::team::Team;
+use std::iter;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,9 +33,19 @@ pub(crate) fn stretches(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// A sequence: its KV cache, its position and its capacity.
+///
+/// A branch continues another sequence, its stem: it reads the whole blocks of the stem's keys and values where they
+/// are, and has a cache of its own for what follows.
 pub struct Sequence {
     cache: KvCache,
+    /// Positions that the cache has room for.
     room: usize,
+    /// The sequence that has the positions before those of the cache.
+    stem: Option<usize>,
+    /// The position that the cache begins with: a multiple of [`KEY_BLOCK`], 0 without a stem.
+    origin: usize,
+    /// How many branches read this cache, which does not change meanwhile.
+    n_branches: usize,
     position: usize,
     /// Most positions that were stored before a cut: the slots of a ring may still hold positions after the cut.
     written: usize,
@@ -43,33 +56,43 @@ pub struct Sequence {
 impl Sequence {
     /// A sequence of capacity zero, without memory.
     pub(crate) fn without_room() -> Sequence {
-        Sequence { cache: KvCache::default(), room: 0, position: 0, written: 0, not_finite: AtomicU64::new(u64::MAX) }
+        Sequence {
+            cache: KvCache::default(),
+            room: 0,
+            stem: None,
+            origin: 0,
+            n_branches: 0,
+            position: 0,
+            written: 0,
+            not_finite: AtomicU64::new(u64::MAX),
+        }
     }
 
-    /// Begins a new sequence of at most `positions` positions, added in chunks of at most `chunk`. Memory that is large
-    /// enough is kept; its `kv` is that of all sequences in this memory.
+    /// Begins a new sequence of at most `positions` positions. Memory that is large enough is kept; all sequences in it
+    /// have the same options.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub(crate) fn begin(
-        &mut self,
-        config: &ModelConfig,
-        kv: KvType,
-        positions: usize,
-        chunk: usize,
-    ) -> Result<(), Error> {
+    ///
+    /// # Panics
+    /// When the sequence is a branch, or has branches.
+    pub(crate) fn begin(&mut self, config: &ModelConfig, options: &Options, positions: usize) -> Result<(), Error> {
+        self.restart();
         if self.room < positions {
             // Frees the old cache first, so that both never exist at once.
             *self = Sequence::without_room();
-            self.cache = KvCache::new(config, kv, positions, chunk)?;
+            self.cache = KvCache::new(config, options.kv, positions, options.chunk)?;
             self.room = positions;
         }
-        self.restart();
         Ok(())
     }
 
     /// Begins a new sequence in the same memory.
+    ///
+    /// # Panics
+    /// When the sequence is a branch, or has branches.
     pub(crate) fn restart(&mut self) {
+        assert!(self.stem.is_none() && self.n_branches == 0, "a sequence by itself");
         // Cache contents beyond the position are never read.
         self.position = 0;
         self.written = 0;
@@ -77,10 +100,14 @@ impl Sequence {
     }
 
     /// Removes all positions from `n` on, or all positions if a ring no longer has the keys that position `n` sees.
+    ///
+    /// # Panics
+    /// When the sequence is a branch, or has branches.
     pub(crate) fn truncate(&mut self, n: usize) {
         if n >= self.position {
             return;
         }
+        assert!(self.stem.is_none() && self.n_branches == 0, "a sequence by itself");
         self.written = self.written.max(self.position);
         if !self.cache.holds(n, self.written) {
             return self.restart();
@@ -111,7 +138,12 @@ impl Sequence {
 
     /// Number of positions left.
     pub(crate) fn left(&self) -> usize {
-        self.room - self.position
+        self.origin + self.room - self.position
+    }
+
+    /// Whether branches read its cache: then it gets no positions.
+    pub(crate) fn has_branches(&self) -> bool {
+        self.n_branches > 0
     }
 
     /// Takes the next position.
@@ -125,9 +157,123 @@ impl Sequence {
         self.position -= 1;
     }
 
-    /// Keys and values of a layer.
-    pub(crate) fn layer(&self, layer: usize) -> &LayerCache {
-        self.cache.layer(layer)
+    /// Stores the keys and values of positions from `first` on in a layer; with a team, its threads share the heads.
+    fn store(&mut self, team: Option<&mut Team>, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+        let (cache, first) = (self.cache.layer_mut(layer), first - self.origin);
+        match team {
+            Some(team) => cache.store_in_parallel(team, first, keys, values),
+            None => cache.store(first, keys, values),
+        }
+    }
+}
+
+/// Lets `branch`, which is by itself, continue the first `n` positions of `stem`, up to `positions` in all. The last
+/// block of the `n` positions is copied if it is not whole.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+///
+/// # Panics
+/// When the stem does not have the positions, or a layer with a sliding window has lost keys that position `n` sees; when
+/// `branch` is not by itself.
+pub(crate) fn fork(
+    sequences: &mut [Sequence],
+    [stem, branch]: [usize; 2],
+    n: usize,
+    config: &ModelConfig,
+    options: &Options,
+    positions: usize,
+) -> Result<(), Error> {
+    let origin = n / KEY_BLOCK * KEY_BLOCK;
+    assert!(can_fork(sequences, stem, n), "the stem has what position {n} sees");
+    assert!(stem != branch && n <= positions, "room for the positions of the stem");
+    sequences[branch].begin(config, options, positions - origin)?;
+    if n > origin {
+        // A branch of a branch: the block is where its positions were stored.
+        let (owner, block) = owner(sequences, stem, n / KEY_BLOCK);
+        let [from, to] = sequences.get_disjoint_mut([owner, branch]).expect("two sequences");
+        (0..config.n_layers())
+            .for_each(|layer| to.cache.layer_mut(layer).copy_block(0, from.cache.layer(layer), block));
+    }
+    let first_not_finite = sequences[stem].first_not_finite().filter(|(position, _)| *position < n);
+    sequences[stem].n_branches += 1;
+    let branch = &mut sequences[branch];
+    (branch.stem, branch.origin, branch.position) = (Some(stem), origin, n);
+    if let Some((position, layer)) = first_not_finite {
+        branch.note_not_finite(position, layer);
+    }
+    Ok(())
+}
+
+/// Whether [`fork`] after the first `n` positions of `stem` is possible: the last of them are its own, and its cache and
+/// those of its stems have what position `n` sees.
+pub(crate) fn can_fork(sequences: &[Sequence], stem: usize, n: usize) -> bool {
+    if !(sequences[stem].origin..=sequences[stem].position).contains(&n) {
+        return false;
+    }
+    let with_stems = iter::successors(Some(stem), |&stem| sequences[stem].stem);
+    with_stems.map(|stem| &sequences[stem]).all(|sequence| {
+        let written = sequence.written.max(sequence.position) - sequence.origin;
+        sequence.cache.holds(n - sequence.origin, written)
+    })
+}
+
+/// Makes a branch a sequence by itself again, without positions.
+///
+/// # Panics
+/// When it has branches.
+pub(crate) fn release(sequences: &mut [Sequence], branch: usize) {
+    assert!(!sequences[branch].has_branches(), "a stem stays as it is");
+    if let Some(stem) = sequences[branch].stem.take() {
+        sequences[stem].n_branches -= 1;
+    }
+    sequences[branch].origin = 0;
+    sequences[branch].restart();
+}
+
+/// The sequence whose cache has block `block` of a sequence, and which block it is there.
+fn owner(sequences: &[Sequence], sequence: usize, block: usize) -> (usize, usize) {
+    let mut owner = sequence;
+    while let Some(stem) = sequences[owner].stem.filter(|_| block * KEY_BLOCK < sequences[owner].origin) {
+        owner = stem;
+    }
+    (owner, block - sequences[owner].origin / KEY_BLOCK)
+}
+
+/// Keys and values of a layer of a sequence, those of its stems included.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerView<'a> {
+    sequences: &'a [Sequence],
+    sequence: usize,
+    layer: usize,
+}
+
+impl<'a> LayerView<'a> {
+    /// Those of a sequence.
+    pub fn new(sequences: &'a [Sequence], sequence: usize, layer: usize) -> LayerView<'a> {
+        LayerView { sequences, sequence, layer }
+    }
+
+    /// As [`LayerCache::padded_head_dim`].
+    pub fn padded_head_dim(&self) -> usize {
+        self.sequences[self.sequence].cache.layer(self.layer).padded_head_dim()
+    }
+
+    /// As [`LayerCache::keys`].
+    pub fn keys(&self, head: usize, block: usize) -> Numbers<'a> {
+        let (cache, block) = self.owner(block);
+        cache.keys(head, block)
+    }
+
+    /// As [`LayerCache::values`].
+    pub fn values(&self, head: usize, block: usize) -> impl Iterator<Item = (usize, usize, Numbers<'a>)> {
+        let (cache, block) = self.owner(block);
+        cache.values(head, block)
+    }
+
+    fn owner(&self, block: usize) -> (&'a LayerCache, usize) {
+        let (owner, block) = owner(self.sequences, self.sequence, block);
+        (self.sequences[owner].cache.layer(self.layer), block)
     }
 }
 
@@ -144,14 +290,13 @@ pub(crate) fn store(
     let first = rows[0];
     if rows.iter().all(|row| row.sequence == first.sequence) {
         // The threads share the heads of a single sequence.
-        let cache = sequences[first.sequence].cache.layer_mut(layer);
-        return cache.store_in_parallel(team, first.position, keys, values);
+        return sequences[first.sequence].store(Some(team), layer, first.position, keys, values);
     }
     team.for_rows(sequences, 1, |index, sequence| {
         for stretch in stretches(rows).filter(|stretch| rows[stretch.start].sequence == index) {
             let numbers = stretch.start * width..stretch.end * width;
-            let cache = sequence[0].cache.layer_mut(layer);
-            cache.store(rows[stretch.start].position, &keys[numbers.clone()], &values[numbers]);
+            let first = rows[stretch.start].position;
+            sequence[0].store(None, layer, first, &keys[numbers.clone()], &values[numbers]);
         }
     });
 }
