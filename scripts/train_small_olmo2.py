@@ -8,7 +8,7 @@
     olmo-pack /tmp/small-olmo2 small.olmo
     olmo-infer small.olmo --prompt "The next morning"
 
-The text is that of Jane Austen's six novels (public domain), 4.3 MB, out of Debian's package r-cran-janeaustenr, which
+The text is that of Jane Austen's six novels (public domain), 4.0 MB, out of Debian's package r-cran-janeaustenr, which
 is downloaded with apt-get and not installed. `--package FILE.deb` takes the file instead, for systems without apt-get;
 dpkg-deb unpacks it. Emma is held out: neither the vocabulary nor the model sees it. Its text becomes
 FOLDER/held-out.txt.
