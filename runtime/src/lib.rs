@@ -67,6 +67,8 @@ mod os;
 #[cfg(feature = "compute")]
 mod parallel;
 #[cfg(feature = "compute")]
+mod score;
+#[cfg(feature = "compute")]
 mod session;
 mod text;
 
@@ -135,6 +137,10 @@ pub mod internals {
     #[cfg(feature = "compute")]
     pub mod parallel {
         pub use crate::parallel::*;
+    }
+    #[cfg(feature = "compute")]
+    pub mod score {
+        pub use crate::score::*;
     }
     pub mod text {
         pub use crate::text::*;

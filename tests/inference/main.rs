@@ -11,6 +11,7 @@ mod mixed;
 mod not_finite;
 mod same_bits;
 mod score;
+mod shared_prefixes;
 mod tile_products;
 mod truncate;
 

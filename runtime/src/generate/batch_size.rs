@@ -27,8 +27,23 @@ pub fn batch_size(
     options: &Options,
     positions: &[usize],
 ) -> Result<usize, Error> {
+    batch_size_up_to(DEFAULT, asked, file, network, options, positions)
+}
+
+/// As [`batch_size`], with `most` sequences as the default.
+///
+/// # Errors
+/// Those of [`batch_size`].
+pub fn batch_size_up_to(
+    most: usize,
+    asked: Option<usize>,
+    file: &ModelFile,
+    network: &Network,
+    options: &Options,
+    positions: &[usize],
+) -> Result<usize, Error> {
     let needed = |positions: &[usize]| Batch::bytes(network.config(), options, positions);
-    within(memory::available().unwrap_or(u64::MAX), asked, positions, model_bytes(file, network), needed)
+    within(memory::available().unwrap_or(u64::MAX), (asked, most), positions, model_bytes(file, network), needed)
 }
 
 /// Bytes that the model will take of the available memory.
@@ -89,11 +104,11 @@ fn context_within(
     Err(Error::ContextTooLarge { sequences: 1, positions, bytes: needed(positions), available })
 }
 
-/// As [`batch_size`], for `available` bytes of memory, of which the model takes `model_bytes`, and `needed` returns the
+/// As [`batch_size_up_to`], for `available` bytes of memory, of which the model takes `model_bytes`, and `needed` returns the
 /// bytes of a batch of sequences.
 fn within(
     available: u64,
-    asked: Option<usize>,
+    (asked, default): (Option<usize>, usize),
     positions: &[usize],
     model_bytes: u64,
     needed: impl Fn(&[usize]) -> u64,
@@ -101,7 +116,7 @@ fn within(
     // Any batch of n sequences takes at most the memory of the n largest.
     let mut positions = positions.to_vec();
     positions.sort_unstable_by_key(|&positions| Reverse(positions));
-    let most = asked.unwrap_or(DEFAULT).min(positions.len());
+    let most = asked.unwrap_or(default).min(positions.len());
     let free = available.saturating_sub(model_bytes);
     let sequences = match asked {
         Some(_) => most,
@@ -125,7 +140,8 @@ mod tests {
 
     #[test]
     fn default_batch_fits_free_memory_and_requested_batch_is_checked() {
-        let sequences = |available, asked, positions: &[usize]| within(available, asked, positions, 1000, needed);
+        let sequences =
+            |available, asked, positions: &[usize]| within(available, (asked, DEFAULT), positions, 1000, needed);
         let many = [10; 40];
         for (available, asked, expected) in [
             (u64::MAX, None, 16),

@@ -10,20 +10,21 @@ use crate::score_file::{BEGINNING, ERROR, ScoreFile, TOKENS};
 use olmo_infer::internals::cli::json::json_string;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::generate::batch_size::batch_size;
-use olmo_infer::internals::generate::{Run, generate};
+use olmo_infer::internals::generate::batch_size::batch_size_up_to;
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::parallel::team::{Team, with_team};
+use olmo_infer::internals::score::{Event, Item, TokenScore, score};
 use olmo_infer::internals::text::token_file::read_tokens_as;
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files that are read and evaluated before the next ones are: more do not make the passes fuller.
 const GROUP: usize = 512;
+/// Most sequences at a time: short ones that follow a common beginning fill a pass together.
+const MOST_SEQUENCES: usize = 64;
 /// Longest list of files.
 const MAX_LIST_BYTES: u64 = 64 << 20;
 /// Longest path in it: the system takes none that is longer.
@@ -34,8 +35,8 @@ pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
     opened::refuse_useless(args.compute.activations, &file)?;
     file.check_complete()?;
     let n_threads = used_threads(args.compute.threads);
-    let score = || with_team(n_threads, |team| score_all(args, &file, team))?;
-    match while_populating(&file, score)?.0 {
+    let score_them = || with_team(n_threads, |team| score_all(args, &file, team))?;
+    match while_populating(&file, score_them)?.0 {
         0 => Ok(()),
         1 => Err(Failure::Refused("one file could not be scored; see its line".into())),
         n => Err(Failure::Refused(format!("{n} files could not be scored; see their lines"))),
@@ -122,18 +123,14 @@ struct Group<'a> {
 struct Scored<'a> {
     path: &'a Path,
     tokens: Result<Vec<u32>, String>,
-    nll: Vec<f64>,
+    /// Of every token but the first; `None` until they are known.
+    scores: Option<Vec<TokenScore>>,
 }
 
 impl Scored<'_> {
-    /// Predictions that it has when it is done.
-    fn n_predictions(&self) -> usize {
-        self.tokens.as_ref().map_or(0, |tokens| tokens.len() - 1)
-    }
-
-    /// Whether there is nothing more to evaluate.
+    /// Whether its line can be written.
     fn is_done(&self) -> bool {
-        self.nll.len() == self.n_predictions()
+        self.tokens.is_err() || self.scores.is_some()
     }
 
     /// The line of the file.
@@ -151,14 +148,15 @@ impl Scored<'_> {
         };
         line.extend(TOKENS);
         write!(line, "{}", tokens.len())?;
-        let mean = self.nll.iter().sum::<f64>() / self.nll.len() as f64;
+        let scores = self.scores.as_deref().unwrap_or_default();
+        let mean = scores.iter().map(|score| score.nll).sum::<f64>() / scores.len() as f64;
         // JSON has no infinity, and a file of one token no mean.
         let number = |number: f64| if number.is_finite() { number.to_string() } else { "null".into() };
         write!(line, ",\"mean_nll\":{},\"perplexity\":{},\"nll\":[", number(mean), number(mean.exp()))?;
-        for (i, &nll) in self.nll.iter().enumerate() {
+        for (i, score) in scores.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             // The logits are f32: more digits would be noise.
-            let nll = nll as f32;
+            let nll = score.nll as f32;
             let nll = if nll.is_finite() { nll.to_string() } else { "null".into() };
             write!(line, "{comma}{nll}")?;
         }
@@ -178,7 +176,7 @@ impl<'a> Group<'a> {
         let config = file.config();
         let read = |path: &'a PathBuf| {
             let tokens = read_tokens_as(path, args.token_type, config.vocab_size, config.max_position_embeddings);
-            Scored { path, tokens: tokens.map_err(|error| Advised::for_ids(&error).to_string()), nll: Vec::new() }
+            Scored { path, tokens: tokens.map_err(|error| Advised::for_ids(&error).to_string()), scores: None }
         };
         Ok(Group { args, file, network, files: paths.iter().map(read).collect() })
     }
@@ -187,58 +185,35 @@ impl<'a> Group<'a> {
     fn run(mut self, team: &mut Team, out: &mut ScoreFile, progress: &mut Progress) -> Result<usize, Failure> {
         let mut n_written = 0;
         self.write_done(&mut n_written, out, progress)?;
-        // Again for those that were evaluated together with one whose logits are not numbers.
-        while n_written < self.files.len() {
-            match self.evaluate(&mut n_written, team, out, progress) {
-                Err((i, Failure::Runtime(error @ Error::NotFinite { .. }))) => {
-                    // When the model was written to meanwhile, that is where they come from.
-                    self.file.check_unchanged()?;
-                    self.files[i].tokens = Err(error.to_string());
-                    self.files[i].nll.clear();
-                    self.write_done(&mut n_written, out, progress)?;
+        let wanted: Vec<usize> = (0..self.files.len()).filter(|&i| !self.files[i].is_done()).collect();
+        let tokens: Vec<Vec<u32>> = wanted.iter().map(|&i| self.files[i].tokens.clone().unwrap_or_default()).collect();
+        let items: Vec<Item> = tokens.iter().map(|tokens| Item::whole(tokens)).collect();
+        // The last token predicts nothing that is known.
+        let positions: Vec<usize> = items.iter().map(|item| item.tokens.len().max(2) - 1).collect();
+        if let Some(&most) = positions.iter().max() {
+            let options = self.args.compute.options(most);
+            let (asked, most) = (self.args.compute.batch, MOST_SEQUENCES);
+            let places = batch_size_up_to(most, asked, self.file, self.network, &options, &positions)?;
+            let mut batch = Batch::new(self.network, options, places)?;
+            score(&mut batch, team, &items, |event| {
+                match event {
+                    Event::Pass(n) => progress.n_tokens += n,
+                    Event::Scored(index, scores) => {
+                        // If the model was written to meanwhile, that is where numbers that are not finite come from, and
+                        // the results are discarded.
+                        self.file.check_unchanged()?;
+                        let file = &mut self.files[wanted[index]];
+                        match scores {
+                            Ok(scores) => file.scores = Some(scores),
+                            Err(error) => file.tokens = Err(error.to_string()),
+                        }
+                        self.write_done(&mut n_written, out, progress)?;
+                    }
                 }
-                Err((_, failure)) => return Err(failure),
-                Ok(()) => {}
-            }
+                Ok::<_, Failure>(())
+            })?;
         }
         Ok(self.files.iter().filter(|file| file.tokens.is_err()).count())
-    }
-
-    /// Evaluates the files that are not done, together. Fails with the index of the file whose logits are not numbers.
-    fn evaluate(
-        &mut self,
-        n_written: &mut usize,
-        team: &mut Team,
-        out: &mut ScoreFile,
-        progress: &mut Progress,
-    ) -> Result<(), (usize, Failure)> {
-        let wanted: Vec<usize> = (0..self.files.len()).filter(|&i| !self.files[i].is_done()).collect();
-        wanted.iter().for_each(|&i| self.files[i].nll.clear());
-        let tokens: Vec<Vec<u32>> = wanted.iter().map(|&i| self.files[i].tokens.clone().unwrap_or_default()).collect();
-        // The last token predicts nothing that is known.
-        let run = |tokens| Run { visit_prompt: true, score: true, ..Run::new(tokens, tokens.len() - 1) };
-        let runs: Vec<Run> = tokens.iter().map(|tokens| run(tokens.as_slice())).collect();
-        let mut evaluate = || {
-            let positions: Vec<usize> = runs.iter().map(|run| run.positions).collect();
-            let options = self.args.compute.options(positions.iter().copied().max().unwrap_or(1));
-            let places = batch_size(self.args.compute.batch, self.file, self.network, &options, &positions)?;
-            let mut batch = Batch::new(self.network, options, places)?;
-            generate(&mut batch, team, &runs, |evaluated| {
-                let file = &mut self.files[wanted[evaluated.run]];
-                file.nll.extend(evaluated.nll);
-                progress.n_tokens += 1;
-                if evaluated.is_last {
-                    // If the model was written to meanwhile, the results are discarded.
-                    self.file.check_unchanged()?;
-                    self.write_done(n_written, out, progress)?;
-                }
-                Ok::<_, Failure>(ControlFlow::Continue(()))
-            })
-        };
-        evaluate().map(|_| ()).map_err(|failure| match failure {
-            Failure::Runtime(Error::NotFinite { sequence, .. }) => (wanted[sequence], failure),
-            failure => (0, failure),
-        })
     }
 
     /// Writes the lines of files that are done and precede all that are not.
