@@ -80,13 +80,13 @@ STEP_COLUMNS, WIDTHS = {F32: 1, BF16: 2}, {F32: 4, BF16: 2}
 BF12_SECTION = 5
 SECTION_NAMES = {
     1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", BF12_SECTION: "BF12", 6: "TOKENIZER", 7: "CHAT",
-    8: "FILES", 9: "SAMPLING",
+    8: "FILES", 9: "SAMPLING", 10: "GGUF",
 }
 FILE_NAMES = (
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "generation_config.json",
 )
-SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, 4: 64 << 10, BF12_SECTION: 64 << 20, 8: 64 << 20}
+SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, 4: 64 << 10, BF12_SECTION: 64 << 20, 8: 64 << 20, 10: 32 << 20}
 SOURCE_TYPES = {1: "f32", 2: "f16", 3: "bf16"}
 SOURCE_OF_DESCR = {"<f4": 1, "<f2": 2, "<V2": 3, "|V2": 3, "<u2": 3}
 
@@ -116,6 +116,27 @@ DISPLAY_CONTROLS = (
 )
 ESCAPES = {code: f"\\u{{{code:x}}}" for code in DISPLAY_CONTROLS}
 ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+# GGUF files: limits of a header, bytes of values by type, and the code of lists.
+GGUF_HEADER_BYTES, GGUF_KEYS, GGUF_TENSORS, GGUF_NAME_BYTES, GGUF_TEXT_BYTES = 16 << 20, 4096, 16384, 255, 4 << 20
+GGUF_ALIGNMENT, GGUF_ALIGNMENTS = "general.alignment", [1 << n for n in range(3, 21)]
+GGUF_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q", 12: "<d"}
+GGUF_BOOL, GGUF_TEXT, GGUF_LIST = 7, 8, 9
+# Elements and bytes of a block of each type of tensors.
+GGUF_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74),
+    18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2),
+    26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
+    40: (64, 36), 41: (128, 18),
+}
+# The types that a model is packed from, as SOURCES has them.
+GGUF_SOURCES = {0: "f32", 1: "f16", 30: "bf16", 2: "f32", 8: "f32", 14: "f32", 20: "f32"}
+# The names of tensors: outside the layers, and in one.
+GGUF_MODEL = {1: "token_embd.weight", 13: "output_norm.weight", 14: "output.weight"}
+GGUF_LAYER = {
+    2: "attn_q", 3: "attn_k", 4: "attn_v", 5: "attn_q_norm", 6: "attn_k_norm", 7: "attn_output",
+    8: "post_attention_norm", 9: "ffn_gate", 10: "ffn_up", 11: "ffn_down", 12: "post_ffw_norm",
+}
 # Bytes that no UTF-8 text has.
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
@@ -748,7 +769,7 @@ class Model:
         for kind in self.sections:
             self.section(kind)
         self.sources(), self.vocabulary(), self.provenance(), self.tokenizer(), self.chat(), self.files()
-        self.sampling()
+        self.sampling(), self.gguf()
 
     def files(self):
         """{name: bytes} of the small files of the folder that was packed, empty when none were kept."""
@@ -768,6 +789,32 @@ class Model:
             at += size
         expect("files: length", at, len(data))
         return files
+
+    def gguf(self):
+        """Of the GGUF file that was packed: its length, everything before the data of its tensors, and its
+        GgufHeader; or None."""
+        data = self.section(10)
+        if data is None:
+            return None
+        if len(data) < 8:
+            raise FormatError("gguf: no room for its head")
+        file_bytes = int.from_bytes(data[:8], "little")
+        if file_bytes > MAX_FILE_BYTES:
+            raise FormatError("gguf: the length of the file")
+        start = data[8:]
+        header = GgufHeader(start, file_bytes)
+        expect("gguf: length", header.begin, len(start))
+        sources = self.sources()
+        if sources is None:
+            raise FormatError("gguf: there is no section SOURCES")
+        for (name, role, layer, rows, columns), source in zip(self.shapes, sources):
+            in_file = GGUF_MODEL[role] if layer == NONE else f"blk.{layer}.{GGUF_LAYER[role]}.weight"
+            kind, shape = header.tensors.get(in_file, (None, None))
+            if shape != ([rows] if columns is None else [rows, columns]):
+                raise FormatError(f"gguf: {in_file} is missing or has another shape")
+            if (GGUF_SOURCES.get(kind), b"") != source[:2]:
+                raise FormatError(f"gguf: {in_file} has a type that is not that of its source")
+        return file_bytes, start, header
 
     def sampling(self):
         """How the author recommends to choose tokens, a dict, or None."""
@@ -791,6 +838,98 @@ class Model:
         return {
             "temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty, "top_k": top_k,
         }
+
+
+class GgufHeader:
+    """The header of a GGUF file of `file_bytes` bytes, which `data` begins with: `tensors` are {name: (type, shape)},
+    and `begin` is where their data begin."""
+
+    def __init__(self, data, file_bytes):
+        self.data, self.at, self.file_bytes = data, 0, file_bytes
+        expect("gguf: magic", self._take(4), b"GGUF")
+        expect("gguf: version", self._number("<I"), 3)
+        n_tensors, n_keys = self._number("<Q"), self._number("<Q")
+        if n_tensors > GGUF_TENSORS or n_keys > GGUF_KEYS:
+            raise FormatError("gguf: too many tensors or keys")
+        alignment, keys = 32, set()
+        for _ in range(n_keys):
+            key = self._name()
+            if key in keys:
+                raise FormatError("gguf: a key twice")
+            keys.add(key)
+            kind = self._number("<I")
+            value = self._value(kind)
+            if key == GGUF_ALIGNMENT:
+                if kind not in GGUF_NUMBERS or isinstance(value, float) or value not in GGUF_ALIGNMENTS:
+                    raise FormatError("gguf: alignment")
+                alignment = value
+        infos = [self._tensor() for _ in range(n_tensors)]
+        self.begin = align(self.at, alignment)
+        self.tensors, end = {}, 0
+        for offset, size, name, kind, shape in sorted(infos):
+            if name in self.tensors or offset != align(end, alignment) or self.begin + offset + size > file_bytes:
+                raise FormatError("gguf: a tensor twice, or data that are not behind those before them")
+            end = offset + size
+            self.tensors[name] = (kind, shape)
+        if self.tensors and file_bytes > align(self.begin + end, alignment):
+            raise FormatError("gguf: bytes after the last tensor")
+
+    def _take(self, size):
+        if self.at + size > min(len(self.data), self.file_bytes, GGUF_HEADER_BYTES):
+            raise FormatError("gguf: a header that does not end with the section, or is too long")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def _number(self, code):
+        return struct.unpack(code, self._take(struct.calcsize(code)))[0]
+
+    def _text(self, most):
+        size = self._number("<Q")
+        if size > most:
+            raise FormatError("gguf: a text or a name that is too long")
+        return self._take(size)
+
+    def _name(self):
+        name = utf8("gguf", self._text(GGUF_NAME_BYTES))
+        if not name:
+            raise FormatError("gguf: an empty name")
+        return name
+
+    def _value(self, kind):
+        if kind in GGUF_NUMBERS:
+            return self._number(GGUF_NUMBERS[kind])
+        if kind == GGUF_BOOL:
+            value = self._number("<B")
+            if value > 1:
+                raise FormatError("gguf: a truth value")
+            return None
+        if kind == GGUF_TEXT:
+            return self._text(GGUF_TEXT_BYTES) and None
+        if kind != GGUF_LIST:
+            raise FormatError("gguf: the type of a value")
+        kind, length = self._number("<I"), self._number("<Q")
+        if kind in GGUF_NUMBERS:
+            self._take(struct.calcsize(GGUF_NUMBERS[kind]) * length)
+        elif kind in (GGUF_BOOL, GGUF_TEXT):
+            for _ in range(length):
+                self._value(kind)
+        else:
+            raise FormatError("gguf: the type of the items of a list")
+        return None
+
+    def _tensor(self):
+        name, rank = self._name(), self._number("<I")
+        if not 1 <= rank <= 4:
+            raise FormatError("gguf: dimensions of a tensor")
+        sizes = [self._number("<Q") for _ in range(rank)]
+        kind, offset = self._number("<I"), self._number("<Q")
+        elements, size = GGUF_BLOCKS.get(kind, (0, 0))
+        n_elements = 1
+        for dimension in sizes:
+            n_elements *= dimension
+        if not elements or sizes[0] % elements or not 0 < n_elements < 1 << 64:
+            raise FormatError("gguf: type or shape of a tensor")
+        return offset, n_elements // elements * size, name, kind, sizes[::-1]
 
 
 def utf8(place, data):
@@ -880,6 +1019,9 @@ def listing(model):
         yield f"  vocabulary of {len(vocabulary)} tokens"
     for name, data in model.files().items():
         yield f"  file {name}, {len(data)} bytes"
+    gguf = model.gguf()
+    if gguf is not None:
+        yield f"  GGUF file of {gguf[0]} bytes, {len(gguf[2].tensors)} tensors"
     for key, value in (model.sampling() or {}).items():
         yield f"  sampling {key} {value}"
     for key, value in model.provenance().items():

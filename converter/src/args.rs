@@ -247,13 +247,14 @@ pub struct Copy {
     pub force: bool,
 }
 
-/// Restores the folder that a model file was packed from, byte for byte.
+/// Restores the folder or the GGUF file that a model file was packed from, byte for byte.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     subcommand,
     name = "unpack",
     help_triggers("-h", "--help", "help"),
     example = "olmo-pack unpack model.olmo weights/",
+    note = "A GGUF file is written as model.gguf; a model whose GGUF file lost something is refused.",
     note = "Weights from safetensors files become .npy files, too.",
     note = "Weights that --dtype bf16 rounded come back rounded, and are named.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."

@@ -12,10 +12,12 @@ use olmo_infer::internals::format::layout;
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::tensors::{self, Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
-    self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, Header,
-    Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead, VocabularyHead,
-    section,
+    self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, GgufHead,
+    Header, Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead,
+    VocabularyHead, section,
 };
+use olmo_pack::folder::gguf::names;
+use olmo_pack::folder::gguf::tensor_type::TensorType;
 use olmo_tests::repository;
 use std::fs;
 use std::mem::offset_of;
@@ -157,6 +159,7 @@ fn struct_tables_match_the_structs() {
     let fields = fields!(ChatStyle: rules, text_bytes, one_turn_bytes);
     assert_struct("ChatStyle", size_of::<ChatStyle>(), fields);
     assert_struct("FilesHead", size_of::<FilesHead>(), fields!(FilesHead: n_files, reserved));
+    assert_struct("GgufHead", size_of::<GgufHead>(), fields!(GgufHead: file_bytes));
     assert_struct("FileRecord", size_of::<FileRecord>(), fields!(FileRecord: name, bytes));
     let fields = fields!(SamplingBlock: temperature, top_p, min_p, repetition_penalty, top_k, reserved);
     assert_struct("SamplingBlock", size_of::<SamplingBlock>(), fields);
@@ -381,6 +384,7 @@ fn sections_match_the_code() {
         (section::CHAT, "CHAT"),
         (section::FILES, "FILES"),
         (section::SAMPLING, "SAMPLING"),
+        (section::GGUF, "GGUF"),
     ];
     let expected: Vec<_> =
         expected.iter().map(|&(kind, name)| (u64::from(kind), name.to_string(), section::max_bytes(kind))).collect();
@@ -389,6 +393,34 @@ fn sections_match_the_code() {
     assert_eq!(documented, expected);
     let unknown = format!("Kinds without a row here are limited to {} bytes.", section::max_bytes(1000));
     assert!(prose().contains(&unknown), "no sentence {unknown:?}");
+}
+
+#[test]
+fn gguf_types_and_names_match_the_code() {
+    let heading = "### `GgufHead` (8 bytes)";
+    let mut documented = Vec::new();
+    for row in table(heading, &["types", "elements", "bytes"]) {
+        let bytes: Vec<&str> = row[2].split(", ").collect();
+        let types: Vec<&str> = row[0].split(", ").collect();
+        for (index, kind) in types.iter().enumerate() {
+            let (code, name) = kind.split_once(' ').expect("a code and a name");
+            let bytes = if bytes.len() == 1 { bytes[0] } else { bytes[index] };
+            documented.push((number(code), name.to_string(), number(&row[1]), number(bytes)));
+        }
+    }
+    documented.sort();
+    let codes = (0..1000).filter_map(TensorType::with_code);
+    let expected: Vec<_> =
+        codes.map(|of| (u64::from(of.code), of.name.to_string(), of.block_elements, of.block_bytes)).collect();
+    assert_eq!(documented, expected);
+    // Tensors outside the layers, and those of a layer in the order of their roles.
+    let specs = tensors_of(&olmo2_1b());
+    let in_file = |spec: &TensorSpec| names::of_gguf(&spec.name()).expect("a name");
+    let [first, norm, head] = [0, specs.len() - 2, specs.len() - 1].map(|index| in_file(&specs[index]));
+    assert!(prose().contains(&format!("The names are `{first}`, `{norm}` and `{head}`, and in layer `N`")));
+    let layer: Vec<String> = specs[1..12].iter().map(|spec| in_file(spec).replace("blk.0.", "")).collect();
+    let (last, others) = layer.split_last().expect("tensors");
+    assert!(prose().contains(&format!("`{}` and `{last}`, in the order of the roles", others.join("`, `"))));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod random_weights;
 mod safetensors;
 mod shapes;
 mod unpack;
+mod unpack_gguf;
 mod values;
 mod verify_against;
 

@@ -2,6 +2,7 @@
 //! accept a file or both refuse it, and what both accept they read alike.
 
 use crate::chats::MARKED;
+use crate::gguf::{self, Meta};
 use crate::packed::{Packed, get_u64, put_u64, range, tiny_config};
 use crate::{Random, TempDir, repository, write_weights};
 use crate::{Stored, crafted};
@@ -155,8 +156,8 @@ fn numbers(path: &Path) -> Result<Vec<u8>, olmo_infer::internals::error::Error> 
     Ok(bytes)
 }
 
-/// How many of the bases have texts; they are the last ones.
-const N_WITH_TEXT: usize = 4;
+/// How many of the bases have texts or the header of a GGUF file; they are the last ones.
+const N_WITH_TEXT: usize = 5;
 
 /// The files that are changed: one of each kind of weights, and two with every text section.
 pub fn bases() -> Vec<Packed> {
@@ -168,7 +169,26 @@ pub fn bases() -> Vec<Packed> {
     ));
     bases.push(with_text("a template that cannot be used", "{% if %}"));
     bases.push(with_text("", ""));
+    bases.push(of_gguf());
     bases
+}
+
+/// A model that was packed from a GGUF file.
+fn of_gguf() -> Packed {
+    let folder = TempDir::new("of-gguf");
+    let (from, weights, model) = (folder.join("w"), folder.join("m.gguf"), folder.join("m.olmo"));
+    write_weights(&from, &tiny_config(), Stored::F16, 8);
+    let mut gguf = gguf::of_folder(&from, &tiny_config());
+    gguf.set("general.alignment", Meta::U32(8));
+    gguf.set("general.tags", Meta::Texts(vec!["a".into(), "".into()]));
+    gguf.set("general.list", Meta::Bools(vec![true, false]));
+    gguf.set("general.big", Meta::U64(u64::MAX));
+    gguf.alignment = 8;
+    fs::write(&weights, gguf.bytes()).expect("written");
+    let request = Request { weights, model: model.clone(), threads: 1, ..Request::default() };
+    let packed = pack::prepare(&request).and_then(|prepared| prepared.write(&SystemDisk, &|_, _| ()));
+    packed.unwrap_or_else(|error| panic!("a GGUF file: {error}"));
+    Packed::read("a GGUF file", &model)
 }
 
 /// A model with a tokenizer, the chat format of a template, files, and sampling; without a template one whose tokenizer
@@ -204,7 +224,7 @@ fn with_text(name: &'static str, template: &str) -> Packed {
 }
 
 /// Words that texts in sections have, and others of their length.
-const WORDS: [(&str, &str); 24] = [
+const WORDS: [(&str, &str); 28] = [
     ("False", "True "),
     ("'<f4'", "\"<f4\""),
     ("'<f4'", "'<f2'"),
@@ -229,6 +249,10 @@ const WORDS: [(&str, &str); 24] = [
     ("%Y", "%%"),
     ("\0%", "%\0"),
     ("=", "\n"),
+    ("blk.0", "blk.1"),
+    ("attn_k.", "attn_v."),
+    ("general.alignment\u{4}", "general.alignment\u{5}"),
+    ("GGUF\u{3}", "GGUF\u{2}"),
 ];
 
 /// A changed file of one of these, most under digests that are right again.
@@ -318,6 +342,8 @@ fn change_section(random: &mut Random, kind: u32, section: &mut [u8]) {
         section::CHAT => (24, 24, 2),
         section::FILES => (24, 8, 8),
         section::SAMPLING => (40, 0, 8),
+        // All of a small one is its head.
+        section::GGUF => (section.len(), 0, 8),
         _ => (32, 0, 4),
     };
     let head = section.len().min(head);

@@ -269,6 +269,7 @@ fn holds(kind: u32) -> &'static str {
         section::CHAT => "the chat format",
         section::FILES => "small files as they were",
         section::SAMPLING => "the author's sampling",
+        section::GGUF => "the header of its GGUF file",
         _ => "unknown to this version",
     }
 }

@@ -4,6 +4,7 @@
 //! between them, and the facts in a record about its weights. All tensors are read once, on all cores.
 
 use crate::commands::facts::content_digest;
+use crate::commands::kept_gguf::KeptGguf;
 use crate::commands::sources::{Sections, checked_section, section_name, sources};
 use crate::commands::verify_against;
 use crate::encode::bf12::look_at_panel;
@@ -134,6 +135,7 @@ pub(crate) fn section_errors(model: &impl Sections) -> Vec<Error> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
         let found = match kind {
             section::SOURCES => return sources(model).map(|_| ()),
+            section::GGUF => return KeptGguf::of(model).map(|_| ()),
             section::VOCABULARY => vocabulary(&bytes, model.config().vocab_size),
             section::TOKENIZER => return tokenizer(model, &bytes),
             section::CHAT if Chat::in_section(&bytes) == Err(NoChat::Damaged) => {

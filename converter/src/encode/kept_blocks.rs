@@ -1,10 +1,12 @@
-//! Blocks of a GGUF file that an encoding stores as they are.
+//! Blocks of a GGUF file that an encoding stores as they are: into panels, and out of them.
 
 use crate::encode::panels::Seen;
 use crate::encode::quantized::PanelEncoder;
-use crate::folder::element::{SourceType, f16_to_f32, widen};
+use crate::folder::element::{SourceType, f16_to_f32, f32_to_f16, widen};
 use crate::folder::gguf::blocks::BlockType;
-use olmo_infer::internals::format::encodings::quantized::BLOCK_COLUMNS;
+use olmo_infer::internals::format::encodings::quantized::{
+    BLOCK_COLUMNS, ELEMENT_OFFSET, Elements, Quantization, QuantizedPanel,
+};
 
 impl PanelEncoder {
     /// Fills a panel from the blocks of up to 64 rows of `columns` elements, and their numbers as f32. `None` when a
@@ -51,6 +53,47 @@ impl PanelEncoder {
     }
 }
 
+/// Takes blocks out of panels that store them as they are: the way back of [`PanelEncoder::keep`].
+pub struct KeptBlocks {
+    kind: BlockType,
+    /// The elements of a block by their integers, as bytes.
+    codes: [u8; 256],
+}
+
+impl KeptBlocks {
+    /// For panels of this quantization; `None` when they do not store such blocks as they are.
+    pub fn new(kind: BlockType, quantization: Quantization) -> Option<KeptBlocks> {
+        if kind.quantization() != Some(quantization) {
+            return None;
+        }
+        let codes = match quantization.elements {
+            Elements::Int8 => std::array::from_fn(|integer| integer as u8 ^ ELEMENT_OFFSET),
+            Elements::Int4(levels) => {
+                let mut codes = [0; 256];
+                let levels = (0..).zip(levels.get());
+                levels.for_each(|(code, level)| codes[usize::from(level.cast_unsigned())] = code);
+                codes
+            }
+        };
+        Some(KeptBlocks { kind, codes })
+    }
+
+    /// Appends the blocks of row `row` of a panel. A scale that is not the f32 number of an f16 becomes 0; no panel has
+    /// one.
+    ///
+    /// # Panics
+    /// When the panel has no such row.
+    pub fn append_row(&self, panel: &QuantizedPanel<'_>, row: usize, out: &mut Vec<u8>) {
+        for block in 0..panel.n_blocks() {
+            let (integers, scales) = panel.block_row(block, row);
+            let scale = f32_to_f16(scales[0].to_bits()).unwrap_or_default();
+            // From -128 to 127.
+            let codes = integers.map(|integer| self.codes[usize::from(integer as u8)]);
+            self.kind.append(scale.to_le_bytes(), &codes, out);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +129,11 @@ mod tests {
                 let found: Vec<u8> = found.iter().flat_map(|x| x.to_le_bytes()).collect();
                 assert!(found == numbers, "{kind:?} row {row}");
             }
+            let kept = KeptBlocks::new(kind, quantization).expect("kept");
+            let mut back = Vec::new();
+            (0..rows).for_each(|row| kept.append_row(&panels.panel(0), row, &mut back));
+            assert!(back == blocks, "{kind:?}");
+            assert!(KeptBlocks::new(BlockType::Q6K, quantization).is_none());
             if kind == BlockType::Q8_0 {
                 blocks[40] = 0x80;
                 assert!(encoder.keep(kind, &blocks, &numbers, columns, &mut panel).is_none());

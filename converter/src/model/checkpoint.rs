@@ -4,6 +4,7 @@
 use crate::error::{Error, Problem, Problems, shown_path};
 use crate::folder::element::SourceType;
 use crate::folder::gguf::blocks::BlockType;
+use crate::folder::gguf::kept;
 use crate::folder::listing::{Container, Listing};
 use crate::folder::npy::shown_shape;
 use crate::folder::source_file;
@@ -42,6 +43,8 @@ pub struct Checkpoint {
     pub ignored: Vec<String>,
     /// The content of `generation_config.json`.
     pub generation: GenerationConfig,
+    /// The section `GGUF` of a GGUF file that can be restored.
+    pub gguf: Option<Vec<u8>>,
     /// Warnings for the user, a line each.
     pub warnings: Vec<String>,
 }
@@ -92,9 +95,11 @@ impl Checkpoint {
             listing.strays.iter().for_each(|path| problems.push_with(|| leave_out(listing.stray(path))));
         }
         problems.result()?;
+        let (gguf, not_kept) = kept_gguf(listing)?;
+        warnings.extend(not_kept);
         let strays = listing.strays.iter().map(|path| shown_path(path));
         let ignored = extra.iter().map(|name| listing.shown(name)).chain(strays).collect();
-        Ok(Checkpoint { settings, sources, container: listing.container(), ignored, generation, warnings })
+        Ok(Checkpoint { settings, sources, container: listing.container(), ignored, generation, gguf, warnings })
     }
 
     /// The types of the sources in their files, with the number of tensors of each.
@@ -110,6 +115,18 @@ impl Checkpoint {
     pub fn n_files(&self) -> usize {
         self.sources.iter().map(|source| &source.tensor.file.path).collect::<BTreeSet<_>>().len()
     }
+}
+
+/// The section `GGUF` of a GGUF file; a warning where the file cannot be restored.
+fn kept_gguf(listing: &Listing) -> Result<(Option<Vec<u8>>, Option<String>), Error> {
+    let Some(gguf) = listing.gguf() else { return Ok((None, None)) };
+    Ok(match kept::section(gguf)? {
+        Ok(section) => (Some(section), None),
+        Err(at) => {
+            let found = format!("byte {at} between or behind its tensors is not zero");
+            (None, Some(format!("{found}: unpack will give .npy files, not the GGUF file")))
+        }
+    })
 }
 
 /// Reads the `generation_config.json` of a folder.

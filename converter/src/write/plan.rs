@@ -88,6 +88,7 @@ impl<'a> Plan<'a> {
             (section::CHAT, text.chat_section()),
             (section::FILES, text.files.section(checkpoint.generation.bytes.as_deref())),
             (section::SAMPLING, checkpoint.generation.sampling.map(|author| author.block().as_bytes().to_vec())),
+            (section::GGUF, checkpoint.gguf.clone()),
         ];
         let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
         let sections: Vec<(u32, Vec<u8>)> = sections.collect();

@@ -18,8 +18,10 @@ pub const CHAT: u32 = 7;
 pub const FILES: u32 = 8;
 /// How the model's author recommends to choose tokens.
 pub const SAMPLING: u32 = 9;
+/// The GGUF file that was packed, without the data of its tensors.
+pub const GGUF: u32 = 10;
 /// The last kind that this version knows.
-pub const LAST: u32 = SAMPLING;
+pub const LAST: u32 = GGUF;
 
 /// Most bytes that a section of `kind` can have.
 pub const fn max_bytes(kind: u32) -> u64 {
@@ -32,6 +34,8 @@ pub const fn max_bytes(kind: u32) -> u64 {
         SOURCES => 64 << 20,
         // A tokenizer.json of 12 MiB, and six files of at most 4 MiB.
         FILES => 64 << 20,
+        // A header of 16 MiB, and what aligns the data behind it.
+        GGUF => 32 << 20,
         // Some thirty short lines, each of which takes many times its length to show.
         PROVENANCE => 64 << 10,
         _ => 16 << 20,
@@ -50,6 +54,7 @@ pub fn name(kind: u32) -> String {
         CHAT => "CHAT",
         FILES => "FILES",
         SAMPLING => "SAMPLING",
+        GGUF => "GGUF",
         other => return other.to_string(),
     };
     name.into()

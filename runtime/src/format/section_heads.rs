@@ -178,3 +178,12 @@ pub struct SamplingBlock {
     /// Zero.
     pub reserved: U32,
 }
+
+/// Head of the [`crate::format::section::GGUF`] section: the bytes of the GGUF file before the data of its tensors
+/// follow.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct GgufHead {
+    /// Length of the whole GGUF file.
+    pub file_bytes: U64,
+}

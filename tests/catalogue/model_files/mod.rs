@@ -8,6 +8,7 @@ mod configuration;
 mod data;
 mod files;
 mod headers;
+mod kept_gguf;
 mod model;
 mod quantized;
 mod ranges;

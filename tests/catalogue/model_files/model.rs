@@ -34,6 +34,12 @@ impl Model {
         let paths = [from.as_os_str(), model.as_os_str()];
         run(PACK, paths.into_iter().chain(flags.iter().map(|flag| flag.as_ref()))).ok();
         fs::remove_dir_all(&from).expect("removed");
+        Model::of(folder)
+    }
+
+    /// The model `good.olmo` in a folder.
+    pub(crate) fn of(folder: TempDir) -> Model {
+        let model = folder.join("good.olmo");
         fs::write(folder.join("t.bin"), [1, 0, 0, 0, 4, 0, 0, 0]).expect("written");
         Model { good: fs::read(&model).expect("read"), file: ModelFile::open(&model).expect("good"), folder }
     }

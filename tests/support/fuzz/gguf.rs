@@ -8,7 +8,7 @@ use olmo_infer::internals::text::tokenizer::Tokenizer;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use olmo_pack::commands::verify;
 use olmo_pack::folder::gguf::header::{self, Header};
-use olmo_pack::folder::gguf::{GgufFile, names};
+use olmo_pack::folder::gguf::{GgufFile, kept, names};
 use olmo_pack::folder::source_file::SourceFile;
 use olmo_pack::model::gguf_config;
 use olmo_pack::model::settings::Flags;
@@ -23,6 +23,7 @@ use std::sync::OnceLock;
 pub fn gguf_header(input: &[u8]) {
     let Some((length, start)) = input.split_first_chunk::<8>() else { return };
     let file_bytes = u64::from_le_bytes(*length).max(start.len() as u64);
+    assert_section(input);
     let Ok(Some(header)) = header::check(Path::new("fuzz"), start, file_bytes) else { return };
     assert_places(&header, start.len(), file_bytes);
     let Ok(Some(gguf)) = GgufFile::of_start(any_file(), start.to_vec(), file_bytes) else { return };
@@ -43,6 +44,15 @@ pub fn gguf_header(input: &[u8]) {
     if let Ok(section) = read.tokenizer {
         Tokenizer::in_section(&section, &vocabulary).expect("a section that the runtime takes");
     }
+}
+
+/// Reads the input as a section `GGUF`, which is made of the same bytes.
+fn assert_section(input: &[u8]) {
+    let Ok(kept) = kept::in_section(Path::new("fuzz"), input) else { return };
+    assert_eq!((kept.start, kept.header.data), (&input[8..], kept.start.len() as u64));
+    assert_places(&kept.header, kept.start.len(), kept.file_bytes);
+    let begin = kept.header.tensors.values().map(|info| info.range.start).min();
+    assert!(begin.is_none_or(|begin| begin == kept.header.data), "{begin:?}");
 }
 
 /// Checks that the tensors follow each other inside the file.

@@ -81,6 +81,22 @@ impl BlockType {
         )
     }
 
+    /// Appends a block with this scale and these elements: the way back of [`BlockType::scale_and_codes`].
+    ///
+    /// # Panics
+    /// When no encoding stores such blocks.
+    pub fn append(self, scale: [u8; 2], codes: &[u8; BLOCK_COLUMNS], out: &mut Vec<u8>) {
+        assert!(self.quantization().is_some());
+        out.extend(scale);
+        match self {
+            BlockType::Q8_0 => out.extend(codes.iter().map(|code| code ^ ELEMENT_OFFSET)),
+            _ => {
+                let (lower, upper) = codes.split_at(BLOCK_COLUMNS / 2);
+                out.extend(lower.iter().zip(upper).map(|(lower, upper)| lower | upper << 4));
+            }
+        }
+    }
+
     /// Appends the numbers of whole blocks as little-endian f32.
     pub fn widen(self, blocks: &[u8], out: &mut Vec<u8>) {
         match self {
@@ -170,6 +186,17 @@ mod tests {
         assert_eq!(widened(BlockType::Q4_0, &block), expected);
         let expected: Vec<f32> = order.map(|code: usize| 1.5 * f32::from(LEVELS[code])).collect();
         assert_eq!(widened(BlockType::Iq4Nl, &block), expected);
+    }
+
+    #[test]
+    fn scale_and_codes_give_their_block() {
+        for kind in [BlockType::Q8_0, BlockType::Q4_0, BlockType::Iq4Nl] {
+            let block: Vec<u8> = (0..kind.bytes()).map(|i| (i * 73 + 5) as u8).collect();
+            let (scale, codes) = kind.scale_and_codes(&block);
+            let mut back = Vec::new();
+            kind.append(scale, &codes, &mut back);
+            assert_eq!(back, block, "{kind:?}");
+        }
     }
 
     #[test]

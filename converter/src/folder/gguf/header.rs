@@ -59,6 +59,8 @@ pub struct Header {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// Where the metadata end.
     pub keys_end: usize,
+    /// Where the data of the first tensor begin.
+    pub data: u64,
 }
 
 /// Reads the header of a file of `file_bytes` bytes that begins with `start`; `None` if it is longer than that.
@@ -107,7 +109,7 @@ fn read(start: &[u8], file_bytes: u64) -> Result<Header, Stop> {
     // The header is at most MAX_HEADER_BYTES long.
     let data = (cursor.at() as u64).next_multiple_of(alignment);
     let tensors = places(infos, data, alignment, file_bytes)?;
-    Ok(Header { keys, tensors, keys_end })
+    Ok(Header { keys, tensors, keys_end, data })
 }
 
 /// A count that is at most `most`.
@@ -199,7 +201,7 @@ fn places(
     let mut tensors = BTreeMap::new();
     let mut end_of_last = 0u64;
     for Unplaced { name, kind, shape, bytes, offset } in infos {
-        // Below 2^64: the file is shorter, and ends after the last one.
+        // Below 2^64: the data begin at `alignment` or later, and the file is not longer than that.
         let expected = end_of_last.next_multiple_of(alignment);
         if offset != expected {
             let found = format!("data at {offset}");
@@ -219,7 +221,7 @@ fn places(
     }
     // A writer may fill the last one up, too.
     let end = data.saturating_add(end_of_last);
-    let padded = end.next_multiple_of(alignment);
+    let padded = end.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
     if !tensors.is_empty() && file_bytes > padded {
         let found = format!("{} bytes after the last tensor", file_bytes.saturating_sub(end));
         return Err(Stop::bad(found, "the end of the file"));

@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod cursor;
 pub mod header;
+pub mod kept;
 pub mod metadata;
 pub mod names;
 pub mod rows;
@@ -20,6 +21,7 @@ use crate::folder::source_file::SourceFile;
 use crate::folder::stored_tensor::StoredTensor;
 use olmo_infer::internals::format::sizes::product;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// Bytes that are read first; a header without tokens is shorter.
@@ -37,6 +39,8 @@ pub struct GgufFile {
     pub file: SourceFile,
     /// The metadata.
     pub metadata: Metadata,
+    /// Where the data of the first tensor begin.
+    data: u64,
     /// The tensors by their names in a checkpoint, or by their own if no OLMo model has such a tensor.
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -70,15 +74,26 @@ impl GgufFile {
     pub fn of_start(file: &SourceFile, mut start: Vec<u8>, file_bytes: u64) -> Result<Option<GgufFile>, Problem> {
         let path = &file.path;
         let Some(header) = check(path, &start, file_bytes)? else { return Ok(None) };
+        let data = header.data;
         start.truncate(header.keys_end);
         start.shrink_to_fit();
         let metadata = Metadata::new(path, start, header.keys);
-        Ok(Some(GgufFile { tensors: renamed(path, header.tensors)?, metadata, file: file.clone() }))
+        Ok(Some(GgufFile { tensors: renamed(path, header.tensors)?, metadata, data, file: file.clone() }))
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
         &self.file.path
+    }
+
+    /// The bytes of the file before the data of its tensors, and the ranges of these data, in the order of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or changed.
+    pub(crate) fn start_and_data(&self) -> Result<(Vec<u8>, Vec<Range<u64>>), Error> {
+        let mut data: Vec<Range<u64>> = self.tensors.values().map(|info| info.range.clone()).collect();
+        data.sort_by_key(|range| range.start);
+        Ok((self.file.start(self.data)?, data))
     }
 
     /// Names of the tensors.

@@ -24,7 +24,7 @@ impl Rows {
     }
 
     /// The row of the file that is row `row` of the checkpoint.
-    fn stored(&self, row: u64) -> u64 {
+    pub(crate) fn stored(&self, row: u64) -> u64 {
         let Some(head_dim) = self.head_dim.map(|dim| dim as u64) else { return row };
         let (first, row) = (row - row % head_dim, row % head_dim);
         let half = head_dim / 2;
