@@ -9,8 +9,7 @@ use crate::os::memory;
 use crate::parallel::team::Team;
 use crate::score::tree::Tree;
 use crate::score::{Event, Item, TokenScore};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 
 /// Scores `items`, which may be in any order. Those that begin alike share slots of the batch, of which each has a KV
 /// cache. Items are reported when they are done.
@@ -37,6 +36,7 @@ pub fn score<E: From<Error>>(
         scorer.start(batch)?;
         let parts = scorer.parts(batch.options().chunk)?;
         if parts.is_empty() {
+            assert!(scorer.open.is_empty() && scorer.ready.is_empty(), "every node has ended");
             return Ok(());
         }
         batch.forward(team, parts.iter().copied())?;
@@ -68,7 +68,7 @@ struct Scorer<'a> {
     items: &'a [Item<'a>],
     tree: Tree,
     /// Nodes that can begin, in the order of the tree.
-    ready: BinaryHeap<Reverse<usize>>,
+    ready: BTreeSet<usize>,
     /// In the order of the tree.
     open: Vec<Open>,
     free: Vec<usize>,
@@ -87,7 +87,7 @@ impl<'a> Scorer<'a> {
         let roots = (0..tree.nodes.len()).filter(|&index| tree.nodes[index].parent.is_none());
         Ok(Scorer {
             items,
-            ready: roots.map(Reverse).collect(),
+            ready: roots.collect(),
             tree,
             open: memory::room_for(n_slots, WHAT)?,
             free: memory::collected((0..n_slots).rev(), WHAT)?,
@@ -100,12 +100,13 @@ impl<'a> Scorer<'a> {
     /// Gives free slots to nodes that can begin. A stem begins only if the slots that are left are enough for all that is
     /// below it: the stem that began last can always be finished.
     fn start(&mut self, batch: &mut Batch) -> Result<(), Error> {
-        while let Some(&Reverse(index)) = self.ready.peek() {
+        let can_begin = |scorer: &Self| {
+            let has_room = |index: &&usize| scorer.tree.nodes[**index].depth < scorer.free.len();
+            scorer.ready.iter().find(has_room).copied()
+        };
+        while let Some(index) = can_begin(self) {
             let node = &self.tree.nodes[index];
-            if self.free.len() <= node.depth {
-                break;
-            }
-            self.ready.pop();
+            self.ready.remove(&index);
             let slot = self.free.pop().expect("more than the depth");
             match node.parent {
                 None => batch.begin(slot, node.positions.end)?,
@@ -234,7 +235,7 @@ impl<'a> Scorer<'a> {
             let (parent, end) = (open.node, node.sequences.end);
             let below = self.tree.nodes.iter().enumerate().skip(parent + 1);
             let below = below.take_while(|(_, below)| below.sequences.start < end);
-            self.ready.extend(below.filter(|(_, below)| below.parent == Some(parent)).map(|(index, _)| Reverse(index)));
+            self.ready.extend(below.filter(|(_, below)| below.parent == Some(parent)).map(|(index, _)| index));
             self.close(batch, parent);
         }
         Ok(())
