@@ -289,45 +289,45 @@ unsafe fn expanded<const INT4: bool, const BYTES: bool>(tile: Tile) {
     // SAFETY: all weights and scales of these blocks were written.
     let blocks = blocks[..n_blocks].iter().map(|block| unsafe { block.assume_init_ref() });
     let has_halves = quantization.scales == Scales::Row16;
+    let n_parts = if has_halves { 2 } else { 1 };
     let block_words = tile.x.form.block_words();
     for row in 0..tile.sums.len() {
         let words = tile.row(row);
         let out = tile.sums[row].as_mut_ptr();
         for (block, words) in blocks.clone().zip(words.chunks_exact(block_words)) {
             let scale = _mm256_set1_ps(f32::from_bits(words[0]));
-            let mut sums = [_mm256_setzero_si256(); GROUPS];
-            for half in 0..2 {
-                if half == 0 || has_halves {
-                    // The words hold 64 times the sum of the integers.
-                    let sum = words[if has_halves { 2 + half } else { 1 }].cast_signed();
-                    sums = [_mm256_set1_epi32(sum * (i32::from(offset_of(BYTES)) / 64)); GROUPS];
-                }
-                for quad in QUADS / 2 * half..QUADS / 2 * (half + 1) {
-                    let word = |at: usize| _mm256_set1_epi32(words[HEAD_WORDS + at].cast_signed());
-                    if BYTES {
-                        let x = word(quad);
+            let (head, integers) = words.split_at(HEAD_WORDS);
+            for part in 0..n_parts {
+                // The words hold 64 times the sum of the integers.
+                let sum = head[if has_halves { 2 + part } else { 1 }].cast_signed();
+                let mut sums = [_mm256_set1_epi32(sum * (i32::from(offset_of(BYTES)) / 64)); GROUPS];
+                // Their number is not known here: unrolled, the sums would be added in another order, out of registers.
+                let quads = QUADS / n_parts * part..QUADS / n_parts * (part + 1);
+                if BYTES {
+                    for (weights, &x) in block.weights[quads.clone()].iter().zip(&integers[quads]) {
+                        let x = _mm256_set1_epi32(x.cast_signed());
                         for y in 0..GROUPS {
-                            let pairs = _mm256_maddubs_epi16(block.weights[quad][y][0], x);
+                            let pairs = _mm256_maddubs_epi16(weights[y][0], x);
                             sums[y] = _mm256_add_epi32(sums[y], _mm256_madd_epi16(pairs, constants.ones));
                         }
-                    } else {
-                        let (even_x, odd_x) = (word(2 * quad), word(2 * quad + 1));
+                    }
+                } else {
+                    let x = integers.as_chunks::<2>().0;
+                    for (weights, x) in block.weights[quads.clone()].iter().zip(&x[quads]) {
+                        let [even_x, odd_x] = x.map(|x| _mm256_set1_epi32(x.cast_signed()));
                         for y in 0..GROUPS {
-                            let [even, odd] = block.weights[quad][y];
+                            let [even, odd] = weights[y];
                             sums[y] = _mm256_add_epi32(sums[y], _mm256_madd_epi16(even, even_x));
                             sums[y] = _mm256_add_epi32(sums[y], _mm256_madd_epi16(odd, odd_x));
                         }
                     }
-                }
-                if half == 0 && !has_halves {
-                    continue;
                 }
                 for y in 0..GROUPS {
                     let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[y]), scale);
                     // SAFETY: eight of the sums of the row.
                     unsafe {
                         let out = out.add(y * LANES);
-                        _mm256_storeu_ps(out, _mm256_fmadd_ps(product, block.scales[half][y], _mm256_loadu_ps(out)));
+                        _mm256_storeu_ps(out, _mm256_fmadd_ps(product, block.scales[part][y], _mm256_loadu_ps(out)));
                     }
                 }
             }
