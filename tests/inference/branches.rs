@@ -129,7 +129,7 @@ fn stems_stay_as_they_are() {
         let mut panics =
             |call: &mut dyn FnMut(&mut Batch)| catch_unwind(AssertUnwindSafe(|| call(&mut batch))).is_err();
         assert!(panics(&mut |batch| drop(batch.begin(0, 5))));
-        assert!(panics(&mut |batch| drop(batch.truncate(0, 1))));
+        assert!(panics(&mut |batch| assert_eq!(batch.truncate(0, 1), 1)));
         assert!(panics(&mut |batch| batch.restart(1)));
         assert!(panics(&mut |batch| drop(batch.fork(2, 1, 0, 60))));
         assert!(panics(&mut |batch| drop(batch.forward(team, [(0, &[1][..])]))));

@@ -135,7 +135,10 @@ fn sequences_with_logits_that_are_not_finite_fail_alone() {
     map_numbers(&weights, "model.embed_tokens.weight", |i, x| if i / config.hidden_size == 5 { f32::NAN } else { x });
     let network = network(&folder, &weights);
     let sequences: [&[u32]; 6] = [&[1, 2, 3, 4], &[1, 2, 5, 4], &[1, 2, 5, 4, 7], &[1, 2, 3, 5], &[5, 1], &[1, 2]];
-    let items: Vec<Item> = sequences.iter().map(|tokens| Item::whole(tokens)).collect();
+    let mut items: Vec<Item> = sequences.iter().map(|tokens| Item::whole(tokens)).collect();
+    // It needs no logits but the last ones, before which nothing is scored.
+    let later = [1, 2, 3, 6, 5];
+    items.push(Item { tokens: &later, first: 4 });
     let options = Options::new(10);
     with_team(1, |team| {
         for n_slots in [1, 2, 6] {
@@ -145,10 +148,70 @@ fn sequences_with_logits_that_are_not_finite_fail_alone() {
                 match index {
                     1 | 2 => assert!(found.as_ref().expect_err("NaN").contains("at position 2 is not"), "{found:?}"),
                     4 => assert!(found.as_ref().expect_err("NaN").contains("at position 0 is not"), "{found:?}"),
+                    6 => assert_eq!(*found, Ok(alone(&network, team, options, &later).split_off(3))),
                     _ => assert_eq!(*found, Ok(alone(&network, team, options, sequences[index]))),
                 }
             }
         }
     })
     .expect("a thread");
+}
+
+#[test]
+fn batch_is_as_good_as_new_after_an_error() {
+    let folder = TempDir::new("shared-errors");
+    let weights = folder.join("w");
+    write_weights(&weights, &small_config(), Stored::F32, 7);
+    let network = network(&folder, &weights);
+    let sequences: [&[u32]; 4] = [&[1, 2, 3, 4], &[1, 2, 5, 4], &[1, 2, 5, 7], &[1]];
+    let items: Vec<Item> = sequences.iter().map(|tokens| Item::whole(tokens)).collect();
+    let options = Options::new(10);
+    let mut batch = Batch::new(&network, options, 3).expect("memory");
+    with_team(1, |team| {
+        for fails_at in 0.. {
+            let mut n_events = 0;
+            let result = score(&mut batch, team, &items, |_| {
+                n_events += 1;
+                if n_events > fails_at { Err(Error::NoTokens) } else { Ok(()) }
+            });
+            match result {
+                Err(error) => assert!(matches!(error, Error::NoTokens)),
+                Ok(()) => {
+                    assert!(fails_at > 4, "{fails_at}");
+                    break;
+                }
+            }
+        }
+        let beyond = small_config().vocab_size as u32;
+        let unknown = score(&mut batch, team, &[Item::whole(&[1, beyond])], |_| Ok::<_, Error>(()));
+        assert!(matches!(unknown, Err(Error::UnknownToken { token, .. }) if token == beyond));
+    })
+    .expect("a thread");
+}
+
+/// Items come in about their order, although those that begin alike are evaluated together.
+#[test]
+fn first_items_are_done_first() {
+    let folder = TempDir::new("shared-order");
+    let weights = folder.join("w");
+    let mut config = small_config();
+    config.max_position_embeddings = 512;
+    write_weights(&weights, &config, Stored::F32, 7);
+    let network = network(&folder, &weights);
+    // The order of their tokens is the reverse one.
+    let sequences: Vec<Vec<u32>> = (0..40).map(|i| [vec![80 - i; 50], vec![3; 50]].concat()).collect();
+    let items: Vec<Item> = sequences.iter().map(|tokens| Item::whole(tokens)).collect();
+    let mut batch = Batch::new(&network, Options { chunk: 100, ..Options::new(100) }, 4).expect("memory");
+    let mut done = Vec::new();
+    with_team(1, |team| {
+        score(&mut batch, team, &items, |event| {
+            if let Event::Scored(item, _) = event {
+                done.push(item);
+            }
+            Ok::<_, Error>(())
+        })
+        .expect("scored");
+    })
+    .expect("a thread");
+    assert!(done.iter().enumerate().all(|(at, &item)| item.abs_diff(at) <= 4), "{done:?}");
 }

@@ -104,8 +104,8 @@ fn context_within(
     Err(Error::ContextTooLarge { sequences: 1, positions, bytes: needed(positions), available })
 }
 
-/// As [`batch_size_up_to`], for `available` bytes of memory, of which the model takes `model_bytes`, and `needed` returns the
-/// bytes of a batch of sequences.
+/// As [`batch_size_up_to`], for `available` bytes of memory, of which the model takes `model_bytes`, and `needed`
+/// returns the bytes of a batch of sequences.
 fn within(
     available: u64,
     (asked, default): (Option<usize>, usize),

@@ -4,8 +4,8 @@
 //! [`KEY_BLOCK`], and in a block only the visible keys are added, in ascending order. So the result does not depend on
 //! the chunk of the query, the other queries of its tile, the other sequences of the batch or the number of threads.
 //!
-//! Keys (after rotation) and values may be stored in bf16, see `KvType`. A query then sees the rounded numbers, those of
-//! its own position included. Queries, scores, weights and sums are f32 in any case, and so are the products: the
+//! Keys (after rotation) and values may be stored in bf16, see `KvType`. A query then sees the rounded numbers, those
+//! of its own position included. Queries, scores, weights and sums are f32 in any case, and so are the products: the
 //! kernels widen what they load.
 
 use crate::kernels::backend::Backend;

@@ -103,8 +103,8 @@ impl Batch {
     /// [`Batch::release`] or because their slots begin another sequence. The results that follow have the bits of a
     /// sequence that was evaluated by itself.
     ///
-    /// `false`, with nothing changed, where layers with a sliding window have overwritten keys that position `n` sees, and
-    /// where the stem is itself a branch that shares position `n`.
+    /// `false`, with nothing changed, where layers with a sliding window have overwritten keys that position `n` sees,
+    /// and where the stem is itself a branch that shares position `n`.
     ///
     /// # Errors
     /// [`Error::TooManyPositions`] for more than [`Options::positions`], [`Error::OutOfMemory`].

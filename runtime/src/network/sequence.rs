@@ -174,8 +174,8 @@ impl Sequence {
 /// [`Error::OutOfMemory`].
 ///
 /// # Panics
-/// When the stem does not have the positions, or a layer with a sliding window has lost keys that position `n` sees; when
-/// `branch` is not by itself.
+/// When the stem does not have the positions, or a layer with a sliding window has lost keys that position `n` sees;
+/// when `branch` is not by itself.
 pub(crate) fn fork(
     sequences: &mut [Sequence],
     [stem, branch]: [usize; 2],
@@ -205,8 +205,8 @@ pub(crate) fn fork(
     Ok(())
 }
 
-/// Whether [`fork`] after the first `n` positions of `stem` is possible: the last of them are its own, and its cache and
-/// those of its stems have what position `n` sees.
+/// Whether [`fork`] after the first `n` positions of `stem` is possible: the last of them are its own, and its cache
+/// and those of its stems have what position `n` sees.
 pub(crate) fn can_fork(sequences: &[Sequence], stem: usize, n: usize) -> bool {
     if !(sequences[stem].origin..=sequences[stem].position).contains(&n) {
         return false;

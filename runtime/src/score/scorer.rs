@@ -7,16 +7,18 @@ use crate::network::batch::Batch;
 use crate::network::sequence::Row;
 use crate::os::memory;
 use crate::parallel::team::Team;
+use crate::score::item::{Event, Item, TokenScore};
 use crate::score::tree::Tree;
-use crate::score::{Event, Item, TokenScore};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// Scores `items`, which may be in any order. Those that begin alike share slots of the batch, of which each has a KV
 /// cache. Items are reported when they are done.
 ///
 /// # Errors
-/// Those of [`Batch::begin`], [`Batch::fork`], [`Batch::forward`], [`Batch::logits`] and `report`, which end the run. An
-/// item whose logits are not finite does not.
+/// [`Error::UnknownToken`] before any pass; those of [`Batch::begin`], [`Batch::fork`], [`Batch::forward`],
+/// [`Batch::logits`] and `report`, which end the run. An item whose logits are not finite does not. The sequences of
+/// the batch have ended in any case.
 ///
 /// # Panics
 /// When an item has no tokens, or a `first` of 0.
@@ -27,29 +29,24 @@ pub fn score<E: From<Error>>(
     mut report: impl FnMut(Event) -> Result<(), E>,
 ) -> Result<(), E> {
     assert!(items.iter().all(|item| !item.tokens.is_empty() && item.first > 0), "something that predicts");
+    let vocab_size = batch.config().vocab_size;
+    let unknown = items.iter().flat_map(|item| item.tokens).find(|&&token| token as usize >= vocab_size);
+    if let Some(&token) = unknown {
+        return Err(Error::UnknownToken { token, vocab_size }.into());
+    }
     let mut scorer = Scorer::new(batch.n_slots(), items)?;
-    for (index, item) in items.iter().enumerate().filter(|(_, item)| item.evaluated().is_empty()) {
-        debug_assert!(item.tokens.len() <= item.first);
-        report(Event::Scored(index, Ok(Vec::new())))?;
-    }
-    loop {
-        scorer.start(batch)?;
-        let parts = scorer.parts(batch.options().chunk)?;
-        if parts.is_empty() {
-            assert!(scorer.open.is_empty() && scorer.ready.is_empty(), "every node has ended");
-            return Ok(());
-        }
-        batch.forward(team, parts.iter().copied())?;
-        let taken: Vec<(usize, usize)> = parts.iter().map(|(slot, tokens)| (*slot, tokens.len())).collect();
-        scorer.read_logits(batch, team)?;
-        scorer.advance(batch, &taken, &mut report)?;
-        report(Event::Pass(taken.iter().map(|(_, n)| n).sum()))?;
-    }
+    let result = scorer.run(batch, team, &mut report);
+    // After an error, branches before their stems.
+    scorer.open.sort_unstable_by_key(|open| Reverse(open.node));
+    scorer.open.iter().for_each(|open| batch.release(open.slot));
+    result
 }
 
 /// A node that has a slot.
 struct Open {
     node: usize,
+    /// The first of its items.
+    first: usize,
     slot: usize,
     /// Positions of the node that were evaluated.
     n_done: usize,
@@ -67,9 +64,9 @@ struct Found {
 struct Scorer<'a> {
     items: &'a [Item<'a>],
     tree: Tree,
-    /// Nodes that can begin, in the order of the tree.
-    ready: BTreeSet<usize>,
-    /// In the order of the tree.
+    /// Nodes that can begin, those of the first items first: results are wanted in the order of the items.
+    ready: BTreeSet<(usize, usize)>,
+    /// Those of the first items first.
     open: Vec<Open>,
     free: Vec<usize>,
     /// By item, with room for all its scores since its first row.
@@ -81,13 +78,38 @@ struct Scorer<'a> {
 }
 
 impl<'a> Scorer<'a> {
+    /// Pass after pass, until all nodes have ended.
+    fn run<E: From<Error>>(
+        &mut self,
+        batch: &mut Batch,
+        team: &mut Team,
+        report: &mut impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, _) in self.items.iter().enumerate().filter(|(_, item)| item.evaluated().is_empty()) {
+            report(Event::Scored(index, Ok(Vec::new())))?;
+        }
+        loop {
+            self.start(batch)?;
+            let parts = self.parts(batch.options().chunk)?;
+            if parts.is_empty() {
+                assert!(self.open.is_empty() && self.ready.is_empty(), "every node has ended");
+                return Ok(());
+            }
+            batch.forward(team, parts.iter().copied())?;
+            let taken: Vec<(usize, usize)> = parts.iter().map(|(slot, tokens)| (*slot, tokens.len())).collect();
+            self.read_logits(batch, team)?;
+            self.advance(batch, &taken, report)?;
+            report(Event::Pass(taken.iter().map(|(_, n)| n).sum()))?;
+        }
+    }
+
     fn new(n_slots: usize, items: &'a [Item<'a>]) -> Result<Scorer<'a>, Error> {
         const WHAT: &str = "the scores";
         let tree = Tree::new(items.len(), |index| items[index].evaluated(), n_slots)?;
         let roots = (0..tree.nodes.len()).filter(|&index| tree.nodes[index].parent.is_none());
         Ok(Scorer {
             items,
-            ready: roots.collect(),
+            ready: roots.map(|index| (first_item(&tree, index), index)).collect(),
             tree,
             open: memory::room_for(n_slots, WHAT)?,
             free: memory::collected((0..n_slots).rev(), WHAT)?,
@@ -97,16 +119,16 @@ impl<'a> Scorer<'a> {
         })
     }
 
-    /// Gives free slots to nodes that can begin. A stem begins only if the slots that are left are enough for all that is
-    /// below it: the stem that began last can always be finished.
+    /// Gives free slots to nodes that can begin. A stem begins only if the slots that are left are enough for all that
+    /// is below it: the stem that began last can always be finished.
     fn start(&mut self, batch: &mut Batch) -> Result<(), Error> {
         let can_begin = |scorer: &Self| {
-            let has_room = |index: &&usize| scorer.tree.nodes[**index].depth < scorer.free.len();
+            let has_room = |(_, index): &&(usize, usize)| scorer.tree.nodes[*index].depth < scorer.free.len();
             scorer.ready.iter().find(has_room).copied()
         };
-        while let Some(index) = can_begin(self) {
+        while let Some((first, index)) = can_begin(self) {
             let node = &self.tree.nodes[index];
-            self.ready.remove(&index);
+            self.ready.remove(&(first, index));
             let slot = self.free.pop().expect("more than the depth");
             match node.parent {
                 None => batch.begin(slot, node.positions.end)?,
@@ -116,13 +138,13 @@ impl<'a> Scorer<'a> {
                     assert!(forked, "a stem that ends where its branches begin");
                 }
             }
-            let at = self.open.partition_point(|open| open.node < index);
-            self.open.insert(at, Open { node: index, slot, n_done: 0, n_children: node.n_children });
+            let at = self.open.partition_point(|open| (open.first, open.node) < (first, index));
+            self.open.insert(at, Open { node: index, first, slot, n_done: 0, n_children: node.n_children });
         }
         Ok(())
     }
 
-    /// What the next pass takes, by slot: as much of each node as there is room for, in the order of the tree.
+    /// What the next pass takes, by slot: as much of each node as there is room for, in their order.
     fn parts(&self, most_rows: usize) -> Result<Vec<(usize, &'a [u32])>, Error> {
         let mut parts = memory::room_for(self.open.len(), "the parts of a pass")?;
         let mut room = most_rows;
@@ -167,7 +189,9 @@ impl<'a> Scorer<'a> {
                     // All that have this position fail; the others are read again without it.
                     let node = self.open.iter().find(|open| open.slot == sequence).expect("a node with rows").node;
                     for &index in &self.tree.order[self.tree.nodes[node].sequences.clone()] {
-                        if self.items[index].evaluated().len() > position && self.n_left[index] > 0 {
+                        let item = &self.items[index];
+                        let needs_it = position + 1 >= item.first && item.evaluated().len() > position;
+                        if needs_it && self.n_left[index] > 0 {
                             self.n_left[index] = 0;
                             self.done.push((index, Err(Error::NotFinite { sequence: index, position, token, first })));
                         }
@@ -235,7 +259,11 @@ impl<'a> Scorer<'a> {
             let (parent, end) = (open.node, node.sequences.end);
             let below = self.tree.nodes.iter().enumerate().skip(parent + 1);
             let below = below.take_while(|(_, below)| below.sequences.start < end);
-            self.ready.extend(below.filter(|(_, below)| below.parent == Some(parent)).map(|(index, _)| index));
+            self.ready.extend(
+                below
+                    .filter(|(_, below)| below.parent == Some(parent))
+                    .map(|(index, _)| (first_item(&self.tree, index), index)),
+            );
             self.close(batch, parent);
         }
         Ok(())
@@ -259,6 +287,11 @@ impl<'a> Scorer<'a> {
             }
         }
     }
+}
+
+/// The first of the items of a node.
+fn first_item(tree: &Tree, node: usize) -> usize {
+    tree.order[tree.nodes[node].sequences.clone()].iter().copied().min().unwrap_or(0)
 }
 
 /// The first of the largest.

@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Opens the model at `path` for `program`; `others` are the other files of the command line, of which one may be meant.
+/// Opens the model at `path` for `program`; `others` are the other files of the command line, of which one may be
+/// meant.
 pub fn open(program: Program, path: &Path, load: Load, others: &[PathBuf]) -> Result<ModelFile, Failure> {
     let file = ModelFile::open_with(path, load).map_err(|error| explain(program, others, error))?;
     file.refuse_unfinished()?;

@@ -11,7 +11,7 @@ pub struct Progress {
     /// Files that are done.
     pub n_files: usize,
     of_files: usize,
-    /// Tokens that are scored.
+    /// Tokens that were evaluated; those that files begin with alike count once.
     pub n_tokens: usize,
 }
 

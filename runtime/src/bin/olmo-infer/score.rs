@@ -29,6 +29,7 @@ const MOST_SEQUENCES: usize = 64;
 const MAX_LIST_BYTES: u64 = 64 << 20;
 /// Longest path in it: the system takes none that is longer.
 const MAX_PATH_BYTES: usize = 4096;
+
 /// Scores token files.
 pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
     let file = Arc::new(opened::open(COMMAND, &args.model, args.load, &args.tokens)?);
@@ -199,8 +200,8 @@ impl<'a> Group<'a> {
                 match event {
                     Event::Pass(n) => progress.n_tokens += n,
                     Event::Scored(index, scores) => {
-                        // If the model was written to meanwhile, that is where numbers that are not finite come from, and
-                        // the results are discarded.
+                        // If the model was written to meanwhile, that is where numbers that are not finite come from,
+                        // and the results are discarded.
                         self.file.check_unchanged()?;
                         let file = &mut self.files[wanted[index]];
                         match scores {

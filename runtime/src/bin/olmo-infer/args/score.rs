@@ -69,7 +69,7 @@ pub(super) struct Raw {
     /// most tokens of a file in one forward pass (default 512); changes speed and memory, never a result
     #[argh(option, from_str_fn(count))]
     chunk: Option<usize>,
-    /// most token files evaluated at a time (default 16, fewer when their KV caches do not fit the free memory next to
+    /// most token files evaluated at a time (default 64, fewer when their KV caches do not fit the free memory next to
     /// the model); changes speed and memory, never a result
     #[argh(option, from_str_fn(count))]
     batch: Option<usize>,
