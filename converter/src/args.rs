@@ -70,8 +70,8 @@ pub struct Pack {
     /// round, and the summary prints how far
     #[argh(option, default = "DtypeChoice::Auto", from_str_fn(dtype))]
     dtype: DtypeChoice,
-    /// encoding of the matrices of a name, in place of that of --dtype, such as lm_head=int8 or layers.0.*=bf16; * matches
-    /// any characters; can be given several times, and the last one that names a matrix wins
+    /// encoding of the matrices of a name, in place of that of --dtype, such as lm_head=int8 or layers.0.*=bf16; *
+    /// matches any characters; can be given several times, and the last one that names a matrix wins
     #[argh(option, arg_name = "pattern=encoding", from_str_fn(tensor))]
     tensor: Vec<(String, Wanted)>,
     /// how bf16 matrices are stored: auto (the default: bf12, in 12 bits an element, where that pays; loses nothing) or

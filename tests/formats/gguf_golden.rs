@@ -1,5 +1,5 @@
-//! A file that the Python package gguf wrote, `scripts/make_gguf_golden.py`: its numbers are those that the package reads
-//! in it, and the writer of the tests gives the same bytes.
+//! A file that the Python package gguf wrote, `scripts/make_gguf_golden.py`: its numbers are those that the package
+//! reads in it, and the writer of the tests gives the same bytes.
 
 use olmo_infer::internals::format::digest;
 use olmo_infer::internals::os::disk::SystemDisk;

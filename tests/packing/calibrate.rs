@@ -131,12 +131,16 @@ fn bytes_depend_on_weights_and_text_alone() {
     });
     assert!(packed[0] == packed[1] && packed[1] == packed[2]);
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "the copy left nothing");
-    // A text that a program made longer, in which the same passages are found: the digest is another.
+    // Another text leads to other scales.
     let other = folder.join("t.txt");
-    fs::write(&other, fs::read_to_string(speech()).expect("a text").replace("Four", "Five")).expect("written");
+    fs::write(&other, fs::read_to_string(speech()).expect("a text").to_uppercase()).expect("written");
     let model = folder.join("m.olmo");
     pack(&demo(), &model, Some(&other), &["--dtype", "int4"]).ok();
-    assert!(fs::read(&model).expect("a model") != packed[0]);
+    let other = ModelFile::open(&model).expect("a model");
+    let first = ModelFile::from_bytes(Path::new("m"), &packed[0]).expect("a model");
+    let digests = |file: &ModelFile| -> Vec<u64> { file.records().iter().map(|record| record.digest.get()).collect() };
+    let n_other = digests(&other).iter().zip(digests(&first)).filter(|(a, b)| **a != *b).count();
+    assert!(n_other >= 20, "{n_other}");
     let shown = run(PACK, ["inspect".as_ref(), model.as_os_str(), "--json".as_ref()]);
     let shown: Value = serde_json::from_str(shown.ok()).expect("JSON");
     let calibrated = shown["provenance"]["calibrated"].as_str().expect("in the history");
@@ -173,6 +177,7 @@ fn texts_that_are_of_no_use_are_refused() {
         (folder.path().to_path_buf(), int4, "is a folder, expected a file"),
         (speech(), &[], "nothing to calibrate: no matrix is rounded to int8 or int4; pass --dtype int4"),
         (speech(), &["--dtype", "bf16"], "nothing to calibrate"),
+        (speech(), &["--tensor", "embed_tokens=int8"], "nothing to calibrate"),
     ] {
         let said = pack(&demo(), &model, Some(&text), flags);
         assert!(said.refused(1).contains(says), "{said:?}");
@@ -200,7 +205,7 @@ fn activations_that_are_not_finite_are_refused() {
     map_numbers(&weights, "model.embed_tokens.weight", |_, x| x * 1e30);
     let model = folder.join("m.olmo");
     let said = pack(&weights, &model, Some(&speech()), &["--dtype", "int4"]);
-    assert!(said.refused(1).contains("leads to activations that are zero or not finite numbers"), "{said:?}");
+    assert!(said.refused(1).contains("leads to activations that are not finite numbers"), "{said:?}");
     assert!(!model.exists());
 }
 

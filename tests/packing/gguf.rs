@@ -129,7 +129,8 @@ fn numbers(name: &str, data: &[u8], n_elements: usize) -> Vec<f32> {
     (0..n_elements).map(number).collect()
 }
 
-/// Gives the matrices blocks of the type that `choose` returns, writes their numbers to the folder too, and returns the file.
+/// Gives the matrices blocks of the type that `choose` returns, writes their numbers to the folder too, and returns the
+/// file.
 fn with_blocks(weights: &Path, config: &ModelConfig, choose: impl Fn(&str) -> Option<u32>) -> Gguf {
     write_weights(weights, config, Stored::F32, 7);
     let mut gguf = of_folder(weights, config);

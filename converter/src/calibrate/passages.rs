@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Largest text.
-const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 8 << 20;
 /// Most passages: more were measured to change little.
 const MOST_PASSAGES: usize = 8;
 /// Tokens of a passage, where the model has the positions.
@@ -33,8 +33,8 @@ pub struct Passages {
 }
 
 impl Passages {
-    /// Those of the UTF-8 text at `path`, for a model of `vocab_size` rows and `max_positions` positions with the tokenizer
-    /// of `text`.
+    /// Those of the UTF-8 text at `path`, for a model of `vocab_size` rows and `max_positions` positions with the
+    /// tokenizer of `text`.
     ///
     /// # Errors
     /// The text cannot be read, is not UTF-8, too long or too short; the model has no tokenizer.
@@ -59,7 +59,8 @@ impl Passages {
             let found = format!("has token {id}, for which the embedding has no row");
             return Err(problem(found).expected(format!("tokens below {vocab_size}")).into());
         }
-        let passages = spread(&tokens, PASSAGE_TOKENS.min(max_positions));
+        let length = PASSAGE_TOKENS.min(max_positions);
+        let passages = spread(&tokens, (MOST_PASSAGES * PASSAGE_TOKENS).div_ceil(length), length);
         Ok(Passages { path: path.to_path_buf(), digest: xxh3_64(&bytes), n_tokens: tokens.len(), passages })
     }
 
@@ -86,14 +87,14 @@ fn encoder(path: &Path, text: &Text) -> Result<Encoder, Error> {
     Ok(Encoder::new(&tokenizer)?)
 }
 
-/// Up to [`MOST_PASSAGES`] passages of `length` tokens, the first and the last tokens among them.
-fn spread(tokens: &[u32], length: usize) -> Vec<Vec<u32>> {
-    if tokens.len() <= MOST_PASSAGES * length {
+/// Up to `most` passages of `length` tokens, the first and the last tokens among them.
+fn spread(tokens: &[u32], most: usize, length: usize) -> Vec<Vec<u32>> {
+    if tokens.len() <= most * length {
         return tokens.chunks(length).map(<[u32]>::to_vec).collect();
     }
     let last = tokens.len() - length;
-    let start = |passage: usize| last * passage / (MOST_PASSAGES - 1);
-    (0..MOST_PASSAGES).map(|passage| tokens[start(passage)..][..length].to_vec()).collect()
+    let start = |passage: usize| last * passage / (most - 1).max(1);
+    (0..most).map(|passage| tokens[start(passage)..][..length].to_vec()).collect()
 }
 
 #[cfg(test)]
@@ -103,11 +104,11 @@ mod tests {
     #[test]
     fn passages_are_spread_over_the_text() {
         let tokens: Vec<u32> = (0..1000).collect();
-        let passages = spread(&tokens, 10);
+        let passages = spread(&tokens, 8, 10);
         assert_eq!((passages.len(), &passages[0], &passages[7]), (8, &tokens[..10].to_vec(), &tokens[990..].to_vec()));
         assert!(passages.windows(2).all(|pair| pair[0][9] < pair[1][0]));
-        assert_eq!(spread(&tokens[..75], 10).concat(), tokens[..75]);
-        assert_eq!(spread(&tokens[..80], 10).len(), 8);
-        assert_eq!(spread(&tokens[..81], 10).concat().len(), 80);
+        assert_eq!(spread(&tokens[..75], 8, 10).concat(), tokens[..75]);
+        assert_eq!(spread(&tokens[..80], 8, 10).len(), 8);
+        assert_eq!(spread(&tokens[..81], 8, 10).concat().len(), 80);
     }
 }

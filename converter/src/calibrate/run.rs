@@ -1,15 +1,17 @@
-//! The model's run over the passages. It needs a model file: a copy of the weights in bf16, which has no name and is gone
-//! when the run is over.
+//! The model's run over the passages. It needs a model file: a copy of the weights in bf16, which has no name and is
+//! gone when the run is over.
 
 use crate::calibrate::passages::Passages;
 use crate::calibrate::squared_inputs::SquaredInputs;
 use crate::encode::importance::Importance;
-use crate::error::{Error, Problem, shown_path};
+use crate::error::{Error, Problem};
 use crate::write::model_output::Output;
 use crate::write::pipeline;
 use crate::write::plan::Plan;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::kernels::Isa;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::activations::LOGITS_CHUNK;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// Writes the model that `plan` describes into `copy`, and runs it over the passages. `progress` gets how many bytes of
-/// how many are written; the run itself counts as the bytes that it reads.
+/// how many are written, and then read by the run.
 ///
 /// # Errors
 /// A source cannot be read or has numbers that are not accepted, the copy cannot be written, out of memory; activations
@@ -29,21 +31,23 @@ pub fn importance(
     copy: Output<'_>,
     passages: &Passages,
     pool: &ThreadPool,
+    allow_nonfinite: bool,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Importance, Error> {
     copy.allocate(plan.layout.file_bytes)?;
-    let outcome = pipeline::data(plan, &copy, pool, false, progress)?;
+    let outcome = pipeline::data(plan, &copy, pool, allow_nonfinite, progress)?;
     let (head, header) = plan.head(&outcome.written);
     copy.write_at(&head, size_of_val(&header) as u64)?;
     copy.write_at(header.as_bytes(), 0)?;
     let file = copy.handle()?;
     let network = Arc::new(Network::new(Arc::new(ModelFile::of(file, copy.shown(), Load::Mmap)?))?);
     let positions = passages.passages.iter().map(Vec::len).max().unwrap_or(1);
-    let mut batch = Batch::of_one(&network, Options::new(positions))?;
+    let mut batch = Batch::of_one(&network, options(positions))?;
     let mut sums = SquaredInputs::new(network.config());
     let run = |team: &mut Team<'_>| -> Result<(), Error> {
         for (index, passage) in passages.passages.iter().enumerate() {
-            progress(index as u64, passages.passages.len() as u64);
+            let all = plan.layout.file_bytes;
+            progress(all / passages.passages.len() as u64 * index as u64, all);
             batch.restart(0);
             let mut observe = |layer, inputs, rows: &[f32]| sums.add(layer, inputs, rows);
             batch.forward_observed(team, [(0, passage.as_slice())], &mut observe)?;
@@ -56,7 +60,15 @@ pub fn importance(
     };
     Threads::new(pool.current_num_threads()).run(run)??;
     sums.importance().ok_or_else(|| {
-        let problem = Problem::new(&passages.path, "leads to activations that are zero or not finite numbers");
-        problem.expected("a model that runs").advice(format!("check {}", shown_path(copy.shown()))).into()
+        let problem = Problem::new(&passages.path, "leads to activations that are not finite numbers");
+        problem.expected("a model that runs").advice("check the weights, or leave --calibrate out").into()
     })
+}
+
+/// The kernels whose bits are the same on every machine: those of this crate, where there are none for the processor
+/// their definition.
+fn options(positions: usize) -> Options {
+    let isas = [Some(Isa::best()), Isa::named("scalar")];
+    let isa = isas.into_iter().flatten().find(|isa| isa.has_products()).unwrap_or_else(Isa::best);
+    Options { backend: Backend::of(isa), ..Options::new(positions) }
 }

@@ -47,7 +47,7 @@ impl SquaredInputs {
         add(&mut self.lm_head, rows);
     }
 
-    /// What the columns weigh: the means of their squares; `None` when those of a matrix are not finite, or all zero.
+    /// What the columns weigh: the means of their squares; `None` when those of a matrix are not finite.
     pub fn importance(&self) -> Option<Importance> {
         let of_layer = |layer: &OfLayer<f64>| {
             Some(OfLayer {
@@ -69,10 +69,11 @@ fn add(sums: &mut [f64], rows: &[f32]) {
     }
 }
 
-/// Weights with a mean of about 1.
+/// Weights with a mean of about 1. Columns that are all zero count alike.
 fn weights(sums: &[f64]) -> Option<Vec<f32>> {
     let mean = sums.iter().sum::<f64>() / sums.len() as f64;
-    (mean.is_finite() && mean > 0.0).then(|| sums.iter().map(|sum| (sum / mean + LEAST) as f32).collect())
+    let weight = |sum: &f64| if mean > 0.0 { (sum / mean + LEAST) as f32 } else { 1.0 };
+    mean.is_finite().then(|| sums.iter().map(weight).collect())
 }
 
 #[cfg(test)]
@@ -86,6 +87,7 @@ mod tests {
         assert_eq!(sums, [2.0, 0.0, 10.0]);
         let least = LEAST as f32;
         assert_eq!(weights(&sums), Some(vec![0.5 + least, least, 2.5 + least]));
-        assert_eq!((weights(&[0.0; 3]), weights(&[1.0, f64::INFINITY]), weights(&[f64::NAN])), (None, None, None));
+        assert_eq!(weights(&[0.0; 2]), Some(vec![1.0; 2]));
+        assert_eq!((weights(&[1.0, f64::INFINITY]), weights(&[f64::NAN])), (None, None));
     }
 }

@@ -249,7 +249,7 @@ impl Prepared {
         let Some(passages) = &self.passages else { return Ok(()) };
         let plan = self.plain_plan(self.known_dtype().unwrap_or(Dtype::Bf16))?;
         let is_searched = |tensor: &Planned| match tensor.stored {
-            Stored::Quantized(quantization) => {
+            Stored::Quantized(quantization) if Importance::has(&tensor.spec, &self.checkpoint.settings.config) => {
                 pipeline::kept_blocks(&self.checkpoint.sources[tensor.source], quantization).is_none()
             }
             _ => false,
@@ -282,7 +282,8 @@ impl Prepared {
         let plan = self.copy_plan()?;
         self.target.check_free_space(plan.layout.file_bytes)?;
         let copy = self.target.clone().create_scratch(disk)?;
-        calibrate::run::importance(&plan, copy, passages, pool, progress).map(Some)
+        let allow_nonfinite = self.request.allow_nonfinite;
+        calibrate::run::importance(&plan, copy, passages, pool, allow_nonfinite, progress).map(Some)
     }
 
     /// The plan of the file with these tensors.
@@ -300,6 +301,10 @@ impl Prepared {
         let pool = thread_pool(self.request.threads)?;
         // Before anything is read: a folder that cannot be written to should not cost the reading of all numbers.
         let output = self.target.clone().create(disk)?;
+        if let (Some(_), Some(matrices)) = (&self.passages, self.known_dtype()) {
+            // Before the run, which takes long.
+            self.target.check_free_space(self.plain_plan(matrices)?.layout.file_bytes)?;
+        }
         let importance = self.importance(disk, &pool, progress)?;
         let matrices = match self.known_dtype() {
             Some(matrices) => matrices,

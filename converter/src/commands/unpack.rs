@@ -1,12 +1,13 @@
 //! `olmo-pack unpack MODEL DIR`: the weights folder or the GGUF file that a model file was packed from, byte for byte.
 //!
 //! Every `.npy` file is its kept header and the tensor's numbers, taken out of the panels and converted back to the
-//! source type; their digest must be that of the source. Rounding to bf16 cannot be undone: those tensors are written as
-//! they are stored, and the summary names them. A model whose quantized matrices lost something is refused. Tensors of
-//! safetensors files become `.npy` files too, with the headers that npyz writes, and so do those of a GGUF file whose
-//! blocks are stored in another encoding; any other GGUF file comes back as it was, or is refused. The small files next
-//! to them, `config.json` and those of the tokenizer and of conversations, come back byte for byte. Of a model file
-//! that did not keep them, `generation_config.json` is written with the part that belongs to the model, the EOS ids.
+//! source type; their digest must be that of the source. Rounding to bf16 cannot be undone: those tensors are written
+//! as they are stored, and the summary names them. A model whose quantized matrices lost something is refused. Tensors
+//! of safetensors files become `.npy` files too, with the headers that npyz writes, and so do those of a GGUF file
+//! whose blocks are stored in another encoding; any other GGUF file comes back as it was, or is refused. The small
+//! files next to them, `config.json` and those of the tokenizer and of conversations, come back byte for byte. Of a
+//! model file that did not keep them, `generation_config.json` is written with the part that belongs to the model, the
+//! EOS ids.
 
 use crate::commands::facts::provenance;
 use crate::commands::kept_gguf::KeptGguf;

@@ -36,8 +36,9 @@ pub struct Compared {
     pub note: Option<&'static str>,
 }
 
-/// Compares `model` with the weights in `folder`. Numbers that were rounded to bf16 when the model was packed are rounded
-/// again before they are compared; those that were quantized are compared by the digest of what they were made of.
+/// Compares `model` with the weights in `folder`. Numbers that were rounded to bf16 when the model was packed are
+/// rounded again before they are compared; those that were quantized are compared by the digest of what they were made
+/// of.
 ///
 /// # Errors
 /// `folder` is not a folder, or a file of it cannot be read.

@@ -26,8 +26,13 @@ pub struct OfLayer<T> {
 }
 
 impl Importance {
-    /// The weights of a tensor's columns; `None` for one that is multiplied with nothing: a vector, or an embedding that
-    /// is not the head.
+    /// Whether a tensor is a matrix that something is multiplied with: not a vector, nor an embedding that is not the
+    /// head.
+    pub fn has(spec: &TensorSpec, config: &ModelConfig) -> bool {
+        spec.columns.is_some() && (spec.role != Role::EmbedTokens || config.tie_word_embeddings)
+    }
+
+    /// The weights of a tensor's columns; `None` without [`Importance::has`].
     pub fn of(&self, spec: &TensorSpec, config: &ModelConfig) -> Option<&[f32]> {
         let layer = spec.layer.and_then(|layer| self.layers.get(layer));
         match spec.role {

@@ -86,7 +86,7 @@ impl KeptBlocks {
     pub fn append_row(&self, panel: &QuantizedPanel<'_>, row: usize, out: &mut Vec<u8>) {
         for block in 0..panel.n_blocks() {
             let (integers, scales) = panel.block_row(block, row);
-            let scale = f32_to_f16(scales[0].to_bits()).unwrap_or_default();
+            let scale = f32_to_f16(scales[0].to_bits()).expect("a scale that is stored as f16");
             // From -128 to 127.
             let codes = integers.map(|integer| self.codes[usize::from(integer as u8)]);
             self.kind.append(scale.to_le_bytes(), &codes, out);

@@ -16,8 +16,8 @@ impl Loss {
         self.squared_errors += other.squared_errors;
     }
 
-    /// The root of the mean squared error, relative to that of the numbers: 0 where nothing is lost, infinite where zeros
-    /// became others.
+    /// The root of the mean squared error, relative to that of the numbers: 0 where nothing is lost, infinite where
+    /// zeros became others.
     pub fn relative_rms(&self) -> f64 {
         if self.squared_errors == 0.0 { 0.0 } else { (self.squared_errors / self.squares).sqrt() }
     }

@@ -1,8 +1,8 @@
 //! The nearest levels of int4 matrices, and the scales that they fit.
 //!
-//! A number over its scale is taken to a multiple of a half: the limits between levels are such multiples, so the nearest
-//! level is that of the number itself. The loops are over arrays of 16-bit integers, without calls or branches, for the
-//! vectors of any processor; sums of integers are exact in every order.
+//! A number over its scale is taken to a multiple of a half: the limits between levels are such multiples, so the
+//! nearest level is that of the number itself. The loops are over arrays of 16-bit integers, without calls or branches,
+//! for the vectors of any processor; sums of integers are exact in every order.
 
 use crate::encode::sums::{LANES, sum};
 use olmo_infer::internals::format::encodings::quantized::{Levels, N_LEVELS};
