@@ -36,7 +36,7 @@ pub struct TokenScore {
     pub is_greedy: bool,
 }
 
-/// What [`score`] reports.
+/// What [`score`](super::score) reports.
 pub enum Event {
     /// A pass has ended, with this number of tokens.
     Pass(usize),
