@@ -247,7 +247,7 @@ pub struct Copy {
     pub force: bool,
 }
 
-/// Restores the folder or the GGUF file that a model file was packed from, byte for byte.
+/// Restores the folder or GGUF file that a model was packed from, byte for byte.
 #[derive(ArgsInfo, FromArgs)]
 #[argh(
     subcommand,

@@ -193,8 +193,11 @@ impl<'a> Group<'a> {
         let positions: Vec<usize> = items.iter().map(|item| item.tokens.len().max(2) - 1).collect();
         if let Some(&most) = positions.iter().max() {
             let options = self.args.compute.options(most);
-            let (asked, most) = (self.args.compute.batch, MOST_SEQUENCES);
-            let places = batch_size_up_to(most, asked, self.file, self.network, &options, &positions)?;
+            // With sliding windows a stem and each of its branches have a ring of their own.
+            let has_rings = self.file.config().sliding_window > 0;
+            let positions = if has_rings { vec![most; positions.len()] } else { positions.clone() };
+            let asked = self.args.compute.batch;
+            let places = batch_size_up_to(MOST_SEQUENCES, asked, self.file, self.network, &options, &positions)?;
             let mut batch = Batch::new(self.network, options, places)?;
             score(&mut batch, team, &items, |event| {
                 match event {
