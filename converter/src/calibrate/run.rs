@@ -65,10 +65,10 @@ pub fn importance(
     })
 }
 
-/// The kernels whose bits are the same on every machine: those of this crate, where there are none for the processor
-/// their definition.
+/// The kernels whose bits are the same on every machine: those of this crate. A processor without any computes their
+/// definition.
 fn options(positions: usize) -> Options {
-    let isas = [Some(Isa::best()), Isa::named("scalar")];
-    let isa = isas.into_iter().flatten().find(|isa| isa.has_products()).unwrap_or_else(Isa::best);
+    let best = Isa::best();
+    let isa = if best.has_products() { best } else { Isa::named("scalar").expect("the definition is everywhere") };
     Options { backend: Backend::of(isa), ..Options::new(positions) }
 }

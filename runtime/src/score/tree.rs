@@ -7,7 +7,7 @@ use std::ops::Range;
 /// Positions that are evaluated once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// The node with the positions before; `None` where there are none.
+    /// The node with the positions before; `None` at position 0.
     pub parent: Option<usize>,
     /// The positions.
     pub positions: Range<usize>,
