@@ -93,7 +93,7 @@ fn reference_models_have_the_same_tensors_as_gguf() {
 }
 
 /// A model whose matrices have whole blocks of 32 and of 256.
-fn block_config() -> ModelConfig {
+pub fn block_config() -> ModelConfig {
     ModelConfig {
         hidden_size: 256,
         n_heads: 4,

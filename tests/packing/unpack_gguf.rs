@@ -148,17 +148,9 @@ fn of_blocks(config: &ModelConfig, choose: impl Fn(&str) -> Option<u32>) -> Gguf
     gguf
 }
 
-/// A model whose matrices have whole blocks, also of 256.
+/// A model of two layers whose matrices have whole blocks, also of 256.
 fn block_config() -> ModelConfig {
-    ModelConfig {
-        hidden_size: 256,
-        n_heads: 4,
-        n_kv_heads: 2,
-        head_dim: 64,
-        intermediate_size: 256,
-        vocab_size: 70,
-        ..small_config()
-    }
+    ModelConfig { layer_types: small_config().layer_types, ..crate::gguf::block_config() }
 }
 
 fn olmo1(config: ModelConfig) -> ModelConfig {
