@@ -5,7 +5,8 @@
 //! A [`Model`] is an open file and the threads that compute with it. A [`Session`] of it is one sequence with its KV
 //! cache: [`Session::prefill`] evaluates a prompt, [`Session::generate`] appends tokens that it chooses, and
 //! [`Session::decode`] one that the caller chooses after [`Session::logits`]. [`Model::generate`] evaluates many
-//! sequences at once. Errors are an [`Error`], whose text is one line for a user.
+//! sequences at once, and [`Model::score`] computes the log-likelihoods of many. Errors are an [`Error`], whose text is
+//! one line for a user.
 //!
 //! ```no_run
 //! use olmo_infer::{Error, Model, Options, Sampling};
@@ -88,6 +89,7 @@ mod compute {
     pub use crate::network::Options;
     pub use crate::network::kv_type::KvType;
     pub use crate::parallel::matmul::Activations;
+    pub use crate::score::{Event as ScoreEvent, Item as ScoreItem, TokenScore};
     pub use crate::session::{Continuation, Resumed, Session};
 }
 

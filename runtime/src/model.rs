@@ -8,12 +8,13 @@ use crate::file::model_file::ModelFile;
 use crate::file::sampling::{AuthorSampling, Sampling};
 #[cfg(feature = "internals")]
 use crate::format::config::ModelConfig;
-use crate::generate::batch_size::batch_size;
+use crate::generate::batch_size::{batch_size, batch_size_up_to};
 use crate::generate::{Evaluated, Run, Timing, generate};
 use crate::network::batch::Batch;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
+use crate::score::{Event, Item, MOST_SEQUENCES, cache_positions, score};
 use crate::session::Session;
 #[cfg(feature = "text")]
 use crate::text::chat::{Chat, ChatError, Message};
@@ -167,6 +168,40 @@ impl Model {
         let n_slots = batch_size(at_once, &self.file, network, &options, &positions)?;
         let mut batch = Batch::new(network, options, n_slots)?;
         self.threads.run(|team| generate(&mut batch, team, runs, visit))?
+    }
+
+    /// Scores many sequences: how well the model predicts their tokens. What several of them begin with is evaluated
+    /// once, and up to `at_once` of them share a pass; `None` means 64, or fewer if memory is short. The results are the
+    /// bits of single runs. Reports items when they are done, in any order. [`Options::positions`] may be more than the
+    /// longest item needs; what is allocated is not.
+    ///
+    /// This holds the threads of the model until it returns, so `report` cannot compute with the same model: that
+    /// returns [`Error::NotRun`].
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`] for an item without tokens, or whose first scored token is 0, [`Error::UnknownToken`],
+    /// [`Error::TooManyPositions`] for an item of more than [`Options::positions`] after its last token is left out,
+    /// [`Error::ContextTooLarge`], those of [`Model::session`], and those that `report` returns.
+    pub fn score<E: From<Error>>(
+        &self,
+        items: &[Item<'_>],
+        options: Options,
+        at_once: Option<usize>,
+        report: impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if items.iter().any(|item| item.tokens.is_empty() || item.first == 0) {
+            return Err(Error::NoTokens.into());
+        }
+        let positions = cache_positions(items, self.file.config())?;
+        let Some(&longest) = positions.iter().max() else { return Ok(()) };
+        if longest > options.positions {
+            return Err(Error::TooManyPositions { asked: longest, most: options.positions }.into());
+        }
+        let network = self.shared_network()?;
+        let options = Options { positions: longest, ..options };
+        let n_slots = batch_size_up_to(MOST_SEQUENCES, at_once, &self.file, network, &options, &positions)?;
+        let mut batch = Batch::new(network, options, n_slots)?;
+        self.threads.run(|team| score(&mut batch, team, items, report))?
     }
 
     /// The bytes of every token; `None` if the file has no vocabulary. Copies about a megabyte, so keep the result.

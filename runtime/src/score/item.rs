@@ -1,6 +1,8 @@
 //! What is scored, and what is reported of it.
 
 use crate::error::Error;
+use crate::format::config::ModelConfig;
+use crate::os::memory;
 
 /// A sequence to score.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,18 @@ impl<'a> Item<'a> {
             n => &self.tokens[..n - 1],
         }
     }
+}
+
+/// Positions that the KV cache of each item needs when it is evaluated by itself, at least one.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn cache_positions(items: &[Item], config: &ModelConfig) -> Result<Vec<usize>, Error> {
+    let of_item = |item: &Item| item.evaluated().len().max(1);
+    let most = items.iter().map(of_item).max().unwrap_or(0);
+    // With sliding windows a stem and each of its branches have a ring of their own.
+    let has_rings = config.sliding_window > 0;
+    memory::collected(items.iter().map(|item| if has_rings { most } else { of_item(item) }), "the lengths of items")
 }
 
 /// How well the model predicts a token.

@@ -5,5 +5,8 @@ mod item;
 mod scorer;
 mod tree;
 
-pub use item::{Event, Item, TokenScore};
+pub use item::{Event, Item, TokenScore, cache_positions};
 pub use scorer::score;
+
+/// Most sequences at a time: short ones that follow a common beginning fill a pass together.
+pub const MOST_SEQUENCES: usize = 64;

@@ -14,7 +14,7 @@ use olmo_infer::internals::generate::batch_size::batch_size_up_to;
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::parallel::team::{Team, with_team};
-use olmo_infer::internals::score::{Event, Item, TokenScore, score};
+use olmo_infer::internals::score::{Event, Item, MOST_SEQUENCES, TokenScore, cache_positions, score};
 use olmo_infer::internals::text::token_file::read_tokens_as;
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -23,8 +23,6 @@ use std::sync::Arc;
 
 /// Files that are read and evaluated before the next ones are: more do not make the passes fuller.
 const GROUP: usize = 512;
-/// Most sequences at a time: short ones that follow a common beginning fill a pass together.
-const MOST_SEQUENCES: usize = 64;
 /// Longest list of files.
 const MAX_LIST_BYTES: u64 = 64 << 20;
 /// Longest path in it: the system takes none that is longer.
@@ -189,13 +187,9 @@ impl<'a> Group<'a> {
         let wanted: Vec<usize> = (0..self.files.len()).filter(|&i| !self.files[i].is_done()).collect();
         let tokens: Vec<Vec<u32>> = wanted.iter().map(|&i| self.files[i].tokens.clone().unwrap_or_default()).collect();
         let items: Vec<Item> = tokens.iter().map(|tokens| Item::whole(tokens)).collect();
-        // The last token predicts nothing that is known.
-        let positions: Vec<usize> = items.iter().map(|item| item.tokens.len().max(2) - 1).collect();
+        let positions = cache_positions(&items, self.file.config())?;
         if let Some(&most) = positions.iter().max() {
             let options = self.args.compute.options(most);
-            // With sliding windows a stem and each of its branches have a ring of their own.
-            let has_rings = self.file.config().sliding_window > 0;
-            let positions = if has_rings { vec![most; positions.len()] } else { positions.clone() };
             let asked = self.args.compute.batch;
             let places = batch_size_up_to(MOST_SEQUENCES, asked, self.file, self.network, &options, &positions)?;
             let mut batch = Batch::new(self.network, options, places)?;
