@@ -11,6 +11,8 @@ mod mixed;
 mod not_finite;
 mod same_bits;
 mod score;
+mod score_requests;
+mod score_tasks;
 mod shared_prefixes;
 mod tile_products;
 mod truncate;

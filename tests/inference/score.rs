@@ -1,4 +1,4 @@
-//! `olmo-infer score`: how well the model predicts each token of token files.
+//! `olmo-infer score` on token files, and its output.
 
 use crate::{INFER, PACK};
 use olmo_tests::{Finished, Stored, TempDir, map_numbers, reference_cases, run, small_config, write_weights};
@@ -55,7 +55,10 @@ fn mean_matches_the_reference() {
         let folder = TempDir::new("score-golden");
         let model = folder.join("m.olmo");
         run(PACK, [case.join("weights").as_os_str(), model.as_os_str(), "--dtype".as_ref(), "f32".as_ref()]).ok();
-        let finished = run(INFER, ["score".as_ref(), model.as_os_str(), case.join("tokens.bin").as_os_str()]);
+        let finished = run(
+            INFER,
+            ["score".as_ref(), model.as_os_str(), case.join("tokens.bin").as_os_str(), "--per-token".as_ref()],
+        );
         let found = objects(finished.ok()).remove(0);
         let (mean, wanted) = (found["mean_nll"].as_f64(), expected["mean_nll"].as_f64().expect("a mean"));
         assert!((mean.expect("a mean") - wanted).abs() < 1e-4, "{}: {mean:?} {wanted}", case.display());
@@ -84,24 +87,30 @@ fn prints_an_object_per_file_in_order() {
         fixture.tokens("empty.bin", &[]),
     ];
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    let finished = fixture.score(&files, &[]);
+    let finished = fixture.score(&files, &["--per-token"]);
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.ends_with("error: 4 files could not be scored; see their lines\n"), "{}", finished.stderr);
+    assert!(finished.stderr.ends_with("error: 3 items could not be scored; see their lines\n"), "{}", finished.stderr);
     let found = objects(&finished.stdout);
     let names: Vec<&str> = found.iter().map(|object| object["file"].as_str().expect("a name")).collect();
     assert_eq!(names, files.iter().map(|file| file.to_str().expect("UTF-8")).collect::<Vec<_>>());
     assert_eq!((&found[0]["tokens"], numbers(&found[0]["nll"]).len()), (&json!(60), 59));
-    assert_eq!(found[1], json!({"file": names[1], "tokens": 1, "mean_nll": null, "perplexity": null, "nll": []}));
+    let expected = json!({
+        "file": names[1], "tokens": 1, "scored": 0, "sum_nll": 0, "mean_nll": null, "perplexity": null, "nll": [],
+    });
+    assert_eq!(found[1], expected);
     // A shorter text has the same scores, regardless of the other texts.
     assert_eq!(numbers(&found[2]["nll"]), numbers(&found[0]["nll"])[..8]);
-    for (i, says) in [(3, "No such file"), (4, "token 1 is 1073741824"), (5, "expected at most"), (6, "no tokens")] {
+    for (i, says) in [(3, "No such file"), (4, "token 1 is 1073741824"), (6, "no tokens")] {
         let problem = found[i]["error"].as_str().expect("an error");
         assert!(problem.contains(says), "{problem}");
         assert_eq!(found[i].as_object().expect("an object").len(), 2);
     }
     // One at a time, in small pieces, with any number of threads: the same lines.
+    assert_eq!(found[5]["tokens"], json!(1 << 16));
+    assert!(found[5]["windows"].as_u64().expect("windows") > 1, "{}", found[5]["windows"]);
     for flags in [&["--batch", "1"][..], &["--chunk", "7"], &["--threads", "3"]] {
-        assert_eq!(fixture.score(&files, flags).stdout, finished.stdout, "{flags:?}");
+        let flags = [&["--per-token"], flags].concat();
+        assert_eq!(fixture.score(&files, &flags).stdout, finished.stdout, "{flags:?}");
     }
 }
 
@@ -114,7 +123,7 @@ fn scores_match_the_logits() {
     let arguments = [fixture.model.as_os_str(), tokens.as_os_str(), "--logits".as_ref(), logits.as_os_str()];
     run(INFER, arguments.into_iter().chain(["--steps".as_ref(), "5".as_ref()])).ok();
     let (shape, logits) = olmo_tests::read_f32_npy(&logits);
-    let found = objects(fixture.score(&[&tokens], &[]).ok()).remove(0);
+    let found = objects(fixture.score(&[&tokens], &["--per-token"]).ok()).remove(0);
     for (position, nll) in numbers(&found["nll"]).into_iter().enumerate() {
         let row: Vec<f64> = logits[position * shape[1]..][..shape[1]].iter().map(|&x| f64::from(x)).collect();
         let expected = row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[ids[position + 1] as usize];
@@ -150,10 +159,10 @@ fn rerun_skips_files_in_the_output() {
     assert_eq!((again.code, again.stdout.as_str()), (Some(1), ""));
     let (note, error) = again.stderr.split_once('\n').expect("two lines");
     assert!(
-        note.ends_with("scores.jsonl already and are left out") && note.contains("note: 2 of 2 files are in "),
+        note.ends_with("scores.jsonl already and were left out") && note.contains("note: 2 of 2 items were in "),
         "{note}"
     );
-    assert!(error.contains("one file could not be scored"), "{error}");
+    assert!(error.contains("one item could not be scored"), "{error}");
     assert_eq!(fs::read(&output).expect("read"), with_error);
     // A failed file counts only in a run that names it.
     assert_eq!(fixture.score(&[files[0]], &flags).ok(), "");
@@ -209,7 +218,7 @@ fn scores_go_to_regular_files_only() {
         assert!(refused.refused(1).contains(says), "{output}: {}", refused.stderr);
     }
     // Nor is what no line of a score can be, however long: there is no such memory.
-    for head in ["", "{\"file\":\"", "{\"file\":\"a\",\"tokens\":3,"] {
+    for head in ["", "{\"file\":\"", "{\"file\":\"a\",\"tokens\":3,\"scored\":2,\"sum_nll\":1,"] {
         fs::write(&huge, head).expect("written");
         fs::OpenOptions::new().write(true).open(&huge).expect("there").set_len(1 << 40).expect("longer");
         let refused = fixture.score(&[&tokens], &["--output", &huge]);
@@ -272,7 +281,7 @@ fn non_finite_scores_are_errors_of_their_file() {
     ];
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let finished = fixture.score(&files, &[]);
-    assert!(finished.stderr.ends_with("error: 2 files could not be scored; see their lines\n"), "{}", finished.stderr);
+    assert!(finished.stderr.ends_with("error: 2 items could not be scored; see their lines\n"), "{}", finished.stderr);
     let found = objects(&finished.stdout);
     let has_error: Vec<bool> = found.iter().map(|object| object["error"].is_string()).collect();
     assert_eq!(has_error, [false, true, false, true]);

@@ -2,6 +2,7 @@
 //! `scripts/make_tokenizer_cases.py`.
 
 use olmo_infer::internals::format::{ADDED_NORMALIZED, ADDED_SPECIAL, AddedToken, TOKENIZER_BYTE_PAIRS, TokenizerHead};
+use olmo_infer::internals::text::boundary::encode_pair;
 use olmo_infer::internals::text::encoder::Encoder;
 use olmo_infer::internals::text::tokenizer::{PreTokenizer, Tokenizer};
 use olmo_infer::internals::text::vocabulary::Vocabulary;
@@ -164,6 +165,36 @@ fn small_tokenizers_match_tokenizers() {
         assert_eq!(read.warnings, [""; 0], "{name}");
         let section = read.tokenizer.expect("of a kind that is known");
         assert_ids(&read.vocabulary, &section, &format!("{name}/ids.txt"), 4_000, normalizes);
+    }
+}
+
+/// Texts with continuations: `scripts/make_pair_goldens.py`.
+#[test]
+fn pairs_are_split_as_the_harness_splits_them() {
+    type Pair = (String, String, [(Vec<u32>, Vec<u32>); 2]);
+    let lines = fs::read_to_string(folder().join("pairs.jsonl")).expect("pairs");
+    let pairs: Vec<Pair> = lines
+        .lines()
+        .map(|line| {
+            let (context, continuation, a, b) = serde_json::from_str(line).expect("a pair");
+            (context, continuation, [a, b])
+        })
+        .collect();
+    assert!(pairs.len() >= 1_500);
+    for (i, name) in ["small-dolma2", "small-gpt2"].into_iter().enumerate() {
+        let path = folder().join(name).join("tokenizer.json");
+        let read = tokenizer_json::read(&path, &Around::rows(100_000)).expect("a tokenizer");
+        let tokens = read.vocabulary.section();
+        let vocabulary = Vocabulary::in_section(&tokens).expect("a vocabulary");
+        let section = read.tokenizer.expect("of a kind that is known");
+        let tokenizer = Tokenizer::in_section(&section, &vocabulary).expect("a tokenizer");
+        let encoder = Encoder::new(&tokenizer).expect("an encoder");
+        for (context, continuation, expected) in &pairs {
+            let (of_context, of_continuation) = &expected[i];
+            let (ids, n_context) = encode_pair(&encoder, context, continuation).expect("ids with rows");
+            assert_eq!(n_context, of_context.len(), "{context:?} {continuation:?}");
+            assert_eq!(ids.get(n_context..).unwrap_or_default(), of_continuation, "{context:?} {continuation:?}");
+        }
     }
 }
 

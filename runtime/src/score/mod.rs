@@ -4,9 +4,11 @@
 mod item;
 mod scorer;
 mod tree;
+mod windows;
 
 pub use item::{Event, Item, TokenScore, cache_positions};
 pub use scorer::score;
+pub use windows::{Window, windows};
 
 /// Most sequences at a time: short ones that follow a common beginning fill a pass together.
 pub const MOST_SEQUENCES: usize = 64;

@@ -1,5 +1,7 @@
 //! Tokenizer, vocabulary, chat format and token files.
 
+#[cfg(feature = "text")]
+pub mod boundary;
 pub mod bpe;
 #[cfg(feature = "chat")]
 pub mod chat;

@@ -62,8 +62,8 @@ impl TokenType {
     }
 }
 
-/// Most ids that are detokenized at once, regardless of the positions of a model: the number of ids that the longest
-/// text, 64 MiB, can have.
+/// Most ids that are detokenized at once, or scored in windows, regardless of the positions of a model: the number of
+/// ids that the longest text, 64 MiB, can have.
 pub const MAX_TEXT_IDS: usize = 1 << 26;
 
 /// Bytes read of an oversized file to guess its kind.
@@ -86,6 +86,10 @@ struct Limit {
 impl Limit {
     fn of_positions(most: usize) -> Limit {
         Limit { most, origin: "the positions of the model", advice: "shorten the prompt" }
+    }
+
+    fn of_item() -> Limit {
+        Limit { most: MAX_TEXT_IDS, origin: "the most that are scored as one item", advice: "split the file" }
     }
 
     fn of_text() -> Limit {
@@ -125,6 +129,14 @@ pub fn read_tokens_as(
 /// As [`read_tokens`].
 pub fn read_text_ids(path: &Path, token_type: Option<TokenType>, vocab_size: usize) -> Result<Vec<u32>, Error> {
     read(path, token_type, vocab_size, Limit::of_text())
+}
+
+/// As [`read_tokens_as`], for ids that are evaluated in windows: at most [`MAX_TEXT_IDS`].
+///
+/// # Errors
+/// As [`read_tokens`].
+pub fn read_ids_to_score(path: &Path, token_type: Option<TokenType>, vocab_size: usize) -> Result<Vec<u32>, Error> {
+    read(path, token_type, vocab_size, Limit::of_item())
 }
 
 fn read(path: &Path, token_type: Option<TokenType>, vocab_size: usize, limit: Limit) -> Result<Vec<u32>, Error> {

@@ -1,12 +1,10 @@
 //! `messages.json`: a conversation as a JSON list of `{"role": ..., "content": ...}`.
 
 use crate::failure::Failure;
+use crate::json_object::Object;
 use olmo_infer::internals::error::display_path;
 use olmo_infer::internals::text::chat::{Message, Role};
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use std::fmt;
 use std::path::Path;
 
 /// A message as stored in the file. Other keys would change what a chat template writes, and are refused.
@@ -17,27 +15,6 @@ struct Entry {
     content: String,
 }
 
-/// An entry that is an object: serde takes a list of its values too.
-struct Object(Entry);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
-        struct OfMap;
-        impl<'de> Visitor<'de> for OfMap {
-            type Value = Object;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
-                Entry::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(OfMap)
-    }
-}
-
 /// The messages in `text`, the content of the file at `path`.
 ///
 /// # Errors
@@ -46,12 +23,12 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Message>, Failure> {
     let refused = |found: String| Failure::Refused(format!("{}: {found}", display_path(path)));
     let expected = "expected a list of {\"role\": \"user\", \"content\": \"...\"}";
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let entries: Vec<Object> =
+    let entries: Vec<Object<Entry>> =
         serde_json::from_str(text).map_err(|error| refused(format!("not a conversation: {error}; {expected}")))?;
     if entries.is_empty() {
         return Err(refused(format!("no messages, {expected}")));
     }
-    let message = |(index, Object(entry)): (usize, Object)| {
+    let message = |(index, Object(entry)): (usize, Object<Entry>)| {
         let role = Role::ALL.into_iter().find(|role| role.name() == entry.role);
         let role = role.ok_or_else(|| {
             let role = olmo_infer::internals::error::one_line(&entry.role);
