@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make tests/tokenizers/pairs.jsonl: texts with continuations, and the ids that EleutherAI's harness makes of them.
+"""Make tests/tokenizers/pairs.jsonl: texts with continuations, and their ids by EleutherAI's harness.
 
 Written with Python 3.11, lm-eval 0.4.13 and tokenizers 0.23.3:
 

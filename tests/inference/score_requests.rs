@@ -183,7 +183,7 @@ fn long_texts_go_in_windows() {
         let windows = if n_windows > 1 { json!(n_windows) } else { Value::Null };
         assert_eq!((&found["windows"], &found["scored"]), (&windows, &json!(text.len())));
     }
-    // A context loses its beginning, and says so; a continuation that does not fit is refused.
+    // A context loses its beginning, which is reported; a continuation that does not fit is refused.
     let pair = json!({"context": text, "continuation": " but it"}).to_string();
     let file = demo.file("b.jsonl", pair);
     let found = objects(demo.score(&[&file], &["--per-token", "--context", "16"]).ok()).remove(0);
@@ -193,8 +193,8 @@ fn long_texts_go_in_windows() {
     assert_eq!(found["tokens"], json!(ids.len()));
     let refused = demo.score(&[&file], &["--context", "6"]);
     assert_eq!(refused.code, Some(1));
-    let says = "the continuation has 7 tokens, expected at most 6, the positions; split it";
-    assert_eq!(objects(&refused.stdout)[0]["error"], json!(says));
+    let expected = "the continuation has 7 tokens, expected at most 6, the positions; split it";
+    assert_eq!(objects(&refused.stdout)[0]["error"], json!(expected));
     assert_eq!(demo.score(&[&file], &["--context", "7", "--batch", "1"]).code, Some(0));
 }
 
@@ -218,7 +218,7 @@ fn lines_keep_their_order_and_their_ids() {
     assert_eq!(places[7..], [(None, false)]);
     assert_eq!((&found[0]["id"], &found[2]["id"]), (&json!("x"), &json!([1])));
     assert!(finished.stdout.contains(",\"id\":{\"k\":1.50}}\n"), "{}", finished.stdout);
-    for (i, says) in [
+    for (i, expected) in [
         (1, "token 2 is 700, the vocabulary has ids 0 to 255"),
         (2, "the continuation has no token of its own"),
         (3, "not a request: expected ident at column"),

@@ -112,7 +112,7 @@ pub fn generate<E: From<Error>>(
             team.for_rows(&mut founds[..rows.len()], 1, |i, found| {
                 let (found, run) = (&mut found[0], &slots.at(rows[i].1.sequence).run);
                 top_k_into(logits_of(i), n_top(run), &mut found.top);
-                found.log_sum_exp = run.score.then(|| isa.run(LogSumExp(logits_of(i))));
+                found.log_sum_exp = run.score.then(|| isa.run(LogSumExp(logits_of(i))).log_sum_exp);
             });
             for (i, (_, row)) in rows.iter().enumerate() {
                 let active = slots.at_mut(row.sequence);

@@ -303,10 +303,19 @@ impl LaneOp for SoftmaxEnd<'_> {
 /// probability is a logit less.
 pub struct LogSumExp<'a>(pub &'a [f32]);
 
+/// What [`LogSumExp`] finds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summed {
+    /// The logarithm of the sum.
+    pub log_sum_exp: f64,
+    /// The largest element.
+    pub max: f32,
+}
+
 impl LaneOp for LogSumExp<'_> {
-    type Output = f64;
+    type Output = Summed;
     #[inline(always)]
-    fn run<const FUSED: bool>(self) -> f64 {
+    fn run<const FUSED: bool>(self) -> Summed {
         let (groups, rest) = self.0.as_chunks::<LANES>();
         let mut maxima = [f32::NEG_INFINITY; LANES];
         for group in groups {
@@ -323,7 +332,7 @@ impl LaneOp for LogSumExp<'_> {
             }
         }
         let sum: f64 = sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(exp::<FUSED>(x - max))).sum::<f64>();
-        f64::from(max) + libm::log(sum)
+        Summed { log_sum_exp: f64::from(max) + libm::log(sum), max }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loop over passes: nodes of the tree take slots of the batch, stems before their branches.
 
 use crate::error::Error;
-use crate::kernels::lanes::LogSumExp;
+use crate::kernels::lanes::{LogSumExp, Summed};
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::batch::Batch;
 use crate::network::sequence::Row;
@@ -52,13 +52,6 @@ struct Open {
     n_done: usize,
     /// Children that have not ended.
     n_children: usize,
-}
-
-/// What is found in a row of logits.
-#[derive(Clone, Copy, Default)]
-struct Found {
-    log_sum_exp: f64,
-    most_likely: u32,
 }
 
 struct Scorer<'a> {
@@ -177,7 +170,7 @@ impl<'a> Scorer<'a> {
     fn read_logits(&mut self, batch: &mut Batch, team: &mut Team) -> Result<(), Error> {
         let (vocab_size, isa) = (batch.config().vocab_size, batch.options().backend.isa);
         let rows: Vec<Row> = batch.rows().to_vec();
-        let mut founds = [Found::default(); LOGITS_CHUNK];
+        let mut summed = [Summed::default(); LOGITS_CHUNK];
         let mut next = 0;
         while next < rows.len() {
             let wanted = (next..rows.len()).filter(|&row| self.predicted(rows[row]).next().is_some());
@@ -201,18 +194,16 @@ impl<'a> Scorer<'a> {
                 Err(error) => return Err(error),
             };
             let logits_of = |row: usize| &logits[row * vocab_size..][..vocab_size];
-            team.for_rows(&mut founds[..wanted.len()], 1, |row, found| {
-                let logits = logits_of(row);
-                found[0] = Found { log_sum_exp: isa.run(LogSumExp(logits)), most_likely: most_likely(logits) };
-            });
+            team.for_rows(&mut summed[..wanted.len()], 1, |row, summed| summed[0] = isa.run(LogSumExp(logits_of(row))));
             let mut predicted = Vec::new();
             for (i, &row) in wanted.iter().enumerate() {
-                let (found, logits) = (founds[i], logits_of(i));
+                let (Summed { log_sum_exp, max }, logits) = (summed[i], logits_of(i));
                 predicted.clear();
                 predicted.extend(self.predicted(rows[row]));
                 for &(index, token) in &predicted {
-                    let nll = found.log_sum_exp - f64::from(logits[token as usize]);
-                    let score = TokenScore { nll, is_greedy: token == found.most_likely };
+                    let token = token as usize;
+                    let nll = log_sum_exp - f64::from(logits[token]);
+                    let score = TokenScore { nll, is_greedy: is_greedy(logits, token, max) };
                     self.note(index, rows[row].position + 1, score)?;
                 }
             }
@@ -294,13 +285,7 @@ fn first_item(tree: &Tree, node: usize) -> usize {
     tree.order[tree.nodes[node].sequences.clone()].iter().copied().min().unwrap_or(0)
 }
 
-/// The first of the largest.
-fn most_likely(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
-    best as u32
+/// Whether a token is the first of the likeliest, whose logit is `max`.
+fn is_greedy(logits: &[f32], token: usize, max: f32) -> bool {
+    logits[token] == max && logits[..token].iter().all(|&logit| logit != max)
 }

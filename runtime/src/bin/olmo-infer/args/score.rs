@@ -66,7 +66,7 @@ pub(super) struct Raw {
     /// most tokens that a prediction can see (default: the positions of the model); longer texts go in windows
     #[argh(option, from_str_fn(count))]
     context: Option<usize>,
-    /// tokens that a window scores after those of the window before it (default: as many as it has)
+    /// tokens that a window scores after those of the window before it (default: all that it has)
     #[argh(option, from_str_fn(count))]
     stride: Option<usize>,
     /// the token before a text: an id, or "none" to leave the first token of a text without a score (default: <|endoftext|>)
@@ -157,7 +157,7 @@ pub struct ScoreArgs {
     pub model: PathBuf,
     /// Files, `-` for standard input; without any, standard input is a list of them.
     pub files: Vec<PathBuf>,
-    /// What they are; `None` where their names say it.
+    /// What they are; `None`: by their names.
     pub kind: Option<Kind>,
     /// Whether each token gets its score printed.
     pub per_token: bool,

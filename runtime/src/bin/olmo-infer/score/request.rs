@@ -16,7 +16,7 @@ pub enum Content {
     Pair { context: String, continuation: String },
 }
 
-/// What a line says of its place in a task, for a summary.
+/// The place of a line in a task, for a summary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// Name of the task; `None` where the line has none.

@@ -47,7 +47,7 @@ pub struct Total {
     pub sum_nll: f64,
 }
 
-/// What a line says of an item.
+/// What is known of an item.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
     /// It has scores.
@@ -111,8 +111,7 @@ impl ScoreFile {
         Ok(ScoreFile { target: Target::File(path, file), items })
     }
 
-    /// What the line says that is there already of an item; `None` when there is none. Standard input is another file
-    /// each time.
+    /// The outcome of an item that has a line already; `None` without one. Standard input is another file each time.
     pub fn outcome(&self, file: &Path, line: Option<u64>) -> Option<Outcome> {
         self.items.get(&head(file, line)).copied().filter(|_| file.as_os_str() != "-")
     }
@@ -193,11 +192,11 @@ impl Line {
 enum Unparsed {
     /// It ends early.
     Ended,
-    /// It is no line of a score.
+    /// It is not a score.
     Other,
 }
 
-/// The head of a line, and what it says of the item.
+/// The head of a line, and the outcome of the item.
 fn parsed(line: &[u8]) -> Result<(&[u8], Outcome), Unparsed> {
     let mut rest = line;
     take(&mut rest, &[BEGINNING])?;
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_say_what_is_known_of_their_items() {
+    fn lines_hold_the_outcome_of_their_items() {
         let total = |n_scored, sum_nll| Outcome::Scored(Total { n_scored, sum_nll });
         assert_eq!(read(WHOLE), score(b"\"a\"", total(2, 1.5), WHOLE.len() as u64));
         assert_eq!(read(b"{\"file\":\"a\",\"error\":\"\"}\n{"), score(b"\"a\"", Outcome::Failed, 24));

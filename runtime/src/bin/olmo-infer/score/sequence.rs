@@ -43,7 +43,7 @@ pub struct Sequence {
     pub n_tokens: usize,
     /// The parts that are evaluated.
     pub windows: Vec<Window>,
-    /// Tokens at the beginning of the context that are left out for want of positions.
+    /// Tokens at the beginning of the context that are left out where the positions are too few.
     pub n_left_out: usize,
     /// Of what is scored; `None` for ids of a model without a vocabulary.
     pub extent: Option<Extent>,
