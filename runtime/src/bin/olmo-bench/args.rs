@@ -33,7 +33,7 @@ const QUICK_SWEEP_ROUNDS: usize = 3;
     usage = "<model> [options]",
     example = "olmo-bench model.olmo",
     example = "olmo-bench model.olmo --quick --threads 4",
-    example = "olmo-bench model.olmo --contexts 16 --prefill none --json",
+    example = "olmo-bench model.olmo --contexts 16 --prefill none --score none --json",
     example = "olmo-bench model.olmo --sweep --quick",
     note = "--sweep measures every instruction set of this machine. Decode of one token is measured\n\
             with 1, 2, 4 and 8 panels of weights read by turns and 0 to 16384 bytes fetched\n\
@@ -86,6 +86,9 @@ struct Raw {
     /// tokens of prefill (default 2,4,8,16,32,128,512,2048), or none
     #[argh(option)]
     prefill: Option<List>,
+    /// tokens of texts that are scored (default 512, with --quick none), or none
+    #[argh(option)]
+    score: Option<List>,
     /// print the version
     #[argh(switch, short = 'V')]
     #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
@@ -174,6 +177,8 @@ pub struct Args {
     pub contexts: Vec<usize>,
     /// Tokens of prefill, ascending.
     pub prefill: Vec<usize>,
+    /// Tokens of texts that are scored, ascending.
+    pub score: Vec<usize>,
     quick: bool,
 }
 
@@ -203,6 +208,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
             ("--kv", raw.kv.is_some()),
             ("--contexts", raw.contexts.is_some()),
             ("--prefill", raw.prefill.is_some()),
+            ("--score", raw.score.is_some()),
         ];
         if let Some((option, _)) = own.into_iter().find(|(_, is_given)| *is_given) {
             return usage(format!("{option} does not go with --sweep, which has its own"));
@@ -241,6 +247,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         rounds: raw.rounds.unwrap_or(rounds),
         contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),
         prefill: list(raw.prefill, &[2, 4, 8, 16, 32, 128, 512, 2048], &[8, 128, 512]),
+        score: list(raw.score, &[512], &[]),
         quick: raw.quick,
     })
 }

@@ -15,6 +15,7 @@ mod peak;
 mod prefill;
 mod report;
 mod rounds;
+mod scoring;
 mod startup;
 mod sweep;
 mod sweep_report;
@@ -112,6 +113,7 @@ fn report(args: &Args, file: &Arc<ModelFile>, network: &Arc<Network>, opened: Ph
         let peaks = peak::all(args.ceiling_time(), team);
         let decode = decode::measure(network, args, &mut ceiling, team)?;
         let prefill = prefill::measure(network, args, team)?;
+        let scoring = scoring::measure(network, args, team)?;
         Ok(Report {
             host: Host::read(args, team.n_threads()),
             model: ModelFacts::new(file, network),
@@ -122,6 +124,7 @@ fn report(args: &Args, file: &Arc<ModelFile>, network: &Arc<Network>, opened: Ph
             peaks,
             decode,
             prefill,
+            scoring,
             anonymous_bytes: memory::anonymous_bytes(),
         })
     })?

@@ -8,6 +8,7 @@ use crate::json::{array, integer, number, object, string};
 use crate::peak::Peak;
 use crate::prefill::{self, Prefill};
 use crate::rounds::Measured;
+use crate::scoring::{self, Scoring};
 use crate::startup::{Phase, Startup};
 use crate::ways;
 use std::fmt::Write;
@@ -32,6 +33,8 @@ pub struct Report {
     pub decode: Vec<Decode>,
     /// Prefill by length.
     pub prefill: Vec<Prefill>,
+    /// Scoring, by length.
+    pub scoring: Vec<Scoring>,
     /// Memory of this process alone, at the end and at most.
     pub anonymous_bytes: Option<u64>,
 }
@@ -93,6 +96,18 @@ impl Report {
                 }
             }
         }
+        if !self.scoring.is_empty() {
+            writeln!(out, "\nscoring of     tok/s  / prefill  the same in FLOP/s")?;
+        }
+        for Scoring { tokens, outcome } in &self.scoring {
+            match outcome {
+                Err(problem) => writeln!(out, "{tokens:10}  left out: {problem}")?,
+                Ok(scoring::Outcome { tok_s, vs_prefill, flops_vs_prefill, .. }) => {
+                    let [tokens_share, flops_share] = [vs_prefill, flops_vs_prefill].map(|ratio| ratio * 100.0);
+                    writeln!(out, "{tokens:10} {tok_s:9.2} {tokens_share:8.1} % {flops_share:18.1} %")?;
+                }
+            }
+        }
         let noisy = self.measured().filter(|measured| measured.is_noisy()).count();
         if noisy > 0 {
             writeln!(
@@ -149,6 +164,19 @@ impl Report {
             };
             object(fields.into_iter().chain(rest))
         });
+        let scoring = self.scoring.iter().map(|scoring| {
+            let fields = [("tokens", integer(scoring.tokens as u64))];
+            let rest = match &scoring.outcome {
+                Err(problem) => vec![("left_out", string(problem))],
+                Ok(outcome) => vec![
+                    ("tok_s", number(outcome.tok_s)),
+                    ("vs_prefill", number(outcome.vs_prefill)),
+                    ("flops_vs_prefill", number(outcome.flops_vs_prefill)),
+                    ("rounds", integer(outcome.rounds as u64)),
+                ],
+            };
+            object(fields.into_iter().chain(rest))
+        });
         let ceiling = object([
             ("read_gb_s", number(self.read_gb_s)),
             ("read_pattern", self.pattern.json()),
@@ -172,6 +200,7 @@ impl Report {
             ("ceiling", ceiling),
             ("decode", array(decode)),
             ("prefill", array(prefill)),
+            ("scoring", array(scoring)),
             ("startup", startup),
             ("memory", object([("anonymous_bytes", integer(self.anonymous_bytes))])),
             ("host", host.json()),

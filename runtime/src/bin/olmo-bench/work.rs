@@ -34,7 +34,12 @@ pub fn prefill_flops(config: &ModelConfig, n: usize) -> u64 {
     let seen: u64 = (0..n).map(|position| visible_in_all_layers(config, position)).sum();
     // A score and a weighted value for every query, key and dimension.
     let attention = 4 * seen * config.q_width() as u64;
-    2 * weights * n as u64 + attention + 2 * config.vocab_size as u64 * config.hidden_size as u64
+    2 * weights * n as u64 + attention + head_flops(config)
+}
+
+/// Those of the logits of one position.
+pub fn head_flops(config: &ModelConfig) -> u64 {
+    2 * config.vocab_size as u64 * config.hidden_size as u64
 }
 
 /// The part of the mapping that every token reads: all but an embedding that is not also the head.
