@@ -3,6 +3,7 @@
 use crate::{INFER, PACK};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use olmo_tests::terminals::{pty, screen};
 use olmo_tests::{Finished, TempDir, finish, repository, run};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -164,7 +165,7 @@ fn continuations_follow_their_contexts() {
 #[test]
 fn long_texts_go_in_windows() {
     let demo = Demo::new("score-windows");
-    let text = "The world will little note, nor long remember what we say here";
+    let text = "It is for us the living, rather, to be dedicated here to the unfinished work";
     let ids = [&[0], &demo.ids(text)[..]].concat();
     let file = demo.file("a.txt", text);
     for (context, stride) in [(16, 16), (16, 5), (7, 1), (40, 40), (62, 62), (63, 2)] {
@@ -224,7 +225,7 @@ fn lines_keep_their_order_and_their_ids() {
         (3, "not a request: expected ident at column"),
         (5, "the context has no token"),
     ] {
-        assert!(found[i]["error"].as_str().expect("an error").contains(says), "{}", found[i]);
+        assert!(found[i]["error"].as_str().expect("an error").contains(expected), "{}", found[i]);
     }
     // Shards are all items, each once.
     let mut all = vec![""; found.len()];
@@ -315,4 +316,25 @@ fn options_that_do_not_fit_are_refused() {
         .stdin(Stdio::from(File::open(demo.file("b.jsonl", "{\"text\":\"a\"}\n")).expect("there")));
     let refused = finish(&mut command);
     assert!(refused.refused(2).contains("name it, as - with --format jsonl"), "{}", refused.stderr);
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_only() {
+    let demo = Demo::new("score-progress");
+    let lines: String = (0..400).map(|i| format!("{{\"text\":\"{} {i}\"}}\n", TEXT.repeat(8))).collect();
+    let file = demo.file("a.jsonl", lines);
+    let (master, line) = pty();
+    let screen = screen(master);
+    let mut command = Command::new(INFER);
+    command.arg("score").arg(&demo.model).arg(&file).env("TERM", "xterm");
+    let output = command.stderr(line).stdout(Stdio::piped()).output().expect("starts");
+    // The command holds the other end of the terminal.
+    drop(command);
+    let screen = String::from_utf8(screen.join().expect("read")).expect("UTF-8");
+    assert!(output.status.success(), "{screen}");
+    assert!(screen.contains(" items, ") && screen.contains(" tokens/s, ") && screen.contains(" left"), "{screen:?}");
+    // The results are those of a run without a terminal, which prints nothing there.
+    let finished = demo.score(&[&file], &[]);
+    assert_eq!(finished.ok().as_bytes(), output.stdout);
+    assert_eq!(finished.stderr, "");
 }
