@@ -95,7 +95,8 @@ fn prints_an_object_per_file_in_order() {
     assert_eq!(names, files.iter().map(|file| file.to_str().expect("UTF-8")).collect::<Vec<_>>());
     assert_eq!((&found[0]["tokens"], numbers(&found[0]["nll"]).len()), (&json!(60), 59));
     let expected = json!({
-        "file": names[1], "tokens": 1, "scored": 0, "sum_nll": 0, "mean_nll": null, "perplexity": null, "nll": [],
+        "file": names[1], "digest": found[1]["digest"], "tokens": 1, "scored": 0, "sum_nll": 0, "mean_nll": null,
+        "perplexity": null, "nll": [],
     });
     assert_eq!(found[1], expected);
     // A shorter text has the same scores, regardless of the other texts.

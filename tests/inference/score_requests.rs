@@ -89,7 +89,10 @@ fn texts_follow_the_start_token() {
     command.arg("score").arg(&demo.model).args(words).stdin(File::open(demo.folder.join("a.jsonl")).expect("there"));
     let piped = objects(finish(&mut command).ok()).remove(0);
     assert_eq!((&piped["file"], &piped["line"], &piped["nll"]), (&json!("-"), &json!(1), &found["nll"]));
-    // Any other start token, and none.
+    // Any other start token, and none, which no continuation can have before it.
+    let nothing = demo.file("nothing.jsonl", "{\"context\":\"\",\"continuation\":\"Four\"}");
+    let refused = demo.score(&[&nothing], &["--start", "none"]);
+    assert!(refused.stdout.contains("nothing precedes the continuation") && refused.code == Some(1));
     let other = objects(demo.score(&[&text], &["--per-token", "--start", "9"]).ok()).remove(0);
     assert_eq!(other["nll"].as_array(), Some(&demo.nll(&[&[9], &ids[..]].concat())));
     let none = objects(demo.score(&[&text], &["--per-token", "--start", "none"]).ok()).remove(0);
@@ -266,6 +269,7 @@ fn files_that_cannot_be_read_have_an_error_each() {
         (demo.file("latin.txt", b"caf\xe9"), 0, "byte 3 is not UTF-8; expected text in UTF-8, convert it with iconv"),
         (demo.file("latin.jsonl", b"{\"text\":\"a\"}\n{\"text\":\"\xe9\"}\n"), 1, "byte 9 of the line is not UTF-8"),
         (demo.file("cut.jsonl.gz", &whole[..whole.len() - 4]), 2000, "cannot be decompressed"),
+        (demo.file("empty.jsonl.gz", ""), 0, "0 bytes, expected a gzip file; fetch it again"),
         (demo.file("no.txt.gz", [0x1f, 0x8b, 9]), 0, "cannot be decompressed"),
         (demo.file("long.jsonl", long), 1, "a line of more than 64 MiB; the lines after it are not read; split it"),
         (demo.file("long.txt.gz", gzip(&vec![b'a'; (64 << 20) + 1])), 0, "more than 64 MiB of text"),
@@ -290,6 +294,107 @@ fn files_that_cannot_be_read_have_an_error_each() {
 
 /// Row X9.
 #[test]
+fn a_file_that_cannot_be_read_moves_no_item_of_another() {
+    let demo = Demo::new("score-shards");
+    let lines: String = (0..4).map(|i| format!("{{\"tokens\":[5,{i}]}}\n")).collect();
+    let (a, b) = (demo.file("a.jsonl", &lines), demo.file("b.jsonl", &lines));
+    let places = |finished: &Finished| -> Vec<(String, Option<u64>, bool)> {
+        let place = |object: &Value| {
+            let name = object["file"].as_str().expect("a name").rsplit('/').next().expect("a name").to_string();
+            (name, object["line"].as_u64(), object["error"].is_string())
+        };
+        objects(&finished.stdout).iter().map(place).collect()
+    };
+    let of = |name: &str, lines: [u64; 2]| lines.map(|line| (name.to_string(), Some(line), false));
+    let shard = |k: &str| demo.score(&[&a, &b], &["--shard", k]);
+    assert_eq!(places(&shard("0/2")), [of("a.jsonl", [1, 3]), of("b.jsonl", [2, 4])].concat());
+    fs::remove_file(&a).expect("removed");
+    // Every shard reports it, and has the same items of the other file.
+    for (k, lines) in [("0/2", [2, 4]), ("1/2", [1, 3])] {
+        let finished = shard(k);
+        assert_eq!(finished.code, Some(1));
+        let absent = vec![("a.jsonl".to_string(), None, true)];
+        assert_eq!(places(&finished), [absent, of("b.jsonl", lines).to_vec()].concat());
+    }
+    // So does a file that ends early.
+    let whole = gzip(lines.as_bytes());
+    fs::write(demo.folder.join("a.jsonl"), &whole[..whole.len() - 4]).expect("written");
+    for k in ["0/2", "1/2"] {
+        let found = places(&shard(k));
+        assert_eq!((found.len(), &found[2]), (5, &("a.jsonl".to_string(), Some(5), true)), "{found:?}");
+    }
+}
+
+/// Row X9.
+#[test]
+fn lines_of_other_items_are_not_continued() {
+    let demo = Demo::new("score-other");
+    let file = demo.file("a.jsonl", "{\"tokens\":[1,2]}\n{\"tokens\":[3,4]}\n");
+    let text = demo.file("b.txt", TEXT);
+    let output = demo.folder.join("o.jsonl");
+    let to = ["--output", output.to_str().expect("UTF-8")];
+    demo.score(&[&file, &text], &to).ok();
+    let before = fs::read(&output).expect("read");
+    let refused = |files: &[&Path], flags: &[&str], item: &str| {
+        let finished = demo.score(files, &[&to, flags].concat());
+        let line = finished.refused(1);
+        let says = format!("{item} had another content, model or options before; give --output another file");
+        assert!(line.contains(&says), "{line}");
+        assert_eq!(fs::read(&output).expect("read"), before);
+    };
+    for flags in [&["--start", "9"][..], &["--context", "9"], &["--kv", "bf16"], &["--activations", "f32"]] {
+        refused(&[&text], flags, "b.txt");
+    }
+    // What changes no score does not matter.
+    demo.score(&[&file, &text], &[&to, &["--threads", "1", "--chunk", "3", "--batch", "1"][..]].concat()).ok();
+    fs::write(&text, TEXT.replace("Four", "Five")).expect("written");
+    refused(&[&text], &[], "b.txt");
+    fs::write(&file, "{\"tokens\":[1,2]}\n{\"tokens\":[3,5]}\n").expect("written");
+    refused(&[&file], &[], "a.jsonl");
+    // Standard input, too.
+    let pipe = |bytes: &str| {
+        let mut command = Command::new(INFER);
+        command.arg("score").arg(&demo.model).args(["-", "--format", "jsonl"]).args(to);
+        finish(command.stdin(File::open(demo.file("in", bytes)).expect("there")))
+    };
+    pipe("{\"tokens\":[7,8]}\n").ok();
+    let once = fs::read(&output).expect("read");
+    pipe("{\"tokens\":[7,8]}\n").ok();
+    assert_eq!(fs::read(&output).expect("read"), once);
+    assert!(pipe("{\"tokens\":[7,9]}\n").refused(1).contains("line 1 of standard input had another content"));
+}
+
+/// Row X9.
+#[test]
+fn refuses_an_output_among_the_listed_files() {
+    let demo = Demo::new("score-listed");
+    let output = demo.file("o.jsonl", "");
+    let mut command = Command::new(INFER);
+    command.arg("score").arg(&demo.model).arg("--output").arg(&output);
+    let list = demo.file("list", format!("{}\n", output.display()));
+    let refused = finish(command.stdin(File::open(list).expect("there")));
+    assert!(refused.refused(1).contains("is an input of this run"), "{}", refused.stderr);
+}
+
+#[test]
+fn gzip_is_known_on_a_slow_pipe() {
+    let demo = Demo::new("score-slow");
+    let bytes = gzip(b"{\"tokens\":[5,6]}\n");
+    let mut command = Command::new(INFER);
+    command.arg("score").arg(&demo.model).args(["-", "--format", "jsonl"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    let mut input = child.stdin.take().expect("piped");
+    for piece in [&bytes[..1], &bytes[1..]] {
+        input.write_all(piece).expect("reads its input");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    drop(input);
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success() && output.stdout.starts_with(b"{\"file\":\"-\",\"line\":1,"));
+}
+
+/// Row X9.
+#[test]
 fn options_that_do_not_fit_are_refused() {
     let demo = Demo::new("score-options");
     let file = demo.file("a.txt", TEXT);
@@ -302,6 +407,7 @@ fn options_that_do_not_fit_are_refused() {
         (&["--shard", "2/2"], "--shard 2/2: expected K/N with K from 0 to N - 1"),
         (&["--shard", "1"], "--shard 1: expected K/N"),
         (&["--format", "csv"], "--format csv: expected text, jsonl or tokens"),
+        (&["--token-type", "u16"], "--token-type is of token files, and none is named"),
         (&["--json"], "--json is of the summary, with --tasks"),
         (&["--tasks", "--per-token"], "--per-token is of the items"),
     ] {

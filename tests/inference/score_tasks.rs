@@ -15,11 +15,19 @@ fn request(task: &str, doc: u64, index: usize, gold: Value, (context, answers): 
     format!("{request}\n")
 }
 
-const QUESTIONS: [(&str, &[&str], usize); 4] = [
+const QUESTIONS: [(&str, &[&str], usize); 12] = [
     ("Four score and", &[" seven years ago", " eight", " x"], 0),
     ("our fathers brought forth", &[" a", " on this continent", " upon this continent"], 2),
     ("conceived in", &[" Liberty", " é"], 1),
     ("Now we are engaged in a great", &[" civil war", " war", " w"], 0),
+    ("dedicated to the", &["  proposition", " work"], 1),
+    ("It is for us", &[" é é é é", " xyz"], 0),
+    ("a", &["  b", " cc ddd"], 0),
+    ("the", &[" world x", " zzz", "  nation"], 2),
+    ("that", &[" é", " qq"], 0),
+    ("we", &[" can", "  not so long as this", "é"], 2),
+    ("shall", &[" not perish", " é"], 1),
+    ("xyz", &[" q", " é"], 1),
 ];
 
 fn requests(task: &str, with_priors: bool) -> String {
@@ -75,10 +83,13 @@ fn accuracies_are_those_of_the_likeliest_answers() {
     };
     let length = |text: &str| text.chars().count() as f64;
     let found = &found[0];
-    assert_eq!((&found["task"], &found["questions"], &found["incomplete"]), (&json!("speech"), &json!(4), &json!(0)));
+    assert_eq!(
+        (&found["task"], &found["questions"], &found["incomplete"]),
+        (&json!("speech"), &json!(QUESTIONS.len()), &json!(0))
+    );
     let results = [
         ("acc", right(&|doc, i, _| scores[&(doc, i)].0)),
-        ("acc_norm", right(&|doc, i, text| scores[&(doc, i)].0 / length(text.trim_start()))),
+        ("acc_norm", right(&|doc, i, text| scores[&(doc, i)].0 / length(text.strip_prefix(' ').unwrap_or(text)))),
         ("acc_per_char", right(&|doc, i, text| scores[&(doc, i)].0 / length(text))),
         ("acc_per_token", right(&|doc, i, _| scores[&(doc, i)].0 / scores[&(doc, i)].1)),
         ("acc_uncond", right(&|doc, i, _| scores[&(doc, i)].0 - scores[&(doc + 1_000_000, i)].0)),
@@ -86,8 +97,11 @@ fn accuracies_are_those_of_the_likeliest_answers() {
     for (key, expected) in results {
         assert_close(found, key, expected);
     }
-    // The measures differ on these questions, so that none is taken for another.
-    assert!(results[0].1 != results[1].1, "{results:?}");
+    // The measures differ on these questions, so that none is taken for another, or for one without all leading spaces.
+    let trimmed = right(&|doc, i, text| scores[&(doc, i)].0 / length(text.trim_start()));
+    let mut means: Vec<f64> = results.iter().map(|result| result.1.0).chain([trimmed.0]).collect();
+    means.sort_by(f64::total_cmp);
+    assert!(means.windows(2).all(|pair| pair[0] < pair[1]), "{means:?}");
     let bits = QUESTIONS
         .iter()
         .enumerate()
@@ -99,7 +113,7 @@ fn accuracies_are_those_of_the_likeliest_answers() {
     let turned = demo.file("turned.jsonl", turned);
     assert_eq!(demo.score(&[&turned], &["--tasks", "--json"]).stdout, finished.stdout);
     let table = demo.score(&[&turned], &["--tasks"]);
-    let acc = format!("speech          4  acc               {:.4}    {:.4}\n", results[0].1.0, results[0].1.1);
+    let acc = format!("speech         12  acc               {:.4}    {:.4}\n", results[0].1.0, results[0].1.1);
     assert!(table.ok().starts_with("task    questions  metric             value    stderr\n"), "{}", table.stdout);
     assert!(table.stdout.contains(&acc), "{}", table.stdout);
 }
@@ -119,7 +133,7 @@ fn questions_without_all_answers_are_left_out() {
     let notes = "olmo-infer: note: one item belongs to no task and is not in the summary\n\
                  olmo-infer: note: a: 1 question is left out: an answer has no score\n";
     assert_eq!(finished.stderr, notes);
-    assert_eq!((&found[0]["questions"], &found[0]["incomplete"]), (&json!(3), &json!(1)));
+    assert_eq!((&found[0]["questions"], &found[0]["incomplete"]), (&json!(QUESTIONS.len() - 1), &json!(1)));
     let keys: Vec<&String> = found[1].as_object().expect("an object").keys().collect();
     assert_eq!(keys, ["task", "questions", "incomplete", "bits_per_byte", "bits_per_byte_stderr"]);
     assert_eq!(found[1]["bits_per_byte_stderr"], Value::Null);
@@ -128,10 +142,54 @@ fn questions_without_all_answers_are_left_out() {
     let finished = demo.score(&[&demo.file("bad.jsonl", bad)], &["--tasks", "--json"]);
     assert_eq!(finished.code, Some(1));
     assert_eq!(objects(&finished.stdout)[0]["incomplete"], json!(1));
-    let (a, b): (&Path, &Path) = (&demo.file("a.jsonl", &whole), &demo.file("b.jsonl", &whole));
-    let says = format!("{n_lines} answers of a task have two scores, expected one; name each of its files once");
-    let twice = demo.score(&[a, b], &["--tasks"]);
-    assert!(twice.refused(1).contains(&says), "{}", twice.stderr);
+    let twice = demo.score(&[&demo.file("twice.jsonl", whole.repeat(2))], &["--tasks"]);
+    let says = "twice.jsonl: question 0 has answer 0 twice, expected each once; correct the file";
+    assert!(twice.refused(1).contains(says), "{}", twice.stderr);
+    // Files of one task have results of their own.
+    let (a, b): (&Path, &Path) = (&demo.file("a.jsonl", &whole), &demo.file("b.jsonl", requests("a", true)));
+    let found = objects(demo.score(&[a, b], &["--tasks", "--json"]).ok());
+    let names: Vec<&str> = found.iter().map(|object| object["task"].as_str().expect("a name")).collect();
+    assert_eq!(names, [format!("a ({})", a.display()), format!("a ({})", b.display())]);
+    assert_eq!(found[0]["acc"], found[1]["acc"]);
+    assert!(found[0].get("acc_uncond").is_none() && found[1].get("acc_uncond").is_some());
+    // Nothing is a result.
+    let first = demo.file("first.jsonl", whole.lines().next().expect("a line"));
+    let nothing = demo.score(&[&first], &["--tasks"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(1), ""));
+    assert!(nothing.stderr.contains("no question has a score for each of its answers"), "{}", nothing.stderr);
+    let shard = demo.score(&[&first], &["--tasks", "--shard", "0/2"]);
+    assert!(shard.refused(2).contains("--tasks is of all items; score the shards with --output"), "{}", shard.stderr);
     let none = demo.score(&[&demo.file("none.jsonl", other)], &["--tasks"]);
     assert!(none.refused(1).contains("no requests of tasks among the items"), "{}", none.stderr);
+}
+
+/// Requests without their answers, as those of winogrande.
+#[test]
+fn questions_have_as_many_answers_as_the_others() {
+    let demo = Demo::new("score-tasks-choices");
+    let lines = |n_of_last: usize, label: u64| -> String {
+        let answers =
+            [(0, 3), (1, 3), (u64::MAX, n_of_last)].into_iter().flat_map(|(doc, n)| (0..n).map(move |i| (doc, i)));
+        let line = |(doc, i)| {
+            let request = json!({"context": "Four score", "continuation": " and seven".repeat(i + 1)});
+            format!("{}\n", json!({"request": request, "doc_id": doc, "idx": i, "label": label}))
+        };
+        answers.map(line).collect()
+    };
+    let score = |n, label| {
+        let file = demo.file("t.jsonl", lines(n, label));
+        let finished = demo.score(&[&file], &["--tasks", "--json"]);
+        (objects(finished.ok()).remove(0), finished.stderr)
+    };
+    for n in 1..3 {
+        let (found, stderr) = score(n, 0);
+        assert_eq!((&found["questions"], &found["incomplete"]), (&json!(2), &json!(1)));
+        assert!(stderr.contains("1 question is left out: an answer has no score"), "{stderr}");
+        assert_eq!(found["acc"], json!(1.0));
+    }
+    let (found, stderr) = score(3, 0);
+    assert_eq!((&found["questions"], stderr.as_str()), (&json!(3), ""));
+    // An answer that is not there is right nowhere.
+    let (found, _) = score(3, 7);
+    assert_eq!((&found["questions"], &found["acc"], found.get("bits_per_byte")), (&json!(3), &json!(0.0), None));
 }

@@ -183,19 +183,17 @@ pub struct ScoreArgs {
     pub compute: Compute,
 }
 
-impl ScoreArgs {
-    /// The files that the run reads.
-    pub fn inputs(&self) -> Vec<&Path> {
-        self.files.iter().chain([&self.model]).map(PathBuf::as_path).collect()
-    }
-}
-
 /// Parses and checks the arguments after the name of the command.
 pub(super) fn parse(words: &Words) -> Result<ScoreArgs, CliExit> {
     let usage = |problem: &str| CliExit::usage(COMMAND, problem);
     let raw: Raw = words.parse()?;
     if raw.json && !raw.tasks {
         return Err(usage("--json is of the summary, with --tasks; without it all output is JSON"));
+    }
+    if raw.tasks && raw.shard.1 > 1 {
+        return Err(usage(
+            "--tasks is of all items; score the shards with --output, join them, and name the result there",
+        ));
     }
     if raw.tasks && raw.per_token && raw.output.is_none() {
         return Err(usage("--per-token is of the items, which --tasks prints with --output only"));

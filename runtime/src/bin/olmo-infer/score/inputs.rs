@@ -7,19 +7,24 @@ use crate::score::request::{Content, Request};
 use flate2::read::MultiGzDecoder;
 use olmo_infer::internals::error::{Error, reason};
 use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::digest;
 use olmo_infer::internals::text::token_file::read_ids_to_score;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::iter::Enumerate;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::vec;
+use zerocopy::IntoBytes;
 
 /// Longest text, and longest line.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 /// How gzip files begin.
 const GZIP: &[u8] = &[0x1f, 0x8b];
+/// The mark with which some editors begin a file.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// An item, before it is tokenized.
 pub struct Entry {
@@ -27,22 +32,26 @@ pub struct Entry {
     pub file: Rc<PathBuf>,
     /// The line, from 1, where a file has an item on each.
     pub line: Option<u64>,
+    /// Of its bytes and of what scores depend on besides; `None` where the bytes cannot be read.
+    pub digest: Option<u64>,
     /// What is scored, or why it cannot be.
     pub request: Result<Request, String>,
     /// Bytes of the files that are read.
     pub n_read: u64,
 }
 
-/// The items of some files.
+/// The items of some files that belong to a shard: those whose number is its own modulo the number of shards. The
+/// number of an item is that of its file plus that in the file, both from 0, so that a file that cannot be read moves
+/// no item of another one. That it cannot be read concerns all shards.
 pub struct Inputs<'a> {
     args: &'a ScoreArgs,
     config: &'a ModelConfig,
-    files: vec::IntoIter<PathBuf>,
+    /// Of what scores depend on besides the items.
+    seed: u64,
+    files: Enumerate<vec::IntoIter<PathBuf>>,
     lines: Option<Lines>,
     /// Bytes of the files before the present one.
     n_before: u64,
-    /// Items so far.
-    n_items: u64,
     /// Bytes of all files; `None` if that is unknown.
     pub n_bytes: Option<u64>,
     /// Number of files.
@@ -52,8 +61,8 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Those of `files`, each of them once.
-    pub fn new(args: &'a ScoreArgs, config: &'a ModelConfig, files: Vec<PathBuf>) -> Inputs<'a> {
+    /// Those of `files`, each of them once. `seed` is a digest of what scores depend on besides the items.
+    pub fn new(args: &'a ScoreArgs, config: &'a ModelConfig, files: Vec<PathBuf>, seed: u64) -> Inputs<'a> {
         let n_named = files.len();
         let mut seen = HashSet::new();
         let files: Vec<PathBuf> = files.into_iter().filter(|path| seen.insert(path.clone())).collect();
@@ -63,52 +72,63 @@ impl<'a> Inputs<'a> {
             false => Some(std::fs::metadata(path).map_or(0, |metadata| metadata.len())),
         };
         let n_bytes = files.iter().map(length).sum();
-        let n_repeated = n_named - files.len();
-        let (n_files, files) = (files.len(), files.into_iter());
-        Inputs { args, config, files, lines: None, n_before: 0, n_items: 0, n_bytes, n_files, n_repeated }
+        let (n_files, n_repeated) = (files.len(), n_named - files.len());
+        let files = files.into_iter().enumerate();
+        Inputs { args, config, seed, files, lines: None, n_before: 0, n_bytes, n_files, n_repeated }
     }
 
-    /// The next item of the shard.
+    /// The next item.
     pub fn next(&mut self) -> Option<Entry> {
         loop {
-            let entry = self.next_of_all()?;
-            let number = self.n_items;
-            self.n_items += 1;
-            let (shard, n_shards) = self.args.shard;
-            if number % n_shards == shard {
-                return Some(entry);
+            match self.next_line() {
+                Some(Found { is_fault: false, number, .. }) if !self.has(number) => continue,
+                Some(Found { entry, .. }) => return Some(entry),
+                None => {}
             }
+            let (number, path) = self.files.next()?;
+            let path = Rc::new(path);
+            let n_bytes = std::fs::metadata(&*path).map_or(0, |metadata| metadata.len());
+            let content = match self.args.kind.unwrap_or_else(|| Kind::of(&path)) {
+                Kind::Jsonl => match Lines::open(&path, number as u64) {
+                    Ok(lines) => {
+                        self.lines = Some(lines);
+                        continue;
+                    }
+                    Err(problem) => Err(problem),
+                },
+                _ if !self.has(number as u64) => {
+                    self.n_before += n_bytes;
+                    continue;
+                }
+                Kind::Text => text(&path).map(Content::Text),
+                Kind::Tokens => self.ids(&path),
+            };
+            self.n_before += n_bytes;
+            let digest = content.as_ref().ok().map(|content| match content {
+                Content::Ids(ids) => digest(ids.as_bytes(), self.seed),
+                Content::Text(text) => digest(text.as_bytes(), self.seed),
+                Content::Pair { .. } => unreachable!("pairs are lines"),
+            });
+            let request = content.map(|content| Request { content, labels: String::new(), choice: None });
+            return Some(Entry { file: path, line: None, digest, request, n_read: self.n_before });
         }
     }
 
-    fn next_of_all(&mut self) -> Option<Entry> {
-        loop {
-            if let Some(lines) = &mut self.lines {
-                match lines.next() {
-                    Some((line, request)) => {
-                        let n_read = self.n_before + lines.n_read.get();
-                        return Some(Entry { file: lines.path.clone(), line, request, n_read });
-                    }
-                    None => self.n_before += lines.n_read.get(),
-                }
-                self.lines = None;
-            }
-            let path = Rc::new(self.files.next()?);
-            let kind = self.args.kind.unwrap_or_else(|| Kind::of(&path));
-            if kind == Kind::Jsonl {
-                match Lines::open(&path) {
-                    Ok(lines) => self.lines = Some(lines),
-                    Err(problem) => {
-                        return Some(Entry { file: path, line: None, request: Err(problem), n_read: self.n_before });
-                    }
-                }
-                continue;
-            }
-            let content = if kind == Kind::Text { text(&path).map(Content::Text) } else { self.ids(&path) };
-            self.n_before += std::fs::metadata(&*path).map_or(0, |metadata| metadata.len());
-            let request = content.map(|content| Request { content, labels: String::new(), choice: None });
-            return Some(Entry { file: path, line: None, request, n_read: self.n_before });
+    /// Whether the item with this number belongs to the shard.
+    fn has(&self, number: u64) -> bool {
+        let (shard, n_shards) = self.args.shard;
+        number % n_shards == shard
+    }
+
+    /// The next item of the file of JSON lines that is open, if one is.
+    fn next_line(&mut self) -> Option<Found> {
+        let lines = self.lines.as_mut()?;
+        let found = lines.next(self.seed, self.n_before);
+        if found.is_none() {
+            self.n_before += lines.n_read.get();
+            self.lines = None;
         }
+        found
     }
 
     fn ids(&self, path: &Path) -> Result<Content, String> {
@@ -170,12 +190,29 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead>, Rc<Cell<u64>>), String> {
         }
     };
     let n_read = Rc::new(Cell::new(0));
-    let mut reader = BufReader::new(Counted { reader: source, n_read: n_read.clone() });
-    let begin = reader.fill_buf().map_err(|error| cannot_read(path, &error))?;
-    let is_gzip = begin.starts_with(GZIP);
-    let reader: Box<dyn BufRead> =
-        if is_gzip { Box::new(BufReader::new(MultiGzDecoder::new(reader))) } else { Box::new(reader) };
+    let mut source = Counted { reader: source, n_read: n_read.clone() };
+    // A pipe may bring a single byte at a time.
+    let mut begin = Vec::new();
+    source.by_ref().take(2).read_to_end(&mut begin).map_err(|error| cannot_read(path, &error))?;
+    let is_gzip = begin == GZIP;
+    if begin.is_empty() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")) {
+        return Err("0 bytes, expected a gzip file; fetch it again".into());
+    }
+    let reader = io::Cursor::new(begin).chain(source);
+    let reader: Box<dyn BufRead> = match is_gzip {
+        true => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(reader)))),
+        false => Box::new(BufReader::new(reader)),
+    };
     Ok((reader, n_read))
+}
+
+/// An item of a file of JSON lines, or a fault of the file.
+struct Found {
+    entry: Entry,
+    /// Whether it is a fault: the file has no more items.
+    is_fault: bool,
+    /// For shards.
+    number: u64,
 }
 
 /// The items of a file of JSON lines.
@@ -183,50 +220,58 @@ struct Lines {
     path: Rc<PathBuf>,
     reader: Box<dyn BufRead>,
     n_read: Rc<Cell<u64>>,
-    /// Number of the last line.
+    /// The last line.
+    line: u64,
+    /// The next item, for shards.
     number: u64,
     has_ended: bool,
 }
 
 impl Lines {
-    fn open(path: &Rc<PathBuf>) -> Result<Lines, String> {
+    /// The file number `number`.
+    fn open(path: &Rc<PathBuf>, number: u64) -> Result<Lines, String> {
         let (reader, n_read) = open(path)?;
-        Ok(Lines { path: path.clone(), reader, n_read, number: 0, has_ended: false })
+        Ok(Lines { path: path.clone(), reader, n_read, line: 0, number, has_ended: false })
     }
 
-    /// The next line that is not blank. One that cannot be read is the last.
-    fn next(&mut self) -> Option<(Option<u64>, Result<Request, String>)> {
+    /// The next line that is not blank. `n_before` bytes precede the file.
+    fn next(&mut self, seed: u64, n_before: u64) -> Option<Found> {
         while !self.has_ended {
             let mut bytes = Vec::new();
             let read = self.reader.by_ref().take(MAX_TEXT_BYTES + 1).read_until(b'\n', &mut bytes);
-            self.number += 1;
-            if let Err(error) = read {
-                self.has_ended = true;
-                return Some((Some(self.number), Err(cannot_read(&self.path, &error))));
-            }
-            if bytes.is_empty() {
-                self.has_ended = true;
-                return None;
-            }
-            if bytes.len() as u64 > MAX_TEXT_BYTES {
-                self.has_ended = true;
-                let problem = "a line of more than 64 MiB; the lines after it are not read; split it";
-                return Some((Some(self.number), Err(problem.into())));
-            }
-            let request = match str::from_utf8(&bytes) {
-                Ok(line) => {
-                    // The mark of an editor.
-                    let line = if self.number == 1 { line.trim_start_matches('\u{feff}') } else { line };
-                    match line.trim_matches([' ', '\t', '\r', '\n']) {
-                        "" => continue,
-                        line => Request::parse(line),
-                    }
+            self.line += 1;
+            let fault = match read {
+                Err(error) => Some(cannot_read(&self.path, &error)),
+                Ok(n) if n as u64 > MAX_TEXT_BYTES => {
+                    Some("a line of more than 64 MiB; the lines after it are not read; split it".into())
                 }
+                Ok(_) => None,
+            };
+            let n_read = n_before + self.n_read.get();
+            let entry =
+                |digest, request| Entry { file: self.path.clone(), line: Some(self.line), digest, request, n_read };
+            if let Some(problem) = fault {
+                self.has_ended = true;
+                return Some(Found { entry: entry(None, Err(problem)), is_fault: true, number: 0 });
+            }
+            self.has_ended = bytes.is_empty();
+            // The mark of an editor.
+            let line = bytes.strip_prefix(MARK).filter(|_| self.line == 1).unwrap_or(&bytes);
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            let request = match str::from_utf8(line) {
+                Ok(text) => Request::parse(text),
                 Err(error) => {
-                    Err(format!("byte {} of the line is not UTF-8; convert the file with iconv", error.valid_up_to()))
+                    let at = error.valid_up_to();
+                    Err(format!("byte {at} of the line is not UTF-8; convert the file with iconv"))
                 }
             };
-            return Some((Some(self.number), request));
+            let number = self.number;
+            let entry = entry(Some(digest(line, seed)), request);
+            self.number += 1;
+            return Some(Found { entry, is_fault: false, number });
         }
         None
     }

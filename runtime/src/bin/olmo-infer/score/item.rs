@@ -1,7 +1,7 @@
 //! An item and its line.
 
 use crate::score::inputs::Entry;
-use crate::score::score_file::{BEGINNING, ERROR, SCORED, SUM, TOKENS, Total, head};
+use crate::score::score_file::{BEGINNING, DIGEST, ERROR, SCORED, SUM, TOKENS, Total, head};
 use crate::score::sequence::{Sequence, Tokenizing};
 use crate::score::tasks::Answer;
 use olmo_infer::internals::cli::json::json_string;
@@ -13,6 +13,7 @@ use std::io::{self, Write};
 pub struct ScoredItem {
     /// The beginning of its line, by which it is found again.
     head: Vec<u8>,
+    digest: Option<u64>,
     labels: String,
     /// Its place in a task.
     pub answer: Option<Answer>,
@@ -74,7 +75,12 @@ impl ScoredItem {
             Ok(request) => (tokenizing.sequence(request.content), request.labels),
             Err(problem) => (Err(problem), String::new()),
         };
-        ScoredItem { head, labels, answer, n_read: entry.n_read, sequence }
+        ScoredItem { head, digest: entry.digest, labels, answer, n_read: entry.n_read, sequence }
+    }
+
+    /// Bytes of memory that it takes besides its tokens.
+    pub fn n_bytes(&self) -> usize {
+        self.head.len() + self.labels.len() + self.sequence.as_ref().err().map_or(0, String::len)
     }
 
     /// Tokens of all its windows.
@@ -86,6 +92,10 @@ impl ScoredItem {
     pub fn line(&self, scores: &Scores, per_token: bool) -> io::Result<Vec<u8>> {
         let mut line = BEGINNING.to_vec();
         line.extend(&self.head);
+        if let Some(digest) = self.digest {
+            line.extend(DIGEST);
+            write!(line, "\"{digest:016x}\"")?;
+        }
         let (sequence, Total { n_scored, sum_nll }) = match (&self.sequence, scores.total()) {
             (Ok(sequence), Ok(total)) => (sequence, total),
             (Err(problem), _) => return self.error_line(line, problem),

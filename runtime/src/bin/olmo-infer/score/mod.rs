@@ -8,7 +8,7 @@ mod score_file;
 pub mod sequence;
 mod tasks;
 
-use crate::args::score::{COMMAND, ScoreArgs};
+use crate::args::score::{COMMAND, Kind, ScoreArgs};
 use crate::failure::Failure;
 use crate::opened::{self, while_populating};
 use crate::program::{PROGRAM, used_threads};
@@ -16,6 +16,7 @@ use inputs::Inputs;
 use item::{ScoredItem, Scores};
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::format::digest;
 use olmo_infer::internals::generate::batch_size::batch_size_up_to;
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::network::batch::Batch;
@@ -24,6 +25,7 @@ use olmo_infer::internals::score::{Event, MOST_SEQUENCES, cache_positions, score
 use progress::Progress;
 use score_file::{Outcome, ScoreFile, Total};
 use sequence::{Sequence, Start, Tokenizing};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tasks::{Answer, Tasks};
 
@@ -31,6 +33,8 @@ use tasks::{Answer, Tasks};
 const GROUP_ITEMS: usize = 4096;
 /// Most tokens of a group, unless a single item has more.
 const GROUP_TOKENS: usize = 1 << 20;
+/// Most bytes of ids and messages of a group.
+const GROUP_BYTES: usize = 64 << 20;
 
 /// Scores files.
 pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
@@ -41,9 +45,10 @@ pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
     let n_threads = used_threads(args.compute.threads);
     let score_them = || {
         with_team(n_threads, |team| {
-            let out = ScoreFile::new(args)?;
             let files = if args.files.is_empty() { inputs::list()? } else { args.files.clone() };
-            let inputs = Inputs::new(args, file.config(), files);
+            refuse_unread_type(args, &files)?;
+            let out = ScoreFile::new(args, &files)?;
+            let inputs = Inputs::new(args, file.config(), files, seed(args, &file, positions, stride));
             let network = Arc::new(Network::new(file.clone())?);
             let tokenizing = Tokenizing::new(&file, args.start, positions, stride);
             let progress = Progress::new(inputs.n_bytes);
@@ -79,6 +84,24 @@ fn window(args: &ScoreArgs, file: &ModelFile) -> Result<(usize, usize), Failure>
     Ok((positions, stride))
 }
 
+/// A digest of what scores depend on besides the items.
+fn seed(args: &ScoreArgs, file: &ModelFile, positions: usize, stride: usize) -> u64 {
+    let numbers = (args.compute.activations, args.compute.kv, args.compute.backend.gemm);
+    let text = format!("{:?} {positions} {stride} {numbers:?}", args.start);
+    digest(text.as_bytes(), file.header().header_digest.get())
+}
+
+/// Refuses a type of ids where no file has ids.
+fn refuse_unread_type(args: &ScoreArgs, files: &[PathBuf]) -> Result<(), Failure> {
+    let is_read = |path: &PathBuf| args.kind.unwrap_or_else(|| Kind::of(path)) == Kind::Tokens;
+    if args.token_type.is_none() || files.iter().any(is_read) {
+        return Ok(());
+    }
+    Err(Failure::Usage(
+        "--token-type is of token files, and none is named; leave it out, or add --format tokens".into(),
+    ))
+}
+
 /// A run over all items that have no score yet. Their lines come in the order of the files.
 struct Run<'a> {
     args: &'a ScoreArgs,
@@ -111,7 +134,7 @@ impl Run<'_> {
             PROGRAM.note(format_args!("{n} of {all} names are of files named before, which are scored once"));
         }
         loop {
-            let group = self.next_group(&mut inputs);
+            let group = self.next_group(&mut inputs)?;
             if group.is_empty() {
                 break;
             }
@@ -130,25 +153,26 @@ impl Run<'_> {
     }
 
     /// The next items that have no score yet.
-    fn next_group(&mut self, inputs: &mut Inputs) -> Vec<ScoredItem> {
-        let (mut group, mut n_tokens) = (Vec::new(), 0);
-        while group.len() < GROUP_ITEMS && n_tokens < GROUP_TOKENS {
+    fn next_group(&mut self, inputs: &mut Inputs) -> Result<Vec<ScoredItem>, Failure> {
+        let (mut group, mut n_tokens, mut n_bytes) = (Vec::new(), 0, 0);
+        while group.len() < GROUP_ITEMS && n_tokens < GROUP_TOKENS && n_bytes < GROUP_BYTES {
             let Some(entry) = inputs.next() else { break };
             self.counts.all += 1;
-            if let Some(outcome) = self.out.outcome(&entry.file, entry.line) {
+            if let Some(outcome) = self.out.outcome(&entry)? {
                 self.counts.before += 1;
                 let total = match outcome {
                     Outcome::Scored(total) => Some(total),
                     Outcome::Failed => None,
                 };
-                self.end_item(Answer::of(&entry), total, entry.n_read);
+                self.end_item(Answer::of(&entry), total, entry.n_read)?;
                 continue;
             }
             let item = ScoredItem::new(entry, &self.tokenizing);
             n_tokens += item.n_evaluated();
+            n_bytes += item.n_bytes();
             group.push(item);
         }
-        group
+        Ok(group)
     }
 
     /// Evaluates items and writes their lines.
@@ -197,18 +221,16 @@ impl Run<'_> {
         while let Some(item) = group.get(*next).filter(|_| scores[*next].is_done()) {
             let scores = std::mem::take(&mut scores[*next]);
             self.out.write(&item.line(&scores, self.args.per_token)?)?;
-            self.end_item(item.answer.clone(), scores.total().ok(), item.n_read);
+            self.end_item(item.answer.clone(), scores.total().ok(), item.n_read)?;
             *next += 1;
         }
         Ok(())
     }
 
     /// Counts an item that has its line.
-    fn end_item(&mut self, answer: Option<Answer>, total: Option<Total>, n_read: u64) {
+    fn end_item(&mut self, answer: Option<Answer>, total: Option<Total>, n_read: u64) -> Result<(), Failure> {
         self.counts.failed += usize::from(total.is_none());
-        if self.args.tasks {
-            self.tasks.add(answer, total);
-        }
         self.progress.end_item(n_read);
+        if self.args.tasks { self.tasks.add(answer, total) } else { Ok(()) }
     }
 }

@@ -1,9 +1,13 @@
 //! A line of a file of JSON lines: what it asks to score.
 
 use crate::json_object::Object;
+use olmo_infer::internals::error::one_line;
 use olmo_infer::internals::error::shown::json_line;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+/// Most characters of a line in a message.
+const MOST_SHOWN: usize = 200;
 
 /// What is scored.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,9 +54,11 @@ struct Line<'a> {
     continuation: Option<String>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
-    // Those of Ai2's evaluation.
-    request_type: Option<String>,
-    request: Option<Object<Pair>>,
+    // Those of Ai2's evaluation. Data sets may have others of these names.
+    #[serde(borrow)]
+    request_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request: Option<&'a RawValue>,
     #[serde(borrow)]
     doc: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -61,7 +67,8 @@ struct Line<'a> {
     idx: Option<&'a RawValue>,
     #[serde(borrow)]
     label: Option<&'a RawValue>,
-    task_name: Option<String>,
+    #[serde(borrow)]
+    task_name: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -87,17 +94,21 @@ impl Request {
     pub fn parse(line: &str) -> Result<Request, String> {
         const EXPECTED: &str =
             "expected {\"text\": ...}, {\"tokens\": [...]} or {\"context\": ..., \"continuation\": ...}";
-        let Object(line): Object<Line> = serde_json::from_str(line).map_err(|error| {
-            let problem = error.to_string().replace(" at line 1 column ", " at column ");
+        let not_a_request = |error: serde_json::Error| {
+            let problem = shortened(&error.to_string().replace(" at line 1 column ", " at column "));
             format!("not a request: {problem}; {EXPECTED}")
-        })?;
+        };
+        let Object(line): Object<Line> = serde_json::from_str(line).map_err(not_a_request)?;
         let labels = line.labels();
         let choice = line.choice();
-        let (context, continuation) = match line.request {
+        let (context, continuation) = match line.pair() {
             Some(_) if line.context.is_some() || line.continuation.is_some() => {
                 return Err(format!("has a \"request\" and other keys of one, {EXPECTED}"));
             }
-            Some(Object(Pair { context, continuation })) => (context, continuation),
+            Some(pair) => {
+                let Object(Pair { context, continuation }) = serde_json::from_str(pair.get()).map_err(not_a_request)?;
+                (context, continuation)
+            }
             None => (line.context, line.continuation),
         };
         let content = match (line.text, line.tokens, context, continuation) {
@@ -106,8 +117,8 @@ impl Request {
             (None, Some(ids), None, None) => Content::Ids(ids),
             (None, None, Some(context), Some(continuation)) => Content::Pair { context, continuation },
             (None, None, _, None) if line.request_type.is_some() => {
-                let kind = olmo_infer::internals::error::one_line(&line.request_type.unwrap_or_default());
-                return Err(format!("a request of type \"{kind}\" without a continuation, expected a loglikelihood"));
+                let kind = shortened(&one_line(line.request_type.map_or("", RawValue::get)));
+                return Err(format!("a request of type {kind} without a continuation, expected a loglikelihood"));
             }
             (None, None, None, None) => return Err(format!("nothing to score, {EXPECTED}")),
             (None, None, ..) => return Err(format!("half of a pair, {EXPECTED}")),
@@ -117,20 +128,35 @@ impl Request {
     }
 }
 
-impl Line<'_> {
+/// The first characters of a text.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MOST_SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into(),
+    }
+}
+
+/// A value without display controls. Tabs and carriage returns can only be between its parts.
+fn on_a_line(value: &RawValue) -> String {
+    json_line(&value.get().replace(['\t', '\r'], " "))
+}
+
+impl<'a> Line<'a> {
+    /// The pair of a request of Ai2's evaluation.
+    fn pair(&self) -> Option<&'a RawValue> {
+        self.request.filter(|request| request.get().starts_with('{'))
+    }
+
     fn labels(&self) -> String {
         let mut labels = String::new();
         let mut add = |key: &str, value: &str| labels.push_str(&format!(",\"{key}\":{value}"));
         if let Some(id) = self.id {
-            add("id", &json_line(id.get()));
+            add("id", &on_a_line(id));
         }
-        if self.request.is_some() {
-            if let Some(name) = &self.task_name {
-                add("task_name", &json_line(&serde_json::Value::from(name.as_str()).to_string()));
-            }
-            for (key, value) in [("doc_id", self.doc_id), ("idx", self.idx)] {
+        if self.pair().is_some() {
+            for (key, value) in [("task_name", self.task_name), ("doc_id", self.doc_id), ("idx", self.idx)] {
                 if let Some(value) = value {
-                    add(key, &json_line(value.get()));
+                    add(key, &on_a_line(value));
                 }
             }
         }
@@ -138,13 +164,13 @@ impl Line<'_> {
     }
 
     fn choice(&self) -> Option<Choice> {
-        self.request.as_ref()?;
+        self.pair()?;
         let number = |value: Option<&RawValue>| value?.get().parse().ok();
         let doc: Option<Object<Doc>> = self.doc.and_then(|doc| serde_json::from_str(doc.get()).ok());
         let gold = doc.as_ref().and_then(|doc| number(doc.0.gold));
         let choices = doc.and_then(|doc| serde_json::from_str::<Vec<&RawValue>>(doc.0.choices?.get()).ok());
         Some(Choice {
-            task: self.task_name.clone(),
+            task: self.task_name.and_then(|name| serde_json::from_str(name.get()).ok()),
             doc: self.doc_id?.get().to_string(),
             index: number(self.idx)?,
             gold: number(self.label).or(gold),
@@ -169,6 +195,8 @@ mod tests {
         assert_eq!(content("{\"text\":\"\"}"), text(""));
         assert_eq!(content("{\"tokens\":[1,2]}"), Ok(Content::Ids(vec![1, 2])));
         assert_eq!(content("{\"continuation\":\" b\",\"context\":\"a\"}"), pair("a", " b"));
+        let others = "{\"text\":\"a\",\"request\":\"GET\",\"request_type\":1,\"task_name\":[],\"doc\":2,\"idx\":\"x\"}";
+        assert_eq!(content(others), text("a"));
         assert_eq!(content("{\"request\":{\"context\":\"a\",\"continuation\":\"b\",\"stop\":[]}}"), pair("a", "b"));
         for (line, says) in [
             ("", "EOF"),
@@ -185,14 +213,20 @@ mod tests {
             ("{\"id\":3}", "nothing to score"),
             ("{\"text\":null}", "nothing to score"),
             ("{\"text\":\"\\ud800\"}", "end of hex escape"),
-            ("{\"request\":[\"a\",\"b\"]}", "expected an object"),
+            ("{\"request\":[\"a\",\"b\"]}", "nothing to score"),
+            ("{\"request\":{\"context\":1,\"continuation\":\"b\"}}", "expected a string"),
             ("{\"request\":{\"context\":\"a\",\"continuation\":\"b\"},\"context\":\"c\"}", "and other keys of one"),
-            ("{\"request_type\":\"generate_until\",\"request\":{\"context\":\"a\"}}", "of type \"generate_until\""),
+            (
+                "{\"request_type\":\"generate_until\",\"request\":{\"context\":\"a\"}}",
+                "of type \"generate_until\" without",
+            ),
             ("{\"text\":\"a\"} {}", "trailing characters"),
         ] {
             let problem = content(line).expect_err(line);
             assert!(problem.contains(says) && !problem.contains('\n'), "{line}: {problem}");
         }
+        let long = content(&format!("{{\"tokens\":\"{}\"}}", "é".repeat(5000))).expect_err("no list");
+        assert!(long.contains("...; expected {") && long.len() < 1000, "{long}");
     }
 
     #[test]
@@ -200,6 +234,7 @@ mod tests {
         let labels = |line: &str| Request::parse(line).expect(line).labels;
         assert_eq!(labels("{\"text\":\"a\"}"), "");
         assert_eq!(labels("{\"id\" : 1e400,\"text\":\"a\"}"), ",\"id\":1e400");
+        assert_eq!(labels("{\"text\":\"a\",\"id\":[1,\t2,\r3]}"), ",\"id\":[1, 2, 3]");
         assert_eq!(labels("{\"text\":\"a\",\"id\":{\"b\": [null]}}"), ",\"id\":{\"b\": [null]}");
         assert_eq!(labels("{\"text\":\"a\",\"id\":\"\u{202e}\\u001b\"}"), ",\"id\":\"\\u202e\\u001b\"");
         let request =

@@ -3,6 +3,7 @@
 use crate::args::score::ScoreArgs;
 use crate::failure::Failure;
 use crate::output_path::output_path;
+use crate::score::inputs::Entry;
 use olmo_infer::internals::cli::json::json_string;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::os::disk::check_written;
@@ -26,6 +27,8 @@ pub const SCORED: &[u8] = b",\"scored\":";
 pub const SUM: &[u8] = b",\"sum_nll\":";
 /// Before the number of a line.
 const LINE: &[u8] = b",\"line\":";
+/// Before the digest of the item, in quotation marks.
+pub const DIGEST: &[u8] = b",\"digest\":";
 
 /// What the line of an item has after [`BEGINNING`]: its file, and its line there.
 pub fn head(file: &Path, line: Option<u64>) -> Vec<u8> {
@@ -59,8 +62,8 @@ pub enum Outcome {
 /// Where the lines go.
 pub struct ScoreFile {
     target: Target,
-    /// The items that have lines from earlier runs, by [`head`].
-    items: HashMap<Vec<u8>, Outcome>,
+    /// The digests and outcomes of the items that have lines from earlier runs, by [`head`].
+    items: HashMap<Vec<u8>, (Option<u64>, Outcome)>,
 }
 
 enum Target {
@@ -72,14 +75,19 @@ enum Target {
 }
 
 impl ScoreFile {
-    pub fn new(args: &ScoreArgs) -> Result<ScoreFile, Failure> {
+    /// The output of a run over some files.
+    ///
+    /// # Errors
+    /// It cannot be written, is one of the files, or is not such an output.
+    pub fn new(args: &ScoreArgs, files: &[PathBuf]) -> Result<ScoreFile, Failure> {
         let mut items = HashMap::new();
         let Some(path) = &args.output else {
             let target = if args.tasks { Target::Nowhere } else { Target::StandardOutput };
             return Ok(ScoreFile { target, items });
         };
         let path = path.clone();
-        let place = output_path(&path, "--output", "open for writing", &args.inputs())?;
+        let inputs: Vec<&Path> = files.iter().chain([&args.model]).map(PathBuf::as_path).collect();
+        let place = output_path(&path, "--output", "open for writing", &inputs)?;
         let refused = |problem: String| {
             Err(Failure::Refused(format!("{}: {problem}; give --output another file", display_path(&path))))
         };
@@ -94,8 +102,8 @@ impl ScoreFile {
         for number in 1.. {
             match Line::read(&mut reader).map_err(Error::io(&path, "read"))? {
                 Line::None => break,
-                Line::Score { head, outcome, bytes } => {
-                    items.insert(head, outcome);
+                Line::Score { head, digest, outcome, bytes } => {
+                    items.insert(head, (digest, outcome));
                     end += bytes;
                 }
                 // What a run that was stopped has left of a line, behind others of its own. Nothing else is cut off.
@@ -111,9 +119,21 @@ impl ScoreFile {
         Ok(ScoreFile { target: Target::File(path, file), items })
     }
 
-    /// The outcome of an item that has a line already; `None` without one. Standard input is another file each time.
-    pub fn outcome(&self, file: &Path, line: Option<u64>) -> Option<Outcome> {
-        self.items.get(&head(file, line)).copied().filter(|_| file.as_os_str() != "-")
+    /// The outcome of an item that has a line already; `None` without one.
+    ///
+    /// # Errors
+    /// The line is of another item, or of another model or other options.
+    pub fn outcome(&self, entry: &Entry) -> Result<Option<Outcome>, Failure> {
+        let Target::File(path, _) = &self.target else { return Ok(None) };
+        let Some(&(digest, outcome)) = self.items.get(&head(&entry.file, entry.line)) else { return Ok(None) };
+        // Without a digest the file could not be read, then or now.
+        if digest == entry.digest || digest.is_none() {
+            return Ok(Some(outcome));
+        }
+        let (path, file) = (display_path(path), display_path(&entry.file));
+        let item = entry.line.map_or(file.to_string(), |line| format!("line {line} of {file}"));
+        let advice = "give --output another file, or remove the line";
+        Err(Failure::Refused(format!("{path}: {item} had another content, model or options before; {advice}")))
     }
 
     /// Asks whether all lines have arrived.
@@ -145,6 +165,7 @@ enum Line {
     Score {
         /// As [`head`] makes it.
         head: Vec<u8>,
+        digest: Option<u64>,
         outcome: Outcome,
         /// Length of the line.
         bytes: u64,
@@ -166,7 +187,7 @@ impl Line {
         if begin.is_empty() {
             return Ok(Line::None);
         }
-        let (head, outcome) = match parsed(&begin) {
+        let (head, digest, outcome) = match parsed(&begin) {
             Ok(parsed) => parsed,
             Err(Unparsed::Ended) if is_cut => return Ok(Line::Unfinished),
             Err(_) => return Ok(Line::Other),
@@ -180,7 +201,7 @@ impl Line {
             is_cut = n == 0;
         }
         Ok(match (is_whole, is_cut) {
-            (true, _) => Line::Score { head: head.to_vec(), outcome, bytes },
+            (true, _) => Line::Score { head: head.to_vec(), digest, outcome, bytes },
             (_, true) => Line::Unfinished,
             _ => Line::Other,
         })
@@ -196,21 +217,27 @@ enum Unparsed {
     Other,
 }
 
-/// The head of a line, and the outcome of the item.
-fn parsed(line: &[u8]) -> Result<(&[u8], Outcome), Unparsed> {
+/// The head of a line, the digest and the outcome of the item.
+fn parsed(line: &[u8]) -> Result<(&[u8], Option<u64>, Outcome), Unparsed> {
     let mut rest = line;
     take(&mut rest, &[BEGINNING])?;
     let from = rest;
     rest = &rest[name_in(rest)?..];
     let mut head = &from[..from.len() - rest.len()];
-    let mut key = take(&mut rest, &[LINE, ERROR, TOKENS])?;
+    let mut digest = None;
+    let mut key = take(&mut rest, &[LINE, DIGEST, ERROR, TOKENS])?;
     if key == LINE {
         number(&mut rest)?;
         head = &from[..from.len() - rest.len()];
+        key = take(&mut rest, &[DIGEST, ERROR, TOKENS])?;
+    }
+    if key == DIGEST {
+        let text = number(&mut rest)?.trim_matches('"');
+        digest = Some(u64::from_str_radix(text, 16).map_err(|_| Unparsed::Other)?);
         key = take(&mut rest, &[ERROR, TOKENS])?;
     }
     if key == ERROR {
-        return Ok((head, Outcome::Failed));
+        return Ok((head, digest, Outcome::Failed));
     }
     number(&mut rest)?;
     take(&mut rest, &[SCORED])?;
@@ -220,7 +247,7 @@ fn parsed(line: &[u8]) -> Result<(&[u8], Outcome), Unparsed> {
         "null" => f64::NAN,
         sum => sum.parse().map_err(|_| Unparsed::Other)?,
     };
-    Ok((head, Outcome::Scored(Total { n_scored, sum_nll })))
+    Ok((head, digest, Outcome::Scored(Total { n_scored, sum_nll })))
 }
 
 /// Takes one of `expected` from the beginning of `rest`.
@@ -263,24 +290,25 @@ fn name_in(text: &[u8]) -> Result<usize, Unparsed> {
 mod tests {
     use super::*;
 
-    const WHOLE: &[u8] = b"{\"file\":\"a\",\"tokens\":3,\"scored\":2,\"sum_nll\":1.5,\"mean_nll\":0.75}\n";
+    const WHOLE: &[u8] =
+        b"{\"file\":\"a\",\"digest\":\"000000000000002a\",\"tokens\":3,\"scored\":2,\"sum_nll\":1.5,\"mean_nll\":0.75}\n";
 
     fn read(mut bytes: &[u8]) -> Line {
         Line::read(&mut bytes).expect("memory can be read")
     }
 
-    fn score(head: &[u8], outcome: Outcome, bytes: u64) -> Line {
-        Line::Score { head: head.to_vec(), outcome, bytes }
+    fn score(head: &[u8], digest: Option<u64>, outcome: Outcome, bytes: u64) -> Line {
+        Line::Score { head: head.to_vec(), digest, outcome, bytes }
     }
 
     #[test]
     fn lines_hold_the_outcome_of_their_items() {
         let total = |n_scored, sum_nll| Outcome::Scored(Total { n_scored, sum_nll });
-        assert_eq!(read(WHOLE), score(b"\"a\"", total(2, 1.5), WHOLE.len() as u64));
-        assert_eq!(read(b"{\"file\":\"a\",\"error\":\"\"}\n{"), score(b"\"a\"", Outcome::Failed, 24));
-        let of_line = b"{\"file\":\"a\\\"\",\"line\":7,\"error\":\"\"}\n";
+        assert_eq!(read(WHOLE), score(b"\"a\"", Some(0x2a), total(2, 1.5), WHOLE.len() as u64));
+        assert_eq!(read(b"{\"file\":\"a\",\"error\":\"\"}\n{"), score(b"\"a\"", None, Outcome::Failed, 24));
+        let of_line = b"{\"file\":\"a\\\"\",\"line\":7,\"digest\":\"8000000000000000\",\"error\":\"\"}\n";
         let expected = head(Path::new("a\""), Some(7));
-        assert_eq!(read(of_line), score(&expected, Outcome::Failed, of_line.len() as u64));
+        assert_eq!(read(of_line), score(&expected, Some(1 << 63), Outcome::Failed, of_line.len() as u64));
         assert_eq!(read(b""), Line::None);
         for n in 1..WHOLE.len() {
             assert_eq!(read(&WHOLE[..n]), Line::Unfinished, "{n} bytes");
@@ -300,6 +328,7 @@ mod tests {
             b"{\"file\":\"a\n",
             b"{\"file\":null,\"tokens\":1}\n",
             b"{\"tokens\":1}\n",
+            b"{\"file\":\"a\",\"digest\":\"0g\",\"error\":\"\"}\n",
             // Of an earlier version.
             b"{\"file\":\"a\",\"tokens\":3,\"mean_nll\":0.75}\n",
             b"{\"file\":\"a\",\"tokens\":3,\"scored\":x,\"sum_nll\":1.5}\n",

@@ -10,6 +10,9 @@ use olmo_infer::internals::text::encoder::Encoder;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::cell::OnceCell;
 
+/// Most windows of an item: each takes some hundred bytes of memory.
+const MOST_WINDOWS: usize = 1 << 20;
+
 /// What the token is called that precedes a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Start {
@@ -97,19 +100,19 @@ impl<'a> Tokenizing<'a> {
             return Err(format!("token {index} is {id}, the vocabulary has ids 0 to {}", vocab_size - 1));
         }
         let (extent, n_tokens) = (self.extent_of(&ids[1..])?, ids.len());
-        Ok(self.in_windows(ids, n_tokens, extent))
+        self.in_windows(ids, n_tokens, extent)
     }
 
     fn of_text(&self, text: &str) -> Result<Sequence, String> {
         let ids = self.encoder()?.encode(text).map_err(|error| error.to_string())?;
         let n_tokens = ids.len();
-        Ok(match self.start()? {
+        match self.start()? {
             Some(start) => self.in_windows([vec![start], ids].concat(), n_tokens, Some(Extent::of(text))),
             None => {
                 let extent = self.extent_of(ids.get(1..).unwrap_or_default())?;
                 self.in_windows(ids, n_tokens, extent)
             }
-        })
+        }
     }
 
     /// How much text ids are; `None` without a vocabulary.
@@ -119,9 +122,15 @@ impl<'a> Tokenizing<'a> {
         Ok(Some(Extent { bytes: bytes.len() as u64, ..Extent::of(&String::from_utf8_lossy(&bytes)) }))
     }
 
-    fn in_windows(&self, tokens: Vec<u32>, n_tokens: usize, extent: Option<Extent>) -> Sequence {
+    fn in_windows(&self, tokens: Vec<u32>, n_tokens: usize, extent: Option<Extent>) -> Result<Sequence, String> {
+        let n_windows = tokens.len() / self.stride;
+        if n_windows > MOST_WINDOWS {
+            return Err(format!(
+                "{n_windows} windows, expected at most {MOST_WINDOWS}; give --stride a larger number, or split it"
+            ));
+        }
         let windows = windows(tokens.len(), self.positions, self.stride).collect();
-        Sequence { tokens, n_tokens, windows, n_left_out: 0, extent, is_continuation: false }
+        Ok(Sequence { tokens, n_tokens, windows, n_left_out: 0, extent, is_continuation: false })
     }
 
     /// As EleutherAI's evaluation harness does: see [`encode_pair`]; an empty context is the start token, and too long
@@ -132,9 +141,10 @@ impl<'a> Tokenizing<'a> {
             "" => {
                 let ids = encoder.encode(continuation).map_err(|error| error.to_string())?;
                 match self.start()? {
+                    None => return Err("an empty context, with --start none: nothing precedes the continuation".into()),
                     // A continuation that begins with the start token has its context.
-                    Some(start) if ids.first() != Some(&start) => ([vec![start], ids].concat(), 1, 1),
-                    _ => (ids, 1, 0),
+                    Some(start) if ids.first() == Some(&start) => (ids, 1, 0),
+                    Some(start) => ([vec![start], ids].concat(), 1, 1),
                 }
             }
             _ => {
