@@ -1,6 +1,6 @@
-# The targets need the Rust toolchain and make, with these exceptions: venv and bench-peers need python3 with its venv
-# module and a network for pip, bench-peers also a C and a C++ compiler to build llama.cpp (pip installs a missing
-# cmake), fuzz needs cargo-fuzz and a C++ compiler, audit the tools that scripts/audit.sh names.
+# The targets need the Rust toolchain and make, with these exceptions: venv, python, test-python and bench-peers need
+# python3 with its venv module and a network for pip, bench-peers also a C and a C++ compiler to build llama.cpp (pip
+# installs a missing cmake), fuzz needs cargo-fuzz and a C++ compiler, audit the tools that scripts/audit.sh names.
 
 DEMO := target/demo
 
@@ -12,7 +12,7 @@ LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 FUZZ := npy_header=300s safetensors_header=200s gguf_header=250s shard_index=100s index_raw=350s index_repaired=400s config_json=300s \
 	vocab_txt=300s tokens=50s forward=350s tokenizer_json=250s tokenizer_section=250s chat_template=300s
 
-.PHONY: demo quick test check audit bench bench-peers torture fuzz venv
+.PHONY: demo quick test check audit bench bench-peers torture fuzz venv python test-python
 
 ## Packs the demo weights and generates text.
 demo:
@@ -42,9 +42,11 @@ check:
 	scripts/check_commits.sh
 	cargo fmt --all --check
 	cargo fmt --manifest-path tests/dependent/Cargo.toml --check
+	cargo fmt --manifest-path python/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo check --package olmo-infer --lib --no-default-features --features compute,text
 	cargo check --package olmo-pack
+	cargo clippy --manifest-path python/Cargo.toml --target-dir target --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
 ## Checks that need more tools than the toolchain, see scripts/audit.sh. The mutants of all files take hours and are not
@@ -87,3 +89,24 @@ fuzz:
 venv:
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check numpy==2.2.6 xxhash==3.5.0
+
+# How `make python` builds: the wheel of a release takes several times as long. `make python PYTHON_PROFILE=release`
+# builds that.
+PYTHON_PROFILE := dev
+
+## Builds the Python package as a wheel, and installs it in .venv-python with what its tests need.
+python: .venv-python/installed
+	rm -rf target/wheels
+	.venv-python/bin/maturin build --quiet --manifest-path python/Cargo.toml --profile $(PYTHON_PROFILE) \
+		--target-dir target --out target/wheels
+	.venv-python/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels/*.whl
+
+.venv-python/installed: python/requirements-test.txt
+	python3 -m venv .venv-python
+	.venv-python/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+## The tests of the Python package.
+test-python: python
+	cargo build --quiet --package olmo-pack --package olmo-infer
+	.venv-python/bin/pytest --quiet python/tests

@@ -77,7 +77,7 @@ mod text;
 pub use compute::*;
 pub use error::{ChatError, ConfigError, Error, NotRun};
 pub use file::mapping::Load;
-pub use file::sampling::Sampling;
+pub use file::sampling::{Sampling, SamplingWishes};
 pub use text::stream::TextStream;
 pub use text::vocabulary::Vocabulary;
 
@@ -90,7 +90,7 @@ mod compute {
     pub use crate::network::kv_type::KvType;
     pub use crate::parallel::matmul::Activations;
     pub use crate::score::{Event as ScoreEvent, Item as ScoreItem, TokenScore};
-    pub use crate::session::{Continuation, Resumed, Session};
+    pub use crate::session::{Chooser, Continuation, Resumed, Session};
 }
 
 /// Conversations: messages, and a session that has evaluated them.

@@ -330,11 +330,30 @@ impl Model {
     /// # Errors
     /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Messages`], and those of [`Model::encode`].
     pub fn encode_messages(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
-        let text = self.chat()?.render(messages).map_err(|error| match error {
+        self.encode(&self.render_messages(messages)?)
+    }
+
+    /// The text of a conversation, `[system] user (assistant user)*`, up to the beginning of the answer: what
+    /// [`Model::encode_messages`] encodes.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`], [`Error::UnusableChatTemplate`], [`Error::Messages`], [`Error::Damaged`],
+    /// [`Error::OutOfMemory`].
+    pub fn render_messages(&self, messages: &[Message]) -> Result<String, Error> {
+        self.chat()?.render(messages).map_err(|error| match error {
             ChatError::NoMemory { bytes } => memory::too_little_for::<u8>(bytes, "the text of the conversation"),
             source => Error::Messages { source },
-        })?;
-        self.encode(&text)
+        })
+    }
+
+    /// The ids of special tokens, such as those around the turns of a conversation, which are not text of an answer.
+    ///
+    /// # Errors
+    /// [`Error::NoVocabulary`], [`Error::NoTokenizer`], [`Error::UnusableTokenizer`], [`Error::Damaged`],
+    /// [`Error::OutOfMemory`].
+    pub fn special_ids(&self) -> Result<Vec<u32>, Error> {
+        let (_, tokenizer) = self.tokenizer()?;
+        Ok(tokenizer.special().collect())
     }
 
     fn encoder(&self) -> Result<&Encoder, Error> {

@@ -116,11 +116,44 @@ impl Session {
     /// The iterator ends after an error: [`Error::NothingEvaluated`], [`Error::Sampling`], or one of
     /// [`Session::prefill`].
     pub fn generate(&mut self, sampling: Sampling) -> Continuation<'_> {
-        let mut sampler = sampling.check().and_then(|()| Sampler::new(sampling, self.config().vocab_size));
-        if let Ok(sampler) = &mut sampler {
-            self.tokens.iter().for_each(|&token| sampler.observe(token));
+        let chooser = self.chooser(sampling);
+        Continuation { session: self, chooser: Some(chooser), ended: false }
+    }
+
+    /// What chooses the tokens after the sequence, for a caller that cannot hold a [`Continuation`]:
+    /// [`Session::generate_next`] takes it.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`], [`Error::OutOfMemory`].
+    pub fn chooser(&self, sampling: Sampling) -> Result<Chooser, Error> {
+        sampling.check()?;
+        let mut sampler = Sampler::new(sampling, self.config().vocab_size)?;
+        self.tokens.iter().for_each(|&token| sampler.observe(token));
+        Ok(Chooser { sampler })
+    }
+
+    /// The next token of [`Session::generate`], which is appended to the sequence; `None` at an EOS id and when all
+    /// positions are taken. The chooser has seen the tokens of this session.
+    ///
+    /// # Errors
+    /// [`Error::NothingEvaluated`], or one of [`Session::prefill`].
+    pub fn generate_next(&mut self, chooser: &mut Chooser) -> Result<Option<u32>, Error> {
+        if self.left() == 0 {
+            return Ok(None);
         }
-        Continuation { session: self, sampler: Some(sampler), ended: false }
+        if self.batch.position(0) < self.tokens.len() {
+            self.evaluate(&mut || true)?;
+        }
+        if self.logits().is_empty() {
+            return Err(Error::NothingEvaluated);
+        }
+        let token = chooser.sampler.choose(self.logits());
+        if self.config().eos_token_ids.contains(&token) {
+            return Ok(None);
+        }
+        chooser.sampler.observe(token);
+        self.tokens.push(token);
+        Ok(Some(token))
     }
 
     /// Removes all tokens; the next ones begin a new sequence in the same memory.
@@ -208,26 +241,6 @@ impl Session {
         }
         Ok(true)
     }
-
-    /// The next token of [`Session::generate`]; `None` at the end.
-    fn extend(&mut self, sampler: &mut Sampler) -> Result<Option<u32>, Error> {
-        if self.left() == 0 {
-            return Ok(None);
-        }
-        if self.batch.position(0) < self.tokens.len() {
-            self.evaluate(&mut || true)?;
-        }
-        if self.logits().is_empty() {
-            return Err(Error::NothingEvaluated);
-        }
-        let token = sampler.choose(self.logits());
-        if self.config().eos_token_ids.contains(&token) {
-            return Ok(None);
-        }
-        sampler.observe(token);
-        self.tokens.push(token);
-        Ok(Some(token))
-    }
 }
 
 impl fmt::Debug for Session {
@@ -236,12 +249,23 @@ impl fmt::Debug for Session {
     }
 }
 
+/// Chooses the tokens of one sequence: the sampling, its random numbers, and the tokens that have occurred.
+pub struct Chooser {
+    sampler: Sampler,
+}
+
+impl fmt::Debug for Chooser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chooser").finish_non_exhaustive()
+    }
+}
+
 /// The tokens that [`Session::generate`] chooses. It borrows the session; after it is dropped, the session continues
 /// after the last of them.
 pub struct Continuation<'s> {
     session: &'s mut Session,
-    /// Chooses the tokens; or the error that is the first item, then `None`.
-    sampler: Option<Result<Sampler, Error>>,
+    /// Or the error that is the first item, then `None`.
+    chooser: Option<Result<Chooser, Error>>,
     ended: bool,
 }
 
@@ -259,9 +283,9 @@ impl Iterator for Continuation<'_> {
         if self.ended {
             return None;
         }
-        let next = match self.sampler.as_mut()? {
-            Ok(sampler) => self.session.extend(sampler),
-            Err(_) => self.sampler.take()?.map(|_| None),
+        let next = match self.chooser.as_mut()? {
+            Ok(chooser) => self.session.generate_next(chooser),
+            Err(_) => self.chooser.take()?.map(|_| None),
         };
         self.ended = !matches!(next, Ok(Some(_)));
         next.transpose()

@@ -44,10 +44,26 @@ fn locks_no_vulnerable_version() {
 #[test]
 fn other_workspaces_lock_the_same_versions() {
     let all = packages("Cargo.lock");
-    // The fuzzing engine and what it needs are of the one only.
-    for (folder, own) in
-        [("tests/dependent", &["dependent"][..]), ("fuzz", &["olmo-fuzz", "libfuzzer-sys", "arbitrary", "jobserver"])]
-    {
+    // The fuzzing engine, the bindings of Python and numpy, and what they need are of the one only.
+    let of_python = [
+        "olmo-infer-python",
+        "numpy",
+        "ndarray",
+        "matrixmultiply",
+        "rawpointer",
+        "rustc-hash",
+        "pyo3",
+        "pyo3-build-config",
+        "pyo3-ffi",
+        "pyo3-macros",
+        "pyo3-macros-backend",
+        "target-lexicon",
+    ];
+    for (folder, own) in [
+        ("tests/dependent", &["dependent"][..]),
+        ("fuzz", &["olmo-fuzz", "libfuzzer-sys", "arbitrary", "jobserver"]),
+        ("python", &of_python),
+    ] {
         let its = packages(&format!("{folder}/Cargo.lock"));
         assert!(its.len() > 20);
         for package in its.iter().filter(|(name, _)| !own.contains(&name.as_str())) {

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::file::model_file::ModelFile;
 use crate::format::{SamplingBlock, section};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use zerocopy::FromBytes;
 
 /// How the next token is chosen: `Sampling { temperature: 0.7, top_p: 0.95, seed: 1, ..Sampling::GREEDY }`.
@@ -51,6 +52,46 @@ impl Sampling {
         match numbers.into_iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
             Some((name, value, low, high)) => Err(Error::Sampling { name, value, low, high }),
             None => Ok(()),
+        }
+    }
+}
+
+/// A sampling of which a user has chosen some values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SamplingWishes {
+    /// [`Sampling::temperature`]
+    pub temperature: Option<f64>,
+    /// [`Sampling::top_k`]
+    pub top_k: Option<usize>,
+    /// [`Sampling::top_p`]
+    pub top_p: Option<f64>,
+    /// [`Sampling::min_p`]
+    pub min_p: Option<f64>,
+    /// [`Sampling::repetition_penalty`]
+    pub repetition_penalty: Option<f64>,
+    /// [`Sampling::seed`]
+    pub seed: Option<u64>,
+}
+
+impl SamplingWishes {
+    /// The whole sampling: what is not chosen is the author's value, from
+    /// [`Model::recommended_sampling`](crate::Model::recommended_sampling). Without any temperature, a value that limits
+    /// the tokens to sample from means 1; otherwise the choice is greedy. Without a seed each call has another one.
+    pub fn sampling(&self, author: Option<Sampling>) -> Sampling {
+        let base = author.unwrap_or(Sampling::GREEDY);
+        let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        // A seed alone keeps the author's temperature.
+        let samples = samples || author.is_none() && self.seed.is_some();
+        let default = if samples { 1.0 } else { 0.0 };
+        let of_author = if base.temperature > 0.0 { base.temperature } else { default };
+        Sampling {
+            temperature: self.temperature.unwrap_or(of_author),
+            top_k: self.top_k.or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
+            // The keys of std's hasher are random.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
         }
     }
 }

@@ -31,6 +31,23 @@ pub enum Activations {
 }
 
 impl Activations {
+    /// The one of that name: `auto`, `int16`, `int8` or `f32`.
+    pub fn named(name: &str) -> Option<Activations> {
+        [Activations::Auto, Activations::Int16, Activations::Int8, Activations::F32]
+            .into_iter()
+            .find(|activations| activations.name() == name)
+    }
+
+    /// Its name, as [`Activations::named`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activations::Auto => "auto",
+            Activations::Int16 => "int16",
+            Activations::Int8 => "int8",
+            Activations::F32 => "f32",
+        }
+    }
+
     /// How activations for a matrix are converted.
     fn conversion(self, backend: Backend, matrix: &Matrix) -> Conversion {
         match (&matrix.panels, self) {

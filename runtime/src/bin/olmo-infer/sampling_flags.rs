@@ -1,8 +1,7 @@
 //! The options of sampling, and the sampling that they and the author of the model give.
 
 use olmo_infer::Sampling;
-use olmo_infer::internals::file::sampling::AuthorSampling;
-use std::hash::{BuildHasher, RandomState};
+use olmo_infer::internals::file::sampling::{AuthorSampling, SamplingWishes};
 
 /// The options of sampling; `None` where the user gives none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -45,25 +44,11 @@ impl SamplingFlags {
         }
     }
 
-    /// The sampling of a run: each option overrides the author's value. A temperature of 0 is greedy. Without any
-    /// temperature, an option that limits the tokens to draw from means 1; otherwise the run is greedy. Without a seed
-    /// each run has another one.
+    /// The sampling of a run: each option overrides the author's value.
     pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
-        let base = author.map_or(Sampling::GREEDY, AuthorSampling::sampling);
-        let draws = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
-        // A seed alone keeps the author's temperature.
-        let draws = draws || author.is_none() && self.seed.is_some();
-        let undrawn = if draws { 1.0 } else { 0.0 };
-        let of_author = if base.temperature > 0.0 { base.temperature } else { undrawn };
-        Sampling {
-            temperature: self.temperature.unwrap_or(of_author),
-            top_k: self.top_k.or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            // The keys of std's hasher are random.
-            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-        }
+        let SamplingFlags { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *self;
+        let wishes = SamplingWishes { temperature, top_k, top_p, min_p, repetition_penalty, seed };
+        wishes.sampling(author.map(AuthorSampling::sampling))
     }
 
     /// Where the values of [`SamplingFlags::resolve`] come from, for messages.

@@ -21,14 +21,7 @@ pub fn token_type(text: &str) -> Result<TokenType, String> {
 
 /// `--activations`.
 pub fn activations(text: &str) -> Result<Activations, String> {
-    let activations = match text {
-        "auto" => Some(Activations::Auto),
-        "int16" => Some(Activations::Int16),
-        "int8" => Some(Activations::Int8),
-        "f32" => Some(Activations::F32),
-        _ => None,
-    };
-    named(activations, "auto, int16, int8 or f32")
+    named(Activations::named(text), "auto, int16, int8 or f32")
 }
 
 /// `--kv`.

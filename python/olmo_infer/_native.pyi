@@ -1,0 +1,272 @@
+"""Types of the native module."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, final, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from olmo_infer.errors import Error
+
+__version__: str
+
+Ids: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
+"""Token ids: a list, or an array of integers of one dimension."""
+
+Item: TypeAlias = Ids | tuple[Ids, int]
+"""Ids to score, all after the first; or ids and the index of the first one that is scored, at least 1."""
+
+Kv: TypeAlias = Literal["f32", "bf16"]
+Activations: TypeAlias = Literal["auto", "int16", "int8", "f32"]
+
+_T = TypeVar("_T", str, int, covariant=True)
+
+@final
+class Model:
+    """A model file and the threads that compute with it.
+
+    Threads of Python share a model; their passes take turns. A forked process opens its own model. The file must not be
+    written to while it is in use; replacing it by renaming is safe. Calls raise `ChangedError` rather than hand out
+    results of a file that changed.
+
+    What all calls that compute take:
+
+    * `chunk`: most tokens of a pass, 512 by default. It changes speed and memory, never a result.
+    * `kv`: keys and values are stored as "f32", or rounded to "bf16" in half the memory.
+    * `activations`: what weights of 8 and 4 bits are multiplied with; "auto" as suits them.
+    """
+
+    def __new__(
+        cls,
+        path: str | PathLike[str],
+        threads: int | None = None,
+        load: Literal["auto", "mmap", "read"] = "auto",
+    ) -> Model:
+        """Opens a model file.
+
+        `threads` is the number of threads, by default one for each core that this process may use. `load` maps the file
+        ("mmap"), reads it into memory ("read"), or does what suits the file system.
+
+        Raises `FileError`, `DamagedError`, `ChangedError`, `OutOfMemory`.
+        """
+
+    @property
+    def path(self) -> PathLike[str]:
+        """The path it was opened by."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, from 0."""
+
+    @property
+    def max_positions(self) -> int:
+        """Most positions of a sequence."""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """The EOS ids."""
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids of special tokens, which are not text. Raises `TextError` for a model without a tokenizer."""
+
+    @property
+    def recommended_sampling(self) -> dict[str, Any] | None:
+        """The sampling that the author of the model recommends, as keyword arguments of `generate`."""
+
+    def check_unchanged(self) -> None:
+        """Raises `ChangedError` if the file has changed since it was opened. The other methods call it themselves."""
+
+    def tokenize(self, text: str) -> npt.NDArray[np.uint32]:
+        """The ids of a text. Raises `TextError`."""
+
+    def detokenize(self, ids: Ids) -> str:
+        """The text of ids; invalid UTF-8 becomes U+FFFD. Raises `TextError` for an id without text."""
+
+    def apply_chat_template(self, messages: Iterable[Mapping[str, str]]) -> npt.NDArray[np.uint32]:
+        """The ids of a conversation, `[system] user (assistant user)*`, up to the beginning of the answer.
+
+        A message is `{"role": "user", "content": "..."}`. Raises `MessagesError`, `TextError`.
+        """
+
+    def render_chat_template(self, messages: Iterable[Mapping[str, str]]) -> str:
+        """The text that `apply_chat_template` tokenizes. Raises `MessagesError`, `TextError`."""
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Ids,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        as_ids: Literal[False] = False,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> Generation[str]:
+        """Continues a text or ids: an iterator of pieces of text in whole characters, or with `as_ids` of ids.
+
+        It ends at an EOS id, before a text of `stop`, after `max_tokens` tokens, or at the last position of the model.
+        The prompt is evaluated by this call, each token when it is asked for.
+
+        Greedy unless sampling is asked for: without a `temperature`, any of `top_k`, `top_p`, `min_p` and `seed` means a
+        temperature of 1. The same seed gives the same tokens on every machine; without one it is random, and
+        `Generation.seed` has it.
+
+        Raises `TokenError`, `TextError`, `ContextError`, `SamplingError`, `OutOfMemory`, `NotFiniteError`.
+        """
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Ids,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        as_ids: Literal[True],
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> Generation[int]: ...
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Mapping[str, str]],
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        as_ids: Literal[False] = False,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> Generation[str]:
+        """The answer to a conversation: `generate` after `apply_chat_template`.
+
+        Special tokens end it. Sampling values that are not given are those that the author of the model recommends.
+        """
+
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Mapping[str, str]],
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        as_ids: Literal[True],
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> Generation[int]: ...
+    def logits(
+        self,
+        ids: Ids,
+        *,
+        last: bool = False,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> npt.NDArray[np.float32]:
+        """The logits after each of `ids`, `[len(ids), vocab_size]`; with `last` those after the last, `[vocab_size]`.
+
+        Raises `TokenError`, `ContextError`, `OutOfMemory`, `NotFiniteError`.
+        """
+
+    def score(
+        self,
+        items: Iterable[Item],
+        *,
+        at_once: int | None = None,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[Score]:
+        """How well the model predicts the tokens of each item, in the order of the items.
+
+        What several items begin with is evaluated once, and up to `at_once` of them share a pass (64 by default, or fewer
+        if memory is short): pass as many items as there are. The results are the bits of single calls.
+
+        `progress` is called after each pass, with the number of tokens that it evaluated and the number of items that
+        are done. It cannot compute with the same model.
+
+        Raises `TokenError`, `ContextError`, `OutOfMemory`. An item whose logits are not finite has an error of its own,
+        see `Score`.
+        """
+
+@final
+class Score:
+    """How well the model predicts the tokens of an item."""
+
+    @property
+    def nll(self) -> npt.NDArray[np.float64]:
+        """Negative log-likelihood of each scored token in nats, `[len(ids) - first]`. Raises the item's error."""
+
+    @property
+    def is_greedy(self) -> npt.NDArray[np.bool_]:
+        """Whether no token is likelier, for each scored token; of equal ones the lowest id counts."""
+
+    @property
+    def sum_nll(self) -> float:
+        """The sum of `nll`."""
+
+    @property
+    def all_greedy(self) -> bool:
+        """Whether all of `is_greedy` are true."""
+
+    @property
+    def error(self) -> Error | None:
+        """`NotFiniteError` for an item whose logits are not finite: the other properties raise it."""
+
+    def __len__(self) -> int:
+        """Number of scored tokens."""
+
+@final
+class Generation(Generic[_T]):
+    """An iterator of what a model generates: pieces of text, or ids."""
+
+    def __iter__(self) -> Generation[_T]: ...
+    def __next__(self) -> _T: ...
+    @property
+    def ids(self) -> npt.NDArray[np.uint32]:
+        """The ids that were generated so far, without an EOS id."""
+
+    @property
+    def end(self) -> Literal["eos", "stop", "length"] | None:
+        """Why it ended; `None` before."""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed for sampling; `None` for a greedy choice."""
