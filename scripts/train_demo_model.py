@@ -29,6 +29,9 @@ The output folder afterwards contains:
     speech.txt                what prompt and continuation spell together, without the final 0
     logits.npy                [20, 256] float32: the reference logits of the prompt
 
+`--keep-steps 50 200 400` also leaves what the model was after these steps, in FOLDER.steps/step50/ and so on, each with
+the files of weights/: docs/checkpoints.md evaluates them.
+
 The seed is fixed and a rerun on the same machine gives the same files. Another CPU adds in another
 order and ends at other, equally good weights; every run ends by checking the files it has written.
 """
@@ -105,8 +108,8 @@ def build_model() -> Olmo2ForCausalLM:
     return Olmo2ForCausalLM(config)
 
 
-def train(model: Olmo2ForCausalLM) -> None:
-    """Every step is the whole speech; there is nothing else to see."""
+def train(model: Olmo2ForCausalLM, keep: dict[int, Path]) -> None:
+    """Every step is the whole speech; there is nothing else to see. Writes the weights after some steps to folders."""
     ids = speech_ids()
     model.set_attn_implementation("sdpa")  # same result as eager, faster
     optimizer = torch.optim.AdamW(
@@ -126,6 +129,8 @@ def train(model: Olmo2ForCausalLM) -> None:
         if step % 50 == 0:
             margin = smallest_margin(logits[0].detach(), ids[0, 1:])
             print(f"step {step:3}  loss {loss.item():.5f}  smallest margin {margin:6.2f}")
+        if step in keep:
+            write_weights(model, keep[step])
     model.set_attn_implementation("eager")
 
 
@@ -155,8 +160,7 @@ def gpt2_byte_characters() -> list[str]:
     return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]
 
 
-def write(model: Olmo2ForCausalLM, folder: Path) -> None:
-    weights = folder / "weights"
+def write_weights(model: Olmo2ForCausalLM, weights: Path) -> None:
     weights.mkdir(parents=True, exist_ok=True)
     for stale in weights.glob("*.npy"):
         stale.unlink()
@@ -172,6 +176,9 @@ def write(model: Olmo2ForCausalLM, folder: Path) -> None:
     (weights / "vocab.txt").write_bytes("".join(lines).encode("utf-8"))
     (weights / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n", encoding="utf-8")
 
+
+def write(model: Olmo2ForCausalLM, folder: Path) -> None:
+    write_weights(model, folder / "weights")
     prompt = np.frombuffer(PROMPT.encode("ascii"), dtype=np.uint8)
     (folder / "prompt.tokens.bin").write_bytes(prompt.astype("<u4").tobytes())
     (folder / "speech.txt").write_bytes(SPEECH.encode("ascii"))
@@ -263,13 +270,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"))
     parser.add_argument("--check", action="store_true", help="check the folder, train nothing")
+    parser.add_argument("--keep-steps", nargs="+", type=int, default=[], help="keep the weights of these steps, too")
     arguments = parser.parse_args()
+    if not all(1 <= step <= STEPS for step in arguments.keep_steps):
+        parser.error(f"--keep-steps: expected numbers from 1 to {STEPS}")
 
     torch.set_num_threads(2)
     torch.manual_seed(SEED)
     if not arguments.check:
         model = build_model()
-        train(model)
+        steps = arguments.folder.with_name(f"{arguments.folder.name}.steps")
+        train(model, {step: steps / f"step{step}" for step in arguments.keep_steps})
         write(model.eval(), arguments.folder)
     check(arguments.folder)
 
