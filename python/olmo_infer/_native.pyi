@@ -149,6 +149,33 @@ class Model:
         kv: Kv = "f32",
         activations: Activations = "auto",
     ) -> Generation[int]: ...
+    def generate_many(
+        self,
+        prompts: Iterable[str | Ids],
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        at_once: int | None = None,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[str]:
+        """Continues many texts or ids, and returns the texts in their order: each is that of `generate`, while a pass
+        reads every weight once for up to `at_once` of them (default: 16, or fewer if memory is short).
+
+        Prompt i has the seed `seed + i`. `progress` is called when a text is complete, with its number of tokens and
+        the number of complete texts.
+
+        Raises what `generate` raises.
+        """
+
     @overload
     def chat(
         self,

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lm_eval.models  # noqa: F401  # Registers the harness's own models, which a full registry would not load later.
 from lm_eval import utils
@@ -49,6 +49,17 @@ class RefusedError(ValueError):
     """An argument or a request that the model does not take."""
 
 
+class Plan(NamedTuple):
+    """How a request for text is answered."""
+
+    tokens: list[int]
+    # Texts that end it, and options of `Model.generate_many`.
+    until: list[str]
+    options: dict[str, Any]
+    # Tokens of the context that are left out.
+    n_cut: int
+
+
 @register_model("olmo")
 class OlmoLM(TemplateLM):
     """A model file as the harness sees it.
@@ -63,7 +74,7 @@ class OlmoLM(TemplateLM):
                      without it
     kv, activations  as for `olmo_infer.Model.score`
     at_once          most sequences that share a pass
-    seed             for tasks that sample: request number i of a call has the seed `seed + i`
+    seed             for tasks that sample: of the requests with the same options, number i has the seed `seed + i`
     think_end_token  a text: what an answer has up to it is not part of the answer
 
     `batch_size` and `max_batch_size` change nothing, which is logged. `device` may be `cpu`, or `cuda:0`, which the
@@ -261,28 +272,36 @@ class OlmoLM(TemplateLM):
         Raises RefusedError for an option that the sampler does not have.
         """
         planned = [self._plan(index, *request.args) for index, request in enumerate(requests)]
-        cut = [dropped for *_, dropped in planned if dropped]
+        cut = [plan.n_cut for plan in planned if plan.n_cut]
         if cut:
             logger.warning(
                 "%d of %d contexts leave no room for max_gen_toks: cut from the left, by %d tokens at most",
                 *(len(cut), len(requests), max(cut)),
             )
-        answers = []
-        for request, (tokens, until, options, _) in zip(
-            tqdm(requests, desc="Generating", disable=disable_tqdm), planned, strict=True
-        ):
-            stop = [text for text in until if text]
-            text = "".join(self.model.generate(tokens, stop=stop, **options, **self.options))
-            text = postprocess_generated_text(text, stop=until, think_end_token=self.think_end_token)
-            answers.append(text)
-            self.cache_hook.add_partial("generate_until", request.args, text)
-        return answers
+        answers: dict[int, str] = {}
+        # Requests with the same options share passes.
+        groups: dict[str, list[int]] = {}
+        for index, plan in enumerate(planned):
+            groups.setdefault(repr((plan.until, plan.options)), []).append(index)
+        with tqdm(desc="Generating", total=len(requests), disable=disable_tqdm) as bar:
+            for group in groups.values():
+                until = planned[group[0]].until
+                texts = self.model.generate_many(
+                    [planned[index].tokens for index in group],
+                    stop=[text for text in until if text],
+                    at_once=self.at_once,
+                    progress=lambda *_: bar.update(),
+                    **planned[group[0]].options,
+                    **self.options,
+                )
+                for index, text in zip(group, texts, strict=True):
+                    text = postprocess_generated_text(text, stop=until, think_end_token=self.think_end_token)
+                    answers[index] = text
+                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+        return [answers[index] for index in range(len(requests))]
 
-    def _plan(
-        self, index: int, context: str, asked: dict[str, Any]
-    ) -> tuple[list[int], list[str], dict[str, Any], int]:
-        """The tokens of a request, the texts that end it, the options of its sampler, and how many tokens of its
-        context are dropped."""
+    def _plan(self, index: int, context: str, asked: dict[str, Any]) -> Plan:
+        """How a request is answered."""
         asked = normalize_gen_kwargs(asked, self.max_gen_toks)
         end = self.eot_token_id
         until = handle_stop_sequences(asked.pop("until", None), eos=None if end is None else self.tok_decode([end]))
@@ -291,7 +310,7 @@ class OlmoLM(TemplateLM):
             raise RefusedError(
                 f"max_gen_toks={max_tokens} is not a number from 1 to {self.max_length - 1}, max_length less 1"
             )
-        options = {"max_tokens": max_tokens, "seed": self.seed + index}
+        options = {"max_tokens": max_tokens, "seed": self.seed}
         is_sampled = asked.pop("do_sample")
         sampling = {name: asked.pop(name) for name in SAMPLING if name in asked}
         if asked:
@@ -305,7 +324,7 @@ class OlmoLM(TemplateLM):
         if not tokens:
             raise RefusedError(f"request {index} has no context to continue")
         kept = tokens[-(self.max_length - max_tokens) :]
-        return kept, until, options, len(tokens) - len(kept)
+        return Plan(kept, until, options, len(tokens) - len(kept))
 
     # Conversations.
 

@@ -28,10 +28,15 @@ impl Text {
     }
 
     /// Appends what a token shows; true where a stop text ends it.
-    fn push(&mut self, token: u32, shown: &mut Vec<u8>) -> bool {
+    pub fn push(&mut self, token: u32, shown: &mut Vec<u8>) -> bool {
         let is_shown = !self.special.contains(&token);
         let bytes = self.vocabulary.bytes(token).filter(|_| is_shown).unwrap_or_default();
         self.stream.push(bytes, shown)
+    }
+
+    /// Appends what a stop text could still have begun with, at the end.
+    pub fn finish(&mut self, shown: &mut Vec<u8>) {
+        self.stream.finish(shown);
     }
 }
 
@@ -134,7 +139,7 @@ impl Generation {
             }
         }
         if let (Some(_), Some(text)) = (state.end, &mut state.text) {
-            text.stream.finish(&mut step.shown);
+            text.finish(&mut step.shown);
         }
         Ok(step)
     }

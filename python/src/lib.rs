@@ -5,6 +5,7 @@
 
 mod arrays;
 mod errors;
+mod generate_many;
 mod generation;
 mod model;
 mod score;

@@ -2,6 +2,7 @@
 
 use crate::arrays;
 use crate::errors::{Failure, named, raised, raised_at};
+use crate::generate_many::{Requests, generate_many};
 use crate::generation::{Ends, Generation, Text};
 use crate::score::{self, Score};
 use crate::settings;
@@ -294,6 +295,40 @@ impl Model {
         let author = self.model.recommended_sampling().map_err(|error| raised(py, &error))?;
         let computing = (chunk, kv, activations);
         self.continued(py, prompt, author, wishes, max_tokens, stops, as_ids, true, computing)
+    }
+
+    #[pyo3(signature = (
+        prompts, *, max_tokens = MAX_TOKENS, temperature = None, top_k = None, top_p = None, min_p = None,
+        repetition_penalty = None, seed = None, stop = None, at_once = None, chunk = None, kv = "f32",
+        activations = "auto", progress = None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn generate_many(
+        &self,
+        prompts: &Bound<'_, PyAny>,
+        max_tokens: usize,
+        temperature: Option<f64>,
+        top_k: Option<usize>,
+        top_p: Option<f64>,
+        min_p: Option<f64>,
+        repetition_penalty: Option<f64>,
+        seed: Option<u64>,
+        stop: Option<Bound<'_, PyAny>>,
+        at_once: Option<usize>,
+        chunk: Option<usize>,
+        kv: &str,
+        activations: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<String>> {
+        let py = prompts.py();
+        let sampling = SamplingWishes { temperature, top_k, top_p, min_p, repetition_penalty, seed }.sampling(None);
+        sampling.check().map_err(|error| raised(py, &error))?;
+        let stops = settings::stops(py, stop)?;
+        let prompts = prompts.try_iter()?.map(|prompt| self.prompt_ids(&prompt?)).collect::<PyResult<Vec<_>>>()?;
+        let texts = prompts.iter().map(|_| self.text(py, stops.clone())).collect::<PyResult<Vec<_>>>()?;
+        let options = settings::options(self.model.max_positions(), chunk, kv, activations)?;
+        let requests = Requests { prompts, max_tokens, sampling, texts };
+        generate_many(py, &self.model, requests, (options, at_once), progress.as_ref())
     }
 
     #[pyo3(signature = (ids, *, last = false, chunk = None, kv = "f32", activations = "auto"))]
