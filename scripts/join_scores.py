@@ -24,7 +24,7 @@ from pathlib import Path
 
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 # What `olmo-infer score` takes for an empty line.
-BLANK = b" \t\r\n"
+BLANK = b" \t\r\n\x0c"
 MARK = b"\xef\xbb\xbf"
 
 # A file, and a line in it or None.
@@ -35,22 +35,23 @@ class JoinError(Exception):
     """Why the shards cannot be joined."""
 
 
-def items_of(inputs: list[str], kind: str | None) -> Iterator[Item]:
-    """The items of the files, in order: each line that is not blank of JSON lines, other files as a whole. A file that
-    is named again is the same file."""
-    for path in dict.fromkeys(inputs):
+def items_of(inputs: list[str], kind: str | None) -> Iterator[tuple[int, Item]]:
+    """The items of the files with their numbers, in order: each line that is not blank of JSON lines, other files as a
+    whole. The number is that of the file plus that in the file. A file that is named again is the same file."""
+    for number, path in enumerate(dict.fromkeys(inputs)):
         name = path.lower().removesuffix(".gz")
         if kind != "jsonl" and (kind is not None or not name.endswith(JSON_LINES)):
-            yield path, None
+            yield number, (path, None)
             continue
         with open(path, "rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         with (gzip.open if is_gzip else open)(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
+            for line_number, line in enumerate(file, 1):
+                if line_number == 1:
                     line = line.removeprefix(MARK)
                 if line.strip(BLANK):
-                    yield path, number
+                    yield number, (path, line_number)
+                    number += 1
 
 
 class Shard:
@@ -96,8 +97,8 @@ def join(output: Path, folder: Path, n_shards: int, inputs: list[str], kind: str
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as out:
-            for index, item in enumerate(items_of(inputs, kind)):
-                shard = shards[index % n_shards]
+            for number, item in items_of(inputs, kind):
+                shard = shards[number % n_shards]
                 next_line = shard.next()
                 if next_line is None:
                     raise JoinError(f"{shown(item)} is missing: {shard.path} ends before it; run the shard again")
