@@ -17,6 +17,8 @@ Nothing is downloaded. Each case becomes a folder:
     weights/config.json       the configuration, in the spelling the case asks for
     tokens.bin                the prompt, little-endian u32 ids
     logits.npy                [n_tokens, vocab_size] float32, at every position of the prompt
+    hidden.npy                [layers + 1, 3, hidden_size] float32, output_hidden_states at the
+                              last three positions of the prompt
     expected.json             greedy: the 16 ids of greedy decoding after the prompt
                               mean_nll: mean negative log-likelihood of each id given those before
                               last_top5: the best five ids at the last position, best first
@@ -59,6 +61,8 @@ MIN_DISTINCT_GREEDY = 6
 # Mean change of a logit when clipping is left out of a model that clips.
 MIN_CLIPPING_CHANGE = 0.5
 END = 1
+# Positions in hidden.npy, the last ones.
+HIDDEN_POSITIONS = 3
 
 MAX_CASE_BYTES = 250_000
 MAX_TOTAL_BYTES = 1_500_000
@@ -369,6 +373,13 @@ def logits_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return model(ids, use_cache=False).logits[0].float()
 
 
+@torch.no_grad()
+def hidden_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The hidden states of all layers at the last positions, as transformers numbers them."""
+    hidden = model(ids, use_cache=False, output_hidden_states=True).hidden_states
+    return torch.stack([layer[0, -HIDDEN_POSITIONS:].float() for layer in hidden])
+
+
 def greedy_decode(model: torch.nn.Module, ids: torch.Tensor) -> tuple[list[int], float]:
     """The ids chosen, every step computed from scratch, and the smallest lead of the best logit."""
     chosen, gaps = [], []
@@ -469,6 +480,7 @@ def write_case(case: Case, folder: Path) -> None:
     write_json(weights / "config.json", spelled_config(case, model), indent=2)
     (folder / "tokens.bin").write_bytes(ids.numpy().astype("<u4").tobytes())
     np.save(folder / "logits.npy", logits.numpy())
+    np.save(folder / "hidden.npy", hidden_of(model, ids).numpy())
     write_json(folder / "expected.json", expected, indent=1)
 
     check_case(case, folder)
@@ -499,6 +511,8 @@ def check_case(case: Case, folder: Path) -> None:
     ids = np.fromfile(folder / "tokens.bin", dtype="<u4").astype(np.int64)
     logits = logits_of(model, torch.from_numpy(ids)[None]).numpy()
     assert np.array_equal(logits, np.load(folder / "logits.npy"))
+    hidden = hidden_of(model, torch.from_numpy(ids)[None]).numpy()
+    assert np.array_equal(hidden, np.load(folder / "hidden.npy"))
     assert bytes_in(folder) <= MAX_CASE_BYTES, f"{folder} has {bytes_in(folder)} bytes"
 
 

@@ -75,7 +75,7 @@ mod text;
 
 #[cfg(feature = "compute")]
 pub use compute::*;
-pub use error::{ChatError, ConfigError, Error, NotRun};
+pub use error::{ChatError, ConfigError, Error, NotRun, SavedSessionError};
 pub use file::mapping::Load;
 pub use file::sampling::{Sampling, SamplingWishes};
 pub use text::stream::TextStream;
@@ -88,6 +88,7 @@ mod compute {
     pub use crate::model::Model;
     pub use crate::network::Options;
     pub use crate::network::kv_type::KvType;
+    pub use crate::network::observer::Hidden;
     pub use crate::parallel::matmul::Activations;
     pub use crate::score::{Event as ScoreEvent, Item as ScoreItem, TokenScore};
     pub use crate::session::{Chooser, Continuation, Resumed, Session};

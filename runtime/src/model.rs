@@ -15,7 +15,7 @@ use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
 use crate::score::{Event, Item, MOST_SEQUENCES, cache_positions, score};
-use crate::session::Session;
+use crate::session::{Session, saved};
 #[cfg(feature = "text")]
 use crate::text::chat::{Chat, ChatError, Message};
 #[cfg(feature = "text")]
@@ -126,6 +126,16 @@ impl Model {
     /// [`Error::OutOfMemory`], [`Error::NotRun`] on a thread with a non-default floating-point mode.
     pub fn session(&self, options: Options) -> Result<Session, Error> {
         Session::new(self.shared_network()?, &self.threads, options)
+    }
+
+    /// The session that [`Session::save`] wrote to a file, with the bits of the one that was saved. Its
+    /// [`Options::chunk`] is the default.
+    ///
+    /// # Errors
+    /// [`Error::SavedSession`] for a file that is not a saved session of this model, or is damaged; [`Error::Io`],
+    /// [`Error::NotAFile`], and those of [`Model::session`].
+    pub fn load_session(&self, path: impl AsRef<Path>) -> Result<Session, Error> {
+        saved::load(self.shared_network()?, &self.threads, path.as_ref())
     }
 
     /// Bytes of memory that [`Model::session`] allocates: KV cache and activations.

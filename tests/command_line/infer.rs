@@ -321,6 +321,47 @@ fn logits_file_appears_whole_or_not_at_all() {
 }
 
 #[test]
+fn hidden_states_go_to_a_file_or_to_stdout() {
+    let fixture = fixture();
+    let (hidden, logits) = (fixture.folder.join("h.npy"), fixture.folder.join("l.npy"));
+    let (to_hidden, to_logits) = (hidden.to_str().expect("UTF-8"), logits.to_str().expect("UTF-8"));
+    for layer in ["0", "3"] {
+        fixture.infer(&["--hidden", to_hidden, "--layer", layer, "--steps", "7"]).ok();
+        assert_eq!(olmo_tests::read_f32_npy(&hidden).0, [7, 128]);
+        let mut command = Command::new(INFER);
+        command.args([&fixture.model, &fixture.tokens]).args(["--hidden", "-", "--layer", layer, "--steps", "7"]);
+        let output = command.stdin(Stdio::null()).output().expect("starts");
+        assert_eq!((output.status.code(), output.stdout), (Some(0), fs::read(&hidden).expect("there")), "{layer}");
+    }
+    let before = fs::read(&hidden).expect("there");
+    for (flags, code, problem) in [
+        (&["--hidden", to_hidden][..], 2, "--hidden needs --layer"),
+        (&["--layer", "1"], 2, "--layer belongs to --hidden"),
+        (&["--hidden", to_hidden, "--layer", "4"], 2, "--layer 4: "),
+        (&["--hidden", to_hidden, "--layer", "4"], 2, "has layers 0 to 3"),
+        (&["--hidden", to_hidden, "--layer", "1", "--logits", to_hidden], 2, "--logits and --hidden both name"),
+        (&["--hidden", "-", "--layer", "1", "--logits", "-"], 2, "--logits and --hidden both name standard output"),
+        (&["--hidden", "-", "--layer", "1", "--text"], 2, "--hidden - begins with the number of positions"),
+        (&["--hidden", "/no/such/folder/h.npy", "--layer", "1"], 1, "/no/such/folder/h.npy: cannot create"),
+        (&["--hidden", fixture.model.to_str().expect("UTF-8"), "--layer", "1"], 1, "is an input of this run"),
+        (&["--hidden", to_hidden, "--layer", "1", "b.bin"], 2, "--hidden takes one token file"),
+    ] {
+        let finished = fixture.infer(flags);
+        assert!(finished.refused(code).contains(problem), "{flags:?}: {}", finished.stderr);
+    }
+    // The same file by another path.
+    let other = fixture.folder.join("./h.npy");
+    let flags = ["--hidden", to_hidden, "--layer", "1", "--logits", other.to_str().expect("UTF-8")];
+    assert!(fixture.infer(&flags).refused(2).contains("--logits and --hidden both name"));
+    assert_eq!(fs::read(&hidden).expect("still there"), before);
+    // Both in one run, with a text that ends where it likes.
+    fixture.infer(&["--hidden", to_hidden, "--layer", "2", "--logits", to_logits, "--text", "--max-tokens", "5"]).ok();
+    let rows = |path| olmo_tests::read_f32_npy(path).0[0];
+    // Three tokens of the prompt, and four that were generated before the last one.
+    assert_eq!((rows(&hidden), rows(&logits)), (7, 7));
+}
+
+#[test]
 fn closed_pipe_ends_run_silently() {
     let fixture = fixture();
     let mut command = Command::new(INFER);

@@ -5,6 +5,7 @@ mod batch_bits;
 mod branches;
 mod demo;
 mod golden;
+mod hidden;
 mod known_answers;
 mod load;
 mod mixed;

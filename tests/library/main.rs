@@ -5,6 +5,8 @@ mod allocator;
 mod dependent;
 mod examples;
 mod no_handler;
+mod saved_sessions;
+mod scores;
 mod sessions;
 mod threads;
 mod without_memory;

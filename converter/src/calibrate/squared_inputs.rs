@@ -34,6 +34,8 @@ impl SquaredInputs {
     pub fn add(&mut self, layer: usize, inputs: Inputs, rows: &[f32]) {
         let layer = &mut self.layers[layer];
         let sums = match inputs {
+            // No matrix is multiplied with them.
+            Inputs::Layer => return,
             Inputs::Attention => &mut layer.attention,
             Inputs::AttentionOutput => &mut layer.attention_output,
             Inputs::Mlp => &mut layer.mlp,

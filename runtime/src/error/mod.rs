@@ -6,12 +6,14 @@
 mod chat_error;
 mod config_error;
 mod not_run;
+mod saved_session_error;
 pub mod shown;
 mod token_remedy;
 
 pub use chat_error::ChatError;
 pub use config_error::ConfigError;
 pub use not_run::NotRun;
+pub use saved_session_error::SavedSessionError;
 pub use shown::one_line;
 use std::fmt;
 use std::io;
@@ -258,6 +260,13 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+    /// A file is not a saved session that this model can continue.
+    SavedSession {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: SavedSessionError,
+    },
     /// The computation produced a number that is not finite.
     NotFinite {
         /// Which of the sequences evaluated together, from 0.
@@ -404,6 +413,7 @@ impl fmt::Display for Error {
             | Error::UnusableChatTemplate { problem }
             | Error::Unencodable { problem } => f.write_str(problem),
             Error::Messages { source } => source.fmt(f),
+            Error::SavedSession { path, source } => write!(f, "{}: {source}", display_path(path)),
             Error::NoEmbedding { text, token, n_rows } => write!(
                 f,
                 "the text has the token \"{text}\" with id {token}, beyond the {n_rows} rows of the model's embedding; \
@@ -429,6 +439,7 @@ impl std::error::Error for Error {
             Error::Io { source, .. } | Error::Map { source, .. } => Some(source),
             Error::Config { source, .. } => Some(source),
             Error::Messages { source } => Some(source),
+            Error::SavedSession { source, .. } => Some(source),
             _ => None,
         }
     }

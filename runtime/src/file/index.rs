@@ -19,7 +19,8 @@ use crate::format::sizes::{Extent, TooLarge, in_memory, product, sum};
 use crate::format::tensors::{TensorSpec, tensors_of};
 use crate::format::{self, Encoding, Header, MAGIC, SectionRecord, TensorRecord, section};
 use std::path::Path;
-use zerocopy::FromBytes;
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The checked contents of a file, except its tensor data.
 pub struct Index {
@@ -60,6 +61,19 @@ impl Index {
         let layout = reader.check_layout(&header, &specs, &encodings, &records, &sections)?;
         let bf12_tables = reader.bf12_tables(&specs, &encodings, &sections)?;
         Ok(Index { header, config, specs, encodings, records, sections, layout, bf12_tables })
+    }
+
+    /// A digest that names the model: its configuration, and type, encoding and digest of each of its tensors. It does
+    /// not depend on where they are, or on the sections with text.
+    pub fn identity(&self) -> u64 {
+        let mut identity = Xxh3::new();
+        identity.update(self.header.config.as_bytes());
+        for record in &self.records[..self.n_model_tensors()] {
+            identity.update(TensorRecord { offset: 0.into(), ..*record }.as_bytes());
+        }
+        let tables = self.sections.iter().find(|record| record.kind.get() == section::BF12);
+        identity.update(tables.map_or(0, |record| record.digest.get()).to_le_bytes().as_slice());
+        identity.digest()
     }
 
     /// Number of tensors of the model, which precede the drafts.

@@ -155,6 +155,11 @@ impl ModelConfig {
         self.layer_types.len()
     }
 
+    /// Number of layers with a sliding window.
+    pub fn n_sliding_layers(&self) -> usize {
+        self.layer_types.iter().filter(|&&kind| kind == AttentionKind::Sliding).count()
+    }
+
     /// Rows of `q_proj`, columns of `o_proj`.
     pub fn q_width(&self) -> usize {
         self.n_heads.saturating_mul(self.head_dim)

@@ -17,6 +17,7 @@ use crate::generate::top_k::{top_k_into, top_k_room};
 use crate::kernels::lanes::LogSumExp;
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::batch::Batch;
+use crate::network::observer::Hidden;
 use crate::os::memory;
 use crate::parallel::team::Team;
 pub use run::Run;
@@ -75,6 +76,34 @@ pub fn generate<E: From<Error>>(
     batch: &mut Batch,
     team: &mut Team,
     runs: &[Run],
+    visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
+) -> Result<Timing, E> {
+    generate_with(batch, team, runs, None, visit)
+}
+
+/// As [`generate`] for a single run, of which `see` gets the hidden states of each pass before its positions are
+/// visited.
+///
+/// # Errors
+/// Those of [`generate`], also when a hidden state is not a finite number.
+///
+/// # Panics
+/// As [`generate`].
+pub fn generate_seeing<E: From<Error>>(
+    batch: &mut Batch,
+    team: &mut Team,
+    run: Run,
+    see: &mut dyn FnMut(Hidden<'_>),
+    visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
+) -> Result<Timing, E> {
+    generate_with(batch, team, &[run], Some(see), visit)
+}
+
+fn generate_with<E: From<Error>>(
+    batch: &mut Batch,
+    team: &mut Team,
+    runs: &[Run],
+    mut see: Option<&mut dyn FnMut(Hidden<'_>)>,
     mut visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
     assert!(runs.iter().all(|run| !run.evaluated_prompt().is_empty()), "something to begin with");
@@ -96,7 +125,12 @@ pub fn generate<E: From<Error>>(
         }
         let is_prefill = slots.active().any(ActiveRun::is_in_prompt);
         slots.share_rows(most_rows);
-        batch.forward(team, slots.parts())?;
+        match &mut see {
+            None => batch.forward(team, slots.parts())?,
+            Some(see) => {
+                slots.parts().try_for_each(|(slot, tokens)| batch.forward_hidden(team, slot, tokens, see))?;
+            }
+        }
 
         visited.clear();
         let rows = batch.rows().iter().copied().enumerate();

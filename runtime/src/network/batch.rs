@@ -162,6 +162,11 @@ impl Batch {
         self.n_logits = 0;
     }
 
+    /// Its network.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         self.network.config()

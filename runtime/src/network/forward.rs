@@ -8,7 +8,7 @@ use crate::network::Network;
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::attention::Attention;
 use crate::network::batch::Batch;
-use crate::network::observer::{Inputs, Observer};
+use crate::network::observer::{Hidden, Inputs, Observer};
 use crate::network::sequence::store;
 use crate::network::weights::LayerWeights;
 use crate::os::fp_mode;
@@ -31,7 +31,7 @@ impl Batch {
         self.forward_observed(team, parts, &mut |_, _, _| ())
     }
 
-    /// As [`Batch::forward`]; `observer` sees what the matrices of the layers are multiplied with.
+    /// As [`Batch::forward`]; `observer` sees what the layers and their matrices get.
     ///
     /// # Errors
     /// Those of [`Batch::forward`].
@@ -48,10 +48,46 @@ impl Batch {
         self.embed(team, &network);
         self.rotations(team, &network);
         for (index, layer) in network.weights().layers.iter().enumerate() {
+            observer(index, Inputs::Layer, &self.buffers.hidden[..self.rows.len() * network.config().hidden_size]);
             self.attention_block(team, index, layer, observer);
             self.mlp_block(team, index, layer, observer);
         }
         Ok(())
+    }
+
+    /// As [`Batch::forward`] for the next tokens of one sequence; `visit` sees its hidden states of all layers.
+    ///
+    /// # Errors
+    /// Those of [`Batch::forward`]; [`Error::NotFinite`] when a hidden state is not a finite number.
+    pub fn forward_hidden(
+        &mut self,
+        team: &mut Team,
+        slot: usize,
+        tokens: &[u32],
+        visit: &mut dyn FnMut(Hidden<'_>),
+    ) -> Result<(), Error> {
+        let first = if slot < self.n_slots() { self.position(slot) } else { 0 };
+        self.forward_observed(team, [(slot, tokens)], &mut |layer, inputs, rows| {
+            if inputs == Inputs::Layer {
+                visit(Hidden { layer, position: first, rows, n_rows: tokens.len() });
+            }
+        })?;
+        let (layer, width) = (self.config().n_layers(), self.config().hidden_size);
+        let mut bad = None;
+        for begin in (0..tokens.len()).step_by(LOGITS_CHUNK) {
+            let rows = self.head_input(team, begin..tokens.len().min(begin + LOGITS_CHUNK));
+            visit(Hidden { layer, position: first + begin, rows, n_rows: rows.len() / width });
+            bad = bad.or_else(|| rows.chunks_exact(width).position(|row| !all_finite(row)).map(|row| begin + row));
+        }
+        match bad {
+            None => Ok(()),
+            // The head multiplies them: no logit of this position is finite.
+            Some(row) => {
+                let (position, first) = (first + row, self.sequences[slot].first_not_finite());
+                let first = first.filter(|first| first.0 <= position);
+                Err(Error::NotFinite { sequence: slot, position, token: 0, first })
+            }
+        }
     }
 
     /// `hidden[t] = embed_tokens[tokens[t]]`

@@ -14,6 +14,7 @@ use crate::network::kv_type::KvType;
 use crate::os::memory;
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
+use std::ops::Range;
 
 /// Most columns of a value that one product computes.
 const VALUE_PANEL: usize = 64;
@@ -83,7 +84,9 @@ impl Shape {
 
     /// Whether the cache still has every position that a query at `next` sees, after `written` positions were stored.
     fn holds(&self, next: usize, written: usize) -> bool {
-        let first = self.window.map_or(0, |window| next.saturating_add(1).saturating_sub(window));
+        // Without a window nothing is overwritten.
+        let Some(window) = self.window else { return true };
+        let first = next.saturating_add(1).saturating_sub(window);
         written <= first.saturating_add(self.positions())
     }
 
@@ -141,6 +144,37 @@ impl KvCache {
         self.layers.iter().all(|layer| layer.shape.holds(next, written))
     }
 
+    /// A copy of the blocks that have the first `written` positions.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn copied(
+        &self,
+        config: &ModelConfig,
+        kv: KvType,
+        [positions, chunk]: [usize; 2],
+        written: usize,
+    ) -> Result<KvCache, Error> {
+        let mut copy = KvCache::new(config, kv, positions, chunk)?;
+        for (to, from) in copy.layers.iter_mut().zip(&self.layers) {
+            let n_blocks = written.div_ceil(KEY_BLOCK).min(from.shape.n_blocks);
+            (0..n_blocks).for_each(|block| to.copy_block(block, from, block));
+        }
+        Ok(copy)
+    }
+
+    /// The first position that all layers have after `written` positions were stored.
+    pub fn first_held(&self, written: usize) -> usize {
+        let rings = self.layers.iter().filter(|layer| layer.shape.window.is_some());
+        rings.map(|layer| written.saturating_sub(layer.shape.positions())).max().unwrap_or(0)
+    }
+
+    /// The number of positions after which [`KvCache::first_held`] is `first`.
+    pub fn written_when_first_is(&self, first: usize) -> usize {
+        let rings = self.layers.iter().filter(|layer| layer.shape.window.is_some());
+        rings.map(|layer| first + layer.shape.positions()).max().filter(|_| first > 0).unwrap_or(0)
+    }
+
     /// The cache of a layer.
     ///
     /// # Panics
@@ -189,6 +223,30 @@ impl LayerCache {
                 shape.store(cache, head, first, keys, values, round_to_bf16);
             }),
         }
+    }
+
+    /// Appends keys and values of `positions`, all in one block, as they are stored: for each position first the keys,
+    /// then the values, both `[n_kv_heads * head_dim]`, little-endian.
+    pub fn append_bytes(&self, positions: Range<usize>, out: &mut Vec<u8>) {
+        let block = positions.start / KEY_BLOCK;
+        for position in positions {
+            let column = position % KEY_BLOCK;
+            for head in 0..self.shape.n_kv_heads {
+                let keys = self.keys(head, block);
+                (0..self.shape.head_dim).for_each(|dim| append_number(keys, dim * KEY_BLOCK + column, out));
+            }
+            for head in 0..self.shape.n_kv_heads {
+                for (begin, width, values) in self.values(head, block) {
+                    let used = width.min(self.shape.head_dim - begin);
+                    (0..used).for_each(|dim| append_number(values, column * width + dim, out));
+                }
+            }
+        }
+    }
+
+    /// Whether the layer has a sliding window.
+    pub fn is_ring(&self) -> bool {
+        self.shape.window.is_some()
     }
 
     /// Copies block `from_block` of another cache of this layer, which holds the same type, to block `block`.
@@ -277,6 +335,13 @@ impl Shape {
     fn value_parts(self) -> impl Iterator<Item = (usize, usize)> {
         let padded = self.padded_head_dim;
         (0..padded).step_by(VALUE_PANEL).map(move |begin| (begin, VALUE_PANEL.min(padded - begin)))
+    }
+}
+
+fn append_number(numbers: Numbers<'_>, index: usize, out: &mut Vec<u8>) {
+    match numbers {
+        Numbers::F32(numbers) => out.extend(numbers[index].to_le_bytes()),
+        Numbers::Bf16(numbers) => out.extend(numbers[index].to_le_bytes()),
     }
 }
 

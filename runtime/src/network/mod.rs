@@ -6,6 +6,7 @@ pub mod batch;
 mod forward;
 mod kv_cache;
 pub mod kv_type;
+mod moved;
 pub mod observer;
 mod owned_weights;
 mod rope;
@@ -64,6 +65,11 @@ impl Network {
     /// Its configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The file that it keeps open; `None` for weights from elsewhere.
+    pub(crate) fn file(&self) -> Option<&Arc<ModelFile>> {
+        self.weights.borrow_owner().as_ref()
     }
 
     /// Its weights.

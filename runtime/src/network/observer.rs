@@ -1,8 +1,10 @@
 //! What a caller can see of a forward pass.
 
-/// Rows that matrices are multiplied with.
+/// Rows that layers and their matrices get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Inputs {
+    /// Of the layer: the residual stream before it, `[n, hidden_size]`.
+    Layer,
     /// Of `q_proj`, `k_proj` and `v_proj`, `[n, hidden_size]`.
     Attention,
     /// Of `o_proj`, `[n, q_width]`.
@@ -15,3 +17,18 @@ pub enum Inputs {
 
 /// Gets the number of a layer, and rows of it: row t belongs to the token in row t of the pass.
 pub type Observer<'a> = dyn FnMut(usize, Inputs, &[f32]) + 'a;
+
+/// Hidden states: the residual stream at some adjacent positions of a sequence.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Hidden<'a> {
+    /// Where, as transformers numbers `hidden_states`: 0 is the embedding, `i` the stream after `i` layers, and the
+    /// number of layers the stream after the last one and the final norm, which the head multiplies.
+    pub layer: usize,
+    /// Position of the first row.
+    pub position: usize,
+    /// `[n, hidden_size]`
+    pub rows: &'a [f32],
+    /// Number of rows.
+    pub n_rows: usize,
+}

@@ -32,6 +32,18 @@ pub(crate) fn stretches(rows: &[Row]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// What a sequence is besides its tokens, its keys and its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SequenceState {
+    /// Positions that were evaluated.
+    pub position: usize,
+    /// The first position whose keys and values are kept of layers with a sliding window: that which the last evaluated
+    /// position sees, so that it can be evaluated again, or the one after it.
+    pub first_kept: usize,
+    /// Position and layer of the first non-finite activations.
+    pub not_finite: Option<(usize, usize)>,
+}
+
 /// A sequence: its KV cache, its position and its capacity.
 ///
 /// A branch continues another sequence, its stem: it reads the whole blocks of the stem's keys and values where they
@@ -118,6 +130,57 @@ impl Sequence {
         if *mark >> 32 >= n as u64 {
             *mark = u64::MAX;
         }
+    }
+
+    /// A sequence of its own with the same positions and room.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    ///
+    /// # Panics
+    /// When the sequence is a branch, or has branches.
+    pub(crate) fn copied(&self, config: &ModelConfig, options: &Options) -> Result<Sequence, Error> {
+        assert!(self.stem.is_none() && self.n_branches == 0, "a sequence by itself");
+        let mut copy = Sequence::without_room();
+        let written = self.written.max(self.position);
+        copy.cache = self.cache.copied(config, options.kv, [self.room, options.chunk], written)?;
+        (copy.room, copy.position, copy.written) = (self.room, self.position, self.written);
+        copy.not_finite = AtomicU64::new(self.not_finite.load(Ordering::Relaxed));
+        Ok(copy)
+    }
+
+    /// What [`Sequence::restore`] needs besides keys and values.
+    ///
+    /// # Panics
+    /// When the sequence is a branch.
+    pub(crate) fn state(&self, config: &ModelConfig) -> SequenceState {
+        assert!(self.stem.is_none(), "a sequence by itself");
+        let (window, held) = (config.sliding_window, self.cache.first_held(self.written.max(self.position)));
+        let first_kept = if window == 0 { 0 } else { self.position.saturating_sub(window).max(held) };
+        SequenceState { position: self.position, first_kept, not_finite: self.first_not_finite() }
+    }
+
+    /// Makes a sequence without positions one whose keys and values are in its cache already.
+    ///
+    /// # Panics
+    /// When it has positions, or no room for them.
+    pub(crate) fn restore(&mut self, state: SequenceState) {
+        assert!(self.position == 0 && self.stem.is_none() && state.position <= self.room, "a new sequence");
+        self.position = state.position;
+        self.written = self.cache.written_when_first_is(state.first_kept);
+        if let Some((position, layer)) = state.not_finite {
+            self.note_not_finite(position, layer);
+        }
+    }
+
+    /// Its keys and values.
+    pub(crate) fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Its keys and values, mutably.
+    pub(crate) fn cache_mut(&mut self) -> &mut KvCache {
+        &mut self.cache
     }
 
     /// Records that a layer computed non-finite activations.

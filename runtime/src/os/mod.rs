@@ -20,6 +20,8 @@ pub mod made_folders;
 pub mod mapped_ranges;
 pub mod memory;
 #[cfg(feature = "files")]
+pub mod output_file;
+#[cfg(feature = "files")]
 pub mod place;
 mod raw_line;
 #[cfg(feature = "files")]

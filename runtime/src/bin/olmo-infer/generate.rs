@@ -3,11 +3,11 @@
 use crate::args::generate::{GenerateArgs, Mode};
 use crate::failure::Failure;
 use crate::job::Job;
-use crate::logits_file::{Logits, LogitsFile, LogitsStream};
 use crate::opened::{self, while_populating};
 use crate::printer::{Printer, TextRules};
 use crate::program::{PROGRAM, used_threads};
 use crate::prompts::{self, Input};
+use crate::rows_file::{Rows, RowsFile, RowsStream};
 use crate::timing_line::Summary;
 use olmo_infer::internals::error::{Error, display_path, one_line};
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -20,6 +20,7 @@ use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::tokenizer::Tokenizer;
 use olmo_infer::internals::text::vocabulary::Vocabulary;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,15 +83,15 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
     let options = args.compute.options(positions.iter().copied().max().unwrap_or(1));
     let network = Arc::new(Network::new(file.clone())?);
     let sequences = batch_size(args.compute.batch, file, &network, &options, &positions)?;
-    let logits = match &args.logits {
-        Some(path) if path.as_os_str() == "-" => {
-            Some(Logits::Stdout(stdout_logits(args, &positions, config.vocab_size)?))
-        }
-        Some(path) => {
-            let inputs = args.inputs();
-            Some(Logits::File(LogitsFile::create(&SystemDisk, path, &inputs, config.vocab_size)?))
-        }
+    let rows = |path, flag, width| rows(args, path, flag, &positions, width);
+    let logits = args.logits.as_ref().map(|path| rows(path, "--logits", config.vocab_size)).transpose()?;
+    let hidden = match &args.hidden {
         None => None,
+        Some((layer, _)) if *layer > config.n_layers() => {
+            let (path, n) = (display_path(&args.model), config.n_layers());
+            return Err(Failure::Usage(format!("--layer {layer}: {path} has layers 0 to {n}")));
+        }
+        Some((layer, path)) => Some((*layer, rows(path, "--hidden", config.hidden_size)?)),
     };
     note_surprises(args, &inputs);
     let printer = Printer::new(args.mode, args.generates(), rules, &args.tokens);
@@ -98,7 +99,7 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
     let (measured, page_in) = while_populating(file, || {
         with_team(n_threads, |team| {
             let batch = Batch::new(&network, options, sequences)?;
-            Job { file, inputs: &inputs, args, sampling, printer, logits, begun }.run(batch, team)
+            Job { file, inputs: &inputs, args, sampling, printer, logits, hidden, begun }.run(batch, team)
         })?
     })?;
     if measured.is_cut {
@@ -127,16 +128,20 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
     })
 }
 
-/// The logits on standard output, of a known number of positions.
-fn stdout_logits(args: &GenerateArgs, positions: &[usize], vocab_size: usize) -> Result<LogitsStream, Failure> {
+/// Where the rows of `flag` go: a file, or standard output, which takes a known number of positions.
+fn rows(args: &GenerateArgs, path: &Path, flag: &str, positions: &[usize], width: usize) -> Result<Rows, Failure> {
+    if path.as_os_str() != "-" {
+        return Ok(Rows::File(RowsFile::create(&SystemDisk, path, flag, &args.inputs(), width)?));
+    }
     if io::stdout().is_terminal() {
-        return Err(Failure::Usage("logits are not text; redirect standard output to a file or a pipe".into()));
+        let what = if flag == "--logits" { "logits" } else { "hidden states" };
+        return Err(Failure::Usage(format!("{what} are not text; redirect standard output to a file or a pipe")));
     }
     if args.generates() {
-        let why = "--logits - begins with the number of positions, and a text may end early";
+        let why = format!("{flag} - begins with the number of positions, and a text may end early");
         return Err(Failure::Usage(format!("{why}; use --json with --steps, or write to a file")));
     }
-    LogitsStream::create(positions.iter().sum(), vocab_size)
+    Ok(Rows::Stdout(RowsStream::create(positions.iter().sum(), width)?))
 }
 
 /// Notes what is done as asked and may not be what was meant.

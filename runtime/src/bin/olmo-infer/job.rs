@@ -2,16 +2,18 @@
 
 use crate::args::generate::{DEFAULT_MAX_TOKENS, GenerateArgs, Mode};
 use crate::failure::Failure;
-use crate::logits_file::Logits;
 use crate::printer::Printer;
 use crate::prompts::Input;
+use crate::rows_file::Rows;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::file::sampling::Sampling;
-use olmo_infer::internals::generate::{Run, Timing, generate};
+use olmo_infer::internals::generate::{Evaluated, Run, Timing, generate, generate_seeing};
 use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::observer::Hidden;
 use olmo_infer::internals::os::memory;
 use olmo_infer::internals::parallel::team::Team;
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -37,7 +39,9 @@ pub struct Job<'a> {
     /// Takes the results.
     pub printer: Printer<'a>,
     /// Takes the logits, of the only prompt.
-    pub logits: Option<Logits>,
+    pub logits: Option<Rows>,
+    /// Takes the hidden states of a layer, of the only prompt.
+    pub hidden: Option<(usize, Rows)>,
     /// When the program began.
     pub begun: Instant,
 }
@@ -67,11 +71,27 @@ impl Job<'_> {
         let mut first_token = None;
         let mut is_cut = false;
         let generates = self.args.generates();
-        if matches!(self.logits, Some(Logits::Stdout(_))) {
+        let to_stdout = |rows: Option<&Rows>| matches!(rows, Some(Rows::Stdout(_)));
+        if to_stdout(self.logits.as_ref()) || to_stdout(self.hidden.as_ref().map(|(_, rows)| rows)) {
             self.printer.mute();
         }
+        let has_rows = self.logits.is_some() || self.hidden.is_some();
+        // The error of writing hidden states, which ends the run at the next position.
+        let failed = Cell::new(None);
         self.printer.begin()?;
-        let timing = generate(&mut batch, team, &runs, |evaluated| {
+        let mut see = self.hidden.as_mut().map(|(wanted, rows)| {
+            |hidden: Hidden<'_>| {
+                if hidden.layer == *wanted {
+                    let width = hidden.rows.len() / hidden.n_rows;
+                    let written = hidden.rows.chunks_exact(width).try_for_each(|row| rows.write(row));
+                    failed.set(failed.take().or(written.err()));
+                }
+            }
+        });
+        let visit = |evaluated: Evaluated<'_>| {
+            if let Some(failure) = failed.take() {
+                return Err(failure);
+            }
             let input = &self.inputs[evaluated.run];
             if evaluated.position + 1 >= input.tokens.len().min(input.positions) {
                 first_token.get_or_insert_with(|| self.begun.elapsed());
@@ -86,8 +106,8 @@ impl Job<'_> {
                 file.write(evaluated.logits)?;
             }
             match self.printer.print(&evaluated, is_prompt) {
-                // The logits are still wanted.
-                Err(Failure::ReaderGone) if self.logits.is_some() => {
+                // The rows are still wanted.
+                Err(Failure::ReaderGone) if has_rows => {
                     self.printer.mute();
                     Ok(ControlFlow::Continue(()))
                 }
@@ -104,7 +124,11 @@ impl Job<'_> {
                     result
                 }
             }
-        });
+        };
+        let timing = match &mut see {
+            None => generate(&mut batch, team, &runs, visit),
+            Some(see) => generate_seeing(&mut batch, team, runs[0], see, visit),
+        };
         let timing = timing.map_err(|failure| match failure {
             Failure::Runtime(Error::NotFinite { sequence, .. }) => match self.file.check_unchanged() {
                 Ok(()) => of_file(self.args, sequence, failure),
@@ -114,12 +138,15 @@ impl Job<'_> {
             failure => failure,
         })?;
         match self.printer.finish() {
-            // The logits are still wanted.
-            Err(Failure::ReaderGone) if self.logits.is_some() => {}
+            // The rows are still wanted.
+            Err(Failure::ReaderGone) if has_rows => {}
             finished => finished?,
         }
-        if let Some(file) = self.logits {
-            file.finish()?;
+        if let Some(failure) = failed.take() {
+            return Err(failure);
+        }
+        for rows in self.logits.into_iter().chain(self.hidden.map(|(_, rows)| rows)) {
+            rows.finish()?;
         }
         Ok(Measured {
             timing,

@@ -1,11 +1,12 @@
 //! A conversation as `messages.json`: a list of objects with `role` and `content`, as chat templates take it.
 
 use crate::failure::Failure;
-use crate::output_file::OutputFile;
 use crate::output_path::output_path;
+use crate::program::PROGRAM;
 use olmo_infer::internals::cli::json::json_string;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::os::disk::Disk;
+use olmo_infer::internals::os::output_file::OutputFile;
 use olmo_infer::internals::text::chat::Message;
 use std::io::{self, Write};
 use std::path::Path;
@@ -44,7 +45,7 @@ pub fn save(
     if !replace && place.entry.is_some() {
         return Err(exists());
     }
-    let mut out = OutputFile::create(disk, place, path)?;
+    let mut out = OutputFile::create(disk, place, path, PROGRAM.name())?;
     out.append(&json(messages).map_err(Error::io(path, "write"))?)?;
     match out.publish(replace) {
         // Another program has created it meanwhile.

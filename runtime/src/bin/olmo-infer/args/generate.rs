@@ -16,6 +16,7 @@ use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::fmt::Display;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Positions that are evaluated by default, as the program that this one replaces did.
@@ -112,6 +113,13 @@ pub(super) struct Raw {
     /// nothing else
     #[argh(option)]
     logits: Option<PathBuf>,
+    /// write the f32 hidden states of every evaluated position to this .npy file, those of --layer; "-" is standard
+    /// output, which then gets nothing else
+    #[argh(option, arg_name = "file")]
+    hidden: Option<PathBuf>,
+    /// layer of --hidden: 0 is the embedding, N the residual stream after N layers; after the last one comes the norm
+    #[argh(option, from_str_fn(whole_number))]
+    layer: Option<usize>,
     /// number of threads (default and 0: all cores this process may use, which are the most)
     #[argh(option, short = 't', default = "0", from_str_fn(whole_number))]
     threads: usize,
@@ -184,6 +192,8 @@ pub struct GenerateArgs {
     pub mode: Mode,
     /// Where to write the logits; `-` for standard output.
     pub logits: Option<PathBuf>,
+    /// The layer whose hidden states are written, and where; `-` for standard output.
+    pub hidden: Option<(usize, PathBuf)>,
     /// Whether to print where the time went.
     pub timing: bool,
     /// How the model comes into memory.
@@ -256,9 +266,23 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
         None if tokens.is_empty() => tokens.push("-".into()),
         _ => {}
     }
-    if raw.logits.is_some() && tokens.len() > 1 {
-        return Err(usage("--logits takes one token file; run it once for each"));
+    for (flag, path) in [("--logits", &raw.logits), ("--hidden", &raw.hidden)] {
+        if path.is_some() && tokens.len() > 1 {
+            return Err(usage(format_args!("{flag} takes one token file; run it once for each")));
+        }
     }
+    if let (Some(logits), Some(hidden)) = (&raw.logits, &raw.hidden)
+        && is_one_place(logits, hidden)
+    {
+        let hidden: &dyn Display = if hidden.as_os_str() == "-" { &"standard output" } else { &display_path(hidden) };
+        return Err(usage(format_args!("--logits and --hidden both name {hidden}; give each a file of its own")));
+    }
+    let hidden = match (raw.hidden, raw.layer) {
+        (Some(path), Some(layer)) => Some((layer, path)),
+        (Some(_), None) => return Err(usage("--hidden needs --layer, the number of a layer")),
+        (None, Some(_)) => return Err(usage("--layer belongs to --hidden")),
+        (None, None) => None,
+    };
     Ok(GenerateArgs {
         model: values::model(&raw.model).map_err(usage)?,
         tokens,
@@ -268,6 +292,7 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
         token_type: raw.token_type,
         mode,
         logits: raw.logits,
+        hidden,
         timing: raw.timing,
         load: raw.load,
         compute: Compute {
@@ -282,6 +307,15 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
         steps: raw.steps,
         max_tokens: raw.max_tokens,
     })
+}
+
+/// Whether two paths of files, which may not exist yet, lead to one name in one folder.
+fn is_one_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some((fs::canonicalize(folder).ok()?, path.file_name()?.to_owned()))
+    };
+    a == b || place(a).is_some_and(|a| Some(a) == place(b))
 }
 
 /// The error about a token file that does not exist and has the name of an option or of a command.

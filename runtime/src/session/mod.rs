@@ -1,15 +1,19 @@
 //! A sequence of tokens and its logits.
 
+pub(crate) mod saved;
+
 use crate::error::Error;
 use crate::file::sampling::Sampling;
 use crate::format::config::ModelConfig;
 use crate::generate::sampler::Sampler;
 use crate::network::batch::Batch;
+use crate::network::observer::Hidden;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It keeps the file and
@@ -98,6 +102,62 @@ impl Session {
     /// Those of [`Session::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<(), Error> {
         self.prefill(&[token])
+    }
+
+    /// [`Session::prefill`] that calls `visit` with the hidden states of all layers, in the order of layers for each
+    /// chunk. Stops after a chunk in which `visit` breaks: the session then keeps the tokens evaluated so far, and
+    /// [`Session::logits`] is empty. Returns whether all tokens are evaluated.
+    ///
+    /// This holds the threads of the model during each chunk, so `visit` cannot compute with the same model.
+    ///
+    /// # Errors
+    /// Those of [`Session::prefill`], also when a hidden state is not a finite number.
+    pub fn prefill_visiting(
+        &mut self,
+        tokens: &[u32],
+        mut visit: impl FnMut(Hidden<'_>) -> ControlFlow<()>,
+    ) -> Result<bool, Error> {
+        self.check(tokens, self.left())?;
+        // The last token may not be evaluated, and its hidden states are not wanted.
+        if self.batch.position(0) < self.tokens.len() {
+            self.evaluate(&mut || true)?;
+        }
+        let most = self.options().chunk;
+        let mut flow = ControlFlow::Continue(());
+        for (index, chunk) in tokens.chunks(most).enumerate() {
+            if flow.is_break() {
+                return Ok(false);
+            }
+            let (batch, is_last) = (&mut self.batch, index == (tokens.len() - 1) / most);
+            let evaluated = self.threads.run(|team| -> Result<(), Error> {
+                batch.forward_hidden(team, 0, chunk, &mut |hidden| {
+                    if flow.is_continue() {
+                        flow = visit(hidden);
+                    }
+                })?;
+                if is_last {
+                    batch.logits(team, chunk.len() - 1..chunk.len())?;
+                }
+                Ok(())
+            });
+            // Tokens that were evaluated stay, also where a number is not finite.
+            let n_evaluated = self.batch.position(0) - self.tokens.len();
+            self.tokens.extend(&chunk[..n_evaluated]);
+            evaluated??;
+        }
+        Ok(true)
+    }
+
+    /// A second session with the same tokens and options, which continues on its own: on another thread, too. Copies
+    /// the keys and values that were evaluated; the results that follow have the bits of a session that has seen the
+    /// same tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::NotRun`] on a thread with a non-default floating-point mode.
+    pub fn fork(&self) -> Result<Session, Error> {
+        let mut tokens = memory::room_for(self.options().positions, "the tokens of a session")?;
+        tokens.extend(&self.tokens);
+        Ok(Session { batch: self.batch.copied()?, threads: self.threads.clone(), tokens })
     }
 
     /// The logits after the last evaluated token, `[vocab_size]`; empty before the first one, and after an error of the
