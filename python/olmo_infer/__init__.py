@@ -5,7 +5,7 @@
     >>> [score.sum_nll for score in model.score([model.tokenize("Four score and seven years ago")])]
 """
 
-from olmo_infer._native import Generation, Model, Score, __version__
+from olmo_infer._native import Generation, Model, Score, Session, __version__
 from olmo_infer.errors import (
     ChangedError,
     ContextError,
@@ -17,6 +17,7 @@ from olmo_infer.errors import (
     NotRun,
     OutOfMemory,
     SamplingError,
+    SavedSessionError,
     TextError,
     TokenError,
 )
@@ -34,7 +35,9 @@ __all__ = [
     "NotRun",
     "OutOfMemory",
     "SamplingError",
+    "SavedSessionError",
     "Score",
+    "Session",
     "TextError",
     "TokenError",
     "__version__",

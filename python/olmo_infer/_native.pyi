@@ -2,23 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, final, overload
+from types import GenericAlias
+from typing import Any, Generic, Literal, TypeVar, final, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from olmo_infer.errors import Error
+from olmo_infer.types import Activations, Ids, Item, Kv
+
+__all__ = ["Generation", "Model", "Score", "Session", "__version__"]
 
 __version__: str
-
-Ids: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
-"""Token ids: a list, or an array of integers of one dimension."""
-
-Item: TypeAlias = Ids | tuple[Ids, int]
-"""Ids to score, all after the first; or ids and the index of the first one that is scored, at least 1."""
-
-Kv: TypeAlias = Literal["f32", "bf16"]
-Activations: TypeAlias = Literal["auto", "int16", "int8", "f32"]
 
 _T = TypeVar("_T", str, int, covariant=True)
 
@@ -253,6 +248,146 @@ class Model:
         see `Score`.
         """
 
+    @overload
+    def hidden(
+        self,
+        ids: Ids,
+        layer: int,
+        *,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> npt.NDArray[np.float32]:
+        """The hidden states of a layer at each of `ids`, `[len(ids), hidden_size]`; of several layers a list of them.
+
+        Layers are numbered as `hidden_states` of transformers: 0 is the embedding, `i` the residual stream after `i`
+        layers, and `n_layers` the stream after the last layer and the final norm.
+
+        Raises `TokenError`, `ContextError`, `OutOfMemory`, `NotFiniteError`.
+        """
+
+    @overload
+    def hidden(
+        self,
+        ids: Ids,
+        layer: Sequence[int],
+        *,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> list[npt.NDArray[np.float32]]: ...
+    def session(
+        self,
+        positions: int | None = None,
+        *,
+        chunk: int | None = None,
+        kv: Kv = "f32",
+        activations: Activations = "auto",
+    ) -> Session:
+        """An empty sequence of at most `positions` tokens, by default 4096 or what the model has.
+
+        Raises `ContextError`, `OutOfMemory`.
+        """
+
+    def load_session(self, path: str | PathLike[str]) -> Session:
+        """The session that `Session.save` wrote to a file. Raises `SavedSessionError`, `FileError`, `OutOfMemory`."""
+
+@final
+class Session:
+    """A sequence with its KV cache, from `Model.session`.
+
+    A session belongs to one thread at a time: a call while another thread uses it raises `NotRun`. Threads have sessions
+    of their own, as `fork` makes them.
+    """
+
+    def prefill(self, ids: Ids) -> npt.NDArray[np.float32]:
+        """Appends and evaluates tokens; the logits after the last one, `[vocab_size]`.
+
+        After an exception of a signal, as KeyboardInterrupt, the sequence is as it was. Raises `TokenError`,
+        `ContextError`, `NotFiniteError`.
+        """
+
+    def decode(self, id: int) -> npt.NDArray[np.float32]:
+        """`prefill` of one token."""
+
+    def truncate(self, n: int) -> None:
+        """Cuts the sequence back to its first `n` tokens. What follows has the bits of a session that has seen these only.
+
+        The next call that evaluates tokens evaluates the last remaining one again; in a model with sliding windows, all
+        of them after a long cut.
+        """
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32] | None:
+        """The logits after the last evaluated token, `[vocab_size]`; `None` before the first and after a cut."""
+
+    @property
+    def tokens(self) -> npt.NDArray[np.uint32]:
+        """The tokens of the sequence, those of prompts and generated ones."""
+
+    @property
+    def position(self) -> int:
+        """Number of tokens, which is the position of the next one."""
+
+    @property
+    def positions(self) -> int:
+        """Most tokens of the sequence."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+
+    def fork(self) -> Session:
+        """A second session with the same tokens, which continues on its own: in another thread, too."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the session to a file for `Model.load_session`, whole or not at all. A file of that name is replaced.
+
+        Raises `FileError`.
+        """
+
+    def hidden(self, layer: int) -> npt.NDArray[np.float32]:
+        """The hidden states of a layer at each token, `[position, hidden_size]`, see `Model.hidden`.
+
+        The tokens are evaluated again: a session does not keep its hidden states.
+        """
+
+    @overload
+    def generate(
+        self,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        as_ids: Literal[False] = False,
+    ) -> Generation[str]:
+        """Continues the sequence, as `Model.generate`. The tokens are appended to it when the iterator yields them.
+
+        Raises `TokenError` for an empty sequence, `SamplingError`, `TextError`.
+        """
+
+    @overload
+    def generate(
+        self,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        as_ids: Literal[True],
+    ) -> Generation[int]: ...
+    def __len__(self) -> int:
+        """As `position`."""
+
 @final
 class Score:
     """How well the model predicts the tokens of an item."""
@@ -284,6 +419,7 @@ class Score:
 class Generation(Generic[_T]):
     """An iterator of what a model generates: pieces of text, or ids."""
 
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     def __iter__(self) -> Generation[_T]: ...
     def __next__(self) -> _T: ...
     @property

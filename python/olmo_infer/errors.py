@@ -17,6 +17,10 @@ class ChangedError(FileError):
     """The model file was written to while it was in use: results were discarded."""
 
 
+class SavedSessionError(FileError):
+    """A file is not a saved session of this model, or is damaged."""
+
+
 class OutOfMemory(Error, MemoryError):
     """An allocation failed, or more memory is needed than there is."""
 

@@ -25,6 +25,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::NoText { .. } | Error::UnusableTokenizer { .. } | Error::UnusableChatTemplate { .. } => "TextError",
         Error::NoEmbedding { .. } | Error::Unencodable { .. } => "TextError",
         Error::Messages { .. } => "MessagesError",
+        Error::SavedSession { .. } => "SavedSessionError",
         Error::NotFinite { .. } => "NotFiniteError",
         _ => "Error",
     }

@@ -9,6 +9,7 @@ mod generate_many;
 mod generation;
 mod model;
 mod score;
+mod session;
 mod settings;
 mod signals;
 
@@ -23,6 +24,8 @@ mod _native {
     use crate::model::Model;
     #[pymodule_export]
     use crate::score::Score;
+    #[pymodule_export]
+    use crate::session::Session;
     use pyo3::prelude::*;
 
     #[pymodule_init]
