@@ -125,7 +125,7 @@ impl<'a> Inputs<'a> {
         let lines = self.lines.as_mut()?;
         let found = lines.next(self.seed, self.n_before);
         if found.is_none() {
-            self.n_before += lines.n_read.get();
+            self.n_before += lines.opened.n_read.get();
             self.lines = None;
         }
         found
@@ -139,7 +139,7 @@ impl<'a> Inputs<'a> {
 
 /// The text of a file.
 fn text(path: &Path) -> Result<String, String> {
-    let (mut reader, _) = open(path)?;
+    let mut reader = open(path)?.reader;
     let mut bytes = Vec::new();
     let read = reader.by_ref().take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| cannot_read(path, &error))?;
@@ -175,9 +175,15 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Opens a file, or standard input for `-`, and decompresses it if it is gzip. Yields the number of its bytes that are
-/// read, too.
-fn open(path: &Path) -> Result<(Box<dyn BufRead>, Rc<Cell<u64>>), String> {
+/// An open file.
+struct Opened {
+    reader: Box<dyn BufRead>,
+    /// Bytes of the file that are read.
+    n_read: Rc<Cell<u64>>,
+}
+
+/// Opens a file, or standard input for `-`, and decompresses it if it is gzip.
+fn open(path: &Path) -> Result<Opened, String> {
     let failed = |error| Error::io(path, "open")(error).to_string();
     let source: Box<dyn Read> = match path.as_os_str() == "-" {
         true => Box::new(io::stdin()),
@@ -203,7 +209,7 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead>, Rc<Cell<u64>>), String> {
         true => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(reader)))),
         false => Box::new(BufReader::new(reader)),
     };
-    Ok((reader, n_read))
+    Ok(Opened { reader, n_read })
 }
 
 /// An item of a file of JSON lines, or a fault of the file.
@@ -218,8 +224,7 @@ struct Found {
 /// The items of a file of JSON lines.
 struct Lines {
     path: Rc<PathBuf>,
-    reader: Box<dyn BufRead>,
-    n_read: Rc<Cell<u64>>,
+    opened: Opened,
     /// The last line.
     line: u64,
     /// The next item, for shards.
@@ -230,15 +235,14 @@ struct Lines {
 impl Lines {
     /// The file number `number`.
     fn open(path: &Rc<PathBuf>, number: u64) -> Result<Lines, String> {
-        let (reader, n_read) = open(path)?;
-        Ok(Lines { path: path.clone(), reader, n_read, line: 0, number, has_ended: false })
+        Ok(Lines { path: path.clone(), opened: open(path)?, line: 0, number, has_ended: false })
     }
 
     /// The next line that is not blank. `n_before` bytes precede the file.
     fn next(&mut self, seed: u64, n_before: u64) -> Option<Found> {
         while !self.has_ended {
             let mut bytes = Vec::new();
-            let read = self.reader.by_ref().take(MAX_TEXT_BYTES + 1).read_until(b'\n', &mut bytes);
+            let read = self.opened.reader.by_ref().take(MAX_TEXT_BYTES + 1).read_until(b'\n', &mut bytes);
             self.line += 1;
             let fault = match read {
                 Err(error) => Some(cannot_read(&self.path, &error)),
@@ -247,7 +251,7 @@ impl Lines {
                 }
                 Ok(_) => None,
             };
-            let n_read = n_before + self.n_read.get();
+            let n_read = n_before + self.opened.n_read.get();
             let entry =
                 |digest, request| Entry { file: self.path.clone(), line: Some(self.line), digest, request, n_read };
             if let Some(problem) = fault {
