@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cases
@@ -64,6 +66,7 @@ def shards(folder: Path, corpus: list[Path], n: int) -> list[Path]:
             if numbers[number] % n != index:
                 continue
             found = {"file": file} | ({} if line is None else {"line": line})
+            found["digest"] = "00"
             found |= {"error": "no text"} if line == 6 else {"tokens": 3, "scored": 3, "sum_nll": float(number)}
             lines.append(json.dumps(found) + "\n")
         path.write_text("".join(lines))
@@ -123,15 +126,17 @@ def edit(path: Path, change) -> None:
     ("damage", "text"),
     [
         (lambda paths: edit(paths[1], lambda lines: lines[:-1]), "is missing"),
-        (lambda paths: edit(paths[0], lambda lines: lines[1:]), "expected line 1 of"),
-        (lambda paths: edit(paths[2], lambda lines: [*lines, lines[0]]), "is of no input"),
-        (lambda paths: edit(paths[0], lambda lines: [lines[0], *lines]), "expected line 6 of"),
+        (lambda paths: edit(paths[0], lambda lines: lines[1:]), "line 1 of"),
+        (lambda paths: edit(paths[2], lambda lines: [*lines, lines[0]]), "is of no input or double"),
+        (lambda paths: edit(paths[0], lambda lines: [lines[0], *lines]), "is of no input or double"),
+        (lambda paths: edit(paths[0], lambda lines: [lines[2], *lines, lines[1]]), "which is double"),
         (
             lambda paths: edit(paths[0], lambda lines: [*lines[:-1], lines[-1][:9]]),
             "is unfinished: run the shard again",
         ),
         (lambda paths: edit(paths[0], lambda lines: ["x\n", *lines]), "is not JSON"),
         (lambda paths: edit(paths[0], lambda lines: ["{}\n", *lines]), "is not a score"),
+        (lambda paths: edit(paths[0], lambda lines: ['{"file":"a","scored":"1","sum_nll":1}\n']), "is not a score"),
         (lambda paths: paths[1].unlink(), "is missing: run its shard"),
         (lambda paths: paths[1].rename(paths[1].with_name("scores.3.jsonl")), "is missing: run its shard"),
         (lambda paths: paths[1].with_name("scores.3.jsonl").touch(), "is not one of 3 shards"),
@@ -154,6 +159,90 @@ def test_an_input_that_was_not_scored_fails(tmp_path: Path, corpus: list[Path]) 
     assert corpus[1].read_text() == "on this continent"
 
 
+def fault(file: Path, line: int | None = None) -> str:
+    """The line of a file of JSON lines that could not be read."""
+    return json.dumps({"file": str(file)} | ({} if line is None else {"line": line}) | {"error": "cannot open"}) + "\n"
+
+
+@pytest.mark.parametrize("line", [None, 2])
+def test_a_file_that_one_shard_could_not_read_is_its_fault(
+    line: int | None, tmp_path: Path, corpus: list[Path]
+) -> None:
+    paths = shards(tmp_path / "scores", corpus, 3)
+    whole = paths[0].read_text().splitlines(keepends=True)
+    # Its items of the first file, except those before the fault.
+    edit(paths[0], lambda lines: [*lines[: (line or 1) - 1], fault(corpus[0], line), lines[2]])
+    number = line or 1
+    ended = join(tmp_path / "all.jsonl", tmp_path / "scores", 3, corpus)
+    assert ended.returncode == 2 and ended.stderr == (
+        f"join_scores.py: {corpus[0]} could not be read by shard 0: remove line {number} from {paths[0]} and run the "
+        "shard again\n"
+    )
+    # What the shard does then: the items are added at its end.
+    edit(paths[0], lambda lines: [text for text in lines if "digest" in text])
+    edit(paths[0], lambda lines: lines + [text for text in whole if text not in lines])
+    assert join(tmp_path / "all.jsonl", tmp_path / "scores", 3, corpus).returncode == 1
+    lines = (tmp_path / "all.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("sum_nll") for line in lines] == [0.0, 1.0, 2.0, None, 4.0, 5.0, 6.0]
+
+
+def test_a_fault_of_a_shard_without_an_item_of_the_file_is_reported(tmp_path: Path, corpus: list[Path]) -> None:
+    paths = shards(tmp_path / "scores", corpus, 5)
+    # The last file has the items 2 and 3.
+    edit(paths[0], lambda lines: [*lines, fault(corpus[2])])
+    ended = join(tmp_path / "all.jsonl", tmp_path / "scores", 5, corpus)
+    assert ended.returncode == 2 and f"{corpus[2]} could not be read by shard 0: remove line 2" in ended.stderr
+
+
+def test_a_file_that_cannot_be_read_has_one_error_line(tmp_path: Path, corpus: list[Path]) -> None:
+    paths = shards(tmp_path / "scores", corpus, 3)
+    missing, empty = tmp_path / "missing.jsonl", tmp_path / "empty.jsonl.gz"
+    empty.touch()
+    for path in paths:
+        edit(path, lambda lines: [*lines, fault(missing), fault(empty)])
+    ended = join(tmp_path / "all.jsonl", tmp_path / "scores", 3, [*corpus, missing, empty])
+    assert ended.returncode == 1 and "9 items, 3 with an error" in ended.stderr
+    assert (tmp_path / "all.jsonl").read_text().splitlines(keepends=True)[7:] == [fault(missing), fault(empty)]
+    # One of the shards could read it.
+    (tmp_path / "all.jsonl").unlink()
+    edit(paths[1], lambda lines: [line for line in lines if str(missing) not in line])
+    ended = join(tmp_path / "all.jsonl", tmp_path / "scores", 3, [*corpus, missing, empty])
+    assert ended.returncode == 2 and "missing.jsonl cannot be read: " in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("n_items", [0, 3, 5])
+def test_a_damaged_file_has_the_lines_before_its_fault(n_items: int, tmp_path: Path) -> None:
+    """The program may end more or fewer lines before the damage than zlib in Python."""
+    file = tmp_path / "a.jsonl.gz"
+    whole = gzip.compress(b"".join(b'{"text": "%d"}\n' % index for index in range(4000)))
+    file.write_bytes(whole[:200] + bytes(1000) + whole[1200:])
+    with pytest.raises((zlib.error, EOFError, OSError)):
+        gzip.decompress(file.read_bytes())
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    items = [{"file": str(file), "line": line, "digest": "00", "scored": 1, "sum_nll": 1.0} for line in range(1, 6)]
+    lines = [json.dumps(item) + "\n" for item in items[:n_items]]
+    end = fault(file, n_items + 1)
+    for index in range(2):
+        (folder / f"scores.{index}.jsonl").write_text("".join(lines[index::2]) + end)
+    ended = join(tmp_path / "all.jsonl", folder, 2, [file])
+    assert ended.returncode == 1 and ended.stderr.startswith(f"{n_items + 1} items, 1 with an error")
+    assert (tmp_path / "all.jsonl").read_text() == "".join(lines) + end
+    # Without the faults, the damage is that of the file here.
+    (tmp_path / "all.jsonl").unlink()
+    (folder / "scores.1.jsonl").write_text("".join(lines[1::2]))
+    ended = join(tmp_path / "all.jsonl", folder, 2, [file])
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
+    assert f"{file} cannot be read: " in ended.stderr or "is missing" in ended.stderr
+
+
+def test_paths_are_one_file_as_for_the_program(tmp_path: Path, corpus: list[Path]) -> None:
+    shards(tmp_path / "scores", corpus, 3)
+    again = [f"{corpus[0].parent}//./{corpus[0].name}", f"{corpus[1]}/", f"{corpus[2].parent}/./{corpus[2].name}"]
+    ended = join(tmp_path / "all.jsonl", tmp_path / "scores", 3, [*corpus, *again])
+    assert ended.returncode == 1 and "7 items" in ended.stderr, ended.stderr
+
+
 def test_the_program_and_the_scripts_agree(tmp_path: Path, corpus: list[Path]) -> None:
     """The real program: two shards, one of them stopped in a line and continued, have the lines of one run."""
     model = cases.packed(cases.demo(tmp_path / "demo"))
@@ -168,6 +257,12 @@ def test_the_program_and_the_scripts_agree(tmp_path: Path, corpus: list[Path]) -
     assert batch(["2", model, tmp_path / "scores", *corpus], 0, OLMO_INFER=program).returncode in (0, 1)
     assert join(tmp_path / "all.jsonl", tmp_path / "scores", 2, corpus).returncode == 1
     assert (tmp_path / "all.jsonl").read_text() == whole.stdout
+
+
+def test_the_batch_script_guards_empty_arrays() -> None:
+    """Bash before 4.4, which this machine may lack, takes an empty array for an unset variable."""
+    arrays = re.findall(r"(\$\{\w+\[@\]\+)?\"\$\{\w+\[@\]\}\"", BATCH.read_text())
+    assert len(arrays) == 2 and all(arrays)
 
 
 def test_the_batch_script_has_no_findings_of_shellcheck() -> None:
