@@ -10,7 +10,8 @@ Each checkpoint is a folder that olmo-pack reads; the last number after "step" i
     olmo-pack diff out/PREVIOUS.olmo out/NAME.olmo     compares its weights with those of the checkpoint before it
 
 and then out/table.md and out/table.json are written, and out/loss.svg with `--plot`. `--remove-models` deletes a model
-file when its scores and differences are known, so that two of them exist at a time. docs/checkpoints.md is the recipe.
+file when its scores and differences are known, so that two of them exist at a time. out/NAME.packed.json has the files
+that a model was packed from: a run with others is refused. docs/checkpoints.md is the recipe.
 
 The programs are those of --bin, of target/release or of the PATH. Only the plot needs a package, matplotlib.
 """
@@ -110,11 +111,53 @@ def run(command: list[str | Path], allowed: tuple[int, ...] = (0,)) -> str:
     return ended.stdout
 
 
-def losses(scores: Path) -> tuple[Loss, dict[str, Loss]]:
-    """The loss over all lines of a file of scores, and over those of each text file."""
+def sources(folder: Path, dtype: str | None) -> dict:
+    """What a model file is packed from: the files of a checkpoint, with their sizes in bytes and their times."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            found = path.stat()
+            files[path.name] = [found.st_size, found.st_mtime_ns]
+    return {"folder": str(folder.resolve()), "dtype": dtype, "files": files}
+
+
+def other_source(model: Path, record: Path, packed_from: dict) -> str | None:
+    """How the sources of a model file that exists differ from those of now; None if they are the same."""
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        before = None
+    if not isinstance(before, dict) or not isinstance(before.get("files"), dict):
+        return f"{record} does not record what {model} was packed from"
+    for name in ("folder", "dtype"):
+        if before.get(name) != packed_from[name]:
+            return f"{model} was packed from the {name} {before.get(name)}, now it is {packed_from[name]}"
+    files = {**before["files"], **packed_from["files"]}
+    changed = [name for name in files if before["files"].get(name) != packed_from["files"].get(name)]
+    return f"{changed[0]} in {packed_from['folder']} has changed since {model} was packed" if changed else None
+
+
+def pack(program: Path, folder: Path, model: Path, dtype: str | None) -> None:
+    """Packs a checkpoint, unless that has been done."""
+    record = model.with_suffix(".packed.json")
+    packed_from = sources(folder, dtype)
+    if model.exists():
+        if difference := other_source(model, record, packed_from):
+            raise CheckpointError(f"{difference}: name another folder of results, or remove {model}")
+        return
+    # Before the model: one that exists has its own record.
+    record.write_text(json.dumps(packed_from, indent=1) + "\n", encoding="utf-8")
+    run([program, folder, model, *(["--dtype", dtype] if dtype else [])])
+
+
+def losses(scores: Path, texts: list[str]) -> tuple[Loss, dict[str, Loss]]:
+    """The loss over the lines of some text files in a file of scores, and over those of each."""
     total, by_file = Loss(), {}
     for number, line in enumerate(scores.read_text(encoding="utf-8").splitlines(), 1):
         found = json.loads(line)
+        # Earlier runs may have scored more.
+        if found["file"] not in texts:
+            continue
         if "error" in found:
             raise CheckpointError(f"line {number} of {scores} has an error: {found['error']}")
         if found["sum_nll"] is None:
@@ -207,9 +250,7 @@ def evaluate(arguments: argparse.Namespace, find) -> list[Row]:
     rows, previous = [], None
     for step, folder in in_order(arguments.checkpoints):
         model = arguments.output / f"{folder.name}.olmo"
-        if not model.exists():
-            dtype = ["--dtype", arguments.dtype] if arguments.dtype else []
-            run([find("olmo-pack"), folder, model, *dtype])
+        pack(find("olmo-pack"), folder, model, arguments.dtype)
         scores = arguments.output / f"{folder.name}.jsonl"
         options = ["--threads", str(arguments.threads)] if arguments.threads else []
         options += ["--format", arguments.format] if arguments.format else []
@@ -223,7 +264,7 @@ def evaluate(arguments: argparse.Namespace, find) -> list[Row]:
             moved = change(json.loads(report))
             if arguments.remove_models:
                 previous.unlink()
-        rows.append(Row(folder.name, step, *losses(scores), *moved))
+        rows.append(Row(folder.name, step, *losses(scores, arguments.texts), *moved))
         previous = model
     if arguments.remove_models and previous is not None:
         previous.unlink()

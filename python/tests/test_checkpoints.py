@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,40 @@ def test_checkpoints_are_compared_in_the_order_of_their_steps(
     # Nothing is computed twice.
     again = run(tmp_path / "out", checkpoints, texts)
     assert again.stdout == ended.stdout and again.stderr.count("2 of 2 items were in") == 2
+
+
+def test_weights_that_were_not_packed_are_refused(tmp_path: Path, checkpoints: list[Path], texts: list[Path]) -> None:
+    ended = run(tmp_path / "out", checkpoints, texts)
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "out/table.md").read_text()
+    # The same files again are no others.
+    assert run(tmp_path / "out", checkpoints, texts).stdout == table
+    moved = [tmp_path / "other" / folder.name for folder in checkpoints]
+    (tmp_path / "other").mkdir()
+    for folder, other in zip(checkpoints, moved, strict=True):
+        shutil.copytree(folder, other)
+    for folders, options, text in [
+        (moved, (), "was packed from the folder"),
+        (checkpoints, ("--dtype", "bf16"), "was packed from the dtype None, now it is bf16"),
+    ]:
+        ended = run(tmp_path / "out", folders, texts, *options)
+        assert ended.returncode == 1 and text in ended.stderr.splitlines()[-1], ended.stderr
+    head = checkpoints[1] / "lm_head.weight.npy"
+    np.save(head, np.load(head) * 3)
+    ended = run(tmp_path / "out", checkpoints, texts)
+    assert ended.returncode == 1 and "lm_head.weight.npy in" in ended.stderr.splitlines()[-1], ended.stderr
+    assert "has changed since" in ended.stderr and (tmp_path / "out/table.md").read_text() == table
+    (tmp_path / "out" / f"{checkpoints[0].name}.packed.json").unlink()
+    ended = run(tmp_path / "out", checkpoints[:1], texts)
+    assert ended.returncode == 1 and "does not record what" in ended.stderr.splitlines()[-1], ended.stderr
+
+
+def test_texts_of_earlier_runs_are_left_out(tmp_path: Path, checkpoints: list[Path], texts: list[Path]) -> None:
+    assert run(tmp_path / "out", checkpoints[:1], texts).returncode == 0
+    ended = run(tmp_path / "out", checkpoints[:1], texts[:1])
+    assert ended.returncode == 0, ended.stderr
+    [row] = json.loads((tmp_path / "out/table.json").read_text())
+    assert row["nats_per_token_by_file"].keys() == {str(texts[0])} and row["scored"] == 200
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path, checkpoints: list[Path], texts: list[Path]) -> None:
