@@ -124,7 +124,7 @@ class Scorer:
             batch = batch.append_column(name, pa.array([row.get(name) for row in rows], type=kind))
         return batch
 
-    def rows(self, values: Sequence[str | Sequence[int] | None]) -> list[dict[str, Any]]:
+    def rows(self, values: Sequence[str | Sequence[int] | np.ndarray | None]) -> list[dict[str, Any]]:
         """The columns of each value."""
         rows: list[dict[str, Any]] = []
         items, owners = [], []
@@ -149,7 +149,7 @@ class Scorer:
                 rows[index]["sum_nll"] = summed([score.nll for score in scores])
         return rows
 
-    def _sequence(self, value: str | Sequence[int] | None) -> tuple[list[int], dict[str, int]]:
+    def _sequence(self, value: str | Sequence[int] | np.ndarray | None) -> tuple[list[int], dict[str, int]]:
         """The tokens of a value, of which all after the first are scored, and its extent."""
         if isinstance(value, str):
             start = start_token(self.model)
@@ -157,13 +157,17 @@ class Scorer:
                 raise RowError("the model has no <|endoftext|> and no EOS id to begin a text")
             tokens = [start, *(int(token) for token in self.model.tokenize(value))]
             return tokens, {"n_bytes": len(value.encode()), "n_words": len(re.split(r"\s+", value))}
+        # A column of tensors, as `ray.data.from_numpy` makes it.
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            value = value.tolist()
         if isinstance(value, list) and value and all(type(token) is int for token in value):
             size = self.model.vocab_size
             outside = next((index for index, token in enumerate(value) if not 0 <= token < size), None)
             if outside is not None:
                 raise RowError(f"token {outside} is {value[outside]}, the vocabulary has ids 0 to {size - 1}")
             return value, {}
-        found = "null" if value is None else "an empty list" if value == [] else f"a {type(value).__name__}"
+        is_empty = isinstance(value, list) and not value
+        found = "null" if value is None else "an empty list" if is_empty else f"a {type(value).__name__}"
         raise RowError(f"the row has {found}, expected a text or token ids")
 
 

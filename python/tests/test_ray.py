@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ |= {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 import cases
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
@@ -222,6 +223,23 @@ def test_batches_that_cannot_be_scored_are_refused(model: str) -> None:
         scorer(pa.table({"body": ["a"]}))
     with pytest.raises(ValueError, match="has a column 'error' already"):
         scorer(pa.table({"text": ["a"], "error": ["b"]}))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_arrays_are_ids(model: str) -> None:
+    ids = np.frombuffer(SPEECH[:80].encode(), np.uint8).reshape(2, 40)
+    for kind in ("u1", "i8"):
+        found = score(ray.data.from_numpy(ids.astype(kind)), model, column="data").to_pandas()
+        assert list(found["sum_nll"]) == [of_row["sum_nll"] for of_row in Scorer(model).rows(ids.tolist())]
+        assert list(found["n_tokens"]) == [39, 39]
+
+
+def test_arrays_that_are_no_ids_have_an_error(model: str) -> None:
+    rows = Scorer(model).rows([np.array([], np.int64), np.array([1.0]), ids := np.array([[1, 2]]), np.array(1), ids[0]])
+    errors = [row.get("error", "") for row in rows]
+    assert [error.split(",")[0].removeprefix("the row has ") for error in errors] == [
+        *("an empty list", "a list", "a ndarray", "a ndarray", ""),
+    ]
 
 
 def test_rows_of_another_type_have_an_error(model: str) -> None:
