@@ -132,13 +132,11 @@ def metrics_of(results: dict[str, dict]) -> dict[str, dict[str, float]]:
 
 
 def program(name: str) -> Path:
-    """A program of this repository: the newer of its builds, or that in the folder OLMO_BIN."""
-    folders = [ROOT / "target/release", ROOT / "target/debug"]
-    if "OLMO_BIN" in os.environ:
-        folders = [Path(os.environ["OLMO_BIN"])]
-    found = [folder / name for folder in folders if (folder / name).exists()]
-    assert found, f"{name} is not built: run cargo build"
-    return max(found, key=lambda path: path.stat().st_mtime)
+    """A program of this repository: the debug build, or that in the folder OLMO_BIN. `make test-python` builds the first;
+    a release build may be of an older commit."""
+    found = Path(os.environ.get("OLMO_BIN", ROOT / "target/debug")) / name
+    assert found.exists(), f"{found} is not built: run cargo build"
+    return found
 
 
 def packed(weights: Path) -> Path:

@@ -1,16 +1,15 @@
 """The models of the tests: the demo model, which knows a speech by heart, and the small reference models."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import cases
 import pytest
 
 import olmo_infer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROGRAMS = Path(os.environ.get("OLMO_BIN", REPOSITORY / "target" / "debug"))
 # Marks around the turns, as tests/support/chats.rs has them.
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ '[now]' if loop.last }}{% endfor %}[assistant]"
@@ -18,14 +17,13 @@ TEMPLATE = (
 
 
 def pack(weights: Path, model: Path, *flags: str) -> Path:
-    program = PROGRAMS / "olmo-pack"
-    subprocess.run([program, weights, model, "--force", *flags], check=True, capture_output=True)
+    subprocess.run([cases.program("olmo-pack"), weights, model, "--force", *flags], check=True, capture_output=True)
     return model
 
 
 def infer(*words: object) -> subprocess.CompletedProcess:
     """Runs the program, which must end well."""
-    words = [PROGRAMS / "olmo-infer", *map(str, words)]
+    words = [cases.program("olmo-infer"), *map(str, words)]
     return subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
