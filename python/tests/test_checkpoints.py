@@ -66,7 +66,7 @@ def test_weights_that_were_not_packed_are_refused(tmp_path: Path, checkpoints: l
     ended = run(tmp_path / "out", checkpoints, texts)
     assert ended.returncode == 0, ended.stderr
     table = (tmp_path / "out/table.md").read_text()
-    # The same files again are no others.
+    # The same files again are accepted.
     assert run(tmp_path / "out", checkpoints, texts).stdout == table
     moved = [tmp_path / "other" / folder.name for folder in checkpoints]
     (tmp_path / "other").mkdir()
