@@ -12,8 +12,8 @@ Every option is the harness's. In Python, importing this module registers the mo
     lm_eval.simple_evaluate(model="olmo", model_args={"path": "model.olmo"}, tasks=["hellaswag"])
 
 Requests become the tokens that they are for the harness's `hf` model: the same split of context and continuation, the
-same prefix token, rolling windows and truncation from the left. All log-likelihoods of a call are computed together:
-what several requests begin with is evaluated once. The numbers do not depend on the batch, the threads or the order.
+same prefix token, rolling windows and truncation from the left. Log-likelihoods are computed together, thousands at a
+time: what several requests begin with is evaluated once. The numbers do not depend on the batch, the threads or the order.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lm_eval.models  # noqa: F401  # Registers the harness's own models, which a full registry would not load later.
@@ -34,12 +35,15 @@ import olmo_infer
 from olmo_infer.texts import start_token
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lm_eval.api.instance import Instance
 
 # Below the harness's logger, whose handler and level it has.
 logger = logging.getLogger("lm_eval.olmo")
+
+# Requests that are computed together. The harness's cache has those of the slices before when a run is stopped.
+SLICE = 4096
 
 # What a sampler understands. `do_sample` decides between greedy and sampled.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -207,6 +211,22 @@ class OlmoLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """The same of ids: each request is its text, which names it in the harness's cache, its context and its
         continuation."""
+        answers: dict[int, tuple[float, bool]] = {}
+
+        def done(index: int, answer: tuple[float, bool]) -> None:
+            answers[index] = answer
+            text = requests[index][0]
+            if text is not None:
+                self.cache_hook.add_partial("loglikelihood", text, answer)
+
+        items = self._items(requests)
+        # What begins alike is in one slice.
+        order = sorted(range(len(items)), key=lambda index: items[index][0])
+        self._answers(items, order, range(len(items)), done, disable_tqdm)
+        return [answers[index] for index in range(len(items))]
+
+    def _items(self, requests: list[tuple[Any, list[int], list[int]]]) -> list[tuple[list[int], int]]:
+        """What `Model.score` takes of contexts and continuations. A context that is too long is cut from the left."""
         items, n_cut, most_cut = [], 0, 0
         for index, (_, context, continuation) in enumerate(requests):
             if not context or not continuation:
@@ -227,19 +247,47 @@ class OlmoLM(TemplateLM):
                 "%d tokens at most",
                 *(n_cut, len(requests), self.max_length, most_cut),
             )
-        answers = []
-        for (text, _, _), score in zip(requests, self._score(items, disable_tqdm), strict=True):
-            answer = (-float(score.sum_nll), bool(score.all_greedy))
-            answers.append(answer)
-            if text is not None:
-                self.cache_hook.add_partial("loglikelihood", text, answer)
-        return answers
+        return items
+
+    def _answers(
+        self,
+        items: list[tuple[list[int], int]],
+        order: list[int],
+        owners: Sequence[int],
+        done: Callable[[int, tuple[float, bool]], None],
+        disable_tqdm: bool,
+    ) -> None:
+        """Computes items in slices of an order, and calls `done` for each that has an answer, with its index.
+
+        Raises the first error of an item at the end, with the request that the item belongs to.
+        """
+        failed: dict[int, olmo_infer.Error] = {}
+        with tqdm(desc="Evaluating tokens", unit=" tokens", disable=disable_tqdm) as bar:
+            for begin in range(0, len(order), SLICE):
+                indices = order[begin : begin + SLICE]
+                scores = self.model.score(
+                    [items[index] for index in indices],
+                    at_once=self.at_once,
+                    progress=lambda n_tokens, _: bar.update(n_tokens),
+                    **self.options,
+                )
+                for index, score in zip(indices, scores, strict=True):
+                    if score.error is None:
+                        done(index, (-float(score.sum_nll), bool(score.all_greedy)))
+                    else:
+                        failed.setdefault(owners[index], score.error)
+        if failed:
+            first = min(failed)
+            # The message of the package has the number in the slice.
+            problem = str(failed[first]).split(": ", 1)[-1]
+            others = f"; {len(failed)} requests have no answer" if len(failed) > 1 else ""
+            raise type(failed[first])(f"request {first}: {problem}{others}")
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each text. Longer ones are cut into windows of `max_length` tokens; each token is
         predicted once. A text without tokens has 0."""
-        windows, counts = [], []
-        for (text,) in (request.args for request in requests):
+        windows, owners = [], []
+        for number, (text,) in enumerate(request.args for request in requests):
             rolling = utils.get_rolling_token_windows(
                 token_list=self.tok_encode(text),
                 prefix_token=self.prefix_token_id,
@@ -248,21 +296,20 @@ class OlmoLM(TemplateLM):
             )
             of_text = [(None, *utils.make_disjoint_window(pair)) for pair in rolling]
             windows.extend(of_text)
-            counts.append(len(of_text))
-        scored = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
-        totals = []
-        for request, count in zip(requests, counts, strict=True):
-            total = sum((next(scored)[0] for _ in range(count)), 0.0)
-            totals.append(total)
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
-        return totals
+            owners.extend([number] * len(of_text))
+        # In the order of the texts, so that each is complete soon. Their windows share little.
+        of_texts: list[list[float]] = [[] for _ in requests]
+        n_windows = Counter(owners)
 
-    def _score(self, items: list[tuple[list[int], int]], disable_tqdm: bool) -> list[Any]:
-        """The scores of items, in their order. One whose logits are not finite raises its error when it is read."""
-        with tqdm(desc="Evaluating tokens", unit=" tokens", disable=disable_tqdm) as bar:
-            return self.model.score(
-                items, at_once=self.at_once, progress=lambda n_tokens, _: bar.update(n_tokens), **self.options
-            )
+        def done(index: int, answer: tuple[float, bool]) -> None:
+            number = owners[index]
+            of_texts[number].append(answer[0])
+            if len(of_texts[number]) == n_windows[number]:
+                total = sum(of_texts[number], 0.0)
+                self.cache_hook.add_partial("loglikelihood_rolling", requests[number].args, total)
+
+        self._answers(self._items(windows), list(range(len(windows))), owners, done, disable_tqdm)
+        return [sum(of_text, 0.0) for of_text in of_texts]
 
     # Generated text.
 

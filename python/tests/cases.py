@@ -132,8 +132,8 @@ def metrics_of(results: dict[str, dict]) -> dict[str, dict[str, float]]:
 
 
 def program(name: str) -> Path:
-    """A program of this repository: the debug build, or that in the folder OLMO_BIN. `make test-python` builds the first;
-    a release build may be of an older commit."""
+    """A program of this repository: the debug build, which `make test-python` builds, or that in the folder OLMO_BIN. A
+    release build may be of an older commit."""
     found = Path(os.environ.get("OLMO_BIN", ROOT / "target/debug")) / name
     assert found.exists(), f"{found} is not built: run cargo build"
     return found

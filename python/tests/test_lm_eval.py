@@ -267,6 +267,96 @@ def test_the_text_without_context_follows_the_prefix_token(models: dict[str, str
     assert other == OlmoLM(path=models["demo"])._loglikelihood_tokens([(None, [32], list(b"seven"))])[0]
 
 
+class Hook:
+    """The harness's cache."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple] = []
+
+    def add_partial(self, kind: str, request: tuple, answer: object) -> None:
+        self.found.append((kind, request, answer))
+
+
+def test_slices_reach_the_cache_before_the_next_one(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(f"{'ab'[index % 2]} score", f" and {index}") for index in range(7)]
+    texts = [("Four score and seven",), ("years ago our fathers",), ("brought",)]
+    model = OlmoLM(path=models["demo"], max_length=64)
+    whole = model.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
+    model.max_length = 8
+    rolling = model.loglikelihood_rolling(asked("loglikelihood_rolling", *texts), disable_tqdm=True)
+    monkeypatch.setattr(olmo_infer.lm_eval, "SLICE", 3)
+    calls, real = [], model.model
+
+    class Stopping:
+        """A model that is stopped in its third call."""
+
+        def __getattr__(self, name: str):
+            return getattr(real, name)
+
+        def score(self, items, **options):
+            calls.append(items)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return real.score(items, **options)
+
+    for kind, requests, answers, n_cached, model.max_length in [
+        ("loglikelihood", pairs, whole, 6, 64),
+        # Of 3, 3 and 1 windows.
+        ("loglikelihood_rolling", texts, rolling, 2, 8),
+    ]:
+        hook = Hook()
+        model.set_cache_hook(hook)
+        assert getattr(model, kind)(asked(kind, *requests), disable_tqdm=True) == answers
+        assert sorted(hook.found) == sorted(zip([kind] * len(requests), requests, answers, strict=True))
+        hook.found.clear()
+        calls.clear()
+        model.model = Stopping()
+        with pytest.raises(KeyboardInterrupt):
+            getattr(model, kind)(asked(kind, *requests), disable_tqdm=True)
+        model.model = real
+        assert len(hook.found) == n_cached
+        # What begins alike is together.
+        if kind == "loglikelihood":
+            assert [{chr(item[0][0]) for item in items} for items in calls] == [{"a"}, {"a", "b"}, {"b"}]
+
+
+def test_an_answer_that_is_not_finite_costs_no_other(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(olmo_infer.lm_eval, "SLICE", 2)
+    model, hook = OlmoLM(path=models["demo"]), Hook()
+    model.set_cache_hook(hook)
+    real = model.model
+
+    class Failing:
+        """A score without finite logits after "b"."""
+
+        error = olmo_infer.NotFiniteError("item 1: logit of token 5 is NaN")
+
+    class Half:
+        def __getattr__(self, name: str):
+            return getattr(real, name)
+
+        def score(self, items, **options):
+            scores = real.score(items, **options)
+            return [Failing if item[0][0] == ord("b") else score for item, score in zip(items, scores, strict=True)]
+
+    model.model = Half()
+    for kind, requests in [
+        ("loglikelihood", [("c", "x"), ("b", "x"), ("a", "x"), ("b", "y"), ("a", "y")]),
+        ("loglikelihood_rolling", [("xyz",), ("zz",)]),
+    ]:
+        hook.found.clear()
+        if kind == "loglikelihood":
+            text = "^request 1: logit of token 5 is NaN; 2 requests have no answer$"
+            with pytest.raises(olmo_infer.NotFiniteError, match=text):
+                model.loglikelihood(asked(kind, *requests), disable_tqdm=True)
+            assert sorted(request[0] for _, request, _ in hook.found) == ["a", "a", "c"]
+        else:
+            model._prefix_token_id = ord("b")
+            with pytest.raises(olmo_infer.NotFiniteError, match="^request 0: "):
+                model.loglikelihood_rolling(asked(kind, *requests), disable_tqdm=True)
+            assert not hook.found
+
+
 def test_answers_are_cached_by_the_harness(models: dict[str, str], tasks: TaskManager, tmp_path) -> None:
     def run() -> dict:
         return lm_eval.simple_evaluate(
