@@ -270,10 +270,11 @@ fn common_mistakes_are_answered_with_next_step() {
 }
 
 #[test]
-fn score_of_text_advises_only_to_tokenize() {
+fn score_of_text_under_another_name_advises_its_format() {
     let folder = folder();
-    let scored = call(&folder, "olmo-infer score demo.olmo prompt.txt");
-    let advice = "(it looks like text); make ids of it with olmo-infer tokenize\"";
+    fs::copy(folder.join("prompt.txt"), folder.join("prompt")).expect("copied");
+    let scored = call(&folder, "olmo-infer score demo.olmo prompt");
+    let advice = "(it looks like text); name it .txt, or add --format text or --format jsonl\"";
     assert!(scored.code == Some(1) && scored.stdout.contains(advice), "{scored:?}");
 }
 

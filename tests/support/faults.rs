@@ -32,7 +32,7 @@ const FIRST_OF_MAIN: &str = "rt_sigaction(SIGXFSZ, ";
 /// Lines of `olmo-pack` that no two runs have in common begin so.
 const TIME: &str = "  time ";
 /// The content of `out/scores` before a run.
-const OLD_SCORE: &str = "{\"file\":\"earlier\",\"tokens\":1}\n";
+const OLD_SCORE: &str = "{\"file\":\"earlier\",\"tokens\":1,\"scored\":0,\"sum_nll\":0,\"mean_nll\":null}\n";
 
 /// Most characters of standard error that a failure repeats.
 const MAX_SAID: usize = 300;

@@ -30,6 +30,7 @@ fn all() -> Vec<Error> {
         Error::Length { path: path(), found: 2, expected: 1, is_stated: false },
         Error::Damaged { path: path(), place: "p".into(), found: "f".into(), expected: "e".into() },
         Error::Unfinished { path: path() },
+        Error::SavedSession { path: path(), source: SavedSessionError::NotASession },
         Error::Changed { path: path() },
         Error::Config { path: path(), source: config },
         Error::Map { path: path(), source: source() },

@@ -30,9 +30,9 @@ pub const COMMAND: Program = PROGRAM.command(NAME);
     example = "olmo-infer score model.olmo book.txt requests.jsonl.gz --output scores.jsonl",
     example = "olmo-infer score model.olmo hellaswag/*.jsonl.gz --tasks",
     example = "find . -name '*.bin' | olmo-infer score model.olmo > scores.jsonl",
-    note = "Files are texts (.txt), JSON lines (.jsonl, .json) or token ids (other names); .gz of the first two.\n\
-            A line of JSON has \"text\", \"tokens\", or \"context\" and \"continuation\", perhaps with an \"id\", or is\n\
-            a request of Ai2's evaluation.",
+    note = "Files are texts (.txt), JSON lines (.jsonl, .json), both also as .gz, or token ids (other\n\
+            names). A line of JSON has \"text\", \"tokens\", or \"context\" and \"continuation\", perhaps\n\
+            with an \"id\", or is a request of Ai2's evaluation.",
     note = "An object has the sum and the mean of the negative log-likelihoods of the tokens, in nats, and\n\
             perplexities by token, byte and word.",
     note = "A run that was stopped continues with the same --output.",

@@ -5,7 +5,7 @@ use crate::args::score::{Kind, ScoreArgs};
 use crate::failure::Failure;
 use crate::score::request::{Content, Request};
 use flate2::read::MultiGzDecoder;
-use olmo_infer::internals::error::{Error, reason};
+use olmo_infer::internals::error::{Error, TokenRemedy, display_path, reason};
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::digest;
 use olmo_infer::internals::text::token_file::read_ids_to_score;
@@ -133,7 +133,13 @@ impl<'a> Inputs<'a> {
 
     fn ids(&self, path: &Path) -> Result<Content, String> {
         let ids = read_ids_to_score(path, self.args.token_type, self.config.vocab_size);
-        ids.map(Content::Ids).map_err(|error| Advised::for_ids(&error).to_string())
+        ids.map(Content::Ids).map_err(|error| match &error {
+            Error::Tokens { path, problem, remedy: TokenRemedy::Encode } => {
+                let path = display_path(path);
+                format!("{path}: {problem}; name it .txt, or add --format text or --format jsonl")
+            }
+            error => Advised::for_ids(error).to_string(),
+        })
     }
 }
 
