@@ -46,7 +46,6 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo check --package olmo-infer --lib --no-default-features --features compute,text
 	cargo check --package olmo-pack
-	cargo clippy --manifest-path python/Cargo.toml --target-dir target --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
 ## Checks that need more tools than the toolchain, see scripts/audit.sh. The mutants of all files take hours and are not
@@ -106,7 +105,8 @@ python: .venv-python/installed
 	.venv-python/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-## The tests of the Python package.
+## The tests of the Python package, and its lints.
 test-python: python
+	cargo clippy --manifest-path python/Cargo.toml --target-dir target --locked -- -D warnings
 	cargo build --quiet --package olmo-pack --package olmo-infer
 	.venv-python/bin/pytest --quiet python/tests
