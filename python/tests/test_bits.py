@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_program(case, tmp_path):
     for number, part in enumerate(parts):
         files.append(tmp_path / f"{number}.bin")
         part.tofile(files[-1])
-    lines = [json.loads(line) for line in infer("score", path, *files).stdout.splitlines()]
+    lines = [json.loads(line) for line in infer("score", path, *files, "--per-token").stdout.splitlines()]
     scores = model.score(parts)
     assert [len(score) for score in scores] == [len(part) - 1 for part in parts]
     for line, score in zip(lines, scores, strict=True):
