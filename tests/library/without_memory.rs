@@ -40,6 +40,8 @@ fn every_fallible_allocation_returns_memory_error() {
     let file = Arc::new(ModelFile::open(&path).expect("a model"));
     assert_returns_memory_errors("Network::new", 2, || Network::new(file.clone()).map(Arc::new));
     model.network().expect("made once for all sessions");
+    // The first one of the process looks for the fastest instruction set, which allocates.
+    let _measured = Options::new(64);
     assert_returns_memory_errors("Model::session", 0, || model.session(Options::new(64)));
     let mut session = model.session(Options::new(64)).expect("it fits");
     assert_returns_memory_errors("Session::prefill", 0, || {
@@ -51,6 +53,14 @@ fn every_fallible_allocation_returns_memory_error() {
     assert_returns_memory_errors("Session::generate", 0, || {
         session.generate(Sampling::GREEDY).take(3).try_for_each(|id| id.map(|_| ()))
     });
+    assert_returns_memory_errors("Session::prefill_visiting", 0, || {
+        session.restart();
+        session.prefill_visiting(&[70, 111, 117, 114], |_| ControlFlow::Continue(()))
+    });
+    assert_returns_memory_errors("Session::fork", 0, || session.fork());
+    // Paths and names of the file.
+    assert_returns_memory_errors("Session::save", 100, || session.save(folder.join("s.session")));
+    assert_returns_memory_errors("Model::load_session", 100, || model.load_session(folder.join("s.session")));
     let prompt = [70, 111, 117, 114];
     let runs = [Run { top: usize::MAX, ..Run::new(&prompt, 6) }; 2];
     // The files of the OS that state the free memory are read by std.
