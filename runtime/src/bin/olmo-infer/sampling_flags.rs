@@ -3,22 +3,9 @@
 use olmo_infer::Sampling;
 use olmo_infer::internals::file::sampling::{AuthorSampling, SamplingWishes};
 
-/// The options of sampling; `None` where the user gives none.
+/// The options of sampling, `--temperature` and so on; `None` where the user gives none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SamplingFlags {
-    /// `--temperature`
-    pub temperature: Option<f64>,
-    /// `--top-k`
-    pub top_k: Option<usize>,
-    /// `--top-p`
-    pub top_p: Option<f64>,
-    /// `--min-p`
-    pub min_p: Option<f64>,
-    /// `--repetition-penalty`
-    pub repetition_penalty: Option<f64>,
-    /// `--seed`
-    pub seed: Option<u64>,
-}
+pub struct SamplingFlags(pub SamplingWishes);
 
 impl SamplingFlags {
     /// Checks that tokens can be chosen with every value.
@@ -27,10 +14,10 @@ impl SamplingFlags {
     /// A text about the first value that is out of range.
     pub fn check(&self) -> Result<(), String> {
         let numbers = [
-            ("--temperature", self.temperature, 0.0, 1e6),
-            ("--top-p", self.top_p, 0.0, 1.0),
-            ("--min-p", self.min_p, 0.0, 1.0),
-            ("--repetition-penalty", self.repetition_penalty, 1e-3, 1e3),
+            ("--temperature", self.0.temperature, 0.0, 1e6),
+            ("--top-p", self.0.top_p, 0.0, 1.0),
+            ("--min-p", self.0.min_p, 0.0, 1.0),
+            ("--repetition-penalty", self.0.repetition_penalty, 1e-3, 1e3),
         ];
         for (flag, value, low, high) in numbers {
             if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
@@ -38,7 +25,7 @@ impl SamplingFlags {
                 return Err(format!("{flag} {shown}: expected a number from {low} to {high}"));
             }
         }
-        match self.top_k {
+        match self.0.top_k {
             Some(0) => Err("--top-k must be at least 1".into()),
             _ => Ok(()),
         }
@@ -46,16 +33,14 @@ impl SamplingFlags {
 
     /// The sampling of a run: each option overrides the author's value.
     pub fn resolve(&self, author: Option<&AuthorSampling>) -> Sampling {
-        let SamplingFlags { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *self;
-        let wishes = SamplingWishes { temperature, top_k, top_p, min_p, repetition_penalty, seed };
-        wishes.sampling(author.map(AuthorSampling::sampling))
+        self.0.sampling(author.map(AuthorSampling::sampling))
     }
 
     /// Where the values of [`SamplingFlags::resolve`] come from, for messages.
     pub fn origin(&self, author: Option<&AuthorSampling>) -> &'static str {
-        let given = SamplingFlags { seed: None, ..*self } != SamplingFlags::default();
+        let given = SamplingWishes { seed: None, ..self.0 } != SamplingWishes::default();
         // Without an author the seed alone makes the answer random.
-        let given = given || author.is_none() && self.seed.is_some();
+        let given = given || author.is_none() && self.0.seed.is_some();
         match (author.is_some(), given) {
             (true, true) => "flags, the rest by the model's author",
             (true, false) => "by the model's author",
@@ -82,14 +67,20 @@ mod tests {
         let none = SamplingFlags::default();
         assert_eq!(resolve(none), Sampling::GREEDY);
         let hot = Sampling { temperature: 1.0, ..Sampling::GREEDY };
-        assert_eq!(resolve(SamplingFlags { seed: Some(3), ..none }), hot);
-        assert_eq!(resolve(SamplingFlags { top_k: Some(3), ..none }), Sampling { top_k: Some(3), ..hot });
-        assert_eq!(resolve(SamplingFlags { min_p: Some(0.5), ..none }), Sampling { min_p: 0.5, ..hot });
-        let flags = SamplingFlags { temperature: Some(0.0), top_p: Some(0.5), ..none };
+        assert_eq!(resolve(SamplingFlags(SamplingWishes { seed: Some(3), ..none.0 })), hot);
+        assert_eq!(
+            resolve(SamplingFlags(SamplingWishes { top_k: Some(3), ..none.0 })),
+            Sampling { top_k: Some(3), ..hot }
+        );
+        assert_eq!(
+            resolve(SamplingFlags(SamplingWishes { min_p: Some(0.5), ..none.0 })),
+            Sampling { min_p: 0.5, ..hot }
+        );
+        let flags = SamplingFlags(SamplingWishes { temperature: Some(0.0), top_p: Some(0.5), ..none.0 });
         assert_eq!(resolve(flags), Sampling { top_p: 0.5, ..Sampling::GREEDY });
-        let flags = SamplingFlags { repetition_penalty: Some(1.1), ..none };
+        let flags = SamplingFlags(SamplingWishes { repetition_penalty: Some(1.1), ..none.0 });
         assert_eq!(resolve(flags), Sampling { repetition_penalty: 1.1, ..Sampling::GREEDY });
-        assert_eq!(SamplingFlags { seed: Some(77), ..none }.resolve(None).seed, 77);
+        assert_eq!(SamplingFlags(SamplingWishes { seed: Some(77), ..none.0 }).resolve(None).seed, 77);
         assert_ne!(none.resolve(None).seed, none.resolve(None).seed);
     }
 
@@ -99,24 +90,30 @@ mod tests {
         let resolve = |flags: SamplingFlags| Sampling { seed: 0, ..flags.resolve(Some(&author)) };
         let none = SamplingFlags::default();
         assert_eq!(resolve(none), AUTHOR);
-        assert_eq!(resolve(SamplingFlags { seed: Some(1), ..none }), AUTHOR);
-        assert_eq!(resolve(SamplingFlags { top_p: Some(0.5), ..none }), Sampling { top_p: 0.5, ..AUTHOR });
-        let greedy = resolve(SamplingFlags { temperature: Some(0.0), ..none });
+        assert_eq!(resolve(SamplingFlags(SamplingWishes { seed: Some(1), ..none.0 })), AUTHOR);
+        assert_eq!(
+            resolve(SamplingFlags(SamplingWishes { top_p: Some(0.5), ..none.0 })),
+            Sampling { top_p: 0.5, ..AUTHOR }
+        );
+        let greedy = resolve(SamplingFlags(SamplingWishes { temperature: Some(0.0), ..none.0 }));
         assert_eq!(greedy, Sampling { temperature: 0.0, ..AUTHOR });
         // An author who does not draw does not keep a user from it.
         let still = AuthorSampling::of(Sampling::GREEDY).expect("possible");
-        let drawn = SamplingFlags { top_k: Some(9), ..none }.resolve(Some(&still));
+        let drawn = SamplingFlags(SamplingWishes { top_k: Some(9), ..none.0 }).resolve(Some(&still));
         assert_eq!((drawn.temperature, drawn.top_k), (1.0, Some(9)));
-        let seeded = SamplingFlags { seed: Some(3), ..none };
+        let seeded = SamplingFlags(SamplingWishes { seed: Some(3), ..none.0 });
         assert_eq!(seeded.resolve(Some(&still)), Sampling { seed: 3, ..Sampling::GREEDY });
         assert_eq!((seeded.origin(Some(&still)), seeded.origin(None)), ("by the model's author", "flags"));
-        let huge = SamplingFlags { temperature: Some(1e300), ..none }.check();
+        let huge = SamplingFlags(SamplingWishes { temperature: Some(1e300), ..none.0 }).check();
         assert_eq!(huge, Err("--temperature 1e300: expected a number from 0 to 1000000".into()));
         assert_eq!(none.origin(Some(&author)), "by the model's author");
         assert_eq!(
-            SamplingFlags { top_k: Some(9), ..none }.origin(Some(&author)),
+            SamplingFlags(SamplingWishes { top_k: Some(9), ..none.0 }).origin(Some(&author)),
             "flags, the rest by the model's author"
         );
-        assert_eq!((none.origin(None), SamplingFlags { top_k: Some(9), ..none }.origin(None)), ("default", "flags"));
+        assert_eq!(
+            (none.origin(None), SamplingFlags(SamplingWishes { top_k: Some(9), ..none.0 }).origin(None)),
+            ("default", "flags")
+        );
     }
 }

@@ -9,6 +9,7 @@ use olmo_infer::internals::cli::exit::CliExit;
 use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::sampling::SamplingWishes;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::kv_type::KvType;
 use std::fmt::Display;
@@ -129,14 +130,14 @@ pub(super) fn parse(words: &Words) -> Result<ChatArgs, CliExit> {
     if raw.system.as_ref().is_some_and(String::is_empty) {
         return Err(usage("--system is empty, expected a text; leave it out"));
     }
-    let sampling = SamplingFlags {
+    let sampling = SamplingFlags(SamplingWishes {
         temperature: raw.temperature,
         top_k: raw.top_k,
         top_p: raw.top_p,
         min_p: raw.min_p,
         repetition_penalty: raw.repetition_penalty,
         seed: raw.seed,
-    };
+    });
     sampling.check().map_err(usage)?;
     Ok(ChatArgs {
         backend: values::backend(raw.isa.as_deref(), None).map_err(usage)?,

@@ -12,6 +12,7 @@ use olmo_infer::internals::cli::exit::CliExit;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::error::display_path;
 use olmo_infer::internals::file::mapping::Load;
+use olmo_infer::internals::file::sampling::SamplingWishes;
 use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
@@ -244,14 +245,14 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
     if raw.stop.iter().any(String::is_empty) {
         return Err(usage("--stop is empty, expected a text"));
     }
-    let sampling = SamplingFlags {
+    let sampling = SamplingFlags(SamplingWishes {
         temperature: raw.temperature,
         top_k: raw.top_k,
         top_p: raw.top_p,
         min_p: raw.min_p,
         repetition_penalty: raw.repetition_penalty,
         seed: raw.seed,
-    };
+    });
     sampling.check().map_err(usage)?;
     let backend = values::backend(raw.isa.as_deref(), raw.matmul.as_deref()).map_err(usage)?;
     if raw.token_type.is_some() && prompt.is_some() {
