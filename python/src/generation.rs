@@ -13,13 +13,17 @@ pub struct Text {
     vocabulary: Vocabulary,
     /// Ids that are not shown.
     special: Arc<[u32]>,
+    /// Those of them that a stop text names.
+    stops: Vec<u32>,
     stream: TextStream,
 }
 
 impl Text {
     /// Text that ends before the first of `stops`, of which none is empty.
     pub fn new(vocabulary: Vocabulary, special: Arc<[u32]>, stops: &[String]) -> Text {
-        Text { vocabulary, special, stream: TextStream::new(stops) }
+        let is_stop = |id: &u32| stops.iter().any(|stop| vocabulary.bytes(*id) == Some(stop.as_bytes()));
+        let stop_ids = special.iter().copied().filter(is_stop).collect();
+        Text { vocabulary, special, stops: stop_ids, stream: TextStream::new(stops) }
     }
 
     /// The ids that are not shown.
@@ -29,6 +33,9 @@ impl Text {
 
     /// Appends what a token shows; true where a stop text ends it.
     pub fn push(&mut self, token: u32, shown: &mut Vec<u8>) -> bool {
+        if self.stops.contains(&token) {
+            return true;
+        }
         let is_shown = !self.special.contains(&token);
         let bytes = self.vocabulary.bytes(token).filter(|_| is_shown).unwrap_or_default();
         self.stream.push(bytes, shown)

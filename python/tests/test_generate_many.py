@@ -75,3 +75,16 @@ def test_bad_prompts_are_named(models: dict[str, olmo_infer.Model]) -> None:
         model.generate_many([[model.vocab_size]])
     with pytest.raises(olmo_infer.TextError):
         model.generate_many(["a"], stop="")
+
+
+def test_a_special_token_stops(models: dict[str, olmo_infer.Model]) -> None:
+    model = models["words"]
+    options = {"max_tokens": 40, "temperature": 3.0, "seed": 6}
+    ids = list(model.generate("The ferry", as_ids=True, **options))
+    [special] = {id for id in ids if id in model.special_ids} or [None]
+    assert special is not None, "another seed"
+    stop = {model.detokenize([special])}
+    before = list(ids[: ids.index(special)])
+    generation = model.generate("The ferry", stop=list(stop), **options)
+    assert "".join(generation) == model.detokenize(before) and generation.end == "stop"
+    assert model.generate_many(["The ferry"], stop=list(stop), **options) == [model.detokenize(before)]

@@ -5,6 +5,7 @@ mod chat_templates;
 mod chat_terminal;
 mod conversation;
 mod gguf_tokens;
+mod special_stops;
 mod text_cli;
 mod tokenizer;
 mod tokenizer_folders;

@@ -50,6 +50,9 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
         Err(Error::UnusableTokenizer { .. }) => {}
         Err(damaged) => return Err(damaged.into()),
     }
+    // A special token is not text, in which a stop text would be found.
+    let is_stop = |id: &u32| args.stops.iter().any(|stop| vocabulary.bytes(*id) == Some(stop.as_bytes()));
+    rules.ends.extend(rules.hidden.iter().copied().filter(is_stop));
     if args.prompt.as_ref().is_some_and(|prompt| prompt.chat) {
         // Special tokens have no place inside an answer.
         rules.ends.extend(&rules.hidden);
