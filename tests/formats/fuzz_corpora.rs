@@ -13,7 +13,7 @@ const CHANGED: usize = 3000;
 const CHANGED_FORWARD: usize = 150;
 
 /// Changed chat templates; one that has a chat format is run on hundreds of conversations.
-const CHANGED_TEMPLATES: usize = 500;
+const CHANGED_TEMPLATES: usize = 1500;
 
 /// The inputs in a folder, with their paths; none when it is not there.
 fn inputs(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {

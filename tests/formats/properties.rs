@@ -1,4 +1,4 @@
-//! Properties of the size arithmetic and the reader, and in `encodings` of those, on 4,000 random cases each.
+//! Properties of the size arithmetic and the reader, and in `encodings` of those, on 10,000 random cases each.
 //!
 //! A case that fails is made as small as it gets and printed; it becomes a test of its own then.
 

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// Runs a property on 4,000 cases.
+/// Runs a property on 10,000 cases.
 pub fn check<S: Strategy>(strategy: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    let config = ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() };
     if let Err(failure) = TestRunner::new(config).run(&strategy, property) {
         panic!("{failure}");
     }
