@@ -3,7 +3,7 @@
 use crate::arrays;
 use crate::errors::{Failure, raised};
 use crate::generation::{Ends, Generation, used};
-use crate::model::{MAX_TOKENS, Model};
+use crate::model::Model;
 use crate::settings;
 use crate::signals::Signals;
 use numpy::{IntoPyArray, PyArray1, PyArray2};
@@ -129,7 +129,7 @@ impl Session {
     }
 
     #[pyo3(signature = (
-        *, max_tokens = MAX_TOKENS, temperature = None, top_k = None, top_p = None, min_p = None,
+        *, max_tokens = 256, temperature = None, top_k = None, top_p = None, min_p = None,
         repetition_penalty = None, seed = None, stop = None, as_ids = false,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
