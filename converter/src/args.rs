@@ -52,6 +52,7 @@ pub enum Named {
     example = "olmo-pack model.gguf model.olmo",
     example = "olmo-pack weights/ model.olmo --dry-run",
     example = "olmo-pack weights/ model.olmo --dtype bf16 --force",
+    example = "olmo-pack weights/ model.olmo --draft int4",
     example = "olmo-pack weights/ model.olmo --vocab vocab.txt --arch olmo2",
     note = "The file appears when it is complete, and replaces another one only with --force.",
     note = "Exit status: 0 done, 1 failed, 2 wrong usage."
@@ -78,6 +79,10 @@ pub struct Pack {
     /// plain (in 16)
     #[argh(option, default = "EncodingChoice::Auto", from_str_fn(encoding))]
     encoding: EncodingChoice,
+    /// add a draft: a copy of the layers and the head in this encoding, int4 (4.25 bits) or int8, by which olmo-infer
+    /// guesses the next tokens; the results stay those of the model, and come faster
+    #[argh(option, from_str_fn(draft))]
+    draft: Option<Wanted>,
     /// a text, such as a chapter of a book: the model is run over 2048 of its tokens, and the scales of int8 and int4
     /// suit the numbers that occur there; needs as much space as the model in bf16 while it packs
     #[argh(option, arg_name = "text")]
@@ -284,6 +289,12 @@ fn tensor(text: &str) -> Result<(String, Wanted), String> {
     Ok((pattern.to_string(), wanted))
 }
 
+/// `--draft`.
+fn draft(text: &str) -> Result<Wanted, String> {
+    let wanted = Wanted::named(text).filter(|wanted| matches!(wanted, Wanted::Quantized(_)));
+    named(wanted, "int4, int4-16, int4-f16, int8, int8-16 or int8-f16")
+}
+
 /// `--encoding`.
 fn encoding(text: &str) -> Result<EncodingChoice, String> {
     let mut choices = [EncodingChoice::Auto, EncodingChoice::Plain].into_iter();
@@ -413,6 +424,7 @@ impl Pack {
             dtype: self.dtype,
             encoding: self.encoding,
             tensors: self.tensor.clone(),
+            draft: self.draft,
             drafts: Vec::new(),
             calibrate: self.calibrate.clone(),
             vocab: self.vocab.clone(),

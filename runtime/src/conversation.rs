@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::file::sampling::Sampling;
 use crate::model::Model;
+use crate::generate::speculation::Speculated;
 use crate::network::Options;
 use crate::os::memory;
 use crate::session::{Resumed, Session};
@@ -67,6 +68,8 @@ pub struct Answer {
     pub generated: usize,
     /// Time for the generated tokens, that of the listener included.
     pub decode: Duration,
+    /// What was guessed of the generated tokens; the guesses of the last pass may be missing.
+    pub speculated: Speculated,
     /// The seed for sampling.
     pub seed: u64,
 }
@@ -299,7 +302,7 @@ impl Conversation {
         let most_bytes = self.session.options().positions.saturating_mul(POSITION_BYTES);
         let mut answer =
             AnswerText { content: prefix.clone(), most_bytes, stream: TextStream::new(&self.answering.stops), listen };
-        let begun = Instant::now();
+        let (begun, guessed) = (Instant::now(), self.session.speculated());
         let (mut generated, mut end) = (0, None);
         if (answer.listen)(&prefix).is_break() {
             end = Some(End::Listener);
@@ -329,7 +332,8 @@ impl Conversation {
         }
         self.messages.push(Message::new(Role::Assistant, content));
         let Resumed { reused, evaluated, .. } = resumed;
-        Ok(Answer { end, reused, evaluated, prefill, generated, decode: begun.elapsed(), seed })
+        let (decode, speculated) = (begun.elapsed(), self.session.speculated().since(&guessed));
+        Ok(Answer { end, reused, evaluated, prefill, generated, decode, speculated, seed })
     }
 }
 

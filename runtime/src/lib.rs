@@ -84,11 +84,13 @@ pub use text::vocabulary::Vocabulary;
 /// The public names of the rooms that run a model.
 #[cfg(feature = "compute")]
 mod compute {
+    pub use crate::generate::speculation::Speculated;
     pub use crate::generate::{Evaluated, Run, Timing};
     pub use crate::model::Model;
     pub use crate::network::Options;
     pub use crate::network::kv_type::KvType;
     pub use crate::network::observer::Hidden;
+    pub use crate::network::speculate::Speculate;
     pub use crate::parallel::matmul::Activations;
     pub use crate::score::{Event as ScoreEvent, Item as ScoreItem, TokenScore};
     pub use crate::session::{Chooser, Continuation, Resumed, Session};

@@ -9,6 +9,7 @@ use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::activations::LOGITS_CHUNK;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::{Team, with_team};
@@ -36,7 +37,7 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
 }
 
 fn options(isa: Isa, activations: Activations, kv: KvType, chunk: usize) -> Options {
-    Options { positions: POSITIONS, chunk, backend: Backend { isa, gemm: false }, activations, kv }
+    Options { positions: POSITIONS, chunk, backend: Backend { isa, gemm: false }, activations, kv, speculate: Speculate::OFF }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {

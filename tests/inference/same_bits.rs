@@ -8,6 +8,7 @@ use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::activations::LOGITS_CHUNK;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::with_team;
@@ -38,7 +39,7 @@ fn logits(model: &Path, tokens: &[u32], isa: Isa, types: Types, threads: usize, 
     let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     let backend = Backend { isa, gemm: false };
     let Types { activations, kv } = types;
-    let options = Options { positions: tokens.len(), chunk, backend, activations, kv };
+    let options = Options { positions: tokens.len(), chunk, backend, activations, kv, speculate: Speculate::OFF };
     with_team(threads, |team| {
         let mut batch = Batch::of_one(&network, options).expect("it fits");
         let mut bits = Vec::new();

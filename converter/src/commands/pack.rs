@@ -103,7 +103,10 @@ pub struct Request {
     /// Encodings of the matrices that a pattern names, instead of those that `dtype` and `encoding` choose; the last
     /// pattern wins.
     pub tensors: Vec<(String, Wanted)>,
-    /// Encodings of drafts, by the names of their matrices. A draft is a second copy of a matrix.
+    /// Encoding of the drafts of all matrices that a token is multiplied with, but those that are stored so anyway. A
+    /// draft is a second copy of a matrix.
+    pub draft: Option<Wanted>,
+    /// Encodings of drafts, by the names of their matrices; they come before that of `draft`.
     pub drafts: Vec<(String, Wanted)>,
     /// A text to run the model over, so that the scales of quantized matrices suit the columns that matter there.
     pub calibrate: Option<PathBuf>,
@@ -224,7 +227,8 @@ impl Prepared {
         };
         let config = &self.checkpoint.settings.config;
         let keeps_blocks = self.request.dtype == DtypeChoice::Auto;
-        Recipe { grade, keeps_blocks, config, tensors: &self.request.tensors, drafts: &self.request.drafts }
+        let Request { tensors, draft, drafts, .. } = &self.request;
+        Recipe { grade, keeps_blocks, config, tensors, draft: *draft, drafts }
     }
 
     /// The plan for a stored type in which bf12 matrices are plain bf16.
@@ -267,7 +271,7 @@ impl Prepared {
     /// The file would be larger than the format admits.
     pub fn copy_plan(&self) -> Result<Plan<'_>, Error> {
         let config = &self.checkpoint.settings.config;
-        let recipe = Recipe { grade: Grade::All(Wanted::Bf16), keeps_blocks: true, config, tensors: &[], drafts: &[] };
+        let recipe = Recipe { grade: Grade::All(Wanted::Bf16), keeps_blocks: true, config, tensors: &[], draft: None, drafts: &[] };
         self.plan(recipe.plain(&self.request.weights, &self.checkpoint.sources)?)
     }
 
@@ -368,6 +372,9 @@ fn provenance(request: &Request, checkpoint: &Checkpoint, passages: Option<&Pass
     let mut lines = format!("writer=olmo-pack {}\ndtype={}\n", env!("CARGO_PKG_VERSION"), request.dtype.name());
     for (pattern, wanted) in &request.tensors {
         lines += &format!("tensor={pattern}={}\n", wanted.name());
+    }
+    if let Some(draft) = request.draft {
+        lines += &format!("draft={}\n", draft.name());
     }
     if let Some(passages) = passages {
         lines += &format!("calibrated=text {:016x}, {} tokens\n", passages.digest, passages.n_used());

@@ -10,7 +10,7 @@ use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization};
-use olmo_infer::internals::format::tensors::TensorSpec;
+use olmo_infer::internals::format::tensors::{Role, TensorSpec};
 use rayon::ThreadPool;
 use std::path::Path;
 
@@ -71,6 +71,8 @@ pub struct Recipe<'a> {
     pub config: &'a ModelConfig,
     /// Those of the matrices that a pattern names; the last pattern wins.
     pub tensors: &'a [(String, Wanted)],
+    /// That of the drafts of all matrices that a token is multiplied with.
+    pub draft: Option<Wanted>,
     /// Those of drafts, by the names of their matrices.
     pub drafts: &'a [(String, Wanted)],
 }
@@ -174,13 +176,22 @@ impl Recipe<'_> {
         });
         let mut choices: Vec<Choice> = own.collect();
         for (index, source) in sources.iter().enumerate() {
-            let Some((draft, wanted)) = source.spec.draft().zip(draft_of(&source.spec.name())) else {
+            let named = draft_of(&source.spec.name());
+            let is_multiplied = source.spec.role != Role::EmbedTokens || self.config.tie_word_embeddings;
+            // A matrix that is stored so already is its own draft.
+            let of_all = self.draft.filter(|wanted| is_multiplied && choices[index].2 != *wanted);
+            let Some((draft, wanted)) = source.spec.draft().zip(named.or(of_all)) else {
                 continue;
             };
             if choices[index].2 == wanted {
                 return Err(same_encoding(weights, source, "as the matrix is"));
             }
             choices.push((draft, index, wanted));
+        }
+        let has_drafts = choices.len() > sources.len();
+        if let Some(wanted) = self.draft.filter(|_| !has_drafts) {
+            let problem = Problem::new(weights, format!("nothing to draft: all matrices are {} already", wanted.name()));
+            return Err(problem.advice("leave --draft out").into());
         }
         Ok(choices)
     }

@@ -294,7 +294,7 @@ impl ModelFile {
     /// Pages the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
     /// thread that runs during the first pass; `stop` ends it early.
     ///
-    /// The embedding is left out when the head does not share it: a run reads a few of its rows. So are drafts.
+    /// The embedding is left out when the head does not share it: a run reads a few of its rows. Drafts come last.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel returns an error instead of raising
@@ -304,9 +304,7 @@ impl ModelFile {
             Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,
             _ => self.index.layout.data_offset,
         };
-        let first_draft = self.index.layout.tensors.get(self.index.n_model_tensors());
-        let end = first_draft.map_or(self.index.layout.file_bytes, |draft| draft.offset);
-        self.mapping.populate(&self.path, first as usize..end as usize, stop)
+        self.mapping.populate(&self.path, first as usize..self.index.layout.file_bytes as usize, stop)
     }
 }
 

@@ -4,15 +4,18 @@
 //! a run ends, the next one takes its slot.
 
 pub mod batch_size;
+mod noise;
 #[cfg(feature = "internals")]
 pub mod passes;
 mod run;
 pub mod sampler;
 mod scheduler;
+pub mod speculation;
 pub mod top_k;
 
 use crate::error::Error;
 use crate::generate::scheduler::{ActiveRun, Found, Slots};
+use crate::generate::speculation::{Speculated, Speculator};
 use crate::generate::top_k::{top_k_into, top_k_room};
 use crate::kernels::lanes::LogSumExp;
 use crate::network::activations::LOGITS_CHUNK;
@@ -54,12 +57,14 @@ pub struct Timing {
     pub prefill_tokens: usize,
     /// Time of these passes, including the calls of `visit`.
     pub prefill: Duration,
-    /// Tokens evaluated in the other passes: one of every active run.
+    /// Tokens of the runs evaluated in the other passes: one of every active run, and guesses that were right.
     pub decode_tokens: usize,
     /// Number of these passes.
     pub decode_passes: usize,
     /// Time of these passes, including the calls of `visit`.
     pub decode: Duration,
+    /// The guesses among them.
+    pub speculated: Speculated,
 }
 
 /// Evaluates the prompts of `runs` and generates tokens after them. Runs begin in their order, in free slots of the
@@ -78,11 +83,30 @@ pub fn generate<E: From<Error>>(
     runs: &[Run],
     visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
-    generate_with(batch, team, runs, None, visit)
+    generate_with(batch, team, runs, Way::Plain, visit)
+}
+
+/// As [`generate`], with guesses of the caller: from the slot of a run, its tokens, and how many guesses there is room
+/// for.
+///
+/// # Errors
+/// Those of [`generate`].
+///
+/// # Panics
+/// As [`generate`], and for more guesses than that.
+#[cfg(feature = "internals")]
+pub fn generate_guessing<E: From<Error>>(
+    batch: &mut Batch,
+    team: &mut Team,
+    runs: &[Run],
+    guess: &mut dyn FnMut(usize, &[u32], usize) -> Vec<u32>,
+    visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
+) -> Result<Timing, E> {
+    generate_with(batch, team, runs, Way::Guessing(guess), visit)
 }
 
 /// As [`generate`] for a single run, of which `see` gets the hidden states of each pass before its positions are
-/// visited.
+/// visited. No token is guessed.
 ///
 /// # Errors
 /// Those of [`generate`], also when a hidden state is not a finite number.
@@ -96,14 +120,25 @@ pub fn generate_seeing<E: From<Error>>(
     see: &mut dyn FnMut(Hidden<'_>),
     visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
-    generate_with(batch, team, &[run], Some(see), visit)
+    generate_with(batch, team, &[run], Way::Seeing(see), visit)
+}
+
+/// How passes are made.
+enum Way<'w> {
+    /// With the guesses of the options.
+    Plain,
+    /// With guesses of the caller.
+    #[cfg_attr(not(feature = "internals"), expect(dead_code, reason = "for the tests of this workspace"))]
+    Guessing(&'w mut dyn FnMut(usize, &[u32], usize) -> Vec<u32>),
+    /// With a look at the hidden states.
+    Seeing(&'w mut dyn FnMut(Hidden<'_>)),
 }
 
 fn generate_with<E: From<Error>>(
     batch: &mut Batch,
     team: &mut Team,
     runs: &[Run],
-    mut see: Option<&mut dyn FnMut(Hidden<'_>)>,
+    mut way: Way<'_>,
     mut visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
     assert!(runs.iter().all(|run| !run.evaluated_prompt().is_empty()), "something to begin with");
@@ -115,33 +150,56 @@ fn generate_with<E: From<Error>>(
     let mut founds = (0..most_rows.min(LOGITS_CHUNK)).map(nothing).collect::<Result<Vec<Found>, Error>>()?;
     let mut visited = memory::room_for(most_rows, "the rows of a pass")?;
     let mut slots = Slots::new(batch.n_slots());
+    let mut speculator = Speculator::new(batch)?;
     let mut waiting = runs.iter().copied().enumerate();
     let mut timing = Timing::default();
     loop {
         let begun = Instant::now();
-        slots.fill(batch, &mut waiting)?;
+        slots.fill(batch, &mut speculator, &mut waiting)?;
         if slots.active().next().is_none() {
             return Ok(timing);
         }
         let is_prefill = slots.active().any(ActiveRun::is_in_prompt);
-        slots.share_rows(most_rows);
-        match &mut see {
-            None => batch.forward(team, slots.parts())?,
-            Some(see) => {
+        // Prompts fill the rows of their passes.
+        let guesses = !is_prefill && !matches!(way, Way::Seeing(_));
+        match &mut way {
+            Way::Guessing(guess) if guesses => speculator.guess_given(&mut slots, guess),
+            Way::Plain if guesses => speculator.guess(batch, team, &mut slots)?,
+            _ => slots.share_rows(most_rows),
+        }
+        let pass_begun = Instant::now();
+        match &mut way {
+            _ if guesses => batch.forward(team, speculator.parts())?,
+            Way::Seeing(see) => {
                 slots.parts().try_for_each(|(slot, tokens)| batch.forward_hidden(team, slot, tokens, see))?;
             }
+            _ => batch.forward(team, slots.parts())?,
         }
+        let has_guesses = guesses && speculator.has_guesses();
+        let mut pass_seconds = 0.0f64;
 
         visited.clear();
         let rows = batch.rows().iter().copied().enumerate();
         visited.extend(rows.filter(|(_, row)| slots.at(row.sequence).visits(row.position)));
-        for rows in visited.chunks(LOGITS_CHUNK) {
-            let logits = batch.logits(team, rows.iter().map(|(row, _)| *row)).map_err(|error| match error {
+        let mut begin = 0;
+        while begin < visited.len() {
+            let end = visited.len().min(begin + LOGITS_CHUNK);
+            let mut computed = batch.logits(team, visited[begin..end].iter().map(|(row, _)| *row)).map(|_| ());
+            if has_guesses && matches!(computed, Err(Error::NotFinite { .. })) {
+                // Those of a wrong guess are nobody's error. A pass with guesses has one chunk of rows.
+                visited.retain(|(_, row)| slots.at(row.sequence).has(row));
+                computed = batch.logits(team, visited.iter().map(|(row, _)| *row)).map(|_| ());
+            }
+            computed.map_err(|error| match error {
                 Error::NotFinite { sequence, position, token, first } => {
                     Error::NotFinite { sequence: slots.at(sequence).index, position, token, first }
                 }
                 error => error,
             })?;
+            pass_seconds = pass_seconds.max(pass_begun.elapsed().as_secs_f64());
+            let rows = &visited[begin..end.min(visited.len())];
+            begin = end;
+            let logits = batch.computed_logits();
             let logits_of = |i: usize| &logits[i * vocab_size..][..vocab_size];
             team.for_rows(&mut founds[..rows.len()], 1, |i, found| {
                 let (found, run) = (&mut found[0], &slots.at(rows[i].1.sequence).run);
@@ -150,11 +208,10 @@ fn generate_with<E: From<Error>>(
             });
             for (i, (_, row)) in rows.iter().enumerate() {
                 let active = slots.at_mut(row.sequence);
-                if active.ended {
+                if active.ended || !active.has(row) {
                     continue;
                 }
                 let next = active.choose(row.position, &founds[i], logits_of(i));
-                active.next = [next];
                 active.ended = row.position + 1 == active.run.positions;
                 let evaluated = Evaluated {
                     run: active.index,
@@ -169,9 +226,16 @@ fn generate_with<E: From<Error>>(
                 active.ended |= visit(evaluated)?.is_break();
             }
         }
-        slots.advance();
+        let tokens = match guesses {
+            true => slots.advance_guessed(batch, &mut speculator),
+            false => slots.advance(),
+        };
+        if guesses {
+            speculator.passed(pass_seconds, tokens);
+            timing.speculated = speculator.counts();
+        }
 
-        let (tokens, took) = (batch.rows().len(), begun.elapsed());
+        let took = begun.elapsed();
         if is_prefill {
             timing.prefill_tokens += tokens;
             timing.prefill += took;

@@ -9,6 +9,7 @@ use crate::network::{Network, Options};
 use crate::os::fp_mode;
 use crate::os::memory;
 use crate::parallel::matmul::Matmul;
+use std::iter;
 use std::sync::Arc;
 
 /// Columns of the widest matrix.
@@ -59,7 +60,8 @@ impl Batch {
             return Err(Error::NoPositions);
         }
         let options = options.clamped(n_slots);
-        let matrices = network.weights().matrices();
+        let copies = iter::once(network.weights()).chain(network.draft());
+        let matrices = copies.flat_map(|weights| weights.matrices());
         Ok(Batch {
             network: network.clone(),
             options,
@@ -157,6 +159,26 @@ impl Batch {
         self.position(slot)
     }
 
+    /// Takes back the positions from `n` on of the sequence in a slot, which were in the last forward pass. Its rows and
+    /// logits stay: [`Batch::accept`] gives the positions again, one by one.
+    ///
+    /// # Panics
+    /// When there is no such slot, when positions before the last forward pass are taken back, or the sequence is a
+    /// branch or has branches.
+    pub fn take_back(&mut self, slot: usize, n: usize) {
+        self.sequences[slot].truncate(n);
+        assert!(self.position(slot) == n, "a ring has room for a window and a pass");
+    }
+
+    /// Gives the sequence in a slot its next position again, after [`Batch::take_back`] and no other pass since.
+    ///
+    /// # Panics
+    /// When there is no such slot, or the last forward pass has no such row.
+    pub fn accept(&mut self, slot: usize) {
+        let position = self.sequences[slot].advance();
+        assert!(self.rows.iter().any(|row| row.sequence == slot && row.position == position), "a row of the pass");
+    }
+
     fn forget_rows(&mut self) {
         self.rows.clear();
         self.n_logits = 0;
@@ -193,6 +215,12 @@ impl Batch {
     /// The tokens of the last forward pass.
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// Row `row` of [`Batch::computed_logits`]; empty when there is none.
+    pub fn logits_of(&self, row: usize) -> &[f32] {
+        let vocab_size = self.config().vocab_size;
+        if row < self.n_logits { &self.buffers.logits[row * vocab_size..][..vocab_size] } else { &[] }
     }
 
     /// The result of [`Batch::logits`] for the last forward pass, `[rows, vocab_size]`; empty when that was not called

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::format::config::{AttentionKind, ModelConfig};
+use crate::format::matrix::Matrix;
 use crate::kernels::Isa;
 use crate::kernels::lanes::{Clip, LayerNorm, RmsNorm, Rotate, SwiGlu};
 use crate::network::Network;
@@ -10,7 +11,7 @@ use crate::network::attention::Attention;
 use crate::network::batch::Batch;
 use crate::network::observer::{Hidden, Inputs, Observer};
 use crate::network::sequence::store;
-use crate::network::weights::LayerWeights;
+use crate::network::weights::{LayerWeights, Weights};
 use crate::os::fp_mode;
 use crate::parallel::team::Team;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,13 +42,40 @@ impl Batch {
         parts: impl IntoIterator<Item = (usize, &'t [u32])>,
         observer: &mut Observer<'_>,
     ) -> Result<(), Error> {
+        // Its own handle: the steps borrow the whole batch.
+        let network = self.network.clone();
+        self.pass(team, parts, network.weights(), observer)
+    }
+
+    /// As [`Batch::forward`] with the drafts of the model: keys, values and [`Batch::draft_logits`] are guesses.
+    ///
+    /// # Errors
+    /// Those of [`Batch::forward`].
+    ///
+    /// # Panics
+    /// When the model has no drafts.
+    pub fn forward_draft<'t>(
+        &mut self,
+        team: &mut Team,
+        parts: impl IntoIterator<Item = (usize, &'t [u32])>,
+    ) -> Result<(), Error> {
+        let network = self.network.clone();
+        self.pass(team, parts, network.draft().expect("drafts"), &mut |_, _, _| ())
+    }
+
+    fn pass<'t>(
+        &mut self,
+        team: &mut Team,
+        parts: impl IntoIterator<Item = (usize, &'t [u32])>,
+        weights: &Weights,
+        observer: &mut Observer<'_>,
+    ) -> Result<(), Error> {
         fp_mode::check()?;
         self.give_rows(parts)?;
-        // Its own handle: the steps below borrow the whole batch.
         let network = self.network.clone();
         self.embed(team, &network);
         self.rotations(team, &network);
-        for (index, layer) in network.weights().layers.iter().enumerate() {
+        for (index, layer) in weights.layers.iter().enumerate() {
             observer(index, Inputs::Layer, &self.buffers.hidden[..self.rows.len() * network.config().hidden_size]);
             self.attention_block(team, index, layer, observer);
             self.mlp_block(team, index, layer, observer);
@@ -255,12 +283,38 @@ impl Batch {
         team: &mut Team,
         rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
     ) -> Result<&[f32], Error> {
+        let network = self.network.clone();
+        self.head(team, rows, &network.weights().lm_head)
+    }
+
+    /// As [`Batch::logits`], with the draft of the head after [`Batch::forward_draft`].
+    ///
+    /// # Errors
+    /// Those of [`Batch::logits`].
+    ///
+    /// # Panics
+    /// As [`Batch::logits`], and when the model has no drafts.
+    pub fn draft_logits(
+        &mut self,
+        team: &mut Team,
+        rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
+    ) -> Result<&[f32], Error> {
+        let network = self.network.clone();
+        self.head(team, rows, &network.draft().expect("drafts").lm_head)
+    }
+
+    fn head(
+        &mut self,
+        team: &mut Team,
+        rows: impl IntoIterator<Item = usize, IntoIter: Clone>,
+        lm_head: &Matrix,
+    ) -> Result<&[f32], Error> {
         fp_mode::check()?;
         let rows = rows.into_iter();
         let n = self.head_input(team, rows.clone()).len() / self.network.config().hidden_size;
-        let (config, weights, b) = (self.network.config(), self.network.weights(), &mut self.buffers);
+        let (config, b) = (self.network.config(), &mut self.buffers);
         let logits = &mut b.logits[..n * config.vocab_size];
-        self.matmul.run(team, &b.normed[..n * config.hidden_size], [(&weights.lm_head, &mut *logits)]);
+        self.matmul.run(team, &b.normed[..n * config.hidden_size], [(lm_head, &mut *logits)]);
         // The first bad logit: its row in the high half, its token in the low one.
         let bad = AtomicU64::new(u64::MAX);
         team.for_rows(logits, config.vocab_size, |row, logits| {

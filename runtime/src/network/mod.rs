@@ -11,6 +11,7 @@ pub mod observer;
 mod owned_weights;
 mod rope;
 pub mod sequence;
+pub mod speculate;
 pub mod weights;
 
 use crate::error::Error;
@@ -21,6 +22,7 @@ use crate::kernels::backend::Backend;
 use crate::network::kv_type::KvType;
 use crate::network::owned_weights::OwnedWeights;
 use crate::network::rope::Rope;
+use crate::network::speculate::Speculate;
 use crate::network::weights::Weights;
 use crate::os::fp_mode;
 use crate::parallel::matmul::Activations;
@@ -74,7 +76,12 @@ impl Network {
 
     /// Its weights.
     pub fn weights(&self) -> &Weights<'_> {
-        self.weights.borrow_dependent()
+        &self.weights.borrow_dependent().model
+    }
+
+    /// Its weights with drafts in place of some matrices; `None` of a model without drafts.
+    pub fn draft(&self) -> Option<&Weights<'_>> {
+        self.weights.borrow_dependent().draft.as_ref()
     }
 }
 
@@ -92,15 +99,18 @@ pub struct Options {
     pub activations: Activations,
     /// What keys and values are stored as.
     pub kv: KvType,
+    /// How the next tokens of a text are guessed. It changes speed, never a result.
+    pub speculate: Speculate,
 }
 
 impl Options {
     /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens, a KV cache in
-    /// f32.
+    /// f32, guesses where they pay.
     pub fn new(positions: usize) -> Options {
         let isa = Isa::best();
         let backend = Backend::of(isa);
-        Options { positions, chunk: 512, backend, activations: Activations::Auto, kv: KvType::F32 }
+        let (activations, kv, speculate) = (Activations::Auto, KvType::F32, Speculate::AUTO);
+        Options { positions, chunk: 512, backend, activations, kv, speculate }
     }
 
     /// With a chunk that is no longer than the sequences together, and has a row for each of them.

@@ -13,19 +13,19 @@ use std::ops::Range;
 pub(crate) const MOVED_AT_ONCE: usize = KEY_BLOCK;
 
 impl Batch {
-    /// A batch with copies of all sequences, and of the logits that were computed.
+    /// A batch with copies of all sequences, and of row `row` of the logits that were computed.
     ///
     /// # Errors
     /// Those of [`Batch::new`].
     ///
     /// # Panics
     /// When a sequence is a branch.
-    pub fn copied(&self) -> Result<Batch, Error> {
+    pub fn copied(&self, row: usize) -> Result<Batch, Error> {
         let mut copy = Batch::new(&self.network, self.options, self.n_slots())?;
         for (to, from) in copy.sequences.iter_mut().zip(&self.sequences) {
             *to = from.copied(self.network.config(), &copy.options)?;
         }
-        copy.restore_logits(self.computed_logits());
+        copy.restore_logits(self.logits_of(row));
         Ok(copy)
     }
 

@@ -16,18 +16,27 @@ self_cell! {
     pub(crate) struct OwnedWeights {
         owner: Option<Arc<ModelFile>>,
         #[covariant]
-        dependent: Weights,
+        dependent: Copies,
     }
+}
+
+/// The weights of a model, and those that are partly its drafts, if it has any.
+pub(crate) struct Copies<'a> {
+    pub model: Weights<'a>,
+    pub draft: Option<Weights<'a>>,
 }
 
 impl OwnedWeights {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn of_file(file: Arc<ModelFile>) -> Result<OwnedWeights, Error> {
-        OwnedWeights::try_new(Some(file), |file| Weights::new(file.as_ref().expect("given above")))
+        OwnedWeights::try_new(Some(file), |file| {
+            let file = file.as_ref().expect("given above");
+            Ok(Copies { model: Weights::new(file)?, draft: Weights::draft(file)? })
+        })
     }
 
     pub fn of_static(weights: Weights<'static>) -> OwnedWeights {
-        OwnedWeights::new(None, |_| weights)
+        OwnedWeights::new(None, |_| Copies { model: weights, draft: None })
     }
 }

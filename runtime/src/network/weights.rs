@@ -5,6 +5,7 @@ use crate::file::model_file::ModelFile;
 use crate::format::matrix::Matrix;
 use crate::format::tensors::Role;
 use crate::os::memory;
+use std::ops::Range;
 
 /// The tensors of one layer. OLMo-1 has no norms after its projections and blocks, and no weights in those before them.
 #[derive(Clone, Copy)]
@@ -39,8 +40,22 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn new(file: &'a ModelFile) -> Result<Weights<'a>, Error> {
-        let mut tensors = Tensors { file, next: 0 };
-        let embed_tokens = tensors.matrix(Role::EmbedTokens);
+        Weights::of(Tensors { file, next: 0, drafts: file.specs().len()..file.specs().len() })
+    }
+
+    /// As [`Weights::new`], with the drafts of the file in place of their matrices, except for the embedding, of which a
+    /// token reads a row; `None` when the file has no draft.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn draft(file: &'a ModelFile) -> Result<Option<Weights<'a>>, Error> {
+        let drafts = file.model_specs().len()..file.specs().len();
+        if drafts.is_empty() { Ok(None) } else { Weights::of(Tensors { file, next: 0, drafts }).map(Some) }
+    }
+
+    fn of(mut tensors: Tensors<'a>) -> Result<Weights<'a>, Error> {
+        let file = tensors.file;
+        let (embed_tokens, of_head) = tensors.with_draft(Role::EmbedTokens);
         let layers = (0..file.config().n_layers()).map(|_| LayerWeights {
             q_proj: tensors.matrix(Role::QProj),
             k_proj: tensors.matrix(Role::KProj),
@@ -56,7 +71,7 @@ impl<'a> Weights<'a> {
         });
         let layers = memory::collected(layers, "the list of layers")?;
         let norm = tensors.norm(Role::Norm);
-        let lm_head = if file.config().tie_word_embeddings { embed_tokens } else { tensors.matrix(Role::LmHead) };
+        let lm_head = if file.config().tie_word_embeddings { of_head } else { tensors.matrix(Role::LmHead) };
         Ok(Weights { embed_tokens, layers, norm, lm_head })
     }
 
@@ -84,6 +99,8 @@ impl<'a> Weights<'a> {
 struct Tensors<'a> {
     file: &'a ModelFile,
     next: usize,
+    /// The drafts to take, which are in the order of their matrices.
+    drafts: Range<usize>,
 }
 
 impl<'a> Tensors<'a> {
@@ -101,8 +118,18 @@ impl<'a> Tensors<'a> {
         Some(bytes.f32s().expect("the layout aligns and sizes tensors"))
     }
 
+    /// A matrix, or its draft.
     fn matrix(&mut self, role: Role) -> Matrix<'a> {
+        self.with_draft(role).1
+    }
+
+    /// A matrix, and its draft, or the matrix itself where there is none.
+    fn with_draft(&mut self, role: Role) -> (Matrix<'a>, Matrix<'a>) {
         let index = self.take(role);
-        self.file.matrix(index).expect("matrices have columns")
+        let (specs, next) = (self.file.specs(), self.drafts.clone().next());
+        let draft = next.filter(|&draft| Some(specs[draft]) == specs[index].draft());
+        self.drafts.start += usize::from(draft.is_some());
+        let matrix = |index: usize| self.file.matrix(index).expect("matrices have columns");
+        (matrix(index), matrix(draft.unwrap_or(index)))
     }
 }

@@ -5,9 +5,11 @@ pub(crate) mod saved;
 use crate::error::Error;
 use crate::file::sampling::Sampling;
 use crate::format::config::ModelConfig;
-use crate::generate::sampler::Sampler;
+use crate::generate::sampler::{Choice, Sampler};
+use crate::generate::speculation::{Sequences, Speculated, Speculator};
 use crate::network::batch::Batch;
 use crate::network::observer::Hidden;
+use crate::network::sequence::Row;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
@@ -15,6 +17,7 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A sequence with its KV cache and all buffers, from [`Model::session`](crate::Model::session). It keeps the file and
 /// the threads of the model, and can be sent to another thread.
@@ -27,6 +30,28 @@ pub struct Session {
     threads: Arc<Threads>,
     /// The sequence, `[<= positions]`. The token that was generated last may not be evaluated yet.
     tokens: Vec<u32>,
+    /// The row of the computed logits that the last evaluated token has. Later rows are those of guesses.
+    row: usize,
+    speculator: Speculator,
+    /// Seconds of the last pass with guesses, until it is known how many of them are right.
+    unlearned: Option<f64>,
+}
+
+/// The sequence of a session, which drafts go on with.
+struct Guessed<'s> {
+    tokens: &'s [u32],
+    sampler: &'s mut Sampler,
+    room: usize,
+}
+
+impl Sequences for Guessed<'_> {
+    fn known(&self, _slot: usize) -> Option<(&[u32], usize)> {
+        Some((self.tokens, self.room))
+    }
+
+    fn guess(&mut self, _slot: usize, logits: &[f32], position: usize, guessed: &[u32]) -> Choice {
+        self.sampler.guess(logits, position, guessed)
+    }
 }
 
 /// The result of [`Session::resume_while`].
@@ -45,7 +70,8 @@ impl Session {
     pub(crate) fn new(network: &Arc<Network>, threads: &Arc<Threads>, options: Options) -> Result<Session, Error> {
         let batch = Batch::of_one(network, options)?;
         let tokens = memory::room_for(options.positions, "the tokens of a session")?;
-        Ok(Session { batch, threads: threads.clone(), tokens })
+        let speculator = Speculator::new(&batch)?;
+        Ok(Session { batch, threads: threads.clone(), tokens, row: 0, speculator, unlearned: None })
     }
 
     /// Appends tokens and evaluates them in chunks of [`Options::chunk`]. [`Session::logits`] then returns the logits
@@ -118,6 +144,8 @@ impl Session {
         mut visit: impl FnMut(Hidden<'_>) -> ControlFlow<()>,
     ) -> Result<bool, Error> {
         self.check(tokens, self.left())?;
+        self.learn(false);
+        self.row = 0;
         // The last token may not be evaluated, and its hidden states are not wanted.
         if self.batch.position(0) < self.tokens.len() {
             self.evaluate(&mut || true)?;
@@ -157,13 +185,20 @@ impl Session {
     pub fn fork(&self) -> Result<Session, Error> {
         let mut tokens = memory::room_for(self.options().positions, "the tokens of a session")?;
         tokens.extend(&self.tokens);
-        Ok(Session { batch: self.batch.copied()?, threads: self.threads.clone(), tokens })
+        let batch = self.batch.copied(self.row)?;
+        let speculator = Speculator::new(&batch)?;
+        Ok(Session { batch, threads: self.threads.clone(), tokens, row: 0, speculator, unlearned: None })
     }
 
     /// The logits after the last evaluated token, `[vocab_size]`; empty before the first one, and after an error of the
     /// evaluation. During [`Session::generate`] they are those that its last token was chosen from.
     pub fn logits(&self) -> &[f32] {
-        self.batch.computed_logits()
+        self.batch.logits_of(self.row)
+    }
+
+    /// What [`Session::generate`] has guessed so far.
+    pub fn speculated(&self) -> Speculated {
+        self.speculator.counts()
     }
 
     /// Generates tokens after the sequence, up to an EOS id, which is not returned, or to the last position. They are
@@ -202,12 +237,12 @@ impl Session {
             return Ok(None);
         }
         if self.batch.position(0) < self.tokens.len() {
-            self.evaluate(&mut || true)?;
+            self.evaluate_next(chooser)?;
         }
         if self.logits().is_empty() {
             return Err(Error::NothingEvaluated);
         }
-        let token = chooser.sampler.choose(self.logits());
+        let token = chooser.sampler.choose(self.logits(), self.tokens.len());
         if self.config().eos_token_ids.contains(&token) {
             return Ok(None);
         }
@@ -279,10 +314,57 @@ impl Session {
         }
     }
 
+    /// Evaluates the token that was generated last: by its row of the last pass, if the token was guessed there, else in
+    /// a pass with guesses of what follows.
+    fn evaluate_next(&mut self, chooser: &mut Chooser) -> Result<(), Error> {
+        let (position, last) = (self.batch.position(0), self.tokens.len() - 1);
+        if position < last || self.options().speculate.is_off() {
+            return self.evaluate(&mut || true).map(|_complete| ());
+        }
+        let row = Row { sequence: 0, position, token: self.tokens[last] };
+        if !self.batch.logits_of(self.row + 1).is_empty() && self.batch.rows().get(self.row + 1) == Some(&row) {
+            self.batch.accept(0);
+            self.row += 1;
+            return Ok(());
+        }
+        self.learn(true);
+        let room = self.left();
+        let (batch, speculator) = (&mut self.batch, &mut self.speculator);
+        let mut sequence = Guessed { tokens: &self.tokens, sampler: &mut chooser.sampler, room };
+        self.row = 0;
+        let seconds = self.threads.run(|team| -> Result<f64, Error> {
+            speculator.guess(batch, team, &mut sequence)?;
+            let begun = Instant::now();
+            batch.forward(team, speculator.parts())?;
+            let n = batch.rows().len();
+            let mut computed = batch.logits(team, 0..n).map(|_| ());
+            if n > 1 && matches!(computed, Err(Error::NotFinite { .. })) {
+                // Those of a wrong guess are nobody's error.
+                computed = batch.logits(team, 0..1).map(|_| ());
+            }
+            computed.map(|()| begun.elapsed().as_secs_f64())
+        })?;
+        // Only the next token is known to be right.
+        self.batch.take_back(0, (position + 1).min(self.batch.position(0)));
+        self.unlearned = Some(seconds?);
+        Ok(())
+    }
+
+    /// Takes in how many guesses of the last pass were right, and whether the next one was wrong if there is one.
+    fn learn(&mut self, is_next_wrong: bool) {
+        if let Some(seconds) = self.unlearned.take() {
+            self.speculator.passed(seconds, self.row + 1);
+            let is_next_wrong = is_next_wrong && self.row + 1 < self.speculator.part(0).len();
+            self.speculator.learn(0, self.row, is_next_wrong);
+        }
+    }
+
     /// Evaluates the tokens that are not evaluated yet, of which there is at least one, while `proceed` returns true
     /// before each pass. Returns whether all are evaluated. Each pass takes its own turn on the threads, so that a long
     /// prompt does not block other sessions.
     fn evaluate(&mut self, proceed: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
+        self.learn(false);
+        self.row = 0;
         let (begin, most) = (self.batch.position(0), self.options().chunk);
         let (batch, mut waiting) = (&mut self.batch, &self.tokens[begin..]);
         while !waiting.is_empty() {

@@ -199,7 +199,7 @@ pub fn sampling(calls: &mut Calls, _: &Path) {
                 calls.call(|| {
                     let Ok(mut sampler) = Sampler::new(sampling, vocab_size) else { return None };
                     [0, 1, u32::MAX].into_iter().for_each(|token| sampler.observe(token));
-                    Some(sampler.choose(logits))
+                    Some((sampler.choose(logits, vocab_size), sampler.guess(logits, vocab_size, &[1]).token))
                 });
             }
         }

@@ -64,6 +64,7 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
 pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
     let file = Arc::new(opened::open(PROGRAM, &args.model, args.load, &args.tokens)?);
     opened::refuse_useless(args.compute.activations, &file)?;
+    opened::refuse_no_draft(args.compute.speculate, &file)?;
     let summary = evaluate(args, &file, begun)?;
     if args.timing {
         PROGRAM.print_line(&summary);

@@ -9,6 +9,7 @@ use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::MAGIC;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::os::spawn::spawn_scoped;
 use olmo_infer::internals::parallel::matmul::Activations;
 use std::fs::File;
@@ -39,6 +40,16 @@ pub fn refuse_useless(activations: Activations, file: &ModelFile) -> Result<(), 
     }
     let path = display_path(file.path());
     Err(Failure::Usage(format!("--activations {name}: {path} has no int8 or int4 matrices; leave the option out")))
+}
+
+/// Refuses guesses of drafts where the model has none.
+pub fn refuse_no_draft(speculate: Speculate, file: &ModelFile) -> Result<(), Failure> {
+    if speculate != Speculate::DRAFT || file.model_specs().len() < file.specs().len() {
+        return Ok(());
+    }
+    let path = display_path(file.path());
+    let advice = "pack it with olmo-pack --draft int4, or use --speculate lookup";
+    Err(Failure::Usage(format!("--speculate draft: {path} has no draft; {advice}")))
 }
 
 /// Notes that the clock makes every run read all of a model.

@@ -3,7 +3,8 @@
 use crate::args::chat::ChatArgs;
 use crate::failure::Failure;
 use crate::lines::{Lines, Typed};
-use crate::opened::{note_clock, while_populating};
+use crate::opened::{note_clock, refuse_no_draft, while_populating};
+use crate::timing_line::guesses;
 use crate::program::PROGRAM;
 use crate::{prompts, transcript};
 use olmo_infer::Model;
@@ -52,6 +53,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let file = model.file();
     let chat = prompts::chat(file)?;
     note_clock(file);
+    refuse_no_draft(args.speculate, file)?;
     file.check_complete()?;
     let path = display_path(&args.model);
     let problem = match (&args.system, &chat) {
@@ -64,7 +66,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     if let Some(problem) = problem {
         return Err(Failure::Usage(format!("{path}: {problem}")));
     }
-    let options = Options { backend: args.backend, kv: args.kv, ..Options::new(1) };
+    let options = Options { backend: args.backend, kv: args.kv, speculate: args.speculate, ..Options::new(1) };
     let positions = context_size(args.positions, file, model.network()?, &options).map_err(|error| match error {
         Error::TooManyPositions { asked, most } => {
             Failure::Refused(format!("--positions {asked}: the model has {most}, expected at most these"))
@@ -331,8 +333,9 @@ impl Talk<'_> {
             let is_sampled = self.conversation.answering().sampling.temperature > 0.0;
             let seed = if is_sampled { format!("; seed {}", answer.seed) } else { String::new() };
             let speed = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+            let guesses = guesses(&answer.speculated, answer.decode);
             PROGRAM.print_line(format_args!(
-                "{} tokens reused; {} in prefill, {:.2} s, {:.1} tok/s; {} generated, {:.2} s, {:.1} tok/s{seed}",
+                "{} tokens reused; {} in prefill, {:.2} s, {:.1} tok/s; {} generated, {:.2} s, {:.1} tok/s{guesses}{seed}",
                 answer.reused,
                 answer.evaluated,
                 answer.prefill.as_secs_f64(),

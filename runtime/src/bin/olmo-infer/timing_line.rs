@@ -2,6 +2,7 @@
 
 use olmo_infer::internals::file::mapping::{Load, Loaded, Populated, Reason};
 use olmo_infer::internals::generate::Timing;
+use olmo_infer::internals::generate::speculation::Speculated;
 use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::os::file_system::FileSystem;
 use olmo_infer::internals::os::memory::Resident;
@@ -86,6 +87,7 @@ impl fmt::Display for Summary {
                 _ => write!(f, " in {} passes, {:.2} ms each", t.decode_passes, 1e3 / passes)?,
             }
             write!(f, ", {per_second:.1} tok/s, {gb_per_second:.1} GB/s")?;
+            f.write_str(&guesses(&t.speculated, t.decode))?;
         }
         if self.sequences > 1 {
             let (tokens, time) = (t.prefill_tokens + t.decode_tokens, t.prefill + t.decode);
@@ -127,6 +129,20 @@ impl Summary {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         write!(f, ": {}", small_pages(&self.loaded, kernel.trim()))
     }
+}
+
+/// How many guesses were right, and the tokens and the time that they gained of `decode`; empty without a guess.
+pub fn guesses(of: &Speculated, decode: Duration) -> String {
+    let kinds = [("text", of.looked_up, of.looked_up_right), ("draft", of.drafted, of.drafted_right)];
+    let kinds = kinds.into_iter().filter(|(_, n, _)| *n > 0);
+    let kinds: Vec<String> = kinds.map(|(name, n, right)| format!("{right} of {n} by the {name}")).collect();
+    if kinds.is_empty() {
+        return String::new();
+    }
+    let (right, seconds) = (kinds.join(" and "), decode.as_secs_f64().max(1e-9));
+    let per_pass = of.tokens as f64 / of.passes as f64;
+    let times = (1.0 + of.seconds_gained / seconds).max(0.0);
+    format!("; guessed right {right}, {per_pass:.2} tokens a pass with guesses, {times:.2} x as fast as without")
 }
 
 /// Why the file is mapped or read.

@@ -12,6 +12,7 @@ use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingWishes;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -83,6 +84,10 @@ pub(super) struct Raw {
     /// keys and values are kept as "f32" (default) or rounded to "bf16", which halves their memory
     #[argh(option, default = "KvType::F32", from_str_fn(values::kv))]
     kv: KvType,
+    /// how the next tokens are guessed, which changes speed and never a result: by the text so far ("lookup"), by the
+    /// draft in the file ("draft"), by both where they pay ("auto", the default), or "off"
+    #[argh(option, default = "Speculate::AUTO", from_str_fn(values::speculate))]
+    speculate: Speculate,
     /// print on stderr what each answer took
     #[argh(switch)]
     timing: bool,
@@ -110,6 +115,8 @@ pub struct ChatArgs {
     pub backend: Backend,
     /// What keys and values are stored as.
     pub kv: KvType,
+    /// How the next tokens are guessed.
+    pub speculate: Speculate,
     /// Whether to print what each answer took.
     pub timing: bool,
 }
@@ -142,6 +149,7 @@ pub(super) fn parse(words: &Words) -> Result<ChatArgs, CliExit> {
     Ok(ChatArgs {
         backend: values::backend(raw.isa.as_deref(), None).map_err(usage)?,
         kv: raw.kv,
+        speculate: raw.speculate,
         load: raw.load,
         sampling,
         stops: raw.stop,

@@ -3,6 +3,7 @@
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::Options;
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::parallel::matmul::Activations;
 
 /// How a run computes.
@@ -15,6 +16,8 @@ pub struct Compute {
     pub activations: Activations,
     /// What keys and values are stored as.
     pub kv: KvType,
+    /// How the next tokens are guessed.
+    pub speculate: Speculate,
     /// Most prompt tokens in one forward pass.
     pub chunk: Option<usize>,
     /// Most token files to evaluate at a time.
@@ -30,6 +33,7 @@ impl Compute {
             backend: self.backend,
             activations: self.activations,
             kv: self.kv,
+            speculate: self.speculate,
             ..default
         }
     }

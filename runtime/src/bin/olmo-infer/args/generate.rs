@@ -14,6 +14,7 @@ use olmo_infer::internals::error::display_path;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::file::sampling::SamplingWishes;
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::fmt::Display;
@@ -140,6 +141,10 @@ pub(super) struct Raw {
     /// keys and values are kept as "f32" (default) or rounded to "bf16", which halves their memory
     #[argh(option, default = "KvType::F32", from_str_fn(values::kv))]
     kv: KvType,
+    /// how the next tokens are guessed, which changes speed and never a result: by the text so far ("lookup"), by the
+    /// draft in the file ("draft"), by both where they pay ("auto", the default), or "off"
+    #[argh(option, default = "Speculate::AUTO", from_str_fn(values::speculate))]
+    speculate: Speculate,
     /// most prompt tokens in one forward pass (default 512); changes speed and memory, never a result
     #[argh(option, from_str_fn(count))]
     chunk: Option<usize>,
@@ -278,6 +283,9 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
         let hidden: &dyn Display = if hidden.as_os_str() == "-" { &"standard output" } else { &display_path(hidden) };
         return Err(usage(format_args!("--logits and --hidden both name {hidden}; give each a file of its own")));
     }
+    if raw.hidden.is_some() && !matches!(raw.speculate, Speculate::AUTO | Speculate::OFF) {
+        return Err(usage("--speculate guesses nothing with --hidden; leave it out"));
+    }
     let hidden = match (raw.hidden, raw.layer) {
         (Some(path), Some(layer)) => Some((layer, path)),
         (Some(_), None) => return Err(usage("--hidden needs --layer, the number of a layer")),
@@ -301,6 +309,7 @@ pub(super) fn parse(words: &Words, info: &CommandInfoWithArgs) -> Result<Generat
             backend,
             activations: raw.activations,
             kv: raw.kv,
+            speculate: raw.speculate,
             chunk: raw.chunk,
             batch: raw.batch,
         },

@@ -11,6 +11,7 @@ use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::cli::words::Words;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::path::{Path, PathBuf};
@@ -218,6 +219,8 @@ pub(super) fn parse(words: &Words) -> Result<ScoreArgs, CliExit> {
             backend: backend.map_err(|problem| CliExit::usage(COMMAND, problem))?,
             activations: raw.activations,
             kv: raw.kv,
+            // Nothing is chosen.
+            speculate: Speculate::OFF,
             chunk: raw.chunk,
             batch: raw.batch,
         },

@@ -5,6 +5,7 @@ use olmo_infer::internals::cli::words::STANDARD_INPUT;
 use olmo_infer::internals::file::mapping::Load;
 use olmo_infer::internals::kernels::backend::{Backend, BackendError};
 use olmo_infer::internals::network::kv_type::KvType;
+use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::text::token_file::TokenType;
 use std::path::PathBuf;
@@ -27,6 +28,11 @@ pub fn activations(text: &str) -> Result<Activations, String> {
 /// `--kv`.
 pub fn kv(text: &str) -> Result<KvType, String> {
     named(KvType::named(text), "f32 or bf16")
+}
+
+/// `--speculate`.
+pub fn speculate(text: &str) -> Result<Speculate, String> {
+    named(Speculate::named(text), "auto, off, lookup or draft")
 }
 
 /// `--isa` and `--matmul`.
