@@ -6,8 +6,8 @@
 
 use crate::error::Error;
 use crate::file::sampling::Sampling;
-use crate::model::Model;
 use crate::generate::speculation::Speculated;
+use crate::model::Model;
 use crate::network::Options;
 use crate::os::memory;
 use crate::session::{Resumed, Session};

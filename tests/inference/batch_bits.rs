@@ -37,7 +37,14 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
 }
 
 fn options(isa: Isa, activations: Activations, kv: KvType, chunk: usize) -> Options {
-    Options { positions: POSITIONS, chunk, backend: Backend { isa, gemm: false }, activations, kv, speculate: Speculate::OFF }
+    Options {
+        positions: POSITIONS,
+        chunk,
+        backend: Backend { isa, gemm: false },
+        activations,
+        kv,
+        speculate: Speculate::OFF,
+    }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {

@@ -15,6 +15,7 @@ mod score;
 mod score_requests;
 mod score_tasks;
 mod shared_prefixes;
+mod speculation;
 mod tile_products;
 mod truncate;
 

@@ -271,7 +271,14 @@ impl Prepared {
     /// The file would be larger than the format admits.
     pub fn copy_plan(&self) -> Result<Plan<'_>, Error> {
         let config = &self.checkpoint.settings.config;
-        let recipe = Recipe { grade: Grade::All(Wanted::Bf16), keeps_blocks: true, config, tensors: &[], draft: None, drafts: &[] };
+        let recipe = Recipe {
+            grade: Grade::All(Wanted::Bf16),
+            keeps_blocks: true,
+            config,
+            tensors: &[],
+            draft: None,
+            drafts: &[],
+        };
         self.plan(recipe.plain(&self.request.weights, &self.checkpoint.sources)?)
     }
 

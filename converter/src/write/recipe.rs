@@ -190,7 +190,8 @@ impl Recipe<'_> {
         }
         let has_drafts = choices.len() > sources.len();
         if let Some(wanted) = self.draft.filter(|_| !has_drafts) {
-            let problem = Problem::new(weights, format!("nothing to draft: all matrices are {} already", wanted.name()));
+            let problem =
+                Problem::new(weights, format!("nothing to draft: all matrices are {} already", wanted.name()));
             return Err(problem.advice("leave --draft out").into());
         }
         Ok(choices)

@@ -80,11 +80,8 @@ mod tests {
     #[test]
     fn noise_has_the_moments_of_its_distribution() {
         // Over tokens, over positions and over seeds.
-        let by: [fn(u64) -> Uniform; 3] = [
-            |i| Noise::new(7, 7).of(i as u32),
-            |i| Noise::new(7, i as usize).of(7),
-            |i| Noise::new(i, 7).of(7),
-        ];
+        let by: [fn(u64) -> Uniform; 3] =
+            [|i| Noise::new(7, 7).of(i as u32), |i| Noise::new(7, i as usize).of(7), |i| Noise::new(i, 7).of(7)];
         for of in by {
             const N: u64 = 100_000;
             let values: Vec<f64> = (0..N).map(|i| of(i).gumbel()).collect();

@@ -71,7 +71,8 @@ mod tests {
                     state >> 24 & 3
                 })
                 .collect();
-            let same = |end: usize| (1..=MOST).take_while(|&k| k <= end && tokens[end - k] == tokens[n % 60 - k]).count();
+            let same =
+                |end: usize| (1..=MOST).take_while(|&k| k <= end && tokens[end - k] == tokens[n % 60 - k]).count();
             let best = (1..tokens.len()).filter(|&end| same(end) >= LEAST).max_by_key(|&end| (same(end), end));
             let mut guesses = Vec::new();
             assert_eq!(look_up(&tokens, 1, &mut guesses), best.map_or(0, same), "{tokens:?}");
