@@ -6,7 +6,7 @@
 use argh::FromArgs;
 use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -42,6 +42,9 @@ struct Args {
     /// let 0.03 % of the weights have magnitudes spread over 60 powers of two
     #[argh(switch)]
     outliers: bool,
+    /// make each token predict the next, and let an int4 draft be right about this share of them, 0.8 to 1
+    #[argh(option)]
+    predictable: Option<f64>,
     /// true headers and lengths, but no numbers: the files take no space
     #[argh(switch)]
     sparse: bool,
@@ -79,11 +82,15 @@ fn run(args: &Args) -> Result<String, String> {
     if !args.force && fs::read_dir(&args.folder).map_err(at(&args.folder))?.next().is_some() {
         return Err(format!("{}: not empty; --force writes into it", args.folder.display()));
     }
+    if args.predictable.is_some_and(|right| config.tie_word_embeddings || !(0.8..=1.0).contains(&right)) {
+        return Err("--predictable: expected 0.8 to 1, and a shape whose head is not its embedding".into());
+    }
+    let predictable = args.predictable.map(|right| Predictable::new(&config, right));
     let specs = tensors_of(&config);
     let mut total_bytes = 0;
     for (position, spec) in specs.iter().enumerate() {
         let path = args.folder.join(format!("{}.npy", spec.name()));
-        let tensor = Tensor { spec, position: position as u64, dtype, outliers: args.outliers };
+        let tensor = Tensor { spec, position: position as u64, dtype, outliers: args.outliers, predictable };
         total_bytes += tensor.write(&path, args.sparse).map_err(at(&path))?;
     }
     let path = args.folder.join("config.json");
@@ -209,6 +216,61 @@ struct Tensor<'a> {
     position: u64,
     dtype: Dtype,
     outliers: bool,
+    predictable: Option<Predictable>,
+}
+
+/// A model in which each token predicts the next one, all in one long circle, so that no text repeats itself: the row of
+/// the head of a token is the embedding of the one before it, and what blocks add to the residual stream is small.
+///
+/// A draft would always be right. So some tokens have a twin, with the same embedding and nearly the same row of the
+/// head: which of the two is the most likely one is a matter of digits that int4 does not have.
+#[derive(Clone, Copy)]
+struct Predictable {
+    hidden_size: u64,
+    /// Tokens of the circle; their twins follow.
+    n_tokens: u64,
+    /// Share of the tokens with a twin, in units of 2^-32.
+    twins: u64,
+}
+
+/// Positions between a token and the next one in the circle.
+const STRIDE: u64 = 4973;
+/// How often int4 chooses the other twin, measured with `olmo-pack --draft int4`.
+const TWIN_ERRORS: f64 = 0.25;
+/// How far the rows of twins are apart, for rows of deviation 0.02.
+const TWIN_DISTANCE: f32 = 0.001;
+/// What blocks add, for embeddings of deviation 0.02.
+const ADDED: f32 = 0.0005;
+
+impl Predictable {
+    fn new(config: &ModelConfig, right: f64) -> Predictable {
+        // Odd: not a multiple of the stride's factors.
+        let n_tokens = (config.vocab_size as u64 / 2 - 1) | 1;
+        let twins = ((1.0 - right) / TWIN_ERRORS * (1u64 << 32) as f64) as u64;
+        Predictable { hidden_size: config.hidden_size as u64, n_tokens, twins }
+    }
+
+    /// Element `i` of the embedding or of the head; `None` for what stays random.
+    fn value(&self, spec: &TensorSpec, i: u64) -> Option<f32> {
+        let (row, column) = (i / self.hidden_size, i % self.hidden_size);
+        let (token, is_twin) = (row % self.n_tokens, row >= self.n_tokens);
+        let embedding = |token: u64| 0.02 * normal(mix(token * self.hidden_size + column));
+        match spec.role {
+            Role::PostAttentionLayernorm | Role::PostFeedforwardLayernorm => Some(ADDED),
+            Role::EmbedTokens => Some(embedding(token)),
+            Role::LmHead => {
+                let before = (token + self.n_tokens - STRIDE % self.n_tokens) % self.n_tokens;
+                let of_twin = TWIN_DISTANCE * normal(mix(!i));
+                match is_twin {
+                    false => Some(embedding(before)),
+                    true if row >= 2 * self.n_tokens => None,
+                    true if mix(!token) & 0xffff_ffff >= self.twins => None,
+                    true => Some(embedding(before) + of_twin),
+                }
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Tensor<'_> {
@@ -259,6 +321,9 @@ impl Tensor<'_> {
     /// Element `i`: normal with deviation 0.02 in matrices, and about 1 in norm vectors.
     #[inline]
     fn value(&self, i: u64) -> f32 {
+        if let Some(value) = self.predictable.and_then(|predictable| predictable.value(self.spec, i)) {
+            return value;
+        }
         let bits = mix((self.position << 40).wrapping_add(i));
         if self.spec.columns.is_none() {
             return 1.0 + 0.1 * normal(bits);

@@ -34,6 +34,7 @@ const QUICK_SWEEP_ROUNDS: usize = 3;
     example = "olmo-bench model.olmo",
     example = "olmo-bench model.olmo --quick --threads 4",
     example = "olmo-bench model.olmo --contexts 16 --prefill none --score none --json",
+    example = "olmo-bench model.olmo --contexts none --prefill none --score none --speculate 128",
     example = "olmo-bench model.olmo --sweep --quick",
     note = "--sweep measures every instruction set of this machine. Decode of one token is measured\n\
             with 1, 2, 4 and 8 panels of weights read by turns and 0 to 16384 bytes fetched\n\
@@ -89,6 +90,9 @@ struct Raw {
     /// tokens of texts that are scored (default 512, with --quick none), or none
     #[argh(option)]
     score: Option<List>,
+    /// tokens of texts that are generated with and without guesses, by turns (default none)
+    #[argh(option)]
+    speculate: Option<List>,
     /// print the version
     #[argh(switch, short = 'V')]
     #[expect(dead_code, reason = "Words::new answers it; defined for the help")]
@@ -179,6 +183,8 @@ pub struct Args {
     pub prefill: Vec<usize>,
     /// Tokens of texts that are scored, ascending.
     pub score: Vec<usize>,
+    /// Tokens of texts with guesses, ascending.
+    pub speculate: Vec<usize>,
     quick: bool,
 }
 
@@ -209,6 +215,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
             ("--contexts", raw.contexts.is_some()),
             ("--prefill", raw.prefill.is_some()),
             ("--score", raw.score.is_some()),
+            ("--speculate", raw.speculate.is_some()),
         ];
         if let Some((option, _)) = own.into_iter().find(|(_, is_given)| *is_given) {
             return usage(format!("{option} does not go with --sweep, which has its own"));
@@ -248,6 +255,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         contexts: list(raw.contexts, &[16, 1024, 4000], &[16, 1024]),
         prefill: list(raw.prefill, &[2, 4, 8, 16, 32, 128, 512, 2048], &[8, 128, 512]),
         score: list(raw.score, &[512], &[]),
+        speculate: list(raw.speculate, &[], &[]),
         quick: raw.quick,
     })
 }

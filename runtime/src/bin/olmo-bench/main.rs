@@ -9,6 +9,7 @@ mod args;
 mod ceiling;
 mod decode;
 mod facts;
+mod guessing;
 mod host;
 mod json;
 mod peak;
@@ -114,6 +115,7 @@ fn report(args: &Args, file: &Arc<ModelFile>, network: &Arc<Network>, opened: Ph
         let decode = decode::measure(network, args, &mut ceiling, team)?;
         let prefill = prefill::measure(network, args, team)?;
         let scoring = scoring::measure(network, args, team)?;
+        let guessing = guessing::measure(network, args, team)?;
         Ok(Report {
             host: Host::read(args, team.n_threads()),
             model: ModelFacts::new(file, network),
@@ -125,6 +127,7 @@ fn report(args: &Args, file: &Arc<ModelFile>, network: &Arc<Network>, opened: Ph
             decode,
             prefill,
             scoring,
+            guessing,
             anonymous_bytes: memory::anonymous_bytes(),
         })
     })?

@@ -3,6 +3,7 @@
 use crate::ceiling::{OneThread, Pattern};
 use crate::decode::{self, Decode};
 use crate::facts::ModelFacts;
+use crate::guessing::{self, Guessing};
 use crate::host::Host;
 use crate::json::{array, integer, number, object, string};
 use crate::peak::Peak;
@@ -35,6 +36,8 @@ pub struct Report {
     pub prefill: Vec<Prefill>,
     /// Scoring, by length.
     pub scoring: Vec<Scoring>,
+    /// Guesses, by their kind and the tokens of the text.
+    pub guessing: Vec<Guessing>,
     /// Memory of this process alone, at the end and at most.
     pub anonymous_bytes: Option<u64>,
 }
@@ -108,6 +111,19 @@ impl Report {
                 }
             }
         }
+        if !self.guessing.is_empty() {
+            writeln!(out, "\nguesses, tokens              tok/s  / plain   right  tokens a pass")?;
+        }
+        for Guessing { way, tokens, outcome } in &self.guessing {
+            let way = way.text();
+            match outcome {
+                Err(problem) => writeln!(out, "{way:18} {tokens:6}  left out: {problem}")?,
+                Ok(guessing::Outcome { tok_s, vs_plain, right, per_pass, .. }) => {
+                    let right = right * 100.0;
+                    writeln!(out, "{way:18} {tokens:6} {tok_s:9.2} {vs_plain:8.2} {right:5.1} % {per_pass:14.2}")?;
+                }
+            }
+        }
         let noisy = self.measured().filter(|measured| measured.is_noisy()).count();
         if noisy > 0 {
             writeln!(
@@ -177,6 +193,20 @@ impl Report {
             };
             object(fields.into_iter().chain(rest))
         });
+        let guessing = self.guessing.iter().map(|guessing| {
+            let fields = [("way", string(guessing.way.name())), ("tokens", integer(guessing.tokens as u64))];
+            let rest = match &guessing.outcome {
+                Err(problem) => vec![("left_out", string(problem))],
+                Ok(outcome) => vec![
+                    ("tok_s", number(outcome.tok_s)),
+                    ("vs_plain", number(outcome.vs_plain)),
+                    ("right", number(outcome.right)),
+                    ("tokens_a_pass", number(outcome.per_pass)),
+                    ("rounds", integer(outcome.rounds as u64)),
+                ],
+            };
+            object(fields.into_iter().chain(rest))
+        });
         let ceiling = object([
             ("read_gb_s", number(self.read_gb_s)),
             ("read_pattern", self.pattern.json()),
@@ -201,6 +231,7 @@ impl Report {
             ("decode", array(decode)),
             ("prefill", array(prefill)),
             ("scoring", array(scoring)),
+            ("guessing", array(guessing)),
             ("startup", startup),
             ("memory", object([("anonymous_bytes", integer(self.anonymous_bytes))])),
             ("host", host.json()),

@@ -42,11 +42,12 @@ pub fn head_flops(config: &ModelConfig) -> u64 {
     2 * config.vocab_size as u64 * config.hidden_size as u64
 }
 
-/// The part of the mapping that every token reads: all but an embedding that is not also the head.
+/// The part of the mapping that every token reads: all but an embedding that is not also the head, and drafts.
 pub fn weights_read_by_decode(file: &ModelFile) -> &[u8] {
     let first = if file.config().tie_word_embeddings { 0 } else { 1 };
-    let bytes = file.bytes();
-    let data = bytes.get(file.layout().tensors[first].offset as usize..bytes.len());
+    let tensors = &file.layout().tensors;
+    let end = tensors.get(file.model_specs().len()).map_or(file.layout().file_bytes, |draft| draft.offset);
+    let data = file.bytes().get(tensors[first].offset as usize..end as usize);
     // Only read, and nothing follows from it.
     data.and_then(MappedBytes::u32s).expect("the layout aligns and sizes tensors").as_bytes()
 }
