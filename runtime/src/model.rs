@@ -129,7 +129,7 @@ impl Model {
     }
 
     /// The session that [`Session::save`] wrote to a file, with the bits of the one that was saved. Its
-    /// [`Options::chunk`] is the default.
+    /// [`Options::chunk`] and [`Options::speculate`] are the defaults.
     ///
     /// # Errors
     /// [`Error::SavedSession`] for a file that is not a saved session of this model, or is damaged; [`Error::Io`],

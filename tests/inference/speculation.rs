@@ -1,4 +1,4 @@
-//! Guesses change no token and no logit: not right ones, not wrong ones, in batches and sessions, whatever ends a text.
+//! Guesses change no token and no logit: right or wrong ones, in batches and sessions, at any end of a text.
 
 use crate::PACK;
 use olmo_infer::internals::error::Error;
@@ -155,7 +155,7 @@ fn compare(
     };
     let mut n_given = 0;
     let mut made = Random(random.bits());
-    // A slot does not say which run it has, and its tokens do.
+    // The tokens of a slot identify its run.
     let mut guess = |_slot: usize, tokens: &[u32], room: usize| {
         let k = most.min(room);
         n_given += k;

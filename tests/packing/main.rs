@@ -5,6 +5,7 @@ mod calibrate;
 mod config_json;
 mod copy;
 mod diff;
+mod drafts;
 mod duplicate_settings;
 mod gguf;
 mod inspect;

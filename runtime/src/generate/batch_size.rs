@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::file::mapping::Load;
 use crate::file::model_file::ModelFile;
 use crate::network::batch::Batch;
+use crate::network::weights::Weights;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use std::cmp::Reverse;
@@ -51,7 +52,7 @@ fn model_bytes(file: &ModelFile, network: &Network) -> u64 {
     // Memory of a model that was read is already allocated. Pages of a mapped model still count as available.
     match file.loaded().way {
         Load::Read => 0,
-        _ => network.weights().bytes_per_token(),
+        _ => network.weights().bytes_per_token() + network.draft().map_or(0, Weights::bytes_per_token),
     }
 }
 

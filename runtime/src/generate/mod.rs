@@ -15,7 +15,7 @@ pub mod top_k;
 
 use crate::error::Error;
 use crate::generate::scheduler::{ActiveRun, Found, Slots};
-use crate::generate::speculation::{Speculated, Speculator};
+use crate::generate::speculation::{Given, Speculated, Speculator};
 use crate::generate::top_k::{top_k_into, top_k_room};
 use crate::kernels::lanes::LogSumExp;
 use crate::network::activations::LOGITS_CHUNK;
@@ -86,8 +86,7 @@ pub fn generate<E: From<Error>>(
     generate_with(batch, team, runs, Way::Plain, visit)
 }
 
-/// As [`generate`], with guesses of the caller: from the slot of a run, its tokens, and how many guesses there is room
-/// for.
+/// As [`generate`], with guesses of the caller.
 ///
 /// # Errors
 /// Those of [`generate`].
@@ -99,7 +98,7 @@ pub fn generate_guessing<E: From<Error>>(
     batch: &mut Batch,
     team: &mut Team,
     runs: &[Run],
-    guess: &mut dyn FnMut(usize, &[u32], usize) -> Vec<u32>,
+    guess: &mut Given<'_>,
     visit: impl FnMut(Evaluated) -> Result<ControlFlow<()>, E>,
 ) -> Result<Timing, E> {
     generate_with(batch, team, runs, Way::Guessing(guess), visit)
@@ -129,8 +128,8 @@ enum Way<'w> {
     Plain,
     /// With guesses of the caller.
     #[cfg_attr(not(feature = "internals"), expect(dead_code, reason = "for the tests of this workspace"))]
-    Guessing(&'w mut dyn FnMut(usize, &[u32], usize) -> Vec<u32>),
-    /// With a look at the hidden states.
+    Guessing(&'w mut Given<'w>),
+    /// With hidden states for a caller.
     Seeing(&'w mut dyn FnMut(Hidden<'_>)),
 }
 
@@ -186,7 +185,7 @@ fn generate_with<E: From<Error>>(
             let end = visited.len().min(begin + LOGITS_CHUNK);
             let mut computed = batch.logits(team, visited[begin..end].iter().map(|(row, _)| *row)).map(|_| ());
             if has_guesses && matches!(computed, Err(Error::NotFinite { .. })) {
-                // Those of a wrong guess are nobody's error. A pass with guesses has one chunk of rows.
+                // Those of a wrong guess do not count. A pass with guesses has one chunk of rows.
                 visited.retain(|(_, row)| slots.at(row.sequence).has(row));
                 computed = batch.logits(team, visited.iter().map(|(row, _)| *row)).map(|_| ());
             }

@@ -1,7 +1,7 @@
 //! Random numbers without a state: Gumbel noise that is a function of the seed, the position and the token.
 //!
 //! The token with the largest sum of its logit and such noise is a sample of the softmax of the logits (Gumbel 1954).
-//! No noise depends on what was chosen before, so a guess that is drawn from nearly the same logits is nearly always
+//! No noise depends on what was chosen before, so a guess that is sampled from nearly the same logits is nearly always
 //! the same token.
 
 use std::f64::consts::LN_2;
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noise_lies_below_its_bound_and_within_the_stated_range() {
+    fn noise_is_below_its_bound_and_within_the_stated_range() {
         let ends = [1, (1 << 53) - 1].map(|rest| Uniform { rest });
         assert!(ends[0].gumbel() - ends[1].gumbel() < MOST_DIFFERENCE);
         assert!((ends[0].gumbel() - 36.7368).abs() < 1e-4 && (ends[1].gumbel() + 3.6038).abs() < 1e-4);

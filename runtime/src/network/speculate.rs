@@ -8,8 +8,8 @@ pub struct Speculate {
     pub lookup: bool,
     /// Whether the drafts of the file are computed with, if it has any.
     pub draft: bool,
-    /// How many tokens are guessed each time, whether that pays or not. `None`: as many as pay by the times and the
-    /// guesses so far, which may be none.
+    /// How many tokens are guessed each time, whether that pays or not. `None`: the number that pays by the times
+    /// and the guesses so far, which may be 0.
     pub tokens: Option<usize>,
 }
 

@@ -37,7 +37,7 @@ pub struct Session {
     unlearned: Option<f64>,
 }
 
-/// The sequence of a session, which drafts go on with.
+/// The sequence of a session, which drafts continue.
 struct Guessed<'s> {
     tokens: &'s [u32],
     sampler: &'s mut Sampler,
@@ -339,7 +339,7 @@ impl Session {
             let n = batch.rows().len();
             let mut computed = batch.logits(team, 0..n).map(|_| ());
             if n > 1 && matches!(computed, Err(Error::NotFinite { .. })) {
-                // Those of a wrong guess are nobody's error.
+                // Those of a wrong guess do not count.
                 computed = batch.logits(team, 0..1).map(|_| ());
             }
             computed.map(|()| begun.elapsed().as_secs_f64())

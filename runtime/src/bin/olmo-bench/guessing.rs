@@ -14,9 +14,9 @@ use olmo_infer::internals::parallel::team::Team;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Tokens of a prompt, but for what it is to be copied from.
+/// Tokens of a prompt, without the text to copy.
 const PROMPT: usize = 16;
-/// Every so many tokens of the text to copy are others.
+/// One of this number of tokens of the text to copy is another.
 const EDITED: usize = 24;
 
 /// Guesses of one kind.
@@ -36,7 +36,7 @@ pub enum Way {
     Draft,
     /// The text so far, in a text that is not there yet.
     Lookup,
-    /// The text so far, in which the same text is, but for some tokens.
+    /// The text so far, which has the same text with a few other tokens.
     Copy,
 }
 

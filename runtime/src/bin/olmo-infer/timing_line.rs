@@ -83,7 +83,7 @@ impl fmt::Display for Summary {
             let gb_per_second = passes * self.bytes_per_token as f64 / 1e9;
             write!(f, "; decode {} tokens", t.decode_tokens)?;
             match self.sequences {
-                1 => write!(f, ", {:.2} ms each", 1e3 / passes)?,
+                1 => write!(f, ", {:.2} ms each", 1e3 / per_second)?,
                 _ => write!(f, " in {} passes, {:.2} ms each", t.decode_passes, 1e3 / passes)?,
             }
             write!(f, ", {per_second:.1} tok/s, {gb_per_second:.1} GB/s")?;
@@ -142,7 +142,7 @@ pub fn guesses(of: &Speculated, decode: Duration) -> String {
     let (right, seconds) = (kinds.join(" and "), decode.as_secs_f64().max(1e-9));
     let per_pass = of.tokens as f64 / of.passes as f64;
     let times = (1.0 + of.seconds_gained / seconds).max(0.0);
-    format!("; guessed right {right}, {per_pass:.2} tokens a pass with guesses, {times:.2} x as fast as without")
+    format!("; guessed right {right}, {per_pass:.2} tokens a pass with guesses, about {times:.1} x as fast as without")
 }
 
 /// Why the file is mapped or read.

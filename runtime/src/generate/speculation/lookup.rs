@@ -2,7 +2,7 @@
 
 /// Fewest tokens that must be the same; fewer are by chance.
 pub const LEAST: usize = 3;
-/// Most tokens that are compared: of two earlier places with as many, the later one is taken.
+/// Most tokens that are compared: of two earlier places with the same number, the later one is taken.
 pub const MOST: usize = 5;
 
 /// Appends up to `n` guesses of what follows `tokens`, none where the last [`LEAST`] have not occurred before. Returns

@@ -81,6 +81,9 @@ pub trait Sequences {
     fn guess(&mut self, slot: usize, logits: &[f32], position: usize, guessed: &[u32]) -> Choice;
 }
 
+/// Guesses of a caller: from a slot, the tokens of its sequence, and the largest number of guesses.
+pub type Given<'g> = dyn FnMut(usize, &[u32], usize) -> Vec<u32> + 'g;
+
 /// Makes guesses for the sequences of a batch.
 pub struct Speculator {
     speculate: Speculate,
@@ -88,7 +91,7 @@ pub struct Speculator {
     most_rows: usize,
     guesses: Vec<Guesses>,
     pace: Pace,
-    /// Slots whose drafts go on.
+    /// Slots whose drafts continue.
     drafting: Vec<usize>,
     /// Seconds of the drafts of this pass.
     draft_seconds: f64,
@@ -231,12 +234,8 @@ impl Speculator {
         drafted
     }
 
-    /// As [`Speculator::guess`], with guesses that the caller makes from the tokens of a slot and their largest number.
-    pub fn guess_given(
-        &mut self,
-        sequences: &mut impl Sequences,
-        guess: &mut dyn FnMut(usize, &[u32], usize) -> Vec<u32>,
-    ) {
+    /// As [`Speculator::guess`], with guesses of the caller.
+    pub fn guess_given(&mut self, sequences: &mut impl Sequences, guess: &mut Given<'_>) {
         let mut rows = self.begin_pass(sequences);
         for slot in 0..self.guesses.len() {
             let Some((tokens, room)) = sequences.known(slot) else { continue };
@@ -264,7 +263,7 @@ impl Speculator {
         n
     }
 
-    /// Guesses from the text so far, as many as pay for one of `n` sequences.
+    /// Guesses from the text so far, the number that pays for one of `n` sequences.
     fn guess_from_text(&mut self, slot: usize, n: usize, tokens: &[u32], room: usize) {
         let (row, draft) = (self.pace.row() * n as f64, (self.pace.draft() + self.pace.row()) * n as f64);
         let guesses = &mut self.guesses[slot];
