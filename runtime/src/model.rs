@@ -147,7 +147,8 @@ impl Model {
     /// them at a time, in their order; `None` means 16, or fewer if memory is short. The results of a run do not depend
     /// on the others, to the last bit.
     ///
-    /// Calls `visit` for each position, in the order of positions for each run. [`ControlFlow::Break`] ends that run.
+    /// Calls `visit` for each position, in the order of positions for each run; between runs the order depends on guesses,
+    /// and so does which of several errors is returned. [`ControlFlow::Break`] ends that run.
     /// This holds the threads of the model until it returns, so `visit` cannot compute with the same model: that
     /// returns [`Error::NotRun`].
     ///
@@ -275,7 +276,7 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read.
     pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<bool, Error> {
-        self.file.populate(stop).map(|populated| populated.complete)
+        self.file.populate(true, stop).map(|populated| populated.complete)
     }
 
     /// The network, made for the first caller.

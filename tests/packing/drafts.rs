@@ -25,7 +25,7 @@ fn every_matrix_of_a_token_has_a_draft_and_the_model_is_the_same() {
         (&small_config(), &["--dtype", "f32"][..]),
         (&small_config(), &["--dtype", "bf12"]),
         (&tied, &["--dtype", "int8"]),
-        (&small_config(), &["--dtype", "bf16", "--tensor", "o_proj=int4"]),
+        (&small_config(), &["--dtype", "bf16", "--tensor", "o_proj=int4-f16"]),
     ] {
         let (model, finished) = pack(&folder, config, words);
         finished.ok();
@@ -49,7 +49,7 @@ fn every_matrix_of_a_token_has_a_draft_and_the_model_is_the_same() {
         for (i, spec) in file.model_specs().iter().enumerate() {
             let draft = (n..file.specs().len()).find(|&draft| Some(file.specs()[draft]) == spec.draft());
             let is_multiplied = spec.role != Role::EmbedTokens || config.tie_word_embeddings;
-            let has_one = spec.columns.is_some() && is_multiplied && file.encoding(i).name() != "int4";
+            let has_one = spec.columns.is_some() && is_multiplied && file.encoding(i).name() != "int4-f16";
             assert_eq!(draft.is_some(), has_one, "{}", spec.name());
             assert!(draft.is_none_or(|draft| file.encoding(draft).name() == "int4"), "{}", spec.name());
         }
@@ -62,9 +62,13 @@ fn every_matrix_of_a_token_has_a_draft_and_the_model_is_the_same() {
 #[test]
 fn refuses_a_draft_that_is_the_model_and_other_encodings() {
     let folder = TempDir::new("drafts-refused");
-    let (_, finished) = pack(&folder, &small_config(), &["--dtype", "int8", "--draft", "int8"]);
-    let says = "nothing to draft: all matrices are int8 already; leave --draft out";
-    assert!(finished.refused(1).contains(says), "{finished:?}");
+    for (dtype, draft, bits) in [("int8", "int8", 8.2), ("int4", "int8", 8.2), ("int8", "int8-f16", 8.5)] {
+        let (_, finished) = pack(&folder, &small_config(), &["--dtype", dtype, "--draft", draft]);
+        let says = format!(
+            "nothing to draft: no matrix takes clearly more than the {bits} bits of {draft}; leave --draft out"
+        );
+        assert!(finished.refused(1).contains(&says), "{finished:?}");
+    }
     for word in ["bf16", "f32", "int3", ""] {
         let (_, finished) = pack(&folder, &small_config(), &["--draft", word]);
         assert!(finished.refused(2).contains("int4, int4-16, int4-f16, int8, int8-16 or int8-f16"), "{finished:?}");

@@ -14,6 +14,9 @@ use olmo_infer::internals::format::tensors::{Role, TensorSpec};
 use rayon::ThreadPool;
 use std::path::Path;
 
+/// How many times as many bits as its draft a matrix takes at least.
+const LEAST_GAIN: f64 = 1.25;
+
 /// How a tensor is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -178,8 +181,9 @@ impl Recipe<'_> {
         for (index, source) in sources.iter().enumerate() {
             let named = draft_of(&source.spec.name());
             let is_multiplied = source.spec.role != Role::EmbedTokens || self.config.tie_word_embeddings;
-            // A matrix that is stored so already is its own draft.
-            let of_all = self.draft.filter(|wanted| is_multiplied && choices[index].2 != *wanted);
+            // Otherwise the matrix itself is as good, and no slower.
+            let is_smaller = |wanted: &Wanted| LEAST_GAIN * wanted.bits() <= choices[index].2.bits();
+            let of_all = self.draft.filter(|wanted| is_multiplied && is_smaller(wanted));
             let Some((draft, wanted)) = source.spec.draft().zip(named.or(of_all)) else {
                 continue;
             };
@@ -190,8 +194,8 @@ impl Recipe<'_> {
         }
         let has_drafts = choices.len() > sources.len();
         if let Some(wanted) = self.draft.filter(|_| !has_drafts) {
-            let problem =
-                Problem::new(weights, format!("nothing to draft: all matrices are {} already", wanted.name()));
+            let found = format!("nothing to draft: no matrix takes clearly more than the {:.1} bits of", wanted.bits());
+            let problem = Problem::new(weights, format!("{found} {}", wanted.name()));
             return Err(problem.advice("leave --draft out").into());
         }
         Ok(choices)

@@ -32,6 +32,23 @@ impl Wanted {
         all.find(|wanted| wanted.name() == name)
     }
 
+    /// Bits of an element with its share of the scales of its block; factors of a row and exceptions are left out.
+    pub fn bits(self) -> f64 {
+        match self {
+            Wanted::F32 => 32.0,
+            Wanted::Bf16 => 16.0,
+            Wanted::Bf12 => 12.0,
+            Wanted::Quantized(quantization) => {
+                let of_scales = match quantization.scales {
+                    Scales::F16 => 16.0 / 32.0,
+                    Scales::Row32 => 8.0 / 32.0,
+                    Scales::Row16 => 8.0 / 16.0,
+                };
+                Encoding::Quantized(quantization).dtype().bits() as f64 + of_scales
+            }
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {

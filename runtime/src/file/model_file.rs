@@ -237,6 +237,12 @@ impl ModelFile {
         self.range(self.index.layout.tensors[index])
     }
 
+    /// Bytes of the drafts, which are at the end of the file.
+    pub fn draft_bytes(&self) -> u64 {
+        let first = self.index.layout.tensors.get(self.index.n_model_tensors());
+        first.map_or(0, |draft| self.index.layout.file_bytes - draft.offset)
+    }
+
     /// The table of tensor `index`; `None` unless it is bf12.
     pub fn bf12_table(&self, index: usize) -> Option<&Bf12Table> {
         self.index.bf12_tables[index].as_ref()
@@ -294,17 +300,19 @@ impl ModelFile {
     /// Pages the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
     /// thread that runs during the first pass; `stop` ends it early.
     ///
-    /// The embedding is left out when the head does not share it: a run reads a few of its rows. Drafts come last.
+    /// The embedding is left out when the head does not share it: a run reads a few of its rows. With `drafts`, these come
+    /// last.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel returns an error instead of raising
     /// SIGBUS.
-    pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
+    pub fn populate(&self, drafts: bool, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
         let first = match self.index.layout.tensors.get(1) {
             Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,
             _ => self.index.layout.data_offset,
         };
-        self.mapping.populate(&self.path, first as usize..self.index.layout.file_bytes as usize, stop)
+        let end = self.index.layout.file_bytes - if drafts { 0 } else { self.draft_bytes() };
+        self.mapping.populate(&self.path, first as usize..end as usize, stop)
     }
 }
 

@@ -4,7 +4,6 @@ use crate::error::Error;
 use crate::file::mapping::Load;
 use crate::file::model_file::ModelFile;
 use crate::network::batch::Batch;
-use crate::network::weights::Weights;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use std::cmp::Reverse;
@@ -44,15 +43,21 @@ pub fn batch_size_up_to(
     positions: &[usize],
 ) -> Result<usize, Error> {
     let needed = |positions: &[usize]| Batch::bytes(network.config(), options, positions);
-    within(memory::available().unwrap_or(u64::MAX), (asked, most), positions, model_bytes(file, network), needed)
+    within(
+        memory::available().unwrap_or(u64::MAX),
+        (asked, most),
+        positions,
+        model_bytes(file, network, options),
+        needed,
+    )
 }
 
 /// Bytes that the model will take of the available memory.
-fn model_bytes(file: &ModelFile, network: &Network) -> u64 {
+fn model_bytes(file: &ModelFile, network: &Network, options: &Options) -> u64 {
     // Memory of a model that was read is already allocated. Pages of a mapped model still count as available.
     match file.loaded().way {
         Load::Read => 0,
-        _ => network.weights().bytes_per_token() + network.draft().map_or(0, Weights::bytes_per_token),
+        _ => network.weights().bytes_per_token() + if options.speculate.draft { file.draft_bytes() } else { 0 },
     }
 }
 
@@ -69,7 +74,7 @@ pub fn context_size(
 ) -> Result<usize, Error> {
     let most = network.config().max_position_embeddings;
     let needed = |positions| Batch::bytes(network.config(), &Options { positions, ..*options }, &[positions]);
-    let (available, model) = (memory::available().unwrap_or(u64::MAX), model_bytes(file, network));
+    let (available, model) = (memory::available().unwrap_or(u64::MAX), model_bytes(file, network, options));
     match memory::address_space() {
         // The addresses of the model are already taken.
         Some(left) if left < available.saturating_sub(model) => context_within(left, asked, most, 0, needed),

@@ -105,7 +105,7 @@ impl<'a> Slots<'a> {
         for (slot, free) in self.0.iter_mut().enumerate().filter(|(_, active)| active.is_none()) {
             let Some((index, run)) = waiting.next() else { break };
             batch.begin(slot, run.positions)?;
-            speculator.begin(slot)?;
+            speculator.begin(slot);
             *free = Some(ActiveRun::new(index, run, batch.config().vocab_size)?);
         }
         Ok(())

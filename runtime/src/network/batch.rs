@@ -5,6 +5,7 @@ use crate::format::config::ModelConfig;
 use crate::network::activations::Buffers;
 use crate::network::kv_cache::KvCache;
 use crate::network::sequence::{self, Row, Sequence};
+use crate::network::speculate::Speculate;
 use crate::network::{Network, Options};
 use crate::os::fp_mode;
 use crate::os::memory;
@@ -210,6 +211,11 @@ impl Batch {
     /// How this batch computes; the chunk is at most the positions of all sequences, and at least the number of slots.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Changes how the next tokens are guessed.
+    pub(crate) fn set_speculate(&mut self, speculate: Speculate) {
+        self.options.speculate = speculate;
     }
 
     /// The tokens of the last forward pass.

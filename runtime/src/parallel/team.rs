@@ -232,6 +232,22 @@ impl Threads {
         }
         Ok(result)
     }
+
+    /// Whether [`Threads::run`] would be refused here, without a turn.
+    ///
+    /// # Errors
+    /// [`Error::NotRun`] in a forked process, in a run of the same threads, and on a thread with a non-default
+    /// floating-point mode; [`Error::OutOfMemory`].
+    pub fn check(&self) -> Result<(), Error> {
+        if !self.workers.is_empty() && self.process != process::id() {
+            return Err(Error::NotRun { why: NotRun::Forked });
+        }
+        fp_mode::check()?;
+        match Works::enter(self.shared.id())? {
+            Some(_works) => Ok(()),
+            None => Err(Error::NotRun { why: NotRun::Nested }),
+        }
+    }
 }
 
 impl Drop for Threads {

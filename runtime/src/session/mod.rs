@@ -10,6 +10,7 @@ use crate::generate::speculation::{Sequences, Speculated, Speculator};
 use crate::network::batch::Batch;
 use crate::network::observer::Hidden;
 use crate::network::sequence::Row;
+use crate::network::speculate::Speculate;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
@@ -145,7 +146,6 @@ impl Session {
     ) -> Result<bool, Error> {
         self.check(tokens, self.left())?;
         self.learn(false);
-        self.row = 0;
         // The last token may not be evaluated, and its hidden states are not wanted.
         if self.batch.position(0) < self.tokens.len() {
             self.evaluate(&mut || true)?;
@@ -168,6 +168,9 @@ impl Session {
                 }
                 Ok(())
             });
+            if evaluated.is_ok() {
+                self.row = 0;
+            }
             // Tokens that were evaluated stay, also where a number is not finite.
             let n_evaluated = self.batch.position(0) - self.tokens.len();
             self.tokens.extend(&chunk[..n_evaluated]);
@@ -251,8 +254,21 @@ impl Session {
         Ok(Some(token))
     }
 
+    /// How the next tokens are guessed from here on. It changes speed, never a result. What was counted of guesses is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn set_speculate(&mut self, speculate: Speculate) -> Result<(), Error> {
+        self.learn(false);
+        self.batch.set_speculate(speculate);
+        self.speculator = Speculator::new(&self.batch)?;
+        Ok(())
+    }
+
     /// Removes all tokens; the next ones begin a new sequence in the same memory.
     pub fn restart(&mut self) {
+        self.learn(false);
         self.batch.restart(0);
         self.tokens.clear();
     }
@@ -268,6 +284,7 @@ impl Session {
         if n >= self.tokens.len() {
             return;
         }
+        self.learn(false);
         self.tokens.truncate(n);
         // The last generated token may not be evaluated. If only that one is cut, the logits are still valid.
         if self.batch.position(0) > n {
@@ -317,12 +334,15 @@ impl Session {
     /// Evaluates the token that was generated last: by its row of the last pass, if the token was guessed there, else in
     /// a pass with guesses of what follows.
     fn evaluate_next(&mut self, chooser: &mut Chooser) -> Result<(), Error> {
+        self.forget_unchecked();
         let (position, last) = (self.batch.position(0), self.tokens.len() - 1);
-        if position < last || self.options().speculate.is_off() {
+        if position < last || self.speculator.is_off() {
             return self.evaluate(&mut || true).map(|_complete| ());
         }
         let row = Row { sequence: 0, position, token: self.tokens[last] };
         if !self.batch.logits_of(self.row + 1).is_empty() && self.batch.rows().get(self.row + 1) == Some(&row) {
+            // Refused where a pass would be.
+            self.threads.check()?;
             self.batch.accept(0);
             self.row += 1;
             return Ok(());
@@ -331,7 +351,6 @@ impl Session {
         let room = self.left();
         let (batch, speculator) = (&mut self.batch, &mut self.speculator);
         let mut sequence = Guessed { tokens: &self.tokens, sampler: &mut chooser.sampler, room };
-        self.row = 0;
         let seconds = self.threads.run(|team| -> Result<f64, Error> {
             speculator.guess(batch, team, &mut sequence)?;
             let begun = Instant::now();
@@ -344,10 +363,18 @@ impl Session {
             }
             computed.map(|()| begun.elapsed().as_secs_f64())
         })?;
+        self.row = 0;
         // Only the next token is known to be right.
         self.batch.take_back(0, (position + 1).min(self.batch.position(0)));
         self.unlearned = Some(seconds?);
         Ok(())
+    }
+
+    /// Takes back the guesses of a pass that panicked.
+    fn forget_unchecked(&mut self) {
+        if self.batch.position(0) > self.tokens.len() {
+            self.batch.truncate(0, self.tokens.len().saturating_sub(1));
+        }
     }
 
     /// Takes in how many guesses of the last pass were right, and whether the next one was wrong if there is one.
@@ -364,7 +391,7 @@ impl Session {
     /// prompt does not block other sessions.
     fn evaluate(&mut self, proceed: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         self.learn(false);
-        self.row = 0;
+        self.forget_unchecked();
         let (begin, most) = (self.batch.position(0), self.options().chunk);
         let (batch, mut waiting) = (&mut self.batch, &self.tokens[begin..]);
         while !waiting.is_empty() {
@@ -379,6 +406,7 @@ impl Session {
                 }
                 Ok(())
             })??;
+            self.row = 0;
             waiting = rest;
         }
         Ok(true)

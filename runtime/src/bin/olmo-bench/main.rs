@@ -86,7 +86,7 @@ fn run(args: &Args, begun: Instant) -> Result<String, Error> {
 }
 
 fn sweep(args: &Args, file: &ModelFile, network: &Arc<Network>) -> Result<SweepReport, Error> {
-    file.populate(&|| false)?;
+    file.populate(false, &|| false)?;
     with_team(args.threads, |team| {
         progress("memory");
         let mut ceiling = Ceiling::tune(work::weights_read_by_decode(file), args.ceiling_time(), team);

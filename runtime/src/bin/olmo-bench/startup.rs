@@ -65,7 +65,7 @@ impl Startup {
         open: Phase,
         team: &mut Team,
     ) -> Result<Startup, Error> {
-        let (populated, page_in) = Phase::measure(|| file.populate(&|| false))?;
+        let (populated, page_in) = Phase::measure(|| file.populate(false, &|| false))?;
         let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
             let options = Options { backend: args.backend, ..Options::new(1) };

@@ -64,7 +64,7 @@ fn text_rules<'a>(args: &'a GenerateArgs, file: &'a ModelFile) -> Result<TextRul
 pub fn run(args: &GenerateArgs, begun: Instant) -> Result<(), Failure> {
     let file = Arc::new(opened::open(PROGRAM, &args.model, args.load, &args.tokens)?);
     opened::refuse_useless(args.compute.activations, &file)?;
-    opened::refuse_no_draft(args.compute.speculate, &file)?;
+    opened::refuse_no_guess(args.compute.speculate, args.compute.backend, &file)?;
     let summary = evaluate(args, &file, begun)?;
     if args.timing {
         PROGRAM.print_line(&summary);
@@ -100,7 +100,7 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
     note_surprises(args, &inputs);
     let printer = Printer::new(args.mode, args.generates(), rules, &args.tokens);
     let n_threads = used_threads(args.compute.threads);
-    let (measured, page_in) = while_populating(file, || {
+    let (measured, page_in) = while_populating(file, args.compute.speculate.draft && args.hidden.is_none(), || {
         with_team(n_threads, |team| {
             let batch = Batch::new(&network, options, sequences)?;
             Job { file, inputs: &inputs, args, sampling, printer, logits, hidden, begun }.run(batch, team)

@@ -9,6 +9,7 @@ use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::mapping::{Load, Populated};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::MAGIC;
+use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::os::spawn::spawn_scoped;
 use olmo_infer::internals::parallel::matmul::Activations;
@@ -42,8 +43,12 @@ pub fn refuse_useless(activations: Activations, file: &ModelFile) -> Result<(), 
     Err(Failure::Usage(format!("--activations {name}: {path} has no int8 or int4 matrices; leave the option out")))
 }
 
-/// Refuses guesses of drafts where the model has none.
-pub fn refuse_no_draft(speculate: Speculate, file: &ModelFile) -> Result<(), Failure> {
+/// Refuses guesses that were asked for where none are made.
+pub fn refuse_no_guess(speculate: Speculate, backend: Backend, file: &ModelFile) -> Result<(), Failure> {
+    if backend.gemm && !matches!(speculate, Speculate::AUTO | Speculate::OFF) {
+        let why = "products by gemm have other bits for several tokens than for one, so nothing is guessed";
+        return Err(Failure::Usage(format!("--speculate: {why}; leave it out")));
+    }
     if speculate != Speculate::DRAFT || file.model_specs().len() < file.specs().len() {
         return Ok(());
     }
@@ -97,16 +102,18 @@ fn explain(program: Program, others: &[PathBuf], error: Error) -> Failure {
     }
 }
 
-/// Runs `work` while another thread brings the file's pages in, ahead of the first pass; yields its time too.
+/// Runs `work` while another thread brings the file's pages in, ahead of the first pass, with `drafts` those too; yields
+/// its time too.
 pub fn while_populating<T>(
     file: &ModelFile,
+    drafts: bool,
     work: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<(T, Option<(Duration, Populated)>), Failure> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let populate = || {
             let begun = Instant::now();
-            file.populate(&|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
+            file.populate(drafts, &|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
         };
         // Without another thread, the first pass brings the pages in itself.
         let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();

@@ -3,7 +3,7 @@
 use crate::args::chat::ChatArgs;
 use crate::failure::Failure;
 use crate::lines::{Lines, Typed};
-use crate::opened::{note_clock, refuse_no_draft, while_populating};
+use crate::opened::{note_clock, refuse_no_guess, while_populating};
 use crate::program::PROGRAM;
 use crate::timing_line::guesses;
 use crate::{prompts, transcript};
@@ -53,7 +53,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let file = model.file();
     let chat = prompts::chat(file)?;
     note_clock(file);
-    refuse_no_draft(args.speculate, file)?;
+    refuse_no_guess(args.speculate, args.backend, file)?;
     file.check_complete()?;
     let path = display_path(&args.model);
     let problem = match (&args.system, &chat) {
@@ -101,7 +101,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
     let lines = if in_terminal { Lines::of_terminal()? } else { Lines::Input };
     let mut talk = Talk { args, model: &model, conversation, in_terminal };
-    while_populating(file, || talk.run(lines)).map(|_| ())
+    while_populating(file, args.speculate.draft, || talk.run(lines)).map(|_| ())
 }
 
 /// A conversation with a user.

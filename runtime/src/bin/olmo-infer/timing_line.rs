@@ -140,7 +140,7 @@ pub fn guesses(of: &Speculated, decode: Duration) -> String {
         return String::new();
     }
     let (right, seconds) = (kinds.join(" and "), decode.as_secs_f64().max(1e-9));
-    let per_pass = of.tokens as f64 / of.passes as f64;
+    let per_pass = of.tokens as f64 / of.passes.max(1) as f64;
     let times = (1.0 + of.seconds_gained / seconds).max(0.0);
     format!("; guessed right {right}, {per_pass:.2} tokens a pass with guesses, about {times:.1} x as fast as without")
 }

@@ -10,12 +10,14 @@
 
 mod lookup;
 mod pace;
+mod pause;
 mod trust;
 
 use crate::error::Error;
 use crate::generate::sampler::Choice;
 use crate::generate::speculation::lookup::look_up;
 use crate::generate::speculation::pace::Pace;
+use crate::generate::speculation::pause::Pause;
 use crate::generate::speculation::trust::Trust;
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::batch::Batch;
@@ -32,6 +34,8 @@ const MOST_COPIED: usize = 15;
 const MARGINS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 /// How often guesses of these margins are right, before any was made.
 const EXPECTED: [f64; 6] = [0.5, 0.6, 0.75, 0.85, 0.95, 0.98];
+/// Chances before drafts that cost too much are measured again: one of them costs more than a pass.
+const FIRST_DEAR_PAUSE: u32 = 64;
 /// What a pass of the draft costs besides reading its weights, before it is measured.
 const DRAFT_OVERHEAD: f64 = 0.02;
 
@@ -95,8 +99,8 @@ pub struct Speculator {
     drafting: Vec<usize>,
     /// Seconds of the drafts of this pass.
     draft_seconds: f64,
-    /// When drafts that cost more than they can gain are tried again.
-    costs: Trust,
+    /// After drafts that cost more than they can gain.
+    too_dear: Pause,
     counts: Speculated,
 }
 
@@ -156,7 +160,8 @@ impl Guesses {
 }
 
 impl Speculator {
-    /// For the slots of `batch`, by its options.
+    /// For the slots of `batch`, by its options. Products by `gemm` are other sums for several rows than for one: there
+    /// nothing is guessed.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -166,21 +171,27 @@ impl Speculator {
             let bytes = |bytes: u64| bytes.max(1) as f64;
             bytes(draft.bytes_per_token()) / bytes(network.weights().bytes_per_token())
         });
-        let draft = options.speculate.draft && share.is_some();
+        let speculate = if options.backend.gemm { Speculate::OFF } else { options.speculate };
+        let draft = speculate.draft && share.is_some();
         let mut guesses = memory::room_for(n, "the guesses")?;
         for _ in 0..n {
             guesses.push(Guesses::new()?);
         }
         Ok(Speculator {
-            speculate: Speculate { draft, ..options.speculate },
+            speculate: Speculate { draft, ..speculate },
             most_rows: options.chunk.min(LOGITS_CHUNK),
             guesses,
             pace: Pace::new(n, share.unwrap_or(1.0) + DRAFT_OVERHEAD)?,
             drafting: memory::room_for(n, "the guesses")?,
             draft_seconds: 0.0,
-            costs: Trust::new(1.0),
+            too_dear: Pause::new(FIRST_DEAR_PAUSE),
             counts: Speculated::default(),
         })
+    }
+
+    /// Whether nothing is ever guessed.
+    pub fn is_off(&self) -> bool {
+        self.speculate.is_off()
     }
 
     /// What has been guessed so far.
@@ -188,13 +199,10 @@ impl Speculator {
         self.counts
     }
 
-    /// Another sequence begins in a slot: how often guesses were right is unknown again.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn begin(&mut self, slot: usize) -> Result<(), Error> {
-        self.guesses[slot] = Guesses::new()?;
-        Ok(())
+    /// Another sequence begins in a slot: its guesses will be right about as often as those of the one before.
+    pub fn begin(&mut self, slot: usize) {
+        self.guesses[slot].part.clear();
+        self.guesses[slot].copies = false;
     }
 
     /// Decides what the next pass evaluates of each sequence, see [`Speculator::part`].
@@ -227,8 +235,9 @@ impl Speculator {
         // The checking pass writes there.
         for slot in 0..self.guesses.len() {
             if let Some((tokens, _)) = sequences.known(slot) {
-                let n = batch.truncate(slot, tokens.len() - 1);
-                assert!(n + 1 == tokens.len(), "a ring has room for a window and a pass");
+                let evaluated = batch.truncate(slot, tokens.len() - 1);
+                // It has room for a window and a chunk, and guesses are fewer than a chunk.
+                assert!(evaluated + 1 == tokens.len(), "a ring still has the window of the next token");
             }
         }
         drafted
@@ -265,29 +274,32 @@ impl Speculator {
 
     /// Guesses from the text so far, the number that pays for one of `n` sequences.
     fn guess_from_text(&mut self, slot: usize, n: usize, tokens: &[u32], room: usize) {
-        let (row, draft) = (self.pace.row() * n as f64, (self.pace.draft() + self.pace.row()) * n as f64);
+        let row = self.pace.row() * n as f64;
         let guesses = &mut self.guesses[slot];
-        let most = if guesses.copies { MOST_COPIED } else { MOST };
-        let same = look_up(tokens, self.speculate.tokens.unwrap_or(most).min(room), &mut guesses.part);
         guesses.source = Source::Text;
-        if same == 0 || self.speculate.tokens.is_some() {
+        if let Some(fixed) = self.speculate.tokens {
+            look_up(tokens, fixed.min(room), &mut guesses.part);
             return;
         }
-        let pay = paying(guesses.text.share(), row, most);
-        let gain = |share: f64, cost: f64, n: usize| (1..=n).map(|i| share.powi(i as i32) - cost).sum::<f64>();
-        let of_draft = paying(guesses.draft.share(), draft, MOST);
-        let draft_gains = self.speculate.draft && {
-            gain(guesses.draft.share(), draft, of_draft) > gain(guesses.text.share(), row, pay)
-        };
-        let wanted = match pay {
-            0 if guesses.text.tries_again() => {
+        let most = if guesses.copies { MOST_COPIED } else { MOST };
+        let share = guesses.text.share();
+        let pay = paying(share, row, most);
+        if pay == 0 {
+            if !guesses.text.pause.waits() && look_up(tokens, 1.min(room), &mut guesses.part) > 0 {
+                guesses.text.pause.tried();
                 guesses.is_try = true;
-                1
             }
-            _ if draft_gains => 0,
-            n => n,
-        };
-        guesses.part.truncate(1 + wanted);
+            return;
+        }
+        look_up(tokens, pay.min(room), &mut guesses.part);
+        // Of one sequence; in a batch the draft may not pay for the others.
+        if self.speculate.draft && n == 1 {
+            let (of_draft, cost) = (guesses.draft.share(), self.pace.draft() + row);
+            let gain = |share: f64, cost: f64, n: usize| (1..=n).map(|i| share.powi(i as i32) - cost).sum::<f64>();
+            if gain(of_draft, cost, paying(of_draft, cost, MOST)) > gain(share, row, pay) {
+                guesses.part.truncate(1);
+            }
+        }
     }
 
     /// Lets the drafts of some of the `n` sequences guess token by token, while that pays; `rows` are those of the pass
@@ -322,7 +334,8 @@ impl Speculator {
                         guesses.add_draft(sequences.guess(slot, logits, position, &guesses.part[1..]));
                     }
                     // The model may be right where its draft is not.
-                    Err(_) => guesses.draft.learn(false),
+                    Err(Error::NotFinite { sequence, .. }) if *sequence == slot => guesses.draft.learn(false),
+                    Err(_) => {}
                 }
             }
             let seconds = begun.elapsed().as_secs_f64();
@@ -355,22 +368,25 @@ impl Speculator {
         let (row, draft) = (self.pace.row() * n as f64, self.pace.draft() * n as f64);
         let gain = |guesses: &Guesses| guesses.all_right * guesses.draft.share();
         let is_first = self.drafting.iter().all(|&slot| guesses[slot].n() == 0);
-        let (n_before, cost) = (self.drafting.len() as f64, draft + row * self.drafting.len() as f64);
-        let has_gain = |slots: &[usize]| slots.iter().map(|&slot| gain(&guesses[slot]) - row).sum::<f64>() > draft;
+        let gains = self.drafting.iter().map(|&slot| gain(&guesses[slot]) - row).filter(|gain| *gain > 0.0);
+        if gains.sum::<f64>() > draft {
+            return self.drafting.retain(|&slot| gain(&guesses[slot]) > row);
+        }
+        let n_drafting = self.drafting.len() as f64;
         if !is_first {
-            self.drafting.retain(|&slot| gain(&guesses[slot]) > row);
-            if !has_gain(&self.drafting) {
-                self.drafting.clear();
-            }
-        } else if has_gain(&self.drafting) {
-            self.drafting.retain(|&slot| gain(&guesses[slot]) > row);
-        } else if n_before > cost {
-            self.drafting.retain(|&slot| guesses[slot].draft.tries_again());
-            self.drafting.iter().for_each(|&slot| guesses[slot].is_try = true);
-        } else if self.costs.tries_again() {
-            self.drafting.iter().for_each(|&slot| guesses[slot].is_try = true);
-        } else {
             self.drafting.clear();
+        } else if n_drafting > draft + row * n_drafting {
+            // It would pay if they were right.
+            self.drafting.retain(|&slot| !guesses[slot].draft.pause.waits());
+            self.drafting.iter().for_each(|&slot| {
+                guesses[slot].draft.pause.tried();
+                guesses[slot].is_try = true;
+            });
+        } else if self.too_dear.waits() {
+            self.drafting.clear();
+        } else {
+            self.too_dear.tried();
+            self.drafting.iter().for_each(|&slot| guesses[slot].is_try = true);
         }
     }
 
@@ -406,7 +422,7 @@ impl Speculator {
             let gained = plain * tokens as f64 / n as f64 - seconds - self.draft_seconds;
             self.counts.seconds_gained += gained;
             if gained > 0.0 && self.draft_seconds > 0.0 {
-                self.costs.begin_again();
+                self.too_dear.begin_again();
             }
         }
     }

@@ -62,28 +62,28 @@ impl Pace {
             None if more > 0 => {}
             None => *plain = Plain { seconds: Some(seconds), age: 0 },
             Some(before) if more == 0 => {
-                *plain = Plain { seconds: Some(mixed(before, seconds, before)), age: 0 };
+                // Half of it: clocks and contexts change, and there may be few plain passes.
+                *plain = Plain { seconds: Some(before + 0.5 * (seconds - before).min(before)), age: 0 };
             }
             Some(before) => {
                 // No pass takes longer with fewer rows.
                 let of_plain = before.min(seconds);
                 *plain = Plain { seconds: Some(of_plain), age: plain.age + 1 };
-                self.row = mixed(self.row, (seconds / of_plain - 1.0) / more as f64, 1.0);
+                self.row = mixed(self.row, (seconds / of_plain - 1.0) / more as f64);
             }
         }
     }
 
     /// Takes in the seconds of a pass of the draft for sequences of which a plain pass takes `plain`.
     pub fn drafted(&mut self, plain: f64, seconds: f64) {
-        self.draft = mixed(self.draft, seconds / plain, 1.0);
+        self.draft = mixed(self.draft, seconds / plain);
     }
 }
 
-/// A cost after another measurement, of which at most `most` more is believed. One that is less is believed sooner: what
-/// a machine is busy with only adds.
-fn mixed(before: f64, measured: f64, most: f64) -> f64 {
+/// A cost after another measurement. One that is less is believed sooner: what a machine is busy with only adds.
+fn mixed(before: f64, measured: f64) -> f64 {
     let counts = if measured < before { 0.5 } else { COUNTS };
-    before + counts * (measured - before).min(most)
+    before + counts * (measured - before).min(1.0)
 }
 
 #[cfg(test)]
@@ -108,7 +108,7 @@ mod tests {
         (0..4).for_each(|_| pace.passed(1, 5, 1.5));
         assert_eq!(pace.plain(1), None, "measured again");
         pace.passed(1, 0, 2.0);
-        assert_eq!(pace.plain(1), Some(1.2));
+        assert_eq!(pace.plain(1), Some(1.5));
         pace.passed(1, 1, 1.0);
         assert_eq!(pace.plain(1), Some(1.0));
     }

@@ -57,7 +57,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), Failure> {
                 .all(inputs, team)
         })?
     };
-    match while_populating(&file, score_them)?.0 {
+    match while_populating(&file, false, score_them)?.0 {
         0 => Ok(()),
         1 => Err(Failure::Refused("one item could not be scored; see its line".into())),
         n => Err(Failure::Refused(format!("{n} items could not be scored; see their lines"))),
