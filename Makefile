@@ -12,7 +12,7 @@ LLAMA_CPP := -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON
 FUZZ := npy_header=300s safetensors_header=200s gguf_header=250s shard_index=100s index_raw=350s index_repaired=400s config_json=300s \
 	vocab_txt=300s tokens=50s forward=350s tokenizer_json=250s tokenizer_section=250s chat_template=300s
 
-.PHONY: demo quick test check audit bench bench-peers torture fuzz venv python test-python
+.PHONY: demo quick test check audit bench bench-guesses bench-peers torture fuzz venv python test-python
 
 ## Packs the demo weights and generates text.
 demo:
@@ -59,6 +59,11 @@ audit:
 bench:
 	cargo build --release --workspace
 	target/release/bench
+
+## Measures texts with and without guesses, on models of that size whose drafts are right at known rates.
+bench-guesses:
+	cargo build --release --workspace
+	scripts/bench_guesses.sh
 
 ## Measures the same model with llama.cpp and transformers, and adds them to the report of bench. The first run builds
 ## them, which takes minutes and another 8 GB of disk.
