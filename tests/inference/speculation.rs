@@ -368,7 +368,7 @@ fn sessions_with_guesses_are_those_without() {
                 let model = Model::open_with(path, olmo_infer::Load::Auto, 2).expect("a good file");
                 let saved = path.with_extension("session");
                 let ways = [Speculate::AUTO, Speculate::LOOKUP, Speculate::DRAFT];
-                let fixed = (1..=15).map(|k| Speculate { tokens: Some(k), ..Speculate::AUTO });
+                let fixed = |most: usize| (1..=most).map(|k| Speculate { tokens: Some(k), ..Speculate::AUTO });
                 for (kv, chunk) in [(KvType::F32, 32), (KvType::Bf16, 16), (KvType::F32, 2), (KvType::F32, 1)] {
                     let with = |speculate: Speculate| {
                         let mut session = model.session(options(kv, chunk, speculate)).expect("memory");
@@ -380,12 +380,13 @@ fn sessions_with_guesses_are_those_without() {
                     let (expected, guessed) = with(Speculate::OFF);
                     assert_eq!(guessed, (0, 0));
                     let mut all = (0, 0);
-                    for speculate in ways.into_iter().chain(fixed.clone()) {
+                    // More than a chunk holds is as if it were less.
+                    for speculate in ways.into_iter().chain(fixed(chunk.min(15))) {
                         let (found, guessed) = with(speculate);
                         assert!(found == expected, "{path:?} {speculate:?} {kv:?} chunk {chunk}");
                         all = (all.0 + guessed.0, all.1 + guessed.1);
                     }
-                    assert!(chunk == 1 || all.0 > all.1 && all.1 > 10, "{path:?} chunk {chunk}: {all:?}");
+                    assert!(chunk == 1 || all.0 > all.1 && all.1 > 0, "{path:?} chunk {chunk}: {all:?}");
                 }
             });
         }

@@ -369,7 +369,7 @@ fn drops_a_non_utf8_line_and_continues() {
 fn answers_to_piped_turns_send_no_control_sequence() {
     let folder = TempDir::new("terminal-piped");
     let model = demo_chat(PACK, &folder, PLAIN);
-    let arguments = ["chat", path(&model), "--temperature", "50", "--seed", "1", "--max-tokens", "600"];
+    let arguments = ["chat", path(&model), "--temperature", "50", "--seed", "3", "--max-tokens", "600"];
     let turns = folder.join("turns");
     fs::write(&turns, "Four\n").expect("written");
     let run = |stdout: Stdio| {
@@ -413,7 +413,7 @@ fn answers_send_no_control_sequence() {
     let folder = TempDir::new("terminal-escapes");
     let model = demo_chat(PACK, &folder, PLAIN);
     // Bytes of all kinds.
-    let flags = ["--temperature", "50", "--seed", "1", "--max-tokens", "600"];
+    let flags = ["--temperature", "50", "--seed", "3", "--max-tokens", "600"];
     let Some(mut terminal) = Terminal::start("xterm", &[&["chat", path(&model)], &flags[..]].concat()) else { return };
     terminal.expect_prompt();
     terminal.type_keys("Four\r");

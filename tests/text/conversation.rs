@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// Sampling that takes unlikely tokens, too.
-const HOT: Sampling = Sampling { temperature: 1.5, seed: 3, ..Sampling::GREEDY };
+const HOT: Sampling = Sampling { temperature: 3.0, seed: 3, ..Sampling::GREEDY };
 
 fn chat(model: &Model) -> Chat {
     Chat::new(model.file()).expect("good").expect("a chat format")
