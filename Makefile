@@ -110,8 +110,9 @@ python: .venv-python/installed
 	.venv-python/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-## The tests of the Python package, and its lints.
+## The tests of the Python package, and its lints. The programs are those that `make test` builds: with the features of
+## other packages, they would be compiled again.
 test-python: python
 	cargo clippy --manifest-path python/Cargo.toml --target-dir target --locked -- -D warnings
-	cargo build --quiet --package olmo-pack --package olmo-infer
+	cargo test --quiet --workspace --no-run --test documents
 	.venv-python/bin/pytest --quiet python/tests

@@ -132,10 +132,11 @@ def metrics_of(results: dict[str, dict]) -> dict[str, dict[str, float]]:
 
 
 def program(name: str) -> Path:
-    """A program of this repository: the debug build, which `make test-python` builds, or that in the folder OLMO_BIN. A
-    release build may be of an older commit."""
-    found = Path(os.environ.get("OLMO_BIN", ROOT / "target/debug")) / name
-    assert found.exists(), f"{found} is not built: run cargo build"
+    """A program of this repository: the one that the tests in Rust run, which `make test-python` builds, or that in the
+    folder OLMO_BIN. A release build may be of an older commit."""
+    folder = os.environ.get("OLMO_BIN")
+    found = Path(folder) / name if folder else ROOT / "target/debug" / f"tested-{name}"
+    assert found.exists(), f"{found} is not built: run make test-python"
     return found
 
 

@@ -13,10 +13,10 @@ def test_programs_are_the_debug_builds(tmp_path: Path, monkeypatch: pytest.Monke
     for folder in ("debug", "release"):
         (tmp_path / "target" / folder).mkdir(parents=True)
     (tmp_path / "target/release/olmo-infer").touch()
-    with pytest.raises(AssertionError, match="debug/olmo-infer is not built"):
+    with pytest.raises(AssertionError, match="debug/tested-olmo-infer is not built"):
         cases.program("olmo-infer")
-    (tmp_path / "target/debug/olmo-infer").touch()
-    assert cases.program("olmo-infer") == tmp_path / "target/debug/olmo-infer"
+    (tmp_path / "target/debug/tested-olmo-infer").touch()
+    assert cases.program("olmo-infer") == tmp_path / "target/debug/tested-olmo-infer"
     monkeypatch.setenv("OLMO_BIN", str(tmp_path / "target/release"))
     assert cases.program("olmo-infer") == tmp_path / "target/release/olmo-infer"
 
