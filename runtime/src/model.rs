@@ -11,6 +11,7 @@ use crate::format::config::ModelConfig;
 use crate::generate::batch_size::{batch_size, batch_size_up_to};
 use crate::generate::{Evaluated, Run, Timing, generate};
 use crate::network::batch::Batch;
+use crate::network::speculate::Speculate;
 use crate::network::{Network, Options};
 use crate::os::memory;
 use crate::parallel::team::Threads;
@@ -209,7 +210,8 @@ impl Model {
             return Err(Error::TooManyPositions { asked: longest, most: options.positions }.into());
         }
         let network = self.shared_network()?;
-        let options = Options { positions: longest, ..options };
+        // Nothing is chosen, so the drafts are not read.
+        let options = Options { positions: longest, speculate: Speculate::OFF, ..options };
         let n_slots = batch_size_up_to(MOST_SEQUENCES, at_once, &self.file, network, &options, &positions)?;
         let mut batch = Batch::new(network, options, n_slots)?;
         self.threads.run(|team| score(&mut batch, team, items, report))?
