@@ -1,6 +1,6 @@
 //! `random-weights` makes folders that `olmo-pack` takes: true headers, true sizes, the same numbers every time.
 
-use crate::PACK;
+use crate::{INFER, PACK};
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::Dtype;
 use olmo_tests::{TempDir, read_f32_npy, run};
@@ -17,6 +17,35 @@ fn tiny_folder_packs_in_both_types() {
         run(PACK, [&weights, &model]).ok();
         assert_eq!(ModelFile::open(&model).expect("a model").matrices(), Some(stored));
     }
+}
+
+/// Each token of the circle predicts the one 4973 rows further, or its twin in the upper half of the vocabulary, with the
+/// draft of the model or without.
+#[test]
+fn tokens_of_a_predictable_model_are_in_a_circle() {
+    let folder = TempDir::new("random-predictable");
+    let (weights, model) = (folder.join("w"), folder.join("m.olmo"));
+    let shape = ["--shape", "tiny", "--predictable", "0.8"];
+    run(TOOL, [weights.to_str().expect("UTF-8")].into_iter().chain(shape)).ok();
+    let paths = [weights.to_str().expect("UTF-8"), model.to_str().expect("UTF-8")];
+    run(PACK, paths.into_iter().chain(["--draft", "int4"])).ok();
+    fs::write(folder.join("t.bin"), 7u32.to_le_bytes()).expect("written");
+    let tokens = folder.join("t.bin");
+    for speculate in ["off", "draft"] {
+        let words =
+            [paths[1], tokens.to_str().expect("UTF-8"), "--json", "--max-tokens", "60", "--speculate", speculate];
+        let lines = run(INFER, words);
+        let last = lines.ok().lines().last().expect("an object").to_string();
+        let last: serde_json::Value = serde_json::from_str(&last).expect("JSON");
+        let ids: Vec<u64> = serde_json::from_value(last["generated"].clone()).expect("ids");
+        // An EOS id may come earlier.
+        assert!(ids.len() > 20, "{ids:?}");
+        for (i, id) in (1..).zip(&ids) {
+            assert_eq!(id % 251, (7 + 4973 * i) % 251, "{speculate}: {ids:?}");
+        }
+    }
+    run(TOOL, [folder.join("o").to_str().expect("UTF-8"), "--shape", "olmo1-1b", "--predictable", "0.9"]).refused(1);
+    run(TOOL, [folder.join("o").to_str().expect("UTF-8"), "--shape", "tiny", "--predictable", "0.5"]).refused(1);
 }
 
 #[test]

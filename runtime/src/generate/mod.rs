@@ -68,8 +68,8 @@ pub struct Timing {
 }
 
 /// Evaluates the prompts of `runs` and generates tokens after them. Runs begin in their order, in free slots of the
-/// batch. How far each is when another one ends or fails depends on guesses. Calls `visit` for each run in the order of its positions, until `visit` breaks or all positions are done. A
-/// break ends that run only.
+/// batch. How far each is when another one ends or fails depends on guesses. Calls `visit` for each run in the order of
+/// its positions, until `visit` breaks or all positions are done. A break ends that run only.
 ///
 /// # Errors
 /// Those of [`Batch::begin`], [`Batch::forward`], [`Batch::logits`] and `visit`; all runs end then. The sequence of
