@@ -22,4 +22,4 @@ for right in 0.8 0.9 0.95; do
 		rm "$folder/model.olmo"
 	done
 done
-rm -r "$folder/weights"
+rm -r "$folder/weights" "$folder/packed.txt"
