@@ -482,6 +482,8 @@ fn olmo2_1b() -> ModelConfig {
         yarn: None,
         sliding_window: 0,
         layer_types: vec![AttentionKind::Full; 16],
+        experts: None,
+        linear: None,
         tie_word_embeddings: false,
         eos_token_ids: vec![100257],
         bos_token_id: None,

@@ -27,6 +27,8 @@ fn tiny(architecture: Architecture) -> ModelConfig {
         yarn: None,
         sliding_window: 0,
         layer_types: vec![AttentionKind::Full],
+        experts: None,
+        linear: None,
         tie_word_embeddings: true,
         eos_token_ids: Vec::new(),
         bos_token_id: None,

@@ -62,6 +62,8 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
             }),
             sliding_window: window,
             layer_types,
+            experts: None,
+            linear: None,
             tie_word_embeddings: tied,
             eos_token_ids,
             bos_token_id: None,
@@ -124,7 +126,8 @@ fn tensor_sizes_match_unbounded_arithmetic() {
 fn impossible_sizes_are_errors_and_never_wrap() {
     let spec = (edgy(usize::MAX), edgy(usize::MAX), dtype());
     check(spec, |(rows, columns, matrices)| {
-        let spec = TensorSpec { role: Role::LmHead, layer: None, rows, columns: Some(columns), is_draft: false };
+        let spec =
+            TensorSpec { role: Role::LmHead, layer: None, expert: None, rows, columns: Some(columns), is_draft: false };
         let step = if matrices == Dtype::F32 { 1u128 } else { 2 };
         let rows = (rows as u128).div_ceil(64) * 64;
         let expected = rows.checked_mul((columns as u128).div_ceil(step) * step).and_then(|n| n.checked_mul(4 / step));

@@ -5,7 +5,7 @@ use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::batch::Batch;
-use olmo_infer::internals::network::weights::{LayerWeights, Weights};
+use olmo_infer::internals::network::weights::{AttentionWeights, LayerWeights, Mixer, Mlp, MlpWeights, Weights};
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::os::disk::SystemDisk;
 use olmo_infer::internals::parallel::matmul::{Activations, Matmul};
@@ -150,16 +150,28 @@ fn mixed_model_equals_the_composition_of_whole_ones() {
             embed_tokens: of("model.embed_tokens.weight").embed_tokens,
             layers: (0..layers)
                 .map(|layer| {
-                    let of = |name: &str| &of(&in_layer(layer, name)).layers[layer];
+                    let of = |name: &str| of(&in_layer(layer, name)).layers[layer].clone();
+                    let attention = |name: &str| match of(name).mixer {
+                        Mixer::Attention(attention) => attention,
+                        Mixer::Linear(_) => unreachable!("an OLMo-2"),
+                    };
+                    let mlp = |name: &str| match of(name).mlp {
+                        Mlp::Dense(mlp) => mlp,
+                        Mlp::Experts(_) => unreachable!("an OLMo-2"),
+                    };
                     LayerWeights {
-                        q_proj: of("self_attn.q_proj").q_proj,
-                        k_proj: of("self_attn.k_proj").k_proj,
-                        v_proj: of("self_attn.v_proj").v_proj,
-                        o_proj: of("self_attn.o_proj").o_proj,
-                        gate_proj: of("mlp.gate_proj").gate_proj,
-                        up_proj: of("mlp.up_proj").up_proj,
-                        down_proj: of("mlp.down_proj").down_proj,
-                        ..views[base].layers[layer]
+                        mixer: Mixer::Attention(AttentionWeights {
+                            k_proj: attention("self_attn.k_proj").k_proj,
+                            v_proj: attention("self_attn.v_proj").v_proj,
+                            o_proj: attention("self_attn.o_proj").o_proj,
+                            ..attention("self_attn.q_proj")
+                        }),
+                        mlp: Mlp::Dense(MlpWeights {
+                            gate_proj: mlp("mlp.gate_proj").gate_proj,
+                            up_proj: mlp("mlp.up_proj").up_proj,
+                            down_proj: mlp("mlp.down_proj").down_proj,
+                        }),
+                        ..views[base].layers[layer].clone()
                     }
                 })
                 .collect(),
@@ -197,7 +209,11 @@ fn matrices_in_one_pass_are_computed_each_as_alone() {
     for backend in backends() {
         for activations in [Activations::Auto, Activations::F32] {
             for [a, b, c] in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0, 1], [3, 4, 1], [4, 0, 3], [2, 3, 3]] {
-                let matrices = [&views[a].layers[0].q_proj, &views[b].layers[0].k_proj, &views[c].layers[0].v_proj];
+                let attention = |index: usize| match &views[index].layers[0].mixer {
+                    Mixer::Attention(attention) => attention,
+                    Mixer::Linear(_) => unreachable!("an OLMo-2"),
+                };
+                let matrices = [&attention(a).q_proj, &attention(b).k_proj, &attention(c).v_proj];
                 let mut outputs = matrices.map(|matrix| vec![0f32; 3 * matrix.shape.rows]);
                 let mut matmul =
                     Matmul::new(backend, activations, matrices.map(|matrix| *matrix), 3, columns).expect("memory");

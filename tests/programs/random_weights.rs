@@ -5,8 +5,11 @@
 
 use argh::FromArgs;
 use olmo_infer::internals::format::Dtype;
-use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
+use olmo_infer::internals::format::config::{
+    Architecture, AttentionKind, Experts, LAYER_NORM_EPS, LinearAttention, ModelConfig, Yarn,
+};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
+use olmo_tests::{add_other_layers, layer_type, released_as};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -30,7 +33,8 @@ struct Args {
     /// the folder to make
     #[argh(positional)]
     folder: PathBuf,
-    /// olmo1-1b, olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b or tiny
+    /// olmo1-1b, olmo2-1b, olmo2-7b, olmo2-13b, olmo2-32b, olmo3-7b, olmo3-32b, olmoe-1b-7b, flex-7x7b, bar-7b,
+    /// bar-5x7b, hybrid-7b, tiny, tiny-olmoe or tiny-hybrid
     #[argh(option)]
     shape: String,
     /// another number of layers than the shape has
@@ -89,9 +93,15 @@ fn run(args: &Args) -> Result<String, String> {
     let specs = tensors_of(&config);
     let mut total_bytes = 0;
     for (position, spec) in specs.iter().enumerate() {
-        let path = args.folder.join(format!("{}.npy", spec.name()));
-        let tensor = Tensor { spec, position: position as u64, dtype, outliers: args.outliers, predictable };
-        total_bytes += tensor.write(&path, args.sparse).map_err(at(&path))?;
+        let mut first = 0;
+        for (name, shape) in released_as(spec, &config) {
+            let path = args.folder.join(format!("{name}.npy"));
+            let n = shape.iter().product::<usize>() as u64;
+            let position = position as u64;
+            let tensor = Tensor { spec, position, first, n, dtype, outliers: args.outliers, predictable };
+            total_bytes += tensor.write(&path, &shape, args.sparse).map_err(at(&path))?;
+            first += n;
+        }
     }
     let path = args.folder.join("config.json");
     fs::write(&path, config_json(&config, dtype)).map_err(at(&path))?;
@@ -109,22 +119,39 @@ fn shape(name: &str) -> Option<ModelConfig> {
         "olmo2-32b" => (Architecture::Olmo2, 5120, 64, 40, 8, 27648),
         "olmo3-7b" => (Architecture::Olmo3, 4096, 32, 32, 32, 11008),
         "olmo3-32b" => (Architecture::Olmo3, 5120, 64, 40, 8, 27648),
+        "olmoe-1b-7b" => (Architecture::Olmoe, 2048, 16, 16, 16, 1024),
+        "flex-7x7b" => (Architecture::FlexOlmo, 4096, 32, 32, 32, 11008),
+        "bar-5x7b" => (Architecture::FlexOlmo, 4096, 32, 32, 32, 11008),
+        "bar-7b" => (Architecture::Olmo2, 4096, 32, 32, 32, 11008),
+        "hybrid-7b" => (Architecture::OlmoHybrid, 3840, 32, 30, 30, 11008),
         "tiny" => (Architecture::Olmo2, 64, 2, 4, 2, 172),
+        "tiny-olmoe" => (Architecture::Olmoe, 64, 2, 4, 2, 32),
+        "tiny-hybrid" => (Architecture::OlmoHybrid, 64, 4, 4, 2, 172),
         _ => return None,
     };
     let (olmo1, olmo3) = (architecture == Architecture::Olmo1, architecture == Architecture::Olmo3);
     // Values that depend on the release: rows, positions, and the EOS and padding ids of the tokenizer.
     let (vocab_size, max_position_embeddings, eos, pad) = match (name, architecture) {
-        ("tiny", _) => (503, 4096, 1, 0),
+        ("tiny" | "tiny-olmoe" | "tiny-hybrid", _) => (503, 4096, 1, 0),
+        ("bar-7b" | "bar-5x7b", _) => (100278, 4096, 100257, 100277),
         (_, Architecture::Olmo1) => (50304, 2048, 50279, 1),
         (_, Architecture::Olmo2) => (100352, 4096, 100257, 100277),
         (_, Architecture::Olmo3) => (100278, 65536, 100257, 100277),
+        (_, Architecture::Olmoe) => (50304, 4096, 50279, 1),
+        (_, Architecture::FlexOlmo) => (100352, 4096, 100257, 100277),
+        (_, Architecture::OlmoHybrid) => (100352, 65536, 100257, 100277),
     };
-    let rope_theta = if olmo1 { 10000.0 } else { 500000.0 };
-    let layer_type = |layer: usize| match olmo3 && !(layer + 1).is_multiple_of(4) {
-        true => AttentionKind::Sliding,
-        false => AttentionKind::Full,
+    let rope_theta = match architecture {
+        Architecture::Olmo1 | Architecture::Olmoe => 10000.0,
+        Architecture::OlmoHybrid => 0.0,
+        _ => 500000.0,
     };
+    let layer_type = |layer: usize| match architecture {
+        Architecture::Olmo3 if !(layer + 1).is_multiple_of(4) => AttentionKind::Sliding,
+        Architecture::OlmoHybrid if !(layer + 1).is_multiple_of(4) => AttentionKind::Linear,
+        _ => AttentionKind::Full,
+    };
+    let experts = |n_experts, n_per_token| Some(Experts { n_experts, n_per_token, norm_topk_prob: false });
     Some(ModelConfig {
         architecture,
         hidden_size,
@@ -134,7 +161,7 @@ fn shape(name: &str) -> Option<ModelConfig> {
         intermediate_size,
         vocab_size,
         max_position_embeddings,
-        rms_norm_eps: if olmo1 { LAYER_NORM_EPS } else { 1e-6 },
+        rms_norm_eps: if olmo1 || architecture == Architecture::Olmoe { LAYER_NORM_EPS } else { 1e-6 },
         clip_qkv: None,
         rope_theta,
         rope_theta_sliding: rope_theta,
@@ -148,6 +175,21 @@ fn shape(name: &str) -> Option<ModelConfig> {
         }),
         sliding_window: if olmo3 { 4096 } else { 0 },
         layer_types: (0..n_layers).map(layer_type).collect(),
+        experts: match name {
+            "olmoe-1b-7b" => experts(64, 8),
+            "flex-7x7b" => experts(7, 7),
+            "bar-5x7b" => experts(5, 5),
+            "tiny-olmoe" => experts(8, 2),
+            _ => None,
+        },
+        linear: (architecture == Architecture::OlmoHybrid).then_some(LinearAttention {
+            n_key_heads: n_heads,
+            n_value_heads: n_heads,
+            key_head_dim: 3 * hidden_size / (4 * n_heads),
+            value_head_dim: 6 * hidden_size / (4 * n_heads),
+            conv_kernel: 4,
+            allow_neg_eigval: true,
+        }),
         tie_word_embeddings: olmo1,
         eos_token_ids: vec![eos],
         bos_token_id: None,
@@ -161,6 +203,9 @@ fn config_json(config: &ModelConfig, dtype: Dtype) -> String {
         Architecture::Olmo1 => "OlmoForCausalLM",
         Architecture::Olmo2 => "Olmo2ForCausalLM",
         Architecture::Olmo3 => "Olmo3ForCausalLM",
+        Architecture::Olmoe => "OlmoeForCausalLM",
+        Architecture::FlexOlmo => "FlexOlmoForCausalLM",
+        Architecture::OlmoHybrid => "OlmoHybridForCausalLM",
     };
     let mut json = serde_json::json!({
         "architectures": [class],
@@ -190,12 +235,12 @@ fn config_json(config: &ModelConfig, dtype: Dtype) -> String {
         json["clip_qkv"] = config.clip_qkv.into();
         json.as_object_mut().expect("an object").shift_remove("rms_norm_eps");
     }
+    add_other_layers(config, &mut json);
+    if config.architecture == Architecture::OlmoHybrid {
+        json["layer_types"] = config.layer_types.iter().map(layer_type).collect();
+    }
     if let Some(yarn) = &config.yarn {
-        let name = |kind: &AttentionKind| match kind {
-            AttentionKind::Full => "full_attention",
-            AttentionKind::Sliding => "sliding_attention",
-        };
-        json["layer_types"] = config.layer_types.iter().map(name).collect();
+        json["layer_types"] = config.layer_types.iter().map(layer_type).collect();
         json["sliding_window"] = config.sliding_window.into();
         json["rope_scaling"] = serde_json::json!({
             "attention_factor": yarn.attention_factor,
@@ -212,6 +257,9 @@ fn config_json(config: &ModelConfig, dtype: Dtype) -> String {
 /// One file to write.
 struct Tensor<'a> {
     spec: &'a TensorSpec,
+    /// The elements of the tensor that are in the file.
+    first: u64,
+    n: u64,
     /// Position in the model; seeds the numbers.
     position: u64,
     dtype: Dtype,
@@ -275,10 +323,10 @@ impl Predictable {
 
 impl Tensor<'_> {
     /// Writes the file on all cores and returns its length.
-    fn write(&self, path: &Path, sparse: bool) -> io::Result<u64> {
-        let data_bytes = self.spec.n_elements() * (self.dtype.bits() / 8) as u64;
+    fn write(&self, path: &Path, shape: &[usize], sparse: bool) -> io::Result<u64> {
+        let data_bytes = self.n * (self.dtype.bits() / 8) as u64;
         let file = File::create(path)?;
-        file.write_all_at(&npy_header(self.spec, self.dtype), 0)?;
+        file.write_all_at(&npy_header(shape, self.dtype), 0)?;
         if sparse {
             file.set_len(HEADER_BYTES + data_bytes)?;
             return Ok(HEADER_BYTES + data_bytes);
@@ -294,7 +342,7 @@ impl Tensor<'_> {
                     return Ok(());
                 }
                 let chunk = &mut buffer[..(data_bytes - offset).min(CHUNK_BYTES) as usize];
-                self.fill(chunk, offset / (self.dtype.bits() / 8) as u64);
+                self.fill(chunk, self.first + offset / (self.dtype.bits() / 8) as u64);
                 file.write_all_at(chunk, HEADER_BYTES + offset)?;
             }
         };
@@ -366,11 +414,11 @@ fn to_bf16(value: f32) -> u16 {
 
 /// The header that `numpy.save` writes for a C-ordered array: version 1.0, padded to a multiple of 64 bytes with room
 /// for a longer first dimension.
-fn npy_header(spec: &TensorSpec, dtype: Dtype) -> Vec<u8> {
+fn npy_header(shape: &[usize], dtype: Dtype) -> Vec<u8> {
     let descr = if dtype == Dtype::Bf16 { "<u2" } else { "<f4" };
-    let shape = match spec.columns {
-        Some(columns) => format!("({}, {columns})", spec.rows),
-        None => format!("({},)", spec.rows),
+    let shape = match shape {
+        [rows] => format!("({rows},)"),
+        _ => format!("({})", shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
     };
     let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     let text_bytes = HEADER_BYTES as usize - 10;

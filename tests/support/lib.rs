@@ -25,8 +25,10 @@ pub mod safetensors;
 pub mod terminals;
 pub mod texts;
 
-use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
-use olmo_infer::internals::format::tensors::tensors_of;
+use olmo_infer::internals::format::config::{
+    Architecture, AttentionKind, Experts, LAYER_NORM_EPS, LinearAttention, ModelConfig, Yarn,
+};
+use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -318,6 +320,8 @@ pub fn small_config() -> ModelConfig {
         yarn: None,
         sliding_window: 0,
         layer_types: vec![AttentionKind::Full; 2],
+        experts: None,
+        linear: None,
         tie_word_embeddings: false,
         eos_token_ids: vec![1],
         bos_token_id: None,
@@ -354,6 +358,95 @@ pub fn small_olmo3() -> ModelConfig {
     }
 }
 
+/// A two-layer OLMoE with five experts, of which a token takes two, that clips.
+pub fn small_olmoe() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Olmoe,
+        clip_qkv: Some(1.5),
+        intermediate_size: 23,
+        experts: Some(Experts { n_experts: 5, n_per_token: 2, norm_topk_prob: false }),
+        ..small_config()
+    }
+}
+
+/// A two-layer FlexOlmo with three experts, of which a token takes two.
+pub fn small_flex_olmo() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::FlexOlmo,
+        clip_qkv: None,
+        experts: Some(Experts { n_experts: 3, n_per_token: 2, norm_topk_prob: true }),
+        ..small_olmoe()
+    }
+}
+
+/// A three-layer Olmo-Hybrid without RoPE, with more value heads than key heads, none as wide as a tile of the state.
+pub fn small_hybrid() -> ModelConfig {
+    use AttentionKind::{Full, Linear};
+    ModelConfig {
+        architecture: Architecture::OlmoHybrid,
+        rope_theta: 0.0,
+        rope_theta_sliding: 0.0,
+        layer_types: vec![Linear, Full, Linear],
+        linear: Some(LinearAttention {
+            n_key_heads: 2,
+            n_value_heads: 4,
+            key_head_dim: 5,
+            value_head_dim: 11,
+            conv_kernel: 4,
+            allow_neg_eigval: true,
+        }),
+        ..small_config()
+    }
+}
+
+/// The small models of families whose layers are not those of OLMo-1, OLMo-2 and Olmo-3.
+pub fn other_small_configs() -> [ModelConfig; 3] {
+    [small_olmoe(), small_flex_olmo(), small_hybrid()]
+}
+
+/// Names and shapes of the tensors of a released checkpoint that have the elements of `spec`, in their order.
+pub fn released_as(spec: &TensorSpec, config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    match (spec.role, &config.linear) {
+        (Role::LinearConv1d, Some(linear)) => {
+            let widths = [("q", linear.key_width()), ("k", linear.key_width()), ("v", linear.value_width())];
+            let part = |(part, width): (&str, usize)| {
+                (spec.name().replace("conv1d", &format!("{part}_conv1d")), vec![width, 1, linear.conv_kernel])
+            };
+            widths.map(part).to_vec()
+        }
+        _ => vec![(spec.name(), spec.shape())],
+    }
+}
+
+/// The keys of `config.json` for experts and linear attention.
+pub fn add_other_layers(config: &ModelConfig, json: &mut serde_json::Value) {
+    if let Some(experts) = &config.experts {
+        json["num_experts"] = experts.n_experts.into();
+        json["num_experts_per_tok"] = experts.n_per_token.into();
+        json["norm_topk_prob"] = experts.norm_topk_prob.into();
+    }
+    if let Some(linear) = &config.linear {
+        json["linear_num_key_heads"] = linear.n_key_heads.into();
+        json["linear_num_value_heads"] = linear.n_value_heads.into();
+        json["linear_key_head_dim"] = linear.key_head_dim.into();
+        json["linear_value_head_dim"] = linear.value_head_dim.into();
+        json["linear_conv_kernel_dim"] = linear.conv_kernel.into();
+        json["linear_allow_neg_eigval"] = linear.allow_neg_eigval.into();
+    }
+    if !config.has_rope() {
+        json["rope_theta"] = serde_json::Value::Null;
+    }
+}
+
+/// The name of a kind of layer in `config.json`.
+pub fn layer_type(kind: &AttentionKind) -> &'static str {
+    match kind {
+        AttentionKind::Full => "full_attention",
+        AttentionKind::Sliding => "sliding_attention",
+        AttentionKind::Linear => "linear_attention",
+    }
+}
+
 /// `config` as `config.json` in the spelling of transformers 4.57.
 pub fn config_json(config: &ModelConfig) -> serde_json::Value {
     let mut json = serde_json::json!({
@@ -376,18 +469,19 @@ pub fn config_json(config: &ModelConfig) -> serde_json::Value {
         "hidden_act": "silu",
         "attention_bias": false,
     });
-    if config.architecture == Architecture::Olmo1 {
+    if matches!(config.architecture, Architecture::Olmo1 | Architecture::Olmoe) {
         json["clip_qkv"] = config.clip_qkv.into();
+    }
+    if config.architecture == Architecture::Olmo1 {
         json.as_object_mut().expect("an object").shift_remove("rms_norm_eps");
+    }
+    if matches!(config.architecture, Architecture::Olmo3 | Architecture::OlmoHybrid) {
+        json["layer_types"] = config.layer_types.iter().map(layer_type).collect();
     }
     if config.architecture == Architecture::Olmo3 {
         json["sliding_window"] = config.sliding_window.into();
-        let name = |kind: &AttentionKind| match kind {
-            AttentionKind::Full => "full_attention",
-            AttentionKind::Sliding => "sliding_attention",
-        };
-        json["layer_types"] = config.layer_types.iter().map(name).collect();
     }
+    add_other_layers(config, &mut json);
     if let Some(yarn) = &config.yarn {
         json["rope_scaling"] = serde_json::json!({
             "rope_type": "yarn",
@@ -408,26 +502,30 @@ pub fn write_weights(folder: &Path, config: &ModelConfig, stored: Stored, seed: 
     fs::write(folder.join("config.json"), json).expect("config.json");
     let mut random = Random(seed);
     for spec in tensors_of(config) {
-        let (center, scale) = match spec.columns {
-            Some(columns) => (0.0, 1.5 / (columns as f32).sqrt()),
-            None => (1.0, 0.25),
+        let (center, scale) = match (spec.columns, spec.role) {
+            (Some(columns), _) => (0.0, 1.5 / (columns as f32).sqrt()),
+            // A state that remembers some positions.
+            (None, Role::LinearALog) => (-2.0, 0.25),
+            (None, _) => (1.0, 0.25),
         };
-        let mut data = Vec::new();
-        for _ in 0..spec.n_elements() {
-            let bits = (center + scale * random.float()).to_bits();
-            match stored {
-                Stored::F32 => data.extend(bits.to_le_bytes()),
-                Stored::F32OfBf16 => data.extend((bits & 0xffff_0000).to_le_bytes()),
-                Stored::Bf16 => data.extend(((bits >> 16) as u16).to_le_bytes()),
-                Stored::F16 => data.extend(f16_bits(f32::from_bits(bits)).to_le_bytes()),
-            }
-        }
         let descr = match stored {
             Stored::F32 | Stored::F32OfBf16 => "<f4",
             Stored::F16 => "<f2",
             Stored::Bf16 => "<V2",
         };
-        write_npy(&npy_path(folder, &spec.name()), descr, &spec.shape(), &data);
+        for (name, shape) in released_as(&spec, config) {
+            let mut data = Vec::new();
+            for _ in 0..shape.iter().product() {
+                let bits = (center + scale * random.float()).to_bits();
+                match stored {
+                    Stored::F32 => data.extend(bits.to_le_bytes()),
+                    Stored::F32OfBf16 => data.extend((bits & 0xffff_0000).to_le_bytes()),
+                    Stored::Bf16 => data.extend(((bits >> 16) as u16).to_le_bytes()),
+                    Stored::F16 => data.extend(f16_bits(f32::from_bits(bits)).to_le_bytes()),
+                }
+            }
+            write_npy(&npy_path(folder, &name), descr, &shape, &data);
+        }
     }
 }
 

@@ -54,6 +54,8 @@ impl Runs {
             head_dim: 4,
             intermediate_size: 9,
             layer_types: vec![AttentionKind::Full],
+            experts: None,
+            linear: None,
             tie_word_embeddings: true,
             ..small_config()
         }

@@ -12,7 +12,9 @@ use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{Dtype, PANEL_ROWS};
 use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::network::batch::Batch;
-use olmo_infer::internals::network::weights::{LayerWeights, Weights};
+use olmo_infer::internals::network::weights::{
+    AttentionWeights, BlockNorm, LayerWeights, Mixer, Mlp, MlpWeights, Weights,
+};
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::internals::text::token_file::read_tokens;
@@ -180,18 +182,26 @@ fn weights(config: &ModelConfig, specs: &[TensorSpec], tensors: &'static [Vec<f3
         // The smallest magnitude matters for bf16 only.
         Matrix { shape, panels: Panels::F32(panels), min_magnitude: 0 }
     };
-    let layers = (0..config.n_layers()).map(Some).map(|layer| LayerWeights {
-        q_proj: matrix(Role::QProj, layer),
-        k_proj: matrix(Role::KProj, layer),
-        v_proj: matrix(Role::VProj, layer),
-        q_norm: vector(Role::QNorm, layer),
-        k_norm: vector(Role::KNorm, layer),
-        o_proj: matrix(Role::OProj, layer),
-        post_attention_layernorm: vector(Role::PostAttentionLayernorm, layer),
-        gate_proj: matrix(Role::GateProj, layer),
-        up_proj: matrix(Role::UpProj, layer),
-        down_proj: matrix(Role::DownProj, layer),
-        post_feedforward_layernorm: vector(Role::PostFeedforwardLayernorm, layer),
+    let layers = (0..config.n_layers()).map(Some).map(|layer| {
+        let post_attention_layernorm = vector(Role::PostAttentionLayernorm, layer);
+        let norm = |weights: Option<_>| weights.map_or(BlockNorm::Before(None), BlockNorm::After);
+        LayerWeights {
+            mixer: Mixer::Attention(AttentionWeights {
+                q_proj: matrix(Role::QProj, layer),
+                k_proj: matrix(Role::KProj, layer),
+                v_proj: matrix(Role::VProj, layer),
+                q_norm: vector(Role::QNorm, layer),
+                k_norm: vector(Role::KNorm, layer),
+                o_proj: matrix(Role::OProj, layer),
+            }),
+            mixer_norm: norm(post_attention_layernorm),
+            mlp: Mlp::Dense(MlpWeights {
+                gate_proj: matrix(Role::GateProj, layer),
+                up_proj: matrix(Role::UpProj, layer),
+                down_proj: matrix(Role::DownProj, layer),
+            }),
+            mlp_norm: norm(vector(Role::PostFeedforwardLayernorm, layer)),
+        }
     });
     let head = if config.tie_word_embeddings { Role::EmbedTokens } else { Role::LmHead };
     Weights {

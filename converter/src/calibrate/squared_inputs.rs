@@ -1,7 +1,7 @@
 //! The sizes of the numbers that matrices are multiplied with.
 
 use crate::encode::importance::{Importance, OfLayer};
-use olmo_infer::internals::format::config::ModelConfig;
+use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_infer::internals::network::observer::Inputs;
 
 /// Part of the mean weight that a column keeps whose inputs are all zero: other texts may use it.
@@ -18,13 +18,16 @@ impl SquaredInputs {
     /// Zeros for the matrices of a model.
     pub fn new(config: &ModelConfig) -> SquaredInputs {
         let zeros = |columns: usize| vec![0.0; columns];
-        let of_layer = OfLayer {
+        let of_layer = |kind: &AttentionKind| OfLayer {
             attention: zeros(config.hidden_size),
-            attention_output: zeros(config.q_width()),
+            attention_output: zeros(match (kind, config.linear) {
+                (AttentionKind::Linear, Some(linear)) => linear.value_width(),
+                _ => config.q_width(),
+            }),
             mlp: zeros(config.hidden_size),
             mlp_output: zeros(config.intermediate_size),
         };
-        SquaredInputs { layers: vec![of_layer; config.n_layers()], lm_head: zeros(config.hidden_size) }
+        SquaredInputs { layers: config.layer_types.iter().map(of_layer).collect(), lm_head: zeros(config.hidden_size) }
     }
 
     /// Adds rows of the inputs of a layer.

@@ -88,7 +88,10 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
     let kind = |kind: &AttentionKind| match kind {
         AttentionKind::Full => "full_attention",
         AttentionKind::Sliding => "sliding_attention",
+        AttentionKind::Linear => "linear_attention",
     };
+    let (experts, linear) = (config.experts, config.linear);
+    let theta = |theta: f64| config.has_rope().then_some(theta);
     let yarn = config.yarn.as_ref().map(|yarn| {
         json!({
             "rope_type": "yarn",
@@ -112,11 +115,20 @@ pub(crate) fn config_object(config: &ModelConfig) -> Value {
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
         "clip_qkv": config.clip_qkv,
-        "rope_theta": config.rope_theta,
-        "rope_theta_sliding": config.rope_theta_sliding,
+        "rope_theta": theta(config.rope_theta),
+        "rope_theta_sliding": theta(config.rope_theta_sliding),
         "rope_scaling": yarn,
         "sliding_window": config.sliding_window,
         "layer_types": config.layer_types.iter().map(kind).collect::<Vec<_>>(),
+        "num_experts": experts.map(|experts| experts.n_experts),
+        "num_experts_per_tok": experts.map(|experts| experts.n_per_token),
+        "norm_topk_prob": experts.map(|experts| experts.norm_topk_prob),
+        "linear_num_key_heads": linear.map(|linear| linear.n_key_heads),
+        "linear_num_value_heads": linear.map(|linear| linear.n_value_heads),
+        "linear_key_head_dim": linear.map(|linear| linear.key_head_dim),
+        "linear_value_head_dim": linear.map(|linear| linear.value_head_dim),
+        "linear_conv_kernel_dim": linear.map(|linear| linear.conv_kernel),
+        "linear_allow_neg_eigval": linear.map(|linear| linear.allow_neg_eigval),
         "tie_word_embeddings": config.tie_word_embeddings,
         "eos_token_id": config.eos_token_ids,
         "bos_token_id": config.bos_token_id,
@@ -139,7 +151,7 @@ pub(crate) fn bits_per_weight(model: &ModelFile, tensors: &[usize]) -> f64 {
 /// "f32", "bf16", "bf16 in 12 bits", "bf16, 3 of 4 in 12 bits", "mixed, 3 of 4 in 12 bits", "int8" or "7 int4, 2 int8".
 pub(crate) fn matrices(model: &ModelFile) -> String {
     let name = model.matrices().map_or("mixed", Dtype::name);
-    let matrices = (0..model.model_specs().len()).filter(|&index| model.specs()[index].columns.is_some());
+    let matrices = (0..model.model_specs().len()).filter(|&index| model.specs()[index].has_choice());
     if matrices.clone().any(|index| model.encoding(index).dtype().is_quantized()) {
         let counts = counted(matrices.map(|index| model.encoding(index).name()));
         return match counts.as_slice() {

@@ -126,7 +126,10 @@ impl Table {
         for (_, tensors) in &roles {
             let spec = &model.specs()[tensors[0]];
             let name = match spec.layer {
-                Some(layer) => spec.name().replacen(&format!(".{layer}."), ".*.", 1),
+                Some(layer) => {
+                    let name = spec.name().replacen(&format!(".{layer}."), ".*.", 1);
+                    spec.expert.map_or(name.clone(), |expert| name.replacen(&format!(".{expert}."), ".*.", 1))
+                }
                 None => spec.name(),
             };
             let bytes = tensors.iter().map(|&index| model.records()[index].bytes.get()).sum();
@@ -344,14 +347,19 @@ fn notes(inspected: &Inspected, tensors: &[usize]) -> String {
     if notes.is_empty() { String::new() } else { format!("  {}", notes.join(", ")) }
 }
 
-/// "16 x full" or "24 x sliding, 8 x full: SSSFSSSF…".
+/// "16 x full" or "24 x sliding, 8 x full: SSSFSSSF…"; L for linear attention.
 fn layer_types(config: &ModelConfig) -> String {
-    let n_full = config.layer_types.iter().filter(|&&kind| kind == AttentionKind::Full).count();
-    let n_sliding = config.n_layers() - n_full;
-    if n_sliding == 0 {
-        return format!("{n_full} x full");
+    let kinds = [(AttentionKind::Sliding, "sliding"), (AttentionKind::Linear, "linear"), (AttentionKind::Full, "full")];
+    let count = |kind| config.layer_types.iter().filter(|&&of| of == kind).count();
+    let counts = kinds.into_iter().map(|(kind, name)| (count(kind), name)).filter(|(n, _)| *n > 0);
+    let counts: Vec<String> = counts.map(|(n, name)| format!("{n} x {name}")).collect();
+    let letter = |kind: &AttentionKind| match kind {
+        AttentionKind::Full => 'F',
+        AttentionKind::Sliding => 'S',
+        AttentionKind::Linear => 'L',
+    };
+    match counts.as_slice() {
+        [one] => one.clone(),
+        _ => format!("{}: {}", counts.join(", "), config.layer_types.iter().map(letter).collect::<String>()),
     }
-    let letter = |kind: &AttentionKind| if *kind == AttentionKind::Full { 'F' } else { 'S' };
-    let letters: String = config.layer_types.iter().map(letter).collect();
-    format!("{n_sliding} x sliding, {n_full} x full: {letters}")
 }

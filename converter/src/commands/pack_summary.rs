@@ -248,7 +248,7 @@ impl Facts {
 
 fn model_line(config: &ModelConfig) -> String {
     let mut line = format!(
-        "{}, {} layers, hidden {}, {}/{} heads of {}, MLP {}, {} rows, {} positions, theta {}, eps {:e}",
+        "{}, {} layers, hidden {}, {}/{} heads of {}, MLP {}, {} rows, {} positions, {}, eps {:e}",
         config.architecture.name(),
         config.n_layers(),
         config.hidden_size,
@@ -258,9 +258,20 @@ fn model_line(config: &ModelConfig) -> String {
         config.intermediate_size,
         config.vocab_size,
         config.max_position_embeddings,
-        config.rope_theta,
+        if config.has_rope() { format!("theta {}", config.rope_theta) } else { "no RoPE".into() },
         config.rms_norm_eps,
     );
+    if let Some(experts) = config.experts {
+        let _ = write!(line, ", {} of {} experts a token", experts.n_per_token, experts.n_experts);
+    }
+    if let Some(linear) = config.linear {
+        let n = config.n_linear_layers();
+        let _ = write!(
+            line,
+            ", {n} layers of linear attention with {}/{} heads of {} and {}",
+            linear.n_key_heads, linear.n_value_heads, linear.key_head_dim, linear.value_head_dim
+        );
+    }
     if let Some(clip) = config.clip_qkv {
         let _ = write!(line, ", q, k and v clipped at {clip}");
     }

@@ -64,7 +64,14 @@ mod tests {
 
     #[test]
     fn roles_are_added_up_over_layers() {
-        let spec = |role, layer| TensorSpec { role, layer: Some(layer), rows: 1, columns: Some(1), is_draft: false };
+        let spec = |role, layer| TensorSpec {
+            role,
+            layer: Some(layer),
+            expert: None,
+            rows: 1,
+            columns: Some(1),
+            is_draft: false,
+        };
         let specs = [spec(Role::QProj, 0), spec(Role::DownProj, 0), spec(Role::QProj, 1)];
         let losses = [(3.0, 0.5), (4.0, 4.0), (5.0, 1.5)];
         let losses = losses.map(|(squares, squared_errors)| Loss { squares, squared_errors });

@@ -10,14 +10,15 @@ use crate::folder::listing::Listing;
 use crate::folder::npy::shown_shape;
 use crate::folder::source_file::read_at_most;
 use crate::folder::stored_tensor::StoredTensor;
-use crate::model::checkpoint::{self, EMBEDDING, HEAD, stored_name};
+use crate::model::checkpoint::{self, EMBEDDING, HEAD};
 use crate::model::settings::Flags;
+use crate::model::spelling::Spelling;
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::section;
 use olmo_infer::internals::format::tensors::TensorSpec;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -50,8 +51,13 @@ pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Comp
         pool.install(|| (0..model.specs().len()).into_par_iter().map(compare).collect());
     let mut problems: Vec<Problem> = of_tensors?.into_iter().flatten().collect();
     let is_tied = model.config().tie_word_embeddings;
-    let stored = |name: String| stored_name(&listing, name, is_tied);
-    let mut names: BTreeSet<String> = model.model_specs().iter().map(|spec| stored(spec.name())).collect();
+    let mut names = BTreeSet::new();
+    for spec in model.model_specs() {
+        match Spelling::of(&listing, spec, model.config()) {
+            Ok(spelling) => names.extend(spelling.names().into_iter().map(String::from)),
+            Err(problem) => problems.push(problem),
+        }
+    }
     if is_tied && names.contains(EMBEDDING) && [EMBEDDING, HEAD].iter().all(|&name| listing.tensors.contains(name)) {
         // The embedding again, as packing lets it pass.
         let [embedding, head] = [EMBEDDING, HEAD].map(|name| listing.tensor(name, true));
@@ -121,11 +127,13 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing, sources: &[Source]
     };
     // A draft holds the numbers of its matrix.
     let of_folder = TensorSpec { is_draft: false, ..*spec };
-    let stored = stored_name(listing, of_folder.name(), model.config().tie_word_embeddings);
-    if !listing.tensors.contains(&stored) {
+    // `check` reports one that is there twice.
+    let Ok(spelling) = Spelling::of(listing, &of_folder, model.config()) else { return Ok(None) };
+    if !spelling.names().iter().all(|name| listing.tensors.contains(*name)) {
         return Ok(problem("is not in the weights folder".into()));
     }
-    let source = listing.tensor(&stored, true)?;
+    let open = |name: &str| listing.tensor(name, true);
+    let source = spelling.tensor(&of_folder, &mut BTreeMap::new(), open)?;
     let shape: Vec<u64> = spec.shape().iter().map(|&size| size as u64).collect();
     if source.shape != shape {
         return Ok(problem(format!("has the shape {}, not {}", shown_shape(&shape), shown_shape(&source.shape))));
@@ -164,8 +172,8 @@ fn digest_differs(tensor: &StoredTensor, source: Option<&Source>) -> Result<bool
     let mut digest = Xxh3::with_seed(0);
     let mut bytes = Vec::new();
     let mut at = 0;
-    while at < tensor.bytes {
-        let length = (tensor.bytes - at).min(PIECE_BYTES);
+    while at < tensor.all_bytes() {
+        let length = (tensor.all_bytes() - at).min(PIECE_BYTES);
         grow(&mut bytes, length as usize, &tensor.file.path)?;
         tensor.read(at, &mut bytes[..length as usize])?;
         digest.update(&bytes[..length as usize]);

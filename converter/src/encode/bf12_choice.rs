@@ -74,7 +74,7 @@ fn table(source: &Source, shape: &PanelShape) -> Result<Option<Bf12Table>, Error
 
 /// Counts the exponents of a matrix.
 fn counts(source: &Source) -> Result<Box<Counts>, Error> {
-    let bytes = source.tensor.bytes;
+    let bytes = source.tensor.all_bytes();
     let count = |(mut counts, mut buffer): (Box<Counts>, Vec<u8>), block: u64| {
         let offset = block * BLOCK as u64;
         let length = (bytes - offset).min(BLOCK as u64) as usize;

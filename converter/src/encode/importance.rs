@@ -12,10 +12,11 @@ pub struct Importance {
     pub lm_head: Vec<f32>,
 }
 
-/// A number for each column of the matrices of a layer. Matrices that are multiplied with the same numbers share them.
+/// A number for each column of the matrices of a layer. Matrices that are multiplied with the same numbers share them,
+/// and so do the experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OfLayer<T> {
-    /// `q_proj`, `k_proj` and `v_proj`.
+    /// `q_proj`, `k_proj` and `v_proj`, and `g_proj` of linear attention.
     pub attention: Vec<T>,
     /// `o_proj`.
     pub attention_output: Vec<T>,
@@ -29,17 +30,25 @@ impl Importance {
     /// Whether a tensor is a matrix that something is multiplied with: not a vector, nor an embedding that is not the
     /// head.
     pub fn has(spec: &TensorSpec, config: &ModelConfig) -> bool {
-        spec.columns.is_some() && (spec.role != Role::EmbedTokens || config.tie_word_embeddings)
+        spec.has_choice() && (spec.role != Role::EmbedTokens || config.tie_word_embeddings)
     }
 
     /// The weights of a tensor's columns; `None` without [`Importance::has`].
     pub fn of(&self, spec: &TensorSpec, config: &ModelConfig) -> Option<&[f32]> {
         let layer = spec.layer.and_then(|layer| self.layers.get(layer));
         match spec.role {
-            Role::QProj | Role::KProj | Role::VProj => layer.map(|layer| layer.attention.as_slice()),
-            Role::OProj => layer.map(|layer| layer.attention_output.as_slice()),
-            Role::GateProj | Role::UpProj => layer.map(|layer| layer.mlp.as_slice()),
-            Role::DownProj => layer.map(|layer| layer.mlp_output.as_slice()),
+            Role::QProj
+            | Role::KProj
+            | Role::VProj
+            | Role::LinearQProj
+            | Role::LinearKProj
+            | Role::LinearVProj
+            | Role::LinearGProj => layer.map(|layer| layer.attention.as_slice()),
+            Role::OProj | Role::LinearOProj => layer.map(|layer| layer.attention_output.as_slice()),
+            Role::GateProj | Role::UpProj | Role::ExpertGateProj | Role::ExpertUpProj => {
+                layer.map(|layer| layer.mlp.as_slice())
+            }
+            Role::DownProj | Role::ExpertDownProj => layer.map(|layer| layer.mlp_output.as_slice()),
             Role::LmHead => Some(&self.lm_head),
             Role::EmbedTokens if config.tie_word_embeddings => Some(&self.lm_head),
             _ => None,

@@ -33,13 +33,13 @@ enum Stop {
 /// A file cannot be read or changed meanwhile; out of memory.
 pub fn all_bf16(pool: &rayon::ThreadPool, sources: &[Source]) -> Result<bool, Error> {
     let blocks: Vec<(&Source, u64)> = undecided(sources)
-        .flat_map(|source| (0..source.tensor.bytes.div_ceil(BLOCK)).map(move |i| (source, i * BLOCK)))
+        .flat_map(|source| (0..source.tensor.all_bytes().div_ceil(BLOCK)).map(move |i| (source, i * BLOCK)))
         .collect();
     // The first block alone decides for nearly every folder of f32 weights.
     for blocks in [&blocks[..blocks.len().min(1)], &blocks[blocks.len().min(1)..]] {
         let scanned = pool.install(|| {
             blocks.par_iter().try_for_each_init(Vec::new, |buffer, (source, offset)| {
-                let length = (source.tensor.bytes - offset).min(BLOCK) as usize;
+                let length = (source.tensor.all_bytes() - offset).min(BLOCK) as usize;
                 grow(buffer, length, &source.tensor.file.path).map_err(Stop::Failed)?;
                 let block = &mut buffer[..length];
                 source.tensor.read(*offset, block).map_err(Stop::Failed)?;

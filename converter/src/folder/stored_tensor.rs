@@ -29,6 +29,8 @@ pub struct StoredTensor {
     pub bytes: u64,
     /// All bytes before the data of an `.npy` file; empty for other files.
     pub npy_header: Vec<u8>,
+    /// Tensors of the same type whose elements come after those of this one. The shape is that of all of them.
+    pub following: Vec<StoredTensor>,
 }
 
 impl StoredTensor {
@@ -46,6 +48,21 @@ impl StoredTensor {
     /// # Errors
     /// The OS returns an error, or the file is no longer the one that was checked.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let mut begin = 0u64;
+        for tensor in std::iter::once(self).chain(&self.following) {
+            // The part of what is asked for that this tensor has.
+            let wanted = offset.max(begin)..(offset + out.len() as u64).min(begin + tensor.bytes);
+            if !wanted.is_empty() {
+                let to = (wanted.start - offset) as usize..(wanted.end - offset) as usize;
+                tensor.read_own(wanted.start - begin, &mut out[to])?;
+            }
+            begin += tensor.bytes;
+        }
+        Ok(())
+    }
+
+    /// As [`StoredTensor::read`], without those that follow.
+    fn read_own(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         match self.rows.are_plain() {
             true => self.file.read(self.offset + offset, out),
             false => self.rows.read(self.place(), offset, out),
@@ -60,10 +77,28 @@ impl StoredTensor {
         self.rows.read_blocks(self.place(), first, out)
     }
 
+    /// Length of the data that are read, those that follow included.
+    pub fn all_bytes(&self) -> u64 {
+        self.following.iter().fold(self.bytes, |sum, tensor| sum.saturating_add(tensor.bytes))
+    }
+
+    /// A part of a tensor whose rows are those of its last dimension: a matrix of this shape, from row `first` on. Keeps
+    /// the header of the whole.
+    pub fn rows_of_last(&self, first: u64, shape: &[usize]) -> StoredTensor {
+        let row_bytes = self.shape.last().copied().unwrap_or_default() * self.element.bytes() as u64;
+        let n_rows = shape.first().map_or(0, |&rows| rows as u64);
+        StoredTensor {
+            shape: shape.iter().map(|&size| size as u64).collect(),
+            offset: self.offset + first * row_bytes,
+            bytes: n_rows * row_bytes,
+            ..self.clone()
+        }
+    }
+
     /// Length of the data in the file.
     pub fn stored_bytes(&self) -> u64 {
         let wide = |kind: BlockType| (kind.elements() * self.element.bytes()) as u64;
-        self.rows.blocks.map_or(self.bytes, |kind| self.bytes / wide(kind) * kind.bytes() as u64)
+        self.rows.blocks.map_or(self.all_bytes(), |kind| self.bytes / wide(kind) * kind.bytes() as u64)
     }
 
     fn place(&self) -> Place<'_> {
@@ -86,7 +121,7 @@ impl StoredTensor {
             return Ok(false);
         }
         let mut blocks = [self, other].map(|tensor| (tensor, Vec::new(), Vec::new()));
-        let n_elements = self.bytes / self.element.bytes() as u64;
+        let n_elements = self.all_bytes() / self.element.bytes() as u64;
         let mut at = 0;
         while at < n_elements {
             let length = (n_elements - at).min(BLOCK as u64) as usize;

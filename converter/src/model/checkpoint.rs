@@ -14,8 +14,10 @@ use crate::model::generation_config::GenerationConfig;
 use crate::model::gguf_config;
 use crate::model::infer_config;
 use crate::model::settings::{Flags, Settings};
+use crate::model::spelling::{Respelled, RespelledTensors, Spelling};
+use olmo_infer::internals::format::config::Experts;
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -37,6 +39,8 @@ pub struct Checkpoint {
     pub settings: Settings,
     /// The tensors, in the order of the model file.
     pub sources: Vec<Source>,
+    /// Tensors of the folder that are not tensors of the model under another name, a part or several of them.
+    pub respelled: Vec<Respelled>,
     /// The kind of their files.
     pub container: Container,
     /// Tensors and files that do not belong to the model, skipped by `--allow-extra`.
@@ -62,14 +66,29 @@ impl Checkpoint {
         let mut sources = Vec::with_capacity(specs.len());
         let mut extra: BTreeSet<&str> = listing.tensors.iter().map(String::as_str).collect();
         let mut warnings = [generation.warnings.clone(), of_gguf].concat();
-        for spec in specs {
-            let name = stored_name(listing, spec.name(), settings.config.tie_word_embeddings);
-            if !extra.remove(name.as_str()) {
-                problems.push(missing(listing, &settings, &spec));
+        let mut respelled = RespelledTensors::default();
+        // Those that several tensors of the model are in.
+        let mut opened = BTreeMap::new();
+        for (index, spec) in specs.iter().enumerate() {
+            let spelling = match Spelling::of(listing, spec, &settings.config) {
+                Ok(spelling) => spelling,
+                Err(problem) => {
+                    problems.push(problem);
+                    continue;
+                }
+            };
+            let names = spelling.names();
+            extra.retain(|name| !names.contains(name));
+            if let Some(name) = names.iter().find(|name| !listing.tensors.contains(**name)) {
+                problems.push(missing(listing, &settings, spec, name));
                 continue;
             }
-            match check_tensor(listing, &name, &spec, &settings) {
-                Ok(source) => sources.push(source),
+            match check_tensor(listing, &spelling, spec, &settings, &mut opened) {
+                Ok(mut source) => {
+                    let shape = opened.get(names[0]).map_or(&[][..], |tensor| &tensor.shape).to_vec();
+                    respelled.add(index, &spelling, spec, &mut source.tensor, &shape);
+                    sources.push(source);
+                }
                 Err(error) => problems.extend(error),
             }
         }
@@ -99,7 +118,8 @@ impl Checkpoint {
         warnings.extend(not_kept);
         let strays = listing.strays.iter().map(|path| shown_path(path));
         let ignored = extra.iter().map(|name| listing.shown(name)).chain(strays).collect();
-        Ok(Checkpoint { settings, sources, container: listing.container(), ignored, generation, gguf, warnings })
+        let (container, respelled) = (listing.container(), respelled.0);
+        Ok(Checkpoint { settings, sources, respelled, container, ignored, generation, gguf, warnings })
     }
 
     /// The types of the sources in their files, with the number of tensors of each.
@@ -113,7 +133,11 @@ impl Checkpoint {
 
     /// Number of source files.
     pub fn n_files(&self) -> usize {
-        self.sources.iter().map(|source| &source.tensor.file.path).collect::<BTreeSet<_>>().len()
+        let files = |source: &Source| {
+            let of = |tensor: &StoredTensor| tensor.file.path.clone();
+            std::iter::once(of(&source.tensor)).chain(source.tensor.following.iter().map(of)).collect::<Vec<_>>()
+        };
+        self.sources.iter().flat_map(files).collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -182,13 +206,20 @@ fn authority(listing: &Listing, settings: &Settings) -> &'static str {
     }
 }
 
-fn missing(listing: &Listing, settings: &Settings, spec: &TensorSpec) -> Problem {
+fn missing(listing: &Listing, settings: &Settings, spec: &TensorSpec, name: &str) -> Problem {
     let n_layers = settings.config.n_layers();
     let found = match spec.layer {
-        Some(layer) => format!("missing (layer {layer} of {n_layers})"),
+        Some(layer) => match (spec.expert, settings.config.experts) {
+            (Some(expert), Some(Experts { n_experts, .. })) => {
+                format!("missing (layer {layer} of {n_layers}, expert {expert} of {n_experts})")
+            }
+            _ => format!("missing (layer {layer} of {n_layers})"),
+        },
         None => "missing".into(),
     };
-    let problem = listing.problem(&spec.name(), found).expected(format!("a tensor {}", shown_shape(&wanted(spec))));
+    let is_own = name == spec.name();
+    let expected = if is_own { format!("a tensor {}", shown_shape(&wanted(spec))) } else { "it too".into() };
+    let problem = listing.problem(name, found).expected(expected);
     match spec.role {
         Role::LmHead => {
             problem.advice("export it, or set \"tie_word_embeddings\": true if the model has no separate head")
@@ -203,14 +234,14 @@ fn wanted(spec: &TensorSpec) -> Vec<u64> {
     spec.shape().iter().map(|&size| size as u64).collect()
 }
 
-/// The name of a tensor in the folder. A tied one can be saved under either of its names.
-pub(crate) fn stored_name(listing: &Listing, name: String, is_tied: bool) -> String {
-    let is_there = |name: &str| listing.tensors.contains(name);
-    if is_tied && name == EMBEDDING && !is_there(EMBEDDING) && is_there(HEAD) { HEAD.into() } else { name }
-}
-
-fn check_tensor(listing: &Listing, name: &str, spec: &TensorSpec, settings: &Settings) -> Result<Source, Error> {
-    let tensor = listing.tensor(name, settings.u2_is_bf16)?;
+fn check_tensor(
+    listing: &Listing,
+    spelling: &Spelling,
+    spec: &TensorSpec,
+    settings: &Settings,
+    opened: &mut BTreeMap<String, StoredTensor>,
+) -> Result<Source, Error> {
+    let tensor = spelling.tensor(spec, opened, |name| listing.tensor(name, settings.u2_is_bf16))?;
     let wanted = wanted(spec);
     if tensor.shape == wanted {
         return Ok(Source { spec: *spec, tensor });

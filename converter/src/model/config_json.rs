@@ -9,7 +9,9 @@ use crate::json::keys::{Keys, token_id};
 use crate::json::strict;
 use crate::model::rope_json::refuse_partial_rotation;
 use crate::model::settings::{Flags, Origin, Origins, Settings, merged, shown_ids};
-use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, MAX_LAYERS, ModelConfig};
+use olmo_infer::internals::format::config::{
+    Architecture, AttentionKind, Experts, LAYER_NORM_EPS, LinearAttention, MAX_LAYERS, ModelConfig,
+};
 use serde_json::Value;
 use std::path::Path;
 
@@ -70,7 +72,7 @@ impl Reader<'_> {
             path,
             "max_position_embeddings",
             "--max-positions",
-            self.at.count("max_position_embeddings")?,
+            self.max_positions()?,
             flags.max_positions,
             &mut self.origins,
         )?
@@ -87,6 +89,8 @@ impl Reader<'_> {
         }
         let layer_types = self.layer_types(architecture, n_layers)?;
         let sliding_window = self.sliding_window(architecture, &layer_types)?;
+        let experts = self.experts(architecture)?;
+        let linear = self.linear(&layer_types, hidden_size, n_heads)?;
         let tie_word_embeddings = match self.at.boolean("tie_word_embeddings")? {
             Some(tie) => {
                 self.origins.note("tie_word_embeddings", Origin::ConfigJson);
@@ -113,6 +117,8 @@ impl Reader<'_> {
             yarn: rope.yarn,
             sliding_window,
             layer_types,
+            experts,
+            linear,
             tie_word_embeddings,
             eos_token_ids: self.eos_token_ids()?,
             bos_token_id: self.token_id("bos_token_id")?,
@@ -127,10 +133,10 @@ impl Reader<'_> {
                 let advice = match name {
                     // The repositories from before transformers supported OLMo.
                     "hf_olmo" => "take the release of this model whose name ends in -hf",
-                    "olmoe" => "OLMoE is not supported yet",
-                    "flex_olmo" => "FlexOlmo is not supported yet",
-                    "olmo_hybrid" => "Olmo-Hybrid is not supported yet",
-                    _ => "only OLMo-1, OLMo-2 and Olmo-3 are supported",
+                    "bolmo" => "Bolmo reads bytes by code of its own, and no class of transformers",
+                    "emo" => "EMO has code of its own, and no class of transformers",
+                    "olmo3moe" => "no such model was released",
+                    _ => "no other models are supported",
                 };
                 self.at.bad("model_type", &name.into(), &named_architectures()).advice(advice)
             })?),
@@ -138,6 +144,67 @@ impl Reader<'_> {
         let names = (json.map(Architecture::name), self.flags.architecture.map(Architecture::name));
         let name = merged(self.at.path, "model_type", "--arch", names.0, names.1, &mut self.origins)?;
         name.and_then(architecture_named).ok_or_else(|| self.at.missing("model_type", Some("--arch")))
+    }
+
+    /// `max_position_embeddings`; the exporter of OLMo-core writes -1 where nothing states it.
+    fn max_positions(&self) -> Result<Option<usize>, Problem> {
+        const KEY: &str = "max_position_embeddings";
+        match self.at.get(KEY) {
+            Some(value) if value.as_f64() == Some(-1.0) => match self.flags.max_positions {
+                Some(_) => Ok(None),
+                None => {
+                    let problem = self.at.bad(KEY, value, "the positions that the model was made for");
+                    Err(problem.advice("the exporter did not know them: pass --max-positions"))
+                }
+            },
+            _ => self.at.count(KEY),
+        }
+    }
+
+    /// The experts of an architecture that has them.
+    fn experts(&mut self, architecture: Architecture) -> Result<Option<Experts>, Problem> {
+        if !architecture.has_experts() {
+            return Ok(None);
+        }
+        let (count, alias) = (self.at.count("num_experts")?, self.at.count("num_local_experts")?);
+        if let (Some(count), Some(alias)) = (count, alias)
+            && count != alias
+        {
+            let problem = Problem::new(self.at.path, format!("num_local_experts is {alias}"));
+            return Err(problem.expected(format!("{count} to match num_experts")));
+        }
+        let n_experts = count.or(alias).ok_or_else(|| self.at.missing("num_experts", None))?;
+        self.origins.note("num_experts", Origin::ConfigJson);
+        let n_per_token = self.needed_count("num_experts_per_tok")?;
+        let norm = self.at.boolean("norm_topk_prob")?;
+        let norm_topk_prob = norm.ok_or_else(|| self.at.missing("norm_topk_prob", None))?;
+        self.origins.note("norm_topk_prob", Origin::ConfigJson);
+        Ok(Some(Experts { n_experts, n_per_token, norm_topk_prob }))
+    }
+
+    /// The sizes of linear-attention layers, with the defaults of their class.
+    fn linear(
+        &mut self,
+        kinds: &[AttentionKind],
+        hidden_size: usize,
+        n_heads: usize,
+    ) -> Result<Option<LinearAttention>, Problem> {
+        if !kinds.contains(&AttentionKind::Linear) {
+            return Ok(None);
+        }
+        let n_key_heads = self.count_or("linear_num_key_heads", n_heads)?;
+        let n_value_heads = self.count_or("linear_num_value_heads", n_heads)?;
+        let three_quarters = hidden_size.saturating_mul(3).checked_div(n_key_heads.saturating_mul(4)).unwrap_or(0);
+        let key_head_dim = self.count_or("linear_key_head_dim", three_quarters)?;
+        let value_head_dim = self.count_or("linear_value_head_dim", key_head_dim.saturating_mul(2))?;
+        let conv_kernel = self.count_or("linear_conv_kernel_dim", 4)?;
+        let allow = self.at.boolean("linear_allow_neg_eigval")?;
+        let origin = if allow.is_some() { Origin::ConfigJson } else { Origin::Rule };
+        self.origins.note("linear_allow_neg_eigval", origin);
+        let allow_neg_eigval = allow.unwrap_or(true);
+        let sizes =
+            LinearAttention { n_key_heads, n_value_heads, key_head_dim, value_head_dim, conv_kernel, allow_neg_eigval };
+        Ok(Some(sizes))
     }
 
     /// Rejects keys that change the arithmetic of the forward pass.
@@ -165,13 +232,18 @@ impl Reader<'_> {
     fn refuse_other_classes(&self, architecture: Architecture) -> Result<(), Problem> {
         let Some(value) = self.at.get("architectures") else { return Ok(()) };
         let list = value.as_array().ok_or_else(|| self.at.bad("architectures", value, "a list"))?;
-        let family = match architecture {
-            Architecture::Olmo1 => "Olmo",
-            Architecture::Olmo2 => "Olmo2",
-            Architecture::Olmo3 => "Olmo3",
+        let families: &[&str] = match architecture {
+            Architecture::Olmo1 => &["Olmo"],
+            Architecture::Olmo2 => &["Olmo2", "Olmo1124"],
+            Architecture::Olmo3 => &["Olmo3"],
+            Architecture::Olmoe => &["Olmoe"],
+            Architecture::FlexOlmo => &["FlexOlmo"],
+            Architecture::OlmoHybrid => &["OlmoHybrid"],
         };
+        let family = families[0];
         let known = |class: &&Value| {
-            matches!(class.as_str().and_then(|class| class.strip_prefix(family)), Some("ForCausalLM" | "Model"))
+            let rest = families.iter().filter_map(|family| class.as_str()?.strip_prefix(family));
+            rest.into_iter().any(|rest| matches!(rest, "ForCausalLM" | "Model"))
         };
         match list.iter().find(|class| !known(class)) {
             None => Ok(()),
@@ -232,12 +304,13 @@ impl Reader<'_> {
         Ok(merged(path, "head_dim", "--head-dim", json, flag, &mut self.origins)?.unwrap_or(0))
     }
 
-    /// The epsilon of the norms. OLMo-1 does not write it: its class has a constant.
+    /// The epsilon of the norms. OLMo-1 does not write it: its class has a constant. Nor do the first releases of OLMoE,
+    /// whose class has the same default in every version.
     fn rms_norm_eps(&mut self, architecture: Architecture) -> Result<f64, Problem> {
         let (json, flag) = (self.at.real("rms_norm_eps")?, self.flags.rms_norm_eps);
         match merged(self.at.path, "rms_norm_eps", "--rms-norm-eps", json, flag, &mut self.origins)? {
             Some(eps) => Ok(eps),
-            None if architecture == Architecture::Olmo1 => {
+            None if matches!(architecture, Architecture::Olmo1 | Architecture::Olmoe) => {
                 self.origins.note("rms_norm_eps", Origin::Rule);
                 Ok(LAYER_NORM_EPS)
             }
@@ -245,7 +318,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Only OLMo-1 clips. It writes null, or no key at all, for a model without clipping.
+    /// Only OLMo-1 and OLMoE clip. They write null, or no key at all, for a model without clipping.
     fn clip_qkv(&mut self, architecture: Architecture) -> Result<Option<f64>, Problem> {
         let (json, flag) = (self.at.real("clip_qkv")?, self.flags.clip_qkv);
         let shown = |clip: Option<f64>| clip.map_or("none".to_string(), |clip| clip.to_string());
@@ -253,7 +326,7 @@ impl Reader<'_> {
         let stated = self.at.object.contains_key("clip_qkv").then_some(json);
         let texts = (stated.map(shown), flag.map(shown));
         let merged = merged(self.at.path, "clip_qkv", "--clip-qkv", texts.0, texts.1, &mut self.origins)?;
-        if merged.is_none() && architecture == Architecture::Olmo1 {
+        if merged.is_none() && architecture.can_clip() {
             self.origins.note("clip_qkv", Origin::Rule);
         }
         Ok(json.or(flag.flatten()))
@@ -261,7 +334,7 @@ impl Reader<'_> {
 
     fn layer_types(&mut self, architecture: Architecture, n_layers: usize) -> Result<Vec<AttentionKind>, Problem> {
         let Some(value) = self.at.get("layer_types") else {
-            if architecture == Architecture::Olmo3 {
+            if matches!(architecture, Architecture::Olmo3 | Architecture::OlmoHybrid) {
                 self.origins.note("layer_types", Origin::Rule);
             }
             return Ok(default_layer_types(architecture, n_layers));
@@ -275,7 +348,14 @@ impl Reader<'_> {
         let kind = |value: &Value| match value.as_str() {
             Some("full_attention") => Ok(AttentionKind::Full),
             Some("sliding_attention") => Ok(AttentionKind::Sliding),
-            _ => Err(self.at.bad("layer_types entry", value, "full_attention or sliding_attention")),
+            Some("linear_attention") if architecture == Architecture::OlmoHybrid => Ok(AttentionKind::Linear),
+            _ => {
+                let expected = match architecture {
+                    Architecture::OlmoHybrid => "full_attention or linear_attention",
+                    _ => "full_attention or sliding_attention",
+                };
+                Err(self.at.bad("layer_types entry", value, expected))
+            }
         };
         list.iter().map(kind).collect()
     }
@@ -307,8 +387,9 @@ impl Reader<'_> {
     }
 }
 
-/// The supported architecture with this `model_type`.
+/// The supported architecture with this `model_type`. The preview of OLMo-2 has another name and is the same.
 pub fn architecture_named(name: &str) -> Option<Architecture> {
+    let name = if name == "olmo_1124" { Architecture::Olmo2.name() } else { name };
     Architecture::ALL.into_iter().find(|architecture| architecture.name() == name)
 }
 
@@ -318,10 +399,13 @@ pub fn named_architectures() -> String {
     format!("{} or {last}", names.join(", "))
 }
 
-/// The default attention of each layer: in Olmo-3 every fourth layer is full.
+/// The default attention of each layer: in Olmo-3 and Olmo-Hybrid every fourth layer is full, and in a hybrid of fewer
+/// layers the last one.
 pub fn default_layer_types(architecture: Architecture, n_layers: usize) -> Vec<AttentionKind> {
+    let is_full = |layer: usize| (layer + 1).is_multiple_of(4);
     let kind = |layer: usize| match architecture {
-        Architecture::Olmo3 if !(layer + 1).is_multiple_of(4) => AttentionKind::Sliding,
+        Architecture::Olmo3 if !is_full(layer) => AttentionKind::Sliding,
+        Architecture::OlmoHybrid if !is_full(layer) && (n_layers >= 4 || layer + 1 < n_layers) => AttentionKind::Linear,
         _ => AttentionKind::Full,
     };
     (0..n_layers).map(kind).collect()

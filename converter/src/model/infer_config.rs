@@ -73,7 +73,7 @@ struct Widths {
 /// # Errors
 /// An unsupported family, an impossible shape, or values that only flags can give.
 pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
-    refuse_other_families(listing)?;
+    refuse_other_families(listing, flags)?;
     let has_norms = listing.tensors.iter().any(|name| name.ends_with("norm.weight"));
     refuse_other_architecture(listing, flags, has_norms)?;
     let widths = widths(listing, has_norms)?;
@@ -126,6 +126,8 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
         yarn: yarn_of_flags(flags, max_position_embeddings).flatten(),
         sliding_window: if slides { flags.sliding_window.unwrap_or(0) } else { 0 },
         layer_types,
+        experts: None,
+        linear: None,
         tie_word_embeddings: widths.tied,
         // The end-of-text and padding ids of the tokenizer that all published OLMo-2 share.
         eos_token_ids: match &flags.eos_token_ids {
@@ -154,13 +156,25 @@ pub fn infer(listing: &Listing, flags: &Flags) -> Result<Settings, Error> {
 }
 
 /// Rejects families that have similar files and another forward pass.
-fn refuse_other_families(listing: &Listing) -> Result<(), Problem> {
+fn refuse_other_families(listing: &Listing, flags: &Flags) -> Result<(), Problem> {
     let has = |part: &str| listing.tensors.iter().any(|name| name.contains(part));
-    let found = if has(".linear_attn.") {
-        "linear_attn tensors, as in Olmo-Hybrid, which is not supported yet"
-    } else if has(".mlp.experts.") || has(".mlp.gate.weight") {
-        "expert tensors, as in OLMoE and FlexOlmo, which are not supported yet"
-    } else if has(".pre_feedforward_layernorm.") {
+    let needs_config = |found: &str| {
+        let problem = Problem::new(&listing.folder, format!("no config.json, and {found}"));
+        Err(problem.expected("the model's config.json, as shapes do not determine the rest").advice("put it there"))
+    };
+    if has(".linear_attn.") {
+        return needs_config("linear_attn tensors, as in Olmo-Hybrid");
+    }
+    if has(".mlp.experts.") || has(".mlp.gate.weight") {
+        return needs_config("expert tensors, as in OLMoE and FlexOlmo");
+    }
+    if let Some(architecture) = flags.architecture.filter(|of| {
+        use Architecture::{Olmo1, Olmo2, Olmo3};
+        ![Olmo1, Olmo2, Olmo3].contains(of)
+    }) {
+        return needs_config(&format!("an {} model as set by --arch", architecture.name()));
+    }
+    let found = if has(".pre_feedforward_layernorm.") {
         "pre_feedforward_layernorm tensors, as in Gemma"
     } else if has(".input_layernorm.") {
         "input_layernorm tensors, as in Llama, Qwen and other pre-norm models"
@@ -259,13 +273,13 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
     need("--max-positions", flags.max_positions.is_some());
     match architecture {
         Some(Architecture::Olmo1) => need("--clip-qkv with a number or none", flags.clip_qkv.is_some()),
-        Some(Architecture::Olmo2) => {}
         Some(Architecture::Olmo3) => {
             need("--sliding-window", flags.sliding_window.is_some());
             need("--yarn-factor with --yarn-original-positions, or --no-yarn", {
                 flags.no_yarn || flags.yarn_factor.is_some() && flags.yarn_original_positions.is_some()
             });
         }
+        Some(_) => {}
         None => need("for olmo3 also --sliding-window and --yarn-factor or --no-yarn", false),
     }
     if missing.is_empty() {
@@ -280,7 +294,9 @@ fn require_flags(listing: &Listing, widths: &Widths, flags: &Flags) -> Result<()
     }
     let found = match widths.vocab_size {
         _ if !widths.has_norms => "no config.json, and no norm tensors, as in OLMo-1".to_string(),
-        OLMO3_VOCAB_ROWS => format!("no config.json, and {OLMO3_VOCAB_ROWS} vocabulary rows look like Olmo-3"),
+        OLMO3_VOCAB_ROWS => {
+            format!("no config.json, and {OLMO3_VOCAB_ROWS} vocabulary rows, as in Olmo-3 and in BAR-7B, an OLMo-2")
+        }
         rows => format!(
             "no config.json, and no published OLMo-2 has the widths hidden {}, MLP {}, key/value {} with {rows} vocabulary rows",
             widths.hidden, widths.mlp, widths.kv

@@ -7,3 +7,4 @@ pub mod gguf_config;
 pub mod infer_config;
 pub mod rope_json;
 pub mod settings;
+pub mod spelling;

@@ -49,6 +49,15 @@ pub(crate) fn read(
     max_positions: usize,
     origins: &mut Origins,
 ) -> Result<Rope, Problem> {
+    if architecture == Architecture::OlmoHybrid && is_without(at)? {
+        if let Some(theta) = flags.rope_theta {
+            return Err(Problem::new(at.path, "rope_theta is null, which is a model without RoPE")
+                .expected(format!("{theta} as set by --rope-theta"))
+                .advice("correct one of them or leave out --rope-theta"));
+        }
+        origins.note("rope_theta", Origin::ConfigJson);
+        return Ok(Rope { theta: 0.0, theta_sliding: 0.0, yarn: None });
+    }
     let old = top_level(at, max_positions)?;
     let new = rope_parameters(at, architecture, max_positions)?;
     let theta = agreed(at, "rope_theta", old.theta, new.theta)?;
@@ -94,6 +103,26 @@ pub(crate) fn read(
         }
     };
     Ok(Rope { theta, theta_sliding, yarn })
+}
+
+/// Whether an Olmo-Hybrid is without RoPE: `rope_theta` is null at the top level or in `rope_parameters`. Where neither
+/// has the key, transformers computes with a base that no released model has, so one of them must state it.
+fn is_without(at: &Keys<'_>) -> Result<bool, Problem> {
+    let inner = at.keys("rope_parameters", "rope_parameters.")?;
+    let inner = inner.as_ref().and_then(|keys| keys.object.get("rope_theta"));
+    let top = at.object.get("rope_theta");
+    match (top, inner) {
+        (Some(Value::Null), None | Some(Value::Null)) | (None, Some(Value::Null)) => Ok(true),
+        (Some(Value::Null), Some(theta)) | (Some(theta), Some(Value::Null)) => {
+            Err(Problem::new(at.path, format!("rope_theta is null in one place and {theta} in another"))
+                .expected("the same in both")
+                .advice("remove the wrong one"))
+        }
+        (None, None) => Err(Problem::new(at.path, "no rope_theta")
+            .expected("null for a model without RoPE, as the released Olmo-Hybrid, or the base")
+            .advice("add it: transformers takes a missing one for 10000")),
+        _ => Ok(false),
+    }
 }
 
 /// YaRN as set by the flags: `None` without such flags, `Some(None)` for `--no-yarn`.

@@ -53,14 +53,14 @@ impl Flags {
     /// # Errors
     /// The flag that would be ignored.
     pub fn refuse_useless(&self, path: &Path, architecture: Architecture) -> Result<(), Problem> {
-        use Architecture::{Olmo1, Olmo2, Olmo3};
+        use Architecture::{FlexOlmo, Olmo1, Olmo2, Olmo3, OlmoHybrid, Olmoe};
         // Each flag, whether it is given, and the architectures that use it.
         let flags: [(&str, bool, &[Architecture]); 5] = [
             ("--sliding-window", self.sliding_window.is_some(), &[Olmo3]),
             ("--yarn-factor", self.names_yarn(), &[Olmo3]),
             ("--no-yarn", self.no_yarn, &[Olmo3]),
-            ("--rms-norm-eps", self.rms_norm_eps.is_some(), &[Olmo2, Olmo3]),
-            ("--clip-qkv", self.clip_qkv.is_some(), &[Olmo1]),
+            ("--rms-norm-eps", self.rms_norm_eps.is_some(), &[Olmo2, Olmo3, Olmoe, FlexOlmo, OlmoHybrid]),
+            ("--clip-qkv", self.clip_qkv.is_some(), &[Olmo1, Olmoe]),
         ];
         match flags.into_iter().find(|(_, given, users)| *given && !users.contains(&architecture)) {
             None => Ok(()),

@@ -85,7 +85,7 @@ impl<'a> Sources<'a> {
 
     /// The default tokens of the tokenizer's class.
     fn defaults(&self) -> Vec<(&'static str, &'static str)> {
-        if self.architecture != Architecture::Olmo1 {
+        if !matches!(self.architecture, Architecture::Olmo1 | Architecture::Olmoe) {
             return Vec::new();
         }
         let end = "<|endoftext|>";

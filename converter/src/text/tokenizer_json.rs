@@ -59,10 +59,11 @@ impl Around {
         Around { vocab_size, ..Around::default() }
     }
 
-    /// Whether transformers builds the tokenizer from the tokens alone, as it does for the classes of OLMo-1.
+    /// Whether transformers builds the tokenizer from the tokens alone, as it does for the classes of OLMo-1 and OLMoE.
     fn is_rebuilt(&self) -> bool {
         let class = self.settings.class.as_deref().unwrap_or("GPTNeoXTokenizer");
-        self.architecture == Some(Architecture::Olmo1) && matches!(class, "GPTNeoXTokenizer" | "GPT2Tokenizer")
+        matches!(self.architecture, Some(Architecture::Olmo1 | Architecture::Olmoe))
+            && matches!(class, "GPTNeoXTokenizer" | "GPT2Tokenizer")
     }
 }
 

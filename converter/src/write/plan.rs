@@ -5,7 +5,7 @@ use crate::error::{Error, Problem};
 use crate::model::checkpoint::{Checkpoint, Source};
 use crate::text::Text;
 use crate::text::vocab::Vocabulary;
-use crate::write::recipe::{Planned, Stored};
+use crate::write::recipe::Planned;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
@@ -225,14 +225,9 @@ impl<'a> Plan<'a> {
         header.version_minor = U16::new(format::VERSION_MINOR);
         header.byte_order = U32::new(format::BYTE_ORDER_MARK);
         header.file_bytes = U64::new(self.layout.file_bytes);
-        let feature = |has: bool, bit: u64| if has { bit } else { 0 };
-        let has_drafts = self.tensors.len() > self.sources.len();
-        let has_quantized = self.tensors.iter().any(|tensor| matches!(tensor.stored, Stored::Quantized(_)));
-        header.required_features = U64::new(
-            feature(has_bf12, format::FEATURE_BF12)
-                | feature(has_drafts, format::FEATURE_DRAFTS)
-                | feature(has_quantized, format::FEATURE_QUANTIZED),
-        );
+        let encodings: Vec<Encoding> = self.tensors.iter().map(|tensor| tensor.stored.encoding()).collect();
+        let specs = self.tensors.iter().map(|tensor| &tensor.spec);
+        header.required_features = U64::new(format::features(specs.zip(&encodings)));
         header.header_bytes = U32::new(format::HEADER_BYTES as u32);
         header.n_tensors = U32::new(records.len() as u32);
         header.n_sections = U32::new(section_records.len() as u32);

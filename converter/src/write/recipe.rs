@@ -154,7 +154,7 @@ impl Recipe<'_> {
     /// The tensors of the model, then the drafts in the order of their matrices.
     fn choices(&self, weights: &Path, sources: &[Source]) -> Result<Vec<Choice>, Error> {
         let matrices: Vec<&TensorSpec> =
-            sources.iter().map(|source| &source.spec).filter(|spec| spec.columns.is_some()).collect();
+            sources.iter().map(|source| &source.spec).filter(|spec| spec.has_choice()).collect();
         let has = |is_it: &dyn Fn(&str) -> bool| matrices.iter().any(|spec| is_it(&spec.name()));
         if let Some((pattern, _)) = self.tensors.iter().find(|(pattern, _)| !has(&|name| names(pattern, name))) {
             let problem = Problem::new(weights, format!("{pattern} names no matrix of the model"));
@@ -164,16 +164,20 @@ impl Recipe<'_> {
             let problem = Problem::new(weights, format!("{name} is not a matrix of the model"));
             return Err(problem.expected("the name of a matrix").into());
         }
+        if self.config.linear.is_some() && (self.draft.is_some() || !self.drafts.is_empty()) {
+            let found = "drafts of a model with linear attention, whose states cannot take a wrong guess back";
+            return Err(Problem::new(weights, found).advice("leave --draft out").into());
+        }
         let by_pattern = |name: &str| self.tensors.iter().rfind(|(pattern, _)| names(pattern, name));
         let draft_of = |name: &str| self.drafts.iter().rfind(|(of, _)| of == name).map(|(_, wanted)| *wanted);
         let own = sources.iter().enumerate().map(|(index, source)| {
-            let wanted = match source.spec.columns {
-                Some(_) if self.tensors.is_empty() => self.of_grade(source),
-                Some(_) => match by_pattern(&source.spec.name()) {
+            let wanted = match source.spec.has_choice() {
+                true if self.tensors.is_empty() => self.of_grade(source),
+                true => match by_pattern(&source.spec.name()) {
                     Some((_, wanted)) => *wanted,
                     None => self.of_grade(source),
                 },
-                None => Wanted::F32,
+                false => Wanted::F32,
             };
             (source.spec, index, wanted)
         });

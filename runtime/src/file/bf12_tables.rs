@@ -94,7 +94,14 @@ mod tests {
     fn bad_table_errors_name_the_cause() {
         let source: &[u8] = &[];
         let reader = Reader { path: Path::new("m.olmo"), source, length: 0 };
-        let spec = TensorSpec { role: Role::GateProj, layer: Some(3), rows: 2, columns: Some(2), is_draft: false };
+        let spec = TensorSpec {
+            role: Role::GateProj,
+            layer: Some(3),
+            expert: None,
+            rows: 2,
+            columns: Some(2),
+            is_draft: false,
+        };
         let wrong = BadTable::Wrong { found: "exponents [1, 1]".into(), expected: "ascending exponents" };
         for (bad, says) in [
             (BadTable::Io(io::ErrorKind::UnexpectedEof.into()), "m.olmo: cannot read: the file ends before its length"),

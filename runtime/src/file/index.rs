@@ -154,7 +154,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             return self.equal("number of tensors", found as u64, specs.len() as u64);
         }
         let n_drafts = found.saturating_sub(specs.len());
-        let most = specs.iter().filter(|spec| spec.columns.is_some()).count();
+        let most = specs.iter().filter_map(TensorSpec::draft).count();
         if !(1..=most).contains(&n_drafts) {
             let expected = format_args!("{} and 1 to {most} drafts", specs.len());
             return Err(self.damaged("number of tensors", found, expected));
@@ -256,13 +256,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
             encoding.map_err(|bad| self.damaged(spec.name(), bad.found, bad.expected))
         });
         let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
-        let has_bf12 = encodings.iter().any(|encoding| matches!(encoding, Encoding::Bf12 { .. }));
-        let has_quantized = encodings.iter().any(|encoding| encoding.dtype().is_quantized());
-        let has_drafts = specs.iter().any(|spec| spec.is_draft);
-        let feature = |has: bool, bit: u64| if has { bit } else { 0 };
-        let features = feature(has_bf12, format::FEATURE_BF12)
-            | feature(has_drafts, format::FEATURE_DRAFTS)
-            | feature(has_quantized, format::FEATURE_QUANTIZED);
+        let features = format::features(specs.iter().zip(&encodings));
         self.equal("required features", header.required_features.get(), features)?;
         self.check_drafts(specs, &encodings)?;
         Ok(encodings)
@@ -338,6 +332,7 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
         let fields = [
             ("role", found.role.get().into(), expected.role.get().into()),
             ("layer", found.layer.get().into(), expected.layer.get().into()),
+            ("expert", found.expert.get().into(), expected.expert.get().into()),
             ("element type", found.dtype.get().into(), expected.dtype.get().into()),
             ("layout", found.layout.get().into(), expected.layout.get().into()),
             ("encoding", found.encoding.get().into(), expected.encoding.get().into()),
@@ -370,9 +365,10 @@ impl<S: ReadAt + ?Sized> Reader<'_, S> {
     }
 }
 
-/// Whether a record has the role and the layer of a tensor.
+/// Whether a record has the role, the layer and the expert of a tensor.
 fn names(record: &TensorRecord, spec: &TensorSpec) -> bool {
-    (record.role.get(), record.layer.get()) == (spec.role_code(), spec.layer_code())
+    let of_record = (record.role.get(), record.layer.get(), record.expert.get());
+    of_record == (spec.role_code(), spec.layer_code(), spec.expert_code())
 }
 
 /// A copy of the bytes of a section, whose digest is that of its record; `path` is for messages.

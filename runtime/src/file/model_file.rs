@@ -248,9 +248,9 @@ impl ModelFile {
         self.index.bf12_tables[index].as_ref()
     }
 
-    /// Type of the elements of the model's matrices; `None` when they have several.
+    /// Type of the elements of the model's matrices, of those that can have several; `None` when they do.
     pub fn matrices(&self) -> Option<Dtype> {
-        let matrices = (0..self.model_specs().len()).filter(|&index| self.specs()[index].columns.is_some());
+        let matrices = (0..self.model_specs().len()).filter(|&index| self.specs()[index].has_choice());
         let mut types = matrices.map(|index| self.encoding(index).dtype());
         let first = types.next()?;
         types.all(|dtype| dtype == first).then_some(first)

@@ -20,6 +20,14 @@ pub const MAX_VOCAB_SIZE: usize = 1 << 24;
 pub const MAX_POSITIONS: usize = 1 << 24;
 /// Most end-of-text ids that a file can name.
 pub const MAX_EOS_TOKENS: usize = 16;
+/// Most experts of a layer.
+pub const MAX_EXPERTS: usize = 512;
+/// Most tensors of a model, drafts not counted.
+pub const MAX_TENSORS: usize = 1 << 16;
+/// Largest number of heads of a linear-attention layer, and largest dimension of one.
+pub const MAX_LINEAR_HEADS: usize = 1 << 12;
+/// Largest kernel of the convolution of a linear-attention layer, in positions.
+pub const MAX_CONV_KERNEL: usize = 16;
 /// Epsilon of every LayerNorm of OLMo-1: `modeling_olmo.py` knows no other, and no `config.json` has it.
 pub const LAYER_NORM_EPS: f64 = 1e-5;
 
@@ -33,11 +41,25 @@ pub enum Architecture {
     Olmo2,
     /// `modeling_olmo3.py` of transformers: the same block, sliding-window layers, YaRN on full-attention layers only.
     Olmo3,
+    /// `modeling_olmoe.py` of transformers: pre-norm blocks, experts in place of the MLP, in some models clipped queries,
+    /// keys and values.
+    Olmoe,
+    /// `modeling_flex_olmo.py` of transformers: the block of OLMo-2 with the router and the experts of OLMoE.
+    FlexOlmo,
+    /// `modeling_olmo_hybrid.py` of transformers: linear-attention layers, which are pre-norm, among layers of OLMo-2.
+    OlmoHybrid,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 3] = [Architecture::Olmo1, Architecture::Olmo2, Architecture::Olmo3];
+    pub const ALL: [Architecture; 6] = [
+        Architecture::Olmo1,
+        Architecture::Olmo2,
+        Architecture::Olmo3,
+        Architecture::Olmoe,
+        Architecture::FlexOlmo,
+        Architecture::OlmoHybrid,
+    ];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
@@ -45,33 +67,83 @@ impl Architecture {
             Architecture::Olmo1 => "olmo",
             Architecture::Olmo2 => "olmo2",
             Architecture::Olmo3 => "olmo3",
-        }
-    }
-
-    /// Whether a block reads the norm of the residual stream, instead of adding the norm of what it computes.
-    pub fn is_pre_norm(self) -> bool {
-        match self {
-            Architecture::Olmo1 => true,
-            Architecture::Olmo2 | Architecture::Olmo3 => false,
+            Architecture::Olmoe => "olmoe",
+            Architecture::FlexOlmo => "flex_olmo",
+            Architecture::OlmoHybrid => "olmo_hybrid",
         }
     }
 
     /// Whether norms multiply with weights. Where they do not, a model has no vectors at all.
     pub fn has_norm_weights(self) -> bool {
-        match self {
-            Architecture::Olmo1 => false,
-            Architecture::Olmo2 | Architecture::Olmo3 => true,
-        }
+        self != Architecture::Olmo1
+    }
+
+    /// Whether a layer has experts in place of an MLP.
+    pub fn has_experts(self) -> bool {
+        matches!(self, Architecture::Olmoe | Architecture::FlexOlmo)
+    }
+
+    /// Whether queries, keys and values can be clipped.
+    pub fn can_clip(self) -> bool {
+        matches!(self, Architecture::Olmo1 | Architecture::Olmoe)
     }
 }
 
-/// What the queries of a layer may see.
+/// What the queries of a layer may see, or what a layer has in place of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionKind {
     /// Every earlier position.
     Full,
     /// The last `sliding_window` positions, the current one included.
     Sliding,
+    /// No keys: the layer keeps a state of one size, see [`LinearAttention`].
+    Linear,
+}
+
+/// The experts of a layer: MLPs of which a router takes some for each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// Number of experts.
+    pub n_experts: usize,
+    /// Experts that a token takes: the likeliest.
+    pub n_per_token: usize,
+    /// Whether the probabilities of the experts taken are divided by their sum.
+    pub norm_topk_prob: bool,
+}
+
+/// The sizes of linear-attention layers: the gated delta rule (Yang et al. 2024, arXiv 2412.06464) after a causal
+/// convolution of each channel of its queries, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearAttention {
+    /// Number of query heads, and of key heads.
+    pub n_key_heads: usize,
+    /// Number of value heads, a multiple of the key heads; each has a state.
+    pub n_value_heads: usize,
+    /// Width of a query or key.
+    pub key_head_dim: usize,
+    /// Width of a value.
+    pub value_head_dim: usize,
+    /// Positions of the convolution, the current one included.
+    pub conv_kernel: usize,
+    /// Whether a state can be changed by up to twice the difference to a value.
+    pub allow_neg_eigval: bool,
+}
+
+impl LinearAttention {
+    /// Rows of `q_proj` and `k_proj`.
+    pub fn key_width(&self) -> usize {
+        self.n_key_heads.saturating_mul(self.key_head_dim)
+    }
+
+    /// Rows of `v_proj` and `g_proj`, columns of `o_proj`.
+    pub fn value_width(&self) -> usize {
+        self.n_value_heads.saturating_mul(self.value_head_dim)
+    }
+
+    /// Channels of the convolution: those of queries, keys and values.
+    pub fn n_channels(&self) -> usize {
+        self.key_width().saturating_mul(2).saturating_add(self.value_width())
+    }
 }
 
 /// YaRN scaling of the rotary embedding (Peng et al. 2023, arXiv 2309.00071), as `modeling_rope_utils.py` computes it.
@@ -104,7 +176,7 @@ pub struct ModelConfig {
     pub n_kv_heads: usize,
     /// Width of one head; even.
     pub head_dim: usize,
-    /// Width of the MLP.
+    /// Width of the MLP, or of one expert.
     pub intermediate_size: usize,
     /// Rows of the embedding and of the head, padded rows included.
     pub vocab_size: usize,
@@ -112,10 +184,10 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// Epsilon of every norm; [`LAYER_NORM_EPS`] in OLMo-1.
     pub rms_norm_eps: f64,
-    /// OLMo-1: largest magnitude of an element of queries, keys and values; larger ones become it. None are clipped
-    /// without it.
+    /// OLMo-1 and OLMoE: largest magnitude of an element of queries, keys and values; larger ones become it. None are
+    /// clipped without it.
     pub clip_qkv: Option<f64>,
-    /// RoPE base of full-attention layers.
+    /// RoPE base of full-attention layers; 0 where they do not rotate queries and keys, as in the released Olmo-Hybrid.
     pub rope_theta: f64,
     /// RoPE base of sliding-window layers (the same value in every released model).
     pub rope_theta_sliding: f64,
@@ -125,6 +197,10 @@ pub struct ModelConfig {
     pub sliding_window: usize,
     /// One entry a layer.
     pub layer_types: Vec<AttentionKind>,
+    /// Experts of every layer, in the architectures that have them.
+    pub experts: Option<Experts>,
+    /// Sizes of the linear-attention layers, in the architecture that has them.
+    pub linear: Option<LinearAttention>,
     /// Whether the head uses the embedding matrix.
     pub tie_word_embeddings: bool,
     /// EOS ids.
@@ -160,6 +236,26 @@ impl ModelConfig {
         self.layer_types.iter().filter(|&&kind| kind == AttentionKind::Sliding).count()
     }
 
+    /// Whether the blocks of a layer read the norm of the residual stream, instead of adding the norm of what they
+    /// compute.
+    pub fn is_pre_norm(&self, layer: usize) -> bool {
+        match self.architecture {
+            Architecture::Olmo1 | Architecture::Olmoe => true,
+            Architecture::Olmo2 | Architecture::Olmo3 | Architecture::FlexOlmo => false,
+            Architecture::OlmoHybrid => self.layer_types[layer] == AttentionKind::Linear,
+        }
+    }
+
+    /// Whether queries and keys are rotated.
+    pub fn has_rope(&self) -> bool {
+        self.rope_theta != 0.0
+    }
+
+    /// Number of layers with linear attention.
+    pub fn n_linear_layers(&self) -> usize {
+        self.layer_types.iter().filter(|&&kind| kind == AttentionKind::Linear).count()
+    }
+
     /// Rows of `q_proj`, columns of `o_proj`.
     pub fn q_width(&self) -> usize {
         self.n_heads.saturating_mul(self.head_dim)
@@ -181,16 +277,51 @@ impl ModelConfig {
 
     /// Number of weights of all tensors, tied ones once; `u64::MAX` when that overflows.
     pub fn n_parameters(&self) -> u64 {
+        self.count_parameters(self.experts.map_or(0, |experts| experts.n_experts)).unwrap_or(u64::MAX)
+    }
+
+    /// Number of weights that a token is multiplied with or takes, of the embedding all; `u64::MAX` when that overflows.
+    pub fn n_active_parameters(&self) -> u64 {
+        self.count_parameters(self.experts.map_or(0, |experts| experts.n_per_token)).unwrap_or(u64::MAX)
+    }
+
+    /// Number of weights with this number of experts in a layer.
+    fn count_parameters(&self, n_experts: usize) -> Result<u64, TooLarge> {
         let sizes = [self.hidden_size, self.intermediate_size, self.q_width(), self.kv_width(), self.vocab_size];
         let [h, f, q, kv, v] = sizes.map(|size| size as u64);
-        let all = || -> Result<u64, TooLarge> {
-            let matrices = sum([product([2, h, q])?, product([2, h, kv])?, product([3, h, f])?])?;
-            let has_norms = self.architecture.has_norm_weights();
-            let (norms, last_norm) = if has_norms { (sum([q, kv, h, h])?, h) } else { (0, 0) };
-            let embeddings = product([if self.tie_word_embeddings { 1 } else { 2 }, v, h])?;
-            sum([product([self.n_layers() as u64, sum([matrices, norms])?])?, last_norm, embeddings])
+        let mlp = match self.experts {
+            None => product([3, h, f])?,
+            Some(experts) => sum([product([experts.n_experts as u64, h])?, product([3, n_experts as u64, h, f])?])?,
         };
-        all().unwrap_or(u64::MAX)
+        let has_norms = self.architecture.has_norm_weights();
+        let norms = if has_norms { sum([q, kv, h, h])? } else { 0 };
+        let full = sum([product([2, h, q])?, product([2, h, kv])?, mlp, norms])?;
+        let linear = match self.linear {
+            None => 0,
+            Some(linear) => {
+                let sizes = [linear.key_width(), linear.value_width(), linear.n_value_heads, linear.n_channels()];
+                let [keys, values, heads, channels] = sizes.map(|size| size as u64);
+                let matrices = sum([product([2, keys, h])?, product([3, values, h])?, product([2, heads, h])?])?;
+                let convolution = product([channels, linear.conv_kernel as u64])?;
+                let vectors = sum([convolution, 2 * heads, linear.value_head_dim as u64, 2 * h])?;
+                sum([matrices, vectors, mlp])?
+            }
+        };
+        let n_linear = self.n_linear_layers() as u64;
+        let n_others = (self.n_layers() as u64).saturating_sub(n_linear);
+        let embeddings = product([if self.tie_word_embeddings { 1 } else { 2 }, v, h])?;
+        let last_norm = if has_norms { h } else { 0 };
+        sum([product([n_others, full])?, product([n_linear, linear])?, last_norm, embeddings])
+    }
+
+    /// Number of tensors of the model.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    fn n_tensors(&self) -> Result<u64, TooLarge> {
+        // The most that a layer has without experts: a linear one 18.
+        let of_layer = sum([18, product([3, self.experts.map_or(0, |experts| experts.n_experts)])?])?;
+        sum([product([self.n_layers() as u64, of_layer])?, 3])
     }
 
     /// Checks every value against what a model can be.
@@ -238,13 +369,15 @@ impl ModelConfig {
             return bad("rms_norm_eps", &format_args!("{:?}", self.rms_norm_eps), expected);
         }
         if let Some(clip) = self.clip_qkv {
-            if self.architecture != Architecture::Olmo1 {
+            if !self.architecture.can_clip() {
                 return bad("clip_qkv", &format_args!("{clip:?}"), format!("none for {name}"));
             }
             real("clip_qkv", clip, 1e-3, 1e6)?;
         }
-        real("rope_theta", self.rope_theta, 1.0, 1e12)?;
-        real("rope_theta", self.rope_theta_sliding, 1.0, 1e12)?;
+        if self.has_rope() || self.rope_theta_sliding != 0.0 || self.architecture != Architecture::OlmoHybrid {
+            real("rope_theta", self.rope_theta, 1.0, 1e12)?;
+            real("rope_theta", self.rope_theta_sliding, 1.0, 1e12)?;
+        }
         if let Some(yarn) = &self.yarn {
             real("rope_scaling.factor", yarn.factor, 1.0, 1e6)?;
             real("rope_scaling.beta_fast", yarn.beta_fast, 1e-3, 1e6)?;
@@ -271,6 +404,12 @@ impl ModelConfig {
         } else if self.sliding_window != 0 {
             return bad("sliding_window", &self.sliding_window, "0 when no layer slides".into());
         }
+        self.validate_experts()?;
+        self.validate_linear()?;
+        if !self.n_tensors().is_ok_and(|n| n <= MAX_TENSORS as u64) {
+            let found = format_args!("{} in {} layers", self.experts.map_or(0, |e| e.n_experts), self.n_layers());
+            return bad("num_experts", &found, format!("at most {MAX_TENSORS} tensors in all"));
+        }
         if self.eos_token_ids.len() > MAX_EOS_TOKENS {
             let found = format_args!("{} ids", self.eos_token_ids.len());
             return bad("eos_token_id", &found, format!("at most {MAX_EOS_TOKENS} ids"));
@@ -278,6 +417,70 @@ impl ModelConfig {
         // The file's entry without an id.
         if self.eos_token_ids.contains(&u32::MAX) {
             return bad("eos_token_id", &u32::MAX, "the id of a token".into());
+        }
+        Ok(())
+    }
+
+    fn validate_experts(&self) -> Result<(), ConfigError> {
+        let bad = |key, found: usize, expected: String| Err(ConfigError { key, found: found.to_string(), expected });
+        let name = self.architecture.name();
+        match self.experts {
+            None if self.architecture.has_experts() => bad("num_experts", 0, format!("1 to {MAX_EXPERTS}")),
+            None => Ok(()),
+            Some(experts) if !self.architecture.has_experts() => {
+                bad("num_experts", experts.n_experts, format!("none for {name}"))
+            }
+            Some(Experts { n_experts, .. }) if !(1..=MAX_EXPERTS).contains(&n_experts) => {
+                bad("num_experts", n_experts, format!("1 to {MAX_EXPERTS}"))
+            }
+            Some(Experts { n_experts, n_per_token, .. }) if !(1..=n_experts).contains(&n_per_token) => {
+                bad("num_experts_per_tok", n_per_token, format!("1 to {n_experts}, the number of experts"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn validate_linear(&self) -> Result<(), ConfigError> {
+        let name = self.architecture.name();
+        let has_linear = self.layer_types.contains(&AttentionKind::Linear);
+        if has_linear && self.architecture != Architecture::OlmoHybrid {
+            let expected = format!("full_attention everywhere for {name}");
+            return Err(ConfigError { key: "layer_types", found: "linear_attention".into(), expected });
+        }
+        let Some(linear) = self.linear else {
+            if !has_linear {
+                return Ok(());
+            }
+            let expected = format!("1 to {MAX_LINEAR_HEADS}");
+            return Err(ConfigError { key: "linear_num_key_heads", found: "0".into(), expected });
+        };
+        if !has_linear {
+            let (found, expected) = (linear.n_key_heads.to_string(), "none without linear_attention layers".into());
+            return Err(ConfigError { key: "linear_num_key_heads", found, expected });
+        }
+        for (key, found, most) in [
+            ("linear_num_key_heads", linear.n_key_heads, MAX_LINEAR_HEADS),
+            ("linear_num_value_heads", linear.n_value_heads, MAX_LINEAR_HEADS),
+            ("linear_key_head_dim", linear.key_head_dim, MAX_HEAD_DIM),
+            ("linear_value_head_dim", linear.value_head_dim, MAX_HEAD_DIM),
+            ("linear_conv_kernel_dim", linear.conv_kernel, MAX_CONV_KERNEL),
+        ] {
+            if !(1..=most).contains(&found) {
+                return Err(ConfigError { key, found: found.to_string(), expected: format!("1 to {most}") });
+            }
+        }
+        if !linear.n_value_heads.is_multiple_of(linear.n_key_heads) {
+            let (found, expected) =
+                (linear.n_value_heads.to_string(), format!("a multiple of {} key heads", linear.n_key_heads));
+            return Err(ConfigError { key: "linear_num_value_heads", found, expected });
+        }
+        if linear.n_channels() > MAX_WIDTH {
+            let expected = format!("queries, keys and values of at most {MAX_WIDTH} in all");
+            return Err(ConfigError {
+                key: "linear_value_head_dim",
+                found: linear.value_head_dim.to_string(),
+                expected,
+            });
         }
         Ok(())
     }
@@ -305,6 +508,8 @@ mod tests {
             yarn: Some(yarn()),
             sliding_window: 5,
             layer_types: vec![AttentionKind::Sliding, AttentionKind::Full],
+            experts: None,
+            linear: None,
             tie_word_embeddings: false,
             eos_token_ids: vec![1],
             bos_token_id: None,
@@ -456,10 +661,155 @@ mod tests {
         assert_eq!(ModelConfig { rope_theta: 1.0, yarn: None, ..olmo3() }.validate(), Ok(()));
     }
 
+    fn olmoe() -> ModelConfig {
+        let experts = Some(Experts { n_experts: 64, n_per_token: 8, norm_topk_prob: false });
+        ModelConfig { architecture: Architecture::Olmoe, experts, ..olmo2() }
+    }
+
+    fn hybrid() -> ModelConfig {
+        let linear = LinearAttention {
+            n_key_heads: 2,
+            n_value_heads: 4,
+            key_head_dim: 6,
+            value_head_dim: 10,
+            conv_kernel: 4,
+            allow_neg_eigval: true,
+        };
+        ModelConfig {
+            architecture: Architecture::OlmoHybrid,
+            rope_theta: 0.0,
+            rope_theta_sliding: 0.0,
+            layer_types: vec![AttentionKind::Linear, AttentionKind::Full],
+            linear: Some(linear),
+            ..olmo2()
+        }
+    }
+
     #[test]
-    fn only_olmo1_norms_what_a_block_reads_and_has_no_norm_weights() {
-        let blocks =
-            Architecture::ALL.map(|architecture| (architecture.is_pre_norm(), architecture.has_norm_weights()));
-        assert_eq!(blocks, [(true, false), (false, true), (false, true)]);
+    fn blocks_norm_what_they_read_or_what_they_compute() {
+        assert_eq!(
+            [olmo1(), olmo2(), olmo3(), olmoe()].map(|config| config.is_pre_norm(0)),
+            [true, false, false, true]
+        );
+        assert_eq!([0, 1].map(|layer| hybrid().is_pre_norm(layer)), [true, false]);
+    }
+
+    #[test]
+    fn experts_are_of_models_that_have_them() {
+        let with = |experts: Experts| ModelConfig { experts: Some(experts), ..olmoe() };
+        let experts = olmoe().experts.expect("experts");
+        assert_eq!(olmoe().validate(), Ok(()));
+        assert_refused([
+            (ModelConfig { experts: None, ..olmoe() }, "num_experts is 0, expected 1 to 512"),
+            (with(Experts { n_experts: 0, ..experts }), "num_experts is 0, expected 1 to 512"),
+            (with(Experts { n_experts: 513, ..experts }), "num_experts is 513, expected 1 to 512"),
+            (
+                with(Experts { n_per_token: 0, ..experts }),
+                "num_experts_per_tok is 0, expected 1 to 64, the number of experts",
+            ),
+            (
+                with(Experts { n_per_token: 65, ..experts }),
+                "num_experts_per_tok is 65, expected 1 to 64, the number of experts",
+            ),
+            (ModelConfig { experts: Some(experts), ..olmo2() }, "num_experts is 64, expected none for olmo2"),
+            (
+                ModelConfig {
+                    experts: Some(Experts { n_experts: 512, ..experts }),
+                    layer_types: vec![AttentionKind::Full; 43],
+                    ..olmoe()
+                },
+                "num_experts is 512 in 43 layers, expected at most 65536 tensors in all",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn linear_layers_have_possible_sizes() {
+        let with = |change: fn(&mut LinearAttention)| {
+            let mut config = hybrid();
+            change(config.linear.as_mut().expect("sizes"));
+            config
+        };
+        assert_eq!(hybrid().validate(), Ok(()));
+        assert_eq!(ModelConfig { rope_theta: 5e5, rope_theta_sliding: 5e5, ..hybrid() }.validate(), Ok(()));
+        assert_refused([
+            (ModelConfig { linear: None, ..hybrid() }, "linear_num_key_heads is 0, expected 1 to 4096"),
+            (
+                ModelConfig { layer_types: vec![AttentionKind::Full], ..hybrid() },
+                "linear_num_key_heads is 2, expected none without linear_attention layers",
+            ),
+            (
+                ModelConfig { architecture: Architecture::Olmo3, rope_theta: 1e4, rope_theta_sliding: 1e4, ..hybrid() },
+                "layer_types is linear_attention, expected full_attention everywhere for olmo3",
+            ),
+            (with(|linear| linear.n_key_heads = 0), "linear_num_key_heads is 0, expected 1 to 4096"),
+            (with(|linear| linear.n_key_heads = 3), "linear_num_value_heads is 4, expected a multiple of 3 key heads"),
+            (with(|linear| linear.n_value_heads = 4097), "linear_num_value_heads is 4097, expected 1 to 4096"),
+            (with(|linear| linear.key_head_dim = 0), "linear_key_head_dim is 0, expected 1 to 1024"),
+            (with(|linear| linear.value_head_dim = 1025), "linear_value_head_dim is 1025, expected 1 to 1024"),
+            (with(|linear| linear.conv_kernel = 17), "linear_conv_kernel_dim is 17, expected 1 to 16"),
+            (
+                with(|linear| (linear.n_value_heads, linear.value_head_dim) = (2048, 1000)),
+                "linear_value_head_dim is 1000, expected queries, keys and values of at most 1048576 in all",
+            ),
+            (ModelConfig { rope_theta: 0.0, ..olmo2() }, "rope_theta is 0.0, expected a number from 1e0 to 1e12"),
+            (
+                ModelConfig { rope_theta_sliding: 5e5, ..hybrid() },
+                "rope_theta is 0.0, expected a number from 1e0 to 1e12",
+            ),
+        ]);
+    }
+
+    /// The published numbers of parameters, and those that a token takes.
+    #[test]
+    fn parameters_are_those_of_the_released_models() {
+        let olmoe = ModelConfig {
+            hidden_size: 2048,
+            n_heads: 16,
+            n_kv_heads: 16,
+            head_dim: 128,
+            intermediate_size: 1024,
+            vocab_size: 50304,
+            layer_types: vec![AttentionKind::Full; 16],
+            ..olmoe()
+        };
+        // Of the embedding a token reads one row; the others are those of matrices, and 133,120 of norms.
+        let read = olmoe.n_active_parameters() - 50304 * 2048 - 133_120;
+        assert_eq!((olmoe.n_parameters(), read), (6_919_161_856, 1_178_861_568));
+        let wide = ModelConfig {
+            hidden_size: 4096,
+            n_heads: 32,
+            n_kv_heads: 32,
+            head_dim: 128,
+            intermediate_size: 11008,
+            vocab_size: 100_278,
+            layer_types: vec![AttentionKind::Full; 32],
+            ..olmo2()
+        };
+        let experts = |n| Some(Experts { n_experts: n, n_per_token: n, norm_topk_prob: false });
+        let bar = ModelConfig { architecture: Architecture::FlexOlmo, experts: experts(5), ..wide.clone() };
+        assert_eq!((wide.n_parameters(), bar.n_parameters()), (7_298_011_136, 24_612_753_408));
+        let flex = ModelConfig { vocab_size: 100_352, experts: experts(7), ..bar };
+        assert_eq!(flex.n_parameters(), 33_270_665_216);
+        let kinds = [AttentionKind::Linear, AttentionKind::Linear, AttentionKind::Linear, AttentionKind::Full];
+        let hybrid = ModelConfig {
+            hidden_size: 3840,
+            n_heads: 30,
+            n_kv_heads: 30,
+            head_dim: 128,
+            intermediate_size: 11008,
+            vocab_size: 100_352,
+            layer_types: kinds.repeat(8),
+            linear: Some(LinearAttention {
+                n_key_heads: 30,
+                n_value_heads: 30,
+                key_head_dim: 96,
+                value_head_dim: 192,
+                conv_kernel: 4,
+                allow_neg_eigval: true,
+            }),
+            ..hybrid()
+        };
+        assert_eq!(hybrid.n_parameters(), 7_430_870_688);
     }
 }

@@ -1,7 +1,9 @@
 //! The model's configuration as stored in the header.
 
 use crate::error::ConfigError;
-use crate::format::config::{Architecture, AttentionKind, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn};
+use crate::format::config::{
+    Architecture, AttentionKind, Experts, LinearAttention, MAX_EOS_TOKENS, MAX_LAYERS, ModelConfig, Yarn,
+};
 use std::mem::offset_of;
 use zerocopy::little_endian::{F64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -9,11 +11,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// "None" of an optional token id; `layer` of a tensor that belongs to no layer.
 pub const NONE: u32 = u32::MAX;
 
+/// Rotation of all queries and keys.
+const ROPE_DEFAULT: u32 = 0;
+/// Rotation with YaRN on full-attention layers.
+const ROPE_YARN: u32 = 1;
+/// No rotation: both bases are 0.
+const ROPE_NONE: u32 = 2;
+
 /// The fixed block of configuration values in the header.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct ConfigBlock {
-    /// 1 OLMo-2, 2 Olmo-3, 3 OLMo-1.
+    /// 1 OLMo-2, 2 Olmo-3, 3 OLMo-1, 4 OLMoE, 5 FlexOlmo, 6 Olmo-Hybrid.
     pub architecture: U32,
     /// Number of transformer layers.
     pub n_layers: U32,
@@ -35,7 +44,7 @@ pub struct ConfigBlock {
     pub sliding_window: U32,
     /// 1 when the head uses the embedding.
     pub tie_word_embeddings: U32,
-    /// 0 default, 1 YaRN on full-attention layers.
+    /// 0 default, 1 YaRN on full-attention layers, 2 none.
     pub rope_type: U32,
     /// Epsilon of every norm.
     pub rms_norm_eps: F64,
@@ -69,6 +78,28 @@ pub struct ConfigBlock {
     pub sliding_layers: [u8; MAX_LAYERS / 8],
     /// Largest magnitude of an element of queries, keys and values, 0 when they are not clipped.
     pub clip_qkv: F64,
+    /// Experts of every layer; 0, like the next two, in a model without experts.
+    pub n_experts: U32,
+    /// Experts that a token takes.
+    pub n_experts_per_tok: U32,
+    /// 1 when the probabilities of the experts taken are divided by their sum.
+    pub norm_topk_prob: U32,
+    /// Query and key heads of linear-attention layers; 0, like the next five, in a model without such layers.
+    pub linear_num_key_heads: U32,
+    /// Value heads of linear-attention layers.
+    pub linear_num_value_heads: U32,
+    /// Width of their queries and keys.
+    pub linear_key_head_dim: U32,
+    /// Width of their values.
+    pub linear_value_head_dim: U32,
+    /// Positions of their convolution.
+    pub linear_conv_kernel_dim: U32,
+    /// 1 when `beta` goes up to 2.
+    pub linear_allow_neg_eigval: U32,
+    /// Zero.
+    pub reserved_2: U32,
+    /// Bit `l % 8` of byte `l / 8` is 1 when layer `l` has linear attention.
+    pub linear_layers: [u8; MAX_LAYERS / 8],
 }
 
 impl ConfigBlock {
@@ -81,6 +112,9 @@ impl ConfigBlock {
                 Architecture::Olmo2 => 1,
                 Architecture::Olmo3 => 2,
                 Architecture::Olmo1 => 3,
+                Architecture::Olmoe => 4,
+                Architecture::FlexOlmo => 5,
+                Architecture::OlmoHybrid => 6,
             }),
             n_layers: count(config.n_layers()),
             hidden_size: count(config.hidden_size),
@@ -92,7 +126,11 @@ impl ConfigBlock {
             max_position_embeddings: count(config.max_position_embeddings),
             sliding_window: count(config.sliding_window),
             tie_word_embeddings: U32::new(u32::from(config.tie_word_embeddings)),
-            rope_type: U32::new(u32::from(config.yarn.is_some())),
+            rope_type: U32::new(match config.yarn {
+                Some(_) => ROPE_YARN,
+                None if config.has_rope() => ROPE_DEFAULT,
+                None => ROPE_NONE,
+            }),
             rms_norm_eps: F64::new(config.rms_norm_eps),
             rope_theta: F64::new(config.rope_theta),
             rope_theta_sliding: F64::new(config.rope_theta_sliding),
@@ -109,7 +147,31 @@ impl ConfigBlock {
             eos_token_ids: [U32::new(NONE); MAX_EOS_TOKENS],
             sliding_layers: [0; MAX_LAYERS / 8],
             clip_qkv: F64::new(config.clip_qkv.unwrap_or(0.0)),
+            n_experts: U32::new(0),
+            n_experts_per_tok: U32::new(0),
+            norm_topk_prob: U32::new(0),
+            linear_num_key_heads: U32::new(0),
+            linear_num_value_heads: U32::new(0),
+            linear_key_head_dim: U32::new(0),
+            linear_value_head_dim: U32::new(0),
+            linear_conv_kernel_dim: U32::new(0),
+            linear_allow_neg_eigval: U32::new(0),
+            reserved_2: U32::new(0),
+            linear_layers: [0; MAX_LAYERS / 8],
         };
+        if let Some(experts) = config.experts {
+            block.n_experts = count(experts.n_experts);
+            block.n_experts_per_tok = count(experts.n_per_token);
+            block.norm_topk_prob = U32::new(u32::from(experts.norm_topk_prob));
+        }
+        if let Some(linear) = config.linear {
+            block.linear_num_key_heads = count(linear.n_key_heads);
+            block.linear_num_value_heads = count(linear.n_value_heads);
+            block.linear_key_head_dim = count(linear.key_head_dim);
+            block.linear_value_head_dim = count(linear.value_head_dim);
+            block.linear_conv_kernel_dim = count(linear.conv_kernel);
+            block.linear_allow_neg_eigval = U32::new(u32::from(linear.allow_neg_eigval));
+        }
         if let Some(yarn) = &config.yarn {
             block.yarn_factor = F64::new(yarn.factor);
             block.yarn_beta_fast = F64::new(yarn.beta_fast);
@@ -122,8 +184,11 @@ impl ConfigBlock {
             *slot = U32::new(id);
         }
         for (layer, kind) in config.layer_types.iter().enumerate() {
-            if *kind == AttentionKind::Sliding {
-                block.sliding_layers[layer / 8] |= 1 << (layer % 8);
+            let bit = 1 << (layer % 8);
+            match kind {
+                AttentionKind::Full => {}
+                AttentionKind::Sliding => block.sliding_layers[layer / 8] |= bit,
+                AttentionKind::Linear => block.linear_layers[layer / 8] |= bit,
             }
         }
         block
@@ -149,16 +214,23 @@ impl ConfigBlock {
         if n_eos > MAX_EOS_TOKENS {
             return Err(wrong("n_eos_token_ids", self.n_eos_token_ids.get(), format!("at most {MAX_EOS_TOKENS}")));
         }
-        let kind = |layer: usize| match self.sliding_layers[layer / 8] >> (layer % 8) & 1 {
-            0 => AttentionKind::Full,
-            _ => AttentionKind::Sliding,
+        let has_bit = |layers: &[u8], layer: usize| layers[layer / 8] >> (layer % 8) & 1 == 1;
+        let kind = |layer: usize| match (has_bit(&self.sliding_layers, layer), has_bit(&self.linear_layers, layer)) {
+            (_, true) => AttentionKind::Linear,
+            (true, false) => AttentionKind::Sliding,
+            (false, false) => AttentionKind::Full,
         };
+        let has_experts = self.n_experts.get() != 0;
+        let has_linear = self.linear_layers != [0; _];
         let config = ModelConfig {
             architecture: match self.architecture.get() {
                 1 => Architecture::Olmo2,
                 2 => Architecture::Olmo3,
                 3 => Architecture::Olmo1,
-                other => return Err(wrong("architecture", other, "1 (olmo2), 2 (olmo3) or 3 (olmo)".into())),
+                4 => Architecture::Olmoe,
+                5 => Architecture::FlexOlmo,
+                6 => Architecture::OlmoHybrid,
+                other => return Err(wrong("architecture", other, "1 to 6".into())),
             },
             hidden_size: self.hidden_size.get() as usize,
             n_heads: self.n_heads.get() as usize,
@@ -172,9 +244,9 @@ impl ConfigBlock {
             clip_qkv: Some(self.clip_qkv.get()).filter(|clip| clip.to_bits() != 0),
             rope_theta: self.rope_theta.get(),
             rope_theta_sliding: self.rope_theta_sliding.get(),
-            yarn: match flag("rope_type", self.rope_type)? {
-                false => None,
-                true => Some(Yarn {
+            yarn: match self.rope_type.get() {
+                ROPE_DEFAULT | ROPE_NONE => None,
+                ROPE_YARN => Some(Yarn {
                     factor: self.yarn_factor.get(),
                     original_max_position_embeddings: self.yarn_original_max_position_embeddings.get() as usize,
                     beta_fast: self.yarn_beta_fast.get(),
@@ -182,9 +254,29 @@ impl ConfigBlock {
                     attention_factor: self.yarn_attention_factor.get(),
                     truncate: flag("yarn_truncate", self.yarn_truncate)?,
                 }),
+                other => return Err(wrong("rope_type", other, "0 to 2".into())),
             },
             sliding_window: self.sliding_window.get() as usize,
             layer_types: (0..n_layers).map(kind).collect(),
+            experts: match has_experts {
+                false => None,
+                true => Some(Experts {
+                    n_experts: self.n_experts.get() as usize,
+                    n_per_token: self.n_experts_per_tok.get() as usize,
+                    norm_topk_prob: flag("norm_topk_prob", self.norm_topk_prob)?,
+                }),
+            },
+            linear: match has_linear {
+                false => None,
+                true => Some(LinearAttention {
+                    n_key_heads: self.linear_num_key_heads.get() as usize,
+                    n_value_heads: self.linear_num_value_heads.get() as usize,
+                    key_head_dim: self.linear_key_head_dim.get() as usize,
+                    value_head_dim: self.linear_value_head_dim.get() as usize,
+                    conv_kernel: self.linear_conv_kernel_dim.get() as usize,
+                    allow_neg_eigval: flag("linear_allow_neg_eigval", self.linear_allow_neg_eigval)?,
+                }),
+            },
             tie_word_embeddings: flag("tie_word_embeddings", self.tie_word_embeddings)?,
             eos_token_ids: self.eos_token_ids[..n_eos].iter().map(|id| id.get()).collect(),
             bos_token_id: id(self.bos_token_id),
@@ -208,7 +300,8 @@ impl ConfigBlock {
 }
 
 /// The fields of [`ConfigBlock`] that can be without a use, by their offsets.
-const FIELDS_WITHOUT_USE: [(usize, &str); 9] = [
+const FIELDS_WITHOUT_USE: [(usize, &str); 20] = [
+    (offset_of!(ConfigBlock, rope_type), "rope_type"),
     (offset_of!(ConfigBlock, yarn_factor), "yarn_factor"),
     (offset_of!(ConfigBlock, yarn_beta_fast), "yarn_beta_fast"),
     (offset_of!(ConfigBlock, yarn_beta_slow), "yarn_beta_slow"),
@@ -218,4 +311,14 @@ const FIELDS_WITHOUT_USE: [(usize, &str); 9] = [
     (offset_of!(ConfigBlock, reserved), "reserved"),
     (offset_of!(ConfigBlock, eos_token_ids), "eos_token_ids"),
     (offset_of!(ConfigBlock, sliding_layers), "sliding_layers"),
+    (offset_of!(ConfigBlock, n_experts_per_tok), "num_experts_per_tok"),
+    (offset_of!(ConfigBlock, norm_topk_prob), "norm_topk_prob"),
+    (offset_of!(ConfigBlock, linear_num_key_heads), "linear_num_key_heads"),
+    (offset_of!(ConfigBlock, linear_num_value_heads), "linear_num_value_heads"),
+    (offset_of!(ConfigBlock, linear_key_head_dim), "linear_key_head_dim"),
+    (offset_of!(ConfigBlock, linear_value_head_dim), "linear_value_head_dim"),
+    (offset_of!(ConfigBlock, linear_conv_kernel_dim), "linear_conv_kernel_dim"),
+    (offset_of!(ConfigBlock, linear_allow_neg_eigval), "linear_allow_neg_eigval"),
+    (offset_of!(ConfigBlock, reserved_2), "reserved"),
+    (offset_of!(ConfigBlock, linear_layers), "linear_layers"),
 ];

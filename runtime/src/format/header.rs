@@ -5,7 +5,7 @@ use crate::format::config_block::ConfigBlock;
 use crate::format::encodings::quantized::N_LEVELS;
 use crate::format::matrix::{Codes, Encoding};
 use crate::format::sizes::Extent;
-use crate::format::tensors::TensorSpec;
+use crate::format::tensors::{Role, TensorSpec};
 use std::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -49,8 +49,29 @@ pub const FEATURE_BF12: u64 = 1;
 pub const FEATURE_DRAFTS: u64 = 2;
 /// Required feature: a matrix is int8 or int4.
 pub const FEATURE_QUANTIZED: u64 = 4;
+/// Required feature: the layers have experts.
+pub const FEATURE_EXPERTS: u64 = 8;
+/// Required feature: a layer has linear attention.
+pub const FEATURE_LINEAR: u64 = 16;
 /// All required features that this reader knows.
-pub const KNOWN_FEATURES: u64 = FEATURE_BF12 | FEATURE_DRAFTS | FEATURE_QUANTIZED;
+pub const KNOWN_FEATURES: u64 = FEATURE_BF12 | FEATURE_DRAFTS | FEATURE_QUANTIZED | FEATURE_EXPERTS | FEATURE_LINEAR;
+
+/// The required features of a file with these tensors in these encodings.
+pub fn features<'a>(tensors: impl IntoIterator<Item = (&'a TensorSpec, &'a Encoding)>) -> u64 {
+    tensors.into_iter().fold(0, |features, (spec, encoding)| {
+        let of_encoding = match encoding {
+            Encoding::Bf12 { .. } => FEATURE_BF12,
+            Encoding::Quantized(_) => FEATURE_QUANTIZED,
+            Encoding::F32 | Encoding::Bf16 => 0,
+        };
+        let of_role = match spec.role {
+            Role::Router => FEATURE_EXPERTS,
+            Role::LinearALog => FEATURE_LINEAR,
+            _ => 0,
+        };
+        features | of_encoding | of_role | if spec.is_draft { FEATURE_DRAFTS } else { 0 }
+    })
+}
 
 /// The first page of a file.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -128,8 +149,10 @@ pub struct TensorRecord {
     pub rounded: U32,
     /// The levels of an int4 matrix, [`crate::format::encodings::quantized::Levels`]; zeros of every other tensor.
     pub levels: [i8; N_LEVELS],
+    /// The expert; 0 of every tensor that is not of an expert.
+    pub expert: U32,
     /// Zero.
-    pub reserved: [u8; 40],
+    pub reserved: [u8; 36],
 }
 
 /// One section of the index.
@@ -174,6 +197,7 @@ impl TensorRecord {
             min_magnitude: U32::new(0),
             rounded: U32::new(0),
             levels: codes.levels,
+            expert: U32::new(spec.expert_code()),
             reserved: [0; _],
         }
     }

@@ -90,8 +90,8 @@ pub fn layout(specs: &[TensorSpec], encodings: &[Encoding], section_bytes: &[u64
     let mut placed = Vec::with_capacity(specs.len());
     let mut group = None;
     for (spec, &encoding) in specs.iter().zip(encodings) {
-        // The embedding, each layer, what follows them, and the drafts of each layer and of the rest are groups.
-        let its_group = Some((spec.is_draft, spec.layer));
+        // The embedding, each layer without its experts, each expert, what follows them, and their drafts are groups.
+        let its_group = Some((spec.is_draft, spec.layer, spec.expert));
         cursor.align(if group == its_group { header::TENSOR_ALIGNMENT } else { group_alignment })?;
         group = its_group;
         placed.push(cursor.take(tensor_bytes(spec, encoding)?)?);

@@ -59,6 +59,9 @@ impl Encoding {
         let &Codes { dtype: code, encoding, n_raw_steps, levels } = codes;
         let dtype = match (Dtype::from_code(code), spec.columns) {
             (Some(Dtype::F32), _) => Dtype::F32,
+            (_, Some(_)) if spec.role.is_always_f32() => {
+                return bad(format!("element type {code}"), "1 (f32), as in every matrix of this role");
+            }
             (Some(dtype), Some(_)) => dtype,
             (_, None) => return bad(format!("element type {code}"), "1 (f32), as in every vector"),
             (None, Some(_)) => return bad(format!("element type {code}"), "1 (f32), 2 (bf16), 3 (int8) or 4 (int4)"),
@@ -271,7 +274,8 @@ mod tests {
 
     #[test]
     fn encoding_is_refused_where_codes_contradict() {
-        let matrix = TensorSpec { role: Role::LmHead, layer: None, rows: 64, columns: Some(32), is_draft: false };
+        let matrix =
+            TensorSpec { role: Role::LmHead, layer: None, expert: None, rows: 64, columns: Some(32), is_draft: false };
         let vector = TensorSpec { role: Role::Norm, columns: None, ..matrix };
         let levels: [i8; 16] = std::array::from_fn(|i| 3 * i as i8 - 20);
         let codes = |dtype, encoding, n_raw_steps| Codes { dtype, encoding, n_raw_steps, levels: [0; 16] };

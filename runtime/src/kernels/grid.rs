@@ -11,11 +11,19 @@ use std::ops::Range;
 /// A row-major matrix `[rows, width]` cut into blocks that threads may write at the same time.
 pub struct OutputGrid<'a, T = f32> {
     data: *mut T,
-    rows: usize,
     width: usize,
-    block_rows: usize,
+    cut: RowCut<'a>,
     block_columns: usize,
     owner: PhantomData<&'a mut [T]>,
+}
+
+/// How the rows are cut.
+#[derive(Clone, Copy)]
+enum RowCut<'a> {
+    /// `rows` rows into blocks of at most `block_rows`.
+    Even { rows: usize, block_rows: usize },
+    /// Into these ranges, which ascend.
+    Listed(&'a [Range<usize>]),
 }
 
 // SAFETY: a grid holds the exclusive borrow of its data, and gives other threads only blocks, through `block`, which
@@ -29,8 +37,28 @@ impl<'a, T> OutputGrid<'a, T> {
     /// When a size is 0 or `data` does not end with a row.
     pub fn new(data: &'a mut [T], width: usize, block_rows: usize, block_columns: usize) -> OutputGrid<'a, T> {
         assert!(width > 0 && block_rows > 0 && block_columns > 0 && data.len().is_multiple_of(width));
-        let rows = data.len() / width;
-        OutputGrid { data: data.as_mut_ptr(), rows, width, block_rows, block_columns, owner: PhantomData }
+        let cut = RowCut::Even { rows: data.len() / width, block_rows };
+        OutputGrid { data: data.as_mut_ptr(), width, cut, block_columns, owner: PhantomData }
+    }
+
+    /// Cuts `data`, rows of `width` elements, into blocks of the rows in `ranges` and at most `block_columns` columns.
+    ///
+    /// # Panics
+    /// When a size is 0, `data` does not end with a row, or the ranges do not ascend or are not all in it.
+    pub fn of_ranges(
+        data: &'a mut [T],
+        width: usize,
+        ranges: &'a [Range<usize>],
+        block_columns: usize,
+    ) -> OutputGrid<'a, T> {
+        assert!(width > 0 && block_columns > 0 && data.len().is_multiple_of(width));
+        let mut end = 0;
+        for range in ranges {
+            assert!(end <= range.start && range.start < range.end);
+            end = range.end;
+        }
+        assert!(end <= data.len() / width);
+        OutputGrid { data: data.as_mut_ptr(), width, cut: RowCut::Listed(ranges), block_columns, owner: PhantomData }
     }
 
     fn blocks_per_row(&self) -> usize {
@@ -39,7 +67,11 @@ impl<'a, T> OutputGrid<'a, T> {
 
     /// Number of blocks.
     pub fn n_blocks(&self) -> usize {
-        self.rows.div_ceil(self.block_rows) * self.blocks_per_row()
+        let row_blocks = match self.cut {
+            RowCut::Even { rows, block_rows } => rows.div_ceil(block_rows),
+            RowCut::Listed(ranges) => ranges.len(),
+        };
+        row_blocks * self.blocks_per_row()
     }
 
     /// Block `index`, counted along the rows first.
@@ -48,15 +80,24 @@ impl<'a, T> OutputGrid<'a, T> {
     /// No other block with this index may exist, nor a row that came of one by [`OutputBlock::into_row`].
     pub(crate) unsafe fn block(&self, index: usize) -> OutputBlock<'a, T> {
         let (block_row, block_column) = (index / self.blocks_per_row(), index % self.blocks_per_row());
-        let (first_row, first_column) = (block_row * self.block_rows, block_column * self.block_columns);
-        assert!(first_row < self.rows && first_column < self.width);
-        // SAFETY: the assertion above: row and column are inside the matrix.
+        let first_column = block_column * self.block_columns;
+        let (first_row, rows) = match self.cut {
+            RowCut::Even { rows, block_rows } => {
+                let first = block_row * block_rows;
+                assert!(first < rows);
+                (first, block_rows.min(rows - first))
+            }
+            // They were checked when the grid was made.
+            RowCut::Listed(ranges) => (ranges[block_row].start, ranges[block_row].len()),
+        };
+        assert!(first_column < self.width);
+        // SAFETY: row and column are inside the matrix: the assertions above and in `of_ranges`.
         let data = unsafe { self.data.add(first_row * self.width + first_column) };
         OutputBlock {
             data,
             first_row,
             first_column,
-            rows: self.block_rows.min(self.rows - first_row),
+            rows,
             columns: self.block_columns.min(self.width - first_column),
             stride: self.width,
             owner: PhantomData,

@@ -21,7 +21,7 @@ pub trait LaneOp {
 
 /// `a * b + c`, in one rounding or in two.
 #[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
@@ -40,7 +40,7 @@ fn sum_lanes(mut lanes: Lanes) -> f32 {
 
 /// Reduces a row to one number in the stated order: every lane begins at 0 and takes `step(lane, x)` of its elements.
 #[inline(always)]
-fn reduce(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn reduce(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
@@ -59,7 +59,7 @@ fn reduce(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
 /// x is split into n * ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r is exact enough), e^r is its Taylor
 /// polynomial of degree 7, and 2^n is multiplied on in two halves, so that neither overflows by itself.
 #[inline(always)]
-fn exp<const FUSED: bool>(x: f32) -> f32 {
+pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     const LOWEST: f32 = -87.336_54;
     const HIGHEST: f32 = 88.722_84;
     const LN2_HIGH: f32 = 0.693_359_4;

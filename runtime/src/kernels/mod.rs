@@ -21,6 +21,7 @@
 pub mod backend;
 pub mod bf12;
 pub mod bf16;
+pub mod delta_rule;
 pub mod gemm;
 pub mod grid;
 pub mod isa;
@@ -29,6 +30,7 @@ pub mod numbers;
 pub mod packed_rows;
 pub mod products;
 pub mod quantized;
+pub mod routing;
 mod scalar;
 pub mod streaming;
 pub mod tile_product;

@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use crate::format::config::ModelConfig;
+use crate::network::experts::ExpertBuffers;
+use crate::network::linear_attention::LinearBuffers;
 use crate::os::zeroed::ZeroedBuffer;
 
 /// Most positions whose logits are computed at a time.
@@ -22,23 +24,27 @@ pub(crate) struct Buffers {
     pub sin: [ZeroedBuffer<f32>; 2],    // [n, head_dim / 2]
     pub normed: ZeroedBuffer<f32>,      // [LOGITS_CHUNK, hidden_size]
     pub logits: ZeroedBuffer<f32>,      // [LOGITS_CHUNK, vocab_size]
+    pub experts: ExpertBuffers,
+    pub linear: LinearBuffers,
 }
 
 impl Buffers {
-    /// Elements of each buffer, in the order of the fields.
+    /// Elements of each buffer that every model has, in the order of the fields.
     fn sizes(config: &ModelConfig, rows: usize) -> [usize; 15] {
-        let half = config.head_dim / 2;
+        let half = if config.has_rope() { config.head_dim / 2 } else { 0 };
+        let mlp_width = if config.experts.is_some() { 0 } else { config.intermediate_size };
+        let is_pre_norm = (0..config.n_layers()).any(|layer| config.is_pre_norm(layer));
         let of_rows = |width: usize| rows.saturating_mul(width);
         let of_logits = |width: usize| rows.min(LOGITS_CHUNK).saturating_mul(width);
         [
             of_rows(config.hidden_size),
-            if config.architecture.is_pre_norm() { of_rows(config.hidden_size) } else { 0 },
+            if is_pre_norm { of_rows(config.hidden_size) } else { 0 },
             of_rows(config.q_width()),
             of_rows(config.kv_width()),
             of_rows(config.kv_width()),
             of_rows(config.q_width()),
-            of_rows(config.intermediate_size),
-            of_rows(config.intermediate_size),
+            of_rows(mlp_width),
+            of_rows(mlp_width),
             of_rows(config.hidden_size),
             of_rows(half),
             of_rows(half),
@@ -52,7 +58,8 @@ impl Buffers {
     /// Bytes of the buffers for passes of at most `rows` rows.
     pub fn bytes(config: &ModelConfig, rows: usize) -> u64 {
         let bytes = Buffers::sizes(config, rows).map(|elements| 4u64.saturating_mul(elements as u64));
-        bytes.into_iter().fold(0, u64::saturating_add)
+        let others = [ExpertBuffers::bytes(config, rows), LinearBuffers::bytes(config, rows)];
+        bytes.into_iter().chain(others).fold(0, u64::saturating_add)
     }
 
     /// Buffers for passes of at most `rows` rows.
@@ -76,6 +83,8 @@ impl Buffers {
             sin: [next()?, next()?],
             normed: next()?,
             logits: next()?,
+            experts: ExpertBuffers::new(config, rows)?,
+            linear: LinearBuffers::new(config, rows)?,
         })
     }
 }

@@ -3,7 +3,9 @@
 use crate::error::Error;
 use crate::format::config::ModelConfig;
 use crate::network::activations::Buffers;
+use crate::network::experts::most_pairs;
 use crate::network::kv_cache::KvCache;
+use crate::network::linear_state::LinearStates;
 use crate::network::sequence::{self, Row, Sequence};
 use crate::network::speculate::Speculate;
 use crate::network::{Network, Options};
@@ -15,7 +17,13 @@ use std::sync::Arc;
 
 /// Columns of the widest matrix.
 fn widest(config: &ModelConfig) -> usize {
-    config.hidden_size.max(config.q_width()).max(config.intermediate_size)
+    let linear = config.linear.map_or(0, |linear| linear.value_width());
+    config.hidden_size.max(config.q_width()).max(config.intermediate_size).max(linear)
+}
+
+/// Most rows that a matrix is multiplied with, in passes of at most `rows` rows.
+fn most_rows(config: &ModelConfig, rows: usize) -> usize {
+    rows.max(most_pairs(config, rows))
 }
 
 /// Sequences that share each forward pass: a pass reads every weight once for all of them.
@@ -40,9 +48,26 @@ impl Batch {
     pub fn bytes(config: &ModelConfig, options: &Options, positions: &[usize]) -> u64 {
         let rows = options.clamped(positions.len()).chunk;
         let caches = positions.iter().map(|&positions| KvCache::bytes(config, options.kv, positions, rows));
-        let caches = caches.fold(0, u64::saturating_add);
-        let converted = [rows as u64, widest(config) as u64].into_iter().fold(4, u64::saturating_mul);
+        let states = LinearStates::bytes(config).saturating_mul(positions.len() as u64);
+        let caches = caches.fold(states, u64::saturating_add);
+        let converted =
+            [most_rows(config, rows) as u64, widest(config) as u64].into_iter().fold(4, u64::saturating_mul);
         caches.saturating_add(Buffers::bytes(config, rows)).saturating_add(converted)
+    }
+
+    /// Bytes of the states of linear attention of a sequence.
+    pub(crate) fn state_bytes(config: &ModelConfig) -> u64 {
+        LinearStates::bytes(config)
+    }
+
+    /// The states of linear attention of the sequence in a slot, layer by layer.
+    pub(crate) fn states(&self, slot: usize) -> impl Iterator<Item = &[f32]> {
+        self.sequences[slot].states().numbers()
+    }
+
+    /// As [`Batch::states`], mutably.
+    pub(crate) fn states_mut(&mut self, slot: usize) -> impl Iterator<Item = &mut [f32]> {
+        self.sequences[slot].states_mut().numbers_mut()
     }
 
     /// A batch of `n_slots` free slots.
@@ -67,7 +92,13 @@ impl Batch {
             network: network.clone(),
             options,
             sequences: memory::collected((0..n_slots).map(|_| Sequence::without_room()), "the sequences")?,
-            matmul: Matmul::new(options.backend, options.activations, matrices, options.chunk, widest(config))?,
+            matmul: Matmul::new(
+                options.backend,
+                options.activations,
+                matrices,
+                most_rows(config, options.chunk),
+                widest(config),
+            )?,
             rows: memory::room_for(options.chunk, "the rows of a pass")?,
             buffers: Buffers::new(config, options.chunk)?,
             n_logits: 0,

@@ -9,9 +9,13 @@ use crate::network::Network;
 use crate::network::activations::LOGITS_CHUNK;
 use crate::network::attention::Attention;
 use crate::network::batch::Batch;
+use crate::network::experts::ExpertBlock;
+use crate::network::linear_attention::LinearBlock;
 use crate::network::observer::{Hidden, Inputs, Observer};
 use crate::network::sequence::store;
-use crate::network::weights::{LayerWeights, Weights};
+use crate::network::weights::{
+    AttentionWeights, BlockNorm, ExpertWeights, LayerWeights, LinearWeights, Mixer, Mlp, MlpWeights, Weights,
+};
 use crate::os::fp_mode;
 use crate::parallel::team::Team;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +81,7 @@ impl Batch {
         self.rotations(team, &network);
         for (index, layer) in weights.layers.iter().enumerate() {
             observer(index, Inputs::Layer, &self.buffers.hidden[..self.rows.len() * network.config().hidden_size]);
-            self.attention_block(team, index, layer, observer);
+            self.mixer_block(team, index, layer, observer);
             self.mlp_block(team, index, layer, observer);
         }
         Ok(())
@@ -127,6 +131,9 @@ impl Batch {
 
     /// cos and sin of the rows' positions, for both kinds of layers.
     fn rotations(&mut self, team: &mut Team, network: &Network) {
+        if !network.config().has_rope() {
+            return;
+        }
         let half = network.config().head_dim / 2;
         let rows = &self.rows;
         for (kind, rope) in [&network.rope_full, &network.rope_sliding].into_iter().enumerate() {
@@ -139,15 +146,34 @@ impl Batch {
         }
     }
 
+    /// ```text
+    /// pre-norm (OLMo-1, OLMoE, linear layers of Olmo-Hybrid)   hidden += mixer(norm(hidden))
+    /// post-norm (all others)                                   hidden += rms_norm(mixer(hidden))
+    /// ```
+    fn mixer_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights, observer: &mut Observer<'_>) {
+        match &layer.mixer {
+            Mixer::Attention(attention) => self.attention(team, index, attention, layer.mixer_norm, observer),
+            Mixer::Linear(linear) => self.linear_attention(team, index, linear, layer.mixer_norm, observer),
+        }
+        self.add_projected(team, index, layer.mixer_norm.after());
+    }
+
     /// With q, k and v the projections of x:
     ///
     /// ```text
-    /// OLMo-2, Olmo-3   x = hidden
-    ///                  hidden += rms_norm(o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v)))
-    /// OLMo-1           x = layer_norm(hidden)
-    ///                  hidden += o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
+    /// OLMo-1                      o_proj(attention(rope(clip(q)), rope(clip(k)), clip(v)))
+    /// OLMo-2, Olmo-3, FlexOlmo    o_proj(attention(rope(rms_norm(q)), rope(rms_norm(k)), v))
+    /// Olmo-Hybrid                 the same, in the released models without rope
+    /// OLMoE                       o_proj(attention(rope(clip(rms_norm(q))), rope(clip(rms_norm(k))), clip(v)))
     /// ```
-    fn attention_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights, observer: &mut Observer<'_>) {
+    fn attention(
+        &mut self,
+        team: &mut Team,
+        index: usize,
+        weights: &AttentionWeights,
+        norm: BlockNorm,
+        observer: &mut Observer<'_>,
+    ) {
         let (config, rows, n) = (self.network.config(), &self.rows, self.rows.len());
         let (hidden_size, q_width, kv_width) = (config.hidden_size, config.q_width(), config.kv_width());
         let kind = config.layer_types[index];
@@ -159,9 +185,9 @@ impl Batch {
         let projected = &mut b.projected[..n * hidden_size];
         let (cos, sin) = (&b.cos[kind as usize], &b.sin[kind as usize]);
 
-        let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        let x = block_input(team, isa, config, norm, hidden, &mut b.block_input);
         observer(index, Inputs::Attention, x);
-        self.matmul.run(team, x, [(&layer.q_proj, q), (&layer.k_proj, k), (&layer.v_proj, v)]);
+        self.matmul.run(team, x, [(&weights.q_proj, q), (&weights.k_proj, k), (&weights.v_proj, v)]);
 
         let (eps, half) = (config.rms_norm_eps as f32, config.head_dim / 2);
         let clip = |x: &mut [f32]| {
@@ -174,14 +200,18 @@ impl Batch {
                 isa.run(RmsNorm { x, weight, eps, residual: None });
             }
             clip(x);
-            let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
-            isa.run(Rotate { x, cos, sin, scale });
+            if config.has_rope() {
+                let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
+                isa.run(Rotate { x, cos, sin, scale });
+            } else {
+                x.iter_mut().for_each(|x| *x *= scale);
+            }
         };
         // The scores' factor 1 / sqrt(head_dim) is multiplied onto the queries.
         let scale = (1.0 / (config.head_dim as f64).sqrt()) as f32;
-        team.for_rows(q, q_width, |t, q| norm_and_rotate(layer.q_norm, scale, t, q));
+        team.for_rows(q, q_width, |t, q| norm_and_rotate(weights.q_norm, scale, t, q));
         team.for_row_pairs(k, v, kv_width, |t, k, v| {
-            norm_and_rotate(layer.k_norm, 1.0, t, k);
+            norm_and_rotate(weights.k_norm, 1.0, t, k);
             clip(v);
         });
         store(team, &mut self.sequences, index, rows, k, v);
@@ -196,17 +226,58 @@ impl Batch {
         heads.run(team, self.options.backend, &self.sequences, rows, q, attention);
 
         observer(index, Inputs::AttentionOutput, attention);
-        self.matmul.run(team, attention, [(&layer.o_proj, projected)]);
-        self.add_projected(team, index, layer.post_attention_layernorm);
+        self.matmul.run(team, attention, [(&weights.o_proj, projected)]);
+    }
+
+    /// `o_proj(rms_norm(delta_rule(silu(conv1d(q, k, v)))) * silu(g))` with q, k, v and g the projections of x.
+    fn linear_attention(
+        &mut self,
+        team: &mut Team,
+        index: usize,
+        weights: &LinearWeights,
+        norm: BlockNorm,
+        observer: &mut Observer<'_>,
+    ) {
+        let (config, isa, n) = (self.network.config(), self.options.backend.isa, self.rows.len());
+        let b = &mut self.buffers;
+        let hidden = &b.hidden[..n * config.hidden_size];
+        let x = block_input(team, isa, config, norm, hidden, &mut b.block_input);
+        observer(index, Inputs::Attention, x);
+        let block = LinearBlock {
+            linear: config.linear.expect("sizes of its layers"),
+            layer: index,
+            isa,
+            weights,
+            rows: &self.rows,
+            sequences: &mut self.sequences,
+            buffers: &mut b.linear,
+        };
+        let gated = block.run(team, &mut self.matmul, x);
+        observer(index, Inputs::AttentionOutput, gated);
+        self.matmul.run(team, gated, [(&weights.o_proj, &mut b.projected[..n * config.hidden_size])]);
     }
 
     /// ```text
-    /// OLMo-2, Olmo-3   x = hidden
-    ///                  hidden += rms_norm(down_proj(silu(gate_proj(x)) * up_proj(x)))
-    /// OLMo-1           x = layer_norm(hidden)
-    ///                  hidden += down_proj(silu(gate_proj(x)) * up_proj(x))
+    /// pre-norm (OLMo-1, OLMoE, linear layers of Olmo-Hybrid)   hidden += mlp(norm(hidden))
+    /// post-norm (all others)                                   hidden += rms_norm(mlp(hidden))
     /// ```
     fn mlp_block(&mut self, team: &mut Team, index: usize, layer: &LayerWeights, observer: &mut Observer<'_>) {
+        match &layer.mlp {
+            Mlp::Dense(mlp) => self.mlp(team, index, mlp, layer.mlp_norm, observer),
+            Mlp::Experts(experts) => self.experts(team, index, experts, layer.mlp_norm, observer),
+        }
+        self.add_projected(team, index, layer.mlp_norm.after());
+    }
+
+    /// `down_proj(silu(gate_proj(x)) * up_proj(x))`
+    fn mlp(
+        &mut self,
+        team: &mut Team,
+        index: usize,
+        weights: &MlpWeights,
+        norm: BlockNorm,
+        observer: &mut Observer<'_>,
+    ) {
         let (config, n, isa) = (self.network.config(), self.rows.len(), self.options.backend.isa);
         let (hidden_size, mlp_width) = (config.hidden_size, config.intermediate_size);
         let b = &mut self.buffers;
@@ -214,15 +285,35 @@ impl Batch {
         let (gate, up) = (&mut b.gate[..n * mlp_width], &mut b.up[..n * mlp_width]);
         let projected = &mut b.projected[..n * hidden_size];
 
-        let x = block_input(team, isa, config, hidden, &mut b.block_input);
+        let x = block_input(team, isa, config, norm, hidden, &mut b.block_input);
         observer(index, Inputs::Mlp, x);
-        self.matmul.run(team, x, [(&layer.gate_proj, gate), (&layer.up_proj, up)]);
+        self.matmul.run(team, x, [(&weights.gate_proj, gate), (&weights.up_proj, up)]);
         team.for_rows(gate, mlp_width, |t, gate| {
             isa.run(SwiGlu { gate, up: &up[t * mlp_width..][..mlp_width] });
         });
         observer(index, Inputs::MlpOutput, gate);
-        self.matmul.run(team, gate, [(&layer.down_proj, projected)]);
-        self.add_projected(team, index, layer.post_feedforward_layernorm);
+        self.matmul.run(team, gate, [(&weights.down_proj, projected)]);
+    }
+
+    /// The sum of the likeliest experts of x, each times its probability.
+    fn experts(
+        &mut self,
+        team: &mut Team,
+        index: usize,
+        weights: &ExpertWeights,
+        norm: BlockNorm,
+        observer: &mut Observer<'_>,
+    ) {
+        let (config, isa, n) = (self.network.config(), self.options.backend.isa, self.rows.len());
+        let b = &mut self.buffers;
+        let hidden = &b.hidden[..n * config.hidden_size];
+        let x = block_input(team, isa, config, norm, hidden, &mut b.block_input);
+        observer(index, Inputs::Mlp, x);
+        let experts = config.experts.expect("the number of experts");
+        let mut block = ExpertBlock { experts, isa, weights, buffers: &mut b.experts };
+        block.route(team, &mut self.matmul, x, |_| ());
+        let projected = &mut b.projected[..n * config.hidden_size];
+        block.run(team, &mut self.matmul, x, projected, |rows| observer(index, Inputs::MlpOutput, rows));
     }
 
     /// `hidden += rms_norm(projected)`, without the norm if the block has none after it. Records non-finite
@@ -339,22 +430,24 @@ impl Batch {
     }
 }
 
-/// What a block reads: the residual stream `hidden`, or in a pre-norm model its norm, which is written to `normed`.
+/// What a block reads: the residual stream `hidden`, or its norm, which is written to `normed`.
 fn block_input<'b>(
     team: &mut Team,
     isa: Isa,
     config: &ModelConfig,
+    norm: BlockNorm,
     hidden: &'b [f32],
     normed: &'b mut [f32],
 ) -> &'b [f32] {
-    if !config.architecture.is_pre_norm() {
-        return hidden;
-    }
+    let BlockNorm::Before(weight) = norm else { return hidden };
     let (width, eps) = (config.hidden_size, config.rms_norm_eps as f32);
     let normed = &mut normed[..hidden.len()];
     team.for_rows(normed, width, |t, x| {
         x.copy_from_slice(&hidden[t * width..][..width]);
-        isa.run(LayerNorm { x, eps });
+        match weight {
+            Some(weight) => isa.run(RmsNorm { x, weight, eps, residual: None }),
+            None => isa.run(LayerNorm { x, eps }),
+        }
     });
     normed
 }

@@ -67,14 +67,15 @@ impl Shape {
     fn new(config: &ModelConfig, kind: AttentionKind, positions: usize, chunk: usize) -> Shape {
         let all = positions.div_ceil(KEY_BLOCK).max(1);
         let n_blocks = match kind {
-            AttentionKind::Full => all,
+            AttentionKind::Full | AttentionKind::Linear => all,
             // A chunk touches `window + chunk - 1` positions, and both ends may be inside a block.
             AttentionKind::Sliding => {
                 all.min(config.sliding_window.saturating_add(chunk.max(1) - 1).div_ceil(KEY_BLOCK) + 1)
             }
         };
         Shape {
-            n_kv_heads: config.n_kv_heads,
+            // Linear attention has no keys.
+            n_kv_heads: if kind == AttentionKind::Linear { 0 } else { config.n_kv_heads },
             head_dim: config.head_dim,
             padded_head_dim: config.head_dim.checked_next_multiple_of(LANES).unwrap_or(usize::MAX),
             n_blocks,
@@ -369,6 +370,8 @@ pub(super) mod tests {
             yarn: None,
             sliding_window: 70,
             layer_types: vec![AttentionKind::Full, AttentionKind::Sliding],
+            experts: None,
+            linear: None,
             tie_word_embeddings: false,
             eos_token_ids: vec![0],
             bos_token_id: None,

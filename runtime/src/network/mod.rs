@@ -3,9 +3,12 @@
 pub mod activations;
 mod attention;
 pub mod batch;
+mod experts;
 mod forward;
 mod kv_cache;
 pub mod kv_type;
+mod linear_attention;
+mod linear_state;
 mod moved;
 pub mod observer;
 mod owned_weights;

@@ -7,15 +7,16 @@ pub enum Inputs {
     Layer,
     /// Of `q_proj`, `k_proj` and `v_proj`, `[n, hidden_size]`.
     Attention,
-    /// Of `o_proj`, `[n, q_width]`.
+    /// Of `o_proj`, `[n, q_width]`, or `[n, value_width]` of linear attention.
     AttentionOutput,
     /// Of `gate_proj` and `up_proj`, `[n, hidden_size]`.
     Mlp,
-    /// Of `down_proj`, `[n, intermediate_size]`.
+    /// Of `down_proj`, `[n, intermediate_size]`; of experts a row for each that a token takes, in parts.
     MlpOutput,
 }
 
-/// Gets the number of a layer, and rows of it: row t belongs to the token in row t of the pass.
+/// Gets the number of a layer, and rows of it: row t belongs to the token in row t of the pass, except for what experts
+/// get, [`Inputs::MlpOutput`].
 pub type Observer<'a> = dyn FnMut(usize, Inputs, &[f32]) + 'a;
 
 /// Hidden states: the residual stream at some adjacent positions of a sequence.

@@ -20,10 +20,11 @@ impl Rope {
     /// [`Error::OutOfMemory`].
     pub fn new(config: &ModelConfig, kind: AttentionKind) -> Result<Rope, Error> {
         let (theta, yarn) = match kind {
-            AttentionKind::Full => (config.rope_theta, config.yarn.as_ref()),
+            AttentionKind::Full | AttentionKind::Linear => (config.rope_theta, config.yarn.as_ref()),
             AttentionKind::Sliding => (config.rope_theta_sliding, None),
         };
-        let d = config.head_dim;
+        // Without a rotation there are no angles.
+        let d = if config.has_rope() { config.head_dim } else { 0 };
         assert!(d <= MAX_HEAD_DIM, "a head of a possible width");
         let default = |i: usize| libm::pow(theta, -((2 * i) as f64) / d as f64);
         let frequency = |i: usize| match yarn {
@@ -99,6 +100,8 @@ mod tests {
             }),
             sliding_window: 4096,
             layer_types: vec![AttentionKind::Sliding, AttentionKind::Full],
+            experts: None,
+            linear: None,
             tie_word_embeddings: false,
             eos_token_ids: vec![],
             bos_token_id: None,

@@ -6,6 +6,7 @@ use crate::kernels::lanes::KEY_BLOCK;
 use crate::kernels::numbers::Numbers;
 use crate::network::Options;
 use crate::network::kv_cache::{KvCache, LayerCache};
+use crate::network::linear_state::LinearStates;
 use crate::parallel::team::Team;
 use std::iter;
 use std::ops::Range;
@@ -50,6 +51,8 @@ pub(crate) struct SequenceState {
 /// are, and has a cache of its own for what follows.
 pub struct Sequence {
     cache: KvCache,
+    /// Those after the last evaluated position; they have no earlier ones.
+    states: LinearStates,
     /// Positions that the cache has room for.
     room: usize,
     /// The sequence that has the positions before those of the cache.
@@ -70,6 +73,7 @@ impl Sequence {
     pub(crate) fn without_room() -> Sequence {
         Sequence {
             cache: KvCache::default(),
+            states: LinearStates::default(),
             room: 0,
             stem: None,
             origin: 0,
@@ -94,6 +98,7 @@ impl Sequence {
             // Frees the old cache first, so that both never exist at once.
             *self = Sequence::without_room();
             self.cache = KvCache::new(config, options.kv, positions, options.chunk)?;
+            self.states = LinearStates::new(config)?;
             self.room = positions;
         }
         Ok(())
@@ -111,7 +116,8 @@ impl Sequence {
         *self.not_finite.get_mut() = u64::MAX;
     }
 
-    /// Removes all positions from `n` on, or all positions if a ring no longer has the keys that position `n` sees.
+    /// Removes all positions from `n` on, or all positions if a ring no longer has the keys that position `n` sees, or a
+    /// layer has a state, which has no earlier one.
     ///
     /// # Panics
     /// When the sequence is a branch, or has branches.
@@ -121,7 +127,7 @@ impl Sequence {
         }
         assert!(self.stem.is_none() && self.n_branches == 0, "a sequence by itself");
         self.written = self.written.max(self.position);
-        if !self.cache.holds(n, self.written) {
+        if !self.cache.holds(n, self.written) || !self.states.is_empty() {
             return self.restart();
         }
         self.position = n;
@@ -144,6 +150,8 @@ impl Sequence {
         let mut copy = Sequence::without_room();
         let written = self.written.max(self.position);
         copy.cache = self.cache.copied(config, options.kv, [self.room, options.chunk], written)?;
+        copy.states = LinearStates::new(config)?;
+        copy.states.copy_from(&self.states);
         (copy.room, copy.position, copy.written) = (self.room, self.position, self.written);
         copy.not_finite = AtomicU64::new(self.not_finite.load(Ordering::Relaxed));
         Ok(copy)
@@ -181,6 +189,16 @@ impl Sequence {
     /// Its keys and values, mutably.
     pub(crate) fn cache_mut(&mut self) -> &mut KvCache {
         &mut self.cache
+    }
+
+    /// The states of its layers with linear attention.
+    pub(crate) fn states(&self) -> &LinearStates {
+        &self.states
+    }
+
+    /// The states of its layers with linear attention, mutably.
+    pub(crate) fn states_mut(&mut self) -> &mut LinearStates {
+        &mut self.states
     }
 
     /// Records that a layer computed non-finite activations.
@@ -258,6 +276,10 @@ pub(crate) fn fork(
         (0..config.n_layers())
             .for_each(|layer| to.cache.layer_mut(layer).copy_block(0, from.cache.layer(layer), block));
     }
+    if !sequences[stem].states.is_empty() {
+        let [from, to] = sequences.get_disjoint_mut([stem, branch]).expect("two sequences");
+        to.states.copy_from(&from.states);
+    }
     let first_not_finite = sequences[stem].first_not_finite().filter(|(position, _)| *position < n);
     sequences[stem].n_branches += 1;
     let branch = &mut sequences[branch];
@@ -268,10 +290,13 @@ pub(crate) fn fork(
     Ok(())
 }
 
-/// Whether [`fork`] after the first `n` positions of `stem` is possible: the last of them are its own, and its cache
-/// and those of its stems have what position `n` sees.
+/// Whether [`fork`] after the first `n` positions of `stem` is possible: the last of them are its own, its cache and
+/// those of its stems have what position `n` sees, and its states, if it has any, are those after `n` positions.
 pub(crate) fn can_fork(sequences: &[Sequence], stem: usize, n: usize) -> bool {
     if !(sequences[stem].origin..=sequences[stem].position).contains(&n) {
+        return false;
+    }
+    if n != sequences[stem].position && !sequences[stem].states.is_empty() {
         return false;
     }
     let with_stems = iter::successors(Some(stem), |&stem| sequences[stem].stem);

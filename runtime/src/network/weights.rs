@@ -2,26 +2,116 @@
 
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
+use crate::format::config::AttentionKind;
 use crate::format::matrix::Matrix;
 use crate::format::tensors::Role;
 use crate::os::memory;
 use std::ops::Range;
 
-/// The tensors of one layer. OLMo-1 has no norms after its projections and blocks, and no weights in those before them.
+/// The tensors of one layer: two blocks, each with a norm.
+#[derive(Clone)]
+pub struct LayerWeights<'a> {
+    /// What lets a position see earlier ones.
+    pub mixer: Mixer<'a>,
+    /// The norm of that block.
+    pub mixer_norm: BlockNorm<'a>,
+    /// What is computed of each position by itself.
+    pub mlp: Mlp<'a>,
+    /// The norm of that block.
+    pub mlp_norm: BlockNorm<'a>,
+}
+
+/// The norm of a block.
+#[derive(Clone, Copy, Debug)]
+pub enum BlockNorm<'a> {
+    /// The block reads the norm of the residual stream, with weights `[hidden_size]`, or the LayerNorm of OLMo-1 without.
+    Before(Option<&'a [f32]>),
+    /// The norm of what the block computes is added to the residual stream, with weights `[hidden_size]`.
+    After(&'a [f32]),
+}
+
+impl<'a> BlockNorm<'a> {
+    /// The weights of the norm after the block.
+    pub fn after(self) -> Option<&'a [f32]> {
+        match self {
+            BlockNorm::Before(_) => None,
+            BlockNorm::After(weights) => Some(weights),
+        }
+    }
+
+    fn weights(self) -> Option<&'a [f32]> {
+        match self {
+            BlockNorm::Before(weights) => weights,
+            BlockNorm::After(weights) => Some(weights),
+        }
+    }
+}
+
+/// The first block of a layer.
+#[derive(Clone, Copy)]
+pub enum Mixer<'a> {
+    /// Softmax attention over the keys of a layer, or of its window.
+    Attention(AttentionWeights<'a>),
+    /// Linear attention: the gated delta rule.
+    Linear(LinearWeights<'a>),
+}
+
+/// The tensors of softmax attention. OLMo-1 has no norms of queries and keys.
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "the fields are the checkpoint's names, with their shapes")]
-pub struct LayerWeights<'a> {
-    pub q_proj: Matrix<'a>,                            // [n_heads * head_dim, hidden_size]
-    pub k_proj: Matrix<'a>,                            // [n_kv_heads * head_dim, hidden_size]
-    pub v_proj: Matrix<'a>,                            // [n_kv_heads * head_dim, hidden_size]
-    pub q_norm: Option<&'a [f32]>,                     // [n_heads * head_dim]
-    pub k_norm: Option<&'a [f32]>,                     // [n_kv_heads * head_dim]
-    pub o_proj: Matrix<'a>,                            // [hidden_size, n_heads * head_dim]
-    pub post_attention_layernorm: Option<&'a [f32]>,   // [hidden_size]
-    pub gate_proj: Matrix<'a>,                         // [intermediate_size, hidden_size]
-    pub up_proj: Matrix<'a>,                           // [intermediate_size, hidden_size]
-    pub down_proj: Matrix<'a>,                         // [hidden_size, intermediate_size]
-    pub post_feedforward_layernorm: Option<&'a [f32]>, // [hidden_size]
+pub struct AttentionWeights<'a> {
+    pub q_proj: Matrix<'a>,        // [n_heads * head_dim, hidden_size]
+    pub k_proj: Matrix<'a>,        // [n_kv_heads * head_dim, hidden_size]
+    pub v_proj: Matrix<'a>,        // [n_kv_heads * head_dim, hidden_size]
+    pub q_norm: Option<&'a [f32]>, // [n_heads * head_dim]
+    pub k_norm: Option<&'a [f32]>, // [n_kv_heads * head_dim]
+    pub o_proj: Matrix<'a>,        // [hidden_size, n_heads * head_dim]
+}
+
+/// The tensors of linear attention.
+#[derive(Clone, Copy)]
+#[allow(missing_docs, reason = "the fields are the checkpoint's names, with their shapes")]
+pub struct LinearWeights<'a> {
+    pub q_proj: Matrix<'a>, // [key_width, hidden_size]
+    pub k_proj: Matrix<'a>, // [key_width, hidden_size]
+    pub v_proj: Matrix<'a>, // [value_width, hidden_size]
+    pub conv1d: &'a [f32],  // [n_channels, conv_kernel], the channels of q, k and v
+    pub a_proj: Matrix<'a>, // [n_value_heads, hidden_size]
+    pub b_proj: Matrix<'a>, // [n_value_heads, hidden_size]
+    pub a_log: &'a [f32],   // [n_value_heads]
+    pub dt_bias: &'a [f32], // [n_value_heads]
+    pub g_proj: Matrix<'a>, // [value_width, hidden_size]
+    pub o_norm: &'a [f32],  // [value_head_dim]
+    pub o_proj: Matrix<'a>, // [hidden_size, value_width]
+}
+
+/// The second block of a layer.
+#[derive(Clone)]
+pub enum Mlp<'a> {
+    /// One for all tokens.
+    Dense(MlpWeights<'a>),
+    /// Several, of which each token takes some.
+    Experts(ExpertWeights<'a>),
+}
+
+/// The tensors of an MLP, or of one expert.
+#[derive(Clone, Copy)]
+#[allow(missing_docs, reason = "the fields are the checkpoint's names, with their shapes")]
+pub struct MlpWeights<'a> {
+    pub gate_proj: Matrix<'a>, // [intermediate_size, hidden_size]
+    pub up_proj: Matrix<'a>,   // [intermediate_size, hidden_size]
+    pub down_proj: Matrix<'a>, // [hidden_size, intermediate_size]
+}
+
+/// The experts of a layer and their router.
+#[derive(Clone)]
+pub struct ExpertWeights<'a> {
+    /// `mlp.gate`, `[n_experts, hidden_size]`, f32 in every file.
+    pub router: Matrix<'a>,
+    /// Experts that a token takes.
+    pub n_per_token: usize,
+    /// The experts.
+    pub experts: Vec<MlpWeights<'a>>,
 }
 
 /// All tensors of a model.
@@ -56,46 +146,81 @@ impl<'a> Weights<'a> {
     fn of(mut tensors: Tensors<'a>) -> Result<Weights<'a>, Error> {
         let file = tensors.file;
         let (embed_tokens, of_head) = tensors.with_draft(Role::EmbedTokens);
-        let layers = (0..file.config().n_layers()).map(|_| LayerWeights {
-            q_proj: tensors.matrix(Role::QProj),
-            k_proj: tensors.matrix(Role::KProj),
-            v_proj: tensors.matrix(Role::VProj),
-            q_norm: tensors.norm(Role::QNorm),
-            k_norm: tensors.norm(Role::KNorm),
-            o_proj: tensors.matrix(Role::OProj),
-            post_attention_layernorm: tensors.norm(Role::PostAttentionLayernorm),
-            gate_proj: tensors.matrix(Role::GateProj),
-            up_proj: tensors.matrix(Role::UpProj),
-            down_proj: tensors.matrix(Role::DownProj),
-            post_feedforward_layernorm: tensors.norm(Role::PostFeedforwardLayernorm),
-        });
-        let layers = memory::collected(layers, "the list of layers")?;
-        let norm = tensors.norm(Role::Norm);
+        let mut layers = memory::room_for(file.config().n_layers(), "the list of layers")?;
+        for layer in 0..file.config().n_layers() {
+            layers.push(tensors.layer(layer)?);
+        }
+        let norm = tensors.vector_if(Role::Norm);
         let lm_head = if file.config().tie_word_embeddings { of_head } else { tensors.matrix(Role::LmHead) };
         Ok(Weights { embed_tokens, layers, norm, lm_head })
     }
 
     /// The matrices that are multiplied.
     pub fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> {
-        let of_layer =
-            |l: &LayerWeights<'a>| [l.q_proj, l.k_proj, l.v_proj, l.o_proj, l.gate_proj, l.up_proj, l.down_proj];
-        self.layers.iter().flat_map(of_layer).chain([self.lm_head])
+        self.layers.iter().flat_map(LayerWeights::matrices).chain([self.lm_head])
     }
 
-    /// Bytes of weights that decoding one token reads: all except the embedding, of which it reads one row.
+    /// Bytes of weights that decoding one token reads: all but the embedding, of which it reads one row, and but the
+    /// experts that it does not take.
     pub fn bytes_per_token(&self) -> u64 {
-        let norm = |weights: Option<&[f32]>| weights.map_or(0, |weights| size_of_val(weights) as u64);
-        let layer = |l: &LayerWeights| {
-            let matrices = [&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj];
-            let norms = [l.q_norm, l.k_norm, l.post_attention_layernorm, l.post_feedforward_layernorm];
-            matrices.map(|m| m.bytes()).iter().sum::<u64>() + norms.map(norm).iter().sum::<u64>()
+        let bytes = |weights: &[f32]| size_of_val(weights) as u64;
+        let of_layer = |layer: &LayerWeights| {
+            let experts = match &layer.mlp {
+                Mlp::Dense(_) => 0,
+                Mlp::Experts(mlp) => {
+                    let all: u64 = mlp.experts.iter().flat_map(MlpWeights::matrices).map(|matrix| matrix.bytes()).sum();
+                    all / (mlp.experts.len() as u64).max(1) * mlp.n_per_token as u64
+                }
+            };
+            let matrices: u64 = layer.matrices_of_all_tokens().map(|matrix| matrix.bytes()).sum();
+            matrices + experts + layer.vectors().map(bytes).sum::<u64>()
         };
-        self.layers.iter().map(layer).sum::<u64>() + norm(self.norm) + self.lm_head.bytes()
+        self.layers.iter().map(of_layer).sum::<u64>() + self.norm.map_or(0, bytes) + self.lm_head.bytes()
     }
 }
 
-/// Reads the tensors in the order of the file, which is the order of the fields above. `tensors_of` defines which norms
-/// a model has.
+impl<'a> LayerWeights<'a> {
+    /// Its matrices.
+    fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> {
+        let experts = match &self.mlp {
+            Mlp::Dense(_) => &[][..],
+            Mlp::Experts(mlp) => &mlp.experts,
+        };
+        self.matrices_of_all_tokens().chain(experts.iter().flat_map(MlpWeights::matrices))
+    }
+
+    /// Its matrices but those of experts.
+    fn matrices_of_all_tokens(&self) -> impl Iterator<Item = Matrix<'a>> + use<'a> {
+        let mixer = match self.mixer {
+            Mixer::Attention(w) => [Some(w.q_proj), Some(w.k_proj), Some(w.v_proj), Some(w.o_proj), None, None, None],
+            Mixer::Linear(w) => [w.q_proj, w.k_proj, w.v_proj, w.a_proj, w.b_proj, w.g_proj, w.o_proj].map(Some),
+        };
+        let mlp = match &self.mlp {
+            Mlp::Dense(mlp) => mlp.matrices().map(Some),
+            Mlp::Experts(mlp) => [Some(mlp.router), None, None],
+        };
+        mixer.into_iter().chain(mlp).flatten()
+    }
+
+    /// Its vectors.
+    fn vectors(&self) -> impl Iterator<Item = &'a [f32]> {
+        let mixer = match self.mixer {
+            Mixer::Attention(w) => [w.q_norm, w.k_norm, None, None],
+            Mixer::Linear(w) => [w.conv1d, w.a_log, w.dt_bias, w.o_norm].map(Some),
+        };
+        mixer.into_iter().chain([self.mixer_norm.weights(), self.mlp_norm.weights()]).flatten()
+    }
+}
+
+impl<'a> MlpWeights<'a> {
+    /// Its matrices.
+    pub fn matrices(&self) -> [Matrix<'a>; 3] {
+        [self.gate_proj, self.up_proj, self.down_proj]
+    }
+}
+
+/// Reads the tensors in the order of the file, which is the order of the fields above. `tensors_of` defines which a model
+/// has.
 struct Tensors<'a> {
     file: &'a ModelFile,
     next: usize,
@@ -111,11 +236,74 @@ impl<'a> Tensors<'a> {
         index
     }
 
-    /// The weights of a norm; `None` if the model has no such norm or no weights for it.
-    fn norm(&mut self, role: Role) -> Option<&'a [f32]> {
+    /// The next layer.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    fn layer(&mut self, layer: usize) -> Result<LayerWeights<'a>, Error> {
+        let config = self.file.config();
+        let input_layernorm = self.vector_if(Role::InputLayernorm);
+        let mixer = match config.layer_types[layer] {
+            AttentionKind::Full | AttentionKind::Sliding => Mixer::Attention(AttentionWeights {
+                q_proj: self.matrix(Role::QProj),
+                k_proj: self.matrix(Role::KProj),
+                v_proj: self.matrix(Role::VProj),
+                q_norm: self.vector_if(Role::QNorm),
+                k_norm: self.vector_if(Role::KNorm),
+                o_proj: self.matrix(Role::OProj),
+            }),
+            AttentionKind::Linear => Mixer::Linear(LinearWeights {
+                q_proj: self.matrix(Role::LinearQProj),
+                k_proj: self.matrix(Role::LinearKProj),
+                v_proj: self.matrix(Role::LinearVProj),
+                conv1d: self.vector(Role::LinearConv1d),
+                a_proj: self.matrix(Role::LinearAProj),
+                b_proj: self.matrix(Role::LinearBProj),
+                a_log: self.vector(Role::LinearALog),
+                dt_bias: self.vector(Role::LinearDtBias),
+                g_proj: self.matrix(Role::LinearGProj),
+                o_norm: self.vector(Role::LinearONorm),
+                o_proj: self.matrix(Role::LinearOProj),
+            }),
+        };
+        let post_attention_layernorm = self.vector_if(Role::PostAttentionLayernorm);
+        let mut mlp = match config.experts {
+            None => Mlp::Dense(self.mlp([Role::GateProj, Role::UpProj, Role::DownProj])),
+            Some(experts) => Mlp::Experts(ExpertWeights {
+                router: self.matrix(Role::Router),
+                n_per_token: experts.n_per_token,
+                experts: memory::room_for(experts.n_experts, "the list of experts")?,
+            }),
+        };
+        let post_feedforward_layernorm = self.vector_if(Role::PostFeedforwardLayernorm);
+        if let (Mlp::Experts(mlp), Some(experts)) = (&mut mlp, config.experts) {
+            mlp.experts.extend((0..experts.n_experts).map(|_| self.mlp(Role::EXPERT)));
+        }
+        let [mixer_norm, mlp_norm] = match (post_attention_layernorm, post_feedforward_layernorm) {
+            // In these models it precedes the MLP.
+            (before_mlp, None) => [BlockNorm::Before(input_layernorm), BlockNorm::Before(before_mlp)],
+            (after_attention, Some(after_mlp)) => {
+                [BlockNorm::After(after_attention.expect("both or none")), BlockNorm::After(after_mlp)]
+            }
+        };
+        Ok(LayerWeights { mixer, mixer_norm, mlp, mlp_norm })
+    }
+
+    /// An MLP of matrices of these roles.
+    fn mlp(&mut self, [gate, up, down]: [Role; 3]) -> MlpWeights<'a> {
+        MlpWeights { gate_proj: self.matrix(gate), up_proj: self.matrix(up), down_proj: self.matrix(down) }
+    }
+
+    /// A vector; `None` if the model has none of this role here.
+    fn vector_if(&mut self, role: Role) -> Option<&'a [f32]> {
         self.file.specs().get(self.next).filter(|spec| spec.role == role)?;
+        Some(self.vector(role))
+    }
+
+    /// A vector.
+    fn vector(&mut self, role: Role) -> &'a [f32] {
         let bytes = self.file.tensor_bytes(self.take(role));
-        Some(bytes.f32s().expect("the layout aligns and sizes tensors"))
+        bytes.f32s().expect("the layout aligns and sizes tensors")
     }
 
     /// A matrix, or its draft.

@@ -5,7 +5,7 @@ use crate::format::encodings::quantized::{BLOCK_COLUMNS, Elements, QuantizedPane
 use crate::format::matrix::{Matrix, Panels};
 use crate::kernels::LaneOp;
 use crate::kernels::backend::Backend;
-use crate::kernels::bf16::{Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
+use crate::kernels::bf16::{Arrangement, Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
 use crate::kernels::packed_rows::{ALIGNMENT_WORDS, aligned};
 use crate::kernels::quantized::{Form, Precision, QuantizeRow, QuantizedRows, widen_blocks};
@@ -14,6 +14,7 @@ use crate::kernels::streaming::Streaming;
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What weights are multiplied with that are not f32.
@@ -139,50 +140,168 @@ impl Matmul {
         let columns = outputs[0].0.shape.columns;
         let rows = x.len() / columns;
         let backend = self.backend;
-        let conversions = outputs.each_ref().map(|(matrix, _)| self.activations.conversion(backend, matrix));
+        let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
+        let conversions = matrices.map(|matrix| self.activations.conversion(backend, matrix));
+        let inputs = self.converted(team, x, columns, None, Conversions::of(conversions));
+        let block_rows = rows.clamp(1, backend.isa.chunk_rows());
+        let block_columns = block_columns(backend, rows);
+        let mut grids = outputs.map(|(matrix, out)| {
+            assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
+            OutputGrid::new(out, matrix.shape.rows, block_rows, block_columns)
+        });
+        team.for_blocks(&mut grids, |index, mut out| {
+            let input = inputs.of_rows(conversions[index], out.first_row()..out.first_row() + out.rows());
+            multiply_panels(backend, matrices[index], &input, &mut out);
+        });
+    }
+
+    /// Most rows of a range of [`Matmul::run_grouped`].
+    pub fn most_group_rows(&self) -> usize {
+        self.backend.isa.chunk_rows()
+    }
+
+    /// As [`Matmul::run`], with another matrix for each of some ranges of rows: matrix `i` of an output for range `i`.
+    /// The ranges ascend; none is longer than [`Matmul::most_group_rows`]. The matrices of an output have one shape, and
+    /// all of them the columns of `x`.
+    pub fn run_grouped<'m, const N: usize>(
+        &mut self,
+        team: &mut Team,
+        x: &[f32],
+        ranges: &[Range<usize>],
+        matrices: [&(dyn Fn(usize) -> Matrix<'m> + Sync); N],
+        outputs: [&mut [f32]; N],
+    ) {
+        if ranges.is_empty() {
+            return;
+        }
+        let (backend, columns) = (self.backend, matrices[0](0).shape.columns);
+        let rows = x.len() / columns;
+        // Matrices of one role can have several encodings: each kind of input is there if one needs it.
+        let all = (0..ranges.len()).flat_map(|range| matrices.map(|matrix| matrix(range)));
+        let conversions = Conversions::of(all.map(|matrix| self.activations.conversion(backend, &matrix)));
+        let activations = self.activations;
+        let inputs = self.converted(team, x, columns, Some(ranges), conversions);
+        let block_columns = block_columns(backend, ranges.iter().map(Range::len).max().unwrap_or(1));
+        let mut grids = outputs.into_iter().zip(matrices).map(|(out, matrix)| {
+            let width = matrix(0).shape.rows;
+            assert!(out.len() == rows * width);
+            OutputGrid::of_ranges(out, width, ranges, block_columns)
+        });
+        let mut grids: [OutputGrid; N] = std::array::from_fn(|_| grids.next().expect("one for each output"));
+        team.for_blocks(&mut grids, |index, mut out| {
+            let range = ranges.partition_point(|range| range.start < out.first_row());
+            let matrix = matrices[index](range);
+            assert!(matrix.shape.columns == columns);
+            let input = inputs.of_rows(activations.conversion(backend, &matrix), ranges[range].clone());
+            multiply_panels(backend, &matrix, &input, &mut out);
+        });
+    }
+
+    /// `x` in each form that some matrices need. With ranges, the rows of each are arranged by themselves.
+    fn converted<'a>(
+        &'a mut self,
+        team: &mut Team,
+        x: &'a [f32],
+        columns: usize,
+        ranges: Option<&[Range<usize>]>,
+        conversions: Conversions,
+    ) -> Converted<'a> {
+        let backend = self.backend;
         for (form, words) in self.integers.iter_mut().flatten() {
-            if conversions.contains(&Conversion::Integers(*form)) {
+            if conversions.integers.contains(&Some(*form)) {
                 to_integers(backend, team, x, columns, *form, words);
             }
         }
-        let exact = Input::F32 { x, stride: columns };
-        let rounded = match conversions.contains(&Conversion::Bf16) {
-            true => to_bf16(backend, team, x, columns, &mut self.words, &mut self.rounded),
-            false => exact,
+        let bf16 = match conversions.bf16 {
+            true => Some(to_bf16(backend, team, x, columns, ranges, &mut self.words, &mut self.rounded)),
+            false => None,
         };
-        let integers = &self.integers;
-        let inputs = conversions.map(|conversion| match conversion {
-            Conversion::None => exact,
-            Conversion::Bf16 => rounded,
-            Conversion::Integers(form) => {
-                let buffer = integers.iter().flatten().find(|(of, _)| *of == form);
-                let (_, words) = buffer.expect("a buffer for each form of the matrices");
-                let words = &words[..rows * form.row_words(columns)];
-                Input::Integers(QuantizedRows { words, rows, columns, form })
-            }
-        });
-        // By turns only where memory is the limit, and in pieces that leave work for every thread.
-        let panels = if rows <= FEW_ROWS { backend.isa.streaming().panels.clamp(1, Streaming::MAX_PANELS) } else { 1 };
-        let matrices = outputs.each_ref().map(|(matrix, _)| *matrix);
-        let mut grids = outputs.map(|(matrix, out)| {
-            assert!(matrix.shape.columns == columns && out.len() == rows * matrix.shape.rows);
-            OutputGrid::new(out, matrix.shape.rows, rows.clamp(1, backend.isa.chunk_rows()), panels * WIDTH)
-        });
-        team.for_blocks(&mut grids, |index, mut out| {
-            multiply_panels(backend, matrices[index], &inputs[index], &mut out);
-        });
+        Converted { x, columns, bf16, integers: &self.integers }
     }
 }
 
+/// The conversions that some matrices need.
+#[derive(Default)]
+struct Conversions {
+    bf16: bool,
+    integers: [Option<Form>; MOST_FORMS],
+}
+
+impl Conversions {
+    fn of(conversions: impl IntoIterator<Item = Conversion>) -> Conversions {
+        conversions.into_iter().fold(Conversions::default(), |mut all, conversion| {
+            match conversion {
+                Conversion::None => {}
+                Conversion::Bf16 => all.bf16 = true,
+                Conversion::Integers(form) => {
+                    let is_it = |of: &&mut Option<Form>| of.is_none_or(|of| of == form);
+                    *all.integers.iter_mut().find(is_it).expect("room for each form") = Some(form);
+                }
+            }
+            all
+        })
+    }
+}
+
+/// Activations `[rows, columns]` as they are, and in the forms that they were converted to.
+struct Converted<'a> {
+    x: &'a [f32],
+    columns: usize,
+    bf16: Option<Rounded<'a>>,
+    integers: &'a [Option<(Form, ZeroedBuffer<u32>)>; MOST_FORMS],
+}
+
+/// Activations rounded to bf16.
+enum Rounded<'a> {
+    /// As the kernels take them: words, and the smallest magnitude.
+    Words(&'a [u32], Arrangement, u32),
+    /// As `gemm` takes them.
+    F32(&'a [f32]),
+}
+
+impl<'a> Converted<'a> {
+    /// Some of the rows: a whole range, or rows from the first of a group on.
+    fn of_rows(&self, conversion: Conversion, rows: Range<usize>) -> Input<'a> {
+        let (columns, n_rows) = (self.columns, rows.len());
+        let numbers = rows.start * columns..rows.end * columns;
+        match conversion {
+            Conversion::None => Input::F32 { x: &self.x[numbers], stride: columns },
+            Conversion::Bf16 => match self.bf16 {
+                Some(Rounded::F32(rounded)) => Input::F32 { x: &rounded[numbers], stride: columns },
+                Some(Rounded::Words(words, arrangement, min_magnitude)) => {
+                    let row = arrangement.row_words(columns);
+                    let words = &words[rows.start * row..rows.end * row];
+                    Input::Bf16(Bf16Rows { words, rows: n_rows, columns, arrangement, min_magnitude })
+                }
+                None => unreachable!("the conversions of all matrices were asked for"),
+            },
+            Conversion::Integers(form) => {
+                let buffer = self.integers.iter().flatten().find(|(of, _)| *of == form);
+                let (_, words) = buffer.expect("a buffer for each form of the matrices");
+                let row = form.row_words(columns);
+                let words = &words[rows.start * row..rows.end * row];
+                Input::Integers(QuantizedRows { words, rows: n_rows, columns, form })
+            }
+        }
+    }
+}
+
+/// Columns of a block of outputs: panels by turns only where memory is the limit, and in pieces that leave work for
+/// every thread.
+fn block_columns(backend: Backend, rows: usize) -> usize {
+    let panels = if rows <= FEW_ROWS { backend.isa.streaming().panels.clamp(1, Streaming::MAX_PANELS) } else { 1 };
+    panels * WIDTH
+}
 /// Rounds `x` to bf16, as the kernels take it in `words`, or `gemm` in `rounded`.
 fn to_bf16<'a>(
     backend: Backend,
     team: &mut Team,
-    x: &'a [f32],
+    x: &[f32],
     columns: usize,
+    ranges: Option<&[Range<usize>]>,
     words: &'a mut [u32],
     rounded: &'a mut [f32],
-) -> Input<'a> {
+) -> Rounded<'a> {
     let rows = x.len() / columns;
     if backend.gemm {
         let rounded = &mut rounded[..x.len()];
@@ -191,18 +310,25 @@ fn to_bf16<'a>(
                 *rounded = f32::from_bits(u32::from(round_to_bf16(x)) << 16);
             }
         });
-        return Input::F32 { x: rounded, stride: columns };
+        return Rounded::F32(rounded);
     }
     let (isa, arrangement) = (backend.isa, backend.isa.arrangement());
     let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
     let words = aligned(words, rows * row_words);
     let min_magnitude = AtomicU32::new(u32::MAX);
-    team.for_row_groups(words, row_words, group_rows, |first, words| {
+    let round = |first: usize, words: &mut [u32]| {
         let x = &x[first * columns..][..words.len() / row_words * columns];
-        let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
-        min_magnitude.fetch_min(smallest, Ordering::Relaxed);
-    });
-    Input::Bf16(Bf16Rows { words, rows, columns, arrangement, min_magnitude: min_magnitude.into_inner() })
+        let groups = x.chunks(group_rows * columns).zip(words.chunks_mut(group_rows * row_words));
+        for (x, words) in groups {
+            let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
+            min_magnitude.fetch_min(smallest, Ordering::Relaxed);
+        }
+    };
+    match ranges {
+        None => team.for_row_groups(words, row_words, group_rows, round),
+        Some(ranges) => team.for_row_ranges(words, row_words, ranges, round),
+    }
+    Rounded::Words(words, arrangement, min_magnitude.into_inner())
 }
 
 /// Rounds `x` to integers, in the form that the kernels take.
@@ -222,7 +348,7 @@ enum Input<'a> {
     Integers(QuantizedRows<'a>),
 }
 
-/// The panels of a block of outputs, whose columns are the panels' rows.
+/// The panels of a block of outputs, whose columns are the panels' rows; `input` has the rows of the block.
 fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
     let (first, n) = (out.first_column() / WIDTH, out.columns().div_ceil(WIDTH));
     let steps = matrix.shape.panel_elements() / matrix.shape.dtype.columns_per_step();
@@ -234,16 +360,14 @@ fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut O
         };
         let panels: [Bf16Panel; Streaming::MAX_PANELS] =
             std::array::from_fn(|i| if i < n { panel(first + i) } else { Bf16Panel::Plain(&[]) });
-        let x = x.part(out.first_row()..out.first_row() + out.rows());
         let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
-        return backend.isa.product_bf16(&panels[..n], &x, out, safe);
+        return backend.isa.product_bf16(&panels[..n], x, out, safe);
     }
     if let (Input::Integers(x), Panels::Quantized(matrix)) = (input, matrix.panels) {
         // A panel that is not there is never read: the first one in its place.
         let panels: [QuantizedPanel; Streaming::MAX_PANELS] =
             std::array::from_fn(|i| matrix.panel(if i < n { first + i } else { first }));
-        let x = x.part(out.first_row()..out.first_row() + out.rows());
-        return backend.isa.product_quantized(&panels[..n], &x, out);
+        return backend.isa.product_quantized(&panels[..n], x, out);
     }
     for index in 0..n {
         let columns = index * WIDTH..out.columns().min((index + 1) * WIDTH);
@@ -256,7 +380,6 @@ fn multiply_exactly(backend: Backend, matrix: &Matrix, panel: usize, input: &Inp
     let shape = &matrix.shape;
     let steps = shape.panel_elements() / shape.dtype.columns_per_step();
     let &Input::F32 { x, stride } = input else { unreachable!("`multiply_panels` has taken the others") };
-    let x = &x[out.first_row() * stride..];
     match matrix.panels {
         Panels::F32(panels) => {
             backend.product_f32(&panels[panel * steps..][..steps], WIDTH, x, stride, out, false);

@@ -28,6 +28,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -477,13 +478,38 @@ impl Team<'_> {
         width: usize,
         body: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
     ) {
-        assert!(a.len() == b.len());
-        let (a, b) = (&OutputGrid::new(a, width, 1, width), &OutputGrid::new(b, width, 1, width));
+        self.for_rows_of_two((a, width), (b, width), body);
+    }
+
+    /// As [`Team::for_rows`] for two matrices of one number of rows, each given with its width, row by row together.
+    ///
+    /// # Panics
+    /// When the numbers of rows differ.
+    pub fn for_rows_of_two<A: Send, B: Send>(
+        &mut self,
+        (a, width_a): (&mut [A], usize),
+        (b, width_b): (&mut [B], usize),
+        body: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+    ) {
+        let (a, b) = (&OutputGrid::new(a, width_a, 1, width_a), &OutputGrid::new(b, width_b, 1, width_b));
+        assert!(a.n_blocks() == b.n_blocks());
         self.for_each(a.n_blocks(), |row| {
             // SAFETY: `for_each` hands out each row once.
             let (a, b) = unsafe { (a.block(row), b.block(row)) };
             body(row, a.into_row(), b.into_row());
         });
+    }
+
+    /// As [`Team::for_rows`] for some ranges of rows, which ascend; `body` gets the first row of each.
+    pub fn for_row_ranges<T: Send>(
+        &mut self,
+        data: &mut [T],
+        width: usize,
+        ranges: &[Range<usize>],
+        body: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let mut groups = OutputGrid::of_ranges(data, width, ranges, width);
+        self.for_blocks_of(&mut groups, |_, block| body(block.first_row(), block.into_rows()));
     }
 
     fn for_blocks_of<T: Send>(

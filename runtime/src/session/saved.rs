@@ -7,9 +7,10 @@
 
 use crate::error::{Error, SavedSessionError};
 use crate::file::model_file::ModelFile;
-use crate::format::config::ModelConfig;
+use crate::format::config::{AttentionKind, ModelConfig};
 use crate::format::digest;
 use crate::format::sizes::{TooLarge, product, sum};
+use crate::network::batch::Batch;
 use crate::network::kv_type::KvType;
 use crate::network::sequence::SequenceState;
 use crate::network::{Network, Options};
@@ -96,7 +97,7 @@ fn activations_code(activations: Activations) -> u32 {
 fn file_bytes(config: &ModelConfig, kv: KvType, header: &Header) -> Result<u64, TooLarge> {
     let (n, first) = (header.n_evaluated.get(), header.first_kept.get());
     let n_rings = config.n_sliding_layers();
-    let n_full = config.n_layers().saturating_sub(n_rings);
+    let n_full = config.n_layers().saturating_sub(n_rings).saturating_sub(config.n_linear_layers());
     let kept = sum([product([n_full as u64, n])?, product([n_rings as u64, n.saturating_sub(first)])?])?;
     let n_logits = if header.flags.get() & HAS_LOGITS == 0 { 0 } else { config.vocab_size as u64 };
     sum([
@@ -104,6 +105,7 @@ fn file_bytes(config: &ModelConfig, kv: KvType, header: &Header) -> Result<u64, 
         product([4, header.n_tokens.get()])?,
         product([4, n_logits])?,
         product([kept, 2, config.kv_width() as u64, kv.bytes()])?,
+        Batch::state_bytes(config),
         size_of::<U64>() as u64,
     ])
 }
@@ -175,7 +177,7 @@ impl Session {
         out.file.append(header.as_bytes())?;
         self.tokens.iter().try_for_each(|token| out.write(&token.to_le_bytes()))?;
         logits.iter().try_for_each(|logit| out.write(&logit.to_le_bytes()))?;
-        for layer in 0..config.n_layers() {
+        for layer in (0..config.n_layers()).filter(|&layer| has_keys(config, layer)) {
             for positions in self.batch.moved(layer, &state) {
                 let bytes = positions.len().saturating_mul(self.batch.position_bytes());
                 memory::reserve(&mut out.buffer, bytes, "a session that is saved")?;
@@ -183,10 +185,18 @@ impl Session {
                 out.flush_full()?;
             }
         }
+        for numbers in self.batch.states(0) {
+            numbers.iter().try_for_each(|number| out.write(&number.to_le_bytes()))?;
+        }
         // A file that was written to meanwhile is where wrong keys come from.
         network.file().map_or(Ok(()), |file| file.check_unchanged())?;
         out.finish()
     }
+}
+
+/// Whether a layer has keys and values, and not a state.
+fn has_keys(config: &ModelConfig, layer: usize) -> bool {
+    config.layer_types[layer] != AttentionKind::Linear
 }
 
 /// Writes bytes, and their digest at the end.
@@ -251,11 +261,16 @@ pub(crate) fn load(network: &Arc<Network>, threads: &Arc<Threads>, path: &Path) 
         let logits = memory::collected(logits.into_iter().map(f32::from_bits), "the logits of a session")?;
         session.batch.restore_logits(&logits);
     }
-    for layer in 0..network.config().n_layers() {
+    for layer in (0..network.config().n_layers()).filter(|&layer| has_keys(network.config(), layer)) {
         for positions in session.batch.moved(layer, &state) {
             let bytes = input.bytes(positions.len().saturating_mul(session.batch.position_bytes()))?;
             session.batch.store_bytes(0, layer, positions, bytes)?;
         }
+    }
+    for numbers in session.batch.states_mut(0) {
+        // A buffer of a state: as large as it is in any case.
+        let bytes = input.bytes(size_of_val(numbers))?.as_chunks::<4>().0;
+        numbers.iter_mut().zip(bytes).for_each(|(number, bytes)| *number = f32::from_le_bytes(*bytes));
     }
     let (found, mut expected) = (input.digest.digest(), [0; size_of::<U64>()]);
     input.file.read_exact(&mut expected).map_err(Error::io(path, "read"))?;

@@ -16,7 +16,9 @@ use olmo_infer::internals::generate::{Run, generate};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::batch::Batch;
-use olmo_infer::internals::network::weights::{LayerWeights, Weights};
+use olmo_infer::internals::network::weights::{
+    AttentionWeights, BlockNorm, ExpertWeights, LayerWeights, LinearWeights, Mixer, Mlp, MlpWeights, Weights,
+};
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::with_team;
 use olmo_infer::internals::text::chat::{Message, Role};
@@ -112,20 +114,36 @@ pub fn batches(calls: &mut Calls, path: &Path) {
             let shape = PanelShape { rows: shape.0, columns: shape.1, dtype: Dtype::F32 };
             let matrix = Matrix { shape, panels: Panels::F32(numbers), min_magnitude: 0 };
             let norm = Some(&numbers[..2]);
+            let mlp = MlpWeights { gate_proj: matrix, up_proj: matrix, down_proj: matrix };
             let layer = LayerWeights {
+                mixer: Mixer::Attention(AttentionWeights {
+                    q_proj: matrix,
+                    k_proj: matrix,
+                    v_proj: matrix,
+                    q_norm: norm,
+                    k_norm: norm,
+                    o_proj: matrix,
+                }),
+                mixer_norm: BlockNorm::After(&numbers[..2]),
+                mlp: Mlp::Dense(mlp),
+                mlp_norm: BlockNorm::Before(None),
+            };
+            let experts = ExpertWeights { router: matrix, n_per_token: 1, experts: vec![mlp; 2] };
+            let linear = LinearWeights {
                 q_proj: matrix,
                 k_proj: matrix,
                 v_proj: matrix,
-                q_norm: norm,
-                k_norm: norm,
+                conv1d: &numbers[..2],
+                a_proj: matrix,
+                b_proj: matrix,
+                a_log: &numbers[..2],
+                dt_bias: &numbers[..2],
+                g_proj: matrix,
+                o_norm: &numbers[..2],
                 o_proj: matrix,
-                post_attention_layernorm: norm,
-                gate_proj: matrix,
-                up_proj: matrix,
-                down_proj: matrix,
-                post_feedforward_layernorm: None,
             };
-            let weights = Weights { embed_tokens: matrix, layers: vec![layer; 2], norm, lm_head: matrix };
+            let other = LayerWeights { mixer: Mixer::Linear(linear), mlp: Mlp::Experts(experts), ..layer.clone() };
+            let weights = Weights { embed_tokens: matrix, layers: vec![layer, other], norm, lm_head: matrix };
             calls.call(|| weights.bytes_per_token());
             calls.call(|| {
                 let network = Arc::new(Network::from_weights(config.clone(), weights.clone()).expect("memory"));

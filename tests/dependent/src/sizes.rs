@@ -36,7 +36,7 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
             calls.call(|| shape.element(columns, rows));
             for columns in [None, Some(columns)] {
                 let spec =
-                    TensorSpec { role: Role::QProj, layer: Some(rows), rows, columns, is_draft: columns == Some(rows) };
+                    TensorSpec { role: Role::QProj, layer: Some(rows), expert: None, rows, columns, is_draft: columns == Some(rows) };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
                 for encoding in [Encoding::plain(dtype).expect("f32 or bf16"), Encoding::Bf12 { n_raw_steps: u32::MAX }]
@@ -67,6 +67,8 @@ pub fn tiny() -> ModelConfig {
         yarn: None,
         sliding_window: 2,
         layer_types: vec![AttentionKind::Full, AttentionKind::Sliding],
+        experts: None,
+        linear: None,
         tie_word_embeddings: true,
         eos_token_ids: Vec::new(),
         bos_token_id: None,

@@ -136,6 +136,7 @@ impl GgufFile {
             offset: info.range.start,
             bytes,
             npy_header: Vec::new(),
+            following: Vec::new(),
         }))
     }
 

@@ -66,7 +66,17 @@ impl NpyFile {
         let bytes = self.file.identity.bytes() - offset;
         let NpyFile { file, shape, preamble, .. } = self;
         let rows = Rows::default();
-        Ok(StoredTensor { file, name: None, element, rows, shape, offset, bytes, npy_header: preamble })
+        Ok(StoredTensor {
+            file,
+            name: None,
+            element,
+            rows,
+            shape,
+            offset,
+            bytes,
+            npy_header: preamble,
+            following: Vec::new(),
+        })
     }
 }
 

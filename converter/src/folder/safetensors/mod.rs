@@ -145,6 +145,7 @@ impl Shards {
             offset: entry.range.start,
             bytes: entry.range.end - entry.range.start,
             npy_header: Vec::new(),
+            following: Vec::new(),
         }))
     }
 }

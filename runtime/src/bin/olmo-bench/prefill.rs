@@ -10,6 +10,7 @@ use olmo_infer::internals::format::Dtype;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
 use olmo_infer::internals::network::batch::Batch;
+use olmo_infer::internals::network::weights::Mlp;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::Team;
 use std::sync::Arc;
@@ -65,8 +66,10 @@ impl Prefill {
         let isa = if backend.gemm { Isa::best() } else { backend.isa };
         // That of the layers, which are most of the work. gemm multiplies bf16 weights as f32, but the machine could do
         // better.
-        let layers = &network.weights().layers;
-        let dtype = layers.first().map_or(Dtype::F32, |layer| layer.gate_proj.shape.dtype);
+        let dtype = network.weights().layers.first().map_or(Dtype::F32, |layer| match &layer.mlp {
+            Mlp::Dense(mlp) => mlp.gate_proj.shape.dtype,
+            Mlp::Experts(mlp) => mlp.experts.first().map_or(Dtype::F32, |expert| expert.gate_proj.shape.dtype),
+        });
         let peak = Arithmetic::new(isa, dtype, ceiling_time);
         let ids = random_tokens(n, config.vocab_size);
         let mut batch = Batch::of_one(network, options)?;

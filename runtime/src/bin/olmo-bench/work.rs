@@ -3,7 +3,7 @@
 use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
 use olmo_infer::internals::format::mapped_bytes::MappedBytes;
-use olmo_infer::internals::format::tensors::tensors_of;
+use olmo_infer::internals::format::tensors::{TensorSpec, tensors_of};
 use olmo_infer::internals::network::kv_type::KvType;
 use zerocopy::IntoBytes;
 
@@ -12,6 +12,7 @@ fn visible(config: &ModelConfig, kind: AttentionKind, position: usize) -> u64 {
     let seen = match kind {
         AttentionKind::Full => position + 1,
         AttentionKind::Sliding => (position + 1).min(config.sliding_window),
+        AttentionKind::Linear => 0,
     };
     seen as u64
 }
@@ -29,7 +30,12 @@ pub fn kv_bytes(config: &ModelConfig, kv: KvType, position: usize) -> u64 {
 /// Multiplications and additions of a forward pass over `n` tokens from position 0: the matrices of the layers and the
 /// visible part of attention for all of them, the head for the last.
 pub fn prefill_flops(config: &ModelConfig, n: usize) -> u64 {
-    let in_layers = tensors_of(config).into_iter().filter(|spec| spec.layer.is_some() && spec.columns.is_some());
+    // Of the experts those that a token takes: they are all of one shape.
+    let taken = config.experts.map_or(0, |experts| experts.n_per_token);
+    let is_multiplied = |spec: &TensorSpec| {
+        spec.layer.is_some() && spec.columns.is_some() && spec.expert.is_none_or(|expert| expert < taken)
+    };
+    let in_layers = tensors_of(config).into_iter().filter(is_multiplied);
     let weights: u64 = in_layers.map(|spec| spec.n_elements()).sum();
     let seen: u64 = (0..n).map(|position| visible_in_all_layers(config, position)).sum();
     // A score and a weighted value for every query, key and dimension.
@@ -74,6 +80,8 @@ mod tests {
             yarn: None,
             sliding_window: 0,
             layer_types: vec![AttentionKind::Full; 16],
+            experts: None,
+            linear: None,
             tie_word_embeddings: false,
             eos_token_ids: vec![100257],
             bos_token_id: None,

@@ -49,6 +49,10 @@ pub fn refuse_no_guess(speculate: Speculate, backend: Backend, file: &ModelFile)
         let why = "products by gemm have other bits for several tokens than for one, so nothing is guessed";
         return Err(Failure::Usage(format!("--speculate: {why}; leave it out")));
     }
+    if file.config().linear.is_some() && !matches!(speculate, Speculate::AUTO | Speculate::OFF) {
+        let why = "the states of linear attention cannot take a wrong guess back, so nothing is guessed";
+        return Err(Failure::Usage(format!("--speculate: {why}; leave it out")));
+    }
     if speculate != Speculate::DRAFT || file.model_specs().len() < file.specs().len() {
         return Ok(());
     }

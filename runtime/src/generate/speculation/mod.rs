@@ -171,7 +171,8 @@ impl Speculator {
             let bytes = |bytes: u64| bytes.max(1) as f64;
             bytes(draft.bytes_per_token()) / bytes(network.weights().bytes_per_token())
         });
-        let speculate = if options.backend.gemm { Speculate::OFF } else { options.speculate };
+        let is_off = options.backend.gemm || batch.config().linear.is_some();
+        let speculate = if is_off { Speculate::OFF } else { options.speculate };
         let draft = speculate.draft && share.is_some();
         let mut guesses = memory::room_for(n, "the guesses")?;
         for _ in 0..n {
