@@ -14,6 +14,7 @@ pub mod progress;
 pub mod read_back;
 pub mod role_losses;
 pub mod sources;
+pub mod spellings;
 pub mod units;
 pub mod unpack;
 pub mod unpack_folder;

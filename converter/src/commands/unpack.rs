@@ -12,6 +12,7 @@
 use crate::commands::facts::provenance;
 use crate::commands::kept_gguf::KeptGguf;
 use crate::commands::sources::{Source, checked_section, section_name, sources};
+use crate::commands::spellings::spellings;
 use crate::commands::unpack_folder::{UnpackFolder, UnpackedFile};
 use crate::commands::unpack_gguf;
 use crate::encode::buffer::reserve;
@@ -22,6 +23,7 @@ use crate::folder::element::narrow;
 use crate::folder::listing::Container;
 use crate::folder::npy::header_of;
 use crate::model::settings::Origin;
+use crate::model::spelling::{Part, Respelled};
 use crate::text::kept_files;
 use crate::write::model_output::check_free_space;
 use olmo_infer::internals::file::model_file::ModelFile;
@@ -30,6 +32,7 @@ use olmo_infer::internals::format::sizes::{TooLarge, product, sum};
 use olmo_infer::internals::format::tensors::TensorSpec;
 use olmo_infer::internals::os::disk::Disk;
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xxhash_rust::xxh3::Xxh3;
@@ -59,8 +62,16 @@ pub fn run(model: &Path, folder: &Path, force: bool, disk: &dyn Disk) -> Result<
     {
         texts.push(("generation_config.json", text.into_bytes()));
     }
+    let tensors = folder_tensors(model.model_specs(), &sources, spellings(&model, &sources)?);
     let into = UnpackFolder::prepare(disk, folder, force)?;
-    let unpacking = Unpacking { model: &model, sources: &sources, texts: &texts, weights: &weights, into: &into };
+    let unpacking = Unpacking {
+        model: &model,
+        sources: &sources,
+        tensors: &tensors,
+        texts: &texts,
+        weights: &weights,
+        into: &into,
+    };
     for name in unpacking.names() {
         into.refuse_to_replace(&name, &model)?;
     }
@@ -136,17 +147,31 @@ fn generation_config(model: &ModelFile) -> Result<Option<String>, Error> {
     Ok(is_from_there.then(|| format!("{{\"eos_token_id\": {:?}}}\n", model.config().eos_token_ids)))
 }
 
+/// The tensors that the folder had: those of the model, and the respelled ones in place of what they are made of.
+fn folder_tensors(specs: &[TensorSpec], sources: &[Source], respelled: Vec<Respelled>) -> Vec<Respelled> {
+    let in_others: BTreeSet<usize> = respelled.iter().flat_map(|of| &of.parts).map(|part| part.tensor).collect();
+    let own = specs.iter().zip(sources).enumerate().filter(|(tensor, _)| !in_others.contains(tensor));
+    let own = own.map(|(tensor, (spec, source))| Respelled {
+        name: spec.name(),
+        shape: spec.shape().iter().map(|&size| size as u64).collect(),
+        npy_header: source.header.clone(),
+        parts: vec![Part { tensor, first: 0, n: spec.n_elements() }],
+    });
+    own.chain(respelled).collect()
+}
+
 /// The bytes before the elements of a tensor: the header that was kept, or a new one.
-fn header(source: &Source, spec: &TensorSpec) -> Vec<u8> {
-    match source.header.is_empty() {
-        true => header_of(source.dtype, &spec.shape()),
-        false => source.header.clone(),
+fn header(tensor: &Respelled, sources: &[Source]) -> Vec<u8> {
+    let shape: Vec<usize> = tensor.shape.iter().map(|&size| size as usize).collect();
+    match tensor.npy_header.is_empty() {
+        true => header_of(sources[tensor.parts[0].tensor].dtype, &shape),
+        false => tensor.npy_header.clone(),
     }
 }
 
 /// The name of the `.npy` file of a tensor.
-fn source_name(spec: &TensorSpec) -> String {
-    format!("{}.npy", spec.name())
+fn file_name(tensor: &Respelled) -> String {
+    format!("{}.npy", tensor.name)
 }
 
 /// Adds how far it got to an error: what is written stays, and the folder is no longer empty.
@@ -161,6 +186,7 @@ fn with_count(error: Error, n_written: usize) -> Error {
 struct Unpacking<'a> {
     model: &'a ModelFile,
     sources: &'a [Source],
+    tensors: &'a [Respelled],
     texts: &'a [Text],
     weights: &'a Weights,
     into: &'a UnpackFolder<'a>,
@@ -171,7 +197,7 @@ impl Unpacking<'_> {
     fn names(&self) -> Vec<String> {
         let texts = self.texts.iter().map(|(name, _)| name.to_string());
         match self.weights {
-            Weights::Npy { .. } => texts.chain(self.model.model_specs().iter().map(source_name)).collect(),
+            Weights::Npy { .. } => texts.chain(self.tensors.iter().map(file_name)).collect(),
             Weights::Gguf(_) => texts.chain([unpack_gguf::NAME.into()]).collect(),
         }
     }
@@ -179,13 +205,14 @@ impl Unpacking<'_> {
     /// Bytes that the files take, less those of the files that they replace; the largest number where none holds them.
     fn needed_bytes(&self) -> u64 {
         let without_replaced = |bytes: u64, name: &str| bytes.saturating_sub(self.into.replaced_bytes(name));
-        let of_npy = |(spec, source): (&TensorSpec, &Source)| {
-            let numbers = product([spec.n_elements(), source.dtype.bytes() as u64])?;
-            let bytes = sum([header(source, spec).len() as u64, numbers])?;
-            Ok(without_replaced(bytes, &source_name(spec)))
+        let of_npy = |tensor: &Respelled| {
+            let n = sum(tensor.parts.iter().map(|part| part.n))?;
+            let numbers = product([n, self.sources[tensor.parts[0].tensor].dtype.bytes() as u64])?;
+            let bytes = sum([header(tensor, self.sources).len() as u64, numbers])?;
+            Ok(without_replaced(bytes, &file_name(tensor)))
         };
         let of_tensors: Vec<Result<u64, TooLarge>> = match self.weights {
-            Weights::Npy { .. } => self.model.model_specs().iter().zip(self.sources).map(of_npy).collect(),
+            Weights::Npy { .. } => self.tensors.iter().map(of_npy).collect(),
             Weights::Gguf(gguf) => vec![Ok(without_replaced(gguf.file_bytes, unpack_gguf::NAME))],
         };
         let of_texts = self.texts.iter().map(|(name, bytes)| Ok(without_replaced(bytes.len() as u64, name)));
@@ -207,7 +234,7 @@ impl Unpacking<'_> {
         match self.weights {
             // Not rayon's own pool, which panics when a thread cannot be started.
             Weights::Npy { .. } => thread_pool(0)?.install(|| {
-                (0..self.sources.len()).into_par_iter().try_for_each(|index| self.restore(index).inspect(|()| count()))
+                self.tensors.par_iter().try_for_each(|tensor| self.restore(tensor).inspect(|()| count()))
             })?,
             Weights::Gguf(gguf) => {
                 unpack_gguf::write(self.model, gguf, self.sources, self.into)?;
@@ -231,11 +258,11 @@ impl Unpacking<'_> {
             Weights::Gguf(_) => return format!("{folder}: {}, restored exactly", files(unpack_gguf::NAME.into())),
             Weights::Npy { note } => note,
         };
-        let text = format!("{folder}: {} {}", self.sources.len(), files(".npy files".into()));
+        let text = format!("{folder}: {} {}", self.tensors.len(), files(".npy files".into()));
         let is_rounded = |index: &usize| model.records()[*index].rounded.get() != 0;
         let rounded: Vec<String> =
             (0..self.sources.len()).filter(is_rounded).map(|index| model.specs()[index].name()).collect();
-        let kept = self.sources.iter().all(|source| !source.header.is_empty());
+        let kept = self.tensors.iter().all(|tensor| !tensor.npy_header.is_empty());
         match (rounded.is_empty(), kept, note) {
             (true, true, _) => return text + ", restored exactly",
             (true, false, None) => {
@@ -258,48 +285,51 @@ impl Unpacking<'_> {
         )
     }
 
-    /// Writes the source file of tensor `index`.
-    fn restore(&self, index: usize) -> Result<(), Error> {
-        let (spec, record) = (&self.model.specs()[index], &self.model.records()[index]);
-        let source = &self.sources[index];
-        let (file, exact, digest) = self.restored(index)?;
-        let not_restored = |found: &str| {
-            let problem = Problem::new(self.model.path(), found).tensor(spec.name());
-            Error::from(problem.advice("the file is damaged, copy or pack it again"))
-        };
-        if !exact {
-            return Err(not_restored(&format!("has values that are not {} numbers", source.dtype.name())));
-        }
-        // Rounded weights differ from the source: only their own digest can be compared.
-        if record.rounded.get() != 0 && !self.model.has_digest(index) {
-            return Err(not_restored("its digest is wrong"));
-        }
-        if record.rounded.get() == 0 && digest != source.digest {
-            return Err(not_restored("the restored numbers are not those that were packed"));
-        }
+    /// Writes the file of a tensor.
+    fn restore(&self, tensor: &Respelled) -> Result<(), Error> {
+        let mut file = self.into.create(&file_name(tensor))?;
+        file.append(&header(tensor, self.sources))?;
+        tensor.parts.iter().try_for_each(|part| self.append(part, &mut file))?;
         file.keep()
     }
 
-    /// The source file of tensor `index` without its name, whether all its numbers are of the source type, and their
-    /// digest.
-    fn restored(&self, index: usize) -> Result<(UnpackedFile<'_>, bool, u64), Error> {
-        let (model, source) = (self.model, &self.sources[index]);
-        let spec = &model.specs()[index];
-        let mut file = self.into.create(&source_name(spec))?;
+    /// Appends a part of a tensor. All of the tensor is read, and must have the digest of what was packed.
+    fn append(&self, part: &Part, file: &mut UnpackedFile<'_>) -> Result<(), Error> {
+        let (model, source, index) = (self.model, &self.sources[part.tensor], part.tensor);
+        let (spec, record) = (&model.specs()[index], &model.records()[index]);
         let mut of_model = Numbers::new(model, index);
         let (mut bits, mut numbers) = (of_model.memory(&file.path)?, Vec::new());
         reserve(&mut numbers, of_model.piece_elements() * source.dtype.bytes(), &file.path)?;
-        file.append(&header(source, spec))?;
         let mut digest = Xxh3::with_seed(0);
-        let mut exact = true;
+        let (mut exact, mut begin) = (true, 0);
         for piece in 0..of_model.n_pieces() {
             bits.clear();
             numbers.clear();
             of_model.piece(piece, &mut bits);
             exact &= narrow(source.dtype, &bits, &mut numbers);
             digest.update(&numbers);
-            file.append(&numbers)?;
+            let end = begin + bits.len() as u64;
+            let wanted = part.first.max(begin)..(part.first + part.n).min(end);
+            if !wanted.is_empty() {
+                let at = |element: u64| (element - begin) as usize * source.dtype.bytes();
+                file.append(&numbers[at(wanted.start)..at(wanted.end)])?;
+            }
+            begin = end;
         }
-        Ok((file, exact, digest.digest()))
+        let not_restored = |found: &str| {
+            let problem = Problem::new(model.path(), found).tensor(spec.name());
+            Error::from(problem.advice("the file is damaged, copy or pack it again"))
+        };
+        if !exact {
+            return Err(not_restored(&format!("has values that are not {} numbers", source.dtype.name())));
+        }
+        // Rounded weights differ from the source: only their own digest can be compared.
+        if record.rounded.get() != 0 && !model.has_digest(index) {
+            return Err(not_restored("its digest is wrong"));
+        }
+        if record.rounded.get() == 0 && digest.digest() != source.digest {
+            return Err(not_restored("the restored numbers are not those that were packed"));
+        }
+        Ok(())
     }
 }

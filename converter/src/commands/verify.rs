@@ -6,6 +6,7 @@
 use crate::commands::facts::content_digest;
 use crate::commands::kept_gguf::KeptGguf;
 use crate::commands::sources::{Sections, checked_section, section_name, sources};
+use crate::commands::spellings::spellings;
 use crate::commands::verify_against;
 use crate::encode::bf12::look_at_panel;
 use crate::encode::pool::thread_pool;
@@ -135,6 +136,10 @@ pub(crate) fn section_errors(model: &impl Sections) -> Vec<Error> {
         let bytes = checked_section(model, kind)?.unwrap_or_default();
         let found = match kind {
             section::SOURCES => return sources(model).map(|_| ()),
+            section::SPELLING => {
+                let sources = sources(model)?.unwrap_or_default();
+                return spellings(model, &sources).map(|_| ());
+            }
             section::GGUF => return KeptGguf::of(model).map(|_| ()),
             section::VOCABULARY => vocabulary(&bytes, model.config().vocab_size),
             section::TOKENIZER => return tokenizer(model, &bytes),

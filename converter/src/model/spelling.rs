@@ -9,7 +9,10 @@ use crate::folder::stored_tensor::StoredTensor;
 use crate::model::checkpoint::{EMBEDDING, HEAD};
 use olmo_infer::internals::format::config::{Architecture, ModelConfig};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec};
+use olmo_infer::internals::format::{SpellingHead, SpellingPart, SpellingRecord};
 use std::collections::BTreeMap;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
 
 /// How a folder has a tensor of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,6 +190,38 @@ fn possible(spec: &TensorSpec, config: &ModelConfig) -> Vec<Spelling> {
         }
         _ => vec![Spelling::Whole(own)],
     }
+}
+
+/// The section `SPELLING`; `None` where all tensors are those of the model.
+pub fn section(respelled: &[Respelled]) -> Option<Vec<u8>> {
+    if respelled.is_empty() {
+        return None;
+    }
+    let mut section =
+        SpellingHead { n_tensors: U32::new(respelled.len() as u32), reserved: U32::new(0) }.as_bytes().to_vec();
+    for tensor in respelled {
+        let size = |dimension: usize| U64::new(tensor.shape.get(dimension).copied().unwrap_or(0));
+        let record = SpellingRecord {
+            name_bytes: U32::new(tensor.name.len() as u32),
+            header_bytes: U32::new(tensor.npy_header.len() as u32),
+            rank: U32::new(tensor.shape.len() as u32),
+            n_parts: U32::new(tensor.parts.len() as u32),
+            shape: std::array::from_fn(size),
+        };
+        section.extend(record.as_bytes());
+    }
+    for part in respelled.iter().flat_map(|tensor| &tensor.parts) {
+        let part = SpellingPart {
+            tensor: U32::new(part.tensor as u32),
+            reserved: U32::new(0),
+            first: U64::new(part.first),
+            n: U64::new(part.n),
+        };
+        section.extend(part.as_bytes());
+    }
+    respelled.iter().for_each(|tensor| section.extend(tensor.name.as_bytes()));
+    respelled.iter().for_each(|tensor| section.extend(&tensor.npy_header));
+    Some(section)
 }
 
 /// Collects the tensors of a folder that are not tensors of the model.

@@ -3,6 +3,7 @@
 use crate::encode::importance::Importance;
 use crate::error::{Error, Problem};
 use crate::model::checkpoint::{Checkpoint, Source};
+use crate::model::spelling;
 use crate::text::Text;
 use crate::text::vocab::Vocabulary;
 use crate::write::recipe::Planned;
@@ -89,6 +90,7 @@ impl<'a> Plan<'a> {
             (section::FILES, text.files.section(checkpoint.generation.bytes.as_deref())),
             (section::SAMPLING, checkpoint.generation.sampling.map(|author| author.block().as_bytes().to_vec())),
             (section::GGUF, checkpoint.gguf.clone()),
+            (section::SPELLING, spelling::section(&checkpoint.respelled)),
         ];
         let sections = sections.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
         let sections: Vec<(u32, Vec<u8>)> = sections.collect();

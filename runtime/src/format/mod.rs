@@ -33,8 +33,8 @@ pub use panels::PANEL_ROWS;
 pub use section_heads::{
     ADDED_NORMALIZED, ADDED_SPECIAL, ADDED_SPLIT, AddedToken, CHAT_BLANK, CHAT_DATES, CHAT_PIECES, CHAT_UNUSABLE,
     CHAT_WITH_SYSTEM, CHAT_WITHOUT_SYSTEM, ChatHead, ChatStyle, FILE_NAMES, FileRecord, FilesHead, GgufHead,
-    MAX_TOKENS_BEYOND, Merge, SamplingBlock, SourceRecord, TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead,
-    VocabularyHead,
+    MAX_TOKENS_BEYOND, Merge, SamplingBlock, SourceRecord, SpellingHead, SpellingPart, SpellingRecord,
+    TOKENIZER_BYTE_PAIRS, TOKENIZER_UNKNOWN, TokenizerHead, VocabularyHead,
 };
 
 #[cfg(target_endian = "big")]

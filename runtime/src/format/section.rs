@@ -20,8 +20,10 @@ pub const FILES: u32 = 8;
 pub const SAMPLING: u32 = 9;
 /// The GGUF file that was packed, without the data of its tensors.
 pub const GGUF: u32 = 10;
+/// The tensors of the folder that were not tensors of the model: other names, several in one, one in several.
+pub const SPELLING: u32 = 11;
 /// The last kind that this version knows.
-pub const LAST: u32 = GGUF;
+pub const LAST: u32 = SPELLING;
 
 /// Most bytes that a section of `kind` can have.
 pub const fn max_bytes(kind: u32) -> u64 {
@@ -55,6 +57,7 @@ pub fn name(kind: u32) -> String {
         FILES => "FILES",
         SAMPLING => "SAMPLING",
         GGUF => "GGUF",
+        SPELLING => "SPELLING",
         other => return other.to_string(),
     };
     name.into()

@@ -29,6 +29,47 @@ pub struct SourceRecord {
     pub digest: U64,
 }
 
+/// Head of the [`crate::format::section::SPELLING`] section: `n_tensors` [`SpellingRecord`]s follow, then the
+/// [`SpellingPart`]s of all of them, then their names, then their headers, each in the order of the records.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SpellingHead {
+    /// Number of tensors; not 0.
+    pub n_tensors: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+/// A tensor that the model was packed from, which is not a tensor of the model.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SpellingRecord {
+    /// Length of its name.
+    pub name_bytes: U32,
+    /// Length of everything before the numbers in its `.npy` file; 0 of other files.
+    pub header_bytes: U32,
+    /// Number of its dimensions, 1 to 3.
+    pub rank: U32,
+    /// Number of its parts.
+    pub n_parts: U32,
+    /// Its shape, row-major; zeros beyond `rank`.
+    pub shape: [U64; 3],
+}
+
+/// Elements of a tensor of the model, in the order in which a [`SpellingRecord`] has them.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SpellingPart {
+    /// Position of the tensor.
+    pub tensor: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// The first element.
+    pub first: U64,
+    /// Number of elements; not 0.
+    pub n: U64,
+}
+
 /// Kind of tokenizer: one that the packer did not know. A sentence why follows the head, in UTF-8; all else is 0.
 pub const TOKENIZER_UNKNOWN: u32 = 0;
 /// Kind of tokenizer: byte-level byte pair encoding.
