@@ -4,7 +4,7 @@ use crate::error::Error;
 #[cfg(feature = "text")]
 use crate::error::display_path;
 use crate::file::mapping::Load;
-use crate::file::model_file::ModelFile;
+use crate::file::model_file::{ModelFile, Which};
 use crate::file::sampling::{AuthorSampling, Sampling};
 #[cfg(feature = "internals")]
 use crate::format::config::ModelConfig;
@@ -278,7 +278,7 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read.
     pub fn populate(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<bool, Error> {
-        self.file.populate(true, stop).map(|populated| populated.complete)
+        self.file.populate(Which::ALL, stop).map(|populated| populated.complete)
     }
 
     /// The network, made for the first caller.

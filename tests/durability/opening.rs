@@ -3,7 +3,7 @@
 
 use crate::{INFER, PACK};
 use olmo_infer::internals::file::index::Index;
-use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::{ModelFile, Which};
 use olmo_infer::internals::file::reader::ReadAt;
 use olmo_infer::internals::format::Encoding;
 use olmo_infer::internals::format::config::ModelConfig;
@@ -78,7 +78,7 @@ fn embedding_is_populated_only_when_tied() {
         let path = folder.join("m.olmo");
         fs::write(&path, &packed.bytes).expect("written");
         let model = ModelFile::open(&path).expect("a good file");
-        let populated = model.populate(false, &|| false).expect("brought in");
+        let populated = model.populate(Which::default(), &|| false).expect("brought in");
         let wanted = model.layout().file_bytes - model.layout().tensors[first].offset;
         if populated.complete {
             assert_eq!(populated.bytes as u64, wanted, "{}", packed.name);
@@ -87,7 +87,7 @@ fn embedding_is_populated_only_when_tied() {
         } else {
             olmo_tests::skipped("this system cannot bring pages in ahead of their use");
         }
-        let stopped = model.populate(false, &|| true).expect("not begun");
+        let stopped = model.populate(Which::default(), &|| true).expect("not begun");
         assert_eq!((stopped.bytes, stopped.complete), (0, false), "{}", packed.name);
     }
 }

@@ -81,7 +81,7 @@ fn script(python: &Path, arguments: &[&Path]) -> Finished {
 
 /// The weights of the reference cases.
 fn cases() -> Vec<PathBuf> {
-    reference_cases().0.into_iter().map(|case| case.join("weights")).collect()
+    reference_cases().into_iter().map(|case| case.join("weights")).collect()
 }
 
 /// The numbers of an `.npy` file of 2 or 4 bytes an element as f32 bits.

@@ -13,17 +13,17 @@ use olmo_infer::internals::network::speculate::Speculate;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::matmul::Activations;
 use olmo_infer::internals::parallel::team::{Team, with_team};
-use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
+use olmo_tests::{Random, Stored, TempDir, run, small_configs, write_weights};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 const POSITIONS: usize = 256;
 
-/// An OLMo-1 that clips, an OLMo-2 and an Olmo-3 with a window, in f32 and bf16.
+/// A model of each family, in each type.
 fn models(folder: &TempDir) -> Vec<PathBuf> {
     let mut models = Vec::new();
-    for (name, mut config) in [("olmo1", small_olmo1()), ("olmo2", small_config()), ("olmo3", small_olmo3())] {
+    for (name, mut config) in small_configs() {
         config.max_position_embeddings = POSITIONS;
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 21);

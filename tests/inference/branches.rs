@@ -5,7 +5,9 @@ use olmo_infer::internals::file::model_file::ModelFile;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
-use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
+use olmo_tests::{
+    Random, Stored, TempDir, run, small_config, small_hybrid, small_olmo1, small_olmo3, small_olmoe, write_weights,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -99,7 +101,8 @@ fn branches_have_the_bits_of_sequences_by_themselves() {
     let mut narrow = small_olmo3();
     narrow.sliding_window = 5;
     let mut random = Random(3);
-    for (index, mut config) in [small_config(), small_olmo1(), windows, narrow].into_iter().enumerate() {
+    let configs = [small_config(), small_olmo1(), windows, narrow, small_olmoe(), small_hybrid()];
+    for (index, mut config) in configs.into_iter().enumerate() {
         config.max_position_embeddings = 512;
         let weights = folder.join(format!("w{index}"));
         write_weights(&weights, &config, Stored::F32, 7);

@@ -49,7 +49,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 #[test]
 fn mean_matches_the_reference() {
     let mut n_cases = 0;
-    for case in reference_cases().0 {
+    for case in reference_cases() {
         let expected = fs::read(case.join("expected.json")).expect("read");
         let expected: Value = serde_json::from_slice(&expected).expect("JSON");
         let folder = TempDir::new("score-golden");

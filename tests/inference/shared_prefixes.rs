@@ -7,7 +7,10 @@ use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::internals::score::{Event, Item, TokenScore, score};
 use olmo_infer::{Error, KvType};
-use olmo_tests::{Random, Stored, TempDir, map_numbers, run, small_config, small_olmo1, small_olmo3, write_weights};
+use olmo_tests::{
+    Random, Stored, TempDir, map_numbers, run, small_config, small_hybrid, small_olmo1, small_olmo3, small_olmoe,
+    write_weights,
+};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -91,7 +94,9 @@ fn scores_have_the_bits_of_single_runs() {
     windows.sliding_window = 70;
     let mut random = Random(11);
     let mut n_shared = 0;
-    for (index, mut config) in [small_config(), small_olmo1(), windows].into_iter().enumerate() {
+    for (index, mut config) in
+        [small_config(), small_olmo1(), windows, small_olmoe(), small_hybrid()].into_iter().enumerate()
+    {
         config.max_position_embeddings = 512;
         let weights = folder.join(format!("w{index}"));
         write_weights(&weights, &config, Stored::F32, 7);

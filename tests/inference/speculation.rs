@@ -11,7 +11,7 @@ use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::{Model, Sampling, Session, Speculate};
-use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, write_weights};
+use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, small_olmoe, write_weights};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,7 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
         model(folder, "bf12", small_olmo1(), &["--dtype", "bf12", "--draft", "int8"]),
         model(folder, "int8", tied, &["--dtype", "int8", "--draft", "int4-16"]),
         model(folder, "int4", small_olmo3(), &["--dtype", "int4"]),
+        model(folder, "experts", small_olmoe(), &["--dtype", "bf16", "--draft", "int4"]),
     ]
 }
 

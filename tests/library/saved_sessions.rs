@@ -12,7 +12,10 @@ use olmo_infer::Session;
 use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::digest as digest_of;
 use olmo_tests::packed::tiny_config;
-use olmo_tests::{Random, Stored, TempDir, map_numbers, run, small_config, small_olmo1, small_olmo3, write_weights};
+use olmo_tests::{
+    Random, Stored, TempDir, map_numbers, run, small_config, small_hybrid, small_olmo1, small_olmo3, small_olmoe,
+    write_weights,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -27,10 +30,16 @@ fn packed(folder: &TempDir, name: &str, config: &ModelConfig) -> PathBuf {
     path
 }
 
-/// Models with and without windows, whose rings wrap around, and of the other block.
-fn configs() -> [(&'static str, ModelConfig); 3] {
+/// Models with and without windows, whose rings wrap around, of the other block, with experts and with states.
+fn configs() -> [(&'static str, ModelConfig); 5] {
     let with_room = |config| ModelConfig { max_position_embeddings: 512, ..config };
-    [("full", with_room(small_config())), ("windows", with_room(small_olmo3())), ("olmo1", with_room(small_olmo1()))]
+    [
+        ("full", with_room(small_config())),
+        ("windows", with_room(small_olmo3())),
+        ("olmo1", with_room(small_olmo1())),
+        ("experts", with_room(small_olmoe())),
+        ("states", with_room(small_hybrid())),
+    ]
 }
 
 fn tokens(n: usize, seed: u64) -> Vec<u32> {

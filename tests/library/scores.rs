@@ -10,7 +10,7 @@ use olmo_infer::ScoreEvent;
 use olmo_infer::ScoreItem;
 use olmo_infer::TokenScore;
 use olmo_tests::packed::tiny_config;
-use olmo_tests::{Random, Stored, TempDir, map_numbers, run, small_config, small_olmo3, write_weights};
+use olmo_tests::{Random, Stored, TempDir, map_numbers, run, small_config, small_hybrid, small_olmo3, write_weights};
 use std::path::{Path, PathBuf};
 
 fn packed(folder: &TempDir, weights: &Path) -> PathBuf {
@@ -46,7 +46,7 @@ fn score(logits: &[f32], token: u32) -> (f64, bool) {
 fn scores_are_those_of_sessions_one_by_one() {
     let folder = TempDir::new("library-score");
     let mut random = Random(9);
-    for (name, config) in [("full", small_config()), ("windows", small_olmo3())] {
+    for (name, config) in [("full", small_config()), ("windows", small_olmo3()), ("states", small_hybrid())] {
         let weights = folder.join(name);
         write_weights(&weights, &config, Stored::F32, 7);
         let path = packed(&folder, &weights);

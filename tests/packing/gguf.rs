@@ -80,7 +80,7 @@ fn gguf_file_gives_model_of_its_folder() {
 
 #[test]
 fn reference_models_have_the_same_tensors_as_gguf() {
-    for case in reference_cases().0 {
+    for case in reference_cases() {
         let weights = case.join("weights");
         let folder = TempDir::new("gguf-golden");
         let (expected, _) = pack(&weights, &folder.join("expected.olmo"), DtypeChoice::F32);

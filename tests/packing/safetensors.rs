@@ -11,8 +11,8 @@ use olmo_pack::commands::unpack;
 use olmo_pack::commands::verify;
 use olmo_tests::safetensors::{convert, file, shard_name, tensors_of, write_checkpoint};
 use olmo_tests::{
-    Stored, TempDir, files, npy_path, read_f32_npy, reference_cases, repository, run, small_config, small_olmo3,
-    write_bf12_weights, write_weights,
+    Stored, TempDir, files, npy_path, read_f32_npy, reference_cases, repository, run, small_config, small_hybrid,
+    small_olmo3, small_olmoe, write_bf12_weights, write_weights,
 };
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -76,7 +76,7 @@ fn assert_same_model(weights: &Path, dtype: DtypeChoice) {
 /// Folders of `.npy` files in the repository and in `../shared`.
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![repository().join("demo/weights")];
-    folders.extend(reference_cases().0.into_iter().map(|case| case.join("weights")));
+    folders.extend(reference_cases().into_iter().map(|case| case.join("weights")));
     assert!(folders.len() > 5, "{folders:?}");
     folders
 }
@@ -91,7 +91,7 @@ fn checkpoint_gives_the_tensors_of_an_npy_folder() {
 #[test]
 fn every_element_type_gives_the_same_model() {
     let tied = ModelConfig { tie_word_embeddings: true, ..small_config() };
-    for config in [small_config(), small_olmo3(), tied] {
+    for config in [small_config(), small_olmo3(), tied, small_olmoe(), small_hybrid()] {
         for stored in [Stored::F32, Stored::F32OfBf16, Stored::F16, Stored::Bf16] {
             let folder = TempDir::new("types");
             write_weights(folder.path(), &config, stored, 5);

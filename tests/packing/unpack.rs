@@ -12,8 +12,8 @@ use olmo_pack::commands::unpack;
 use olmo_pack::model::settings::Flags;
 use olmo_tests::crafted::{Field, repair_digests};
 use olmo_tests::{
-    Stored, TempDir, config_json, files, map_numbers, npy_path, repository, run, skipped, small_config, small_olmo1,
-    small_olmo3, write_weights,
+    Stored, TempDir, config_json, files, map_numbers, npy_path, repository, run, skipped, small_config,
+    small_flex_olmo, small_hybrid, small_olmo1, small_olmo3, small_olmoe, write_weights,
 };
 use std::fs;
 use std::mem::offset_of;
@@ -81,6 +81,7 @@ fn every_source_type_round_trips() {
     ];
     let tied = |config| ModelConfig { tie_word_embeddings: true, ..config };
     let configs = [small_config(), small_olmo1(), small_olmo3(), tied(small_config()), tied(small_olmo1())];
+    let configs = configs.into_iter().chain([small_olmoe(), small_flex_olmo(), small_hybrid()]);
     for config in configs {
         for (stored, choice, expected) in cases {
             let folder = TempDir::new("sources");

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// The golden folders of this repository and, if they exist, those in `../shared`.
 fn golden_folders() -> Vec<PathBuf> {
-    reference_cases().0.into_iter().map(|case| case.join("weights")).collect()
+    reference_cases().into_iter().map(|case| case.join("weights")).collect()
 }
 
 /// The elements of a `.npy` file of f32, f16 or raw bf16 as f32 bits: a reader of its own, for little more than numpy's

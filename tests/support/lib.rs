@@ -46,12 +46,9 @@ pub fn repository() -> &'static Path {
 /// Set for processes of [`own_process`].
 const OWN_PROCESS: &str = "OLMO_OWN_PROCESS";
 
-/// Families of models that have reference cases in `../shared`, and are not supported yet.
-pub const UNSUPPORTED: [&str; 3] = ["flex_olmo", "olmo_hybrid", "olmoe"];
-
 /// The reference cases of this repository and, if they exist, those in `../shared`: folders with `weights` and
-/// `expected.json`. The second list has those of [`UNSUPPORTED`] families.
-pub fn reference_cases() -> (Vec<PathBuf>, Vec<PathBuf>) {
+/// `expected.json`.
+pub fn reference_cases() -> Vec<PathBuf> {
     let mut cases = Vec::new();
     for folder in [repository().join("tests/golden"), repository().join("../shared/golden")] {
         match fs::read_dir(&folder) {
@@ -61,16 +58,8 @@ pub fn reference_cases() -> (Vec<PathBuf>, Vec<PathBuf>) {
     }
     cases.retain(|case| case.join("expected.json").exists() && case.join("weights").is_dir());
     cases.sort();
-    let is_unsupported = |case: &PathBuf| {
-        let config = fs::read_to_string(case.join("weights/config.json")).expect("a config.json");
-        UNSUPPORTED.iter().any(|family| config.contains(&format!("\"model_type\": \"{family}\"")))
-    };
-    let (unsupported, supported): (Vec<_>, Vec<_>) = cases.into_iter().partition(is_unsupported);
-    assert!(supported.len() >= 5);
-    if !unsupported.is_empty() {
-        skipped(format_args!("{} reference cases of families that are not supported yet", unsupported.len()));
-    }
-    (supported, unsupported)
+    assert!(cases.len() >= 5);
+    cases
 }
 
 /// Reports a skipped test and the reason, past the test runner, which hides what passing tests print.
@@ -399,9 +388,16 @@ pub fn small_hybrid() -> ModelConfig {
     }
 }
 
-/// The small models of families whose layers are not those of OLMo-1, OLMo-2 and Olmo-3.
-pub fn other_small_configs() -> [ModelConfig; 3] {
-    [small_olmoe(), small_flex_olmo(), small_hybrid()]
+/// A small model of each family, with its name.
+pub fn small_configs() -> [(&'static str, ModelConfig); 6] {
+    [
+        ("olmo1", small_olmo1()),
+        ("olmo2", small_config()),
+        ("olmo3", small_olmo3()),
+        ("olmoe", small_olmoe()),
+        ("flex", small_flex_olmo()),
+        ("hybrid", small_hybrid()),
+    ]
 }
 
 /// Names and shapes of the tensors of a released checkpoint that have the elements of `spec`, in their order.

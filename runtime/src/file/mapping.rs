@@ -211,6 +211,17 @@ impl Mapping {
         Ok(Populated { bytes, complete: bytes == end.saturating_sub(range.start) })
     }
 
+    /// Pages the bytes in `range` into this process, if the kernel can. Its errors are left to whoever reads the bytes.
+    pub(crate) fn populate_at_once(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if self.loaded.way != Load::Read && Advice::PopulateRead.is_supported() {
+            let end = range.end.min(self.length);
+            let _left_to_the_reader = self.map.advise_range(Advice::PopulateRead, range.start, end - range.start);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _the_first_pass_brings_it_in = range;
+    }
+
     /// Elsewhere the first pass brings the tensors in.
     ///
     /// # Errors

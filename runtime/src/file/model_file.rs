@@ -14,7 +14,7 @@ use crate::format::layout::Layout;
 use crate::format::mapped_bytes::MappedBytes;
 use crate::format::matrix::{Matrix, Panels};
 use crate::format::sizes::Extent;
-use crate::format::tensors::TensorSpec;
+use crate::format::tensors::{Role, TensorSpec};
 use crate::format::{Dtype, Encoding, Header, SectionRecord, TensorRecord, section};
 use crate::os::holes::bytes_in_holes;
 use crate::os::memory::Resident;
@@ -300,20 +300,69 @@ impl ModelFile {
     /// Pages the tensors into this process in the order of use, so that the computation finds them mapped. Meant for a
     /// thread that runs during the first pass; `stop` ends it early.
     ///
-    /// The embedding is left out when the head does not share it: a run reads a few of its rows. With `drafts`, these come
-    /// last.
+    /// The embedding is left out when the head does not share it: a run reads a few of its rows. Experts, and drafts,
+    /// come if they are asked for.
     ///
     /// # Errors
     /// [`Error::Io`] when the file was truncated or cannot be read: the kernel returns an error instead of raising
     /// SIGBUS.
-    pub fn populate(&self, drafts: bool, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
-        let first = match self.index.layout.tensors.get(1) {
-            Some(first_layer) if !self.index.config.tie_word_embeddings => first_layer.offset,
-            _ => self.index.layout.data_offset,
+    pub fn populate(&self, which: Which, stop: &(dyn Fn() -> bool + Sync)) -> Result<Populated, Error> {
+        let is_wanted = |index: &usize| {
+            let spec = &self.index.specs[*index];
+            let is_row_source = spec.role == Role::EmbedTokens && !self.index.config.tie_word_embeddings;
+            !is_row_source && (which.drafts || !spec.is_draft) && (which.experts || spec.expert.is_none())
         };
-        let end = self.index.layout.file_bytes - if drafts { 0 } else { self.draft_bytes() };
-        self.mapping.populate(&self.path, first as usize..end as usize, stop)
+        let mut done = Populated { bytes: 0, complete: true };
+        let mut wanted = (0..self.index.specs.len()).filter(is_wanted).peekable();
+        while let Some(first) = wanted.next() {
+            let mut last = first;
+            while let Some(next) = wanted.next_if(|&next| next == last + 1) {
+                last = next;
+            }
+            // With the padding up to the next tensor.
+            let tensors = &self.index.layout.tensors;
+            let end = tensors.get(last + 1).map_or(self.index.layout.file_bytes, |next| next.offset);
+            let populated = self.mapping.populate(&self.path, tensors[first].offset as usize..end as usize, stop)?;
+            done.bytes += populated.bytes;
+            done.complete &= populated.complete;
+            if !populated.complete {
+                break;
+            }
+        }
+        Ok(done)
     }
+
+    /// Pages an expert into this process. One that cannot be brought in is read by the computation, which ends there
+    /// if the file became shorter.
+    ///
+    /// # Panics
+    /// When there is no such expert.
+    pub fn populate_expert(&self, layer: usize, expert: usize) {
+        // Those of a layer are the last ones in it, the three of an expert together; layers have as many each.
+        let n_layers = self.index.config.n_layers();
+        let first = self.index.specs.iter().position(|spec| spec.layer == Some(0)).expect("a layer");
+        let in_layer = self.index.specs[first..].iter().take_while(|spec| spec.layer == Some(0)).count();
+        let n_experts = self.index.config.experts.map_or(0, |experts| experts.n_experts);
+        assert!(layer < n_layers && expert < n_experts, "an expert of the model");
+        let gate = first + (layer + 1) * in_layer - Role::EXPERT.len() * (n_experts - expert);
+        let tensors = &self.index.layout.tensors;
+        let range = tensors[gate].offset as usize..tensors[gate + Role::EXPERT.len() - 1].end() as usize;
+        self.mapping.populate_at_once(range);
+    }
+}
+
+/// Which tensors [`ModelFile::populate`] pages in besides those that every token needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Drafts.
+    pub drafts: bool,
+    /// Experts, of which a token needs some.
+    pub experts: bool,
+}
+
+impl Which {
+    /// All of them.
+    pub const ALL: Which = Which { drafts: true, experts: true };
 }
 
 /// Refuses a file whose sections have holes. The time for their digests and the size of their texts would grow with the

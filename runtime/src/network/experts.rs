@@ -38,6 +38,7 @@ pub(crate) struct ExpertBuffers {
     begins: Vec<usize>,        // [n_experts + 1], the first pair of each expert
     ranges: Vec<Range<usize>>, // of the pairs that are multiplied at a time, those of one expert each
     of_range: Vec<usize>,      // the expert of each range
+    needed: Vec<usize>,        // the experts that a row takes, once each
     x: ZeroedBuffer<f32>,      // [pairs, hidden_size]
     gate: ZeroedBuffer<f32>,   // [pairs, intermediate_size]
     up: ZeroedBuffer<f32>,     // [pairs, intermediate_size]
@@ -79,6 +80,7 @@ impl ExpertBuffers {
             begins: memory::collected((0..n_experts + 1).map(|_| 0), WHAT)?,
             ranges: memory::room_for(n_ranges, WHAT)?,
             of_range: memory::room_for(n_ranges, WHAT)?,
+            needed: memory::room_for(n_experts, WHAT)?,
             x: zeroed(hidden)?,
             gate: zeroed(intermediate)?,
             up: zeroed(intermediate)?,
@@ -102,8 +104,8 @@ pub(crate) struct ExpertBlock<'a> {
 
 impl ExpertBlock<'_> {
     /// Gives the rows `x`, `[n, hidden_size]`, their experts: by the softmax over all of them, the likeliest first and
-    /// of equal ones the first. `visit` sees each expert that a row takes, in their order.
-    pub fn route(&mut self, team: &mut Team, matmul: &mut Matmul, x: &[f32], mut visit: impl FnMut(usize)) {
+    /// of equal ones the first. Returns the experts that a row takes, in their order.
+    pub fn route(&mut self, team: &mut Team, matmul: &mut Matmul, x: &[f32]) -> &mut Vec<usize> {
         let (Experts { n_experts, n_per_token, norm_topk_prob }, isa) = (self.experts, self.isa);
         let n = x.len() / self.weights.router.shape.columns;
         let b = &mut *self.buffers;
@@ -115,10 +117,11 @@ impl ExpertBlock<'_> {
         });
         // A stable counting sort by expert.
         b.begins.fill(0);
+        b.needed.clear();
         taken.iter().for_each(|taken| b.begins[taken.expert + 1] += 1);
         for expert in 0..n_experts {
             if b.begins[expert + 1] > 0 {
-                visit(expert);
+                b.needed.push(expert);
             }
             b.begins[expert + 1] += b.begins[expert];
         }
@@ -130,6 +133,7 @@ impl ExpertBlock<'_> {
         // Each begin has moved to the next one.
         b.begins.rotate_right(1);
         b.begins[0] = 0;
+        &mut b.needed
     }
 
     /// `out = sum over the experts e of a row, by ascending number, of factor_e * down_e(silu(gate_e x) * (up_e x))`,

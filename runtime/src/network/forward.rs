@@ -311,7 +311,8 @@ impl Batch {
         observer(index, Inputs::Mlp, x);
         let experts = config.experts.expect("the number of experts");
         let mut block = ExpertBlock { experts, isa, weights, buffers: &mut b.experts };
-        block.route(team, &mut self.matmul, x, |_| ());
+        let needed = block.route(team, &mut self.matmul, x);
+        self.network.expert_pages.take(team, index, needed);
         let projected = &mut b.projected[..n * config.hidden_size];
         block.run(team, &mut self.matmul, x, projected, |rows| observer(index, Inputs::MlpOutput, rows));
     }

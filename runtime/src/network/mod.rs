@@ -3,6 +3,7 @@
 pub mod activations;
 mod attention;
 pub mod batch;
+mod expert_pages;
 mod experts;
 mod forward;
 mod kv_cache;
@@ -22,6 +23,7 @@ use crate::file::model_file::ModelFile;
 use crate::format::config::{AttentionKind, ModelConfig};
 use crate::kernels::Isa;
 use crate::kernels::backend::Backend;
+use crate::network::expert_pages::ExpertPages;
 use crate::network::kv_type::KvType;
 use crate::network::owned_weights::OwnedWeights;
 use crate::network::rope::Rope;
@@ -38,6 +40,7 @@ pub struct Network {
     weights: OwnedWeights,
     rope_full: Rope,
     rope_sliding: Rope,
+    expert_pages: ExpertPages,
 }
 
 impl Network {
@@ -64,7 +67,13 @@ impl Network {
         fp_mode::check()?;
         let rope_full = Rope::new(&config, AttentionKind::Full)?;
         let rope_sliding = Rope::new(&config, AttentionKind::Sliding)?;
-        Ok(Network { config, weights, rope_full, rope_sliding })
+        let expert_pages = ExpertPages::new(&config, weights.borrow_owner().clone())?;
+        Ok(Network { config, weights, rope_full, rope_sliding, expert_pages })
+    }
+
+    /// Number of experts that some token has taken, and of all experts of all layers.
+    pub fn n_experts_taken(&self) -> (usize, usize) {
+        self.expert_pages.n_taken()
     }
 
     /// Its configuration.

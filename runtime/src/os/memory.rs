@@ -99,6 +99,12 @@ pub fn address_space() -> Option<u64> {
     Some(left - left / 4)
 }
 
+/// Most bytes of memory that this process can use, for files in the page cache too: those of the machine, or the
+/// smallest limit of its control groups, if that is less. `None` when neither can be read.
+pub fn most() -> Option<u64> {
+    total().into_iter().chain(group_limit()).min()
+}
+
 /// Total memory of the machine in bytes.
 pub fn total() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemTotal:")

@@ -2,7 +2,7 @@
 //! dropping.
 
 use crate::results::Cold;
-use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::{ModelFile, Which};
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
@@ -73,7 +73,7 @@ fn is_in_memory(file: &File, offset: u64) -> io::Result<Option<bool>> {
 fn read_by_mapping(path: &Path) -> Result<f64, String> {
     let begun = Instant::now();
     let file = ModelFile::open(path).map_err(|error| error.to_string())?;
-    let populated = file.populate(false, &|| false).map_err(|error| error.to_string())?;
+    let populated = file.populate(Which::default(), &|| false).map_err(|error| error.to_string())?;
     match populated.complete {
         true => Ok(begun.elapsed().as_secs_f64()),
         false => Err(format!("{}: this kernel or file system cannot populate a mapping", path.display())),

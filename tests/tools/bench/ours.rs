@@ -2,7 +2,7 @@
 //! program is measured.
 
 use olmo_infer::internals::error::Error;
-use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::{ModelFile, Which};
 use olmo_infer::internals::generate::passes;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
@@ -20,7 +20,7 @@ impl Ours {
     /// Loads the file, and makes a sequence of up to `positions` positions.
     pub fn new(file: ModelFile, positions: usize) -> Result<Ours, String> {
         let file = Arc::new(file);
-        file.populate(false, &|| false).map_err(text)?;
+        file.populate(Which { drafts: false, experts: true }, &|| false).map_err(text)?;
         let network = Arc::new(Network::new(file.clone()).map_err(text)?);
         Ok(Ours { file, batch: Batch::of_one(&network, Options::new(positions)).map_err(text)? })
     }

@@ -29,7 +29,7 @@ use facts::ModelFacts;
 use host::{Host, progress};
 use olmo_infer::internals::cli::advice::of_load;
 use olmo_infer::internals::error::Error;
-use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::{ModelFile, Which};
 use olmo_infer::internals::network::Network;
 use olmo_infer::internals::os::allocator::Allocator;
 use olmo_infer::internals::os::memory;
@@ -86,7 +86,7 @@ fn run(args: &Args, begun: Instant) -> Result<String, Error> {
 }
 
 fn sweep(args: &Args, file: &ModelFile, network: &Arc<Network>) -> Result<SweepReport, Error> {
-    file.populate(false, &|| false)?;
+    file.populate(Which { drafts: false, experts: true }, &|| false)?;
     with_team(args.threads, |team| {
         progress("memory");
         let mut ceiling = Ceiling::tune(work::weights_read_by_decode(file), args.ceiling_time(), team);

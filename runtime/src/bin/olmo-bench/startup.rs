@@ -5,7 +5,7 @@ use crate::host::Faults;
 use crate::work::weights_read_by_decode;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::file::mapping::{Load, Populated};
-use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::{ModelFile, Which};
 use olmo_infer::internals::generate::passes::random_tokens;
 use olmo_infer::internals::network::batch::Batch;
 use olmo_infer::internals::network::{Network, Options};
@@ -65,7 +65,7 @@ impl Startup {
         open: Phase,
         team: &mut Team,
     ) -> Result<Startup, Error> {
-        let (populated, page_in) = Phase::measure(|| file.populate(false, &|| false))?;
+        let (populated, page_in) = Phase::measure(|| file.populate(Which::default(), &|| false))?;
         let token = random_tokens(1, network.config().vocab_size);
         let (_, first_token) = Phase::measure(|| {
             let options = Options { backend: args.backend, ..Options::new(1) };

@@ -120,6 +120,7 @@ fn evaluate(args: &GenerateArgs, file: &Arc<ModelFile>, begun: Instant) -> Resul
         first_token: measured.first_token,
         sequences: inputs.len(),
         timing: measured.timing,
+        experts: network.n_experts_taken(),
         bytes_per_token: network.weights().bytes_per_token(),
         isa: options.backend.isa.name(),
         gemm: options.backend.gemm,

@@ -7,7 +7,7 @@ use olmo_infer::internals::cli::command_line::nearest;
 use olmo_infer::internals::cli::program::Program;
 use olmo_infer::internals::error::{Error, display_path};
 use olmo_infer::internals::file::mapping::{Load, Populated};
-use olmo_infer::internals::file::model_file::ModelFile;
+use olmo_infer::internals::file::model_file::{ModelFile, Which};
 use olmo_infer::internals::format::MAGIC;
 use olmo_infer::internals::kernels::backend::Backend;
 use olmo_infer::internals::network::speculate::Speculate;
@@ -117,7 +117,8 @@ pub fn while_populating<T>(
     std::thread::scope(|scope| {
         let populate = || {
             let begun = Instant::now();
-            file.populate(drafts, &|| stop.load(Ordering::Relaxed)).map(|populated| (begun.elapsed(), populated))
+            file.populate(Which { drafts, experts: false }, &|| stop.load(Ordering::Relaxed))
+                .map(|populated| (begun.elapsed(), populated))
         };
         // Without another thread, the first pass brings the pages in itself.
         let thread = spawn_scoped(scope, "olmo-page-in", populate).ok();

@@ -33,6 +33,8 @@ pub struct Summary {
     pub sequences: usize,
     /// Prefill and decode.
     pub timing: Timing,
+    /// Experts that a token took, and all experts of all layers; 0 in a model without experts.
+    pub experts: (usize, usize),
     /// Weights that one token of decode reads.
     pub bytes_per_token: u64,
     /// Instruction set.
@@ -92,6 +94,9 @@ impl fmt::Display for Summary {
         if self.sequences > 1 {
             let (tokens, time) = (t.prefill_tokens + t.decode_tokens, t.prefill + t.decode);
             write!(f, "; {} sequences, {tokens} tokens, {:.1} tok/s in all", self.sequences, rate(tokens, time))?;
+        }
+        if let (taken, 1..) = self.experts {
+            write!(f, "; {taken} of {} experts taken", self.experts.1)?;
         }
         let products = if self.gemm { " with gemm" } else { "" };
         write!(f, "; {}{products}, {} threads", self.isa, self.threads)?;
